@@ -1,4 +1,5 @@
-//! What every part of an agent shares: its identity, its options, the rooms below it, and the clock.
+//! The values that every part of an agent's engine shares: its identity, its options, the rooms below it, and the
+//! clock.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,10 +21,10 @@ use crate::transfer::manners::Manners;
 use crate::transfer::meter::TierBytes;
 use crate::transfer::turns::Turns;
 
-/// What an agent was told of how blobs are had. Its other options are its own affair.
+/// An agent's options for how blobs are had. Its other options are its own affair.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// What it is to its fleet.
+    /// The agent's role in its fleet.
     pub role: Role,
     /// Where pieces live.
     pub data_dir: PathBuf,
@@ -43,11 +44,11 @@ pub struct EngineOptions {
 
 /// Shared by every part of one agent.
 pub struct EngineContext {
-    /// Who this agent is.
+    /// The id of this agent.
     pub me: NodeId,
     /// Where it stands.
     pub place: Place,
-    /// What it was told.
+    /// The agent's options.
     pub options: EngineOptions,
     /// Monotonic time, and the date.
     pub clock: Arc<dyn Clock>,
@@ -61,11 +62,11 @@ pub struct EngineContext {
     pub registries: Upstreams,
     /// Meters what is read from origins.
     pub origin_budget: Arc<ByteBudget>,
-    /// Who reads origins when.
+    /// Turns to read origins.
     pub origin_turns: Turns,
     /// Which origins are read by one connection.
     pub manners: Manners,
-    /// What is counted.
+    /// Counters and gauges.
     pub metrics: Arc<Metrics>,
     /// Bytes of pieces by how near the other agent is.
     pub tiers: TierBytes,
@@ -77,7 +78,7 @@ pub struct EngineContext {
     pub let_downs: LetDowns,
     /// Explanations of ended transfers.
     pub archive: Archive,
-    /// Whether decisions about who leads are kept.
+    /// True if decisions about who leads are kept.
     pub records: bool,
 }
 
@@ -176,7 +177,7 @@ impl EngineContext {
     }
 }
 
-/// What a store dates uses by.
+/// The clock by which a store dates uses.
 pub fn dates(clock: &Arc<dyn Clock>) -> WallClock {
     let clock = Arc::clone(clock);
     Arc::new(move || clock.unix())

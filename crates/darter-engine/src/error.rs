@@ -1,4 +1,4 @@
-//! What can go wrong when bytes are asked for, and as what it is told to programs and other agents.
+//! Errors when bytes are asked for, and what programs and other agents are told of them.
 //!
 //! What follows from an error is decided by its [`Blame`] alone: who else tries, which status a program gets, what is counted.
 
@@ -24,9 +24,9 @@ pub enum FetchError {
     /// The whole content is not what its digest says.
     #[error("wrong content{}: expected {expected}, got {got}; nothing was kept", by(from))]
     WrongDigest {
-        /// What was asked for.
+        /// The digest that was asked for.
         expected: Box<Digest>,
-        /// What came.
+        /// The digest of the bytes that came.
         got: Box<Digest>,
         /// From whom, and by way of whom; empty if that is not known here.
         from: String,
@@ -70,7 +70,7 @@ pub enum FetchError {
     Ambiguous {
         /// As it was given.
         name: String,
-        /// What is called so.
+        /// The blobs that are called so.
         candidates: Vec<String>,
     },
     /// The agent ended before the blob was whole.
@@ -125,27 +125,27 @@ impl FetchError {
         }
     }
 
-    /// Whether the origin refuses it to who asked: another login, header or certificate might open it. What is private can look
-    /// as if it were not there.
+    /// True if the origin refuses this caller: another login, header or certificate might open it. Private content can look as if it were
+    /// not there.
     pub(crate) fn is_of_access(&self) -> bool {
         let Self::Origin(failure) = self else { return false };
         let is_refused = failure.kind.status().is_some() && self.blame().fault == Fault::User;
         is_refused && !matches!(failure.kind, ErrorKind::RateLimited { .. } | ErrorKind::RangeNotSatisfiable)
     }
 
-    /// Whether the origin could not be asked, or asks to be asked less: it says nothing of what is asked for, nor of who asks.
+    /// True if the origin could not be asked, or asks to be asked less: it says nothing of what is asked for, nor of the caller.
     pub(crate) fn is_trouble_of_the_origin(&self) -> bool {
         let blame = self.blame();
         matches!(self, Self::Origin(_)) && (blame.fault != Fault::User || blame.retry.is_later())
     }
 
-    /// Whether nobody else (another seed, this node by itself) should try where this failed.
+    /// True if nobody else (another seed, this node by itself) should try where this failed.
     pub fn is_final(&self) -> bool {
         self.blame().is_final()
     }
 
-    /// Whether what is asked for is another by now, since its origin changed it or it was removed here: whoever asks again at once gets
-    /// it from its beginning.
+    /// True if the content is another by now, since its origin changed it or it was removed here: a caller that asks again at once gets it
+    /// from its beginning.
     pub fn is_changed(&self) -> bool {
         self.blame().retry == Retry::Now
     }
@@ -182,7 +182,7 @@ pub fn passed_on(failure: &OriginFailure) -> StatusCode {
 const PROXY_WANTS_LOGIN: StatusCode = StatusCode::PROXY_AUTHENTICATION_REQUIRED;
 
 impl FetchError {
-    /// What a lead said of the content that its origin sent.
+    /// A lead's word that its origin sent other content than the digest says.
     pub(crate) fn refuted(expected: Digest, got: Digest) -> Self {
         Self::WrongDigest { expected: Box::new(expected), got: Box::new(got), from: String::new() }
     }

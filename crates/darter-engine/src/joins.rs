@@ -19,7 +19,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::error::FetchError;
 
-/// What a lead answered to [`Message::Join`].
+/// A lead's answer to [`Message::Join`].
 #[derive(Debug)]
 pub(crate) struct Joined {
     pub(crate) blob: BlobId,
@@ -41,7 +41,7 @@ pub(crate) enum NotJoined {
     /// It said why; the origin's own word if there is one.
     #[error("{}", .0.text)]
     Rejected(Failure),
-    /// What the origin sent it is not what the digest says.
+    /// The origin sent the lead other content than the digest says.
     #[error("{0}")]
     Refuted(FetchError),
     /// It leads other content of the same name.
@@ -68,7 +68,7 @@ impl NotJoined {
         }
     }
 
-    /// Whether the lead could not read the origin.
+    /// True if the lead could not read the origin.
     pub(crate) const fn is_of_the_origin(&self) -> bool {
         matches!(self, Self::Rejected(failure) if matches!(failure.kind.plain(), FailureKind::Unreachable))
     }
@@ -82,14 +82,14 @@ pub(crate) enum Entered {
     /// This blob's transfer was there, and follows the lead already.
     Followed {
         blob: BlobId,
-        /// Whether the lead has the same content, as far as that showed.
+        /// True if the lead has the same content, as far as that showed.
         is_same: Option<bool>,
     },
 }
 
 impl Joined {
-    /// Whether the lead has the content that is stored here under the same name, as far as their hashes tell: an address's
-    /// content is named by what its origin says of it, and some say the same of what they show to different callers.
+    /// True if the lead has the content that is stored here under the same name, as far as their hashes tell: an address's content is named
+    /// by what its origin says of it, and some origins say the same of what they show to different callers.
     pub(crate) fn is_same(&self, stored: &dyn StoredBlob) -> Option<bool> {
         if stored.known_count() == 0 {
             return Some(true);
@@ -190,7 +190,7 @@ impl Joins {
         }
     }
 
-    /// What an answer to this request is for, if it is expected from this sender.
+    /// The source of this request, if an answer to it is expected from this sender.
     pub(crate) fn awaited(&self, from: NodeId, request: u32) -> Option<Source> {
         let waiting = self.waiting.lock();
         waiting.get(&request).filter(|waiting| waiting.lead == from).map(|waiting| waiting.source.clone())

@@ -61,7 +61,7 @@ impl LetDowns {
         }
     }
 
-    /// Whether a node is not to be followed.
+    /// True if a node is not to be followed.
     pub(crate) fn is_barred(&self, source: BlobId, node: NodeId, now: Moment) -> bool {
         let sources = self.0.lock();
         let Some(nodes) = sources.get(&source) else { return false };
@@ -69,7 +69,7 @@ impl LetDowns {
         sure.clone().count() >= MAX_NODES || sure.any(|down| down.by == node)
     }
 
-    /// Whether some node let this agent down a short time ago.
+    /// True if some node let this agent down a short time ago.
     pub(crate) fn is_any(&self, source: BlobId, now: Moment) -> bool {
         self.0.lock().get(&source).is_some_and(|nodes| nodes.iter().any(|node| now < node.last + PAUSE))
     }

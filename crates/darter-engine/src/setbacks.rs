@@ -32,14 +32,14 @@ const MAX_SOURCES: usize = 64;
 pub(crate) struct Culprit {
     /// The agent that read it, which is not the next to try.
     pub(crate) reader: NodeId,
-    /// Whoever sent it, in one word: the origin's host, or an agent's address.
+    /// The sender in one word: the origin's host, or an agent's address.
     pub(crate) source: String,
     /// The same for people, with whoever read it.
     pub(crate) from: String,
 }
 
-/// What a setback is about: a registry's content; an address's, for callers with the same credentials, since others may be
-/// shown something else there.
+/// The key of a setback: a registry's content; an address's, for callers with the same credentials, since others may be shown something
+/// else there.
 pub(crate) fn key_of(source: &Source, credentials: &Credentials) -> BlobId {
     match source {
         Source::Registry { .. } => source.record_key(&Credentials::none()),
@@ -47,7 +47,7 @@ pub(crate) fn key_of(source: &Source, credentials: &Credentials) -> BlobId {
     }
 }
 
-/// What went wrong of late.
+/// Wrong content of late.
 #[derive(Debug, Default)]
 pub struct Setbacks {
     /// By [`key_of`].

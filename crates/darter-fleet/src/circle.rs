@@ -49,7 +49,7 @@ const MAX_HERALDED: usize = 4;
 const TOLD: usize = 64;
 const _: () = assert!(TOLD <= MAX_PEERS_TOLD);
 
-/// Whether this node is connected with nobody.
+/// True while this node is connected with nobody.
 #[derive(Default)]
 struct Alone {
     since: Option<Moment>,

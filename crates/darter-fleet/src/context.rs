@@ -1,4 +1,4 @@
-//! What a fleet is told, and shares with the rest of its agent.
+//! A fleet's options, and what it shares with the rest of its agent.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,13 +8,13 @@ use darter_core::{Clock, Moment, Place};
 use darter_metrics::Metrics;
 use darter_store::Disk;
 
-/// What a fleet is told, and shares with the rest of its agent.
+/// A fleet's options, and what it shares with the rest of its agent.
 pub struct FleetContext {
-    /// What the agent is to its fleet.
+    /// The agent's role in its fleet.
     pub role: Role,
     /// Where it stands.
     pub place: Place,
-    /// What it was given to join.
+    /// The addresses and names that it was given to join.
     pub join: Vec<String>,
     /// Where the nodes known are kept.
     pub data_dir: PathBuf,
@@ -22,7 +22,7 @@ pub struct FleetContext {
     pub clock: Arc<dyn Clock>,
     /// The way to the disk.
     pub disk: Disk,
-    /// What is counted.
+    /// Counters and gauges.
     pub metrics: Arc<Metrics>,
 }
 

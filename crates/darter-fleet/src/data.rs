@@ -17,7 +17,7 @@ use darter_wire::{Answer, Answers, DataClient, Kind, MAX_UNANSWERED, Request, Wa
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::{Fleet, PeerListener, Peer};
+use super::{Fleet, Peer, PeerListener};
 
 /// Answers of one link that are being verified and written at a time: enough to keep reading while the disk works.
 const BEING_STORED: usize = 4;
@@ -49,11 +49,11 @@ enum Link {
 /// A data connection to one holder.
 pub(crate) struct DataLink {
     link: Mutex<Link>,
-    /// What is unanswered, and how fast the rest was answered.
+    /// Requests that are unanswered, and how fast the others were answered.
     open: Mutex<Open>,
 }
 
-/// What stands at a holder.
+/// The requests that stand at a holder.
 #[derive(Default)]
 struct Open {
     last: u32,
@@ -158,7 +158,7 @@ impl DataLink {
         }
     }
 
-    /// Whether it is connected.
+    /// True while it is connected.
     pub(super) fn is_up(&self) -> bool {
         matches!(*self.link.lock(), Link::Up(_))
     }
@@ -240,7 +240,7 @@ impl Fleet {
         }
     }
 
-    /// What stands at a holder, for whatever blob, and how fast it answers.
+    /// The requests that stand at a holder, for whatever blob, and how fast it answers.
     pub fn standing(&self, holder: NodeId) -> Standing {
         let link = self.state.lock().links.get(&holder).cloned();
         let Some(link) = link else { return Standing::default() };
@@ -311,7 +311,13 @@ impl Fleet {
         }
     }
 
-    async fn read_answers(&self, holder: Peer, link: &DataLink, mut answers: Answers, listener: &Arc<dyn PeerListener>) {
+    async fn read_answers(
+        &self,
+        holder: Peer,
+        link: &DataLink,
+        mut answers: Answers,
+        listener: &Arc<dyn PeerListener>,
+    ) {
         let holder = Arc::new(holder);
         let room = Arc::new(Semaphore::new(BEING_STORED));
         loop {

@@ -70,7 +70,7 @@ struct Acquaintance {
 #[derive(Debug, Default)]
 pub(super) struct KnownNodes {
     nodes: HashMap<NodeId, Acquaintance>,
-    /// Whether somebody was met that the file does not tell of.
+    /// True if a node was met that the file does not tell of.
     unsaved: bool,
 }
 
@@ -202,7 +202,7 @@ struct Row {
     met: u64,
 }
 
-/// Reads the file. What can't be read is set aside; whether it was.
+/// Reads the file. A file that can't be read is set aside; returns true if it was.
 pub(super) fn load(known: &Mutex<KnownNodes>, data_dir: &Path) -> bool {
     let loaded = Dir::open(data_dir).map_err(io::Error::other).and_then(|dir| {
         match read(&dir) {

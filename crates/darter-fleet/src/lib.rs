@@ -50,7 +50,7 @@ use tokio_util::task::TaskTracker;
 pub use self::context::FleetContext;
 use self::data::DataLink;
 use self::known::KnownNodes;
-pub use self::peer::{PeerListener, Peer};
+pub use self::peer::{Peer, PeerListener};
 use self::survey::Surveys;
 use self::twins::Twins;
 
@@ -121,9 +121,9 @@ pub struct Fleet {
     twins: Mutex<Twins>,
     /// Wakes whoever looks for companions.
     lonely: Notify,
-    /// Whether the last seed was lost, and none is back.
+    /// True if the last seed was lost, and none is back.
     was_lonely: AtomicBool,
-    /// Whether everything given to join was tried at least once.
+    /// True if everything given to join was tried at least once.
     joined: AtomicBool,
     listener: OnceLock<Weak<dyn PeerListener>>,
     uploads: OnceLock<Weak<dyn Uploads>>,
@@ -224,7 +224,7 @@ impl Fleet {
         Ok(node)
     }
 
-    /// Connects to a node unless it is connected or being connected. What follows is said by [`PeerListener::peer_up`].
+    /// Connects to a node unless it is connected or being connected. [`PeerListener::peer_up`] tells the rest.
     pub fn ensure(self: &Arc<Self>, info: &PeerInfo) {
         {
             let mut state = self.state.lock();
@@ -334,12 +334,12 @@ impl Fleet {
         self.state.lock().peers.get(&node).map(|connected| connected.peer.clone())
     }
 
-    /// Whether a peer is connected, and a seed.
+    /// True if a peer is connected, and a seed.
     pub fn is_seed(&self, node: NodeId) -> bool {
         self.state.lock().peers.get(&node).is_some_and(|connected| connected.peer.is_seed())
     }
 
-    /// Whether a peer is connected, and on this host.
+    /// True if a peer is connected, and on this host.
     pub fn is_here(&self, node: NodeId) -> bool {
         self.state.lock().peers.get(&node).is_some_and(|connected| connected.peer.is_here)
     }
@@ -363,7 +363,7 @@ impl Fleet {
         state.peers.values().filter(|it| it.peer.is_seed()).map(|it| it.peer.hello.node).collect()
     }
 
-    /// Whether everything given to join was tried at least once.
+    /// True if everything given to join was tried at least once.
     pub fn has_joined(&self) -> bool {
         self.joined.load(Ordering::Relaxed)
     }

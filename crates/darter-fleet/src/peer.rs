@@ -34,13 +34,13 @@ pub struct Peer {
     pub version: u8,
     /// How near it is.
     pub tier: Tier,
-    /// Whether it is on this host beyond doubt: each of its connections is within this host, and it doesn't name another.
-    /// What it says alone does not count: many hosts have one name.
+    /// True if the peer is on this host beyond doubt: each of its connections is within this host, and it doesn't name another. The peer's
+    /// word alone does not count: many hosts have one name.
     pub is_here: bool,
 }
 
 impl Peer {
-    /// Whether it reads origins for others.
+    /// True if the peer reads origins for others.
     pub const fn is_seed(&self) -> bool {
         matches!(self.hello.role, Role::Seed)
     }

@@ -60,11 +60,11 @@ pub struct Seeds {
 pub struct JoinError {
     /// As it was given.
     pub addr: String,
-    /// What answered, and what to do.
+    /// The answer that came, and what to do.
     pub reason: String,
 }
 
-/// What was given to join: an address, or a name.
+/// One entry of `--join`: an address, or a name.
 struct JoinAddress {
     text: String,
     state: Mutex<Resolution>,
@@ -175,7 +175,7 @@ impl Seeds {
                         self.fleet.tasks.spawn(async move { keeper.keep(at, addr).await });
                     }
                 }
-                // What was found before still counts.
+                // Addresses found before still count.
                 Err(error) if state.lock().is_first_failure() => {
                     tracing::warn!(seed = text, %error, "the name of a seed has no address; asking again");
                 }
@@ -289,13 +289,13 @@ impl Resolution {
         new
     }
 
-    /// Whether it is the first time in a row that the name has no address.
+    /// True if it is the first time in a row that the name has no address.
     fn is_first_failure(&mut self) -> bool {
         self.resolved = true;
         self.unresolved.replace(Unresolved).is_none()
     }
 
-    /// Whether the name stands for this address no longer; then it is dropped.
+    /// Returns true if the name stands for this address no longer; then it is dropped.
     fn drop_outdated(&mut self, addr: SocketAddr) -> bool {
         let outdated = self.addresses.get(&addr).is_none_or(|address| address.outdated);
         if outdated {

@@ -22,7 +22,7 @@ use super::{Fleet, Peer};
 /// The version of the protocol that brought the question.
 const SINCE: u8 = 3;
 
-/// What a node answered.
+/// A node's answer about the lead.
 #[derive(Clone, Debug)]
 pub(crate) struct LeadAnswer {
     pub(crate) part: SwarmPart,
@@ -38,10 +38,10 @@ pub(super) struct Surveys {
     waiting: HashMap<u32, (NodeId, oneshot::Sender<LeadAnswer>)>,
 }
 
-/// What was found out.
+/// The result of asking around.
 #[derive(Debug, Default)]
 pub struct SurveyResult {
-    /// Who answered, and what.
+    /// The agents that answered, and what they said.
     pub heard: Heard,
     /// Nodes that hold all of it, as in `heard`, with their addresses.
     pub holders: Vec<PeerInfo>,
@@ -153,7 +153,7 @@ impl Fleet {
         if surveys.waiting.get(&request).is_some_and(|(asked, _)| *asked == from)
             && let Some((_, sender)) = surveys.waiting.remove(&request)
         {
-            // Whoever asked may have given up just now.
+            // The asker may have given up just now.
             let _ = sender.send(answer);
         }
     }
@@ -205,7 +205,7 @@ impl Fleet {
         holders
     }
 
-    /// What this agent answers about the seeds and nodes that it knows.
+    /// This agent's answer about the seeds and nodes that it knows.
     pub fn who_else(&self, key: BlobId) -> (Vec<PeerInfo>, Vec<PeerInfo>) {
         let seeds = self.peers().iter().filter(|peer| peer.is_seed()).map(Peer::info).take(MAX_STRANGERS).collect();
         (seeds, self.tellable(&key.0, MAX_NAMED))
@@ -213,10 +213,10 @@ impl Fleet {
 }
 
 impl LeadAnswer {
-    /// What decisions need of it.
-    fn decided(&self) -> asking::Answer {
+    /// The part of the answer that decisions need.
+    fn decided(&self) -> asking::SurveyAnswer {
         let nearest = self.nearest.iter().map(|info| info.node).collect();
-        asking::Answer { part: self.part, lead: self.lead.as_ref().map(|info| info.node), nearest }
+        asking::SurveyAnswer { part: self.part, lead: self.lead.as_ref().map(|info| info.node), nearest }
     }
 }
 

@@ -51,7 +51,7 @@ impl Twins {
 }
 
 impl Connected {
-    /// Whether this introduction is that of another process with the same id.
+    /// True if this introduction is that of another process with the same id.
     fn is_other_than(&self, hello: &Hello) -> bool {
         let run = self.peer.hello.run;
         run != hello.run && run != 0 && hello.run != 0
@@ -59,7 +59,7 @@ impl Connected {
 }
 
 impl Fleet {
-    /// Whether another process with this id is connected.
+    /// True if another process with this id is connected.
     pub(super) fn is_twin(&self, hello: &Hello) -> bool {
         self.state.lock().peers.get(&hello.node).is_some_and(|connected| connected.is_other_than(hello))
     }

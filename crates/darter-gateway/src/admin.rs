@@ -121,7 +121,7 @@ impl axum::serve::Listener for PatientListener {
     }
 }
 
-/// Who opened a connection.
+/// The user that opened a connection.
 #[derive(Clone, Copy, Debug)]
 struct Caller {
     /// `None` if the kernel does not tell.
@@ -134,7 +134,7 @@ impl Connected<IncomingStream<'_, PatientListener>> for Caller {
     }
 }
 
-/// Whether a user who could open the socket may ask this.
+/// True if a user that could open the socket may ask this.
 fn may(user: Option<u32>, agent: u32, method: &Method, path: &str) -> bool {
     let trusted = user.is_some_and(|user| user == 0 || user == agent);
     trusted || method == Method::GET || matches!(path, "/v1/get" | "/v1/parts" | "/v1/waiting")
@@ -318,7 +318,7 @@ async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): J
     response.body(Body::new(StreamBody::new(frames))).expect("headers of digits and letters")
 }
 
-/// What is asked for, with what opens it.
+/// The source that is asked for, with the credentials that open it.
 #[expect(clippy::result_large_err, reason = "the refusal is answered at once")]
 fn source_of(agent: &Agent, request: &GetRequest) -> Result<(Source, Credentials), Response> {
     let url = request.url.parse().map_err(|error| {

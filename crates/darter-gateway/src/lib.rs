@@ -1,4 +1,4 @@
-//! What programs of a host speak to: the local port with its registry mirror, and the administration socket.
+//! The sockets for programs of a host: the local port with its registry mirror, and the administration socket.
 //!
 //! | file | what lives there |
 //! |---|---|

@@ -42,7 +42,7 @@ use tokio::net::TcpStream;
 /// 100 µs of a worker's time while the pages are cached.
 pub(crate) const MAX_PROMISE: u64 = 512 * 1024;
 
-/// What is shorter is read instead of promised: a copy of so few bytes of the stand-in might not hold its mark.
+/// A part that is shorter is read instead of promised: a copy of so few bytes of the stand-in might not hold its mark.
 const MIN_PROMISE: usize = 2 * size_of::<Mark>();
 
 /// Promises begin at different places of the stand-in, this many bytes apart, so that none can pass for another.
@@ -74,7 +74,7 @@ struct Promises {
     next_place: usize,
 }
 
-/// What stands in for which part of which file.
+/// The part of a file that a slice of the stand-in stands for.
 struct Promise {
     file: Arc<File>,
     offset: u64,
@@ -245,12 +245,12 @@ fn send_part(stream: &TcpStream, file: &File, offset: u64, length: usize) -> io:
     }
 }
 
-/// Whether a slice is one of the stand-in.
+/// True if a slice is one of the stand-in.
 fn stands_in(slice: &[u8]) -> bool {
     !slice.is_empty() && STAND_IN.as_ptr_range().contains(&slice.as_ptr())
 }
 
-/// Whether bytes hold the stand-in's mark, as every copy of twice the mark's length does.
+/// True if bytes hold the stand-in's mark, as every copy of twice the mark's length does.
 fn has_mark(bytes: &[u8]) -> bool {
     let (mark, _) = STAND_IN.split_at(size_of::<Mark>());
     bytes.windows(mark.len()).any(|window| window == mark)

@@ -74,7 +74,7 @@ struct Services {
     mirror: Option<Arc<Mirror>>,
     metrics: Arc<Metrics>,
     guard: Guard,
-    /// What the agent is about.
+    /// The phase of the agent: starting, running, draining.
     phases: watch::Receiver<Phase>,
 }
 

@@ -26,10 +26,10 @@ const OVERHEAD: u64 = 4096;
 /// Askers noted for an answer; those beyond are taken for ones that had it.
 const MAX_ASKERS: usize = 8192;
 
-/// Who asks: another agent, or a program of this host.
+/// The asker: another agent, or `None` for a program of this host.
 pub(crate) type Asker = Option<NodeId>;
 
-/// What came of a question.
+/// The outcome of a question.
 pub(crate) type Outcome = Result<Reply, OriginFailure>;
 
 /// Questions under way and answers that were given a short time ago. Cheap to clone.

@@ -54,9 +54,9 @@ pub struct Images(Arc<Inner>);
 struct Inner {
     dir: Dir,
     clock: Arc<dyn Clock>,
-    /// Whether the file was not used when it was opened.
+    /// True if the file was not used when it was opened.
     set_aside: bool,
-    /// What each stood for, and when it was last asked for.
+    /// The digest that each name stood for, and when it was last asked for.
     known: Mutex<BTreeMap<ImageName, (Digest, u64)>>,
     /// Held while the file is written: no older content replaces a newer one.
     writing: Mutex<()>,
@@ -88,7 +88,7 @@ impl Images {
         }))
     }
 
-    /// Whether what lies there is not used: a newer release wrote it, or it can't be read.
+    /// True if the file there is not used: a newer release wrote it, or it can't be read.
     pub(crate) fn is_set_aside(&self) -> bool {
         self.0.set_aside
     }
@@ -168,7 +168,7 @@ impl Inner {
     }
 }
 
-/// Whether the file is a newer release's; what can't be read may be one, too.
+/// True if the file is a newer release's; one that can't be read may be, too.
 fn may_be_newer(dir: &Dir) -> bool {
     match dir.read(FILE) {
         Ok(there) => !there.starts_with(format!("{MAGIC}\n").as_bytes()),

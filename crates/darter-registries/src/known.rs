@@ -1,4 +1,4 @@
-//! What other nodes know of a question, while its registry does not answer and nothing is known of it here.
+//! Answers that other nodes know, while the registry does not answer and nothing is known of the question here.
 //!
 //! A seed knows what its whole fleet asked for. Where none is left, or its disk was lost, each node knows what its own host asked for,
 //! and what it asked for others. So an agent that comes new to an image asks the others, who ask nobody.
@@ -27,7 +27,7 @@ use super::record::Repository;
 const KNOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Registries {
-    /// What another node knows, if this caller may have it.
+    /// Another node's answer, if this caller may have it.
     pub(super) async fn known_to_others(&self, question: &Question, trouble: &Trouble) -> Option<Reply> {
         let relay = self.relay.as_ref().filter(|relay| relay.is_in_fleet())?;
         let may_be_known = match question.about().1 {

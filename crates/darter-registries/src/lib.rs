@@ -1,4 +1,5 @@
-//! What registries say of manifests, tags, lists and access: asked once for the fleet, and known when they are away.
+//! Registries' answers about manifests, tags, lists and access: asked for once for the fleet, and known when the
+//! registries are away.
 //!
 //! | file | what lives there |
 //! |---|---|
@@ -249,7 +250,7 @@ impl Registries {
         self.fly(question.key(), None, &question, Box::pin(found_out)).await
     }
 
-    /// Whether others are asked before the registry is.
+    /// True if others are asked before the registry is.
     fn is_node(&self) -> bool {
         self.relay.as_ref().is_some_and(|relay| relay.is_node())
     }
@@ -260,12 +261,12 @@ impl Registries {
         self.client().login_proof(&question.upstream, [&asker.0, &asked.unwrap_or(me).0]).await
     }
 
-    /// Whether `asker` has shown that it has the login that is configured here.
+    /// True if `asker` has shown that it has the login that is configured here.
     async fn has_same_login(&self, question: &Question, asker: NodeId, proof: Option<Digest>) -> bool {
         proof.is_some() && question.is_open() && self.login_proof(question, asker, None).await == proof
     }
 
-    /// Whether the registry would be shown something of this agent's own.
+    /// True if the registry would be shown something of this agent's own.
     async fn shows_own_keys(&self, question: &Question) -> bool {
         self.client().shows_own_keys(&question.upstream, &question.credentials).await
     }

@@ -39,7 +39,7 @@ const OVERHEAD: u64 = 4096;
 const MAX_MEDIA_TYPE: usize = 255;
 
 const MAGIC: &[u8] = b"darter-manifest-1 ";
-/// What every release begins a file with.
+/// The beginning of a file of any release.
 const ANY_MAGIC: &[u8] = b"darter-manifest-";
 
 /// The cache. Cheap to clone.
@@ -50,7 +50,7 @@ pub struct Manifests(Arc<Inner>);
 struct Inner {
     dir: Dir,
     memory: Mutex<Recent<Digest, ImageManifest>>,
-    /// What is on disk. Held only to look and to note, never during I/O.
+    /// The manifests on disk. Held only to look and to note, never during I/O.
     disk: Mutex<Recent<Digest, ()>>,
     temporary: AtomicU64,
     files: SmallFiles,
@@ -94,7 +94,7 @@ impl Manifests {
         Some(manifest)
     }
 
-    /// Whether a manifest is here.
+    /// True if a manifest is here.
     pub fn has(&self, digest: &Digest) -> bool {
         self.0.memory.lock().get(digest).is_some() || self.0.disk.lock().get(digest).is_some()
     }
@@ -167,7 +167,7 @@ impl Inner {
     }
 }
 
-/// Whether a newer release wrote a file.
+/// True if a newer release wrote a file.
 fn is_newer(file: &[u8]) -> bool {
     file.starts_with(ANY_MAGIC) && !file.starts_with(MAGIC)
 }
@@ -205,7 +205,7 @@ fn scan(dir: &Dir) -> Vec<StoredManifest> {
         let Some(shard) = shard else { continue };
         for name in names {
             if name.starts_with('.') {
-                // What can't be removed is in nobody's way.
+                // A file that can't be removed is in nobody's way.
                 let _ = shard.remove(&name);
                 continue;
             }

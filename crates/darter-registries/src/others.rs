@@ -28,7 +28,7 @@ struct Times {
     until: Instant,
 }
 
-/// What came of asking others.
+/// The result of asking others.
 enum Others {
     /// An answer, or a failure of the registry that this agent would meet as well.
     Say(Outcome),
@@ -50,7 +50,7 @@ impl Registries {
         }
     }
 
-    /// What others know of content that is named by its digest, once nobody has had an answer of the registry for a while. The reader has
+    /// Others' knowledge of content that is named by its digest, once nobody has had an answer of the registry for a while. The reader has
     /// time left for that. Never ends where they know nothing.
     pub(super) async fn known_while_silent(&self, question: &Question) -> Reply {
         let after = self.waits().headers();
@@ -74,7 +74,7 @@ impl Registries {
         }
     }
 
-    /// What another agent said; an error where that is how a tag was last seen, and this agent is to give no such answer.
+    /// Another agent's outcome; an error where that is how a tag was last seen, and this agent is to give no such answer.
     fn unless_stale(&self, question: &Question, outcome: Outcome) -> Outcome {
         let reply = outcome?;
         match &reply.stale {

@@ -84,7 +84,7 @@ impl Trouble {
         }
     }
 
-    /// What happened, for people.
+    /// The trouble, for people.
     pub(crate) fn reason(&self) -> &str {
         match self {
             Self::Limited { reason, .. }
@@ -95,7 +95,7 @@ impl Trouble {
         }
     }
 
-    /// Whether a tag may be answered as it was last seen.
+    /// True if a tag may be answered as it was last seen.
     pub(crate) const fn opens_tags(&self, stale_tags: StaleTags) -> bool {
         match self {
             Self::Limited { .. } | Self::Away(_) | Self::Silent(_) => !matches!(stale_tags, StaleTags::Never),
@@ -114,7 +114,7 @@ impl Trouble {
     }
 }
 
-/// Whether a yes is about something else than a manifest, where one was asked for.
+/// True if a yes is about something else than a manifest, where one was asked for.
 fn is_of_another_kind(question: &Question, reply: &Reply) -> bool {
     let expected = match question.about().1 {
         About::Manifest(digest) => Some(digest),

@@ -37,7 +37,7 @@ const MAX_PLACES: usize = 64;
 /// Longest file that is read: places at their longest.
 const MAX_FILE_BYTES: u64 = 64 << 10;
 
-/// Who delivered what. Cheap to clone.
+/// The places that delivered each digest. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Provenance(Arc<Inner>);
 
@@ -81,7 +81,7 @@ impl Provenance {
         Self(Arc::new(Inner { dir, memory, writing: Mutex::new(0), files: SmallFiles::default() }))
     }
 
-    /// Whether the place delivered this manifest.
+    /// True if the place delivered this manifest.
     pub async fn knows(&self, digest: Digest, place: &str) -> bool {
         self.places(digest).await.iter().any(|known| known == place)
     }

@@ -1,4 +1,4 @@
-//! What a registry is asked and what it answers, and how both travel between agents.
+//! Questions to a registry and its answers, and how both travel between agents.
 //!
 //! An answer is read whole before it is passed on, so that one can be given to many who asked the same. Blobs are the
 //! exception: their bytes come by way of the swarm, and here only the headers of an answer about one count.
@@ -46,11 +46,11 @@ pub struct Question {
     pub path: String,
     /// `Accept` and the like.
     pub headers: HeaderMap,
-    /// What the caller brought.
+    /// The caller's credentials.
     pub credentials: Credentials,
 }
 
-/// What a question is about.
+/// The subject of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum About<'a> {
     /// A manifest by tag.
@@ -78,7 +78,7 @@ pub struct Reply {
     pub stale: Option<Stale>,
 }
 
-/// What is known of an answer that the registry could not give.
+/// The note on an answer that the registry could not give.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stale {
     /// Since when the registry has not confirmed it.
@@ -113,7 +113,7 @@ impl Question {
         route::parse(self.path.split('?').next().unwrap_or_default()).map_or(MirrorKind::Other, MirrorKind::of)
     }
 
-    /// Whether it brings nothing that authorises: what answers it is open to whoever brings nothing either.
+    /// True if the question brings nothing that authorises: an answer to it is open to all that bring nothing either.
     pub fn is_open(&self) -> bool {
         self.credentials.headers.is_empty()
     }
@@ -196,7 +196,7 @@ fn repository_of(path_and_query: &str) -> Option<&str> {
     route::parse(path)?.repository()
 }
 
-/// Whether a path and query is one that a client may ask for.
+/// True if a path and query is one that a client may ask for.
 fn is_of_the_api(path_and_query: &str) -> bool {
     let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
     // A prefix that is configured for an upstream need not keep to the grammar of names.

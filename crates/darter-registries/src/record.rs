@@ -53,7 +53,7 @@ pub(crate) struct Repository {
     name: Arc<str>,
 }
 
-/// What a tag stood for.
+/// The digest that a tag stood for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tagged {
     pub(crate) digest: Digest,
@@ -61,7 +61,7 @@ pub(crate) struct Tagged {
     pub(crate) at: u64,
 }
 
-/// What is open of one repository.
+/// The open content of one repository.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Open {
     /// By tag and `Accept`, each with the time that the file has.
@@ -71,7 +71,7 @@ struct Open {
     learnt: u64,
 }
 
-/// What was learnt from one answer.
+/// Knowledge from one answer.
 #[derive(Clone, Debug)]
 pub(crate) enum Learnt {
     /// These belong to the repository.
@@ -86,7 +86,7 @@ pub(crate) enum Learnt {
     Closed,
 }
 
-/// What is open, of every repository. Cheap to clone.
+/// The open content of every repository. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Record(Arc<Inner>);
 
@@ -124,7 +124,7 @@ fn hex(digest: &Digest) -> String {
 }
 
 impl Learnt {
-    /// Whether less is open from now on.
+    /// True if less is open from now on.
     const fn takes_back(&self) -> bool {
         matches!(self, Self::NoTag(_) | Self::HasNot(_) | Self::Closed)
     }
@@ -151,7 +151,7 @@ impl Record {
         }
     }
 
-    /// What a tag stood for: to a client with this `Accept` first, then to others, the latest first.
+    /// The digests that a tag stood for: to a client with this `Accept` first, then to others, the latest first.
     pub(crate) async fn tag(&self, repository: Repository, tag: &str, accept: &str) -> Vec<Tagged> {
         let (inner, tag, accept) = (Arc::clone(&self.0), tag.to_owned(), accept.to_owned());
         let look = move || inner.with(&repository, |open| open.tag(&tag, &accept));
@@ -343,7 +343,7 @@ fn tidy(dir: &Dir) -> io::Result<()> {
     let mut found = Vec::new();
     for name in dir.names()? {
         if name.starts_with('.') {
-            // What can't be removed is in nobody's way.
+            // A file that can't be removed is in nobody's way.
             let _ = dir.remove(&name);
         } else if name.len() == 64
             && let Ok(Some(look)) = dir.look(&name)

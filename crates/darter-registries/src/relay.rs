@@ -55,11 +55,11 @@ pub struct Relay {
     tasks: TaskTracker,
     last: AtomicU32,
     waiting: Mutex<Waiting>,
-    /// What was found out of repositories.
+    /// Nodes that were found for repositories.
     found: Mutex<Recent<Digest, FoundNodes>>,
 }
 
-/// Who is to ask about a repository.
+/// The nodes to ask about a repository.
 #[derive(Clone)]
 struct FoundNodes {
     nodes: Arc<[NodeId]>,
@@ -71,7 +71,7 @@ struct FoundNodes {
 }
 
 impl Relay {
-    /// Of an agent of this role. What is asked on the way runs among `tasks`.
+    /// Of an agent of this role. Questions on the way run among `tasks`.
     pub fn new(fleet: Arc<Fleet>, role: Role, tasks: TaskTracker) -> Self {
         let found = Mutex::new(Recent::new(MAX_FOUND));
         Self { fleet, role, tasks, last: AtomicU32::new(0), waiting: Mutex::default(), found }
@@ -81,12 +81,12 @@ impl Relay {
         &self.tasks
     }
 
-    /// Whether this agent asks registries for others, and is told by others what they know.
+    /// True if this agent asks registries for others, and is told by others what they know.
     pub(super) fn is_in_fleet(&self) -> bool {
         self.role != Role::Embedded
     }
 
-    /// Whether this agent asks others before it asks a registry.
+    /// True if this agent asks others before it asks a registry.
     pub(super) fn is_node(&self) -> bool {
         self.role == Role::Node
     }
@@ -135,12 +135,12 @@ impl Relay {
         found
     }
 
-    /// Whether an agent is a seed.
+    /// True if an agent is a seed.
     pub(super) fn is_seed(&self, node: NodeId) -> bool {
         self.fleet.peer(node).is_some_and(|peer| peer.is_seed())
     }
 
-    /// Whether an agent is on this host.
+    /// True if an agent is on this host.
     pub(super) fn is_here(&self, node: NodeId) -> bool {
         self.fleet.is_here(node)
     }
@@ -190,7 +190,7 @@ impl Relay {
         if waiting.get(&request).is_some_and(|(asked, _)| *asked == from)
             && let Some((_, sender)) = waiting.remove(&request)
         {
-            // Whoever asked may have given up just now.
+            // The asker may have given up just now.
             let _ = sender.send(answer);
         }
     }

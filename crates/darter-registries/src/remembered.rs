@@ -1,4 +1,4 @@
-//! What is known of a repository without its registry: noted from every answer, given while the registry is away.
+//! Repositories without their registry: noted from every answer, given while the registry is away.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ impl Registries {
         Some(digest)
     }
 
-    /// What is known instead of the registry's answer, if the caller may have it.
+    /// The remembered answer instead of the registry's, if the caller may have it.
     pub(super) async fn instead(&self, question: &Question, trouble: &Trouble) -> Option<Reply> {
         let (name, about) = question.about();
         let repository = Repository::new(question.base(), name);

@@ -184,7 +184,7 @@ async fn read(question: &Question, answer: Answer, until: Instant) -> Result<Rep
     Ok(reply(bytes.freeze()))
 }
 
-/// Whether a yes is about what was asked for.
+/// True if a yes is about what was asked for.
 fn shows(question: &Question, reply: &Reply) -> bool {
     match question.about().1 {
         About::Manifest(digest) => reply.digest() == Some(digest),
@@ -193,7 +193,7 @@ fn shows(question: &Question, reply: &Reply) -> bool {
     }
 }
 
-/// What a GET for a manifest answered, as the answer to a HEAD: with a digest. The body stays, for whoever wants it next.
+/// The answer to a HEAD, from that of a GET for a manifest: with a digest. The body stays, for whoever wants it next.
 fn as_of_head(question: &Question, mut reply: Reply) -> Reply {
     let expected = match question.about().1 {
         About::Manifest(digest) => Some(digest),

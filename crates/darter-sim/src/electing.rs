@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use darter_core::NodeId;
-use darter_swarm::asking::{self, Answer, SURVEY_TIMEOUT, Survey};
+use darter_swarm::asking::{self, SURVEY_TIMEOUT, Survey, SurveyAnswer};
 use darter_swarm::leadership::JOIN_TIMEOUT;
 use darter_swarm::{Leader, Loss, Start, Step};
 
@@ -155,13 +155,13 @@ impl Fleet {
     }
 
     /// What a node answers to another that asks around; `None` if it does not.
-    fn part_of(&self, asker: u32, asked: u32) -> Option<Answer> {
+    fn part_of(&self, asker: u32, asked: u32) -> Option<SurveyAnswer> {
         let node = &self.nodes[asked as usize];
         if !node.alive || self.is_cut(asker, asked) {
             return None;
         }
         let part = asking::part_of(node.session.leadership.leader(), node.session.picker.is_complete());
         let knows: BTreeSet<NodeId> = node.session.met().iter().chain(&node.acquainted).copied().collect();
-        Some(Answer { part, lead: node.session.following(), nearest: asking::nearest(BLOB, &knows) })
+        Some(SurveyAnswer { part, lead: node.session.following(), nearest: asking::nearest(BLOB, &knows) })
     }
 }

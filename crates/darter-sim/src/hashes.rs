@@ -7,7 +7,7 @@
 
 use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Proof, Tier, Version};
 use darter_scenario::SEED;
-use darter_swarm::hashes::Answer;
+use darter_swarm::hashes::HashAnswer;
 use darter_swarm::{Event, Facts};
 
 use crate::fleet::Fleet;
@@ -180,7 +180,7 @@ impl Fleet {
         } else {
             let Some(check) = node.session.hashes.check_for(teller) else { return };
             let answer = check.prove(first, hashes, proof);
-            is_new = matches!(&answer, Answer::Proven(_)) && self.store_hashes(to, first + count);
+            is_new = matches!(&answer, HashAnswer::Proven(_)) && self.store_hashes(to, first + count);
             let node = &mut self.nodes[to as usize];
             node.session.answered(teller, answer, node.clock(self.now));
         }

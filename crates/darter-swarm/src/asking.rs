@@ -33,12 +33,12 @@ pub const MAX_STRANGERS: usize = 8;
 /// How long an agent may take to be connected, and to answer.
 pub const SURVEY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What an agent answers.
+/// One agent's answer to a survey.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SurveyAnswer {
-    /// What it has to do with the blob.
+    /// The agent's part in the swarm of the blob.
     pub part: SwarmPart,
-    /// Who leads, as far as it knows.
+    /// The lead, as far as the agent knows.
     pub lead: Option<NodeId>,
     /// Of the agents that it knows, those that rank first.
     pub nearest: Vec<NodeId>,
@@ -49,22 +49,22 @@ pub struct SurveyAnswer {
 #[derive(Debug)]
 pub struct Survey {
     key: BlobId,
-    /// Who was asked, and who is not to be.
+    /// Agents that were asked, and those that are not to be.
     asked: HashSet<NodeId>,
     rounds: usize,
     next: Vec<NodeId>,
-    /// Whom the answers of this round named: as leads, and as ranking first.
+    /// Agents that the answers of this round named: as leads, and as ranking first.
     leads: Vec<NodeId>,
     named: BTreeSet<NodeId>,
     heard: Vec<(NodeId, SwarmPart)>,
     /// How many of this round have not answered.
     silent: usize,
-    /// Whether somebody was waited for in vain, and whether the others were asked once more since.
+    /// True once an agent was waited for in vain, and once the others were asked again since.
     has_waited: bool,
     has_asked_again: bool,
 }
 
-/// What asking around came to: agents that answered, each list in the order in which they rank.
+/// The result of a survey: agents that answered, each list in the order in which they rank.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Heard {
     /// Those that lead the swarm.
@@ -88,7 +88,7 @@ pub fn first_to_ask(key: BlobId, seeds: &[NodeId], connected: &[NodeId], known: 
     first
 }
 
-/// What an agent answers of its part in the swarm of a blob: whom it follows, and whether it has all of it.
+/// An agent's part in the swarm of a blob: the agent that it follows, and whether it has all of the blob.
 pub const fn part_of(leader: Leader, is_complete: bool) -> SwarmPart {
     match leader {
         _ if is_complete => SwarmPart::Holder,
@@ -122,7 +122,7 @@ impl Survey {
         }
     }
 
-    /// Whom to ask now, all at the same time; nobody when it is over.
+    /// The agents to ask now, all at the same time; none when the survey is over.
     pub fn next_round(&mut self) -> Vec<NodeId> {
         if self.rounds == MAX_ROUNDS {
             return Vec::new();
@@ -155,7 +155,7 @@ impl Survey {
         self.named.extend(answer.nearest);
     }
 
-    /// What it came to, without the agents of which `counts` says no.
+    /// The survey's result, without the agents of which `counts` says no.
     pub fn heard(&self, counts: impl Fn(NodeId) -> bool) -> Heard {
         let heard: Vec<_> = self.heard.iter().filter(|(node, _)| counts(*node)).collect();
         let of = |part: SwarmPart| {
@@ -172,9 +172,9 @@ impl Survey {
 }
 
 impl Heard {
-    /// Whom an agent that begins asks to lead, in this order: who leads already, who holds all of it, who has a part in it (and passes on
-    /// what a lead gives that this agent can't reach), who can reach a seed that this agent can't (`linked`), and of all that are alive
-    /// those that rank before this agent.
+    /// The agents that this agent, which begins, asks to lead, in this order: those that lead already, those that hold all of it, those
+    /// that have a part in it (and pass on what a lead gives that this agent can't reach), those that can reach a seed that this agent
+    /// can't (`linked`), and of all that are alive those that rank before this agent.
     pub fn candidates(&self, key: BlobId, me: NodeId, linked: &[NodeId]) -> Vec<NodeId> {
         let chosen = rendezvous::ranking(&key.0, self.alive.iter().chain([&me]));
         let before_me = chosen.iter().take_while(|node| **node != me);

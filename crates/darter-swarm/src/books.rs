@@ -29,7 +29,7 @@ pub struct Books {
     /// Vouches for hashes.
     signer: Signer,
     teaching: Teaching,
-    /// Whether every member has been told the length, and the verdict.
+    /// True once every member has been told the length, and the verdict.
     told_length: bool,
     told_verdict: bool,
     /// Which hashes behind gaps members were told.
@@ -56,7 +56,7 @@ pub struct Entering {
     pub whole: Option<Vec<u8>>,
 }
 
-/// What books begin with.
+/// The state of a blob at which books begin.
 #[derive(Debug)]
 pub struct Opening<'a> {
     /// The agent that leads.
@@ -65,15 +65,15 @@ pub struct Opening<'a> {
     pub place: Place,
     /// How it came to lead.
     pub start: Start,
-    /// What its store has.
+    /// The pieces that the lead's store has.
     pub held: &'a PieceSet,
-    /// Whether everything is to be read, or only what somebody waits for.
+    /// True if everything is to be read, false for only what readers wait for.
     pub everything: bool,
-    /// What its own readers wait for.
+    /// The pieces that the lead's own readers wait for.
     pub wishes: &'a [Wish],
     /// Agents that sent it wrong pieces.
     pub dropped: Vec<NodeId>,
-    /// Whether it knows what the whole must be.
+    /// True if the lead knows the root and digest that the whole must have.
     pub has_verdict: bool,
     /// Chooses among what is equal.
     pub seed: u64,
@@ -81,12 +81,12 @@ pub struct Opening<'a> {
     pub tuning: Tuning,
 }
 
-/// What a lead has to say.
+/// Messages that a lead has to send.
 #[derive(Debug, Default)]
 pub struct Speech {
     /// To whom, in this order.
     pub messages: Vec<(NodeId, Message)>,
-    /// What this agent itself is to know of its neighbours.
+    /// News of neighbours for this agent itself.
     pub own: Option<Notice>,
 }
 
@@ -138,12 +138,12 @@ impl Books {
         self.members
     }
 
-    /// Whether a node was let in, or is about to be, and has not left.
+    /// True if a node was let in, or is about to be, and has not left.
     pub fn has(&self, node: NodeId) -> bool {
         self.inside.contains(&node)
     }
 
-    /// Whether members have to ask each other for hashes.
+    /// True if members have to ask each other for hashes.
     pub const fn members_ask(&self) -> bool {
         self.teaching.members_ask()
     }
@@ -186,15 +186,15 @@ impl Books {
         members.filter_map(|node| Some((node, self.lead.held_by(node)?)))
     }
 
-    /// There was nothing to give to a member; a copy may be worth giving after a while though nothing happens until then. Whether that is
-    /// the first such member since [`Books::may_give_more`] last said so.
+    /// There was nothing to give to a member; a copy may be worth giving after a while though nothing happens until then. Returns true for
+    /// the first such member since [`Books::may_give_more`] last returned true.
     pub fn gave_nothing(&mut self, now: Moment) -> bool {
         let is_first = self.looks_again.is_none();
         self.looks_again.get_or_insert(now + LOOK_AGAIN);
         is_first
     }
 
-    /// Whether time alone may have made more to give; says so once.
+    /// True if time alone may have made more to give; says so once.
     pub fn may_give_more(&mut self, now: Moment) -> bool {
         let looks = self.looks_again.take_if(|at| *at <= now).is_some();
         let due = std::mem::replace(&mut self.wakes, self.lead.next_wakeup(now));
@@ -211,8 +211,8 @@ impl Books {
         self.lead.notices_due().into_iter().chain(self.teaching.due()).min()
     }
 
-    /// What members must be told now: news to those who are in, then the answers to those who come in. `chain` is that of the first hashes
-    /// that are known.
+    /// The messages that members must be sent now: news to those that are in, then the answers to those that come in. `chain` is that of
+    /// the first hashes that are known.
     pub fn speak(&mut self, facts: &dyn Facts, chain: &HashChain, verdict: Option<&Verdict>, now: Moment) -> Speech {
         let mut messages = Vec::new();
         for message in self.news(facts, chain, verdict, now) {
@@ -235,7 +235,7 @@ impl Books {
         Speech { messages, own }
     }
 
-    /// What all members are to be told.
+    /// News for all members.
     fn news(&mut self, facts: &dyn Facts, chain: &HashChain, verdict: Option<&Verdict>, now: Moment) -> Vec<Message> {
         let mut messages = Vec::new();
         let length = facts.length();
@@ -300,7 +300,7 @@ impl Books {
         messages
     }
 
-    /// What a member is told that asks for the hashes from one on. The last message ends the question.
+    /// The answer to a member that asks for the hashes from one on. The last message ends the question.
     pub(crate) fn answer(&mut self, from: u32, facts: &dyn Facts, chain: &HashChain) -> Vec<Message> {
         let telling = Teaching::answer(chain.count(), from);
         let word = self.word(chain, telling);
@@ -323,7 +323,7 @@ impl Books {
         Teller { facts, signer: signs.then_some(&mut self.signer) }
     }
 
-    /// What goes with hashes that are told: whether members ask each other, and the word for them.
+    /// The fields that accompany hashes: whether members ask each other, and the lead's proof for the hashes.
     fn word(&mut self, chain: &HashChain, telling: Telling) -> (bool, Option<Proof>) {
         (self.teaching.members_ask(), telling.signed.then(|| self.signer.prove(chain)))
     }
@@ -349,7 +349,7 @@ fn growth(facts: &dyn Facts, telling: Telling, (members_ask, proof): (bool, Opti
     (0..messages).map(message).collect()
 }
 
-/// What a member is told of a neighbour.
+/// The introduction of a neighbour to a member.
 fn info(facts: &dyn Facts, peer: NewNeighbour) -> PeerInfo {
     PeerInfo { node: peer.node, addr: facts.address(peer.node), place: peer.place }
 }

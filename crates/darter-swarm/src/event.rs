@@ -1,4 +1,4 @@
-//! What a [`Picker`](crate::Picker) is told, and what it wants done.
+//! Events that a [`Picker`](crate::Picker) is told, and actions that it wants done.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -30,9 +30,9 @@ pub enum Event {
         peer: NodeId,
         /// How far it is.
         tier: Tier,
-        /// Whether it wants the whole blob, and so takes its share in fetching pieces from afar.
+        /// True if the peer wants the whole blob, and so takes its share in fetching pieces from afar.
         wants: bool,
-        /// What it holds.
+        /// The pieces that the peer holds.
         held: PieceSet,
     },
     /// A neighbour no longer holds a piece: it said so, or refused a request for it because of that. Requests for it
@@ -48,7 +48,7 @@ pub enum Event {
         /// The neighbour.
         peer: NodeId,
     },
-    /// Who leads this swarm now; `None` while nobody does, and at the lead itself. Asks to the former lead are void, and called back.
+    /// The lead of this swarm now; `None` while nobody leads, and at the lead itself. Asks to the former lead are void, and called back.
     /// The same lead again (after a reconnection) voids them as well.
     LeadChanged {
         /// The lead.
@@ -80,7 +80,7 @@ pub enum Event {
     },
     /// A piece came that does not match its hash. The peer is dropped for good and reported.
     Corrupt {
-        /// Who sent it.
+        /// The peer that sent the piece.
         peer: NodeId,
         /// The request it answers.
         request: Option<RequestId>,
@@ -109,8 +109,8 @@ pub enum Event {
         /// The reader.
         reader: ReaderId,
     },
-    /// Whether this node wants the whole blob (so it does at first), or only serves what it holds and fetches what
-    /// its readers need.
+    /// True if this node wants the whole blob (so it does at first), false if it only serves what it holds and fetches
+    /// what its readers need.
     Wants(bool),
     /// Pieces were lost from the store (found rotten, or evicted).
     Lost {
@@ -126,11 +126,11 @@ pub enum Action {
     Request {
         /// Names the request in later events.
         id: RequestId,
-        /// Whom to ask.
+        /// The peer to ask.
         peer: NodeId,
         /// The piece.
         piece: PieceIndex,
-        /// Whether a reader waits: to be sent before anything that is not urgent.
+        /// True if a reader waits: to be sent before anything that is not urgent.
         urgent: bool,
     },
     /// Ask the lead for whatever piece it chooses. It answers when it has one; until then the ask just stands.
@@ -142,9 +142,9 @@ pub enum Action {
     },
     /// Withdraw a request or an ask; an answer already on its way is still welcome. No further event is needed.
     Cancel {
-        /// What to withdraw.
+        /// The request to withdraw.
         id: RequestId,
-        /// Who was asked.
+        /// The peer that was asked.
         peer: NodeId,
     },
     /// A holder let this node down: it answers nothing, or at a crawl, or refuses. If this node leads, it must not leave to that holder

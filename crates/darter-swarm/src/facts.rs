@@ -1,4 +1,4 @@
-//! What an agent knows of a blob, as far as decisions need it. The store and the connections have it; the decisions ask.
+//! An agent's knowledge of a blob, as far as decisions need it. The store and the connections have it; the decisions ask.
 
 use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Tier, Version};
 
@@ -30,7 +30,7 @@ pub trait Facts {
     /// Which pieces have a known hash.
     fn known(&self) -> PieceSet;
 
-    /// Whether the hash of a piece is known.
+    /// True if the hash of `piece` is known.
     fn knows(&self, piece: PieceIndex) -> bool;
 
     /// Up to `most` hashes of `from` and the pieces behind it, up to the first one that is not known.
@@ -45,10 +45,10 @@ pub trait Facts {
     /// How far another agent is.
     fn tier(&self, node: NodeId) -> Tier;
 
-    /// Whether another agent is connected.
+    /// True if `node` is connected.
     fn is_connected(&self, node: NodeId) -> bool;
 
-    /// Whether an agent that leads is a seed, or gone: not so a connected node.
+    /// True if `node`, which leads, is a seed, or gone: not so a connected node.
     fn is_seed(&self, node: NodeId) -> bool;
 }
 

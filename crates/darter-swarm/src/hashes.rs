@@ -21,25 +21,25 @@ pub struct Hashes {
     blob: BlobId,
     pieces: PieceLength,
     chain: HashChain,
-    /// What the proofs of the lead that is followed are checked with.
+    /// The key that proofs of the followed lead are checked with.
     key: Option<LeadKey>,
     proof: Option<Proof>,
     learner: Learner,
-    /// What proves hashes behind gaps.
+    /// Proofs for hashes behind gaps.
     runs: RunProofs,
     /// From where on peers asked that were answered, when how many were known, and when.
     asked_by: HashMap<NodeId, (u32, u32, Moment)>,
     tuning: Tuning,
 }
 
-/// What hashes from a neighbour are checked with.
+/// The chain and key that hashes from a neighbour are checked with.
 #[derive(Debug)]
 pub struct HashCheck {
     chain: HashChain,
     key: LeadKey,
 }
 
-/// What an answer of a neighbour is.
+/// A neighbour's answer, once checked.
 #[derive(Debug)]
 pub enum HashAnswer {
     /// New hashes, for which there is the lead's word.
@@ -63,7 +63,7 @@ pub struct Proven {
     proof: Proof,
 }
 
-/// What a run of hashes behind a gap is checked with.
+/// The proof that a run of hashes behind a gap is checked with.
 #[derive(Debug)]
 pub struct RunCheck {
     chain: HashChain,
@@ -79,7 +79,7 @@ pub struct Run {
     word: Option<Proof>,
 }
 
-/// What is said because a peer asked for hashes.
+/// Messages that follow from a peer's question for hashes.
 #[derive(Debug, Default)]
 pub struct Reply {
     /// To the peer, in this order.
@@ -138,8 +138,8 @@ impl Hashes {
         &self.chain
     }
 
-    /// Takes in the next hashes that the store has learned. Whether neighbours are to hear of it, since these are the first and members
-    /// ask each other.
+    /// Takes in the next hashes that the store has learned. Returns true if neighbours are to hear of it, since these are the first and
+    /// members ask each other.
     pub fn catch_up(&mut self, facts: &dyn Facts) -> bool {
         let known = self.chain.count();
         if facts.prefix() <= known {
@@ -174,7 +174,7 @@ impl Hashes {
     }
 
     /// The lead told `count` hashes from the one of piece `first` on, perhaps none, and perhaps its word for these and all before. The
-    /// store has taken in what it could. Whether as in [`Self::catch_up`].
+    /// store has taken in what it could. Returns true as in [`Self::catch_up`].
     pub fn lead_told(&mut self, first: u32, count: u32, word: Option<Proof>, facts: &dyn Facts) -> bool {
         let tells = self.catch_up(facts);
         if self.chain.count() < first {
@@ -225,13 +225,13 @@ impl Hashes {
         self.asked_by.remove(&neighbour);
     }
 
-    /// What an answer of this neighbour is checked with; `None` if it was not asked.
+    /// The check for an answer of this neighbour; `None` if it was not asked.
     pub fn check_for(&self, neighbour: NodeId) -> Option<HashCheck> {
         let key = self.key.filter(|_| self.learner.was_asked(neighbour))?;
         Some(HashCheck { chain: self.chain.clone(), key })
     }
 
-    /// A neighbour answered. The hashes that it proved are in the store now; another lead may have come meanwhile. Whether as in
+    /// A neighbour answered. The hashes that it proved are in the store now; another lead may have come meanwhile. Returns true as in
     /// [`Self::catch_up`].
     pub fn answered(&mut self, from: NodeId, answer: HashAnswer, now: Moment) -> bool {
         let are_first = self.chain.count() == 0;
@@ -258,13 +258,13 @@ impl Hashes {
         }
     }
 
-    /// What a run of hashes from the one of piece `first` on is checked with, which `from` tells: the lead, or a neighbour.
+    /// The check for a run of hashes from the one of piece `first` on, which `from` tells: the lead, or a neighbour.
     pub fn check_run(&self, from: NodeId, is_from_lead: bool, first: u32) -> RunCheck {
         let chain = HashChain::begin(self.blob, self.pieces, first);
         RunCheck { chain, key: self.key, is_from_lead, was_asked: self.learner.was_asked(from) }
     }
 
-    /// A run that `from` told is in the store now. Whether as in [`Self::catch_up`].
+    /// A run that `from` told is in the store now. Returns true as in [`Self::catch_up`].
     pub fn took_run(&mut self, from: NodeId, run: Run, facts: &dyn Facts) -> bool {
         if let Some(word) = run.word {
             self.runs.keep(run.first, word);
@@ -273,8 +273,8 @@ impl Hashes {
         self.catch_up(facts)
     }
 
-    /// What is said because a member asks for the hashes from the one of piece `from` on: as the lead, if it is inside `books`, and else
-    /// all that can be proven to it. Not the same again right after the same answer.
+    /// The answer to a member that asks for the hashes from the one of piece `from` on: as the lead, if the member is inside `books`, and
+    /// else all that can be proven to it. Not the same again right after the same answer.
     pub fn answer(
         &mut self,
         peer: NodeId,
@@ -298,7 +298,7 @@ impl Hashes {
         Reply { messages, question }
     }
 
-    /// Whether a peer's question is to be answered, where `known` hashes are known in all.
+    /// True if a peer's question is to be answered, where `known` hashes are known in all.
     fn may_answer(&mut self, peer: NodeId, from: u32, known: u32, now: Moment) -> bool {
         let repeats = self.asked_by.get(&peer).is_some_and(|(last, knew, at)| {
             from <= *last && known <= *knew && now < *at + self.tuning.hash_patience / 2
@@ -309,17 +309,17 @@ impl Hashes {
         !repeats
     }
 
-    /// What proves hashes from `from` on. A list that is too long for one message can't be proven in parts: the lead tells it.
+    /// The proof for hashes from `from` on. A list that is too long for one message can't be proven in parts: the lead tells it.
     fn proof_behind(&self, from: u32) -> Option<Proof> {
         self.proof.filter(|proof| proof.count > from && proof.count - from <= MAX_HASHES)
     }
 
-    /// Whether the lead is to be asked for a proof, since others ask for what this agent can't prove.
+    /// True if the lead is to be asked for a proof, since others ask for hashes that this agent can't prove.
     fn needs_proof(&mut self, from: u32, now: Moment) -> bool {
         self.proof.is_none_or(|proof| proof.count <= from) && self.learner.needs_proof(from, now, &self.tuning)
     }
 
-    /// Whom to ask now for the hashes from [`Self::count`] on.
+    /// The teacher to ask now for the hashes from [`Self::count`] on.
     pub fn ask(&mut self, now: Moment) -> Option<Teacher> {
         self.learner.ask(now, &self.tuning)
     }

@@ -1,4 +1,4 @@
-//! Who leads a swarm, as one of its agents sees it, and how that agent finds another lead when the one that it followed is gone.
+//! Leadership of a swarm, as one of its agents sees it, and how that agent finds another lead when the one that it followed is gone.
 //!
 //! Every agent decides for itself, by what it knows. A living seed leads. Else, of the members that it met and itself, the one that
 //! rendezvous hashing ranks first: all that see the same members choose the same lead. In a large swarm a member knows few others: there
@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use darter_core::{BlobId, NodeId, rendezvous};
 
-use self::trace::{Decided, Heard};
+use self::trace::{Decided, TraceInput};
 
 pub mod trace;
 
@@ -46,7 +46,7 @@ const MAX_MUTE_LEADS: u32 = 2;
 /// A member that knows this many others may be one of a swarm in which nobody knows everybody.
 const MIN_MET_IN_LARGE: usize = 10;
 
-/// Who leads a swarm, as an agent sees it.
+/// The lead of a swarm, as an agent sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leader {
     /// This agent.
@@ -68,7 +68,7 @@ pub enum Loss {
     Forgot,
 }
 
-/// What to do next to find a lead.
+/// The next step in finding a lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing: somebody leads, or nobody is looked for.
@@ -84,7 +84,7 @@ pub enum Step {
     Lead,
 }
 
-/// What asking around came to.
+/// The agents that a survey found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// Agents that lead the swarm.
@@ -111,21 +111,21 @@ pub struct Leadership {
     /// Leads that gave nothing.
     mute: u32,
     search: Option<Search>,
-    recorded: Option<Vec<(Heard, Decided)>>,
+    recorded: Option<Vec<(TraceInput, Decided)>>,
 }
 
 /// A search for a lead.
 #[derive(Debug, Default)]
 struct Search {
     has_rested: bool,
-    /// What a survey found; `None` before it.
+    /// The survey's candidates; `None` before it.
     found: Option<Candidates>,
 }
 
-/// Whom a survey found.
+/// The agents that a survey found to ask, in order.
 #[derive(Debug)]
 struct Candidates {
-    /// Who leads, then who holds all.
+    /// Those that lead, then those that hold all.
     sure: Vec<NodeId>,
     /// Members that rank before this agent.
     members: Vec<NodeId>,
@@ -152,7 +152,7 @@ impl Leadership {
         }
     }
 
-    /// Who leads.
+    /// The lead, as this agent sees it.
     pub const fn leader(&self) -> Leader {
         self.leader
     }
@@ -171,13 +171,13 @@ impl Leadership {
     pub fn set(&mut self, leader: Leader) {
         self.leader = leader;
         self.followed = self.following().or(self.followed);
-        self.keep(|| Heard::Leads(leader), Decided::Nothing);
+        self.keep(|| TraceInput::Leads(leader), Decided::Nothing);
     }
 
     /// This lead is lost; false if it was not followed.
     pub fn lost(&mut self, lead: NodeId, loss: Loss) -> bool {
         let is_lost = self.lose(lead, loss);
-        self.keep(|| Heard::Lost(lead, loss), Decided::Whether(is_lost));
+        self.keep(|| TraceInput::Lost(lead, loss), Decided::Whether(is_lost));
         is_lost
     }
 
@@ -202,22 +202,23 @@ impl Leadership {
     pub fn piece_came(&mut self) {
         if self.forgotten > 0 {
             self.forgotten = 0;
-            self.keep(|| Heard::PieceCame, Decided::Nothing);
+            self.keep(|| TraceInput::PieceCame, Decided::Nothing);
         }
     }
 
-    /// Whether an agent that asks to be let in may be: two that follow each other would wait for each other.
+    /// True if an agent that asks to be let in may be: two that follow each other would wait for each other.
     pub fn may_admit(&self, node: NodeId) -> bool {
         self.leader != Leader::Node(node)
     }
 
-    /// Whether this agent, which let in the agent that has just let it in, goes on to lead it: each asked the other at the same time,
-    /// and the one with the lower id leads.
+    /// True if this agent, which let in the agent that has just let it in, goes on to lead it: each asked the other at the same time, and
+    /// the one with the lower id leads.
     pub fn stays_lead_of(&self, other: NodeId) -> bool {
         !matches!(self.leader, Leader::Node(_)) && self.me < other
     }
 
-    /// A seed is connected, perhaps again. Whether it is to be asked to lead; `is_seed` says of the present lead whether it is one.
+    /// A seed is connected, perhaps again. Returns true if the seed is to be asked to lead; `is_seed` says of the present lead whether it
+    /// is one.
     pub fn seed_came(&mut self, seed: NodeId, is_seed: impl FnOnce(NodeId) -> bool) -> bool {
         self.failed.remove(&seed);
         let follows_seed = self.following().is_some_and(is_seed);
@@ -226,14 +227,14 @@ impl Leadership {
             Leader::Me => self.may_follow,
             Leader::Nobody => true,
         };
-        self.keep(|| Heard::SeedCame(seed, follows_seed), Decided::Whether(may_lead));
+        self.keep(|| TraceInput::SeedCame(seed, follows_seed), Decided::Whether(may_lead));
         may_lead
     }
 
     /// This agent is not asked to lead: it refused, did not answer, or sent wrong pieces.
     pub fn refused(&mut self, node: NodeId) {
         self.failed.insert(node);
-        self.keep(|| Heard::Refused(node), Decided::Nothing);
+        self.keep(|| TraceInput::Refused(node), Decided::Nothing);
     }
 
     /// An agent that was asked to lead did not answer in time. Somebody else may lead by now: it is asked around anew before this agent does.
@@ -242,7 +243,7 @@ impl Leadership {
         if let Some(search) = &mut self.search {
             search.found = None;
         }
-        self.keep(|| Heard::Silent(node), Decided::Nothing);
+        self.keep(|| TraceInput::Silent(node), Decided::Nothing);
     }
 
     /// Agents that this one does not ask to lead, and so need not ask who leads either.
@@ -254,25 +255,25 @@ impl Leadership {
     pub fn begin_search(&mut self) -> bool {
         let begins = self.search.is_none();
         self.search.get_or_insert_default();
-        self.keep(|| Heard::BeginSearch, Decided::Whether(begins));
+        self.keep(|| TraceInput::BeginSearch, Decided::Whether(begins));
         begins
     }
 
     /// Nobody is looked for any more.
     pub fn end_search(&mut self) {
         self.search = None;
-        self.keep(|| Heard::EndSearch, Decided::Nothing);
+        self.keep(|| TraceInput::EndSearch, Decided::Nothing);
     }
 
-    /// Whether a lead is looked for.
+    /// True while a lead is looked for.
     pub const fn is_searching(&self) -> bool {
         self.search.is_some()
     }
 
-    /// What to do next, with these seeds connected, and these members met and connected. Ends the search when somebody leads.
+    /// The next step, with these seeds connected, and these members met and connected. Ends the search when somebody leads.
     pub fn next(&mut self, seeds: &[NodeId], members: &[NodeId]) -> Step {
         let step = self.step(seeds, members);
-        self.keep(|| Heard::Next(seeds.to_vec(), members.to_vec()), Decided::Do(step));
+        self.keep(|| TraceInput::Next(seeds.to_vec(), members.to_vec()), Decided::Do(step));
         step
     }
 
@@ -314,7 +315,7 @@ impl Leadership {
 
     /// The answer to [`Step::Survey`].
     pub fn found(&mut self, found: Found) {
-        self.keep(|| Heard::Found(found.clone()), Decided::Nothing);
+        self.keep(|| TraceInput::Found(found.clone()), Decided::Nothing);
         let rank = |node: &NodeId| (rendezvous::weight(&self.blob.0, node), *node);
         let mine = rank(&self.me);
         let by_rank = |mut nodes: Vec<NodeId>| {

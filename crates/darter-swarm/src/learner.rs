@@ -1,4 +1,4 @@
-//! Whom a member asks for the hashes that it lacks.
+//! The members that a member asks for the hashes that it lacks.
 //!
 //! In a large swarm the lead tells nobody the list of hashes by itself (see [`crate::teaching`]): members ask each other, and check the
 //! answers by the lead's signature. The asker knows best what it lacks: nobody records what others were told, and whatever goes wrong (a
@@ -19,7 +19,7 @@ use crate::Tuning;
 /// How many failures in a row make the pause longer, each twice as long as the last.
 const MAX_DOUBLINGS: u32 = 5;
 
-/// Whom to ask.
+/// The one to ask for hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Teacher {
     /// A neighbour.
@@ -28,7 +28,7 @@ pub enum Teacher {
     Lead,
 }
 
-/// What one member knows, and whom it asks for more.
+/// One member's knowledge of hashes, and its choice of whom to ask for more.
 #[derive(Debug)]
 pub struct Learner {
     known: u32,
@@ -39,7 +39,7 @@ pub struct Learner {
     of_lead: u32,
     /// How many there must be, since neighbours that tell of no hashes hold pieces.
     elsewhere: u32,
-    /// Whether the lead tells everybody by itself.
+    /// True if the lead tells everybody by itself.
     lead_tells: bool,
     /// Which neighbour is asked now, and since when.
     open: Option<(NodeId, Moment)>,
@@ -56,11 +56,12 @@ pub struct Learner {
 #[derive(Debug, Default)]
 struct Knowledge {
     knows: u32,
-    /// Whether it holds pieces behind a gap whose hashes are not known here, and has not been asked since it said so.
+    /// True if the neighbour holds pieces behind a gap whose hashes are not known here, and has not been asked since it
+    /// said so.
     gap: bool,
     /// How many were known when it was asked, if it has not answered yet, in time or not.
     asked: Option<u32>,
-    /// Whether it told hashes behind a gap since it was asked.
+    /// True if the neighbour told hashes behind a gap since it was asked.
     told_run: bool,
     /// How often in a row it was of no help, and until when it is left alone for that.
     failures: u32,
@@ -112,7 +113,8 @@ impl Learner {
         before <= self.known && self.known < knows
     }
 
-    /// A neighbour holds pieces that are wanted here, behind a gap, whose hashes are not known. Whether that is news.
+    /// A neighbour holds pieces that are wanted here, behind a gap, whose hashes are not known. Returns true if that is
+    /// news.
     pub fn showed_gap(&mut self, neighbour: NodeId) -> bool {
         let entry = self.neighbours.entry(neighbour).or_default();
         !std::mem::replace(&mut entry.gap, true)
@@ -125,8 +127,8 @@ impl Learner {
         }
     }
 
-    /// A neighbour that tells of no hashes holds pieces that need `knows` hashes.
-    /// Whether this is reason enough, for the first time, to look for somebody who does.
+    /// A neighbour that tells of no hashes holds pieces that need `knows` hashes. Returns true if this is reason
+    /// enough, for the first time, to look for a neighbour that knows more.
     pub fn showed_pieces(&mut self, knows: u32) -> bool {
         let before = self.elsewhere;
         self.elsewhere = before.max(knows);
@@ -163,7 +165,7 @@ impl Learner {
         self.lead_tells = !ask;
     }
 
-    /// Whether members ask each other here.
+    /// True if members ask each other here.
     pub const fn do_members_ask(&self) -> bool {
         !self.lead_tells
     }
@@ -174,7 +176,7 @@ impl Learner {
         self.open.take_if(|(whom, _)| *whom == neighbour);
     }
 
-    /// Whether this neighbour was asked and has not answered: nothing is taken from anybody else. Late answers are as good as others.
+    /// True if this neighbour was asked and has not answered: nothing is taken from anybody else. Late answers are as good as others.
     pub fn was_asked(&self, neighbour: NodeId) -> bool {
         self.neighbours.get(&neighbour).is_some_and(|entry| entry.asked.is_some())
     }
@@ -264,7 +266,8 @@ impl Learner {
         self.wake
     }
 
-    /// Whether the lead is to be asked for its word on what is known here, since others ask from `from` on for what can't be proven to them.
+    /// True if the lead is to be asked for its proof of what is known here, since others ask from `from` on for what can't be proven to
+    /// them.
     pub fn needs_proof(&mut self, from: u32, now: Moment, tuning: &Tuning) -> bool {
         let may_ask = self.proof_asked.is_none_or(|at| at + tuning.hash_patience <= now);
         let needs = self.known > from && may_ask;

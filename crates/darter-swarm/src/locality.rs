@@ -10,12 +10,12 @@ use darter_core::{NodeId, PieceIndex, Place, Tier};
 
 use crate::random::mix;
 
-/// Whether a holder this far lies across a boundary worth saving.
+/// True if a holder this far lies across a boundary worth saving.
 pub const fn is_across(tier: Tier) -> bool {
     !matches!(tier, Tier::Host | Tier::Rack)
 }
 
-/// Whether two places are in one group: the same rack.
+/// True if two places are in one group: the same rack.
 pub fn same_group(one: &Place, other: &Place) -> bool {
     !is_across(one.tier_to(other))
 }

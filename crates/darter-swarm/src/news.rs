@@ -1,4 +1,4 @@
-//! What others are told of a node's pieces, come and gone.
+//! News of a node's pieces for others: pieces that came, and pieces that are gone.
 //!
 //! In a swarm of N nodes every piece is news N times, to each of a node's neighbours: it is the bulk of all that is said, and where
 //! links are slow it is a part of their load that counts. So news is gathered for a moment, and a neighbour is not told of a piece
@@ -15,7 +15,7 @@ use darter_core::{Moment, NodeId, PieceIndex};
 
 use crate::{Picker, Tuning};
 
-/// What is told of this node's pieces.
+/// One piece of news about this node's pieces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     /// They are held here now, too. Without any, that there are hashes here.
@@ -24,7 +24,7 @@ pub enum Told {
     Lost(Vec<PieceIndex>),
 }
 
-/// What is to be told, each with all whom it is for.
+/// News to tell, each with all receivers.
 pub type Tellings = Vec<(Vec<NodeId>, Told)>;
 
 /// Pieces, each list once, with all who are to be told of these.
@@ -43,11 +43,11 @@ pub struct News {
     told: Moment,
     /// How many neighbours there were when they were last told.
     neighbours: usize,
-    /// What the lead is still to be told of, when that began, and for how long it may wait.
+    /// Pieces that the lead is still to be told of, when that began, and for how long it may wait.
     for_lead: Vec<PieceIndex>,
     lead_told: Moment,
     lead_pause: Duration,
-    /// Whether something for the lead came from itself.
+    /// True if some of the news for the lead is of pieces that came from the lead itself.
     lead_waits: bool,
 }
 

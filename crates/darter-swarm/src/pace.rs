@@ -22,7 +22,7 @@ pub struct Pace {
     last_answer: Moment,
 }
 
-/// What stands between this node and a peer, for all blobs together.
+/// The requests and the pace of a peer, for all blobs together.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Standing {
     /// Unanswered requests for pieces that are named.
@@ -66,12 +66,12 @@ impl Pace {
         self.samples = 0;
     }
 
-    /// What one piece takes, as far as known.
+    /// The time that one piece takes, as far as known.
     pub(crate) fn piece_time(&self, piece_bytes: u64, tuning: &Tuning) -> Duration {
         self.measured(piece_bytes).unwrap_or(tuning.first_guess)
     }
 
-    /// What one piece takes; `None` while nothing was measured.
+    /// The time that one piece takes; `None` while nothing was measured.
     pub(crate) fn measured(&self, piece_bytes: u64) -> Option<Duration> {
         let seconds = (piece_bytes as f64 / self.rate.max(1.0)).min(3600.0);
         (self.samples > 0).then(|| Duration::from_secs_f64(seconds))

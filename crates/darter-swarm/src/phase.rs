@@ -40,7 +40,7 @@ pub enum Phase {
     Failed,
 }
 
-/// Who found out what the whole must be.
+/// The agent that found out the root and digest of the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckedBy {
     /// An earlier process of this agent.
@@ -70,17 +70,17 @@ impl Course {
         self.phase
     }
 
-    /// Whether nobody can say yet what it comes to.
+    /// True while the blob's outcome is open.
     pub const fn is_open(&self) -> bool {
         !matches!(self.phase, Phase::Complete | Phase::Failed)
     }
 
-    /// Whether pieces that are lacking are fetched.
+    /// True while lacking pieces are fetched.
     pub const fn is_fetching(&self) -> bool {
         matches!(self.phase, Phase::Fetching | Phase::Arriving | Phase::Checking)
     }
 
-    /// Whether others are asked for pieces.
+    /// True while others are asked for pieces.
     pub const fn asks(&self) -> bool {
         matches!(self.phase, Phase::Fetching | Phase::Checking)
     }
@@ -95,8 +95,8 @@ impl Course {
         self.moves(Phase::Arriving, Phase::Fetching);
     }
 
-    /// Whether the whole is checked from now on. `is_whole` is whether all pieces and their hashes are here, `has_verdict` whether this agent
-    /// knows what the whole must be.
+    /// Returns true if the whole is checked from now on. `is_whole` is whether all pieces and their hashes are here, `has_verdict` whether
+    /// this agent knows what the whole must be.
     pub fn begins_check(&mut self, is_whole: bool, has_verdict: bool, leader: Leader, now: Moment) -> bool {
         if !is_whole || !matches!(self.phase, Phase::Fetching | Phase::Arriving) {
             self.due = None;
@@ -120,7 +120,7 @@ impl Course {
         self.moves(Phase::Checking, Phase::Complete)
     }
 
-    /// A piece is lacking. Whether the blob was complete.
+    /// A piece is lacking. Returns true if the blob was complete.
     pub fn lacks(&mut self) -> bool {
         self.moves(Phase::Complete, Phase::Fetching)
     }

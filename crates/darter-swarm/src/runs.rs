@@ -33,7 +33,7 @@ impl RunProofs {
         self.0.insert(block_of(PieceIndex(first)).start, (first, proof));
     }
 
-    /// What can be proven of the hashes from `from` on, as it is told.
+    /// The messages that prove the hashes from `from` on.
     pub(crate) fn behind(&self, from: u32, facts: &dyn Facts) -> Vec<Message> {
         let told = |(first, proof): (u32, Proof)| {
             let hashes = facts.hashes_from(first, proof.count as usize);
@@ -65,8 +65,8 @@ pub(crate) struct Teller<'a> {
 }
 
 impl ToldRuns {
-    /// What members are to be told of hashes behind the first `prefix` ones: where they are few, all `others` of it; else those of
-    /// `wishes` of what they wait for.
+    /// The messages to members about hashes behind the first `prefix` ones: where members are few, all `others` are told of all; else those
+    /// of `wishes` of what they wait for.
     pub(crate) fn tell(
         &mut self,
         mut teller: Teller<'_>,

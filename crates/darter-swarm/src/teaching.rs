@@ -1,4 +1,4 @@
-//! What a lead tells members of the hashes of pieces, and when.
+//! The lead's messages to members about the hashes of pieces, and their time.
 //!
 //! In a small swarm the lead tells all members each hash, several at a time. In a large one it sends hashes only to the first members;
 //! the others ask each other ([`Learner`](crate::Learner)) and check the answers by the lead's signature. Otherwise each piece that the
@@ -36,7 +36,7 @@ pub struct Telling {
     pub from: u32,
     /// How many.
     pub count: u32,
-    /// Whether they come with the lead's signature over these and all before.
+    /// True if they come with the lead's signature over these and all before.
     pub signed: bool,
 }
 
@@ -46,7 +46,7 @@ impl Teaching {
         Self { tuning, told: known, told_at: Moment::ZERO, due: None, many: false, newcomers: (now, 0) }
     }
 
-    /// Whether members are many, and so have to ask each other.
+    /// True if members are many, and so have to ask each other.
     pub const fn members_ask(&self) -> bool {
         self.many
     }
@@ -56,7 +56,7 @@ impl Teaching {
         self.due
     }
 
-    /// What all `members` members are to be told now that `known` hashes are known, which with `all` are those of the whole blob. `None` for
+    /// The telling for all `members` members now that `known` hashes are known, which with `all` are those of the whole blob. `None` for
     /// nothing; a telling without hashes may say that members have to ask each other from now on.
     pub fn tell(&mut self, known: u32, all: bool, members: usize, now: Moment) -> Option<Telling> {
         let many = members >= self.tuning.few_members as usize;
@@ -75,7 +75,7 @@ impl Teaching {
         Some(Telling { from, count, signed: become_many })
     }
 
-    /// What a newcomer is told when it is admitted to a swarm of `members`. It is given the list of hashes in a small swarm, and in a large
+    /// The telling for a newcomer that is admitted to a swarm of `members`. It is given the list of hashes in a small swarm, and in a large
     /// one while few arrived lately; the others get it from each other. Call it after [`Teaching::tell`].
     pub fn greet(&mut self, members: usize, now: Moment) -> Telling {
         let few = self.tuning.few_members;
@@ -89,7 +89,7 @@ impl Teaching {
         Telling { from: 0, count, signed: gives_list && self.many }
     }
 
-    /// What a member is told that asks for the hashes from one on. A list that is too long for one message is told in parts, without a
+    /// The telling for a member that asks for the hashes from one on. A list that is too long for one message is told in parts, without a
     /// signature: that is for all. Nor is there one for a member that knows more than the lead.
     pub const fn answer(known: u32, from: u32) -> Telling {
         let lacked = known.saturating_sub(from);

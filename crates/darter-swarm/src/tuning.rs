@@ -1,5 +1,4 @@
-//! Every constant of the swarm in one place, each with its reason. What was measured, and what was tried and not taken, is in
-//! `docs/notes`.
+//! Every constant of the swarm in one place, each with its reason. Measurements, and trials that were not taken, are in `docs/notes`.
 
 use std::time::Duration;
 
@@ -47,7 +46,7 @@ pub struct Tuning {
     pub overdue_floor: Duration,
     /// An overdue request that does not move for this much longer is withdrawn.
     pub abandon: Duration,
-    /// What a piece is expected to take while nobody's rate is known.
+    /// The time that a piece is expected to take while nobody's rate is known.
     pub first_guess: Duration,
     /// The last `endgame` pieces may be requested twice.
     pub endgame: u32,

@@ -20,7 +20,7 @@ pub const MAX_MUTE_READER: Duration = Duration::from_secs(32);
 /// So many bytes of pieces that are not whole yet are as good as a piece: a lead that gives a byte at a time gives nothing.
 const MIN_MOVE: u64 = 4096;
 
-/// What a member waits for.
+/// The thing that a member waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Awaited {
     /// Its first piece, of which it knows the hash as of all others.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use darter_agent::options::Role;
-use darter_swarm::leadership::trace::{Decided, TraceInput, Trace};
+use darter_swarm::leadership::trace::{Decided, Trace, TraceInput};
 use darter_swarm::{Leader, Step};
 
 use crate::stories::world::{SEED, World, fetches, ip};

@@ -1,4 +1,4 @@
-//! Who may have what is known of an address, and what is remembered to tell.
+//! Access: callers that may have what is known of an address, and what is remembered to tell.
 //!
 //! The origin is asked on every use, with the caller's own credentials. What it answers is compared with what the known
 //! bytes came with ([`darter_core::sharing`] decides); where that does not show that both are the same, the caller
@@ -23,7 +23,7 @@ use crate::error::FetchError;
 /// How long an origin may take to bear out a node's word.
 const STAT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Who wants a source: whose credentials open it, for whom this agent asks, and whether all of it is wanted, or parts alone.
+/// A caller that wants a source: whose credentials open it, for whom this agent asks, and whether all of it is wanted, or parts alone.
 #[derive(Clone, Copy)]
 pub(super) struct Caller<'a> {
     pub(super) credentials: &'a Credentials,
@@ -31,7 +31,7 @@ pub(super) struct Caller<'a> {
     pub(super) everything: bool,
 }
 
-/// What a caller's own answer from the origin showed.
+/// The origin's own answer to a caller.
 #[derive(Clone, Copy)]
 pub(super) struct Own<'a> {
     pub(super) source: &'a Source,
@@ -45,7 +45,7 @@ impl Own<'_> {
         Fetched { by: self.credentials.fingerprint(), shown: Some(self.shown) }
     }
 
-    /// Whether it were these credentials that fetched what is remembered.
+    /// True if these credentials fetched what is remembered.
     pub(super) fn fetched_this(&self, record: &SourceRecord) -> bool {
         record.fetched.is_some_and(|fetched| fetched.by == self.credentials.fingerprint())
     }
@@ -55,14 +55,14 @@ impl Own<'_> {
         sharing::own_version(self.source, self.version, &self.fetched(), random)
     }
 
-    /// Whether everybody who is shown the same may have it.
+    /// True if all callers that are shown the same may have it.
     pub(super) fn is_for_anyone(&self) -> bool {
         sharing::is_for_anyone(self.version, &self.shown)
     }
 }
 
 impl Swarms {
-    /// What is remembered of an address and still here, whole or in part: for these credentials, then for everybody.
+    /// The records of an address that are still here, whole or in part: for these credentials, then for everybody.
     pub(super) async fn records_of(
         &self,
         source: &Source,
@@ -80,7 +80,7 @@ impl Swarms {
         Ok(records)
     }
 
-    /// Whether it were these credentials that fetched what is here of this blob.
+    /// True if these credentials fetched what is here of this blob.
     pub(super) async fn has_fetched(
         &self,
         source: &Source,
@@ -92,12 +92,12 @@ impl Swarms {
         Ok(self.records_of(source, credentials).await?.iter().any(|record| record.blob == blob && is_it(record)))
     }
 
-    /// Whether a blob is on its way here, or stored.
+    /// True if a blob is on its way here, or stored.
     pub async fn is_known(&self, blob: BlobId) -> Result<bool, FetchError> {
         Ok(self.get(blob).is_some() || self.stored(blob).await?.is_some())
     }
 
-    /// Whether the origin is shown something that is configured here. Then a refusal says nothing of agents that are
+    /// True if the origin is shown something that is configured here. Then a refusal says nothing of agents that are
     /// configured otherwise, and theirs says nothing of this one.
     pub(super) async fn shows_own_keys(&self, source: &Source, credentials: &Credentials) -> bool {
         self.house.context.origins.once(Requester::Here).shows_own_keys(source, credentials).await
@@ -124,8 +124,8 @@ impl Swarms {
         }
     }
 
-    /// Whether an address's origin says of the content's length what a node that leads it says: callers are told that before any byte comes.
-    /// Where the origin does not say it soon nothing speaks against the node.
+    /// True if an address's origin says the same of the content's length as a node that leads it: callers are told that before any byte
+    /// comes. Where the origin does not say it soon nothing speaks against the node.
     pub(super) async fn agrees(&self, source: &Source, caller: Caller<'_>, length: Option<u64>) -> bool {
         let Source::Url { .. } = source else { return true };
         let Ok(Some(stat)) = tokio::time::timeout(STAT_TIMEOUT, self.ask_origin(source, caller, &[])).await else {
@@ -187,7 +187,7 @@ impl Swarms {
         self.house.context.disk.remember_source(source.record_key(&Credentials::none()), record);
     }
 
-    /// What is remembered of a source, whoever asked.
+    /// The record of a source, whoever asked.
     pub async fn recall(&self, source: &Source) -> Result<Option<SourceRecord>, FetchError> {
         self.recall_key(source.record_key(&Credentials::none())).await
     }

@@ -29,7 +29,7 @@ use crate::transfer::{Outcome, Transfer};
 /// Tries after the first one.
 const MAX_TRIES: u32 = 3;
 
-/// What a program that is handed a blob is told.
+/// One message to a program that is handed a blob.
 #[derive(Debug)]
 pub enum Handing {
     /// Verified bytes, and their place in the blob.
@@ -217,7 +217,7 @@ impl Attempt {
     }
 }
 
-/// Whether the bytes given of one try are those of the next one, as far as their hashes tell. Waits for the hashes.
+/// True if the bytes given of one try are those of the next one, as far as their hashes tell. Waits for the hashes.
 async fn is_same(before: &Transfer, next: &Transfer, given: ByteRange) -> bool {
     if given.is_empty() {
         return true;

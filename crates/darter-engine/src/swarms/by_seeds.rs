@@ -23,13 +23,13 @@ const FIRST_SEED_TIMEOUT: Duration = Duration::from_secs(1);
 /// patient, and so would this agent be.
 pub(super) const PATIENT_SEED_AFTER: Duration = Duration::from_secs(10);
 
-/// What came of asking the seeds.
+/// The result of asking the seeds.
 pub(super) enum BySeeds {
     /// This node follows one, or a node that holds all of it.
     Opened(Arc<Transfer>),
     /// None is there, or none could.
     NotOpened {
-        /// Whether the origin is to be tried for long: no seed has done so.
+        /// True if the origin is to be tried for long: no seed has done so.
         patient: bool,
         /// Why which seed could not.
         troubles: Vec<String>,

@@ -15,8 +15,8 @@ use super::access::Caller;
 use crate::error::FetchError;
 use crate::transfer::Transfer;
 
-/// Whose turn it is to begin a transfer of a blob: from its place in the store to its place in the table. Otherwise an opener would take a
-/// place that another has just made, and where nobody waits yet, for a leftover.
+/// Turns to begin a transfer of a blob: from its place in the store to its place in the table. Otherwise an opener would take a place that
+/// another has just made, and where nobody waits yet, for a leftover.
 #[derive(Default)]
 pub(super) struct BlobTurns(Mutex<HashMap<BlobId, Arc<tokio::sync::Mutex<()>>>>);
 
@@ -45,11 +45,11 @@ pub(super) struct Door {
     opening: tokio::sync::Mutex<Option<Found>>,
 }
 
-/// What was behind a door.
+/// The result of an opener.
 struct Found {
-    /// What was opened.
+    /// The source that was opened.
     source: Source,
-    /// Whose credentials opened it.
+    /// The fingerprint of the credentials that opened it.
     caller: [u8; 32],
     /// For whom.
     requester: Requester,

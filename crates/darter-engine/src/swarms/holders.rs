@@ -103,13 +103,13 @@ impl Swarms {
         None
     }
 
-    /// Whether what this agent gives as a lead is taken on trust here: a seed knows what an origin or another seed says.
+    /// True if what this agent gives as a lead is taken on trust here: a seed knows what an origin or another seed says.
     pub(super) fn leads_on_trust(&self, lead: NodeId) -> bool {
         self.house.context.options.role == Role::Seed && !self.house.fleet.is_seed(lead)
     }
 }
 
-/// Whether the origin is in trouble, so that who holds all of it may do better.
+/// True if the origin is in trouble, so that a holder of all of it may do better.
 fn is_trouble<T>(answer: &Result<T, FetchError>) -> bool {
     answer.as_ref().err().is_some_and(FetchError::is_trouble_of_the_origin)
 }

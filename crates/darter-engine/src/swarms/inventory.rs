@@ -1,4 +1,4 @@
-//! What connected nodes hold whole: they help a seed whose own copy is gone (evicted, or lost with its disk).
+//! Blobs that connected nodes hold whole: they help a seed whose own copy is gone (evicted, or lost with its disk).
 //!
 //! A node says what it holds when it meets a seed, and again when a blob is complete. Only content named by its digest counts. It is a
 //! member's word like any other: those who are said to hold a blob are named to whoever wants it, and asked, while the seed reads the
@@ -26,7 +26,7 @@ const MAX_NAMED: usize = 64;
 /// The number of these that are asked, one after the other.
 const MAX_ASKED: usize = 3;
 
-/// Who holds what.
+/// Holders of each blob.
 #[derive(Default)]
 pub(super) struct Inventory {
     holders: Mutex<HashMap<BlobId, BTreeSet<NodeId>>>,
@@ -49,7 +49,7 @@ impl Inventory {
         });
     }
 
-    /// Whether nodes hold this blob whole.
+    /// True if nodes hold this blob whole.
     pub(super) fn holds(&self, blob: BlobId) -> bool {
         self.holders.lock().get(&blob).is_some_and(|nodes| !nodes.is_empty())
     }

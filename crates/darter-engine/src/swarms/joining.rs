@@ -139,7 +139,7 @@ impl Swarms {
         if entered.is_err() {
             self.early.lock().remove(&blob);
         }
-        // What can't be stored may be due to a length that a node made up.
+        // A blob that can't be stored may be due to a length that a node made up.
         if let Err(error) = &entered
             && !is_seed
         {

@@ -265,8 +265,7 @@ impl Swarms {
         Ok(Some(transfer))
     }
 
-    /// Whether nodes may give what is stored here in part: an address's own answer has been compared by now, a registry's is
-    /// asked for.
+    /// True if nodes may give what is stored here in part: an address's own answer has been compared by now, a registry's is asked for.
     pub(super) async fn may_take_from_holders(&self, source: &Source, caller: Caller<'_>) -> bool {
         matches!(source, Source::Url { .. }) || self.is_vouched(source, caller).await.unwrap_or(false)
     }

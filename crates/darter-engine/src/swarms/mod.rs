@@ -58,7 +58,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use darter_core::source::blob_of;
 use darter_core::{BlobId, Moment, NodeId, PieceIndex, PieceLength, Source};
-use darter_fleet::{PeerListener, Peer};
+use darter_fleet::{Peer, PeerListener};
 use darter_registries::Registries;
 use darter_store::StoredBlob;
 use darter_swarm::{Input, RequestId};
@@ -94,18 +94,18 @@ const MAX_EARLY: usize = 4096;
 
 /// All transfers of an agent.
 pub struct Swarms {
-    /// What all transfers share.
+    /// The values that all transfers share.
     pub house: House,
     transfers: Mutex<HashMap<BlobId, UsedTransfer>>,
-    /// What was said of blobs whose transfer is being made.
+    /// Messages about blobs whose transfer is being made.
     early: Mutex<HashMap<BlobId, Early>>,
-    /// What was said, from a Meet on, of blobs that are not on their way to here. Part of what `early` guards: added to and taken
-    /// with that locked.
+    /// Messages, from a Meet on, about blobs that are not on their way to here. Part of what `early` guards: added to and taken with that
+    /// locked.
     strangers: Mutex<HashMap<BlobId, Early>>,
     opening: doors::Doors,
     /// The doors of a seed that looks for another one that has a source.
     following: doors::Doors,
-    beginnings: doors::Turns,
+    beginnings: doors::BlobTurns,
     comparisons: proof::Comparisons,
     inventory: inventory::Inventory,
     limits: limits::Limits,
@@ -119,11 +119,11 @@ struct UsedTransfer {
     used: Moment,
 }
 
-/// What was said of a blob before it had a transfer.
+/// Messages about a blob that came before it had a transfer.
 #[derive(Default)]
 struct Early {
     since: Moment,
-    /// Who let this agent in.
+    /// The lead that let this agent in.
     lead: Option<NodeId>,
     said: Vec<(NodeId, Message)>,
 }
@@ -138,7 +138,7 @@ impl Early {
     }
 }
 
-/// What is known of a blob without a transfer.
+/// A blob without a transfer, as far as it is known.
 struct Shelved {
     state: ShelfState,
     used: Moment,
@@ -178,7 +178,7 @@ impl Swarms {
             strangers: Mutex::default(),
             opening: doors::Doors::default(),
             following: doors::Doors::default(),
-            beginnings: doors::Turns::default(),
+            beginnings: doors::BlobTurns::default(),
             comparisons: proof::Comparisons::default(),
             inventory: inventory::Inventory::default(),
             limits: limits::Limits::default(),
@@ -234,7 +234,7 @@ impl Swarms {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it takes no new blobs.
+    /// True if this agent takes no new blobs.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
@@ -286,7 +286,7 @@ impl Swarms {
             transfer.leave();
         }
         self.shelf.lock().retain(|_, shelved| now.since(shelved.used) <= RETIRE_AFTER);
-        // What was kept for a transfer that never came to be.
+        // Messages kept for a transfer that never came to be.
         self.early.lock().retain(|_, early| now.since(early.since) <= RETIRE_AFTER);
         self.strangers.lock().retain(|_, met| now.since(met.since) <= RETIRE_AFTER);
     }
@@ -306,7 +306,8 @@ impl Swarms {
                     Arc::clone(&entry.transfer)
                 }
                 _ => {
-                    let failed = transfers.insert(transfer.blob, UsedTransfer { transfer: Arc::clone(&transfer), used });
+                    let failed =
+                        transfers.insert(transfer.blob, UsedTransfer { transfer: Arc::clone(&transfer), used });
                     if let Some(failed) = failed {
                         failed.transfer.close();
                     }
@@ -394,7 +395,7 @@ impl Swarms {
         self.house.joins.answer(lead, request, answer);
     }
 
-    /// Whether a transfer takes what this lead gives to whoever asks for the source.
+    /// True if a transfer takes what `lead` gives to all that ask for `source`.
     fn may_follow(&self, transfer: &Transfer, lead: NodeId, source: &Source) -> bool {
         self.may_go_together(&transfer.source, source) && (transfer.is_on_trust() || !self.leads_on_trust(lead))
     }

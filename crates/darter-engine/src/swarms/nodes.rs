@@ -40,13 +40,13 @@ const FOUND_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the nodes are asked about one source, at most.
 const MAX_SURVEYS: usize = 3;
 
-/// What the nodes came to.
+/// The result of asking the nodes.
 pub(super) enum Settled {
     /// Somebody leads, and this node follows.
     Transfer(Arc<Transfer>),
     /// This node is the one to lead.
     NotHere,
-    /// Who was asked is refused by the origin; this agent, which is configured otherwise, may not be.
+    /// The origin refuses the agent that was asked; this agent, which is configured otherwise, may not be refused.
     Refused,
     /// A node says what the origin said. That is no more than its word: this agent asks the origin itself.
     Hearsay,
@@ -140,7 +140,7 @@ impl Swarms {
         Ok(settled)
     }
 
-    /// Whether all of it is here, or on its way to here: then nobody else need be asked.
+    /// True if all of it is here, or on its way to here: then nobody else need be asked.
     async fn is_all_here(&self, source: &Source, credentials: &Credentials) -> Result<bool, FetchError> {
         let Some(blob) = self.known_blob(source, credentials).await? else { return Ok(false) };
         Ok(self.get(blob).is_some() || self.stored(blob).await?.is_some_and(|stored| stored.is_complete()))
@@ -174,7 +174,7 @@ impl Swarms {
         }
         match self.lead(source, caller, patient).await {
             Ok(transfer) => Ok(transfer),
-            // What is configured here may be wrong, and the member may do without it or have something better.
+            // This agent's configuration may be wrong, and the member may do without it or have something better.
             Err(error) if error.is_of_access() && self.shows_own_keys(source, caller.credentials).await => {
                 Err(refusal(format!("what is configured there does not open it: {error}")))
             }

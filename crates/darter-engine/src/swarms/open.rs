@@ -178,8 +178,8 @@ impl Swarms {
         Ok(transfer)
     }
 
-    /// What needs no question to anybody: content named by its digest in a registry, under way or all here. Whether
-    /// the caller may have it was decided by who called (see the mirror's grants).
+    /// Opens content without asking anybody: named by its digest in a registry, and under way or all here. The caller
+    /// has checked the access before (see the mirror's grants).
     async fn open_here(self: &Arc<Self>, source: &Source) -> Result<Option<Arc<Transfer>>, FetchError> {
         let Source::Registry { digest, .. } = source else { return Ok(None) };
         let blob = blob_of(digest);
@@ -195,13 +195,12 @@ impl Swarms {
         })
     }
 
-    /// Whether one agent may read a source for another, which is connected to it.
+    /// True if one agent may read a source for another, which is connected to it.
     pub(super) fn may_lead(&self, other: NodeId, source: &Source) -> bool {
         !is_of_host(source) || self.house.fleet.is_here(other)
     }
 
-    /// Whether another agent may be asked for a caller. One on this host would take the question of another host's for this
-    /// one's.
+    /// True if another agent may be asked for a caller. One on this host would take the question of another host's for this one's.
     pub(super) fn may_ask(&self, other: NodeId, source: &Source, caller: Caller<'_>) -> bool {
         let is_passed_on = caller.requester == Requester::Elsewhere && self.house.fleet.is_here(other);
         !is_passed_on && self.may_lead(other, source)
@@ -244,7 +243,7 @@ impl Swarms {
     }
 }
 
-/// Whether a source is at an address that means the host of whoever reads it.
+/// True if a source is at an address that means the host of its reader.
 fn is_of_host(source: &Source) -> bool {
     match source {
         Source::Url { url: address, .. } | Source::Registry { registry: address, .. } => is_this_host(address),

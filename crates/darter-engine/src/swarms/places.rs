@@ -25,8 +25,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const MAX_LOOKS: u32 = 50;
 
 impl Swarms {
-    /// Makes a place for a blob, or finds the one that it has. What a seed takes `on_trust` is told apart by its name, so that nobody goes on
-    /// with it after a restart; a part that it could go on with keeps the place.
+    /// Makes a place for a blob, or finds the one that it has. A blob that a seed takes `on_trust` has a name of its own, so that nobody
+    /// goes on with it after a restart; a part that it could go on with keeps the place.
     pub(super) async fn create(
         &self,
         blob: BlobId,

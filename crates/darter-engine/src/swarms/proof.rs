@@ -1,4 +1,4 @@
-//! Whether content at hand may be given for this registry and repository.
+//! Proof that content at hand may be given for this registry and repository.
 //!
 //! Content with a digest is one blob, wherever it came from. But a registry that says "yes, I have it" proves nothing:
 //! anybody may run a registry that says so of every digest. So content at hand, stored or under way, goes to those who
@@ -42,11 +42,11 @@ pub(super) struct Comparisons(Mutex<HashMap<Compared, Comparison>>);
 /// A source, whose credentials open it, and whether it is read for another host.
 type Compared = (BlobId, [u8; 32], bool);
 
-/// What a comparison will say.
+/// The result of a comparison, once there is one.
 type Comparison = watch::Receiver<Option<Result<(), FetchError>>>;
 
 impl Swarms {
-    /// Whether all of this content is here, and may be given for this source.
+    /// True if all of this content is here, and may be given for this source.
     pub async fn is_whole(&self, source: &Source) -> Result<bool, FetchError> {
         let Source::Registry { digest, .. } = source else { return Ok(false) };
         if !self.is_proven(source).await? {
@@ -57,7 +57,7 @@ impl Swarms {
         Ok(is_complete || self.stored(blob).await?.is_some_and(|stored| stored.is_complete()))
     }
 
-    /// Whether content at hand may be given for this source; true when nothing is at hand.
+    /// True if content at hand may be given for this source, or nothing is at hand.
     pub async fn is_proven(&self, source: &Source) -> Result<bool, FetchError> {
         let Source::Registry { digest, registry, .. } = source else { return Ok(true) };
         let blob = blob_of(digest);
@@ -80,20 +80,20 @@ impl Swarms {
         Ok(self.recall(source).await?.is_some_and(|record| record.blob == blob))
     }
 
-    /// Whether a transfer from another source is to be waited for: it is complete, or comes from a registry that is trusted
-    /// to send what it says. A stranger may never come to an end, or to a wrong one.
+    /// True if a transfer from another source is to be waited for: it is complete, or comes from a registry that is trusted to send what it
+    /// says. A stranger may never come to an end, or to a wrong one.
     pub(super) fn may_come_to_this(&self, transfer: &Transfer) -> bool {
         transfer.is_complete() || self.is_trusted(&transfer.source)
     }
 
-    /// Whether what one source is led, read or asked for may go to a transfer of the other. All transfers of one digest have one name;
-    /// but a stranger's caller must not be given what another registry sends, nor the other way round.
+    /// True if what one source is led, read or asked for may go to a transfer of the other. All transfers of one digest have one name; but
+    /// a stranger's caller must not be given what another registry sends, nor the other way round.
     pub(super) fn may_go_together(&self, one: &Source, other: &Source) -> bool {
         let are_addresses = matches!((one, other), (Source::Url { .. }, Source::Url { .. }));
         one == other || are_addresses || (self.is_trusted(one) && self.is_trusted(other))
     }
 
-    /// Whether the operator trusts the registry of a source.
+    /// True if the operator trusts the registry of a source.
     pub(super) fn is_trusted(&self, source: &Source) -> bool {
         match source {
             Source::Registry { registry, .. } => self.house.context.registries.at(registry).is_trusted(),
@@ -131,7 +131,7 @@ impl Swarms {
         self.compare(source, caller).await
     }
 
-    /// Whether a registry that the operator trusts says that it has the content; false from any other.
+    /// True if a registry that the operator trusts says that it has the content; false from any other.
     pub(super) async fn is_vouched(&self, source: &Source, caller: Caller<'_>) -> Result<bool, FetchError> {
         let Source::Registry { registry, .. } = source else { return Ok(false) };
         let context = &self.house.context;
@@ -206,9 +206,9 @@ impl Swarms {
     }
 }
 
-/// Whether a source may go on with a part of a blob that was stored under `name`, another source's. What a registry's name stands on
-/// counts as delivered by it once it is whole ([`Swarms::is_proven`]); so one that began and never ended proves nothing by what
-/// another one fills in, unless it is trusted, and its word alone would do. The whole is checked in any case.
+/// True if a source may go on with a part of a blob that was stored under `name`, another source's. A blob under a registry's name counts
+/// as delivered by it once it is whole ([`Swarms::is_proven`]); so one that began and never ended proves nothing by what another one fills
+/// in, unless it is trusted, and its word alone would do. The whole is checked in any case.
 pub(super) fn may_go_on_with(registries: &Upstreams, name: &str, source: &Source) -> bool {
     let is_address = name.contains("://");
     if is_address || name == source.to_string() {

@@ -1,4 +1,5 @@
-//! Whether an origin gives a caller the very bytes that another's credentials fetched, as a sample of them shows.
+//! Samples: an origin shows by some of its bytes that it gives a caller the very content that another's credentials
+//! fetched.
 //!
 //! An origin's headers do not prove what it gives: some answer HEAD, or an entity tag that never changes, to everybody, and a
 //! login page, or 403, to a GET. So before content that other credentials opened is given to a caller, the caller's own GET has
@@ -28,7 +29,7 @@ pub(super) const SAMPLE: u64 = 1024;
 const SAMPLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Swarms {
-    /// Whether the caller's own GET brings bytes of a known blob, and `shows_same` says so of its headers.
+    /// True if the caller's own GET brings bytes of a known blob, and `shows_same` says so of its headers.
     pub(super) async fn gives_sample(
         &self,
         source: &Source,
@@ -65,7 +66,7 @@ impl Swarms {
         same
     }
 
-    /// Whether a body begins as a known blob does; nothing of it is lost.
+    /// True if a body begins as a known blob does; nothing of it is lost.
     pub(super) async fn begins_alike(&self, blob: BlobId, body: &mut Body, length: Option<u64>) -> bool {
         // One that fails fails its reader.
         let taken = match take(body).await {
@@ -107,8 +108,8 @@ impl Swarms {
         Ok(Some(ByteRange::new(start, piece.end().min(start + SAMPLE))))
     }
 
-    /// Whether a known blob has these bytes at `start`, and this length where both are known. Fewer bytes than a sample has
-    /// are its last ones.
+    /// True if a known blob has these bytes at `start`, and this length where both are known. Fewer bytes than a sample has are its last
+    /// ones.
     async fn has_at(&self, blob: BlobId, start: u64, taken: &[u8], length: Option<u64>) -> Result<bool, FetchError> {
         let taken = &taken[..taken.len().min(SAMPLE as usize)];
         let range = ByteRange::new(start, start + taken.len() as u64);

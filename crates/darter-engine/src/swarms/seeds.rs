@@ -96,7 +96,7 @@ impl Swarms {
         }
     }
 
-    /// Whether this is a seed that lacks some of a source, and is connected with others.
+    /// True if this is a seed that lacks some of a source, and is connected with others.
     async fn may_be_at_another_seed(&self, source: &Source, credentials: &Credentials) -> Result<bool, FetchError> {
         if self.house.context.options.role != Role::Seed || self.house.fleet.seeds().is_empty() {
             return Ok(false);

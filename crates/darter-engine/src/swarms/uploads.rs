@@ -1,5 +1,5 @@
-//! What peers are given: pieces of blobs under way, and pieces of blobs that were finished long ago and only lie in
-//! the store. Decided at the moment at which there is room to send, so that a lead gives what is rarest *then*.
+//! Uploads to peers: pieces of blobs under way, and pieces of blobs that were finished long ago and only lie in the
+//! store. Decided at the moment at which there is room to send, so that a lead gives what is rarest *then*.
 //!
 //! A verified piece in the page cache goes at once; everything else is read and hashed by a disk thread first, as all is after a restart,
 //! and goes when it is ready.
@@ -71,8 +71,8 @@ impl Uploads for GivingSwarms {
 }
 
 impl Swarms {
-    /// Whether some other blob has a piece for this peer that nobody has yet. Where many blobs are on their way at once, a second
-    /// copy of one must not take the cable from the first copy of another.
+    /// True if some other blob has a piece for this peer that nobody has yet. Where many blobs are on their way at once, a second copy of
+    /// one must not take the cable from the first copy of another.
     fn has_fresh_for(&self, peer: NodeId, besides: BlobId) -> bool {
         let transfers = self.all();
         transfers.iter().any(|transfer| transfer.blob != besides && transfer.has_fresh_for(peer))
@@ -172,12 +172,12 @@ struct Gift {
     of: Option<Arc<Transfer>>,
     peer: NodeId,
     piece: PieceIndex,
-    /// Whether the transfer chose it, and counts it as being sent.
+    /// True if the transfer chose it, and counts it as being sent.
     chosen: bool,
 }
 
 impl Gift {
-    /// What the peer is given, once the store has said what there is.
+    /// The answer to the peer, once the store has said what there is.
     fn end(mut self, payload: Option<Payload>) -> Bind {
         let (peer, piece) = (self.peer, self.piece);
         let chosen = std::mem::take(&mut self.chosen);

@@ -23,7 +23,7 @@ use super::{Outcome, Transfer};
 use crate::error::FetchError;
 
 impl Transfer {
-    /// Whether bytes from the middle of the origin can be known, now or in the end, to be of the same version.
+    /// True if bytes from the middle of the origin can be known, now or in the end, to be of the same version.
     pub(super) fn can_be_continued(&self) -> bool {
         let strong = self.version.etag.as_deref().is_some_and(|etag| !etag.starts_with("W/"));
         self.digest().is_some() || strong || self.version.last_modified.is_some()
@@ -40,7 +40,7 @@ impl Transfer {
         joined.then(|| OriginError::new(ErrorKind::Changed, self.changed_text()).into())
     }
 
-    /// Whether an error says that the origin may have another version than before.
+    /// True if an error says that the origin may have another version than before.
     pub(super) fn is_another_version(&self, error: &OriginError) -> bool {
         matches!(self.source, Source::Url { .. }) && *error.kind() == ErrorKind::Changed
     }

@@ -26,7 +26,7 @@ use darter_swarm::{Lead as SwarmLead, OriginReader, OriginRun, Widening};
 
 use super::dissolve::origin_of;
 use super::reading::{Leftover, RunEnd, is_refusal, next_chunk};
-use super::{Lead, TransferState, Transfer};
+use super::{Lead, Transfer, TransferState};
 
 /// How long a connection besides others may send nothing.
 pub(super) const MAX_SILENCE: Duration = Duration::from_secs(2);
@@ -44,7 +44,7 @@ pub(super) struct Connections {
     pub(super) known_until: Option<Moment>,
 }
 
-/// What follows for the other connections from how one ended.
+/// The consequence of one connection's end for the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Consequence {
     Nothing,
@@ -69,8 +69,8 @@ impl Transfer {
         self.state.lock().callers.current().headers.iter().any(|(name, _)| name == SIGNED_QUERY)
     }
 
-    /// Bytes of the origin came that were `waited` for so long, and this agent's own limit held them up or not. Whether an answer for
-    /// everything is to be broken off at the next moment when nothing of it is on its way.
+    /// Bytes of the origin came that were `waited` for so long, and this agent's own limit held them up or not. Returns true if an answer
+    /// for everything is to be broken off at the next moment when nothing of it is on its way.
     pub(super) fn origin_came(
         self: &Arc<Self>,
         reader: OriginReader,
@@ -233,7 +233,7 @@ impl Transfer {
         }
     }
 
-    /// What a connection reads next; `None` ends it. One that `begins` may have been begun by others meanwhile.
+    /// The next stretch of a connection; `None` ends it. One that `begins` may have been begun by others meanwhile.
     fn next_stretch(&self, number: u8, begins: bool) -> Option<OriginRun> {
         let (now, known) = (self.context.now(), self.stored.known());
         let reader = OriginReader::Beside(number);
@@ -310,7 +310,7 @@ impl Transfer {
         })
     }
 
-    /// What follows from how a stretch ended that began then, with these credentials.
+    /// The consequences of how a stretch ended that began at `began`, with these credentials.
     async fn after_stretch(self: &Arc<Self>, end: RunEnd, began: Moment, caller: &Credentials) {
         let is_refused = matches!(&end, RunEnd::Origin(error) if is_refusal(error) && !limits(error));
         let others_may = is_refused && {
@@ -360,7 +360,7 @@ fn consequence(end: &RunEnd) -> Consequence {
     }
 }
 
-/// Whether the origin wants fewer requests, or none for a while.
+/// True if the origin wants fewer requests, or none for a while.
 pub(super) fn limits(error: &OriginError) -> bool {
     let is_busy = matches!(error.kind(), ErrorKind::RateLimited { .. } | ErrorKind::Status(503));
     is_busy || error.retry_after().is_some()

@@ -1,4 +1,4 @@
-//! Whose credentials the origin is read with.
+//! Callers, whose credentials the origin is read with.
 //!
 //! All callers of a transfer may have its bytes: the origin showed each the same. It is read with the credentials of the last
 //! one to come, since those last longest. When the origin refuses these half-way (a token expired, an account was closed), it

@@ -1,4 +1,4 @@
-//! What a later answer of the origin declares of the whole, where an earlier one broke off or was read before a restart.
+//! Declarations of the whole by a later answer of the origin, where an earlier one broke off or was read before a restart.
 //!
 //! Hashes that no answer before it named have to see the bytes before it, too: they are read from the store, once for each
 //! hash, and the pieces to come follow. Where those bytes are not all here, such a hash is not checked. Two answers
@@ -20,7 +20,7 @@ impl Transfer {
     pub(super) async fn heed(self: &Arc<Self>, later: Witness, first: PieceIndex) -> Result<(), OriginError> {
         let mut whole = self.whole.take().await;
         let heeded = self.heed_beside(later, &mut whole, first).await;
-        // What other connections have read ahead may follow.
+        // Pieces that other connections have read ahead may follow.
         self.hashed(whole);
         heeded
     }

@@ -47,13 +47,13 @@ impl Transfer {
         self.end_with(error);
     }
 
-    /// Whether what `node` says of the content is about what is here: it is the last agent that led, nobody leads since, and
-    /// nothing was read by this agent.
+    /// True if `node`'s word on the content is about what is here: it is the last agent that led, nobody leads since, and nothing was read
+    /// by this agent.
     pub(super) fn came_by(&self, node: NodeId) -> bool {
         self.state.lock().session.was_lead(node) && self.has_read_nothing()
     }
 
-    /// Whether nothing of this blob was read of the origin by this agent.
+    /// True if this agent read nothing of this blob from the origin.
     pub(super) fn has_read_nothing(&self) -> bool {
         self.state.lock().journal.traffic().from_origin == 0
     }
@@ -77,7 +77,7 @@ impl Transfer {
         self.context.setbacks.refusal(self.setback_key(), self.context.me, self.context.now())
     }
 
-    /// What a lead told, with who that is if it is about wrong content: nobody asks it again for a while.
+    /// A lead's error, with the lead's name if it is about wrong content: nobody asks it again for a while.
     pub(super) fn told_by(&self, lead: NodeId, mut error: FetchError) -> FetchError {
         if let FetchError::WrongDigest { from, .. } = &mut error {
             let culprit = read_wrong(&self.source, lead, &self.fleet.title(lead));
@@ -87,7 +87,7 @@ impl Transfer {
         error
     }
 
-    /// Who sent the wrong content.
+    /// The sender of the wrong content.
     fn culprit(&self) -> Culprit {
         let lead = {
             let state = self.state.lock();

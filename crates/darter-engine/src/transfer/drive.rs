@@ -10,7 +10,7 @@ use darter_swarm::{Input, Output};
 use darter_wire::FailureKind;
 use tokio::sync::Notify;
 
-use super::{Lead, TransferState, Transfer};
+use super::{Lead, Transfer, TransferState};
 use crate::error::FetchError;
 use crate::let_downs::How;
 

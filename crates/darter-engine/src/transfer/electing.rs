@@ -96,7 +96,7 @@ impl Transfer {
         });
     }
 
-    /// What to do next to find a lead; `None` when the search has ended.
+    /// The next step to find a lead; `None` when the search has ended.
     async fn next_step(&self) -> Option<Step> {
         self.is_dissolved().await;
         let seeds = self.fleet.seeds();
@@ -154,7 +154,7 @@ impl Transfer {
                 self.meet_also(holders);
                 return true;
             }
-            // What is here of it came by way of that agent.
+            // The pieces here came by way of that agent.
             Ok(Err(error @ FetchError::WrongDigest { .. })) if self.came_by(node) => {
                 self.dissolve(error).await;
                 return false;

@@ -155,7 +155,7 @@ impl Transfer {
     }
 }
 
-/// Who checked the whole, as programs are told.
+/// The agent that checked the whole, as programs are told.
 const fn told(by: CheckedBy) -> darter_api::CheckedBy {
     match by {
         CheckedBy::Earlier => darter_api::CheckedBy::Earlier,

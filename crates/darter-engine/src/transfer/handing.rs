@@ -67,7 +67,7 @@ struct Taker {
     rest: Option<(BoxStream<'static, Result<Part, FetchError>>, u64)>,
 }
 
-/// What to do next.
+/// The next step of handing over.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     /// Hands these pieces on: neighbours, all held.
@@ -109,7 +109,7 @@ impl Transfer {
         })
     }
 
-    /// Whether a piece that is not the blob's last is known not to be.
+    /// True if a piece is known not to be the blob's last.
     fn is_inner(&self, piece: PieceIndex) -> bool {
         match self.pieces() {
             Some(pieces) => piece.0 + 1 < pieces,

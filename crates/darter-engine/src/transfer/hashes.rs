@@ -8,7 +8,7 @@ use darter_core::{NodeId, PieceHash, Proof, in_full};
 use darter_store::StoreError;
 use darter_swarm::hashes::HashAnswer;
 
-use super::{Lead, TransferState, Transfer};
+use super::{Lead, Transfer, TransferState};
 
 impl Transfer {
     /// Takes note of hashes that the store has learned, behind a gap perhaps.

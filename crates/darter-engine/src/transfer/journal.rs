@@ -1,5 +1,5 @@
-//! What happened to one blob on this agent: who gave each piece, and the events worth telling. This is what
-//! `darter explain` prints.
+//! The journal of one blob on this agent: who gave each piece, and the events worth telling. This is what `darter
+//! explain` prints.
 //!
 //! Kept in memory while the transfer lives, and as `DATA_DIR/explain/<blob>.json` (an [`Explanation`]) when it ends
 //! or the agent drains, so that a later run still knows. The file is a convenience: losing it loses no data.
@@ -42,7 +42,7 @@ pub(crate) struct Journal {
     max_lag: u64,
 }
 
-/// What one giver gave.
+/// The share of one giver.
 #[derive(Debug)]
 struct GiverShare {
     bytes: u64,
@@ -163,12 +163,12 @@ impl Journal {
         self.traffic
     }
 
-    /// Whether bytes came in during this run: else an earlier run's record says more.
+    /// True if bytes came in during this run: else an earlier run's record says more.
     pub(crate) const fn has_history(&self) -> bool {
         self.traffic.from_origin + self.traffic.from_seed + self.traffic.from_peers > 0 || self.complete.is_none()
     }
 
-    /// What the blob was asked for as.
+    /// The name that the blob was asked for by.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

@@ -228,7 +228,7 @@ impl Transfer {
         Ok(None)
     }
 
-    /// Whether this agent has a piece for a member that nobody has yet.
+    /// True if this agent has a piece for a member that nobody has yet.
     pub(crate) fn has_fresh_for(&self, node: NodeId) -> bool {
         let now = self.context.now();
         self.lead_for(node, |swarm| swarm.has_fresh_for(node, now)).unwrap_or(false)
@@ -255,7 +255,7 @@ impl Transfer {
         }
     }
 
-    /// Whether members have to ask each other for hashes.
+    /// True if members have to ask each other for hashes.
     pub(super) fn members_ask(&self) -> bool {
         self.state.lock().session.books().is_some_and(Books::members_ask)
     }

@@ -1,5 +1,5 @@
-//! What is known of origins from blobs that were read a moment ago: which of them want one connection, and at which several get no more
-//! than one. So a registry is not asked again for each layer of an image.
+//! Origins as they were a moment ago, when other blobs were read: some want one connection, and at some several get no more than one. So a
+//! registry is not asked again for each layer of an image.
 //!
 //! Bounded, and forgotten after a while: origins are mended, and links change. Decided without I/O; time is given.
 
@@ -47,7 +47,7 @@ impl Manners {
         self.change(origin, now, |known| known.known_until = now + NO_GAIN_FOR);
     }
 
-    /// Whether an origin is to be read by one connection for each blob.
+    /// True if an origin is to be read by one connection for each blob.
     pub(crate) fn is_alone(&self, origin: &str, now: Moment) -> bool {
         self.0.lock().get(origin).is_some_and(|known| now < known.alone_until)
     }

@@ -1,5 +1,5 @@
-//! What the live view counts: `Meter`, a rate over the last two seconds from amounts and moments, and [`TierBytes`], all
-//! bytes by how near they came from and went.
+//! Counters of the live view: `Meter`, a rate over the last two seconds from amounts and moments, and [`TierBytes`], all bytes by how near
+//! they came from and went.
 //!
 //! A meter is a fixed 80 bytes, and adding to it is a few instructions: there may be two for each peer of each transfer.
 

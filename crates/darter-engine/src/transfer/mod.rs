@@ -126,7 +126,7 @@ pub struct Transfer {
     pub source: Source,
     /// The state of the source that its bytes are.
     pub version: Version,
-    /// What of it is here.
+    /// The blob as it is stored here.
     pub stored: Arc<dyn StoredBlob>,
     /// How long its pieces are.
     pub piece_length: PieceLength,
@@ -155,21 +155,21 @@ pub(crate) struct TransferState {
     requester: Requester,
     /// The whole's digest, where it could be computed while the origin was read.
     streamed_digest: Option<Digest>,
-    /// Whether a task reads the origin, and whether one reads what somebody waits for.
+    /// True while a task reads the origin, and while one reads what somebody waits for.
     reading: bool,
     on_errands: bool,
     /// Which connections read it besides, by their number.
     beside: BTreeSet<u8>,
     /// Before this nobody asks the origin for anything: it asked for a pause.
     origin_rests: Moment,
-    /// Whether the origin refuses the credentials of every caller.
+    /// True if the origin refuses the credentials of every caller.
     is_shut_out: bool,
-    /// Whether the origin can't be read but from its first byte on, and an answer that begins there.
+    /// True if the origin can't be read but from its first byte on, and an answer that begins there.
     in_order_only: bool,
     whole_answer: Option<Reading>,
-    /// Whether the lead, or the last one that was another agent, is a seed: what it says is believed.
+    /// True if the lead, or the last one that was another agent, is a seed: its word is trusted.
     follows_seed: bool,
-    /// Whether parts of several of the origin's answers were put together.
+    /// True if parts of several of the origin's answers were put together.
     joined_parts: bool,
     /// Why it failed, if it did.
     failure: Option<FetchError>,
@@ -199,12 +199,12 @@ impl TransferState {
         }
     }
 
-    /// Whether everything is held and the whole was checked.
+    /// True if everything is held and the whole was checked.
     fn is_complete(&self) -> bool {
         self.session.course.phase() == Phase::Complete
     }
 
-    /// Who leads.
+    /// The lead, as this agent sees it.
     const fn lead(&self) -> Lead {
         self.session.leader()
     }
@@ -219,30 +219,30 @@ const fn narrower(one: Requester, other: Requester) -> Requester {
     }
 }
 
-/// What all transfers of an agent share.
+/// The values that all transfers of an agent share.
 pub struct House {
-    /// What every part of the agent shares.
+    /// The values that every part of the agent shares.
     pub context: Arc<EngineContext>,
     /// The agents that it is connected with.
     pub fleet: Arc<Fleet>,
     /// Its questions to leads.
     pub joins: Arc<Joins>,
-    /// What runs for it.
+    /// The agent's tasks.
     pub tasks: TaskTracker,
     /// Marked as changed when there may be more to send.
     pub sendable: watch::Sender<()>,
 }
 
-/// What a transfer begins with.
+/// The state with which a transfer begins.
 pub(crate) struct Beginning {
     pub(crate) source: Source,
     pub(crate) version: Version,
     pub(crate) credentials: Credentials,
     pub(crate) requester: Requester,
     pub(crate) stored: Arc<dyn StoredBlob>,
-    /// Whether all of it is wanted, or parts alone.
+    /// True if all of it is wanted, false for parts alone.
     pub(crate) everything: bool,
-    /// Whether this is a seed that takes what the pieces must be from a node.
+    /// True if this is a seed that takes the manifest from a node.
     pub(crate) on_trust: bool,
 }
 
@@ -345,7 +345,7 @@ impl Transfer {
         self.changed.send_replace(());
     }
 
-    /// Whether it was ended here.
+    /// True if it was ended here.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.is_cancelled()
     }
@@ -355,7 +355,7 @@ impl Transfer {
         self.changed.subscribe()
     }
 
-    /// Whether anybody waits for it, here or elsewhere.
+    /// True if anybody waits for it, here or elsewhere.
     pub(crate) fn is_wanted(&self) -> bool {
         self.has_readers() || self.is_leading_others()
     }
@@ -369,23 +369,23 @@ impl Transfer {
         self.state.lock().is_complete()
     }
 
-    /// Whether a node alone says what the pieces must be, and this seed has not checked the whole yet: it gives nobody else any of it,
-    /// believes no verdict of that node's, and never leads with it.
+    /// True if the manifest is a node's word alone, and this seed has not checked the whole yet: it gives nobody else any of it, takes no
+    /// verdict of that node's, and never leads with it.
     pub(crate) fn is_on_trust(&self) -> bool {
         self.on_trust.load(Ordering::Acquire)
     }
 
-    /// Whether somebody has checked the whole.
+    /// True if an agent has checked the whole.
     pub(crate) fn has_verdict(&self) -> bool {
         self.state.lock().session.verdict.is_some()
     }
 
-    /// Who leads.
+    /// The lead, as this agent sees it.
     pub(crate) fn lead(&self) -> Lead {
         self.state.lock().lead()
     }
 
-    /// What was decided about who leads, if that is recorded.
+    /// The decisions about who leads, if they are recorded.
     pub fn decisions(&self) -> Option<Trace> {
         self.state.lock().session.leadership.trace()
     }
@@ -405,17 +405,17 @@ impl Transfer {
         self.close();
     }
 
-    /// Whether this agent leads others, not only itself.
+    /// True if this agent leads others, not only itself.
     pub(crate) fn is_leading_others(&self) -> bool {
         self.state.lock().session.leads_others()
     }
 
-    /// Whether there is something to tell of how it came here in this run.
+    /// True if there is something to tell of how it came here in this run.
     pub fn has_history(&self) -> bool {
         self.state.lock().journal.has_history()
     }
 
-    /// Whether somebody on this host reads it now.
+    /// True if somebody on this host reads it now.
     pub fn has_readers(&self) -> bool {
         self.readers.load(Ordering::Relaxed) > 0
     }

@@ -1,4 +1,4 @@
-//! Whether an origin gives parts of its content, or only the whole.
+//! Ranges: an origin gives parts of its content, or only the whole.
 //!
 //! Origins refuse ranges in every way there is (any status, silence, a broken connection, another part than the one asked
 //! for) where they give the whole, and nothing that they said before tells. So a range that fails is no reason to give up
@@ -22,7 +22,7 @@ const RANGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same where the whole has been answered already.
 const SHORT_RANGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is known of an origin.
+/// An origin's support of ranges, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RangeSupport {
     /// It gives parts, as far as is known.
@@ -35,10 +35,10 @@ pub(crate) enum RangeSupport {
     Refused,
 }
 
-/// What to do after a failure.
+/// The next step after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// What is done without ranges: try again after a pause, or give up.
+    /// Handles the failure as without ranges: try again after a pause, or give up.
     AsBefore,
     /// Ask for the whole at once.
     Whole,
@@ -144,8 +144,8 @@ mod tests {
         OriginError::new(kind, "failed")
     }
 
-    /// What is opened, and which questions were asked. Each question is answered after the seconds that stand
-    /// with it.
+    /// The answer that is opened, and the questions that were asked. Each question is answered after the seconds that
+    /// stand with it.
     async fn opened(
         parts: &mut RangeSupport,
         part: (u64, Option<ErrorKind>),

@@ -17,7 +17,7 @@ use darter_core::{Blamed as _, Fault, PieceIndex, PieceSet, in_full};
 use darter_store::StoreError;
 use darter_swarm::{Books, Event, ReaderId};
 
-use super::{Lead, Outcome, TransferState, Transfer};
+use super::{Lead, Outcome, Transfer, TransferState};
 use crate::error::FetchError;
 
 /// How long members are waited for that take nothing.
@@ -32,7 +32,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub(super) struct Positions {
     at: HashMap<ReaderId, PieceIndex>,
     any_came: bool,
-    /// Whether the picker knows that only what readers need is to be fetched.
+    /// True if the picker knows that only what readers need is to be fetched.
     told: bool,
 }
 
@@ -76,22 +76,22 @@ impl Transfer {
         }
     }
 
-    /// Whether it passes through and its beginning is forgotten.
+    /// True if it passes through and its beginning is forgotten.
     pub(crate) fn is_past_its_beginning(&self) -> bool {
         self.stored.passes() && !self.stored.forgotten().is_empty()
     }
 
-    /// Whether it can go on for its own readers alone: nobody else is a part of its swarm.
+    /// True if it can go on for its own readers alone: nobody else is a part of its swarm.
     pub(crate) fn is_alone(&self) -> bool {
         self.lead() == Lead::Me && !self.is_leading_others()
     }
 
-    /// Whether it passes through and every reader has something to read: then it is they who are waited for.
+    /// True if it passes through and every reader has something to read: then the readers are waited for.
     pub(super) fn nobody_waits(&self, state: &TransferState) -> bool {
         self.stored.passes() && state.positions.at.values().all(|piece| self.stored.holds(*piece))
     }
 
-    /// Whether it passes through and nobody reads it.
+    /// True if it passes through and nobody reads it.
     pub(crate) fn passes_in_vain(&self) -> bool {
         self.stored.passes() && !self.is_held() && !self.is_wanted_by_members()
     }
@@ -187,7 +187,7 @@ impl Transfer {
     }
 }
 
-/// Whether a store refused a blob for a reason that lets it pass through.
+/// True if a store refused a blob for a reason that lets it pass through.
 pub(crate) fn lets_pass(error: &StoreError) -> bool {
     error.blame().fault == Fault::Disk || matches!(error, StoreError::InUse(_))
 }

@@ -27,7 +27,7 @@ use super::beside::{MAX_SILENCE, limits};
 use super::parts::{Next, RangeSupport};
 use super::turns::Turn;
 use super::whole::Fresh;
-use super::{Lead, TransferState, Transfer};
+use super::{Lead, Transfer, TransferState};
 use crate::error::FetchError;
 
 /// Of an answer of which nothing came for this long nothing is on its way to here.
@@ -52,15 +52,15 @@ pub(super) struct Assembly {
     pub(super) bytes: Vec<u8>,
     /// Bytes of the body before the first byte wanted.
     skip: u64,
-    /// Whether all of the answer is read, and what is here is compared.
+    /// True if all of the answer is read, and what is here is compared.
     pub(super) through: bool,
-    /// Whether nothing tells if the answer is of the same version as what is here.
+    /// True if nothing tells whether the answer is of the same version as what is here.
     pub(super) anew: bool,
-    /// Whether the answer goes on to the blob's end.
+    /// True if the answer goes on to the blob's end.
     pub(super) to_the_end: bool,
 }
 
-/// What a broken reading leaves to the next one.
+/// The state that a broken reading leaves to the next one.
 pub(super) struct Leftover {
     reader: OriginReader,
     /// The piece that was begun.
@@ -71,7 +71,7 @@ pub(super) struct Leftover {
     reached: u64,
     /// The same of bytes that were here already and came again since then.
     again: u64,
-    /// Whether it begins with the first byte, and what is known is compared.
+    /// True if it begins with the first byte, and what is known is compared.
     anew: bool,
     parts: RangeSupport,
 }
@@ -306,7 +306,7 @@ impl Transfer {
         }
     }
 
-    /// What to read next; waits until there is something, `None` once this agent need not read any more.
+    /// The next stretch to read; waits until there is one, `None` once this agent need not read any more.
     pub(super) async fn next_run(&self, reader: OriginReader) -> Option<OriginRun> {
         loop {
             if self.closed.is_cancelled() {
@@ -344,7 +344,7 @@ impl Transfer {
         }
     }
 
-    /// Whether the plan still begins with this piece, and this agent still leads.
+    /// True if the plan still begins with this piece, and this agent still leads.
     pub(super) fn still_planned(&self, reader: OriginReader, piece: PieceIndex) -> bool {
         let now = self.context.now();
         let known = self.stored.known();
@@ -517,7 +517,7 @@ impl Transfer {
         self.end_of_body(run, assembly, left).await
     }
 
-    /// Whether the rest of a piece can be asked for, and be known to be of the same version.
+    /// True if the rest of a piece can be asked for, and be known to be of the same version.
     fn can_go_on_after(&self, assembly: &Assembly) -> bool {
         // A full piece may be the last one of a blob whose length is not known.
         self.can_be_continued() && assembly.bytes.len() as u64 != self.piece_length.bytes()
@@ -564,7 +564,7 @@ impl Transfer {
         RunEnd::Replan
     }
 
-    /// Whether the agent's own limit held it up.
+    /// Returns true if the agent's own limit held it up.
     pub(super) async fn meter_origin(&self, bytes: u64) -> bool {
         self.context.metrics.origin_bytes.inc_by(bytes);
         self.context.origin_budget.take_saying(u32::try_from(bytes).unwrap_or(u32::MAX)).await
@@ -580,7 +580,7 @@ impl Transfer {
         Ok(())
     }
 
-    /// What to do with the piece in hand: where all of an answer is read, one that is here is compared.
+    /// Takes the piece in hand: where all of an answer is read, one that is here is compared.
     async fn piece_came(self: &Arc<Self>, assembly: &mut Assembly) -> Option<RunEnd> {
         if assembly.through && self.stored.holds(assembly.piece) {
             return self.compare_piece(assembly).await;
@@ -656,7 +656,7 @@ impl Transfer {
     }
 }
 
-/// What comes next of a body. A connection besides others is not waited for as long: what it was to read can be read by them.
+/// The next bytes of a body. A connection besides others is not waited for as long: what it was to read can be read by them.
 pub(super) async fn next_chunk(
     body: &mut darter_origin::Body,
     reader: OriginReader,
@@ -671,7 +671,7 @@ pub(super) async fn next_chunk(
     })
 }
 
-/// Whether the origin does not take these credentials, and may take others.
+/// True if the origin does not take these credentials, and may take others.
 pub(super) const fn is_refusal(error: &OriginError) -> bool {
     matches!(error.kind(), ErrorKind::Unauthorized { .. } | ErrorKind::Forbidden)
 }

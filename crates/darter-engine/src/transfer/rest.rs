@@ -41,7 +41,7 @@ impl Transfer {
     pub fn hold(self: &Arc<Self>) -> Option<Hold> {
         let mut rest = self.rest.0.lock();
         if std::mem::take(&mut rest.resting) {
-            // What it says is asked below, also of one that did not rest.
+            // The answer is asked for below, also of one that did not rest.
             let _ = self.stored.wake();
         }
         rest.holds += 1;
@@ -50,17 +50,17 @@ impl Transfer {
         (!self.is_evicted()).then_some(hold)
     }
 
-    /// Whether somebody on this host has it open.
+    /// True if somebody on this host has it open.
     pub(super) fn is_held(&self) -> bool {
         self.rest.0.lock().holds > 0
     }
 
-    /// Whether the blob was evicted: the transfer is of no use any more.
+    /// True if the blob was evicted: the transfer is of no use any more.
     pub(crate) fn is_evicted(&self) -> bool {
         self.stored.is_discarded() && self.is_complete()
     }
 
-    /// Whether it is of no use to whoever comes now: it failed, or its blob was evicted.
+    /// True if it is of no use to a newcomer: it failed, or its blob was evicted.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.outcome(), Outcome::Failed(_)) || self.is_evicted()
     }
@@ -84,7 +84,7 @@ impl Transfer {
         }
     }
 
-    /// Whether members get pieces from here.
+    /// True if members get pieces from here.
     fn is_giving(&self) -> bool {
         let now = self.context.now();
         let state = self.state.lock();

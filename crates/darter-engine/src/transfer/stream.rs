@@ -54,9 +54,9 @@ pub enum Part {
 /// How bytes are given.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Giving {
-    /// Whether parts of files are welcome.
+    /// True if parts of files are welcome.
     pub files: bool,
-    /// Whether the range is no part of a reading of everything.
+    /// True if the range is no part of a reading of everything.
     pub lone: bool,
 }
 

@@ -18,7 +18,7 @@ use super::turns::Turn;
 use super::{Lead, Transfer};
 
 impl Transfer {
-    /// What is read next: what the plan says, or everything while pieces are still to be compared.
+    /// The next stretch: the plan's, or everything while pieces are still to be compared.
     pub(super) async fn next_run_or_all(&self, reader: OriginReader) -> Option<OriginRun> {
         if reader != OriginReader::Everything || !self.state.lock().session.compares {
             return self.next_run(reader).await;
@@ -40,7 +40,7 @@ impl Transfer {
         }
     }
 
-    /// Whether an answer is read on with the piece that comes next.
+    /// True if an answer is read on with the piece that comes next.
     pub(super) fn reads_on(&self, assembly: &mut Assembly) -> bool {
         if !assembly.through && self.still_planned(assembly.reader, assembly.piece) {
             return true;

@@ -51,13 +51,13 @@ impl Turns {
         Self { turns: Semaphore::new(most), beside: Arc::new(Semaphore::new(most_beside)), most_beside }
     }
 
-    /// Whether there is a turn that nobody waits for.
+    /// True if there is a turn that nobody waits for.
     pub(crate) fn has_room(&self) -> bool {
         self.turns.available_permits() > 0
     }
 
-    /// Whether a connection of a blob besides its first one, by its number, is within the blob's share of these. So many `blobs` are fetched,
-    /// and the first connections of the others take their part: many blobs are read by many connections as it is.
+    /// True if a further connection of a blob, by its number, is within the blob's share of these. So many `blobs` are fetched, and the
+    /// first connections of the others take their part: many blobs are read by many connections as it is.
     pub(crate) fn shares_beside(&self, number: u8, blobs: u32) -> bool {
         let blobs = usize::try_from(blobs).unwrap_or(usize::MAX).max(1);
         usize::from(number) < (self.most_beside + 1).saturating_sub(blobs).div_ceil(blobs)
@@ -75,7 +75,7 @@ impl Turns {
 }
 
 impl Turn<'_> {
-    /// Whether the last piece that was begun has not ended.
+    /// True if the last piece that was begun has not ended.
     pub(crate) const fn has_begun(&self) -> bool {
         self.begun
     }

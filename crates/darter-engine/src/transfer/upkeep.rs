@@ -17,7 +17,7 @@ use darter_swarm::session::LOOK_EVERY;
 use darter_swarm::{Input, Seen};
 use darter_wire::Message;
 
-use super::{Lead, TransferState, Transfer};
+use super::{Lead, Transfer, TransferState};
 use crate::error::FetchError;
 use crate::let_downs::How;
 
@@ -25,7 +25,7 @@ use crate::let_downs::How;
 const SIGN_EVERY: Duration = Duration::from_secs(2);
 
 impl Transfer {
-    /// What the session is told about once a second while something is lacking.
+    /// The facts that the session is told about once a second while something is lacking.
     pub(super) fn seen(&self, state: &TransferState) -> Seen {
         let options = &self.context.options;
         Seen {
@@ -179,7 +179,7 @@ impl Transfer {
         self.state.lock().session.vigil.excuse(time, Duration::MAX);
     }
 
-    /// What is waited for, if nothing came for a while.
+    /// The thing that is waited for, if nothing came for a while.
     pub(super) fn waiting(&self, state: &TransferState, now: Moment) -> Option<String> {
         let waited = state.session.vigil.waited(now);
         let waits = state.session.course.is_open() && waited >= LOOK_EVERY;

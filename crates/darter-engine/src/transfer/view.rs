@@ -1,4 +1,4 @@
-//! What a transfer tells whoever watches it live (`darter top`): how fast bytes come and go, by peer, and what is overdue.
+//! The live view of a transfer (`darter top`): how fast bytes come and go, by peer, and what is overdue.
 //!
 //! `Flows` is fed once for each piece and answers when asked; its table is bounded, and forgets peers that have been
 //! quiet for half a minute, so that a swarm that nobody is in any more costs nothing.
@@ -14,7 +14,7 @@ use darter_swarm::OpenRequest;
 
 use super::dissolve::origin_of;
 use super::meter::Meter;
-use super::{Lead, TransferState, Transfer, map_of};
+use super::{Lead, Transfer, TransferState, map_of};
 
 /// Peers whose rates are kept at a time: more than are ever asked or served within seconds.
 const MAX_FLOWS: usize = 256;

@@ -1,4 +1,4 @@
-//! What is wanted of a blob: everything, or what a few readers wait for.
+//! Wants for a blob: everything, or what a few readers wait for.
 //!
 //! A lone range (read by a lazy snapshotter, `darter get --range`, or any caller of [`Transfer::ensure`]) moves the pieces that it
 //! touches and no others. It says what it waits for to whoever leads, a window at a time, and the lead reads that of the origin
@@ -64,13 +64,13 @@ impl Transfer {
         self.tell(Input::WantsAll { passes: self.stored.passes() });
     }
 
-    /// Whether nobody wants anything of it, though it is not complete.
+    /// True if nobody wants anything of it, though it is not complete.
     pub(crate) fn is_at_rest(&self) -> bool {
         let state = self.state.lock();
         state.session.course.is_open() && state.session.is_at_rest()
     }
 
-    /// What tells others what a reader waits for.
+    /// The handle by which a reader tells others what it waits for.
     pub(super) fn waiting_reader(self: &Arc<Self>, id: ReaderId, within: Option<Duration>) -> WaitingReader {
         WaitingReader { transfer: Arc::clone(self), id, wish: None, within: within.unwrap_or(DEFAULT_DEADLINE) }
     }
@@ -79,8 +79,8 @@ impl Transfer {
         self.tell(Input::Wish { reader, wish });
     }
 
-    /// Whether bytes behind a gap come before those in front of it: not where an older lead reads, and not where the origin gives
-    /// no ranges.
+    /// True if bytes behind a gap come before those in front of it: not where an older lead reads, and not where the origin gives no
+    /// ranges.
     pub fn may_jump(&self) -> bool {
         let state = self.state.lock();
         match state.lead() {

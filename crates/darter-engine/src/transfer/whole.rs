@@ -70,7 +70,7 @@ impl std::fmt::Debug for Hashing {
 }
 
 impl Hashing {
-    /// Whether nothing is to be found out of the whole.
+    /// True if nothing is to be found out of the whole.
     pub(super) const fn is_idle(&self) -> bool {
         self.hasher.is_none() && self.witness.is_none()
     }
@@ -114,9 +114,9 @@ pub(super) struct Fresh<'a> {
     pub(super) piece: PieceIndex,
     pub(super) piece_length: PieceLength,
     pub(super) bytes: &'a [u8],
-    /// Whether it is the blob's only one.
+    /// True if it is the blob's only one.
     pub(super) only: bool,
-    /// Whether it is the last one.
+    /// True if it is the last one.
     pub(super) is_last: bool,
 }
 
@@ -220,8 +220,8 @@ impl Whole {
 }
 
 impl Transfer {
-    /// What hashes the whole while it is read: by the algorithm of its digest, else SHA-256, for whoever wants to know it. An
-    /// agent that lives for one command hashes only what it has to check.
+    /// The hasher of the whole while it is read: of the algorithm of its digest, else SHA-256, for callers that want to know it. An agent
+    /// that lives for one command hashes only what it has to check.
     pub(super) fn hasher(&self) -> Option<DigestHasher> {
         let options = &self.context.options;
         let may_be_asked = options.role != Role::Embedded || options.verify_whole;

@@ -27,10 +27,10 @@ const MAX_OPEN: usize = 128;
 /// Questions that were read and are not being answered yet.
 const MAX_READ: usize = 8;
 
-/// How long a mount may take for one answer. What it was given in memory counts until then.
+/// How long a mount may take for one answer. Parts that the mount was given in memory count until then.
 const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What became of a question.
+/// The outcome of a mount's question.
 enum PartOutcome {
     Held(Held, Vec<PieceHash>),
     Here(Vec<PieceHash>),
@@ -99,7 +99,7 @@ async fn over(frames: &mut Frames, error: &FetchError) -> io::Result<()> {
     in_time(frames.send(&Told::Over { problem: problem(error), wrong })).await
 }
 
-/// What does not go out in time is the end of the connection: no more can follow a half.
+/// A part that does not go out in time is the end of the connection: no more can follow a half.
 async fn in_time(sending: impl Future<Output = io::Result<()>>) -> io::Result<()> {
     tokio::time::timeout(SEND_TIMEOUT, sending).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
@@ -130,7 +130,9 @@ fn answer(download: Arc<Download>, ask: Ask) -> Option<Answering> {
             Ask::Fetch(_) => fetched(&download, range, part).await,
             _ => {
                 let held = download.part(range, part.within()).await;
-                held.map(|held| held.map_or(PartOutcome::Late, |held| PartOutcome::Held(held, hashes(&download, range))))
+                held.map(|held| {
+                    held.map_or(PartOutcome::Late, |held| PartOutcome::Held(held, hashes(&download, range)))
+                })
             }
         };
         (part.id, answered.unwrap_or_else(|error| PartOutcome::Failed(problem(&error))))

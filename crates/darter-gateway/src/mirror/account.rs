@@ -19,16 +19,16 @@ use http_body_util::BodyExt;
 use crate::body::Body;
 use crate::mirror::range;
 
-/// What is known of one request so far.
+/// One request, as far as it is known so far.
 pub(crate) struct Account {
     kind: MirrorKind,
     method: Method,
     path: String,
     upstream: Option<String>,
     problem: Option<String>,
-    /// Whether the caller asked for all from some byte on. containerd reads as much of that as it wants, and hangs up.
+    /// True if the caller asked for all from some byte on. containerd reads as much of that as it wants, and hangs up.
     open_ended: bool,
-    /// Whether there is an answer, whose body tells the rest.
+    /// True once there is an answer, whose body tells the rest.
     answered: bool,
     started: Moment,
     metrics: Arc<Metrics>,

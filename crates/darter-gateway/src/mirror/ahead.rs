@@ -46,11 +46,11 @@ pub(crate) const ORDER_TIMEOUT: Duration = Duration::from_millis(10);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stretch {
     pub(crate) range: ByteRange,
-    /// Whether it has no last byte: everything from its start on.
+    /// True if it has no last byte: everything from its start on.
     pub(crate) open_ended: bool,
 }
 
-/// What is thought of a range.
+/// The judgement on a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Judged {
     /// It is a part of a reading of everything.
@@ -69,7 +69,7 @@ pub(crate) struct AskedRanges<K>(Recent<K, Ranges>);
 struct Ranges {
     /// The parts of sweeps.
     of_sweeps: Vec<ByteRange>,
-    /// Whether there was a lone one.
+    /// True if there was a lone one.
     had_lone: bool,
 }
 
@@ -121,7 +121,7 @@ impl<K: Clone + Eq + Hash> AskedRanges<K> {
     }
 }
 
-/// Whether a range goes on with the sweep that an earlier one is part of.
+/// True if a range goes on with the sweep that an earlier one is part of.
 fn follows(before: ByteRange, asked: Stretch, length: u64) -> bool {
     let range = asked.range;
     if before.start() > range.start() {
@@ -135,7 +135,7 @@ fn follows(before: ByteRange, asked: Stretch, length: u64) -> bool {
     is_step || range.start() == before.end() || ends_like || is_last_of(before, range, length)
 }
 
-/// Whether a range is what is left of a blob after ranges as long as `before`, which may come in any order.
+/// True if a range is what is left of a blob after ranges as long as `before`, which may come in any order.
 fn is_last_of(before: ByteRange, range: ByteRange, length: u64) -> bool {
     let step = before.len();
     let is_step = step >= MIN_STEP && before.start().is_multiple_of(step) && before.end() < length;
@@ -148,7 +148,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// Whether a range is lone in the end, if nothing arrives before it is judged again.
+    /// True if a range is lone in the end, if nothing arrives before it is judged again.
     fn is_lone(asked: &mut AskedRanges<&str>, stretch: Stretch, length: u64) -> bool {
         let first = asked.judge("blob", stretch, length, false);
         let judged = if first == Judged::Unsure { asked.judge("blob", stretch, length, true) } else { first };

@@ -38,7 +38,7 @@ use crate::mirror::{Ask, Blob, Blobs, Mirror, Nearness, entity_tag, header};
 /// Bytes that the agent is waited for, even by who jumps ahead: it reads them in a moment.
 pub(super) const NEAR: u64 = 256 << 10;
 
-/// What is asked for, and who gives it.
+/// The blob that is asked for, and the agent that gives it.
 struct Wanted {
     digest: Digest,
     source: Source,
@@ -47,10 +47,10 @@ struct Wanted {
     wrong: WrongDigests,
 }
 
-/// What a registry said of a blob.
+/// A registry's reply about a blob.
 struct BlobReply {
     member: NamedBlob,
-    /// Whether its answer named the digest.
+    /// True if its answer named the digest.
     names_it: bool,
     reply: Reply,
 }
@@ -58,7 +58,7 @@ struct BlobReply {
 /// A blob that is being opened.
 type BlobOpening = BoxFuture<'static, Result<Box<dyn Blob>, FetchError>>;
 
-/// What came of that, by the time at which headers go out.
+/// The state of that opening by the time at which headers go out.
 enum BegunBlob {
     Now(Result<Box<dyn Blob>, FetchError>),
     /// Nothing yet.
@@ -88,7 +88,7 @@ impl Mirror {
                 Err(problem) => return Err(problem),
             },
         };
-        // Whether the upstream has shown what it would give to this caller.
+        // True if the upstream has shown what it would give to this caller.
         let is_shown = said.as_ref().is_none_or(|said| {
             let is_as_told = believed.is_some_and(|known| known.size.is_none() || known.size == member.size);
             said.names_it || is_as_told || said.reply.stale.is_some()
@@ -529,7 +529,7 @@ fn put_part(response: &mut Response<Body>, part: Option<ByteRange>, length: Opti
     Ok(())
 }
 
-/// Whether the agent could give a byte only after much that lies before it.
+/// True if the agent could give a byte only after much that lies before it.
 fn is_far(blob: &dyn Blob, at: u64) -> bool {
     matches!(blob.nearness(at, true), Nearness::After(before) if before > NEAR)
 }

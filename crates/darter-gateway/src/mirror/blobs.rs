@@ -1,4 +1,4 @@
-//! What the mirror needs of the agent: blobs, opened by their source. [`Agent`] gives them from store and swarm; the
+//! The agent as the mirror needs it: blobs, opened by their source. [`Agent`] gives them from store and swarm; the
 //! mirror's tests have a twin in memory.
 
 use std::time::Duration;
@@ -12,14 +12,14 @@ use futures_util::stream::BoxStream;
 /// Gives blobs.
 #[async_trait]
 pub trait Blobs: Send + Sync + 'static {
-    /// Whether content at hand may be given for this source: it came from there, or that registry delivered it since. True
-    /// when nothing is at hand.
+    /// True if content at hand may be given for this source: it came from there, or that registry delivered it since. True when nothing is
+    /// at hand.
     async fn is_proven(&self, source: &Source) -> bool;
 
     /// Notes that the source has shown to have the content it names.
     fn proven(&self, source: &Source);
 
-    /// Whether all of this source's content is at hand, checked, and may be given for it.
+    /// True if all of this source's content is at hand, checked, and may be given for it.
     async fn is_whole(&self, source: &Source) -> bool;
 
     /// Opens a blob, of which `everything` is wanted or lone parts alone. The caller has made sure that these credentials may read it:

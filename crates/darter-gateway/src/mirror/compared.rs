@@ -26,7 +26,7 @@ struct ComparedCopy<F> {
     body: darter_origin::Body,
     digest: Digest,
     hasher: DigestHasher,
-    /// What came last.
+    /// The bytes that came last.
     held: Option<Bytes>,
     /// Told at the end whether the copy was right; `None` once nothing more comes.
     then: Option<F>,

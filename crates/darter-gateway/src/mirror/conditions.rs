@@ -12,7 +12,7 @@ pub(crate) fn status(headers: &HeaderMap, entity_tag: &str) -> Option<StatusCode
     lists(headers, IF_NONE_MATCH, has).then_some(StatusCode::NOT_MODIFIED)
 }
 
-/// Whether a header lists a matching tag, or any.
+/// True if a header lists a matching tag, or any.
 fn lists(headers: &HeaderMap, name: HeaderName, matches: impl Fn(&str) -> bool) -> bool {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok().map(str::to_owned));
     values.flat_map(|value| tags_of(&value)).any(|tag| tag == "*" || matches(&tag))

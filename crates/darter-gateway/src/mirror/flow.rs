@@ -57,7 +57,7 @@ const PAUSES: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1
 /// anybody a whole blob.
 pub(crate) const MAX_AROUND: usize = 4;
 
-/// What a flow begins with.
+/// The state in which a flow begins.
 pub(crate) struct Start {
     pub(crate) giver: Giver,
     /// The agent's blob, if it opened it; dropping it ends the interest in it.
@@ -70,13 +70,13 @@ pub(crate) struct Start {
     pub(crate) end: Option<u64>,
     /// The blob's length, as the engine was told.
     pub(crate) length: Option<u64>,
-    /// Whether the upstream is to give all of the blob.
+    /// True if the upstream is to give all of the blob.
     pub(crate) whole: bool,
-    /// Whether the range is no part of a reading of everything.
+    /// True if the range is no part of a reading of everything.
     pub(crate) lone: bool,
 }
 
-/// What else a flow needs.
+/// The other things that a flow needs.
 pub(crate) struct Rest {
     pub(crate) rescue: Rescue,
     pub(crate) reopen: Reopen,
@@ -86,7 +86,7 @@ pub(crate) struct Rest {
     pub(crate) stall_timeout: Duration,
 }
 
-/// Who gives what comes next.
+/// The giver of the next bytes.
 pub(crate) enum Giver {
     /// That is being found out.
     Opening(Opening),
@@ -104,7 +104,7 @@ pub(crate) fn opening(blob: impl Future<Output = Result<Box<dyn Blob>, FetchErro
 /// Finds out who gives.
 pub(crate) type Opening = BoxFuture<'static, Result<Opened, FetchError>>;
 
-/// Who was found to give.
+/// The giver that was found.
 pub(crate) enum Opened {
     /// The agent, this blob.
     Blob(Box<dyn Blob>),
@@ -139,7 +139,7 @@ pub(crate) struct Reopen {
 struct Flow {
     giver: Giver,
     blob: Option<Box<dyn Blob>>,
-    /// What the agent gave and the connection has not been given yet.
+    /// Bytes that the agent gave and the connection has not been given yet.
     given: Option<Part>,
     outlet: Outlet,
     at: u64,
@@ -168,7 +168,7 @@ struct Flow {
 /// The upstream's own copy of the whole blob, as far as it has come.
 struct UpstreamCopy {
     hasher: DigestHasher,
-    /// What came last.
+    /// The bytes that came last.
     held: Option<Bytes>,
 }
 
@@ -178,7 +178,7 @@ impl Flow {
         self.moved = Instant::now();
         self.waits = self.moved;
         loop {
-            // What the agent gives was checked.
+            // The agent's bytes were checked.
             if matches!(self.giver, Giver::Agent(_))
                 && let Some(held) = self.copy.take().and_then(|copy| copy.held)
             {

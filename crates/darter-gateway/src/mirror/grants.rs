@@ -1,4 +1,4 @@
-//! Who may read what is cached: no caller gets bytes that their own credentials could not fetch.
+//! Grants of access: no caller gets bytes that their own credentials could not fetch.
 //!
 //! Cached content goes to a caller when two things are known, both from the upstream's own mouth:
 //!
@@ -43,14 +43,14 @@ pub(crate) struct Scope {
 /// [`Credentials::fingerprint`](darter_core::source::Credentials::fingerprint) of a caller.
 pub(crate) type Fingerprint = [u8; 32];
 
-/// What a manifest says about something it names.
+/// A manifest's word on a blob that it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NamedBlob {
     /// Length in bytes, where the manifest (or the upstream) says.
     pub(crate) size: Option<u64>,
 }
 
-/// What upstreams said about callers and content.
+/// The words of upstreams on callers and content.
 #[derive(Debug)]
 pub(crate) struct Grants {
     ttl: Duration,
@@ -93,7 +93,7 @@ impl Grants {
         self.given.insert((scope.clone(), caller, digest), (now, member), 1);
     }
 
-    /// What is known of a blob of which the caller got something in the last hour, unless the upstream has refused the
+    /// The blob's description, if the caller got something of it in the last hour, unless the upstream has refused the
     /// caller since. A pull that has begun goes on by this while the upstream can't be asked.
     pub(crate) fn was_given(
         &mut self,
@@ -112,7 +112,7 @@ impl Grants {
         self.members.remove(&(scope.clone(), digest));
     }
 
-    /// What is known of the content, if the caller may read it without asking the upstream.
+    /// The blob's description, if the caller may read it without asking the upstream.
     pub(crate) fn look_up(
         &mut self,
         scope: &Scope,

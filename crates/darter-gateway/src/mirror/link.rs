@@ -34,11 +34,11 @@ pub(crate) struct List<'a> {
     pub(crate) repository: &'a str,
     /// The same, as the request named it.
     pub(crate) asked_name: &'a str,
-    /// What of it, such as `tags/list`.
+    /// The list's path below the repository, such as `tags/list`.
     pub(crate) rest: &'a str,
     /// How the request named the upstream.
     pub(crate) naming: &'a Naming,
-    /// Whether the caller brought credentials.
+    /// True if the caller brought credentials.
     pub(crate) has_credentials: bool,
     /// By what a page is known again.
     pub(crate) pages: &'a Pages,
@@ -61,7 +61,7 @@ pub(crate) fn next_page(list: List<'_>, headers: &HeaderMap) -> Option<HeaderVal
 }
 
 impl List<'_> {
-    /// Whether this is where lists begin: it is asked for by its size and its filter at most.
+    /// True if this is where lists begin: it is asked for by its size and its filter at most.
     fn is_first(&self) -> bool {
         let (path, query) = self.asked.split_once('?').unwrap_or((self.asked, ""));
         let mut parameters = form_urlencoded::parse(query.as_bytes());
@@ -123,7 +123,7 @@ impl List<'_> {
     }
 }
 
-/// Whether a list may have a page there: not where the specification has something else, however it is escaped.
+/// True if a list may have a page there: not where the specification has something else, however it is escaped.
 fn may_be_list(path: &str) -> bool {
     let decoded = percent_decode_str(path).decode_utf8_lossy();
     !matches!(route::parse(&decoded), Some(Route::Ping | Route::Manifest { .. } | Route::Blob { .. }))
@@ -134,7 +134,7 @@ struct Link {
     is_next: bool,
 }
 
-/// All links of one header's value. What does not parse ends the list.
+/// All links of one header's value. A link that does not parse ends the list.
 fn links_of(value: &str) -> Vec<Link> {
     let (mut links, mut rest) = (Vec::new(), value);
     while let Some((target, after)) = rest.split_once('<').and_then(|(_, link)| link.split_once('>')) {
@@ -164,7 +164,7 @@ fn split_unquoted(text: &str, separator: char) -> Option<(&str, &str)> {
     None
 }
 
-/// Whether the first `rel` among a link's parameters says `next`, alone or among others.
+/// True if the first `rel` among a link's parameters says `next`, alone or among others.
 fn is_next(parameters: &str) -> bool {
     let mut rest = Some(parameters);
     while let Some(text) = rest {

@@ -84,7 +84,7 @@ impl Mirror {
         Ok(manifest)
     }
 
-    /// Whether a cached manifest may be given in this repository, of which the upstream just named it.
+    /// True if a cached manifest may be given in this repository, of which the upstream just named it.
     async fn may_give(&self, ask: &Ask<'_>, digest: Digest, reply: &Reply) -> bool {
         let (provenance, place) = (self.registries.provenance(), place_of(&ask.upstream, &ask.repository));
         if provenance.knows(digest, &place).await {

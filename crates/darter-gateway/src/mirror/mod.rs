@@ -120,11 +120,11 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 pub struct MirrorOptions {
     /// Names of configured upstreams, which may stand as a repository's first component.
     pub upstreams: Vec<String>,
-    /// What their repositories are called.
+    /// The upstreams' names for their repositories.
     pub rewrites: Rewrites,
     /// The upstream of requests that name none.
     pub default_upstream: Option<String>,
-    /// Whether `/v2/` asks for the login that the caller has for this mirror.
+    /// True if `/v2/` asks for the login that the caller has for this mirror.
     pub ask_login: bool,
     /// How long an upstream's yes to a caller's credentials is cached.
     pub grant_ttl: Duration,
@@ -162,7 +162,7 @@ pub struct Mirror {
     grants: Mutex<Grants>,
     /// Ranges that sweep over blobs.
     sweeps: Mutex<ahead::AskedRanges<(Scope, Digest)>>,
-    /// Who may read past an agent that stands still.
+    /// Permits to read past an agent that stands still.
     around: Arc<Semaphore>,
     wrong: WrongDigests,
     pages: Pages,
@@ -193,25 +193,25 @@ struct Ask<'a> {
     caller: Fingerprint,
     /// Takes parts of files for this connection.
     outlet: Outlet,
-    /// What the registry said last while this was answered.
+    /// The registry's last reply while this was answered.
     said: Mutex<ReplyNotes>,
     awaited: &'a Awaited,
     /// The last moment at which this may be answered.
     until: Instant,
 }
 
-/// What a request is waiting for now, for its error.
+/// The thing that a request is waiting for now, for its error.
 #[derive(Default)]
 struct Awaited(Mutex<String>);
 
-/// What a registry's reply says besides what was asked for.
+/// Notes on a registry's reply besides its content.
 #[derive(Default)]
 struct ReplyNotes {
     /// To be passed on.
     told: HeaderMap,
     /// Set when it is no word of the registry's now.
     stale: Option<Stale>,
-    /// Whether the registry said something while this was answered, or a moment before.
+    /// True if the registry said something while this was answered, or a moment before.
     now: bool,
 }
 
@@ -386,7 +386,7 @@ impl Mirror {
         Ok(reply)
     }
 
-    /// What is known of the content, if the caller may read it without the upstream being asked.
+    /// The content's description, if the caller may read it without the upstream being asked.
     fn believed(&self, ask: &Ask<'_>, digest: Digest) -> Option<NamedBlob> {
         let known = self.grants.lock().look_up(&ask.scope, ask.caller, digest, self.clock.now());
         if known.is_some() {
@@ -395,7 +395,7 @@ impl Mirror {
         known
     }
 
-    /// What is known of a blob of which this caller wants a range, and got something a while ago.
+    /// The description of a blob of which this caller wants a range, and got something a while ago.
     fn was_given(&self, ask: &Ask<'_>, digest: Digest) -> Option<NamedBlob> {
         if !ask.headers.contains_key(RANGE) {
             return None;
@@ -475,7 +475,7 @@ impl Ask<'_> {
         *self.awaited.0.lock() = what;
     }
 
-    /// Whether the registry was heard just now.
+    /// True if the registry was heard just now.
     fn was_heard(&self) -> bool {
         self.said.lock().now
     }
@@ -504,15 +504,15 @@ impl Ask<'_> {
     }
 }
 
-/// What authorises the caller: its `Authorization` headers and nothing else. The empty login, which Podman's family
-/// sends for want of a better one when it is asked, authorises nobody.
+/// The caller's credentials: its `Authorization` headers and nothing else. The empty login, which Podman's family sends
+/// for want of a better one when it is asked, authorises nobody.
 fn credentials(headers: &HeaderMap) -> Credentials {
     let values = headers.get_all(AUTHORIZATION).iter().filter_map(|value| value.to_str().ok());
     let said = values.filter(|value| !value.trim().is_empty() && !is_empty_login(value));
     Credentials { headers: said.map(|value| (AUTHORIZATION.as_str().to_owned(), value.to_owned())).collect() }
 }
 
-/// Whether this is Basic with neither a user nor a password.
+/// True if this is Basic with neither a user nor a password.
 fn is_empty_login(authorization: &str) -> bool {
     const ENCODED_COLON: &str = "Og==";
     let parts = authorization.trim().split_once(' ');

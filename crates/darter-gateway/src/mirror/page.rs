@@ -21,7 +21,7 @@ pub(crate) struct Page<'a> {
     pub(crate) base: &'a Url,
     /// The repository whose list it belongs to, as the registry names it.
     pub(crate) repository: &'a str,
-    /// Whether the caller brings credentials.
+    /// True if the caller brings credentials.
     pub(crate) has_credentials: bool,
     /// The page's own path and query.
     pub(crate) path: &'a str,
@@ -40,7 +40,7 @@ impl Pages {
         Some(self.hash(page)?.to_hex().to_string())
     }
 
-    /// Whether this is the code of the page.
+    /// True if this is the code of the page.
     pub(crate) fn is_code(&self, page: Page<'_>, code: &str) -> bool {
         // Two such values are compared in constant time.
         blake3::Hash::from_hex(code).is_ok_and(|code| self.hash(page) == Some(code))

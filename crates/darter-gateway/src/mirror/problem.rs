@@ -52,7 +52,7 @@ impl Problem {
         Self::new(StatusCode::GATEWAY_TIMEOUT, Code::Unavailable, text)
     }
 
-    /// Whether the trouble is the upstream's for now, rather than its word on the request.
+    /// True if the trouble is the upstream's for now, rather than its word on the request.
     pub(crate) fn is_trouble(&self) -> bool {
         self.status.is_server_error() || self.status == StatusCode::TOO_MANY_REQUESTS
     }
@@ -151,7 +151,7 @@ impl Problem {
         self
     }
 
-    /// What went wrong, for the log.
+    /// The error, for the log.
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
@@ -185,7 +185,7 @@ impl From<NameError> for Problem {
         let (status, code) = match error {
             NameError::Repository(_) => (StatusCode::BAD_REQUEST, Code::NameInvalid),
             NameError::Digest(_) => (StatusCode::BAD_REQUEST, Code::DigestInvalid),
-            // What can't be a tag can't have been pushed: 404, as the specification's own tests expect.
+            // A name that can't be a tag can't have been pushed: 404, as the specification's own tests expect.
             NameError::Reference(_) => (StatusCode::NOT_FOUND, Code::ManifestUnknown),
         };
         Self::new(status, code, error.to_string())
@@ -201,7 +201,8 @@ fn reason(status: StatusCode, message: &str) -> Option<ReasonPhrase> {
     ReasonPhrase::try_from(format!("{name} ({plain})").into_bytes()).ok()
 }
 
-/// What the caller did wrong stays the caller's; everything else is a bad gateway, a proxy of ours that wants a login too.
+/// The status for the caller: the caller's own mistakes stay the caller's; everything else is a bad gateway, a proxy of ours that wants a
+/// login too.
 fn passed_on(status: StatusCode) -> StatusCode {
     match status {
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => StatusCode::BAD_GATEWAY,

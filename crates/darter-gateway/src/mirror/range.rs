@@ -2,7 +2,7 @@
 
 use darter_core::ByteRange;
 
-/// What a `Range` header means for content of a known length.
+/// The meaning of a `Range` header for content of a known length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
     /// Everything: no range, or one that servers ignore (another unit, several ranges, not well formed).
@@ -33,7 +33,7 @@ pub(crate) fn parse(value: Option<&str>, length: u64) -> Asked {
     within(start, last.saturating_add(1), length)
 }
 
-/// Whether a header's value asks for everything from some byte on.
+/// True if a header's value asks for everything from some byte on.
 pub(crate) fn is_open_ended(value: Option<&str>) -> bool {
     value.is_some_and(|value| value.trim_end().ends_with('-'))
 }

@@ -30,7 +30,7 @@ pub(crate) struct Rescue {
     pub(crate) path: String,
     pub(crate) credentials: Credentials,
     pub(crate) metrics: Arc<Metrics>,
-    /// What the blob must be.
+    /// The digest that the blob must have.
     pub(crate) digest: Digest,
     /// The repository that it is of.
     pub(crate) scope: Scope,

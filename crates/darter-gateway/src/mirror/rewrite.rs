@@ -1,5 +1,5 @@
-//! What a repository is called at its upstream, where that is a proxy for others: a project of Harbor's, a repository of
-//! Artifactory's, a pull-through cache of a cloud.
+//! The names of repositories at their upstream, where that is a proxy for others: a project of Harbor's, a repository of Artifactory's, a
+//! pull-through cache of a cloud.
 //!
 //! Pure: nothing here does I/O.
 

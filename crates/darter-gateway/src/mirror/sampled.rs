@@ -88,12 +88,12 @@ impl Sampled {
     }
 }
 
-/// Whether an answer says nothing about what the registry gives.
+/// True if an answer says nothing about what the registry gives.
 fn is_trouble(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
-/// Whether the registry's answer is about a blob of this length that begins so.
+/// True if the registry's answer is about a blob of this length that begins so.
 async fn begins_with(answer: Answer, length: Option<u64>, known: &[u8]) -> bool {
     let number = |name: HeaderName, headers: &HeaderMap| -> Option<u64> {
         headers.get(name)?.to_str().ok()?.rsplit('/').next()?.trim().parse().ok()

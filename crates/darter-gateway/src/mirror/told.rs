@@ -1,4 +1,4 @@
-//! What a registry tells people and their tools besides its answer, to be passed on with it.
+//! Headers in which a registry tells people and their tools something besides its answer, to be passed on with it.
 
 use http::header::{ALLOW, WARNING};
 use http::{HeaderMap, HeaderName};

@@ -59,7 +59,7 @@ impl FromStr for Walk {
         };
         let anchor = u64::from_str_radix(anchor, 16).map_err(drop)?;
         let (steps, until): (u32, u32) = (steps.parse().map_err(drop)?, until.parse().map_err(drop)?);
-        // What no way comes to.
+        // No way comes there.
         if steps >= until { Err(()) } else { Ok(Self { anchor, steps, until }) }
     }
 }

@@ -26,7 +26,7 @@ const REFUSED_FOR: Duration = Duration::from_secs(300);
 /// Digests remembered.
 const MAX_DIGESTS: u64 = 1000;
 
-/// What came in the place of a digest's content.
+/// The content that came in the place of a digest's.
 #[derive(Clone, Copy, Debug)]
 enum Came {
     Other,
@@ -36,7 +36,7 @@ enum Came {
 /// When something came, and what.
 type Noted = (Moment, Came);
 
-/// What came wrong, and when. Cheap to clone.
+/// Content that came wrong, and when. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct WrongDigests {
     seen: Arc<Mutex<Recent<Key, Noted>>>,

@@ -1,4 +1,4 @@
-//! Who may speak to the local port: programs of this host, and no web page.
+//! The guard of the local port: programs of this host may speak to it, and no web page.
 //!
 //! A page in a browser of this host can send requests to loopback, under a name of its own that it lets resolve there
 //! (DNS rebinding); the browser then lets it read the answers, private manifests among them. Such a request says in
@@ -24,7 +24,7 @@ use url::{Host, Url};
 const LOOPBACK_NAMES: [&str; 5] =
     ["ip6-localhost", "ip6-loopback", "localhost.localdomain", "localhost4", "localhost6"];
 
-/// What the local port is known by.
+/// The names and addresses of the local port.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Guard {
     names: BTreeSet<String>,
@@ -53,7 +53,7 @@ impl Guard {
         Self { names: names.into_iter().map(|name| plain(&name)).collect() }
     }
 
-    /// Whether a request that came in on the address `local` is to be answered.
+    /// Decides if a request that came in on the address `local` is to be answered.
     ///
     /// # Errors
     /// Why it is not.

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 /// The media type of what [`of_openmetrics`] makes.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Whether an `Accept` header asks for OpenMetrics.
+/// True if an `Accept` header asks for OpenMetrics.
 pub(super) fn wants_openmetrics(accept: &str) -> bool {
     accept.split(',').any(|kind| kind.trim_start().starts_with("application/openmetrics-text"))
 }

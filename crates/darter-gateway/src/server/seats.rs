@@ -120,12 +120,12 @@ impl Seat {
         Busy(Arc::clone(self))
     }
 
-    /// Whether no request came on it yet.
+    /// True if no request came on it yet.
     pub(super) fn is_fresh(&self) -> bool {
         self.fresh.load(Ordering::Relaxed)
     }
 
-    /// Whether a request that came on it is being answered.
+    /// True while a request that came on it is being answered.
     pub(super) fn is_answered(&self) -> bool {
         !self.is_fresh() && self.since.lock().is_none()
     }

@@ -1,4 +1,4 @@
-//! Whose credentials open what.
+//! Credentials: which of them open what.
 
 use bytes::Bytes;
 use http::Method;

@@ -1,4 +1,4 @@
-//! What is served while a registry is away, asks for less, or fails.
+//! Answers while a registry is away, asks for less, or fails.
 
 use http::StatusCode;
 
@@ -118,7 +118,7 @@ async fn what_was_pulled_is_served_by_digest_while_a_portal_answers_for_the_regi
         by_default.assert_served_by_digest().await;
         assert_eq!(by_default.world.get(TAG).await.status, 502, "a tag may be another's by now");
         by_default.world.registry.state.lock().portal = None;
-        // What others are told who ask the same within a moment.
+        // The answer for others that ask the same within a moment.
         by_default.world.clock.pass(std::time::Duration::from_secs(4));
         let fresh = by_default.world.get(&by_default.by_digest).await;
         assert_eq!(
@@ -129,7 +129,7 @@ async fn what_was_pulled_is_served_by_digest_while_a_portal_answers_for_the_regi
         let errors = pulled(world_of(StaleTags::Errors, |_, _| {}).await).await;
         errors.world.registry.state.lock().portal = Some(page);
         errors.assert_served().await;
-        // What is not everybody's is for who showed to have it.
+        // Content that is not everybody's is for callers that showed to have it.
         let world = world().await;
         world.registry.allow(ALICE, "app");
         let private = pulled_as(world, ALICE).await;

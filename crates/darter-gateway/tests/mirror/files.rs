@@ -23,7 +23,7 @@ async fn with_file(length: usize) -> (World, Vec<u8>, String) {
     (world, bytes, path)
 }
 
-/// What the mirror has sent by `sendfile`.
+/// The bytes that the mirror has sent by `sendfile`.
 fn by_sendfile(world: &World) -> u64 {
     world.metrics.local_sendfile_bytes.get()
 }

@@ -39,7 +39,7 @@ enum Way {
 
 struct Hanging {
     address: SocketAddr,
-    /// Whom an error has to name.
+    /// The host that an error has to name.
     culprit: String,
     _queue: Vec<TcpStream>,
 }
@@ -119,7 +119,7 @@ async fn world_behind(registry: Option<SocketAddr>) -> World {
     .await
 }
 
-/// What comes long before an engine would give up, on a machine that has other things to do.
+/// Waits for an answer that comes long before an engine would give up, on a machine that has other things to do.
 async fn in_time<T>(answer: impl Future<Output = T>) -> T {
     tokio::time::timeout(ANSWER_TIMEOUT * 8, answer).await.expect("it is not answered in time")
 }
@@ -183,7 +183,7 @@ async fn whatever_is_asked_of_a_registry_that_hangs_in_any_way_is_answered_and_s
     .await;
 }
 
-/// What an engine does next is in status and headers.
+/// Status and headers decide what an engine does next.
 #[tokio::test]
 async fn a_refusal_whose_text_does_not_come_is_a_refusal_all_the_same() {
     let registry = Hanging::start(Way::Refuses).await;

@@ -8,7 +8,7 @@ use crate::world::{World, world_with};
 const ALICE: &str = "Basic YWxpY2U6c2VjcmV0";
 const ALICES_TOKEN: &str = "Bearer YWxpY2U6c2VjcmV0";
 const MALLORY: &str = "Basic bWFsbG9yeTpndWVzcw==";
-/// What Podman's family sends for want of a login.
+/// The header that Podman's family sends for want of a login.
 const EMPTY: &str = "Basic Og==";
 
 /// A mirror that asks for logins, before a registry that has `lab` for a name besides its address.

@@ -113,7 +113,7 @@ async fn a_registry_that_says_yes_to_everything_opens_nothing_also_after_a_resta
     world.assert_closed(&agent).await;
     agent.drain().await;
 
-    // What is on disk, for another agent: the first one keeps its lock as long as this process lives.
+    // A copy of the disk, for another agent: the first one keeps its lock as long as this process lives.
     let copied = tempfile::tempdir().unwrap();
     copy(dir.path(), copied.path());
     let agent = options(Role::Seed, copied.path(), Vec::new(), &world.lab, &world.stranger);
@@ -160,7 +160,7 @@ async fn a_registry_that_began_and_never_ended_opens_nothing_of_what_another_one
     agent.drain().await;
 }
 
-/// What another registry had left unfinished was thrown away and read again, whoever it was.
+/// The part that another registry had left unfinished was thrown away and read again, whichever registry it was.
 #[tokio::test]
 async fn what_one_trusted_registry_began_another_one_goes_on_with() {
     for both_are_trusted in [true, false] {

@@ -142,7 +142,7 @@ async fn a_pull_that_has_begun_goes_on_while_the_registry_is_in_trouble() {
     assert_eq!(range(&world, &path, "bytes=1000-1999").await.status, 403);
 }
 
-/// Who looks for why pulls fail finds what engines did not wait for.
+/// The counters show an operator, who looks for why pulls fail, which answers engines did not wait for.
 #[tokio::test]
 async fn a_caller_that_gives_up_before_the_answer_or_in_its_middle_is_counted() {
     let (world, _, path, _gate) = with_blob(LENGTH as u64, 1000).await;
@@ -159,7 +159,7 @@ async fn a_caller_that_gives_up_before_the_answer_or_in_its_middle_is_counted() 
         }
     };
     give_up(&path, true).await;
-    // Who asked for everything from some byte on has taken what it wanted.
+    // A caller that asked for everything from some byte on has taken what it wanted.
     drop(world.client.get(world.url(&path)).header("range", "bytes=0-").send().await.unwrap());
     world.registry.state.lock().hangs = true;
     give_up("/v2/app/manifests/1", false).await;

@@ -1,5 +1,5 @@
-//! What a stranger's registry does to others: one that is slow, or never gets to an end, keeps nobody from the same digest of
-//! another, and a second registry behind the host of one that is known is a stranger. With real agents, since they decide.
+//! A stranger's registry and its effect on others: one that is slow, or never gets to an end, keeps nobody from the same digest of another,
+//! and a second registry behind the host of one that is known is a stranger. With real agents, since they decide.
 
 use std::path::Path;
 use std::time::Duration;
@@ -31,7 +31,7 @@ fn blob_gets(registry: &Registry) -> usize {
     state.seen.iter().filter(|seen| seen.line.starts_with("GET") && seen.line.contains("/blobs/")).count()
 }
 
-/// What an agent's mirror gave past the agent, as its metrics have it.
+/// The bytes that an agent's mirror gave past the agent, as its metrics have it.
 async fn fallbacks(agent: &Agent) -> String {
     let (_, metrics) = get(agent, None, "/metrics").await;
     let metrics = String::from_utf8(metrics.unwrap()).unwrap();
@@ -64,7 +64,7 @@ async fn keeps_nobody_waiting(world: World) {
         });
         pulled.await.expect("alice waits for a stranger");
         for agent in agents.iter().rev() {
-            // Who waits long enough is served past the agent.
+            // A caller that waits long enough is served past the agent.
             assert_eq!(fallbacks(agent).await, "", "alice waits for a stranger");
             agent.drain().await;
         }
@@ -101,7 +101,7 @@ async fn another_base_path_of_a_host_is_another_registry() {
     let world = world().await;
     let (_, [_, digest]) = world.lab.put_image("a/private/app", Some("1"), &world.layer);
     world.lab.allow(ALICE, "a/private/app");
-    // Who runs the other one says yes to everybody.
+    // The other one's operator says yes to everybody.
     world.lab.allow("", "b/private/app");
     world.lab.state.lock().says_yes = true;
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What a registry tells besides what was asked for.
+//! Headers of a registry that tell something besides what was asked for.
 
 use http::{Method, StatusCode};
 

@@ -43,7 +43,7 @@ pub(crate) struct TwinState {
     pub(crate) as_files: bool,
     /// Cuts its files off here.
     pub(crate) cut_files_at: Option<u64>,
-    /// What is whole, as the agent knows.
+    /// Contents that the agent holds whole.
     pub(crate) whole: HashSet<Digest>,
     /// Sources that nothing shows to have what is held.
     pub(crate) unproven: HashSet<Source>,

@@ -48,7 +48,7 @@ pub(crate) struct World {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: HandClock,
     pub(crate) port: LocalPort,
-    /// What the agent says that it is about.
+    /// The phase that the agent says it is in.
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) client: reqwest::Client,
     pub(crate) dir: tempfile::TempDir,
@@ -178,7 +178,7 @@ impl World {
         self.port = open_port(options, kept, &config, &self.agent, &self.metrics, &self.clock, phase).await;
     }
 
-    /// Whether `/metrics` has this line.
+    /// True if `/metrics` has this line.
     pub(crate) fn counted(&self, line: &str) -> bool {
         self.metrics.encode().lines().any(|have| have == line)
     }

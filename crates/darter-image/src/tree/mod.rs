@@ -36,10 +36,10 @@ use std::collections::{BTreeMap, HashMap};
 pub(crate) use self::acl::with_mode as acl_with_mode;
 pub(crate) use self::pool::{Namespace, Pool, Xattr, XattrId};
 use self::resolve::PathEnd;
-use crate::chunks::{Chunks, CopiedRange, ChunkPlan, plan};
+use crate::chunks::{ChunkPlan, Chunks, CopiedRange, plan};
 use crate::limits::{MAX_COPIED, MAX_HELD, MAX_NAME, MAX_PATH};
 use crate::reason::{Reason, shown};
-use crate::tar::{Kind, TarMember, Sink, Time};
+use crate::tar::{Kind, Sink, TarMember, Time};
 
 /// What a name of a whiteout begins with.
 const WHITEOUT: &[u8] = b".wh.";

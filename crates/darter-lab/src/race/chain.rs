@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::Process;
 use crate::race::account::has_ended;
-use crate::race::course::{Testbed, START_TIMEOUT};
+use crate::race::course::{START_TIMEOUT, Testbed};
 use crate::race::method::{Look, Method, judge, written};
 use crate::race::relay::Load;
 

@@ -16,7 +16,7 @@ use darter_core::{BlobId, Clock, Moment, SystemClock};
 
 use crate::cluster::{Agent, PEER_PORT};
 use crate::process::wait_until;
-use crate::race::course::{Testbed, Nginx, START_TIMEOUT};
+use crate::race::course::{Nginx, START_TIMEOUT, Testbed};
 use crate::race::method::{Look, Method};
 use crate::socket;
 

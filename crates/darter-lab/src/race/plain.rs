@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 
 use crate::process::Process;
 use crate::race::account::has_ended;
-use crate::race::course::{Testbed, Nginx};
+use crate::race::course::{Nginx, Testbed};
 use crate::race::method::{Look, Method, judge, written};
 
 /// nginx and its downloaders.

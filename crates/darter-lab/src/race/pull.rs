@@ -19,7 +19,7 @@ use crate::netns::Host;
 use crate::oci::digest_of;
 use crate::process::{Process, wait_until};
 use crate::race::account::has_ended;
-use crate::race::course::{Testbed, START_TIMEOUT};
+use crate::race::course::{START_TIMEOUT, Testbed};
 use crate::race::darter::meet_seed;
 use crate::race::layers::Layers;
 use crate::race::method::{Look, Method};

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 
 use crate::netns::Host;
 use crate::process::{Process, wait_until};
-use crate::race::course::{Testbed, START_TIMEOUT};
+use crate::race::course::{START_TIMEOUT, Testbed};
 use crate::race::method::{Look, Method, is_right, written};
 
 const SCRIPT: &str = include_str!("torrent.py");

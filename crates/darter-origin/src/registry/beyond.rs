@@ -5,7 +5,7 @@ use http::{HeaderMap, StatusCode};
 use url::Url;
 
 use super::answer::Answer;
-use super::client::{RequestPlace, RegistryClient, Wanted, remember, repository_of, wanted_by};
+use super::client::{RegistryClient, RequestPlace, Wanted, remember, repository_of, wanted_by};
 use crate::client::Request;
 use crate::error::OriginError;
 use crate::registry::config::Login;

@@ -55,7 +55,8 @@ impl Leads {
         self.books.admit(entering, Place::default(), &PieceSet::new(), true);
     }
 
-    /// What it says now, to whom: `+from..to` for hashes, with `!` where members ask each other and `*` for its signature.
+    /// The messages that it sends now, and to whom: `+from..to` for hashes, with `!` where members ask each other and `*` for its
+    /// signature.
     fn says(&mut self, millis: u64) -> Vec<(u8, String)> {
         let speech = self.books.speak(&self.known, self.hashes.chain(), self.verdict.as_ref(), at(millis));
         speech.messages.iter().map(|(to, message)| (to.0[0], self.text(message))).collect()

@@ -103,9 +103,9 @@ pub enum Widening {
         connections: u8,
         /// How many were measured.
         tried: u8,
-        /// What these got.
+        /// The rate of this many connections, in bytes per second.
         rate: u64,
-        /// What fewer got.
+        /// The rate of fewer connections, in bytes per second.
         before: u64,
     },
     /// `tried` connections got `rate` together, hardly more than `before`: `connections` read from now on, as before.
@@ -114,9 +114,9 @@ pub enum Widening {
         connections: u8,
         /// How many were measured.
         tried: u8,
-        /// What these got.
+        /// The rate of this many connections, in bytes per second.
         rate: u64,
-        /// What fewer got.
+        /// The rate of fewer connections, in bytes per second.
         before: u64,
     },
 }
@@ -131,13 +131,13 @@ pub(crate) struct Breadth {
     phase: Phase,
     /// When the phase began.
     begun: Moment,
-    /// What one connection got.
+    /// The bytes of a single connection.
     windows: Windows,
     pace: Option<Pace>,
     /// Trials that may still be made, and whether the last one brought more, or nothing.
     trials: u8,
     last_trial: Option<bool>,
-    /// What the last number of connections that was measured got, in bytes per second; zero if none was.
+    /// The rate of the last number of connections that was measured, in bytes per second; zero if none was.
     rate: f64,
     /// Since when bytes of several connections are counted, and how many came.
     since: Option<Moment>,
@@ -145,9 +145,9 @@ pub(crate) struct Breadth {
     /// Which connections got something in this phase, by bit.
     seen: u32,
     pause: Duration,
-    /// Whether the agent's own limit held the origin up while bytes were counted.
+    /// True if the agent's own limit held the origin up while bytes were counted.
     held_up: bool,
-    /// Whether several connections were seen to get more than one.
+    /// True if several connections were seen to get more than one.
     is_limited: bool,
     /// When a failure last counted.
     failed: Option<Moment>,
@@ -216,17 +216,17 @@ impl Breadth {
         self.widest
     }
 
-    /// Whether several connections read, which were seen to get more than one.
+    /// True if several connections read, which were seen to get more than one.
     pub(crate) const fn is_limited(&self) -> bool {
         self.is_limited && self.connections > 1
     }
 
-    /// Whether a second connection is to try.
+    /// True if a second connection is to try.
     pub(crate) const fn is_trial_due(&self) -> bool {
         matches!(self.phase, Phase::TrialDue(_))
     }
 
-    /// Whether a second connection tries.
+    /// True while a second connection tries.
     pub(crate) const fn is_tried(&self) -> bool {
         matches!(self.phase, Phase::Trial(_))
     }
@@ -450,7 +450,7 @@ impl Breadth {
         Widening::Wider { connections: self.connections, tried: 2, rate: two as u64, before: one as u64 }
     }
 
-    /// What `tried` connections get is known: are there more, or as many as `before`?
+    /// Decides once the rate of `tried` connections is known: are there more, or as many as `before`?
     fn judge(&mut self, rate: f64, (before, tried): (u8, u8), now: Moment) -> Widening {
         let (had, rates) = (self.rate, (rate as u64, self.rate as u64));
         // The first bytes of an answer may come at once.
@@ -475,7 +475,7 @@ impl Breadth {
         Widening::Back { connections: self.connections, tried, rate: rates.0, before: rates.1 }
     }
 
-    /// Twice as many are tried. What two trials say of two connections is relied on.
+    /// Twice as many are tried. Relies on what two trials say of two connections.
     fn widen(&mut self, now: Moment) {
         if self.connections == 1 && self.max >= 4 {
             (self.connections, self.rate) = (2, self.rate * 2.0);

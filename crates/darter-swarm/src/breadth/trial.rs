@@ -26,7 +26,7 @@ const MARGIN: f64 = 3.0;
 /// A trial is one burst when it comes so many times as fast as the first connection's bytes.
 const BURST: f64 = 2.5;
 
-/// What counts as one moment.
+/// Arrivals within this time count as one moment.
 const MOMENT: Duration = Duration::from_millis(1);
 
 /// See the module's text.
@@ -48,16 +48,16 @@ pub(super) struct Trial {
     end: Option<Moment>,
 }
 
-/// What a trial came to.
+/// The result of a trial.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Outcome {
-    /// What both connections get as a multiple of what one got, as far as it is owed to there being two.
+    /// The rate of both connections as a multiple of that of one, as far as it is owed to there being two.
     pub(super) gain: f64,
     /// The same, all of it.
     pub(super) together: f64,
-    /// What that has to be for it to be more.
+    /// The gain from which on two connections are taken to get more.
     pub(super) wanted: f64,
-    /// Whether it came at once, where the first connection gets bursts: chance has no part in that.
+    /// True if the gain came at once, where the first connection gets bursts: chance has no part in that.
     pub(super) is_burst: bool,
 }
 
@@ -95,7 +95,8 @@ impl Trial {
         self.first.is_some()
     }
 
-    /// Bytes came on the first connection, or on the second. What it came to, once that is known.
+    /// Bytes came on the first connection, or on the second. Counts `bytes` that came, and gives the outcome once it is
+    /// known.
     pub(super) fn came(&mut self, is_first: bool, bytes: u64, now: Moment) -> Option<Outcome> {
         let wanted = self.wanted;
         if is_first {
@@ -170,7 +171,7 @@ mod tests {
         Some(outcome.gain)
     }
 
-    /// What comes every two milliseconds on each connection, on the second one after the answer's time.
+    /// Bytes that come every two milliseconds on each connection, on the second one after the answer's time.
     fn both(each: u64, answered: u64) -> impl Iterator<Item = (u64, bool, u64)> {
         (1..200).map(|nth| nth * 2).flat_map(move |millis| {
             let second = (millis > answered).then_some((millis, false, each));

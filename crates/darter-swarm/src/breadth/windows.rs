@@ -49,11 +49,11 @@ struct Window {
     rate: f64,
     span: Duration,
     gap: Duration,
-    /// Whether the origin was waited for most of the time.
+    /// True if the origin was waited for most of the time.
     is_waited_for: bool,
 }
 
-/// What several windows say together.
+/// The average of several windows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Pace {
     /// In bytes per second.
@@ -64,12 +64,12 @@ pub(super) struct Pace {
     pub(super) gap: Duration,
     /// How far windows lie apart, as a part of the rate: about one standard deviation.
     pub(super) noise: f64,
-    /// Whether the origin was waited for most of the time. If not, this agent takes no more, whoever sends.
+    /// True if the origin was waited for most of the time. If not, this agent takes no more, whoever sends.
     pub(super) is_waited_for: bool,
 }
 
 impl Pace {
-    /// Whether another rate may be the same one.
+    /// True if both rates may be the same one.
     pub(super) fn agrees_with(&self, other: &Self) -> bool {
         (self.rate / other.rate - 1.0).abs() <= AGREE + self.noise.max(other.noise)
     }
@@ -91,7 +91,7 @@ impl Windows {
         self.last
     }
 
-    /// Bytes came that were waited for so long. Whether a window ended with them.
+    /// Bytes came that were waited for so long. Returns true if a window ended with these bytes.
     pub(super) fn came(&mut self, bytes: u64, waited: Duration, now: Moment) -> bool {
         let Some(last) = self.last.replace(now) else {
             self.since = now;
@@ -114,7 +114,7 @@ impl Windows {
         true
     }
 
-    /// What came so far tells nothing of what comes from now on. The next bytes begin a window.
+    /// Forgets all windows: bytes so far tell nothing of the rate from now on. The next bytes begin a window.
     pub(super) fn clear(&mut self) {
         self.done.clear();
         self.last = None;
@@ -129,7 +129,7 @@ impl Windows {
         }
     }
 
-    /// What they say together, once there are at least so many of the shortest kind, or fewer longer ones.
+    /// The average of the windows, once there are at least `least` of the shortest kind, or fewer longer ones.
     pub(super) fn pace(&self, least: usize) -> Option<Pace> {
         let span = median(self.done.iter().map(|window| window.span), Duration::cmp)?;
         let count = self.done.len();

@@ -9,10 +9,10 @@ use crate::random::Random;
 
 pub(super) const MIB: u64 = 1 << 20;
 
-/// What comes of a socket at a time, at least.
+/// Bytes that a socket gives at a time, at least.
 const CHUNK: f64 = 16e3;
 
-/// What a socket holds while nobody reads.
+/// Bytes that a socket holds while nobody reads.
 const SOCKET: f64 = 4e6;
 
 /// Where a blob is read.
@@ -24,7 +24,7 @@ pub(super) struct World {
     /// How far what all together get is from that: a standard deviation, drawn anew after about so many milliseconds.
     pub(super) noise: f64,
     pub(super) every: u64,
-    /// What a connection is to get in so many milliseconds comes at once.
+    /// Milliseconds whose bytes a connection gets all at once.
     pub(super) burst: u64,
     /// After about so many milliseconds nothing happens for 200: on the whole machine, or here only.
     pub(super) stalls: Option<u64>,
@@ -34,7 +34,7 @@ pub(super) struct World {
     pub(super) seed: u64,
 }
 
-/// What came of reading a blob.
+/// The result of reading a blob.
 #[derive(Debug)]
 pub(super) struct Read {
     pub(super) connections: u8,

@@ -36,7 +36,7 @@ fn answer(member: &Hashes, from: u32, hashes: &[PieceHash], proof: Option<Proof>
     member.check_for(node(1)).unwrap().prove(from, hashes, proof)
 }
 
-/// What neighbour 2, or another, is told that asks: how many hashes, and by what proof; and whether the lead is asked for one.
+/// The answer to neighbour 2, or another, that asks: how many hashes, and by what proof; and whether the lead is asked for one.
 fn told(member: &mut Hashes, peer: u8, from: u32, now: Moment) -> Option<(usize, Option<Proof>, bool)> {
     let known = Known::first(member.count());
     let Reply { messages, question } = member.answer(node(peer), from, None, &known, now);
@@ -61,7 +61,10 @@ fn an_answer_is_looked_at_if_it_was_asked_for_and_taken_with_the_leads_word() {
     assert!(matches!(answer(&member, 1, &list(1..4), foreign), HashAnswer::Useless), "another lead's");
     assert!(matches!(answer(&member, 1, &list(2..5), right), HashAnswer::Useless), "other hashes");
     assert!(matches!(answer(&member, 3, &list(3..4), right), HashAnswer::Useless), "a gap");
-    assert!(matches!(answer(&member, 0, &list(0..2), Some(lead.prove(&chain(0..2)))), HashAnswer::Stale), "nothing new");
+    assert!(
+        matches!(answer(&member, 0, &list(0..2), Some(lead.prove(&chain(0..2)))), HashAnswer::Stale),
+        "nothing new"
+    );
     let proven = answer(&member, 1, &list(1..4), right);
     assert!(matches!(proven, HashAnswer::Proven(Proven { at: 1, known: 2, .. })), "the first of the three is known");
     assert!(!member.answered(node(1), proven, Moment::ZERO), "neighbours heard of the first ones");

@@ -1,4 +1,4 @@
-//! What further connections to the origin read, where several get more than one.
+//! Plans for further connections to the origin, where several get more than one.
 //!
 //! The reader of everything goes on from the first piece that nobody has. Each other connection reads a *stretch*, the next one that
 //! nobody reads, behind the stretch that the first reader is at; so what comes first in the blob comes first, and none of them has to
@@ -47,7 +47,7 @@ impl Lead {
         widening
     }
 
-    /// Whether a second connection is to try whether both get more.
+    /// True if a second connection is to try whether both get more.
     pub const fn is_origin_trial_due(&self) -> bool {
         self.readings.everything && self.readings.breadth.is_trial_due()
     }
@@ -57,7 +57,7 @@ impl Lead {
         self.readings.breadth.trial(now)
     }
 
-    /// Whether an answer for everything is to be broken off at the next moment when nothing of it is on its way: others read what comes
+    /// True if an answer for everything is to be broken off at the next moment when nothing of it is on its way: others read what comes
     /// behind the stretch that it is at, and are known to get more.
     pub fn may_break_off(&self) -> bool {
         let at = self.readings.of(OriginReader::Everything);
@@ -87,7 +87,7 @@ impl Lead {
         self.readings.breadth.refused(now);
     }
 
-    /// Whether a second connection tries just now.
+    /// True if a second connection tries just now.
     pub const fn is_origin_tried(&self) -> bool {
         self.readings.breadth.is_tried()
     }
@@ -121,7 +121,7 @@ impl Lead {
         end.map_or(stretch, |end| end.min(stretch))
     }
 
-    /// What a connection reads beside the reader of everything.
+    /// The pieces that a connection reads beside the reader of everything.
     pub(super) fn plan_beside(&mut self, number: u8, known: &PieceSet) -> Option<OriginRun> {
         let total = self.total.filter(|_| self.readings.everything)?;
         if number + 1 >= self.connections() {

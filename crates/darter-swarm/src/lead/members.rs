@@ -1,4 +1,5 @@
-//! Who is in the swarm, in which group, and who must not use whom. Who is whose neighbour is decided in `links`.
+//! The members of the swarm, their groups, and the pairs that must not use each other. Neighbourhood is decided in
+//! `links`.
 
 mod links;
 #[cfg(test)]
@@ -36,7 +37,7 @@ pub(super) struct Member {
     tier: Tier,
     group: usize,
     pub(super) held: PieceSet,
-    /// What the lead is sending it, and since when.
+    /// Pieces that the lead is sending it, and since when.
     pub(super) coming: Vec<(PieceIndex, Moment)>,
     /// Average time from sending it a piece to its word that it has it.
     pub(super) delivery: Duration,
@@ -45,11 +46,11 @@ pub(super) struct Member {
     pub(super) wants: bool,
     /// Found to send wrong pieces: nobody's neighbour, and no holder.
     pub(super) aside: bool,
-    /// What it has been found to be as a holder.
+    /// The member's reliability as a holder.
     pub(super) standing: Reliability,
     /// When it last came to hold a piece, or first had to wait for one.
     gained: Option<Moment>,
-    /// Whether it should have a neighbour outside its zone.
+    /// True if it should have a neighbour outside its zone.
     reaches_out: bool,
     neighbours: Vec<usize>,
     /// How many of them are of each reach.
@@ -75,7 +76,7 @@ pub(super) struct Members {
     free: Vec<usize>,
     by_id: BTreeMap<NodeId, usize>,
     groups: Vec<Group>,
-    /// Who reported whom; kept though the suspect leaves.
+    /// Reports: for each suspect the members that reported it; kept though the suspect leaves.
     reports: BTreeMap<NodeId, Vec<NodeId>>,
     /// How many others each member reported, and who reported so many that its reports count for nothing.
     reported: BTreeMap<NodeId, usize>,
@@ -87,7 +88,7 @@ pub(super) struct Members {
     notices: Notices,
 }
 
-/// What a report came to.
+/// The consequence of a report.
 #[derive(Debug, Default)]
 pub(super) struct Reported {
     /// The suspect is to be put aside.
@@ -111,12 +112,12 @@ impl Member {
         self.gained = Some(now);
     }
 
-    /// Whether it has waited in vain for a time in which its neighbours could have given it something.
+    /// True if the member has waited in vain for a time in which its neighbours could have given it something.
     pub(super) fn is_starved(&mut self, patience: Duration, now: Moment) -> bool {
         *self.gained.get_or_insert(now) + patience <= now
     }
 
-    /// Whether it counts as a holder of a piece that it holds.
+    /// True if the member counts as a holder of a piece that it holds.
     pub(super) fn counts(&self, piece: PieceIndex) -> bool {
         !self.aside && self.standing.counts(piece)
     }
@@ -197,7 +198,7 @@ impl Members {
         }
     }
 
-    /// Whether a member other than the lead's own node wants pieces of a blob of `total`.
+    /// True if a member other than the lead's own node wants pieces of a blob of `total`.
     pub(super) fn others_want(&self, total: u32) -> bool {
         let others = self.slots.iter().flatten().filter(|member| member.id != self.me && !member.aside);
         others.into_iter().any(|member| member.wants && member.held.len() < total)
@@ -212,7 +213,7 @@ impl Members {
         (0..self.slots.len()).filter(|slot| self.slots[*slot].is_some())
     }
 
-    /// Whether a member in a slot is still the one that was in it, and holds a piece.
+    /// True if a member in a slot is still the one that was in it, and holds `piece`.
     pub(super) fn holds(&self, slot: usize, piece: PieceIndex) -> bool {
         self.slots.get(slot).and_then(Option::as_ref).is_some_and(|member| member.held.contains(piece))
     }
@@ -323,7 +324,7 @@ impl Members {
         self.unreached.range((node, NodeId([0; 16]))..=(node, NodeId([255; 16])))
     }
 
-    /// Whether two members must not, or can't, use each other.
+    /// True if two members must not, or can't, use each other.
     fn are_parted(&self, one: NodeId, other: NodeId) -> bool {
         self.parted.contains(&(one, other)) || self.unreached.contains(&(one, other))
     }
@@ -379,7 +380,7 @@ impl Members {
         self.groups[group].piece_mut(piece).1 = Some(now);
     }
 
-    /// Whether somebody of the member's group holds a piece who is not parted from it.
+    /// True if a holder of `piece` is in the member's group and not parted from it.
     fn has_holder_in_reach(&self, member: &Member, piece: PieceIndex) -> bool {
         let parted = self.parted.range((member.id, NodeId([0; 16]))..=(member.id, NodeId([255; 16])));
         if parted.count() == 0 && self.unreached_by(member.id).next().is_none() {
@@ -392,8 +393,8 @@ impl Members {
             .any(|other| other.held.contains(piece) && other.counts(piece) && !self.are_parted(member.id, other.id))
     }
 
-    /// Whether the lead may send a piece into the member's group: always into its own, into another only while nobody
-    /// in its reach there has it or is getting it, or for one that is starved: then they don't give what they are said to have.
+    /// True if the lead may send a piece into the member's group: always into its own, into another only while nobody in its reach there
+    /// has it or is getting it, or for one that is starved: then they don't give what they are said to have.
     pub(super) fn may_cross(
         &self,
         slot: usize,

@@ -72,7 +72,7 @@ pub struct Lead {
     pieces: Pieces,
     members: Members,
     random: Random,
-    /// What was sent to whom, oldest first; what was confirmed since stays until its time is over.
+    /// Deliveries by time, receiver and piece, oldest first; a confirmed one stays until its time is over.
     deliveries: VecDeque<(Moment, NodeId, PieceIndex)>,
     /// Those of pieces that nobody had, while they are not late.
     fresh_deliveries: VecDeque<(Moment, NodeId, PieceIndex)>,
@@ -82,14 +82,14 @@ pub struct Lead {
     delivery: Duration,
     /// When a member that is not slow was last given a piece that nobody had.
     quick_given: Moment,
-    /// What part of the pieces that members came to hold was sent by the lead, of late.
+    /// The share of the pieces that members came to hold which the lead sent, of late.
     share: f32,
     /// Before this no piece was last sent long enough ago to be sent again.
     copies_from: Moment,
     /// When an ask that found nothing is worth another try.
     look_again: Option<Moment>,
     readings: Readings,
-    /// What the lead's own members were found to be as holders.
+    /// Observations of members as holders.
     watch: HolderWatch,
 }
 
@@ -295,8 +295,8 @@ impl Lead {
         piece
     }
 
-    /// Whether an ask may be answered now; asks that stand need not be tried while it says no. When time alone may change that is
-    /// said by [`Lead::next_wakeup`] then.
+    /// True if an ask may be answered now; asks that stand need not be tried while it is false. When time alone may change that is said by
+    /// [`Lead::next_wakeup`] then.
     pub fn may_give(&mut self, now: Moment) -> bool {
         if now < self.settled {
             return false;
@@ -311,7 +311,7 @@ impl Lead {
         false
     }
 
-    /// Whether a piece was last sent long enough ago to be sent again.
+    /// True if a piece was last sent long enough ago to be sent again.
     fn may_copy(&mut self, now: Moment) -> bool {
         if self.copies_from <= now {
             let pause = self.lonely_pause();
@@ -320,8 +320,8 @@ impl Lead {
         self.copies_from <= now
     }
 
-    /// Whether there is a piece that nobody has yet and that a member lacks, even if it is left to quicker ones: while there is, a
-    /// copy of anything else would keep the lead from sending it.
+    /// True if there is a piece that nobody has yet and that `node` lacks, even if it is left to quicker ones: while there is, a copy of
+    /// anything else would keep the lead from sending it.
     pub fn has_fresh_for(&self, node: NodeId, now: Moment) -> bool {
         now >= self.settled && self.members.slot(node).is_some_and(|slot| self.fresh_for(slot).is_some())
     }
@@ -336,8 +336,8 @@ impl Lead {
         now < member.slow_until || member.aside || member.standing.keeps
     }
 
-    /// Whether a member has to do with what others hold: it is slow to receive, and so to pass on, and quicker ones take all that
-    /// there is to give.
+    /// True if a member has to do with what others hold: it is slow to receive, and so to pass on, and quicker ones take all that there is
+    /// to give.
     fn leaves_to_others(&self, slot: usize, now: Moment) -> bool {
         self.is_slow(slot, now) && now < self.quick_given + self.copy_pause() && self.pieces.first_fresh().is_some()
     }
@@ -370,8 +370,8 @@ impl Lead {
         (self.delivery * self.tuning.delivery_factor).max(self.tuning.delivery_floor)
     }
 
-    /// What nobody has, and its receiver takes long to confirm, may be given to another as well: a slow member passes it on late, and
-    /// until then whoever reads in order stands still before it.
+    /// Gives a piece that nobody has, and that its receiver takes long to confirm, to another as well: a slow member passes it on late, and
+    /// until then readers in order stand still before it.
     fn look_for_late(&mut self, now: Moment) {
         if self.delivery.is_zero() {
             return;
@@ -499,7 +499,7 @@ impl Lead {
         self.settled = Moment::ZERO;
     }
 
-    /// What the lead's own store has.
+    /// The pieces that the lead's own store has.
     pub const fn owned(&self) -> &PieceSet {
         &self.pieces.own
     }
@@ -519,7 +519,7 @@ impl Lead {
         self.members.ids_count()
     }
 
-    /// Whether some other member still wants pieces.
+    /// True if some other member still wants pieces.
     pub fn is_wanted(&self) -> bool {
         let total = self.total.unwrap_or(u32::MAX);
         self.members.others_want(total)
@@ -552,7 +552,7 @@ impl Lead {
     }
 }
 
-/// What a delivery takes at a member that is slow, where they usually take that.
+/// The time that a delivery takes at a slow member, if deliveries usually take `usual`.
 fn slow_delivery(usual: Duration, tuning: &Tuning) -> Duration {
     (usual * tuning.slow_delivery).max(tuning.copy_floor)
 }

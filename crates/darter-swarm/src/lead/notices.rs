@@ -15,7 +15,7 @@ use darter_core::{Moment, NodeId, Place};
 /// A member has to be told of neighbours that it lost, and then of those that it gained.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// Who is to be told.
+    /// The member to be told.
     pub to: NodeId,
     /// Former neighbours that it was told of.
     pub lost: Vec<NodeId>,
@@ -26,11 +26,11 @@ pub struct Notice {
 /// Another member that one should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewNeighbour {
-    /// Who it is.
+    /// The neighbour's id.
     pub node: NodeId,
     /// Where it stands.
     pub place: Place,
-    /// Whether it wants the whole blob.
+    /// True if the neighbour wants the whole blob.
     pub wants: bool,
 }
 
@@ -65,7 +65,7 @@ impl Notices {
         }
     }
 
-    /// What a member is to be told, whether its time has come or not.
+    /// The notice for a member, whether its time has come or not.
     pub(super) fn take_of(&mut self, to: NodeId) -> Option<Notice> {
         self.by_member.remove(&to)
     }

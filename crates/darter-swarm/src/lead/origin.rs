@@ -1,4 +1,4 @@
-//! What of the origin is read next, and by which of the lead's connections.
+//! Plans for the origin: what is read next, and by which of the lead's connections.
 //!
 //! One reader reads everything, from the first piece that nobody has. Another runs errands: it reads what somebody waits for, wherever
 //! that is in the blob, so that a range of a cold blob need not wait for all that stands before it. Where nobody wants everything
@@ -51,10 +51,10 @@ struct Wished {
     since: Moment,
 }
 
-/// Who reads what, and who waits for what.
+/// The readers of the origin with their stretches, and the wishes that they read for.
 #[derive(Debug)]
 pub(super) struct Readings {
-    /// Whether everything is to be read.
+    /// True if everything is to be read.
     pub(super) everything: bool,
     wishes: Vec<Wished>,
     /// The pieces that each reader is at, or on its way to, of those who read.
@@ -72,7 +72,7 @@ impl Default for Readings {
 }
 
 impl Readings {
-    /// Whether another reader than `reader` is at a piece, or will come to it.
+    /// True if another reader than `reader` is at a piece, or will come to it.
     fn is_others(&self, reader: OriginReader, piece: PieceIndex) -> bool {
         self.at.iter().filter(|(other, _)| *other != reader).any(|(_, at)| {
             // A wish for a piece at the end of another's stretch does not wait for all that comes before it there.
@@ -118,12 +118,12 @@ impl Lead {
         self.readings.wishes.extend(fresh);
     }
 
-    /// What is waited for, whoever does.
+    /// All wishes, of any node.
     pub fn wishes(&self) -> impl Iterator<Item = Wish> + '_ {
         self.readings.wishes.iter().map(|wished| wished.wish)
     }
 
-    /// A reader is at these pieces, or ends. Whether it has ended with this.
+    /// A reader is at these pieces, or ends. Returns true if the reader has ended with this.
     pub fn reads(&mut self, reader: OriginReader, pieces: Option<Range<u32>>) -> bool {
         let before = self.readings.at.len();
         self.readings.at.retain(|(other, _)| *other != reader);
@@ -144,7 +144,7 @@ impl Lead {
         self.reads(reader, Some(first..end));
     }
 
-    /// Whether a reader is at some pieces.
+    /// True if `reader` is at some pieces.
     pub fn is_reading(&self, reader: OriginReader) -> bool {
         self.readings.of(reader).is_some()
     }
@@ -154,7 +154,7 @@ impl Lead {
         self.readings.at.len()
     }
 
-    /// What each node waits for.
+    /// The wishes of each node.
     pub fn wishes_by_node(&self) -> impl Iterator<Item = (NodeId, Wish)> + '_ {
         self.readings.wishes.iter().map(|wished| (wished.node, wished.wish))
     }
@@ -184,7 +184,7 @@ impl Lead {
         if self.members_stand_still(reader, now) { self.plan(reader, known) } else { None }
     }
 
-    /// Whether pieces that this reader would read are left to members that hold them.
+    /// True if pieces that this reader would read are left to members that hold them.
     fn is_left_to_members(&self, reader: OriginReader, known: &PieceSet) -> bool {
         let Some(total) = self.total.filter(|total| self.pieces.own.len() < *total) else { return false };
         let is_left =
@@ -196,7 +196,7 @@ impl Lead {
         }
     }
 
-    /// Whether a member holds a piece that can be checked when it comes.
+    /// True if a member holds a piece that can be checked when it comes.
     pub(super) fn has_holder(&self, piece: PieceIndex, known: &PieceSet) -> bool {
         self.pieces.get(piece).holders > 0 && known.contains(piece)
     }
@@ -221,8 +221,8 @@ impl Lead {
         }
     }
 
-    /// Whether a reader that comes to `piece` is to read on. Who reads everything then is at that piece. An errand goes on as long as the
-    /// piece is waited for, whoever waits for others longer by now: an answer that is broken off was read in vain in part.
+    /// True if a reader that comes to `piece` is to read on. The reader of everything then is at that piece. An errand goes on as long as
+    /// the piece is waited for, whoever waits for others longer by now: an answer that is broken off was read in vain in part.
     pub fn goes_on(&mut self, reader: OriginReader, piece: PieceIndex, known: &PieceSet, now: Moment) -> bool {
         match reader {
             OriginReader::Everything => {
@@ -246,12 +246,12 @@ impl Lead {
         }
     }
 
-    /// Whether a piece is lacking that this reader may read.
+    /// True if a piece is lacking that this reader may read.
     pub(super) fn is_gap(&self, reader: OriginReader, piece: PieceIndex, known: &PieceSet) -> bool {
         !self.pieces.own.contains(piece) && !self.has_holder(piece, known) && !self.readings.is_others(reader, piece)
     }
 
-    /// Whether everything is to be read.
+    /// True if everything is to be read.
     pub const fn reads_everything(&self) -> bool {
         self.readings.everything
     }

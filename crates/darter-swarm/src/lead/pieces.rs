@@ -1,4 +1,4 @@
-//! What the lead knows of each piece: whether it has it, who holds it, how often it sent it.
+//! The lead's knowledge of each piece: whether it has it, which members hold it, how often it sent it.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub(super) struct Piece {
     pub(super) holders: u32,
     /// Members that the lead is sending it to.
     pub(super) coming: u32,
-    /// Whether one of these, the only one when it was sent there, takes long to confirm it.
+    /// True if the only receiver of the piece, when it was sent there, takes long to confirm it.
     pub(super) late: bool,
     /// How often the lead sent it.
     pub(super) sent: u32,
@@ -41,7 +41,7 @@ impl Pieces {
         }
         let changed = &mut self.table[piece.as_usize()];
         by(changed);
-        // Whoever gets it next is not the one that was late.
+        // The next receiver is not the one that was late.
         changed.late &= changed.coming > 0;
         self.refresh(piece);
     }

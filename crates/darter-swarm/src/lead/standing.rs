@@ -31,21 +31,21 @@ fn owed(doubts: u32) -> u32 {
     1 << doubts.min(MAX_DOUBLINGS)
 }
 
-/// What one member was found to be as a holder.
+/// One member's reliability as a holder.
 #[derive(Debug, Default)]
 pub(super) struct Reliability {
     /// Pieces that it has to give to the lead before it counts as a holder.
     owes: u32,
     /// The pieces that it was given and kept to itself.
     kept: PieceSet,
-    /// Whether it gets nothing that nobody has, for that, while others are there to take it.
+    /// True if, for that, it gets nothing that nobody has while others are there to take it.
     pub(super) keeps: bool,
     /// When something that it was given first turned up elsewhere.
     passed_on: Moment,
 }
 
 impl Reliability {
-    /// Whether it counts as a holder of a piece.
+    /// True if the member counts as a holder of a piece.
     pub(super) fn counts(&self, piece: PieceIndex) -> bool {
         self.owes == 0 && !self.kept.contains(piece)
     }
@@ -55,12 +55,12 @@ impl Reliability {
     }
 }
 
-/// What the lead watches for.
+/// The lead's watch over holders.
 #[derive(Debug, Default)]
 pub(super) struct HolderWatch {
     /// By reader of the origin: since when pieces are lacked that members hold, and nothing has come from any.
     waits: [Option<Moment>; 2],
-    /// What was confirmed by its first holder, oldest first.
+    /// Pieces that were confirmed by their first holder, oldest first.
     confirmed: VecDeque<(Moment, u32, PieceIndex)>,
     /// How long it usually takes from there to a second holder.
     spread: Duration,
@@ -114,7 +114,7 @@ impl Lead {
         self.count_held(slot, true);
     }
 
-    /// What a member that comes in was found to be before.
+    /// Gives a member that comes in the reliability that it had before.
     pub(super) fn recall_standing(&mut self, slot: usize) {
         let member = self.members.get_mut(slot);
         if let Some(doubts) = self.watch.doubts.get(&member.id) {
@@ -133,8 +133,7 @@ impl Lead {
         }
     }
 
-    /// Whether nothing has come for too long from the members that a reader leaves pieces to. None of those members counts any more
-    /// then.
+    /// True if nothing has come for too long from the members that a reader leaves pieces to. None of those members counts any more then.
     pub(super) fn members_stand_still(&mut self, reader: OriginReader, now: Moment) -> bool {
         let since = *self.watch.waits[waits_of(reader)].get_or_insert(now);
         if now < since + self.tuning.holders_patience {
@@ -197,7 +196,7 @@ impl Lead {
         }
     }
 
-    /// Whether nothing that a member was given turned up elsewhere since then.
+    /// True if nothing that a member was given turned up elsewhere since then.
     fn has_kept(&self, slot: usize, since: Moment) -> bool {
         self.members.get(slot).standing.passed_on < since
     }
@@ -241,7 +240,7 @@ mod tests {
         lead
     }
 
-    /// What is to be read of a blob of ten pieces whose hashes are known.
+    /// The next stretch to read of a blob of ten pieces whose hashes are known.
     fn plan(lead: &mut Lead, now: Moment) -> Option<OriginRun> {
         lead.origin_plan(OriginReader::Everything, &PieceSet::full(10), now)
     }

@@ -25,7 +25,7 @@ fn at(millis: u64) -> Moment {
 /// Of a lead that knows every hash.
 const ALL: u32 = 64;
 
-/// What a lead that knows the first `known` hashes reads to have everything.
+/// The next stretch for a lead that knows the first `known` hashes and wants everything.
 fn plan(lead: &mut Lead, known: u32, now: Moment) -> Option<OriginRun> {
     lead.origin_plan(OriginReader::Everything, &PieceSet::full(known), now)
 }
@@ -302,7 +302,7 @@ fn a_small_swarm_is_a_full_mesh_and_a_large_one_knows_mostly_near_neighbours() {
     assert_regular(&links, 400);
 }
 
-/// Who is whose neighbour.
+/// The neighbours of each node.
 type Links = BTreeMap<NodeId, BTreeSet<NodeId>>;
 
 /// Brings the links up to date with what members are told, as members do.
@@ -394,7 +394,7 @@ fn a_lead_that_turns_out_to_be_the_first_one_reads_the_origin_at_once() {
     assert!(plan(&mut lead, 0, at(1000)).is_some());
 }
 
-/// Who is whose neighbour, as told so far.
+/// Adds what `notices` tell to the neighbours of each node.
 fn follow_notices(links: &mut BTreeMap<NodeId, BTreeSet<NodeId>>, notices: Vec<Notice>) {
     for Notice { to, lost, gained } in notices {
         let known = links.entry(to).or_default();

@@ -1,4 +1,4 @@
-//! What an agent heard about who leads, and what it decided, so that a history can be told again.
+//! A trace of what an agent heard about who leads, and what it decided, so that a history can be told again.
 //!
 //! An agent that records ([`Leadership::record`]) keeps its first [`MAX_RECORDED`] decisions. Told the same from the start, any other
 //! [`Leadership`] decides the same, in an agent, in the simulator or in a test: [`Trace::replay`] shows it. Questions that change nothing are
@@ -11,7 +11,7 @@ use super::{Found, Leader, Leadership, Loss, Step};
 /// Decisions that are kept, at most.
 pub const MAX_RECORDED: usize = 1024;
 
-/// What an agent was told or asked.
+/// One input to leadership: what an agent was told or asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TraceInput {
     /// [`Leadership::set`].
@@ -36,14 +36,14 @@ pub enum TraceInput {
     Found(Found),
 }
 
-/// What it decided.
+/// The decision on one input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decided {
     /// Nothing was asked.
     Nothing,
     /// Yes or no.
     Whether(bool),
-    /// What to do next.
+    /// The next step.
     Do(Step),
 }
 
@@ -56,20 +56,20 @@ pub struct Trace {
     pub source: BlobId,
     /// For what members are ranked.
     pub blob: BlobId,
-    /// Whether it may follow others.
+    /// True if the agent may follow others.
     pub may_follow: bool,
-    /// What it heard, and what it decided on that.
+    /// Inputs, each with the decision on it.
     pub decisions: Vec<(TraceInput, Decided)>,
 }
 
 impl Trace {
-    /// What another agent in the same place decides that hears the same.
+    /// The decisions of another agent in the same place that hears the same.
     pub fn replay(&self) -> Vec<Decided> {
         let mut leadership = Leadership::new(self.me, self.source, self.blob, self.may_follow);
         self.decisions.iter().map(|(heard, _)| leadership.hear(heard)).collect()
     }
 
-    /// What it decided.
+    /// The decisions.
     pub fn decided(&self) -> Vec<Decided> {
         self.decisions.iter().map(|(_, decided)| *decided).collect()
     }
@@ -81,7 +81,7 @@ impl Leadership {
         self.recorded.get_or_insert_default();
     }
 
-    /// What was kept, if anything was to be.
+    /// The trace that was kept, if one was to be.
     pub fn trace(&self) -> Option<Trace> {
         let decisions = self.recorded.clone()?;
         Some(Trace { me: self.me, source: self.source, blob: self.blob, may_follow: self.may_follow, decisions })

@@ -440,7 +440,7 @@ fn first_ask(neighbours: usize, tuning: &Tuning, random: &mut Random) -> Duratio
     tuning.ask_late.mul_f64(random.below(1000) as f64 / 1000.0)
 }
 
-/// Whether a neighbour, or the lead if `None`, is asked for a piece.
+/// True if a neighbour, or the lead if `None`, is asked for `piece`.
 pub(super) fn is_asked(requests: &[Request], piece: PieceIndex, neighbour: Option<usize>) -> bool {
     requests.iter().any(|request| request.piece == Some(piece) && request.neighbour == neighbour)
 }

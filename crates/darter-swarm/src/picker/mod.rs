@@ -45,7 +45,7 @@ use crate::MAX_PIECES;
 use crate::event::{Action, Event, ReaderId, RequestId};
 use crate::locality::is_across;
 use crate::pace::Standing;
-use crate::picker::neighbour::{Failures, PeerRecord, Neighbour};
+use crate::picker::neighbour::{Failures, Neighbour, PeerRecord};
 use crate::picker::rarity::Rarity;
 use crate::picker::reading::Reader;
 use crate::random::Random;
@@ -84,7 +84,7 @@ pub struct Picker {
     counts: Counts,
     coming: PieceSet,
     readers: BTreeMap<ReaderId, Reader>,
-    /// Who sent a wrong piece, and which.
+    /// Peers that sent a wrong piece, each with that piece.
     banned: Vec<(NodeId, PieceIndex)>,
     /// Bad holders that left, or were told of anew: coming back makes none of them better.
     bad: Vec<(NodeId, Failures)>,
@@ -92,7 +92,7 @@ pub struct Picker {
     turns: [Vec<u8>; 5],
     /// By piece: when it was first found to be had from afar only.
     afar_since: Vec<Moment>,
-    /// What a piece from afar takes on average, from the request to its last byte; zero before the first.
+    /// The average time of a piece from afar, from the request to its last byte; zero before the first.
     from_afar: Duration,
     next_id: u64,
     /// Cancels and reports that the next poll hands out.
@@ -100,13 +100,13 @@ pub struct Picker {
     wakeup: Option<Moment>,
     /// How many blobs this node fetches at a time.
     among: u32,
-    /// What part of the pieces that came was given by the lead, of late.
+    /// The share of the pieces that came which the lead gave, of late.
     lead_share: f32,
     /// How many neighbours the lead named.
     expected: usize,
-    /// Whether the last poll left no room for more requests.
+    /// True if the last poll left no room for more requests.
     is_full: bool,
-    /// Whether at the last poll a piece was urgent: whoever holds it is to be asked, room or not.
+    /// True if a piece was urgent at the last poll: any holder of it is to be asked, room or not.
     is_urgent: bool,
     /// No request falls due before this.
     check_at: Moment,
@@ -151,7 +151,7 @@ struct Request {
     /// `None` for an ask that the lead has not answered yet.
     piece: Option<PieceIndex>,
     urgent: bool,
-    /// Whether it shows if a holder that let this node down gives something again.
+    /// True if the request tries whether a holder that let this node down gives something again.
     is_trial: bool,
     asked: Moment,
     moved: Moment,
@@ -163,12 +163,12 @@ struct Request {
 }
 
 impl Request {
-    /// Whether its piece is asked of nobody else.
+    /// True if its piece is asked of nobody else.
     const fn is_relied_on(&self) -> bool {
         self.overdue.is_none() && !self.is_trial
     }
 
-    /// Whether its answer comes so slowly that a piece takes longer than `most`.
+    /// True if its answer comes so slowly that a piece takes longer than `most`.
     fn crawls(&self, piece_bytes: u64, most: Duration, tuning: &Tuning, now: Moment) -> bool {
         let Some((began, first)) = self.began else { return false };
         let spent = now.since(began);
@@ -180,13 +180,13 @@ impl Request {
 /// A request under way, for whoever watches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenRequest {
-    /// Who was asked.
+    /// The peer that was asked.
     pub peer: NodeId,
     /// For which piece; `None` for an ask that the lead has not answered yet.
     pub piece: Option<PieceIndex>,
     /// When it was made, or when more of its answer last came.
     pub moved: Moment,
-    /// Whether it got nowhere for longer than expected, and its piece may be asked of somebody else.
+    /// True if it got nowhere for longer than expected, and its piece may be asked of somebody else.
     pub overdue: bool,
 }
 
@@ -233,7 +233,7 @@ impl Picker {
         }
     }
 
-    /// Takes note of something that happened. What follows from it is given by the next [`Picker::poll`].
+    /// Takes note of something that happened. The next [`Picker::poll`] gives the actions that follow.
     pub fn handle(&mut self, event: Event, now: Moment) {
         match event {
             Event::ManifestGrew { known, total } => self.manifest_grew(&known, total),
@@ -275,7 +275,7 @@ impl Picker {
         matters
     }
 
-    /// Whether news of what neighbours hold may lead to a request before anything else happens.
+    /// True if news of what neighbours hold may lead to a request before anything else happens.
     pub fn heeds_news(&self) -> bool {
         !self.is_full || self.is_urgent
     }
@@ -316,12 +316,12 @@ impl Picker {
         self.wakeup
     }
 
-    /// What this node holds.
+    /// The pieces that this node holds.
     pub const fn held(&self) -> &PieceSet {
         &self.held
     }
 
-    /// Whether every piece is held.
+    /// True if every piece is held.
     pub fn is_complete(&self) -> bool {
         self.total == Some(self.held.len())
     }
@@ -331,12 +331,12 @@ impl Picker {
         self.neighbours.iter().map(|neighbour| (neighbour.id, &neighbour.held))
     }
 
-    /// Whether the hash of every piece is known.
+    /// True if the hash of every piece is known.
     pub fn knows_all(&self) -> bool {
         self.total == Some(self.known.len())
     }
 
-    /// Whether a piece is on its way from somebody who is relied on.
+    /// True if a piece is on its way from a peer that is relied on.
     pub fn in_flight(&self, piece: PieceIndex) -> bool {
         self.coming.contains(piece)
     }
@@ -406,7 +406,7 @@ impl Picker {
         self.turns = [const { Vec::new() }; 5];
     }
 
-    /// Whether the blob may have this piece at all: a peer's word must not make tables grow without bound.
+    /// True if the blob may have this piece at all: a peer's word must not make tables grow without bound.
     fn can_be(&self, piece: PieceIndex) -> bool {
         piece.0 < self.total.unwrap_or(MAX_PIECES)
     }
@@ -677,8 +677,8 @@ impl Picker {
         self.paused_until = self.paused_until.max(until);
     }
 
-    /// What a piece takes at the others, as far as that is known: at the slower half of the quicker ones, the lead among them, so that
-    /// those who answer late or never don't say what is usual.
+    /// The time that a piece takes at the others, as far as that is known: at the slower half of the quicker ones, the lead among them, so
+    /// that those that answer late or never don't say what is usual.
     fn usual_piece_time(&self) -> Option<Duration> {
         let meters =
             self.neighbours.iter().map(|neighbour| &neighbour.meter).chain(self.lead.iter().map(|it| &it.meter));
@@ -693,7 +693,7 @@ impl Picker {
         (usual * self.tuning.overdue_factor_of_others).max(self.tuning.overdue_floor)
     }
 
-    /// Whether the piece is lacking and can be checked when it comes.
+    /// True if the piece is lacking and can be checked when it comes.
     fn is_due(&self, piece: PieceIndex) -> bool {
         self.known.contains(piece) && !self.held.contains(piece)
     }

@@ -1,4 +1,4 @@
-//! What a picker knows of one neighbour, or of the lead: what it holds and how fast it has been.
+//! A picker's knowledge of one neighbour, or of the lead: what it holds and how fast it has been.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ impl Neighbour {
         Self { id, tier, wants, held, meter: PeerRecord::default(), slow_until: None }
     }
 
-    /// Whether it may be asked at all now, slow or not.
+    /// True if the neighbour may be asked at all now, slow or not.
     pub(super) fn is_ready(&self, now: Moment) -> bool {
         self.meter.paused_until() <= now
     }
@@ -81,7 +81,7 @@ impl PeerRecord {
         }
     }
 
-    /// Whether it failed so often in a row that it is asked for one piece at a time.
+    /// True if the peer failed so often in a row that it is asked for one piece at a time.
     pub(super) const fn is_bad(&self, tuning: &Tuning) -> bool {
         self.failures.in_a_row >= tuning.failures_of_a_bad_one
     }
@@ -104,20 +104,20 @@ impl PeerRecord {
         *in_a_row += 1;
     }
 
-    /// What the peer may take to answer all that stands in its queue, and at least one request: what it usually does, within what may
-    /// be expected beside the `others`.
+    /// The time that the peer may take to answer all that stands in its queue, and at least one request: what it usually takes, within what
+    /// may be expected in view of the `others`.
     pub(super) fn queue_time(&self, others: Option<Duration>, piece_bytes: u64, tuning: &Tuning) -> Duration {
         let factor = if self.is_failing() { 1 } else { tuning.overdue_factor_of_others };
         let most = others.map_or(Duration::MAX, |others| others * factor);
         self.pace.piece_time(piece_bytes, tuning).min(most) * self.queued().max(1)
     }
 
-    /// What the peer would take to answer one request more.
+    /// The time that the peer would take to answer one request more.
     pub(super) fn time_for_one_more(&self, piece_bytes: u64, tuning: &Tuning) -> Duration {
         self.pace.piece_time(piece_bytes, tuning) * (self.queued() + 1)
     }
 
-    /// Whether it failed since it last answered in time.
+    /// True if the peer failed since it last answered in time.
     pub(super) const fn is_failing(&self) -> bool {
         self.failures.in_a_row > 0
     }

@@ -73,12 +73,12 @@ impl Rarity {
         }
     }
 
-    /// Whether somebody holds an open piece.
+    /// True if some open piece has a holder.
     pub(super) const fn any_to_be_had(&self) -> bool {
         self.to_be_had > 0
     }
 
-    /// Whether some open piece is in `held`.
+    /// True if some open piece is in `held`.
     pub(super) fn any_open_in(&self, held: &PieceSet) -> bool {
         self.open.words().iter().zip(held.words()).any(|(open, held)| open & held != 0)
     }

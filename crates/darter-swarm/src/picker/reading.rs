@@ -19,7 +19,7 @@ use darter_core::{Moment, PieceIndex, PieceSet};
 use crate::picker::Picker;
 use crate::picker::choose::is_asked;
 
-/// Who reads in order.
+/// A reader in order.
 #[derive(Debug)]
 pub(super) struct Reader {
     /// The piece that it stands at.
@@ -47,8 +47,8 @@ impl Picker {
         ahead(tuning.reader_near).chain(ahead(tuning.reader_window)).collect()
     }
 
-    /// Whether a neighbour that wants pieces has all that readers here need, and as much again behind it: what nobody has yet is
-    /// of use to it.
+    /// True if a neighbour that wants pieces has all that readers here need, and as much again behind it: what nobody has yet is of use to
+    /// it.
     pub(super) fn is_anyone_ahead(&self, needs: &[Range<u32>]) -> bool {
         let Some(first) = needs.iter().map(|need| need.start).max() else { return false };
         let far = first.saturating_add(self.tuning.reader_window * 2);

@@ -1,4 +1,4 @@
-//! Who leads: this agent, another one, or nobody while a lead is looked for.
+//! Following: the lead is this agent, another one, or nobody while a lead is looked for.
 
 use darter_core::{LeadKey, Moment, NodeId};
 use darter_protocol::PeerInfo;
@@ -7,7 +7,7 @@ use super::{Output, Session};
 use crate::{Event, Leader, Loss, Step};
 
 impl Session {
-    /// Who leads.
+    /// The lead, as this agent sees it.
     pub const fn leader(&self) -> Leader {
         self.leadership.leader()
     }
@@ -23,7 +23,7 @@ impl Session {
     }
 
     /// An agent has let this one in: it is followed from now on, unless this one goes on to lead it. `key` proves its hashes, and
-    /// `neighbours` are to be met. Whether it is followed.
+    /// `neighbours` are to be met. Returns true if `lead` is followed.
     pub fn follow(&mut self, lead: NodeId, key: LeadKey, neighbours: Vec<PeerInfo>, now: Moment) -> bool {
         if self.has_member(lead) && self.leadership.stays_lead_of(lead) {
             return false;
@@ -61,7 +61,7 @@ impl Session {
         self.news.lead_knows(now);
     }
 
-    /// What to do next to find a lead, with these seeds connected; see [`Leadership::next`](crate::Leadership::next).
+    /// The next step to find a lead, with these seeds connected; see [`Leadership::next`](crate::Leadership::next).
     pub fn next_step(&mut self, seeds: &[NodeId], is_connected: impl Fn(NodeId) -> bool) -> Step {
         let members: Vec<NodeId> = self.met.iter().copied().filter(|node| is_connected(*node)).collect();
         self.leadership.next(seeds, &members)

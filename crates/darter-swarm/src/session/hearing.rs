@@ -1,4 +1,4 @@
-//! What follows from each input.
+//! The consequences of each input.
 
 use darter_core::{Moment, NodeId};
 use darter_protocol::{Message, PeerInfo, Refusal, Wanted};
@@ -25,7 +25,7 @@ impl Asked {
 }
 
 impl Session {
-    /// Tells the session what happened. Whether anything follows for now: [`Session::poll`] says what.
+    /// Tells the session what happened. Returns true if anything follows for now: [`Session::poll`] says what.
     pub fn handle(&mut self, input: Input, facts: &dyn Facts, now: Moment) -> bool {
         match input {
             Input::Said { by, message } => return self.hear(by, message, facts, now),
@@ -151,7 +151,7 @@ impl Session {
         self.outputs.push(Output::Dial(add));
     }
 
-    /// Whether `node` was the last that led, and nobody has since.
+    /// True if `node` was the last that led, and nobody has since.
     pub fn was_lead(&self, node: NodeId) -> bool {
         self.leader() == Leader::Nobody && self.leadership.last_followed() == Some(node)
     }

@@ -1,4 +1,4 @@
-//! What a session is told.
+//! Inputs of a session.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use darter_protocol::{Message, PeerInfo, Refusal, Wanted};
 use super::Came;
 use crate::{ReaderId, RequestId, Wish};
 
-/// Something that happened to one blob at one agent. What names peers or requests that are not known (late answers, say) is harmless.
+/// Something that happened to one blob at one agent. Names of peers or requests that are not known (in late answers, say) are harmless.
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "most are messages, and each is moved once")]
 pub enum Input {
@@ -18,7 +18,7 @@ pub enum Input {
     Said {
         /// The peer.
         by: NodeId,
-        /// What it says.
+        /// The message.
         message: Message,
     },
     /// Agents hold pieces, though whoever leads may not know of them: they are to be met.
@@ -28,7 +28,7 @@ pub enum Input {
     Gone(NodeId),
     /// A peer can't be reached.
     Unreached(NodeId),
-    /// Whoever was asked begins to send a piece.
+    /// The peer that was asked begins to send a piece.
     Begun {
         /// The request.
         request: RequestId,
@@ -44,7 +44,7 @@ pub enum Input {
     },
     /// A piece came before its hash.
     Early {
-        /// Who gave it.
+        /// The giver.
         by: NodeId,
         /// The piece.
         piece: PieceIndex,
@@ -55,7 +55,7 @@ pub enum Input {
         request: RequestId,
         /// By whom.
         by: NodeId,
-        /// What was asked for.
+        /// The piece that was asked for, or any.
         wanted: Wanted,
         /// Why.
         reason: Refusal,
@@ -71,7 +71,7 @@ pub enum Input {
     Again(Came),
     /// A piece came that does not match its hash.
     Wrong {
-        /// Who sent it.
+        /// The sender.
         by: NodeId,
         /// The request that it answers.
         request: RequestId,
@@ -102,7 +102,7 @@ pub enum Input {
     },
     /// Somebody on this host wants everything.
     WantsAll {
-        /// Whether the blob passes through without being stored whole, so that its readers alone fetch it.
+        /// True if the blob passes through without being stored whole, so that its readers alone fetch it.
         passes: bool,
     },
 }

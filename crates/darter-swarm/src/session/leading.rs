@@ -1,4 +1,4 @@
-//! Whoever was let in here: members come, go, and say what they hold and miss. [`Books`] keeps them.
+//! Members that were let in here come, go, and say what they hold and miss. [`Books`] keeps them.
 
 use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place};
 
@@ -6,7 +6,7 @@ use super::Session;
 use crate::{Books, Entering, Facts, Opening, Speech, Start};
 
 impl Session {
-    /// Who was let in here, if anybody was, or this agent leads.
+    /// The books of those that were let in here, if anybody was, or this agent leads.
     pub fn books(&self) -> Option<&Books> {
         self.books.as_deref()
     }
@@ -16,7 +16,7 @@ impl Session {
         self.books.as_deref_mut()
     }
 
-    /// Whether a node was let in here, or is about to be, and has not left.
+    /// True if a node was let in here, or is about to be, and has not left.
     pub fn has_member(&self, node: NodeId) -> bool {
         self.books.as_ref().is_some_and(|books| books.has(node))
     }
@@ -40,7 +40,7 @@ impl Session {
         };
         let mut books = Books::open(opening, facts, now);
         if start == Start::TakeOver {
-            // Who does not come to this lead, or comes late, holds it all the same.
+            // A neighbour that does not come to this lead, or comes late, holds it all the same.
             for (neighbour, held) in self.picker.held_by_neighbours() {
                 if let Some(place) = facts.place(neighbour) {
                     books.count_in(neighbour, place, held);
@@ -85,7 +85,7 @@ impl Session {
         }
     }
 
-    /// A member was sent a wrong piece by another. Whether that is put aside.
+    /// A member was sent a wrong piece by another. Returns true if the suspect is put aside.
     pub(super) fn member_reports(&mut self, reporter: NodeId, suspect: NodeId) -> bool {
         self.books.as_mut().is_some_and(|books| books.lead_mut().report(reporter, suspect))
     }
@@ -109,17 +109,17 @@ impl Session {
         self.books.as_ref().map_or(self.met.len(), |books| books.member_count())
     }
 
-    /// Whether others were let in here.
+    /// True if others were let in here.
     pub fn leads_others(&self) -> bool {
         self.books.as_ref().is_some_and(|books| books.member_count() > 1)
     }
 
-    /// Whether a member still wants pieces.
+    /// True if a member still wants pieces.
     pub fn is_wanted_by_members(&self) -> bool {
         self.books.as_ref().is_some_and(|books| books.lead().is_wanted())
     }
 
-    /// What whoever was let in here is to be told now. This agent knows of its own neighbours by then.
+    /// The messages that those who were let in here are to be sent now. This agent knows of its own neighbours by then.
     pub(super) fn speak(&mut self, facts: &dyn Facts, now: Moment) -> Speech {
         let Some(books) = &mut self.books else { return Speech::default() };
         let speech = books.speak(facts, self.hashes.chain(), self.verdict.as_ref(), now);

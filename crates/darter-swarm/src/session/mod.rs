@@ -64,17 +64,17 @@ pub struct Session {
     tuning: Tuning,
     /// Which piece to ask of whom.
     pub picker: Picker,
-    /// Who leads.
+    /// The leadership, as this agent sees it.
     pub leadership: Leadership,
     /// How far the list of hashes goes.
     pub hashes: Hashes,
-    /// Who is let in here, and what they are told.
+    /// The members that are let in here, and what they are told.
     books: Option<Box<Books>>,
-    /// What the whole must be, once somebody has checked it.
+    /// The root and digest of the whole, once an agent has checked it.
     pub verdict: Option<Verdict>,
-    /// Who that is.
+    /// The agent that did.
     pub checked_by: CheckedBy,
-    /// Whether pieces that may be of two versions stand beside each other: whoever leads compares them before it checks the whole.
+    /// True if pieces that may be of two versions stand beside each other: the lead compares them before it checks the whole.
     pub compares: bool,
     /// How far the blob is.
     pub course: Course,
@@ -88,9 +88,9 @@ pub struct Session {
     to_meet: BTreeSet<NodeId>,
     /// Requests under way.
     asked: BTreeMap<RequestId, Asked>,
-    /// Who asked for the hashes from which piece on, and was not answered yet.
+    /// For each node the piece from whose hash on it asked, and was not answered yet.
     questions: BTreeMap<NodeId, u32>,
-    /// What is to be done before anything else.
+    /// Outputs that go before anything else.
     outputs: Vec<Output>,
     watch: Unattended,
 }

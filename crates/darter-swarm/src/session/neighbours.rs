@@ -1,4 +1,4 @@
-//! Who is met, and who is lost again.
+//! Neighbours that are met, and those that are lost again.
 
 use std::collections::BTreeSet;
 
@@ -7,16 +7,16 @@ use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Tier};
 use super::Session;
 use crate::{Event, Facts, Leader, Notice};
 
-/// What a peer says when it meets this agent.
+/// A peer's message when it meets this agent.
 #[derive(Debug)]
 pub(super) struct Meeting {
     /// How far it is.
     pub(super) tier: Tier,
-    /// What it holds.
+    /// The pieces that the peer holds.
     pub(super) held: PieceSet,
     /// How many hashes it can prove.
     pub(super) known: u32,
-    /// Whether it lacks pieces.
+    /// True if the peer lacks pieces.
     pub(super) wants: bool,
 }
 
@@ -51,7 +51,7 @@ impl Session {
         self.named(&add, &own.lost, now);
     }
 
-    /// Whom to meet now: they count as met.
+    /// The nodes to meet now: they count as met.
     pub(super) fn meet(&mut self, is_connected: impl Fn(NodeId) -> bool) -> Vec<NodeId> {
         let meets: Vec<NodeId> = self.to_meet.extract_if(.., |node| is_connected(*node)).collect();
         self.met.extend(&meets);
@@ -70,15 +70,15 @@ impl Session {
         }
     }
 
-    /// A neighbour knows the first `known` hashes and holds more pieces. Whether the picker has something to ask for, or somebody is to be
-    /// asked for hashes.
+    /// A neighbour knows the first `known` hashes and holds more pieces. Returns true if the picker has something to ask for, or somebody
+    /// is to be asked for hashes.
     pub(super) fn has_more(&mut self, peer: NodeId, known: u32, pieces: &[PieceIndex], facts: &dyn Facts) -> bool {
         let is_neighbour = self.met.contains(&peer) || self.to_meet.contains(&peer);
         let follows = is_neighbour && self.showed(peer, known, pieces.iter().copied(), facts);
         self.picker.peer_has(peer, pieces) || follows
     }
 
-    /// A peer showed that it knows the first `known` hashes, and holds pieces. Whether somebody is to be asked for hashes.
+    /// A peer showed that it knows the first `known` hashes, and holds pieces. Returns true if somebody is to be asked for hashes.
     pub(super) fn showed(
         &mut self,
         peer: NodeId,
@@ -96,8 +96,8 @@ impl Session {
         self.forget(peer, now);
     }
 
-    /// A peer's connection is gone. Whether it is to be met again, since it may be this connection alone that is: not if it leads, or
-    /// nothing is lacking here.
+    /// A peer's connection is gone. Returns true if the peer is to be met again, since it may be this connection alone that is gone: not if
+    /// it leads, or nothing is lacking here.
     pub(super) fn gone(&mut self, peer: NodeId, now: Moment) -> bool {
         let was_met = self.met.remove(&peer);
         self.forget(peer, now);
@@ -119,8 +119,8 @@ impl Session {
         self.picker.handle(Event::PeerLeft { peer }, now);
     }
 
-    /// A peer sent a wrong piece ([`Action::Report`](crate::Action::Report)). Who is to hear of it: the lead that is followed. If that is
-    /// the peer itself, it is lost.
+    /// A peer sent a wrong piece ([`Action::Report`](crate::Action::Report)). Returns the node that is to hear of it: the lead that is
+    /// followed. If that is the peer itself, it is lost.
     pub(super) fn accuse(&mut self, peer: NodeId) -> Option<NodeId> {
         self.met.remove(&peer);
         self.hashes.left(peer);

@@ -1,4 +1,4 @@
-//! What a session wants done.
+//! Outputs of a session.
 
 use darter_core::{Digest, NodeId, PieceIndex};
 use darter_protocol::{Failure, Message, PeerInfo, Wanted};
@@ -13,7 +13,7 @@ pub enum Output {
     Say {
         /// To whom.
         to: Vec<NodeId>,
-        /// What.
+        /// The message.
         message: Message,
     },
     /// Connect to these agents: they are to be met.
@@ -26,14 +26,14 @@ pub enum Output {
         of: NodeId,
         /// The piece, or whichever it chooses.
         wanted: Wanted,
-        /// Whether a reader waits: to be sent before anything that is not urgent.
+        /// True if a reader waits: to be sent before anything that is not urgent.
         urgent: bool,
     },
     /// Withdraw a request; an answer already on its way is still welcome.
     Withdraw {
         /// The request.
         request: RequestId,
-        /// Who was asked.
+        /// The peer that was asked.
         of: NodeId,
     },
     /// There may be more to give to members than when they were last given something.
@@ -61,7 +61,7 @@ pub enum Output {
     Reported {
         /// The other.
         peer: NodeId,
-        /// Whether it is put aside, since others say so, too.
+        /// True if the peer is put aside, since others say so, too.
         put_aside: bool,
     },
     /// The lead knows nothing of this agent's part in the swarm.
@@ -85,11 +85,11 @@ pub enum Output {
     },
     /// The lead, or the last one if nobody leads since, says that the content is not what its digest says.
     Refuted {
-        /// Whether it leads.
+        /// True if the peer leads.
         by_lead: bool,
-        /// What was asked for.
+        /// The digest that was asked for.
         expected: Digest,
-        /// What came.
+        /// The digest of the bytes that came.
         got: Digest,
     },
 }

@@ -1,4 +1,4 @@
-//! What is to be done now, and when to look again.
+//! Outputs that are due now, and the time to look again.
 
 use darter_core::{BlobId, Moment, NodeId};
 use darter_protocol::{Message, Wanted};
@@ -9,13 +9,13 @@ use crate::hashes::Reply;
 use crate::{Action, Facts, Leader, Phase, RequestId, Teacher, Told};
 
 impl Session {
-    /// Whether pieces are lacking that somebody wants.
+    /// True if pieces are lacking that somebody wants.
     pub fn is_fetching(&self) -> bool {
         self.course.is_fetching() && !self.is_at_rest()
     }
 
-    /// What is to be done now, in this order: whoever does it says one thing after the other, so that a peer hears of a neighbour's pieces
-    /// when it knows the neighbour, and a member of hashes in the order of the pieces.
+    /// The outputs that are due now, in this order: the driver carries out one after the other, so that a peer hears of a neighbour's
+    /// pieces when it knows the neighbour, and a member of hashes in the order of the pieces.
     pub fn poll(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
         let blob = facts.blob();
         let requests = self.poll_picker(blob, now);
@@ -49,7 +49,7 @@ impl Session {
         [picker, books, self.news_due(), hashes, self.course.due()].into_iter().flatten().min()
     }
 
-    /// Who is asked for something, and what the request is called.
+    /// Open requests, each with the peer that was asked.
     pub fn asked(&self) -> impl Iterator<Item = (RequestId, NodeId)> + '_ {
         self.asked.iter().map(|(request, asked)| (*request, asked.of))
     }
@@ -135,7 +135,7 @@ impl Session {
         }
     }
 
-    /// Whom to ask now for the hashes that are lacking.
+    /// The node to ask now for the hashes that are lacking.
     fn teacher(&mut self, now: Moment) -> Option<NodeId> {
         let lead = self.following().filter(|_| self.is_fetching())?;
         self.hashes.ask(now).map(|teacher| match teacher {
@@ -155,7 +155,7 @@ impl Session {
         }
     }
 
-    /// Whether the whole is to be checked now.
+    /// Returns true if the whole is to be checked now.
     fn begins_check(&mut self, facts: &dyn Facts, now: Moment) -> bool {
         let is_whole = self.picker.is_complete() && facts.pieces() == Some(facts.prefix());
         let leader = self.leader();

@@ -1,4 +1,4 @@
-//! What is told of pieces and hashes, and when.
+//! News of pieces and hashes for others, and its time.
 
 use std::ops::Range;
 
@@ -22,7 +22,8 @@ impl Session {
         self.news.take(now, &self.picker, &neighbours, self.following())
     }
 
-    /// Takes in the next hashes that the store has learned. Whether neighbours are to hear of it ([`Hashes::catch_up`](crate::Hashes::catch_up)).
+    /// Takes in the next hashes that the store has learned. Returns true if neighbours are to hear of it
+    /// ([`Hashes::catch_up`](crate::Hashes::catch_up)).
     pub fn catch_up(&mut self, facts: &dyn Facts) -> bool {
         let tells = self.hashes.catch_up(facts);
         self.are_first(tells)
@@ -53,8 +54,8 @@ impl Session {
         self.are_first(tells)
     }
 
-    /// What is said because a peer asks for the hashes from the one of piece `from` on: as the lead, if it was let in here, and else all that
-    /// can be proven to it if it is a neighbour.
+    /// The answer to a peer that asks for the hashes from the one of piece `from` on: as the lead, if the peer was let in here, and else
+    /// all that can be proven to it if it is a neighbour.
     pub(super) fn asked_for_hashes(&mut self, peer: NodeId, from: u32, facts: &dyn Facts, now: Moment) -> Reply {
         self.catch_up(facts);
         if !self.has_member(peer) && !self.met.contains(&peer) {

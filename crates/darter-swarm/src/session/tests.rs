@@ -106,7 +106,7 @@ impl Scene {
         actions
     }
 
-    /// Who is asked for pieces by name.
+    /// The peers that are asked for pieces by name.
     fn asked(&mut self) -> Vec<NodeId> {
         let actions = self.polls();
         let mut asked: Vec<NodeId> = actions
@@ -118,7 +118,7 @@ impl Scene {
         asked
     }
 
-    /// What is told after a while, to whom.
+    /// The news after a while, each with its receivers.
     fn tells(&mut self) -> Vec<(Vec<u8>, Told)> {
         self.now = self.now + Duration::from_secs(1);
         let told = self.session.tell(&[], self.now);

@@ -1,4 +1,4 @@
-//! What is wanted of the blob: everything, or what a few readers wait for.
+//! Wants for the blob: everything, or what a few readers wait for.
 //!
 //! A reader of a lone range says what it waits for, a window at a time. Whoever leads hears it, and reads that of the origin before
 //! anything else. As soon as somebody wants everything, here or elsewhere, all of it is fetched. A blob of which nobody wants anything is
@@ -20,10 +20,10 @@ use crate::{Books, Event, Leader, ReaderId, Wish};
 #[derive(Debug)]
 pub(super) struct Wants {
     everything: bool,
-    /// Whether there was a time when not everything was wanted.
+    /// True if there was a time when not everything was wanted.
     was_partial: bool,
     wishes: BTreeMap<ReaderId, Wish>,
-    /// What the lead that is followed was told last.
+    /// The wants that the followed lead was told last.
     told: Option<(bool, Vec<Wish>)>,
     /// Members whose wishes the picker was told.
     for_members: BTreeSet<ReaderId>,
@@ -34,17 +34,17 @@ impl Wants {
         Self { everything: true, was_partial: false, wishes: BTreeMap::new(), told: None, for_members: BTreeSet::new() }
     }
 
-    /// Whether somebody on this host wants everything.
+    /// True if somebody on this host wants everything.
     pub(super) const fn are_all(&self) -> bool {
         self.everything
     }
 
-    /// Whether a piece is wanted on this host.
+    /// True if `piece` is wanted on this host.
     pub(super) fn includes(&self, piece: PieceIndex) -> bool {
         self.everything || self.wishes.values().any(|wish| (wish.first..wish.end).contains(&piece.0))
     }
 
-    /// What readers on this host wait for.
+    /// The wishes of readers on this host.
     pub(super) fn wishes(&self) -> Vec<Wish> {
         self.wishes.values().copied().collect()
     }
@@ -62,7 +62,7 @@ impl Session {
         self.picker.handle(Event::Wants(false), now);
     }
 
-    /// Somebody on this host wants everything. Where the blob `passes` through, readers fetch it all the same. Whether that is new.
+    /// Somebody on this host wants everything. Where the blob `passes` through, readers fetch it all the same. Returns true if that is new.
     pub(super) fn wants_all(&mut self, passes: bool, now: Moment) -> bool {
         if std::mem::replace(&mut self.wants.everything, true) {
             return false;
@@ -76,7 +76,7 @@ impl Session {
         true
     }
 
-    /// A reader on this host waits for these pieces, or for none any more. Whether that is new.
+    /// A reader on this host waits for these pieces, or for none any more. Returns true if that is new.
     pub(super) fn wish(&mut self, reader: ReaderId, wish: Option<Wish>, now: Moment) -> bool {
         let before = match wish {
             Some(wish) => self.wants.wishes.insert(reader, wish),
@@ -104,19 +104,19 @@ impl Session {
         books.lead_mut().wish(node, &wishes.iter().map(heard).collect::<Vec<_>>(), now);
     }
 
-    /// Whether nobody wants anything of it, here or among those who were let in.
+    /// True if nobody wants anything of the blob, here or among those that were let in.
     pub fn is_at_rest(&self) -> bool {
         let is_idle = |books: &Books| !books.lead().reads_everything() && books.lead().wishes().next().is_none();
         let wants_nothing = !self.wants.everything && self.wants.wishes.is_empty();
         wants_nothing && self.books.as_ref().is_none_or(|books| is_idle(books))
     }
 
-    /// Whether everything is wanted, here or among those who were let in.
+    /// True if everything is wanted, here or among those that were let in.
     pub fn is_all_wanted(&self) -> bool {
         self.wants.everything || self.books.as_ref().is_some_and(|books| books.lead().reads_everything())
     }
 
-    /// What members wait for has to come here first, where this agent follows another lead.
+    /// Lets the wishes of members come here first, where this agent follows another lead.
     pub(super) fn read_for_members(&mut self, now: Moment) {
         let follows = matches!(self.leader(), Leader::Node(_));
         let wishes = match &self.books {
@@ -140,7 +140,7 @@ impl Session {
         self.wants.for_members = readers;
     }
 
-    /// What the lead is to be told of what is wanted here, if that has changed.
+    /// The message to the lead about what is wanted here, if that has changed.
     pub(super) fn tell_wants(&mut self, blob: BlobId) -> Option<Message> {
         let wishes = self.books.as_ref().map_or_else(|| self.wants.wishes(), |books| books.lead().wishes().collect());
         let now = (self.is_all_wanted(), wishes);

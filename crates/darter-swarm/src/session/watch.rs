@@ -21,13 +21,13 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// event.
 const MAX_UNATTENDED: Duration = Duration::from_secs(2);
 
-/// What whoever drives a session sees, and the session does not.
+/// Facts that a session's driver sees, and the session does not.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
-    /// Whether the origin is being read.
+    /// True while the origin is being read.
     pub reads: bool,
-    /// Whether nobody waits for anything, though pieces are lacking: it is at rest ([`Session::is_at_rest`]), or passes through while its
-    /// readers have something to read.
+    /// True if nobody waits for anything, though pieces are lacking: the session is at rest ([`Session::is_at_rest`]), or the blob passes
+    /// through while its readers have something to read.
     pub is_idle: bool,
     /// How long nothing may come, if there is a limit.
     pub stall: Option<Duration>,
@@ -50,7 +50,7 @@ impl Unattended {
 }
 
 impl Session {
-    /// What is to be seen to, besides what [`Session::poll`] says.
+    /// Looks for what is due besides the outputs of [`Session::poll`].
     pub fn look(&mut self, seen: Seen, facts: &dyn Facts, now: Moment) -> Option<Output> {
         if !self.course.is_open() {
             (self.watch, self.vigil) = (Unattended::new(now), Vigil::new(now));
@@ -91,7 +91,7 @@ impl Session {
         self.course.is_open().then(|| self.watch.looked + LOOK_EVERY)
     }
 
-    /// Whether nothing has come for longer than it may since a node that leads let this agent in.
+    /// True if nothing has come for longer than it may since a node that leads let this agent in.
     fn is_mute(&self, lead: NodeId, origin: Duration, facts: &dyn Facts, now: Moment) -> bool {
         if facts.is_seed(lead) || self.course.phase() == Phase::Dissolving || self.picker.is_complete() {
             return false;

@@ -36,7 +36,7 @@ fn each(test: &str, histories: u64, mut run: impl FnMut(u64) -> (World, Result<(
     }
 }
 
-/// Whether everybody who lives is led, and by whom in the end.
+/// The lead of each living agent in the end, or why one has none.
 fn led(world: &World) -> Result<Vec<usize>, String> {
     let mut roots = Vec::new();
     for (at, agent) in world.agents.iter().enumerate().filter(|(_, agent)| agent.alive) {

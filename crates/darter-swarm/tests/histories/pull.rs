@@ -1,5 +1,5 @@
-//! What becomes of a pull in such a world: bytes come while one follows an honest agent that is given some itself, by way of others or from
-//! the origin; whoever has them all is told what they must be by its lead, or finds out by itself. And agents that lie.
+//! A pull in such a world: bytes come while an agent follows an honest one that is given some itself, by way of others or from the origin;
+//! an agent that has them all is told the verdict by its lead, or finds it by itself. And agents that lie.
 //!
 //! Bytes are no more than looks, every two seconds, at whether any would come.
 
@@ -17,7 +17,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// After so many looks at which bytes came all are there.
 pub(crate) const WHOLE_AFTER: u32 = 3;
 
-/// What an agent does that lies. It gives nothing to anybody.
+/// The ways in which an agent lies. It gives nothing to anybody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lie {
     /// It is connected and says nothing.
@@ -38,7 +38,7 @@ impl Lie {
     pub(crate) const ALL: [Self; 6] =
         [Self::Silent, Self::Refuses, Self::Leads, Self::Holds, Self::Forgets, Self::Knows];
 
-    /// What it says when it is asked for its part.
+    /// Its answer when it is asked for its part.
     pub(crate) const fn part(self) -> Option<SwarmPart> {
         match self {
             Self::Silent => None,
@@ -86,13 +86,13 @@ impl World {
         }
     }
 
-    /// What an agent has to do with the blob, as it says; nothing is heard of one that is silent.
+    /// An agent's part in the swarm, as it says; nothing is heard of one that is silent.
     pub(crate) fn part_of(&self, agent: usize) -> Option<SwarmPart> {
         let it = &self.agents[agent];
         it.lie.map_or_else(|| Some(asking::part_of(it.session.leader(), it.is_complete)), Lie::part)
     }
 
-    /// Whether a liar answers, or does not answer, this in its way.
+    /// True if a liar answers, or does not answer, this in its way.
     pub(crate) fn lies(&mut self, liar: usize, to: NodeId, what: &Said) -> bool {
         let Some(lie) = self.agents[liar].lie else { return false };
         match (lie, what) {
@@ -112,7 +112,7 @@ impl World {
         true
     }
 
-    /// Whether bytes come to an agent: somebody on its way to the origin has them, or reads them.
+    /// True if bytes come to an agent: an agent on its way to the origin has them, or reads them.
     fn is_given(&self, agent: usize) -> bool {
         let mut on = agent;
         for _ in 0..self.agents.len() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use darter_core::{BlobId, Moment, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Tier, Version};
 use darter_protocol::{Message, Verdict};
-use darter_swarm::asking::{self, SurveyAnswer, SURVEY_TIMEOUT, Survey};
+use darter_swarm::asking::{self, SURVEY_TIMEOUT, Survey, SurveyAnswer};
 use darter_swarm::leadership::JOIN_TIMEOUT;
 use darter_swarm::{
     Came, Course, Entering, Facts, Found, Hashes, Input, Leader, Leadership, Loss, Output, Picker, Session, Start,
@@ -20,7 +20,7 @@ use crate::pull::{Lie, WHOLE_AFTER};
 
 pub(crate) const BLOB: BlobId = BlobId([0xb1; 32]);
 
-/// What the whole must be.
+/// The root and digest of the whole.
 pub(crate) const VERDICT: Verdict = Verdict { root: PieceHash([7; 32]), digest: None };
 
 pub(crate) const PIECES: PieceLength = PieceLength::UNKNOWN_BLOB;
@@ -28,7 +28,7 @@ pub(crate) const PIECES: PieceLength = PieceLength::UNKNOWN_BLOB;
 /// How many pieces the blob has.
 pub(crate) const COUNT: u32 = 8;
 
-/// What an agent knows of a blob of eight pieces: all hashes or none, since nothing is fetched here; and who is there to be met.
+/// An agent's knowledge of a blob of eight pieces: all hashes or none, since nothing is fetched here; and the agents that can be met.
 pub(crate) struct View {
     pub(crate) knows: bool,
     pub(crate) reached: Vec<NodeId>,
@@ -121,7 +121,7 @@ impl Random {
     }
 }
 
-/// What agents say to each other.
+/// Messages between agents.
 #[derive(Clone, Debug)]
 pub(crate) enum Said {
     Join {
@@ -132,7 +132,7 @@ pub(crate) enum Said {
     },
     /// The sender, which leads, knows nothing of whom it let in.
     Forgot,
-    /// What a session says.
+    /// A session's message.
     Told(Box<Message>),
 }
 
@@ -228,10 +228,10 @@ pub(crate) struct World {
     pub(crate) walls: BTreeSet<(usize, usize)>,
     /// One message in so many is lost; none if zero.
     pub(crate) loses_one_in: u64,
-    /// Whether agents want bytes.
+    /// True if agents want bytes.
     pub(crate) pulls: bool,
     tuning: Tuning,
-    /// What everybody did, a line each, if somebody wants to know.
+    /// The acts of all agents, a line each, if a trace is wanted.
     pub(crate) trace: String,
     pub(crate) is_traced: bool,
 }
@@ -261,12 +261,12 @@ impl Agent {
         let picker = Picker::new(id, PIECES.bytes(), tuning, 1);
         let leadership = Leadership::new(id, BLOB, BLOB, !is_seed);
         let mut session = Session::new(id, picker, leadership, Hashes::new(BLOB, PIECES, &[], 0, tuning), tuning, now);
-        // Whether bytes come is decided elsewhere.
+        // The arrival of bytes is decided elsewhere.
         session.wants_parts(now);
         session
     }
 
-    /// Whether it has let in another.
+    /// True if it has let in `other`.
     pub(crate) fn leads(&self, other: NodeId) -> bool {
         self.session.has_member(other)
     }
@@ -533,7 +533,7 @@ impl World {
         self.connection(agent, peer).is_none()
     }
 
-    // What agents do with what they hear.
+    // Reactions of agents to what they hear.
 
     fn peer_gone(&mut self, agent: usize, peer: usize) {
         let (id, now) = (self.agents[peer].id, self.now);
@@ -623,7 +623,7 @@ impl World {
         }
     }
 
-    // What agents decide.
+    // Decisions of agents.
 
     /// An agent does soon what it decides.
     pub(crate) fn advance_soon(&mut self, at: usize) {

@@ -22,7 +22,7 @@ use darter_agent::options::UpstreamOption;
 use url::Url;
 
 pub(crate) use self::secrets::{Login, Secret, secret_file, without_secrets};
-use self::table::{UpstreamTable, TextOrFile, ValueFile, address, items, table};
+use self::table::{TextOrFile, UpstreamTable, ValueFile, address, items, table};
 use super::hidden::without_logins;
 use super::values;
 

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::content::Content;
 use super::finish::Finish;
-use super::fleet::{Fleet, DemoAgent};
+use super::fleet::{DemoAgent, Fleet};
 use super::origin::DemoOrigin;
 use super::picture::{Picture, Row, TICK};
 

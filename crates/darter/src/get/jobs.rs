@@ -97,7 +97,9 @@ fn check(jobs: &[Job], args: &GetArgs) -> Result<(), Failure> {
             OutputPlace::Name(path) => path.clone(),
             // What the origin will call it is not known yet.
             OutputPlace::Directory(_) if args.remote_name && job.takes_a_name() => continue,
-            OutputPlace::Directory(dir) => dir.join(job.name.clone().or_else(|| file_name(&job.url)).unwrap_or_default()),
+            OutputPlace::Directory(dir) => {
+                dir.join(job.name.clone().or_else(|| file_name(&job.url)).unwrap_or_default())
+            }
         };
         if !places.insert(path.clone()) {
             return Err(Failure::Usage(format!(

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use darter_api::GetRequest;
 use darter_api::client::Client;
-use darter_api::parts::{Answer, Ask, Part};
+use darter_api::parts::{Answer, Ask, PartAsk};
 use darter_core::ByteRange;
 use rustix::process::{Pid, Signal, kill_process};
 

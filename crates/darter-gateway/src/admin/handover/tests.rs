@@ -16,7 +16,8 @@ use tokio::net::UnixStream;
 
 use super::*;
 
-/// What comes of what is sent: to a client that says which order it wants, or to one that knows nothing of orders.
+/// The messages that a client gets of `parts`: one that says which order it wants (`tells`), or one that knows nothing
+/// of orders.
 async fn handed(parts: Vec<Result<Handing, FetchError>>, tells: bool) -> Vec<Handed> {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let sending = tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! Who is whose neighbour.
+//! Neighbourhood: which members know each other.
 //!
 //! A small swarm is a full mesh. In a larger one the links are a random regular graph: all members have equally many neighbours, so that
 //! nobody's cable is asked for more than others', and any two are few steps apart. A member that comes takes its place in the middle of
@@ -186,7 +186,7 @@ impl Members {
         self.reaches(slot).iter().take(reach + 1).sum()
     }
 
-    /// Whether two members may be neighbours and are not: trusted, not parted, and at least one of them wants the blob.
+    /// True if two members may be neighbours and are not: trusted, not parted, and at least one of them wants the blob.
     fn may_link(&self, one: usize, other: usize) -> bool {
         let (Some(Some(one_member)), Some(Some(other_member))) = (self.slots.get(one), self.slots.get(other)) else {
             return false;

@@ -1,4 +1,4 @@
-//! What must be so of members whatever happens to them, counted anew: `lead/tests/histories.rs` asks.
+//! Invariants of members, counted anew whatever happens to them: `lead/tests/histories.rs` asks.
 
 use super::*;
 
@@ -37,7 +37,7 @@ pub(in crate::lead) fn check_members(members: &Members) {
     }
 }
 
-/// Who should know whom. Nobody is told of the lead's own node.
+/// For each member the members that it should know. Nobody is told of the lead's own node.
 pub(in crate::lead) fn known_to_each(members: &Members) -> BTreeMap<NodeId, BTreeSet<NodeId>> {
     let known = |slot: &usize| {
         let others = members.get(*slot).neighbours.iter().map(|other| members.get(*other).id);

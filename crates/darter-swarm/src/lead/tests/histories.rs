@@ -1,5 +1,5 @@
-//! Random histories of a lead. Whatever happens: its tables say what its members and its own store hold, and members were told whom they
-//! know.
+//! Random histories of a lead. Whatever happens: the lead's tables say what its members and its own store hold, and members were told whom
+//! they know.
 
 use super::*;
 use crate::lead::members::tests::{check_members, known_to_each};
@@ -9,7 +9,7 @@ const STEPS: u32 = 300;
 const NODES: usize = 40;
 const PIECES: u32 = 70;
 
-/// What the tables must say, counted anew.
+/// Counts anew what the tables must say.
 fn check(lead: &Lead) {
     let members: Vec<_> = lead.members.slots().map(|slot| lead.members.get(slot)).collect();
     let mut fresh = None;

@@ -1,4 +1,4 @@
-//! What members and the lead's own store come to hold, and lose.
+//! Pieces that members and the lead's own store come to hold, and lose.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What a member was given and does not pass on.
+//! Pieces that a member was given and does not pass on.
 
 use super::*;
 

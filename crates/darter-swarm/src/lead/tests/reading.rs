@@ -1,4 +1,4 @@
-//! Who reads what of the origin, beside what `origin.rs` tests.
+//! Readers of the origin and their stretches, beside what `origin.rs` tests.
 
 use super::*;
 
@@ -6,7 +6,7 @@ fn wish(first: u32, end: u32) -> Wish {
     Wish { first, end, within: Duration::from_secs(1) }
 }
 
-/// What errands a lead runs that knows every hash.
+/// The errands of a lead that knows every hash.
 fn errand(lead: &mut Lead, now: Moment) -> Option<(u32, Option<u32>)> {
     let run = lead.origin_plan(OriginReader::Errands, &PieceSet::full(100), now);
     run.map(|run| (run.first.0, run.end.map(|end| end.0)))

@@ -1,5 +1,5 @@
-//! Random histories of a picker. Whatever happens: its tables are what they are said to be, it asks for what it lacks of those who have it,
-//! and it ends once somebody gives everything.
+//! Random histories of a picker. Whatever happens: the picker's tables are what they are said to be, it asks holders for what it lacks, and
+//! it ends once a peer gives everything.
 
 use super::*;
 
@@ -84,7 +84,7 @@ impl History {
         actions
     }
 
-    /// What the tables must say, counted anew.
+    /// Counts anew what the tables must say.
     fn check(&self) {
         let (picker, requests) = (&self.picker, &self.picker.requests);
         let mut to_be_had = false;

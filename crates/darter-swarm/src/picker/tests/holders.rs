@@ -23,7 +23,7 @@ enum Way {
 struct Pull {
     scene: Scene,
     way: Way,
-    /// What the liar was asked for, and when.
+    /// Requests to the liar, with their pieces and times.
     at_liar: Vec<(RequestId, u32, Moment)>,
     asked_liar: u32,
     doubts: u32,

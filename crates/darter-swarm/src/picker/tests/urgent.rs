@@ -1,4 +1,4 @@
-//! What is asked for at once since somebody waits for it, what of the lead, and what of holders that are slow.
+//! Urgent requests: those made at once since a reader waits, those to the lead, and those to holders that are slow.
 
 use super::*;
 

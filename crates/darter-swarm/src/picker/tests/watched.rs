@@ -1,4 +1,4 @@
-//! What others see of a picker, and when they need not ask it.
+//! A picker as others see it, and when they need not ask it.
 
 use super::*;
 

@@ -4,7 +4,7 @@ use darter_protocol::{Refusal, Verdict, Wanted};
 
 use super::*;
 
-/// What is to be done now.
+/// The outputs that are due now.
 fn outputs(scene: &mut Scene) -> Vec<Output> {
     scene.now = scene.now + Duration::from_millis(1);
     let mut outputs = Vec::new();

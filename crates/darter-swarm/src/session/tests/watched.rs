@@ -6,7 +6,7 @@ use crate::{Leader, Output, Seen};
 
 const SEEN: Seen = Seen { reads: false, is_idle: false, stall: None, origin: Duration::ZERO };
 
-/// What is to be seen to within so many seconds, and when.
+/// The output to which `seen` leads within `seconds`, and when.
 fn seen_to(scene: &mut Scene, seen: Seen, seconds: u64) -> Option<(u64, Output)> {
     let began = scene.now;
     (1..=seconds).find_map(|second| {

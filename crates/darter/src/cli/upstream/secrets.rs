@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use url::Url;
 
-use super::table::{UpstreamTable, TextOrFile, ValueFile, address, items, table};
+use super::table::{TextOrFile, UpstreamTable, ValueFile, address, items, table};
 use crate::cli::values;
 
 /// A user and a password.
