@@ -444,7 +444,7 @@ async fn questions_for_bytes_that_there_are_not_are_refused_and_the_next_one_is_
     let request =
         GetRequest { url: web.url.clone(), headers: Vec::new(), digest: None, disposition: false, range: None };
     let (_, asker) = client.parts(&request).await.unwrap();
-    for make in [Ask::Fetch as fn(Part) -> Ask, Ask::Read] {
+    for make in [Ask::Fetch as fn(PartAsk) -> Ask, Ask::Read] {
         for (start, end) in [(1 << 60, (1 << 60) + 1), (u64::MAX, u64::MAX), (0, 0), (0, MEGABYTE as u64 + 1)] {
             let answer = asker.part(make, ByteRange::new(start, end), Duration::from_millis(1)).await.unwrap();
             assert!(matches!(answer, Answer::Failed(_)), "{start}..{end}: {answer:?}");
