@@ -72,7 +72,7 @@ struct Inner {
     swarms: Arc<Swarms>,
     /// Nobody in an agent that lives for one download.
     registries: Option<Arc<Registries>>,
-    /// What the images known here are made of.
+    /// The contents of the images known here.
     contents: Contents,
     sampler: Sampler,
     /// Bytes that parts in memory may still take: see [`parts`].
@@ -192,13 +192,13 @@ impl Agent {
         }
     }
 
-    /// Whether content at hand may be given for this source.
+    /// True if content at hand may be given for this source.
     pub async fn is_proven(&self, source: &Source) -> bool {
         // A store that can't tell gives nothing either.
         self.inner.swarms.is_proven(source).await.unwrap_or(false)
     }
 
-    /// Whether all of a source's content is here, and may be given for it.
+    /// True if all of a source's content is here, and may be given for it.
     pub async fn is_whole(&self, source: &Source) -> bool {
         self.inner.swarms.is_whole(source).await.unwrap_or(false)
     }
@@ -214,12 +214,12 @@ impl Agent {
         Some(waiting_for(source, pause))
     }
 
-    /// What a program asked for failed.
+    /// Counts a failure of what a program asked for.
     pub fn failed(&self, error: &FetchError) {
         self.inner.context.metrics.failed(Failed::Command, error.blame().fault);
     }
 
-    /// What the origin calls the content: its `Content-Disposition`. `None` if it says nothing, or can't be asked from here.
+    /// The origin's name for the content: its `Content-Disposition`. `None` if it says nothing, or can't be asked from here.
     pub async fn disposition(&self, source: &Source, credentials: &Credentials) -> Option<String> {
         match self.inner.context.origins.patient(Requester::Here).disposition(source, credentials).await {
             Ok(disposition) => disposition,
@@ -362,8 +362,8 @@ impl Agent {
         self.inner.swarms.get(blob).map(|transfer| transfer.progress())
     }
 
-    /// What this agent has decided about who leads a blob that is being fetched or served, since it began; `None` where it was not built
-    /// to record that ([`Builder::record_decisions`]).
+    /// The decisions of this agent about who leads a blob that is being fetched or served, since it began; `None` where it was not built to
+    /// record them ([`Builder::record_decisions`]).
     pub fn decisions(&self, blob: BlobId) -> Option<Trace> {
         self.inner.swarms.get(blob)?.decisions()
     }

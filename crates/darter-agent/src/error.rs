@@ -20,9 +20,9 @@ pub enum StartError {
         addr: String,
         /// The flag that chose it.
         flag: &'static str,
-        /// What is wrong, and what to do.
+        /// The problem, and what to do.
         advice: String,
-        /// What the system says.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
@@ -34,9 +34,9 @@ pub enum StartError {
     File {
         /// Which file.
         path: String,
-        /// What is wrong and what to do.
+        /// The problem, and what to do.
         reason: String,
-        /// What the system says, where it refused.
+        /// The system's error, where it refused.
         #[source]
         source: Option<io::Error>,
     },

@@ -102,7 +102,7 @@ fn load_or_draw(data_dir: &Path, machine: Option<&str>) -> Result<NodeId, StartE
     Ok(id)
 }
 
-/// What there is of a key.
+/// The state of a key's file.
 enum Key {
     None,
     Kept(NodeKey),

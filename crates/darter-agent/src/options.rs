@@ -85,7 +85,7 @@ impl std::fmt::Debug for LoginOption {
 /// Options of an agent.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What it is to its fleet.
+    /// The agent's role in its fleet.
     pub role: Role,
     /// Where pieces, the index, the identity and the administration socket live.
     pub data_dir: PathBuf,
@@ -121,7 +121,7 @@ pub struct Options {
     pub insecure: bool,
     /// The most that the store keeps.
     pub quota: Option<Amount>,
-    /// What to leave free on the store's file system.
+    /// Bytes to leave free on the store's file system.
     pub reserve: Amount,
     /// Registries by name.
     pub upstreams: Vec<UpstreamOption>,

@@ -62,7 +62,7 @@ pub(crate) struct Request {
     pub(crate) url: Url,
     /// Go wherever a redirect leads.
     pub(crate) headers: HeaderMap,
-    /// What the user gave. Those of them that authorise go to the server of `url` only.
+    /// The user's credentials, as headers. Those of them that authorise go to the server of `url` only.
     pub(crate) credentials: HeaderMap,
     /// Takes their place at another server, should a redirect lead there.
     pub(crate) elsewhere: Option<(Url, HeaderMap)>,
@@ -83,7 +83,7 @@ pub(crate) struct Request {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StallTimeout(pub(crate) Duration);
 
-/// What a redirect on the way says of what it leads to, as the Hugging Face hub does.
+/// The headers of a redirect that describe what it leads to, as the Hugging Face hub sends them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Linked {
     /// `X-Linked-Etag`: its hash.
@@ -133,7 +133,7 @@ impl HttpClient {
         Arc::clone(&self.0.read().signed_parameters)
     }
 
-    /// Whether requests to `url` show headers or a certificate that are configured for it.
+    /// True if requests to `url` show headers or a certificate that are configured for it.
     pub(crate) fn has_keys_for(&self, url: &Url) -> bool {
         self.0.read().of(url).is_some_and(|own| own.has_keys_for(url))
     }

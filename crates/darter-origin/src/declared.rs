@@ -106,7 +106,7 @@ impl Witness {
         self.promises.iter_mut().for_each(|promise| promise.hasher.update(bytes));
     }
 
-    /// What to say of the whole.
+    /// The verdict on the whole.
     ///
     /// # Errors
     /// [`ErrorKind::Contradicted`].
@@ -163,8 +163,8 @@ enum Hasher {
 }
 
 impl Declared {
-    /// What an answer declares. `linked` is the `X-Linked-Etag` of a redirect before it; `is_whole` says that the answer
-    /// carries the whole.
+    /// The declarations of an answer. `linked` is the `X-Linked-Etag` of a redirect before it; `is_whole` says that the answer carries the
+    /// whole.
     ///
     /// # Errors
     /// [`ErrorKind::Contradicted`] where one header says something else than another.
@@ -236,7 +236,7 @@ impl Hash {
         Promise { hasher: self.algorithm.hasher(), hash: self, not_of_part }
     }
 
-    /// Whether both can't be true.
+    /// True if both can't be true.
     fn contradicts(&self, other: &Self) -> bool {
         let same = self.algorithm == other.algorithm && self.of == other.of && self.of != Scope::Either;
         same && self.value != other.value

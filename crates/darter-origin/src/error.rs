@@ -1,4 +1,4 @@
-//! What goes wrong at an origin, in one type: what it is, what to do next, and its [`Blame`].
+//! Errors at an origin, in one type: what it is, what to do next, and its [`Blame`].
 //!
 //! An error crosses from the seed that met it to the node that waits for it as an [`OriginFailure`]; what it says and
 //! how it is judged survive the trip, the chain of sources becomes text.
@@ -10,7 +10,7 @@ use std::time::Duration;
 use darter_core::{Blame, Blamed, Fault, Retry, in_full};
 use serde::{Deserialize, Serialize};
 
-/// What went wrong.
+/// The kind of an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ErrorKind {
     /// There is no such resource.
@@ -75,11 +75,11 @@ pub struct OriginError {
 /// An [`OriginError`] as it travels in a message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OriginFailure {
-    /// What went wrong.
+    /// The kind of the failure.
     pub kind: ErrorKind,
     /// The HTTP status behind it, if there was one.
     pub status: Option<u16>,
-    /// What happened and what to do next, with the causes.
+    /// The event and what to do next, with the causes.
     pub text: String,
     /// How long the origin asked to wait before the next try, if it did.
     #[serde(default)]
@@ -93,7 +93,7 @@ impl OriginFailure {
         Self { kind, status, text: text.into(), retry_after }
     }
 
-    /// Whose fault it is, and whether asking again helps.
+    /// The fault, and how much asking again helps.
     pub const fn blame(&self) -> Blame {
         self.kind.blame_if_asked_to_wait(self.retry_after)
     }
@@ -119,7 +119,7 @@ impl OriginError {
         self
     }
 
-    /// What went wrong.
+    /// The kind of the error.
     pub const fn kind(&self) -> &ErrorKind {
         &self.kind
     }
@@ -151,8 +151,8 @@ impl OriginError {
         self
     }
 
-    /// Whether the whole may be given where a part was refused with this. A resource that is missing, wants a login or may come
-    /// later is so as a whole, too.
+    /// True if the whole may be given where a part was refused with this. A resource that is missing, wants a login or may come later is so
+    /// as a whole, too.
     pub fn may_be_of_part(&self) -> bool {
         let refuses_parts =
             matches!(self.kind, ErrorKind::Forbidden | ErrorKind::RangeNotSatisfiable | ErrorKind::Protocol);
@@ -160,7 +160,7 @@ impl OriginError {
         is_refusal && self.blame().retry == Retry::Never
     }
 
-    /// Whether no connection was made: nothing of the request can be the reason.
+    /// True if no connection was made: nothing of the request can be the reason.
     pub const fn is_unconnected(&self) -> bool {
         self.unconnected
     }
@@ -194,7 +194,7 @@ impl ErrorKind {
         }
     }
 
-    /// Whose fault it is, and whether asking again helps.
+    /// The fault, and how much asking again helps.
     pub const fn blame(&self) -> Blame {
         use Fault::{Network, Origin, User};
         let (fault, retry) = match self {
@@ -228,7 +228,7 @@ impl ErrorKind {
     }
 }
 
-/// What an HTTP status that has no kind of its own says.
+/// The judgement on an HTTP status that has no kind of its own.
 const fn blame_of_status(status: u16) -> Blame {
     let (fault, retry) = match status {
         // Another agent may have a proxy that knows it, or none.

@@ -13,16 +13,16 @@ use crate::body::Body;
 use crate::declared::Witness;
 use crate::error::OriginError;
 
-/// What an origin says about a resource without sending it.
+/// A resource as an origin describes it without sending it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stat {
     /// The resource's version, as the origin tells it now.
     pub version: Version,
-    /// What the answer shows besides: who else may have what is known.
+    /// The other headers of the answer: they say who else may have what is known.
     pub shown: Shown,
-    /// Whether the known version is still current. False when none was given.
+    /// True if the known version is still current. False when none was given.
     pub unchanged: bool,
-    /// Whether the origin says that it serves ranges. False means only that it did not say so.
+    /// True if the origin says that it serves ranges. False means only that it did not say so.
     pub ranges: bool,
 }
 
@@ -30,16 +30,16 @@ pub struct Stat {
 pub struct Reading {
     /// The version these bytes belong to; the expected one, as it was given, when one was.
     pub version: Version,
-    /// What the answer shows besides: who else may have these bytes.
+    /// The other headers of the answer: they say who else may have these bytes.
     pub shown: Shown,
     /// Offset in the resource of the body's first byte: the start asked for, or 0 from an origin that can't do ranges.
     pub start: u64,
-    /// Whether the body is the range that was asked for, and not all of the resource.
+    /// True if the body is the range that was asked for, and not all of the resource.
     pub is_part: bool,
     /// Length of the whole resource in bytes, if the origin told.
     pub length: Option<u64>,
-    /// Checks the whole against what the origin declares of it in this answer, of whatever part of it. What it
-    /// declares of a part, the body checks.
+    /// Checks the whole against what the origin declares of it in this answer, of whatever part of it. The body itself
+    /// checks what the origin declares of a part.
     pub witness: Option<Witness>,
     /// The bytes. Ends at the end of the range asked for (of the resource, from an origin that can't do ranges).
     /// A body that ends early is [`ErrorKind::Truncated`](crate::ErrorKind::Truncated).
@@ -76,13 +76,13 @@ pub trait Origin: Send + Sync {
         expect: Option<&Version>,
     ) -> Result<Reading, OriginError>;
 
-    /// Whether a reading shows something that is configured here (a login, headers, a certificate) besides what the caller
-    /// brought: then a refusal may be meant for that, and tells nothing to those who are configured otherwise.
+    /// True if a reading shows something that is configured here (a login, headers, a certificate) besides what the caller brought: then a
+    /// refusal may be meant for that, and tells nothing to those who are configured otherwise.
     async fn shows_own_keys(&self, _source: &Source, _credentials: &Credentials) -> bool {
         false
     }
 
-    /// What the origin calls the resource when it is kept as a file: its `Content-Disposition` (RFC 6266), as it stands.
+    /// The origin's name for the resource when it is kept as a file: its `Content-Disposition` (RFC 6266), as it stands.
     ///
     /// # Errors
     /// Any [`OriginError`].

@@ -27,10 +27,10 @@ pub struct Pausing {
     key: BlobId,
 }
 
-/// What a source waits for.
+/// The pause of a source that waits for its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pause {
-    /// What the origin said, or what happened to it.
+    /// The origin's answer, or the failure.
     pub reason: String,
     /// How long until it is asked again.
     pub left: Duration,

@@ -1,4 +1,4 @@
-//! What an answer shows besides its validators: where redirects led, how old it is, and for whom it is meant (RFC 9111,
+//! Headers of an answer besides its validators: where redirects led, how old it is, and for whom it is meant (RFC 9111,
 //! section 5.2.2; RFC 9110, section 12.5.5). The consequences are decided in [`darter_core::sharing`].
 
 use darter_core::Shown;
@@ -8,8 +8,8 @@ use http::header::{CACHE_CONTROL, DATE, LAST_MODIFIED, SET_COOKIE, VARY};
 use http::{HeaderMap, HeaderName};
 use url::Url;
 
-/// What an answer from `url`, the last of all redirects, shows to a caller with these credentials. The query parameters
-/// `signed` sign addresses, besides those of the usual object stores.
+/// The description of an answer from `url`, the last of all redirects, to a caller with these credentials. The query
+/// parameters `signed` sign addresses, besides those of the usual object stores.
 pub(crate) fn shown(url: &Url, signed: &[String], headers: &HeaderMap, credentials: &Credentials) -> Shown {
     Shown { address: Some(Address::of_signed(url, signed)), age: age(headers), reach: reach(headers, credentials) }
 }

@@ -33,7 +33,7 @@ pub(crate) fn version_of(headers: &HeaderMap, length: Option<u64>) -> Version {
     Version { nonce, ..version }
 }
 
-/// Whether an entity tag has anything in it.
+/// True if an entity tag has anything in it.
 fn says_something(etag: &str) -> bool {
     !matches!(opaque(etag.trim()), "" | "\"\"")
 }
@@ -44,7 +44,7 @@ fn seconds_of(date: &str) -> Option<u64> {
     Some(parsed.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
-/// Whether nothing tells the two apart. Says little when they have no validator in common.
+/// True if nothing tells the two apart. Says little when they have no validator in common.
 pub(crate) fn no_difference(one: &Version, other: &Version) -> bool {
     if let (Some(a), Some(b)) = (one.length, other.length)
         && a != b
@@ -56,14 +56,14 @@ pub(crate) fn no_difference(one: &Version, other: &Version) -> bool {
     tags.is_none_or(|(a, b)| opaque(a) == opaque(b)) && dates.is_none_or(|(a, b)| a == b)
 }
 
-/// Whether `current` is the version that was known, as far as the origin's word goes.
+/// True if `current` is the version that was known, as far as the origin's word goes.
 pub(crate) fn surely_same(known: &Version, current: &Version) -> bool {
     let comparable = (known.etag.is_some() && current.etag.is_some())
         || (known.last_modified.is_some() && current.last_modified.is_some());
     comparable && no_difference(known, current)
 }
 
-/// Whether bytes of the one may stand beside bytes of the other: that takes a strong entity tag or, since many origins
+/// True if bytes of the one may stand beside bytes of the other: that takes a strong entity tag or, since many origins
 /// have nothing better, a modification date. A weak tag vouches for the meaning, not for the bytes.
 fn byte_for_byte(one: &Version, other: &Version) -> bool {
     let strong = |version: &Version| version.etag.as_deref().is_some_and(|etag| !etag.starts_with("W/"));

@@ -100,7 +100,7 @@ impl HttpOrigin {
         })
     }
 
-    /// What HEAD says, if it says yes in time; 304 only for the entity tag asked about.
+    /// The answer to a HEAD, if it comes in time and is a success; 304 only for the entity tag asked about.
     async fn head(&self, source: &Source, credentials: &Credentials, etag: Option<&str>) -> Option<reqwest::Response> {
         let mut headers = HeaderMap::new();
         put(&mut headers, IF_NONE_MATCH, etag);
@@ -176,7 +176,7 @@ impl Origin for HttpOrigin {
         }
         let status = response.status();
         let is_whole = part.start == 0 && (status != StatusCode::PARTIAL_CONTENT || part.bytes == part.length);
-        // What comes with a 416 is a text about it.
+        // The body of a 416 is a text about it.
         let declared = match status {
             StatusCode::RANGE_NOT_SATISFIABLE => Declared::default(),
             _ => Declared::of(response.headers(), linked.tag.as_deref(), is_whole, &what)?,
@@ -220,7 +220,7 @@ pub(crate) struct AnswerPart {
 }
 
 impl AnswerPart {
-    /// What an answer to a GET for `range` carries.
+    /// The part of the resource that an answer to a GET for `range` carries.
     ///
     /// # Errors
     /// What the status stands for, or [`ErrorKind::Protocol`] when the answer is not to this question.
@@ -260,8 +260,8 @@ impl AnswerPart {
     }
 }
 
-/// Whether an answer of this status carries the whole of a resource: 200, what a proxy has changed on its way (203), and
-/// what nobody asked for and yet comes with content, as curl and browsers have it.
+/// True if an answer of this status carries the whole of a resource: 200, what a proxy has changed on its way (203), and what nobody asked
+/// for and yet comes with content, as curl and browsers have it.
 fn is_whole(status: StatusCode) -> bool {
     let others = [StatusCode::ACCEPTED, StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::PARTIAL_CONTENT];
     status.is_success() && !others.contains(&status)
@@ -290,7 +290,7 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 
-/// Whether the origin says that it serves ranges.
+/// True if the origin says that it serves ranges.
 pub(crate) fn serves_ranges(headers: &HeaderMap) -> bool {
     headers.get(ACCEPT_RANGES).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"bytes"))
 }
@@ -311,7 +311,7 @@ fn content_range(headers: &HeaderMap) -> Option<(ByteRange, Option<u64>)> {
     Some((ByteRange::new(first, end), length.trim().parse().ok()))
 }
 
-/// Whether a 206 says of no part that it is that: neither of one nor of several (`multipart/byteranges`).
+/// True if a 206 says of no part that it is that: neither of one nor of several (`multipart/byteranges`).
 fn names_no_part(headers: &HeaderMap) -> bool {
     let several = headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"multipart/"));
     !headers.contains_key(CONTENT_RANGE) && !several

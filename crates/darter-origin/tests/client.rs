@@ -152,7 +152,7 @@ async fn one_servers_authority_certificate_and_headers_are_its_own() {
     assert_eq!(server.seen()[0].header("x-team"), Some("infra"));
     let unknown = ServerConfig { client_cert: None, client_key: None, ..own() };
     read(&origin_with(&server, unknown), &server.source("/")).await.unwrap_err();
-    // What leads elsewhere takes the trust along, and not the headers.
+    // A redirect elsewhere takes the trust along, and not the headers.
     let stored = Server::start_tls(|_| Reply::bytes("x")).await;
     let away = stored.url("/").to_string();
     let first = Server::start_tls(move |_| Reply::status(302).with("location", away.as_str())).await;
@@ -298,7 +298,7 @@ async fn a_server_that_hangs_or_resets_at_a_tls_greeting_may_be_one_without_tls(
                 if hangs {
                     kept.push(socket);
                 } else {
-                    // What was sent and is not read resets the connection.
+                    // Sent bytes that are not read reset the connection.
                     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                 }
             }

@@ -1,4 +1,4 @@
-//! What HTTP/2 servers do that no library's does on demand: their frames are written by hand.
+//! HTTP/2 servers that do what no library's does on demand: their frames are written by hand.
 
 mod support;
 

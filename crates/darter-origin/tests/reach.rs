@@ -1,5 +1,5 @@
-//! How far requests reach, by who asks: addresses, names, redirects, token services. What leads to an agent's own host is no
-//! other host's affair, and a stranger's registry opens nothing that is configured for others.
+//! How far requests reach, by who asks: addresses, names, redirects, token services. Ways to an agent's own host are no other host's
+//! affair, and a stranger's registry opens nothing that is configured for others.
 
 mod support;
 
@@ -108,7 +108,7 @@ async fn what_leads_to_an_agents_own_host_is_not_read_for_another() {
         assert_eq!(permitted.count("/y"), 3, "the permitted hops were made: {way}");
         assert!(own.seen().is_empty(), "{way}");
     }
-    // Whoever is on this host may read what is there, by whatever way.
+    // A program on this host may read what is there, by whatever way.
     let here = origins(client(BTreeMap::new()), Requester::Here);
     for way in ways.iter().filter(|way| way.contains(&format!(":{port}/"))) {
         assert_eq!(read(&here, &page(way)).await.unwrap(), b"secret", "{way}");

@@ -1,4 +1,4 @@
-//! What registries do that their specification does not say: refuse HEAD, encode unasked, send on to other registries,
+//! Registries that do what their specification does not say: refuse HEAD, encode unasked, send on to other registries,
 //! be away at one of their addresses.
 
 mod support;
@@ -77,7 +77,7 @@ async fn a_registry_that_refuses_head_and_ranges_is_asked_by_a_plain_get() {
         let answer = client.head_blob(&upstream, "some/repo", &Digest::sha256(&blob), &none()).await.unwrap();
         assert_eq!(answer.status.as_u16(), 200, "{status}");
     }
-    // What is missing, or wants a login, is that for a plain GET, too.
+    // A blob that is missing, or wants a login, is that for a plain GET, too.
     for status in [401, 404, 429] {
         let server = Server::start(move |_| Reply::status(status)).await;
         let (client, upstream) = plain(&server);
@@ -229,7 +229,7 @@ async fn the_challenge_of_a_registry_behind_a_redirect_is_met() {
     assert_eq!(tokens.seen().len(), 1);
     assert_eq!(target.seen().len(), 4, "one challenge, and the token at once from then on");
     assert!(first.seen().iter().all(|seen| seen.header("authorization").is_none()));
-    // What a caller brings is for the registry that the caller named.
+    // A caller's credentials are for the registry that the caller named.
     let answer = get(&client, &upstream, &bringing("authorization", "Basic bWU6cHc=")).await;
     assert_eq!(text(answer).await, "moved");
     for seen in target.seen().iter().chain(&tokens.seen()) {

@@ -1,4 +1,4 @@
-//! What goes wrong on the web: servers that lie, stop, move, refuse, and who is told what.
+//! Faults of the web: servers that lie, stop, move, refuse, and who is told what.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! What a keeper needs of the place that blobs are kept in.
+//! The place that a keeper keeps blobs in, as the keeper needs it.
 
 use darter_core::BlobId;
 use serde::{Deserialize, Serialize};
@@ -21,13 +21,13 @@ pub(crate) struct LastUse {
 /// A place for blobs. Methods that take a blob's id are never called for the same blob at the same time, except the ones
 /// of the index, which are cheap and may be called from anywhere.
 pub(crate) trait Backend: Send + Sync + 'static {
-    /// What a blob's bytes are kept in.
+    /// The medium that holds a blob's bytes.
     type Medium: Medium;
 
     /// An empty place for a new blob's bytes.
     fn create(&self, blob: BlobId) -> Result<Self::Medium>;
 
-    /// What was saved of a blob; `None` when it is gone or damaged.
+    /// The saved state of a blob; `None` when it is gone or damaged.
     fn load(&self, blob: BlobId) -> Result<Option<(Sidecar, Self::Medium)>>;
 
     /// Makes a blob's bytes durable, then what `sidecar` says of them.
@@ -42,13 +42,13 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// Gives the disk back what a removed blob took: may be slow.
     fn dispose(&self, trash: String);
 
-    /// Whether a blob that nobody uses can be loaded again after its body was dropped.
+    /// True if a blob that nobody uses can be loaded again after its body was dropped.
     fn unloads(&self) -> bool;
 
     /// The file system that the blobs are on; `None` where only the quota counts.
     fn space(&self) -> Option<Space>;
 
-    /// What was not used at the start because a newer version wrote it.
+    /// The files that were not used at the start because a newer version wrote them.
     fn set_aside(&self) -> SetAside {
         SetAside::default()
     }
@@ -65,7 +65,7 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// Notes what a source was.
     fn remember(&self, key: BlobId, record: SourceRecord);
 
-    /// What a source was.
+    /// The record of a source.
     fn recall(&self, key: BlobId) -> Result<Option<SourceRecord>>;
 
     /// Makes what was noted durable.

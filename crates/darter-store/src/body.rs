@@ -34,9 +34,9 @@ pub(crate) struct Body<M> {
     pub(crate) id: BlobId,
     pub(crate) info: BlobInfo,
     pub(crate) medium: M,
-    /// Whether something changed since the last snapshot was taken.
+    /// True if something changed since the last snapshot was taken.
     pub(crate) unsaved: AtomicBool,
-    /// Whether the body stands in its keeper's list of bodies to save.
+    /// True if the body stands in its keeper's list of bodies to save.
     pub(crate) listed: AtomicBool,
     /// How many holders of the blob's handle rest: see [`StoredBlob::rest`](crate::StoredBlob::rest).
     pub(crate) resting: AtomicUsize,
@@ -61,7 +61,7 @@ struct PieceState {
     discarded: bool,
 }
 
-/// What a piece must be, as of an epoch.
+/// The hash that a piece must have, as of an epoch.
 #[derive(Clone, Copy)]
 pub(crate) struct Expected {
     piece: PieceIndex,
@@ -89,7 +89,7 @@ impl Expected {
     }
 }
 
-/// What became of a verified piece that was written.
+/// The outcome of writing a verified piece.
 pub(crate) enum Written {
     /// It is held now.
     Held,
@@ -157,7 +157,7 @@ impl<M: Medium> Body<M> {
         }
     }
 
-    /// What the sidecar should say now; `None` for a blob that is gone.
+    /// The sidecar as it should be now; `None` for a blob that is gone.
     pub(crate) fn snapshot(&self) -> Option<Sidecar> {
         let state = self.state.read();
         (!state.discarded).then(|| Sidecar {
@@ -257,7 +257,7 @@ impl<M: Medium> Body<M> {
         Ok(())
     }
 
-    /// What a piece must be that is to be put; `None` if it is held already.
+    /// The hash that a piece to be put must have; `None` if it is held already.
     pub(crate) fn expect(&self, piece: PieceIndex, bytes: usize) -> Result<Option<Expected>> {
         let state = self.state.read();
         if state.discarded {
@@ -395,7 +395,7 @@ impl<M: Medium> Body<M> {
         self.medium.let_go();
     }
 
-    /// Whether it was dissolved.
+    /// True if it was dissolved.
     pub(crate) fn is_discarded(&self) -> bool {
         self.state.read().discarded
     }
@@ -405,7 +405,7 @@ impl<M: Medium> Body<M> {
         self.state.write().doubt();
     }
 
-    /// What a held piece must be, and whether it is verified.
+    /// The hash that a held piece must have, and true if it is verified.
     fn admit(&self, piece: PieceIndex) -> Result<(Expected, bool)> {
         let mut state = self.state.read();
         if state.writers == 0 && self.stamp_differs(&state) {
@@ -487,11 +487,11 @@ impl<M: Medium> Body<M> {
     }
 }
 
-/// Whether a refusal to read means that the bytes are gone: cut off, or unreadable on the medium.
+/// True if a refusal to read means that the bytes are gone: cut off, or unreadable on the medium.
 fn is_damage(refusal: &io::Error) -> bool {
     use rustix::io::Errno;
-    // What file systems say of bytes that they cannot give, apart from EIO: checksums that don't match, structures that
-    // make no sense, a server that has another file by now.
+    // Errors of file systems for bytes that they cannot give, apart from EIO: checksums that don't match, structures
+    // that make no sense, a server that has another file by now.
     const DAMAGE: [Errno; 9] = [
         Errno::IO,
         Errno::BADMSG,

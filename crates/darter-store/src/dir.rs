@@ -29,13 +29,13 @@ use crate::threads;
 
 const PRIVATE_DIR: Mode = Mode::RWXU;
 const PRIVATE_FILE: Mode = Mode::from_raw_mode(0o600);
-/// What lets others see or run something.
+/// The permissions that let others see or run something.
 const FOR_OTHERS: u32 = 0o077;
-/// What lets others change something.
+/// The permissions that let others change something.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// What agents put into their data directory, apart from names of one moment (`.images`, `peers.new`), and what file systems put
-/// into their own root.
+/// Names that agents put into their data directory, apart from names of one moment (`.images`, `peers.new`), and names that file systems
+/// put into their own root.
 const OWN: [&str; 15] = [
     "lock",
     "blobs",
@@ -61,7 +61,7 @@ pub struct Dir {
     path: PathBuf,
 }
 
-/// What a file is opened for.
+/// The purpose that a file is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// To be read.
@@ -70,7 +70,7 @@ pub enum Access {
     Write,
 }
 
-/// What a directory entry is, without following it.
+/// A directory entry, seen without following it.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
     /// Its length in bytes.

@@ -1,4 +1,4 @@
-//! A store on disk. What is in its directory:
+//! A store on disk. Its directory holds:
 //!
 //! | path | what |
 //! |---|---|

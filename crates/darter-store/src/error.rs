@@ -1,4 +1,4 @@
-//! What can go wrong with stored pieces, and what to do about it.
+//! Errors of stored pieces, and what to do about them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,14 +14,14 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// No room for the bytes, although everything that may be evicted was. What is held stays readable.
+    /// No room for the bytes, although everything that may be evicted was. Held pieces stay readable.
     #[error("{}", no_room(*needed, *free, *limit))]
     Full {
         /// Bytes that were to be stored.
         needed: u64,
         /// Bytes that could have been stored.
         free: u64,
-        /// What limits them.
+        /// The limit that is reached.
         limit: Limit,
     },
     /// Bytes that are not the piece the manifest vouches for; nothing was written. The sender is wrong.
@@ -120,13 +120,13 @@ pub enum StoreError {
     UnsafeDir {
         /// The directory.
         path: PathBuf,
-        /// What is wrong with it, and what to do.
+        /// The problem, and what to do.
         problem: String,
     },
     /// The operating system refused.
     #[error("could not {action} {}{}", path.display(), what_to_do(source))]
     Io {
-        /// What was tried: an infinitive.
+        /// The action that was tried: an infinitive.
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
@@ -139,13 +139,13 @@ pub enum StoreError {
     Index {
         /// The index file.
         path: PathBuf,
-        /// What the database said.
+        /// The database's error.
         #[source]
         source: Box<redb::Error>,
     },
 }
 
-/// What limits how much is stored.
+/// The limits of how much is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// The quota, in bytes.
@@ -156,7 +156,7 @@ pub enum Limit {
     Disk,
 }
 
-/// What to do about a refusal; one of ours says it itself.
+/// Advice about a refusal; one of ours says it itself.
 fn what_to_do(refusal: &io::Error) -> String {
     if refusal.get_ref().is_some() { String::new() } else { format!(": {}", advice(refusal)) }
 }
@@ -165,7 +165,7 @@ fn index_advice(error: &redb::Error) -> &'static str {
     refusal_of(error).map_or("stop darter and delete the file, it is rebuilt", advice)
 }
 
-/// What the system said, if the index failed for that.
+/// The system's error, if the index failed for that.
 const fn refusal_of(error: &redb::Error) -> Option<&io::Error> {
     match error {
         redb::Error::Io(refusal) => Some(refusal),
@@ -213,7 +213,7 @@ impl Blamed for StoreError {
     fn blame(&self) -> Blame {
         use Fault::{Disk, Ourselves, Peer, User};
         let (fault, retry) = match self {
-            // What others use now goes when they are done; an agent with more room need not wait for that.
+            // Blobs that others use now go when they are done; an agent with more room need not wait for that.
             Self::Full { needed, limit: Limit::Quota(quota), .. } if needed > quota => (Disk, Retry::Elsewhere),
             Self::Full { limit: Limit::Disk, .. } => (Disk, Retry::Elsewhere),
             Self::Full { .. } => (Disk, Retry::Later(None)),

@@ -1,6 +1,6 @@
-//! What a listing needs of a blob.
+//! The facts that a listing needs of a blob.
 
-/// What a listing needs of a blob.
+/// The facts that a listing needs of a blob.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Facts {
     pub(crate) length: Option<u64>,

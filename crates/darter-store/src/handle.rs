@@ -1,4 +1,4 @@
-//! What callers hold of a blob. All who open the same blob share one handle; while it lives, the blob is in use.
+//! Handles: a caller's hold on a blob. All who open the same blob share one handle; while it lives, the blob is in use.
 //!
 //! In a circle with `keeper`, on purpose: the keeper finds the handle that it gave out, and a handle tells the keeper what was written
 //! and when it is let go.
@@ -81,7 +81,7 @@ impl<B: Backend> Handle<B> {
     }
 }
 
-/// Whether a refusal to write means that there is no room: on the disk, for this user, or in one file.
+/// True if a refusal to write means that there is no room: on the disk, for this user, or in one file.
 pub(crate) fn no_room(refusal: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(refusal.kind(), StorageFull | QuotaExceeded | FileTooLarge)

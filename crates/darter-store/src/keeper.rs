@@ -58,7 +58,7 @@ struct Shelf<B: Backend> {
     uses: u64,
     /// Blobs whose files somebody works on, and how many bytes each was promised that is being made.
     busy: HashMap<BlobId, u64>,
-    /// What was taken off and marked as busy, to be deleted when the shelf is unlocked.
+    /// Blobs that were taken off and marked as busy, to be deleted when the shelf is unlocked.
     leaving: Vec<Leaving<B>>,
 }
 
@@ -82,7 +82,7 @@ impl<B: Backend> BlobEntry<B> {
         self.body.as_ref().map_or(self.resting, |body| body.facts())
     }
 
-    /// Whether somebody may read or write it any moment.
+    /// True if somebody may read or write it any moment.
     fn in_use(&self) -> bool {
         let resting = self.body.as_ref().map_or(0, |body| body.resting.load(Ordering::Acquire));
         self.handle.strong_count() > resting
@@ -204,7 +204,7 @@ impl<B: Backend> Keeper<B> {
     pub(crate) fn set_limits(&self, quota: Option<Amount>, reserve: Amount) {
         self.room.set_limits(quota, reserve);
         self.room.measure(self.backend.space());
-        // What is too much now goes in the background.
+        // Blobs beyond the new limit go in the background.
         self.backend.wake();
     }
 
@@ -541,7 +541,7 @@ impl<B: Backend> Keeper<B> {
     }
 }
 
-/// What to do about blobs that are being saved when something is evicted.
+/// The treatment of blobs that are being saved when something is evicted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Busy {
     /// They stay: waiting for the disk would hold up whoever wants the room.
@@ -550,7 +550,7 @@ enum Busy {
     AwaitedFor,
 }
 
-/// Whether a blob may be evicted.
+/// True if a blob may be evicted.
 fn may_go<B: Backend>(shelf: &Shelf<B>, blob: BlobId, entry: &BlobEntry<B>, busy: Busy) -> bool {
     let being_saved = || entry.body.as_ref().is_some_and(|body| body.saving.is_locked());
     let may_go = !entry.in_use() && !entry.facts().pinned && !shelf.busy.contains_key(&blob);

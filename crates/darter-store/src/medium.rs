@@ -26,7 +26,7 @@ pub(crate) trait Medium: Send + Sync + 'static {
     /// Gives the room of these bytes back.
     fn release(&self, range: ByteRange) -> io::Result<()>;
 
-    /// What tells whether somebody else changed the bytes; `None` where nobody can.
+    /// A stamp that changes when somebody else changes the bytes; `None` where nobody can.
     fn stamp(&self) -> io::Result<Option<Stamp>>;
 
     /// The blob is gone: gives the room back as soon as nobody reads any more, whoever still has the blob's handle.
@@ -159,7 +159,7 @@ impl Medium for FileMedium {
     }
 }
 
-/// Whether a store in memory takes nothing more, as a full disk. All its media share it.
+/// True while a store in memory takes nothing more, as a full disk. All its media share it.
 #[derive(Clone, Default)]
 pub(crate) struct Full(Arc<AtomicBool>);
 

@@ -1,6 +1,6 @@
-//! A store in memory: for nodes without a disk, and for tests. The same rules as on disk, but nothing outlasts it. What befalls disks can
-//! be brought about: [bits flip](MemStore::flip_bits), [room runs out](MemStore::fill), and a process starts again with
-//! [what it had](MemStore::reopened).
+//! A store in memory: for nodes without a disk, and for tests. The same rules as on disk, but nothing outlasts it. Accidents of disks can
+//! be brought about: [bits flip](MemStore::flip_bits), [room runs out](MemStore::fill), and a process starts again with [what it
+//! had](MemStore::reopened).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ impl MemStore {
         self.keeper.bodies().iter().for_each(|body| body.medium.flip_bits());
     }
 
-    /// Has the room run out: nothing more is written. What the store may hold by its quota is another matter.
+    /// Has the room run out: nothing more is written. The store's quota is another matter.
     pub fn fill(&self) {
         self.keeper.backend.full.fill();
     }
@@ -46,7 +46,7 @@ impl MemStore {
     }
 }
 
-/// What a keeper keeps beside the bodies, which hold the bytes.
+/// The records that a keeper keeps beside the bodies, which hold the bytes.
 #[derive(Default)]
 pub(crate) struct Memory {
     sources: Mutex<HashMap<BlobId, SourceRecord>>,

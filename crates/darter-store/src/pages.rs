@@ -1,4 +1,4 @@
-//! What of a file is in memory: so that what is about to be sent from it waits for no disk.
+//! The page cache: which bytes of a file are in memory, so that a piece that is about to be sent waits for no disk.
 //!
 //! The kernel reads ahead 128 KiB at the least, so one byte in as many tells whether they are in memory. They may be gone
 //! a moment later; then whoever sends them waits for the disk, as anybody may who uses memory that is short.
@@ -20,8 +20,8 @@ fn stretches(range: ByteRange) -> impl Iterator<Item = ByteRange> {
     starts.map(move |start| ByteRange::new(start, (start + READ_AHEAD).min(range.end())))
 }
 
-/// Whether the last byte of a stretch is in memory. A file system that does not know the question is in memory itself, or is not
-/// worth asking.
+/// True if the last byte of a stretch is in memory. A file system that does not know the question is in memory itself, or is not worth
+/// asking.
 fn is_in_memory(file: &File, stretch: ByteRange) -> bool {
     let mut byte = [0];
     let mut byte = [io::IoSliceMut::new(&mut byte)];
@@ -29,7 +29,7 @@ fn is_in_memory(file: &File, stretch: ByteRange) -> bool {
     rustix::io::preadv2(file, &mut byte, last, ReadWriteFlags::NOWAIT) != Err(Errno::AGAIN)
 }
 
-/// Whether all of a range is in memory. Reads nothing from the disk.
+/// True if all of a range is in memory. Reads nothing from the disk.
 pub(crate) fn are_in_memory(file: &File, range: ByteRange) -> bool {
     stretches(range).all(|stretch| is_in_memory(file, stretch))
 }

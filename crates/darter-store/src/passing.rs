@@ -37,7 +37,7 @@ const MIN_WINDOW: u64 = 4;
 pub struct Passing {
     inner: Arc<dyn StoredBlob>,
     pieces: PieceLength,
-    /// Whether a piece was refused.
+    /// True if a piece was refused.
     passes: AtomicBool,
     /// Held while pieces are forgotten, so that they are hashed one after the other. Taken before `state`.
     forgetting: Mutex<()>,

@@ -116,12 +116,12 @@ impl Room {
         StoreError::Full { needed, free, limit: Limit::Disk }
     }
 
-    /// Whether it is time to evict.
+    /// True if it is time to evict.
     pub(crate) fn above_high_water(&self) -> bool {
         self.used() > share(self.capacity(), self.high_water)
     }
 
-    /// What eviction should bring `used` down to.
+    /// The bytes that eviction should bring `used` down to.
     pub(crate) fn low_mark(&self) -> u64 {
         share(self.capacity(), self.low_water)
     }

@@ -44,7 +44,7 @@ const COMPLETE: u8 = 1;
 const PINNED: u8 = 2;
 const LENGTH_KNOWN: u8 = 4;
 
-/// What a sidecar says of its blob.
+/// A blob's sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sidecar {
     pub(crate) id: BlobId,
@@ -111,7 +111,7 @@ impl Sidecar {
         bytes
     }
 
-    /// What a listing needs of it.
+    /// The facts that a listing needs of it.
     pub(crate) fn facts(&self) -> Facts {
         let pieces = self.manifest.piece_length();
         let length = self.manifest.length();

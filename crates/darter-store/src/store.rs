@@ -1,4 +1,4 @@
-//! What a store is: the two traits that everyone else codes against, and the words they use.
+//! The store as its users see it: the two traits that everyone else codes against, and the words they use.
 //!
 //! A blob is *in use* while anybody holds the `Arc` that [`Store::open`] gave and does not [rest](StoredBlob::rest); all who
 //! open the same blob share one. A blob in use is never evicted. So hold the `Arc` for as long as a download or a reader
@@ -43,7 +43,7 @@ impl Amount {
 pub struct StoreConfig {
     /// Most bytes of pieces to hold; `None` leaves it to the disk.
     pub quota: Option<Amount>,
-    /// What others are to find free on the file system; counts against what the store may hold.
+    /// Bytes that others are to find free on the file system; they count against what the store may hold.
     pub reserve_free: Amount,
     /// Above this share of what it may hold, the store evicts...
     pub high_water: f64,
@@ -81,7 +81,7 @@ impl fmt::Debug for StoreConfig {
     }
 }
 
-/// What is known of a blob besides its bytes. Fixed when the blob is first stored.
+/// A blob's description, besides its bytes. Fixed when the blob is first stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlobInfo {
     /// The source for people: a URL, or a repository and a digest.
@@ -99,17 +99,17 @@ pub struct BlobInfo {
 pub struct BlobSummary {
     /// The blob's name in the fleet.
     pub id: BlobId,
-    /// What is known of it besides its bytes.
+    /// The blob's description, besides its bytes.
     pub info: BlobInfo,
     /// Its length in bytes, once known.
     pub length: Option<u64>,
     /// Bytes of the pieces held.
     pub held_bytes: u64,
-    /// Whether it is whole and its digest was checked.
+    /// True if it is whole and its digest was checked.
     pub complete: bool,
-    /// Whether it is kept whatever happens.
+    /// True if it is kept whatever happens.
     pub pinned: bool,
-    /// Whether somebody holds it open.
+    /// True if somebody holds it open.
     pub in_use: bool,
     /// When it was last opened or touched: seconds since 1970.
     pub last_used: u64,
@@ -120,7 +120,7 @@ pub struct BlobSummary {
 pub struct Usage {
     /// Held pieces.
     pub used: u64,
-    /// What the store may hold at most now: the lesser of its quota and what the disk allows.
+    /// Bytes that the store may hold at most now: the lesser of its quota and what the disk allows.
     pub capacity: u64,
     /// The configured quota, in bytes.
     pub quota: Option<u64>,
@@ -134,8 +134,8 @@ pub struct Usage {
     pub evicted_bytes: u64,
 }
 
-/// What a store found at its start that a newer version of Darter wrote, or that nobody can read: it was left untouched, or set
-/// aside where its name was needed.
+/// Files that a store found at its start that a newer version of Darter wrote, or that nobody can read: they were left untouched, or set
+/// aside where their name was needed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SetAside {
     /// Blobs.
@@ -144,7 +144,7 @@ pub struct SetAside {
     pub index: bool,
 }
 
-/// What a source was when it was last read: saves asking the origin for bytes that are here.
+/// A source as it was when it was last read: saves asking the origin for bytes that are here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRecord {
     /// The blob that the source's bytes are stored as.
@@ -153,11 +153,11 @@ pub struct SourceRecord {
     pub version: Version,
     /// When the origin last vouched for this version: seconds since 1970.
     pub checked: u64,
-    /// Whose answer it was and what it showed; unknown of what older releases remembered.
+    /// The caller whose answer it was and what the answer showed; unknown in records of older releases.
     pub fetched: Option<Fetched>,
 }
 
-/// What became of a piece that was given to [`StoredBlob::put`].
+/// The outcome of a piece that was given to [`StoredBlob::put`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Put {
     /// It was verified, written, and is held now.
@@ -184,8 +184,7 @@ pub trait Store: Send + Sync {
     /// When the disk refuses.
     fn open(&self, blob: BlobId) -> Result<Option<Arc<dyn StoredBlob>>>;
 
-    /// Whether nothing is stored of a blob, answered from memory; false when in doubt. It spares most openings of what is
-    /// not here.
+    /// True if nothing is stored of a blob, answered from memory; false when in doubt. It spares most openings of what is not here.
     fn is_absent(&self, blob: BlobId) -> bool;
 
     /// Opens a blob, or makes room for it and starts to store it. A stored blob keeps its info and learns what
@@ -218,7 +217,7 @@ pub trait Store: Send + Sync {
     /// How full the store is, answered from memory: the disk is measured about once a second.
     fn usage(&self) -> Usage;
 
-    /// What was not used at the start because a newer version wrote it, answered from memory.
+    /// The files that were not used at the start because a newer version wrote them, answered from memory.
     fn set_aside(&self) -> SetAside;
 
     /// Takes another quota and another reserve. Blobs over the new limit are evicted in the background.
@@ -227,7 +226,7 @@ pub trait Store: Send + Sync {
     /// Remembers in memory what a source was, for the next flush; `key` is [`Source::record_key`](darter_core::Source::record_key). Forgotten with the blob.
     fn remember_source(&self, key: BlobId, record: SourceRecord);
 
-    /// What a source was when it was last read, unless its blob was stored and is not any more.
+    /// The record of a source when it was last read, unless its blob was stored and is not any more.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -250,7 +249,7 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
     /// The blob's name in the fleet.
     fn id(&self) -> BlobId;
 
-    /// What is known of it besides its bytes.
+    /// The blob's description, besides its bytes.
     fn info(&self) -> BlobInfo;
 
     /// A copy of the manifest as it is now: 32 bytes a piece.
@@ -289,7 +288,7 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
     /// A copy of the set of pieces held.
     fn held(&self) -> PieceSet;
 
-    /// Whether a piece is held.
+    /// True if `piece` is held.
     fn holds(&self, piece: PieceIndex) -> bool;
 
     /// Bytes of the pieces held.
@@ -343,7 +342,7 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
     /// [`Incomplete`](crate::StoreError::Incomplete), [`WrongRoot`](crate::StoreError::WrongRoot).
     fn seal(&self, root: PieceHash) -> Result<()>;
 
-    /// Whether the blob was sealed and has lost nothing since.
+    /// True if the blob was sealed and has lost nothing since.
     fn is_complete(&self) -> bool;
 
     /// Drops pieces, such as those of a source found wrong, and gives their room back.
@@ -359,7 +358,7 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
     /// When the disk refuses.
     fn discard(&self) -> Result<()>;
 
-    /// Whether it was discarded, or evicted while all its holders rested: this handle is of no use any more.
+    /// True if it was discarded, or evicted while all its holders rested: this handle is of no use any more.
     fn is_discarded(&self) -> bool;
 
     /// The caller keeps its `Arc` but reads and writes nothing until it [wakes](Self::wake): while all who hold one rest, the
@@ -369,7 +368,7 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
     /// Ends the caller's rest. False if the blob was evicted meanwhile: open it anew.
     fn wake(&self) -> bool;
 
-    /// Whether it passes through memory, since there is no room to store it: see [`Passing`](crate::Passing).
+    /// True if it passes through memory, since there is no room to store it: see [`Passing`](crate::Passing).
     fn passes(&self) -> bool {
         false
     }
@@ -379,7 +378,7 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
         u64::MAX
     }
 
-    /// Whether that many are, of the pieces that come before this one.
+    /// Returns true if that many are, of the pieces that come before this one.
     fn is_crowded(&self, before: PieceIndex) -> bool {
         let _ = before;
         false

@@ -28,7 +28,7 @@ use crate::error::Result;
 use crate::store::{BlobSummary, SourceRecord, Store, StoredBlob, Usage};
 
 thread_local! {
-    /// Whether this thread does work that was brought here by a handle.
+    /// True while this thread does work that was brought here by a handle.
     static MARKED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -171,7 +171,7 @@ impl Disk {
 /// Finds who comes to the disk on a thread of the runtime. Of no size and no effect without debug assertions.
 #[derive(Debug, Default)]
 pub(crate) struct Guard {
-    /// What was called first on a thread that it must not be called on.
+    /// The first call on a thread that it must not be made on.
     #[cfg(debug_assertions)]
     wrong: std::sync::OnceLock<&'static str>,
 }
@@ -206,7 +206,7 @@ pub(crate) fn enter(call: &'static str) {
     }
 }
 
-/// Whether this is a thread of a runtime that no handle has brought work to.
+/// True if this is a thread of a runtime that no handle has brought work to.
 fn is_of_runtime() -> bool {
     !MARKED.get() && tokio::runtime::Handle::try_current().is_ok()
 }

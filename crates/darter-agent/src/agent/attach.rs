@@ -1,5 +1,5 @@
-//! What is attached to a running agent: ports and sockets for the programs of its host, which the agent knows nothing of. They are
-//! told what it is about ([`Phase`]), and its drain waits for them.
+//! Attachments of a running agent: ports and sockets for the programs of its host, which the agent knows nothing of. They are told what it
+//! is about ([`Phase`]), and its drain waits for them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::Agent;
 use crate::error::StartError;
 use crate::options::Options;
 
-/// What an agent is about. It goes through these in their order, and never back.
+/// The phase of an agent. It goes through these in their order, and never back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Its seeds are being reached; whoever asks already is answered.
@@ -62,12 +62,12 @@ impl Agent {
         let _ = self.inner.local_address.set(address.to_string());
     }
 
-    /// What the agent was told.
+    /// The agent's options.
     pub fn options(&self) -> &Options {
         &self.inner.options
     }
 
-    /// What it counts.
+    /// The agent's metrics.
     pub fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.inner.context.metrics)
     }
@@ -77,7 +77,7 @@ impl Agent {
         Arc::clone(&self.inner.context.clock)
     }
 
-    /// What asks registries for it. `None` in an agent that lives for one download.
+    /// The part that asks registries for it. `None` in an agent that lives for one download.
     pub fn registries(&self) -> Option<Arc<Registries>> {
         self.inner.registries.clone()
     }

@@ -1,4 +1,4 @@
-//! What the parts of an agent are told, as its options say.
+//! Settings of the parts of an agent, made from its options.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

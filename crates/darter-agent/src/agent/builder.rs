@@ -93,7 +93,7 @@ impl Builder {
         Self { clock: Arc::new(clock), ..self }
     }
 
-    /// What the agent decides about who leads is kept: see [`Agent::decisions`].
+    /// Keeps what the agent decides about who leads: see [`Agent::decisions`].
     pub fn record_decisions(self) -> Self {
         Self { records: true, ..self }
     }
@@ -263,7 +263,7 @@ impl Prepared {
     }
 }
 
-/// What the fleet is told.
+/// The fleet's settings.
 fn fleet_context(options: &Options, context: &EngineContext) -> FleetContext {
     FleetContext {
         role: options.role,
@@ -276,7 +276,7 @@ fn fleet_context(options: &Options, context: &EngineContext) -> FleetContext {
     }
 }
 
-/// What the engine is told.
+/// The engine's settings.
 fn engine_options(options: &Options) -> EngineOptions {
     EngineOptions {
         role: options.role,

@@ -1,4 +1,4 @@
-//! What manifests name, remembered: `darter ls` asks it of every known image, each time. A manifest is named by its digest, so
+//! Contents of manifests, remembered: `darter ls` asks for those of every known image, each time. A manifest is named by its digest, so
 //! what was read once stays true; only whether it is still here is looked up.
 //!
 //! Invariant: at most [`MAX_REMEMBERED`] manifests; when there are more, all are read anew.
@@ -23,14 +23,14 @@ pub(super) struct Contents(Mutex<HashMap<Digest, Arc<Content>>>);
 pub(super) struct Content {
     /// Its length in bytes.
     pub(super) length: u64,
-    /// Whether it is a list of manifests.
+    /// True if it is a list of manifests.
     pub(super) is_index: bool,
-    /// What it names: role, digest and length, if that is told.
+    /// The parts that it names: role, digest and length, if that is told.
     pub(super) parts: Vec<(ImageRole, Digest, Option<u64>)>,
 }
 
 impl Contents {
-    /// What a manifest names, if it is here.
+    /// The parts that a manifest names, if it is here.
     pub(super) async fn of(&self, registries: &Registries, digest: Digest) -> Option<Arc<Content>> {
         if !registries.manifests().has(&digest) {
             return None;

@@ -58,7 +58,7 @@ pub(super) async fn swarm(inner: &Inner, name: &str) -> Result<Option<BlobId>, F
     Ok(open.or(other).or(blobs.first().copied()))
 }
 
-/// What goes when something is removed.
+/// The things that go when something is removed.
 #[derive(Debug, Default)]
 pub(super) struct Removable {
     pub(super) blobs: Vec<BlobId>,
@@ -66,8 +66,8 @@ pub(super) struct Removable {
     pub(super) images: Vec<String>,
 }
 
-/// What removing `name` removes: of an image, its name, and the blobs that no image of another name is made of. An image that is
-/// named by its digest goes with all of its names.
+/// The things that go with `name`: of an image, its name, and the blobs that no image of another name is made of. An image that is named by
+/// its digest goes with all of its names.
 pub(super) async fn removable(inner: &Inner, name: &str) -> Result<Removable, FetchError> {
     let registries = inner.registries.as_deref();
     let (image, digest) = match names::find(inner, name).await? {
@@ -88,7 +88,7 @@ pub(super) async fn removable(inner: &Inner, name: &str) -> Result<Removable, Fe
     Ok(Removable { blobs, images: going.into_iter().map(|(name, _)| name).collect() })
 }
 
-/// Whether somebody named an image by its digest, or by the first digits of that.
+/// True if `name` is an image's digest, or the first digits of it.
 fn is_digest_of(name: &str, digest: Digest) -> bool {
     let text = digest.to_string();
     let digits = text.split_once(':').map_or(text.as_str(), |(_, digits)| digits);

@@ -1,5 +1,5 @@
-//! What people call things: a blob's id, a digest, the first digits of either, a URL, the name that `darter ls` shows, or
-//! an image reference. Every command takes all of them.
+//! Names that people give to things: a blob's id, a digest, the first digits of either, a URL, the name that `darter ls` shows, or an image
+//! reference. Every command takes all of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::Inner;
 /// The fewest digits of an id or a digest that name something.
 pub const MIN_DIGITS: usize = 8;
 
-/// What a name stands for.
+/// The thing that a name stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Named {
     /// Nothing that is known here.
@@ -27,7 +27,7 @@ pub(super) enum Named {
     Image(String, Digest),
 }
 
-/// What is called `name`.
+/// The thing that is called `name`.
 ///
 /// # Errors
 /// [`FetchError::Ambiguous`] when more than one thing is; the store's.
@@ -88,7 +88,7 @@ async fn by_digits_or_name(
         });
     let manifests = registries.map(|registries| registries.manifests().all()).unwrap_or_default();
     let manifests = manifests.into_iter().map(|digest| (digest.to_string(), digest));
-    // What has a name of its own is shown under that.
+    // A blob with a name of its own is shown under that.
     let named = registries.map(|registries| registries.images().all()).unwrap_or_default();
     let images = manifests
         .chain(named)

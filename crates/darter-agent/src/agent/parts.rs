@@ -147,7 +147,7 @@ impl Download {
         Ok(Bytes::from_owner(Counted { bytes: all, _counted: counted }))
     }
 
-    /// What is read may come of another try at the source once this one has failed: of other content, maybe.
+    /// The bytes that are read may come of another try at the source once this one has failed: of other content, maybe.
     fn is_still_this(&self) -> Result<(), FetchError> {
         match self.transfer.outcome() {
             Outcome::Failed(error) => Err(error),

@@ -10,7 +10,7 @@ use super::{Agent, build};
 use crate::error::StartError;
 use crate::options::Options;
 
-/// What of an agent can be told anew.
+/// The options of an agent that can be changed while it runs.
 pub(crate) struct Changeable {
     pub(crate) http: HttpClient,
     pub(crate) registry: RegistryClient,
@@ -18,11 +18,11 @@ pub(crate) struct Changeable {
     pub(crate) origin: Arc<ByteBudget>,
     pub(crate) upload: Arc<ByteBudget>,
     pub(crate) download: Arc<ByteBudget>,
-    /// What was taken last.
+    /// The options that were taken last.
     pub(crate) options: parking_lot::Mutex<Options>,
 }
 
-/// What a reload came to: names of settings, as the command line has them.
+/// The result of a reload: names of settings, as the command line has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reloaded {
     /// They are in force now.

@@ -31,7 +31,7 @@ const KEPT: usize = 3;
 /// Swarms told of at a time.
 const MAX_SWARMS: usize = 256;
 
-/// What was counted up to a moment.
+/// Counters up to a moment.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sample {
     at: Moment,

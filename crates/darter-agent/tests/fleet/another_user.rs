@@ -1,4 +1,4 @@
-//! What one caller's credentials opened, and another caller asks for: the origin's answer to the other decides.
+//! Content that one caller's credentials opened, and another caller asks for: the origin's answer to the other decides.
 
 use std::path::Path;
 
@@ -33,7 +33,8 @@ fn shown_to(seen: &Seen) -> Reply {
     Reply::ok(&if is_alice(seen) { secret() } else { page() })
 }
 
-/// What an agent that ended would find in its directory; one that was dropped in this process may still have it locked.
+/// A copy of the directory that an agent that ended would find; one that was dropped in this process may still have it
+/// locked.
 pub(crate) fn copied(dir: &Path) -> TempDir {
     let copy = TempDir::new().unwrap();
     let mut dirs = vec![dir.to_owned()];
@@ -83,7 +84,7 @@ impl Fleet {
     }
 }
 
-/// What a caller asks for.
+/// A caller's request.
 #[derive(Clone)]
 struct Ask {
     source: Source,
@@ -286,7 +287,7 @@ async fn equal_credentials_share_what_is_private_and_all_share_what_shows_to_be_
     }
 }
 
-/// What Bob, and somebody without credentials, are told of what Alice read: nothing of it.
+/// Bob, and a caller without credentials, are told nothing of what Alice read.
 async fn is_refused(handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) {
     let web = Web::start(handler).await;
     let fleet = Fleet::start().await;
@@ -428,7 +429,7 @@ async fn a_304_that_says_less_than_the_answer_before_opens_nothing() {
     }
 }
 
-/// Who has not seen what another agent holds names what it reads as that one does.
+/// An agent that has not seen what another one holds names what it reads as that one does.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_tag_for_what_differs_opens_nothing_of_what_another_agent_reads() {
     let web = Web::start(|seen| shown_to(seen).with("etag", "\"1\"")).await;

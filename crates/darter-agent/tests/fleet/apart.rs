@@ -143,7 +143,7 @@ impl Uploads for HasLabs {
     }
 }
 
-/// What was given, and how that ended.
+/// The bytes that were given, and how that ended.
 pub(crate) async fn read(agent: &Agent, source: &Source) -> (Vec<u8>, std::result::Result<(), FetchError>) {
     let mut given = Vec::new();
     let reading = async {
@@ -209,7 +209,7 @@ async fn neither_of_two_who_ask_different_registries_for_one_digest_is_given_wha
     }
 }
 
-/// What was left of another's was thrown away though somebody was reading it.
+/// The rest of another's was thrown away though somebody was reading it.
 #[tokio::test]
 async fn what_somebody_reads_of_a_strangers_is_left_to_him_and_the_other_one_gets_his_own() {
     const LENGTH: u64 = 600_000;

@@ -43,7 +43,7 @@ async fn read_all(agent: &Agent, store: &Store) {
     read(agent, store.source(), Credentials::none(), &store.shared.content).await;
 }
 
-/// Whether `darter explain` says this of what happened.
+/// True if `darter explain` says this of what happened.
 async fn says(agent: &Agent, store: &Store, text: &str) -> bool {
     let explained = agent.explain(&store.url).await.unwrap();
     let says = explained.events.iter().any(|event| event.what.contains(text));
@@ -113,7 +113,7 @@ async fn where_more_connections_get_nothing_one_reads_and_the_origin_is_asked_fo
         }
         if ranges > 0 {
             assert!(says(&seed, &store, "1 got").await);
-            // What was found out holds for the next blob of this origin.
+            // The finding holds for the next blob of this origin.
             let before = store.shared.ranges.lock().len();
             let again = Source::from_url(format!("{}?again", store.url).parse().unwrap(), &[], None).0;
             read(&seed, again, Credentials::none(), &store.shared.content).await;

@@ -1,4 +1,4 @@
-//! What agents decide when their lead is cut off, recorded, and told again to the decisions alone, as the simulator runs them.
+//! Decisions of agents when their lead is cut off, recorded, and told again to the decisions alone, as the simulator runs them.
 
 use std::time::Duration;
 

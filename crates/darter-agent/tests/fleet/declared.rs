@@ -146,7 +146,7 @@ async fn what_is_declared_of_the_whole_is_checked_however_many_answers_it_came_i
         let refused = read(&agent, &web).await.map(drop).unwrap_err();
         assert!(refused.contains("contradict the "), "{first:?} {rest:?}: {refused}");
         assert!(read(&agent, &web).await.unwrap() == vec![b'a'; LENGTH], "{first:?} {rest:?}");
-        // What is right is not refused.
+        // Right content is not refused.
         let web = breaks_off(false, leaked(first), leaked(rest)).await;
         assert!(read(&agent, &web).await.unwrap() == vec![b'a'; LENGTH], "{first:?} {rest:?}");
         assert!(web.reads("/x") > 1, "it came in parts");

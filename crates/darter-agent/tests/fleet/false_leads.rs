@@ -1,5 +1,5 @@
 //! Nodes without a seed, and one among them that says that it leads whatever they ask for, and makes up the rest. Agents as they are, over
-//! memory and in virtual time. Whatever it says, the others have the right bytes before long: they read the origin themselves.
+//! memory and in virtual time. Whatever the false lead says, the others have the right bytes before long: they read the origin themselves.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ const LENGTH: usize = 700_000;
 
 const LIAR: u8 = 9;
 
-/// What the false lead says, and does when it is asked for pieces.
+/// The false lead's message, and its reaction when it is asked for pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Word {
     /// Hashes and a verdict that it made up. It gives nothing, as in all that follow but two.
@@ -48,11 +48,11 @@ enum Word {
     /// It says for ever that it waits, before it lets anybody in, or after.
     Waits,
     Pauses,
-    /// What the origin is to have answered.
+    /// The origin's supposed answer.
     Missing,
     Forbidden,
     Limited,
-    /// What it lets others into is over right then.
+    /// The transfer that it lets others into is over right then.
     Changed,
     Dissolved,
     Failed,

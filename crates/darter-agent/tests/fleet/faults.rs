@@ -1,4 +1,4 @@
-//! Whose fault a failure is, as an agent says and counts it.
+//! Faults, as an agent says and counts them.
 
 use std::time::Duration;
 

@@ -154,7 +154,7 @@ async fn held(agent: &Agent, chosen: &Chosen, pieces: u32) {
     tokio::time::timeout(SOON, held).await.expect("it comes to hold as many");
 }
 
-/// Whoever read in order would be given nothing before the first piece, which does not come until others were given.
+/// A reader in order would be given nothing before the first piece, which does not come until others were given.
 #[tokio::test]
 async fn what_comes_is_handed_on_whatever_is_missing_before_it() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What people call things: images, digests and the first digits of digests, on a node that pulled.
+//! Names that people give to things: images, digests and the first digits of digests, on a node that pulled.
 
 use darter_agent::Agent;
 use darter_agent::error::FetchError;

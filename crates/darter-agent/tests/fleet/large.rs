@@ -21,7 +21,7 @@ use crate::seed;
 
 /// A few more than `Tuning::few_members`.
 const NODES: usize = 72;
-/// What the origin sends at a time: a piece.
+/// The bytes that the origin sends at a time: a piece.
 const CHUNK: usize = 128 << 10;
 const CHUNKS: usize = 24;
 /// So many it sends before the swarm is large.
@@ -161,7 +161,7 @@ fn when_the_lead_of_a_large_swarm_dies_the_next_one_vouches_for_the_rest() {
         swarm.everybody_has_everything().await;
         let mut told = swarm.told_by_each().await;
         told.sort_unstable();
-        // Who told most leads now.
+        // The lead that told most is the one now.
         let lead = told.pop().unwrap();
         let by_others: u64 = told.iter().sum();
         // Where the machine is busy, members are asked late, and several may lead for a while.

@@ -107,7 +107,7 @@ async fn an_upload_limit_holds_in_virtual_time() {
     assert!((9.0..12.0).contains(&took), "{took} s of virtual time");
 }
 
-/// What runs and what is open outlives neither the agents nor the world that they live in.
+/// Tasks and open files outlive neither the agents nor the world that they live in.
 #[tokio::test(start_paused = true)]
 async fn after_a_drain_and_a_drop_no_task_and_no_lock_is_left() {
     let before = tokio::runtime::Handle::current().metrics().num_alive_tasks();
@@ -131,7 +131,7 @@ async fn after_a_drain_and_a_drop_no_task_and_no_lock_is_left() {
     }
     let left = || tokio::runtime::Handle::current().metrics().num_alive_tasks() - before;
     until(&world, "no task is left", |_| left() == 0).await;
-    // Whoever comes next has the directories and the addresses.
+    // The next agents have the directories and the addresses.
     for host in 0..=3 {
         world.starts(host, |_| {}).await;
     }

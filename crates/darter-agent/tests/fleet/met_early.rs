@@ -64,7 +64,7 @@ async fn a_member_that_meets_a_newcomer_before_it_is_let_in_gives_all_the_same()
     let blob = content.blob();
     sender.send(&Message::Meet { blob, held: PieceSet::full(3), known: 3, wants: false }).await.unwrap();
     sender.send(&Message::AskManifest { request: 1, blob }).await.unwrap();
-    // What is answered in turn says that the Meet was heard.
+    // An answer in turn says that the Meet was heard.
     while !matches!(receiver.recv().await.unwrap(), Some(Message::ManifestIs { .. })) {}
     let listening = tokio::spawn(async move { while let Ok(Some(_)) = receiver.recv().await {} });
 

@@ -51,8 +51,8 @@ async fn check(download: Download) {
     assert_eq!(read, LENGTH);
 }
 
-/// Each joins only the one before it: the first knows nobody, and nobody is told of all. What one asks for next, all read,
-/// and the origin is read once; once more by a node whose question nobody had the time to answer.
+/// Each joins only the one before it: the first knows nobody, and nobody is told of all. All read what one asks for next, and the origin is
+/// read once; once more by a node whose question nobody had the time to answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_join_one_another_in_a_chain_choose_one_to_read_the_origin() {
     let directory = tempfile::tempdir().unwrap();

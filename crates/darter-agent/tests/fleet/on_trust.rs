@@ -1,5 +1,5 @@
-//! What a seed that lost its copy takes from a node for its own host, while the registry is away: it gives none of it to others before
-//! it has checked the whole, and goes on with another node where one can't.
+//! A seed that lost its copy takes it from a node for its own host, while the registry is away: it gives none of it to others before it has
+//! checked the whole, and goes on with another node where one can't.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -97,7 +97,7 @@ async fn registry_with(content: &mut Content) -> Registry {
     registry
 }
 
-/// What a stranger is answered that asks the agent to lead.
+/// The answer to a stranger that asks the agent to lead.
 async fn ask_to_lead(agent: &Agent, content: &Content) -> Message {
     let me = seed::hello(NodeId([200; 16]), Role::Node, "127.0.0.1:1");
     let address = agent.status().listen.unwrap();
@@ -175,7 +175,7 @@ async fn a_seed_goes_on_with_another_node_when_the_one_that_gives_is_gone() {
     });
     assert!(got.1.is_ok(), "{:?}", got.1);
     assert_eq!(Digest::sha256(&got.0), digest);
-    // What was checked is the seed's own by now.
+    // Content that was checked is the seed's own by now.
     let answer = ask_to_lead(&agent, &content).await;
     assert!(matches!(answer, Message::Joined { verdict: Some(_), .. }), "{answer:?}");
     // Its trust in the node has ended: what the disk loses is read from the origin like anything else.

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 /// How a GET is answered.
 pub(crate) struct Answer {
     pub(crate) body: Vec<u8>,
-    /// Whether the length is told, and ranges are served.
+    /// True to tell the length, and to serve ranges.
     pub(crate) tells_length: bool,
     /// After so many bytes nothing more comes, and the connection stays open.
     pub(crate) hangs_at: Option<usize>,
@@ -27,7 +27,7 @@ impl Answer {
     }
 }
 
-/// What the n-th GET is answered with, of this path; HEAD counts as none.
+/// The answer to the n-th GET of this path; HEAD counts as none.
 type Script = dyn Fn(u32, &str) -> Answer + Send + Sync;
 
 pub(crate) struct Origin {

@@ -142,7 +142,7 @@ async fn a_strangers_blob_that_begins_meanwhile_is_not_given_to_who_asked_anothe
         agent.open(lab, Credentials::none()).await
     };
     let (strangers, labs) = tokio::join!(strangers, labs);
-    // Whose disk is faster begins the transfer; the other one has not shown that it has the same.
+    // The agent with the faster disk begins the transfer; the other one has not shown that it has the same.
     let refused = match (strangers, labs) {
         (Ok(_), labs) => labs.err().expect("the stranger's transfer may come to anything"),
         (Err(error), labs) => labs.map(|_| error).expect("the seed let both in"),

@@ -22,7 +22,7 @@ const LIARS: [NodeId; 3] = [NodeId([4; 16]), NodeId([5; 16]), NodeId([6; 16])];
 struct Player {
     name: NodeId,
     content: Arc<Content>,
-    /// What the lead's word is checked with.
+    /// The key that the lead's proofs are checked with.
     key: LeadKey,
     changes: watch::Sender<()>,
 }
@@ -125,7 +125,7 @@ async fn hashes_are_passed_on_with_the_leads_word_and_taken_only_with_it() {
         newcomer.send(&Message::Meet { blob, held: PieceSet::new(), known: 0, wants: true }).await.unwrap();
         loop {
             newcomer.send(&Message::AskHashes { blob, from: 1 }).await.unwrap();
-            // Whom the agent has not met it answers nothing, and who asks too often.
+            // The agent answers nothing to peers that it has not met, and to those that ask too often.
             let answer = tokio::time::timeout(Duration::from_millis(300), answered(&mut to_newcomer)).await;
             if let Ok(Some(Message::Grew { from, hashes: passed, proof, .. })) = answer
                 && !passed.is_empty()

@@ -18,7 +18,7 @@ use crate::web::{Reply, Web};
 /// Long enough for two pieces, and not a multiple of anything.
 const LENGTH: usize = 400_321;
 
-/// What an origin does.
+/// The ways of an origin.
 #[derive(Clone, Copy)]
 enum Does {
     /// Breaks off each answer after so many bytes.

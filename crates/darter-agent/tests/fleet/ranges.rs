@@ -27,7 +27,7 @@ use crate::{registries, seed};
 
 const MIB: u64 = 1 << 20;
 
-/// What the origin sends at a time.
+/// The bytes that the origin sends at a time.
 const CHUNK: u64 = 64 << 10;
 
 /// The byte at a place of every file here.
@@ -55,7 +55,7 @@ struct Asked {
     open: watch::Receiver<bool>,
 }
 
-/// What it makes of a range.
+/// The origin's answer to a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ranges {
     Served,
@@ -200,7 +200,7 @@ async fn the_middle_of_a_cold_file_is_there_after_reading_as_much_of_the_origin(
     check(&download, middle).await;
     let read = origin.given();
     assert!(read <= 2 * MIB + CHUNK, "{read} bytes were read for one megabyte");
-    // Who comes then has it from the fleet, piece by piece checked.
+    // A newcomer then has it from the fleet, piece by piece checked.
     check(&open(&fleet.nodes[1], &origin).await, middle).await;
     check(&open(&fleet.seed, &origin).await, ByteRange::new(513 * MIB, 513 * MIB + 10)).await;
     // The end of the file, of which the last piece is no longer held back.
@@ -338,7 +338,7 @@ async fn a_lone_range_of_a_cold_layer_moves_the_pieces_that_it_touches() {
     };
     let (read, asked) = reads();
     assert!(read < 1_500_000, "{read} bytes were read for 1 MB and a footer: {asked:?}");
-    // Who wants everything then is given those, and has the rest read.
+    // A reader of everything then is given those, and has the rest read.
     let url = format!("http://{}{path}", nodes[0].status().local.unwrap());
     assert!(client.get(url).send().await.unwrap().bytes().await.unwrap() == content);
     let (rest, asked_then) = reads();

@@ -304,7 +304,7 @@ async fn a_page_in_a_blobs_place_is_asked_for_once_however_often_programs_ask() 
     assert_eq!(asked.iter().filter(|asked| **asked == format!("GET {path}")).count(), 1, "{asked:?}");
 }
 
-/// Whatever the seed is told, which answers a tag as it was last seen by default.
+/// The seed may be told anything, and answers a tag as it was last seen by default.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_to_serve_no_stale_tags_takes_none_from_its_seed() {
     let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
@@ -430,7 +430,7 @@ async fn after_the_last_seed_died_one_node_asks_the_registry_for_all_and_another
     know_each_other(&nodes).await;
     join_all(nodes.iter().map(|node| get(node, TAG))).await;
     assert_eq!(registry.asked(), [format!("GET {TAG}")]);
-    // Whoever it was that asked is among those that go.
+    // The node that asked is among those that go.
     for gone in nodes.split_off(2) {
         gone.drain().await;
     }
@@ -478,13 +478,13 @@ async fn without_a_seed_a_node_that_never_pulled_gets_what_another_one_holds_whi
         know_each_other(&nodes).await;
         registry.stop().await;
         for (node, path) in nodes[1..].iter().flat_map(|node| paths.iter().map(move |path| (node, path))) {
-            // What its own login opened is its own host's.
+            // Content that its own login opened is its own host's.
             assert_eq!(get(node, path).await.status == 200, !private, "{path}");
         }
     }
 }
 
-/// What a node is configured with is for its own host, whichever node the others name.
+/// A node's configuration is for its own host, whichever node the others name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nodes_own_login_opens_nothing_to_other_nodes() {
     let (directory, registry) = (tempfile::tempdir().unwrap(), Registry::start().await);
@@ -504,7 +504,7 @@ async fn a_nodes_own_login_opens_nothing_to_other_nodes() {
         }
     }
     pull(&nodes[2], image, &blobs).await;
-    // What a caller brings counts wherever it is asked.
+    // A caller's credentials count wherever it is asked.
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let url = format!("http://{}{TAG}", nodes[0].status().local.unwrap());
     assert_eq!(client.get(url).header("authorization", ALICE).send().await.unwrap().status(), 200);
@@ -515,7 +515,8 @@ fn alices(registry: &Registry, password: &str) -> LoginOption {
     LoginOption { registry: registry.name(), username, password }
 }
 
-/// What was read, sorted. Whoever comes more than three seconds after the first asks, once for all, whether it is still so.
+/// The targets that were read, sorted. A node that comes more than three seconds after the first asks, once for all, whether it is still
+/// so.
 fn read_of(registry: &Registry) -> Vec<String> {
     let (mut read, checked): (Vec<_>, Vec<_>) =
         registry.asked().into_iter().partition(|asked| asked.starts_with("GET "));
@@ -563,8 +564,8 @@ async fn nodes_with_the_same_login_ask_the_registry_once_and_one_with_another_lo
     }
 }
 
-/// Whoever is to read a blob for all may be the one host whose login was never set, or has expired. It was every host's own
-/// reading then.
+/// The node that is to read a blob for all may be the one host whose login was never set, or has expired. It was every host's own reading
+/// then.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_refused_by_the_registry_leaves_a_blob_to_the_next_that_is_not() {
     for (refused, its_token) in [(Some("guess"), "Bearer YWxpY2U6Z3Vlc3M="), (None, "Bearer nobody")] {

@@ -40,7 +40,7 @@ pub(crate) struct Repository {
     pub(crate) blobs: BTreeMap<Digest, Bytes>,
 }
 
-/// What the registry does, and has seen.
+/// The registry's behaviour, and what it has seen.
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) repositories: BTreeMap<String, Repository>,
@@ -164,7 +164,7 @@ impl Registry {
         state.rights.entry(authorization.to_owned()).or_default().insert(repository.to_owned());
     }
 
-    /// What was asked since the last call, as method, path and query.
+    /// The requests since the last call, as method, path and query.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.state.lock().seen.drain(..).map(|seen| seen.line).collect()
     }
@@ -296,7 +296,7 @@ impl State {
         if let Some(status) = self.no_head.filter(|_| request.method() == Method::HEAD) {
             return error(status, "UNSUPPORTED", &[]);
         }
-        // What stands before it is a part of the repository's name here: several registries behind one host.
+        // The path before it is a part of the repository's name here: several registries behind one host.
         let (base, path) = uri.path().split_once("/v2/").unwrap();
         let mut parts: Vec<_> = path.rsplitn(3, '/').collect();
         parts.reverse();

@@ -1,5 +1,5 @@
-//! An agent among peers of other releases: one that says more than the agent knows, one of the last release, one with which no
-//! version of the protocol is common. What they say is written as bytes.
+//! An agent among peers of other releases: one that says more than the agent knows, one of the last release, one with which no version of
+//! the protocol is common. Their messages are written as bytes.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -55,7 +55,7 @@ impl Release {
         Hello { versions, capabilities, ..seed::hello(node, role, "127.0.0.1:1") }
     }
 
-    /// What it says first on a connection. A seed of the last release says it as it was recorded.
+    /// Its first bytes on a connection. A seed of the last release says it as it was recorded.
     fn preface(self, kind: Kind, node: NodeId, role: Role) -> Vec<u8> {
         match (self, role, kind) {
             (Last, Role::Seed, Kind::Control) => recorded("preface/control"),
@@ -95,7 +95,7 @@ impl Release {
         }
     }
 
-    /// What this release says that others don't know.
+    /// A message of this release that others don't know.
     fn says_more(self) -> Vec<u8> {
         match self {
             Last => Vec::new(),
@@ -176,7 +176,7 @@ struct Seed {
     release: Release,
     content: Content,
     controls: AtomicU32,
-    /// Whom it names as neighbours, once.
+    /// The node that it names as a neighbour, once.
     stranger: Option<PeerInfo>,
     /// The first piece is sent.
     begun: Notify,

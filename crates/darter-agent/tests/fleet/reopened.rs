@@ -56,7 +56,7 @@ async fn a_directory_can_be_opened_again_as_soon_as_its_agent_is_drained_and_dro
     assert!(gone.is_ok(), "{} tasks, {before} before the agents began", tasks());
 }
 
-// What reads metrics at once was told of an empty store without a free byte, until it was tidied for the first time.
+// Readers of metrics at once were told of an empty store without a free byte, until it was tidied for the first time.
 #[tokio::test]
 async fn metrics_tell_what_is_stored_as_soon_as_there_is_a_port() {
     let dir = TempDir::new().unwrap();

@@ -77,7 +77,7 @@ impl Content {
     }
 }
 
-/// What a peer does; the rest is the protocol's.
+/// The behaviour of a peer; the rest is the protocol's.
 pub(crate) trait Part: Uploads {
     /// Somebody asks this seed to be let into a swarm.
     fn asked_to_lead(&self, seed: NodeId, request: u32) -> Message;
@@ -87,17 +87,17 @@ pub(crate) trait Part: Uploads {
         self.asked_to_lead(seed, request)
     }
 
-    /// What a seed says behind that answer.
+    /// A seed's message behind that answer.
     fn says_then(&self) -> Option<Message> {
         None
     }
 
-    /// What it says to whoever connects.
+    /// Its message to a peer that connects.
     fn says_first(&self) -> Option<Message> {
         None
     }
 
-    /// What it answers to anything else.
+    /// Its answer to anything else.
     fn hears(&self, _message: &Message) -> Option<Message> {
         None
     }

@@ -57,7 +57,7 @@ pub(crate) async fn get(agent: &Agent, url: &str, digest: Option<Digest>) -> Res
     Ok(read)
 }
 
-/// Whether somebody reads, rather than asks for one byte.
+/// True if a request reads, rather than asks for one byte.
 fn is_read(seen: &Seen) -> bool {
     seen.is_get() && seen.header("range") != Some("bytes=0-0")
 }
@@ -122,7 +122,7 @@ async fn a_version_that_changes_half_way_is_found_and_the_next_one_is_another_bl
             for node in &fleet.nodes {
                 let mut read = get(node, &url, digest).await;
                 if let Err(FetchError::Origin(failure)) = &read {
-                    // What was given is of the former version: whoever was given it asks again.
+                    // The bytes given are of the former version: their reader asks again.
                     assert_eq!(failure.kind, ErrorKind::Changed);
                     read = get(node, &url, digest).await;
                 }
@@ -164,7 +164,7 @@ async fn without_a_length() {
     assert!(get(&fleet.nodes[0], &web.url("/x"), None).await.unwrap() == content());
 }
 
-/// What an origin may answer to a range instead of the range.
+/// An origin's answer to a range instead of the range.
 fn instead_of_a_range(kind: &str, seen: &Seen) -> Reply {
     let (from, _) = seen.range().unwrap();
     let bytes = content();
@@ -226,7 +226,7 @@ async fn an_origin_that_gives_the_whole_and_no_part() {
         for (node, read) in fleet.nodes.iter().zip([first, second]) {
             match read {
                 Ok(read) => assert!(read == content(), "{kind}"),
-                // What was wrong was found too late, and taken back.
+                // The wrong bytes were found too late, and taken back.
                 Err(FetchError::Origin(failure)) if kind == "the whole, chunked" => {
                     assert_eq!(failure.kind, ErrorKind::Changed);
                     assert!(get(node, &url, None).await.unwrap() == content());

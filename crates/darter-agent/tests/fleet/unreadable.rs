@@ -1,5 +1,5 @@
-//! What an agent keeps beside its blobs, and can't read at its start: it starts all the same and has its blobs, or says what to
-//! do. What a newer release wrote is not deleted.
+//! Files that an agent keeps beside its blobs, and can't read at its start: it starts all the same and has its blobs, or says what to do. A
+//! newer release's files are not deleted.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -25,7 +25,7 @@ fn remove(at: &Path) {
 /// Puts something at a path where nothing is.
 type Put = fn(&Path);
 
-/// What is in the place of a file or a directory, each with a way to put it there.
+/// Things in the place of a file or a directory, each with a way to put it there.
 const INSTEAD: [(&str, Put); 5] = [
     ("a directory with something in it", |at| fs::create_dir_all(at.join("x/y")).unwrap()),
     ("a pipe", |at| {

@@ -38,9 +38,9 @@ pub(crate) struct Reply {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
-    /// Whether a range is served.
+    /// True if a range is served.
     ranges: bool,
-    /// Whether the length is told; else the end of the connection ends the body.
+    /// True if the length is told; else the end of the connection ends the body.
     tells_length: bool,
     /// After so many bytes, waits until the gate is open.
     gate: Option<(usize, watch::Receiver<bool>)>,
@@ -165,7 +165,7 @@ async fn serve(stream: TcpStream, handler: &Handler, account: &Mutex<Vec<Seen>>)
     }
 }
 
-/// Whether the connection goes on.
+/// Returns true if the connection goes on.
 async fn answer(stream: &mut BufReader<TcpStream>, seen: &Seen, reply: Reply) -> std::io::Result<bool> {
     if reply.hangs {
         std::future::pending::<()>().await;
@@ -204,7 +204,7 @@ async fn answer(stream: &mut BufReader<TcpStream>, seen: &Seen, reply: Reply) ->
         stream.write_all(&body[stop..end]).await?;
         stream.flush().await?;
         if end < body.len() {
-            // What was sent must be on its way before the connection breaks.
+            // The bytes must be on their way before the connection breaks.
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             return Ok(false);
         }

@@ -1,4 +1,4 @@
-//! What an HTTP client is told: for all servers, and for one.
+//! Settings of an HTTP client: for all servers, and for one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,7 +27,7 @@ pub struct HttpConfig {
     pub servers: BTreeMap<String, ServerConfig>,
     /// Addresses of servers that are configured, with settings or without: these may be anywhere.
     pub configured: Vec<Url>,
-    /// Whether `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` are honoured.
+    /// True to honour `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
     pub proxy_from_environment: bool,
     /// Idle connections kept for each host.
     pub idle_per_host: usize,
@@ -65,7 +65,7 @@ pub struct ServerConfig {
     pub client_cert: Option<PathBuf>,
     /// PEM file of its private key; without, the key is in the certificate's file.
     pub client_key: Option<PathBuf>,
-    /// Whether the server's certificate is not checked.
+    /// True to leave the server's certificate unchecked.
     pub skip_verify: bool,
     /// How long a connection may take to be made.
     pub connect_timeout: Option<Duration>,

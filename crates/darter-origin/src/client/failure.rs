@@ -75,7 +75,7 @@ pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>, 
     if unconnected { failure.without_connection() } else { failure }
 }
 
-/// Whether nobody knows the name of the host that a connection is made to. Resolvers that could not be reached say something else
+/// True if nobody knows the name of the host that a connection is made to. Resolvers that could not be reached say something else
 /// ("temporary failure").
 fn is_unknown_name(error: &reqwest::Error) -> bool {
     error.is_dns() && (says(error, "not known") || says(error, "No address associated"))
@@ -129,7 +129,7 @@ fn by(proxy: Option<&str>) -> String {
     proxy.map(|proxy| format!(" by way of the proxy {proxy}")).unwrap_or_default()
 }
 
-/// What else may be the reason that a TLS connection is not made.
+/// The other reason for which a TLS connection may fail, for a message.
 fn or_not_tls(host: &str) -> String {
     format!("if it does not speak TLS, write http:// in its address; for a registry without TLS, --plain-http {host}")
 }
@@ -148,7 +148,7 @@ pub(crate) fn of_body(error: reqwest::Error, what: &str) -> OriginError {
     OriginError::new(kind, text).caused_by(error.without_url())
 }
 
-/// What a status that is not a success stands for.
+/// The error that a status stands for that is not a success.
 pub(crate) fn of_status(status: StatusCode, headers: &HeaderMap, what: &str) -> OriginError {
     let named = status_text(status);
     let (kind, text) = match status {
@@ -193,7 +193,7 @@ pub(crate) fn of_status(status: StatusCode, headers: &HeaderMap, what: &str) -> 
     OriginError::new(kind, text).asking_to_wait(retry_after(headers))
 }
 
-/// What a proxy says of an error that it answered with itself (RFC 9209; Squid has a header of its own).
+/// A proxy's own word on an error that it answered with itself (RFC 9209; Squid has a header of its own).
 fn said_by_proxy(headers: &HeaderMap) -> Option<String> {
     let said = headers.get("proxy-status").or_else(|| headers.get("x-squid-error"))?;
     Some(said.to_str().ok()?.chars().take(200).collect())
@@ -235,7 +235,7 @@ fn refused_handshake(error: &reqwest::Error) -> Option<String> {
     said
 }
 
-/// What to do about a certificate that is not accepted.
+/// Advice about a certificate that is not accepted.
 fn certificate_advice(error: &reqwest::Error) -> &'static str {
     use rustls::CertificateError as Wrong;
     let mut advice = "check its certificate, or name its authority with --origin-ca FILE";
@@ -265,7 +265,7 @@ fn certificate_advice(error: &reqwest::Error) -> &'static str {
     advice
 }
 
-/// Whether the peer answered a TLS greeting with something else, as a plain HTTP server does.
+/// True if the peer answered a TLS greeting with something else, as a plain HTTP server does.
 fn not_tls(error: &reqwest::Error) -> bool {
     found(error, |cause| {
         let wrong = cause.downcast_ref::<rustls::Error>();
@@ -273,7 +273,7 @@ fn not_tls(error: &reqwest::Error) -> bool {
     })
 }
 
-/// Whether the peer ended a connection that was made during the TLS handshake, and said nothing.
+/// True if the peer ended a connection that was made during the TLS handshake, and said nothing.
 fn hung_up(error: &reqwest::Error) -> bool {
     let is_end = |cause: &(dyn StdError + 'static)| {
         use std::io::ErrorKind as Io;
@@ -283,14 +283,13 @@ fn hung_up(error: &reqwest::Error) -> bool {
     says(error, "tls handshake eof") || found(error, is_end)
 }
 
-/// Whether the server wants the request by HTTP/1.1 (RFC 9113, `HTTP_1_1_REQUIRED`): some want client certificates, or
+/// True if the server wants the request by HTTP/1.1 (RFC 9113, `HTTP_1_1_REQUIRED`): some want client certificates, or
 /// logins of whole connections, at some paths only.
 pub(super) fn wants_http1(error: &reqwest::Error) -> bool {
     says(error, "endpoint requires HTTP/1.1")
 }
 
-/// Whether a connection that was made broke before an answer, rather than that the answer was wrong. One that is silently
-/// dead has, too.
+/// True if a connection that was made broke before an answer, rather than that the answer was wrong. One that is silently dead has, too.
 pub(super) fn broke_off(error: &reqwest::Error) -> bool {
     let made = !error.is_connect() && !error.is_builder();
     made && found(error, |cause| {
@@ -298,12 +297,12 @@ pub(super) fn broke_off(error: &reqwest::Error) -> bool {
     })
 }
 
-/// Whether a cause of `error` says this.
+/// True if a cause of `error` says `text`.
 fn says(error: &reqwest::Error, text: &str) -> bool {
     found(error, |cause| cause.to_string().contains(text))
 }
 
-/// Whether a cause of `error`, or what one of them carries inside an I/O error, is as asked.
+/// True if `is_it` holds for a cause of `error`, or for one that a cause carries inside an I/O error.
 fn found(error: &reqwest::Error, mut is_it: impl FnMut(&(dyn StdError + 'static)) -> bool) -> bool {
     let mut cause = error.source();
     while let Some(this) = cause {

@@ -8,7 +8,7 @@ use url::Url;
 use crate::client::address::place;
 use crate::error::{ErrorKind, OriginError};
 
-/// Bytes that stay as they are: all of ASCII that is visible. What is left is what [`Url`] can't be given.
+/// Bytes that stay as they are: all of ASCII that is visible. The rest is what [`Url`] can't be given.
 const NOT_ASCII: &AsciiSet = CONTROLS;
 
 /// The address that a response redirects to; `None` if it does not redirect.
@@ -82,13 +82,13 @@ pub(super) fn remove_credentials(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether credentials for `from` may be sent to `to`: the same server, or the same host moving up to HTTPS.
+/// True if credentials for `from` may be sent to `to`: the same server, or the same host moving up to HTTPS.
 pub(crate) fn keeps_credentials(from: &Url, to: &Url) -> bool {
     let moves_up = from.scheme() == "http" && to.scheme() == "https" && from.port().is_none() && to.port().is_none();
     same_server(from, to) || (from.host() == to.host() && moves_up)
 }
 
-/// Whether two addresses have scheme, host and port in common.
+/// True if two addresses have scheme, host and port in common.
 pub(crate) fn same_server(one: &Url, other: &Url) -> bool {
     one.scheme() == other.scheme()
         && one.host() == other.host()

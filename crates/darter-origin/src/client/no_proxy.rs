@@ -25,7 +25,7 @@ enum Named {
     Address(IpAddr),
     /// A domain and all below it.
     Domain(String),
-    /// What is below a domain.
+    /// The hosts below a domain.
     Below(String),
 }
 
@@ -41,7 +41,7 @@ impl Exceptions {
         Self { everything: !all.is_empty(), entries: others.into_iter().map(NoProxyRule::of).collect() }
     }
 
-    /// Whether `url` is one of them.
+    /// True if `url` is one of them.
     pub(super) fn include(&self, url: &Url) -> bool {
         self.everything || self.entries.iter().any(|entry| entry.includes(url))
     }

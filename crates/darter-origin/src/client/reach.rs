@@ -89,7 +89,7 @@ impl Reach {
     }
 }
 
-/// What is said of an address out of reach.
+/// The error for an address out of reach.
 pub(super) fn refusal(reach: Reach, url: &Url) -> OriginError {
     let host = authority(url);
     if reach == Reach::BeyondHost {
@@ -141,8 +141,8 @@ pub(super) fn proxies_of_environment() -> BTreeSet<String> {
     urls.filter_map(|url| url.host_str().map(str::to_owned)).collect()
 }
 
-/// Whether an address means the host of whoever asks there: loopback, link-local, unspecified, or the metadata service of a
-/// cloud, in any spelling.
+/// True if an address means the host of the program that asks there: loopback, link-local, unspecified, or the metadata service of a cloud,
+/// in any spelling.
 pub fn is_this_host(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => {
@@ -155,7 +155,7 @@ pub fn is_this_host(url: &Url) -> bool {
     }
 }
 
-/// Whether an address is the host's own, in any of its spellings.
+/// True if an address is the host's own, in any of its spellings.
 fn is_own(address: IpAddr) -> bool {
     match plain(address) {
         IpAddr::V4(v4) => {
@@ -175,7 +175,7 @@ const METADATA_V4: [[u8; 4]; 3] = [[100, 100, 100, 200], [168, 63, 129, 16], [19
 /// Amazon's, Google's.
 const METADATA_V6: [[u16; 8]; 2] = [[0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]];
 
-/// Whether an address is one that the public internet may route.
+/// True if an address is one that the public internet may route.
 fn is_public(address: IpAddr) -> bool {
     if is_own(address) {
         return false;
@@ -209,7 +209,7 @@ fn plain(address: IpAddr) -> IpAddr {
     };
     match [a, b, c, d, e, f] {
         [0, 0, 0, 0, 0, 0xffff] | [0, 0, 0, 0, 0xffff, 0] | [0x64, 0xff9b, 0, 0, 0, 0] => v4(g, h),
-        // A prefix of that network's own, of which the last 96 bits may be an address (RFC 6052). What is not public stays so.
+        // A prefix of that network's own, of which the last 96 bits may be an address (RFC 6052). An address that is not public stays so.
         [0x64, 0xff9b, 1, ..] if is_own(v4(g, h)) => v4(g, h),
         [0, 0, 0, 0, 0, 0] if !matches!(v6, Ipv6Addr::LOCALHOST | Ipv6Addr::UNSPECIFIED) => v4(g, h),
         [0x2002, ..] => v4(b, c),

@@ -50,7 +50,7 @@ pub(super) struct Server {
     proxies: Proxies,
 }
 
-/// What clients are made of.
+/// The settings that clients are made of.
 struct Plan {
     config: HttpConfig,
     own: ServerConfig,
@@ -180,17 +180,17 @@ impl Server {
         &self.headers
     }
 
-    /// Whether it shows a server at `url` something that is this agent's own: headers, or a certificate.
+    /// True if it shows a server at `url` something that is this agent's own: headers, or a certificate.
     pub(super) fn has_keys_for(&self, url: &Url) -> bool {
         self.is_at(url) && (self.plan.identity.is_some() || !self.headers.is_empty())
     }
 
-    /// Whether `url` is at one of its addresses.
+    /// True if `url` is at one of its addresses.
     pub(super) fn is_at(&self, url: &Url) -> bool {
         self.urls.iter().any(|configured| same_server(configured, url))
     }
 
-    /// Whether `url` is reached through a proxy.
+    /// True if `url` is reached through a proxy.
     pub(super) fn has_proxy_to(&self, url: &Url) -> bool {
         self.proxy_to(url).is_some()
     }
@@ -230,13 +230,13 @@ impl Server {
     }
 }
 
-/// What a client is for.
+/// The purpose of a client.
 #[derive(Clone, Copy)]
 struct Kind {
     reach: Reach,
     is_shown: bool,
     only_http1: bool,
-    /// Whether `NO_PROXY` names the server in a way that the HTTP stack does not know.
+    /// True if `NO_PROXY` names the server in a way that the HTTP stack does not know.
     is_direct: bool,
 }
 
@@ -260,7 +260,7 @@ fn builder(config: &HttpConfig, own: &ServerConfig) -> reqwest::ClientBuilder {
         .pool_max_idle_per_host(config.idle_per_host)
         .pool_idle_timeout(Duration::from_secs(60))
         .http1_max_headers(MAX_HEADERS)
-        // What curl and browsers read, too: a folded line, a space before the colon, a line that is no header.
+        // curl and browsers read these, too: a folded line, a space before the colon, a line that is no header.
         .http1_allow_obsolete_multiline_headers_in_responses(true)
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_ignore_invalid_headers_in_responses(true)

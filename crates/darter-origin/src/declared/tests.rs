@@ -1,4 +1,4 @@
-//! What is understood of what origins declare, and what comes of bytes that do not bear it out.
+//! Declarations of origins as they are understood, and bytes that do not bear them out.
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
@@ -28,7 +28,7 @@ fn names(pairs: &[(&str, &str)]) -> Vec<String> {
     declared(pairs, true).hashes.into_iter().map(|hash| hash.header).collect()
 }
 
-/// Whether a body of these bytes comes through, and what is left to check of the whole.
+/// Returns true if a body of these bytes comes through, with what is left to check of the whole.
 async fn passed(declared: Declared, bytes: &'static [u8]) -> (bool, Option<Witness>) {
     let chunks = bytes.chunks(4).map(|chunk| Ok(Bytes::from_static(chunk))).collect::<Vec<_>>();
     let (body, witness) = declared.check(stream::iter(chunks).boxed(), "x".into());
@@ -39,7 +39,7 @@ async fn passed(declared: Declared, bytes: &'static [u8]) -> (bool, Option<Witne
     (!failed, witness)
 }
 
-/// Whether these bytes are the whole that is declared.
+/// True if these bytes are the whole that is declared.
 fn bears_out(witness: Option<Witness>, bytes: &[u8]) -> bool {
     let Some(mut witness) = witness else { return true };
     bytes.chunks(5).for_each(|chunk| witness.update(chunk));
@@ -171,7 +171,7 @@ fn an_origin_that_contradicts_itself_is_told_by_both_headers() {
 
 #[tokio::test]
 async fn of_a_part_each_header_says_something_else() {
-    // What is sent is a part of TEXT.
+    // The body is a part of TEXT.
     const PART: &[u8] = b"123456";
     const PART_MD5: &str = "4QrcOUm6Wau+VuBX8g+IPg==";
     let of_part = |pair, bytes| async move { passed(declared(&[pair], false), bytes).await };

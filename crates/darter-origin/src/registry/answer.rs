@@ -1,4 +1,4 @@
-//! What a registry answered.
+//! A registry's answer.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use crate::body::Body;
 use crate::client::of_status;
 use crate::error::{ErrorKind, OriginError};
 
-/// What a registry answered, whatever the status.
+/// A registry's answer, whatever the status.
 pub struct Answer {
     /// The status.
     pub status: StatusCode,
@@ -17,7 +17,7 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// The body, checked against its `Content-Length`. Empty for HEAD.
     pub body: Body,
-    /// What was asked for, in messages.
+    /// The name of the thing that was asked for, in messages.
     pub(super) what: String,
 }
 
@@ -35,7 +35,7 @@ impl Answer {
 }
 
 impl Answer {
-    /// Whether this is a page for people.
+    /// True if this is a page for people.
     pub fn is_page(&self) -> bool {
         is_page(&self.headers)
     }
@@ -56,7 +56,7 @@ impl Answer {
     }
 }
 
-/// Whether an answer with these headers is a page for people, such as gateways show to who has to log in.
+/// True if an answer with these headers is a page for people, such as gateways show to callers that have to log in.
 pub fn is_page(headers: &HeaderMap) -> bool {
     let pages: [&[u8]; 2] = [b"text/html", b"application/xhtml+xml"];
     headers.get(CONTENT_TYPE).is_some_and(|value| {

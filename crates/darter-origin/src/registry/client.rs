@@ -66,7 +66,7 @@ pub(super) struct Inner {
     pub(super) logins: Logins,
     pub(super) tokens: Tokens,
     pub(super) login_keys: LoginKeys,
-    /// What each repository asked for last, so that the next request brings it along at once.
+    /// The challenge that each repository sent last, so that the next request brings its answer along at once.
     pub(super) remembered: Mutex<HashMap<RequestPlace, Wanted>>,
     /// Where a place's redirects led to another registry that wanted something.
     pub(super) beyond: Mutex<HashMap<RequestPlace, RequestPlace>>,
@@ -83,7 +83,7 @@ const MAX_REMEMBERED: usize = 4096;
 /// For how long an address that failed is asked after the registry's others.
 const ADDRESS_PAUSE: Duration = Duration::from_secs(30);
 
-/// What a registry wants to see, reduced to what can be shown.
+/// The credentials that a registry wants to see, reduced to what can be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Password,
@@ -144,8 +144,8 @@ impl RegistryClient {
         }
     }
 
-    /// Whether a request to this registry with these credentials shows it something that is this agent's own: a
-    /// login, or configured headers or a certificate.
+    /// True if a request to this registry with these credentials shows it something that is this agent's own: a login,
+    /// or configured headers or a certificate.
     pub async fn shows_own_keys(&self, upstream: &Upstream, caller: &Credentials) -> bool {
         self.shows_own_headers(upstream) || caller.headers.is_empty() && self.login_of(upstream).await.is_some()
     }
@@ -155,9 +155,8 @@ impl RegistryClient {
         upstream.addresses().any(keys_for)
     }
 
-    /// What shows another agent that this one has the login that is configured for a registry, without showing the login:
-    /// whoever has the same one computes the same of the same `about`. `None` without a login, and where the registry is
-    /// shown something else besides.
+    /// The proof for another agent that this one has the login that is configured for a registry, without showing the login: an agent with
+    /// the same one computes the same of the same `about`. `None` without a login, and where the registry is shown something else besides.
     pub async fn login_proof(&self, upstream: &Upstream, about: [&[u8]; 2]) -> Option<Digest> {
         if self.shows_own_headers(upstream) {
             return None;
@@ -387,7 +386,7 @@ impl RegistryClient {
         Ok(answer)
     }
 
-    /// What a GET says of a blob; none of its bytes is read.
+    /// The headers of a GET for a blob; none of its bytes is read.
     async fn get_headers(
         &self,
         upstream: &Upstream,
@@ -436,12 +435,12 @@ pub(super) fn remember<T>(table: &mut HashMap<RequestPlace, T>, place: RequestPl
     table.insert(place, value);
 }
 
-/// Whether a path of the API is a blob's.
+/// True if a path of the API is a blob's.
 fn is_of_blob(path: &str) -> bool {
     path.rsplit('/').nth(1) == Some("blobs")
 }
 
-/// Whether a path of the API is a manifest's.
+/// True if a path of the API is a manifest's.
 fn is_of_manifest(path: &str) -> bool {
     path.rsplit('/').nth(1) == Some("manifests")
 }
@@ -455,7 +454,7 @@ fn login_of_caller(credentials: &HeaderMap) -> Option<Login> {
     }
 }
 
-/// What these challenges ask for, as far as it can be met.
+/// The credentials that these challenges ask for, as far as they can be given.
 pub(super) fn wanted_by(
     headers: &HeaderMap,
     upstream: &Upstream,

@@ -1,4 +1,4 @@
-//! What is told of registries: where they are, who is trusted, and with which login they are asked.
+//! Settings of registries: where they are, which are trusted, and with which login they are asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,8 +11,8 @@ use url::Url;
 pub struct RegistryConfig {
     /// Base addresses (`http://` or `https://`) of registries by their names. Of several, the first that answers is used.
     pub addresses: BTreeMap<String, Vec<Url>>,
-    /// What their repositories' names begin with there, by names of registries: several may be at one address (projects of
-    /// one Harbor), and are told apart by that.
+    /// The prefix of their repositories' names there, by names of registries: several may be at one address (projects of one Harbor), and
+    /// are told apart by that.
     pub prefixes: BTreeMap<String, String>,
     /// Names of registries that are spoken to over plain HTTP.
     pub plain_http: BTreeSet<String>,
@@ -29,7 +29,7 @@ pub struct RegistryConfig {
     pub guarded: bool,
 }
 
-/// What proves to a registry who is asking. Printed without the secret.
+/// The proof to a registry of who is asking. Printed without the secret.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Login {
     /// A user and a password (or an access token that stands for one).

@@ -30,7 +30,7 @@ pub(super) enum Encoding {
     Unknown,
 }
 
-/// What stands in the header and says nothing of the bytes: S3 keeps the `aws-chunked` of uploads, and some servers write a character
+/// Words that stand in the header and say nothing of the bytes: S3 keeps the `aws-chunked` of uploads, and some servers write a character
 /// set or a transfer encoding of mail there.
 const NOTHING: [&[u8]; 10] =
     [b"", b"identity", b"aws-chunked", b"none", b"utf-8", b"utf8", b"iso-8859-1", b"us-ascii", b"binary", b"8bit"];

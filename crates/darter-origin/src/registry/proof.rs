@@ -1,4 +1,5 @@
-//! What shows another agent that this one has the same login for a registry, without showing the login.
+//! Proofs of a login: they show another agent that this one has the same login for a registry, without showing the
+//! login.
 //!
 //! The secret is stretched first (PBKDF2 with HMAC-SHA-256, RFC 8018), since whoever is shown a proof could try passwords with it: each
 //! try costs them as much as it cost here, once for each login. Keys are kept in memory only.
@@ -13,9 +14,9 @@ use url::Url;
 
 use super::config::Login;
 
-/// What stands in every hash, so that it means nothing else.
+/// The text in every hash, so that it means nothing else.
 const CONTEXT: &[u8] = b"darter 2026-11 proof of a login";
-/// What OWASP's password storage cheat sheet asks of PBKDF2 with HMAC-SHA-256: some tenths of a second.
+/// The iterations that OWASP's password storage cheat sheet asks of PBKDF2 with HMAC-SHA-256: some tenths of a second.
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(600_000).expect("it is not zero");
 /// Logins whose keys are kept; helpers give new ones every few hours.
 const MAX_KEYS: usize = 64;

@@ -62,7 +62,7 @@ pub(super) struct Tokens {
     asking: Mutex<HashMap<TokenKey, Arc<tokio::sync::Mutex<()>>>>,
 }
 
-/// What a token was given for, and to whom.
+/// The demand that a token was given for, and the login it was given to.
 type TokenKey = (Arc<Demand>, Option<Login>);
 
 struct Kept {
@@ -71,7 +71,7 @@ struct Kept {
 }
 
 impl Demand {
-    /// What a Bearer challenge for a request about `repository` demands; `None` for one without a usable realm.
+    /// The demand of a Bearer challenge for a request about `repository`; `None` for one without a usable realm.
     pub(super) fn of(challenge: &Challenge, upstream: &Upstream, repository: Option<&str>) -> Option<Self> {
         let realm: Url = challenge.get("realm")?.parse().ok()?;
         if !matches!(realm.scheme(), "http" | "https") {
@@ -93,7 +93,7 @@ impl Demand {
         })
     }
 
-    /// What its messages call the token service.
+    /// The token service's name in messages.
     fn name(&self) -> String {
         format!("the token service {}", shown(&self.realm))
     }

@@ -41,17 +41,17 @@ impl Upstream {
         std::iter::once(&self.base).chain(&self.others).map(at)
     }
 
-    /// Whether its word about its repositories counts for content that another registry delivered.
+    /// True if its word about its repositories counts for content that another registry delivered.
     pub const fn is_trusted(&self) -> bool {
         self.trusted
     }
 
-    /// Whether the configuration names it.
+    /// True if the configuration names it.
     pub const fn is_configured(&self) -> bool {
         self.configured
     }
 
-    /// Whether nothing that is configured for others may be used for it.
+    /// True if nothing that is configured for others may be used for it.
     pub(crate) const fn is_stranger(&self) -> bool {
         self.stranger
     }
@@ -146,7 +146,7 @@ impl Upstreams {
         Ok(self.upstream(name, base))
     }
 
-    /// Whether a registry that is trusted is at this host, or host and port, as the names of sources write them.
+    /// True if a registry that is trusted is at this host, or host and port, as the names of sources write them.
     pub fn has_trusted_at(&self, place: &str) -> bool {
         let trusted = self.addresses.keys().chain(&self.trusted).filter_map(|name| self.resolve(name).ok());
         trusted.flat_map(|upstream| upstream.addresses().collect::<Vec<_>>()).any(|at| authority(at.base()) == place)

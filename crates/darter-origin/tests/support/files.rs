@@ -38,7 +38,7 @@ impl Resource {
         Arc::new(Mutex::new(self))
     }
 
-    /// What the server answers.
+    /// The server's answer.
     pub fn answer(&self, seen: &Seen) -> Reply {
         if let (Some(status), &Method::HEAD) = (self.refuse_head, &seen.method) {
             return Reply::status(status);

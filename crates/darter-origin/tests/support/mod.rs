@@ -1,4 +1,4 @@
-//! What the tests share: an HTTP server that keeps an account and misbehaves on demand, and a clock set by hand.
+//! Shared by the tests: an HTTP server that keeps an account and misbehaves on demand, and a clock set by hand.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 

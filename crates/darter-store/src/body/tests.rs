@@ -71,7 +71,7 @@ fn body() -> (Body<Moody>, Arc<Room>) {
     (Body::new(sidecar, Moody::default(), room.clone()), room)
 }
 
-/// What nobody wrote: a bit flips on the medium.
+/// Nobody writes here: a bit flips on the medium.
 #[test]
 fn a_piece_that_decayed_after_it_was_verified_is_lost_when_it_is_verified_again() {
     let (body, room) = body();

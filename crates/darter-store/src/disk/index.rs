@@ -35,12 +35,12 @@ pub(super) struct Index {
     database: Database,
     path: PathBuf,
     pending: Mutex<Pending>,
-    /// What a commit is writing. Set and cleared under the lock of `pending`, so that whatever was noted is found in one of
+    /// The changes that a commit is writing. Set and cleared under the lock of `pending`, so that whatever was noted is found in one of
     /// both, or in the database.
     writing: Mutex<Arc<Pending>>,
 }
 
-/// What the next commit writes: first what is gone, then what is new.
+/// The changes of the next commit: first what is gone, then what is new.
 #[derive(Clone, Default)]
 struct Pending {
     gone: HashSet<BlobId>,
@@ -155,7 +155,7 @@ impl Index {
                 uses.remove(blob.0)?;
             }
             if !pending.gone.is_empty() {
-                // What a newer version remembers stays.
+                // Records of a newer version stay.
                 sources.retain(|_, value| decode(value).is_none_or(|record| !pending.gone.contains(&record.blob)))?;
             }
             for (blob, last_use) in &pending.uses {
@@ -202,7 +202,7 @@ fn open_checked(dir: &Dir, existing: &HashSet<BlobId>) -> Result<Database, redb:
     transaction.open_table(USES)?.retain(|blob, _| existing.contains(&BlobId(blob)))?;
     transaction
         .open_table(SOURCES)?
-        // What a newer version remembers stays.
+        // Records of a newer version stay.
         .retain(|_, value| decode(value).is_none_or(|record| existing.contains(&record.blob)))?;
     transaction.commit()?;
     Ok(database)

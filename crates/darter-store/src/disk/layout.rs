@@ -18,7 +18,7 @@ use crate::space::Space;
 const DATA: &str = "data";
 const SIDECAR: &str = "piece";
 const NEW_SIDECAR: &str = "piece.new";
-/// What a newer version of Darter wrote of a blob, or what can't be read of it, set aside when this one stores the blob anew.
+/// The name for a newer version's file of a blob, or for one that can't be read, set aside when this version stores the blob anew.
 const NEWER_DATA: &str = "newer-data";
 const NEWER_SIDECAR: &str = "newer-piece";
 
@@ -28,7 +28,7 @@ pub(super) struct Layout {
     trash: Arc<Trash>,
 }
 
-/// What became of reading a sidecar.
+/// The result of reading a sidecar.
 enum SidecarFound {
     Sidecar(Box<Sidecar>),
     /// A newer version of Darter wrote it. It is left alone.
@@ -39,7 +39,7 @@ enum SidecarFound {
     Unusable,
 }
 
-/// What a scan found that a newer version of Darter stored: all of it is named in one warning, since there may be thousands.
+/// Blobs of a newer version of Darter that a scan found: all are named in one warning, since there may be thousands.
 #[derive(Default)]
 struct Newer {
     blobs: Vec<BlobId>,
@@ -242,7 +242,7 @@ fn name_of(shard: &str, name: &str) -> Option<(BlobId, &'static str)> {
     (shard_name(blob) == shard && file_name(blob, extension) == name).then_some((blob, extension))
 }
 
-/// Whether a blob has no sidecar but a file that is none of this version's: a newer version's sidecar, it seems.
+/// True if a blob has no sidecar but a file that is none of this version's: a newer version's sidecar, it seems.
 fn is_described_otherwise(files: &BTreeSet<String>, blob: BlobId) -> bool {
     let known = [DATA, NEW_SIDECAR, NEWER_DATA, NEWER_SIDECAR];
     let stem = file_name(blob, "");
@@ -300,7 +300,7 @@ fn set_aside(shard: &Dir, blob: BlobId, names: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-/// Whether a refusal to open means that there is no file, or none of ours.
+/// True if a refusal to open means that there is no file, or none of ours.
 fn is_unusable(refusal: &io::Error) -> bool {
     use io::ErrorKind::{IsADirectory, NotFound, PermissionDenied};
     matches!(refusal.kind(), NotFound | PermissionDenied | IsADirectory)
@@ -331,7 +331,7 @@ fn clear(dir: &Dir, name: &str) {
     }
 }
 
-/// What to do about a file that can't be read.
+/// Advice about a file that can't be read.
 const ADVICE: &str = "let the user that darter runs as read it, or remove it";
 
 fn unreadable(dir: &Dir, name: &str, error: &io::Error) {

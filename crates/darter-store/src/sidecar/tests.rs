@@ -163,7 +163,7 @@ fn another_version_is_named() {
     let mut bytes = sidecar.encode();
     bytes[8] = 3;
     assert_eq!(Sidecar::decode(&reseal(bytes.clone())), Err(SidecarError::Newer(3)));
-    // Whatever else a newer version changes: the length of the header, the checksum.
+    // Other changes of a newer version: the length of the header, the checksum.
     for length in [9, HEADER, bytes.len() + 1000] {
         let mut other = bytes.clone();
         other.resize(length, 0x5a);

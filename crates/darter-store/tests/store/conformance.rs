@@ -1,4 +1,4 @@
-//! What every store does. Each scenario runs on each kind of store.
+//! The tests that every store must pass. Each scenario runs on each kind of store.
 
 use darter_core::{BlobId, Digest, Manifest, PieceHash, PieceIndex, PieceLength, Version};
 use darter_store::{Limit, Put, SourceRecord, Store, StoreConfig, StoreError};

@@ -140,7 +140,7 @@ fn a_directory_in_it_is_made_or_found_and_nothing_else_is_taken_for_one() {
         assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
         assert!(refused.to_string().contains("remove it"), "{refused}");
         assert!(own.sub(name).is_err());
-        // What can be had again is begun anew beside it.
+        // A directory that can be had again is begun anew beside it.
         assert_eq!(own.sub_or_anew(name).unwrap().names().unwrap(), [] as [&str; 0]);
         assert!(own.path_of(&format!("{name}.unread")).symlink_metadata().is_ok());
     }

@@ -1,4 +1,4 @@
-//! What the disk adds: restarts, damage, foreign hands, and one process a directory.
+//! The disk's own tests: restarts, damage, foreign hands, and one process a directory.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;

@@ -1,5 +1,5 @@
-//! What lies in the data directory without having been put there by Darter: links, files with second names, another
-//! user's files. An agent that runs as root must not be led by them to write anywhere else.
+//! Foreign things in the data directory: links, files with second names, another user's files. An agent that runs as
+//! root must not be led by them to write anywhere else.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -48,7 +48,7 @@ impl World {
         let blob = self.content.open(&store);
         let mut buffer = Vec::new();
         for piece in 0..2 {
-            // What is damaged is found by reading it.
+            // Damage is found by reading it.
             let _ = blob.read_piece(PieceIndex(piece), &mut buffer);
             blob.put(PieceIndex(piece), self.content.piece(piece)).unwrap();
         }
@@ -302,7 +302,7 @@ fn a_newer_versions_sidecar_without_bytes_is_set_aside_all_the_same() {
 fn bytes_that_cannot_be_taken_away_are_said_and_gone_after_the_next_start() {
     let world = World::new();
     let store = world.open();
-    // What a foreign hand put where they were to go.
+    // A foreign hand's directories, where the bytes were to go.
     (0..9).for_each(|name| fs::create_dir_all(world.data_dir().join(format!("trash/{name}/x"))).unwrap());
     assert!(store.remove(world.content.id).is_err());
     assert!(store.list().is_empty(), "it is not there for anybody");

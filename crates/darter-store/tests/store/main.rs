@@ -1,7 +1,7 @@
-//! What every store does (`conformance`, run for each), what the disk adds to it (`disk`), what is left after a kill and
-//! on a full disk (`crash`), other limits while it runs (`limits`), entries of its directory (`dir`), asynchronous callers (`handle`), what
-//! others put into the directory (`links`), what does not fit (`passing`), what befalls a store in memory (`memory`), and random histories
-//! against a model (`histories`).
+//! Tests of the store: for every store (`conformance`), of what the disk adds to it (`disk`), of what is left after a kill and on a full
+//! disk (`crash`), of other limits while it runs (`limits`), of entries of its directory (`dir`), of asynchronous callers (`handle`), of
+//! what others put into the directory (`links`), of blobs that do not fit (`passing`), of accidents of a store in memory (`memory`), and
+//! random histories against a model (`histories`).
 
 mod conformance;
 mod content;

@@ -1,4 +1,4 @@
-//! What befalls disks, brought about in memory.
+//! Accidents of disks, brought about in memory.
 
 use darter_core::PieceIndex;
 use darter_store::{MemStore, Store as _, StoreError};

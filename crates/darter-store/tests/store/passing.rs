@@ -180,7 +180,7 @@ fn a_digest_of_another_kind_cannot_be_told_of_what_has_passed() {
     assert!(matches!(blob.hash_whole(&Digest::Sha512([0; 64])), Err(StoreError::Incomplete { held: 3, .. })));
     let digest = Digest::sha256(&content.data);
     assert_eq!(blob.hash_whole(&digest).unwrap(), digest, "of what is aside");
-    // What was forgotten out of order was not hashed.
+    // Bytes that were forgotten out of order were not hashed.
     let blob = in_memory(&content);
     content.put(&*blob, 1);
     blob.forget(PieceIndex(2)).unwrap();

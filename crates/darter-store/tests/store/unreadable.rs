@@ -10,7 +10,7 @@ use darter_store::{DiskStore, Store as _};
 
 use crate::content::{Content, PIECE, config};
 
-/// What is in the place of a file.
+/// The thing in the place of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Instead {
     Directory,
@@ -69,7 +69,7 @@ impl Instead {
         }
     }
 
-    /// Whether nobody can know what it is, or it is a newer version's.
+    /// True if nobody can know what it is, or it is a newer version's.
     fn is_kept(self) -> bool {
         !matches!(self, Self::Nothing | Self::ZeroBytes | Self::Garbage)
     }
@@ -77,7 +77,7 @@ impl Instead {
 
 struct World {
     dir: tempfile::TempDir,
-    /// Whose file is changed.
+    /// The content whose file is changed.
     struck: Content,
     other: Content,
 }
@@ -146,7 +146,7 @@ fn a_sidecar_that_is_not_what_it_should_be_is_one_blobs_affair() {
                 assert_eq!(fs::read(world.file("newer-data")).unwrap(), bytes, "{what}");
                 assert!(world.file("newer-piece").symlink_metadata().is_ok(), "{what}");
             }
-            // What was stored anew is here at the next start, and so is what was set aside.
+            // Blobs stored anew are here at the next start, and so are those set aside.
             let store = world.open();
             assert_eq!(store.list().len(), 2, "{what}");
             assert_eq!(world.file("newer-piece").symlink_metadata().is_ok(), instead.is_kept(), "{what}");

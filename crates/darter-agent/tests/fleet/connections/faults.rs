@@ -1,5 +1,5 @@
-//! What goes wrong while several connections read a blob: it comes right all the same, no later than by one, and the origin is asked no
-//! more than it bears.
+//! Faults while several connections read a blob: it comes right all the same, no later than by one, and the origin is asked no more than it
+//! bears.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -40,7 +40,7 @@ async fn until(mut is: impl FnMut() -> bool) {
     timeout(AT_LAST, waiting).await.expect("it comes about");
 }
 
-/// What was read ahead is of the version before, and so is what was read first: nothing of them stands beside the next one.
+/// Bytes read ahead are of the version before, and so are those read first: nothing of them stands beside the next one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn content_that_changes_while_it_is_read_ahead_is_never_of_two_versions() {
     const LENGTH: u64 = 48 * MIB;
@@ -61,7 +61,7 @@ async fn content_that_changes_while_it_is_read_ahead_is_never_of_two_versions() 
         };
         let (read, ()) = tokio::join!(get(&seed, store.source()), changing);
         match read {
-            // What was given until then may be the same in the next version. The same bytes under another tag are no other version.
+            // Bytes given until then may be the same in the next version. The same bytes under another tag are no other version.
             Ok(read) => assert!(read == next, "{:#?}", seed.explain(&store.url).await.unwrap().events),
             Err(FetchError::Origin(failure)) => {
                 assert!(!is_same && failure.kind == ErrorKind::Changed, "{failure:?}");
@@ -73,7 +73,7 @@ async fn content_that_changes_while_it_is_read_ahead_is_never_of_two_versions() 
     }
 }
 
-/// What others have read ahead fills the memory that the blob passes through, and is not what is waited for.
+/// Pieces that others have read ahead fill the memory that the blob passes through, and are not what is waited for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_gets_full_while_several_connections_read_holds_up_nobody() {
     const LENGTH: u64 = 96 * MIB;

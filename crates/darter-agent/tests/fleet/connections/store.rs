@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// More than any test here has, in one tick.
 pub(super) const UNLIMITED: u64 = 1 << 40;
 
-/// What the origin does with a request for a range, and with the n-th one of these.
+/// The origin's answer to a request for a range, and to the n-th one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Does {
     Serves,
@@ -65,7 +65,7 @@ pub(super) enum Does {
 }
 
 impl Does {
-    /// Whether it changes its mind once several connections read.
+    /// True if it changes its mind once several connections read.
     const fn turns(self) -> bool {
         matches!(self, Self::Denies | Self::Pauses)
     }
@@ -178,7 +178,7 @@ impl Store {
         *self.shared.next.lock() = Some(next.into());
     }
 
-    /// What one answer gets in a second from now on.
+    /// Sets the bytes that one answer gets in a second from now on.
     pub(super) fn give_each(&self, bytes: u64) {
         self.shared.each.store((bytes / TICKS).max(1), Ordering::Relaxed);
     }
@@ -207,7 +207,7 @@ impl Store {
 }
 
 impl Shared {
-    /// Whether the second has not passed for which it asks for a pause.
+    /// True if the second has not passed for which it asks for a pause.
     fn pauses(&self) -> bool {
         Instant::now() < *self.pauses_until.get_or_init(|| Instant::now() + PAUSE)
     }
@@ -336,7 +336,7 @@ async fn answer(State(shared): State<Arc<Shared>>, method: Method, headers: Head
                 }
             }
             ticks.changed().await.ok()?;
-            // What began before it turned, or before the content changed, is broken off.
+            // An answer that began before it turned, or before the content changed, is broken off.
             let turned = shared.turned.load(Ordering::Relaxed);
             let turns = began < turned && *ticks.borrow() >= turned;
             if !is_sample && (turns || shared.next.lock().is_some() && !is_next) {

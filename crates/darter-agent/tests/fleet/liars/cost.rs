@@ -1,6 +1,6 @@
-//! What liars cost those who are not: agents as they are, over memory and in virtual time, compared with the same fleet without them. Every
-//! kind that holds and does not give, and a longer blob, is the simulator's (`scenarios.rs` in `darter-sim`): there one costs a tenth at
-//! most. Here a blob has an eighth of the pieces, and the last of them count for more.
+//! The cost of liars for those who are not: agents as they are, over memory and in virtual time, compared with the same fleet without them.
+//! Every kind that holds and does not give, and a longer blob, is the simulator's (`scenarios.rs` in `darter-sim`): there one costs a tenth
+//! at most. Here a blob has an eighth of the pieces, and the last of them count for more.
 
 use super::pull::{Pulled, most_copies, pull};
 use super::{Above, Lie};

@@ -1,6 +1,6 @@
-//! What liars do: those that hold and don't give, and those that keep others busy with what they say.
+//! Liars: those that hold and don't give, and those that keep others busy with what they say.
 
-/// What a liar does.
+/// The ways of a liar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lie {
     /// Takes requests and answers none.

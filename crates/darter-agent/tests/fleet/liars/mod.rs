@@ -49,7 +49,7 @@ fn content(length: u32) -> Vec<u8> {
     (0..length).map(|at| (at * 31 + at / 251) as u8).collect()
 }
 
-/// Who there is besides honest nodes and liars.
+/// The seed, if any, besides honest nodes and liars.
 #[derive(Clone, Copy, Debug)]
 enum Above {
     /// A seed that has everything.

@@ -31,13 +31,13 @@ pub(super) struct Liar {
     content: Arc<Vec<u8>>,
     pieces: PieceLength,
     answers: AtomicU32,
-    /// Whom it talks with.
+    /// Peers that it talks with.
     pub(super) others: Mutex<Vec<ControlSender>>,
     /// How those that it met introduced themselves.
     pub(super) met: Mutex<BTreeMap<NodeId, Hello>>,
-    /// Whom it has connected to.
+    /// Nodes that it has connected to.
     dialled: Mutex<BTreeSet<NodeId>>,
-    /// What a liar reads nothing of.
+    /// Channels that a liar reads nothing of.
     unread: Mutex<Vec<ControlReceiver>>,
     pub(super) gone: CancellationToken,
 }

@@ -74,7 +74,7 @@ async fn start(World { above, network, origin, clock, dir }: &World, host: u8) -
     agent.start().await.unwrap()
 }
 
-/// What came of a pull.
+/// The result of a pull.
 pub(super) struct Pulled {
     /// How long the last of the honest ones took.
     pub(super) last: Duration,

@@ -1,4 +1,4 @@
-//! What liars say and do without being asked.
+//! Messages and acts of liars without being asked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,7 +115,7 @@ impl Liar {
         }
     }
 
-    /// What a lead says; most of it ends a pull, or would have its bytes thrown away.
+    /// A lead's messages; most of them end a pull, or would have its bytes thrown away.
     fn commands(&self) -> Vec<Message> {
         let blob = self.blob;
         let failure = |kind| Failure {
@@ -140,7 +140,7 @@ impl Liar {
         ]
     }
 
-    /// Whom it knows.
+    /// The nodes that it knows.
     fn addresses(&self) -> Vec<Hello> {
         self.met.lock().values().cloned().collect()
     }
@@ -181,7 +181,7 @@ impl Liar {
             let liar = Arc::clone(self);
             tokio::spawn(async move {
                 let gone = liar.gone.clone();
-                // Whoever is asked so may hang up.
+                // A peer that is asked so may hang up.
                 gone.run_until_cancelled(liar.fetch_from(&other.listen)).await
             });
         }
@@ -203,7 +203,7 @@ impl Liar {
             }
             let most = u64::from(self.count()) * self.piece_bytes();
             let mut taken = 0;
-            // What is not held yet is refused: it asks again soon.
+            // A piece that is not held yet is refused: it asks again soon.
             while taken < most {
                 let reading = tokio::time::timeout(Duration::from_millis(500), stream.reader.read(&mut read));
                 match reading.await {

@@ -51,7 +51,7 @@ struct State {
     flips: HashSet<(IpAddr, IpAddr)>,
     /// Pieces that a host took back from another, and is to say again that it holds.
     taken_back: HashMap<(IpAddr, IpAddr), Vec<PieceIndex>>,
-    /// What liars say that they hold.
+    /// The content that liars say they hold.
     content: Option<(BlobId, u32)>,
 }
 
@@ -78,7 +78,7 @@ enum Direction {
 }
 
 impl Cables {
-    /// What a host's transport is from now on.
+    /// Makes the transport of the host at `ip` from `inner`.
     pub(crate) fn on<T: Transport>(&self, ip: impl Into<IpAddr>, inner: T) -> CableTransport<T> {
         let ip = ip.into();
         let life = self.host(ip, |host| host.life);
@@ -109,7 +109,7 @@ impl Cables {
         self.host(ip, |host| host.lie = Some(how));
     }
 
-    /// What an origin behind a cable of its own is to a host.
+    /// Makes an origin behind a cable of its own, as the host at `ip` sees it.
     pub(crate) fn to_origin(&self, ip: impl Into<IpAddr>, origin: MemOrigin) -> CableOrigin {
         CableOrigin { cables: self.clone(), ip: ip.into(), origin }
     }
@@ -318,10 +318,11 @@ struct CableReader {
     kind: Arc<AtomicU8>,
     accepted: bool,
     turn: Turn,
-    /// What is on the cable.
+    /// The bytes on the cable.
     coming: Option<Vec<u8>>,
     pause: Turn,
-    /// What has come and was not read yet, and when it may be: what is asked of a node that answers late, later.
+    /// Bytes that have come and were not read yet, and when they may be: those asked of a node that answers late,
+    /// later.
     late: VecDeque<(Instant, Vec<u8>)>,
     ended: bool,
 }
@@ -402,7 +403,7 @@ struct CableWriter {
     half: Box<dyn PeerWriter>,
     over: Over,
     peer: IpAddr,
-    /// What the connection is for, once its preface has been written.
+    /// The connection's purpose, once its preface has been written.
     kind: Arc<AtomicU8>,
     turn: Turn,
     drip: Turn,
@@ -464,7 +465,7 @@ impl CableWriter {
         }
     }
 
-    /// What is given instead of a piece.
+    /// The answer instead of a piece.
     fn instead(&self, piece: PieceIndex) -> (Given, Option<Refusal>) {
         let ends = (self.over.ip, self.peer);
         match self.over.lie() {
@@ -485,7 +486,7 @@ impl CableWriter {
     }
 }
 
-/// What one that claims to hold everything says instead.
+/// The message of a node that claims to hold everything, in the place of `message`.
 fn claim_all(message: Message, of: BlobId, pieces: u32) -> Message {
     let all = PieceSet::full(pieces);
     match message {

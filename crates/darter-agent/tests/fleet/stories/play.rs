@@ -20,7 +20,7 @@ const AT_LAST: f64 = 20.0;
 pub(crate) struct Outcome {
     /// Seconds from when each node came until it had all, by its number; of those that live and are honest.
     pub(crate) took: BTreeMap<u32, f64>,
-    /// What went wrong at nodes that live and are honest.
+    /// Errors at nodes that live and are honest.
     pub(crate) unfinished: BTreeMap<u32, String>,
     /// When the last of them had all, over T*.
     pub(crate) last_over_bound: f64,
@@ -152,7 +152,7 @@ impl Play<'_> {
         }
     }
 
-    /// Whoever leads most.
+    /// The node that leads most.
     fn lead(&self) -> Option<u32> {
         let running = self.world.hosts.iter().filter_map(|(host, it)| Some((u32::from(*host), it.agent.as_ref()?)));
         let led = running.filter_map(|(host, agent)| {
@@ -190,7 +190,7 @@ impl Play<'_> {
             };
             outcome.unfinished.insert(node, wrong);
         }
-        // What is still on its way from the origin counts.
+        // Bytes still on their way from the origin count.
         sleep(Duration::from_millis(100)).await;
         let read = self.world.origin.bytes_read(&self.content.source) - self.read_before;
         outcome.origin_copies = read as f64 / self.content.bytes.len() as f64;

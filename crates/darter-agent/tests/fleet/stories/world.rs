@@ -41,7 +41,7 @@ impl HostClock {
         Self(Arc::new(Jumps { started, micros: AtomicU64::new(0), seconds: AtomicI64::new(BEGIN) }))
     }
 
-    /// What pauses are measured by jumps ahead.
+    /// Moves the clock that measures pauses ahead by `by`.
     pub(crate) fn jump(&self, by: Duration) {
         self.0.micros.fetch_add(by.as_micros() as u64, Ordering::Relaxed);
     }
@@ -154,7 +154,7 @@ impl World {
     }
 }
 
-/// What is fetched.
+/// The content that is fetched.
 #[derive(Clone)]
 pub(crate) struct Content {
     pub(crate) source: Source,

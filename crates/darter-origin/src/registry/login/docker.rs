@@ -19,7 +19,7 @@ use tokio::process::Command;
 use crate::registry::config::Login;
 use crate::settings;
 
-/// What Docker calls its hub in `config.json` and to helpers.
+/// Docker's name for its hub in `config.json` and to helpers.
 const DOCKER_HUB_SERVER: &str = "https://index.docker.io/v1/";
 /// A helper that has not answered by then is ended.
 const HELPER_TIME: Duration = Duration::from_secs(5);
@@ -145,7 +145,7 @@ impl Config {
     }
 }
 
-/// What a helper prints for this server; `None` if it fails.
+/// The output of a helper for this server; `None` if it fails.
 async fn run(program: &Path, server: &str) -> io::Result<Option<Vec<u8>>> {
     let mut child = Command::new(program)
         .arg("get")
