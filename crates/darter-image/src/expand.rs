@@ -47,12 +47,12 @@ pub struct Expander {
     failed: Option<Reason>,
 }
 
-/// What makes a tar a file that the kernel mounts.
+/// The parts that make a tar a file that the kernel mounts.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Expanded {
-    /// What stands before the tar.
+    /// The bytes before the tar.
     pub superblock: Box<[u8; TAR_START as usize]>,
-    /// What stands behind it, from [`metadata_start`] on.
+    /// The bytes behind it, from [`metadata_start`] on.
     pub metadata: Vec<u8>,
     /// How long the tar is.
     pub tar_length: u64,

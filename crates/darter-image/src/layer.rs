@@ -29,7 +29,7 @@ pub enum LayerError {
         compression: Compression,
         /// How many bytes of tar were right.
         after: u64,
-        /// What the decoder says.
+        /// The decoder's error.
         #[source]
         source: io::Error,
     },
@@ -59,7 +59,7 @@ impl Blamed for LayerError {
     }
 }
 
-/// What a layer is, once all of it was read.
+/// A layer's digests, once all of it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerDigests {
     /// How it was compressed.
@@ -153,7 +153,7 @@ impl<R: Read> LayerReader<R> {
         Ok(read)
     }
 
-    /// What the layer is. To be called once [`Self::next`] has given nothing more.
+    /// Ends the reading, and gives the layer's digests. To be called once [`Self::next`] has given nothing more.
     ///
     /// # Errors
     ///
@@ -181,7 +181,7 @@ impl<R: Read> LayerReader<R> {
         }
     }
 
-    /// Whose failure it is: the decoder passes on what the layer's own reader says.
+    /// The failure, blamed on the right party: the decoder passes on what the layer's own reader says.
     fn failure(&mut self, error: io::Error) -> LayerError {
         let stored = match &mut self.decoder {
             Decoder::Plain(plain) => plain.get_mut(),
@@ -197,7 +197,7 @@ impl<R: Read> LayerReader<R> {
 
 /// A layer's bytes as they are stored.
 struct Stored<R> {
-    /// What was read already, to know the compression.
+    /// Bytes that were read already, to know the compression.
     head: Cursor<Vec<u8>>,
     rest: R,
     hasher: Option<DigestHasher>,

@@ -1,4 +1,4 @@
-//! What one layer may be. Beyond it, a layer is pulled and unpacked the ordinary way.
+//! Limits of one layer. Beyond it, a layer is pulled and unpacked the ordinary way.
 //!
 //! Memory: a tree takes about 250 bytes for each member and its name, twice that while metadata is written. A layer of 100,000 members
 //! stays far below 100 MB, and no layer takes much more than [`MAX_HELD`] for its tree and as much again for its metadata.

@@ -11,7 +11,7 @@ pub enum Reason {
     Malformed {
         /// Where the header begins.
         at: u64,
-        /// What is wrong with it.
+        /// The fault in it.
         what: &'static str,
     },
     /// The end is missing.
@@ -19,7 +19,7 @@ pub enum Reason {
     Truncated {
         /// How long it is.
         at: u64,
-        /// What it ends in.
+        /// The thing that it ends in.
         what: &'static str,
     },
     /// A member of a kind that file systems don't have, or that only one tar program knows.
@@ -59,7 +59,7 @@ pub enum Reason {
     LinkToNothing {
         /// The link.
         name: String,
-        /// What it links to.
+        /// The path that it links to.
         target: String,
     },
     /// A hard link to a directory.
@@ -67,7 +67,7 @@ pub enum Reason {
     LinkToDirectory {
         /// The link.
         name: String,
-        /// What it links to.
+        /// The path that it links to.
         target: String,
     },
     /// A symbolic link without a target, or with one that no path is as long as.
@@ -101,7 +101,7 @@ pub enum Reason {
         name: String,
         /// The attribute's name.
         attribute: String,
-        /// What is wrong with it.
+        /// The fault in it.
         what: &'static str,
     },
     /// A sparse file whose map is wrong, or can't be expressed.
@@ -109,20 +109,20 @@ pub enum Reason {
     Sparse {
         /// Of which member.
         name: String,
-        /// What is wrong with it.
+        /// The fault in it.
         what: &'static str,
     },
     /// The layer has more than fits.
     #[error("the layer is too large to be mounted: {what}")]
     TooLarge {
-        /// What there is too much of.
+        /// The thing that there is too much of.
         what: &'static str,
     },
 }
 
 impl Blamed for Reason {
     fn blame(&self) -> Blame {
-        // Whoever made the layer.
+        // The layer's maker is at fault.
         Blame::new(Fault::Origin, Retry::Never)
     }
 }

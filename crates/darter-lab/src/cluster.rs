@@ -137,7 +137,7 @@ impl<'host> Agent<'host> {
         self.process.as_ref().map(Process::id)
     }
 
-    /// What it has logged; an error when it does not run.
+    /// Its log; an error when it does not run.
     pub fn log(&self) -> Result<String> {
         self.process.as_ref().with_context(|| format!("no agent runs on {}", self.host.name()))?.errors()
     }
@@ -152,14 +152,14 @@ impl<'host> Agent<'host> {
         darter_api::socket_path(&self.data)
     }
 
-    /// What its process keeps resident; an error when it does not run.
+    /// The memory that its process keeps resident; an error when it does not run.
     pub fn memory(&self) -> Result<Memory> {
         let process = self.process.as_ref().with_context(|| format!("no agent runs on {}", self.host.name()))?;
         let path = format!("/proc/{}/status", process.id());
         Memory::parse(&fs::read_to_string(&path).with_context(|| format!("read {path}"))?)
     }
 
-    /// What `darter COMMAND… --json` prints on this host.
+    /// The output of `darter COMMAND… --json` on this host.
     pub fn ask(&self, arguments: &[&str]) -> Result<Value> {
         let mut command = self.darter();
         let text =
@@ -167,7 +167,7 @@ impl<'host> Agent<'host> {
         serde_json::from_str(&text).with_context(|| format!("darter {arguments:?} printed other than JSON: {text}"))
     }
 
-    /// What it tells Prometheus.
+    /// Its metrics, as Prometheus reads them.
     pub fn metrics(&self) -> Result<String> {
         let mut command = self.host.command("curl");
         command.args(["--silent", "--show-error", "--fail", &format!("http://{LOCAL}/metrics")]);

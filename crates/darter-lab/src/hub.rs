@@ -32,7 +32,7 @@ const HUB_TIMEOUT: Duration = Duration::from_secs(30);
 /// A running hub. The registry behind it is the witness for what blobs were read.
 #[derive(Debug)]
 pub struct Hub {
-    /// What is behind it.
+    /// The registry behind it.
     pub registry: Registry,
     authority: String,
     log: PathBuf,
@@ -66,7 +66,7 @@ impl Hub {
         &self.authority
     }
 
-    /// What was asked of it so far, tokens among them, as far as it is answered.
+    /// The requests to it so far, tokens among them, as far as they are answered.
     pub fn access_log(&self) -> Result<AccessLog> {
         let text = fs::read_to_string(&self.log).with_context(|| format!("read {}", self.log.display()))?;
         Ok(AccessLog::parse(&text))

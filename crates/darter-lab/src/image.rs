@@ -47,7 +47,7 @@ pub struct Images {
 pub struct Image {
     /// Repository and tag, without the registry's name.
     pub name: String,
-    /// What the tag points at, when that is an index.
+    /// The digest that the tag points at, when that is an index.
     pub index: Option<Digest>,
     /// The manifest for this machine.
     pub manifest: Digest,

@@ -44,7 +44,7 @@ impl Limited {
         &self.authority
     }
 
-    /// What was asked of it so far, as far as it is answered.
+    /// The requests to it so far, as far as they are answered.
     pub fn access_log(&self) -> Result<AccessLog> {
         let text = fs::read_to_string(&self.log).with_context(|| format!("read {}", self.log.display()))?;
         Ok(AccessLog::parse(&text))

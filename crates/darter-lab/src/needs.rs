@@ -1,4 +1,4 @@
-//! What a scenario needs of the machine, and what of it is lacking.
+//! Needs of a scenario: what the machine must have, and what of it is lacking.
 
 use std::env;
 use std::path::PathBuf;
@@ -9,11 +9,10 @@ pub const NETWORK: [&str; 5] = ["ip", "tc", "nsenter", "unshare", "mount"];
 pub const IMAGES: [&str; 4] = ["mmdebstrap", "tar", "skopeo", "docker-registry"];
 /// The engines that pull, what they run containers with, and the program that asks mirrors by hand.
 pub const ENGINES: [&str; 8] = ["containerd", "ctr", "runc", "dockerd", "docker", "podman", "conmon", "curl"];
-/// What races and measurements need besides [`NETWORK`]: the program that plays the origin, and the one that keeps an agent on a
-/// core.
+/// Programs that races and measurements need besides [`NETWORK`]: the one that plays the origin, and the one that keeps an agent on a core.
 pub const RACES: [&str; 2] = ["nginx", "taskset"];
 
-/// What of `programs` and root's rights this machine lacks, in words for people; `None` when nothing is.
+/// Those of `programs` and root's rights that this machine lacks, in words for people; `None` when nothing is.
 pub fn lacking(programs: &[&str]) -> Option<String> {
     let mut lacks: Vec<String> = programs
         .iter()
@@ -29,7 +28,7 @@ pub fn lacking(programs: &[&str]) -> Option<String> {
     Some(format!("needs {} (on Debian, as root: .ci/install-lab-packages)", lacks.join(", ")))
 }
 
-/// Whether a continuous integration runs this, where a lack is a failure instead of a reason to skip.
+/// True if a continuous integration runs this, where a lack is a failure instead of a reason to skip.
 pub fn in_ci() -> bool {
     env::var_os("CI").is_some_and(|value| value == "true" || value == "1")
 }

@@ -34,7 +34,7 @@ use crate::link::{Link, Traffic, shaper};
 use crate::place::runs_directory;
 use crate::process::Process;
 
-/// What every namespace's name starts with.
+/// The beginning of every namespace's name.
 const PREFIX: &str = "darter-lab-";
 /// A host's end of its cable.
 const CABLE: &str = "cable0";
@@ -159,7 +159,7 @@ pub struct Rack {
 }
 
 impl Rack {
-    /// What crossed the link between this rack and the rest: received by the rack, sent by it.
+    /// Bytes that crossed the link between this rack and the rest: received by the rack, sent by it.
     pub fn traffic(&self) -> Result<Traffic> {
         Traffic::parse(&self.switch.ip(&["-json", "-statistics", "link", "show", "dev", UPLINK])?)
     }
@@ -284,7 +284,7 @@ impl Host {
         run(&mut command).map(drop).with_context(|| format!("set the segments of {}", self.name))
     }
 
-    /// What crossed the host's cable so far.
+    /// Bytes that crossed the host's cable so far.
     pub fn traffic(&self) -> Result<Traffic> {
         Traffic::parse(&self.namespace.ip(&["-json", "-statistics", "link", "show", "dev", CABLE])?)
     }

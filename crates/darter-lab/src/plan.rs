@@ -1,4 +1,4 @@
-//! What `cargo lab` can be asked for: files in `scenarios`, each a race or, with a `kind`, a measurement on one host.
+//! Plans of `cargo lab`: files in `scenarios`, each a race or, with a `kind`, a measurement on one host.
 
 use std::fs;
 

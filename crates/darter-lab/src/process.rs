@@ -69,17 +69,17 @@ impl Process {
         self.child.id()
     }
 
-    /// Whether it has not ended.
+    /// True if it has not ended.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// What it has written to standard output.
+    /// Its standard output so far.
     pub fn output(&self) -> Result<String> {
         fs::read_to_string(&self.output).with_context(|| format!("read {}", self.output.display()))
     }
 
-    /// What it has written to standard error.
+    /// Its standard error so far.
     pub fn errors(&self) -> Result<String> {
         fs::read_to_string(&self.errors).with_context(|| format!("read {}", self.errors.display()))
     }
@@ -158,7 +158,7 @@ pub fn wait_until(what: &str, patience: Duration, mut state: impl FnMut() -> Res
     Ok(())
 }
 
-/// Whether the kernel's table of TCP sockets has one listening on `port`.
+/// True if the kernel's table of TCP sockets has one listening on `port`.
 fn listens(table: &str, port: u16) -> bool {
     const LISTEN: &str = "0A";
     table.lines().skip(1).any(|line| {

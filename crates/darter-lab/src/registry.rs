@@ -104,7 +104,7 @@ impl Registry {
         self.process.id()
     }
 
-    /// What was asked of it so far, as far as it is answered.
+    /// The requests to it so far, as far as they are answered.
     pub fn access_log(&self) -> Result<AccessLog> {
         Ok(AccessLog::parse(&self.process.output()?))
     }
@@ -120,7 +120,7 @@ pub struct AccessLog {
 /// One answered request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Who asked: an address on the hosts' network.
+    /// The client: an address on the hosts' network.
     pub client: String,
     /// `GET`, `HEAD` …
     pub method: String,

@@ -20,7 +20,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
 }
 
-/// What became of a goal, as a cell: `-` where there is none, `met`, or what was missed.
+/// The verdict on a goal, as a cell: `-` where there is none, `met`, or what was missed.
 pub(crate) fn verdict(missed: Option<&[String]>) -> String {
     match missed {
         None => "-".to_owned(),

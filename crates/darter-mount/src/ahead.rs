@@ -1,4 +1,4 @@
-//! What to fetch ahead of readers, by their pattern. Pure.
+//! Fetching ahead of readers, by their pattern. Pure.
 //!
 //! Whoever reads on where it stopped is a *stream*: after [`MIN_RUN`] bytes in order it is fetched ahead of, first [`MIN_WINDOW`], then twice
 //! as much each time it has read half of that, up to [`MAX_WINDOW`]. Somebody who jumps is given what it touches and nothing more. Several
@@ -52,7 +52,7 @@ impl Ahead {
         Self { length, streams: Vec::new() }
     }
 
-    /// Somebody reads `range`. What is to be fetched ahead of it, if anything.
+    /// Somebody reads `range`. The range that is to be fetched ahead of it, if any.
     pub fn read(&mut self, range: ByteRange) -> Option<ByteRange> {
         let follows = |stream: &Stream| {
             let lowest = stream.at.saturating_sub(SLACK).max(stream.start);

@@ -68,7 +68,7 @@ pub struct Settings {
     pub limit: Duration,
     /// When the rest is fetched.
     pub fill: Fill,
-    /// Whether the content has to have a digest.
+    /// True if the content has to have a digest.
     pub has_digest: bool,
 }
 
@@ -77,7 +77,7 @@ pub struct Settings {
 pub enum Condition {
     /// An agent answers.
     Open,
-    /// None does, or it can't have the content: why. What was read before can be read.
+    /// None does, or it can't have the content: why. Bytes read before can be read.
     Waiting(String),
     /// The content is another one at its origin by now: what was read before can be read, nothing else.
     Changed(String),
@@ -92,9 +92,9 @@ pub struct Glance {
     pub condition: Condition,
     /// Bytes here, when last told.
     pub held: u64,
-    /// Whether that is all, and was checked.
+    /// True if that is all, and was checked.
     pub whole: bool,
-    /// Whether all of it can be read without an agent.
+    /// True if all of it can be read without an agent.
     pub alone: bool,
     /// Reads that wait now.
     pub waiting: usize,
@@ -131,9 +131,9 @@ pub struct MountedFile {
     proving: Arc<Semaphore>,
 }
 
-/// What a connection is about.
+/// The content of a connection, compared with this one.
 enum About {
-    /// What is mounted.
+    /// The mounted content.
     This,
     /// The same, in other pieces than those by which all of it can be read without an agent.
     OtherPieces,
@@ -181,7 +181,7 @@ impl MountedFile {
         })
     }
 
-    /// What is mounted.
+    /// The mounted content.
     pub const fn content(&self) -> &Content {
         &self.content
     }
@@ -202,7 +202,7 @@ impl MountedFile {
         Glance { condition, held, whole, alone: self.is_alone(), waiting: self.waiting.load(Ordering::SeqCst) }
     }
 
-    /// Whether every piece's hash is known, and a file that they all are in.
+    /// True if every piece's hash is known, and a file that they all are in.
     fn is_alone(&self) -> bool {
         self.files.lock().one_is_whole() && self.kept.lock().knows_all()
     }
@@ -229,7 +229,7 @@ impl MountedFile {
         let patience = self.limits.lock().patience(range, self.clock.now());
         let _waits = WaitingRead::begin(self);
         let mut reading = std::pin::pin!(tokio::time::timeout(patience, self.wait_for(range, patience)));
-        // What is waited for is asked for first.
+        // The bytes that a reader waits for are asked for first.
         let first = begun(reading.as_mut()).await;
         self.fetch_ahead(ahead);
         let read = match first {
@@ -319,7 +319,7 @@ impl MountedFile {
         drop((files, kept));
         if !dropped.is_empty() {
             let file = Arc::clone(file);
-            // Nobody waits for it. What is not on the disk yet stays.
+            // Nobody waits for it. Bytes that are not on the disk yet stay.
             tokio::task::spawn_blocking(move || {
                 for range in dropped {
                     let length = std::num::NonZero::new(range.len());
@@ -430,8 +430,8 @@ impl MountedFile {
         }
     }
 
-    /// What a connection is about. One piece that is known is asked for in any case: an origin may send other bytes
-    /// under the same name.
+    /// Compares the content of a connection with this one. One piece that is known is asked for in any case: an origin
+    /// may send other bytes under the same name.
     async fn about(&self, content: &Content, supply: &dyn Supply) -> About {
         let is_called_so = (content.blob, content.length) == (self.content.blob, self.content.length);
         if !is_called_so {
@@ -441,14 +441,14 @@ impl MountedFile {
             if self.is_alone() {
                 return About::OtherPieces;
             }
-            // What is known is about other pieces.
+            // The known hashes are about other pieces.
             *self.kept.lock() = Kept::new(content.pieces, content.length);
         }
         let known = self.kept.lock().first_known();
         match known {
             Some(known) => match tokio::time::timeout(COMPARE_TIMEOUT, supply.fetch(known, COMPARE_TIMEOUT)).await {
                 Ok(Ok(hashes)) if !self.kept.lock().learn(known, &hashes) => About::OtherBytes,
-                // Whatever comes later is compared, too.
+                // Later content is compared, too.
                 Ok(Ok(_) | Err(_)) | Err(_) => About::This,
             },
             None => About::This,
@@ -461,7 +461,7 @@ impl MountedFile {
     }
 
     async fn pause(&self, pauses: &mut RetryPauses) {
-        // Whoever is not counted yet is heard.
+        // A reader that is not counted yet is heard.
         let begins = self.begins.notified();
         let waits = self.waiting.load(Ordering::SeqCst) > 0;
         let pause = pauses.next(waits);
@@ -507,7 +507,7 @@ impl MountedFile {
         }
     }
 
-    /// Whether everything is known of the file that was named last.
+    /// True if everything is known of the file that was named last.
     fn needs_nobody(&self) -> bool {
         self.content.length == 0 || (self.files.lock().last_is_whole() && self.kept.lock().knows_all())
     }
@@ -515,7 +515,7 @@ impl MountedFile {
     /// Learns all hashes of content that is whole, and which file it is in.
     async fn learn_all(&self, supply: &dyn Supply) {
         let first = self.kept.lock().whole_pieces(ByteRange::new(0, 1));
-        // What lies in no file is read by the agent only.
+        // Bytes that lie in no file are read by the agent only.
         let Ok(Given::File(file, hashes)) = supply.read(first, AHEAD_TIMEOUT).await else { return };
         if !self.came(&file, first, &hashes) {
             return;

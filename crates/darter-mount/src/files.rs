@@ -55,12 +55,12 @@ impl Files {
         }
     }
 
-    /// Whether all bytes are in the one that was named last.
+    /// True if all bytes are in the one that was named last.
     pub fn last_is_whole(&self) -> bool {
         self.now.as_ref().is_some_and(|now| now.is_whole)
     }
 
-    /// Whether all bytes are in one of them.
+    /// True if all bytes are in one of them.
     pub fn one_is_whole(&self) -> bool {
         self.now.iter().chain(&self.before).any(|named| named.is_whole)
     }

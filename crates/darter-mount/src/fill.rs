@@ -54,7 +54,7 @@ pub struct Rest {
     waited: Moment,
 }
 
-/// What to do next.
+/// The next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Fetches this, then asks again.
@@ -71,7 +71,7 @@ impl Rest {
         Self { length, at: 0, waited: now }
     }
 
-    /// What to do now, while `waiting` programs wait for something.
+    /// The step to take now, while `waiting` programs wait for something.
     pub fn next(&mut self, waiting: usize, now: Moment) -> Step {
         if self.at >= self.length {
             return Step::Done;

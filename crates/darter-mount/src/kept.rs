@@ -74,7 +74,8 @@ impl Kept {
         Some(self.pieces.range(PieceIndex(u32::try_from(piece).ok()?), self.length))
     }
 
-    /// The pieces that `range` touches are in the page cache, and right. What is to be dropped from there now.
+    /// The pieces that `range` touches are in the page cache, and right. Notes that `range` came, and gives the ranges
+    /// that are to be dropped from there now.
     pub fn came(&mut self, range: ByteRange) -> Vec<ByteRange> {
         for piece in self.pieces.pieces_of(range).map(PieceIndex) {
             if self.fresh.insert(piece) {
@@ -96,7 +97,7 @@ impl Kept {
         dropped
     }
 
-    /// Whether `range` may be read from the file as it is.
+    /// True if `range` may be read from the file as it is.
     pub fn is_fresh(&self, range: ByteRange) -> bool {
         self.pieces.pieces_of(range).all(|piece| self.fresh.contains(PieceIndex(piece)))
     }
@@ -124,18 +125,18 @@ impl Kept {
         self.zeros.extend(pages.into_iter().filter(|page| fresh.contains(pieces.piece_at(*page))));
     }
 
-    /// Whether all of these pages are known to be zeros.
+    /// True if all of these pages are known to be zeros.
     pub fn are_zeros(&self, mut pages: impl Iterator<Item = u64>) -> bool {
         pages.all(|page| self.zeros.contains(&page))
     }
 
-    /// Whether every piece can be read without an agent.
+    /// True if every piece can be read without an agent.
     pub fn knows_all(&self) -> bool {
         self.hashes.iter().all(Option::is_some)
     }
 }
 
-/// What a piece must be.
+/// The hash and range that a piece must have.
 #[derive(Clone, Copy, Debug)]
 pub struct PieceCheck {
     pieces: PieceLength,
@@ -147,7 +148,7 @@ pub struct PieceCheck {
 }
 
 impl PieceCheck {
-    /// Whether these bytes are the piece.
+    /// True if these bytes are the piece.
     pub fn matches(&self, bytes: &[u8]) -> bool {
         bytes.len() as u64 == self.range.len() && hash_piece(self.pieces, self.piece, bytes, self.only) == self.hash
     }

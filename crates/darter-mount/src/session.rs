@@ -66,7 +66,7 @@ pub struct MountOptions {
     pub name: OsString,
     /// When it was last modified.
     pub modified: SystemTime,
-    /// Whether other users may read it.
+    /// True if other users may read it.
     pub others: bool,
 }
 
@@ -106,7 +106,7 @@ impl Mounted {
         Ok(Self { session })
     }
 
-    /// What lets the kernel forget what it was given of the file.
+    /// The handle that lets the kernel forget what it was given of the file.
     pub fn cache(&self) -> Cache {
         Cache(self.session.notifier())
     }

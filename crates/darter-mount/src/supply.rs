@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use darter_core::{BlobId, ByteRange, PieceHash, PieceLength};
 
-/// What is known of the content. Two with the same `blob` are the same bytes.
+/// The content's description. Two with the same `blob` are the same bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
     /// The blob.

@@ -15,7 +15,7 @@ const COLOURS: [&str; 8] = ["#3366aa", "#cc5533", "#339966", "#aa7722", "#8855aa
 /// One run.
 #[derive(Clone, Debug)]
 pub struct Panel {
-    /// What stands above it.
+    /// The text above it.
     pub title: String,
     /// Bytes that each node wants.
     pub size: u64,

@@ -1,4 +1,4 @@
-//! What happens to a fleet, and when: the one language in which scenarios tell it.
+//! Events of a fleet, and their times: the one language in which scenarios tell them.
 //!
 //! ```toml
 //! events = [
@@ -153,9 +153,9 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Clock {
-    /// What dates are told by: it is set, forwards and backwards.
+    /// The clock of dates: it is set, forwards and backwards.
     Wall,
-    /// What pauses are measured by: it goes forwards alone, and jumps where a host was suspended.
+    /// The clock of pauses: it goes forwards alone, and jumps where a host was suspended.
     Monotonic,
 }
 
@@ -194,7 +194,7 @@ impl Lie {
         (Self::Vanish, "vanish"),
     ];
 
-    /// Whether who lies so says that it holds everything.
+    /// True if a node that lies so says that it holds everything.
     pub const fn claims_all(self) -> bool {
         matches!(self, Self::Claim | Self::Withdraw)
     }
@@ -215,7 +215,7 @@ impl FromStr for Lie {
 pub struct At {
     /// When it happens.
     pub when: When,
-    /// What happens.
+    /// The event.
     pub event: Event,
 }
 

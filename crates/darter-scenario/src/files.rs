@@ -32,7 +32,7 @@ pub fn read(name: &str) -> Result<(String, String)> {
     Ok((path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), text))
 }
 
-/// Whether a text is of a measurement of what one host does, and so of no race.
+/// True if a text is of a measurement of what one host does, and so of no race.
 ///
 /// # Errors
 /// For a text that is no TOML.

@@ -1,4 +1,4 @@
-//! What a race is to reach, in numbers, and whether it did.
+//! The goal of a race, in numbers, and whether it was reached.
 
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +59,8 @@ impl Goal {
         }
     }
 
-    /// What a run misses that reached these figures, such as `last/T* 1.07 > 1.05`; `None` where nothing was aimed at.
+    /// The parts of the goal that a run misses that reached these figures, such as `last/T* 1.07 > 1.05`; `None` where
+    /// there is no goal.
     pub fn missed(&self, reached: &Self) -> Option<Vec<String>> {
         let checks = self.checks(reached);
         if checks.is_empty() {

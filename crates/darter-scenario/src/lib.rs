@@ -1,4 +1,4 @@
-//! What a race is about, as a file: hosts, links, content, arrivals and deaths; the bound that follows from it; and what is aimed at.
+//! Races as files: hosts, links, content, arrivals and deaths; the bound that follows from them; and the goals.
 //!
 //! The laboratory plays it with real agents on shaped links, the simulator and the agent's tests in virtual time: the simulator with the
 //! swarm's decisions, the tests with agents as they are over a network, stores and an origin in memory. None needs the other.

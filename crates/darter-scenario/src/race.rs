@@ -1,4 +1,4 @@
-//! What a race is about: a TOML file, and the bound that follows from it.
+//! A race: a TOML file, and the bound that follows from it.
 //!
 //! Shares of T* in [`events`](Scenario::events) are of T* without regard to nodes that join by an event, since when they join may be
 //! such a share.
@@ -19,7 +19,7 @@ const SEGMENT_CONTENT: f64 = 1448.0;
 /// The same segment as a shaper counts it, with its Ethernet header.
 const SEGMENT_FRAME: f64 = 1514.0;
 
-/// What is written for a cable without a rate.
+/// The word for a cable without a rate.
 const UNSHAPED: &str = "unshaped";
 
 /// Hosts, links, content and events of a race. Every field without a default must be given.
@@ -29,9 +29,9 @@ pub struct Scenario {
     /// The file's name without `.toml`.
     #[serde(skip)]
     pub name: String,
-    /// What it shows, in one line.
+    /// The claim that it shows, in one line.
     pub about: String,
-    /// What is aimed at.
+    /// The goal.
     #[serde(default)]
     pub goal: Goal,
     /// Size of each blob in KiB.
@@ -47,13 +47,13 @@ pub struct Scenario {
     pub seed_rate: String,
     /// The origin's cable, each way. Only methods that read an origin use it.
     pub origin_rate: String,
-    /// Whether the blobs are an image's layers, which engines can pull. Its registry is the origin.
+    /// True if the blobs are an image's layers, which engines can pull. Its registry is the origin.
     #[serde(default)]
     pub layers: bool,
-    /// Whether engines are of the release that the laboratory builds, instead of the distribution's.
+    /// True if engines are of the release that the laboratory builds, instead of the distribution's.
     #[serde(default)]
     pub built_engine: bool,
-    /// Whether the seed holds the content from the start. The bound stays that of a seed that reads it.
+    /// True if the seed holds the content from the start. The bound stays that of a seed that reads it.
     #[serde(default)]
     pub warm: bool,
     /// Nodes whose cables differ.
@@ -64,7 +64,7 @@ pub struct Scenario {
     /// Seconds between the starts of one node and the next.
     #[serde(default)]
     pub arrive_every: f64,
-    /// What happens, and when.
+    /// Events with their times.
     #[serde(default)]
     pub events: Vec<At>,
 }
@@ -206,7 +206,7 @@ impl Scenario {
         both_ways(own.map_or(&self.rate, |slow| &slow.rate))
     }
 
-    /// Whether the cable of a node, numbered from 0, differs from the others'.
+    /// True if the cable of a node, numbered from 0, differs from the others'.
     pub fn has_own_cable(&self, node: usize) -> bool {
         self.slow.iter().any(|slow| slow.node as usize == node + 1)
     }
@@ -227,7 +227,7 @@ impl Scenario {
         both_ways(&self.origin_rate)
     }
 
-    /// Whether a node, numbered from 0, stands in the second rack.
+    /// True if a node, numbered from 0, stands in the second rack.
     pub fn is_in_second_rack(&self, node: usize) -> bool {
         self.rack.is_some() && node >= (self.nodes as usize).div_ceil(2)
     }
@@ -251,7 +251,7 @@ impl Scenario {
         Duration::from_secs_f64(self.arrive_every * node as f64)
     }
 
-    /// What happens in the order of time, each with how long after the start; without the joins that are
+    /// The events in the order of time, each with how long after the start; without the joins that are
     /// [`arrival`](Self::arrival)s.
     ///
     /// # Errors

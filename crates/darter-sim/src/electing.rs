@@ -154,7 +154,7 @@ impl Fleet {
         self.queue.push(self.now + longest, What::Heard { node: index, life: node.life });
     }
 
-    /// What a node answers to another that asks around; `None` if it does not.
+    /// A node's answer to another that asks around; `None` if it does not answer.
     fn part_of(&self, asker: u32, asked: u32) -> Option<SurveyAnswer> {
         let node = &self.nodes[asked as usize];
         if !node.alive || self.is_cut(asker, asked) {

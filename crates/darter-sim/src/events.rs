@@ -1,5 +1,5 @@
-//! What the events of a scenario do to a fleet: processes that start and die, ways that are cut, bits that flip, disks that fill,
-//! clocks that jump. Nodes that lie are in `liars`.
+//! Events of a scenario, applied to a fleet: processes that start and die, ways that are cut, bits that flip, disks that fill, clocks that
+//! jump. Nodes that lie are in `liars`.
 //!
 //! Hosts that are cut off from each other are told by nobody: what they say to each other lies on the way, and is there at once when
 //! the cut is healed. After [`SILENCE`] each gives the other up, as an agent does with a silent connection, and what lay on the way is
@@ -37,7 +37,7 @@ pub(crate) struct Troubles {
 #[derive(Debug)]
 struct Cut {
     since: Moment,
-    /// What lies on the way.
+    /// Things on the way.
     under_way: Vec<What>,
 }
 
@@ -142,7 +142,7 @@ impl Fleet {
         !self.troubles.cuts.is_empty() && self.troubles.cuts.contains_key(&pair(one, other))
     }
 
-    /// What happens of this now: nothing if it is on its way between hosts that are cut off from each other.
+    /// The part of `what` that happens now: nothing if it is on its way between hosts that are cut off from each other.
     pub(crate) fn passes(&mut self, what: What) -> Option<What> {
         if self.troubles.cuts.is_empty() {
             return Some(what);
@@ -199,7 +199,7 @@ impl Fleet {
         }
     }
 
-    /// Whether what arrived is not what its hash says.
+    /// True if the bytes that arrived are not what their hash says.
     pub(crate) fn is_wrong(&mut self, from: u32, to: u32, piece: PieceIndex) -> bool {
         let sender = &self.nodes[from as usize];
         let is_wrong = sender.lie == Some(Lie::Wrong) || sender.rotten.contains(piece);
@@ -236,7 +236,7 @@ impl Fleet {
         if passes { ((WINDOW / self.piece_bytes / 2) as u32).max(2) } else { 1 }
     }
 
-    /// A node whose disk is full has got a piece, and forgets what its reader is past when there is too much. Who leads forgets nothing:
+    /// A node whose disk is full has got a piece, and forgets what its reader is past when there is too much. A lead forgets nothing:
     /// agents wait for their members there.
     pub(crate) fn pass_through(&mut self, index: u32, piece: PieceIndex) {
         let most = (WINDOW / self.piece_bytes).max(4) as usize;

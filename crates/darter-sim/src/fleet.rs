@@ -51,7 +51,7 @@ pub struct Fleet {
     pub(crate) pieces: u32,
     pub(crate) piece_bytes: u64,
     pub(crate) origin: f64,
-    /// What the origin gives one connection, and how many a lead may have.
+    /// The rate that the origin gives one connection, and how many connections a lead may have.
     pub(crate) origin_each: f64,
     pub(crate) origin_connections: u8,
     pub(crate) network: Network,
@@ -311,7 +311,7 @@ impl Fleet {
         true
     }
 
-    /// Whether the run goes on until this node has finished. Nothing is owed to one that lies.
+    /// True if the run goes on until this node has finished. Nothing is owed to one that lies.
     pub(crate) fn is_waited_for(&self, index: usize) -> bool {
         let node = &self.nodes[index];
         node.alive && node.wants && node.honest && node.finished.is_none()
@@ -329,7 +329,7 @@ impl Fleet {
         node.alive = false;
         node.life = node.life.wrapping_add(1);
         node.leading = Leading::default();
-        // What it had under way is lost with it; what lies on its disk is not.
+        // Pieces under way are lost with it; those on its disk are not.
         node.session.restart(Node::leadership(index), now);
         node.survey = None;
         node.uploads = Uploads::default();
@@ -513,7 +513,7 @@ impl Fleet {
         self.report.tracker_bytes = self.report.tracker_bytes.max(bytes);
     }
 
-    /// What follows when a node has stored a piece that it lacked.
+    /// The consequences when a node has stored a piece that it lacked.
     pub(crate) fn stored(&mut self, index: u32, came: Came) {
         let now = self.now;
         let node = &mut self.nodes[index as usize];

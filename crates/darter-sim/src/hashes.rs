@@ -1,6 +1,6 @@
-//! How hashes get about: where members are few the lead tells them all, where they are many they ask each other. Who tells whom what, and
-//! what is taken, is decided by [`Books`](darter_swarm::Books) and [`Hashes`](darter_swarm::Hashes), as in the agent, with real messages
-//! and signatures.
+//! How hashes get about: where members are few the lead tells them all, where they are many they ask each other.
+//! [`Books`](darter_swarm::Books) and [`Hashes`](darter_swarm::Hashes) decide who tells whom what, and what is taken, as in the agent, with
+//! real messages and signatures.
 //!
 //! The origin is read in order, and so nobody knows hashes behind a gap. A node that begins to lead knows all hashes that the
 //! origin ever gave.
@@ -13,7 +13,7 @@ use darter_swarm::{Event, Facts};
 use crate::fleet::Fleet;
 use crate::node::{BLOB, Node, id_of, index_of};
 
-/// What all nodes share: the list of the blob's hashes, and where each of them stands.
+/// State that all nodes share: the list of the blob's hashes, and where each of them stands.
 #[derive(Debug)]
 pub(crate) struct Blob {
     list: Vec<PieceHash>,
@@ -21,7 +21,7 @@ pub(crate) struct Blob {
     places: Vec<Place>,
 }
 
-/// What one node knows of it: the first hashes, and whom of those that it is to meet it can reach.
+/// One node's knowledge of it: the first hashes, and which of those that it is to meet it can reach.
 #[derive(Debug)]
 pub(crate) struct View<'a> {
     blob: &'a Blob,
@@ -46,7 +46,7 @@ impl Blob {
         &self.places[node as usize]
     }
 
-    /// What a node knows of it that meets nobody now.
+    /// The knowledge of a node that meets nobody now.
     pub(crate) const fn seen_by(&self, node: &Node) -> View<'_> {
         View { blob: self, me: index_of(node.id), known: node.known, reached: Vec::new() }
     }
@@ -134,7 +134,7 @@ impl Fleet {
         }
     }
 
-    /// Whether these are more than a node knew.
+    /// Returns true if these are more than a node knew.
     fn store_hashes(&mut self, index: u32, known: u32) -> bool {
         let node = &mut self.nodes[index as usize];
         let is_more = known > node.known;
@@ -142,7 +142,7 @@ impl Fleet {
         is_more
     }
 
-    /// What follows from a node's having learned hashes: what waited for them is taken in.
+    /// The consequences of a node's having learned hashes: what waited for them is taken in.
     fn knows_more(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
         let known = node.known;

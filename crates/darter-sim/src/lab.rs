@@ -82,7 +82,7 @@ pub fn heads() -> String {
     format!("{heads}\n|{}", " --- |".repeat(columns))
 }
 
-/// What nodes held behind the first piece that they lacked, at most, in MiB.
+/// The most that nodes held behind the first piece that they lacked, in MiB.
 pub fn lag_mib(scenario: &Scenario, report: &Report) -> f64 {
     report.lag_quantile(1.0, scenario.pieces) * scenario.bytes() as f64 / f64::from(1 << 20)
 }
@@ -166,7 +166,7 @@ pub fn row(lab: &Race, scenario: &Scenario, report: &Report) -> Result<String> {
     ))
 }
 
-/// What a run reached of what scenarios aim at, as far as the simulator knows.
+/// The figures of a run that scenarios have goals for, as far as the simulator knows.
 ///
 /// # Errors
 /// For what can't be read.

@@ -1,4 +1,4 @@
-//! What happens at a node that leads: it tracks, it sends (see `links`), it reads the origin.
+//! A node that leads: it tracks, it sends (see `links`), it reads the origin.
 //!
 //! Who is let in, and what members are told in which order, is decided by [`Books`], as in the agent.
 //!
@@ -22,7 +22,7 @@ use crate::queue::What;
 const TRIAL: OriginReader = OriginReader::Beside(0);
 const TRIAL_PARTS: u32 = 4;
 
-/// What a lead is at; its books are the session's.
+/// A lead's state; its books are the session's.
 #[derive(Debug, Default)]
 pub(crate) struct Leading {
     /// Its connections to the origin.

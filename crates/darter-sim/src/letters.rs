@@ -1,4 +1,4 @@
-//! What nodes say to each other: the real messages of [`Session`](darter_swarm::Session), each as long as it is when it is encoded.
+//! Messages between nodes: the real messages of [`Session`](darter_swarm::Session), each as long as it is when it is encoded.
 //!
 //! A message waits behind the data that its sender has bound, and takes its time on that cable; one to a single node waits at the
 //! receiver's cable, too. What is told to many at once arrives at all of them at once, when the last copy has left. What a node says to
@@ -66,7 +66,7 @@ impl Mail {
     }
 }
 
-/// Whether a message is news of pieces, which neighbours tell each other all the time.
+/// True if a message is news of pieces, which neighbours tell each other all the time.
 const fn is_news(message: &Message) -> bool {
     matches!(message, Message::Meet { .. } | Message::Have { .. } | Message::Lost { .. })
 }
@@ -162,7 +162,7 @@ impl Fleet {
         self.poll_soon(index);
     }
 
-    /// Whether a node can connect to another.
+    /// True if a node can connect to another.
     pub(crate) fn reaches(&self, index: u32, peer: u32) -> bool {
         self.nodes[peer as usize].alive && !self.is_cut(index, peer)
     }

@@ -50,7 +50,7 @@ impl Fleet {
         node.lie = Some(lie);
     }
 
-    /// What a node says that it holds.
+    /// The pieces that a node says it holds.
     pub(crate) fn shown(&self, index: u32) -> PieceSet {
         let node = &self.nodes[index as usize];
         if node.lie.is_some_and(Lie::claims_all) {
@@ -60,7 +60,7 @@ impl Fleet {
         }
     }
 
-    /// Whether a node lies in its answer to a request, which is taken from it then.
+    /// True if a node lies in its answer to a request, which is taken from it then.
     pub(crate) fn is_lied_to(&mut self, liar: u32, asker: u32, id: u32, piece: PieceIndex) -> bool {
         let Some(lie) = self.nodes[liar as usize].lie else { return false };
         let soon = self.message_at(liar, asker);
@@ -81,8 +81,8 @@ impl Fleet {
         true
     }
 
-    /// Whether a node that leads lies in its answer to an ask, which is taken from it then. A liar that gives nothing by name gives
-    /// nothing as a lead either.
+    /// True if a node that leads lies in its answer to an ask, which is taken from it then. A liar that gives nothing by name gives nothing
+    /// as a lead either.
     pub(crate) fn lies_as_lead(&mut self, liar: u32, asker: u32, id: u32) -> bool {
         match self.nodes[liar as usize].lie {
             None | Some(Lie::Wrong | Lie::Vanish) => false,

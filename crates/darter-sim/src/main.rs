@@ -146,7 +146,7 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What a run came to, for people and programs.
+/// The figures of a run, for people and programs.
 fn rows(nodes: usize, scenario: &Scenario, report: &Report) -> [(&'static str, f64); 21] {
     let least = scenario.least_time().as_secs_f64();
     let over = |part| report.quantile(part).as_secs_f64() / least;

@@ -29,17 +29,17 @@ pub(crate) struct Node {
     /// Tells this life from earlier ones: transfers of an earlier life are void. Wraps; none lasts 256 lives.
     pub(crate) life: u8,
     pub(crate) honest: bool,
-    /// What it does instead of giving what it holds.
+    /// Its lie, instead of giving what it holds.
     pub(crate) lie: Option<Lie>,
     /// Pieces on its disk that are not what they were.
     pub(crate) rotten: PieceSet,
-    /// What became of pieces since its disk is full.
+    /// Pieces since its disk is full.
     pub(crate) passing: Option<Passing>,
     /// How far its clock has jumped ahead of the others'.
     pub(crate) ahead: Duration,
     pub(crate) wants: bool,
     pub(crate) session: Session,
-    /// What it does as a lead.
+    /// Its state as a lead.
     pub(crate) leading: Leading,
     /// Nodes that asked it, besides its neighbours.
     pub(crate) acquainted: BTreeSet<NodeId>,
@@ -51,7 +51,7 @@ pub(crate) struct Node {
     pub(crate) unproven: Vec<Arrival>,
     /// When what it told last of its own pieces arrives.
     pub(crate) told_at: Moment,
-    /// Whom it has asked to lead it.
+    /// The node that it has asked to lead it.
     pub(crate) asks: Option<u32>,
     pub(crate) uploads: Uploads,
     /// The moment for which a poll stands in the queue.
@@ -107,7 +107,7 @@ impl Node {
         let picker = Picker::new(id, piece_bytes, tuning, seed);
         let hashes = Hashes::new(BLOB, PieceLength::UNKNOWN_BLOB, &[], seed as usize, tuning);
         let mut session = Session::new(id, picker, Self::leadership(index), hashes, tuning, Moment::ZERO);
-        // What the whole must be is known to everybody here.
+        // All nodes here know the verdict on the whole.
         session.verdict = Some(Verdict { root: PieceHash([0; 32]), digest: None });
         Self {
             id,
@@ -142,7 +142,7 @@ impl Node {
         }
     }
 
-    /// What a node that starts knows of who leads. The seed follows nobody.
+    /// The leadership as a node that starts knows it. The seed follows nobody.
     pub(crate) fn leadership(index: u32) -> Leadership {
         let mut leadership = Leadership::new(id_of(index), BLOB, BLOB, index != 0);
         leadership.record();

@@ -30,7 +30,7 @@ pub struct FleetOptions {
     /// Rate of the origin; without it the seeds hold the blob from the start.
     #[arg(long)]
     pub origin_rate: Option<Rate>,
-    /// What the origin gives one connection; the lead reads it by several then.
+    /// The rate that the origin gives one connection; the lead reads it by several then.
     #[arg(long, requires = "origin_rate")]
     pub origin_each: Option<Rate>,
     /// The most connections by which the lead reads such an origin.
@@ -68,13 +68,13 @@ pub struct FleetOptions {
     /// Time of a message from node to node, one way, in microseconds.
     #[arg(long, default_value_t = 200)]
     pub latency: u64,
-    /// What is added between racks, in microseconds.
+    /// Latency between racks besides, in microseconds.
     #[arg(long, default_value_t = 0)]
     pub rack_latency: u64,
-    /// What is added between zones, in microseconds.
+    /// Latency between zones besides, in microseconds.
     #[arg(long, default_value_t = 1000)]
     pub zone_latency: u64,
-    /// Whence all randomness comes: the same number gives the same run.
+    /// The seed of all randomness: the same number gives the same run.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }

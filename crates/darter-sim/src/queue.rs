@@ -71,7 +71,7 @@ pub(crate) struct Failed {
     pub(crate) id: u32,
     /// The piece, if one was asked for by name.
     pub(crate) wanted: Option<u32>,
-    /// Whether the holder says that it lacks the piece.
+    /// True if the holder says that it lacks the piece.
     pub(crate) lost: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What a run showed.
+//! The result of a run.
 
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ pub struct Report {
     pub last: Duration,
     /// The most pieces that each node that finished ever held behind the first one that it lacked.
     pub max_lags: Vec<u32>,
-    /// What every node held at a time: the time since the start, then pieces held, and how many of them before the first one that lacked.
+    /// Pieces that every node held at a time: the time since the start, then pieces held, and how many of them before the first one that
+    /// lacked.
     pub samples: Vec<(Duration, Vec<(u32, u32)>)>,
     /// Nodes that live, are honest and want the blob, but don't have it.
     pub unfinished: Vec<usize>,
@@ -26,7 +27,7 @@ pub struct Report {
     pub origin_connections: usize,
     /// Nodes that began to lead after another had, and when.
     pub elected: Vec<(Duration, usize)>,
-    /// What each node has decided about who leads since it last started.
+    /// Decisions of each node about who leads since it last started.
     pub decisions: Vec<Trace>,
     /// Pieces asked of the origin though a live, honest node held them that the asking lead could reach.
     pub origin_needless: u64,
@@ -64,7 +65,7 @@ impl Report {
         (all as f64 / self.ended.as_secs_f64().max(1e-9), most as f64)
     }
 
-    /// What part of the blob the lag of this part of the nodes (1.0: of the last) never exceeded.
+    /// The part of the blob that the lag of this part of the nodes (1.0: of the last) never exceeded.
     pub fn lag_quantile(&self, part: f64, pieces: u32) -> f64 {
         let mut lags = self.max_lags.clone();
         lags.sort_unstable();

@@ -1,5 +1,5 @@
-//! A fleet as the simulator has it: who is there, how they are connected, and with which constants they decide. What happens, and when,
-//! is told in the words of `darter-scenario`.
+//! A fleet as the simulator has it: who is there, how they are connected, and with which constants they decide. Events and their times are
+//! told in the words of `darter-scenario`.
 
 use std::time::Duration;
 
@@ -21,27 +21,27 @@ pub struct NodeSpec {
     pub down: Rate,
     /// When it joins; never by itself if `None` (an [`Event::Join`] may still make it).
     pub joins: Option<Duration>,
-    /// Whether it holds the blob from the start and only serves it: a further seed.
+    /// True if it holds the blob from the start and only serves it: a further seed.
     pub holds: bool,
 }
 
 /// A link that all nodes of a rack, or of a zone, share towards everybody else.
 #[derive(Clone, Debug)]
 pub struct SharedLink {
-    /// Whose link it is: nodes in the same region and zone, and the same rack if `rack` is named.
+    /// The place whose link it is: nodes in the same region and zone, and the same rack if `rack` is named.
     pub place: Place,
     /// Its rate, each way.
     pub rate: Rate,
 }
 
-/// What lies between the nodes, and how much it holds. The defaults are those of a data centre.
+/// The network between the nodes, and how much it holds. The defaults are those of a data centre.
 #[derive(Clone, Copy, Debug)]
 pub struct Network {
     /// Time of a message from one node to another, one way, when nothing is in its way.
     pub latency: Duration,
-    /// What is added to that between racks.
+    /// Latency between racks besides.
     pub rack_latency: Duration,
-    /// What is added to that between zones.
+    /// Latency between zones besides.
     pub zone_latency: Duration,
     /// The longest that a control message waits for data on a busy cable, at each end.
     pub queue: Duration,
@@ -52,7 +52,7 @@ pub struct Network {
     pub unsent: u64,
     /// Bytes that a connection may have on their way; two grains at least.
     pub window: u64,
-    /// Whether a receiver notices when the answer to a request for a named piece begins. Agents do for asks alone.
+    /// True if a receiver notices when the answer to a request for a named piece begins. Agents do for asks alone.
     pub tells_begun: bool,
 }
 
@@ -82,7 +82,7 @@ pub struct Scenario {
     pub piece_bytes: u64,
     /// How fast the origin sends; `None` means that the seed holds the blob from the start, and that whoever leads reads it at once.
     pub origin: Option<Rate>,
-    /// What the origin gives one connection, if it limits each.
+    /// The rate that the origin gives one connection, if it limits each.
     pub origin_each: Option<Rate>,
     /// Connections by which a lead may read the origin at a time.
     pub origin_connections: u8,
@@ -94,13 +94,13 @@ pub struct Scenario {
     pub sample_every: Option<Duration>,
     /// How long a node gathers new pieces before it tells the lead; what [`Tuning::tell_lead_pause`] says if `None`.
     pub tell_lead_pause: Option<Duration>,
-    /// What happens, and how long after the start.
+    /// Events, each with how long after the start.
     pub events: Vec<(Duration, Event)>,
     /// How long a reader in order stands still before its piece becomes urgent.
     pub patience: Duration,
     /// The constants of picker and lead.
     pub tuning: Tuning,
-    /// Whence all randomness comes.
+    /// The seed of all randomness.
     pub seed: u64,
     /// Virtual time after which the run ends, finished or not.
     pub limit: Duration,

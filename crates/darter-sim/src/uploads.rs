@@ -1,5 +1,5 @@
-//! Who is sent what next, by the rules of the daemon's data channels (`darter-wire`) and of the sockets below them: decisions
-//! without events.
+//! Uploads: which receiver is sent what next, by the rules of the daemon's data channels (`darter-wire`) and of the sockets below them:
+//! decisions without events.
 //!
 //! A connection writes one piece at a time, its urgent requests first and then the oldest; the connections with something to
 //! write wait in one line for one of the node's slots, first come first served. A piece is bound only when the slot is there. A
@@ -25,7 +25,7 @@ pub(crate) struct Upload {
     pub(crate) request: u32,
     /// The piece; `None` for whatever the lead chooses.
     pub(crate) piece: Option<PieceIndex>,
-    /// Whether a reader waits for it.
+    /// True if a reader waits for it.
     pub(crate) urgent: bool,
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct Upload {
 pub(crate) struct Sending {
     pub(crate) request: u32,
     pub(crate) piece: PieceIndex,
-    /// Whether the lead chose it.
+    /// True if the lead chose it.
     pub(crate) chosen: bool,
     /// Grains that have not left yet.
     pub(crate) left: u32,
@@ -48,9 +48,9 @@ pub(crate) struct Connection {
     pub(crate) to: u32,
     /// Oldest first.
     waiting: SmallVec<[Upload; 1]>,
-    /// Whether the lead had nothing for its asks, the last time it was asked.
+    /// True if the lead had nothing for its asks, the last time it was asked.
     parked: bool,
-    /// Whether it stands in the line or has a slot.
+    /// True if it stands in the line or has a slot.
     is_busy: bool,
     has_slot: bool,
     /// Pieces bound and not sent yet, the first under way.
@@ -60,9 +60,9 @@ pub(crate) struct Connection {
     /// When the grains that left will have been received, oldest first. Those of the past are struck out when it matters: an event for
     /// each would be a third of all.
     on_way: SmallVec<[Moment; 2]>,
-    /// Whether it stands in the cable's turn, or is being served.
+    /// True if it stands in the cable's turn, or is being served.
     in_turn: bool,
-    /// Whether it has as much under way as it may, and [`Uploads::has_room`] will be called.
+    /// True if it has as much under way as it may, and [`Uploads::has_room`] will be called.
     waits: bool,
 }
 
@@ -104,7 +104,7 @@ pub(crate) struct Sent {
     pub(crate) connection: u32,
     pub(crate) to: u32,
     pub(crate) piece: Sending,
-    /// Whether the receiver is to notice progress.
+    /// True if the receiver is to notice progress.
     pub(crate) is_noticed: bool,
 }
 
@@ -235,7 +235,7 @@ impl Uploads {
         self.stand_in_line(at);
     }
 
-    /// Whether asks wait until the lead has something to give.
+    /// True if asks wait until the lead has something to give.
     pub(crate) fn has_parked(&self) -> bool {
         !self.parked.is_empty()
     }

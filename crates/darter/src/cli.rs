@@ -166,7 +166,7 @@ Examples:
     $ darter node --join seed-1:7400 --insecure --label zone=a --label rack=17";
 
 impl Command {
-    /// Whether the caller is a program that wants JSON, failures included.
+    /// True if the caller is a program that wants JSON, failures included.
     pub(crate) const fn wants_json(&self) -> bool {
         match self {
             Self::Get(args) => args.json,
@@ -187,7 +187,7 @@ impl Command {
         }
     }
 
-    /// What to log, and how; `None` for commands that start no agent.
+    /// The log's filter and form; `None` for commands that start no agent.
     pub(crate) const fn log(&self) -> Option<&LogArgs> {
         match self {
             Self::Up(args) | Self::Seed(args) => Some(&args.log),
@@ -205,7 +205,7 @@ pub(crate) fn definition() -> clap::Command {
     Cli::command().mut_subcommands(|command| command.mut_args(|arg| arg.hide_env_values(true)))
 }
 
-/// What clap says of a wrong command line, without its advice on help.
+/// clap's message about a wrong command line, without its advice on help.
 pub(crate) fn in_one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let said = text.split("\n\n").next().unwrap_or_default();

@@ -91,8 +91,8 @@ impl Configured {
         self.file.as_ref().map(ConfigFile::path)
     }
 
-    /// Every setting of the command with its value and where that came from. What is secret is printed as files in
-    /// `secrets`; without a directory, beside the configuration file.
+    /// Every setting of the command with its value and where that came from. Secrets are printed as files in `secrets`;
+    /// without a directory, beside the configuration file.
     pub(crate) fn effective(&self, secrets: Option<&Path>) -> Effective {
         Effective::new(&self.matches, self.file.as_ref(), secrets)
     }
@@ -107,7 +107,7 @@ fn definition() -> clap::Command {
     })
 }
 
-/// What clap says of a wrong command line, without the values of flags that are secrets in whatever form.
+/// clap's message about a wrong command line, without the values of flags that are secrets in whatever form.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
     const SECRETIVE: [&str; 3] = ["--login", "--upstream", "--header"];
     let of_flag = |flag: &str| SECRETIVE.iter().any(|secretive| flag.starts_with(secretive));
@@ -118,7 +118,7 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// What clap says, for a terminal. A wrong value may be an address with a password, of whatever flag.
+/// clap's message, for a terminal. A wrong value may be an address with a password, of whatever flag.
 pub(crate) fn text_of(error: &clap::Error) -> String {
     let text = error.render().ansi().to_string();
     if error.use_stderr() { without_logins(&text) } else { text }

@@ -48,7 +48,8 @@ use crate::failure::Failure;
 use crate::signals::Signals;
 use crate::{output, units};
 
-/// What generated content takes at the bound: long enough to watch, and eight plain downloads end within a minute.
+/// The seconds that generated content takes at the bound: long enough to watch, and eight plain downloads end within a
+/// minute.
 const BOUND_SECONDS: u64 = 5;
 
 /// Runs the demo. Fails when a digest is wrong.
@@ -77,7 +78,7 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
 
 async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<Outcome> {
     if let Some(file) = &args.plot {
-        // What could not be written at the end; an old picture stays until the new one is drawn.
+        // The error of a picture that could not be written; an old picture stays until the new one is drawn.
         let is_new = !file.exists();
         let opened = std::fs::OpenOptions::new().append(true).create(true).open(file);
         opened.with_context(|| format!("can't write {}", file.display()))?;

@@ -39,15 +39,15 @@ pub(crate) enum Failure {
         all: usize,
         /// Nothing more is to be said: a program has all of it.
         told: bool,
-        /// Whether all that failed may succeed later.
+        /// True if all that failed may succeed later.
         may_pass: bool,
     },
     /// A failure that is judged where it is met.
     #[error("{text}")]
     Judged {
-        /// What is wrong, and what to do.
+        /// The problem, and what to do.
         text: String,
-        /// Whose fault it is.
+        /// The judgement on it.
         blame: Blame,
     },
     /// Told to stop by a signal, of which the process dies: whoever waits for it sees that.
@@ -55,7 +55,7 @@ pub(crate) enum Failure {
     Signal {
         /// Which signal.
         signal: i32,
-        /// What is kept, and how to go on.
+        /// The bytes that are kept, and how to go on.
         kept: String,
     },
 }
@@ -72,7 +72,7 @@ impl Failure {
         }
     }
 
-    /// Whether all was said of it.
+    /// True if all was said of it.
     pub(crate) fn is_told(error: &anyhow::Error) -> bool {
         matches!(error.downcast_ref::<Self>(), Some(Self::Some { told: true, .. }))
     }
@@ -98,8 +98,7 @@ impl Blamed for Failure {
     }
 }
 
-/// Whose fault an error is, and whether running the command again helps: as the outermost of its causes says that knows. A
-/// failure that nobody judged is the user's to mend.
+/// The judgement on an error: that of the outermost of its causes that has one. A failure that nobody judged is the user's to mend.
 pub(crate) fn blame(error: &anyhow::Error) -> Blame {
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return failure.blame();

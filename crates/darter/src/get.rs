@@ -80,7 +80,7 @@ const CHUNKS_IN_FLIGHT: usize = 4;
 /// How often a download begins anew whose content changes while it is read.
 const MAX_RESTARTS: u32 = 5;
 
-/// What a download came to: the JSON of `--json`.
+/// The result of a download: the JSON of `--json`.
 #[derive(Debug, Serialize)]
 struct DownloadReport {
     url: String,
@@ -207,7 +207,7 @@ fn ended_by(signal: SignalKind, kept: String) -> Failure {
     Failure::Signal { signal: signal.as_raw_value(), kept }
 }
 
-/// What an interrupted command leaves, and how to go on.
+/// The bytes that an interrupted command leaves, and how to go on.
 fn kept(bar: &Bar) -> String {
     let unfinished = bar.unfinished();
     let held: u64 = unfinished.iter().map(|it| it.held).sum();
@@ -608,10 +608,10 @@ fn cut_off(text: &str) -> anyhow::Error {
     Failure::Judged { text: format!("{text}; ask again to get the rest"), blame }.into()
 }
 
-/// What the writing thread gets.
+/// One message to the writing thread.
 enum Next {
     Given(Given),
-    /// What came is void; what is known of what comes now.
+    /// All bytes before are void; the description of the content that comes now.
     Anew(Wishes),
 }
 

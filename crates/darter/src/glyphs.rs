@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::OsString;
 
-/// Whether this terminal shows UTF-8. Where no locale is set at all, as in many containers, it does.
+/// True if this terminal shows UTF-8. Where no locale is set at all, as in many containers, it does.
 pub(crate) fn is_unicode() -> bool {
     says_unicode(|name| env::var_os(name))
 }
@@ -16,7 +16,7 @@ fn says_unicode(environment: impl Fn(&str) -> Option<OsString>) -> bool {
     locale.contains("utf-8") || locale.contains("utf8")
 }
 
-/// What stands for a sign on a terminal that has only ASCII.
+/// The sign's stand-in on a terminal that has only ASCII.
 pub(crate) const fn ascii(sign: char) -> char {
     match sign {
         ' '..='~' => sign,

@@ -13,7 +13,7 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 use self::lines::Lines;
 use crate::cli::{Command, LogArgs, LogFormat};
 
-/// What is logged, as it can be changed.
+/// The log's filter, as it can be changed.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
 /// Where an agent's log goes.

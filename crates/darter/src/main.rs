@@ -1,5 +1,5 @@
-//! `darter`, the command: parse, configure, build, run, drain. What each command does lives in its module; this file
-//! only chooses.
+//! `darter`, the command: parse, configure, build, run, drain. Each command lives in its module; this file only
+//! chooses.
 //!
 //! | file | what lives there |
 //! |---|---|
@@ -96,7 +96,7 @@ fn start(configured: Configured) -> anyhow::Result<()> {
 /// Threads that an agent needs besides those that run tasks: some for the disk, and the store's flusher.
 const SPARE_THREADS: usize = 4;
 
-/// Whether `count` threads can be had at once: a runtime that gets fewer panics, or waits for them without end.
+/// True if `count` threads can be had at once: a runtime that gets fewer panics, or waits for them without end.
 fn can_start_threads(count: usize) -> std::io::Result<()> {
     let (hold, held) = std::sync::mpsc::channel::<()>();
     let held = std::sync::Arc::new(std::sync::Mutex::new(held));

@@ -38,7 +38,7 @@ use crate::get::credentials::Senders;
 use crate::get::file_name;
 use crate::{output, units};
 
-/// What a keeper is told on its standard input.
+/// A keeper's orders, from its standard input.
 #[derive(Serialize, Deserialize)]
 struct Orders {
     /// The command line of `darter mount`, as bytes.
@@ -47,7 +47,7 @@ struct Orders {
     headers: Vec<(String, String)>,
 }
 
-/// What a keeper says on its standard output, once.
+/// A keeper's word on its standard output, once.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Word {
@@ -55,7 +55,7 @@ enum Word {
     Failed(Problem),
 }
 
-/// What is to be mounted, and where.
+/// The URL to be mounted, and where.
 struct Mount {
     url: Url,
     /// The directory, behind all links.
@@ -67,7 +67,7 @@ struct Mount {
 }
 
 impl Mount {
-    /// What the command line says, with what can be refused before anybody is asked.
+    /// The mount that the command line names, after refusing what can be refused before anybody is asked.
     fn of(args: &MountArgs, headers: Option<Vec<(String, String)>>) -> anyhow::Result<Self> {
         let (Some(url), Some(dir)) = (&args.url, &args.dir) else {
             return Err(Failure::Usage("say what to mount, and where: darter mount URL DIR".to_owned()).into());

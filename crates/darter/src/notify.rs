@@ -28,12 +28,12 @@ pub(crate) struct Manager {
     watchdog: Option<Duration>,
     /// Words that the manager had no room for yet.
     unsaid: VecDeque<String>,
-    /// Whether the log says that the manager is behind.
+    /// True once the log says that the manager is behind.
     is_warned: bool,
 }
 
 impl Manager {
-    /// What the environment says.
+    /// The manager that the environment names.
     pub(crate) fn from_environment() -> Self {
         let own = std::process::id().to_string();
         let for_us = std::env::var("WATCHDOG_PID").map_or(true, |pid| pid == own);
@@ -65,7 +65,7 @@ impl Manager {
         Self { socket, watchdog, unsaid: VecDeque::new(), is_warned: false }
     }
 
-    /// Whether anybody listens.
+    /// True if a manager listens.
     pub(crate) const fn listens(&self) -> bool {
         self.socket.is_some()
     }
@@ -158,7 +158,7 @@ impl Manager {
     }
 }
 
-/// Whether a socket takes no more for now.
+/// True if a socket takes no more for now.
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
         || error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error())

@@ -127,7 +127,7 @@ fn at_a_glance(agent: &Agent) -> String {
     format!("{} peers, {moving} transfers, {} stored", status.peers.len(), crate::units::size(status.store.used))
 }
 
-/// What somebody who has just started an agent by hand wants to know.
+/// The summary for a user that has just started an agent by hand.
 fn summary(role: Role, status: &darter_api::Status) -> String {
     let local = status.local.as_deref().unwrap_or("127.0.0.1:7401");
     let listen = status.listen.as_deref().unwrap_or("0.0.0.0:7400");

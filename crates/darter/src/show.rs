@@ -1,4 +1,4 @@
-//! What the daemon knows, for people or as JSON: `status`, `ls`, `rm`, `pin`, `unpin`, `explain`.
+//! The daemon's knowledge, for people or as JSON: `status`, `ls`, `rm`, `pin`, `unpin`, `explain`.
 //!
 //! | file | what lives there |
 //! |---|---|
@@ -40,7 +40,7 @@ pub(crate) async fn patiently<T>(client: &Client, answer: impl Future<Output = T
     answer.await
 }
 
-/// What people are told of a daemon that does not answer.
+/// The message about a daemon that does not answer.
 pub(crate) fn mute(socket: &Path) -> String {
     format!("the daemon at {} has not answered for {} s; still waiting", socket.display(), TOLD_AFTER.as_secs())
 }

@@ -58,7 +58,7 @@ pub(crate) async fn run(args: &TopArgs) -> anyhow::Result<()> {
     terminal::show(&client, state, interval).await
 }
 
-/// Whether standard output is a terminal that can be drawn on: one that says how large it is, and is not a dumb one.
+/// True if standard output is a terminal that can be drawn on: one that says how large it is, and is not a dumb one.
 fn can_draw() -> bool {
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     let has_room = crossterm::terminal::size().is_ok_and(|(wide, high)| wide > 0 && high > 0);

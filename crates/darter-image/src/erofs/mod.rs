@@ -86,7 +86,7 @@ const FILE_UNIT: u64 = 4096;
 const MAGIC: &[u8; 12] = b"darter-erofs";
 const VERSION: u32 = 1;
 
-/// What is written.
+/// The parts that are written.
 pub(crate) struct Written {
     pub(crate) superblock: Box<[u8; TAR_START as usize]>,
     pub(crate) metadata: Vec<u8>,

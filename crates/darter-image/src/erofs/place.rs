@@ -31,7 +31,7 @@ pub(super) struct Placed {
     pub(super) at: usize,
     pub(super) layout: Layout,
     pub(super) size: u64,
-    /// What its `i_u` says.
+    /// Its `i_u` field.
     pub(super) address: u32,
     /// Where in the metadata its whole blocks begin.
     pub(super) blocks: usize,
@@ -156,7 +156,8 @@ impl Plan {
     }
 }
 
-/// Gives an end of the metadata back, unless that is more than may be held. What is added at a time is bounded, so that no sum overflows.
+/// Gives an end of the metadata back, unless that is more than may be held. Sizes that are added at a time are bounded, so that no sum
+/// overflows.
 const fn held(end: usize) -> Result<usize, Reason> {
     if end > MAX_HELD { Err(Reason::TooLarge { what: "its metadata is longer than 512 MiB" }) } else { Ok(end) }
 }
@@ -165,7 +166,7 @@ const fn held(end: usize) -> Result<usize, Reason> {
 fn place(placed: &mut Placed, tree: &Tree, xattrs: usize, at: usize) -> usize {
     let node = tree.node(placed.node);
     let mut chunk_map = 0;
-    // What of the content may stand behind the inode.
+    // The end of the content that may stand behind the inode.
     let tail = match &node.body {
         Body::Directory(entries) => {
             placed.size = Dirents::size(entries.keys().map(|name| &**name)) as u64;

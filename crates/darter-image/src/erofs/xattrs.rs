@@ -133,7 +133,7 @@ fn write(page: &mut Page, xattr: &Xattr, at: usize) -> usize {
 /// The attributes of all nodes that have an ACL, in order.
 fn acls(tree: &mut Tree) -> Result<Vec<(NodeId, Vec<XattrId>)>, Reason> {
     let mut changed = Vec::new();
-    // What a mode makes of an ACL, which may be long and on many files.
+    // The form that a mode gives an ACL, which may be long and on many files.
     let mut made: HashMap<(XattrId, u16), Option<XattrId>> = HashMap::new();
     for node in (0..tree.nodes()).map(NodeId::of_index) {
         let held = tree.node(node);

@@ -35,7 +35,7 @@ pub(crate) struct Time {
     pub(crate) nanos: u32,
 }
 
-/// What a member is.
+/// The kind of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Regular,
@@ -71,7 +71,7 @@ pub(crate) struct TarMember {
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// Who takes the members.
+/// The receiver of the members.
 pub(crate) trait Sink {
     /// Takes the next member. True to get its data.
     fn member(&mut self, member: TarMember) -> Result<bool, Reason>;
@@ -90,7 +90,7 @@ pub(crate) struct Parser {
     filled: usize,
     /// Where the last header began.
     begin: u64,
-    /// What extended headers said of the next member.
+    /// Records of extended headers for the next member.
     records: Option<Records>,
     long_name: Vec<u8>,
     long_link: Vec<u8>,

@@ -16,7 +16,7 @@ const SPARSE_MAP: &[u8] = b"GNU.sparse.map";
 #[derive(Debug)]
 pub(super) struct Records(BTreeMap<Vec<u8>, Vec<u8>>);
 
-/// What records say of a sparse file.
+/// A sparse file as its records describe it.
 #[derive(Debug)]
 pub(super) struct Sparse {
     pub(super) name: Option<Vec<u8>>,
@@ -97,7 +97,7 @@ impl Records {
         Ok(())
     }
 
-    /// What they say of a sparse file, if the member is one of a form that is known.
+    /// The sparse file that they describe, if the member is one of a form that is known.
     pub(super) fn sparse(&self) -> Result<Option<Sparse>, &'static str> {
         let text = |key: &[u8]| self.get(key).unwrap_or_default();
         let in_data = match (text(b"GNU.sparse.major"), text(b"GNU.sparse.minor")) {

@@ -57,13 +57,13 @@ pub(super) struct OldMap {
     /// How long the file is.
     pub(super) size: i64,
     pub(super) segments: Vec<Segment>,
-    /// Whether another block of it follows.
+    /// True if another block of it follows.
     pub(super) goes_on: bool,
     blocks: u64,
 }
 
 impl OldMap {
-    /// What the header has of it.
+    /// The part of it in the header.
     pub(super) fn parse(header: &Block) -> Result<Self, &'static str> {
         let size = number(&header[483..495])?;
         if size < 0 {

@@ -16,13 +16,13 @@ fn tag(entry: &[u8]) -> u16 {
     u16::from_le_bytes([entry[0], entry[1]])
 }
 
-/// Whether these bytes say that they are of a version that Linux does not know: it does not support them, rather than to refuse them.
+/// True if these bytes say that they are of a version that Linux does not know: it does not support them, rather than to refuse them.
 pub(super) fn is_of_another_version(value: &[u8]) -> bool {
     value.first_chunk().is_some_and(|version| u32::from_le_bytes(*version) != VERSION)
 }
 
-/// Whether Linux takes these bytes: entries in order, one for owner, group and others each, and a mask where somebody is named. No
-/// bytes, and no entries, are no ACL, and valid.
+/// True if Linux takes these bytes: entries in order, one for owner, group and others each, and a mask where somebody is named. No bytes,
+/// and no entries, are no ACL, and valid.
 pub(super) fn is_valid(value: &[u8]) -> bool {
     if value.is_empty() {
         return true;

@@ -15,10 +15,10 @@ pub(super) const fn bounded(time: Time) -> Time {
     if time.seconds < 0 || is_late { Time { seconds: 0, nanos: 0 } } else { time }
 }
 
-/// What an attribute of a node takes in memory besides itself: its number here, and in what the writer makes of a node with an ACL.
+/// Bytes of memory that an attribute of a node takes besides itself: its number here, and in what the writer makes of a node with an ACL.
 const XATTR_PLACE: usize = 4 * size_of::<XattrId>();
 
-/// What becomes of an attribute.
+/// The fate of an attribute.
 enum Fate {
     Kept(Namespace),
     LeftOut,
@@ -113,7 +113,7 @@ impl Tree {
         Ok(ids)
     }
 
-    /// What Linux makes of an attribute when it is set; an error where it refuses, and containerd fails.
+    /// The form that Linux gives an attribute when it is set; an error where it refuses, and containerd fails.
     fn fate(&self, node: NodeId, attribute: &[u8], value: &[u8]) -> Result<Fate, &'static str> {
         if attribute.starts_with(Namespace::Trusted.prefix()) {
             return Ok(Fate::LeftOut);
@@ -151,7 +151,7 @@ impl Tree {
     }
 }
 
-/// Whether the kernel takes these capabilities: of revision 2 or 3, as long as that is; or none.
+/// True if the kernel takes these capabilities: of revision 2 or 3, as long as that is; or none.
 fn is_capability(value: &[u8]) -> bool {
     // Its lowest bit makes the capabilities effective.
     match value.first_chunk().map(|revision| u32::from_le_bytes(*revision) & !1) {

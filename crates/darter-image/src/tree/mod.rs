@@ -1,5 +1,5 @@
-//! What unpacking a tar makes, as containerd does it for overlayfs: each member in turn, as its `archive.Apply` would do it on a disk
-//! with `OverlayConvertWhiteout`, so that a layer that is mounted is the layer that would have been unpacked.
+//! Unpacking a tar as containerd does it for overlayfs: each member in turn, as its `archive.Apply` would do it on a disk with
+//! `OverlayConvertWhiteout`, so that a layer that is mounted is the layer that would have been unpacked.
 //!
 //! What follows from that, and may surprise:
 //!
@@ -41,17 +41,17 @@ use crate::limits::{MAX_COPIED, MAX_HELD, MAX_NAME, MAX_PATH};
 use crate::reason::{Reason, shown};
 use crate::tar::{Kind, Sink, TarMember, Time};
 
-/// What a name of a whiteout begins with.
+/// The beginning of a whiteout's name.
 const WHITEOUT: &[u8] = b".wh.";
 
 /// The name that makes its directory hide everything below.
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
-/// What a node takes in memory besides its name, about: its own size, its place in its directory, and its part of what the
-/// writer holds.
+/// Bytes of memory that a node takes besides its name, about: its own size, its place in its directory, and its part of what the writer
+/// holds.
 const NODE_WEIGHT: usize = 256;
 
-/// What the names in a directory take besides: the first of them has room for ten more beside it.
+/// Bytes that the names in a directory take besides: the first of them has room for ten more beside it.
 const DIRECTORY_WEIGHT: usize = 256;
 
 /// A file, directory or other thing, in [`Tree::nodes`].
@@ -70,7 +70,7 @@ impl NodeId {
     }
 }
 
-/// What has one inode.
+/// A thing with one inode.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) body: Body,
@@ -125,7 +125,7 @@ impl Node {
     }
 }
 
-/// What the members so far have made.
+/// The tree that the members so far have made.
 #[derive(Debug)]
 pub(crate) struct Tree {
     nodes: Vec<Node>,
@@ -134,7 +134,7 @@ pub(crate) struct Tree {
     access_acls: HashMap<XattrId, XattrId>,
     /// Blocks of sparse files that no inode can point at.
     pub(crate) copied: Vec<u8>,
-    /// What of the data that comes has to be copied, and how much of it came.
+    /// Ranges of the coming data that have to be copied, and how much of it came.
     copying: Vec<CopiedRange>,
     came: u64,
     /// Directories' names and times, for the end.
@@ -198,7 +198,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Makes something in a directory. What has that name is gone.
+    /// Makes something in a directory. Anything that had the name is gone.
     fn create(&mut self, directory: NodeId, name: &[u8], body: Body, mode: u16) -> Result<NodeId, Reason> {
         let is_directory = matches!(body, Body::Directory(_));
         self.hold(NODE_WEIGHT + name.len() + if is_directory { DIRECTORY_WEIGHT } else { 0 })?;
@@ -307,13 +307,13 @@ impl Tree {
         Ok(wanted)
     }
 
-    /// What a hard link links to.
+    /// The node that a hard link links to.
     fn link_target(&mut self, link: &[u8], name: &[u8]) -> Result<NodeId, Reason> {
         let (above, base) = resolve::split(link);
         let place = self.resolve(above, name)?;
         let target = match base {
             _ if !place.missing.is_empty() => None,
-            // What the rest leads to, which may be a file.
+            // The end of the rest of the path, which may be a file.
             b"" | b"." => Some(place.known),
             b".." => return Err(Reason::LinkToDirectory { name: shown(name), target: shown(link) }),
             base => self.child(place.known, base),
@@ -375,7 +375,7 @@ impl Tree {
         for (name, time) in std::mem::take(&mut self.times) {
             match self.resolve(&name, &name) {
                 Ok(PathEnd { known, missing }) if missing.is_empty() => self.node_mut(known).mtime = time,
-                // What is no longer there, or can't be reached any more, has no time.
+                // A path that is no longer there, or can't be reached any more, has no time.
                 Ok(_) | Err(Reason::BelowFile { .. } | Reason::TooManyLinks { .. }) => {}
                 Err(reason) => return Err(reason),
             }

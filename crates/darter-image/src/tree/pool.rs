@@ -16,7 +16,7 @@ pub(crate) enum Namespace {
 impl Namespace {
     const ALL: [Self; 5] = [Self::User, Self::AclAccess, Self::AclDefault, Self::Trusted, Self::Security];
 
-    /// What an attribute's name begins with.
+    /// The beginning of an attribute's name.
     pub(crate) const fn prefix(self) -> &'static [u8] {
         match self {
             Self::User => b"user.",
@@ -40,13 +40,13 @@ impl Namespace {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Xattr {
     pub(crate) namespace: Namespace,
-    /// What follows the namespace's prefix.
+    /// The name behind the namespace's prefix.
     pub(crate) name: Box<[u8]>,
     pub(crate) value: Box<[u8]>,
 }
 
 impl Xattr {
-    /// What only one attribute of a file has.
+    /// The key that only one attribute of a file has.
     pub(crate) fn key(&self) -> (Namespace, &[u8]) {
         (self.namespace, &self.name)
     }

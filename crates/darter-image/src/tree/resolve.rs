@@ -40,7 +40,7 @@ pub(super) fn clean(path: &[u8]) -> Vec<u8> {
     }
 }
 
-/// What stands up to the last `/`, and behind it.
+/// The path up to the last `/`, and the name behind it.
 pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     let begin = path.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
     path.split_at(begin)

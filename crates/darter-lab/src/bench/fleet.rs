@@ -36,7 +36,7 @@ pub(crate) fn open_repository(getter: &mut Getter, manifest: &Digest) -> Result<
     getter.get(&mirrored(&format!("manifests/{manifest}")), |_| {}).context("read the manifest").map(drop)
 }
 
-/// What a read of all files came to.
+/// The result of reading all files.
 pub(crate) struct Taken {
     pub(crate) seconds: f64,
     pub(crate) busy: f64,

@@ -25,7 +25,7 @@ use serde::Deserialize;
 pub use self::row::Row;
 use crate::race::content::Content;
 
-/// What is measured. Every field without a default must be given.
+/// A measurement. Every field without a default must be given.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bench {
@@ -34,7 +34,7 @@ pub struct Bench {
     pub name: String,
     /// Which measurement.
     pub kind: What,
-    /// What it shows, in one line.
+    /// The claim that it shows, in one line.
     pub about: String,
     /// Size of each file in KiB.
     pub size_kib: u64,
@@ -44,7 +44,7 @@ pub struct Bench {
     /// How many times all are read.
     #[serde(default = "one")]
     pub rounds: u32,
-    /// What is aimed at.
+    /// The goal.
     #[serde(default)]
     pub goal: Goal,
 }
@@ -114,7 +114,7 @@ impl Goal {
         limits.join(", ")
     }
 
-    /// What a row misses; `None` where nothing was aimed at.
+    /// The parts of the goal that a row misses; `None` where there is no goal.
     fn missed(&self, row: &Row) -> Option<Vec<String>> {
         let checks = self.checks(Some(row));
         if checks.is_empty() {

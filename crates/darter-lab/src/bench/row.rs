@@ -1,4 +1,4 @@
-//! What measurements came to: a row for each method, medians of several, and the table.
+//! Results of measurements: a row for each method, medians of several, and the table.
 //!
 //! In a circle with `bench`, on purpose: a row knows what is aimed at, and a goal what a row misses.
 
@@ -9,12 +9,12 @@ use crate::bench::{Bench, Goal};
 use crate::race::row::BUSY;
 use crate::table::{self, median};
 
-/// What one method came to, or the medians of several measurements.
+/// The result of one method, or the medians of several measurements.
 #[derive(Clone, Debug, Default)]
 pub struct Row {
     /// The scenario's name.
     pub scenario: String,
-    /// Who served.
+    /// The server.
     pub method: String,
     /// Measurements behind this row.
     pub runs: usize,
@@ -44,7 +44,7 @@ pub struct Row {
     pub right: u64,
     /// Those that were to have it.
     pub wanted: u64,
-    /// What is aimed at, of Darter.
+    /// Darter's goal.
     pub goal: Option<Goal>,
 }
 
@@ -71,7 +71,7 @@ impl Row {
         self.peak_memory = taken.ledger.peak();
     }
 
-    /// Whether all files had the right digests.
+    /// True if all files had the right digests.
     pub fn is_sound(&self) -> bool {
         self.right == self.wanted
     }

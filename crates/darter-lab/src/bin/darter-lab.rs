@@ -58,7 +58,7 @@ struct Arguments {
     plot: Option<PathBuf>,
 }
 
-/// What the laboratory starts itself as.
+/// Commands with which the laboratory starts itself.
 #[derive(Debug, Subcommand)]
 enum LabCommand {
     /// One link of a chain, on its host

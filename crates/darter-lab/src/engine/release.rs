@@ -24,7 +24,7 @@ const PROGRAMS: [&str; 3] = ["containerd", "containerd-shim-runc-v2", "ctr"];
 /// How long fetching and building may take.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// What this machine lacks to build it, in words for people.
+/// The things that this machine lacks to build it, in words for people.
 pub fn lacking() -> Option<String> {
     let wanted = format!("needs Go {}.{} to build containerd {VERSION}", GO.0, GO.1);
     if built().is_ok_and(|directory| directory.is_dir()) {
@@ -84,7 +84,7 @@ fn build(directory: &Path) -> Result<()> {
     fs::rename(&programs, directory).with_context(|| format!("name {}", directory.display()))
 }
 
-/// Whether `go1.26.8` is new enough.
+/// True if `go1.26.8` is new enough.
 fn is_new_enough(version: &str) -> bool {
     let mut numbers =
         version.trim_start_matches("go").split(['.', 'r', 'b', '-', ' ']).map_while(|part| part.parse().ok());

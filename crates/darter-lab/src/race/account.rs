@@ -1,4 +1,4 @@
-//! What processes cost: CPU time and memory as the kernel counts them, and how busy the machine was.
+//! Costs of processes: CPU time and memory as the kernel counts them, and how busy the machine was.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -55,7 +55,7 @@ impl Ledger {
     }
 }
 
-/// Whether a process has ended; it may still wait for its parent to ask.
+/// True if a process has ended; it may still wait for its parent to ask.
 pub(crate) fn has_ended(id: u32) -> bool {
     stat(id).is_none_or(|fields| fields.starts_with(['Z', 'X']))
 }

@@ -1,4 +1,5 @@
-//! What the bytes alone take: a chain in which each node receives from the one before, checks, writes, and passes on.
+//! The least that the bytes take: a chain in which each node receives from the one before, checks, writes, and passes
+//! on.
 //!
 //! It is no way of distributing anything, since a single slow or dead link holds up all behind it. It is the yardstick for CPU, as
 //! T* is for time: the same bytes over the same cables, every piece checked by the same function, written to a file and sent from it by

@@ -21,7 +21,7 @@ const MIN_SEGMENTS: u32 = 16;
 /// Hosts with shaped cables. Fields are dropped in order: hosts before their network.
 #[derive(Debug)]
 pub struct Testbed<'a> {
-    /// What is raced.
+    /// The race.
     pub scenario: &'a Scenario,
     /// The bytes.
     pub content: &'a Content,

@@ -65,7 +65,7 @@ impl Kind {
         Self::Chain,
     ];
 
-    /// Whether it is one of Darter's, which have goals.
+    /// True if it is one of Darter's, which have goals.
     pub const fn is_darter(self) -> bool {
         match self {
             Self::Darter
@@ -84,7 +84,7 @@ impl Kind {
         }
     }
 
-    /// Whether engines pull.
+    /// True if engines pull.
     pub const fn is_pull(self) -> bool {
         matches!(self, Self::DarterPull | Self::DirectPull | Self::SpegelPull)
     }
@@ -129,7 +129,7 @@ impl Kind {
         }
     }
 
-    /// What it lacks on this machine, with the command that installs it; `None` when nothing.
+    /// The programs that it lacks on this machine, with the command that installs them; `None` when nothing.
     pub fn lacking(self) -> Option<String> {
         if !rustix::process::geteuid().is_root() {
             return Some("cargo lab makes network namespaces: run it as root".to_owned());

@@ -48,7 +48,7 @@ pub struct Layers {
     pub unpacked: u64,
 }
 
-/// What files are cut from.
+/// The bytes that files are cut from.
 pub(super) struct Pool {
     text: Vec<u8>,
     noise: Vec<u8>,

@@ -8,12 +8,12 @@ use anyhow::Result;
 
 use crate::race::course::Testbed;
 
-/// What a node has reached.
+/// A node's progress.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Look {
     /// Content bytes held.
     pub held: u64,
-    /// Whether it holds all and has checked what it checks by itself.
+    /// True if it holds all and has checked what it checks by itself.
     pub done: bool,
     /// Seconds from its start until it was done, when the method knows better than whoever looks.
     pub seconds: Option<f64>,
@@ -23,7 +23,7 @@ pub struct Look {
 pub trait Method {
     /// Lets a node, numbered from 0, begin.
     fn begin(&mut self, node: usize) -> Result<()>;
-    /// What a node that has begun reached; `None` while that can't be told.
+    /// The progress of a node that has begun; `None` while that can't be told.
     fn look(&mut self, node: usize) -> Result<Option<Look>>;
     /// Ids of all its processes that run.
     fn processes(&self) -> Vec<u32>;
@@ -31,9 +31,9 @@ pub trait Method {
     fn kill(&mut self, node: Option<usize>);
     /// Content bytes read from the origin so far.
     fn origin_sent(&self) -> Result<u64>;
-    /// Whether every file of a node has the right bytes. Called after the race.
+    /// True if every file of a node has the right bytes. Called after the race.
     fn is_right(&mut self, node: usize) -> Result<bool>;
-    /// Whether looking at a node costs it something, so that it is looked at less often.
+    /// True if looking at a node costs it something, so that it is looked at less often.
     fn looks_disturb(&self) -> bool;
     /// Seconds that passed at the slowest node from when it held all until it had handed all to an engine. Called after the race.
     fn lag(&self) -> Result<Option<f64>> {
@@ -55,7 +55,7 @@ pub(crate) fn judge(course: &Testbed<'_>, node: usize) -> Result<bool> {
     Ok(right)
 }
 
-/// Whether a directory has all files of the content, with the right bytes.
+/// True if a directory has all files of the content, with the right bytes.
 pub(crate) fn is_right(course: &Testbed<'_>, directory: &Path) -> Result<bool> {
     for (name, digest) in &course.content.files {
         let path = directory.join(name);

@@ -201,7 +201,7 @@ fn meet_spegels(host: &Host) -> Result<()> {
     })
 }
 
-/// Whether an engine has every layer.
+/// True if an engine has every layer.
 fn holds(engine: &Containerd<'_>, layers: &Layers) -> bool {
     layers.image.layers.iter().all(|layer| engine.blob(&layer.digest).is_file())
 }

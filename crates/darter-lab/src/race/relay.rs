@@ -71,10 +71,10 @@ impl Load {
     }
 }
 
-/// What a relay is told.
+/// A relay's settings.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Relay {
-    /// What is carried, as the laboratory wrote it down
+    /// The content, as the laboratory wrote it down
     #[arg(long)]
     list: PathBuf,
     /// Where the files are, or are to be

@@ -1,4 +1,4 @@
-//! What races came to: a row each, medians of several, and the table.
+//! Results of races: a row each, medians of several, and the table.
 
 use anyhow::Result;
 use darter_scenario::Goal;
@@ -11,7 +11,7 @@ use crate::table::{self, median};
 /// Above this busy share of the machine a ratio to T* says more about the machine than about the method.
 pub const BUSY: f64 = 0.7;
 
-/// What one race came to, or the medians of several.
+/// The result of one race, or the medians of several.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// The scenario's name.
@@ -54,7 +54,7 @@ pub struct Row {
     pub over_direct: Option<f64>,
     /// Bytes held over time, for each node.
     pub curves: Vec<Vec<(f64, f64)>>,
-    /// What the scenario aims at.
+    /// The scenario's goal.
     pub goal: Goal,
 }
 
@@ -86,7 +86,7 @@ impl Row {
         })
     }
 
-    /// Whether every node that was to finish did so, with the right bytes.
+    /// True if every node that was to finish did so, with the right bytes.
     pub fn is_sound(&self) -> bool {
         self.finished.len() == self.wanted && self.right == self.wanted
     }
@@ -111,12 +111,12 @@ impl Row {
         self.last().filter(|_| self.bound > 0.0).map(|last| last / self.bound)
     }
 
-    /// What was missed of the scenario's goal; `None` where there is none, or for others' methods.
+    /// The parts of the scenario's goal that were missed; `None` where there is none, or for others' methods.
     pub fn missed(&self) -> Option<Vec<String>> {
         self.goal.missed(&self.reached()).filter(|_| self.kind.is_darter())
     }
 
-    /// What it came to, by the names of goals.
+    /// The figures that were reached, by the names of goals.
     fn reached(&self) -> Goal {
         let (last, bound) = (self.last(), Some(self.bound).filter(|bound| *bound > 0.0));
         let over = |base: Option<f64>| Some(last? / base?);

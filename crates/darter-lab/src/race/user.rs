@@ -1,4 +1,4 @@
-//! What a user holds in hand: agents as in [`darter`](super::darter), and on each node a `darter get` that is done when its file is.
+//! The user's own download: agents as in [`darter`](super::darter), and on each node a `darter get` that is done when its file is.
 //!
 //! The time is that from the start of the program to its end, and its CPU time counts with the agents'. Other methods write their files
 //! themselves, so that this one compares with them.

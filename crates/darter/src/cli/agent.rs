@@ -350,7 +350,7 @@ pub(crate) enum LogFormat {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Logging")]
 pub(crate) struct LogArgs {
-    /// What to log: a level, or a filter such as `info,darter_wire=debug`
+    /// Log level, or a filter such as `info,darter_wire=debug`
     #[arg(long, env = "DARTER_LOG", value_name = "LEVEL|FILTER", value_parser = values::log_filter)]
     pub(crate) log: Option<String>,
 

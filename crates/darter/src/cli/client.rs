@@ -42,7 +42,7 @@ btrfs), FILE takes no room besides the store's.";
 /// Download URLs, through the daemon if one runs
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
-    /// What to download: http, https or file; several are downloaded side by side
+    /// URL to download: http, https or file; several are downloaded side by side
     #[arg(value_name = "URL", value_parser = values::source_url, required_unless_present = "input")]
     pub(crate) urls: Vec<Url>,
 
@@ -129,7 +129,7 @@ pub(crate) struct GetArgs {
     pub(crate) log: LogArgs,
 }
 
-/// What opens what is read.
+/// The credentials that open what is read.
 #[derive(Debug, Args)]
 pub(crate) struct CredentialArgs {
     /// Send a request header, such as 'Accept: text/plain', or those in a file, one a line (@FILE, @- for standard

@@ -5,7 +5,7 @@
 
 use darter_core::Digest;
 
-/// What stands in the place of a login.
+/// The text in the place of a login.
 const HIDDEN: &str = "…";
 
 /// The text with `…` for the login of each address in it: `https://…@host`.
@@ -23,7 +23,7 @@ pub(crate) fn without_logins(text: &str) -> String {
     shown
 }
 
-/// Whether a text has a login to hide.
+/// True if a text has a login to hide.
 pub(crate) fn has_login(text: &str) -> bool {
     without_logins(text) != text
 }

@@ -42,7 +42,7 @@ Examples:
 /// Mount a URL as a file that can be read before it has come
 #[derive(Debug, Args)]
 pub(crate) struct MountArgs {
-    /// What to mount: http, https or file
+    /// URL to mount: http, https or file
     #[arg(value_name = "URL", value_parser = values::source_url, required_unless_present = "list")]
     pub(crate) url: Option<Url>,
 

@@ -76,7 +76,7 @@ impl NetworkArgs {
     }
 }
 
-/// Whether a socket may be made under this name: in many containers /run can't be written to.
+/// True if a socket may be made under this name: in many containers /run can't be written to.
 fn can_be_made(socket: &Path) -> bool {
     let mut directories = socket.ancestors().skip(1);
     let nearest = directories.find(|directory| directory.symlink_metadata().is_ok());

@@ -171,7 +171,7 @@ pub(crate) fn password_file(text: &str) -> Result<(String, PathBuf), String> {
     }
 }
 
-/// Whether a password is what stands for one that was not printed.
+/// True if a password is the text that stands for one that was not printed.
 pub(crate) fn is_mask(password: &str) -> bool {
     !password.is_empty() && password.bytes().all(|byte| byte == b'*')
 }
@@ -194,7 +194,7 @@ pub(crate) fn login(text: &str) -> Result<LoginOption, String> {
     }
 }
 
-/// What `darter get` can read.
+/// Parses a URL that `darter get` can read.
 pub(crate) fn source_url(text: &str) -> Result<Url, String> {
     let url: Url = text
         .parse()

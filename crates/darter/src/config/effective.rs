@@ -1,4 +1,4 @@
-//! What the configuration comes to: each setting's value, and where that came from.
+//! The effective configuration: each setting's value, and where that came from.
 //!
 //! Invariant: no secret is printed, and what is printed can be kept. A secret that stands in a flag, a variable or the file
 //! is printed as the name of a file that it belongs into, and is among the [`Secret`]s that `--write-secrets` writes there.
@@ -18,7 +18,7 @@ use crate::cli::upstream::{Secret, secret_file, without_secrets};
 #[derive(Debug)]
 pub(crate) struct Effective {
     pub(crate) settings: Vec<Setting>,
-    /// What is not printed, and the files that are named in its place.
+    /// Values that are not printed, and the files that are named in their place.
     pub(crate) secrets: Vec<Secret>,
 }
 
@@ -70,13 +70,13 @@ impl fmt::Display for SettingOrigin {
 }
 
 impl Effective {
-    /// What is secret is printed as files in `directory`; without one, beside the configuration file.
+    /// Secrets are printed as files in `directory`; without one, beside the configuration file.
     pub(super) fn new(matches: &ArgMatches, file: Option<&ConfigFile>, directory: Option<&Path>) -> Self {
         let mut effective = Self { settings: Vec::new(), secrets: Vec::new() };
         let definition = cli::definition();
         let Some((name, given)) = matches.subcommand() else { return effective };
         let command = definition.find_subcommand(name).expect("clap only matches commands that exist");
-        // What has an environment variable is a setting; `--config` is where settings come from.
+        // An argument with an environment variable is a setting; `--config` is where settings come from.
         effective.settings = command
             .get_arguments()
             .filter(|arg| arg.get_env().is_some() && arg.get_id() != "config")

@@ -17,7 +17,7 @@ use crate::cli::hidden::without_logins;
 /// Flags that make no sense in a file: it can't name itself, and the rest are not settings.
 const NOT_KEYS: [&str; 4] = ["config", "help", "version", "verbose"];
 
-/// What is wrong with a configuration file: `FILE:LINE: what`.
+/// A fault in a configuration file: `FILE:LINE: what`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FileError {
     path: PathBuf,
@@ -221,7 +221,7 @@ fn article(value: &DeValue<'_>) -> &'static str {
     if value.type_str().starts_with(['a', 'i']) { "an" } else { "a" }
 }
 
-/// What is wrong with a text that is not TOML. Of a key that is there twice, which.
+/// The message about a text that is not TOML. Of a key that is there twice, which.
 fn syntax(error: &toml::de::Error, text: &str) -> String {
     let said = one_line(error.message());
     match error.span().and_then(|span| text.get(span)) {

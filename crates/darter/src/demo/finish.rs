@@ -5,6 +5,6 @@
 pub(super) struct Finish {
     /// Since all were asked for.
     pub(super) seconds: f64,
-    /// Whether the digest was right.
+    /// True if the digest was right.
     pub(super) right: bool,
 }

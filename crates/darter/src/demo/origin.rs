@@ -24,7 +24,7 @@ use url::Url;
 
 use super::content::Content;
 
-/// What is sent and paid for at once.
+/// The bytes that are sent and paid for at once.
 const CHUNK: u64 = 64 * 1024;
 
 /// How much may pass at once after idle time: a fraction of a second at any rate.

@@ -18,7 +18,7 @@ const MAP_WIDTH: usize = 48;
 /// Shares held, from none to all, as [`Progress::map`] counts them.
 const SHADES: [char; 9] = ['·', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// What one line shows.
+/// The content of one line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Row {
     /// Share held of each part of the file, 0 to 8.
@@ -74,7 +74,7 @@ pub(super) struct Picture {
     started: Instant,
     /// Set when there is no screen: the second in which the last line was written.
     last_line: Option<u64>,
-    /// What each member held when the picture was drawn: seconds since the start, bytes.
+    /// The bytes that each member held over time until the picture was drawn: seconds since the start, bytes.
     curves: Vec<Vec<(f64, f64)>>,
 }
 

@@ -20,13 +20,13 @@ use super::origin::DemoOrigin;
 use super::picture::{Picture, Row, TICK};
 use crate::cli::DemoArgs;
 
-/// What the plain downloads came to.
+/// The result of the plain downloads.
 #[derive(Debug)]
 pub(super) struct PlainRun {
     pub(super) finishes: Vec<Finish>,
     /// Bytes that the origin gave out.
     pub(super) from_origin: u64,
-    /// What each download had over time: seconds since the start, bytes.
+    /// The bytes that each download had over time: seconds since the start, bytes.
     pub(super) curves: Vec<Vec<(f64, f64)>>,
 }
 

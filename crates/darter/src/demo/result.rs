@@ -1,4 +1,4 @@
-//! What the demo came to, compared with the theoretical best and with plain downloads.
+//! The result of the demo, compared with the theoretical best and with plain downloads.
 
 use darter_core::{Digest, Rate};
 use darter_swarm::bound::least_time;
@@ -113,7 +113,7 @@ impl Outcome {
         format!("{}{}\n{}\n", times.render(), rest.render(), self.conclusion())
     }
 
-    /// Who won, and what to do next.
+    /// The sentence that says who won, and what to do next.
     fn conclusion(&self) -> String {
         let copies = |copies: f64| match copies {
             once if (once - 1.0).abs() < 0.05 => "once".to_owned(),

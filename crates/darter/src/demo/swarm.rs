@@ -22,7 +22,7 @@ use super::picture::{Picture, Row, TICK};
 /// How often a node is asked whether it is done.
 const POLL: Duration = Duration::from_millis(100);
 
-/// What the swarm came to.
+/// The result of the swarm.
 #[derive(Debug)]
 pub(super) struct SwarmRun {
     /// When each node held everything, and whether what it gives out is right.
@@ -33,7 +33,7 @@ pub(super) struct SwarmRun {
     pub(super) from_seed: u64,
     /// CPU seconds of seed and nodes.
     pub(super) cpu: f64,
-    /// What each node held over time: seconds since the start, bytes.
+    /// The bytes that each node held over time: seconds since the start, bytes.
     pub(super) curves: Vec<Vec<(f64, f64)>>,
 }
 

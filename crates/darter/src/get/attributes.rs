@@ -1,5 +1,5 @@
-//! What a file has besides its bytes, for one that takes the place of another: mode, owner, group and extended attributes.
-//! And the mark by which a later get sees that a file is what it would download.
+//! Attributes of a file besides its bytes, for one that takes the place of another: mode, owner, group and extended attributes. And the
+//! mark by which a later get sees that a file is what it would download.
 
 use std::ffi::CStr;
 use std::fs::{File, Metadata, Permissions};
@@ -22,14 +22,14 @@ const MARK: &CStr = c"user.darter.blob";
 /// Says that a file is a store's, which has it under another name.
 const STORES: &CStr = c"user.darter.store";
 
-/// Who besides owner and group may do what.
+/// The access rights of users and groups besides owner and group.
 const ACCESS_LIST: &CStr = c"system.posix_acl_access";
 
 /// The largest attribute that is copied: what Linux allows at all.
 const MAX_VALUE: usize = 64 << 10;
 
-/// Whether a new file can take the place of an old one: be made in its directory, and be given its owner and group. Where it can't,
-/// the old file itself has to be written. Tried, since even root may not: in a container, over NFS.
+/// True if a new file can take the place of an old one: be made in its directory, and be given its owner and group. Where it can't, the old
+/// file itself has to be written. Tried, since even root may not: in a container, over NFS.
 pub(super) fn can_replace(old: &Metadata, directory: &Path) -> bool {
     Temporary::create(directory).is_ok_and(|model| give_owner(model.file(), old).is_ok())
 }
@@ -42,7 +42,7 @@ fn give_owner(file: &File, old: &Metadata) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether something is mounted on this name: nothing can take its place.
+/// True if something is mounted on this name: nothing can take its place.
 pub(super) fn is_mount(path: &Path) -> bool {
     let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty());
     found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
@@ -111,7 +111,7 @@ pub(super) fn date(path: &Path, modified: SystemTime, blob: BlobId) -> io::Resul
     Ok(())
 }
 
-/// Whether a file is still what was written as this blob.
+/// True if a file is still what was written as this blob.
 pub(super) fn is_marked(path: &Path, blob: BlobId) -> bool {
     File::open(path).is_ok_and(|file| marked_as(&file) == Some(blob))
 }
@@ -131,7 +131,7 @@ pub(super) fn mark_as_stores(file: &File) -> bool {
     fsetxattr(file, STORES, b"1", XattrFlags::empty()).is_ok()
 }
 
-/// Whether a file is a store's under another name.
+/// True if a file is a store's under another name.
 pub(super) fn is_stores(path: &Path) -> bool {
     rustix::fs::lgetxattr(path, STORES, &mut [0; 8][..]).is_ok()
 }

@@ -1,6 +1,5 @@
-//! Who does the work: a daemon that this user may use, or else an agent that lives in this process for the one command.
-//! Both give the same verified content, as parts of a file where they can: in order for what is written as it comes, in any
-//! order for a file.
+//! The backend of a download: a daemon that this user may use, or else an agent that lives in this process for the one command. Both give
+//! the same verified content, as parts of a file where they can: in order for what is written as it comes, in any order for a file.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -44,7 +43,7 @@ const WAITING_POLL: Duration = Duration::from_secs(1);
 const MAX_REMOVALS: u32 = 25;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
 
-/// Who downloads.
+/// The downloader.
 pub(super) enum Backend {
     Daemon(Client),
     Embedded(Embedded),
@@ -61,7 +60,7 @@ pub(super) struct Embedded {
     keep: bool,
     /// The sources that are not done yet.
     open: Mutex<Vec<BlobId>>,
-    /// What was here before this command, and whether it was whole.
+    /// Blobs that were here before this command, and whether each was whole.
     before: HashMap<BlobId, bool>,
     /// Those that need not be kept, and were still being read when they were done.
     left: Mutex<HashSet<BlobId>>,
@@ -74,7 +73,7 @@ pub(super) struct Question<'a> {
     pub(super) digest: Option<Digest>,
     /// Query parameters that sign addresses, besides those of the usual object stores. A daemon has its own list.
     pub(super) signed: &'a [String],
-    /// Whether the origin is to be asked for a name.
+    /// True to ask the origin for a name.
     pub(super) disposition: bool,
     /// In which order the content is wanted.
     pub(super) order: Order,
@@ -95,23 +94,23 @@ pub(super) struct Opened {
     pub(super) part: Option<ByteRange>,
     /// When it was last modified, as the origin writes it.
     pub(super) modified: Option<String>,
-    /// What the origin calls it, where it was asked.
+    /// The origin's name for it, where it was asked.
     pub(super) disposition: Option<String>,
     /// The store whose file may become the result, and need not be kept.
     pub(super) moves: Option<Arc<Home>>,
-    /// Whether the content need not be kept here.
+    /// True if the content need not be kept here.
     pub(super) spent: bool,
-    /// Whether the end tells which digests were checked.
+    /// True if the end tells which digests were checked.
     pub(super) vouched: bool,
     /// Verified content. Ends with [`Given::Whole`] or an error.
     pub(super) content: BoxStream<'static, anyhow::Result<Given>>,
     pub(super) watch: Watch,
 }
 
-/// What comes of content.
+/// One message about content.
 pub(super) enum Given {
     Chunk(Chunk),
-    /// What came before is void: other content comes.
+    /// All bytes before are void: other content comes.
     Anew(Anew),
     /// That was all.
     Whole {
@@ -302,7 +301,7 @@ impl Embedded {
             return self.open_span(source, credentials, span, disposition).await;
         }
         let download = Arc::new(self.agent.open(source, credentials).await?);
-        // What was kept here before stays here.
+        // A blob that was kept here before stays here.
         let was_whole = self.before.get(&download.blob()).is_some_and(|whole| *whole);
         let moves = (!self.keep && !was_whole).then(|| Arc::clone(&self.home));
         let parts = download.hand_on(question.order).map(given_here);
@@ -350,7 +349,7 @@ impl Embedded {
     }
 }
 
-/// What a question is about.
+/// The source of a question, with its credentials.
 pub(super) fn source_of(question: &Question<'_>) -> (Source, Credentials) {
     Source::from_signed_url(question.url.clone(), question.headers, question.digest, question.signed)
 }
@@ -421,7 +420,7 @@ fn went_away() -> Failure {
     Failure::Judged { text, blame: Blame::new(Fault::Ourselves, Retry::Later(None)) }
 }
 
-/// What the agent in this process gives.
+/// A message from the agent in this process.
 fn given_here(handing: Result<Handing, FetchError>) -> anyhow::Result<Given> {
     Ok(match handing {
         Ok(Handing::Part(_, Part::File(part))) => Given::Chunk(Chunk::File(part.file, part.range)),
@@ -433,7 +432,7 @@ fn given_here(handing: Result<Handing, FetchError>) -> anyhow::Result<Given> {
     })
 }
 
-/// What a daemon hands over next.
+/// The next message from a daemon that hands over.
 async fn next_handed(receiver: Option<Receiver>) -> anyhow::Result<Option<(Given, Option<Receiver>)>> {
     let Some(mut receiver) = receiver else { return Ok(None) };
     let given = match receiver.next().await.with_context(went_away)? {

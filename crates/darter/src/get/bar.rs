@@ -37,11 +37,11 @@ pub(super) struct Bar {
     /// Downloads of which something is known.
     moving: Mutex<Vec<Moving>>,
     quiet: bool,
-    /// Whether what happens meanwhile is told as JSON.
+    /// True to tell events as JSON.
     json: bool,
     /// For what each download was last said to wait.
     waits: Mutex<HashMap<usize, String>>,
-    /// Whether the daemon was said not to answer.
+    /// True once the daemon was said not to answer.
     is_mute: AtomicBool,
 }
 
@@ -176,7 +176,7 @@ impl Bar {
             self.bar.set_message(format!("{} of {} files  ", self.done.load(Ordering::Relaxed), self.jobs));
         }
         if self.bar.position() == 0 && held > 0 && held == moving.iter().map(|it| it.before).sum::<u64>() {
-            // What was here before says nothing of the rate.
+            // Bytes that were here before say nothing of the rate.
             self.bar.set_position(held);
             self.bar.reset_eta();
         }

@@ -1,4 +1,4 @@
-//! Whether the content is right, and what its digest is.
+//! Checks of the content: whether it is right, and what its digest is.
 //!
 //! The agent has checked every piece, and says which digests of the whole were computed, by itself or by the lead that it follows
 //! (see *Trust* in ARCHITECTURE.md). So nothing is hashed here, except
@@ -21,7 +21,7 @@ use crate::failure::Failure;
 /// Bytes that are read and hashed at a time.
 const BUFFER: usize = 1 << 20;
 
-/// What is to be checked of one content, and how far that is.
+/// The check of one content: what is to be hashed, and how far that is.
 #[derive(Debug)]
 pub(super) struct Check {
     asked: Option<Digest>,
@@ -43,7 +43,7 @@ impl Check {
         check
     }
 
-    /// Whether bytes are hashed as they come.
+    /// True if bytes are hashed as they come.
     pub(super) const fn is_hashing(&self) -> bool {
         !self.hashers.is_empty()
     }

@@ -29,7 +29,7 @@ const BUFFER: u64 = 1 << 20;
 /// How much a pipe is to take, so that it need not be filled in sixteen pages' steps.
 const PIPE: usize = 1 << 20;
 
-/// Who is shown bytes on their way.
+/// A function that is shown bytes on their way.
 pub(super) type Seen<'a> = Option<&'a mut (dyn FnMut(&[u8]) + 'a)>;
 
 /// How bytes move.
@@ -42,7 +42,7 @@ pub(super) enum Means {
 }
 
 impl Means {
-    /// What is tried where this can't be.
+    /// The means to try where this one fails.
     const fn next(self) -> Self {
         match self {
             Self::CopyFileRange => Self::SendFile,
@@ -138,7 +138,7 @@ impl Spout {
         self.means
     }
 
-    /// Writes a part of a file. What is shown to `seen` has to pass through this process.
+    /// Writes a part of a file. Bytes that are shown to `seen` have to pass through this process.
     pub(super) fn pour(&mut self, from: &File, range: ByteRange, mut seen: Seen<'_>) -> io::Result<()> {
         if seen.is_some() {
             self.means = Means::ReadAndWrite;
@@ -220,8 +220,8 @@ fn read_some<'a>(from: &File, buffer: &'a mut Vec<u8>, at: u64, most: u64) -> io
     }
 }
 
-/// Whether an error says that the kernel, one of the file systems, or a sandbox does not do this. What it means otherwise, reading
-/// and writing will tell.
+/// True if an error says that the kernel, one of the file systems, or a sandbox does not do this. Reading and writing will tell any other
+/// meaning.
 fn cannot(error: &io::Error) -> bool {
     const CANNOT: [Errno; 7] =
         [Errno::XDEV, Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP, Errno::BADF, Errno::PERM, Errno::SPIPE];

@@ -28,7 +28,7 @@ impl Covered {
         self.0.get(&0).copied().unwrap_or(0)
     }
 
-    /// Whether the first `length` bytes have come, and no others.
+    /// True if the first `length` bytes have come, and no others.
     pub(super) fn is_all_of(&self, length: u64) -> bool {
         self.prefix() == length && self.0.len() == usize::from(length > 0)
     }
@@ -38,7 +38,7 @@ impl Covered {
         self.0.iter().map(|(start, end)| end - start).sum()
     }
 
-    /// What has come.
+    /// The ranges that have come.
     pub(super) fn ranges(&self) -> impl Iterator<Item = ByteRange> + '_ {
         self.0.iter().map(|(start, end)| ByteRange::new(*start, *end))
     }

@@ -26,7 +26,7 @@ pub(crate) struct Senders {
 }
 
 impl Senders {
-    /// What arguments, files and the environment say.
+    /// Gathers the credentials of arguments, files and the environment.
     pub(crate) fn gather(args: &CredentialArgs) -> anyhow::Result<Self> {
         let mut headers = Vec::new();
         for header in &args.header {

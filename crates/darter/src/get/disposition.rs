@@ -86,8 +86,8 @@ fn safe(name: &str) -> Option<String> {
     Some(shortened(&plain))
 }
 
-/// Whether a letter is not seen itself: it can make `.exe` look like `.txt` where it changes how its neighbours are seen, and one name
-/// look like another.
+/// True if a letter is not seen itself: it can make `.exe` look like `.txt` where it changes how its neighbours are seen, and one name look
+/// like another.
 pub(super) const fn is_unseen(letter: char) -> bool {
     matches!(
         letter,

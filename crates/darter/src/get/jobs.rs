@@ -1,4 +1,4 @@
-//! What is to be downloaded: the URLs of the command line and of `-i FILE`, each with its place.
+//! The downloads of a command: the URLs of the command line and of `-i FILE`, each with its place.
 
 use std::collections::HashSet;
 use std::io::Read as _;
@@ -24,12 +24,12 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// What its content is written to, if the origin calls it `called`.
+    /// The target of its content, if the origin calls it `called`.
     pub(super) fn target(&self, called: Option<&str>) -> anyhow::Result<Target> {
         self.place.target(&self.url, self.name.as_deref().or(called))
     }
 
-    /// Whether the origin's name for it would count.
+    /// True if the origin's name for it would count.
     pub(super) const fn takes_a_name(&self) -> bool {
         matches!(self.place, OutputPlace::Directory(_)) && self.name.is_none()
     }
@@ -95,7 +95,7 @@ fn check(jobs: &[Job], args: &GetArgs) -> Result<(), Failure> {
                 return Err(Failure::Usage("several URLs can't share standard output; give -o DIR/".to_owned()));
             }
             OutputPlace::Name(path) => path.clone(),
-            // What the origin will call it is not known yet.
+            // The origin's name for it is not known yet.
             OutputPlace::Directory(_) if args.remote_name && job.takes_a_name() => continue,
             OutputPlace::Directory(dir) => {
                 dir.join(job.name.clone().or_else(|| file_name(&job.url)).unwrap_or_default())
@@ -136,8 +136,8 @@ fn listed(line: &str, place: &OutputPlace) -> Result<Option<Job>, String> {
     Ok(Some(Job { url, digest, place: place.clone(), name }))
 }
 
-/// What stands before a comment: a # in the place of a name begins one, and behind a name one between spaces, since names have
-/// such letters, too.
+/// The text before a comment: a # in the place of a name begins one, and behind a name one between spaces, since names have such letters,
+/// too.
 fn without_comment(rest: &str) -> &str {
     let begins = |at: usize| {
         let (before, after) = (&rest[..at], &rest[at + 1..]);

@@ -55,7 +55,7 @@ pub(crate) fn parent(data_dir: PathBuf, keep: bool) -> PathBuf {
     }
 }
 
-/// Whether a data directory is the one that this user has unless one is chosen.
+/// True if a data directory is the one that this user has unless one is chosen.
 pub(crate) fn is_nobodys_choice(data_dir: &Path) -> bool {
     config::own_data_dir().is_some_and(|own| own == data_dir)
 }
@@ -89,7 +89,7 @@ pub(crate) fn note(dir: &Path, sources: &[BlobId]) {
         let lines: String = sources.iter().map(|source| format!("{source}\n")).collect();
         dir.replace(WANTED, NEW_WANTED, &[lines.as_bytes()], false)
     });
-    // What can't be written makes a later get begin anew, which is no reason to fail this one.
+    // A note that can't be written makes a later get begin anew, which is no reason to fail this one.
     if let Err(error) = written {
         tracing::debug!(%error, "could not note what is being fetched");
     }
@@ -147,7 +147,7 @@ fn wanted(dir: &Path) -> Vec<BlobId> {
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
-/// Whether the data directory's own store has any blob.
+/// True if the data directory's own store has any blob.
 fn keeps_something(data_dir: &Path) -> bool {
     let shards = std::fs::read_dir(data_dir.join("blobs")).into_iter().flatten().flatten();
     shards.into_iter().any(|shard| std::fs::read_dir(shard.path()).is_ok_and(|mut files| files.next().is_some()))

@@ -53,14 +53,14 @@ pub(super) enum Chunk {
     File(Arc<File>, ByteRange),
 }
 
-/// What is known of the content, and how it may be placed.
+/// The content's description, and how it may be placed.
 #[derive(Clone, Debug)]
 pub(super) struct Wishes {
     /// Names the content.
     pub(super) blob: BlobId,
     /// Its length, if known.
     pub(super) length: Option<u64>,
-    /// Whether the result is the content, and not a part of it: then it is marked as that.
+    /// True if the result is the content, and not a part of it: then it is marked as that.
     pub(super) marks: bool,
     /// The store whose file may become the result.
     pub(super) moves: Option<Arc<Home>>,
@@ -68,7 +68,7 @@ pub(super) struct Wishes {
     pub(super) link: bool,
     /// The modification time to give it.
     pub(super) modified: Option<SystemTime>,
-    /// Whether to wait until it is on the disk.
+    /// True to wait until it is on the disk.
     pub(super) sync: bool,
 }
 
@@ -90,7 +90,7 @@ impl Home {
         Self { directory, moved: Mutex::default() }
     }
 
-    /// Whether a file is the store's, and nobody's result yet.
+    /// True if a file is the store's, and nobody's result yet.
     fn has(&self, moved: &HashSet<(u64, u64)>, file: &File, found: (u64, u64)) -> bool {
         !moved.contains(&found) && temporary::path_of(file).is_ok_and(|path| path.starts_with(&self.directory))
     }
@@ -166,7 +166,7 @@ impl Sink {
         }
     }
 
-    /// What came is void; other content comes, of which this is known. Not for a stream that was written to.
+    /// Drops all bytes before; other content comes, described by `wishes`. Not for a stream that was written to.
     pub(super) fn start_over(&mut self, wishes: Wishes) -> anyhow::Result<()> {
         match self {
             Self::Stream { at: 0, .. } => Ok(()),
@@ -186,7 +186,7 @@ impl Sink {
         }
     }
 
-    /// Whether all of `length` bytes have come; else how many have.
+    /// Succeeds if all of `length` bytes have come; else tells how many have.
     pub(super) fn has_all_of(&self, length: u64) -> Result<(), u64> {
         match self {
             Self::Stream { at, .. } if *at == length => Ok(()),
@@ -304,7 +304,7 @@ impl FileUnderWay {
         if ioctl_ficlone(temporary.file(), file).is_ok() {
             return share(Share::Reflink(temporary));
         }
-        // What can't be linked is copied while it comes, and not at its end.
+        // A file that can't be linked is copied while it comes, and not at its end.
         if same && self.wishes.link && attributes::mark_as_stores(file) {
             return share(Share::Hardlink);
         }
@@ -512,7 +512,8 @@ impl FileUnderWay {
     }
 }
 
-/// Whether the content is written into what is there, since it has other names, or a new file can't take its place.
+/// True if the content is written into the file that is there, since it has other names, or a new file can't take its
+/// place.
 fn is_written_to(target: &FileTarget) -> bool {
     target.old.as_ref().is_some_and(|old| {
         target.linked().is_some()
@@ -521,7 +522,7 @@ fn is_written_to(target: &FileTarget) -> bool {
     })
 }
 
-/// Whether the file is the content and nothing more.
+/// True if the file is the content and nothing more.
 fn is_whole(source: &File, bytes: u64) -> bool {
     source.metadata().is_ok_and(|found| found.len() == bytes)
 }

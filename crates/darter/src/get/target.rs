@@ -33,7 +33,7 @@ pub(super) enum OutputPlace {
 }
 
 impl OutputPlace {
-    /// What `-o` says.
+    /// The place that `-o` names.
     pub(super) fn of(output: Option<&Path>) -> Self {
         let Some(path) = output else { return Self::Directory(PathBuf::from(".")) };
         if path == Path::new("-") {
@@ -90,7 +90,7 @@ fn is_plain(name: &str) -> bool {
     !matches!(name, "." | "..") && !name.contains(odd) && name.trim() == name
 }
 
-/// What content is written to.
+/// The target of content.
 #[derive(Clone, Debug)]
 pub(super) enum Target {
     /// Standard output.
@@ -110,7 +110,7 @@ pub(super) struct FileTarget {
     pub(super) shown: PathBuf,
     /// Where it is, behind all links.
     pub(super) path: PathBuf,
-    /// What is there now.
+    /// The file that is there now.
     pub(super) old: Option<Metadata>,
 }
 
@@ -163,7 +163,7 @@ impl Target {
         }
     }
 
-    /// Whether standard output goes there.
+    /// True if standard output goes there.
     pub(super) const fn is_stdout(&self) -> bool {
         matches!(self, Self::Stdout)
     }
@@ -175,7 +175,7 @@ impl FileTarget {
         directory_of(&self.path)
     }
 
-    /// What is there (device and inode), if it has other names that would show what is written to it.
+    /// The device and inode of the file there, if it has other names that would show what is written to it.
     pub(super) fn linked(&self) -> Option<(u64, u64)> {
         let old = self.old.as_ref().filter(|old| old.nlink() > 1 && !attributes::is_stores(&self.path))?;
         Some((old.dev(), old.ino()))

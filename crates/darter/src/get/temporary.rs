@@ -106,7 +106,7 @@ fn link_beside(file: &File, path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Whether an open file may be given a name in this directory, as far as that can be told before: both lie on one file system and are
+/// True if an open file may be given a name in this directory, as far as that can be told before: both lie on one file system and are
 /// reached through one mount. A daemon in a container, or with mounts of its own, hands over files of other mounts.
 pub(super) fn can_name(file: &File, directory: &Path) -> bool {
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;

@@ -21,7 +21,7 @@ use crate::{output, units};
 /// How many bytes of tar are taken at a time.
 const CHUNK: usize = 128 << 10;
 
-/// What `--json` prints.
+/// The JSON that `--json` prints.
 #[derive(Debug, Serialize)]
 struct ExpandReport {
     file: String,
@@ -61,7 +61,7 @@ fn check_name(out: &Path) -> anyhow::Result<()> {
             "{shown} is no file, and a mountable file can't be written in parts; name another"
         ))
         .into()),
-        // What else is wrong with it is said where the file gets its name.
+        // Other faults are told where the file gets its name.
         _ => Ok(()),
     }
 }

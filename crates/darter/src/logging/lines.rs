@@ -18,7 +18,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_millis(250);
 const MAX_WAITING: usize = 1 << 20;
 
 thread_local! {
-    /// Whether this thread is one that writes: it waits for no line of its own.
+    /// True on a thread that writes: it waits for no line of its own.
     static WRITES: Cell<bool> = const { Cell::new(false) };
 }
 

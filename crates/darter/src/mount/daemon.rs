@@ -38,7 +38,7 @@ impl Daemon {
             if let Ok(opened) = tokio::time::timeout(WAITING_POLL, &mut opening).await {
                 return opened;
             }
-            // Whoever opens meanwhile is not kept from it.
+            // Another opener is not kept from it meanwhile.
             if let Ok(Some(waiting)) = tokio::time::timeout(WAITING_POLL, self.client.waiting(&self.request)).await {
                 says(&waiting);
             }

@@ -85,7 +85,7 @@ impl Agents {
     }
 }
 
-/// Whether somebody named this daemon's directory, which is then for this user or an error.
+/// True if somebody named this daemon's directory, which is then for this user or an error.
 fn is_named(client: &Client, own: &Path) -> bool {
     client.socket().starts_with(own) && !rooms::is_nobodys_choice(own)
 }
@@ -182,7 +182,7 @@ async fn keep(
         ended = &mut session => ended.context("the mount's thread failed")?.context("the kernel ended the mount"),
         () = signals.next() => {
             away(mount).await;
-            // Whoever reads still gets an error when this process ends.
+            // Readers still get an error when this process ends.
             let _ = tokio::time::timeout(LAST_READS, &mut session).await;
             Ok(())
         }

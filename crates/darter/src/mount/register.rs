@@ -69,7 +69,7 @@ impl Registration {
             match self.listener.accept().await {
                 Ok((mut stream, _)) => {
                     let told = serde_json::to_vec(&status().await).unwrap_or_default();
-                    // Who asked and went away does not mind.
+                    // An asker that went away does not mind.
                     let _ = tokio::time::timeout(ANSWER_TIMEOUT, stream.write_all(&told)).await;
                 }
                 Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
@@ -83,7 +83,7 @@ impl Drop for Registration {
         for file in [&self.json, &self.socket] {
             let _ = std::fs::remove_file(file);
         }
-        // Whoever unmounts waits for this process, which has to tidy up yet: the lock goes with it.
+        // `darter unmount` waits for this process, which has to tidy up yet: the lock goes with it.
         let _ = self.lock.take().map(IntoRawFd::into_raw_fd);
     }
 }
@@ -93,7 +93,7 @@ pub(super) fn note_of(dir: &Path, keeper: u32) -> PathBuf {
     dir.join(format!("{keeper}.json"))
 }
 
-/// Whether the process that noted a mount in this file still runs.
+/// True if the process that noted a mount in this file still runs.
 pub(super) fn is_kept(note: &File) -> bool {
     let locked = flock(note, FlockOperation::NonBlockingLockShared);
     let _ = flock(note, FlockOperation::Unlock);
@@ -134,7 +134,7 @@ async fn asked(socket: &Path) -> Option<MountStatus> {
     tokio::time::timeout(ANSWER_TIMEOUT, answer).await.ok()?
 }
 
-/// What a keeper left that does not answer; nothing, and no files any more, if nothing is mounted there.
+/// The status that a keeper left that does not answer; nothing, and no files any more, if nothing is mounted there.
 fn lost(json: &Path, noted: MountStatus) -> Option<MountStatus> {
     let lives = File::open(json).is_ok_and(|note| is_kept(&note));
     if is_mount_point(&noted.dir) {
@@ -153,18 +153,18 @@ fn lost(json: &Path, noted: MountStatus) -> Option<MountStatus> {
     None
 }
 
-/// Whether something is mounted there.
+/// True if something is mounted there.
 pub(super) fn is_mount_point(dir: &Path) -> bool {
     mounts().iter().any(|(mounted, _)| mounted == dir)
 }
 
-/// Whether it is a mount of Darter's.
+/// True if it is a mount of Darter's.
 pub(super) fn is_ours(dir: &Path) -> bool {
     // The one on top counts.
     mounts().iter().rev().find(|(mounted, _)| mounted == dir).is_some_and(|(_, kind)| kind == "darter")
 }
 
-/// What is mounted: where, and the name of what.
+/// All mounts: where, and the name of what.
 fn mounts() -> Vec<(PathBuf, String)> {
     parsed(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
 }

@@ -54,7 +54,7 @@ async fn each(
     if args.json { output::json(&json!({ done: args.names })) } else { Ok(()) }
 }
 
-/// What people know it by: the image that it is a part of, else what it was requested as.
+/// The name by which people know it: the image that it is a part of, else what it was requested as.
 fn called(blob: &BlobRow) -> String {
     match &blob.images[..] {
         [] => blob.name.clone(),

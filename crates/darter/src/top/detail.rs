@@ -115,7 +115,7 @@ fn late(palette: Palette, open: &SwarmDetail, width: usize) -> Line<'static> {
 #[derive(Clone, Copy)]
 struct Columns {
     name: usize,
-    /// Whether there is room for all of them.
+    /// True if there is room for all of them.
     all: bool,
 }
 

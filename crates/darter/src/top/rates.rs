@@ -1,11 +1,11 @@
-//! What comes in and goes out, by tier, as the head of either view shows it.
+//! Rates in and out, by tier, as the head of either view shows them.
 
 use darter_api::top::{Rates, TierRates};
 use ratatui::text::Line;
 
 use super::words::{self, History, Palette, Tone};
 
-/// What comes in and goes out, by tier: three lines.
+/// Rates in and out, by tier: three lines.
 pub(super) fn rates(
     palette: Palette,
     rates: &Rates,

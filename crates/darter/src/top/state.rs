@@ -1,4 +1,4 @@
-//! What is shown and chosen. Snapshots, failures and keys go in; nothing is drawn or asked here.
+//! The screen's content and the user's choices. Snapshots, failures and keys go in; nothing is drawn or asked here.
 
 use std::cmp::{Ordering, Reverse};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::words::{History, Palette};
 /// How far page keys go.
 const PAGE: isize = 10;
 
-/// What follows from a key.
+/// The consequence of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Draw again.
@@ -28,14 +28,14 @@ pub(super) enum Step {
 /// The order of swarms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Order {
-    /// What moves most first; what is not complete before what is.
+    /// Fastest first; incomplete before complete.
     #[default]
     Rate,
     /// By name.
     Name,
-    /// What will be complete last first.
+    /// Those that will be complete last first.
     Left,
-    /// What has most overdue pieces first.
+    /// Those with most overdue pieces first.
     Late,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct Screen {
     pub(super) top: Top,
     /// The swarm that is looked at closer, as it was last seen.
     pub(super) open: Option<SwarmDetail>,
-    /// Whether the open swarm is gone from the daemon.
+    /// True if the open swarm is gone from the daemon.
     pub(super) open_is_gone: bool,
     /// Why the last attempt to get a snapshot failed.
     pub(super) trouble: Option<String>,

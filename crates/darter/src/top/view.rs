@@ -69,7 +69,7 @@ pub(super) fn lines(state: &Screen, width: usize, height: usize) -> Vec<Line<'st
     lines
 }
 
-/// Who this is and how it fares: two lines.
+/// The agent and how it fares: two lines.
 fn head(state: &Screen, width: usize) -> Vec<Line<'static>> {
     let (palette, agent) = (state.palette, &state.top.agent);
     let role = match agent.role {

@@ -11,7 +11,7 @@ use ratatui::text::{Line, Span};
 /// Eighths of a cell, from nothing to all.
 const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// What a cell means; the palette says how it looks.
+/// The meaning of a cell; the palette says how it looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
     /// As it is.
@@ -20,17 +20,17 @@ pub(super) enum Tone {
     Strong,
     /// Labels, and what matters less.
     Faint,
-    /// What comes in.
+    /// Bytes that come in.
     In,
-    /// What goes out.
+    /// Bytes that go out.
     Out,
-    /// What somebody should look at.
+    /// Something that a user should look at.
     Bad,
-    /// What is complete.
+    /// Something complete.
     Good,
 }
 
-/// Whether there are colours.
+/// True if there are colours.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Palette {
     /// With them, else in bold and reverse alone.

@@ -1,4 +1,4 @@
-//! What of a registry's settings is secret, and the form in which that can be printed: the name of a file.
+//! Secrets among a registry's settings, and the form in which they can be printed: the name of a file.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
