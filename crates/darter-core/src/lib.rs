@@ -12,6 +12,7 @@
 //! | [`manifest`] | [`Manifest`]: one BLAKE3 subtree value per piece, one root over all |
 //! | [`proof`] | a lead's signature over hashes that others pass on |
 //! | [`place`] | [`Place`] and [`Tier`]: how near two nodes are |
+//! | [`ahead`] | [`Ahead`]: how many bytes a connection is handed ahead of its cable |
 //! | [`rate`] | [`Rate`]: bytes per second as people write them |
 //! | [`sharing`] | who may have bytes that another caller's credentials opened |
 //! | [`signature`](mod@signature) | query parameters that sign an address |
@@ -20,6 +21,7 @@
 //! | [`fault`] | [`Fault`] and [`Retry`]: whose fault an error is, whether asking again helps |
 //! | [`clock`] | [`Moment`] and the [`Clock`] that is injected everywhere |
 
+pub mod ahead;
 pub mod clock;
 pub mod digest;
 pub mod fault;
@@ -38,6 +40,7 @@ pub mod sharing;
 pub mod signature;
 pub mod source;
 
+pub use ahead::Ahead;
 pub use clock::{Clock, Moment, SystemClock};
 pub use digest::{Digest, DigestHasher};
 pub use fault::{Blame, Blamed, Fault, Retry, in_full};

@@ -108,7 +108,8 @@ impl Fleet {
         let limits = Limits {
             slots: SLOTS,
             of_piece: of_piece as u32,
-            unsent: (network.unsent as f64 / grain) as u32,
+            unsent: network.unsent,
+            grain: grain as u32,
             window: ((network.window as f64 / grain) as u32).max(2),
         };
         let shared = scenario.links.iter().map(|link| BusyLink {

@@ -22,7 +22,7 @@ const NETWORK: Network = Network {
     zone_latency: Duration::ZERO,
     queue: Duration::from_millis(15),
     grain: None,
-    unsent: 128 << 10,
+    unsent: None,
     window: 256 << 10,
     tells_begun: false,
 };

@@ -129,7 +129,7 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
             "reader_lag_part" => tuning.reader_lag_part = number.max(1),
             "reader_near" => tuning.reader_near = number,
             "reader_window" => tuning.reader_window = number,
-            "unsent" => network.unsent = number.into(),
+            "unsent" => network.unsent = Some(number),
             "window" => network.window = number.into(),
             "grain" => network.grain = Some(number.into()),
             "queue" => network.queue = Duration::from_micros(number.into()),

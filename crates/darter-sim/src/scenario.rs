@@ -48,8 +48,9 @@ pub struct Network {
     /// Connections of a node share its cable in turns of this many bytes, as far as pieces are divisible. `None` for a quarter of a
     /// piece, and no less than 64 KiB: finer ones take time to run and change little.
     pub grain: Option<u64>,
-    /// A piece is written, and its slot free, when no more bytes than this wait in the socket unsent.
-    pub unsent: u64,
+    /// A piece is written, and its slot free, when no more bytes than this wait in the socket unsent. `None` for what agents decide by
+    /// each connection's rate.
+    pub unsent: Option<u32>,
     /// Bytes that a connection may have on their way; two grains at least.
     pub window: u64,
     /// True if a receiver notices when the answer to a request for a named piece begins. Agents do for asks alone.
@@ -64,7 +65,7 @@ impl Default for Network {
             zone_latency: Duration::from_millis(1),
             queue: Duration::from_millis(2),
             grain: None,
-            unsent: 128 << 10,
+            unsent: None,
             window: 256 << 10,
             tells_begun: false,
         }

@@ -3,7 +3,7 @@
 //!
 //! A connection writes one piece at a time, its urgent requests first and then the oldest; the connections with something to
 //! write wait in one line for one of the node's slots, first come first served. A piece is bound only when the slot is there. A
-//! slot is free again when all but a little of the piece has left the socket. The cable takes a *grain* of each connection in
+//! slot is free again when all of the piece has left the socket but what the connection's rate allows ([`Ahead`]). The cable takes a *grain* of each connection in
 //! turn, as long as the connection has not too much under way.
 //!
 //! A connection itself holds what usually waits and is under way: a run's time is that of its cache misses, and grains are half of all
@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use darter_core::{Moment, PieceIndex};
+use darter_core::{Ahead, Moment, PieceIndex};
 use smallvec::SmallVec;
 
 /// How often an agent looks whether answers make progress.
@@ -53,6 +53,9 @@ pub(crate) struct Connection {
     /// True if it stands in the line or has a slot.
     is_busy: bool,
     has_slot: bool,
+    /// When it got its slot.
+    began: Moment,
+    ahead: Ahead,
     /// Pieces bound and not sent yet, the first under way.
     sending: SmallVec<[Sending; 1]>,
     /// Grains of `sending`.
@@ -73,8 +76,10 @@ pub(crate) struct Limits {
     pub(crate) slots: u32,
     /// Grains of one piece.
     pub(crate) of_piece: u32,
-    /// A piece counts as written when no more than this is left of it in the socket.
-    pub(crate) unsent: u32,
+    /// A piece counts as written when no more bytes than this are left of it in the socket; what the connection's rate allows if `None`.
+    pub(crate) unsent: Option<u32>,
+    /// Bytes of a grain.
+    pub(crate) grain: u32,
     /// The most under way to a receiver.
     pub(crate) window: u32,
 }
@@ -203,18 +208,21 @@ impl Uploads {
         self.backlog += limits.of_piece;
         self.busy += 1;
         connection.has_slot = true;
+        connection.began = now;
         let wait = self.stand_in_turn(at, limits, now);
-        self.release_slot(at, limits);
+        self.release_slot(at, limits, now);
         wait
     }
 
     /// Gives the slot back when the piece is as good as sent; whether it was.
-    fn release_slot(&mut self, at: u32, limits: &Limits) -> bool {
+    fn release_slot(&mut self, at: u32, limits: &Limits, now: Moment) -> bool {
         let connection = &mut self.connections[at as usize];
-        if !connection.has_slot || connection.backlog > limits.unsent {
+        let unsent = limits.unsent.unwrap_or(connection.ahead.limit());
+        if !connection.has_slot || connection.backlog > unsent / limits.grain {
             return false;
         }
         connection.has_slot = false;
+        connection.ahead.handed_over(limits.of_piece * limits.grain, connection.began, now);
         self.busy -= 1;
         self.pass(at);
         true
@@ -312,7 +320,7 @@ impl Uploads {
     ) -> (bool, Option<Moment>) {
         self.connections[at as usize].on_way.extend(there);
         let wait = self.stand_in_turn(at, limits, now);
-        (self.release_slot(at, limits), wait)
+        (self.release_slot(at, limits, now), wait)
     }
 
     /// Grains bound and not sent yet.

@@ -89,6 +89,19 @@ fn an_origin_that_gives_several_connections_no_more_than_one_is_read_by_one_and_
     assert!(report.quantile(1.0).as_secs_f64() <= alone.quantile(1.0).as_secs_f64() * 1.02);
 }
 
+/// What a socket holds is sent though its request was called back: on slow cables little of it is to be there.
+#[test]
+fn a_large_swarm_on_slow_cables_is_as_near_the_bound_as_on_fast_ones() {
+    for kilobytes in [625, 1000, 2500] {
+        let rate = Rate::from_bytes_per_second(kilobytes * 1000).unwrap();
+        let mut scenario = Scenario::equal(80, 256, 128 << 10, rate);
+        scenario.origin = Some(megabytes(125));
+        scenario.network.queue = Duration::from_millis(15);
+        let report = run(&scenario);
+        assert!(over_bound(&report, &scenario) <= 1.22, "{kilobytes} kB/s");
+    }
+}
+
 #[test]
 fn a_faster_seed_uses_what_it_has() {
     let mut scenario = eight();

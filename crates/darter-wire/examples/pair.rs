@@ -78,7 +78,8 @@ fn hold(piece: u32, tell: &mpsc::Sender<String>) -> Outcome<f64> {
         file.write_all(&block)?;
     }
     let holder = Arc::new(Holder { file: Arc::new(file), piece });
-    let sending = Sending { slots: Slots::new(4), budget: Arc::new(Unlimited), stall: Duration::from_secs(10) };
+    let clock = Arc::new(SystemClock::start());
+    let sending = Sending { slots: Slots::new(4), budget: Arc::new(Unlimited), stall: Duration::from_secs(10), clock };
     runtime()?.block_on(async {
         let listener = TcpTransport::default().listen("127.0.0.1:0").await?;
         tell.send(listener.local_addr().to_string())?;

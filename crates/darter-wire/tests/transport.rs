@@ -189,3 +189,20 @@ async fn over_tcp_a_head_waits_for_what_follows() {
     }
     panic!("a head came by itself");
 }
+
+/// How many bytes a connection over TCP takes while nobody reads, if that many may wait unsent.
+async fn taken(ahead: u32) -> usize {
+    let (transport, addr) = tcp();
+    let (mut here, _there) = pair(&transport, addr).await;
+    here.writer.hold_ahead(ahead);
+    let mut taken = 0;
+    while let Ok(written) = timeout(Duration::from_millis(200), here.writer.write(&[0; 4096])).await {
+        taken += written.unwrap();
+    }
+    taken
+}
+
+#[tokio::test]
+async fn a_tcp_connection_takes_no_more_ahead_than_it_is_told_to() {
+    assert!(taken(16 << 10).await < taken(1 << 20).await);
+}

@@ -169,7 +169,8 @@ impl Builder {
             options: parking_lot::Mutex::new(options.clone()),
         };
         let receiving = Receiving { budget: download, buffers: BufferPool::default() };
-        let sending = Sending { slots: Slots::new(UPLOAD_SLOTS), budget: upload, stall: STALL };
+        let sending =
+            Sending { slots: Slots::new(UPLOAD_SLOTS), budget: upload, stall: STALL, clock: Arc::clone(&clock) };
         let fleet =
             Fleet::new(fleet_context(&options, &context), Arc::clone(&transport), receiving, sending, tasks.clone());
         let house = House {

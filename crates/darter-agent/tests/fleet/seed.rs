@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use darter_agent::{Agent, Options};
 use darter_core::manifest::{hash_piece, root_of_pieces};
-use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, Place, Signer, Source, Version};
+use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, Place, Signer, Source, SystemClock, Version};
 use darter_wire::control::{self, ControlConfig, ControlSender};
 use darter_wire::{
     Capabilities, Greeted, Hello, Kind, Listener, Message, Role, Sending, Slots, TcpTransport, Transport, Unlimited,
@@ -183,7 +183,9 @@ async fn accept(listener: Box<dyn Listener>, me: Hello, part: Arc<dyn Part>, lea
                     leave.run_until_cancelled(converse(greeted, me.node, &*part)).await;
                 }
                 Kind::Data => {
-                    let sending = Sending { slots: Slots::new(1), budget: Arc::new(Unlimited), stall: Duration::MAX };
+                    let clock = Arc::new(SystemClock::start());
+                    let (slots, budget) = (Slots::new(1), Arc::new(Unlimited));
+                    let sending = Sending { slots, budget, stall: Duration::MAX, clock };
                     // The agent's end of it is the agent's affair.
                     let _ = serve_data(greeted.stream, greeted.hello.node, part, &sending).await;
                 }

@@ -6,6 +6,8 @@
 //! a slot, so that a slow disk keeps from sending only those who ask for what lies there. So does a peer that takes nothing of
 //! what is sent to it: its slot is given back ([`slots`](super::slots)), and the rest of the piece goes without one.
 //!
+//! As late as possible also means that few bytes wait in the socket: as many as the connection's rate asks for ([`Ahead`]).
+//!
 //! Invariants: a connection holds at most one slot, and only while it decides and sends; every piece bound is
 //! reported to [`Uploads::sent`] exactly once, also when the connection breaks or the task is dropped.
 
@@ -18,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use darter_core::{BlobId, NodeId, PieceIndex};
+use darter_core::{Ahead, BlobId, Clock, NodeId, PieceIndex};
 use darter_protocol::ProtocolError;
 use darter_protocol::data::{ASK_LENGTH, Ask, Header, UnknownAsk};
 use darter_protocol::{MAX_PIECE_LENGTH, Refusal, Request, Wanted};
@@ -119,6 +121,8 @@ pub struct Sending {
     pub budget: Arc<dyn Budget>,
     /// A connection whose other side takes nothing for this long is closed.
     pub stall: Duration,
+    /// By which the rate of a connection is measured.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// Answers the requests of one connection, after its preface, until the peer closes it (`Ok`). Dropping the future
@@ -131,8 +135,9 @@ pub async fn serve_data(stream: PeerStream, peer: NodeId, uploads: Arc<dyn Uploa
     let queue = Mutex::new(Queue::default());
     let asked = Notify::new();
     let changes = uploads.changes();
-    let (slot, socket) = (None, stream.writer);
-    let server = Server { socket, slot, peer, uploads, sending, queue: &queue, asked: &asked, changes };
+    let (slot, mut socket, ahead) = (None, stream.writer, Ahead::default());
+    socket.hold_ahead(ahead.limit());
+    let server = Server { socket, slot, ahead, peer, uploads, sending, queue: &queue, asked: &asked, changes };
     tokio::select! {
         end = read_requests(stream.reader, &queue, &asked) => end,
         end = server.run() => end,
@@ -165,6 +170,8 @@ struct Server<'a> {
     socket: Box<dyn PeerWriter>,
     /// The slot in hand, if there is one.
     slot: Option<Slot<'a>>,
+    /// What the socket may hold.
+    ahead: Ahead,
     peer: NodeId,
     uploads: Arc<dyn Uploads>,
     sending: &'a Sending,
@@ -273,6 +280,7 @@ impl Server<'_> {
         if length == 0 {
             self.write(&header).await?;
         }
+        let began = self.sending.clock.now();
         let mut sent = 0;
         while sent < length {
             let chunk = (length - sent).min(self.sending.budget.grain());
@@ -284,6 +292,9 @@ impl Server<'_> {
             sent += chunk;
         }
         outcome.delivered = true;
+        if self.ahead.handed_over(length, began, self.sending.clock.now()) {
+            self.socket.hold_ahead(self.ahead.limit());
+        }
         if let Some(slot) = &self.slot {
             slot.was_used_well();
         }

@@ -128,6 +128,12 @@ pub trait PeerWriter: AsyncWrite + Send + Unpin {
         self.write_all(head).await
     }
 
+    /// Says how many bytes may wait in the connection that were never sent: a write takes no more than that, and whoever writes is woken when
+    /// about half of them are gone. A connection that can't tell holds as many as it does.
+    fn hold_ahead(&mut self, bytes: u32) {
+        let _ = bytes;
+    }
+
     /// Sends the bytes of `file` from `offset` to `end`, by the cheapest way this connection has. `offset` moves on with what the
     /// connection has taken, and is right also when the future is dropped. This default reads the bytes on a blocking thread and
     /// writes them.

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use darter_core::ahead::MAX_AHEAD;
 use darter_kernel::socket::{set_receive_low_water, set_unsent_low_water};
 use rustix::fs::sendfile;
 use rustix::io::retry_on_intr;
@@ -20,10 +21,6 @@ use tokio::time::timeout;
 
 use super::{FILE_CHUNK, Listener, PeerReader, PeerStream, PeerWriter, Transport};
 use crate::{Result, WireError};
-
-/// Bytes that may wait in a socket and were never sent. Enough for the time until a task is woken at 10 Gbit/s; so few that a
-/// holder does not bind a piece, and hold it against being called back, long before it is sent.
-const UNSENT: u32 = 128 * 1024;
 
 /// A reader that expects more than this is woken before all of it has come, so that reading goes along with receiving.
 const MAX_EXPECTED: u32 = 256 * 1024;
@@ -99,7 +96,7 @@ fn stream_of(stream: TcpStream, config: &TcpConfig) -> io::Result<PeerStream> {
     sockopt::set_tcp_keepcnt(&stream, 3)?;
     sockopt::set_socket_keepalive(&stream, true)?;
     let (peer_addr, local_addr) = (stream.peer_addr()?, stream.local_addr()?);
-    set_unsent_low_water(&stream, UNSENT)?;
+    set_unsent_low_water(&stream, MAX_AHEAD)?;
     let (reader, writer) = stream.into_split();
     let stream = PeerStream::new(Box::new(TcpReader { half: reader, mark: 1 }), Box::new(TcpWriter(writer)), peer_addr);
     Ok(stream.at(local_addr))
@@ -131,6 +128,13 @@ struct TcpWriter(OwnedWriteHalf);
 
 #[async_trait]
 impl PeerWriter for TcpWriter {
+    fn hold_ahead(&mut self, bytes: u32) {
+        // A socket that is not told holds what it held.
+        if let Err(error) = set_unsent_low_water(self.0.as_ref(), bytes) {
+            tracing::debug!(%error, "cannot limit what waits in a socket");
+        }
+    }
+
     async fn write_head(&mut self, mut head: &[u8]) -> io::Result<()> {
         let stream: &TcpStream = self.0.as_ref();
         while !head.is_empty() {

@@ -221,15 +221,15 @@ async fn every_refusal_comes_as_itself() {
 async fn a_header_goes_with_the_first_bytes_of_its_piece_and_when_they_may() {
     let gate = Gate::shut();
     let (here, there) = pair().await;
-    let (there, heads) = noting_heads(there);
+    let (there, notes) = noting(there, Duration::ZERO);
     serve(there, &Holder::of(0..2), &sending(1, gate.clone()));
     let (client, mut answers) = DataClient::start(here, receiving());
     ask_for(&client, 0..2);
     settle().await;
-    assert!(heads.lock().is_empty(), "a head by itself would be held back, and then be a packet of its own");
+    assert!(notes.heads.lock().is_empty(), "a head by itself would be held back, and then be a packet of its own");
     gate.open();
     assert_eq!(next_pieces(&mut answers, 2).await, [0, 1]);
-    assert_eq!(*heads.lock(), [16, 16]);
+    assert_eq!(*notes.heads.lock(), [16, 16]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -283,4 +283,24 @@ async fn a_requester_of_another_release_is_told_what_is_not_understood_and_serve
     let mut got = vec![0; PIECE];
     here.reader.read_exact(&mut got).await.unwrap();
     assert!(got == piece(1));
+}
+
+/// How many bytes might wait in a connection's socket, from its beginning on, while it took pieces of a file one after the other.
+async fn held_ahead(byte: Duration) -> Vec<u32> {
+    let (here, there) = pair().await;
+    let (there, notes) = noting(there, byte);
+    serve(there, &Holder::of(0..64), &sending(4, Arc::new(Unlimited)));
+    let (client, mut answers) = DataClient::start(here, receiving());
+    let of_the_file: Vec<_> = (0..64).filter(|index| index % 2 == 1).collect();
+    ask_for(&client, of_the_file.iter().copied());
+    assert_eq!(next_pieces(&mut answers, of_the_file.len()).await, of_the_file);
+    notes.ahead.lock().clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_socket_holds_little_ahead_of_a_slow_cable_and_more_of_a_fast_one_and_is_told_seldom() {
+    assert_eq!(held_ahead(Duration::from_micros(2)).await, [16 << 10], "500 kB/s");
+    let fast = held_ahead(Duration::from_nanos(40)).await;
+    assert_eq!((fast.first(), fast.last()), (Some(&(16 << 10)), Some(&(128 << 10))), "25 MB/s");
+    assert!(fast.len() <= 4, "told {fast:?}");
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use darter_core::{BlobId, NodeId, PieceIndex};
+use darter_core::{BlobId, Clock, Moment, NodeId, PieceIndex};
 use darter_wire::{
     Answer, Answers, Bind, Budget, BufferPool, DataClient, Later, MemNetwork, Payload, PeerStream, PeerWriter,
     Receiving, Refusal, Request, Result, Sending, Slots, TcpTransport, Transport, Unlimited, Uploads, Wanted,
@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 pub(crate) const BLOB: BlobId = BlobId([5; 32]);
 pub(crate) const PIECE: usize = 100_000;
@@ -135,8 +136,22 @@ impl Uploads for Holder {
     }
 }
 
+/// The runtime's time, which may be paused.
+struct Paused(Instant);
+
+impl Clock for Paused {
+    fn now(&self) -> Moment {
+        Moment::ZERO + self.0.elapsed()
+    }
+
+    fn unix(&self) -> u64 {
+        1
+    }
+}
+
 pub(crate) fn sending(slots: usize, budget: Arc<dyn Budget>) -> Sending {
-    Sending { slots: Slots::new(slots), budget, stall: Duration::from_secs(10) }
+    let clock = Arc::new(Paused(Instant::now()));
+    Sending { slots: Slots::new(slots), budget, stall: Duration::from_secs(10), clock }
 }
 
 pub(crate) fn receiving() -> Receiving {
@@ -159,40 +174,59 @@ async fn pair_over(transport: &dyn Transport, addr: &str) -> (PeerStream, PeerSt
     (here.unwrap(), there.unwrap())
 }
 
-/// A writer that notes how long each head is that it is given.
-struct Noting(Box<dyn PeerWriter>, Arc<Mutex<Vec<usize>>>);
+/// What a writer was given and told.
+#[derive(Default)]
+pub(crate) struct Notes {
+    /// How long each head was.
+    pub(crate) heads: Mutex<Vec<usize>>,
+    /// How many bytes might wait in it, from the beginning on.
+    pub(crate) ahead: Mutex<Vec<u32>>,
+}
+
+/// A writer that takes notes.
+struct Noting {
+    writer: Box<dyn PeerWriter>,
+    notes: Arc<Notes>,
+    /// What a byte of a file takes.
+    byte: Duration,
+}
 
 #[async_trait]
 impl PeerWriter for Noting {
     async fn write_head(&mut self, head: &[u8]) -> io::Result<()> {
-        self.1.lock().push(head.len());
-        self.0.write_head(head).await
+        self.notes.heads.lock().push(head.len());
+        self.writer.write_head(head).await
+    }
+
+    fn hold_ahead(&mut self, bytes: u32) {
+        self.notes.ahead.lock().push(bytes);
     }
 
     async fn send_file(&mut self, file: &Arc<File>, offset: &mut u64, end: u64) -> io::Result<()> {
-        self.0.send_file(file, offset, end).await
+        tokio::time::sleep(self.byte * (end - *offset) as u32).await;
+        self.writer.send_file(file, offset, end).await
     }
 }
 
 impl AsyncWrite for Noting {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, data)
+        Pin::new(&mut self.writer).poll_write(cx, data)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.writer).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.writer).poll_shutdown(cx)
     }
 }
 
-/// Makes a connection note the heads that it is given to write.
-pub(crate) fn noting_heads(stream: PeerStream) -> (PeerStream, Arc<Mutex<Vec<usize>>>) {
-    let (heads, peer_addr) = (Arc::default(), stream.peer_addr());
-    let writer = Box::new(Noting(stream.writer, Arc::clone(&heads)));
-    (PeerStream::new(stream.reader, writer, peer_addr), heads)
+/// Makes a connection note what it is given to write, and take this long for each byte of a file.
+pub(crate) fn noting(stream: PeerStream, byte: Duration) -> (PeerStream, Arc<Notes>) {
+    let (notes, peer_addr) = (Arc::<Notes>::default(), stream.peer_addr());
+    let writer = Box::new(Noting { writer: stream.writer, notes: Arc::clone(&notes), byte });
+    (PeerStream::new(stream.reader, writer, peer_addr), notes)
 }
 
 /// Has the holder serve this connection.
