@@ -2,18 +2,10 @@
 
 use darter_core::Digest;
 
-use crate::erofs;
+use crate::erofs::{self, TAR_START, metadata_start};
 use crate::reason::Reason;
 use crate::tar::Parser;
 use crate::tree::Tree;
-
-/// Where in the file the tar begins: what comes before it is written last.
-pub const TAR_START: u64 = 4096;
-
-/// Where in the file the metadata begins, behind a tar of this length.
-pub const fn metadata_start(tar_length: u64) -> u64 {
-    (TAR_START + tar_length).next_multiple_of(erofs::BLOCK as u64)
-}
 
 /// Takes a tar as it streams by.
 ///

@@ -40,6 +40,7 @@ mod tar;
 mod tree;
 
 pub use compression::Compression;
-pub use expand::{Expanded, Expander, TAR_START, metadata_start};
+pub use erofs::{TAR_START, metadata_start};
+pub use expand::{Expanded, Expander};
 pub use layer::{LayerDigests, LayerError, LayerReader};
 pub use reason::Reason;

@@ -13,7 +13,7 @@ use darter_swarm::{Input, RequestId};
 
 use crate::fleet::Fleet;
 use crate::node::{BLOB, id_of};
-use crate::queue::{Failed, What};
+use crate::queue::{Failed, Lied, What};
 use crate::uploads::Upload;
 
 /// How often a byte comes from who sends byte by byte, and who looks sees it.
@@ -27,17 +27,6 @@ const LATE: Duration = Duration::from_secs(10);
 
 /// How soon who takes a piece back says again that it holds it.
 const AGAIN: Duration = Duration::from_millis(50);
-
-/// An answer that a liar gives later.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Lied {
-    pub(crate) liar: u32,
-    pub(crate) asker: u32,
-    pub(crate) id: u32,
-    pub(crate) piece: u32,
-    /// How often before.
-    pub(crate) times: u16,
-}
 
 impl Fleet {
     /// A node lies from now on. Nothing is owed to it.

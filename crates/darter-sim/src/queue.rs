@@ -12,8 +12,6 @@
 use darter_core::Moment;
 use darter_swarm::{OriginReader, OriginRun};
 
-use crate::liars::Lied;
-
 /// Something that happens at a moment. Small and without pointers: there are millions of them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum What {
@@ -61,6 +59,17 @@ pub(crate) enum What {
     Letter(u32),
     /// A liar goes on with a request.
     Lied(Lied),
+}
+
+/// An answer that a liar gives later.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lied {
+    pub(crate) liar: u32,
+    pub(crate) asker: u32,
+    pub(crate) id: u32,
+    pub(crate) piece: u32,
+    /// How often before.
+    pub(crate) times: u16,
 }
 
 /// A request that is refused.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use darter_api::Role;
 use darter_core::source::{Credentials, blob_of};
-use darter_core::{BlobId, Clock, NodeId, Source, Version};
+use darter_core::{BlobId, NodeId, Source, Version};
 use darter_origin::{Requester, is_this_host};
 use darter_store::StoredBlob;
 use darter_wire::{Failure, Message};
@@ -247,15 +247,5 @@ impl Swarms {
 fn is_of_host(source: &Source) -> bool {
     match source {
         Source::Url { url: address, .. } | Source::Registry { registry: address, .. } => is_this_host(address),
-    }
-}
-
-/// A number that no other reading of an origin without validators has.
-pub(super) fn fresh_nonce(clock: &dyn Clock) -> u64 {
-    let mut bytes = [0; 8];
-    // Early in a host's life the pool may not answer; the time then tells readings apart.
-    match rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::NONBLOCK) {
-        Ok(8) => u64::from_le_bytes(bytes),
-        _ => clock.unix(),
     }
 }

@@ -12,14 +12,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{BlobId, ByteRange, Source, in_full};
+use darter_core::{BlobId, ByteRange, Clock, Source, in_full};
 use darter_origin::{Body, OriginError};
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
 use super::Swarms;
 use super::access::{Caller, Own};
-use super::open::fresh_nonce;
 use crate::error::FetchError;
 use crate::transfer::stream::{Giving, Part};
 
@@ -154,4 +153,14 @@ async fn take(body: &mut Body) -> Result<Vec<u8>, OriginError> {
         taken.extend_from_slice(&chunk?);
     }
     Ok(taken)
+}
+
+/// A number that no other reading of an origin without validators has.
+pub(super) fn fresh_nonce(clock: &dyn Clock) -> u64 {
+    let mut bytes = [0; 8];
+    // Early in a host's life the pool may not answer; the time then tells readings apart.
+    match rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::NONBLOCK) {
+        Ok(8) => u64::from_le_bytes(bytes),
+        _ => clock.unix(),
+    }
 }

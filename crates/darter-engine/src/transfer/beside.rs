@@ -25,11 +25,9 @@ use darter_store::size;
 use darter_swarm::{Lead as SwarmLead, OriginReader, OriginRun, Widening};
 
 use super::dissolve::origin_of;
+use super::manners::limits;
 use super::reading::{Leftover, RunEnd, is_refusal, next_chunk};
 use super::{Lead, Transfer, TransferState};
-
-/// How long a connection besides others may send nothing.
-pub(super) const MAX_SILENCE: Duration = Duration::from_secs(2);
 
 /// How long it may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -358,12 +356,6 @@ fn consequence(end: &RunEnd) -> Consequence {
         RunEnd::Origin(error) if error.blame().retry.is_later() && !limits(error) => Consequence::Fewer,
         RunEnd::Origin(_) => Consequence::Alone,
     }
-}
-
-/// True if the origin wants fewer requests, or none for a while.
-pub(super) fn limits(error: &OriginError) -> bool {
-    let is_busy = matches!(error.kind(), ErrorKind::RateLimited { .. } | ErrorKind::Status(503));
-    is_busy || error.retry_after().is_some()
 }
 
 /// For people.

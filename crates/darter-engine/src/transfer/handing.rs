@@ -27,7 +27,8 @@ use futures_util::{Stream, StreamExt as _};
 use tokio::sync::watch;
 
 use super::rest::Hold;
-use super::stream::{FILE_CHUNK, Giving, Part, file_part, kept, next_reader};
+use super::stream::{FILE_CHUNK, Giving, Part, file_part};
+use super::wants::{kept, next_reader};
 use super::{Outcome, Transfer};
 use crate::error::FetchError;
 

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use darter_core::Moment;
+use darter_origin::{ErrorKind, OriginError};
 use parking_lot::Mutex;
 
 /// How long an origin that refused several connections is read by one, unless it asks for more time itself.
@@ -16,6 +17,15 @@ const REFUSED_FOR: Duration = Duration::from_secs(600);
 const NO_GAIN_FOR: Duration = Duration::from_secs(60);
 
 const MAX_ORIGINS: usize = 1024;
+
+/// How long a connection besides others may send nothing.
+pub(super) const MAX_SILENCE: Duration = Duration::from_secs(2);
+
+/// True if the origin wants fewer requests, or none for a while.
+pub(super) fn limits(error: &OriginError) -> bool {
+    let is_busy = matches!(error.kind(), ErrorKind::RateLimited { .. } | ErrorKind::Status(503));
+    is_busy || error.retry_after().is_some()
+}
 
 /// See the module's text.
 #[derive(Debug, Default)]

@@ -23,7 +23,7 @@ use darter_swarm::{Books, OriginReader, OriginRun};
 use darter_wire::{MAX_BLOB_LENGTH, MAX_PIECES, Message};
 use futures_util::StreamExt as _;
 
-use super::beside::{MAX_SILENCE, limits};
+use super::manners::{MAX_SILENCE, limits};
 use super::parts::{Next, RangeSupport};
 use super::turns::Turn;
 use super::whole::Fresh;

@@ -8,19 +8,19 @@
 //! sends it does not wait for the disk, and a disk that fails is noticed where the piece can still be had from others.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::{ByteRange, Moment, PieceIndex, PieceLength};
 use darter_store::pages::warm;
-use darter_store::{DiskWork, PieceFile, StoreError, StoredBlob, size};
+use darter_store::{DiskWork, PieceFile, StoreError, StoredBlob};
 use darter_swarm::{Input, ReaderId};
 use futures_util::Stream;
 use tokio::sync::watch;
 
 use super::rest::Hold;
-use super::wants::WaitingReader;
+use super::wants::{MAX_AHEAD, WaitingReader, kept, next_reader};
 use super::{Outcome, Transfer};
 use crate::error::FetchError;
 
@@ -32,15 +32,6 @@ pub(super) const FILE_CHUNK: u64 = 8 << 20;
 
 /// A container engine can wait a little for one piece while others flow.
 const URGENT_AFTER: Duration = Duration::from_secs(1);
-
-/// Pieces of a lone range that are asked for at once.
-pub(super) const MAX_AHEAD: u32 = 32;
-
-/// A number that no other reader has.
-pub(super) fn next_reader() -> ReaderId {
-    static READERS: AtomicU64 = AtomicU64::new(0);
-    ReaderId(READERS.fetch_add(1, Ordering::Relaxed))
-}
 
 /// Verified bytes.
 #[derive(Clone, Debug)]
@@ -116,16 +107,6 @@ impl Transfer {
                 Err(error) => Some((Err(error), None)),
             }
         })
-    }
-}
-
-/// How much of an unfinished blob stays on the disk, in words.
-pub(super) fn kept(transfer: &Transfer) -> String {
-    let held = transfer.stored.held_bytes();
-    match transfer.stored.length() {
-        _ if transfer.stored.passes() || held == 0 => "nothing is kept".to_owned(),
-        Some(length) if length > 0 => format!("{} of {} are kept", size(held), size(length)),
-        _ => "what came is kept".to_owned(),
     }
 }
 

@@ -11,12 +11,13 @@
 //! is known. An older lead is not told, reads everything, and so gives what is waited for in the end.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use darter_core::{ByteRange, PieceIndex};
+use darter_store::size;
 use darter_swarm::{Input, ReaderId, Wish};
 
-use super::stream::{MAX_AHEAD, kept, next_reader};
 use super::{Lead, Outcome, Transfer};
 use crate::error::FetchError;
 
@@ -25,6 +26,25 @@ const WINDOW: u64 = 8 << 20;
 
 /// How long a reader that gives no deadline is taken to be able to wait: what comes first is served first.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Pieces of a lone range that are asked for at once.
+pub(super) const MAX_AHEAD: u32 = 32;
+
+/// A number that no other reader has.
+pub(super) fn next_reader() -> ReaderId {
+    static READERS: AtomicU64 = AtomicU64::new(0);
+    ReaderId(READERS.fetch_add(1, Ordering::Relaxed))
+}
+
+/// How much of an unfinished blob stays on the disk, in words.
+pub(super) fn kept(transfer: &Transfer) -> String {
+    let held = transfer.stored.held_bytes();
+    match transfer.stored.length() {
+        _ if transfer.stored.passes() || held == 0 => "nothing is kept".to_owned(),
+        Some(length) if length > 0 => format!("{} of {} are kept", size(held), size(length)),
+        _ => "what came is kept".to_owned(),
+    }
+}
 
 /// A reader that waits for pieces, until it is dropped.
 pub(super) struct WaitingReader {

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use crate::body::{self, Body};
 use crate::mirror::ahead::{Judged, ORDER_TIMEOUT, Stretch};
 use crate::mirror::compared;
-use crate::mirror::flow::{self, Giver, Opening, Reopen, Slice, Start};
+use crate::mirror::flow::{self, Giver, NEAR, Opening, Reopen, Slice, Start};
 use crate::mirror::grants::NamedBlob;
 use crate::mirror::problem::Problem;
 use crate::mirror::range::{self, Asked};
@@ -34,9 +34,6 @@ use crate::mirror::rescue::{self, Rescue};
 use crate::mirror::sampled::Sampled;
 use crate::mirror::wrong::WrongDigests;
 use crate::mirror::{Ask, Blob, Blobs, Mirror, Nearness, entity_tag, header};
-
-/// Bytes that the agent is waited for, even by who jumps ahead: it reads them in a moment.
-pub(super) const NEAR: u64 = 256 << 10;
 
 /// The blob that is asked for, and the agent that gives it.
 struct Wanted {

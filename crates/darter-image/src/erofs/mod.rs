@@ -61,9 +61,16 @@ use darter_core::Digest;
 use self::place::{Layout, Placed, Plan};
 use self::xattrs::Attributes;
 use crate::chunks::HOLE;
-use crate::expand::TAR_START;
 use crate::reason::Reason;
 use crate::tree::{Body, Content, Tree};
+
+/// Where in the file the tar begins: what comes before it is written last.
+pub const TAR_START: u64 = 4096;
+
+/// Where in the file the metadata begins, behind a tar of this length.
+pub const fn metadata_start(tar_length: u64) -> u64 {
+    (TAR_START + tar_length).next_multiple_of(BLOCK as u64)
+}
 
 /// The unit of addresses.
 pub(crate) const BLOCK: usize = 512;

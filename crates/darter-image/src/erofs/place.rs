@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 
 use super::directory::Dirents;
 use super::xattrs::Attributes;
-use super::{BLOCK, FILE_UNIT, HEAD, INODE, MAX_INLINE, SLOT};
-use crate::expand::{TAR_START, metadata_start};
+use super::{BLOCK, FILE_UNIT, HEAD, INODE, MAX_INLINE, SLOT, TAR_START, metadata_start};
 use crate::limits::MAX_HELD;
 use crate::reason::Reason;
 use crate::tree::{Body, Content, NodeId, Tree};

@@ -14,9 +14,9 @@
 //!
 //! All else is zero; above all there are no further devices.
 
+use super::TAR_START;
 use super::place::Plan;
 use super::{BLOCK, HEAD, SLOT};
-use crate::expand::TAR_START;
 
 const START: usize = 1024;
 const MAGIC: u32 = 0xe0f5_e1e2;

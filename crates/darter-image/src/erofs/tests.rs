@@ -1,8 +1,8 @@
 //! The bytes of an expanded layer.
 
+use super::metadata_start;
 use crate::building::expand;
 use crate::building::tar::{device, dir, file, hardlink, symlink, tar};
-use crate::expand::metadata_start;
 
 fn le16(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(bytes[at..at + 2].try_into().unwrap())

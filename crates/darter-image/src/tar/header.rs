@@ -162,3 +162,8 @@ fn number_of_octal(field: &[u8]) -> Result<i64, &'static str> {
     }
     Ok(value.cast_signed())
 }
+
+/// A decimal number, which may have a sign.
+pub(super) fn decimal(text: &[u8]) -> Option<i64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}

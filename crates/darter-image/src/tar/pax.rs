@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::Time;
-use super::header::Header;
+use super::header::{Header, decimal};
 use super::sparse::{self, Segment};
 
 const XATTR: &[u8] = b"SCHILY.xattr.";
@@ -140,11 +140,6 @@ fn next_record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 fn split_at(bytes: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
     let place = bytes.iter().position(|byte| *byte == at)?;
     Some((&bytes[..place], &bytes[place + 1..]))
-}
-
-/// A decimal number, which may have a sign.
-pub(super) fn decimal(text: &[u8]) -> Option<i64> {
-    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// Seconds with up to nine decimal places; further ones are dropped.

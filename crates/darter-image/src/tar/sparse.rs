@@ -3,8 +3,7 @@
 //! Old GNU: entries of twelve digits' offset and twelve digits' length, four in the header and 21 in each block that follows. PAX 0.0 and
 //! 0.1: in records. PAX 1.0: decimal numbers in lines at the beginning of the data, up to the end of the last line's block.
 
-use super::header::{BLOCK, Block, number};
-use super::pax::decimal;
+use super::header::{BLOCK, Block, decimal, number};
 use crate::limits::MAX_SPECIAL;
 
 /// A part of a file that is in the tar.

@@ -16,6 +16,7 @@ use url::Url;
 
 use super::attributes;
 use super::disposition::is_unseen;
+use super::temporary::directory_of;
 use crate::failure::Failure;
 
 /// As many symbolic links as the kernel follows.
@@ -257,11 +258,4 @@ pub(super) fn writable(shown: &Path, found: &Metadata) -> anyhow::Result<()> {
 fn cannot_write(path: &Path) -> impl FnOnce(io::Error) -> anyhow::Error {
     let path = path.to_owned();
     move |error| anyhow::Error::new(error).context(format!("can't write {}", path.display()))
-}
-
-pub(super) fn directory_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    }
 }

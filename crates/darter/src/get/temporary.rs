@@ -95,7 +95,7 @@ fn link_beside(file: &File, path: &Path) -> io::Result<PathBuf> {
     path.file_name().hash(&mut hasher);
     let mut name = hasher.finish();
     loop {
-        let step = super::target::directory_of(path).join(format!("{PREFIX}{name:016x}{SUFFIX}"));
+        let step = directory_of(path).join(format!("{PREFIX}{name:016x}{SUFFIX}"));
         match link_as(file, &step) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             result => return result.map(|()| step),
@@ -170,6 +170,14 @@ fn remove_if_left(path: &PathBuf) -> io::Result<()> {
     }
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
     std::fs::remove_file(path)
+}
+
+/// The directory that a file of this name is in.
+pub(super) fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
 }
 
 #[cfg(test)]
