@@ -186,6 +186,11 @@ impl MountedFile {
         &self.content
     }
 
+    /// Bytes that are here, when last told.
+    pub fn held(&self) -> u64 {
+        self.held.lock().0
+    }
+
     /// How it is now.
     pub async fn glance(&self) -> Glance {
         let link = self.link.borrow().clone();

@@ -1,4 +1,4 @@
-//! A file that is opened before it has come: a read-only FUSE mount with one file, whose reads wait for verified pieces.
+//! Files that are opened before they have come: read-only FUSE mounts, of one file or of the layers of images, whose reads wait for verified pieces.
 //!
 //! | file | what lives there |
 //! |---|---|
@@ -9,9 +9,12 @@
 //! | [`fill`](mod@fill) | when the rest is fetched |
 //! | [`kept`] | which pieces of the file are known to be right, and which of them stay in the page cache |
 //! | [`files`] | which files of the agent the bytes are in |
-//! | [`session`] | the kernel's end |
+//! | [`session`] | the kernel's end: how a mount is made and unmounted |
+//! | [`single`] | the kernel's end of one file |
+//! | [`layers`] | the kernel's end of the layers of images: a directory that containerd looks into |
+//! | `names` | names and inodes of that directory |
 //!
-//! Decisions ([`ahead`], [`limits`], [`fill`](mod@fill), [`kept`], [`files`]) do no I/O and take the time as an argument.
+//! Decisions ([`ahead`], [`limits`], [`fill`](mod@fill), [`kept`], [`files`], `names`) do no I/O and take the time as an argument.
 //!
 //! Invariant: a read is answered with all of its bytes, each verified, or with EIO. Never with zeros that are not in the content, never
 //! short.
@@ -23,10 +26,15 @@ pub mod file;
 pub mod files;
 pub mod fill;
 pub mod kept;
+pub mod layers;
 pub mod limits;
+mod names;
 pub mod session;
+pub mod single;
 pub mod supply;
 
 pub use file::{Condition, MountedFile, Settings};
 pub use fill::Fill;
-pub use session::{MountError, MountOptions, Mounted};
+pub use layers::{KeptFile, Layer, Layers};
+pub use session::{MountError, Mounted};
+pub use single::MountOptions;

@@ -1,31 +1,24 @@
-//! The kernel's end of a mount: a directory with one file, for a FUSE session.
+//! A mount: how one is made, unmounted and made to forget, whatever is in it.
 //!
-//! The kernel keeps what it was given (`FOPEN_KEEP_CACHE`) and asks for no attribute twice, since the content never changes. Reads are answered
-//! out of order, by tasks of the runtime; everything else at once. All of the file's blocks are reported as there: a program that is told
-//! of fewer may take the rest for zeros without reading it.
+//! | file | what is mounted |
+//! |---|---|
+//! | [`single`](crate::single) | one file |
+//! | [`layers`](crate::layers) | the layers of images |
 //!
-//! With root's rights the kernel is asked directly, else by `fusermount3`.
+//! With root's rights the kernel is asked directly, else by `fusermount3`. Files are never passed through to another one (`FUSE_PASSTHROUGH`): the kernel mounts no
+//! EROFS over such a file.
 
-use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    KernelConfig, LockOwner, MountOption, Notifier, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
-    ReplyEntry, ReplyOpen, ReplyStatfs, ReplyXattr, Request, Session, SessionACL,
+    BackgroundSession, Config, FileAttr, FileType, Filesystem, INodeNo, KernelConfig, MountOption, Notifier, Session,
+    SessionACL,
 };
-use tokio::runtime::Handle;
 
-use crate::file::MountedFile;
-
-/// The file's inode; the directory's is the root's.
-const FILE: INodeNo = INodeNo(2);
-
-/// For how long names and attributes are good: they never change.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// For how long names and attributes are good that never change.
+pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Bytes that the kernel asks for at once, at most.
 const MAX_READ: u32 = 1 << 20;
@@ -33,7 +26,7 @@ const MAX_READ: u32 = 1 << 20;
 /// Requests of the kernel's read-ahead that are under way, at most.
 const MAX_BACKGROUND: u16 = 64;
 
-const BLOCK: u32 = 4096;
+pub(crate) const BLOCK: u32 = 4096;
 
 /// Why a mount could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -59,17 +52,6 @@ pub enum MountError {
     },
 }
 
-/// How a file is mounted.
-#[derive(Clone, Debug)]
-pub struct MountOptions {
-    /// The file's name.
-    pub name: OsString,
-    /// When it was last modified.
-    pub modified: SystemTime,
-    /// True if other users may read it.
-    pub others: bool,
-}
-
 /// A mount. Unmounted when dropped.
 #[derive(Debug)]
 pub struct Mounted {
@@ -77,19 +59,12 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// Mounts a file. Blocking. `runtime` runs the reads.
+    /// Mounts a file system. Blocking.
     ///
     /// # Errors
     /// [`MountError`].
-    pub fn mount(
-        file: Arc<MountedFile>,
-        dir: &Path,
-        options: MountOptions,
-        runtime: Handle,
-    ) -> Result<Self, MountError> {
+    pub(crate) fn begin(filesystem: impl Filesystem, dir: &Path, others: bool) -> Result<Self, MountError> {
         check_device()?;
-        let others = options.others;
-        let directory = Directory::new(file, options, runtime);
         let mut config = Config::default();
         config.mount_options = vec![
             MountOption::RO,
@@ -102,13 +77,17 @@ impl Mounted {
             io::ErrorKind::NotFound => MountError::NoHelper,
             _ => MountError::Refused { dir: dir.display().to_string(), reason: error.to_string() },
         };
-        let session = Session::new(directory, dir, &config).and_then(Session::spawn).map_err(refused)?;
+        let session = Session::new(filesystem, dir, &config).and_then(Session::spawn).map_err(refused)?;
         Ok(Self { session })
     }
 
-    /// The handle that lets the kernel forget what it was given of the file.
-    pub fn cache(&self) -> Cache {
-        Cache(self.session.notifier())
+    /// The handle that lets the kernel forget what it was given of a file.
+    pub(crate) fn cache_of(&self, inode: INodeNo) -> Cache {
+        Cache { notifier: self.session.notifier(), inode }
+    }
+
+    pub(crate) fn notifier(&self) -> Notifier {
+        self.session.notifier()
     }
 
     /// Waits until it is unmounted. Blocking.
@@ -120,17 +99,24 @@ impl Mounted {
     }
 }
 
-/// The kernel's pages of the file.
+/// The kernel's pages of a file.
 #[derive(Clone, Debug)]
-pub struct Cache(Notifier);
+pub struct Cache {
+    notifier: Notifier,
+    inode: INodeNo,
+}
 
 impl Cache {
+    pub(crate) const fn new(notifier: Notifier, inode: INodeNo) -> Self {
+        Self { notifier, inode }
+    }
+
     /// Lets the kernel forget all pages: whoever reads one asks again. Waits for reads that are under way. Blocking.
     ///
     /// # Errors
     /// When it is not mounted any more.
     pub fn forget(&self) -> io::Result<()> {
-        self.0.inval_inode(FILE, 0, 0)
+        self.notifier.inval_inode(self.inode, 0, 0)
     }
 }
 
@@ -142,142 +128,36 @@ fn check_device() -> Result<(), MountError> {
     }
 }
 
-/// The directory that is mounted.
-struct Directory {
-    file: Arc<MountedFile>,
-    name: OsString,
-    root: FileAttr,
-    attributes: FileAttr,
-    runtime: Handle,
+/// Tells the kernel how to ask.
+pub(crate) fn tune(config: &mut KernelConfig) {
+    // An older kernel has lower limits, which are as good.
+    let _ = config.set_max_write(MAX_READ);
+    let _ = config.set_max_readahead(MAX_READ).map_err(|most| config.set_max_readahead(most));
+    let _ = config.set_max_background(MAX_BACKGROUND);
 }
 
-impl Directory {
-    fn new(file: Arc<MountedFile>, options: MountOptions, runtime: Handle) -> Self {
-        let size = file.content().length;
-        let time = options.modified;
-        let root = FileAttr {
-            ino: INodeNo::ROOT,
-            size: 0,
-            blocks: 0,
-            atime: time,
-            mtime: time,
-            ctime: time,
-            crtime: time,
-            kind: FileType::Directory,
-            perm: 0o555,
-            nlink: 2,
-            uid: rustix::process::geteuid().as_raw(),
-            gid: rustix::process::getegid().as_raw(),
-            rdev: 0,
-            blksize: BLOCK,
-            flags: 0,
-        };
-        let attributes = FileAttr {
-            ino: FILE,
-            size,
-            blocks: size.div_ceil(512),
-            kind: FileType::RegularFile,
-            perm: 0o444,
-            nlink: 1,
-            ..root
-        };
-        Self { file, name: options.name, root, attributes, runtime }
-    }
-
-    fn attributes(&self, inode: INodeNo) -> Option<&FileAttr> {
-        match inode {
-            INodeNo::ROOT => Some(&self.root),
-            FILE => Some(&self.attributes),
-            _ => None,
-        }
+/// The attributes of a directory that nobody may write to.
+pub(crate) fn directory(inode: INodeNo, time: SystemTime) -> FileAttr {
+    FileAttr {
+        ino: inode,
+        size: 0,
+        blocks: 0,
+        atime: time,
+        mtime: time,
+        ctime: time,
+        crtime: time,
+        kind: FileType::Directory,
+        perm: 0o555,
+        nlink: 2,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        rdev: 0,
+        blksize: BLOCK,
+        flags: 0,
     }
 }
 
-impl Filesystem for Directory {
-    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        // An older kernel has lower limits, which are as good.
-        let _ = config.set_max_write(MAX_READ);
-        let _ = config.set_max_readahead(MAX_READ).map_err(|most| config.set_max_readahead(most));
-        let _ = config.set_max_background(MAX_BACKGROUND);
-        Ok(())
-    }
-
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        if parent == INodeNo::ROOT && name == self.name {
-            reply.entry(&FOREVER, &self.attributes, Generation(0));
-        } else {
-            reply.error(Errno::ENOENT);
-        }
-    }
-
-    fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        match self.attributes(inode) {
-            Some(attributes) => reply.attr(&FOREVER, attributes),
-            None => reply.error(Errno::ENOENT),
-        }
-    }
-
-    fn open(&self, _: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if inode != FILE {
-            reply.error(Errno::EISDIR);
-        } else if flags.acc_mode() != OpenAccMode::O_RDONLY {
-            reply.error(Errno::EROFS);
-        } else {
-            reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
-        }
-    }
-
-    fn read(
-        &self,
-        _: &Request,
-        inode: INodeNo,
-        _: FileHandle,
-        offset: u64,
-        size: u32,
-        _: OpenFlags,
-        _: Option<LockOwner>,
-        reply: ReplyData,
-    ) {
-        if inode != FILE {
-            return reply.error(Errno::EISDIR);
-        }
-        let file = Arc::clone(&self.file);
-        self.runtime.spawn(async move {
-            match file.read(offset, size).await {
-                Ok(bytes) => reply.data(&bytes),
-                Err(_) => reply.error(Errno::EIO),
-            }
-        });
-    }
-
-    fn readdir(&self, _: &Request, inode: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
-        if inode != INodeNo::ROOT {
-            return reply.error(Errno::ENOTDIR);
-        }
-        let entries = [
-            (INodeNo::ROOT, FileType::Directory, OsStr::new(".")),
-            (INodeNo::ROOT, FileType::Directory, OsStr::new("..")),
-            (FILE, FileType::RegularFile, &self.name),
-        ];
-        for (place, (inode, kind, name)) in (1..).zip(entries) {
-            if place > offset && reply.add(inode, place, kind, name) {
-                break;
-            }
-        }
-        reply.ok();
-    }
-
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        let blocks = self.attributes.size.div_ceil(BLOCK.into());
-        reply.statfs(blocks, 0, 0, 1, 0, BLOCK, 255, BLOCK);
-    }
-
-    fn getxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
-        // There are none, and the kernel need not ask again.
-        reply.error(Errno::ENOSYS);
-    }
-
-    fn listxattr(&self, _: &Request, _: INodeNo, _: u32, reply: ReplyXattr) {
-        reply.error(Errno::ENOSYS);
-    }
+/// The attributes of a file that nobody may write to.
+pub(crate) fn file(inode: INodeNo, time: SystemTime, size: u64, blocks: u64) -> FileAttr {
+    FileAttr { ino: inode, size, blocks, kind: FileType::RegularFile, perm: 0o444, nlink: 1, ..directory(inode, time) }
 }

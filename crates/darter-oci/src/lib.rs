@@ -5,6 +5,7 @@
 //! | [`route`] | what a path under `/v2/` asks for |
 //! | [`name`] | names of registries, repositories and tags, and of images as people write them |
 //! | [`manifest`] | what a manifest is, whether it is the one that was asked for, and what it names |
+//! | [`image`] | the layers of an image, with their diff ids |
 //! | [`media_type`] | what documents and layers are called |
 //! | [`challenge`] | what a server asks for in `WWW-Authenticate` |
 //! | [`token`] | what a token service answers |
@@ -17,6 +18,7 @@
 
 pub mod challenge;
 pub mod error;
+pub mod image;
 pub mod manifest;
 pub mod media_type;
 pub mod name;

@@ -1,0 +1,359 @@
+//! The layers of images as files that the kernel mounts, in a directory that containerd looks into (`layer_content_caches`).
+//!
+//! A layer is a file whose reads wait, and a link to the store's file once all of it is here. What is named changes at any moment, so entries and
+//! attributes of layers have no life in the kernel's sight; a sidecar for dm-verity is never there, and the kernel need not ask again. Blocks are
+//! those that are really here.
+//!
+//! Whatever may take time is answered by tasks of the runtime: one that hangs keeps no other waiting.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use darter_core::Digest;
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, KernelConfig, LockOwner,
+    Notifier, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEntry, ReplyOpen, ReplyStatfs,
+    ReplyXattr, Request,
+};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{OnceCell, watch};
+use tokio::task::JoinHandle;
+
+use crate::file::{Condition, MountedFile};
+use crate::names::{
+    ALGORITHM, ALGORITHM_INODE, Form, Inodes, Named, name_of, named, shard_inode, shard_named, shard_of,
+};
+use crate::session::{BLOCK, Cache, FOREVER, MountError, Mounted, directory, file, tune};
+use crate::supply::Supplier;
+
+/// For how long names of layers, and their attributes, are good.
+const NOT_AT_ALL: Duration = Duration::ZERO;
+
+/// What a layer is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// A file of this length, of which so many bytes are here.
+    File {
+        /// Its length.
+        length: u64,
+        /// Bytes that are here.
+        here: u64,
+    },
+    /// All of it is in this file.
+    Link(PathBuf),
+}
+
+/// The layers that there are.
+#[async_trait]
+pub trait Layers: Send + Sync + 'static {
+    /// What is found under a layer's name now; `None`: there is no such file.
+    async fn look_up(&self, layer: Digest) -> Option<Layer>;
+
+    /// Opens a layer that was found; `None`: an error for who opens it.
+    async fn open(&self, layer: Digest) -> Option<Arc<KeptFile>>;
+
+    /// The layers that are listed: those that were found.
+    fn listed(&self) -> Vec<Digest>;
+}
+
+/// A file, and the connections to agents that it is read by, as long as somebody has it.
+pub struct KeptFile {
+    file: Arc<MountedFile>,
+    over: watch::Receiver<Option<Condition>>,
+    keeping: JoinHandle<()>,
+}
+
+impl KeptFile {
+    /// Keeps a file by connections of this supplier's.
+    pub fn begin(file: Arc<MountedFile>, supplier: impl Supplier + 'static) -> Arc<Self> {
+        let (tell, over) = watch::channel(None);
+        let kept = Arc::clone(&file);
+        let keeping = tokio::spawn(async move {
+            let condition = kept.keep(&supplier).await;
+            tell.send_replace(Some(condition));
+        });
+        Arc::new(Self { file, over, keeping })
+    }
+
+    /// The file.
+    pub fn file(&self) -> &Arc<MountedFile> {
+        &self.file
+    }
+
+    /// Waits until it is of no use any more.
+    async fn over(mut over: watch::Receiver<Option<Condition>>) -> Option<Condition> {
+        over.wait_for(Option::is_some).await.ok()?.clone()
+    }
+}
+
+impl Drop for KeptFile {
+    fn drop(&mut self) {
+        self.keeping.abort();
+    }
+}
+
+impl Mounted {
+    /// Mounts a directory of layers, for all users: root's engines read it, whoever mounts it. Blocking. Everything in it is of the time `since`; `runtime` runs
+    /// what takes time.
+    ///
+    /// # Errors
+    /// [`MountError`].
+    pub fn mount_layers(
+        layers: Arc<dyn Layers>,
+        dir: &Path,
+        since: SystemTime,
+        runtime: Handle,
+    ) -> Result<Self, MountError> {
+        let shared = Arc::new(Shared { layers, inodes: Mutex::new(Inodes::new()), notifier: OnceLock::new(), since });
+        let mounted = Self::begin(Directory { shared: Arc::clone(&shared), runtime }, dir, true)?;
+        let _ = shared.notifier.set(mounted.notifier());
+        Ok(mounted)
+    }
+}
+
+/// The file of an inode, once it was opened.
+type Opened = Arc<OnceCell<Arc<KeptFile>>>;
+
+struct Shared {
+    layers: Arc<dyn Layers>,
+    inodes: Mutex<Inodes<Opened>>,
+    notifier: OnceLock<Notifier>,
+    since: SystemTime,
+}
+
+struct Directory {
+    shared: Arc<Shared>,
+    runtime: Handle,
+}
+
+impl Shared {
+    /// The attributes of an inode; `None` if there is none such.
+    fn attributes(&self, inode: INodeNo) -> Option<FileAttr> {
+        if inode == INodeNo::ROOT || inode == ALGORITHM_INODE || shard_of(inode).is_some() {
+            return Some(directory(inode, self.since));
+        }
+        let inodes = self.inodes.lock();
+        let node = inodes.get(inode)?;
+        Some(match &node.form {
+            Form::File(length) => {
+                let here = node.own.get().map_or(0, |kept| kept.file.held());
+                self.file(inode, *length, here)
+            }
+            Form::Link(target) => self.link(inode, target),
+        })
+    }
+
+    fn file(&self, inode: INodeNo, length: u64, here: u64) -> FileAttr {
+        file(inode, self.since, length, here.min(length).div_ceil(512))
+    }
+
+    fn link(&self, inode: INodeNo, target: &Path) -> FileAttr {
+        let size = target.as_os_str().len() as u64;
+        FileAttr { kind: FileType::Symlink, perm: 0o777, ..file(inode, self.since, size, 0) }
+    }
+
+    /// Finds a layer for the kernel.
+    async fn find(&self, layer: Digest) -> Option<FileAttr> {
+        let found = self.layers.look_up(layer).await?;
+        let mut inodes = self.inodes.lock();
+        Some(match found {
+            Layer::File { length, here } => {
+                let inode = inodes.enter(layer, Form::File(length), Opened::default);
+                let known = inodes.get(inode).and_then(|node| node.own.get()).map(|kept| kept.file.held());
+                self.file(inode, length, known.unwrap_or_default().max(here))
+            }
+            Layer::Link(target) => {
+                let inode = inodes.enter(layer, Form::Link(target.clone()), Opened::default);
+                self.link(inode, &target)
+            }
+        })
+    }
+
+    /// Opens a file, once for all who have it open.
+    async fn open(self: &Arc<Self>, inode: INodeNo) -> Result<(), Errno> {
+        let (layer, opened) = {
+            let inodes = self.inodes.lock();
+            let node = inodes.get(inode).ok_or(Errno::ENOENT)?;
+            (node.layer, Arc::clone(&node.own))
+        };
+        let mut is_new = false;
+        let kept = opened.get_or_try_init(|| async {
+            is_new = true;
+            self.layers.open(layer).await.ok_or(Errno::EIO)
+        });
+        let over = kept.await?.over.clone();
+        if is_new {
+            let shared = Arc::clone(self);
+            tokio::spawn(async move {
+                if let Some(condition) = KeptFile::over(over).await {
+                    shared.is_over(inode, layer, condition).await;
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// A file is of no use any more: whoever opens the layer later gets another one.
+    async fn is_over(&self, inode: INodeNo, layer: Digest, condition: Condition) {
+        self.inodes.lock().retire(inode);
+        let (Condition::Tainted(reason), Some(notifier)) = (condition, self.notifier.get().cloned()) else { return };
+        tracing::error!(%layer, reason, "a mounted layer is wrong: nothing of it is read any more");
+        // What is not mounted any more has no pages.
+        let _ = tokio::task::spawn_blocking(move || Cache::new(notifier, inode).forget()).await;
+    }
+
+    fn opened(&self, inode: INodeNo) -> Option<Arc<KeptFile>> {
+        self.inodes.lock().get(inode)?.own.get().cloned()
+    }
+
+    fn is_file(&self, inode: INodeNo) -> bool {
+        self.inodes.lock().get(inode).is_some_and(|node| matches!(node.form, Form::File(_)))
+    }
+
+    /// What is in a directory; `None` if it is none.
+    fn entries(&self, inode: INodeNo) -> Option<Vec<(INodeNo, FileType, String)>> {
+        let mut entries =
+            vec![(inode, FileType::Directory, ".".to_owned()), (INodeNo::ROOT, FileType::Directory, "..".to_owned())];
+        if inode == INodeNo::ROOT {
+            entries.push((ALGORITHM_INODE, FileType::Directory, ALGORITHM.to_owned()));
+        } else if inode == ALGORITHM_INODE {
+            let shard = |shard| (shard_inode(shard), FileType::Directory, format!("{shard:02x}"));
+            entries.extend((0..=u8::MAX).map(shard));
+        } else {
+            let shard = shard_of(inode)?;
+            let mut names: Vec<_> = self.layers.listed().into_iter().filter_map(name_of).collect();
+            names.sort_unstable();
+            let inside = names.into_iter().filter(|(its, _)| *its == shard);
+            // Each may be a link by the time at which it is looked up, under another number.
+            entries.extend(inside.map(|(_, name)| (INodeNo(u64::MAX), FileType::RegularFile, name)));
+        }
+        Some(entries)
+    }
+}
+
+/// What is told of a name that is not there.
+fn absent() -> FileAttr {
+    file(INodeNo(0), SystemTime::UNIX_EPOCH, 0, 0)
+}
+
+impl Filesystem for Directory {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        tune(config);
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let inside = if parent == INodeNo::ROOT {
+            (name == ALGORITHM).then_some(ALGORITHM_INODE)
+        } else if parent == ALGORITHM_INODE {
+            shard_named(name).map(shard_inode)
+        } else if let Some(shard) = shard_of(parent) {
+            return match named(shard, name) {
+                Named::Nothing => reply.error(Errno::ENOENT),
+                Named::Never => reply.entry(&FOREVER, &absent(), Generation(0)),
+                Named::Layer(layer) => {
+                    let shared = Arc::clone(&self.shared);
+                    self.runtime.spawn(async move {
+                        match shared.find(layer).await {
+                            Some(attributes) => reply.entry(&NOT_AT_ALL, &attributes, Generation(0)),
+                            None => reply.error(Errno::ENOENT),
+                        }
+                    });
+                }
+            };
+        } else {
+            None
+        };
+        match inside {
+            Some(inode) => reply.entry(&FOREVER, &directory(inode, self.shared.since), Generation(0)),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn forget(&self, _: &Request, inode: INodeNo, times: u64) {
+        let gone = self.shared.inodes.lock().forget(inode, times);
+        drop(gone);
+    }
+
+    fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.shared.attributes(inode) {
+            Some(attributes) if attributes.kind == FileType::Directory => reply.attr(&FOREVER, &attributes),
+            Some(attributes) => reply.attr(&NOT_AT_ALL, &attributes),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn readlink(&self, _: &Request, inode: INodeNo, reply: ReplyData) {
+        let form = self.shared.inodes.lock().get(inode).map(|node| node.form.clone());
+        match form {
+            Some(Form::Link(target)) => reply.data(target.as_os_str().as_bytes()),
+            Some(Form::File(_)) => reply.error(Errno::EINVAL),
+            None => reply.error(Errno::ENOENT),
+        }
+    }
+
+    fn open(&self, _: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if !self.shared.is_file(inode) {
+            return reply.error(Errno::EISDIR);
+        }
+        if flags.acc_mode() != OpenAccMode::O_RDONLY {
+            return reply.error(Errno::EROFS);
+        }
+        let shared = Arc::clone(&self.shared);
+        self.runtime.spawn(async move {
+            match shared.open(inode).await {
+                Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+                Err(error) => reply.error(error),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        inode: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let Some(kept) = self.shared.opened(inode) else { return reply.error(Errno::EIO) };
+        self.runtime.spawn(async move {
+            match kept.file.read(offset, size).await {
+                Ok(bytes) => reply.data(&bytes),
+                Err(_) => reply.error(Errno::EIO),
+            }
+        });
+    }
+
+    fn readdir(&self, _: &Request, inode: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let Some(entries) = self.shared.entries(inode) else { return reply.error(Errno::ENOTDIR) };
+        for (place, (inode, kind, name)) in (1..).zip(entries) {
+            if place > offset && reply.add(inode, place, kind, name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        reply.statfs(0, 0, 0, 0, 0, BLOCK, 255, BLOCK);
+    }
+
+    fn getxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
+        // There are none, and the kernel need not ask again.
+        reply.error(Errno::ENOSYS);
+    }
+
+    fn listxattr(&self, _: &Request, _: INodeNo, _: u32, reply: ReplyXattr) {
+        reply.error(Errno::ENOSYS);
+    }
+}

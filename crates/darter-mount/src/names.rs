@@ -1,0 +1,216 @@
+//! Names and inodes of the directory of layers. No I/O.
+//!
+//! The directory is `sha256/XX/DIGEST.erofs`, where XX are the first two digits: what containerd looks for. All of the 256 directories
+//! are always there, and a file for each layer that is asked for and can be had. An inode is a layer in one form: a file, or a link to the
+//! file that all of it is in by now. Inodes live as long as the kernel knows them.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use darter_core::Digest;
+use fuser::INodeNo;
+
+/// The directory of an algorithm; there is one.
+pub(crate) const ALGORITHM: &str = "sha256";
+pub(crate) const ALGORITHM_INODE: INodeNo = INodeNo(2);
+
+/// The first of 256 inodes of directories.
+const FIRST_SHARD: u64 = 3;
+
+/// Inodes of layers begin here.
+const FIRST_LAYER: u64 = 1000;
+
+const EXTENSION: &str = ".erofs";
+
+/// What stands beside a layer for dm-verity: never there.
+const SIDECAR: &str = ".erofs.dmverity";
+
+/// A name in one of the directories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// A layer's.
+    Layer(Digest),
+    /// One that is never there.
+    Never,
+    /// Any other.
+    Nothing,
+}
+
+/// The directory of this number.
+pub(crate) const fn shard_inode(shard: u8) -> INodeNo {
+    INodeNo(FIRST_SHARD + shard as u64)
+}
+
+/// The number of the directory with this inode.
+pub(crate) fn shard_of(inode: INodeNo) -> Option<u8> {
+    u8::try_from(inode.0.checked_sub(FIRST_SHARD)?).ok()
+}
+
+/// The number of the directory of this name: two digits.
+pub(crate) fn shard_named(name: &OsStr) -> Option<u8> {
+    let name = name.to_str().filter(|name| name.len() == 2 && name.bytes().all(is_digit))?;
+    u8::from_str_radix(name, 16).ok()
+}
+
+/// What a name in a directory stands for.
+pub(crate) fn named(shard: u8, name: &OsStr) -> Named {
+    let Some(name) = name.to_str() else { return Named::Nothing };
+    if name.ends_with(SIDECAR) {
+        return Named::Never;
+    }
+    let Some(digits) = name.strip_suffix(EXTENSION) else { return Named::Nothing };
+    if !digits.starts_with(&format!("{shard:02x}")) || !digits.bytes().all(is_digit) {
+        return Named::Nothing;
+    }
+    format!("{ALGORITHM}:{digits}").parse().map_or(Named::Nothing, Named::Layer)
+}
+
+/// The directory's number and the name of a layer's file; `None` for digests of another algorithm.
+pub(crate) fn name_of(layer: Digest) -> Option<(u8, String)> {
+    let text = layer.to_string();
+    let digits = text.strip_prefix(ALGORITHM)?.strip_prefix(':')?;
+    let shard = u8::from_str_radix(digits.get(..2)?, 16).ok()?;
+    Some((shard, format!("{digits}{EXTENSION}")))
+}
+
+/// The digits of names are lower case.
+const fn is_digit(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
+}
+
+/// What a layer is in the directory.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Form {
+    /// A file of this length, which may not have come yet.
+    File(u64),
+    /// A link to the file that all of it is in.
+    Link(PathBuf),
+}
+
+/// An inode.
+#[derive(Debug)]
+pub(crate) struct Node<T> {
+    pub(crate) layer: Digest,
+    pub(crate) form: Form,
+    /// How often the kernel was told of it, less how often it forgot it.
+    known: u64,
+    /// What belongs to it.
+    pub(crate) own: T,
+}
+
+/// The inodes that the kernel knows.
+#[derive(Debug)]
+pub(crate) struct Inodes<T> {
+    next: u64,
+    nodes: HashMap<u64, Node<T>>,
+    /// The ones that are found by who looks now.
+    current: HashMap<(Digest, Form), u64>,
+}
+
+impl<T> Inodes<T> {
+    pub(crate) fn new() -> Self {
+        Self { next: FIRST_LAYER, nodes: HashMap::new(), current: HashMap::new() }
+    }
+
+    /// The kernel is told of a layer in this form.
+    pub(crate) fn enter(&mut self, layer: Digest, form: Form, make: impl FnOnce() -> T) -> INodeNo {
+        let key = (layer, form);
+        if let Some(inode) = self.current.get(&key)
+            && let Some(node) = self.nodes.get_mut(inode)
+        {
+            node.known += 1;
+            return INodeNo(*inode);
+        }
+        let inode = self.next;
+        self.next += 1;
+        self.nodes.insert(inode, Node { layer, form: key.1.clone(), known: 1, own: make() });
+        self.current.insert(key, inode);
+        INodeNo(inode)
+    }
+
+    /// An inode.
+    pub(crate) fn get(&self, inode: INodeNo) -> Option<&Node<T>> {
+        self.nodes.get(&inode.0)
+    }
+
+    /// The kernel forgets an inode so many times. What belonged to it, if that was the last time.
+    pub(crate) fn forget(&mut self, inode: INodeNo, times: u64) -> Option<T> {
+        let node = self.nodes.get_mut(&inode.0)?;
+        node.known = node.known.saturating_sub(times);
+        if node.known > 0 {
+            return None;
+        }
+        self.retire(inode);
+        self.nodes.remove(&inode.0).map(|node| node.own)
+    }
+
+    /// Nobody else is given this inode: it is as it is for those who have it.
+    pub(crate) fn retire(&mut self, inode: INodeNo) {
+        let Some(node) = self.nodes.get(&inode.0) else { return };
+        let key = (node.layer, node.form.clone());
+        if self.current.get(&key) == Some(&inode.0) {
+            self.current.remove(&key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(name: &str) -> Digest {
+        Digest::sha256(name.as_bytes())
+    }
+
+    #[test]
+    fn a_layer_is_found_by_its_digits_in_its_directory_and_nowhere_else() {
+        let (shard, name) = name_of(layer("x")).unwrap();
+        let of = |shard, name: &str| named(shard, OsStr::new(name));
+        assert_eq!(of(shard, &name), Named::Layer(layer("x")));
+        assert_eq!(of(shard.wrapping_add(1), &name), Named::Nothing, "another directory");
+        assert_eq!(of(shard, &format!("{name}.dmverity")), Named::Never);
+        let digits = name.strip_suffix(EXTENSION).unwrap();
+        for other in
+            [digits.to_owned(), name.to_uppercase(), format!("{digits}0.erofs"), name[1..].to_owned(), ".erofs".into()]
+        {
+            assert_eq!(of(shard, &other), Named::Nothing, "{other}");
+        }
+        assert_eq!(name_of(format!("sha512:{}", "0".repeat(128)).parse().unwrap()), None);
+        for shard in 0..=255 {
+            let name = format!("{shard:02x}");
+            assert_eq!(shard_named(OsStr::new(&name)), Some(shard));
+            assert_eq!(shard_of(shard_inode(shard)), Some(shard));
+        }
+        for other in ["0", "000", "0g", "AB", "+1", ""] {
+            assert_eq!(shard_named(OsStr::new(other)), None, "{other}");
+        }
+        assert_eq!((shard_of(ALGORITHM_INODE), shard_of(INodeNo(FIRST_LAYER))), (None, None));
+    }
+
+    #[test]
+    fn an_inode_lives_as_long_as_the_kernel_knows_it_and_a_whole_layer_gets_another() {
+        let mut inodes = Inodes::new();
+        let file = inodes.enter(layer("x"), Form::File(9), || "file");
+        assert_eq!(inodes.enter(layer("x"), Form::File(9), || panic!("it is there")), file);
+        let link = inodes.enter(layer("x"), Form::Link("/store/x".into()), || "link");
+        assert!(link != file && inodes.enter(layer("y"), Form::File(9), || "other") != file);
+        assert_eq!(inodes.forget(file, 1), None);
+        assert_eq!(inodes.get(file).unwrap().own, "file", "it is open");
+        assert_eq!(inodes.forget(file, 1), Some("file"));
+        assert!(inodes.get(file).is_none() && inodes.forget(file, 1).is_none());
+        assert_eq!(inodes.get(link).unwrap().form, Form::Link("/store/x".into()));
+        assert_ne!(inodes.enter(layer("x"), Form::File(9), || "again"), file);
+    }
+
+    #[test]
+    fn what_is_wrong_is_given_to_nobody_else_and_stays_wrong_for_those_who_have_it() {
+        let mut inodes = Inodes::new();
+        let wrong = inodes.enter(layer("x"), Form::File(9), || "wrong");
+        inodes.retire(wrong);
+        let right = inodes.enter(layer("x"), Form::File(9), || "right");
+        assert!(right != wrong && inodes.get(wrong).unwrap().own == "wrong");
+        assert_eq!(inodes.forget(wrong, 1), Some("wrong"));
+        assert_eq!(inodes.enter(layer("x"), Form::File(9), || panic!("it is there")), right);
+    }
+}
