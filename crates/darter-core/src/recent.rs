@@ -60,6 +60,11 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
         self.slots.get_mut(key).map(|slot| &mut slot.value)
     }
 
+    /// Whether there is such a value. No use of it.
+    pub fn contains(&self, key: &K) -> bool {
+        self.slots.contains_key(key)
+    }
+
     /// All keys, the one that was used longest ago first. No use of any.
     pub fn keys(&self) -> impl Iterator<Item = &K> {
         self.by_use.values()

@@ -1,5 +1,7 @@
 //! The place that a keeper keeps blobs in, as the keeper needs it.
 
+use std::path::PathBuf;
+
 use darter_core::BlobId;
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +46,11 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     /// True if a blob that nobody uses can be loaded again after its body was dropped.
     fn unloads(&self) -> bool;
+
+    /// The file that a blob's bytes are in, if they are in one.
+    fn path(&self, _: BlobId) -> Option<PathBuf> {
+        None
+    }
 
     /// The file system that the blobs are on; `None` where only the quota counts.
     fn space(&self) -> Option<Space>;

@@ -26,7 +26,7 @@ mod layout;
 mod lock;
 pub(crate) mod trash;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use darter_core::BlobId;
@@ -114,6 +114,10 @@ impl Backend for Files {
 
     fn unloads(&self) -> bool {
         true
+    }
+
+    fn path(&self, blob: BlobId) -> Option<PathBuf> {
+        Some(self.layout.path(blob))
     }
 
     fn space(&self) -> Option<Space> {

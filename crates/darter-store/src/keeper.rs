@@ -11,7 +11,8 @@
 //! `room.used` is what all blobs on the shelf hold, and what is being written; a body with unsaved changes, or with a
 //! handle, stays loaded.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -58,6 +59,8 @@ struct Shelf<B: Backend> {
     uses: u64,
     /// Blobs whose files somebody works on, and how many bytes each was promised that is being made.
     busy: HashMap<BlobId, u64>,
+    /// Blobs that are not evicted, stored or not.
+    spared: HashSet<BlobId>,
     /// Blobs that were taken off and marked as busy, to be deleted when the shelf is unlocked.
     leaving: Vec<Leaving<B>>,
 }
@@ -97,7 +100,13 @@ impl<B: Backend> Keeper<B> {
     /// Keeps what was found in `backend`.
     pub(crate) fn new(backend: B, config: &StoreConfig, found: Vec<(Sidecar, LastUse)>) -> Self {
         let room = Arc::new(Room::new(config));
-        let mut shelf = Shelf { entries: HashMap::new(), uses: 0, busy: HashMap::new(), leaving: Vec::new() };
+        let mut shelf = Shelf {
+            entries: HashMap::new(),
+            uses: 0,
+            busy: HashMap::new(),
+            spared: HashSet::new(),
+            leaving: Vec::new(),
+        };
         for (sidecar, last_use) in found {
             let resting = sidecar.facts();
             room.found(resting.held_bytes);
@@ -177,7 +186,7 @@ impl<B: Backend> Keeper<B> {
     pub(crate) fn remove(&self, blob: BlobId) -> Result<bool> {
         let mut shelf = self.shelf_for(blob);
         let Some(entry) = shelf.entries.get(&blob) else { return Ok(false) };
-        if entry.in_use() {
+        if entry.in_use() || shelf.spared.contains(&blob) {
             return Err(StoreError::InUse(blob));
         }
         if entry.facts().pinned {
@@ -195,6 +204,20 @@ impl<B: Backend> Keeper<B> {
         body.set_pinned(pinned);
         self.note(&body);
         Ok(())
+    }
+
+    pub(crate) fn spare(&self, blob: BlobId, spared: bool) {
+        let mut shelf = self.shelf.lock();
+        if spared {
+            shelf.spared.insert(blob);
+        } else {
+            shelf.spared.remove(&blob);
+        }
+    }
+
+    pub(crate) fn path(&self, blob: BlobId) -> Option<PathBuf> {
+        let is_stored = self.shelf.lock().entries.contains_key(&blob);
+        self.backend.path(blob).filter(|_| is_stored)
     }
 
     pub(crate) fn touch(&self, blob: BlobId) {
@@ -553,7 +576,8 @@ enum Busy {
 /// True if a blob may be evicted.
 fn may_go<B: Backend>(shelf: &Shelf<B>, blob: BlobId, entry: &BlobEntry<B>, busy: Busy) -> bool {
     let being_saved = || entry.body.as_ref().is_some_and(|body| body.saving.is_locked());
-    let may_go = !entry.in_use() && !entry.facts().pinned && !shelf.busy.contains_key(&blob);
+    let is_needed = entry.in_use() || entry.facts().pinned || shelf.spared.contains(&blob);
+    let may_go = !is_needed && !shelf.busy.contains_key(&blob);
     may_go && (busy == Busy::AwaitedFor || !being_saved())
 }
 
@@ -601,6 +625,14 @@ impl<T: Kept> Store for T {
     fn pin(&self, blob: BlobId, pinned: bool) -> Result<()> {
         self.keeper().guard.enter("pin");
         self.keeper().pin(blob, pinned)
+    }
+
+    fn spare(&self, blob: BlobId, spared: bool) {
+        self.keeper().spare(blob, spared);
+    }
+
+    fn path(&self, blob: BlobId) -> Option<PathBuf> {
+        self.keeper().path(blob)
     }
 
     fn touch(&self, blob: BlobId) {

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -204,6 +205,13 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`InUse`](crate::StoreError::InUse) or [`Pinned`](crate::StoreError::Pinned).
     fn remove(&self, blob: BlobId) -> Result<bool>;
+
+    /// Spares a blob from eviction and removal (`true`) until it is not spared any more (`false`), or the store is closed; also one that is not
+    /// stored yet. Answered from memory. Unlike a pin it is nothing that people see and change.
+    fn spare(&self, blob: BlobId, spared: bool);
+
+    /// The file that a stored blob's bytes are in; `None` where they are in none.
+    fn path(&self, blob: BlobId) -> Option<PathBuf>;
 
     /// Keeps a blob (`true`) until it is unpinned (`false`). A blob that is pinned before it is whole stays pinned.
     ///

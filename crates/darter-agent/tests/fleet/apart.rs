@@ -62,6 +62,14 @@ impl Store for SlowToBegin {
         self.store.pin(blob, pinned)
     }
 
+    fn spare(&self, blob: BlobId, spared: bool) {
+        self.store.spare(blob, spared);
+    }
+
+    fn path(&self, blob: BlobId) -> Option<std::path::PathBuf> {
+        self.store.path(blob)
+    }
+
     fn touch(&self, blob: BlobId) {
         self.store.touch(blob);
     }

@@ -187,6 +187,11 @@ impl Layout {
     }
 
     /// The file system; `None` when it does not say.
+    /// Where a blob's bytes are, or would be.
+    pub(super) fn path(&self, blob: BlobId) -> PathBuf {
+        self.blobs.path_of(&shard_name(blob)).join(file_name(blob, DATA))
+    }
+
     pub(super) fn space(&self) -> Option<Space> {
         self.blobs.space().ok()
     }

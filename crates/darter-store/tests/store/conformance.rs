@@ -38,6 +38,7 @@ scenarios! {
     an_absurd_length_is_refused
     blobs_in_use_and_pinned_ones_are_not_removed
     eviction_takes_the_least_recently_used
+    what_is_spared_is_neither_evicted_nor_removed_until_it_is_not_spared_any_more
     pinned_and_used_blobs_survive_any_pressure
     whoever_rests_on_a_blob_does_not_keep_it_from_being_evicted
     a_refusal_says_what_is_kept_and_names_the_flag
@@ -290,6 +291,27 @@ fn pinned_and_used_blobs_survive_any_pressure(make: Make<'_>) {
     used.check_held(&*held_open);
     pinned.check_held(&*store.open(pinned.id).unwrap().unwrap());
     assert!(store.usage().used <= 6 * PIECE);
+}
+
+fn what_is_spared_is_neither_evicted_nor_removed_until_it_is_not_spared_any_more(make: Make<'_>) {
+    let store = make(config(Some(6 * PIECE)));
+    let spared = Content::new(1, 2 * PIECE);
+    // Also before it is stored.
+    store.spare(spared.id, true);
+    assert_eq!(store.path(spared.id), None);
+    drop(spared.fill(&*store));
+    let fill = || (3..10).for_each(|seed| drop(Content::new(seed, 2 * PIECE).fill(&*store)));
+    fill();
+    assert!(ids(&*store).contains(&spared.id));
+    assert!(matches!(store.remove(spared.id), Err(StoreError::InUse(_))));
+    let is_pinned = store.list().iter().any(|line| line.pinned);
+    assert!(!is_pinned, "people have not pinned it");
+    if let Some(path) = store.path(spared.id) {
+        assert_eq!(std::fs::metadata(path).unwrap().len(), 2 * PIECE);
+    }
+    store.spare(spared.id, false);
+    fill();
+    assert!(!ids(&*store).contains(&spared.id));
 }
 
 fn whoever_rests_on_a_blob_does_not_keep_it_from_being_evicted(make: Make<'_>) {
