@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use darter_core::NodeId;
 use darter_swarm::asking::{self, SURVEY_TIMEOUT, Survey, SurveyAnswer};
 use darter_swarm::leadership::JOIN_TIMEOUT;
-use darter_swarm::{Leader, Loss, Start, Step};
+use darter_swarm::{Input, Leader, Loss, Sought, Start, Step};
 
 use crate::fleet::{Fleet, MISSED_AFTER};
 use crate::node::{BLOB, id_of, index_of};
@@ -18,44 +18,34 @@ use crate::queue::What;
 const MAX_TOLD: usize = 64;
 
 impl Fleet {
-    /// A node's lead is lost to it: gone, or found to send wrong pieces.
+    /// A node's lead is lost to it: gone.
     pub(crate) fn lose_lead(&mut self, index: u32, lead: NodeId) {
-        self.lose_lead_for(index, lead, Loss::Failed);
-    }
-
-    pub(crate) fn lose_lead_for(&mut self, index: u32, lead: NodeId, loss: Loss) {
-        let now = self.now;
-        let node = &mut self.nodes[index as usize];
-        if !node.session.lost_lead(lead, loss, node.clock(now)) {
-            return;
-        }
-        let seeks = node.alive && !node.session.picker.is_complete();
-        self.poll_soon(index);
-        if seeks {
-            self.seek(index);
+        if self.nodes[index as usize].session.following() == Some(lead) {
+            self.tell_at_once(index, Input::LeadLost { lead, loss: Loss::Failed, why: String::new() });
         }
     }
 
     /// A node looks for a lead, unless it does so already.
     pub(crate) fn seek(&mut self, index: u32) {
-        if self.nodes[index as usize].session.leadership.begin_search() {
-            self.seek_on(index);
-        }
+        self.tell_at_once(index, Input::Resumes);
+    }
+
+    /// A step of a node's search has ended.
+    pub(crate) fn sought(&mut self, index: u32, how: Sought) {
+        self.tell_at_once(index, Input::Sought(how));
     }
 
     /// The time has come for which a search waited.
     pub(crate) fn rested(&mut self, index: u32, life: u8) {
         if self.nodes[index as usize].life == life {
-            self.seek_on(index);
+            self.sought(index, Sought::Done);
         }
     }
 
-    pub(crate) fn seek_on(&mut self, index: u32) {
-        let has_seed = index != 0 && self.nodes[0].alive && !self.is_cut(index, 0);
-        let seeds: Vec<NodeId> = has_seed.then(|| id_of(0)).into_iter().collect();
-        let node = &mut self.nodes[index as usize];
-        let life = node.life;
-        match node.session.next_step(&seeds, |_| true) {
+    /// A node takes a step to find a lead.
+    pub(crate) fn seek_by(&mut self, index: u32, step: Step) {
+        let life = self.nodes[index as usize].life;
+        match step {
             Step::End => {}
             Step::Rest(pause) => self.queue.push(self.now + pause, What::Rested { node: index, life }),
             Step::Ask(candidate) => {
@@ -67,10 +57,7 @@ impl Fleet {
                 self.nodes[index as usize].survey = Some(self.survey(index));
                 self.ask_around(index);
             }
-            Step::Lead => {
-                self.lead_by(index, Start::TakeOver);
-                self.seek_on(index);
-            }
+            Step::Lead => self.lead_by(index, Start::TakeOver),
         }
     }
 
@@ -82,7 +69,7 @@ impl Fleet {
         }
         if asker.session.leadership.leader() != Leader::Nobody {
             // The seed came back meanwhile.
-            return self.seek_on(from);
+            return self.sought(from, Sought::Done);
         }
         self.count_message();
         let asked = &self.nodes[to as usize];
@@ -103,12 +90,8 @@ impl Fleet {
         let is_cut = self.is_cut(index, by);
         let node = &mut self.nodes[index as usize];
         if node.life == life && node.asks.take_if(|asked| *asked == by).is_some() {
-            if is_cut {
-                node.session.leadership.silent(id_of(by));
-            } else {
-                node.session.leadership.refused(id_of(by));
-            }
-            self.seek_on(index);
+            let by = id_of(by);
+            self.sought(index, if is_cut { Sought::Silent(by) } else { Sought::Refused(by) });
         }
     }
 
@@ -136,8 +119,8 @@ impl Fleet {
         let Some(mut survey) = self.nodes[index as usize].survey.take() else { return };
         let round = survey.next_round();
         if round.is_empty() {
-            self.nodes[index as usize].session.leadership.found(survey.heard(|_| true).into());
-            return self.seek_on(index);
+            let found = survey.heard(|_| true).into();
+            return self.sought(index, Sought::Found { found, holders: Vec::new() });
         }
         let mut longest = self.network.latency * 2;
         for other in round {

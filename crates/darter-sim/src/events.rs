@@ -124,13 +124,15 @@ impl Fleet {
 
     /// A node reaches the seed, which leads.
     fn seed_came(&mut self, index: u32) {
-        let is_cut = self.is_cut(index, SEED);
-        let node = &mut self.nodes[index as usize];
-        let is_complete = node.session.picker.is_complete();
-        if !node.alive || is_cut || !node.session.leadership.seed_came(id_of(SEED), |lead| lead == id_of(SEED)) {
-            return;
+        if self.nodes[index as usize].alive && !self.is_cut(index, SEED) {
+            self.tell_at_once(index, Input::SeedCame(id_of(SEED)));
         }
-        if is_complete {
+    }
+
+    /// A node comes to the seed, which is to lead it.
+    pub(crate) fn return_to_seed(&mut self, index: u32) {
+        let node = &mut self.nodes[index as usize];
+        if node.session.picker.is_complete() {
             self.count_in(index, SEED);
         } else {
             node.asks = Some(SEED);

@@ -14,7 +14,7 @@ use std::time::Duration;
 use darter_core::{Moment, NodeId, PieceIndex, Place, Tier};
 use darter_protocol::{Refusal, Wanted};
 use darter_scenario::{Event as Happening, SEED};
-use darter_swarm::{Came, Course, Event, Input, Loss, Output, ReaderId, RequestId, Seen, Start};
+use darter_swarm::{Came, Course, Event, Input, Output, ReaderId, RequestId, Seen, Start};
 
 use crate::events::Troubles;
 use crate::hashes::Blob;
@@ -365,6 +365,15 @@ impl Fleet {
         }
     }
 
+    /// The same of what a node does something about at once.
+    pub(crate) fn tell_at_once(&mut self, index: u32, input: Input) {
+        let node = &mut self.nodes[index as usize];
+        let (view, now) = (self.blob.seen_by(node), node.clock(self.now));
+        if node.session.handle(input, &view, now) {
+            self.poll(index);
+        }
+    }
+
     /// The same of what its picker alone is to know.
     pub(crate) fn tell_picker(&mut self, index: u32, event: Event) {
         let node = &mut self.nodes[index as usize];
@@ -388,15 +397,20 @@ impl Fleet {
             return;
         }
         let reached = |peer: &NodeId| self.reaches(index, index_of(*peer));
-        let reached = node.session.to_meet().iter().copied().filter(reached).collect();
+        let mut reached: Vec<NodeId> = node.session.to_meet().iter().copied().filter(reached).collect();
+        let has_seed = index != SEED && self.reaches(index, SEED);
+        if node.session.leadership.is_searching() {
+            // Who dies is missed by whoever asks it.
+            reached.extend(node.session.met().difference(node.session.to_meet()));
+        }
         let mut outputs = std::mem::take(&mut self.outputs);
         let node = &mut self.nodes[index as usize];
         node.poll_at = None;
-        let view = self.blob.seen_by(node).meeting(reached);
+        let view = self.blob.seen_by(node).meeting(reached, has_seed);
         let now = node.clock(self.now);
-        node.session.poll(&view, now, &mut outputs);
         let seen = Seen { reads: true, is_idle: false, stall: None, origin: Duration::ZERO };
-        outputs.extend(node.session.look(seen, &view, now));
+        node.session.look(seen, &view, now);
+        node.session.poll(&view, now, &mut outputs);
         for output in outputs.drain(..) {
             self.carry_out(index, output);
         }
@@ -465,20 +479,21 @@ impl Fleet {
             Output::Check => {
                 self.nodes[index as usize].session.course.completes();
             }
-            Output::Accused { peer, .. } => {
-                self.drop_queued(index_of(peer), index);
-                self.lose_lead(index, peer);
-            }
-            Output::LeaveMute(lead) => self.lose_lead_for(index, lead, Loss::Mute),
-            Output::Forgotten { by } => self.lose_lead_for(index, by, Loss::Forgot),
-            Output::Resume
+            Output::Accused { peer, .. } => self.drop_queued(index_of(peer), index),
+            Output::Seek(step) => self.seek_by(index, step),
+            Output::Return(_) => self.return_to_seed(index),
+            // Nothing is thrown away here, and what this node said of the blob was right.
+            Output::StartOver { .. } | Output::EndTrust { .. } => self.seek(index),
+            Output::Unattended
+            | Output::ReadOn
+            | Output::LeadLost { .. }
             | Output::EndStalled
             | Output::Give
             | Output::RunErrands
             | Output::Doubted(_)
             | Output::Reported { .. } => {}
-            // Nobody gives up here, and nothing is thrown away.
-            Output::GivenUp { .. } | Output::Dissolved { .. } | Output::Refuted { .. } => {}
+            // Nobody gives up here.
+            Output::GiveUp(_) | Output::Superseded { .. } | Output::Dissolve { .. } | Output::Refuted { .. } => {}
         }
     }
 

@@ -28,6 +28,7 @@ pub(crate) struct View<'a> {
     me: u32,
     known: u32,
     reached: Vec<NodeId>,
+    has_seed: bool,
 }
 
 impl Blob {
@@ -48,14 +49,14 @@ impl Blob {
 
     /// The knowledge of a node that meets nobody now.
     pub(crate) const fn seen_by(&self, node: &Node) -> View<'_> {
-        View { blob: self, me: index_of(node.id), known: node.known, reached: Vec::new() }
+        View { blob: self, me: index_of(node.id), known: node.known, reached: Vec::new(), has_seed: false }
     }
 }
 
 impl View<'_> {
-    /// The same of a node that can reach these.
-    pub(crate) fn meeting(self, reached: Vec<NodeId>) -> Self {
-        Self { reached, ..self }
+    /// The same of a node that can reach these, and the seed or not.
+    pub(crate) fn meeting(self, reached: Vec<NodeId>, has_seed: bool) -> Self {
+        Self { reached, has_seed, ..self }
     }
 }
 
@@ -120,6 +121,10 @@ impl Facts for View<'_> {
 
     fn is_seed(&self, node: NodeId) -> bool {
         index_of(node) == SEED
+    }
+
+    fn seeds(&self) -> Vec<NodeId> {
+        if self.has_seed { vec![id_of(SEED)] } else { Vec::new() }
     }
 }
 

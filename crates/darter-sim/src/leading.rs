@@ -8,14 +8,14 @@
 
 use std::time::Duration;
 
-use darter_core::{LeadKey, Moment, PieceIndex, PieceLength, PieceSet};
-use darter_protocol::{Message, PeerInfo};
+use darter_core::{Moment, PieceIndex, PieceLength, PieceSet};
+use darter_protocol::Message;
 use darter_scenario::Lie;
 use darter_swarm::leadership::JOIN_TIMEOUT;
-use darter_swarm::{Books, Came, Entering, Input, Leader, OriginReader, OriginRun, Start};
+use darter_swarm::{Books, Came, Desk, Entering, Input, Leader, LetIn, OriginReader, OriginRun, Sought, Start};
 
 use crate::fleet::Fleet;
-use crate::node::{BLOB, Node, id_of, index_of};
+use crate::node::{BLOB, Node, index_of};
 use crate::queue::What;
 
 /// The connection that tries, and in how many parts its bytes come.
@@ -33,9 +33,8 @@ impl Fleet {
     /// A node leads from now on.
     pub(crate) fn lead_by(&mut self, leader: u32, start: Start) {
         self.learn(leader, self.known);
-        self.open_books(leader, start);
-        let node = &mut self.nodes[leader as usize];
-        node.session.leads(node.clock(self.now));
+        let desk = self.desk(leader);
+        self.opens(leader, Input::Leads { start, desk });
         self.tell_known(leader);
         if start == Start::TakeOver {
             self.report.elected.push((self.now.since(Moment::ZERO), leader as usize));
@@ -43,14 +42,20 @@ impl Fleet {
         self.look_after(leader);
     }
 
-    /// Sets up a lead's books, whomever it follows.
-    fn open_books(&mut self, leader: u32, start: Start) {
-        let node = &mut self.nodes[leader as usize];
-        let (place, seed) = (self.blob.place(leader).clone(), self.seed ^ u64::from(self.books + 1));
-        if !node.session.open_books(start, place, seed, &self.blob.seen_by(node), node.clock(self.now)) {
+    /// What a lead's books begin with.
+    fn desk(&self, leader: u32) -> Desk {
+        Desk { place: self.blob.place(leader).clone(), seed: self.seed ^ u64::from(self.books + 1) }
+    }
+
+    /// Tells a node's session what opens its books, whomever it follows.
+    fn opens(&mut self, leader: u32, input: Input) {
+        let were_open = self.nodes[leader as usize].session.books().is_some();
+        self.tell(leader, input);
+        if were_open {
             return;
         }
         self.books += 1;
+        let node = &mut self.nodes[leader as usize];
         let log2 = u8::try_from(self.piece_bytes.max(1).ilog2()).unwrap_or(u8::MAX);
         let piece_length = PieceLength::from_log2(log2).ok().filter(|length| length.bytes() == self.piece_bytes);
         let piece_length = piece_length.filter(|_| self.origin_connections > 1);
@@ -70,7 +75,8 @@ impl Fleet {
 
     /// A lead lets a node in, which follows it when it hears so.
     pub(crate) fn join_lead(&mut self, index: u32, leader: u32) {
-        self.open_books(leader, Start::TakeOver);
+        let desk = self.desk(leader);
+        self.opens(leader, Input::OpensBooks(desk));
         let node = &self.nodes[index as usize];
         let (id, held) = (node.id, self.shown(index));
         let wants = !node.session.picker.is_complete();
@@ -85,8 +91,9 @@ impl Fleet {
     }
 
     /// A node is let in by a lead, which it follows from now on if it has asked it.
-    pub(crate) fn enter(&mut self, index: u32, leader: u32, key: LeadKey, neighbours: Vec<PeerInfo>) -> bool {
-        let lead = id_of(leader);
+    pub(crate) fn enter(&mut self, index: u32, let_in: LetIn) -> bool {
+        let lead = let_in.lead;
+        let leader = index_of(lead);
         let node = &mut self.nodes[index as usize];
         let is_answer = node.asks.take_if(|asked| *asked == leader).is_some();
         // One that was asked twice lets it in twice.
@@ -94,13 +101,12 @@ impl Fleet {
             self.post(index, &[lead], Message::Leave { blob: BLOB });
             return false;
         }
-        let follows = node.session.follow(lead, key, neighbours, node.clock(self.now));
+        let (view, now) = (self.blob.seen_by(node), node.clock(self.now));
+        let follows = node.session.handle(Input::LetIn(let_in), &view, now);
         if follows {
             self.tell_known(index);
-        } else {
-            node.session.leadership.refused(lead);
         }
-        self.seek_on(index);
+        self.sought(index, if follows { Sought::Done } else { Sought::Refused(lead) });
         follows
     }
 

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use darter_core::{Moment, NodeId, PieceSet};
 use darter_protocol::{Frame, Message, PeerInfo};
 use darter_scenario::Lie;
-use darter_swarm::Input;
+use darter_swarm::{Input, LetIn};
 
 use crate::fleet::Fleet;
 use crate::node::{id_of, index_of};
@@ -130,8 +130,9 @@ impl Fleet {
             self.count_message();
         }
         match message {
-            Message::Joined { hashes, key, members_ask, proof, neighbours, .. } => {
-                if self.enter(to, from, key, neighbours) {
+            Message::Joined { hashes, key, members_ask, proof, neighbours, verdict, .. } => {
+                let let_in = LetIn { lead: by, key, members_ask, neighbours, verdict, arrives: false };
+                if self.enter(to, let_in) {
                     self.hear_hashes(to, from, 0, &hashes, (members_ask, proof));
                 }
             }

@@ -50,6 +50,19 @@ pub trait Facts {
 
     /// True if `node`, which leads, is a seed, or gone: not so a connected node.
     fn is_seed(&self, node: NodeId) -> bool;
+
+    /// The seeds that are connected.
+    fn seeds(&self) -> Vec<NodeId>;
+
+    /// Whether a node alone says what the pieces must be, and this is a seed: it takes nobody else's word in that one's place.
+    fn is_on_trust(&self) -> bool {
+        false
+    }
+
+    /// Whether the source may come to have another version, under the same name.
+    fn may_change(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]
@@ -61,6 +74,10 @@ pub(crate) mod fixture {
     pub(crate) struct Known {
         pub(crate) pieces: Option<u32>,
         pub(crate) known: PieceSet,
+        pub(crate) seeds: Vec<NodeId>,
+        /// Who is not connected of those that would be.
+        pub(crate) cut: Vec<NodeId>,
+        pub(crate) on_trust: bool,
     }
 
     pub(crate) const BLOB: BlobId = BlobId([5; 32]);
@@ -74,7 +91,7 @@ pub(crate) mod fixture {
     impl Known {
         /// The first `count` of an unknown number of hashes.
         pub(crate) fn first(count: u32) -> Self {
-            Self { pieces: None, known: PieceSet::full(count) }
+            Self { known: PieceSet::full(count), ..Self::default() }
         }
     }
 
@@ -129,7 +146,15 @@ pub(crate) mod fixture {
         }
 
         fn is_connected(&self, node: NodeId) -> bool {
-            node.0[0].is_multiple_of(2)
+            node.0[0].is_multiple_of(2) && !self.cut.contains(&node)
+        }
+
+        fn seeds(&self) -> Vec<NodeId> {
+            self.seeds.clone()
+        }
+
+        fn is_on_trust(&self) -> bool {
+            self.on_trust
         }
 
         /// All from 100 on are seeds.

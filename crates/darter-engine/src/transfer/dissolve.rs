@@ -5,19 +5,17 @@
 
 use std::sync::Arc;
 
-use darter_core::{BlobId, Digest, NodeId, Source, in_full};
+use darter_core::{BlobId, NodeId, Source, in_full};
 use darter_fleet::Fleet;
-use darter_swarm::Phase;
 use darter_wire::Message;
 
-use super::{Lead, Outcome, Transfer};
+use super::{Lead, Transfer};
 use crate::error::FetchError;
 use crate::setbacks::{Culprit, key_of};
 
 impl Transfer {
-    /// The lead says that the content is not what its digest says.
-    pub(super) fn refuted(self: &Arc<Self>, expected: Digest, got: Digest) {
-        let error = FetchError::refuted(expected, got);
+    /// Begins to throw the blob away.
+    pub(super) fn throw_away(self: &Arc<Self>, error: FetchError) {
         let dissolving = Arc::clone(self);
         self.tasks.spawn(async move { dissolving.dissolve(error).await });
     }
@@ -50,22 +48,8 @@ impl Transfer {
     /// True if `node`'s word on the content is about what is here: it is the last agent that led, nobody leads since, and nothing was read
     /// by this agent.
     pub(super) fn came_by(&self, node: NodeId) -> bool {
-        self.state.lock().session.was_lead(node) && self.has_read_nothing()
-    }
-
-    /// True if this agent read nothing of this blob from the origin.
-    pub(super) fn has_read_nothing(&self) -> bool {
-        self.state.lock().journal.traffic().from_origin == 0
-    }
-
-    /// Waits for the end of a blob that is being thrown away; false if it is not.
-    pub(super) async fn is_dissolved(&self) -> bool {
-        let mut changed = self.changed.subscribe();
-        if self.state.lock().session.course.phase() != Phase::Dissolving {
-            return false;
-        }
-        while matches!(self.outcome(), Outcome::Open) && changed.changed().await.is_ok() {}
-        true
+        let state = self.state.lock();
+        state.session.was_lead(node) && state.session.has_read_nothing()
     }
 
     pub(super) fn setback_key(&self) -> BlobId {
@@ -94,9 +78,7 @@ impl Transfer {
             match state.lead() {
                 Lead::Node(lead) => Some(lead),
                 // One that is lost, or was followed until then, read it, unless this agent read a part.
-                Lead::Me | Lead::Nobody if state.journal.traffic().from_origin == 0 => {
-                    state.session.leadership.last_followed()
-                }
+                Lead::Me | Lead::Nobody if state.session.has_read_nothing() => state.session.leadership.last_followed(),
                 Lead::Me | Lead::Nobody => None,
             }
         };

@@ -4,13 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{Moment, Source};
+use darter_core::Moment;
 use darter_fleet::data::Ask;
 use darter_swarm::{Input, Output};
-use darter_wire::FailureKind;
 use tokio::sync::Notify;
 
-use super::{Lead, Transfer, TransferState};
+use super::{Transfer, TransferState};
 use crate::error::FetchError;
 use crate::let_downs::How;
 
@@ -88,9 +87,9 @@ impl Transfer {
             if fetching {
                 state.session.picker.share(self.context.fetching.count(), now, |node| self.fleet.standing(*node));
             }
-            state.session.poll(&**self, now, &mut outputs);
             let seen = self.seen(state);
-            outputs.extend(state.session.look(seen, &**self, now));
+            state.session.look(seen, &**self, now);
+            state.session.poll(&**self, now, &mut outputs);
             (next_wakeup(state, now), state.failure.is_some())
         };
         outputs.into_iter().for_each(|output| self.carry_out(output));
@@ -117,51 +116,47 @@ impl Transfer {
                 let finishing = Arc::clone(self);
                 self.tasks.spawn(async move { finishing.finish().await });
             }
-            Output::Resume => self.go_on(),
-            Output::LeaveMute(lead) => {
-                let leaving = Arc::clone(self);
-                self.tasks.spawn(async move { leaving.leave_mute(lead).await });
+            Output::Unattended => self.note("nobody was seeing to what is missing; going on"),
+            Output::ReadOn => {
+                self.start_reading(None);
+                self.run_errands();
             }
+            Output::Seek(step) => self.seek(step),
+            Output::Return(seed) => self.return_to(seed),
+            Output::LeadLost { lead, loss, why } => self.lead_lost(lead, loss, &why),
+            Output::StartOver { lead, surely, reason } => {
+                let how = if surely { How::Surely } else { How::Perhaps };
+                let starting = Arc::clone(self);
+                self.tasks.spawn(async move { starting.start_over_without(lead, how, reason).await });
+            }
+            Output::EndTrust { reason } => self.end_trust(&reason),
             Output::EndStalled => self.end_stalled(),
             Output::Doubted(_) => {
                 self.context.metrics.holders_failing.inc();
             }
-            Output::Accused { peer, piece } => {
+            Output::Accused { peer, piece, led } => {
                 self.note(format!("{} sent a wrong piece {piece}; not asked any more", peer.short()));
-                if self.lead() == Lead::Node(peer) {
+                if led {
                     self.let_down_by(peer, How::Surely);
-                    self.lead_failed(peer, "it sent wrong pieces");
                 }
             }
             Output::Reported { peer, put_aside } => {
                 let what = if put_aside { "put aside after wrong pieces" } else { "reported for a wrong piece" };
                 self.note(format!("{} {what}", peer.short()));
             }
-            Output::Forgotten { by } => self.lead_forgot(by),
-            Output::GivenUp { by, failure }
-                if failure.kind == FailureKind::Changed && matches!(self.source, Source::Url { .. }) =>
-            {
+            Output::GiveUp(failure) => {
+                let error = FetchError::from_failure(failure.clone())
+                    .unwrap_or_else(|| FetchError::Withdrawn { blob: self.blob, reason: failure.text });
+                self.give_up(&error);
+            }
+            Output::Superseded { by, failure } => {
                 if !self.fleet.is_seed(by) {
                     self.let_down_by(by, How::Perhaps);
                 }
                 self.superseded(failure);
             }
-            Output::GivenUp { by, failure } => self.lead_gave_up(by, failure),
-            Output::Dissolved { by, reason } => {
-                let dissolving = Arc::clone(self);
-                self.tasks.spawn(async move {
-                    if !dissolving.fleet.is_seed(by) {
-                        return dissolving.start_over_without(by, How::Surely, reason).await;
-                    }
-                    let blob = dissolving.blob;
-                    dissolving.dissolve(FetchError::Withdrawn { blob, reason }).await;
-                });
-            }
-            Output::Refuted { by_lead, expected, got } => {
-                if by_lead || self.has_read_nothing() {
-                    self.refuted(expected, got);
-                }
-            }
+            Output::Dissolve { reason } => self.throw_away(FetchError::Withdrawn { blob: self.blob, reason }),
+            Output::Refuted { expected, got } => self.throw_away(FetchError::refuted(expected, got)),
         }
     }
 

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Tier, Version};
+use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Source, Tier, Version};
 use darter_origin::{Reading, Requester};
-use darter_swarm::{Books, Entering, Event, Facts, Lead as SwarmLead, Phase, Start};
+use darter_swarm::{Books, Desk, Entering, Event, Facts, Input, Lead as SwarmLead, Phase, Start};
 
 use super::beside::Connections;
 use super::dissolve::refuse;
@@ -80,6 +80,18 @@ impl Facts for Transfer {
     fn is_seed(&self, node: NodeId) -> bool {
         self.fleet.peer(node).is_none_or(|peer| peer.is_seed())
     }
+
+    fn seeds(&self) -> Vec<NodeId> {
+        self.fleet.seeds()
+    }
+
+    fn is_on_trust(&self) -> bool {
+        self.is_on_trust()
+    }
+
+    fn may_change(&self) -> bool {
+        matches!(self.source, Source::Url { .. })
+    }
 }
 
 impl Transfer {
@@ -90,30 +102,27 @@ impl Transfer {
         if self.is_on_trust() {
             return;
         }
-        let now = self.context.now();
-        self.state.lock().session.leads(now);
-        self.open_lead(start);
+        self.tell(Input::Leads { start, desk: self.desk() });
+        self.bears_connections();
         self.run_errands();
-        if start == Start::Fresh
-            && let Some(books) = self.state.lock().session.books_mut()
-        {
-            // A member that was let in a moment before has opened the books, as if somebody else had led. An answer of the
-            // origin that is open by now would be dropped, and asked for again.
-            books.lead_mut().settle();
-        }
         self.start_reading(reading);
-        self.ring();
     }
 
     /// Sets up the lead's books, whoever leads above.
-    pub(super) fn open_lead(&self, start: Start) {
-        let now = self.context.now();
+    fn open_books(&self) {
+        self.tell(Input::OpensBooks(self.desk()));
+        self.bears_connections();
+    }
+
+    fn desk(&self) -> Desk {
+        Desk { place: self.context.place.clone(), seed: random_seed(&self.context.me, self.blob) }
+    }
+
+    /// Says by how many connections the origin may be read.
+    fn bears_connections(&self) {
         let Connections { most, known_until } = self.origin_connections();
-        let (place, seed) = (self.context.place.clone(), random_seed(&self.context.me, self.blob));
         let mut state = self.state.lock();
-        if state.session.open_books(start, place, seed, self, now)
-            && let Some((books, length)) = state.session.books_mut().zip(self.stored.length())
-        {
+        if let Some((books, length)) = state.session.books_mut().zip(self.stored.length()) {
             books.lead_mut().read_by(most, known_until, self.piece_length, length);
         }
     }
@@ -153,7 +162,7 @@ impl Transfer {
         wants: bool,
     ) -> Result<(), FetchError> {
         let whole = self.small_whole().await;
-        self.open_lead(Start::TakeOver);
+        self.open_books();
         {
             let mut state = self.state.lock();
             if let Some(error) = &state.failure {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use darter_core::{Blamed as _, Fault, NodeId, PieceIndex, in_full};
 use darter_fleet::Peer;
 use darter_store::Put;
-use darter_swarm::{Came, Input, RequestId};
+use darter_swarm::{Came, Input, LetIn, RequestId};
 use darter_wire::{Answer, Held, Message, PeerInfo, PooledBuffer};
 
 use super::{Lead, Transfer};
@@ -24,24 +24,20 @@ impl Transfer {
         }
         // A lead that has gone by now is left below; nothing is taken from it.
         let peer = self.fleet.peer(lead);
-        let is_seed = peer.as_ref().is_none_or(Peer::is_seed);
         let whole = joined.whole.take().zip(peer);
-        {
-            let now = self.context.now();
-            let mut guard = self.state.lock();
-            let state = &mut *guard;
-            if !state.session.follow(lead, joined.key, joined.neighbours, now) {
-                return;
-            }
-            // Before the driver knows whom it could ask: it asks for nothing that came with the answer.
-            if whole.is_some() {
-                state.session.course.arrives();
-            }
-            state.follows_seed = is_seed;
-            state.session.hashes.members_ask(joined.members_ask);
-            if let Some(verdict) = joined.verdict {
-                state.session.told_verdict(verdict);
-            }
+        let let_in = LetIn {
+            lead,
+            key: joined.key,
+            members_ask: joined.members_ask,
+            neighbours: joined.neighbours,
+            verdict: joined.verdict,
+            arrives: whole.is_some(),
+        };
+        let now = self.context.now();
+        // The driver asks for nothing that came with the answer.
+        let follows = self.state.lock().session.handle(Input::LetIn(let_in), &**self, now);
+        if !follows {
+            return;
         }
         if let Some(length) = joined.length {
             self.learn_length(lead, length);
@@ -114,10 +110,10 @@ impl Transfer {
     }
 
     /// A peer is connected that may be one to meet.
-    pub(crate) fn peer_came(self: &Arc<Self>, node: NodeId, is_seed: bool) {
+    pub(crate) fn peer_came(&self, node: NodeId, is_seed: bool) {
         self.ring();
         if is_seed {
-            self.seed_returned(node);
+            self.tell(Input::SeedCame(node));
         }
     }
 

@@ -167,8 +167,6 @@ pub(crate) struct TransferState {
     /// True if the origin can't be read but from its first byte on, and an answer that begins there.
     in_order_only: bool,
     whole_answer: Option<Reading>,
-    /// True if the lead, or the last one that was another agent, is a seed: its word is trusted.
-    follows_seed: bool,
     /// True if parts of several of the origin's answers were put together.
     joined_parts: bool,
     /// Why it failed, if it did.
@@ -303,7 +301,6 @@ impl Transfer {
             is_shut_out: false,
             in_order_only: false,
             whole_answer: None,
-            follows_seed: true,
             joined_parts: false,
             fetching: None,
             failure: None,

@@ -36,30 +36,11 @@ impl Transfer {
         }
     }
 
-    /// Nobody was responsible for what is lacking.
-    pub(super) fn go_on(self: &Arc<Self>) {
-        self.note("nobody was seeing to what is missing; going on");
-        self.resume();
-    }
-
     /// Nothing came for too long.
     pub(super) fn end_stalled(self: &Arc<Self>) {
         let error = self.stalled();
         tracing::warn!(blob = %self.blob.short(), name = %self.source, error = %in_full(&error), "a transfer is stalled");
         self.give_up(&error);
-    }
-
-    /// Leaves a node that leads and gives nothing; whoever waits is given what the next one leads, or this agent reads. Where nothing ever
-    /// came of this blob, what that node said of it is worth nothing: it is thrown away.
-    pub(super) async fn leave_mute(self: &Arc<Self>, lead: NodeId) {
-        let reason = format!("{} let this agent in and gave nothing", self.fleet.title(lead));
-        tracing::warn!(blob = %self.blob.short(), reason, "leaving a lead");
-        self.fleet.say(lead, &Message::Leave { blob: self.blob });
-        if !self.stored.held().is_empty() {
-            self.let_down_by(lead, How::Surely);
-            return self.lead_mute(lead, &reason);
-        }
-        self.start_over_without(lead, How::Surely, reason).await;
     }
 
     /// A node that leads this transfer lets this agent down.
@@ -81,16 +62,9 @@ impl Transfer {
         }
     }
 
-    /// Something is to be fetched after all: makes sure that somebody sees to it.
-    pub(crate) fn resume(self: &Arc<Self>) {
-        match self.lead() {
-            Lead::Me => {
-                self.start_reading(None);
-                self.run_errands();
-            }
-            Lead::Nobody => self.elect(),
-            Lead::Node(_) => {}
-        }
+    /// Something is to be fetched after all: somebody is to see to it.
+    pub(crate) fn resume(&self) {
+        self.tell(Input::Resumes);
     }
 
     /// Takes note of what the store found damaged, and sees to it that it is fetched again.

@@ -189,7 +189,7 @@ fn a_list_that_is_too_long_for_one_message_is_told_in_several_and_the_word_with_
 
 #[test]
 fn hashes_behind_gaps_are_told_to_all_where_they_are_few_and_where_they_are_many_to_who_waits() {
-    let mut known = Known { pieces: Some(400), known: PieceSet::full(2) };
+    let mut known = Known { pieces: Some(400), known: PieceSet::full(2), ..Known::default() };
     let wish = Wish { first: 130, end: 132, within: Duration::from_secs(1) };
     known.known.insert(PieceIndex(130));
     let mut few = Leads::knowing(known.clone(), Tuning::default());

@@ -1,10 +1,9 @@
 //! Following: the lead is this agent, another one, or nobody while a lead is looked for.
 
 use darter_core::{LeadKey, Moment, NodeId};
-use darter_protocol::PeerInfo;
 
-use super::{Output, Session};
-use crate::{Event, Leader, Loss, Step};
+use super::{LetIn, Output, Session};
+use crate::{Event, Facts, Leader, Loss, Step};
 
 impl Session {
     /// The lead, as this agent sees it.
@@ -17,14 +16,22 @@ impl Session {
         self.leadership.following()
     }
 
+    /// True if nothing of the blob was read from the origin here: all of it came by way of leads.
+    pub const fn has_read_nothing(&self) -> bool {
+        !self.has_read
+    }
+
     /// This agent leads from now on.
-    pub fn leads(&mut self, now: Moment) {
+    pub(super) fn leads(&mut self, now: Moment) {
+        if self.step == Some(Step::Lead) {
+            self.step = None;
+        }
         self.change_lead(Leader::Me, None, now);
     }
 
-    /// An agent has let this one in: it is followed from now on, unless this one goes on to lead it. `key` proves its hashes, and
-    /// `neighbours` are to be met. Returns true if `lead` is followed.
-    pub fn follow(&mut self, lead: NodeId, key: LeadKey, neighbours: Vec<PeerInfo>, now: Moment) -> bool {
+    /// An agent has let this one in: it is followed from now on, unless this one goes on to lead it. Returns true if it is followed.
+    pub(super) fn follow(&mut self, let_in: LetIn, facts: &dyn Facts, now: Moment) -> bool {
+        let LetIn { lead, key, members_ask, neighbours, verdict, arrives } = let_in;
         if self.has_member(lead) && self.leadership.stays_lead_of(lead) {
             return false;
         }
@@ -33,6 +40,7 @@ impl Session {
             self.to_meet.append(&mut self.met);
         }
         self.change_lead(Leader::Node(lead), Some(key), now);
+        self.follows_seed = facts.is_seed(lead);
         self.picker.handle(Event::PeerLeft { peer: lead }, now);
         let met = &self.met;
         self.to_meet.retain(|node| !met.contains(node));
@@ -40,11 +48,17 @@ impl Session {
         self.to_meet.extend(neighbours.iter().map(|info| info.node));
         self.outputs.push(Output::Dial(neighbours));
         self.to_meet.remove(&self.me);
+        self.hashes.members_ask(members_ask);
+        if let Some(verdict) = verdict {
+            self.told_verdict(verdict);
+        }
+        if arrives {
+            self.course.arrives();
+        }
         true
     }
 
-    /// A lead is lost; false if it was not followed.
-    pub fn lost_lead(&mut self, lead: NodeId, loss: Loss, now: Moment) -> bool {
+    pub(super) fn lost_lead(&mut self, lead: NodeId, loss: Loss, now: Moment) -> bool {
         let is_lost = self.leadership.lost(lead, loss);
         if is_lost {
             self.change_lead(Leader::Nobody, None, now);
@@ -59,11 +73,5 @@ impl Session {
         self.vigil.follows(now);
         self.picker.handle(Event::LeadChanged { lead: self.following() }, now);
         self.news.lead_knows(now);
-    }
-
-    /// The next step to find a lead, with these seeds connected; see [`Leadership::next`](crate::Leadership::next).
-    pub fn next_step(&mut self, seeds: &[NodeId], is_connected: impl Fn(NodeId) -> bool) -> Step {
-        let members: Vec<NodeId> = self.met.iter().copied().filter(|node| is_connected(*node)).collect();
-        self.leadership.next(seeds, &members)
     }
 }

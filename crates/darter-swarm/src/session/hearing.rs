@@ -1,10 +1,10 @@
 //! The consequences of each input.
 
 use darter_core::{Moment, NodeId};
-use darter_protocol::{Message, PeerInfo, Refusal, Wanted};
+use darter_protocol::{Failure, FailureKind, Message, PeerInfo, Refusal, Wanted};
 
 use super::{Input, Meeting, Output, Session};
-use crate::{Event, Facts, Leader, RequestId};
+use crate::{Event, Facts, Leader, Loss, RequestId, Start};
 
 /// With so many outputs to be carried out, reports of others are not heard: they can be repeated for ever.
 const MAX_OUTPUTS: usize = 4096;
@@ -51,7 +51,28 @@ impl Session {
                 return false;
             }
             Input::Early { by, piece } => self.gives(by, piece),
-            Input::Refused { request, by, wanted, reason } => self.is_refused(request, by, wanted, reason, now),
+            Input::LeadLost { lead, loss, why } => return self.loses(lead, loss, why, facts, now),
+            Input::SeedCame(seed) => return self.seed_came(seed, facts),
+            Input::LetIn(let_in) => return self.follow(let_in, facts, now),
+            Input::Leads { start, desk } => {
+                self.leads(now);
+                self.open_books(start, desk, facts, now);
+                if let Some(books) = self.books.as_mut().filter(|_| start == Start::Fresh) {
+                    // A member that was let in a moment before has opened them, as if somebody else had led. An answer of the origin that is
+                    // open by now would be dropped, and asked for again.
+                    books.lead_mut().settle();
+                }
+            }
+            Input::OpensBooks(desk) => return self.open_books(Start::TakeOver, desk, facts, now),
+            Input::Resumes => self.goes_on(),
+            Input::Sought(how) => self.sought(how, now),
+            Input::Refused { request, by, wanted, reason } => {
+                let forgot = self.is_refused(request, by, wanted, reason, now);
+                if forgot {
+                    let why = "it no longer knows of this swarm or of its members".to_owned();
+                    self.loses(by, Loss::Forgot, why, facts, now);
+                }
+            }
             Input::Unanswered { request } => match self.asked.remove(&request) {
                 Some(Asked { of, wanted: Wanted::Piece(piece), .. }) => self.failed(request, of, piece, now),
                 _ => self.picker.handle(Event::Failed { request }, now),
@@ -94,11 +115,17 @@ impl Session {
         match message {
             Message::Neighbours { add, gone, .. } if is_lead => self.dials(add, &gone, now),
             Message::Whole { verdict, .. } if is_lead => self.told_verdict(verdict),
-            Message::Dissolved { reason, .. } if is_lead => self.outputs.push(Output::Dissolved { by, reason }),
-            Message::Failed { failure, .. } if is_lead => self.outputs.push(Output::GivenUp { by, failure }),
+            Message::Dissolved { reason, .. } if is_lead => self.outputs.push(match facts.is_seed(by) {
+                true => Output::Dissolve { reason },
+                false => Output::StartOver { lead: by, surely: true, reason },
+            }),
+            Message::Failed { failure, .. } if is_lead => return self.given_up(by, failure, facts, now),
             // A lead that throws the blob away refuses requests for its pieces, and may be given up for that before it says why.
             Message::Refuted { expected, got, .. } if is_lead || self.was_lead(by) => {
-                self.outputs.push(Output::Refuted { by_lead: is_lead, expected, got });
+                if !is_lead && self.has_read {
+                    return false;
+                }
+                self.outputs.push(Output::Refuted { expected, got });
             }
             Message::Meet { held, known, wants, .. } => {
                 let meeting = Meeting { tier: facts.tier(by), held, known, wants };
@@ -134,6 +161,17 @@ impl Session {
         true
     }
 
+    /// The lead can't read the origin on.
+    fn given_up(&mut self, lead: NodeId, failure: Failure, facts: &dyn Facts, now: Moment) -> bool {
+        match failure.kind {
+            FailureKind::Changed if facts.may_change() => self.outputs.push(Output::Superseded { by: lead, failure }),
+            // The next lead would ask an origin that asked to be left alone. Of a node that is no more than its word.
+            FailureKind::RateLimited if facts.is_seed(lead) => self.outputs.push(Output::GiveUp(failure)),
+            _ => return self.loses(lead, Loss::Failed, failure.text, facts, now),
+        }
+        true
+    }
+
     fn is_answered(&mut self, request: Option<RequestId>) {
         if let Some(request) = request {
             self.asked.remove(&request);
@@ -145,7 +183,7 @@ impl Session {
     }
 
     /// Some are neighbours no more; then others are, perhaps the same ones anew.
-    fn dials(&mut self, add: Vec<PeerInfo>, gone: &[NodeId], now: Moment) {
+    pub(super) fn dials(&mut self, add: Vec<PeerInfo>, gone: &[NodeId], now: Moment) {
         let named: Vec<NodeId> = add.iter().map(|info| info.node).collect();
         self.named(&named, gone, now);
         self.outputs.push(Output::Dial(add));
@@ -156,18 +194,15 @@ impl Session {
         self.leader() == Leader::Nobody && self.leadership.last_followed() == Some(node)
     }
 
-    fn is_refused(&mut self, request: RequestId, by: NodeId, wanted: Wanted, reason: Refusal, now: Moment) {
+    /// A request is refused. Returns true if that shows that the lead knows nothing of this agent's part in the swarm.
+    fn is_refused(&mut self, request: RequestId, by: NodeId, wanted: Wanted, reason: Refusal, now: Moment) -> bool {
         let was_open = self.asked.remove(&request).is_some();
-        match (wanted, reason) {
-            (Wanted::Piece(piece), Refusal::UnknownBlob | Refusal::NotHeld) => {
-                return self.refused(request, by, piece, now);
-            }
-            (Wanted::Any, Refusal::UnknownBlob | Refusal::Refused) if was_open => {
-                self.outputs.push(Output::Forgotten { by });
-            }
-            _ => {}
+        if let (Wanted::Piece(piece), Refusal::UnknownBlob | Refusal::NotHeld) = (wanted, reason) {
+            self.refused(request, by, piece, now);
+            return false;
         }
         self.picker.handle(Event::Failed { request }, now);
+        was_open && matches!((wanted, reason), (Wanted::Any, Refusal::UnknownBlob | Refusal::Refused))
     }
 
     fn moved(&mut self, request: RequestId, bytes: u32, now: Moment) {

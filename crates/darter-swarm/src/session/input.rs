@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use darter_core::{NodeId, PieceIndex, PieceSet};
-use darter_protocol::{Message, PeerInfo, Refusal, Wanted};
+use darter_core::{LeadKey, NodeId, PieceIndex, PieceSet, Place};
+use darter_protocol::{Message, PeerInfo, Refusal, Verdict, Wanted};
 
-use super::Came;
-use crate::{ReaderId, RequestId, Wish};
+use super::{Came, Sought};
+use crate::{Loss, ReaderId, RequestId, Start, Wish};
 
 /// Something that happened to one blob at one agent. Names of peers or requests that are not known (in late answers, say) are harmless.
 #[derive(Clone, Debug)]
@@ -23,9 +23,34 @@ pub enum Input {
     },
     /// Agents hold pieces, though whoever leads may not know of them: they are to be met.
     Found(Vec<PeerInfo>),
-    /// A peer's connection is gone. It leaves whoever was let in here; the lead that it may be is lost apart
-    /// ([`Session::lost_lead`](super::Session::lost_lead)).
+    /// A peer's connection is gone. It leaves whoever was let in here; the lead that it may be is lost apart ([`Input::LeadLost`]).
     Gone(NodeId),
+    /// The lead is lost, if it is this one.
+    LeadLost {
+        /// The lead.
+        lead: NodeId,
+        /// How.
+        loss: Loss,
+        /// Why, for people.
+        why: String,
+    },
+    /// A seed is connected, perhaps again.
+    SeedCame(NodeId),
+    /// An agent that was asked to lead lets this one in.
+    LetIn(LetIn),
+    /// This agent leads from now on. The books are opened, if they are not open.
+    Leads {
+        /// Says if somebody led before.
+        start: Start,
+        /// The beginning of its books.
+        desk: Desk,
+    },
+    /// Somebody is to be let in here, whoever leads above.
+    OpensBooks(Desk),
+    /// Pieces are lacking after all: somebody has to lead, or to read.
+    Resumes,
+    /// A step of the search for a lead has ended ([`Output::Seek`](super::Output::Seek)).
+    Sought(Sought),
     /// A peer can't be reached.
     Unreached(NodeId),
     /// The peer that was asked begins to send a piece.
@@ -105,4 +130,30 @@ pub enum Input {
         /// True if the blob passes through without being stored whole, so that its readers alone fetch it.
         passes: bool,
     },
+}
+
+/// How an agent lets another in.
+#[derive(Clone, Debug)]
+pub struct LetIn {
+    /// The agent that leads.
+    pub lead: NodeId,
+    /// Proves its hashes.
+    pub key: LeadKey,
+    /// True if members have to ask each other for hashes.
+    pub members_ask: bool,
+    /// Agents to meet.
+    pub neighbours: Vec<PeerInfo>,
+    /// The verdict on the whole, if the lead knows it.
+    pub verdict: Option<Verdict>,
+    /// True if all pieces came with the answer, and are being stored.
+    pub arrives: bool,
+}
+
+/// The part of a lead's books that its session does not know.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    /// Where this agent stands.
+    pub place: Place,
+    /// Chooses among what is equal.
+    pub seed: u64,
 }

@@ -2,7 +2,7 @@
 
 use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place};
 
-use super::Session;
+use super::{Desk, Session};
 use crate::{Books, Entering, Facts, Opening, Speech, Start};
 
 impl Session {
@@ -21,8 +21,9 @@ impl Session {
         self.books.as_ref().is_some_and(|books| books.has(node))
     }
 
-    /// Opens the books, whoever leads above; false if they are open. This agent stands at `place`; `seed` chooses among what is equal.
-    pub fn open_books(&mut self, start: Start, place: Place, seed: u64, facts: &dyn Facts, now: Moment) -> bool {
+    /// Opens the books, whoever leads above; false if they are open.
+    pub(super) fn open_books(&mut self, start: Start, desk: Desk, facts: &dyn Facts, now: Moment) -> bool {
+        let Desk { place, seed } = desk;
         if self.books.is_some() {
             return false;
         }

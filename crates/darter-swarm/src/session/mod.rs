@@ -11,6 +11,7 @@
 //! | `poll` | [`Session::poll`]: what is to be done now |
 //! | `following` | who leads ([`Session::leads`], [`Session::follow`], [`Session::lost_lead`]): the picker asks it, hashes are proven by its key, news goes to it |
 //! | `neighbours` | who is met, asked for pieces and hashes, and told news |
+//! | `seeking` | the search for a lead; what follows when one is lost |
 //! | `pieces` | what a holder has, by its answers; which pieces are here |
 //! | `leading` | [`Books`]: members come ([`Session::admit`]), go, and say what they hold and miss |
 //! | `wants` | what is wanted, here and by members, and what the lead is told of it |
@@ -36,6 +37,7 @@ mod neighbours;
 mod output;
 mod pieces;
 mod poll;
+mod seeking;
 mod telling;
 #[cfg(test)]
 mod tests;
@@ -45,17 +47,20 @@ mod watch;
 use std::collections::{BTreeMap, BTreeSet};
 
 use darter_core::{Moment, NodeId};
-use darter_protocol::Verdict;
+use darter_protocol::{PeerInfo, Verdict};
 
 use self::hearing::Asked;
-pub use self::input::Input;
+pub use self::input::{Desk, Input, LetIn};
 use self::neighbours::Meeting;
 pub use self::output::Output;
 pub use self::pieces::Came;
+pub use self::seeking::Sought;
 use self::wants::Wants;
 use self::watch::Unattended;
 pub use self::watch::{LOOK_EVERY, Seen};
-use crate::{Books, CheckedBy, Course, Hashes, Leader, Leadership, News, Phase, Picker, RequestId, Tuning, Vigil};
+use crate::{
+    Books, CheckedBy, Course, Hashes, Leader, Leadership, News, Phase, Picker, RequestId, Step, Tuning, Vigil,
+};
 
 /// See the module's text.
 #[derive(Debug)]
@@ -66,6 +71,14 @@ pub struct Session {
     pub picker: Picker,
     /// The leadership, as this agent sees it.
     pub leadership: Leadership,
+    /// The step of the search for a lead that is under way.
+    step: Option<Step>,
+    /// Agents that hold pieces, found by asking around: to be met when somebody leads.
+    found_holders: Vec<PeerInfo>,
+    /// True if the lead, or the last one that was another agent, is a seed: its word is trusted.
+    follows_seed: bool,
+    /// True if a part of the blob was read from the origin here.
+    has_read: bool,
     /// How far the list of hashes goes.
     pub hashes: Hashes,
     /// The members that are let in here, and what they are told.
@@ -110,6 +123,10 @@ impl Session {
             tuning,
             picker,
             leadership,
+            step: None,
+            found_holders: Vec::new(),
+            follows_seed: true,
+            has_read: false,
             hashes,
             books: None,
             verdict: None,
@@ -130,7 +147,7 @@ impl Session {
 
     /// This process has ended; what lies on its disk remains. It begins anew with `leadership`.
     pub fn restart(&mut self, leadership: Leadership, now: Moment) {
-        self.leadership = leadership;
+        (self.leadership, self.step, self.follows_seed) = (leadership, None, true);
         self.books = None;
         (self.news, self.vigil, self.watch) = (News::new(self.tuning), Vigil::new(now), Unattended::new(now));
         self.course = Course::new(self.course.phase() == Phase::Complete);

@@ -3,7 +3,7 @@
 use darter_core::{Digest, NodeId, PieceIndex};
 use darter_protocol::{Failure, Message, PeerInfo, Wanted};
 
-use crate::RequestId;
+use crate::{Loss, RequestId, Step};
 
 /// Something to be done by whoever drives a session, in the order in which it is given.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,10 +42,38 @@ pub enum Output {
     RunErrands,
     /// All pieces are here: find out whether the whole is what it should be.
     Check,
-    /// Nobody leads, or whoever leads reads nothing: find somebody, or read.
-    Resume,
-    /// This node let the agent in and gives nothing: leave it.
-    LeaveMute(NodeId),
+    /// Nobody was responsible for what is lacking. What follows comes next.
+    Unattended,
+    /// This agent leads, and something is lacking: read the origin.
+    ReadOn,
+    /// Take this step to find a lead, and say how it ended ([`Input::Sought`](super::Input::Sought)); or lead
+    /// ([`Input::Leads`](super::Input::Leads)).
+    Seek(Step),
+    /// This seed does not lead, and is there again: ask it to.
+    Return(NodeId),
+    /// The lead is lost. What follows comes next, or somebody else is looked for.
+    LeadLost {
+        /// The lead.
+        lead: NodeId,
+        /// How.
+        loss: Loss,
+        /// Why, for people.
+        why: String,
+    },
+    /// Nothing bears out what this node said of the blob as its lead: throw all of it away, and begin anew.
+    StartOver {
+        /// The node.
+        lead: NodeId,
+        /// True if no honest node would have done so.
+        surely: bool,
+        /// Why, for people.
+        reason: String,
+    },
+    /// A node alone said what the pieces must be, and it is lost: throw away what it said.
+    EndTrust {
+        /// Why, for people.
+        reason: String,
+    },
     /// Nothing came for too long: it ends.
     EndStalled,
     /// A holder let this agent down.
@@ -56,6 +84,8 @@ pub enum Output {
         peer: NodeId,
         /// The piece.
         piece: PieceIndex,
+        /// True if it led, and is lost.
+        led: bool,
     },
     /// A member says that another sent it a wrong piece.
     Reported {
@@ -64,29 +94,22 @@ pub enum Output {
         /// True if the peer is put aside, since others say so, too.
         put_aside: bool,
     },
-    /// The lead knows nothing of this agent's part in the swarm.
-    Forgotten {
-        /// The lead.
-        by: NodeId,
-    },
-    /// The lead can't read the origin on.
-    GivenUp {
+    /// The lead, a seed, asks the origin for nothing for a while, and nor would anybody else: give up.
+    GiveUp(Failure),
+    /// The lead found that the origin has another version now: throw this one away.
+    Superseded {
         /// The lead.
         by: NodeId,
         /// Why.
         failure: Failure,
     },
-    /// The lead throws the blob away.
-    Dissolved {
-        /// The lead.
-        by: NodeId,
+    /// The lead, a seed, throws the blob away: so does this agent.
+    Dissolve {
         /// Why, for people.
         reason: String,
     },
-    /// The lead, or the last one if nobody leads since, says that the content is not what its digest says.
+    /// The lead, or the last one if nobody leads since, says that the content is not what its digest says. All of it came by that one.
     Refuted {
-        /// True if the peer leads.
-        by_lead: bool,
         /// The digest that was asked for.
         expected: Digest,
         /// The digest of the bytes that came.

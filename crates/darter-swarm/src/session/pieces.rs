@@ -51,6 +51,7 @@ impl Session {
     pub(super) fn stored(&mut self, came: Came, now: Moment) {
         let Came { piece, bytes, request, from } = came;
         self.vigil.moved(now);
+        self.has_read |= from.is_none();
         self.leadership.piece_came();
         self.picker.handle(Event::Received { request, piece, bytes }, now);
         if self.leader() != Leader::Me {

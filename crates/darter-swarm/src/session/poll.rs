@@ -6,7 +6,7 @@ use darter_protocol::{Message, Wanted};
 use super::hearing::Asked;
 use super::{Output, Session};
 use crate::hashes::Reply;
-use crate::{Action, Facts, Leader, Phase, RequestId, Teacher, Told};
+use crate::{Action, Facts, Leader, Loss, Phase, RequestId, Teacher, Told};
 
 impl Session {
     /// True if pieces are lacking that somebody wants.
@@ -18,7 +18,7 @@ impl Session {
     /// pieces when it knows the neighbour, and a member of hashes in the order of the pieces.
     pub fn poll(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
         let blob = facts.blob();
-        let requests = self.poll_picker(blob, now);
+        let requests = self.poll_picker(facts, now);
         outputs.append(&mut self.outputs);
         self.catch_up(facts);
         self.poll_books(facts, now, outputs);
@@ -35,6 +35,7 @@ impl Session {
         }
         self.answer_questions(facts, now, outputs);
         outputs.extend(requests);
+        self.poll_search(facts, outputs);
         if self.begins_check(facts, now) {
             outputs.push(Output::Check);
         }
@@ -60,7 +61,7 @@ impl Session {
         asked.into_iter().map(|(request, Asked { of, .. })| Output::Withdraw { request, of }).collect()
     }
 
-    fn poll_picker(&mut self, blob: BlobId, now: Moment) -> Vec<Output> {
+    fn poll_picker(&mut self, facts: &dyn Facts, now: Moment) -> Vec<Output> {
         if !self.is_fetching() {
             // A holder keeps them for ever otherwise.
             return self.withdraw();
@@ -71,7 +72,14 @@ impl Session {
         if self.course.asks() {
             self.picker.poll(now, &mut actions);
         }
-        actions.into_iter().map(|action| self.act(action, blob)).collect()
+        let blob = facts.blob();
+        let outputs: Vec<_> = actions.into_iter().map(|action| self.act(action, blob)).collect();
+        for output in &outputs {
+            if let Output::Accused { peer, led: true, .. } = output {
+                self.loses(*peer, Loss::Failed, "it sent wrong pieces".to_owned(), facts, now);
+            }
+        }
+        outputs
     }
 
     fn act(&mut self, action: Action, blob: BlobId) -> Output {
@@ -87,10 +95,11 @@ impl Session {
                 Output::Doubted(peer)
             }
             Action::Report { peer, piece } => {
-                if let Some(lead) = self.accuse(peer).filter(|lead| *lead != peer) {
+                let lead = self.accuse(peer);
+                if let Some(lead) = lead.filter(|lead| *lead != peer) {
                     self.say(lead, Message::Report { blob, peer, piece });
                 }
-                Output::Accused { peer, piece }
+                Output::Accused { peer, piece, led: lead == Some(peer) }
             }
         }
     }

@@ -9,6 +9,7 @@ use crate::facts::fixture::{BLOB, Known};
 use crate::{Action, Course, Lead, Loss, ReaderId, RequestId, Start, Step, Teacher, Told, Wish};
 
 mod driven;
+mod sought;
 mod watched;
 
 const ME: u8 = 5;
@@ -30,6 +31,10 @@ fn key() -> LeadKey {
     Signer::draw().key()
 }
 
+fn desk() -> Desk {
+    Desk { place: Place::default(), seed: 1 }
+}
+
 fn pieces(list: &[u32]) -> PieceSet {
     list.iter().copied().map(PieceIndex).collect()
 }
@@ -48,7 +53,7 @@ impl Scene {
         let hashes = Hashes::new(BLOB, PieceLength::UNKNOWN_BLOB, &[], 0, tuning);
         let leadership = Leadership::new(node(ME), BlobId([1; 32]), BLOB, true);
         let session = Session::new(node(ME), picker, leadership, hashes, tuning, later(0));
-        let known = Known { pieces: Some(PIECES), known: PieceSet::full(PIECES) };
+        let known = Known { pieces: Some(PIECES), known: PieceSet::full(PIECES), ..Known::default() };
         let mut scene = Self { session, known, now: later(1) };
         scene.session.learned(0..PIECES, &scene.known, later(1));
         scene
@@ -63,12 +68,35 @@ impl Scene {
 
     fn follows(&mut self, lead: u8, neighbours: &[u8]) -> bool {
         let neighbours = neighbours.iter().map(|name| info(*name)).collect();
-        self.session.follow(node(lead), key(), neighbours, self.now)
+        let let_in =
+            LetIn { lead: node(lead), key: key(), members_ask: false, neighbours, verdict: None, arrives: false };
+        self.hears(Input::LetIn(let_in))
     }
 
     fn leads(&mut self) {
-        self.session.leads(self.now);
-        assert!(self.session.open_books(Start::Fresh, Place::default(), 1, &self.known, self.now));
+        assert!(self.session.books().is_none());
+        self.hears(Input::Leads { start: Start::Fresh, desk: desk() });
+    }
+
+    fn hears(&mut self, input: Input) -> bool {
+        self.session.handle(input, &self.known, self.now)
+    }
+
+    fn loses(&mut self, lead: u8, loss: Loss) -> bool {
+        self.hears(Input::LeadLost { lead: node(lead), loss, why: "it is gone".to_owned() })
+    }
+
+    /// The next step of the search for a lead, with these seeds and neighbours connected.
+    fn seeks(&mut self, seeds: &[u8], without: &[u8]) -> Step {
+        let mut outputs = Vec::new();
+        self.known.seeds = seeds.iter().copied().map(node).collect();
+        self.known.cut = without.iter().copied().map(node).collect();
+        self.session.poll_search(&self.known, &mut outputs);
+        match outputs[..] {
+            [] => Step::End,
+            [Output::Seek(step)] => step,
+            _ => panic!("{outputs:?}"),
+        }
     }
 
     fn lead(&self) -> &Lead {
@@ -161,8 +189,7 @@ fn who_is_no_neighbour_any_more_is_asked_for_nothing_and_one_that_is_named_anew_
 fn who_leads_is_asked_as_the_lead_and_not_as_a_neighbour() {
     let mut scene = Scene::led(&[1, 2]);
     [1, 2].iter().for_each(|peer| scene.met_by(*peer, &[0]));
-    assert!(scene.session.lost_lead(node(9), Loss::Failed, scene.now));
-    assert!(!scene.session.lost_lead(node(9), Loss::Failed, scene.now), "nobody is followed");
+    assert!(scene.loses(9, Loss::Failed) && !scene.loses(9, Loss::Failed), "nobody is followed");
     assert_eq!((scene.session.leader(), scene.session.hashes.shown()), (Leader::Nobody, 0), "nobody could prove them");
     assert!(scene.follows(1, &[2]));
     let neighbours = |scene: &Scene| scene.session.picker.holdings().map(|(peer, _)| peer).collect::<Vec<_>>();
@@ -181,7 +208,7 @@ fn what_was_asked_of_the_former_lead_as_the_lead_is_called_back() {
     };
     let asked = asks(scene.polls());
     assert!(!asked.is_empty());
-    scene.session.lost_lead(node(9), Loss::Forgot, scene.now);
+    scene.loses(9, Loss::Forgot);
     let void: Vec<Action> = asked.iter().map(|id| Action::Cancel { id: *id, peer: node(9) }).collect();
     let mut actions = scene.polls();
     actions.sort_by_key(|it| if let Action::Cancel { id, .. } = it { *id } else { RequestId(u64::MAX) });
@@ -193,7 +220,7 @@ fn what_was_asked_of_the_former_lead_as_the_lead_is_called_back() {
 #[test]
 fn of_two_that_let_each_other_in_one_leads() {
     let mut scene = Scene::led(&[]);
-    scene.session.lost_lead(node(9), Loss::Failed, scene.now);
+    scene.loses(9, Loss::Failed);
     scene.leads();
     scene.admits(8);
     assert!(!scene.follows(8, &[]), "the lower one");
@@ -265,7 +292,7 @@ fn the_lead_hears_who_could_not_be_reached_of_those_that_are_to_be_met() {
     scene.session.course = Course::new(true);
     assert_eq!(told(&scene, 1), None, "nothing is lacking");
     scene.session.course = Course::new(false);
-    scene.session.lost_lead(node(9), Loss::Failed, scene.now);
+    scene.loses(9, Loss::Failed);
     assert_eq!(told(&scene, 1), None, "there is nobody to hear it");
     scene.follows(1, &[]);
     assert_eq!(told(&scene, 1), None, "it is the lead itself");
@@ -277,12 +304,11 @@ fn who_sends_a_wrong_piece_is_told_nothing_and_not_asked_to_lead() {
     scene.meets(&[]);
     assert_eq!(scene.session.accuse(node(1)), Some(node(9)), "the lead is to hear of it");
     assert!(scene.session.met().iter().eq([&node(2)]));
-    scene.session.lost_lead(node(9), Loss::Failed, scene.now);
-    assert!(scene.session.leadership.begin_search());
+    scene.loses(9, Loss::Failed);
     let mut asked = Vec::new();
-    while let Step::Ask(peer) = scene.session.next_step(&[node(1)], |_| true) {
+    while let Step::Ask(peer) = scene.seeks(&[1], &[]) {
         asked.push(peer);
-        scene.session.leadership.refused(peer);
+        scene.hears(Input::Sought(Sought::Refused(peer)));
     }
     assert!(!asked.contains(&node(1)), "{asked:?}");
     scene.leads();
@@ -293,19 +319,16 @@ fn who_sends_a_wrong_piece_is_told_nothing_and_not_asked_to_lead() {
 
 #[test]
 fn a_search_goes_by_the_neighbours_that_are_met_and_connected() {
-    let mut scene = Scene::led(&[1, 2, 3]);
-    scene.meets(&[3]);
-    scene.session.lost_lead(node(9), Loss::Failed, scene.now);
-    assert!(scene.session.leadership.begin_search());
-    let step = |scene: &mut Scene, connected: &[u8]| {
-        let connected: Vec<NodeId> = connected.iter().copied().map(node).collect();
-        scene.session.next_step(&[], |peer| connected.contains(&peer))
-    };
-    let first = step(&mut scene, &[1, 2, 3]);
+    let mut scene = Scene::led(&[2, 4, 6]);
+    scene.stores(0, Some(9));
+    scene.meets(&[6]);
+    scene.loses(9, Loss::Failed);
     let mut other = Leadership::new(node(ME), BlobId([1; 32]), BLOB, true);
     other.begin_search();
-    assert_eq!(first, other.next(&[], &[node(1), node(2)]));
-    assert_eq!(step(&mut scene, &[]), Step::Survey, "nobody is known to be there");
+    assert_eq!(scene.seeks(&[], &[]), other.next(&[], &[node(2), node(4)]));
+    assert_eq!(scene.seeks(&[], &[]), Step::End, "one step at a time");
+    scene.hears(Input::Sought(Sought::Done));
+    assert_eq!(scene.seeks(&[], &[2, 4]), Step::Survey, "nobody is known to be there");
 }
 
 #[test]
@@ -483,9 +506,9 @@ fn what_came_while_this_agent_led_is_no_news_when_it_follows() {
 fn whom_a_lead_named_anew_and_the_next_one_does_not_is_not_met_again() {
     let mut scene = Scene::led(&[1, 2]);
     scene.meets(&[]);
-    scene.session.lost_lead(node(9), Loss::Failed, scene.now);
+    scene.loses(9, Loss::Failed);
     scene.follows(8, &[1, 3]);
-    scene.session.lost_lead(node(8), Loss::Failed, scene.now);
+    scene.loses(8, Loss::Failed);
     scene.follows(7, &[2]);
     assert_eq!(scene.meets(&[]), [node(2), node(3)], "that one was never met");
 }
@@ -497,7 +520,7 @@ fn a_neighbour_that_comes_to_lead_is_told_what_neighbours_were_still_to_hear() {
     scene.meets(&[]);
     scene.stores(0, None);
     scene.tells();
-    scene.session.lost_lead(node(9), Loss::Failed, scene.now);
+    scene.loses(9, Loss::Failed);
     scene.stores(4, Some(11));
     assert_eq!(scene.session.tell(&[], scene.now), [], "so many neighbours are told once in a while");
     scene.follows(10, &[11]);
@@ -511,7 +534,7 @@ fn a_neighbour_that_comes_to_lead_is_told_what_neighbours_were_still_to_hear() {
 fn a_lead_that_forgets_this_agent_again_and_again_is_asked_no_more_unless_pieces_come_in_between() {
     let forgets = |scene: &mut Scene, times: u32| {
         for _ in 0..times {
-            assert!(scene.follows(9, &[]) && scene.session.lost_lead(node(9), Loss::Forgot, scene.now));
+            assert!(scene.follows(9, &[]) && scene.loses(9, Loss::Forgot));
         }
         scene.session.leadership.failed().next().is_some()
     };
@@ -546,8 +569,8 @@ fn a_node_that_begins_to_lead_counts_in_the_neighbours_that_are_connected_and_wh
         let Scene { session, known, now } = &mut scene;
         session.lost_lead(node(9), Loss::Failed, *now);
         session.leads(*now);
-        assert!(session.open_books(start, Place::default(), 1, known, *now));
-        assert!(!session.open_books(start, Place::default(), 1, known, *now), "they are open");
+        assert!(session.open_books(start, desk(), known, *now));
+        assert!(!session.open_books(start, desk(), known, *now), "they are open");
         assert_eq!(scene.lead().holders(PieceIndex(0)), holders, "one of them is connected");
     }
 }
@@ -570,7 +593,7 @@ fn the_lead_is_told_what_is_waited_for_here_and_each_change_once() {
     assert!(!scene.session.wish(ReaderId(1), wish(4), scene.now), "it was said before");
     assert_eq!((told(&mut scene), told(&mut scene)), (Some((false, vec![4])), None));
     assert!(!scene.session.is_at_rest());
-    scene.session.lost_lead(node(9), Loss::Failed, scene.now);
+    scene.loses(9, Loss::Failed);
     scene.follows(8, &[]);
     assert_eq!(told(&mut scene), Some((false, vec![4])), "another lead knows nothing of it");
     assert!(scene.session.wish(ReaderId(1), None, scene.now));
@@ -585,7 +608,7 @@ fn what_members_wait_for_is_asked_for_first_by_whoever_follows_another_lead() {
     scene.session.wants_parts(scene.now);
     scene.meets(&[]);
     scene.met_by(1, &[0, 1, 2, 3, 4, 5, 6, 7]);
-    assert!(scene.session.open_books(Start::TakeOver, Place::default(), 1, &scene.known, scene.now));
+    assert!(scene.hears(Input::OpensBooks(desk())));
     scene.admits_with(3, &[], false);
     let wishes = [darter_protocol::Wish { first: 5, end: 6, within_ms: 0 }];
     scene.session.member_wants(node(4), false, &wishes, scene.now);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use darter_core::{Moment, NodeId};
 
 use super::{Output, Session};
-use crate::{Awaited, Facts, Leader, Phase, Vigil};
+use crate::{Awaited, Facts, Leader, Loss, Phase, Vigil};
 
 /// How often a session that lacks something is looked at.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -50,24 +50,26 @@ impl Unattended {
 }
 
 impl Session {
-    /// Looks for what is due besides the outputs of [`Session::poll`].
-    pub fn look(&mut self, seen: Seen, facts: &dyn Facts, now: Moment) -> Option<Output> {
+    /// Looks for what is due though no input says so. [`Session::poll`] has what follows.
+    pub fn look(&mut self, seen: Seen, facts: &dyn Facts, now: Moment) {
         if !self.course.is_open() {
             (self.watch, self.vigil) = (Unattended::new(now), Vigil::new(now));
-            return None;
+            return;
         }
         if now < self.watch.looked + LOOK_EVERY {
-            return None;
+            return;
         }
         self.watch.looked = now;
         if seen.is_idle {
             self.vigil.moved(now);
         }
         if seen.stall.is_some_and(|most| self.vigil.waited(now) >= most) {
-            return Some(Output::EndStalled);
+            return self.outputs.push(Output::EndStalled);
         }
         if let Some(lead) = self.following().filter(|lead| self.is_mute(*lead, seen.origin, facts, now)) {
-            return Some(Output::LeaveMute(lead));
+            let why = format!("{} let this agent in and gave nothing", facts.address(lead));
+            self.loses(lead, Loss::Mute, why, facts, now);
+            return;
         }
         let is_attended = match self.leader() {
             Leader::Me => seen.reads || self.course.phase() == Phase::Checking || self.picker.is_complete(),
@@ -76,14 +78,15 @@ impl Session {
         };
         if is_attended {
             self.watch.unattended = None;
-            return None;
+            return;
         }
         let since = *self.watch.unattended.get_or_insert(now);
         if now.since(since) < MAX_UNATTENDED {
-            return None;
+            return;
         }
         self.watch.unattended = None;
-        Some(Output::Resume)
+        self.outputs.push(Output::Unattended);
+        self.goes_on();
     }
 
     /// When to look again.

@@ -8,9 +8,9 @@ use std::time::Duration;
 use darter_core::{NodeId, Signer, Version};
 use darter_protocol::Message;
 use darter_protocol::SwarmPart;
-use darter_swarm::{Leader, Loss, Output, Seen, asking};
+use darter_swarm::{Leader, Seen, asking};
 
-use crate::world::{BLOB, Event, NOBODY, PIECES, Said, VERDICT, View, World};
+use crate::world::{BLOB, Event, PIECES, Said, VERDICT, World};
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -158,18 +158,10 @@ impl World {
             }
         }
         self.look_later(agent);
-        let seeds = self.agents.iter().filter(|it| it.is_seed).map(|it| it.id).collect();
-        let view = View { knows: self.agents[agent].given >= WHOLE_AFTER, seeds, ..NOBODY };
+        let view = self.view(agent, false);
         let seen = Seen { reads: true, is_idle: false, stall: None, origin: Duration::ZERO };
-        let session = &mut self.agents[agent].session;
-        match session.look(seen, &view, now) {
-            Some(Output::LeaveMute(lead)) if session.lost_lead(lead, Loss::Mute, now) => {
-                self.tell(|| format!("{agent} leaves its lead, which gives nothing"));
-                self.seek(agent);
-            }
-            Some(Output::Resume) => self.seek(agent),
-            _ => {}
-        }
+        self.agents[agent].session.look(seen, &view, now);
+        self.advance_soon(agent);
         if self.agents[agent].session.leader() == Leader::Nobody {
             self.seek(agent);
         }

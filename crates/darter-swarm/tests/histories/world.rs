@@ -12,8 +12,8 @@ use darter_protocol::{Message, Verdict};
 use darter_swarm::asking::{self, SURVEY_TIMEOUT, Survey, SurveyAnswer};
 use darter_swarm::leadership::JOIN_TIMEOUT;
 use darter_swarm::{
-    Came, Course, Entering, Facts, Found, Hashes, Input, Leader, Leadership, Loss, Output, Picker, Session, Start,
-    Step, Tuning,
+    Came, Course, Desk, Entering, Facts, Found, Hashes, Input, Leader, Leadership, LetIn, Loss, Output, Picker,
+    Session, Sought, Start, Step, Tuning,
 };
 
 use crate::pull::{Lie, WHOLE_AFTER};
@@ -34,9 +34,6 @@ pub(crate) struct View {
     pub(crate) reached: Vec<NodeId>,
     pub(crate) seeds: Vec<NodeId>,
 }
-
-/// An agent that knows nothing yet, and meets nobody now.
-pub(crate) const NOBODY: View = View { knows: false, reached: Vec::new(), seeds: Vec::new() };
 
 impl Facts for View {
     fn blob(&self) -> BlobId {
@@ -93,6 +90,10 @@ impl Facts for View {
 
     fn is_seed(&self, node: NodeId) -> bool {
         self.seeds.contains(&node)
+    }
+
+    fn seeds(&self) -> Vec<NodeId> {
+        self.seeds.iter().copied().filter(|seed| self.is_connected(*seed)).collect()
     }
 }
 
@@ -369,19 +370,17 @@ impl World {
                 if it.life == life
                     && let Some((_, asked)) = it.asked.take_if(|(asked, _)| *asked == request)
                 {
-                    it.session.leadership.silent(asked);
-                    self.seek_on(agent);
+                    self.hears(agent, Input::Sought(Sought::Silent(asked)));
                 }
             }
             Event::Found { agent, life, found } => {
                 if self.agents[agent].life == life {
-                    self.agents[agent].session.leadership.found(found);
-                    self.seek_on(agent);
+                    self.hears(agent, Input::Sought(Sought::Found { found, holders: Vec::new() }));
                 }
             }
             Event::Rested { agent, life } => {
                 if self.agents[agent].life == life {
-                    self.seek_on(agent);
+                    self.hears(agent, Input::Sought(Sought::Done));
                 }
             }
             Event::Advance { agent, life } => {
@@ -529,25 +528,17 @@ impl World {
         true
     }
 
-    fn is_known_gone(&self, agent: usize, peer: usize) -> bool {
-        self.connection(agent, peer).is_none()
-    }
-
     // Reactions of agents to what they hear.
 
     fn peer_gone(&mut self, agent: usize, peer: usize) {
-        let (id, now) = (self.agents[peer].id, self.now);
+        let id = self.agents[peer].id;
         let it = &mut self.agents[agent];
-        it.session.handle(Input::Gone(id), &NOBODY, now);
-        if let Some((_, _)) = it.asked.take_if(|(_, asked)| *asked == id) {
-            it.session.leadership.refused(id);
-            self.seek_on(agent);
+        let asked = it.asked.take_if(|(_, asked)| *asked == id);
+        self.hears(agent, Input::Gone(id));
+        if asked.is_some() {
+            self.hears(agent, Input::Sought(Sought::Refused(id)));
         }
-        if self.agents[agent].session.lost_lead(id, Loss::Failed, now) {
-            self.tell(|| format!("{agent} lost the lead {peer}"));
-            self.seek(agent);
-        }
-        self.advance_soon(agent);
+        self.hears(agent, Input::LeadLost { lead: id, loss: Loss::Failed, why: "it is gone".to_owned() });
         if self.agents[peer].is_seed {
             self.keep_connected(agent, peer);
         }
@@ -558,16 +549,27 @@ impl World {
             return;
         }
         let id = self.agents[seed].id;
-        let seeds: Vec<NodeId> = self.agents.iter().filter(|agent| agent.is_seed).map(|agent| agent.id).collect();
-        let it = &mut self.agents[agent];
-        let may_lead = it.session.leadership.seed_came(id, |lead| seeds.contains(&lead));
-        if may_lead && it.session.leader() != Leader::Nobody {
-            self.ask(agent, id);
-        }
+        self.hears(agent, Input::SeedCame(id));
+    }
+
+    /// An agent's session is told something, and does soon what follows.
+    pub(crate) fn hears(&mut self, at: usize, input: Input) -> bool {
+        let (now, view) = (self.now, self.view(at, false));
+        let follows = self.agents[at].session.handle(input, &view, now);
+        self.advance_soon(at);
+        follows
+    }
+
+    /// What an agent knows, with those that it is connected to or without.
+    pub(crate) fn view(&self, at: usize, connected: bool) -> View {
+        let seeds = self.agents.iter().filter(|it| it.is_seed).map(|it| it.id).collect();
+        let is_there = |other: &usize| connected && self.connection(at, *other).is_some();
+        let reached = (0..self.agents.len()).filter(is_there).map(|other| self.agents[other].id).collect();
+        View { knows: self.agents[at].given >= WHOLE_AFTER, reached, seeds }
     }
 
     fn hear(&mut self, to: usize, from: usize, what: Said) {
-        let (sender, now) = (self.agents[from].id, self.now);
+        let sender = self.agents[from].id;
         if self.lies(to, sender, &what) {
             return;
         }
@@ -582,43 +584,34 @@ impl World {
             Said::Rejected { request } => {
                 let it = &mut self.agents[to];
                 if it.asked.take_if(|(asked, _)| *asked == request).is_some() {
-                    it.session.leadership.refused(sender);
-                    self.seek_on(to);
+                    self.hears(to, Input::Sought(Sought::Refused(sender)));
                 }
             }
             Said::Forgot => {
-                if self.agents[to].session.lost_lead(sender, Loss::Forgot, now) {
-                    self.seek(to);
-                }
+                let why = "it knows nothing of this agent".to_owned();
+                self.hears(to, Input::LeadLost { lead: sender, loss: Loss::Forgot, why });
             }
-            Said::Told(message) => {
-                self.told(to, from, *message);
-                self.advance_soon(to);
-            }
+            Said::Told(message) => self.told(to, from, *message),
         }
     }
 
     /// An agent hears what another one's session says.
     fn told(&mut self, to: usize, from: usize, message: Message) {
-        let (sender, now) = (self.agents[from].id, self.now);
-        let it = &mut self.agents[to];
+        let sender = self.agents[from].id;
         match message {
-            Message::Joined { request, key, neighbours, verdict, .. } => {
-                if it.asked.take_if(|(asked, _)| *asked == request).is_none() {
+            Message::Joined { request, key, members_ask, neighbours, verdict, .. } => {
+                if self.agents[to].asked.take_if(|(asked, _)| *asked == request).is_none() {
                     return;
                 }
-                if it.session.follow(sender, key, neighbours, now) {
-                    if let Some(verdict) = verdict {
-                        it.session.told_verdict(verdict);
-                    }
+                let let_in = LetIn { lead: sender, key, members_ask, neighbours, verdict, arrives: false };
+                let follows = self.hears(to, Input::LetIn(let_in));
+                if follows {
                     self.tell(|| format!("{to} follows {from}"));
-                } else {
-                    it.session.leadership.refused(sender);
                 }
-                self.seek_on(to);
+                self.hears(to, Input::Sought(if follows { Sought::Done } else { Sought::Refused(sender) }));
             }
             message => {
-                it.session.handle(Input::Said { by: sender, message }, &NOBODY, now);
+                self.hears(to, Input::Said { by: sender, message });
             }
         }
     }
@@ -640,13 +633,10 @@ impl World {
     }
 
     fn advance(&mut self, at: usize) {
-        let is_connected = |node: &NodeId| self.connection(at, self.at(*node)).is_some();
-        let agent = &self.agents[at];
-        if agent.advances != Some(self.now) {
+        if self.agents[at].advances != Some(self.now) {
             return;
         }
-        let reached = agent.session.to_meet().iter().copied().filter(is_connected).collect();
-        let view = View { knows: agent.session.hashes.count() > 0, reached, seeds: Vec::new() };
+        let view = self.view(at, true);
         let (now, agent) = (self.now, &mut self.agents[at]);
         agent.advances = None;
         let mut outputs = Vec::new();
@@ -661,6 +651,12 @@ impl World {
                 }
                 Output::Dial(infos) => infos.iter().for_each(|info| self.dial(at, info.node)),
                 Output::Check => self.is_right(at),
+                Output::Seek(step) => self.seek_by(at, step),
+                // Without a lead it asks seeds by itself.
+                Output::Return(seed) if self.agents[at].session.leader() != Leader::Nobody => self.ask(at, seed),
+                Output::LeadLost { lead, why, .. } => self.tell(|| format!("{at} lost its lead {lead}: {why}")),
+                // There is nothing to throw away.
+                Output::StartOver { .. } => self.seek(at),
                 _ => {}
             }
         }
@@ -671,22 +667,19 @@ impl World {
 
     /// All bytes have come to an agent.
     pub(crate) fn gets_all(&mut self, at: usize) {
-        let (now, view) = (self.now, View { knows: true, ..NOBODY });
-        let session = &mut self.agents[at].session;
-        session.learned(0..COUNT, &view, now);
+        let (now, view) = (self.now, self.view(at, false));
+        self.agents[at].session.learned(0..COUNT, &view, now);
         for piece in (0..COUNT).map(PieceIndex) {
-            let came = Came { piece, bytes: PIECES.bytes(), request: None, from: None };
-            session.handle(Input::Stored(came), &view, now);
+            self.hears(at, Input::Stored(Came { piece, bytes: PIECES.bytes(), request: None, from: None }));
         }
-        self.advance_soon(at);
     }
 
     /// An agent connects to another.
     fn dial(&mut self, agent: usize, node: NodeId) {
-        let (now, other) = (self.now, self.at(node));
+        let other = self.at(node);
         // Where both have yet to notice that their connection is gone, they try again then.
         if !self.connect(agent, other) && !self.may_reach(agent, other) {
-            self.agents[agent].session.handle(Input::Unreached(node), &NOBODY, now);
+            self.hears(agent, Input::Unreached(node));
         }
         self.advance_soon(agent);
     }
@@ -695,17 +688,17 @@ impl World {
 
     fn lead(&mut self, at: usize, start: Start) {
         self.tell(|| format!("{at} leads"));
-        self.open_books(at, start);
-        self.agents[at].session.leads(self.now);
+        let desk = self.desk();
+        self.hears(at, Input::Leads { start, desk });
     }
 
-    fn open_books(&mut self, at: usize, start: Start) {
-        let (now, seed) = (self.now, self.random.next());
-        self.agents[at].session.open_books(start, Place::default(), seed, &NOBODY, now);
+    fn desk(&mut self) -> Desk {
+        Desk { place: Place::default(), seed: self.random.next() }
     }
 
     fn let_in(&mut self, at: usize, member: usize, request: u32) {
-        self.open_books(at, Start::TakeOver);
+        let desk = self.desk();
+        self.hears(at, Input::OpensBooks(desk));
         let id = self.agents[member].id;
         let entering = Entering { node: id, request, whole: None };
         self.agents[at].session.admit(entering, Place::default(), &PieceSet::new(), true);
@@ -715,23 +708,12 @@ impl World {
     // Looking for a lead.
 
     pub(crate) fn seek(&mut self, agent: usize) {
-        if !self.agents[agent].is_complete && self.agents[agent].session.leadership.begin_search() {
-            self.seek_on(agent);
-        }
+        self.hears(agent, Input::Resumes);
     }
 
-    fn seek_on(&mut self, at: usize) {
-        if self.agents[at].is_complete {
-            self.agents[at].session.leadership.end_search();
-        }
-        if self.agents[at].asked.is_some() {
-            return;
-        }
-        let others = (0..self.agents.len()).filter(|other| !self.is_known_gone(at, *other)).map(|it| &self.agents[it]);
-        let (seeds, nodes): (Vec<&Agent>, Vec<&Agent>) = others.partition(|it| it.is_seed);
-        let [seeds, nodes] = [seeds, nodes].map(|agents| agents.iter().map(|it| it.id).collect::<Vec<NodeId>>());
+    fn seek_by(&mut self, at: usize, step: Step) {
         let life = self.agents[at].life;
-        match self.agents[at].session.next_step(&seeds, |node| nodes.contains(&node)) {
+        match step {
             Step::End => {}
             Step::Rest(pause) => self.put(self.now + pause, Event::Rested { agent: at, life }),
             Step::Ask(candidate) => self.ask(at, candidate),
@@ -739,10 +721,7 @@ impl World {
                 let (found, took) = self.ask_around(at);
                 self.put(self.now + took, Event::Found { agent: at, life, found });
             }
-            Step::Lead => {
-                self.lead(at, Start::TakeOver);
-                self.seek_on(at);
-            }
+            Step::Lead => self.lead(at, Start::TakeOver),
         }
     }
 
@@ -757,8 +736,7 @@ impl World {
             self.agents[at].asked = Some((request, candidate));
             self.put(self.now + JOIN_TIMEOUT, Event::Late { agent: at, life, request });
         } else {
-            self.agents[at].session.leadership.refused(candidate);
-            self.put(self.now, Event::Rested { agent: at, life });
+            self.hears(at, Input::Sought(Sought::Refused(candidate)));
         }
     }
 

@@ -78,12 +78,15 @@ fn what_the_lead_says_of_the_whole_is_heeded_and_what_others_say_is_not() {
     let digest = || format!("sha256:{}", "0".repeat(64)).parse().expect("a digest");
     let refuted = || Message::Refuted { request: None, blob: BLOB, expected: digest(), got: digest() };
     assert!(!is_told(&mut scene, 1, refuted()));
-    for by_lead in [true, false] {
-        is_told(&mut scene, 9, refuted());
-        let done = outputs(&mut scene);
-        assert!(done.contains(&Output::Refuted { by_lead, expected: digest(), got: digest() }), "{done:?}");
-        scene.session.lost_lead(node(9), Loss::Failed, scene.now);
-    }
+    let is_heeded = |scene: &mut Scene| {
+        is_told(scene, 9, refuted());
+        outputs(scene).contains(&Output::Refuted { expected: digest(), got: digest() })
+    };
+    assert!(is_heeded(&mut scene));
+    scene.loses(9, Loss::Failed);
+    assert!(is_heeded(&mut scene), "it may be given up for what it refuses before it says why");
+    scene.stores(0, None);
+    assert!(!is_heeded(&mut scene), "a part was read of the origin here");
     scene.leads();
     assert!(!is_told(&mut scene, 9, refuted()), "this agent reads the origin by itself");
 }
@@ -147,8 +150,9 @@ fn a_request_that_is_refused_answered_or_moving_is_known_for_what_it_is() {
     let refused = Input::Refused { request, by: node(9), wanted: Wanted::Any, reason: Refusal::UnknownBlob };
     handle(&mut scene, refused.clone());
     handle(&mut scene, refused);
-    let forgotten = outputs(&mut scene).iter().filter(|it| **it == Output::Forgotten { by: node(9) }).count();
-    assert_eq!(forgotten, 1, "the second answer is to no question");
+    let is_lost = |it: &&Output| matches!(it, Output::LeadLost { lead, loss: Loss::Forgot, .. } if *lead == node(9));
+    assert_eq!(outputs(&mut scene).iter().filter(is_lost).count(), 1, "the second answer is to no question");
+    assert!(scene.session.leadership.is_searching());
 }
 
 #[test]
@@ -174,7 +178,7 @@ fn a_wrong_piece_is_reported_to_the_lead_and_a_report_heard_from_members_alone()
     let wrong = Input::Wrong { by: node(2), request, piece: PieceIndex(0) };
     scene.session.handle(wrong, &scene.known, scene.now);
     let done = outputs(&mut scene);
-    assert!(done.contains(&Output::Accused { peer: node(2), piece: PieceIndex(0) }), "{done:?}");
+    assert!(done.contains(&Output::Accused { peer: node(2), piece: PieceIndex(0), led: false }), "{done:?}");
     let report = Message::Report { blob: BLOB, peer: node(2), piece: PieceIndex(0) };
     assert!(said(&done).contains(&(vec![9], &report)), "{done:?}");
     let mut scene = Scene::new();

@@ -9,23 +9,33 @@ const SEEN: Seen = Seen { reads: false, is_idle: false, stall: None, origin: Dur
 /// The output to which `seen` leads within `seconds`, and when.
 fn seen_to(scene: &mut Scene, seen: Seen, seconds: u64) -> Option<(u64, Output)> {
     let began = scene.now;
+    scene.session.outputs.clear();
     (1..=seconds).find_map(|second| {
         scene.now = began + Duration::from_secs(second);
-        scene.session.look(seen, &scene.known, scene.now).map(|output| (second, output))
+        scene.session.look(seen, &scene.known, scene.now);
+        let outputs = std::mem::take(&mut scene.session.outputs);
+        let is_told = |it: &Output| !matches!(it, Output::Say { .. });
+        outputs.into_iter().find(is_told).map(|output| (second, output))
     })
+}
+
+/// When the lead is lost that gives nothing, within a minute.
+fn left_after(scene: &mut Scene, seen: Seen) -> Option<u64> {
+    let (second, output) = seen_to(scene, seen, 60)?;
+    assert!(matches!(output, Output::LeadLost { lead, loss: Loss::Mute, .. } if lead == node(9)), "{output:?}");
+    Some(second)
 }
 
 #[test]
 fn somebody_sees_to_it_when_nobody_has_led_or_read_for_two_seconds() {
     let mut scene = Scene::new();
-    assert_eq!(seen_to(&mut scene, SEEN, 5), Some((3, Output::Resume)), "nobody leads");
-    assert_eq!(seen_to(&mut scene, SEEN, 2), None, "it has just been said");
-    scene.session.leadership.begin_search();
-    assert_eq!(seen_to(&mut scene, SEEN, 20), None, "somebody is being found");
-    scene.session.leadership.end_search();
+    assert_eq!(seen_to(&mut scene, SEEN, 5), Some((3, Output::Unattended)), "nobody leads");
+    assert_eq!(scene.seeks(&[], &[]), Step::Survey, "somebody is looked for");
+    assert_eq!(seen_to(&mut scene, SEEN, 20), None, "and being found");
     scene.leads();
     assert_eq!(seen_to(&mut scene, Seen { reads: true, ..SEEN }, 20), None);
-    assert_eq!(seen_to(&mut scene, SEEN, 5), Some((3, Output::Resume)), "nobody reads");
+    assert_eq!(seen_to(&mut scene, SEEN, 5), Some((3, Output::Unattended)), "nobody reads");
+    assert_eq!(seen_to(&mut scene, SEEN, 2), None, "it has just been said");
     (0..PIECES).for_each(|piece| scene.stores(piece, None));
     assert_eq!(seen_to(&mut scene, SEEN, 20), None, "all is here");
 }
@@ -38,21 +48,15 @@ fn a_node_that_leads_and_gives_nothing_is_left_and_a_seed_is_waited_for() {
         if held {
             scene.stores(0, None);
         }
-        seen_to(&mut scene, SEEN, 60)
+        left_after(&mut scene, SEEN)
     };
-    assert_eq!(
-        mute(9, false),
-        Some((8, Output::LeaveMute(node(9)))),
-        "all hashes are known, and nothing was ever given"
-    );
-    let reader = MAX_MUTE_READER.as_secs();
-    assert_eq!(mute(9, true), Some((reader, Output::LeaveMute(node(9)))));
+    assert_eq!(mute(9, false), Some(8), "all hashes are known, and nothing was ever given");
+    assert_eq!(mute(9, true), Some(MAX_MUTE_READER.as_secs()));
     assert_eq!(mute(100, false), None);
     let mut scene = Scene::led(&[]);
     let origin = Duration::from_secs(45);
     scene.stores(0, None);
-    let seen = Seen { origin, ..SEEN };
-    assert_eq!(seen_to(&mut scene, seen, 60), Some((45, Output::LeaveMute(node(9)))), "its origin may take so long");
+    assert_eq!(left_after(&mut scene, Seen { origin, ..SEEN }), Some(45), "its origin may take so long");
     let mut scene = Scene::led(&[]);
     scene.session.course.dissolves();
     assert_eq!(seen_to(&mut scene, SEEN, 60), None, "it is being thrown away");
