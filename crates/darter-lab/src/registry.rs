@@ -22,10 +22,13 @@ pub const USER: &str = "alice";
 pub const PASSWORD: &str = "open-sesame";
 /// `USER:PASSWORD` as `htpasswd -B` writes it.
 const HTPASSWD: &str = "alice:$2y$05$IQ2Q4oW6vqzKM5VpU9gg5.c2MGU44gGBNO/N7ZkkIq1C4XaLpgUAm";
-/// A blob of more bytes than this may be read by several connections where an agent finds that they get more than one: the bytes are
-/// more than the blob's by one part in `READ_AGAIN_PART` at most.
+/// A blob of more bytes than this may be read by several connections where an agent finds that they get more than one: by requests for
+/// this many bytes, but for a few, and the bytes are more than the blob's by one part in `READ_AGAIN_PART` at most.
 const MIN_SHARED: u64 = 16 << 20;
+const MIN_REQUESTED: u64 = 2 << 20;
 const READ_AGAIN_PART: u64 = 200;
+/// The first request, trials, and what is left of slow connections' parts.
+const MORE_REQUESTS: u64 = 8;
 const REGISTRY_START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A running registry.
@@ -162,14 +165,16 @@ impl AccessLog {
     }
 
     /// An error unless each of these blobs was read by exactly one request, and whole.
-    pub fn ensure_read_once<'a>(&self, blobs: impl IntoIterator<Item = (&'a Digest, u64)>) -> Result<()> {
+    pub fn ensure_read_by_one<'a>(&self, blobs: impl IntoIterator<Item = (&'a Digest, u64)>) -> Result<()> {
         self.ensure_read(blobs, |read, size| read == Reads { requests: 1, bytes: size })
     }
 
     /// An error unless each of these blobs was read once in all: by one request or, if it is large, by several connections.
-    pub fn ensure_read_by_several<'a>(&self, blobs: impl IntoIterator<Item = (&'a Digest, u64)>) -> Result<()> {
+    pub fn ensure_read_once<'a>(&self, blobs: impl IntoIterator<Item = (&'a Digest, u64)>) -> Result<()> {
         self.ensure_read(blobs, |read, size| {
-            let is_shared = size > MIN_SHARED && (size..=size + size / READ_AGAIN_PART).contains(&read.bytes);
+            let is_shared = size > MIN_SHARED
+                && u64::from(read.requests) <= size / MIN_REQUESTED + MORE_REQUESTS
+                && (size..=size + size / READ_AGAIN_PART).contains(&read.bytes);
             read == Reads { requests: 1, bytes: size } || is_shared
         })
     }
@@ -231,7 +236,7 @@ mod tests {
         assert_eq!(log.requests.len(), 4);
         let empty = Digest::sha256(b"");
         assert_eq!(log.blob_reads(), BTreeMap::from([(empty, Reads { requests: 1, bytes: 100 })]));
-        log.ensure_read_once([(&empty, 100)]).unwrap();
+        log.ensure_read_by_one([(&empty, 100)]).unwrap();
     }
 
     #[test]
@@ -244,12 +249,13 @@ mod tests {
         };
         let (size, empty) = (40_000_000, Digest::sha256(b""));
         let log = |parts: &[u64]| AccessLog::parse(&parts.iter().map(|bytes| line(*bytes)).collect::<String>());
-        let by_several = |parts: &[u64], size| log(parts).ensure_read_by_several([(&empty, size)]).is_ok();
-        assert!(by_several(&[size], size) && by_several(&[80_000, 80_000, size], size));
-        assert!(by_several(&[5_000_000; 8], size) && by_several(&[20_000, 20_000, 20_000, size], size));
-        assert!(!by_several(&[80_000, 180_000, size], size), "too much");
-        assert!(!by_several(&[80_000, size - 80_001], size) && !by_several(&[1, 100], 100));
-        let by_one = |parts: &[u64]| log(parts).ensure_read_once([(&empty, size)]).is_ok();
+        let is_once = |parts: &[u64], size| log(parts).ensure_read_once([(&empty, size)]).is_ok();
+        assert!(is_once(&[size], size) && is_once(&[80_000, 80_000, size], size));
+        assert!(is_once(&[5_000_000; 8], size) && is_once(&[20_000, 20_000, 20_000, size], size));
+        assert!(!is_once(&[1_000_000; 40], size), "too many requests");
+        assert!(!is_once(&[80_000, 180_000, size], size), "too much");
+        assert!(!is_once(&[80_000, size - 80_001], size) && !is_once(&[1, 100], 100));
+        let by_one = |parts: &[u64]| log(parts).ensure_read_by_one([(&empty, size)]).is_ok();
         assert!(by_one(&[size]) && !by_one(&[80_000, size]) && !by_one(&[5_000_000; 8]));
     }
 

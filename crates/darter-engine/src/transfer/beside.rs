@@ -90,7 +90,7 @@ impl Transfer {
             let (are_more, is_trial_due) = (lead.connections() > before, lead.is_origin_trial_due());
             // Where no other answer would be given, the one that is open goes on to the end.
             let may_break_off = reader == OriginReader::Everything && !is_shut_out && lead.may_break_off();
-            if let Some(Widening::Back { connections: 1, .. }) = widening {
+            if let Some(Widening::Back { connections: 1, .. } | Widening::NoLimit { .. }) = widening {
                 self.context.manners.gained_nothing(&origin_of(&self.source), now);
             }
             if let Some(widening) = widening {
@@ -375,6 +375,10 @@ fn told(widening: Widening) -> String {
             let got = format!("{tried} connections to the origin get {} together", rate(got));
             format!("{got}, {connections} got {}: going on with {connections}", rate(before))
         }
+        Widening::NoLimit { tried, rate: got, before } => {
+            let got = format!("{tried} connections to the origin get {} together", rate(got));
+            format!("{got}, so that the {} of one were no limit: going on with 1", rate(before))
+        }
     }
 }
 
@@ -393,6 +397,11 @@ mod tests {
         assert!(told(wider(8, 8)).ends_with("going on with 8, the most that --origin-connections allows"));
         let back = Widening::Back { connections: 1, tried: 2, rate: 8_100_000, before: 8_000_000 };
         assert_eq!(told(back), "2 connections to the origin get 8.1 MB/s together, 1 got 8.0 MB/s: going on with 1");
+        let none = Widening::NoLimit { tried: 4, rate: 80_000_000, before: 1_400_000 };
+        assert_eq!(
+            told(none),
+            "4 connections to the origin get 80.0 MB/s together, so that the 1.4 MB/s of one were no limit: going on with 1"
+        );
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub(crate) fn pulls_without_darter_read_the_registry_each(world: &World) -> Resu
     containerd.fetch(&image.reference(NAME))?.finish(PULL_TIMEOUT)?;
     ensure_held(&containerd, image)?;
     registry.ensure_read_once(sizes(image))?;
+    registry.access_log()?.ensure_read_by_one(sizes(image))?;
     skopeo.copy(&image.reference(NAME), "copy")?.finish(PULL_TIMEOUT)?;
     ensure_copied(&skopeo.directory("copy")?, &image.manifest, &image.blobs())?;
     ensure!(registry.access_log()?.ensure_read_once(sizes(image)).is_err(), "two plain pulls passed for one");

@@ -22,7 +22,7 @@ const REST: u64 = 1000;
 pub(crate) fn engines_that_fetch_by_ranges(world: &World) -> Result<()> {
     let [origin, seed, one, two, three] = world.hosts(["registry", "seed", "node-1", "node-2", "node-3"], RATE)?;
     let registry = Registry::public(&origin, world.shelf.storage())?;
-    let _seed = Agent::seed(&seed, &registry.url())?;
+    let _seed = Agent::seed_with(&seed, &registry.url(), &["--origin-connections", "1"])?;
     let image = &world.shelf.tools;
     let largest = sizes(image).into_iter().map(|(_, size)| size).max().unwrap_or_default();
     let step = (largest - REST) / STEPS;
@@ -49,7 +49,9 @@ pub(crate) fn engines_that_fetch_by_ranges(world: &World) -> Result<()> {
         ensure!(came.all() >= image.size(), "{name}'s engine went past its agent: {came:?}");
         ensure!(came.from_origin == 0, "{name} read the registry itself: {came:?}");
     }
-    registry.ensure_read_once(sizes(image))
+    registry.ensure_read_once(sizes(image))?;
+    // One connection asks once, whatever the engines ask for.
+    registry.access_log()?.ensure_read_by_one(sizes(image))
 }
 
 /// What containerd's users set.
@@ -114,7 +116,7 @@ impl Source {
             let read = reads.get(digest).copied().unwrap_or_default();
             eprintln!("  {size} bytes by {} requests, {:.4} copies", read.requests, read.bytes as f64 / size as f64);
         }
-        log.ensure_read_by_several(sizes(image))
+        log.ensure_read_once(sizes(image))
     }
 }
 
@@ -153,7 +155,6 @@ pub(crate) fn a_pull_by_ranges_is_no_later(world: &World) -> Result<()> {
             by_agents.push(pull(&host, &Route::mirrored(source.authority()), image)?);
             let came = Came::to(&node)?;
             ensure!(came.from_origin == 0, "the node read the registry itself: {came:?}");
-            source.ensure_read_once(image)?;
             for layer in &image.layers {
                 let told = seed.ask(&["explain", &layer.digest.to_string()])?;
                 let events = told["events"].as_array().into_iter().flatten();
@@ -162,6 +163,7 @@ pub(crate) fn a_pull_by_ranges_is_no_later(world: &World) -> Result<()> {
                     .filter(|what| what.contains("connections"))
                     .for_each(|what| eprintln!("  {what}"));
             }
+            source.ensure_read_once(image)?;
         }
         let (direct, by_agent) = (median(&mut directly), median(&mut by_agents));
         eprintln!(

@@ -7,12 +7,16 @@
 //! pause that grows. Connections that fail are halved in number for such a pause; an origin that does not want several is read by one for
 //! good.
 //!
+//! A limit is a ceiling. Where connections get clearly more than the one did that was measured, its rate was not a limit: the machine, or
+//! the origin, was busy then. So one reads on.
+//!
 //! Invariants, whatever is measured: unless trials bring more, there are no more than [`TRIALS`] in half a minute, and another one after each pause that is longer
-//! and longer; none is for more of the blob than one part in [`TRIAL_PART`]. The first answer, which is for everything, is broken off only when several were seen to
-//! get more.
+//! and longer; none is for more of the blob than one part in [`TRIAL_PART`], and all of them for no more than one in [`ALL_TRIALS_PART`]. The first answer, which is for
+//! everything, is broken off only when several were seen to get more. A connection asks for a [`stretch`] at a time, so that requests are few.
 //!
 //! Pure. Which pieces each connection reads is [`Lead::origin_plan`](crate::Lead::origin_plan)'s to say.
 
+mod stretch;
 mod trial;
 mod windows;
 
@@ -25,6 +29,7 @@ use std::time::Duration;
 
 use darter_core::{ByteRange, Moment};
 
+use self::stretch::Stretch;
 use self::trial::{Outcome, Trial};
 use self::windows::{Pace, Windows};
 
@@ -52,6 +57,9 @@ const TRIAL_PART: u64 = 500;
 const MIN_TRIAL_BYTES: u64 = 16 << 10;
 const MAX_TRIAL_BYTES: u64 = 4 << 20;
 
+/// All trials together are no more than one part of the blob in this.
+const ALL_TRIALS_PART: u64 = 250;
+
 /// One that takes the first connection less time tells nothing; it takes no longer than this unless chance asks for that.
 const MIN_TRIAL_TIME: Duration = Duration::from_millis(4);
 const ENOUGH_TRIAL_TIME: Duration = Duration::from_millis(40);
@@ -68,6 +76,12 @@ const GAIN: f64 = 1.25;
 /// The first ones after trials have to get this many times what one does, or else one goes on.
 const FIRST_GAIN: f64 = 1.4;
 
+/// Connections that get this many times what as many limited ones would have no limit.
+const CEILING: f64 = 1.5;
+
+/// What stood in sockets comes at once after a machine stood still: more than one window in a row has to say so.
+const MIN_ABOVE: u8 = 2;
+
 /// How long a trial may take to its first byte.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -83,16 +97,6 @@ const LONG_PAUSE: Duration = Duration::from_secs(30);
 
 /// A connection that began before another one's failure was noticed, and fails within this time after it, fails of the same cause.
 const SAME_CAUSE: Duration = Duration::from_secs(10);
-
-/// A connection reads a stretch of the blob in about this time while more connections are tried, so that what comes first in the
-/// blob is not long in coming should they bring nothing; and in this time afterwards, since each request takes time to be answered.
-const TRIED_STRETCH: Duration = Duration::from_millis(500);
-const STRETCH: Duration = Duration::from_secs(2);
-
-/// The shortest stretch, in time and in bytes, and the longest.
-const MIN_STRETCH: Duration = Duration::from_millis(150);
-const MIN_STRETCH_BYTES: u64 = 1 << 20;
-const MAX_STRETCH_BYTES: u64 = 64 << 20;
 
 /// That the number of connections changed, and why. Rates are in bytes per second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +123,15 @@ pub enum Widening {
         /// The rate of fewer connections, in bytes per second.
         before: u64,
     },
+    /// `tried` connections got `rate` together, so much more than one got `before` that this was not limited: one reads from now on.
+    NoLimit {
+        /// How many were measured.
+        tried: u8,
+        /// The rate of this many connections, in bytes per second.
+        rate: u64,
+        /// The rate of one connection, in bytes per second.
+        before: u64,
+    },
 }
 
 /// See the module's text.
@@ -137,6 +150,8 @@ pub(crate) struct Breadth {
     /// Trials that may still be made, and whether the last one brought more, or nothing.
     trials: u8,
     last_trial: Option<bool>,
+    /// Bytes that were asked for in trials.
+    tried: u64,
     /// The rate of the last number of connections that was measured, in bytes per second; zero if none was.
     rate: f64,
     /// Since when bytes of several connections are counted, and how many came.
@@ -144,6 +159,8 @@ pub(crate) struct Breadth {
     bytes: u64,
     /// Which connections got something in this phase, by bit.
     seen: u32,
+    /// Windows of this phase in which connections got more than limited ones would.
+    above: u8,
     pause: Duration,
     /// True if the agent's own limit held the origin up while bytes were counted.
     held_up: bool,
@@ -187,10 +204,12 @@ impl Breadth {
             pace: None,
             trials: TRIALS,
             last_trial: None,
+            tried: 0,
             rate: 0.0,
             since: None,
             bytes: 0,
             seen: 0,
+            above: 0,
             pause: FIRST_PAUSE,
             held_up: false,
             is_limited: false,
@@ -204,6 +223,12 @@ impl Breadth {
         if matches!(self.phase, Phase::Measured) {
             self.phase = Phase::Settled { until };
         }
+    }
+
+    /// Two connections read, for tests of what they read.
+    #[cfg(test)]
+    pub(crate) const fn read_by_two(&mut self) {
+        (self.connections, self.phase) = (2, Phase::Full);
     }
 
     /// How many connections are to read.
@@ -238,12 +263,14 @@ impl Breadth {
         let trial = Trial::new(length, wanted, pace, self.windows.last()?, now);
         self.begin(Phase::Trial(trial), now);
         self.trials = self.trials.saturating_sub(1);
+        self.tried += length;
         Some(ByteRange::new(self.length - length, self.length))
     }
 
     /// How many bytes a trial has, and how much more it has to bring; `None` where it would tell nothing.
     fn next_trial(&self, pace: &Pace) -> Option<(u64, f64)> {
         let most = (self.length / TRIAL_PART).clamp(MIN_TRIAL_BYTES, MAX_TRIAL_BYTES).min(self.length);
+        let most = most.min((self.length / ALL_TRIALS_PART).saturating_sub(self.tried));
         let enough = (pace.rate * ENOUGH_TRIAL_TIME.as_secs_f64()) as u64;
         let wanted_of = |length: u64| {
             let time = Duration::from_secs_f64(length as f64 / pace.rate);
@@ -258,15 +285,15 @@ impl Breadth {
         if self.connections < 2 {
             return None;
         }
-        let (rate, of) = match self.phase {
-            Phase::Wider { before } => (self.rate / f64::from(before), TRIED_STRETCH),
-            _ => (self.rate / f64::from(self.connections), STRETCH),
-        };
-        let bytes_in =
-            |time: Duration| ((rate * time.as_secs_f64()) as u64).clamp(MIN_STRETCH_BYTES, MAX_STRETCH_BYTES);
-        // Three quarters of what each is to read, again and again, so that all end at the same time.
-        let share = left / 4 * 3 / u64::from(self.connections);
-        Some(share.clamp(bytes_in(MIN_STRETCH), bytes_in(of)))
+        let is_tried = matches!(self.phase, Phase::Wider { .. });
+        let readers = if is_tried { self.max } else { self.connections };
+        Some(Stretch { length: self.length, rate: self.rate_of_one(), readers, is_tried }.bytes(left))
+    }
+
+    /// What each connection gets, in bytes per second.
+    pub(crate) fn rate_of_one(&self) -> f64 {
+        let measured = if let Phase::Wider { before } = self.phase { before } else { self.connections };
+        self.rate / f64::from(measured)
     }
 
     /// Bytes came on a connection (0 is the first one) that were waited for so long, and `left` are still to be read.
@@ -279,7 +306,11 @@ impl Breadth {
         now: Moment,
     ) -> Option<Widening> {
         match &mut self.phase {
-            Phase::Full | Phase::Alone => None,
+            Phase::Alone => None,
+            Phase::Full => {
+                self.rate = self.measured(bytes, now).unwrap_or(self.rate);
+                None
+            }
             Phase::Settled { until } => {
                 if now >= *until {
                     self.measure(now);
@@ -328,6 +359,10 @@ impl Breadth {
                     return None;
                 }
                 let rate = self.measured(bytes, now)?;
+                if self.is_above(rate) {
+                    self.above += 1;
+                    return (self.above >= MIN_ABOVE).then(|| self.is_no_limit(rate, now));
+                }
                 Some(self.judge(rate, (before, self.connections), now))
             }
         }
@@ -450,6 +485,24 @@ impl Breadth {
         Widening::Wider { connections: self.connections, tried: 2, rate: two as u64, before: one as u64 }
     }
 
+    /// True if connections get more than as many would with the limit that the measured one is taken to have. Bursts may begin in a window
+    /// that another one ends in.
+    fn is_above(&self, rate: f64) -> bool {
+        let Some(pace) = self.pace else { return false };
+        let bursts = 1.0 + pace.gap.as_secs_f64() / pace.span.max(WINDOW).as_secs_f64();
+        rate > pace.rate * f64::from(self.connections) * CEILING.max(bursts)
+    }
+
+    /// What one connection got was no limit: one reads on.
+    fn is_no_limit(&mut self, rate: f64, now: Moment) -> Widening {
+        let (tried, before) = (self.connections, self.rate);
+        let one = self.pace.map_or(before, |pace| pace.rate);
+        (self.connections, self.rate, self.is_limited) = (1, one, false);
+        self.last_trial = Some(false);
+        self.settle(now);
+        Widening::NoLimit { tried, rate: rate as u64, before: one as u64 }
+    }
+
     /// Decides once the rate of `tried` connections is known: are there more, or as many as `before`?
     fn judge(&mut self, rate: f64, (before, tried): (u8, u8), now: Moment) -> Widening {
         let (had, rates) = (self.rate, (rate as u64, self.rate as u64));
@@ -505,6 +558,6 @@ impl Breadth {
 
     fn begin(&mut self, phase: Phase, now: Moment) {
         (self.phase, self.begun, self.since, self.held_up) = (phase, now, None, false);
-        (self.bytes, self.seen) = (0, 0);
+        (self.bytes, self.seen, self.above) = (0, 0, 0);
     }
 }

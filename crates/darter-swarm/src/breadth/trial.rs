@@ -2,16 +2,19 @@
 //!
 //! Where the link is the limit, both share it: the second one takes twice the time in which the first one would have read as much, and the
 //! first one gets half meanwhile. Where each connection has a limit of its own, the second one is as quick as the first, which goes on as
-//! before. Both are asked of a trial, and by so much that chance does not decide.
+//! before. Both are asked of a trial, and by so much that chance does not decide. Where the first one gets clearly more meanwhile than before,
+//! what it got was no limit, and the trial tells nothing of one.
 //!
 //! Its time is counted from the request, or from its first bytes where an answer takes its time. Neither can be told more exactly than the
 //! first connection's bytes come. An origin that sends in bursts sends all of a trial in one: that it comes many times as fast as the first
-//! one's bytes do in the long run is what tells there.
+//! one's bytes do in the long run is what tells there, if its bursts are as regular as a server's are: on a busy machine bytes come in bursts,
+//! too, whenever it has a moment.
 
 use std::time::Duration;
 
 use darter_core::Moment;
 
+use super::CEILING;
 use super::windows::Pace;
 
 /// Both connections have to get so much more than the first one alone, at least, and the second one no less than half of that.
@@ -129,7 +132,7 @@ impl Trial {
     fn is_burst(&self, end: Moment) -> bool {
         let span = end.since(self.first.map_or(self.asked, |(first, _)| first)).max(MOMENT);
         let is_quick = span.as_secs_f64() * BURST <= self.time() && end.since(self.asked).as_secs_f64() <= self.time();
-        is_quick && self.pace.gap.as_secs_f64() >= self.time() * 2.0
+        is_quick && self.pace.is_regular && self.pace.gap.as_secs_f64() >= self.time() * 2.0
     }
 
     fn outcome(&self, end: Moment) -> Outcome {
@@ -144,6 +147,7 @@ impl Trial {
             self.others as f64 / self.others_last.since(self.before).max(MOMENT).as_secs_f64() / self.pace.rate;
         // More than one got before is not owed to there being two.
         let gain = (others.min(1.0) + second.min(1.0)).min(2.0 * second);
+        let gain = if others > CEILING { gain.min(1.0) } else { gain };
         Outcome { gain, together: others + second, wanted: self.wanted, is_burst: false }
     }
 }
@@ -155,7 +159,7 @@ mod tests {
     /// 8 MB/s, in bytes that come every so many milliseconds.
     fn pace(gap: u64, noise: f64) -> Pace {
         let (span, gap) = (Duration::from_millis(50), Duration::from_millis(gap));
-        Pace { rate: 8e6, span: span.max(gap), gap, noise, is_waited_for: true }
+        Pace { rate: 8e6, span: span.max(gap), gap, is_regular: true, noise, is_waited_for: true }
     }
 
     fn at(millis: u64) -> Moment {
@@ -193,8 +197,16 @@ mod tests {
     fn a_burst_tells_where_the_first_connection_gets_bursts_and_nowhere_else() {
         let burst = [(3, false, 80), (4, false, 80)];
         assert_eq!(gain(pace(250, 0.01), burst), Some(2.0));
+        let irregular = Pace { is_regular: false, ..pace(250, 0.01) };
+        assert_eq!(gain(irregular, burst), None, "the machine had a moment");
         let smooth = gain(pace(2, 0.0), [(2, true, 16), (30, false, 40), (31, false, 120), (32, true, 200)]);
         assert!(smooth.unwrap() < 1.3, "{smooth:?}: both stood still and what waited was read at once");
+    }
+
+    #[test]
+    fn who_gets_much_more_than_before_was_not_limited() {
+        assert!(gain(pace(2, 0.0), both(20, 1)).unwrap() > 1.9, "a little more");
+        assert!(gain(pace(2, 0.0), both(32, 1)).unwrap() <= 1.0, "the machine was busy before");
     }
 
     #[test]

@@ -22,6 +22,12 @@ const MAX_WINDOW: Duration = Duration::from_millis(80);
 /// Rates that lie no further apart are the same.
 const AGREE: f64 = 0.1;
 
+/// Bursts come at regular times if their gaps lie no further from the one in the middle, as a part of it.
+const REGULAR: f64 = 0.25;
+
+/// So many windows of which most is one gap say that bytes come in bursts.
+const MIN_BURSTS: usize = 3;
+
 /// Of fewer than this the one that lies furthest off counts.
 const FEW: usize = 6;
 
@@ -62,6 +68,8 @@ pub(super) struct Pace {
     pub(super) span: Duration,
     /// The longest time without a byte in most of them.
     pub(super) gap: Duration,
+    /// Whether that is about the same in nearly all of them.
+    pub(super) is_regular: bool,
     /// How far windows lie apart, as a part of the rate: about one standard deviation.
     pub(super) noise: f64,
     /// True if the origin was waited for most of the time. If not, this agent takes no more, whoever sends.
@@ -135,11 +143,15 @@ impl Windows {
         let count = self.done.len();
         // Bursts make them longer; those that became longer because shorter ones lie apart may agree by chance.
         let fewest = if self.length > WINDOW { least } else { least.div_ceil(5) };
+        let gap = median(self.done.iter().map(|window| window.gap), Duration::cmp)?;
+        // The machine may have had few moments until now.
+        let fewest = if gap * 2 >= span { fewest.max(MIN_BURSTS) } else { fewest };
         if count < fewest || span * u32::try_from(count).ok()? < WINDOW * u32::try_from(least).ok()? {
             return None;
         }
         let rate = median(self.done.iter().map(|window| window.rate), f64::total_cmp)?;
-        let gap = median(self.done.iter().map(|window| window.gap), Duration::cmp)?;
+        let is_same = |other: Duration| (other.as_secs_f64() / gap.as_secs_f64().max(1e-4) - 1.0).abs() <= REGULAR;
+        let same = self.done.iter().filter(|window| is_same(window.gap)).count();
         let mut apart: Vec<f64> = self.done.iter().map(|window| (window.rate - rate).abs() / rate).collect();
         apart.sort_by(f64::total_cmp);
         let noise = if count < FEW {
@@ -149,7 +161,8 @@ impl Windows {
             apart[..count - 1].iter().sum::<f64>() / (count - 1) as f64 * 1.5
         };
         let waited_for = self.done.iter().filter(|window| window.is_waited_for).count();
-        Some(Pace { rate, span, gap, noise, is_waited_for: waited_for * 2 > count })
+        let is_regular = same * 8 >= count * 7;
+        Some(Pace { rate, span, gap, is_regular, noise, is_waited_for: waited_for * 2 > count })
     }
 }
 
@@ -189,11 +202,13 @@ mod tests {
     }
 
     #[test]
-    fn short_windows_have_to_be_several_and_long_ones_two() {
+    fn short_windows_have_to_be_several_and_long_ones_three() {
         assert!(windows([(10, 80); 20], Duration::MAX).pace(10).is_none());
         assert!(windows([(10, 80); 21], Duration::MAX).pace(10).is_some());
-        assert!(windows([(250, 2000); 2], Duration::MAX).pace(10).is_none());
-        assert!(windows([(250, 2000); 3], Duration::MAX).pace(10).is_some());
+        assert!(windows([(250, 2000); 3], Duration::MAX).pace(10).is_none());
+        assert!(windows([(250, 2000); 4], Duration::MAX).pace(10).is_some_and(|pace| pace.is_regular));
+        let moments = [(90, 300), (140, 500), (80, 250), (200, 700), (100, 350), (160, 500)];
+        assert!(windows(moments, Duration::MAX).pace(10).is_some_and(|pace| !pace.is_regular));
         assert!(windows([(10, 1); 30], Duration::MAX).pace(10).is_none(), "too little came");
     }
 

@@ -29,6 +29,8 @@ pub(super) struct World {
     /// After about so many milliseconds nothing happens for 200: on the whole machine, or here only.
     pub(super) stalls: Option<u64>,
     pub(super) stalls_here: bool,
+    /// Until about so many milliseconds the machine has other work, and only a moment now and then for this.
+    pub(super) starved: u64,
     /// Milliseconds until an answer begins.
     pub(super) answer: u64,
     pub(super) seed: u64,
@@ -58,8 +60,8 @@ struct Socket {
 
 impl World {
     pub(super) const fn new(each: u64, all: u64) -> Self {
-        let (noise, every, burst, stalls, stalls_here, answer, seed) = (0.0, 20, 1, None, false, 2, 1);
-        Self { each, all, noise, every, burst, stalls, stalls_here, answer, seed }
+        let (noise, every, burst, stalls, stalls_here, starved, answer, seed) = (0.0, 20, 1, None, false, 0, 2, 1);
+        Self { each, all, noise, every, burst, stalls, stalls_here, starved, answer, seed }
     }
 
     /// A blob of this length is read.
@@ -71,6 +73,8 @@ impl World {
             Read { connections: 1, widest: 1, seconds: 0.0, found: None, trials: 0, tried: 0, widenings: Vec::new() };
         let (mut left, mut factor, mut stall, mut trial) = (length as f64, 1.0, 0_u64, None);
         let mut sockets = [Socket { from: 1, ..Socket::default() }; 9];
+        let starved = if self.starved > 0 { (self.starved as f64 * (0.25 + 0.75 * uniform())) as u64 } else { 0 };
+        let (mut has_moment, mut until) = (true, 2);
         let mut millis = 0;
         while left >= 1.0 && millis < 1_000_000 {
             millis += 1;
@@ -84,6 +88,13 @@ impl World {
                 stall = 200;
             }
             stall = stall.saturating_sub(1);
+            if millis < starved && millis >= until {
+                has_moment = !has_moment;
+                until += if has_moment { 1 + (uniform() * 3.0) as u64 } else { 40 + (uniform() * 120.0) as u64 };
+            }
+            if millis < starved && !has_moment {
+                continue;
+            }
             if trial.is_none() && breadth.is_trial_due() {
                 let range = breadth.trial(now).expect("it is due");
                 trial = Some(range.len() as f64);

@@ -8,6 +8,9 @@
 //! Whether a second connection gets more is tried with a little that nobody keeps: it is less than what the sockets of an answer hold that is
 //! broken off.
 //!
+//! A connection that is much slower than the others keeps its stretch longer than all others theirs. So one that finds nothing left to read takes
+//! the end of that stretch (see [`rests`](super::rests)).
+//!
 //! Invariant: as everywhere here, no piece is read by two readers at a time.
 
 use std::time::Duration;
@@ -39,6 +42,9 @@ impl Lead {
             OriginReader::Beside(number) => number + 1,
             OriginReader::Errands => return None,
         };
+        if self.is_reading(reader) {
+            self.readings.speeds.came(reader, bytes, now);
+        }
         let (left, was_alone) = (self.left(), self.stretch().is_none());
         let widening = self.readings.breadth.came(connection, bytes, waited, left, now);
         if was_alone && self.stretch().is_some() {
@@ -103,7 +109,7 @@ impl Lead {
     }
 
     /// Bytes that are lacked, about.
-    fn left(&self) -> u64 {
+    pub(super) fn left(&self) -> u64 {
         let pieces = self.total.unwrap_or_default().saturating_sub(self.pieces.own.len());
         self.readings.lengths.map_or(0, |(piece_length, _)| u64::from(pieces) * piece_length.bytes())
     }
@@ -122,15 +128,28 @@ impl Lead {
     }
 
     /// The pieces that a connection reads beside the reader of everything.
-    pub(super) fn plan_beside(&mut self, number: u8, known: &PieceSet) -> Option<OriginRun> {
-        let total = self.total.filter(|_| self.readings.everything)?;
-        if number + 1 >= self.connections() {
+    pub(super) fn plan_beside(&mut self, number: u8, known: &PieceSet, now: Moment) -> Option<OriginRun> {
+        if number + 1 >= self.connections() || !self.readings.everything {
             return None;
         }
+        let run = self.stretch_beside(number, known);
+        if run.is_some() || !self.shorten_a_slow_one(OriginReader::Beside(number), now) {
+            return run;
+        }
+        self.stretch_beside(number, known)
+    }
+
+    /// The next stretch that nobody reads.
+    fn stretch_beside(&self, number: u8, known: &PieceSet) -> Option<OriginRun> {
+        let total = self.total?;
         let is_gap = |piece: &u32| self.is_gap(OriginReader::Beside(number), PieceIndex(*piece), known);
         let from = self.readings.of(OriginReader::Everything).map_or(0, |at| at.end);
         let first = (from..total).find(is_gap)?;
-        let most = total.min(first.saturating_add(self.stretch()?));
+        let stretch = self.stretch()?;
+        if self.is_slower_than_the_rest(OriginReader::Beside(number), stretch) {
+            return None;
+        }
+        let most = total.min(first.saturating_add(stretch));
         let end = (first..most).find(|piece| !is_gap(piece)).unwrap_or(most);
         Some(OriginRun { first: PieceIndex(first), end: Some(PieceIndex(end)) })
     }
@@ -160,6 +179,8 @@ mod tests {
         length: u64,
         each: u64,
         all: u64,
+        /// One of the readers gets no more than this.
+        slow: Option<(OriginReader, u64)>,
         ticks: u64,
         /// By reader: its run, what it has of the piece that it is at, and how many ticks until its answer begins.
         readers: Vec<(OriginReader, OriginRun, u64, u64)>,
@@ -181,8 +202,8 @@ mod tests {
             lead.set_total(pieces);
             lead.read_by(connections, None, PIECE, length);
             let (times, came) = (vec![0; pieces as usize], vec![0; pieces as usize]);
-            let (readers, trial, tried, requests, most) = Default::default();
-            Self { lead, pieces, length, each, all, ticks: 1, readers, trial, tried, times, came, requests, most }
+            let (slow, readers, trial, tried, requests, most) = Default::default();
+            Self { lead, pieces, length, each, all, slow, ticks: 1, readers, trial, tried, times, came, requests, most }
         }
 
         fn begin(&mut self, reader: OriginReader) {
@@ -227,6 +248,7 @@ mod tests {
                     going.push((reader, run, has, wait - 1));
                     continue;
                 }
+                let one = self.slow.filter(|(slow, _)| *slow == reader).map_or(one, |(_, most)| one.min(most / TICKS));
                 self.lead.origin_came(reader, one, Duration::MAX, now);
                 has += one;
                 let mut goes_on = true;
@@ -282,12 +304,42 @@ mod tests {
             // may read.
             assert!(seconds <= direct * if direct < 3.0 { 1.25 } else { 1.1 }, "{seconds} s, {direct} directly");
             assert_eq!(read.most, 8);
+            let longest = (4 * each).clamp(8 * MIB, 64 * MIB);
+            assert!(read.requests as u64 <= 20 + 2 * length / longest, "{} requests", read.requests);
             assert!(read.tried * 200 <= length, "{} bytes were read in trials", read.tried);
             let alone = Reading::new(1, length, (each, u64::MAX)).read();
             assert_eq!((alone.most, alone.requests), (1, 1));
             let later =
                 read.prefixes().iter().zip(alone.prefixes()).filter(|(several, one)| **several > one + 8).count();
             assert_eq!(later, 0, "what comes first comes no later than with one connection");
+        }
+    }
+
+    /// Registries count requests.
+    #[test]
+    fn ten_gigabytes_take_a_few_hundred_requests() {
+        let read = Reading::new(8, 10 << 30, (40 * MIB, u64::MAX)).read();
+        assert!((100..400).contains(&read.requests), "{} requests", read.requests);
+        let slow = Reading::new(8, 10 << 30, (MIB, u64::MAX)).read();
+        assert!((100..400).contains(&slow.requests), "{} requests", slow.requests);
+    }
+
+    /// What a slow connection was to read is read by others at the end.
+    #[test]
+    fn one_slow_connection_of_eight_does_not_hold_up_a_blob() {
+        for (length, rate) in [(80 * MIB, MIB / 2), (512 * MIB, MIB), (512 * MIB, 2 * MIB)] {
+            for slow in [OriginReader::Everything, OriginReader::Beside(0), OriginReader::Beside(6)] {
+                let mut read = Reading::new(8, length, (8 * MIB, u64::MAX));
+                while read.most < 8 {
+                    read.step();
+                }
+                read.slow = Some((slow, rate));
+                let read = read.read();
+                let seconds = read.ticks as f64 / TICKS as f64;
+                let best = 0.4 + length as f64 / (7 * 8 * MIB + rate) as f64;
+                println!("{slow:?} {rate}: {seconds:.2} s, {best:.2} at best; {} requests", read.requests);
+                assert!(seconds <= best * 1.1 + 1.2, "{slow:?}: {seconds} s, {best} at best");
+            }
         }
     }
 
@@ -343,7 +395,7 @@ mod tests {
         while read.most < 8 {
             read.step();
         }
-        for _ in 0..TICKS {
+        for _ in 0..2 * TICKS {
             read.step();
         }
         let known = read.lead.owned().clone();

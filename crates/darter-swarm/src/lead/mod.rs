@@ -19,6 +19,7 @@
 //! | `notices` | what members have to be told of their neighbours |
 //! | `origin` | what is read of the origin next, by which connection |
 //! | `pieces` | holders, copies sent, gaps for the origin |
+//! | `rests` | what slow connections to the origin leave to others |
 //! | `standing` | members that hold and do not give |
 
 mod beside;
@@ -26,6 +27,7 @@ mod members;
 mod notices;
 mod origin;
 mod pieces;
+mod rests;
 mod standing;
 #[cfg(test)]
 mod tests;

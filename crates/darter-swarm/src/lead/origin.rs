@@ -16,6 +16,7 @@ use std::time::Duration;
 use darter_core::{Moment, NodeId, PieceIndex, PieceLength, PieceSet};
 
 use crate::breadth::Breadth;
+use crate::lead::rests::Speeds;
 use crate::lead::{Lead, OriginRun};
 
 /// An errand that lies so few pieces before the reader of everything is left to it.
@@ -58,16 +59,19 @@ pub(super) struct Readings {
     pub(super) everything: bool,
     wishes: Vec<Wished>,
     /// The pieces that each reader is at, or on its way to, of those who read.
-    at: Vec<(OriginReader, Range<u32>)>,
+    pub(super) at: Vec<(OriginReader, Range<u32>)>,
     /// How many connections read everything.
     pub(super) breadth: Breadth,
+    /// What each reader gets.
+    pub(super) speeds: Speeds,
     /// The length of a piece and of the blob, once several connections may read it.
     pub(super) lengths: Option<(PieceLength, u64)>,
 }
 
 impl Default for Readings {
     fn default() -> Self {
-        Self { everything: true, wishes: Vec::new(), at: Vec::new(), breadth: Breadth::new(1, 0), lengths: None }
+        let (breadth, speeds) = (Breadth::new(1, 0), Speeds::default());
+        Self { everything: true, wishes: Vec::new(), at: Vec::new(), breadth, speeds, lengths: None }
     }
 }
 
@@ -129,6 +133,9 @@ impl Lead {
         self.readings.at.retain(|(other, _)| *other != reader);
         let was_reading = self.readings.at.len() < before;
         let ends = pieces.is_none();
+        if ends {
+            self.readings.speeds.ended(reader);
+        }
         self.readings.at.extend(pieces.map(|pieces| (reader, pieces)));
         was_reading && ends
     }
@@ -173,7 +180,7 @@ impl Lead {
         if now < self.settled {
             return None;
         }
-        let run = self.plan(reader, known);
+        let run = self.plan(reader, known, now);
         if matches!(reader, OriginReader::Beside(_)) {
             return run;
         }
@@ -181,7 +188,7 @@ impl Lead {
             self.watch.forget(reader);
             return run;
         }
-        if self.members_stand_still(reader, now) { self.plan(reader, known) } else { None }
+        if self.members_stand_still(reader, now) { self.plan(reader, known, now) } else { None }
     }
 
     /// True if pieces that this reader would read are left to members that hold them.
@@ -201,24 +208,29 @@ impl Lead {
         self.pieces.get(piece).holders > 0 && known.contains(piece)
     }
 
-    fn plan(&mut self, reader: OriginReader, known: &PieceSet) -> Option<OriginRun> {
-        if let OriginReader::Beside(number) = reader {
-            return self.plan_beside(number, known);
-        }
-        let is_gap = |piece: PieceIndex| self.is_gap(reader, piece, known);
+    fn plan(&mut self, reader: OriginReader, known: &PieceSet, now: Moment) -> Option<OriginRun> {
         match reader {
+            OriginReader::Beside(number) => self.plan_beside(number, known, now),
             OriginReader::Everything if !self.readings.everything => None,
             OriginReader::Everything => {
-                let (first, end) = self.pieces.first_gap(self.total, is_gap)?;
-                let end = match (end, self.stretch()) {
-                    (Some(end), Some(stretch)) => Some(end.min(PieceIndex(first.0.saturating_add(stretch)))),
-                    (end, _) => end,
-                };
-                Some(OriginRun { first, end })
+                let run = self.plan_everything(known);
+                if run.is_some() || !self.shorten_a_slow_one(reader, now) {
+                    return run;
+                }
+                self.plan_everything(known)
             }
-            OriginReader::Errands => self.errand(is_gap),
-            OriginReader::Beside(_) => None,
+            OriginReader::Errands => self.errand(|piece| self.is_gap(reader, piece, known)),
         }
+    }
+
+    fn plan_everything(&mut self, known: &PieceSet) -> Option<OriginRun> {
+        let (first, end) =
+            self.pieces.first_gap(self.total, |piece| self.is_gap(OriginReader::Everything, piece, known))?;
+        let end = match (end, self.stretch()) {
+            (Some(end), Some(stretch)) => Some(end.min(PieceIndex(first.0.saturating_add(stretch)))),
+            (end, _) => end,
+        };
+        Some(OriginRun { first, end })
     }
 
     /// True if a reader that comes to `piece` is to read on. The reader of everything then is at that piece. An errand goes on as long as

@@ -1,0 +1,87 @@
+//! How much of a blob a connection reads by one request, where several read it.
+//!
+//! Registries count requests, so a stretch is long: an equal share of what is left, so that all connections end together. So a blob of eighty
+//! megabytes takes eight connections about a dozen requests. A large blob is read by stretches that are shorter than a share, since what
+//! comes first in the blob should not be long in coming: they take some seconds each, and are no more than about [`MAX_STRETCHES`].
+//!
+//! Invariant: none but the last ones of a blob is shorter than [`MIN_BYTES`], whatever was measured.
+
+use std::time::Duration;
+
+/// The shortest stretch, unless less is left: in bytes and in time, since each request takes time to be answered.
+pub(super) const MIN_BYTES: u64 = 2 << 20;
+const MIN_TIME: Duration = Duration::from_millis(150);
+
+/// The longest stretch takes about this time.
+const LONG_TIME: Duration = Duration::from_secs(4);
+
+/// It is no shorter than this, which is also what connections read that may bring nothing, and no longer than that.
+const LONG_BYTES: u64 = 8 << 20;
+const MAX_BYTES: u64 = 64 << 20;
+
+/// But a very large blob is read by about so many.
+const MAX_STRETCHES: u64 = 256;
+
+/// What a stretch is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stretch {
+    /// The blob's length.
+    pub(super) length: u64,
+    /// What one connection gets, in bytes per second.
+    pub(super) rate: f64,
+    /// How many connections read, or will.
+    pub(super) readers: u8,
+    /// True if it is not known yet that as many get more.
+    pub(super) is_tried: bool,
+}
+
+impl Stretch {
+    /// Its length, when `left` bytes are left for all connections.
+    pub(super) fn bytes(self, left: u64) -> u64 {
+        let bytes_in = |time: Duration| (self.rate * time.as_secs_f64()) as u64;
+        let shortest = bytes_in(MIN_TIME).clamp(MIN_BYTES, LONG_BYTES);
+        let longest = if self.is_tried {
+            LONG_BYTES
+        } else {
+            bytes_in(LONG_TIME).clamp(LONG_BYTES, MAX_BYTES).max(self.length / MAX_STRETCHES)
+        };
+        let share = left / u64::from(self.readers.max(1));
+        // A quarter of a long one evens out later that some connections get more than others.
+        let bytes = if share > LONG_BYTES { (share / 4 * 3).max(LONG_BYTES) } else { share };
+        bytes.clamp(shortest, longest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn stretch(length: u64, rate: f64) -> Stretch {
+        Stretch { length, rate, readers: 8, is_tried: false }
+    }
+
+    #[test]
+    fn a_stretch_is_a_share_of_what_is_left_and_a_large_blob_has_some_hundreds() {
+        let eighty = stretch(80 * MIB, 8e6);
+        assert_eq!(eighty.bytes(64 * MIB), 8 * MIB);
+        assert_eq!(eighty.bytes(8 * MIB), MIN_BYTES, "the rest");
+        let large = stretch(10 << 30, 8e6);
+        assert_eq!(large.bytes(10 << 30), 40 * MIB);
+        assert_eq!((large.bytes(80 * MIB), large.bytes(128 * MIB)), (8 * MIB, 12 * MIB));
+        assert_eq!(stretch(1 << 30, 8e6).bytes(1 << 30), 32_000_000);
+        assert_eq!(Stretch { is_tried: true, ..large }.bytes(10 << 30), LONG_BYTES);
+    }
+
+    #[test]
+    fn none_is_short_however_slow_the_origin_seemed() {
+        for left in [0, MIB, 79 * MIB, 1 << 40] {
+            for rate in [0.0, 1e4, 1e6, 1e9] {
+                let bytes = stretch(79 * MIB, rate).bytes(left);
+                assert!((MIN_BYTES..=MAX_BYTES).contains(&bytes), "{left}, {rate}: {bytes}");
+            }
+        }
+        assert_eq!(stretch(1 << 30, 1e5).bytes(1 << 30), LONG_BYTES, "who reads in order waits for no more");
+    }
+}

@@ -1,0 +1,205 @@
+//! The end of a slow connection's stretch, which another connection reads.
+//!
+//! Connections of a store get about the same, and end about together. But one may get a tenth, by a route that is lossy or a server that is
+//! busy, and a blob would wait for its stretch. So a connection that finds nothing left to read takes so much of the end of the stretch that
+//! would last longest that both end together; the slow one reads to there, and takes no other stretch then that others have read sooner.
+//!
+//! What that one's answer has under way then was sent in vain. It is slow, so that this is little, and all of it together is kept below one
+//! part of the blob in [`LOST_PART`].
+//!
+//! Non-goal: what it gets of the piece that it is at. A connection that sends nothing at all is ended by its reader.
+
+use std::time::Duration;
+
+use darter_core::Moment;
+
+use crate::lead::Lead;
+use crate::lead::origin::OriginReader;
+
+/// What takes its connection no longer than this is left to it.
+const MAX_REST_TIME: Duration = Duration::from_secs(1);
+
+/// What a connection gets is known after this time, and is what it got in this time to twice as long.
+const SPAN: Duration = Duration::from_millis(400);
+
+/// An answer that is broken off is taken to have this much under way: so many bytes, and what comes in this time.
+const LOST_BYTES: u64 = 16 << 10;
+const LOST_TIME: Duration = Duration::from_millis(30);
+
+/// What all of them have under way is at most one part of the blob in this.
+const LOST_PART: u64 = 1000;
+
+/// What each connection got of its stretch lately.
+#[derive(Debug, Default)]
+pub(super) struct Speeds {
+    of: Vec<Speed>,
+    /// What answers that were broken off are taken to have had under way.
+    lost: u64,
+}
+
+#[derive(Debug)]
+struct Speed {
+    reader: OriginReader,
+    /// Since when bytes are counted, and how many came; `None` between two stretches.
+    since: Option<Moment>,
+    bytes: u64,
+    /// For how long they were counted before, and how many came.
+    before: (Duration, u64),
+}
+
+impl Speeds {
+    /// Bytes came for a reader.
+    pub(super) fn came(&mut self, reader: OriginReader, bytes: u64, now: Moment) {
+        let Some(speed) = self.of.iter_mut().find(|speed| speed.reader == reader) else {
+            return self.of.push(Speed { reader, since: Some(now), bytes: 0, before: (Duration::ZERO, 0) });
+        };
+        let Some(since) = speed.since else {
+            (speed.since, speed.bytes, speed.before) = (Some(now), 0, (Duration::ZERO, 0));
+            return;
+        };
+        speed.bytes += bytes;
+        let time = now.since(since);
+        if time >= SPAN {
+            speed.before = (time, speed.bytes);
+            (speed.since, speed.bytes) = (Some(now), 0);
+        }
+    }
+
+    /// A reader's stretch ended.
+    pub(super) fn ended(&mut self, reader: OriginReader) {
+        self.of.iter_mut().filter(|speed| speed.reader == reader).for_each(|speed| speed.since = None);
+    }
+
+    /// What a reader got of its last stretch towards the end.
+    fn last(&self, reader: OriginReader) -> Option<f64> {
+        let speed = self.of.iter().find(|speed| speed.reader == reader && speed.since.is_none())?;
+        let (time, bytes) = speed.before;
+        (!time.is_zero()).then(|| bytes as f64 / time.as_secs_f64())
+    }
+
+    /// What a reader gets, in bytes per second, once that is known.
+    fn of(&self, reader: OriginReader, now: Moment) -> Option<f64> {
+        let speed = self.of.iter().find(|speed| speed.reader == reader)?;
+        let (before, bytes) = speed.before;
+        let time = before + now.since(speed.since?);
+        (time >= SPAN).then(|| (bytes + speed.bytes) as f64 / time.as_secs_f64())
+    }
+}
+
+impl Lead {
+    /// True if others have read all that is left before a connection that was slow until now has read a stretch.
+    pub(super) fn is_slower_than_the_rest(&self, reader: OriginReader, stretch: u32) -> bool {
+        let quick = self.readings.breadth.rate_of_one();
+        let Some(last) = self.readings.speeds.last(reader).filter(|last| last * 2.0 < quick) else { return false };
+        let piece = self.readings.lengths.map_or(0, |(piece_length, _)| piece_length.bytes()) as f64;
+        let left = self.left() as f64 / (quick * f64::from(self.connections() - 1).max(1.0));
+        f64::from(stretch) * piece / last.max(1.0) > left + MAX_REST_TIME.as_secs_f64()
+    }
+
+    /// A reader finds nothing left to read: the end of the stretch that lasts longest is nobody's from now on, if that is worth it.
+    pub(super) fn shorten_a_slow_one(&mut self, reader: OriginReader, now: Moment) -> bool {
+        let Some((piece_length, length)) = self.readings.lengths.filter(|_| self.connections() > 1) else { return false };
+        let speed = |other: OriginReader| self.readings.speeds.of(other, now);
+        let quick = self.readings.breadth.rate_of_one();
+        let rest = |at: &std::ops::Range<u32>| at.end.saturating_sub(at.start + 1);
+        let slow = self.readings.at.iter().enumerate().filter_map(|(nth, (other, at))| {
+            let may = *other != reader && *other != OriginReader::Errands && rest(at) > 0;
+            let speed = speed(*other).filter(|_| may)?.max(1.0);
+            Some((f64::from(rest(at)) * piece_length.bytes() as f64 / speed, nth, speed))
+        });
+        let Some((time, nth, speed)) = slow.max_by(|one, other| one.0.total_cmp(&other.0)) else { return false };
+        let lost = LOST_BYTES + (speed * LOST_TIME.as_secs_f64()) as u64;
+        if time < MAX_REST_TIME.as_secs_f64() || (self.readings.speeds.lost + lost) * LOST_PART > length {
+            return false;
+        }
+        let (_, at) = &mut self.readings.at[nth];
+        let kept = (f64::from(rest(at)) * speed / (speed + quick.max(speed))) as u32;
+        at.end = at.start + 1 + kept;
+        self.readings.speeds.lost += lost;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use darter_core::{NodeId, PieceIndex, PieceLength, PieceSet, Place};
+
+    use super::*;
+    use crate::lead::OriginRun;
+    use crate::{Start, Tuning};
+
+    const MIB: u64 = 1 << 20;
+    const PIECE: PieceLength = PieceLength::UNKNOWN_BLOB;
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_micros(millis * 1000)
+    }
+
+    /// A lead whose connections read a blob of 512 MiB, which they share by halves.
+    fn lead() -> Lead {
+        let start = Start::Fresh;
+        let mut lead = Lead::new(NodeId([0; 16]), Place::default(), start, Tuning::default(), 1, at(0));
+        lead.set_total(1024);
+        lead.read_by(2, None, PIECE, 512 * MIB);
+        lead.readings.breadth.read_by_two();
+        let run = |first, end| OriginRun { first: PieceIndex(first), end: Some(PieceIndex(end)) };
+        (0..1004).for_each(|piece| lead.own(PieceIndex(piece)));
+        lead.begins(OriginReader::Beside(0), run(1004, 1024));
+        lead
+    }
+
+    /// The other connection got so many bytes a second for so long.
+    fn got(lead: &mut Lead, rate: u64, millis: u64) {
+        for tick in (0..=millis).step_by(10) {
+            lead.readings.speeds.came(OriginReader::Beside(0), rate / 100, at(tick));
+        }
+    }
+
+    fn plan(lead: &mut Lead, millis: u64) -> Option<OriginRun> {
+        lead.origin_plan(OriginReader::Everything, &PieceSet::new(), at(millis))
+    }
+
+    #[test]
+    fn the_end_of_what_takes_a_slow_connection_long_is_read_by_another() {
+        let mut lead = lead();
+        got(&mut lead, MIB, 1000);
+        let run = plan(&mut lead, 1000).unwrap();
+        assert!((1013..=1015).contains(&run.first.0), "{run:?}: half of it");
+        lead.begins(OriginReader::Everything, run);
+        let known = PieceSet::new();
+        for piece in 1004..run.first.0 - 1 {
+            lead.own(PieceIndex(piece));
+            assert!(lead.goes_on(OriginReader::Beside(0), PieceIndex(piece + 1), &known, at(1001)));
+        }
+        lead.own(PieceIndex(run.first.0 - 1));
+        assert!(!lead.goes_on(OriginReader::Beside(0), run.first, &known, at(1002)), "it has come to the other's part");
+    }
+
+    #[test]
+    fn what_takes_a_moment_and_what_is_not_known_are_left_to_their_connection() {
+        let mut quick = lead();
+        got(&mut quick, 16 * MIB, 1000);
+        assert_eq!(plan(&mut quick, 1000), None);
+        let mut new = lead();
+        got(&mut new, MIB, 200);
+        assert_eq!(plan(&mut new, 200), None);
+        let mut silent = lead();
+        got(&mut silent, 0, 1000);
+        assert!(plan(&mut silent, 1000).is_some());
+    }
+
+    #[test]
+    fn what_is_sent_in_vain_is_bounded() {
+        let mut lead = lead();
+        let mut shortened = 0;
+        for nth in 0..100 {
+            lead.readings.speeds.ended(OriginReader::Beside(0));
+            lead.reads(OriginReader::Beside(0), Some(1004..1024));
+            for tick in (0..=1000).step_by(10) {
+                lead.readings.speeds.came(OriginReader::Beside(0), MIB / 100, at(nth * 2000 + tick));
+            }
+            shortened += u64::from(lead.shorten_a_slow_one(OriginReader::Everything, at(nth * 2000 + 1000)));
+        }
+        assert!((5..20).contains(&shortened), "{shortened}");
+    }
+}
