@@ -98,7 +98,9 @@ impl Lead {
 
     /// A reader finds nothing left to read: the end of the stretch that lasts longest is nobody's from now on, if that is worth it.
     pub(super) fn shorten_a_slow_one(&mut self, reader: OriginReader, now: Moment) -> bool {
-        let Some((piece_length, length)) = self.readings.lengths.filter(|_| self.connections() > 1) else { return false };
+        let Some((piece_length, length)) = self.readings.lengths.filter(|_| self.connections() > 1) else {
+            return false;
+        };
         let speed = |other: OriginReader| self.readings.speeds.of(other, now);
         let quick = self.readings.breadth.rate_of_one();
         let rest = |at: &std::ops::Range<u32>| at.end.saturating_sub(at.start + 1);
