@@ -7,6 +7,7 @@
 //! | `cli/mount.rs` | the flags of mounts |
 //! | `cli/client.rs` | the flags of everything else |
 //! | `cli/image.rs` | the flags of `image` |
+//! | `cli/setup.rs` | the flags of `setup` and `doctor` |
 //! | `cli/upstream.rs` | how a registry and what is particular to it are written |
 //! | `cli/values.rs` | how sizes, labels, headers and addresses are written |
 //! | `cli/hidden.rs` | no passwords in what is said of wrong values |
@@ -21,6 +22,7 @@ pub(crate) mod hidden;
 mod image;
 mod mount;
 mod options;
+mod setup;
 pub(crate) mod upstream;
 pub(crate) mod values;
 
@@ -40,6 +42,7 @@ pub(crate) use self::client::{
 };
 pub(crate) use self::image::{ExpandArgs, ImageArgs, ImageCommand};
 pub(crate) use self::mount::{KeepArgs, MountArgs, UnmountArgs};
+pub(crate) use self::setup::{DoctorArgs, SetupArgs};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -58,6 +61,10 @@ Examples:
 
   Open a model before it has come:
     $ darter mount https://example.org/model.safetensors /mnt/model
+
+  Let containerd pull through the agent of this host, and see what is amiss there:
+    $ darter setup containerd
+    $ darter doctor
 
   See what goes on:
     $ darter status
@@ -128,6 +135,12 @@ pub(crate) enum Command {
     /// Work with image layers on this host: make a mountable file of one
     #[command(after_help = image::IMAGE_EXAMPLES)]
     Image(ImageArgs),
+    /// Let a container engine of this host pull through Darter
+    #[command(after_help = setup::SETUP_EXAMPLES)]
+    Setup(Box<SetupArgs>),
+    /// Check this host: what works, what does not, and what to do
+    #[command(after_help = setup::DOCTOR_EXAMPLES)]
+    Doctor(DoctorArgs),
     /// Print the effective configuration, and where each value came from
     #[command(after_help = client::CONFIG_EXAMPLES)]
     Config(ConfigArgs),
@@ -178,6 +191,8 @@ impl Command {
             Self::Status(args) => args.json,
             Self::Top(args) => args.json,
             Self::Explain(args) => args.json,
+            Self::Setup(args) => args.json,
+            Self::Doctor(args) => args.json,
             Self::Config(args) => args.json,
             Self::Demo(args) => args.json,
             Self::Image(ImageArgs { command: ImageCommand::Expand(args) }) => args.json,

@@ -22,7 +22,7 @@
 //!
 //! Resuming is the store's: it keeps verified pieces, so asking again fetches only what is missing.
 
-mod attributes;
+pub(crate) mod attributes;
 mod backend;
 mod bar;
 mod check;

@@ -11,6 +11,8 @@
 //! | `show` | `status`, `ls`, `rm`, `pin`, `unpin`, `explain` |
 //! | `top` | `top` |
 //! | `image` | `image` |
+//! | `setup` | `setup` |
+//! | `doctor` | `doctor` |
 //! | `demo` | `demo` |
 //! | `pages` | `completions`, `man` |
 //! | `failure`, `output`, `logging`, `signals`, `table`, `units`, `glyphs` | exit codes, streams, signals, and words for people |
@@ -18,6 +20,7 @@
 mod cli;
 mod config;
 mod demo;
+mod doctor;
 mod failure;
 mod get;
 mod glyphs;
@@ -28,6 +31,7 @@ mod notify;
 mod output;
 mod pages;
 mod serve;
+mod setup;
 mod show;
 mod signals;
 mod table;
@@ -140,6 +144,8 @@ async fn run(configured: Configured) -> anyhow::Result<()> {
         Command::Explain(args) => show::explain(args).await,
         Command::Top(args) => top::run(args).await,
         Command::Image(args) => image::run(args).await,
+        Command::Setup(args) => setup::run(args).await,
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Config(args) => print_configuration(&configured, args),
         Command::Completions(args) => pages::completions(args),
         Command::Man(args) => pages::man(args),

@@ -133,6 +133,7 @@ fn summary(role: Role, status: &darter_api::Status) -> String {
     let listen = status.listen.as_deref().unwrap_or("0.0.0.0:7400");
     let port = listen.rsplit_once(':').map_or("7400", |(_, port)| port);
     let loopback = listen.parse().is_ok_and(|addr: std::net::SocketAddr| addr.ip().to_canonical().is_loopback());
+    let at = if local == "127.0.0.1:7401" { String::new() } else { format!(" --local {local}") };
     let next = match role {
         Role::Seed if loopback => {
             "  more hosts  not yet: peers are not encrypted, so --insecure is needed to let them in\n".to_owned()
@@ -144,9 +145,7 @@ fn summary(role: Role, status: &darter_api::Status) -> String {
         "darter {} is up as {}, peers reach it at {listen}\n\
         \x20 data        {}\n\
         {next}\
-        \x20 containerd  in /etc/containerd/certs.d/_default/hosts.toml:\n\
-        \x20             [host.\"http://{local}\"]\n\
-        \x20               capabilities = [\"pull\", \"resolve\"]\n\
+        \x20 containerd  darter setup containerd{at}\n\
         \x20 files       darter get URL\n\
         \x20 look        darter status, http://{local}/metrics\n\
         Stop it with Ctrl-C.\n",

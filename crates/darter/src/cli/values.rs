@@ -159,6 +159,29 @@ pub(crate) fn registry_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A registry whose directory of containerd's is meant, or `_default`: one component of a path.
+pub(crate) fn setup_registry(text: &str) -> Result<String, String> {
+    let host = text.split_once("://").map_or(text, |(_, host)| host).trim_end_matches('/');
+    let name = registry_name(host)?;
+    if name.is_empty() || name.contains('/') || name.starts_with('.') || name.contains(char::is_whitespace) {
+        return Err(format!("not a registry: {text:?} (write HOST or HOST:PORT, as images name it, or _default)"));
+    }
+    // containerd looks for Docker Hub's by the name that images have.
+    let is_hub = matches!(name.as_str(), "registry-1.docker.io" | "index.docker.io");
+    Ok(if is_hub { "docker.io".to_owned() } else { name })
+}
+
+/// A path from the root on.
+pub(crate) fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err(format!("not an absolute path: {text:?}")) }
+}
+
+/// The first two numbers of an engine's version.
+pub(crate) fn engine_version(text: &str) -> Result<(u32, u32), String> {
+    crate::setup::version(text).ok_or_else(|| format!("not a version: {text:?} (write for example 2.4.2)"))
+}
+
 /// `REGISTRY=FILE`.
 pub(crate) fn password_file(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {

@@ -43,14 +43,14 @@ fn give_owner(file: &File, old: &Metadata) -> io::Result<()> {
 }
 
 /// True if something is mounted on this name: nothing can take its place.
-pub(super) fn is_mount(path: &Path) -> bool {
+pub(crate) fn is_mount(path: &Path) -> bool {
     let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty());
     found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Gives `file` the owner, group, mode and extended attributes of what it replaces. Bits that lend the owner's rights to whoever
 /// runs the file are not kept, as they are not when a file is written to.
-pub(super) fn keep(file: &File, old: &Metadata, old_path: &Path) -> io::Result<()> {
+pub(crate) fn keep(file: &File, old: &Metadata, old_path: &Path) -> io::Result<()> {
     give_owner(file, old)?;
     file.set_permissions(Permissions::from_mode(old.mode() & 0o1777))?;
     if let Ok(old_file) = File::open(old_path) {

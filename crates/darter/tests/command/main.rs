@@ -13,6 +13,7 @@
 //! | `quota.rs` | a full store, file descriptors that run out, a disk that hangs |
 //! | `top.rs` | the live view: what it measures of a real swarm, and the terminal given back |
 //! | `image.rs` | layers made mountable |
+//! | `setup.rs` | the files of a host before and after `darter setup`, and what `darter doctor` says of them |
 //! | `mount.rs` | files that are opened before they have come, by real FUSE mounts |
 //! | `json.rs` | that docs/api.md names every field of every `--json` |
 //! | `demo.rs` | the demonstration |
@@ -32,6 +33,7 @@ mod no_seed;
 mod quota;
 mod ranges;
 mod service;
+mod setup;
 mod support;
 mod swarm;
 mod top;

@@ -166,7 +166,7 @@ fn completions_and_pages_come_for_every_command() {
     }
     assert!(room.run("man").succeeded().text().contains(".TH darter 1"));
     room.run("man pages").succeeded();
-    for page in ["darter.1", "darter-get.1", "darter-seed.1", "darter-top.1"] {
+    for page in ["darter.1", "darter-get.1", "darter-seed.1", "darter-top.1", "darter-setup.1", "darter-doctor.1"] {
         assert!(room.path("out/pages").join(page).exists(), "{page}");
     }
 }

@@ -1,0 +1,153 @@
+//! `darter doctor`: what works on this host, what does not, why, and what to do.
+//!
+//! Facts are gathered first ([`gather`]), and then judged without I/O: facts in, findings out. It changes nothing.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `doctor/gather.rs` | asks the kernel, the daemon and the engines' files |
+//! | `doctor/host.rs` | judges kernel, daemon, disk and limits |
+//! | `doctor/containerd.rs` | judges containerd: the mirror |
+//! | `doctor/lazy.rs` | judges containerd: layers that are mounted before they have come |
+//! | `doctor/engines.rs` | judges Docker and Podman |
+
+mod containerd;
+mod engines;
+mod gather;
+mod host;
+mod lazy;
+
+#[cfg(test)]
+mod tests;
+
+use anstyle::{AnsiColor, Style};
+use serde::Serialize;
+
+use crate::cli::DoctorArgs;
+use crate::failure::Failure;
+use crate::output;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Level {
+    Ok,
+    /// Something is slower or does less than it could.
+    Warning,
+    /// Something does not work.
+    Problem,
+}
+
+/// What was found of one thing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Finding {
+    area: &'static str,
+    check: &'static str,
+    level: Level,
+    text: String,
+    /// What to do.
+    todo: Option<String>,
+}
+
+/// Findings about one area, in the order in which they were made.
+#[derive(Debug)]
+struct Findings {
+    area: &'static str,
+    found: Vec<Finding>,
+}
+
+impl Findings {
+    fn about(area: &'static str) -> Self {
+        Self { area, found: Vec::new() }
+    }
+
+    fn ok(&mut self, check: &'static str, text: impl Into<String>) {
+        self.add(Level::Ok, check, text.into(), None);
+    }
+
+    fn warning(&mut self, check: &'static str, text: impl Into<String>, todo: impl Into<String>) {
+        self.add(Level::Warning, check, text.into(), Some(todo.into()));
+    }
+
+    fn problem(&mut self, check: &'static str, text: impl Into<String>, todo: impl Into<String>) {
+        self.add(Level::Problem, check, text.into(), Some(todo.into()));
+    }
+
+    fn add(&mut self, level: Level, check: &'static str, text: String, todo: Option<String>) {
+        self.found.push(Finding { area: self.area, check, level, text, todo });
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    version: &'static str,
+    checks: &'a [Finding],
+    warnings: usize,
+    problems: usize,
+}
+
+/// `darter doctor`.
+pub(crate) async fn run(args: &DoctorArgs) -> anyhow::Result<()> {
+    let facts = gather::all(args).await?;
+    let findings = judge(&facts);
+    let count = |level| findings.iter().filter(|finding| finding.level == level).count();
+    let (warnings, problems) = (count(Level::Warning), count(Level::Problem));
+    if args.json {
+        output::json(&Report { version: env!("CARGO_PKG_VERSION"), checks: &findings, warnings, problems })?;
+    } else {
+        output::text(&shown(&findings, warnings, problems))?;
+    }
+    match problems {
+        0 => Ok(()),
+        failed => Err(Failure::Some { failed, all: findings.len(), told: true, may_pass: false }.into()),
+    }
+}
+
+fn judge(facts: &gather::Facts) -> Vec<Finding> {
+    let mut findings = host::kernel(&facts.kernel);
+    findings.extend(host::daemon(&facts.daemon));
+    findings.extend(containerd::mirror(&facts.containerd));
+    findings.extend(lazy::start(&facts.containerd, &facts.kernel));
+    findings.extend(engines::docker(&facts.docker, &facts.mirror));
+    findings.extend(engines::podman(&facts.podman, &facts.mirror));
+    findings
+}
+
+/// What a host lacks for lazy start besides containerd: the kernel's part, and mkfs.erofs.
+pub(crate) fn lacking_for_lazy() -> Vec<String> {
+    let (kernel, mkfs) = (gather::kernel(), gather::mkfs());
+    let findings = [lazy::of_kernel(&kernel), lazy::of_mkfs(mkfs)].concat();
+    findings.into_iter().filter(|finding| finding.level != Level::Ok).map(|finding| in_one_line(&finding)).collect()
+}
+
+fn in_one_line(finding: &Finding) -> String {
+    match &finding.todo {
+        Some(todo) => format!("{}: {todo}", finding.text),
+        None => finding.text.clone(),
+    }
+}
+
+fn shown(findings: &[Finding], warnings: usize, problems: usize) -> String {
+    let (mut text, mut area) = (String::new(), "");
+    for finding in findings {
+        if finding.area != area {
+            area = finding.area;
+            text += &format!("{HEADING}{area}{HEADING:#}\n");
+        }
+        let (style, word) = match finding.level {
+            Level::Ok => (FINE, "ok"),
+            Level::Warning => (DOUBTFUL, "warning"),
+            Level::Problem => (WRONG, "problem"),
+        };
+        text += &format!("  {style}{word:<8}{style:#} {}\n", finding.text);
+        if let Some(todo) = &finding.todo {
+            text += &format!("           {todo}\n");
+        }
+    }
+    let several = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    text + &format!("{}, {}\n", several(problems, "problem"), several(warnings, "warning"))
+}
+
+const HEADING: Style = Style::new().bold();
+const FINE: Style = AnsiColor::Green.on_default();
+const DOUBTFUL: Style = AnsiColor::Yellow.on_default();
+const WRONG: Style = AnsiColor::Red.on_default().bold();

@@ -1,0 +1,234 @@
+//! Judges whether containerd mounts layers before they have come, and what silently keeps it from that. No I/O.
+
+use super::gather::{Containerd, Kernel};
+use super::{Finding, Findings};
+use crate::setup::containerd::{Config, EROFS, IMAGES, Part, Release, TRANSFER};
+use crate::setup::document::{Node, Value};
+use crate::setup::lazy::{FIRST, differ_of};
+
+const AREA: &str = "lazy start";
+/// Linux reads EROFS of 512-byte blocks from here on, over a loop device.
+const FIRST_LOOP: Release = (6, 4);
+/// And as a file from here on.
+const FIRST_FILE: Release = (6, 12);
+const SET_UP: &str = "darter setup containerd --lazy";
+const DIFFER: &str = "io.containerd.differ.v1.erofs";
+
+/// Downloads at a time that CRI has by default.
+const DEFAULT_DOWNLOADS: i64 = 3;
+/// Settings of CRI's that the transfer service does not know: where one of them is set, CRI pulls by itself.
+const LOCAL: [(Part, &str); 7] = [
+    (Part::Images, "use_local_image_pull"),
+    (Part::Images, "discard_unpacked_layers"),
+    (Part::Images, "disable_snapshot_annotations"),
+    (Part::Images, "max_concurrent_downloads"),
+    (Part::Images, "image_pull_with_sync_fs"),
+    (Part::Registry, "configs"),
+    (Part::Registry, "auths"),
+];
+
+/// The directories in which containerd looks for layers.
+pub(super) fn caches(config: &Config) -> Vec<String> {
+    let found = config.setting(Part::Erofs, "layer_content_caches");
+    let items = found.map(|found| found.node.items().to_vec()).unwrap_or_default();
+    items.iter().filter_map(Node::text).map(str::to_owned).collect()
+}
+
+pub(super) fn start(facts: &Containerd, kernel: &Kernel) -> Vec<Finding> {
+    let Ok((config, _)) = &facts.configuration else { return Vec::new() };
+    if !facts.installed {
+        return Vec::new();
+    }
+    let mut found = Findings::about(AREA);
+    match facts.release {
+        Some(release) if release >= FIRST => {}
+        Some((major, minor)) => {
+            found.warning(
+                "containerd",
+                format!("containerd {major}.{minor} mounts no layers before they have come: pulls are whole"),
+                "containerd 2.4 or later does, without a plugin",
+            );
+            return found.found;
+        }
+        None => return Vec::new(),
+    }
+    let caches = caches(config);
+    if caches.is_empty() {
+        found.warning("directory", "layer_content_caches names no directory: pulls are whole", SET_UP);
+        return found.found;
+    }
+    found.found.extend(of_kernel(kernel));
+    directories(&mut found, &caches, &facts.missing);
+    used(&mut found, config);
+    unpacking(&mut found, config, facts.mkfs);
+    found.found.extend(of_mkfs(facts.mkfs));
+    switched_off(&mut found, config);
+    found.ok("by hand", "ctr images pull --snapshotter erofs starts lazily; with --local it downloads everything");
+    found.found
+}
+
+/// True if the kernel can mount a layer.
+pub(super) fn of_kernel(kernel: &Kernel) -> Vec<Finding> {
+    let mut found = Findings::about(AREA);
+    let erofs = kernel.filesystems.iter().any(|name| name == "erofs") || kernel.modules.contains(&"erofs");
+    if !erofs {
+        found.problem("erofs", "the kernel has no EROFS", "modprobe erofs, or a kernel with CONFIG_EROFS_FS");
+    } else if kernel.release < FIRST_LOOP {
+        found.problem(
+            "erofs",
+            format!("Linux {} reads no EROFS with blocks of 512 bytes, which layers have", kernel.name),
+            "Linux 6.4 or later; from 6.12 on without loop devices",
+        );
+    } else if kernel.release < FIRST_FILE || kernel.file_backed == Some(false) {
+        found.warning(
+            "erofs",
+            "EROFS, but not from files: containerd makes a loop device for each layer",
+            "Linux 6.12 or later with CONFIG_EROFS_FS_BACKED_BY_FILE",
+        );
+    } else {
+        found.ok("erofs", "EROFS, mounted from files");
+    }
+    found.found
+}
+
+/// True if layers can be converted that Darter does not show.
+pub(super) fn of_mkfs(mkfs: Option<bool>) -> Vec<Finding> {
+    let mut found = Findings::about(AREA);
+    let todo = "install erofs-utils 1.7 or later (Debian 12 has 1.5)";
+    match mkfs {
+        Some(true) => found.ok("mkfs.erofs", "mkfs.erofs converts layers that are not shown"),
+        Some(false) => found.warning(
+            "mkfs.erofs",
+            "this mkfs.erofs reads no tar: images of which a layer is not shown can't be pulled",
+            todo,
+        ),
+        None => found.warning(
+            "mkfs.erofs",
+            "there is no mkfs.erofs: images of which a layer is not shown can't be pulled",
+            todo,
+        ),
+    }
+    found.found
+}
+
+fn directories(found: &mut Findings, caches: &[String], missing: &[String]) {
+    if let Some(relative) = caches.iter().find(|path| !path.starts_with('/')) {
+        found.problem("directory", format!("layer_content_caches: {relative:?} is not an absolute path"), SET_UP);
+    }
+    let there: Vec<_> = caches.iter().filter(|path| !missing.contains(path)).map(String::as_str).collect();
+    if there.is_empty() {
+        found.warning(
+            "directory",
+            format!("{} is not there: pulls are whole until it is", missing.join(", ")),
+            "the daemon shows layers there; is it running, and is it the directory that it was told?",
+        );
+    } else {
+        found.ok("directory", format!("layers are looked for in {}", there.join(", ")));
+    }
+}
+
+/// True if anything uses the snapshotter.
+fn used(found: &mut Findings, config: &Config) {
+    let is_erofs = |node: &Node| node.get("snapshotter").and_then(Node::text) == Some("erofs");
+    let all = config.setting(Part::Images, "snapshotter").is_some_and(|it| it.node.text() == Some("erofs"));
+    let tables = config.tables(Part::Runtimes);
+    let handlers: Vec<_> = tables
+        .iter()
+        .flat_map(|table| table.node.entries())
+        .filter(|(_, runtime)| is_erofs(runtime))
+        .map(|(name, _)| name)
+        .collect();
+    match (all, handlers.is_empty()) {
+        (true, _) => found.ok("snapshotter", "pods use the erofs snapshotter"),
+        (false, false) => found.ok(
+            "snapshotter",
+            format!("pods of these runtime handlers use the erofs snapshotter: {}", handlers.join(", ")),
+        ),
+        (false, true) => found.warning(
+            "snapshotter",
+            "neither CRI nor any runtime handler uses the erofs snapshotter: only clients that ask for it start lazily",
+            format!("{SET_UP}, for one runtime class with --runtime-handler NAME"),
+        ),
+    }
+}
+
+/// Without both entries, the transfer service or CRI may not come up, or refuse pulls.
+fn unpacking(found: &mut Findings, config: &Config, mkfs: Option<bool>) {
+    let tables = config.tables(Part::Transfer);
+    let entries: Vec<_> =
+        tables.iter().filter_map(|table| table.node.get("unpack_config")).flat_map(Node::items).collect();
+    let by = |differ: &str| entries.iter().find(|entry| differ_of(entry) == Some(differ));
+    match (by("erofs"), by("walking")) {
+        (Some(_), Some(_)) => found.ok("unpack_config", "both entries of unpack_config are there"),
+        (Some(_), None) if mkfs == Some(true) => found.warning(
+            "unpack_config",
+            "the entry of unpack_config with differ walking is missing: without mkfs.erofs pulls would be refused",
+            SET_UP,
+        ),
+        (None, Some(_)) => {
+            found.warning("unpack_config", "the entry of unpack_config with differ erofs is missing: what is not shown is unpacked slowly", SET_UP);
+        }
+        _ => found.problem(
+            "unpack_config",
+            "unpack_config says nothing of the erofs snapshotter that would work here: pulls with it are refused (\"no unpack platforms defined\")",
+            SET_UP,
+        ),
+    }
+}
+
+/// What makes containerd pull everything though all is set up.
+fn switched_off(found: &mut Findings, config: &Config) {
+    for (key, bad, why) in [
+        ("enable_fsverity", Some(true), "the erofs snapshotter does not come up with it and layer_content_caches"),
+        ("set_immutable", Some(true), "the erofs snapshotter does not come up with it and layer_content_caches"),
+    ] {
+        let set = config.setting(Part::Erofs, key).filter(|it| Some(it.node.is_true()) == bad);
+        if let Some(it) = set {
+            found.problem("switched off", format!("{}: {key}: {why}", it.place()), format!("take {key} out"));
+        }
+    }
+    let mode = config.setting(Part::Erofs, "dmverity_mode").filter(|it| it.node.text() == Some("on"));
+    if let Some(it) = mode {
+        found.problem(
+            "switched off",
+            format!(
+                "{}: dmverity_mode = \"on\" refuses layers without a dm-verity tree, and these have none",
+                it.place()
+            ),
+            "dmverity_mode = \"off\", which also saves looking for them",
+        );
+    }
+    for (part, key) in LOCAL {
+        let Some(it) = config.setting(part, key) else { continue };
+        let is_off = match &it.node.value {
+            Value::Truth(truth) => *truth == (key == "disable_snapshot_annotations"),
+            Value::Number(number) => *number == DEFAULT_DOWNLOADS,
+            Value::Table(entries) => entries.is_empty(),
+            _ => true,
+        };
+        if !is_off {
+            found.warning(
+                "switched off",
+                format!("{}: {key} makes CRI pull past the transfer service and its unpack_config", it.place()),
+                format!("take {key} out"),
+            );
+        }
+    }
+    for names in [&[EROFS][..], &[TRANSFER], &[IMAGES, "io.containerd.grpc.v1.cri", "cri"]] {
+        if let Some(off) = config.disabled(names) {
+            let plugin = off.node.text().unwrap_or_default();
+            found.problem(
+                "switched off",
+                format!("{}: {plugin} is disabled", off.place()),
+                "take it out of disabled_plugins and restart containerd",
+            );
+        }
+    }
+    if let Some(off) = config.disabled(&[DIFFER]) {
+        found.warning(
+            "switched off",
+            format!("{}: the erofs differ is disabled: layers that are not shown can't be converted", off.place()),
+            "take it out of disabled_plugins and restart containerd",
+        );
+    }
+}

@@ -1,0 +1,192 @@
+//! Facts in, findings out.
+
+use std::path::PathBuf;
+
+use super::gather::{Containerd, Docker, Kernel, Podman};
+use super::{Finding, Findings, Level, containerd, engines, host, lazy, shown};
+use crate::setup::containerd::{Config, Release};
+use crate::setup::registries::{Directory, Root, Shelf};
+
+const MIRROR: &str = "http://127.0.0.1:7401";
+const OURS: &str = "[host.\"http://127.0.0.1:7401\"]\ncapabilities = [\"pull\", \"resolve\"]\n";
+
+/// The worst that is said of a check, and all that is said of it.
+fn of(findings: &[Finding], check: &str) -> Option<(Level, String)> {
+    let about: Vec<_> = findings.iter().filter(|finding| finding.check == check).collect();
+    let worst = about.iter().map(|finding| finding.level).max()?;
+    let said = about.iter().map(|it| format!("{} {}", it.text, it.todo.as_deref().unwrap_or_default()));
+    Some((worst, said.collect::<Vec<_>>().join("\n")))
+}
+
+#[track_caller]
+fn expect(findings: &[Finding], check: &str, level: Level, part: &str) {
+    let (found, said) = of(findings, check).unwrap_or_else(|| panic!("nothing is said of {check}: {findings:?}"));
+    assert!(found == level && said.contains(part), "{check}: {level:?} with {part:?}, and it is {found:?}: {said}");
+}
+
+fn kernel() -> Kernel {
+    Kernel {
+        name: "6.12.0".into(),
+        release: (6, 12),
+        filesystems: ["erofs", "fuse", "overlay"].map(str::to_owned).into(),
+        fuse_device: true,
+        root: true,
+        ..Kernel::default()
+    }
+}
+
+#[test]
+fn a_kernel_is_judged_by_what_mounts_need() {
+    let ok = kernel();
+    for check in ["fuse", "overlayfs", "version"] {
+        expect(&host::kernel(&ok), check, Level::Ok, "");
+    }
+    expect(&host::kernel(&Kernel { fuse_device: false, ..kernel() }), "fuse", Level::Warning, "/dev/fuse");
+    expect(&host::kernel(&Kernel { root: false, ..kernel() }), "fuse", Level::Warning, "fuse3");
+    expect(&host::kernel(&Kernel { filesystems: vec![], ..kernel() }), "overlayfs", Level::Warning, "modprobe");
+    for (kernel, level, part) in [
+        (kernel(), Level::Ok, "from files"),
+        (Kernel { file_backed: Some(false), ..kernel() }, Level::Warning, "loop"),
+        (Kernel { release: (6, 8), ..kernel() }, Level::Warning, "loop"),
+        (Kernel { release: (6, 1), ..kernel() }, Level::Problem, "512"),
+        (Kernel { filesystems: vec![], ..kernel() }, Level::Problem, "no EROFS"),
+        (Kernel { filesystems: vec![], modules: vec!["erofs"], ..kernel() }, Level::Ok, ""),
+    ] {
+        expect(&lazy::of_kernel(&kernel), "erofs", level, part);
+    }
+    for (mkfs, level) in [(Some(true), Level::Ok), (Some(false), Level::Warning), (None, Level::Warning)] {
+        expect(&lazy::of_mkfs(mkfs), "mkfs.erofs", level, "");
+    }
+}
+
+/// A containerd of this release with this configuration, and these hosts.toml files in /etc/containerd/certs.d.
+fn facts(release: Option<Release>, text: &str, hosts: &[(&str, Option<&str>)]) -> Containerd {
+    let config = Config::new(vec![(PathBuf::from("/f"), Some(text.to_owned()))], release).unwrap();
+    let directories = hosts.iter().map(|(name, hosts)| Directory {
+        name: (*name).to_owned(),
+        hosts: hosts.map(str::to_owned),
+        files: Vec::new(),
+    });
+    let root = Root { path: "/etc/containerd/certs.d".into(), directories: directories.collect() };
+    Containerd {
+        installed: true,
+        release,
+        configuration: Ok((config, Shelf { roots: vec![root] })),
+        mirror: MIRROR.to_owned(),
+        mkfs: Some(true),
+        missing: Vec::new(),
+    }
+}
+
+#[test]
+fn what_keeps_containerd_from_the_mirror_is_found() {
+    let default = [("_default", Some(OURS))];
+    let path = "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.registry]\nconfig_path = '/etc/containerd/certs.d'\n";
+    let right = containerd::mirror(&facts(Some((1, 7)), path, &default));
+    assert!(right.iter().all(|finding| finding.level == Level::Ok), "{right:?}");
+    let second = format!("[host.'https://a']\n{OURS}");
+    let narrowed = OURS.replace(", \"resolve\"", "");
+    let mirrors = "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.registry.mirrors.'docker.io']\n";
+    for (release, text, hosts, check, level, part) in [
+        (Some((1, 7)), "version = 2\n", &default[..], "config_path", Level::Problem, "config_path is not set"),
+        (Some((2, 4)), "version = 4\n", &default, "config_path", Level::Ok, "/etc/docker/certs.d"),
+        (Some((1, 7)), path, &[], "hosts", Level::Problem, "no hosts.toml names the mirror"),
+        (Some((1, 7)), path, &[("a", Some(OURS))], "hosts", Level::Warning, "registries without a directory"),
+        (Some((1, 7)), path, &[default[0], ("a", None)], "hosts", Level::Warning, "asked past the mirror: a,"),
+        (Some((1, 7)), path, &[default[0], ("a", Some(&second))], "hosts", Level::Warning, "before the mirror"),
+        (Some((1, 7)), path, &[("_default", Some(&narrowed))], "hosts", Level::Problem, "resolve"),
+        (Some((1, 7)), path, &[default[0], ("a", Some("x = "))], "hosts", Level::Problem, "line 1"),
+        (Some((1, 7)), mirrors, &default, "old-style", Level::Problem, "/f:2"),
+        (Some((1, 7)), "version = 2\ndisabled_plugins = ['cri']\n", &default, "cri", Level::Warning, "/f:2"),
+        (Some((2, 4)), "version = 4\n[grpc]\naddress = 'x'\n", &default, "ignored", Level::Warning, "/f:2: [grpc]"),
+        (Some((2, 0)), &path.replace('2', "3"), &default, "ignored", Level::Warning, "version 3"),
+        (None, path, &default, "containerd", Level::Warning, "--containerd-version"),
+    ] {
+        expect(&containerd::mirror(&facts(release, text, hosts)), check, level, part);
+    }
+    let broken = Containerd { configuration: Err("/f:1: not TOML".into()), ..facts(None, "", &[]) };
+    expect(&containerd::mirror(&broken), "configuration", Level::Problem, "/f:1");
+    let absent = Containerd { installed: false, ..facts(None, "", &[]) };
+    expect(&containerd::mirror(&absent), "containerd", Level::Ok, "not installed");
+}
+
+#[test]
+fn what_silently_switches_lazy_start_off_is_found() {
+    let mut config = Config::new(vec![("/f".into(), Some("version = 4\n".into()))], Some((2, 4))).unwrap();
+    crate::setup::lazy::write(&mut config, "/run/darter/layers".as_ref(), None).unwrap();
+    let set_up = config.files[0].document.text().to_owned();
+    let judged = |text: &str| lazy::start(&facts(Some((2, 4)), text, &[]), &kernel());
+    let right = judged(&set_up);
+    assert!(right.iter().all(|finding| finding.level == Level::Ok), "{right:?}");
+    expect(&right, "by hand", Level::Ok, "--local");
+
+    let images = "[plugins.'io.containerd.cri.v1.images']\n";
+    let erofs = "[plugins.'io.containerd.snapshotter.v1.erofs']\n";
+    for (table, key, level) in [
+        (images, "use_local_image_pull = true", Level::Warning),
+        (images, "discard_unpacked_layers = true", Level::Warning),
+        (images, "disable_snapshot_annotations = false", Level::Warning),
+        (images, "max_concurrent_downloads = 8", Level::Warning),
+        (images, "registry.configs.a.auth.username = 'x'", Level::Warning),
+        (erofs, "enable_fsverity = true", Level::Problem),
+        (erofs, "dmverity_mode = 'on'", Level::Problem),
+        ("version = 4\n", "disabled_plugins = ['io.containerd.snapshotter.v1.erofs']", Level::Problem),
+        ("version = 4\n", "disabled_plugins = ['io.containerd.transfer.v1.local']", Level::Problem),
+        ("version = 4\n", "disabled_plugins = ['io.containerd.differ.v1.erofs']", Level::Warning),
+    ] {
+        let found = judged(&set_up.replace(table, &format!("{table}{key}\n")));
+        let name = key.split([' ', '.']).next().unwrap();
+        let name = if name == "registry" { "configs" } else { name };
+        let part = if name == "disabled_plugins" { "is disabled" } else { name };
+        expect(&found, "switched off", level, part);
+    }
+    for key in ["use_local_image_pull = false", "max_concurrent_downloads = 3", "disable_snapshot_annotations = true"] {
+        let found = judged(&set_up.replace(images, &format!("{images}{key}\n")));
+        assert!(of(&found, "switched off").is_none(), "{key}: {found:?}");
+    }
+    let walking = set_up.replace("differ = \"walking\"", "differ = \"other\"");
+    expect(&judged(&walking), "unpack_config", Level::Warning, "walking");
+    let bare = Containerd { mkfs: None, ..facts(Some((2, 4)), &walking, &[]) };
+    expect(&lazy::start(&bare, &kernel()), "unpack_config", Level::Problem, "--lazy");
+    let unused = set_up.replace("[plugins.'io.containerd.cri.v1.images']\n  snapshotter = \"erofs\"\n", "");
+    expect(&judged(&unused), "snapshotter", Level::Warning, "--runtime-handler");
+    let missing = Containerd { missing: vec!["/run/darter/layers".into()], ..facts(Some((2, 4)), &set_up, &[]) };
+    expect(&lazy::start(&missing, &kernel()), "directory", Level::Warning, "is not there");
+    expect(&judged("version = 4\n"), "directory", Level::Warning, "--lazy");
+    expect(&lazy::start(&facts(Some((1, 7)), "version = 2\n", &[]), &kernel()), "containerd", Level::Warning, "2.4");
+}
+
+#[test]
+fn docker_and_podman_are_judged_by_their_own_files() {
+    let docker = |text: &str| engines::docker(&Docker { installed: true, text: Some(text.to_owned()) }, MIRROR);
+    expect(&docker("{\"registry-mirrors\": [\"http://127.0.0.1:7401/\"]}"), "mirrors", Level::Ok, "");
+    expect(
+        &docker("{\"registry-mirrors\": [\"http://a\", \"http://127.0.0.1:7401\"]}"),
+        "mirrors",
+        Level::Warning,
+        "first",
+    );
+    expect(&docker("{}"), "mirrors", Level::Warning, "registry-mirrors");
+    expect(&docker("{"), "mirrors", Level::Problem, "not JSON");
+    assert!(engines::docker(&Docker::default(), MIRROR).is_empty());
+
+    let podman =
+        |text: &str| engines::podman(&Podman { installed: true, files: vec![("/r".into(), text.to_owned())] }, MIRROR);
+    let right = "[[registry]]\nlocation = 'ghcr.io'\n[[registry.mirror]]\nlocation = '127.0.0.1:7401/ghcr.io'\ninsecure = true\n";
+    expect(&podman(right), "registries.conf", Level::Ok, "ghcr.io");
+    expect(&podman(&right.replace("insecure = true", "")), "registries.conf", Level::Warning, "/r:3");
+    expect(&podman("unqualified-search-registries = []\n"), "registries.conf", Level::Warning, "127.0.0.1:7401/NAME");
+    expect(&podman("x = "), "registries.conf", Level::Problem, "/r: line 1");
+    assert!(engines::podman(&Podman::default(), MIRROR).is_empty());
+}
+
+#[test]
+fn people_read_why_and_what_to_do() {
+    let mut findings = Findings::about("kernel");
+    findings.ok("a", "it is there");
+    findings.problem("b", "it is not there", "load it");
+    let text = anstream::adapter::strip_str(&shown(&findings.found, 0, 1)).to_string();
+    let said =
+        "kernel\n  ok       it is there\n  problem  it is not there\n           load it\n1 problem, 0 warnings\n";
+    assert_eq!(text, said);
+}

@@ -1,0 +1,345 @@
+//! `darter setup containerd`: lets the containerd of this host pull through Darter, and mount layers before they have come.
+//!
+//! What is to be written is decided first and as a whole, without I/O, from what was read; then it is shown (`--dry-run`) or
+//! written, file by file, each in one step. If anything can't be changed safely, nothing is.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `setup/document.rs` | TOML that keeps its form |
+//! | `setup/hosts.rs` | one hosts.toml |
+//! | `setup/registries.rs` | which hosts.toml files there are to be |
+//! | `setup/containerd.rs` | config.toml and its versions |
+//! | `setup/lazy.rs` | what lazy start needs in it |
+//! | `setup/tree.rs` | files below a root, replaced in one step |
+//! | `setup/ledger.rs` | what was there before |
+//! | `setup/difference.rs` | unified diffs |
+//!
+//! Non-goals: it restarts nothing, and knows no other engine yet.
+
+pub(crate) mod containerd;
+mod difference;
+pub(crate) mod document;
+pub(crate) mod hosts;
+pub(crate) mod lazy;
+mod ledger;
+pub(crate) mod registries;
+pub(crate) mod tree;
+
+#[cfg(test)]
+mod tests;
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use self::containerd::{Config, Release};
+use self::hosts::Server;
+use self::ledger::{Ledger, Undo};
+use self::registries::{Shelf, Wanted};
+use self::tree::Tree;
+use crate::cli::SetupArgs;
+use crate::cli::upstream::Upstream;
+use crate::{config, output};
+
+/// A file and what becomes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) path: PathBuf,
+    /// Its text now; `None`: it is not there.
+    pub(crate) before: Option<String>,
+    /// Its text then; `None`: it is removed.
+    pub(crate) after: Option<String>,
+}
+
+impl Change {
+    fn new(path: PathBuf, before: Option<String>, after: String) -> Self {
+        Self { path, before, after: Some(after) }
+    }
+
+    fn is_none(&self) -> bool {
+        self.before == self.after
+    }
+
+    fn what(&self) -> &'static str {
+        match (&self.before, &self.after) {
+            _ if self.is_none() => "unchanged",
+            (None, _) => "created",
+            (_, None) => "removed",
+            _ => "changed",
+        }
+    }
+}
+
+/// All that is to be done.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) changes: Vec<Change>,
+    /// True if containerd's own configuration changes, which it reads when it starts.
+    pub(crate) restart: bool,
+    pub(crate) notes: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Told {
+    files: Vec<ToldFile>,
+    dry_run: bool,
+    restart: bool,
+    run: Option<&'static str>,
+    notes: Vec<String>,
+    left: Vec<PathBuf>,
+}
+
+#[derive(Debug, Serialize)]
+struct ToldFile {
+    path: PathBuf,
+    change: &'static str,
+}
+
+/// `darter setup`.
+pub(crate) async fn run(args: &SetupArgs) -> anyhow::Result<()> {
+    tokio::task::block_in_place(|| if args.undo { undo(args) } else { set_up(args) })
+}
+
+fn set_up(args: &SetupArgs) -> anyhow::Result<()> {
+    let tree = Tree::new(args.root.clone());
+    let engine = args.containerd_version.or_else(|| tree.is_host().then(installed).flatten());
+    let plan = plan(args, &tree, engine)?;
+    if !args.dry_run {
+        let book = ledger_path(args, &tree)?;
+        let mut ledger = Ledger::read(&tree, &book)?;
+        let changes: Vec<_> = plan.changes.iter().filter(|change| !change.is_none()).collect();
+        if !changes.is_empty() {
+            for change in &changes {
+                let new = change.after.as_deref().unwrap_or_default();
+                ledger.note(&change.path, change.before.as_deref(), tree.modified(&change.path), new);
+                ledger.note_directories(tree.lacking(&change.path));
+            }
+            ledger.note_directories(tree.lacking(&book));
+            ledger.write(&tree, &book).with_context(|| cant_write(&tree, &book))?;
+        }
+        for change in changes {
+            let new = change.after.as_deref().unwrap_or_default();
+            tree.write(&change.path, new, 0o644, None).with_context(|| cant_write(&tree, &change.path))?;
+        }
+    }
+    tell(args, &plan, Vec::new())
+}
+
+/// Decides what is to be written.
+fn plan(args: &SetupArgs, tree: &Tree, engine: Option<Release>) -> anyhow::Result<Plan> {
+    let mut config = Config::load(tree, &args.containerd_config, engine)?;
+    let mut notes = Vec::new();
+    let roots = config.ensure_certs()?;
+    if args.lazy {
+        can_be_lazy(engine)?;
+        notes.extend(lazy::write(&mut config, &args.layers, args.runtime_handler.as_deref())?);
+        if tree.is_host() {
+            notes.extend(crate::doctor::lacking_for_lazy());
+        }
+    }
+    if let Some(found) = config.disabled(&["cri", "io.containerd.grpc.v1.cri", containerd::IMAGES]) {
+        notes.push(format!(
+            "{}: containerd's CRI is disabled here. nerdctl reads hosts.toml all the same, ctr with --hosts-dir {}; \
+             Docker has mirrors of its own (README)",
+            found.place(),
+            roots.first().map_or(containerd::CERTS.into(), |root| root.display().to_string())
+        ));
+    }
+    let wanted = Wanted {
+        mirror: mirror(args.local),
+        registries: args.registry.clone(),
+        named: args.upstream.upstream.iter().flat_map(|list| &list.0).map(server_of).collect(),
+    };
+    let shelf = Shelf::read(tree, &roots)?;
+    let (mut changes, more) = registries::plan(&shelf, &wanted)?;
+    notes.extend(more);
+    let files = config.files.into_iter().map(|file| {
+        let text = file.document.text();
+        // What was only imagined of a file that is not there does not make one.
+        let after = if file.before.as_deref().unwrap_or_default().is_empty() && is_bare(text) {
+            file.before.clone()
+        } else {
+            Some(text.to_owned())
+        };
+        Change { path: file.path, before: file.before, after }
+    });
+    let files: Vec<_> = files.filter(|change| !(change.before.is_none() && change.after.is_none())).collect();
+    let restart = files.iter().any(|change| !change.is_none());
+    // hosts.toml first: config_path then finds them.
+    changes.extend(files);
+    Ok(Plan { changes, restart, notes })
+}
+
+/// True if a text says nothing but a version.
+fn is_bare(text: &str) -> bool {
+    text.parse::<toml::Table>().is_ok_and(|table| table.keys().all(|key| key == "version"))
+}
+
+fn can_be_lazy(engine: Option<Release>) -> anyhow::Result<()> {
+    match engine {
+        Some(engine) if engine >= lazy::FIRST => Ok(()),
+        Some((major, minor)) => anyhow::bail!(
+            "lazy start needs containerd 2.4 or later, and this is {major}.{minor}: leave out --lazy, or upgrade containerd first"
+        ),
+        None => anyhow::bail!(
+            "lazy start needs containerd 2.4 or later, and `containerd --version` says nothing here: name it with --containerd-version"
+        ),
+    }
+}
+
+/// The mirror's address as programs of this host reach it.
+pub(crate) fn mirror(local: SocketAddr) -> String {
+    let mut local = local;
+    match local {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => local.set_ip(Ipv4Addr::LOCALHOST.into()),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => local.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    format!("http://{local}")
+}
+
+/// What hosts.toml says of a registry that Darter is told of: as much as containerd can do by itself, for when the mirror does not answer.
+fn server_of(upstream: &Upstream) -> (String, Server) {
+    let option = &upstream.option;
+    let is_plain = option.proxy.is_none()
+        && option.headers.is_empty()
+        && upstream.header_files.is_empty()
+        && option.prefix.is_none()
+        && option.rewrite.is_empty()
+        && upstream.login.is_none()
+        && upstream.login_file.is_none();
+    let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+    let own = format!("https://{}", option.name);
+    let url = option.urls.first().map(|url| url.as_str().trim_end_matches('/').to_owned());
+    let server = Server {
+        url: url.filter(|url| is_plain && *url != own),
+        ca: option.ca.iter().map(text).collect(),
+        client: option.client_cert.iter().map(|cert| (text(cert), option.client_key.as_ref().map(text))).collect(),
+        skip_verify: option.skip_verify,
+    };
+    (option.name.clone(), server)
+}
+
+fn undo(args: &SetupArgs) -> anyhow::Result<()> {
+    let tree = Tree::new(args.root.clone());
+    let book = ledger_path(args, &tree)?;
+    let mut ledger = Ledger::read(&tree, &book)?;
+    let (mut changes, mut left) = (Vec::new(), Vec::new());
+    for entry in &ledger.files {
+        let now = tree.read(&entry.path).with_context(|| format!("can't read {}", entry.path.display()))?;
+        match entry.undo(now.as_deref()) {
+            Undo::Edited if !args.force => left.push(entry.path.clone()),
+            _ => changes.push((
+                Change { path: entry.path.clone(), before: now, after: entry.before.clone() },
+                entry.modified(),
+            )),
+        }
+    }
+    if !args.dry_run {
+        for (change, modified) in &changes {
+            let done = match &change.after {
+                _ if change.is_none() => Ok(()),
+                Some(text) => tree.write(&change.path, text, 0o644, *modified),
+                None => tree.remove(&change.path),
+            };
+            done.with_context(|| cant_write(&tree, &change.path))?;
+        }
+        if left.is_empty() {
+            tree.remove(&book).with_context(|| cant_write(&tree, &book))?;
+            ledger.directories.iter().rev().for_each(|directory| tree.remove_if_empty(directory));
+        } else {
+            ledger.files.retain(|entry| left.contains(&entry.path));
+            ledger.write(&tree, &book).with_context(|| cant_write(&tree, &book))?;
+        }
+    }
+    let restart = changes.iter().any(|(change, _)| !change.is_none() && !change.path.ends_with("hosts.toml"));
+    let mut notes = Vec::new();
+    if changes.is_empty() && left.is_empty() {
+        notes.push(format!("there is nothing to undo: {} is not there", book.display()));
+    }
+    let changes = changes.into_iter().map(|(change, _)| change).collect();
+    let told = tell(args, &Plan { changes, restart, notes }, left.clone());
+    if !left.is_empty() {
+        let files = left.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+        anyhow::bail!(
+            "changed by somebody since, and left alone: {files}; take the mirror out by hand, or --undo --force gives back what was \
+             there before the first run"
+        );
+    }
+    told
+}
+
+/// Where this command remembers what was there.
+fn ledger_path(args: &SetupArgs, tree: &Tree) -> anyhow::Result<PathBuf> {
+    let data = if tree.is_host() { args.place.data_dir()? } else { config::SYSTEM_DATA_DIR.into() };
+    Ok(std::path::absolute(data)?.join("setup/containerd.json"))
+}
+
+fn cant_write(tree: &Tree, path: &Path) -> String {
+    let place = tree.resolve(path).unwrap_or_else(|_| path.to_owned());
+    let link =
+        if tree.is_host() && place != path { format!(" (a link to {})", place.display()) } else { String::new() };
+    let hint = if tree.is_others(path) { ", run this as root" } else { "" };
+    format!("can't write {}{link}{hint}", path.display())
+}
+
+/// Says what was done, or what would be.
+fn tell(args: &SetupArgs, plan: &Plan, left: Vec<PathBuf>) -> anyhow::Result<()> {
+    let run = plan.restart.then_some("systemctl restart containerd");
+    if args.json {
+        let files = plan.changes.iter().map(|change| ToldFile { path: change.path.clone(), change: change.what() });
+        let told = Told {
+            files: files.collect(),
+            dry_run: args.dry_run,
+            restart: plan.restart,
+            run,
+            notes: plan.notes.clone(),
+            left,
+        };
+        return output::json(&told);
+    }
+    let changes: Vec<_> = plan.changes.iter().filter(|change| !change.is_none()).collect();
+    for change in &changes {
+        if args.dry_run {
+            let path = change.path.to_string_lossy();
+            output::text(&difference::unified(&path, change.before.as_deref(), change.after.as_deref()))?;
+        } else {
+            output::complain(&format!("{} {}", change.what(), change.path.display()));
+        }
+    }
+    for note in &plan.notes {
+        output::complain(&format!("note: {note}"));
+    }
+    let would = if args.dry_run { "would be" } else { "is" };
+    output::complain(&match (changes.is_empty(), plan.restart) {
+        (true, _) => "nothing is to be changed".to_owned(),
+        (false, true) => format!(
+            "a restart of containerd {would} needed, which reads its configuration only then: systemctl restart containerd \
+             (running containers stay)"
+        ),
+        (false, false) => "no restart is needed: containerd reads hosts.toml at each pull".to_owned(),
+    });
+    Ok(())
+}
+
+/// The containerd that is installed on this host.
+pub(crate) fn installed() -> Option<Release> {
+    let said = Command::new("containerd").arg("--version").output().ok()?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    // "containerd github.com/containerd/containerd/v2 v2.4.2 REVISION"; distributions leave out the v.
+    said.split_whitespace().skip(1).find_map(version)
+}
+
+/// The first two numbers of `1.7.24`, `v2.4.2-rc.1`, `1.6.20~ds1`.
+pub(crate) fn version(text: &str) -> Option<Release> {
+    let mut parts = text.trim_start_matches('v').split('.');
+    let number = |part: &str| {
+        let digits = part.find(|letter: char| !letter.is_ascii_digit()).map_or(part, |end| &part[..end]);
+        digits.parse().ok()
+    };
+    let major = parts.next()?.parse().ok()?;
+    Some((major, number(parts.next()?)?))
+}

@@ -1,0 +1,381 @@
+//! containerd's own configuration: config.toml and what it imports, in the forms of the versions 1 to 4. Pure, but for [`Config::load`].
+//!
+//! | version | where the registries are configured | read by |
+//! |---|---|---|
+//! | 1, or none | `plugins.cri.registry` | all |
+//! | 2 | `plugins."io.containerd.grpc.v1.cri".registry` | from 1.3 on |
+//! | 3 | `plugins.'io.containerd.cri.v1.images'.registry` | from 2.0 on |
+//! | 4 | the same; keys of older versions are ignored without a word | from 2.3 on |
+//!
+//! containerd 2 turns each file into the newest form by itself and then merges them, key by key; of containerd 1, a later file's section of a plugin
+//! takes the place of the whole section.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use super::document::{Document, Node, Value, Wrong, checked, quoted, set};
+use super::tree::Tree;
+
+/// The first two numbers of a version.
+pub(crate) type Release = (u32, u32);
+
+/// Where the registries' directories are by default.
+pub(crate) const CERTS: &str = "/etc/containerd/certs.d";
+const DOCKER_CERTS: &str = "/etc/docker/certs.d";
+
+const CRI: &str = "io.containerd.grpc.v1.cri";
+pub(crate) const IMAGES: &str = "io.containerd.cri.v1.images";
+const RUNTIME: &str = "io.containerd.cri.v1.runtime";
+pub(crate) const EROFS: &str = "io.containerd.snapshotter.v1.erofs";
+pub(crate) const TRANSFER: &str = "io.containerd.transfer.v1.local";
+
+/// Files that import each other: more than anybody has.
+const MAX_FILES: usize = 64;
+
+/// A part of the configuration, whatever it is called in a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// `config_path`, `mirrors`, `configs`.
+    Registry,
+    /// `snapshotter` of images.
+    Images,
+    /// The runtime handlers by name.
+    Runtimes,
+    /// The erofs snapshotter.
+    Erofs,
+    /// The transfer service.
+    Transfer,
+}
+
+/// The configuration: the main file and what it imports, in the order in which containerd reads them.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) files: Vec<File>,
+    engine: Option<Release>,
+}
+
+/// One of its files.
+#[derive(Debug)]
+pub(crate) struct File {
+    pub(crate) path: PathBuf,
+    /// Its text before; `None`: there is no such file.
+    pub(crate) before: Option<String>,
+    pub(crate) document: Document,
+}
+
+/// What can't be changed safely, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{}:{lines}: {message}", path.display())]
+pub(crate) struct Refusal {
+    path: PathBuf,
+    lines: String,
+    message: String,
+}
+
+impl Refusal {
+    pub(crate) fn of(path: &Path, wrong: Wrong) -> Self {
+        Self { path: path.to_owned(), lines: wrong.line.to_string(), message: wrong.message }
+    }
+}
+
+/// A setting that counts, and where it stands.
+#[derive(Debug)]
+pub(crate) struct Found<'a> {
+    pub(crate) file: &'a File,
+    pub(crate) node: &'a Node,
+}
+
+impl Found<'_> {
+    /// `FILE:LINE`.
+    pub(crate) fn place(&self) -> String {
+        format!("{}:{}", self.file.path.display(), self.file.document.line(self.node.at.start))
+    }
+}
+
+impl Config {
+    /// Reads the main file and what it imports.
+    pub(crate) fn load(tree: &Tree, main: &Path, engine: Option<Release>) -> anyhow::Result<Self> {
+        let mut pending = vec![main.to_owned()];
+        let (mut read, mut seen) = (Vec::new(), BTreeSet::new());
+        while !pending.is_empty() && read.len() < MAX_FILES {
+            let path = pending.remove(0);
+            if !seen.insert(path.clone()) {
+                continue;
+            }
+            let text = tree.read(&path).with_context(|| format!("can't read {}", path.display()))?;
+            let document =
+                Document::parse(text.as_deref().unwrap_or_default()).map_err(|wrong| Refusal::of(&path, wrong))?;
+            for import in document.get(&["imports"]).map(Node::items).unwrap_or_default() {
+                let Some(import) = import.text() else { continue };
+                // One that is not absolute begins where the file is that names it.
+                let import = path.parent().unwrap_or(Path::new("/")).join(import);
+                pending.extend(glob(tree, &import)?);
+            }
+            read.push((path, text));
+        }
+        Self::new(read, engine)
+    }
+
+    /// The configuration of these files.
+    pub(crate) fn new(files: Vec<(PathBuf, Option<String>)>, engine: Option<Release>) -> anyhow::Result<Self> {
+        let file = |(path, before): (PathBuf, Option<String>)| -> Result<File, Refusal> {
+            let text = match &before {
+                Some(text) if !text.trim().is_empty() => text.clone(),
+                _ => format!("version = {}\n", newest_version(engine)),
+            };
+            let document = Document::parse(&text).map_err(|wrong| Refusal::of(&path, wrong))?;
+            Ok(File { path, before, document })
+        };
+        let files = files.into_iter().map(file).collect::<Result<Vec<_>, _>>()?;
+        anyhow::ensure!(!files.is_empty(), "a configuration has a file");
+        Ok(Self { files, engine })
+    }
+
+    pub(crate) fn engine(&self) -> Option<Release> {
+        self.engine
+    }
+
+    /// The version of a file's form.
+    pub(crate) fn version(&self, file: usize) -> i64 {
+        let own = |file: &File| match file.document.get(&["version"]).map(|node| &node.value) {
+            Some(Value::Number(number)) => Some(*number),
+            _ => None,
+        };
+        // containerd 1 has one version for all; containerd 2 takes a file without one for version 1.
+        let shared = self.engine.is_none_or(|(major, _)| major < 2).then(|| own(&self.files[0])).flatten();
+        own(&self.files[file]).or(shared).unwrap_or(1)
+    }
+
+    /// The quote that containerd itself uses in this version.
+    pub(crate) fn quote(&self, file: usize) -> char {
+        if self.version(file) >= 3 { '\'' } else { '"' }
+    }
+
+    /// The names of a part's table in a file, the one that counts first.
+    fn names(&self, part: Part, file: usize) -> Vec<Vec<&'static str>> {
+        let version = self.version(file);
+        let mut plugins = match part {
+            Part::Erofs => return vec![vec!["plugins", EROFS]],
+            Part::Transfer => return vec![vec!["plugins", TRANSFER]],
+            _ if version < 2 => vec!["cri", CRI],
+            _ if version == 2 => vec![CRI],
+            // Taken along from version 3 on only where there is a later one.
+            _ if version == 3 && self.engine.is_some_and(|engine| engine >= (2, 3)) => vec![CRI],
+            _ => Vec::new(),
+        };
+        let newer = if part == Part::Runtimes { RUNTIME } else { IMAGES };
+        if version >= 3 || self.engine.is_none_or(|(major, _)| major >= 2) {
+            plugins.push(newer);
+        }
+        let below = |plugin: &&'static str| match part {
+            Part::Registry => vec!["plugins", *plugin, "registry"],
+            Part::Images if *plugin == IMAGES => vec!["plugins", *plugin],
+            Part::Images => vec!["plugins", *plugin, "containerd"],
+            _ => vec!["plugins", *plugin, "containerd", "runtimes"],
+        };
+        plugins.iter().map(below).collect()
+    }
+
+    /// The files whose word about a part counts.
+    fn files_of(&self, part: Part) -> Vec<usize> {
+        let has = |file: &usize| {
+            let document = &self.files[*file].document;
+            self.names(part, *file).iter().any(|name| document.get(&name[..2]).is_some())
+        };
+        let files: Vec<_> = (0..self.files.len()).filter(has).collect();
+        let only_last = self.engine.is_some_and(|(major, _)| major < 2);
+        if only_last { files.last().copied().into_iter().collect() } else { files }
+    }
+
+    /// Every table of a part, the one that counts last.
+    pub(crate) fn tables(&self, part: Part) -> Vec<Found<'_>> {
+        let mut found = Vec::new();
+        for file in self.files_of(part) {
+            let document = &self.files[file].document;
+            let nodes = self.names(part, file).into_iter().rev().filter_map(|name| document.get(&name));
+            found.extend(nodes.map(|node| Found { file: &self.files[file], node }));
+        }
+        found
+    }
+
+    /// The setting of a part that counts.
+    pub(crate) fn setting(&self, part: Part, key: &str) -> Option<Found<'_>> {
+        self.tables(part)
+            .into_iter()
+            .rev()
+            .find_map(|table| Some(Found { node: table.node.get(key)?, file: table.file }))
+    }
+
+    /// A part's table in what a file's text means.
+    pub(crate) fn meaning<'a>(&self, part: Part, file: usize, table: &'a toml::Table) -> Option<&'a toml::Table> {
+        self.names(part, file)
+            .iter()
+            .find_map(|name| name.iter().try_fold(table, |table, key| table.get(*key).and_then(toml::Value::as_table)))
+    }
+
+    /// Where a part's settings are to be written: the file, and the name of the table.
+    pub(crate) fn target(&self, part: Part) -> (usize, Vec<&'static str>) {
+        let file = self.files_of(part).last().copied().unwrap_or(0);
+        let names = self.names(part, file);
+        let document = &self.files[file].document;
+        let there = names.iter().find(|name| document.get(name).is_some()).cloned();
+        let own = match self.version(file) {
+            ..3 => names.first(),
+            _ => names.last(),
+        };
+        (file, there.or_else(|| own.cloned()).unwrap_or_default())
+    }
+
+    /// Puts a new text in the place of a file's, if it means what the old one does after `change`.
+    pub(crate) fn replace(
+        &mut self,
+        file: usize,
+        text: &str,
+        change: impl FnOnce(&mut toml::Table),
+    ) -> Result<(), Refusal> {
+        let file = &mut self.files[file];
+        file.document = checked(&file.document, text, change).map_err(|wrong| Refusal::of(&file.path, wrong))?;
+        Ok(())
+    }
+
+    /// Sets a key of a part to a string.
+    pub(crate) fn set(&mut self, part: Part, below: &[&str], key: &str, value: &str) -> Result<(), Refusal> {
+        let (file, mut table) = self.target(part);
+        table.retain(|name| !name.is_empty());
+        let table: Vec<_> = table.into_iter().chain(below.iter().copied()).collect();
+        let text = self.files[file].document.with_key(&table, key, &quoted(value), self.quote(file));
+        let path: Vec<_> = table.iter().copied().chain([key]).collect();
+        self.replace(file, &text, |wanted| set(wanted, &path, value.into()))
+    }
+
+    /// A plugin that a file disables, by any of these names.
+    pub(crate) fn disabled(&self, names: &[&str]) -> Option<Found<'_>> {
+        self.files.iter().find_map(|file| {
+            let listed = file.document.get(&["disabled_plugins"])?.items();
+            let node = listed.iter().find(|item| item.text().is_some_and(|name| names.contains(&name)))?;
+            Some(Found { file, node })
+        })
+    }
+
+    /// Where CRI looks for registries' directories now, in this order; none where it does not.
+    pub(crate) fn certs(&self) -> Vec<PathBuf> {
+        let given = self.setting(Part::Registry, "config_path");
+        match given.and_then(|found| found.node.text()).filter(|path| !path.is_empty()) {
+            Some(paths) => paths.split(':').filter(|path| !path.is_empty()).map(PathBuf::from).collect(),
+            None if self.has_default_certs() => vec![CERTS.into(), DOCKER_CERTS.into()],
+            None => Vec::new(),
+        }
+    }
+
+    fn has_default_certs(&self) -> bool {
+        self.engine.is_some_and(|engine| engine >= (2, 3)) || self.version(0) >= 4
+    }
+
+    /// Old-style settings beside which CRI refuses `config_path`.
+    pub(crate) fn old_style(&self) -> Option<Refusal> {
+        for table in self.tables(Part::Registry) {
+            let entries = |key: &str| table.node.get(key).map(Node::entries).unwrap_or_default();
+            let is_tls = |node: &Node| node.get("tls").is_some_and(|tls| !tls.entries().is_empty());
+            let mirrors = entries("mirrors");
+            let tls: Vec<_> = entries("configs").into_iter().filter(|(_, node)| is_tls(node)).collect();
+            let (what, found) = match (mirrors.is_empty(), self.engine) {
+                (false, _) => ("registry.mirrors", mirrors),
+                // containerd 2 does not know them any more.
+                (true, Some((2.., _))) => continue,
+                (true, _) if tls.is_empty() => continue,
+                (true, _) => ("registry.configs with tls", tls),
+            };
+            let lines: BTreeSet<_> = found.iter().map(|(_, node)| table.file.document.line(node.at.start)).collect();
+            let lines: Vec<_> = lines.iter().map(ToString::to_string).collect();
+            let names: Vec<_> = found.iter().map(|(name, _)| *name).collect();
+            return Some(Refusal {
+                path: table.file.path.clone(),
+                lines: lines.join(","),
+                message: format!(
+                    "old-style {what} ({}): containerd's CRI does not come up where config_path is set beside it. Write it as {CERTS}/NAME/hosts.toml and take \
+                     these lines out, then run this again",
+                    names.join(", ")
+                ),
+            });
+        }
+        None
+    }
+
+    /// Makes CRI look for registries' directories, if it does not; says where.
+    pub(crate) fn ensure_certs(&mut self) -> Result<Vec<PathBuf>, Refusal> {
+        if let Some(refusal) = self.old_style() {
+            return Err(refusal);
+        }
+        let certs = self.certs();
+        if !certs.is_empty() {
+            return Ok(certs);
+        }
+        // 2.2 sets both where it turns an older form into its own.
+        let both = self.engine.is_some_and(|engine| engine >= (2, 2));
+        let value = if both { format!("{CERTS}:{DOCKER_CERTS}") } else { CERTS.to_owned() };
+        self.set(Part::Registry, &[], "config_path", &value)?;
+        Ok(self.certs())
+    }
+}
+
+impl Refusal {
+    /// A refusal because of a setting.
+    pub(crate) fn at(found: &Found<'_>, message: String) -> Self {
+        let line = found.file.document.line(found.node.at.start);
+        Self { path: found.file.path.clone(), lines: line.to_string(), message }
+    }
+}
+
+/// The newest form that a release reads. Version 2 is read by all of them.
+fn newest_version(engine: Option<Release>) -> u32 {
+    match engine {
+        Some((2, 3..) | (3.., _)) => 4,
+        Some((2, _)) => 3,
+        _ => 2,
+    }
+}
+
+/// The files that an import names: `*` and `?` stand in the last part alone.
+fn glob(tree: &Tree, import: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let name = import.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    if !name.contains(['*', '?']) {
+        return Ok(vec![import.to_owned()]);
+    }
+    let directory = import.parent().unwrap_or(Path::new("/"));
+    let listed = tree.list(directory).with_context(|| format!("can't read the directory {}", directory.display()))?;
+    let fits = listed.into_iter().filter(|(file, is_directory)| !is_directory && matches(&name, file));
+    Ok(fits.map(|(file, _)| directory.join(file)).collect())
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut rest = pattern.chars();
+    match (rest.next(), name.chars().next()) {
+        (None, None) => true,
+        (Some('*'), _) => {
+            let after = rest.as_str();
+            name.char_indices().map(|(at, _)| at).chain([name.len()]).any(|at| matches(after, &name[at..]))
+        }
+        (Some('?'), Some(letter)) => matches(rest.as_str(), &name[letter.len_utf8()..]),
+        (Some(wanted), Some(letter)) if wanted == letter => matches(rest.as_str(), &name[letter.len_utf8()..]),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn imports_are_matched_as_shells_do() {
+        for (pattern, name, fits) in [
+            ("*.toml", "a.toml", true),
+            ("*.toml", "a.toml.bak", false),
+            ("?-x*", "1-xy", true),
+            ("a*c*", "abd", false),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
+    }
+}

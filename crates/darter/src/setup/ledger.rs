@@ -1,0 +1,154 @@
+//! What this command has changed, so that `--undo` can give it back: each file's text before the first run and after each later one.
+//!
+//! The ledger is on the disk before the first of the files is changed. A run that was cut off in between leaves files that are as
+//! before, and one that was written is known all the same.
+//!
+//! Format: one JSON object, version 1. A ledger of a later version is left alone.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+use super::tree::Tree;
+
+const VERSION: u32 = 1;
+/// Texts of one file that are remembered: a run that was cut off may have left the last but one.
+const MAX_WRITTEN: usize = 4;
+
+/// All that is to be given back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ledger {
+    version: u32,
+    pub(crate) files: Vec<Entry>,
+    /// Directories that were made, outermost first.
+    pub(crate) directories: Vec<PathBuf>,
+}
+
+/// A file that was changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    pub(crate) path: PathBuf,
+    /// Its text before; `None`: there was no such file.
+    pub(crate) before: Option<String>,
+    /// When it had been changed then, in seconds and nanoseconds.
+    modified: Option<(u64, u32)>,
+    /// What was written, the latest last.
+    written: Vec<String>,
+    /// Somebody else changed it between two runs.
+    edited: bool,
+}
+
+/// What undoing means for a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Undo {
+    /// It is as before already.
+    Nothing,
+    /// It is as this command left it.
+    GiveBack,
+    /// Somebody else has changed it.
+    Edited,
+}
+
+impl Entry {
+    /// Decides by the file's text as it is now.
+    pub(crate) fn undo(&self, now: Option<&str>) -> Undo {
+        if now == self.before.as_deref() {
+            return Undo::Nothing;
+        }
+        let is_ours = now.is_some_and(|now| self.written.iter().any(|written| written == now));
+        if is_ours && !self.edited { Undo::GiveBack } else { Undo::Edited }
+    }
+
+    pub(crate) fn modified(&self) -> Option<SystemTime> {
+        let (seconds, nanoseconds) = self.modified?;
+        Some(SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds))
+    }
+}
+
+impl Ledger {
+    /// Reads the ledger; an empty one where there is none.
+    pub(crate) fn read(tree: &Tree, path: &Path) -> anyhow::Result<Self> {
+        let wrong = || format!("can't read {}, which says what was changed", path.display());
+        let Some(text) = tree.read(path).with_context(wrong)? else { return Ok(Self::default()) };
+        let ledger: Self = serde_json::from_str(&text).with_context(wrong)?;
+        anyhow::ensure!(
+            ledger.version == VERSION,
+            "{} was written by a later release of darter: use that one",
+            path.display()
+        );
+        Ok(ledger)
+    }
+
+    /// Notes that a file is going to be changed from `now` to `new`.
+    pub(crate) fn note(&mut self, path: &Path, now: Option<&str>, modified: Option<SystemTime>, new: &str) {
+        let modified = modified.and_then(|modified| modified.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let modified = modified.map(|since| (since.as_secs(), since.subsec_nanos()));
+        let place = self.files.iter().position(|entry| entry.path == path);
+        let fresh = Entry {
+            path: path.to_owned(),
+            before: now.map(str::to_owned),
+            modified,
+            written: vec![new.to_owned()],
+            edited: false,
+        };
+        let Some(place) = place else { return self.files.push(fresh) };
+        let entry = &mut self.files[place];
+        match entry.undo(now) {
+            Undo::Nothing => *entry = fresh,
+            undo => {
+                entry.edited |= undo == Undo::Edited;
+                entry.written.retain(|written| written != new);
+                entry.written.push(new.to_owned());
+                let excess = entry.written.len().saturating_sub(MAX_WRITTEN);
+                entry.written.drain(..excess);
+            }
+        }
+    }
+
+    /// Notes that directories are going to be made.
+    pub(crate) fn note_directories(&mut self, directories: impl IntoIterator<Item = PathBuf>) {
+        for directory in directories {
+            if !self.directories.contains(&directory) {
+                self.directories.push(directory);
+            }
+        }
+    }
+
+    /// Writes it, for its owner alone: hosts.toml may have passwords in headers.
+    pub(crate) fn write(&mut self, tree: &Tree, path: &Path) -> io::Result<()> {
+        self.version = VERSION;
+        let text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
+        tree.write(path, &(text + "\n"), 0o600, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs that each change a file from what is found to what is written, and what undoing means at the end.
+    fn after(runs: &[(Option<&str>, &str)], now: Option<&str>) -> (Undo, Option<String>) {
+        let mut ledger = Ledger::default();
+        for (found, written) in runs {
+            ledger.note(Path::new("/f"), *found, None, written);
+        }
+        (ledger.files[0].undo(now), ledger.files[0].before.clone())
+    }
+
+    #[test]
+    fn the_first_text_is_given_back_unless_somebody_has_changed_the_file() {
+        let first = Some("0".to_owned());
+        assert_eq!(after(&[(None, "1")], Some("1")), (Undo::GiveBack, None));
+        assert_eq!(after(&[(Some("0"), "1"), (Some("1"), "2")], Some("2")), (Undo::GiveBack, first.clone()));
+        assert_eq!(after(&[(Some("0"), "1"), (Some("1"), "2")], Some("1")), (Undo::GiveBack, first.clone()), "cut off");
+        assert_eq!(after(&[(Some("0"), "1")], Some("0")), (Undo::Nothing, first.clone()));
+        assert_eq!(after(&[(Some("0"), "1")], Some("x")), (Undo::Edited, first.clone()));
+        assert_eq!(after(&[(Some("0"), "1")], None), (Undo::Edited, first.clone()), "somebody removed it");
+        assert_eq!(after(&[(Some("0"), "1"), (Some("x"), "2")], Some("2")), (Undo::Edited, first), "in between");
+        let again = after(&[(Some("0"), "1"), (Some("0"), "2")], Some("2"));
+        assert_eq!(again, (Undo::GiveBack, Some("0".to_owned())), "undone by hand, then set up again");
+    }
+}

@@ -1,0 +1,213 @@
+//! The files that are set up, below a root: `/`, or the directory where an image is mounted.
+//!
+//! Links are followed as a process would that has this root: one that begins with `/` begins at the root, and none leads out of it.
+//! A file is replaced in one step and is on the disk before its name is: whatever happens, there is the old one or the new one.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, Permissions};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::get::attributes;
+use crate::get::temporary::Temporary;
+
+/// Links that lead to links: as many as Linux follows.
+const MAX_LINKS: usize = 40;
+
+/// The longest file that is read. Configuration is shorter by far.
+const MAX_LENGTH: u64 = 4 << 20;
+
+/// The files below a root.
+#[derive(Clone, Debug)]
+pub(crate) struct Tree {
+    root: PathBuf,
+}
+
+impl Tree {
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// True if these are the files of this host.
+    pub(crate) fn is_host(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
+    /// Where a path of the tree is, the file itself included where it is a link. What is not there stays as it is written.
+    pub(crate) fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
+        let mut rest: VecDeque<_> = components(path).collect();
+        let (mut found, mut links) = (PathBuf::new(), 0);
+        while let Some(component) = rest.pop_front() {
+            if component == ".." {
+                found.pop();
+                continue;
+            }
+            let next = found.join(&component);
+            match fs::read_link(self.root.join(&next)) {
+                Ok(target) => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(io::Error::other("too many links"));
+                    }
+                    if target.is_absolute() {
+                        found = PathBuf::new();
+                    }
+                    for part in components(&target).collect::<Vec<_>>().into_iter().rev() {
+                        rest.push_front(part);
+                    }
+                }
+                Err(_) => found = next,
+            }
+        }
+        Ok(self.root.join(found))
+    }
+
+    /// A file's text; `None` where there is no such file.
+    pub(crate) fn read(&self, path: &Path) -> io::Result<Option<String>> {
+        let file = match File::open(self.resolve(path)?) {
+            Ok(file) => file,
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("not a plain file"));
+        }
+        let mut text = String::new();
+        file.take(MAX_LENGTH + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > MAX_LENGTH {
+            return Err(io::Error::other("longer than 4 MiB"));
+        }
+        Ok(Some(text))
+    }
+
+    /// The names in a directory, sorted, and whether each is a directory; none where there is no such directory.
+    pub(crate) fn list(&self, path: &Path) -> io::Result<Vec<(String, bool)>> {
+        let entries = match fs::read_dir(self.resolve(path)?) {
+            Ok(entries) => entries,
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(error),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            // A name that is no text is no registry and no configuration.
+            if let Ok(name) = entry?.file_name().into_string() {
+                let is_directory = self.resolve(&path.join(&name)).is_ok_and(|path| path.is_dir());
+                names.push((name, is_directory));
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// True if there is a directory.
+    pub(crate) fn has_directory(&self, path: &Path) -> bool {
+        self.resolve(path).is_ok_and(|path| path.is_dir())
+    }
+
+    /// When a file was last changed.
+    pub(crate) fn modified(&self, path: &Path) -> Option<SystemTime> {
+        fs::metadata(self.resolve(path).ok()?).ok()?.modified().ok()
+    }
+
+    /// The directories that have to be made before this file can be, outermost first.
+    pub(crate) fn lacking(&self, path: &Path) -> Vec<PathBuf> {
+        let mut lacking: Vec<_> = path
+            .ancestors()
+            .skip(1)
+            .take_while(|directory| !self.resolve(directory).is_ok_and(|path| path.exists()))
+            .map(Path::to_path_buf)
+            .collect();
+        lacking.reverse();
+        lacking
+    }
+
+    /// Replaces a file, or makes it with this mode; its directories, too.
+    pub(crate) fn write(&self, path: &Path, text: &str, mode: u32, modified: Option<SystemTime>) -> io::Result<()> {
+        for directory in self.lacking(path) {
+            let directory = self.resolve(&directory)?;
+            fs::create_dir(&directory)?;
+            fs::set_permissions(&directory, Permissions::from_mode(if mode & 0o077 == 0 { 0o700 } else { 0o755 }))?;
+            sync_directory_of(&directory)?;
+        }
+        let path = self.resolve(path)?;
+        let directory = path.parent().ok_or(ErrorKind::InvalidInput)?;
+        if attributes::is_mount(&path) {
+            return Err(io::Error::other("something is mounted on this file, as into a container: run it outside"));
+        }
+        let temporary = Temporary::create(directory)?;
+        let mut file = temporary.file();
+        file.write_all(text.as_bytes())?;
+        match fs::metadata(&path) {
+            Ok(old) => attributes::keep(file, &old, &path)?,
+            Err(_) => file.set_permissions(Permissions::from_mode(mode))?,
+        }
+        if let Some(modified) = modified {
+            file.set_modified(modified)?;
+        }
+        file.sync_all()?;
+        temporary.name(&path)?;
+        sync_directory_of(&path)
+    }
+
+    /// Removes a file; that it is not there is no error.
+    pub(crate) fn remove(&self, path: &Path) -> io::Result<()> {
+        let path = self.resolve(path)?;
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => sync_directory_of(&path),
+        }
+    }
+
+    /// Removes a directory if nothing is in it.
+    pub(crate) fn remove_if_empty(&self, path: &Path) {
+        // Somebody put something into it: then it stays.
+        let _ = self.resolve(path).map(fs::remove_dir);
+    }
+
+    /// True if whoever runs this owns what is there: a hint for people whose writing was refused.
+    pub(crate) fn is_others(&self, path: &Path) -> bool {
+        let found = path.ancestors().find_map(|path| fs::metadata(self.resolve(path).ok()?).ok());
+        found.is_some_and(|found| found.uid() != rustix::process::geteuid().as_raw())
+    }
+}
+
+fn components(path: &Path) -> impl Iterator<Item = String> {
+    path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
+        Component::ParentDir => Some("..".to_owned()),
+        _ => None,
+    })
+}
+
+fn sync_directory_of(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_are_followed_below_the_root_and_never_out_of_it() {
+        let room = tempfile::tempdir().unwrap();
+        let root = room.path();
+        fs::create_dir_all(root.join("etc/real")).unwrap();
+        symlink("/etc/real", root.join("etc/linked")).unwrap();
+        symlink("../../../../etc/real/file", root.join("etc/up")).unwrap();
+        symlink("loop", root.join("loop")).unwrap();
+        let tree = Tree::new(root.to_owned());
+        assert_eq!(tree.resolve(Path::new("/etc/linked/file")).unwrap(), root.join("etc/real/file"));
+        assert_eq!(tree.resolve(Path::new("/etc/up")).unwrap(), root.join("etc/real/file"));
+        assert!(tree.resolve(Path::new("/loop")).is_err());
+        tree.write(Path::new("/etc/up"), "x", 0o644, None).unwrap();
+        assert!(root.join("etc/up").is_symlink(), "the link stays one");
+        assert_eq!(tree.read(Path::new("/etc/linked/file")).unwrap().as_deref(), Some("x"));
+    }
+}
