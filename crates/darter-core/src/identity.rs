@@ -22,6 +22,8 @@ use std::fmt;
 
 use aws_lc_rs::encoding::{AsBigEndian as _, Curve25519SeedBin};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use rustix::io::retry_on_intr;
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::NodeId;
 
@@ -68,7 +70,7 @@ impl NodeKey {
     /// # Panics
     /// When the system has no random numbers.
     pub fn draw() -> Self {
-        Self::of(Ed25519KeyPair::generate().expect("the system has random numbers"))
+        Self::of(draw_pair())
     }
 
     fn of(pair: Ed25519KeyPair) -> Self {
@@ -109,6 +111,18 @@ impl NodeKey {
         let pair = Ed25519KeyPair::from_seed_and_public_key(&seed, &public).map_err(|_| KeyError::Damaged)?;
         Ok(Self::of(pair))
     }
+}
+
+/// Draws a key pair from the system's random numbers. The library's own generator gathers entropy from jitter when a process asks it first,
+/// which is some thirty milliseconds of computing (`docs/notes/cpu-at-800-mbit.md`).
+///
+/// # Panics
+/// When the system has no random numbers.
+pub(crate) fn draw_pair() -> Ed25519KeyPair {
+    let mut seed = [0; 32];
+    let drawn = retry_on_intr(|| getrandom(&mut seed[..], GetRandomFlags::empty()));
+    assert_eq!(drawn, Ok(seed.len()), "the system has random numbers");
+    Ed25519KeyPair::from_seed_unchecked(&seed).expect("any 32 bytes are a seed")
 }
 
 /// Without the secret.

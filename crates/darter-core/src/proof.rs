@@ -15,7 +15,7 @@ use std::ops::Range;
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
 
-use crate::{BlobId, PieceHash, PieceIndex, PieceLength};
+use crate::{BlobId, PieceHash, PieceIndex, PieceLength, identity};
 
 /// Keeps chains apart from whatever else BLAKE3 is used for.
 const CHAIN: &str = "darter 2026-11 chain of piece hashes";
@@ -120,7 +120,7 @@ impl Signer {
     /// # Panics
     /// When the system has no random numbers.
     pub fn draw() -> Self {
-        let pair = Ed25519KeyPair::generate().expect("the system has random numbers");
+        let pair = identity::draw_pair();
         let key = pair.public_key().as_ref().try_into().expect("an Ed25519 key has 32 bytes");
         Self { pair, key: LeadKey(key), last: HashMap::new() }
     }

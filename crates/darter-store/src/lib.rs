@@ -46,7 +46,7 @@ mod handle;
 mod keeper;
 mod medium;
 mod memory;
-pub mod pages;
+mod pages;
 mod passing;
 mod room;
 mod sidecar;

@@ -9,9 +9,6 @@ use std::io;
 use darter_core::ByteRange;
 use rustix::io::{Errno, ReadWriteFlags};
 
-use crate::error::Result;
-use crate::store::{PieceFile, StoredBlob};
-
 const READ_AHEAD: u64 = 128 * 1024;
 
 /// The stretches of a range, [`READ_AHEAD`] each.
@@ -32,19 +29,6 @@ fn is_in_memory(file: &File, stretch: ByteRange) -> bool {
 /// True if all of a range is in memory. Reads nothing from the disk.
 pub(crate) fn are_in_memory(file: &File, range: ByteRange) -> bool {
     stretches(range).all(|stretch| is_in_memory(file, stretch))
-}
-
-/// Reads what of a range of a part is not in memory: by way of the store, which drops what the disk can't give.
-///
-/// # Errors
-/// Those of [`StoredBlob::read_at`].
-pub fn warm(stored: &dyn StoredBlob, part: &PieceFile, range: ByteRange) -> Result<()> {
-    let mut buffer = Vec::new();
-    for stretch in stretches(range).filter(|stretch| !is_in_memory(&part.file, *stretch)) {
-        buffer.resize(usize::try_from(stretch.len()).expect("at most 128 KiB"), 0);
-        stored.read_at(stretch.start(), &mut buffer)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

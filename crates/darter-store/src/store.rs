@@ -219,7 +219,7 @@ pub trait Store: Send + Sync {
     /// [`NoSuchBlob`](crate::StoreError::NoSuchBlob).
     fn pin(&self, blob: BlobId, pinned: bool) -> Result<()>;
 
-    /// Counts a use of a blob, if it is stored: cheap, for readers that hold a blob open for long.
+    /// Counts a use of a blob, if it is stored: in memory, for readers that hold a blob open for long. May be called on any thread.
     fn touch(&self, blob: BlobId);
 
     /// How full the store is, answered from memory: the disk is measured about once a second.
@@ -326,7 +326,8 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
     /// [`NotHeld`](crate::StoreError::NotHeld).
     fn read_piece(&self, piece: PieceIndex, buffer: &mut Vec<u8>) -> Result<()>;
 
-    /// Where a held piece lies in a file, verified; `None` for a store without files: read it instead.
+    /// Where a held piece lies in a file, verified and in the page cache: what is not there is read from the disk first. `None` for a store
+    /// without files: read it instead.
     ///
     /// # Errors
     /// [`NotHeld`](crate::StoreError::NotHeld).

@@ -144,6 +144,11 @@ impl Disk {
         self.store.is_absent(blob)
     }
 
+    /// See [`Store::touch`].
+    pub fn touch(&self, blob: BlobId) {
+        self.store.touch(blob);
+    }
+
     /// See [`Store::list`].
     pub async fn list(&self) -> Vec<BlobSummary> {
         self.on_store(|store| store.list()).await

@@ -56,8 +56,7 @@ impl Swarms {
     /// Somebody wants a blob: it goes last when room is wanted. One whose transfer is at hand is not opened in the store, which
     /// would count it.
     pub(super) fn count_use(&self, blob: BlobId) {
-        // The store may be busy with its disk; nobody waits for it.
-        self.house.context.disk.on_store(move |store| store.touch(blob)).detach();
+        self.house.context.disk.touch(blob);
     }
 
     async fn open_to_the_end(

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use darter_core::{BlobId, NodeId, PieceIndex, PieceLength, Tier, in_full};
-use darter_store::pages::warm;
 use darter_store::{PieceFile, StoredBlob};
 use darter_wire::{Bind, Later, Message, Payload, Uploads, Wanted};
 use tokio::sync::watch;
@@ -216,10 +215,7 @@ fn file(PieceFile { file, range }: PieceFile) -> Payload {
 /// A held piece as bytes to send, verified and in memory; `None` if it is not to be had. Waits for the disk.
 fn payload(stored: &dyn StoredBlob, piece: PieceIndex) -> Option<Payload> {
     match stored.piece_file(piece).ok()? {
-        Some(part) => {
-            warm(stored, &part, part.range).ok()?;
-            Some(file(part))
-        }
+        Some(part) => Some(file(part)),
         None => {
             let mut bytes = Vec::new();
             stored.read_piece(piece, &mut bytes).ok()?;

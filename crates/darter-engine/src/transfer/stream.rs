@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_core::{ByteRange, Moment, PieceIndex, PieceLength};
-use darter_store::pages::warm;
 use darter_store::{DiskWork, PieceFile, StoreError, StoredBlob};
 use darter_swarm::{Input, ReaderId};
 use futures_util::Stream;
@@ -298,20 +297,14 @@ pub(super) fn file_part(
     let mut found: Option<PieceFile> = None;
     let mut at = range.start();
     while at < range.end() {
-        let held = stored.piece_file(pieces.piece_at(at)).and_then(|part| {
-            let Some(part) = part else { return Ok(None) };
-            let wanted = ByteRange::new(at, part.range.end().min(range.end()));
-            warm(stored, &part, wanted)?;
-            Ok(Some(PieceFile { range: wanted, ..part }))
-        });
-        let part = match held {
+        let part = match stored.piece_file(pieces.piece_at(at)) {
             Ok(Some(part)) => part,
             Ok(None) => return Ok(None),
             // The call for the rest learns of it.
             Err(_) if found.is_some() => break,
             Err(error) => return Err(error),
         };
-        at = part.range.end();
+        at = part.range.end().min(range.end());
         found = Some(PieceFile { range: ByteRange::new(range.start(), at), ..part });
     }
     Ok(found)

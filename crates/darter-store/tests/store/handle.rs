@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use darter_core::{BlobId, PieceIndex, Version};
-use darter_store::{Disk, DiskStore, SourceRecord, Store, pages};
+use darter_store::{Disk, DiskStore, SourceRecord, Store};
 
 use crate::content::{Content, PIECE, config};
 
@@ -28,6 +28,8 @@ async fn the_asynchronous_handle_has_what_the_store_has() {
     let (key, version) = (BlobId([7; 32]), Version::default());
     let record = SourceRecord { blob: content.id, version, checked: 1, fetched: None };
     assert_eq!(disk.recall_source(key).await.unwrap(), None);
+    // In memory, so that nobody has to be woken for it.
+    disk.touch(content.id);
     disk.remember_source(key, record.clone());
     assert_eq!(disk.recall_source(key).await.unwrap(), Some(record));
     // Let go where the disk may be waited for.
@@ -56,7 +58,7 @@ fn a_piece_can_be_sent_at_once_when_it_was_verified_and_is_in_memory() {
     // Where the file system forgets what it is told to forget, it is read again.
     part.file.sync_all().unwrap();
     rustix::fs::fadvise(&part.file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
-    pages::warm(&*blob, &part, part.range).unwrap();
+    assert_eq!(blob.piece_file(PieceIndex(1)).unwrap().unwrap().range, part.range);
     assert!(blob.ready_file(PieceIndex(1)).is_some());
     assert!(blob.take_lost().is_empty());
 }
