@@ -93,7 +93,7 @@ impl Origin for FileOrigin {
         let what = source.to_string();
         let settled = settle(expect, at_first.clone(), range.start(), source.digest().is_some(), &what)?;
         if range.start() > 0 && range.start() >= length {
-            let text = format!("{what} is shorter than the range asked for");
+            let text = format!("{what} is shorter than the requested range");
             return Err(OriginError::new(ErrorKind::RangeNotSatisfiable, text));
         }
         let range = range.clamp_to(length);
@@ -161,7 +161,9 @@ fn failed(error: io::Error, path: &Path) -> OriginError {
     let path = path.display();
     let (kind, text) = match error.kind() {
         io::ErrorKind::NotFound => (ErrorKind::NotFound, format!("{path} does not exist: check the path")),
-        io::ErrorKind::PermissionDenied => (ErrorKind::Forbidden, format!("{path} may not be read by this user")),
+        io::ErrorKind::PermissionDenied => {
+            (ErrorKind::Forbidden, format!("{path} may not be read by this user: change its permissions"))
+        }
         _ => (ErrorKind::Io, format!("{path} can't be read: check the disk it is on")),
     };
     OriginError::new(kind, text).caused_by(error)

@@ -242,7 +242,14 @@ impl AnswerPart {
                 Ok(Self { start: 0, bytes: length, length })
             }
             StatusCode::PARTIAL_CONTENT => {
-                let wrong = || OriginError::new(ErrorKind::Protocol, format!("{what}: not the range asked for came"));
+                let wrong = || {
+                    OriginError::new(
+                        ErrorKind::Protocol,
+                        format!(
+                            "{what}: HTTP 206 Partial Content with another range than the requested one: ask who runs the server"
+                        ),
+                    )
+                };
                 let (sent, length) = content_range(headers).ok_or_else(wrong)?;
                 // Some call the whole a part, or a part the whole.
                 let is_as_long = content_length(headers).is_none_or(|length| length == sent.len());

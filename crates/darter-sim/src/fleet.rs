@@ -515,7 +515,7 @@ impl Fleet {
         self.tell(node, Input::Refused { request: RequestId(id.into()), by: id_of(by), wanted, reason });
     }
 
-    /// Counts a message to the tracker.
+    /// Counts a message to the lead.
     pub(crate) fn count_message(&mut self) {
         let second = (self.now.as_micros() / 1_000_000) as usize;
         let seconds = &mut self.report.tracker_messages;

@@ -180,7 +180,7 @@ fn rows(nodes: usize, scenario: &Scenario, report: &Report) -> [(&'static str, f
 }
 
 const TABLE: &str = "\
-| nodes | p50 / T* | p99 / T* | last / T* | copies by the seed | received twice | tracker messages/s, mean | peak | tracker's memory |
+| nodes | p50 / T* | p99 / T* | last / T* | copies by the seed | received twice | lead hears messages/s, mean | peak | lead's memory |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |";
 
 fn line(rows: &[(&'static str, f64)]) -> String {

@@ -14,7 +14,9 @@
 //! | `get/check.rs` | whether it is right, and what its digest is |
 //! | `get/temporary.rs` | files without a name, and how they get one |
 //! | `get/attributes.rs` | mode, owner and attributes of what is replaced |
+//! | `get/writing.rs` | the thread that writes what comes, and checks it |
 //! | `get/bar.rs` | progress for people |
+//! | `get/report.rs` | the result, for people and as JSON |
 //!
 //! Invariant: the final name never shows a wrong or half file. The content is in a file without a name, or in the store, until
 //! its length and digests have been checked. (A file with several names, or of another owner, is written to once all is
@@ -31,10 +33,12 @@ mod covered;
 pub(crate) mod credentials;
 mod disposition;
 mod jobs;
+mod report;
 pub(crate) mod rooms;
 mod sink;
 mod target;
 pub(crate) mod temporary;
+mod writing;
 
 #[cfg(test)]
 mod tests;
@@ -49,13 +53,11 @@ use anyhow::Context as _;
 use darter_agent::Order;
 use darter_api::Traffic;
 use darter_api::handover::Anew;
-use darter_core::{Blame, BlobId, Digest, Fault, Retry};
-use futures_util::stream::{self, BoxStream};
+use darter_core::{BlobId, Digest};
+use futures_util::stream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use parking_lot::Mutex;
-use serde::Serialize;
 use tokio::signal::unix::SignalKind;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use url::Url;
 
@@ -65,56 +67,19 @@ pub(crate) use self::bar::progress_bar;
 use self::check::Check;
 use self::credentials::Senders;
 use self::jobs::Job;
-use self::sink::{Placed, Sink, Wishes};
+use self::report::{DownloadReport, PartReport, shown, tell};
+use self::sink::{Placed, Wishes};
 use self::target::Target;
 pub(crate) use self::target::file_name;
+use self::writing::{Written, has_digest, write_all};
 use crate::cli::GetArgs;
 use crate::cli::values::HeaderArg;
 use crate::failure::{self, Failure};
 use crate::signals::Signals;
-use crate::{output, units};
-
-/// Chunks on their way to the writing thread. A chunk in memory is a piece at most, so this bounds memory to a few megabytes.
-const CHUNKS_IN_FLIGHT: usize = 4;
+use crate::units;
 
 /// How often a download begins anew whose content changes while it is read.
 const MAX_RESTARTS: u32 = 5;
-
-/// The result of a download: the JSON of `--json`.
-#[derive(Debug, Serialize)]
-struct DownloadReport {
-    url: String,
-    /// The final name; `None` for standard output.
-    file: Option<String>,
-    /// How the content came there; `None` for what is no file.
-    placed: Option<Placed>,
-    bytes: u64,
-    /// Which bytes of the content these are, if they are not all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    range: Option<PartReport>,
-    /// The digest of what was written, as it was checked by the agent, by its lead, or with `--verify-whole` here: SHA-256 if that
-    /// is known, else what `--digest` asked for. `None` where nobody computed one.
-    digest: Option<Digest>,
-    blob: Option<BlobId>,
-    #[serde(flatten, with = "darter_api::units::took_seconds")]
-    seconds: f64,
-    traffic: Traffic,
-    /// Bytes that were here from an earlier attempt.
-    #[serde(flatten, with = "darter_api::units::resumed_bytes")]
-    resumed: u64,
-    /// The daemon's socket; `None` when this process did the work.
-    daemon: Option<String>,
-    /// Why this process did the work.
-    why_no_daemon: Option<String>,
-}
-
-/// A part of some content: the first byte, the last one, and how many there are in all.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct PartReport {
-    first: u64,
-    last: u64,
-    of: Option<u64>,
-}
 
 /// Everything that the downloads of one command share.
 struct Work<'a> {
@@ -474,16 +439,6 @@ struct Fetched {
     spent: Option<BlobId>,
 }
 
-/// The URL for people: without the user and password that it may have, and without what signs it.
-fn shown(job: &Job) -> String {
-    let mut url = job.url.clone();
-    // Only addresses without a host refuse, and those have no user.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    darter_core::signature::take(&mut url, &[]);
-    url.to_string()
-}
-
 /// Counts what came of a part.
 fn count(given: &Given, came: &AtomicU64) {
     if let Given::Chunk(chunk) = given {
@@ -495,152 +450,4 @@ fn count(given: &Given, came: &AtomicU64) {
 fn already_here(progress: &darter_api::Progress) -> u64 {
     let Traffic { from_origin, from_seed, from_peers, .. } = progress.traffic;
     progress.held_bytes.saturating_sub(from_origin + from_seed + from_peers)
-}
-
-/// The length of a target's file, if it has this digest now.
-async fn has_digest(target: Target, digest: Digest) -> anyhow::Result<Option<u64>> {
-    let Target::File(file) = target else { return Ok(None) };
-    if file.old.is_none() {
-        return Ok(None);
-    }
-    let hashed = tokio::task::spawn_blocking(move || hash_file(&file.path, digest));
-    // A file that can't be read is not known to be right.
-    Ok(hashed.await?.ok().filter(|(found, _)| *found == digest).map(|(_, bytes)| bytes))
-}
-
-fn hash_file(path: &Path, like: Digest) -> std::io::Result<(Digest, u64)> {
-    let mut file = std::fs::File::open(path)?;
-    let (mut hasher, mut buffer, mut bytes) = (like.hasher(), vec![0; 1 << 20], 0);
-    loop {
-        match std::io::Read::read(&mut file, &mut buffer)? {
-            0 => return Ok((hasher.finish(), bytes)),
-            count => {
-                hasher.update(&buffer[..count]);
-                bytes += count as u64;
-            }
-        }
-    }
-}
-
-struct Written {
-    placed: Placed,
-    blob: BlobId,
-    bytes: u64,
-    /// Its digest, if one is known.
-    digest: Option<Digest>,
-}
-
-/// Hands the content to a thread that puts it into its place. When the content fails, or this future is dropped, the
-/// thread finds its queue closed before the end and drops the sink uncommitted.
-async fn write_all(
-    mut content: BoxStream<'static, anyhow::Result<Given>>,
-    target: Target,
-    first: Wishes,
-    wishes: impl Fn(Anew) -> Wishes,
-    mut check: Check,
-) -> anyhow::Result<Written> {
-    let (sender, mut queue) = mpsc::channel::<Next>(CHUNKS_IN_FLIGHT);
-    let writer = tokio::task::spawn_blocking(move || -> anyhow::Result<Written> {
-        let (mut blob, mut expected) = (first.blob, first.length);
-        let mut sink = Sink::open(&target, first)?;
-        while let Some(next) = queue.blocking_recv() {
-            match next {
-                Next::Given(Given::Chunk(chunk)) => {
-                    let seen = (check.is_hashing() && !matches!(sink, Sink::File(_))).then_some(&mut check);
-                    match seen {
-                        Some(check) => sink.take(&chunk, Some(&mut |bytes| check.see(bytes)))?,
-                        None => sink.take(&chunk, None)?,
-                    }
-                    if check.is_hashing()
-                        && let Some(file) = sink.readable()
-                    {
-                        check.replaced(chunk.range().start());
-                        check.catch_up(file, sink.prefix()).context("can't read what was written")?;
-                    }
-                }
-                Next::Anew(wishes) => {
-                    (blob, expected) = (wishes.blob, wishes.length);
-                    check.replaced(0);
-                    sink.start_over(wishes)?;
-                }
-                Next::Given(Given::Whole { length, checked }) => {
-                    let missing = sink.has_all_of(length).err().map(|bytes| (bytes, length));
-                    let wrong = expected.filter(|expected| *expected != length).map(|expected| (length, expected));
-                    if let Some((bytes, length)) = missing.or(wrong) {
-                        return Err(cut_off(&format!("the content ended after {bytes} of {length} bytes")));
-                    }
-                    let digest = check.conclude(length, &checked, sink.readable())?;
-                    return Ok(Written { placed: sink.commit()?, blob, bytes: length, digest });
-                }
-                Next::Given(Given::Anew(_)) => {}
-            }
-        }
-        // The sender knows why.
-        Err(cut_off("the content ended before its end"))
-    });
-    let mut failed = None;
-    while let Some(given) = content.next().await {
-        let next = match given {
-            Ok(Given::Anew(anew)) => Next::Anew(wishes(anew)),
-            Ok(given) => Next::Given(given),
-            Err(error) => {
-                failed = Some(error);
-                break;
-            }
-        };
-        if sender.send(next).await.is_err() {
-            // The writer has failed, and knows why.
-            break;
-        }
-    }
-    drop(sender);
-    // Also after a failure: what was written is gone before anybody is told.
-    let written = writer.await.context("the writing thread failed")?;
-    match failed {
-        Some(error) => Err(error),
-        None => written,
-    }
-}
-
-/// Content that ended too early; what came of it is kept.
-fn cut_off(text: &str) -> anyhow::Error {
-    let blame = Blame::new(Fault::Network, Retry::Later(None));
-    Failure::Judged { text: format!("{text}; ask again to get the rest"), blame }.into()
-}
-
-/// One message to the writing thread.
-enum Next {
-    Given(Given),
-    /// All bytes before are void; the description of the content that comes now.
-    Anew(Wishes),
-}
-
-/// Tells the end to programs, and fails if a download did.
-fn tell(args: &GetArgs, jobs: &[Job], mut results: Vec<anyhow::Result<DownloadReport>>) -> anyhow::Result<()> {
-    if jobs.len() == 1 && args.input.is_none() {
-        let report = results.pop().context("there is a result for each download")??;
-        return if args.json { output::json(&report) } else { Ok(()) };
-    }
-    let failed = results.iter().filter(|result| result.is_err()).count();
-    if args.json {
-        let rows: Vec<_> = results
-            .iter()
-            .zip(jobs)
-            .map(|(result, job)| match result {
-                Ok(report) => serde_json::json!(report),
-                Err(error) => {
-                    let mut told = serde_json::json!(failure::problem(error));
-                    told["url"] = shown(job).into();
-                    told
-                }
-            })
-            .collect();
-        output::json(&rows)?;
-    }
-    if failed == 0 {
-        return Ok(());
-    }
-    let may_pass =
-        results.iter().filter_map(|result| result.as_ref().err()).all(|error| failure::blame(error).may_pass());
-    Err(Failure::Some { failed, all: results.len(), told: args.json, may_pass }.into())
 }

@@ -14,6 +14,7 @@ mod false_leads;
 mod faults;
 mod handed;
 mod images;
+mod in_memory;
 mod large;
 mod lazy;
 mod liars;

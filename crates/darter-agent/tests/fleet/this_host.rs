@@ -10,7 +10,6 @@ use darter_core::source::Credentials;
 use darter_core::{Digest, NodeId, Place, Source};
 use darter_wire::control::{self, ControlConfig, ControlReceiver, ControlSender};
 use darter_wire::{FailureKind, Hello, Kind, Message, RegistryQuestion, TcpTransport, preface};
-use futures_util::StreamExt as _;
 
 use crate::seed;
 use crate::web::{Reply, Web};
@@ -27,13 +26,8 @@ async fn seed_on(host: &str, dir: &Path) -> Agent {
 }
 
 async fn read(agent: &Agent, url: &str) -> Vec<u8> {
-    let (source, credentials) = Source::from_url(url.parse().unwrap(), &[], None);
-    let mut stream = agent.open(source, credentials).await.unwrap().stream(None);
-    let mut read = Vec::new();
-    while let Some(bytes) = stream.next().await {
-        read.extend_from_slice(&bytes.unwrap());
-    }
-    read
+    let (source, _) = Source::from_url(url.parse().unwrap(), &[], None);
+    crate::origin::read(agent, &source).await.unwrap()
 }
 
 /// Else `darter get http://169.254.169.254/` would show the credentials of the seed's machine.

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use darter_agent::{Agent, Options};
 use darter_core::Source;
-use futures_util::StreamExt as _;
 
 use crate::another_user::copied;
 use crate::seed;
@@ -60,13 +59,8 @@ const PLACES: [(&str, bool); 18] = [
 ];
 
 async fn read(agent: &Agent, web: &Web) -> Vec<u8> {
-    let (source, credentials) = Source::from_url(web.url("/x").parse().unwrap(), &[], None);
-    let mut stream = agent.open(source, credentials).await.unwrap().stream(None);
-    let mut read = Vec::new();
-    while let Some(bytes) = stream.next().await {
-        read.extend_from_slice(&bytes.unwrap());
-    }
-    read
+    let (source, _) = Source::from_url(web.url("/x").parse().unwrap(), &[], None);
+    crate::origin::read(agent, &source).await.unwrap()
 }
 
 #[tokio::test]

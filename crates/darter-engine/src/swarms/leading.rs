@@ -16,8 +16,8 @@ use super::first_answer::first_answer;
 use super::sample::{SAMPLE, fresh_nonce};
 use crate::error::FetchError;
 use crate::setbacks::key_of;
+use crate::transfer::body::check_length;
 use crate::transfer::dissolve::{origin_of, read_wrong};
-use crate::transfer::reading::check_length;
 use crate::transfer::{Lead, Transfer};
 
 /// `darter explain` tells of an answer that takes this long.

@@ -18,7 +18,7 @@ use darter_origin::{ErrorKind, OriginError, OriginFailure};
 use darter_swarm::OriginRun;
 use darter_wire::{Failure, Message};
 
-use super::reading::{Assembly, RunEnd};
+use super::body::{Assembly, RunEnd};
 use super::{Outcome, Transfer};
 use crate::error::FetchError;
 

@@ -24,9 +24,10 @@ use darter_origin::{ErrorKind, OriginError, Reading, RetryPolicy};
 use darter_store::size;
 use darter_swarm::{Lead as SwarmLead, OriginReader, OriginRun, Widening};
 
+use super::body::{Leftover, RunEnd, next_chunk};
 use super::dissolve::origin_of;
 use super::manners::limits;
-use super::reading::{Leftover, RunEnd, is_refusal, next_chunk};
+use super::reading::is_refusal;
 use super::{Lead, Transfer, TransferState};
 
 /// How long it may take to answer.

@@ -2,12 +2,13 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | this one | [`Transfer`] and its state; what it tells about itself |
+//! | this one | [`Transfer`] and its state, from its beginning to its end |
 //! | `drive` | the task that carries out what the session decides |
 //! | `member` | following a lead, and taking what peers give |
 //! | `leading` | being the lead: members, late-bound pieces |
 //! | `electing` | finding another lead, handing back |
 //! | `reading` | the lead reads the origin, once for everybody |
+//! | `body` | the body of an answer becomes stored pieces |
 //! | `beside` | further connections to an origin that gives several more than one |
 //! | `manners` | what is known of origins from other blobs: which want one connection |
 //! | `through` | an answer that is read to its end, and compared with what is here |
@@ -27,6 +28,7 @@
 //! | `upkeep` | somebody is responsible for what is lacking; nobody waits for ever |
 //! | `hashes` | hashes that are told are checked and stored |
 //! | `wants` | what of it is wanted: everything, or what a few readers wait for |
+//! | `status` | how far it is, for `darter status` and `darter explain` |
 //! | `view` | what moves between whom, for `darter top` |
 //!
 //! The files of this directory go on with `impl Transfer`: they import this one, and it the parts of its state.
@@ -41,6 +43,7 @@
 
 mod anew;
 mod beside;
+pub(crate) mod body;
 mod callers;
 mod declared;
 pub(crate) mod dissolve;
@@ -58,6 +61,7 @@ pub(crate) mod parts;
 pub(crate) mod passing;
 pub(crate) mod reading;
 pub mod rest;
+mod status;
 pub mod stream;
 mod through;
 pub mod turns;
@@ -70,11 +74,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use darter_api::Giver;
 use darter_api::Role;
-use darter_api::{self as api, Giver};
 use darter_core::source::Credentials;
 use darter_core::{
-    BlobId, Digest, Manifest, Moment, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Source, Version, in_full,
+    BlobId, Digest, Manifest, Moment, NodeId, PieceHash, PieceIndex, PieceLength, Source, Version, in_full,
 };
 use darter_fleet::Fleet;
 use darter_origin::{Reading, Requester};
@@ -97,9 +101,6 @@ use self::whole::Whole;
 use crate::context::{EngineContext, Fetching};
 use crate::error::FetchError;
 use crate::joins::Joins;
-
-/// Parts of the map that [`Transfer::progress`] tells.
-const MAP_PARTS: u32 = 64;
 
 pub(crate) use darter_swarm::Leader as Lead;
 
@@ -497,56 +498,6 @@ impl Transfer {
         state.flows.went(now, bytes, to);
     }
 
-    /// How far it is.
-    pub fn progress(&self) -> api::Progress {
-        let now = self.context.now();
-        let held = self.stored.held();
-        let held_bytes = self.stored.held_bytes();
-        let (length, pieces) = (self.stored.length(), self.pieces());
-        let mut state = self.state.lock();
-        api::Progress {
-            blob: self.blob,
-            name: state.journal.name().to_owned(),
-            length,
-            piece_length: self.piece_length.bytes(),
-            pieces,
-            held: held.len(),
-            held_bytes,
-            map: map_of(&held, pieces.unwrap_or_else(|| self.stored.prefix()), MAP_PARTS),
-            rate: state.flows.rate(now),
-            complete: state.is_complete(),
-            elapsed: state.journal.elapsed(now),
-            traffic: state.journal.traffic(),
-            waiting: self.context.pauses.of(&self.source).map(|pause| view::waiting_for(&self.source, pause)),
-        }
-    }
-
-    /// One line for `status`.
-    pub fn status(&self) -> api::SwarmStatus {
-        let progress = self.progress();
-        let now = self.context.now();
-        let mut state = self.state.lock();
-        let sent_rate = state.flows.sent_rate(now);
-        api::SwarmStatus {
-            blob: self.blob,
-            leads: state.session.books().is_some(),
-            origin_connections: state.session.books().map_or(0, |books| readers(books.lead())),
-            members: state.members(),
-            progress,
-            sent_rate,
-        }
-    }
-
-    /// The journal's account.
-    pub fn explain(&self) -> api::Explanation {
-        let manifest = self.stored.manifest();
-        let now = self.context.now();
-        let state = self.state.lock();
-        let mut explanation = state.journal.explain(self.blob, &manifest);
-        explanation.waiting = self.waiting(&state, now);
-        explanation
-    }
-
     /// The digest that the content must have, if one is known.
     pub fn digest(&self) -> Option<Digest> {
         self.source.digest()
@@ -569,42 +520,7 @@ async fn recalled(context: &EngineContext, blob: BlobId, root: PieceHash) -> Opt
     told.digest.filter(|_| told.root == Some(root.to_string()))
 }
 
-/// How many connections of a lead read the origin now.
-fn readers(lead: &darter_swarm::Lead) -> u32 {
-    u32::try_from(lead.readers()).unwrap_or(u32::MAX)
-}
-
 /// A seed for a picker's or a lead's ties that differs from node to node and from blob to blob.
 fn random_seed(me: &NodeId, blob: BlobId) -> u64 {
     darter_core::rendezvous::weight(&blob.0, me)
-}
-
-/// The share held of each of up to `most` equal parts, as digits from 0 (none) to 8 (all).
-fn map_of(held: &PieceSet, pieces: u32, most: u32) -> String {
-    let parts = pieces.min(most);
-    (0..parts)
-        .map(|part| {
-            let of = |part: u32| (u64::from(part) * u64::from(pieces) / u64::from(parts)) as u32;
-            let (from, to) = (of(part), of(part + 1));
-            let have = (from..to).filter(|&piece| held.contains(PieceIndex(piece))).count();
-            let eighths = have * 8 / (to - from) as usize;
-            // A part that has begun shows, however little of it is there.
-            let digit = if have > 0 { eighths.max(1) } else { 0 };
-            char::from(b'0' + digit as u8)
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_map_shows_shares() {
-        assert_eq!(map_of(&PieceSet::full(3), 4, 64), "8880");
-        let map = map_of(&PieceSet::full(64), 128, 64);
-        assert_eq!(map, format!("{}{}", "8".repeat(32), "0".repeat(32)));
-        assert_eq!(map_of(&[PieceIndex(0)].into_iter().collect(), 6400, 64).chars().next(), Some('1'));
-        assert_eq!(map_of(&PieceSet::new(), 0, 64), "");
-    }
 }

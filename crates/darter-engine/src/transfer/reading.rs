@@ -1,5 +1,5 @@
 //! The lead reads the origin, once for everybody: in order, from the first piece that nobody has, each piece hashed
-//! and stored the moment it is whole; and beside that, on *errands*, what somebody waits for wherever it is. Where several
+//! and stored the moment it is whole ([`body`](super::body)); and beside that, on *errands*, what somebody waits for wherever it is. Where several
 //! connections get more than one, others read further stretches meanwhile (see [`beside`](super::beside)).
 //!
 //! What to read next is the swarm's decision (`Lead::origin_plan`), asked anew after each piece: a member that turns up with the next piece
@@ -14,77 +14,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use darter_api::Giver;
-use darter_core::{ByteRange, Moment, PieceIndex, PieceLength, Source, Version, in_full};
-use darter_origin::{ErrorKind, OriginError, Reading, RetryPolicy, Witness};
-use darter_store::{Put, StoreError};
+use darter_core::{ByteRange, PieceIndex, Source, Version, in_full};
+use darter_origin::{ErrorKind, OriginError, Reading, RetryPolicy};
 use darter_swarm::{Books, OriginReader, OriginRun};
-use darter_wire::{MAX_BLOB_LENGTH, MAX_PIECES, Message};
-use futures_util::StreamExt as _;
+use darter_wire::Message;
 
-use super::manners::{MAX_SILENCE, limits};
+use super::body::{Leftover, RunEnd};
+use super::manners::limits;
 use super::parts::{Next, RangeSupport};
 use super::turns::Turn;
-use super::whole::Fresh;
 use super::{Lead, Transfer, TransferState};
 use crate::error::FetchError;
-
-/// Of an answer of which nothing came for this long nothing is on its way to here.
-const ON_ITS_WAY: Duration = Duration::from_millis(1);
-
-/// Why a run ended.
-pub(super) enum RunEnd {
-    /// The plan has changed, or the run is done.
-    Replan,
-    /// The origin failed.
-    Origin(OriginError),
-    /// Something here did.
-    Here(FetchError),
-    /// The answer to a range begins with the first byte.
-    Whole(Reading),
-}
-
-/// A piece being put together.
-pub(super) struct Assembly {
-    pub(super) reader: OriginReader,
-    pub(super) piece: PieceIndex,
-    pub(super) bytes: Vec<u8>,
-    /// Bytes of the body before the first byte wanted.
-    skip: u64,
-    /// True if all of the answer is read, and what is here is compared.
-    pub(super) through: bool,
-    /// True if nothing tells whether the answer is of the same version as what is here.
-    pub(super) anew: bool,
-    /// True if the answer goes on to the blob's end.
-    pub(super) to_the_end: bool,
-}
-
-/// The state that a broken reading leaves to the next one.
-pub(super) struct Leftover {
-    reader: OriginReader,
-    /// The piece that was begun.
-    assembly: Option<Assembly>,
-    /// When a byte came that was not here before.
-    progress: Moment,
-    /// One past the furthest byte that came.
-    reached: u64,
-    /// The same of bytes that were here already and came again since then.
-    again: u64,
-    /// True if it begins with the first byte, and what is known is compared.
-    anew: bool,
-    parts: RangeSupport,
-}
-
-impl Leftover {
-    pub(super) const fn new(reader: OriginReader, now: Moment) -> Self {
-        Self { reader, assembly: None, progress: now, reached: 0, again: 0, anew: false, parts: RangeSupport::Given }
-    }
-
-    fn bytes(&self) -> u64 {
-        self.assembly.as_ref().map_or(0, |assembly| assembly.bytes.len() as u64)
-    }
-}
 
 impl Transfer {
     /// Starts the task that reads the origin while this agent leads. `opened` is an answer opened already.
@@ -403,247 +343,10 @@ impl Transfer {
         }
     }
 
-    /// Takes in what the origin answers to a question for a run.
-    pub(super) async fn consume(
-        self: &Arc<Self>,
-        run: OriginRun,
-        reading: Reading,
-        turn: &mut Turn<'_>,
-        left: &mut Leftover,
-    ) -> RunEnd {
-        let _connection = self.context.metrics.origin_connection();
-        let first = if left.anew { PieceIndex(0) } else { run.first };
-        let start = self.piece_length.offset(first) + left.bytes();
-        if reading.start > start {
-            let text = format!("{} sent bytes from {} on, not from {start}", self.source, reading.start);
-            return RunEnd::Origin(OriginError::new(ErrorKind::Protocol, text));
-        }
-        let reads_everything = left.reader == OriginReader::Everything;
-        if !reads_everything && reading.start < start {
-            return RunEnd::Whole(reading);
-        }
-        if !reads_everything {
-            // Only the reader of everything heeds the hashes that the origin declares of the
-            // whole.
-        } else if left.anew {
-            self.whole.begin(self.hasher(), reading.witness);
-        } else if start == 0 {
-            self.whole.is_declared(reading.witness);
-        } else if let Some(later) = reading.witness
-            && let Err(error) = self.heed(later, first).await
-        {
-            return RunEnd::Origin(error);
-        }
-        if let Some(length) = reading.length {
-            if length == 0 {
-                self.note_streamed(Some(0));
-            }
-            if let Err(error) = self.accept_length(length) {
-                return self.wrong_length(error);
-            }
-        }
-        let through = reads_everything && (left.anew || reading.start < start);
-        let to_the_end = reads_everything && run.end.is_none_or(|end| self.pieces() == Some(end.0));
-        let run = if through { OriginRun { end: None, ..run } } else { run };
-        // All that stands before the run is compared, too.
-        let first = if through { PieceIndex(self.piece_length.count(reading.start)) } else { first };
-        let start = if through { self.piece_length.offset(first) } else { start };
-        let room = usize::try_from(self.piece_length.bytes()).expect("at most 16 MiB");
-        let begun = left.assembly.take().filter(|_| !through);
-        let bytes = begun.map_or_else(|| Vec::with_capacity(room), |assembly| assembly.bytes);
-        let (reader, anew) = (left.reader, left.anew);
-        let before = start - reading.start;
-        let mut assembly = Assembly { reader, piece: first, bytes, skip: before, through, anew, to_the_end };
-        let (mut body, mut at) = (reading.body, reading.start);
-        let mut breaks_off = false;
-        loop {
-            if !turn.has_begun() && !self.begins_piece(turn, &mut assembly).await {
-                return RunEnd::Replan;
-            }
-            let asked = self.context.now();
-            let may_break_off = breaks_off && assembly.to_the_end && !assembly.through;
-            let chunk = tokio::select! {
-                biased;
-                chunk = turn.wait_for(next_chunk(&mut body, left.reader, &self.source)) => chunk,
-                () = tokio::time::sleep(ON_ITS_WAY), if may_break_off => {
-                    left.assembly = Some(assembly).filter(|assembly| self.can_go_on_after(assembly));
-                    return RunEnd::Replan;
-                }
-                () = self.closed.cancelled() => return RunEnd::Replan,
-            };
-            let waited = self.context.now().since(asked);
-            let mut chunk = match chunk {
-                Some(Ok(chunk)) => chunk,
-                Some(Err(error)) => {
-                    left.assembly = Some(assembly).filter(|assembly| self.can_go_on_after(assembly));
-                    return RunEnd::Origin(error);
-                }
-                None => break,
-            };
-            let length = chunk.len() as u64;
-            at += length;
-            skip(&mut chunk, &mut assembly.skip);
-            // Bytes that came before and were lost are no progress: an origin may break off at the same byte for ever.
-            if !chunk.is_empty() && assembly.piece >= run.first && at > left.reached {
-                (left.progress, left.reached, left.again) = (self.context.now(), at, 0);
-                self.moved();
-            } else if at > left.again {
-                left.again = at;
-                self.moved();
-            }
-            let is_held_up = self.meter_origin(length).await;
-            if !through {
-                breaks_off = self.origin_came(left.reader, length, waited, is_held_up);
-            }
-            while !chunk.is_empty() {
-                // While the length is unknown, a full piece waits for the next byte: it may be the blob's only one.
-                if assembly.bytes.len() == room {
-                    turn.end();
-                    if let Some(end) = self.piece_came(&mut assembly).await {
-                        return end;
-                    }
-                }
-                let take = chunk.len().min(room - assembly.bytes.len());
-                assembly.bytes.extend_from_slice(&chunk.split_to(take));
-                if self.is_whole_piece(&assembly) {
-                    turn.end();
-                    if let Some(end) = self.piece_came(&mut assembly).await {
-                        return end;
-                    }
-                }
-            }
-        }
-        turn.end();
-        self.end_of_body(run, assembly, left).await
-    }
-
-    /// True if the rest of a piece can be asked for, and be known to be of the same version.
-    fn can_go_on_after(&self, assembly: &Assembly) -> bool {
-        // A full piece may be the last one of a blob whose length is not known.
-        self.can_be_continued() && assembly.bytes.len() as u64 != self.piece_length.bytes()
-    }
-
-    /// The body ended: of a blob of unknown length, that was its end.
-    async fn end_of_body(self: &Arc<Self>, run: OriginRun, mut assembly: Assembly, left: &mut Leftover) -> RunEnd {
-        let is_all = assembly.through && assembly.anew;
-        if assembly.piece < run.first {
-            return self.ended_before(run, &assembly);
-        }
-        if assembly.skip > 0 {
-            let text = format!("{} ended before what it sent at first", self.source);
-            return RunEnd::Origin(OriginError::new(ErrorKind::Truncated, text));
-        }
-        if self.stored.length().is_none() {
-            let length = self.piece_length.offset(assembly.piece) + assembly.bytes.len() as u64;
-            if length == 0 {
-                let mut hashing = self.whole.take().await;
-                let verdict = hashing.witness.take().map(Witness::verdict);
-                self.whole.give_back(hashing);
-                if let Some(Err(error)) = verdict {
-                    return RunEnd::Origin(error);
-                }
-            }
-            self.note_streamed(Some(length));
-            if let Err(error) = self.accept_length(length) {
-                return RunEnd::Here(error);
-            }
-            if !assembly.bytes.is_empty()
-                && let Some(end) = self.piece_came(&mut assembly).await
-            {
-                return end;
-            }
-        } else if run.end != Some(assembly.piece) && self.pieces() != Some(assembly.piece.0) {
-            // Not every origin says how much it sends. Asked again at once, it might end early for ever.
-            let text = format!("{} ended within piece {}", self.source, assembly.piece);
-            left.assembly = Some(assembly).filter(|assembly| self.can_go_on_after(assembly));
-            return RunEnd::Origin(OriginError::new(ErrorKind::Truncated, text));
-        }
-        if is_all {
-            self.is_one_version();
-        }
-        RunEnd::Replan
-    }
-
     /// Returns true if the agent's own limit held it up.
     pub(super) async fn meter_origin(&self, bytes: u64) -> bool {
         self.context.metrics.origin_bytes.inc_by(bytes);
         self.context.origin_budget.take_saying(u32::try_from(bytes).unwrap_or(u32::MAX)).await
-    }
-
-    fn accept_length(self: &Arc<Self>, length: u64) -> Result<(), FetchError> {
-        if self.stored.length() == Some(length) {
-            return Ok(());
-        }
-        check_length(&self.source, self.piece_length, length)?;
-        self.stored.set_length(length)?;
-        self.total_known();
-        Ok(())
-    }
-
-    /// Takes the piece in hand: where all of an answer is read, one that is here is compared.
-    async fn piece_came(self: &Arc<Self>, assembly: &mut Assembly) -> Option<RunEnd> {
-        if assembly.through && self.stored.holds(assembly.piece) {
-            return self.compare_piece(assembly).await;
-        }
-        self.may_be_of_another_version(assembly);
-        self.store_piece(assembly).await
-    }
-
-    fn is_whole_piece(&self, assembly: &Assembly) -> bool {
-        let Some(length) = self.stored.length() else { return false };
-        assembly.bytes.len() as u64 == self.piece_length.range(assembly.piece, length).len()
-    }
-
-    /// Hashes and stores the piece in hand, and goes on to the next; says how the run ends if it does.
-    async fn store_piece(self: &Arc<Self>, assembly: &mut Assembly) -> Option<RunEnd> {
-        let piece = assembly.piece;
-        let bytes = std::mem::take(&mut assembly.bytes);
-        let length = bytes.len() as u64;
-        let (stored, piece_length) = (Arc::clone(&self.stored), self.piece_length);
-        let only = stored.length().is_some_and(|length| piece_length.count(length) == 1);
-        let is_last = stored.length() == Some(piece_length.offset(piece) + length);
-        let mut hashing = self.whole.take_at(piece_length.offset(piece));
-        let put = self.context.disk.run(move || {
-            let put = Fresh { piece, piece_length, bytes: &bytes, only, is_last }.put(&*stored, &mut hashing);
-            (put, bytes, hashing)
-        });
-        let (put, mut bytes, hashing) = put.await;
-        match (hashing, &put) {
-            (Some(hashing), Ok(Ok(_))) => self.hashed(hashing),
-            (Some(hashing), _) => self.whole.give_back(hashing),
-            (None, Ok(Ok(_))) => self.hash_if_next(piece),
-            (None, _) => {}
-        }
-        match put {
-            Ok(Err(error)) => return Some(RunEnd::Origin(error)),
-            Ok(Ok(put)) => {
-                bytes.clear();
-                assembly.bytes = bytes;
-                assembly.piece = PieceIndex(piece.0 + 1);
-                match put {
-                    Put::Stored => {
-                        self.learned_run(&mut self.state.lock(), piece.0..piece.0 + 1);
-                        self.total_known();
-                        self.stored_piece(piece, length, None, Giver::Origin);
-                        self.read_beside();
-                    }
-                    Put::AlreadyHeld => self.is_here(piece),
-                }
-            }
-            // The hash is from an earlier reading: the origin has other bytes now, under the same version.
-            Err(StoreError::WrongPiece { .. }) => {
-                let text = format!("{} changed while it was read (piece {piece})", self.source);
-                return Some(RunEnd::Origin(OriginError::new(ErrorKind::Changed, text)));
-            }
-            Err(error) => return Some(RunEnd::Here(error.into())),
-        }
-        if matches!(assembly.reader, OriginReader::Beside(_)) && self.stored.passes() {
-            return Some(RunEnd::Replan);
-        }
-        if let Err(error) = self.room_to_read(assembly.piece).await {
-            return Some(RunEnd::Here(error));
-        }
-        (!self.reads_on(assembly)).then_some(RunEnd::Replan)
     }
 
     /// This agent can't lead this swarm to its end: the members look elsewhere, the readers here learn why.
@@ -656,50 +359,7 @@ impl Transfer {
     }
 }
 
-/// The next bytes of a body. A connection besides others is not waited for as long: what it was to read can be read by them.
-pub(super) async fn next_chunk(
-    body: &mut darter_origin::Body,
-    reader: OriginReader,
-    source: &Source,
-) -> Option<Result<Bytes, OriginError>> {
-    if !matches!(reader, OriginReader::Beside(_)) {
-        return body.next().await;
-    }
-    tokio::time::timeout(MAX_SILENCE, body.next()).await.unwrap_or_else(|_| {
-        let text = format!("{source} sent nothing for {} s on one of several connections", MAX_SILENCE.as_secs());
-        Some(Err(OriginError::new(ErrorKind::Timeout, text)))
-    })
-}
-
 /// True if the origin does not take these credentials, and may take others.
 pub(super) const fn is_refusal(error: &OriginError) -> bool {
     matches!(error.kind(), ErrorKind::Unauthorized { .. } | ErrorKind::Forbidden)
-}
-
-fn skip(chunk: &mut Bytes, skip: &mut u64) {
-    let skipped = usize::try_from(*skip).unwrap_or(usize::MAX).min(chunk.len());
-    let _ = chunk.split_to(skipped);
-    *skip -= skipped as u64;
-}
-
-/// Refuses lengths that an origin may claim but no swarm can carry.
-pub(crate) fn check_length(source: &Source, pieces: PieceLength, length: u64) -> Result<(), OriginError> {
-    if length <= MAX_BLOB_LENGTH && pieces.count(length) <= MAX_PIECES {
-        return Ok(());
-    }
-    let text = format!("{source} is said to have {length} bytes, more than darter can carry; fetch it without");
-    Err(OriginError::new(ErrorKind::Protocol, text))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lengths_that_no_swarm_can_carry_are_refused() {
-        let (source, _) = Source::from_url("http://a.example/b".parse().unwrap(), &[], None);
-        let fits = |length| check_length(&source, PieceLength::for_blob(length), length).is_ok();
-        assert!(fits(0) && fits(1 << 40));
-        assert!(!fits(1 << 60) && !fits(u64::MAX));
-    }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use darter_core::PieceIndex;
 use darter_swarm::{Came, Input, OriginReader, OriginRun};
 
-use super::reading::Assembly;
+use super::body::Assembly;
 use super::turns::Turn;
 use super::{Lead, Transfer};
 

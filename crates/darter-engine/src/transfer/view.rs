@@ -14,7 +14,8 @@ use darter_swarm::OpenRequest;
 
 use super::dissolve::origin_of;
 use super::meter::Meter;
-use super::{Lead, Transfer, TransferState, map_of};
+use super::status::map_of;
+use super::{Lead, Transfer, TransferState};
 
 /// Peers whose rates are kept at a time: more than are ever asked or served within seconds.
 const MAX_FLOWS: usize = 256;

@@ -175,7 +175,7 @@ impl Decoding {
     }
 
     fn broken(&self, error: io::Error) -> OriginError {
-        let text = format!("{} can't be decoded as its Content-Encoding says", self.what);
+        let text = format!("{} can't be decoded as its Content-Encoding says: ask who runs the registry", self.what);
         OriginError::new(ErrorKind::Protocol, text).caused_by(error)
     }
 }

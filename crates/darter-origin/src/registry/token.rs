@@ -152,7 +152,7 @@ impl Tokens {
         let now = self.clock.now();
         let Some(granted) = self.ask(demand, login, until).await? else { return Ok(None) };
         let Some(token) = granted.token else {
-            let text = format!("{} gave no token", demand.name());
+            let text = format!("{} gave no token: check the login, or ask who runs it", demand.name());
             return Err(OriginError::new(ErrorKind::Protocol, text));
         };
         let lifetime = granted.lifetime.unwrap_or(DEFAULT_LIFETIME).min(MAX_LIFETIME);
@@ -202,15 +202,22 @@ impl Tokens {
         let encoding = encoding::encoding_of(response.headers());
         let mut body = body::chunks_of(response, what.clone()).boxed();
         if let Some(encoding) = encoding {
-            let unknown =
-                || OriginError::new(ErrorKind::Protocol, format!("{what} answers in an encoding nobody asked for"));
+            let unknown = || {
+                OriginError::new(
+                    ErrorKind::Protocol,
+                    format!("{what} answers in an encoding nobody asked for: ask who runs it"),
+                )
+            };
             body = encoding::decoded(body, encoding, what.clone()).ok_or_else(unknown)?;
         }
         let read = async {
             while let Some(chunk) = body.next().await {
                 answer.extend_from_slice(&chunk?);
                 if answer.len() > MAX_ANSWER {
-                    return Err(OriginError::new(ErrorKind::Protocol, format!("{what} answers without end")));
+                    return Err(OriginError::new(
+                        ErrorKind::Protocol,
+                        format!("{what} answers with more than {MAX_ANSWER} bytes: check the registry's token realm"),
+                    ));
                 }
             }
             Ok(())

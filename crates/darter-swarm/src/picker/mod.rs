@@ -4,7 +4,7 @@
 //! swarm) for any piece and leaves the choice to it, asks neighbours for the locally rarest pieces by name, and sees
 //! to it that no single slow or lying peer decides when the blob is whole.
 //!
-//! Invariants, kept by the methods of this file:
+//! Invariants, kept by the methods of this file and of `requests`:
 //! - a request is *relied on* unless it is overdue, or was made of a holder that let this node down before: what such a holder is asked
 //!   for may be asked of others at the same time, so that nobody waits for it;
 //! - a piece is *open* exactly when this node wants the whole blob, knows the piece's hash, lacks it, and no request
@@ -25,6 +25,7 @@
 //! |---|---|
 //! | `choose` | [`Picker::poll`]: what to ask of whom now |
 //! | `reading` | what readers in order need next |
+//! | `requests` | requests as they begin, are answered, fail or are withdrawn |
 //! | `rarity` | holders per piece, and the open pieces by their rarity |
 //! | `neighbour` | what is known of a peer |
 
@@ -32,6 +33,7 @@ mod choose;
 mod neighbour;
 mod rarity;
 mod reading;
+mod requests;
 #[cfg(test)]
 mod tests;
 
@@ -473,208 +475,6 @@ impl Picker {
             let reports = self.banned.iter().map(|(peer, piece)| Action::Report { peer: *peer, piece: *piece });
             self.waiting.extend(reports);
         }
-    }
-
-    /// Forgets requests without a word to whom they were made.
-    fn drop_requests(&mut self, gone: impl Fn(&Request) -> bool) {
-        while let Some(at) = self.requests.iter().position(&gone) {
-            self.remove_request(at);
-        }
-    }
-
-    fn add_request(&mut self, request: Request) {
-        self.count(&request, true);
-        if let Some(meter) = self.meter_mut(&request) {
-            meter.open += 1;
-        }
-        if let Some(piece) = request.piece {
-            // Nothing is due sooner; whether it is due then is seen then.
-            self.check_at = self.check_at.min(request.asked + self.tuning.overdue_floor);
-            if request.is_relied_on() {
-                self.coming.insert(piece);
-                self.rarity.set_open(piece, false);
-            }
-        }
-        self.requests.push(request);
-    }
-
-    /// Takes a request out, and does what follows from that.
-    fn remove_request(&mut self, at: usize) -> Request {
-        let request = self.requests.swap_remove(at);
-        self.count(&request, false);
-        if let Some(meter) = self.meter_mut(&request) {
-            meter.open -= 1;
-        }
-        if let Some(piece) = request.piece {
-            self.recount_coming(piece);
-        }
-        request
-    }
-
-    fn mark_overdue(&mut self, at: usize, now: Moment) {
-        let before = self.requests[at];
-        self.count(&before, false);
-        self.requests[at].overdue = Some(now);
-        let after = self.requests[at];
-        self.count(&after, true);
-        if let Some(piece) = after.piece {
-            self.recount_coming(piece);
-        }
-    }
-
-    fn count(&mut self, request: &Request, present: bool) {
-        let counts = &mut self.counts;
-        let named = request.piece.is_some();
-        let kinds = [
-            (&mut counts.open, named && request.overdue.is_none()),
-            (&mut counts.standing, request.neighbour.is_none() && !named),
-            (&mut counts.bound, request.neighbour.is_none() && named),
-            (&mut counts.aside, !request.is_relied_on()),
-        ];
-        for (count, is_one) in kinds {
-            let one = usize::from(is_one);
-            *count = if present { *count + one } else { *count - one };
-        }
-    }
-
-    fn recount_coming(&mut self, piece: PieceIndex) {
-        if self.requests.iter().any(|request| request.piece == Some(piece) && request.is_relied_on()) {
-            self.coming.insert(piece);
-        } else {
-            self.coming.remove(piece);
-        }
-        self.reopen(piece);
-    }
-
-    fn meter_mut(&mut self, request: &Request) -> Option<&mut PeerRecord> {
-        match request.neighbour {
-            Some(at) => self.neighbours.get_mut(at).map(|neighbour| &mut neighbour.meter),
-            None => self.lead.as_mut().map(|lead| &mut lead.meter),
-        }
-    }
-
-    fn place_of(&self, id: RequestId) -> Option<usize> {
-        self.requests.iter().position(|request| request.id == id)
-    }
-
-    fn started(&mut self, id: RequestId, piece: PieceIndex, now: Moment) {
-        let Some(at) = self.place_of(id) else { return };
-        let before = self.requests[at];
-        let request = &mut self.requests[at];
-        request.moved = now;
-        if before.piece.is_some() {
-            return;
-        }
-        // The ask stood until the lead had room: only from here on does its age say something of the lead's rate.
-        request.asked = now;
-        request.piece = Some(piece);
-        let after = *request;
-        self.count(&before, false);
-        self.count(&after, true);
-        self.check_at = self.check_at.min(now + self.tuning.overdue_floor);
-        self.recount_coming(piece);
-        let useless = self.held.contains(piece);
-        self.cancel_where(|other| other.piece == Some(piece) && (useless || other.id != id));
-    }
-
-    fn progressed(&mut self, id: RequestId, bytes: u64, now: Moment) {
-        let Some(at) = self.place_of(id) else { return };
-        let request = &mut self.requests[at];
-        (request.moved, request.arrived) = (now, bytes);
-        request.began.get_or_insert((now, bytes));
-        self.check_at = self.check_at.min(now + self.tuning.overdue_floor);
-    }
-
-    fn received(&mut self, id: Option<RequestId>, piece: PieceIndex, bytes: u64, now: Moment) {
-        if let Some(at) = id.and_then(|id| self.place_of(id)) {
-            let request = self.requests[at];
-            let (tuning, longest) = (self.tuning, self.longest());
-            self.lead_share += (f32::from(u8::from(request.neighbour.is_none())) - self.lead_share) / 128.0;
-            let mut rate = None;
-            let alone = self.among == 1;
-            if let Some(meter) = self.meter_mut(&request) {
-                meter.succeeded(request.overdue.is_none() || now.since(request.asked) <= longest);
-                if alone {
-                    meter.pace.answered(bytes, request.asked, now, &tuning);
-                }
-                rate = meter.pace.rate(&tuning);
-            }
-            // Its holder's other requests may fall due sooner than was thought.
-            self.check_at = self.check_at.min(now + tuning.overdue_floor);
-            self.note_from_afar(&request, now);
-            self.held.insert(piece);
-            self.remove_request(at);
-            self.slow_limit.1 += 1;
-            if self.slow_limit.1 >= JUDGE_EVERY || rate.is_some_and(|rate| rate < self.slow_limit.0) {
-                self.judge_rates(now);
-            }
-        }
-        self.held.insert(piece);
-        self.prefix = self.held.first_missing_from(self.prefix);
-        self.rarity.set_open(piece, false);
-        if self.coming.contains(piece) || self.counts.aside > 0 {
-            self.cancel_where(|other| other.piece == Some(piece));
-        }
-        for reader in self.readers.values_mut() {
-            if (reader.at.0..reader.at.0.saturating_add(reader.count.max(1))).contains(&piece.0) {
-                reader.since = now;
-            }
-        }
-    }
-
-    /// Takes note of how long a piece from afar was on its way.
-    fn note_from_afar(&mut self, request: &Request, now: Moment) {
-        if request.neighbour.is_some_and(|at| is_across(self.neighbours[at].tier)) {
-            let took = now.since(request.asked);
-            self.from_afar = if self.from_afar.is_zero() { took } else { (self.from_afar * 3 + took) / 4 };
-        }
-    }
-
-    /// Withdraws requests that have become needless.
-    fn cancel_where(&mut self, needless: impl Fn(&Request) -> bool) {
-        while let Some(at) = self.requests.iter().position(&needless) {
-            let request = self.remove_request(at);
-            self.waiting.push(Action::Cancel { id: request.id, peer: request.peer });
-        }
-    }
-
-    fn corrupt(&mut self, peer: NodeId, request: Option<RequestId>, piece: PieceIndex, now: Moment) {
-        self.waiting.push(Action::Report { peer, piece });
-        if let Some(lead) = self.lead.as_mut().filter(|lead| lead.id == peer) {
-            lead.strikes += 1;
-            if lead.strikes < self.tuning.lead_strikes {
-                if let Some(request) = request {
-                    self.fail(request, now);
-                }
-                return;
-            }
-            self.lead_changed(None);
-        }
-        self.banned.push((peer, piece));
-        self.peer_left(peer);
-    }
-
-    fn fail(&mut self, id: RequestId, now: Moment) {
-        let Some(at) = self.place_of(id) else { return };
-        let request = self.remove_request(at);
-        self.failed(request.neighbour, now);
-    }
-
-    /// A neighbour, or the lead if `None`, failed to answer: it is left alone for a while, and if it fails again and again it counts for
-    /// little until it answers.
-    fn failed(&mut self, neighbour: Option<usize>, now: Moment) {
-        let tuning = self.tuning;
-        let (peer, meter) = match (neighbour, &mut self.lead) {
-            (Some(at), _) => (self.neighbours[at].id, &mut self.neighbours[at].meter),
-            (None, Some(lead)) => (lead.id, &mut lead.meter),
-            (None, None) => return,
-        };
-        meter.failed(now, &tuning);
-        let until = meter.paused_until();
-        if neighbour.is_some() && meter.is_bad(&tuning) {
-            self.waiting.push(Action::Doubt { peer });
-        }
-        self.paused_until = self.paused_until.max(until);
     }
 
     /// The time that a piece takes at the others, as far as that is known: at the slower half of the quicker ones, the lead among them, so

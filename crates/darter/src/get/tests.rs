@@ -12,7 +12,7 @@ use clap::Parser as _;
 use darter_core::ByteRange;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::sink::{Chunk, Home};
+use super::sink::{Chunk, Home, Sink};
 use super::target::OutputPlace;
 use super::*;
 use crate::cli::Cli;

@@ -5,17 +5,16 @@ use std::time::Duration;
 
 use darter_agent::options::Role;
 use darter_agent::{Agent, Options};
-use darter_core::{Clock, Digest, Moment, Rate, Source};
+use darter_core::{Digest, Rate, Source};
 use darter_origin::MemOrigin;
-use darter_store::{MemStore, StoreConfig};
 use darter_wire::MemNetwork;
 use futures_util::future::join_all;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Above, Liar, Lie, content};
+use crate::in_memory::{self, Virtual, address};
 use crate::origin::read;
-use crate::seed;
 
 const SEED: u8 = 1;
 
@@ -30,24 +29,6 @@ pub(super) const fn most_copies(above: Above) -> f64 {
     if matches!(above, Above::Nobody) { 2.1 } else { 1.1 }
 }
 
-/// The runtime's time, which is paused.
-#[derive(Clone, Copy)]
-struct Virtual(Instant);
-
-impl Clock for Virtual {
-    fn now(&self) -> Moment {
-        Moment::ZERO + self.0.elapsed()
-    }
-
-    fn unix(&self) -> u64 {
-        1
-    }
-}
-
-fn address(host: u8) -> String {
-    format!("10.0.0.{host}:7400")
-}
-
 struct World {
     above: Above,
     network: MemNetwork,
@@ -57,21 +38,13 @@ struct World {
 }
 
 async fn start(World { above, network, origin, clock, dir }: &World, host: u8) -> Agent {
-    let ip = [10, 0, 0, host];
-    let join = if host == SEED { Vec::new() } else { vec![address(SEED)] };
     let is_seed = host == SEED && !matches!(above, Above::Nobody);
     let options = Options {
         role: if is_seed { Role::Seed } else { Role::Node },
-        listen: Some((ip, 7400).into()),
         upload_limit: Rate::from_bytes_per_second(BYTES_PER_SECOND),
-        ..seed::node(&dir.path().join(host.to_string()), join)
+        ..in_memory::options(host, [SEED], dir.path())
     };
-    let agent = Agent::builder(options)
-        .transport(network.host(ip))
-        .origin(origin.clone())
-        .store(MemStore::new(&StoreConfig::new(Arc::new(|| 1))))
-        .clock(*clock);
-    agent.start().await.unwrap()
+    in_memory::start(host, options, network, origin, *clock).await
 }
 
 /// The result of a pull.

@@ -41,7 +41,7 @@ pub(super) enum DockerConfigError {
         #[source]
         source: io::Error,
     },
-    #[error("{path} is not what docker login writes")]
+    #[error("{path} is not what docker login writes: log in again")]
     Parse {
         path: PathBuf,
         #[source]
@@ -53,15 +53,15 @@ pub(super) enum DockerConfigError {
         #[source]
         source: io::Error,
     },
-    #[error("{program} does not answer")]
+    #[error("{program} does not answer: try `{program} get` by hand")]
     Hangs { program: String },
-    #[error("{program} answers something else than credentials")]
+    #[error("{program} answers something else than credentials: log in again")]
     Answer {
         program: String,
         #[source]
         source: serde_json::Error,
     },
-    #[error("{0:?} is not the name of a credential helper")]
+    #[error("{0:?} is not the name of a credential helper: check credsStore and credHelpers")]
     HelperName(String),
 }
 

@@ -1,0 +1,140 @@
+//! The writing thread: takes the content as it comes, puts it into its place, and checks it.
+//!
+//! Invariant: a sink is committed only once all of the content is in it and was checked. A download that fails or is dropped leaves
+//! nothing behind.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use darter_api::handover::Anew;
+use darter_core::{Blame, BlobId, Digest, Fault, Retry};
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+use tokio::sync::mpsc;
+
+use super::backend::Given;
+use super::check::Check;
+use super::sink::{Placed, Sink, Wishes};
+use super::target::Target;
+use crate::failure::Failure;
+
+/// Chunks on their way to the writing thread. A chunk in memory is a piece at most, so this bounds memory to a few megabytes.
+const CHUNKS_IN_FLIGHT: usize = 4;
+
+pub(super) struct Written {
+    pub(super) placed: Placed,
+    pub(super) blob: BlobId,
+    pub(super) bytes: u64,
+    /// Its digest, if one is known.
+    pub(super) digest: Option<Digest>,
+}
+
+/// Hands the content to a thread that puts it into its place. When the content fails, or this future is dropped, the
+/// thread finds its queue closed before the end and drops the sink uncommitted.
+pub(super) async fn write_all(
+    mut content: BoxStream<'static, anyhow::Result<Given>>,
+    target: Target,
+    first: Wishes,
+    wishes: impl Fn(Anew) -> Wishes,
+    mut check: Check,
+) -> anyhow::Result<Written> {
+    let (sender, mut queue) = mpsc::channel::<Next>(CHUNKS_IN_FLIGHT);
+    let writer = tokio::task::spawn_blocking(move || -> anyhow::Result<Written> {
+        let (mut blob, mut expected) = (first.blob, first.length);
+        let mut sink = Sink::open(&target, first)?;
+        while let Some(next) = queue.blocking_recv() {
+            match next {
+                Next::Given(Given::Chunk(chunk)) => {
+                    let seen = (check.is_hashing() && !matches!(sink, Sink::File(_))).then_some(&mut check);
+                    match seen {
+                        Some(check) => sink.take(&chunk, Some(&mut |bytes| check.see(bytes)))?,
+                        None => sink.take(&chunk, None)?,
+                    }
+                    if check.is_hashing()
+                        && let Some(file) = sink.readable()
+                    {
+                        check.replaced(chunk.range().start());
+                        check.catch_up(file, sink.prefix()).context("can't read what was written")?;
+                    }
+                }
+                Next::Anew(wishes) => {
+                    (blob, expected) = (wishes.blob, wishes.length);
+                    check.replaced(0);
+                    sink.start_over(wishes)?;
+                }
+                Next::Given(Given::Whole { length, checked }) => {
+                    let missing = sink.has_all_of(length).err().map(|bytes| (bytes, length));
+                    let wrong = expected.filter(|expected| *expected != length).map(|expected| (length, expected));
+                    if let Some((bytes, length)) = missing.or(wrong) {
+                        return Err(cut_off(&format!("the content ended after {bytes} of {length} bytes")));
+                    }
+                    let digest = check.conclude(length, &checked, sink.readable())?;
+                    return Ok(Written { placed: sink.commit()?, blob, bytes: length, digest });
+                }
+                Next::Given(Given::Anew(_)) => {}
+            }
+        }
+        // The sender knows why.
+        Err(cut_off("the content ended before its end"))
+    });
+    let mut failed = None;
+    while let Some(given) = content.next().await {
+        let next = match given {
+            Ok(Given::Anew(anew)) => Next::Anew(wishes(anew)),
+            Ok(given) => Next::Given(given),
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        };
+        if sender.send(next).await.is_err() {
+            // The writer has failed, and knows why.
+            break;
+        }
+    }
+    drop(sender);
+    // Also after a failure: what was written is gone before anybody is told.
+    let written = writer.await.context("the writing thread failed")?;
+    match failed {
+        Some(error) => Err(error),
+        None => written,
+    }
+}
+
+/// Content that ended too early; what came of it is kept.
+pub(super) fn cut_off(text: &str) -> anyhow::Error {
+    let blame = Blame::new(Fault::Network, Retry::Later(None));
+    Failure::Judged { text: format!("{text}; ask again to get the rest"), blame }.into()
+}
+
+/// One message to the writing thread.
+pub(super) enum Next {
+    Given(Given),
+    /// All bytes before are void; the description of the content that comes now.
+    Anew(Wishes),
+}
+
+/// The length of a target's file, if it has this digest now.
+pub(super) async fn has_digest(target: Target, digest: Digest) -> anyhow::Result<Option<u64>> {
+    let Target::File(file) = target else { return Ok(None) };
+    if file.old.is_none() {
+        return Ok(None);
+    }
+    let hashed = tokio::task::spawn_blocking(move || hash_file(&file.path, digest));
+    // A file that can't be read is not known to be right.
+    Ok(hashed.await?.ok().filter(|(found, _)| *found == digest).map(|(_, bytes)| bytes))
+}
+
+pub(super) fn hash_file(path: &Path, like: Digest) -> std::io::Result<(Digest, u64)> {
+    let mut file = std::fs::File::open(path)?;
+    let (mut hasher, mut buffer, mut bytes) = (like.hasher(), vec![0; 1 << 20], 0);
+    loop {
+        match std::io::Read::read(&mut file, &mut buffer)? {
+            0 => return Ok((hasher.finish(), bytes)),
+            count => {
+                hasher.update(&buffer[..count]);
+                bytes += count as u64;
+            }
+        }
+    }
+}
