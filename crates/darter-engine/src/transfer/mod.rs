@@ -61,7 +61,7 @@ pub(crate) mod parts;
 pub(crate) mod passing;
 pub(crate) mod reading;
 pub mod rest;
-mod status;
+pub mod status;
 pub mod stream;
 mod through;
 pub mod turns;

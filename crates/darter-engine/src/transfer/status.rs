@@ -1,12 +1,20 @@
 //! What a transfer tells of itself when it is asked: how far it is, a line for `darter status`, and its account for `darter explain`.
 
 use darter_api as api;
-use darter_core::{PieceIndex, PieceSet};
+use darter_core::{PieceIndex, PieceSet, Source};
+use darter_origin::Pause;
 
-use super::{Transfer, view};
+use super::Transfer;
+use super::dissolve::origin_of;
 
 /// Parts of the map that [`Transfer::progress`] tells.
 const MAP_PARTS: u32 = 64;
+
+/// The origin of a source, which is being waited for.
+pub fn waiting_for(source: &Source, pause: Pause) -> api::Waiting {
+    let retry_in_seconds = pause.left.as_secs_f64().ceil() as u64;
+    api::Waiting { origin: origin_of(source), reason: pause.reason, retry_in_seconds }
+}
 
 impl Transfer {
     /// How far it is.
@@ -29,7 +37,7 @@ impl Transfer {
             complete: state.is_complete(),
             elapsed: state.journal.elapsed(now),
             traffic: state.journal.traffic(),
-            waiting: self.context.pauses.of(&self.source).map(|pause| view::waiting_for(&self.source, pause)),
+            waiting: self.context.pauses.of(&self.source).map(|pause| waiting_for(&self.source, pause)),
         }
     }
 

@@ -6,13 +6,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use darter_api::Giver;
 use darter_api::top::{PeerName, PeerRow, Rates, StalledPiece, SwarmDetail, SwarmRow};
-use darter_api::{Giver, Waiting};
-use darter_core::{Moment, NodeId, PieceSet, Source};
-use darter_origin::Pause;
+use darter_core::{Moment, NodeId, PieceSet};
 use darter_swarm::OpenRequest;
 
-use super::dissolve::origin_of;
 use super::meter::Meter;
 use super::status::map_of;
 use super::{Lead, Transfer, TransferState};
@@ -28,12 +26,6 @@ const MAX_PEERS: usize = 256;
 
 /// Parts of the fine map.
 const FINE_PARTS: u32 = 256;
-
-/// The origin of a source, which is being waited for.
-pub fn waiting_for(source: &Source, pause: Pause) -> Waiting {
-    let retry_in_seconds = pause.left.as_secs_f64().ceil() as u64;
-    Waiting { origin: origin_of(source), reason: pause.reason, retry_in_seconds }
-}
 
 /// How fast bytes come and go.
 #[derive(Debug, Default)]
