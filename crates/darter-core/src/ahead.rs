@@ -31,7 +31,7 @@ const MAX_SAMPLE: f32 = 2.0 * MAX_AHEAD as f32 / 0.04;
 /// The part of a new sample in the rate.
 const WEIGHT: f32 = 0.125;
 
-/// What one connection may be handed ahead, by the rate at which it takes pieces.
+/// The bytes that one connection may be handed ahead, by the rate at which it takes pieces.
 #[derive(Clone, Copy, Debug)]
 pub struct Ahead {
     limit: u32,

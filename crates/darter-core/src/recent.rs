@@ -60,7 +60,7 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
         self.slots.get_mut(key).map(|slot| &mut slot.value)
     }
 
-    /// Whether there is such a value. No use of it.
+    /// True if there is such a value. No use of it.
     pub fn contains(&self, key: &K) -> bool {
         self.slots.contains_key(key)
     }

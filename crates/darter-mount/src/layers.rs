@@ -35,7 +35,7 @@ use crate::supply::Supplier;
 /// For how long names of layers, and their attributes, are good.
 const NOT_AT_ALL: Duration = Duration::ZERO;
 
-/// What a layer is.
+/// A layer in the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Layer {
     /// A file of this length, of which so many bytes are here.
@@ -52,7 +52,7 @@ pub enum Layer {
 /// The layers that there are.
 #[async_trait]
 pub trait Layers: Send + Sync + 'static {
-    /// What is found under a layer's name now; `None`: there is no such file.
+    /// The layer that is found under its name now; `None`: there is no such file.
     async fn look_up(&self, layer: Digest) -> Option<Layer>;
 
     /// Opens a layer that was found; `None`: an error for who opens it.
@@ -204,7 +204,7 @@ impl Shared {
         self.inodes.lock().retire(inode);
         let (Condition::Tainted(reason), Some(notifier)) = (condition, self.notifier.get().cloned()) else { return };
         tracing::error!(%layer, reason, "a mounted layer is wrong: nothing of it is read any more");
-        // What is not mounted any more has no pages.
+        // A layer that is not mounted any more has no pages.
         let _ = tokio::task::spawn_blocking(move || Cache::new(notifier, inode).forget()).await;
     }
 
@@ -216,7 +216,7 @@ impl Shared {
         self.inodes.lock().get(inode).is_some_and(|node| matches!(node.form, Form::File(_)))
     }
 
-    /// What is in a directory; `None` if it is none.
+    /// The entries of a directory; `None` if it is none.
     fn entries(&self, inode: INodeNo) -> Option<Vec<(INodeNo, FileType, String)>> {
         let mut entries =
             vec![(inode, FileType::Directory, ".".to_owned()), (INodeNo::ROOT, FileType::Directory, "..".to_owned())];
@@ -237,7 +237,7 @@ impl Shared {
     }
 }
 
-/// What is told of a name that is not there.
+/// The answer about a name that is not there.
 fn absent() -> FileAttr {
     file(INodeNo(0), SystemTime::UNIX_EPOCH, 0, 0)
 }

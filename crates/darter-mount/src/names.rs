@@ -23,7 +23,7 @@ const FIRST_LAYER: u64 = 1000;
 
 const EXTENSION: &str = ".erofs";
 
-/// What stands beside a layer for dm-verity: never there.
+/// The name beside a layer for dm-verity: never there.
 const SIDECAR: &str = ".erofs.dmverity";
 
 /// A name in one of the directories.
@@ -53,7 +53,7 @@ pub(crate) fn shard_named(name: &OsStr) -> Option<u8> {
     u8::from_str_radix(name, 16).ok()
 }
 
-/// What a name in a directory stands for.
+/// The thing that a name in a directory stands for.
 pub(crate) fn named(shard: u8, name: &OsStr) -> Named {
     let Some(name) = name.to_str() else { return Named::Nothing };
     if name.ends_with(SIDECAR) {
@@ -79,7 +79,7 @@ const fn is_digit(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
-/// What a layer is in the directory.
+/// The form of a layer in the directory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Form {
     /// A file of this length, which may not have come yet.
@@ -95,7 +95,7 @@ pub(crate) struct Node<T> {
     pub(crate) form: Form,
     /// How often the kernel was told of it, less how often it forgot it.
     known: u64,
-    /// What belongs to it.
+    /// The node's own state.
     pub(crate) own: T,
 }
 
@@ -134,7 +134,8 @@ impl<T> Inodes<T> {
         self.nodes.get(&inode.0)
     }
 
-    /// The kernel forgets an inode so many times. What belonged to it, if that was the last time.
+    /// The kernel forgets an inode so many times. Counts lookups down, and gives the node's own state back if that was
+    /// the last one.
     pub(crate) fn forget(&mut self, inode: INodeNo, times: u64) -> Option<T> {
         let node = self.nodes.get_mut(&inode.0)?;
         node.known = node.known.saturating_sub(times);

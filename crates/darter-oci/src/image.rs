@@ -1,4 +1,4 @@
-//! What an image is made of: the layers that its manifest names, and the diff ids that its configuration has for them.
+//! An image's parts: the layers that its manifest names, and the diff ids that its configuration has for them.
 //!
 //! Pure. Only images whose layers can be mounted count: artifacts, lists, Docker's schema 1, encrypted layers and layers that are kept away
 //! from registries ("foreign") are none. Anybody may write either document: that a diff id belongs to a layer is shown by the layer's tar
@@ -31,7 +31,7 @@ pub struct ImageParts {
 pub struct LayerPart {
     /// Its digest, as it is stored.
     pub digest: Digest,
-    /// What it is called.
+    /// Its media type.
     pub media_type: String,
 }
 

@@ -9,12 +9,12 @@ pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 /// A compressed layer.
 pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
-/// Whether this is what an image's configuration is called, by OCI or by Docker.
+/// True for the media type of an image's configuration, by OCI or by Docker.
 pub fn is_image_config(media_type: &str) -> bool {
     matches!(media_type, CONFIG | "application/vnd.docker.container.image.v1+json")
 }
 
-/// Whether this is what a layer is called that is a tar, compressed or not, and that registries have.
+/// True for the media type of a layer that is a tar, compressed or not, and that registries have.
 pub fn is_mountable_layer(media_type: &str) -> bool {
     const FAMILIES: [(&str, [&str; 3]); 2] = [
         ("application/vnd.oci.image.layer.v1.tar", ["", "+gzip", "+zstd"]),

@@ -400,7 +400,7 @@ impl Fleet {
         let mut reached: Vec<NodeId> = node.session.to_meet().iter().copied().filter(reached).collect();
         let has_seed = index != SEED && self.reaches(index, SEED);
         if node.session.leadership.is_searching() {
-            // Who dies is missed by whoever asks it.
+            // A node that dies is missed by those that ask it.
             reached.extend(node.session.met().difference(node.session.to_meet()));
         }
         let mut outputs = std::mem::take(&mut self.outputs);

@@ -42,7 +42,7 @@ impl Fleet {
         self.look_after(leader);
     }
 
-    /// What a lead's books begin with.
+    /// The state with which a lead's books begin.
     fn desk(&self, leader: u32) -> Desk {
         Desk { place: self.blob.place(leader).clone(), seed: self.seed ^ u64::from(self.books + 1) }
     }

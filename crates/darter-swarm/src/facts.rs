@@ -54,12 +54,12 @@ pub trait Facts {
     /// The seeds that are connected.
     fn seeds(&self) -> Vec<NodeId>;
 
-    /// Whether a node alone says what the pieces must be, and this is a seed: it takes nobody else's word in that one's place.
+    /// True if a node alone says what the pieces must be, and this is a seed: it takes nobody else's word in that one's place.
     fn is_on_trust(&self) -> bool {
         false
     }
 
-    /// Whether the source may come to have another version, under the same name.
+    /// True if the source may come to have another version, under the same name.
     fn may_change(&self) -> bool {
         false
     }
@@ -75,7 +75,7 @@ pub(crate) mod fixture {
         pub(crate) pieces: Option<u32>,
         pub(crate) known: PieceSet,
         pub(crate) seeds: Vec<NodeId>,
-        /// Who is not connected of those that would be.
+        /// Nodes that are not connected, of those that would be.
         pub(crate) cut: Vec<NodeId>,
         pub(crate) on_trust: bool,
     }

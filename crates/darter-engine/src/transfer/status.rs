@@ -1,4 +1,4 @@
-//! What a transfer tells of itself when it is asked: how far it is, a line for `darter status`, and its account for `darter explain`.
+//! A transfer's account of itself when it is asked: how far it is, a line for `darter status`, and the story for `darter explain`.
 
 use darter_api as api;
 use darter_core::{PieceIndex, PieceSet, Source};

@@ -79,7 +79,7 @@ const FIRST_GAIN: f64 = 1.4;
 /// Connections that get this many times what as many limited ones would have no limit.
 const CEILING: f64 = 1.5;
 
-/// What stood in sockets comes at once after a machine stood still: more than one window in a row has to say so.
+/// Bytes that stood in sockets come at once after a machine stood still: more than one window in a row has to say so.
 const MIN_ABOVE: u8 = 2;
 
 /// How long a trial may take to its first byte.
@@ -290,7 +290,7 @@ impl Breadth {
         Some(Stretch { length: self.length, rate: self.rate_of_one(), readers, is_tried }.bytes(left))
     }
 
-    /// What each connection gets, in bytes per second.
+    /// The rate of each connection, in bytes per second.
     pub(crate) fn rate_of_one(&self) -> f64 {
         let measured = if let Phase::Wider { before } = self.phase { before } else { self.connections };
         self.rate / f64::from(measured)
@@ -493,7 +493,7 @@ impl Breadth {
         rate > pace.rate * f64::from(self.connections) * CEILING.max(bursts)
     }
 
-    /// What one connection got was no limit: one reads on.
+    /// The rate of one connection was no limit: one reads on.
     fn is_no_limit(&mut self, rate: f64, now: Moment) -> Widening {
         let (tried, before) = (self.connections, self.rate);
         let one = self.pace.map_or(before, |pace| pace.rate);

@@ -22,12 +22,12 @@ const MAX_BYTES: u64 = 64 << 20;
 /// But a very large blob is read by about so many.
 const MAX_STRETCHES: u64 = 256;
 
-/// What a stretch is for.
+/// A stretch's purpose.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stretch {
     /// The blob's length.
     pub(super) length: u64,
-    /// What one connection gets, in bytes per second.
+    /// The rate of each connection, in bytes per second.
     pub(super) rate: f64,
     /// How many connections read, or will.
     pub(super) readers: u8,

@@ -68,7 +68,7 @@ pub(super) struct Pace {
     pub(super) span: Duration,
     /// The longest time without a byte in most of them.
     pub(super) gap: Duration,
-    /// Whether that is about the same in nearly all of them.
+    /// True if that is about the same in nearly all of them.
     pub(super) is_regular: bool,
     /// How far windows lie apart, as a part of the rate: about one standard deviation.
     pub(super) noise: f64,

@@ -62,7 +62,7 @@ pub(super) struct Readings {
     pub(super) at: Vec<(OriginReader, Range<u32>)>,
     /// How many connections read everything.
     pub(super) breadth: Breadth,
-    /// What each reader gets.
+    /// The speed of each reader.
     pub(super) speeds: Speeds,
     /// The length of a piece and of the blob, once several connections may read it.
     pub(super) lengths: Option<(PieceLength, u64)>,

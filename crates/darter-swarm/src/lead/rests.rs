@@ -7,6 +7,8 @@
 //! What that one's answer has under way then was sent in vain. It is slow, so that this is little, and all of it together is kept below one
 //! part of the blob in [`LOST_PART`].
 //!
+//! In a circle with `origin`, on purpose: its readings keep the speeds, which are those of its readers.
+//!
 //! Non-goal: what it gets of the piece that it is at. A connection that sends nothing at all is ended by its reader.
 
 use std::time::Duration;
@@ -16,24 +18,24 @@ use darter_core::Moment;
 use crate::lead::Lead;
 use crate::lead::origin::OriginReader;
 
-/// What takes its connection no longer than this is left to it.
+/// A rest that takes its connection no longer than this is left to it.
 const MAX_REST_TIME: Duration = Duration::from_secs(1);
 
-/// What a connection gets is known after this time, and is what it got in this time to twice as long.
+/// A connection's rate is known after this time, and is the average over this time to twice as long.
 const SPAN: Duration = Duration::from_millis(400);
 
 /// An answer that is broken off is taken to have this much under way: so many bytes, and what comes in this time.
 const LOST_BYTES: u64 = 16 << 10;
 const LOST_TIME: Duration = Duration::from_millis(30);
 
-/// What all of them have under way is at most one part of the blob in this.
+/// The bytes under way in all broken answers together are at most one part of the blob in this.
 const LOST_PART: u64 = 1000;
 
-/// What each connection got of its stretch lately.
+/// The bytes that each connection got of its stretch lately.
 #[derive(Debug, Default)]
 pub(super) struct Speeds {
     of: Vec<Speed>,
-    /// What answers that were broken off are taken to have had under way.
+    /// The bytes that broken answers are taken to have had under way.
     lost: u64,
 }
 
@@ -70,14 +72,14 @@ impl Speeds {
         self.of.iter_mut().filter(|speed| speed.reader == reader).for_each(|speed| speed.since = None);
     }
 
-    /// What a reader got of its last stretch towards the end.
+    /// The rate of a reader's last stretch towards the end.
     fn last(&self, reader: OriginReader) -> Option<f64> {
         let speed = self.of.iter().find(|speed| speed.reader == reader && speed.since.is_none())?;
         let (time, bytes) = speed.before;
         (!time.is_zero()).then(|| bytes as f64 / time.as_secs_f64())
     }
 
-    /// What a reader gets, in bytes per second, once that is known.
+    /// The rate of a reader, in bytes per second, once that is known.
     fn of(&self, reader: OriginReader, now: Moment) -> Option<f64> {
         let speed = self.of.iter().find(|speed| speed.reader == reader)?;
         let (before, bytes) = speed.before;

@@ -42,7 +42,7 @@ pub enum Output {
     RunErrands,
     /// All pieces are here: find out whether the whole is what it should be.
     Check,
-    /// Nobody was responsible for what is lacking. What follows comes next.
+    /// Nobody was responsible for what is lacking. The consequences come next.
     Unattended,
     /// This agent leads, and something is lacking: read the origin.
     ReadOn,
@@ -51,7 +51,7 @@ pub enum Output {
     Seek(Step),
     /// This seed does not lead, and is there again: ask it to.
     Return(NodeId),
-    /// The lead is lost. What follows comes next, or somebody else is looked for.
+    /// The lead is lost. The consequences come next, or another lead is looked for.
     LeadLost {
         /// The lead.
         lead: NodeId,

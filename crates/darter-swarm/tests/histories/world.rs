@@ -560,7 +560,7 @@ impl World {
         follows
     }
 
-    /// What an agent knows, with those that it is connected to or without.
+    /// An agent's knowledge, with those that it is connected to or without.
     pub(crate) fn view(&self, at: usize, connected: bool) -> View {
         let seeds = self.agents.iter().filter(|it| it.is_seed).map(|it| it.id).collect();
         let is_there = |other: &usize| connected && self.connection(at, *other).is_some();

@@ -170,7 +170,7 @@ struct Server<'a> {
     socket: Box<dyn PeerWriter>,
     /// The slot in hand, if there is one.
     slot: Option<Slot<'a>>,
-    /// What the socket may hold.
+    /// The bytes that the socket may hold.
     ahead: Ahead,
     peer: NodeId,
     uploads: Arc<dyn Uploads>,

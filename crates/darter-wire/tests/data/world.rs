@@ -174,7 +174,7 @@ async fn pair_over(transport: &dyn Transport, addr: &str) -> (PeerStream, PeerSt
     (here.unwrap(), there.unwrap())
 }
 
-/// What a writer was given and told.
+/// The bytes and messages that a writer was given.
 #[derive(Default)]
 pub(crate) struct Notes {
     /// How long each head was.
@@ -187,7 +187,7 @@ pub(crate) struct Notes {
 struct Noting {
     writer: Box<dyn PeerWriter>,
     notes: Arc<Notes>,
-    /// What a byte of a file takes.
+    /// The time that a byte of a file takes.
     byte: Duration,
 }
 

@@ -12,7 +12,7 @@ fn polled(scene: &mut Scene) -> Vec<Output> {
     outputs
 }
 
-/// What becomes of a blob whose lead is lost like this.
+/// The consequence for a blob whose lead is lost like this.
 #[derive(Debug, PartialEq, Eq)]
 enum Follows {
     Search,
