@@ -8,6 +8,7 @@ use std::time::Duration;
 use darter_core::{Blame, BlobId, Digest, Fault, NodeId, Retry, Tier};
 use serde::{Deserialize, Serialize};
 
+use crate::layer::LayerRequest;
 use crate::span::Span;
 use crate::units;
 
@@ -456,6 +457,9 @@ pub struct GetRequest {
     /// The bytes that are wanted; all of them if `None`. A release that does not know of it gives all, and says nothing of a range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range: Option<Span>,
+    /// Of `POST /v1/parts`: the layer whose expanded form is wanted, in place of what is at `url`, which is [`LayerRequest::address`] then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<LayerRequest>,
 }
 
 /// A mounted file, as `darter mount --list` has it.

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`answers`] | what is asked and answered, as JSON |
 //! | [`headers`] | the names of headers and trailers |
+//! | [`layer`] | a layer of an image that is to be mounted |
 //! | [`top`] | the answer to `GET /v1/top` |
 //! | [`span`] | which bytes of some content are wanted |
 //! | [`units`] | units in the names of fields |
@@ -23,7 +24,7 @@
 //! | `PUT /v1/blobs/{name}/pin`, `DELETE /v1/blobs/{name}/pin` | 204: kept whatever happens, or not any more |
 //! | `GET /v1/explain?name=…` | [`Explained`] |
 //! | `POST /v1/get` with [`GetRequest`] | 200 and the bytes in order, headers `darter-blob: ID` and, when known, `darter-length`, `darter-last-modified`, `darter-disposition`; trailer `darter-error` if it breaks. With `Upgrade: darter-file`: 101 and the blob's file, see [`handover`]. With a `range`: just these bytes, never a file, and the header `darter-range: FIRST-LAST/LENGTH` |
-//! | `POST /v1/parts` with [`GetRequest`] and `Upgrade: darter-parts` | 101 and parts of the blob as they are asked for, see [`parts`] |
+//! | `POST /v1/parts` with [`GetRequest`] and `Upgrade: darter-parts` | 101 and parts of the blob as they are asked for, see [`parts`]; with a `layer`, of its expanded form |
 //! | `GET /v1/progress?blob=ID` | [`Progress`] |
 //! | `GET /v1/top`, `GET /v1/top?name=…` | [`top::Top`]: what moves now, and the named swarm's peers |
 //!
@@ -34,6 +35,7 @@ pub mod client;
 mod descriptors;
 pub mod handover;
 pub mod headers;
+pub mod layer;
 pub mod parts;
 pub mod span;
 pub mod top;
@@ -47,6 +49,7 @@ pub use answers::{
     Status, StoreStatus, SwarmStatus, Traffic, Wait, Waiting, WrongSource,
 };
 pub use client::{Client, ClientError};
+pub use layer::LayerRequest;
 pub use span::{Span, SpanError};
 
 /// Where the socket of a data directory is.

@@ -75,6 +75,16 @@ macro_rules! hex_id {
 hex_id!(NodeId, 16);
 hex_id!(BlobId, 32);
 
+/// BLAKE3 in key-derivation mode over length-prefixed parts.
+pub(crate) fn named(context: &str, parts: &[&[u8]]) -> BlobId {
+    let mut hasher = blake3::Hasher::new_derive_key(context);
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    BlobId(*hasher.finalize().as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@
 //! | [`identity`] | a node's key, of which its id is the hash: [`NodeKey`], [`PublicKey`] |
 //! | [`digest`] | OCI content digests and streaming hashers for them |
 //! | [`source`] | where bytes come from: [`Source`], its [`Version`], and how both name a blob |
+//! | [`layer`] | [`ExpandedLayer`]: a layer of an image in the form that the kernel mounts |
 //! | [`range`] | [`ByteRange`]: half-open ranges of bytes |
 //! | [`piece`] | [`PieceIndex`], [`PieceLength`], and the arithmetic between bytes and pieces |
 //! | [`set`] | [`PieceSet`]: which pieces somebody holds |
@@ -27,6 +28,7 @@ pub mod digest;
 pub mod fault;
 pub mod id;
 pub mod identity;
+pub mod layer;
 pub mod manifest;
 pub mod piece;
 pub mod place;
@@ -46,6 +48,7 @@ pub use digest::{Digest, DigestHasher};
 pub use fault::{Blame, Blamed, Fault, Retry, in_full};
 pub use id::{BlobId, NodeId};
 pub use identity::{KeyError, NodeKey, PublicKey};
+pub use layer::ExpandedLayer;
 pub use manifest::{Manifest, PieceHash};
 pub use piece::{PieceIndex, PieceLength};
 pub use place::{Place, Tier};

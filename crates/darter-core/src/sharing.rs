@@ -15,8 +15,9 @@
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::id::named;
 use crate::signature;
-use crate::source::{Source, Version, named};
+use crate::source::{Source, Version};
 
 /// A date of modification this near to the answer's own date may stand for two states, if clocks differ: seconds.
 const MIN_AGE: u32 = 60;

@@ -1,7 +1,8 @@
 //! Where a blob's bytes come from, and how that names the blob.
 //!
 //! Content with a digest is named by the digest alone, wherever it is read. Content without one is named by its
-//! *source* and its *version*: an origin whose validators change makes a new blob, so no swarm mixes two versions.
+//! *source* and its *version*: an origin whose validators change makes a new blob, so no swarm mixes two versions. A layer that is to
+//! come expanded is named by its tar ([`ExpandedLayer`]).
 //! [`Credentials`], which authorise a request, are never part of a name.
 
 use std::fmt;
@@ -13,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::digest::Digest;
-use crate::id::BlobId;
+use crate::id::{BlobId, named};
+use crate::layer::{ExpandedLayer, in_registry};
 use crate::signature;
 
 /// Stands in a [`Credentials`] list for the whole query of a signed address: no header has such a name.
@@ -40,6 +42,8 @@ pub enum Source {
         /// The blob's digest.
         digest: Digest,
     },
+    /// A registry's layer, in the form that the kernel mounts.
+    Expanded(ExpandedLayer),
 }
 
 /// The validators by which an origin tells one state of a resource from another (RFC 9110, section 8.8).
@@ -99,15 +103,42 @@ impl Source {
         match self {
             Self::Url { digest, .. } => *digest,
             Self::Registry { digest, .. } => Some(*digest),
+            Self::Expanded(_) => None,
+        }
+    }
+
+    /// The blob that this source is whatever its origin says: what a registry has, and what that expands into.
+    pub fn own_blob(&self) -> Option<BlobId> {
+        match self {
+            Self::Url { .. } => None,
+            Self::Registry { digest, .. } => Some(blob_of(digest)),
+            Self::Expanded(layer) => Some(layer.blob()),
+        }
+    }
+
+    /// The registry that it is read from.
+    pub const fn registry(&self) -> Option<&Url> {
+        match self {
+            Self::Url { .. } => None,
+            Self::Registry { registry, .. } | Self::Expanded(ExpandedLayer { registry, .. }) => Some(registry),
+        }
+    }
+
+    /// The address that it is read from: a registry's base address for what is in one.
+    pub const fn address(&self) -> &Url {
+        match self {
+            Self::Url { url, .. } => url,
+            Self::Registry { registry, .. } | Self::Expanded(ExpandedLayer { registry, .. }) => registry,
         }
     }
 
     /// Names the source apart from its version: 32 bytes. A digest names it wherever it is, so that everybody who asks
     /// for it meets at one seed.
     pub fn key(&self) -> BlobId {
-        match self.digest() {
-            Some(digest) => named("darter 2026-11 source", &[digest.to_string().as_bytes()]),
-            None => self.record_key(&Credentials::none()),
+        match (self, self.digest()) {
+            (Self::Expanded(layer), _) => named("darter 2026-11 source", &[&layer.blob().0]),
+            (_, Some(digest)) => named("darter 2026-11 source", &[digest.to_string().as_bytes()]),
+            (_, None) => self.record_key(&Credentials::none()),
         }
     }
 
@@ -124,6 +155,9 @@ impl Source {
     /// a registry has. An address's content with a digest is kept apart from that, and from other addresses': whoever
     /// may read the one need not be allowed to read the other.
     pub fn blob(&self, version: &Version) -> BlobId {
+        if let Self::Expanded(layer) = self {
+            return layer.blob();
+        }
         if let Some(digest) = self.digest()
             && (matches!(self, Self::Registry { .. }) || *version == Version::default())
         {
@@ -156,6 +190,9 @@ impl Source {
             Self::Registry { registry, repository, digest } => {
                 format!("registry {registry} {repository} {digest}").into_bytes()
             }
+            Self::Expanded(ExpandedLayer { registry, repository, digest, diff_id, format }) => {
+                format!("expanded {format} {registry} {repository} {digest} {diff_id}").into_bytes()
+            }
         }
     }
 }
@@ -179,26 +216,21 @@ pub fn blob_of(digest: &Digest) -> BlobId {
     named("darter 2026-11 blob by digest", &[digest.to_string().as_bytes()])
 }
 
-/// BLAKE3 in key-derivation mode over length-prefixed parts.
-pub(crate) fn named(context: &str, parts: &[&[u8]]) -> BlobId {
-    let mut hasher = blake3::Hasher::new_derive_key(context);
-    for part in parts {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part);
-    }
-    BlobId(*hasher.finalize().as_bytes())
-}
-
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Url { url, .. } => url.fmt(f),
-            Self::Registry { registry, repository, digest } => {
-                let host = registry.host_str().unwrap_or_default();
-                let port = registry.port().map(|port| format!(":{port}")).unwrap_or_default();
-                write!(f, "{host}{port}/{repository}@{digest}")
-            }
+            Self::Registry { registry, repository, digest } => in_registry(f, registry, repository, digest),
+            Self::Expanded(layer) => layer.fmt(f),
         }
+    }
+}
+
+impl ExpandedLayer {
+    /// The layer as the registry has it.
+    pub fn stored(&self) -> Source {
+        let Self { registry, repository, digest, .. } = self.clone();
+        Source::Registry { registry, repository, digest }
     }
 }
 

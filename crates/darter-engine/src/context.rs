@@ -14,6 +14,7 @@ use darter_store::{Disk, WallClock};
 
 use crate::budget::ByteBudget;
 use crate::error::FetchError;
+use crate::expanding::{Expanding, Expansions};
 use crate::let_downs::LetDowns;
 use crate::setbacks::{Culprit, Setbacks};
 use crate::transfer::journal::Archive;
@@ -60,6 +61,8 @@ pub struct EngineContext {
     pub pauses: Pauses,
     /// Which registries are configured, and trusted.
     pub registries: Upstreams,
+    /// Layers that are being expanded.
+    pub expansions: Arc<Expansions>,
     /// Meters what is read from origins.
     pub origin_budget: Arc<ByteBudget>,
     /// Turns to read origins.
@@ -109,6 +112,14 @@ impl AllOrigins {
     pub fn only(origin: &Arc<dyn Origin>) -> Self {
         let of = || Patience { once: Arc::clone(origin), patient: Arc::clone(origin) };
         Self { here: of(), named: of(), elsewhere: of() }
+    }
+
+    /// The same, and layers in their expanded form.
+    #[must_use]
+    pub fn expanding(self, expansions: &Arc<Expansions>) -> Self {
+        let origin = |origin| Arc::new(Expanding::new(origin, Arc::clone(expansions))) as Arc<dyn Origin>;
+        let with = |Patience { patient, once }| Patience { patient: origin(patient), once: origin(once) };
+        Self { here: with(self.here), named: with(self.named), elsewhere: with(self.elsewhere) }
     }
 
     fn of(&self, requester: Requester) -> &Patience {

@@ -174,6 +174,7 @@ pub fn passed_on(failure: &OriginFailure) -> StatusCode {
     match (&failure.kind, status) {
         (ErrorKind::Timeout, _) => StatusCode::GATEWAY_TIMEOUT,
         (ErrorKind::Io, _) => StatusCode::NOT_FOUND,
+        (ErrorKind::Unmountable, _) => StatusCode::UNPROCESSABLE_ENTITY,
         (_, Some(status)) if failure.blame().fault == Fault::User && status != PROXY_WANTS_LOGIN => status,
         _ => StatusCode::BAD_GATEWAY,
     }
@@ -245,6 +246,7 @@ mod tests {
             ErrorKind::UnknownName,
             ErrorKind::Proxy,
             ErrorKind::Page,
+            ErrorKind::Unmountable,
         ];
         for kind in kinds {
             let error = of(kind);

@@ -84,6 +84,8 @@ pub(crate) enum Entered {
         blob: BlobId,
         /// True if the lead has the same content, as far as that showed.
         is_same: Option<bool>,
+        /// Whether the lead has all of it, checked.
+        is_checked: bool,
     },
 }
 

@@ -7,6 +7,7 @@
 //! | [`joins`] | questions to leads |
 //! | [`let_downs`] | nodes that led a blob to nothing, and are not followed for a while |
 //! | [`setbacks`] | content that was wrong of late: who read it, when it may be tried again |
+//! | [`expanding`] | layers of images, read and expanded: an origin on top of a registry |
 //! | [`context`], [`budget`] | what all of it shares |
 //! | [`error`] | what can go wrong when bytes are asked for, and whose fault it is |
 //!
@@ -16,6 +17,7 @@
 pub mod budget;
 pub mod context;
 pub mod error;
+pub mod expanding;
 pub mod joins;
 pub mod let_downs;
 pub mod setbacks;

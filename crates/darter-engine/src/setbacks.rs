@@ -42,7 +42,7 @@ pub(crate) struct Culprit {
 /// else there.
 pub(crate) fn key_of(source: &Source, credentials: &Credentials) -> BlobId {
     match source {
-        Source::Registry { .. } => source.record_key(&Credentials::none()),
+        Source::Registry { .. } | Source::Expanded(_) => source.record_key(&Credentials::none()),
         Source::Url { .. } => source.record_key(credentials),
     }
 }

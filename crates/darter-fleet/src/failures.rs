@@ -28,6 +28,7 @@ pub fn told(failure: &OriginFailure) -> Failure {
         ErrorKind::UnknownName => FailureKind::UnknownName,
         ErrorKind::Proxy => FailureKind::Proxy,
         ErrorKind::Page => FailureKind::Page,
+        ErrorKind::Unmountable => FailureKind::Unmountable,
     };
     let challenge = match &failure.kind {
         ErrorKind::Unauthorized { challenge } => Some(challenge.join("\n")),
@@ -63,6 +64,7 @@ pub fn heard(failure: Failure) -> Option<OriginFailure> {
         FailureKind::UnknownName => ErrorKind::UnknownName,
         FailureKind::Proxy => ErrorKind::Proxy,
         FailureKind::Page => ErrorKind::Page,
+        FailureKind::Unmountable => ErrorKind::Unmountable,
         FailureKind::NoSpace | FailureKind::Other => return None,
     };
     Some(OriginFailure { kind, status, text, retry_after })
@@ -96,12 +98,13 @@ mod tests {
             UnknownName,
             Proxy,
             Page,
+            Unmountable,
         ];
         for kind in &kinds {
             match kind {
                 NotFound | Unauthorized { .. } | Forbidden | RateLimited { .. } | Unreachable | Timeout | Tls => {}
                 Changed | Contradicted | Truncated | RangeNotSatisfiable | Status(_) | Protocol | Io => {}
-                OutOfReach | Encoded | UnknownName | Proxy | Page => {}
+                OutOfReach | Encoded | UnknownName | Proxy | Page | Unmountable => {}
             }
         }
         kinds.extend([RateLimited { retry_after: None }, Status(451), Status(501)]);

@@ -11,6 +11,7 @@ use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::connect_info::{ConnectInfo, Connected};
@@ -22,13 +23,13 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::serve::IncomingStream;
 use axum::{Json, Router};
-use darter_agent::{Agent, FetchError, Handing, MIN_DIGITS, Phase, StartError};
+use darter_agent::{Access, Agent, FetchError, Handing, MIN_DIGITS, Phase, StartError};
 use darter_api::handover::{ORDER_HEADER, Order, PROTOCOL, READY, Sender};
 use darter_api::headers::{
     BLOB_HEADER, CHANGED_TRAILER, DISPOSITION_HEADER, ERROR_TRAILER, FAULT_TRAILER, LENGTH_HEADER, MODIFIED_HEADER,
     PIECES_HEADER, RANGE_HEADER, RETRY_AFTER_TRAILER, RETRY_TRAILER,
 };
-use darter_api::{GetRequest, Problem, Waiting};
+use darter_api::{GetRequest, LayerRequest, Problem, Waiting};
 use darter_core::fault::advice;
 use darter_core::source::Credentials;
 use darter_core::{Blame, Blamed as _, BlobId, Fault, Retry, Source, in_full};
@@ -44,6 +45,11 @@ use hyper_util::server::conn::auto::upgrade;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{UnixListener, UnixStream};
+
+use crate::mirror::Rewrites;
+
+/// How long a program waits for a layer that the lead has to read and expand before anything of it can be had.
+const LAYER_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// The longest refusal that is passed on.
 const MAX_REFUSAL: usize = 16 << 10;
@@ -328,6 +334,13 @@ fn source_of(agent: &Agent, request: &GetRequest) -> Result<(Source, Credentials
     Ok(Source::from_signed_url(url, &request.headers, request.digest, agent.signed_parameters()))
 }
 
+/// A layer whose repository is called as the registry calls it: programs name it as the mirror is asked for it.
+fn at_its_registry(agent: &Agent, layer: &LayerRequest) -> LayerRequest {
+    let rewrites = Rewrites::from(agent.options().upstreams.as_slice());
+    let repository = rewrites.apply(&layer.registry, layer.repository.clone());
+    LayerRequest { repository, ..layer.clone() }
+}
+
 /// Opens a blob for whoever reads here and there in it.
 async fn open_parts(State(agent): State<Agent>, upgrade: Upgrade, Json(request): Json<GetRequest>) -> Response {
     let Some(upgrade) = upgrade.to else {
@@ -338,7 +351,13 @@ async fn open_parts(State(agent): State<Agent>, upgrade: Upgrade, Json(request):
         Err(refusal) => return refusal,
     };
     let opened = async {
-        let download = agent.open_parts(source, credentials).await?;
+        let download = match &request.layer {
+            Some(layer) => {
+                let layer = at_its_registry(&agent, layer);
+                agent.expanded(&layer, credentials, Access::Asked, LAYER_TIMEOUT).await?
+            }
+            None => agent.open_parts(source, credentials).await?,
+        };
         let length = download.length_when_known().await?;
         Ok((download, length))
     };

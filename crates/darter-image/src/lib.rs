@@ -11,6 +11,7 @@
 //! | [`compression`] | which compression a layer has, by its first bytes and by its media type |
 //! | [`reason`] | [`Reason`]: why a tar can't be expressed |
 //! | [`limits`] | what one layer may be |
+//! | [`whole`] | the whole file, made of a layer and checked |
 //! | `tar` | members of a tar, whatever its format, and where their bytes are |
 //! | `tree` | what unpacking these members makes, as containerd does it |
 //! | `chunks` | how a sparse file points at the tar |
@@ -38,9 +39,11 @@ pub mod limits;
 pub mod reason;
 mod tar;
 mod tree;
+pub mod whole;
 
 pub use compression::Compression;
-pub use erofs::{TAR_START, metadata_start};
+pub use erofs::{FORMAT, TAR_START, metadata_start};
 pub use expand::{Expanded, Expander};
 pub use layer::{LayerDigests, LayerError, LayerReader};
 pub use reason::Reason;
+pub use whole::{NotExpanded, check_expanded, expand_layer};

@@ -116,6 +116,8 @@ pub struct Metrics {
     pub origin_bytes: Counter,
     /// Connections that read blobs of origins now.
     pub origin_connections: Gauge,
+    /// Layers that were read and expanded.
+    pub expanded_layers: Counter,
     /// Bytes of pieces sent to other agents.
     pub peer_sent_bytes: Counter,
     /// Bytes of content served to programs of this host.
@@ -224,6 +226,7 @@ impl Metrics {
             registries: Names::default(),
             origin_bytes: Counter::default(),
             origin_connections: Gauge::default(),
+            expanded_layers: Counter::default(),
             peer_sent_bytes: Counter::default(),
             local_served_bytes: Counter::default(),
             local_sendfile_bytes: Counter::default(),
@@ -279,6 +282,8 @@ impl Metrics {
         r.register_with_unit("origin", "Content read from origins", bytes(), self.origin_bytes.clone());
         let connections = "Connections that read blobs of origins now: several for one blob where they get more (--origin-connections)";
         r.register("origin_connections", connections, self.origin_connections.clone());
+        let expanded = "Layers read and made into files that the kernel mounts, for the fleet";
+        r.register("expanded_layers", expanded, self.expanded_layers.clone());
         r.register_with_unit("peer_received", "Pieces received from agents", bytes(), self.peer_received_bytes.clone());
         r.register_with_unit("peer_sent", "Pieces sent to agents", bytes(), self.peer_sent_bytes.clone());
         let served = "Content served to programs of this host";

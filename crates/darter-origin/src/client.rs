@@ -27,7 +27,8 @@ mod server;
 
 pub(crate) use address::{authority, shown};
 pub use config::{HttpConfig, ServerConfig};
-pub(crate) use failure::{no_answer_in, of_body, of_status};
+pub use failure::of_status;
+pub(crate) use failure::{no_answer_in, of_body};
 pub(crate) use location::{keeps_credentials, same_server};
 pub(crate) use reach::Reach;
 pub use reach::{Requester, is_this_host};

@@ -57,6 +57,8 @@ pub enum ErrorKind {
     Proxy,
     /// A page for people came in place of what was asked for: a portal answers, or a gateway that wants a login.
     Page,
+    /// A layer can't be given in the form that the kernel mounts. As it is stored, it can be had.
+    Unmountable,
 }
 
 /// An origin's failure. `Display` says what failed and what to do next; the cause is in `source()`.
@@ -210,7 +212,7 @@ impl ErrorKind {
             // Another agent may trust another authority, be configured with another proxy, or be given the right bytes.
             Self::Tls | Self::Contradicted => (Origin, Retry::Elsewhere),
             Self::Changed => (Origin, Retry::Now),
-            Self::Encoded | Self::Protocol => (Origin, Retry::Never),
+            Self::Encoded | Self::Protocol | Self::Unmountable => (Origin, Retry::Never),
             Self::Status(status) => return blame_of_status(*status),
         };
         Blame::new(fault, retry)

@@ -37,7 +37,7 @@ mod shown;
 mod validators;
 pub mod web;
 
-pub use client::{HttpClient, HttpConfig, Requester, ServerConfig, is_own_header, is_this_host};
+pub use client::{HttpClient, HttpConfig, Requester, ServerConfig, is_own_header, is_this_host, of_status};
 pub use declared::Witness;
 pub use error::{ConfigError, ErrorKind, OriginError, OriginFailure, status_text};
 pub use file::FileOrigin;

@@ -73,7 +73,11 @@ impl Origins {
     }
 
     fn of(&self, source: &Source) -> Result<&dyn Origin, OriginError> {
-        let Source::Url { url, .. } = source else { return Ok(&self.registry) };
+        let url = match source {
+            Source::Url { url, .. } => url,
+            // Of an expanded layer it says that it has none: whoever can make one reads the layer.
+            Source::Registry { .. } | Source::Expanded(_) => return Ok(&self.registry),
+        };
         match (url.scheme(), &self.files) {
             ("http" | "https", _) => Ok(&self.web),
             ("file", Some(files)) => Ok(files),

@@ -338,7 +338,7 @@ fn put(headers: &mut HeaderMap, name: HeaderName, value: Option<&str>) {
 fn name_of(source: &Source) -> String {
     match source {
         Source::Url { url, .. } => shown(url),
-        Source::Registry { .. } => source.to_string(),
+        Source::Registry { .. } | Source::Expanded(_) => source.to_string(),
     }
 }
 

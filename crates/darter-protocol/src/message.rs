@@ -18,7 +18,7 @@
 //! |---|---|
 //! | peer | `node, text: address, text: region, text: zone, text: rack, text: host` |
 //! | headers | `[{text, text}]` |
-//! | source | `0, text: URL, headers: variant, text?: digest`, or `1, text: registry, text: repository, text: digest` |
+//! | source | `0, text: URL, headers: variant, text?: digest`, or `1, text: registry, text: repository, text: digest`, or, to agents with [`EXPANDED_LAYERS`](crate::Capabilities::EXPANDED_LAYERS) only, `2, text: registry, text: repository, text: digest, text: diff id, varint: format` |
 //! | version | `text?: entity tag, text?: modification date, varint?: length, varint?: nonce` |
 //! | set | `[varint]`: 64 pieces to a number, the lowest in the lowest bit |
 //! | verdict | `hash: root, text?: digest` |

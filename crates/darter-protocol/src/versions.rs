@@ -65,6 +65,7 @@ impl fmt::Display for Versions {
 /// | bit | capability |
 /// |---|---|
 /// | 0 | [`FAILURE_KINDS`](Self::FAILURE_KINDS) |
+/// | 1 | [`EXPANDED_LAYERS`](Self::EXPANDED_LAYERS) |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Capabilities(u64);
 
@@ -75,8 +76,11 @@ impl Capabilities {
     /// Knows the [kinds of failure](crate::FailureKind) from 8 on.
     pub const FAILURE_KINDS: Self = Self(1);
 
+    /// Knows [layers in their expanded form](darter_core::ExpandedLayer) as sources, and leads their swarms.
+    pub const EXPANDED_LAYERS: Self = Self(2);
+
     /// The abilities of this release.
-    pub const OWN: Self = Self::FAILURE_KINDS;
+    pub const OWN: Self = Self(Self::FAILURE_KINDS.0 | Self::EXPANDED_LAYERS.0);
 
     /// The capabilities with these bits.
     pub const fn from_bits(bits: u64) -> Self {

@@ -8,7 +8,8 @@
 mod messages;
 
 use bytes::BytesMut;
-use darter_core::{BlobId, NodeId, PieceIndex, Place};
+use darter_core::source::Credentials;
+use darter_core::{BlobId, Digest, ExpandedLayer, NodeId, PieceIndex, Place, Source};
 use darter_protocol::data::{Ask, Header};
 use darter_protocol::frame::take;
 use darter_protocol::preface::{self, Head};
@@ -121,6 +122,31 @@ fn a_kind_of_failure_is_said_as_one_that_the_other_agent_knows() {
         assert_eq!(frame.for_agent(Capabilities::NONE).bytes(), plain, "{name}");
         assert_eq!(take(&mut BytesMut::from(&known[..])).unwrap(), Some(Ok(message)), "{name} is read");
     }
+}
+
+/// A sort of source that agents with [`Capabilities::EXPANDED_LAYERS`] know.
+#[test]
+fn an_expanded_layer_has_the_bytes_that_were_written_down() {
+    let layer = ExpandedLayer {
+        registry: "https://r.example/".parse().unwrap(),
+        repository: "app".into(),
+        digest: Digest::Sha256([0xd0; 32]),
+        diff_id: Digest::Sha256([0xd1; 32]),
+        format: 300,
+    };
+    let join = Message::Join {
+        request: 7,
+        source: Source::Expanded(layer),
+        credentials: Credentials::none(),
+        held: None,
+        wants: true,
+    };
+    let digests = ["d0", "d1"].map(|byte| format!("\x47sha256:{}", byte.repeat(32)));
+    let source = ["\x02\x12https://r.example/\x03app", &digests[0], &digests[1]].concat();
+    let body = [&[0, 7], source.as_bytes(), &[0xac, 2], &[0, 0, 1]].concat();
+    assert_eq!(hex::encode(&Frame::encode(&join).unwrap().bytes()[4..]), hex::encode(&body));
+    let frame = [&u32::try_from(body.len()).unwrap().to_le_bytes()[..], &body].concat();
+    assert_eq!(take(&mut BytesMut::from(&frame[..])).unwrap(), Some(Ok(join)));
 }
 
 /// A number that is not in the table has not been given out.

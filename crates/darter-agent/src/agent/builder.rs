@@ -17,6 +17,7 @@ use darter_core::{Clock, NodeId, SystemClock, in_full};
 use darter_engine::EngineOptions;
 use darter_engine::budget::ByteBudget;
 use darter_engine::context::{AllOrigins, EngineContext, Fetchers, dates};
+use darter_engine::expanding::{Expansions, ExpansionsOptions};
 use darter_engine::joins::Joins;
 use darter_engine::let_downs::LetDowns;
 use darter_engine::setbacks::Setbacks;
@@ -134,15 +135,27 @@ impl Builder {
         let set_aside = store.set_aside();
         metrics.set_aside("blob", set_aside.blobs.len());
         metrics.set_aside("index", usize::from(set_aside.index));
+        let disk = Disk::new(Arc::clone(&store));
+        let origin_budget = ByteBudget::new(options.origin_limit, Arc::clone(&clock));
+        let expansions = Expansions::new(ExpansionsOptions {
+            data_dir: options.data_dir.clone(),
+            disk: disk.clone(),
+            clock: Arc::clone(&clock),
+            metrics: Arc::clone(&metrics),
+            budget: Arc::clone(&origin_budget),
+            pauses: pauses.clone(),
+            patience: options.origin_patience,
+        });
         let context = Arc::new(EngineContext {
             me,
             place: place_of(&options),
             clock: Arc::clone(&clock),
-            disk: Disk::new(Arc::clone(&store)),
-            origins,
+            disk,
+            origins: origins.expanding(&expansions),
+            expansions,
             pauses,
             registries: registry.upstreams().clone(),
-            origin_budget: ByteBudget::new(options.origin_limit, Arc::clone(&clock)),
+            origin_budget,
             origin_turns: Turns::for_connections(options.origin_connections),
             manners: Manners::default(),
             metrics: Arc::clone(&metrics),

@@ -9,6 +9,7 @@ mod control_lost;
 mod damaged;
 mod decisions;
 mod declared;
+mod expanded;
 mod expired;
 mod false_leads;
 mod faults;
@@ -37,6 +38,8 @@ mod seed;
 mod slow;
 mod start_over;
 mod stories;
+#[path = "../../../darter-image/tests/support/tar.rs"]
+mod tar;
 mod this_host;
 mod turns;
 mod two_seeds;

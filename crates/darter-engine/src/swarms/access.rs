@@ -187,6 +187,11 @@ impl Swarms {
         self.house.context.disk.remember_source(source.record_key(&Credentials::none()), record);
     }
 
+    /// Remembers which blob a key stands for.
+    pub(super) fn remember_key(&self, key: BlobId, blob: BlobId) {
+        self.house.context.disk.remember_source(key, self.record(blob, &Version::default(), None));
+    }
+
     /// The record of a source, whoever asked.
     pub async fn recall(&self, source: &Source) -> Result<Option<SourceRecord>, FetchError> {
         self.recall_key(source.record_key(&Credentials::none())).await

@@ -5,7 +5,7 @@
 //! origin if it is a seed itself, or hears that the origin is in trouble, looks for such a node and follows it: a registry that
 //! is away, or asks to slow down, keeps nobody from what the fleet has.
 //!
-//! Invariants: only content that is named by its digest is taken in this way, so that the whole shows whether it is right;
+//! Invariants: only content that is named by its digest, or by its tar's, is taken in this way, so that the whole shows whether it is right;
 //! and only for a source that is proven ([`proof`](super::proof)). A seed takes it *on trust* ([`Transfer::is_on_trust`]): for
 //! its own host alone, until it has checked the whole by itself. A node that made up what the pieces must be would
 //! mislead the whole fleet through it otherwise.
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_api::Role;
-use darter_core::source::{Credentials, blob_of};
+use darter_core::source::Credentials;
 use darter_core::{NodeId, Source};
 use tokio::task::JoinHandle;
 
@@ -83,10 +83,9 @@ impl Swarms {
         })
     }
 
-    /// Follows an agent that holds all of a registry's blob, if the seeds know of one.
+    /// Follows an agent that holds all of what a registry has, if the seeds know of one.
     async fn open_by_holder(self: &Arc<Self>, source: &Source, caller: Caller<'_>) -> Option<Arc<Transfer>> {
-        let Source::Registry { digest, .. } = source else { return None };
-        let (key, blob) = (source.record_key(&Credentials::none()), blob_of(digest));
+        let (key, blob) = (source.record_key(&Credentials::none()), source.own_blob()?);
         let holders = self.house.fleet.holders_by_seeds(key, blob, self.known_holders(key, blob)).await;
         for holder in holders.iter().map(|info| info.node).filter(|holder| self.may_lead(*holder, source)) {
             // By now the agent that was asked has let this one in, or an earlier holder has.

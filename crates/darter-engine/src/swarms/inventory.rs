@@ -108,7 +108,7 @@ impl Swarms {
     /// Counts the nodes that are said to hold a blob as members of the swarm that this agent leads: they can give to others what
     /// the origin has shown to be right.
     pub(super) fn count_holders_in(&self, transfer: &Transfer) {
-        let (Lead::Me, Some(pieces), Some(_)) = (transfer.lead(), transfer.pieces(), transfer.source.digest()) else {
+        let (Lead::Me, Some(pieces), Some(_)) = (transfer.lead(), transfer.pieces(), transfer.source.own_blob()) else {
             return;
         };
         let holders = self.inventory.holders_of(transfer.blob);

@@ -36,12 +36,10 @@ impl Swarms {
         source: &Source,
         caller: Caller<'_>,
     ) -> Result<Arc<Transfer>, Refused> {
-        self.join_if(
-            seed,
-            source,
-            caller,
-            |entered| matches!(entered, Entered::New(joined) if joined.verdict.is_some()),
-        )
+        self.join_if(seed, source, caller, |entered| match entered {
+            Entered::New(joined) => joined.verdict.is_some(),
+            Entered::Followed { is_same, is_checked, .. } => *is_checked && *is_same == Some(true),
+        })
         .await
     }
 
@@ -90,10 +88,10 @@ impl Swarms {
                 let stored = self.stored(joined.blob).await?;
                 (joined.blob, stored.map_or(Some(true), |stored| joined.is_same(&*stored)))
             }
-            Entered::Followed { blob, is_same } => (*blob, *is_same),
+            Entered::Followed { blob, is_same, .. } => (*blob, *is_same),
         };
         let is_other = match source {
-            Source::Registry { digest, .. } => blob_of(digest) != blob,
+            Source::Registry { .. } | Source::Expanded(_) => source.own_blob() != Some(blob),
             Source::Url { .. } if is_same.is_none() => !self.has_fetched(source, credentials, blob).await?,
             Source::Url { .. } => is_same == Some(false),
         };

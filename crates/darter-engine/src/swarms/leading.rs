@@ -32,22 +32,23 @@ impl Swarms {
         caller: Caller<'_>,
         patient: bool,
     ) -> Result<Arc<Transfer>, FetchError> {
+        // Whoever expands a layer has to read all of it, and keeps what it becomes.
+        let caller = Caller { everything: caller.everything || matches!(source, Source::Expanded(_)), ..caller };
         let Caller { credentials, requester, everything } = caller;
         // Without the door: callers of what is known need not wait for each other's questions to the origin. A part in the
         // store may have been created this moment by the opener that holds the door.
         let mut says = true;
-        let is_begun = match source {
-            Source::Registry { digest, .. } => {
-                let blob = blob_of(digest);
+        let is_begun = match source.own_blob() {
+            Some(blob) => {
                 self.get(blob).is_none() && self.stored(blob).await?.is_some_and(|stored| !stored.is_complete())
             }
-            Source::Url { .. } => false,
+            None => false,
         };
         if !is_begun && let Some(transfer) = self.lead_known(source, caller, &mut says).await? {
             return Ok(transfer);
         }
         // A stranger who answers slowly keeps nobody from other registries with the same digest.
-        let is_stranger = matches!(source, Source::Registry { .. }) && !self.is_trusted(source);
+        let is_stranger = source.registry().is_some() && !self.is_trusted(source);
         let door = self.opening.at(if is_stranger { source.record_key(&Credentials::none()) } else { source.key() });
         let opening = match door.enter(source, caller).await {
             Ok(opening) => opening,
@@ -102,10 +103,10 @@ impl Swarms {
         caller: Caller<'_>,
         says: &mut bool,
     ) -> Result<Option<Arc<Transfer>>, FetchError> {
-        let blob = match source {
-            Source::Registry { digest, .. } => Some(blob_of(digest)),
-            Source::Url { .. } if *says => self.shared_blob(source, caller, says).await?,
-            Source::Url { .. } => None,
+        let blob = match source.own_blob() {
+            Some(blob) => Some(blob),
+            None if *says => self.shared_blob(source, caller, says).await?,
+            None => None,
         };
         let Some(blob) = blob else { return Ok(None) };
         let transfer = self.open_stored(blob, source, caller).await?;
@@ -158,19 +159,22 @@ impl Swarms {
         if let Some(length) = reading.length {
             check_length(source, PieceLength::for_blob(length), length)?;
         }
-        let (version, blob) = match source {
-            Source::Registry { digest, .. } => (reading.version.clone(), blob_of(digest)),
-            Source::Url { .. } => {
+        let (version, blob) = match source.own_blob() {
+            Some(blob) => (reading.version.clone(), blob),
+            None => {
                 let Caller { credentials, .. } = caller;
                 let own = Own { source, credentials, version: &reading.version, shown: reading.shown };
                 self.named_for(own, &mut reading.body, reading.length).await?
             }
         };
         let here = match source {
-            Source::Registry { .. } => self.get_to_read(blob),
+            Source::Registry { .. } | Source::Expanded(_) => self.get_to_read(blob),
             Source::Url { .. } => self.open_stored(blob, source, caller).await?,
         };
         if let Some(transfer) = here {
+            if let Source::Expanded(layer) = source {
+                self.unpacked(layer);
+            }
             transfer.renew_credentials(source, caller.credentials.clone());
             return Ok(transfer);
         }
@@ -179,9 +183,18 @@ impl Swarms {
         let manifest = Manifest::new(piece_length, reading.length);
         let stored = self.create(blob, source, &version, manifest, false).await?;
         let transfer = self.begin(source, version, caller, stored).await;
+        if let Source::Expanded(layer) = source {
+            // It has been read, and checked.
+            self.unpacked(layer);
+        }
         // Another source's, begun since: this answer is none of its. The caller sees to it whether it may be given.
         if !self.may_go_together(&transfer.source, source) {
             return Ok(transfer);
+        }
+        if let Source::Expanded(layer) = source
+            && let Some(told) = self.house.context.expansions.told(layer)
+        {
+            transfer.note(told);
         }
         // A sample alone is of no use: what is wanted is asked for.
         let whole = Some(reading).filter(|reading| !reading.is_part);

@@ -374,8 +374,9 @@ impl Swarms {
                 match is_same {
                     Some(false) => Err(NotJoined::Otherwise),
                     is_same => {
+                        let is_checked = joined.verdict.is_some();
                         transfer.follow(lead, joined);
-                        Ok(Entered::Followed { blob: transfer.blob, is_same })
+                        Ok(Entered::Followed { blob: transfer.blob, is_same, is_checked })
                     }
                 }
             }

@@ -16,7 +16,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::source::{Credentials, blob_of};
+use darter_core::source::Credentials;
 use darter_core::{Blamed as _, BlobId, Fault, NodeId, Source, rendezvous};
 use darter_swarm::asking::part_of;
 use darter_wire::{Failure, Message, PeerInfo, SwarmPart};
@@ -69,7 +69,7 @@ impl Swarms {
         }
         let has_asked = !troubles.is_empty();
         let (fleet, key) = (&self.house.fleet, source.record_key(&Credentials::none()));
-        let blob = if let Source::Registry { digest, .. } = source { Some(blob_of(digest)) } else { None };
+        let blob = source.own_blob();
         let mut asked = HashSet::new();
         for _ in 0..MAX_SURVEYS {
             let survey = fleet.survey_without(key, blob, asked.clone()).await;
@@ -200,7 +200,7 @@ impl Swarms {
             return None;
         }
         let key = source.record_key(&Credentials::none());
-        let blob = if let Source::Registry { digest, .. } = source { Some(blob_of(digest)) } else { None };
+        let blob = source.own_blob();
         let survey = self.house.fleet.survey_without(key, blob, HashSet::from([member])).await;
         let found = survey.heard.leads.iter().chain(&survey.heard.holders).copied();
         for lead in found.filter(|lead| self.may_lead(*lead, source)) {

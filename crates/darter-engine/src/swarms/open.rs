@@ -16,11 +16,11 @@
 use std::sync::Arc;
 
 use darter_api::Role;
-use darter_core::source::{Credentials, blob_of};
+use darter_core::source::Credentials;
 use darter_core::{BlobId, NodeId, Source, Version};
 use darter_origin::{Requester, is_this_host};
 use darter_store::StoredBlob;
-use darter_wire::{Failure, Message};
+use darter_wire::{Capabilities, Failure, Message};
 
 use super::access::Caller;
 use super::by_seeds::BySeeds;
@@ -180,8 +180,7 @@ impl Swarms {
     /// Opens content without asking anybody: named by its digest in a registry, and under way or all here. The caller
     /// has checked the access before (see the mirror's grants).
     async fn open_here(self: &Arc<Self>, source: &Source) -> Result<Option<Arc<Transfer>>, FetchError> {
-        let Source::Registry { digest, .. } = source else { return Ok(None) };
-        let blob = blob_of(digest);
+        let Some(blob) = source.own_blob() else { return Ok(None) };
         let is_wanted = |transfer: &Arc<Transfer>| transfer.source == *source || self.may_come_to_this(transfer);
         if let Some(transfer) = self.get_to_read(blob).filter(is_wanted) {
             return Ok(Some(transfer));
@@ -196,7 +195,14 @@ impl Swarms {
 
     /// True if one agent may read a source for another, which is connected to it.
     pub(super) fn may_lead(&self, other: NodeId, source: &Source) -> bool {
-        !is_of_host(source) || self.house.fleet.is_here(other)
+        (!is_of_host(source) || self.house.fleet.is_here(other)) && self.knows_sort(other, source)
+    }
+
+    /// Whether another agent, which is connected to this one, is of a release that knows this sort of source.
+    pub(super) fn knows_sort(&self, other: NodeId, source: &Source) -> bool {
+        let needed =
+            if matches!(source, Source::Expanded(_)) { Capabilities::EXPANDED_LAYERS } else { Capabilities::NONE };
+        self.house.fleet.peer(other).is_none_or(|peer| peer.hello.capabilities.contains(needed))
     }
 
     /// True if another agent may be asked for a caller. One on this host would take the question of another host's for this one's.
@@ -223,8 +229,8 @@ impl Swarms {
         source: &Source,
         credentials: &Credentials,
     ) -> Result<Option<BlobId>, FetchError> {
-        if let Source::Registry { digest, .. } = source {
-            return Ok(Some(blob_of(digest)));
+        if let Some(blob) = source.own_blob() {
+            return Ok(Some(blob));
         }
         let by = credentials.fingerprint();
         let mut records = self.records_of(source, credentials).await?;
@@ -244,7 +250,5 @@ impl Swarms {
 
 /// True if a source is at an address that means the host of its reader.
 fn is_of_host(source: &Source) -> bool {
-    match source {
-        Source::Url { url: address, .. } | Source::Registry { registry: address, .. } => is_this_host(address),
-    }
+    is_this_host(source.address())
 }

@@ -5,7 +5,8 @@
 //! ask for it by a source only when that source is *proven*:
 //!
 //! - the content came from there: it is the source that the blob was made for, or under way from;
-//! - or it delivered the same content since, whole: here ([`Swarms::compare`]), or past this agent to an engine;
+//! - or it delivered the same content since, whole: here ([`Swarms::compare`]), or past this agent to an engine. Of a layer that is
+//!   wanted expanded, that is the layer, and it has to unpack into the tar that is named;
 //! - or it is a registry that the operator trusts, and has just said yes to the credentials of who asks;
 //! - or a seed let this agent in for that very source, having seen to the same.
 //!
@@ -18,8 +19,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use darter_api::Role;
 use darter_core::source::{Credentials, blob_of};
-use darter_core::{BlobId, Source, Version, in_full};
+use darter_core::{BlobId, ExpandedLayer, Source, Version, in_full};
 use darter_origin::{Requester, Upstreams};
 use darter_wire::Budget as _;
 use futures_util::StreamExt as _;
@@ -48,19 +50,17 @@ type Comparison = watch::Receiver<Option<Result<(), FetchError>>>;
 impl Swarms {
     /// True if all of this content is here, and may be given for this source.
     pub async fn is_whole(&self, source: &Source) -> Result<bool, FetchError> {
-        let Source::Registry { digest, .. } = source else { return Ok(false) };
+        let Some(blob) = source.own_blob() else { return Ok(false) };
         if !self.is_proven(source).await? {
             return Ok(false);
         }
-        let blob = blob_of(digest);
         let is_complete = self.get(blob).is_some_and(|transfer| transfer.is_complete());
         Ok(is_complete || self.stored(blob).await?.is_some_and(|stored| stored.is_complete()))
     }
 
     /// True if content at hand may be given for this source, or nothing is at hand.
     pub async fn is_proven(&self, source: &Source) -> Result<bool, FetchError> {
-        let Source::Registry { digest, registry, .. } = source else { return Ok(true) };
-        let blob = blob_of(digest);
+        let Some((blob, registry)) = source.own_blob().zip(source.registry()) else { return Ok(true) };
         let transfer = self.get(blob);
         if let Some(transfer) = &transfer {
             if transfer.source == *source {
@@ -95,17 +95,27 @@ impl Swarms {
 
     /// True if the operator trusts the registry of a source.
     pub(super) fn is_trusted(&self, source: &Source) -> bool {
-        match source {
-            Source::Registry { registry, .. } => self.house.context.registries.at(registry).is_trusted(),
-            Source::Url { .. } => false,
-        }
+        source.registry().is_some_and(|registry| self.house.context.registries.at(registry).is_trusted())
     }
 
     /// Notes that the source has shown to have what it names.
     pub fn proven(&self, source: &Source) {
-        if let Source::Registry { digest, .. } = source {
-            self.remember(source, blob_of(digest), &Version::default());
+        if let Some(blob) = source.own_blob() {
+            self.remember(source, blob, &Version::default());
         }
+    }
+
+    /// Notes that a registry's layer was read, and unpacks into the tar that it is said to.
+    pub(super) fn unpacked(&self, layer: &ExpandedLayer) {
+        self.remember_key(layer.pair(), layer.blob());
+        self.proven(&Source::Expanded(layer.clone()));
+    }
+
+    /// Whether a source's registry has only to say that it has what is named. Of a layer it says nothing about the tar in it: that has to
+    /// be known, from whichever registry.
+    async fn is_told_by_a_yes(&self, source: &Source) -> Result<bool, FetchError> {
+        let Source::Expanded(layer) = source else { return Ok(true) };
+        Ok(self.recall_key(layer.pair()).await?.is_some_and(|record| record.blob == layer.blob()))
     }
 
     /// Refuses a transfer that another source has begun while this one was asked, and that this one is not proven for.
@@ -131,13 +141,29 @@ impl Swarms {
         self.compare(source, caller).await
     }
 
+    /// The same for a program of this host. A node leaves it to the seeds that let it in.
+    ///
+    /// # Errors
+    /// As for a member.
+    pub async fn prove_for_program(
+        self: &Arc<Self>,
+        source: &Source,
+        credentials: &Credentials,
+        requester: Requester,
+    ) -> Result<(), FetchError> {
+        let house = &self.house;
+        if house.context.options.role == Role::Node && !house.fleet.seeds().is_empty() {
+            return Ok(());
+        }
+        self.prove(source, Caller { credentials, requester, everything: false }).await
+    }
+
     /// True if a registry that the operator trusts says that it has the content; false from any other.
     pub(super) async fn is_vouched(&self, source: &Source, caller: Caller<'_>) -> Result<bool, FetchError> {
-        let Source::Registry { registry, .. } = source else { return Ok(false) };
-        let context = &self.house.context;
-        if !context.registries.at(registry).is_trusted() {
+        if !self.is_trusted(source) || !self.is_told_by_a_yes(source).await? {
             return Ok(false);
         }
+        let context = &self.house.context;
         let stat = context.origins.patient(caller.requester).stat(source, caller.credentials, None).await?;
         // Content of another length is something else, such as a login page.
         let (Some(digest), Some(told)) = (source.digest(), stat.version.length) else { return Ok(true) };
@@ -183,8 +209,13 @@ impl Swarms {
     }
 
     async fn read_and_compare(&self, source: &Source, caller: Caller<'_>) -> Result<(), FetchError> {
-        let Some(digest) = source.digest() else { return Ok(()) };
         let context = &self.house.context;
+        if let Source::Expanded(layer) = source {
+            context.expansions.check(context.origins.patient(caller.requester), layer, caller.credentials).await?;
+            self.unpacked(layer);
+            return Ok(());
+        }
+        let Some(digest) = source.digest() else { return Ok(()) };
         tracing::info!(%source, "comparing a registry's copy with what is cached from elsewhere");
         let origin = context.origins.patient(caller.requester);
         let mut body = origin.read(source, caller.credentials, None, None).await?.body;
@@ -214,7 +245,7 @@ pub(super) fn may_go_on_with(registries: &Upstreams, name: &str, source: &Source
     if is_address || name == source.to_string() {
         return true;
     }
-    let (Source::Registry { registry, .. }, Some((place, _))) = (source, name.split_once('/')) else { return false };
+    let Some((registry, (place, _))) = source.registry().zip(name.split_once('/')) else { return false };
     place == origin_of(source) || (registries.at(registry).is_trusted() && registries.has_trusted_at(place))
 }
 

@@ -15,7 +15,7 @@
 use std::sync::Arc;
 
 use darter_api::Role;
-use darter_core::source::{Credentials, blob_of};
+use darter_core::source::Credentials;
 use darter_core::{NodeId, Source};
 
 use super::Swarms;
@@ -79,7 +79,7 @@ impl Swarms {
             return Ok(None);
         }
         let (fleet, key) = (&self.house.fleet, source.record_key(&Credentials::none()));
-        let blob = if let Source::Registry { digest, .. } = source { Some(blob_of(digest)) } else { None };
+        let blob = source.own_blob();
         let Some(seed) = fleet.seed_with(key, blob).await.filter(|seed| self.may_ask(*seed, source, caller)) else {
             return Ok(None);
         };
@@ -101,11 +101,9 @@ impl Swarms {
         if self.house.context.options.role != Role::Seed || self.house.fleet.seeds().is_empty() {
             return Ok(false);
         }
-        let known = match source {
-            Source::Registry { digest, .. } => vec![blob_of(digest)],
-            Source::Url { .. } => {
-                self.records_of(source, credentials).await?.into_iter().map(|record| record.blob).collect()
-            }
+        let known = match source.own_blob() {
+            Some(blob) => vec![blob],
+            None => self.records_of(source, credentials).await?.into_iter().map(|record| record.blob).collect(),
         };
         for blob in known {
             if self.get(blob).is_some() || self.stored(blob).await?.is_some_and(|stored| stored.is_complete()) {

@@ -57,8 +57,13 @@ impl Transfer {
     /// By how many connections the origin may be read at a time.
     pub(super) fn origin_connections(&self) -> Connections {
         let (now, origin) = (self.context.now(), origin_of(&self.source));
-        let is_file = matches!(&self.source, Source::Url { url, .. } if url.scheme() == "file");
-        let is_one = is_file || self.stored.passes() || !self.can_be_continued() || self.is_signed();
+        // Nothing is gained by several readers of what lies on this host.
+        let is_here = match &self.source {
+            Source::Url { url, .. } => url.scheme() == "file",
+            Source::Registry { .. } => false,
+            Source::Expanded(_) => true,
+        };
+        let is_one = is_here || self.stored.passes() || !self.can_be_continued() || self.is_signed();
         let is_one = is_one || self.context.manners.is_alone(&origin, now);
         let most = if is_one { 1 } else { self.context.options.origin_connections.max(1) };
         Connections { most, known_until: self.context.manners.known_until(&origin, now) }

@@ -52,6 +52,12 @@ impl Transfer {
         state.session.was_lead(node) && state.session.has_read_nothing()
     }
 
+    /// True if this agent read all of this blob from the origin.
+    pub(super) fn has_read_all(&self) -> bool {
+        let read = self.state.lock().journal.traffic().from_origin;
+        self.stored.length().is_some_and(|length| read >= length.max(1))
+    }
+
     pub(super) fn setback_key(&self) -> BlobId {
         key_of(&self.source, self.state.lock().callers.current())
     }
@@ -113,7 +119,7 @@ pub(crate) fn read_wrong(source: &Source, reader: NodeId, title: &str) -> Culpri
 
 /// The host of an origin; an address may say more than a log should.
 pub(crate) fn origin_of(source: &Source) -> String {
-    let (Source::Url { url, .. } | Source::Registry { registry: url, .. }) = source;
+    let url = source.address();
     let host = url.host_str().unwrap_or(url.scheme());
     url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }

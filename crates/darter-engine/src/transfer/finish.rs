@@ -4,7 +4,8 @@
 //! left to show is that the manifest is the right one. The lead shows it by the origin's own digest, while it reads if
 //! it can, and tells its members root and digest; a member compares its root with the lead's. So SHA-256, the dearest
 //! step of all, is computed once for the fleet. A member whose lead is gone, or that was told to trust nobody
-//! (`verify_whole`), computes it itself, and so does a seed that follows a node.
+//! (`verify_whole`), computes it itself, and so does a seed that follows a node. An expanded layer has no digest of its own: the lead has
+//! checked the tar, and made the rest, when it expanded it; whoever has to find out by itself does so again and compares.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,8 +13,9 @@ use std::time::Duration;
 
 use darter_api::Checked;
 use darter_api::Role;
-use darter_core::{Digest, in_full};
-use darter_origin::ErrorKind;
+use darter_core::{Digest, Source, in_full};
+use darter_image::{NotExpanded, check_expanded};
+use darter_origin::{ErrorKind, OriginError};
 use darter_store::StoreError;
 use darter_swarm::CheckedBy;
 use darter_wire::{Message, Verdict};
@@ -92,6 +94,12 @@ impl Transfer {
         if let Some(verdict) = vouched.filter(|_| !trusts_nobody) {
             return Ok((verdict, by));
         }
+        if let Source::Expanded(layer) = &self.source {
+            if trusts_nobody || !self.has_read_all() {
+                self.check_expanded(layer.diff_id).await?;
+            }
+            return Ok((Verdict { root, digest: None }, CheckedBy::Here));
+        }
         let rest = self.hash_rest().await?;
         let streamed = rest.or_else(|| self.state.lock().streamed_digest.take());
         let Some(expected) = expected else { return Ok((Verdict { root, digest: streamed }, CheckedBy::Here)) };
@@ -112,6 +120,24 @@ impl Transfer {
         let verdict = state.session.verdict.as_ref().filter(|_| state.is_complete());
         let digest = verdict.and_then(|verdict| verdict.digest);
         digest.into_iter().map(|digest| Checked { digest, by: told(state.session.checked_by) }).collect()
+    }
+
+    /// Makes the file system of the tar once more, and compares all of it with what came.
+    async fn check_expanded(&self, expected: Digest) -> Result<(), FetchError> {
+        let stored = Arc::clone(&self.stored);
+        let checked = self.context.disk.run(move || {
+            let length = stored.length().unwrap_or_default();
+            check_expanded(length, &expected, |offset, buffer| stored.read_at(offset, buffer))
+        });
+        match checked.await {
+            Ok(()) => Ok(()),
+            Err(NotExpanded::Read(error)) => Err(error.into()),
+            Err(NotExpanded::OtherTar { got }) => Err(FetchError::refuted(expected, *got)),
+            Err(error) => {
+                let text = format!("{}: {}", self.source, in_full(&error));
+                Err(OriginError::new(ErrorKind::Contradicted, text).into())
+            }
+        }
     }
 
     async fn hash_whole(&self, like: Digest) -> Result<Digest, FetchError> {
@@ -142,7 +168,7 @@ impl Transfer {
         self.changed.send_replace(());
         self.sendable.send_replace(());
         self.may_rest();
-        if self.context.options.role == Role::Node && self.digest().is_some() && !self.stored.passes() {
+        if self.context.options.role == Role::Node && self.source.own_blob().is_some() && !self.stored.passes() {
             for seed in self.fleet.seeds() {
                 self.fleet.say(seed, &Message::Inventory { blobs: vec![self.blob] });
             }

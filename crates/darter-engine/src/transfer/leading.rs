@@ -105,6 +105,10 @@ impl Transfer {
         self.tell(Input::Leads { start, desk: self.desk() });
         self.bears_connections();
         self.run_errands();
+        if matches!(self.source, Source::Expanded(_)) {
+            // Whoever reads a part of it has expanded all of it.
+            self.want_everything();
+        }
         self.start_reading(reading);
     }
 

@@ -345,6 +345,10 @@ impl Transfer {
 
     /// Returns true if the agent's own limit held it up.
     pub(super) async fn meter_origin(&self, bytes: u64) -> bool {
+        if matches!(self.source, Source::Expanded(_)) {
+            // They lie on this host: what was read of the layer has been counted.
+            return false;
+        }
         self.context.metrics.origin_bytes.inc_by(bytes);
         self.context.origin_budget.take_saying(u32::try_from(bytes).unwrap_or(u32::MAX)).await
     }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use darter_api::Role;
 use darter_core::manifest::hash_piece;
-use darter_core::{Digest, DigestHasher, PieceIndex, PieceLength};
+use darter_core::{Digest, DigestHasher, PieceIndex, PieceLength, Source};
 use darter_origin::{OriginError, Witness};
 use darter_store::{Put, StoreError, StoredBlob};
 use parking_lot::Mutex;
@@ -221,8 +221,12 @@ impl Whole {
 
 impl Transfer {
     /// The hasher of the whole while it is read: of the algorithm of its digest, else SHA-256, for callers that want to know it. An agent
-    /// that lives for one command hashes only what it has to check.
+    /// that lives for one command hashes only what it has to check. Of an expanded layer nobody knows the
+    /// digest of the file; its tar was checked when it was expanded.
     pub(super) fn hasher(&self) -> Option<DigestHasher> {
+        if matches!(self.source, Source::Expanded(_)) {
+            return None;
+        }
         let options = &self.context.options;
         let may_be_asked = options.role != Role::Embedded || options.verify_whole;
         self.digest().map(|digest| digest.hasher()).or_else(|| may_be_asked.then(DigestHasher::sha256))

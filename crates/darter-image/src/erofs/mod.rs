@@ -56,6 +56,8 @@ mod xattrs;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use darter_core::Digest;
 
 use self::place::{Layout, Placed, Plan};
@@ -72,6 +74,9 @@ pub const fn metadata_start(tar_length: u64) -> u64 {
     (TAR_START + tar_length).next_multiple_of(BLOCK as u64)
 }
 
+/// The version of the file's layout, and of what containerd's rules make of a tar's members. Another version is another file.
+pub const FORMAT: u32 = 1;
+
 /// The unit of addresses.
 pub(crate) const BLOCK: usize = 512;
 
@@ -82,7 +87,7 @@ const SLOT: usize = 32;
 const INODE: usize = 64;
 
 /// The bytes of the metadata's head.
-const HEAD: usize = 64;
+pub(crate) const HEAD: usize = 64;
 
 /// The most bytes at a content's end that stand behind its inode: with that they fill a block.
 const MAX_INLINE: usize = BLOCK - INODE;
@@ -90,8 +95,13 @@ const MAX_INLINE: usize = BLOCK - INODE;
 /// The file's length is a multiple of this, as pages are.
 const FILE_UNIT: u64 = 4096;
 
-const MAGIC: &[u8; 12] = b"darter-erofs";
-const VERSION: u32 = 1;
+pub(crate) const MAGIC: &[u8; 12] = b"darter-erofs";
+
+/// Where the metadata's head has the tar's length.
+pub(crate) const TAR_LENGTH: Range<usize> = 16..24;
+
+/// Where the file has the first block of the metadata.
+pub(crate) const META_ADDRESS: Range<usize> = superblock::START + 40..superblock::START + 44;
 
 /// The parts that are written.
 pub(crate) struct Written {
@@ -127,8 +137,8 @@ pub(crate) fn write(tree: &mut Tree, tar_length: u64, diff_id: &Digest) -> Resul
     let plan = Plan::of(tree, &attributes, tar_length)?;
     let mut page = Page(vec![0; plan.length]);
     page.put(0, MAGIC);
-    page.put32(12, VERSION);
-    page.put64(16, tar_length);
+    page.put32(12, FORMAT);
+    page.put64(TAR_LENGTH.start, tar_length);
     page.put64(24, plan.length as u64);
     let identity = &diff_id.value()[..32];
     page.put(32, identity);

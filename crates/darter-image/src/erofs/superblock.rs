@@ -18,7 +18,7 @@ use super::TAR_START;
 use super::place::Plan;
 use super::{BLOCK, HEAD, SLOT};
 
-const START: usize = 1024;
+pub(super) const START: usize = 1024;
 const MAGIC: u32 = 0xe0f5_e1e2;
 const COMPAT: u32 = 3;
 const CHUNKS: u32 = 4;

@@ -149,7 +149,7 @@ pub(crate) fn of_body(error: reqwest::Error, what: &str) -> OriginError {
 }
 
 /// The error that a status stands for that is not a success.
-pub(crate) fn of_status(status: StatusCode, headers: &HeaderMap, what: &str) -> OriginError {
+pub fn of_status(status: StatusCode, headers: &HeaderMap, what: &str) -> OriginError {
     let named = status_text(status);
     let (kind, text) = match status {
         StatusCode::NOT_FOUND | StatusCode::GONE => {

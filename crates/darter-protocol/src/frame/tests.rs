@@ -381,7 +381,7 @@ fn a_question_with_a_value_of_the_future_is_refused_to_its_asker_in_words_that_a
     // A sort of source, and an algorithm of digests.
     let url = [&[0][..], &postcard::to_stdvec("http://a.example/").unwrap(), &[0, 1], &digest("blake4:12")].concat();
     let registry = [&[1][..], &postcard::to_stdvec("http://r/").unwrap(), &digest("app"), &digest("x:1")].concat();
-    for source in [vec![9], b"\x02magnet".to_vec(), url, registry] {
+    for source in [vec![9], b"\x03magnet".to_vec(), url, registry] {
         // The number of the question takes two bytes.
         let join = unread(0, &[&[0xac, 2][..], &source, &[0; 4]].concat());
         assert_eq!(join, Unknown { kind: 0, request: Some(300) });

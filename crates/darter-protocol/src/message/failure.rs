@@ -62,6 +62,8 @@ open_enum! {
         Proxy = 18,
         /// A page for people came in place of the content.
         Page = 19,
+        /// A layer can't be given in the form that the kernel mounts.
+        Unmountable = 20,
     }
 }
 
@@ -88,7 +90,8 @@ impl FailureKind {
             | Self::Encoded
             | Self::UnknownName
             | Self::Proxy
-            | Self::Page => Self::Unreachable,
+            | Self::Page
+            | Self::Unmountable => Self::Unreachable,
             Self::File => Self::NotFound,
             Self::NotFound
             | Self::Unauthorized

@@ -34,6 +34,7 @@ pub(crate) fn failure_kinds() -> Vec<FailureKind> {
         UnknownName,
         Proxy,
         Page,
+        Unmountable,
     ]
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use darter_core::{Blame, Digest, Fault, Retry};
-use darter_image::{Expanded, Expander, LayerDigests, LayerError, LayerReader, TAR_START, metadata_start};
+use darter_image::{Expanded, LayerDigests, expand_layer};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
@@ -17,9 +17,6 @@ use crate::cli::ExpandArgs;
 use crate::failure::Failure;
 use crate::get::{progress_bar, temporary::Temporary};
 use crate::{output, units};
-
-/// How many bytes of tar are taken at a time.
-const CHUNK: usize = 128 << 10;
 
 /// The JSON that `--json` prints.
 #[derive(Debug, Serialize)]
@@ -86,22 +83,13 @@ fn make(
     bar: &ProgressBar,
     args: &ExpandArgs,
 ) -> anyhow::Result<(LayerDigests, Expanded)> {
-    let mut reader = LayerReader::new(stored)?;
-    let mut expander = Expander::new();
-    let mut chunk = vec![0; CHUNK];
-    let mut at = TAR_START;
-    let cannot_write = || format!("can't write {}", args.out.display());
-    loop {
-        let read = reader.next(&mut chunk)?;
-        if read == 0 {
-            break;
-        }
-        expander.push(&chunk[..read]).map_err(LayerError::from)?;
-        file.write_all_at(&chunk[..read], at).with_context(cannot_write)?;
-        at += read as u64;
-        bar.set_position(reader.stored_length());
-    }
-    let digests = reader.finish()?;
+    let write =
+        |at, bytes: &[u8]| file.write_all_at(bytes, at).with_context(|| format!("can't write {}", args.out.display()));
+    expand_layer(stored, write, |digests| check(digests, args), |read| bar.set_position(read))
+}
+
+/// Whether the layer is the one that was meant.
+fn check(digests: &LayerDigests, args: &ExpandArgs) -> anyhow::Result<()> {
     for (flag, expected, found) in [("--diff-id", args.diff_id, digests.tar), ("--digest", args.digest, digests.stored)]
     {
         if let Some(expected) = expected.filter(|expected| *expected != found) {
@@ -109,10 +97,7 @@ fn make(
             return Err(Failure::Judged { text, blame: Blame::new(Fault::Origin, Retry::Never) }.into());
         }
     }
-    let expanded = expander.finish(&digests.tar).map_err(LayerError::from)?;
-    file.write_all_at(&expanded.metadata, metadata_start(expanded.tar_length)).with_context(cannot_write)?;
-    file.write_all_at(&*expanded.superblock, 0).with_context(cannot_write)?;
-    Ok((digests, expanded))
+    Ok(())
 }
 
 fn tell(args: &ExpandArgs, digests: &LayerDigests, expanded: &Expanded) -> anyhow::Result<()> {

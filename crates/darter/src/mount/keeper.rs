@@ -46,6 +46,7 @@ impl Agents {
             digest: mount.digest,
             disposition: false,
             range: None,
+            layer: None,
         };
         // A daemon reads local files for nobody: they may not be this user's.
         if !args.no_daemon && mount.url.scheme() != "file" {

@@ -111,7 +111,7 @@ impl Liar {
             Source::Registry { registry, repository, .. } => {
                 Source::Registry { registry, repository, digest: self.made_up_digest(number) }
             }
-            Source::Url { .. } => panic!("liars are about a registry's blob"),
+            Source::Url { .. } | Source::Expanded(_) => panic!("liars are about a registry's blob"),
         }
     }
 

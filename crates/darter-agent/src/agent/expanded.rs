@@ -1,0 +1,119 @@
+//! Layers in the form that the kernel mounts, for programs of this host. Goes on with `impl Agent`.
+//!
+//! Who leads the layer's swarm reads it from its registry and expands it; what is opened here is the expanded file, as any other blob.
+//! A caller gets it only if their own credentials would have opened the layer: the registry is asked about the layer, for each
+//! caller, unless whoever calls has been told so a short time ago.
+
+use std::time::Duration;
+
+use darter_api::LayerRequest;
+use darter_core::source::Credentials;
+use darter_core::{ExpandedLayer, Source};
+use darter_engine::FetchError;
+use darter_image::{Compression, FORMAT};
+use darter_origin::{ErrorKind, OriginFailure, Requester, Upstream, of_status};
+use darter_registries::question::Question;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, Method};
+
+use super::{Agent, Download};
+
+/// Whether a caller may have a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// The registry is asked, with the caller's credentials.
+    Asked,
+    /// The registry has just said so, to these credentials, and that the layer is in that repository: whoever calls has seen to it.
+    Granted,
+}
+
+impl Agent {
+    /// Opens a layer's expanded file, for a caller that wants parts of it: answers once its length is known, within this time. `layer` names
+    /// the repository as the registry knows it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unmountable`], with the reason, for a layer that can't be expressed, and one that unpacks into another tar: it is to be had the
+    /// ordinary way. [`FetchError::Silent`] when it takes too long; what was begun goes on. Else as [`Agent::open`].
+    pub async fn expanded(
+        &self,
+        layer: &LayerRequest,
+        credentials: Credentials,
+        access: Access,
+        within: Duration,
+    ) -> Result<Download, FetchError> {
+        let opened = self.open_expanded(layer, credentials, access);
+        tokio::time::timeout(within, opened).await.unwrap_or(Err(FetchError::Silent))
+    }
+
+    async fn open_expanded(
+        &self,
+        layer: &LayerRequest,
+        credentials: Credentials,
+        access: Access,
+    ) -> Result<Download, FetchError> {
+        if let Some(media_type) = &layer.media_type {
+            let of_layers = Compression::of_media_type(media_type);
+            of_layers.map_err(|error| unmountable(layer, &error.to_string()))?;
+        }
+        let upstream = self.inner.context.registries.resolve(&layer.registry)?;
+        if access == Access::Asked {
+            self.ask_for_layer(&upstream, layer, &credentials).await?;
+        }
+        let source = source_of(&upstream, layer);
+        self.inner.swarms.prove_for_program(&source, &credentials, Requester::Named).await?;
+        let download = self.open_named(source, credentials, false).await?;
+        download.length_when_known().await?;
+        Ok(download)
+    }
+
+    /// Asks the registry whether these credentials open the layer.
+    async fn ask_for_layer(
+        &self,
+        upstream: &Upstream,
+        layer: &LayerRequest,
+        credentials: &Credentials,
+    ) -> Result<(), FetchError> {
+        let Some(registries) = &self.inner.registries else {
+            let Source::Expanded(expanded) = source_of(upstream, layer) else { return Ok(()) };
+            let origin = self.inner.context.origins.patient(Requester::Named);
+            origin.stat(&expanded.stored(), credentials, None).await?;
+            return Ok(());
+        };
+        let question = Question {
+            upstream: upstream.clone(),
+            method: Method::HEAD,
+            path: format!("/v2/{}/blobs/{}", layer.repository, layer.digest),
+            headers: HeaderMap::new(),
+            credentials: credentials.clone(),
+        };
+        let reply = registries.ask(question).await.map_err(FetchError::Origin)?;
+        if !reply.status.is_success() {
+            return Err(of_status(reply.status, &reply.headers, &layer.to_string()).into());
+        }
+        // A gateway that wants a login may answer everything with success.
+        let length = reply.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let is_as_told = layer.size.is_some() && layer.size == length;
+        if reply.digest() == Some(layer.digest) || is_as_told || reply.stale.is_some() {
+            return Ok(());
+        }
+        let text = format!(
+            "{layer}: the registry says yes and names neither its digest nor the length that the manifest has: check \
+             the registry's address, and whether a gateway answers in its place"
+        );
+        Err(FetchError::Origin(OriginFailure::new(ErrorKind::Protocol, text)))
+    }
+}
+
+fn source_of(upstream: &Upstream, layer: &LayerRequest) -> Source {
+    Source::Expanded(ExpandedLayer {
+        registry: upstream.base().clone(),
+        repository: layer.repository.clone(),
+        digest: layer.digest,
+        diff_id: layer.diff_id,
+        format: FORMAT,
+    })
+}
+
+fn unmountable(layer: &LayerRequest, reason: &str) -> FetchError {
+    FetchError::Origin(OriginFailure::new(ErrorKind::Unmountable, format!("{layer}: {reason}")))
+}

@@ -1,0 +1,274 @@
+//! A layer in the form that the kernel mounts: read and expanded once for the fleet, given to whoever may read the layer itself, and to
+//! nobody else.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use darter_agent::options::{LoginOption, Role};
+use darter_agent::{Access, Agent, FetchError, Options};
+use darter_api::LayerRequest;
+use darter_core::source::Credentials;
+use darter_core::{Blamed as _, ByteRange, Digest, in_full};
+use darter_image::{Expander, metadata_start};
+use darter_origin::ErrorKind;
+use futures_util::TryStreamExt as _;
+use futures_util::future::join_all;
+
+use crate::registries::options;
+use crate::registry::Registry;
+use crate::tar::{Entry, dir, entry, file, hardlink, symlink, tar};
+
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// A tar of several pieces.
+fn some_tar() -> Vec<u8> {
+    let content: Vec<u8> = (0..3_u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    tar([
+        dir("usr/"),
+        file("usr/large", &content),
+        file("usr/small", "a few bytes"),
+        symlink("usr/link", "small"),
+        hardlink("usr/again", "usr/small"),
+    ])
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// The file that a tar becomes.
+fn expanded(tar: &[u8]) -> Vec<u8> {
+    let mut expander = Expander::new();
+    expander.push(tar).unwrap();
+    let made = expander.finish(&Digest::sha256(tar)).unwrap();
+    let mut bytes = [&made.superblock[..], tar].concat();
+    bytes.resize(metadata_start(made.tar_length) as usize, 0);
+    bytes.extend_from_slice(&made.metadata);
+    bytes
+}
+
+fn request(registry: &Registry, stored: Digest, size: usize, tar: &[u8]) -> LayerRequest {
+    LayerRequest {
+        registry: registry.name(),
+        repository: "lab/app".into(),
+        digest: stored,
+        size: Some(size as u64),
+        media_type: Some("application/vnd.oci.image.layer.v1.tar+gzip".into()),
+        diff_id: Digest::sha256(tar),
+    }
+}
+
+/// A registry with a tar as a gzip layer.
+async fn registry_with(tar: &[u8]) -> (Registry, LayerRequest) {
+    let registry = Registry::start().await;
+    let stored = gzip(tar);
+    let digest = registry.put_blob("lab/app", &stored);
+    let layer = request(&registry, digest, stored.len(), tar);
+    (registry, layer)
+}
+
+async fn seed(directory: &Path, registry: &Registry) -> Agent {
+    let options = Options { role: Role::Seed, ..options(directory, "seed", registry) };
+    darter_gateway::start(options).await.unwrap()
+}
+
+async fn node(directory: &Path, name: &str, registry: &Registry, seeds: &[&Agent]) -> Agent {
+    let join = seeds.iter().map(|seed| seed.status().listen.unwrap()).collect();
+    darter_gateway::start(Options { join, ..options(directory, name, registry) }).await.unwrap()
+}
+
+async fn open(agent: &Agent, layer: &LayerRequest) -> Result<darter_agent::Download, FetchError> {
+    agent.expanded(layer, Credentials::none(), Access::Asked, WITHIN).await
+}
+
+/// All bytes of it, as a reader of parts gets them.
+async fn read(agent: &Agent, layer: &LayerRequest) -> Result<Vec<u8>, FetchError> {
+    let download = open(agent, layer).await?;
+    let all = ByteRange::new(0, download.length().unwrap());
+    download.ensure(all, WITHIN).await?;
+    let chunks: Vec<bytes::Bytes> = download.bytes_of(all).try_collect().await?;
+    Ok(chunks.concat())
+}
+
+/// How often a blob was read of the registry since the last call.
+fn reads(registry: &Registry, digest: Digest) -> usize {
+    registry.asked().iter().filter(|line| line.starts_with("GET") && line.contains(&digest.to_string())).count()
+}
+
+fn kind(error: &FetchError) -> Option<&ErrorKind> {
+    let FetchError::Origin(failure) = error else { return None };
+    Some(&failure.kind)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eight_nodes_read_one_expanded_layer_and_the_registry_gives_it_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let tar = some_tar();
+    let (registry, layer) = registry_with(&tar).await;
+    let seed = seed(directory.path(), &registry).await;
+    let nodes = join_all(
+        (0..8).map(async |number: u32| node(directory.path(), &number.to_string(), &registry, &[&seed]).await),
+    )
+    .await;
+    let file = expanded(&tar);
+    for read in join_all(nodes.iter().map(|node| read(node, &layer))).await {
+        assert!(read.unwrap() == file);
+    }
+    assert_eq!(reads(&registry, layer.digest), 1);
+    // A plain file on each of them, and nothing else; nobody but the seed has decompressed anything.
+    let rows = nodes[0].list().await.unwrap();
+    let [row] = &rows[..] else { panic!("{rows:?}") };
+    assert_eq!((row.length, row.complete), (Some(file.len() as u64), true));
+    assert!(row.name.contains(&layer.diff_id.to_string()), "{}", row.name);
+    let counted = |agent: &Agent| agent.metrics().expanded_layers.get();
+    assert_eq!((counted(&seed), nodes.iter().map(counted).sum::<u64>()), (1, 0));
+    assert!(
+        !std::fs::read_dir(directory.path().join("seed"))
+            .unwrap()
+            .any(|entry| { entry.unwrap().file_name().to_string_lossy().starts_with("expanding") })
+    );
+    let told = format!("{:?}", seed.explain(&row.blob.to_string()).await.unwrap());
+    assert!(told.contains("expanded here") && told.contains(&layer.digest.to_string()), "{told}");
+
+    // Another compression of it, and after a restart: the same blob, which is here.
+    let stored = zstd::bulk::compress(&tar, 1).unwrap();
+    let other = request(&registry, registry.put_blob("lab/app", &stored), stored.len(), &tar);
+    assert!(read(&nodes[1], &other).await.unwrap() == file);
+    assert_eq!(nodes[1].list().await.unwrap().len(), 1);
+    assert_eq!(reads(&registry, other.digest), 1, "that it has this tar in it has to be seen");
+    seed.drain().await;
+    drop(seed);
+    let seed = self::seed(directory.path(), &registry).await;
+    let late = node(directory.path(), "late", &registry, &[&seed]).await;
+    assert!(read(&late, &layer).await.unwrap() == file);
+    assert!(read(&late, &other).await.unwrap() == file);
+    assert_eq!(reads(&registry, layer.digest) + reads(&registry, other.digest), 0);
+    join_all(nodes.iter().chain([&seed, &late]).map(Agent::drain)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_such_layer_is_refused_with_the_reason_and_read_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let (registry, layer) = registry_with(&some_tar()).await;
+    let seed = seed(directory.path(), &registry).await;
+    let node = node(directory.path(), "node", &registry, &[&seed]).await;
+
+    let other_tar = LayerRequest { diff_id: Digest::sha256(b"another tar"), ..layer.clone() };
+    let linked = tar([Entry { link: "/etc/none".into(), ..entry(b'1', "link") }]);
+    let packed = gzip(&linked);
+    let unexpressible = request(&registry, registry.put_blob("lab/app", &packed), packed.len(), &linked);
+    let named = Digest::sha256(b"what the registry says");
+    let stored = gzip(b"what it sends");
+    registry.put_blob_as("lab/app", named, &stored);
+    let lie = request(&registry, named, stored.len(), b"what it sends");
+    let cases = [
+        (&other_tar, ErrorKind::Unmountable, vec![layer.diff_id.to_string(), other_tar.diff_id.to_string()]),
+        (&unexpressible, ErrorKind::Unmountable, vec!["link: hard link to /etc/none".into(), "ordinary way".into()]),
+    ];
+    for (layer, expected, words) in cases {
+        for agent in [&node, &seed, &node] {
+            let error = read(agent, layer).await.unwrap_err();
+            assert_eq!(kind(&error), Some(&expected), "{error:?}");
+            let told = in_full(&error).to_string();
+            assert!(words.iter().all(|word| told.contains(word)), "{told}");
+            assert_eq!((error.http_status().as_u16(), error.blame().is_final()), (422, true));
+        }
+        assert_eq!(reads(&registry, layer.digest), 1, "nobody reads it again to be told the same");
+    }
+    let error = read(&seed, &lie).await.unwrap_err();
+    let told = in_full(&error).to_string();
+    assert!(told.contains(&Digest::sha256(&stored).to_string()) && told.contains(&named.to_string()), "{told}");
+    // An encrypted layer, or one of another kind, is refused before anybody is asked for it.
+    registry.asked();
+    for media_type in
+        ["application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "application/vnd.oci.image.layer.v1.tar+xz"]
+    {
+        let layer = LayerRequest { media_type: Some(media_type.into()), ..layer.clone() };
+        assert_eq!(kind(&open(&node, &layer).await.err().unwrap()), Some(&ErrorKind::Unmountable));
+    }
+    assert_eq!(registry.asked(), [""; 0]);
+    // And the right one is given all the same.
+    assert!(read(&node, &layer).await.unwrap() == expanded(&some_tar()));
+    join_all([&node, &seed].map(Agent::drain)).await;
+}
+
+const ALICE: &str = "Basic YWxpY2U6c2VjcmV0";
+const BOB: &str = "Basic Ym9iOnNlY3JldA==";
+
+fn credentials(authorization: &str) -> Credentials {
+    Credentials { headers: vec![("authorization".into(), authorization.into())] }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_gets_what_their_own_credentials_would_not_have_opened() {
+    let directory = tempfile::tempdir().unwrap();
+    let tar = some_tar();
+    let (registry, layer) = registry_with(&tar).await;
+    // Bob has a repository of his own, with a layer of his own.
+    let own = gzip(b"bob's own");
+    let his = registry.put_blob("lab/bobs", &own);
+    registry.allow(ALICE, "lab/app");
+    registry.allow(BOB, "lab/bobs");
+    let seed = seed(directory.path(), &registry).await;
+    let node = node(directory.path(), "node", &registry, &[&seed]).await;
+    let open = async |layer: &LayerRequest, authorization| {
+        node.expanded(layer, credentials(authorization), Access::Asked, WITHIN).await
+    };
+    open(&layer, ALICE).await.unwrap().ensure(ByteRange::new(0, 10), WITHIN).await.unwrap();
+    for agent in [&seed, &node] {
+        for nobody in [credentials(BOB), Credentials::none()] {
+            let error = agent.expanded(&layer, nobody, Access::Asked, WITHIN).await.err().unwrap();
+            assert!(matches!(kind(&error), Some(ErrorKind::Unauthorized { .. })), "{error:?}");
+        }
+    }
+    // He names the tar of a layer that he may not read as that of one that he may.
+    let claim =
+        LayerRequest { repository: "lab/bobs".into(), digest: his, size: Some(own.len() as u64), ..layer.clone() };
+    for agent in [&seed, &node] {
+        let error = agent.expanded(&claim, credentials(BOB), Access::Asked, WITHIN).await.err().unwrap();
+        assert!(!matches!(kind(&error), Some(ErrorKind::Unauthorized { .. })), "his layer is his: {error:?}");
+    }
+    assert!(open(&layer, ALICE).await.is_ok());
+    join_all([&node, &seed].map(Agent::drain)).await;
+}
+
+/// kraken#208: the registry may be away by the time that others want it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expanded_layer_outlasts_its_registry_and_its_seed() {
+    let directory = tempfile::tempdir().unwrap();
+    let tar = some_tar();
+    let (registry, layer) = registry_with(&tar).await;
+    let seed = seed(directory.path(), &registry).await;
+    let first = node(directory.path(), "first", &registry, &[&seed]).await;
+    let second = node(directory.path(), "second", &registry, &[&seed, &first]).await;
+    let file = expanded(&tar);
+    assert!(read(&first, &layer).await.unwrap() == file);
+    seed.drain().await;
+    drop(seed);
+    registry.asked();
+    let got = second.expanded(&layer, Credentials::none(), Access::Granted, WITHIN).await.unwrap();
+    let all = ByteRange::new(0, got.length().unwrap());
+    got.ensure(all, WITHIN).await.unwrap();
+    let chunks: Vec<bytes::Bytes> = got.bytes_of(all).try_collect().await.unwrap();
+    assert!(chunks.concat() == file);
+    assert_eq!(reads(&registry, layer.digest), 0, "a node holds it");
+    join_all([&first, &second].map(Agent::drain)).await;
+}
+
+/// What a seed's login opens, it opens to the programs of its fleet, expanded as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seeds_login_reads_a_layer_for_its_nodes() {
+    let directory = tempfile::tempdir().unwrap();
+    let tar = some_tar();
+    let (registry, layer) = registry_with(&tar).await;
+    registry.allow(ALICE, "lab/app");
+    let login = LoginOption { registry: registry.name(), username: "alice".to_owned(), password: "secret".to_owned() };
+    let options = Options { role: Role::Seed, logins: vec![login], ..options(directory.path(), "seed", &registry) };
+    let seed = darter_gateway::start(options).await.unwrap();
+    let node = node(directory.path(), "node", &registry, &[&seed]).await;
+    assert!(read(&node, &layer).await.unwrap() == expanded(&tar));
+    join_all([&node, &seed].map(Agent::drain)).await;
+}
