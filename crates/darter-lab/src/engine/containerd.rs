@@ -13,6 +13,7 @@ use darter_core::Digest;
 use super::release;
 use super::route::{ENGINE_TIMEOUT, Route};
 use crate::netns::Host;
+use crate::place::darter_binary;
 use crate::process::{Process, wait_until};
 
 /// Plugins that need a kubelet's world, other file systems, or directories of the machine.
@@ -91,12 +92,21 @@ impl<'host> Containerd<'host> {
         };
         let directory = host.make_directory("containerd")?;
         let (root, socket) = (directory.join("root"), directory.join("sock"));
-        let hosts = host.make_directory("containerd/hosts")?;
-        let own = host.make_directory(&format!("containerd/hosts/{}", route.name))?.join("hosts.toml");
-        fs::write(&own, hosts_toml(route)).with_context(|| format!("write {}", own.display()))?;
-        let config = directory.join("config.toml");
+        // Below this one lies what is in /etc of a host.
+        let tree = host.make_directory("containerd/tree")?;
+        let etc = host.make_directory("containerd/tree/etc/containerd")?;
+        let hosts = host.make_directory("containerd/tree/etc/containerd/certs.d")?;
+        let config = etc.join("config.toml");
         let text = build.configuration(&directory, &root, &socket, &hosts);
         fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
+        match route.mirror {
+            Some(mirror) => set_up(host, &tree, route, mirror, build)?,
+            None => {
+                let own = host.make_directory(&format!("containerd/tree/etc/containerd/certs.d/{}", route.name))?;
+                let own = own.join("hosts.toml");
+                fs::write(&own, hosts_toml(route)).with_context(|| format!("write {}", own.display()))?;
+            }
+        }
         let program = programs.as_ref().map_or_else(|| "containerd".into(), |programs| programs.join("containerd"));
         let mut command = host.command(program);
         if let Some(programs) = &programs {
@@ -178,11 +188,22 @@ impl<'host> Containerd<'host> {
     }
 }
 
-/// The mirror first, if any; then the registry itself, which containerd also tries when the mirror is gone.
+/// Lets the program itself write what an operator would: the mirror first, then the registry, which containerd also tries when the mirror is
+/// gone.
+fn set_up(host: &Host, tree: &Path, route: &Route, mirror: &str, build: Build) -> Result<()> {
+    let version = match build {
+        Build::Packaged => "1.6",
+        Build::Release { .. } => "2.4",
+    };
+    let mut command = host.command(darter_binary()?);
+    // The machine's own settings are none of the laboratory's business.
+    command.env("DARTER_CONFIG", "").args(["setup", "containerd", "--containerd-version", version, "--root"]).arg(tree);
+    command.args(["--local", mirror, "--registry", route.name, "--upstream"]);
+    command.arg(format!("{}=http://{}", route.name, route.registry));
+    host.run("darter-setup", &mut command, ENGINE_TIMEOUT).map(drop)
+}
+
+/// The registry itself.
 fn hosts_toml(route: &Route) -> String {
-    let first = route.mirror.unwrap_or(&route.registry);
-    format!(
-        "server = \"http://{}\"\n[host.\"http://{first}\"]\ncapabilities = [\"pull\", \"resolve\"]\n",
-        route.registry
-    )
+    format!("server = \"http://{0}\"\n[host.\"http://{0}\"]\ncapabilities = [\"pull\", \"resolve\"]\n", route.registry)
 }

@@ -29,7 +29,8 @@ done for _default, which stands for every registry without a directory, for the 
 (--upstream), and for each directory that is there.
 
 If containerd's config.toml does not say where these directories are, config_path is set in it, in the form of the version that
-the file has. Old-style registry.mirrors stop containerd's CRI where config_path is set, too: nothing is changed then, and the
+the file has; so it is where it names several, as by default: containerd 2.1 and later take them for the name of one, and read no
+hosts.toml. Old-style registry.mirrors stop containerd's CRI where config_path is set, too: nothing is changed then, and the
 lines are named.
 
 Files are replaced in one step, with owner and mode kept. A second run changes nothing. What was there before is kept in

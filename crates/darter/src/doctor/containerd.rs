@@ -49,6 +49,14 @@ pub(super) fn mirror(facts: &Containerd) -> Vec<Finding> {
         found.problem("config_path", "config_path is not set: containerd's CRI reads no hosts.toml", SET_UP);
         return found.found;
     }
+    if roots.len() > 1 && !config.reads_several() {
+        found.problem(
+            "config_path",
+            "config_path names several directories, as it does where nothing is set: from 2.1 on containerd's CRI takes them for one name, and reads no \
+             hosts.toml",
+            SET_UP,
+        );
+    }
     let roots: Vec<_> = roots.iter().map(|root| root.display().to_string()).collect();
     found.ok("config_path", format!("config_path is {}", roots.join(":")));
     hosts(&mut found, shelf, &facts.mirror);

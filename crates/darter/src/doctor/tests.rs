@@ -89,7 +89,7 @@ fn what_keeps_containerd_from_the_mirror_is_found() {
     let mirrors = "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.registry.mirrors.'docker.io']\n";
     for (release, text, hosts, check, level, part) in [
         (Some((1, 7)), "version = 2\n", &default[..], "config_path", Level::Problem, "config_path is not set"),
-        (Some((2, 4)), "version = 4\n", &default, "config_path", Level::Ok, "/etc/docker/certs.d"),
+        (Some((2, 4)), "version = 4\n", &default, "config_path", Level::Problem, "several directories"),
         (Some((1, 7)), path, &[], "hosts", Level::Problem, "no hosts.toml names the mirror"),
         (Some((1, 7)), path, &[("a", Some(OURS))], "hosts", Level::Warning, "registries without a directory"),
         (Some((1, 7)), path, &[default[0], ("a", None)], "hosts", Level::Warning, "asked past the mirror: a,"),

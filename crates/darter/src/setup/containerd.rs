@@ -303,20 +303,28 @@ impl Config {
         None
     }
 
-    /// Makes CRI look for registries' directories, if it does not; says where.
+    /// True if CRI reads a `config_path` of several directories as such. From 2.1 on it hands it to the transfer service, which takes it for
+    /// the name of one directory (seen with 2.4.2, whose default has two): no hosts.toml is read then, without a word.
+    pub(crate) fn reads_several(&self) -> bool {
+        let by_itself = self.setting(Part::Images, "use_local_image_pull").is_some_and(|found| found.node.is_true());
+        let before = self.engine.map_or_else(|| self.version(0) < 3, |engine| engine < (2, 1));
+        by_itself || before
+    }
+
+    /// Makes CRI look for registries' directories, if it does not; says where they are, also those that it is not to look for any more.
     pub(crate) fn ensure_certs(&mut self) -> Result<Vec<PathBuf>, Refusal> {
         if let Some(refusal) = self.old_style() {
             return Err(refusal);
         }
         let certs = self.certs();
-        if !certs.is_empty() {
+        let given = self.setting(Part::Registry, "config_path").and_then(|found| found.node.text());
+        let is_given = given.is_some_and(|path| !path.is_empty());
+        if is_given && (certs.len() == 1 || self.reads_several()) {
             return Ok(certs);
         }
-        // 2.2 sets both where it turns an older form into its own.
-        let both = self.engine.is_some_and(|engine| engine >= (2, 2));
-        let value = if both { format!("{CERTS}:{DOCKER_CERTS}") } else { CERTS.to_owned() };
-        self.set(Part::Registry, &[], "config_path", &value)?;
-        Ok(self.certs())
+        let first = certs.first().map_or(CERTS.into(), |first| first.to_string_lossy().into_owned());
+        self.set(Part::Registry, &[], "config_path", &first)?;
+        Ok(if certs.is_empty() { self.certs() } else { certs })
     }
 }
 

@@ -190,7 +190,7 @@ fn one(
             super::document::Wrong {
                 line: 1,
                 message: format!(
-                    "this file is in a later directory of config_path, where {} in the first one would hide it; move its directory to {}, then run this again",
+                    "this file is in a later directory of config_path, which containerd 2.1 and later do not read, and {} in the first one would hide; move its directory to {}, then run this again",
                     DEFAULT,
                     first.path.display()
                 ),

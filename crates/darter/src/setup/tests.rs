@@ -157,13 +157,13 @@ fn config(engine: Option<Release>, files: &[(&str, &str)]) -> Config {
     Config::new(files.iter().map(file).collect(), engine).unwrap()
 }
 
-/// Sets `config_path` in one file; gives its text, and where the directories are.
+/// Sets `config_path` in one file; gives its text, and where the directories are that were found the first time.
 #[track_caller]
-fn with_certs(engine: Option<Release>, text: &str) -> (String, Vec<PathBuf>) {
+fn first_certs(engine: Option<Release>, text: &str) -> (String, Vec<PathBuf>) {
     let mut config = config(engine, &[("/f", text)]);
     let certs = config.ensure_certs().unwrap_or_else(|refusal| panic!("{text}: {refusal}"));
     let once = config.files[0].document.text().to_owned();
-    assert_eq!(config.ensure_certs().unwrap(), certs);
+    config.ensure_certs().unwrap();
     assert_eq!(config.files[0].document.text(), once, "the second time");
     (once, certs)
 }
@@ -185,17 +185,30 @@ fn config_path_is_set_in_the_form_of_the_version() {
              [plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors]\n".to_owned(),
         ),
     ] {
-        assert_eq!(with_certs(engine, before), (after, vec!["/etc/containerd/certs.d".into()]), "{engine:?}");
+        assert_eq!(first_certs(engine, before), (after, vec!["/etc/containerd/certs.d".into()]), "{engine:?}");
     }
-    // From 2.3 on it has a default, which nothing need change.
-    let both: Vec<PathBuf> = vec!["/etc/containerd/certs.d".into(), "/etc/docker/certs.d".into()];
-    for text in ["version = 3\n", "version = 4\n"] {
-        assert_eq!(with_certs(Some((2, 4)), text), (text.to_owned(), both.clone()));
+    // From 2.1 on CRI takes several directories, also those that it has by default, for the name of one.
+    let (images, one) =
+        ("[plugins.'io.containerd.cri.v1.images'.registry]\n", "  config_path = \"/etc/containerd/certs.d\"\n");
+    for (engine, version) in [(Some((2, 3)), 3), (Some((2, 4)), 4), (None, 4)] {
+        let (text, certs) = first_certs(engine, &format!("version = {version}\n"));
+        assert_eq!(text, format!("version = {version}\n\n{images}{one}"), "{engine:?}");
+        assert_eq!(
+            certs,
+            ["/etc/containerd/certs.d", "/etc/docker/certs.d"].map(PathBuf::from),
+            "what is there is moved"
+        );
+    }
+    let several = format!("version = 3\n{images}config_path = '/a:/b'\n");
+    assert_eq!(first_certs(Some((2, 1)), &several).0, several.replace("'/a:/b'", "\"/a\""));
+    let by_itself = format!("{several}[plugins.'io.containerd.cri.v1.images']\nuse_local_image_pull = true\n");
+    for (engine, text) in [(Some((2, 0)), &several), (Some((2, 4)), &by_itself)] {
+        assert_eq!(&first_certs(engine, text).0, text, "it reads both: {engine:?}");
     }
     let there = "version = 2\n[plugins.'io.containerd.grpc.v1.cri'.registry]\nconfig_path = '/a:/b'\n";
-    assert_eq!(with_certs(Some((1, 7)), there), (there.to_owned(), vec!["/a".into(), "/b".into()]));
+    assert_eq!(first_certs(Some((1, 7)), there), (there.to_owned(), vec!["/a".into(), "/b".into()]));
     let of_2 = "version = 2\n[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = '/a'\n";
-    assert_eq!(with_certs(Some((2, 0)), of_2).1, [PathBuf::from("/a")], "containerd 2 reads it there, too");
+    assert_eq!(first_certs(Some((2, 0)), of_2).1, [PathBuf::from("/a")], "containerd 2 reads it there, too");
 }
 
 #[test]

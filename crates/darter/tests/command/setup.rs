@@ -87,16 +87,23 @@ fn a_bare_host_asks_the_mirror_for_everything_and_is_bare_again_after_undo() {
 }
 
 #[test]
-fn a_host_of_containerd_2_4_needs_no_restart() {
-    let host = Host::with(&[]);
-    let told = host.run("2.4.2", "--json").succeeded().json();
+fn only_a_changed_configuration_asks_for_a_restart() {
+    let host = Host::with(&[("etc/docker/certs.d/certs.corp/ca.crt", "PEM")]);
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/api.md")).unwrap();
+    let told = host.run("2.4.2", "--json").succeeded().json();
     for field in told.as_object().unwrap().keys() {
         assert!(page.contains(&format!("`{field}`")) || page.contains(&format!("`{field}[]`")), "{field}");
     }
-    assert_eq!((&told["restart"], &told["run"]), (&false.into(), &serde_json::Value::Null), "{told}");
-    assert!(!host.path("etc/containerd/config.toml").exists(), "its default is right");
+    assert_eq!((&told["restart"], &told["run"]), (&true.into(), &"systemctl restart containerd".into()), "{told}");
     assert_eq!(told["files"][0]["change"], "created");
+    let moved = host.read("etc/containerd/certs.d/certs.corp/hosts.toml");
+    assert_eq!(
+        moved,
+        format!("ca = [\"/etc/docker/certs.d/certs.corp/ca.crt\"]\n\n{OURS}"),
+        "its default directories are two"
+    );
+    let told = host.run("2.4.2", "--json --registry a").succeeded().json();
+    assert_eq!((&told["restart"], &told["run"]), (&false.into(), &serde_json::Value::Null), "{told}");
 }
 
 /// Files of others: each is whole after any number of runs, and as it was after one undo.
