@@ -42,7 +42,8 @@ use self::registries::{Shelf, Wanted};
 use self::tree::Tree;
 use crate::cli::SetupArgs;
 use crate::cli::upstream::Upstream;
-use crate::{config, output};
+use crate::cli::values;
+use crate::output;
 
 /// A file and what becomes of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,8 +109,8 @@ fn set_up(args: &SetupArgs) -> anyhow::Result<()> {
     let engine = args.containerd_version.or_else(|| tree.is_host().then(installed).flatten());
     let plan = plan(args, &tree, engine)?;
     if !args.dry_run {
-        let book = ledger_path(args, &tree)?;
-        let mut ledger = Ledger::read(&tree, &book)?;
+        let book = Path::new(LEDGER);
+        let mut ledger = Ledger::read(&tree, book)?;
         let changes: Vec<_> = plan.changes.iter().filter(|change| !change.is_none()).collect();
         if !changes.is_empty() {
             for change in &changes {
@@ -117,8 +118,8 @@ fn set_up(args: &SetupArgs) -> anyhow::Result<()> {
                 ledger.note(&change.path, change.before.as_deref(), tree.modified(&change.path), new);
                 ledger.note_directories(tree.lacking(&change.path));
             }
-            ledger.note_directories(tree.lacking(&book));
-            ledger.write(&tree, &book).with_context(|| cant_write(&tree, &book))?;
+            ledger.note_directories(tree.lacking(book));
+            ledger.write(&tree, book).with_context(|| cant_write(&tree, book))?;
         }
         for change in changes {
             let new = change.after.as_deref().unwrap_or_default();
@@ -151,7 +152,7 @@ fn plan(args: &SetupArgs, tree: &Tree, engine: Option<Release>) -> anyhow::Resul
     let wanted = Wanted {
         mirror: mirror(args.local),
         registries: args.registry.clone(),
-        named: args.upstream.upstream.iter().flat_map(|list| &list.0).map(server_of).collect(),
+        named: args.upstream.upstream.iter().flat_map(|list| &list.0).filter_map(server_of).collect(),
     };
     let shelf = Shelf::read(tree, &roots)?;
     let (mut changes, more) = registries::plan(&shelf, &wanted)?;
@@ -202,8 +203,10 @@ pub(crate) fn mirror(local: SocketAddr) -> String {
 }
 
 /// What hosts.toml says of a registry that Darter is told of: as much as containerd can do by itself, for when the mirror does not answer.
-fn server_of(upstream: &Upstream) -> (String, Server) {
+fn server_of(upstream: &Upstream) -> Option<(String, Server)> {
     let option = &upstream.option;
+    // It becomes the name of a directory.
+    let name = values::setup_registry(&option.name).ok()?;
     let is_plain = option.proxy.is_none()
         && option.headers.is_empty()
         && upstream.header_files.is_empty()
@@ -220,13 +223,13 @@ fn server_of(upstream: &Upstream) -> (String, Server) {
         client: option.client_cert.iter().map(|cert| (text(cert), option.client_key.as_ref().map(text))).collect(),
         skip_verify: option.skip_verify,
     };
-    (option.name.clone(), server)
+    Some((name, server))
 }
 
 fn undo(args: &SetupArgs) -> anyhow::Result<()> {
     let tree = Tree::new(args.root.clone());
-    let book = ledger_path(args, &tree)?;
-    let mut ledger = Ledger::read(&tree, &book)?;
+    let book = Path::new(LEDGER);
+    let mut ledger = Ledger::read(&tree, book)?;
     let (mut changes, mut left) = (Vec::new(), Vec::new());
     for entry in &ledger.files {
         let now = tree.read(&entry.path).with_context(|| format!("can't read {}", entry.path.display()))?;
@@ -248,11 +251,11 @@ fn undo(args: &SetupArgs) -> anyhow::Result<()> {
             done.with_context(|| cant_write(&tree, &change.path))?;
         }
         if left.is_empty() {
-            tree.remove(&book).with_context(|| cant_write(&tree, &book))?;
+            tree.remove(book).with_context(|| cant_write(&tree, book))?;
             ledger.directories.iter().rev().for_each(|directory| tree.remove_if_empty(directory));
         } else {
             ledger.files.retain(|entry| left.contains(&entry.path));
-            ledger.write(&tree, &book).with_context(|| cant_write(&tree, &book))?;
+            ledger.write(&tree, book).with_context(|| cant_write(&tree, book))?;
         }
     }
     let restart = changes.iter().any(|(change, _)| !change.is_none() && !change.path.ends_with("hosts.toml"));
@@ -272,11 +275,9 @@ fn undo(args: &SetupArgs) -> anyhow::Result<()> {
     told
 }
 
-/// Where this command remembers what was there.
-fn ledger_path(args: &SetupArgs, tree: &Tree) -> anyhow::Result<PathBuf> {
-    let data = if tree.is_host() { args.place.data_dir()? } else { config::SYSTEM_DATA_DIR.into() };
-    Ok(std::path::absolute(data)?.join("setup/containerd.json"))
-}
+/// Where this command remembers what was there. Not in the data directory: that is the daemon's, who runs as a user without rights, and
+/// what stands here is what root writes on `--undo`.
+const LEDGER: &str = "/var/lib/darter-setup/containerd.json";
 
 fn cant_write(tree: &Tree, path: &Path) -> String {
     let place = tree.resolve(path).unwrap_or_else(|_| path.to_owned());

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, ValueEnum};
 
 use super::agent::{PlaceArgs, UpstreamArgs};
@@ -34,7 +35,7 @@ hosts.toml. Old-style registry.mirrors stop containerd's CRI where config_path i
 lines are named.
 
 Files are replaced in one step, with owner and mode kept. A second run changes nothing. What was there before is kept in
-DATA_DIR/setup/containerd.json (with --root in DIR/var/lib/darter/setup) for --undo. Nothing is ever restarted: containerd reads hosts.toml at each
+/var/lib/darter-setup (below --root) for --undo. Nothing is ever restarted: containerd reads hosts.toml at each
 pull, and config.toml only when it starts; the last line says which it is. Running containers outlive a restart.
 
 k3s and RKE2 write these files by themselves: name the mirror in their registries.yaml instead
@@ -110,8 +111,12 @@ pub(crate) struct SetupArgs {
     #[arg(long)]
     pub(crate) json: bool,
 
-    #[command(flatten)]
-    pub(crate) place: PlaceArgs,
+    /// Read Darter's own settings (local, upstream) from this file
+    ///
+    /// By default root's commands read /etc/darter/darter.toml where it exists; an empty name means no file.
+    #[arg(long, env = "DARTER_CONFIG", value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
+    pub(crate) config: Option<PathBuf>,
+
     #[command(flatten)]
     pub(crate) upstream: UpstreamArgs,
 }

@@ -128,9 +128,11 @@ impl Tree {
     /// Replaces a file, or makes it with this mode; its directories, too.
     pub(crate) fn write(&self, path: &Path, text: &str, mode: u32, modified: Option<SystemTime>) -> io::Result<()> {
         for directory in self.lacking(path) {
+            // What only its owner may read lies in a directory of the same kind.
+            let is_private = mode & 0o077 == 0 && path.parent() == Some(&directory);
             let directory = self.resolve(&directory)?;
             fs::create_dir(&directory)?;
-            fs::set_permissions(&directory, Permissions::from_mode(if mode & 0o077 == 0 { 0o700 } else { 0o755 }))?;
+            fs::set_permissions(&directory, Permissions::from_mode(if is_private { 0o700 } else { 0o755 }))?;
             sync_directory_of(&directory)?;
         }
         let path = self.resolve(path)?;
@@ -208,6 +210,9 @@ mod tests {
         assert!(tree.resolve(Path::new("/loop")).is_err());
         tree.write(Path::new("/etc/up"), "x", 0o644, None).unwrap();
         assert!(root.join("etc/up").is_symlink(), "the link stays one");
+        tree.write(Path::new("/var/own/secret"), "x", 0o600, None).unwrap();
+        let mode = |path: &str| fs::metadata(root.join(path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!([mode("var"), mode("var/own"), mode("var/own/secret")], [0o755, 0o700, 0o600]);
         assert_eq!(tree.read(Path::new("/etc/linked/file")).unwrap().as_deref(), Some("x"));
     }
 }

@@ -9,7 +9,7 @@ use crate::support::{Daemon, Outcome, Room};
 
 const OURS: &str = "# Darter's mirror is asked first (`darter setup containerd --undo` takes it away)\n\
                     [host.\"http://127.0.0.1:7401\"]\n  capabilities = [\"pull\", \"resolve\"]\n";
-const LEDGER: &str = "var/lib/darter/setup/containerd.json";
+const LEDGER: &str = "var/lib/darter-setup/containerd.json";
 
 /// A host's files, below a root.
 struct Host(Room);
@@ -264,7 +264,7 @@ fn what_can_not_be_changed_safely_changes_nothing_and_says_why() {
 fn a_directory_that_may_not_be_written_to_is_an_error_that_says_what_to_do() {
     let host = Host::with(&[("etc/containerd/config.toml", "version = 4\n")]);
     let root = host.0.path("root").display().to_string();
-    fs::create_dir_all(host.path("var/lib/darter/setup")).unwrap();
+    fs::create_dir_all(host.path("var/lib/darter-setup")).unwrap();
     fs::set_permissions(host.path("etc/containerd"), fs::Permissions::from_mode(0o555)).unwrap();
     let line = format!("setup containerd --root {root} --containerd-version 2.4.2");
     let told = if rustix::process::geteuid().is_root() {
@@ -273,7 +273,7 @@ fn a_directory_that_may_not_be_written_to_is_an_error_that_says_what_to_do() {
         for path in [host.0.path(""), host.0.path("out"), host.path("")] {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
         }
-        fs::set_permissions(host.path("var/lib/darter/setup"), fs::Permissions::from_mode(0o777)).unwrap();
+        fs::set_permissions(host.path("var/lib/darter-setup"), fs::Permissions::from_mode(0o777)).unwrap();
         let user = ["setpriv", "--reuid=64998", "--regid=64998", "--clear-groups"];
         Outcome::of(host.0.darter_by(&user, &line).output().unwrap())
     } else {
