@@ -86,11 +86,17 @@ impl Transfer {
         let (are_more, is_trial_due, may_break_off) = {
             let mut state = self.state.lock();
             let is_shut_out = state.is_shut_out;
+            let turns = &self.context.origin_turns;
+            let given_back = turns.given_back();
+            let others_gave_back = std::mem::replace(&mut state.given_back, given_back) != given_back;
             let Some(books) = state.session.books_mut() else { return false };
             let lead = books.lead_mut();
             let before = lead.connections();
             if is_held_up {
                 lead.origin_held_up();
+            }
+            if others_gave_back {
+                lead.origin_given_back(now);
             }
             let widening = lead.origin_came(reader, bytes, waited, now);
             let (are_more, is_trial_due) = (lead.connections() > before, lead.is_origin_trial_due());
@@ -100,6 +106,9 @@ impl Transfer {
                 self.context.manners.gained_nothing(&origin_of(&self.source), now);
             }
             if let Some(widening) = widening {
+                if !matches!(widening, Widening::Wider { .. }) {
+                    state.given_back = turns.give_back();
+                }
                 state.journal.note(now, told(widening));
             }
             (are_more, is_trial_due, may_break_off)

@@ -165,6 +165,8 @@ pub(crate) struct TransferState {
     origin_rests: Moment,
     /// True if the origin refuses the credentials of every caller.
     is_shut_out: bool,
+    /// How often blobs gave back their parts of the link to the origin when that was looked at last.
+    given_back: u64,
     /// True if the origin can't be read but from its first byte on, and an answer that begins there.
     in_order_only: bool,
     whole_answer: Option<Reading>,
@@ -300,6 +302,7 @@ impl Transfer {
             beside: BTreeSet::new(),
             origin_rests: Moment::ZERO,
             is_shut_out: false,
+            given_back: 0,
             in_order_only: false,
             whole_answer: None,
             joined_parts: false,

@@ -26,6 +26,9 @@ use super::turns::Turn;
 use super::{Lead, Transfer, TransferState};
 use crate::error::FetchError;
 
+/// What was read in less time took no part of the link that others would notice.
+const SHORT_READING: Duration = Duration::from_millis(100);
+
 impl Transfer {
     /// Starts the task that reads the origin while this agent leads. `opened` is an answer opened already.
     pub(super) fn start_reading(self: &Arc<Self>, opened: Option<Reading>) {
@@ -104,9 +107,16 @@ impl Transfer {
     }
 
     async fn read_origin(self: &Arc<Self>, reader: OriginReader, opened: Option<Reading>) {
+        let began = self.context.now();
         self.read_as(reader, opened).await;
-        if let Some(books) = self.state.lock().session.books_mut() {
-            books.lead_mut().reads(reader, None);
+        {
+            let mut state = self.state.lock();
+            if self.context.now().since(began) >= SHORT_READING {
+                state.given_back = self.context.origin_turns.give_back();
+            }
+            if let Some(books) = state.session.books_mut() {
+                books.lead_mut().reads(reader, None);
+            }
         }
         self.ring();
     }

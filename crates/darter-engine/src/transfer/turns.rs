@@ -3,13 +3,15 @@
 //! A part of a piece can't be passed on. Sixty-four blobs read side by side share what the origin gives, and the first piece of each is
 //! whole when all are: the seed's uplink idles meanwhile. So an agent begins few pieces at a time, each blob in its turn.
 //!
-//! Connections besides the first one of a blob are few in all, and shared among the blobs that are fetched.
+//! Connections besides the first one of a blob are few in all, and shared among the blobs that are fetched. A blob that ends, or is read by
+//! fewer, *gives back* its part of the link, so that others get more without any limit of theirs: they are told.
 //!
 //! Only the beginning of a piece waits. A reader whose origin stalls, or is slow, loses its turn to the next one and reads on without:
 //! an origin holds up the others for `MAX_TURN` at most, and what has begun is never put off.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
@@ -32,6 +34,8 @@ pub struct Turns {
     beside: Arc<Semaphore>,
     /// How many there may be.
     most_beside: usize,
+    /// How often a blob gave back its part of the link.
+    given_back: AtomicU64,
 }
 
 /// One reader, and its turn while it has one.
@@ -48,7 +52,17 @@ impl Turns {
     pub fn for_connections(connections: u8) -> Self {
         let most = AT_A_TIME.max(connections.into());
         let most_beside = most - 1;
-        Self { turns: Semaphore::new(most), beside: Arc::new(Semaphore::new(most_beside)), most_beside }
+        Self { turns: Semaphore::new(most), beside: Arc::new(Semaphore::new(most_beside)), most_beside, given_back: AtomicU64::new(0) }
+    }
+
+    /// A blob gives back its part of the link; how often that happened, with this.
+    pub(crate) fn give_back(&self) -> u64 {
+        self.given_back.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// How often a blob gave back its part of the link.
+    pub(crate) fn given_back(&self) -> u64 {
+        self.given_back.load(Ordering::Relaxed)
     }
 
     /// True if there is a turn that nobody waits for.

@@ -373,6 +373,25 @@ impl Breadth {
         self.held_up = true;
     }
 
+    /// Another blob that was read over the same link gave back its part of it. What one connection of this blob got before tells nothing of
+    /// what several get now.
+    pub(crate) fn given_back(&mut self, now: Moment) {
+        match self.phase {
+            Phase::Measured if self.connections == 1 => self.windows.clear(),
+            Phase::TrialDue(_) => self.measure(now),
+            Phase::Trial(_) => {
+                self.trials += 1;
+                self.measure(now);
+            }
+            Phase::Wider { .. } if !self.is_limited => {
+                (self.connections, self.trials) = (1, TRIALS);
+                self.measure(now);
+            }
+            _ => return,
+        }
+        (self.pace, self.last_trial) = (None, None);
+    }
+
     /// A connection besides the first one, which began then, failed, which may pass: fewer go on for a while. Connections that break
     /// at the same time are one failure.
     pub(crate) fn failed(&mut self, began: Moment, now: Moment) {

@@ -275,6 +275,30 @@ fn stretches_follow_the_rate() {
     assert!(breadth.stretch(1 << 30) > Some(24 * MIB));
 }
 
+/// Layers of an image share a link: when one ends another one gets twice as much, and two connections would seem to.
+#[test]
+fn what_another_blob_gives_back_is_owed_to_no_connection() {
+    let mut breadth = Breadth::new(8, 1 << 30);
+    read_alone(&mut breadth, 6 * MIB, 0, 400);
+    assert!(breadth.is_trial_due());
+    breadth.given_back(at(400));
+    assert!(!breadth.is_trial_due());
+    read_alone(&mut breadth, 12 * MIB, 400, 800);
+    assert!(breadth.is_trial_due(), "it is measured anew");
+    breadth.trial(at(800)).unwrap();
+    breadth.given_back(at(801));
+    assert!(!breadth.is_tried());
+    let trials = breadth.trials;
+    assert_eq!(trials, TRIALS, "it told nothing");
+    breadth.several_get_more((24 * MIB) as f64, (12 * MIB) as f64, at(900));
+    assert_eq!(breadth.connections(), 4);
+    breadth.given_back(at(910));
+    assert_eq!(breadth.connections(), 1);
+    let mut full = eight();
+    full.given_back(at(10));
+    assert_eq!(full.connections(), 8, "these were seen to get more");
+}
+
 #[test]
 fn connections_that_get_more_than_a_limit_would_let_them_are_taken_back() {
     let read = |each: u64| {

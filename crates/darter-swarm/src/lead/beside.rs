@@ -83,6 +83,11 @@ impl Lead {
         self.readings.breadth.held_up();
     }
 
+    /// Another blob gave back its part of the link to the origin: this one gets more from now on, whether connections are limited or not.
+    pub fn origin_given_back(&mut self, now: Moment) {
+        self.readings.breadth.given_back(now);
+    }
+
     /// A reader beside the one of everything, which began then, failed for a reason that may pass.
     pub fn origin_failed(&mut self, began: Moment, now: Moment) {
         self.readings.breadth.failed(began, now);
