@@ -58,7 +58,7 @@ const MIN_TRIAL_BYTES: u64 = 16 << 10;
 const MAX_TRIAL_BYTES: u64 = 4 << 20;
 
 /// All trials together are no more than one part of the blob in this.
-const ALL_TRIALS_PART: u64 = 250;
+const ALL_TRIALS_PART: u64 = 200;
 
 /// One that takes the first connection less time tells nothing; it takes no longer than this unless chance asks for that.
 const MIN_TRIAL_TIME: Duration = Duration::from_millis(4);
