@@ -69,7 +69,7 @@ const MAX_COPIES: f64 = 1.005;
 const MAX_COPIES_ONCE: f64 = 1.1;
 
 /// By how much the quickest pull by way of agents may be later than the quickest one directly.
-const LATER: f64 = 1.5;
+const LATER: f64 = 1.75;
 
 /// The rate of all cables, if they have one, and what the registry gives one connection, if it limits each.
 struct Regime {

@@ -2,8 +2,7 @@
 //!
 //! Where the link is the limit, both share it: the second one takes twice the time in which the first one would have read as much, and the
 //! first one gets half meanwhile. Where each connection has a limit of its own, the second one is as quick as the first, which goes on as
-//! before. Both are asked of a trial, and by so much that chance does not decide. Where the first one gets clearly more meanwhile than before,
-//! what it got was no limit, and the trial tells nothing of one.
+//! before. Both are asked of a trial, and by so much that chance does not decide.
 //!
 //! Its time is counted from the request, or from its first bytes where an answer takes its time. Neither can be told more exactly than the
 //! first connection's bytes come. An origin that sends in bursts sends all of a trial in one: that it comes many times as fast as the first
@@ -14,7 +13,6 @@ use std::time::Duration;
 
 use darter_core::Moment;
 
-use super::CEILING;
 use super::windows::Pace;
 
 /// Both connections have to get so much more than the first one alone, at least, and the second one no less than half of that.
@@ -31,9 +29,6 @@ const BURST: f64 = 2.5;
 
 /// Arrivals within this time count as one moment.
 const MOMENT: Duration = Duration::from_millis(1);
-
-/// Bytes may be read later than they come by this much.
-const LATE: Duration = Duration::from_millis(20);
 
 /// See the module's text.
 #[derive(Debug)]
@@ -132,12 +127,6 @@ impl Trial {
         self.length as f64 / self.pace.rate
     }
 
-    /// True if the first connection gets clearly more meanwhile than before. On a busy machine what came before may be read late.
-    fn is_above(&self) -> bool {
-        let time = self.others_last.since(self.before).mul_f64(CEILING) + self.pace.gap * 2 + LATE;
-        self.others as f64 > self.pace.rate * time.as_secs_f64()
-    }
-
     fn is_burst(&self, end: Moment) -> bool {
         let span = end.since(self.first.map_or(self.asked, |(first, _)| first)).max(MOMENT);
         let is_quick = span.as_secs_f64() * BURST <= self.time() && end.since(self.asked).as_secs_f64() <= self.time();
@@ -156,7 +145,6 @@ impl Trial {
             self.others as f64 / self.others_last.since(self.before).max(MOMENT).as_secs_f64() / self.pace.rate;
         // More than one got before is not owed to there being two.
         let gain = (others.min(1.0) + second.min(1.0)).min(2.0 * second);
-        let gain = if self.is_above() { gain.min(1.0) } else { gain };
         Outcome { gain, together: others + second, wanted: self.wanted, is_burst: false }
     }
 }
@@ -210,12 +198,6 @@ mod tests {
         assert_eq!(gain(irregular, burst), None, "the machine had a moment");
         let smooth = gain(pace(2, 0.0), [(2, true, 16), (30, false, 40), (31, false, 120), (32, true, 200)]);
         assert!(smooth.unwrap() < 1.3, "{smooth:?}: both stood still and what waited was read at once");
-    }
-
-    #[test]
-    fn who_gets_much_more_than_before_was_not_limited() {
-        assert!(gain(pace(2, 0.0), both(20, 1)).unwrap() > 1.9, "a little more");
-        assert!(gain(pace(2, 0.0), both(100, 1)).unwrap() <= 1.0, "the machine was busy before");
     }
 
     #[test]
