@@ -7,9 +7,11 @@
 //! Lock order: `flushing`, a body's `saving`, `shelf`, a body's `state`; `unsaved` comes last and alone. A handle is never
 //! dropped while `shelf` is locked, since its drop locks the shelf.
 //!
-//! Invariants: a blob in use is not evicted, where a holder of its handle that [rests](StoredBlob::rest) does not count;
+//! Invariants: a blob in use is not evicted, where a holder of its handle that [rests](crate::StoredBlob::rest) does not count;
 //! `room.used` is what all blobs on the shelf hold, and what is being written; a body with unsaved changes, or with a
 //! handle, stays loaded.
+
+mod evicting;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -20,6 +22,7 @@ use darter_core::manifest::ManifestError;
 use darter_core::{BlobId, Manifest, PieceSet};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use self::evicting::Busy;
 use crate::backend::{Backend, LastUse, SaveError};
 use crate::body::Body;
 use crate::error::{Result, StoreError};
@@ -27,9 +30,7 @@ use crate::facts::Facts;
 use crate::handle::{Handle, no_room};
 use crate::room::Room;
 use crate::sidecar::Sidecar;
-use crate::store::{
-    Amount, BlobInfo, BlobSummary, SetAside, SourceRecord, Store, StoreConfig, StoredBlob, Usage, WallClock,
-};
+use crate::store::{Amount, BlobInfo, BlobSummary, SourceRecord, StoreConfig, Usage, WallClock};
 use crate::threads::{self, Guard};
 
 /// As many bodies may wait to be saved. More are saved at once.
@@ -503,82 +504,6 @@ impl<B: Backend> Keeper<B> {
         entry.last_use = LastUse { order: shelf.uses, at: (self.now)() };
         self.backend.note_use(blob, entry.last_use);
     }
-
-    /// Sees to it that `rest` more bytes of a blob will fit beside all that the other blobs in use still want.
-    fn make_room(&self, shelf: &mut Shelf<B>, blob: BlobId, rest: u64) -> Result<()> {
-        if rest == 0 {
-            return Ok(());
-        }
-        self.room.measure(self.backend.space());
-        let others = shelf.entries.iter().filter(|(id, entry)| **id != blob && entry.in_use());
-        let promised: u64 = others.map(|(_, entry)| entry.facts().rest()).chain(shelf.busy.values().copied()).sum();
-        let (used, capacity) = (self.room.used(), self.room.capacity());
-        let mut could_free = 0;
-        for busy in [Busy::Spared, Busy::AwaitedFor] {
-            let evictable = shelf.entries.iter().filter(|(id, entry)| **id != blob && may_go(shelf, **id, entry, busy));
-            let evictable: u64 = evictable.map(|(_, entry)| entry.facts().held_bytes).sum();
-            could_free = capacity.saturating_sub(used.saturating_sub(evictable)).saturating_sub(promised);
-            if could_free >= rest {
-                self.evict_down_to(shelf, capacity - promised - rest, busy);
-                return Ok(());
-            }
-        }
-        Err(self.room.full(rest, could_free))
-    }
-
-    /// Evicts blobs, least recently used first, until no more than `mark` bytes are held or nothing may go.
-    fn evict_down_to(&self, shelf: &mut Shelf<B>, mark: u64, busy: Busy) {
-        if self.room.used() <= mark {
-            return;
-        }
-        let candidates = shelf.entries.iter().filter(|(id, entry)| may_go(shelf, **id, entry, busy));
-        let mut candidates: Vec<(LastUse, BlobId)> = candidates.map(|(id, entry)| (entry.last_use, *id)).collect();
-        candidates.sort_unstable();
-        for (_, blob) in candidates {
-            if self.room.used() <= mark {
-                return;
-            }
-            self.evict(shelf, blob);
-        }
-    }
-
-    fn evict(&self, shelf: &mut Shelf<B>, blob: BlobId) {
-        let Some(entry) = shelf.entries.get(&blob) else { return };
-        let bytes = entry.facts().held_bytes;
-        tracing::info!(%blob, name = entry.info.name, bytes, last_used = entry.last_use.at, "evicted to make room");
-        self.evicted_blobs.fetch_add(1, Ordering::Relaxed);
-        self.evicted_bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.take_off(shelf, blob);
-    }
-
-    /// Takes a blob off the shelf and gives its room back; its files go when the shelf is unlocked.
-    fn take_off(&self, shelf: &mut Shelf<B>, blob: BlobId) {
-        let Some(entry) = shelf.entries.remove(&blob) else { return };
-        match &entry.body {
-            Some(body) => body.dissolve(),
-            None => self.room.give_back(entry.resting.held_bytes),
-        }
-        shelf.busy.insert(blob, 0);
-        shelf.leaving.push((blob, entry.body));
-        self.backend.forget(blob);
-    }
-}
-
-/// The treatment of blobs that are being saved when something is evicted.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Busy {
-    /// They stay: waiting for the disk would hold up whoever wants the room.
-    Spared,
-    /// They are waited for: better than to refuse what would fit a moment later.
-    AwaitedFor,
-}
-
-/// True if a blob may be evicted.
-fn may_go<B: Backend>(shelf: &Shelf<B>, blob: BlobId, entry: &BlobEntry<B>, busy: Busy) -> bool {
-    let being_saved = || entry.body.as_ref().is_some_and(|body| body.saving.is_locked());
-    let is_needed = entry.in_use() || entry.facts().pinned || shelf.spared.contains(&blob);
-    let may_go = !is_needed && !shelf.busy.contains_key(&blob);
-    may_go && (busy == Busy::AwaitedFor || !being_saved())
 }
 
 impl<B: Backend> Drop for Keeper<B> {
@@ -587,82 +512,5 @@ impl<B: Backend> Drop for Keeper<B> {
         if let Err(error) = threads::marked(|| self.flush()) {
             tracing::warn!(error = &error as &dyn std::error::Error, "could not save everything at the end");
         }
-    }
-}
-
-/// A store that leaves everything to its keeper.
-pub(crate) trait Kept: Send + Sync {
-    type Backend: Backend;
-
-    fn keeper(&self) -> &Arc<Keeper<Self::Backend>>;
-}
-
-impl<T: Kept> Store for T {
-    fn open(&self, blob: BlobId) -> Result<Option<Arc<dyn StoredBlob>>> {
-        self.keeper().guard.enter("open");
-        Ok(self.keeper().open(blob)?.map(|handle| handle as Arc<dyn StoredBlob>))
-    }
-
-    fn is_absent(&self, blob: BlobId) -> bool {
-        self.keeper().is_absent(blob)
-    }
-
-    fn open_or_create(&self, blob: BlobId, info: BlobInfo, manifest: Manifest) -> Result<Arc<dyn StoredBlob>> {
-        self.keeper().guard.enter("open_or_create");
-        Ok(self.keeper().open_or_create(blob, info, &manifest)?)
-    }
-
-    fn list(&self) -> Vec<BlobSummary> {
-        self.keeper().guard.enter("list");
-        self.keeper().list()
-    }
-
-    fn remove(&self, blob: BlobId) -> Result<bool> {
-        self.keeper().guard.enter("remove");
-        self.keeper().remove(blob)
-    }
-
-    fn pin(&self, blob: BlobId, pinned: bool) -> Result<()> {
-        self.keeper().guard.enter("pin");
-        self.keeper().pin(blob, pinned)
-    }
-
-    fn spare(&self, blob: BlobId, spared: bool) {
-        self.keeper().spare(blob, spared);
-    }
-
-    fn path(&self, blob: BlobId) -> Option<PathBuf> {
-        self.keeper().path(blob)
-    }
-
-    fn touch(&self, blob: BlobId) {
-        self.keeper().touch(blob);
-    }
-
-    fn usage(&self) -> Usage {
-        self.keeper().usage()
-    }
-
-    fn set_aside(&self) -> SetAside {
-        self.keeper().backend.set_aside()
-    }
-
-    fn set_limits(&self, quota: Option<Amount>, reserve: Amount) {
-        self.keeper().guard.enter("set_limits");
-        self.keeper().set_limits(quota, reserve);
-    }
-
-    fn remember_source(&self, key: BlobId, record: SourceRecord) {
-        self.keeper().backend.remember(key, record);
-    }
-
-    fn recall_source(&self, key: BlobId) -> Result<Option<SourceRecord>> {
-        self.keeper().guard.enter("recall_source");
-        self.keeper().recall(key)
-    }
-
-    fn flush(&self) -> Result<()> {
-        self.keeper().guard.enter("flush");
-        self.keeper().flush()
     }
 }

@@ -44,6 +44,7 @@ pub mod error;
 mod facts;
 mod handle;
 mod keeper;
+mod kept;
 mod medium;
 mod memory;
 mod pages;

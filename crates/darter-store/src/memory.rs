@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 
 use crate::backend::{Backend, LastUse, SaveError};
 use crate::error::Result;
-use crate::keeper::{Keeper, Kept};
+use crate::keeper::Keeper;
+use crate::kept::Kept;
 use crate::medium::{Full, MemoryMedium};
 use crate::sidecar::Sidecar;
 use crate::space::Space;
