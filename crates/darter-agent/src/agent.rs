@@ -14,6 +14,7 @@ mod parts;
 mod reload;
 mod view;
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -341,6 +342,20 @@ impl Agent {
             }
         }
         Ok(found)
+    }
+
+    /// The file that a blob is in, by its whole path, once all of it is here and checked.
+    pub async fn whole_file(&self, blob: BlobId) -> Option<PathBuf> {
+        let path = self.inner.context.disk.on_store(move |store| {
+            let is_whole = store.open(blob).ok()?.is_some_and(|stored| stored.is_complete());
+            store.path(blob).filter(|_| is_whole)
+        });
+        std::path::absolute(path.await?).ok()
+    }
+
+    /// Spares a blob from eviction and removal, stored or not, as long as this agent runs (`true`), or not any more.
+    pub async fn spare(&self, blob: BlobId, spared: bool) {
+        self.inner.context.disk.on_store(move |store| store.spare(blob, spared)).await;
     }
 
     /// Where a blob's bytes came from. `None`: nothing known of it.

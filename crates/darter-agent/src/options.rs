@@ -82,6 +82,15 @@ impl std::fmt::Debug for LoginOption {
     }
 }
 
+/// How layers of images are given to the engines of this host to be mounted before they have come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LazyOption {
+    /// How long a question for a layer may wait until it is read and expanded.
+    pub wait: Duration,
+    /// How long a layer is kept that no engine asks for.
+    pub keep: Duration,
+}
+
 /// Options of an agent.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -153,6 +162,8 @@ pub struct Options {
     pub answer_timeout: Duration,
     /// How long a download may get nothing at all before it fails; zero: for ever.
     pub stall_timeout: Duration,
+    /// How layers are given to engines to be mounted; `None`: none is.
+    pub lazy: Option<LazyOption>,
     /// How long a drain waits for transfers that are under way.
     pub drain_timeout: Duration,
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use darter_core::{Blame, Blamed, BlobId, Fault, PieceLength, Retry};
+use darter_core::{Blame, Blamed, BlobId, Digest, Fault, PieceLength, Retry};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -20,6 +20,7 @@ use url::form_urlencoded::byte_serialize;
 use crate::answers::{BlobRow, Explained, GetRequest, Problem, Progress, Status, Waiting};
 use crate::handover::{ORDER_HEADER, Order, PROTOCOL, Receiver};
 use crate::headers::{BLOB_HEADER, LENGTH_HEADER, MODIFIED_HEADER, PIECES_HEADER};
+use crate::layers::LayerAnswer;
 use crate::parts::{self, Asker, Opened};
 use crate::top::Top;
 
@@ -45,6 +46,9 @@ pub enum ClientError {
     /// The daemon went away between question and answer.
     #[error("the daemon at {} stopped answering; look into its log, then ask again", .0.display())]
     Broken(PathBuf, #[source] hyper::Error),
+    /// The daemon says nothing.
+    #[error("the daemon at {} says nothing; look into its log", .0.display())]
+    Silent(PathBuf),
     /// The daemon is of a release that can't do this.
     #[error("the daemon at {} is of an older version, which can't mount: restart it, or add --no-daemon", .0.display())]
     Older(PathBuf),
@@ -61,7 +65,7 @@ impl Blamed for ClientError {
         match self {
             Self::NoDaemon(_) | Self::Forbidden(_) => Blame::new(Fault::User, Retry::Never),
             Self::Connect(_, error) => error.blame(),
-            Self::Broken(..) => Blame::new(Fault::Ourselves, Retry::Later(None)),
+            Self::Broken(..) | Self::Silent(_) => Blame::new(Fault::Ourselves, Retry::Later(None)),
             Self::Answer(..) | Self::Older(_) => Blame::new(Fault::Ourselves, Retry::Never),
             Self::Refused(problem) => problem.blame(),
         }
@@ -74,7 +78,7 @@ impl ClientError {
         match self {
             Self::NoDaemon(_) => "the daemon is gone".to_owned(),
             Self::Forbidden(_) | Self::Connect(..) => "the daemon can't be reached".to_owned(),
-            Self::Broken(..) => "the daemon stopped answering".to_owned(),
+            Self::Broken(..) | Self::Silent(_) => "the daemon stopped answering".to_owned(),
             Self::Answer(..) | Self::Older(_) => "the daemon is of another version".to_owned(),
             Self::Refused(problem) => problem.error.clone(),
         }
@@ -238,6 +242,25 @@ impl Client {
         let upgraded = hyper::upgrade::on(&mut answer).await.map_err(broken)?;
         let connection = upgraded.downcast::<TokioIo<UnixStream>>().expect("the connection was made here");
         Ok((opened, Asker::begin(connection.io.into_inner())))
+    }
+
+    /// `POST /v1/layers/DIFFID`: whether a layer can be mounted. The daemon has to show that it is at it at least every `beat`.
+    ///
+    /// # Errors
+    /// [`ClientError::Silent`] when it does not; as for all questions.
+    pub async fn layer(&self, diff_id: Digest, beat: Duration) -> Result<LayerAnswer, ClientError> {
+        let silent = |_| ClientError::Silent(self.socket.clone());
+        let path = format!("/v1/layers/{diff_id}");
+        let asking = self.send(Method::POST, &path, Bytes::new());
+        let mut body = tokio::time::timeout(beat, asking).await.map_err(silent)??.into_body();
+        let mut told = Vec::new();
+        while let Some(frame) = tokio::time::timeout(beat, body.frame()).await.map_err(silent)? {
+            let frame = frame.map_err(|error| ClientError::Broken(self.socket.clone(), error))?;
+            if let Ok(bytes) = frame.into_data() {
+                told.extend_from_slice(&bytes);
+            }
+        }
+        serde_json::from_slice(&told).map_err(|error| ClientError::Answer(self.socket.clone(), error))
     }
 
     async fn read<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, ClientError> {

@@ -6,6 +6,7 @@
 //! | [`answers`] | what is asked and answered, as JSON |
 //! | [`headers`] | the names of headers and trailers |
 //! | [`layer`] | a layer of an image that is to be mounted |
+//! | [`layers`] | the answer to `POST /v1/layers/DIFFID` |
 //! | [`top`] | the answer to `GET /v1/top` |
 //! | [`span`] | which bytes of some content are wanted |
 //! | [`units`] | units in the names of fields |
@@ -25,6 +26,7 @@
 //! | `GET /v1/explain?name=…` | [`Explained`] |
 //! | `POST /v1/get` with [`GetRequest`] | 200 and the bytes in order, headers `darter-blob: ID` and, when known, `darter-length`, `darter-last-modified`, `darter-disposition`; trailer `darter-error` if it breaks. With `Upgrade: darter-file`: 101 and the blob's file, see [`handover`]. With a `range`: just these bytes, never a file, and the header `darter-range: FIRST-LAST/LENGTH` |
 //! | `POST /v1/parts` with [`GetRequest`] and `Upgrade: darter-parts` | 101 and parts of the blob as they are asked for, see [`parts`]; with a `layer`, of its expanded form |
+//! | `POST /v1/layers/DIFFID` | [`layers::LayerAnswer`]: whether a layer of an image that was pulled can be mounted |
 //! | `GET /v1/progress?blob=ID` | [`Progress`] |
 //! | `GET /v1/top`, `GET /v1/top?name=…` | [`top::Top`]: what moves now, and the named swarm's peers |
 //!
@@ -36,6 +38,7 @@ mod descriptors;
 pub mod handover;
 pub mod headers;
 pub mod layer;
+pub mod layers;
 pub mod parts;
 pub mod span;
 pub mod top;

@@ -1,21 +1,24 @@
 //! The administration socket: HTTP with JSON over unix sockets, `DATA_DIR/darter.sock` and those of `--socket`, for the
-//! `darter` command. Routes and types are in [`darter_api`]; `handover` gives a blob's file away, `parts` parts of one to a mount.
+//! `darter` command. Routes and types are in [`darter_api`]; `handover` gives a blob's file away, `parts` parts of one to a mount,
+//! `layers` says which layers of images can be mounted.
 //!
 //! A socket's mode says who may open it: its owner (0600), or also a group (0660, `--socket-group`). Root and the agent's own
 //! user may do everything; members of the group may download and look, and change nothing.
 
 mod handover;
+mod layers;
 mod parts;
 
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::extract::{FromRequestParts, Path as UrlPath, Query, Request, State};
+use axum::extract::{FromRef, FromRequestParts, Path as UrlPath, Query, Request, State};
 use axum::http::request::Parts as Head;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -46,7 +49,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::mirror::Rewrites;
+use crate::mirror::{Mirror, Rewrites};
 
 /// How long a program waits for a layer that the lead has to read and expand before anything of it can be had.
 const LAYER_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -142,8 +145,18 @@ impl Connected<IncomingStream<'_, PatientListener>> for Caller {
 
 /// True if a user that could open the socket may ask this.
 fn may(user: Option<u32>, agent: u32, method: &Method, path: &str) -> bool {
-    let trusted = user.is_some_and(|user| user == 0 || user == agent);
-    trusted || method == Method::GET || matches!(path, "/v1/get" | "/v1/parts" | "/v1/waiting")
+    is_trusted(user, agent) || method == Method::GET || matches!(path, "/v1/get" | "/v1/parts" | "/v1/waiting")
+}
+
+/// Whether this is root, or the agent's own user.
+fn is_trusted(user: Option<u32>, agent: u32) -> bool {
+    user.is_some_and(|user| user == 0 || user == agent)
+}
+
+impl Caller {
+    fn is_trusted(self) -> bool {
+        is_trusted(self.user, rustix::process::geteuid().as_raw())
+    }
 }
 
 async fn guard(ConnectInfo(caller): ConnectInfo<Caller>, request: Request, next: Next) -> Response {
@@ -155,7 +168,7 @@ async fn guard(ConnectInfo(caller): ConnectInfo<Caller>, request: Request, next:
 }
 
 /// Serves a socket until the agent stops; answers under way are finished.
-pub(crate) async fn serve(agent: Agent, listener: UnixListener, path: PathBuf) {
+pub(crate) async fn serve(agent: Agent, mirror: Option<Arc<Mirror>>, listener: UnixListener, path: PathBuf) {
     let mut phases = agent.phases();
     let routes = Router::new()
         .route("/v1/status", get(status))
@@ -165,12 +178,13 @@ pub(crate) async fn serve(agent: Agent, listener: UnixListener, path: PathBuf) {
         .route("/v1/explain", get(explain))
         .route("/v1/get", post(download))
         .route("/v1/parts", post(open_parts))
+        .route("/v1/layers/{diff_id}", post(layers::look_up))
         .route("/v1/waiting", post(waiting))
         .route("/v1/progress", get(progress))
         .route("/v1/top", get(top))
         .layer(middleware::from_fn(guard))
         .layer(middleware::map_response(as_problem))
-        .with_state(agent)
+        .with_state(Served { agent, mirror })
         .into_make_service_with_connect_info::<Caller>();
     let stopped = async move {
         // The sender going away means the agent is gone: stop, too.
@@ -180,6 +194,26 @@ pub(crate) async fn serve(agent: Agent, listener: UnixListener, path: PathBuf) {
     };
     if let Err(error) = axum::serve(PatientListener::new(listener), routes).with_graceful_shutdown(stopped).await {
         tracing::error!(%error, "the administration socket failed");
+    }
+}
+
+/// What the socket is about.
+#[derive(Clone)]
+struct Served {
+    agent: Agent,
+    /// `None` where there is no mirror.
+    mirror: Option<Arc<Mirror>>,
+}
+
+impl FromRef<Served> for Agent {
+    fn from_ref(served: &Served) -> Self {
+        served.agent.clone()
+    }
+}
+
+impl FromRef<Served> for Option<Arc<Mirror>> {
+    fn from_ref(served: &Served) -> Self {
+        served.mirror.clone()
     }
 }
 
@@ -342,7 +376,12 @@ fn at_its_registry(agent: &Agent, layer: &LayerRequest) -> LayerRequest {
 }
 
 /// Opens a blob for whoever reads here and there in it.
-async fn open_parts(State(agent): State<Agent>, upgrade: Upgrade, Json(request): Json<GetRequest>) -> Response {
+async fn open_parts(
+    State(Served { agent, mirror }): State<Served>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    upgrade: Upgrade,
+    Json(request): Json<GetRequest>,
+) -> Response {
     let Some(upgrade) = upgrade.to else {
         return problem(StatusCode::UPGRADE_REQUIRED, "send Connection: upgrade and Upgrade: darter-parts");
     };
@@ -353,8 +392,10 @@ async fn open_parts(State(agent): State<Agent>, upgrade: Upgrade, Json(request):
     let opened = async {
         let download = match &request.layer {
             Some(layer) => {
+                let is_given = mirror.is_some_and(|mirror| mirror.may_open(layer, &credentials, caller.is_trusted()));
+                let access = if is_given { Access::Granted } else { Access::Asked };
                 let layer = at_its_registry(&agent, layer);
-                agent.expanded(&layer, credentials, Access::Asked, LAYER_TIMEOUT).await?
+                agent.expanded(&layer, credentials, access, LAYER_TIMEOUT).await?
             }
             None => agent.open_parts(source, credentials).await?,
         };
@@ -499,6 +540,7 @@ mod tests {
         for user in [member, None] {
             assert!(!may(user, agent, &Method::DELETE, "/v1/blobs/x"), "{user:?}");
             assert!(!may(user, agent, &Method::POST, "/v1/anything"), "{user:?}");
+            assert!(!may(user, agent, &Method::POST, "/v1/layers/sha256:0"), "it tells credentials");
         }
     }
 

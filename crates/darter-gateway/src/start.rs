@@ -6,13 +6,16 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use darter_agent::{Agent, Options, StartError};
 use darter_api::socket_path;
+use darter_registries::Registries;
+use darter_store::{Dir, threads};
 use tokio::net::TcpListener;
 
 use crate::admin;
-use crate::mirror::{Mirror, MirrorOptions};
+use crate::mirror::{GivenLayers, LazyOptions, Mirror, MirrorOptions};
 use crate::server::LocalPort;
 
 /// Starts an agent and everything that its options open to its host: the local port, the metrics port and the administration
@@ -44,8 +47,9 @@ async fn serve(
     local: Option<TcpListener>,
     observed: Option<TcpListener>,
 ) -> Result<(), StartError> {
+    let mirror = mirror_of(agent).await?;
     if let Some(listener) = local {
-        serve_local(agent, listener)?;
+        serve_mirror(agent, listener, mirror.clone())?;
     }
     if let Some(listener) = observed {
         serve_metrics(agent, listener)?;
@@ -53,7 +57,8 @@ async fn serve(
     if options.role.is_daemon() {
         let own = socket_path(&options.data_dir);
         for path in options.sockets.iter().filter(|path| **path != own).chain([&own]) {
-            serve_admin(agent, path, options.socket_group)?;
+            let listener = admin::bind(path, options.socket_group)?;
+            agent.background(admin::serve(agent.clone(), mirror.clone(), listener, path.clone()));
         }
     }
     agent.reach_seeds().await
@@ -69,12 +74,32 @@ async fn bind(addr: SocketAddr, flag: &'static str) -> Result<TcpListener, Start
 /// # Errors
 /// When the listener has no address.
 pub fn serve_local(agent: &Agent, listener: TcpListener) -> Result<(), StartError> {
-    let Some(registries) = agent.registries() else { return Ok(()) };
-    let options = MirrorOptions::from(agent.options());
-    let mirror = Mirror::new(options, registries, Arc::new(agent.clone()), agent.metrics(), agent.clock());
+    let mirror = agent.registries().map(|registries| mirror(agent, registries, None));
+    serve_mirror(agent, listener, mirror)
+}
+
+fn serve_mirror(agent: &Agent, listener: TcpListener, mirror: Option<Arc<Mirror>>) -> Result<(), StartError> {
+    let Some(mirror) = mirror else { return Ok(()) };
     let address = attach(agent, listener, Some(mirror), "local port")?;
     agent.tell_local_address(address);
     Ok(())
+}
+
+/// The mirror of an agent. What its engines mount is spared from eviction from here on.
+async fn mirror_of(agent: &Agent) -> Result<Option<Arc<Mirror>>, StartError> {
+    let Some(registries) = agent.registries() else { return Ok(None) };
+    let options = agent.options();
+    let (data_dir, keep) = (options.data_dir.clone(), options.lazy.map_or(Duration::MAX, |lazy| lazy.keep));
+    let opened = threads::run(move || Dir::open(&data_dir).map(|dir| GivenLayers::open(dir, keep))).await;
+    let given = opened.map_err(StartError::Store)?;
+    given.spare(agent).await;
+    let lazy = options.lazy.map(|lazy| LazyOptions { layers: Arc::new(agent.clone()), wait: lazy.wait, given });
+    Ok(Some(mirror(agent, registries, lazy)))
+}
+
+fn mirror(agent: &Agent, registries: Arc<Registries>, lazy: Option<LazyOptions>) -> Arc<Mirror> {
+    let options = MirrorOptions { lazy, ..MirrorOptions::from(agent.options()) };
+    Arc::new(Mirror::new(options, registries, Arc::new(agent.clone()), agent.metrics(), agent.clock()))
 }
 
 /// Serves metrics and health, for Prometheus elsewhere, until the agent drains.
@@ -91,13 +116,13 @@ pub fn serve_metrics(agent: &Agent, listener: TcpListener) -> Result<(), StartEr
 /// When another agent answers there, or the system refuses.
 pub fn serve_admin(agent: &Agent, path: &Path, group: Option<u32>) -> Result<(), StartError> {
     let listener = admin::bind(path, group)?;
-    agent.background(admin::serve(agent.clone(), listener, path.to_owned()));
+    agent.background(admin::serve(agent.clone(), None, listener, path.to_owned()));
     Ok(())
 }
 
-fn attach(agent: &Agent, listener: TcpListener, mirror: Option<Mirror>, name: &str) -> Result<SocketAddr, StartError> {
+fn attach(agent: &Agent, listener: TcpListener, mirror: Option<Arc<Mirror>>, name: &str) -> Result<SocketAddr, StartError> {
     let names = agent.options().local_names.clone();
-    let port = LocalPort::serve(listener, mirror.map(Arc::new), agent.metrics(), names, agent.phases());
+    let port = LocalPort::serve(listener, mirror, agent.metrics(), names, agent.phases());
     let port = port.map_err(|error| StartError::cannot_use(name.to_owned(), error))?;
     let address = port.address();
     agent.attach(port.until_closed());

@@ -30,6 +30,27 @@ pub enum AccessCheck {
     Refused,
 }
 
+/// How a question for a layer that is to be mounted was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerAnswered {
+    /// There is no such layer for who asks.
+    Miss,
+    /// It can be mounted, and may not have come yet.
+    Promised,
+    /// It can be mounted, and all of it is here.
+    Whole,
+}
+
+impl LayerAnswered {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Miss => "miss",
+            Self::Promised => "promised",
+            Self::Whole => "whole",
+        }
+    }
+}
+
 /// How a question to a registry came by its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegistryAnswered {

@@ -33,7 +33,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-pub use self::kinds::{AccessCheck, Failed, Fallback, Gone, MirrorKind, RegistryAnswered};
+pub use self::kinds::{AccessCheck, Failed, Fallback, Gone, LayerAnswered, MirrorKind, RegistryAnswered};
 use self::labels::Names;
 use self::process::ProcessCollector;
 
@@ -181,6 +181,7 @@ pub struct Metrics {
     mirror_gone: Family<GoneLabels, Counter>,
     mirror_fallbacks: Family<ResultLabel, Counter>,
     registry_answers: Family<ResultLabel, Counter>,
+    layer_answers: Family<ResultLabel, Counter>,
     mirror_first_byte: Histograms,
     mirror_duration: Histograms,
 }
@@ -265,6 +266,7 @@ impl Metrics {
             mirror_gone: Family::default(),
             mirror_fallbacks: Family::default(),
             registry_answers: Family::default(),
+            layer_answers: Family::default(),
             mirror_first_byte: Family::new_with_constructor(|| Histogram::new(FIRST_BYTE_SECONDS)),
             mirror_duration: Family::new_with_constructor(|| Histogram::new(DURATION_SECONDS)),
         };
@@ -341,6 +343,8 @@ impl Metrics {
         let answers =
             "Questions about manifests, tags and access by what answered them: registry, seed, node, shared, stale";
         r.register("registry_answers", answers, self.registry_answers.clone());
+        let layers = "Questions for layers to be mounted (--lazy-dir) by their answer: miss, promised, whole";
+        r.register("layer_answers", layers, self.layer_answers.clone());
         let first = "Time until the first byte of an answer is ready";
         r.register_with_unit("mirror_first_byte", first, Unit::Seconds, self.mirror_first_byte.clone());
         let whole = "Time until the last byte of an answer is sent";
@@ -410,6 +414,11 @@ impl Metrics {
     /// Counts how a caller's right to cached content was known.
     pub fn mirror_access_check(&self, check: AccessCheck) {
         self.mirror_access_checks.get_or_create(&ResultLabel { result: check.name() }).inc();
+    }
+
+    /// Counts an answer to who wants to mount a layer.
+    pub fn layer_answered(&self, answered: LayerAnswered) {
+        self.layer_answers.get_or_create(&ResultLabel { result: answered.name() }).inc();
     }
 
     /// Counts a caller that gave up.

@@ -31,6 +31,8 @@ pub struct ImageParts {
 pub struct LayerPart {
     /// Its digest, as it is stored.
     pub digest: Digest,
+    /// Its length there, if it is told.
+    pub size: Option<u64>,
     /// Its media type.
     pub media_type: String,
 }
@@ -55,7 +57,7 @@ impl ImageParts {
         }
         let layer = |part: Part| {
             let media_type = part.media_type.filter(|name| media_type::is_mountable_layer(name))?;
-            Some(LayerPart { digest: part.digest, media_type })
+            Some(LayerPart { digest: part.digest, size: part.size, media_type })
         };
         let layers = manifest.layers.into_iter().map(layer).collect::<Option<_>>()?;
         Some(Self { config: manifest.config.digest, config_size: manifest.config.size, layers })

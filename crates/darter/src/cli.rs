@@ -41,7 +41,7 @@ pub(crate) use self::client::{
     NamesArgs, StatusArgs, TopArgs,
 };
 pub(crate) use self::image::{ExpandArgs, ImageArgs, ImageCommand};
-pub(crate) use self::mount::{KeepArgs, MountArgs, UnmountArgs};
+pub(crate) use self::mount::{KeepArgs, LazyDirArgs, MountArgs, UnmountArgs};
 pub(crate) use self::setup::{DoctorArgs, SetupArgs};
 
 const STYLES: Styles = Styles::styled()
@@ -110,6 +110,11 @@ pub(crate) enum Command {
     /// Keep a mount, for `darter mount`, which says on standard input what to mount
     #[command(hide = true)]
     KeepMount(KeepArgs),
+    /// Keep a directory of the layers of images, which containerd mounts before they have come
+    ///
+    /// An agent with --lazy-dir starts it by itself, as root.
+    #[command(after_help = mount::LAZY_DIR_EXAMPLES)]
+    LazyDir(Box<LazyDirArgs>),
     /// List the blobs that this host's store holds
     Ls(ListArgs),
     /// Remove blobs from this host's store
@@ -196,7 +201,7 @@ impl Command {
             Self::Config(args) => args.json,
             Self::Demo(args) => args.json,
             Self::Image(ImageArgs { command: ImageCommand::Expand(args) }) => args.json,
-            Self::Up(_) | Self::Seed(_) | Self::Node(_) | Self::KeepMount(_) | Self::Completions(_) | Self::Man(_) => {
+            Self::Up(_) | Self::Seed(_) | Self::Node(_) | Self::KeepMount(_) | Self::LazyDir(_) | Self::Completions(_) | Self::Man(_) => {
                 false
             }
         }
@@ -209,6 +214,7 @@ impl Command {
             Self::Node(args) => Some(&args.agent.log),
             Self::Get(args) => Some(&args.log),
             Self::Mount(args) => Some(&args.log),
+            Self::LazyDir(args) => Some(&args.log),
             _ => None,
         }
     }

@@ -8,6 +8,7 @@
 //! | `serve`, `notify` | `up`, `seed`, `node`, and what systemd hears of them |
 //! | `get` | `get` |
 //! | `mount` | `mount`, `unmount`, and the process that keeps a mount |
+//! | `lazy` | the process that keeps a directory of layers, and who starts it |
 //! | `show` | `status`, `ls`, `rm`, `pin`, `unpin`, `explain` |
 //! | `top` | `top` |
 //! | `image` | `image` |
@@ -25,6 +26,7 @@ mod failure;
 mod get;
 mod glyphs;
 mod image;
+mod lazy;
 mod logging;
 mod mount;
 mod notify;
@@ -136,6 +138,7 @@ async fn run(configured: Configured) -> anyhow::Result<()> {
         Command::Mount(args) => mount::run(args, &configured).await,
         Command::Unmount(args) => mount::unmount(args).await,
         Command::KeepMount(_) => mount::keep().await,
+        Command::LazyDir(args) => lazy::keep(args).await,
         Command::Ls(args) => show::list(args).await,
         Command::Rm(args) => show::remove(args).await,
         Command::Pin(args) => show::pin(args, true).await,

@@ -12,11 +12,11 @@
 //! agent, and does little. `darter mount` starts it, hands it what to mount through a pipe (a command line would show signatures
 //! of URLs for as long as the mount lives), and ends when the mount is there, or with the keeper's error.
 
-mod daemon;
+pub(crate) mod daemon;
 mod keeper;
 mod own;
-mod register;
-mod unmount;
+pub(crate) mod register;
+pub(crate) mod unmount;
 
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -2,6 +2,7 @@
 //! the wait for transfers. systemd hears of each step.
 
 use std::io::IsTerminal as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use darter_agent::options::Role;
@@ -13,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 use crate::cli::Command;
 use crate::config::{Configured, NotConfigured};
 use crate::failure::Failure;
-use crate::logging;
+use crate::{lazy, logging};
 use crate::notify::Manager;
 use crate::signals::Signals;
 
@@ -36,6 +37,10 @@ pub(crate) async fn run(configured: &Configured) -> anyhow::Result<()> {
         StartError::Origins(error) => Failure::Usage(in_full(&error).to_string()).into(),
         other => other.into(),
     })?;
+    if let Some(dir) = lazy_dir_of(&configured.cli.command) {
+        let socket = darter_api::socket_path(&agent.options().data_dir);
+        tokio::spawn(lazy::attend(dir.clone(), vec!["--socket".into(), socket.into()]));
+    }
     if std::io::stderr().is_terminal() {
         crate::output::complain(summary(role, &agent.status()).trim_end());
     }
@@ -82,6 +87,15 @@ fn options_of(command: &Command) -> Result<Options, Failure> {
         Command::Seed(args) => args.options(Role::Seed, &[]),
         Command::Node(args) => args.options(),
         _ => unreachable!("only agents are served"),
+    }
+}
+
+/// Where an agent's command wants the layers of images to be.
+const fn lazy_dir_of(command: &Command) -> Option<&PathBuf> {
+    match command {
+        Command::Up(args) | Command::Seed(args) => args.lazy.lazy_dir.as_ref(),
+        Command::Node(args) => args.agent.lazy.lazy_dir.as_ref(),
+        _ => None,
     }
 }
 

@@ -98,6 +98,9 @@ fn needs_restart(old: &Options, fresh: &Options) -> Vec<&'static str> {
         ("origin-timeout", old.origin_timeout != fresh.origin_timeout),
         ("grant-ttl", old.grant_ttl != fresh.grant_ttl),
         ("verify-whole", old.verify_whole != fresh.verify_whole),
+        ("lazy-dir", old.lazy.is_some() != fresh.lazy.is_some()),
+        ("lazy-wait", old.lazy.map(|lazy| lazy.wait) != fresh.lazy.map(|lazy| lazy.wait)),
+        ("lazy-keep", old.lazy.map(|lazy| lazy.keep) != fresh.lazy.map(|lazy| lazy.keep)),
         ("drain-timeout", old.drain_timeout != fresh.drain_timeout),
     ];
     differing.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()

@@ -141,6 +141,7 @@ pub(crate) fn node(data_dir: &Path, join: Vec<String>) -> Options {
         verify_whole: false,
         answer_timeout: darter_agent::ANSWER_TIMEOUT,
         stall_timeout: Duration::ZERO,
+        lazy: None,
         drain_timeout: Duration::ZERO,
     }
 }

@@ -45,7 +45,7 @@ struct Wanted {
 }
 
 /// A registry's reply about a blob.
-struct BlobReply {
+pub(super) struct BlobReply {
     member: NamedBlob,
     /// True if its answer named the digest.
     names_it: bool,
@@ -62,6 +62,14 @@ enum BegunBlob {
     Later {
         length: u64,
     },
+}
+
+impl BlobReply {
+    /// Whether the registry has shown that it has the blob: it names the digest, or a length that is known.
+    pub(super) fn shows(&self, believed: Option<NamedBlob>) -> bool {
+        let is_as_told = believed.is_some_and(|known| known.size.is_none() || known.size == self.member.size);
+        self.names_it || is_as_told || self.reply.stale.is_some()
+    }
 }
 
 impl Mirror {
@@ -86,10 +94,7 @@ impl Mirror {
             },
         };
         // True if the upstream has shown what it would give to this caller.
-        let is_shown = said.as_ref().is_none_or(|said| {
-            let is_as_told = believed.is_some_and(|known| known.size.is_none() || known.size == member.size);
-            said.names_it || is_as_told || said.reply.stale.is_some()
-        });
+        let is_shown = said.as_ref().is_none_or(|said| said.shows(believed));
         if let Some(said) = said.as_ref().filter(|_| is_shown) {
             self.gave(ask, digest, said);
         }
@@ -141,7 +146,7 @@ impl Mirror {
     }
 
     /// Asks the upstream whether this caller may read the blob there, and how long it is.
-    async fn ask_for_blob(&self, ask: &Ask<'_>, digest: Digest) -> Result<BlobReply, Problem> {
+    pub(super) async fn ask_for_blob(&self, ask: &Ask<'_>, digest: Digest) -> Result<BlobReply, Problem> {
         let rest = format!("blobs/{digest}");
         let answer = self.request(ask, Method::HEAD, &rest, HeaderMap::new()).await?;
         if !answer.status.is_success() {
@@ -155,7 +160,7 @@ impl Mirror {
     }
 
     /// Notes that the upstream gives this blob to this caller.
-    fn gave(&self, ask: &Ask<'_>, digest: Digest, said: &BlobReply) {
+    pub(super) fn gave(&self, ask: &Ask<'_>, digest: Digest, said: &BlobReply) {
         self.accepted(ask, &said.reply);
         self.grants.lock().belongs(&ask.scope, digest, said.member);
     }

@@ -1,12 +1,14 @@
 //! The agent as the mirror needs it: blobs, opened by their source. [`Agent`] gives them from store and swarm; the
 //! mirror's tests have a twin in memory.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use darter_agent::{Agent, Download, FetchError, Nearness, Part};
+use darter_agent::{Access, Agent, Download, FetchError, Nearness, Part};
+use darter_api::LayerRequest;
 use darter_core::source::Credentials;
-use darter_core::{ByteRange, Source};
+use darter_core::{BlobId, ByteRange, Source};
 use futures_util::stream::BoxStream;
 
 /// Gives blobs.
@@ -34,6 +36,40 @@ pub trait Blobs: Send + Sync + 'static {
         credentials: Credentials,
         everything: bool,
     ) -> Result<Box<dyn Blob>, FetchError>;
+}
+
+/// Gives layers in the form that the kernel mounts.
+#[async_trait]
+pub trait MountableLayers: Send + Sync + 'static {
+    /// Opens a layer in the form that the kernel mounts, within this time. The caller has made sure that these credentials may read it.
+    ///
+    /// # Errors
+    /// Why it can't be mounted, or not now.
+    async fn expanded(
+        &self,
+        layer: &LayerRequest,
+        credentials: Credentials,
+        within: Duration,
+    ) -> Result<Mountable, FetchError>;
+
+    /// The file that a blob is in, once all of it is here and checked.
+    async fn whole_file(&self, blob: BlobId) -> Option<PathBuf>;
+
+    /// Spares a blob from eviction, or not any more.
+    async fn spare(&self, blob: BlobId, spared: bool);
+}
+
+/// A layer in the form that the kernel mounts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mountable {
+    /// The blob.
+    pub blob: BlobId,
+    /// Its length.
+    pub length: u64,
+    /// Bytes of it that are here.
+    pub held: u64,
+    /// The file that it is in, once all of it is here and checked.
+    pub file: Option<PathBuf>,
 }
 
 /// A blob being fetched, or at hand. Dropping it ends the interest in it.
@@ -79,6 +115,30 @@ impl Blobs for Agent {
     ) -> Result<Box<dyn Blob>, FetchError> {
         let download = self.open_named(source, credentials, everything).await?;
         Ok(Box::new(download))
+    }
+}
+
+#[async_trait]
+impl MountableLayers for Agent {
+    async fn expanded(
+        &self,
+        layer: &LayerRequest,
+        credentials: Credentials,
+        within: Duration,
+    ) -> Result<Mountable, FetchError> {
+        let download = Self::expanded(self, layer, credentials, Access::Granted, within).await?;
+        let length = download.length_when_known().await?;
+        let blob = download.blob();
+        let held = download.progress().held_bytes;
+        Ok(Mountable { blob, length, held, file: self.whole_file(blob).await })
+    }
+
+    async fn whole_file(&self, blob: BlobId) -> Option<PathBuf> {
+        Self::whole_file(self, blob).await
+    }
+
+    async fn spare(&self, blob: BlobId, spared: bool) {
+        Self::spare(self, blob, spared).await;
     }
 }
 

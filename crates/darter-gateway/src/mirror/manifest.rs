@@ -32,6 +32,7 @@ impl Mirror {
         };
         self.refuse_wrong(ask, Named::parse(&manifest.bytes).all().map(|part| part.digest)).await?;
         self.note_members(ask, &manifest);
+        self.learn(ask, &manifest);
         if let Reference::Tag(tag) = reference {
             let images = self.registries.images();
             images.note(ask.upstream.name(), &ask.repository, tag, manifest.digest).await;
@@ -98,7 +99,7 @@ impl Mirror {
     }
 
     /// Asks the upstream for a manifest's headers.
-    async fn head_manifest(&self, ask: &Ask<'_>, reference: &str, expected: Option<Digest>) -> Result<Reply, Problem> {
+    pub(super) async fn head_manifest(&self, ask: &Ask<'_>, reference: &str, expected: Option<Digest>) -> Result<Reply, Problem> {
         let reply = self.request(ask, Method::HEAD, &format!("manifests/{reference}"), ask.accept()).await?;
         if reply.status != StatusCode::OK {
             return Err(self.refusal(ask, reply, expected));

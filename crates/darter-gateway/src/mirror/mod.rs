@@ -14,6 +14,8 @@
 //! | `listing`, `link`, `page`, `walk` | tags and referrers, passed through; links to their further pages; which of those are gone to; circles |
 //! | `grants` | who may read what is cached |
 //! | `blobs` | [`Blobs`], what the mirror needs of the agent |
+//! | `learnt`, `lazy` | which layers diff ids belong to, and what is given to who wants to mount one |
+//! | `given`, `given_layers` | layers that were given so: what stays in the store |
 //! | `sampled` | the same for a caller to whom the registry did not show what it has |
 //! | `problem` | errors in the specification's form |
 //! | `wrong` | blobs whose content came wrong a short time ago |
@@ -56,7 +58,11 @@ mod blobs;
 mod compared;
 mod conditions;
 mod flow;
+mod given;
+mod given_layers;
 mod grants;
+mod lazy;
+mod learnt;
 mod link;
 mod listing;
 mod manifest;
@@ -104,7 +110,9 @@ use self::problem::Problem;
 use self::route::{KnownUpstreams, Naming};
 use self::wrong::WrongDigests;
 
-pub use self::blobs::{Blob, Blobs};
+pub use self::blobs::{Blob, Blobs, Mountable, MountableLayers};
+pub use self::given_layers::GivenLayers;
+pub use self::lazy::{FoundLayer, LayerFound, LazyOptions};
 pub use self::rewrite::Rewrites;
 pub use darter_agent::{Nearness, Part};
 
@@ -132,6 +140,8 @@ pub struct MirrorOptions {
     pub answer_timeout: Duration,
     /// How long a body may stand still; zero: for ever.
     pub stall_timeout: Duration,
+    /// How layers are given to be mounted; `None`: none is.
+    pub lazy: Option<LazyOptions>,
 }
 
 impl From<&Options> for MirrorOptions {
@@ -144,6 +154,7 @@ impl From<&Options> for MirrorOptions {
             grant_ttl: options.grant_ttl,
             answer_timeout: options.answer_timeout,
             stall_timeout: options.stall_timeout,
+            lazy: None,
         }
     }
 }
@@ -166,6 +177,7 @@ pub struct Mirror {
     around: Arc<Semaphore>,
     wrong: WrongDigests,
     pages: Pages,
+    lazy: Option<lazy::Lazy>,
     /// Tags that were answered before, so that it pays to ask for their digest first.
     tags: Mutex<Recent<(Scope, String), ()>>,
 }
@@ -184,6 +196,8 @@ struct Ask<'a> {
     scope: Scope,
     /// The repository's name at the upstream.
     repository: String,
+    /// Its name as programs write it, before it is written anew for the upstream.
+    named: String,
     /// Its name as it was asked for, without the upstream's.
     asked_name: String,
     naming: Naming,
@@ -238,6 +252,7 @@ impl Mirror {
             around: Arc::new(Semaphore::new(flow::MAX_AROUND)),
             wrong: WrongDigests::new(Arc::clone(&clock)),
             pages: Pages::new(),
+            lazy: options.lazy.map(|lazy| lazy::Lazy::new(lazy, options.grant_ttl)),
             clock,
             tags: Mutex::new(Recent::new(TAGS_REMEMBERED)),
         }
@@ -339,6 +354,7 @@ impl Mirror {
         } else {
             target.repository
         };
+        let named = repository.clone();
         let repository = self.rewrites.apply(upstream.name(), repository);
         Ok(Ask {
             headers: &request.headers,
@@ -346,6 +362,7 @@ impl Mirror {
             scope: Scope::new(upstream.name(), &repository),
             upstream,
             repository,
+            named,
             asked_name,
             naming: target.naming,
             query,

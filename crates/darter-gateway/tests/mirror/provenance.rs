@@ -28,6 +28,7 @@ pub(crate) fn options(role: Role, dir: &Path, join: Vec<String>, lab: &Registry,
         upstreams: vec![lab],
         plain_http: vec![reachable.name()],
         grant_ttl: Duration::from_secs(300),
+        lazy: None,
         drain_timeout: Duration::from_secs(5),
         ..seed::node(dir, join)
     }

@@ -18,6 +18,7 @@ const SOON: Duration = Duration::from_secs(60);
 async fn seed_and_node(directory: &Path, world: &World) -> [Agent; 2] {
     // Nobody waits for the stranger at the end, either.
     let of = |role, name, join| Options {
+        lazy: None,
         drain_timeout: Duration::ZERO,
         ..options(role, &directory.join(name), join, &world.lab, &world.stranger)
     };

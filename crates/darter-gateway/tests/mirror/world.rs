@@ -89,6 +89,7 @@ pub(crate) async fn world_of(
         grant_ttl: GRANT_TTL,
         answer_timeout: ANSWER_TIMEOUT,
         stall_timeout: Duration::from_secs(30),
+            lazy: None,
     };
     let mut config = RegistryConfig::default();
     change(&mut options, &mut config);
@@ -170,6 +171,7 @@ impl World {
             grant_ttl: GRANT_TTL,
             answer_timeout: self.answer_timeout,
             stall_timeout: Duration::from_secs(30),
+            lazy: None,
         };
         let (data_dir, stale_tags) = (self.dir.path().join("data"), self.stale_tags);
         let answer_timeout = self.answer_timeout;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::builder::{BoolishValueParser, OsStringValueParser, TypedValueParser as _};
 use clap::{ArgAction, Args, ValueEnum};
-use darter_agent::options::{Amount, LoginOption, StaleTags};
+use darter_agent::options::{Amount, LazyOption, LoginOption, StaleTags};
 use darter_core::Rate;
 
 use super::upstream::{self, UpstreamList};
@@ -29,6 +29,8 @@ pub(crate) struct AgentArgs {
     pub(crate) upstream: UpstreamArgs,
     #[command(flatten)]
     pub(crate) registry: RegistryArgs,
+    #[command(flatten)]
+    pub(crate) lazy: LazyArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }
@@ -162,6 +164,36 @@ pub(crate) struct StoreArgs {
     /// Leave this much of the file system free for others, whatever the quota
     #[arg(long, env = "DARTER_RESERVE", value_name = "SIZE|PERCENT", default_value = "10%", value_parser = values::amount)]
     pub(crate) reserve: Amount,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Lazy start")]
+pub(crate) struct LazyArgs {
+    /// Start images before they have come: keep a directory of their layers here, for containerd 2.4 and later (its erofs snapshotter's
+    /// layer_content_caches)
+    ///
+    /// A layer of an image that is pulled through this agent is a file in it that the kernel mounts at once; what is read of it is fetched then. The
+    /// directory is kept by a process of its own (`darter lazy-dir`), which this agent starts unless one runs, and which
+    /// outlives the agent: containers go on over its restart. It takes root, or a `darter lazy-dir` that root runs.
+    #[arg(long, env = "DARTER_LAZY_DIR", value_name = "DIR")]
+    pub(crate) lazy_dir: Option<PathBuf>,
+
+    /// How long a pull waits for a layer that nobody has expanded yet, before it downloads the image the ordinary way
+    #[arg(long, env = "DARTER_LAZY_WAIT", value_name = "TIME", default_value = "2m", value_parser = values::duration)]
+    pub(crate) lazy_wait: Duration,
+
+    /// How long a layer is kept that containerd was told of and has not asked for since
+    ///
+    /// containerd can't start a container of an image whose layers went, until the image is removed and pulled again. Starting a
+    /// container asks for all layers of its image.
+    #[arg(long, env = "DARTER_LAZY_KEEP", value_name = "TIME", default_value = "90d", value_parser = values::duration)]
+    pub(crate) lazy_keep: Duration,
+}
+
+impl LazyArgs {
+    pub(crate) fn option(&self) -> Option<LazyOption> {
+        self.lazy_dir.is_some().then_some(LazyOption { wait: self.lazy_wait, keep: self.lazy_keep })
+    }
 }
 
 #[derive(Debug, Args)]

@@ -39,6 +39,18 @@ Examples:
   Though programs use it, which may go on until they close it:
     $ darter unmount --lazy /mnt/model";
 
+pub(crate) const LAZY_DIR_EXAMPLES: &str = "\
+Examples:
+  In a unit file of its own, for an agent that runs without root's rights and with --lazy-dir:
+    $ darter lazy-dir /run/darter/layers --socket /run/darter/darter.sock
+  In containerd's configuration (version 4):
+    [plugins.'io.containerd.snapshotter.v1.erofs']
+      layer_content_caches = [\"/run/darter/layers\"]
+
+The directory has a file sha256/XX/DIFFID.erofs for each layer of the images that were pulled through the agent, as soon as all
+layers of an image can be mounted. Reads wait for the agent, also while it restarts, for --timeout, and fail with an
+input/output error then; the next one tries again. An agent that says nothing for two seconds is not waited for when a layer is looked for.";
+
 /// Mount a URL as a file that can be read before it has come
 #[derive(Debug, Args)]
 pub(crate) struct MountArgs {
@@ -138,4 +150,28 @@ pub(crate) struct KeepArgs {
     /// Where, for those who list processes
     #[arg(value_name = "DIR")]
     pub(crate) _dir: PathBuf,
+}
+
+/// Keep a directory of layers
+#[derive(Debug, Args)]
+pub(crate) struct LazyDirArgs {
+    /// Where: a directory, which is made if it is not there
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+
+    /// How long a read waits for its bytes before it fails
+    #[arg(long, env = "DARTER_LAZY_TIMEOUT", value_name = "TIME", default_value = "60s", value_parser = values::some_time)]
+    pub(crate) timeout: Duration,
+
+    /// When to fetch what no container has read: always (from now on), idle (while none waits) or never
+    ///
+    /// Of layers that are open. A layer that is all here is a link to its file in the store, and needs this process no more.
+    #[arg(long, env = "DARTER_LAZY_FILL", value_name = "WHEN", default_value_t = Fill::Idle,
+        value_parser = PossibleValuesParser::new(Fill::ALL.map(|(_, name)| name)).try_map(|name| name.parse::<Fill>()))]
+    pub(crate) fill: Fill,
+
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }

@@ -177,6 +177,7 @@ impl AgentArgs {
             verify_whole: self.network.verify_whole,
             answer_timeout: darter_agent::ANSWER_TIMEOUT,
             stall_timeout: self.origin.stall_timeout,
+            lazy: self.lazy.option(),
             drain_timeout: self.network.drain_timeout,
         })
     }
@@ -324,6 +325,7 @@ fn embedded(
         verify_whole,
         answer_timeout: darter_agent::ANSWER_TIMEOUT,
         stall_timeout: origin.stall_timeout,
+        lazy: None,
         drain_timeout: std::time::Duration::from_secs(3),
     })
 }

@@ -15,7 +15,7 @@ use darter_mount::supply::{Content, End, Given, Refusal, Supplier, Supply};
 const WAITING_POLL: Duration = Duration::from_secs(1);
 
 /// A daemon, and what is asked of it.
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     client: Client,
     request: GetRequest,
 }
@@ -23,7 +23,7 @@ pub(super) struct Daemon {
 struct Connection(Asker);
 
 impl Daemon {
-    pub(super) const fn new(client: Client, request: GetRequest) -> Self {
+    pub(crate) const fn new(client: Client, request: GetRequest) -> Self {
         Self { client, request }
     }
 

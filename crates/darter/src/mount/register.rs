@@ -154,12 +154,12 @@ fn lost(json: &Path, noted: MountStatus) -> Option<MountStatus> {
 }
 
 /// True if something is mounted there.
-pub(super) fn is_mount_point(dir: &Path) -> bool {
+pub(crate) fn is_mount_point(dir: &Path) -> bool {
     mounts().iter().any(|(mounted, _)| mounted == dir)
 }
 
 /// True if it is a mount of Darter's.
-pub(super) fn is_ours(dir: &Path) -> bool {
+pub(crate) fn is_ours(dir: &Path) -> bool {
     // The one on top counts.
     mounts().iter().rev().find(|(mounted, _)| mounted == dir).is_some_and(|(_, kind)| kind == "darter")
 }

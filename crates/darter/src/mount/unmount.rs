@@ -50,7 +50,7 @@ pub(super) async fn run(args: &UnmountArgs) -> anyhow::Result<()> {
 }
 
 /// A directory behind all links, also where a dead mount lets nobody look at it.
-pub(super) fn resolve(dir: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn resolve(dir: &Path) -> anyhow::Result<PathBuf> {
     if let Ok(found) = std::fs::canonicalize(dir) {
         return Ok(found);
     }
@@ -61,7 +61,7 @@ pub(super) fn resolve(dir: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// Takes a mount away. Blocking.
-pub(super) fn unmount(dir: &Path, lazy: bool) -> anyhow::Result<()> {
+pub(crate) fn unmount(dir: &Path, lazy: bool) -> anyhow::Result<()> {
     let flags = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
     match rustix::mount::unmount(dir, flags | UnmountFlags::NOFOLLOW) {
         Ok(()) => Ok(()),

@@ -1,0 +1,56 @@
+//! What is answered to who wants to mount a layer of an image by its diff id: `POST /v1/layers/DIFFID`.
+//!
+//! The answer may take minutes, while somebody reads the layer and expands it. Until then its body has a new line twice a second, which JSON allows in front of a
+//! value: who hears nothing for some seconds asks an agent that is stuck. An unknown state is a miss.
+//!
+//! For root and the agent's own user alone: the answer has the credentials of who pulled the image.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::layer::LayerRequest;
+
+/// How often an answer that is not there yet says that it is on its way.
+pub const BEAT: Duration = Duration::from_millis(500);
+
+/// A layer that somebody wants to mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub enum LayerAnswer {
+    /// It is not given, and why.
+    Miss {
+        /// Why.
+        reason: String,
+    },
+    /// It can be mounted.
+    Found(FoundLayer),
+    /// What a newer release says.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A layer that can be mounted.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundLayer {
+    /// How long its mountable file is.
+    pub length_bytes: u64,
+    /// Bytes of it that are here.
+    #[serde(default)]
+    pub held_bytes: u64,
+    /// The file, once all of it is here: it stays as long as somebody asks for it now and then.
+    pub file: Option<PathBuf>,
+    /// What to ask for its parts with.
+    pub layer: LayerRequest,
+    /// The headers that open it.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Without the values of headers.
+impl std::fmt::Debug for FoundLayer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { length_bytes, file, layer, headers, .. } = self;
+        write!(f, "{layer}, {length_bytes} bytes, {} headers, {file:?}", headers.len())
+    }
+}

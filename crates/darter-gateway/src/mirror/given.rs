@@ -1,0 +1,204 @@
+//! Layers that were given to be mounted: what must not be let go of.
+//!
+//! An engine that was told of a layer's file has noted its path: it can't run a container any more when the file is gone, and pulling
+//! again does not mend that. So a layer that was given stays in the store until nobody has asked for it for a long time; starting a container asks
+//! for each of its layers. The list outlives the agent: it is a file. Engines are not asked which layers their snapshots name.
+//!
+//! A layer that was opened is *in use*: an engine of this host has its image. It is given to whoever asks, as an engine gives all images the
+//! snapshots that it has.
+//!
+//! Pure, but for reading and writing the list as text.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use darter_api::LayerRequest;
+use darter_core::{BlobId, Digest};
+use serde::{Deserialize, Serialize};
+
+/// Layers that are given at a time: past that, none is.
+const MAX_GIVEN: usize = 50_000;
+
+/// A use that is newer by less than this is not written down.
+const REFRESH: Duration = Duration::from_secs(3600);
+
+/// The first line of the list.
+const MAGIC: &str = "darter-layers-1";
+
+/// A layer that was given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GivenLayer {
+    pub(crate) layer: LayerRequest,
+    /// The blob that its mountable file is.
+    pub(crate) blob: BlobId,
+    /// The length of that.
+    pub(crate) length: u64,
+    /// When it was asked for last, in seconds since 1970.
+    used: u64,
+    /// The use that was written down.
+    #[serde(skip)]
+    saved: u64,
+    /// It was opened.
+    opened: bool,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(crate) struct Given {
+    layers: HashMap<Digest, GivenLayer>,
+    changed: bool,
+}
+
+impl Given {
+    /// What a list says; `None` if it is of another release.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        if lines.next() != Some(MAGIC) {
+            return None;
+        }
+        let layers = lines.filter_map(|line| serde_json::from_str::<GivenLayer>(line).ok());
+        let layers = layers.map(|given| (given.layer.diff_id, given)).collect();
+        Some(Self { layers, changed: false })
+    }
+
+    /// The list as text, if it changed since it was written last.
+    pub(crate) fn take_changed(&mut self) -> Option<String> {
+        if !std::mem::take(&mut self.changed) {
+            return None;
+        }
+        let mut lines: Vec<String> = self.layers.values().filter_map(|it| serde_json::to_string(it).ok()).collect();
+        lines.sort_unstable();
+        Some(format!("{MAGIC}\n{}\n", lines.join("\n")))
+    }
+
+    /// All that was given.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = &GivenLayer> {
+        self.layers.values()
+    }
+
+    /// Notes that a layer is given now; false where it can't be, since too many are.
+    pub(crate) fn give(&mut self, layer: &LayerRequest, (blob, length): (BlobId, u64), now: u64) -> bool {
+        if let Some(given) = self.layers.get_mut(&layer.diff_id) {
+            if given.layer != *layer || now.saturating_sub(given.saved) >= REFRESH.as_secs() {
+                (given.saved, self.changed) = (now, true);
+            }
+            (given.layer, given.blob, given.length, given.used) = (layer.clone(), blob, length, now);
+            return true;
+        }
+        if self.layers.len() >= MAX_GIVEN {
+            return false;
+        }
+        let (layer, used, saved) = (layer.clone(), now, now);
+        let diff_id = layer.diff_id;
+        let given = GivenLayer { layer, blob, length, used, saved, opened: false };
+        self.layers.insert(diff_id, given);
+        self.changed = true;
+        true
+    }
+
+    /// A layer that is in use.
+    pub(crate) fn in_use(&self, diff_id: Digest) -> Option<&GivenLayer> {
+        self.layers.get(&diff_id).filter(|given| given.opened)
+    }
+
+    /// A layer is opened, to be mounted.
+    pub(crate) fn opened(&mut self, diff_id: Digest) {
+        if let Some(given) = self.layers.get_mut(&diff_id) {
+            self.changed |= !given.opened;
+            given.opened = true;
+        }
+    }
+
+    /// Whether this very layer was given.
+    pub(crate) fn has(&self, layer: &LayerRequest) -> bool {
+        self.layers.get(&layer.diff_id).is_some_and(|given| given.layer == *layer)
+    }
+
+    /// Lets go of layers that nobody has asked for in this time.
+    pub(crate) fn let_go(&mut self, keep: Duration, now: u64) -> Vec<BlobId> {
+        let is_over = |given: &GivenLayer| now.saturating_sub(given.used) >= keep.as_secs();
+        let over: Vec<Digest> = self.layers.iter().filter(|(_, it)| is_over(it)).map(|(id, _)| *id).collect();
+        self.changed |= !over.is_empty();
+        over.iter().filter_map(|id| self.layers.remove(id)).map(|given| given.blob).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use darter_core::source::blob_of;
+
+    use super::*;
+
+    const DAY: u64 = 24 * 3600;
+    const KEEP: Duration = Duration::from_secs(30 * DAY);
+
+    fn layer(name: &str) -> LayerRequest {
+        LayerRequest {
+            registry: "lab".to_owned(),
+            repository: "app".to_owned(),
+            digest: Digest::sha256(format!("stored {name}").as_bytes()),
+            size: None,
+            media_type: None,
+            diff_id: Digest::sha256(name.as_bytes()),
+        }
+    }
+
+    fn blob(name: &str) -> BlobId {
+        blob_of(&id(name))
+    }
+
+    fn id(name: &str) -> Digest {
+        layer(name).diff_id
+    }
+
+    fn given(names: &[&str]) -> Given {
+        let mut given = Given::default();
+        for name in names {
+            assert!(given.give(&layer(name), (blob(name), 5), 0));
+        }
+        given
+    }
+
+    fn gone(given: &mut Given, now: u64) -> Vec<BlobId> {
+        given.let_go(KEEP, now)
+    }
+
+    #[test]
+    fn a_layer_stays_until_nobody_asked_for_it_for_long() {
+        let mut given = given(&["a", "b"]);
+        given.opened(id("a"));
+        given.give(&layer("b"), (blob("b"), 5), 29 * DAY);
+        assert_eq!(gone(&mut given, 29 * DAY), []);
+        assert_eq!(gone(&mut given, 30 * DAY), [blob("a")]);
+        assert_eq!(gone(&mut given, 59 * DAY), [blob("b")]);
+    }
+
+    #[test]
+    fn the_list_outlives_the_agent_and_another_releases_is_no_list() {
+        let mut first = given(&["a", "b"]);
+        first.opened(id("a"));
+        let text = first.take_changed().unwrap();
+        assert_eq!(first.take_changed(), None);
+        first.give(&layer("a"), (blob("a"), 5), 8);
+        assert_eq!(first.take_changed(), None, "a use a moment later is no news");
+        first.give(&layer("a"), (blob("a"), 5), 8 + REFRESH.as_secs());
+        assert!(first.take_changed().is_some());
+        let mut again = Given::parse(&text).unwrap();
+        assert!(again.in_use(id("a")).is_some() && again.in_use(id("b")).is_none());
+        assert_eq!(again.layers().count(), 2);
+        assert_eq!(gone(&mut again, 29 * DAY), [], "not for so long");
+        assert!(Given::parse("darter-layers-2\n").is_none() && Given::parse("").is_none());
+        assert_eq!(Given::parse(&format!("{MAGIC}\nnonsense\n")).unwrap().layers().count(), 0);
+    }
+
+    #[test]
+    fn the_list_is_bounded_and_what_is_in_it_stays() {
+        let mut given = given(&["a"]);
+        let mut many = layer("many");
+        for number in 0..MAX_GIVEN as u64 {
+            many.diff_id = Digest::sha256(&number.to_le_bytes());
+            given.give(&many, (blob("many"), 5), 1);
+        }
+        assert!(!given.give(&layer("more"), (blob("more"), 5), 1) && given.give(&layer("a"), (blob("a"), 5), 1));
+    }
+}

@@ -1,0 +1,418 @@
+//! Layers that are mounted before they have come: what is answered to who asks for one by its diff id.
+//!
+//! A question goes these ways: what was given before and is in use is given again; else the images that were pulled lately and name it are
+//! looked at ([`Learnt`]): may their pullers read their layers, and can all of them be mounted? Both take their time at a fleet's first
+//! pull, since the lead has to read and expand the layers; the question waits for it, for [`LazyOptions::wait`] at most.
+//!
+//! Invariants: what is promised is known to be a layer that can be mounted, with this length; nobody is given a layer for a diff id that a
+//! configuration merely names.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use darter_agent::{FetchError, Part};
+use darter_core::recent::Recent;
+use darter_core::source::Credentials;
+use darter_api::LayerRequest;
+use darter_core::{Blamed as _, Digest, Retry, in_full};
+use darter_metrics::LayerAnswered;
+use darter_oci::image::{ImageParts, LayerPart, MAX_CONFIG};
+use darter_oci::manifest::ImageManifest;
+use darter_origin::Upstream;
+use darter_store::{PieceFile, threads};
+use futures_util::future::join_all;
+use futures_util::TryStreamExt as _;
+use http::HeaderMap;
+use parking_lot::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::Instant;
+
+use super::blobs::{Mountable, MountableLayers};
+use super::given::GivenLayer;
+use super::given_layers::GivenLayers;
+use super::learnt::{Decision, Learnt, Pull, Pulled, Unread, Verdict};
+use super::route::Naming;
+use super::{Ask, Awaited, Mirror};
+use crate::outlet::Outlet;
+
+/// How an image was pulled.
+#[derive(Clone, Debug)]
+pub(super) struct How {
+    upstream: Upstream,
+    /// What the registry calls the repository.
+    repository: String,
+    /// What programs call it.
+    named: String,
+    credentials: Credentials,
+}
+
+/// What the mirror knows of layers that may be mounted.
+pub(super) struct Lazy {
+    layers: Arc<dyn MountableLayers>,
+    wait: Duration,
+    learnt: Mutex<Learnt<How>>,
+    /// Held by who reads configurations: others need what they say, too.
+    reading: AsyncMutex<()>,
+    /// Held by who looks at an image.
+    looking: Mutex<HashMap<Pull, Weak<AsyncMutex<()>>>>,
+    given: GivenLayers,
+    /// With which credentials layers were given, as long as this process lives.
+    credentials: Mutex<Recent<Digest, Credentials>>,
+}
+
+/// How layers are given to be mounted.
+#[derive(Clone)]
+pub struct LazyOptions {
+    /// Expands them.
+    pub layers: Arc<dyn MountableLayers>,
+    /// How long a question for a layer may wait.
+    pub wait: Duration,
+    /// The layers that were given.
+    pub given: GivenLayers,
+}
+
+/// What is answered for a diff id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LayerFound {
+    /// It is not given, and why.
+    Miss(&'static str),
+    /// It can be mounted.
+    Found(Box<FoundLayer>),
+}
+
+/// A layer that can be mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundLayer {
+    /// Where it comes from, as programs name it.
+    pub layer: LayerRequest,
+    /// Who may read it there.
+    pub credentials: Credentials,
+    /// How long its mountable file is.
+    pub length: u64,
+    /// Bytes of it that are here.
+    pub held: u64,
+    /// The file, once all of it is here.
+    pub file: Option<PathBuf>,
+}
+
+impl fmt::Debug for LazyOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LazyOptions").field("wait", &self.wait).finish_non_exhaustive()
+    }
+}
+
+impl Lazy {
+    /// Nothing is known; questions wait for so long.
+    pub(super) fn new(options: LazyOptions, grant_ttl: Duration) -> Self {
+        let LazyOptions { layers, wait, given } = options;
+        Self {
+            layers,
+            given,
+            credentials: Mutex::new(Recent::new(MAX_CREDENTIALS)),
+            wait,
+            learnt: Mutex::new(Learnt::new(grant_ttl)),
+            reading: AsyncMutex::new(()),
+            looking: Mutex::default(),
+        }
+    }
+
+    /// The lock of who looks at an image.
+    fn look_at(&self, pull: &Pull) -> Arc<AsyncMutex<()>> {
+        let mut looking = self.looking.lock();
+        looking.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = looking.get(pull).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::default();
+        looking.insert(pull.clone(), Arc::downgrade(&lock));
+        lock
+    }
+}
+
+impl Mirror {
+    /// A manifest passes: what it is made of may be asked for in a moment.
+    pub(super) fn learn(&self, ask: &Ask<'_>, manifest: &ImageManifest) {
+        let Some(lazy) = &self.lazy else { return };
+        let Some(parts) = ImageParts::parse(&manifest.bytes) else { return };
+        let pull = Pull { scope: ask.scope.clone(), manifest: manifest.digest, caller: ask.caller };
+        let how = How {
+            upstream: ask.upstream.clone(),
+            repository: ask.repository.clone(),
+            named: ask.named.clone(),
+            credentials: ask.credentials.clone(),
+        };
+        lazy.learnt.lock().seen(Unread { pull, how, parts }, self.clock.now());
+    }
+
+    /// What is given to who asks for the layer with this diff id.
+    pub async fn layer(&self, diff_id: Digest) -> LayerFound {
+        let Some(lazy) = &self.lazy else { return LayerFound::Miss("this agent has no directory for layers (--lazy-dir)") };
+        let until = Instant::now() + lazy.wait;
+        let found = tokio::time::timeout_at(until, self.look_up(lazy, diff_id, until)).await;
+        let found = found.unwrap_or(LayerFound::Miss("its image could not be expanded in time"));
+        let answered = match &found {
+            LayerFound::Miss(reason) => {
+                tracing::debug!(%diff_id, reason, "a layer is not given");
+                LayerAnswered::Miss
+            }
+            LayerFound::Found(found) if found.file.is_some() => LayerAnswered::Whole,
+            LayerFound::Found(_) => LayerAnswered::Promised,
+        };
+        self.metrics.layer_answered(answered);
+        found
+    }
+
+    async fn look_up(&self, lazy: &Lazy, diff_id: Digest, until: Instant) -> LayerFound {
+        if let Some(given) = lazy.given.in_use(diff_id) {
+            return self.give_again(lazy, given).await;
+        }
+        self.read_configs(lazy).await;
+        // What somebody pulls meanwhile is looked at, too, but not for ever.
+        for _ in 0..3 {
+            let decision = lazy.learnt.lock().decide(diff_id, self.clock.now());
+            match decision {
+                Decision::Miss(reason) => return LayerFound::Miss(reason),
+                Decision::Hit(image) => return self.give(lazy, &image, diff_id, until).await,
+                Decision::Look(images) => {
+                    join_all(images.iter().map(|image| self.look_at(lazy, image, until))).await;
+                }
+            }
+        }
+        LayerFound::Miss("its images change all the time")
+    }
+
+    /// Reads the configurations of the images that were pulled lately.
+    async fn read_configs(&self, lazy: &Lazy) {
+        let _reading = lazy.reading.lock().await;
+        let unread = lazy.learnt.lock().take_unread(self.clock.now());
+        let read = unread.into_iter().map(|image| async move {
+            let config = self.config(&image).await;
+            (image, config)
+        });
+        for (Unread { pull, how, parts }, config) in join_all(read).await {
+            let manifest = pull.manifest;
+            let paired = config.map(|config| parts.paired(&config));
+            match paired {
+                Ok(Some(layers)) => lazy.learnt.lock().pulled(Pulled { pull, how, layers }, self.clock.now()),
+                Ok(None) => tracing::debug!(%manifest, "an image's configuration has no diff ids for its layers"),
+                Err(reason) => tracing::debug!(%manifest, reason, "an image's configuration could not be read"),
+            }
+        }
+    }
+
+    async fn config(&self, image: &Unread<How>) -> Result<Vec<u8>, String> {
+        let digest = image.parts.config;
+        if image.parts.config_size.is_some_and(|size| size > MAX_CONFIG) {
+            return Err("it is too long".to_owned());
+        }
+        let (headers, awaited) = (HeaderMap::new(), Awaited::default());
+        let ask = self.ask_as(&image.pull, &image.how, &headers, &awaited);
+        if !self.may_read(&ask, digest).await {
+            return Err("its puller may not read it".to_owned());
+        }
+        let failed = |error: FetchError| in_full(&error).to_string();
+        let blob = self.blobs.open(ask.source(digest), image.how.credentials.clone(), true).await.map_err(failed)?;
+        let mut config = Vec::new();
+        let mut parts = blob.parts(None);
+        while let Some(part) = parts.try_next().await.map_err(failed)? {
+            match part {
+                Part::Bytes(bytes) => config.extend_from_slice(&bytes),
+                Part::File(file) => config.extend(read(file).await.map_err(|error| error.to_string())?),
+            }
+            if config.len() as u64 > MAX_CONFIG {
+                return Err("it is too long".to_owned());
+            }
+        }
+        let mut hasher = digest.hasher();
+        hasher.update(&config);
+        if hasher.finish() == digest { Ok(config) } else { Err("it is another one".to_owned()) }
+    }
+
+    /// Finds out whether an image can be mounted by who pulled it, unless that is known or somebody just did.
+    async fn look_at(&self, lazy: &Lazy, image: &Pulled<How>, until: Instant) {
+        let lock = lazy.look_at(&image.pull);
+        let _looking = lock.lock().await;
+        if lazy.learnt.lock().verdict(&image.pull, self.clock.now()).is_some() {
+            return;
+        }
+        let verdict = self.judge(lazy, image, until).await;
+        let (manifest, scope) = (image.pull.manifest, &image.pull.scope);
+        tracing::info!(image = %manifest, ?scope, layers = image.layers.len(), ?verdict, "looked whether an image can be mounted");
+        lazy.learnt.lock().judged(&image.pull, verdict, self.clock.now());
+    }
+
+    async fn judge(&self, lazy: &Lazy, image: &Pulled<How>, until: Instant) -> Verdict {
+        let (headers, awaited) = (HeaderMap::new(), Awaited::default());
+        let ask = self.ask_as(&image.pull, &image.how, &headers, &awaited);
+        if self.believed(&ask, image.layers[0].0.digest).is_none() {
+            // One question for all layers. What it brings is noted.
+            let manifest = image.pull.manifest;
+            match self.head_manifest(&ask, &manifest.to_string(), Some(manifest)).await {
+                Ok(_) => {}
+                // Nobody can be asked: what was found last counts, as it does for other content.
+                Err(problem) if problem.is_trouble() => {
+                    return lazy.learnt.lock().last_verdict(&image.pull).unwrap_or(Verdict::Refused);
+                }
+                Err(_) => return Verdict::Refused,
+            }
+        }
+        let mut distinct: Vec<&(LayerPart, Digest)> = Vec::new();
+        for layer in &image.layers {
+            if !distinct.contains(&layer) {
+                distinct.push(layer);
+            }
+        }
+        for (layer, _) in &distinct {
+            if !self.may_read(&ask, layer.digest).await {
+                return Verdict::Refused;
+            }
+        }
+        // A moment is left for the answer.
+        let until = until - ANSWER_MARGIN.min(lazy.wait / 4);
+        let within = until.saturating_duration_since(Instant::now());
+        let expanded = distinct.iter().map(|layer| async move {
+            let request = request(&image.how, &image.how.repository, layer);
+            (*layer, lazy.layers.expanded(&request, image.how.credentials.clone(), within).await)
+        });
+        let mut verdict = Verdict::Fit;
+        for ((layer, diff_id), expanded) in join_all(expanded).await {
+            match expanded {
+                Ok(_) => lazy.learnt.lock().shown(layer.digest, *diff_id),
+                Err(error) => {
+                    let is_final = error.blame().retry == Retry::Never;
+                    let (digest, error) = (layer.digest, in_full(&error));
+                    tracing::info!(layer = %digest, %diff_id, is_final, %error, "a layer can't be mounted, or not soon enough");
+                    verdict = Verdict::Unfit;
+                }
+            }
+        }
+        verdict
+    }
+
+    async fn give(&self, lazy: &Lazy, image: &Pulled<How>, diff_id: Digest, until: Instant) -> LayerFound {
+        let Some(layer) = image.layers.iter().find(|(_, its)| *its == diff_id) else {
+            return LayerFound::Miss("its image does not name it");
+        };
+        let (how, within) = (&image.how, until.saturating_duration_since(Instant::now()));
+        let opened = lazy.layers.expanded(&request(how, &how.repository, layer), how.credentials.clone(), within).await;
+        match opened {
+            Ok(mountable) => {
+                let layer = request(how, &how.named, layer);
+                if !lazy.given.give(&layer, &mountable, &*lazy.layers, self.clock.unix()).await {
+                    return LayerFound::Miss("too many layers are kept for this host's engines");
+                }
+                lazy.credentials.lock().insert(diff_id, how.credentials.clone(), 1);
+                found(layer, how.credentials.clone(), mountable)
+            }
+            Err(error) => {
+                tracing::warn!(%diff_id, error = %in_full(&error), "a layer that could be mounted can't be had now");
+                LayerFound::Miss("it can't be had now")
+            }
+        }
+    }
+
+    /// Gives a layer that is in use: from here, or as it was promised.
+    async fn give_again(&self, lazy: &Lazy, given: GivenLayer) -> LayerFound {
+        let GivenLayer { layer, blob, length, .. } = given;
+        let credentials = lazy.credentials.lock().get(&layer.diff_id).cloned().unwrap_or_default();
+        let file = lazy.layers.whole_file(blob).await;
+        let held = if file.is_some() { length } else { 0 };
+        let mountable = Mountable { blob, length, held, file };
+        lazy.given.give(&layer, &mountable, &*lazy.layers, self.clock.unix()).await;
+        found(layer, credentials, mountable)
+    }
+
+    /// Whether a program that opens a layer with these credentials was just given it with the same, or is trusted with what this host's engines
+    /// use. The layer counts as in use from now on.
+    pub(crate) fn may_open(&self, layer: &LayerRequest, credentials: &Credentials, is_trusted: bool) -> bool {
+        let Some(lazy) = &self.lazy else { return false };
+        let is_given = lazy.given.has(layer);
+        let with_same = lazy.credentials.lock().get(&layer.diff_id).is_some_and(|given| given == credentials);
+        if is_given && (with_same || is_trusted) {
+            lazy.given.opened(layer.diff_id);
+            return true;
+        }
+        false
+    }
+
+    /// Whether the puller of an image may read one of its blobs, as the mirror decides it for who asks for the blob itself.
+    async fn may_read(&self, ask: &Ask<'_>, digest: Digest) -> bool {
+        let source = ask.source(digest);
+        let is_proven = self.blobs.is_proven(&source).await;
+        let believed = self.believed(ask, digest);
+        if is_proven && believed.is_some() {
+            return true;
+        }
+        // The word of one that is not trusted opens nothing that came from elsewhere.
+        if !is_proven && !ask.upstream.is_trusted() {
+            return false;
+        }
+        let Ok(said) = self.ask_for_blob(ask, digest).await else { return false };
+        if !said.shows(believed) || (!is_proven && ask.stale_because().is_some()) {
+            return false;
+        }
+        self.gave(ask, digest, &said);
+        if !is_proven {
+            self.blobs.proven(&source);
+        }
+        true
+    }
+
+    /// A question as an image's puller would ask it.
+    fn ask_as<'a>(&self, pull: &Pull, how: &How, headers: &'a HeaderMap, awaited: &'a Awaited) -> Ask<'a> {
+        Ask {
+            headers,
+            head: true,
+            upstream: how.upstream.clone(),
+            scope: pull.scope.clone(),
+            repository: how.repository.clone(),
+            named: how.named.clone(),
+            asked_name: how.repository.clone(),
+            naming: Naming::Default,
+            query: String::new(),
+            credentials: how.credentials.clone(),
+            caller: pull.caller,
+            outlet: Outlet::default(),
+            said: Mutex::default(),
+            awaited,
+            until: self.waits.answer(),
+        }
+    }
+}
+
+/// What is left of a question's time when layers are not waited for any more.
+const ANSWER_MARGIN: Duration = Duration::from_millis(200);
+
+/// Credentials that are remembered.
+const MAX_CREDENTIALS: u64 = 20_000;
+
+fn request(how: &How, repository: &str, (layer, diff_id): &(LayerPart, Digest)) -> LayerRequest {
+    LayerRequest {
+        registry: how.upstream.name().to_owned(),
+        repository: repository.to_owned(),
+        digest: layer.digest,
+        size: layer.size,
+        media_type: Some(layer.media_type.clone()),
+        diff_id: *diff_id,
+    }
+}
+
+fn found(layer: LayerRequest, credentials: Credentials, mountable: Mountable) -> LayerFound {
+    let Mountable { length, held, file, .. } = mountable;
+    LayerFound::Found(Box::new(FoundLayer { layer, credentials, length, held, file }))
+}
+
+async fn read(part: PieceFile) -> io::Result<Vec<u8>> {
+    threads::run(move || {
+        let length = usize::try_from(part.range.len().min(MAX_CONFIG + 1)).unwrap_or_default();
+        let mut bytes = vec![0; length];
+        part.file.read_exact_at(&mut bytes, part.range.start())?;
+        Ok(bytes)
+    })
+    .await
+}

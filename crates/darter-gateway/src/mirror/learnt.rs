@@ -1,0 +1,227 @@
+//! Which layers diff ids belong to: learnt from the manifests and configurations of the images that are pulled through the mirror, and what was
+//! found when somebody wanted to mount them.
+//!
+//! A diff id is asked for without saying for which image, so an answer has to be right for whoever pulled any image that names it. A
+//! configuration is content that anybody can write: that it names a diff id beside a layer is a *claim*. A claim is good if who pulled the
+//! image may read its layers, and if the layer's tar was found to have that diff id. While a claim is doubted whose image was
+//! pulled in the last [`RECENT`], the diff id is answered to nobody: it may be its puller who asks, and not the one who may have it.
+//!
+//! Invariants: an image has all of its layers or is not answered for. What was found counts for a time (the registries' words on access do, too), and a
+//! new pull of what was not fit has it looked at anew. Both tables are bounded: what is forgotten is a miss.
+//!
+//! Pure: time is an argument. Asking registries and expanding layers is done in `lazy`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::recent::Recent;
+use darter_core::{Digest, Moment};
+use darter_oci::image::{ImageParts, LayerPart};
+
+use super::grants::{Fingerprint, Scope};
+
+/// Layers of all images that are remembered: some hundred bytes each.
+const MAX_LAYERS: u64 = 20_000;
+
+/// Images of one diff id that are looked at: the latest ones.
+const MAX_CLAIMS: usize = 16;
+
+/// How long the puller of an image may be about to look for its layers.
+pub(crate) const RECENT: Duration = Duration::from_secs(600);
+
+/// Images whose configurations were not needed yet: the latest ones.
+const MAX_UNREAD: u64 = 64;
+
+/// One puller's image.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Pull {
+    pub(crate) scope: Scope,
+    pub(crate) manifest: Digest,
+    pub(crate) caller: Fingerprint,
+}
+
+/// An image that was pulled, with what is needed to read its layers as its puller would.
+#[derive(Clone, Debug)]
+pub(crate) struct Pulled<H> {
+    pub(crate) pull: Pull,
+    pub(crate) how: H,
+    /// The lowest first.
+    pub(crate) layers: Vec<(LayerPart, Digest)>,
+}
+
+/// An image whose manifest passed.
+#[derive(Clone, Debug)]
+pub(crate) struct Unread<H> {
+    pub(crate) pull: Pull,
+    pub(crate) how: H,
+    pub(crate) parts: ImageParts,
+}
+
+/// What was found of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// All of its layers can be mounted, by who pulled it.
+    Fit,
+    /// Its puller may read them, but not all can be mounted, or not soon enough.
+    Unfit,
+    /// Its puller may not read all of its layers.
+    Refused,
+}
+
+/// What to do about a diff id.
+#[derive(Debug)]
+pub(crate) enum Decision<H> {
+    /// These images have to be looked at first.
+    Look(Vec<Arc<Pulled<H>>>),
+    /// It is one of this image's.
+    Hit(Arc<Pulled<H>>),
+    /// It is answered to nobody, and why.
+    Miss(&'static str),
+}
+
+#[derive(Debug)]
+struct Known<H> {
+    image: Arc<Pulled<H>>,
+    /// When it was pulled last.
+    at: Moment,
+    verdict: Option<(Verdict, Moment)>,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Learnt<H> {
+    /// How long a verdict counts.
+    ttl: Duration,
+    unread: Recent<Pull, (Unread<H>, Moment)>,
+    images: Recent<Pull, Known<H>>,
+    /// Images that name a diff id, the one that was pulled last at the end.
+    named: HashMap<Digest, Vec<Pull>>,
+    /// Layers whose tar was found to have this diff id.
+    shown: Recent<(Digest, Digest), ()>,
+}
+
+impl<H> Pulled<H> {
+    /// Its layers of this diff id.
+    fn claims(&self, diff_id: Digest) -> impl Iterator<Item = Digest> {
+        self.layers.iter().filter(move |(_, its)| *its == diff_id).map(|(layer, _)| layer.digest)
+    }
+}
+
+impl<H: Clone> Learnt<H> {
+    /// Nothing is known; what is found counts for `ttl`.
+    pub(crate) fn new(ttl: Duration) -> Self {
+        let (unread, images, shown) = (Recent::new(MAX_UNREAD), Recent::new(MAX_LAYERS), Recent::new(MAX_LAYERS));
+        Self { ttl, unread, images, named: HashMap::new(), shown }
+    }
+
+    /// An image's manifest passes: somebody pulls it now. Its configuration is read when somebody asks for a diff id.
+    pub(crate) fn seen(&mut self, image: Unread<H>, now: Moment) {
+        if let Some(known) = self.images.get_mut(&image.pull) {
+            let again = Pulled::clone(&known.image);
+            return self.pulled(again, now);
+        }
+        self.unread.insert(image.pull.clone(), (image, now), 1);
+    }
+
+    /// The images whose configurations are to be read now: those whose pullers may be about to look for their layers.
+    pub(crate) fn take_unread(&mut self, now: Moment) -> Vec<Unread<H>> {
+        let pulls: Vec<_> = self.unread.keys().cloned().collect();
+        let unread = pulls.iter().filter_map(|pull| self.unread.remove(pull));
+        unread.filter(|(_, at)| now.since(*at) < RECENT).map(|(image, _)| image).collect()
+    }
+
+    /// Somebody pulls this image now. Pulled again, it is looked at anew unless it was found fit.
+    pub(crate) fn pulled(&mut self, image: Pulled<H>, now: Moment) {
+        let pull = image.pull.clone();
+        let verdict = self.images.get(&pull).and_then(|known| known.verdict);
+        let verdict = verdict.filter(|(verdict, _)| *verdict == Verdict::Fit);
+        self.forget(&pull);
+        for (_, diff_id) in &image.layers {
+            let named = self.named.entry(*diff_id).or_default();
+            named.retain(|other| *other != pull);
+            named.push(pull.clone());
+        }
+        let weight = image.layers.len() as u64;
+        self.images.insert(pull, Known { image: Arc::new(image), at: now, verdict }, weight);
+        if self.named.len() as u64 > 2 * MAX_LAYERS {
+            self.prune();
+        }
+    }
+
+    /// The layer's tar was found to have this diff id.
+    pub(crate) fn shown(&mut self, layer: Digest, diff_id: Digest) {
+        self.shown.insert((layer, diff_id), (), 1);
+    }
+
+    /// What was found of an image; nothing if it is not remembered any more.
+    pub(crate) fn judged(&mut self, pull: &Pull, verdict: Verdict, now: Moment) {
+        if let Some(known) = self.images.get_mut(pull) {
+            known.verdict = Some((verdict, now));
+        }
+    }
+
+    /// What was found of an image, unless it was too long ago.
+    pub(crate) fn verdict(&mut self, pull: &Pull, now: Moment) -> Option<Verdict> {
+        let ttl = self.ttl;
+        self.images.get(pull)?.verdict.filter(|(_, at)| now.since(*at) < ttl).map(|(verdict, _)| verdict)
+    }
+
+    /// What was found of an image last, however long ago that is.
+    pub(crate) fn last_verdict(&mut self, pull: &Pull) -> Option<Verdict> {
+        self.images.get(pull)?.verdict.map(|(verdict, _)| verdict)
+    }
+
+    /// What to do about a diff id that somebody wants to mount.
+    pub(crate) fn decide(&mut self, diff_id: Digest, now: Moment) -> Decision<H> {
+        let pulls: Vec<Pull> =
+            self.named.get(&diff_id).into_iter().flatten().rev().take(MAX_CLAIMS).cloned().collect();
+        if pulls.is_empty() {
+            return Decision::Miss("no image that was pulled through here names it");
+        }
+        let (mut unseen, mut hit, mut doubted) = (Vec::new(), None, false);
+        for pull in pulls {
+            let verdict = self.verdict(&pull, now);
+            let Some(known) = self.images.get(&pull) else { continue };
+            let (image, at) = (Arc::clone(&known.image), known.at);
+            let Some(verdict) = verdict else {
+                unseen.push(image);
+                continue;
+            };
+            let is_shown = image.claims(diff_id).all(|layer| self.shown.get(&(layer, diff_id)).is_some());
+            let is_good = verdict != Verdict::Refused && is_shown;
+            doubted |= !is_good && now.since(at) < RECENT;
+            if is_good && verdict == Verdict::Fit && hit.is_none() {
+                hit = Some(image);
+            }
+        }
+        match hit {
+            _ if !unseen.is_empty() => Decision::Look(unseen),
+            _ if doubted => Decision::Miss("an image names it that was not found to have it"),
+            Some(image) => Decision::Hit(image),
+            None => Decision::Miss("not all layers of its image can be mounted"),
+        }
+    }
+
+    fn forget(&mut self, pull: &Pull) {
+        let Some(known) = self.images.remove(pull) else { return };
+        for (_, diff_id) in &known.image.layers {
+            if let Some(pulls) = self.named.get_mut(diff_id) {
+                pulls.retain(|other| other != pull);
+            }
+        }
+    }
+
+    /// Takes away what images had that are forgotten.
+    fn prune(&mut self) {
+        let images = &self.images;
+        self.named.retain(|_, pulls| {
+            pulls.retain(|pull| images.contains(pull));
+            !pulls.is_empty()
+        });
+    }
+}
+
+#[cfg(test)]
+#[path = "learnt/tests.rs"]
+mod tests;

@@ -1,0 +1,133 @@
+//! The directory of layers that an engine mounts before they have come: the process that keeps it, and the agent that starts that one.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `lazy/layers.rs` | what is in the directory, as the agent tells |
+//!
+//! The keeper has the descriptor of `/dev/fuse`, on which all mounts over the directory's files depend: it outlives the agent, which adopts it when
+//! it comes again. One that was killed takes those mounts with it; the next one serves new containers.
+
+mod layers;
+
+use std::convert::Infallible;
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::{Context as _, bail};
+use darter_core::{Clock as _, SystemClock};
+use darter_mount::{Mounted, Settings};
+use darter_store::threads;
+use tokio::runtime::Handle;
+
+use self::layers::AgentLayers;
+use crate::cli::LazyDirArgs;
+use crate::mount::{register, unmount};
+use crate::signals::Signals;
+
+/// A name that is never in the directory: a keeper that lives says so.
+const PROBE: &str = "keeper";
+
+/// How often an agent looks whether the directory is kept.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// The longest pause before a keeper is started again that ended.
+const MAX_PAUSE: Duration = Duration::from_secs(300);
+
+/// How long programs may hold up a keeper that was told to end.
+const LAST_READS: Duration = Duration::from_millis(500);
+
+/// `darter lazy-dir`: keeps the directory until it is unmounted, or a signal tells it to end.
+pub(crate) async fn keep(args: &LazyDirArgs) -> anyhow::Result<()> {
+    let mut signals = Signals::catch()?;
+    let given = args.dir.clone();
+    let dir = threads::run(move || prepare(&given)).await?;
+    let clock = Arc::new(SystemClock::start());
+    let since = UNIX_EPOCH + Duration::from_secs(clock.unix());
+    let settings = Settings { limit: args.timeout, fill: args.fill, has_digest: true };
+    let layers = Arc::new(AgentLayers::new(args.place.clients()?, settings, clock));
+    let mounted = {
+        let (dir, runtime) = (dir.clone(), Handle::current());
+        threads::run(move || Mounted::mount_layers(layers, &dir, since, runtime)).await?
+    };
+    tracing::info!(dir = %dir.display(), "layers can be mounted");
+    let mut session = tokio::task::spawn_blocking(move || mounted.wait());
+    tokio::select! {
+        ended = &mut session => ended.context("the mount's thread failed")?.context("the kernel ended the mount"),
+        () = signals.next() => {
+            threads::run(move || unmount::unmount(&dir, true)).await?;
+            // Whoever reads still gets an error when this process ends.
+            let _ = tokio::time::timeout(LAST_READS, &mut session).await;
+            Ok(())
+        }
+    }
+}
+
+/// The directory, behind all links, with nothing mounted there. Blocking.
+fn prepare(given: &Path) -> anyhow::Result<PathBuf> {
+    let dir = unmount::resolve(given).or_else(|error| {
+        let Err(refusal) = std::fs::create_dir_all(given) else { return unmount::resolve(given) };
+        if refusal.kind() == ErrorKind::AlreadyExists { Err(error) } else { Err(refusal.into()) }
+    });
+    let dir = dir.with_context(|| format!("can't make {}; give another directory", given.display()))?;
+    while register::is_ours(&dir) {
+        if answers(&dir) {
+            bail!("another process keeps the layers at {} already", dir.display());
+        }
+        // Its keeper is gone.
+        unmount::unmount(&dir, true)?;
+    }
+    if register::is_mount_point(&dir) {
+        bail!("something else is mounted at {}: take that away first, or give another directory", dir.display());
+    }
+    if !dir.is_dir() {
+        std::fs::create_dir_all(&dir).with_context(|| format!("can't make {}", dir.display()))?;
+    }
+    Ok(dir)
+}
+
+/// Whether the process that keeps a directory lives.
+fn answers(dir: &Path) -> bool {
+    std::fs::symlink_metadata(dir.join(PROBE)).is_err_and(|error| error.kind() == ErrorKind::NotFound)
+}
+
+/// Sees to it that a directory is kept, as long as an agent runs. `arguments` say where the agent is.
+pub(crate) async fn attend(dir: PathBuf, arguments: Vec<OsString>) -> Infallible {
+    let mut pause = LOOK_EVERY;
+    loop {
+        let (looked_at, arguments) = (dir.clone(), arguments.clone());
+        let is_kept = threads::run(move || {
+            let dir = std::path::absolute(&looked_at).unwrap_or(looked_at);
+            register::is_ours(&unmount::resolve(&dir).unwrap_or_else(|_| dir.clone())) && answers(&dir)
+                || !start(&dir, &arguments)
+        });
+        pause = if is_kept.await { LOOK_EVERY } else { (pause * 2).min(MAX_PAUSE) };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Starts a keeper that outlives this process; false if that can't be done.
+fn start(dir: &Path, arguments: &[OsString]) -> bool {
+    let mut keeper = Command::new("/proc/self/exe");
+    keeper.arg0("darter").arg("lazy-dir").arg(dir).args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+    // What a terminal tells this process is not for that one.
+    match keeper.process_group(0).spawn() {
+        Ok(mut keeper) => {
+            tracing::info!(dir = %dir.display(), pid = keeper.id(), "started a process that keeps the directory of layers");
+            std::thread::spawn(move || {
+                if let Ok(ended) = keeper.wait() {
+                    tracing::warn!(%ended, "the process that kept the directory of layers ended");
+                }
+            });
+            true
+        }
+        Err(error) => {
+            tracing::error!(%error, "can't start a process that keeps the directory of layers");
+            false
+        }
+    }
+}
