@@ -392,7 +392,10 @@ async fn open_parts(
     let opened = async {
         let download = match &request.layer {
             Some(layer) => {
-                let is_given = mirror.is_some_and(|mirror| mirror.may_open(layer, &credentials, caller.is_trusted()));
+                let is_given = match mirror {
+                    Some(mirror) => mirror.may_open(layer, &credentials, caller.is_trusted()).await,
+                    None => false,
+                };
                 let access = if is_given { Access::Granted } else { Access::Asked };
                 let layer = at_its_registry(&agent, layer);
                 agent.expanded(&layer, credentials, access, LAYER_TIMEOUT).await?

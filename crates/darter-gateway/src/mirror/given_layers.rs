@@ -69,8 +69,9 @@ impl GivenLayers {
         self.0.given.lock().has(layer)
     }
 
-    pub(super) fn opened(&self, diff_id: Digest) {
+    pub(super) async fn opened(&self, diff_id: Digest) {
         self.0.given.lock().opened(diff_id);
+        self.save().await;
     }
 
     /// Notes that a layer is given, before anybody hears of it.
@@ -89,6 +90,10 @@ impl GivenLayers {
             tracing::info!(%blob, "an engine's layer is let go of: nobody asked for it for long");
             layers.spare(blob, false).await;
         }
+        self.save().await;
+    }
+
+    async fn save(&self) {
         let inner = Arc::clone(&self.0);
         threads::run(move || inner.write()).await;
     }

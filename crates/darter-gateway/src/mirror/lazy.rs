@@ -240,13 +240,19 @@ impl Mirror {
         if lazy.learnt.lock().verdict(&image.pull, self.clock.now()).is_some() {
             return;
         }
-        let verdict = self.judge(lazy, image, until).await;
+        let Some((verdict, shown)) = self.judge(lazy, image, until).await else { return };
         let (manifest, scope) = (image.pull.manifest, &image.pull.scope);
         tracing::info!(image = %manifest, ?scope, layers = image.layers.len(), ?verdict, "looked whether an image can be mounted");
-        lazy.learnt.lock().judged(&image.pull, verdict, self.clock.now());
+        lazy.learnt.lock().judged(&image.pull, verdict, shown, self.clock.now());
     }
 
-    async fn judge(&self, lazy: &Lazy, image: &Pulled<How>, until: Instant) -> Verdict {
+    /// What there is to say of an image, and the diff ids of the layers that were opened; `None` if what was found before stands.
+    async fn judge(
+        &self,
+        lazy: &Lazy,
+        image: &Pulled<How>,
+        until: Instant,
+    ) -> Option<(Verdict, Vec<Digest>)> {
         let (headers, awaited) = (HeaderMap::new(), Awaited::default());
         let ask = self.ask_as(&image.pull, &image.how, &headers, &awaited);
         if self.believed(&ask, image.layers[0].0.digest).is_none() {
@@ -255,10 +261,10 @@ impl Mirror {
             match self.head_manifest(&ask, &manifest.to_string(), Some(manifest)).await {
                 Ok(_) => {}
                 // Nobody can be asked: what was found last counts, as it does for other content.
-                Err(problem) if problem.is_trouble() => {
-                    return lazy.learnt.lock().last_verdict(&image.pull).unwrap_or(Verdict::Refused);
+                Err(problem) if problem.is_trouble() && lazy.learnt.lock().stands(&image.pull, self.clock.now()) => {
+                    return None;
                 }
-                Err(_) => return Verdict::Refused,
+                Err(_) => return Some((Verdict::Refused, Vec::new())),
             }
         }
         let mut distinct: Vec<&(LayerPart, Digest)> = Vec::new();
@@ -269,7 +275,7 @@ impl Mirror {
         }
         for (layer, _) in &distinct {
             if !self.may_read(&ask, layer.digest).await {
-                return Verdict::Refused;
+                return Some((Verdict::Refused, Vec::new()));
             }
         }
         // A moment is left for the answer.
@@ -279,10 +285,10 @@ impl Mirror {
             let request = request(&image.how, &image.how.repository, layer);
             (*layer, lazy.layers.expanded(&request, image.how.credentials.clone(), within).await)
         });
-        let mut verdict = Verdict::Fit;
+        let (mut verdict, mut shown) = (Verdict::Fit, Vec::new());
         for ((layer, diff_id), expanded) in join_all(expanded).await {
             match expanded {
-                Ok(_) => lazy.learnt.lock().shown(layer.digest, *diff_id),
+                Ok(_) => shown.push(*diff_id),
                 Err(error) => {
                     let is_final = error.blame().retry == Retry::Never;
                     let (digest, error) = (layer.digest, in_full(&error));
@@ -291,7 +297,7 @@ impl Mirror {
                 }
             }
         }
-        verdict
+        Some((verdict, shown))
     }
 
     async fn give(&self, lazy: &Lazy, image: &Pulled<How>, diff_id: Digest, until: Instant) -> LayerFound {
@@ -329,12 +335,12 @@ impl Mirror {
 
     /// Whether a program that opens a layer with these credentials was just given it with the same, or is trusted with what this host's engines
     /// use. The layer counts as in use from now on.
-    pub(crate) fn may_open(&self, layer: &LayerRequest, credentials: &Credentials, is_trusted: bool) -> bool {
+    pub(crate) async fn may_open(&self, layer: &LayerRequest, credentials: &Credentials, is_trusted: bool) -> bool {
         let Some(lazy) = &self.lazy else { return false };
         let is_given = lazy.given.has(layer);
         let with_same = lazy.credentials.lock().get(&layer.diff_id).is_some_and(|given| given == credentials);
         if is_given && (with_same || is_trusted) {
-            lazy.given.opened(layer.diff_id);
+            lazy.given.opened(layer.diff_id).await;
             return true;
         }
         false

@@ -2,8 +2,8 @@
 //! found when somebody wanted to mount them.
 //!
 //! A diff id is asked for without saying for which image, so an answer has to be right for whoever pulled any image that names it. A
-//! configuration is content that anybody can write: that it names a diff id beside a layer is a *claim*. A claim is good if who pulled the
-//! image may read its layers, and if the layer's tar was found to have that diff id. While a claim is doubted whose image was
+//! configuration is content that anybody can write: that it names a diff id beside a layer is a *claim*. A claim is good if the layer was opened for
+//! who pulled the image, and its tar found to have that diff id. While a claim is doubted whose image was
 //! pulled in the last [`RECENT`], the diff id is answered to nobody: it may be its puller who asks, and not the one who may have it.
 //!
 //! Invariants: an image has all of its layers or is not answered for. What was found counts for a time (the registries' words on access do, too), and a
@@ -86,6 +86,8 @@ struct Known<H> {
     /// When it was pulled last.
     at: Moment,
     verdict: Option<(Verdict, Moment)>,
+    /// Diff ids whose layers were opened for who pulled it, and found to have them.
+    shown: Vec<Digest>,
 }
 
 /// See the module's text.
@@ -97,22 +99,12 @@ pub(crate) struct Learnt<H> {
     images: Recent<Pull, Known<H>>,
     /// Images that name a diff id, the one that was pulled last at the end.
     named: HashMap<Digest, Vec<Pull>>,
-    /// Layers whose tar was found to have this diff id.
-    shown: Recent<(Digest, Digest), ()>,
-}
-
-impl<H> Pulled<H> {
-    /// Its layers of this diff id.
-    fn claims(&self, diff_id: Digest) -> impl Iterator<Item = Digest> {
-        self.layers.iter().filter(move |(_, its)| *its == diff_id).map(|(layer, _)| layer.digest)
-    }
 }
 
 impl<H: Clone> Learnt<H> {
     /// Nothing is known; what is found counts for `ttl`.
     pub(crate) fn new(ttl: Duration) -> Self {
-        let (unread, images, shown) = (Recent::new(MAX_UNREAD), Recent::new(MAX_LAYERS), Recent::new(MAX_LAYERS));
-        Self { ttl, unread, images, named: HashMap::new(), shown }
+        Self { ttl, unread: Recent::new(MAX_UNREAD), images: Recent::new(MAX_LAYERS), named: HashMap::new() }
     }
 
     /// An image's manifest passes: somebody pulls it now. Its configuration is read when somebody asks for a diff id.
@@ -134,8 +126,8 @@ impl<H: Clone> Learnt<H> {
     /// Somebody pulls this image now. Pulled again, it is looked at anew unless it was found fit.
     pub(crate) fn pulled(&mut self, image: Pulled<H>, now: Moment) {
         let pull = image.pull.clone();
-        let verdict = self.images.get(&pull).and_then(|known| known.verdict);
-        let verdict = verdict.filter(|(verdict, _)| *verdict == Verdict::Fit);
+        let fit = self.images.get(&pull).filter(|known| known.verdict.is_some_and(|(it, _)| it == Verdict::Fit));
+        let (verdict, shown) = fit.map(|known| (known.verdict, known.shown.clone())).unwrap_or_default();
         self.forget(&pull);
         for (_, diff_id) in &image.layers {
             let named = self.named.entry(*diff_id).or_default();
@@ -143,33 +135,29 @@ impl<H: Clone> Learnt<H> {
             named.push(pull.clone());
         }
         let weight = image.layers.len() as u64;
-        self.images.insert(pull, Known { image: Arc::new(image), at: now, verdict }, weight);
+        self.images.insert(pull, Known { image: Arc::new(image), at: now, verdict, shown }, weight);
         if self.named.len() as u64 > 2 * MAX_LAYERS {
             self.prune();
         }
     }
 
-    /// The layer's tar was found to have this diff id.
-    pub(crate) fn shown(&mut self, layer: Digest, diff_id: Digest) {
-        self.shown.insert((layer, diff_id), (), 1);
+    /// What was found of an image, with the diff ids whose layers were opened for its puller; nothing if it is not remembered any more.
+    pub(crate) fn judged(&mut self, pull: &Pull, verdict: Verdict, shown: Vec<Digest>, now: Moment) {
+        if let Some(known) = self.images.get_mut(pull) {
+            (known.verdict, known.shown) = (Some((verdict, now)), shown);
+        }
     }
 
-    /// What was found of an image; nothing if it is not remembered any more.
-    pub(crate) fn judged(&mut self, pull: &Pull, verdict: Verdict, now: Moment) {
-        if let Some(known) = self.images.get_mut(pull) {
-            known.verdict = Some((verdict, now));
-        }
+    /// Nobody can be asked about an image: what was found last counts again. False if nothing was.
+    pub(crate) fn stands(&mut self, pull: &Pull, now: Moment) -> bool {
+        let verdict = self.images.get_mut(pull).and_then(|known| known.verdict.as_mut());
+        verdict.map(|(_, at)| *at = now).is_some()
     }
 
     /// What was found of an image, unless it was too long ago.
     pub(crate) fn verdict(&mut self, pull: &Pull, now: Moment) -> Option<Verdict> {
         let ttl = self.ttl;
         self.images.get(pull)?.verdict.filter(|(_, at)| now.since(*at) < ttl).map(|(verdict, _)| verdict)
-    }
-
-    /// What was found of an image last, however long ago that is.
-    pub(crate) fn last_verdict(&mut self, pull: &Pull) -> Option<Verdict> {
-        self.images.get(pull)?.verdict.map(|(verdict, _)| verdict)
     }
 
     /// What to do about a diff id that somebody wants to mount.
@@ -188,8 +176,7 @@ impl<H: Clone> Learnt<H> {
                 unseen.push(image);
                 continue;
             };
-            let is_shown = image.claims(diff_id).all(|layer| self.shown.get(&(layer, diff_id)).is_some());
-            let is_good = verdict != Verdict::Refused && is_shown;
+            let is_good = known.shown.contains(&diff_id);
             doubted |= !is_good && now.since(at) < RECENT;
             if is_good && verdict == Verdict::Fit && hit.is_none() {
                 hit = Some(image);

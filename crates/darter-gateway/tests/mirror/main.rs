@@ -9,6 +9,7 @@ mod blobs;
 mod errors;
 mod files;
 mod hanging;
+mod lazy;
 mod listing;
 mod login;
 mod manifests;
@@ -21,6 +22,8 @@ mod registry;
 #[allow(dead_code, reason = "of the fleet's tests, only an agent's options are needed here")]
 mod seed;
 mod strangers;
+#[path = "../../../darter-image/tests/support/tar.rs"]
+mod tar;
 mod told;
 mod twin;
 mod world;

@@ -24,6 +24,10 @@ fn image(name: &str, caller: &str, layers: &[(&str, &str)]) -> Pulled<()> {
     Pulled { pull, how: (), layers }
 }
 
+fn ids(names: &[&str]) -> Vec<Digest> {
+    names.iter().map(|name| digest(name)).collect()
+}
+
 struct World {
     learnt: Learnt<()>,
     app: Pull,
@@ -36,9 +40,7 @@ fn world() -> World {
     let pull = app.pull.clone();
     learnt.pulled(app, at(0));
     assert!(matches!(learnt.decide(digest("x"), at(0)), Decision::Look(images) if images[0].pull == pull));
-    learnt.shown(digest("base"), digest("x"));
-    learnt.shown(digest("top"), digest("y"));
-    learnt.judged(&pull, Verdict::Fit, at(0));
+    learnt.judged(&pull, Verdict::Fit, ids(&["x", "y"]), at(0));
     World { learnt, app: pull }
 }
 
@@ -75,7 +77,7 @@ fn all_layers_of_an_image_or_none() {
     let pull = tool.pull.clone();
     world.learnt.pulled(tool, at(1));
     assert_eq!(world.looks("x", 1), 1);
-    world.learnt.judged(&pull, Verdict::Unfit, at(1));
+    world.learnt.judged(&pull, Verdict::Unfit, ids(&["x"]), at(1));
     assert!(world.misses("z", 1));
     assert!(world.hits("x", 1), "the other image's are all there, and this one's puller may read it, too");
 }
@@ -86,9 +88,7 @@ fn the_same_layer_twice_and_an_empty_one_are_layers_as_any_other() {
     let twice = image("twice", "alice", &[("empty", "e"), ("base", "x"), ("empty", "e")]);
     let pull = twice.pull.clone();
     world.learnt.pulled(twice, at(1));
-    world.learnt.judged(&pull, Verdict::Fit, at(1));
-    assert!(world.misses("e", 1), "its tar was not seen");
-    world.learnt.shown(digest("empty"), digest("e"));
+    world.learnt.judged(&pull, Verdict::Fit, ids(&["e", "x"]), at(1));
     assert!(world.hits("e", 1) && world.hits("x", 1));
 }
 
@@ -100,12 +100,12 @@ fn a_config_that_merely_names_a_private_layers_diff_id_gets_a_miss() {
     let pull = liar.pull.clone();
     world.learnt.pulled(liar, at(10));
     assert_eq!(world.looks("x", 10), 1, "it is looked at before anybody is answered");
-    world.learnt.judged(&pull, Verdict::Unfit, at(10));
+    world.learnt.judged(&pull, Verdict::Unfit, Vec::new(), at(10));
     assert!(world.misses("x", 11), "it may be bob who asks");
     assert!(world.hits("y", 11), "which he does not name");
     // Long after his pull it is not.
-    world.learnt.judged(&world.app.clone(), Verdict::Fit, at(700));
-    world.learnt.judged(&pull, Verdict::Unfit, at(700));
+    world.learnt.judged(&world.app.clone(), Verdict::Fit, ids(&["x", "y"]), at(700));
+    world.learnt.judged(&pull, Verdict::Unfit, Vec::new(), at(700));
     assert!(world.hits("x", 700));
     // He pulls again.
     world.learnt.pulled(image("liar", "bob", &[("bogus", "x")]), at(701));
@@ -118,8 +118,10 @@ fn who_may_not_read_the_layer_gets_a_miss_though_it_is_the_right_one() {
     let copied = image("copied", "bob", &[("base", "x"), ("top", "y")]);
     let pull = copied.pull.clone();
     world.learnt.pulled(copied, at(10));
-    world.learnt.judged(&pull, Verdict::Refused, at(10));
-    assert!(world.misses("x", 10) && world.misses("y", 10));
+    for verdict in [Verdict::Refused, Verdict::Unfit] {
+        world.learnt.judged(&pull, verdict, Vec::new(), at(10));
+        assert!(world.misses("x", 10) && world.misses("y", 10), "{verdict:?}");
+    }
 }
 
 #[test]
@@ -128,8 +130,7 @@ fn another_compression_of_the_same_tar_is_no_contradiction() {
     let zstd = image("zstd", "bob", &[("base-zstd", "x")]);
     let pull = zstd.pull.clone();
     world.learnt.pulled(zstd, at(10));
-    world.learnt.shown(digest("base-zstd"), digest("x"));
-    world.learnt.judged(&pull, Verdict::Fit, at(10));
+    world.learnt.judged(&pull, Verdict::Fit, ids(&["x"]), at(10));
     assert!(world.hits("x", 10));
 }
 
@@ -137,12 +138,11 @@ fn another_compression_of_the_same_tar_is_no_contradiction() {
 fn what_was_found_counts_for_a_time_and_a_new_pull_looks_again_at_what_was_not_fit() {
     let mut world = world();
     assert_eq!(world.looks("x", 300), 1, "access is asked for again");
-    assert_eq!(world.learnt.last_verdict(&world.app), Some(Verdict::Fit));
+    assert!(world.learnt.stands(&world.app.clone(), at(300)) && world.hits("x", 300), "nobody can be asked");
     let again = || image("app", "alice", &[("base", "x"), ("top", "y")]);
-    world.learnt.judged(&world.app.clone(), Verdict::Fit, at(300));
     world.learnt.pulled(again(), at(301));
     assert!(world.hits("x", 301));
-    world.learnt.judged(&world.app.clone(), Verdict::Unfit, at(302));
+    world.learnt.judged(&world.app.clone(), Verdict::Unfit, ids(&["x"]), at(302));
     assert!(world.misses("x", 302));
     world.learnt.pulled(again(), at(303));
     assert_eq!(world.looks("x", 303), 1);
@@ -177,7 +177,7 @@ fn a_manifest_is_remembered_until_its_configuration_is_needed_and_a_new_pull_ren
     assert_eq!(read.iter().map(|image| image.pull.manifest).collect::<Vec<_>>(), [digest("late")], "long ago");
     assert!(world.learnt.take_unread(at(610)).is_empty(), "once");
     // It is known what this one is made of.
-    world.learnt.judged(&world.app.clone(), Verdict::Unfit, at(610));
+    world.learnt.judged(&world.app.clone(), Verdict::Unfit, ids(&["x"]), at(610));
     assert!(world.misses("x", 610));
     world.learnt.seen(unread("app"), at(611));
     assert!(world.learnt.take_unread(at(611)).is_empty());

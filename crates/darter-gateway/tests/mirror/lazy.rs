@@ -1,0 +1,223 @@
+//! Layers of pulled images that can be mounted, asked for by diff id as the directory for containerd asks. With real agents, since they expand them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use darter_agent::options::{LazyOption, Options, Role};
+use darter_agent::Agent;
+use darter_api::layers::{FoundLayer, LayerAnswer};
+use darter_api::{Client, GetRequest, socket_path};
+use darter_core::Digest;
+use serde_json::json;
+
+use crate::provenance::{ALICE, get, options};
+use crate::registry::{MANIFEST, Registry};
+use crate::tar::{dir, file, tar};
+
+const BOB: &str = "Bearer bob";
+const WAIT: Duration = Duration::from_secs(20);
+const KEEP: Duration = Duration::from_secs(3600);
+const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+
+struct World {
+    lab: Registry,
+    stranger: Registry,
+    dir: tempfile::TempDir,
+}
+
+/// A tar of this name.
+fn tar_of(name: &str) -> Vec<u8> {
+    tar([dir("usr/"), file(&format!("usr/{name}"), name.repeat(1000))])
+}
+
+impl World {
+    async fn new() -> Self {
+        let (lab, stranger) = (Registry::start().await, Registry::start().await);
+        Self { lab, stranger, dir: tempfile::tempdir().unwrap() }
+    }
+
+    async fn agent(&self, change: impl FnOnce(&mut Options)) -> Agent {
+        let mut options = options(Role::Seed, &self.dir.path().join("data"), Vec::new(), &self.lab, &self.stranger);
+        options.lazy = Some(LazyOption { wait: WAIT, keep: KEEP });
+        options.drain_timeout = Duration::ZERO;
+        change(&mut options);
+        darter_gateway::start(options).await.unwrap()
+    }
+
+    /// An image with these layers and, in its configuration, these diff ids.
+    fn image(&self, registry: &Registry, repository: &str, layers: &[&[u8]], diff_ids: &[Digest]) {
+        let config = json!({ "rootfs": { "type": "layers", "diff_ids": diff_ids } }).to_string();
+        let digest = registry.put_blob(repository, config.as_bytes());
+        let layer = |layer: &&[u8]| {
+            json!({ "mediaType": LAYER, "digest": registry.put_blob(repository, layer), "size": layer.len() })
+        };
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": { "mediaType": CONFIG, "digest": digest, "size": config.len() },
+            "layers": layers.iter().map(layer).collect::<Vec<_>>(),
+        });
+        registry.put_manifest(repository, MANIFEST, manifest.to_string(), Some("1"));
+    }
+
+    /// A private image of two layers, which alice may read.
+    fn private(&self) -> [Vec<u8>; 2] {
+        let layers = [tar_of("base"), tar_of("top")];
+        self.lab.allow(ALICE, "private/app");
+        self.image(&self.lab, "private/app", &[&layers[0], &layers[1]], &layers.each_ref().map(|tar| id(tar)));
+        layers
+    }
+}
+
+fn id(tar: &[u8]) -> Digest {
+    Digest::sha256(tar)
+}
+
+/// As an engine pulls: its manifest passes.
+async fn pull(agent: &Agent, authorization: &str, registry: &str, repository: &str) -> u16 {
+    let path = format!("/v2/{repository}/manifests/1?ns={registry}");
+    get(agent, Some(authorization), &path).await.0.as_u16()
+}
+
+fn client(agent: &Agent) -> Client {
+    Client::at(socket_path(Path::new(&agent.status().data_dir)))
+}
+
+async fn look_up(agent: &Agent, diff_id: Digest) -> LayerAnswer {
+    client(agent).layer(diff_id, Duration::from_secs(5)).await.unwrap()
+}
+
+async fn found(agent: &Agent, diff_id: Digest) -> FoundLayer {
+    match look_up(agent, diff_id).await {
+        LayerAnswer::Found(found) => found,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn misses(agent: &Agent, diff_id: Digest) -> bool {
+    matches!(look_up(agent, diff_id).await, LayerAnswer::Miss { .. })
+}
+
+/// Opens a layer as the keeper of the directory does, and reads its first bytes: those of a superblock.
+async fn opens(agent: &Agent, found: FoundLayer) -> bool {
+    let request = GetRequest {
+        url: found.layer.address(),
+        headers: found.headers,
+        digest: None,
+        disposition: false,
+        range: None,
+        layer: Some(found.layer),
+    };
+    match client(agent).parts(&request).await {
+        Ok((opened, _)) => opened.length == found.length_bytes,
+        Err(_) => false,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn layers_of_an_image_that_was_pulled_are_found_and_opened_and_others_are_not() {
+    let world = World::new().await;
+    let [base, top] = world.private();
+    let agent = world.agent(|_| ()).await;
+    assert!(misses(&agent, id(&base)).await, "nobody has pulled it");
+    assert_eq!(pull(&agent, ALICE, "lab", "private/app").await, 200);
+    for tar in [&base, &top] {
+        let layer = found(&agent, id(tar)).await;
+        assert!(layer.length_bytes > tar.len() as u64);
+        assert_eq!((&*layer.layer.registry, &*layer.layer.repository), ("lab", "private/app"));
+        if let Some(file) = &layer.file {
+            assert_eq!(std::fs::metadata(file).unwrap().len(), layer.length_bytes);
+        }
+        assert!(opens(&agent, layer).await);
+    }
+    assert!(misses(&agent, Digest::sha256(b"another")).await);
+    agent.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_config_that_merely_names_a_private_layers_diff_id_gets_a_miss() {
+    let world = World::new().await;
+    let [base, top] = world.private();
+    world.lab.allow(BOB, "bob/liar");
+    world.lab.allow(BOB, "bob/copy");
+    let bogus = tar_of("bogus");
+    world.image(&world.lab, "bob/liar", &[&bogus], &[id(&base)]);
+    let agent = world.agent(|_| ()).await;
+    assert_eq!(pull(&agent, ALICE, "lab", "private/app").await, 200);
+    let _ = found(&agent, id(&base)).await;
+    assert_eq!(pull(&agent, BOB, "lab", "bob/liar").await, 200);
+    assert!(misses(&agent, id(&base)).await, "it may be bob who asks");
+    let _ = found(&agent, id(&top)).await;
+    assert_eq!(pull(&agent, BOB, "lab", "private/app").await, 401, "bob may not read it");
+
+    // A stranger's registry names the layer itself, and says yes to everything.
+    world.image(&world.stranger, "evil", &[&top], &[id(&top)]);
+    let digest = Digest::sha256(&top);
+    world.stranger.state.lock().repositories.get_mut("evil").unwrap().blobs.remove(&digest);
+    world.stranger.state.lock().says_yes = true;
+    assert_eq!(pull(&agent, BOB, &world.stranger.name(), "evil").await, 200);
+    assert!(misses(&agent, id(&top)).await, "which it never delivered");
+    agent.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_layers_of_an_image_or_none() {
+    let world = World::new().await;
+    let good = tar_of("good");
+    let no_tar = vec![7; 5000];
+    let last = tar_of("last");
+    world.image(&world.lab, "odd", &[&good, &no_tar, &last], &[id(&good), id(&no_tar), id(&last)]);
+    // Another number of diff ids than of layers.
+    world.image(&world.lab, "short", &[&last], &[]);
+    // The same layer twice, and an empty one.
+    let empty = vec![0; 1024];
+    world.image(&world.lab, "fine", &[&empty, &last, &empty], &[id(&empty), id(&last), id(&empty)]);
+    let agent = world.agent(|_| ()).await;
+    assert_eq!(pull(&agent, ALICE, "lab", "odd").await, 200);
+    assert_eq!(pull(&agent, ALICE, "lab", "short").await, 200);
+    for tar in [&good, &no_tar, &last] {
+        assert!(misses(&agent, id(tar)).await, "one of them can't be mounted");
+    }
+    assert_eq!(pull(&agent, ALICE, "lab", "fine").await, 200);
+    for tar in [&empty, &last] {
+        assert!(opens(&agent, found(&agent, id(tar)).await).await);
+    }
+    assert!(misses(&agent, id(&good)).await);
+    agent.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_layer_that_was_opened_is_found_by_the_next_agent_too_without_the_registry_and_is_not_removed() {
+    let world = World::new().await;
+    let tar = tar_of("kept");
+    world.image(&world.lab, "app", &[&tar], &[id(&tar)]);
+    let agent = world.agent(|_| ()).await;
+    assert_eq!(pull(&agent, ALICE, "lab", "app").await, 200);
+    let layer = found(&agent, id(&tar)).await;
+    assert!(opens(&agent, layer.clone()).await);
+    agent.drain().await;
+    drop(agent);
+    let World { lab, stranger, dir } = world;
+    let after = World { lab: Registry::start().await, stranger, dir };
+    lab.stop().await;
+    let agent = after.agent(|options| options.upstreams.clear()).await;
+    let again = found(&agent, id(&tar)).await;
+    assert_eq!((again.layer, again.length_bytes, again.headers), (layer.layer, layer.length_bytes, Vec::new()));
+    let blobs = agent.list().await.unwrap();
+    let kept = blobs.iter().find(|row| row.length == Some(layer.length_bytes)).unwrap();
+    assert!(!kept.pinned);
+    let refused = agent.remove(&kept.blob.to_string()).await.unwrap_err().to_string();
+    assert!(refused.contains("in use"), "{refused}");
+    agent.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_without_the_directory_finds_nothing_and_what_is_no_diff_id_is_refused() {
+    let world = World::new().await;
+    let [base, _] = world.private();
+    let agent = world.agent(|options| options.lazy = None).await;
+    assert_eq!(pull(&agent, ALICE, "lab", "private/app").await, 200);
+    assert!(misses(&agent, id(&base)).await);
+    agent.drain().await;
+}
