@@ -120,7 +120,12 @@ pub fn serve_admin(agent: &Agent, path: &Path, group: Option<u32>) -> Result<(),
     Ok(())
 }
 
-fn attach(agent: &Agent, listener: TcpListener, mirror: Option<Arc<Mirror>>, name: &str) -> Result<SocketAddr, StartError> {
+fn attach(
+    agent: &Agent,
+    listener: TcpListener,
+    mirror: Option<Arc<Mirror>>,
+    name: &str,
+) -> Result<SocketAddr, StartError> {
     let names = agent.options().local_names.clone();
     let port = LocalPort::serve(listener, mirror, agent.metrics(), names, agent.phases());
     let port = port.map_err(|error| StartError::cannot_use(name.to_owned(), error))?;

@@ -201,9 +201,13 @@ impl Command {
             Self::Config(args) => args.json,
             Self::Demo(args) => args.json,
             Self::Image(ImageArgs { command: ImageCommand::Expand(args) }) => args.json,
-            Self::Up(_) | Self::Seed(_) | Self::Node(_) | Self::KeepMount(_) | Self::LazyDir(_) | Self::Completions(_) | Self::Man(_) => {
-                false
-            }
+            Self::Up(_)
+            | Self::Seed(_)
+            | Self::Node(_)
+            | Self::KeepMount(_)
+            | Self::LazyDir(_)
+            | Self::Completions(_)
+            | Self::Man(_) => false,
         }
     }
 

@@ -14,9 +14,9 @@ use tokio::time::MissedTickBehavior;
 use crate::cli::Command;
 use crate::config::{Configured, NotConfigured};
 use crate::failure::Failure;
-use crate::{lazy, logging};
 use crate::notify::Manager;
 use crate::signals::Signals;
+use crate::{lazy, logging};
 
 /// How often systemd is told what the daemon does, where no watchdog wants to hear more often.
 const TELL_EVERY: Duration = Duration::from_secs(10);

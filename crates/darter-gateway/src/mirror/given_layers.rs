@@ -75,7 +75,13 @@ impl GivenLayers {
     }
 
     /// Notes that a layer is given, before anybody hears of it.
-    pub(super) async fn give(&self, layer: &LayerRequest, mountable: &Mountable, layers: &dyn MountableLayers, now: u64) -> bool {
+    pub(super) async fn give(
+        &self,
+        layer: &LayerRequest,
+        mountable: &Mountable,
+        layers: &dyn MountableLayers,
+        now: u64,
+    ) -> bool {
         let is_noted = self.0.given.lock().give(layer, (mountable.blob, mountable.length), now);
         if is_noted {
             layers.spare(mountable.blob, true).await;

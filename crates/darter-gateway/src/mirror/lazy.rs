@@ -16,17 +16,17 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use darter_agent::{FetchError, Part};
+use darter_api::LayerRequest;
 use darter_core::recent::Recent;
 use darter_core::source::Credentials;
-use darter_api::LayerRequest;
 use darter_core::{Blamed as _, Digest, Retry, in_full};
 use darter_metrics::LayerAnswered;
 use darter_oci::image::{ImageParts, LayerPart, MAX_CONFIG};
 use darter_oci::manifest::ImageManifest;
 use darter_origin::Upstream;
 use darter_store::{PieceFile, threads};
-use futures_util::future::join_all;
 use futures_util::TryStreamExt as _;
+use futures_util::future::join_all;
 use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
@@ -151,7 +151,9 @@ impl Mirror {
 
     /// What is given to who asks for the layer with this diff id.
     pub async fn layer(&self, diff_id: Digest) -> LayerFound {
-        let Some(lazy) = &self.lazy else { return LayerFound::Miss("this agent has no directory for layers (--lazy-dir)") };
+        let Some(lazy) = &self.lazy else {
+            return LayerFound::Miss("this agent has no directory for layers (--lazy-dir)");
+        };
         let until = Instant::now() + lazy.wait;
         let found = tokio::time::timeout_at(until, self.look_up(lazy, diff_id, until)).await;
         let found = found.unwrap_or(LayerFound::Miss("its image could not be expanded in time"));
@@ -247,12 +249,7 @@ impl Mirror {
     }
 
     /// What there is to say of an image, and the diff ids of the layers that were opened; `None` if what was found before stands.
-    async fn judge(
-        &self,
-        lazy: &Lazy,
-        image: &Pulled<How>,
-        until: Instant,
-    ) -> Option<(Verdict, Vec<Digest>)> {
+    async fn judge(&self, lazy: &Lazy, image: &Pulled<How>, until: Instant) -> Option<(Verdict, Vec<Digest>)> {
         let (headers, awaited) = (HeaderMap::new(), Awaited::default());
         let ask = self.ask_as(&image.pull, &image.how, &headers, &awaited);
         if self.believed(&ask, image.layers[0].0.digest).is_none() {

@@ -162,8 +162,7 @@ impl<H: Clone> Learnt<H> {
 
     /// What to do about a diff id that somebody wants to mount.
     pub(crate) fn decide(&mut self, diff_id: Digest, now: Moment) -> Decision<H> {
-        let pulls: Vec<Pull> =
-            self.named.get(&diff_id).into_iter().flatten().rev().take(MAX_CLAIMS).cloned().collect();
+        let pulls: Vec<Pull> = self.named.get(&diff_id).into_iter().flatten().rev().take(MAX_CLAIMS).cloned().collect();
         if pulls.is_empty() {
             return Decision::Miss("no image that was pulled through here names it");
         }

@@ -99,7 +99,12 @@ impl Mirror {
     }
 
     /// Asks the upstream for a manifest's headers.
-    pub(super) async fn head_manifest(&self, ask: &Ask<'_>, reference: &str, expected: Option<Digest>) -> Result<Reply, Problem> {
+    pub(super) async fn head_manifest(
+        &self,
+        ask: &Ask<'_>,
+        reference: &str,
+        expected: Option<Digest>,
+    ) -> Result<Reply, Problem> {
         let reply = self.request(ask, Method::HEAD, &format!("manifests/{reference}"), ask.accept()).await?;
         if reply.status != StatusCode::OK {
             return Err(self.refusal(ask, reply, expected));

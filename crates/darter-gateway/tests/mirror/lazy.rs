@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use darter_agent::options::{LazyOption, Options, Role};
 use darter_agent::Agent;
+use darter_agent::options::{LazyOption, Options, Role};
 use darter_api::layers::{FoundLayer, LayerAnswer};
 use darter_api::{Client, GetRequest, socket_path};
 use darter_core::Digest;
@@ -49,9 +49,7 @@ impl World {
     fn image(&self, registry: &Registry, repository: &str, layers: &[&[u8]], diff_ids: &[Digest]) {
         let config = json!({ "rootfs": { "type": "layers", "diff_ids": diff_ids } }).to_string();
         let digest = registry.put_blob(repository, config.as_bytes());
-        let layer = |layer: &&[u8]| {
-            json!({ "mediaType": LAYER, "digest": registry.put_blob(repository, layer), "size": layer.len() })
-        };
+        let layer = |layer: &&[u8]| json!({ "mediaType": LAYER, "digest": registry.put_blob(repository, layer), "size": layer.len() });
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": MANIFEST,

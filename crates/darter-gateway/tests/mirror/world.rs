@@ -89,7 +89,7 @@ pub(crate) async fn world_of(
         grant_ttl: GRANT_TTL,
         answer_timeout: ANSWER_TIMEOUT,
         stall_timeout: Duration::from_secs(30),
-            lazy: None,
+        lazy: None,
     };
     let mut config = RegistryConfig::default();
     change(&mut options, &mut config);

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use darter_api::GetRequest;
 use darter_api::client::{Client, ClientError};
 use darter_api::layers::{FoundLayer, LayerAnswer};
-use darter_api::GetRequest;
 use darter_core::recent::Recent;
 use darter_core::{Clock, Digest};
 use darter_mount::supply::Supplier as _;

@@ -16,11 +16,12 @@ fn digest(name: &str) -> Digest {
 fn image(name: &str, caller: &str, layers: &[(&str, &str)]) -> Pulled<()> {
     let layers = layers
         .iter()
-        .map(|(layer, diff_id)| (LayerPart { digest: digest(layer), size: None, media_type: "tar".to_owned() }, digest(diff_id)))
+        .map(|(layer, diff_id)| {
+            (LayerPart { digest: digest(layer), size: None, media_type: "tar".to_owned() }, digest(diff_id))
+        })
         .collect();
     let credentials = Credentials { headers: vec![("authorization".into(), caller.into())] };
-    let pull =
-        Pull { scope: Scope::new("lab", name), manifest: digest(name), caller: credentials.fingerprint() };
+    let pull = Pull { scope: Scope::new("lab", name), manifest: digest(name), caller: credentials.fingerprint() };
     Pulled { pull, how: (), layers }
 }
 
