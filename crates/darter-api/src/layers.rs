@@ -25,7 +25,7 @@ pub enum LayerAnswer {
         reason: String,
     },
     /// It can be mounted.
-    Found(FoundLayer),
+    Found(Box<FoundLayer>),
     /// What a newer release says.
     #[serde(other)]
     Unknown,

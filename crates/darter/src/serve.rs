@@ -39,6 +39,7 @@ pub(crate) async fn run(configured: &Configured) -> anyhow::Result<()> {
     })?;
     if let Some(dir) = lazy_dir_of(&configured.cli.command) {
         let socket = darter_api::socket_path(&agent.options().data_dir);
+        let socket = std::path::absolute(&socket).unwrap_or(socket);
         tokio::spawn(lazy::attend(dir.clone(), vec!["--socket".into(), socket.into()]));
     }
     if std::io::stderr().is_terminal() {

@@ -40,13 +40,13 @@ pub(super) async fn look_up(State(mirror): State<Option<Arc<Mirror>>>, Path(diff
 fn answer(found: LayerFound) -> Vec<u8> {
     let answer = match found {
         LayerFound::Miss(reason) => LayerAnswer::Miss { reason: reason.to_owned() },
-        LayerFound::Found(found) => LayerAnswer::Found(FoundLayer {
+        LayerFound::Found(found) => LayerAnswer::Found(Box::new(FoundLayer {
             length_bytes: found.length,
             held_bytes: found.held,
             file: found.file,
             layer: found.layer,
             headers: found.credentials.headers,
-        }),
+        })),
     };
     // It has nothing that can't be written so.
     serde_json::to_vec(&answer).unwrap_or_default()

@@ -88,7 +88,7 @@ async fn look_up(agent: &Agent, diff_id: Digest) -> LayerAnswer {
 
 async fn found(agent: &Agent, diff_id: Digest) -> FoundLayer {
     match look_up(agent, diff_id).await {
-        LayerAnswer::Found(found) => found,
+        LayerAnswer::Found(found) => *found,
         other => panic!("{other:?}"),
     }
 }

@@ -71,8 +71,8 @@ impl Layers for AgentLayers {
         self.was_silent.store(asked.is_err(), Ordering::Relaxed);
         let found = match asked {
             Ok(LayerAnswer::Found(found)) => {
-                self.known.lock().insert(layer, found.clone(), 1);
-                found
+                self.known.lock().insert(layer, (*found).clone(), 1);
+                *found
             }
             Ok(LayerAnswer::Miss { reason }) => {
                 tracing::debug!(%layer, reason, "not found");
