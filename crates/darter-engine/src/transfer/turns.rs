@@ -52,7 +52,12 @@ impl Turns {
     pub fn for_connections(connections: u8) -> Self {
         let most = AT_A_TIME.max(connections.into());
         let most_beside = most - 1;
-        Self { turns: Semaphore::new(most), beside: Arc::new(Semaphore::new(most_beside)), most_beside, given_back: AtomicU64::new(0) }
+        Self {
+            turns: Semaphore::new(most),
+            beside: Arc::new(Semaphore::new(most_beside)),
+            most_beside,
+            given_back: AtomicU64::new(0),
+        }
     }
 
     /// A blob gives back its part of the link; how often that happened, with this.
