@@ -67,7 +67,7 @@ impl Fleet {
         if !asker.alive || asker.life != life {
             return;
         }
-        if asker.session.leadership.leader() != Leader::Nobody {
+        if asker.session.leadership().leader() != Leader::Nobody {
             // The seed came back meanwhile.
             return self.sought(from, Sought::Done);
         }
@@ -77,7 +77,7 @@ impl Fleet {
             self.now + MISSED_AFTER
         } else if self.is_cut(from, to) {
             self.now + JOIN_TIMEOUT
-        } else if !asked.session.leadership.may_admit(id_of(from)) {
+        } else if !asked.session.leadership().may_admit(id_of(from)) {
             self.message_at(to, from)
         } else {
             return self.join_lead(from, to);
@@ -111,7 +111,7 @@ impl Fleet {
         let others = self.nodes.iter().filter(|other| knows_others && other.alive && other.id != node.id);
         let known: Vec<NodeId> = others.map(|other| other.id).collect();
         let first = asking::first_to_ask(BLOB, &[], &met, &known);
-        Survey::new(BLOB, first, node.session.leadership.failed().chain([node.id]))
+        Survey::new(BLOB, first, node.session.leadership().failed().chain([node.id]))
     }
 
     /// A node asks the next round, and goes on when all have answered or had their time.
@@ -143,7 +143,7 @@ impl Fleet {
         if !node.alive || self.is_cut(asker, asked) {
             return None;
         }
-        let part = asking::part_of(node.session.leadership.leader(), node.session.picker.is_complete());
+        let part = asking::part_of(node.session.leadership().leader(), node.session.picker().is_complete());
         let knows: BTreeSet<NodeId> = node.session.met().iter().chain(&node.acquainted).copied().collect();
         Some(SurveyAnswer { part, lead: node.session.following(), nearest: asking::nearest(BLOB, &knows) })
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use darter_core::{Moment, NodeId, PieceIndex, PieceSet};
 use darter_scenario::{Clock, Event as Happening, Lie, SEED};
-use darter_swarm::{Event, Input, Leader, Start};
+use darter_swarm::{Input, Leader, Start};
 
 use crate::fleet::Fleet;
 use crate::node::{Passing, id_of, index_of};
@@ -81,7 +81,7 @@ impl Fleet {
             Happening::Lie { node, how } => self.lie(node as usize, how),
             Happening::Corrupt(node) => {
                 let node = &mut self.nodes[node as usize];
-                node.rotten = node.session.picker.held().clone();
+                node.rotten = node.session.picker().held().clone();
             }
             Happening::Flip(from, to) => {
                 self.troubles.flips.insert((from, to));
@@ -103,9 +103,9 @@ impl Fleet {
 
     /// The node that most follow.
     fn most_followed(&self) -> Option<u32> {
-        let leads = self.nodes.iter().filter(|node| node.alive && node.session.leadership.leader() == Leader::Me);
+        let leads = self.nodes.iter().filter(|node| node.alive && node.session.leadership().leader() == Leader::Me);
         let followers =
-            |lead: NodeId| self.nodes.iter().filter(|node| node.session.leadership.following() == Some(lead)).count();
+            |lead: NodeId| self.nodes.iter().filter(|node| node.session.leadership().following() == Some(lead)).count();
         leads
             .max_by_key(|node| (followers(node.id), std::cmp::Reverse(index_of(node.id))))
             .map(|node| index_of(node.id))
@@ -132,7 +132,7 @@ impl Fleet {
     /// A node comes to the seed, which is to lead it.
     pub(crate) fn return_to_seed(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
-        if node.session.picker.is_complete() {
+        if node.session.picker().is_complete() {
             self.count_in(index, SEED);
         } else {
             node.asks = Some(SEED);
@@ -228,7 +228,7 @@ impl Fleet {
         let node = &mut self.nodes[index as usize];
         node.passing = Some(Passing::default());
         node.reader = Some(PieceIndex(0));
-        self.tell_picker(index, Event::Wants(false));
+        self.tell(index, Input::Passes);
         self.move_reader(index);
     }
 

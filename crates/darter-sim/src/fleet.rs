@@ -14,13 +14,13 @@ use std::time::Duration;
 use darter_core::{Moment, NodeId, PieceIndex, Place, Tier};
 use darter_protocol::{Refusal, Wanted};
 use darter_scenario::{Event as Happening, SEED};
-use darter_swarm::{Came, Course, Event, Input, Output, ReaderId, RequestId, Seen, Start};
+use darter_swarm::{Came, CheckedBy, Input, Output, ReaderId, RequestId, Seen, Start};
 
 use crate::events::Troubles;
 use crate::hashes::Blob;
 use crate::leading::Leading;
 use crate::letters::Mail;
-use crate::node::{Node, Spot, id_of, index_of, scattered};
+use crate::node::{Node, Spot, WHOLE, id_of, index_of, scattered};
 use crate::queue::{Failed, Queue, What};
 use crate::report::Report;
 use crate::scenario::{Network, Scenario};
@@ -100,9 +100,7 @@ impl Fleet {
         }
         let nodes = (0..).zip(&scenario.nodes).map(|(index, spec)| {
             let seed = scenario.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ scattered(index);
-            let mut node = Node::new(index, spec, scenario.piece_bytes, tuning, seed);
-            node.session.hashes.set_total(scenario.pieces);
-            node
+            Node::new(index, spec, (scenario.pieces, scenario.piece_bytes), tuning, seed)
         });
         let network = scenario.network;
         let grain = network.grain.unwrap_or_else(|| (scenario.piece_bytes / 4).max(64 << 10));
@@ -198,7 +196,7 @@ impl Fleet {
                     let came = Came { piece, bytes: self.piece_bytes, request: None, from: None };
                     self.tell(index as u32, Input::Again(came));
                 }
-                self.nodes[index].session.course = Course::new(true);
+                self.nodes[index].session.resumes(Some(WHOLE), true);
             }
         }
         self.lead_by(0, Start::Fresh);
@@ -227,7 +225,7 @@ impl Fleet {
                 return;
             }
             let held = |node: &Node| {
-                (node.session.picker.held().len(), node.session.picker.held().len() - node.session.picker.lag())
+                (node.session.picker().held().len(), node.session.picker().held().len() - node.session.picker().lag())
             };
             self.report.samples.push((due, self.nodes.iter().map(held).collect()));
         }
@@ -247,7 +245,7 @@ impl Fleet {
         });
         self.report.crossings = crossings.collect();
         self.look_at_lead();
-        self.report.decisions = self.nodes.iter().filter_map(|node| node.session.leadership.trace()).collect();
+        self.report.decisions = self.nodes.iter().filter_map(|node| node.session.leadership().trace()).collect();
         self.report.ended = self.now.since(Moment::ZERO);
         self.report
     }
@@ -374,13 +372,6 @@ impl Fleet {
         }
     }
 
-    /// The same of what its picker alone is to know.
-    pub(crate) fn tell_picker(&mut self, index: u32, event: Event) {
-        let node = &mut self.nodes[index as usize];
-        node.session.picker.handle(event, node.clock(self.now));
-        self.poll_soon(index);
-    }
-
     pub(crate) fn poll_soon(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
         if node.alive && node.poll_at.is_none() {
@@ -399,7 +390,7 @@ impl Fleet {
         let reached = |peer: &NodeId| self.reaches(index, index_of(*peer));
         let mut reached: Vec<NodeId> = node.session.to_meet().iter().copied().filter(reached).collect();
         let has_seed = index != SEED && self.reaches(index, SEED);
-        if node.session.leadership.is_searching() {
+        if node.session.leadership().is_searching() {
             // A node that dies is missed by those that ask it.
             reached.extend(node.session.met().difference(node.session.to_meet()));
         }
@@ -476,9 +467,7 @@ impl Fleet {
                 }
                 self.queue.push(self.message_at(from, to), What::Cancel { to, from, id });
             }
-            Output::Check => {
-                self.nodes[index as usize].session.course.completes();
-            }
+            Output::Check => self.tell(index, Input::Sealed { verdict: WHOLE, by: CheckedBy::Lead }),
             Output::Accused { peer, .. } => self.drop_queued(index_of(peer), index),
             Output::Seek(step) => self.seek_by(index, step),
             Output::Return(_) => self.return_to_seed(index),
@@ -492,7 +481,8 @@ impl Fleet {
             | Output::RunErrands
             | Output::Doubted(_)
             | Output::Reported { .. } => {}
-            // Nobody gives up here.
+            // One that is followed is not asked to follow; and nobody gives up here.
+            Output::SayDissolved { .. } | Output::Reject { .. } => {}
             Output::GiveUp(_) | Output::Superseded { .. } | Output::Dissolve { .. } | Output::Refuted { .. } => {}
         }
     }
@@ -538,11 +528,11 @@ impl Fleet {
         let node = &mut self.nodes[index as usize];
         let (view, clock) = (self.blob.seen_by(node), node.clock(now));
         node.session.handle(Input::Stored(came), &view, clock);
-        if node.wants && node.finished.is_none() && node.session.picker.is_complete() {
+        if node.wants && node.finished.is_none() && node.session.picker().is_complete() {
             node.finished = Some(now);
             self.waiting_for -= usize::from(node.honest && node.alive);
         }
-        node.max_lag = node.max_lag.max(node.session.picker.lag());
+        node.max_lag = node.max_lag.max(node.session.picker().lag());
         self.poll_soon(index);
         self.move_reader(index);
         self.pass_through(index, came.piece);
@@ -555,7 +545,7 @@ impl Fleet {
         let ahead = self.pieces_ahead(index);
         let node = &mut self.nodes[index as usize];
         let Some(at) = node.reader else { return };
-        let next = node.session.picker.held().first_missing_from(at);
+        let next = node.session.picker().held().first_missing_from(at);
         node.reader = (next.0 < self.pieces).then_some(next);
         let (reader, passes) = (ReaderId(0), node.passing.is_some());
         let patience = if passes { Duration::ZERO } else { self.patience };

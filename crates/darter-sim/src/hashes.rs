@@ -8,7 +8,7 @@
 use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Proof, Tier, Version};
 use darter_scenario::SEED;
 use darter_swarm::hashes::HashAnswer;
-use darter_swarm::{Event, Facts};
+use darter_swarm::{Facts, Input};
 
 use crate::fleet::Fleet;
 use crate::node::{BLOB, Node, id_of, index_of};
@@ -132,9 +132,7 @@ impl Fleet {
     /// A node knows the first `known` hashes now.
     pub(crate) fn learn(&mut self, index: u32, known: u32) {
         if self.store_hashes(index, known) {
-            let node = &mut self.nodes[index as usize];
-            let view = self.blob.seen_by(node);
-            node.session.catch_up(&view);
+            self.tell(index, Input::Learned(0..known));
             self.knows_more(index);
         }
     }
@@ -160,8 +158,7 @@ impl Fleet {
 
     /// Tells a picker for how many pieces there are hashes, and how many there are in all.
     pub(crate) fn tell_known(&mut self, index: u32) {
-        let known = self.nodes[index as usize].known;
-        self.tell_picker(index, Event::ManifestGrew { known: 0..known, total: Some(self.pieces) });
+        self.tell(index, Input::Sized);
     }
 
     /// Hashes reach a node: from its lead, or as an answer.
@@ -174,20 +171,17 @@ impl Fleet {
         (members_ask, proof): (bool, Option<Proof>),
     ) {
         let (teller, count) = (id_of(from), hashes.len() as u32);
-        let node = &mut self.nodes[to as usize];
+        let node = &self.nodes[to as usize];
         let is_new;
-        if node.session.leadership.following() == Some(teller) {
-            node.session.hashes.members_ask(members_ask);
+        if node.session.following() == Some(teller) {
             is_new = first <= node.known && self.store_hashes(to, first + count);
-            let node = &mut self.nodes[to as usize];
-            let view = self.blob.seen_by(node);
-            node.session.lead_told(first, count, proof, &view);
+            let members_ask = Some(members_ask);
+            self.tell(to, Input::LeadTold { first, count, proof, members_ask, is_taken: is_new });
         } else {
-            let Some(check) = node.session.hashes.check_for(teller) else { return };
+            let Some(check) = node.session.hashes().check_for(teller) else { return };
             let answer = check.prove(first, hashes, proof);
             is_new = matches!(&answer, HashAnswer::Proven(_)) && self.store_hashes(to, first + count);
-            let node = &mut self.nodes[to as usize];
-            node.session.answered(teller, answer, node.clock(self.now));
+            self.tell(to, Input::HashesAnswered { by: teller, answer });
         }
         if is_new {
             self.knows_more(to);

@@ -68,9 +68,9 @@ impl Fleet {
     /// A lead counts a node that holds all as a member, which need not know: nodes tell seeds what they hold whole.
     pub(crate) fn count_in(&mut self, holder: u32, leader: u32) {
         let node = &self.nodes[holder as usize];
-        let (id, held) = (node.id, node.session.picker.held().clone());
-        self.nodes[leader as usize].session.count_in(id, self.blob.place(holder).clone(), &held);
-        self.poll_soon(leader);
+        let (id, held) = (node.id, node.session.picker().held().clone());
+        let place = self.blob.place(holder).clone();
+        self.tell(leader, Input::CountsIn { node: id, place, held });
     }
 
     /// A lead lets a node in, which follows it when it hears so.
@@ -79,11 +79,11 @@ impl Fleet {
         self.opens(leader, Input::OpensBooks(desk));
         let node = &self.nodes[index as usize];
         let (id, held) = (node.id, self.shown(index));
-        let wants = !node.session.picker.is_complete();
+        let wants = !node.session.picker().is_complete();
         self.count_message();
         let entering = Entering { node: id, request: 0, whole: None };
-        self.nodes[leader as usize].session.admit(entering, self.blob.place(index).clone(), &held, wants);
-        self.poll_soon(leader);
+        let place = self.blob.place(index).clone();
+        self.tell(leader, Input::Enters { entering, place, held, wants });
         self.look_after(leader);
         // Both may be cut off from each other, or the lead die, before it says so.
         let (node, life) = (index, self.nodes[index as usize].life);
@@ -140,14 +140,14 @@ impl Fleet {
             return;
         }
         let is_none_of_its = node.lie.is_some_and(|lie| !matches!(lie, Lie::Wrong | Lie::Vanish));
-        if node.session.leader() != Leader::Me || node.session.picker.is_complete() || is_none_of_its {
+        if node.session.leader() != Leader::Me || node.session.picker().is_complete() || is_none_of_its {
             return;
         }
         let known = PieceSet::full(self.known);
         let now = node.clock(self.now);
         let Some(lead) = node.session.books_mut().map(Books::lead_mut) else { return };
         let Some(run) = lead.origin_plan(reader, &known, now) else {
-            if !node.session.picker.is_complete() {
+            if !node.session.picker().is_complete() {
                 // Members may stand still.
                 self.wake_later(leader);
             }
@@ -234,7 +234,7 @@ impl Fleet {
     fn read_next(&mut self, leader: u32, reader: OriginReader, run: OriginRun) {
         let known = PieceSet::full(self.known);
         let node = &mut self.nodes[leader as usize];
-        let (leads, now) = (node.session.leadership.leader() == Leader::Me, node.clock(self.now));
+        let (leads, now) = (node.session.leadership().leader() == Leader::Me, node.clock(self.now));
         let Some(books) = node.session.books_mut().filter(|_| self.origin_connections > 1) else { return };
         let may_go_on = leads && run.end != Some(run.first);
         if may_go_on && books.lead_mut().goes_on(reader, run.first, &known, now) {

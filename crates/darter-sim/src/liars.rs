@@ -45,7 +45,7 @@ impl Fleet {
         if node.lie.is_some_and(Lie::claims_all) {
             PieceSet::full(self.pieces)
         } else {
-            node.session.picker.held().clone()
+            node.session.picker().held().clone()
         }
     }
 
@@ -97,7 +97,7 @@ impl Fleet {
                 self.queue.push(self.now + DRIP, What::Lied(Lied { times: times + 1, ..lied }));
             }
             Some(Lie::Withdraw) if self.nodes[asker as usize].session.met().contains(&id_of(liar)) => {
-                let known = self.nodes[liar as usize].session.hashes.shown();
+                let known = self.nodes[liar as usize].session.hashes().shown();
                 let again = Message::Have { blob: BLOB, pieces: vec![PieceIndex(piece)], known };
                 self.post(liar, &[id_of(asker)], again);
             }

@@ -17,6 +17,9 @@ use crate::uploads::Uploads;
 /// The blob of a run, and its source.
 pub const BLOB: BlobId = BlobId([0xb1; 32]);
 
+/// The verdict on the whole.
+pub(crate) const WHOLE: Verdict = Verdict { root: PieceHash([0; 32]), digest: None };
+
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) id: NodeId,
@@ -102,13 +105,20 @@ impl Spot {
 }
 
 impl Node {
-    pub(crate) fn new(index: u32, spec: &NodeSpec, piece_bytes: u64, tuning: Tuning, seed: u64) -> Self {
+    pub(crate) fn new(
+        index: u32,
+        spec: &NodeSpec,
+        (pieces, piece_bytes): (u32, u64),
+        tuning: Tuning,
+        seed: u64,
+    ) -> Self {
         let id = id_of(index);
         let picker = Picker::new(id, piece_bytes, tuning, seed);
-        let hashes = Hashes::new(BLOB, PieceLength::UNKNOWN_BLOB, &[], seed as usize, tuning);
+        let mut hashes = Hashes::new(BLOB, PieceLength::UNKNOWN_BLOB, &[], seed as usize, tuning);
+        hashes.set_total(pieces);
         let mut session = Session::new(id, picker, Self::leadership(index), hashes, tuning, Moment::ZERO);
         // All nodes here know the verdict on the whole.
-        session.verdict = Some(Verdict { root: PieceHash([0; 32]), digest: None });
+        session.resumes(Some(WHOLE), false);
         Self {
             id,
             up: spec.up.bytes_per_second() as f64,
@@ -151,7 +161,7 @@ impl Node {
 
     pub(crate) fn holds(&self, piece: PieceIndex) -> bool {
         let is_forgotten = |passing: &Passing| passing.forgotten.contains(piece);
-        self.session.picker.held().contains(piece) && !self.passing.as_ref().is_some_and(is_forgotten)
+        self.session.picker().held().contains(piece) && !self.passing.as_ref().is_some_and(is_forgotten)
     }
 
     /// The present by its own clock, at a moment of the fleet's.

@@ -2,6 +2,8 @@
 
 use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Tier, Version};
 
+use crate::Standing;
+
 /// See the module's text. No method waits, and none touches a disk: they are called with whatever the caller has locked.
 pub trait Facts {
     /// The blob.
@@ -53,6 +55,16 @@ pub trait Facts {
 
     /// The seeds that are connected.
     fn seeds(&self) -> Vec<NodeId>;
+
+    /// How many blobs this agent fetches at the same time, this one included.
+    fn fetched(&self) -> u32 {
+        1
+    }
+
+    /// The load that stands between this agent and another, of all blobs together.
+    fn standing(&self, _: NodeId) -> Standing {
+        Standing::default()
+    }
 
     /// True if a node alone says what the pieces must be, and this is a seed: it takes nobody else's word in that one's place.
     fn is_on_trust(&self) -> bool {

@@ -40,7 +40,7 @@ pub struct HashCheck {
 }
 
 /// A neighbour's answer, once checked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum HashAnswer {
     /// New hashes, for which there is the lead's word.
     Proven(Proven),
@@ -51,7 +51,7 @@ pub enum HashAnswer {
 }
 
 /// Hashes for which there is the lead's word.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Proven {
     /// Which of the hashes is the first new one.
     pub at: usize,

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use darter_core::manifest::hash_piece;
 use darter_core::{PieceIndex, Source, in_full};
 use darter_origin::{ErrorKind, OriginError, OriginFailure};
-use darter_swarm::OriginRun;
-use darter_wire::{Failure, Message};
+use darter_swarm::{Input, OriginRun};
+use darter_wire::Failure;
 
 use super::body::{Assembly, RunEnd};
 use super::{Outcome, Transfer};
@@ -101,10 +101,7 @@ impl Transfer {
             return;
         }
         tracing::info!(blob = %self.blob.short(), name = %self.source, error = %in_full(&error), "starting over");
-        let failure = error.to_failure();
-        for node in self.member_nodes() {
-            self.fleet.say(node, &Message::Failed { blob: self.blob, failure: failure.clone() });
-        }
+        self.tell(Input::GivesUp(error.to_failure()));
         let stored = Arc::clone(&self.stored);
         if let Err(problem) = self.context.disk.run(move || stored.discard()).await {
             tracing::error!(blob = %self.blob.short(), error = %in_full(&problem), "a former version could not be removed");

@@ -174,8 +174,8 @@ impl Transfer {
         let Some(connection) = turns.beside() else { return };
         let range = {
             let mut state = self.state.lock();
-            let leads = state.lead() == Lead::Me && state.session.course.is_open() && !self.closed.is_cancelled();
-            let may_read = leads && !state.in_order_only && !state.session.compares && !state.beside.contains(&TRIAL);
+            let leads = state.lead() == Lead::Me && state.session.course().is_open() && !self.closed.is_cancelled();
+            let may_read = leads && !state.in_order_only && !state.session.compares() && !state.beside.contains(&TRIAL);
             let now = self.context.now();
             let books = state.session.books_mut().filter(|_| may_read);
             let range = books.and_then(|books| books.lead_mut().origin_trial(now));
@@ -261,8 +261,8 @@ impl Transfer {
             // Or else who reads everything would ask for a stretch at a time, as if there were others.
             books.lead_mut().origin_refused(now);
         }
-        let leads = state.lead() == Lead::Me && state.session.course.is_open() && !self.closed.is_cancelled();
-        let may_read = has_room && !is_alone && leads && !state.in_order_only && !state.session.compares;
+        let leads = state.lead() == Lead::Me && state.session.course().is_open() && !self.closed.is_cancelled();
+        let may_read = has_room && !is_alone && leads && !state.in_order_only && !state.session.compares();
         let TransferState { session, beside, .. } = &mut *state;
         let mut books = session.books_mut();
         let run =

@@ -295,7 +295,7 @@ impl Transfer {
                 assembly.piece = PieceIndex(piece.0 + 1);
                 match put {
                     Put::Stored => {
-                        self.learned_run(&mut self.state.lock(), piece.0..piece.0 + 1);
+                        self.learned_run(piece.0..piece.0 + 1);
                         self.total_known();
                         self.stored_piece(piece, length, None, Giver::Origin);
                         self.read_beside();

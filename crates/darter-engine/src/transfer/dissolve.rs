@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use darter_core::{BlobId, NodeId, Source, in_full};
 use darter_fleet::Fleet;
+use darter_swarm::Input;
 use darter_wire::Message;
 
 use super::{Lead, Transfer};
@@ -23,21 +24,28 @@ impl Transfer {
     /// Throws the blob away here, and tells the members if this agent leads.
     pub(super) async fn dissolve(self: &Arc<Self>, error: FetchError) {
         let blob = self.blob;
-        if !self.state.lock().session.course.dissolves() {
-            return;
-        }
         let mut error = error;
         let mut told = FetchError::Withdrawn { blob, reason: in_full(&error).to_string() };
-        if let FetchError::WrongDigest { from, .. } = &mut error {
-            let culprit = self.culprit();
+        let culprit = self.culprit();
+        let is_wrong = if let FetchError::WrongDigest { from, .. } = &mut error {
             from.clone_from(&culprit.from);
-            self.context.wrong_content(self.setback_key(), blob, &culprit, &error);
             told = error.clone();
+            true
+        } else {
+            false
+        };
+        {
+            let mut state = self.state.lock();
+            if !state.session.handle(Input::Dissolves { tells: true }, &**self, self.context.now()) {
+                return;
+            }
+            state.dissolved_for = Some(told);
+        }
+        self.ring();
+        if is_wrong {
+            self.context.wrong_content(self.setback_key(), blob, &culprit, &error);
         }
         tracing::warn!(blob = %blob.short(), error = %in_full(&error), "dissolving a swarm");
-        for node in self.member_nodes() {
-            refuse(&self.fleet, node, None, blob, &told);
-        }
         let stored = Arc::clone(&self.stored);
         if let Err(problem) = self.context.disk.run(move || stored.discard()).await {
             tracing::error!(blob = %blob.short(), error = %in_full(&problem), "a dissolved blob could not be removed");
@@ -56,6 +64,12 @@ impl Transfer {
     pub(super) fn has_read_all(&self) -> bool {
         let read = self.state.lock().journal.traffic().from_origin;
         self.stored.length().is_some_and(|length| read >= length.max(1))
+    }
+
+    /// Tells members why the blob is thrown away.
+    pub(super) fn say_dissolved(&self, to: &[NodeId]) {
+        let Some(error) = self.state.lock().dissolved_for.clone() else { return };
+        to.iter().for_each(|node| refuse(&self.fleet, *node, None, self.blob, &error));
     }
 
     pub(super) fn setback_key(&self) -> BlobId {
@@ -84,7 +98,9 @@ impl Transfer {
             match state.lead() {
                 Lead::Node(lead) => Some(lead),
                 // One that is lost, or was followed until then, read it, unless this agent read a part.
-                Lead::Me | Lead::Nobody if state.session.has_read_nothing() => state.session.leadership.last_followed(),
+                Lead::Me | Lead::Nobody if state.session.has_read_nothing() => {
+                    state.session.leadership().last_followed()
+                }
                 Lead::Me | Lead::Nobody => None,
             }
         };

@@ -35,9 +35,8 @@ pub(super) fn start(transfer: &Arc<Transfer>) {
                 () = driven.closed.cancelled() => break,
             }
         }
-        let void = driven.state.lock().session.withdraw();
-        void.into_iter().for_each(|output| driven.carry_out(output));
-        driven.reject_waiting();
+        let last = driven.state.lock().session.end();
+        last.into_iter().for_each(|output| driven.carry_out(output));
     });
 }
 
@@ -77,31 +76,27 @@ impl Transfer {
     /// Does what there is to do now. When to look again though nothing happens.
     fn advance(self: &Arc<Self>, now: Moment) -> Option<Moment> {
         let mut outputs = Vec::new();
-        let (wake, has_failed) = {
+        let wake = {
             let mut guard = self.state.lock();
             let state = &mut *guard;
             let fetching = state.session.is_fetching();
             if fetching != state.fetching.is_some() {
                 state.fetching = fetching.then(|| self.context.fetching.enter());
             }
-            if fetching {
-                state.session.picker.share(self.context.fetching.count(), now, |node| self.fleet.standing(*node));
-            }
             let seen = self.seen(state);
             state.session.look(seen, &**self, now);
             state.session.poll(&**self, now, &mut outputs);
-            (next_wakeup(state, now), state.failure.is_some())
+            next_wakeup(state, now)
         };
         outputs.into_iter().for_each(|output| self.carry_out(output));
-        if has_failed {
-            self.reject_waiting();
-        }
         wake
     }
 
     fn carry_out(self: &Arc<Self>, output: Output) {
         match output {
             Output::Say { to, message } => self.fleet.tell(&to, &message),
+            Output::SayDissolved { to } => self.say_dissolved(&to),
+            Output::Reject { node, request, why } => self.reject(node, request, why),
             Output::Dial(infos) => infos.iter().for_each(|info| self.fleet.ensure(info)),
             Output::Ask { request, of, wanted, urgent } => {
                 let longest = u32::try_from(self.piece_length.bytes()).expect("at most 16 MiB");

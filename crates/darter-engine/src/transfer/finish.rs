@@ -17,7 +17,7 @@ use darter_core::{Digest, Source, in_full};
 use darter_image::{NotExpanded, check_expanded};
 use darter_origin::{ErrorKind, OriginError};
 use darter_store::StoreError;
-use darter_swarm::CheckedBy;
+use darter_swarm::{CheckedBy, Input};
 use darter_wire::{Message, Verdict};
 
 use super::Transfer;
@@ -41,8 +41,7 @@ impl Transfer {
             }
             Err(error) => self.unchecked(&error),
         }
-        self.state.lock().session.course.check_ended();
-        self.ring();
+        self.tell(Input::CheckEnded);
     }
 
     /// Waits until the journal has every piece: a duplicate can report the piece as held before the first copy is in the journal, and
@@ -81,7 +80,8 @@ impl Transfer {
             .ok_or_else(|| FetchError::Withdrawn { blob: self.blob, reason: "its manifest is not whole".to_owned() })?;
         let (verdict, by) = {
             let state = self.state.lock();
-            (state.session.verdict.clone(), state.session.checked_by)
+            let (verdict, by) = state.session.verdict();
+            (verdict.cloned(), by)
         };
         let expected = self.digest();
         let has_verdict = verdict.is_some();
@@ -117,9 +117,10 @@ impl Transfer {
     /// The digests of the whole that were checked, of a complete blob.
     pub(crate) fn checked(&self) -> Vec<Checked> {
         let state = self.state.lock();
-        let verdict = state.session.verdict.as_ref().filter(|_| state.is_complete());
+        let (verdict, by) = state.session.verdict();
+        let verdict = verdict.filter(|_| state.is_complete());
         let digest = verdict.and_then(|verdict| verdict.digest);
-        digest.into_iter().map(|digest| Checked { digest, by: told(state.session.checked_by) }).collect()
+        digest.into_iter().map(|digest| Checked { digest, by: told(by) }).collect()
     }
 
     /// Makes the file system of the tar once more, and compares all of it with what came.
@@ -152,15 +153,13 @@ impl Transfer {
             return self.unchecked(&error.into());
         }
         let now = self.context.now();
+        let digest = verdict.digest;
         {
             let mut state = self.state.lock();
-            if !state.session.course.completes() {
-                // It failed, or is thrown away, though its pieces are right.
+            if !state.session.handle(Input::Sealed { verdict, by }, &**self, now) {
                 return;
             }
-            state.journal.completed(now, verdict.digest);
-            state.session.verdict = Some(verdict);
-            state.session.checked_by = by;
+            state.journal.completed(now, digest);
             // This agent computed the hashes itself: it holds when one of them is lost again.
             self.on_trust.store(false, Ordering::Release);
         }

@@ -6,37 +6,38 @@ use std::sync::Arc;
 use darter_core::manifest::ManifestError;
 use darter_core::{NodeId, PieceHash, Proof, in_full};
 use darter_store::StoreError;
+use darter_swarm::Input;
 use darter_swarm::hashes::HashAnswer;
 
-use super::{Lead, Transfer, TransferState};
+use super::{Lead, Transfer};
 
 impl Transfer {
     /// Takes note of hashes that the store has learned, behind a gap perhaps.
-    pub(super) fn learned_run(&self, state: &mut TransferState, run: Range<u32>) {
-        state.session.learned(run, self, self.context.now());
+    pub(super) fn learned_run(&self, run: Range<u32>) {
+        self.tell(Input::Learned(run));
     }
 
     /// The lead tells hashes, perhaps with its word for them and all before.
-    pub(super) fn learn_hashes(self: &Arc<Self>, from: NodeId, first: u32, hashes: &[PieceHash], proof: Option<Proof>) {
+    pub(super) fn learn_hashes(
+        &self,
+        from: NodeId,
+        first: u32,
+        hashes: &[PieceHash],
+        (members_ask, proof): (Option<bool>, Option<Proof>),
+    ) {
         let told = self.stored.extend(first, hashes);
-        {
-            let mut state = self.state.lock();
-            let count = hashes.len() as u32;
-            if told.is_ok() {
-                self.learned_run(&mut state, first..first + count);
-            }
-            state.session.lead_told(first, count, proof, &**self);
-        }
+        let (count, is_taken) = (hashes.len() as u32, told.is_ok());
+        self.tell(Input::LeadTold { first, count, proof, members_ask, is_taken });
         match told {
             Ok(_) => self.total_known(),
-            Err(StoreError::Manifest { source: ManifestError::Gap { .. }, .. }) => self.ring(),
+            Err(StoreError::Manifest { source: ManifestError::Gap { .. }, .. }) => {}
             Err(error) => self.lead_failed(from, &in_full(&error).to_string()),
         }
     }
 
     /// Somebody else than the lead tells hashes: an answer, if this one was asked.
     pub(super) fn told(&self, from: NodeId, first: u32, hashes: &[PieceHash], proof: Option<Proof>) {
-        let Some(check) = self.state.lock().session.hashes.check_for(from) else { return };
+        let Some(check) = self.state.lock().session.hashes().check_for(from) else { return };
         let answer = match check.prove(first, hashes, proof) {
             HashAnswer::Proven(proven) => match self.stored.extend(proven.known, &hashes[proven.at..]) {
                 Ok(_) => HashAnswer::Proven(proven),
@@ -52,12 +53,9 @@ impl Transfer {
             self.context.metrics.hashes_refused.inc_by(hashes.len() as u64);
         }
         let is_new = matches!(answer, HashAnswer::Proven(_));
-        let now = self.context.now();
-        self.state.lock().session.answered(from, answer, now);
+        self.tell(Input::HashesAnswered { by: from, answer });
         if is_new {
             self.total_known();
-        } else {
-            self.ring();
         }
     }
 
@@ -66,7 +64,7 @@ impl Transfer {
         let (is_lead, check) = {
             let state = self.state.lock();
             let is_lead = state.lead() == Lead::Node(from);
-            (is_lead, state.session.hashes.check_run(from, is_lead, first))
+            (is_lead, state.session.hashes().check_run(from, is_lead, first))
         };
         let Some(run) = check.prove(hashes, proof) else {
             self.context.metrics.hashes_refused.inc_by(hashes.len() as u64);
@@ -79,12 +77,7 @@ impl Transfer {
             Err(error) if is_lead => return self.lead_failed(from, &error.to_string()),
             Err(error) => return tracing::debug!(blob = %self.blob.short(), %error, "a run of hashes was not taken"),
         }
-        {
-            let mut state = self.state.lock();
-            state.session.took_run(from, run, &**self);
-            self.learned_run(&mut state, first..first + hashes.len() as u32);
-        }
-        self.ring();
+        self.tell(Input::RunTaken { by: from, run, pieces: first..first + hashes.len() as u32 });
         self.changed.send_replace(());
     }
 }

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Source, Tier, Version};
 use darter_origin::{Reading, Requester};
-use darter_swarm::{Books, Desk, Entering, Event, Facts, Input, Lead as SwarmLead, Phase, Start};
+use darter_swarm::{Desk, Entering, Facts, Input, Lead as SwarmLead, Rejection, Standing, Start};
 
 use super::beside::Connections;
 use super::dissolve::refuse;
-use super::{Outcome, Transfer, narrower, random_seed};
+use super::{Outcome, Transfer, random_seed};
 use crate::error::FetchError;
 
 /// Blobs this small are sent with the first answer, in bytes.
@@ -85,6 +85,14 @@ impl Facts for Transfer {
         self.fleet.seeds()
     }
 
+    fn fetched(&self) -> u32 {
+        self.context.fetching.count()
+    }
+
+    fn standing(&self, node: NodeId) -> Standing {
+        self.fleet.standing(node)
+    }
+
     fn is_on_trust(&self) -> bool {
         self.is_on_trust()
     }
@@ -133,24 +141,8 @@ impl Transfer {
 
     /// The blob's length is known now.
     pub(super) fn total_known(&self) {
-        let (total, length) = (self.pieces(), self.stored.length());
-        let known = 0..self.stored.prefix();
-        let now = self.context.now();
-        let Connections { most, known_until } = self.origin_connections();
-        {
-            let mut state = self.state.lock();
-            if let (Some(books), Some(total)) = (state.session.books_mut(), total) {
-                books.lead_mut().set_total(total);
-            }
-            if let (Some(books), Some(length)) = (state.session.books_mut(), length) {
-                books.lead_mut().read_by(most, known_until, self.piece_length, length);
-            }
-            if let Some(total) = total {
-                state.session.hashes.set_total(total);
-            }
-            state.session.picker.handle(Event::ManifestGrew { known, total }, now);
-        }
-        self.ring();
+        self.tell(Input::Sized);
+        self.bears_connections();
         self.changed.send_replace(());
     }
 
@@ -167,56 +159,43 @@ impl Transfer {
     ) -> Result<(), FetchError> {
         let whole = self.small_whole().await;
         self.open_books();
-        {
-            let mut state = self.state.lock();
-            if let Some(error) = &state.failure {
-                return Err(error.clone());
-            }
-            // An agent that holds all of it waits for nobody.
-            if !matches!(state.outcome(), Outcome::Complete) && !state.session.leadership.may_admit(node) {
-                let reason = "this agent follows the one that asks".to_owned();
-                return Err(FetchError::Withdrawn { blob: self.blob, reason });
-            }
-            if self.closed.is_cancelled() || state.session.course.phase() == Phase::Dissolving {
-                let reason = "its transfer was ended".to_owned();
-                return Err(FetchError::Withdrawn { blob: self.blob, reason });
-            }
-            // Looked up under the lock: one that goes after this is taken out again. One that went while the origin
-            // was asked must not count as a holder.
-            let Some(peer) = self.fleet.peer(node) else { return Ok(()) };
-            if !peer.is_here {
-                state.requester = narrower(state.requester, Requester::Elsewhere);
-            }
-            state.session.admit(Entering { node, request, whole }, peer.hello.place, held, wants);
+        // Looked up again when the session knows: one that went while the origin was asked must not count as a holder.
+        let Some(peer) = self.fleet.peer(node) else { return Ok(()) };
+        if self.closed.is_cancelled() {
+            let reason = "its transfer was ended".to_owned();
+            return Err(FetchError::Withdrawn { blob: self.blob, reason });
         }
-        self.ring();
+        if !peer.is_here {
+            self.is_asked_by(Requester::Elsewhere);
+        }
+        let (entering, held) = (Entering { node, request, whole }, held.clone());
+        self.tell(Input::Enters { entering, place: peer.hello.place, held, wants });
+        if self.fleet.peer(node).is_none() {
+            self.tell(Input::Gone(node));
+        }
         self.sendable.send_replace(());
         Ok(())
     }
 
-    /// Answers members that wait to be let in into what has ended.
-    pub(super) fn reject_waiting(&self) {
-        let (error, entering) = {
-            let mut state = self.state.lock();
-            let error = state.failure.clone().unwrap_or_else(|| FetchError::Withdrawn {
-                blob: self.blob,
-                reason: "its transfer was ended".to_owned(),
-            });
-            (error, state.session.take_entering())
+    /// Answers a node that it is not let in.
+    pub(super) fn reject(&self, node: NodeId, request: u32, why: Rejection) {
+        let withdrawn = |reason: &str| FetchError::Withdrawn { blob: self.blob, reason: reason.to_owned() };
+        let error = match why {
+            Rejection::Follows => withdrawn("this agent follows the one that asks"),
+            Rejection::Ended => self.failure().unwrap_or_else(|| withdrawn("its transfer was ended")),
         };
-        for Entering { node, request, .. } in entering {
-            refuse(&self.fleet, node, Some(request), self.blob, &error);
-        }
+        refuse(&self.fleet, node, Some(request), self.blob, &error);
+    }
+
+    fn failure(&self) -> Option<FetchError> {
+        self.state.lock().failure.clone()
     }
 
     /// Counts a node as a member that holds these pieces and asks for none; it need not know.
     pub(crate) fn count_in(&self, node: NodeId, held: &PieceSet) {
-        {
-            let mut state = self.state.lock();
-            let Some(peer) = self.fleet.peer(node) else { return };
-            state.session.count_in(node, peer.hello.place, held);
+        if let Some(peer) = self.fleet.peer(node) {
+            self.tell(Input::CountsIn { node, place: peer.hello.place, held: held.clone() });
         }
-        self.ring();
     }
 
     /// The piece that a member should get now; `Err` if it is no member here. A copy of what others have is only chosen
@@ -266,18 +245,6 @@ impl Transfer {
         if let Some(books) = self.state.lock().session.books_mut() {
             books.lead_mut().unsent(node, piece);
         }
-    }
-
-    /// True if members have to ask each other for hashes.
-    pub(super) fn members_ask(&self) -> bool {
-        self.state.lock().session.books().is_some_and(Books::members_ask)
-    }
-
-    /// The members of the swarm that this agent leads, without itself; none if it leads none.
-    pub(super) fn member_nodes(&self) -> Vec<NodeId> {
-        let state = self.state.lock();
-        let members = state.session.books().map(|books| books.lead().members()).unwrap_or_default();
-        members.into_iter().filter(|node| *node != self.context.me).collect()
     }
 
     /// Waits until a small blob can go with the answer to somebody who joins, so that one question brings it. Not for long:

@@ -42,7 +42,7 @@ impl Transfer {
         if let Some(length) = joined.length {
             self.learn_length(lead, length);
         }
-        self.learn_hashes(lead, 0, &joined.hashes, joined.proof);
+        self.learn_hashes(lead, 0, &joined.hashes, (None, joined.proof));
         if let Some((whole, peer)) = whole {
             let transfer = Arc::clone(self);
             self.tasks.spawn(async move { transfer.take_whole(&peer, whole).await });
@@ -88,14 +88,16 @@ impl Transfer {
             Message::Grew { from: first, hashes, length, members_ask, proof, .. }
                 if self.lead() == Lead::Node(from) =>
             {
-                self.state.lock().session.hashes.members_ask(members_ask);
                 if hashes.is_empty() {
-                    self.lead_waits(from);
+                    // A node's word counts for as long as this agent would wait for an origin.
+                    let most =
+                        if self.fleet.is_seed(from) { Duration::MAX } else { self.context.options.origin_patience };
+                    self.tell(Input::LeadWaits { lead: from, most });
                 }
                 if let Some(length) = length {
                     self.learn_length(from, length);
                 }
-                self.learn_hashes(from, first, &hashes, proof);
+                self.learn_hashes(from, first, &hashes, (Some(members_ask), proof));
             }
             Message::Grew { from: first, hashes, proof, .. } => self.told(from, first, &hashes, proof),
             Message::Run { from: first, hashes, proof, .. } => self.hear_run(from, first, &hashes, proof),
@@ -218,7 +220,6 @@ impl Transfer {
                 }
             }
         }
-        self.state.lock().session.course.arrived();
-        self.ring();
+        self.tell(Input::Arrived);
     }
 }

@@ -84,8 +84,8 @@ use darter_fleet::Fleet;
 use darter_origin::{Reading, Requester};
 use darter_store::StoredBlob;
 use darter_swarm::leadership::trace::Trace;
-use darter_swarm::{Came, Course, Event, Hashes, Input, Leadership, Phase, Picker, RequestId, Session, Tuning};
-use darter_wire::{Message, Verdict};
+use darter_swarm::{Came, Event, Hashes, Input, Leadership, Phase, Picker, RequestId, Session, Tuning};
+use darter_wire::Verdict;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -172,8 +172,9 @@ pub(crate) struct TransferState {
     whole_answer: Option<Reading>,
     /// True if parts of several of the origin's answers were put together.
     joined_parts: bool,
-    /// Why it failed, if it did.
+    /// Why it failed, if it did; and why it is thrown away, as members are told.
     failure: Option<FetchError>,
+    dissolved_for: Option<FetchError>,
     /// Counts this transfer among those that fetch.
     fetching: Option<Fetching>,
     journal: Journal,
@@ -202,7 +203,7 @@ impl TransferState {
 
     /// True if everything is held and the whole was checked.
     fn is_complete(&self) -> bool {
-        self.session.course.phase() == Phase::Complete
+        self.session.course().phase() == Phase::Complete
     }
 
     /// The lead, as this agent sees it.
@@ -288,7 +289,7 @@ impl Transfer {
             leadership.record();
         }
         let mut session = Session::new(context.me, picker, leadership, hashes, Tuning::default(), now);
-        (session.verdict, session.course) = (verdict, Course::new(complete));
+        session.resumes(verdict, complete);
         if !everything {
             session.wants_parts(now);
         }
@@ -308,6 +309,7 @@ impl Transfer {
             joined_parts: false,
             fetching: None,
             failure: None,
+            dissolved_for: None,
             journal,
             flows: Flows::default(),
             last_sent: None,
@@ -378,7 +380,7 @@ impl Transfer {
 
     /// True if an agent has checked the whole.
     pub(crate) fn has_verdict(&self) -> bool {
-        self.state.lock().session.verdict.is_some()
+        self.state.lock().session.verdict().0.is_some()
     }
 
     /// The lead, as this agent sees it.
@@ -388,21 +390,12 @@ impl Transfer {
 
     /// The decisions about who leads, if they are recorded.
     pub fn decisions(&self) -> Option<Trace> {
-        self.state.lock().session.leadership.trace()
+        self.state.lock().session.leadership().trace()
     }
 
-    /// Says good-bye to the swarm and ends the driver.
+    /// Ends the driver, which says good-bye to the swarm.
     pub(crate) fn leave(&self) {
-        let (lead, met) = {
-            let state = self.state.lock();
-            (state.lead(), state.session.met().clone())
-        };
-        if let Lead::Node(lead) = lead {
-            self.fleet.say(lead, &Message::Leave { blob: self.blob });
-        }
-        for node in met {
-            self.fleet.say(node, &Message::Part { blob: self.blob });
-        }
+        self.tell(Input::Leaves);
         self.close();
     }
 
@@ -435,7 +428,7 @@ impl Transfer {
             return;
         }
         let mut state = self.state.lock();
-        let is_idle = state.callers.current().headers.is_empty() || !state.session.course.is_open();
+        let is_idle = state.callers.current().headers.is_empty() || !state.session.course().is_open();
         if is_idle && !credentials.headers.is_empty() {
             state.callers.renew(credentials.clone());
         } else {
@@ -460,7 +453,7 @@ impl Transfer {
     /// Ends the transfer, unless it has ended: readers learn why, nothing more is fetched.
     pub(crate) fn fail(&self, error: FetchError) {
         let mut state = self.state.lock();
-        if state.session.course.is_open() {
+        if state.session.course().is_open() {
             self.end(&mut state, error);
         }
     }
@@ -472,7 +465,7 @@ impl Transfer {
 
     fn end(&self, state: &mut TransferState, error: FetchError) {
         state.journal.note(self.context.now(), format!("failed: {}", in_full(&error)));
-        state.session.course.fails();
+        state.session.handle(Input::Fails, self, self.context.now());
         state.failure = Some(error);
         self.ring();
         self.changed.send_replace(());
@@ -485,7 +478,7 @@ impl Transfer {
             self.note_passing(state);
             state.flows.came(now, bytes, &from);
             state.journal.gave(piece, bytes, from, now);
-            let lag = u64::from(state.session.picker.lag()) * self.piece_length.bytes();
+            let lag = u64::from(state.session.picker().lag()) * self.piece_length.bytes();
             state.journal.lagged(lag);
         });
         self.changed.send_replace(());

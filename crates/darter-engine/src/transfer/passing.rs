@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use darter_core::{Blamed as _, Fault, PieceIndex, PieceSet, in_full};
 use darter_store::StoreError;
-use darter_swarm::{Books, Event, ReaderId};
+use darter_swarm::{Books, Input, ReaderId};
 
 use super::{Lead, Outcome, Transfer, TransferState};
 use crate::error::FetchError;
@@ -68,7 +68,7 @@ impl Transfer {
     pub(super) fn note_passing(&self, state: &mut TransferState) {
         if self.stored.passes() && !state.positions.told {
             state.positions.told = true;
-            state.session.picker.handle(Event::Wants(false), self.context.now());
+            state.session.handle(Input::Passes, self, self.context.now());
             state
                 .journal
                 .note(self.context.now(), "passes through without being stored whole: there is no room for it");

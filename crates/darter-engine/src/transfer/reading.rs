@@ -16,8 +16,7 @@ use std::time::Duration;
 
 use darter_core::{ByteRange, PieceIndex, Source, Version, in_full};
 use darter_origin::{ErrorKind, OriginError, Reading, RetryPolicy};
-use darter_swarm::{Books, OriginReader, OriginRun};
-use darter_wire::Message;
+use darter_swarm::{Books, Input, OriginReader, OriginRun};
 
 use super::body::{Leftover, RunEnd};
 use super::manners::limits;
@@ -43,8 +42,8 @@ impl Transfer {
                 let mut state = transfer.state.lock();
                 // Since it decided to end, this agent may have come to lead again or a piece may have been lost, and
                 // whoever saw to that took this task for alive.
-                let leads = state.lead() == Lead::Me && state.session.course.is_open();
-                let lacks = transfer.pieces() != Some(transfer.stored.held().len()) || state.session.compares;
+                let leads = state.lead() == Lead::Me && state.session.course().is_open();
+                let lacks = transfer.pieces() != Some(transfer.stored.held().len()) || state.session.compares();
                 if !leads || !lacks || transfer.closed.is_cancelled() {
                     state.reading = false;
                     return;
@@ -77,7 +76,7 @@ impl Transfer {
     }
 
     fn has_errands_now(&self, state: &TransferState) -> bool {
-        let leads = state.lead() == Lead::Me && state.session.course.is_open() && !self.closed.is_cancelled();
+        let leads = state.lead() == Lead::Me && state.session.course().is_open() && !self.closed.is_cancelled();
         let lacks = self.pieces() != Some(self.stored.held().len());
         let has_wishes = |books: &Books| books.lead().wishes().next().is_some();
         leads && lacks && !state.in_order_only && state.session.books().is_some_and(has_wishes)
@@ -129,7 +128,7 @@ impl Transfer {
         }
         let policy = RetryPolicy::patient(self.context.options.origin_patience);
         let mut left = Leftover::new(reader, self.context.now());
-        left.anew = !on_errands && self.state.lock().session.compares;
+        left.anew = !on_errands && self.state.lock().session.compares();
         let mut tries = 0;
         loop {
             let Some(run) = self.next_run_or_all(reader).await else { break };
@@ -189,7 +188,7 @@ impl Transfer {
             match end {
                 RunEnd::Replan => {
                     (tries, left.reached, left.again) = (0, 0, 0);
-                    left.anew = !on_errands && self.state.lock().session.compares;
+                    left.anew = !on_errands && self.state.lock().session.compares();
                 }
                 RunEnd::Here(error) => return self.give_up(&error),
                 RunEnd::Whole(_) => {}
@@ -266,7 +265,7 @@ impl Transfer {
             let known = self.stored.known();
             let (plan, wake) = {
                 let mut state = self.state.lock();
-                let leads = state.lead() == Lead::Me && state.session.course.is_open();
+                let leads = state.lead() == Lead::Me && state.session.course().is_open();
                 let lead = state.session.books_mut().filter(|_| leads)?.lead_mut();
                 if reader == OriginReader::Errands && lead.wishes().next().is_none() {
                     return None;
@@ -299,7 +298,7 @@ impl Transfer {
         let now = self.context.now();
         let known = self.stored.known();
         let mut state = self.state.lock();
-        let leads = state.lead() == Lead::Me && state.session.course.is_open();
+        let leads = state.lead() == Lead::Me && state.session.course().is_open();
         let Some(books) = state.session.books_mut().filter(|_| leads) else { return false };
         books.lead_mut().goes_on(reader, piece, &known, now)
     }
@@ -365,10 +364,7 @@ impl Transfer {
 
     /// This agent can't lead this swarm to its end: the members look elsewhere, the readers here learn why.
     pub(super) fn give_up(self: &Arc<Self>, error: &FetchError) {
-        let failure = error.to_failure();
-        for node in self.member_nodes() {
-            self.fleet.say(node, &Message::Failed { blob: self.blob, failure: failure.clone() });
-        }
+        self.tell(Input::GivesUp(error.to_failure()));
         self.fail(error.clone());
     }
 }

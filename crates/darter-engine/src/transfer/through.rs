@@ -20,12 +20,12 @@ use super::{Lead, Transfer};
 impl Transfer {
     /// The next stretch: the plan's, or everything while pieces are still to be compared.
     pub(super) async fn next_run_or_all(&self, reader: OriginReader) -> Option<OriginRun> {
-        if reader != OriginReader::Everything || !self.state.lock().session.compares {
+        if reader != OriginReader::Everything || !self.state.lock().session.compares() {
             return self.next_run(reader).await;
         }
         let first = self.stored.held().first_missing_from(PieceIndex(0));
         let mut state = self.state.lock();
-        let leads = state.lead() == Lead::Me && state.session.course.is_open();
+        let leads = state.lead() == Lead::Me && state.session.course().is_open();
         let books = state.session.books_mut().filter(|_| leads && !self.closed.is_cancelled())?;
         let run = OriginRun { first, end: None };
         books.lead_mut().begins(reader, run);
@@ -48,8 +48,8 @@ impl Transfer {
         let lacks = self.pieces() != Some(self.stored.held().len());
         let mut state = self.state.lock();
         assembly.through |= assembly.to_the_end && state.is_shut_out;
-        let leads = state.lead() == Lead::Me && state.session.course.is_open();
-        let is_needed = assembly.through && leads && (lacks || state.session.compares);
+        let leads = state.lead() == Lead::Me && state.session.course().is_open();
+        let is_needed = assembly.through && leads && (lacks || state.session.compares());
         let Some(books) = state.session.books_mut().filter(|_| is_needed) else { return false };
         let piece = assembly.piece.0;
         if books.lead_mut().reads(assembly.reader, Some(piece..piece + 1)) {
@@ -64,7 +64,7 @@ impl Transfer {
         let piece = assembly.piece;
         let is_vouched_for = !assembly.anew || self.stored.hash(piece).is_some();
         if !is_vouched_for && self.stored.known().first_from(PieceIndex(piece.0 + 1)).is_some() {
-            self.state.lock().session.compares = true;
+            self.tell(Input::Compares(true));
         }
     }
 
@@ -75,8 +75,6 @@ impl Transfer {
 
     /// All pieces were compared with an answer that was read from its first byte to its last.
     pub(super) fn is_one_version(self: &Arc<Self>) {
-        if std::mem::take(&mut self.state.lock().session.compares) {
-            self.ring();
-        }
+        self.tell(Input::Compares(false));
     }
 }

@@ -15,14 +15,10 @@ use std::time::Duration;
 use darter_core::{Moment, NodeId, PieceSet, in_full};
 use darter_swarm::session::LOOK_EVERY;
 use darter_swarm::{Input, Seen};
-use darter_wire::Message;
 
 use super::{Lead, Transfer, TransferState};
 use crate::error::FetchError;
 use crate::let_downs::How;
-
-/// How often a lead that waits for its origin tells its members so.
-const SIGN_EVERY: Duration = Duration::from_secs(2);
 
 impl Transfer {
     /// The facts that the session is told about once a second while something is lacking.
@@ -54,8 +50,9 @@ impl Transfer {
         self.let_down_by(lead, how);
         let dissolves = {
             let mut state = self.state.lock();
+            let now = self.context.now();
             // A blob that is whole and checked stays, whatever a node says.
-            state.session.course.is_open() && state.session.course.dissolves()
+            state.session.course().is_open() && state.session.handle(Input::Dissolves { tells: false }, &**self, now)
         };
         if dissolves {
             self.supersede(FetchError::Withdrawn { blob: self.blob, reason }).await;
@@ -117,46 +114,24 @@ impl Transfer {
     /// Bytes of this blob came, though perhaps not a whole piece.
     pub(super) fn moved(&self) {
         let now = self.context.now();
-        self.state.lock().session.vigil.moved(now);
+        self.state.lock().session.handle(Input::OriginCame, self, now);
     }
 
-    /// Waits before the origin is asked again. Members are told that their lead is still there; the pause is nobody's stall.
+    /// Waits before the origin is asked again; members are told so meanwhile.
     pub(super) async fn pause_reading(&self, pause: Duration) {
-        let mut left = pause;
-        while !left.is_zero() && !self.closed.is_cancelled() {
-            let step = left.min(SIGN_EVERY);
-            for node in self.member_nodes() {
-                let (blob, hashes) = (self.blob, Vec::new());
-                let length = self.stored.length();
-                let sign =
-                    Message::Grew { blob, from: 0, hashes, length, members_ask: self.members_ask(), proof: None };
-                self.fleet.say(node, &sign);
-            }
-            let _ = tokio::time::timeout(step, self.closed.cancelled()).await;
-            self.excuse(step);
-            left -= step;
-        }
-    }
-
-    /// The lead said that it waits for the origin on purpose. A node's word counts for as long as this agent would wait for an origin.
-    pub(super) fn lead_waits(&self, lead: NodeId) {
-        let most = if self.fleet.is_seed(lead) { Duration::MAX } else { self.context.options.origin_patience };
-        self.state.lock().session.vigil.excuse(SIGN_EVERY, most);
+        self.tell(Input::OriginRests(pause));
+        let _ = tokio::time::timeout(pause, self.closed.cancelled()).await;
     }
 
     /// How much of the time since something last came does not count.
     pub fn excused(&self) -> Duration {
-        self.state.lock().session.vigil.excused()
-    }
-
-    fn excuse(&self, time: Duration) {
-        self.state.lock().session.vigil.excuse(time, Duration::MAX);
+        self.state.lock().session.vigil().excused()
     }
 
     /// The thing that is waited for, if nothing came for a while.
     pub(super) fn waiting(&self, state: &TransferState, now: Moment) -> Option<String> {
-        let waited = state.session.vigil.waited(now);
-        let waits = state.session.course.is_open() && waited >= LOOK_EVERY;
+        let waited = state.session.vigil().waited(now);
+        let waits = state.session.course().is_open() && waited >= LOOK_EVERY;
         waits.then(|| format!("{} s for {}", waited.as_secs(), self.awaited(state)))
     }
 
@@ -165,7 +140,7 @@ impl Transfer {
         let now = self.context.now();
         let (waited, what) = {
             let state = self.state.lock();
-            (state.session.vigil.waited(now), self.awaited(&state))
+            (state.session.vigil().waited(now), self.awaited(&state))
         };
         FetchError::Stalled { waited, what }
     }
@@ -178,7 +153,7 @@ impl Transfer {
         let mut asked: Vec<_> = state.session.asked().map(|(_, of)| of).collect();
         asked.sort_unstable();
         asked.dedup();
-        let lead = state.session.leadership.following();
+        let lead = state.session.leadership().following();
         let others: Vec<_> = asked.into_iter().filter(|node| lead != Some(*node)).collect();
         let others = match others.len() {
             0 => String::new(),

@@ -174,7 +174,7 @@ impl Transfer {
     fn peer_rows(&self, state: &mut TransferState, now: Moment) -> Vec<PeerRow> {
         let mut nodes: BTreeSet<NodeId> = state.flows.peers.keys().copied().collect();
         nodes.extend(state.session.met().iter());
-        let mut holds: HashMap<NodeId, u32> = state.session.picker.holdings().collect();
+        let mut holds: HashMap<NodeId, u32> = state.session.picker().holdings().collect();
         if let Some(books) = state.session.books() {
             holds.extend(books.holdings());
         }
@@ -233,8 +233,8 @@ impl Transfer {
 impl TransferState {
     /// Requests under way; none once the transfer has ended.
     fn open_requests(&self) -> impl Iterator<Item = OpenRequest> + '_ {
-        let open = self.session.course.is_open();
-        self.session.picker.open_requests().filter(move |_| open)
+        let open = self.session.course().is_open();
+        self.session.picker().open_requests().filter(move |_| open)
     }
 }
 

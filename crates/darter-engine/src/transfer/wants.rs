@@ -87,7 +87,7 @@ impl Transfer {
     /// True if nobody wants anything of it, though it is not complete.
     pub(crate) fn is_at_rest(&self) -> bool {
         let state = self.state.lock();
-        state.session.course.is_open() && state.session.is_at_rest()
+        state.session.course().is_open() && state.session.is_at_rest()
     }
 
     /// The handle by which a reader tells others what it waits for.

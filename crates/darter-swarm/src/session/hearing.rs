@@ -66,6 +66,49 @@ impl Session {
             Input::OpensBooks(desk) => return self.open_books(Start::TakeOver, desk, facts, now),
             Input::Resumes => self.goes_on(),
             Input::Sought(how) => self.sought(how, now),
+            Input::Learned(run) => {
+                self.learned(run, facts, now);
+            }
+            Input::Sized => self.sized(facts, now),
+            Input::LeadTold { first, count, proof, members_ask, is_taken } => {
+                if let Some(ask) = members_ask {
+                    self.hashes.members_ask(ask);
+                }
+                if is_taken {
+                    self.learned(first..first + count, facts, now);
+                }
+                self.lead_told(first, count, proof, facts);
+            }
+            Input::HashesAnswered { by, answer } => {
+                self.answered(by, answer, now);
+            }
+            Input::RunTaken { by, run, pieces } => {
+                self.took_run(by, run, facts);
+                self.learned(pieces, facts, now);
+            }
+            Input::LeadWaits { lead, most } => return self.lead_waits(lead, most),
+            Input::Enters { entering, place, held, wants } => self.enters(entering, place, &held, wants),
+            Input::CountsIn { node, place, held } => self.count_in(node, place, &held),
+            Input::Passes => self.picker.handle(Event::Wants(false), now),
+            Input::OriginCame => {
+                self.vigil.moved(now);
+                return false;
+            }
+            Input::OriginRests(pause) => self.rests(pause, now),
+            Input::Compares(compares) => self.compares = compares,
+            Input::Arrived => self.course.arrived(),
+            Input::Sealed { verdict, by } => {
+                if !self.course.completes() {
+                    // It failed, or is thrown away, though its pieces are right.
+                    return false;
+                }
+                (self.verdict, self.checked_by) = (Some(verdict), by);
+            }
+            Input::CheckEnded => self.course.check_ended(),
+            Input::GivesUp(failure) => self.gives_up(&failure, facts),
+            Input::Dissolves { tells } => return self.dissolves(tells),
+            Input::Fails => self.course.fails(),
+            Input::Leaves => self.leaves(facts),
             Input::Refused { request, by, wanted, reason } => {
                 let forgot = self.is_refused(request, by, wanted, reason, now);
                 if forgot {

@@ -1,25 +1,86 @@
 //! Inputs of a session.
 
+use std::ops::Range;
 use std::time::Duration;
 
-use darter_core::{LeadKey, NodeId, PieceIndex, PieceSet, Place};
-use darter_protocol::{Message, PeerInfo, Refusal, Verdict, Wanted};
+use darter_core::{LeadKey, NodeId, PieceIndex, PieceSet, Place, Proof};
+use darter_protocol::{Failure, Message, PeerInfo, Refusal, Verdict, Wanted};
 
 use super::{Came, Sought};
-use crate::{Loss, ReaderId, RequestId, Start, Wish};
+use crate::hashes::{HashAnswer, Run};
+use crate::{CheckedBy, Entering, Loss, ReaderId, RequestId, Start, Wish};
 
 /// Something that happened to one blob at one agent. Names of peers or requests that are not known (in late answers, say) are harmless.
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "most are messages, and each is moved once")]
 pub enum Input {
     /// A peer says something of the blob. Hashes are not taken from it: they are checked and stored first, with nothing locked
-    /// ([`Session::lead_told`](super::Session::lead_told), [`Session::answered`](super::Session::answered),
-    /// [`Session::took_run`](super::Session::took_run)).
+    /// ([`Input::LeadTold`], [`Input::HashesAnswered`], [`Input::RunTaken`]).
     Said {
         /// The peer.
         by: NodeId,
         /// The message.
         message: Message,
+    },
+    /// The store has learned the hashes of these pieces, behind a gap perhaps.
+    Learned(Range<u32>),
+    /// More is known of how long the blob is, or of its first hashes.
+    Sized,
+    /// The lead told hashes, perhaps none, and perhaps its word for them and all before. The store has taken in what it could.
+    LeadTold {
+        /// The first piece of which it told the hash.
+        first: u32,
+        /// The number of hashes.
+        count: u32,
+        /// The lead's word.
+        proof: Option<Proof>,
+        /// Says if members have to ask each other for hashes, where the lead said so.
+        members_ask: Option<bool>,
+        /// True if the store took them.
+        is_taken: bool,
+    },
+    /// A neighbour that was asked told hashes, which were looked at. Those that it proved are in the store.
+    HashesAnswered {
+        /// The neighbour.
+        by: NodeId,
+        /// Its answer.
+        answer: HashAnswer,
+    },
+    /// A run of hashes that a peer told may be taken, and is in the store.
+    RunTaken {
+        /// The peer.
+        by: NodeId,
+        /// The run.
+        run: Run,
+        /// The pieces whose hashes it has.
+        pieces: Range<u32>,
+    },
+    /// The lead waits for its origin on purpose.
+    LeadWaits {
+        /// The lead.
+        lead: NodeId,
+        /// How long its word for it counts.
+        most: Duration,
+    },
+    /// A node comes in here. The books are open.
+    Enters {
+        /// The node, and its question.
+        entering: Entering,
+        /// Where it stands.
+        place: Place,
+        /// The pieces that it holds.
+        held: PieceSet,
+        /// True if it wants the rest.
+        wants: bool,
+    },
+    /// A node holds these pieces and asks for none: it counts as a member, and need not know.
+    CountsIn {
+        /// The node.
+        node: NodeId,
+        /// Where it stands.
+        place: Place,
+        /// The pieces that it holds.
+        held: PieceSet,
     },
     /// Agents hold pieces, though whoever leads may not know of them: they are to be met.
     Found(Vec<PeerInfo>),
@@ -125,6 +186,36 @@ pub enum Input {
         /// The pieces.
         wish: Option<Wish>,
     },
+    /// The blob passes through without being stored whole: only what readers wait for is fetched.
+    Passes,
+    /// Bytes of the origin came, though perhaps not a whole piece.
+    OriginCame,
+    /// The origin is asked for nothing for so long, since it asked for a pause.
+    OriginRests(Duration),
+    /// Pieces that may be of two versions stand beside each other, or do not any more.
+    Compares(bool),
+    /// All pieces that came with the lead's answer are stored, as far as they could be.
+    Arrived,
+    /// The whole is what it should be.
+    Sealed {
+        /// What that is.
+        verdict: Verdict,
+        /// Who found out.
+        by: CheckedBy,
+    },
+    /// The check of the whole has ended, whatever it came to.
+    CheckEnded,
+    /// This agent can't go on as the lead: members are told so.
+    GivesUp(Failure),
+    /// The bytes are thrown away.
+    Dissolves {
+        /// True if members are to do so, too.
+        tells: bool,
+    },
+    /// It is over.
+    Fails,
+    /// This agent leaves the swarm.
+    Leaves,
     /// Somebody on this host wants everything.
     WantsAll {
         /// True if the blob passes through without being stored whole, so that its readers alone fetch it.

@@ -2,8 +2,8 @@
 
 use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place};
 
-use super::{Desk, Session};
-use crate::{Books, Entering, Facts, Opening, Speech, Start};
+use super::{Desk, Output, Rejection, Session};
+use crate::{Books, Entering, Facts, Opening, Phase, Speech, Start};
 
 impl Session {
     /// The books of those that were let in here, if anybody was, or this agent leads.
@@ -53,19 +53,23 @@ impl Session {
     }
 
     /// A node comes in that stands there, holds these pieces, and wants the rest or not.
-    pub fn admit(&mut self, entering: Entering, place: Place, held: &PieceSet, wants: bool) {
-        if let Some(books) = &mut self.books {
-            books.admit(entering, place, held, wants);
+    pub(super) fn enters(&mut self, entering: Entering, place: Place, held: &PieceSet, wants: bool) {
+        let Entering { node, request, .. } = entering;
+        let why = match self.course.phase() {
+            Phase::Failed | Phase::Dissolving => Some(Rejection::Ended),
+            // An agent that holds all of it waits for nobody.
+            Phase::Complete => None,
+            _ => (!self.leadership.may_admit(node)).then_some(Rejection::Follows),
+        };
+        match (why, &mut self.books) {
+            (Some(why), _) => self.outputs.push(Output::Reject { node, request, why }),
+            (None, Some(books)) => books.admit(entering, place, held, wants),
+            (None, None) => {}
         }
     }
 
-    /// Takes the nodes that wait to be let in: nobody is, any more.
-    pub fn take_entering(&mut self) -> Vec<Entering> {
-        self.books.as_mut().map(|books| books.take_entering()).unwrap_or_default()
-    }
-
     /// Counts a node as a member that holds these pieces and asks for none; it need not know.
-    pub fn count_in(&mut self, node: NodeId, place: Place, held: &PieceSet) {
+    pub(super) fn count_in(&mut self, node: NodeId, place: Place, held: &PieceSet) {
         if let Some(books) = &mut self.books {
             books.count_in(node, place, held);
         }

@@ -11,9 +11,10 @@
 //! | `poll` | [`Session::poll`]: what is to be done now |
 //! | `following` | who leads ([`Session::leads`], [`Session::follow`], [`Session::lost_lead`]): the picker asks it, hashes are proven by its key, news goes to it |
 //! | `neighbours` | who is met, asked for pieces and hashes, and told news |
+//! | `ending`, `resting` | what others are told of an end, and of a pause that the origin asked for |
 //! | `seeking` | the search for a lead; what follows when one is lost |
 //! | `pieces` | what a holder has, by its answers; which pieces are here |
-//! | `leading` | [`Books`]: members come ([`Session::admit`]), go, and say what they hold and miss |
+//! | `leading` | [`Books`]: members come, go, and say what they hold and miss |
 //! | `wants` | what is wanted, here and by members, and what the lead is told of it |
 //! | `telling` | what is told of pieces and hashes |
 //! | `watch` | [`Session::look`]: somebody is responsible for what is lacking, and nobody waits for ever |
@@ -24,11 +25,12 @@
 //! Invariants: the picker, the hashes and the news go by the lead that [`Leadership`] says; whoever leads tells no news, since it gives of
 //! its own accord, and meets its neighbours anew when it follows another. Books are open from the first member on, whoever leads above.
 //!
-//! The machines are open to the caller for what concerns one of them alone: a reader's place, a request that failed, a search for a lead,
-//! the check of the whole.
+//! Nothing is told to the machines behind it but by inputs. Only the [`Lead`](crate::Lead) of the books is asked directly, by whoever sends a
+//! piece or reads the origin and must know the next one at that moment.
 //!
 //! Non-goals: connections and the store, which are the caller's.
 
+mod ending;
 mod following;
 mod hearing;
 mod input;
@@ -37,6 +39,7 @@ mod neighbours;
 mod output;
 mod pieces;
 mod poll;
+mod resting;
 mod seeking;
 mod telling;
 #[cfg(test)]
@@ -49,11 +52,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use darter_core::{Moment, NodeId};
 use darter_protocol::{PeerInfo, Verdict};
 
+pub use self::ending::Rejection;
 use self::hearing::Asked;
 pub use self::input::{Desk, Input, LetIn};
 use self::neighbours::Meeting;
 pub use self::output::Output;
 pub use self::pieces::Came;
+use self::resting::Pause;
 pub use self::seeking::Sought;
 use self::wants::Wants;
 use self::watch::Unattended;
@@ -68,9 +73,9 @@ pub struct Session {
     me: NodeId,
     tuning: Tuning,
     /// Which piece to ask of whom.
-    pub picker: Picker,
+    picker: Picker,
     /// The leadership, as this agent sees it.
-    pub leadership: Leadership,
+    leadership: Leadership,
     /// The step of the search for a lead that is under way.
     step: Option<Step>,
     /// Agents that hold pieces, found by asking around: to be met when somebody leads.
@@ -80,19 +85,21 @@ pub struct Session {
     /// True if a part of the blob was read from the origin here.
     has_read: bool,
     /// How far the list of hashes goes.
-    pub hashes: Hashes,
+    hashes: Hashes,
     /// The members that are let in here, and what they are told.
     books: Option<Box<Books>>,
     /// The root and digest of the whole, once an agent has checked it.
-    pub verdict: Option<Verdict>,
+    verdict: Option<Verdict>,
     /// The agent that did.
-    pub checked_by: CheckedBy,
+    checked_by: CheckedBy,
     /// True if pieces that may be of two versions stand beside each other: the lead compares them before it checks the whole.
-    pub compares: bool,
+    compares: bool,
     /// How far the blob is.
-    pub course: Course,
+    course: Course,
     /// How long nothing has come.
-    pub vigil: Vigil,
+    vigil: Vigil,
+    /// The pause that the origin asked for.
+    pause: Option<Pause>,
     wants: Wants,
     news: News,
     /// Peers that were told what is held here.
@@ -134,6 +141,7 @@ impl Session {
             compares: false,
             course: Course::new(false),
             vigil: Vigil::new(now),
+            pause: None,
             wants: Wants::everything(),
             news: News::new(tuning),
             met: BTreeSet::new(),
@@ -145,12 +153,53 @@ impl Session {
         }
     }
 
+    /// It begins with what an earlier process found out of the whole, and with all of it or not.
+    pub fn resumes(&mut self, verdict: Option<Verdict>, is_complete: bool) {
+        (self.verdict, self.course) = (verdict, Course::new(is_complete));
+    }
+
+    /// Which piece to ask of whom.
+    pub const fn picker(&self) -> &Picker {
+        &self.picker
+    }
+
+    /// The leadership, as this agent sees it.
+    pub const fn leadership(&self) -> &Leadership {
+        &self.leadership
+    }
+
+    /// How far the list of hashes goes.
+    pub const fn hashes(&self) -> &Hashes {
+        &self.hashes
+    }
+
+    /// How far the blob is.
+    pub const fn course(&self) -> &Course {
+        &self.course
+    }
+
+    /// How long nothing has come.
+    pub const fn vigil(&self) -> &Vigil {
+        &self.vigil
+    }
+
+    /// The root and digest of the whole, once an agent has checked it, and which agent that was.
+    pub const fn verdict(&self) -> (Option<&Verdict>, CheckedBy) {
+        (self.verdict.as_ref(), self.checked_by)
+    }
+
+    /// True if pieces that may be of two versions stand beside each other.
+    pub const fn compares(&self) -> bool {
+        self.compares
+    }
+
     /// This process has ended; what lies on its disk remains. It begins anew with `leadership`.
     pub fn restart(&mut self, leadership: Leadership, now: Moment) {
         (self.leadership, self.step, self.follows_seed) = (leadership, None, true);
         self.books = None;
         (self.news, self.vigil, self.watch) = (News::new(self.tuning), Vigil::new(now), Unattended::new(now));
         self.course = Course::new(self.course.phase() == Phase::Complete);
+        self.pause = None;
         self.asked.clear();
         self.questions.clear();
         self.outputs.clear();
@@ -161,7 +210,7 @@ impl Session {
     }
 
     /// The lead says what the whole must be.
-    pub fn told_verdict(&mut self, verdict: Verdict) {
+    pub(super) fn told_verdict(&mut self, verdict: Verdict) {
         (self.verdict, self.checked_by) = (Some(verdict), CheckedBy::Lead);
     }
 }

@@ -3,6 +3,7 @@
 use darter_core::{Digest, NodeId, PieceIndex};
 use darter_protocol::{Failure, Message, PeerInfo, Wanted};
 
+use super::Rejection;
 use crate::{Loss, RequestId, Step};
 
 /// Something to be done by whoever drives a session, in the order in which it is given.
@@ -15,6 +16,20 @@ pub enum Output {
         to: Vec<NodeId>,
         /// The message.
         message: Message,
+    },
+    /// Tell these agents why the blob is thrown away.
+    SayDissolved {
+        /// The agents.
+        to: Vec<NodeId>,
+    },
+    /// Answer an agent that it is not let in.
+    Reject {
+        /// The agent.
+        node: NodeId,
+        /// The number of its question.
+        request: u32,
+        /// Why.
+        why: Rejection,
     },
     /// Connect to these agents: they are to be met.
     Dial(Vec<PeerInfo>),

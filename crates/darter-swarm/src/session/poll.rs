@@ -21,6 +21,7 @@ impl Session {
         let requests = self.poll_picker(facts, now);
         outputs.append(&mut self.outputs);
         self.catch_up(facts);
+        self.poll_rest(facts, now, outputs);
         self.poll_books(facts, now, outputs);
         if let Leader::Node(lead) = self.leader()
             && self.course.is_open()
@@ -47,7 +48,7 @@ impl Session {
         let books = self.books.as_ref().and_then(|books| books.next_wakeup(now));
         let may_ask = self.course.is_fetching() && self.following().is_some();
         let hashes = self.hashes.next_wakeup().filter(|_| may_ask);
-        [picker, books, self.news_due(), hashes, self.course.due()].into_iter().flatten().min()
+        [picker, books, self.news_due(), hashes, self.course.due(), self.rest_due()].into_iter().flatten().min()
     }
 
     /// Open requests, each with the peer that was asked.
@@ -55,17 +56,12 @@ impl Session {
         self.asked.iter().map(|(request, asked)| (*request, asked.of))
     }
 
-    /// Withdraws everything that is asked for.
-    pub fn withdraw(&mut self) -> Vec<Output> {
-        let asked = std::mem::take(&mut self.asked);
-        asked.into_iter().map(|(request, Asked { of, .. })| Output::Withdraw { request, of }).collect()
-    }
-
     fn poll_picker(&mut self, facts: &dyn Facts, now: Moment) -> Vec<Output> {
         if !self.is_fetching() {
             // A holder keeps them for ever otherwise.
             return self.withdraw();
         }
+        self.picker.share(facts.fetched(), now, |node| facts.standing(*node));
         self.picker.expect(self.met.len() + self.to_meet.len());
         self.read_for_members(now);
         let mut actions = Vec::new();
@@ -118,7 +114,7 @@ impl Session {
             outputs.push(Output::RunErrands);
         }
         if self.course.phase() == Phase::Failed {
-            return;
+            return self.reject_waiting(outputs);
         }
         let speech = self.speak(facts, now);
         outputs.extend(speech.messages.into_iter().map(|(to, message)| Output::Say { to: vec![to], message }));

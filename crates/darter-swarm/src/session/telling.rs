@@ -24,32 +24,44 @@ impl Session {
 
     /// Takes in the next hashes that the store has learned. Returns true if neighbours are to hear of it
     /// ([`Hashes::catch_up`](crate::Hashes::catch_up)).
-    pub fn catch_up(&mut self, facts: &dyn Facts) -> bool {
+    pub(super) fn catch_up(&mut self, facts: &dyn Facts) -> bool {
         let tells = self.hashes.catch_up(facts);
         self.are_first(tells)
     }
 
     /// The same, and the hashes of `run` are in the store, perhaps behind a gap.
-    pub fn learned(&mut self, run: Range<u32>, facts: &dyn Facts, now: Moment) -> bool {
+    pub(super) fn learned(&mut self, run: Range<u32>, facts: &dyn Facts, now: Moment) -> bool {
         let tells = self.catch_up(facts);
         self.picker.handle(Event::ManifestGrew { known: run, total: facts.pieces() }, now);
         tells
     }
 
+    /// More is known of how long the blob is, or of its first hashes.
+    pub(super) fn sized(&mut self, facts: &dyn Facts, now: Moment) {
+        let (known, total) = (0..facts.prefix(), facts.pieces());
+        if let Some(total) = total {
+            self.hashes.set_total(total);
+            if let Some(books) = &mut self.books {
+                books.lead_mut().set_total(total);
+            }
+        }
+        self.picker.handle(Event::ManifestGrew { known, total }, now);
+    }
+
     /// The lead told hashes ([`Hashes::lead_told`](crate::Hashes::lead_told)).
-    pub fn lead_told(&mut self, first: u32, count: u32, word: Option<Proof>, facts: &dyn Facts) -> bool {
+    pub(super) fn lead_told(&mut self, first: u32, count: u32, word: Option<Proof>, facts: &dyn Facts) -> bool {
         let tells = self.hashes.lead_told(first, count, word, facts);
         self.are_first(tells)
     }
 
     /// A neighbour that was asked has told hashes ([`Hashes::answered`](crate::Hashes::answered)).
-    pub fn answered(&mut self, from: NodeId, answer: HashAnswer, now: Moment) -> bool {
+    pub(super) fn answered(&mut self, from: NodeId, answer: HashAnswer, now: Moment) -> bool {
         let tells = self.hashes.answered(from, answer, now);
         self.are_first(tells)
     }
 
     /// A run of hashes was taken ([`Hashes::took_run`](crate::Hashes::took_run)).
-    pub fn took_run(&mut self, from: NodeId, run: Run, facts: &dyn Facts) -> bool {
+    pub(super) fn took_run(&mut self, from: NodeId, run: Run, facts: &dyn Facts) -> bool {
         let tells = self.hashes.took_run(from, run, facts);
         self.are_first(tells)
     }

@@ -9,6 +9,7 @@ use crate::facts::fixture::{BLOB, Known};
 use crate::{Action, Course, Lead, Loss, ReaderId, RequestId, Start, Step, Teacher, Told, Wish};
 
 mod driven;
+mod ended;
 mod sought;
 mod watched;
 
@@ -109,7 +110,7 @@ impl Scene {
 
     fn admits_with(&mut self, member: u8, held: &[u32], wants: bool) {
         let entering = crate::Entering { node: node(member), request: 1, whole: None };
-        self.session.admit(entering, Place::default(), &pieces(held), wants);
+        self.hears(Input::Enters { entering, place: Place::default(), held: pieces(held), wants });
     }
 
     /// Everybody is connected but these.

@@ -40,7 +40,7 @@ fn each(test: &str, histories: u64, mut run: impl FnMut(u64) -> (World, Result<(
 fn led(world: &World) -> Result<Vec<usize>, String> {
     let mut roots = Vec::new();
     for (at, agent) in world.agents.iter().enumerate().filter(|(_, agent)| agent.alive) {
-        if agent.session.leadership.is_searching() {
+        if agent.session.leadership().is_searching() {
             return Err(format!("{at} still looks for a lead"));
         }
         let (mut on, mut steps) = (at, 0);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use darter_core::{NodeId, Signer, Version};
 use darter_protocol::Message;
 use darter_protocol::SwarmPart;
-use darter_swarm::{Leader, Seen, asking};
+use darter_swarm::{CheckedBy, Input, Leader, Seen, asking};
 
 use crate::world::{BLOB, Event, PIECES, Said, VERDICT, World};
 
@@ -136,9 +136,8 @@ impl World {
 
     /// An agent finds that the whole is right.
     pub(crate) fn is_right(&mut self, agent: usize) {
-        let it = &mut self.agents[agent];
-        it.is_complete = it.session.course.completes();
-        it.session.verdict = Some(VERDICT);
+        let by = CheckedBy::Lead;
+        self.agents[agent].is_complete = self.hears(agent, Input::Sealed { verdict: VERDICT, by });
         self.tell(|| format!("{agent} is done"));
         self.advance_soon(agent);
     }
@@ -146,14 +145,13 @@ impl World {
     /// Two seconds of an agent's pull are over.
     pub(crate) fn look(&mut self, agent: usize) {
         let (now, comes) = (self.now, self.is_given(agent));
-        let it = &mut self.agents[agent];
-        if it.is_complete {
+        if self.agents[agent].is_complete {
             return;
         }
         if comes {
-            it.session.vigil.moved(now);
-            it.given += 1;
-            if it.given == WHOLE_AFTER {
+            self.hears(agent, Input::OriginCame);
+            self.agents[agent].given += 1;
+            if self.agents[agent].given == WHOLE_AFTER {
                 self.gets_all(agent);
             }
         }

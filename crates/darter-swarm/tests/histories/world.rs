@@ -12,8 +12,8 @@ use darter_protocol::{Message, Verdict};
 use darter_swarm::asking::{self, SURVEY_TIMEOUT, Survey, SurveyAnswer};
 use darter_swarm::leadership::JOIN_TIMEOUT;
 use darter_swarm::{
-    Came, Course, Desk, Entering, Facts, Found, Hashes, Input, Leader, Leadership, LetIn, Loss, Output, Picker,
-    Session, Sought, Start, Step, Tuning,
+    Came, Desk, Entering, Facts, Found, Hashes, Input, Leader, Leadership, LetIn, Loss, Output, Picker, Session,
+    Sought, Start, Step, Tuning,
 };
 
 use crate::pull::{Lie, WHOLE_AFTER};
@@ -430,8 +430,7 @@ impl World {
         agent.session = Agent::session(agent.id, agent.is_seed, self.tuning, self.now);
         agent.advances = None;
         if agent.is_complete {
-            agent.session.course = Course::new(true);
-            agent.session.verdict = Some(VERDICT);
+            agent.session.resumes(Some(VERDICT), true);
         }
         if agent.given >= WHOLE_AFTER {
             self.gets_all(at);
@@ -575,7 +574,7 @@ impl World {
         }
         match what {
             Said::Join { request } => {
-                if self.agents[to].session.leadership.may_admit(sender) {
+                if self.agents[to].session.leadership().may_admit(sender) {
                     self.let_in(to, from, request);
                 } else {
                     self.say(to, sender, Said::Rejected { request });
@@ -667,8 +666,7 @@ impl World {
 
     /// All bytes have come to an agent.
     pub(crate) fn gets_all(&mut self, at: usize) {
-        let (now, view) = (self.now, self.view(at, false));
-        self.agents[at].session.learned(0..COUNT, &view, now);
+        self.hears(at, Input::Learned(0..COUNT));
         for piece in (0..COUNT).map(PieceIndex) {
             self.hears(at, Input::Stored(Came { piece, bytes: PIECES.bytes(), request: None, from: None }));
         }
@@ -701,8 +699,8 @@ impl World {
         self.hears(at, Input::OpensBooks(desk));
         let id = self.agents[member].id;
         let entering = Entering { node: id, request, whole: None };
-        self.agents[at].session.admit(entering, Place::default(), &PieceSet::new(), true);
-        self.advance_soon(at);
+        let held = PieceSet::new();
+        self.hears(at, Input::Enters { entering, place: Place::default(), held, wants: true });
     }
 
     // Looking for a lead.
@@ -745,7 +743,7 @@ impl World {
         let met: Vec<NodeId> = me.session.met().iter().copied().collect();
         let nodes = self.agents.iter().filter(|agent| !agent.is_seed).map(|agent| &agent.id);
         let first = asking::first_to_ask(BLOB, &[], &met, &asking::nearest(BLOB, nodes));
-        let mut survey = Survey::new(BLOB, first, me.session.leadership.failed().chain([me.id]));
+        let mut survey = Survey::new(BLOB, first, me.session.leadership().failed().chain([me.id]));
         let mut took = Duration::ZERO;
         loop {
             let round = survey.next_round();

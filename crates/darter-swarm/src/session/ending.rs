@@ -1,0 +1,78 @@
+//! How a blob's transfer comes to its end, and what others are told of it.
+
+use darter_core::NodeId;
+use darter_protocol::{Failure, Message};
+
+use super::hearing::Asked;
+use super::{Output, Session};
+use crate::{Entering, Facts, Leader};
+
+/// Why an agent is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// This agent follows it: two that follow each other would wait for each other.
+    Follows,
+    /// The blob has come to its end here.
+    Ended,
+}
+
+impl Session {
+    /// This agent can't lead the swarm to its end: the members look elsewhere.
+    pub(super) fn gives_up(&mut self, failure: &Failure, facts: &dyn Facts) {
+        let to = self.member_nodes();
+        if !to.is_empty() {
+            let message = Message::Failed { blob: facts.blob(), failure: failure.clone() };
+            self.outputs.push(Output::Say { to, message });
+        }
+    }
+
+    /// The bytes are thrown away, unless they are already; if it `tells` members, by them, too.
+    pub(super) fn dissolves(&mut self, tells: bool) -> bool {
+        let begins = self.course.dissolves();
+        if begins && tells {
+            let to = self.member_nodes();
+            self.outputs.push(Output::SayDissolved { to });
+        }
+        begins
+    }
+
+    /// Says good-bye to the swarm.
+    pub(super) fn leaves(&mut self, facts: &dyn Facts) {
+        let blob = facts.blob();
+        if let Leader::Node(lead) = self.leader() {
+            self.say(lead, Message::Leave { blob });
+        }
+        if !self.met.is_empty() {
+            let to = self.met.iter().copied().collect();
+            self.outputs.push(Output::Say { to, message: Message::Part { blob } });
+        }
+    }
+
+    /// The last outputs: what is left to be said, no request stays open, and nobody waits to be let in.
+    pub fn end(&mut self) -> Vec<Output> {
+        let mut outputs = std::mem::take(&mut self.outputs);
+        outputs.retain(|it| matches!(it, Output::Say { .. } | Output::SayDissolved { .. } | Output::Reject { .. }));
+        outputs.extend(self.withdraw());
+        self.reject_waiting(&mut outputs);
+        outputs
+    }
+
+    /// Withdraws everything that is asked for.
+    pub(super) fn withdraw(&mut self) -> Vec<Output> {
+        let asked = std::mem::take(&mut self.asked);
+        asked.into_iter().map(|(request, Asked { of, .. })| Output::Withdraw { request, of }).collect()
+    }
+
+    /// Lets nobody in any more.
+    pub(super) fn reject_waiting(&mut self, outputs: &mut Vec<Output>) {
+        let waiting = self.books.as_mut().map(|books| books.take_entering()).unwrap_or_default();
+        let reject = |Entering { node, request, .. }| Output::Reject { node, request, why: Rejection::Ended };
+        outputs.extend(waiting.into_iter().map(reject));
+    }
+
+    /// The members of the swarm that this agent leads, without itself; none if it leads none.
+    fn member_nodes(&self) -> Vec<NodeId> {
+        let members = self.books.as_ref().map(|books| books.lead().members()).unwrap_or_default();
+        members.into_iter().filter(|node| *node != self.me).collect()
+    }
+}
