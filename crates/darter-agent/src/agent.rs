@@ -38,6 +38,7 @@ use darter_metrics::process::Usage;
 use darter_origin::Requester;
 use darter_registries::Registries;
 use darter_swarm::leadership::trace::Trace;
+use darter_swarm::session::trace::SessionTrace;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use tokio::sync::{Semaphore, watch};
@@ -383,6 +384,12 @@ impl Agent {
     /// record them ([`Builder::record_decisions`]).
     pub fn decisions(&self, blob: BlobId) -> Option<Trace> {
         self.inner.swarms.get(blob)?.decisions()
+    }
+
+    /// What this agent's session of such a blob was told and did until it let others in; `None` where it was not built to record that
+    /// ([`Builder::record_decisions`]).
+    pub fn trace(&self, blob: BlobId) -> Option<SessionTrace> {
+        self.inner.swarms.get(blob)?.trace()
     }
 
     /// Takes no new work, lets transfers under way end (up to the drain timeout), writes everything down.

@@ -14,6 +14,7 @@ use std::time::Duration;
 use darter_core::{Moment, NodeId, PieceIndex, Place, Tier};
 use darter_protocol::{Refusal, Wanted};
 use darter_scenario::{Event as Happening, SEED};
+use darter_swarm::session::trace::SessionTrace;
 use darter_swarm::{Came, CheckedBy, Input, Output, ReaderId, RequestId, Seen, Start};
 
 use crate::events::Troubles;
@@ -100,7 +101,7 @@ impl Fleet {
         }
         let nodes = (0..).zip(&scenario.nodes).map(|(index, spec)| {
             let seed = scenario.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ scattered(index);
-            Node::new(index, spec, (scenario.pieces, scenario.piece_bytes), tuning, seed)
+            Node::new(index, spec, (scenario.pieces, scenario.piece_bytes), tuning, seed, scenario.records)
         });
         let network = scenario.network;
         let grain = network.grain.unwrap_or_else(|| (scenario.piece_bytes / 4).max(64 << 10));
@@ -204,6 +205,18 @@ impl Fleet {
 
     /// Runs until everybody who stays has finished, or the limit is reached.
     pub fn run(mut self) -> Report {
+        self.play();
+        self.finish()
+    }
+
+    /// The same, and what each node's session was told in its first life and did, if the scenario keeps that.
+    pub fn run_recorded(mut self) -> (Report, Vec<SessionTrace>) {
+        self.play();
+        let traces = self.nodes.iter().filter_map(|node| node.session.trace().cloned()).collect();
+        (self.finish(), traces)
+    }
+
+    fn play(&mut self) {
         while let Some((at, what)) = self.queue.pop() {
             if at > self.limit || (self.waiting_for == 0 && self.events_left == 0) {
                 break;
@@ -213,7 +226,6 @@ impl Fleet {
             self.report.events += 1;
             self.happen(what);
         }
-        self.finish()
     }
 
     /// Takes note of what everybody holds at each moment for that until `at`.

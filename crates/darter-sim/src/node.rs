@@ -7,7 +7,7 @@ use darter_core::{BlobId, Moment, NodeId, PieceHash, PieceIndex, PieceLength, Pi
 use darter_protocol::Verdict;
 use darter_scenario::Lie;
 use darter_swarm::asking::Survey;
-use darter_swarm::{Hashes, Leadership, Picker, Session, Tuning};
+use darter_swarm::{Leadership, Session, SessionStart, Tuning};
 
 use crate::leading::Leading;
 use crate::queue::Arrival;
@@ -111,14 +111,33 @@ impl Node {
         (pieces, piece_bytes): (u32, u64),
         tuning: Tuning,
         seed: u64,
+        records: bool,
     ) -> Self {
         let id = id_of(index);
-        let picker = Picker::new(id, piece_bytes, tuning, seed);
-        let mut hashes = Hashes::new(BLOB, PieceLength::UNKNOWN_BLOB, &[], seed as usize, tuning);
-        hashes.set_total(pieces);
-        let mut session = Session::new(id, picker, Self::leadership(index), hashes, tuning, Moment::ZERO);
-        // All nodes here know the verdict on the whole.
-        session.resumes(Some(WHOLE), false);
+        let start = SessionStart {
+            me: id,
+            source: BLOB,
+            blob: BLOB,
+            may_follow: index != 0,
+            pieces: PieceLength::UNKNOWN_BLOB,
+            piece_bytes,
+            total: Some(pieces),
+            hashes: Vec::new(),
+            known: PieceSet::new(),
+            held: PieceSet::new(),
+            // It is known to everybody here.
+            verdict: Some(WHOLE),
+            is_complete: false,
+            everything: true,
+            seed,
+            tuning,
+            now: Moment::ZERO,
+        };
+        let mut session = Session::begin(start.clone());
+        session.record_decisions();
+        if records {
+            session.record(start);
+        }
         Self {
             id,
             up: spec.up.bytes_per_second() as f64,

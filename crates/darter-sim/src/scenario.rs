@@ -105,6 +105,8 @@ pub struct Scenario {
     pub seed: u64,
     /// Virtual time after which the run ends, finished or not.
     pub limit: Duration,
+    /// True if what each session is told and does is kept ([`Fleet::run_recorded`](crate::Fleet::run_recorded)).
+    pub records: bool,
 }
 
 impl Scenario {
@@ -128,6 +130,7 @@ impl Scenario {
             tuning: Tuning::default(),
             seed: 1,
             limit: Duration::from_secs(3600),
+            records: false,
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use darter_core::{NodeId, Rate, rendezvous};
 use darter_sim::{BLOB, Event, Fleet, Report, Scenario, id_of};
 use darter_swarm::leadership::trace::Decided;
-use darter_swarm::{Found, Leader, Leadership, Loss, Step};
+use darter_swarm::{Found, Input, Leader, Leadership, Loss, Output, Step};
 
 fn megabytes(rate: u64) -> Rate {
     Rate::from_bytes_per_second(rate * 1_000_000).unwrap()
@@ -71,6 +71,21 @@ fn what_a_node_decided_in_a_history_an_agent_decides_that_hears_the_same() {
         });
         assert!(steps.sum::<usize>() >= 22, "those that live looked for a lead");
     }
+}
+
+#[test]
+fn what_a_nodes_session_did_in_a_history_another_does_that_is_told_the_same() {
+    let mut scenario = Scenario { records: true, pieces: 64, ..read(8) };
+    scenario.events = vec![(Duration::from_millis(300), Event::KillLead {})];
+    let (report, traces) = Fleet::new(&scenario).run_recorded();
+    assert!(report.unfinished.is_empty() && report.elected.len() == 1, "{report:?}");
+    assert_eq!(traces.len(), 8, "of all that live");
+    let looked = traces.iter().filter(|trace| {
+        assert_eq!(trace.diverges(), None);
+        let is_lost = trace.inputs().any(|it| matches!(it, Input::LeadLost { .. }));
+        is_lost && trace.outputs().any(|it| matches!(it, Output::Seek(Step::Ask(_))))
+    });
+    assert!(looked.count() >= 7, "all but the one that leads ask another to");
 }
 
 #[test]

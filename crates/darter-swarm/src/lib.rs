@@ -64,7 +64,7 @@ pub use news::{News, Told};
 pub use pace::{Pace, Standing};
 pub use phase::{CheckedBy, Course, Phase};
 pub use picker::{OpenRequest, Picker};
-pub use session::{Came, Desk, Input, LetIn, Output, Rejection, Seen, Session, Sought};
+pub use session::{Came, Desk, Input, LetIn, Output, Rejection, Seen, Session, SessionStart, Sought};
 pub use teaching::{MAX_HASHES, Teaching, Telling};
 pub use tuning::Tuning;
 pub use vigil::{Awaited, Vigil};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use darter_agent::options::Role;
 use darter_swarm::leadership::trace::{Decided, Trace, TraceInput};
-use darter_swarm::{Leader, Step};
+use darter_swarm::{Input, Leader, Output, Step};
 
 use crate::stories::world::{SEED, World, fetches, ip};
 
@@ -33,6 +33,14 @@ async fn what_agents_decided_when_their_lead_was_gone_is_decided_again_by_whoeve
         .collect();
     for trace in &traces {
         assert_eq!(trace.replay(), trace.decided(), "{trace:?}");
+    }
+    // And all else that they did, from the first want on.
+    for host in 1..=5 {
+        let agent = world.agent(host);
+        let told = agent.trace(agent.status().swarms[0].blob).expect("it was to record it");
+        assert_eq!(told.diverges(), None, "host {host}");
+        assert!(told.inputs().any(|it| matches!(it, Input::LeadLost { .. })), "host {host}");
+        assert!(told.outputs().any(|it| matches!(it, Output::Seek(_))), "host {host}");
     }
     let leads: Vec<_> = traces.iter().filter(|it| it.decided().contains(&Decided::Do(Step::Lead))).collect();
     assert_eq!(leads.len(), 1, "one leads in the seed's place: {traces:?}");

@@ -84,7 +84,8 @@ use darter_fleet::Fleet;
 use darter_origin::{Reading, Requester};
 use darter_store::StoredBlob;
 use darter_swarm::leadership::trace::Trace;
-use darter_swarm::{Came, Event, Hashes, Input, Leadership, Phase, Picker, RequestId, Session, Tuning};
+use darter_swarm::session::trace::SessionTrace;
+use darter_swarm::{Came, Input, Phase, RequestId, Session, SessionStart, Tuning};
 use darter_wire::Verdict;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -264,19 +265,6 @@ impl Transfer {
         let held = stored.held();
         let manifest = stored.manifest();
         let blob = stored.id();
-        let seed = random_seed(&context.me, blob);
-        let mut hashes =
-            Hashes::new(blob, manifest.piece_length(), manifest.hashes(), seed as usize, Tuning::default());
-        if let Some(total) = manifest.piece_count() {
-            hashes.set_total(total);
-        }
-        let mut picker = Picker::new(context.me, manifest.piece_length().bytes(), Tuning::default(), seed);
-        for known in manifest.known().runs().chain(std::iter::once(0..0)) {
-            picker.handle(Event::ManifestGrew { known, total: manifest.piece_count() }, now);
-        }
-        for piece in held.iter() {
-            picker.handle(Event::Received { request: None, piece, bytes: 0 }, now);
-        }
         let mut journal = Journal::new(source.to_string(), source.digest(), now, context.unix(), &held);
         let complete = verdict.is_some();
         if complete {
@@ -284,14 +272,27 @@ impl Transfer {
         } else if !held.is_empty() {
             journal.note(now, format!("resumed with {} of {:?} pieces held", held.len(), manifest.piece_count()));
         }
-        let mut leadership = Leadership::new(context.me, source.key(), blob, context.options.role == Role::Node);
+        let start = SessionStart {
+            me: context.me,
+            source: source.key(),
+            blob,
+            may_follow: context.options.role == Role::Node,
+            pieces: manifest.piece_length(),
+            piece_bytes: manifest.piece_length().bytes(),
+            total: manifest.piece_count(),
+            hashes: manifest.hashes().to_vec(),
+            known: manifest.known().clone(),
+            held,
+            verdict,
+            is_complete: complete,
+            everything,
+            seed: random_seed(&context.me, blob),
+            tuning: Tuning::default(),
+            now,
+        };
+        let mut session = Session::begin(start.clone());
         if context.records {
-            leadership.record();
-        }
-        let mut session = Session::new(context.me, picker, leadership, hashes, Tuning::default(), now);
-        session.resumes(verdict, complete);
-        if !everything {
-            session.wants_parts(now);
+            session.record(start);
         }
         let state = TransferState {
             session,
@@ -386,6 +387,11 @@ impl Transfer {
     /// The lead, as this agent sees it.
     pub(crate) fn lead(&self) -> Lead {
         self.state.lock().lead()
+    }
+
+    /// The session's trace, if that is recorded.
+    pub fn trace(&self) -> Option<SessionTrace> {
+        self.state.lock().session.trace().cloned()
     }
 
     /// The decisions about who leads, if they are recorded.

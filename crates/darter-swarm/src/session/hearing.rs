@@ -25,8 +25,8 @@ impl Asked {
 }
 
 impl Session {
-    /// Tells the session what happened. Returns true if anything follows for now: [`Session::poll`] says what.
-    pub fn handle(&mut self, input: Input, facts: &dyn Facts, now: Moment) -> bool {
+    /// Takes in what happened. Returns true if anything follows for now.
+    pub(super) fn take_in(&mut self, input: Input, facts: &dyn Facts, now: Moment) -> bool {
         match input {
             Input::Said { by, message } => return self.hear(by, message, facts, now),
             Input::Found(infos) => self.dials(infos, &[], now),

@@ -11,6 +11,7 @@
 //! | `poll` | [`Session::poll`]: what is to be done now |
 //! | `following` | who leads ([`Session::leads`], [`Session::follow`], [`Session::lost_lead`]): the picker asks it, hashes are proven by its key, news goes to it |
 //! | `neighbours` | who is met, asked for pieces and hashes, and told news |
+//! | `start`, [`trace`] | [`SessionStart`]; what it was told and did, so that it can be told again |
 //! | `ending`, `resting` | what others are told of an end, and of a pause that the origin asked for |
 //! | `seeking` | the search for a lead; what follows when one is lost |
 //! | `pieces` | what a holder has, by its answers; which pieces are here |
@@ -41,9 +42,11 @@ mod pieces;
 mod poll;
 mod resting;
 mod seeking;
+mod start;
 mod telling;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 mod wants;
 mod watch;
 
@@ -60,6 +63,7 @@ pub use self::output::Output;
 pub use self::pieces::Came;
 use self::resting::Pause;
 pub use self::seeking::Sought;
+pub use self::start::SessionStart;
 use self::wants::Wants;
 use self::watch::Unattended;
 pub use self::watch::{LOOK_EVERY, Seen};
@@ -113,6 +117,7 @@ pub struct Session {
     /// Outputs that go before anything else.
     outputs: Vec<Output>,
     watch: Unattended,
+    trace: Option<Box<trace::SessionTrace>>,
 }
 
 impl Session {
@@ -150,6 +155,7 @@ impl Session {
             questions: BTreeMap::new(),
             outputs: Vec::new(),
             watch: Unattended::new(now),
+            trace: None,
         }
     }
 
@@ -199,7 +205,7 @@ impl Session {
         self.books = None;
         (self.news, self.vigil, self.watch) = (News::new(self.tuning), Vigil::new(now), Unattended::new(now));
         self.course = Course::new(self.course.phase() == Phase::Complete);
-        self.pause = None;
+        (self.pause, self.trace) = (None, None);
         self.asked.clear();
         self.questions.clear();
         self.outputs.clear();

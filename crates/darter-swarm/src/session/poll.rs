@@ -14,9 +14,8 @@ impl Session {
         self.course.is_fetching() && !self.is_at_rest()
     }
 
-    /// The outputs that are due now, in this order: the driver carries out one after the other, so that a peer hears of a neighbour's
-    /// pieces when it knows the neighbour, and a member of hashes in the order of the pieces.
-    pub fn poll(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
+    /// Puts out what is due now.
+    pub(super) fn put_out(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
         let blob = facts.blob();
         let requests = self.poll_picker(facts, now);
         outputs.append(&mut self.outputs);

@@ -11,6 +11,7 @@ use crate::{Action, Course, Lead, Loss, ReaderId, RequestId, Start, Step, Teache
 mod driven;
 mod ended;
 mod sought;
+mod traced;
 mod watched;
 
 const ME: u8 = 5;

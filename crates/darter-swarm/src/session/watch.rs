@@ -50,8 +50,8 @@ impl Unattended {
 }
 
 impl Session {
-    /// Looks for what is due though no input says so. [`Session::poll`] has what follows.
-    pub fn look(&mut self, seen: Seen, facts: &dyn Facts, now: Moment) {
+    /// Looks for what is due though no input says so.
+    pub(super) fn look_around(&mut self, seen: Seen, facts: &dyn Facts, now: Moment) {
         if !self.course.is_open() {
             (self.watch, self.vigil) = (Unattended::new(now), Vigil::new(now));
             return;

@@ -1,0 +1,247 @@
+//! A trace of what a session was told and what it did, so that it can be told again.
+//!
+//! A session that records ([`Session::record`]) keeps its first [`MAX_RECORDED`] calls: the input, what the store and the connections answered
+//! meanwhile ([`Facts`]), and what came out. Told the same from the start, any other session in its place does the same, in an agent, in the
+//! simulator or in a test: [`SessionTrace::diverges`] shows it.
+//!
+//! A trace ends where the books are opened: what a lead gives and reads is asked of it in between, by whoever sends and reads.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+
+use darter_core::{BlobId, Moment, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Tier, Version};
+
+use super::{Input, Output, Seen, Session};
+use crate::{Facts, SessionStart, Standing};
+
+/// Calls that are kept, at most.
+pub const MAX_RECORDED: usize = 4096;
+
+/// A session's calls from the start.
+#[derive(Clone, Debug)]
+pub struct SessionTrace {
+    start: SessionStart,
+    steps: Vec<Step>,
+}
+
+/// One call.
+#[derive(Clone, Debug)]
+struct Step {
+    at: Moment,
+    call: Call,
+    facts: VecDeque<Fact>,
+    did: Did,
+}
+
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "most are inputs")]
+enum Call {
+    Handle(Input),
+    Poll,
+    Look(Seen),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Did {
+    Follows(bool),
+    Outputs(Vec<Output>),
+    Nothing,
+}
+
+macro_rules! facts {
+    ($($name:ident($($argument:ident: $of:ty)?) -> $answer:ty, $variant:ident, or $none:expr;)*) => {
+        /// An answer of the store or the connections.
+        #[derive(Clone, Debug)]
+        enum Fact {
+            List(Vec<PieceHash>),
+            $($variant($answer)),*
+        }
+
+        impl Facts for Witness<'_> {
+            $(fn $name(&self $(, $argument: $of)?) -> $answer {
+                let answer = self.facts.$name($($argument)?);
+                self.keep(Fact::$variant(answer.clone()));
+                answer
+            })*
+
+            fn hashes_from(&self, from: u32, most: usize) -> Vec<PieceHash> {
+                let answer = self.facts.hashes_from(from, most);
+                self.keep(Fact::List(answer.clone()));
+                answer
+            }
+        }
+
+        impl Facts for Told {
+            $(fn $name(&self $(, _: $of)?) -> $answer {
+                match self.next() {
+                    Some(Fact::$variant(answer)) => answer,
+                    _ => {
+                        self.diverged.set(true);
+                        $none
+                    }
+                }
+            })*
+
+            fn hashes_from(&self, _: u32, _: usize) -> Vec<PieceHash> {
+                match self.next() {
+                    Some(Fact::List(answer)) => answer,
+                    _ => {
+                        self.diverged.set(true);
+                        Vec::new()
+                    }
+                }
+            }
+        }
+    };
+}
+
+facts! {
+    blob() -> BlobId, Blob, or BlobId([0; 32]);
+    version() -> Version, Version, or Version::default();
+    piece_length() -> PieceLength, PieceLength, or PieceLength::UNKNOWN_BLOB;
+    length() -> Option<u64>, Length, or None;
+    pieces() -> Option<u32>, Pieces, or None;
+    prefix() -> u32, Prefix, or 0;
+    known_count() -> u32, KnownCount, or 0;
+    known() -> PieceSet, Known, or PieceSet::new();
+    knows(piece: PieceIndex) -> bool, Knows, or false;
+    address(node: NodeId) -> String, Address, or String::new();
+    place(node: NodeId) -> Option<Place>, Place, or None;
+    tier(node: NodeId) -> Tier, Tier, or Tier::Far;
+    is_connected(node: NodeId) -> bool, IsConnected, or false;
+    is_seed(node: NodeId) -> bool, IsSeed, or false;
+    seeds() -> Vec<NodeId>, Seeds, or Vec::new();
+    fetched() -> u32, Fetched, or 1;
+    standing(node: NodeId) -> Standing, Standing, or Standing::default();
+    is_on_trust() -> bool, IsOnTrust, or false;
+    may_change() -> bool, MayChange, or false;
+}
+
+/// Facts of which the answers are kept.
+struct Witness<'a> {
+    facts: &'a dyn Facts,
+    heard: RefCell<VecDeque<Fact>>,
+}
+
+impl Witness<'_> {
+    fn keep(&self, fact: Fact) {
+        self.heard.borrow_mut().push_back(fact);
+    }
+}
+
+/// Facts that are told again.
+struct Told {
+    facts: RefCell<VecDeque<Fact>>,
+    /// True if something else was asked.
+    diverged: Cell<bool>,
+}
+
+impl Told {
+    fn next(&self) -> Option<Fact> {
+        self.facts.borrow_mut().pop_front()
+    }
+}
+
+impl SessionTrace {
+    /// The inputs that it was told.
+    pub fn inputs(&self) -> impl Iterator<Item = &Input> {
+        self.steps.iter().filter_map(|step| if let Call::Handle(input) = &step.call { Some(input) } else { None })
+    }
+
+    /// What it wanted done.
+    pub fn outputs(&self) -> impl Iterator<Item = &Output> {
+        let outputs =
+            self.steps.iter().map(|step| if let Did::Outputs(outputs) = &step.did { &outputs[..] } else { &[] });
+        outputs.flatten()
+    }
+
+    #[cfg(test)]
+    pub(super) fn begins_as(&mut self, start: SessionStart) {
+        self.start = start;
+    }
+
+    /// Tells all of it to another session in the same place. The number of the first call by which that does something else, if any.
+    pub fn diverges(&self) -> Option<usize> {
+        let mut session = Session::begin(self.start.clone());
+        self.steps.iter().position(|step| !step.is_done_again(&mut session))
+    }
+}
+
+impl Step {
+    fn is_done_again(&self, session: &mut Session) -> bool {
+        let told = Told { facts: RefCell::new(self.facts.clone()), diverged: Cell::new(false) };
+        let did = match &self.call {
+            Call::Handle(input) => Did::Follows(session.handle(input.clone(), &told, self.at)),
+            Call::Poll => {
+                let mut outputs = Vec::new();
+                session.poll(&told, self.at, &mut outputs);
+                Did::Outputs(outputs)
+            }
+            Call::Look(seen) => {
+                session.look(*seen, &told, self.at);
+                Did::Nothing
+            }
+        };
+        did == self.did && !told.diverged.get() && told.facts.borrow().is_empty()
+    }
+}
+
+impl Session {
+    /// Keeps what it is told and does from now on; it has just begun like this.
+    pub fn record(&mut self, start: SessionStart) {
+        self.record_decisions();
+        self.trace = Some(Box::new(SessionTrace { start, steps: Vec::new() }));
+    }
+
+    /// Keeps what is decided about who leads from now on ([`Leadership::record`](crate::Leadership::record)).
+    pub fn record_decisions(&mut self) {
+        self.leadership.record();
+    }
+
+    /// The trace, if one was kept.
+    pub fn trace(&self) -> Option<&SessionTrace> {
+        self.trace.as_deref()
+    }
+
+    fn records(&self) -> bool {
+        self.books.is_none() && self.trace.as_ref().is_some_and(|trace| trace.steps.len() < MAX_RECORDED)
+    }
+
+    fn keep(&mut self, at: Moment, call: Call, witness: Witness<'_>, did: Did) {
+        if let Some(trace) = &mut self.trace {
+            trace.steps.push(Step { at, call, facts: witness.heard.into_inner(), did });
+        }
+    }
+
+    /// Tells the session what happened. Returns true if anything follows for now: [`Session::poll`] says what.
+    pub fn handle(&mut self, input: Input, facts: &dyn Facts, now: Moment) -> bool {
+        if !self.records() {
+            return self.take_in(input, facts, now);
+        }
+        let witness = Witness { facts, heard: RefCell::default() };
+        let follows = self.take_in(input.clone(), &witness, now);
+        self.keep(now, Call::Handle(input), witness, Did::Follows(follows));
+        follows
+    }
+
+    /// The outputs that are due now, in this order: the driver carries out one after the other, so that a peer hears of a neighbour's
+    /// pieces when it knows the neighbour, and a member of hashes in the order of the pieces.
+    pub fn poll(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
+        if !self.records() {
+            return self.put_out(facts, now, outputs);
+        }
+        let (witness, before) = (Witness { facts, heard: RefCell::default() }, outputs.len());
+        self.put_out(&witness, now, outputs);
+        self.keep(now, Call::Poll, witness, Did::Outputs(outputs[before..].to_vec()));
+    }
+
+    /// Looks for what is due though no input says so. [`Session::poll`] has what follows.
+    pub fn look(&mut self, seen: Seen, facts: &dyn Facts, now: Moment) {
+        if !self.records() {
+            return self.look_around(seen, facts, now);
+        }
+        let witness = Witness { facts, heard: RefCell::default() };
+        self.look_around(seen, &witness, now);
+        self.keep(now, Call::Look(seen), witness, Did::Nothing);
+    }
+}
