@@ -160,13 +160,13 @@ pub(crate) struct LazyDirArgs {
     pub(crate) dir: PathBuf,
 
     /// How long a read waits for its bytes before it fails
-    #[arg(long, env = "DARTER_LAZY_TIMEOUT", value_name = "TIME", default_value = "60s", value_parser = values::some_time)]
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::some_time)]
     pub(crate) timeout: Duration,
 
     /// When to fetch what no container has read: always (from now on), idle (while none waits) or never
     ///
     /// Of layers that are open. A layer that is all here is a link to its file in the store, and needs this process no more.
-    #[arg(long, env = "DARTER_LAZY_FILL", value_name = "WHEN", default_value_t = Fill::Idle,
+    #[arg(long, value_name = "WHEN", default_value_t = Fill::Idle,
         value_parser = PossibleValuesParser::new(Fill::ALL.map(|(_, name)| name)).try_map(|name| name.parse::<Fill>()))]
     pub(crate) fill: Fill,
 
