@@ -43,6 +43,7 @@ use self::tree::Tree;
 use crate::cli::SetupArgs;
 use crate::cli::upstream::Upstream;
 use crate::cli::values;
+pub(crate) use crate::cli::values::version;
 use crate::output;
 
 /// A file and what becomes of it.
@@ -332,15 +333,4 @@ pub(crate) fn installed() -> Option<Release> {
     let said = String::from_utf8_lossy(&said.stdout).into_owned();
     // "containerd github.com/containerd/containerd/v2 v2.4.2 REVISION"; distributions leave out the v.
     said.split_whitespace().skip(1).find_map(version)
-}
-
-/// The first two numbers of `1.7.24`, `v2.4.2-rc.1`, `1.6.20~ds1`.
-pub(crate) fn version(text: &str) -> Option<Release> {
-    let mut parts = text.trim_start_matches('v').split('.');
-    let number = |part: &str| {
-        let digits = part.find(|letter: char| !letter.is_ascii_digit()).map_or(part, |end| &part[..end]);
-        digits.parse().ok()
-    };
-    let major = parts.next()?.parse().ok()?;
-    Some((major, number(parts.next()?)?))
 }

@@ -9,7 +9,7 @@
 //! | `input`, `output` | [`Input`], [`Output`] |
 //! | `hearing` | [`Session::handle`]: what follows from each input |
 //! | `poll` | [`Session::poll`]: what is to be done now |
-//! | `following` | who leads ([`Session::leads`], [`Session::follow`], [`Session::lost_lead`]): the picker asks it, hashes are proven by its key, news goes to it |
+//! | `following` | who leads (`leads`, `follow`, `lost_lead`): the picker asks it, hashes are proven by its key, news goes to it |
 //! | `neighbours` | who is met, asked for pieces and hashes, and told news |
 //! | `start`, [`trace`] | [`SessionStart`]; what it was told and did, so that it can be told again |
 //! | `ending`, `resting` | what others are told of an end, and of a pause that the origin asked for |

@@ -177,9 +177,20 @@ pub(crate) fn absolute(text: &str) -> Result<PathBuf, String> {
     if path.is_absolute() { Ok(path) } else { Err(format!("not an absolute path: {text:?}")) }
 }
 
+/// The first two numbers of `1.7.24`, `v2.4.2-rc.1`, `1.6.20~ds1`.
+pub(crate) fn version(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.trim_start_matches('v').split('.');
+    let number = |part: &str| {
+        let digits = part.find(|letter: char| !letter.is_ascii_digit()).map_or(part, |end| &part[..end]);
+        digits.parse().ok()
+    };
+    let major = parts.next()?.parse().ok()?;
+    Some((major, number(parts.next()?)?))
+}
+
 /// The first two numbers of an engine's version.
 pub(crate) fn engine_version(text: &str) -> Result<(u32, u32), String> {
-    crate::setup::version(text).ok_or_else(|| format!("not a version: {text:?} (write for example 2.4.2)"))
+    version(text).ok_or_else(|| format!("not a version: {text:?} (write for example 2.4.2)"))
 }
 
 /// `REGISTRY=FILE`.
