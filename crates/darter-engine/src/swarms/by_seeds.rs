@@ -52,7 +52,12 @@ impl Swarms {
     ) -> Result<BySeeds, FetchError> {
         let seeds = self.seeds_for(source).await;
         if seeds.is_empty() {
-            return Ok(BySeeds::NotOpened { patient: true, troubles: Vec::new() });
+            let older = self.house.fleet.seeds().into_iter().filter(|seed| !self.knows_sort(*seed, source));
+            let told = older.map(|seed| {
+                let addr = self.house.fleet.address(seed);
+                format!("seed {addr} is of a release that expands no layers: upgrade it")
+            });
+            return Ok(BySeeds::NotOpened { patient: true, troubles: told.collect() });
         }
         let asking = {
             let (swarms, source, credentials) = (Arc::clone(self), source.clone(), caller.credentials.clone());
