@@ -467,10 +467,13 @@ pub struct GetRequest {
 pub struct MountStatus {
     /// Where: the directory.
     pub dir: PathBuf,
-    /// The file in it.
+    /// The file in it; empty for an image.
     pub file: String,
-    /// The URL that is mounted, without logins.
+    /// The URL that is mounted, without logins; of an image, its name.
     pub url: String,
+    /// Of an image, the digest of its manifest: there is no `file` then, but the image's root in the directory itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Digest>,
     /// The blob that it is.
     pub blob: BlobId,
     /// Its length.

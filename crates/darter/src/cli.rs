@@ -41,7 +41,7 @@ pub(crate) use self::client::{
     NamesArgs, StatusArgs, TopArgs,
 };
 pub(crate) use self::image::{ExpandArgs, ImageArgs, ImageCommand};
-pub(crate) use self::mount::{KeepArgs, LazyDirArgs, MountArgs, UnmountArgs};
+pub(crate) use self::mount::{KeepArgs, LazyDirArgs, MountArgs, Mountable, UnmountArgs};
 pub(crate) use self::setup::{DoctorArgs, SetupArgs};
 
 const STYLES: Styles = Styles::styled()

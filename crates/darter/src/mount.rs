@@ -5,6 +5,10 @@
 //! | `mount/keeper.rs` | the process that keeps a mount |
 //! | `mount/daemon.rs` | bytes by a daemon, over its socket |
 //! | `mount/own.rs` | bytes by an agent of the keeper's own |
+//! | `mount/reference.rs` | images as people name them |
+//! | `mount/image.rs` | the layers of an image, by the daemon's mirror |
+//! | `mount/layers.rs` | the process that keeps an image |
+//! | `mount/stack.rs` | the kernel's mounts of an image |
 //! | `mount/register.rs` | which mounts there are, and how each is |
 //! | `mount/unmount.rs` | away with one; who uses it |
 //!
@@ -13,9 +17,13 @@
 //! of URLs for as long as the mount lives), and ends when the mount is there, or with the keeper's error.
 
 pub(crate) mod daemon;
+mod image;
 mod keeper;
+mod layers;
 mod own;
+pub(crate) mod reference;
 pub(crate) mod register;
+mod stack;
 pub(crate) mod unmount;
 
 use std::ffi::OsString;
@@ -31,7 +39,9 @@ use darter_core::Digest;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::cli::{Command, MountArgs, UnmountArgs};
+use self::layers::ImageMount;
+use self::reference::ImageRef;
+use crate::cli::{Command, MountArgs, Mountable, UnmountArgs};
 use crate::config::Configured;
 use crate::failure::{self, Failure};
 use crate::get::credentials::Senders;
@@ -51,7 +61,7 @@ struct Orders {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Word {
-    Mounted(MountStatus),
+    Mounted(Box<MountStatus>),
     Failed(Problem),
 }
 
@@ -69,35 +79,63 @@ struct Mount {
 impl Mount {
     /// The mount that the command line names, after refusing what can be refused before anybody is asked.
     fn of(args: &MountArgs, headers: Option<Vec<(String, String)>>) -> anyhow::Result<Self> {
-        let (Some(url), Some(dir)) = (&args.url, &args.dir) else {
-            return Err(Failure::Usage("say what to mount, and where: darter mount URL DIR".to_owned()).into());
+        let (Some(Mountable::Url(url)), Some(dir)) = (&args.what, &args.dir) else {
+            return Err(no_arguments());
         };
         let name = args
             .name
             .clone()
             .or_else(|| file_name(url))
             .ok_or_else(|| Failure::Usage(format!("{url} names no file; say what to call it with --name NAME")))?;
-        let named = unmount::resolve(dir)?;
-        if register::is_mount_point(&named) {
-            bail!(
-                "something is mounted at {} already: take that away first (`darter unmount` if it is a mount of darter's), or choose another directory",
-                dir.display()
-            );
-        }
-        match std::fs::metadata(&named) {
-            Ok(found) if found.is_dir() => {}
-            Ok(_) => return Err(Failure::Usage(format!("{} is no directory", dir.display())).into()),
-            Err(error) => {
-                let text = format!("can't mount at {}: {error}; make the directory first", dir.display());
-                return Err(Failure::Usage(text).into());
-            }
-        }
+        let named = free_directory(dir)?;
         let headers = match headers {
             Some(headers) => headers,
             None => Senders::gather(&args.credentials)?.of(url),
         };
         let digest = args.digest.or_else(|| blob_digest(url));
         Ok(Self { url: url.clone(), dir: named, name, digest, headers })
+    }
+}
+
+fn no_arguments() -> anyhow::Error {
+    Failure::Usage("say what to mount, and where: darter mount IMAGE|URL DIR".to_owned()).into()
+}
+
+/// The image that the command line names, after refusing what can be refused before anybody is asked.
+fn image_of(args: &MountArgs, image: &ImageRef, headers: Option<Vec<(String, String)>>) -> anyhow::Result<ImageMount> {
+    let Some(dir) = &args.dir else { return Err(no_arguments()) };
+    for (flag, is_given) in [("--name", args.name.is_some()), ("--digest", args.digest.is_some())] {
+        if is_given {
+            let text =
+                format!("{flag} is for a URL: an image is mounted as a directory, and checked by its own digests");
+            return Err(Failure::Usage(text).into());
+        }
+    }
+    let dir = free_directory(dir)?;
+    let headers = match headers {
+        Some(headers) => headers,
+        // As a netrc file names the registry.
+        None => Senders::gather(&args.credentials)?.of(&format!("https://{}/", image.registry).parse()?),
+    };
+    Ok(ImageMount { image: image.clone(), dir, headers })
+}
+
+/// A directory behind all links, at which nothing is mounted.
+fn free_directory(dir: &Path) -> anyhow::Result<PathBuf> {
+    let named = unmount::resolve(dir)?;
+    if register::is_mount_point(&named) {
+        bail!(
+            "something is mounted at {} already: take that away first (`darter unmount` if it is a mount of darter's), or choose another directory",
+            dir.display()
+        );
+    }
+    match std::fs::metadata(&named) {
+        Ok(found) if found.is_dir() => Ok(named),
+        Ok(_) => Err(Failure::Usage(format!("{} is no directory", dir.display())).into()),
+        Err(error) => {
+            let text = format!("can't mount at {}: {error}; make the directory first", dir.display());
+            Err(Failure::Usage(text).into())
+        }
     }
 }
 
@@ -116,13 +154,25 @@ pub(crate) async fn run(args: &MountArgs, configured: &Configured) -> anyhow::Re
     if args.list {
         return register::list(args).await;
     }
-    let mount = Mount::of(args, None)?;
-    if args.foreground {
-        let told = |status: &MountStatus| tell(args, status);
-        return keeper::run(args, mount, true, told).await;
-    }
+    let told = |status: &MountStatus| tell(args, status);
+    let (dir, headers) = match &args.what {
+        Some(Mountable::Image(image)) => {
+            stack::check()?;
+            let mount = image_of(args, image, None)?;
+            if args.foreground {
+                return layers::run(args, mount, true, told).await;
+            }
+            (mount.dir, mount.headers)
+        }
+        _ => {
+            let mount = Mount::of(args, None)?;
+            if args.foreground {
+                return keeper::run(args, mount, true, told).await;
+            }
+            (mount.dir, mount.headers)
+        }
+    };
     let arguments = configured.arguments.iter().map(|word| word.as_bytes().to_owned()).collect();
-    let (dir, headers) = (mount.dir, mount.headers);
     let status = tokio::task::spawn_blocking(move || start(&dir, &Orders { arguments, headers })).await??;
     tell(args, &status)
 }
@@ -131,7 +181,7 @@ fn tell(args: &MountArgs, status: &MountStatus) -> anyhow::Result<()> {
     if args.json {
         return output::json(status);
     }
-    let path = status.dir.join(&status.file);
+    let path = register::path_of(status);
     let here = if status.whole { "all of it".to_owned() } else { units::size(status.held_bytes) };
     output::text(&format!("mounted {} ({}, {here} here)\n", path.display(), units::size(status.length_bytes)))
 }
@@ -158,7 +208,7 @@ fn start(dir: &Path, orders: &Orders) -> anyhow::Result<MountStatus> {
     let mut line = String::new();
     BufReader::new(stdout).read_line(&mut line)?;
     match serde_json::from_str(&line) {
-        Ok(Word::Mounted(status)) => Ok(status),
+        Ok(Word::Mounted(status)) => Ok(*status),
         Ok(Word::Failed(problem)) => {
             // It has ended.
             let _ = keeper.wait();
@@ -185,12 +235,16 @@ pub(crate) async fn keep() -> anyhow::Result<()> {
     };
     let Command::Mount(args) = &configured.cli.command else { bail!("this is no command line of `darter mount`") };
     let kept = async {
-        let mount = Mount::of(args, Some(headers))?;
-        keeper::run(args, mount, false, |status| {
-            say(&Word::Mounted(status.clone()))?;
+        let told = |status: &MountStatus| {
+            say(&Word::Mounted(Box::new(status.clone())))?;
             detach()
-        })
-        .await
+        };
+        match &args.what {
+            Some(Mountable::Image(image)) => {
+                layers::run(args, image_of(args, image, Some(headers))?, false, told).await
+            }
+            _ => keeper::run(args, Mount::of(args, Some(headers))?, false, told).await,
+        }
     };
     kept.await.or_else(|error| {
         // After it was there nobody listens any more.

@@ -12,6 +12,7 @@ use url::Url;
 use super::agent::{LogArgs, OriginArgs, PlaceArgs, StoreArgs, UpstreamArgs};
 use super::client::CredentialArgs;
 use super::values;
+use crate::mount::reference::ImageRef;
 
 pub(crate) const MOUNT_EXAMPLES: &str = "\
 Examples:
@@ -21,6 +22,8 @@ Examples:
     $ darter mount https://example.org/model.safetensors /mnt/model --fill idle
   A blob of a registry, whose digest is checked once all of it is here:
     $ darter mount https://registry.local/v2/team/model/blobs/sha256:DIGEST /mnt/model --name model.bin
+  An image's root, read-only, as root and by way of a daemon:
+    $ sudo darter mount docker.io/library/debian:12 /mnt/debian
   What is mounted, and how much of it is here:
     $ darter mount --list
   Away with it:
@@ -31,7 +34,11 @@ for --timeout, and then fails with an input/output error (SIGBUS where it is map
 gets anything but the content.
 
 A process of its own keeps the mount, so that it lives on when the daemon is stopped, upgraded or killed: reads of what was
-read before go on, others wait. Users mount with fusermount3 (package fuse3), root needs nothing.";
+read before go on, others wait. Users mount files with fusermount3 (package fuse3), root needs nothing.
+
+Of an image, the agent that leads reads each layer once for all hosts and expands it; every host fetches what is touched. The
+kernel mounts it (EROFS, and overlayfs over several layers), which is root's to do. Private images: -H 'Authorization: …' or
+--netrc, as for a URL. A layer that can't be expressed is an error that says why.";
 
 pub(crate) const UNMOUNT_EXAMPLES: &str = "\
 Examples:
@@ -51,19 +58,34 @@ The directory has a file sha256/XX/DIFFID.erofs for each layer of the images tha
 layers of an image can be mounted. Reads wait for the agent, also while it restarts, for --timeout, and fail with an
 input/output error then; the next one tries again. An agent that says nothing for two seconds is not waited for when a layer is looked for.";
 
-/// Mount a URL as a file that can be read before it has come
+/// What can be mounted.
+#[derive(Clone, Debug)]
+pub(crate) enum Mountable {
+    Url(Url),
+    Image(ImageRef),
+}
+
+/// A URL is known by its `://`.
+fn mountable(text: &str) -> Result<Mountable, String> {
+    match text.contains("://") {
+        true => values::source_url(text).map(Mountable::Url),
+        false => text.parse().map(Mountable::Image),
+    }
+}
+
+/// Mount an image's root, or a URL as a file, that can be read before it has come
 #[derive(Debug, Args)]
 pub(crate) struct MountArgs {
-    /// URL to mount: http, https or file
-    #[arg(value_name = "URL", value_parser = values::source_url, required_unless_present = "list")]
-    pub(crate) url: Option<Url>,
+    /// An image, whose root is mounted, or a URL (http, https or file), which is mounted as a file
+    #[arg(value_name = "IMAGE|URL", value_parser = mountable, required_unless_present = "list")]
+    pub(crate) what: Option<Mountable>,
 
-    /// Where: a directory, in which the file appears
+    /// Where: a directory, in which the file appears, or which the image takes the place of
     #[arg(value_name = "DIR", required_unless_present = "list")]
     pub(crate) dir: Option<PathBuf>,
 
     /// List what is mounted
-    #[arg(long, conflicts_with_all = ["url", "dir"])]
+    #[arg(long, conflicts_with_all = ["what", "dir"])]
     pub(crate) list: bool,
 
     /// Call the file NAME [default: the last part of the URL]

@@ -26,7 +26,7 @@ use crate::output;
 use crate::signals::Signals;
 
 /// How long programs that use the file may hold up a keeper that was told to end.
-const LAST_READS: Duration = Duration::from_millis(500);
+pub(super) const LAST_READS: Duration = Duration::from_millis(500);
 
 /// An origin that is asked again sooner than this is not worth a word.
 const MIN_TOLD: u64 = 2;
@@ -91,7 +91,7 @@ fn is_named(client: &Client, own: &Path) -> bool {
     client.socket().starts_with(own) && !rooms::is_nobodys_choice(own)
 }
 
-fn say(waiting: &Waiting) {
+pub(super) fn say(waiting: &Waiting) {
     if waiting.retry_in_seconds >= MIN_TOLD {
         output::complain(&waiting.to_string());
     }
@@ -215,6 +215,7 @@ async fn status(args: &MountArgs, mount: &Mount, agents: &Agents, since: u64, fi
         dir: mount.dir.clone(),
         file: mount.name.clone(),
         url: source.to_string(),
+        image: None,
         blob: file.content().blob,
         length_bytes: file.content().length,
         held_bytes: held,

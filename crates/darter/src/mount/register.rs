@@ -206,6 +206,11 @@ pub(super) async fn list(args: &MountArgs) -> anyhow::Result<()> {
     if args.json { output::json(&mounts) } else { output::text(&table(&mounts)) }
 }
 
+/// The file that is mounted, or the root of an image.
+pub(super) fn path_of(mount: &MountStatus) -> PathBuf {
+    if mount.file.is_empty() { mount.dir.clone() } else { mount.dir.join(&mount.file) }
+}
+
 fn table(mounts: &[MountStatus]) -> String {
     let mut table = Table::new([
         ("FILE", Align::Left),
@@ -222,7 +227,7 @@ fn table(mounts: &[MountStatus]) -> String {
         } else {
             format!("{} %", units::percent(mount.held_bytes, mount.length_bytes))
         };
-        let file = mount.dir.join(&mount.file).display().to_string();
+        let file = path_of(mount).display().to_string();
         if let Some(reason) = &mount.reason {
             reasons.push_str(&format!("{file}: {reason}\n"));
         }
@@ -254,6 +259,7 @@ mod tests {
             dir: dir.path().join("m"),
             file: "x".to_owned(),
             url: "http://127.0.0.1:1/x".to_owned(),
+            image: None,
             blob: BlobId([1; 32]),
             length_bytes: 5,
             held_bytes: 0,

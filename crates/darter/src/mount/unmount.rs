@@ -29,10 +29,11 @@ pub(super) async fn run(args: &UnmountArgs) -> anyhow::Result<()> {
     let mut done = Vec::new();
     for given in &args.dirs {
         let dir = resolve(given)?;
-        if !register::is_ours(&dir) {
+        let mounts = register::all(&register).await;
+        // An image of one layer is a mount of the kernel's own.
+        if !register::is_ours(&dir) && !mounts.iter().any(|mount| mount.dir == dir) {
             bail!("{} is no mount of darter's: `darter mount --list` has those that are", given.display());
         }
-        let mounts = register::all(&register).await;
         let keeper = mounts.into_iter().find(|mount| mount.dir == dir && mount.state != MountState::Lost);
         // It takes the file away before it ends.
         let note = keeper.filter(|_| !args.lazy).map(|keeper| File::open(register::note_of(&register, keeper.pid)));

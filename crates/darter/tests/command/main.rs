@@ -15,6 +15,7 @@
 //! | `image.rs` | layers made mountable |
 //! | `setup.rs` | the files of a host before and after `darter setup`, and what `darter doctor` says of them |
 //! | `mount.rs` | files that are opened before they have come, by real FUSE mounts |
+//! | `mount_image.rs` | an image's root, by the kernel's EROFS and overlayfs |
 //! | `json.rs` | that docs/api.md names every field of every `--json` |
 //! | `demo.rs` | the demonstration |
 //! | `support/` | rooms, processes and the web server |
@@ -29,6 +30,7 @@ mod get;
 mod image;
 mod json;
 mod mount;
+mod mount_image;
 mod no_seed;
 mod quota;
 mod ranges;
@@ -36,5 +38,7 @@ mod service;
 mod setup;
 mod support;
 mod swarm;
+#[path = "../../../darter-image/tests/support/tar.rs"]
+mod tar;
 mod top;
 mod words;

@@ -1,0 +1,237 @@
+//! The process that keeps an image: its layers' files in a FUSE directory of its own, by a daemon, and the kernel's mounts on top.
+//!
+//! The directory leaves the file system's tree once the image is mounted, which alone still uses it. So unmounting the image ends
+//! everything, and this process with it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use anyhow::{Context as _, bail};
+use async_trait::async_trait;
+use darter_api::client::{Client, ClientError};
+use darter_api::{GetRequest, LayerRequest, MountState, MountStatus};
+use darter_core::{Clock as _, Digest, SystemClock};
+use darter_mount::{Condition, KeptFile, Layer, Layers, Mounted, MountedFile, Settings};
+use darter_store::threads;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use rustix::mount::{UnmountFlags, unmount};
+use tokio::runtime::Handle;
+
+use super::daemon::Daemon;
+use super::image::{Image, resolve};
+use super::keeper::{LAST_READS, say};
+use super::reference::ImageRef;
+use super::register::{self, Registration};
+use super::stack;
+use crate::cli::MountArgs;
+use crate::failure::Failure;
+use crate::get::rooms;
+use crate::signals::Signals;
+
+/// Layers that are opened at a time: each may have to be read and expanded first.
+const MAX_OPENING: usize = 4;
+
+/// The image to be mounted, and where.
+pub(super) struct ImageMount {
+    pub(super) image: ImageRef,
+    /// The directory, behind all links.
+    pub(super) dir: PathBuf,
+    pub(super) headers: Vec<(String, String)>,
+}
+
+/// The image's layers, all of them open.
+struct Files(HashMap<Digest, Arc<KeptFile>>);
+
+#[async_trait]
+impl Layers for Files {
+    async fn look_up(&self, layer: Digest) -> Option<Layer> {
+        let file = self.0.get(&layer)?.file();
+        Some(Layer::File { length: file.content().length, here: file.glance().await.held })
+    }
+
+    async fn open(&self, layer: Digest) -> Option<Arc<KeptFile>> {
+        self.0.get(&layer).map(Arc::clone)
+    }
+
+    fn listed(&self) -> Vec<Digest> {
+        self.0.keys().copied().collect()
+    }
+}
+
+/// Mounts an image, tells `told` when that is done, and keeps it until it is gone.
+pub(super) async fn run(
+    args: &MountArgs,
+    mount: ImageMount,
+    foreground: bool,
+    told: impl FnOnce(&MountStatus) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    stack::check()?;
+    let mut signals = Signals::catch()?;
+    if foreground {
+        signals = signals.with_hangup()?;
+    }
+    let opened = async {
+        let daemon = daemon(args).await?;
+        let image = resolve(&daemon, &mount.image, &mount.headers).await?;
+        let files = open(args, &mount, &daemon, &image).await?;
+        anyhow::Ok((daemon, image, files))
+    };
+    let (daemon, image, files) = tokio::select! {
+        opened = opened => opened?,
+        signal = signals.which() => return Err(Failure::Signal { signal: signal.as_raw_value(), kept: String::new() }.into()),
+    };
+    let since = SystemClock::start().unix();
+    let work = register::directory(&args.place)?.join(format!("{}.image", std::process::id()));
+    let mounted = {
+        let (files, runtime) = (Arc::clone(&files), Handle::current());
+        let (work, dir, layers) = (work.clone(), mount.dir.clone(), image.layers.clone());
+        threads::run(move || mounted(files, &layers, since, (&work, &dir), runtime)).await
+    };
+    // Nothing is in it any more but empty directories.
+    let cleared = work.clone();
+    threads::run(move || drop(std::fs::remove_dir_all(cleared))).await;
+    let mounted = mounted?;
+    let mut session = tokio::task::spawn_blocking(move || mounted.wait());
+    let status = async || status(args, &mount, &daemon, (&image, since), &files).await;
+    let entry = async {
+        let first = status().await;
+        let entry = Registration::make(&register::directory(&args.place)?, &first)?;
+        told(&first)?;
+        anyhow::Ok(entry)
+    };
+    let entry = match entry.await {
+        Ok(entry) => entry,
+        Err(error) => {
+            away(&mount.dir).await;
+            return Err(error);
+        }
+    };
+    let result = tokio::select! {
+        ended = &mut session => ended.context("the mount's thread failed")?.context("the kernel ended the mount"),
+        () = signals.next() => {
+            away(&mount.dir).await;
+            // Readers still get an error when this process ends.
+            let _ = tokio::time::timeout(LAST_READS, &mut session).await;
+            Ok(())
+        }
+        never = entry.serve(status) => match never {},
+    };
+    drop(entry);
+    result
+}
+
+/// The daemon that reads the layers: only one can expand them for a fleet.
+async fn daemon(args: &MountArgs) -> anyhow::Result<Client> {
+    if args.no_daemon {
+        return Err(Failure::Usage("an image is mounted by way of a daemon: leave out --no-daemon".to_owned()).into());
+    }
+    for client in args.place.clients()? {
+        match client.runs().await {
+            Ok(true) => return Ok(client),
+            Ok(false) | Err(ClientError::Forbidden(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    bail!("no daemon runs, by way of which images are mounted: start one with `darter up`, or name its --data-dir")
+}
+
+/// Opens each layer's file.
+async fn open(args: &MountArgs, mount: &ImageMount, daemon: &Client, image: &Image) -> anyhow::Result<Arc<Files>> {
+    let settings = Settings { limit: args.timeout, fill: args.fill, has_digest: true };
+    let mut layers = HashMap::new();
+    layers.extend(image.layers.iter().map(|layer| (layer.diff_id, layer)));
+    let opened = stream::iter(layers.into_values()).map(async |layer: &LayerRequest| {
+        let request = GetRequest {
+            url: layer.address(),
+            headers: mount.headers.clone(),
+            digest: None,
+            disposition: false,
+            range: None,
+            layer: Some(layer.clone()),
+        };
+        let daemon = Daemon::new(Client::at(daemon.socket().to_owned()), request);
+        let (content, supply) = daemon.first(say).await?;
+        let file = MountedFile::new(content, supply, settings, Arc::new(SystemClock::start()));
+        anyhow::Ok((layer.diff_id, KeptFile::begin(file, daemon)))
+    });
+    Ok(Arc::new(Files(opened.buffer_unordered(MAX_OPENING).try_collect().await?)))
+}
+
+/// Makes all mounts. Blocking.
+fn mounted(
+    files: Arc<Files>,
+    layers: &[LayerRequest],
+    since: u64,
+    (work, dir): (&Path, &Path),
+    runtime: Handle,
+) -> anyhow::Result<Mounted> {
+    let below = work.join("files");
+    rooms::make(&below).with_context(|| format!("can't make {}; give another --data-dir", below.display()))?;
+    let mounted = Mounted::mount_layers(files, &below, UNIX_EPOCH + Duration::from_secs(since), runtime)?;
+    let file_of = |layer: &LayerRequest| {
+        let text = layer.diff_id.to_string();
+        let digits = text.split_once(':').map_or(text.as_str(), |(_, digits)| digits);
+        below.join("sha256").join(digits.get(..2).unwrap_or_default()).join(format!("{digits}.erofs"))
+    };
+    let paths: Vec<_> = layers.iter().map(file_of).collect();
+    let stacked = stack::mount_all(&paths, work, dir);
+    let _ = unmount(&below, UnmountFlags::DETACH);
+    stacked.map(|()| mounted)
+}
+
+async fn away(dir: &Path) {
+    let dir = dir.to_owned();
+    threads::run(move || stack::away(&dir)).await;
+}
+
+async fn status(
+    args: &MountArgs,
+    mount: &ImageMount,
+    daemon: &Client,
+    (image, since): (&Image, u64),
+    files: &Files,
+) -> MountStatus {
+    let (mut length, mut here, mut waiting) = (0, 0, 0);
+    let (mut whole, mut alone) = (true, true);
+    let (mut state, mut reason) = (MountState::Open, None);
+    for kept in files.0.values() {
+        let glance = kept.file().glance().await;
+        length += kept.file().content().length;
+        here += glance.held;
+        waiting += glance.waiting as u64;
+        whole &= glance.whole;
+        alone &= glance.alone;
+        let (its_state, its_reason) = match glance.condition {
+            Condition::Open => continue,
+            Condition::Waiting(reason) => (MountState::Waiting, reason),
+            Condition::Changed(reason) => (MountState::Changed, reason),
+            Condition::Tainted(reason) => (MountState::Tainted, reason),
+        };
+        // What is wrong says more than what waits.
+        if state != MountState::Tainted {
+            (state, reason) = (its_state, Some(its_reason));
+        }
+    }
+    let top = image.layers.last().and_then(|layer| files.0.get(&layer.diff_id));
+    MountStatus {
+        dir: mount.dir.clone(),
+        file: String::new(),
+        url: mount.image.to_string(),
+        image: Some(image.digest),
+        blob: top.map_or(darter_core::BlobId([0; 32]), |top| top.file().content().blob),
+        length_bytes: length,
+        held_bytes: here,
+        whole,
+        alone: alone && whole,
+        state,
+        reason,
+        waiting_reads: waiting,
+        fill: args.fill.to_string(),
+        timeout_seconds: args.timeout.as_secs_f64(),
+        since_unix_seconds: since,
+        pid: std::process::id(),
+        daemon: Some(daemon.socket().to_owned()),
+    }
+}

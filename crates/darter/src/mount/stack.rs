@@ -1,0 +1,119 @@
+//! The kernel's end of an image: each layer's file mounted as EROFS, and overlayfs over them, read-only. Blocking, and for root alone.
+//!
+//! The lowest directories are taken out of the file system's tree as soon as the overlay stands on them: it keeps them, and all of it ends
+//! with the one mount that people see.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+use super::unmount::unmount as take_away;
+
+/// Layers that the kernel stacks, at most.
+const MAX_LAYERS: usize = 500;
+
+/// Refuses what can be refused before anybody is asked.
+pub(super) fn check() -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("only root may mount an image: run this with sudo. Users can mount a single file (darter mount URL DIR)");
+    }
+    // A module is loaded by the first mount.
+    Ok(())
+}
+
+/// A directory with a mount in it that goes when this is dropped, unless it is gone by then.
+struct Below(PathBuf);
+
+impl Drop for Below {
+    fn drop(&mut self) {
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+/// Mounts the files, the lowest first, below `work` and all of them together at `dir`.
+pub(super) fn mount_all(files: &[PathBuf], work: &Path, dir: &Path) -> anyhow::Result<()> {
+    if files.len() > MAX_LAYERS {
+        bail!("the image has {} layers, and the kernel stacks {MAX_LAYERS} at most", files.len());
+    }
+    if let [only] = files {
+        return mount_erofs(only, dir);
+    }
+    let mut below = Vec::new();
+    for (number, file) in files.iter().enumerate() {
+        let layer = work.join(number.to_string());
+        std::fs::create_dir_all(&layer).with_context(|| format!("can't make {}", layer.display()))?;
+        mount_erofs(file, &layer)?;
+        below.push(Below(layer));
+    }
+    // The names are relative, since a mount's options may have a page.
+    let lower: Vec<_> = (0..files.len()).rev().map(|number| number.to_string()).collect();
+    let options = std::ffi::CString::new(format!("lowerdir={}", lower.join(":")))?;
+    let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    std::env::set_current_dir(work).with_context(|| format!("can't enter {}", work.display()))?;
+    let mounted = mount("darter", dir, "overlay", MountFlags::RDONLY, Some(options.as_c_str()));
+    let _ = std::env::set_current_dir(here);
+    match mounted {
+        Ok(()) => Ok(()),
+        Err(Errno::NODEV) => bail!("this kernel has no overlayfs: load it with `modprobe overlay`"),
+        Err(error) => {
+            let why = format!("can't mount the image's {} layers at {}", files.len(), dir.display());
+            Err(io::Error::from(error)).context(why)
+        }
+    }
+}
+
+fn mount_erofs(file: &Path, at: &Path) -> anyhow::Result<()> {
+    match mount(file, at, "erofs", MountFlags::RDONLY, None) {
+        Ok(()) => Ok(()),
+        Err(Errno::NODEV) => {
+            bail!(
+                "this kernel has no EROFS: load it with `modprobe erofs`, or take a kernel with CONFIG_EROFS_FS (5.4 and later have it)"
+            )
+        }
+        // Before Linux 6.12 only a device can be mounted; this one may have been built so.
+        Err(Errno::NOTBLK) => by_loop_device(file, at),
+        Err(error) => {
+            let what = format!("can't mount a layer at {}", at.display());
+            Err(io::Error::from(error)).context(what)
+        }
+    }
+}
+
+/// By way of a loop device, which goes with the mount.
+fn by_loop_device(file: &Path, at: &Path) -> anyhow::Result<()> {
+    let line = ["-t", "erofs", "-o", "ro,loop"];
+    let ended = Command::new("mount").args(line).arg(file).arg(at).output();
+    let ended = ended.context(
+        "this kernel mounts EROFS from devices only (before Linux 6.12), and `mount`, which makes one, can't be run",
+    )?;
+    if ended.status.success() {
+        return Ok(());
+    }
+    bail!(
+        "this kernel mounts EROFS from devices only (before Linux 6.12), and `mount -o loop` failed: {}",
+        String::from_utf8_lossy(&ended.stderr).trim()
+    )
+}
+
+/// Takes an image away that was mounted.
+pub(super) fn away(dir: &Path) {
+    if let Err(error) = take_away(dir, true) {
+        tracing::warn!(error = %format!("{error:#}"), "the image could not be taken away");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_told_that_this_is_roots() {
+        let is_root = rustix::process::geteuid().is_root();
+        let told = check().map_err(|error| error.to_string());
+        assert!(told.is_ok() == is_root && told.err().is_none_or(|told| told.contains("root")));
+    }
+}
