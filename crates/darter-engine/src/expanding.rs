@@ -6,7 +6,7 @@
 //! origin, by ranges too, and its members never see the layer. A layer that is stored here whole is not read from its registry.
 //!
 //! Invariants: nothing is given of a layer whose digest or whose tar's digest is not what was named. Memory is bounded by
-//! [`limits`](darter_image::limits) and the chunks in a queue of [`MAX_CHUNKS`]; [`MAX_AT_A_TIME`] layers are expanded at a time. What can't
+//! [`limits`](darter_image::limits) and the chunks in a queue of `MAX_CHUNKS`; `MAX_AT_A_TIME` layers are expanded at a time. What can't
 //! be expressed is not read again for a while.
 //!
 //! Not decided here: who may have it. That is asked about the layer, before.
