@@ -75,9 +75,14 @@ pub struct Tuning {
     pub reader_lag: u64,
     /// The same as a part of the blob: one piece in `reader_lag_part`. The larger of both holds.
     pub reader_lag_part: u32,
-    /// The very next pieces of a reader that is behind, of which the rarest is requested first: among more of them the one that it stands
-    /// before, which is no rare one, comes late (`docs/notes/readers-window.md`).
+    /// The very next pieces of a reader that is behind, which are requested first and in order: the one that it stands before is no rare
+    /// one, and would come late among more of them (`docs/notes/readers-window.md`).
     pub reader_near: u32,
+    /// One of these, asked of a holder that has never answered yet, is asked of another, too, when its answer has not begun to come after so
+    /// many times what the holder's queue would take elsewhere.
+    pub reader_hurry: u32,
+    /// The same, at least.
+    pub reader_hurry_floor: Duration,
     /// The next pieces of a reader that is behind, of which the rarest is requested then. With fewer, holders often have none of them;
     /// with more, the first of them comes later (`docs/notes/readers-window.md`).
     pub reader_window: u32,
@@ -182,6 +187,8 @@ impl Default for Tuning {
             reader_window: 32,
             reader_lead_share: 1.0 / 40.0,
             neighbours: 16,
+            reader_hurry: 2,
+            reader_hurry_floor: Duration::from_millis(200),
             neighbours_least: 10,
             one_in_anywhere: 3,
             one_in_beyond: 4,

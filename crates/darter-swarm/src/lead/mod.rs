@@ -187,7 +187,6 @@ impl Lead {
         self.pieces.change(piece, |state| {
             state.coming -= u32::from(sent_at.is_some());
             state.holders += u32::from(counts);
-            state.late &= !counts;
         });
         if counts {
             self.note_spread(slot, piece, sent_at.is_some(), now);
@@ -330,7 +329,13 @@ impl Lead {
 
     fn fresh_for(&self, slot: usize) -> Option<PieceIndex> {
         let member = self.members.get(slot);
-        self.pieces.first_fresh_besides(&member.held, |piece| !member.is_coming(piece))
+        let first = |accept: &dyn Fn(PieceIndex) -> bool| {
+            self.pieces.first_fresh_besides(&member.held, |piece| !member.is_coming(piece) && accept(piece))
+        };
+        // What came late to one must not come late to the next, too: who was never seen to be quick gets it only if there is nothing else.
+        let is_new = member.delivery.is_zero();
+        let not_late = is_new.then(|| first(&|piece| self.pieces.get(piece).late == 0)).flatten();
+        not_late.or_else(|| first(&|_| true))
     }
 
     fn is_slow(&self, slot: usize, now: Moment) -> bool {
@@ -385,7 +390,7 @@ impl Lead {
             self.fresh_deliveries.pop_front();
             let slot = self.members.slot(node);
             if slot.is_some_and(|slot| self.members.get(slot).is_coming(piece)) {
-                self.pieces.change(piece, |state| state.late = true);
+                self.pieces.change(piece, |state| state.late += 1);
             }
         }
     }
@@ -436,8 +441,8 @@ impl Lead {
         if counts {
             member.coming.push((piece, now));
             self.deliveries.push_back((now, member.id, piece));
-            let Piece { holders, coming, .. } = self.pieces.get(piece);
-            if holders == 0 && coming == 0 {
+            let Piece { holders, coming, late, .. } = self.pieces.get(piece);
+            if holders == 0 && coming == late {
                 self.fresh_deliveries.push_back((now, member.id, piece));
             }
         }

@@ -13,8 +13,8 @@ pub(super) struct Piece {
     pub(super) holders: u32,
     /// Members that the lead is sending it to.
     pub(super) coming: u32,
-    /// True if the only receiver of the piece, when it was sent there, takes long to confirm it.
-    pub(super) late: bool,
+    /// How many of these take long to confirm it, while nobody holds it.
+    pub(super) late: u32,
     /// How often the lead sent it.
     pub(super) sent: u32,
     pub(super) last_sent: Moment,
@@ -41,8 +41,8 @@ impl Pieces {
         }
         let changed = &mut self.table[piece.as_usize()];
         by(changed);
-        // The next receiver is not the one that was late.
-        changed.late &= changed.coming > 0;
+        // The next receiver is not one that was late.
+        changed.late = if changed.holders > 0 { 0 } else { changed.late.min(changed.coming) };
         self.refresh(piece);
     }
 
@@ -62,7 +62,7 @@ impl Pieces {
 
     fn refresh(&mut self, piece: PieceIndex) {
         let Piece { holders, coming, late, .. } = self.get(piece);
-        if holders == 0 && coming <= u32::from(late) && self.own.contains(piece) {
+        if holders == 0 && coming <= late && self.own.contains(piece) {
             self.fresh.insert(piece);
         } else {
             self.fresh.remove(piece);

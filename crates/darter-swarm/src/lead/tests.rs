@@ -154,6 +154,21 @@ fn what_was_late_at_one_that_left_is_given_to_one_other_and_not_to_two() {
 }
 
 #[test]
+fn what_comes_late_is_given_to_one_that_was_quick_and_when_that_is_late_to_a_third() {
+    let mut lead = lead(4, 3);
+    (1..=4).for_each(|n| join(&mut lead, n));
+    assert_eq!(lead.choose_fresh(node(2), at(0)), Some(PieceIndex(0)));
+    assert_eq!(lead.choose_fresh(node(1), at(1000)), Some(PieceIndex(1)));
+    lead.have(node(1), &[PieceIndex(1)], at(1020));
+    assert_eq!(lead.choose_fresh(node(3), at(1020)), Some(PieceIndex(2)), "it may be as slow as the first");
+    assert_eq!(lead.choose_fresh(node(1), at(1020)), Some(PieceIndex(0)));
+    assert_eq!(lead.choose_fresh(node(4), at(1030)), None, "it is on its way");
+    assert_eq!(lead.choose_fresh(node(4), at(1500)), Some(PieceIndex(0)), "there is nothing else for it");
+    lead.have(node(2), &[PieceIndex(0)], at(1510));
+    assert!(![1, 3, 4].iter().any(|n| lead.choose_fresh(node(*n), at(1520)) == Some(PieceIndex(0))), "one holds it");
+}
+
+#[test]
 fn what_nobody_has_goes_to_those_who_pass_it_on_quickly() {
     let mut lead = lead(100, 100);
     join(&mut lead, 1);

@@ -124,8 +124,18 @@ impl Picker {
     /// Asks for what lacks: for readers that are behind first, then whatever is rarest.
     fn request_wanted(&mut self, now: Moment) {
         let needs = self.needs_of_readers();
-        if !needs.is_empty() && self.lead_share > self.tuning.reader_lead_share && !self.is_anyone_ahead(&needs) {
-            self.request_rarest(&needs, now);
+        self.hurry(&needs, now);
+        let is_lead_for_all = self.lead_share > self.tuning.reader_lead_share && !self.is_anyone_ahead(&needs);
+        if needs.is_empty() || !is_lead_for_all {
+            self.adjust_asks(usize::MAX, now);
+            return self.request_rarest(&needs.near, &[&needs.near[..], &needs.window, &[WHOLE]].concat(), now);
+        }
+        self.request_rarest(&needs.near, &[&needs.near[..], &needs.window].concat(), now);
+        if self.is_all_to_be_had() {
+            // The lead would give copies, which lie anywhere: it is one more holder of what is needed next.
+            self.adjust_asks(0, now);
+            self.request_of_lead(&needs, now);
+        } else {
             // A lead that gives much gives pieces ever further ahead; these, and whatever else is rarest, get what room is left. Asks
             // withdrawn and made again at every piece would be most of what the lead hears, so some stand while there is a little room.
             let (open, most) = (self.counts.open, self.most_open());
@@ -137,13 +147,14 @@ impl Picker {
                 usize::MAX
             };
             self.adjust_asks(asks, now);
-            self.request_rarest(&[WHOLE], now);
-            return;
         }
-        self.adjust_asks(usize::MAX, now);
-        let mut order = needs;
-        order.push(WHOLE);
-        self.request_rarest(&order, now);
+        self.request_rarest(&[], &[WHOLE], now);
+    }
+
+    /// How many asks may be open at the lead: the more neighbours, the smaller its part in what this node gets.
+    pub(super) fn most_asks(&self) -> usize {
+        let neighbours = self.neighbours.len().max(self.expected);
+        (self.tuning.asks as usize / (1 + neighbours / 8)).max(1)
     }
 
     /// Keeps as many asks open at the lead as could be answered with something useful, and no more than `most`.
@@ -153,9 +164,7 @@ impl Picker {
         let asked_from =
             *lead.asked_from.get_or_insert_with(|| now + first_ask(neighbours, &self.tuning, &mut self.random));
         let (lead, ready) = (lead.id, lead.meter.paused_until().max(asked_from));
-        // The more neighbours, the smaller the lead's part in what this node gets.
-        let asks = (self.tuning.asks as usize / (1 + neighbours / 8)).max(1);
-        let useful = self.unassigned().min(asks).min(self.most_open()).min(most);
+        let useful = self.unassigned().min(self.most_asks()).min(self.most_open()).min(most);
         while self.counts.standing > useful {
             let is_standing = |request: &Request| request.neighbour.is_none() && request.piece.is_none();
             let Some(at) = self.requests.iter().rposition(is_standing) else { break };
@@ -185,9 +194,9 @@ impl Picker {
         total.saturating_sub(self.held.len()).saturating_sub(self.coming.len()) as usize
     }
 
-    /// Asks each holder with room for the rarest piece that it has of the first of these ranges in which it has one, until this
-    /// node has no room left.
-    fn request_rarest(&mut self, ranges: &[Range<u32>], now: Moment) {
+    /// Asks each holder with room for the first piece that it has of those that are `near`, or else for the rarest that it has of the first of
+    /// these ranges in which it has one, until this node has no room left. Of who gets a piece from afar others decide, too.
+    fn request_rarest(&mut self, near: &[Range<u32>], ranges: &[Range<u32>], now: Moment) {
         let mut room = self.most_open().saturating_sub(self.counts.open);
         while room > 0 && self.rarity.any_to_be_had() {
             self.order_holders(now);
@@ -200,10 +209,11 @@ impl Picker {
                     continue;
                 }
                 let across = is_across(peer.tier);
+                let first = if across { None } else { self.first_of(at, near) };
                 let mut rarest = |range: &Range<u32>| {
                     if across { self.rarest_across(at, range, now) } else { self.rarest_near(at, range) }
                 };
-                let Some(piece) = ranges.iter().find_map(&mut rarest) else { continue };
+                let Some(piece) = first.or_else(|| ranges.iter().find_map(&mut rarest)) else { continue };
                 self.request(Some(at), piece, false, now);
                 room -= 1;
                 if room == 0 {
@@ -241,20 +251,21 @@ impl Picker {
     }
 
     fn rarest_near(&mut self, at: usize, range: &Range<u32>) -> Option<PieceIndex> {
-        let (neighbours, tuning) = (&self.neighbours, &self.tuning);
-        let peer = &neighbours[at];
-        let (requests, any_aside) = (&self.requests, self.counts.aside > 0);
-        // The last pieces are not what a holder is tried with that failed.
-        let lacking = self.total.map_or(u32::MAX, |total| total.saturating_sub(self.held.len()));
-        let is_careful = lacking <= 2 * tuning.in_all && peer.meter.is_failing();
-        let is_held_by_good = |piece| {
-            let mut good = neighbours.iter().filter(|other| !other.meter.is_failing());
-            good.any(|other| other.held.contains(piece))
-        };
-        self.rarity.rarest(&peer.held, range, &mut self.random, |piece| {
-            let is_its_turn = !any_aside || !is_asked(requests, piece, Some(at));
-            is_its_turn && !(is_careful && is_held_by_good(piece))
-        })
+        let accept = may_ask(&self.neighbours, at, &self.requests, self.counts.aside > 0, self.is_ending());
+        self.rarity.rarest(&self.neighbours[at].held, range, &mut self.random, accept)
+    }
+
+    /// The first of the pieces in these ranges that a holder has and that is asked of nobody.
+    fn first_of(&self, at: usize, ranges: &[Range<u32>]) -> Option<PieceIndex> {
+        let accept = may_ask(&self.neighbours, at, &self.requests, self.counts.aside > 0, self.is_ending());
+        let (open, held) = (self.rarity.open(), &self.neighbours[at].held);
+        let mut pieces = ranges.iter().flat_map(|range| range.clone().map(PieceIndex));
+        pieces.find(|piece| open.contains(*piece) && held.contains(*piece) && accept(*piece))
+    }
+
+    /// Whether the last pieces are being asked for.
+    fn is_ending(&self) -> bool {
+        self.total.is_some_and(|total| total.saturating_sub(self.held.len()) <= 2 * self.tuning.in_all)
     }
 
     /// The rarest piece that a holder across a boundary has and that is this node's to fetch: nobody nearer has it, and
@@ -438,6 +449,23 @@ fn first_ask(neighbours: usize, tuning: &Tuning, random: &mut Random) -> Duratio
         return Duration::ZERO;
     }
     tuning.ask_late.mul_f64(random.below(1000) as f64 / 1000.0)
+}
+
+/// Which pieces a holder may be asked for of those that it has: none that it is asked for, and the last ones, when they are `ending`, not of
+/// one that failed, if others have them.
+fn may_ask<'a>(
+    neighbours: &'a [Neighbour],
+    at: usize,
+    requests: &'a [Request],
+    any_aside: bool,
+    ending: bool,
+) -> impl Fn(PieceIndex) -> bool + 'a {
+    let is_careful = ending && neighbours[at].meter.is_failing();
+    let good = neighbours.iter().filter(|other| !other.meter.is_failing());
+    move |piece| {
+        let is_its_turn = !any_aside || !is_asked(requests, piece, Some(at));
+        is_its_turn && !(is_careful && good.clone().any(|other| other.held.contains(piece)))
+    }
 }
 
 /// True if a neighbour, or the lead if `None`, is asked for `piece`.

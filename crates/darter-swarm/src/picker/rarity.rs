@@ -78,6 +78,11 @@ impl Rarity {
         self.to_be_had > 0
     }
 
+    /// True if there is an open piece that nobody holds.
+    pub(super) fn any_unheld(&self) -> bool {
+        self.buckets.first().is_some_and(|unheld| !unheld.is_empty())
+    }
+
     /// True if some open piece is in `held`.
     pub(super) fn any_open_in(&self, held: &PieceSet) -> bool {
         self.open.words().iter().zip(held.words()).any(|(open, held)| open & held != 0)

@@ -2,15 +2,17 @@
 //!
 //! The rarest piece of the whole blob is the best choice for the swarm and the worst for who reads in order: while all links are full a
 //! node may hold nine tenths of a blob and have given its reader a twentieth. So as soon as much of what came lies behind a piece
-//! that a reader lacks, the reader is *behind*: rarest first then holds among the pieces right before it, then within a window, and for
-//! the rest with what room is left. While it is not behind nothing changes, since a new piece takes its time through a swarm, and a window shorter than that
-//! makes it take longer (`docs/notes/readers-window.md`).
+//! that a reader lacks, the reader is *behind*: the very next pieces come first, in order, then the rarest within a window, and the rest with
+//! what room is left. One of the very next that does not begin to come is asked of another. While a reader is not behind nothing changes,
+//! since a new piece takes its time through a swarm, and a window shorter than that makes it take longer (`docs/notes/readers-window.md`).
 //!
 //! A node that joined late lags behind those that joined early, at no loss to its reader: it takes new pieces, too, and passes them on to
 //! these, which lack nothing else. So whoever has a neighbour far ahead goes on to ask the lead for what nobody has, and so does who gets
 //! little of the lead. Others ask it for what room their readers' needs leave: the lead of a small swarm with a fast cable would else give
-//! everybody the end of the blob first.
+//! everybody the end of the blob first. Once all that lacks is to be had from somebody the lead is asked by name: its choice would be as far
+//! ahead as any, and be half of what a node gets that arrives when others have finished.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -30,31 +32,97 @@ pub(super) struct Reader {
     pub(super) since: Moment,
 }
 
+/// Which pieces readers that are behind need next; those that are near are the first of the window.
+#[derive(Debug)]
+pub(super) struct Needs {
+    pub(super) near: Vec<Range<u32>>,
+    pub(super) window: Vec<Range<u32>>,
+}
+
+impl Needs {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.near.is_empty()
+    }
+
+    fn are_near(&self, piece: PieceIndex) -> bool {
+        self.near.iter().any(|range| range.contains(&piece.0))
+    }
+}
+
 impl Picker {
     /// How many pieces this node holds behind the first one that it lacks: what came, and is of no use yet to who reads in order.
     pub fn lag(&self) -> u32 {
         self.held.len() - self.prefix.0
     }
 
-    /// Which pieces the readers that are behind need next, most needed ones first.
-    pub(super) fn needs_of_readers(&self) -> Vec<Range<u32>> {
+    /// What readers that are behind need next.
+    pub(super) fn needs_of_readers(&self) -> Needs {
         let tuning = &self.tuning;
         let most = u32::try_from(tuning.reader_lag / self.piece_bytes.max(1)).unwrap_or(u32::MAX);
         let most = most.max(self.total.unwrap_or(0) / tuning.reader_lag_part);
         let firsts = self.readers.values().map(|reader| self.held.first_missing_from(reader.at));
         let behind: Vec<_> = firsts.filter(|first| self.held.count_from(*first) > most).collect();
-        let ahead = |pieces: u32| behind.iter().map(move |first| first.0..first.0.saturating_add(pieces));
-        ahead(tuning.reader_near).chain(ahead(tuning.reader_window)).collect()
+        let ahead = |pieces: u32| behind.iter().map(|first| first.0..first.0.saturating_add(pieces)).collect();
+        Needs { near: ahead(tuning.reader_near), window: ahead(tuning.reader_window) }
     }
 
-    /// True if a neighbour that wants pieces has all that readers here need, and as much again behind it: what nobody has yet is of use to
-    /// it.
-    pub(super) fn is_anyone_ahead(&self, needs: &[Range<u32>]) -> bool {
-        let Some(first) = needs.iter().map(|need| need.start).max() else { return false };
+    /// True if a neighbour that wants pieces has all that readers here need, and as much again behind it: what nobody has yet is
+    /// of use to it.
+    pub(super) fn is_anyone_ahead(&self, needs: &Needs) -> bool {
+        let Some(first) = needs.near.iter().map(|need| need.start).max() else { return false };
         let far = first.saturating_add(self.tuning.reader_window * 2);
         let total = self.total.unwrap_or(u32::MAX);
         let ends = |held: &PieceSet| held.first_missing_with(&self.held, PieceIndex(first)).0;
         self.neighbours.iter().filter(|peer| peer.wants).any(|peer| (far + 1..total).contains(&ends(&peer.held)))
+    }
+
+    /// Whether every piece is here, on its way, or held by a neighbour.
+    pub(super) fn is_all_to_be_had(&self) -> bool {
+        self.knows_all() && !self.rarity.any_unheld()
+    }
+
+    /// Gives up a request for one of the very next pieces whose answer does not begin, if another holds it, too, and its holder was never
+    /// seen to answer: nobody knows how long it takes. It is no failure, and the answer is welcome.
+    pub(super) fn hurry(&mut self, needs: &Needs, now: Moment) {
+        let Some(usual) = self.usual_piece_time().filter(|_| !needs.is_empty()) else { return };
+        for at in 0..self.requests.len() {
+            let request = self.requests[at];
+            let (Some(piece), Some(holder)) = (request.piece, request.neighbour) else { continue };
+            if !request.is_relied_on() || request.began.is_some() || !needs.are_near(piece) {
+                continue;
+            }
+            let meter = &self.neighbours[holder].meter;
+            if meter.pace.measured(self.piece_bytes).is_some() {
+                continue;
+            }
+            let queue = usual * meter.queued().max(1);
+            let due = request.moved + (queue * self.tuning.reader_hurry).max(self.tuning.reader_hurry_floor);
+            if due > now {
+                self.wake_at(due);
+                continue;
+            }
+            let mut others = self.neighbours.iter().enumerate().filter(|(other, _)| *other != holder);
+            if others.any(|(_, peer)| peer.held.contains(piece) && peer.is_ready(now) && !peer.meter.is_failing()) {
+                self.mark_overdue(at, now);
+            }
+        }
+    }
+
+    /// Asks the lead by name for what readers that are behind need and is asked of nobody, as far as there is room. Where answers are overdue
+    /// it is this node that is slow.
+    pub(super) fn request_of_lead(&mut self, needs: &Needs, now: Moment) {
+        let Some(lead) = self.lead.as_ref().filter(|_| self.counts.aside == 0) else { return };
+        let ready = lead.meter.paused_until();
+        if ready > now {
+            return self.wake_at(ready);
+        }
+        let room = self.most_open().saturating_sub(self.counts.open);
+        let room = room.min(self.most_asks().saturating_sub(self.counts.bound));
+        let pieces = needs.window.iter().flat_map(|range| range.clone().map(PieceIndex));
+        let open: BTreeSet<PieceIndex> = pieces.filter(|piece| self.rarity.open().contains(*piece)).collect();
+        for piece in open.into_iter().take(room) {
+            self.request(None, piece, false, now);
+        }
     }
 
     pub(super) fn request_urgent(&mut self, now: Moment) {

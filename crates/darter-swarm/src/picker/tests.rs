@@ -1,5 +1,6 @@
 mod histories;
 mod holders;
+mod reading;
 mod urgent;
 mod watched;
 
