@@ -156,7 +156,7 @@ impl Books {
     /// A node comes in that stands there, holds these pieces, and wants the rest or not. [`Books::speak`] has the answer.
     pub fn admit(&mut self, entering: Entering, place: Place, held: &PieceSet, wants: bool) {
         self.inside.insert(entering.node);
-        self.lead.join(entering.node, place, held, wants);
+        self.lead.let_in(entering.node, place, held, wants);
         self.entering.push(entering);
         self.members = self.lead.member_count();
     }

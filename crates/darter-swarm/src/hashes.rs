@@ -168,6 +168,11 @@ impl Hashes {
         self.learner.lead_changed();
     }
 
+    /// Whether members have to ask each other, as they do where they are many.
+    pub const fn do_members_ask(&self) -> bool {
+        self.learner.do_members_ask()
+    }
+
     /// The lead says whether members have to ask each other.
     pub const fn members_ask(&mut self, ask: bool) {
         self.learner.members_ask(ask);

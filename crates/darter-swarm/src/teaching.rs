@@ -1,6 +1,6 @@
 //! The lead's messages to members about the hashes of pieces, and their time.
 //!
-//! In a small swarm the lead tells all members each hash, several at a time. In a large one it sends hashes only to the first members;
+//! In a small swarm the lead tells all members each hash, several at a time. In a large one it sends hashes only to a few of those that come at once;
 //! the others ask each other ([`Learner`](crate::Learner)) and check the answers by the lead's signature. Otherwise each piece that the
 //! origin gives would be ten thousand messages (`docs/notes/hashes-between-members.md`).
 //!
@@ -79,11 +79,12 @@ impl Teaching {
     /// one while few arrived lately; the others get it from each other. Call it after [`Teaching::tell`].
     pub fn greet(&mut self, members: usize, now: Moment) -> Telling {
         let few = self.tuning.few_members;
+        let lists = (u64::from(few).pow(2) / (members as u64).max(1)).max(self.tuning.lists.into());
         if now.since(self.newcomers.0) >= self.tuning.list_pause {
             self.newcomers = (now, 0);
         }
         self.newcomers.1 += 1;
-        let gives_list = members < few as usize || self.newcomers.1 <= few;
+        let gives_list = members < few as usize || u64::from(self.newcomers.1) <= lists;
         // News that the others were not told yet is told to all soon.
         let count = if gives_list { self.told } else { 0 };
         Telling { from: 0, count, signed: gives_list && self.many }
@@ -150,7 +151,7 @@ mod tests {
             let greeted = |nth| teaching.greet(64 + nth as usize, at(moment(nth)));
             (0..200).map(greeted).filter(|greeted| *greeted == telling(0, 100, true)).count()
         };
-        assert_eq!(lists(|_| 0), 64);
+        assert_eq!(lists(|_| 0), 39, "the fewer the more there are");
         assert_eq!(lists(|nth| u64::from(nth) * 100), 200, "ten a second");
     }
 

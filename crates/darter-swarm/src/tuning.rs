@@ -142,8 +142,11 @@ pub struct Tuning {
     pub few_members: u32,
     /// The pause between two tellings of hashes by the lead of few members.
     pub tell_hashes: Duration,
-    /// Of the members of a large swarm that arrive within this time only the first [`Tuning::few_members`] are given the list of hashes on
-    /// arrival; the others ask their neighbours.
+    /// Of the members of a large swarm that arrive within [`Tuning::list_pause`] only so many are given the list of hashes on arrival, and
+    /// [`Tuning::few_members`] of one that is just large enough; the others ask their neighbours. The list of a thousand hashes is 32 KiB,
+    /// which the lead sends before anything else.
+    pub lists: u32,
+    /// See [`Tuning::lists`].
     pub list_pause: Duration,
     /// How long an answer to a question for hashes may take before another is asked.
     pub hash_patience: Duration,
@@ -184,11 +187,11 @@ impl Default for Tuning {
             reader_lag: 10 << 20,
             reader_lag_part: 48,
             reader_near: 8,
+            reader_hurry: 2,
+            reader_hurry_floor: Duration::from_millis(200),
             reader_window: 32,
             reader_lead_share: 1.0 / 40.0,
             neighbours: 16,
-            reader_hurry: 2,
-            reader_hurry_floor: Duration::from_millis(200),
             neighbours_least: 10,
             one_in_anywhere: 3,
             one_in_beyond: 4,
@@ -211,7 +214,8 @@ impl Default for Tuning {
             tell_links_each: Duration::from_micros(20),
             tell_links_most: Duration::from_millis(250),
             few_members: 64,
-            list_pause: Duration::from_secs(5),
+            lists: 16,
+            list_pause: Duration::from_millis(1250),
             tell_hashes: Duration::from_millis(20),
             hash_patience: Duration::from_millis(250),
             hash_patience_with_lead: Duration::from_secs(2),

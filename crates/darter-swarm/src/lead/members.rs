@@ -230,6 +230,13 @@ impl Members {
         self.notices.take(now, pause)
     }
 
+    /// A node that is no member comes in, and is told at once whom to meet.
+    pub(super) fn comes(&mut self, node: NodeId) {
+        if self.slot(node).is_none() {
+            self.notices.comes(node);
+        }
+    }
+
     pub(super) fn take_notice(&mut self, node: NodeId) -> Option<Notice> {
         self.notices.take_of(node)
     }

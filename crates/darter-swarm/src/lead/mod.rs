@@ -142,6 +142,13 @@ impl Lead {
         self.members.link_up(slot);
     }
 
+    /// The same of a node that takes its notice at once ([`Lead::take_notice`]): where members are many, those that it is to meet are not told
+    /// of it.
+    pub fn let_in(&mut self, node: NodeId, place: Place, held: &PieceSet, wants: bool) {
+        self.members.comes(node);
+        self.join(node, place, held, wants);
+    }
+
     /// A node is gone, or its connection is.
     pub fn leave(&mut self, node: NodeId) {
         self.remove(node);

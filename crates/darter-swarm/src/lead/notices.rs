@@ -2,12 +2,12 @@
 //!
 //! A newcomer is put into the middle of existing links, which is news to three dozen members. In a large swarm these notices wait a moment
 //! ([`Tuning::tell_links_pause`](crate::Tuning::tell_links_pause)), since thousands of newcomers in a second would be half a million
-//! messages. The newcomer itself is told at once, and meets its neighbours by itself.
+//! messages. The newcomer itself is told at once, and meets its neighbours by itself. Before that nobody was told of it.
 //!
 //! Invariants: a notice says what changed since its receiver was last told; a peer that was lost and gained again is in both lists, and
 //! was lost first.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use darter_core::{Moment, NodeId, Place};
@@ -38,6 +38,8 @@ pub struct NewNeighbour {
 #[derive(Debug, Default)]
 pub(super) struct Notices {
     by_member: BTreeMap<NodeId, Notice>,
+    /// Newcomers that are to be told for the first time.
+    newcomers: BTreeSet<NodeId>,
     /// The members whose notice was begun since the last look.
     begun: Vec<NodeId>,
     /// When whom to tell, the earliest first; perhaps of what was told or dropped since.
@@ -56,17 +58,31 @@ impl Notices {
         self.of(to).gained.push(neighbour);
     }
 
+    /// A node that is no member is to be told soon: it knows nobody of this swarm as long as it was not.
+    pub(super) fn comes(&mut self, newcomer: NodeId) {
+        self.newcomers.insert(newcomer);
+    }
+
+    /// Whether a newcomer will meet another by itself, that need not be told of it.
+    pub(super) fn meets(&self, newcomer: NodeId, other: NodeId) -> bool {
+        // Who is about to forget it might do so after they met.
+        let forgets = self.by_member.get(&other).is_some_and(|notice| notice.lost.contains(&newcomer));
+        self.newcomers.contains(&newcomer) && !forgets
+    }
+
     /// Said even of a neighbour that it was not told of: that one may have met it by itself.
     pub(super) fn lost(&mut self, to: NodeId, peer: NodeId) {
+        let have_met = ![to, peer].iter().any(|node| self.newcomers.contains(node));
         let notice = self.of(to);
         notice.gained.retain(|neighbour| neighbour.node != peer);
-        if !notice.lost.contains(&peer) {
+        if have_met && !notice.lost.contains(&peer) {
             notice.lost.push(peer);
         }
     }
 
     /// The notice for a member, whether its time has come or not.
     pub(super) fn take_of(&mut self, to: NodeId) -> Option<Notice> {
+        self.newcomers.remove(&to);
         self.by_member.remove(&to)
     }
 
@@ -75,7 +91,8 @@ impl Notices {
         self.due.extend(self.begun.drain(..).map(|to| (now + pause, to)));
         let mut taken = Vec::new();
         while let Some((_, to)) = self.due.pop_front_if(|(at, _)| *at <= now) {
-            taken.extend(self.by_member.remove(&to));
+            let notice = self.take_of(to);
+            taken.extend(notice.filter(|notice| !notice.lost.is_empty() || !notice.gained.is_empty()));
         }
         taken
     }
@@ -91,7 +108,8 @@ impl Notices {
             notice.lost.capacity() * size_of::<NodeId>() + notice.gained.capacity() * size_of::<NewNeighbour>()
         };
         let of_members: usize = self.by_member.values().map(lists).sum();
-        of_members + self.by_member.len() * size_of::<(NodeId, Notice)>()
+        let of_newcomers = self.newcomers.len() * size_of::<NodeId>();
+        of_members + of_newcomers + self.by_member.len() * size_of::<(NodeId, Notice)>()
     }
 }
 

@@ -61,7 +61,9 @@ impl Session {
             return self.withdraw();
         }
         self.picker.share(facts.fetched(), now, |node| facts.standing(*node));
-        self.picker.expect(self.met.len() + self.to_meet.len());
+        // Where members are many most of its neighbours meet this agent, and it is told of few.
+        let least = if self.hashes.do_members_ask() { self.tuning.neighbours as usize } else { 0 };
+        self.picker.expect((self.met.len() + self.to_meet.len()).max(least));
         self.read_for_members(now);
         let mut actions = Vec::new();
         if self.course.asks() {

@@ -8,7 +8,8 @@
 //! of these a regular graph of its own: a member with few links in its rack knows neither who has a piece there nor who else would fetch
 //! it, and is the straggler; one with many outside fetches copies.
 //!
-//! Invariants: links are mutual; every link made or undone is told to both ends, and the lead's own node is told of to nobody;
+//! Invariants: links are mutual; every link made or undone is told to both ends, but one of a newcomer to a large swarm to the newcomer
+//! alone, which meets the other end; the lead's own node is told of to nobody;
 //! `Member::reaches` counts `Member::neighbours` by reach: both change only in `link` and `unlink`.
 
 use darter_core::Tier;
@@ -208,7 +209,12 @@ impl Members {
             member.reaches[reach] += 1;
         }
         self.tell_linked(one, other);
-        self.tell_linked(other, one);
+        // Where members are few both are told, so that each tries to reach the other.
+        let (newcomer, peer) = (self.get(one).id, self.get(other).id);
+        let are_few = self.by_id.len() < self.tuning.few_members as usize;
+        if are_few || peer == self.me || !self.notices.meets(newcomer, peer) {
+            self.tell_linked(other, one);
+        }
     }
 
     fn tell_linked(&mut self, to: usize, peer: usize) {

@@ -1,6 +1,7 @@
 //! Pieces that members and the lead's own store come to hold, and lose.
 
 use super::*;
+use crate::lead::members::tests::known_to_each;
 
 #[test]
 fn what_a_member_lost_is_given_to_it_again() {
@@ -166,4 +167,18 @@ fn the_memory_of_a_lead_is_about_what_its_tables_hold() {
     let names = "x".repeat(1 << 16);
     let named = growth(|lead| lead.join(node(9), rack(&names), &PieceSet::new(), false));
     assert!((names.len()..8 * names.len()).contains(&named), "{named}");
+}
+
+#[test]
+fn of_many_that_come_at_once_each_is_told_once_and_of_most_links_one_end() {
+    const COUNT: u16 = 400;
+    let mut lead = lead(4, 4);
+    (1..=COUNT).for_each(|n| lead.let_in(node(n), Place::default(), &PieceSet::new(), true));
+    let notices: Vec<_> = (1..=COUNT).filter_map(|n| lead.take_notice(node(n))).collect();
+    assert!(notices.iter().all(|notice| notice.lost.is_empty()), "they knew nobody");
+    let told: usize = notices.iter().map(|notice| notice.gained.len()).sum();
+    let links = known_to_each(&lead.members).values().map(|known| known.len()).sum::<usize>() / 2;
+    // Of the links of those that came while they were few both ends are told.
+    assert!((links..=links + 63 * 16 / 2).contains(&told), "{told} of {links}");
+    assert_eq!(lead.take_notices(at(60_000)), []);
 }
