@@ -60,9 +60,9 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
         self.slots.get_mut(key).map(|slot| &mut slot.value)
     }
 
-    /// True if there is such a value. No use of it.
-    pub fn contains(&self, key: &K) -> bool {
-        self.slots.contains_key(key)
+    /// A value, which does not count as a use.
+    pub fn peek(&self, key: &K) -> Option<&V> {
+        self.slots.get(key).map(|slot| &slot.value)
     }
 
     /// All keys, the one that was used longest ago first. No use of any.

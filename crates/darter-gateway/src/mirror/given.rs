@@ -96,6 +96,11 @@ impl Given {
         true
     }
 
+    /// A layer that was given.
+    pub(crate) fn get(&self, diff_id: Digest) -> Option<&GivenLayer> {
+        self.layers.get(&diff_id)
+    }
+
     /// A layer that is in use.
     pub(crate) fn in_use(&self, diff_id: Digest) -> Option<&GivenLayer> {
         self.layers.get(&diff_id).filter(|given| given.opened)

@@ -65,6 +65,10 @@ impl GivenLayers {
         self.0.given.lock().in_use(diff_id).cloned()
     }
 
+    pub(super) fn get(&self, diff_id: Digest) -> Option<GivenLayer> {
+        self.0.given.lock().get(diff_id).cloned()
+    }
+
     pub(super) fn has(&self, layer: &LayerRequest) -> bool {
         self.0.given.lock().has(layer)
     }

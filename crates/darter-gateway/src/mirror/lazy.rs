@@ -174,6 +174,12 @@ impl Mirror {
             return self.give_again(lazy, given).await;
         }
         self.read_configs(lazy).await;
+        // An engine may have noted its file, and be about to start a container of an image that was pulled long ago.
+        if let Some(given) = lazy.given.get(diff_id)
+            && !lazy.learnt.lock().is_contested(diff_id, self.clock.now())
+        {
+            return self.give_again(lazy, given).await;
+        }
         // What somebody pulls meanwhile is looked at, too, but not for ever.
         for _ in 0..3 {
             let decision = lazy.learnt.lock().decide(diff_id, self.clock.now());

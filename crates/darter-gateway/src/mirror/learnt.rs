@@ -160,6 +160,13 @@ impl<H: Clone> Learnt<H> {
         self.images.get(pull)?.verdict.filter(|(_, at)| now.since(*at) < ttl).map(|(verdict, _)| verdict)
     }
 
+    /// True if an image names this diff id that was pulled lately and was not found to have it.
+    pub(crate) fn is_contested(&self, diff_id: Digest, now: Moment) -> bool {
+        let pulls = self.named.get(&diff_id).into_iter().flatten();
+        let mut known = pulls.filter_map(|pull| self.images.peek(pull));
+        known.any(|known| now.since(known.at) < RECENT && !known.shown.contains(&diff_id))
+    }
+
     /// What to do about a diff id that somebody wants to mount.
     pub(crate) fn decide(&mut self, diff_id: Digest, now: Moment) -> Decision<H> {
         let pulls: Vec<Pull> = self.named.get(&diff_id).into_iter().flatten().rev().take(MAX_CLAIMS).cloned().collect();
@@ -202,7 +209,7 @@ impl<H: Clone> Learnt<H> {
     fn prune(&mut self) {
         let images = &self.images;
         self.named.retain(|_, pulls| {
-            pulls.retain(|pull| images.contains(pull));
+            pulls.retain(|pull| images.peek(pull).is_some());
             !pulls.is_empty()
         });
     }

@@ -194,6 +194,11 @@ async fn a_layer_that_was_opened_is_found_by_the_next_agent_too_without_the_regi
     assert_eq!(pull(&agent, ALICE, "lab", "app").await, 200);
     let layer = found(&agent, id(&tar)).await;
     assert!(opens(&agent, layer.clone()).await);
+    // An engine that was told of a whole file opens it past the agent.
+    let unopened = tar_of("unopened");
+    world.image(&world.lab, "other", &[&unopened], &[id(&unopened)]);
+    assert_eq!(pull(&agent, ALICE, "lab", "other").await, 200);
+    let _ = found(&agent, id(&unopened)).await;
     agent.drain().await;
     drop(agent);
     let World { lab, stranger, dir } = world;
@@ -202,6 +207,7 @@ async fn a_layer_that_was_opened_is_found_by_the_next_agent_too_without_the_regi
     let agent = after.agent(|options| options.upstreams.clear()).await;
     let again = found(&agent, id(&tar)).await;
     assert_eq!((again.layer, again.length_bytes, again.headers), (layer.layer, layer.length_bytes, Vec::new()));
+    let _ = found(&agent, id(&unopened)).await;
     let blobs = agent.list().await.unwrap();
     let kept = blobs.iter().find(|row| row.length == Some(layer.length_bytes)).unwrap();
     assert!(!kept.pinned);
