@@ -188,7 +188,7 @@ fn a_manifest_is_remembered_until_its_configuration_is_needed_and_a_new_pull_ren
 #[test]
 fn a_diff_id_is_contested_while_an_image_names_it_that_was_not_found_to_have_it() {
     let mut world = world();
-    let mut contested = |world: &mut World, now| world.learnt.is_contested(digest("x"), at(now));
+    let contested = |world: &mut World, now| world.learnt.is_contested(digest("x"), at(now));
     assert!(!contested(&mut world, 5), "its image was found to have it");
     assert!(!contested(&mut world, 5000), "and its puller's word is long ago");
     world.learnt.pulled(image("liar", "bob", &[("bogus", "x")]), at(10));
