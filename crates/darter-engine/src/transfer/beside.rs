@@ -237,7 +237,8 @@ impl Transfer {
         };
         for number in idle {
             let Some(connection) = self.context.origin_turns.beside() else { return };
-            let Some(run) = self.next_stretch(number, true) else { return };
+            // One that was slow may read nothing though others may.
+            let Some(run) = self.next_stretch(number, true) else { continue };
             let transfer = Arc::clone(self);
             self.tasks.spawn(async move {
                 let _connection = connection;

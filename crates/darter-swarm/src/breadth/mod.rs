@@ -231,6 +231,12 @@ impl Breadth {
         (self.connections, self.phase) = (2, Phase::Full);
     }
 
+    /// All connections together get so many bytes a second, for tests of what they read.
+    #[cfg(test)]
+    pub(crate) const fn get_together(&mut self, rate: f64) {
+        self.rate = rate;
+    }
+
     /// How many connections are to read.
     pub(crate) const fn connections(&self) -> u8 {
         self.connections

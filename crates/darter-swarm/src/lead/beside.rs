@@ -137,6 +137,9 @@ impl Lead {
         if number + 1 >= self.connections() || !self.readings.everything {
             return None;
         }
+        if self.is_slower_than_the_rest(OriginReader::Beside(number), self.stretch()?) {
+            return None;
+        }
         let run = self.stretch_beside(number, known);
         if run.is_some() || !self.shorten_a_slow_one(OriginReader::Beside(number), now) {
             return run;
@@ -151,9 +154,6 @@ impl Lead {
         let from = self.readings.of(OriginReader::Everything).map_or(0, |at| at.end);
         let first = (from..total).find(is_gap)?;
         let stretch = self.stretch()?;
-        if self.is_slower_than_the_rest(OriginReader::Beside(number), stretch) {
-            return None;
-        }
         let most = total.min(first.saturating_add(stretch));
         let end = (first..most).find(|piece| !is_gap(piece)).unwrap_or(most);
         Some(OriginRun { first: PieceIndex(first), end: Some(PieceIndex(end)) })

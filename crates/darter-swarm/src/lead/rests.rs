@@ -193,6 +193,27 @@ mod tests {
     }
 
     #[test]
+    fn a_slow_connection_that_reads_no_more_shortens_nobody() {
+        let mut lead = Lead::new(NodeId([0; 16]), Place::default(), Start::Fresh, Tuning::default(), 1, at(0));
+        lead.set_total(1024);
+        lead.read_by(2, None, PIECE, 512 * MIB);
+        lead.readings.breadth.read_by_two();
+        lead.readings.breadth.get_together((8 * MIB) as f64);
+        let run = |first, end| OriginRun { first: PieceIndex(first), end: Some(PieceIndex(end)) };
+        (0..980).for_each(|piece| lead.own(PieceIndex(piece)));
+        lead.begins(OriginReader::Everything, run(980, 1000));
+        for tick in (0..=1000).step_by(10) {
+            lead.readings.speeds.came(OriginReader::Everything, 4 * MIB / 100, at(tick));
+            lead.readings.speeds.came(OriginReader::Beside(0), MIB / 1000, at(tick));
+        }
+        lead.readings.speeds.ended(OriginReader::Beside(0));
+        let known = PieceSet::new();
+        let before = lead.readings.of(OriginReader::Everything).map(|at| at.end);
+        assert_eq!(lead.origin_plan(OriginReader::Beside(0), &known, at(1000)), None, "others are quicker");
+        assert_eq!(lead.readings.of(OriginReader::Everything).map(|at| at.end), before);
+    }
+
+    #[test]
     fn what_is_sent_in_vain_is_bounded() {
         let mut lead = lead();
         let mut shortened = 0;
