@@ -3,7 +3,8 @@
 //! Whoever leads the swarm of an expanded layer reads the layer from its registry, once and from its first byte to its last, decompresses
 //! it while it comes and writes the file into the data directory, without a name: nothing is left of it when it is let go of, nor when
 //! the agent dies. Layer and tar are both checked before a byte of it goes on. From there on the lead reads the file as it reads any
-//! origin, by ranges too, and its members never see the layer. A layer that is stored here whole is not read from its registry.
+//! origin, by ranges too, and its members never see the layer. A layer that is stored here whole is not read from its registry, if it may
+//! be given for that registry (`swarms/proof.rs`): anybody may run one that says yes to every digest.
 //!
 //! Invariants: nothing is given of a layer whose digest or whose tar's digest is not what was named. Memory is bounded by
 //! [`limits`](darter_image::limits) and the chunks in a queue of `MAX_CHUNKS`; `MAX_AT_A_TIME` layers are expanded at a time. What can't
@@ -27,7 +28,7 @@ use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, ByteRange, Clock, ExpandedLayer, Moment, Shown, Source, Version, in_full};
 use darter_image::{FORMAT, LayerDigests, LayerError, expand_layer};
 use darter_metrics::Metrics;
-use darter_origin::{Body, ErrorKind, Origin, OriginError, OriginFailure, Pauses, Reading, RetryPolicy, Stat};
+use darter_origin::{Body, ErrorKind, Origin, OriginError, OriginFailure, Pauses, Reading, RetryPolicy, Stat, Upstreams};
 use darter_store::{Dir, Disk, StoredBlob};
 use darter_wire::Budget as _;
 use futures_util::{StreamExt as _, stream};
@@ -35,6 +36,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OnceCell, Semaphore, mpsc};
 
 use crate::budget::ByteBudget;
+use crate::swarms::is_named_for;
 
 /// Layers that are expanded at a time. Each may take what a large window and a large tree take; more would come no sooner.
 const MAX_AT_A_TIME: usize = 2;
@@ -66,6 +68,7 @@ pub struct Expansions {
     metrics: Arc<Metrics>,
     budget: Arc<ByteBudget>,
     pauses: Pauses,
+    registries: Upstreams,
     patience: Duration,
     /// Each with who reads it, by [`Source::record_key`].
     open: Mutex<HashMap<BlobId, Weak<Slot>>>,
@@ -100,6 +103,8 @@ pub struct ExpansionsOptions {
     pub budget: Arc<ByteBudget>,
     /// Tell people what is waited for.
     pub pauses: Pauses,
+    /// Which of the registries are trusted.
+    pub registries: Upstreams,
     /// How long an origin that fails is tried again without any progress.
     pub patience: Duration,
 }
@@ -107,7 +112,7 @@ pub struct ExpansionsOptions {
 impl Expansions {
     /// None yet.
     pub fn new(options: ExpansionsOptions) -> Arc<Self> {
-        let ExpansionsOptions { data_dir, disk, clock, metrics, budget, pauses, patience } = options;
+        let ExpansionsOptions { data_dir, disk, clock, metrics, budget, pauses, registries, patience } = options;
         Arc::new(Self {
             data_dir,
             disk,
@@ -115,6 +120,7 @@ impl Expansions {
             metrics,
             budget,
             pauses,
+            registries,
             patience,
             open: Mutex::default(),
             refusals: Mutex::new(Recent::new(MAX_REMEMBERED)),
@@ -174,7 +180,7 @@ impl Expansions {
         Ok((slot, length))
     }
 
-    /// Reads the layer, and writes what it becomes into a file if there is one; returns the file's length.
+    /// Reads the layer, and writes what it becomes into a file if there is one, else to prove that it is there; returns the file's length.
     async fn make(
         self: &Arc<Self>,
         origin: &dyn Origin,
@@ -199,11 +205,12 @@ impl Expansions {
         // Never closed.
         let _turn = self.turns.acquire().await;
         let (give, take) = mpsc::channel(MAX_CHUNKS);
+        let is_proof = file.is_none();
         let making = {
             let (this, layer) = (Arc::clone(self), layer.clone());
             self.disk.run(move || this.write(&layer, take, file.as_deref()))
         };
-        let (read, made) = tokio::join!(self.read_layer(origin, layer, credentials, give), making);
+        let (read, made) = tokio::join!(self.read_layer(origin, layer, credentials, is_proof, give), making);
         // Whatever is made of a layer that did not come is no word about it. One that was refused is read no further.
         read?;
         match made.map_err(|error| error.told_of(layer)) {
@@ -231,18 +238,44 @@ impl Expansions {
         }
     }
 
+    /// The layer as it is stored here whole, with its length, if it may be given for that registry: it came from there, or the operator
+    /// trusts the registry and it has just said yes to these credentials. What is to prove that a registry has a layer is read from there,
+    /// unless that is trusted.
+    async fn own_copy(
+        &self,
+        origin: &dyn Origin,
+        layer: &ExpandedLayer,
+        credentials: &Credentials,
+        is_proof: bool,
+    ) -> Option<(Arc<dyn StoredBlob>, u64)> {
+        let is_trusted = self.registries.at(&layer.registry).is_trusted();
+        if is_proof && !is_trusted {
+            return None;
+        }
+        let (source, blob) = (layer.stored(), blob_of(&layer.digest));
+        let stored = self.disk.open(blob).await.ok().flatten().filter(|stored| stored.is_complete())?;
+        let length = stored.length()?;
+        let key = source.record_key(&Credentials::none());
+        let is_proven = is_named_for(&*stored, &source)
+            || self.disk.recall_source(key).await.ok().flatten().is_some_and(|record| record.blob == blob);
+        if !is_proven {
+            let stat = if is_trusted { origin.stat(&source, credentials, None).await.ok() } else { None };
+            // Content of another length is something else, such as a login page.
+            stat.filter(|stat| stat.version.length.is_none_or(|told| told == length))?;
+        }
+        Some((stored, length))
+    }
+
     /// Gives the bytes of a layer as it is stored, and an empty chunk at its end.
     async fn read_layer(
         &self,
         origin: &dyn Origin,
         layer: &ExpandedLayer,
         credentials: &Credentials,
+        is_proof: bool,
         give: mpsc::Sender<Bytes>,
     ) -> Result<(), OriginError> {
-        let whole = self.disk.open(blob_of(&layer.digest)).await.ok().flatten();
-        if let Some(stored) = whole.filter(|stored| stored.is_complete())
-            && let Some(length) = stored.length()
-        {
+        if let Some((stored, length)) = self.own_copy(origin, layer, credentials, is_proof).await {
             return self.give_stored(stored, length, layer, &give).await;
         }
         let source = layer.stored();

@@ -144,6 +144,7 @@ impl Builder {
             metrics: Arc::clone(&metrics),
             budget: Arc::clone(&origin_budget),
             pauses: pauses.clone(),
+            registries: registry.upstreams().clone(),
             patience: options.origin_patience,
         });
         let context = Arc::new(EngineContext {

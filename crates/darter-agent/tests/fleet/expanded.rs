@@ -15,7 +15,7 @@ use darter_origin::ErrorKind;
 use futures_util::TryStreamExt as _;
 use futures_util::future::join_all;
 
-use crate::registries::options;
+use crate::registries::{get, options};
 use crate::registry::Registry;
 use crate::tar::{Entry, dir, entry, file, hardlink, symlink, tar};
 
@@ -233,6 +233,46 @@ async fn nobody_gets_what_their_own_credentials_would_not_have_opened() {
     }
     assert!(open(&layer, ALICE).await.is_ok());
     join_all([&node, &seed].map(Agent::drain)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_says_yes_to_every_digest_opens_no_layer_that_came_from_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let tar = some_tar();
+    let (registry, layer) = registry_with(&tar).await;
+    let stored = gzip(&tar);
+    let (evil, friend) = (Registry::start().await, Registry::start().await);
+    evil.state.lock().says_yes = true;
+    friend.put_blob("lab/app", &stored);
+    let seed = seed(directory.path(), &registry).await;
+    let node = node(directory.path(), "node", &registry, &[&seed]).await;
+    let trusting = Options { trusted_registries: vec![friend.name()], ..options(directory.path(), "alone", &registry) };
+    let alone = darter_gateway::start(trusting).await.unwrap();
+    for agent in [&seed, &alone] {
+        let got = get(agent, &format!("/v2/lab/app/blobs/{}", layer.digest)).await;
+        assert!(got.status == 200 && got.body == stored);
+    }
+    registry.asked();
+    let claim = LayerRequest { registry: evil.name(), ..layer.clone() };
+    let refused = async || {
+        for agent in [&alone, &node, &seed] {
+            let got = read(agent, &claim).await.map(|bytes| bytes.len());
+            assert!(got.is_err(), "{got:?} of {} that the other registry does not have", layer.digest);
+        }
+    };
+    // It has nothing, and nothing is expanded yet.
+    refused().await;
+    // One that the operator trusts has only to say yes, and nobody reads the layer again of whom it came from.
+    assert!(read(&alone, &LayerRequest { registry: friend.name(), ..layer.clone() }).await.unwrap() == expanded(&tar));
+    for agent in [&alone, &node] {
+        assert!(read(agent, &layer).await.unwrap() == expanded(&tar));
+    }
+    assert_eq!(reads(&registry, layer.digest) + reads(&friend, layer.digest), 0, "the copy that is stored here will do");
+    // Now the expanded file is here, too; then it sends something else.
+    refused().await;
+    evil.put_blob_as("lab/app", layer.digest, &gzip(b"others"));
+    refused().await;
+    join_all([&node, &seed, &alone].map(Agent::drain)).await;
 }
 
 /// kraken#208: the registry may be away by the time that others want it.

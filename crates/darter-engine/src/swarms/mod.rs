@@ -53,6 +53,8 @@ mod uploads;
 pub use self::listening::ListeningSwarms;
 pub use self::uploads::GivingSwarms;
 
+pub(crate) use self::proof::is_named_for;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -23,6 +23,7 @@ use darter_api::Role;
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, ExpandedLayer, Source, Version, in_full};
 use darter_origin::{Requester, Upstreams};
+use darter_store::StoredBlob;
 use darter_wire::Budget as _;
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
@@ -60,7 +61,7 @@ impl Swarms {
 
     /// True if content at hand may be given for this source, or nothing is at hand.
     pub async fn is_proven(&self, source: &Source) -> Result<bool, FetchError> {
-        let Some((blob, registry)) = source.own_blob().zip(source.registry()) else { return Ok(true) };
+        let Some(blob) = source.own_blob() else { return Ok(true) };
         let transfer = self.get(blob);
         if let Some(transfer) = &transfer {
             if transfer.source == *source {
@@ -71,10 +72,9 @@ impl Swarms {
             }
         }
         let Some(stored) = self.stored(blob).await? else { return Ok(transfer.is_none()) };
-        // The name says nothing of a base path, of which one host may have several; nor of who fills now what somebody else has
-        // created.
+        // The name says nothing of who fills now what somebody else has created.
         let is_all_its_own = transfer.is_none_or(|transfer| transfer.is_complete());
-        if is_all_its_own && registry.path() == "/" && stored.info().name == source.to_string() {
+        if is_all_its_own && is_named_for(&*stored, source) {
             return Ok(true);
         }
         Ok(self.recall(source).await?.is_some_and(|record| record.blob == blob))
@@ -235,6 +235,11 @@ impl Swarms {
         }
         Err(FetchError::WrongDigest { expected: Box::new(digest), got: Box::new(got), from: origin_of(source) })
     }
+}
+
+/// True if a stored blob was made for this source of a registry. Its name says nothing of a base path, of which one host may have several.
+pub(crate) fn is_named_for(stored: &dyn StoredBlob, source: &Source) -> bool {
+    source.registry().is_some_and(|registry| registry.path() == "/") && stored.info().name == source.to_string()
 }
 
 /// True if a source may go on with a part of a blob that was stored under `name`, another source's. A blob under a registry's name counts

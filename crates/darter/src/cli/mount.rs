@@ -37,7 +37,7 @@ A process of its own keeps the mount, so that it lives on when the daemon is sto
 read before go on, others wait. Users mount files with fusermount3 (package fuse3), root needs nothing.
 
 Of an image, the agent that leads reads each layer once for all hosts and expands it; every host fetches what is touched. The
-kernel mounts it (EROFS, and overlayfs over several layers), which is root's to do. Private images: -H 'Authorization: …' or
+kernel mounts it (EROFS, and overlayfs over several layers; read-only, nosuid, nodev), which is root's to do. Private images: -H 'Authorization: …' or
 --netrc, as for a URL. A layer that can't be expressed is an error that says why.";
 
 pub(crate) const UNMOUNT_EXAMPLES: &str = "\

@@ -1,5 +1,7 @@
 //! The kernel's end of an image: each layer's file mounted as EROFS, and overlayfs over them, read-only. Blocking, and for root alone.
 //!
+//! Nothing in an image is believed to be this host's: its setuid files and device nodes mean nothing here.
+//!
 //! The lowest directories are taken out of the file system's tree as soon as the overlay stands on them: it keeps them, and all of it ends
 //! with the one mount that people see.
 
@@ -15,6 +17,10 @@ use super::unmount::unmount as take_away;
 
 /// Layers that the kernel stacks, at most.
 const MAX_LAYERS: usize = 500;
+
+/// How all of it is mounted, and the same for `mount -o`.
+const FLAGS: MountFlags = MountFlags::RDONLY.union(MountFlags::NOSUID).union(MountFlags::NODEV);
+const LOOP_OPTIONS: &str = "ro,loop,nosuid,nodev";
 
 /// Refuses what can be refused before anybody is asked.
 pub(super) fn check() -> anyhow::Result<()> {
@@ -54,7 +60,7 @@ pub(super) fn mount_all(files: &[PathBuf], work: &Path, dir: &Path) -> anyhow::R
     let options = std::ffi::CString::new(format!("lowerdir={}", lower.join(":")))?;
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     std::env::set_current_dir(work).with_context(|| format!("can't enter {}", work.display()))?;
-    let mounted = mount("darter", dir, "overlay", MountFlags::RDONLY, Some(options.as_c_str()));
+    let mounted = mount("darter", dir, "overlay", FLAGS, Some(options.as_c_str()));
     let _ = std::env::set_current_dir(here);
     match mounted {
         Ok(()) => Ok(()),
@@ -67,7 +73,7 @@ pub(super) fn mount_all(files: &[PathBuf], work: &Path, dir: &Path) -> anyhow::R
 }
 
 fn mount_erofs(file: &Path, at: &Path) -> anyhow::Result<()> {
-    match mount(file, at, "erofs", MountFlags::RDONLY, None) {
+    match mount(file, at, "erofs", FLAGS, None) {
         Ok(()) => Ok(()),
         Err(Errno::NODEV) => {
             bail!(
@@ -85,7 +91,7 @@ fn mount_erofs(file: &Path, at: &Path) -> anyhow::Result<()> {
 
 /// By way of a loop device, which goes with the mount.
 fn by_loop_device(file: &Path, at: &Path) -> anyhow::Result<()> {
-    let line = ["-t", "erofs", "-o", "ro,loop"];
+    let line = ["-t", "erofs", "-o", LOOP_OPTIONS];
     let ended = Command::new("mount").args(line).arg(file).arg(at).output();
     let ended = ended.context(
         "this kernel mounts EROFS from devices only (before Linux 6.12), and `mount`, which makes one, can't be run",

@@ -134,6 +134,16 @@ fn mount<'a>(room: &'a Room, image: &str) -> MountedImage<'a> {
     mounted
 }
 
+/// An image's setuid files and device nodes mean nothing on this host.
+fn assert_mounted_for_nobody_to_trust(image: &MountedImage<'_>) {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let of_image = |line: &&str| line.split(' ').nth(4) == image.dir.to_str();
+    let options = mounts.lines().find(of_image).and_then(|line| line.split(' ').nth(5)).unwrap();
+    for option in ["ro", "nosuid", "nodev"] {
+        assert!(options.split(',').any(|it| it == option), "{option} is not in {options}");
+    }
+}
+
 /// Everything below a directory: its kind and mode, and what is in it.
 fn tree(dir: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     let (mut found, mut dirs) = (BTreeMap::new(), vec![dir.to_owned()]);
@@ -203,6 +213,7 @@ fn an_images_root_is_what_its_layers_make_and_ends_with_its_mount() {
     assert_eq!(found.len(), expected.len(), "{:?}", found.keys());
     assert_eq!((registry.reads(&lower), registry.reads(&upper)), (1, 1));
     assert!(std::fs::write(image.dir.join("etc/name"), "x").is_err(), "it is read-only");
+    assert_mounted_for_nobody_to_trust(&image);
 
     let list = room.run("mount --list --json").succeeded().json();
     assert_eq!((list[0]["url"].as_str(), list[0]["state"].as_str()), (Some(&*registry.image()), Some("open")));
@@ -231,6 +242,7 @@ fn a_dead_keeper_leaves_errors_and_no_zeros_and_is_unmounted() {
     let _daemon = Daemon::start(&room, &format!("--trusted-registry {}", registry.address));
     let image = mount(&room, &registry.image());
     assert_eq!(std::fs::read(image.dir.join("small")).unwrap(), b"small");
+    assert_mounted_for_nobody_to_trust(&image);
     let keeper = room.run("mount --list --json").succeeded().json()[0]["pid"].as_u64().unwrap();
     kill_process(Pid::from_raw(keeper.try_into().unwrap()).unwrap(), Signal::KILL).unwrap();
     wait_until("the keeper is gone", || !Path::new(&format!("/proc/{keeper}/exe")).exists());
