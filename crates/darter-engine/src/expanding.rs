@@ -28,7 +28,9 @@ use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, ByteRange, Clock, ExpandedLayer, Moment, Shown, Source, Version, in_full};
 use darter_image::{FORMAT, LayerDigests, LayerError, expand_layer};
 use darter_metrics::Metrics;
-use darter_origin::{Body, ErrorKind, Origin, OriginError, OriginFailure, Pauses, Reading, RetryPolicy, Stat, Upstreams};
+use darter_origin::{
+    Body, ErrorKind, Origin, OriginError, OriginFailure, Pauses, Reading, RetryPolicy, Stat, Upstreams,
+};
 use darter_store::{Dir, Disk, StoredBlob};
 use darter_wire::Budget as _;
 use futures_util::{StreamExt as _, stream};

@@ -267,7 +267,11 @@ async fn a_registry_that_says_yes_to_every_digest_opens_no_layer_that_came_from_
     for agent in [&alone, &node] {
         assert!(read(agent, &layer).await.unwrap() == expanded(&tar));
     }
-    assert_eq!(reads(&registry, layer.digest) + reads(&friend, layer.digest), 0, "the copy that is stored here will do");
+    assert_eq!(
+        reads(&registry, layer.digest) + reads(&friend, layer.digest),
+        0,
+        "the copy that is stored here will do"
+    );
     // Now the expanded file is here, too; then it sends something else.
     refused().await;
     evil.put_blob_as("lab/app", layer.digest, &gzip(b"others"));
