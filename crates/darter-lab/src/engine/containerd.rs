@@ -41,6 +41,8 @@ pub struct Containerd<'host> {
     login: Option<String>,
     /// Where its programs are, if they are not the distribution's.
     programs: Option<PathBuf>,
+    /// The process among whose mounts it runs, if that mounts its layers.
+    beside: Option<u32>,
     process: Process,
 }
 
@@ -79,6 +81,12 @@ impl Build {
 }
 
 impl<'host> Containerd<'host> {
+    /// Starts the later release on a host, with the snapshotter that mounts layers out of the directory `layers`, among the mounts of
+    /// the process `beside`, which sees it.
+    pub fn start_lazy(host: &'host Host, route: &Route, layers: &Path, beside: u32) -> Result<Self> {
+        Self::begin(host, route, Build::Release { ranges: None }, Some((layers, beside)))
+    }
+
     /// Starts the distribution's containerd on a host, with directories and a socket of its own.
     pub fn start(host: &'host Host, route: &Route) -> Result<Self> {
         Self::start_build(host, route, Build::Packaged)
@@ -86,6 +94,10 @@ impl<'host> Containerd<'host> {
 
     /// The same of this build.
     pub fn start_build(host: &'host Host, route: &Route, build: Build) -> Result<Self> {
+        Self::begin(host, route, build, None)
+    }
+
+    fn begin(host: &'host Host, route: &Route, build: Build, lazy: Option<(&Path, u32)>) -> Result<Self> {
         let programs = match build {
             Build::Packaged => None,
             Build::Release { .. } => Some(release::programs()?),
@@ -100,7 +112,7 @@ impl<'host> Containerd<'host> {
         let text = build.configuration(&directory, &root, &socket, &hosts);
         fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
         match route.mirror {
-            Some(mirror) => set_up(host, &tree, route, mirror, build)?,
+            Some(mirror) => set_up(host, &tree, route, mirror, build, lazy.map(|(layers, _)| layers))?,
             None => {
                 let own = host.make_directory(&format!("containerd/tree/etc/containerd/certs.d/{}", route.name))?;
                 let own = own.join("hosts.toml");
@@ -108,14 +120,15 @@ impl<'host> Containerd<'host> {
             }
         }
         let program = programs.as_ref().map_or_else(|| "containerd".into(), |programs| programs.join("containerd"));
-        let mut command = host.command(program);
+        let beside = lazy.map(|(_, process)| process);
+        let mut command = command_on(host, beside, program);
         if let Some(programs) = &programs {
             // The daemon looks for its shim among the system's programs.
             let path = env::var("PATH").unwrap_or_default();
             command.env("PATH", format!("{}:{path}", programs.display()));
         }
         let process = host.spawn("containerd", command.arg("--config").arg(&config))?;
-        let engine = Self { host, root, socket, hosts, login: route.login.clone(), programs, process };
+        let engine = Self { host, root, socket, hosts, login: route.login.clone(), programs, beside, process };
         engine.wait_until_ready()?;
         Ok(engine)
     }
@@ -144,6 +157,7 @@ impl<'host> Containerd<'host> {
     pub fn pull(&self, reference: &str) -> Result<Process> {
         let mut command = self.ctr(&["image", "pull"]);
         self.describe_registry(&mut command);
+        self.describe_snapshotter(&mut command);
         self.host.spawn("ctr-pull", command.arg(reference))
     }
 
@@ -157,7 +171,9 @@ impl<'host> Containerd<'host> {
     /// Runs a command in a container of a pulled image; gives its standard output. The container shares the host's
     /// network, so that it ends with the host at the latest.
     pub fn run(&self, reference: &str, arguments: &[&str]) -> Result<String> {
-        let mut command = self.ctr(&["run", "--rm", "--net-host", reference, self.host.unique_name()]);
+        let mut command = self.ctr(&["run"]);
+        self.describe_snapshotter(&mut command);
+        command.args(["--rm", "--net-host", reference, self.host.unique_name()]);
         self.host.run("ctr-run", command.args(arguments), ENGINE_TIMEOUT)
     }
 
@@ -173,6 +189,12 @@ impl<'host> Containerd<'host> {
         })
     }
 
+    fn describe_snapshotter(&self, command: &mut Command) {
+        if self.beside.is_some() {
+            command.args(["--snapshotter", "erofs"]);
+        }
+    }
+
     fn describe_registry(&self, command: &mut Command) {
         command.arg("--hosts-dir").arg(&self.hosts);
         if let Some(login) = &self.login {
@@ -182,7 +204,7 @@ impl<'host> Containerd<'host> {
 
     fn ctr(&self, arguments: &[&str]) -> Command {
         let ctr = self.programs.as_ref().map_or_else(|| "ctr".into(), |programs| programs.join("ctr"));
-        let mut command = self.host.command(ctr);
+        let mut command = command_on(self.host, self.beside, ctr);
         command.arg("--address").arg(&self.socket).args(["--namespace", NAMESPACE]).args(arguments);
         command
     }
@@ -190,7 +212,7 @@ impl<'host> Containerd<'host> {
 
 /// Lets the program itself write what an operator would: the mirror first, then the registry, which containerd also tries when the mirror is
 /// gone.
-fn set_up(host: &Host, tree: &Path, route: &Route, mirror: &str, build: Build) -> Result<()> {
+fn set_up(host: &Host, tree: &Path, route: &Route, mirror: &str, build: Build, layers: Option<&Path>) -> Result<()> {
     let version = match build {
         Build::Packaged => "1.6",
         Build::Release { .. } => "2.4",
@@ -200,10 +222,20 @@ fn set_up(host: &Host, tree: &Path, route: &Route, mirror: &str, build: Build) -
     command.env("DARTER_CONFIG", "").args(["setup", "containerd", "--containerd-version", version, "--root"]).arg(tree);
     command.args(["--local", mirror, "--registry", route.name, "--upstream"]);
     command.arg(format!("{}=http://{}", route.name, route.registry));
+    if let Some(layers) = layers {
+        command.arg("--lazy").arg("--layers").arg(layers);
+    }
     host.run("darter-setup", &mut command, ENGINE_TIMEOUT).map(drop)
 }
 
 /// The registry itself.
 fn hosts_toml(route: &Route) -> String {
     format!("server = \"http://{0}\"\n[host.\"http://{0}\"]\ncapabilities = [\"pull\", \"resolve\"]\n", route.registry)
+}
+
+fn command_on(host: &Host, beside: Option<u32>, program: PathBuf) -> Command {
+    match beside {
+        Some(process) => host.command_beside(process, program),
+        None => host.command(program),
+    }
 }

@@ -7,6 +7,7 @@
 mod faults;
 mod hub;
 mod laboratory;
+mod lazy;
 mod private;
 mod pulls;
 mod race;
@@ -49,9 +50,10 @@ const SCENARIOS: [(&str, Scenario); 17] = [
 ];
 
 /// What also needs Go, which is no part of what the others need.
-const RANGES: [(&str, Scenario); 2] = [
+const RELEASE: [(&str, Scenario); 3] = [
     ("ranges::engines_that_fetch_layers_by_ranges_read_the_registry_once", ranges::engines_that_fetch_by_ranges),
     ("ranges::a_pull_by_ranges_is_no_later_than_directly", ranges::a_pull_by_ranges_is_no_later),
+    ("lazy::containers_start_before_their_layers_have_come", lazy::containers_start_before_their_layers_have_come),
 ];
 
 fn main() -> ExitCode {
@@ -64,7 +66,7 @@ fn main() -> ExitCode {
     }
     let mut trials: Vec<_> = SCENARIOS.iter().map(|&(name, scenario)| trial(name, scenario, lack.clone())).collect();
     let no_release = if lack.is_none() { release::lacking() } else { None };
-    for (name, scenario) in RANGES {
+    for (name, scenario) in RELEASE {
         if let Some(no_release) = &no_release {
             eprintln!("{name} is skipped: this {no_release}");
         }
