@@ -12,6 +12,7 @@
 //! | `setup/lazy.rs` | what lazy start needs in it |
 //! | `setup/tree.rs` | files below a root, replaced in one step |
 //! | `setup/ledger.rs` | what was there before |
+//! | `setup/lock.rs` | one run at a time |
 //! | `setup/difference.rs` | unified diffs |
 //!
 //! Non-goals: it restarts nothing, and knows no other engine yet.
@@ -22,6 +23,7 @@ pub(crate) mod document;
 pub(crate) mod hosts;
 pub(crate) mod lazy;
 mod ledger;
+mod lock;
 pub(crate) mod registries;
 pub(crate) mod tree;
 
@@ -38,8 +40,9 @@ use serde::Serialize;
 use self::containerd::{Config, Release};
 use self::hosts::Server;
 use self::ledger::{Ledger, Undo};
+use self::lock::Lock;
 use self::registries::{Shelf, Wanted};
-use self::tree::Tree;
+use self::tree::{Access, Tree};
 use crate::cli::SetupArgs;
 use crate::cli::upstream::Upstream;
 use crate::cli::values;
@@ -107,27 +110,45 @@ pub(crate) async fn run(args: &SetupArgs) -> anyhow::Result<()> {
 
 fn set_up(args: &SetupArgs) -> anyhow::Result<()> {
     let tree = Tree::new(args.root.clone());
+    let book = Path::new(LEDGER);
+    let lock = if args.dry_run { None } else { Some(Lock::take(&tree, book)?) };
     let engine = args.containerd_version.or_else(|| tree.is_host().then(installed).flatten());
     let plan = plan(args, &tree, engine)?;
-    if !args.dry_run {
-        let book = Path::new(LEDGER);
-        let mut ledger = Ledger::read(&tree, book)?;
+    if let Some(lock) = &lock {
         let changes: Vec<_> = plan.changes.iter().filter(|change| !change.is_none()).collect();
-        if !changes.is_empty() {
-            for change in &changes {
-                let new = change.after.as_deref().unwrap_or_default();
-                ledger.note(&change.path, change.before.as_deref(), tree.modified(&change.path), new);
-                ledger.note_directories(tree.lacking(&change.path));
-            }
-            ledger.note_directories(tree.lacking(book));
-            ledger.write(&tree, book).with_context(|| cant_write(&tree, book))?;
-        }
-        for change in changes {
-            let new = change.after.as_deref().unwrap_or_default();
-            tree.write(&change.path, new, 0o644, None).with_context(|| cant_write(&tree, &change.path))?;
-        }
+        write(&tree, book, &changes, lock)?;
     }
     tell(args, &plan, Vec::new())
+}
+
+/// Writes the ledger, then the files.
+fn write(tree: &Tree, book: &Path, changes: &[&Change], lock: &Lock) -> anyhow::Result<()> {
+    let earlier = Ledger::read(tree, book)?;
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let mut ledger = earlier.clone();
+    for change in changes {
+        let (path, before) = (&change.path, change.before.as_deref());
+        tree.check(path, before).with_context(|| cant_write(tree, path))?;
+        let new = change.after.as_deref().unwrap_or_default();
+        ledger.note(path, before, (tree.modified(path), tree.access(path)), new);
+        ledger.note_directories(tree.lacking(path));
+    }
+    ledger.note_directories(lock.made().iter().cloned());
+    ledger.write(tree, book).with_context(|| cant_write(tree, book))?;
+    for (place, change) in changes.iter().enumerate() {
+        let (path, new) = (&change.path, change.after.as_deref().unwrap_or_default());
+        let written = tree.write(path, change.before.as_deref(), new, Access::PUBLIC, None);
+        if written.is_err() {
+            // An edit of somebody else's would be taken for one of a file that is ours.
+            let is_lacking = |change: &&&Change| !matches!(tree.read(&change.path), Ok(now) if now == change.after);
+            changes[place..].iter().filter(is_lacking).for_each(|change| ledger.forget(&change.path, &earlier));
+            let noted = ledger.write(tree, book).with_context(|| cant_write(tree, book));
+            return written.with_context(|| cant_write(tree, path)).and(noted);
+        }
+    }
+    Ok(())
 }
 
 /// Decides what is to be written.
@@ -161,7 +182,7 @@ fn plan(args: &SetupArgs, tree: &Tree, engine: Option<Release>) -> anyhow::Resul
     let files = config.files.into_iter().map(|file| {
         let text = file.document.text();
         // What was only imagined of a file that is not there does not make one.
-        let after = if file.before.as_deref().unwrap_or_default().is_empty() && is_bare(text) {
+        let after = if containerd::is_blank(file.before.as_deref()) && is_bare(text) {
             file.before.clone()
         } else {
             Some(text.to_owned())
@@ -230,6 +251,9 @@ fn server_of(upstream: &Upstream) -> Option<(String, Server)> {
 fn undo(args: &SetupArgs) -> anyhow::Result<()> {
     let tree = Tree::new(args.root.clone());
     let book = Path::new(LEDGER);
+    // Where there is no directory there is nothing to undo.
+    let is_written = !args.dry_run && tree.lacking(book).is_empty();
+    let _lock = if is_written { Some(Lock::take(&tree, book)?) } else { None };
     let mut ledger = Ledger::read(&tree, book)?;
     let (mut changes, mut left) = (Vec::new(), Vec::new());
     for entry in &ledger.files {
@@ -238,16 +262,17 @@ fn undo(args: &SetupArgs) -> anyhow::Result<()> {
             Undo::Edited if !args.force => left.push(entry.path.clone()),
             _ => changes.push((
                 Change { path: entry.path.clone(), before: now, after: entry.before.clone() },
-                entry.modified(),
+                (entry.access(), entry.modified()),
             )),
         }
     }
     if !args.dry_run {
-        for (change, modified) in &changes {
+        for (change, (access, modified)) in &changes {
+            let before = change.before.as_deref();
             let done = match &change.after {
                 _ if change.is_none() => Ok(()),
-                Some(text) => tree.write(&change.path, text, 0o644, *modified),
-                None => tree.remove(&change.path),
+                Some(text) => tree.write(&change.path, before, text, *access, *modified),
+                None => tree.check(&change.path, before).and_then(|()| tree.remove(&change.path)),
             };
             done.with_context(|| cant_write(&tree, &change.path))?;
         }

@@ -31,13 +31,14 @@ const MAX_VALUE: usize = 64 << 10;
 /// True if a new file can take the place of an old one: be made in its directory, and be given its owner and group. Where it can't, the old
 /// file itself has to be written. Tried, since even root may not: in a container, over NFS.
 pub(super) fn can_replace(old: &Metadata, directory: &Path) -> bool {
-    Temporary::create(directory).is_ok_and(|model| give_owner(model.file(), old).is_ok())
+    Temporary::create(directory).is_ok_and(|model| give_owner(model.file(), old.uid(), old.gid()).is_ok())
 }
 
-fn give_owner(file: &File, old: &Metadata) -> io::Result<()> {
+/// Gives a file this user and group, if it has others.
+pub(crate) fn give_owner(file: &File, uid: u32, gid: u32) -> io::Result<()> {
     let new = file.metadata()?;
-    if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
-        fchown(file, Some(Uid::from_raw(old.uid())), Some(Gid::from_raw(old.gid())))?;
+    if (new.uid(), new.gid()) != (uid, gid) {
+        fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     }
     Ok(())
 }
@@ -51,7 +52,7 @@ pub(crate) fn is_mount(path: &Path) -> bool {
 /// Gives `file` the owner, group, mode and extended attributes of what it replaces. Bits that lend the owner's rights to whoever
 /// runs the file are not kept, as they are not when a file is written to.
 pub(crate) fn keep(file: &File, old: &Metadata, old_path: &Path) -> io::Result<()> {
-    give_owner(file, old)?;
+    give_owner(file, old.uid(), old.gid())?;
     file.set_permissions(Permissions::from_mode(old.mode() & 0o1777))?;
     if let Ok(old_file) = File::open(old_path) {
         copy_attributes(&old_file, file);

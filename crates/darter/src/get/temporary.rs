@@ -29,23 +29,31 @@ pub(crate) enum Temporary {
 impl Temporary {
     /// A new file on the file system of this directory, with the mode that the umask leaves.
     pub(crate) fn create(directory: &Path) -> io::Result<Self> {
+        Self::create_as(directory, 0o666)
+    }
+
+    /// A new file that its owner alone may read, from its first moment on.
+    pub(crate) fn create_private(directory: &Path) -> io::Result<Self> {
+        Self::create_as(directory, 0o600)
+    }
+
+    fn create_as(directory: &Path, mode: u32) -> io::Result<Self> {
         // Without /proc it could not be given a name.
         if Path::new("/proc/self/fd").exists() {
             let flags = i32::try_from(OFlags::TMPFILE.bits()).map_err(io::Error::other)?;
-            if let Ok(file) = OpenOptions::new().read(true).write(true).mode(0o666).custom_flags(flags).open(directory)
-            {
+            if let Ok(file) = OpenOptions::new().read(true).write(true).mode(mode).custom_flags(flags).open(directory) {
                 return Ok(Self::Unnamed(file));
             }
         }
-        Self::create_named(directory)
+        Self::create_named(directory, mode)
     }
 
-    fn create_named(directory: &Path) -> io::Result<Self> {
+    fn create_named(directory: &Path, mode: u32) -> io::Result<Self> {
         remove_leftovers(directory);
         let part = tempfile::Builder::new()
             .prefix(PREFIX)
             .suffix(SUFFIX)
-            .permissions(Permissions::from_mode(0o666))
+            .permissions(Permissions::from_mode(mode))
             .tempfile_in(directory)
             // An inode number in its place would name a file that nobody
             // asked for.
@@ -195,15 +203,16 @@ mod tests {
     fn both_kinds_appear_only_under_their_final_name_and_replace_what_has_it() {
         let room = tempfile::tempdir().unwrap();
         let path = room.path().join("x".repeat(255));
-        for (turn, create) in [Temporary::create, Temporary::create_named].into_iter().enumerate() {
+        for (turn, create) in [Temporary::create_as, Temporary::create_named].into_iter().enumerate() {
             for content in ["one", "two"] {
-                let temporary = create(room.path()).unwrap();
+                let temporary = create(room.path(), 0o600).unwrap();
+                assert_eq!(temporary.file().metadata().unwrap().mode() & 0o777, 0o600, "{turn}");
                 temporary.file().write_all(content.as_bytes()).unwrap();
                 temporary.name(&path).unwrap();
                 assert_eq!(std::fs::read_to_string(&path).unwrap(), content, "{turn}");
                 assert_eq!(names(room.path()).len(), 1, "{turn}");
             }
-            drop(create(room.path()).unwrap());
+            drop(create(room.path(), 0o600).unwrap());
             assert_eq!(names(room.path()).len(), 1, "{turn}");
         }
     }
@@ -238,8 +247,8 @@ mod tests {
         let room = tempfile::tempdir().unwrap();
         let left = room.path().join(".darter-left.part");
         std::fs::write(&left, "half").unwrap();
-        let living = Temporary::create_named(room.path()).unwrap();
-        let _next = Temporary::create_named(room.path()).unwrap();
+        let living = Temporary::create_named(room.path(), 0o666).unwrap();
+        let _next = Temporary::create_named(room.path(), 0o666).unwrap();
         let Temporary::Named(living) = &living else { panic!() };
         assert!(living.path().exists());
         assert!(!left.exists());

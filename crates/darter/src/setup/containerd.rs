@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::document::{Document, Node, Value, Wrong, checked, quoted, set};
+use super::document::{Document, Node, Value, Wrong, checked, header, quoted, set};
 use super::tree::Tree;
 
 /// The first two numbers of a version.
@@ -99,7 +99,7 @@ impl Config {
     pub(crate) fn load(tree: &Tree, main: &Path, engine: Option<Release>) -> anyhow::Result<Self> {
         let mut pending = vec![main.to_owned()];
         let (mut read, mut seen) = (Vec::new(), BTreeSet::new());
-        while !pending.is_empty() && read.len() < MAX_FILES {
+        while !pending.is_empty() {
             let path = pending.remove(0);
             if !seen.insert(path.clone()) {
                 continue;
@@ -108,10 +108,25 @@ impl Config {
             let document =
                 Document::parse(text.as_deref().unwrap_or_default()).map_err(|wrong| Refusal::of(&path, wrong))?;
             for import in document.get(&["imports"]).map(Node::items).unwrap_or_default() {
-                let Some(import) = import.text() else { continue };
+                let Some(text) = import.text() else { continue };
+                // What is not read may have settings that count.
+                let refused = |message: String| Refusal {
+                    path: path.clone(),
+                    lines: document.line(import.at.start).to_string(),
+                    message,
+                };
+                if !is_plain(text) {
+                    let message = format!(
+                        "imports: {text}: `*` and `?` are read in the last part of a path alone, `[` and `\\` nowhere: \
+                         name each directory by itself"
+                    );
+                    return Err(refused(message).into());
+                }
                 // One that is not absolute begins where the file is that names it.
-                let import = path.parent().unwrap_or(Path::new("/")).join(import);
-                pending.extend(glob(tree, &import)?);
+                pending.extend(glob(tree, &path.parent().unwrap_or(Path::new("/")).join(text))?);
+                if seen.iter().chain(&pending).collect::<BTreeSet<_>>().len() > MAX_FILES {
+                    return Err(refused(format!("imports: these are more than {MAX_FILES} files")).into());
+                }
             }
             read.push((path, text));
         }
@@ -122,7 +137,7 @@ impl Config {
     pub(crate) fn new(files: Vec<(PathBuf, Option<String>)>, engine: Option<Release>) -> anyhow::Result<Self> {
         let file = |(path, before): (PathBuf, Option<String>)| -> Result<File, Refusal> {
             let text = match &before {
-                Some(text) if !text.trim().is_empty() => text.clone(),
+                Some(text) if !is_blank(Some(text)) => text.clone(),
                 _ => format!("version = {}\n", newest_version(engine)),
             };
             let document = Document::parse(&text).map_err(|wrong| Refusal::of(&path, wrong))?;
@@ -245,9 +260,23 @@ impl Config {
         let (file, mut table) = self.target(part);
         table.retain(|name| !name.is_empty());
         let table: Vec<_> = table.into_iter().chain(below.iter().copied()).collect();
+        self.check_tables(file, &table)?;
         let text = self.files[file].document.with_key(&table, key, &quoted(value), self.quote(file));
         let path: Vec<_> = table.iter().copied().chain([key]).collect();
         self.replace(file, &text, |wanted| set(wanted, &path, value.into()))
+    }
+
+    /// Refuses a file in which something on the way to a table is no table.
+    pub(crate) fn check_tables(&self, file: usize, table: &[&str]) -> Result<(), Refusal> {
+        let file = &self.files[file];
+        for length in 1..=table.len() {
+            let Some(node) = file.document.get(&table[..length]) else { return Ok(()) };
+            if !matches!(node.value, Value::Table(_)) {
+                let message = format!("{} is no table here, and has to be one", header(&table[..length], '\''));
+                return Err(Refusal::at(&Found { file, node }, message));
+            }
+        }
+        Ok(())
     }
 
     /// A plugin that a file disables, by any of these names.
@@ -336,6 +365,11 @@ impl Refusal {
     }
 }
 
+/// True if a file says nothing, or is not there.
+pub(crate) fn is_blank(text: Option<&str>) -> bool {
+    text.is_none_or(|text| text.trim().is_empty())
+}
+
 /// The newest form that a release reads. Version 2 is read by all of them.
 fn newest_version(engine: Option<Release>) -> u32 {
     match engine {
@@ -343,6 +377,12 @@ fn newest_version(engine: Option<Release>) -> u32 {
         Some((2, _)) => 3,
         _ => 2,
     }
+}
+
+/// True if [`glob`] finds all that containerd finds.
+fn is_plain(import: &str) -> bool {
+    let directory = import.trim_end_matches('/').rsplit_once('/').map_or("", |(directory, _)| directory);
+    !directory.contains(['*', '?']) && !import.contains(['[', '\\'])
 }
 
 /// The files that an import names: `*` and `?` stand in the last part alone.

@@ -144,6 +144,7 @@ fn write_directory(config: &mut Config, layers: &str) -> Result<(), Refusal> {
     const KEY: &str = "layer_content_caches";
     let (file, table) = config.target(Part::Erofs);
     let path: Vec<_> = table.iter().copied().chain([KEY]).collect();
+    config.check_tables(file, &table)?;
     let document = &config.files[file].document;
     let there = document.get(&path);
     let items = there.map(Node::items).unwrap_or_default();
@@ -160,25 +161,20 @@ fn write_directory(config: &mut Config, layers: &str) -> Result<(), Refusal> {
     };
     let directory = toml::Value::from(layers);
     config.replace(file, &text, |wanted| {
-        let list = array_at(wanted, &path);
-        list.insert(0, directory);
+        if let Some(list) = array_at(wanted, &path) {
+            list.insert(0, directory);
+        }
     })
 }
 
-fn array_at<'a>(table: &'a mut toml::Table, path: &[&str]) -> &'a mut Vec<toml::Value> {
-    let is_array = path.iter().try_fold(None, |at: Option<&toml::Value>, key| match at {
-        None => Some(table.get(*key)),
-        Some(value) => Some(value.get(*key)),
-    });
-    if !matches!(is_array, Some(Some(toml::Value::Array(_)))) {
-        set(table, path, toml::Value::Array(Vec::new()));
-    }
-    let (key, tables) = path.split_last().expect("a path has a key");
+/// The array at this path, which is made where there is none; `None` where a value on the way to it is no table.
+fn array_at<'a>(table: &'a mut toml::Table, path: &[&str]) -> Option<&'a mut Vec<toml::Value>> {
+    let (key, tables) = path.split_last()?;
     let mut at = table;
     for name in tables {
-        at = at.get_mut(*name).and_then(toml::Value::as_table_mut).expect("just made");
+        at = at.entry(*name).or_insert_with(|| toml::Table::new().into()).as_table_mut()?;
     }
-    at.get_mut(*key).and_then(toml::Value::as_array_mut).expect("just made")
+    at.entry(*key).or_insert_with(|| toml::Value::Array(Vec::new())).as_array_mut()
 }
 
 /// The two entries, where they lack: what converts before what walks, since the first that fits is taken.
@@ -211,6 +207,7 @@ fn write_unpacking(config: &mut Config) -> Result<Vec<String>, Refusal> {
     }
     let (file, table) = config.target(Part::Transfer);
     let path: Vec<_> = table.iter().copied().chain([KEY]).collect();
+    config.check_tables(file, &table)?;
     let name = header(&path, config.quote(file));
     let document = &config.files[file].document;
     let there = document.get(&path);
@@ -246,9 +243,10 @@ fn write_unpacking(config: &mut Config) -> Result<Vec<String>, Refusal> {
         }
     };
     config.replace(file, &text, |wanted| {
-        let list = array_at(wanted, &path);
-        list.splice(0..0, front.iter().map(|unpack| unpack.value()));
-        list.extend(back.iter().map(|unpack| unpack.value()));
+        if let Some(list) = array_at(wanted, &path) {
+            list.splice(0..0, front.iter().map(|unpack| unpack.value()));
+            list.extend(back.iter().map(|unpack| unpack.value()));
+        }
     })?;
     Ok(notes)
 }
@@ -271,6 +269,7 @@ fn write_handler(config: &mut Config, handler: &str) -> Result<(), Refusal> {
     runtime.insert("snapshotter".to_owned(), SNAPSHOTTER.into());
     let (file, table) = config.target(Part::Runtimes);
     let path: Vec<_> = table.iter().copied().chain([handler]).collect();
+    config.check_tables(file, &table)?;
     let quote = config.quote(file);
     let plain = runtime.iter().filter(|(_, value)| !value.is_table());
     let mut text = format!("[{}]\n", header(&path, quote));

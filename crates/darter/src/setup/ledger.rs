@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-use super::tree::Tree;
+use super::tree::{Access, Tree};
 
 const VERSION: u32 = 1;
 /// Texts of one file that are remembered: a run that was cut off may have left the last but one.
@@ -35,6 +35,9 @@ pub(crate) struct Entry {
     pub(crate) before: Option<String>,
     /// When it had been changed then, in seconds and nanoseconds.
     modified: Option<(u64, u32)>,
+    /// Who might do what with it then; ledgers of older releases do not say.
+    #[serde(default)]
+    access: Option<Access>,
     /// What was written, the latest last.
     written: Vec<String>,
     /// Somebody else changed it between two runs.
@@ -62,6 +65,11 @@ impl Entry {
         if is_ours && !self.edited { Undo::GiveBack } else { Undo::Edited }
     }
 
+    /// For a file that somebody removed: it may have had passwords.
+    pub(crate) fn access(&self) -> Access {
+        self.access.unwrap_or(Access::PRIVATE)
+    }
+
     pub(crate) fn modified(&self) -> Option<SystemTime> {
         let (seconds, nanoseconds) = self.modified?;
         Some(SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds))
@@ -83,7 +91,13 @@ impl Ledger {
     }
 
     /// Notes that a file is going to be changed from `now` to `new`.
-    pub(crate) fn note(&mut self, path: &Path, now: Option<&str>, modified: Option<SystemTime>, new: &str) {
+    pub(crate) fn note(
+        &mut self,
+        path: &Path,
+        now: Option<&str>,
+        (modified, access): (Option<SystemTime>, Option<Access>),
+        new: &str,
+    ) {
         let modified = modified.and_then(|modified| modified.duration_since(SystemTime::UNIX_EPOCH).ok());
         let modified = modified.map(|since| (since.as_secs(), since.subsec_nanos()));
         let place = self.files.iter().position(|entry| entry.path == path);
@@ -91,6 +105,7 @@ impl Ledger {
             path: path.to_owned(),
             before: now.map(str::to_owned),
             modified,
+            access,
             written: vec![new.to_owned()],
             edited: false,
         };
@@ -108,6 +123,12 @@ impl Ledger {
         }
     }
 
+    /// Knows of a file what the earlier ledger knew: it was not changed after all.
+    pub(crate) fn forget(&mut self, path: &Path, earlier: &Self) {
+        self.files.retain(|entry| entry.path != path);
+        self.files.extend(earlier.files.iter().find(|entry| entry.path == path).cloned());
+    }
+
     /// Notes that directories are going to be made.
     pub(crate) fn note_directories(&mut self, directories: impl IntoIterator<Item = PathBuf>) {
         for directory in directories {
@@ -121,7 +142,8 @@ impl Ledger {
     pub(crate) fn write(&mut self, tree: &Tree, path: &Path) -> io::Result<()> {
         self.version = VERSION;
         let text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
-        tree.write(path, &(text + "\n"), 0o600, None)
+        let before = tree.read(path)?;
+        tree.write(path, before.as_deref(), &(text + "\n"), Access::PRIVATE, None)
     }
 }
 
@@ -133,7 +155,7 @@ mod tests {
     fn after(runs: &[(Option<&str>, &str)], now: Option<&str>) -> (Undo, Option<String>) {
         let mut ledger = Ledger::default();
         for (found, written) in runs {
-            ledger.note(Path::new("/f"), *found, None, written);
+            ledger.note(Path::new("/f"), *found, (None, None), written);
         }
         (ledger.files[0].undo(now), ledger.files[0].before.clone())
     }
@@ -150,5 +172,24 @@ mod tests {
         assert_eq!(after(&[(Some("0"), "1"), (Some("x"), "2")], Some("2")), (Undo::Edited, first), "in between");
         let again = after(&[(Some("0"), "1"), (Some("0"), "2")], Some("2"));
         assert_eq!(again, (Undo::GiveBack, Some("0".to_owned())), "undone by hand, then set up again");
+    }
+
+    #[test]
+    fn a_ledger_of_an_older_release_gives_a_removed_file_back_to_its_owner_alone() {
+        let old = r#"{"version": 1, "files": [{"path": "/f", "before": "x", "modified": null, "written": ["y"], "edited": false}],
+                      "directories": []}"#;
+        let ledger: Ledger = serde_json::from_str(old).unwrap();
+        assert_eq!(ledger.files[0].access(), Access::PRIVATE);
+    }
+
+    #[test]
+    fn a_file_that_was_not_changed_after_all_is_known_as_before() {
+        let mut earlier = Ledger::default();
+        earlier.note(Path::new("/f"), Some("0"), (None, None), "1");
+        let mut ledger = earlier.clone();
+        ledger.note(Path::new("/f"), Some("x"), (None, None), "2");
+        ledger.note(Path::new("/g"), Some("x"), (None, None), "2");
+        ["/f", "/g"].iter().for_each(|path| ledger.forget(Path::new(path), &earlier));
+        assert_eq!(ledger, earlier);
     }
 }

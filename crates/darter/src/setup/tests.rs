@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::containerd::{Config, Part, Release};
 use super::hosts::{Server, Standing, fresh, in_front, standing};
 use super::registries::{Directory, Root, Shelf, Wanted, plan};
+use super::tree::Tree;
 use super::{document::Document, lazy};
 
 const MIRROR: &str = "http://127.0.0.1:7401";
@@ -356,4 +357,39 @@ fn versions_of_engines_are_read_as_distributions_write_them() {
     let mirror = |local: &str| super::mirror(local.parse().unwrap());
     assert_eq!(mirror("0.0.0.0:1"), "http://127.0.0.1:1");
     assert_eq!([mirror("[::]:1"), mirror("10.0.0.1:2")], ["http://[::1]:1", "http://10.0.0.1:2"]);
+}
+
+#[test]
+fn a_value_of_another_type_on_the_way_is_refused_by_its_name_and_line() {
+    let erofs = "version = 4\n[plugins]\n'io.containerd.snapshotter.v1.erofs' = 1\n";
+    let transfer = "version = 4\n[plugins]\n'io.containerd.transfer.v1.local' = 'x'\n";
+    for (text, part) in [
+        ("plugins = []\n", "/f:1: plugins is no table"),
+        ("version = 4\nplugins = 'x'\n", "/f:2: plugins is no table"),
+        ("version = 4\n[[plugins]]\n", "/f:2: plugins is no table"),
+        (erofs, "/f:3: plugins.'io.containerd.snapshotter.v1.erofs' is no table"),
+        (transfer, "/f:3: plugins.'io.containerd.transfer.v1.local' is no table"),
+        ("version = 4\n[plugins.'io.containerd.snapshotter.v1.erofs']\nlayer_content_caches = 'x'\n", "/f:3: "),
+        ("version = 4\n[plugins.'io.containerd.transfer.v1.local']\nunpack_config = 'x'\n", "/f:3: "),
+    ] {
+        let refusal = lazy::write(&mut config(Some((2, 4)), &[("/f", text)]), "/l".as_ref(), None).unwrap_err();
+        assert!(refusal.to_string().starts_with(part), "{text}: {refusal}");
+    }
+}
+
+#[test]
+fn imports_that_would_not_all_be_read_are_refused_by_their_line() {
+    let room = tempfile::tempdir().unwrap();
+    let load = |import: &str| {
+        std::fs::write(room.path().join("c"), format!("version = 3\nimports = [\n  {import}\n]\n")).unwrap();
+        Config::load(&Tree::new(room.path().to_owned()), "/c".as_ref(), Some((2, 4)))
+    };
+    for import in ["'/etc/containerd/*/x.toml'", "'/etc/?/*.toml'", "'/etc/[a-z].toml'", r"'/etc/\*.toml'"] {
+        let refusal = load(import).unwrap_err().to_string();
+        assert!(refusal.starts_with("/c:3: imports: /etc/"), "{refusal}");
+    }
+    let many = |count: usize| (0..count).map(|n| format!("'/{n}.toml', ")).collect::<String>();
+    assert_eq!(load(&many(63)).unwrap().files.len(), 64);
+    let refusal = load(&many(64)).unwrap_err().to_string();
+    assert!(refusal.starts_with("/c:3: ") && refusal.contains("64"), "{refusal}");
 }

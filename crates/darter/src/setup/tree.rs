@@ -10,6 +10,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
+
 use crate::get::attributes;
 use crate::get::temporary::Temporary;
 
@@ -23,6 +25,19 @@ const MAX_LENGTH: u64 = 4 << 20;
 #[derive(Clone, Debug)]
 pub(crate) struct Tree {
     root: PathBuf,
+}
+
+/// Who may do what with a file that is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Access {
+    pub(crate) mode: u32,
+    /// Its user and group; whoever runs this, where it is `None`.
+    pub(crate) owner: Option<(u32, u32)>,
+}
+
+impl Access {
+    pub(crate) const PUBLIC: Self = Self { mode: 0o644, owner: None };
+    pub(crate) const PRIVATE: Self = Self { mode: 0o600, owner: None };
 }
 
 impl Tree {
@@ -125,34 +140,70 @@ impl Tree {
         lacking
     }
 
-    /// Replaces a file, or makes it with this mode; its directories, too.
-    pub(crate) fn write(&self, path: &Path, text: &str, mode: u32, modified: Option<SystemTime>) -> io::Result<()> {
-        for directory in self.lacking(path) {
+    /// Who may do what with a file.
+    pub(crate) fn access(&self, path: &Path) -> Option<Access> {
+        let found = fs::metadata(self.resolve(path).ok()?).ok()?;
+        Some(Access { mode: found.mode() & 0o1777, owner: Some((found.uid(), found.gid())) })
+    }
+
+    /// Makes the directories that a file lacks; gives their paths, outermost first.
+    pub(crate) fn make_directories(&self, path: &Path, access: Access) -> io::Result<Vec<PathBuf>> {
+        let lacking = self.lacking(path);
+        for directory in &lacking {
             // What only its owner may read lies in a directory of the same kind.
-            let is_private = mode & 0o077 == 0 && path.parent() == Some(&directory);
-            let directory = self.resolve(&directory)?;
+            let is_private = access.mode & 0o077 == 0 && path.parent() == Some(directory);
+            let directory = self.resolve(directory)?;
             fs::create_dir(&directory)?;
             fs::set_permissions(&directory, Permissions::from_mode(if is_private { 0o700 } else { 0o755 }))?;
             sync_directory_of(&directory)?;
         }
-        let path = self.resolve(path)?;
+        Ok(lacking)
+    }
+
+    /// Replaces a file that says what was read before, or makes it with this access; its directories, too.
+    pub(crate) fn write(
+        &self,
+        named: &Path,
+        before: Option<&str>,
+        text: &str,
+        access: Access,
+        modified: Option<SystemTime>,
+    ) -> io::Result<()> {
+        self.check(named, before)?;
+        self.make_directories(named, access)?;
+        let path = self.resolve(named)?;
         let directory = path.parent().ok_or(ErrorKind::InvalidInput)?;
         if attributes::is_mount(&path) {
             return Err(io::Error::other("something is mounted on this file, as into a container: run it outside"));
         }
-        let temporary = Temporary::create(directory)?;
+        // Nobody else reads it before it has the mode that it is to have.
+        let temporary = Temporary::create_private(directory)?;
         let mut file = temporary.file();
         file.write_all(text.as_bytes())?;
         match fs::metadata(&path) {
             Ok(old) => attributes::keep(file, &old, &path)?,
-            Err(_) => file.set_permissions(Permissions::from_mode(mode))?,
+            Err(_) => {
+                if let Some((uid, gid)) = access.owner {
+                    attributes::give_owner(file, uid, gid)?;
+                }
+                file.set_permissions(Permissions::from_mode(access.mode))?;
+            }
         }
         if let Some(modified) = modified {
             file.set_modified(modified)?;
         }
         file.sync_all()?;
+        self.check(named, before)?;
         temporary.name(&path)?;
         sync_directory_of(&path)
+    }
+
+    /// Fails if a file no longer says what was read.
+    pub(crate) fn check(&self, path: &Path, before: Option<&str>) -> io::Result<()> {
+        if self.read(path)?.as_deref() == before {
+            return Ok(());
+        }
+        Err(io::Error::other("somebody has changed it in the meantime: run this again"))
     }
 
     /// Removes a file; that it is not there is no error.
@@ -208,11 +259,24 @@ mod tests {
         assert_eq!(tree.resolve(Path::new("/etc/linked/file")).unwrap(), root.join("etc/real/file"));
         assert_eq!(tree.resolve(Path::new("/etc/up")).unwrap(), root.join("etc/real/file"));
         assert!(tree.resolve(Path::new("/loop")).is_err());
-        tree.write(Path::new("/etc/up"), "x", 0o644, None).unwrap();
+        tree.write(Path::new("/etc/up"), None, "x", Access::PUBLIC, None).unwrap();
         assert!(root.join("etc/up").is_symlink(), "the link stays one");
-        tree.write(Path::new("/var/own/secret"), "x", 0o600, None).unwrap();
+        tree.write(Path::new("/var/own/secret"), None, "x", Access::PRIVATE, None).unwrap();
         let mode = |path: &str| fs::metadata(root.join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!([mode("var"), mode("var/own"), mode("var/own/secret")], [0o755, 0o700, 0o600]);
         assert_eq!(tree.read(Path::new("/etc/linked/file")).unwrap().as_deref(), Some("x"));
+    }
+
+    #[test]
+    fn what_somebody_changed_since_it_was_read_is_not_replaced() {
+        let room = tempfile::tempdir().unwrap();
+        let (tree, path) = (Tree::new(room.path().to_owned()), Path::new("/f"));
+        tree.write(path, None, "theirs", Access::PUBLIC, None).unwrap();
+        for read in [None, Some("old")] {
+            let refused = tree.write(path, read, "ours", Access::PUBLIC, None).unwrap_err();
+            assert!(refused.to_string().contains("run this again"), "{refused}");
+            assert_eq!(tree.read(path).unwrap().as_deref(), Some("theirs"));
+        }
+        tree.write(path, Some("theirs"), "ours", Access::PUBLIC, None).unwrap();
     }
 }

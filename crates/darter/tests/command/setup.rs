@@ -174,6 +174,27 @@ fn a_file_that_somebody_changed_since_is_not_overwritten_by_undo() {
     assert!(!host.path(LEDGER).exists());
 }
 
+#[test]
+fn a_file_that_somebody_removed_is_given_back_with_its_mode() {
+    let host = Host::with(&[("etc/containerd/certs.d/a/hosts.toml", "server = \"https://a\"\n")]);
+    let file = host.path("etc/containerd/certs.d/a/hosts.toml");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    let before = host.everything();
+    host.run("1.7.24", "").succeeded();
+    fs::remove_file(&file).unwrap();
+    host.run("1.7.24", "--undo --force").succeeded();
+    assert_eq!(host.everything(), before);
+}
+
+#[test]
+fn a_blank_file_that_is_imported_stays_as_it_is() {
+    let main = "version = 2\nimports = [\"conf.d/*.toml\"]\n";
+    let host = Host::with(&[("etc/containerd/config.toml", main), ("etc/containerd/conf.d/a.toml", "\n")]);
+    host.run("1.7.24", "").succeeded();
+    assert_eq!(host.read("etc/containerd/conf.d/a.toml"), "\n");
+    assert!(host.read("etc/containerd/config.toml").contains("config_path"));
+}
+
 /// A run that was cut off by a power failure: after its ledger, before or in the middle of its files.
 #[test]
 fn a_run_that_was_cut_off_is_finished_by_the_next_and_undone_by_undo() {
