@@ -4,9 +4,11 @@
 //! it while it comes and writes the file into the data directory, without a name: nothing is left of it when it is let go of, nor when
 //! the agent dies. Layer and tar are both checked before a byte of it goes on. From there on the lead reads the file as it reads any
 //! origin, by ranges too, and its members never see the layer. A layer that is stored here whole is not read from its registry, if it may
-//! be given for that registry (`swarms/proof.rs`): anybody may run one that says yes to every digest.
+//! be given for that registry (`swarms/proof.rs`): anybody may run one that says yes to every digest. A copy that is damaged is left
+//! for the registry's.
 //!
-//! Invariants: nothing is given of a layer whose digest or whose tar's digest is not what was named. Memory is bounded by
+//! Invariants: nothing is given of a layer whose digest or whose tar's digest is not what was named, and only of the right bytes is it said
+//! that they can't be expressed. Memory is bounded by
 //! [`limits`](darter_image::limits) and the chunks in a queue of `MAX_CHUNKS`; `MAX_AT_A_TIME` layers are expanded at a time. What can't
 //! be expressed is not read again for a while.
 //!
@@ -25,7 +27,7 @@ use async_trait::async_trait;
 use bytes::{Buf as _, Bytes};
 use darter_core::recent::Recent;
 use darter_core::source::{Credentials, blob_of};
-use darter_core::{BlobId, ByteRange, Clock, ExpandedLayer, Moment, Shown, Source, Version, in_full};
+use darter_core::{BlobId, ByteRange, Clock, Digest, ExpandedLayer, Moment, Shown, Source, Version, in_full};
 use darter_image::{FORMAT, LayerDigests, LayerError, expand_layer};
 use darter_metrics::Metrics;
 use darter_origin::{
@@ -206,16 +208,46 @@ impl Expansions {
         let _told = self.pauses.begin(&source, "the layer is being read and expanded", TELL_EVERY);
         // Never closed.
         let _turn = self.turns.acquire().await;
+        if let Some((stored, length)) = self.own_copy(origin, layer, credentials, file.is_none()).await {
+            let (give, take) = mpsc::channel(MAX_CHUNKS);
+            let given = self.give_stored(stored, length, layer, give);
+            let (read, made) = tokio::join!(given, self.expand(layer, take, file.clone()));
+            match read.and(made) {
+                // This host is at fault, and the registry was not asked yet.
+                Err(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Contradicted) => {
+                    let (blob, dir) = (blob_of(&layer.digest), self.data_dir.display());
+                    let error = in_full(&error);
+                    tracing::warn!(layer = %layer, blob = %blob.short(), data_dir = %dir, %error,
+                        "the copy of a layer that is stored here is damaged: reading its registry");
+                }
+                made => return self.noted(layer, made),
+            }
+        }
         let (give, take) = mpsc::channel(MAX_CHUNKS);
-        let is_proof = file.is_none();
-        let making = {
+        let reading = self.read_layer(origin, layer, credentials, give);
+        let (read, made) = tokio::join!(reading, self.expand(layer, take, file));
+        // Whatever is made of a layer that did not come is no word about it.
+        read?;
+        self.noted(layer, made)
+    }
+
+    /// Makes the file of what comes.
+    async fn expand(
+        self: &Arc<Self>,
+        layer: &ExpandedLayer,
+        take: mpsc::Receiver<Bytes>,
+        file: Option<Arc<File>>,
+    ) -> Result<(LayerDigests, u64), OriginError> {
+        let made = {
             let (this, layer) = (Arc::clone(self), layer.clone());
             self.disk.run(move || this.write(&layer, take, file.as_deref()))
         };
-        let (read, made) = tokio::join!(self.read_layer(origin, layer, credentials, is_proof, give), making);
-        // Whatever is made of a layer that did not come is no word about it. One that was refused is read no further.
-        read?;
-        match made.map_err(|error| error.told_of(layer)) {
+        made.await.map_err(|error| error.told_of(layer))
+    }
+
+    /// Remembers what became of a layer, and returns the file's length.
+    fn noted(&self, layer: &ExpandedLayer, made: Result<(LayerDigests, u64), OriginError>) -> Result<u64, OriginError> {
+        match made {
             Ok((digests, length)) => {
                 self.metrics.expanded_layers.inc();
                 let (stored, tar) = (digests.stored_length, digests.tar_length);
@@ -274,12 +306,8 @@ impl Expansions {
         origin: &dyn Origin,
         layer: &ExpandedLayer,
         credentials: &Credentials,
-        is_proof: bool,
         give: mpsc::Sender<Bytes>,
     ) -> Result<(), OriginError> {
-        if let Some((stored, length)) = self.own_copy(origin, layer, credentials, is_proof).await {
-            return self.give_stored(stored, length, layer, &give).await;
-        }
         let source = layer.stored();
         let policy = RetryPolicy::patient(self.patience);
         let (mut at, mut version, mut tries) = (0, None::<Version>, 0);
@@ -352,7 +380,7 @@ impl Expansions {
         stored: Arc<dyn StoredBlob>,
         length: u64,
         layer: &ExpandedLayer,
-        give: &mpsc::Sender<Bytes>,
+        give: mpsc::Sender<Bytes>,
     ) -> Result<(), OriginError> {
         let mut at = 0;
         while at < length {
@@ -363,7 +391,7 @@ impl Expansions {
             });
             let bytes = read.await.map_err(|error| {
                 let text = format!("the copy of {} that is stored here can't be read", layer.stored());
-                OriginError::new(ErrorKind::OutOfReach, text).caused_by(error)
+                OriginError::new(ErrorKind::Io, text).caused_by(error)
             })?;
             if give.send(bytes).await.is_err() {
                 return Ok(());
@@ -381,6 +409,10 @@ impl Expansions {
         take: mpsc::Receiver<Bytes>,
         file: Option<&File>,
     ) -> Result<(LayerDigests, u64), NotMade> {
+        // Nothing is left of what was made of a damaged copy.
+        if let Some(file) = file {
+            file.set_len(0).map_err(|error| NotMade::Refused(self.no_room(layer, error)))?;
+        }
         let mut since_look = u64::MAX;
         let mut write = |at: u64, bytes: &[u8]| -> Result<(), NotMade> {
             let Some(file) = file else { return Ok(()) };
@@ -394,16 +426,16 @@ impl Expansions {
             since_look += bytes.len() as u64;
             file.write_all_at(bytes, at).map_err(|error| NotMade::Refused(self.no_room(layer, error)))
         };
-        let check = |digests: &LayerDigests| {
+        let check = |stored: &Digest, tar: Option<&Digest>| {
             let source = layer.stored();
-            if digests.stored != layer.digest {
-                let text = format!("{source}: what came has the digest {}", digests.stored);
+            if *stored != layer.digest {
+                let text = format!("{source}: what came has the digest {stored}");
                 return Err(NotMade::Refused(OriginError::new(ErrorKind::Contradicted, text)));
             }
-            if digests.tar != layer.diff_id {
+            if let Some(tar) = tar.filter(|tar| **tar != layer.diff_id) {
                 let text = format!(
-                    "{source} unpacks into a tar with the digest {}, not {} as the image's configuration says (diff id)",
-                    digests.tar, layer.diff_id
+                    "{source} unpacks into a tar with the digest {tar}, not {} as the image's configuration says (diff id)",
+                    layer.diff_id
                 );
                 return Err(NotMade::Refused(OriginError::new(ErrorKind::Unmountable, text)));
             }
@@ -426,7 +458,7 @@ impl Expansions {
 enum NotMade {
     /// It is not the right one, or can't be written.
     Refused(OriginError),
-    /// It can't be decompressed, or expressed.
+    /// It is the right one, and can't be decompressed, or expressed.
     Layer(LayerError),
 }
 

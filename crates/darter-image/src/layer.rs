@@ -95,10 +95,21 @@ impl<R: Read> LayerReader<R> {
     /// # Errors
     ///
     /// Its first bytes can't be read, or are of a compression that is not read here.
-    pub fn new(mut stored: R) -> Result<Self, LayerError> {
+    pub fn new(stored: R) -> Result<Self, LayerError> {
+        match Self::begin(stored)? {
+            (reader, None) => Ok(reader),
+            (_, Some(unreadable)) => Err(unreadable.into()),
+        }
+    }
+
+    /// The same; one of another compression is told apart, and nothing but [`Self::digest_to_end`] makes sense of it.
+    pub(crate) fn begin(mut stored: R) -> Result<(Self, Option<Unreadable>), LayerError> {
         let mut head = Vec::with_capacity(MAGIC_LENGTH);
         stored.by_ref().take(MAGIC_LENGTH as u64).read_to_end(&mut head).map_err(LayerError::Read)?;
-        let compression = Compression::of_bytes(&head)?;
+        let (compression, unreadable) = match Compression::of_bytes(&head) {
+            Ok(compression) => (compression, None),
+            Err(unreadable) => (Compression::None, Some(unreadable)),
+        };
         // A tar's bytes are hashed as such.
         let hasher = (compression != Compression::None).then(DigestHasher::sha256);
         let stored = Stored { head: Cursor::new(head), rest: stored, hasher, length: 0, failed: None };
@@ -112,7 +123,8 @@ impl<R: Read> LayerReader<R> {
                 Decoder::Zstd(Box::new(decoder))
             }
         };
-        Ok(Self { decoder, compression, tar: DigestHasher::sha256(), tar_length: 0, min_bomb: MIN_BOMB })
+        let reader = Self { decoder, compression, tar: DigestHasher::sha256(), tar_length: 0, min_bomb: MIN_BOMB };
+        Ok((reader, unreadable))
     }
 
     /// How the layer is compressed.
@@ -173,6 +185,21 @@ impl<R: Read> LayerReader<R> {
         Ok(LayerDigests { compression, stored, stored_length, tar, tar_length })
     }
 
+    /// Reads the rest as it is stored, of which nothing can be made, and gives the digest of all stored bytes.
+    ///
+    /// # Errors
+    ///
+    /// It can't be read, or has no end.
+    pub(crate) fn digest_to_end(self) -> Result<Digest, LayerError> {
+        let tar_length = self.tar_length;
+        match self.decoder {
+            // Its bytes are hashed as the tar's.
+            Decoder::Plain(plain) => digest_of_rest(plain, self.tar, tar_length),
+            Decoder::Gzip(gzip) => gzip.into_inner().into_inner().digest_to_end(tar_length),
+            Decoder::Zstd(zstd) => zstd.finish().into_inner().digest_to_end(tar_length),
+        }
+    }
+
     fn stored(&self) -> &Stored<R> {
         match &self.decoder {
             Decoder::Plain(plain) => plain.get_ref(),
@@ -204,6 +231,32 @@ struct Stored<R> {
     length: u64,
     /// How reading them failed.
     failed: Option<io::ErrorKind>,
+}
+
+/// Reads to the end, after this many bytes of tar.
+fn digest_of_rest(mut rest: impl Read, mut hasher: DigestHasher, tar: u64) -> Result<Digest, LayerError> {
+    let (mut buffer, mut length) = (vec![0; BUFFER], 0);
+    loop {
+        let read = match rest.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read.map_err(LayerError::Read)?,
+        };
+        if read == 0 {
+            return Ok(hasher.finish());
+        }
+        hasher.update(&buffer[..read]);
+        length += read as u64;
+        if length > MAX_TAR {
+            return Err(LayerError::Bomb { tar, stored: length });
+        }
+    }
+}
+
+impl<R: Read> Stored<R> {
+    fn digest_to_end(mut self, tar: u64) -> Result<Digest, LayerError> {
+        let hasher = self.hasher.take().unwrap_or_else(DigestHasher::sha256);
+        digest_of_rest(self, hasher, tar)
+    }
 }
 
 impl<R: Read> Read for Stored<R> {

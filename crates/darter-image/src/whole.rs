@@ -15,33 +15,46 @@ use crate::reason::Reason;
 const CHUNK: usize = 128 << 10;
 
 /// Reads a layer as it is stored and gives the file, in parts: the tar as it comes, what stands behind it, what stands before it.
-/// `check` decides whether the layer is the right one, once all of it was read and before the file is made whole. `goes_on` is told how
-/// many stored bytes were read.
+/// `check` decides by the digests of the stored bytes and of the tar whether the layer is the right one, once all of it was read and before
+/// the file is made whole; of a layer of which no tar can be made by the first alone. `goes_on` is told how many stored bytes were read.
 ///
 /// # Errors
-/// The layer can't be read or expressed; else what the caller's own functions say.
+/// What the caller's own functions say; else why the layer can't be read or expressed. One that can't be expressed is read to its end and
+/// checked before: it may be another one, or damaged on its way.
 pub fn expand_layer<E: From<LayerError>>(
     stored: impl Read,
     mut write: impl FnMut(u64, &[u8]) -> Result<(), E>,
-    check: impl FnOnce(&LayerDigests) -> Result<(), E>,
+    check: impl FnOnce(&Digest, Option<&Digest>) -> Result<(), E>,
     mut goes_on: impl FnMut(u64),
 ) -> Result<(LayerDigests, Expanded), E> {
-    let mut reader = LayerReader::new(stored)?;
+    let (mut reader, unreadable) = LayerReader::begin(stored)?;
     let mut expander = Expander::new();
     let mut chunk = vec![0; CHUNK];
     let mut at = TAR_START;
-    loop {
-        let read = reader.next(&mut chunk)?;
-        if read == 0 {
-            break;
+    let mut failed = unreadable.map(LayerError::from);
+    while failed.is_none() {
+        let pushed = reader.next(&mut chunk).and_then(|read| {
+            expander.push(&chunk[..read])?;
+            Ok(read)
+        });
+        match pushed {
+            Ok(0) => break,
+            Ok(read) => {
+                write(at, &chunk[..read])?;
+                at += read as u64;
+                goes_on(reader.stored_length());
+            }
+            Err(error) => failed = Some(error),
         }
-        expander.push(&chunk[..read]).map_err(LayerError::from)?;
-        write(at, &chunk[..read])?;
-        at += read as u64;
-        goes_on(reader.stored_length());
+    }
+    if let Some(error) = failed {
+        if !matches!(error, LayerError::Read(_)) {
+            check(&reader.digest_to_end()?, None)?;
+        }
+        return Err(error.into());
     }
     let digests = reader.finish()?;
-    check(&digests)?;
+    check(&digests.stored, Some(&digests.tar))?;
     let expanded = expander.finish(&digests.tar).map_err(LayerError::from)?;
     // Up to where the metadata begins there are zeros, which may be a hole.
     write(metadata_start(expanded.tar_length), &expanded.metadata)?;
@@ -161,7 +174,7 @@ mod tests {
             file[at..end].copy_from_slice(bytes);
             Ok::<_, LayerError>(())
         };
-        let (digests, expanded) = expand_layer(tar, write, |_| Ok(()), |_| ()).unwrap();
+        let (digests, expanded) = expand_layer(tar, write, |_, _| Ok(()), |_| ()).unwrap();
         assert_eq!(expanded.length(), file.len() as u64);
         (file, digests.tar)
     }
@@ -201,9 +214,38 @@ mod tests {
     }
 
     #[test]
+    fn what_can_not_be_expressed_is_checked_by_the_digest_of_all_of_it() {
+        let mut packed = zstd::bulk::compress(&tar("a", 300_000), 1).unwrap();
+        packed.truncate(packed.len() - 3);
+        let gzipped = {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+            std::io::Write::write_all(&mut encoder, &tar("a", 300_000)).unwrap();
+            encoder.finish().unwrap()
+        };
+        let damaged = |stored: &[u8]| {
+            let mut damaged = stored.to_vec();
+            damaged[stored.len() / 2] ^= 0x40;
+            damaged
+        };
+        let page = format!("<html>{}</html>", "log in ".repeat(100_000)).into_bytes();
+        let cut = gzipped[..gzipped.len() - 9].to_vec();
+        let xz = [&b"\xfd7zXZ\0"[..], &[7; 200_000]].concat();
+        for stored in [packed, damaged(&gzipped), cut, page, xz] {
+            let mut seen = None;
+            let check = |digest: &Digest, tar: Option<&Digest>| {
+                seen = Some((*digest, tar.is_some()));
+                Ok::<_, LayerError>(())
+            };
+            let error = expand_layer(&stored[..], |_, _| Ok(()), check, |_| ()).unwrap_err();
+            assert!(!matches!(error, LayerError::Read(_)), "{error:?}");
+            assert_eq!(seen.map(|(digest, _)| digest), Some(Digest::sha256(&stored)), "{error:?}");
+        }
+    }
+
+    #[test]
     fn a_layer_that_is_not_the_right_one_is_no_whole_file() {
         let mut parts = Vec::new();
-        let refused = |_: &LayerDigests| Err(LayerError::Read(std::io::ErrorKind::InvalidData.into()));
+        let refused = |_: &Digest, _: Option<&Digest>| Err(LayerError::Read(std::io::ErrorKind::InvalidData.into()));
         let write = |at: u64, _: &[u8]| {
             parts.push(at);
             Ok(())

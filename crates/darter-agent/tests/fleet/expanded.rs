@@ -181,6 +181,20 @@ async fn what_is_no_such_layer_is_refused_with_the_reason_and_read_once() {
     let error = read(&seed, &lie).await.unwrap_err();
     let told = in_full(&error).to_string();
     assert!(told.contains(&Digest::sha256(&stored).to_string()) && told.contains(&named.to_string()), "{told}");
+    // What a proxy cut, a bit that flipped, and a page in the layer's place say nothing of the layer.
+    let good = gzip(&tar([file("good", [7; 300_000])]));
+    let mut flipped = good.clone();
+    flipped[good.len() / 2] ^= 0x10;
+    for (number, came) in [&good[..good.len() - 20], &flipped, b"<html>log in</html>"].into_iter().enumerate() {
+        let packed = gzip(&tar([file("good", [number as u8; 300_000])]));
+        let named = Digest::sha256(&packed);
+        registry.put_blob_as("lab/app", named, came);
+        let damaged = request(&registry, named, came.len(), b"its tar");
+        let error = read(&seed, &damaged).await.unwrap_err();
+        let told = in_full(&error).to_string();
+        assert!(told.contains(&Digest::sha256(came).to_string()) && told.contains(&named.to_string()), "{told}");
+        assert!(kind(&error) != Some(&ErrorKind::Unmountable) && !error.blame().is_final(), "{error:?}");
+    }
     // An encrypted layer, or one of another kind, is refused before anybody is asked for it.
     registry.asked();
     for media_type in
@@ -277,6 +291,40 @@ async fn a_registry_that_says_yes_to_every_digest_opens_no_layer_that_came_from_
     evil.put_blob_as("lab/app", layer.digest, &gzip(b"others"));
     refused().await;
     join_all([&node, &seed, &alone].map(Agent::drain)).await;
+}
+
+/// Flips a bit of a blob that is stored below a directory.
+fn rot(directory: &Path, content: &[u8]) {
+    let (mut found, mut dirs) = (0, vec![directory.to_owned()]);
+    while let Some(at) = dirs.pop() {
+        for entry in std::fs::read_dir(at).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if let Ok(mut bytes) = std::fs::read(&path)
+                && let Some(start) = bytes.windows(content.len()).position(|window| window == content)
+            {
+                bytes[start + content.len() / 2] ^= 1;
+                std::fs::write(path, bytes).unwrap();
+                found += 1;
+            }
+        }
+    }
+    assert_eq!(found, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_rotted_here_is_read_once_of_the_registry() {
+    let directory = tempfile::tempdir().unwrap();
+    let tar = some_tar();
+    let (registry, layer) = registry_with(&tar).await;
+    let alone = node(directory.path(), "alone", &registry, &[]).await;
+    assert_eq!(get(&alone, &format!("/v2/lab/app/blobs/{}", layer.digest)).await.status, 200);
+    rot(&directory.path().join("alone"), &gzip(&tar));
+    registry.asked();
+    assert!(read(&alone, &layer).await.unwrap() == expanded(&tar));
+    assert_eq!(reads(&registry, layer.digest), 1);
+    alone.drain().await;
 }
 
 /// kraken#208: the registry may be away by the time that others want it.

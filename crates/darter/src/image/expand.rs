@@ -85,14 +85,15 @@ fn make(
 ) -> anyhow::Result<(LayerDigests, Expanded)> {
     let write =
         |at, bytes: &[u8]| file.write_all_at(bytes, at).with_context(|| format!("can't write {}", args.out.display()));
-    expand_layer(stored, write, |digests| check(digests, args), |read| bar.set_position(read))
+    expand_layer(stored, write, |stored, tar| check(stored, tar, args), |read| bar.set_position(read))
 }
 
 /// Whether the layer is the one that was meant.
-fn check(digests: &LayerDigests, args: &ExpandArgs) -> anyhow::Result<()> {
-    for (flag, expected, found) in [("--diff-id", args.diff_id, digests.tar), ("--digest", args.digest, digests.stored)]
-    {
-        if let Some(expected) = expected.filter(|expected| *expected != found) {
+fn check(stored: &Digest, tar: Option<&Digest>, args: &ExpandArgs) -> anyhow::Result<()> {
+    for (flag, expected, found) in [("--diff-id", args.diff_id, tar), ("--digest", args.digest, Some(stored))] {
+        if let Some((expected, found)) = expected.as_ref().zip(found)
+            && expected != found
+        {
             let text = format!("it has the digest {found}, and {flag} says {expected}");
             return Err(Failure::Judged { text, blame: Blame::new(Fault::Origin, Retry::Never) }.into());
         }
