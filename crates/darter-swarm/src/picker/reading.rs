@@ -76,9 +76,10 @@ impl Picker {
         self.neighbours.iter().filter(|peer| peer.wants).any(|peer| (far + 1..total).contains(&ends(&peer.held)))
     }
 
-    /// Whether every piece is here, on its way, or held by a neighbour.
+    /// True if every piece is here, on its way, or held by a neighbour, and no neighbour fails: one that gives nothing may say that it holds all.
     pub(super) fn is_all_to_be_had(&self) -> bool {
-        self.knows_all() && !self.rarity.any_unheld()
+        let is_anyone_failing = self.counts.aside > 0 || self.neighbours.iter().any(|peer| peer.meter.is_failing());
+        self.knows_all() && !self.rarity.any_unheld() && !is_anyone_failing
     }
 
     /// Gives up a request for one of the very next pieces whose answer does not begin, if another holds it, too, and its holder was never
