@@ -4,6 +4,8 @@
 //! attributes of layers have no life in the kernel's sight; a sidecar for dm-verity is never there, and the kernel need not ask again. Blocks are
 //! those that are really here.
 //!
+//! Nobody but the user who mounts it, and root, gets into the directory: layers of private images are in it, and every user of the host may ask for paths.
+//!
 //! Whatever may take time is answered by tasks of the runtime: one that hangs keeps no other waiting.
 
 use std::ffi::OsStr;
@@ -29,7 +31,7 @@ use crate::file::{Condition, MountedFile};
 use crate::names::{
     ALGORITHM, ALGORITHM_INODE, Form, Inodes, Named, name_of, named, shard_inode, shard_named, shard_of,
 };
-use crate::session::{BLOCK, Cache, FOREVER, MountError, Mounted, directory, file, tune};
+use crate::session::{self, BLOCK, Cache, FOREVER, MountError, Mounted, tune};
 use crate::supply::Supplier;
 
 /// For how long names of layers, and their attributes, are good.
@@ -99,8 +101,8 @@ impl Drop for KeptFile {
 }
 
 impl Mounted {
-    /// Mounts a directory of layers, for all users: root's engines read it, whoever mounts it. Blocking. Everything in it is of the time `since`; `runtime` runs
-    /// what takes time.
+    /// Mounts a directory of layers, for this user and for root: root's engines read it, whoever mounts it. Blocking. Everything in it is of the time `since`;
+    /// `runtime` runs what takes time.
     ///
     /// # Errors
     /// [`MountError`].
@@ -136,7 +138,7 @@ impl Shared {
     /// The attributes of an inode; `None` if there is none such.
     fn attributes(&self, inode: INodeNo) -> Option<FileAttr> {
         if inode == INodeNo::ROOT || inode == ALGORITHM_INODE || shard_of(inode).is_some() {
-            return Some(directory(inode, self.since));
+            return Some(self.directory(inode));
         }
         let inodes = self.inodes.lock();
         let node = inodes.get(inode)?;
@@ -149,13 +151,17 @@ impl Shared {
         })
     }
 
+    fn directory(&self, inode: INodeNo) -> FileAttr {
+        FileAttr { perm: 0o500, ..session::directory(inode, self.since) }
+    }
+
     fn file(&self, inode: INodeNo, length: u64, here: u64) -> FileAttr {
-        file(inode, self.since, length, here.min(length).div_ceil(512))
+        FileAttr { perm: 0o400, ..session::file(inode, self.since, length, here.min(length).div_ceil(512)) }
     }
 
     fn link(&self, inode: INodeNo, target: &Path) -> FileAttr {
         let size = target.as_os_str().len() as u64;
-        FileAttr { kind: FileType::Symlink, perm: 0o777, ..file(inode, self.since, size, 0) }
+        FileAttr { kind: FileType::Symlink, perm: 0o777, ..session::file(inode, self.since, size, 0) }
     }
 
     /// Finds a layer for the kernel.
@@ -239,7 +245,7 @@ impl Shared {
 
 /// The answer about a name that is not there.
 fn absent() -> FileAttr {
-    file(INodeNo(0), SystemTime::UNIX_EPOCH, 0, 0)
+    session::file(INodeNo(0), SystemTime::UNIX_EPOCH, 0, 0)
 }
 
 impl Filesystem for Directory {
@@ -271,7 +277,7 @@ impl Filesystem for Directory {
             None
         };
         match inside {
-            Some(inode) => reply.entry(&FOREVER, &directory(inode, self.shared.since), Generation(0)),
+            Some(inode) => reply.entry(&FOREVER, &self.shared.directory(inode), Generation(0)),
             None => reply.error(Errno::ENOENT),
         }
     }

@@ -215,7 +215,7 @@ fn a_name_is_there_while_its_layer_can_be_had_and_a_sidecar_never_is() {
     world.known.file("x", &agent);
     let found = std::fs::symlink_metadata(&path).unwrap();
     assert!(found.is_file() && found.len() == 300_000 && found.blocks() == 0, "{found:?}");
-    assert_eq!(found.mode() & 0o777, 0o444);
+    assert_eq!(found.mode() & 0o777, 0o400);
     world.known.layers.lock().clear();
     assert!(is_absent(&path), "what is answered has no life");
     world.known.file("x", &agent);
@@ -231,6 +231,37 @@ fn a_name_is_there_while_its_layer_can_be_had_and_a_sidecar_never_is() {
     let names = std::fs::read_dir(path.parent().unwrap()).unwrap().map(|entry| entry.unwrap().file_name());
     assert_eq!(names.collect::<Vec<_>>(), [path.file_name().unwrap()]);
     assert_eq!(std::fs::read_dir(world.dir.path().join("sha256")).unwrap().count(), 256);
+}
+
+#[test]
+fn another_user_finds_and_reads_no_layer() {
+    let Some(world) = World::new(Known::default()) else { return };
+    let (agent, path) = (Agent::new(content(5000)), world.path("x"));
+    world.known.file("x", &agent);
+    assert!(reads(&File::open(&path).unwrap(), &agent, 0, 5000), "who mounted it does");
+    let whole = tempfile::NamedTempFile::new().unwrap();
+    world.known.set("whole", Layer::Link(whole.path().to_owned()), &agent);
+    let link = world.path("whole");
+    assert_eq!(std::fs::read_link(&link).unwrap(), whole.path());
+    let has_setpriv = std::process::Command::new("setpriv").arg("--version").output().is_ok();
+    if !rustix::process::geteuid().is_root() || !has_setpriv {
+        eprintln!("skipped: needs root and setpriv");
+        return;
+    }
+    let shard = path.parent().unwrap();
+    let as_user = |line: &[&str], path: &Path| {
+        let user = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+        let ran = std::process::Command::new("setpriv").args(user).args(line).arg(path).output().unwrap();
+        assert!(!ran.status.success(), "{line:?} {}: {ran:?}", path.display());
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        assert!(said.contains("Permission denied"), "{line:?} {}: {said}", path.display());
+    };
+    for dir in [world.dir.path(), &world.dir.path().join("sha256"), shard] {
+        as_user(&["ls"], dir);
+    }
+    as_user(&["cat"], &path);
+    as_user(&["stat"], &path);
+    as_user(&["readlink", "-v"], &link);
 }
 
 #[test]
