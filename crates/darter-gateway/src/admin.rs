@@ -390,19 +390,21 @@ async fn open_parts(
         Err(refusal) => return refusal,
     };
     let opened = async {
+        // Who has given the layer that is opened.
+        let mut given = None;
         let download = match &request.layer {
             Some(layer) => {
-                let is_given = match mirror {
-                    Some(mirror) => mirror.may_open(layer, &credentials, caller.is_trusted()).await,
-                    None => false,
-                };
-                let access = if is_given { Access::Granted } else { Access::Asked };
+                given = mirror.filter(|mirror| mirror.may_open(layer, &credentials, caller.is_trusted()));
+                let access = if given.is_some() { Access::Granted } else { Access::Asked };
                 let layer = at_its_registry(&agent, layer);
                 agent.expanded(&layer, credentials, access, LAYER_TIMEOUT).await?
             }
             None => agent.open_parts(source, credentials).await?,
         };
         let length = download.length_when_known().await?;
+        if let (Some(mirror), Some(layer)) = (given, &request.layer) {
+            mirror.layer_opened(layer.diff_id).await;
+        }
         Ok((download, length))
     };
     let (download, length) = match opened.await {

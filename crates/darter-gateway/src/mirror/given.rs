@@ -7,9 +7,11 @@
 //! A layer that was opened is *in use*: an engine of this host has its image. It is given to whoever asks, as an engine gives all images the
 //! snapshots that it has.
 //!
+//! Another release may have written the list, or lines of it. Whatever names a blob keeps that in the store; lines that are not understood stay as they are.
+//!
 //! Pure, but for reading and writing the list as text.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use darter_api::LayerRequest;
@@ -40,25 +42,51 @@ pub(crate) struct GivenLayer {
     saved: u64,
     /// It was opened.
     opened: bool,
+    /// Credentials opened it; older releases did not say.
+    #[serde(default)]
+    pub(crate) needs_login: bool,
+}
+
+/// A line that is not understood.
+#[derive(Debug)]
+struct OtherLine {
+    text: String,
+    /// The blob that it names.
+    blob: Option<BlobId>,
+}
+
+impl OtherLine {
+    fn new(text: &str) -> Self {
+        #[derive(Deserialize)]
+        struct Named {
+            blob: BlobId,
+        }
+        let named = serde_json::from_str::<Named>(text).ok();
+        Self { text: text.to_owned(), blob: named.map(|named| named.blob) }
+    }
 }
 
 /// See the module's text.
 #[derive(Debug, Default)]
 pub(crate) struct Given {
     layers: HashMap<Digest, GivenLayer>,
+    others: Vec<OtherLine>,
     changed: bool,
 }
 
 impl Given {
-    /// What a list says; `None` if it is of another release.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    /// What a list says, and whether this release may write it: not what another one has written.
+    pub(crate) fn parse(text: &str) -> (Self, bool) {
         let mut lines = text.lines();
-        if lines.next() != Some(MAGIC) {
-            return None;
+        let is_own = lines.next() == Some(MAGIC);
+        let mut given = Self::default();
+        for line in lines.filter(|line| !line.is_empty()) {
+            match serde_json::from_str::<GivenLayer>(line) {
+                Ok(layer) if is_own => drop(given.layers.insert(layer.layer.diff_id, layer)),
+                _ => given.others.push(OtherLine::new(line)),
+            }
         }
-        let layers = lines.filter_map(|line| serde_json::from_str::<GivenLayer>(line).ok());
-        let layers = layers.map(|given| (given.layer.diff_id, given)).collect();
-        Some(Self { layers, changed: false })
+        (given, is_own)
     }
 
     /// The list as text, if it changed since it was written last.
@@ -67,22 +95,37 @@ impl Given {
             return None;
         }
         let mut lines: Vec<String> = self.layers.values().filter_map(|it| serde_json::to_string(it).ok()).collect();
+        lines.extend(self.others.iter().map(|line| line.text.clone()));
         lines.sort_unstable();
         Some(format!("{MAGIC}\n{}\n", lines.join("\n")))
     }
 
-    /// All that was given.
-    pub(crate) fn layers(&self) -> impl Iterator<Item = &GivenLayer> {
-        self.layers.values()
+    /// What was taken could not be written.
+    pub(crate) fn not_written(&mut self) {
+        self.changed = true;
+    }
+
+    /// Everything that has to stay in the store.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = BlobId> {
+        let others = self.others.iter().filter_map(|line| line.blob);
+        self.layers.values().map(|given| given.blob).chain(others)
     }
 
     /// Notes that a layer is given now; false where it can't be, since too many are.
-    pub(crate) fn give(&mut self, layer: &LayerRequest, (blob, length): (BlobId, u64), now: u64) -> bool {
+    pub(crate) fn give(
+        &mut self,
+        layer: &LayerRequest,
+        (blob, length): (BlobId, u64),
+        needs_login: bool,
+        now: u64,
+    ) -> bool {
         if let Some(given) = self.layers.get_mut(&layer.diff_id) {
-            if given.layer != *layer || now.saturating_sub(given.saved) >= REFRESH.as_secs() {
+            let is_other = given.layer != *layer || given.needs_login != needs_login;
+            if is_other || now.saturating_sub(given.saved) >= REFRESH.as_secs() {
                 (given.saved, self.changed) = (now, true);
             }
             (given.layer, given.blob, given.length, given.used) = (layer.clone(), blob, length, now);
+            given.needs_login = needs_login;
             return true;
         }
         if self.layers.len() >= MAX_GIVEN {
@@ -90,7 +133,7 @@ impl Given {
         }
         let (layer, used, saved) = (layer.clone(), now, now);
         let diff_id = layer.diff_id;
-        let given = GivenLayer { layer, blob, length, used, saved, opened: false };
+        let given = GivenLayer { layer, blob, length, used, saved, opened: false, needs_login };
         self.layers.insert(diff_id, given);
         self.changed = true;
         true
@@ -119,12 +162,14 @@ impl Given {
         self.layers.get(&layer.diff_id).is_some_and(|given| given.layer == *layer)
     }
 
-    /// Lets go of layers that nobody has asked for in this time.
+    /// Lets go of layers that nobody has asked for in this time: tells what need not stay in the store for them any more.
     pub(crate) fn let_go(&mut self, keep: Duration, now: u64) -> Vec<BlobId> {
         let is_over = |given: &GivenLayer| now.saturating_sub(given.used) >= keep.as_secs();
         let over: Vec<Digest> = self.layers.iter().filter(|(_, it)| is_over(it)).map(|(id, _)| *id).collect();
         self.changed |= !over.is_empty();
-        over.iter().filter_map(|id| self.layers.remove(id)).map(|given| given.blob).collect()
+        let gone: Vec<_> = over.iter().filter_map(|id| self.layers.remove(id)).map(|given| given.blob).collect();
+        let kept: HashSet<BlobId> = self.blobs().collect();
+        gone.into_iter().filter(|blob| !kept.contains(blob)).collect()
     }
 }
 
@@ -159,7 +204,7 @@ mod tests {
     fn given(names: &[&str]) -> Given {
         let mut given = Given::default();
         for name in names {
-            assert!(given.give(&layer(name), (blob(name), 5), 0));
+            assert!(given.give(&layer(name), (blob(name), 5), false, 0));
         }
         given
     }
@@ -172,28 +217,60 @@ mod tests {
     fn a_layer_stays_until_nobody_asked_for_it_for_long() {
         let mut given = given(&["a", "b"]);
         given.opened(id("a"));
-        given.give(&layer("b"), (blob("b"), 5), 29 * DAY);
+        given.give(&layer("b"), (blob("b"), 5), false, 29 * DAY);
         assert_eq!(gone(&mut given, 29 * DAY), []);
         assert_eq!(gone(&mut given, 30 * DAY), [blob("a")]);
         assert_eq!(gone(&mut given, 59 * DAY), [blob("b")]);
     }
 
     #[test]
-    fn the_list_outlives_the_agent_and_another_releases_is_no_list() {
+    fn the_list_outlives_the_agent() {
         let mut first = given(&["a", "b"]);
         first.opened(id("a"));
         let text = first.take_changed().unwrap();
         assert_eq!(first.take_changed(), None);
-        first.give(&layer("a"), (blob("a"), 5), 8);
+        first.give(&layer("a"), (blob("a"), 5), false, 8);
         assert_eq!(first.take_changed(), None, "a use a moment later is no news");
-        first.give(&layer("a"), (blob("a"), 5), 8 + REFRESH.as_secs());
+        first.give(&layer("a"), (blob("a"), 5), false, 8 + REFRESH.as_secs());
         assert!(first.take_changed().is_some());
-        let mut again = Given::parse(&text).unwrap();
+        let (mut again, is_own) = Given::parse(&text);
+        assert!(is_own);
         assert!(again.in_use(id("a")).is_some() && again.in_use(id("b")).is_none());
-        assert_eq!(again.layers().count(), 2);
+        assert_eq!(again.blobs().count(), 2);
         assert_eq!(gone(&mut again, 29 * DAY), [], "not for so long");
-        assert!(Given::parse("darter-layers-2\n").is_none() && Given::parse("").is_none());
-        assert_eq!(Given::parse(&format!("{MAGIC}\nnonsense\n")).unwrap().layers().count(), 0);
+    }
+
+    #[test]
+    fn what_another_release_has_listed_stays_in_the_store_and_in_the_list() {
+        let mut first = given(&["a", "b"]);
+        first.opened(id("a"));
+        let own = first.take_changed().unwrap();
+        let other = format!(r#"{{"blob":{},"wanted_by":["x"]}}"#, serde_json::to_string(&blob("c")).unwrap());
+
+        let newer = own.replace(MAGIC, "darter-layers-2");
+        let (mut again, is_own) = Given::parse(&format!("{newer}{other}\n"));
+        assert!(!is_own && again.in_use(id("a")).is_none(), "what else it means is not known");
+        for name in ["a", "b", "c"] {
+            assert!(again.blobs().any(|kept| kept == blob(name)), "{name}");
+        }
+        // It was given by this release, too, and for that need not stay.
+        again.give(&layer("a"), (blob("a"), 5), false, 0);
+        assert_eq!(gone(&mut again, 30 * DAY), []);
+
+        let (mut mixed, is_own) = Given::parse(&format!("{own}{other}\nnonsense\n"));
+        assert!(is_own && mixed.in_use(id("a")).is_some() && mixed.blobs().count() == 3);
+        mixed.give(&layer("d"), (blob("d"), 5), false, 0);
+        let text = mixed.take_changed().unwrap();
+        assert!(text.lines().any(|line| line == other) && text.lines().any(|line| line == "nonsense"), "{text}");
+        assert!(!Given::parse("").1 && !Given::parse("nonsense").1);
+    }
+
+    #[test]
+    fn a_list_that_could_not_be_written_is_written_the_next_time() {
+        let mut given = given(&["a"]);
+        let text = given.take_changed().unwrap();
+        given.not_written();
+        assert_eq!(given.take_changed(), Some(text));
     }
 
     #[test]
@@ -202,8 +279,11 @@ mod tests {
         let mut many = layer("many");
         for number in 0..MAX_GIVEN as u64 {
             many.diff_id = Digest::sha256(&number.to_le_bytes());
-            given.give(&many, (blob("many"), 5), 1);
+            given.give(&many, (blob("many"), 5), false, 1);
         }
-        assert!(!given.give(&layer("more"), (blob("more"), 5), 1) && given.give(&layer("a"), (blob("a"), 5), 1));
+        assert!(
+            !given.give(&layer("more"), (blob("more"), 5), false, 1)
+                && given.give(&layer("a"), (blob("a"), 5), false, 1)
+        );
     }
 }

@@ -1,9 +1,13 @@
 //! The layers that were given to be mounted, as a list in the data directory ([`given`](super::given) decides what is on it), and what follows for the
 //! store: what is on the list is not evicted.
 //!
-//! A list of another release is left alone, and then nothing is let go of that this release gave; it is only not written down.
+//! A list of another release, or one that can't be read, is left alone: what this release gives is then not written down. What another release's list names
+//! is spared all the same.
+//!
+//! Invariant: what is on the list is spared. Both are changed under one lock.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +15,7 @@ use darter_api::LayerRequest;
 use darter_core::Digest;
 use darter_store::{Dir, threads};
 use parking_lot::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
 
 use super::blobs::{Mountable, MountableLayers};
 use super::given::{Given, GivenLayer};
@@ -25,9 +30,11 @@ pub struct GivenLayers(Arc<Inner>);
 struct Inner {
     dir: Dir,
     keep: Duration,
-    /// Whether the file is another release's.
+    /// Whether the file is another release's, or can't be read.
     set_aside: bool,
     given: Mutex<Given>,
+    /// Held while the list changes, and what is spared with it.
+    sparing: AsyncMutex<()>,
     /// Held while the file is written: no older list replaces a newer one.
     writing: Mutex<()>,
 }
@@ -41,21 +48,31 @@ impl fmt::Debug for GivenLayers {
 impl GivenLayers {
     /// Opens the list of a data directory. Blocking. Layers stay for `keep` after somebody asked for them, where nobody tells what snapshots name.
     pub fn open(dir: Dir, keep: Duration) -> Self {
-        let text = dir.read(FILE);
-        let is_new = text.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
-        let read = text.ok().and_then(|bytes| Given::parse(&String::from_utf8_lossy(&bytes)));
-        let set_aside = read.is_none() && !is_new;
-        if set_aside {
-            let path = dir.path_of(FILE);
-            tracing::warn!(path = %path.display(), "the list of layers that engines mount is a newer version's or can't be read: it is left alone");
+        let (given, is_own) = match dir.read(FILE) {
+            Ok(bytes) => Given::parse(&String::from_utf8_lossy(&bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (Given::default(), true),
+            Err(error) => {
+                let path = dir.path_of(FILE);
+                tracing::error!(path = %path.display(), %error, "the list of layers that engines mount can't be read: they may be evicted");
+                return Self::with(dir, keep, Given::default(), true);
+            }
+        };
+        if !is_own {
+            let (path, blobs) = (dir.path_of(FILE), given.blobs().count());
+            tracing::warn!(path = %path.display(), blobs, "the list of layers that engines mount is another version's: it is left alone, and what it names is kept");
         }
-        let (given, writing) = (Mutex::new(read.unwrap_or_default()), Mutex::new(()));
-        Self(Arc::new(Inner { dir, keep, set_aside, given, writing }))
+        Self::with(dir, keep, given, !is_own)
+    }
+
+    fn with(dir: Dir, keep: Duration, given: Given, set_aside: bool) -> Self {
+        let (given, sparing, writing) = (Mutex::new(given), AsyncMutex::default(), Mutex::new(()));
+        Self(Arc::new(Inner { dir, keep, set_aside, given, sparing, writing }))
     }
 
     /// Spares all of it from eviction: before anything else is done with the store.
     pub async fn spare(&self, layers: &dyn MountableLayers) {
-        let all: Vec<_> = self.0.given.lock().layers().map(|given| given.blob).collect();
+        let _sparing = self.0.sparing.lock().await;
+        let all: Vec<_> = self.0.given.lock().blobs().collect();
         for blob in all {
             layers.spare(blob, true).await;
         }
@@ -78,29 +95,38 @@ impl GivenLayers {
         self.save().await;
     }
 
-    /// Notes that a layer is given, before anybody hears of it.
+    /// Notes that a layer is given, before anybody hears of it. Tells what is here of it now that it is spared; `None`: too many are given.
     pub(super) async fn give(
         &self,
         layer: &LayerRequest,
-        mountable: &Mountable,
+        mountable: Mountable,
+        needs_login: bool,
         layers: &dyn MountableLayers,
         now: u64,
-    ) -> bool {
-        let is_noted = self.0.given.lock().give(layer, (mountable.blob, mountable.length), now);
-        if is_noted {
+    ) -> Option<Mountable> {
+        let mountable = {
+            let _sparing = self.0.sparing.lock().await;
+            if !self.0.given.lock().give(layer, (mountable.blob, mountable.length), needs_login, now) {
+                return None;
+            }
             layers.spare(mountable.blob, true).await;
             self.let_go(layers, now).await;
-        }
-        is_noted
+            // Until now it could be evicted.
+            let file = layers.whole_file(mountable.blob).await;
+            let held = if mountable.file.is_some() && file.is_none() { 0 } else { mountable.held };
+            Mountable { file, held, ..mountable }
+        };
+        self.save().await;
+        Some(mountable)
     }
 
+    /// With `sparing` held.
     async fn let_go(&self, layers: &dyn MountableLayers, now: u64) {
         let gone = self.0.given.lock().let_go(self.0.keep, now);
         for blob in gone {
             tracing::info!(%blob, "an engine's layer is let go of: nobody asked for it for long");
             layers.spare(blob, false).await;
         }
-        self.save().await;
     }
 
     async fn save(&self) {
@@ -117,6 +143,7 @@ impl Inner {
         let _writing = self.writing.lock();
         let Some(text) = self.given.lock().take_changed() else { return };
         if let Err(error) = self.dir.replace(FILE, TEMPORARY, &[text.as_bytes()], true) {
+            self.given.lock().not_written();
             tracing::warn!(path = %self.dir.path_of(FILE).display(), %error, "could not note which layers engines mount");
         }
     }

@@ -1,8 +1,9 @@
 //! Layers that are mounted before they have come: what is answered to who asks for one by its diff id.
 //!
-//! A question goes these ways: what was given before and is in use is given again; else the images that were pulled lately and name it are
-//! looked at ([`Learnt`]): may their pullers read their layers, and can all of them be mounted? Both take their time at a fleet's first
-//! pull, since the lead has to read and expand the layers; the question waits for it, for [`LazyOptions::wait`] at most.
+//! A question goes these ways: what was given before, is in use and all here is given again; else the images that were pulled lately and name it are
+//! looked at ([`Learnt`]): may their pullers read their layers, and can all of them be mounted? If they say no, what is in use is given as it was before, if it
+//! can be had so. This takes its time at a fleet's first pull, since the lead has to read and expand the layers; the question waits for it, for
+//! [`LazyOptions::wait`] at most.
 //!
 //! Invariants: what is promised is known to be a layer that can be mounted, with this length; nobody is given a layer for a diff id that a
 //! configuration merely names.
@@ -17,7 +18,6 @@ use std::time::Duration;
 
 use darter_agent::{FetchError, Part};
 use darter_api::LayerRequest;
-use darter_core::recent::Recent;
 use darter_core::source::Credentials;
 use darter_core::{Blamed as _, Digest, Retry, in_full};
 use darter_metrics::LayerAnswered;
@@ -25,8 +25,9 @@ use darter_oci::image::{ImageParts, LayerPart, MAX_CONFIG};
 use darter_oci::manifest::ImageManifest;
 use darter_origin::Upstream;
 use darter_store::{PieceFile, threads};
-use futures_util::TryStreamExt as _;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
@@ -36,6 +37,7 @@ use super::blobs::{Mountable, MountableLayers};
 use super::given::GivenLayer;
 use super::given_layers::GivenLayers;
 use super::learnt::{Decision, Learnt, Pull, Pulled, Unread, Verdict};
+use super::logins::Logins;
 use super::route::Naming;
 use super::{Ask, Awaited, Mirror};
 use crate::outlet::Outlet;
@@ -61,8 +63,7 @@ pub(super) struct Lazy {
     /// Held by who looks at an image.
     looking: Mutex<HashMap<Pull, Weak<AsyncMutex<()>>>>,
     given: GivenLayers,
-    /// With which credentials layers were given, as long as this process lives.
-    credentials: Mutex<Recent<Digest, Credentials>>,
+    logins: Mutex<Logins>,
 }
 
 /// How layers are given to be mounted.
@@ -113,7 +114,7 @@ impl Lazy {
         Self {
             layers,
             given,
-            credentials: Mutex::new(Recent::new(MAX_CREDENTIALS)),
+            logins: Mutex::new(Logins::new(grant_ttl)),
             wait,
             learnt: Mutex::new(Learnt::new(grant_ttl)),
             reading: AsyncMutex::new(()),
@@ -170,15 +171,42 @@ impl Mirror {
     }
 
     async fn look_up(&self, lazy: &Lazy, diff_id: Digest, until: Instant) -> LayerFound {
-        if let Some(given) = lazy.given.in_use(diff_id) {
-            return self.give_again(lazy, given).await;
+        if let Some(given) = lazy.given.in_use(diff_id)
+            && let Some(found) = self.give_whole(lazy, &given).await
+        {
+            return found;
         }
+        if lazy.given.get(diff_id).is_none() {
+            return self.find(lazy, diff_id, until).await;
+        }
+        // What is not here may need credentials that are good today. Half of the time is for what was given before.
+        let half = until - until.saturating_duration_since(Instant::now()) / 2;
+        let found = tokio::time::timeout_at(half, self.find(lazy, diff_id, half)).await;
+        if let Ok(found @ LayerFound::Found(_)) = found {
+            return found;
+        }
+        let given = lazy.given.in_use(diff_id).or_else(|| self.uncontested(lazy, diff_id));
+        match (given, found) {
+            (Some(given), _) => self.give_again(lazy, given, until).await,
+            (None, Ok(miss)) => miss,
+            (None, Err(_)) => LayerFound::Miss("its image could not be expanded in time"),
+        }
+    }
+
+    /// A layer that was given, if nobody contests it.
+    fn uncontested(&self, lazy: &Lazy, diff_id: Digest) -> Option<GivenLayer> {
+        let is_contested = lazy.learnt.lock().is_contested(diff_id, self.clock.now());
+        lazy.given.get(diff_id).filter(|_| !is_contested)
+    }
+
+    /// Looks at the images that were pulled lately and name it.
+    async fn find(&self, lazy: &Lazy, diff_id: Digest, until: Instant) -> LayerFound {
         self.read_configs(lazy).await;
         // An engine may have noted its file, and be about to start a container of an image that was pulled long ago.
-        if let Some(given) = lazy.given.get(diff_id)
-            && !lazy.learnt.lock().is_contested(diff_id, self.clock.now())
+        if let Some(given) = self.uncontested(lazy, diff_id)
+            && let Some(found) = self.give_whole(lazy, &given).await
         {
-            return self.give_again(lazy, given).await;
+            return found;
         }
         // What somebody pulls meanwhile is looked at, too, but not for ever.
         for _ in 0..3 {
@@ -197,16 +225,20 @@ impl Mirror {
     /// Reads the configurations of the images that were pulled lately.
     async fn read_configs(&self, lazy: &Lazy) {
         let _reading = lazy.reading.lock().await;
-        let unread = lazy.learnt.lock().take_unread(self.clock.now());
+        let unread = lazy.learnt.lock().unread(self.clock.now());
         let read = unread.into_iter().map(|image| async move {
-            let config = self.config(&image).await;
-            (image, config)
+            let config = tokio::time::timeout(MAX_CONFIG_WAIT, self.config(&image)).await;
+            (image, config.unwrap_or_else(|_| Err("it did not come in time".to_owned())))
         });
-        for (Unread { pull, how, parts }, config) in join_all(read).await {
+        // Who asks may go away at any moment: what was read by then is known, and the next one reads the rest.
+        let mut read: FuturesUnordered<_> = read.collect();
+        while let Some((Unread { pull, how, parts }, config)) = read.next().await {
             let manifest = pull.manifest;
             let paired = config.map(|config| parts.paired(&config));
+            let mut learnt = lazy.learnt.lock();
+            learnt.was_read(&pull);
             match paired {
-                Ok(Some(layers)) => lazy.learnt.lock().pulled(Pulled { pull, how, layers }, self.clock.now()),
+                Ok(Some(layers)) => learnt.pulled(Pulled { pull, how, layers }, self.clock.now()),
                 Ok(None) => tracing::debug!(%manifest, "an image's configuration has no diff ids for its layers"),
                 Err(reason) => tracing::debug!(%manifest, reason, "an image's configuration could not be read"),
             }
@@ -312,11 +344,9 @@ impl Mirror {
         match opened {
             Ok(mountable) => {
                 let layer = request(how, &how.named, layer);
-                if !lazy.given.give(&layer, &mountable, &*lazy.layers, self.clock.unix()).await {
-                    return LayerFound::Miss("too many layers are kept for this host's engines");
-                }
-                lazy.credentials.lock().insert(diff_id, how.credentials.clone(), 1);
-                found(layer, how.credentials.clone(), mountable)
+                let (credentials, needs_login) = (how.credentials.clone(), !how.credentials.headers.is_empty());
+                lazy.logins.lock().given(diff_id, credentials.clone(), self.clock.now());
+                self.note(lazy, layer, credentials, mountable, needs_login).await
             }
             Err(error) => {
                 tracing::warn!(%diff_id, error = %in_full(&error), "a layer that could be mounted can't be had now");
@@ -325,28 +355,68 @@ impl Mirror {
         }
     }
 
-    /// Gives a layer that is in use: from here, or as it was promised.
-    async fn give_again(&self, lazy: &Lazy, given: GivenLayer) -> LayerFound {
-        let GivenLayer { layer, blob, length, .. } = given;
-        let credentials = lazy.credentials.lock().get(&layer.diff_id).cloned().unwrap_or_default();
-        let file = lazy.layers.whole_file(blob).await;
-        let held = if file.is_some() { length } else { 0 };
-        let mountable = Mountable { blob, length, held, file };
-        lazy.given.give(&layer, &mountable, &*lazy.layers, self.clock.unix()).await;
+    /// Gives a layer that is in use, and all of it here.
+    async fn give_whole(&self, lazy: &Lazy, given: &GivenLayer) -> Option<LayerFound> {
+        let GivenLayer { layer, blob, length, needs_login, .. } = given;
+        let file = Some(lazy.layers.whole_file(*blob).await?);
+        let credentials = lazy.logins.lock().last(&layer.diff_id).unwrap_or_default();
+        let mountable = Mountable { blob: *blob, length: *length, held: *length, file };
+        let found = self.note(lazy, layer.clone(), credentials, mountable, *needs_login).await;
+        matches!(&found, LayerFound::Found(found) if found.file.is_some()).then_some(found)
+    }
+
+    /// Gives a layer that is in use as it was given before, if it can be had so.
+    async fn give_again(&self, lazy: &Lazy, given: GivenLayer, until: Instant) -> LayerFound {
+        let layer = given.layer;
+        let credentials = match lazy.logins.lock().last(&layer.diff_id) {
+            Some(credentials) => credentials,
+            None if given.needs_login => {
+                return LayerFound::Miss("the credentials that it was pulled with are not known any more");
+            }
+            None => Credentials::default(),
+        };
+        let until = until - ANSWER_MARGIN.min(lazy.wait / 4);
+        let within = until.saturating_duration_since(Instant::now());
+        let repository = self.rewrites.apply(&layer.registry, layer.repository.clone());
+        let at_registry = LayerRequest { repository, ..layer.clone() };
+        match lazy.layers.expanded(&at_registry, credentials.clone(), within).await {
+            Ok(mountable) => self.note(lazy, layer, credentials, mountable, given.needs_login).await,
+            Err(error) => {
+                tracing::warn!(diff_id = %layer.diff_id, error = %in_full(&error), "a layer that an engine mounts can't be had now");
+                LayerFound::Miss("it can't be had now")
+            }
+        }
+    }
+
+    /// Notes that a layer is given, and gives it.
+    async fn note(
+        &self,
+        lazy: &Lazy,
+        layer: LayerRequest,
+        credentials: Credentials,
+        mountable: Mountable,
+        needs_login: bool,
+    ) -> LayerFound {
+        let given = lazy.given.give(&layer, mountable, needs_login, &*lazy.layers, self.clock.unix()).await;
+        let Some(mountable) = given else {
+            return LayerFound::Miss("too many layers are kept for this host's engines");
+        };
         found(layer, credentials, mountable)
     }
 
     /// Whether a program that opens a layer with these credentials was just given it with the same, or is trusted with what this host's engines
-    /// use. The layer counts as in use from now on.
-    pub(crate) async fn may_open(&self, layer: &LayerRequest, credentials: &Credentials, is_trusted: bool) -> bool {
+    /// use.
+    pub(crate) fn may_open(&self, layer: &LayerRequest, credentials: &Credentials, is_trusted: bool) -> bool {
         let Some(lazy) = &self.lazy else { return false };
-        let is_given = lazy.given.has(layer);
-        let with_same = lazy.credentials.lock().get(&layer.diff_id).is_some_and(|given| given == credentials);
-        if is_given && (with_same || is_trusted) {
-            lazy.given.opened(layer.diff_id).await;
-            return true;
+        let with_same = || lazy.logins.lock().are_good(&layer.diff_id, credentials, self.clock.now());
+        lazy.given.has(layer) && (is_trusted || with_same())
+    }
+
+    /// A layer was opened that was given: it is in use from now on.
+    pub(crate) async fn layer_opened(&self, diff_id: Digest) {
+        if let Some(lazy) = &self.lazy {
+            lazy.given.opened(diff_id).await;
         }
-        false
     }
 
     /// Whether the puller of an image may read one of its blobs, as the mirror decides it for who asks for the blob itself.
@@ -397,8 +467,8 @@ impl Mirror {
 /// What is left of a question's time when layers are not waited for any more.
 const ANSWER_MARGIN: Duration = Duration::from_millis(200);
 
-/// Credentials that are remembered.
-const MAX_CREDENTIALS: u64 = 20_000;
+/// How long an image's configuration is waited for: as long as that, no layer is answered for.
+const MAX_CONFIG_WAIT: Duration = Duration::from_secs(10);
 
 fn request(how: &How, repository: &str, (layer, diff_id): &(LayerPart, Digest)) -> LayerRequest {
     LayerRequest {

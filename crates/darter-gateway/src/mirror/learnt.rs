@@ -116,11 +116,23 @@ impl<H: Clone> Learnt<H> {
         self.unread.insert(image.pull.clone(), (image, now), 1);
     }
 
-    /// The images whose configurations are to be read now: those whose pullers may be about to look for their layers.
-    pub(crate) fn take_unread(&mut self, now: Moment) -> Vec<Unread<H>> {
+    /// The images whose configurations are to be read now: those whose pullers may be about to look for their layers. Each stays one of them until it
+    /// [was read](Self::was_read).
+    pub(crate) fn unread(&mut self, now: Moment) -> Vec<Unread<H>> {
         let pulls: Vec<_> = self.unread.keys().cloned().collect();
-        let unread = pulls.iter().filter_map(|pull| self.unread.remove(pull));
-        unread.filter(|(_, at)| now.since(*at) < RECENT).map(|(image, _)| image).collect()
+        let mut unread = Vec::new();
+        for pull in pulls {
+            match self.unread.get(&pull) {
+                Some((image, at)) if now.since(*at) < RECENT => unread.push(image.clone()),
+                _ => drop(self.unread.remove(&pull)),
+            }
+        }
+        unread
+    }
+
+    /// An image's configuration was read, or can't be.
+    pub(crate) fn was_read(&mut self, pull: &Pull) {
+        self.unread.remove(pull);
     }
 
     /// Somebody pulls this image now. Pulled again, it is looked at anew unless it was found fit.

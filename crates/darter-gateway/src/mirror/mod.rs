@@ -15,6 +15,7 @@
 //! | `grants` | who may read what is cached |
 //! | `blobs` | [`Blobs`], what the mirror needs of the agent |
 //! | `learnt`, `lazy` | which layers diff ids belong to, and what is given to who wants to mount one |
+//! | `logins` | with which credentials they were given |
 //! | `given`, `given_layers` | layers that were given so: what stays in the store |
 //! | `sampled` | the same for a caller to whom the registry did not show what it has |
 //! | `problem` | errors in the specification's form |
@@ -65,6 +66,7 @@ mod lazy;
 mod learnt;
 mod link;
 mod listing;
+mod logins;
 mod manifest;
 mod page;
 pub(crate) mod problem;

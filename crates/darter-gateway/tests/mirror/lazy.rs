@@ -217,6 +217,53 @@ async fn a_layer_that_was_opened_is_found_by_the_next_agent_too_without_the_regi
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_layer_in_use_that_is_not_here_is_given_with_the_credentials_of_its_latest_pull_and_not_without_any() {
+    let world = World::new().await;
+    let [base, _] = world.private();
+    let agent = world.agent(|_| ()).await;
+    assert_eq!(pull(&agent, ALICE, "lab", "private/app").await, 200);
+    assert!(opens(&agent, found(&agent, id(&base)).await).await);
+    agent.drain().await;
+    drop(agent);
+    // The next agent has the list alone.
+    let other = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(other.path().join("data")).unwrap();
+    std::fs::copy(world.dir.path().join("data/layers"), other.path().join("data/layers")).unwrap();
+    let world = World { dir: other, ..world };
+    let agent = world.agent(|_| ()).await;
+    assert!(misses(&agent, id(&base)).await, "nobody could read it");
+    assert_eq!(pull(&agent, ALICE, "lab", "private/app").await, 200);
+    let again = found(&agent, id(&base)).await;
+    assert!(again.headers.iter().any(|(_, value)| value == ALICE), "{:?}", again.headers);
+    assert!(opens(&agent, again).await);
+    agent.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_is_known_though_who_asked_first_went_away_while_its_configuration_was_read() {
+    let world = World::new().await;
+    let tar = tar_of("slow");
+    world.image(&world.lab, "app", &[&tar], &[id(&tar)]);
+    let agent = world.agent(|_| ()).await;
+    assert_eq!(pull(&agent, ALICE, "lab", "app").await, 200);
+    let asked = world.lab.asked().len();
+    world.lab.state.lock().slow_blobs = Duration::from_millis(20);
+    world.lab.state.lock().slow_heads = Duration::from_secs(2);
+    let (client, first) = (client(&agent), id(&tar));
+    let going = tokio::spawn(async move { client.layer(first, Duration::from_secs(5)).await });
+    while world.lab.asked().len() == asked {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    going.abort();
+    let _ = going.await;
+    world.lab.state.lock().slow_heads = Duration::ZERO;
+    // The agent hears of it.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(found(&agent, id(&tar)).await.layer.repository, "app");
+    agent.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_without_the_directory_finds_nothing_and_what_is_no_diff_id_is_refused() {
     let world = World::new().await;
     let [base, _] = world.private();

@@ -174,14 +174,16 @@ fn a_manifest_is_remembered_until_its_configuration_is_needed_and_a_new_pull_ren
         world.learnt.seen(unread(&number.to_string()), at(10));
     }
     world.learnt.seen(unread("late"), at(500));
-    let read = world.learnt.take_unread(at(610));
+    let read = world.learnt.unread(at(610));
     assert_eq!(read.iter().map(|image| image.pull.manifest).collect::<Vec<_>>(), [digest("late")], "long ago");
-    assert!(world.learnt.take_unread(at(610)).is_empty(), "once");
+    assert_eq!(world.learnt.unread(at(610)).len(), 1, "whoever reads it may be gone before it is read");
+    world.learnt.was_read(&read[0].pull);
+    assert!(world.learnt.unread(at(610)).is_empty());
     // It is known what this one is made of.
     world.learnt.judged(&world.app.clone(), Verdict::Unfit, ids(&["x"]), at(610));
     assert!(world.misses("x", 610));
     world.learnt.seen(unread("app"), at(611));
-    assert!(world.learnt.take_unread(at(611)).is_empty());
+    assert!(world.learnt.unread(at(611)).is_empty());
     assert_eq!(world.looks("x", 611), 1, "pulled again");
 }
 
