@@ -23,7 +23,7 @@ Examples:
   A blob of a registry, whose digest is checked once all of it is here:
     $ darter mount https://registry.local/v2/team/model/blobs/sha256:DIGEST /mnt/model --name model.bin
   An image's root, read-only, as root and by way of a daemon:
-    $ sudo darter mount docker.io/library/debian:12 /mnt/debian
+    $ darter mount docker.io/library/debian:12 /mnt/debian
   What is mounted, and how much of it is here:
     $ darter mount --list
   Away with it:

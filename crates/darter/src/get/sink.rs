@@ -44,6 +44,10 @@ use super::temporary::{self, Temporary};
 use crate::failure::Failure;
 use crate::{output, units};
 
+/// Held while room is made sure of. Several downloads of one command that take the last of a disk at the same time would each find it full,
+/// though it has room for some.
+static RESERVING: Mutex<()> = Mutex::new(());
+
 /// Some content.
 #[derive(Clone, Debug)]
 pub(super) enum Chunk {
@@ -335,6 +339,7 @@ impl FileUnderWay {
 
     fn reserve(&self, temporary: &Temporary, directory: &Path, needed: Option<u64>) -> anyhow::Result<()> {
         let Some(length) = self.wishes.length.filter(|length| *length > 0) else { return Ok(()) };
+        let _reserving = RESERVING.lock();
         let room = room_at(temporary.file());
         check_room(directory, needed.unwrap_or(length), room)?;
         match fallocate(temporary.file(), FallocateFlags::KEEP_SIZE, 0, length) {
