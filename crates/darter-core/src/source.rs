@@ -116,6 +116,11 @@ impl Source {
         }
     }
 
+    /// True if what it is named by says what the content is: a digest, or the tar of an expanded layer.
+    pub fn names_content(&self) -> bool {
+        self.digest().is_some() || self.own_blob().is_some()
+    }
+
     /// The registry that it is read from.
     pub const fn registry(&self) -> Option<&Url> {
         match self {

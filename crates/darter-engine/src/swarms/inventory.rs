@@ -108,9 +108,10 @@ impl Swarms {
     /// Counts the nodes that are said to hold a blob as members of the swarm that this agent leads: they can give to others what
     /// the origin has shown to be right.
     pub(super) fn count_holders_in(&self, transfer: &Transfer) {
-        let (Lead::Me, Some(pieces), Some(_)) = (transfer.lead(), transfer.pieces(), transfer.source.own_blob()) else {
+        let (Lead::Me, Some(pieces)) = (transfer.lead(), transfer.pieces()) else { return };
+        if !transfer.source.names_content() {
             return;
-        };
+        }
         let holders = self.inventory.holders_of(transfer.blob);
         for holder in &holders {
             transfer.count_in(*holder, &PieceSet::full(pieces));

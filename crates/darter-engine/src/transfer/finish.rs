@@ -167,7 +167,7 @@ impl Transfer {
         self.changed.send_replace(());
         self.sendable.send_replace(());
         self.may_rest();
-        if self.context.options.role == Role::Node && self.source.own_blob().is_some() && !self.stored.passes() {
+        if self.context.options.role == Role::Node && self.source.names_content() && !self.stored.passes() {
             for seed in self.fleet.seeds() {
                 self.fleet.say(seed, &Message::Inventory { blobs: vec![self.blob] });
             }

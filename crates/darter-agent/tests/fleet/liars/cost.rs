@@ -50,8 +50,9 @@ async fn whoever_keeps_others_busy_with_what_it_says_or_takes_stops_nobody() {
     cost(Above::Full, FIVE, 1, &Lie::TAKERS, 1.6).await;
 }
 
-/// One that says it holds all of it is asked to lead first, and says nothing to that. It is given up after four seconds, and after two by the one that is asked next.
+/// One that says it holds all of it is asked to lead first, and says nothing to that. It is given up after four seconds, and after two by the one that is asked next:
+/// with the two seconds that the blob takes that is a little over four times as long.
 #[tokio::test(start_paused = true)]
 async fn whoever_keeps_others_busy_stops_nobody_without_a_seed_either() {
-    cost(Above::Nobody, FIVE, 1, &Lie::NUISANCES, 4.0).await;
+    cost(Above::Nobody, FIVE, 1, &Lie::NUISANCES, 4.2).await;
 }
