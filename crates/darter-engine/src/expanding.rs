@@ -58,6 +58,10 @@ const MIN_FREE: u64 = 64 << 20;
 const WRONG_FOR: Duration = Duration::from_secs(30);
 const UNMOUNTABLE_FOR: Duration = Duration::from_secs(600);
 
+/// How long an expanded layer is kept after it was opened. Who reads it goes on elsewhere when a member waits for another part, and would
+/// have it read and expanded again.
+const KEPT_FOR: Duration = Duration::from_secs(30);
+
 /// Layers of which something is remembered.
 const MAX_REMEMBERED: u64 = 1024;
 
@@ -181,6 +185,11 @@ impl Expansions {
             })
             .await?;
         let length = expansion.length;
+        let kept = Arc::clone(&slot);
+        tokio::spawn(async move {
+            tokio::time::sleep(KEPT_FOR).await;
+            drop(kept);
+        });
         Ok((slot, length))
     }
 

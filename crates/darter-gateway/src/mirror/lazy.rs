@@ -19,7 +19,7 @@ use std::time::Duration;
 use darter_agent::{FetchError, Part};
 use darter_api::LayerRequest;
 use darter_core::source::Credentials;
-use darter_core::{Blamed as _, Digest, Retry, in_full};
+use darter_core::{Blamed as _, Digest, Moment, Retry, in_full};
 use darter_metrics::LayerAnswered;
 use darter_oci::image::{ImageParts, LayerPart, MAX_CONFIG};
 use darter_oci::manifest::ImageManifest;
@@ -31,7 +31,6 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
-use tokio::time::Instant;
 
 use super::blobs::{Mountable, MountableLayers};
 use super::given::GivenLayer;
@@ -155,8 +154,8 @@ impl Mirror {
         let Some(lazy) = &self.lazy else {
             return LayerFound::Miss("this agent has no directory for layers (--lazy-dir)");
         };
-        let until = Instant::now() + lazy.wait;
-        let found = tokio::time::timeout_at(until, self.look_up(lazy, diff_id, until)).await;
+        let until = self.clock.now() + lazy.wait;
+        let found = tokio::time::timeout(lazy.wait, self.look_up(lazy, diff_id, until)).await;
         let found = found.unwrap_or(LayerFound::Miss("its image could not be expanded in time"));
         let answered = match &found {
             LayerFound::Miss(reason) => {
@@ -170,7 +169,7 @@ impl Mirror {
         found
     }
 
-    async fn look_up(&self, lazy: &Lazy, diff_id: Digest, until: Instant) -> LayerFound {
+    async fn look_up(&self, lazy: &Lazy, diff_id: Digest, until: Moment) -> LayerFound {
         if let Some(given) = lazy.given.in_use(diff_id)
             && let Some(found) = self.give_whole(lazy, &given).await
         {
@@ -180,8 +179,9 @@ impl Mirror {
             return self.find(lazy, diff_id, until).await;
         }
         // What is not here may need credentials that are good today. Half of the time is for what was given before.
-        let half = until - until.saturating_duration_since(Instant::now()) / 2;
-        let found = tokio::time::timeout_at(half, self.find(lazy, diff_id, half)).await;
+        let now = self.clock.now();
+        let half = until.since(now) / 2;
+        let found = tokio::time::timeout(half, self.find(lazy, diff_id, now + half)).await;
         if let Ok(found @ LayerFound::Found(_)) = found {
             return found;
         }
@@ -200,7 +200,7 @@ impl Mirror {
     }
 
     /// Looks at the images that were pulled lately and name it.
-    async fn find(&self, lazy: &Lazy, diff_id: Digest, until: Instant) -> LayerFound {
+    async fn find(&self, lazy: &Lazy, diff_id: Digest, until: Moment) -> LayerFound {
         self.read_configs(lazy).await;
         // An engine may have noted its file, and be about to start a container of an image that was pulled long ago.
         if let Some(given) = self.uncontested(lazy, diff_id)
@@ -274,7 +274,7 @@ impl Mirror {
     }
 
     /// Finds out whether an image can be mounted by who pulled it, unless that is known or somebody just did.
-    async fn look_at(&self, lazy: &Lazy, image: &Pulled<How>, until: Instant) {
+    async fn look_at(&self, lazy: &Lazy, image: &Pulled<How>, until: Moment) {
         let lock = lazy.look_at(&image.pull);
         let _looking = lock.lock().await;
         if lazy.learnt.lock().verdict(&image.pull, self.clock.now()).is_some() {
@@ -287,7 +287,7 @@ impl Mirror {
     }
 
     /// What there is to say of an image, and the diff ids of the layers that were opened; `None` if what was found before stands.
-    async fn judge(&self, lazy: &Lazy, image: &Pulled<How>, until: Instant) -> Option<(Verdict, Vec<Digest>)> {
+    async fn judge(&self, lazy: &Lazy, image: &Pulled<How>, until: Moment) -> Option<(Verdict, Vec<Digest>)> {
         let (headers, awaited) = (HeaderMap::new(), Awaited::default());
         let ask = self.ask_as(&image.pull, &image.how, &headers, &awaited);
         if self.believed(&ask, image.layers[0].0.digest).is_none() {
@@ -314,8 +314,7 @@ impl Mirror {
             }
         }
         // A moment is left for the answer.
-        let until = until - ANSWER_MARGIN.min(lazy.wait / 4);
-        let within = until.saturating_duration_since(Instant::now());
+        let within = until.since(self.clock.now()).saturating_sub(ANSWER_MARGIN.min(lazy.wait / 4));
         let expanded = distinct.iter().map(|layer| async move {
             let request = request(&image.how, &image.how.repository, layer);
             (*layer, lazy.layers.expanded(&request, image.how.credentials.clone(), within).await)
@@ -335,11 +334,11 @@ impl Mirror {
         Some((verdict, shown))
     }
 
-    async fn give(&self, lazy: &Lazy, image: &Pulled<How>, diff_id: Digest, until: Instant) -> LayerFound {
+    async fn give(&self, lazy: &Lazy, image: &Pulled<How>, diff_id: Digest, until: Moment) -> LayerFound {
         let Some(layer) = image.layers.iter().find(|(_, its)| *its == diff_id) else {
             return LayerFound::Miss("its image does not name it");
         };
-        let (how, within) = (&image.how, until.saturating_duration_since(Instant::now()));
+        let (how, within) = (&image.how, until.since(self.clock.now()));
         let opened = lazy.layers.expanded(&request(how, &how.repository, layer), how.credentials.clone(), within).await;
         match opened {
             Ok(mountable) => {
@@ -366,7 +365,7 @@ impl Mirror {
     }
 
     /// Gives a layer that is in use as it was given before, if it can be had so.
-    async fn give_again(&self, lazy: &Lazy, given: GivenLayer, until: Instant) -> LayerFound {
+    async fn give_again(&self, lazy: &Lazy, given: GivenLayer, until: Moment) -> LayerFound {
         let layer = given.layer;
         let credentials = match lazy.logins.lock().last(&layer.diff_id) {
             Some(credentials) => credentials,
@@ -375,8 +374,7 @@ impl Mirror {
             }
             None => Credentials::default(),
         };
-        let until = until - ANSWER_MARGIN.min(lazy.wait / 4);
-        let within = until.saturating_duration_since(Instant::now());
+        let within = until.since(self.clock.now()).saturating_sub(ANSWER_MARGIN.min(lazy.wait / 4));
         let repository = self.rewrites.apply(&layer.registry, layer.repository.clone());
         let at_registry = LayerRequest { repository, ..layer.clone() };
         match lazy.layers.expanded(&at_registry, credentials.clone(), within).await {
