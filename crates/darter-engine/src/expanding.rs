@@ -1,8 +1,8 @@
 //! Layers of images in their expanded form, as an origin on top of one that reads registries.
 //!
 //! Whoever leads the swarm of an expanded layer reads the layer from its registry, once and from its first byte to its last, decompresses
-//! it while it comes and writes the file into the data directory, without a name: nothing is left of it when it is let go of, nor when
-//! the agent dies. Layer and tar are both checked before a byte of it goes on. From there on the lead reads the file as it reads any
+//! it while it comes and writes the file into the data directory, without a name: nothing is left of it when it is let go of, half a
+//! minute after it was opened last and read no more, nor when the agent dies. Layer and tar are both checked before a byte of it goes on. From there on the lead reads the file as it reads any
 //! origin, by ranges too, and its members never see the layer. A layer that is stored here whole is not read from its registry, if it may
 //! be given for that registry (`swarms/proof.rs`): anybody may run one that says yes to every digest. A copy that is damaged is left
 //! for the registry's.

@@ -75,6 +75,14 @@ fn put_image(registry: &Registry) -> (Digest, [Digest; 2]) {
     (image, blobs)
 }
 
+/// What one pull of the image reads of its registry.
+fn once(image: Digest, blobs: [Digest; 2]) -> Vec<String> {
+    let mut once = vec![format!("GET {TAG}"), format!("GET /v2/lab/app/manifests/{image}")];
+    once.extend(blobs.map(|blob| format!("GET /v2/lab/app/blobs/{blob}")));
+    once.sort();
+    once
+}
+
 /// dragonfly#3783, huggingface_hub#4487: it used to be two manifests for each node.
 #[tokio::test(flavor = "multi_thread")]
 async fn eight_nodes_that_pull_one_image_cost_the_registry_what_one_costs() {
@@ -84,16 +92,12 @@ async fn eight_nodes_that_pull_one_image_cost_the_registry_what_one_costs() {
     let nodes = start_nodes(directory.path(), &registry, &seed).await;
     join_all(nodes.iter().map(|node| pull(node, image, &blobs))).await;
     let asked = read_of(&registry);
-    let mut once = vec![format!("GET {TAG}"), format!("GET /v2/lab/app/manifests/{image}")];
-    once.extend(blobs.map(|blob| format!("GET /v2/lab/app/blobs/{blob}")));
-    once.sort();
-    assert_eq!(asked, once);
+    assert_eq!(asked, once(image, blobs));
     // The next pulls ask for the tag alone, within a few seconds once for all.
     join_all(nodes.iter().map(|node| pull(node, image, &blobs))).await;
     assert_eq!(registry.asked(), [format!("HEAD {TAG}")]);
 }
 
-/// Lists, and access to a blob whose manifest nobody asked for, are shared too.
 /// As a direct pull would be: engines and registries know SHA-384 and SHA-512, and no others.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_by_whichever_algorithm_is_pulled_through_the_fleet_and_checked() {

@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 
 use super::daemon::Daemon;
 use super::own::OwnAgent;
-use super::register::{self, Registration};
+use super::register::Registration;
 use super::{Mount, unmount};
 use crate::cli::MountArgs;
 use crate::failure::Failure;
@@ -158,13 +158,7 @@ async fn keep(
     let cache = mounted.cache();
     let mut session = tokio::task::spawn_blocking(move || mounted.wait());
     let status = async || status(args, mount, agents, since, &file).await;
-    let entry = async {
-        let first = status().await;
-        let entry = Registration::make(&register::directory(&args.place)?, &first)?;
-        told(&first)?;
-        anyhow::Ok(entry)
-    };
-    let entry = match entry.await {
+    let entry = match Registration::announce(&args.place, &status().await, told) {
         Ok(entry) => entry,
         Err(error) => {
             away(mount).await;

@@ -95,13 +95,7 @@ pub(super) async fn run(
     let mounted = mounted?;
     let mut session = tokio::task::spawn_blocking(move || mounted.wait());
     let status = async || status(args, &mount, &daemon, (&image, since), &files).await;
-    let entry = async {
-        let first = status().await;
-        let entry = Registration::make(&register::directory(&args.place)?, &first)?;
-        told(&first)?;
-        anyhow::Ok(entry)
-    };
-    let entry = match entry.await {
+    let entry = match Registration::announce(&args.place, &status().await, told) {
         Ok(entry) => entry,
         Err(error) => {
             away(&mount.dir).await;

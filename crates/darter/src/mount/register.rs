@@ -43,7 +43,7 @@ pub(super) struct Registration {
 
 impl Registration {
     /// Notes a mount.
-    pub(super) fn make(dir: &Path, status: &MountStatus) -> anyhow::Result<Self> {
+    fn make(dir: &Path, status: &MountStatus) -> anyhow::Result<Self> {
         let shown = || format!("can't note the mount in {}; give another --data-dir", dir.display());
         rooms::make(dir).with_context(shown)?;
         let json = note_of(dir, status.pid);
@@ -61,6 +61,17 @@ impl Registration {
         flock(&file, FlockOperation::LockExclusive).map_err(io::Error::from).with_context(shown)?;
         file.write_all(&serde_json::to_vec(status)?).with_context(shown)?;
         Ok(Self { json, socket, listener, lock: Some(file) })
+    }
+
+    /// Notes a mount, and then tells whoever asked for it that it is there.
+    pub(super) fn announce(
+        place: &PlaceArgs,
+        status: &MountStatus,
+        told: impl FnOnce(&MountStatus) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
+        let entry = Self::make(&directory(place)?, status)?;
+        told(status)?;
+        Ok(entry)
     }
 
     /// Answers whoever asks, until it is dropped.

@@ -36,10 +36,7 @@ async fn eight_nodes_without_any_seed_cost_the_registry_what_one_costs() {
     let nodes = start_nodes_alone(many(directory.path(), &registry)).await;
     join_all(nodes.iter().map(|node| pull(node, image, &blobs))).await;
     let asked = read_of(&registry);
-    let mut once = vec![format!("GET {TAG}"), format!("GET /v2/lab/app/manifests/{image}")];
-    once.extend(blobs.map(|blob| format!("GET /v2/lab/app/blobs/{blob}")));
-    once.sort();
-    assert_eq!(asked, once);
+    assert_eq!(asked, once(image, blobs));
     for path in ["/v2/lab/app/tags/list", "/v2/lab/app/manifests/none"] {
         let got = join_all(nodes.iter().map(|node| get(node, path))).await;
         assert!(got.windows(2).all(|two| (two[0].status, &two[0].body) == (two[1].status, &two[1].body)), "{path}");
