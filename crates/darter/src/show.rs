@@ -30,6 +30,9 @@ pub(crate) use self::status::{received, status};
 /// A daemon that has not answered for this long is said not to: it may be stopped, or its host hang.
 pub(crate) const TOLD_AFTER: Duration = Duration::from_secs(5);
 
+/// How often a daemon is asked whom a download waits for that has not begun.
+pub(crate) const WAITING_POLL: Duration = Duration::from_secs(1);
+
 /// Waits for a daemon's answer, and says once when that takes long.
 pub(crate) async fn patiently<T>(client: &Client, answer: impl Future<Output = T>) -> T {
     let mut answer = pin!(answer);

@@ -16,7 +16,7 @@ use darter_api::headers::{
 };
 use darter_api::{Checked, GetRequest, Problem, Progress, Span, Waiting, socket_path};
 use darter_core::source::Credentials;
-use darter_core::{Blame, BlobId, ByteRange, Digest, Fault, Retry, Source, in_full};
+use darter_core::{Blame, BlobId, ByteRange, Digest, Fault, Retry, Source};
 use darter_store::{StoreError, threads};
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
@@ -31,17 +31,10 @@ use super::rooms;
 use super::sink::{Chunk, Home};
 use crate::cli::GetArgs;
 use crate::failure::Failure;
-use crate::show::TOLD_AFTER;
+use crate::show::{TOLD_AFTER, WAITING_POLL};
 
 /// How often to see whether another process has let go of the data directory.
 const LOCK_POLL: Duration = Duration::from_millis(300);
-
-/// How often to ask whom a download waits for that has not begun.
-const WAITING_POLL: Duration = Duration::from_secs(1);
-
-/// How often the removal of a blob is tried whose last reader is about to go, and the pause between.
-const MAX_REMOVALS: u32 = 25;
-const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
 
 /// The downloader.
 pub(super) enum Backend {
@@ -282,15 +275,7 @@ impl Embedded {
     async fn remove_left(&self) {
         let left = std::mem::take(&mut *self.left.lock());
         for blob in left {
-            let mut tries = 0;
-            while let Err(error) = self.agent.remove(&blob.to_string()).await {
-                tries += 1;
-                if tries == MAX_REMOVALS {
-                    tracing::warn!(error = %in_full(&error), "the content stays in the store");
-                    break;
-                }
-                tokio::time::sleep(REMOVAL_PAUSE).await;
-            }
+            rooms::remove(&self.agent, blob).await;
         }
     }
 

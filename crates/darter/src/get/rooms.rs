@@ -20,7 +20,8 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use darter_core::BlobId;
+use darter_agent::Agent;
+use darter_core::{BlobId, in_full};
 use darter_store::Dir;
 use rustix::fs::{FlockOperation, OFlags, flock};
 
@@ -31,6 +32,10 @@ const MAX_ROOMS: u32 = 256;
 
 /// How long what a killed get left is kept for the next one of the same: over a weekend.
 const LEFTOVERS_KEPT_FOR: Duration = Duration::from_secs(3 * 24 * 3600);
+
+/// How often the removal of a blob is tried whose last reader is about to go, and the pause between.
+const MAX_REMOVALS: u32 = 25;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
 
 /// The store's lock, which is a room's.
 const LOCK: &str = "lock";
@@ -151,6 +156,18 @@ fn wanted(dir: &Path) -> Vec<BlobId> {
 fn keeps_something(data_dir: &Path) -> bool {
     let shards = std::fs::read_dir(data_dir.join("blobs")).into_iter().flatten().flatten();
     shards.into_iter().any(|shard| std::fs::read_dir(shard.path()).is_ok_and(|mut files| files.next().is_some()))
+}
+
+/// Removes `blob` from a room's store, once its last reader has gone. What somebody goes on reading stays there, and a warning says so.
+pub(crate) async fn remove(agent: &Agent, blob: BlobId) {
+    for tries in 1.. {
+        let Err(error) = agent.remove(&blob.to_string()).await else { return };
+        if tries == MAX_REMOVALS {
+            tracing::warn!(error = %in_full(&error), "the content stays in the store");
+            return;
+        }
+        tokio::time::sleep(REMOVAL_PAUSE).await;
+    }
 }
 
 #[cfg(test)]

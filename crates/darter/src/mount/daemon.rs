@@ -11,8 +11,7 @@ use darter_api::{GetRequest, Waiting};
 use darter_core::{ByteRange, PieceHash, Retry};
 use darter_mount::supply::{Content, End, Given, Refusal, Supplier, Supply};
 
-/// How often to ask whom a daemon waits for.
-const WAITING_POLL: Duration = Duration::from_secs(1);
+use crate::show::WAITING_POLL;
 
 /// A daemon, and what is asked of it.
 pub(crate) struct Daemon {

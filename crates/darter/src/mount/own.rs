@@ -17,10 +17,6 @@ use darter_store::{StoreError, threads};
 use crate::cli::MountArgs;
 use crate::get::rooms;
 
-/// How often the removal of a blob is tried whose last reader is about to go, and the pause between.
-const MAX_REMOVALS: u32 = 25;
-const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
-
 /// An agent, and what it reads.
 pub(super) struct OwnAgent {
     agent: Agent,
@@ -76,13 +72,7 @@ impl OwnAgent {
 
     /// Ends it, after the mount: nobody needs what it fetched any more.
     pub(super) async fn close(&self, blob: BlobId) {
-        for _ in 0..MAX_REMOVALS {
-            match self.agent.remove(&blob.to_string()).await {
-                Ok(_) => break,
-                Err(error) => tracing::debug!(error = %in_full(&error), "what was mounted is still in use"),
-            }
-            tokio::time::sleep(REMOVAL_PAUSE).await;
-        }
+        rooms::remove(&self.agent, blob).await;
         let room = self.room.clone();
         threads::run(move || rooms::note(&room, &[])).await;
         self.agent.drain().await;
