@@ -6,9 +6,10 @@
 //! demands: its only piece *is* the root, so its value is the root hash.
 //!
 //! A manifest grows while the seed reads the origin: at its end while the length is not known, and in any order once it is,
-//! since then any range of the origin may be read. Invariants: a hash is never changed; once the length is known it stays, and
-//! without it the known hashes are those of the first pieces; [`Manifest::root`] exists exactly when length and all hashes are
-//! known.
+//! since then any range of the origin may be read. The first piece alone may be left out while the length is unknown: content may begin
+//! with what is only known at its end ([`Source::is_headed_last`](crate::Source::is_headed_last)). Invariants: a hash is never changed; once
+//! the length is known it stays, and without it the known hashes are those of neighbouring pieces, from the first or the second on;
+//! [`Manifest::root`] exists exactly when length and all hashes are known.
 
 use std::fmt;
 
@@ -196,7 +197,9 @@ impl Manifest {
         match self.length {
             Some(length) => Some(self.piece_length.range(piece, length)),
             // A piece with a known successor is a full one.
-            None if piece.0 + 1 < self.prefix => Some(self.piece_length.range(piece, u64::MAX)),
+            None if self.known.contains(PieceIndex(piece.0.checked_add(1)?)) => {
+                self.known.contains(piece).then(|| self.piece_length.range(piece, u64::MAX))
+            }
             None => None,
         }
     }
@@ -233,7 +236,9 @@ impl Manifest {
         match self.piece_count() {
             Some(count) if end > u64::from(count) => return Err(ManifestError::TooMany),
             // Without the length nothing bounds what a gap may cost.
-            None if from > self.prefix => return Err(ManifestError::Gap { from, known: self.prefix }),
+            None if from > self.known.first_missing_from(PieceIndex(1)).0 => {
+                return Err(ManifestError::Gap { from, known: self.prefix });
+            }
             None if end > u64::from(u32::MAX) => return Err(ManifestError::TooMany),
             _ => {}
         }
@@ -305,6 +310,25 @@ mod tests {
         assert_eq!(manifest.set_length(40_000), Ok(()));
         assert_eq!(manifest.extend(3, &[a]), Err(ManifestError::TooMany));
         assert!(manifest.is_whole());
+    }
+
+    #[test]
+    fn without_the_length_only_the_first_piece_may_be_left_out() {
+        let pieces = PieceLength::from_log2(14).unwrap();
+        let data: Vec<u8> = (0..60_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let whole = manifest_of(&data, pieces);
+        let hashes = whole.hashes();
+        let mut manifest = Manifest::new(pieces, None);
+        assert_eq!(manifest.extend(2, &hashes[2..3]), Err(ManifestError::Gap { from: 2, known: 0 }));
+        assert_eq!(manifest.extend(1, &hashes[1..2]), Ok(1));
+        assert_eq!(manifest.extend(3, &hashes[3..4]), Err(ManifestError::Gap { from: 3, known: 0 }));
+        assert_eq!(manifest.extend(2, &hashes[2..4]), Ok(2));
+        assert_eq!((manifest.prefix(), manifest.known().len()), (0, 3));
+        let ranges = [0, 2, 3].map(|piece| manifest.piece_range(PieceIndex(piece)));
+        assert_eq!(ranges, [None, Some(ByteRange::new(32_768, 49_152)), None]);
+        assert_eq!(manifest.set_length(60_000), Ok(()));
+        assert_eq!((manifest.extend(0, &hashes[..1]), manifest.prefix()), (Ok(1), 4));
+        assert_eq!(manifest, whole);
     }
 
     #[test]

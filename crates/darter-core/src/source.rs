@@ -116,6 +116,11 @@ impl Source {
         }
     }
 
+    /// True if the content begins with what is known only once all of it was read: its first piece comes last.
+    pub const fn is_headed_last(&self) -> bool {
+        matches!(self, Self::Expanded(_))
+    }
+
     /// True if what it is named by says what the content is: a digest, or the tar of an expanded layer.
     pub fn names_content(&self) -> bool {
         self.digest().is_some() || self.own_blob().is_some()

@@ -103,6 +103,9 @@ impl Books {
         if !everything {
             lead.read_on_errands_only();
         }
+        if facts.is_headed_last() {
+            lead.read_head_last();
+        }
         lead.wish(me, wishes, now);
         lead.join(me, place, held, true);
         for suspect in dropped {

@@ -75,6 +75,11 @@ pub trait Facts {
     fn may_change(&self) -> bool {
         false
     }
+
+    /// True if the first piece is read last, once the length is known.
+    fn is_headed_last(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]

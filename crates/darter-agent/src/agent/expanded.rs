@@ -60,10 +60,24 @@ impl Agent {
             self.ask_for_layer(&upstream, layer, &credentials).await?;
         }
         let source = source_of(&upstream, layer);
-        self.inner.swarms.prove_for_program(&source, &credentials, Requester::Named).await?;
-        let download = self.open_named(source, credentials, false).await?;
-        download.length_when_known().await?;
-        Ok(download)
+        if let Some(size) = layer.size {
+            self.inner.context.expansions.names_size(&layer.digest, size);
+        }
+        let mut is_first = true;
+        loop {
+            self.inner.swarms.prove_for_program(&source, &credentials, Requester::Named).await?;
+            let download = self.open_named(source.clone(), credentials.clone(), false).await?;
+            if download.length().is_none() {
+                // Somebody reads it for the first time: the fleet takes what it becomes as it comes.
+                download.want_everything();
+            }
+            match download.length_when_known().await {
+                Ok(_) => return Ok(download),
+                // The lead threw it away, or gave it up: it says why in full to who asks again, or others have it by now.
+                Err(error) if is_first && matches!(error, FetchError::Withdrawn { .. }) => is_first = false,
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Asks the registry whether these credentials open the layer.

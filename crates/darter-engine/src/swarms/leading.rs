@@ -33,7 +33,7 @@ impl Swarms {
         patient: bool,
     ) -> Result<Arc<Transfer>, FetchError> {
         // Whoever expands a layer has to read all of it, and keeps what it becomes.
-        let caller = Caller { everything: caller.everything || matches!(source, Source::Expanded(_)), ..caller };
+        let caller = Caller { everything: caller.everything || source.is_headed_last(), ..caller };
         let Caller { credentials, requester, everything } = caller;
         // Without the door: callers of what is known need not wait for each other's questions to the origin. A part in the
         // store may have been created this moment by the opener that holds the door.
@@ -172,7 +172,9 @@ impl Swarms {
             Source::Url { .. } => self.open_stored(blob, source, caller).await?,
         };
         if let Some(transfer) = here {
-            if let Source::Expanded(layer) = source {
+            if let Source::Expanded(layer) = source
+                && reading.length.is_some()
+            {
                 self.unpacked(layer);
             }
             transfer.renew_credentials(source, caller.credentials.clone());
@@ -183,7 +185,9 @@ impl Swarms {
         let manifest = Manifest::new(piece_length, reading.length);
         let stored = self.create(blob, source, &version, manifest, false).await?;
         let transfer = self.begin(source, version, caller, stored).await;
-        if let Source::Expanded(layer) = source {
+        if let Source::Expanded(layer) = source
+            && reading.length.is_some()
+        {
             // It has been read, and checked.
             self.unpacked(layer);
         }
@@ -191,13 +195,8 @@ impl Swarms {
         if !self.may_go_together(&transfer.source, source) {
             return Ok(transfer);
         }
-        if let Source::Expanded(layer) = source
-            && let Some(told) = self.house.context.expansions.told(layer)
-        {
-            transfer.note(told);
-        }
         // A sample alone is of no use: what is wanted is asked for.
-        let whole = Some(reading).filter(|reading| !reading.is_part);
+        let whole = Some(reading).filter(|reading| !reading.is_part || source.is_headed_last());
         let came_whole = whole.as_ref().filter(|_| !caller.everything).map(|reading| reading.length);
         transfer.lead_it(Start::Fresh, whole);
         self.count_holders_in(&transfer);

@@ -310,6 +310,9 @@ impl Transfer {
             }
             Err(error) => return Some(RunEnd::Here(error.into())),
         }
+        if let Some(error) = self.unfit() {
+            return Some(RunEnd::Here(error.into()));
+        }
         if matches!(assembly.reader, OriginReader::Beside(_)) && self.stored.passes() {
             return Some(RunEnd::Replan);
         }

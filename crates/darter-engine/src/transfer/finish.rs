@@ -95,7 +95,14 @@ impl Transfer {
             return Ok((verdict, by));
         }
         if let Source::Expanded(layer) = &self.source {
-            if trusts_nobody || !self.has_read_all() {
+            let has_read_all = self.has_read_all();
+            if has_read_all {
+                // Its last piece came only once both digests were found right.
+                let expansions = &self.context.expansions;
+                expansions.note_unpacked(layer);
+                expansions.told(layer).into_iter().for_each(|told| self.note(told));
+            }
+            if trusts_nobody || !has_read_all {
                 self.check_expanded(layer.diff_id).await?;
             }
             return Ok((Verdict { root, digest: None }, CheckedBy::Here));

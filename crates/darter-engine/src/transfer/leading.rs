@@ -100,6 +100,10 @@ impl Facts for Transfer {
     fn may_change(&self) -> bool {
         matches!(self.source, Source::Url { .. })
     }
+
+    fn is_headed_last(&self) -> bool {
+        self.source.is_headed_last()
+    }
 }
 
 impl Transfer {
@@ -110,11 +114,14 @@ impl Transfer {
         if self.is_on_trust() {
             return;
         }
+        if self.source.is_headed_last() {
+            // For any part all of it has to be read and expanded.
+            self.state.lock().in_order_only = true;
+        }
         self.tell(Input::Leads { start, desk: self.desk() });
         self.bears_connections();
         self.run_errands();
-        if matches!(self.source, Source::Expanded(_)) {
-            // Whoever reads a part of it has expanded all of it.
+        if self.source.is_headed_last() {
             self.want_everything();
         }
         self.start_reading(reading);

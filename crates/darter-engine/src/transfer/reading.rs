@@ -24,6 +24,7 @@ use super::parts::{Next, RangeSupport};
 use super::turns::Turn;
 use super::{Lead, Transfer, TransferState};
 use crate::error::FetchError;
+use crate::expanding::HEAD;
 
 /// What was read in less time took no part of the link that others would notice.
 const SHORT_READING: Duration = Duration::from_millis(100);
@@ -156,10 +157,15 @@ impl Transfer {
                     continue;
                 }
             }
-            let asked_part = opened.is_none() && !left.anew && self.range_of(run, &left).is_some();
+            let gives_parts = !self.source.is_headed_last();
+            let asked_part = gives_parts && opened.is_none() && !left.anew && self.range_of(run, &left).is_some();
             let caller = self.state.lock().callers.current().clone();
             let mut turn = self.context.origin_turns.reader();
-            let end = match opened.take().filter(|reading| run.first.0 == 0 && reading.start == 0) {
+            let begins_where_it_may = |reading: &Reading| match gives_parts {
+                true => run.first.0 == 0 && reading.start == 0,
+                false => reading.start <= self.piece_length.offset(run.first),
+            };
+            let end = match opened.take().filter(begins_where_it_may) {
                 Some(reading) => self.consume(run, reading, &mut turn, &mut left).await,
                 // No origin is made to wait with a body that nobody reads.
                 None if self.begins(reader, &mut turn, run.first).await => tokio::select! {
@@ -190,10 +196,13 @@ impl Transfer {
                     (tries, left.reached, left.again) = (0, 0, 0);
                     left.anew = !on_errands && self.state.lock().session.compares();
                 }
-                RunEnd::Here(error) => return self.give_up(&error),
+                RunEnd::Here(error) => {
+                    self.give_up(&error);
+                    return self.clear_unfit().await;
+                }
                 RunEnd::Whole(_) => {}
                 // Nothing of it can be told right from wrong.
-                RunEnd::Origin(error) if *error.kind() == ErrorKind::Contradicted => {
+                RunEnd::Origin(error) if self.is_all_wrong(&error) => {
                     return self.dissolve(error.into()).await;
                 }
                 RunEnd::Origin(error) if is_refusal(&error) && self.state.lock().callers.refused(&caller) => {
@@ -337,6 +346,9 @@ impl Transfer {
             return origins.patient(requester).read(&self.source, &credentials, None, None).await;
         }
         let range = self.range_of(run, left);
+        if self.source.is_headed_last() {
+            return origins.once(requester).read(&self.source, &credentials, range, self.expected()).await;
+        }
         let start = range.map_or(0, ByteRange::start);
         if start > 0 {
             self.note(format!("reading the origin from byte {start} on"));
@@ -355,11 +367,36 @@ impl Transfer {
     /// Returns true if the agent's own limit held it up.
     pub(super) async fn meter_origin(&self, bytes: u64) -> bool {
         if matches!(self.source, Source::Expanded(_)) {
-            // They lie on this host: what was read of the layer has been counted.
+            // What was read of the layer has been counted.
             return false;
         }
         self.context.metrics.origin_bytes.inc_by(bytes);
         self.context.origin_budget.take_saying(u32::try_from(bytes).unwrap_or(u32::MAX)).await
+    }
+
+    /// True if a failure says that nothing that came is right, or of use.
+    fn is_all_wrong(&self, error: &OriginError) -> bool {
+        let cant_be_expressed = self.source.is_headed_last() && *error.kind() == ErrorKind::Unmountable;
+        cant_be_expressed || *error.kind() == ErrorKind::Contradicted
+    }
+
+    /// Why an expanded layer can't go on to come here, if the store has no room for it: what has passed through memory could be had again
+    /// only by reading and expanding all of the layer.
+    pub(super) fn unfit(&self) -> Option<OriginError> {
+        let Source::Expanded(layer) = &self.source else { return None };
+        let is_long = self.stored.length().is_none_or(|length| length > HEAD);
+        (is_long && self.stored.passes()).then(|| self.context.expansions.has_no_room(layer))
+    }
+
+    /// What came of an expanded layer that does not fit is of no use here.
+    async fn clear_unfit(&self) {
+        if !(self.source.is_headed_last() && self.stored.passes()) {
+            return;
+        }
+        let stored = Arc::clone(&self.stored);
+        if let Err(error) = self.context.disk.run(move || stored.discard()).await {
+            tracing::error!(blob = %self.blob.short(), error = %in_full(&error), "what did not fit could not be removed");
+        }
     }
 
     /// This agent can't lead this swarm to its end: the members look elsewhere, the readers here learn why.

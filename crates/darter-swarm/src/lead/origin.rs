@@ -57,6 +57,8 @@ struct Wished {
 pub(super) struct Readings {
     /// True if everything is to be read.
     pub(super) everything: bool,
+    /// True if the first piece can be read only once the length is known.
+    headed_last: bool,
     wishes: Vec<Wished>,
     /// The pieces that each reader is at, or on its way to, of those who read.
     pub(super) at: Vec<(OriginReader, Range<u32>)>,
@@ -71,7 +73,7 @@ pub(super) struct Readings {
 impl Default for Readings {
     fn default() -> Self {
         let (breadth, speeds) = (Breadth::new(1, 0), Speeds::default());
-        Self { everything: true, wishes: Vec::new(), at: Vec::new(), breadth, speeds, lengths: None }
+        Self { everything: true, headed_last: false, wishes: Vec::new(), at: Vec::new(), breadth, speeds, lengths: None }
     }
 }
 
@@ -100,6 +102,11 @@ impl Lead {
     /// From now on nothing is read but what somebody waits for, until somebody wants everything.
     pub const fn read_on_errands_only(&mut self) {
         self.readings.everything = false;
+    }
+
+    /// The first piece is read last, once the length is known.
+    pub const fn read_head_last(&mut self) {
+        self.readings.headed_last = true;
     }
 
     /// Somebody wants everything.
@@ -260,7 +267,11 @@ impl Lead {
 
     /// True if a piece is lacking that this reader may read.
     pub(super) fn is_gap(&self, reader: OriginReader, piece: PieceIndex, known: &PieceSet) -> bool {
-        !self.pieces.own.contains(piece) && !self.has_holder(piece, known) && !self.readings.is_others(reader, piece)
+        let is_too_early = piece.0 == 0 && self.readings.headed_last && self.total.is_none();
+        !is_too_early
+            && !self.pieces.own.contains(piece)
+            && !self.has_holder(piece, known)
+            && !self.readings.is_others(reader, piece)
     }
 
     /// True if everything is to be read.

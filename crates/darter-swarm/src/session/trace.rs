@@ -115,6 +115,7 @@ facts! {
     standing(node: NodeId) -> Standing, Standing, or Standing::default();
     is_on_trust() -> bool, IsOnTrust, or false;
     may_change() -> bool, MayChange, or false;
+    is_headed_last() -> bool, IsHeadedLast, or false;
 }
 
 /// Facts of which the answers are kept.

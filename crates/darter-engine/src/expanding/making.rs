@@ -1,0 +1,167 @@
+//! What comes of a layer is decompressed and checked, and what it becomes is given on: on a thread of the disk's, which works only while
+//! it has a turn, and gives that back while it waits for more, or for who takes what was made.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes};
+use darter_core::{Digest, ExpandedLayer};
+use darter_image::{LayerDigests, LayerError, TAR_START, expand_layer};
+use darter_origin::{ErrorKind, OriginError};
+use tokio::sync::mpsc;
+
+use super::work::Turn;
+use super::{Expansions, HEAD, Head};
+
+/// Where what is made of a layer goes, in the order of the file: its beginning is kept, since the first bytes of it come last.
+pub(super) struct Sink {
+    head: Vec<u8>,
+    /// Where the next byte belongs.
+    at: u64,
+    /// `None` if nobody wants what comes behind the beginning.
+    give: Option<mpsc::Sender<Result<Bytes, OriginError>>>,
+}
+
+/// Whoever took what is made is gone.
+struct Gone;
+
+impl Sink {
+    pub(super) fn new(give: Option<mpsc::Sender<Result<Bytes, OriginError>>>) -> Self {
+        Self { head: vec![0; TAR_START as usize], at: TAR_START, give }
+    }
+
+    /// Takes bytes that belong at `at`: behind those before, or into the beginning.
+    fn write(&mut self, at: u64, bytes: &[u8], turn: &Turn<'_>) -> Result<(), Gone> {
+        if let Some(begun) = usize::try_from(at).ok().filter(|_| at < TAR_START) {
+            self.head[begun..begun + bytes.len()].copy_from_slice(bytes);
+            return Ok(());
+        }
+        let gap = usize::try_from(at - self.at).expect("what fills a block");
+        self.push(&vec![0; gap], turn)?;
+        self.push(bytes, turn)
+    }
+
+    fn push(&mut self, bytes: &[u8], turn: &Turn<'_>) -> Result<(), Gone> {
+        self.at += bytes.len() as u64;
+        let room = HEAD as usize - self.head.len();
+        let (head, rest) = bytes.split_at(room.min(bytes.len()));
+        self.head.extend_from_slice(head);
+        let Some(give) = self.give.as_ref().filter(|_| !rest.is_empty()) else { return Ok(()) };
+        match give.try_send(Ok(Bytes::copy_from_slice(rest))) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(Gone),
+            Err(mpsc::error::TrySendError::Full(bytes)) => {
+                turn.while_others_work(|| give.blocking_send(bytes)).map_err(|_| Gone)
+            }
+        }
+    }
+}
+
+impl Expansions {
+    /// Makes the file of what comes, and gives it on.
+    pub(super) async fn expand(
+        self: &Arc<Self>,
+        layer: &ExpandedLayer,
+        take: mpsc::Receiver<Bytes>,
+        sink: Sink,
+    ) -> Result<(LayerDigests, Head), OriginError> {
+        let made = {
+            let (this, layer) = (Arc::clone(self), layer.clone());
+            self.disk.run(move || this.expand_here(&layer, take, sink))
+        };
+        made.await.map_err(|error| error.told_of(layer))
+    }
+
+    fn expand_here(
+        &self,
+        layer: &ExpandedLayer,
+        take: mpsc::Receiver<Bytes>,
+        mut sink: Sink,
+    ) -> Result<(LayerDigests, Head), NotMade> {
+        let turn = self.work.turn();
+        let write = |at: u64, bytes: &[u8]| sink.write(at, bytes, &turn).map_err(|Gone| NotMade::Gone);
+        let feed = Feed { take, turn: &turn, chunk: Bytes::new(), ended: false };
+        let (digests, expanded) = expand_layer(feed, write, |stored, tar| check(layer, stored, tar), |_| ())?;
+        Ok((digests, Head { bytes: sink.head.into(), length: expanded.length() }))
+    }
+}
+
+/// Whether all of it was the layer that was named, and its tar.
+fn check(layer: &ExpandedLayer, stored: &Digest, tar: Option<&Digest>) -> Result<(), NotMade> {
+    let source = layer.stored();
+    if *stored != layer.digest {
+        let text = format!("{source}: what came has the digest {stored}");
+        return Err(NotMade::Refused(OriginError::new(ErrorKind::Contradicted, text)));
+    }
+    if let Some(tar) = tar.filter(|tar| **tar != layer.diff_id) {
+        let text = format!(
+            "{source} unpacks into a tar with the digest {tar}, not {} as the image's configuration says (diff id)",
+            layer.diff_id
+        );
+        return Err(NotMade::Refused(OriginError::new(ErrorKind::Unmountable, text)));
+    }
+    Ok(())
+}
+
+/// Why nothing was made of a layer.
+enum NotMade {
+    /// It is not the right one.
+    Refused(OriginError),
+    /// Nobody wants it any more.
+    Gone,
+    /// It is the right one, and can't be decompressed, or expressed.
+    Layer(LayerError),
+}
+
+impl From<LayerError> for NotMade {
+    fn from(error: LayerError) -> Self {
+        Self::Layer(error)
+    }
+}
+
+impl NotMade {
+    fn told_of(self, layer: &ExpandedLayer) -> OriginError {
+        let layer = layer.stored();
+        match self {
+            Self::Refused(error) => error,
+            Self::Gone => {
+                let text = format!("{layer}: nobody takes what it becomes any more");
+                OriginError::new(ErrorKind::Unreachable, text)
+            }
+            Self::Layer(LayerError::Read(error)) => {
+                let text = format!("{layer}: reading it was broken off; ask for it again");
+                OriginError::new(ErrorKind::Unreachable, text).caused_by(error)
+            }
+            Self::Layer(error) => {
+                let text = format!("{layer} can't be mounted as it is: pull it the ordinary way");
+                OriginError::new(ErrorKind::Unmountable, text).caused_by(error)
+            }
+        }
+    }
+}
+
+/// Bytes that another task reads.
+struct Feed<'a> {
+    take: mpsc::Receiver<Bytes>,
+    turn: &'a Turn<'a>,
+    chunk: Bytes,
+    ended: bool,
+}
+
+impl Read for Feed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() && !self.ended {
+            let next = match self.take.try_recv() {
+                Ok(chunk) => Some(chunk),
+                Err(mpsc::error::TryRecvError::Empty) => self.turn.while_others_work(|| self.take.blocking_recv()),
+                Err(mpsc::error::TryRecvError::Disconnected) => None,
+            };
+            // Without the empty chunk that ends it, more was to come.
+            self.chunk = next.ok_or(io::ErrorKind::BrokenPipe)?;
+            self.ended = self.chunk.is_empty();
+        }
+        let length = self.chunk.len().min(buffer.len());
+        self.chunk.copy_to_slice(&mut buffer[..length]);
+        Ok(length)
+    }
+}

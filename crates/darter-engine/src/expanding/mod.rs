@@ -1,0 +1,276 @@
+//! Layers of images in their expanded form, as an origin on top of one that reads registries.
+//!
+//! Whoever leads the swarm of an expanded layer reads the layer from its registry, once and from its first byte to its last. While it comes it
+//! is decompressed, and what it becomes goes on at once: into the lead's store, which is its only place, and from there to the members. So
+//! the fleet has the tar almost as soon as the lead has read the layer. Nothing is written besides, and what does not fit is known when the
+//! store has no more room.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `origin` | the origin: streams, and the beginnings of files, which come last |
+//! | `reading` | the layer as it is stored: from this host's store, or its registry |
+//! | `making` | what comes is decompressed and checked, on a thread of the disk's |
+//! | `work` | turns for that |
+//! | `refusals` | layers that are not read again for a while, and why |
+//!
+//! An origin of this sort tells no length until all is read, and gives no ranges but the file's beginning, whose superblock is made at the
+//! end: see [`Source::is_headed_last`]. Where a part is lacked later, all of the layer is read again, and what is here is compared.
+//!
+//! A layer that is stored here whole is not read from its registry, if it may be given for that registry (`swarms/proof.rs`): anybody may
+//! run one that says yes to every digest. What of a copy is damaged is read from the registry, from there on.
+//!
+//! Invariants: a file's length, its metadata and its beginning are given only once the digest of the layer and that of its tar are what was
+//! named, so that nobody can read any of it before; and only of the right bytes is it said that they can't be expressed. Memory is bounded
+//! by [`limits`](darter_image::limits), the file's beginning and `MAX_CHUNKS` chunks for each of `MAX_BEGUN` layers, of which `MAX_AT_WORK` are
+//! decompressed at a time: one that waits for its origin, or for who takes what it becomes, waits without a turn.
+//!
+//! Not decided here: who may have it. That is asked about the layer, before.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use darter_core::recent::Recent;
+use darter_core::source::{Credentials, blob_of};
+use darter_core::{BlobId, Clock, Digest, ExpandedLayer, PieceLength, Source, Version, in_full};
+use darter_image::{FORMAT, LayerDigests};
+use darter_metrics::Metrics;
+use darter_origin::{ErrorKind, Origin, OriginError, Pauses, Upstreams};
+use darter_store::{Disk, SourceRecord, size};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc};
+
+use self::making::Sink;
+use self::refusals::Refusals;
+use self::work::Work;
+use crate::budget::ByteBudget;
+
+mod making;
+mod origin;
+mod reading;
+mod refusals;
+#[cfg(test)]
+mod tests;
+mod work;
+
+pub use self::origin::Expanding;
+
+/// Layers that are decompressed at a time. More would come no sooner.
+const MAX_AT_WORK: usize = 2;
+
+/// Layers that are begun at a time, most of which wait. Each may take what a large window and a large tree take.
+const MAX_BEGUN: usize = 16;
+
+/// Chunks of a layer that came and were not decompressed yet; and of a file that were made and not taken.
+const MAX_CHUNKS: usize = 8;
+
+/// How much of a file stands before what can be given while it is made: its first piece.
+pub const HEAD: u64 = PieceLength::UNKNOWN_BLOB.bytes();
+
+/// Bytes of files' beginnings that are remembered: each is asked for right after the rest.
+const MAX_HEADS: u64 = 32 << 20;
+
+/// Layers of which something is remembered.
+const MAX_REMEMBERED: u64 = 1024;
+
+/// How long whoever waits is told at a time that a layer is being expanded.
+const TELL_EVERY: Duration = Duration::from_secs(3600);
+
+/// Layers that are being expanded.
+pub struct Expansions {
+    data_dir: PathBuf,
+    disk: Disk,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    budget: Arc<ByteBudget>,
+    pauses: Pauses,
+    registries: Upstreams,
+    patience: Duration,
+    refusals: Refusals,
+    /// The beginnings of files, by [`key_of`].
+    heads: Mutex<Recent<BlobId, Head>>,
+    /// What was read of which, for people.
+    told: Mutex<Recent<BlobId, String>>,
+    /// How long layers are by the manifests that name them, by their own blobs: the longest that was told.
+    sizes: Mutex<Recent<BlobId, u64>>,
+    /// Layers whose copies in this host's store had another digest.
+    damaged: Mutex<Recent<BlobId, ()>>,
+    begun: Semaphore,
+    work: Work,
+}
+
+/// The beginning of a file, or all of it, and how long the file is.
+#[derive(Clone)]
+struct Head {
+    bytes: Bytes,
+    length: u64,
+}
+
+/// What expansions are made of.
+pub struct ExpansionsOptions {
+    /// Where the store is, for people.
+    pub data_dir: PathBuf,
+    /// Whose layers need not be read elsewhere.
+    pub disk: Disk,
+    /// Tells how long an origin has given nothing.
+    pub clock: Arc<dyn Clock>,
+    /// Counts what is read.
+    pub metrics: Arc<Metrics>,
+    /// Meters it.
+    pub budget: Arc<ByteBudget>,
+    /// Tell people what is waited for.
+    pub pauses: Pauses,
+    /// Which of the registries are trusted.
+    pub registries: Upstreams,
+    /// How long an origin that fails is tried again without any progress.
+    pub patience: Duration,
+}
+
+impl Expansions {
+    /// None yet.
+    pub fn new(options: ExpansionsOptions) -> Arc<Self> {
+        let ExpansionsOptions { data_dir, disk, clock, metrics, budget, pauses, registries, patience } = options;
+        Arc::new(Self {
+            data_dir,
+            disk,
+            clock,
+            metrics,
+            budget,
+            pauses,
+            registries,
+            patience,
+            refusals: Refusals::default(),
+            heads: Mutex::new(Recent::new(MAX_HEADS)),
+            told: Mutex::new(Recent::new(MAX_REMEMBERED)),
+            sizes: Mutex::new(Recent::new(MAX_REMEMBERED)),
+            damaged: Mutex::new(Recent::new(MAX_REMEMBERED)),
+            begun: Semaphore::new(MAX_BEGUN),
+            work: Work::new(MAX_AT_WORK),
+        })
+    }
+
+    /// A manifest says how long a layer is, as it is stored: no more of it is read. Of several that differ, the longest counts, since anybody
+    /// may write one.
+    pub fn names_size(&self, layer: &Digest, size: u64) {
+        let mut sizes = self.sizes.lock();
+        let key = blob_of(layer);
+        let most = sizes.get(&key).map_or(size, |before| size.max(*before));
+        sizes.insert(key, most, 1);
+    }
+
+    /// What was read to expand a layer, for `darter explain`.
+    pub(crate) fn told(&self, layer: &ExpandedLayer) -> Option<String> {
+        self.told.lock().get(&key_of(layer)).cloned()
+    }
+
+    /// Notes in the store's index that a registry's layer was read, and unpacks into the tar that it is said to. The expanded layer is in
+    /// the store, where the note goes with it.
+    pub(crate) fn note_unpacked(&self, layer: &ExpandedLayer) {
+        let (version, checked) = (Version::default(), self.clock.unix());
+        let record = SourceRecord { blob: layer.blob(), version, checked, fetched: None };
+        self.disk.remember_source(layer.pair(), record.clone());
+        self.disk.remember_source(key_of(layer), record);
+    }
+
+    /// The store had no room for what a layer becomes: it is not read again for a while, which grows each time. Another agent may have room.
+    pub(crate) fn has_no_room(&self, layer: &ExpandedLayer) -> OriginError {
+        let usage = self.disk.usage();
+        let (place, used) = (self.data_dir.display(), size(usage.used));
+        let limit = usage.quota.map_or_else(String::new, |quota| format!(" of {} (--quota)", size(quota)));
+        let text = format!(
+            "no room to expand {}: {used}{limit} are in use in {place}; make some, or give another --data-dir",
+            layer.stored()
+        );
+        let error = OriginError::new(ErrorKind::OutOfReach, text);
+        self.refusals.note(key_of(layer), &error, self.clock.now());
+        error
+    }
+
+    /// Reads a layer to its end, and says whether it unpacks into its tar. Keeps nothing.
+    ///
+    /// # Errors
+    /// Why it can't be read, or is another one.
+    pub(crate) async fn check(
+        self: &Arc<Self>,
+        origin: &dyn Origin,
+        layer: &ExpandedLayer,
+        credentials: &Credentials,
+    ) -> Result<(), OriginError> {
+        self.make(origin, layer, credentials, None).await
+    }
+
+    /// Reads the layer, and gives what it becomes but for the beginning, which is remembered. Without anybody to give it to, it is to prove
+    /// that the layer is there, or for the beginning.
+    async fn make(
+        self: &Arc<Self>,
+        origin: &dyn Origin,
+        layer: &ExpandedLayer,
+        credentials: &Credentials,
+        give: Option<mpsc::Sender<Result<Bytes, OriginError>>>,
+    ) -> Result<(), OriginError> {
+        if layer.format != FORMAT {
+            let text = format!(
+                "{layer} is wanted in format {} and this agent makes format {FORMAT}: upgrade the older of the two",
+                layer.format
+            );
+            return Err(OriginError::new(ErrorKind::OutOfReach, text));
+        }
+        if let Some(failure) = self.refusals.of(key_of(layer), self.clock.now()) {
+            return Err(failure.into());
+        }
+        let source = Source::Expanded(layer.clone());
+        let _told = self.pauses.begin(&source, "the layer is being read and expanded", TELL_EVERY);
+        let _begun = tokio::time::timeout(self.patience, self.begun.acquire()).await.map_err(|_| {
+            let text = format!("{layer}: {MAX_BEGUN} other layers are being expanded here: ask again later");
+            OriginError::new(ErrorKind::OutOfReach, text)
+        })?;
+        let is_proof = give.is_none();
+        let (feed, take) = mpsc::channel(MAX_CHUNKS);
+        let reading = self.read_layer(origin, layer, credentials, is_proof, feed);
+        let (read, made) = tokio::join!(reading, self.expand(layer, take, Sink::new(give)));
+        // Whatever is made of a layer that did not come is no word about it.
+        let from_own_copy = read?;
+        self.noted(layer, made, from_own_copy)
+    }
+
+    /// Remembers what became of a layer.
+    fn noted(
+        &self,
+        layer: &ExpandedLayer,
+        made: Result<(LayerDigests, Head), OriginError>,
+        from_own_copy: bool,
+    ) -> Result<(), OriginError> {
+        let key = key_of(layer);
+        match made {
+            Ok((digests, head)) => {
+                self.metrics.expanded_layers.inc();
+                let (stored, tar) = (digests.stored_length, digests.tar_length);
+                let told = format!("expanded here: {stored} bytes of {} are {tar} bytes of tar", layer.stored());
+                tracing::info!(layer = %layer, stored, tar, "expanded a layer");
+                self.told.lock().insert(key, told, 1);
+                let weight = head.bytes.len() as u64;
+                self.heads.lock().insert(key, head, weight);
+                self.refusals.forget(key);
+                Ok(())
+            }
+            Err(error) if from_own_copy && *error.kind() == ErrorKind::Contradicted => {
+                let (blob, dir) = (blob_of(&layer.digest), self.data_dir.display());
+                tracing::warn!(layer = %layer, blob = %blob.short(), data_dir = %dir, error = %in_full(&error),
+                    "the copy of a layer that is stored here is damaged: its registry is read the next time");
+                self.damaged.lock().insert(blob, (), 1);
+                Err(error)
+            }
+            Err(error) => {
+                if self.refusals.note(key, &error, self.clock.now()) {
+                    tracing::warn!(layer = %layer, error = %in_full(&error), "a layer could not be expanded");
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+fn key_of(layer: &ExpandedLayer) -> BlobId {
+    Source::Expanded(layer.clone()).record_key(&Credentials::none())
+}

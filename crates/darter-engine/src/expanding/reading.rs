@@ -1,0 +1,199 @@
+//! The layer as it is stored: this host's own copy as far as that is right, else its registry.
+
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes};
+use darter_core::source::{Credentials, blob_of};
+use darter_core::{ByteRange, ExpandedLayer, Moment, Source, Version, in_full};
+use darter_origin::{ErrorKind, Origin, OriginError, Reading, RetryPolicy};
+use darter_store::StoredBlob;
+use darter_wire::Budget as _;
+use futures_util::StreamExt as _;
+use tokio::sync::mpsc;
+
+use super::Expansions;
+use crate::swarms::is_named_for;
+
+/// How much of an own copy is read at a time.
+const CHUNK: u64 = 512 << 10;
+
+/// How far a layer was read.
+struct Progress {
+    at: u64,
+    /// When the last byte came.
+    moved: Moment,
+}
+
+impl Expansions {
+    /// Gives the bytes of a layer as it is stored, and an empty chunk at its end. Returns true if they came from this host's own copy alone.
+    pub(super) async fn read_layer(
+        &self,
+        origin: &dyn Origin,
+        layer: &ExpandedLayer,
+        credentials: &Credentials,
+        is_proof: bool,
+        feed: mpsc::Sender<Bytes>,
+    ) -> Result<bool, OriginError> {
+        let mut at = 0;
+        if let Some((stored, length)) = self.own_copy(origin, layer, credentials, is_proof).await {
+            at = self.give_stored(&stored, length, layer, &feed).await;
+            if at == length {
+                let _ = feed.send(Bytes::new()).await;
+                return Ok(true);
+            }
+        }
+        self.read_registry(origin, layer, credentials, at, feed).await.map(|()| false)
+    }
+
+    /// The layer as it is stored here whole, with its length, if it may be given for that registry: it came from there, or the operator
+    /// trusts the registry and it has just said yes to these credentials. What is to prove that a registry has a layer is read from there,
+    /// unless that is trusted.
+    async fn own_copy(
+        &self,
+        origin: &dyn Origin,
+        layer: &ExpandedLayer,
+        credentials: &Credentials,
+        is_proof: bool,
+    ) -> Option<(Arc<dyn StoredBlob>, u64)> {
+        let is_trusted = self.registries.at(&layer.registry).is_trusted();
+        if is_proof && !is_trusted {
+            return None;
+        }
+        let (source, blob) = (layer.stored(), blob_of(&layer.digest));
+        if self.damaged.lock().get(&blob).is_some() {
+            return None;
+        }
+        let stored = self.disk.open(blob).await.ok().flatten().filter(|stored| stored.is_complete())?;
+        let length = stored.length()?;
+        let key = source.record_key(&Credentials::none());
+        let is_proven = is_named_for(&*stored, &source)
+            || self.disk.recall_source(key).await.ok().flatten().is_some_and(|record| record.blob == blob);
+        if !is_proven {
+            let stat = if is_trusted { origin.stat(&source, credentials, None).await.ok() } else { None };
+            // Content of another length is something else, such as a login page.
+            stat.filter(|stat| stat.version.length.is_none_or(|told| told == length))?;
+        }
+        Some((stored, length))
+    }
+
+    /// Gives what of an own copy is right, from its first byte on; returns how much. The store verifies what it reads.
+    async fn give_stored(
+        &self,
+        stored: &Arc<dyn StoredBlob>,
+        length: u64,
+        layer: &ExpandedLayer,
+        feed: &mpsc::Sender<Bytes>,
+    ) -> u64 {
+        let mut at = 0;
+        while at < length {
+            let (blob, part) = (Arc::clone(stored), (length - at).min(CHUNK));
+            let read = self.disk.run(move || {
+                let mut bytes = vec![0; usize::try_from(part).unwrap_or_default()];
+                blob.read_at(at, &mut bytes).map(|()| Bytes::from(bytes))
+            });
+            match read.await {
+                Ok(bytes) => {
+                    if feed.send(bytes).await.is_err() {
+                        // It was refused: that says more.
+                        return length;
+                    }
+                }
+                Err(error) => {
+                    let (blob, dir) = (blob_of(&layer.digest), self.data_dir.display());
+                    tracing::warn!(layer = %layer, blob = %blob.short(), data_dir = %dir, error = %in_full(&error), at,
+                        "the copy of a layer that is stored here is damaged: reading its registry from there on");
+                    break;
+                }
+            }
+            at += part;
+        }
+        at
+    }
+
+    /// Gives what a registry has of a layer from `at` on. Goes on where an answer breaks off, as long as the patience lasts.
+    async fn read_registry(
+        &self,
+        origin: &dyn Origin,
+        layer: &ExpandedLayer,
+        credentials: &Credentials,
+        at: u64,
+        feed: mpsc::Sender<Bytes>,
+    ) -> Result<(), OriginError> {
+        let source = layer.stored();
+        let policy = RetryPolicy::patient(self.patience);
+        let (mut version, mut tries) = (None::<Version>, 0);
+        let mut progress = Progress { at, moved: self.clock.now() };
+        loop {
+            let range = (progress.at > 0).then(|| ByteRange::new(progress.at, u64::MAX));
+            let before = progress.moved;
+            let read = async {
+                let reading = origin.read(&source, credentials, range, version.as_ref()).await?;
+                let length = reading.length;
+                version = Some(reading.version.clone());
+                self.give_reading(reading, layer, &mut progress, &feed).await?;
+                if length.is_some_and(|length| progress.at < length) && !feed.is_closed() {
+                    let text = format!("{source} ended after {} bytes", progress.at);
+                    return Err(OriginError::new(ErrorKind::Truncated, text));
+                }
+                Ok(())
+            };
+            let error = match read.await {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            tries = if progress.moved > before { 1 } else { tries + 1 };
+            let spent = self.clock.now().since(progress.moved);
+            let Some(pause) = policy.pause(tries, spent, &error).filter(|_| !feed.is_closed()) else {
+                return Err(error);
+            };
+            tracing::info!(%source, error = %in_full(&error), at = progress.at, "reading a layer broke off; going on");
+            tokio::time::sleep(pause).await;
+        }
+        // Whoever decompresses it may have seen enough.
+        let _ = feed.send(Bytes::new()).await;
+        Ok(())
+    }
+
+    /// Gives what comes of one answer.
+    async fn give_reading(
+        &self,
+        mut reading: Reading,
+        layer: &ExpandedLayer,
+        progress: &mut Progress,
+        feed: &mpsc::Sender<Bytes>,
+    ) -> Result<(), OriginError> {
+        let source = layer.stored();
+        let Some(mut skip) = progress.at.checked_sub(reading.start) else {
+            let text = format!("{source} sent bytes from {} on, not from {}", reading.start, progress.at);
+            return Err(OriginError::new(ErrorKind::Protocol, text));
+        };
+        self.check_size(layer, &source, reading.length.unwrap_or_default())?;
+        while let Some(chunk) = reading.body.next().await {
+            let mut chunk = chunk?;
+            self.metrics.origin_bytes.inc_by(chunk.len() as u64);
+            self.budget.take(u32::try_from(chunk.len()).unwrap_or(u32::MAX)).await;
+            let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(chunk.len());
+            chunk.advance(skipped);
+            skip -= skipped as u64;
+            if chunk.is_empty() {
+                continue;
+            }
+            progress.at += chunk.len() as u64;
+            progress.moved = self.clock.now();
+            self.check_size(layer, &source, progress.at)?;
+            if feed.send(chunk).await.is_err() {
+                // It was refused: that says more.
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a layer of which more comes than any manifest says.
+    fn check_size(&self, layer: &ExpandedLayer, source: &Source, length: u64) -> Result<(), OriginError> {
+        let named = self.sizes.lock().get(&blob_of(&layer.digest)).copied();
+        let Some(named) = named.filter(|named| length > *named) else { return Ok(()) };
+        let text = format!("{source} has more than the {named} bytes that its manifest says: it is another layer");
+        Err(OriginError::new(ErrorKind::Contradicted, text))
+    }
+}
