@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use darter_agent::options::{LoginOption, Role};
+use darter_agent::options::{Amount, LoginOption, Role};
 use darter_agent::{Access, Agent, FetchError, Options};
 use darter_api::LayerRequest;
 use darter_core::source::Credentials;
@@ -328,6 +328,190 @@ async fn a_copy_that_rotted_here_is_read_once_of_the_registry() {
     assert!(read(&alone, &layer).await.unwrap() == expanded(&tar));
     assert_eq!(reads(&registry, layer.digest), 1);
     alone.drain().await;
+}
+
+/// The layer's first two thirds, which the registry sends before it stands still.
+fn most_of(layer: &LayerRequest) -> usize {
+    layer.size.unwrap() as usize * 2 / 3
+}
+
+/// Waits until each agent holds some pieces of the one blob that it has, and says that nobody knows its length.
+async fn all_hold_some(agents: &[&Agent]) {
+    for agent in agents {
+        let held = async {
+            loop {
+                match &agent.list().await.unwrap()[..] {
+                    // Three full pieces besides the first, which comes last.
+                    [row] if row.held >= 3 << 19 => return row.length,
+                    _ => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
+            }
+        };
+        let length = tokio::time::timeout(WITHIN, held).await.expect("pieces while the registry stands still");
+        assert_eq!(length, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_fleet_has_what_the_lead_has_read_of_a_layer_and_opens_it_once_all_of_it_is_right() {
+    let directory = tempfile::tempdir().unwrap();
+    let tar = some_tar();
+    let (registry, layer) = registry_with(&tar).await;
+    registry.state.lock().blobs_stop_after = Some(most_of(&layer));
+    let seed = seed(directory.path(), &registry).await;
+    let names = ["one", "two", "three"];
+    let nodes = join_all(names.map(async |name| node(directory.path(), name, &registry, &[&seed]).await)).await;
+    let reads_all = join_all(nodes.iter().map(|node| read(node, &layer)));
+    let goes_on = async {
+        all_hold_some(&[&seed, &nodes[0], &nodes[1], &nodes[2]]).await;
+        registry.state.lock().go_on.notify_waiters();
+    };
+    let (got, ()) = tokio::join!(reads_all, goes_on);
+    for got in got {
+        assert!(got.unwrap() == expanded(&tar));
+    }
+    assert_eq!(reads(&registry, layer.digest), 1);
+    // Who reads the seed's registry is who had it proven.
+    registry.state.lock().broken = Some(http::StatusCode::INTERNAL_SERVER_ERROR);
+    let got = seed.expanded(&layer, Credentials::none(), Access::Granted, WITHIN).await.unwrap();
+    assert_eq!(got.length(), Some(expanded(&tar).len() as u64));
+    let explained = format!("{:?}", seed.explain(&seed.list().await.unwrap()[0].blob.to_string()).await.unwrap());
+    assert!(explained.contains("expanded here"), "{explained}");
+    join_all(nodes.iter().chain([&seed]).map(Agent::drain)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_layer_that_turns_out_wrong_at_its_end_is_opened_nowhere_and_thrown_away_by_all() {
+    for is_other_tar in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let tar = some_tar();
+        let (registry, right) = registry_with(&tar).await;
+        let named = Digest::sha256(b"what the registry says");
+        registry.put_blob_as("lab/app", named, &gzip(&tar));
+        let layer = match is_other_tar {
+            true => LayerRequest { diff_id: Digest::sha256(b"another tar"), ..right.clone() },
+            false => LayerRequest { digest: named, ..right.clone() },
+        };
+        registry.state.lock().blobs_stop_after = Some(most_of(&layer));
+        let seed = seed(directory.path(), &registry).await;
+        let node = node(directory.path(), "node", &registry, &[&seed]).await;
+        let both = join_all([&node, &seed].map(|agent| read(agent, &layer)));
+        let goes_on = async {
+            all_hold_some(&[&seed, &node]).await;
+            let mut state = registry.state.lock();
+            state.blobs_stop_after = None;
+            state.go_on.notify_waiters();
+        };
+        let (got, ()) = tokio::join!(both, goes_on);
+        for error in got {
+            let error = error.map(drop).unwrap_err();
+            let told = in_full(&error).to_string();
+            let words = if is_other_tar { [right.diff_id, layer.diff_id] } else { [right.digest, named] };
+            assert!(words.iter().all(|word| told.contains(&word.to_string())), "{told}");
+            assert_eq!(kind(&error) == Some(&ErrorKind::Unmountable), is_other_tar, "{error:?}");
+        }
+        for agent in [&seed, &node] {
+            assert!(agent.list().await.unwrap().is_empty(), "{:?}", agent.list().await);
+        }
+        // The right one, of the same name where the tar is, is given all the same.
+        assert!(read(&node, &right).await.unwrap() == expanded(&tar));
+        join_all([&node, &seed].map(Agent::drain)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lead_that_is_lost_half_way_is_followed_by_another_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let tar = some_tar();
+    let (registry, layer) = registry_with(&tar).await;
+    registry.state.lock().blobs_stop_after = Some(most_of(&layer));
+    let seed = seed(directory.path(), &registry).await;
+    let node = node(directory.path(), "node", &registry, &[&seed]).await;
+    let lost = async {
+        all_hold_some(&[&seed, &node]).await;
+        registry.state.lock().blobs_stop_after = None;
+        seed.drain().await;
+    };
+    let (got, ()) = tokio::join!(read(&node, &layer), lost);
+    assert!(got.unwrap() == expanded(&tar));
+    // The seed has a part of it, which it goes on with.
+    drop(seed);
+    let again = self::seed(directory.path(), &registry).await;
+    assert!(read(&again, &layer).await.unwrap() == expanded(&tar));
+    assert!(reads(&registry, layer.digest) <= 3);
+    join_all([&node, &again].map(Agent::drain)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn layers_of_which_nothing_comes_keep_no_other_waiting() {
+    let directory = tempfile::tempdir().unwrap();
+    let slow = Registry::start().await;
+    slow.state.lock().blobs_stop_after = Some(100_000);
+    let stand_still: Vec<LayerRequest> = (0..3)
+        .map(|number| {
+            let tar = tar([file("number", [number; 1]), file("usr/large", some_tar())]);
+            let stored = gzip(&tar);
+            request(&slow, slow.put_blob("lab/app", &stored), stored.len(), &tar)
+        })
+        .collect();
+    let tar = some_tar();
+    let (registry, layer) = registry_with(&tar).await;
+    let trusted_registries = vec![slow.name()];
+    let options = Options { role: Role::Seed, trusted_registries, ..options(directory.path(), "seed", &registry) };
+    let seed = darter_gateway::start(options).await.unwrap();
+    let waits = join_all(stand_still.iter().map(|layer| read(&seed, layer)));
+    let comes = async {
+        while slow.asked().iter().filter(|line| line.starts_with("GET")).count() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // All of them have been sent what is sent of them.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let got = tokio::time::timeout(WITHIN, read(&seed, &layer)).await;
+        assert!(got.expect("it waits for the others").unwrap() == expanded(&tar));
+        slow.state.lock().go_on.notify_waiters();
+    };
+    let (waited, ()) = tokio::join!(waits, comes);
+    assert!(waited.iter().all(Result::is_ok), "{waited:?}");
+    seed.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seed_without_room_leaves_a_layer_to_others_and_reads_it_no_more_for_a_while() {
+    let directory = tempfile::tempdir().unwrap();
+    let tar = some_tar();
+    let (registry, layer) = registry_with(&tar).await;
+    let quota = Some(Amount::Bytes(1 << 20));
+    let small = Options { role: Role::Seed, quota, ..options(directory.path(), "seed", &registry) };
+    let seed = darter_gateway::start(small).await.unwrap();
+    for _ in 0..5 {
+        let error = read(&seed, &layer).await.map(drop).unwrap_err();
+        let told = in_full(&error).to_string();
+        assert!(told.contains("no room to expand") && told.contains("--quota"), "{told}");
+    }
+    assert_eq!(reads(&registry, layer.digest), 1);
+    assert!(seed.list().await.unwrap().iter().all(|row| row.held == 0), "{:?}", seed.list().await);
+    // The nodes have room: one of them expands it, and the other gets it from there.
+    let first = node(directory.path(), "first", &registry, &[&seed]).await;
+    assert!(read(&first, &layer).await.unwrap() == expanded(&tar));
+    let second = node(directory.path(), "second", &registry, &[&seed, &first]).await;
+    assert!(read(&second, &layer).await.unwrap() == expanded(&tar));
+    assert_eq!(reads(&registry, layer.digest), 1);
+    join_all([&first, &second, &seed].map(Agent::drain)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_of_a_layer_is_read_than_its_manifest_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let tar = some_tar();
+    let (registry, layer) = registry_with(&tar).await;
+    let seed = seed(directory.path(), &registry).await;
+    let size = layer.size.unwrap() / 2;
+    let error = read(&seed, &LayerRequest { size: Some(size), ..layer.clone() }).await.map(drop).unwrap_err();
+    let told = in_full(&error).to_string();
+    assert!(told.contains(&format!("{size} bytes that its manifest says")), "{told}");
+    // One that says it right is not refused for that.
+    assert!(read(&seed, &layer).await.unwrap() == expanded(&tar));
+    seed.drain().await;
 }
 
 /// kraken#208: the registry may be away by the time that others want it.

@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -67,8 +68,9 @@ pub(crate) struct State {
     pub(crate) slow_blobs: Duration,
     /// How long the answer to a HEAD takes.
     pub(crate) slow_heads: Duration,
-    /// The answer to a GET of a blob stands still after so many bytes.
+    /// The answer to a GET of a blob stands still after so many bytes, until all answers that stand still are told to go on.
     pub(crate) blobs_stop_after: Option<usize>,
+    pub(crate) go_on: Arc<Notify>,
     /// Says yes to every HEAD of a blob or a manifest, whether it has it or not.
     pub(crate) says_yes: bool,
     /// Answers everything with this status.
@@ -204,11 +206,11 @@ async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
             let answer = service_fn(|request: Request<Incoming>| {
                 let is_of_blob = request.method() == Method::GET && request.uri().path().contains("/blobs/");
                 let is_head = request.method() == Method::HEAD;
-                let (response, hangs, slow, stops) = {
+                let (response, hangs, slow, stops, go_on) = {
                     let mut state = state.lock();
                     let stops = state.blobs_stop_after.filter(|_| is_of_blob);
                     let slow = if is_head { state.slow_heads } else { state.slow_blobs };
-                    (state.answer_with_all(&request), state.hangs, slow, stops)
+                    (state.answer_with_all(&request), state.hangs, slow, stops, Arc::clone(&state.go_on))
                 };
                 async move {
                     if hangs {
@@ -217,7 +219,7 @@ async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
                     if is_of_blob || is_head {
                         tokio::time::sleep(slow).await;
                     }
-                    Ok::<_, Infallible>(sent(response, stops).await)
+                    Ok::<_, Infallible>(sent(response, stops, go_on).await)
                 }
             });
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
@@ -225,15 +227,24 @@ async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
     }
 }
 
-/// A reply on its way, of which nothing comes after so many bytes.
-async fn sent(reply: Reply, stops: Option<usize>) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
+/// A reply on its way, of which nothing comes after so many bytes before it is told to go on.
+async fn sent(
+    reply: Reply,
+    stops: Option<usize>,
+    go_on: Arc<Notify>,
+) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
     let Some(at) = stops else { return reply.map(BodyExt::boxed_unsync) };
     let (mut head, body) = reply.into_parts();
     let Ok(body) = body.collect().await;
     let bytes = body.to_bytes();
     head.headers.insert("content-length", bytes.len().into());
+    let rest = bytes.slice(at.min(bytes.len())..);
     let first = stream::once(future::ready(Ok(Frame::data(bytes.slice(..at.min(bytes.len()))))));
-    Response::from_parts(head, StreamBody::new(first.chain(stream::pending())).boxed_unsync())
+    let rest = stream::once(async move {
+        go_on.notified().await;
+        Ok(Frame::data(rest))
+    });
+    Response::from_parts(head, StreamBody::new(first.chain(rest)).boxed_unsync())
 }
 
 type Reply = Response<Full<Bytes>>;

@@ -25,6 +25,11 @@ impl Expanding {
         Self { inner, expansions }
     }
 
+    #[cfg(test)]
+    pub(super) fn expansions(&self) -> &Expansions {
+        &self.expansions
+    }
+
     /// The beginning of a file that was made a short time ago.
     fn head(&self, layer: &ExpandedLayer) -> Option<Head> {
         self.expansions.heads.lock().get(&key_of(layer)).cloned()

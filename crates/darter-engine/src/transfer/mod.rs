@@ -510,6 +510,11 @@ impl Transfer {
         self.stored.length().map(|length| self.piece_length.count(length))
     }
 
+    /// The same, or how many there are at least.
+    fn pieces_so_far(&self) -> u32 {
+        self.pieces().unwrap_or_else(|| self.stored.known().runs().last().map_or(0, |run| run.end))
+    }
+
     fn manifest(&self) -> Manifest {
         self.stored.manifest()
     }

@@ -32,7 +32,7 @@ impl Transfer {
             pieces,
             held: held.len(),
             held_bytes,
-            map: map_of(&held, pieces.unwrap_or_else(|| self.stored.prefix()), MAP_PARTS),
+            map: map_of(&held, self.pieces_so_far(), MAP_PARTS),
             rate: state.flows.rate(now),
             complete: state.is_complete(),
             elapsed: state.journal.elapsed(now),

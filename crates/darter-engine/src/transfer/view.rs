@@ -222,7 +222,7 @@ impl Transfer {
     }
 
     fn fine_map(&self, held: &PieceSet) -> String {
-        map_of(held, self.pieces().unwrap_or_else(|| self.stored.prefix()), FINE_PARTS)
+        map_of(held, self.pieces_so_far(), FINE_PARTS)
     }
 
     fn name_of(&self, node: NodeId) -> PeerName {

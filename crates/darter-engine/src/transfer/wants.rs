@@ -122,7 +122,11 @@ impl Transfer {
                 return Err(error);
             }
             if changed.changed().await.is_err() || self.is_closed() {
-                return Err(FetchError::Draining);
+                // One that fails is closed soon after.
+                return Err(match self.outcome() {
+                    Outcome::Failed(error) => error,
+                    _ => FetchError::Draining,
+                });
             }
         }
     }

@@ -344,6 +344,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_headed_last_is_read_from_its_second_piece_on_until_its_length_is_known() {
+        let mut lead = Lead::new(node(0), Place::default(), Start::Fresh, Tuning::default(), 1, at(0));
+        lead.read_head_last();
+        assert_eq!(plan(&mut lead, OriginReader::Everything), Some((1, None)));
+        (1..5).for_each(|piece| lead.own(PieceIndex(piece)));
+        assert_eq!(plan(&mut lead, OriginReader::Everything), Some((5, None)));
+        lead.set_total(5);
+        assert_eq!(plan(&mut lead, OriginReader::Everything), Some((0, Some(1))));
+        lead.own(PieceIndex(0));
+        assert_eq!(plan(&mut lead, OriginReader::Everything), None);
+    }
+
+    #[test]
     fn who_wants_everything_is_given_that_beside_what_others_wait_for_and_nothing_is_read_twice() {
         let mut lead = lead();
         lead.wish(node(1), &[wish(50, 53)], at(0));
