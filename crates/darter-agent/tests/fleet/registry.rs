@@ -228,11 +228,7 @@ async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
 }
 
 /// A reply on its way, of which nothing comes after so many bytes before it is told to go on.
-async fn sent(
-    reply: Reply,
-    stops: Option<usize>,
-    go_on: Arc<Notify>,
-) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
+async fn sent(reply: Reply, stops: Option<usize>, go_on: Arc<Notify>) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
     let Some(at) = stops else { return reply.map(BodyExt::boxed_unsync) };
     let (mut head, body) = reply.into_parts();
     let Ok(body) = body.collect().await;

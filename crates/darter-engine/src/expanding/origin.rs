@@ -83,6 +83,10 @@ struct Rest {
 impl Rest {
     async fn next(mut self) -> Option<(Result<Bytes, OriginError>, Self)> {
         if let Some(chunk) = self.take.recv().await {
+            if chunk.is_err() {
+                // It says why all there is ends here.
+                self.making = None;
+            }
             return Some((chunk, self));
         }
         // Without its word that all is right, this is no end.

@@ -10,6 +10,8 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::*;
 
+type Way = mpsc::Sender<Result<Bytes, OriginError>>;
+
 /// Each question is answered by the chunks that come by the next of these ways.
 struct Told {
     ways: Mutex<Vec<mpsc::Receiver<Result<Bytes, OriginError>>>>,
@@ -67,7 +69,7 @@ fn named(digest: Digest, diff_id: Digest) -> (Source, ExpandedLayer) {
 }
 
 /// An origin of expanded layers, the ways of its answers, and how often the registry was asked.
-fn origin(answers: usize) -> (Expanding, Vec<mpsc::Sender<Result<Bytes, OriginError>>>, Arc<Told>) {
+fn origin(answers: usize) -> (Expanding, Vec<Way>, Arc<Told>) {
     let (give, ways): (Vec<_>, Vec<_>) = (0..answers).map(|_| mpsc::channel(100)).unzip();
     let told = Arc::new(Told { ways: Mutex::new(ways), asked: AtomicUsize::new(0) });
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());

@@ -73,7 +73,15 @@ pub(super) struct Readings {
 impl Default for Readings {
     fn default() -> Self {
         let (breadth, speeds) = (Breadth::new(1, 0), Speeds::default());
-        Self { everything: true, headed_last: false, wishes: Vec::new(), at: Vec::new(), breadth, speeds, lengths: None }
+        Self {
+            everything: true,
+            headed_last: false,
+            wishes: Vec::new(),
+            at: Vec::new(),
+            breadth,
+            speeds,
+            lengths: None,
+        }
     }
 }
 
