@@ -20,7 +20,7 @@ use url::form_urlencoded::byte_serialize;
 use crate::answers::{BlobRow, Explained, GetRequest, Problem, Progress, Status, Waiting};
 use crate::handover::{ORDER_HEADER, Order, PROTOCOL, Receiver};
 use crate::headers::{BLOB_HEADER, LENGTH_HEADER, MODIFIED_HEADER, PIECES_HEADER};
-use crate::layers::LayerAnswer;
+use crate::layers::{LayerAnswer, NamedAnswer, NamedLayers};
 use crate::parts::{self, Asker, Opened};
 use crate::top::Top;
 
@@ -249,9 +249,31 @@ impl Client {
     /// # Errors
     /// [`ClientError::Silent`] when it does not; as for all questions.
     pub async fn layer(&self, diff_id: Digest, beat: Duration) -> Result<LayerAnswer, ClientError> {
+        self.layer_at(&format!("/v1/layers/{diff_id}"), beat).await
+    }
+
+    /// `POST /v1/chains/CHAINID`: whether the uppermost of the layers with this chain id can be mounted. As [`Self::layer`].
+    ///
+    /// # Errors
+    /// As [`Self::layer`].
+    pub async fn uppermost_layer(&self, chain: Digest, beat: Duration) -> Result<LayerAnswer, ClientError> {
+        self.layer_at(&format!("/v1/chains/{chain}"), beat).await
+    }
+
+    /// `PUT /v1/layers`: says which layers snapshots name.
+    ///
+    /// # Errors
+    /// As for all questions.
+    pub async fn name_layers(&self, layers: &NamedLayers) -> Result<NamedAnswer, ClientError> {
+        let body = serde_json::to_vec(layers).map_err(|error| ClientError::Answer(self.socket.clone(), error))?;
+        let answer = self.send(Method::PUT, "/v1/layers", body.into()).await?;
+        let body = self.body(answer).await?;
+        serde_json::from_slice(&body).map_err(|error| ClientError::Answer(self.socket.clone(), error))
+    }
+
+    async fn layer_at(&self, path: &str, beat: Duration) -> Result<LayerAnswer, ClientError> {
         let silent = |_| ClientError::Silent(self.socket.clone());
-        let path = format!("/v1/layers/{diff_id}");
-        let asking = self.send(Method::POST, &path, Bytes::new());
+        let asking = self.send(Method::POST, path, Bytes::new());
         let mut body = tokio::time::timeout(beat, asking).await.map_err(silent)??.into_body();
         let mut told = Vec::new();
         while let Some(frame) = tokio::time::timeout(beat, body.frame()).await.map_err(silent)? {

@@ -1,4 +1,5 @@
-//! What is answered to who wants to mount a layer of an image by its diff id: `POST /v1/layers/DIFFID`.
+//! What is answered to who wants to mount a layer of an image: by its diff id, `POST /v1/layers/DIFFID`, or as the uppermost of the layers with a chain id,
+//! `POST /v1/chains/CHAINID`. And what a snapshotter says of the layers that its snapshots name: `PUT /v1/layers`.
 //!
 //! The answer may take minutes, while somebody reads the layer and expands it. Until then its body has a new line twice a second, which JSON allows in front of a
 //! value: who hears nothing for some seconds asks an agent that is stuck. An unknown state is a miss.
@@ -8,6 +9,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use darter_core::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::layer::LayerRequest;
@@ -45,6 +47,21 @@ pub struct FoundLayer {
     pub layer: LayerRequest,
     /// The headers that open it.
     pub headers: Vec<(String, String)>,
+}
+
+/// The layers that snapshots name: these and no others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedLayers {
+    /// Their diff ids.
+    pub named: Vec<Digest>,
+}
+
+/// What an agent says to that.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedAnswer {
+    /// Those that it never gave, and so can't keep.
+    #[serde(default)]
+    pub unknown: Vec<Digest>,
 }
 
 /// Without the values of headers.

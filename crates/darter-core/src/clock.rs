@@ -55,6 +55,11 @@ pub trait Clock: Send + Sync + 'static {
     /// The date, in seconds since 1970, for what people and later runs read. People set it: it jumps forwards and backwards, and no pause
     /// is measured by it.
     fn unix(&self) -> u64;
+
+    /// The same date as exactly as this clock knows it.
+    fn date(&self) -> Duration {
+        Duration::from_secs(self.unix())
+    }
 }
 
 /// The operating system's clocks. The origin of the monotonic one is this value's creation.
@@ -74,8 +79,12 @@ impl Clock for SystemClock {
         Moment::ZERO + self.0.elapsed()
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the one place that asks the system for the date")]
     fn unix(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+        self.date().as_secs()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place that asks the system for the date")]
+    fn date(&self) -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 }

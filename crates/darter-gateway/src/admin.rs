@@ -178,7 +178,9 @@ pub(crate) async fn serve(agent: Agent, mirror: Option<Arc<Mirror>>, listener: U
         .route("/v1/explain", get(explain))
         .route("/v1/get", post(download))
         .route("/v1/parts", post(open_parts))
+        .route("/v1/layers", put(layers::name))
         .route("/v1/layers/{diff_id}", post(layers::look_up))
+        .route("/v1/chains/{chain_id}", post(layers::look_up_chain))
         .route("/v1/waiting", post(waiting))
         .route("/v1/progress", get(progress))
         .route("/v1/top", get(top))
@@ -545,7 +547,10 @@ mod tests {
         for user in [member, None] {
             assert!(!may(user, agent, &Method::DELETE, "/v1/blobs/x"), "{user:?}");
             assert!(!may(user, agent, &Method::POST, "/v1/anything"), "{user:?}");
-            assert!(!may(user, agent, &Method::POST, "/v1/layers/sha256:0"), "it tells credentials");
+            for path in ["/v1/layers/sha256:0", "/v1/chains/sha256:0"] {
+                assert!(!may(user, agent, &Method::POST, path), "it tells credentials");
+            }
+            assert!(!may(user, agent, &Method::PUT, "/v1/layers"), "{user:?}");
         }
     }
 

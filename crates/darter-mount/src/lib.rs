@@ -13,6 +13,7 @@
 //! | [`single`] | the kernel's end of one file |
 //! | [`layers`] | the kernel's end of the layers of images: a directory that containerd looks into |
 //! | `names` | names and inodes of that directory |
+//! | [`erofs`] | a layer's file mounted |
 //!
 //! Decisions ([`ahead`], [`limits`], [`fill`](mod@fill), [`kept`], [`files`], `names`) do no I/O and take the time as an argument.
 //!
@@ -22,6 +23,7 @@
 //! Non-goals: which process keeps a mount, and which agent it asks (`darter`); what moves bytes (`darter-engine`).
 
 pub mod ahead;
+pub mod erofs;
 pub mod file;
 pub mod files;
 pub mod fill;

@@ -92,6 +92,20 @@ pub fn diff_ids(config: &[u8]) -> Option<Vec<Digest>> {
     Some(config.rootfs.diff_ids)
 }
 
+/// Names for the layers from the lowest up to each, as engines have them: a chain id for each diff id.
+pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
+    let mut below: Option<Digest> = None;
+    let chain = |diff_id: &Digest| {
+        let chain = match below {
+            Some(below) => Digest::sha256(format!("{below} {diff_id}").as_bytes()),
+            None => *diff_id,
+        };
+        below = Some(chain);
+        chain
+    };
+    diff_ids.iter().map(chain).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -113,6 +127,20 @@ mod tests {
 
     fn parse(manifest: &Value) -> Option<ImageParts> {
         ImageParts::parse(manifest.to_string().as_bytes())
+    }
+
+    #[test]
+    fn chain_ids_are_those_of_the_specification() {
+        let [a, b] = ["a", "b"].map(digest);
+        assert_eq!(chain_ids(&[]), []);
+        assert_eq!(chain_ids(&[a]), [a]);
+        let two = Digest::sha256(format!("sha256:{} sha256:{}", hex_of(a), hex_of(b)).as_bytes());
+        let three = Digest::sha256(format!("sha256:{} sha256:{}", hex_of(two), hex_of(a)).as_bytes());
+        assert_eq!(chain_ids(&[a, b, a]), [a, two, three]);
+    }
+
+    fn hex_of(digest: Digest) -> String {
+        digest.to_string().trim_start_matches("sha256:").to_owned()
     }
 
     #[test]

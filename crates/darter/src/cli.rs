@@ -7,6 +7,7 @@
 //! | `cli/mount.rs` | the flags of mounts |
 //! | `cli/client.rs` | the flags of everything else |
 //! | `cli/image.rs` | the flags of `image` |
+//! | `cli/snapshotter.rs` | the flags of `snapshotter` |
 //! | `cli/setup.rs` | the flags of `setup` and `doctor` |
 //! | `cli/upstream.rs` | how a registry and what is particular to it are written |
 //! | `cli/values.rs` | how sizes, labels, headers and addresses are written |
@@ -23,6 +24,7 @@ mod image;
 mod mount;
 mod options;
 mod setup;
+mod snapshotter;
 pub(crate) mod upstream;
 pub(crate) mod values;
 
@@ -43,6 +45,7 @@ pub(crate) use self::client::{
 pub(crate) use self::image::{ExpandArgs, ImageArgs, ImageCommand};
 pub(crate) use self::mount::{KeepArgs, LazyDirArgs, MountArgs, Mountable, UnmountArgs};
 pub(crate) use self::setup::{DoctorArgs, SetupArgs};
+pub(crate) use self::snapshotter::SnapshotterArgs;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -115,6 +118,11 @@ pub(crate) enum Command {
     /// An agent with --lazy-dir starts it by itself, as root.
     #[command(after_help = mount::LAZY_DIR_EXAMPLES)]
     LazyDir(Box<LazyDirArgs>),
+    /// Give containerd before 2.4 its snapshots: layers of images that start before they have come
+    ///
+    /// A proxy snapshotter, which runs beside the agent as root.
+    #[command(after_help = snapshotter::SNAPSHOTTER_EXAMPLES)]
+    Snapshotter(Box<SnapshotterArgs>),
     /// List the blobs that this host's store holds
     Ls(ListArgs),
     /// Remove blobs from this host's store
@@ -206,6 +214,7 @@ impl Command {
             | Self::Node(_)
             | Self::KeepMount(_)
             | Self::LazyDir(_)
+            | Self::Snapshotter(_)
             | Self::Completions(_)
             | Self::Man(_) => false,
         }
@@ -219,6 +228,7 @@ impl Command {
             Self::Get(args) => Some(&args.log),
             Self::Mount(args) => Some(&args.log),
             Self::LazyDir(args) => Some(&args.log),
+            Self::Snapshotter(args) => Some(&args.log),
             _ => None,
         }
     }

@@ -8,6 +8,7 @@
 //! | `doctor/host.rs` | judges kernel, daemon, disk and limits |
 //! | `doctor/containerd.rs` | judges containerd: the mirror |
 //! | `doctor/lazy.rs` | judges containerd: layers that are mounted before they have come |
+//! | `doctor/proxy.rs` | the same of containerd before 2.4 |
 //! | `doctor/engines.rs` | judges Docker and Podman |
 
 mod containerd;
@@ -15,6 +16,7 @@ mod engines;
 mod gather;
 mod host;
 mod lazy;
+mod proxy;
 
 #[cfg(test)]
 mod tests;
@@ -112,10 +114,13 @@ fn judge(facts: &gather::Facts) -> Vec<Finding> {
     findings
 }
 
-/// What a host lacks for lazy start besides containerd: the kernel's part, and mkfs.erofs.
-pub(crate) fn lacking_for_lazy() -> Vec<String> {
-    let (kernel, mkfs) = (gather::kernel(), gather::mkfs());
-    let findings = [lazy::of_kernel(&kernel), lazy::of_mkfs(mkfs)].concat();
+/// What a host lacks for lazy start besides containerd: the kernel's part, and where containerd itself converts layers (`converts`) mkfs.erofs.
+pub(crate) fn lacking_for_lazy(converts: bool) -> Vec<String> {
+    let kernel = gather::kernel();
+    let mut findings = lazy::of_kernel(&kernel);
+    if converts {
+        findings.extend(lazy::of_mkfs(gather::mkfs()));
+    }
     findings.into_iter().filter(|finding| finding.level != Level::Ok).map(|finding| in_one_line(&finding)).collect()
 }
 

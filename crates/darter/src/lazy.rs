@@ -2,11 +2,13 @@
 //!
 //! | file | what lives there |
 //! |---|---|
+//! | `lazy/agents.rs` | the agent, asked by processes that outlive it |
 //! | `lazy/layers.rs` | what is in the directory, as the agent tells |
 //!
 //! The keeper has the descriptor of `/dev/fuse`, on which all mounts over the directory's files depend: it outlives the agent, which adopts it when
 //! it comes again. One that was killed takes those mounts with it; the next one serves new containers.
 
+pub(crate) mod agents;
 mod layers;
 
 use std::convert::Infallible;

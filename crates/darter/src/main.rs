@@ -9,6 +9,7 @@
 //! | `get` | `get` |
 //! | `mount` | `mount`, `unmount`, and the process that keeps a mount |
 //! | `lazy` | the process that keeps a directory of layers, and who starts it |
+//! | `snapshotter` | `snapshotter` |
 //! | `show` | `status`, `ls`, `rm`, `pin`, `unpin`, `explain` |
 //! | `top` | `top` |
 //! | `image` | `image` |
@@ -36,6 +37,7 @@ mod serve;
 mod setup;
 mod show;
 mod signals;
+mod snapshotter;
 mod table;
 mod top;
 mod units;
@@ -139,6 +141,7 @@ async fn run(configured: Configured) -> anyhow::Result<()> {
         Command::Unmount(args) => mount::unmount(args).await,
         Command::KeepMount(_) => mount::keep().await,
         Command::LazyDir(args) => lazy::keep(args).await,
+        Command::Snapshotter(args) => snapshotter::run(args).await,
         Command::Ls(args) => show::list(args).await,
         Command::Rm(args) => show::remove(args).await,
         Command::Pin(args) => show::pin(args, true).await,

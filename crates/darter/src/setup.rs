@@ -9,7 +9,8 @@
 //! | `setup/hosts.rs` | one hosts.toml |
 //! | `setup/registries.rs` | which hosts.toml files there are to be |
 //! | `setup/containerd.rs` | config.toml and its versions |
-//! | `setup/lazy.rs` | what lazy start needs in it |
+//! | `setup/lazy.rs` | what lazy start needs in it, from containerd 2.4 on |
+//! | `setup/proxy.rs` | the same before: the proxy snapshotter |
 //! | `setup/tree.rs` | files below a root, replaced in one step |
 //! | `setup/ledger.rs` | what was there before |
 //! | `setup/lock.rs` | one run at a time |
@@ -24,6 +25,7 @@ pub(crate) mod hosts;
 pub(crate) mod lazy;
 mod ledger;
 mod lock;
+pub(crate) mod proxy;
 pub(crate) mod registries;
 pub(crate) mod tree;
 
@@ -157,10 +159,16 @@ fn plan(args: &SetupArgs, tree: &Tree, engine: Option<Release>) -> anyhow::Resul
     let mut notes = Vec::new();
     let roots = config.ensure_certs()?;
     if args.lazy {
-        can_be_lazy(engine)?;
-        notes.extend(lazy::write(&mut config, &args.layers, args.runtime_handler.as_deref())?);
+        let handler = args.runtime_handler.as_deref();
+        let by_directory = has_directory(engine)?;
+        notes.extend(if by_directory {
+            lazy::write(&mut config, &args.layers, handler)?
+        } else {
+            let place = proxy::Place { address: &args.snapshotter_address, root: &args.snapshotter_root };
+            proxy::write(&mut config, place, handler)?
+        });
         if tree.is_host() {
-            notes.extend(crate::doctor::lacking_for_lazy());
+            notes.extend(crate::doctor::lacking_for_lazy(by_directory));
         }
     }
     if let Some(found) = config.disabled(&["cri", "io.containerd.grpc.v1.cri", containerd::IMAGES]) {
@@ -201,16 +209,11 @@ fn is_bare(text: &str) -> bool {
     text.parse::<toml::Table>().is_ok_and(|table| table.keys().all(|key| key == "version"))
 }
 
-fn can_be_lazy(engine: Option<Release>) -> anyhow::Result<()> {
-    match engine {
-        Some(engine) if engine >= lazy::FIRST => Ok(()),
-        Some((major, minor)) => anyhow::bail!(
-            "lazy start needs containerd 2.4 or later, and this is {major}.{minor}: leave out --lazy, or upgrade containerd first"
-        ),
-        None => anyhow::bail!(
-            "lazy start needs containerd 2.4 or later, and `containerd --version` says nothing here: name it with --containerd-version"
-        ),
-    }
+/// True if this containerd mounts layers out of a directory by itself; before, a proxy snapshotter does.
+fn has_directory(engine: Option<Release>) -> anyhow::Result<bool> {
+    engine.map(|engine| engine >= lazy::FIRST).context(
+        "lazy start is written in different ways before containerd 2.4 and from there on, and `containerd --version` says nothing here: name it with --containerd-version",
+    )
 }
 
 /// The mirror's address as programs of this host reach it.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
+use axum::Json;
 use bytes::Bytes;
-use darter_api::layers::{BEAT, FoundLayer, LayerAnswer};
+use darter_api::layers::{BEAT, FoundLayer, LayerAnswer, NamedAnswer, NamedLayers};
 use darter_core::Digest;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, stream};
@@ -17,12 +18,40 @@ use super::problem;
 use crate::mirror::{LayerFound, Mirror};
 
 pub(super) async fn look_up(State(mirror): State<Option<Arc<Mirror>>>, Path(diff_id): Path<String>) -> Response {
-    let Ok(diff_id) = diff_id.parse::<Digest>() else {
-        let text = format!("not a diff id: {diff_id:?}; write it as an image's configuration does, as sha256:…");
-        return problem(StatusCode::BAD_REQUEST, &text);
+    match diff_id.parse::<Digest>() {
+        Ok(diff_id) => told(mirror, move |mirror| async move { mirror.layer(diff_id).await }.boxed()),
+        Err(_) => refused("diff id", &diff_id),
+    }
+}
+
+pub(super) async fn look_up_chain(State(mirror): State<Option<Arc<Mirror>>>, Path(chain): Path<String>) -> Response {
+    match chain.parse::<Digest>() {
+        Ok(chain) => told(mirror, move |mirror| async move { mirror.uppermost_layer(chain).await }.boxed()),
+        Err(_) => refused("chain id", &chain),
+    }
+}
+
+/// Notes which layers snapshots name.
+pub(super) async fn name(State(mirror): State<Option<Arc<Mirror>>>, Json(told): Json<NamedLayers>) -> Response {
+    let named = told.named.into_iter().collect();
+    let unknown = match mirror {
+        Some(mirror) => mirror.layers_named(&named).await,
+        None => named.into_iter().collect(),
     };
-    let looking: BoxFuture<'static, LayerFound> = match mirror {
-        Some(mirror) => async move { mirror.layer(diff_id).await }.boxed(),
+    Json(NamedAnswer { unknown }).into_response()
+}
+
+fn refused(what: &str, text: &str) -> Response {
+    let text = format!("not a {what}: {text:?}; write it as an image's configuration writes diff ids, as sha256:…");
+    problem(StatusCode::BAD_REQUEST, &text)
+}
+
+fn told(
+    mirror: Option<Arc<Mirror>>,
+    look: impl FnOnce(Arc<Mirror>) -> BoxFuture<'static, LayerFound>,
+) -> Response {
+    let looking = match mirror {
+        Some(mirror) => look(mirror),
         None => std::future::ready(LayerFound::Miss("this agent has no registry mirror")).boxed(),
     };
     let beats = stream::unfold(Some(looking), |looking| async move {

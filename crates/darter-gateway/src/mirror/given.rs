@@ -2,7 +2,10 @@
 //!
 //! An engine that was told of a layer's file has noted its path: it can't run a container any more when the file is gone, and pulling
 //! again does not mend that. So a layer that was given stays in the store until nobody has asked for it for a long time; starting a container asks
-//! for each of its layers. The list outlives the agent: it is a file. Engines are not asked which layers their snapshots name.
+//! for each of its layers. The list outlives the agent: it is a file. containerd itself is not asked which layers its snapshots name.
+//!
+//! Darter's own snapshotter says which layers its snapshots name. Such a layer stays, and one that is not named any more goes when nobody has asked for it for
+//! [`AFTER_RELEASE`]. Where that snapshotter is gone for good, its layers stay as long as others.
 //!
 //! A layer that was opened is *in use*: an engine of this host has its image. It is given to whoever asks, as an engine gives all images the
 //! snapshots that it has.
@@ -23,6 +26,12 @@ const MAX_GIVEN: usize = 50_000;
 
 /// A use that is newer by less than this is not written down.
 const REFRESH: Duration = Duration::from_secs(3600);
+
+/// How long a layer stays that snapshots named, and name no more: other engines of the host may have found it, too.
+const AFTER_RELEASE: Duration = Duration::from_secs(24 * 3600);
+
+/// Time for a snapshotter to say what is named, from the start on.
+const START: Duration = Duration::from_secs(24 * 3600);
 
 /// The first line of the list.
 const MAGIC: &str = "darter-layers-1";
@@ -45,6 +54,9 @@ pub(crate) struct GivenLayer {
     /// Credentials opened it; older releases did not say.
     #[serde(default)]
     pub(crate) needs_login: bool,
+    /// Whether snapshots name it; `None`: nobody has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    named: Option<bool>,
 }
 
 /// A line that is not understood.
@@ -72,6 +84,8 @@ pub(crate) struct Given {
     layers: HashMap<Digest, GivenLayer>,
     others: Vec<OtherLine>,
     changed: bool,
+    /// When layers were looked through first.
+    since: Option<u64>,
 }
 
 impl Given {
@@ -133,7 +147,7 @@ impl Given {
         }
         let (layer, used, saved) = (layer.clone(), now, now);
         let diff_id = layer.diff_id;
-        let given = GivenLayer { layer, blob, length, used, saved, opened: false, needs_login };
+        let given = GivenLayer { layer, blob, length, used, saved, opened: false, needs_login, named: None };
         self.layers.insert(diff_id, given);
         self.changed = true;
         true
@@ -162,9 +176,33 @@ impl Given {
         self.layers.get(&layer.diff_id).is_some_and(|given| given.layer == *layer)
     }
 
+    /// Snapshots name these layers, and no others. Tells which of them were not given.
+    pub(crate) fn name(&mut self, named: &HashSet<Digest>, now: u64) -> Vec<Digest> {
+        for (diff_id, given) in &mut self.layers {
+            let is_named = named.contains(diff_id);
+            if is_named || given.named.is_some() {
+                self.changed |= given.named != Some(is_named);
+                given.named = Some(is_named);
+            }
+            if is_named {
+                given.used = now;
+                if now.saturating_sub(given.saved) >= REFRESH.as_secs() {
+                    (given.saved, self.changed) = (now, true);
+                }
+            }
+        }
+        named.iter().filter(|diff_id| !self.layers.contains_key(diff_id)).copied().collect()
+    }
+
     /// Lets go of layers that nobody has asked for in this time: tells what need not stay in the store for them any more.
     pub(crate) fn let_go(&mut self, keep: Duration, now: u64) -> Vec<BlobId> {
-        let is_over = |given: &GivenLayer| now.saturating_sub(given.used) >= keep.as_secs();
+        let since = *self.since.get_or_insert(now);
+        let is_start = now.saturating_sub(since) < START.as_secs();
+        let is_over = |given: &GivenLayer| match given.named {
+            Some(true) if is_start => false,
+            Some(false) => now.saturating_sub(given.used) >= keep.min(AFTER_RELEASE).as_secs(),
+            _ => now.saturating_sub(given.used) >= keep.as_secs(),
+        };
         let over: Vec<Digest> = self.layers.iter().filter(|(_, it)| is_over(it)).map(|(id, _)| *id).collect();
         self.changed |= !over.is_empty();
         let gone: Vec<_> = over.iter().filter_map(|id| self.layers.remove(id)).map(|given| given.blob).collect();
@@ -221,6 +259,28 @@ mod tests {
         assert_eq!(gone(&mut given, 29 * DAY), []);
         assert_eq!(gone(&mut given, 30 * DAY), [blob("a")]);
         assert_eq!(gone(&mut given, 59 * DAY), [blob("b")]);
+    }
+
+    #[test]
+    fn a_layer_that_snapshots_name_stays_and_goes_a_day_after_they_do_not() {
+        let mut first = given(&["a", "b", "c"]);
+        let named = |names: &[&str]| names.iter().map(|name| id(name)).collect::<HashSet<_>>();
+        assert_eq!(first.name(&named(&["a", "b", "x"]), 0), [id("x")], "that can't be kept");
+        let text = first.take_changed().unwrap();
+        first.name(&named(&["a", "b"]), 60);
+        assert_eq!(first.take_changed(), None, "nothing new");
+        first.name(&named(&["a"]), DAY);
+        assert_eq!(gone(&mut first, DAY), [blob("b")]);
+        first.name(&named(&["a"]), 30 * DAY);
+        assert_eq!(gone(&mut first, 30 * DAY), [blob("c")]);
+        assert_eq!(gone(&mut first, 59 * DAY), []);
+
+        // The host was off for long.
+        let mut again = Given::parse(&text).0;
+        assert_eq!(gone(&mut again, 99 * DAY), [blob("c")], "the snapshotter has not spoken yet");
+        again.name(&named(&["b"]), 99 * DAY);
+        assert_eq!(gone(&mut again, 100 * DAY), [blob("a")]);
+        assert_eq!(gone(&mut again, 129 * DAY), [blob("b")], "it did not speak again");
     }
 
     #[test]

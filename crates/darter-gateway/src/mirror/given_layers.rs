@@ -6,6 +6,7 @@
 //!
 //! Invariant: what is on the list is spared. Both are changed under one lock.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -118,6 +119,18 @@ impl GivenLayers {
         };
         self.save().await;
         Some(mountable)
+    }
+
+    /// Snapshots name these layers, and no others. Tells which of them were not given.
+    pub(super) async fn named(&self, named: &HashSet<Digest>, layers: &dyn MountableLayers, now: u64) -> Vec<Digest> {
+        let unknown = {
+            let _sparing = self.0.sparing.lock().await;
+            let unknown = self.0.given.lock().name(named, now);
+            self.let_go(layers, now).await;
+            unknown
+        };
+        self.save().await;
+        unknown
     }
 
     /// With `sparing` held.

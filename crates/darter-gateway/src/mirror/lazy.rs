@@ -8,7 +8,7 @@
 //! Invariants: what is promised is known to be a layer that can be mounted, with this length; nobody is given a layer for a diff id that a
 //! configuration merely names.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -167,6 +167,25 @@ impl Mirror {
         };
         self.metrics.layer_answered(answered);
         found
+    }
+
+    /// What is given to who asks for the uppermost of the layers with this chain id.
+    pub async fn uppermost_layer(&self, chain: Digest) -> LayerFound {
+        let Some(lazy) = &self.lazy else { return self.layer(chain).await };
+        // What somebody pulls right now says what the chain is.
+        if tokio::time::timeout(lazy.wait, self.read_configs(lazy)).await.is_err() {
+            return LayerFound::Miss("its image's configuration did not come in time");
+        }
+        let diff_id = lazy.learnt.lock().uppermost(chain);
+        self.layer(diff_id).await
+    }
+
+    /// Snapshots name these layers, and no others. Tells which of them are not among those that were given: they can't be kept.
+    pub async fn layers_named(&self, named: &HashSet<Digest>) -> Vec<Digest> {
+        match &self.lazy {
+            Some(lazy) => lazy.given.named(named, &*lazy.layers, self.clock.unix()).await,
+            None => named.iter().copied().collect(),
+        }
     }
 
     async fn look_up(&self, lazy: &Lazy, diff_id: Digest, until: Moment) -> LayerFound {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use darter_core::recent::Recent;
 use darter_core::{Digest, Moment};
-use darter_oci::image::{ImageParts, LayerPart};
+use darter_oci::image::{ImageParts, LayerPart, chain_ids};
 
 use super::grants::{Fingerprint, Scope};
 
@@ -99,12 +99,14 @@ pub(crate) struct Learnt<H> {
     images: Recent<Pull, Known<H>>,
     /// Images that name a diff id, the one that was pulled last at the end.
     named: HashMap<Digest, Vec<Pull>>,
+    /// The diff id of the uppermost layer of each chain.
+    chains: HashMap<Digest, Digest>,
 }
 
 impl<H: Clone> Learnt<H> {
     /// Nothing is known; what is found counts for `ttl`.
     pub(crate) fn new(ttl: Duration) -> Self {
-        Self { ttl, unread: Recent::new(MAX_UNREAD), images: Recent::new(MAX_LAYERS), named: HashMap::new() }
+        Self { ttl, unread: Recent::new(MAX_UNREAD), images: Recent::new(MAX_LAYERS), named: HashMap::new(), chains: HashMap::new() }
     }
 
     /// An image's manifest passes: somebody pulls it now. Its configuration is read when somebody asks for a diff id.
@@ -146,9 +148,11 @@ impl<H: Clone> Learnt<H> {
             named.retain(|other| *other != pull);
             named.push(pull.clone());
         }
+        let diff_ids: Vec<_> = image.layers.iter().map(|(_, diff_id)| *diff_id).collect();
+        self.chains.extend(chain_ids(&diff_ids).into_iter().zip(diff_ids));
         let weight = image.layers.len() as u64;
         self.images.insert(pull, Known { image: Arc::new(image), at: now, verdict, shown }, weight);
-        if self.named.len() as u64 > 2 * MAX_LAYERS {
+        if self.named.len().max(self.chains.len()) as u64 > 2 * MAX_LAYERS {
             self.prune();
         }
     }
@@ -177,6 +181,11 @@ impl<H: Clone> Learnt<H> {
         let pulls = self.named.get(&diff_id).into_iter().flatten();
         let mut known = pulls.filter_map(|pull| self.images.peek(pull));
         known.any(|known| now.since(known.at) < RECENT && !known.shown.contains(&diff_id))
+    }
+
+    /// The diff id of the uppermost layer of those with this chain id. That of a lowest layer is its own.
+    pub(crate) fn uppermost(&self, chain: Digest) -> Digest {
+        self.chains.get(&chain).copied().unwrap_or(chain)
     }
 
     /// What to do about a diff id that somebody wants to mount.
@@ -224,6 +233,12 @@ impl<H: Clone> Learnt<H> {
             pulls.retain(|pull| images.peek(pull).is_some());
             !pulls.is_empty()
         });
+        // A chain id says what its diff id is, for ever: those of images that are remembered are enough.
+        let known = images.keys().filter_map(|pull| images.peek(pull)).flat_map(|known| {
+            let diff_ids: Vec<_> = known.image.layers.iter().map(|(_, diff_id)| *diff_id).collect();
+            chain_ids(&diff_ids).into_iter().zip(diff_ids)
+        });
+        self.chains = known.collect();
     }
 }
 

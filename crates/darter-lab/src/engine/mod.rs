@@ -9,6 +9,7 @@ mod podman;
 pub mod release;
 mod route;
 mod skopeo;
+pub mod suite;
 
 pub use containerd::{Build, Containerd, NAMESPACE};
 pub use docker::Docker;

@@ -14,8 +14,8 @@ use crate::needs;
 use crate::place::cache_directory;
 use crate::process::Process;
 
-const MODULE: &str = "github.com/containerd/containerd/v2";
-const VERSION: &str = "v2.4.2";
+pub(super) const MODULE: &str = "github.com/containerd/containerd/v2";
+pub(super) const VERSION: &str = "v2.4.2";
 /// The release of Go that the module wants.
 const GO: (u32, u32) = (1, 26);
 /// Parts that are left out: what a kubelet asks, file systems that are not used here, and traces.

@@ -7,7 +7,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, ValueEnum};
 
 use super::agent::{PlaceArgs, UpstreamArgs};
-use super::values;
+use super::{snapshotter, values};
 
 pub(crate) const SETUP_EXAMPLES: &str = "\
 Examples:
@@ -16,7 +16,7 @@ Examples:
     $ darter setup containerd
   Two registries and no other:
     $ darter setup containerd --registry docker.io --registry registry.corp:5000
-  Images that start before they have come, for pods of the runtime class whose handler is lazy (containerd 2.4):
+  Images that start before they have come, for pods of the runtime class whose handler is lazy (containerd 1.7 and later):
     $ darter setup containerd --lazy --runtime-handler lazy
   Every file as it was:
     $ darter setup containerd --undo
@@ -77,11 +77,12 @@ pub(crate) struct SetupArgs {
     #[arg(long, requires = "undo")]
     pub(crate) force: bool,
 
-    /// Also let containerd mount layers before they have come (containerd 2.4 and later)
+    /// Also let containerd mount layers before they have come
     ///
-    /// Names the directory in which Darter shows layers (layer_content_caches), and lets the erofs snapshotter be used for everything,
-    /// or for one runtime class with --runtime-handler. Layers that Darter does not show are pulled and converted by mkfs.erofs, of
-    /// erofs-utils 1.7 or later.
+    /// From containerd 2.4 on: names the directory in which Darter shows layers (layer_content_caches), and lets the erofs snapshotter be
+    /// used for everything, or for one runtime class with --runtime-handler. Layers that Darter does not show are pulled and converted
+    /// by mkfs.erofs, of erofs-utils 1.7 or later. Before 2.4: lets Darter's own snapshotter be used (`darter snapshotter`, which has to
+    /// run), which unpacks what Darter does not show.
     #[arg(long, conflicts_with = "undo")]
     pub(crate) lazy: bool,
 
@@ -94,6 +95,14 @@ pub(crate) struct SetupArgs {
     /// With --lazy: the directory in which Darter shows layers
     #[arg(long, value_name = "DIR", default_value = "/run/darter/layers", value_parser = values::absolute)]
     pub(crate) layers: PathBuf,
+
+    /// With --lazy before containerd 2.4: the socket of `darter snapshotter`
+    #[arg(long, value_name = "PATH", default_value = snapshotter::ADDRESS, value_parser = values::absolute)]
+    pub(crate) snapshotter_address: PathBuf,
+
+    /// With --lazy before containerd 2.4: where `darter snapshotter` keeps what it has
+    #[arg(long, value_name = "DIR", default_value = snapshotter::ROOT, value_parser = values::absolute)]
+    pub(crate) snapshotter_root: PathBuf,
 
     /// Work on the files below this directory, as of an image that is mounted there
     #[arg(long, value_name = "DIR", default_value = "/")]

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -73,6 +74,8 @@ pub(super) struct Containerd {
     pub(super) mkfs: Option<bool>,
     /// Of `layer_content_caches`: those that are not there.
     pub(super) missing: Vec<String>,
+    /// Why Darter's snapshotter does not answer, where one is configured on this host.
+    pub(super) snapshotter: Option<Result<(), String>>,
 }
 
 #[derive(Debug, Default)]
@@ -191,6 +194,9 @@ fn containerd(tree: &Tree, args: &DoctorArgs, engine: Option<Release>, mirror: &
     });
     let caches = configuration.as_ref().ok().map(|(config, _)| super::lazy::caches(config)).unwrap_or_default();
     let missing = caches.into_iter().filter(|path| !tree.has_directory(Path::new(path))).collect();
+    let address = configuration.as_ref().ok().and_then(|(config, _)| super::proxy::address(config));
+    let connect = |address| UnixStream::connect(address).map(drop).map_err(|error: io::Error| error.to_string());
+    let snapshotter = address.filter(|_| is_host).map(connect);
     let there = installed || matches!(tree.read(&args.containerd_config), Ok(Some(_)));
     Containerd {
         installed: there,
@@ -199,6 +205,7 @@ fn containerd(tree: &Tree, args: &DoctorArgs, engine: Option<Release>, mirror: &
         mirror: mirror.to_owned(),
         mkfs: mkfs(),
         missing,
+        snapshotter,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Judges whether containerd mounts layers before they have come, and what silently keeps it from that. No I/O.
 
 use super::gather::{Containerd, Kernel};
-use super::{Finding, Findings};
+use super::{Finding, Findings, proxy};
 use crate::setup::containerd::{Config, EROFS, IMAGES, Part, Release, TRANSFER};
 use crate::setup::document::{Node, Value};
 use crate::setup::lazy::{FIRST, differ_of};
@@ -42,12 +42,8 @@ pub(super) fn start(facts: &Containerd, kernel: &Kernel) -> Vec<Finding> {
     let mut found = Findings::about(AREA);
     match facts.release {
         Some(release) if release >= FIRST => {}
-        Some((major, minor)) => {
-            found.warning(
-                "containerd",
-                format!("containerd {major}.{minor} mounts no layers before they have come: pulls are whole"),
-                "containerd 2.4 or later does, without a plugin",
-            );
+        Some(_) => {
+            proxy::start(&mut found, facts, config, kernel);
             return found.found;
         }
         None => return Vec::new(),

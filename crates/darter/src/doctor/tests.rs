@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::gather::{Containerd, Docker, Kernel, Podman};
 use super::{Finding, Findings, Level, containerd, engines, host, lazy, shown};
 use crate::setup::containerd::{Config, Release};
+use crate::setup::proxy::Place;
 use crate::setup::registries::{Directory, Root, Shelf};
 
 const MIRROR: &str = "http://127.0.0.1:7401";
@@ -75,6 +76,7 @@ fn facts(release: Option<Release>, text: &str, hosts: &[(&str, Option<&str>)]) -
         mirror: MIRROR.to_owned(),
         mkfs: Some(true),
         missing: Vec::new(),
+        snapshotter: Some(Ok(())),
     }
 }
 
@@ -153,7 +155,32 @@ fn what_silently_switches_lazy_start_off_is_found() {
     let missing = Containerd { missing: vec!["/run/darter/layers".into()], ..facts(Some((2, 4)), &set_up, &[]) };
     expect(&lazy::start(&missing, &kernel()), "directory", Level::Warning, "is not there");
     expect(&judged("version = 4\n"), "directory", Level::Warning, "--lazy");
-    expect(&lazy::start(&facts(Some((1, 7)), "version = 2\n", &[]), &kernel()), "containerd", Level::Warning, "2.4");
+}
+
+#[test]
+fn before_containerd_2_4_a_proxy_snapshotter_is_looked_for() {
+    let place = Place { address: "/run/x.sock".as_ref(), root: "/r".as_ref() };
+    let set_up = |text: &str, release| {
+        let mut config = Config::new(vec![("/f".into(), Some(text.to_owned()))], Some(release)).unwrap();
+        crate::setup::proxy::write(&mut config, place, None).unwrap();
+        config.files[0].document.text().to_owned()
+    };
+    for (text, release) in [("version = 2\n", (1, 7)), ("version = 3\n", (2, 2))] {
+        let text = set_up(text, release);
+        let right = lazy::start(&facts(Some(release), &text, &[]), &kernel());
+        assert!(right.iter().all(|finding| finding.level == Level::Ok), "{right:?}");
+        expect(&right, "snapshotter", Level::Ok, "/run/x.sock");
+        let refused = Containerd { snapshotter: Some(Err("refused".to_owned())), ..facts(Some(release), &text, &[]) };
+        expect(&lazy::start(&refused, &kernel()), "snapshotter", Level::Problem, "refused");
+        let unused = text.replace("snapshotter = \"darter\"", "");
+        expect(&lazy::start(&facts(Some(release), &unused, &[]), &kernel()), "used", Level::Warning, "--lazy");
+        let old = Kernel { release: (6, 1), ..kernel() };
+        expect(&lazy::start(&facts(Some(release), &text, &[]), &old), "erofs", Level::Problem, "512");
+    }
+    let transfer = set_up("version = 3\n", (2, 2)).replace("disable_snapshot_annotations = false", "");
+    expect(&lazy::start(&facts(Some((2, 2)), &transfer, &[]), &kernel()), "annotations", Level::Problem, "unpack");
+    let none = lazy::start(&facts(Some((1, 7)), "version = 2\n", &[]), &kernel());
+    expect(&none, "containerd", Level::Warning, "--lazy");
 }
 
 #[test]

@@ -7,20 +7,16 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, bail};
+use darter_mount::erofs::{self, INERT};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{UnmountFlags, mount, unmount};
 
 use super::unmount::unmount as take_away;
 
 /// Layers that the kernel stacks, at most.
 const MAX_LAYERS: usize = 500;
-
-/// How all of it is mounted, and the same for `mount -o`.
-const FLAGS: MountFlags = MountFlags::RDONLY.union(MountFlags::NOSUID).union(MountFlags::NODEV);
-const LOOP_OPTIONS: &str = "ro,loop,nosuid,nodev";
 
 /// Refuses what can be refused before anybody is asked.
 pub(super) fn check() -> anyhow::Result<()> {
@@ -46,13 +42,13 @@ pub(super) fn mount_all(files: &[PathBuf], work: &Path, dir: &Path) -> anyhow::R
         bail!("the image has {} layers, and the kernel stacks {MAX_LAYERS} at most", files.len());
     }
     if let [only] = files {
-        return mount_erofs(only, dir);
+        return Ok(erofs::mount(only, dir, INERT)?);
     }
     let mut below = Vec::new();
     for (number, file) in files.iter().enumerate() {
         let layer = work.join(number.to_string());
         std::fs::create_dir_all(&layer).with_context(|| format!("can't make {}", layer.display()))?;
-        mount_erofs(file, &layer)?;
+        erofs::mount(file, &layer, INERT)?;
         below.push(Below(layer));
     }
     // The names are relative, since a mount's options may have a page.
@@ -60,7 +56,7 @@ pub(super) fn mount_all(files: &[PathBuf], work: &Path, dir: &Path) -> anyhow::R
     let options = std::ffi::CString::new(format!("lowerdir={}", lower.join(":")))?;
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     std::env::set_current_dir(work).with_context(|| format!("can't enter {}", work.display()))?;
-    let mounted = mount("darter", dir, "overlay", FLAGS, Some(options.as_c_str()));
+    let mounted = mount("darter", dir, "overlay", INERT, Some(options.as_c_str()));
     let _ = std::env::set_current_dir(here);
     match mounted {
         Ok(()) => Ok(()),
@@ -70,39 +66,6 @@ pub(super) fn mount_all(files: &[PathBuf], work: &Path, dir: &Path) -> anyhow::R
             Err(io::Error::from(error)).context(why)
         }
     }
-}
-
-fn mount_erofs(file: &Path, at: &Path) -> anyhow::Result<()> {
-    match mount(file, at, "erofs", FLAGS, None) {
-        Ok(()) => Ok(()),
-        Err(Errno::NODEV) => {
-            bail!(
-                "this kernel has no EROFS: load it with `modprobe erofs`, or take a kernel with CONFIG_EROFS_FS (5.4 and later have it)"
-            )
-        }
-        // Before Linux 6.12 only a device can be mounted; this one may have been built so.
-        Err(Errno::NOTBLK) => by_loop_device(file, at),
-        Err(error) => {
-            let what = format!("can't mount a layer at {}", at.display());
-            Err(io::Error::from(error)).context(what)
-        }
-    }
-}
-
-/// By way of a loop device, which goes with the mount.
-fn by_loop_device(file: &Path, at: &Path) -> anyhow::Result<()> {
-    let line = ["-t", "erofs", "-o", LOOP_OPTIONS];
-    let ended = Command::new("mount").args(line).arg(file).arg(at).output();
-    let ended = ended.context(
-        "this kernel mounts EROFS from devices only (before Linux 6.12), and `mount`, which makes one, can't be run",
-    )?;
-    if ended.status.success() {
-        return Ok(());
-    }
-    bail!(
-        "this kernel mounts EROFS from devices only (before Linux 6.12), and `mount -o loop` failed: {}",
-        String::from_utf8_lossy(&ended.stderr).trim()
-    )
 }
 
 /// Takes an image away that was mounted.

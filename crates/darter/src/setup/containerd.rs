@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::document::{Document, Node, Value, Wrong, checked, header, quoted, set};
+use super::document::{Document, Node, Value, Wrong, checked, header, set};
 use super::tree::Tree;
 
 /// The first two numbers of a version.
@@ -47,6 +47,8 @@ pub(crate) enum Part {
     Erofs,
     /// The transfer service.
     Transfer,
+    /// Plugins that are other processes, by name.
+    Proxies,
 }
 
 /// The configuration: the main file and what it imports, in the order in which containerd reads them.
@@ -172,6 +174,7 @@ impl Config {
     fn names(&self, part: Part, file: usize) -> Vec<Vec<&'static str>> {
         let version = self.version(file);
         let mut plugins = match part {
+            Part::Proxies => return vec![vec!["proxy_plugins"]],
             Part::Erofs => return vec![vec!["plugins", EROFS]],
             Part::Transfer => return vec![vec!["plugins", TRANSFER]],
             _ if version < 2 => vec!["cri", CRI],
@@ -197,7 +200,7 @@ impl Config {
     fn files_of(&self, part: Part) -> Vec<usize> {
         let has = |file: &usize| {
             let document = &self.files[*file].document;
-            self.names(part, *file).iter().any(|name| document.get(&name[..2]).is_some())
+            self.names(part, *file).iter().any(|name| document.get(name.get(..2).unwrap_or(name)).is_some())
         };
         let files: Vec<_> = (0..self.files.len()).filter(has).collect();
         let only_last = self.engine.is_some_and(|(major, _)| major < 2);
@@ -257,13 +260,24 @@ impl Config {
 
     /// Sets a key of a part to a string.
     pub(crate) fn set(&mut self, part: Part, below: &[&str], key: &str, value: &str) -> Result<(), Refusal> {
+        self.set_value(part, below, key, value.into())
+    }
+
+    /// Sets a key of a part.
+    pub(crate) fn set_value(
+        &mut self,
+        part: Part,
+        below: &[&str],
+        key: &str,
+        value: toml::Value,
+    ) -> Result<(), Refusal> {
         let (file, mut table) = self.target(part);
         table.retain(|name| !name.is_empty());
         let table: Vec<_> = table.into_iter().chain(below.iter().copied()).collect();
         self.check_tables(file, &table)?;
-        let text = self.files[file].document.with_key(&table, key, &quoted(value), self.quote(file));
+        let text = self.files[file].document.with_key(&table, key, &value.to_string(), self.quote(file));
         let path: Vec<_> = table.iter().copied().chain([key]).collect();
-        self.replace(file, &text, |wanted| set(wanted, &path, value.into()))
+        self.replace(file, &text, |wanted| set(wanted, &path, value))
     }
 
     /// Refuses a file in which something on the way to a table is no table.

@@ -171,6 +171,10 @@ impl Node {
         self.value == Value::Truth(true)
     }
 
+    pub(crate) fn is_false(&self) -> bool {
+        self.value == Value::Truth(false)
+    }
+
     /// The items of an array, none of anything else.
     pub(crate) fn items(&self) -> &[Self] {
         match &self.value {

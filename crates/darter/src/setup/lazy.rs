@@ -111,7 +111,7 @@ pub(crate) fn write(config: &mut Config, layers: &Path, handler: Option<&str>) -
                 config.set(Part::Images, &[], "snapshotter", SNAPSHOTTER)?;
             }
         }
-        Some(handler) => write_handler(config, handler)?,
+        Some(handler) => write_handler(config, handler, SNAPSHOTTER)?,
     }
     let local = config.setting(Part::Images, "use_local_image_pull").filter(|found| found.node.is_true());
     if let Some(found) = local {
@@ -252,11 +252,11 @@ fn write_unpacking(config: &mut Config) -> Result<Vec<String>, Refusal> {
 }
 
 /// The snapshotter of one runtime handler. One that is not there is made as runc's is: a kubelet's cgroups are systemd's or not.
-fn write_handler(config: &mut Config, handler: &str) -> Result<(), Refusal> {
+pub(super) fn write_handler(config: &mut Config, handler: &str, snapshotter: &str) -> Result<(), Refusal> {
     let there = config.setting(Part::Runtimes, handler);
     if let Some(found) = &there {
-        let is_so = found.node.get("snapshotter").and_then(Node::text) == Some(SNAPSHOTTER);
-        return if is_so { Ok(()) } else { config.set(Part::Runtimes, &[handler], "snapshotter", SNAPSHOTTER) };
+        let is_so = found.node.get("snapshotter").and_then(Node::text) == Some(snapshotter);
+        return if is_so { Ok(()) } else { config.set(Part::Runtimes, &[handler], "snapshotter", snapshotter) };
     }
     let model = config.setting(Part::Runtimes, "runc").and_then(|found| {
         let table: toml::Table = found.file.document.text().parse().ok()?;
@@ -266,7 +266,7 @@ fn write_handler(config: &mut Config, handler: &str) -> Result<(), Refusal> {
     });
     let mut runtime = model.unwrap_or_default();
     runtime.entry("runtime_type").or_insert_with(|| "io.containerd.runc.v2".into());
-    runtime.insert("snapshotter".to_owned(), SNAPSHOTTER.into());
+    runtime.insert("snapshotter".to_owned(), snapshotter.into());
     let (file, table) = config.target(Part::Runtimes);
     let path: Vec<_> = table.iter().copied().chain([handler]).collect();
     config.check_tables(file, &table)?;

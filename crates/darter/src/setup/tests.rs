@@ -6,7 +6,7 @@ use super::containerd::{Config, Part, Release};
 use super::hosts::{Server, Standing, fresh, in_front, standing};
 use super::registries::{Directory, Root, Shelf, Wanted, plan};
 use super::tree::Tree;
-use super::{document::Document, lazy};
+use super::{document::Document, lazy, proxy};
 
 const MIRROR: &str = "http://127.0.0.1:7401";
 const OURS: &str = "# Darter's mirror is asked first (`darter setup containerd --undo` takes it away)\n\
@@ -283,6 +283,47 @@ fn lazy_start_is_written_in_the_form_of_the_version() {
     assert!(text.contains("[plugins.\"io.containerd.grpc.v1.cri\".containerd]\n  snapshotter = \"erofs\"\n"), "{text}");
     let (text, _) = made_lazy("", None);
     assert!(text.starts_with("version = 4\n"), "{text}");
+}
+
+/// Writes the proxy snapshotter; the second time nothing changes.
+#[track_caller]
+fn proxied(release: Release, text: &str, handler: Option<&str>) -> String {
+    let mut config = config(Some(release), &[("/f", text)]);
+    let place = proxy::Place { address: "/run/s.sock".as_ref(), root: "/var/s".as_ref() };
+    let notes = proxy::write(&mut config, place, handler).unwrap();
+    assert!(notes[0].contains("darter snapshotter"), "{notes:?}");
+    let once = config.files[0].document.text().to_owned();
+    proxy::write(&mut config, place, handler).unwrap();
+    assert_eq!(config.files[0].document.text(), once, "the second time");
+    once
+}
+
+#[test]
+fn before_2_4_the_proxy_snapshotter_is_written_in_the_form_of_the_version() {
+    let plugin = "[proxy_plugins.darter]\n  type = \"snapshot\"\n  address = \"/run/s.sock\"\n\n[proxy_plugins.darter.exports]\n  root = \"/var/s\"\n";
+    let old = "[plugins.\"io.containerd.grpc.v1.cri\".containerd]\n  disable_snapshot_annotations = false\n  snapshotter = \"darter\"\n";
+    assert_eq!(proxied((1, 7), "version = 2\n", None), format!("version = 2\n\n{plugin}\n{old}"));
+    let new = "[plugins.'io.containerd.cri.v1.images']\n  disable_snapshot_annotations = false\n  snapshotter = \"darter\"\n";
+    assert_eq!(proxied((2, 1), "version = 3\n", None), format!("version = 3\n\n{plugin}\n{new}"));
+    let text = proxied((1, 7), "version = 2\n[proxy_plugins]\n[proxy_plugins.stargz]\ntype = 'snapshot'\n", Some("lazy"));
+    assert!(text.contains("[proxy_plugins.stargz]\ntype = 'snapshot'\n") && text.contains(plugin), "{text}");
+    let handler = "containerd.runtimes.lazy]\n  runtime_type = \"io.containerd.runc.v2\"\n  snapshotter = \"darter\"\n";
+    assert!(text.contains(handler), "{text}");
+    let elsewhere = "version = 2\n[proxy_plugins.darter]\ntype = 'snapshot'\naddress = '/old.sock' # here\n";
+    let text = proxied((1, 6), elsewhere, None);
+    assert!(text.contains("address = \"/run/s.sock\" # here\n"), "{text}");
+}
+
+#[test]
+fn the_proxy_snapshotter_is_refused_where_it_would_not_be_used() {
+    let place = proxy::Place { address: "/run/s.sock".as_ref(), root: "/var/s".as_ref() };
+    let refused = |release, text: &str, handler| {
+        proxy::write(&mut config(Some(release), &[("/f", text)]), place, handler).unwrap_err().to_string()
+    };
+    let told = refused((1, 7), "version = 2\ndisabled_plugins = ['cri']\n", None);
+    assert!(told.starts_with("/f:2: ") && told.contains("disabled"), "{told}");
+    let told = refused((1, 6), "version = 2\n", Some("lazy"));
+    assert!(told.contains("1.7") && told.contains("--runtime-handler"), "{told}");
 }
 
 #[test]

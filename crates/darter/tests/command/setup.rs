@@ -260,7 +260,11 @@ fn what_can_not_be_changed_safely_changes_nothing_and_says_why() {
             "",
             vec!["/etc/containerd/certs.d/a/hosts.toml:1:", "inline"],
         ),
-        (("etc/x", ""), "--lazy", vec!["containerd 2.4", "1.7"]),
+        (
+            ("etc/containerd/config.toml", "version = 2\ndisabled_plugins = ['cri']\n"),
+            "--lazy",
+            vec!["/etc/containerd/config.toml:2:", "disabled_plugins"],
+        ),
     ] {
         let host = Host::with(&[files]);
         let before = host.everything();

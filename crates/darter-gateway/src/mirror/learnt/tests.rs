@@ -197,3 +197,17 @@ fn a_diff_id_is_contested_while_an_image_names_it_that_was_not_found_to_have_it(
     assert!(contested(&mut world, 10) && contested(&mut world, 600) && !contested(&mut world, 611));
     assert!(!world.learnt.is_contested(digest("none"), at(10)));
 }
+
+#[test]
+fn a_chain_id_leads_to_the_diff_id_of_its_uppermost_layer() {
+    let mut world = world();
+    let [x, y] = ["x", "y"].map(digest);
+    let both = Digest::sha256(format!("{x} {y}").as_bytes());
+    assert_eq!((world.learnt.uppermost(x), world.learnt.uppermost(both)), (x, y));
+    assert_eq!(world.learnt.uppermost(digest("other")), digest("other"), "as that of a lowest layer");
+    world.learnt.prune();
+    assert_eq!(world.learnt.uppermost(both), y);
+    world.learnt.forget(&world.app);
+    world.learnt.prune();
+    assert_eq!(world.learnt.uppermost(both), both);
+}

@@ -1,0 +1,147 @@
+//! Directories of snapshots, and mounts of layers. Blocking.
+
+use std::collections::HashSet;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use darter_mount::erofs::{self, EXECUTABLE, MountFailure};
+use rustix::mount::{UnmountFlags, unmount};
+
+use crate::stack::{self, File};
+use crate::tree::Usage;
+
+/// A directory that is root's alone.
+pub(crate) fn private(dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(dir)?;
+    fs::set_permissions(dir, Permissions::from_mode(0o700))
+}
+
+/// The directories of a snapshot: one to write into, with the owner that its parent's has, and overlayfs' own.
+pub(crate) fn make(dir: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
+    fs::create_dir(dir)?;
+    for (name, mode) in [("fs", 0o755), ("work", 0o711)] {
+        let inner = dir.join(name);
+        fs::create_dir(&inner)?;
+        // Whatever the umask is.
+        fs::set_permissions(&inner, Permissions::from_mode(mode))?;
+    }
+    if let Some((user, group)) = owner {
+        std::os::unix::fs::lchown(dir.join("fs"), Some(user), Some(group))?;
+    }
+    fs::set_permissions(dir, Permissions::from_mode(0o700))
+}
+
+/// The owner of a directory.
+pub(crate) fn owner(dir: &Path) -> io::Result<(u32, u32)> {
+    fs::metadata(dir).map(|found| (found.uid(), found.gid()))
+}
+
+/// Removes a directory; one that is not there is removed.
+pub(crate) fn remove(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The directories in `dir` that are called by a number, and others.
+pub(crate) fn numbers(dir: &Path) -> io::Result<(Vec<u64>, Vec<String>)> {
+    let (mut numbers, mut others) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        match name.parse() {
+            Ok(number) => numbers.push(number),
+            Err(_) => others.push(name),
+        }
+    }
+    Ok((numbers, others))
+}
+
+/// What a directory takes: each file once, whatever it is called.
+pub(crate) fn usage(dir: &Path) -> io::Result<Usage> {
+    let (mut usage, mut seen, mut pending) = (Usage::default(), HashSet::new(), vec![dir.to_owned()]);
+    while let Some(path) = pending.pop() {
+        let found = match fs::symlink_metadata(&path) {
+            // A container goes on meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            found => found?,
+        };
+        if seen.insert((found.dev(), found.ino())) {
+            usage.bytes += found.blocks() * 512;
+            usage.inodes += 1;
+        }
+        if found.is_dir() {
+            let entries = match fs::read_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries?,
+            };
+            for entry in entries {
+                pending.push(entry?.path());
+            }
+        }
+    }
+    Ok(usage)
+}
+
+/// A layer's file, by whatever links it is reached: how the kernel knows it, and its length.
+pub(crate) fn file(path: &Path) -> io::Result<(File, u64)> {
+    let found = fs::metadata(path)?;
+    if !found.is_file() {
+        return Err(io::Error::other(format!("{} is no file", path.display())));
+    }
+    Ok((File { device: found.dev(), inode: found.ino() }, found.len()))
+}
+
+/// Mounts a layer.
+pub(crate) fn mount(file: &Path, at: &Path) -> Result<(), MountFailure> {
+    fs::create_dir(at).map_err(|error| MountFailure::Failed(at.to_owned(), error))?;
+    erofs::mount(file, at, EXECUTABLE).inspect_err(|_| drop(fs::remove_dir(at)))
+}
+
+/// Takes a mount away, for whoever does not use it yet.
+pub(crate) fn take_away(at: &Path) -> io::Result<()> {
+    // It may have been mounted there more than once.
+    while unmount(at, UnmountFlags::DETACH).is_ok() {}
+    match fs::remove_dir(at) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Where layers are mounted below `layers`, which is behind all links.
+pub(crate) fn places(layers: &Path) -> io::Result<Vec<u64>> {
+    let list = fs::read_to_string("/proc/self/mountinfo")?;
+    Ok(stack::places(&list, &layers.to_string_lossy()))
+}
+
+/// True if overlayfs knows that it may do without an index.
+pub(crate) fn has_overlay_index() -> bool {
+    Path::new("/sys/module/overlay/parameters/index").exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_with_two_names_counts_once() {
+        let room = tempfile::tempdir().unwrap();
+        let dir = room.path().join("1");
+        make(&dir, None).unwrap();
+        let written = dir.join("fs/a");
+        fs::write(&written, vec![1; 10_000]).unwrap();
+        let one = usage(&dir.join("fs")).unwrap();
+        assert!(one.bytes >= 10_000 && one.inodes == 2, "{one:?}");
+        fs::hard_link(&written, dir.join("fs/b")).unwrap();
+        std::os::unix::fs::symlink("/", dir.join("fs/c")).unwrap();
+        let two = usage(&dir.join("fs")).unwrap();
+        assert_eq!(two.inodes, 3, "links are not followed");
+        assert_eq!(fs::metadata(dir.join("work")).unwrap().mode() & 0o777, 0o711);
+        fs::create_dir(room.path().join("new-x")).unwrap();
+        assert_eq!(numbers(room.path()).unwrap(), (vec![1], vec!["new-x".to_owned()]));
+        remove(&dir).unwrap();
+        remove(&dir).unwrap();
+    }
+}

@@ -1,0 +1,176 @@
+//! Lazy layers: which is mounted where, and what to do so that one is. No I/O.
+//!
+//! A layer is mounted once, for all snapshots that stand on it, when the first of them is wanted. The file that it is mounted from may be another one
+//! later: the process that keeps the directory of layers was replaced, or all of the layer is here and its name a link to the store's file. Then it is
+//! mounted from that one, at another place; what stands on the old mount goes on with it, since overlayfs has it for itself.
+//!
+//! Invariants: a place is never used twice, and nothing is told of a place at which nothing is mounted. An old mount stays for [`LINGER`]: containerd
+//! may have been told of it a moment ago.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use darter_core::{Digest, Moment};
+use serde::{Deserialize, Serialize};
+
+/// How long a mount stays that is not given any more.
+pub(crate) const LINGER: Duration = Duration::from_secs(120);
+
+/// A file as the kernel knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct File {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+}
+
+/// A layer that is mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mounted {
+    /// The number of its place.
+    pub(crate) place: u64,
+    /// What it is mounted from.
+    pub(crate) file: File,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(crate) struct Stack {
+    mounted: HashMap<Digest, Mounted>,
+    /// Places that are to be taken away, and from when on.
+    old: Vec<(u64, Moment)>,
+}
+
+/// What was found when the process started.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reconciled {
+    /// Layers of which it was written down that they are mounted, and are not, or nothing names them.
+    pub(crate) lost: Vec<Digest>,
+    /// Places at which something is mounted that nothing is known of.
+    pub(crate) stray: Vec<u64>,
+}
+
+impl Stack {
+    /// Compares what was written down with what is `there`: places, one for each mount.
+    pub(crate) fn reconcile(written: Vec<(Digest, Mounted)>, there: &[u64], named: &[Digest]) -> (Self, Reconciled) {
+        let (mut stack, mut found) = (Self::default(), Reconciled::default());
+        let mounted: HashSet<u64> = there.iter().copied().collect();
+        for (layer, its) in written {
+            if mounted.contains(&its.place) && named.contains(&layer) {
+                stack.mounted.insert(layer, its);
+            } else {
+                found.lost.push(layer);
+            }
+        }
+        let known: HashSet<u64> = stack.mounted.values().map(|its| its.place).collect();
+        found.stray = mounted.difference(&known).copied().collect();
+        found.stray.sort_unstable();
+        (stack, found)
+    }
+
+    /// The place at which a layer is mounted from this file.
+    pub(crate) fn place(&self, layer: Digest, file: File) -> Option<u64> {
+        self.mounted.get(&layer).filter(|its| its.file == file).map(|its| its.place)
+    }
+
+    /// A layer was mounted. What was there of it before lingers.
+    pub(crate) fn mounted(&mut self, layer: Digest, its: Mounted, now: Moment) {
+        if let Some(before) = self.mounted.insert(layer, its) {
+            self.old.push((before.place, now + LINGER));
+        }
+    }
+
+    /// Nothing names a layer any more: tells where it is mounted, which can be taken away at once.
+    pub(crate) fn unnamed(&mut self, layer: Digest) -> Option<u64> {
+        self.mounted.remove(&layer).map(|its| its.place)
+    }
+
+    /// Old places that can be taken away.
+    pub(crate) fn over(&mut self, now: Moment) -> Vec<u64> {
+        let over = self.old.iter().filter(|(_, until)| *until <= now).map(|(place, _)| *place).collect();
+        self.old.retain(|(_, until)| *until > now);
+        over
+    }
+
+    /// The highest place.
+    pub(crate) fn highest(&self) -> Option<u64> {
+        self.mounted.values().map(|its| its.place).max()
+    }
+}
+
+/// The numbers of the places below `layers` at which something is mounted, out of `/proc/self/mountinfo`: one that is mounted twice comes twice.
+pub(crate) fn places(mountinfo: &str, layers: &str) -> Vec<u64> {
+    let point = |line: &str| line.split(' ').nth(4).map(plain);
+    let place = |point: String| point.strip_prefix(layers)?.strip_prefix('/')?.parse().ok();
+    mountinfo.lines().filter_map(point).filter_map(place).collect()
+}
+
+/// A path without the escapes that the kernel writes for spaces and the like.
+fn plain(escaped: &str) -> String {
+    let mut parts = escaped.split('\\');
+    let mut plain = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        match part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                plain.push(byte);
+                plain.extend_from_slice(&part.as_bytes()[3..]);
+            }
+            None => {
+                plain.push(b'\\');
+                plain.extend_from_slice(part.as_bytes());
+            }
+        }
+    }
+    String::from_utf8_lossy(&plain).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FUSE: File = File { device: 5, inode: 1000 };
+    const PLAIN: File = File { device: 1, inode: 7 };
+
+    fn layer(name: &str) -> Digest {
+        Digest::sha256(name.as_bytes())
+    }
+
+    fn at(place: u64, file: File) -> Mounted {
+        Mounted { place, file }
+    }
+
+    #[test]
+    fn a_layer_is_mounted_again_only_from_another_file() {
+        let mut stack = Stack::default();
+        assert_eq!(stack.place(layer("a"), FUSE), None);
+        stack.mounted(layer("a"), at(1, FUSE), Moment::ZERO);
+        assert_eq!(stack.place(layer("a"), FUSE), Some(1));
+        assert_eq!(stack.place(layer("a"), PLAIN), None, "it is whole by now");
+        stack.mounted(layer("a"), at(2, PLAIN), Moment::ZERO);
+        assert_eq!(stack.place(layer("a"), PLAIN), Some(2));
+        assert!(stack.over(Moment::ZERO).is_empty(), "containerd may be about to use it");
+        assert_eq!(stack.over(Moment::ZERO + LINGER), [1]);
+        assert!(stack.over(Moment::ZERO + LINGER).is_empty());
+        assert_eq!(stack.unnamed(layer("a")), Some(2));
+        assert_eq!(stack.unnamed(layer("a")), None);
+    }
+
+    #[test]
+    fn after_a_restart_mounts_are_found_again_and_strays_are_known() {
+        let written = vec![(layer("a"), at(1, FUSE)), (layer("b"), at(2, FUSE)), (layer("c"), at(3, PLAIN))];
+        // The second one went with the host; the third has no snapshot; of the ninth nothing was written down.
+        let (stack, found) = Stack::reconcile(written, &[1, 1, 3, 9], &[layer("a"), layer("b")]);
+        assert_eq!(stack.place(layer("a"), FUSE), Some(1));
+        assert_eq!(stack.highest(), Some(1));
+        assert_eq!(found, Reconciled { lost: vec![layer("b"), layer("c")], stray: vec![3, 9] });
+    }
+
+    #[test]
+    fn places_are_read_out_of_the_kernels_list() {
+        let list = "36 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+                    90 36 0:60 / /var/a\\040b/layers/12 ro - erofs /run/x.erofs ro\n\
+                    91 36 0:61 / /var/a\\040b/layers/12 ro - erofs /run/x.erofs ro\n\
+                    92 36 0:62 / /var/a\\040b/layers/12/deep rw - tmpfs none rw\n\
+                    93 36 0:62 / /var/a\\040b/layersx/3 rw - tmpfs none rw\n";
+        assert_eq!(places(list, "/var/a b/layers"), [12, 12]);
+    }
+}

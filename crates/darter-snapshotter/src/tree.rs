@@ -1,0 +1,396 @@
+//! The snapshots: a forest in which each stands on its parent. No I/O.
+//!
+//! A snapshot is *active* (a container or an unpacker writes), a *view* (somebody reads), or *committed*; only on committed ones others stand.
+//! Each has a number for its whole life, under which its directory lies; a number is never given twice.
+//!
+//! An operation says what has to be written down, and changes nothing by itself: [`Tree::apply`] does once it is. So what is answered is on the disk.
+//!
+//! Invariants: names are unique; a parent is committed, and there as long as a child is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use darter_core::Digest;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// The label that names the snapshot which an unpacker wants in the end.
+pub(crate) const TARGET: &str = "containerd.io/snapshot.ref";
+
+/// Labels, sorted by name.
+pub(crate) type Labels = BTreeMap<String, String>;
+
+/// What a snapshot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    Active,
+    View,
+    Committed,
+}
+
+impl Kind {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::View => "view",
+            Self::Committed => "committed",
+        }
+    }
+}
+
+/// What a snapshot takes on the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Usage {
+    pub(crate) bytes: u64,
+    pub(crate) inodes: u64,
+}
+
+/// A snapshot, as it is written down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Snapshot {
+    pub(crate) number: u64,
+    pub(crate) kind: Kind,
+    /// The name of the one that it stands on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) parent: Option<String>,
+    /// Since 1970.
+    pub(crate) created: Duration,
+    pub(crate) updated: Duration,
+    #[serde(default)]
+    pub(crate) labels: Labels,
+    /// Of a committed one.
+    #[serde(default)]
+    pub(crate) usage: Usage,
+    /// The diff id of the layer that it is, if nothing of it is unpacked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lazy: Option<Digest>,
+}
+
+/// What is to be written down, all of it or nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) gone: Vec<String>,
+    pub(crate) new: Vec<(String, Snapshot)>,
+}
+
+/// Why something can't be done, as containerd distinguishes it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum Refusal {
+    #[error("snapshot {0} does not exist")]
+    NotFound(String),
+    #[error("snapshot {0} exists already")]
+    Exists(String),
+    #[error("{0}")]
+    Precondition(String),
+    #[error("{0}")]
+    Argument(String),
+}
+
+/// One directory of those that lie over each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// That of an unpacked snapshot.
+    Unpacked(u64),
+    /// That on which a layer is mounted.
+    Lazy(Digest),
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(crate) struct Tree {
+    snapshots: HashMap<String, Snapshot>,
+    children: HashMap<String, usize>,
+    next: u64,
+}
+
+impl Tree {
+    /// What was written down; numbers below `next` were given.
+    pub(crate) fn new(snapshots: impl IntoIterator<Item = (String, Snapshot)>, next: u64) -> Self {
+        let mut tree = Self { next, ..Self::default() };
+        tree.apply(&Change { gone: Vec::new(), new: snapshots.into_iter().collect() });
+        tree
+    }
+
+    /// Does what was written down.
+    pub(crate) fn apply(&mut self, change: &Change) {
+        for name in &change.gone {
+            let parent = self.snapshots.remove(name).and_then(|gone| gone.parent);
+            let Some(parent) = parent else { continue };
+            let children = self.children.entry(parent.clone()).or_default();
+            *children = children.saturating_sub(1);
+            if *children == 0 {
+                self.children.remove(&parent);
+            }
+        }
+        for (name, snapshot) in &change.new {
+            self.next = self.next.max(snapshot.number + 1);
+            let parent = snapshot.parent.clone();
+            if self.snapshots.insert(name.clone(), snapshot.clone()).is_none()
+                && let Some(parent) = parent
+            {
+                *self.children.entry(parent).or_default() += 1;
+            }
+        }
+    }
+
+    /// A number that nothing has, nor had.
+    pub(crate) fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
+    }
+
+    /// The number that is given next.
+    pub(crate) const fn next(&self) -> u64 {
+        self.next
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Result<&Snapshot, Refusal> {
+        self.snapshots.get(name).ok_or_else(|| Refusal::NotFound(name.to_owned()))
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&String, &Snapshot)> {
+        self.snapshots.iter()
+    }
+
+    /// Refuses a snapshot that can't be made.
+    pub(crate) fn check(&self, name: &str, parent: &str) -> Result<(), Refusal> {
+        if name.is_empty() {
+            return Err(Refusal::Argument("a snapshot needs a key".to_owned()));
+        }
+        if !parent.is_empty() && self.get(parent)?.kind != Kind::Committed {
+            return Err(Refusal::Argument(format!("the parent {parent} is not committed")));
+        }
+        if self.snapshots.contains_key(name) { Err(Refusal::Exists(name.to_owned())) } else { Ok(()) }
+    }
+
+    /// A new active snapshot, or a view.
+    pub(crate) fn create(
+        &self,
+        name: &str,
+        parent: &str,
+        made: Snapshot,
+    ) -> Result<Change, Refusal> {
+        self.check(name, parent)?;
+        let parent = Some(parent.to_owned()).filter(|parent| !parent.is_empty());
+        Ok(Change { gone: Vec::new(), new: vec![(name.to_owned(), Snapshot { parent, ..made })] })
+    }
+
+    /// The committed snapshot that an unpacker would find for this target.
+    pub(crate) fn found(&self, target: &str, parent: &str) -> Option<&String> {
+        let is_it = |snapshot: &Snapshot| {
+            snapshot.kind == Kind::Committed
+                && snapshot.labels.get(TARGET).is_some_and(|label| label == target)
+                && snapshot.parent.as_deref().unwrap_or_default() == parent
+        };
+        self.snapshots.iter().find(|(_, snapshot)| is_it(snapshot)).map(|(name, _)| name)
+    }
+
+    /// Commits an active snapshot under another name. Labels are those that are given now.
+    pub(crate) fn commit(
+        &self,
+        key: &str,
+        name: &str,
+        usage: Usage,
+        labels: Labels,
+        now: Duration,
+    ) -> Result<Change, Refusal> {
+        let active = self.get(key)?;
+        if name.is_empty() {
+            return Err(Refusal::Argument("a snapshot needs a name".to_owned()));
+        }
+        if self.snapshots.contains_key(name) {
+            return Err(Refusal::Exists(name.to_owned()));
+        }
+        if active.kind != Kind::Active {
+            return Err(Refusal::Precondition(format!("snapshot {key} is not active, but {}", active.kind.name())));
+        }
+        let committed =
+            Snapshot { kind: Kind::Committed, created: now, updated: now, labels, usage, ..active.clone() };
+        Ok(Change { gone: vec![key.to_owned()], new: vec![(name.to_owned(), committed)] })
+    }
+
+    /// Takes a snapshot away, on which nothing stands.
+    pub(crate) fn remove(&self, name: &str) -> Result<Change, Refusal> {
+        self.get(name)?;
+        if self.children.get(name).is_some_and(|children| *children > 0) {
+            return Err(Refusal::Precondition(format!("can't remove snapshot {name}: others stand on it")));
+        }
+        Ok(Change { gone: vec![name.to_owned()], new: Vec::new() })
+    }
+
+    /// Changes labels: those that `paths` name, or all of them.
+    pub(crate) fn update(
+        &self,
+        name: &str,
+        labels: Labels,
+        paths: &[String],
+        now: Duration,
+    ) -> Result<Change, Refusal> {
+        let mut snapshot = self.get(name)?.clone();
+        if paths.is_empty() {
+            snapshot.labels = labels;
+        } else {
+            for path in paths {
+                if path == "labels" {
+                    snapshot.labels.clone_from(&labels);
+                } else if let Some(label) = path.strip_prefix("labels.") {
+                    match labels.get(label) {
+                        Some(value) => drop(snapshot.labels.insert(label.to_owned(), value.clone())),
+                        None => drop(snapshot.labels.remove(label)),
+                    }
+                } else {
+                    return Err(Refusal::Argument(format!("can't change {path} of snapshot {name}: only labels")));
+                }
+            }
+        }
+        // A label without a value is none.
+        snapshot.labels.retain(|_, value| !value.is_empty());
+        snapshot.updated = now;
+        Ok(Change { gone: Vec::new(), new: vec![(name.to_owned(), snapshot)] })
+    }
+
+    /// What lies below a snapshot, the uppermost first.
+    pub(crate) fn below(&self, snapshot: &Snapshot) -> Vec<Part> {
+        let parent_of = |snapshot: &Snapshot| self.snapshots.get(snapshot.parent.as_ref()?);
+        let mut parts = Vec::new();
+        let mut at = parent_of(snapshot);
+        while let Some(parent) = at {
+            parts.push(parent.lazy.map_or(Part::Unpacked(parent.number), Part::Lazy));
+            at = parent_of(parent);
+        }
+        parts
+    }
+
+    /// The layers that snapshots name.
+    pub(crate) fn lazy(&self) -> Vec<Digest> {
+        let mut layers: Vec<_> = self.snapshots.values().filter_map(|snapshot| snapshot.lazy).collect();
+        layers.sort_unstable();
+        layers.dedup();
+        layers
+    }
+
+    /// Numbers under which something is unpacked.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u64> {
+        self.snapshots.values().filter(|snapshot| snapshot.lazy.is_none()).map(|snapshot| snapshot.number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(tree: &mut Tree, kind: Kind) -> Snapshot {
+        Snapshot {
+            number: tree.number(),
+            kind,
+            parent: None,
+            created: Duration::from_secs(1),
+            updated: Duration::from_secs(1),
+            labels: Labels::new(),
+            usage: Usage::default(),
+            lazy: None,
+        }
+    }
+
+    fn create(tree: &mut Tree, name: &str, parent: &str, kind: Kind) -> Result<(), Refusal> {
+        let made = made(tree, kind);
+        let change = tree.create(name, parent, made)?;
+        tree.apply(&change);
+        Ok(())
+    }
+
+    fn commit(tree: &mut Tree, key: &str, name: &str) -> Result<(), Refusal> {
+        let change = tree.commit(key, name, Usage { bytes: 7, inodes: 1 }, Labels::new(), Duration::from_secs(2))?;
+        tree.apply(&change);
+        Ok(())
+    }
+
+    fn lazy(tree: &mut Tree, name: &str, parent: &str, layer: &str) {
+        let diff_id = Digest::sha256(layer.as_bytes());
+        let labels = Labels::from([(TARGET.to_owned(), name.to_owned())]);
+        let made = Snapshot { lazy: Some(diff_id), labels, ..made(tree, Kind::Committed) };
+        let change = tree.create(name, parent, made).unwrap();
+        tree.apply(&change);
+    }
+
+    #[test]
+    fn snapshots_stand_on_committed_ones_alone() {
+        let mut tree = Tree::default();
+        create(&mut tree, "a", "", Kind::Active).unwrap();
+        assert!(matches!(create(&mut tree, "b", "a", Kind::Active), Err(Refusal::Argument(_))));
+        assert_eq!(create(&mut tree, "b", "none", Kind::View), Err(Refusal::NotFound("none".to_owned())));
+        assert_eq!(create(&mut tree, "a", "", Kind::View), Err(Refusal::Exists("a".to_owned())));
+        commit(&mut tree, "a", "one").unwrap();
+        assert!(tree.get("a").is_err() && tree.get("one").unwrap().usage.bytes == 7);
+        create(&mut tree, "b", "one", Kind::View).unwrap();
+        assert!(matches!(commit(&mut tree, "b", "two"), Err(Refusal::Precondition(_))), "a view");
+        assert!(matches!(commit(&mut tree, "gone", "two"), Err(Refusal::NotFound(_))));
+        create(&mut tree, "c", "one", Kind::Active).unwrap();
+        assert_eq!(commit(&mut tree, "c", "one"), Err(Refusal::Exists("one".to_owned())));
+    }
+
+    #[test]
+    fn what_others_stand_on_stays() {
+        let mut tree = Tree::default();
+        create(&mut tree, "a", "", Kind::Active).unwrap();
+        commit(&mut tree, "a", "one").unwrap();
+        for name in ["b", "c"] {
+            create(&mut tree, name, "one", Kind::Active).unwrap();
+        }
+        commit(&mut tree, "b", "two").unwrap();
+        for gone in ["c", "two"] {
+            assert!(matches!(tree.remove("one"), Err(Refusal::Precondition(_))));
+            let change = tree.remove(gone).unwrap();
+            tree.apply(&change);
+        }
+        assert!(tree.remove("one").is_ok());
+        let mut again = Tree::new(tree.all().map(|(name, it)| (name.clone(), it.clone())).collect::<Vec<_>>(), 0);
+        assert!(again.number() > tree.get("one").unwrap().number, "a number is not given twice");
+    }
+
+    #[test]
+    fn labels_are_replaced_one_by_one_or_all_at_once_and_nothing_else_is() {
+        let mut tree = Tree::default();
+        create(&mut tree, "a", "", Kind::Active).unwrap();
+        let mut update = |labels: &[(&str, &str)], paths: &[&str]| {
+            let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let paths: Vec<_> = paths.iter().map(|path| (*path).to_owned()).collect();
+            let change = tree.update("a", labels, &paths, Duration::from_secs(9))?;
+            tree.apply(&change);
+            let labels = tree.get("a").unwrap().labels.iter();
+            Ok::<_, Refusal>(labels.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(update(&[("x", "1"), ("y", "2")], &[]).unwrap(), "x=1 y=2");
+        assert_eq!(update(&[("x", "3"), ("z", "4")], &["labels.x", "labels.y"]).unwrap(), "x=3");
+        assert_eq!(update(&[("z", "4"), ("w", "")], &["labels"]).unwrap(), "z=4");
+        assert!(matches!(update(&[], &["parent"]), Err(Refusal::Argument(_))));
+    }
+
+    #[test]
+    fn lazy_layers_lie_below_unpacked_ones_and_above() {
+        let mut tree = Tree::default();
+        lazy(&mut tree, "one", "", "x");
+        create(&mut tree, "b", "one", Kind::Active).unwrap();
+        commit(&mut tree, "b", "two").unwrap();
+        lazy(&mut tree, "three", "two", "y");
+        create(&mut tree, "c", "three", Kind::Active).unwrap();
+        let [x, y] = ["x", "y"].map(|name| Digest::sha256(name.as_bytes()));
+        let two = tree.get("two").unwrap().number;
+        assert_eq!(tree.below(tree.get("c").unwrap()), [Part::Lazy(y), Part::Unpacked(two), Part::Lazy(x)]);
+        let mut layers = vec![x, y];
+        layers.sort_unstable();
+        assert_eq!(tree.lazy(), layers);
+        assert_eq!(tree.numbers().count(), 2);
+    }
+
+    #[test]
+    fn a_target_is_found_on_its_parent_alone() {
+        let mut tree = Tree::default();
+        lazy(&mut tree, "one", "", "x");
+        lazy(&mut tree, "two", "one", "y");
+        assert_eq!(tree.found("two", "one").map(String::as_str), Some("two"));
+        assert_eq!(tree.found("two", ""), None);
+        assert_eq!(tree.found("three", "one"), None);
+    }
+}

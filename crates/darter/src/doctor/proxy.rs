@@ -1,0 +1,82 @@
+//! Judges whether containerd before 2.4 starts images before they have come, by way of Darter's snapshotter. No I/O.
+
+use std::path::PathBuf;
+
+use super::Findings;
+use super::gather::{Containerd, Kernel};
+use super::lazy::of_kernel;
+use crate::setup::containerd::{Config, IMAGES, Part};
+use crate::setup::document::Node;
+use crate::setup::proxy::NAME;
+
+const SET_UP: &str = "darter setup containerd --lazy";
+
+/// Where the configuration says that Darter's snapshotter is.
+pub(super) fn address(config: &Config) -> Option<PathBuf> {
+    let plugin = config.setting(Part::Proxies, NAME)?;
+    let is_snapshotter = plugin.node.get("type").and_then(Node::text) == Some("snapshot");
+    plugin.node.get("address").and_then(Node::text).filter(|_| is_snapshotter).map(PathBuf::from)
+}
+
+pub(super) fn start(found: &mut Findings, facts: &Containerd, config: &Config, kernel: &Kernel) {
+    let Some(address) = address(config) else {
+        found.warning(
+            "containerd",
+            "containerd before 2.4 mounts layers before they have come by a proxy snapshotter, and none of Darter's is set up: pulls are whole",
+            format!("{SET_UP}, with darter snapshotter running"),
+        );
+        return;
+    };
+    found.found.extend(of_kernel(kernel));
+    match &facts.snapshotter {
+        Some(Err(reason)) => found.problem(
+            "snapshotter",
+            format!("no snapshotter answers at {} ({reason}): no image can be pulled, and no container made, with it", address.display()),
+            "systemctl start darter-snapshotter, or darter snapshotter --address PATH as root",
+        ),
+        _ => found.ok("snapshotter", format!("Darter's snapshotter is at {}", address.display())),
+    }
+    used(found, config);
+    for names in [&[IMAGES, "io.containerd.grpc.v1.cri", "cri"][..]] {
+        if let Some(off) = config.disabled(names) {
+            let plugin = off.node.text().unwrap_or_default();
+            found.warning(
+                "switched off",
+                format!("{}: {plugin} is disabled", off.place()),
+                "take it out of disabled_plugins and restart containerd",
+            );
+        }
+    }
+    let by_transfer = facts.release.is_some_and(|release| release >= (2, 1))
+        && !config.setting(Part::Images, "disable_snapshot_annotations").is_some_and(|it| it.node.is_false());
+    if by_transfer {
+        found.problem(
+            "annotations",
+            "disable_snapshot_annotations is not false: CRI pulls by the transfer service, which does not unpack for a proxy (\"no unpack platforms defined\")",
+            SET_UP,
+        );
+    }
+    found.ok(
+        "by hand",
+        "crictl pull and nerdctl --snapshotter darter start lazily; ctr images pull before 1.7, and with --local, downloads everything",
+    );
+}
+
+/// True if anything uses it.
+fn used(found: &mut Findings, config: &Config) {
+    let is_ours = |node: &Node| node.get("snapshotter").and_then(Node::text) == Some(NAME);
+    let all = config.setting(Part::Images, "snapshotter").is_some_and(|it| it.node.text() == Some(NAME));
+    let tables = config.tables(Part::Runtimes);
+    let mut runtimes = tables.iter().flat_map(|table| table.node.entries());
+    if all {
+        found.ok("used", "pods use it");
+    } else if let Some((handler, _)) = runtimes.find(|(_, runtime)| is_ours(runtime)) {
+        found.ok("used", format!("pods of the runtime handler {handler} use it"));
+    } else {
+        found.warning(
+            "used",
+            "neither CRI nor any runtime handler uses it: only clients that ask for it start lazily",
+            format!("{SET_UP}, for one runtime class with --runtime-handler NAME"),
+        );
+    }
+}

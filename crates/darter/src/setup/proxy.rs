@@ -1,0 +1,75 @@
+//! What makes containerd before 2.4 start images before they have come: `darter snapshotter` as a proxy plugin, and CRI told to use it. No I/O.
+//!
+//! CRI has to tell a snapshotter of the image that it unpacks (`disable_snapshot_annotations`), which also keeps 2.1 and later from pulling by the transfer service:
+//! that one has no way to unpack for a proxy unless it is told of each.
+
+use std::path::Path;
+
+use super::containerd::{Config, IMAGES, Part, Refusal, Release};
+use super::lazy;
+
+/// The name under which clients ask for it.
+pub(crate) const NAME: &str = "darter";
+
+/// The first release in which a runtime handler may have a snapshotter of its own.
+const FIRST_HANDLER: Release = (1, 7);
+
+/// Where the snapshotter is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    /// Its socket.
+    pub(crate) address: &'a Path,
+    /// Where it keeps what it has.
+    pub(crate) root: &'a Path,
+}
+
+/// Writes it into a configuration.
+pub(crate) fn write(
+    config: &mut Config,
+    place: Place<'_>,
+    handler: Option<&str>,
+) -> anyhow::Result<Vec<String>> {
+    if let Some(off) = config.disabled(&["io.containerd.cri.v1.runtime", IMAGES, "io.containerd.grpc.v1.cri", "cri"]) {
+        let plugin = off.node.text().unwrap_or_default();
+        let message = format!("{plugin} is disabled here, and lazy start needs it: take it out of disabled_plugins");
+        return Err(Refusal::at(&off, message).into());
+    }
+    if let (Some(_), Some((major, minor))) = (handler, config.engine().filter(|engine| *engine < FIRST_HANDLER)) {
+        anyhow::bail!(
+            "containerd {major}.{minor} has one snapshotter for all runtime handlers (1.7 and later have one for each): leave out --runtime-handler"
+        );
+    }
+    let texts = [("type", "snapshot".into()), ("address", place.address.to_string_lossy())];
+    for (key, value) in texts {
+        text(config, &[NAME], key, &value)?;
+    }
+    text(config, &[NAME, "exports"], "root", &place.root.to_string_lossy())?;
+    let says = config.setting(Part::Images, "disable_snapshot_annotations");
+    if !says.is_some_and(|found| found.node.is_false()) {
+        config.set_value(Part::Images, &[], "disable_snapshot_annotations", false.into())?;
+    }
+    match handler {
+        Some(handler) => lazy::write_handler(config, handler, NAME)?,
+        None => {
+            let says = config.setting(Part::Images, "snapshotter");
+            if says.and_then(|found| found.node.text()) != Some(NAME) {
+                config.set(Part::Images, &[], "snapshotter", NAME)?;
+            }
+        }
+    }
+    Ok(vec![
+        "it needs `darter snapshotter` before containerd is restarted (contrib/darter-snapshotter.service), or no pod starts here".to_owned(),
+        "images that were pulled before are pulled again, for the new snapshotter".to_owned(),
+    ])
+}
+
+fn text(config: &mut Config, below: &[&str], key: &str, value: &str) -> Result<(), Refusal> {
+    let mut node = config.tables(Part::Proxies).into_iter().next_back().map(|found| found.node);
+    for name in below.iter().copied().chain([key]) {
+        node = node.and_then(|node| node.get(name));
+    }
+    if node.and_then(|node| node.text()) == Some(value) {
+        return Ok(());
+    }
+    config.set(Part::Proxies, below, key, value)
+}

@@ -1,0 +1,100 @@
+//! `darter snapshotter`: containerd's snapshots, lazily where the agent of this host can show a layer.
+//!
+//! A process of its own, since the agent has no right to mount. It asks the agent for layers by chain id: the agent knows the manifests and
+//! configurations that passed its mirror, and answers by the same rule as for the directory of layers, so that nobody gets a layer by a snapshot that they
+//! would not have got there.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::bail;
+use async_trait::async_trait;
+use darter_api::layers::{LayerAnswer, NamedLayers};
+use darter_core::{Digest, SystemClock, in_full};
+use darter_snapshotter::{FoundLayer, Layers, Options, Snapshotter};
+use darter_store::threads;
+use tokio::net::UnixListener;
+
+use crate::cli::SnapshotterArgs;
+use crate::lazy::agents::Agents;
+use crate::notify::Manager;
+use crate::signals::Signals;
+
+/// The layers of this host's agent.
+struct AgentLayers {
+    agents: Agents,
+}
+
+#[async_trait]
+impl Layers for AgentLayers {
+    async fn uppermost(&self, chain: Digest) -> Option<FoundLayer> {
+        let asked = self.agents.ask(|client, beat| async move { client.uppermost_layer(chain, beat).await }).await;
+        match asked {
+            Ok(LayerAnswer::Found(found)) => Some(FoundLayer {
+                diff_id: found.layer.diff_id,
+                length: found.length_bytes,
+                held: found.held_bytes,
+            }),
+            Ok(LayerAnswer::Miss { reason }) => {
+                tracing::info!(%chain, reason, "a layer is unpacked");
+                None
+            }
+            Ok(LayerAnswer::Unknown) => None,
+            Err(error) => {
+                tracing::warn!(%chain, reason = error.brief(), "a layer is unpacked, since the agent could not be asked for it");
+                None
+            }
+        }
+    }
+
+    async fn named(&self, layers: &[Digest]) -> Result<(), String> {
+        let named = NamedLayers { named: layers.to_vec() };
+        let told = self.agents.client().await.name_layers(&named).await.map_err(|error| in_full(&error).to_string())?;
+        for layer in told.unknown {
+            tracing::warn!(%layer, "a snapshot names a layer that this agent does not keep: remove its image and pull it again");
+        }
+        Ok(())
+    }
+}
+
+/// `darter snapshotter`: serves until a signal tells it to end. Mounts stay.
+pub(crate) async fn run(args: &SnapshotterArgs) -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("only root may mount layers: run this as root (contrib/darter-snapshotter.service is a unit for it)");
+    }
+    let mut signals = Signals::catch()?;
+    let mut manager = Manager::from_environment();
+    let layers = Arc::new(AgentLayers { agents: Agents::new(args.place.clients()?) });
+    let options =
+        Options { root: args.root.clone(), layers: args.layers.clone(), clock: Arc::new(SystemClock::start()) };
+    let snapshotter = threads::run(move || Snapshotter::open(options, layers)).await?;
+    let listener = bind(&args.address)?;
+    tracing::info!(address = %args.address.display(), "containerd may ask");
+    manager.ready("serving snapshots");
+    let told = snapshotter.clone();
+    let attending = tokio::spawn(async move { told.attend().await });
+    darter_snapshotter::serve(listener, snapshotter, signals.next()).await;
+    manager.stopping("mounts stay");
+    attending.abort();
+    Ok(())
+}
+
+/// A socket that only root may open. One that nobody answers at belongs to a process that was killed.
+fn bind(address: &Path) -> anyhow::Result<UnixListener> {
+    if std::os::unix::net::UnixStream::connect(address).is_ok() {
+        bail!("another snapshotter answers at {}: stop it, or give another --address", address.display());
+    }
+    let refused = |error: io::Error| anyhow::Error::from(error).context(format!("can't make {}", address.display()));
+    match std::fs::remove_file(address) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(error)),
+        _ => {}
+    }
+    if let Some(parent) = address.parent() {
+        std::fs::create_dir_all(parent).map_err(refused)?;
+    }
+    let listener = UnixListener::bind(address).map_err(refused)?;
+    std::fs::set_permissions(address, std::fs::Permissions::from_mode(0o600)).map_err(refused)?;
+    Ok(listener)
+}
