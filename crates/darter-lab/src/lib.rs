@@ -17,6 +17,7 @@
 //! | [`limited`] | a registry that gives each connection no more than a rate |
 //! | [`engine`] | containerd (the distribution's, and one built from source), Docker, podman and skopeo, each with directories of its own |
 //! | [`cluster`] | Darter's agents on hosts, and what they say of themselves |
+//! | [`snapshotter`] | `darter snapshotter` on a host |
 //! | `socket` | their administration sockets, asked by `darter-api`'s client |
 //! | [`getter`] | what gets over HTTP on a host: keep-alive, nothing but GET |
 //! | [`plan`] | what `cargo lab` can be asked for: the files in `scenarios` |
@@ -46,6 +47,7 @@ pub mod race;
 pub mod registry;
 mod reserve;
 pub mod rootfs;
+pub mod snapshotter;
 mod socket;
 mod table;
 
@@ -57,3 +59,4 @@ pub use link::Link;
 pub use netns::{Host, Network, Rack};
 pub use process::Process;
 pub use registry::Registry;
+pub use snapshotter::Snapshotter;

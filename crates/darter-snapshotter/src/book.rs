@@ -202,7 +202,8 @@ mod tests {
         let set = |format: u64| {
             let begin = book.database.begin_write().unwrap();
             begin.open_table(ABOUT).unwrap().insert(FORMAT_KEY, format).unwrap();
-            let row = br#"{"number":1,"kind":"view","created":{"secs":1,"nanos":0},"updated":{"secs":1,"nanos":0},"new":1}"#;
+            let row =
+                br#"{"number":1,"kind":"view","created":{"secs":1,"nanos":0},"updated":{"secs":1,"nanos":0},"new":1}"#;
             begin.open_table(SNAPSHOTS).unwrap().insert("a", row.as_slice()).unwrap();
             begin.commit().unwrap();
         };

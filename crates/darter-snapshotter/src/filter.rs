@@ -116,9 +116,8 @@ impl Reader<'_> {
 
     fn field(&mut self) -> Result<String, String> {
         let is_of_field = |letter: char| letter == '_' || letter.is_ascii_alphanumeric();
-        self.word(is_of_field).and_then(|field| {
-            if field.is_empty() { Err("a field's name is missing".to_owned()) } else { Ok(field) }
-        })
+        self.word(is_of_field)
+            .and_then(|field| if field.is_empty() { Err("a field's name is missing".to_owned()) } else { Ok(field) })
     }
 
     fn value(&mut self) -> Result<String, String> {

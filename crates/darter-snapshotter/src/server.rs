@@ -203,7 +203,9 @@ async fn call(at: Snapshotter, request: Request<Incoming>) -> Response<Body> {
             })
             .await
         }
-        "List" => Grpc::new(ProstCodec::<api::Infos, api::List>::default()).server_streaming(ListCall(at), request).await,
+        "List" => {
+            Grpc::new(ProstCodec::<api::Infos, api::List>::default()).server_streaming(ListCall(at), request).await
+        }
         "Usage" => {
             one(request, |asked: api::OneSnapshot| {
                 let at = at.clone();

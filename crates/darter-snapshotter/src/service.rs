@@ -327,16 +327,7 @@ impl Inner {
 
     fn made(&self, number: u64, kind: Kind, labels: Labels) -> Snapshot {
         let now = self.clock.date();
-        Snapshot {
-            number,
-            kind,
-            parent: None,
-            created: now,
-            updated: now,
-            labels,
-            usage: Usage::default(),
-            lazy: None,
-        }
+        Snapshot { number, kind, parent: None, created: now, updated: now, labels, usage: Usage::default(), lazy: None }
     }
 
     fn create(&self, kind: Kind, key: &str, parent: &str, labels: Labels) -> Result<Vec<Mount>> {
@@ -384,8 +375,7 @@ impl Inner {
         }
         let number = state.tree.number();
         let usage = Usage { bytes: found.held, inodes: 1 };
-        let made =
-            Snapshot { lazy: Some(found.diff_id), usage, ..self.made(number, Kind::Committed, labels) };
+        let made = Snapshot { lazy: Some(found.diff_id), usage, ..self.made(number, Kind::Committed, labels) };
         // On another parent it is another one.
         self.change(&mut state, |tree| tree.create(&format!("lazy/{number}/{target}"), parent, made))?;
         drop(state);
@@ -420,7 +410,10 @@ impl Inner {
     fn mounted(&self, layer: Digest) -> Result<u64> {
         let path = self.layer_file(layer);
         let failed = |error: &dyn std::fmt::Display| {
-            Failure::Unavailable(format!("the layer {layer} can't be mounted now, try again: {}: {error}", path.display()))
+            Failure::Unavailable(format!(
+                "the layer {layer} can't be mounted now, try again: {}: {error}",
+                path.display()
+            ))
         };
         let (file, _) = disk::file(&path).map_err(|error| failed(&error))?;
         let place = {

@@ -165,12 +165,7 @@ impl Tree {
     }
 
     /// A new active snapshot, or a view.
-    pub(crate) fn create(
-        &self,
-        name: &str,
-        parent: &str,
-        made: Snapshot,
-    ) -> Result<Change, Refusal> {
+    pub(crate) fn create(&self, name: &str, parent: &str, made: Snapshot) -> Result<Change, Refusal> {
         self.check(name, parent)?;
         let parent = Some(parent.to_owned()).filter(|parent| !parent.is_empty());
         Ok(Change { gone: Vec::new(), new: vec![(name.to_owned(), Snapshot { parent, ..made })] })
@@ -205,8 +200,7 @@ impl Tree {
         if active.kind != Kind::Active {
             return Err(Refusal::Precondition(format!("snapshot {key} is not active, but {}", active.kind.name())));
         }
-        let committed =
-            Snapshot { kind: Kind::Committed, created: now, updated: now, labels, usage, ..active.clone() };
+        let committed = Snapshot { kind: Kind::Committed, created: now, updated: now, labels, usage, ..active.clone() };
         Ok(Change { gone: vec![key.to_owned()], new: vec![(name.to_owned(), committed)] })
     }
 

@@ -32,11 +32,9 @@ impl Layers for AgentLayers {
     async fn uppermost(&self, chain: Digest) -> Option<FoundLayer> {
         let asked = self.agents.ask(|client, beat| async move { client.uppermost_layer(chain, beat).await }).await;
         match asked {
-            Ok(LayerAnswer::Found(found)) => Some(FoundLayer {
-                diff_id: found.layer.diff_id,
-                length: found.length_bytes,
-                held: found.held_bytes,
-            }),
+            Ok(LayerAnswer::Found(found)) => {
+                Some(FoundLayer { diff_id: found.layer.diff_id, length: found.length_bytes, held: found.held_bytes })
+            }
             Ok(LayerAnswer::Miss { reason }) => {
                 tracing::info!(%chain, reason, "a layer is unpacked");
                 None

@@ -3,11 +3,11 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::Json;
 use bytes::Bytes;
 use darter_api::layers::{BEAT, FoundLayer, LayerAnswer, NamedAnswer, NamedLayers};
 use darter_core::Digest;
@@ -46,10 +46,7 @@ fn refused(what: &str, text: &str) -> Response {
     problem(StatusCode::BAD_REQUEST, &text)
 }
 
-fn told(
-    mirror: Option<Arc<Mirror>>,
-    look: impl FnOnce(Arc<Mirror>) -> BoxFuture<'static, LayerFound>,
-) -> Response {
+fn told(mirror: Option<Arc<Mirror>>, look: impl FnOnce(Arc<Mirror>) -> BoxFuture<'static, LayerFound>) -> Response {
     let looking = match mirror {
         Some(mirror) => look(mirror),
         None => std::future::ready(LayerFound::Miss("this agent has no registry mirror")).boxed(),

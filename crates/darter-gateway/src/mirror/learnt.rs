@@ -106,7 +106,13 @@ pub(crate) struct Learnt<H> {
 impl<H: Clone> Learnt<H> {
     /// Nothing is known; what is found counts for `ttl`.
     pub(crate) fn new(ttl: Duration) -> Self {
-        Self { ttl, unread: Recent::new(MAX_UNREAD), images: Recent::new(MAX_LAYERS), named: HashMap::new(), chains: HashMap::new() }
+        Self {
+            ttl,
+            unread: Recent::new(MAX_UNREAD),
+            images: Recent::new(MAX_LAYERS),
+            named: HashMap::new(),
+            chains: HashMap::new(),
+        }
     }
 
     /// An image's manifest passes: somebody pulls it now. Its configuration is read when somebody asks for a diff id.

@@ -2,6 +2,7 @@
 //! layers by several ranges at a time.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,7 +18,7 @@ use crate::place::darter_binary;
 use crate::process::{Process, wait_until};
 
 /// Plugins that need a kubelet's world, other file systems, or directories of the machine.
-const UNUSED_PLUGINS: [&str; 7] = [
+pub(super) const UNUSED_PLUGINS: [&str; 7] = [
     "io.containerd.grpc.v1.cri",
     "io.containerd.snapshotter.v1.aufs",
     "io.containerd.snapshotter.v1.btrfs",
@@ -28,6 +29,8 @@ const UNUSED_PLUGINS: [&str; 7] = [
 ];
 /// containerd's own kind of namespace, for all that the laboratory does.
 pub const NAMESPACE: &str = "darter-lab";
+/// The distribution's release.
+pub(super) const PACKAGED: &str = "1.6";
 /// Ranges of a layer at a time.
 const PARALLEL: u32 = 8;
 
@@ -112,7 +115,14 @@ impl<'host> Containerd<'host> {
         let text = build.configuration(&directory, &root, &socket, &hosts);
         fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
         match route.mirror {
-            Some(mirror) => set_up(host, &tree, route, mirror, build, lazy.map(|(layers, _)| layers))?,
+            Some(mirror) => {
+                let version = match build {
+                    Build::Packaged => PACKAGED,
+                    Build::Release { .. } => "2.4",
+                };
+                let layers = lazy.map(|(layers, _)| ["--lazy".as_ref(), "--layers".as_ref(), layers.as_os_str()]);
+                set_up(host, &tree, route, mirror, version, layers.as_ref().map_or(&[][..], |flags| flags))?;
+            }
             None => {
                 let own = host.make_directory(&format!("containerd/tree/etc/containerd/certs.d/{}", route.name))?;
                 let own = own.join("hosts.toml");
@@ -212,19 +222,20 @@ impl<'host> Containerd<'host> {
 
 /// Lets the program itself write what an operator would: the mirror first, then the registry, which containerd also tries when the mirror is
 /// gone.
-fn set_up(host: &Host, tree: &Path, route: &Route, mirror: &str, build: Build, layers: Option<&Path>) -> Result<()> {
-    let version = match build {
-        Build::Packaged => "1.6",
-        Build::Release { .. } => "2.4",
-    };
+pub(super) fn set_up(
+    host: &Host,
+    tree: &Path,
+    route: &Route,
+    mirror: &str,
+    version: &str,
+    flags: &[&OsStr],
+) -> Result<()> {
     let mut command = host.command(darter_binary()?);
     // The machine's own settings are none of the laboratory's business.
     command.env("DARTER_CONFIG", "").args(["setup", "containerd", "--containerd-version", version, "--root"]).arg(tree);
     command.args(["--local", mirror, "--registry", route.name, "--upstream"]);
     command.arg(format!("{}=http://{}", route.name, route.registry));
-    if let Some(layers) = layers {
-        command.arg("--lazy").arg("--layers").arg(layers);
-    }
+    command.args(flags);
     host.run("darter-setup", &mut command, ENGINE_TIMEOUT).map(drop)
 }
 

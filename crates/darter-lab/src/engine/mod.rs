@@ -6,6 +6,7 @@
 mod containerd;
 mod docker;
 mod podman;
+mod proxied;
 pub mod release;
 mod route;
 mod skopeo;
@@ -14,6 +15,7 @@ pub mod suite;
 pub use containerd::{Build, Containerd, NAMESPACE};
 pub use docker::Docker;
 pub use podman::Podman;
+pub use proxied::Proxied;
 pub use route::Route;
 pub use skopeo::{Skopeo, ensure_copied};
 

@@ -55,7 +55,8 @@ pub fn run(host: &Host, socket: &Path, beside: u32) -> Result<Vec<String>> {
     command.args(["-test.root", "-test.v", "-test.timeout", &format!("{}s", SUITE_TIMEOUT.as_secs())]);
     command.env("SNAPSHOTTER", socket).env("TMPDIR", &directory).current_dir(&directory);
     let told = host.run("snapshots-suite", &mut command, SUITE_TIMEOUT)?;
-    let passed = |line: &str| line.trim().strip_prefix("--- PASS: TestSnapshotter/")?.split(' ').next().map(str::to_owned);
+    let passed =
+        |line: &str| line.trim().strip_prefix("--- PASS: TestSnapshotter/")?.split(' ').next().map(str::to_owned);
     Ok(told.lines().filter_map(passed).collect())
 }
 

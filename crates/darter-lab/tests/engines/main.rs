@@ -12,6 +12,7 @@ mod private;
 mod pulls;
 mod race;
 mod ranges;
+mod snapshotter;
 mod world;
 
 use std::process::ExitCode;
@@ -26,7 +27,7 @@ use world::World;
 /// A scenario that needs the laboratory's images and engines.
 type Scenario = fn(&World) -> Result<()>;
 
-const SCENARIOS: [(&str, Scenario); 17] = [
+const SCENARIOS: [(&str, Scenario); 18] = [
     ("laboratory::a_shaped_cable_is_no_faster_than_its_rate", laboratory::a_shaped_cable_is_no_faster_than_its_rate),
     ("race::a_small_race_gives_a_sane_row", race::a_small_race_gives_a_sane_row),
     ("race::engines_unpack_what_they_pulled", race::engines_unpack_what_they_pulled),
@@ -46,14 +47,19 @@ const SCENARIOS: [(&str, Scenario); 17] = [
     ("faults::agent_restarted_in_mid_pull", faults::agent_restarted_in_mid_pull),
     ("hub::docker_and_containerd_pull_from_docker_hub", hub::docker_and_containerd_pull),
     ("private::a_private_blob_is_given_to_nobody_without_credentials", private::a_private_blob_needs_credentials),
+    (
+        "snapshotter::the_distributions_containerd_starts_lazily",
+        snapshotter::the_distributions_containerd_starts_lazily,
+    ),
     ("private::logins_for_the_mirror_open_what_is_private", private::logins_for_the_mirror_open_what_is_private),
 ];
 
 /// What also needs Go, which is no part of what the others need.
-const RELEASE: [(&str, Scenario); 3] = [
+const RELEASE: [(&str, Scenario); 4] = [
     ("ranges::engines_that_fetch_layers_by_ranges_read_the_registry_once", ranges::engines_that_fetch_by_ranges),
     ("ranges::a_pull_by_ranges_is_no_later_than_directly", ranges::a_pull_by_ranges_is_no_later),
     ("lazy::containers_start_before_their_layers_have_come", lazy::containers_start_before_their_layers_have_come),
+    ("snapshotter::containerds_own_suite_passes", snapshotter::containerds_own_suite_passes),
 ];
 
 fn main() -> ExitCode {

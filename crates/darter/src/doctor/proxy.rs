@@ -31,7 +31,10 @@ pub(super) fn start(found: &mut Findings, facts: &Containerd, config: &Config, k
     match &facts.snapshotter {
         Some(Err(reason)) => found.problem(
             "snapshotter",
-            format!("no snapshotter answers at {} ({reason}): no image can be pulled, and no container made, with it", address.display()),
+            format!(
+                "no snapshotter answers at {} ({reason}): no image can be pulled, and no container made, with it",
+                address.display()
+            ),
             "systemctl start darter-snapshotter, or darter snapshotter --address PATH as root",
         ),
         _ => found.ok("snapshotter", format!("Darter's snapshotter is at {}", address.display())),
