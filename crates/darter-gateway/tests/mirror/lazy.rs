@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use darter_agent::Agent;
 use darter_agent::options::{LazyOption, Options, Role};
-use darter_api::layers::{FoundLayer, LayerAnswer};
+use darter_api::layers::{FoundLayer, LayerAnswer, NamedLayers};
 use darter_api::{Client, GetRequest, socket_path};
 use darter_core::Digest;
+use darter_oci::image::chain_ids;
 use serde_json::json;
 
 use crate::provenance::{ALICE, get, options};
@@ -157,6 +158,53 @@ async fn a_config_that_merely_names_a_private_layers_diff_id_gets_a_miss() {
     assert_eq!(pull(&agent, BOB, &world.stranger.name(), "evil").await, 200);
     assert!(misses(&agent, id(&top)).await, "which it never delivered");
     agent.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chain_id_finds_the_uppermost_of_its_layers_by_the_same_rule() {
+    let world = World::new().await;
+    let [base, top] = world.private();
+    let agent = world.agent(|_| ()).await;
+    let client = client(&agent);
+    let ask = async |chain| client.uppermost_layer(chain, Duration::from_secs(5)).await.unwrap();
+    let [first, second] = chain_ids(&[id(&base), id(&top)])[..] else { panic!("two") };
+    assert!(matches!(ask(second).await, LayerAnswer::Miss { .. }), "nobody has pulled it");
+    assert_eq!(pull(&agent, ALICE, "lab", "private/app").await, 200);
+    for (chain, tar) in [(second, &top), (first, &base)] {
+        let LayerAnswer::Found(found) = ask(chain).await else { panic!("it is found") };
+        assert_eq!(found.layer.diff_id, id(tar));
+        assert!(opens(&agent, *found).await);
+    }
+    // Bob's configuration puts the private layer on another one.
+    world.lab.allow(BOB, "bob/liar");
+    let (under, bogus) = (tar_of("under"), tar_of("bogus"));
+    world.image(&world.lab, "bob/liar", &[&under, &bogus], &[id(&under), id(&top)]);
+    assert_eq!(pull(&agent, BOB, "lab", "bob/liar").await, 200);
+    let liars = chain_ids(&[id(&under), id(&top)])[1];
+    assert!(matches!(ask(liars).await, LayerAnswer::Miss { .. }), "it is another layer in truth");
+    agent.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_snapshots_name_is_known_to_the_next_agent_and_what_was_never_given_is_told() {
+    let world = World::new().await;
+    let [base, top] = world.private();
+    let agent = world.agent(|_| ()).await;
+    assert_eq!(pull(&agent, ALICE, "lab", "private/app").await, 200);
+    for tar in [&base, &top] {
+        let _ = found(&agent, id(tar)).await;
+    }
+    let other = Digest::sha256(b"other");
+    let name =
+        async |agent: &Agent, named: Vec<Digest>| client(agent).name_layers(&NamedLayers { named }).await.unwrap();
+    assert_eq!(name(&agent, vec![id(&base), other]).await.unknown, [other]);
+    agent.drain().await;
+    let list = || std::fs::read_to_string(world.dir.path().join("data/layers")).unwrap();
+    assert_eq!(list().matches("\"named\":true").count(), 1, "{}", list());
+    let agent = world.agent(|_| ()).await;
+    assert!(name(&agent, Vec::new()).await.unknown.is_empty());
+    agent.drain().await;
+    assert_eq!(list().matches("\"named\":false").count(), 1, "{}", list());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

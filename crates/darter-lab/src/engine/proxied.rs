@@ -2,7 +2,7 @@
 //! snapshotter anything.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -103,9 +103,17 @@ impl<'host> Proxied<'host> {
         self.host.run("ctr-rm", &mut self.ctr(&["images", "rm", "--sync", reference]), ENGINE_TIMEOUT).map(drop)
     }
 
-    /// The committed snapshots.
-    pub fn snapshots(&self) -> Result<String> {
-        self.host.run("ctr-snapshots", &mut self.ctr(&["snapshots", "--snapshotter", "darter", "ls"]), ENGINE_TIMEOUT)
+    /// Ends a container.
+    pub fn stop(&self, id: &str) -> Result<()> {
+        let mut kill = self.ctr(&["tasks", "kill", "--signal", "KILL", id]);
+        self.host.run("ctr-kill", &mut kill, ENGINE_TIMEOUT).map(drop)
+    }
+
+    /// Waits until what nothing uses any more is collected.
+    pub fn collect(&self) -> Result<()> {
+        // The removal of anything, said to wait, does.
+        let mut create = self.ctr(&["content", "prune", "references"]);
+        self.host.run("ctr-prune", &mut create, ENGINE_TIMEOUT).map(drop)
     }
 
     /// True if containerd has a blob.

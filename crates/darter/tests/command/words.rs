@@ -15,6 +15,7 @@ fn every_command_explains_itself() {
         "status",
         "top",
         "explain",
+        "snapshotter",
         "image",
         "config",
         "completions",
