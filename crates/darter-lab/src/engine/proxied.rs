@@ -98,22 +98,18 @@ impl<'host> Proxied<'host> {
         self.host.spawn("ctr-run", command.args(arguments))
     }
 
-    /// Removes an image, and waits until what nothing else uses is collected.
-    pub fn remove(&self, reference: &str) -> Result<()> {
-        self.host.run("ctr-rm", &mut self.ctr(&["images", "rm", "--sync", reference]), ENGINE_TIMEOUT).map(drop)
+    /// Removes all images, and waits until what nothing else uses is collected. CRI gives an image several names.
+    pub fn remove_images(&self) -> Result<()> {
+        let names = self.host.run("ctr-images", &mut self.ctr(&["images", "list", "--quiet"]), ENGINE_TIMEOUT)?;
+        let names: Vec<_> = names.split_whitespace().collect();
+        let mut remove = self.ctr(&["images", "rm", "--sync"]);
+        self.host.run("ctr-rm", remove.args(names), ENGINE_TIMEOUT).map(drop)
     }
 
     /// Ends a container.
     pub fn stop(&self, id: &str) -> Result<()> {
         let mut kill = self.ctr(&["tasks", "kill", "--signal", "KILL", id]);
         self.host.run("ctr-kill", &mut kill, ENGINE_TIMEOUT).map(drop)
-    }
-
-    /// Waits until what nothing uses any more is collected.
-    pub fn collect(&self) -> Result<()> {
-        // The removal of anything, said to wait, does.
-        let mut create = self.ctr(&["content", "prune", "references"]);
-        self.host.run("ctr-prune", &mut create, ENGINE_TIMEOUT).map(drop)
     }
 
     /// True if containerd has a blob.
