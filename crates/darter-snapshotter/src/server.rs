@@ -104,7 +104,7 @@ where
 
     fn call(&mut self, request: tonic::Request<Q>) -> Self::Future {
         let answer = (self.0)(request.into_inner());
-        async move { answer.await.map(tonic::Response::new).map_err(status) }.boxed()
+        async move { answer.await.map(tonic::Response::new).map_err(|failure| status(&failure)) }.boxed()
     }
 }
 
@@ -117,7 +117,7 @@ impl ServerStreamingService<api::List> for ListCall {
     type Future = BoxFuture<'static, Result<tonic::Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: tonic::Request<api::List>) -> Self::Future {
-        let found = self.0.list(&request.into_inner().filters).map_err(status);
+        let found = self.0.list(&request.into_inner().filters).map_err(|failure| status(&failure));
         async move {
             let infos: Vec<_> = found?.into_iter().map(|(name, snapshot)| info(name, snapshot)).collect();
             let parts: Vec<_> = infos.chunks(LIST_PART).map(|infos| Ok(api::Infos { infos: infos.to_vec() })).collect();
@@ -267,8 +267,8 @@ fn info(name: String, snapshot: Snapshot) -> api::Info {
     }
 }
 
-fn status(failure: Failure) -> Status {
-    let code = match &failure {
+fn status(failure: &Failure) -> Status {
+    let code = match failure {
         Failure::Refused(Refusal::NotFound(_)) => Code::NotFound,
         Failure::Refused(Refusal::Exists(_)) => Code::AlreadyExists,
         Failure::Refused(Refusal::Precondition(_)) => Code::FailedPrecondition,
@@ -295,7 +295,7 @@ mod tests {
             (Refusal::Argument("a".to_owned()), Code::InvalidArgument),
         ];
         for (refusal, code) in refusals {
-            assert_eq!(status(refusal.into()).code(), code);
+            assert_eq!(status(&refusal.into()).code(), code);
         }
     }
 
