@@ -32,6 +32,8 @@ pub struct Agent<'host> {
     data: PathBuf,
     /// The core that it is kept on, if on one.
     core: Option<usize>,
+    /// The process among whose mounts it runs, if not among its own.
+    beside: Option<u32>,
     process: Option<Process>,
 }
 
@@ -59,6 +61,21 @@ impl<'host> Agent<'host> {
         Self::launch(host, registry_url, arguments)
     }
 
+    /// The same among the mounts of the process `beside`: an agent that is started again sees the directory of layers that is kept there.
+    pub fn node_beside(
+        host: &'host Host,
+        registry_url: &str,
+        seed: &Host,
+        beside: u32,
+        flags: &[&str],
+    ) -> Result<Self> {
+        let join = format!("{}:{PEER_PORT}", seed.address());
+        let mut arguments: Vec<_> = ["node", "--join", &join].iter().chain(flags).map(ToString::to_string).collect();
+        arguments.extend(["--upstream".to_owned(), format!("{}={registry_url}", registry::NAME)]);
+        let agent = Self { beside: Some(beside), ..Self::unstarted(host, "darter", usual(host, arguments))? };
+        agent.started()
+    }
+
     /// Starts an agent with this command and these flags, which say what its registries are, too.
     pub fn custom(host: &'host Host, arguments: &[&str]) -> Result<Self> {
         Self::with_arguments(host, arguments.iter().map(|&argument| argument.to_owned()).collect())
@@ -70,27 +87,28 @@ impl<'host> Agent<'host> {
     }
 
     /// Starts an agent with this command and these flags, besides those that say where it listens.
-    pub fn with_arguments(host: &'host Host, mut arguments: Vec<String>) -> Result<Self> {
-        arguments.extend(["--listen".to_owned(), format!("{}:{PEER_PORT}", host.address())]);
-        arguments.extend(["--local", LOCAL].map(str::to_owned));
-        Self::begin(host, "darter", arguments, None)
+    pub fn with_arguments(host: &'host Host, arguments: Vec<String>) -> Result<Self> {
+        Self::unstarted(host, "darter", usual(host, arguments))?.started()
     }
 
     /// Starts an agent on a loopback address of the host and on one core, so that several fit on a host.
     pub fn on_loopback(host: &'host Host, address: Ipv4Addr, core: usize, mut arguments: Vec<String>) -> Result<Self> {
         arguments.extend(["--listen".to_owned(), format!("{address}:{PEER_PORT}")]);
         arguments.extend(["--local".to_owned(), format!("{address}:{LOCAL_PORT}")]);
-        Self::begin(host, &format!("darter-{address}"), arguments, Some(core))
+        Self { core: Some(core), ..Self::unstarted(host, &format!("darter-{address}"), arguments)? }.started()
     }
 
-    fn begin(host: &'host Host, directory: &str, mut arguments: Vec<String>, core: Option<usize>) -> Result<Self> {
+    fn unstarted(host: &'host Host, directory: &str, mut arguments: Vec<String>) -> Result<Self> {
         arguments.push("--insecure".to_owned());
         // However full the disk is that the laboratory runs on.
         arguments.extend(["--reserve", "0"].map(str::to_owned));
         let data = host.make_directory(directory)?;
-        let mut agent = Self { host, binary: darter_binary()?, arguments, data, core, process: None };
-        agent.start()?;
-        Ok(agent)
+        Ok(Self { host, binary: darter_binary()?, arguments, data, core: None, beside: None, process: None })
+    }
+
+    fn started(mut self) -> Result<Self> {
+        self.start()?;
+        Ok(self)
     }
 
     /// The host it runs on.
@@ -177,13 +195,20 @@ impl<'host> Agent<'host> {
     /// The program on this host, as one that goes by way of this agent, and sees the same mounts while that runs; its arguments are still
     /// to be given.
     pub fn darter(&self) -> Command {
-        let mut command = match self.process_id() {
+        let mut command = match self.process_id().or(self.beside) {
             Some(process) => self.host.command_beside(process, &self.binary),
             None => self.host.command(&self.binary),
         };
         command.env("DARTER_DATA_DIR", &self.data);
         command
     }
+}
+
+/// These arguments, and where an agent that has its host for itself listens.
+fn usual(host: &Host, mut arguments: Vec<String>) -> Vec<String> {
+    arguments.extend(["--listen".to_owned(), format!("{}:{PEER_PORT}", host.address())]);
+    arguments.extend(["--local", LOCAL].map(str::to_owned));
+    arguments
 }
 
 /// Resident memory of a process, in bytes.

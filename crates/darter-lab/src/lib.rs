@@ -12,6 +12,8 @@
 //! | [`oci`] | an OCI image layout, written layer by layer |
 //! | [`rootfs`] | a real Debian root file system, and layers of really installed software |
 //! | [`image`] | the laboratory's images, built once and cached as a registry's storage |
+//! | [`made`] | small images made for one scenario: programs of this machine, files of which every byte is known |
+//! | `storage` | a registry's storage that is filled without pushing |
 //! | [`registry`] | Debian's `docker-registry`, and its access log |
 //! | [`hub`] | a registry that behaves as Docker Hub does: tokens, redirects to another host |
 //! | [`limited`] | a registry that gives each connection no more than a rate |
@@ -22,6 +24,7 @@
 //! | [`getter`] | what gets over HTTP on a host: keep-alive, nothing but GET |
 //! | [`plan`] | what `cargo lab` can be asked for: the files in `scenarios` |
 //! | [`bench`](mod@bench) | `cargo lab`: what one host does, measured beside nginx: local hits, tiny files, a pair |
+//! | [`lazy`](mod@lazy) | `cargo lab`: how long a container takes from the pull to its first useful output, with and without lazy start |
 //! | [`race`] | `cargo lab`: Darter and others bring the same bytes over the same links, measured alike |
 //!
 //! Every process starts inside a namespace that has no way out of the machine. Guards end what they started, also when a
@@ -35,8 +38,10 @@ pub mod engine;
 pub mod getter;
 pub mod hub;
 pub mod image;
+pub mod lazy;
 pub mod limited;
 pub mod link;
+pub mod made;
 pub mod needs;
 pub mod netns;
 pub mod oci;
@@ -49,6 +54,7 @@ mod reserve;
 pub mod rootfs;
 pub mod snapshotter;
 mod socket;
+mod storage;
 mod table;
 
 pub use cluster::Agent;

@@ -32,7 +32,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::link::{Link, Traffic, shaper};
 use crate::place::runs_directory;
-use crate::process::Process;
+use crate::process::{Process, wait_until};
 
 /// The beginning of every namespace's name.
 const PREFIX: &str = "darter-lab-";
@@ -46,6 +46,8 @@ const BRIDGE: &str = "switch0";
 const SUBNET: &str = "10.77.0.0/24";
 /// Hosts on a switch, at most.
 const MAX_HOSTS: u32 = 254;
+/// How long a mount may take.
+const HOLD_TIMEOUT: Duration = Duration::from_secs(60);
 /// A rack's end of its link to the first switch.
 const UPLINK: &str = "uplink0";
 
@@ -225,6 +227,21 @@ impl Host {
         command
     }
 
+    /// Starts a process that holds mounts of the host's own, for commands [beside](Self::command_beside) it: they outlive each of those. What runc and
+    /// shims note of containers is among them.
+    pub fn hold_mounts(&self) -> Result<Process> {
+        const HOLD: &str =
+            "mkdir -p /run/containerd; mount -t tmpfs -o mode=700 tmpfs /run/containerd; exec sleep 1000000";
+        let anchor = self.spawn("anchor", self.command("sh").args(["-euc", HOLD]))?;
+        // Before it is what it becomes, its mounts are not all there.
+        let name = format!("/proc/{}/comm", anchor.id());
+        wait_until("a process to hold a host's mounts", HOLD_TIMEOUT, || {
+            let name = fs::read_to_string(&name).with_context(|| anchor.tail())?;
+            Ok(name.trim() == "sleep")
+        })?;
+        Ok(anchor)
+    }
+
     /// Starts a [`Host::command`]; its output goes to numbered files in the host's `logs`.
     pub fn spawn(&self, name: &str, command: &mut Command) -> Result<Process> {
         let number = self.started.fetch_add(1, Ordering::Relaxed);
@@ -257,6 +274,13 @@ impl Host {
             shape(namespace, interface, rate).with_context(|| format!("shape the cable of {}", self.name))?;
         }
         Ok(())
+    }
+
+    /// Pulls the host's cable out of its switch, or plugs it in again.
+    pub fn plug(&self, is_in: bool) -> Result<()> {
+        let mut command = Command::new("ip");
+        command.args(["-netns", &self.switch, "link", "set", &self.port, if is_in { "up" } else { "down" }]);
+        run(&mut command).map(drop).with_context(|| format!("plug the cable of {}", self.name))
     }
 
     /// Sets how the host's TCP reacts to loss, such as `cubic`, whatever the machine prefers, on its cable and within the host. By

@@ -68,13 +68,19 @@ impl Layout {
 
     /// Stores configuration and manifest of a Linux image of these layers; gives the manifest's descriptor.
     pub fn add_manifest(&self, architecture: &str, layers: &[Layer]) -> Result<Value> {
+        let config = json!({ "Cmd": ["/bin/bash"], "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"] });
+        self.add_manifest_with(architecture, layers, &config)
+    }
+
+    /// The same with what a container is started with.
+    pub fn add_manifest_with(&self, architecture: &str, layers: &[Layer], config: &Value) -> Result<Value> {
         let diffs: Vec<_> = layers.iter().map(|layer| layer.diff).collect();
         let config = self.add_json(
             CONFIG,
             &json!({
                 "architecture": architecture,
                 "os": "linux",
-                "config": { "Cmd": ["/bin/bash"], "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"] },
+                "config": config,
                 "rootfs": { "type": "layers", "diff_ids": diffs },
             }),
         )?;

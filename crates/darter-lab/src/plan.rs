@@ -1,4 +1,4 @@
-//! Plans of `cargo lab`: files in `scenarios`, each a race or, with a `kind`, a measurement on one host.
+//! Plans of `cargo lab`: files in `scenarios`, each a race or, with a `kind`, starts of containers or a measurement on one host.
 
 use std::fs;
 
@@ -6,12 +6,18 @@ use anyhow::{Context, Result};
 use darter_scenario::Scenario;
 
 use crate::bench::Bench;
+use crate::lazy::Start;
+
+/// The kind of scenarios about starts of containers.
+const START: &str = "lazy";
 
 /// One of the laboratory's files.
 #[derive(Clone, Debug)]
 pub enum Plan {
     /// A race of many hosts.
     Race(Box<Scenario>),
+    /// Starts of containers.
+    Start(Start),
     /// A measurement of what one host does.
     Bench(Bench),
 }
@@ -24,6 +30,9 @@ impl Plan {
     }
 
     fn parse(name: &str, text: &str) -> Result<Self> {
+        if toml::from_str::<toml::Table>(text)?.get("kind").and_then(toml::Value::as_str) == Some(START) {
+            return Ok(Self::Start(Start::parse(name, text)?));
+        }
         if darter_scenario::is_bench(text)? {
             return Ok(Self::Bench(Bench::parse(name, text)?));
         }
@@ -41,7 +50,11 @@ impl Plan {
         }
         names.sort();
         let mut plans = names.iter().map(|name| Self::open(name)).collect::<Result<Vec<_>>>()?;
-        plans.sort_by_key(|plan| matches!(plan, Self::Bench(_)));
+        plans.sort_by_key(|plan| match plan {
+            Self::Race(_) => 0,
+            Self::Start(_) => 1,
+            Self::Bench(_) => 2,
+        });
         Ok(plans)
     }
 
@@ -49,6 +62,7 @@ impl Plan {
     pub fn describe(&self) -> (&str, &str, String) {
         match self {
             Self::Race(scenario) => (&scenario.name, &scenario.about, scenario.goal.text()),
+            Self::Start(start) => (&start.name, &start.about, start.goal.text()),
             Self::Bench(bench) => (&bench.name, &bench.about, bench.goal.text()),
         }
     }

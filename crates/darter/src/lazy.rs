@@ -34,8 +34,8 @@ use crate::signals::Signals;
 /// A name that is never in the directory: a keeper that lives says so.
 const PROBE: &str = "keeper";
 
-/// How often an agent looks whether the directory is kept.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often an agent looks whether the directory is kept: until it is, no container of a layer that is not here can start.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The longest pause before a keeper is started again that ended.
 const MAX_PAUSE: Duration = Duration::from_secs(300);

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use darter_lab::bench::{self, Bench};
 use darter_lab::engine::release;
+use darter_lab::lazy::{self, Start};
 use darter_lab::plan::Plan;
 use darter_lab::race::content::Content;
 use darter_lab::race::kind::Kind;
@@ -27,6 +28,9 @@ const WARM_UP_KIB: u64 = 1024;
 /// second rack; in/node is copies received by a node, all three as cables count them, with some headers; CPU is user and system of all the method's processes for each gigabyte
 /// delivered; busy is the machine's share of busy CPU, marked when it is over 0.7, where ratios to T* mean little; right is
 /// nodes whose every file has the right SHA-256; goal is what the scenario's goal was missed by, of Darter.
+///
+/// Columns of starts of containers (lazy-…): pull s until the program that pulls has ended, run s from there until the container is ready (it has printed what it is to print,
+/// or listens), ready s both; ready/whole is that over the faster whole pull of the same turn; came MB came to the host until then.
 ///
 /// Columns of measurements: ms/file is wall time; +ms/file is that above the time of nginx; CPU s/GB is user and system of the process that
 /// serves (in a pair, that fetches), seed s/GB of its seed; CPU/plain is CPU per gigabyte over nginx's; trips/file is questions
@@ -97,10 +101,11 @@ fn work(arguments: &Arguments) -> Result<bool> {
         return Ok(true);
     }
     ensure!(arguments.runs > 0, "--runs 0 leaves nothing to show");
-    let (mut races, mut benches) = (Vec::new(), Vec::new());
+    let (mut races, mut starts, mut benches) = (Vec::new(), Vec::new(), Vec::new());
     for name in &arguments.scenarios {
         match Plan::open(name)? {
             Plan::Race(scenario) => races.push(*scenario),
+            Plan::Start(start) => starts.push(start),
             Plan::Bench(bench) => benches.push(bench),
         }
     }
@@ -109,6 +114,10 @@ fn work(arguments: &Arguments) -> Result<bool> {
     }
     let races =
         races.into_iter().map(|scenario| Ok((methods(arguments, &scenario)?, scenario))).collect::<Result<Vec<_>>>()?;
+    if let Some(lacks) = (!starts.is_empty()).then(release::lacking).flatten() {
+        bail!("{lacks}");
+    }
+    start_all(arguments, &starts)?;
     let sound = measure_all(arguments, &benches)?;
     Ok(race_all(arguments, &races)? && sound)
 }
@@ -168,6 +177,37 @@ fn measure_all(arguments: &Arguments, benches: &[Bench]) -> Result<bool> {
         }
     }
     Ok(sound)
+}
+
+/// Every turn of these scenarios; a container that is not ready is an error.
+fn start_all(arguments: &Arguments, starts: &[Start]) -> Result<()> {
+    if !arguments.json && !starts.is_empty() {
+        println!("{}", lazy::row::heads());
+    }
+    for start in starts {
+        let content = start.image.content()?;
+        let mut columns: Vec<Vec<lazy::Row>> = Vec::new();
+        for number in 1..=arguments.runs {
+            let rows =
+                start.run(&content).with_context(|| format!("{}, turn {number} of {}", start.name, arguments.runs))?;
+            columns.resize(rows.len(), Vec::new());
+            for (column, row) in columns.iter_mut().zip(rows) {
+                if arguments.runs > 1 {
+                    eprintln!("{}", lazy::row::text(&row));
+                }
+                column.push(row);
+            }
+        }
+        for column in &columns {
+            let middle = lazy::Row::medians(column).context("there was no turn")?;
+            if arguments.json {
+                println!("{}", middle.json());
+            } else {
+                println!("{}", lazy::row::text(&middle));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn race_all(arguments: &Arguments, races: &[(Vec<Kind>, Scenario)]) -> Result<bool> {

@@ -6,13 +6,15 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use darter_core::Digest;
 
-use super::release;
 use super::route::{ENGINE_TIMEOUT, Route};
+use super::{cri, release};
 use crate::netns::Host;
 use crate::place::darter_binary;
 use crate::process::{Process, wait_until};
@@ -46,7 +48,34 @@ pub struct Containerd<'host> {
     programs: Option<PathBuf>,
     /// The process among whose mounts it runs, if that mounts its layers.
     beside: Option<u32>,
+    config: PathBuf,
+    /// Containers that were run to their ends.
+    runs: AtomicU32,
+    /// Containers that were started, by their ids.
+    started: Mutex<Vec<String>>,
     process: Process,
+}
+
+/// How a containerd mounts layers before they have come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lazy<'a> {
+    /// The directory of layers.
+    pub(super) layers: &'a Path,
+    /// The process among whose mounts it runs.
+    pub(super) beside: u32,
+    /// The image of pods' sandboxes, where a kubelet may ask.
+    pub(super) sandbox: Option<&'a str>,
+    /// The runtime handler that mounts layers so, if not all do.
+    pub(super) handler: Option<&'a str>,
+}
+
+impl<'a> Lazy<'a> {
+    /// The flags of `darter setup containerd`.
+    fn flags(self) -> Vec<&'a OsStr> {
+        let mut flags = vec!["--lazy".as_ref(), "--layers".as_ref(), self.layers.as_os_str()];
+        flags.extend(self.handler.iter().flat_map(|handler| ["--runtime-handler".as_ref(), OsStr::new(*handler)]));
+        flags
+    }
 }
 
 /// Which containerd.
@@ -87,7 +116,8 @@ impl<'host> Containerd<'host> {
     /// Starts the later release on a host, with the snapshotter that mounts layers out of the directory `layers`, among the mounts of
     /// the process `beside`, which sees it.
     pub fn start_lazy(host: &'host Host, route: &Route, layers: &Path, beside: u32) -> Result<Self> {
-        Self::begin(host, route, Build::Release { ranges: None }, Some((layers, beside)))
+        let build = Build::Release { ranges: None };
+        Self::begin(host, route, build, Some(Lazy { layers, beside, sandbox: None, handler: None }))
     }
 
     /// Starts the distribution's containerd on a host, with directories and a socket of its own.
@@ -100,7 +130,7 @@ impl<'host> Containerd<'host> {
         Self::begin(host, route, build, None)
     }
 
-    fn begin(host: &'host Host, route: &Route, build: Build, lazy: Option<(&Path, u32)>) -> Result<Self> {
+    pub(super) fn begin(host: &'host Host, route: &Route, build: Build, lazy: Option<Lazy<'_>>) -> Result<Self> {
         let programs = match build {
             Build::Packaged => None,
             Build::Release { .. } => Some(release::programs()?),
@@ -112,7 +142,10 @@ impl<'host> Containerd<'host> {
         let etc = host.make_directory("containerd/tree/etc/containerd")?;
         let hosts = host.make_directory("containerd/tree/etc/containerd/certs.d")?;
         let config = etc.join("config.toml");
-        let text = build.configuration(&directory, &root, &socket, &hosts);
+        let text = match lazy.and_then(|lazy| lazy.sandbox) {
+            Some(sandbox) => cri::configuration(&directory, &root, &socket, sandbox),
+            None => build.configuration(&directory, &root, &socket, &hosts),
+        };
         fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
         match route.mirror {
             Some(mirror) => {
@@ -120,8 +153,8 @@ impl<'host> Containerd<'host> {
                     Build::Packaged => PACKAGED,
                     Build::Release { .. } => "2.4",
                 };
-                let layers = lazy.map(|(layers, _)| ["--lazy".as_ref(), "--layers".as_ref(), layers.as_os_str()]);
-                set_up(host, &tree, route, mirror, version, layers.as_ref().map_or(&[][..], |flags| flags))?;
+                let flags = lazy.map(Lazy::flags).unwrap_or_default();
+                set_up(host, &tree, route, mirror, version, &flags)?;
             }
             None => {
                 let own = host.make_directory(&format!("containerd/tree/etc/containerd/certs.d/{}", route.name))?;
@@ -129,23 +162,30 @@ impl<'host> Containerd<'host> {
                 fs::write(&own, hosts_toml(route)).with_context(|| format!("write {}", own.display()))?;
             }
         }
-        let program = programs.as_ref().map_or_else(|| "containerd".into(), |programs| programs.join("containerd"));
-        let beside = lazy.map(|(_, process)| process);
-        let mut command = command_on(host, beside, program);
-        if let Some(programs) = &programs {
-            // The daemon looks for its shim among the system's programs.
-            let path = env::var("PATH").unwrap_or_default();
-            command.env("PATH", format!("{}:{path}", programs.display()));
-        }
-        let process = host.spawn("containerd", command.arg("--config").arg(&config))?;
-        let engine = Self { host, root, socket, hosts, login: route.login.clone(), programs, beside, process };
+        let beside = lazy.map(|lazy| lazy.beside);
+        let process = daemon(host, beside, programs.as_deref(), &config)?;
+        let login = route.login.clone();
+        let (runs, started) = (AtomicU32::new(0), Mutex::default());
+        let engine = Self { host, root, socket, hosts, login, programs, beside, config, runs, started, process };
         engine.wait_until_ready()?;
         Ok(engine)
+    }
+
+    /// Ends the daemon as a crash would, and starts it again. Containers run on meanwhile.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process.kill();
+        self.process = daemon(self.host, self.beside, self.programs.as_deref(), &self.config)?;
+        self.wait_until_ready()
     }
 
     /// Its process's id.
     pub fn process_id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Its host.
+    pub(super) fn host(&self) -> &'host Host {
+        self.host
     }
 
     /// Its socket.
@@ -181,15 +221,63 @@ impl<'host> Containerd<'host> {
     /// Runs a command in a container of a pulled image; gives its standard output. The container shares the host's
     /// network, so that it ends with the host at the latest.
     pub fn run(&self, reference: &str, arguments: &[&str]) -> Result<String> {
+        self.begin_run(reference, arguments)?.finish(ENGINE_TIMEOUT).with_context(|| format!("on {}", self.host.name()))
+    }
+
+    /// The same without waiting for its end.
+    pub fn begin_run(&self, reference: &str, arguments: &[&str]) -> Result<Process> {
         let mut command = self.ctr(&["run"]);
         self.describe_snapshotter(&mut command);
-        command.args(["--rm", "--net-host", reference, self.host.unique_name()]);
-        self.host.run("ctr-run", command.args(arguments), ENGINE_TIMEOUT)
+        let id = self.id_of(&self.runs.fetch_add(1, Ordering::Relaxed).to_string());
+        command.args(["--rm", "--net-host", reference, &id]).args(arguments);
+        self.started.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+        self.host.spawn("ctr-run", &mut command)
+    }
+
+    /// Ends all containers that were started, however they were.
+    pub fn end_runs(&self) {
+        let started = std::mem::take(&mut *self.started.lock().unwrap_or_else(PoisonError::into_inner));
+        for id in started {
+            // One that ran to its end is gone; the process of one that can't be removed ends with the host at the latest.
+            let mut command = self.ctr(&["tasks", "rm", "--force", &id]);
+            let _ = self.host.run("ctr-task-rm", &mut command, ENGINE_TIMEOUT);
+        }
+    }
+
+    /// Starts a container of a pulled image that runs as long as this value is there; gives its process's id.
+    pub fn start_container(&self, reference: &str, name: &str, arguments: &[&str]) -> Result<u32> {
+        let file = self.host.directory().join(format!("{name}.pid"));
+        let id = self.id_of(name);
+        let mut command = self.ctr(&["run"]);
+        self.describe_snapshotter(&mut command);
+        command.args(["--detach", "--net-host", "--pid-file"]).arg(&file).args([reference, &id]).args(arguments);
+        self.started.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+        self.host.run("ctr-run", &mut command, ENGINE_TIMEOUT)?;
+        let process = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        process.trim().parse().with_context(|| format!("{process:?} is no process's id"))
+    }
+
+    /// True if a container's process runs, as containerd tells.
+    pub fn runs_container(&self, name: &str) -> Result<bool> {
+        let id = self.id_of(name);
+        let tasks = self.host.run("ctr-tasks", &mut self.ctr(&["tasks", "list"]), ENGINE_TIMEOUT)?;
+        let mut lines = tasks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        Ok(lines.any(|fields| matches!(fields[..], [its, _, "RUNNING"] if *its == id)))
+    }
+
+    /// Removes an image, and waits until what nothing else uses is collected.
+    pub fn remove_image(&self, reference: &str) -> Result<()> {
+        self.host.run("ctr-rm", self.ctr(&["images", "rm", "--sync"]).arg(reference), ENGINE_TIMEOUT).map(drop)
     }
 
     /// Where containerd keeps a blob that it has.
     pub fn blob(&self, digest: &Digest) -> PathBuf {
         self.content().join("blobs").join(digest.to_string().replace(':', "/"))
+    }
+
+    /// runc and the kernel's control groups know containers of all hosts by their ids.
+    fn id_of(&self, name: &str) -> String {
+        format!("{}-{name}", self.host.unique_name())
     }
 
     fn wait_until_ready(&self) -> Result<()> {
@@ -213,11 +301,38 @@ impl<'host> Containerd<'host> {
     }
 
     fn ctr(&self, arguments: &[&str]) -> Command {
+        self.ctr_of(NAMESPACE, arguments)
+    }
+
+    fn ctr_of(&self, namespace: &str, arguments: &[&str]) -> Command {
         let ctr = self.programs.as_ref().map_or_else(|| "ctr".into(), |programs| programs.join("ctr"));
         let mut command = command_on(self.host, self.beside, ctr);
-        command.arg("--address").arg(&self.socket).args(["--namespace", NAMESPACE]).args(arguments);
+        command.arg("--address").arg(&self.socket).args(["--namespace", namespace]).args(arguments);
         command
     }
+
+    /// What `ctr` says about one of containerd's namespaces.
+    pub(super) fn ctr_in(&self, namespace: &str, arguments: &[&str]) -> Result<String> {
+        self.host.run("ctr", &mut self.ctr_of(namespace, arguments), ENGINE_TIMEOUT)
+    }
+}
+
+impl Drop for Containerd<'_> {
+    fn drop(&mut self) {
+        self.end_runs();
+    }
+}
+
+/// Starts the daemon.
+fn daemon(host: &Host, beside: Option<u32>, programs: Option<&Path>, config: &Path) -> Result<Process> {
+    let program = programs.map_or_else(|| "containerd".into(), |programs| programs.join("containerd"));
+    let mut command = command_on(host, beside, program);
+    if let Some(programs) = programs {
+        // It looks for its shim among the system's programs.
+        let path = env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", programs.display()));
+    }
+    host.spawn("containerd", command.arg("--config").arg(config))
 }
 
 /// Lets the program itself write what an operator would: the mirror first, then the registry, which containerd also tries when the mirror is

@@ -4,6 +4,7 @@
 //! shared memory, cgroups without systemd, limits as the machine has them.
 
 mod containerd;
+mod cri;
 mod docker;
 mod podman;
 mod proxied;
@@ -13,6 +14,7 @@ mod skopeo;
 pub mod suite;
 
 pub use containerd::{Build, Containerd, NAMESPACE};
+pub use cri::Cri;
 pub use docker::Docker;
 pub use podman::Podman;
 pub use proxied::Proxied;

@@ -1,5 +1,5 @@
-//! The containerd release that fetches a layer by several ranges at a time, built from its source once: distributions have
-//! older ones.
+//! The containerd release that fetches a layer by several ranges at a time and mounts layers that have not come, and the program that asks it as
+//! a kubelet does, built from their sources once: distributions have older ones.
 //!
 //! Cached below the laboratory's cache by its version. Building takes Go and its module proxy, and a minute or two.
 
@@ -18,9 +18,13 @@ pub(super) const MODULE: &str = "github.com/containerd/containerd/v2";
 pub(super) const VERSION: &str = "v2.4.2";
 /// The release of Go that the module wants.
 const GO: (u32, u32) = (1, 26);
-/// Parts that are left out: what a kubelet asks, file systems that are not used here, and traces.
-const WITHOUT: &str = "no_cri,no_btrfs,no_devmapper,no_zfs,no_aufs,no_tracing";
+/// Parts that are left out: file systems that are not used here, and traces.
+const WITHOUT: &str = "no_btrfs,no_devmapper,no_zfs,no_aufs,no_tracing";
 const PROGRAMS: [&str; 3] = ["containerd", "containerd-shim-runc-v2", "ctr"];
+/// What asks containerd as a kubelet does.
+const CRI_MODULE: &str = "sigs.k8s.io/cri-tools";
+const CRI_VERSION: &str = "v1.34.0";
+const CRI_PROGRAM: &str = "crictl";
 /// How long fetching and building may take.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -38,22 +42,43 @@ pub fn lacking() -> Option<String> {
 
 /// The directory of its programs, built first when they aren't there. Runs that start together wait for one build.
 pub(super) fn programs() -> Result<PathBuf> {
-    let directory = built()?;
-    let lock =
-        File::create(cache_directory()?.join("containerd.lock")).context("create the lock of containerd's build")?;
-    lock.lock().context("wait for another run to build containerd")?;
-    if !directory.is_dir() {
-        build(&directory).with_context(|| format!("build containerd {VERSION}"))?;
-    }
-    Ok(directory)
+    let paths: Vec<_> = PROGRAMS.iter().map(|program| format!("{MODULE}/cmd/{program}")).collect();
+    built_once("containerd", &built()?, &Commands { module: MODULE, version: VERSION, paths })
+}
+
+/// The program `crictl`, built first when it isn't there.
+pub(super) fn crictl() -> Result<PathBuf> {
+    let paths = vec![format!("{CRI_MODULE}/cmd/{CRI_PROGRAM}")];
+    let directory = cache_directory()?.join(format!("{CRI_PROGRAM}-{CRI_VERSION}"));
+    let directory = built_once(CRI_PROGRAM, &directory, &Commands { module: CRI_MODULE, version: CRI_VERSION, paths })?;
+    Ok(directory.join(CRI_PROGRAM))
 }
 
 fn built() -> Result<PathBuf> {
-    Ok(cache_directory()?.join(format!("containerd-{VERSION}")))
+    // One without a kubelet's questions was called by the version alone.
+    Ok(cache_directory()?.join(format!("containerd-{VERSION}-cri")))
 }
 
-fn build(directory: &Path) -> Result<()> {
-    eprintln!("building containerd {VERSION} in {} (once; a minute or two)", directory.display());
+/// Commands of a module.
+struct Commands {
+    module: &'static str,
+    version: &'static str,
+    paths: Vec<String>,
+}
+
+fn built_once(name: &str, directory: &Path, commands: &Commands) -> Result<PathBuf> {
+    let lock = File::create(cache_directory()?.join(format!("{name}.lock")))
+        .with_context(|| format!("create the lock of {name}'s build"))?;
+    lock.lock().with_context(|| format!("wait for another run to build {name}"))?;
+    if !directory.is_dir() {
+        let Commands { module, version, .. } = commands;
+        eprintln!("building {module} {version} in {} (once; a minute or two)", directory.display());
+        build(directory, commands).with_context(|| format!("build {module} {version}"))?;
+    }
+    Ok(directory.to_path_buf())
+}
+
+fn build(directory: &Path, Commands { module, version, paths }: &Commands) -> Result<()> {
     let parent = directory.parent().context("the cache is a directory")?;
     let work = tempfile::tempdir_in(parent).context("create a directory to build in")?;
     let source = work.path().join("source");
@@ -61,7 +86,6 @@ fn build(directory: &Path) -> Result<()> {
     for directory in [&source, &programs] {
         fs::create_dir(directory).with_context(|| format!("create {}", directory.display()))?;
     }
-    let paths = PROGRAMS.map(|program| format!("{MODULE}/cmd/{program}"));
     // Commands that nothing here imports: named so that the module's own requirements are written down for them.
     let imports: String = paths.iter().map(|path| format!("import _ {path:?}\n")).collect();
     fs::write(source.join("tools.go"), format!("//go:build tools\n\npackage tools\n\n{imports}"))
@@ -72,13 +96,14 @@ fn build(directory: &Path) -> Result<()> {
         Process::spawn(&mut command, name, work.path())?.finish(BUILD_TIMEOUT)
     };
     go("init", &["mod", "init", "tools"])?;
-    go("get", &["get", &format!("{MODULE}@{VERSION}")])?;
+    go("get", &["get", &format!("{module}@{version}")])?;
     go("tidy", &["mod", "tidy", "-e"])?;
     let output = format!("{}/", programs.display());
     let mut arguments = vec!["build", "-tags", WITHOUT, "-ldflags", "-s -w", "-o", &output];
     arguments.extend(paths.iter().map(String::as_str));
     go("build", &arguments)?;
-    for program in PROGRAMS {
+    for path in paths {
+        let program = path.rsplit('/').next().unwrap_or_default();
         ensure!(programs.join(program).is_file(), "go build left no {program}");
     }
     fs::rename(&programs, directory).with_context(|| format!("name {}", directory.display()))

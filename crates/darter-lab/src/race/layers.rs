@@ -10,16 +10,17 @@
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
-use darter_core::{Digest, DigestHasher};
+use darter_core::DigestHasher;
 use flate2::write::GzEncoder;
 use flate2::{Compression, Crc};
 
 use crate::image::{Image, architecture, describe};
 use crate::oci::{Layer, Layout};
 use crate::race::noise::splitmix;
+use crate::storage::shelve;
 
 /// The image's repository and tag.
 const NAME: &str = "library/race:1";
@@ -200,34 +201,6 @@ fn append(tar: &mut Vec<u8>, name: &str, content: &[u8]) -> Result<()> {
     tar.write_all(content)?;
     tar.resize(tar.len().next_multiple_of(RECORD), 0);
     Ok(())
-}
-
-/// Lets an image lie in a registry's storage as if it had been pushed, with links to its blobs, the manifest among them.
-fn shelve(storage: &Path, image: &Image, blob: impl Fn(&Digest) -> PathBuf) -> Result<()> {
-    let root = storage.join("docker/registry/v2");
-    let below = |parent: &Path, digest: &Digest| parent.join(digest.to_string().replace(':', "/"));
-    let (repository, tag) = image.name.split_once(':').context("an image has a tag")?;
-    let repository = root.join("repositories").join(repository);
-    let manifest = [image.manifest];
-    for digest in manifest.iter().chain(&image.blobs()) {
-        let name = digest.to_string();
-        let (algorithm, hex) = name.split_once(':').context("a digest names its algorithm")?;
-        let place = root.join("blobs").join(algorithm).join(&hex[..2]).join(hex);
-        fs::create_dir_all(&place).with_context(|| format!("create {}", place.display()))?;
-        let data = place.join("data");
-        symlink(blob(digest), &data).with_context(|| format!("create {}", data.display()))?;
-    }
-    let link = |place: PathBuf, digest: &Digest| -> Result<()> {
-        fs::create_dir_all(&place).with_context(|| format!("create {}", place.display()))?;
-        fs::write(place.join("link"), digest.to_string()).with_context(|| format!("write below {}", place.display()))
-    };
-    for digest in &image.blobs() {
-        link(below(&repository.join("_layers"), digest), digest)?;
-    }
-    let manifests = repository.join("_manifests");
-    link(below(&manifests.join("revisions"), &image.manifest), &image.manifest)?;
-    link(manifests.join("tags").join(tag).join("current"), &image.manifest)?;
-    link(below(&manifests.join("tags").join(tag).join("index"), &image.manifest), &image.manifest)
 }
 
 #[cfg(test)]

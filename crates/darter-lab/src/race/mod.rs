@@ -40,7 +40,7 @@ pub mod darter;
 pub mod kind;
 pub mod layers;
 pub mod method;
-mod noise;
+pub(crate) mod noise;
 pub mod plain;
 pub mod plot;
 pub mod pull;

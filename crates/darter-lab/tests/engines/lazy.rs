@@ -1,4 +1,18 @@
 //! containerd 2.4 with a directory of layers that Darter keeps (`--lazy-dir`): pulls fetch no layer, and containers run all the same.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | [`faults`] | agent, keeper and seed killed at random moments |
+//! | [`events`] | everything else that happens under a container |
+//! | [`cri`] | pods, as a kubelet asks for them |
+//! | [`stand`] | the node and the image that these start from |
+//! | [`reading`] | every byte of a container's files, read and compared |
+
+pub(crate) mod cri;
+pub(crate) mod events;
+pub(crate) mod faults;
+mod reading;
+mod stand;
 
 use std::fs;
 
@@ -16,10 +30,18 @@ const RATE: &str = "200mbit";
 /// A program of the image that reads several of its files.
 const COMMAND: [&str; 3] = ["sh", "-c", "ls / && cat /etc/os-release"];
 
-pub(crate) fn containers_start_before_their_layers_have_come(world: &World) -> Result<()> {
+/// Whether layers can be mounted here; says so if not.
+fn can_mount() -> Result<bool> {
     let kernel = fs::read_to_string("/proc/filesystems").context("read which file systems there are")?;
-    if !kernel.contains("\terofs") || !fs::exists("/dev/fuse")? {
+    let can = kernel.contains("\terofs") && fs::exists("/dev/fuse")?;
+    if !can {
         eprintln!("skipped: this kernel has no EROFS, or no FUSE");
+    }
+    Ok(can)
+}
+
+pub(crate) fn containers_start_before_their_layers_have_come(world: &World) -> Result<()> {
+    if !can_mount()? {
         return Ok(());
     }
     let [origin, seed, one, two] = world.hosts(["registry", "seed", "node-1", "node-2"], RATE)?;

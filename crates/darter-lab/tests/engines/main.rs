@@ -55,10 +55,24 @@ const SCENARIOS: [(&str, Scenario); 18] = [
 ];
 
 /// What also needs Go, which is no part of what the others need.
-const RELEASE: [(&str, Scenario); 4] = [
+const RELEASE: [(&str, Scenario); 12] = [
     ("ranges::engines_that_fetch_layers_by_ranges_read_the_registry_once", ranges::engines_that_fetch_by_ranges),
     ("ranges::a_pull_by_ranges_is_no_later_than_directly", ranges::a_pull_by_ranges_is_no_later),
     ("lazy::containers_start_before_their_layers_have_come", lazy::containers_start_before_their_layers_have_come),
+    ("lazy::cri::pods_start_before_their_layers_have_come", lazy::cri::pods_start_before_their_layers_have_come),
+    ("lazy::faults::no_byte_is_wrong_whoever_is_killed", lazy::faults::no_byte_is_wrong_whoever_is_killed),
+    ("lazy::events::containerd_restarts_under_a_container", lazy::events::containerd_restarts_under_a_container),
+    ("lazy::events::an_image_is_removed_under_its_container", lazy::events::an_image_is_removed_under_its_container),
+    ("lazy::events::an_agent_stands_still_during_a_pull", lazy::events::an_agent_stands_still_during_a_pull),
+    (
+        "lazy::events::reads_fail_in_time_without_a_network_and_work_again",
+        lazy::events::reads_fail_in_time_without_a_network_and_work_again,
+    ),
+    ("lazy::events::a_full_disk_keeps_nobody_from_reading", lazy::events::a_full_disk_keeps_nobody_from_reading),
+    (
+        "lazy::events::a_layer_that_is_not_what_its_image_says_is_never_read",
+        lazy::events::a_layer_that_is_not_what_its_image_says_is_never_read,
+    ),
     ("snapshotter::containerds_own_suite_passes", snapshotter::containerds_own_suite_passes),
 ];
 

@@ -1,0 +1,196 @@
+//! What happens under containers besides crashes of Darter: engines that restart, images that are removed, agents that stand still, networks that
+//! go, disks that are full, layers that are not what their image says.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write as _};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use darter_lab::engine::PULL_TIMEOUT;
+use darter_lab::lazy::LazyNode;
+use darter_lab::process::wait_until;
+use darter_lab::registry::NAME;
+use darter_lab::{Agent, Host, Registry};
+use rustix::process::Signal;
+
+use super::reading::{Reading, read_everything, read_one};
+use super::stand::{Known, SLEEP, data_of, signal_agent};
+use crate::lazy::can_mount;
+use crate::world::World;
+
+const RATE: &str = "200mbit";
+/// How long anything may take that has nothing in its way.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// How long reads wait, where a scenario wants to see the end of it.
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// What all scenarios are about: an image, its registry, a seed that has read it, and a node.
+struct Fleet<'a> {
+    known: &'a Known,
+    registry: Registry,
+    seed: Agent<'a>,
+    node: &'a Host,
+}
+
+/// Plays a scenario, where layers can be mounted.
+fn play(world: &World, scenario: impl FnOnce(&Fleet<'_>) -> Result<()>) -> Result<()> {
+    if !can_mount()? {
+        return Ok(());
+    }
+    let known = Known::make()?;
+    let [origin, seed_host, node] = world.hosts(["registry", "seed", "node"], RATE)?;
+    let registry = Registry::public(&origin, &known.storage)?;
+    let seed = Agent::seed(&seed_host, &registry.url())?;
+    scenario(&Fleet { known: &known, registry, seed, node: &node })
+}
+
+impl Fleet<'_> {
+    fn start_node(&self) -> Result<LazyNode<'_>> {
+        LazyNode::start(self.node, self.seed.host(), self.registry.authority())
+    }
+}
+
+pub(crate) fn containerd_restarts_under_a_container(world: &World) -> Result<()> {
+    play(world, |fleet| {
+        let mut node = fleet.start_node()?;
+        let reference = fleet.known.reference();
+        node.pull(&reference)?;
+        let container = node.engine.start_container(&reference, "reader", &SLEEP)?;
+        let reading = Reading::begin(&fleet.known.truth, &data_of(container), 1)?;
+        node.engine.restart()?;
+        ensure!(node.engine.runs_container("reader")?, "containerd does not know the container any more");
+        let outcome = reading.finish(TIMEOUT)?;
+        ensure!(outcome.errors == 0, "{outcome:?}");
+        let next = node.engine.start_container(&reference, "next", &SLEEP)?;
+        read_everything(&fleet.known.truth, &data_of(next), 2, TIMEOUT)
+    })
+}
+
+pub(crate) fn an_image_is_removed_under_its_container(world: &World) -> Result<()> {
+    play(world, |fleet| {
+        let node = fleet.start_node()?;
+        let reference = fleet.known.reference();
+        node.pull(&reference)?;
+        let container = node.engine.start_container(&reference, "reader", &SLEEP)?;
+        let reading = Reading::begin(&fleet.known.truth, &data_of(container), 1)?;
+        node.engine.remove_image(&reference)?;
+        let outcome = reading.finish(TIMEOUT)?;
+        ensure!(outcome.errors == 0, "{outcome:?}");
+        ensure!(node.engine.runs_container("reader")?, "the container went with its image");
+        // It can be pulled again, and run.
+        node.pull(&reference)?;
+        let next = node.engine.start_container(&reference, "next", &SLEEP)?;
+        read_everything(&fleet.known.truth, &data_of(next), 2, TIMEOUT)
+    })
+}
+
+pub(crate) fn an_agent_stands_still_during_a_pull(world: &World) -> Result<()> {
+    play(world, |fleet| {
+        let node = fleet.start_node()?;
+        let reference = fleet.known.reference();
+        let name = format!("{}/{}", NAME, fleet.known.with_user.name);
+        node.pull(&reference)?;
+        let container = node.engine.start_container(&reference, "reader", &SLEEP)?;
+        signal_agent(&node, Signal::STOP)?;
+        let mut pull = node.engine.pull(&name)?;
+        // The keeper answers for the agent: what containerd was told of is there, other names are not.
+        let digits = fleet.known.image.layers[1].diff.to_string().replace("sha256:", "");
+        let shard = node.seen(&node.layers).join("sha256").join(&digits[..2]);
+        let there = shard.join(format!("{digits}.erofs"));
+        let other = shard.join(format!("{}{}.erofs", &digits[..2], "0".repeat(62)));
+        ensure!(within(TIMEOUT, move || fs::symlink_metadata(there).is_ok())?, "what containerd was told of is gone");
+        ensure!(within(TIMEOUT, move || fs::symlink_metadata(other).is_err())?, "there is what nobody told of");
+        // Reads wait meanwhile.
+        let reading = Reading::begin(&fleet.known.truth, &data_of(container), 1)?;
+        thread::sleep(LIMIT);
+        ensure!(pull.is_running(), "the pull needed no agent");
+        signal_agent(&node, Signal::CONT)?;
+        pull.finish(PULL_TIMEOUT)?;
+        let outcome = reading.finish(TIMEOUT)?;
+        ensure!(outcome.errors == 0, "{outcome:?}");
+        let next = node.engine.start_container(&name, "next", &SLEEP)?;
+        read_everything(&fleet.known.truth, &data_of(next), 2, TIMEOUT)
+    })
+}
+
+/// The answer of a question that may hang.
+fn within(patience: Duration, question: impl FnOnce() -> bool + Send + 'static) -> Result<bool> {
+    let asking = thread::spawn(question);
+    wait_until("an answer of the directory of layers", patience, || Ok(asking.is_finished()))?;
+    asking.join().ok().context("the question panicked")
+}
+
+pub(crate) fn reads_fail_in_time_without_a_network_and_work_again(world: &World) -> Result<()> {
+    play(world, |fleet| {
+        let anchor = fleet.node.hold_mounts()?;
+        let mut keeper = fleet.node.command_beside(anchor.id(), darter_lab::place::darter_binary()?);
+        let layers = fleet.node.make_directory("layers")?;
+        let socket = darter_api::socket_path(&fleet.node.make_directory("darter")?);
+        keeper.arg("lazy-dir").arg(layers).args(["--fill", "never", "--timeout"]);
+        keeper.arg(format!("{}s", LIMIT.as_secs())).arg("--socket").arg(socket);
+        let _keeper = fleet.node.spawn("keeper", &mut keeper)?;
+        let node = LazyNode::start_beside(fleet.node, fleet.seed.host(), fleet.registry.authority(), anchor)?;
+        let reference = fleet.known.reference();
+        node.pull(&reference)?;
+        let container = node.engine.start_container(&reference, "reader", &SLEEP)?;
+        let data = data_of(container);
+        let read = |at: u64| read_one(&fleet.known.truth, &data, "large", at, 4096);
+        ensure!(read(0)?.0, "nothing can be read");
+        fleet.node.plug(false)?;
+        let (is_read, took) = read(20 << 20)?;
+        ensure!(!is_read && took >= LIMIT && took < TIMEOUT, "read: {is_read}, after {took:?}");
+        ensure!(read(0)?.0, "what was read before is gone");
+        fleet.node.plug(true)?;
+        wait_until("reads to work again", TIMEOUT, || Ok(read(20 << 20)?.0))?;
+        read_everything(&fleet.known.truth, &data, 1, TIMEOUT)
+    })
+}
+
+pub(crate) fn a_full_disk_keeps_nobody_from_reading(world: &World) -> Result<()> {
+    play(world, |fleet| {
+        let anchor = fleet.node.hold_mounts()?;
+        let data = fleet.node.make_directory("darter")?;
+        let mut mount = fleet.node.command_beside(anchor.id(), "mount");
+        mount.args(["-t", "tmpfs", "-o", "size=80m,mode=700", "tmpfs"]).arg(&data);
+        fleet.node.run("mount", &mut mount, TIMEOUT)?;
+        let node = LazyNode::start_beside(fleet.node, fleet.seed.host(), fleet.registry.authority(), anchor)?;
+        let reference = fleet.known.reference();
+        node.pull(&reference)?;
+        let container = node.engine.start_container(&reference, "reader", &SLEEP)?;
+        // Somebody else's file takes what is left, while the layers are open of which little has come.
+        let mut filler = File::create(node.seen(&data).join("filler")).context("create a file")?;
+        let block = vec![1; 64 << 10];
+        let full = loop {
+            match filler.write_all(&block) {
+                Ok(()) => {}
+                Err(error) => break error,
+            }
+        };
+        ensure!(full.kind() == ErrorKind::StorageFull, "filling the disk: {full}");
+        let outcome = Reading::begin(&fleet.known.truth, &data_of(container), 1)?.finish(TIMEOUT)?;
+        ensure!(outcome.errors == 0, "{outcome:?}");
+        let free = node.agent.ask(&["status"])?["store"]["free_bytes"].as_u64().context("a status tells of room")?;
+        ensure!(free < 1 << 20, "the disk was not full: {free} bytes are free");
+        // Room again: the next container is served as ever.
+        filler.set_len(0).context("empty a file")?;
+        let next = node.engine.start_container(&reference, "next", &SLEEP)?;
+        read_everything(&fleet.known.truth, &data_of(next), 2, TIMEOUT)
+    })
+}
+
+pub(crate) fn a_layer_that_is_not_what_its_image_says_is_never_read(world: &World) -> Result<()> {
+    play(world, |fleet| {
+        let node = fleet.start_node()?;
+        let reference = fleet.known.wrong.reference(NAME);
+        // The pull fails, or the container: never is it taken for right.
+        let pulled = node.engine.pull(&reference)?.finish(PULL_TIMEOUT);
+        let ran = pulled.and_then(|_| node.engine.run(&reference, &["/bin/cat", "/data/large"]).map(drop));
+        ensure!(ran.is_err(), "a container read a layer that is not what its image says");
+        // The layers below are right, in the image that names them rightly, too.
+        let reference = fleet.known.reference();
+        node.pull(&reference)?;
+        let container = node.engine.start_container(&reference, "reader", &SLEEP)?;
+        read_everything(&fleet.known.truth, &data_of(container), 1, TIMEOUT)
+    })
+}

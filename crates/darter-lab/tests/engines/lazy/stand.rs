@@ -1,0 +1,96 @@
+//! What the scenarios about faults start from: an image of which every byte is known, and signals to those who give it.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use darter_core::Digest;
+use darter_lab::Image;
+use darter_lab::lazy::LazyNode;
+use darter_lab::made::{self, USER, Workshop, drawn};
+use darter_lab::process::wait_until;
+use darter_lab::registry::NAME;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+
+/// Where the known files are in the image.
+pub(super) const DATA: &str = "data";
+
+/// The process of a container that only holds its mounts.
+pub(super) const SLEEP: [&str; 2] = ["/bin/sleep", "100000"];
+
+/// Small files, and bytes of the large one. Nothing of it gets smaller on its way.
+const SMALL_FILES: u64 = 300;
+const LARGE_FILE: u64 = 24 << 20;
+
+/// An image of three layers, and the files that it has to have.
+pub(super) struct Known {
+    pub(super) image: Image,
+    /// The same with a user, whom containerd finds in the image's own list.
+    pub(super) with_user: Image,
+    /// The same whose configuration names another tar for the last layer.
+    pub(super) wrong: Image,
+    /// The programs alone.
+    pub(super) pause: Image,
+    pub(super) storage: PathBuf,
+    /// What is below [`DATA`].
+    pub(super) truth: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Known {
+    pub(super) fn make() -> Result<Self> {
+        let directory = tempfile::tempdir_in(darter_lab::place::cache_directory()?).context("make a directory")?;
+        let at = |name: &str| directory.path().join(name);
+        made::programs(&at("programs"), &["sleep", "cat", "id"])?;
+        for number in 0..SMALL_FILES {
+            let length = drawn(number) % (96 << 10) + 1;
+            made::noise(&at(&format!("small/{DATA}/small/{}/{number}", number % 7)), number, length)?;
+        }
+        made::noise(&at(&format!("large/{DATA}/large")), SMALL_FILES, LARGE_FILE)?;
+        let workshop = Workshop::new(&at("images"))?;
+        let layers =
+            ["programs", "small", "large"].iter().map(|name| workshop.layer(&at(name))).collect::<Result<Vec<_>>>()?;
+        let config = |user: &str| json!({ "Cmd": SLEEP, "User": user, "Env": ["PATH=/bin"] });
+        let mut lie = layers.clone();
+        lie[2].diff = Digest::sha256(b"another tar");
+        let truth = at("truth");
+        fs::create_dir(&truth).context("make a directory")?;
+        fs::rename(at(&format!("small/{DATA}/small")), truth.join("small")).context("move files")?;
+        fs::rename(at(&format!("large/{DATA}/large")), truth.join("large")).context("move a file")?;
+        Ok(Self {
+            image: workshop.image("library/known:1", &layers, &config(""))?,
+            with_user: workshop.image("library/known:user", &layers, &config(USER))?,
+            pause: workshop.image("library/pause:1", &layers[..1], &config(""))?,
+            wrong: workshop.image("library/wrong:1", &lie, &config(""))?,
+            storage: workshop.storage(),
+            truth,
+            _directory: directory,
+        })
+    }
+
+    pub(super) fn reference(&self) -> String {
+        self.image.reference(NAME)
+    }
+}
+
+/// Where the test sees the known files in a container.
+pub(super) fn data_of(container: u32) -> PathBuf {
+    PathBuf::from(format!("/proc/{container}/root/{DATA}"))
+}
+
+pub(super) fn kill_keeper(node: &LazyNode<'_>) -> Result<()> {
+    let keeper = node.keeper()?.context("no process keeps the directory of layers")?;
+    signal(keeper, Signal::KILL)?;
+    wait_until("the keeper to be gone", Duration::from_secs(20), || Ok(node.keeper()? != Some(keeper)))
+}
+
+pub(super) fn signal_agent(node: &LazyNode<'_>, what: Signal) -> Result<()> {
+    signal(node.agent.process_id().context("no agent runs")?, what)
+}
+
+fn signal(process: u32, what: Signal) -> Result<()> {
+    let process = Pid::from_raw(process.try_into()?).context("a process has a number")?;
+    kill_process(process, what).context("send a signal")
+}
