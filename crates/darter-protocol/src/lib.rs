@@ -49,10 +49,10 @@ pub use error::{ProtocolError, Result};
 pub use frame::{Frame, Unknown};
 pub use limits::{
     MAX_BLOB_LENGTH, MAX_HELLO, MAX_MESSAGE, MAX_PEERS_TOLD, MAX_PIECE_LENGTH, MAX_PIECES, MAX_REGISTRY_HEADERS,
-    MAX_REGISTRY_PATH, MAX_UNANSWERED, MAX_WISHES,
+    MAX_REGISTRY_PATH, MAX_STRETCHES, MAX_UNANSWERED, MAX_WISHES,
 };
 pub use message::{
-    Failure, FailureKind, Held, Message, PeerInfo, RegistryAnswer, RegistryQuestion, StaleAnswer, SwarmPart, Verdict,
+    Failure, FailureKind, Held, Message, PeerInfo, RegistryAnswer, RegistryQuestion, StaleAnswer, Stretch, SwarmPart, Verdict,
     WANT_SINCE, Wish,
 };
 pub use preface::{Hello, Kind, Role};

@@ -30,6 +30,9 @@ pub const MAX_REGISTRY_HEADERS: usize = 256;
 /// Wishes that one message tells of, at most.
 pub const MAX_WISHES: usize = 64;
 
+/// Runs of pieces that one message about first touches tells of, at most.
+pub const MAX_STRETCHES: usize = 1024;
+
 /// Memory in bytes that the lists of the smallest message may take: as much as the largest set of pieces, whose words may take a byte each
 /// on the wire.
 const MIN_MEMORY: usize = (MAX_PIECES / 8) as usize;

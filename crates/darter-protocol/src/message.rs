@@ -61,6 +61,8 @@
 //! | 30 | [`Run`](Message::Run) | `blob, varint: from, [hash], proof?` |
 //! | 31 | [`Want`](Message::Want) | `blob, bool: everything, [{varint: first, varint: end, varint: milliseconds}]` |
 //! | 32 | [`Unreached`](Message::Unreached) | `blob, node` |
+//! | 33 | [`Touched`](Message::Touched) | `blob, [{varint: first, varint: end}]` |
+//! | 34 | [`Profile`](Message::Profile) | `blob, [{varint: first, varint: end}], bool: wants` |
 //!
 //! Kinds are added behind these, and fields at the end of a kind, with `#[serde(default)]`: a reader skips kinds and fields that it
 //! does not know, and gives fields that are missing their default. Nothing else about a message ever changes.
@@ -82,7 +84,7 @@ use serde::{Deserialize, Serialize};
 pub use self::failure::{Failure, FailureKind};
 use crate::open_enum::open_enum;
 use crate::{
-    MAX_BLOB_LENGTH, MAX_PEERS_TOLD, MAX_PIECES, MAX_REGISTRY_HEADERS, MAX_REGISTRY_PATH, MAX_WISHES, ProtocolError,
+    MAX_BLOB_LENGTH, MAX_PEERS_TOLD, MAX_PIECES, MAX_REGISTRY_HEADERS, MAX_REGISTRY_PATH, MAX_STRETCHES, MAX_WISHES, ProtocolError,
     Result,
 };
 
@@ -387,6 +389,33 @@ pub enum Message {
         /// The neighbour.
         peer: NodeId,
     },
+    /// Member → lead: the pieces that a program here touched, in the order of first touches, in the first minute after it opened the blob; in
+    /// place of what was said before. Said to a lead that wants it ([`Message::Profile`]).
+    Touched {
+        /// The blob.
+        blob: BlobId,
+        /// The pieces, at most [`MAX_STRETCHES`] runs.
+        pieces: Vec<Stretch>,
+    },
+    /// Lead → member: the pieces that programs touch first, in this order. Said after [`Message::Joined`], and when much has changed, to agents
+    /// with [`PROFILES`](crate::Capabilities::PROFILES).
+    Profile {
+        /// The blob.
+        blob: BlobId,
+        /// The pieces, at most [`MAX_STRETCHES`] runs.
+        pieces: Vec<Stretch>,
+        /// True if the member is to say what its programs touch.
+        wants: bool,
+    },
+}
+
+/// A run of pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stretch {
+    /// The first piece.
+    pub first: u32,
+    /// One past the last.
+    pub end: u32,
 }
 
 /// Pieces that a reader waits for.
@@ -536,7 +565,7 @@ impl Message {
             | Self::AskRegistryAlike { .. }
             | Self::AskRegistryKnown { .. } => 3,
             Self::Run { .. } | Self::Want { .. } => WANT_SINCE,
-            Self::Unreached { .. } => 4,
+            Self::Unreached { .. } | Self::Touched { .. } | Self::Profile { .. } => 4,
         }
     }
 
@@ -572,6 +601,9 @@ impl Message {
             }
             Self::Want { wishes, .. } => {
                 wishes.len() <= MAX_WISHES && wishes.iter().all(|wish| wish.first <= wish.end && wish.end <= MAX_PIECES)
+            }
+            Self::Touched { pieces, .. } | Self::Profile { pieces, .. } => {
+                pieces.len() <= MAX_STRETCHES && pieces.iter().all(|run| run.first <= run.end && run.end <= MAX_PIECES)
             }
             Self::ManifestIs { manifest: Some(manifest), .. } => {
                 let known = manifest.hashes().len() as u64;

@@ -66,6 +66,7 @@ impl fmt::Display for Versions {
 /// |---|---|
 /// | 0 | [`FAILURE_KINDS`](Self::FAILURE_KINDS) |
 /// | 1 | [`EXPANDED_LAYERS`](Self::EXPANDED_LAYERS) |
+/// | 2 | [`PROFILES`](Self::PROFILES) |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Capabilities(u64);
 
@@ -79,8 +80,11 @@ impl Capabilities {
     /// Knows [layers in their expanded form](darter_core::ExpandedLayer) as sources, and leads their swarms.
     pub const EXPANDED_LAYERS: Self = Self(2);
 
+    /// Knows what is told of first touches: [`Message::Touched`](crate::Message::Touched) and [`Message::Profile`](crate::Message::Profile).
+    pub const PROFILES: Self = Self(4);
+
     /// The abilities of this release.
-    pub const OWN: Self = Self(Self::FAILURE_KINDS.0 | Self::EXPANDED_LAYERS.0);
+    pub const OWN: Self = Self(Self::FAILURE_KINDS.0 | Self::EXPANDED_LAYERS.0 | Self::PROFILES.0);
 
     /// The capabilities with these bits.
     pub const fn from_bits(bits: u64) -> Self {

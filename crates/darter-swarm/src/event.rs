@@ -13,6 +13,15 @@ pub struct RequestId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReaderId(pub u64);
 
+/// By what it is known that pieces will be needed: the surest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Foresight {
+    /// Others needed them who started the same ([`Profile`](crate::Profile)).
+    Profile,
+    /// A reader's pattern; or all the rest is to come some time.
+    Pattern,
+}
+
 /// Something that happened. Events about unknown peers or requests (late answers, say) are harmless.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -103,6 +112,18 @@ pub enum Event {
         /// How long it may stand still before its piece becomes urgent: about a second for a stream to a
         /// container engine, zero for a page fault of a mount.
         patience: Duration,
+    },
+    /// Somebody will need these pieces, and nobody waits for them yet: they are asked for behind what readers wait for, and before
+    /// everything else. Tell it at each step; [`Event::ReaderGone`] ends it.
+    Foreseen {
+        /// Names it; no reader's.
+        reader: ReaderId,
+        /// The first piece.
+        piece: PieceIndex,
+        /// How many.
+        count: u32,
+        /// How it is known.
+        by: Foresight,
     },
     /// A reader is done.
     ReaderGone {

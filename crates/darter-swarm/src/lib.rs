@@ -22,6 +22,7 @@
 //! | [`news`] | [`News`]: who is told what of a node's pieces, and when |
 //! | [`teaching`] | what a lead tells members of hashes by itself |
 //! | [`learner`] | whom a member asks for the hashes that it lacks |
+//! | [`profile`] | [`Profile`]: in which order whoever starts something needs the pieces |
 //! | [`pace`] | how fast a peer answers, whatever it is asked for |
 //! | [`budget`] | [`TokenBucket`]: bytes per second as waiting times |
 //! | [`bound`] | the least time in which a swarm can be served |
@@ -44,6 +45,7 @@ pub mod news;
 pub mod pace;
 pub mod phase;
 pub mod picker;
+pub mod profile;
 mod random;
 mod runs;
 pub mod session;
@@ -54,7 +56,7 @@ pub mod vigil;
 pub use books::{Books, Entering, Opening, Speech};
 pub use breadth::{MAX_ORIGIN_CONNECTIONS, Widening};
 pub use budget::TokenBucket;
-pub use event::{Action, Event, ReaderId, RequestId};
+pub use event::{Action, Event, Foresight, ReaderId, RequestId};
 pub use facts::Facts;
 pub use hashes::Hashes;
 pub use lead::{Lead, NewNeighbour, Notice, OriginReader, OriginRun, Start, Wish};
@@ -64,6 +66,7 @@ pub use news::{News, Told};
 pub use pace::{Pace, Standing};
 pub use phase::{CheckedBy, Course, Phase};
 pub use picker::{OpenRequest, Picker};
+pub use profile::{Bounds, Profile, Touches};
 pub use session::{Came, Desk, Input, LetIn, Output, Rejection, Seen, Session, SessionStart, Sought};
 pub use teaching::{MAX_HASHES, Teaching, Telling};
 pub use tuning::Tuning;

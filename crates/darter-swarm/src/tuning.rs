@@ -16,6 +16,8 @@ pub struct Tuning {
     pub in_all: u32,
     /// Bytes in flight in all (memory of a node), as far as [`Tuning::at_least`] allows.
     pub bytes_in_flight: u64,
+    /// Bytes in flight while it is known which pieces will be needed: a fast link's worth of a long round trip.
+    pub foreseen_in_flight: u64,
     /// Requests open in all, however large pieces are.
     pub at_least: u32,
     /// Asks open at the lead, in a small swarm.
@@ -161,6 +163,7 @@ impl Default for Tuning {
             room_pause: Duration::from_millis(50),
             in_all: 12,
             bytes_in_flight: 32 << 20,
+            foreseen_in_flight: 4 << 20,
             at_least: 4,
             asks: 4,
             ask_late: Duration::from_secs(4),

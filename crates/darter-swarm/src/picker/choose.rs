@@ -1,4 +1,4 @@
-//! [`Picker::poll`]: urgent pieces first, then asks to the lead, then the rarest pieces of each holder with room (near readers that are
+//! [`Picker::poll`]: urgent pieces first, then what is foreseen, then asks to the lead, then the rarest pieces of each holder with room (near readers that are
 //! behind before others), then what only slow holders have, and in the end the last pieces twice.
 
 use std::ops::Range;
@@ -27,6 +27,7 @@ impl Picker {
             self.try_slow_ones_again(now);
         }
         self.request_urgent(now);
+        self.request_foreseen(now);
         self.request_wanted(now);
         if self.slow_check != NEVER {
             self.request_from_slow(now);

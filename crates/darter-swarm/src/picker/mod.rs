@@ -25,11 +25,13 @@
 //! |---|---|
 //! | `choose` | [`Picker::poll`]: what to ask of whom now |
 //! | `reading` | what readers in order need next |
+//! | `foreseen` | pieces that will be needed, and for which nobody waits yet |
 //! | `requests` | requests as they begin, are answered, fail or are withdrawn |
 //! | `rarity` | holders per piece, and the open pieces by their rarity |
 //! | `neighbour` | what is known of a peer |
 
 mod choose;
+mod foreseen;
 mod neighbour;
 mod rarity;
 mod reading;
@@ -44,7 +46,7 @@ use std::time::Duration;
 use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Tier};
 
 use crate::MAX_PIECES;
-use crate::event::{Action, Event, ReaderId, RequestId};
+use crate::event::{Action, Event, Foresight, ReaderId, RequestId};
 use crate::locality::is_across;
 use crate::pace::Standing;
 use crate::picker::neighbour::{Failures, Neighbour, PeerRecord};
@@ -86,6 +88,8 @@ pub struct Picker {
     counts: Counts,
     coming: PieceSet,
     readers: BTreeMap<ReaderId, Reader>,
+    /// What will be needed, in the order in which it is asked for.
+    foreseen: BTreeMap<(Foresight, ReaderId), Range<u32>>,
     /// Peers that sent a wrong piece, each with that piece.
     banned: Vec<(NodeId, PieceIndex)>,
     /// Bad holders that left, or were told of anew: coming back makes none of them better.
@@ -214,6 +218,7 @@ impl Picker {
             counts: Counts::default(),
             coming: PieceSet::new(),
             readers: BTreeMap::new(),
+            foreseen: BTreeMap::new(),
             banned: Vec::new(),
             bad: Vec::new(),
             turns: [const { Vec::new() }; 5],
@@ -251,8 +256,13 @@ impl Picker {
             Event::ReaderAt { reader, piece, count, patience } => {
                 self.readers.insert(reader, Reader { at: piece, count, patience, since: now });
             }
+            Event::Foreseen { reader, piece, count, by } => {
+                self.foreseen.retain(|(_, other), _| *other != reader);
+                self.foreseen.insert((by, reader), piece.0..piece.0.saturating_add(count));
+            }
             Event::ReaderGone { reader } => {
                 self.readers.remove(&reader);
+                self.foreseen.retain(|(_, other), _| *other != reader);
             }
             Event::Wants(wants) => {
                 self.wants = wants;

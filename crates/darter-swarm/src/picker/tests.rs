@@ -1,3 +1,4 @@
+mod foreseen;
 mod histories;
 mod holders;
 mod reading;

@@ -145,6 +145,9 @@ impl Session {
             Input::ReaderAt { reader, piece, count, patience } => {
                 self.picker.handle(Event::ReaderAt { reader, piece, count, patience }, now);
             }
+            Input::Foreseen { reader, piece, count, by } => {
+                self.picker.handle(Event::Foreseen { reader, piece, count, by }, now);
+            }
             Input::ReaderGone(reader) => self.picker.handle(Event::ReaderGone { reader }, now),
             Input::Wish { reader, wish } => return self.wish(reader, wish, now),
             Input::WantsAll { passes } => return self.wants_all(passes, now),

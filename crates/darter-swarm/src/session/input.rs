@@ -8,7 +8,7 @@ use darter_protocol::{Failure, Message, PeerInfo, Refusal, Verdict, Wanted};
 
 use super::{Came, Sought};
 use crate::hashes::{HashAnswer, Run};
-use crate::{CheckedBy, Entering, Loss, ReaderId, RequestId, Start, Wish};
+use crate::{CheckedBy, Entering, Foresight, Loss, ReaderId, RequestId, Start, Wish};
 
 /// Something that happened to one blob at one agent. Names of peers or requests that are not known (in late answers, say) are harmless.
 #[derive(Clone, Debug)]
@@ -176,6 +176,17 @@ pub enum Input {
         count: u32,
         /// How long it may stand still before its piece becomes urgent.
         patience: Duration,
+    },
+    /// Somebody will need these pieces, and nobody waits for them yet; until [`Input::ReaderGone`].
+    Foreseen {
+        /// Names it; no reader's.
+        reader: ReaderId,
+        /// The first piece.
+        piece: PieceIndex,
+        /// How many.
+        count: u32,
+        /// How it is known.
+        by: Foresight,
     },
     /// A reader is done.
     ReaderGone(ReaderId),
