@@ -11,6 +11,7 @@ mod expanded;
 mod images;
 mod names;
 mod parts;
+mod profiles;
 mod reload;
 mod view;
 
@@ -316,7 +317,14 @@ impl Agent {
             match context.disk.on_store(move |store| store.remove(blob)).await {
                 Ok(removed) => {
                     let archive = context.archive.clone();
-                    context.disk.run(move || archive.forget(blob)).await;
+                    let profiles = context.profiles.clone();
+                    context
+                        .disk
+                        .run(move || {
+                            archive.forget(blob);
+                            profiles.forget(blob);
+                        })
+                        .await;
                     return Ok(removed);
                 }
                 Err(darter_store::StoreError::InUse(_)) if tries < 50 => {

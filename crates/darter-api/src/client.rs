@@ -22,6 +22,7 @@ use crate::handover::{ORDER_HEADER, Order, PROTOCOL, Receiver};
 use crate::headers::{BLOB_HEADER, LENGTH_HEADER, MODIFIED_HEADER, PIECES_HEADER};
 use crate::layers::{LayerAnswer, NamedAnswer, NamedLayers};
 use crate::parts::{self, Asker, Opened};
+use crate::profile::{LayerProfile, PinnedProfile};
 use crate::top::Top;
 
 /// How long to wait for a place among those that wait for a daemon.
@@ -283,6 +284,31 @@ impl Client {
             }
         }
         serde_json::from_slice(&told).map_err(|error| ClientError::Answer(self.socket.clone(), error))
+    }
+
+    /// `GET /v1/layers/DIFFID/profile`.
+    ///
+    /// # Errors
+    /// As for all questions.
+    pub async fn layer_profile(&self, diff_id: Digest) -> Result<Option<LayerProfile>, ClientError> {
+        self.read(Method::GET, &format!("/v1/layers/{diff_id}/profile")).await
+    }
+
+    /// `PUT /v1/layers/DIFFID/profile`, or `DELETE` of it.
+    ///
+    /// # Errors
+    /// As for all questions.
+    pub async fn pin_profile(&self, diff_id: Digest, pinned: Option<&PinnedProfile>) -> Result<(), ClientError> {
+        let path = format!("/v1/layers/{diff_id}/profile");
+        let (method, body) = match pinned {
+            Some(pinned) => {
+                let body = serde_json::to_vec(pinned);
+                (Method::PUT, body.map_err(|error| ClientError::Answer(self.socket.clone(), error))?)
+            }
+            None => (Method::DELETE, Vec::new()),
+        };
+        self.send(method, &path, body.into()).await?;
+        Ok(())
     }
 
     async fn read<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, ClientError> {

@@ -7,6 +7,7 @@
 //! | [`headers`] | the names of headers and trailers |
 //! | [`layer`] | a layer of an image that is to be mounted |
 //! | [`layers`] | the answer to `POST /v1/layers/DIFFID` |
+//! | [`profile`] | which parts of a layer are touched first |
 //! | [`top`] | the answer to `GET /v1/top` |
 //! | [`span`] | which bytes of some content are wanted |
 //! | [`units`] | units in the names of fields |
@@ -27,6 +28,8 @@
 //! | `POST /v1/get` with [`GetRequest`] | 200 and the bytes in order, headers `darter-blob: ID` and, when known, `darter-length`, `darter-last-modified`, `darter-disposition`; trailer `darter-error` if it breaks. With `Upgrade: darter-file`: 101 and the blob's file, see [`handover`]. With a `range`: just these bytes, never a file, and the header `darter-range: FIRST-LAST/LENGTH` |
 //! | `POST /v1/parts` with [`GetRequest`] and `Upgrade: darter-parts` | 101 and parts of the blob as they are asked for, see [`parts`]; with a `layer`, of its expanded form |
 //! | `POST /v1/layers/DIFFID` | [`layers::LayerAnswer`]: whether a layer of an image that was pulled can be mounted |
+//! | `GET /v1/layers/DIFFID/profile` | [`profile::LayerProfile`]: which parts of a layer are touched first; `null` where nothing is known |
+//! | `PUT /v1/layers/DIFFID/profile` with [`profile::PinnedProfile`], `DELETE /v1/layers/DIFFID/profile` | 204: that list counts whatever is learnt, or not any more; 404 where nothing of the layer is here |
 //! | `GET /v1/progress?blob=ID` | [`Progress`] |
 //! | `GET /v1/top`, `GET /v1/top?name=…` | [`top::Top`]: what moves now, and the named swarm's peers |
 //!
@@ -40,6 +43,7 @@ pub mod headers;
 pub mod layer;
 pub mod layers;
 pub mod parts;
+pub mod profile;
 pub mod span;
 pub mod top;
 pub mod units;

@@ -59,6 +59,12 @@ pub enum Ask {
         /// Names the question.
         id: u64,
     },
+    /// Nothing, but what programs have touched since the blob was opened, in the order of first touches: for whoever opens it later. In place of
+    /// what was said before. An older daemon passes it over.
+    Touched {
+        /// Where each run of bytes begins and ends.
+        ranges: Vec<(u64, u64)>,
+    },
     /// A question that only a newer release knows.
     #[serde(other)]
     Unknown,
@@ -328,6 +334,15 @@ impl Asker {
     /// [`Ended`].
     pub async fn everything(&self) -> Result<(), Ended> {
         self.sending.lock().await.send(&Ask::Everything).await.map_err(|_| Ended)
+    }
+
+    /// Says what programs have touched since the blob was opened.
+    ///
+    /// # Errors
+    /// [`Ended`].
+    pub async fn touched(&self, ranges: &[ByteRange]) -> Result<(), Ended> {
+        let ranges = ranges.iter().map(|range| (range.start(), range.end())).collect();
+        self.sending.lock().await.send(&Ask::Touched { ranges }).await.map_err(|_| Ended)
     }
 
     /// Waits until nothing more comes, and says why.

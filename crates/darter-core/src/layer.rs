@@ -34,7 +34,12 @@ pub struct ExpandedLayer {
 impl ExpandedLayer {
     /// The blob that the expanded file is.
     pub fn blob(&self) -> BlobId {
-        named("darter 2026-11 expanded layer", &[self.diff_id.to_string().as_bytes(), &self.format.to_le_bytes()])
+        Self::blob_of(&self.diff_id, self.format)
+    }
+
+    /// The same of any layer with this tar.
+    pub fn blob_of(diff_id: &Digest, format: u32) -> BlobId {
+        named("darter 2026-11 expanded layer", &[diff_id.to_string().as_bytes(), &format.to_le_bytes()])
     }
 
     /// Names that this layer unpacks into this tar.

@@ -16,6 +16,7 @@ use crate::budget::ByteBudget;
 use crate::error::FetchError;
 use crate::expanding::{Expanding, Expansions};
 use crate::let_downs::LetDowns;
+use crate::profiles::Profiles;
 use crate::setbacks::{Culprit, Setbacks};
 use crate::transfer::journal::Archive;
 use crate::transfer::manners::Manners;
@@ -81,6 +82,8 @@ pub struct EngineContext {
     pub let_downs: LetDowns,
     /// Explanations of ended transfers.
     pub archive: Archive,
+    /// Which parts of expanded layers are touched first.
+    pub profiles: Profiles,
     /// True if decisions about who leads are kept.
     pub records: bool,
 }

@@ -8,6 +8,7 @@
 //! | [`let_downs`] | nodes that led a blob to nothing, and are not followed for a while |
 //! | [`setbacks`] | content that was wrong of late: who read it, when it may be tried again |
 //! | [`expanding`] | layers of images, read and expanded: an origin on top of a registry |
+//! | [`profiles`] | which parts of expanded layers are touched first, on the disk |
 //! | [`context`], [`budget`] | what all of it shares |
 //! | [`error`] | what can go wrong when bytes are asked for, and whose fault it is |
 //!
@@ -20,6 +21,7 @@ pub mod error;
 pub mod expanding;
 pub mod joins;
 pub mod let_downs;
+pub mod profiles;
 pub mod setbacks;
 pub mod swarms;
 pub mod transfer;

@@ -8,6 +8,7 @@
 mod handover;
 mod layers;
 mod parts;
+mod profiles;
 
 use std::convert::Infallible;
 use std::io;
@@ -181,6 +182,7 @@ pub(crate) async fn serve(agent: Agent, mirror: Option<Arc<Mirror>>, listener: U
         .route("/v1/layers", put(layers::name))
         .route("/v1/layers/{diff_id}", post(layers::look_up))
         .route("/v1/chains/{chain_id}", post(layers::look_up_chain))
+        .route("/v1/layers/{diff_id}/profile", get(profiles::profile).put(profiles::pin).delete(profiles::unpin))
         .route("/v1/waiting", post(waiting))
         .route("/v1/progress", get(progress))
         .route("/v1/top", get(top))

@@ -118,6 +118,16 @@ pub struct Metrics {
     pub origin_connections: Gauge,
     /// Layers that were read and expanded.
     pub expanded_layers: Counter,
+    /// Reads of mounts whose bytes were here, and those that had to wait.
+    pub part_reads_here: Counter,
+    /// See above.
+    pub part_reads_waited: Counter,
+    /// Bytes that were fetched because others touched them first; those of them that a program read; and those that none did in time.
+    pub profile_fetched_bytes: Counter,
+    /// See above.
+    pub profile_hit_bytes: Counter,
+    /// See above.
+    pub profile_unread_bytes: Counter,
     /// Bytes of pieces sent to other agents.
     pub peer_sent_bytes: Counter,
     /// Bytes of content served to programs of this host.
@@ -228,6 +238,11 @@ impl Metrics {
             origin_bytes: Counter::default(),
             origin_connections: Gauge::default(),
             expanded_layers: Counter::default(),
+            part_reads_here: Counter::default(),
+            part_reads_waited: Counter::default(),
+            profile_fetched_bytes: Counter::default(),
+            profile_hit_bytes: Counter::default(),
+            profile_unread_bytes: Counter::default(),
             peer_sent_bytes: Counter::default(),
             local_served_bytes: Counter::default(),
             local_sendfile_bytes: Counter::default(),
@@ -286,6 +301,16 @@ impl Metrics {
         r.register("origin_connections", connections, self.origin_connections.clone());
         let expanded = "Layers read and made into files that the kernel mounts, for the fleet";
         r.register("expanded_layers", expanded, self.expanded_layers.clone());
+        let here = "Reads of mounted layers and files whose bytes were here";
+        r.register("mount_reads_here", here, self.part_reads_here.clone());
+        let waited = "Reads of mounted layers and files that waited for bytes from elsewhere";
+        r.register("mount_reads_waited", waited, self.part_reads_waited.clone());
+        let fetched = "Parts of layers fetched because others touched them first who started the same";
+        r.register_with_unit("profile_fetched", fetched, bytes(), self.profile_fetched_bytes.clone());
+        let hit = "Those of them that a program read";
+        r.register_with_unit("profile_hit", hit, bytes(), self.profile_hit_bytes.clone());
+        let unread = "Those of them that no program read within a minute";
+        r.register_with_unit("profile_unread", unread, bytes(), self.profile_unread_bytes.clone());
         r.register_with_unit("peer_received", "Pieces received from agents", bytes(), self.peer_received_bytes.clone());
         r.register_with_unit("peer_sent", "Pieces sent to agents", bytes(), self.peer_sent_bytes.clone());
         let served = "Content served to programs of this host";

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use darter_core::{ByteRange, Clock, PieceHash};
+use darter_core::{ByteRange, Clock, PieceHash, Rate};
 use parking_lot::Mutex;
 use rustix::fs::{Advice, fadvise};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -29,6 +29,7 @@ use crate::fill::{Fill, Rest, Step};
 use crate::kept::{Kept, PAGE, PieceCheck, zero_pages};
 use crate::limits::{Limits, RetryPauses};
 use crate::supply::{Content, End, Given, Refusal, Supplier, Supply};
+use crate::touches::Touches;
 
 /// Before a question that was refused is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -47,6 +48,9 @@ const MAX_AHEAD: usize = 16;
 
 /// How often to look whether all of the file is there.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How long it may take to tell an agent what was touched, at the end.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How much of a whole file's hashes is asked for at a time.
 const HASHED_STEP: u64 = 32 << 20;
@@ -68,6 +72,8 @@ pub struct Settings {
     pub limit: Duration,
     /// When the rest is fetched.
     pub fill: Fill,
+    /// How fast, at most.
+    pub fill_rate: Option<Rate>,
     /// True if the content has to have a digest.
     pub has_digest: bool,
 }
@@ -116,6 +122,7 @@ pub struct MountedFile {
     settings: Settings,
     clock: Arc<dyn Clock>,
     ahead: Mutex<Ahead>,
+    touches: Mutex<Touches>,
     limits: Mutex<Limits>,
     kept: Mutex<Kept>,
     /// Locked before `kept`, where both are.
@@ -165,6 +172,7 @@ impl MountedFile {
     pub fn new(content: Content, supply: Arc<dyn Supply>, settings: Settings, clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self {
             ahead: Mutex::new(Ahead::new(content.length)),
+            touches: Mutex::new(Touches::new(content.pieces, content.length, clock.now())),
             limits: Mutex::new(Limits::new(settings.limit)),
             kept: Mutex::new(Kept::new(content.pieces, content.length)),
             files: Mutex::default(),
@@ -224,6 +232,7 @@ impl MountedFile {
         if self.is_tainted() {
             return Err(Unread);
         }
+        self.touches.lock().read(range, self.clock.now());
         let ahead = self.ahead.lock().read(range);
         if let Some(file) = self.fresh(range)
             && let Some(bytes) = self.vouched(file, range).await
@@ -386,7 +395,8 @@ impl MountedFile {
     /// one at its origin, or was found to be wrong.
     pub async fn keep(&self, supplier: &dyn Supplier) -> Condition {
         let mut pauses = RetryPauses::default();
-        let mut rest = Rest::new(self.content.length, self.clock.now());
+        let Settings { fill, fill_rate, .. } = self.settings;
+        let mut rest = Rest::new(self.content.length, fill, fill_rate, self.clock.now());
         loop {
             let link = self.link.borrow().clone();
             let Link::Up(supply) = link else { unreachable!("a connection was opened") };
@@ -432,6 +442,23 @@ impl MountedFile {
                 self.link.send_replace(Link::Down(Condition::Waiting(reason)));
             }
             rest.begin_anew();
+            self.touches.lock().begin_anew();
+        }
+    }
+
+    /// Tells the agent, if there is one, what was touched since it was last told: for whoever is done with the file.
+    pub async fn hand_over(&self) {
+        let link = self.link.borrow().clone();
+        if let Link::Up(supply) = link {
+            // It is told for others, and nobody waits for it.
+            let _ = tokio::time::timeout(HAND_OVER_TIMEOUT, self.tell_touches(&*supply, true)).await;
+        }
+    }
+
+    async fn tell_touches(&self, supply: &dyn Supply, last: bool) {
+        let touched = self.touches.lock().take(last, self.clock.now());
+        if let Some(ranges) = touched {
+            supply.touched(&ranges).await;
         }
     }
 
@@ -478,11 +505,13 @@ impl MountedFile {
 
     /// Fetches the rest as it is to be, and learns what is needed to go on without an agent once all is there.
     async fn fill(&self, supply: &dyn Supply, rest: &mut Rest) -> std::convert::Infallible {
-        if self.settings.fill == Fill::Always {
+        let Settings { fill, fill_rate, .. } = self.settings;
+        if fill == Fill::Always && fill_rate.is_none() {
             supply.everything().await;
         }
-        let mut fills = self.settings.fill == Fill::Idle;
+        let mut fills = fill == Fill::Idle || (fill == Fill::Always && fill_rate.is_some());
         loop {
+            self.tell_touches(supply, false).await;
             let pause = match fills.then(|| rest.next(self.waiting.load(Ordering::SeqCst), self.clock.now())) {
                 None => LOOK_EVERY,
                 Some(Step::Wait(pause)) => pause,

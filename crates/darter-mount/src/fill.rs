@@ -4,13 +4,16 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use darter_core::{ByteRange, Moment};
+use darter_core::{ByteRange, Moment, Rate};
 
 /// How long no program may have waited before the rest is fetched, with [`Fill::Idle`].
 const QUIET: Duration = Duration::from_secs(2);
 
 /// Bytes that are fetched at a time then: what a program asks for meanwhile waits for no more of them than are on their way.
 const STEP: u64 = 4 << 20;
+
+/// No step of a slow rate is shorter than this.
+const MIN_STEP: u64 = 128 << 10;
 
 /// When the rest of a mounted file is fetched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,8 +53,11 @@ impl FromStr for Fill {
 pub struct Rest {
     length: u64,
     at: u64,
-    /// When a program last waited.
-    waited: Moment,
+    /// When a program last waited; `None` if that does not matter.
+    waited: Option<Moment>,
+    rate: Option<Rate>,
+    /// When the next step may begin, by the rate.
+    ready: Moment,
 }
 
 /// The next step.
@@ -66,9 +72,14 @@ pub enum Step {
 }
 
 impl Rest {
-    /// Nothing of a file of this length was fetched, which is mounted now.
-    pub const fn new(length: u64, now: Moment) -> Self {
-        Self { length, at: 0, waited: now }
+    /// Nothing of a file of this length was fetched, which is mounted now. With `fill` always, programs that wait don't keep it waiting, as what they wait
+    /// for comes first; `rate` bounds what is fetched.
+    pub fn new(length: u64, fill: Fill, rate: Option<Rate>, now: Moment) -> Self {
+        Self { length, at: 0, waited: (fill != Fill::Always).then_some(now), rate, ready: now }
+    }
+
+    fn step(&self) -> u64 {
+        self.rate.map_or(STEP, |rate| rate.bytes_per_second().clamp(MIN_STEP, STEP))
     }
 
     /// The step to take now, while `waiting` programs wait for something.
@@ -76,14 +87,23 @@ impl Rest {
         if self.at >= self.length {
             return Step::Done;
         }
-        if waiting > 0 {
-            self.waited = now;
+        if let Some(waited) = &mut self.waited {
+            if waiting > 0 {
+                *waited = now;
+            }
+            let quiet = now.since(*waited);
+            if quiet < QUIET {
+                return Step::Wait(QUIET - quiet);
+            }
         }
-        let quiet = now.since(self.waited);
-        if quiet < QUIET {
-            return Step::Wait(QUIET - quiet);
+        if now < self.ready {
+            return Step::Wait(self.ready.since(now));
         }
-        Step::Fetch(ByteRange::new(self.at, self.at + STEP).clamp_to(self.length))
+        if let Some(rate) = self.rate {
+            let micros = u128::from(self.step()) * 1_000_000 / u128::from(rate.bytes_per_second());
+            self.ready = now + Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX));
+        }
+        Step::Fetch(ByteRange::new(self.at, self.at + self.step()).clamp_to(self.length))
     }
 
     /// A step was fetched.
@@ -104,7 +124,7 @@ mod tests {
     #[test]
     fn the_rest_comes_step_by_step_while_nobody_waits() {
         let start = Moment::from_micros(5);
-        let mut rest = Rest::new(2 * STEP + 7, start);
+        let mut rest = Rest::new(2 * STEP + 7, Fill::Idle, None, start);
         assert_eq!(rest.next(0, start), Step::Wait(QUIET));
         let quiet = start + QUIET;
         assert_eq!(rest.next(1, quiet), Step::Wait(QUIET), "a program waits");
@@ -126,6 +146,29 @@ mod tests {
         assert_eq!(all, 2 * STEP + 7);
         rest.begin_anew();
         assert_eq!(rest.next(0, now), Step::Fetch(ByteRange::new(0, STEP)));
+    }
+
+    #[test]
+    fn a_rate_holds_whoever_waits_or_not() {
+        let start = Moment::from_micros(5);
+        for (rate, step) in [("1MB/s", 1_000_000), ("50kB/s", MIN_STEP), ("40MB/s", STEP)] {
+            let rate: Rate = rate.parse().unwrap();
+            let mut rest = Rest::new(1 << 30, Fill::Always, Some(rate), start);
+            let (mut now, mut all) = (start, 0);
+            for _ in 0..50 {
+                match rest.next(7, now) {
+                    Step::Fetch(range) => {
+                        assert_eq!((range.start(), range.len()), (all, step));
+                        all = range.end();
+                        rest.fetched(range);
+                    }
+                    Step::Wait(pause) => now = now + pause,
+                    Step::Done => panic!("there is more"),
+                }
+            }
+            let most = now.since(start).as_secs_f64() * rate.bytes_per_second() as f64 + step as f64;
+            assert!(all as f64 <= most * 1.001 && all as f64 >= (most - step as f64) * 0.999, "{rate}: {all} of {most}");
+        }
     }
 
     #[test]

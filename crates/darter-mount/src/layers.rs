@@ -69,6 +69,7 @@ pub struct KeptFile {
     file: Arc<MountedFile>,
     over: watch::Receiver<Option<Condition>>,
     keeping: JoinHandle<()>,
+    runtime: Handle,
 }
 
 impl KeptFile {
@@ -80,7 +81,7 @@ impl KeptFile {
             let condition = kept.keep(&supplier).await;
             tell.send_replace(Some(condition));
         });
-        Arc::new(Self { file, over, keeping })
+        Arc::new(Self { file, over, keeping, runtime: Handle::current() })
     }
 
     /// The file.
@@ -97,6 +98,9 @@ impl KeptFile {
 impl Drop for KeptFile {
     fn drop(&mut self) {
         self.keeping.abort();
+        let file = Arc::clone(&self.file);
+        // The kernel forgets a file on a thread that is none of the runtime's.
+        self.runtime.spawn(async move { file.hand_over().await });
     }
 }
 

@@ -5,6 +5,7 @@
 //! | [`supply`] | where bytes come from: what a mount asks of an agent, in another process or in this one |
 //! | [`file`](mod@file) | the file: reads that wait, with a limit; connections that come and go; content that turned out wrong |
 //! | [`ahead`] | what to fetch ahead of readers, by their pattern |
+//! | [`touches`] | what was read first, so that others have it before they ask |
 //! | [`limits`] | how long a read waits, and how long a pause before the next try is |
 //! | [`fill`](mod@fill) | when the rest is fetched |
 //! | [`kept`] | which pieces of the file are known to be right, and which of them stay in the page cache |
@@ -15,7 +16,7 @@
 //! | `names` | names and inodes of that directory |
 //! | [`erofs`] | a layer's file mounted |
 //!
-//! Decisions ([`ahead`], [`limits`], [`fill`](mod@fill), [`kept`], [`files`], `names`) do no I/O and take the time as an argument.
+//! Decisions ([`ahead`], [`touches`], [`limits`], [`fill`](mod@fill), [`kept`], [`files`], `names`) do no I/O and take the time as an argument.
 //!
 //! Invariant: a read is answered with all of its bytes, each verified, or with EIO. Never with zeros that are not in the content, never
 //! short.
@@ -34,6 +35,7 @@ mod names;
 pub mod session;
 pub mod single;
 pub mod supply;
+pub mod touches;
 
 pub use file::{Condition, MountedFile, Settings};
 pub use fill::Fill;

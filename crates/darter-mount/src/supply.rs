@@ -68,6 +68,9 @@ pub trait Supply: Send + Sync {
     /// All of it is to be fetched, after everything that programs wait for.
     async fn everything(&self);
 
+    /// Programs have touched these bytes, in this order, since the blob was opened: for whoever opens it later.
+    async fn touched(&self, ranges: &[ByteRange]);
+
     /// How many bytes are there, and whether that is all and was checked; `None` when nobody tells.
     async fn progress(&self) -> Option<(u64, bool)>;
 

@@ -77,6 +77,8 @@ impl Supply for Agent {
 
     async fn everything(&self) {}
 
+    async fn touched(&self, _: &[ByteRange]) {}
+
     async fn progress(&self) -> Option<(u64, bool)> {
         Some((self.given.load(Ordering::SeqCst) as u64, false))
     }
@@ -116,7 +118,7 @@ impl Layers for Known {
 
     async fn open(&self, layer: Digest) -> Option<Arc<KeptFile>> {
         let agent = self.layers.lock().get(&layer)?.1.clone();
-        let settings = Settings { limit: LIMIT, fill: Fill::Never, has_digest: true };
+        let settings = Settings { limit: LIMIT, fill: Fill::Never, fill_rate: None, has_digest: true };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let file = MountedFile::new(agent.content(), Arc::new(agent.clone()), settings, clock);
         let kept = KeptFile::begin(file, agent);

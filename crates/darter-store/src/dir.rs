@@ -36,7 +36,7 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// Names that agents put into their data directory, apart from names of one moment (`.images`, `peers.new`), and names that file systems
 /// put into their own root.
-const OWN: [&str; 15] = [
+const OWN: [&str; 16] = [
     "lock",
     "blobs",
     "trash",
@@ -48,6 +48,7 @@ const OWN: [&str; 15] = [
     "darter",
     "manifests",
     "explain",
+    "profiles",
     "images",
     "get",
     "wanted",

@@ -147,6 +147,11 @@ impl Profile {
         }
     }
 
+    /// How much it may have.
+    pub const fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
     /// What it is made of: who touched what, the latest last.
     pub fn records(&self) -> &[(NodeId, Touches)] {
         &self.records

@@ -37,12 +37,12 @@ use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-pub(crate) use self::agent::{AgentArgs, LogArgs, LogFormat, NodeArgs, PlaceArgs};
+pub(crate) use self::agent::{AgentArgs, LazyArgs, LogArgs, LogFormat, NodeArgs, PlaceArgs};
 pub(crate) use self::client::{
     CompletionsArgs, ConfigArgs, ConfigRole, CredentialArgs, DemoArgs, ExplainArgs, GetArgs, ListArgs, ManArgs,
     NamesArgs, StatusArgs, TopArgs,
 };
-pub(crate) use self::image::{ExpandArgs, ImageArgs, ImageCommand};
+pub(crate) use self::image::{ExpandArgs, ImageArgs, ImageCommand, ProfileArgs};
 pub(crate) use self::mount::{KeepArgs, LazyDirArgs, MountArgs, Mountable, UnmountArgs};
 pub(crate) use self::setup::{DoctorArgs, SetupArgs};
 pub(crate) use self::snapshotter::SnapshotterArgs;
@@ -209,6 +209,7 @@ impl Command {
             Self::Config(args) => args.json,
             Self::Demo(args) => args.json,
             Self::Image(ImageArgs { command: ImageCommand::Expand(args) }) => args.json,
+            Self::Image(ImageArgs { command: ImageCommand::Profile(args) }) => args.json,
             Self::Up(_)
             | Self::Seed(_)
             | Self::Node(_)

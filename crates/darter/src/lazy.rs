@@ -50,7 +50,7 @@ pub(crate) async fn keep(args: &LazyDirArgs) -> anyhow::Result<()> {
     let dir = threads::run(move || prepare(&given)).await?;
     let clock = Arc::new(SystemClock::start());
     let since = UNIX_EPOCH + Duration::from_secs(clock.unix());
-    let settings = Settings { limit: args.timeout, fill: args.fill, has_digest: true };
+    let settings = Settings { limit: args.timeout, fill: args.fill, fill_rate: args.fill_rate, has_digest: true };
     let layers = Arc::new(AgentLayers::new(args.place.clients()?, settings, clock));
     let mounted = {
         let (dir, runtime) = (dir.clone(), Handle::current());

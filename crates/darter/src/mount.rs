@@ -17,7 +17,7 @@
 //! of URLs for as long as the mount lives), and ends when the mount is there, or with the keeper's error.
 
 pub(crate) mod daemon;
-mod image;
+pub(crate) mod image;
 mod keeper;
 mod layers;
 mod own;

@@ -2,7 +2,6 @@
 //! the wait for transfers. systemd hears of each step.
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use darter_agent::options::Role;
@@ -11,12 +10,12 @@ use darter_core::in_full;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
-use crate::cli::Command;
+use crate::cli::{Command, LazyArgs};
 use crate::config::{Configured, NotConfigured};
 use crate::failure::Failure;
+use crate::logging;
 use crate::notify::Manager;
 use crate::signals::Signals;
-use crate::{lazy, logging};
 
 /// How often systemd is told what the daemon does, where no watchdog wants to hear more often.
 const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -37,10 +36,11 @@ pub(crate) async fn run(configured: &Configured) -> anyhow::Result<()> {
         StartError::Origins(error) => Failure::Usage(in_full(&error).to_string()).into(),
         other => other.into(),
     })?;
-    if let Some(dir) = lazy_dir_of(&configured.cli.command) {
+    if let Some((dir, lazy)) = lazy_of(&configured.cli.command).and_then(|lazy| Some((lazy.lazy_dir.as_ref()?, lazy))) {
         let socket = darter_api::socket_path(&agent.options().data_dir);
         let socket = std::path::absolute(&socket).unwrap_or(socket);
-        tokio::spawn(lazy::attend(dir.clone(), vec!["--socket".into(), socket.into()]));
+        let arguments = [vec!["--socket".into(), socket.into()], lazy.for_keeper()].concat();
+        tokio::spawn(crate::lazy::attend(dir.clone(), arguments));
     }
     if std::io::stderr().is_terminal() {
         crate::output::complain(summary(role, &agent.status()).trim_end());
@@ -91,11 +91,11 @@ fn options_of(command: &Command) -> Result<Options, Failure> {
     }
 }
 
-/// Where an agent's command wants the layers of images to be.
-const fn lazy_dir_of(command: &Command) -> Option<&PathBuf> {
+/// How an agent's command wants images to start before they have come.
+const fn lazy_of(command: &Command) -> Option<&LazyArgs> {
     match command {
-        Command::Up(args) | Command::Seed(args) => args.lazy.lazy_dir.as_ref(),
-        Command::Node(args) => args.agent.lazy.lazy_dir.as_ref(),
+        Command::Up(args) | Command::Seed(args) => Some(&args.lazy),
+        Command::Node(args) => Some(&args.agent.lazy),
         _ => None,
     }
 }

@@ -20,6 +20,7 @@ use darter_engine::context::{AllOrigins, EngineContext, Fetchers, dates};
 use darter_engine::expanding::{Expansions, ExpansionsOptions};
 use darter_engine::joins::Joins;
 use darter_engine::let_downs::LetDowns;
+use darter_engine::profiles::Profiles;
 use darter_engine::setbacks::Setbacks;
 use darter_engine::swarms::{GivingSwarms, ListeningSwarms, Swarms};
 use darter_engine::transfer::House;
@@ -130,7 +131,7 @@ impl Builder {
             Some(origin) => (AllOrigins::only(&origin), Pauses::default()),
             None => origins(&options, &http, &registry),
         };
-        let (store, archive, me) = open_data_dir(&options, store, dates(&clock)).await?;
+        let (store, archive, profiles, me) = open_data_dir(&options, store, dates(&clock)).await?;
         let metrics = Metrics::new(clock.unix());
         let set_aside = store.set_aside();
         metrics.set_aside("blob", set_aside.blobs.len());
@@ -165,6 +166,7 @@ impl Builder {
             setbacks: Setbacks::default(),
             let_downs: LetDowns::default(),
             archive,
+            profiles,
             records,
             options: engine_options(&options),
         });
@@ -321,7 +323,7 @@ async fn open_data_dir(
     options: &Options,
     given: Option<Arc<dyn Store>>,
     dates: WallClock,
-) -> Result<(Arc<dyn Store>, Archive, NodeId), StartError> {
+) -> Result<(Arc<dyn Store>, Archive, Profiles, NodeId), StartError> {
     let (data_dir, quota, reserve) = (options.data_dir.clone(), options.quota, options.reserve);
     let opened = threads::run(move || {
         let store = match given {
@@ -340,7 +342,11 @@ async fn open_data_dir(
         if let Err(error) = archive.keep_only(&kept) {
             tracing::warn!(error = %in_full(&error), "old explanations could not be tidied up");
         }
-        Ok::<_, StartError>((store, archive, me))
+        let profiles = Profiles::open(&data_dir)?;
+        if let Err(error) = profiles.keep_only(&kept) {
+            tracing::warn!(error = %in_full(&error), "old profiles could not be tidied up");
+        }
+        Ok::<_, StartError>((store, archive, profiles, me))
     });
     opened.await
 }

@@ -15,6 +15,7 @@ use darter_engine::FetchError;
 use darter_engine::transfer::Outcome;
 use darter_engine::transfer::stream::Part;
 use darter_engine::transfer::wants::KeptOpen;
+use darter_swarm::Foresight;
 use futures_util::TryStreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -68,6 +69,23 @@ impl Download {
         self.transfer.keep_open()
     }
 
+    /// Fetches what others touched first who started the same, for whoever has just opened it, as long as this is polled. Returns when that is
+    /// of no use any more.
+    pub async fn fetch_first_touches(&self) {
+        self.transfer.fetch_first_touches().await;
+    }
+
+    /// A program has touched these bytes, in this order, since it opened it.
+    pub fn touched(&self, ranges: &[ByteRange]) {
+        self.transfer.touched(ranges);
+    }
+
+    /// True if the bytes of `range` are here.
+    fn is_held(&self, range: ByteRange) -> bool {
+        let pieces = self.transfer.piece_length.pieces_of(range);
+        self.transfer.stored.held().first_missing_from(PieceIndex(pieces.start)).0 >= pieces.end
+    }
+
     /// Waits until nothing more can be had of it by this handle, and says why.
     pub async fn ended(&self) -> FetchError {
         self.transfer.ended().await
@@ -95,7 +113,7 @@ impl Download {
     /// # Errors
     /// As [`Download::fetch`].
     pub async fn fetch_ahead(&self, range: ByteRange, within: Duration) -> Result<bool, FetchError> {
-        match self.ensure(range, within.max(2 * URGENT)).await {
+        match self.transfer.foresee(range, within.max(2 * URGENT), Foresight::Pattern).await {
             Err(FetchError::Stalled { .. }) if !matches!(self.transfer.outcome(), Outcome::Failed(_)) => Ok(false),
             result => result.map(|()| true),
         }
@@ -106,10 +124,13 @@ impl Download {
     /// # Errors
     /// Why they can't be had by this handle, now or later.
     pub async fn part(&self, range: ByteRange, within: Duration) -> Result<Option<Held>, FetchError> {
+        let metrics = &self.swarms.house.context.metrics;
+        if self.is_held(range) { &metrics.part_reads_here } else { &metrics.part_reads_waited }.inc();
         let given = async {
             if !self.fetch(range, within).await? {
                 return Ok(None);
             }
+            self.transfer.noted_read(range);
             let file = self.file_of(range).await?;
             self.is_still_this()?;
             let held = match file {

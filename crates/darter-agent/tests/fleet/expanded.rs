@@ -62,7 +62,7 @@ fn request(registry: &Registry, stored: Digest, size: usize, tar: &[u8]) -> Laye
 }
 
 /// A registry with a tar as a gzip layer.
-async fn registry_with(tar: &[u8]) -> (Registry, LayerRequest) {
+pub(crate) async fn registry_with(tar: &[u8]) -> (Registry, LayerRequest) {
     let registry = Registry::start().await;
     let stored = gzip(tar);
     let digest = registry.put_blob("lab/app", &stored);
@@ -70,12 +70,12 @@ async fn registry_with(tar: &[u8]) -> (Registry, LayerRequest) {
     (registry, layer)
 }
 
-async fn seed(directory: &Path, registry: &Registry) -> Agent {
+pub(crate) async fn seed(directory: &Path, registry: &Registry) -> Agent {
     let options = Options { role: Role::Seed, ..options(directory, "seed", registry) };
     darter_gateway::start(options).await.unwrap()
 }
 
-async fn node(directory: &Path, name: &str, registry: &Registry, seeds: &[&Agent]) -> Agent {
+pub(crate) async fn node(directory: &Path, name: &str, registry: &Registry, seeds: &[&Agent]) -> Agent {
     let join = seeds.iter().map(|seed| seed.status().listen.unwrap()).collect();
     darter_gateway::start(Options { join, ..options(directory, name, registry) }).await.unwrap()
 }

@@ -11,6 +11,7 @@ mod decisions;
 mod declared;
 mod expanded;
 mod expired;
+mod first_touches;
 mod false_leads;
 mod faults;
 mod handed;

@@ -135,6 +135,8 @@ impl PeerListener for ListeningSwarms {
             | Message::Want { blob, .. }
             | Message::Lost { blob, .. }
             | Message::Unreached { blob, .. }
+            | Message::Touched { blob, .. }
+            | Message::Profile { blob, .. }
             | Message::Part { blob } => swarms.hear(blob, from, message),
             Message::Waiting { request } => swarms.house.joins.waits(from, request),
             Message::Inventory { blobs } => swarms.inventory.told(from, &blobs),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use darter_core::Moment;
 use darter_fleet::data::Ask;
 use darter_swarm::{Input, Output};
+use darter_wire::Message;
 use tokio::sync::Notify;
 
 use super::{Transfer, TransferState};
@@ -94,7 +95,12 @@ impl Transfer {
 
     fn carry_out(self: &Arc<Self>, output: Output) {
         match output {
-            Output::Say { to, message } => self.fleet.tell(&to, &message),
+            Output::Say { to, message } => {
+                self.fleet.tell(&to, &message);
+                if matches!(message, Message::Joined { .. }) {
+                    self.tell_profile(&to);
+                }
+            }
             Output::SayDissolved { to } => self.say_dissolved(&to),
             Output::Reject { node, request, why } => self.reject(node, request, why),
             Output::Dial(infos) => infos.iter().for_each(|info| self.fleet.ensure(info)),

@@ -101,6 +101,8 @@ impl Transfer {
             }
             Message::Grew { from: first, hashes, proof, .. } => self.told(from, first, &hashes, proof),
             Message::Run { from: first, hashes, proof, .. } => self.hear_run(from, first, &hashes, proof),
+            Message::Touched { pieces, .. } => self.hear_touched(from, pieces),
+            Message::Profile { pieces, wants, .. } => self.hear_profile(from, pieces, wants),
             message => self.tell(Input::Said { by: from, message }),
         }
     }

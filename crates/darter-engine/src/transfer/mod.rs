@@ -15,6 +15,7 @@
 //! | `whole` | the digest of the whole, while pieces come in any order |
 //! | `callers` | whose credentials the origin is read with |
 //! | `anew` | an origin that can't be continued is read from its start, and compared |
+//! | `profile` | which parts of an expanded layer are touched first, and fetched first |
 //! | [`turns`] | which blobs' pieces are read now |
 //! | `finish` | the last piece is here: is the whole what it should be? |
 //! | `declared` | what a later answer of the origin declares of the whole |
@@ -59,6 +60,7 @@ pub(crate) mod member;
 pub mod meter;
 pub(crate) mod parts;
 pub(crate) mod passing;
+mod profile;
 pub(crate) mod reading;
 pub mod rest;
 pub mod status;
@@ -85,7 +87,7 @@ use darter_origin::{Reading, Requester};
 use darter_store::StoredBlob;
 use darter_swarm::leadership::trace::Trace;
 use darter_swarm::session::trace::SessionTrace;
-use darter_swarm::{Came, Input, Phase, RequestId, Session, SessionStart, Tuning};
+use darter_swarm::{Bounds, Came, Input, Phase, Profile, RequestId, Session, SessionStart, Tuning};
 use darter_wire::Verdict;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -96,6 +98,7 @@ use self::callers::Callers;
 use self::handing::Losses;
 use self::journal::Journal;
 use self::passing::Positions;
+use self::profile::Profiling;
 use self::rest::Rest;
 use self::view::Flows;
 use self::whole::Whole;
@@ -134,6 +137,7 @@ pub struct Transfer {
     pub piece_length: PieceLength,
     on_trust: AtomicBool,
     state: Mutex<TransferState>,
+    profiling: Profiling,
     /// How far the whole was hashed.
     whole: Whole,
     /// Wakes the driver.
@@ -290,6 +294,7 @@ impl Transfer {
             tuning: Tuning::default(),
             now,
         };
+        let profile = recalled_profile(context, blob, &source, &manifest).await;
         let mut session = Session::begin(start.clone());
         if context.records {
             session.record(start);
@@ -329,6 +334,7 @@ impl Transfer {
             piece_length: manifest.piece_length(),
             on_trust: AtomicBool::new(on_trust),
             state: Mutex::new(state),
+            profiling: Profiling::new(profile),
             whole: Whole::default(),
             kick: Notify::new(),
             plan_changed: [Notify::new(), Notify::new()],
@@ -525,6 +531,17 @@ async fn recalled(context: &EngineContext, blob: BlobId, root: PieceHash) -> Opt
     let archive = context.archive.clone();
     let told = context.disk.run(move || archive.recall(blob)).await?;
     told.digest.filter(|_| told.root == Some(root.to_string()))
+}
+
+/// What was kept of which parts of an expanded layer are touched first.
+async fn recalled_profile(context: &EngineContext, blob: BlobId, source: &Source, manifest: &Manifest) -> Profile {
+    let pieces = manifest.piece_length();
+    let new = || Profile::new(Bounds { total: manifest.piece_count(), piece_bytes: pieces.bytes() });
+    if !matches!(source, Source::Expanded(_)) {
+        return new();
+    }
+    let profiles = context.profiles.clone();
+    context.disk.run(move || profiles.recall(blob, pieces)).await.unwrap_or_else(new)
 }
 
 /// A seed for a picker's or a lead's ties that differs from node to node and from blob to blob.

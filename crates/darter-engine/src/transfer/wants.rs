@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use darter_core::{ByteRange, PieceIndex};
 use darter_store::size;
-use darter_swarm::{Input, ReaderId, Wish};
+use darter_swarm::{Foresight, Input, ReaderId, Wish};
 
 use super::{Lead, Outcome, Transfer};
 use crate::error::FetchError;
@@ -137,6 +137,28 @@ impl Transfer {
     /// # Errors
     /// [`FetchError::Stalled`] when they are not here in time; why the transfer failed, if it does.
     pub async fn ensure(self: &Arc<Self>, range: ByteRange, within: Duration) -> Result<(), FetchError> {
+        self.have(range, within, None).await
+    }
+
+    /// The same of bytes that nobody waits for yet, and that will be needed: behind all that readers wait for.
+    ///
+    /// # Errors
+    /// As [`Transfer::ensure`].
+    pub async fn foresee(
+        self: &Arc<Self>,
+        range: ByteRange,
+        within: Duration,
+        by: Foresight,
+    ) -> Result<(), FetchError> {
+        self.have(range, within, Some(by)).await
+    }
+
+    async fn have(
+        self: &Arc<Self>,
+        range: ByteRange,
+        within: Duration,
+        foreseen: Option<Foresight>,
+    ) -> Result<(), FetchError> {
         if range.is_empty() {
             return Ok(());
         }
@@ -164,8 +186,10 @@ impl Transfer {
                     }
                     self.note_losses();
                     let count = (pieces.end - missing.0).min(MAX_AHEAD);
-                    let patience = Duration::ZERO;
-                    self.tell(Input::ReaderAt { reader: id, piece: missing, count, patience });
+                    self.tell(match foreseen {
+                        None => Input::ReaderAt { reader: id, piece: missing, count, patience: Duration::ZERO },
+                        Some(by) => Input::Foreseen { reader: id, piece: missing, count, by },
+                    });
                     waiting.at(missing, pieces.end);
                 }
                 if changed.changed().await.is_err() {

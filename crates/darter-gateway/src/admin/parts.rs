@@ -14,7 +14,7 @@ use darter_agent::{Agent, Download, FetchError, Held, Phase};
 use darter_api::Problem;
 use darter_api::parts::{Ask, Frames, MAX_PART, PartAsk, Told, hashes_told, max_read, receive};
 use darter_core::{Blame, Blamed as _, ByteRange, Fault, PieceHash, PieceLength, Retry, in_full};
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::net::UnixStream;
@@ -70,6 +70,8 @@ async fn answer_all(
     });
     let mut ended = pin!(download.ended());
     let mut answering = FuturesUnordered::<Answering>::new();
+    // Ends with the mount.
+    let mut first_touches = pin!(download.fetch_first_touches().fuse());
     loop {
         tokio::select! {
             ask = asks.recv(), if answering.len() < MAX_OPEN => match ask {
@@ -79,6 +81,11 @@ async fn answer_all(
                     in_time(frames.send(&told)).await?;
                 }
                 Some(Ask::Everything) => download.want_everything(),
+                Some(Ask::Touched { ranges }) => {
+                    let bytes = ranges.into_iter().filter(|(start, end)| start < end);
+                    let ranges: Vec<_> = bytes.map(|(start, end)| ByteRange::new(start, end)).collect();
+                    download.touched(&ranges);
+                }
                 Some(ask) => answering.extend(answer(Arc::clone(download), ask)),
                 None => return Ok(()),
             },
@@ -89,6 +96,7 @@ async fn answer_all(
                 agent.failed(&error);
                 return over(&mut frames, &error).await;
             }
+            () = &mut first_touches => {}
             () = &mut draining => return over(&mut frames, &FetchError::Draining).await,
         }
     }

@@ -106,6 +106,10 @@ impl Supply for Agent {
         self.asked.lock().push(("everything", ByteRange::new(0, LENGTH)));
     }
 
+    async fn touched(&self, ranges: &[ByteRange]) {
+        self.asked.lock().extend(ranges.iter().map(|range| ("touched", *range)));
+    }
+
     async fn progress(&self) -> Option<(u64, bool)> {
         let fetched = self.asked("fetch").last().map_or(0, |range| range.end());
         Some((fetched, fetched == LENGTH || !self.asked("everything").is_empty()))
@@ -140,7 +144,7 @@ fn mount(agent: &Arc<Agent>, fill: Fill) -> Mounted {
 }
 
 fn mount_with(agent: &Arc<Agent>, fill: Fill, has_digest: bool) -> Mounted {
-    let settings = Settings { limit: LIMIT, fill, has_digest };
+    let settings = Settings { limit: LIMIT, fill, fill_rate: None, has_digest };
     let supply = Arc::clone(agent) as Arc<dyn Supply>;
     let file = MountedFile::new(content(1), supply, settings, Arc::new(TestClock(Instant::now())));
     let agents = Arc::new(Agents(Mutex::default()));
@@ -389,4 +393,24 @@ async fn zeros_that_are_content_are_compared_once() {
     agent.file.write_all_at(&[0; PAGE as usize], 41 * PAGE).unwrap();
     assert!(mounted.reads(40 * PAGE, 4096).await);
     assert!(!mounted.reads(41 * PAGE, 4096).await, "this page is none of them");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_touched_first_is_told_to_the_agent_with_what_was_there_already_and_at_the_end() {
+    let agent = Agent::new();
+    let mounted = mount(&agent, Fill::Never);
+    let piece = |number: u64| ByteRange::new(number * PIECE, (number + 1) * PIECE);
+    // The second read waits for nothing.
+    for offset in [30 * PIECE, 30 * PIECE + 4096, 2 * PIECE] {
+        assert!(mounted.reads(offset, 4096).await);
+    }
+    tokio::time::sleep(LOOK_EVERY * 2).await;
+    assert_eq!(agent.asked("touched"), [piece(30), piece(2)]);
+    agent.asked.lock().clear();
+    assert!(mounted.reads(7 * PIECE, 4096).await);
+    mounted.file.hand_over().await;
+    assert_eq!(agent.asked("touched"), [piece(30), piece(2), piece(7)]);
+    agent.asked.lock().clear();
+    mounted.file.hand_over().await;
+    assert!(agent.asked("touched").is_empty(), "nothing new");
 }

@@ -1,5 +1,6 @@
 //! Flags of the agents, in groups. A group is one heading in the help, and what other commands share.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +9,9 @@ use clap::builder::{BoolishValueParser, OsStringValueParser, TypedValueParser as
 use clap::{ArgAction, Args, ValueEnum};
 use darter_agent::options::{Amount, LazyOption, LoginOption, StaleTags};
 use darter_core::Rate;
+use darter_mount::Fill;
 
+use super::mount::fill_values;
 use super::upstream::{self, UpstreamList};
 use super::values;
 
@@ -188,11 +191,33 @@ pub(crate) struct LazyArgs {
     /// container asks for all layers of its image.
     #[arg(long, env = "DARTER_LAZY_KEEP", value_name = "TIME", default_value = "90d", value_parser = values::duration)]
     pub(crate) lazy_keep: Duration,
+
+    /// When to fetch what no container has read of the layers that are open: always (from now on), idle (while none waits) or never
+    ///
+    /// This and the next two are for the process that keeps the directory, when this agent starts one: one that runs already goes on as it is.
+    #[arg(long, env = "DARTER_LAZY_FILL", value_name = "WHEN", default_value_t = Fill::Idle, value_parser = fill_values())]
+    pub(crate) lazy_fill: Fill,
+
+    /// Fetch that no faster than this for each layer, such as 20MB/s or 200mbit [default: as fast as it comes]
+    #[arg(long, env = "DARTER_LAZY_FILL_RATE", value_name = "RATE")]
+    pub(crate) lazy_fill_rate: Option<Rate>,
+
+    /// How long a container's read waits for its bytes before it fails
+    #[arg(long, env = "DARTER_LAZY_TIMEOUT", value_name = "TIME", default_value = "60s", value_parser = values::some_time)]
+    pub(crate) lazy_timeout: Duration,
 }
 
 impl LazyArgs {
     pub(crate) fn option(&self) -> Option<LazyOption> {
         self.lazy_dir.is_some().then_some(LazyOption { wait: self.lazy_wait, keep: self.lazy_keep })
+    }
+
+    /// What a keeper of the directory is started with, besides the agent's address.
+    pub(crate) fn for_keeper(&self) -> Vec<OsString> {
+        let timeout = humantime::format_duration(self.lazy_timeout);
+        let mut flags = vec![format!("--fill={}", self.lazy_fill), format!("--timeout={timeout}")];
+        flags.extend(self.lazy_fill_rate.map(|rate| format!("--fill-rate={}bit", rate.bytes_per_second() * 8)));
+        flags.into_iter().map(OsString::from).collect()
     }
 }
 

@@ -5,12 +5,34 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use darter_core::Digest;
 
+use crate::cli::{CredentialArgs, PlaceArgs};
+use crate::mount::reference::ImageRef;
+
 pub(crate) const IMAGE_EXAMPLES: &str = "\
 Examples:
   A layer of an image that is in an OCI layout, made mountable:
     $ darter image expand image/blobs/sha256/DIGEST layer.erofs
+  What is read first when an image starts, and is fetched first for the next one:
+    $ darter image profile python:3.13
 
-`darter image expand --help` has more.";
+`darter image expand --help` and `darter image profile --help` have more.";
+
+pub(crate) const PROFILE_EXAMPLES: &str = "\
+Examples:
+  What is known:
+    $ darter image profile python:3.13
+  Keep it, and use it for the same image elsewhere, whatever is started there:
+    $ darter image profile python:3.13 --export python.json
+    $ darter image profile python:3.13 --pin python.json
+  Go by what is started again:
+    $ darter image profile python:3.13 --unpin
+
+FIRST is how much of a layer was read in the first minute after it was opened, PARTS in how many
+parts that is, FROM by how many starts it is known. It is learnt by the agent that leads a layer's
+swarm, a seed, from the hosts that start the image; others know what that one told them. So pin
+it at the seeds: all who start the image later are told that list then. At a node, a pinned list
+counts for what starts on its host.
+Layers are found by their diff ids: a file serves any image that has them.";
 
 pub(crate) const EXPAND_EXAMPLES: &str = "\
 Examples:
@@ -31,14 +53,14 @@ opaque directories have trusted.overlay.opaque, times before 1970 are 1970. Dire
 member names are root's, with mode 0755. What containerd refuses, such as a hard link to what
 is not there, is refused with the member's name and exit code 1.";
 
-/// Work with image layers on this host; no daemon is needed
-#[derive(Clone, Debug, Args)]
+/// Work with image layers on this host
+#[derive(Debug, Args)]
 pub(crate) struct ImageArgs {
     #[command(subcommand)]
     pub(crate) command: ImageCommand,
 }
 
-#[derive(Clone, Debug, Subcommand)]
+#[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// Make a mountable file (EROFS) of a layer
     ///
@@ -46,6 +68,42 @@ pub(crate) enum ImageCommand {
     /// or changes, only once it is complete.
     #[command(after_help = EXPAND_EXAMPLES)]
     Expand(ExpandArgs),
+
+    /// Show, export or pin which parts of an image are read first when it starts lazily
+    ///
+    /// Whoever starts an image from --lazy-dir or mounts it (`darter mount`) is given these parts before they are asked for, in this order: the
+    /// first start waits for each of them, the next one does not.
+    #[command(after_help = PROFILE_EXAMPLES)]
+    Profile(ProfileArgs),
+}
+
+/// Show, export or pin which parts of an image are read first
+#[derive(Debug, Args)]
+pub(crate) struct ProfileArgs {
+    /// The image
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: ImageRef,
+
+    /// Write it into FILE, as JSON (`-`: standard output)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["pin", "unpin"])]
+    pub(crate) export: Option<PathBuf>,
+
+    /// Put what is in FILE, written by --export, in place of what is learnt, until --unpin
+    #[arg(long, value_name = "FILE", conflicts_with = "unpin")]
+    pub(crate) pin: Option<PathBuf>,
+
+    /// Go by what is learnt again
+    #[arg(long)]
+    pub(crate) unpin: bool,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) credentials: CredentialArgs,
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
 }
 
 /// Make a mountable file of a layer

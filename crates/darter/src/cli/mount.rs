@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::{PossibleValuesParser, TypedValueParser as _};
-use darter_core::Digest;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use darter_core::{Digest, Rate};
 use darter_mount::Fill;
 use url::Url;
 
@@ -65,6 +65,11 @@ pub(crate) enum Mountable {
     Image(ImageRef),
 }
 
+/// The values of `--fill`.
+pub(crate) fn fill_values() -> impl TypedValueParser<Value = Fill> {
+    PossibleValuesParser::new(Fill::ALL.map(|(_, name)| name)).try_map(|name| name.parse::<Fill>())
+}
+
 /// A URL is known by its `://`.
 fn mountable(text: &str) -> Result<Mountable, String> {
     match text.contains("://") {
@@ -105,8 +110,12 @@ pub(crate) struct MountArgs {
     /// peeking into a large file costs what is touched. With it, the file can be read to its end when its origin is gone, and
     /// its digest is checked.
     #[arg(long, value_name = "WHEN", default_value_t = Fill::Never,
-        value_parser = PossibleValuesParser::new(Fill::ALL.map(|(_, name)| name)).try_map(|name| name.parse::<Fill>()))]
+        value_parser = fill_values())]
     pub(crate) fill: Fill,
+
+    /// Fetch that no faster than this, such as 20MB/s or 200mbit [default: as fast as it comes]
+    #[arg(long, value_name = "RATE")]
+    pub(crate) fill_rate: Option<Rate>,
 
     /// How long a read waits for its bytes before it fails
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::some_time)]
@@ -189,8 +198,12 @@ pub(crate) struct LazyDirArgs {
     ///
     /// Of layers that are open. A layer that is all here is a link to its file in the store, and needs this process no more.
     #[arg(long, value_name = "WHEN", default_value_t = Fill::Idle,
-        value_parser = PossibleValuesParser::new(Fill::ALL.map(|(_, name)| name)).try_map(|name| name.parse::<Fill>()))]
+        value_parser = fill_values())]
     pub(crate) fill: Fill,
+
+    /// Fetch that no faster than this, such as 20MB/s or 200mbit [default: as fast as it comes]
+    #[arg(long, value_name = "RATE")]
+    pub(crate) fill_rate: Option<Rate>,
 
     #[command(flatten)]
     pub(crate) place: PlaceArgs,

@@ -81,6 +81,11 @@ impl Supply for Connection {
         let _ = self.0.everything().await;
     }
 
+    async fn touched(&self, ranges: &[ByteRange]) {
+        // Nobody waits for it.
+        let _ = self.0.touched(ranges).await;
+    }
+
     async fn progress(&self) -> Option<(u64, bool)> {
         match self.0.progress().await {
             Ok(Answer::Progress(held, whole)) => Some((held, whole)),

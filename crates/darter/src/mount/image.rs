@@ -26,11 +26,11 @@ const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vn
                          application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
 
 /// An image for this host.
-pub(super) struct Image {
+pub(crate) struct Image {
     /// Its manifest.
-    pub(super) digest: Digest,
+    pub(crate) digest: Digest,
     /// Its layers, the lowest first.
-    pub(super) layers: Vec<LayerRequest>,
+    pub(crate) layers: Vec<LayerRequest>,
 }
 
 /// The mirror of a daemon, for one image.
@@ -42,7 +42,7 @@ struct Mirror<'a> {
 }
 
 /// Asks a daemon's mirror for an image, with these headers.
-pub(super) async fn resolve(daemon: &Client, image: &ImageRef, headers: &[(String, String)]) -> anyhow::Result<Image> {
+pub(crate) async fn resolve(daemon: &Client, image: &ImageRef, headers: &[(String, String)]) -> anyhow::Result<Image> {
     let Some(local) = daemon.status().await?.local else {
         bail!("the daemon has no local port, whose mirror resolves images: start it with --local")
     };

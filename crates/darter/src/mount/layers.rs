@@ -15,6 +15,7 @@ use darter_api::{GetRequest, LayerRequest, MountState, MountStatus};
 use darter_core::{Clock as _, Digest, SystemClock};
 use darter_mount::{Condition, KeptFile, Layer, Layers, Mounted, MountedFile, Settings};
 use darter_store::threads;
+use futures_util::future::join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use rustix::mount::{UnmountFlags, unmount};
 use tokio::runtime::Handle;
@@ -113,6 +114,8 @@ pub(super) async fn run(
         never = entry.serve(status) => match never {},
     };
     drop(entry);
+    // Those who mount it later have what was touched here sooner.
+    join_all(files.0.values().map(|kept| kept.file().hand_over())).await;
     result
 }
 
@@ -133,7 +136,7 @@ async fn daemon(args: &MountArgs) -> anyhow::Result<Client> {
 
 /// Opens each layer's file.
 async fn open(args: &MountArgs, mount: &ImageMount, daemon: &Client, image: &Image) -> anyhow::Result<Arc<Files>> {
-    let settings = Settings { limit: args.timeout, fill: args.fill, has_digest: true };
+    let settings = Settings { limit: args.timeout, fill: args.fill, fill_rate: args.fill_rate, has_digest: true };
     let mut layers = HashMap::new();
     layers.extend(image.layers.iter().map(|layer| (layer.diff_id, layer)));
     let opened = stream::iter(layers.into_values()).map(async |layer: &LayerRequest| {

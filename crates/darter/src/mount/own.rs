@@ -109,6 +109,10 @@ impl Supply for OpenDownload {
         self.download.want_everything();
     }
 
+    async fn touched(&self, _: &[ByteRange]) {
+        // Of a file of its own nobody else wants to know.
+    }
+
     async fn progress(&self) -> Option<(u64, bool)> {
         let progress = self.download.progress();
         Some((progress.held_bytes, progress.complete))

@@ -1,0 +1,80 @@
+//! Which parts of expanded layers are touched first, for people: shown, and pinned. Goes on with `impl Agent`.
+//!
+//! A layer that is on its way, or read here, tells by itself; of another one what was kept on the disk counts.
+
+use std::ops::Range;
+
+use darter_api::profile::LayerProfile;
+use darter_core::{BlobId, ByteRange, Digest, ExpandedLayer, PieceIndex, PieceLength};
+use darter_engine::FetchError;
+use darter_image::FORMAT;
+use darter_store::StoreError;
+use darter_swarm::{Bounds, Profile};
+
+use super::Agent;
+
+impl Agent {
+    /// What is touched first of the layer whose tar has this digest; `None` where nothing is known.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub async fn layer_profile(&self, diff_id: Digest) -> Result<Option<LayerProfile>, FetchError> {
+        let blob = ExpandedLayer::blob_of(&diff_id, FORMAT);
+        let Some((profile, pieces, length)) = self.profile_of(blob).await? else { return Ok(None) };
+        if profile.order().is_empty() && profile.pinned().is_none() {
+            return Ok(None);
+        }
+        let end = length.unwrap_or(u64::MAX);
+        let bytes = |run: &Range<u32>| {
+            let range = ByteRange::new(pieces.offset(PieceIndex(run.start)), pieces.offset(PieceIndex(run.end)));
+            range.clamp_to(end)
+        };
+        let ranges: Vec<_> = profile.order().stretches().iter().map(bytes).collect();
+        Ok(Some(LayerProfile {
+            diff_id,
+            length_bytes: length,
+            piece_bytes: pieces.bytes(),
+            starts: profile.records().len() as u64,
+            pinned: profile.pinned().is_some(),
+            bytes: ranges.iter().map(|range| range.len()).sum(),
+            ranges: ranges.into_iter().map(|range| (range.start(), range.end())).collect(),
+        }))
+    }
+
+    /// Puts a list in place of what is learnt of that layer, or takes it away; false if nothing of the layer is here.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub async fn pin_layer_profile(&self, diff_id: Digest, ranges: Option<&[ByteRange]>) -> Result<bool, FetchError> {
+        let blob = ExpandedLayer::blob_of(&diff_id, FORMAT);
+        let pieces_of = |pieces: PieceLength| {
+            let wanted = ranges?.iter().filter(|range| !range.is_empty());
+            let wanted = wanted.map(|range| range.clamp_to(pieces.offset(PieceIndex(darter_swarm::MAX_PIECES))));
+            Some(wanted.filter(|range| !range.is_empty()).map(|range| pieces.pieces_of(range)).collect::<Vec<_>>())
+        };
+        if let Some(transfer) = self.inner.swarms.get(blob) {
+            transfer.pin_profile(pieces_of(transfer.piece_length));
+            return Ok(true);
+        }
+        let Some((mut profile, pieces, _)) = self.profile_of(blob).await? else { return Ok(false) };
+        profile.pin(pieces_of(pieces));
+        let (context, profiles) = (&self.inner.context, self.inner.context.profiles.clone());
+        let kept = context.disk.run(move || profiles.keep(blob, pieces, &profile)).await;
+        let path = context.options.data_dir.clone();
+        kept.map(|()| true).map_err(|source| StoreError::Io { action: "write a profile into", path, source }.into())
+    }
+
+    /// What is known of a blob that is here, in part at least, its pieces and its length.
+    async fn profile_of(&self, blob: BlobId) -> Result<Option<(Profile, PieceLength, Option<u64>)>, FetchError> {
+        if let Some(transfer) = self.inner.swarms.get(blob) {
+            return Ok(Some((transfer.profile(), transfer.piece_length, transfer.stored.length())));
+        }
+        let context = &self.inner.context;
+        let Some(stored) = context.disk.open(blob).await? else { return Ok(None) };
+        let (pieces, length) = (stored.manifest().piece_length(), stored.length());
+        let profiles = context.profiles.clone();
+        let kept = context.disk.run(move || profiles.recall(blob, pieces)).await;
+        let bounds = Bounds { total: stored.manifest().piece_count(), piece_bytes: pieces.bytes() };
+        Ok(Some((kept.unwrap_or_else(|| Profile::new(bounds)), pieces, length)))
+    }
+}

@@ -1,0 +1,180 @@
+//! What the first starter of an image touched is there for the second one before it asks.
+
+use std::path::Path;
+use std::time::Duration;
+
+use darter_agent::options::Role;
+use darter_agent::{Access, Agent, Download, Options};
+use darter_api::LayerRequest;
+use darter_core::source::Credentials;
+use darter_core::{ByteRange, PieceIndex};
+
+use crate::expanded::{node, registry_with, seed};
+use crate::registries::options;
+use crate::registry::Registry;
+use crate::tar::{file, tar};
+
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// A layer in which a start reads here and there.
+async fn layer() -> (Registry, LayerRequest) {
+    let content: Vec<u8> = (0..12_u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    registry_with(&tar([file("large", &content)])).await
+}
+
+/// Where a start reads, in its order: none beside another.
+fn reads() -> Vec<ByteRange> {
+    let starts = (0..20_u64).map(|number| (number * 37 % 47) * (256 << 10) + 4096);
+    starts.map(|start| ByteRange::new(start, start + 5000)).collect()
+}
+
+async fn open(agent: &Agent, layer: &LayerRequest) -> Download {
+    agent.expanded(layer, Credentials::none(), Access::Asked, WITHIN).await.unwrap()
+}
+
+/// Reads as a program does, one after the other; how many reads had to wait.
+async fn start(agent: &Agent, download: &Download) -> u64 {
+    let before = agent.metrics().part_reads_waited.get();
+    for range in reads() {
+        assert!(download.part(range, WITHIN).await.unwrap().is_some(), "{range}");
+    }
+    agent.metrics().part_reads_waited.get() - before
+}
+
+/// The bytes of the pieces that a start touches: nothing less can be had.
+fn touched_bytes(download: &Download) -> u64 {
+    let (pieces, length) = (download.piece_length(), download.length().unwrap());
+    let touched: std::collections::BTreeSet<_> = reads().into_iter().flat_map(|range| pieces.pieces_of(range)).collect();
+    touched.into_iter().map(|piece| pieces.range(PieceIndex(piece), length).len()).sum()
+}
+
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let waits = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(WITHIN, waits).await.unwrap_or_else(|_| panic!("{what}"));
+}
+
+/// Lets an agent fetch what others touched until that is all here.
+async fn foresee(agent: &Agent, download: &Download) {
+    let wanted = touched_bytes(download);
+    let fetched = until("all is fetched", async || agent.metrics().profile_fetched_bytes.get() >= wanted);
+    tokio::select! {
+        () = fetched => {}
+        () = download.fetch_first_touches() => panic!("it ended"),
+    }
+}
+
+fn came(agent: &Agent) -> u64 {
+    let traffic = agent.status().traffic;
+    traffic.from_seed + traffic.from_peers
+}
+
+async fn known(agent: &Agent, layer: &LayerRequest) -> Option<u64> {
+    agent.layer_profile(layer.diff_id).await.unwrap().map(|profile| profile.bytes)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_second_starter_finds_what_the_first_one_touched_and_gets_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let (registry, layer) = layer().await;
+    let seed = seed(directory.path(), &registry).await;
+    let start_node = async |name: &str| node(directory.path(), name, &registry, &[&seed]).await;
+    let (first, early) = (start_node("first").await, start_node("early").await);
+    // One that has opened it already hears of it later; nothing is known yet.
+    let opened_early = open(&early, &layer).await;
+    let opened = open(&first, &layer).await;
+    assert_eq!(start(&first, &opened).await, reads().len() as u64, "the first one waits for everything");
+    let touched = touched_bytes(&opened);
+    let ranges = reads();
+    // Its lead says that it wants to know as soon as it has let it in.
+    until("the lead knows", async || {
+        opened.touched(&ranges);
+        known(&seed, &layer).await == Some(touched)
+    })
+    .await;
+    until("members are told", async || known(&early, &layer).await == Some(touched)).await;
+
+    let late = start_node("late").await;
+    let opened_late = open(&late, &layer).await;
+    for (agent, download) in [(&early, &opened_early), (&late, &opened_late)] {
+        foresee(agent, download).await;
+        assert_eq!(start(agent, download).await, 0, "all was there");
+        let moved = came(agent);
+        assert!(moved * 10 <= touched * 11, "{moved} of {touched} bytes that were touched");
+        let (metrics, fetched) = (agent.metrics(), touched);
+        assert_eq!((metrics.profile_hit_bytes.get(), metrics.profile_fetched_bytes.get()), (fetched, fetched));
+        assert_eq!(metrics.profile_unread_bytes.get(), 0);
+    }
+    // Without, each read waits.
+    let without = start_node("without").await;
+    let opened_without = open(&without, &layer).await;
+    assert_eq!(start(&without, &opened_without).await, reads().len() as u64);
+    for agent in [&first, &early, &late, &without, &seed] {
+        agent.drain().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_known_outlives_the_lead_and_a_pinned_list_is_what_others_get() {
+    let directory = tempfile::tempdir().unwrap();
+    let (registry, layer) = layer().await;
+    let seed = seed(directory.path(), &registry).await;
+    let first = node(directory.path(), "first", &registry, &[&seed]).await;
+    assert!(!seed.pin_layer_profile(layer.diff_id, None).await.unwrap(), "nothing of it is here");
+    let opened = open(&first, &layer).await;
+    let (touched, ranges) = (touched_bytes(&opened), reads());
+    until("the lead knows", async || {
+        opened.touched(&ranges);
+        known(&seed, &layer).await == Some(touched)
+    })
+    .await;
+    drop(opened);
+    seed.drain().await;
+    drop(seed);
+    first.drain().await;
+
+    let seed = self::seed(directory.path(), &registry).await;
+    assert_eq!(known(&seed, &layer).await, Some(touched), "it was kept");
+    let late = node(directory.path(), "late", &registry, &[&seed]).await;
+    let opened = open(&late, &layer).await;
+    foresee(&late, &opened).await;
+    assert_eq!(start(&late, &opened).await, 0);
+
+    // Somebody knows better.
+    let pinned = [ByteRange::new(1 << 20, (1 << 20) + 1)];
+    assert!(seed.pin_layer_profile(layer.diff_id, Some(&pinned)).await.unwrap());
+    let piece = opened.piece_length().bytes();
+    until("members are told", async || known(&late, &layer).await == Some(piece)).await;
+    opened.touched(&ranges);
+    let told = async || seed.layer_profile(layer.diff_id).await.unwrap().unwrap();
+    until("it is heard all the same", async || told().await.starts == 2).await;
+    assert!(told().await.pinned && told().await.bytes == piece, "and changes nothing");
+    assert!(seed.pin_layer_profile(layer.diff_id, None).await.unwrap());
+    assert_eq!(known(&seed, &layer).await, Some(touched));
+    // It goes with the blob.
+    let kept = directory.path().join("seed/profiles");
+    assert_eq!(std::fs::read_dir(&kept).unwrap().count(), 1);
+    drop(opened);
+    late.drain().await;
+    let blob = seed.list().await.unwrap()[0].blob.to_string();
+    until("it is removed", async || seed.remove(&blob).await.is_ok()).await;
+    assert_eq!((known(&seed, &layer).await, std::fs::read_dir(&kept).unwrap().count()), (None, 0));
+    seed.drain().await;
+}
+
+/// As `darter up` on one host: whoever starts something there leads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_leads_knows_what_its_own_programs_touch() {
+    let directory = tempfile::tempdir().unwrap();
+    let (registry, layer) = layer().await;
+    let options = Options { role: Role::Seed, ..options(Path::new(directory.path()), "alone", &registry) };
+    let alone = darter_gateway::start(options).await.unwrap();
+    let opened = open(&alone, &layer).await;
+    opened.touched(&reads());
+    assert_eq!(known(&alone, &layer).await, Some(touched_bytes(&opened)));
+    drop(opened);
+    alone.drain().await;
+}

@@ -1,0 +1,196 @@
+//! First-touch profiles on the disk: `DATA_DIR/profiles/<blob>`, one small file for each expanded layer of which something is known.
+//!
+//! | offset | bytes | what |
+//! |---|---|---|
+//! | 0 | 8 | `DARTPROF` |
+//! | 8 | 1 | version of this layout: 1 |
+//! | 9 | 1 | base-two logarithm of the piece length |
+//! | 10 | … | [`Kept`] in postcard's encoding: `total?, [{node, [{first, end}]}]: records, [{first, end}]?: pinned` |
+//! | … | 32 | BLAKE3 of everything before |
+//!
+//! Fields are only added behind these. A file that is damaged is as good as none; one of a greater version is a newer Darter's, and stays as it
+//! is. What is kept goes with the blob: when that is removed, and when an agent starts that does not have it.
+
+use std::collections::HashSet;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+
+use darter_core::{BlobId, NodeId, PieceLength};
+use darter_store::{Dir, StoreError};
+use darter_swarm::{Bounds, Profile, Touches};
+use serde::{Deserialize, Serialize};
+
+const DIRECTORY: &str = "profiles";
+const MAGIC: &[u8; 8] = b"DARTPROF";
+const VERSION: u8 = 1;
+const CHECKSUM: usize = 32;
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    total: Option<u32>,
+    records: Vec<(NodeId, Vec<Range<u32>>)>,
+    pinned: Option<Vec<Range<u32>>>,
+}
+
+/// The profiles of a data directory.
+#[derive(Clone, Debug)]
+pub struct Profiles(Dir);
+
+impl Profiles {
+    /// Opens those of a data directory. Blocking.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
+        let dir = Dir::open(data_dir)?;
+        let profiles = dir.sub_or_anew(DIRECTORY);
+        profiles.map(Self).map_err(|source| StoreError::Io { action: "open", path: dir.path_of(DIRECTORY), source })
+    }
+
+    /// Keeps a profile in place of an earlier one. One that a newer version wrote stays. Blocking.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn keep(&self, blob: BlobId, pieces: PieceLength, profile: &Profile) -> io::Result<()> {
+        let name = name_of(blob);
+        if self.0.read(&name).is_ok_and(|bytes| version_of(&bytes).is_some_and(|version| version > VERSION)) {
+            return Ok(());
+        }
+        self.0.replace(&name, &format!("{name}.new"), &[&encode(pieces, profile)], false)
+    }
+
+    /// The profile that was kept of a blob; `None` if there is none, or none for such pieces. Blocking.
+    pub fn recall(&self, blob: BlobId, pieces: PieceLength) -> Option<Profile> {
+        decode(&self.0.read(&name_of(blob)).ok()?, pieces)
+    }
+
+    /// Forgets a blob's. Blocking.
+    pub fn forget(&self, blob: BlobId) {
+        // Nothing to forget is as good as forgotten.
+        let _ = self.0.remove(name_of(blob));
+    }
+
+    /// Forgets all but those of these blobs. Files with other names may be a newer version's, and stay. Blocking.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn keep_only(&self, blobs: &HashSet<BlobId>) -> io::Result<()> {
+        for name in self.0.names()? {
+            let stem = name.strip_suffix(".new").unwrap_or(&name);
+            let Ok(blob) = stem.parse::<BlobId>() else { continue };
+            if (stem != name || !blobs.contains(&blob))
+                && let Err(error) = self.0.remove(&name)
+            {
+                tracing::warn!(path = %self.0.path_of(&name).display(), %error, "an old profile can't be removed");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn name_of(blob: BlobId) -> String {
+    blob.to_string()
+}
+
+fn version_of(bytes: &[u8]) -> Option<u8> {
+    bytes.strip_prefix(MAGIC)?.first().copied()
+}
+
+fn encode(pieces: PieceLength, profile: &Profile) -> Vec<u8> {
+    let runs = |touches: &Touches| touches.stretches().to_vec();
+    let records = profile.records().iter().map(|(by, touches)| (*by, runs(touches))).collect();
+    let kept = Kept { total: profile.bounds().total, records, pinned: profile.pinned().map(runs) };
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend([VERSION, pieces.log2()]);
+    bytes.extend(postcard::to_stdvec(&kept).expect("numbers always encode"));
+    let checksum = darter_core::manifest::root_of(&bytes);
+    bytes.extend(checksum.0);
+    bytes
+}
+
+fn decode(bytes: &[u8], pieces: PieceLength) -> Option<Profile> {
+    if version_of(bytes)? != VERSION {
+        return None;
+    }
+    let (content, checksum) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM)?)?;
+    if darter_core::manifest::root_of(content).0 != checksum {
+        return None;
+    }
+    let (log2, content) = content[MAGIC.len() + 1..].split_first()?;
+    if *log2 != pieces.log2() {
+        return None;
+    }
+    let (Kept { total, records, pinned }, _) = postcard::take_from_bytes(content).ok()?;
+    let bounds = Bounds { total, piece_bytes: pieces.bytes() };
+    let heard = |runs| Touches::heard(runs, bounds);
+    let records = records.into_iter().map(|(by, runs)| (by, heard(runs))).collect();
+    Some(Profile::kept(bounds, records, pinned.map(heard)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOB: BlobId = BlobId([9; 32]);
+
+    fn pieces() -> PieceLength {
+        PieceLength::from_log2(19).unwrap()
+    }
+
+    fn profile() -> Profile {
+        let mut profile = Profile::new(Bounds { total: Some(600), piece_bytes: pieces().bytes() });
+        profile.record(NodeId([1; 16]), [300..302, 0..1]);
+        profile.pin(Some(vec![5..6]));
+        profile
+    }
+
+    /// What this release writes, the next one has to read.
+    #[test]
+    fn the_bytes_are_those_that_were_written_down() {
+        let bytes = encode(pieces(), &profile());
+        let body = [
+            &MAGIC[..],
+            &[1, 19],
+            // total, one record of node 1: 300..302 and 0..1
+            &[1, 0xd8, 4, 1],
+            &[1; 16],
+            &[2, 0xac, 2, 0xae, 2, 0, 1],
+            // pinned: 5..6
+            &[1, 1, 5, 6],
+        ]
+        .concat();
+        assert_eq!(bytes[..bytes.len() - CHECKSUM], body);
+        assert_eq!(decode(&bytes, pieces()), Some(profile()));
+        let mut longer = [&body[..], b"of a later release"].concat();
+        longer.extend(darter_core::manifest::root_of(&longer).0);
+        assert_eq!(decode(&longer, pieces()), Some(profile()), "what was added is skipped");
+        let mut damaged = bytes.clone();
+        damaged[20] ^= 1;
+        let mut newer = bytes.clone();
+        newer[8] = 2;
+        for other in [&damaged[..], &newer, &bytes[..bytes.len() - 1], b"", b"DARTPROF", b"DARTPROF\x01"] {
+            assert_eq!(decode(other, pieces()), None);
+        }
+        assert_eq!(decode(&bytes, PieceLength::from_log2(20).unwrap()), None, "other pieces");
+    }
+
+    #[test]
+    fn it_outlives_the_process_and_goes_with_the_blob_and_a_newer_ones_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let profiles = Profiles::open(dir.path()).unwrap();
+        profiles.keep(BLOB, pieces(), &profile()).unwrap();
+        let again = Profiles::open(dir.path()).unwrap();
+        assert_eq!(again.recall(BLOB, pieces()), Some(profile()));
+        again.keep_only(&HashSet::from([BLOB])).unwrap();
+        assert!(again.recall(BLOB, pieces()).is_some());
+        again.keep_only(&HashSet::new()).unwrap();
+        assert!(again.recall(BLOB, pieces()).is_none());
+        let path = dir.path().join(DIRECTORY).join(BLOB.to_string());
+        std::fs::write(&path, b"DARTPROF\x02 of a newer one").unwrap();
+        again.keep(BLOB, pieces(), &profile()).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"DARTPROF\x02 of a newer one");
+        again.forget(BLOB);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,332 @@
+//! First touches of an expanded layer: what programs here touch first is said to the lead, whoever leads keeps and merges what it hears, and who
+//! opens the layer fetches what others touched first at once, behind what its readers wait for.
+//!
+//! The lead says its list behind `Joined`, and again when much has changed, to agents that know it. An agent that follows goes by its lead's list
+//! and keeps that, too: it may lead next, and people ask it. What is recorded is decided in [`Profile`]; bytes on the disk are
+//! [`Profiles`](crate::profiles::Profiles)'.
+//!
+//! Invariants: nothing is recorded or told of other content than expanded layers; a node's word about what it touched counts only while it is a
+//! member, and a list only of the lead that is followed. Fetching ends with whoever asked for it.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use darter_core::{ByteRange, Moment, NodeId, PieceIndex, PieceSet, Source, in_full};
+use darter_swarm::{Bounds, Foresight, Profile};
+use darter_wire::{Capabilities, Message, Stretch};
+use futures_util::{StreamExt as _, stream};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::{Lead, Outcome, Transfer};
+use crate::error::FetchError;
+
+/// For how long after it is opened a layer's list counts, and new ones are heeded.
+const STARTING: Duration = Duration::from_secs(60);
+
+/// Members are told of changes no more often than this.
+const TELL_EVERY: Duration = Duration::from_secs(2);
+
+/// Bytes that are fetched as one, unless a piece is longer.
+const UNIT: u64 = 1 << 20;
+
+/// Units that are waited for at a time. What is under way at once the picker decides.
+const MAX_AT_A_TIME: usize = 32;
+
+/// One part of what the store may hold is fetched ahead at most, so that one start does not push out all that is kept.
+const STORE_PART: u64 = 4;
+
+/// See the module's text.
+pub(super) struct Profiling {
+    known: Mutex<Known>,
+    changed: watch::Sender<()>,
+}
+
+struct Known {
+    profile: Profile,
+    /// The lead that is to be told what is touched here.
+    wanted_by: Option<NodeId>,
+    /// When members were last told, and whether they are about to be.
+    told: Option<Moment>,
+    telling: bool,
+    /// True while it is being written, and if it changed since that began.
+    saving: bool,
+    unsaved: bool,
+    /// Pieces that were fetched for a list and that no program has read yet.
+    unread: PieceSet,
+}
+
+impl Profiling {
+    pub(super) fn new(profile: Profile) -> Self {
+        let unread = PieceSet::new();
+        let known =
+            Known { profile, wanted_by: None, told: None, telling: false, saving: false, unsaved: false, unread };
+        Self { known: Mutex::new(known), changed: watch::channel(()).0 }
+    }
+}
+
+impl Transfer {
+    fn bounds(&self) -> Bounds {
+        Bounds { total: self.pieces(), piece_bytes: self.piece_length.bytes() }
+    }
+
+    /// True if first touches of it are of use.
+    fn is_profiled(&self) -> bool {
+        matches!(self.source, Source::Expanded(_))
+    }
+
+    /// The list of what is touched first, as it is known here.
+    pub fn profile(&self) -> Profile {
+        self.profiling.known.lock().profile.clone()
+    }
+
+    /// Puts a list in place of what is recorded, or takes it away; whoever is a member is told.
+    pub fn pin_profile(self: &Arc<Self>, pieces: Option<Vec<Range<u32>>>) {
+        self.change(|profile| {
+            profile.pin(pieces);
+            true
+        });
+        self.tell_profile(&self.members_to_tell());
+    }
+
+    /// A program here has touched these bytes, in this order, since it opened the blob. Says so to whoever collects it.
+    pub fn touched(self: &Arc<Self>, ranges: &[ByteRange]) {
+        if !self.is_profiled() {
+            return;
+        }
+        let length = self.stored.length().unwrap_or(u64::MAX);
+        let ranges = ranges.iter().filter(|range| !range.is_empty() && range.end() <= length);
+        let pieces: Vec<_> = ranges.map(|range| self.piece_length.pieces_of(*range)).collect();
+        match self.lead() {
+            Lead::Node(lead) => {
+                if self.profiling.known.lock().wanted_by == Some(lead) {
+                    let pieces = pieces.into_iter().take(darter_wire::MAX_STRETCHES);
+                    let pieces = pieces.map(|run| Stretch { first: run.start, end: run.end }).collect();
+                    self.fleet.say(lead, &Message::Touched { blob: self.blob, pieces });
+                }
+            }
+            Lead::Me | Lead::Nobody => self.record(self.context.me, pieces),
+        }
+    }
+
+    /// A peer says what was touched there.
+    pub(super) fn hear_touched(self: &Arc<Self>, from: NodeId, pieces: Vec<Stretch>) {
+        if self.is_profiled() && self.state.lock().session.has_member(from) {
+            self.record(from, pieces.into_iter().map(|run| run.first..run.end).collect());
+        }
+    }
+
+    /// The lead says what is touched first.
+    pub(super) fn hear_profile(self: &Arc<Self>, from: NodeId, pieces: Vec<Stretch>, wants: bool) {
+        if !self.is_profiled() || self.lead() != Lead::Node(from) {
+            return;
+        }
+        self.profiling.known.lock().wanted_by = wants.then_some(from);
+        let mut count = 0;
+        self.change(|profile| {
+            let is_new = profile.told_by(from, pieces.into_iter().map(|run| run.first..run.end));
+            count = profile.order().count();
+            is_new
+        });
+        if count > 0 {
+            self.note(format!("{} told which {count} pieces are touched first", self.fleet.address(from)));
+        }
+    }
+
+    fn record(self: &Arc<Self>, by: NodeId, pieces: Vec<Range<u32>>) {
+        if self.change(|profile| profile.record(by, pieces)) {
+            self.tell_soon();
+        }
+    }
+
+    /// Tells members of what has changed, as soon as they may be told again.
+    fn tell_soon(self: &Arc<Self>) {
+        let pause = {
+            let mut known = self.profiling.known.lock();
+            if std::mem::replace(&mut known.telling, true) {
+                return;
+            }
+            let now = self.context.now();
+            known.told.map_or(Duration::ZERO, |told| TELL_EVERY.saturating_sub(now.since(told)))
+        };
+        let transfer = Arc::clone(self);
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = transfer.closed.cancelled() => return,
+            }
+            let is_news = {
+                let mut known = transfer.profiling.known.lock();
+                known.telling = false;
+                let is_news = known.profile.is_news();
+                if is_news {
+                    known.told = Some(transfer.context.now());
+                }
+                is_news
+            };
+            if is_news {
+                transfer.tell_profile(&transfer.members_to_tell());
+            }
+        });
+    }
+
+    /// Changes what is known; true if that is something new, and then it is written down.
+    fn change(self: &Arc<Self>, change: impl FnOnce(&mut Profile) -> bool) -> bool {
+        let begins = {
+            let mut known = self.profiling.known.lock();
+            known.profile.within(self.bounds());
+            if !change(&mut known.profile) {
+                return false;
+            }
+            known.unsaved = true;
+            !std::mem::replace(&mut known.saving, true)
+        };
+        self.profiling.changed.send_replace(());
+        if begins {
+            let transfer = Arc::clone(self);
+            self.tasks.spawn(async move { transfer.save_profile().await });
+        }
+        true
+    }
+
+    async fn save_profile(&self) {
+        loop {
+            let profile = {
+                let mut known = self.profiling.known.lock();
+                if !std::mem::take(&mut known.unsaved) {
+                    known.saving = false;
+                    return;
+                }
+                known.profile.clone()
+            };
+            let (profiles, blob, pieces) = (self.context.profiles.clone(), self.blob, self.piece_length);
+            if let Err(error) = self.context.disk.run(move || profiles.keep(blob, pieces, &profile)).await {
+                tracing::warn!(blob = %blob.short(), error = %in_full(&error), "what is touched first could not be written down");
+            }
+        }
+    }
+
+    fn members_to_tell(&self) -> Vec<NodeId> {
+        self.state.lock().session.books().map(|books| books.lead().members()).unwrap_or_default()
+    }
+
+    /// Tells these members what is touched first, if they know what that is.
+    pub(super) fn tell_profile(&self, members: &[NodeId]) {
+        if !self.is_profiled() {
+            return;
+        }
+        for member in members {
+            let knows = |peer: darter_fleet::Peer| peer.hello.capabilities.contains(Capabilities::PROFILES);
+            if *member == self.context.me || !self.fleet.peer(*member).is_some_and(knows) {
+                continue;
+            }
+            let (pieces, wants) = {
+                let known = self.profiling.known.lock();
+                (known.profile.order().to_told(), known.profile.wants_record_of(member))
+            };
+            self.fleet.say(*member, &Message::Profile { blob: self.blob, pieces, wants });
+        }
+    }
+
+    /// Fetches what others touched first, in their order, for whoever has just opened the blob. Returns when that is of no use any more.
+    pub async fn fetch_first_touches(self: &Arc<Self>) {
+        if !self.is_profiled() || self.stored.passes() {
+            return;
+        }
+        let _unread = CountUnread(self);
+        let mut left = self.context.disk.usage().capacity / STORE_PART;
+        let fetching = async {
+            let mut changed = self.profiling.changed.subscribe();
+            loop {
+                changed.mark_unchanged();
+                let units = self.units_to_fetch(&mut left);
+                if !units.is_empty() && self.fetch_units(units).await.is_err() {
+                    return;
+                }
+                if changed.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // More is nobody's start any more; what few of it are read is counted.
+        let _ = tokio::time::timeout(STARTING, fetching).await;
+    }
+
+    /// What lacks of the list, in units, as far as there is room.
+    fn units_to_fetch(&self, left: &mut u64) -> Vec<ByteRange> {
+        let Some(length) = self.stored.length() else { return Vec::new() };
+        let (held, order) = (self.stored.held(), self.profile().order().clone());
+        let mut units: Vec<ByteRange> = Vec::new();
+        for piece in order.pieces().map(PieceIndex).filter(|piece| !held.contains(*piece)) {
+            let range = self.piece_length.range(piece, length);
+            if range.is_empty() || range.len() > *left {
+                continue;
+            }
+            *left -= range.len();
+            match units.last_mut() {
+                Some(last) if last.end() == range.start() && last.len() + range.len() <= UNIT => {
+                    *last = ByteRange::new(last.start(), range.end());
+                }
+                _ => units.push(range),
+            }
+        }
+        units
+    }
+
+    async fn fetch_units(self: &Arc<Self>, units: Vec<ByteRange>) -> Result<(), FetchError> {
+        let began = self.context.now();
+        let (mut bytes, count) = (0, units.len());
+        let mut fetching = stream::iter(units)
+            .map(async |unit| (unit, self.foresee(unit, STARTING, Foresight::Profile).await))
+            .buffer_unordered(MAX_AT_A_TIME);
+        while let Some((unit, fetched)) = fetching.next().await {
+            match fetched {
+                Ok(()) => {
+                    bytes += unit.len();
+                    self.fetched_for_profile(unit);
+                }
+                Err(error) if matches!(self.outcome(), Outcome::Failed(_)) => return Err(error),
+                // Its reader will ask for it, if there is one.
+                Err(_) => {}
+            }
+        }
+        drop(fetching);
+        let took = self.context.now().since(began).as_secs_f64();
+        self.note(format!("fetched {bytes} bytes in {count} parts that others touched first, in {took:.2} s"));
+        Ok(())
+    }
+
+    fn fetched_for_profile(&self, unit: ByteRange) {
+        self.context.metrics.profile_fetched_bytes.inc_by(unit.len());
+        let mut known = self.profiling.known.lock();
+        for piece in self.piece_length.pieces_of(unit) {
+            known.unread.insert(PieceIndex(piece));
+        }
+    }
+
+    /// A program reads these bytes, and they are here.
+    pub fn noted_read(&self, range: ByteRange) {
+        let mut known = self.profiling.known.lock();
+        if known.unread.is_empty() {
+            return;
+        }
+        let read = self.piece_length.pieces_of(range).map(PieceIndex).filter(|piece| known.unread.remove(*piece));
+        let bytes = read.map(|piece| self.bytes_of(piece)).sum();
+        self.context.metrics.profile_hit_bytes.inc_by(bytes);
+    }
+
+    fn bytes_of(&self, piece: PieceIndex) -> u64 {
+        self.piece_length.range(piece, self.stored.length().unwrap_or(u64::MAX)).len()
+    }
+}
+
+/// Counts at its end what was fetched and not read.
+struct CountUnread<'a>(&'a Transfer);
+
+impl Drop for CountUnread<'_> {
+    fn drop(&mut self) {
+        let unread = std::mem::take(&mut self.0.profiling.known.lock().unread);
+        self.0.context.metrics.profile_unread_bytes.inc_by(unread.iter().map(|piece| self.0.bytes_of(piece)).sum());
+    }
+}

@@ -1,0 +1,50 @@
+//! Which parts of layers are touched first: shown and pinned, as [`profile`](darter_api::profile) has it.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use darter_agent::Agent;
+use darter_api::profile::PinnedProfile;
+use darter_core::{ByteRange, Digest};
+
+use super::{failed, problem, told};
+
+pub(super) async fn profile(State(agent): State<Agent>, Path(diff_id): Path<String>) -> Response {
+    let Ok(diff_id) = diff_id.parse() else { return no_diff_id(&diff_id) };
+    match agent.layer_profile(diff_id).await {
+        Ok(profile) => told(&profile),
+        Err(error) => failed(&agent, &error),
+    }
+}
+
+pub(super) async fn pin(
+    State(agent): State<Agent>,
+    Path(diff_id): Path<String>,
+    Json(pinned): Json<PinnedProfile>,
+) -> Response {
+    let ranges = pinned.ranges.iter().filter(|(start, end)| start < end);
+    let ranges: Vec<_> = ranges.map(|(start, end)| ByteRange::new(*start, *end)).collect();
+    set_pinned(&agent, &diff_id, Some(&ranges)).await
+}
+
+pub(super) async fn unpin(State(agent): State<Agent>, Path(diff_id): Path<String>) -> Response {
+    set_pinned(&agent, &diff_id, None).await
+}
+
+async fn set_pinned(agent: &Agent, text: &str, ranges: Option<&[ByteRange]>) -> Response {
+    let Ok(diff_id) = text.parse::<Digest>() else { return no_diff_id(text) };
+    match agent.pin_layer_profile(diff_id, ranges).await {
+        Ok(true) => StatusCode::NO_CONTENT.into_response(),
+        Ok(false) => {
+            let text = format!("nothing is here of the layer {diff_id}: mount or start its image on this host first");
+            problem(StatusCode::NOT_FOUND, &text)
+        }
+        Err(error) => failed(agent, &error),
+    }
+}
+
+fn no_diff_id(text: &str) -> Response {
+    let text = format!("not a diff id: {text:?}; write it as an image's configuration does, as sha256:…");
+    problem(StatusCode::BAD_REQUEST, &text)
+}
