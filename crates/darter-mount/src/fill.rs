@@ -167,7 +167,10 @@ mod tests {
                 }
             }
             let most = now.since(start).as_secs_f64() * rate.bytes_per_second() as f64 + step as f64;
-            assert!(all as f64 <= most * 1.001 && all as f64 >= (most - step as f64) * 0.999, "{rate}: {all} of {most}");
+            assert!(
+                all as f64 <= most * 1.001 && all as f64 >= (most - step as f64) * 0.999,
+                "{rate}: {all} of {most}"
+            );
         }
     }
 

@@ -52,8 +52,8 @@ pub use limits::{
     MAX_REGISTRY_PATH, MAX_STRETCHES, MAX_UNANSWERED, MAX_WISHES,
 };
 pub use message::{
-    Failure, FailureKind, Held, Message, PeerInfo, RegistryAnswer, RegistryQuestion, StaleAnswer, Stretch, SwarmPart, Verdict,
-    WANT_SINCE, Wish,
+    Failure, FailureKind, Held, Message, PeerInfo, RegistryAnswer, RegistryQuestion, StaleAnswer, Stretch, SwarmPart,
+    Verdict, WANT_SINCE, Wish,
 };
 pub use preface::{Hello, Kind, Role};
 pub use versions::{Capabilities, Versions};

@@ -84,8 +84,8 @@ use serde::{Deserialize, Serialize};
 pub use self::failure::{Failure, FailureKind};
 use crate::open_enum::open_enum;
 use crate::{
-    MAX_BLOB_LENGTH, MAX_PEERS_TOLD, MAX_PIECES, MAX_REGISTRY_HEADERS, MAX_REGISTRY_PATH, MAX_STRETCHES, MAX_WISHES, ProtocolError,
-    Result,
+    MAX_BLOB_LENGTH, MAX_PEERS_TOLD, MAX_PIECES, MAX_REGISTRY_HEADERS, MAX_REGISTRY_PATH, MAX_STRETCHES, MAX_WISHES,
+    ProtocolError, Result,
 };
 
 /// The version of the protocol in which members say what they want of a blob.

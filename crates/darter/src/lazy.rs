@@ -94,7 +94,10 @@ fn prepare(given: &Path) -> anyhow::Result<PathBuf> {
 
 /// Whether the process that keeps a directory lives.
 fn answers(dir: &Path) -> bool {
-    std::fs::symlink_metadata(dir.join(PROBE)).is_err_and(|error| error.kind() == ErrorKind::NotFound)
+    std::fs::symlink_metadata(dir.join(PROBE)).is_err_and(|error| {
+        // One of root's lets no other user look.
+        matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied)
+    })
 }
 
 /// Sees to it that a directory is kept, as long as an agent runs. `arguments` say where the agent is.

@@ -44,7 +44,8 @@ async fn start(agent: &Agent, download: &Download) -> u64 {
 /// The bytes of the pieces that a start touches: nothing less can be had.
 fn touched_bytes(download: &Download) -> u64 {
     let (pieces, length) = (download.piece_length(), download.length().unwrap());
-    let touched: std::collections::BTreeSet<_> = reads().into_iter().flat_map(|range| pieces.pieces_of(range)).collect();
+    let touched: std::collections::BTreeSet<_> =
+        reads().into_iter().flat_map(|range| pieces.pieces_of(range)).collect();
     touched.into_iter().map(|piece| pieces.range(PieceIndex(piece), length).len()).sum()
 }
 

@@ -6,8 +6,8 @@ use darter_core::{
     Version,
 };
 use darter_protocol::{
-    Failure, FailureKind, Held, Message, PeerInfo, RegistryAnswer, RegistryQuestion, StaleAnswer, Stretch, SwarmPart, Verdict,
-    Wish,
+    Failure, FailureKind, Held, Message, PeerInfo, RegistryAnswer, RegistryQuestion, StaleAnswer, Stretch, SwarmPart,
+    Verdict, Wish,
 };
 
 /// Every kind of failure, in the order of their numbers.
@@ -153,7 +153,10 @@ pub(crate) fn messages() -> Vec<(&'static str, Message)> {
             Message::Want { blob, everything: false, wishes: vec![Wish { first: 300, end: 364, within_ms: 10_000 }] },
         ),
         ("Unreached", Message::Unreached { blob, peer: node }),
-        ("Touched", Message::Touched { blob, pieces: vec![Stretch { first: 300, end: 301 }, Stretch { first: 0, end: 4 }] }),
+        (
+            "Touched",
+            Message::Touched { blob, pieces: vec![Stretch { first: 300, end: 301 }, Stretch { first: 0, end: 4 }] },
+        ),
         ("Profile", Message::Profile { blob, pieces: vec![Stretch { first: 300, end: 301 }], wants: true }),
     ]
 }

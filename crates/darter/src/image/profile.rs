@@ -101,7 +101,9 @@ async fn export(args: &ProfileArgs, file: &Path, known: &[LayerProfile]) -> anyh
     }
     let text = serde_json::to_vec_pretty(&profile)?;
     let path = file.to_owned();
-    threads::run(move || std::fs::write(path, text)).await.with_context(|| format!("can't write {}", file.display()))?;
+    threads::run(move || std::fs::write(path, text))
+        .await
+        .with_context(|| format!("can't write {}", file.display()))?;
     let bytes = known.iter().map(|layer| layer.bytes).sum();
     output::complain(&format!("{}: {} layers, {}", file.display(), known.len(), units::size(bytes)));
     Ok(())

@@ -143,7 +143,12 @@ async fn keep(
 ) -> anyhow::Result<()> {
     let clock = Arc::new(SystemClock::start());
     let since = clock.unix();
-    let settings = Settings { limit: args.timeout, fill: args.fill, fill_rate: args.fill_rate, has_digest: mount.digest.is_some() };
+    let settings = Settings {
+        limit: args.timeout,
+        fill: args.fill,
+        fill_rate: args.fill_rate,
+        has_digest: mount.digest.is_some(),
+    };
     let modified = content.modified.as_deref().and_then(|date| httpdate::parse_http_date(date).ok());
     let options = MountOptions {
         name: mount.name.clone().into(),

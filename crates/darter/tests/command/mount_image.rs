@@ -274,3 +274,54 @@ fn what_can_not_be_mounted_is_refused_in_a_line() {
     assert!(misspelt.code == Some(2) && misspelt.err.contains("docker.io/library/debian:12"), "{misspelt:?}");
     assert_eq!(room.run("mount --list --json").succeeded().json(), json!([]));
 }
+
+#[test]
+fn what_an_image_reads_first_is_shown_exported_and_pinned() {
+    if !can_mount() {
+        return;
+    }
+    let large = content(8 << 20);
+    let only = tar([file("large", &large), file("small", "small")]);
+    let registry = ImageRegistry::of(std::slice::from_ref(&only));
+    let room = Room::new();
+    let name = registry.image();
+    let profile = |flags: &str| room.run(&format!("image profile {name} {flags}"));
+    profile("").failed_with(1, &["no daemon"]);
+    let _daemon = Daemon::start(&room, &format!("--trusted-registry {}", registry.address));
+    profile("").failed_with(75, &["nothing is known yet", "darter mount"]);
+    let image = mount(&room, &name);
+    assert_eq!(std::fs::read(image.dir.join("small")).unwrap(), b"small");
+    room.run(&format!("unmount {}", image.dir.display())).succeeded();
+    // The keeper says it with its last breath.
+    wait_until("it is known", || profile("").code == Some(0));
+    let table = profile("").succeeded().text().to_owned();
+    assert!(table.contains("1 start") && table.contains("LAYER"), "{table}");
+    let known = profile("--json").succeeded().json()["layers"][0].clone();
+    let (bytes, length) = (known["bytes"].as_u64().unwrap(), known["length_bytes"].as_u64().unwrap());
+    assert!(bytes > 0 && bytes < length / 4, "{bytes} of {length}: what is not touched is not in it");
+    assert_eq!(known["diff_id"], Digest::sha256(&only).to_string());
+
+    profile("--export known.json").succeeded();
+    let exported: serde_json::Value = serde_json::from_slice(&room.read("known.json")).unwrap();
+    assert_eq!((&exported["version"], &exported["layers"][0]["ranges"]), (&json!(1), &known["ranges"]));
+    let mut other = exported.clone();
+    other["layers"][0]["ranges"] = json!([[0, 1]]);
+    let write =
+        |what: &serde_json::Value| std::fs::write(room.path("out").join("other.json"), what.to_string()).unwrap();
+    write(&other);
+    profile("--pin other.json").succeeded();
+    let pinned = profile("--json").succeeded().json()["layers"][0].clone();
+    assert_eq!((&pinned["pinned"], &pinned["ranges"]), (&json!(true), &json!([[0, 131_072]])), "whole pieces");
+    assert!(profile("").succeeded().text().contains("pinned"));
+    profile("--unpin").succeeded();
+    assert_eq!(profile("--json").succeeded().json()["layers"][0]["ranges"], known["ranges"]);
+
+    other["layers"][0]["diff_id"] = json!(Digest::sha256(b"another"));
+    write(&other);
+    profile("--pin other.json").failed_with(2, &["no layer of", &name]);
+    write(&json!({ "version": 2 }));
+    profile("--pin other.json").failed_with(2, &["version 2", "upgrade"]);
+    write(&json!([]));
+    profile("--pin other.json").failed_with(2, &["no profile", "--export"]);
+    profile("--pin none.json").failed_with(1, &["can't read none.json"]);
+}
