@@ -274,3 +274,30 @@ fn tags_may_be_stale_when_told_so() {
         assert!(wrong.contains(part), "{part:?} is not in {wrong}");
     }
 }
+
+#[test]
+fn an_agent_starts_its_keeper_as_its_flags_say() {
+    let Command::Up(args) = parse(&[
+        "darter",
+        "up",
+        "--lazy-dir",
+        "/run/layers",
+        "--lazy-fill",
+        "always",
+        "--lazy-fill-rate",
+        "1.5MB/s",
+        "--lazy-timeout",
+        "1m 30s",
+    ])
+    .command
+    else {
+        panic!("another command")
+    };
+    let flags: Vec<_> = args.lazy.for_keeper().into_iter().map(|flag| flag.into_string().unwrap()).collect();
+    let words: Vec<_> =
+        ["darter", "lazy-dir", "/run/layers"].into_iter().chain(flags.iter().map(|flag| &**flag)).collect();
+    let Command::LazyDir(keeper) = parse(&words).command else { panic!("another command") };
+    let rate = keeper.fill_rate.map(darter_core::Rate::bytes_per_second);
+    assert_eq!((keeper.fill, rate), (darter_mount::Fill::Always, Some(1_500_000)));
+    assert_eq!(keeper.timeout, std::time::Duration::from_secs(90));
+}
