@@ -58,12 +58,15 @@ async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     tokio::time::timeout(WITHIN, waits).await.unwrap_or_else(|_| panic!("{what}"));
 }
 
-/// Lets an agent fetch what others touched until that is all here.
-async fn foresee(agent: &Agent, download: &Download) {
+/// The same of one that fetches what others touched, once that is all here.
+async fn start_with_profile(agent: &Agent, download: &Download) -> u64 {
     let wanted = touched_bytes(download);
-    let fetched = until("all is fetched", async || agent.metrics().profile_fetched_bytes.get() >= wanted);
+    let starting = async {
+        until("all is fetched", async || agent.metrics().profile_fetched_bytes.get() >= wanted).await;
+        start(agent, download).await
+    };
     tokio::select! {
-        () = fetched => {}
+        waited = starting => waited,
         () = download.fetch_first_touches() => panic!("it ended"),
     }
 }
@@ -101,8 +104,7 @@ async fn the_second_starter_finds_what_the_first_one_touched_and_gets_nothing_el
     let late = start_node("late").await;
     let opened_late = open(&late, &layer).await;
     for (agent, download) in [(&early, &opened_early), (&late, &opened_late)] {
-        foresee(agent, download).await;
-        assert_eq!(start(agent, download).await, 0, "all was there");
+        assert_eq!(start_with_profile(agent, download).await, 0, "all was there");
         let moved = came(agent);
         assert!(moved * 10 <= touched * 11, "{moved} of {touched} bytes that were touched");
         let (metrics, fetched) = (agent.metrics(), touched);
@@ -141,8 +143,7 @@ async fn what_is_known_outlives_the_lead_and_a_pinned_list_is_what_others_get() 
     assert_eq!(known(&seed, &layer).await, Some(touched), "it was kept");
     let late = node(directory.path(), "late", &registry, &[&seed]).await;
     let opened = open(&late, &layer).await;
-    foresee(&late, &opened).await;
-    assert_eq!(start(&late, &opened).await, 0);
+    assert_eq!(start_with_profile(&late, &opened).await, 0);
 
     // Somebody knows better.
     let pinned = [ByteRange::new(1 << 20, (1 << 20) + 1)];
