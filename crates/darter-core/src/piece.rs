@@ -64,13 +64,6 @@ impl PieceLength {
         Self { log2: u8::try_from(wanted.trailing_zeros()).expect("at most 22") }
     }
 
-    /// The length that suits a layer that is mounted, of `length` bytes: whoever touches a byte waits for the piece around it, so they are shorter
-    /// than those of a blob that is wanted whole, about eight thousand a layer, and 1 MiB at most (`docs/notes/first-touches.md`).
-    pub fn for_layer(length: u64) -> Self {
-        let wanted = (length / 8192).next_power_of_two().clamp(1 << 17, 1 << 20);
-        Self { log2: u8::try_from(wanted.trailing_zeros()).expect("at most 20") }
-    }
-
     /// Bytes in a full piece.
     pub const fn bytes(self) -> u64 {
         1 << self.log2
@@ -145,8 +138,6 @@ mod tests {
         assert_eq!(kib(512 << 20), 512);
         assert_eq!(kib(1 << 30), 1024);
         assert_eq!(kib(100 << 30), 4096);
-        let kib = |length| PieceLength::for_layer(length).bytes() >> 10;
-        assert_eq!([0, 1 << 30, (1 << 30) + 8192, 3 << 30, 100 << 30].map(kib), [128, 128, 256, 512, 1024]);
     }
 
     #[test]

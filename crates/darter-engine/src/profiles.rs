@@ -141,7 +141,8 @@ mod tests {
     fn profile() -> Profile {
         let mut profile = Profile::new(Bounds { total: Some(600), piece_bytes: pieces().bytes() });
         profile.record(NodeId([1; 16]), [300..302, 0..1]);
-        profile.pin(Some(vec![5..6]));
+        let only = 5..6;
+        profile.pin(Some(vec![only]));
         profile
     }
 

@@ -169,7 +169,7 @@ impl Profile {
 
     /// True if this node is to say what it touches.
     pub fn wants_record_of(&self, node: &NodeId) -> bool {
-        let is_sampled = node.0[15] % ONE_IN == 0;
+        let is_sampled = node.0[15].is_multiple_of(ONE_IN);
         self.records.len() < MAX_RECORDED || is_sampled || self.records.iter().any(|(by, _)| by == node)
     }
 

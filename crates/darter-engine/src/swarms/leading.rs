@@ -157,7 +157,7 @@ impl Swarms {
             return Err(error.into());
         }
         if let Some(length) = reading.length {
-            check_length(source, pieces_of(source, length), length)?;
+            check_length(source, PieceLength::for_blob(length), length)?;
         }
         let (version, blob) = match source.own_blob() {
             Some(blob) => (reading.version.clone(), blob),
@@ -181,7 +181,7 @@ impl Swarms {
             return Ok(transfer);
         }
         let _turn = self.beginnings.turn(blob).await;
-        let piece_length = reading.length.map_or(PieceLength::UNKNOWN_BLOB, |length| pieces_of(source, length));
+        let piece_length = reading.length.map_or(PieceLength::UNKNOWN_BLOB, PieceLength::for_blob);
         let manifest = Manifest::new(piece_length, reading.length);
         let stored = self.create(blob, source, &version, manifest, false).await?;
         let transfer = self.begin(source, version, caller, stored).await;
@@ -279,13 +279,5 @@ impl Swarms {
     /// True if nodes may give what is stored here in part: an address's own answer has been compared by now, a registry's is asked for.
     pub(super) async fn may_take_from_holders(&self, source: &Source, caller: Caller<'_>) -> bool {
         matches!(source, Source::Url { .. }) || self.is_vouched(source, caller).await.unwrap_or(false)
-    }
-}
-
-/// How a blob of this length is cut that its lead reads.
-fn pieces_of(source: &Source, length: u64) -> PieceLength {
-    match source {
-        Source::Expanded(_) => PieceLength::for_layer(length),
-        Source::Url { .. } | Source::Registry { .. } => PieceLength::for_blob(length),
     }
 }
