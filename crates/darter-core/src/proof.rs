@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
@@ -106,9 +107,9 @@ impl LeadKey {
 }
 
 /// Signs for a lead.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Signer {
-    pair: Ed25519KeyPair,
+    pair: Arc<Ed25519KeyPair>,
     key: LeadKey,
     /// The chain that was last signed, and its proof, by first piece: many members ask for the same one.
     last: HashMap<u32, (HashChain, Proof)>,
@@ -122,7 +123,7 @@ impl Signer {
     pub fn draw() -> Self {
         let pair = identity::draw_pair();
         let key = pair.public_key().as_ref().try_into().expect("an Ed25519 key has 32 bytes");
-        Self { pair, key: LeadKey(key), last: HashMap::new() }
+        Self { pair: Arc::new(pair), key: LeadKey(key), last: HashMap::new() }
     }
 
     /// The key that others check this signer's proofs with.

@@ -243,7 +243,7 @@ impl Fleet {
     pub(crate) fn pass_through(&mut self, index: u32, piece: PieceIndex) {
         let most = (WINDOW / self.piece_bytes).max(4) as usize;
         let node = &mut self.nodes[index as usize];
-        let Some(passing) = node.passing.as_mut().filter(|_| node.session.books().is_none()) else { return };
+        let Some(passing) = node.passing.as_mut().filter(|_| !node.session.has_books()) else { return };
         passing.aside.push_back(piece);
         let stands = node.reader.unwrap_or(PieceIndex(u32::MAX));
         while passing.aside.len() > most

@@ -75,7 +75,7 @@ pub struct Fleet {
     patience: Duration,
     pub(crate) waiting_for: usize,
     limit: Moment,
-    outputs: Vec<Output>,
+    pub(crate) outputs: Vec<Output>,
 }
 
 /// A link that a rack or a zone shares.
@@ -283,7 +283,7 @@ impl Fleet {
             }
             What::Failed(failed) => self.not_answered(failed),
             What::Read { by, life, reader, run } => self.origin_piece(by, life, reader, run),
-            What::Tried { by, life, bytes, parts } => self.origin_tried(by, life, bytes, parts),
+            What::Tried(trial) => self.origin_tried(trial),
             What::Noticed(node) => self.noticed(node),
             What::AskToLead { to, from, life } => self.asked_to_lead(to, from, life),
             What::NotLed { node, by, life } => self.not_led(node, by, life),
@@ -411,14 +411,14 @@ impl Fleet {
         node.poll_at = None;
         let view = self.blob.seen_by(node).meeting(reached, has_seed);
         let now = node.clock(self.now);
-        let seen = Seen { reads: true, is_idle: false, stall: None, origin: Duration::ZERO };
+        let seen = Seen { is_idle: false, stall: None, origin: Duration::ZERO };
         node.session.look(seen, &view, now);
         node.session.poll(&view, now, &mut outputs);
         for output in outputs.drain(..) {
             self.carry_out(index, output);
         }
         self.outputs = outputs;
-        if self.nodes[index as usize].session.books().is_some() {
+        if self.nodes[index as usize].session.has_books() {
             self.look_after(index);
         }
         self.wake_later(index);
@@ -450,7 +450,7 @@ impl Fleet {
         if node.wake_at.take_if(|at| *at == self.now).is_none() {
             return;
         }
-        if node.session.books().is_some() {
+        if node.session.has_books() {
             return self.poll(index);
         }
         match self.next_wakeup(index) {
@@ -460,7 +460,7 @@ impl Fleet {
         }
     }
 
-    fn carry_out(&mut self, index: u32, output: Output) {
+    pub(crate) fn carry_out(&mut self, index: u32, output: Output) {
         match output {
             Output::Say { to, message } => self.post(index, &to, message),
             Output::Dial(peers) => self.dial(index, &peers),
@@ -474,7 +474,7 @@ impl Fleet {
             }
             Output::Withdraw { request, of } => {
                 let (from, to, id) = (index, index_of(of), short(request));
-                if self.nodes[to as usize].session.books().is_some() {
+                if self.nodes[to as usize].session.has_books() {
                     self.count_message();
                 }
                 self.queue.push(self.message_at(from, to), What::Cancel { to, from, id });
@@ -485,12 +485,14 @@ impl Fleet {
             Output::Return(_) => self.return_to_seed(index),
             // Nothing is thrown away here, and what this node said of the blob was right.
             Output::StartOver { .. } | Output::EndTrust { .. } => self.seek(index),
+            Output::Read { reader, run } => self.read(index, reader, run),
+            Output::TryOrigin { reader, range } => self.try_origin(index, reader, range),
             Output::Unattended
-            | Output::ReadOn
             | Output::LeadLost { .. }
             | Output::EndStalled
             | Output::Give
-            | Output::RunErrands
+            | Output::Widened(_)
+            | Output::Narrowed { .. }
             | Output::Doubted(_)
             | Output::Reported { .. } => {}
             // One that is followed is not asked to follow; and nobody gives up here.
@@ -529,8 +531,7 @@ impl Fleet {
     }
 
     fn look_at_lead(&mut self) {
-        let books = self.nodes.iter().filter_map(|node| node.session.books());
-        let bytes = books.map(|books| books.lead().memory() as u64).max().unwrap_or_default();
+        let bytes = self.nodes.iter().map(|node| node.session.lead_memory() as u64).max().unwrap_or_default();
         self.report.tracker_bytes = self.report.tracker_bytes.max(bytes);
     }
 
@@ -548,7 +549,7 @@ impl Fleet {
         self.poll_soon(index);
         self.move_reader(index);
         self.pass_through(index, came.piece);
-        if self.nodes[index as usize].session.books().is_some() {
+        if self.nodes[index as usize].session.has_books() {
             self.look_after(index);
         }
     }

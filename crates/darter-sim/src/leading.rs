@@ -8,18 +8,19 @@
 
 use std::time::Duration;
 
-use darter_core::{Moment, PieceIndex, PieceLength, PieceSet};
+use darter_core::{ByteRange, Moment, PieceIndex, PieceLength, Signer};
 use darter_protocol::Message;
 use darter_scenario::Lie;
 use darter_swarm::leadership::JOIN_TIMEOUT;
-use darter_swarm::{Books, Came, Desk, Entering, Input, Leader, LetIn, OriginReader, OriginRun, Sought, Start};
+use darter_swarm::{
+    AtPiece, Came, Desk, Entering, Gave, Input, LetIn, OriginReader, OriginRun, ReadsOn, Sought, Start,
+};
 
 use crate::fleet::Fleet;
 use crate::node::{BLOB, Node, index_of};
 use crate::queue::What;
 
-/// The connection that tries, and in how many parts its bytes come.
-const TRIAL: OriginReader = OriginReader::Beside(0);
+/// In how many parts the bytes come that a connection tries with.
 const TRIAL_PARTS: u32 = 4;
 
 /// A lead's state; its books are the session's.
@@ -27,6 +28,17 @@ const TRIAL_PARTS: u32 = 4;
 pub(crate) struct Leading {
     /// Its connections to the origin.
     reading: Vec<OriginReader>,
+}
+
+/// A connection that tries whether two get more than one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trial {
+    by: u32,
+    life: u8,
+    reader: OriginReader,
+    /// Bytes that are still to come, and in how many parts.
+    bytes: u64,
+    parts: u32,
 }
 
 impl Fleet {
@@ -44,25 +56,31 @@ impl Fleet {
 
     /// The state with which a lead's books begin.
     fn desk(&self, leader: u32) -> Desk {
-        Desk { place: self.blob.place(leader).clone(), seed: self.seed ^ u64::from(self.books + 1) }
+        let seed = self.seed ^ u64::from(self.books + 1);
+        Desk { place: self.blob.place(leader).clone(), seed, signer: Signer::draw() }
     }
 
     /// Tells a node's session what opens its books, whomever it follows.
     fn opens(&mut self, leader: u32, input: Input) {
-        let were_open = self.nodes[leader as usize].session.books().is_some();
+        let were_open = self.nodes[leader as usize].session.has_books();
         self.tell(leader, input);
         if were_open {
             return;
         }
         self.books += 1;
-        let node = &mut self.nodes[leader as usize];
         let log2 = u8::try_from(self.piece_bytes.max(1).ilog2()).unwrap_or(u8::MAX);
         let piece_length = PieceLength::from_log2(log2).ok().filter(|length| length.bytes() == self.piece_bytes);
-        let piece_length = piece_length.filter(|_| self.origin_connections > 1);
-        if let Some((piece_length, books)) = piece_length.zip(node.session.books_mut()) {
-            let length = u64::from(self.pieces) * self.piece_bytes;
-            books.lead_mut().read_by(self.origin_connections, None, piece_length, length);
+        if let Some(piece_length) = piece_length.filter(|_| self.origin_connections > 1) {
+            let (connections, length) = (self.origin_connections, u64::from(self.pieces) * self.piece_bytes);
+            self.note(leader, Input::OriginBears { connections, known_until: None, piece_length, length });
         }
+    }
+
+    /// Tells a node's session something that it does nothing about by itself.
+    pub(crate) fn note(&mut self, index: u32, input: Input) -> bool {
+        let node = &mut self.nodes[index as usize];
+        let (view, now) = (self.blob.seen_by(node), node.clock(self.now));
+        node.session.handle(input, &view, now)
     }
 
     /// A lead counts a node that holds all as a member, which need not know: nodes tell seeds what they hold whole.
@@ -114,10 +132,7 @@ impl Fleet {
     pub(crate) fn look_after(&mut self, leader: u32) {
         let node = &mut self.nodes[leader as usize];
         let now = node.clock(self.now);
-        if let Some(books) = node.session.books_mut()
-            && node.uploads.has_parked()
-            && books.lead_mut().may_give(now)
-        {
+        if node.uploads.has_parked() && node.session.may_give(now) {
             node.uploads.unpark_all();
         }
         self.fill_slots(leader);
@@ -125,38 +140,30 @@ impl Fleet {
         self.read_on(leader);
     }
 
-    /// Asks the origin for what is to be read next, on each connection that reads nothing.
+    /// Reads of the origin what its session says.
     fn read_on(&mut self, leader: u32) {
-        self.read_by(leader, OriginReader::Everything);
-        let connections = self.nodes[leader as usize].session.books().map_or(1, |books| books.lead().connections());
-        for number in 0..connections - 1 {
-            self.read_by(leader, OriginReader::Beside(number));
+        let node = &mut self.nodes[leader as usize];
+        let is_none_of_its = node.lie.is_some_and(|lie| !matches!(lie, Lie::Wrong | Lie::Vanish));
+        if is_none_of_its {
+            return;
+        }
+        let mut outputs = std::mem::take(&mut self.outputs);
+        let (view, now) = (self.blob.seen_by(node), node.clock(self.now));
+        node.session.poll_origin(&view, now, &mut outputs);
+        for output in outputs.drain(..) {
+            self.carry_out(leader, output);
+        }
+        self.outputs = outputs;
+        let session = &self.nodes[leader as usize].session;
+        if session.reads(OriginReader::Everything) && !session.is_at_work(OriginReader::Everything) {
+            // Members may stand still.
+            self.wake_later(leader);
         }
     }
 
-    fn read_by(&mut self, leader: u32, reader: OriginReader) {
-        let node = &mut self.nodes[leader as usize];
-        if node.leading.reading.contains(&reader) {
-            return;
-        }
-        let is_none_of_its = node.lie.is_some_and(|lie| !matches!(lie, Lie::Wrong | Lie::Vanish));
-        if node.session.leader() != Leader::Me || node.session.picker().is_complete() || is_none_of_its {
-            return;
-        }
-        let known = PieceSet::full(self.known);
-        let now = node.clock(self.now);
-        let Some(lead) = node.session.books_mut().map(Books::lead_mut) else { return };
-        let Some(run) = lead.origin_plan(reader, &known, now) else {
-            if !node.session.picker().is_complete() {
-                // Members may stand still.
-                self.wake_later(leader);
-            }
-            return;
-        };
-        if self.origin_connections > 1 {
-            lead.begins(reader, run);
-        }
-        node.leading.reading.push(reader);
+    /// A connection to the origin is given something to read.
+    pub(crate) fn read(&mut self, leader: u32, reader: OriginReader, run: OriginRun) {
+        self.nodes[leader as usize].leading.reading.push(reader);
         self.read_piece(leader, reader, run);
     }
 
@@ -184,19 +191,7 @@ impl Fleet {
         if node.life != life {
             return;
         }
-        let now = node.clock(self.now);
-        if self.origin_connections == 1 {
-            node.leading.reading.clear();
-        } else if let Some(books) = node.session.books_mut() {
-            let lead = books.lead_mut();
-            lead.origin_came(reader, self.piece_bytes, Duration::MAX, now);
-            let trial = if lead.is_origin_trial_due() { lead.origin_trial(now) } else { None };
-            if let Some(trial) = trial {
-                node.leading.reading.push(TRIAL);
-                self.report.origin_tried += trial.len();
-                self.read_of_trial(leader, life, trial.len(), TRIAL_PARTS);
-            }
-        }
+        self.origin_gave(leader, reader, self.piece_bytes);
         self.known = self.known.max(piece.0 + 1);
         self.learn(leader, self.known);
         let came = Came { piece, bytes: self.piece_bytes, request: None, from: None };
@@ -209,38 +204,60 @@ impl Fleet {
         self.look_after(leader);
     }
 
-    /// A second connection tries, in so many parts of as many bytes in all.
-    fn read_of_trial(&mut self, by: u32, life: u8, bytes: u64, parts: u32) {
-        let connections = self.nodes[by as usize].leading.reading.len().max(1);
+    /// Bytes came on a connection to the origin. More connections follow at once, if any do.
+    fn origin_gave(&mut self, leader: u32, reader: OriginReader, bytes: u64) {
+        let (waited, is_held_up, others_gave_back) = (Duration::MAX, false, false);
+        let gave = Gave { reader, bytes, waited, is_held_up, others_gave_back };
+        if self.note(leader, Input::OriginGave(gave)) {
+            self.read_on(leader);
+        }
+    }
+
+    /// A second connection tries with bytes that nobody keeps.
+    pub(crate) fn try_origin(&mut self, by: u32, reader: OriginReader, range: ByteRange) {
+        let node = &mut self.nodes[by as usize];
+        node.leading.reading.push(reader);
+        let life = node.life;
+        self.report.origin_tried += range.len();
+        self.read_of_trial(Trial { by, life, reader, bytes: range.len(), parts: TRIAL_PARTS });
+    }
+
+    /// Its bytes come in so many parts.
+    fn read_of_trial(&mut self, trial: Trial) {
+        let connections = self.nodes[trial.by as usize].leading.reading.len().max(1);
         let rate = self.origin_each.min(self.origin / connections as f64);
-        let took = Duration::from_secs_f64(bytes as f64 / f64::from(parts) / rate);
-        self.queue.push(self.now + took, What::Tried { by, life, bytes, parts });
+        let took = Duration::from_secs_f64(trial.bytes as f64 / f64::from(trial.parts) / rate);
+        self.queue.push(self.now + took, What::Tried(trial));
     }
 
     /// A part of what was to be tried came.
-    pub(crate) fn origin_tried(&mut self, by: u32, life: u8, bytes: u64, parts: u32) {
-        let node = &mut self.nodes[by as usize];
-        let Some(books) = node.session.books_mut().filter(|_| node.life == life) else { return };
-        let part = bytes / u64::from(parts);
-        books.lead_mut().origin_came(TRIAL, part, Duration::MAX, self.now);
-        if parts > 1 {
-            return self.read_of_trial(by, life, bytes - part, parts - 1);
+    pub(crate) fn origin_tried(&mut self, trial: Trial) {
+        let Trial { by, life, reader, bytes, parts } = trial;
+        if self.nodes[by as usize].life != life {
+            return;
         }
-        node.leading.reading.retain(|other| *other != TRIAL);
+        let part = bytes / u64::from(parts);
+        self.origin_gave(by, reader, part);
+        if parts > 1 {
+            return self.read_of_trial(Trial { bytes: bytes - part, parts: parts - 1, ..trial });
+        }
+        self.read_ended(by, reader);
         self.look_after(by);
     }
 
     /// A connection goes on with its run, or ends it.
     fn read_next(&mut self, leader: u32, reader: OriginReader, run: OriginRun) {
-        let known = PieceSet::full(self.known);
         let node = &mut self.nodes[leader as usize];
-        let (leads, now) = (node.session.leadership().leader() == Leader::Me, node.clock(self.now));
-        let Some(books) = node.session.books_mut().filter(|_| self.origin_connections > 1) else { return };
-        let may_go_on = leads && run.end != Some(run.first);
-        if may_go_on && books.lead_mut().goes_on(reader, run.first, &known, now) {
+        let (view, now) = (self.blob.seen_by(node), node.clock(self.now));
+        let at = AtPiece { reader, piece: run.first, through: false, to_the_end: false };
+        if run.end != Some(run.first) && node.session.reads_on(at, &view, now) != ReadsOn::Ends {
             return self.read_piece(leader, reader, run);
         }
-        books.lead_mut().reads(reader, None);
-        node.leading.reading.retain(|other| *other != reader);
+        self.read_ended(leader, reader);
+    }
+
+    fn read_ended(&mut self, leader: u32, reader: OriginReader) {
+        self.nodes[leader as usize].leading.reading.retain(|other| *other != reader);
+        self.note(leader, Input::ReadEnded { reader });
     }
 }

@@ -81,7 +81,7 @@ impl Fleet {
         }
         let bytes = (Frame::encode(&message).expect("agents tell no more at once").bytes().len() * to.len()) as u64;
         let sender = &mut self.nodes[from as usize];
-        if sender.session.books().is_some() && !is_news(&message) {
+        if sender.session.has_books() && !is_news(&message) {
             self.report.tracker_notices += to.len() as u64;
             self.report.lead_hash_bytes += match &message {
                 Message::Grew { .. } => bytes,

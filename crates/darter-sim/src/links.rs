@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use darter_core::{Moment, PieceIndex};
-use darter_swarm::{Books, Came, Input, RequestId};
+use darter_swarm::{Came, Choice, Input, RequestId};
 
 use crate::fleet::Fleet;
 use crate::node::{Node, id_of};
@@ -73,25 +73,27 @@ impl Fleet {
         while node.alive {
             let Some((at, to, upload)) = node.uploads.take_next(&limits) else { break };
             let receiver = id_of(to);
-            let lead = node.session.books_mut().map(Books::lead_mut);
-            let piece = match (upload.piece, lead) {
-                (Some(piece), lead) => {
-                    if let Some(lead) = lead {
-                        lead.sending(receiver, piece, clock);
-                    }
-                    piece
+            let piece = if let Some(piece) = upload.piece {
+                let view = self.blob.seen_by(node);
+                node.session.handle(Input::Sending { to: receiver, piece }, &view, clock);
+                piece
+            } else {
+                let mut choice = node.session.choose(receiver, clock);
+                if choice == Choice::MayCopy {
+                    // There is one blob.
+                    choice = node.session.choose_copy(receiver, true, clock);
                 }
-                (None, Some(lead)) => match lead.choose(receiver, clock) {
-                    Some(piece) => piece,
-                    None => {
+                match choice {
+                    Choice::Send(piece) => piece,
+                    Choice::NoMember if !node.session.has_books() => {
+                        node.uploads.pass(at);
+                        continue;
+                    }
+                    Choice::NoMember | Choice::MayCopy | Choice::Nothing => {
                         node.uploads.park(at, upload);
                         nothing_to_give = true;
                         continue;
                     }
-                },
-                (None, None) => {
-                    node.uploads.pass(at);
-                    continue;
                 }
             };
             if let Some(until) = node.uploads.bind(at, &upload, piece, &limits, now) {
@@ -206,9 +208,7 @@ impl Fleet {
     }
 
     pub(crate) fn not_delivered(&mut self, from: u32, to: u32, piece: PieceIndex) {
-        if let Some(books) = self.nodes[from as usize].session.books_mut() {
-            books.lead_mut().unsent(id_of(to), piece);
-        }
+        self.note(from, Input::Unsent { to: id_of(to), piece });
     }
 
     /// Checks what arrived, and stores it if it is right. Without its hash it waits for that.

@@ -5,7 +5,8 @@ use std::time::Duration;
 use darter_core::{NodeId, Rate, rendezvous};
 use darter_sim::{BLOB, Event, Fleet, Report, Scenario, id_of};
 use darter_swarm::leadership::trace::Decided;
-use darter_swarm::{Found, Input, Leader, Leadership, Loss, Output, Step};
+use darter_swarm::session::trace::SessionTrace;
+use darter_swarm::{Choice, Found, Input, Leader, Leadership, Loss, Output, ReadsOn, Step};
 
 fn megabytes(rate: u64) -> Rate {
     Rate::from_bytes_per_second(rate * 1_000_000).unwrap()
@@ -80,12 +81,47 @@ fn what_a_nodes_session_did_in_a_history_another_does_that_is_told_the_same() {
     let (report, traces) = Fleet::new(&scenario).run_recorded();
     assert!(report.unfinished.is_empty() && report.elected.len() == 1, "{report:?}");
     assert_eq!(traces.len(), 8, "of all that live");
+    let led: Vec<_> =
+        traces.iter().filter(|trace| trace.inputs().any(|it| matches!(it, Input::Leads { .. }))).collect();
+    assert_eq!(led.len(), 1);
+    assert!(led[0].outputs().any(|it| matches!(it, Output::Read { .. })), "it reads the origin");
+    assert!(led[0].reads_on().any(|it| it == ReadsOn::Planned), "piece by piece");
+    assert!(led[0].choices().any(|it| matches!(it, Choice::Send(_))), "and sends what it has");
     let looked = traces.iter().filter(|trace| {
         assert_eq!(trace.diverges(), None);
         let is_lost = trace.inputs().any(|it| matches!(it, Input::LeadLost { .. }));
         is_lost && trace.outputs().any(|it| matches!(it, Output::Seek(Step::Ask(_))))
     });
     assert!(looked.count() >= 7, "all but the one that leads ask another to");
+}
+
+/// Everything that sessions did but what they said: keys are drawn anew in each run.
+fn acts(scenario: &Scenario) -> Vec<(Vec<Output>, Vec<Choice>, Vec<ReadsOn>)> {
+    let (report, traces) = Fleet::new(scenario).run_recorded();
+    assert!(report.unfinished.is_empty(), "{report:?}");
+    let act = |trace: &SessionTrace| {
+        assert_eq!(trace.diverges(), None);
+        let outputs = trace.outputs().filter(|it| !matches!(it, Output::Say { .. })).cloned().collect();
+        (outputs, trace.choices().collect(), trace.reads_on().collect())
+    };
+    traces.iter().map(act).collect()
+}
+
+#[test]
+fn the_same_seed_gives_the_same_decisions_of_what_is_read_and_sent_by_one_connection_and_by_several() {
+    let one = Scenario { records: true, pieces: 64, ..read(6) };
+    let several = Scenario {
+        origin: Some(megabytes(400)),
+        origin_each: Some(megabytes(30)),
+        origin_connections: 4,
+        pieces: 512,
+        ..one.clone()
+    };
+    for scenario in [one, several] {
+        let acts_of = |seed| acts(&Scenario { seed, ..scenario.clone() });
+        assert_eq!(acts_of(1), acts_of(1));
+        assert_ne!(acts_of(1), acts_of(2));
+    }
 }
 
 #[test]

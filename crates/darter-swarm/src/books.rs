@@ -77,6 +77,8 @@ pub struct Opening<'a> {
     pub has_verdict: bool,
     /// Chooses among what is equal.
     pub seed: u64,
+    /// Vouches for hashes.
+    pub signer: Signer,
     /// Constants.
     pub tuning: Tuning,
 }
@@ -93,7 +95,8 @@ pub struct Speech {
 impl Books {
     /// Opens them.
     pub fn open(opening: Opening<'_>, facts: &dyn Facts, now: Moment) -> Self {
-        let Opening { me, place, start, held, everything, wishes, dropped, has_verdict, seed, tuning } = opening;
+        let Opening { me, place, start, held, everything, wishes, dropped, has_verdict, seed, signer, tuning } =
+            opening;
         let mut lead = Lead::new(me, place.clone(), start, tuning, seed, now);
         let total = facts.pieces();
         if let Some(total) = total {
@@ -113,7 +116,7 @@ impl Books {
         }
         Self {
             lead,
-            signer: Signer::draw(),
+            signer,
             teaching: Teaching::new(facts.prefix(), tuning, now),
             told_length: total.is_some(),
             told_verdict: has_verdict,
@@ -132,7 +135,7 @@ impl Books {
     }
 
     /// The same, to be told something.
-    pub const fn lead_mut(&mut self) -> &mut Lead {
+    pub(crate) const fn lead_mut(&mut self) -> &mut Lead {
         &mut self.lead
     }
 

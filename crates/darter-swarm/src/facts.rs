@@ -80,6 +80,21 @@ pub trait Facts {
     fn is_headed_last(&self) -> bool {
         false
     }
+
+    /// True if the origin is to be read by one connection, for a reason that lies beyond this blob: it refused more for another one, say.
+    fn is_read_alone(&self) -> bool {
+        false
+    }
+
+    /// True if the agent, which reads for other blobs, too, has room for this blob's further connection to the origin of this number.
+    fn may_read_beside(&self, _: u8) -> bool {
+        true
+    }
+
+    /// The same for a connection that only tries whether it gets more.
+    fn may_try_beside(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]
@@ -95,6 +110,9 @@ pub(crate) mod fixture {
         /// Nodes that are not connected, of those that would be.
         pub(crate) cut: Vec<NodeId>,
         pub(crate) on_trust: bool,
+        /// How many further connections to the origin the agent has to give, if there is a limit.
+        pub(crate) room_beside: Option<u8>,
+        pub(crate) read_alone: bool,
     }
 
     pub(crate) const BLOB: BlobId = BlobId([5; 32]);
@@ -172,6 +190,18 @@ pub(crate) mod fixture {
 
         fn is_on_trust(&self) -> bool {
             self.on_trust
+        }
+
+        fn is_read_alone(&self) -> bool {
+            self.read_alone
+        }
+
+        fn may_read_beside(&self, number: u8) -> bool {
+            self.room_beside.is_none_or(|room| number < room)
+        }
+
+        fn may_try_beside(&self) -> bool {
+            self.may_read_beside(0)
         }
 
         /// All from 100 on are seeds.

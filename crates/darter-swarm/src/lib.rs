@@ -67,7 +67,9 @@ pub use pace::{Pace, Standing};
 pub use phase::{CheckedBy, Course, Phase};
 pub use picker::{OpenRequest, Picker};
 pub use profile::{Bounds, Profile, Touches};
-pub use session::{Came, Desk, Input, LetIn, Output, Rejection, Seen, Session, SessionStart, Sought};
+pub use session::{
+    AtPiece, Came, Choice, Desk, Gave, Input, LetIn, Output, ReadsOn, Rejection, Seen, Session, SessionStart, Sought,
+};
 pub use teaching::{MAX_HASHES, Teaching, Telling};
 pub use tuning::Tuning;
 pub use vigil::{Awaited, Vigil};

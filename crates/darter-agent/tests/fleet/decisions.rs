@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use darter_agent::options::Role;
 use darter_swarm::leadership::trace::{Decided, Trace, TraceInput};
-use darter_swarm::{Input, Leader, Output, Step};
+use darter_swarm::{Choice, Input, Leader, Output, Step};
 
 use crate::stories::world::{SEED, World, fetches, ip};
 
@@ -45,6 +45,12 @@ async fn what_agents_decided_when_their_lead_was_gone_is_decided_again_by_whoeve
     let leads: Vec<_> = traces.iter().filter(|it| it.decided().contains(&Decided::Do(Step::Lead))).collect();
     assert_eq!(leads.len(), 1, "one leads in the seed's place: {traces:?}");
     let lead = leads[0].me;
+    // What the one that led read of the origin, and gave to the others, as well.
+    let led =
+        (1..=5).map(|host| world.agent(host)).find(|agent| agent.status().node == lead).expect("it is one of them");
+    let told = led.trace(led.status().swarms[0].blob).expect("it was to record it");
+    assert!(told.outputs().any(|it| matches!(it, Output::Read { .. })));
+    assert!(told.choices().any(|it| matches!(it, Choice::Send(_))));
     let follow = |trace: &&Trace| {
         let follows = trace.decisions.iter().any(|(heard, _)| *heard == TraceInput::Leads(Leader::Node(lead)));
         follows && trace.decided().contains(&Decided::Do(Step::Ask(lead)))

@@ -31,12 +31,12 @@ impl Transfer {
 
     /// Takes note that parts of several answers are put together: the digest has to show that they belong together.
     pub(super) fn joined_parts(&self) {
-        self.state.lock().joined_parts = matches!(self.source, Source::Url { .. });
+        self.state().joined_parts = matches!(self.source, Source::Url { .. });
     }
 
     /// Content that is not what its digest says, though each part of it may be: parts of two versions.
     pub(super) fn mixed_versions(&self) -> Option<FetchError> {
-        let joined = self.state.lock().joined_parts;
+        let joined = self.state().joined_parts;
         joined.then(|| OriginError::new(ErrorKind::Changed, self.changed_text()).into())
     }
 

@@ -1,6 +1,6 @@
 //! Further connections to an origin that gives several more than one.
 //!
-//! Whether there are any, and what each reads, is the swarm's decision (`darter_swarm::Lead`), which is told what comes on each. A failure
+//! Whether there are any, and what each reads, is the session's decision, which is told what comes on each. A failure
 //! of one of them ends nothing: the reader of everything goes on, and reads what another was to read and did not. Where one's connection
 //! broke, or sent nothing for a moment, fewer read for a while. An origin that answers a range with everything, with an error, or with the
 //! wish to be left alone, is read by one connection from then on, and so are its other blobs for a while (see [`manners`](super::manners)).
@@ -22,19 +22,16 @@ use darter_core::source::{Credentials, SIGNED_QUERY};
 use darter_core::{Blamed as _, ByteRange, Moment, PieceIndex, Source, in_full};
 use darter_origin::{ErrorKind, OriginError, Reading, RetryPolicy};
 use darter_store::size;
-use darter_swarm::{Lead as SwarmLead, OriginReader, OriginRun, Widening};
+use darter_swarm::{Gave, Input, OriginReader, OriginRun, Widening};
 
+use super::Transfer;
 use super::body::{Leftover, RunEnd, next_chunk};
 use super::dissolve::origin_of;
 use super::manners::limits;
 use super::reading::is_refusal;
-use super::{Lead, Transfer, TransferState};
 
 /// How long it may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The connection that tries.
-const TRIAL: u8 = 0;
 
 /// By how many connections an origin may be read.
 pub(super) struct Connections {
@@ -70,91 +67,69 @@ impl Transfer {
     }
 
     fn is_signed(&self) -> bool {
-        self.state.lock().callers.current().headers.iter().any(|(name, _)| name == SIGNED_QUERY)
+        self.state().callers.current().headers.iter().any(|(name, _)| name == SIGNED_QUERY)
     }
 
     /// Bytes of the origin came that were `waited` for so long, and this agent's own limit held them up or not. Returns true if an answer
     /// for everything is to be broken off at the next moment when nothing of it is on its way.
-    pub(super) fn origin_came(
-        self: &Arc<Self>,
-        reader: OriginReader,
-        bytes: u64,
-        waited: Duration,
-        is_held_up: bool,
-    ) -> bool {
+    pub(super) fn origin_gave(&self, reader: OriginReader, bytes: u64, waited: Duration, is_held_up: bool) -> bool {
         let now = self.context.now();
-        let (are_more, is_trial_due, may_break_off) = {
-            let mut state = self.state.lock();
-            let is_shut_out = state.is_shut_out;
-            let turns = &self.context.origin_turns;
-            let given_back = turns.given_back();
-            let others_gave_back = std::mem::replace(&mut state.given_back, given_back) != given_back;
-            let Some(books) = state.session.books_mut() else { return false };
-            let lead = books.lead_mut();
-            let before = lead.connections();
-            if is_held_up {
-                lead.origin_held_up();
-            }
-            if others_gave_back {
-                lead.origin_given_back(now);
-            }
-            let widening = lead.origin_came(reader, bytes, waited, now);
-            let (are_more, is_trial_due) = (lead.connections() > before, lead.is_origin_trial_due());
-            // Where no other answer would be given, the one that is open goes on to the end.
-            let may_break_off = reader == OriginReader::Everything && !is_shut_out && lead.may_break_off();
-            if let Some(Widening::Back { connections: 1, .. } | Widening::NoLimit { .. }) = widening {
-                self.context.manners.gained_nothing(&origin_of(&self.source), now);
-            }
-            if let Some(widening) = widening {
-                if !matches!(widening, Widening::Wider { .. }) {
-                    state.given_back = turns.give_back();
-                }
-                state.journal.note(now, told(widening));
-            }
-            (are_more, is_trial_due, may_break_off)
-        };
-        if are_more {
-            self.read_beside();
+        let mut state = self.state();
+        let given_back = self.context.origin_turns.given_back();
+        let others_gave_back = std::mem::replace(&mut state.given_back, given_back) != given_back;
+        let gave = Gave { reader, bytes, waited, is_held_up, others_gave_back };
+        state.session.handle(Input::OriginGave(gave), self, now);
+        state.session.may_break_off(reader)
+    }
+
+    /// More or fewer connections read from now on.
+    pub(super) fn widened(&self, widening: Widening) {
+        let now = self.context.now();
+        if let Widening::Back { connections: 1, .. } | Widening::NoLimit { .. } = widening {
+            self.context.manners.gained_nothing(&origin_of(&self.source), now);
         }
-        if is_trial_due {
-            self.try_another();
+        let mut state = self.state();
+        if !matches!(widening, Widening::Wider { .. }) {
+            state.given_back = self.context.origin_turns.give_back();
         }
-        may_break_off
+        state.journal.note(now, told(widening));
+    }
+
+    /// Fewer connections read from now on.
+    pub(super) fn narrowed(&self, before: u8, after: u8, why: &str) {
+        self.note(format!("reading the origin by {before} connections: {why}; going on with {after}"));
     }
 
     /// The origin does not want several connections, for this time if it said one: one reads this blob from now on.
     pub(super) fn origin_is_read_alone(&self, asked: Option<Duration>, why: &str) {
         let now = self.context.now();
         self.context.manners.refused(&origin_of(&self.source), asked, now);
-        self.narrows(why, |lead| lead.origin_refused(now));
+        self.tell(Input::OriginRefused { why: why.to_owned() });
     }
 
-    /// Fewer connections may read from now on.
-    fn narrows(&self, why: &str, narrow: impl FnOnce(&mut SwarmLead)) {
-        let now = self.context.now();
-        let mut state = self.state.lock();
-        let Some(books) = state.session.books_mut() else { return };
-        let lead = books.lead_mut();
-        let before = lead.connections() + u8::from(lead.is_origin_tried());
-        narrow(lead);
-        let after = lead.connections();
-        if after < before {
-            let what = format!("reading the origin by {before} connections: {why}; going on with {after}");
-            state.journal.note(now, what);
-        }
+    /// True if this blob's origin is to be read by one connection, whatever more would get.
+    pub(super) fn reads_alone(&self) -> bool {
+        self.stored.passes() || self.context.manners.is_alone(&origin_of(&self.source), self.context.now())
+    }
+
+    /// True if the agent has a further connection to give, of this number: it reads for all its blobs.
+    pub(super) fn has_connection(&self, number: u8, takes_turns: bool) -> bool {
+        let turns = &self.context.origin_turns;
+        let has_room = !takes_turns || turns.has_room();
+        has_room && turns.has_beside() && turns.shares_beside(number, self.context.fetching.count())
     }
 
     /// The origin asked for a pause: nobody asks it for anything of this blob before it is over.
     pub(super) fn origin_rests(&self, pause: Duration) {
         let until = self.context.now() + pause;
-        let mut state = self.state.lock();
+        let mut state = self.state();
         state.origin_rests = state.origin_rests.max(until);
     }
 
     /// Waits until the pause is over that the origin asked another connection for. How long that was.
     pub(super) async fn wait_for_rest(&self) -> Duration {
         let now = self.context.now();
-        let rest = self.state.lock().origin_rests.since(now);
+        let rest = self.state().origin_rests.since(now);
         if rest.is_zero() {
             return rest;
         }
@@ -164,45 +139,34 @@ impl Transfer {
         rest
     }
 
-    /// Starts a second connection that tries whether both get more, if there may be one now.
-    fn try_another(self: &Arc<Self>) {
-        let turns = &self.context.origin_turns;
-        let is_alone = self.context.manners.is_alone(&origin_of(&self.source), self.context.now());
-        if is_alone || !turns.shares_beside(TRIAL, self.context.fetching.count()) {
-            return;
-        }
-        let Some(connection) = turns.beside() else { return };
-        let range = {
-            let mut state = self.state.lock();
-            let leads = state.lead() == Lead::Me && state.session.course().is_open() && !self.closed.is_cancelled();
-            let may_read = leads && !state.in_order_only && !state.session.compares() && !state.beside.contains(&TRIAL);
-            let now = self.context.now();
-            let books = state.session.books_mut().filter(|_| may_read);
-            let range = books.and_then(|books| books.lead_mut().origin_trial(now));
-            if range.is_some() {
-                state.beside.insert(TRIAL);
-            }
-            range
+    /// A further connection is to try whether it gets more: it reads a part that nobody keeps.
+    pub(super) fn try_origin(self: &Arc<Self>, reader: OriginReader, range: ByteRange) {
+        let Some(connection) = self.context.origin_turns.beside() else {
+            let why = "the connections that an agent makes are used by others".to_owned();
+            self.tell(Input::OriginFailed { began: self.context.now(), why });
+            return self.tell(Input::ReadEnded { reader });
         };
-        let Some(range) = range else { return };
         let transfer = Arc::clone(self);
         self.tasks.spawn(async move {
-            let _connection = connection;
-            let (began, caller) = (transfer.context.now(), transfer.state.lock().callers.current().clone());
+            let (began, caller) = (transfer.context.now(), transfer.state().callers.current().clone());
             let end = tokio::select! {
-                end = transfer.read_for_nothing(range, &caller) => end,
+                end = transfer.read_for_nothing(reader, range, &caller) => end,
                 () = transfer.closed.cancelled() => RunEnd::Replan,
             };
-            transfer.state.lock().beside.remove(&TRIAL);
             transfer.after_stretch(end, began, &caller).await;
-            // More may have been found to be good when its last bytes came.
-            transfer.read_beside();
+            // It may be given to the next reader at once.
+            drop(connection);
+            transfer.tell(Input::ReadEnded { reader });
         });
     }
 
     /// Reads a part of the origin that nobody keeps.
-    async fn read_for_nothing(self: &Arc<Self>, range: ByteRange, credentials: &Credentials) -> RunEnd {
-        let reader = OriginReader::Beside(TRIAL);
+    async fn read_for_nothing(
+        self: &Arc<Self>,
+        reader: OriginReader,
+        range: ByteRange,
+        credentials: &Credentials,
+    ) -> RunEnd {
         let mut reading = match self.open_part(Some(range), credentials).await {
             Ok(reading) if reading.start == range.start() => reading,
             Ok(whole) => return RunEnd::Whole(whole),
@@ -221,77 +185,28 @@ impl Transfer {
             };
             lacks -= bytes;
             let is_held_up = self.meter_origin(bytes).await;
-            self.origin_came(reader, bytes, Duration::ZERO, is_held_up);
+            self.origin_gave(reader, bytes, Duration::ZERO, is_held_up);
         }
         // The connection is of use to the next request when the answer's end was seen.
         let _end = next_chunk(&mut reading.body, reader, &self.source).await;
         RunEnd::Replan
     }
 
-    /// Starts the connections that are to read and do not.
-    pub(super) fn read_beside(self: &Arc<Self>) {
-        let idle: Vec<u8> = {
-            let state = self.state.lock();
-            let connections = state.session.books().map_or(1, |books| books.lead().connections());
-            (0..connections - 1).filter(|number| !state.beside.contains(number)).collect()
+    /// A connection besides the first one reads a stretch.
+    pub(super) fn read_beside(self: &Arc<Self>, reader: OriginReader, run: OriginRun) {
+        // Another blob may have taken it since the session asked for it.
+        let Some(connection) = self.context.origin_turns.beside() else {
+            return self.tell(Input::ReadEnded { reader });
         };
-        for number in idle {
-            let Some(connection) = self.context.origin_turns.beside() else { return };
-            // One that was slow may read nothing though others may.
-            let Some(run) = self.next_stretch(number, true) else { continue };
-            let transfer = Arc::clone(self);
-            self.tasks.spawn(async move {
-                let _connection = connection;
-                transfer.read_stretches(number, run).await;
-            });
-        }
-    }
-
-    /// The next stretch of a connection; `None` ends it. One that `begins` may have been begun by others meanwhile.
-    fn next_stretch(&self, number: u8, begins: bool) -> Option<OriginRun> {
-        let (now, known) = (self.context.now(), self.stored.known());
-        let reader = OriginReader::Beside(number);
-        let turns = &self.context.origin_turns;
-        let has_room = turns.has_room() && turns.shares_beside(number, self.context.fetching.count());
-        let is_alone = self.stored.passes() || self.context.manners.is_alone(&origin_of(&self.source), now);
-        let mut state = self.state.lock();
-        if begins && state.beside.contains(&number) {
-            return None;
-        }
-        if let Some(books) = state.session.books_mut().filter(|_| is_alone) {
-            // Or else who reads everything would ask for a stretch at a time, as if there were others.
-            books.lead_mut().origin_refused(now);
-        }
-        let leads = state.lead() == Lead::Me && state.session.course().is_open() && !self.closed.is_cancelled();
-        let may_read = has_room && !is_alone && leads && !state.in_order_only && !state.session.compares();
-        let TransferState { session, beside, .. } = &mut *state;
-        let mut books = session.books_mut();
-        let run =
-            books.as_mut().filter(|_| may_read).and_then(|books| books.lead_mut().origin_plan(reader, &known, now));
-        match (books, run) {
-            (Some(books), Some(run)) => {
-                books.lead_mut().begins(reader, run);
-                beside.insert(number);
-            }
-            (books, _) => {
-                if books.is_some_and(|books| books.lead_mut().reads(reader, None)) {
-                    self.replan();
-                }
-                beside.remove(&number);
-            }
-        }
-        run
-    }
-
-    async fn read_stretches(self: &Arc<Self>, number: u8, first: OriginRun) {
-        let mut run = Some(first);
-        while let Some(stretch) = run {
-            let (began, caller) = (self.context.now(), self.state.lock().callers.current().clone());
-            let end = self.read_stretch(OriginReader::Beside(number), stretch, &caller).await;
-            self.after_stretch(end, began, &caller).await;
-            run = self.next_stretch(number, false);
-        }
-        self.ring();
+        let transfer = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let (began, caller) = (transfer.context.now(), transfer.state().callers.current().clone());
+            let end = transfer.read_stretch(reader, run, &caller).await;
+            transfer.after_stretch(end, began, &caller).await;
+            // It may be given to the next reader at once.
+            drop(connection);
+            transfer.tell(Input::ReadEnded { reader });
+        });
     }
 
     async fn read_stretch(self: &Arc<Self>, reader: OriginReader, run: OriginRun, credentials: &Credentials) -> RunEnd {
@@ -315,7 +230,7 @@ impl Transfer {
 
     /// Asks for a part, and waits no longer for the answer than another connection can wait.
     async fn open_part(&self, range: Option<ByteRange>, credentials: &Credentials) -> Result<Reading, OriginError> {
-        let requester = self.state.lock().requester;
+        let requester = self.state().requester;
         let origin = self.context.origins.once(requester);
         let opened = origin.read(&self.source, credentials, range, self.expected());
         tokio::time::timeout(ANSWER_TIMEOUT, opened).await.unwrap_or_else(|_| {
@@ -328,9 +243,10 @@ impl Transfer {
     async fn after_stretch(self: &Arc<Self>, end: RunEnd, began: Moment, caller: &Credentials) {
         let is_refused = matches!(&end, RunEnd::Origin(error) if is_refusal(error) && !limits(error));
         let others_may = is_refused && {
-            let mut state = self.state.lock();
-            let others_may = state.callers.refused(caller);
-            state.is_shut_out |= !others_may;
+            let others_may = self.state().callers.refused(caller);
+            if !others_may {
+                self.tell(Input::OriginShut);
+            }
             others_may
         };
         let consequence = if others_may { Consequence::Fewer } else { consequence(&end) };
@@ -351,12 +267,11 @@ impl Transfer {
                 (in_full(&error).to_string(), error.retry_after())
             }
         };
-        let now = self.context.now();
         match consequence {
             Consequence::Nothing => {}
-            Consequence::Fewer => self.narrows(&why, |lead| lead.origin_failed(began, now)),
+            Consequence::Fewer => self.tell(Input::OriginFailed { began, why }),
             // A refusal to one caller says nothing of other blobs.
-            Consequence::Alone if is_refused => self.narrows(&why, |lead| lead.origin_refused(now)),
+            Consequence::Alone if is_refused => self.tell(Input::OriginRefused { why }),
             Consequence::Alone => self.origin_is_read_alone(asked, &why),
         }
     }

@@ -55,9 +55,15 @@ pub(super) struct Assembly {
     pub(super) to_the_end: bool,
 }
 
-/// The state that a broken reading leaves to the next one.
+/// The state that a run leaves to the next one of its reader.
 pub(super) struct Leftover {
     pub(super) reader: OriginReader,
+    /// When its first run began, if one has.
+    pub(super) began: Option<Moment>,
+    /// An answer of the origin that is open, and begins with the first byte.
+    pub(super) answer: Option<Reading>,
+    /// How often the origin failed since a run ended as it should, or something came.
+    pub(super) tries: u32,
     /// The piece that was begun.
     pub(super) assembly: Option<Assembly>,
     /// When a byte came that was not here before.
@@ -73,7 +79,18 @@ pub(super) struct Leftover {
 
 impl Leftover {
     pub(super) const fn new(reader: OriginReader, now: Moment) -> Self {
-        Self { reader, assembly: None, progress: now, reached: 0, again: 0, anew: false, parts: RangeSupport::Given }
+        Self {
+            reader,
+            began: None,
+            answer: None,
+            tries: 0,
+            assembly: None,
+            progress: now,
+            reached: 0,
+            again: 0,
+            anew: false,
+            parts: RangeSupport::Given,
+        }
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -172,7 +189,7 @@ impl Transfer {
             }
             let is_held_up = self.meter_origin(length).await;
             if !through {
-                breaks_off = self.origin_came(left.reader, length, waited, is_held_up);
+                breaks_off = self.origin_gave(left.reader, length, waited, is_held_up);
             }
             while !chunk.is_empty() {
                 // While the length is unknown, a full piece waits for the next byte: it may be the blob's only one.
@@ -298,7 +315,6 @@ impl Transfer {
                         self.learned_run(piece.0..piece.0 + 1);
                         self.total_known();
                         self.stored_piece(piece, length, None, Giver::Origin);
-                        self.read_beside();
                     }
                     Put::AlreadyHeld => self.is_here(piece),
                 }

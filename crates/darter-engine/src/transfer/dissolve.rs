@@ -35,13 +35,12 @@ impl Transfer {
             false
         };
         {
-            let mut state = self.state.lock();
+            let mut state = self.state();
             if !state.session.handle(Input::Dissolves { tells: true }, &**self, self.context.now()) {
                 return;
             }
             state.dissolved_for = Some(told);
         }
-        self.ring();
         if is_wrong {
             self.context.wrong_content(self.setback_key(), blob, &culprit, &error);
         }
@@ -56,24 +55,24 @@ impl Transfer {
     /// True if `node`'s word on the content is about what is here: it is the last agent that led, nobody leads since, and nothing was read
     /// by this agent.
     pub(super) fn came_by(&self, node: NodeId) -> bool {
-        let state = self.state.lock();
+        let state = self.state();
         state.session.was_lead(node) && state.session.has_read_nothing()
     }
 
     /// True if this agent read all of this blob from the origin.
     pub(super) fn has_read_all(&self) -> bool {
-        let read = self.state.lock().journal.traffic().from_origin;
+        let read = self.state().journal.traffic().from_origin;
         self.stored.length().is_some_and(|length| read >= length.max(1))
     }
 
     /// Tells members why the blob is thrown away.
     pub(super) fn say_dissolved(&self, to: &[NodeId]) {
-        let Some(error) = self.state.lock().dissolved_for.clone() else { return };
+        let Some(error) = self.state().dissolved_for.clone() else { return };
         to.iter().for_each(|node| refuse(&self.fleet, *node, None, self.blob, &error));
     }
 
     pub(super) fn setback_key(&self) -> BlobId {
-        key_of(&self.source, self.state.lock().callers.current())
+        key_of(&self.source, self.state().callers.current())
     }
 
     /// Why this agent is not to read the origin now.
@@ -94,7 +93,7 @@ impl Transfer {
     /// The sender of the wrong content.
     fn culprit(&self) -> Culprit {
         let lead = {
-            let state = self.state.lock();
+            let state = self.state();
             match state.lead() {
                 Lead::Node(lead) => Some(lead),
                 // One that is lost, or was followed until then, read it, unless this agent read a part.

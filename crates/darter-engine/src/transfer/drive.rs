@@ -8,7 +8,6 @@ use darter_core::Moment;
 use darter_fleet::data::Ask;
 use darter_swarm::{Input, Output};
 use darter_wire::Message;
-use tokio::sync::Notify;
 
 use super::{Transfer, TransferState};
 use crate::error::FetchError;
@@ -31,18 +30,22 @@ pub(super) fn start(transfer: &Arc<Transfer>) {
             let wake = driven.advance(now);
             let sleep = wake.map_or(Duration::from_secs(3600), |at| at.since(driven.context.now()));
             tokio::select! {
-                () = driven.kick.notified() => {}
+                () = driven.driver.notified() => {}
                 () = tokio::time::sleep(sleep) => {}
                 () = driven.closed.cancelled() => break,
             }
         }
-        let last = driven.state.lock().session.end();
+        let last = {
+            let mut state = driven.state();
+            state.readers.close();
+            state.session.end()
+        };
         last.into_iter().for_each(|output| driven.carry_out(output));
     });
 }
 
 impl Transfer {
-    /// Tells the session what has happened; the driver carries out what follows.
+    /// Tells the session what has happened; the driver carries out what follows, if anything does.
     pub(crate) fn tell(&self, input: Input) {
         self.tell_and(input, |_, _| {});
     }
@@ -50,36 +53,17 @@ impl Transfer {
     /// The same, and takes note of it once the session knows.
     pub(super) fn tell_and(&self, input: Input, note: impl FnOnce(&mut TransferState, Moment)) {
         let now = self.context.now();
-        let follows = {
-            let mut state = self.state.lock();
-            let follows = state.session.handle(input, self, now);
-            note(&mut state, now);
-            follows
-        };
-        if follows {
-            self.ring();
-        } else {
-            self.replan();
-        }
-    }
-
-    /// Something has changed: wakes the driver, and whoever has nothing to read of the origin.
-    pub(super) fn ring(&self) {
-        self.kick.notify_one();
-        self.replan();
-    }
-
-    /// Wakes whoever has nothing to read of the origin: what is to be read may have changed.
-    pub(super) fn replan(&self) {
-        self.plan_changed.iter().for_each(Notify::notify_one);
+        let mut state = self.state();
+        state.session.handle(input, self, now);
+        note(&mut state, now);
     }
 
     /// Does what there is to do now. When to look again though nothing happens.
     fn advance(self: &Arc<Self>, now: Moment) -> Option<Moment> {
         let mut outputs = Vec::new();
-        let wake = {
-            let mut guard = self.state.lock();
-            let state = &mut *guard;
+        let (wake, began) = {
+            let mut locked = self.state();
+            let state = &mut *locked;
             let fetching = state.session.is_fetching();
             if fetching != state.fetching.is_some() {
                 state.fetching = fetching.then(|| self.context.fetching.enter());
@@ -87,8 +71,11 @@ impl Transfer {
             let seen = self.seen(state);
             state.session.look(seen, &**self, now);
             state.session.poll(&**self, now, &mut outputs);
-            next_wakeup(state, now)
+            state.session.poll_origin(&**self, now, &mut outputs);
+            let began = state.readers.clear(&state.session);
+            (next_wakeup(state, now), began)
         };
+        self.gives_back(began);
         outputs.into_iter().for_each(|output| self.carry_out(output));
         wake
     }
@@ -112,16 +99,15 @@ impl Transfer {
             Output::Give => {
                 self.sendable.send_replace(());
             }
-            Output::RunErrands => self.run_errands(),
+            Output::Read { reader, run } => self.read(reader, run),
+            Output::TryOrigin { reader, range } => self.try_origin(reader, range),
+            Output::Widened(widening) => self.widened(widening),
+            Output::Narrowed { before, after, why } => self.narrowed(before, after, &why),
             Output::Check => {
                 let finishing = Arc::clone(self);
                 self.tasks.spawn(async move { finishing.finish().await });
             }
             Output::Unattended => self.note("nobody was seeing to what is missing; going on"),
-            Output::ReadOn => {
-                self.start_reading(None);
-                self.run_errands();
-            }
             Output::Seek(step) => self.seek(step),
             Output::Return(seed) => self.return_to(seed),
             Output::LeadLost { lead, loss, why } => self.lead_lost(lead, loss, &why),
@@ -163,7 +149,7 @@ impl Transfer {
 
     /// Tells the session which answers are moving, so that a slow one is not given up.
     fn look_for_progress(&self) {
-        let asked: Vec<_> = self.state.lock().session.asked().collect();
+        let asked: Vec<_> = self.state().session.asked().collect();
         for (request, of) in asked {
             if let Some(bytes) = self.fleet.arrived(of, self.blob, request) {
                 self.tell(Input::Moved { request, bytes });

@@ -73,7 +73,7 @@ impl Transfer {
     }
 
     async fn ask_around(&self) {
-        let failed = self.state.lock().session.leadership().failed().collect();
+        let failed = self.state().session.leadership().failed().collect();
         let survey = self.fleet.survey_without(self.blob, Some(self.blob), failed).await;
         self.tell(Input::Sought(Sought::Found { found: survey.heard.into(), holders: survey.holders }));
     }

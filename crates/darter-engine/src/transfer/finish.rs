@@ -55,7 +55,7 @@ impl Transfer {
     }
 
     fn counted_pieces(&self) -> u32 {
-        self.state.lock().journal.pieces()
+        self.state().journal.pieces()
     }
 
     /// The whole could not be checked. Damaged pieces found on the way are fetched, then this comes again; where
@@ -79,7 +79,7 @@ impl Transfer {
             .root()
             .ok_or_else(|| FetchError::Withdrawn { blob: self.blob, reason: "its manifest is not whole".to_owned() })?;
         let (verdict, by) = {
-            let state = self.state.lock();
+            let state = self.state();
             let (verdict, by) = state.session.verdict();
             (verdict.cloned(), by)
         };
@@ -108,7 +108,7 @@ impl Transfer {
             return Ok((Verdict { root, digest: None }, CheckedBy::Here));
         }
         let rest = self.hash_rest().await?;
-        let streamed = rest.or_else(|| self.state.lock().streamed_digest.take());
+        let streamed = rest.or_else(|| self.state().streamed_digest.take());
         let Some(expected) = expected else { return Ok((Verdict { root, digest: streamed }, CheckedBy::Here)) };
         let got = match streamed {
             Some(digest) => digest,
@@ -123,7 +123,7 @@ impl Transfer {
 
     /// The digests of the whole that were checked, of a complete blob.
     pub(crate) fn checked(&self) -> Vec<Checked> {
-        let state = self.state.lock();
+        let state = self.state();
         let (verdict, by) = state.session.verdict();
         let verdict = verdict.filter(|_| state.is_complete());
         let digest = verdict.and_then(|verdict| verdict.digest);
@@ -162,7 +162,7 @@ impl Transfer {
         let now = self.context.now();
         let digest = verdict.digest;
         {
-            let mut state = self.state.lock();
+            let mut state = self.state();
             if !state.session.handle(Input::Sealed { verdict, by }, &**self, now) {
                 return;
             }

@@ -87,7 +87,7 @@ impl Transfer {
         self.want_everything();
         self.readers.fetch_add(1, Ordering::Relaxed);
         let id = next_reader();
-        self.state.lock().losses.0.insert(id, PieceSet::new());
+        self.state().losses.0.insert(id, PieceSet::new());
         // For a blob that will turn out not to fit: nothing is forgotten that was not given.
         self.reader_stands(id, PieceIndex(0));
         let taker = Taker {
@@ -238,7 +238,7 @@ impl Taker {
         transfer.reader_stands(self.id, self.given.first_missing_from(PieceIndex(0)));
         let now = transfer.context.now();
         {
-            let mut state = transfer.state.lock();
+            let mut state = transfer.state();
             if let Some(since) = self.since.take() {
                 let is_last = transfer.pieces().is_some_and(|pieces| self.given.contains(PieceIndex(pieces - 1)));
                 state.journal.waited(first, since, is_last, now);
@@ -251,7 +251,7 @@ impl Taker {
 
     /// Pieces that were given and are lost have to be given again.
     fn take_back(&mut self) {
-        let mut state = self.transfer.state.lock();
+        let mut state = self.transfer.state();
         let Some(lost) = state.losses.0.get_mut(&self.id) else { return };
         for piece in std::mem::take(lost).iter() {
             self.given.remove(piece);
@@ -298,7 +298,7 @@ impl Drop for Taker {
     fn drop(&mut self) {
         self.transfer.readers.fetch_sub(1, Ordering::Relaxed);
         self.transfer.reader_left(self.id);
-        self.transfer.state.lock().losses.0.remove(&self.id);
+        self.transfer.state().losses.0.remove(&self.id);
     }
 }
 

@@ -37,7 +37,7 @@ impl Transfer {
 
     /// Somebody else than the lead tells hashes: an answer, if this one was asked.
     pub(super) fn told(&self, from: NodeId, first: u32, hashes: &[PieceHash], proof: Option<Proof>) {
-        let Some(check) = self.state.lock().session.hashes().check_for(from) else { return };
+        let Some(check) = self.state().session.hashes().check_for(from) else { return };
         let answer = match check.prove(first, hashes, proof) {
             HashAnswer::Proven(proven) => match self.stored.extend(proven.known, &hashes[proven.at..]) {
                 Ok(_) => HashAnswer::Proven(proven),
@@ -62,7 +62,7 @@ impl Transfer {
     /// Somebody tells a run of hashes: the lead, or who was asked for hashes.
     pub(super) fn hear_run(self: &Arc<Self>, from: NodeId, first: u32, hashes: &[PieceHash], proof: Option<Proof>) {
         let (is_lead, check) = {
-            let state = self.state.lock();
+            let state = self.state();
             let is_lead = state.lead() == Lead::Node(from);
             (is_lead, state.session.hashes().check_run(from, is_lead, first))
         };

@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Source, Tier, Version};
+use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Signer, Source, Tier, Version};
 use darter_origin::{Reading, Requester};
-use darter_swarm::{Desk, Entering, Facts, Input, Lead as SwarmLead, Rejection, Standing, Start};
+use darter_swarm::{Choice, Desk, Entering, Facts, Input, Rejection, Standing, Start};
 
 use super::beside::Connections;
 use super::dissolve::refuse;
@@ -104,6 +104,18 @@ impl Facts for Transfer {
     fn is_headed_last(&self) -> bool {
         self.source.is_headed_last()
     }
+
+    fn is_read_alone(&self) -> bool {
+        self.reads_alone()
+    }
+
+    fn may_read_beside(&self, number: u8) -> bool {
+        self.has_connection(number, true)
+    }
+
+    fn may_try_beside(&self) -> bool {
+        !self.reads_alone() && self.has_connection(0, false)
+    }
 }
 
 impl Transfer {
@@ -114,17 +126,16 @@ impl Transfer {
         if self.is_on_trust() {
             return;
         }
+        self.tell_and(Input::Leads { start, desk: self.desk() }, |state, now| {
+            if let Some(reading) = reading {
+                state.readers.opened(reading, now);
+            }
+        });
+        self.bears_connections();
         if self.source.is_headed_last() {
             // For any part all of it has to be read and expanded.
-            self.state.lock().in_order_only = true;
-        }
-        self.tell(Input::Leads { start, desk: self.desk() });
-        self.bears_connections();
-        self.run_errands();
-        if self.source.is_headed_last() {
             self.want_everything();
         }
-        self.start_reading(reading);
     }
 
     /// Sets up the lead's books, whoever leads above.
@@ -134,15 +145,16 @@ impl Transfer {
     }
 
     fn desk(&self) -> Desk {
-        Desk { place: self.context.place.clone(), seed: random_seed(&self.context.me, self.blob) }
+        let seed = random_seed(&self.context.me, self.blob);
+        Desk { place: self.context.place.clone(), seed, signer: Signer::draw() }
     }
 
     /// Says by how many connections the origin may be read.
     fn bears_connections(&self) {
         let Connections { most, known_until } = self.origin_connections();
-        let mut state = self.state.lock();
-        if let Some((books, length)) = state.session.books_mut().zip(self.stored.length()) {
-            books.lead_mut().read_by(most, known_until, self.piece_length, length);
+        if let Some(length) = self.stored.length() {
+            let piece_length = self.piece_length;
+            self.tell(Input::OriginBears { connections: most, known_until, piece_length, length });
         }
     }
 
@@ -195,7 +207,7 @@ impl Transfer {
     }
 
     fn failure(&self) -> Option<FetchError> {
-        self.state.lock().failure.clone()
+        self.state().failure.clone()
     }
 
     /// Counts a node as a member that holds these pieces and asks for none; it need not know.
@@ -209,49 +221,34 @@ impl Transfer {
     /// after `may_copy` was asked, with nothing locked.
     pub(crate) fn choose_for(&self, node: NodeId, may_copy: impl FnOnce() -> bool) -> Result<Option<PieceIndex>, ()> {
         let now = self.context.now();
-        if self.lead_for(node, |swarm| swarm.may_give(now))? {
-            let fresh = self.lead_for(node, |swarm| swarm.choose_fresh(node, now))?;
-            if fresh.is_some() {
-                return Ok(fresh);
-            }
-            if may_copy() {
-                let copy = self.lead_for(node, |swarm| swarm.choose_copy(node, now))?;
-                if copy.is_some() {
-                    return Ok(copy);
-                }
+        let mut choice = self.state().session.choose(node, now);
+        if choice == Choice::MayCopy {
+            let may = may_copy();
+            choice = self.state().session.choose_copy(node, may, now);
+        }
+        match choice {
+            Choice::NoMember => Err(()),
+            Choice::Send(piece) => Ok(Some(piece)),
+            Choice::MayCopy | Choice::Nothing => {
+                self.tell(Input::AskStands);
+                Ok(None)
             }
         }
-        if self.state.lock().session.books_mut().is_some_and(|books| books.gave_nothing(now)) {
-            self.ring();
-        }
-        Ok(None)
     }
 
     /// True if this agent has a piece for a member that nobody has yet.
     pub(crate) fn has_fresh_for(&self, node: NodeId) -> bool {
-        let now = self.context.now();
-        self.lead_for(node, |swarm| swarm.has_fresh_for(node, now)).unwrap_or(false)
-    }
-
-    fn lead_for<T>(&self, node: NodeId, decide: impl FnOnce(&mut SwarmLead) -> T) -> Result<T, ()> {
-        let mut state = self.state.lock();
-        let books = state.session.books_mut().filter(|books| books.has(node)).ok_or(())?;
-        Ok(decide(books.lead_mut()))
+        self.state().session.has_fresh_for(node, self.context.now())
     }
 
     /// A piece that was asked for by name is being sent.
-    pub(crate) fn sending(&self, node: NodeId, piece: PieceIndex) {
-        let now = self.context.now();
-        if let Some(books) = self.state.lock().session.books_mut() {
-            books.lead_mut().sending(node, piece, now);
-        }
+    pub(crate) fn sending(&self, to: NodeId, piece: PieceIndex) {
+        self.tell(Input::Sending { to, piece });
     }
 
     /// A piece that was being sent did not arrive.
-    pub(crate) fn not_sent(&self, node: NodeId, piece: PieceIndex) {
-        if let Some(books) = self.state.lock().session.books_mut() {
-            books.lead_mut().unsent(node, piece);
-        }
+    pub(crate) fn not_sent(&self, to: NodeId, piece: PieceIndex) {
+        self.tell(Input::Unsent { to, piece });
     }
 
     /// Waits until a small blob can go with the answer to somebody who joins, so that one question brings it. Not for long:

@@ -35,7 +35,7 @@ impl Transfer {
         };
         let now = self.context.now();
         // The driver asks for nothing that came with the answer.
-        let follows = self.state.lock().session.handle(Input::LetIn(let_in), &**self, now);
+        let follows = self.state().session.handle(Input::LetIn(let_in), &**self, now);
         if !follows {
             return;
         }
@@ -51,7 +51,6 @@ impl Transfer {
         if self.fleet.peer(lead).is_none() {
             self.lead_failed(lead, "connection lost");
         }
-        self.ring();
     }
 
     /// Asks an agent to lead this transfer, and follows it.
@@ -61,7 +60,7 @@ impl Transfer {
             return Err(FetchError::Withdrawn { blob: self.blob, reason });
         }
         let (credentials, everything) = {
-            let state = self.state.lock();
+            let state = self.state();
             (state.callers.current().clone(), state.session.is_all_wanted())
         };
         let held = Some(Held { blob: self.blob, pieces: self.stored.held() });
@@ -115,7 +114,7 @@ impl Transfer {
 
     /// A peer is connected that may be one to meet.
     pub(crate) fn peer_came(&self, node: NodeId, is_seed: bool) {
-        self.ring();
+        self.tell(Input::Connected(node));
         if is_seed {
             self.tell(Input::SeedCame(node));
         }

@@ -7,7 +7,9 @@
 //! | `member` | following a lead, and taking what peers give |
 //! | `leading` | being the lead: members, late-bound pieces |
 //! | `electing` | finding another lead, handing back |
+//! | `state` | the state and its lock, which wakes the driver |
 //! | `reading` | the lead reads the origin, once for everybody |
+//! | `readers` | what those that read it do, and have in hand between two runs |
 //! | `body` | the body of an answer becomes stored pieces |
 //! | `beside` | further connections to an origin that gives several more than one |
 //! | `manners` | what is known of origins from other blobs: which want one connection |
@@ -61,8 +63,10 @@ pub mod meter;
 pub(crate) mod parts;
 pub(crate) mod passing;
 mod profile;
+mod readers;
 pub(crate) mod reading;
 pub mod rest;
+mod state;
 pub mod status;
 pub mod stream;
 mod through;
@@ -72,7 +76,6 @@ pub mod view;
 pub mod wants;
 mod whole;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -83,11 +86,11 @@ use darter_core::{
     BlobId, Digest, Manifest, Moment, NodeId, PieceHash, PieceIndex, PieceLength, Source, Version, in_full,
 };
 use darter_fleet::Fleet;
-use darter_origin::{Reading, Requester};
+use darter_origin::Requester;
 use darter_store::StoredBlob;
 use darter_swarm::leadership::trace::Trace;
 use darter_swarm::session::trace::SessionTrace;
-use darter_swarm::{Bounds, Came, Input, Phase, Profile, RequestId, Session, SessionStart, Tuning};
+use darter_swarm::{Bounds, Came, Input, Profile, RequestId, Session, SessionStart, Tuning};
 use darter_wire::Verdict;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -99,10 +102,12 @@ use self::handing::Losses;
 use self::journal::Journal;
 use self::passing::Positions;
 use self::profile::Profiling;
+use self::readers::Readers;
 use self::rest::Rest;
+use self::state::TransferState;
 use self::view::Flows;
 use self::whole::Whole;
-use crate::context::{EngineContext, Fetching};
+use crate::context::EngineContext;
 use crate::error::FetchError;
 use crate::joins::Joins;
 
@@ -140,10 +145,8 @@ pub struct Transfer {
     profiling: Profiling,
     /// How far the whole was hashed.
     whole: Whole,
-    /// Wakes the driver.
-    kick: Notify,
-    /// Wake the tasks that read everything, and what somebody waits for, where they have nothing to read.
-    plan_changed: [Notify; 2],
+    /// Wakes the driver: see [`state`].
+    driver: Notify,
     /// Marked as changed when pieces, the length or the outcome changed: wakes readers.
     changed: watch::Sender<()>,
     /// The same for the whole agent: wakes whoever waits for something to send.
@@ -152,69 +155,6 @@ pub struct Transfer {
     rest: Rest,
     /// Ends the driver.
     closed: CancellationToken,
-}
-
-pub(crate) struct TransferState {
-    session: Session,
-    callers: Callers,
-    /// For whom the origin is read: who may have the least read.
-    requester: Requester,
-    /// The whole's digest, where it could be computed while the origin was read.
-    streamed_digest: Option<Digest>,
-    /// True while a task reads the origin, and while one reads what somebody waits for.
-    reading: bool,
-    on_errands: bool,
-    /// Which connections read it besides, by their number.
-    beside: BTreeSet<u8>,
-    /// Before this nobody asks the origin for anything: it asked for a pause.
-    origin_rests: Moment,
-    /// True if the origin refuses the credentials of every caller.
-    is_shut_out: bool,
-    /// How often blobs gave back their parts of the link to the origin when that was looked at last.
-    given_back: u64,
-    /// True if the origin can't be read but from its first byte on, and an answer that begins there.
-    in_order_only: bool,
-    whole_answer: Option<Reading>,
-    /// True if parts of several of the origin's answers were put together.
-    joined_parts: bool,
-    /// Why it failed, if it did; and why it is thrown away, as members are told.
-    failure: Option<FetchError>,
-    dissolved_for: Option<FetchError>,
-    /// Counts this transfer among those that fetch.
-    fetching: Option<Fetching>,
-    journal: Journal,
-    flows: Flows,
-    /// When a peer was last sent a piece.
-    last_sent: Option<Moment>,
-    /// Where the readers of this host stand.
-    positions: Positions,
-    losses: Losses,
-}
-
-impl TransferState {
-    /// How many are in the swarm, as far as is known here.
-    fn members(&self) -> u32 {
-        u32::try_from(self.session.members()).unwrap_or(u32::MAX)
-    }
-
-    /// How it stands.
-    fn outcome(&self) -> Outcome {
-        match (&self.failure, self.is_complete()) {
-            (Some(error), _) => Outcome::Failed(error.clone()),
-            (None, true) => Outcome::Complete,
-            (None, false) => Outcome::Open,
-        }
-    }
-
-    /// True if everything is held and the whole was checked.
-    fn is_complete(&self) -> bool {
-        self.session.course().phase() == Phase::Complete
-    }
-
-    /// The lead, as this agent sees it.
-    const fn lead(&self) -> Lead {
-        self.session.leader()
-    }
 }
 
 /// The one of the two for whom less may be read.
@@ -304,14 +244,9 @@ impl Transfer {
             callers: Callers::new(credentials),
             requester,
             streamed_digest: None,
-            reading: false,
-            on_errands: false,
-            beside: BTreeSet::new(),
+            readers: Readers::default(),
             origin_rests: Moment::ZERO,
-            is_shut_out: false,
             given_back: 0,
-            in_order_only: false,
-            whole_answer: None,
             joined_parts: false,
             fetching: None,
             failure: None,
@@ -336,15 +271,14 @@ impl Transfer {
             state: Mutex::new(state),
             profiling: Profiling::new(profile),
             whole: Whole::default(),
-            kick: Notify::new(),
-            plan_changed: [Notify::new(), Notify::new()],
+            driver: Notify::new(),
             changed: watch::channel(()).0,
             sendable: sendable.clone(),
             readers: AtomicUsize::new(0),
             rest: Rest::default(),
             closed: CancellationToken::new(),
         });
-        transfer.note_passing(&mut transfer.state.lock());
+        transfer.note_passing(&mut transfer.state());
         drive::start(&transfer);
         transfer
     }
@@ -372,11 +306,11 @@ impl Transfer {
 
     /// How it stands.
     pub fn outcome(&self) -> Outcome {
-        self.state.lock().outcome()
+        self.state().outcome()
     }
 
     pub(crate) fn is_complete(&self) -> bool {
-        self.state.lock().is_complete()
+        self.state().is_complete()
     }
 
     /// True if the manifest is a node's word alone, and this seed has not checked the whole yet: it gives nobody else any of it, takes no
@@ -387,22 +321,22 @@ impl Transfer {
 
     /// True if an agent has checked the whole.
     pub(crate) fn has_verdict(&self) -> bool {
-        self.state.lock().session.verdict().0.is_some()
+        self.state().session.verdict().0.is_some()
     }
 
     /// The lead, as this agent sees it.
     pub(crate) fn lead(&self) -> Lead {
-        self.state.lock().lead()
+        self.state().lead()
     }
 
     /// The session's trace, if that is recorded.
     pub fn trace(&self) -> Option<SessionTrace> {
-        self.state.lock().session.trace().cloned()
+        self.state().session.trace().cloned()
     }
 
     /// The decisions about who leads, if they are recorded.
     pub fn decisions(&self) -> Option<Trace> {
-        self.state.lock().session.leadership().trace()
+        self.state().session.leadership().trace()
     }
 
     /// Ends the driver, which says good-bye to the swarm.
@@ -413,12 +347,12 @@ impl Transfer {
 
     /// True if this agent leads others, not only itself.
     pub(crate) fn is_leading_others(&self) -> bool {
-        self.state.lock().session.leads_others()
+        self.state().session.leads_others()
     }
 
     /// True if there is something to tell of how it came here in this run.
     pub fn has_history(&self) -> bool {
-        self.state.lock().journal.has_history()
+        self.state().journal.has_history()
     }
 
     /// True if somebody on this host reads it now.
@@ -430,7 +364,7 @@ impl Transfer {
     pub(crate) fn note(&self, what: impl Into<String>) {
         let what = what.into();
         tracing::debug!(blob = %self.blob.short(), what, "transfer");
-        self.state.lock().journal.note(self.context.now(), what);
+        self.state().journal.note(self.context.now(), what);
     }
 
     /// A caller who may read this brings credentials: they serve the origin if there are none, or if nothing is under way;
@@ -439,7 +373,7 @@ impl Transfer {
         if self.source != *source {
             return;
         }
-        let mut state = self.state.lock();
+        let mut state = self.state();
         let is_idle = state.callers.current().headers.is_empty() || !state.session.course().is_open();
         if is_idle && !credentials.headers.is_empty() {
             state.callers.renew(credentials.clone());
@@ -450,7 +384,7 @@ impl Transfer {
 
     /// Somebody else wants it: from now on the origin is read as may be read for this one, too.
     pub(crate) fn is_asked_by(&self, requester: Requester) {
-        let mut state = self.state.lock();
+        let mut state = self.state();
         state.requester = narrower(state.requester, requester);
     }
 
@@ -458,13 +392,13 @@ impl Transfer {
     /// registry must not be shown them.
     pub(crate) fn renew_credentials(&self, source: &Source, credentials: Credentials) {
         if self.source == *source {
-            self.state.lock().callers.renew(credentials);
+            self.state().callers.renew(credentials);
         }
     }
 
     /// Ends the transfer, unless it has ended: readers learn why, nothing more is fetched.
     pub(crate) fn fail(&self, error: FetchError) {
-        let mut state = self.state.lock();
+        let mut state = self.state();
         if state.session.course().is_open() {
             self.end(&mut state, error);
         }
@@ -472,14 +406,13 @@ impl Transfer {
 
     /// Ends the transfer whatever it came to before.
     fn end_with(&self, error: FetchError) {
-        self.end(&mut self.state.lock(), error);
+        self.end(&mut self.state(), error);
     }
 
     fn end(&self, state: &mut TransferState, error: FetchError) {
         state.journal.note(self.context.now(), format!("failed: {}", in_full(&error)));
         state.session.handle(Input::Fails, self, self.context.now());
         state.failure = Some(error);
-        self.ring();
         self.changed.send_replace(());
     }
 
@@ -500,7 +433,7 @@ impl Transfer {
     /// Bytes went out to a peer.
     pub(crate) fn count_sent(&self, to: NodeId, bytes: u64) {
         let now = self.context.now();
-        let mut state = self.state.lock();
+        let mut state = self.state();
         state.journal.sent(bytes);
         state.last_sent = Some(now);
         state.flows.went(now, bytes, to);

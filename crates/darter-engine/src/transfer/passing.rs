@@ -15,13 +15,12 @@ use std::time::Duration;
 
 use darter_core::{Blamed as _, Fault, PieceIndex, PieceSet, in_full};
 use darter_store::StoreError;
-use darter_swarm::{Books, Input, ReaderId};
+use darter_swarm::{Input, ReaderId};
 
+use super::rest::IDLE_MEMBER_TIMEOUT;
 use super::{Lead, Outcome, Transfer, TransferState};
 use crate::error::FetchError;
 
-/// How long members are waited for that take nothing.
-const IDLE_MEMBER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the first reader is waited for, and how long a blob is read on that nobody reads.
 const READER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often to look whether readers went on.
@@ -46,14 +45,14 @@ impl Positions {
 impl Transfer {
     /// A reader stands at a piece now.
     pub(super) fn reader_stands(&self, reader: ReaderId, piece: PieceIndex) {
-        let mut state = self.state.lock();
+        let mut state = self.state();
         state.positions.at.insert(reader, piece);
         state.positions.any_came = true;
     }
 
     /// A reader is gone.
     pub(super) fn reader_left(&self, reader: ReaderId) {
-        self.state.lock().positions.at.remove(&reader);
+        self.state().positions.at.remove(&reader);
     }
 
     /// How many pieces a reader needs at once: of a blob that passes through nothing else is fetched.
@@ -97,20 +96,19 @@ impl Transfer {
     }
 
     fn is_wanted_by_members(&self) -> bool {
-        self.state.lock().session.is_wanted_by_members()
+        self.state().session.is_wanted_by_members()
     }
 
     /// The first piece that a reader still needs which has waited this long for room.
     pub(super) fn needed_from(&self, waited: Duration) -> PieceIndex {
-        let state = self.state.lock();
+        let state = self.state();
         let readers = match state.positions.first() {
             Some(piece) => piece,
             None if state.positions.any_came || waited >= READER_TIMEOUT => PieceIndex(u32::MAX),
             None => PieceIndex(0),
         };
-        let lead = state.session.books().map(Books::lead);
-        let members = lead.filter(|lead| waited < IDLE_MEMBER_TIMEOUT && lead.is_wanted());
-        members.map_or(readers, |lead| readers.min(lead.first_unheld()))
+        let members = state.session.first_unheld().filter(|_| waited < IDLE_MEMBER_TIMEOUT);
+        members.map_or(readers, |members| readers.min(members))
     }
 
     /// Waits until a blob that passes through has room in memory for `next`, the piece to be read. `Err` if nobody reads it. Pieces that
@@ -142,13 +140,11 @@ impl Transfer {
             return;
         }
         let again: PieceSet = {
-            let mut state = self.state.lock();
-            let Some(books) = state.session.books_mut() else { return };
+            let mut state = self.state();
             // A holder gives it; this agent does not.
-            books.lead_mut().disown(piece);
-            self.stored.forgotten().iter().filter(|piece| books.lead().holders(*piece) == 0).collect()
+            state.session.handle(Input::Forgotten(piece), &**self, self.context.now());
+            self.stored.forgotten().iter().filter(|piece| state.session.holders(*piece) == 0).collect()
         };
-        self.replan();
         if !again.contains(piece) {
             return;
         }

@@ -112,7 +112,7 @@ impl Transfer {
 
     /// A peer says what was touched there.
     pub(super) fn hear_touched(self: &Arc<Self>, from: NodeId, pieces: Vec<Stretch>) {
-        if self.is_profiled() && self.state.lock().session.has_member(from) {
+        if self.is_profiled() && self.state().session.has_member(from) {
             self.record(from, pieces.into_iter().map(|run| run.first..run.end).collect());
         }
     }
@@ -208,7 +208,7 @@ impl Transfer {
     }
 
     fn members_to_tell(&self) -> Vec<NodeId> {
-        self.state.lock().session.books().map(|books| books.lead().members()).unwrap_or_default()
+        self.state().session.member_nodes()
     }
 
     /// Tells these members what is touched first, if they know what that is.

@@ -2,8 +2,8 @@
 //! and stored the moment it is whole ([`body`](super::body)); and beside that, on *errands*, what somebody waits for wherever it is. Where several
 //! connections get more than one, others read further stretches meanwhile (see [`beside`](super::beside)).
 //!
-//! What to read next is the swarm's decision (`Lead::origin_plan`), asked anew after each piece: a member that turns up with the next piece
-//! in hand ends the run, and the piece comes from it. An origin that can't be read but from its first byte on, since it gives no ranges or
+//! What to read next is the session's decision (`Output::Read`), and it is asked after each piece whether to go on: a member that turns up
+//! with the next piece in hand ends the run, and the piece comes from it. An origin that can't be read but from its first byte on, since it gives no ranges or
 //! nothing tells its versions apart, gets no errands: all of it is read, and `darter explain` says so. A body that breaks is continued by
 //! range, with the version checked; an origin without ranges, or that answers ranges with anything else, is read from its start again and
 //! what is known is skipped (see [`parts`](super::parts)). Where nothing tells whether it is the same version, it is read from its start,
@@ -14,15 +14,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{ByteRange, PieceIndex, Source, Version, in_full};
+use darter_core::{ByteRange, Moment, PieceIndex, Source, Version, in_full};
 use darter_origin::{ErrorKind, OriginError, Reading, RetryPolicy};
-use darter_swarm::{Books, Input, OriginReader, OriginRun};
+use darter_swarm::{AtPiece, Input, OriginReader, OriginRun, ReadsOn};
 
+use super::Transfer;
 use super::body::{Leftover, RunEnd};
 use super::manners::limits;
 use super::parts::{Next, RangeSupport};
 use super::turns::Turn;
-use super::{Lead, Transfer, TransferState};
 use crate::error::FetchError;
 use crate::expanding::HEAD;
 
@@ -30,57 +30,28 @@ use crate::expanding::HEAD;
 const SHORT_READING: Duration = Duration::from_millis(100);
 
 impl Transfer {
-    /// Starts the task that reads the origin while this agent leads. `opened` is an answer opened already.
-    pub(super) fn start_reading(self: &Arc<Self>, opened: Option<Reading>) {
-        if std::mem::replace(&mut self.state.lock().reading, true) {
-            return;
+    /// A reader is given a run.
+    pub(super) fn read(self: &Arc<Self>, reader: OriginReader, run: OriginRun) {
+        if matches!(reader, OriginReader::Beside(_)) {
+            return self.read_beside(reader, run);
         }
+        let left = self.state().readers.begins(reader, self.context.now());
         let transfer = Arc::clone(self);
         self.tasks.spawn(async move {
-            let mut opened = opened;
-            loop {
-                transfer.read_origin(OriginReader::Everything, opened.take()).await;
-                let mut state = transfer.state.lock();
-                // Since it decided to end, this agent may have come to lead again or a piece may have been lost, and
-                // whoever saw to that took this task for alive.
-                let leads = state.lead() == Lead::Me && state.session.course().is_open();
-                let lacks = transfer.pieces() != Some(transfer.stored.held().len()) || state.session.compares();
-                if !leads || !lacks || transfer.closed.is_cancelled() {
-                    state.reading = false;
-                    return;
-                }
-            }
+            let mut left = left;
+            let goes_on = transfer.read_run(run, &mut left).await && !transfer.closed.is_cancelled();
+            let (began, left) = if goes_on { (None, Some(left)) } else { (left.began, None) };
+            transfer.tell_and(Input::ReadEnded { reader }, |state, _| state.readers.ended(reader, left));
+            transfer.gives_back(began);
         });
     }
 
-    /// Starts the task that reads what somebody waits for, while this agent leads.
-    pub(super) fn run_errands(self: &Arc<Self>) {
-        if !self.has_errands() || std::mem::replace(&mut self.state.lock().on_errands, true) {
-            return;
+    /// A reader that began then is done: others get its part of the link to the origin.
+    pub(super) fn gives_back(&self, began: impl IntoIterator<Item = Moment>) {
+        let now = self.context.now();
+        if began.into_iter().any(|began| now.since(began) >= SHORT_READING) {
+            self.state().given_back = self.context.origin_turns.give_back();
         }
-        let transfer = Arc::clone(self);
-        self.tasks.spawn(async move {
-            loop {
-                transfer.read_origin(OriginReader::Errands, None).await;
-                // Wishes that came since it decided to end were left to it.
-                let mut state = transfer.state.lock();
-                if !transfer.has_errands_now(&state) {
-                    state.on_errands = false;
-                    return;
-                }
-            }
-        });
-    }
-
-    fn has_errands(&self) -> bool {
-        self.has_errands_now(&self.state.lock())
-    }
-
-    fn has_errands_now(&self, state: &TransferState) -> bool {
-        let leads = state.lead() == Lead::Me && state.session.course().is_open() && !self.closed.is_cancelled();
-        let lacks = self.pieces() != Some(self.stored.held().len());
-        let has_wishes = |books: &Books| books.lead().wishes().next().is_some();
-        leads && lacks && !state.in_order_only && state.session.books().is_some_and(has_wishes)
     }
 
     /// All of it is read from its first byte on, and who waits for a part waits for what comes before. `answer` is an answer of the
@@ -89,233 +60,176 @@ impl Transfer {
         if let Some(why) = why {
             self.note(format!("{why}; reading all of it from the first byte"));
         }
-        {
-            let mut state = self.state.lock();
-            state.in_order_only |= why.is_some();
-            let now = self.context.now();
-            if let Some(books) = state.session.books_mut() {
-                let lead = books.lead_mut();
-                let is_idle = !lead.is_reading(OriginReader::Everything);
-                lead.read_everything();
-                if why.is_some() {
-                    lead.origin_refused(now);
-                }
-                state.whole_answer = answer.filter(|_| is_idle);
+        self.tell_and(Input::ReadsAll { in_order: why.is_some() }, |state, now| {
+            if let Some(answer) = answer {
+                state.readers.opened(answer, now);
             }
-        }
-        self.start_reading(None);
+        });
     }
 
-    async fn read_origin(self: &Arc<Self>, reader: OriginReader, opened: Option<Reading>) {
-        let began = self.context.now();
-        self.read_as(reader, opened).await;
-        {
-            let mut state = self.state.lock();
-            if self.context.now().since(began) >= SHORT_READING {
-                state.given_back = self.context.origin_turns.give_back();
-            }
-            if let Some(books) = state.session.books_mut() {
-                books.lead_mut().reads(reader, None);
-            }
-        }
-        self.ring();
-    }
-
-    async fn read_as(self: &Arc<Self>, reader: OriginReader, mut opened: Option<Reading>) {
+    /// Reads a run with what the one before left in hand. False if its reader is done.
+    async fn read_run(self: &Arc<Self>, run: OriginRun, left: &mut Leftover) -> bool {
+        let reader = left.reader;
         let on_errands = reader == OriginReader::Errands;
-        let fresh = self.stored.held().is_empty() && !on_errands;
-        if fresh {
-            self.whole.begin(self.hasher(), None);
+        if left.began.is_none() {
+            left.began = Some(self.context.now());
+            if self.stored.held().is_empty() && !on_errands {
+                self.whole.begin(self.hasher(), None);
+            }
+            left.anew = !on_errands && self.compares();
         }
         let policy = RetryPolicy::patient(self.context.options.origin_patience);
-        let mut left = Leftover::new(reader, self.context.now());
-        left.anew = !on_errands && self.state.lock().session.compares();
-        let mut tries = 0;
-        loop {
-            let Some(run) = self.next_run_or_all(reader).await else { break };
-            let stands_beside_others = run.first.0 > 0 || self.stored.known_count() > 0;
-            let is_unproven = stands_beside_others && !self.can_be_continued();
-            if on_errands && is_unproven {
-                let why = "nothing tells whether two answers of the origin are of the same version";
-                return self.read_in_order(None, Some(why));
+        let stands_beside_others = run.first.0 > 0 || self.stored.known_count() > 0;
+        let is_unproven = stands_beside_others && !self.can_be_continued();
+        if on_errands && is_unproven {
+            let why = "nothing tells whether two answers of the origin are of the same version";
+            self.read_in_order(None, Some(why));
+            return false;
+        }
+        let mut opened = left.answer.take();
+        if left.tries == 0 {
+            // It may have been long since there was anything to read.
+            left.progress = self.context.now();
+        }
+        let progress_before = left.progress;
+        left.anew |= is_unproven;
+        left.assembly = left.assembly.take().filter(|assembly| assembly.piece == run.first && !left.anew);
+        if opened.is_none() {
+            let rest = self.wait_for_rest().await;
+            if !rest.is_zero() {
+                // Nobody failed meanwhile.
+                left.progress = left.progress + rest;
+                return true;
             }
-            if !on_errands {
-                opened = opened.or_else(|| self.state.lock().whole_answer.take());
-            }
-            if tries == 0 {
-                // It may have been long since there was anything to read.
-                left.progress = self.context.now();
-            }
-            let progress_before = left.progress;
-            left.anew |= is_unproven;
-            left.assembly = left.assembly.take().filter(|assembly| assembly.piece == run.first && !left.anew);
-            if opened.is_none() {
-                let rest = self.wait_for_rest().await;
-                if !rest.is_zero() {
-                    // Nobody failed meanwhile.
-                    left.progress = left.progress + rest;
-                    continue;
-                }
-            }
-            let gives_parts = !self.source.is_headed_last();
-            let asked_part = gives_parts && opened.is_none() && !left.anew && self.range_of(run, &left).is_some();
-            let caller = self.state.lock().callers.current().clone();
-            let mut turn = self.context.origin_turns.reader();
-            let begins_where_it_may = |reading: &Reading| match gives_parts {
-                true => run.first.0 == 0 && reading.start == 0,
-                false => reading.start <= self.piece_length.offset(run.first),
-            };
-            let end = match opened.take().filter(begins_where_it_may) {
-                Some(reading) => self.consume(run, reading, &mut turn, &mut left).await,
-                // No origin is made to wait with a body that nobody reads.
-                None if self.begins(reader, &mut turn, run.first).await => tokio::select! {
-                    opened = turn.wait_for(self.open_run(run, &mut left)) => match opened {
-                        Ok(reading) => self.consume(run, reading, &mut turn, &mut left).await,
-                        Err(error) => RunEnd::Origin(error),
-                    },
-                    () = self.closed.cancelled() => RunEnd::Replan,
+        }
+        let gives_parts = !self.source.is_headed_last();
+        let asked_part = gives_parts && opened.is_none() && !left.anew && self.range_of(run, left).is_some();
+        let caller = self.state().callers.current().clone();
+        let mut turn = self.context.origin_turns.reader();
+        let begins_where_it_may = |reading: &Reading| match gives_parts {
+            true => run.first.0 == 0 && reading.start == 0,
+            false => reading.start <= self.piece_length.offset(run.first),
+        };
+        let end = match opened.take().filter(begins_where_it_may) {
+            Some(reading) => self.consume(run, reading, &mut turn, left).await,
+            // No origin is made to wait with a body that nobody reads.
+            None if self.begins(reader, &mut turn, run.first).await => tokio::select! {
+                opened = turn.wait_for(self.open_run(run, left)) => match opened {
+                    Ok(reading) => self.consume(run, reading, &mut turn, left).await,
+                    Err(error) => RunEnd::Origin(error),
                 },
-                None => RunEnd::Replan,
-            };
-            drop(turn);
-            if left.parts == RangeSupport::Refused && !on_errands {
-                self.origin_is_read_alone(None, "it gives no parts any more");
+                () = self.closed.cancelled() => RunEnd::Replan,
+            },
+            None => RunEnd::Replan,
+        };
+        drop(turn);
+        if left.parts == RangeSupport::Refused && !on_errands {
+            self.origin_is_read_alone(None, "it gives no parts any more");
+        }
+        let end = match end {
+            RunEnd::Whole(reading) => {
+                let why = "the origin gave all of it though a part was requested: it serves no ranges";
+                self.read_in_order(Some(reading), Some(why));
+                return false;
             }
-            let end = match end {
-                RunEnd::Whole(reading) => {
-                    let why = "the origin gave all of it though a part was requested: it serves no ranges";
-                    return self.read_in_order(Some(reading), Some(why));
+            RunEnd::Origin(error) if on_errands && self.is_another_version(&error) => {
+                self.read_in_order(None, Some(&format!("reading a part of the origin: {error}")));
+                return false;
+            }
+            end => end,
+        };
+        match end {
+            RunEnd::Replan => {
+                (left.tries, left.reached, left.again) = (0, 0, 0);
+                left.anew = !on_errands && self.compares();
+            }
+            RunEnd::Here(error) => {
+                self.give_up(&error);
+                self.clear_unfit().await;
+                return false;
+            }
+            RunEnd::Whole(_) => {}
+            // Nothing of it can be told right from wrong.
+            RunEnd::Origin(error) if self.is_all_wrong(&error) => {
+                self.dissolve(error.into()).await;
+                return false;
+            }
+            RunEnd::Origin(error) if is_refusal(&error) && self.state().callers.refused(&caller) => {
+                self.note(format!(
+                    "reading the origin: {}; going on with another caller's credentials",
+                    in_full(&error)
+                ));
+            }
+            RunEnd::Origin(error) if self.is_another_version(&error) => {
+                if left.anew {
+                    self.supersede(error.into()).await;
+                    return false;
                 }
-                RunEnd::Origin(error) if on_errands && self.is_another_version(&error) => {
-                    return self.read_in_order(None, Some(&format!("reading a part of the origin: {error}")));
-                }
-                end => end,
-            };
-            match end {
-                RunEnd::Replan => {
-                    (tries, left.reached, left.again) = (0, 0, 0);
-                    left.anew = !on_errands && self.state.lock().session.compares();
-                }
-                RunEnd::Here(error) => {
-                    self.give_up(&error);
-                    return self.clear_unfit().await;
-                }
-                RunEnd::Whole(_) => {}
-                // Nothing of it can be told right from wrong.
-                RunEnd::Origin(error) if self.is_all_wrong(&error) => {
-                    return self.dissolve(error.into()).await;
-                }
-                RunEnd::Origin(error) if is_refusal(&error) && self.state.lock().callers.refused(&caller) => {
-                    self.note(format!(
-                        "reading the origin: {}; going on with another caller's credentials",
-                        in_full(&error)
-                    ));
-                }
-                RunEnd::Origin(error) if self.is_another_version(&error) => {
-                    if left.anew {
-                        return self.supersede(error.into()).await;
+                self.note(format!("reading the origin: {}; comparing it from the first byte on", in_full(&error)));
+                (left.anew, left.assembly, left.again) = (true, None, 0);
+            }
+            RunEnd::Origin(error) => {
+                let moved_on = left.progress > progress_before;
+                let others_read = self.state().session.is_read_beside();
+                match left.parts.after(asked_part, moved_on, others_read, &error) {
+                    Next::AsBefore => {}
+                    Next::Whole | Next::Compared if on_errands => {
+                        self.read_in_order(None, Some(&format!("reading a part of the origin: {error}")));
+                        return false;
                     }
-                    self.note(format!("reading the origin: {}; comparing it from the first byte on", in_full(&error)));
-                    (left.anew, left.assembly, left.again) = (true, None, 0);
+                    Next::Whole => {
+                        let told = in_full(&error);
+                        self.note(format!("reading the origin by range: {told}; reading it from the first byte"));
+                        return true;
+                    }
+                    // Nothing that came of such a part can be relied on.
+                    Next::Compared => {
+                        self.note(format!(
+                            "reading the origin by range: {}; comparing it from the first byte on",
+                            in_full(&error)
+                        ));
+                        left.assembly = None;
+                        left.anew = matches!(self.source, Source::Url { .. });
+                        return true;
+                    }
                 }
-                RunEnd::Origin(error) => {
-                    let moved_on = left.progress > progress_before;
-                    let others_read = !self.state.lock().beside.is_empty();
-                    match left.parts.after(asked_part, moved_on, others_read, &error) {
-                        Next::AsBefore => {}
-                        Next::Whole | Next::Compared if on_errands => {
-                            return self.read_in_order(None, Some(&format!("reading a part of the origin: {error}")));
-                        }
-                        Next::Whole => {
-                            let told = in_full(&error);
-                            self.note(format!("reading the origin by range: {told}; reading it from the first byte"));
-                            continue;
-                        }
-                        // Nothing that came of such a part can be relied on.
-                        Next::Compared => {
-                            self.note(format!(
-                                "reading the origin by range: {}; comparing it from the first byte on",
-                                in_full(&error)
-                            ));
-                            left.assembly = None;
-                            left.anew = matches!(self.source, Source::Url { .. });
-                            continue;
-                        }
-                    }
-                    if moved_on {
-                        tries = 0;
-                    }
-                    tries += 1;
-                    let spent = self.context.now().since(left.progress);
-                    let in_vain = tries > 1 && !self.is_wanted();
-                    let pause = policy.pause(tries, spent, &error).filter(|_| !in_vain);
-                    let Some(pause) = pause else { return self.give_up(&error.into()) };
-                    if limits(&error) {
-                        self.origin_is_read_alone(error.retry_after(), &in_full(&error).to_string());
-                        self.origin_rests(pause);
-                    }
-                    self.note(format!("reading the origin: {}; continuing", in_full(&error)));
-                    let _told = self.context.pauses.begin(&self.source, error.to_string(), pause);
-                    // A holder that does not answer within the pause is asked in a later one.
-                    let asking = tokio::time::timeout(pause, self.meet_holders());
-                    let _ = tokio::join!(self.pause_reading(pause), asking);
+                if moved_on {
+                    left.tries = 0;
                 }
+                left.tries += 1;
+                let spent = self.context.now().since(left.progress);
+                let in_vain = left.tries > 1 && !self.is_wanted();
+                let pause = policy.pause(left.tries, spent, &error).filter(|_| !in_vain);
+                let Some(pause) = pause else {
+                    self.give_up(&error.into());
+                    return false;
+                };
+                if limits(&error) {
+                    self.origin_is_read_alone(error.retry_after(), &in_full(&error).to_string());
+                    self.origin_rests(pause);
+                }
+                self.note(format!("reading the origin: {}; continuing", in_full(&error)));
+                let _told = self.context.pauses.begin(&self.source, error.to_string(), pause);
+                // A holder that does not answer within the pause is asked in a later one.
+                let asking = tokio::time::timeout(pause, self.meet_holders());
+                let _ = tokio::join!(self.pause_reading(pause), asking);
             }
         }
+        true
     }
 
-    /// The next stretch to read; waits until there is one, `None` once this agent need not read any more.
-    pub(super) async fn next_run(&self, reader: OriginReader) -> Option<OriginRun> {
-        loop {
-            if self.closed.is_cancelled() {
-                return None;
-            }
-            let now = self.context.now();
-            let known = self.stored.known();
-            let (plan, wake) = {
-                let mut state = self.state.lock();
-                let leads = state.lead() == Lead::Me && state.session.course().is_open();
-                let lead = state.session.books_mut().filter(|_| leads)?.lead_mut();
-                if reader == OriginReader::Errands && lead.wishes().next().is_none() {
-                    return None;
-                }
-                let plan = lead.origin_plan(reader, &known, now);
-                match plan {
-                    Some(run) => lead.begins(reader, run),
-                    None if lead.reads(reader, None) => self.replan(),
-                    None => {}
-                }
-                (plan, lead.next_wakeup(now))
-            };
-            if let Some(plan) = plan {
-                return Some(plan);
-            }
-            if self.pieces() == Some(self.stored.held().len()) {
-                return None;
-            }
-            let sleep = wake.map_or(Duration::from_secs(1), |at| at.since(now));
-            tokio::select! {
-                () = self.plan_changed[usize::from(reader == OriginReader::Errands)].notified() => {}
-                () = tokio::time::sleep(sleep.max(Duration::from_millis(1))) => {}
-                () = self.closed.cancelled() => return None,
-            }
-        }
-    }
-
-    /// True if the plan still begins with this piece, and this agent still leads.
-    pub(super) fn still_planned(&self, reader: OriginReader, piece: PieceIndex) -> bool {
-        let now = self.context.now();
-        let known = self.stored.known();
-        let mut state = self.state.lock();
-        let leads = state.lead() == Lead::Me && state.session.course().is_open();
-        let Some(books) = state.session.books_mut().filter(|_| leads) else { return false };
-        books.lead_mut().goes_on(reader, piece, &known, now)
+    /// True if pieces that may be of two versions stand beside each other.
+    fn compares(&self) -> bool {
+        self.state().session.compares()
     }
 
     /// Waits for this blob's turn to read a piece. False when the piece need not be read any more, or not by this agent.
     pub(super) async fn begins(&self, reader: OriginReader, turn: &mut Turn<'_>, piece: PieceIndex) -> bool {
         tokio::select! {
-            () = turn.begin() => self.still_planned(reader, piece),
+            () = turn.begin() => {
+                let at = AtPiece { reader, piece, through: false, to_the_end: false };
+                self.comes_to(at) != ReadsOn::Ends
+            }
             () = self.closed.cancelled() => false,
         }
     }
@@ -338,7 +252,7 @@ impl Transfer {
     /// Opens the origin's answer for a run.
     async fn open_run(&self, run: OriginRun, left: &mut Leftover) -> Result<Reading, OriginError> {
         let (credentials, requester) = {
-            let state = self.state.lock();
+            let state = self.state();
             (state.callers.current().clone(), state.requester)
         };
         let origins = &self.context.origins;

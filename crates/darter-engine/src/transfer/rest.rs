@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::{Outcome, Transfer};
 
 /// Members that got nothing for this long are not waited for.
-const IDLE_MEMBER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const IDLE_MEMBER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many read, and whether the transfer rests.
 #[derive(Debug, Default)]
@@ -87,7 +87,7 @@ impl Transfer {
     /// True if members get pieces from here.
     fn is_giving(&self) -> bool {
         let now = self.context.now();
-        let state = self.state.lock();
+        let state = self.state();
         let lately = state.last_sent.is_some_and(|sent| now.since(sent) < IDLE_MEMBER_TIMEOUT);
         lately && state.session.is_wanted_by_members()
     }

@@ -23,7 +23,7 @@ impl Transfer {
         let held = self.stored.held();
         let held_bytes = self.stored.held_bytes();
         let (length, pieces) = (self.stored.length(), self.pieces());
-        let mut state = self.state.lock();
+        let mut state = self.state();
         api::Progress {
             blob: self.blob,
             name: state.journal.name().to_owned(),
@@ -45,12 +45,12 @@ impl Transfer {
     pub fn status(&self) -> api::SwarmStatus {
         let progress = self.progress();
         let now = self.context.now();
-        let mut state = self.state.lock();
+        let mut state = self.state();
         let sent_rate = state.flows.sent_rate(now);
         api::SwarmStatus {
             blob: self.blob,
-            leads: state.session.books().is_some(),
-            origin_connections: state.session.books().map_or(0, |books| readers(books.lead())),
+            leads: state.session.has_books(),
+            origin_connections: u32::try_from(state.session.origin_readers()).unwrap_or(u32::MAX),
             members: state.members(),
             progress,
             sent_rate,
@@ -61,16 +61,11 @@ impl Transfer {
     pub fn explain(&self) -> api::Explanation {
         let manifest = self.stored.manifest();
         let now = self.context.now();
-        let state = self.state.lock();
+        let state = self.state();
         let mut explanation = state.journal.explain(self.blob, &manifest);
         explanation.waiting = self.waiting(&state, now);
         explanation
     }
-}
-
-/// How many connections of a lead read the origin now.
-fn readers(lead: &darter_swarm::Lead) -> u32 {
-    u32::try_from(lead.readers()).unwrap_or(u32::MAX)
 }
 
 /// The share held of each of up to `most` equal parts, as digits from 0 (none) to 8 (all).

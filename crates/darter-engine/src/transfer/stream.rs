@@ -215,7 +215,7 @@ impl Reader {
                     self.ahead = Some((self.at, self.begin_to_read(self.at, end)));
                 }
                 let transfer = &self.transfer;
-                transfer.state.lock().journal.served(length);
+                transfer.state().journal.served(length);
                 transfer.context.metrics.local_served_bytes.inc_by(length);
                 Ok(Some(part))
             }
@@ -238,7 +238,7 @@ impl Reader {
     fn note_wait(&mut self, piece: PieceIndex, is_last: bool) {
         let Some(since) = self.since.take() else { return };
         let now = self.transfer.context.now();
-        self.transfer.state.lock().journal.waited(piece, since, is_last, now);
+        self.transfer.state().journal.waited(piece, since, is_last, now);
     }
 
     fn tell(&mut self, piece: PieceIndex) {

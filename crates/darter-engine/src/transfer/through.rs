@@ -11,27 +11,13 @@
 use std::sync::Arc;
 
 use darter_core::PieceIndex;
-use darter_swarm::{Came, Input, OriginReader, OriginRun};
+use darter_swarm::{AtPiece, Came, Input, ReadsOn};
 
+use super::Transfer;
 use super::body::Assembly;
 use super::turns::Turn;
-use super::{Lead, Transfer};
 
 impl Transfer {
-    /// The next stretch: the plan's, or everything while pieces are still to be compared.
-    pub(super) async fn next_run_or_all(&self, reader: OriginReader) -> Option<OriginRun> {
-        if reader != OriginReader::Everything || !self.state.lock().session.compares() {
-            return self.next_run(reader).await;
-        }
-        let first = self.stored.held().first_missing_from(PieceIndex(0));
-        let mut state = self.state.lock();
-        let leads = state.lead() == Lead::Me && state.session.course().is_open();
-        let books = state.session.books_mut().filter(|_| leads && !self.closed.is_cancelled())?;
-        let run = OriginRun { first, end: None };
-        books.lead_mut().begins(reader, run);
-        Some(run)
-    }
-
     /// Waits for this blob's turn to read the piece that comes next. False when it need not be read any more, or not by this agent.
     pub(super) async fn begins_piece(&self, turn: &mut Turn<'_>, assembly: &mut Assembly) -> bool {
         tokio::select! {
@@ -42,20 +28,16 @@ impl Transfer {
 
     /// True if an answer is read on with the piece that comes next.
     pub(super) fn reads_on(&self, assembly: &mut Assembly) -> bool {
-        if !assembly.through && self.still_planned(assembly.reader, assembly.piece) {
-            return true;
-        }
-        let lacks = self.pieces() != Some(self.stored.held().len());
-        let mut state = self.state.lock();
-        assembly.through |= assembly.to_the_end && state.is_shut_out;
-        let leads = state.lead() == Lead::Me && state.session.course().is_open();
-        let is_needed = assembly.through && leads && (lacks || state.session.compares());
-        let Some(books) = state.session.books_mut().filter(|_| is_needed) else { return false };
-        let piece = assembly.piece.0;
-        if books.lead_mut().reads(assembly.reader, Some(piece..piece + 1)) {
-            self.replan();
-        }
-        true
+        let Assembly { reader, piece, through, to_the_end, .. } = *assembly;
+        let reads_on = self.comes_to(AtPiece { reader, piece, through, to_the_end });
+        assembly.through |= reads_on == ReadsOn::Through;
+        reads_on != ReadsOn::Ends
+    }
+
+    /// Asks the session if a reader goes on.
+    pub(super) fn comes_to(&self, at: AtPiece) -> ReadsOn {
+        let now = self.context.now();
+        self.state().session.reads_on(at, self, now)
     }
 
     /// A piece is about to be stored. If nothing vouches for it but an answer that may be of another version than what is here, all that

@@ -82,6 +82,11 @@ impl Turns {
         usize::from(number) < (self.most_beside + 1).saturating_sub(blobs).div_ceil(blobs)
     }
 
+    /// True if one more such connection may be made, for whatever blob.
+    pub(crate) fn has_beside(&self) -> bool {
+        self.beside.available_permits() > 0
+    }
+
     /// Lets such a connection be made, as long as what is given lives.
     pub(crate) fn beside(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.beside).try_acquire_owned().ok()
@@ -181,9 +186,9 @@ mod tests {
         assert!(turns.shares_beside(1, 3) && !turns.shares_beside(2, 3));
         assert!(turns.shares_beside(0, 7) && !turns.shares_beside(0, 8) && !turns.shares_beside(0, 100));
         let mut made: Vec<_> = std::iter::from_fn(|| turns.beside()).collect();
-        assert_eq!(made.len(), AT_A_TIME - 1, "however many blobs there are");
+        assert_eq!((made.len(), turns.has_beside()), (AT_A_TIME - 1, false), "however many blobs there are");
         made.pop();
-        assert!(turns.beside().is_some());
+        assert!(turns.has_beside() && turns.beside().is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -25,7 +25,6 @@ impl Transfer {
     pub(super) fn seen(&self, state: &TransferState) -> Seen {
         let options = &self.context.options;
         Seen {
-            reads: state.reading,
             is_idle: self.nobody_waits(state) || state.session.is_at_rest(),
             stall: Some(options.stall_timeout).filter(|limit| !limit.is_zero()),
             origin: options.origin_timeout,
@@ -49,7 +48,7 @@ impl Transfer {
     pub(super) async fn start_over_without(self: &Arc<Self>, lead: NodeId, how: How, reason: String) {
         self.let_down_by(lead, how);
         let dissolves = {
-            let mut state = self.state.lock();
+            let mut state = self.state();
             let now = self.context.now();
             // A blob that is whole and checked stays, whatever a node says.
             state.session.course().is_open() && state.session.handle(Input::Dissolves { tells: false }, &**self, now)
@@ -68,7 +67,7 @@ impl Transfer {
     pub(crate) fn note_losses(self: &Arc<Self>) {
         let mut lost = self.stored.take_lost();
         {
-            let state = self.state.lock();
+            let state = self.state();
             // Of what was evicted nothing is missing.
             let is_complete = state.is_complete() && !self.stored.is_discarded();
             if let Some(pieces) = self.pieces().filter(|_| is_complete) {
@@ -114,7 +113,7 @@ impl Transfer {
     /// Bytes of this blob came, though perhaps not a whole piece.
     pub(super) fn moved(&self) {
         let now = self.context.now();
-        self.state.lock().session.handle(Input::OriginCame, self, now);
+        self.state().session.handle(Input::OriginCame, self, now);
     }
 
     /// Waits before the origin is asked again; members are told so meanwhile.
@@ -125,7 +124,7 @@ impl Transfer {
 
     /// How much of the time since something last came does not count.
     pub fn excused(&self) -> Duration {
-        self.state.lock().session.vigil().excused()
+        self.state().session.vigil().excused()
     }
 
     /// The thing that is waited for, if nothing came for a while.
@@ -139,7 +138,7 @@ impl Transfer {
     pub(super) fn stalled(&self) -> FetchError {
         let now = self.context.now();
         let (waited, what) = {
-            let state = self.state.lock();
+            let state = self.state();
             (state.session.vigil().waited(now), self.awaited(&state))
         };
         FetchError::Stalled { waited, what }

@@ -111,7 +111,7 @@ impl Transfer {
     /// Lets go of what is only interesting while it moves. Called every few seconds.
     pub fn forget_quiet_peers(&self) {
         let now = self.context.now();
-        self.state.lock().flows.forget_quiet(now);
+        self.state().flows.forget_quiet(now);
     }
 
     /// One row of the list.
@@ -124,7 +124,7 @@ impl Transfer {
         }
         let missing = progress.length.map(|length| length.saturating_sub(progress.held_bytes));
         let left = missing.filter(|_| progress.rate > 0).map(|missing| missing as f64 / progress.rate as f64);
-        let mut state = self.state.lock();
+        let mut state = self.state();
         let lead = match state.lead() {
             Lead::Node(node) => Some(self.name_of(node)),
             Lead::Me | Lead::Nobody => None,
@@ -146,7 +146,7 @@ impl Transfer {
         let row = self.row();
         let held = self.stored.held();
         let now = self.context.now();
-        let mut state = self.state.lock();
+        let mut state = self.state();
         let mut peers = self.peer_rows(&mut state, now);
         let mut rates = Rates { origin: state.flows.origin.rate(now), ..Rates::default() };
         for peer in &peers {
@@ -175,9 +175,7 @@ impl Transfer {
         let mut nodes: BTreeSet<NodeId> = state.flows.peers.keys().copied().collect();
         nodes.extend(state.session.met().iter());
         let mut holds: HashMap<NodeId, u32> = state.session.picker().holdings().collect();
-        if let Some(books) = state.session.books() {
-            holds.extend(books.holdings());
-        }
+        holds.extend(state.session.member_holdings());
         nodes.extend(holds.keys());
         if let Lead::Node(lead) = state.lead() {
             nodes.insert(lead);

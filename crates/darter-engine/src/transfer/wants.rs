@@ -86,7 +86,7 @@ impl Transfer {
 
     /// True if nobody wants anything of it, though it is not complete.
     pub(crate) fn is_at_rest(&self) -> bool {
-        let state = self.state.lock();
+        let state = self.state();
         state.session.course().is_open() && state.session.is_at_rest()
     }
 
@@ -102,9 +102,9 @@ impl Transfer {
     /// True if bytes behind a gap come before those in front of it: not where an older lead reads, and not where the origin gives no
     /// ranges.
     pub fn may_jump(&self) -> bool {
-        let state = self.state.lock();
+        let state = self.state();
         match state.lead() {
-            Lead::Me => !state.in_order_only,
+            Lead::Me => state.session.gives_parts(),
             Lead::Nobody => true,
             Lead::Node(lead) => self.fleet.peer(lead).is_some_and(|peer| peer.version >= darter_wire::WANT_SINCE),
         }

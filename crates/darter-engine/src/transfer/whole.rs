@@ -236,7 +236,7 @@ impl Transfer {
     /// check of the whole would read them again.
     pub(super) fn note_streamed(&self, length: Option<u64>) {
         // With the state locked: the check of the whole finds the hasher, or what came of it.
-        let mut state = self.state.lock();
+        let mut state = self.state();
         if let Some(hasher) = length.and_then(|length| self.whole.take_hasher(length)) {
             state.streamed_digest = Some(hasher.finish());
         }

@@ -36,6 +36,7 @@ impl Leads {
             dropped: vec![node(66)],
             has_verdict: false,
             seed: 1,
+            signer: Signer::draw(),
             tuning,
         };
         let books = Books::open(opening, &known, at(0));

@@ -137,7 +137,7 @@ impl Lead {
         if number + 1 >= self.connections() || !self.readings.everything {
             return None;
         }
-        if self.is_slower_than_the_rest(OriginReader::Beside(number), self.stretch()?) {
+        if self.is_slower_than_the_rest(OriginReader::Beside(number), self.stretch()?, now) {
             return None;
         }
         let run = self.stretch_beside(number, known);

@@ -23,7 +23,7 @@ use crate::lead::{Lead, OriginRun};
 const NEAR: u32 = 4;
 
 /// One of the lead's readers of the origin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OriginReader {
     /// Reads everything that nobody has.
     Everything,

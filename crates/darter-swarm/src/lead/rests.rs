@@ -21,6 +21,10 @@ use crate::lead::origin::OriginReader;
 /// A rest that takes its connection no longer than this is left to it.
 const MAX_REST_TIME: Duration = Duration::from_secs(1);
 
+/// A connection that was slow is taken to be slow for so long. Then it is given a stretch again, since its route or its server may have
+/// changed, unless the end of that could not be taken away from it any more.
+const SLOW_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// A connection's rate is known after this time, and is the average over this time to twice as long.
 const SPAN: Duration = Duration::from_millis(400);
 
@@ -47,14 +51,17 @@ struct Speed {
     bytes: u64,
     /// For how long they were counted before, and how many came.
     before: (Duration, u64),
+    /// When the last ones came.
+    last: Moment,
 }
 
 impl Speeds {
     /// Bytes came for a reader.
     pub(super) fn came(&mut self, reader: OriginReader, bytes: u64, now: Moment) {
         let Some(speed) = self.of.iter_mut().find(|speed| speed.reader == reader) else {
-            return self.of.push(Speed { reader, since: Some(now), bytes: 0, before: (Duration::ZERO, 0) });
+            return self.of.push(Speed { reader, since: Some(now), bytes: 0, before: (Duration::ZERO, 0), last: now });
         };
+        speed.last = now;
         let Some(since) = speed.since else {
             (speed.since, speed.bytes, speed.before) = (Some(now), 0, (Duration::ZERO, 0));
             return;
@@ -72,11 +79,11 @@ impl Speeds {
         self.of.iter_mut().filter(|speed| speed.reader == reader).for_each(|speed| speed.since = None);
     }
 
-    /// The rate of a reader's last stretch towards the end.
-    fn last(&self, reader: OriginReader) -> Option<f64> {
+    /// The rate of a reader's last stretch towards the end, and when that ended.
+    fn last(&self, reader: OriginReader) -> Option<(f64, Moment)> {
         let speed = self.of.iter().find(|speed| speed.reader == reader && speed.since.is_none())?;
         let (time, bytes) = speed.before;
-        (!time.is_zero()).then(|| bytes as f64 / time.as_secs_f64())
+        (!time.is_zero()).then(|| (bytes as f64 / time.as_secs_f64(), speed.last))
     }
 
     /// The rate of a reader, in bytes per second, once that is known.
@@ -90,17 +97,27 @@ impl Speeds {
 
 impl Lead {
     /// True if others have read all that is left before a connection that was slow until now has read a stretch.
-    pub(super) fn is_slower_than_the_rest(&self, reader: OriginReader, stretch: u32) -> bool {
+    pub(super) fn is_slower_than_the_rest(&self, reader: OriginReader, stretch: u32, now: Moment) -> bool {
         let quick = self.readings.breadth.rate_of_one();
-        let Some(last) = self.readings.speeds.last(reader).filter(|last| last * 2.0 < quick) else { return false };
+        let Some((last, ended)) = self.readings.speeds.last(reader) else { return false };
+        let is_tried_again = now.since(ended) >= SLOW_TIMEOUT && self.may_lose(lost_at(last));
+        if last * 2.0 >= quick || is_tried_again {
+            return false;
+        }
         let piece = self.readings.lengths.map_or(0, |(piece_length, _)| piece_length.bytes()) as f64;
         let left = self.left() as f64 / (quick * f64::from(self.connections() - 1).max(1.0));
         f64::from(stretch) * piece / last.max(1.0) > left + MAX_REST_TIME.as_secs_f64()
     }
 
+    /// True if so many bytes may be under way in vain, besides those of answers that were broken off before.
+    fn may_lose(&self, bytes: u64) -> bool {
+        let length = self.readings.lengths.map_or(0, |(_, length)| length);
+        (self.readings.speeds.lost + bytes) * LOST_PART <= length
+    }
+
     /// A reader finds nothing left to read: the end of the stretch that lasts longest is nobody's from now on, if that is worth it.
     pub(super) fn shorten_a_slow_one(&mut self, reader: OriginReader, now: Moment) -> bool {
-        let Some((piece_length, length)) = self.readings.lengths.filter(|_| self.connections() > 1) else {
+        let Some((piece_length, _)) = self.readings.lengths.filter(|_| self.connections() > 1) else {
             return false;
         };
         let speed = |other: OriginReader| self.readings.speeds.of(other, now);
@@ -112,8 +129,8 @@ impl Lead {
             Some((f64::from(rest(at)) * piece_length.bytes() as f64 / speed, nth, speed))
         });
         let Some((time, nth, speed)) = slow.max_by(|one, other| one.0.total_cmp(&other.0)) else { return false };
-        let lost = LOST_BYTES + (speed * LOST_TIME.as_secs_f64()) as u64;
-        if time < MAX_REST_TIME.as_secs_f64() || (self.readings.speeds.lost + lost) * LOST_PART > length {
+        let lost = lost_at(speed);
+        if time < MAX_REST_TIME.as_secs_f64() || !self.may_lose(lost) {
             return false;
         }
         let (_, at) = &mut self.readings.at[nth];
@@ -122,6 +139,11 @@ impl Lead {
         self.readings.speeds.lost += lost;
         true
     }
+}
+
+/// The bytes that an answer of this rate is taken to have under way when it is broken off.
+fn lost_at(rate: f64) -> u64 {
+    LOST_BYTES + (rate * LOST_TIME.as_secs_f64()) as u64
 }
 
 #[cfg(test)]
@@ -211,6 +233,27 @@ mod tests {
         let before = lead.readings.of(OriginReader::Everything).map(|at| at.end);
         assert_eq!(lead.origin_plan(OriginReader::Beside(0), &known, at(1000)), None, "others are quicker");
         assert_eq!(lead.readings.of(OriginReader::Everything).map(|at| at.end), before);
+    }
+
+    #[test]
+    fn a_connection_that_was_slow_is_tried_again_after_a_while_unless_that_could_not_be_taken_back() {
+        let tries = |lost: u64, seconds: u64| {
+            let mut lead = Lead::new(NodeId([0; 16]), Place::default(), Start::Fresh, Tuning::default(), 1, at(0));
+            lead.set_total(1024);
+            lead.read_by(2, None, PIECE, 512 * MIB);
+            lead.readings.breadth.read_by_two();
+            lead.readings.breadth.get_together((80 * MIB) as f64);
+            (0..900).for_each(|piece| lead.own(PieceIndex(piece)));
+            let first = OriginRun { first: PieceIndex(900), end: Some(PieceIndex(910)) };
+            lead.begins(OriginReader::Everything, first);
+            got(&mut lead, MIB, 1000);
+            lead.readings.speeds.ended(OriginReader::Beside(0));
+            lead.readings.speeds.lost = lost;
+            lead.origin_plan(OriginReader::Beside(0), &PieceSet::new(), at(1000 + 1000 * seconds)).is_some()
+        };
+        assert!(!tries(0, 1) && !tries(0, 9), "others have read the rest before");
+        assert!(tries(0, 10));
+        assert!(!tries(512 * MIB / LOST_PART, 10), "it would keep what it is given");
     }
 
     #[test]

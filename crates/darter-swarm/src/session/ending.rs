@@ -71,7 +71,7 @@ impl Session {
     }
 
     /// The members of the swarm that this agent leads, without itself; none if it leads none.
-    fn member_nodes(&self) -> Vec<NodeId> {
+    pub fn member_nodes(&self) -> Vec<NodeId> {
         let members = self.books.as_ref().map(|books| books.lead().members()).unwrap_or_default();
         members.into_iter().filter(|node| *node != self.me).collect()
     }

@@ -30,6 +30,7 @@ impl Session {
         match input {
             Input::Said { by, message } => return self.hear(by, message, facts, now),
             Input::Found(infos) => self.dials(infos, &[], now),
+            Input::Connected(_) => {}
             Input::Gone(peer) => {
                 self.left(peer);
                 if self.gone(peer, now) {
@@ -57,6 +58,10 @@ impl Session {
             Input::Leads { start, desk } => {
                 self.leads(now);
                 self.open_books(start, desk, facts, now);
+                if facts.is_headed_last() {
+                    // For any part all of it has to be read.
+                    self.gives_no_parts();
+                }
                 if let Some(books) = self.books.as_mut().filter(|_| start == Start::Fresh) {
                     // A member that was let in a moment before has opened them, as if somebody else had led. An answer of the origin that is
                     // open by now would be dropped, and asked for again.
@@ -90,10 +95,21 @@ impl Session {
             Input::Enters { entering, place, held, wants } => self.enters(entering, place, &held, wants),
             Input::CountsIn { node, place, held } => self.count_in(node, place, &held),
             Input::Passes => self.picker.handle(Event::Wants(false), now),
+            Input::OriginBears { connections, known_until, piece_length, length } => {
+                if let Some(books) = &mut self.books {
+                    books.lead_mut().read_by(connections, known_until, piece_length, length);
+                }
+            }
             Input::OriginCame => {
                 self.vigil.moved(now);
                 return false;
             }
+            Input::OriginGave(gave) => return self.gave(gave, facts, now),
+            Input::ReadEnded { reader } => return self.read_ended(reader),
+            Input::OriginFailed { began, why } => return self.narrows(why, |lead| lead.origin_failed(began, now)),
+            Input::OriginRefused { why } => return self.narrows(why, |lead| lead.origin_refused(now)),
+            Input::OriginShut => self.is_shut_out(),
+            Input::ReadsAll { in_order } => self.reads_all(in_order, now),
             Input::OriginRests(pause) => self.rests(pause, now),
             Input::Compares(compares) => self.compares = compares,
             Input::Arrived => self.course.arrived(),
@@ -141,6 +157,16 @@ impl Session {
                 if self.course.lacks() {
                     self.vigil.moved(now);
                 }
+            }
+            Input::Forgotten(piece) => self.forgets(piece),
+            Input::Sending { to, piece } => {
+                self.sending(to, piece, now);
+                return false;
+            }
+            Input::AskStands => return self.ask_stands(now),
+            Input::Unsent { to, piece } => {
+                self.unsent(to, piece);
+                return false;
             }
             Input::ReaderAt { reader, piece, count, patience } => {
                 self.picker.handle(Event::ReaderAt { reader, piece, count, patience }, now);

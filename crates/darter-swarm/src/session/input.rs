@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use darter_core::{LeadKey, NodeId, PieceIndex, PieceSet, Place, Proof};
+use darter_core::{LeadKey, Moment, NodeId, PieceIndex, PieceLength, PieceSet, Place, Proof, Signer};
 use darter_protocol::{Failure, Message, PeerInfo, Refusal, Verdict, Wanted};
 
-use super::{Came, Sought};
+use super::{Came, Gave, Sought};
 use crate::hashes::{HashAnswer, Run};
-use crate::{CheckedBy, Entering, Foresight, Loss, ReaderId, RequestId, Start, Wish};
+use crate::{CheckedBy, Entering, Foresight, Loss, OriginReader, ReaderId, RequestId, Start, Wish};
 
 /// Something that happened to one blob at one agent. Names of peers or requests that are not known (in late answers, say) are harmless.
 #[derive(Clone, Debug)]
@@ -84,6 +84,8 @@ pub enum Input {
     },
     /// Agents hold pieces, though whoever leads may not know of them: they are to be met.
     Found(Vec<PeerInfo>),
+    /// A peer is connected, which may be one to meet or to ask.
+    Connected(NodeId),
     /// A peer's connection is gone. It leaves whoever was let in here; the lead that it may be is lost apart ([`Input::LeadLost`]).
     Gone(NodeId),
     /// The lead is lost, if it is this one.
@@ -166,6 +168,25 @@ pub enum Input {
     },
     /// Pieces that were held are not any more.
     Lacking(PieceSet),
+    /// A piece was held, and can't be given any more.
+    Forgotten(PieceIndex),
+    /// A piece is being sent that a peer asked for by name.
+    Sending {
+        /// The peer.
+        to: NodeId,
+        /// The piece.
+        piece: PieceIndex,
+    },
+    /// There was nothing to send to a member that asked for any piece, and its ask is tried again when there may be
+    /// ([`Output::Give`](super::Output::Give)).
+    AskStands,
+    /// A piece that was being sent, or was chosen to be sent ([`Session::choose`](super::Session::choose)), did not arrive.
+    Unsent {
+        /// The peer.
+        to: NodeId,
+        /// The piece.
+        piece: PieceIndex,
+    },
     /// A reader in order stands at a piece, and waits for so many from there on.
     ReaderAt {
         /// The reader.
@@ -199,8 +220,46 @@ pub enum Input {
     },
     /// The blob passes through without being stored whole: only what readers wait for is fetched.
     Passes,
-    /// Bytes of the origin came, though perhaps not a whole piece.
+    /// The blob's origin may be read by more than one connection. The first word counts.
+    OriginBears {
+        /// By how many at a time, as far as they get more than fewer.
+        connections: u8,
+        /// If it was found out for another blob of the origin that more get nothing, they are not tried before this.
+        known_until: Option<Moment>,
+        /// The length of the blob's pieces.
+        piece_length: PieceLength,
+        /// The blob's length.
+        length: u64,
+    },
+    /// Bytes of the origin came, though perhaps not a whole piece: something moves.
     OriginCame,
+    /// Bytes of the origin came on one of its connections, to be kept or not.
+    OriginGave(Gave),
+    /// A reader has ended what it was given ([`Output::Read`](super::Output::Read), [`Output::TryOrigin`](super::Output::TryOrigin)), or
+    /// could not begin it.
+    ReadEnded {
+        /// The reader.
+        reader: OriginReader,
+    },
+    /// One of several connections to the origin failed for a reason that may pass.
+    OriginFailed {
+        /// When it began.
+        began: Moment,
+        /// Why, for people.
+        why: String,
+    },
+    /// The origin does not serve several connections: it answered a range with everything, or wants fewer requests.
+    OriginRefused {
+        /// Why, for people.
+        why: String,
+    },
+    /// The origin refuses the credentials of every caller.
+    OriginShut,
+    /// All of the origin is to be read, whoever wants it.
+    ReadsAll {
+        /// True if it can't be read but from its first byte on.
+        in_order: bool,
+    },
     /// The origin is asked for nothing for so long, since it asked for a pause.
     OriginRests(Duration),
     /// Pieces that may be of two versions stand beside each other, or do not any more.
@@ -258,4 +317,6 @@ pub struct Desk {
     pub place: Place,
     /// Chooses among what is equal.
     pub seed: u64,
+    /// Vouches for hashes.
+    pub signer: Signer,
 }

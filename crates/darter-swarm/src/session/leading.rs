@@ -6,14 +6,19 @@ use super::{Desk, Output, Rejection, Session};
 use crate::{Books, Entering, Facts, Opening, Phase, Speech, Start};
 
 impl Session {
-    /// The books of those that were let in here, if anybody was, or this agent leads.
-    pub fn books(&self) -> Option<&Books> {
-        self.books.as_deref()
+    /// True if anybody was let in here, or this agent leads.
+    pub fn has_books(&self) -> bool {
+        self.books.is_some()
     }
 
-    /// The same, to be told something.
-    pub fn books_mut(&mut self) -> Option<&mut Books> {
-        self.books.as_deref_mut()
+    /// The members that were let in here, and how many pieces each holds.
+    pub fn member_holdings(&self) -> impl Iterator<Item = (NodeId, u32)> + '_ {
+        self.books.iter().flat_map(|books| books.holdings())
+    }
+
+    /// Bytes of memory that the tables of members and pieces take.
+    pub fn lead_memory(&self) -> usize {
+        self.books.as_ref().map_or(0, |books| books.lead().memory())
     }
 
     /// True if a node was let in here, or is about to be, and has not left.
@@ -23,7 +28,7 @@ impl Session {
 
     /// Opens the books, whoever leads above; false if they are open.
     pub(super) fn open_books(&mut self, start: Start, desk: Desk, facts: &dyn Facts, now: Moment) -> bool {
-        let Desk { place, seed } = desk;
+        let Desk { place, seed, signer } = desk;
         if self.books.is_some() {
             return false;
         }
@@ -37,6 +42,7 @@ impl Session {
             dropped: self.picker.dropped().collect(),
             has_verdict: self.verdict.is_some(),
             seed,
+            signer,
             tuning: self.tuning,
         };
         let mut books = Books::open(opening, facts, now);

@@ -16,6 +16,8 @@
 //! | `seeking` | the search for a lead; what follows when one is lost |
 //! | `pieces` | what a holder has, by its answers; which pieces are here |
 //! | `leading` | [`Books`]: members come, go, and say what they hold and miss |
+//! | `origin` | what is read of the origin, by which reader ([`Session::poll_origin`], [`Session::reads_on`]) |
+//! | `giving` | what members are sent that ask for any piece ([`Session::choose`]) |
 //! | `wants` | what is wanted, here and by members, and what the lead is told of it |
 //! | `telling` | what is told of pieces and hashes |
 //! | `watch` | [`Session::look`]: somebody is responsible for what is lacking, and nobody waits for ever |
@@ -26,17 +28,19 @@
 //! Invariants: the picker, the hashes and the news go by the lead that [`Leadership`] says; whoever leads tells no news, since it gives of
 //! its own accord, and meets its neighbours anew when it follows another. Books are open from the first member on, whoever leads above.
 //!
-//! Nothing is told to the machines behind it but by inputs. Only the [`Lead`](crate::Lead) of the books is asked directly, by whoever sends a
-//! piece or reads the origin and must know the next one at that moment.
+//! Nothing is told to the machines behind it but by inputs. Two questions are answered at once, since whoever asks them can't wait for an
+//! output: a sender with a free slot, and a reader with the next bytes of the origin in hand.
 //!
 //! Non-goals: connections and the store, which are the caller's.
 
 mod ending;
 mod following;
+mod giving;
 mod hearing;
 mod input;
 mod leading;
 mod neighbours;
+mod origin;
 mod output;
 mod pieces;
 mod poll;
@@ -56,9 +60,12 @@ use darter_core::{Moment, NodeId};
 use darter_protocol::{PeerInfo, Verdict};
 
 pub use self::ending::Rejection;
+pub use self::giving::Choice;
 use self::hearing::Asked;
 pub use self::input::{Desk, Input, LetIn};
 use self::neighbours::Meeting;
+use self::origin::Origin;
+pub use self::origin::{AtPiece, Gave, ReadsOn};
 pub use self::output::Output;
 pub use self::pieces::Came;
 use self::resting::Pause;
@@ -92,6 +99,8 @@ pub struct Session {
     hashes: Hashes,
     /// The members that are let in here, and what they are told.
     books: Option<Box<Books>>,
+    /// What is read of the origin.
+    origin: Origin,
     /// The root and digest of the whole, once an agent has checked it.
     verdict: Option<Verdict>,
     /// The agent that did.
@@ -116,6 +125,8 @@ pub struct Session {
     questions: BTreeMap<NodeId, u32>,
     /// Outputs that go before anything else.
     outputs: Vec<Output>,
+    /// True if it is to be polled before its time.
+    is_due: bool,
     watch: Unattended,
     trace: Option<Box<trace::SessionTrace>>,
 }
@@ -141,6 +152,7 @@ impl Session {
             has_read: false,
             hashes,
             books: None,
+            origin: Origin::default(),
             verdict: None,
             checked_by: CheckedBy::Earlier,
             compares: false,
@@ -154,6 +166,7 @@ impl Session {
             asked: BTreeMap::new(),
             questions: BTreeMap::new(),
             outputs: Vec::new(),
+            is_due: false,
             watch: Unattended::new(now),
             trace: None,
         }
@@ -202,7 +215,7 @@ impl Session {
     /// This process has ended; what lies on its disk remains. It begins anew with `leadership`.
     pub fn restart(&mut self, leadership: Leadership, now: Moment) {
         (self.leadership, self.step, self.follows_seed) = (leadership, None, true);
-        self.books = None;
+        (self.books, self.origin) = (None, Origin::default());
         (self.news, self.vigil, self.watch) = (News::new(self.tuning), Vigil::new(now), Unattended::new(now));
         self.course = Course::new(self.course.phase() == Phase::Complete);
         (self.pause, self.trace) = (None, None);

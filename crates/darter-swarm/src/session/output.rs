@@ -1,10 +1,10 @@
 //! Outputs of a session.
 
-use darter_core::{Digest, NodeId, PieceIndex};
+use darter_core::{ByteRange, Digest, NodeId, PieceIndex};
 use darter_protocol::{Failure, Message, PeerInfo, Wanted};
 
 use super::Rejection;
-use crate::{Loss, RequestId, Step};
+use crate::{Loss, OriginReader, OriginRun, RequestId, Step, Widening};
 
 /// Something to be done by whoever drives a session, in the order in which it is given.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,14 +53,35 @@ pub enum Output {
     },
     /// There may be more to give to members than when they were last given something.
     Give,
-    /// Members wait for pieces that only the origin has.
-    RunErrands,
+    /// Read this of the origin, and say when that has ended ([`Input::ReadEnded`](super::Input::ReadEnded)).
+    Read {
+        /// The reader, which is not at work.
+        reader: OriginReader,
+        /// What it is to read.
+        run: OriginRun,
+    },
+    /// The same of bytes that nobody keeps: they show whether a second connection gets more.
+    TryOrigin {
+        /// The reader, which is not at work.
+        reader: OriginReader,
+        /// What it is to read.
+        range: ByteRange,
+    },
+    /// More or fewer connections read the origin from now on, as far as there is something to read.
+    Widened(Widening),
+    /// Fewer connections read the origin, or try, than before.
+    Narrowed {
+        /// How many did.
+        before: u8,
+        /// How many do.
+        after: u8,
+        /// Why, for people.
+        why: String,
+    },
     /// All pieces are here: find out whether the whole is what it should be.
     Check,
     /// Nobody was responsible for what is lacking. The consequences come next.
     Unattended,
-    /// This agent leads, and something is lacking: read the origin.
-    ReadOn,
     /// Take this step to find a lead, and say how it ended ([`Input::Sought`](super::Input::Sought)); or lead
     /// ([`Input::Leads`](super::Input::Leads)).
     Seek(Step),

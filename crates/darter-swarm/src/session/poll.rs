@@ -111,9 +111,6 @@ impl Session {
         if books.may_give_more(now) {
             outputs.push(Output::Give);
         }
-        if self.leadership.leader() == Leader::Me && books.lead().wishes().next().is_some() {
-            outputs.push(Output::RunErrands);
-        }
         if self.course.phase() == Phase::Failed {
             return self.reject_waiting(outputs);
         }

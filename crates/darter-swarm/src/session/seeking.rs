@@ -124,10 +124,9 @@ impl Session {
 
     /// Something is lacking that somebody is to see to.
     pub(super) fn goes_on(&mut self) {
-        match self.leader() {
-            Leader::Me => self.outputs.push(Output::ReadOn),
-            Leader::Nobody => self.seek(),
-            Leader::Node(_) => {}
+        // Whoever leads reads on by itself.
+        if self.leader() == Leader::Nobody {
+            self.seek();
         }
     }
 }

@@ -4,14 +4,14 @@
 //! meanwhile ([`Facts`]), and what came out. Told the same from the start, any other session in its place does the same, in an agent, in the
 //! simulator or in a test: [`SessionTrace::diverges`] shows it.
 //!
-//! A trace ends where the books are opened: what a lead gives and reads is asked of it in between, by whoever sends and reads.
+//! The calls are all that changes a session: inputs, outputs, looks, and the questions of those that read the origin and send pieces.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use darter_core::{BlobId, Moment, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Tier, Version};
 
-use super::{Input, Output, Seen, Session};
+use super::{AtPiece, Choice, Input, Output, ReadsOn, Seen, Session};
 use crate::{Facts, SessionStart, Standing};
 
 /// Calls that are kept, at most.
@@ -38,13 +38,21 @@ struct Step {
 enum Call {
     Handle(Input),
     Poll,
+    PollOrigin,
     Look(Seen),
+    ReadsOn(AtPiece),
+    Choose(NodeId),
+    ChooseCopy(NodeId, bool),
+    MayGive,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 enum Did {
     Follows(bool),
     Outputs(Vec<Output>),
+    ReadsOn(ReadsOn),
+    Chose(Choice),
+    MayGive(bool),
     Nothing,
 }
 
@@ -116,6 +124,9 @@ facts! {
     is_on_trust() -> bool, IsOnTrust, or false;
     may_change() -> bool, MayChange, or false;
     is_headed_last() -> bool, IsHeadedLast, or false;
+    is_read_alone() -> bool, IsReadAlone, or false;
+    may_read_beside(number: u8) -> bool, MayReadBeside, or false;
+    may_try_beside() -> bool, MayTryBeside, or false;
 }
 
 /// Facts of which the answers are kept.
@@ -156,6 +167,16 @@ impl SessionTrace {
         outputs.flatten()
     }
 
+    /// What it answered to those that had room to send something.
+    pub fn choices(&self) -> impl Iterator<Item = Choice> {
+        self.steps.iter().filter_map(|step| if let Did::Chose(choice) = step.did { Some(choice) } else { None })
+    }
+
+    /// What it answered to readers of the origin that came to a piece.
+    pub fn reads_on(&self) -> impl Iterator<Item = ReadsOn> {
+        self.steps.iter().filter_map(|step| if let Did::ReadsOn(on) = step.did { Some(on) } else { None })
+    }
+
     #[cfg(test)]
     pub(super) fn begins_as(&mut self, start: SessionStart) {
         self.start = start;
@@ -171,19 +192,34 @@ impl SessionTrace {
 impl Step {
     fn is_done_again(&self, session: &mut Session) -> bool {
         let told = Told { facts: RefCell::new(self.facts.clone()), diverged: Cell::new(false) };
-        let did = match &self.call {
-            Call::Handle(input) => Did::Follows(session.handle(input.clone(), &told, self.at)),
-            Call::Poll => {
+        let did = self.call.clone().done(session, &told, self.at);
+        did == self.did && !told.diverged.get() && told.facts.borrow().is_empty()
+    }
+}
+
+impl Call {
+    fn done(self, session: &mut Session, facts: &dyn Facts, now: Moment) -> Did {
+        match self {
+            Self::Handle(input) => Did::Follows(session.take_in(input, facts, now)),
+            Self::Poll => {
                 let mut outputs = Vec::new();
-                session.poll(&told, self.at, &mut outputs);
+                session.put_out(facts, now, &mut outputs);
                 Did::Outputs(outputs)
             }
-            Call::Look(seen) => {
-                session.look(*seen, &told, self.at);
+            Self::PollOrigin => {
+                let mut outputs = Vec::new();
+                session.read_next(facts, now, &mut outputs);
+                Did::Outputs(outputs)
+            }
+            Self::Look(seen) => {
+                session.look_around(seen, facts, now);
                 Did::Nothing
             }
-        };
-        did == self.did && !told.diverged.get() && told.facts.borrow().is_empty()
+            Self::ReadsOn(at) => Did::ReadsOn(session.comes_to(at, facts, now)),
+            Self::Choose(node) => Did::Chose(session.fresh_for(node, now)),
+            Self::ChooseCopy(node, may) => Did::Chose(session.copy_for(node, may, now)),
+            Self::MayGive => Did::MayGive(session.has_any(now)),
+        }
     }
 }
 
@@ -205,7 +241,7 @@ impl Session {
     }
 
     fn records(&self) -> bool {
-        self.books.is_none() && self.trace.as_ref().is_some_and(|trace| trace.steps.len() < MAX_RECORDED)
+        self.trace.as_ref().is_some_and(|trace| trace.steps.len() < MAX_RECORDED)
     }
 
     fn keep(&mut self, at: Moment, call: Call, witness: Witness<'_>, did: Did) {
@@ -214,20 +250,24 @@ impl Session {
         }
     }
 
-    /// Tells the session what happened. Returns true if anything follows for now: [`Session::poll`] says what.
+    /// Tells the session what happened. Returns true if anything follows for now: [`Session::poll`] and [`Session::poll_origin`] say what.
     pub fn handle(&mut self, input: Input, facts: &dyn Facts, now: Moment) -> bool {
-        if !self.records() {
-            return self.take_in(input, facts, now);
-        }
-        let witness = Witness { facts, heard: RefCell::default() };
-        let follows = self.take_in(input.clone(), &witness, now);
-        self.keep(now, Call::Handle(input), witness, Did::Follows(follows));
+        let follows = if self.records() {
+            let witness = Witness { facts, heard: RefCell::default() };
+            let follows = self.take_in(input.clone(), &witness, now);
+            self.keep(now, Call::Handle(input), witness, Did::Follows(follows));
+            follows
+        } else {
+            self.take_in(input, facts, now)
+        };
+        self.is_due |= follows;
         follows
     }
 
     /// The outputs that are due now, in this order: the driver carries out one after the other, so that a peer hears of a neighbour's
     /// pieces when it knows the neighbour, and a member of hashes in the order of the pieces.
     pub fn poll(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
+        self.is_due = false;
         if !self.records() {
             return self.put_out(facts, now, outputs);
         }
@@ -236,7 +276,23 @@ impl Session {
         self.keep(now, Call::Poll, witness, Did::Outputs(outputs[before..].to_vec()));
     }
 
-    /// Looks for what is due though no input says so. [`Session::poll`] has what follows.
+    /// What is to be read of the origin from now on, by readers that are not at work.
+    pub fn poll_origin(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
+        if !self.records() {
+            return self.read_next(facts, now, outputs);
+        }
+        let (witness, before) = (Witness { facts, heard: RefCell::default() }, outputs.len());
+        self.read_next(&witness, now, outputs);
+        self.keep(now, Call::PollOrigin, witness, Did::Outputs(outputs[before..].to_vec()));
+    }
+
+    /// True if the session is to be polled though its time has not come ([`Session::next_wakeup`]): something has happened from which
+    /// something follows.
+    pub const fn is_due(&self) -> bool {
+        self.is_due
+    }
+
+    /// Looks for what is due though no input says so.
     pub fn look(&mut self, seen: Seen, facts: &dyn Facts, now: Moment) {
         if !self.records() {
             return self.look_around(seen, facts, now);
@@ -244,5 +300,48 @@ impl Session {
         let witness = Witness { facts, heard: RefCell::default() };
         self.look_around(seen, &witness, now);
         self.keep(now, Call::Look(seen), witness, Did::Nothing);
+    }
+
+    /// A reader with an open answer comes to a piece: says if it goes on. Asked before each piece of an answer.
+    pub fn reads_on(&mut self, at: AtPiece, facts: &dyn Facts, now: Moment) -> ReadsOn {
+        if !self.records() {
+            return self.comes_to(at, facts, now);
+        }
+        let witness = Witness { facts, heard: RefCell::default() };
+        let reads_on = self.comes_to(at, &witness, now);
+        self.keep(now, Call::ReadsOn(at), witness, Did::ReadsOn(reads_on));
+        reads_on
+    }
+
+    /// There is room to send something to a node that asked for any piece: the piece that it should get now, of those that nobody has
+    /// yet.
+    pub fn choose(&mut self, node: NodeId, now: Moment) -> Choice {
+        let choice = self.fresh_for(node, now);
+        self.note(now, Call::Choose(node), Did::Chose(choice));
+        choice
+    }
+
+    /// The same of pieces that others have, after [`Choice::MayCopy`]; nothing if it `may` not get one, for the sake of another blob.
+    pub fn choose_copy(&mut self, node: NodeId, may: bool, now: Moment) -> Choice {
+        let choice = self.copy_for(node, may, now);
+        self.note(now, Call::ChooseCopy(node, may), Did::Chose(choice));
+        choice
+    }
+
+    /// True if an ask for any piece may be answered now; asks that stand need not be tried while it is false. When time alone may change
+    /// that is said by [`Session::next_wakeup`] then.
+    pub fn may_give(&mut self, now: Moment) -> bool {
+        let may = self.has_any(now);
+        self.note(now, Call::MayGive, Did::MayGive(may));
+        may
+    }
+
+    /// Keeps a call that asks for no facts.
+    fn note(&mut self, at: Moment, call: Call, did: Did) {
+        if self.records()
+            && let Some(trace) = &mut self.trace
+        {
+            trace.steps.push(Step { at, call, facts: VecDeque::new(), did });
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Somebody is responsible for whatever is lacking, and nobody waits for ever.
 //!
 //! A complete blob may lack a piece again: the disk damaged it, or somebody cut the file off. Whoever drives a session that lacks something
-//! looks about once a second whether somebody leads and reads, so that no sequence of events can leave a piece with nobody to fetch it; and
+//! looks about once a second whether somebody leads, so that no sequence of events can leave a piece with nobody to fetch it; and
 //! whether anything came. A node that leads and gives nothing is left ([`Vigil`]); a seed is believed, and waited for. A blob of which
 //! nothing comes for too long ends.
 //!
@@ -17,15 +17,12 @@ use crate::{Awaited, Facts, Leader, Loss, Phase, Vigil};
 /// How often a session that lacks something is looked at.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long nobody may lead, or a lead may read nothing, before somebody is to see to it: both come about by themselves right after an
-/// event.
+/// How long nobody may lead before somebody is to see to it: that comes about by itself right after an event.
 const MAX_UNATTENDED: Duration = Duration::from_secs(2);
 
 /// Facts that a session's driver sees, and the session does not.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
-    /// True while the origin is being read.
-    pub reads: bool,
     /// True if nobody waits for anything, though pieces are lacking: the session is at rest ([`Session::is_at_rest`]), or the blob passes
     /// through while its readers have something to read.
     pub is_idle: bool,
@@ -71,11 +68,8 @@ impl Session {
             self.loses(lead, Loss::Mute, why, facts, now);
             return;
         }
-        let is_attended = match self.leader() {
-            Leader::Me => seen.reads || self.course.phase() == Phase::Checking || self.picker.is_complete(),
-            Leader::Nobody => self.leadership.is_searching(),
-            Leader::Node(_) => true,
-        };
+        // Whoever leads reads what is lacking, at each poll.
+        let is_attended = self.leader() != Leader::Nobody || self.leadership.is_searching();
         if is_attended {
             self.watch.unattended = None;
             return;

@@ -2,14 +2,17 @@
 //! A failing history names its number; `DARTER_HISTORY=NUMBER cargo test -p darter-swarm --test histories NAME` tells what happens in it.
 //! Put the number into `KEPT` with the test's name, so that it is told first from then on. `DARTER_HISTORIES=COUNT` tells so many of each test.
 
+mod origin;
 mod pull;
 mod world;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use darter_core::{NodeId, rendezvous};
-use darter_swarm::Leader;
+use darter_swarm::{Leader, OriginReader};
 
+use crate::origin::Led;
 use crate::pull::Lie;
 use crate::world::{Agent, BLOB, Fault, Random, World};
 
@@ -20,7 +23,7 @@ const KEPT: &[(&str, u64)] = &[];
 const QUIET: Duration = Duration::from_secs(60);
 
 /// Runs so many histories of a test, the kept ones first; that of `DARTER_HISTORY` alone, with all that happens in it, if that is set.
-fn each(test: &str, histories: u64, mut run: impl FnMut(u64) -> (World, Result<(), String>)) {
+fn each<W: Told>(test: &str, histories: u64, mut run: impl FnMut(u64) -> (W, Result<(), String>)) {
     let number = |name| std::env::var(name).ok().map(|number| number.parse::<u64>().expect("a number"));
     let kept = KEPT.iter().filter(|(name, _)| *name == test).map(|(_, number)| *number);
     let (only, histories) = (number("DARTER_HISTORY"), number("DARTER_HISTORIES").unwrap_or(histories));
@@ -28,11 +31,28 @@ fn each(test: &str, histories: u64, mut run: impl FnMut(u64) -> (World, Result<(
     for number in numbers {
         let (world, outcome) = run(number);
         if only.is_some() {
-            println!("{}", world.trace);
+            println!("{}", world.told());
         }
         if let Err(what) = outcome {
             panic!("{what}; tell the history with DARTER_HISTORY={number}");
         }
+    }
+}
+
+/// What happened in a history, a line each.
+trait Told {
+    fn told(&self) -> String;
+}
+
+impl Told for World {
+    fn told(&self) -> String {
+        self.trace.clone()
+    }
+}
+
+impl Told for Led {
+    fn told(&self) -> String {
+        self.told.join("\n")
     }
 }
 
@@ -202,6 +222,38 @@ fn the_same_number_is_the_same_history() {
         world.run_for(Duration::from_secs(30));
         world.trace
     };
+    assert_eq!(tell(7), tell(7));
+    assert_ne!(tell(7), tell(8));
+}
+
+#[test]
+fn whatever_happens_to_its_readers_a_lead_reads_each_piece_once_and_comes_to_the_end() {
+    let (mut sent, mut given, mut tried, mut worked) = (0, 0, 0, BTreeSet::new());
+    each("whatever_happens_to_its_readers", 300, |number| {
+        let mut led = Led::new(number);
+        let outcome = led.run();
+        (sent, given, tried) = (sent + led.sent, given + led.given, tried + led.tried);
+        worked.extend(led.worked.iter().copied());
+        let twice = led.read.iter().position(|times| *times > 1);
+        let outcome = outcome.and(twice.map_or(Ok(()), |piece| Err(format!("piece {piece} is read twice"))));
+        (led, outcome)
+    });
+    // All that may happen does.
+    let beside = OriginReader::Beside(1);
+    for reader in [OriginReader::Everything, OriginReader::Errands, beside] {
+        assert!(worked.contains(&reader), "{worked:?}");
+    }
+    assert!(sent > 0 && given > 0 && tried > 0, "{sent} sent, {given} given, {tried} tried");
+}
+
+#[test]
+fn the_same_number_is_the_same_lead() {
+    let tell = |number| {
+        let mut led = Led::new(number);
+        led.run().expect("it comes to its end");
+        led.told
+    };
+    assert!(!tell(7).is_empty());
     assert_eq!(tell(7), tell(7));
     assert_ne!(tell(7), tell(8));
 }

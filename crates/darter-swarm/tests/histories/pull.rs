@@ -157,7 +157,7 @@ impl World {
         }
         self.look_later(agent);
         let view = self.view(agent, false);
-        let seen = Seen { reads: true, is_idle: false, stall: None, origin: Duration::ZERO };
+        let seen = Seen { is_idle: false, stall: None, origin: Duration::ZERO };
         self.agents[agent].session.look(seen, &view, now);
         self.advance_soon(agent);
         if self.agents[agent].session.leader() == Leader::Nobody {

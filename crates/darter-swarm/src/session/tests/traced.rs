@@ -1,7 +1,7 @@
 //! What a session was told is told again to another.
 
 use super::*;
-use crate::{Found, Output, SessionStart};
+use crate::{AtPiece, Choice, Found, Gave, Output, ReadsOn, SessionStart};
 
 fn start() -> SessionStart {
     SessionStart {
@@ -47,7 +47,7 @@ fn recorded(recorded: SessionStart) -> Scene {
     if asked.contains(&Output::Seek(Step::Survey)) {
         scene.hears(Input::Sought(Sought::Found { found: Found::default(), holders: vec![info(6)] }));
     }
-    let seen = crate::Seen { reads: false, is_idle: false, stall: None, origin: Duration::ZERO };
+    let seen = crate::Seen { is_idle: false, stall: None, origin: Duration::ZERO };
     scene.session.look(seen, &scene.known, scene.now);
     scene.follows(8, &[2]);
     scene.hears(Input::Sought(Sought::Done));
@@ -81,12 +81,36 @@ fn one_that_began_otherwise_does_something_else() {
 }
 
 #[test]
-fn a_trace_ends_where_the_agent_lets_others_in() {
+fn what_a_lead_read_and_sent_another_reads_and_sends_that_is_told_the_same() {
     let mut scene = recorded(start());
-    let count = |scene: &Scene| scene.session.trace().map(|trace| trace.inputs().count());
-    let before = count(&scene);
-    scene.hears(Input::OpensBooks(desk()));
-    assert_eq!(count(&scene), before.map(|count| count + 1), "with that itself");
+    scene.loses(8, Loss::Failed);
+    scene.leads();
     scene.admits(3);
-    assert_eq!((count(&scene), scene.session.trace().unwrap().diverges()), (before.map(|count| count + 1), None));
+    scene.now = scene.now + Duration::from_secs(5);
+    let mut outputs = Vec::new();
+    scene.session.poll_origin(&scene.known, scene.now, &mut outputs);
+    let Some(Output::Read { reader, run }) = outputs.pop() else { panic!("it leads") };
+    let gave = Gave { reader, bytes: 1 << 20, waited: Duration::ZERO, is_held_up: false, others_gave_back: false };
+    scene.hears(Input::OriginGave(gave));
+    scene.hears(Input::Stored(Came { piece: run.first, bytes: 1 << 20, request: None, from: None }));
+    let at = AtPiece { reader, piece: PieceIndex(run.first.0 + 1), through: false, to_the_end: true };
+    assert_eq!(scene.session.reads_on(at, &scene.known, scene.now), ReadsOn::Planned);
+    scene.hears(Input::ReadEnded { reader });
+    assert!(scene.session.may_give(scene.now));
+    while let Choice::Send(piece) = scene.session.choose(node(3), scene.now) {
+        scene.hears(Input::Unsent { to: node(3), piece });
+        scene.hears(Input::Sending { to: node(3), piece });
+    }
+    scene.session.choose_copy(node(3), false, scene.now);
+    scene.hears(Input::AskStands);
+    scene.session.poll(&scene.known, scene.now, &mut outputs);
+    let trace = scene.session.trace().expect("it was to keep one");
+    assert_eq!(trace.diverges(), None);
+    assert!(trace.outputs().any(|it| matches!(it, Output::Read { .. })));
+    assert_eq!(trace.reads_on().collect::<Vec<_>>(), [ReadsOn::Planned]);
+    assert!(trace.choices().any(|it| matches!(it, Choice::Send(_))));
+    let mut other = start();
+    other.held = pieces(&[run.first.0]);
+    scene.session.trace.as_mut().expect("it was to keep one").begins_as(other);
+    assert!(scene.session.trace().unwrap().diverges().is_some(), "one that has it need not read it");
 }

@@ -1,0 +1,112 @@
+//! The state of a transfer, and its lock.
+//!
+//! Whoever learns something locks it ([`Transfer::state`]), tells its session, and lets go: if anything follows from what the session was
+//! told or asked, that wakes the driver. So nobody else has to, and nobody can forget it.
+
+use std::ops::{Deref, DerefMut};
+
+use darter_core::{Digest, Moment};
+use darter_origin::Requester;
+use darter_swarm::{Phase, Session};
+use parking_lot::MutexGuard;
+use tokio::sync::Notify;
+
+use super::callers::Callers;
+use super::handing::Losses;
+use super::journal::Journal;
+use super::passing::Positions;
+use super::readers::Readers;
+use super::view::Flows;
+use super::{Lead, Outcome, Transfer};
+use crate::context::Fetching;
+use crate::error::FetchError;
+
+pub(crate) struct TransferState {
+    pub(super) session: Session,
+    pub(super) callers: Callers,
+    /// For whom the origin is read: who may have the least read.
+    pub(super) requester: Requester,
+    /// The whole's digest, where it could be computed while the origin was read.
+    pub(super) streamed_digest: Option<Digest>,
+    /// What those that read the origin do, and have in hand.
+    pub(super) readers: Readers,
+    /// Before this nobody asks the origin for anything: it asked for a pause.
+    pub(super) origin_rests: Moment,
+    /// How often blobs gave back their parts of the link to the origin when that was looked at last.
+    pub(super) given_back: u64,
+    /// True if parts of several of the origin's answers were put together.
+    pub(super) joined_parts: bool,
+    /// Why it failed, if it did; and why it is thrown away, as members are told.
+    pub(super) failure: Option<FetchError>,
+    pub(super) dissolved_for: Option<FetchError>,
+    /// Counts this transfer among those that fetch.
+    pub(super) fetching: Option<Fetching>,
+    pub(super) journal: Journal,
+    pub(super) flows: Flows,
+    /// When a peer was last sent a piece.
+    pub(super) last_sent: Option<Moment>,
+    /// Where the readers of this host stand.
+    pub(super) positions: Positions,
+    pub(super) losses: Losses,
+}
+
+impl TransferState {
+    /// How many are in the swarm, as far as is known here.
+    pub(super) fn members(&self) -> u32 {
+        u32::try_from(self.session.members()).unwrap_or(u32::MAX)
+    }
+
+    /// How it stands.
+    pub(super) fn outcome(&self) -> Outcome {
+        match (&self.failure, self.is_complete()) {
+            (Some(error), _) => Outcome::Failed(error.clone()),
+            (None, true) => Outcome::Complete,
+            (None, false) => Outcome::Open,
+        }
+    }
+
+    /// True if everything is held and the whole was checked.
+    pub(super) fn is_complete(&self) -> bool {
+        self.session.course().phase() == Phase::Complete
+    }
+
+    /// The lead, as this agent sees it.
+    pub(super) const fn lead(&self) -> Lead {
+        self.session.leader()
+    }
+}
+
+/// A transfer's state, locked until this is dropped.
+pub(crate) struct LockedState<'a> {
+    state: MutexGuard<'a, TransferState>,
+    driver: &'a Notify,
+}
+
+impl Transfer {
+    /// Locks the state.
+    pub(super) fn state(&self) -> LockedState<'_> {
+        LockedState { state: self.state.lock(), driver: &self.driver }
+    }
+}
+
+impl Deref for LockedState<'_> {
+    type Target = TransferState;
+
+    fn deref(&self) -> &TransferState {
+        &self.state
+    }
+}
+
+impl DerefMut for LockedState<'_> {
+    fn deref_mut(&mut self) -> &mut TransferState {
+        &mut self.state
+    }
+}
+
+impl Drop for LockedState<'_> {
+    fn drop(&mut self) {
+        if self.state.session.is_due() {
+            self.driver.notify_one();
+        }
+    }
+}

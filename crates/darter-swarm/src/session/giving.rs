@@ -1,0 +1,91 @@
+//! What members are sent of what is here: decided late, when there is room to send.
+//!
+//! A question with an answer, and no output: the sender has a free slot at this moment, for this member, and binds a piece to it or passes it on
+//! to another. And between the two halves of the question it looks at other blobs, with nothing of this one locked.
+//!
+//! Invariant: a piece that was chosen counts as sent until its sender says that it was not ([`Input::Unsent`](super::Input::Unsent)).
+
+use darter_core::{Moment, NodeId, PieceIndex};
+
+use super::Session;
+
+/// The answer to a member that asked for any piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// It was not let in here.
+    NoMember,
+    /// This piece is to be sent, and counts as sent.
+    Send(PieceIndex),
+    /// There is no piece for it that nobody has yet. A copy of another piece may go, if nothing else is to be sent first: see
+    /// [`Session::choose_copy`].
+    MayCopy,
+    /// There is nothing for it now: the ask stands. A sender that tries it again only when it is told to
+    /// ([`Output::Give`](super::Output::Give)) says so ([`Input::AskStands`](super::Input::AskStands)).
+    Nothing,
+}
+
+impl Session {
+    /// The first half of the answer to a member that asked for any piece: one that nobody has yet.
+    pub(super) fn fresh_for(&mut self, node: NodeId, now: Moment) -> Choice {
+        let Some(books) = self.books.as_mut().filter(|books| books.has(node)) else { return Choice::NoMember };
+        let lead = books.lead_mut();
+        if !lead.may_give(now) {
+            return Choice::Nothing;
+        }
+        lead.choose_fresh(node, now).map_or(Choice::MayCopy, Choice::Send)
+    }
+
+    /// The second half: one more copy of a piece, if it `may` be sent one.
+    pub(super) fn copy_for(&mut self, node: NodeId, may: bool, now: Moment) -> Choice {
+        let Some(books) = self.books.as_mut().filter(|books| books.has(node)) else { return Choice::NoMember };
+        let copy = if may { books.lead_mut().choose_copy(node, now) } else { None };
+        copy.map_or(Choice::Nothing, Choice::Send)
+    }
+
+    /// An ask stands. Returns true if the session is to wake up sooner for that.
+    pub(super) fn ask_stands(&mut self, now: Moment) -> bool {
+        self.books.as_mut().is_some_and(|books| books.gave_nothing(now))
+    }
+
+    /// True if an ask of a member may be answered now; asks that stand need not be tried while it is false.
+    pub(super) fn has_any(&mut self, now: Moment) -> bool {
+        self.books.as_mut().is_some_and(|books| books.lead_mut().may_give(now))
+    }
+
+    /// True if there is a piece for a member that nobody has yet.
+    pub fn has_fresh_for(&self, node: NodeId, now: Moment) -> bool {
+        let books = self.books.as_ref().filter(|books| books.has(node));
+        books.is_some_and(|books| books.lead().has_fresh_for(node, now))
+    }
+
+    /// A piece that a node asked for by name is being sent.
+    pub(super) fn sending(&mut self, node: NodeId, piece: PieceIndex, now: Moment) {
+        if let Some(books) = &mut self.books {
+            books.lead_mut().sending(node, piece, now);
+        }
+    }
+
+    /// A piece that was being sent did not arrive.
+    pub(super) fn unsent(&mut self, node: NodeId, piece: PieceIndex) {
+        if let Some(books) = &mut self.books {
+            books.lead_mut().unsent(node, piece);
+        }
+    }
+
+    /// A piece can't be given from here any more, though it was here.
+    pub(super) fn forgets(&mut self, piece: PieceIndex) {
+        if let Some(books) = &mut self.books {
+            books.lead_mut().disown(piece);
+        }
+    }
+
+    /// How many members hold a piece.
+    pub fn holders(&self, piece: PieceIndex) -> u32 {
+        self.books.as_ref().map_or(0, |books| books.lead().holders(piece))
+    }
+
+    /// The first piece that no member holds, if any member still wants pieces.
+    pub fn first_unheld(&self) -> Option<PieceIndex> {
+        self.books.as_ref().map(|books| books.lead()).filter(|lead| lead.is_wanted()).map(|lead| lead.first_unheld())
+    }
+}

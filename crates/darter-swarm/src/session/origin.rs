@@ -1,0 +1,270 @@
+//! What this agent reads of the origin while it leads, and by which of its readers ([`OriginReader`]).
+//!
+//! A reader is *at work* from the moment at which it is given something ([`Output::Read`], or [`Output::TryOrigin`] of bytes that nobody keeps)
+//! until its driver says that it has ended ([`Input::ReadEnded`](super::Input::ReadEnded)); whatever came of it, the session then says what is
+//! to be read next. What that is, and by how many connections, is the plan of the [`Lead`](crate::Lead); when somebody is given something of
+//! it is decided here.
+//!
+//! [`Session::poll_origin`] is polled apart from everything else: a lead reads on with each piece that comes, and when it has nothing to say.
+//! [`Session::reads_on`] and [`Session::may_break_off`] are questions with an answer and no outputs: a reader that comes to a piece has the
+//! next bytes in hand, and either takes or drops them.
+//!
+//! Invariants: only whoever leads reads, and only while something is lacking or to be compared; no reader is given anything while it is at
+//! work; an origin that gives no parts by themselves is read by the reader of everything alone.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use darter_core::{Moment, PieceIndex};
+
+use super::{Output, Session};
+use crate::lead::OriginRun;
+use crate::{Books, Facts, Lead, Leader, OriginReader};
+
+/// The reader that tries whether a second connection gets more.
+const TRIAL: OriginReader = OriginReader::Beside(0);
+
+/// The parts of it that an origin gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Access {
+    /// Any.
+    #[default]
+    Parts,
+    /// It is read from its first byte on: it gives no ranges, or nothing tells its versions apart.
+    InOrder,
+}
+
+/// The origin, as this agent has come to know it, and the readers that are at work.
+#[derive(Debug, Default)]
+pub(super) struct Origin {
+    access: Access,
+    /// True if it refuses the credentials of every caller: no answer is given but those that are open.
+    is_shut_out: bool,
+    at_work: BTreeSet<OriginReader>,
+}
+
+/// A reader with an open answer comes to a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AtPiece {
+    /// The reader.
+    pub reader: OriginReader,
+    /// The piece that comes next.
+    pub piece: PieceIndex,
+    /// True if all of the answer is read, and what is here of it is compared.
+    pub through: bool,
+    /// True if the answer goes on to the blob's end.
+    pub to_the_end: bool,
+}
+
+/// Says if a reader goes on with its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadsOn {
+    /// It ends here.
+    Ends,
+    /// It goes on, as the plan says.
+    Planned,
+    /// It goes on to the end of its answer, whatever is here or at others.
+    Through,
+}
+
+/// Bytes that came of the origin.
+#[derive(Clone, Copy, Debug)]
+pub struct Gave {
+    /// Its reader, or the one that tries.
+    pub reader: OriginReader,
+    /// How many.
+    pub bytes: u64,
+    /// How long they were waited for.
+    pub waited: Duration,
+    /// True if this agent's own limit held them up.
+    pub is_held_up: bool,
+    /// True if another blob gave back its part of the link to the origin since this was last said.
+    pub others_gave_back: bool,
+}
+
+impl Session {
+    /// True while it is up to this agent to read by `reader`, though there may be nothing to read for now.
+    pub fn reads(&self, reader: OriginReader) -> bool {
+        let lacks = !self.picker.is_complete();
+        let gives_parts = self.origin.access == Access::Parts;
+        self.may_read()
+            && match reader {
+                OriginReader::Everything => lacks || self.compares,
+                OriginReader::Errands => lacks && gives_parts && self.lead().is_some_and(has_wishes),
+                OriginReader::Beside(_) => lacks && gives_parts && !self.compares,
+            }
+    }
+
+    /// True if a reader is at work.
+    pub fn is_at_work(&self, reader: OriginReader) -> bool {
+        self.origin.at_work.contains(&reader)
+    }
+
+    /// True if connections besides the first one are at work.
+    pub fn is_read_beside(&self) -> bool {
+        self.origin.at_work.iter().any(|reader| matches!(reader, OriginReader::Beside(_)))
+    }
+
+    /// How many connections read the origin now, those apart that try.
+    pub fn origin_readers(&self) -> usize {
+        self.lead().map_or(0, Lead::readers)
+    }
+
+    /// True if what somebody waits for can be read before what stands in front of it.
+    pub fn gives_parts(&self) -> bool {
+        self.origin.access == Access::Parts
+    }
+
+    /// True if the answer of a reader is to be broken off at the next moment when nothing of it is on its way. Where no other answer would
+    /// be given, the one that is open goes on to its end.
+    pub fn may_break_off(&self, reader: OriginReader) -> bool {
+        let may = self.lead().is_some_and(Lead::may_break_off);
+        reader == OriginReader::Everything && may && !self.origin.is_shut_out
+    }
+
+    fn may_read(&self) -> bool {
+        self.leader() == Leader::Me && self.course.is_open() && self.books.is_some()
+    }
+
+    fn lead(&self) -> Option<&Lead> {
+        self.books.as_deref().map(Books::lead)
+    }
+
+    fn lead_mut(&mut self) -> Option<&mut Lead> {
+        self.books.as_deref_mut().map(Books::lead_mut)
+    }
+
+    /// Puts out what is to be read from now on.
+    pub(super) fn read_next(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
+        if !self.may_read() {
+            return;
+        }
+        if self.lead().is_some_and(|lead| lead.connections() > 1) && facts.is_read_alone() {
+            // Or else whoever reads everything would ask for a stretch at a time, as if there were others.
+            self.lead_mut().into_iter().for_each(|lead| lead.origin_refused(now));
+        }
+        if self.may_try(facts)
+            && let Some(range) = self.lead_mut().and_then(|lead| lead.origin_trial(now))
+        {
+            self.origin.at_work.insert(TRIAL);
+            outputs.push(Output::TryOrigin { reader: TRIAL, range });
+        }
+        let connections = self.lead().map_or(1, Lead::connections);
+        let beside = (0..connections - 1).map(OriginReader::Beside);
+        for reader in [OriginReader::Everything, OriginReader::Errands].into_iter().chain(beside) {
+            if let Some(run) = self.next_run(reader, facts, now) {
+                self.origin.at_work.insert(reader);
+                outputs.push(Output::Read { reader, run });
+            }
+        }
+    }
+
+    /// The run that a reader is given now, which it begins.
+    fn next_run(&mut self, reader: OriginReader, facts: &dyn Facts, now: Moment) -> Option<OriginRun> {
+        if self.is_at_work(reader) || !self.reads(reader) {
+            return None;
+        }
+        if let OriginReader::Beside(number) = reader
+            && !facts.may_read_beside(number)
+        {
+            return None;
+        }
+        let first = self.picker.held().first_missing_from(PieceIndex(0));
+        // All that is here behind the first gap is to be compared.
+        let all = OriginRun { first, end: None };
+        let all = (reader == OriginReader::Everything && self.compares).then_some(all);
+        let lead = self.lead_mut()?;
+        let run = all.or_else(|| lead.origin_plan(reader, &facts.known(), now))?;
+        lead.begins(reader, run);
+        Some(run)
+    }
+
+    /// True if a second connection may try now whether both get more.
+    fn may_try(&self, facts: &dyn Facts) -> bool {
+        let is_due = self.lead().is_some_and(Lead::is_origin_trial_due);
+        is_due && self.reads(TRIAL) && !self.is_at_work(TRIAL) && facts.may_try_beside()
+    }
+
+    /// The answer to a reader that comes to a piece.
+    pub(super) fn comes_to(&mut self, at: AtPiece, facts: &dyn Facts, now: Moment) -> ReadsOn {
+        let AtPiece { reader, piece, through, to_the_end } = at;
+        if !self.may_read() {
+            return ReadsOn::Ends;
+        }
+        let is_needed = !self.picker.is_complete() || self.compares;
+        let is_compared = self.compares && reader == OriginReader::Everything;
+        let through_all = through || is_compared || to_the_end && self.origin.is_shut_out;
+        let Some(lead) = self.lead_mut() else { return ReadsOn::Ends };
+        if !through && lead.goes_on(reader, piece, &facts.known(), now) {
+            return ReadsOn::Planned;
+        }
+        if !through_all || !is_needed {
+            return ReadsOn::Ends;
+        }
+        lead.reads(reader, Some(piece.0..piece.0 + 1));
+        ReadsOn::Through
+    }
+
+    /// A reader has ended, or could not begin. Returns true if it was at work.
+    pub(super) fn read_ended(&mut self, reader: OriginReader) -> bool {
+        let was_at_work = self.origin.at_work.remove(&reader);
+        if let Some(lead) = self.lead_mut() {
+            lead.reads(reader, None);
+        }
+        was_at_work
+    }
+
+    /// Bytes of the origin came. Returns true if more or fewer connections follow from that.
+    pub(super) fn gave(&mut self, gave: Gave, facts: &dyn Facts, now: Moment) -> bool {
+        let Gave { reader, bytes, waited, is_held_up, others_gave_back } = gave;
+        let Some(lead) = self.lead_mut() else { return false };
+        if is_held_up {
+            lead.origin_held_up();
+        }
+        if others_gave_back {
+            lead.origin_given_back(now);
+        }
+        let widening = lead.origin_came(reader, bytes, waited, now);
+        self.outputs.extend(widening.map(Output::Widened));
+        widening.is_some() || self.may_try(facts)
+    }
+
+    /// Fewer connections may read from now on; says so if fewer do.
+    pub(super) fn narrows(&mut self, why: String, narrow: impl FnOnce(&mut Lead)) -> bool {
+        let Some(lead) = self.lead_mut() else { return false };
+        let before = lead.connections() + u8::from(lead.is_origin_tried());
+        narrow(lead);
+        let after = lead.connections();
+        if after < before {
+            self.outputs.push(Output::Narrowed { before, after, why });
+        }
+        true
+    }
+
+    /// All of the origin is read, and if `in_order`, from its first byte on and by nobody else.
+    pub(super) fn reads_all(&mut self, in_order: bool, now: Moment) {
+        if in_order {
+            self.gives_no_parts();
+        }
+        if let Some(lead) = self.lead_mut() {
+            lead.read_everything();
+            if in_order {
+                lead.origin_refused(now);
+            }
+        }
+    }
+
+    /// It can't be read but from its first byte on.
+    pub(super) const fn gives_no_parts(&mut self) {
+        self.origin.access = Access::InOrder;
+    }
+
+    /// No caller's credentials are taken any more.
+    pub(super) const fn is_shut_out(&mut self) {
+        self.origin.is_shut_out = true;
+    }
+}
+
+fn has_wishes(lead: &Lead) -> bool {
+    lead.wishes().next().is_some()
+}
