@@ -270,7 +270,8 @@ mod tests {
         first.name(&named(&["a", "b"]), 60);
         assert_eq!(first.take_changed(), None, "nothing new");
         first.name(&named(&["a"]), DAY);
-        assert_eq!(gone(&mut first, DAY), [blob("b")]);
+        assert_eq!(gone(&mut first, DAY), [], "it was named a minute after the start");
+        assert_eq!(gone(&mut first, DAY + 60), [blob("b")]);
         first.name(&named(&["a"]), 30 * DAY);
         assert_eq!(gone(&mut first, 30 * DAY), [blob("c")]);
         assert_eq!(gone(&mut first, 59 * DAY), []);

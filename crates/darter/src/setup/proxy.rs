@@ -35,7 +35,8 @@ pub(crate) fn write(config: &mut Config, place: Place<'_>, handler: Option<&str>
             "containerd {major}.{minor} has one snapshotter for all runtime handlers (1.7 and later have one for each): leave out --runtime-handler"
         );
     }
-    let texts = [("type", "snapshot".into()), ("address", place.address.to_string_lossy())];
+    // The later one comes to stand before the earlier one.
+    let texts = [("address", place.address.to_string_lossy()), ("type", "snapshot".into())];
     for (key, value) in texts {
         text(config, &[NAME], key, &value)?;
     }

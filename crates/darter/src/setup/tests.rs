@@ -301,10 +301,10 @@ fn proxied(release: Release, text: &str, handler: Option<&str>) -> String {
 #[test]
 fn before_2_4_the_proxy_snapshotter_is_written_in_the_form_of_the_version() {
     let plugin = "[proxy_plugins.darter]\n  type = \"snapshot\"\n  address = \"/run/s.sock\"\n\n[proxy_plugins.darter.exports]\n  root = \"/var/s\"\n";
-    let old = "[plugins.\"io.containerd.grpc.v1.cri\".containerd]\n  disable_snapshot_annotations = false\n  snapshotter = \"darter\"\n";
+    let old = "[plugins.\"io.containerd.grpc.v1.cri\".containerd]\n  snapshotter = \"darter\"\n  disable_snapshot_annotations = false\n";
     assert_eq!(proxied((1, 7), "version = 2\n", None), format!("version = 2\n\n{plugin}\n{old}"));
     let new =
-        "[plugins.'io.containerd.cri.v1.images']\n  disable_snapshot_annotations = false\n  snapshotter = \"darter\"\n";
+        "[plugins.'io.containerd.cri.v1.images']\n  snapshotter = \"darter\"\n  disable_snapshot_annotations = false\n";
     assert_eq!(proxied((2, 1), "version = 3\n", None), format!("version = 3\n\n{plugin}\n{new}"));
     let text =
         proxied((1, 7), "version = 2\n[proxy_plugins]\n[proxy_plugins.stargz]\ntype = 'snapshot'\n", Some("lazy"));
