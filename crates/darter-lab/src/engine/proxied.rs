@@ -112,6 +112,13 @@ impl<'host> Proxied<'host> {
         self.host.run("ctr-kill", &mut kill, ENGINE_TIMEOUT).map(drop)
     }
 
+    /// Waits until what nothing uses any more is collected.
+    pub fn collect(&self) -> Result<()> {
+        // It waits for a collection at its end.
+        let mut prune = self.ctr(&["content", "prune", "references"]);
+        self.host.run("ctr-prune", &mut prune, ENGINE_TIMEOUT).map(drop)
+    }
+
     /// True if containerd has a blob.
     pub fn has(&self, digest: &Digest) -> bool {
         let blobs = self.root.join("io.containerd.content.v1.content/blobs");

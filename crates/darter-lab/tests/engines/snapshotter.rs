@@ -119,8 +119,7 @@ pub(crate) fn the_distributions_containerd_starts_lazily(world: &World) -> Resul
     ensure!(snapshotter.mounted()? == mounted, "a container still stands on them: {:?}", snapshotter.mounted()?);
     engine.stop("reader")?;
     reader.wait(PULL_TIMEOUT)?;
-    engine.pull(&mixed.reference())?;
-    engine.remove_images()?;
+    engine.collect()?;
     wait_until("the mounts to go", PULL_TIMEOUT, || Ok(snapshotter.mounted()?.is_empty()))?;
     let list = || fs::read_to_string(node.data().join("layers")).context("read the agent's list of layers");
     wait_until("the agent to hear of it", PULL_TIMEOUT, || Ok(!list()?.contains("\"named\":true")))
