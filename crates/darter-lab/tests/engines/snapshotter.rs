@@ -76,6 +76,18 @@ pub(crate) fn the_distributions_containerd_starts_lazily(world: &World) -> Resul
     let mounted = snapshotter.mounted()?;
     ensure!(mounted.len() == image.layers.len(), "each layer is mounted once: {mounted:?}");
 
+    // Once all of them is here, new containers stand on the store's files. From now on no layer has another file.
+    wait_until("all of the layers to be here", PULL_TIMEOUT, || {
+        let is_link = |layer: &Layer| {
+            let hex = layer.diff.to_string().replace("sha256:", "");
+            fs::symlink_metadata(format!("{seen}/{}/{hex}.erofs", &hex[..2])).is_ok_and(|found| found.is_symlink())
+        };
+        Ok(image.layers.iter().all(is_link))
+    })?;
+    engine.run(&reference, "whole", &["cat", "/etc/os-release"])?;
+    let mounted = snapshotter.mounted()?;
+    ensure!(mounted.len() <= 2 * image.layers.len(), "each layer is mounted from two files at most: {mounted:?}");
+
     // The agent keeps what snapshots name.
     let named = |what: &str| -> Result<usize> {
         let list = fs::read_to_string(node.data().join("layers")).context("read the agent's list of layers")?;
