@@ -31,6 +31,9 @@ use crate::tree::{Change, Kind, Labels, Part, Refusal, Snapshot, TARGET, Tree, U
 /// How long the directory of layers may say nothing.
 const DIRECTORY_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long what has to mount layers may take: longer than their keeper waits for bytes.
+const MOUNT_TIMEOUT: Duration = Duration::from_secs(150);
+
 /// The agent is told which layers are named so long after a change, so that an image is one message; and again after this time, as it may be another one.
 const TELL_PAUSE: Duration = Duration::from_millis(500);
 const TELL_AGAIN: Duration = Duration::from_secs(600);
@@ -210,17 +213,28 @@ impl Snapshotter {
         threads::run(move || work(&inner))
     }
 
+    /// The same for what may mount layers, which a directory that hangs keeps from its end. It goes on then; what it makes after that is nobody's, and
+    /// containerd takes it away.
+    async fn mounting<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> Result<T> + Send + 'static) -> Result<T> {
+        tokio::time::timeout(MOUNT_TIMEOUT, self.blocking(work)).await.unwrap_or_else(|_| {
+            let (directory, seconds) = (self.inner.directory.display(), MOUNT_TIMEOUT.as_secs());
+            Err(Failure::Unavailable(format!(
+                "the directory of layers {directory} has not answered for {seconds} s: is its keeper (darter lazy-dir) stopped?"
+            )))
+        })
+    }
+
     pub(crate) async fn prepare(&self, key: String, parent: String, labels: Labels) -> Result<Vec<Mount>> {
         if let Some(target) = labels.get(TARGET)
             && self.is_there_lazily(target, &key, &parent, &labels).await?
         {
             return Err(Refusal::Exists(target.clone()).into());
         }
-        self.blocking(move |inner| inner.create(Kind::Active, &key, &parent, labels)).await
+        self.mounting(move |inner| inner.create(Kind::Active, &key, &parent, labels)).await
     }
 
     pub(crate) async fn view(&self, key: String, parent: String, labels: Labels) -> Result<Vec<Mount>> {
-        self.blocking(move |inner| inner.create(Kind::View, &key, &parent, labels)).await
+        self.mounting(move |inner| inner.create(Kind::View, &key, &parent, labels)).await
     }
 
     /// True if the committed snapshot that an unpacker wants is there, or can be had without unpacking.
@@ -255,7 +269,7 @@ impl Snapshotter {
     }
 
     pub(crate) async fn mounts(&self, key: String) -> Result<Vec<Mount>> {
-        self.blocking(move |inner| inner.mounts(&key)).await
+        self.mounting(move |inner| inner.mounts(&key)).await
     }
 
     pub(crate) async fn commit(&self, key: String, name: String, labels: Labels) -> Result<()> {

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::bail;
 use async_trait::async_trait;
@@ -21,6 +22,9 @@ use crate::cli::SnapshotterArgs;
 use crate::lazy::agents::Agents;
 use crate::notify::Manager;
 use crate::signals::Signals;
+
+/// How long the agent may take to note which layers are in use.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The layers of this host's agent.
 struct AgentLayers {
@@ -49,7 +53,9 @@ impl Layers for AgentLayers {
 
     async fn named(&self, layers: &[Digest]) -> Result<(), String> {
         let named = NamedLayers { named: layers.to_vec() };
-        let told = self.agents.client().await.name_layers(&named).await.map_err(|error| in_full(&error).to_string())?;
+        let told = async { self.agents.client().await.name_layers(&named).await };
+        let told = tokio::time::timeout(ANSWER_TIMEOUT, told).await.map_err(|_| "it does not answer".to_owned())?;
+        let told = told.map_err(|error| in_full(&error).to_string())?;
         for layer in told.unknown {
             tracing::warn!(%layer, "a snapshot names a layer that this agent does not keep: remove its image and pull it again");
         }
