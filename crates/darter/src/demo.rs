@@ -7,6 +7,7 @@
 //! | `demo/fleet.rs` | the seed and the nodes, each a process of its own |
 //! | `demo/swarm.rs` | all nodes fetch at once, through their sockets |
 //! | `demo/plain.rs` | as many plain downloads from the same origin |
+//! | `demo/lazy.rs` | a node that opens a large file before it has come (`--lazy`) |
 //! | `demo/picture.rs` | who holds what, live |
 //! | `demo/finish.rs` | how one download ended |
 //! | `demo/result.rs` | what it came to, in numbers and in a sentence |
@@ -17,6 +18,7 @@
 mod content;
 mod finish;
 mod fleet;
+mod lazy;
 mod origin;
 mod picture;
 mod plain;
@@ -39,6 +41,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::content::Content;
 use self::fleet::Fleet;
+use self::lazy::LazyOutcome;
 use self::origin::DemoOrigin;
 use self::plain::PlainRun;
 use self::result::Outcome;
@@ -59,12 +62,22 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     // Dropping the show on a signal ends its processes, before the directory under them goes.
     let mut hangup = signal(SignalKind::hangup())?;
     let shown = tokio::select! {
-        shown = show(args, room.path()) => shown,
+        shown = show_either(args, room.path()) => shown,
         () = signals.next() => Err(Failure::Interrupted.into()),
         _ = hangup.recv() => Err(Failure::Interrupted.into()),
     };
     put_away(room, args.keep);
-    let outcome = shown?;
+    let outcome = match shown? {
+        Shown::Swarm(outcome) => outcome,
+        Shown::Lazy(outcome) => {
+            if args.json {
+                output::json(&outcome)?;
+            } else {
+                output::text(&format!("\n{}", outcome.text()))?;
+            }
+            return outcome.check();
+        }
+    };
     if args.json {
         output::json(&outcome)?;
     } else {
@@ -74,6 +87,19 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
         bail!("{} of {} downloads are wrong", outcome.digests_checked - outcome.digests_right, outcome.digests_checked);
     }
     Ok(())
+}
+
+/// What was shown.
+enum Shown {
+    Swarm(Box<Outcome>),
+    Lazy(LazyOutcome),
+}
+
+async fn show_either(args: &DemoArgs, room: &Path) -> anyhow::Result<Shown> {
+    if args.lazy {
+        return lazy::show(args, room).await.map(Shown::Lazy);
+    }
+    show(args, room).await.map(Box::new).map(Shown::Swarm)
 }
 
 async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<Outcome> {

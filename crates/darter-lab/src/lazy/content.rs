@@ -30,7 +30,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(600);
 pub enum What {
     /// A small tool in a large image: Debian with compilers and a JVM, of which Python prints a line.
     Tool,
-    /// A JVM of the same image, until its port answers.
+    /// A JVM of the same image, until its service listens.
     Service,
     /// One large file that is read from its first byte to its last.
     File,
@@ -70,7 +70,7 @@ impl What {
             }
             Self::Service => {
                 let port = PORT.to_string();
-                let command = ["java", "-m", "jdk.httpserver", "-b", "127.0.0.1", "-d", "/etc", "-p", &port];
+                let command = ["java", "-m", "java.rmi/sun.rmi.registry.RegistryImpl", &port];
                 of_debian(&command, Sign::Listens(PORT))
             }
             Self::File => made(&["large"], |root| {

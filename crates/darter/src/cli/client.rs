@@ -319,6 +319,8 @@ Examples:
     $ darter demo ./image.tar --nodes 4 --rate 80MB/s
   Only the swarm, drawn as a picture:
     $ darter demo --quick --plot demo.svg
+  A file of 1 GB that is read before it has come:
+    $ darter demo --lazy
 
 What it does: an origin inside this process gives out a file at a limited rate. One seed and eight nodes, each a \
 process of its own with the same limit for sending and for receiving, fetch it together; then eight plain downloads \
@@ -332,16 +334,20 @@ pub(crate) struct DemoArgs {
     #[arg(value_name = "FILE|URL")]
     pub(crate) content: Option<String>,
 
+    /// Watch a node that has nothing open the file and read it here and there, instead: as root, or with fusermount3
+    #[arg(long, conflicts_with_all = ["nodes", "plain", "plot"])]
+    pub(crate) lazy: bool,
+
     /// How many nodes
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) nodes: u16,
 
-    /// How much content to generate [default: five seconds' worth of --rate]
+    /// How much content to generate [default: five seconds' worth of --rate; with --lazy 1GB]
     #[arg(long, value_name = "SIZE", value_parser = values::size, conflicts_with = "content")]
     pub(crate) size: Option<u64>,
 
     /// Each one's limit for sending and for receiving: origin, seed and nodes [default: 50MB/s, and 40MB/s where
-    /// fewer than four cores have to do the work of all]
+    /// fewer than four cores have to do the work of all; with --lazy 25MB/s]
     #[arg(long, value_name = "RATE")]
     pub(crate) rate: Option<Rate>,
 

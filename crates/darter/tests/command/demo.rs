@@ -23,6 +23,23 @@ fn a_swarm_gets_right_bytes_with_one_reading_of_the_origin() {
 }
 
 #[test]
+fn the_lazy_demo_reads_a_file_that_has_not_come() {
+    if !crate::mount::can_mount() {
+        return;
+    }
+    let room = Room::new();
+    let told = room.run("demo --lazy --size 200MB --rate 10MB/s --json").succeeded().json();
+    assert_eq!((&told["places"], &told["places_right"]), (&16.into(), &16.into()));
+    let number = |name: &str| told[name].as_f64().unwrap();
+    // It is read at both ends long before that much can have come.
+    assert!(number("came_bytes") > 0.0 && number("came_bytes") < number("bytes") / 2.0, "{told}");
+    assert!(
+        number("all_seconds") < number("download_seconds") && number("first_seconds") <= number("all_seconds"),
+        "{told}"
+    );
+}
+
+#[test]
 fn content_that_is_not_there_is_told() {
     Room::new().run("demo /nowhere/image").failed_with(1, &["can't read /nowhere/image"]);
 }

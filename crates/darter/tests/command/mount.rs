@@ -22,7 +22,7 @@ const MEGABYTE: usize = 1_000_000;
 const PAGE: usize = 4096;
 
 /// Whether files can be mounted here; says why not.
-fn can_mount() -> bool {
+pub(crate) fn can_mount() -> bool {
     let device = File::options().read(true).write(true).open("/dev/fuse");
     let helper = rustix::process::geteuid().is_root() || Command::new("fusermount3").arg("-V").output().is_ok();
     match (&device, helper) {

@@ -1,6 +1,7 @@
 //! Reads every byte of a container's files, in no order, and compares each with what is known.
 
 use std::fs::{self, File};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,6 +55,7 @@ pub(super) struct Reading {
     blocks: usize,
     shared: Arc<Shared>,
     readers: Vec<JoinHandle<()>>,
+    _held: File,
 }
 
 impl Reading {
@@ -67,12 +69,15 @@ impl Reading {
             blocks.swap(place, (drawn(number << 32 | place as u64) % (place as u64 + 1)) as usize);
         }
         let shared = Arc::new(Shared { left: Mutex::new(blocks), ..Shared::default() });
+        // A container's program comes out of the same layers, and may end with them: what was opened is there all the same.
+        let held = File::open(seen).with_context(|| format!("open {}", seen.display()))?;
+        let seen = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
         let reader = |_| {
-            let (shared, truth, seen) = (Arc::clone(&shared), truth.to_owned(), seen.to_owned());
+            let (shared, truth, seen) = (Arc::clone(&shared), truth.to_owned(), seen.clone());
             thread::spawn(move || read_all(&shared, &truth, &seen))
         };
         let readers = (0..READERS).map(reader).collect();
-        Ok(Self { blocks: count, shared, readers })
+        Ok(Self { blocks: count, shared, readers, _held: held })
     }
 
     /// What they came to so far; an error if anything was wrong.

@@ -1,0 +1,170 @@
+//! `darter demo --lazy`: a node that has nothing opens a large file of the fleet, and reads it here and there before it has come.
+//!
+//! The origin's link, and those of seed and node, are limited as in the rest of the demo; the file is mounted as anybody would, by `darter mount`. What is read is compared with
+//! the content.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use darter_core::{Clock as _, Rate, SystemClock};
+use serde::Serialize;
+
+use super::content::Content;
+use super::fleet::{Fleet, darter};
+use super::origin::DemoOrigin;
+use super::{check_room, local_copy};
+use crate::cli::DemoArgs;
+use crate::{output, units};
+
+/// Generated content's length, where nothing else was asked for.
+const LENGTH: u64 = 1_000_000_000;
+
+/// A link of 200 Mbit/s, where nothing else was asked for.
+const RATE: u64 = 25_000_000;
+
+/// Places that are read: the first, the last, and others between them.
+const PLACES: u64 = 16;
+
+/// Bytes that are read at each.
+const PAGE: u64 = 4096;
+
+/// What it came to: the JSON of `--json`.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct LazyOutcome {
+    bytes: u64,
+    /// Bytes per second.
+    #[serde(flatten, with = "darter_api::units::rate_bytes_per_second")]
+    rate: u64,
+    /// Seconds from the command until the file could be read, and its first page had been.
+    first_seconds: f64,
+    /// Seconds from the command until all places were read.
+    all_seconds: f64,
+    places: u64,
+    /// Places whose bytes were right.
+    places_right: u64,
+    /// Bytes that the node had received by then.
+    came_bytes: u64,
+    /// Seconds that all of it takes at this rate.
+    download_seconds: f64,
+}
+
+/// Shows it. Fails where nothing can be mounted.
+pub(super) async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<LazyOutcome> {
+    let rate = args.rate.or(Rate::from_bytes_per_second(RATE)).context("the rate is none")?;
+    let content = Arc::new(match &args.content {
+        None => Content::generated(args.size.unwrap_or(LENGTH)),
+        Some(name) => Content::open(&local_copy(name, room).await?)?,
+    });
+    check_room(room, content.length(), 1)?;
+    let origin = DemoOrigin::start(content.clone(), rate).await?;
+    if !args.json {
+        let length = units::size(content.length());
+        output::complain(&format!(
+            "{length} at an origin, which a seed and a node reach at {rate}; the node has nothing"
+        ));
+    }
+    let fleet = Fleet::start(1, rate, room).await?;
+    let clock = SystemClock::start();
+    let start = clock.now();
+    let mounted = DemoMount::make(room, origin.url.as_str()).await?;
+    let file = mounted.file.clone();
+    let (first, right) = {
+        let content = content.clone();
+        let reading = tokio::task::spawn_blocking(move || read(&file, &content, || clock.now().since(start)));
+        reading.await?.context("what was mounted can't be read")?
+    };
+    let all = clock.now().since(start);
+    let traffic = fleet.nodes[0].client.status().await?.traffic;
+    drop(mounted);
+    fleet.stop().await;
+    Ok(LazyOutcome {
+        bytes: content.length(),
+        rate: rate.bytes_per_second(),
+        first_seconds: first.as_secs_f64(),
+        all_seconds: all.as_secs_f64(),
+        places: PLACES,
+        places_right: right,
+        came_bytes: traffic.from_origin + traffic.from_seed + traffic.from_peers,
+        download_seconds: content.length() as f64 / rate.bytes_per_second() as f64,
+    })
+}
+
+/// Reads all places; gives the time after the first, and how many were right.
+fn read<T>(path: &Path, content: &Content, time: impl Fn() -> T) -> std::io::Result<(T, u64)> {
+    let file = File::open(path)?;
+    let count = PAGE.min(content.length());
+    let last = content.length() - count;
+    let (mut first, mut right) = (None, 0);
+    for place in 0..PLACES {
+        let at = last / (PLACES - 1) * place;
+        let mut bytes = vec![0; usize::try_from(count).expect("a page is small")];
+        let mut expected = bytes.clone();
+        file.read_exact_at(&mut bytes, at)?;
+        content.read_at(at, &mut expected)?;
+        right += u64::from(bytes == expected);
+        first = first.or_else(|| Some(time()));
+    }
+    Ok((first.expect("there is a first place"), right))
+}
+
+impl LazyOutcome {
+    /// In a sentence, for people.
+    pub(super) fn text(&self) -> String {
+        format!(
+            "The node read the first page after {}, and {} places from the beginning to the end after {}. {} had come by then; all of it takes {} at this rate.\n\
+             \n\
+             In earnest:  darter up, then  darter mount URL DIR\n",
+            units::seconds(self.first_seconds),
+            self.places,
+            units::seconds(self.all_seconds),
+            units::size(self.came_bytes),
+            units::seconds(self.download_seconds),
+        )
+    }
+
+    /// An error if anything was wrong.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        if self.places_right < self.places {
+            bail!("{} of {} places were wrong", self.places - self.places_right, self.places);
+        }
+        Ok(())
+    }
+}
+
+/// A mount by this program, which ends with this value.
+struct DemoMount {
+    dir: PathBuf,
+    data: PathBuf,
+    file: PathBuf,
+}
+
+impl DemoMount {
+    async fn make(room: &Path, url: &str) -> anyhow::Result<Self> {
+        let dir = room.join("mounted");
+        std::fs::create_dir(&dir).with_context(|| format!("can't make {}", dir.display()))?;
+        // That of the node, whose socket is there.
+        let data = room.join("node-1");
+        let mut command = darter()?;
+        command.args(["mount", url]).arg(&dir).args(["--name", "content", "--data-dir"]).arg(&data);
+        let mounted = Self { file: dir.join("content"), dir, data };
+        let output = command.stdin(Stdio::null()).output().await?;
+        if !output.status.success() {
+            bail!("could not mount it: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(mounted)
+    }
+}
+
+impl Drop for DemoMount {
+    fn drop(&mut self) {
+        // Also when the demo is interrupted: a mount outlives the program that made it.
+        let Ok(mut command) = darter() else { return };
+        let command = command.as_std_mut();
+        command.args(["unmount", "--lazy"]).arg(&self.dir).arg("--data-dir").arg(&self.data);
+        let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    }
+}
