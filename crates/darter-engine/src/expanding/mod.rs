@@ -176,12 +176,15 @@ impl Expansions {
     /// The store had no room for what a layer becomes: it is not read again for a while, which grows each time. Another agent may have room.
     pub(crate) fn has_no_room(&self, layer: &ExpandedLayer) -> OriginError {
         let usage = self.disk.usage();
-        let (place, used) = (self.data_dir.display(), size(usage.used));
-        let limit = usage.quota.map_or_else(String::new, |quota| format!(" of {} (--quota)", size(quota)));
-        let text = format!(
-            "no room to expand {}: {used}{limit} are in use in {place}; make some, or give another --data-dir",
-            layer.stored()
-        );
+        let limit = match (usage.quota, usage.disk_free) {
+            (Some(quota), _) if quota <= usage.capacity => {
+                format!("{} of {} (--quota) are in use", size(usage.used), size(quota))
+            }
+            (_, Some(free)) => format!("{} of its file system are free, some of it for others (--reserve)", size(free)),
+            _ => format!("{} are in use", size(usage.used)),
+        };
+        let (layer_name, place) = (layer.stored(), self.data_dir.display());
+        let text = format!("no room to expand {layer_name} in {place}: {limit}; make some, or give another --data-dir");
         let error = OriginError::new(ErrorKind::OutOfReach, text);
         self.refusals.note(key_of(layer), &error, self.clock.now());
         error
