@@ -25,7 +25,7 @@ use crate::book::{Book, BookError, MountChange};
 use crate::disk;
 use crate::filter::Filters;
 use crate::layout::{Layout, Mount};
-use crate::stack::{File, Mounted, Stack};
+use crate::stack::{File, LINGER, Mounted, Stack};
 use crate::tree::{Change, Kind, Labels, Part, Refusal, Snapshot, TARGET, Tree, Usage};
 
 /// How long the directory of layers may say nothing.
@@ -194,6 +194,8 @@ impl Snapshotter {
                     TELL_RETRY
                 }
             };
+            let lingers = self.inner.state.lock().stack.has_old();
+            let pause = if lingers { pause.min(LINGER) } else { pause };
             let _ = tokio::time::timeout(pause, self.inner.changed.notified()).await;
             tokio::time::sleep(TELL_PAUSE).await;
             self.blocking(|inner| {
@@ -470,7 +472,7 @@ impl Inner {
     }
 
     fn remove(&self, key: &str) -> Result<()> {
-        let (gone, place) = {
+        let (gone, places) = {
             let mut state = self.state.lock();
             let gone = state.tree.get(key)?.clone();
             let change = state.tree.remove(key)?;
@@ -481,9 +483,9 @@ impl Inner {
             let mounts: Vec<MountChange> = unnamed.into_iter().map(|layer| (layer, None)).collect();
             self.book.write(&change, &mounts, state.tree.next())?;
             state.tree.apply(&change);
-            (gone, unnamed.and_then(|layer| state.stack.unnamed(layer)))
+            (gone, unnamed.map(|layer| state.stack.unnamed(layer)).unwrap_or_default())
         };
-        if let Some(place) = place {
+        for place in places {
             self.take_away(place);
         }
         if gone.lazy.is_some() {

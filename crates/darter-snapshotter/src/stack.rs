@@ -36,8 +36,8 @@ pub(crate) struct Mounted {
 #[derive(Debug, Default)]
 pub(crate) struct Stack {
     mounted: HashMap<Digest, Mounted>,
-    /// Places that are to be taken away, and from when on.
-    old: Vec<(u64, Moment)>,
+    /// Places of a layer that are to be taken away, and from when on.
+    old: Vec<(Digest, u64, Moment)>,
 }
 
 /// What was found when the process started.
@@ -75,20 +75,29 @@ impl Stack {
     /// A layer was mounted. What was there of it before lingers.
     pub(crate) fn mounted(&mut self, layer: Digest, its: Mounted, now: Moment) {
         if let Some(before) = self.mounted.insert(layer, its) {
-            self.old.push((before.place, now + LINGER));
+            self.old.push((layer, before.place, now + LINGER));
         }
     }
 
-    /// Nothing names a layer any more: tells where it is mounted, which can be taken away at once.
-    pub(crate) fn unnamed(&mut self, layer: Digest) -> Option<u64> {
-        self.mounted.remove(&layer).map(|its| its.place)
+    /// Nothing names a layer any more: tells where it is mounted, all of which can be taken away at once.
+    pub(crate) fn unnamed(&mut self, layer: Digest) -> Vec<u64> {
+        let now = self.mounted.remove(&layer).map(|its| its.place);
+        let its = |(old, place, _): &(Digest, u64, Moment)| (*old == layer).then_some(*place);
+        let places = now.into_iter().chain(self.old.iter().filter_map(its)).collect();
+        self.old.retain(|(old, ..)| *old != layer);
+        places
     }
 
     /// Old places that can be taken away.
     pub(crate) fn over(&mut self, now: Moment) -> Vec<u64> {
-        let over = self.old.iter().filter(|(_, until)| *until <= now).map(|(place, _)| *place).collect();
-        self.old.retain(|(_, until)| *until > now);
+        let over = self.old.iter().filter(|(.., until)| *until <= now).map(|(_, place, _)| *place).collect();
+        self.old.retain(|(.., until)| *until > now);
         over
+    }
+
+    /// True if places linger.
+    pub(crate) fn has_old(&self) -> bool {
+        !self.old.is_empty()
     }
 
     /// The highest place.
@@ -150,8 +159,12 @@ mod tests {
         assert!(stack.over(Moment::ZERO).is_empty(), "containerd may be about to use it");
         assert_eq!(stack.over(Moment::ZERO + LINGER), [1]);
         assert!(stack.over(Moment::ZERO + LINGER).is_empty());
-        assert_eq!(stack.unnamed(layer("a")), Some(2));
-        assert_eq!(stack.unnamed(layer("a")), None);
+        assert!(!stack.has_old());
+        stack.mounted(layer("a"), at(3, FUSE), Moment::ZERO);
+        stack.mounted(layer("b"), at(4, FUSE), Moment::ZERO);
+        assert!(stack.has_old());
+        assert_eq!(stack.unnamed(layer("a")), [3, 2]);
+        assert!(stack.unnamed(layer("a")).is_empty() && !stack.has_old());
     }
 
     #[test]
