@@ -19,8 +19,8 @@ Examples:
     $ darter snapshotter
   containerd's configuration says so, and is written by:
     $ darter setup containerd --lazy
-  A container by hand:
-    $ ctr run --snapshotter darter --rm docker.io/library/debian:12 hello cat /etc/os-release
+
+A container by hand: ctr run --snapshotter darter --rm docker.io/library/debian:12 hello cat /etc/os-release
 
 Layers that the fleet can show lazily are mounted by EROFS out of the directory of layers when a container starts: they are not downloaded, nor
 unpacked. All others are downloaded and unpacked as by containerd's own overlayfs snapshotter; images with some of each kind work.
@@ -35,17 +35,17 @@ snapshot names, and tells the agent, which keeps such layers in its store.";
 #[derive(Debug, Args)]
 pub(crate) struct SnapshotterArgs {
     /// The socket for containerd, which is made; only root may open it
-    #[arg(long, env = "DARTER_SNAPSHOTTER_ADDRESS", value_name = "PATH", default_value = ADDRESS, value_parser = values::absolute)]
+    #[arg(long, value_name = "PATH", default_value = ADDRESS, value_parser = values::absolute)]
     pub(crate) address: PathBuf,
 
     /// Where unpacked layers, and what containers write, are kept, with the list of all snapshots
     ///
     /// On a file system that overlayfs writes to (ext4, XFS with ftype=1).
-    #[arg(long, env = "DARTER_SNAPSHOTTER_ROOT", value_name = "DIR", default_value = ROOT, value_parser = values::absolute)]
+    #[arg(long, value_name = "DIR", default_value = ROOT, value_parser = values::absolute)]
     pub(crate) root: PathBuf,
 
     /// The directory in which Darter shows layers
-    #[arg(long, env = "DARTER_LAYERS", value_name = "DIR", default_value = "/run/darter/layers", value_parser = values::absolute)]
+    #[arg(long, value_name = "DIR", default_value = "/run/darter/layers", value_parser = values::absolute)]
     pub(crate) layers: PathBuf,
 
     #[command(flatten)]
