@@ -5,7 +5,9 @@
 //!
 //! Bytes come as memory, or, to whoever can send them so, as parts of the blob's file ([`Part`]). A part of a file is
 //! verified like memory is; what is not in the page cache is read on a blocking thread before it is given, so that whoever
-//! sends it does not wait for the disk, and a disk that fails is noticed where the piece can still be had from others.
+//! sends it does not wait for the disk, and a disk that fails is noticed where the piece can still be had from others. While a blob
+//! arrives nearly all of it was verified and written a moment ago: that is given at once, as many pieces as there are in a row, since a
+//! thread's wake-up for each piece would cost more than the piece.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -28,6 +30,9 @@ const CHUNK: u64 = 256 * 1024;
 
 /// Bytes of a file that are given at a time, at most.
 pub(super) const FILE_CHUNK: u64 = 8 << 20;
+
+/// Bytes of a file that are given at a time, at most, without a disk thread: how many are in the page cache is asked on the runtime's.
+const READY_CHUNK: u64 = 1 << 20;
 
 /// A container engine can wait a little for one piece while others flow.
 const URGENT_AFTER: Duration = Duration::from_secs(1);
@@ -196,6 +201,16 @@ impl Reader {
         let end = end.unwrap_or(u64::MAX).min(transfer.stored.length().unwrap_or(u64::MAX));
         let piece_end = transfer.piece_length.offset(piece) + transfer.piece_length.bytes();
         // The pieces after it are not sure to be held and free before the whole is.
+        if self.giving.files && !complete {
+            // The last piece is given by itself, once it may be.
+            let last =
+                transfer.pieces().map_or(piece_end, |pieces| transfer.piece_length.offset(PieceIndex(pieces - 1)));
+            let range = ByteRange::new(self.at, end.min(last.max(piece_end)).min(self.at + READY_CHUNK));
+            if let Some(part) = ready_part(&*transfer.stored, transfer.piece_length, range) {
+                self.ahead = None;
+                return Ok(Some(self.given(Part::File(part))));
+            }
+        }
         let end = if complete && self.giving.files { end } else { end.min(piece_end) };
         let read = match self.ahead.take() {
             Some((at, reading)) if at == self.at => reading,
@@ -209,18 +224,24 @@ impl Reader {
         };
         match read {
             Ok(part) => {
-                let length = part.len();
-                self.at += length;
+                let part = self.given(part);
                 if matches!(part, Part::File(_)) && self.at < end {
                     self.ahead = Some((self.at, self.begin_to_read(self.at, end)));
                 }
-                let transfer = &self.transfer;
-                transfer.state().journal.served(length);
-                transfer.context.metrics.local_served_bytes.inc_by(length);
                 Ok(Some(part))
             }
             Err(error) => transfer.after_unread(error).map(|()| None),
         }
+    }
+
+    /// Takes note of a part that is given now.
+    fn given(&mut self, part: Part) -> Part {
+        let length = part.len();
+        self.at += length;
+        let transfer = &self.transfer;
+        transfer.state().journal.served(length);
+        transfer.context.metrics.local_served_bytes.inc_by(length);
+        part
     }
 
     /// Begins to read on from `at`, up to a chunk's length and no further than `end`.
@@ -308,4 +329,62 @@ pub(super) fn file_part(
         found = Some(PieceFile { range: ByteRange::new(range.start(), at), ..part });
     }
     Ok(found)
+}
+
+/// The beginning of `range` that can be sent at once: verified by this process, and in the page cache. `None` where its first byte can't be,
+/// which says nothing but that it has to be asked for on a disk thread.
+fn ready_part(stored: &dyn StoredBlob, pieces: PieceLength, range: ByteRange) -> Option<PieceFile> {
+    let mut found: Option<PieceFile> = None;
+    let mut at = range.start();
+    while at < range.end() {
+        let Some(part) = stored.ready_file(pieces.piece_at(at)) else { break };
+        at = part.range.end().min(range.end());
+        found = Some(PieceFile { range: ByteRange::new(range.start(), at), ..part });
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use darter_core::manifest::hash_piece;
+    use darter_core::{BlobId, Manifest, Version};
+    use darter_store::{Amount, BlobInfo, DiskStore, MemStore, Store, StoreConfig};
+
+    use super::*;
+
+    const PIECE: PieceLength = PieceLength::UNKNOWN_BLOB;
+
+    /// A blob of four pieces in `store`, of which the third is not here.
+    fn blob(store: &dyn Store) -> Arc<dyn StoredBlob> {
+        let content = vec![7; PIECE.bytes() as usize];
+        let info = BlobInfo { name: "blob".to_owned(), digest: None, version: Version::default(), created: 0 };
+        let manifest = Manifest::new(PIECE, Some(4 * PIECE.bytes()));
+        let stored = store.open_or_create(BlobId([7; 32]), info, manifest).unwrap();
+        for piece in [0, 1, 2, 3].map(PieceIndex) {
+            stored.extend(piece.0, &[hash_piece(PIECE, piece, &content, false)]).unwrap();
+            if piece.0 != 2 {
+                stored.put(piece, &content).unwrap();
+            }
+        }
+        stored
+    }
+
+    #[test]
+    fn pieces_that_were_just_stored_are_ready_as_far_as_there_is_no_gap() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = StoreConfig { reserve_free: Amount::Bytes(0), ..StoreConfig::new(Arc::new(|| 0)) };
+        let store = DiskStore::open(directory.path(), &config).unwrap();
+        let stored = blob(&store);
+        let length = PIECE.bytes();
+        let ready = |start, end| ready_part(&*stored, PIECE, ByteRange::new(start, end)).map(|part| part.range);
+        assert_eq!(ready(5, 4 * length), Some(ByteRange::new(5, 2 * length)), "the third is not here");
+        assert_eq!(ready(5, length + 9), Some(ByteRange::new(5, length + 9)), "no more than was asked for");
+        assert_eq!(ready(2 * length, 4 * length), None);
+        let memory = MemStore::new(&StoreConfig::new(Arc::new(|| 0)));
+        assert_eq!(
+            ready_part(&*blob(&memory), PIECE, ByteRange::new(0, length)).map(|part| part.range),
+            None,
+            "no file"
+        );
+    }
 }
