@@ -108,11 +108,14 @@ impl Download {
         tokio::time::timeout(within, fetched).await.map_or(Ok(false), |fetched| fetched.map(|()| true))
     }
 
-    /// The same without hurry: whoever waits for other bytes goes first.
+    /// The same without hurry: whoever waits for other bytes goes first. Nothing is fetched so while what others touched first comes.
     ///
     /// # Errors
     /// As [`Download::fetch`].
     pub async fn fetch_ahead(&self, range: ByteRange, within: Duration) -> Result<bool, FetchError> {
+        if self.transfer.is_fetching_first_touches() {
+            return Ok(false);
+        }
         match self.transfer.foresee(range, within.max(2 * URGENT), Foresight::Pattern).await {
             Err(FetchError::Stalled { .. }) if !matches!(self.transfer.outcome(), Outcome::Failed(_)) => Ok(false),
             result => result.map(|()| true),

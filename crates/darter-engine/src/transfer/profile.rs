@@ -53,15 +53,17 @@ struct Known {
     /// True while it is being written, and if it changed since that began.
     saving: bool,
     unsaved: bool,
+    /// How many fetch a list now.
+    fetching: usize,
     /// Pieces that were fetched for a list and that no program has read yet.
     unread: PieceSet,
 }
 
 impl Profiling {
     pub(super) fn new(profile: Profile) -> Self {
-        let unread = PieceSet::new();
-        let known =
-            Known { profile, wanted_by: None, told: None, telling: false, saving: false, unsaved: false, unread };
+        let (fetching, unread) = (0, PieceSet::new());
+        let (told, telling, saving, unsaved) = (None, false, false, false);
+        let known = Known { profile, wanted_by: None, told, telling, saving, unsaved, fetching, unread };
         Self { known: Mutex::new(known), changed: watch::channel(()).0 }
     }
 }
@@ -274,7 +276,13 @@ impl Transfer {
         units
     }
 
+    /// True while what others touched first is being fetched: what they did not touch is hardly of use now, whatever a reader's pattern tells.
+    pub fn is_fetching_first_touches(&self) -> bool {
+        self.profiling.known.lock().fetching > 0
+    }
+
     async fn fetch_units(self: &Arc<Self>, units: Vec<ByteRange>) -> Result<(), FetchError> {
+        let _fetching = FetchingList::begin(self);
         let began = self.context.now();
         let (mut bytes, count) = (0, units.len());
         let mut fetching = stream::iter(units)
@@ -318,6 +326,22 @@ impl Transfer {
 
     fn bytes_of(&self, piece: PieceIndex) -> u64 {
         self.piece_length.range(piece, self.stored.length().unwrap_or(u64::MAX)).len()
+    }
+}
+
+/// Fetches a list as long as it lives.
+struct FetchingList<'a>(&'a Transfer);
+
+impl<'a> FetchingList<'a> {
+    fn begin(transfer: &'a Transfer) -> Self {
+        transfer.profiling.known.lock().fetching += 1;
+        Self(transfer)
+    }
+}
+
+impl Drop for FetchingList<'_> {
+    fn drop(&mut self) {
+        self.0.profiling.known.lock().fetching -= 1;
     }
 }
 
