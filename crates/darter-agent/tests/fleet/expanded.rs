@@ -420,6 +420,36 @@ async fn a_layer_that_turns_out_wrong_at_its_end_is_opened_nowhere_and_thrown_aw
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_bytes_of_a_reading_that_broke_off_keep_nobody_from_the_right_layer() {
+    let directory = tempfile::tempdir().unwrap();
+    let tar = some_tar();
+    let (registry, layer) = registry_with(&tar).await;
+    let layer = LayerRequest { size: None, ..layer };
+    let other: Vec<u8> = tar.iter().map(|byte| byte.reverse_bits()).collect();
+    let other = self::tar([file("usr/large", &other)]);
+    let wrong = gzip(&other);
+    registry.put_blob_as("lab/app", layer.digest, &wrong);
+    registry.state.lock().blobs_stop_after = Some(wrong.len() * 5 / 6);
+    let seed = seed(directory.path(), &registry).await;
+    let breaks_off = async {
+        all_hold_some(&[&seed]).await;
+        seed.drain().await;
+    };
+    let (got, ()) = tokio::join!(read(&seed, &layer), breaks_off);
+    got.map(drop).unwrap_err();
+    drop(seed);
+    registry.state.lock().blobs_stop_after = None;
+    registry.put_blob("lab/app", &gzip(&tar));
+    let again = self::seed(directory.path(), &registry).await;
+    assert!(again.list().await.unwrap()[0].held > 0, "wrong bytes are here");
+    // The first reader may learn that what was here is thrown away.
+    let first = read(&again, &layer).await;
+    let second = read(&again, &layer).await.unwrap();
+    assert!(second == expanded(&tar), "{:?}", first.map(drop));
+    again.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lead_that_is_lost_half_way_is_followed_by_another_one() {
     let directory = tempfile::tempdir().unwrap();
     let tar = some_tar();

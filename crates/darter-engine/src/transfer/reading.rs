@@ -288,10 +288,11 @@ impl Transfer {
         self.context.origin_budget.take_saying(u32::try_from(bytes).unwrap_or(u32::MAX)).await
     }
 
-    /// True if a failure says that nothing that came is right, or of use.
+    /// True if a failure says that nothing that came is right, or of use. Of an expanded layer, whose digests are checked at the end, that is
+    /// so, too, where what comes differs from what is here of a reading that broke off: nothing tells which of the two is right.
     fn is_all_wrong(&self, error: &OriginError) -> bool {
-        let cant_be_expressed = self.source.is_headed_last() && *error.kind() == ErrorKind::Unmountable;
-        cant_be_expressed || *error.kind() == ErrorKind::Contradicted
+        let is_of_no_use = matches!(error.kind(), ErrorKind::Unmountable | ErrorKind::Changed);
+        (self.source.is_headed_last() && is_of_no_use) || *error.kind() == ErrorKind::Contradicted
     }
 
     /// Why an expanded layer can't go on to come here, if the store has no room for it: what has passed through memory could be had again

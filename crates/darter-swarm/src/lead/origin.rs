@@ -242,6 +242,8 @@ impl Lead {
         let (first, end) =
             self.pieces.first_gap(self.total, |piece| self.is_gap(OriginReader::Everything, piece, known))?;
         let end = match (end, self.stretch()) {
+            // The origin gives the beginning by itself, and the rest as a stream from the second piece on.
+            _ if self.readings.headed_last && first.0 == 0 => Some(PieceIndex(1)),
             (Some(end), Some(stretch)) => Some(end.min(PieceIndex(first.0.saturating_add(stretch)))),
             (end, _) => end,
         };
@@ -362,6 +364,16 @@ mod tests {
         assert_eq!(plan(&mut lead, OriginReader::Everything), Some((0, Some(1))));
         lead.own(PieceIndex(0));
         assert_eq!(plan(&mut lead, OriginReader::Everything), None);
+    }
+
+    #[test]
+    fn what_is_headed_last_is_read_from_its_beginning_to_its_second_piece_and_then_from_there_on() {
+        let mut lead = Lead::new(node(0), Place::default(), Start::Fresh, Tuning::default(), 1, at(0));
+        lead.read_head_last();
+        lead.set_total(5);
+        assert_eq!(plan(&mut lead, OriginReader::Everything), Some((0, Some(1))));
+        lead.own(PieceIndex(0));
+        assert_eq!(plan(&mut lead, OriginReader::Everything).map(|(first, _)| first), Some(1));
     }
 
     #[test]
