@@ -91,6 +91,10 @@ async fn the_second_starter_finds_what_the_first_one_touched_and_gets_nothing_el
     let seed = seed(directory.path(), &registry).await;
     let start_node = async |name: &str| node(directory.path(), name, &registry, &[&seed]).await;
     let (first, early) = (start_node("first").await, start_node("early").await);
+    // The fleet has it: whoever opens it first of all gets it while it is expanded.
+    let pulled = start_node("pulled").await;
+    let _kept = open(&pulled, &layer).await;
+    until("the seed has it", async || seed.list().await.unwrap().iter().any(|row| row.complete)).await;
     // One that has opened it already hears of it later; nothing is known yet.
     let opened_early = open(&early, &layer).await;
     let opened = open(&first, &layer).await;
@@ -121,7 +125,7 @@ async fn the_second_starter_finds_what_the_first_one_touched_and_gets_nothing_el
     let without = start_node("without").await;
     let opened_without = open(&without, &layer).await;
     assert_eq!(start(&without, &opened_without).await, misses);
-    for agent in [&first, &early, &late, &without, &seed] {
+    for agent in [&pulled, &first, &early, &late, &without, &seed] {
         agent.drain().await;
     }
 }
