@@ -460,6 +460,10 @@ pub struct GetRequest {
     /// Of `POST /v1/parts`: the layer whose expanded form is wanted, in place of what is at `url`, which is [`LayerRequest::address`] then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<LayerRequest>,
+    /// Of `POST /v1/parts`: true if whoever asks has had it open before, and was parted from it. Nobody starts anything then, and what others
+    /// touched first is not fetched for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub again: bool,
 }
 
 /// A mounted file, as `darter mount --list` has it.

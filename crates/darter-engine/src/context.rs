@@ -11,6 +11,8 @@ use darter_core::{BlobId, Clock, Moment, NodeId, Place};
 use darter_metrics::Metrics;
 use darter_origin::{Origin, Origins, Pauses, Requester, Upstreams};
 use darter_store::{Disk, WallClock};
+use darter_swarm::Ahead;
+use parking_lot::Mutex;
 
 use crate::budget::ByteBudget;
 use crate::error::FetchError;
@@ -84,6 +86,8 @@ pub struct EngineContext {
     pub archive: Archive,
     /// Which parts of expanded layers are touched first.
     pub profiles: Profiles,
+    /// What is being fetched ahead by them.
+    pub ahead: Mutex<Ahead>,
     /// True if decisions about who leads are kept.
     pub records: bool,
 }

@@ -48,16 +48,16 @@ impl Profiles {
         profiles.map(Self).map_err(|source| StoreError::Io { action: "open", path: dir.path_of(DIRECTORY), source })
     }
 
-    /// Keeps a profile in place of an earlier one. One that a newer version wrote stays. Blocking.
+    /// Keeps a profile in place of an earlier one. One that a newer version wrote stays, and then this is false. Blocking.
     ///
     /// # Errors
     /// When the system refuses.
-    pub fn keep(&self, blob: BlobId, pieces: PieceLength, profile: &Profile) -> io::Result<()> {
+    pub fn keep(&self, blob: BlobId, pieces: PieceLength, profile: &Profile) -> io::Result<bool> {
         let name = name_of(blob);
         if self.0.read(&name).is_ok_and(|bytes| version_of(&bytes).is_some_and(|version| version > VERSION)) {
-            return Ok(());
+            return Ok(false);
         }
-        self.0.replace(&name, &format!("{name}.new"), &[&encode(pieces, profile)], false)
+        self.0.replace(&name, &format!("{name}.new"), &[&encode(pieces, profile)], false).map(|()| true)
     }
 
     /// The profile that was kept of a blob; `None` if there is none, or none for such pieces. Blocking.
@@ -180,7 +180,7 @@ mod tests {
     fn it_outlives_the_process_and_goes_with_the_blob_and_a_newer_ones_stays() {
         let dir = tempfile::tempdir().unwrap();
         let profiles = Profiles::open(dir.path()).unwrap();
-        profiles.keep(BLOB, pieces(), &profile()).unwrap();
+        assert!(profiles.keep(BLOB, pieces(), &profile()).unwrap());
         let again = Profiles::open(dir.path()).unwrap();
         assert_eq!(again.recall(BLOB, pieces()), Some(profile()));
         again.keep_only(&HashSet::from([BLOB])).unwrap();
@@ -189,7 +189,7 @@ mod tests {
         assert!(again.recall(BLOB, pieces()).is_none());
         let path = dir.path().join(DIRECTORY).join(BLOB.to_string());
         std::fs::write(&path, b"DARTPROF\x02 of a newer one").unwrap();
-        again.keep(BLOB, pieces(), &profile()).unwrap();
+        assert!(!again.keep(BLOB, pieces(), &profile()).unwrap(), "it says so");
         assert_eq!(std::fs::read(&path).unwrap(), b"DARTPROF\x02 of a newer one");
         again.forget(BLOB);
         assert!(!path.exists());

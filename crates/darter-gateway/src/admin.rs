@@ -434,7 +434,7 @@ async fn open_parts(
             return;
         };
         // The mount speaks only after this answer.
-        if let Err(error) = parts::serve(connection.io.into_inner(), download, serving).await {
+        if let Err(error) = parts::serve(connection.io.into_inner(), download, serving, request.again).await {
             tracing::debug!(%error, "a mount went away");
         }
     });

@@ -514,7 +514,8 @@ impl MountedFile {
             self.tell_touches(supply, false).await;
             let pause = match fills.then(|| rest.next(self.waiting.load(Ordering::SeqCst), self.clock.now())) {
                 None => LOOK_EVERY,
-                Some(Step::Wait(pause)) => pause,
+                // What programs touch is told, and how much is here looked at, however slow it comes.
+                Some(Step::Wait(pause)) => pause.min(LOOK_EVERY),
                 Some(Step::Fetch(step)) => match supply.fetch(step, AHEAD_TIMEOUT).await {
                     Ok(hashes) => {
                         self.learn(step, &hashes);

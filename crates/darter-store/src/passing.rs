@@ -113,11 +113,13 @@ impl Passing {
         }
         state.aside.insert(piece, data.into());
         state.aside_bytes += expected;
+        // One that comes late, read here and there, is forgotten like any other.
+        state.floor = state.floor.min(piece.0);
         Ok(Put::Stored)
     }
 
     /// A piece that is aside; `None` if it is to be had of the store, if at all.
-    fn aside(&self, piece: PieceIndex) -> Result<Option<Arc<[u8]>>> {
+    fn in_memory_now(&self, piece: PieceIndex) -> Result<Option<Arc<[u8]>>> {
         if !self.is_passing() {
             return Ok(None);
         }
@@ -244,7 +246,7 @@ impl StoredBlob for Passing {
                 return Err(StoreError::PastTheEnd { blob, offset, end: at + rest.len() as u64 });
             }
             let (part, others) = rest.split_at_mut(count);
-            match self.aside(piece)? {
+            match self.in_memory_now(piece)? {
                 Some(data) => {
                     let from = usize::try_from(at - start).expect("a piece has at most 16 MiB");
                     part.copy_from_slice(&data[from..from + count]);
@@ -258,7 +260,7 @@ impl StoredBlob for Passing {
     }
 
     fn read_piece(&self, piece: PieceIndex, buffer: &mut Vec<u8>) -> Result<()> {
-        match self.aside(piece)? {
+        match self.in_memory_now(piece)? {
             Some(data) => {
                 buffer.clear();
                 buffer.extend_from_slice(&data);
@@ -269,7 +271,7 @@ impl StoredBlob for Passing {
     }
 
     fn piece_file(&self, piece: PieceIndex) -> Result<Option<PieceFile>> {
-        if self.aside(piece)?.is_some() { Ok(None) } else { self.inner.piece_file(piece) }
+        if self.in_memory_now(piece)?.is_some() { Ok(None) } else { self.inner.piece_file(piece) }
     }
 
     fn ready_file(&self, piece: PieceIndex) -> Option<PieceFile> {
@@ -409,6 +411,10 @@ impl StoredBlob for Passing {
             }
         }
         Ok(())
+    }
+
+    fn aside(&self) -> PieceSet {
+        self.state.lock().aside.keys().copied().collect()
     }
 
     fn forgotten(&self) -> PieceSet {

@@ -402,6 +402,11 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
         Ok(())
     }
 
+    /// The pieces that lie in memory.
+    fn aside(&self) -> PieceSet {
+        PieceSet::new()
+    }
+
     /// The pieces that were forgotten.
     fn forgotten(&self) -> PieceSet {
         PieceSet::new()

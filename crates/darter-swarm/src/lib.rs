@@ -66,7 +66,7 @@ pub use news::{News, Told};
 pub use pace::{Pace, Standing};
 pub use phase::{CheckedBy, Course, Phase};
 pub use picker::{OpenRequest, Picker};
-pub use profile::{Bounds, Profile, Touches};
+pub use profile::{Ahead, Bounds, Profile, Touches};
 pub use session::{
     AtPiece, Came, Choice, Desk, Gave, Input, LetIn, Output, ReadsOn, Rejection, Seen, Session, SessionStart, Sought,
 };

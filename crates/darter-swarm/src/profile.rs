@@ -19,6 +19,10 @@ use std::ops::Range;
 use darter_core::{NodeId, PieceIndex, PieceSet};
 use darter_protocol::{MAX_STRETCHES, Stretch};
 
+mod ahead;
+
+pub use ahead::Ahead;
+
 /// Records that are kept of one blob.
 pub const MAX_RECORDED: usize = 16;
 
@@ -97,6 +101,11 @@ impl Touches {
         self.0.iter().cloned().flatten()
     }
 
+    fn begins_with(&self, other: &Self) -> bool {
+        let mut pieces = self.pieces();
+        other.pieces().all(|piece| pieces.next() == Some(piece))
+    }
+
     /// How many pieces.
     pub fn count(&self) -> usize {
         self.0.iter().map(ExactSizeIterator::len).sum()
@@ -173,11 +182,20 @@ impl Profile {
         self.records.len() < MAX_RECORDED || is_sampled || self.records.iter().any(|(by, _)| by == node)
     }
 
-    /// A node says what it touched. One that says so again has gone on. Returns true if that changes anything.
+    /// A node says what it touched. One that says so again has gone on, or opened the blob again, and then finds in its page cache what it
+    /// touched before: what it says anew is added. Returns true if that changes anything.
     pub fn record(&mut self, by: NodeId, stretches: impl IntoIterator<Item = Range<u32>>) -> bool {
-        let touches = Touches::heard(stretches, self.bounds);
-        if touches.is_empty() || !self.wants_record_of(&by) || self.records.contains(&(by, touches.clone())) {
+        let mut touches = Touches::heard(stretches, self.bounds);
+        if touches.is_empty() || !self.wants_record_of(&by) {
             return false;
+        }
+        if let Some((_, before)) = self.records.iter().find(|(other, _)| *other == by) {
+            if !touches.begins_with(before) {
+                touches = Touches::heard(before.0.iter().chain(&touches.0).cloned(), self.bounds);
+            }
+            if touches == *before {
+                return false;
+            }
         }
         self.records.retain(|(other, _)| *other != by);
         if self.records.len() >= MAX_RECORDED {
@@ -188,14 +206,23 @@ impl Profile {
         true
     }
 
-    /// The lead says what the list is. Returns true if that changes anything.
+    /// The lead says what the list is. Returns true if that changes anything. One that knows nothing takes nothing away but its own word.
     pub fn told_by(&mut self, lead: NodeId, stretches: impl IntoIterator<Item = Range<u32>>) -> bool {
         let touches = Touches::heard(stretches, self.bounds);
+        if touches.is_empty() && self.records.iter().any(|(by, _)| *by != lead) {
+            return false;
+        }
         let records = if touches.is_empty() { Vec::new() } else { vec![(lead, touches)] };
         let is_new = self.records != records;
         self.records = records;
         self.merge();
         is_new
+    }
+
+    /// The list of a lead that `lead` is not, as it is told: what a new one may not know.
+    pub fn said_by_another(&self, lead: NodeId) -> Vec<Stretch> {
+        let others = self.records.iter().any(|(by, _)| *by != lead);
+        if others { self.order.to_told() } else { Vec::new() }
     }
 
     /// Puts a list in place of all records, or takes it away.

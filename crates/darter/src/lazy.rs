@@ -16,7 +16,7 @@ use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -100,39 +100,97 @@ fn answers(dir: &Path) -> bool {
     })
 }
 
-/// Sees to it that a directory is kept, as long as an agent runs. `arguments` say where the agent is.
-pub(crate) async fn attend(dir: PathBuf, arguments: Vec<OsString>) -> Infallible {
-    let mut pause = LOOK_EVERY;
-    loop {
-        let (looked_at, arguments) = (dir.clone(), arguments.clone());
-        let is_kept = threads::run(move || {
-            let dir = std::path::absolute(&looked_at).unwrap_or(looked_at);
-            register::is_ours(&unmount::resolve(&dir).unwrap_or_else(|_| dir.clone())) && answers(&dir)
-                || !start(&dir, &arguments)
-        });
-        pause = if is_kept.await { LOOK_EVERY } else { (pause * 2).min(MAX_PAUSE) };
-        tokio::time::sleep(pause).await;
+/// How a directory was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// A process keeps it.
+    Kept,
+    /// The process that was started lives, and has not mounted it yet: another one would mount over it.
+    Coming,
+    /// One was started now, or could not be.
+    Lacking,
+}
+
+/// How long until a directory is looked at again, and the pause that counts then, which was `pause`.
+fn pauses(pause: Duration, look: Look) -> (Duration, Duration) {
+    match look {
+        Look::Kept => (LOOK_EVERY, LOOK_EVERY),
+        Look::Coming => (LOOK_EVERY, pause),
+        Look::Lacking => {
+            let longer = (pause * 2).min(MAX_PAUSE);
+            (longer, longer)
+        }
     }
 }
 
-/// Starts a keeper that outlives this process; false if that can't be done.
-fn start(dir: &Path, arguments: &[OsString]) -> bool {
+/// Sees to it that a directory is kept, as long as an agent runs. `arguments` say where the agent is.
+pub(crate) async fn attend(dir: PathBuf, arguments: Vec<OsString>) -> Infallible {
+    let (mut pause, mut last) = (LOOK_EVERY, None);
+    loop {
+        let (dir, arguments) = (dir.clone(), arguments.clone());
+        let (look, keeper) = threads::run(move || look_after(dir, &arguments, last)).await;
+        let next;
+        (next, pause) = pauses(pause, look);
+        last = keeper;
+        tokio::time::sleep(next).await;
+    }
+}
+
+/// Starts a keeper if there is none, and the last one that was started here has ended. Blocking.
+fn look_after(dir: PathBuf, arguments: &[OsString], mut last: Option<Child>) -> (Look, Option<Child>) {
+    let ended = last.as_mut().and_then(|keeper| keeper.try_wait().ok().flatten());
+    if let Some(ended) = ended {
+        tracing::warn!(%ended, "the process that kept the directory of layers ended");
+        last = None;
+    }
+    let dir = std::path::absolute(&dir).unwrap_or(dir);
+    if register::is_ours(&unmount::resolve(&dir).unwrap_or_else(|_| dir.clone())) && answers(&dir) {
+        (Look::Kept, last)
+    } else if last.is_some() {
+        (Look::Coming, last)
+    } else {
+        (Look::Lacking, start(&dir, arguments))
+    }
+}
+
+/// Starts a keeper that outlives this process; none if that can't be done.
+fn start(dir: &Path, arguments: &[OsString]) -> Option<Child> {
     let mut keeper = Command::new("/proc/self/exe");
     keeper.arg0("darter").arg("lazy-dir").arg(dir).args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
     // What a terminal tells this process is not for that one.
-    match keeper.process_group(0).spawn() {
-        Ok(mut keeper) => {
+    let started = keeper.process_group(0).spawn();
+    match &started {
+        Ok(keeper) => {
             tracing::info!(dir = %dir.display(), pid = keeper.id(), "started a process that keeps the directory of layers");
-            std::thread::spawn(move || {
-                if let Ok(ended) = keeper.wait() {
-                    tracing::warn!(%ended, "the process that kept the directory of layers ended");
-                }
-            });
-            true
         }
-        Err(error) => {
-            tracing::error!(%error, "can't start a process that keeps the directory of layers");
-            false
+        Err(error) => tracing::error!(%error, "can't start a process that keeps the directory of layers"),
+    }
+    started.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn none_is_started_beside_one_that_lives_and_one_that_ends_at_once_is_started_ever_less_often() {
+        let dir = tempfile::tempdir().unwrap().path().join("none");
+        let child = Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().unwrap();
+        let id = child.id();
+        let (look, child) = look_after(dir, &[], Some(child));
+        let mut child = child.expect("it lives");
+        assert_eq!((look, child.id()), (Look::Coming, id));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mut pause = LOOK_EVERY;
+        let mut spent = Duration::ZERO;
+        for _ in 0..20 {
+            let next;
+            (next, pause) = pauses(pause, Look::Lacking);
+            spent += next;
+            (_, pause) = pauses(pause, Look::Coming);
         }
+        assert!(pause == MAX_PAUSE && spent > MAX_PAUSE * 10);
+        assert_eq!(pauses(pause, Look::Kept).1, LOOK_EVERY);
     }
 }

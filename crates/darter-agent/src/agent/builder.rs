@@ -167,6 +167,7 @@ impl Builder {
             let_downs: LetDowns::default(),
             archive,
             profiles,
+            ahead: parking_lot::Mutex::default(),
             records,
             options: engine_options(&options),
         });

@@ -2,6 +2,7 @@
 //!
 //! A layer that is on its way, or read here, tells by itself; of another one what was kept on the disk counts.
 
+use std::io;
 use std::ops::Range;
 
 use darter_api::profile::LayerProfile;
@@ -52,16 +53,20 @@ impl Agent {
             let wanted = wanted.map(|range| range.clamp_to(pieces.offset(PieceIndex(darter_swarm::MAX_PIECES))));
             Some(wanted.filter(|range| !range.is_empty()).map(|range| pieces.pieces_of(range)).collect::<Vec<_>>())
         };
-        if let Some(transfer) = self.inner.swarms.get(blob) {
-            transfer.pin_profile(pieces_of(transfer.piece_length));
-            return Ok(true);
-        }
-        let Some((mut profile, pieces, _)) = self.profile_of(blob).await? else { return Ok(false) };
-        profile.pin(pieces_of(pieces));
-        let (context, profiles) = (&self.inner.context, self.inner.context.profiles.clone());
-        let kept = context.disk.run(move || profiles.keep(blob, pieces, &profile)).await;
+        let context = &self.inner.context;
+        let kept = if let Some(transfer) = self.inner.swarms.get(blob) {
+            transfer.pin_profile(pieces_of(transfer.piece_length)).await
+        } else {
+            let Some((mut profile, pieces, _)) = self.profile_of(blob).await? else { return Ok(false) };
+            profile.pin(pieces_of(pieces));
+            let profiles = context.profiles.clone();
+            context.disk.run(move || profiles.keep(blob, pieces, &profile)).await
+        };
+        let newer =
+            || io::Error::new(io::ErrorKind::Unsupported, "a newer Darter wrote the one that is there: run that again");
+        let kept = kept.and_then(|kept| if kept { Ok(true) } else { Err(newer()) });
         let path = context.options.data_dir.clone();
-        kept.map(|()| true).map_err(|source| StoreError::Io { action: "write a profile into", path, source }.into())
+        kept.map_err(|source| StoreError::Io { action: "write a profile into", path, source }.into())
     }
 
     /// What is known of a blob that is here, in part at least, its pieces and its length.

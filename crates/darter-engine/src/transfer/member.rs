@@ -139,6 +139,9 @@ impl Transfer {
         let bytes = data.len() as u64;
         self.count_received(peer, bytes);
         let stored = Arc::clone(&self.stored);
+        if stored.is_crowded(PieceIndex(u32::MAX)) && self.is_read_in_parts() {
+            self.let_go_aside().await;
+        }
         let needed = stored.is_crowded(PieceIndex(u32::MAX)).then(|| self.needed_from(Duration::ZERO));
         let put = self.context.disk.run(move || {
             if let Some(needed) = needed {

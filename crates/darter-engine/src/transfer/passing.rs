@@ -99,6 +99,26 @@ impl Transfer {
         self.state().session.is_wanted_by_members()
     }
 
+    /// True if nobody wants everything: what was read may be read again, and what is forgotten could not be.
+    pub(super) fn is_read_in_parts(&self) -> bool {
+        let state = self.state();
+        !state.session.is_all_wanted() && !state.session.leads_others()
+    }
+
+    /// Makes room in memory where readers want parts: what lies there is let go, and comes again for whoever asks.
+    pub(super) async fn let_go_aside(&self) {
+        let going: PieceSet = {
+            let state = self.state();
+            // One that came just now is not counted yet, and would be counted as held afterwards.
+            self.stored.aside().iter().filter(|piece| state.session.holds(*piece)).collect()
+        };
+        let (stored, dropped) = (Arc::clone(&self.stored), going.clone());
+        if let Err(error) = self.context.disk.run(move || stored.drop_pieces(&dropped)).await {
+            tracing::debug!(blob = %self.blob.short(), error = %in_full(&error), "pieces could not be let go");
+        }
+        self.lack(&going, "were let go: the store has no room for them");
+    }
+
     /// The first piece that a reader still needs which has waited this long for room.
     pub(super) fn needed_from(&self, waited: Duration) -> PieceIndex {
         let state = self.state();

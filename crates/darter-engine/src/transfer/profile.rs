@@ -8,6 +8,7 @@
 //! Invariants: nothing is recorded or told of other content than expanded layers; a node's word about what it touched counts only while it is a
 //! member, and a list only of the lead that is followed. Fetching ends with whoever asked for it.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,37 +35,49 @@ const UNIT: u64 = 1 << 20;
 /// Units that are waited for at a time. What is under way at once the picker decides.
 const MAX_AT_A_TIME: usize = 32;
 
-/// One part of what the store may hold is fetched ahead at most, so that one start does not push out all that is kept.
-const STORE_PART: u64 = 4;
-
 /// See the module's text.
 pub(super) struct Profiling {
     known: Mutex<Known>,
     changed: watch::Sender<()>,
+    /// Held while it is written: whether it was, the last time.
+    saving: tokio::sync::Mutex<bool>,
 }
 
 struct Known {
     profile: Profile,
     /// The lead that is to be told what is touched here.
     wanted_by: Option<NodeId>,
+    /// What programs here touched, as it was said last: a lead that wants it later is told then.
+    touched: Vec<Stretch>,
     /// When members were last told, and whether they are about to be.
     told: Option<Moment>,
     telling: bool,
-    /// True while it is being written, and if it changed since that began.
-    saving: bool,
+    /// True if it changed since it was written.
     unsaved: bool,
     /// How many fetch a list now.
     fetching: usize,
     /// Pieces that were fetched for a list and that no program has read yet.
     unread: PieceSet,
+    /// Pieces that programs read while a list is fetched, which may be of it and not counted as fetched yet.
+    read: PieceSet,
 }
 
 impl Profiling {
     pub(super) fn new(profile: Profile) -> Self {
         let (fetching, unread) = (0, PieceSet::new());
-        let (told, telling, saving, unsaved) = (None, false, false, false);
-        let known = Known { profile, wanted_by: None, told, telling, saving, unsaved, fetching, unread };
-        Self { known: Mutex::new(known), changed: watch::channel(()).0 }
+        let (told, telling, unsaved) = (None, false, false);
+        let known = Known {
+            profile,
+            wanted_by: None,
+            touched: Vec::new(),
+            told,
+            telling,
+            unsaved,
+            fetching,
+            unread,
+            read: PieceSet::new(),
+        };
+        Self { known: Mutex::new(known), changed: watch::channel(()).0, saving: tokio::sync::Mutex::new(true) }
     }
 }
 
@@ -83,13 +96,18 @@ impl Transfer {
         self.profiling.known.lock().profile.clone()
     }
 
-    /// Puts a list in place of what is recorded, or takes it away; whoever is a member is told.
-    pub fn pin_profile(self: &Arc<Self>, pieces: Option<Vec<Range<u32>>>) {
-        self.change(|profile| {
+    /// Puts a list in place of what is recorded, or takes it away, and writes that down; whoever is a member is told. False if a newer version
+    /// wrote what is there.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub async fn pin_profile(&self, pieces: Option<Vec<Range<u32>>>) -> io::Result<bool> {
+        self.apply(|profile| {
             profile.pin(pieces);
             true
         });
         self.tell_profile(&self.members_to_tell());
+        self.save_profile().await
     }
 
     /// A program here has touched these bytes, in this order, since it opened the blob. Says so to whoever collects it.
@@ -100,21 +118,31 @@ impl Transfer {
         let length = self.stored.length().unwrap_or(u64::MAX);
         let ranges = ranges.iter().filter(|range| !range.is_empty() && range.end() <= length);
         let pieces: Vec<_> = ranges.map(|range| self.piece_length.pieces_of(*range)).collect();
-        match self.lead() {
-            Lead::Node(lead) => {
-                if self.profiling.known.lock().wanted_by == Some(lead) {
-                    let pieces = pieces.into_iter().take(darter_wire::MAX_STRETCHES);
-                    let pieces = pieces.map(|run| Stretch { first: run.start, end: run.end }).collect();
-                    self.fleet.say(lead, &Message::Touched { blob: self.blob, pieces });
-                }
-            }
+        let lead = self.lead();
+        let told = pieces.iter().take(darter_wire::MAX_STRETCHES);
+        let told: Vec<_> = told.map(|run| Stretch { first: run.start, end: run.end }).collect();
+        let is_wanted = {
+            let mut known = self.profiling.known.lock();
+            known.touched.clone_from(&told);
+            known.wanted_by.map(Lead::Node) == Some(lead)
+        };
+        match lead {
+            Lead::Node(lead) if is_wanted => self.say_touched(lead, told),
+            Lead::Node(_) => {}
             Lead::Me | Lead::Nobody => self.record(self.context.me, pieces),
+        }
+    }
+
+    fn say_touched(&self, lead: NodeId, pieces: Vec<Stretch>) {
+        if !pieces.is_empty() {
+            self.fleet.say(lead, &Message::Touched { blob: self.blob, pieces });
         }
     }
 
     /// A peer says what was touched there.
     pub(super) fn hear_touched(self: &Arc<Self>, from: NodeId, pieces: Vec<Stretch>) {
-        if self.is_profiled() && self.state().session.has_member(from) {
+        let is_wanted = || self.profiling.known.lock().profile.wants_record_of(&from);
+        if self.is_profiled() && is_wanted() && self.state().session.has_member(from) {
             self.record(from, pieces.into_iter().map(|run| run.first..run.end).collect());
         }
     }
@@ -124,7 +152,17 @@ impl Transfer {
         if !self.is_profiled() || self.lead() != Lead::Node(from) {
             return;
         }
-        self.profiling.known.lock().wanted_by = wants.then_some(from);
+        let untold = {
+            let mut known = self.profiling.known.lock();
+            let before = std::mem::replace(&mut known.wanted_by, wants.then_some(from));
+            let is_asked = wants && before != Some(from);
+            // A lead that knows nothing is told what an earlier one did, if nothing was touched here.
+            let inherited = || if pieces.is_empty() { known.profile.said_by_another(from) } else { Vec::new() };
+            is_asked.then(|| if known.touched.is_empty() { inherited() } else { known.touched.clone() })
+        };
+        if let Some(untold) = untold {
+            self.say_touched(from, untold);
+        }
         let mut count = 0;
         self.change(|profile| {
             let is_new = profile.told_by(from, pieces.into_iter().map(|run| run.first..run.end));
@@ -175,38 +213,59 @@ impl Transfer {
 
     /// Changes what is known; true if that is something new, and then it is written down.
     fn change(self: &Arc<Self>, change: impl FnOnce(&mut Profile) -> bool) -> bool {
-        let begins = {
+        let is_new = self.apply(change);
+        if is_new {
+            let transfer = Arc::clone(self);
+            self.tasks.spawn(async move {
+                if let Err(error) = transfer.save_profile().await {
+                    let blob = transfer.blob.short();
+                    tracing::warn!(blob, error = %in_full(&error), "what is touched first could not be written down");
+                }
+            });
+        }
+        is_new
+    }
+
+    /// The same without writing it.
+    fn apply(&self, change: impl FnOnce(&mut Profile) -> bool) -> bool {
+        {
             let mut known = self.profiling.known.lock();
             known.profile.within(self.bounds());
             if !change(&mut known.profile) {
                 return false;
             }
             known.unsaved = true;
-            !std::mem::replace(&mut known.saving, true)
-        };
-        self.profiling.changed.send_replace(());
-        if begins {
-            let transfer = Arc::clone(self);
-            self.tasks.spawn(async move { transfer.save_profile().await });
         }
+        self.profiling.changed.send_replace(());
         true
     }
 
-    async fn save_profile(&self) {
-        loop {
-            let profile = {
-                let mut known = self.profiling.known.lock();
-                if !std::mem::take(&mut known.unsaved) {
-                    known.saving = false;
-                    return;
-                }
-                known.profile.clone()
-            };
-            let (profiles, blob, pieces) = (self.context.profiles.clone(), self.blob, self.piece_length);
-            if let Err(error) = self.context.disk.run(move || profiles.keep(blob, pieces, &profile)).await {
-                tracing::warn!(blob = %blob.short(), error = %in_full(&error), "what is touched first could not be written down");
+    /// Writes down what is known, unless that was done. What was removed meanwhile is not kept.
+    async fn save_profile(&self) -> io::Result<bool> {
+        let mut saved = self.profiling.saving.lock().await;
+        let profile = {
+            let mut known = self.profiling.known.lock();
+            if !std::mem::take(&mut known.unsaved) {
+                return Ok(*saved);
             }
-        }
+            known.profile.clone()
+        };
+        let (profiles, blob, pieces) = (self.context.profiles.clone(), self.blob, self.piece_length);
+        let stored = Arc::clone(&self.stored);
+        let keeping = move || {
+            if stored.is_discarded() {
+                return Ok(true);
+            }
+            let kept = profiles.keep(blob, pieces, &profile);
+            // Whoever removed it just now forgot it before.
+            if stored.is_discarded() {
+                profiles.forget(blob);
+            }
+            kept
+        };
+        let kept = self.context.disk.run(keeping).await;
+        *saved = kept.as_ref().is_ok_and(|kept| *kept);
+        kept
     }
 
     fn members_to_tell(&self) -> Vec<NodeId> {
@@ -237,12 +296,15 @@ impl Transfer {
             return;
         }
         let _unread = CountUnread(self);
-        let mut left = self.context.disk.usage().capacity / STORE_PART;
+        let mut taken = Taken { transfer: self, bytes: 0 };
         let fetching = async {
             let mut changed = self.profiling.changed.subscribe();
             loop {
                 changed.mark_unchanged();
-                let units = self.units_to_fetch(&mut left);
+                if self.stored.passes() {
+                    return;
+                }
+                let units = self.units_to_fetch(&mut taken);
                 if !units.is_empty() && self.fetch_units(units).await.is_err() {
                     return;
                 }
@@ -256,16 +318,15 @@ impl Transfer {
     }
 
     /// What lacks of the list, in units, as far as there is room.
-    fn units_to_fetch(&self, left: &mut u64) -> Vec<ByteRange> {
+    fn units_to_fetch(&self, taken: &mut Taken<'_>) -> Vec<ByteRange> {
         let Some(length) = self.stored.length() else { return Vec::new() };
         let (held, order) = (self.stored.held(), self.profile().order().clone());
         let mut units: Vec<ByteRange> = Vec::new();
         for piece in order.pieces().map(PieceIndex).filter(|piece| !held.contains(*piece)) {
             let range = self.piece_length.range(piece, length);
-            if range.is_empty() || range.len() > *left {
+            if range.is_empty() || !taken.take(range.len()) {
                 continue;
             }
-            *left -= range.len();
             match units.last_mut() {
                 Some(last) if last.end() == range.start() && last.len() + range.len() <= UNIT => {
                     *last = ByteRange::new(last.start(), range.end());
@@ -308,19 +369,33 @@ impl Transfer {
     fn fetched_for_profile(&self, unit: ByteRange) {
         self.context.metrics.profile_fetched_bytes.inc_by(unit.len());
         let mut known = self.profiling.known.lock();
-        for piece in self.piece_length.pieces_of(unit) {
-            known.unread.insert(PieceIndex(piece));
+        let mut read = 0;
+        for piece in self.piece_length.pieces_of(unit).map(PieceIndex) {
+            if known.read.remove(piece) {
+                read += self.bytes_of(piece);
+            } else {
+                known.unread.insert(piece);
+            }
         }
+        drop(known);
+        self.context.metrics.profile_hit_bytes.inc_by(read);
     }
 
     /// A program reads these bytes, and they are here.
     pub fn noted_read(&self, range: ByteRange) {
         let mut known = self.profiling.known.lock();
-        if known.unread.is_empty() {
+        if known.unread.is_empty() && known.fetching == 0 {
             return;
         }
-        let read = self.piece_length.pieces_of(range).map(PieceIndex).filter(|piece| known.unread.remove(*piece));
-        let bytes = read.map(|piece| self.bytes_of(piece)).sum();
+        let mut bytes = 0;
+        for piece in self.piece_length.pieces_of(range).map(PieceIndex) {
+            if known.unread.remove(piece) {
+                bytes += self.bytes_of(piece);
+            } else if known.fetching > 0 {
+                known.read.insert(piece);
+            }
+        }
+        drop(known);
         self.context.metrics.profile_hit_bytes.inc_by(bytes);
     }
 
@@ -341,7 +416,31 @@ impl<'a> FetchingList<'a> {
 
 impl Drop for FetchingList<'_> {
     fn drop(&mut self) {
-        self.0.profiling.known.lock().fetching -= 1;
+        let mut known = self.0.profiling.known.lock();
+        known.fetching -= 1;
+        if known.fetching == 0 {
+            known.read = PieceSet::new();
+        }
+    }
+}
+
+/// What an opening takes of the store ahead, as long as it lives.
+struct Taken<'a> {
+    transfer: &'a Transfer,
+    bytes: u64,
+}
+
+impl Taken<'_> {
+    fn take(&mut self, bytes: u64) -> bool {
+        let context = &self.transfer.context;
+        let capacity = context.disk.usage().capacity;
+        context.ahead.lock().take(&mut self.bytes, bytes, capacity)
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.transfer.context.ahead.lock().give_back(self.bytes);
     }
 }
 

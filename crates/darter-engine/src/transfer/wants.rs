@@ -143,7 +143,7 @@ impl Transfer {
     /// The same of bytes that nobody waits for yet, and that will be needed: behind all that readers wait for.
     ///
     /// # Errors
-    /// As [`Transfer::ensure`].
+    /// As [`Transfer::ensure`]; at once if the store has no room for the blob, which passes through memory then.
     pub async fn foresee(
         self: &Arc<Self>,
         range: ByteRange,
@@ -167,6 +167,10 @@ impl Transfer {
         let mut waiting = self.waiting_reader(id, Some(within));
         self.readers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let _reading = ReadUnderWay { transfer: self, id };
+        let late = || {
+            let what = format!("bytes {} to {} of {}", range.start(), range.end() - 1, self.source);
+            FetchError::Stalled { waited: within, what }
+        };
         let all = async {
             let mut changed = self.changed.subscribe();
             loop {
@@ -184,6 +188,10 @@ impl Transfer {
                     if missing.0 >= pieces.end {
                         return Ok(());
                     }
+                    if foreseen.is_some() && self.stored.passes() {
+                        // It would lie in memory, and whoever reads has to have room there.
+                        return Err(late());
+                    }
                     self.note_losses();
                     let count = (pieces.end - missing.0).min(MAX_AHEAD);
                     self.tell(match foreseen {
@@ -196,10 +204,6 @@ impl Transfer {
                     return Err(FetchError::Draining);
                 }
             }
-        };
-        let late = || {
-            let what = format!("bytes {} to {} of {}", range.start(), range.end() - 1, self.source);
-            FetchError::Stalled { waited: within, what }
         };
         tokio::time::timeout(within, all).await.unwrap_or_else(|_| Err(late()))
     }

@@ -41,7 +41,9 @@ enum PartOutcome {
 type Answering = BoxFuture<'static, (u64, PartOutcome)>;
 
 /// Answers until one of the two ends.
-pub(crate) async fn serve(stream: UnixStream, download: Download, agent: Agent) -> io::Result<()> {
+///
+/// A mount that comes `again` starts nothing: what others touched first is fetched for one that opens it.
+pub(crate) async fn serve(stream: UnixStream, download: Download, agent: Agent, again: bool) -> io::Result<()> {
     let stream = Arc::new(stream);
     let frames = Frames::over(Arc::clone(&stream));
     let (read, asks) = mpsc::channel(MAX_READ);
@@ -53,7 +55,7 @@ pub(crate) async fn serve(stream: UnixStream, download: Download, agent: Agent) 
             }
         }
     }));
-    answer_all(frames, asks, &Arc::new(download), &agent).await
+    answer_all(frames, asks, &Arc::new(download), &agent, again).await
 }
 
 async fn answer_all(
@@ -61,6 +63,7 @@ async fn answer_all(
     mut asks: mpsc::Receiver<Ask>,
     download: &Arc<Download>,
     agent: &Agent,
+    again: bool,
 ) -> io::Result<()> {
     let _kept = download.keep_open();
     let mut phases = agent.phases();
@@ -71,7 +74,12 @@ async fn answer_all(
     let mut ended = pin!(download.ended());
     let mut answering = FuturesUnordered::<Answering>::new();
     // Ends with the mount.
-    let mut first_touches = pin!(download.fetch_first_touches().fuse());
+    let first_touches = async {
+        if !again {
+            download.fetch_first_touches().await;
+        }
+    };
+    let mut first_touches = pin!(first_touches.fuse());
     loop {
         tokio::select! {
             ask = asks.recv(), if answering.len() < MAX_OPEN => match ask {

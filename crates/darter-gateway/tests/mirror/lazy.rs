@@ -107,6 +107,7 @@ async fn opens(agent: &Agent, found: FoundLayer) -> bool {
         disposition: false,
         range: None,
         layer: Some(found.layer),
+        again: false,
     };
     match client(agent).parts(&request).await {
         Ok((opened, _)) => opened.length == found.length_bytes,

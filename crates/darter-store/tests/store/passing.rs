@@ -187,3 +187,23 @@ fn a_digest_of_another_kind_cannot_be_told_of_what_has_passed() {
     (0..3).filter(|piece| *piece != 1).for_each(|piece| content.put(&*blob, piece));
     assert!(blob.hash_whole(&digest).is_err());
 }
+
+#[test]
+fn what_lies_aside_can_be_let_go_and_come_again_and_a_late_piece_is_forgotten_like_others() {
+    let content = Content::new(1, 20 * PIECE);
+    let blob = in_memory(&content);
+    for piece in [15, 7] {
+        content.put(&*blob, piece);
+    }
+    assert_eq!(blob.aside().iter().collect::<Vec<_>>(), [PieceIndex(7), PieceIndex(15)]);
+    blob.drop_pieces(&blob.aside()).unwrap();
+    assert_eq!((blob.held_bytes(), blob.holds(PieceIndex(7))), (0, false), "it is not said to be held");
+    content.put(&*blob, 7);
+    blob.read_piece(PieceIndex(7), &mut Vec::new()).unwrap();
+    blob.forget(LAST).unwrap();
+    assert_eq!(blob.held_bytes(), 0);
+    // Behind all that were passed over.
+    content.put(&*blob, 3);
+    blob.forget(LAST).unwrap();
+    assert_eq!(blob.held_bytes(), 0, "it does not lie there for ever");
+}

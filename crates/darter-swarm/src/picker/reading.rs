@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use darter_core::{Moment, PieceIndex, PieceSet};
 
-use crate::picker::Picker;
 use crate::picker::choose::is_asked;
+use crate::picker::{Picker, Request};
 
 /// A reader in order.
 #[derive(Debug)]
@@ -136,15 +136,35 @@ impl Picker {
             }
             let due = reader.since + reader.patience;
             let missing = (piece.0..end.min(self.known_end)).map(PieceIndex).filter(|piece| self.is_due(*piece));
-            urgent.extend(missing.take(self.tuning.per_holder as usize).map(|piece| (piece, due)));
+            let is_waited_for = reader.patience.is_zero();
+            urgent.extend(missing.take(self.tuning.per_holder as usize).map(|piece| (piece, due, is_waited_for)));
         }
-        self.is_urgent = urgent.iter().any(|(_, due)| *due <= now);
-        for (piece, due) in urgent {
+        self.is_urgent = urgent.iter().any(|(_, due, _)| *due <= now);
+        for (piece, due, is_waited_for) in urgent {
             if due <= now {
+                if is_waited_for {
+                    self.take_out_of_queue(piece, now);
+                }
                 self.request_at_once(piece, now);
             } else {
                 self.wake_at(due);
             }
+        }
+    }
+
+    /// Withdraws a request for a piece that a program waits for by now, if it was made when nobody did, stands behind others at its holder, and
+    /// is not answered yet: asked for anew, it comes before these.
+    fn take_out_of_queue(&mut self, piece: PieceIndex, now: Moment) {
+        let of_piece = |request: &Request| request.piece == Some(piece) && request.is_relied_on();
+        let Some(request) = self.requests.iter().copied().find(of_piece) else { return };
+        let stands_before = |other: &Request| {
+            other.neighbour == request.neighbour && other.id < request.id && other.piece.is_some() && !other.urgent
+        };
+        let waits_in_vain = !request.urgent && request.began.is_none() && self.requests.iter().any(stands_before);
+        // Whoever is left alone for now could not be asked anew.
+        let may_ask = self.meter_mut(&request).is_some_and(|meter| meter.paused_until() <= now);
+        if waits_in_vain && may_ask {
+            self.cancel_where(|other| other.id == request.id);
         }
     }
 

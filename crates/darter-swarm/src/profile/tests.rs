@@ -80,6 +80,28 @@ fn members_go_by_what_their_lead_says() {
 }
 
 #[test]
+fn a_lead_that_knows_nothing_takes_away_nothing_that_another_one_said() {
+    let mut profile = of(&[]);
+    assert!(profile.told_by(node(9), [40..42]));
+    assert!(!profile.told_by(node(8), []), "a new lead with an empty disk");
+    assert_eq!(order(&profile), [40, 41]);
+    assert_eq!(profile.said_by_another(node(8)), [Stretch { first: 40, end: 42 }], "it is told");
+    assert_eq!(profile.said_by_another(node(9)), [], "that is its own word");
+    assert!(profile.told_by(node(8), [7..8]));
+    assert_eq!(order(&profile), [7]);
+}
+
+#[test]
+fn a_second_opening_on_the_same_node_adds_to_the_first_one() {
+    let mut profile = of(&[&[5, 3, 9, 1]]);
+    assert!(!profile.record(node(1), [3..4]), "the page cache had the rest");
+    assert_eq!(order(&profile), [5, 3, 9, 1]);
+    assert!(profile.record(node(1), [9..10, 20..21]), "something else was started");
+    assert_eq!(order(&profile), [5, 3, 9, 1, 20]);
+    assert!(!profile.record(node(1), [9..10, 20..21]));
+}
+
+#[test]
 fn everybody_is_told_again_only_when_much_has_changed() {
     let mut profile = Profile::new(bounds(1000));
     assert!(!profile.is_news(), "nothing is known");

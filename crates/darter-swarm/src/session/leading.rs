@@ -120,6 +120,11 @@ impl Session {
         self.books.as_ref().map_or(self.met.len(), |books| books.member_count())
     }
 
+    /// True if this agent counts the piece as here.
+    pub fn holds(&self, piece: PieceIndex) -> bool {
+        self.picker.held().contains(piece)
+    }
+
     /// True if others were let in here.
     pub fn leads_others(&self) -> bool {
         self.books.as_ref().is_some_and(|books| books.member_count() > 1)

@@ -126,7 +126,10 @@ impl Session {
             _ if self.wants.for_members.is_empty() => return,
             _ => Vec::new(),
         };
+        let mut wishes = wishes;
+        wishes.sort_by_key(|(_, wish)| wish.within);
         let mut readers = BTreeSet::new();
+        // One reader stands for a member: where it waits least patiently.
         for (node, wish) in wishes {
             let reader = reader_for(node);
             if readers.insert(reader) {
@@ -149,7 +152,9 @@ impl Session {
             return None;
         }
         self.wants.told = Some(now.clone());
-        let (everything, wishes) = now;
+        let (everything, mut wishes) = now;
+        // What does not go in is what can wait longest.
+        wishes.sort_by_key(|wish| wish.within);
         let wishes = wishes.into_iter().take(MAX_WISHES).map(told).collect();
         Some(Message::Want { blob, everything, wishes })
     }

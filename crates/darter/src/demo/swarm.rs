@@ -98,7 +98,15 @@ async fn rows(fleet: &Fleet, blob: Option<&BlobId>) -> Vec<Row> {
 /// Asks a node for the file and waits until it holds all of it; the seconds that took, by the node's own clock.
 async fn hold(client: &Client, url: String, blob: &OnceLock<BlobId>) -> anyhow::Result<f64> {
     let answer = client
-        .get_bytes(&GetRequest { url, headers: Vec::new(), digest: None, disposition: false, range: None, layer: None })
+        .get_bytes(&GetRequest {
+            url,
+            headers: Vec::new(),
+            digest: None,
+            disposition: false,
+            range: None,
+            layer: None,
+            again: false,
+        })
         .await?;
     let id = answer.headers().get(darter_api::headers::BLOB_HEADER).and_then(|id| id.to_str().ok()?.parse().ok());
     let id = id.context("the node's answer names no blob")?;
@@ -117,7 +125,15 @@ async fn hold(client: &Client, url: String, blob: &OnceLock<BlobId>) -> anyhow::
 /// Hashes what a node gives out.
 async fn read(client: &Client, url: String) -> anyhow::Result<Digest> {
     let answer = client
-        .get_bytes(&GetRequest { url, headers: Vec::new(), digest: None, disposition: false, range: None, layer: None })
+        .get_bytes(&GetRequest {
+            url,
+            headers: Vec::new(),
+            digest: None,
+            disposition: false,
+            range: None,
+            layer: None,
+            again: false,
+        })
         .await?;
     let mut body = answer.into_body();
     let mut hasher = DigestHasher::sha256();

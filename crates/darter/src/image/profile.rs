@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use darter_api::Client;
+use darter_api::client::ClientError;
 use darter_api::profile::{LayerProfile, PinnedProfile, ProfileFile, ProfiledLayer, VERSION};
 use darter_core::{Blame, Digest, Fault, Retry};
 use darter_store::threads;
@@ -131,10 +132,22 @@ async fn pin(args: &ProfileArgs, daemon: &Client, layers: &[Digest], file: &Prof
         let text = format!("it names no layer of {}: it was made of {}", args.image, file.image);
         return Err(Failure::Usage(text).into());
     }
+    // A fleet's seeds lead a part of the layers each.
+    let (mut pinned, mut missing) = (0, Vec::new());
     for layer in &of_image {
-        daemon.pin_profile(layer.diff_id, Some(&PinnedProfile { ranges: layer.ranges.clone() })).await?;
+        match daemon.pin_profile(layer.diff_id, Some(&PinnedProfile { ranges: layer.ranges.clone() })).await {
+            Ok(()) => pinned += 1,
+            Err(error) if matches!(&error, ClientError::Refused(problem) if problem.blame().fault == Fault::User) => {
+                missing.push(error);
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
-    told(args, "pinned", of_image.len())
+    let lacking = missing.len();
+    match missing.into_iter().next() {
+        Some(error) if pinned == 0 => Err(error.into()),
+        _ => told(args, "pinned", pinned, lacking),
+    }
 }
 
 async fn unpin(args: &ProfileArgs, daemon: &Client, known: &[LayerProfile]) -> anyhow::Result<()> {
@@ -142,13 +155,17 @@ async fn unpin(args: &ProfileArgs, daemon: &Client, known: &[LayerProfile]) -> a
     for layer in &pinned {
         daemon.pin_profile(layer.diff_id, None).await?;
     }
-    told(args, "unpinned", pinned.len())
+    told(args, "unpinned", pinned.len(), 0)
 }
 
-fn told(args: &ProfileArgs, what: &str, layers: usize) -> anyhow::Result<()> {
+fn told(args: &ProfileArgs, what: &str, layers: usize, missing: usize) -> anyhow::Result<()> {
     if args.json {
-        return output::json(&serde_json::json!({ "image": args.image.to_string(), what: layers }));
+        let image = args.image.to_string();
+        return output::json(&serde_json::json!({ "image": image, what: layers, "missing": missing }));
     }
     output::complain(&format!("{what}: {layers} layers of {}", args.image));
+    if missing > 0 {
+        output::complain(&format!("not here: {missing} layers; do the same at the seeds that lead these"));
+    }
     Ok(())
 }

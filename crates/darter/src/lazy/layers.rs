@@ -11,7 +11,6 @@ use darter_api::client::Client;
 use darter_api::layers::{FoundLayer, LayerAnswer};
 use darter_core::recent::Recent;
 use darter_core::{Clock, Digest};
-use darter_mount::supply::Supplier as _;
 use darter_mount::{KeptFile, Layer, Layers, MountedFile, Settings};
 use darter_store::threads;
 use parking_lot::Mutex;
@@ -80,13 +79,14 @@ impl Layers for AgentLayers {
             disposition: false,
             range: None,
             layer: Some(found.layer),
+            again: false,
         };
         let opened = async {
             loop {
                 let daemon = Daemon::new(self.agents.client().await, request.clone());
-                match daemon.open().await {
+                match daemon.connect(false).await {
                     Ok((content, supply)) => return (daemon, content, supply),
-                    Err(reason) => tracing::info!(%layer, reason, "a layer can't be opened yet"),
+                    Err(error) => tracing::info!(%layer, reason = error.brief(), "a layer can't be opened yet"),
                 }
                 tokio::time::sleep(RETRY_PAUSE * 4).await;
             }

@@ -32,7 +32,7 @@ impl Daemon {
 
     /// Opens the first connection; tells people whom the daemon waits for.
     pub(super) async fn first(&self, says: impl Fn(&Waiting)) -> Result<(Content, Arc<dyn Supply>), ClientError> {
-        let mut opening = std::pin::pin!(self.connect());
+        let mut opening = std::pin::pin!(self.connect(false));
         loop {
             if let Ok(opened) = tokio::time::timeout(WAITING_POLL, &mut opening).await {
                 return opened;
@@ -44,8 +44,9 @@ impl Daemon {
         }
     }
 
-    async fn connect(&self) -> Result<(Content, Arc<dyn Supply>), ClientError> {
-        let (opened, asker) = self.client.parts(&self.request).await?;
+    /// Opens a connection: the first one, or `again`.
+    pub(crate) async fn connect(&self, again: bool) -> Result<(Content, Arc<dyn Supply>), ClientError> {
+        let (opened, asker) = self.client.parts(&GetRequest { again, ..self.request.clone() }).await?;
         let content =
             Content { blob: opened.blob, length: opened.length, pieces: opened.pieces, modified: opened.modified };
         Ok((content, Arc::new(Connection(asker))))
@@ -55,7 +56,7 @@ impl Daemon {
 #[async_trait]
 impl Supplier for Daemon {
     async fn open(&self) -> Result<(Content, Arc<dyn Supply>), String> {
-        self.connect().await.map_err(|error| error.brief())
+        self.connect(true).await.map_err(|error| error.brief())
     }
 }
 

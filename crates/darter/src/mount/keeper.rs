@@ -47,6 +47,7 @@ impl Agents {
             disposition: false,
             range: None,
             layer: None,
+            again: false,
         };
         // A daemon reads local files for nobody: they may not be this user's.
         if !args.no_daemon && mount.url.scheme() != "file" {

@@ -147,6 +147,7 @@ async fn open(args: &MountArgs, mount: &ImageMount, daemon: &Client, image: &Ima
             disposition: false,
             range: None,
             layer: Some(layer.clone()),
+            again: false,
         };
         let daemon = Daemon::new(Client::at(daemon.socket().to_owned()), request);
         let (content, supply) = daemon.first(say).await?;

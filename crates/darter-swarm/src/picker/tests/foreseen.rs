@@ -73,3 +73,34 @@ fn what_is_not_foreseen_any_more_is_not_asked_for() {
     scene.tell(Event::ReaderGone { reader: ReaderId(2) });
     assert_eq!(asked(&mut scene), []);
 }
+
+#[test]
+fn what_a_program_waits_for_does_not_stand_behind_what_was_foreseen() {
+    for neighbour in [false, true] {
+        let mut scene = scene();
+        if neighbour {
+            scene.join(1, Tier::Rack, PieceSet::full(1000));
+        }
+        scene.tell(foreseen(1, 0, 500, Foresight::Profile));
+        let first = scene.requests(0);
+        let (reader, patience) = (ReaderId(4), Duration::ZERO);
+        let (front, behind) = (first[0].2, first.last().unwrap().2);
+        scene.tell(Event::ReaderAt { reader, piece: PieceIndex(behind), count: 1, patience });
+        let actions = scene.after(1);
+        let cancelled =
+            |wanted| actions.iter().any(|action| matches!(action, Action::Cancel { id, .. } if *id == wanted));
+        assert!(cancelled(first.last().unwrap().0), "{neighbour}: {actions:?}");
+        let asked_anew = actions
+            .iter()
+            .any(|action| matches!(action, Action::Request { piece, urgent: true, .. } if piece.0 == behind));
+        assert!(asked_anew, "{neighbour}: {actions:?}");
+        assert!(!scene.after(1).iter().any(|action| matches!(action, Action::Cancel { .. })), "once");
+        // The first of a queue comes as soon as an urgent one would.
+        scene.tell(Event::ReaderAt { reader, piece: PieceIndex(front), count: 1, patience });
+        assert!(!scene.after(1).iter().any(|action| matches!(action, Action::Cancel { .. })));
+        // One that has begun to come goes on.
+        scene.tell(Event::Progress { request: first[1].0, bytes: 1000 });
+        scene.tell(Event::ReaderAt { reader, piece: PieceIndex(first[1].2), count: 1, patience });
+        assert!(!scene.after(1).iter().any(|action| matches!(action, Action::Cancel { .. })));
+    }
+}

@@ -80,6 +80,19 @@ fn a_lead_that_forgets_this_agent_again_and_again_is_asked_no_more_unless_pieces
 }
 
 #[test]
+fn of_too_many_wishes_those_are_told_whose_readers_can_wait_least() {
+    let mut scene = Scene::led(&[]);
+    let wish = |at: u32, within| Wish { first: at % PIECES, end: at % PIECES + 1, within: Duration::from_secs(within) };
+    let many = darter_protocol::MAX_WISHES as u32;
+    for reader in 0..many + 5 {
+        scene.hears(Input::Wish { reader: ReaderId(reader.into()), wish: Some(wish(reader, 60)) });
+    }
+    scene.hears(Input::Wish { reader: ReaderId(u64::from(many) + 9), wish: Some(wish(1, 2)) });
+    let Some(Message::Want { wishes, .. }) = scene.session.tell_wants(BLOB) else { panic!("news") };
+    assert_eq!((wishes.len(), wishes[0].within_ms), (many as usize, 2000));
+}
+
+#[test]
 fn the_lead_is_told_what_is_waited_for_here_and_each_change_once() {
     let mut scene = Scene::led(&[]);
     let told = |scene: &mut Scene| match scene.session.tell_wants(BLOB) {

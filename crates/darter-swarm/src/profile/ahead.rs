@@ -1,0 +1,63 @@
+//! How much may be fetched ahead for profiles, by all openings of an agent together. Pure.
+//!
+//! Blobs that are open can't be evicted, and a lead may say another list whenever the last one was fetched: so what one opening fetches is
+//! bounded whatever is said, and so is what all that are under way at a time fetch.
+
+use super::MAX_BYTES;
+
+/// One part of what the store may hold is fetched ahead at a time, so that starts do not push out all that is kept.
+const STORE_PART: u64 = 4;
+
+/// What is taken of the store for openings that are under way.
+#[derive(Debug, Default)]
+pub struct Ahead {
+    taken: u64,
+}
+
+impl Ahead {
+    /// Takes so many bytes for an opening that has `own` already. False, and nothing is taken, if there is no room for it in a store of this
+    /// `capacity`.
+    pub const fn take(&mut self, own: &mut u64, bytes: u64, capacity: u64) -> bool {
+        let room = capacity / STORE_PART;
+        let (one, all) = (own.saturating_add(bytes), self.taken.saturating_add(bytes));
+        if one > MAX_BYTES || all > room {
+            return false;
+        }
+        (*own, self.taken) = (one, all);
+        true
+    }
+
+    /// An opening that had so many has ended.
+    pub const fn give_back(&mut self, own: u64) {
+        self.taken = self.taken.saturating_sub(own);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn neither_one_opening_nor_all_together_get_more_than_their_part_however_often_they_ask() {
+        let mut ahead = Ahead::default();
+        let (mut one, mut other) = (0, 0);
+        let large = 1 << 40;
+        assert_eq!((0..1000).filter(|_| ahead.take(&mut one, MIB, large)).count(), 256, "of one opening");
+        assert!(ahead.take(&mut other, MIB, large), "of another one");
+        ahead.give_back(one);
+        ahead.give_back(other);
+        // A store of 1 GiB, and three large layers.
+        let mut owns = [0; 3];
+        let mut got = 0;
+        for _ in 0..300 {
+            got += owns.iter_mut().filter_map(|own| ahead.take(own, MIB, 1 << 30).then_some(())).count();
+        }
+        assert_eq!(got, 256, "a quarter, whoever asks");
+        let gone = owns[0];
+        ahead.give_back(gone);
+        assert!(ahead.take(&mut owns[1], gone, 1 << 30) && !ahead.take(&mut owns[1], MIB, 1 << 30));
+        assert!(!ahead.take(&mut owns[2], u64::MAX, u64::MAX));
+    }
+}
