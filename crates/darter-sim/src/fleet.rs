@@ -307,7 +307,11 @@ impl Fleet {
         if self.is_waited_for(index as usize) {
             self.waiting_for += 1;
         }
-        self.seek(index);
+        if !self.nodes[index as usize].session.picker().is_complete() {
+            self.seek(index);
+        } else if self.nodes[SEED as usize].alive && !self.is_cut(index, SEED) {
+            self.count_in(index, SEED);
+        }
     }
 
     /// A node's process starts; false if it runs. Those who missed it not yet do so now.
