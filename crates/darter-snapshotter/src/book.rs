@@ -7,6 +7,7 @@
 //! | `mounts` | the layer's diff id | [`Mounted`] as JSON |
 //!
 //! Whatever was answered is in here. Fields that a newer release adds are skipped; a newer format is refused, since containerd would take all snapshots for lost.
+//! So is a new book where there are snapshots: what the book doesn't know is removed, and that would be all that containers have written.
 
 use std::path::{Path, PathBuf};
 
@@ -38,12 +39,26 @@ pub enum BookError {
     /// A newer release has written it.
     #[error("{} has format {}, and this release knows {FORMAT}: run the release that wrote it, or a newer one", .0.display(), .1)]
     Newer(PathBuf, u64),
+    /// It is not there, or empty, but snapshots are.
+    #[error(
+        "{} is lost, and there are snapshots beside it ({}), which would be removed: put that file back and start again; or, if nothing that containers wrote is needed any more, stop containerd and its containers, and move {} away",
+        .0.display(), numbers(.1), .0.with_file_name("snapshots").display()
+    )]
+    Lost(PathBuf, Vec<u64>),
     /// What it says makes no sense.
     #[error("{}: {} can't be read: {}", .0.display(), .1, .2)]
     Damaged(PathBuf, String, serde_json::Error),
     /// The disk, or the database.
     #[error("can't use {}: {}", .0.display(), .1)]
     Failed(PathBuf, redb::Error),
+}
+
+/// The first few numbers of directories, for people.
+fn numbers(numbers: &[u64]) -> String {
+    const SHOWN: usize = 5;
+    let shown: Vec<_> = numbers.iter().take(SHOWN).map(u64::to_string).collect();
+    let more = numbers.len().saturating_sub(SHOWN);
+    if more > 0 { format!("{} and {more} more", shown.join(", ")) } else { shown.join(", ") }
 }
 
 /// Everything that was written down.
@@ -65,14 +80,17 @@ pub(crate) struct Book {
 }
 
 impl Book {
-    /// Opens it, or begins a new one.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Written), BookError> {
+    /// Opens it, or begins a new one if no snapshot is there: `unpacked` are the numbers of the directories of snapshots.
+    pub(crate) fn open(path: &Path, unpacked: &[u64]) -> Result<(Self, Written), BookError> {
+        if !unpacked.is_empty() && !path.exists() {
+            return Err(BookError::Lost(path.to_owned(), unpacked.to_vec()));
+        }
         let database = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => BookError::InUse(path.to_owned()),
             error => BookError::Failed(path.to_owned(), error.into()),
         })?;
         let book = Self { path: path.to_owned(), database };
-        let written = book.read()?;
+        let written = book.read(unpacked)?;
         Ok((book, written))
     }
 
@@ -80,13 +98,17 @@ impl Book {
         BookError::Failed(self.path.clone(), error.into())
     }
 
-    fn read(&self) -> Result<Written, BookError> {
+    fn read(&self, unpacked: &[u64]) -> Result<Written, BookError> {
         let failed = |error: redb::Error| self.failed(error);
         let begin = self.database.begin_write().map_err(|error| failed(error.into()))?;
         let format = {
             let mut about = begin.open_table(ABOUT).map_err(|error| failed(error.into()))?;
             let format = about.get(FORMAT_KEY).map_err(|error| failed(error.into()))?.map(|it| it.value());
             if format.is_none() {
+                // The file was emptied, or its making was interrupted.
+                if !unpacked.is_empty() {
+                    return Err(BookError::Lost(self.path.clone(), unpacked.to_vec()));
+                }
                 about.insert(FORMAT_KEY, FORMAT).map_err(|error| failed(error.into()))?;
             }
             begin.open_table(SNAPSHOTS).map_err(|error| failed(error.into()))?;
@@ -181,24 +203,42 @@ mod tests {
         let change =
             Change { gone: Vec::new(), new: vec![("a".to_owned(), snapshot(1)), ("b".to_owned(), snapshot(2))] };
         {
-            let (book, _) = Book::open(&path).unwrap();
+            let (book, _) = Book::open(&path, &[]).unwrap();
             book.write(&change, &[(layer, Some(mounted))], 9).unwrap();
-            assert!(matches!(Book::open(&path), Err(BookError::InUse(_))));
+            assert!(matches!(Book::open(&path, &[]), Err(BookError::InUse(_))));
         }
-        let (book, written) = Book::open(&path).unwrap();
+        let (book, written) = Book::open(&path, &[]).unwrap();
         assert_eq!(written.snapshots, change.new);
         assert_eq!((written.mounts, written.next), (vec![(layer, mounted)], 9));
         book.write(&Change { gone: vec!["a".to_owned()], new: Vec::new() }, &[(layer, None)], 10).unwrap();
         drop(book);
-        let (_, written) = Book::open(&path).unwrap();
+        let (_, written) = Book::open(&path, &[]).unwrap();
         assert_eq!((written.snapshots.len(), written.mounts.len(), written.next), (1, 0, 10));
+    }
+
+    #[test]
+    fn no_new_book_is_begun_where_snapshots_are() {
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("book");
+        for _ in 0..2 {
+            let Err(lost @ BookError::Lost(..)) = Book::open(&path, &[3, 4, 5, 6, 7, 8]) else { panic!("it is lost") };
+            let said = lost.to_string();
+            assert!(said.contains("3, 4, 5, 6, 7 and 1 more") && said.contains("put that file back"), "{said}");
+            assert!(!path.exists(), "the one that is put back is not in its way");
+        }
+        std::fs::write(&path, "").unwrap();
+        for _ in 0..2 {
+            assert!(matches!(Book::open(&path, &[3]), Err(BookError::Lost(..))), "nothing is in it");
+        }
+        drop(Book::open(&path, &[]).unwrap());
+        assert!(Book::open(&path, &[3]).is_ok(), "one that was made but now has its format");
     }
 
     #[test]
     fn what_a_newer_release_has_written_is_refused_and_its_fields_are_skipped() {
         let room = tempfile::tempdir().unwrap();
         let path = room.path().join("book");
-        let (book, _) = Book::open(&path).unwrap();
+        let (book, _) = Book::open(&path, &[]).unwrap();
         let set = |format: u64| {
             let begin = book.database.begin_write().unwrap();
             begin.open_table(ABOUT).unwrap().insert(FORMAT_KEY, format).unwrap();
@@ -208,8 +248,8 @@ mod tests {
             begin.commit().unwrap();
         };
         set(1);
-        assert_eq!(book.read().unwrap().snapshots[0].1.kind, Kind::View);
+        assert_eq!(book.read(&[]).unwrap().snapshots[0].1.kind, Kind::View);
         set(2);
-        assert!(matches!(book.read(), Err(BookError::Newer(_, 2))));
+        assert!(matches!(book.read(&[]), Err(BookError::Newer(_, 2))));
     }
 }

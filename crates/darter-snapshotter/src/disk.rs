@@ -38,9 +38,11 @@ pub(crate) fn owner(dir: &Path) -> io::Result<(u32, u32)> {
     fs::metadata(dir).map(|found| (found.uid(), found.gid()))
 }
 
-/// Removes a directory; one that is not there is removed.
-pub(crate) fn remove(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
+/// Removes a directory, or whatever else is there; what is not there is removed.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    let removed = fs::symlink_metadata(path)
+        .and_then(|found| if found.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) });
+    match removed {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
@@ -100,6 +102,13 @@ pub(crate) fn mount(file: &Path, at: &Path) -> Result<(), MountFailure> {
     erofs::mount(file, at, EXECUTABLE).inspect_err(|_| drop(fs::remove_dir(at)))
 }
 
+/// True if something is mounted at this directory, and answers.
+pub(crate) fn is_mounted(at: &Path) -> bool {
+    let device = |dir: &Path| fs::metadata(dir).map(|found| found.dev());
+    let around = at.parent().map(device);
+    matches!((device(at), around), (Ok(its), Some(Ok(around))) if its != around)
+}
+
 /// Takes a mount away, for whoever does not use it yet.
 pub(crate) fn take_away(at: &Path) -> io::Result<()> {
     // It may have been mounted there more than once.
@@ -114,6 +123,21 @@ pub(crate) fn take_away(at: &Path) -> io::Result<()> {
 pub(crate) fn places(layers: &Path) -> io::Result<Vec<u64>> {
     let list = fs::read_to_string("/proc/self/mountinfo")?;
     Ok(stack::places(&list, &layers.to_string_lossy()))
+}
+
+/// Removes the directories of places at which nothing is mounted. What is not empty stays.
+pub(crate) fn remove_empty(layers: &Path, places: impl Iterator<Item = u64>) {
+    for place in places {
+        if let Err(error) = fs::remove_dir(layers.join(place.to_string())) {
+            tracing::warn!(dir = %layers.display(), place, %error, "can't remove a directory at which no layer is mounted any more");
+        }
+    }
+}
+
+/// True if this process sees the mounts of the host's first one, as containerd does; or if that can't be found out.
+pub(crate) fn sees_all_mounts() -> bool {
+    let [own, first] = ["self", "1"].map(|process| fs::read_link(format!("/proc/{process}/ns/mnt")));
+    !matches!((own, first), (Ok(own), Ok(first)) if own != first)
 }
 
 /// True if overlayfs knows that it may do without an index.
@@ -143,5 +167,10 @@ mod tests {
         assert_eq!(numbers(room.path()).unwrap(), (vec![1], vec!["new-x".to_owned()]));
         remove(&dir).unwrap();
         remove(&dir).unwrap();
+        let outside = room.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        std::os::unix::fs::symlink(&outside, &dir).unwrap();
+        remove(&dir).unwrap();
+        assert!(outside.exists() && dir.symlink_metadata().is_err(), "a link is removed, and nothing behind it");
     }
 }

@@ -10,6 +10,7 @@
 //! | [`layout`] | names of directories, and what containerd is told to mount | none |
 //! | [`stack`] | which lazy layers are mounted where, and what to do so that they are | none |
 //! | [`book`] | the snapshots and mounts on the disk | disk |
+//! | [`ledger`] | the same in memory and in the book, changed by one at a time | disk |
 //! | [`api`] | the messages of the service | none |
 //! | [`service`] | one call after the other, on all of that | disk, mounts |
 //! | [`server`] | the service on a socket that it is given | sockets |
@@ -21,6 +22,7 @@ mod book;
 mod disk;
 mod filter;
 mod layout;
+mod ledger;
 mod server;
 mod service;
 mod stack;

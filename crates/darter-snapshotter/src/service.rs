@@ -5,7 +5,8 @@
 //! no error: the layer is unpacked as ever.
 //!
 //! Invariants: a snapshot that was told of is on the disk, and so is a mount before it is used; what is not wanted any more goes after the book says so. No
-//! lock is held while the kernel mounts: that may wait for a layer's first bytes.
+//! lock is held while the kernel mounts: that may wait for a layer's first bytes. The agent is asked for each layer that an unpacker wants, also
+//! for one that is there: containerd shares lazy snapshots between its namespaces, and only the agent knows what may be given.
 
 use std::collections::HashSet;
 use std::io;
@@ -17,7 +18,6 @@ use async_trait::async_trait;
 use darter_core::{Clock, Digest};
 use darter_mount::erofs;
 use darter_store::threads::{self, DiskWork};
-use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::Notify;
 
@@ -25,7 +25,8 @@ use crate::book::{Book, BookError, MountChange};
 use crate::disk;
 use crate::filter::Filters;
 use crate::layout::{Layout, Mount};
-use crate::stack::{File, LINGER, Mounted, Stack};
+use crate::ledger::{Entry, Ledger, State};
+use crate::stack::{File, Mounted, Stack};
 use crate::tree::{Change, Kind, Labels, Part, Refusal, Snapshot, TARGET, Tree, Usage};
 
 /// How long the directory of layers may say nothing.
@@ -119,17 +120,11 @@ struct Inner {
     clock: Arc<dyn Clock>,
     /// False where the kernel has no EROFS.
     can_mount: bool,
-    book: Book,
-    state: Mutex<State>,
+    ledger: Ledger,
     /// The layers that are named may be others.
     changed: Notify,
-}
-
-struct State {
-    tree: Tree,
-    stack: Stack,
-    /// Numbers whose directories are being made.
-    making: HashSet<u64>,
+    /// There may be another old mount.
+    aged: Notify,
 }
 
 impl Snapshotter {
@@ -148,30 +143,40 @@ impl Snapshotter {
         for dir in [layout.snapshots(), layout.layers()] {
             disk::private(&dir).map_err(failed(&dir))?;
         }
-        let (book, written) = Book::open(&layout.book())?;
+        let listed = |dir: PathBuf| disk::numbers(&dir).map(|(numbers, _)| numbers).map_err(failed(&dir));
+        let (unpacked, places) = (listed(layout.snapshots())?, listed(layout.layers())?);
+        let (book, written) = Book::open(&layout.book(), &unpacked)?;
         let there = disk::places(&layout.layers()).map_err(failed(&layout.layers()))?;
         let mut tree = Tree::new(written.snapshots, written.next);
-        let (stack, found) = Stack::reconcile(written.mounts, &there, &tree.lazy());
-        let highest = stack.highest().into_iter().chain(there.iter().copied()).max();
-        while highest.is_some_and(|highest| tree.number() <= highest) {}
+        let (stack, found) = Stack::reconcile(written.mounts, &there, &tree.lazy(), options.clock.now());
+        // Whoever was killed may have made a directory and written nothing down.
+        if let Some(highest) = unpacked.iter().chain(&places).chain(&there).max() {
+            tree.skip(*highest);
+        }
         let lost: Vec<MountChange> = found.lost.iter().map(|layer| (*layer, None)).collect();
         book.write(&Change::default(), &lost, tree.next())?;
+        disk::remove_empty(&layout.layers(), places.into_iter().filter(|place| !there.contains(place)));
         let probe = layout.layers().join("probe");
         let can_mount = erofs::is_known(&probe);
         let _ = std::fs::remove_dir(probe);
         if !can_mount {
             tracing::warn!("this kernel has no EROFS: all layers are unpacked (modprobe erofs)");
         }
-        let (snapshots, mounts) = (tree.all().count(), there.len() - found.stray.len());
-        tracing::info!(snapshots, mounts, root = %layout.root().display(), "took up what was there");
+        if !disk::sees_all_mounts() {
+            tracing::warn!(
+                "this process has mounts of its own, apart from the host's: containerd sees no layer that it mounts, unless it runs among the same mounts (no PrivateMounts= or the like for either)"
+            );
+        }
+        let (snapshots, mounts, strays) = (tree.all().count(), stack.count(), found.stray.len());
+        tracing::info!(snapshots, mounts, strays, root = %layout.root().display(), "took up what was there");
         let inner = Inner {
             layout,
             directory: options.layers,
             clock: options.clock,
             can_mount,
-            book,
-            state: Mutex::new(State { tree, stack, making: HashSet::new() }),
+            ledger: Ledger::new(book, State { tree, stack, making: HashSet::new() }),
             changed: Notify::new(),
+            aged: Notify::new(),
         };
         inner.clean_up();
         Ok(Self { inner: Arc::new(inner), layers })
@@ -179,9 +184,25 @@ impl Snapshotter {
 
     /// Tells the agent which layers snapshots name, as long as this is awaited, and takes old mounts away.
     pub async fn attend(&self) {
+        tokio::join!(self.tell(), self.sweep());
+    }
+
+    async fn sweep(&self) {
+        loop {
+            // Those that come meanwhile are over later than this one.
+            let next = self.inner.ledger.state().stack.next_over();
+            match next {
+                Some(until) => tokio::time::sleep(until.since(self.inner.clock.now())).await,
+                None => self.inner.aged.notified().await,
+            }
+            self.blocking(Inner::take_old_away).await;
+        }
+    }
+
+    async fn tell(&self) {
         let mut is_told_off = false;
         loop {
-            let named = self.inner.state.lock().tree.lazy();
+            let named = self.inner.ledger.state().tree.lazy();
             let pause = match self.layers.named(&named).await {
                 Ok(()) => {
                     is_told_off = false;
@@ -194,23 +215,12 @@ impl Snapshotter {
                     TELL_RETRY
                 }
             };
-            let lingers = self.inner.state.lock().stack.has_old();
-            let pause = if lingers { pause.min(LINGER) } else { pause };
             let _ = tokio::time::timeout(pause, self.inner.changed.notified()).await;
             tokio::time::sleep(TELL_PAUSE).await;
-            self.blocking(|inner| {
-                inner.take_old_away();
-                Ok(())
-            })
-            .await
-            .unwrap_or_default();
         }
     }
 
-    fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
-    ) -> DiskWork<Result<T>> {
+    fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> T + Send + 'static) -> DiskWork<T> {
         let inner = Arc::clone(&self.inner);
         threads::run(move || work(&inner))
     }
@@ -239,21 +249,15 @@ impl Snapshotter {
         self.mounting(move |inner| inner.create(Kind::View, &key, &parent, labels)).await
     }
 
-    /// True if the committed snapshot that an unpacker wants is there, or can be had without unpacking.
+    /// True if the committed snapshot that an unpacker wants can be had without unpacking, and is there.
     async fn is_there_lazily(&self, target: &str, key: &str, parent: &str, labels: &Labels) -> Result<bool> {
-        {
-            let state = self.inner.state.lock();
-            state.tree.check(key, parent)?;
-            if state.tree.found(target, parent).is_some() {
-                return Ok(true);
-            }
-        }
+        self.inner.ledger.state().tree.check(key, parent)?;
         let Some(chain) = target.parse().ok().filter(|_| self.inner.can_mount) else { return Ok(false) };
         let Some(found) = self.layers.uppermost(chain).await else { return Ok(false) };
         // The kernel is not asked to mount it: whoever only pulls an image reads nothing of it.
-        let looked = self.blocking(move |inner| Ok(disk::file(&inner.layer_file(found.diff_id))));
+        let looked = self.blocking(move |inner| disk::file(&inner.layer_file(found.diff_id)));
         let file = match tokio::time::timeout(DIRECTORY_TIMEOUT, looked).await {
-            Ok(looked) => looked?.map_err(|error| error.to_string()),
+            Ok(looked) => looked.map_err(|error| error.to_string()),
             Err(_) => Err("no answer".to_owned()),
         };
         match file {
@@ -283,28 +287,28 @@ impl Snapshotter {
     }
 
     pub(crate) fn stat(&self, key: &str) -> Result<Snapshot> {
-        Ok(self.inner.state.lock().tree.get(key)?.clone())
+        Ok(self.inner.ledger.state().tree.get(key)?.clone())
     }
 
     pub(crate) async fn update(&self, key: String, labels: Labels, paths: Vec<String>) -> Result<Snapshot> {
         self.blocking(move |inner| {
             let now = inner.clock.date();
-            inner.change(&mut inner.state.lock(), |tree| tree.update(&key, labels, &paths, now))?;
-            Ok(inner.state.lock().tree.get(&key)?.clone())
+            inner.change(|tree| tree.update(&key, labels, &paths, now))?;
+            Ok(inner.ledger.state().tree.get(&key)?.clone())
         })
         .await
     }
 
     pub(crate) fn list(&self, filters: &[String]) -> Result<Vec<(String, Snapshot)>> {
         let filters = Filters::parse(filters)?;
-        let state = self.inner.state.lock();
+        let state = self.inner.ledger.state();
         let fitting = state.tree.all().filter(|(name, snapshot)| filters.fit(name, snapshot));
         Ok(fitting.map(|(name, snapshot)| (name.clone(), snapshot.clone())).collect())
     }
 
     pub(crate) async fn usage(&self, key: String) -> Result<Usage> {
         self.blocking(move |inner| {
-            let snapshot = inner.state.lock().tree.get(&key)?.clone();
+            let snapshot = inner.ledger.state().tree.get(&key)?.clone();
             match snapshot.kind {
                 Kind::Active => inner.usage(snapshot.number),
                 Kind::View | Kind::Committed => Ok(snapshot.usage),
@@ -314,11 +318,8 @@ impl Snapshotter {
     }
 
     pub(crate) async fn clean_up(&self) -> Result<()> {
-        self.blocking(|inner| {
-            inner.clean_up();
-            Ok(())
-        })
-        .await
+        self.blocking(Inner::clean_up).await;
+        Ok(())
     }
 }
 
@@ -330,15 +331,8 @@ impl Inner {
     }
 
     /// Writes down what the tree says, then does it.
-    fn change(
-        &self,
-        state: &mut State,
-        decide: impl FnOnce(&Tree) -> std::result::Result<Change, Refusal>,
-    ) -> Result<()> {
-        let change = decide(&state.tree)?;
-        self.book.write(&change, &[], state.tree.next())?;
-        state.tree.apply(&change);
-        Ok(())
+    fn change(&self, decide: impl FnOnce(&Tree) -> std::result::Result<Change, Refusal>) -> Result<()> {
+        self.ledger.write(|state| Ok((Some(decide(&state.tree)?.into()), ())), |_, ()| ())
     }
 
     fn made(&self, number: u64, kind: Kind, labels: Labels) -> Snapshot {
@@ -348,7 +342,7 @@ impl Inner {
 
     fn create(&self, kind: Kind, key: &str, parent: &str, labels: Labels) -> Result<Vec<Mount>> {
         let (number, below) = {
-            let mut state = self.state.lock();
+            let mut state = self.ledger.state();
             state.tree.check(key, parent)?;
             let number = state.tree.number();
             state.making.insert(number);
@@ -361,7 +355,7 @@ impl Inner {
         {
             tracing::warn!(number, %error, "can't remove the directory of a snapshot that could not be made");
         }
-        self.state.lock().making.remove(&number);
+        self.ledger.state().making.remove(&number);
         created
     }
 
@@ -380,29 +374,32 @@ impl Inner {
         let owner = below.first().map(|parent| disk::owner(parent)).transpose().map_err(failed)?;
         disk::make(&dir, owner).map_err(failed)?;
         let made = self.made(number, kind, labels);
-        self.change(&mut self.state.lock(), |tree| tree.create(key, parent, made))?;
+        self.change(|tree| tree.create(key, parent, made))?;
         Ok(self.layout.mounts(kind, number, &below))
     }
 
     fn commit_lazy(&self, target: &str, parent: &str, labels: Labels, found: FoundLayer) -> Result<()> {
-        let mut state = self.state.lock();
-        if state.tree.found(target, parent).is_some() {
-            return Ok(());
+        let decide = |state: &mut State| {
+            if state.tree.found(target, parent).is_some() {
+                return Ok((None, false));
+            }
+            let number = state.tree.number();
+            let usage = Usage { bytes: found.held, inodes: 1 };
+            let made = Snapshot { lazy: Some(found.diff_id), usage, ..self.made(number, Kind::Committed, labels) };
+            // On another parent it is another one.
+            let change = state.tree.create(&format!("lazy/{number}/{target}"), parent, made)?;
+            Ok::<_, Failure>((Some(change.into()), true))
+        };
+        if self.ledger.write(decide, |_, is_new| is_new)? {
+            tracing::info!(layer = %found.diff_id, "a layer is there lazily");
+            self.changed.notify_one();
         }
-        let number = state.tree.number();
-        let usage = Usage { bytes: found.held, inodes: 1 };
-        let made = Snapshot { lazy: Some(found.diff_id), usage, ..self.made(number, Kind::Committed, labels) };
-        // On another parent it is another one.
-        self.change(&mut state, |tree| tree.create(&format!("lazy/{number}/{target}"), parent, made))?;
-        drop(state);
-        tracing::info!(layer = %found.diff_id, "a layer is there lazily");
-        self.changed.notify_one();
         Ok(())
     }
 
     fn mounts(&self, key: &str) -> Result<Vec<Mount>> {
         let (snapshot, below) = {
-            let state = self.state.lock();
+            let state = self.ledger.state();
             let snapshot = state.tree.get(key)?.clone();
             let below = state.tree.below(&snapshot);
             (snapshot, below)
@@ -432,13 +429,15 @@ impl Inner {
             ))
         };
         let (file, _) = disk::file(&path).map_err(|error| failed(&error))?;
-        let place = {
-            let mut state = self.state.lock();
-            if let Some(place) = state.stack.place(layer, file) {
+        let known = self.ledger.state().stack.place(layer, file);
+        if let Some(place) = known {
+            if disk::is_mounted(&self.layout.layer(place)) {
                 return Ok(place);
             }
-            state.tree.number()
-        };
+            tracing::warn!(%layer, place, "somebody has unmounted a layer: mounting it again");
+            self.note_lost(layer, place)?;
+        }
+        let place = self.ledger.state().tree.number();
         let at = self.layout.layer(place);
         disk::mount(&path, &at).map_err(|error| failed(&error))?;
         let used = self.note_mount(layer, place, file);
@@ -449,42 +448,65 @@ impl Inner {
         used
     }
 
-    /// Notes that a layer was mounted at this place, unless somebody else has mounted it meanwhile: tells where it is.
+    /// Notes that a layer was mounted at this place, unless somebody else has mounted it meanwhile: tells where it is. Refused for a layer that no
+    /// snapshot names any more, since nobody would take it away.
     fn note_mount(&self, layer: Digest, place: u64, file: File) -> Result<u64> {
-        let mut state = self.state.lock();
-        if let Some(place) = state.stack.place(layer, file) {
-            return Ok(place);
-        }
         let mounted = Mounted { place, file };
-        self.book.write(&Change::default(), &[(layer, Some(mounted))], state.tree.next())?;
-        state.stack.mounted(layer, mounted, self.clock.now());
-        Ok(place)
+        let decide = |state: &mut State| {
+            if let Some(place) = state.stack.place(layer, file) {
+                return Ok((None, place));
+            }
+            if !state.tree.names(layer) {
+                let text = format!("the layer {layer} is no snapshot any more: it was removed meanwhile");
+                return Err(Failure::from(Refusal::Precondition(text)));
+            }
+            Ok((Some(Entry { mounts: vec![(layer, Some(mounted))], ..Entry::default() }), place))
+        };
+        let used = self.ledger.write(decide, |state, used| {
+            if used == place {
+                state.stack.mounted(layer, mounted, self.clock.now());
+            }
+            used
+        })?;
+        self.aged.notify_one();
+        Ok(used)
+    }
+
+    /// Notes that nothing is mounted at this place any more, and removes its directory.
+    fn note_lost(&self, layer: Digest, place: u64) -> Result<()> {
+        let decide = |state: &mut State| {
+            let entry = Entry { mounts: vec![(layer, None)], ..Entry::default() };
+            Ok::<_, Failure>((state.stack.is_at(layer, place).then_some(entry), ()))
+        };
+        self.ledger.write(decide, |state, ()| state.stack.lost(layer, place))?;
+        self.take_away(place);
+        Ok(())
     }
 
     fn commit(&self, key: &str, name: &str, labels: Labels) -> Result<()> {
-        let active = self.state.lock().tree.get(key)?.clone();
+        let active = self.ledger.state().tree.get(key)?.clone();
         let usage = match active.kind {
             Kind::Active => self.usage(active.number)?,
             Kind::View | Kind::Committed => Usage::default(),
         };
         let now = self.clock.date();
-        self.change(&mut self.state.lock(), |tree| tree.commit(key, name, usage, labels, now))
+        self.change(|tree| tree.commit(key, name, usage, labels, now))
     }
 
     fn remove(&self, key: &str) -> Result<()> {
-        let (gone, places) = {
-            let mut state = self.state.lock();
+        let decide = |state: &mut State| {
             let gone = state.tree.get(key)?.clone();
             let change = state.tree.remove(key)?;
             let is_last = |layer: &Digest| {
                 state.tree.all().filter(|(_, snapshot)| snapshot.lazy.as_ref() == Some(layer)).count() == 1
             };
             let unnamed = gone.lazy.filter(is_last);
-            let mounts: Vec<MountChange> = unnamed.into_iter().map(|layer| (layer, None)).collect();
-            self.book.write(&change, &mounts, state.tree.next())?;
-            state.tree.apply(&change);
-            (gone, unnamed.map(|layer| state.stack.unnamed(layer)).unwrap_or_default())
+            let mounts = unnamed.into_iter().map(|layer| (layer, None)).collect();
+            Ok::<_, Failure>((Some(Entry { change, mounts }), (gone, unnamed)))
         };
+        let (gone, places) = self.ledger.write(decide, |state, (gone, unnamed)| {
+            (gone, unnamed.map(|layer| state.stack.unnamed(layer)).unwrap_or_default())
+        })?;
         for place in places {
             self.take_away(place);
         }
@@ -503,7 +525,7 @@ impl Inner {
     }
 
     fn take_old_away(&self) {
-        let over = self.state.lock().stack.over(self.clock.now());
+        let over = self.ledger.state().stack.over(self.clock.now());
         for place in over {
             self.take_away(place);
         }
@@ -517,25 +539,32 @@ impl Inner {
         }
     }
 
-    /// Removes directories and mounts that belong to nothing.
+    /// Removes directories that belong to no snapshot. One that can't be removed is left to the next time.
     fn clean_up(&self) {
         let snapshots = self.layout.snapshots();
-        let unpacked = || -> io::Result<()> {
-            let (numbers, others) = disk::numbers(&snapshots)?;
-            // Looked at after the directory: what is made meanwhile is known by then.
-            let known: HashSet<u64> = {
-                let state = self.state.lock();
-                state.tree.numbers().chain(state.making.iter().copied()).collect()
-            };
-            let strays = numbers.into_iter().filter(|number| !known.contains(number)).map(|number| number.to_string());
-            for stray in strays.chain(others) {
-                tracing::info!(stray, "removing what belongs to no snapshot");
-                disk::remove(&snapshots.join(stray))?;
+        let (numbers, others) = match disk::numbers(&snapshots) {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(dir = %snapshots.display(), %error, "can't look for what belongs to no snapshot");
+                return;
             }
-            Ok(())
         };
-        if let Err(error) = unpacked() {
-            tracing::warn!(dir = %snapshots.display(), %error, "can't remove what belongs to no snapshot");
+        // Looked at after the directory: what is made meanwhile is known by then.
+        let known: HashSet<u64> = {
+            let state = self.ledger.state();
+            state.tree.numbers().chain(state.making.iter().copied()).collect()
+        };
+        let strays = numbers.into_iter().filter(|number| !known.contains(number)).map(|number| number.to_string());
+        for stray in strays.chain(others) {
+            match disk::remove(&snapshots.join(&stray)) {
+                Ok(()) => tracing::info!(stray, "removed what belongs to no snapshot"),
+                Err(error) => {
+                    tracing::warn!(dir = %snapshots.display(), stray, %error, "can't remove what belongs to no snapshot");
+                }
+            }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@
 //! mounted from that one, at another place; what stands on the old mount goes on with it, since overlayfs has it for itself.
 //!
 //! Invariants: a place is never used twice, and nothing is told of a place at which nothing is mounted. An old mount stays for [`LINGER`]: containerd
-//! may have been told of it a moment ago.
+//! may have been told of it a moment ago. So does one that was found when the process started, and is nobody's.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -36,8 +36,8 @@ pub(crate) struct Mounted {
 #[derive(Debug, Default)]
 pub(crate) struct Stack {
     mounted: HashMap<Digest, Mounted>,
-    /// Places of a layer that are to be taken away, and from when on.
-    old: Vec<(Digest, u64, Moment)>,
+    /// Places that are to be taken away, and from when on; of which layer, if that is known.
+    old: Vec<(Option<Digest>, u64, Moment)>,
 }
 
 /// What was found when the process started.
@@ -50,8 +50,13 @@ pub(crate) struct Reconciled {
 }
 
 impl Stack {
-    /// Compares what was written down with what is `there`: places, one for each mount.
-    pub(crate) fn reconcile(written: Vec<(Digest, Mounted)>, there: &[u64], named: &[Digest]) -> (Self, Reconciled) {
+    /// Compares what was written down with what is `there`: places, one for each mount. Strays are old from now on.
+    pub(crate) fn reconcile(
+        written: Vec<(Digest, Mounted)>,
+        there: &[u64],
+        named: &[Digest],
+        now: Moment,
+    ) -> (Self, Reconciled) {
         let (mut stack, mut found) = (Self::default(), Reconciled::default());
         let mounted: HashSet<u64> = there.iter().copied().collect();
         for (layer, its) in written {
@@ -64,6 +69,7 @@ impl Stack {
         let known: HashSet<u64> = stack.mounted.values().map(|its| its.place).collect();
         found.stray = mounted.difference(&known).copied().collect();
         found.stray.sort_unstable();
+        stack.old = found.stray.iter().map(|place| (None, *place, now + LINGER)).collect();
         (stack, found)
     }
 
@@ -75,16 +81,28 @@ impl Stack {
     /// A layer was mounted. What was there of it before lingers.
     pub(crate) fn mounted(&mut self, layer: Digest, its: Mounted, now: Moment) {
         if let Some(before) = self.mounted.insert(layer, its) {
-            self.old.push((layer, before.place, now + LINGER));
+            self.old.push((Some(layer), before.place, now + LINGER));
+        }
+    }
+
+    /// True if a layer is thought to be mounted at this place.
+    pub(crate) fn is_at(&self, layer: Digest, place: u64) -> bool {
+        self.mounted.get(&layer).is_some_and(|its| its.place == place)
+    }
+
+    /// Nothing is mounted any more at this place.
+    pub(crate) fn lost(&mut self, layer: Digest, place: u64) {
+        if self.is_at(layer, place) {
+            self.mounted.remove(&layer);
         }
     }
 
     /// Nothing names a layer any more: tells where it is mounted, all of which can be taken away at once.
     pub(crate) fn unnamed(&mut self, layer: Digest) -> Vec<u64> {
         let now = self.mounted.remove(&layer).map(|its| its.place);
-        let its = |(old, place, _): &(Digest, u64, Moment)| (*old == layer).then_some(*place);
+        let its = |(old, place, _): &(Option<Digest>, u64, Moment)| (*old == Some(layer)).then_some(*place);
         let places = now.into_iter().chain(self.old.iter().filter_map(its)).collect();
-        self.old.retain(|(old, ..)| *old != layer);
+        self.old.retain(|(old, ..)| *old != Some(layer));
         places
     }
 
@@ -95,14 +113,14 @@ impl Stack {
         over
     }
 
-    /// True if places linger.
-    pub(crate) fn has_old(&self) -> bool {
-        !self.old.is_empty()
+    /// When the next old place can be taken away.
+    pub(crate) fn next_over(&self) -> Option<Moment> {
+        self.old.iter().map(|(.., until)| *until).min()
     }
 
-    /// The highest place.
-    pub(crate) fn highest(&self) -> Option<u64> {
-        self.mounted.values().map(|its| its.place).max()
+    /// How many layers are mounted.
+    pub(crate) fn count(&self) -> usize {
+        self.mounted.len()
     }
 }
 
@@ -159,22 +177,39 @@ mod tests {
         assert!(stack.over(Moment::ZERO).is_empty(), "containerd may be about to use it");
         assert_eq!(stack.over(Moment::ZERO + LINGER), [1]);
         assert!(stack.over(Moment::ZERO + LINGER).is_empty());
-        assert!(!stack.has_old());
         stack.mounted(layer("a"), at(3, FUSE), Moment::ZERO);
         stack.mounted(layer("b"), at(4, FUSE), Moment::ZERO);
-        assert!(stack.has_old());
+        assert_eq!(stack.next_over(), Some(Moment::ZERO + LINGER));
         assert_eq!(stack.unnamed(layer("a")), [3, 2]);
-        assert!(stack.unnamed(layer("a")).is_empty() && !stack.has_old());
+        assert!(stack.unnamed(layer("a")).is_empty() && stack.next_over().is_none());
     }
 
     #[test]
     fn after_a_restart_mounts_are_found_again_and_strays_are_known() {
         let written = vec![(layer("a"), at(1, FUSE)), (layer("b"), at(2, FUSE)), (layer("c"), at(3, PLAIN))];
         // The second one went with the host; the third has no snapshot; of the ninth nothing was written down.
-        let (stack, found) = Stack::reconcile(written, &[1, 1, 3, 9], &[layer("a"), layer("b")]);
+        let named = [layer("a"), layer("b")];
+        let (mut stack, found) = Stack::reconcile(written, &[1, 1, 3, 9], &named, Moment::ZERO);
         assert_eq!(stack.place(layer("a"), FUSE), Some(1));
-        assert_eq!(stack.highest(), Some(1));
+        assert_eq!(stack.count(), 1);
         assert_eq!(found, Reconciled { lost: vec![layer("b"), layer("c")], stray: vec![3, 9] });
+        let end = Moment::ZERO + LINGER;
+        assert_eq!(stack.next_over(), Some(end), "containerd may have been told of a stray");
+        assert!(stack.over(Moment::ZERO).is_empty());
+        assert_eq!(stack.over(end), [3, 9]);
+        assert_eq!(stack.next_over(), None);
+    }
+
+    #[test]
+    fn what_somebody_else_unmounted_is_mounted_again() {
+        let mut stack = Stack::default();
+        stack.mounted(layer("a"), at(1, FUSE), Moment::ZERO);
+        stack.lost(layer("a"), 1);
+        assert_eq!(stack.place(layer("a"), FUSE), None);
+        stack.mounted(layer("a"), at(2, FUSE), Moment::ZERO);
+        stack.lost(layer("a"), 1);
+        assert!(stack.is_at(layer("a"), 2), "who was slower to find the first one lost takes nothing from the second");
+        assert_eq!(stack.next_over(), None, "nothing lingers at the first one");
     }
 
     #[test]

@@ -140,6 +140,11 @@ impl Tree {
         self.next - 1
     }
 
+    /// Numbers up to this one were given, too.
+    pub(crate) fn skip(&mut self, highest: u64) {
+        self.next = self.next.max(highest.saturating_add(1));
+    }
+
     /// The number that is given next.
     pub(crate) const fn next(&self) -> u64 {
         self.next
@@ -171,10 +176,11 @@ impl Tree {
         Ok(Change { gone: Vec::new(), new: vec![(name.to_owned(), Snapshot { parent, ..made })] })
     }
 
-    /// The committed snapshot that an unpacker would find for this target.
+    /// The lazy snapshot that an unpacker would find for this target. One that was unpacked has the label, too, but belongs to the namespace that
+    /// has downloaded it.
     pub(crate) fn found(&self, target: &str, parent: &str) -> Option<&String> {
         let is_it = |snapshot: &Snapshot| {
-            snapshot.kind == Kind::Committed
+            snapshot.lazy.is_some()
                 && snapshot.labels.get(TARGET).is_some_and(|label| label == target)
                 && snapshot.parent.as_deref().unwrap_or_default() == parent
         };
@@ -262,6 +268,11 @@ impl Tree {
         layers.sort_unstable();
         layers.dedup();
         layers
+    }
+
+    /// True if a snapshot names this layer.
+    pub(crate) fn names(&self, layer: Digest) -> bool {
+        self.snapshots.values().any(|snapshot| snapshot.lazy == Some(layer))
     }
 
     /// Numbers under which something is unpacked.
@@ -386,5 +397,19 @@ mod tests {
         assert_eq!(tree.found("two", "one").map(String::as_str), Some("two"));
         assert_eq!(tree.found("two", ""), None);
         assert_eq!(tree.found("three", "one"), None);
+        let labels = Labels::from([(TARGET.to_owned(), "three".to_owned())]);
+        let unpacked = Snapshot { labels, ..made(&mut tree, Kind::Committed) };
+        let change = tree.create("a/1/three", "one", unpacked).unwrap();
+        tree.apply(&change);
+        assert_eq!(tree.found("three", "one"), None, "what one namespace has unpacked is no other's");
+    }
+
+    #[test]
+    fn numbers_that_were_found_on_the_disk_are_not_given_again() {
+        let mut tree = Tree::default();
+        tree.skip(7);
+        assert_eq!(tree.number(), 8);
+        tree.skip(3);
+        assert_eq!(tree.number(), 9);
     }
 }

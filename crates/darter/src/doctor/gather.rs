@@ -74,8 +74,28 @@ pub(super) struct Containerd {
     pub(super) mkfs: Option<bool>,
     /// Of `layer_content_caches`: those that are not there.
     pub(super) missing: Vec<String>,
-    /// Why Darter's snapshotter does not answer, where one is configured on this host.
-    pub(super) snapshotter: Option<Result<(), String>>,
+    /// Whether Darter's snapshotter answers, where one is configured on this host.
+    pub(super) snapshotter: Option<Answer>,
+}
+
+/// Whether something answers at a socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Yes,
+    /// Why not.
+    No(String),
+    /// Who asks has no right to.
+    Hidden,
+}
+
+impl From<io::Result<()>> for Answer {
+    fn from(connected: io::Result<()>) -> Self {
+        match connected {
+            Ok(()) => Self::Yes,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Self::Hidden,
+            Err(error) => Self::No(error.to_string()),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -195,7 +215,7 @@ fn containerd(tree: &Tree, args: &DoctorArgs, engine: Option<Release>, mirror: &
     let caches = configuration.as_ref().ok().map(|(config, _)| super::lazy::caches(config)).unwrap_or_default();
     let missing = caches.into_iter().filter(|path| !tree.has_directory(Path::new(path))).collect();
     let address = configuration.as_ref().ok().and_then(|(config, _)| super::proxy::address(config));
-    let connect = |address| UnixStream::connect(address).map(drop).map_err(|error: io::Error| error.to_string());
+    let connect = |address| Answer::from(UnixStream::connect(address).map(drop));
     let snapshotter = address.filter(|_| is_host).map(connect);
     let there = installed || matches!(tree.read(&args.containerd_config), Ok(Some(_)));
     Containerd {

@@ -1,8 +1,9 @@
 //! Facts in, findings out.
 
+use std::io;
 use std::path::PathBuf;
 
-use super::gather::{Containerd, Docker, Kernel, Podman};
+use super::gather::{Answer, Containerd, Docker, Kernel, Podman};
 use super::{Finding, Findings, Level, containerd, engines, host, lazy, shown};
 use crate::setup::containerd::{Config, Release};
 use crate::setup::proxy::Place;
@@ -76,7 +77,7 @@ fn facts(release: Option<Release>, text: &str, hosts: &[(&str, Option<&str>)]) -
         mirror: MIRROR.to_owned(),
         mkfs: Some(true),
         missing: Vec::new(),
-        snapshotter: Some(Ok(())),
+        snapshotter: Some(Answer::Yes),
     }
 }
 
@@ -170,8 +171,15 @@ fn before_containerd_2_4_a_proxy_snapshotter_is_looked_for() {
         let right = lazy::start(&facts(Some(release), &text, &[]), &kernel());
         assert!(right.iter().all(|finding| finding.level == Level::Ok), "{right:?}");
         expect(&right, "snapshotter", Level::Ok, "/run/x.sock");
-        let refused = Containerd { snapshotter: Some(Err("refused".to_owned())), ..facts(Some(release), &text, &[]) };
-        expect(&lazy::start(&refused, &kernel()), "snapshotter", Level::Problem, "refused");
+        for (kind, level, part) in [
+            (io::ErrorKind::ConnectionRefused, Level::Problem, "refused"),
+            (io::ErrorKind::NotFound, Level::Problem, "not found"),
+            (io::ErrorKind::PermissionDenied, Level::Warning, "only root may ask"),
+        ] {
+            let answer = Answer::from(Err(kind.into()));
+            let silent = Containerd { snapshotter: Some(answer), ..facts(Some(release), &text, &[]) };
+            expect(&lazy::start(&silent, &kernel()), "snapshotter", level, part);
+        }
         let unused = text.replace("snapshotter = \"darter\"", "");
         expect(&lazy::start(&facts(Some(release), &unused, &[]), &kernel()), "used", Level::Warning, "--lazy");
         let old = Kernel { release: (6, 1), ..kernel() };
