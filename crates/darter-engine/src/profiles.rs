@@ -5,7 +5,7 @@
 //! | 0 | 8 | `DARTPROF` |
 //! | 8 | 1 | version of this layout: 1 |
 //! | 9 | 1 | base-two logarithm of the piece length |
-//! | 10 | … | [`Kept`] in postcard's encoding: `total?, [{node, [{first, end}]}]: records, [{first, end}]?: pinned` |
+//! | 10 | … | `Kept` in postcard's encoding: `total?, [{node, [{first, end}]}]: records, [{first, end}]?: pinned` |
 //! | … | 32 | BLAKE3 of everything before |
 //!
 //! Fields are only added behind these. A file that is damaged is as good as none; one of a greater version is a newer Darter's, and stays as it

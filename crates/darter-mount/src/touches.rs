@@ -3,7 +3,7 @@
 //!
 //! What counts is what the kernel reads, whether or not it had to wait: metadata, too, and what the kernel reads ahead. A file whose pages are in
 //! memory already is not read at all, so only the first minute of a file counts, and what was touched is handed over as it grows: a program may
-//! run for a moment only. Bounded: [`MAX_RUNS`] runs of [`MAX_PIECES`] pieces.
+//! run for a moment only. Bounded: `MAX_RUNS` runs of `MAX_PIECES` pieces.
 
 use std::ops::Range;
 use std::time::Duration;

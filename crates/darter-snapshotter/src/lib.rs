@@ -5,15 +5,15 @@
 //!
 //! | module | what lives there | I/O |
 //! |---|---|---|
-//! | [`tree`] | the snapshots, and what may be done with them | none |
-//! | [`filter`] | containerd's words for some of them | none |
-//! | [`layout`] | names of directories, and what containerd is told to mount | none |
-//! | [`stack`] | which lazy layers are mounted where, and what to do so that they are | none |
-//! | [`book`] | the snapshots and mounts on the disk | disk |
-//! | [`ledger`] | the same in memory and in the book, changed by one at a time | disk |
-//! | [`api`] | the messages of the service | none |
-//! | [`service`] | one call after the other, on all of that | disk, mounts |
-//! | [`server`] | the service on a socket that it is given | sockets |
+//! | `tree` | the snapshots, and what may be done with them | none |
+//! | `filter` | containerd's words for some of them | none |
+//! | `layout` | names of directories, and what containerd is told to mount | none |
+//! | `stack` | which lazy layers are mounted where, and what to do so that they are | none |
+//! | `book` | the snapshots and mounts on the disk | disk |
+//! | `ledger` | the same in memory and in the book, changed by one at a time | disk |
+//! | `api` | the messages of the service | none |
+//! | `service` | one call after the other, on all of that | disk, mounts |
+//! | `server` | the service on a socket that it is given | sockets |
 //!
 //! It knows no agent: whoever starts it says how to find layers ([`Layers`]).
 
