@@ -237,14 +237,14 @@ pub(crate) struct OriginArgs {
 
     /// Read the origin of one blob by at most this many connections at a time
     ///
-    /// Many stores and CDNs limit what one connection gets. So a blob of more than 16 MiB that takes one connection longer than two
+    /// Many stores and CDNs limit what one connection gets. With more than 1, say 8, a blob of more than 16 MiB that takes one connection longer than two
     /// seconds is read by one until its rate is known. If that is steady, another one is tried: it reads a little, which is thrown away, and
     /// more are added as long as they get more together. Where trials bring no more, the origin gets one or two requests more for the blob, sends
     /// less than half a percent of it more, and is not tried for other blobs for a minute. Where the origin refuses (no ranges, 429, 503), one
-    /// connection goes on, and reads this origin's other blobs for ten minutes; `darter explain` says what was found. 1 never
-    /// tries. All bytes count for --origin-limit. Signed addresses, which may expire meanwhile, and content that has neither a digest nor an ETag nor a date are read by
+    /// connection goes on, and reads this origin's other blobs for ten minutes; `darter explain` says what was found. All bytes count for
+    /// --origin-limit. Signed addresses, which may expire meanwhile, and content that has neither a digest nor an ETag nor a date are read by
     /// one.
-    #[arg(long, env = "DARTER_ORIGIN_CONNECTIONS", value_name = "COUNT", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=i64::from(darter_swarm::MAX_ORIGIN_CONNECTIONS)))]
+    #[arg(long, env = "DARTER_ORIGIN_CONNECTIONS", value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(darter_swarm::MAX_ORIGIN_CONNECTIONS)))]
     pub(crate) origin_connections: u8,
 
     /// Trust the certificates in this PEM file, besides the system's, when reading origins

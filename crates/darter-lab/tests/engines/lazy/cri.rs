@@ -6,7 +6,7 @@ use darter_lab::made::USER_ID;
 use darter_lab::registry::NAME;
 use darter_lab::{Agent, Host, Image, Registry, lazy};
 
-use super::stand::Known;
+use super::stand::{Known, first_pull};
 use crate::lazy::can_mount;
 use crate::world::{Came, World};
 
@@ -20,9 +20,11 @@ pub(crate) fn pods_start_before_their_layers_have_come(world: &World) -> Result<
         return Ok(());
     }
     let known = Known::make()?;
-    let [origin, seed_host, all, one] = world.hosts(["registry", "seed", "node-all", "node-one"], RATE)?;
+    let hosts = ["registry", "seed", "node-first", "node-all", "node-one"];
+    let [origin, seed_host, first, all, one] = world.hosts(hosts, RATE)?;
     let registry = Registry::public(&origin, &known.storage)?;
     let seed = Agent::seed(&seed_host, &registry.url())?;
+    first_pull(&first, seed.host(), registry.authority(), &known.with_user.reference(NAME))?;
     // Everything that CRI runs.
     play(&known, &registry, &seed, &all, None)?;
     // One runtime class.

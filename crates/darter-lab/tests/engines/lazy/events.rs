@@ -15,7 +15,7 @@ use darter_lab::{Agent, Host, Registry};
 use rustix::process::Signal;
 
 use super::reading::{Reading, read_everything, read_one};
-use super::stand::{Known, SLEEP, data_of, signal_agent};
+use super::stand::{Known, SLEEP, data_of, first_pull, signal_agent};
 use crate::lazy::can_mount;
 use crate::world::World;
 
@@ -39,9 +39,10 @@ fn play(world: &World, scenario: impl FnOnce(&Fleet<'_>) -> Result<()>) -> Resul
         return Ok(());
     }
     let known = Known::make()?;
-    let [origin, seed_host, node] = world.hosts(["registry", "seed", "node"], RATE)?;
+    let [origin, seed_host, first, node] = world.hosts(["registry", "seed", "node-first", "node"], RATE)?;
     let registry = Registry::public(&origin, &known.storage)?;
     let seed = Agent::seed(&seed_host, &registry.url())?;
+    first_pull(&first, seed.host(), registry.authority(), &known.reference())?;
     scenario(&Fleet { known: &known, registry, seed, node: &node })
 }
 

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use darter_core::Digest;
-use darter_lab::Image;
 use darter_lab::lazy::LazyNode;
 use darter_lab::made::{self, USER, Workshop, drawn};
 use darter_lab::process::wait_until;
 use darter_lab::registry::NAME;
+use darter_lab::{Host, Image};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -37,6 +37,11 @@ pub(super) struct Known {
     /// What is below [`DATA`].
     pub(super) truth: PathBuf,
     _directory: tempfile::TempDir,
+}
+
+/// Pulls an image as the first host of the fleet: that one gets all of the layers while it waits for them, and others only what they touch.
+pub(super) fn first_pull(host: &Host, seed: &Host, registry: &str, reference: &str) -> Result<()> {
+    LazyNode::start(host, seed, registry)?.pull(reference)
 }
 
 impl Known {
