@@ -154,8 +154,12 @@ impl Mirror {
         let Some(lazy) = &self.lazy else {
             return LayerFound::Miss("this agent has no directory for layers (--lazy-dir)");
         };
-        let until = self.clock.now() + lazy.wait;
-        let found = tokio::time::timeout(lazy.wait, self.look_up(lazy, diff_id, until)).await;
+        self.layer_until(lazy, diff_id, self.clock.now() + lazy.wait).await
+    }
+
+    async fn layer_until(&self, lazy: &Lazy, diff_id: Digest, until: Moment) -> LayerFound {
+        let left = until.since(self.clock.now());
+        let found = tokio::time::timeout(left, self.look_up(lazy, diff_id, until)).await;
         let found = found.unwrap_or(LayerFound::Miss("its image could not be expanded in time"));
         let answered = match &found {
             LayerFound::Miss(reason) => {
@@ -172,12 +176,13 @@ impl Mirror {
     /// What is given to who asks for the uppermost of the layers with this chain id.
     pub async fn uppermost_layer(&self, chain: Digest) -> LayerFound {
         let Some(lazy) = &self.lazy else { return self.layer(chain).await };
+        let until = self.clock.now() + lazy.wait;
         // What somebody pulls right now says what the chain is.
         if tokio::time::timeout(lazy.wait, self.read_configs(lazy)).await.is_err() {
             return LayerFound::Miss("its image's configuration did not come in time");
         }
         let diff_id = lazy.learnt.lock().uppermost(chain);
-        self.layer(diff_id).await
+        self.layer_until(lazy, diff_id, until).await
     }
 
     /// Snapshots name these layers, and no others. Tells which of them are not among those that were given: they can't be kept.
