@@ -58,13 +58,13 @@ pub(crate) fn containerd_restarts_under_a_container(world: &World) -> Result<()>
         let reference = fleet.known.reference();
         node.pull(&reference)?;
         let container = node.engine.start_container(&reference, "reader", &SLEEP)?;
-        let reading = Reading::begin(&fleet.known.truth, &data_of(container), 1)?;
+        let reading = Reading::begin(&fleet.known.truth, &data_of(container)?, 1)?;
         node.engine.restart()?;
         ensure!(node.engine.runs_container("reader")?, "containerd does not know the container any more");
         let outcome = reading.finish(TIMEOUT)?;
         ensure!(outcome.errors == 0, "{outcome:?}");
         let next = node.engine.start_container(&reference, "next", &SLEEP)?;
-        read_everything(&fleet.known.truth, &data_of(next), 2, TIMEOUT)
+        read_everything(&fleet.known.truth, &data_of(next)?, 2, TIMEOUT)
     })
 }
 
@@ -74,7 +74,7 @@ pub(crate) fn an_image_is_removed_under_its_container(world: &World) -> Result<(
         let reference = fleet.known.reference();
         node.pull(&reference)?;
         let container = node.engine.start_container(&reference, "reader", &SLEEP)?;
-        let reading = Reading::begin(&fleet.known.truth, &data_of(container), 1)?;
+        let reading = Reading::begin(&fleet.known.truth, &data_of(container)?, 1)?;
         node.engine.remove_image(&reference)?;
         let outcome = reading.finish(TIMEOUT)?;
         ensure!(outcome.errors == 0, "{outcome:?}");
@@ -82,7 +82,7 @@ pub(crate) fn an_image_is_removed_under_its_container(world: &World) -> Result<(
         // It can be pulled again, and run.
         node.pull(&reference)?;
         let next = node.engine.start_container(&reference, "next", &SLEEP)?;
-        read_everything(&fleet.known.truth, &data_of(next), 2, TIMEOUT)
+        read_everything(&fleet.known.truth, &data_of(next)?, 2, TIMEOUT)
     })
 }
 
@@ -103,7 +103,7 @@ pub(crate) fn an_agent_stands_still_during_a_pull(world: &World) -> Result<()> {
         ensure!(within(TIMEOUT, move || fs::symlink_metadata(there).is_ok())?, "what containerd was told of is gone");
         ensure!(within(TIMEOUT, move || fs::symlink_metadata(other).is_err())?, "there is what nobody told of");
         // Reads wait meanwhile.
-        let reading = Reading::begin(&fleet.known.truth, &data_of(container), 1)?;
+        let reading = Reading::begin(&fleet.known.truth, &data_of(container)?, 1)?;
         thread::sleep(LIMIT);
         ensure!(pull.is_running(), "the pull needed no agent");
         signal_agent(&node, Signal::CONT)?;
@@ -111,7 +111,7 @@ pub(crate) fn an_agent_stands_still_during_a_pull(world: &World) -> Result<()> {
         let outcome = reading.finish(TIMEOUT)?;
         ensure!(outcome.errors == 0, "{outcome:?}");
         let next = node.engine.start_container(&name, "next", &SLEEP)?;
-        read_everything(&fleet.known.truth, &data_of(next), 2, TIMEOUT)
+        read_everything(&fleet.known.truth, &data_of(next)?, 2, TIMEOUT)
     })
 }
 
@@ -135,7 +135,7 @@ pub(crate) fn reads_fail_in_time_without_a_network_and_work_again(world: &World)
         let reference = fleet.known.reference();
         node.pull(&reference)?;
         let container = node.engine.start_container(&reference, "reader", &SLEEP)?;
-        let data = data_of(container);
+        let data = data_of(container)?;
         let read = |at: u64| read_one(&fleet.known.truth, &data, "large", at, 4096);
         ensure!(read(0)?.0, "nothing can be read");
         fleet.node.plug(false)?;
@@ -169,14 +169,14 @@ pub(crate) fn a_full_disk_keeps_nobody_from_reading(world: &World) -> Result<()>
             }
         };
         ensure!(full.kind() == ErrorKind::StorageFull, "filling the disk: {full}");
-        let outcome = Reading::begin(&fleet.known.truth, &data_of(container), 1)?.finish(TIMEOUT)?;
+        let outcome = Reading::begin(&fleet.known.truth, &data_of(container)?, 1)?.finish(TIMEOUT)?;
         ensure!(outcome.errors == 0, "{outcome:?}");
         let free = node.agent.ask(&["status"])?["store"]["free_bytes"].as_u64().context("a status tells of room")?;
         ensure!(free < 1 << 20, "the disk was not full: {free} bytes are free");
         // Room again: the next container is served as ever.
         filler.set_len(0).context("empty a file")?;
         let next = node.engine.start_container(&reference, "next", &SLEEP)?;
-        read_everything(&fleet.known.truth, &data_of(next), 2, TIMEOUT)
+        read_everything(&fleet.known.truth, &data_of(next)?, 2, TIMEOUT)
     })
 }
 
@@ -192,6 +192,6 @@ pub(crate) fn a_layer_that_is_not_what_its_image_says_is_never_read(world: &Worl
         let reference = fleet.known.reference();
         node.pull(&reference)?;
         let container = node.engine.start_container(&reference, "reader", &SLEEP)?;
-        read_everything(&fleet.known.truth, &data_of(container), 1, TIMEOUT)
+        read_everything(&fleet.known.truth, &data_of(container)?, 1, TIMEOUT)
     })
 }

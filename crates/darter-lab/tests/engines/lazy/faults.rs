@@ -105,7 +105,7 @@ fn play(world: &World, known: &Known, registry: &Registry, seed: &mut Agent<'_>,
     let reference = known.reference();
     node.pull(&reference)?;
     let container = node.engine.start_container(&reference, "reader", &SLEEP)?;
-    let reading = Reading::begin(&known.truth, &data_of(container), number)?;
+    let reading = Reading::begin(&known.truth, &data_of(container)?, number)?;
 
     let victim = Victim::ALL[(number % Victim::ALL.len() as u64) as usize];
     thread::sleep(Duration::from_millis(drawn(2 * number) % LATEST));
@@ -149,7 +149,7 @@ fn play(world: &World, known: &Known, registry: &Registry, seed: &mut Agent<'_>,
         }
     };
     let container = node.engine.start_container(&reference, "again", &SLEEP)?;
-    read_everything(&known.truth, &data_of(container), !number, RECOVERY_TIMEOUT).context("a new container")?;
+    read_everything(&known.truth, &data_of(container)?, !number, RECOVERY_TIMEOUT).context("a new container")?;
     let outcome = Outcome { errors: reading.outcome()?.errors, ..outcome };
     drop((reading, node));
     let directory = host.directory().to_path_buf();

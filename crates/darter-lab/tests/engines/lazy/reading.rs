@@ -25,6 +25,22 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How reads fail that can't have their bytes.
 const UNREAD: [Errno; 3] = [Errno::IO, Errno::NOTCONN, Errno::CONNABORTED];
 
+/// A container's files as this process sees them. They are there as long as this value is: the container's program comes out of the same layers,
+/// and may end when these can't be had.
+#[derive(Clone)]
+pub(super) struct Seen(Arc<File>);
+
+impl Seen {
+    pub(super) fn open(directory: &Path) -> Result<Self> {
+        let opened = File::open(directory).with_context(|| format!("open {}", directory.display()))?;
+        Ok(Self(Arc::new(opened)))
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+    }
+}
+
 /// A part of a file.
 #[derive(Clone, Debug)]
 struct Block {
@@ -55,12 +71,11 @@ pub(super) struct Reading {
     blocks: usize,
     shared: Arc<Shared>,
     readers: Vec<JoinHandle<()>>,
-    _held: File,
 }
 
 impl Reading {
-    /// Starts reading the files below `seen` that are below `truth`; another `number` gives another order.
-    pub(super) fn begin(truth: &Path, seen: &Path, number: u64) -> Result<Self> {
+    /// Starts reading the files in `seen` that are below `truth`; another `number` gives another order.
+    pub(super) fn begin(truth: &Path, seen: &Seen, number: u64) -> Result<Self> {
         let mut blocks = Vec::new();
         list(truth, Path::new(""), &mut blocks)?;
         let count = blocks.len();
@@ -69,15 +84,12 @@ impl Reading {
             blocks.swap(place, (drawn(number << 32 | place as u64) % (place as u64 + 1)) as usize);
         }
         let shared = Arc::new(Shared { left: Mutex::new(blocks), ..Shared::default() });
-        // A container's program comes out of the same layers, and may end with them: what was opened is there all the same.
-        let held = File::open(seen).with_context(|| format!("open {}", seen.display()))?;
-        let seen = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
         let reader = |_| {
             let (shared, truth, seen) = (Arc::clone(&shared), truth.to_owned(), seen.clone());
-            thread::spawn(move || read_all(&shared, &truth, &seen))
+            thread::spawn(move || read_all(&shared, &truth, &seen.path()))
         };
         let readers = (0..READERS).map(reader).collect();
-        Ok(Self { blocks: count, shared, readers, _held: held })
+        Ok(Self { blocks: count, shared, readers })
     }
 
     /// What they came to so far; an error if anything was wrong.
@@ -109,18 +121,18 @@ impl Drop for Reading {
 }
 
 /// Reads everything once, without an error.
-pub(super) fn read_everything(truth: &Path, seen: &Path, number: u64, patience: Duration) -> Result<()> {
+pub(super) fn read_everything(truth: &Path, seen: &Seen, number: u64, patience: Duration) -> Result<()> {
     let outcome = Reading::begin(truth, seen, number)?.finish(patience)?;
     ensure!(outcome.errors == 0, "{} reads failed", outcome.errors);
     Ok(())
 }
 
 /// Reads a part of a file and compares it; how long that took, and `false` if it could not be read.
-pub(super) fn read_one(truth: &Path, seen: &Path, file: &str, at: u64, length: usize) -> Result<(bool, Duration)> {
+pub(super) fn read_one(truth: &Path, seen: &Seen, file: &str, at: u64, length: usize) -> Result<(bool, Duration)> {
     let clock = SystemClock::start();
     let start = clock.now();
     let block = Block { file: file.into(), at, length };
-    let read = block.read(seen);
+    let read = block.read(&seen.path());
     let took = clock.now().since(start);
     let Some(read) = read? else { return Ok((false, took)) };
     ensure!(Some(read) == block.read(truth)?, "wrong bytes in {block:?}");

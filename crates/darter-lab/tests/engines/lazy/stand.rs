@@ -1,7 +1,7 @@
 //! What the scenarios about faults start from: an image of which every byte is known, and signals to those who give it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -13,6 +13,8 @@ use darter_lab::registry::NAME;
 use darter_lab::{Host, Image};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
+
+use super::reading::Seen;
 
 /// Where the known files are in the image.
 pub(super) const DATA: &str = "data";
@@ -80,9 +82,9 @@ impl Known {
     }
 }
 
-/// Where the test sees the known files in a container.
-pub(super) fn data_of(container: u32) -> PathBuf {
-    PathBuf::from(format!("/proc/{container}/root/{DATA}"))
+/// The known files in a container.
+pub(super) fn data_of(container: u32) -> Result<Seen> {
+    Seen::open(Path::new(&format!("/proc/{container}/root/{DATA}")))
 }
 
 pub(super) fn kill_keeper(node: &LazyNode<'_>) -> Result<()> {
