@@ -25,6 +25,7 @@
 //! | [`plan`] | what `cargo lab` can be asked for: the files in `scenarios` |
 //! | [`bench`](mod@bench) | `cargo lab`: what one host does, measured beside nginx: local hits, tiny files, a pair |
 //! | [`lazy`](mod@lazy) | `cargo lab`: how long a container takes from the pull to its first useful output, with and without lazy start |
+//! | [`read`](mod@read) | `cargo lab`: how fast a container reads what is on its host, at every stage of a lazy layer |
 //! | [`race`] | `cargo lab`: Darter and others bring the same bytes over the same links, measured alike |
 //!
 //! Every process starts inside a namespace that has no way out of the machine. Guards end what they started, also when a
@@ -49,6 +50,7 @@ pub mod place;
 pub mod plan;
 pub mod process;
 pub mod race;
+pub mod read;
 pub mod registry;
 mod reserve;
 pub mod rootfs;

@@ -74,6 +74,17 @@ impl Layout {
 
     /// The same with what a container is started with.
     pub fn add_manifest_with(&self, architecture: &str, layers: &[Layer], config: &Value) -> Result<Value> {
+        self.add_annotated(architecture, layers, config, &[])
+    }
+
+    /// The same with annotations of the layers, if there are such.
+    pub(crate) fn add_annotated(
+        &self,
+        architecture: &str,
+        layers: &[Layer],
+        config: &Value,
+        annotations: &[Value],
+    ) -> Result<Value> {
         let diffs: Vec<_> = layers.iter().map(|layer| layer.diff).collect();
         let config = self.add_json(
             CONFIG,
@@ -84,10 +95,13 @@ impl Layout {
                 "rootfs": { "type": "layers", "diff_ids": diffs },
             }),
         )?;
-        let layers: Vec<_> = layers
+        let mut layers: Vec<_> = layers
             .iter()
             .map(|layer| json!({ "mediaType": LAYER, "digest": layer.digest, "size": layer.size }))
             .collect();
+        for (layer, annotations) in layers.iter_mut().zip(annotations) {
+            layer["annotations"] = annotations.clone();
+        }
         let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers });
         let mut descriptor = self.add_json(MANIFEST, &manifest)?;
         descriptor["platform"] = json!({ "architecture": architecture, "os": "linux" });

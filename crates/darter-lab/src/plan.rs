@@ -1,4 +1,4 @@
-//! Plans of `cargo lab`: files in `scenarios`, each a race or, with a `kind`, starts of containers or a measurement on one host.
+//! Plans of `cargo lab`: files in `scenarios`, each a race or, with a `kind`, starts of containers, reads in them, or a measurement on one host.
 
 use std::fs;
 
@@ -7,9 +7,12 @@ use darter_scenario::Scenario;
 
 use crate::bench::Bench;
 use crate::lazy::Start;
+use crate::read::Read;
 
 /// The kind of scenarios about starts of containers.
 const START: &str = "lazy";
+/// The kind of scenarios about reads in them.
+const READ: &str = "read";
 
 /// One of the laboratory's files.
 #[derive(Clone, Debug)]
@@ -18,6 +21,8 @@ pub enum Plan {
     Race(Box<Scenario>),
     /// Starts of containers.
     Start(Start),
+    /// Reads in containers.
+    Read(Read),
     /// A measurement of what one host does.
     Bench(Bench),
 }
@@ -30,8 +35,10 @@ impl Plan {
     }
 
     fn parse(name: &str, text: &str) -> Result<Self> {
-        if toml::from_str::<toml::Table>(text)?.get("kind").and_then(toml::Value::as_str) == Some(START) {
-            return Ok(Self::Start(Start::parse(name, text)?));
+        match toml::from_str::<toml::Table>(text)?.get("kind").and_then(toml::Value::as_str) {
+            Some(START) => return Ok(Self::Start(Start::parse(name, text)?)),
+            Some(READ) => return Ok(Self::Read(Read::parse(name, text)?)),
+            _ => {}
         }
         if darter_scenario::is_bench(text)? {
             return Ok(Self::Bench(Bench::parse(name, text)?));
@@ -53,7 +60,8 @@ impl Plan {
         plans.sort_by_key(|plan| match plan {
             Self::Race(_) => 0,
             Self::Start(_) => 1,
-            Self::Bench(_) => 2,
+            Self::Read(_) => 2,
+            Self::Bench(_) => 3,
         });
         Ok(plans)
     }
@@ -63,6 +71,7 @@ impl Plan {
         match self {
             Self::Race(scenario) => (&scenario.name, &scenario.about, scenario.goal.text()),
             Self::Start(start) => (&start.name, &start.about, start.goal.text()),
+            Self::Read(read) => (&read.name, &read.about, read.goal.text()),
             Self::Bench(bench) => (&bench.name, &bench.about, bench.goal.text()),
         }
     }

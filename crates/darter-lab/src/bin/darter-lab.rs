@@ -9,12 +9,13 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{CommandFactory as _, Parser, Subcommand};
 use darter_lab::bench::{self, Bench};
 use darter_lab::engine::release;
-use darter_lab::lazy::{self, Start};
+use darter_lab::lazy::{self, Start, Way};
 use darter_lab::plan::Plan;
 use darter_lab::race::content::Content;
 use darter_lab::race::kind::Kind;
 use darter_lab::race::relay::Relay;
 use darter_lab::race::{Row, Scenario, plot, race, row};
+use darter_lab::read::{self, Read};
 
 /// KiB of each blob in the race that warms caches up and is not counted.
 const WARM_UP_KIB: u64 = 1024;
@@ -30,7 +31,12 @@ const WARM_UP_KIB: u64 = 1024;
 /// nodes whose every file has the right SHA-256; goal is what the scenario's goal was missed by, of Darter.
 ///
 /// Columns of starts of containers (lazy-…): pull s until the program that pulls has ended, run s from there until the container is ready (it has printed what it is to print,
-/// or listens), ready s both; ready/whole is that over the faster whole pull of the same turn; came MB came to the host until then.
+/// or listens), ready s both; ready/whole is that over the faster whole pull of the same turn; came MB came to the host until then; /touched is that over the
+/// bytes of the layers that starts touch; /local is ready s, without what these bytes take on the cable, over a start with everything on the local disk; seed is
+/// what the seed sent over what is touched, where eight start at once.
+///
+/// Columns of reads (lazy-read): MB/s in order and the median time of a block of 4 KiB in no order, from cold page caches, each also as a part of what the
+/// file system below gives (1.00 is as good).
 ///
 /// Columns of measurements: ms/file is wall time; +ms/file is that above the time of nginx; CPU s/GB is user and system of the process that
 /// serves (in a pair, that fetches), seed s/GB of its seed; CPU/plain is CPU per gigabyte over nginx's; trips/file is questions
@@ -48,8 +54,13 @@ struct Arguments {
     /// chain (what the bytes alone take) [default: darter; where the content is an image, direct-pull and darter-pull]
     #[arg(long, value_delimiter = ',')]
     method: Vec<Kind>,
-    /// Run every method in races that the scenario suits; spegel-pull only where Spegel is in the PATH
-    #[arg(long, conflicts_with = "method")]
+    /// Start containers in these ways (lazy-…): direct-pull, darter-pull, darter-lazy, darter-second (another host, once the fleet knows what the first start touched),
+    /// darter-eight (eight hosts at once), stargz and soci (other snapshotters, built once, with images converted once) [default: as the scenario says]
+    #[arg(long, value_delimiter = ',', value_name = "WAY")]
+    way: Vec<Way>,
+    /// Run every method in races that the scenario suits; spegel-pull only where Spegel is in the PATH. Starts of containers: stargz and soci, too,
+    /// where they can be built
+    #[arg(long, conflicts_with_all = ["method", "way"])]
     compare: bool,
     /// Print medians of this many races or measurements; the methods of a scenario take turns
     #[arg(long, default_value_t = 1)]
@@ -101,11 +112,12 @@ fn work(arguments: &Arguments) -> Result<bool> {
         return Ok(true);
     }
     ensure!(arguments.runs > 0, "--runs 0 leaves nothing to show");
-    let (mut races, mut starts, mut benches) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut races, mut starts, mut reads, mut benches) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for name in &arguments.scenarios {
         match Plan::open(name)? {
             Plan::Race(scenario) => races.push(*scenario),
             Plan::Start(start) => starts.push(start),
+            Plan::Read(read) => reads.push(read),
             Plan::Bench(bench) => benches.push(bench),
         }
     }
@@ -114,10 +126,11 @@ fn work(arguments: &Arguments) -> Result<bool> {
     }
     let races =
         races.into_iter().map(|scenario| Ok((methods(arguments, &scenario)?, scenario))).collect::<Result<Vec<_>>>()?;
-    if let Some(lacks) = (!starts.is_empty()).then(release::lacking).flatten() {
+    if let Some(lacks) = (!starts.is_empty() || !reads.is_empty()).then(release::lacking).flatten() {
         bail!("{lacks}");
     }
     start_all(arguments, &starts)?;
+    read_all(arguments, &reads)?;
     let sound = measure_all(arguments, &benches)?;
     Ok(race_all(arguments, &races)? && sound)
 }
@@ -179,17 +192,40 @@ fn measure_all(arguments: &Arguments, benches: &[Bench]) -> Result<bool> {
     Ok(sound)
 }
 
+/// The ways of a scenario, in their turns; an error when one was asked for that this machine can't.
+fn ways(arguments: &Arguments, start: &Start) -> Result<Vec<Way>> {
+    let mut asked = if arguments.way.is_empty() { start.ways.clone() } else { arguments.way.clone() };
+    if arguments.compare {
+        let others = Way::ASKED.into_iter().filter(|way| matches!(way, Way::Peer(_)));
+        asked.extend(others.filter(|way| {
+            let lacking = way.lacking();
+            if let Some(lacks) = &lacking {
+                eprintln!("{}: without {way}: {lacks}", start.name);
+            }
+            lacking.is_none()
+        }));
+    }
+    if let Some(lacks) = asked.iter().find_map(|way| way.lacking()) {
+        bail!("{lacks}");
+    }
+    let mut ways = Way::ASKED.to_vec();
+    ways.retain(|way| asked.contains(way));
+    Ok(ways)
+}
+
 /// Every turn of these scenarios; a container that is not ready is an error.
 fn start_all(arguments: &Arguments, starts: &[Start]) -> Result<()> {
     if !arguments.json && !starts.is_empty() {
         println!("{}", lazy::row::heads());
     }
     for start in starts {
+        let ways = ways(arguments, start)?;
         let content = start.image.content()?;
         let mut columns: Vec<Vec<lazy::Row>> = Vec::new();
         for number in 1..=arguments.runs {
-            let rows =
-                start.run(&content).with_context(|| format!("{}, turn {number} of {}", start.name, arguments.runs))?;
+            let rows = start
+                .run(&content, &ways)
+                .with_context(|| format!("{}, turn {number} of {}", start.name, arguments.runs))?;
             columns.resize(rows.len(), Vec::new());
             for (column, row) in columns.iter_mut().zip(rows) {
                 if arguments.runs > 1 {
@@ -204,6 +240,37 @@ fn start_all(arguments: &Arguments, starts: &[Start]) -> Result<()> {
                 println!("{}", middle.json());
             } else {
                 println!("{}", lazy::row::text(&middle));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every turn of these scenarios.
+fn read_all(arguments: &Arguments, reads: &[Read]) -> Result<()> {
+    if !arguments.json && !reads.is_empty() {
+        println!("{}", read::row::heads());
+    }
+    for read in reads {
+        let content = read.content()?;
+        let mut columns: Vec<Vec<read::Row>> = Vec::new();
+        for number in 1..=arguments.runs {
+            let rows =
+                read.run(&content).with_context(|| format!("{}, turn {number} of {}", read.name, arguments.runs))?;
+            columns.resize(rows.len(), Vec::new());
+            for (column, row) in columns.iter_mut().zip(rows) {
+                if arguments.runs > 1 {
+                    eprintln!("{}", read::row::text(&row));
+                }
+                column.push(row);
+            }
+        }
+        for column in &columns {
+            let middle = read::Row::medians(column).context("there was no turn")?;
+            if arguments.json {
+                println!("{}", middle.json());
+            } else {
+                println!("{}", read::row::text(&middle));
             }
         }
     }

@@ -6,9 +6,11 @@
 mod containerd;
 mod cri;
 mod docker;
+pub mod peers;
 mod podman;
 mod proxied;
 pub mod release;
+mod remote;
 mod route;
 mod skopeo;
 pub mod suite;
@@ -18,6 +20,7 @@ pub use cri::Cri;
 pub use docker::Docker;
 pub use podman::Podman;
 pub use proxied::Proxied;
+pub use remote::{Remote, Starter};
 pub use route::Route;
 pub use skopeo::{Skopeo, ensure_copied};
 

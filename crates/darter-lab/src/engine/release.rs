@@ -30,10 +30,15 @@ const BUILD_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The things that this machine lacks to build it, in words for people.
 pub fn lacking() -> Option<String> {
-    let wanted = format!("needs Go {}.{} to build containerd {VERSION}", GO.0, GO.1);
     if built().is_ok_and(|directory| directory.is_dir()) {
         return None;
     }
+    lacking_go()
+}
+
+/// The same of Go, for whatever is built with it.
+pub(super) fn lacking_go() -> Option<String> {
+    let wanted = format!("needs Go {}.{} to build containerd {VERSION}", GO.0, GO.1);
     let Some(go) = needs::find("go") else { return Some(wanted) };
     let output = Command::new(go).args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local").output().ok()?;
     let version = String::from_utf8_lossy(&output.stdout);
@@ -67,25 +72,30 @@ struct Commands {
 }
 
 fn built_once(name: &str, directory: &Path, commands: &Commands) -> Result<PathBuf> {
-    let lock = File::create(cache_directory()?.join(format!("{name}.lock")))
+    once(name, directory, |work, programs| build(work, programs, commands))
+}
+
+/// A directory of programs, built first when it isn't there. `build` is given a directory to work in, and one for the programs. Runs that start
+/// together wait for one build.
+pub(super) fn once(name: &str, directory: &Path, build: impl FnOnce(&Path, &Path) -> Result<()>) -> Result<PathBuf> {
+    let cache = cache_directory()?;
+    let lock = File::create(cache.join(format!("{name}.lock")))
         .with_context(|| format!("create the lock of {name}'s build"))?;
     lock.lock().with_context(|| format!("wait for another run to build {name}"))?;
     if !directory.is_dir() {
-        let Commands { module, version, .. } = commands;
-        eprintln!("building {module} {version} in {} (once; a minute or two)", directory.display());
-        build(directory, commands).with_context(|| format!("build {module} {version}"))?;
+        eprintln!("building {name} in {} (once; a minute or two)", directory.display());
+        let work = tempfile::tempdir_in(&cache).context("create a directory to build in")?;
+        let programs = work.path().join("programs");
+        fs::create_dir(&programs).with_context(|| format!("create {}", programs.display()))?;
+        build(work.path(), &programs).with_context(|| format!("build {name}"))?;
+        fs::rename(&programs, directory).with_context(|| format!("name {}", directory.display()))?;
     }
     Ok(directory.to_path_buf())
 }
 
-fn build(directory: &Path, Commands { module, version, paths }: &Commands) -> Result<()> {
-    let parent = directory.parent().context("the cache is a directory")?;
-    let work = tempfile::tempdir_in(parent).context("create a directory to build in")?;
-    let source = work.path().join("source");
-    let programs = work.path().join("programs");
-    for directory in [&source, &programs] {
-        fs::create_dir(directory).with_context(|| format!("create {}", directory.display()))?;
-    }
+fn build(work: &Path, programs: &Path, Commands { module, version, paths }: &Commands) -> Result<()> {
+    let source = work.join("source");
+    fs::create_dir(&source).with_context(|| format!("create {}", source.display()))?;
     // Commands that nothing here imports: named so that the module's own requirements are written down for them.
     let imports: String = paths.iter().map(|path| format!("import _ {path:?}\n")).collect();
     fs::write(source.join("tools.go"), format!("//go:build tools\n\npackage tools\n\n{imports}"))
@@ -93,7 +103,7 @@ fn build(directory: &Path, Commands { module, version, paths }: &Commands) -> Re
     let go = |name: &str, arguments: &[&str]| {
         let mut command = Command::new("go");
         command.current_dir(&source).env("GOFLAGS", "-buildvcs=false").env("CGO_ENABLED", "0").args(arguments);
-        Process::spawn(&mut command, name, work.path())?.finish(BUILD_TIMEOUT)
+        Process::spawn(&mut command, name, work)?.finish(BUILD_TIMEOUT)
     };
     go("init", &["mod", "init", "tools"])?;
     go("get", &["get", &format!("{module}@{version}")])?;
@@ -106,7 +116,7 @@ fn build(directory: &Path, Commands { module, version, paths }: &Commands) -> Re
         let program = path.rsplit('/').next().unwrap_or_default();
         ensure!(programs.join(program).is_file(), "go build left no {program}");
     }
-    fs::rename(&programs, directory).with_context(|| format!("name {}", directory.display()))
+    Ok(())
 }
 
 /// True if `go1.26.8` is new enough.

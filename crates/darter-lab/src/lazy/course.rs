@@ -1,126 +1,265 @@
 //! One turn of a scenario: every way once, each on a new host.
 
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use darter_core::{Clock as _, SystemClock};
+use darter_core::{Clock as _, Moment, SystemClock};
 
 use super::Start;
 use super::content::Content;
+use super::converted;
 use super::delay::Delay;
 use super::node::LazyNode;
 use super::row::Row;
+use super::way::Way;
 use crate::cluster::Agent;
-use crate::engine::{Build, Containerd, PULL_TIMEOUT, Route, Skopeo};
+use crate::engine::peers::Peer;
+use crate::engine::{Build, Containerd, PULL_TIMEOUT, Remote, Route, Skopeo, Starter};
+use crate::link::Link;
 use crate::netns::{Host, Network};
+use crate::process::wait_until;
 use crate::race::account::MachineTime;
 use crate::registry::{NAME, Registry};
 
-/// How an image comes to a container. All with the same containerd.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// From the registry, unpacked for overlayfs.
-    Direct,
-    /// Through the host's agent, unpacked for overlayfs.
-    Mirror,
-    /// Mounted out of the agent's directory of layers.
-    Lazy,
-    /// The same with everything on the node: what a start takes by itself.
-    Local,
+/// Hosts of [`Way::Eight`].
+const TOGETHER: usize = 8;
+/// Nobody waits while others of these start, and what is fetched then is not what a start touches.
+const NO_FILL: [&str; 2] = ["--lazy-fill", "never"];
+/// How long the fleet may take to learn what a start touched.
+const PROFILE_TIMEOUT: Duration = Duration::from_secs(60);
+/// What is known of first touches is all when it has not changed for so long: keepers tell of a minute's touches at its end.
+const PROFILE_SETTLED: Duration = Duration::from_secs(3);
+/// How long the rest of an image may take over a cable without a shape.
+const WHOLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// The hosts of a turn that all ways share.
+struct Ground<'a> {
+    network: &'a Network,
+    seed: &'a Agent<'a>,
+    /// `ADDRESS:PORT`.
+    registry: &'a str,
+    link: Link,
+    content: &'a Content,
 }
 
-impl Way {
-    /// In their turns: the last one has the host of the one before.
-    const ALL: [Self; 3] = [Self::Direct, Self::Mirror, Self::Lazy];
-
-    /// Its name in tables.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Direct => "direct-pull",
-            Self::Mirror => "darter-pull",
-            Self::Lazy => "darter-lazy",
-            Self::Local => "lazy, all here",
-        }
-    }
+/// What a start came to.
+#[derive(Clone, Copy, Debug)]
+struct Measured {
+    pulled: Moment,
+    ready: Moment,
+    /// Bytes that came to the host.
+    came: u64,
 }
 
 impl Start {
     /// Plays it once: a row for each way.
-    pub fn run(&self, content: &Content) -> Result<Vec<Row>> {
+    pub fn run(&self, content: &Content, ways: &[Way]) -> Result<Vec<Row>> {
         let network = Network::new()?;
         let [origin, seed_host] = [network.host("registry")?, network.host("seed")?];
         let registry = Registry::public(&origin, &content.storage)?;
         let delay = Delay::start(&origin, registry.authority(), Duration::from_millis(self.delay_milliseconds))?;
-        let _seed = Agent::seed(&seed_host, &delay.url())?;
-        warm_up(&network.host("warm")?, &seed_host, delay.authority(), content).context("let the seed read all")?;
-        let link = self.link()?;
+        let seed = Agent::seed(&seed_host, &delay.url())?;
+        let ground =
+            Ground { network: &network, seed: &seed, registry: delay.authority(), link: self.link()?, content };
+        if ways.iter().any(|way| !matches!(way, Way::Direct | Way::Peer(_))) {
+            warm_up(&network.host("warm")?, &ground).context("let the seed read all")?;
+        }
         for host in [&origin, &seed_host] {
-            host.shape(link)?;
+            host.shape(ground.link)?;
         }
         let mut rows = Vec::new();
-        for way in Way::ALL {
-            let host = network.host(way.name())?;
-            host.shape(link)?;
-            let played = self.play(way, content, &host, (&seed_host, delay.authority()));
-            rows.extend(played.with_context(|| format!("{}, {}", self.name, way.name()))?);
+        for &way in ways {
+            let played = match way {
+                Way::Peer(peer) => self.play_peer(peer, content),
+                _ => self.play(way, &ground),
+            };
+            rows.extend(played.with_context(|| format!("{}, {way}", self.name))?);
         }
-        let whole = rows.iter().filter(|row| [Way::Direct.name(), Way::Mirror.name()].contains(&&*row.method));
-        let best = whole.map(|row| row.ready).fold(f64::INFINITY, f64::min);
-        for row in &mut rows {
-            row.over_whole = Some(row.ready / best);
-        }
+        self.compare(&mut rows);
         Ok(rows)
     }
 
-    fn play(&self, way: Way, content: &Content, host: &Host, (seed, registry): (&Host, &str)) -> Result<Vec<Row>> {
-        let build = Build::Release { ranges: None };
-        match way {
-            Way::Direct => {
-                let engine = Containerd::start_build(host, &Route::direct(registry), build)?;
-                Ok(vec![self.measure(way, content, &engine, host)?])
-            }
-            Way::Mirror => {
-                let _agent = Agent::node(host, &format!("http://{registry}"), seed)?;
-                let engine = Containerd::start_build(host, &Route::mirrored(registry), build)?;
-                Ok(vec![self.measure(way, content, &engine, host)?])
-            }
-            Way::Lazy | Way::Local => {
-                let node = LazyNode::start(host, seed, registry)?;
-                let lazy = self.measure(Way::Lazy, content, &node.engine, host)?;
-                let local = self.measure(Way::Local, content, &node.engine, host)?;
-                Ok(vec![lazy, local])
+    /// What rows say only beside each other.
+    fn compare(&self, rows: &mut [Row]) {
+        let whole = rows.iter().filter(|row| [Way::Direct.name(), Way::Mirror.name()].contains(&&*row.method));
+        let best = whole.map(|row| row.ready).fold(f64::INFINITY, f64::min);
+        let local = rows.iter().find(|row| row.method == Way::Local.name()).map(|row| row.ready);
+        let rate = self.link().ok().and_then(|link| link.down).map(|rate| rate.bytes_per_second() as f64);
+        for row in rows {
+            row.over_whole = best.is_finite().then_some(row.ready / best);
+            if row.method == Way::Second.name()
+                && let (Some(local), Some(touched), Some(rate)) = (local, row.touched, rate)
+            {
+                row.over_local = Some((row.ready - touched as f64 / rate) / local);
             }
         }
     }
 
-    fn measure(&self, way: Way, content: &Content, engine: &Containerd<'_>, host: &Host) -> Result<Row> {
-        let reference = content.image.reference(NAME);
-        let command: Vec<&str> = content.command.iter().map(String::as_str).collect();
-        let (before, machine, clock) = (host.traffic()?.received, MachineTime::now()?, SystemClock::start());
+    fn play(&self, way: Way, ground: &Ground<'_>) -> Result<Vec<Row>> {
+        let shaped = |name: &str| {
+            let host = ground.network.host(name)?;
+            host.shape(ground.link)?;
+            Ok::<_, anyhow::Error>(host)
+        };
+        let build = Build::Release { ranges: None };
+        let (seed, registry) = (ground.seed.host(), ground.registry);
+        match way {
+            Way::Direct => {
+                let host = shaped("direct")?;
+                let engine = Containerd::start_build(&host, &Route::direct(registry), build)?;
+                Ok(vec![self.measure(way, ground.content, &engine, &host)?])
+            }
+            Way::Mirror => {
+                let host = shaped("mirror")?;
+                let _agent = Agent::node(&host, &format!("http://{registry}"), seed)?;
+                let engine = Containerd::start_build(&host, &Route::mirrored(registry), build)?;
+                Ok(vec![self.measure(way, ground.content, &engine, &host)?])
+            }
+            Way::Lazy | Way::Again => {
+                let host = shaped("lazy")?;
+                let node = LazyNode::start(&host, seed, registry)?;
+                let mut lazy = self.measure(Way::Lazy, ground.content, &node.engine, &host)?;
+                lazy.touched = Some(ground.touched()?);
+                let again = self.measure(Way::Again, ground.content, &node.engine, &host)?;
+                Ok(vec![lazy, again])
+            }
+            Way::Second | Way::Local => {
+                let host = shaped("second")?;
+                let node = LazyNode::start(&host, seed, registry)?;
+                // The list that it is given; what it touches itself is added to that.
+                let touched = ground.known()?;
+                let mut second = self.measure(Way::Second, ground.content, &node.engine, &host)?;
+                second.touched = Some(touched).filter(|touched| *touched > 0);
+                host.shape(Link { up: None, down: None })?;
+                node.complete(&ground.content.image, WHOLE_TIMEOUT)?;
+                let local = self.measure(Way::Local, ground.content, &node.engine, &host)?;
+                Ok(vec![second, local])
+            }
+            Way::Eight => self.play_together(ground).map(|row| vec![row]),
+            Way::Peer(peer) => self.play_peer(peer, ground.content),
+        }
+    }
+
+    /// A peer with a registry of its own, which has the image as it wants it.
+    fn play_peer(&self, peer: Peer, content: &Content) -> Result<Vec<Row>> {
+        let storage = converted::storage(content, peer)?;
+        let (network, link) = (Network::new()?, self.link()?);
+        let [origin, host] = [network.host("registry")?, network.host(peer.name())?];
+        let registry = Registry::public(&origin, &storage)?;
+        let delay = Delay::start(&origin, registry.authority(), Duration::from_millis(self.delay_milliseconds))?;
+        for host in [&origin, &host] {
+            host.shape(link)?;
+        }
+        let engine = Remote::start(&host, &Route::direct(delay.authority()), peer)?;
+        Ok(vec![self.measure(Way::Peer(peer), content, &engine, &host)?])
+    }
+
+    /// Eight hosts that pull and run at the same moment: the last one's times, and what the seed sent until then.
+    fn play_together(&self, ground: &Ground<'_>) -> Result<Row> {
+        let hosts = (0..TOGETHER).map(|number| ground.network.host(&format!("eight-{number}")));
+        let hosts = hosts.collect::<Result<Vec<_>>>()?;
+        let mut nodes = Vec::new();
+        for host in &hosts {
+            host.shape(ground.link)?;
+            nodes.push(LazyNode::start_with(host, ground.seed.host(), ground.registry, &NO_FILL)?);
+        }
+        let (seed, machine, clock) = (ground.seed.host(), MachineTime::now()?, SystemClock::start());
+        let (sent, start) = (seed.traffic()?.sent, clock.now());
+        let measured = thread::scope(|scope| {
+            let starting = hosts.iter().zip(&nodes).map(|(host, node)| {
+                let clock = &clock;
+                scope.spawn(move || start_container(ground.content, &node.engine, host, clock))
+            });
+            let starting: Vec<_> = starting.collect();
+            let measured = starting.into_iter().map(|thread| match thread.join() {
+                Ok(measured) => measured,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            measured.collect::<Result<Vec<_>>>()
+        })?;
+        let (sent, busy) = (seed.traffic()?.sent - sent, MachineTime::now()?.busy_since(machine));
+        for node in &nodes {
+            node.engine.end_runs();
+        }
+        let touched = ground.touched()?;
+        let last = measured.iter().max_by_key(|one| one.ready).context("there are eight")?;
+        Ok(Row {
+            pull: last.pulled.since(start).as_secs_f64(),
+            run: last.ready.since(last.pulled).as_secs_f64(),
+            ready: last.ready.since(start).as_secs_f64(),
+            came: measured.iter().map(|one| one.came).sum::<u64>() / TOGETHER as u64,
+            touched: Some(touched),
+            copies: Some(sent as f64 / touched as f64),
+            busy,
+            ..Row::new(self, Way::Eight, ground.content.image.size())
+        })
+    }
+
+    fn measure(&self, way: Way, content: &Content, engine: &impl Starter, host: &Host) -> Result<Row> {
+        let (machine, clock) = (MachineTime::now()?, SystemClock::start());
         let start = clock.now();
-        engine.pull(&reference)?.finish(PULL_TIMEOUT)?;
-        let pulled = clock.now();
-        let mut container = engine.begin_run(&reference, &command)?;
-        content.wait_until_ready(&mut container)?;
-        let ready = clock.now();
+        let measured = start_container(content, engine, host, &clock)?;
         let row = Row {
-            pull: pulled.since(start).as_secs_f64(),
-            run: ready.since(pulled).as_secs_f64(),
-            ready: ready.since(start).as_secs_f64(),
-            came: host.traffic()?.received - before,
+            pull: measured.pulled.since(start).as_secs_f64(),
+            run: measured.ready.since(measured.pulled).as_secs_f64(),
+            ready: measured.ready.since(start).as_secs_f64(),
+            came: measured.came,
             busy: MachineTime::now()?.busy_since(machine),
-            ..Row::new(self, way.name(), content.image.size())
+            ..Row::new(self, way, content.image.size())
         };
         engine.end_runs();
         Ok(row)
     }
 }
 
-/// Lets the seed read and expand everything that is wanted of it later, over cables without a shape.
-fn warm_up(host: &Host, seed: &Host, registry: &str, content: &Content) -> Result<()> {
+/// Pulls the image, and starts its container, until that is ready.
+fn start_container(content: &Content, engine: &impl Starter, host: &Host, clock: &SystemClock) -> Result<Measured> {
     let reference = content.image.reference(NAME);
-    let node = LazyNode::start(host, seed, registry)?;
+    let command: Vec<&str> = content.command.iter().map(String::as_str).collect();
+    let before = host.traffic()?.received;
+    engine.pull(&reference)?.finish(PULL_TIMEOUT)?;
+    let pulled = clock.now();
+    let mut container = engine.begin_run(&reference, &command)?;
+    content.wait_until_ready(&mut container)?;
+    let ready = clock.now();
+    Ok(Measured { pulled, ready, came: host.traffic()?.received - before })
+}
+
+impl Ground<'_> {
+    /// Bytes that starts touch, as far as the fleet knows now.
+    fn known(&self) -> Result<u64> {
+        let reference = self.content.image.reference(NAME);
+        let profile = match self.seed.ask(&["image", "profile", &reference]) {
+            Ok(profile) => profile,
+            // So it says while nothing is known.
+            Err(error) if format!("{error:#}").contains("nothing is known yet") => return Ok(0),
+            Err(error) => return Err(error),
+        };
+        let layers = profile["layers"].as_array().context("a profile has layers")?;
+        Ok(layers.iter().filter_map(|layer| layer["bytes"].as_u64()).sum())
+    }
+
+    /// The same once the seed was told of the start that ended just now.
+    fn touched(&self) -> Result<u64> {
+        let clock = SystemClock::start();
+        let (mut known, mut since) = (0, clock.now());
+        wait_until("the fleet to learn what was touched", PROFILE_TIMEOUT, || {
+            let now = self.known()?;
+            if now != known {
+                (known, since) = (now, clock.now());
+            }
+            Ok(known > 0 && clock.now().since(since) > PROFILE_SETTLED)
+        })?;
+        Ok(known)
+    }
+}
+
+/// Lets the seed read and expand everything that is wanted of it later, over cables without a shape.
+fn warm_up(host: &Host, ground: &Ground<'_>) -> Result<()> {
+    let reference = ground.content.image.reference(NAME);
+    let node = LazyNode::start(host, ground.seed.host(), ground.registry)?;
     node.pull(&reference)?;
-    let skopeo = Skopeo::configure(host, &Route::mirrored(registry))?;
+    let skopeo = Skopeo::configure(host, &Route::mirrored(ground.registry))?;
     skopeo.copy(&reference, "copy")?.finish(PULL_TIMEOUT).map(drop)
 }

@@ -6,7 +6,9 @@
 //! | this one | [`Start`]: a scenario, and its goal |
 //! | [`node`] | [`LazyNode`]: an agent with a directory of layers, and a containerd that mounts them |
 //! | [`content`] | the four kinds of images, and what their containers do |
+//! | [`way`] | [`Way`]: how an image comes to a container |
 //! | [`course`] | one turn: every way once, on new hosts |
+//! | `converted` | images as other snapshotters want them |
 //! | [`delay`] | what takes a while before each request reaches the registry |
 //! | [`row`] | [`Row`]: what a way came to, medians, and the table |
 //!
@@ -15,10 +17,12 @@
 //! the node's rate.
 
 pub mod content;
+mod converted;
 pub mod course;
 pub mod delay;
 pub mod node;
 pub mod row;
+pub mod way;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -26,6 +30,7 @@ use serde::Deserialize;
 pub use self::content::What;
 pub use self::node::LazyNode;
 pub use self::row::Row;
+pub use self::way::Way;
 use crate::link::Link;
 
 /// A scenario. Every field without a default must be given.
@@ -45,7 +50,10 @@ pub struct Start {
     pub rate: String,
     /// How long each request takes before it reaches the registry.
     pub delay_milliseconds: u64,
-    /// The goal of [`Way::Lazy`](course::Way::Lazy).
+    /// The ways that are played where nothing else is asked for.
+    #[serde(default = "usual_ways")]
+    pub ways: Vec<Way>,
+    /// The goals of lazy starts.
     #[serde(default)]
     pub goal: Goal,
 }
@@ -62,10 +70,23 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Goal {
-    /// Most time until ready, over that of the best whole pull of the same turn.
+    /// Most time until ready, over that of the best whole pull of the same turn: of the first start.
     pub ready_over_whole: Option<f64>,
-    /// Most seconds of a pull.
+    /// Most seconds of a pull: of the first start.
     pub pull_seconds: Option<f64>,
+    /// Most time until ready of the second starter, without that in which what is touched passes the cable, over that of a start with everything on the local disk.
+    pub ready_over_local: Option<f64>,
+    /// Most bytes that came to the second starter until it was ready, over what is touched.
+    pub came_over_touched: Option<f64>,
+    /// Most bytes that the seed sent while eight started at once, over what is touched.
+    pub copies: Option<f64>,
+}
+
+/// Names of values in a row, and the most that each may be.
+pub(crate) type Limits = Vec<(&'static str, f64)>;
+
+fn usual_ways() -> Vec<Way> {
+    Way::USUAL.to_vec()
 }
 
 impl Start {
@@ -87,23 +108,39 @@ impl Start {
 impl Goal {
     /// For people, such as `ready/whole <= 0.1`.
     pub fn text(self) -> String {
-        let limits: Vec<_> = self.limits().into_iter().map(|(what, limit)| format!("{what} <= {limit}")).collect();
+        let all = [Way::Lazy, Way::Second, Way::Eight].map(|way| self.of(way));
+        Self::text_of(&all.concat())
+    }
+
+    fn text_of(limits: &Limits) -> String {
+        let limits: Vec<_> = limits.iter().map(|(what, limit)| format!("{what} <= {limit}")).collect();
         limits.join(", ")
     }
 
-    fn limits(self) -> Vec<(&'static str, f64)> {
-        let all = [("ready/whole", self.ready_over_whole), ("pull s", self.pull_seconds)];
+    /// Those of one way.
+    fn of(self, way: Way) -> Limits {
+        let all = match way {
+            Way::Lazy => vec![("ready/whole", self.ready_over_whole), ("pull s", self.pull_seconds)],
+            Way::Second => vec![("ready/local", self.ready_over_local), ("came/touched", self.came_over_touched)],
+            Way::Eight => vec![("seed", self.copies)],
+            _ => Vec::new(),
+        };
         all.into_iter().filter_map(|(what, limit)| Some((what, limit?))).collect()
     }
 
     /// The parts that a row misses; `None` where there is no goal.
-    fn missed(self, row: &Row) -> Option<Vec<String>> {
-        let limits = self.limits();
+    fn missed(limits: &Limits, row: &Row) -> Option<Vec<String>> {
         if limits.is_empty() {
             return None;
         }
-        let reached = |what| if what == "pull s" { Some(row.pull) } else { row.over_whole };
-        let missed = limits.into_iter().filter_map(|(what, limit)| match reached(what) {
+        let reached = |what| match what {
+            "pull s" => Some(row.pull),
+            "ready/local" => row.over_local,
+            "came/touched" => row.over_touched(),
+            "seed" => row.copies,
+            _ => row.over_whole,
+        };
+        let missed = limits.iter().filter_map(|&(what, limit)| match reached(what) {
             Some(reached) if reached <= limit => None,
             Some(reached) => Some(format!("{what} {reached:.2} > {limit}")),
             None => Some(format!("{what} unknown")),

@@ -1,0 +1,32 @@
+//! What is between a reader and the disk.
+
+/// See the module's text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The file system below, nothing else.
+    Native,
+    /// overlayfs over that, as containerd unpacks an image.
+    Overlay,
+    /// A layer of which half is here, and the rest comes meanwhile.
+    Filling,
+    /// The same mount once all is here: a container that was started before goes on like this.
+    Whole,
+    /// A container that was started since: its layer is the store's file itself.
+    Renewed,
+}
+
+impl Stage {
+    /// In their turns.
+    pub const ALL: [Self; 5] = [Self::Native, Self::Overlay, Self::Filling, Self::Whole, Self::Renewed];
+
+    /// Its name in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Overlay => "overlayfs",
+            Self::Filling => "lazy, filling",
+            Self::Whole => "lazy, whole, same mount",
+            Self::Renewed => "lazy, whole, new mount",
+        }
+    }
+}
