@@ -1,6 +1,6 @@
 //! The mounted file: reads that wait, with a limit; connections to an agent that come and go; content that turned out wrong.
 //!
-//! A read is answered, in this order: from fresh pieces of the agent's file; by the agent, which fetches and verifies; without an agent,
+//! A read is answered, in this order: from pieces of the agent's file that it vouched for by this connection, and fresh ones; by the agent, which fetches and verifies; without an agent,
 //! while there is none or it can't have the bytes, from pieces whose hashes it told before, verified here. Else the read waits until its
 //! limit. So a mount outlives its agent and its origin as far as it has come, and all of it once it is whole.
 //!
@@ -21,6 +21,7 @@ use bytes::Bytes;
 use darter_core::{ByteRange, Clock, PieceHash, Rate};
 use parking_lot::Mutex;
 use rustix::fs::{Advice, fadvise};
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::ahead::Ahead;
@@ -138,6 +139,13 @@ pub struct MountedFile {
     proving: Arc<Semaphore>,
 }
 
+/// The agent's file, which has bytes that it vouched for.
+struct AtHand {
+    file: Arc<File>,
+    /// Its pages stay in memory.
+    is_fresh: bool,
+}
+
 /// The content of a connection, compared with this one.
 enum About {
     /// The mounted content.
@@ -220,26 +228,64 @@ impl MountedFile {
         self.files.lock().one_is_whole() && self.kept.lock().knows_all()
     }
 
+    /// Reads `size` bytes from `offset` on, as far as there are such, and hands them to `reply`. What is here takes a thread that may wait for the disk, and
+    /// nothing else; the rest a task of the runtime.
+    pub fn answer(
+        self: &Arc<Self>,
+        runtime: &Handle,
+        offset: u64,
+        size: u32,
+        reply: impl FnOnce(Result<Bytes, Unread>) + Send + 'static,
+    ) {
+        let file = Arc::clone(self);
+        let Some((range, ahead)) = self.noted(offset, size) else {
+            runtime.spawn(async move { reply(file.read(offset, size).await) });
+            return;
+        };
+        let Some(at_hand) = self.at_hand(range) else {
+            runtime.spawn(async move { reply(file.wait(range, ahead).await) });
+            return;
+        };
+        let handle = runtime.clone();
+        runtime.spawn_blocking(move || match file.take(&at_hand, range) {
+            Some(bytes) => {
+                file.fetch_ahead(ahead);
+                reply(Ok(bytes));
+            }
+            None => drop(handle.spawn(async move { reply(file.wait(range, ahead).await) })),
+        });
+    }
+
     /// Reads `size` bytes from `offset` on, as far as there are such.
     ///
     /// # Errors
     /// [`Unread`] when they can't be had within the limit.
     pub async fn read(self: &Arc<Self>, offset: u64, size: u32) -> Result<Bytes, Unread> {
-        let range = ByteRange::new(offset, offset.saturating_add(size.into())).clamp_to(self.content.length);
-        if range.is_empty() {
-            return Ok(Bytes::new());
-        }
-        if self.is_tainted() {
-            return Err(Unread);
-        }
-        self.touches.lock().read(range, self.clock.now());
-        let ahead = self.ahead.lock().read(range);
-        if let Some(file) = self.fresh(range)
-            && let Some(bytes) = self.vouched(file, range).await
+        let Some((range, ahead)) = self.noted(offset, size) else {
+            return if self.is_tainted() { Err(Unread) } else { Ok(Bytes::new()) };
+        };
+        if let Some(at_hand) = self.at_hand(range)
+            && let Some(bytes) = self.taken(at_hand, range).await
         {
             self.fetch_ahead(ahead);
             return Ok(bytes);
         }
+        self.wait(range, ahead).await
+    }
+
+    /// Notes a read of these bytes, as far as there are such; and what is to be fetched ahead of it. `None`: there are none such, or nothing may be
+    /// read any more.
+    fn noted(&self, offset: u64, size: u32) -> Option<(ByteRange, Option<ByteRange>)> {
+        let range = ByteRange::new(offset, offset.saturating_add(size.into())).clamp_to(self.content.length);
+        if range.is_empty() || self.is_tainted() {
+            return None;
+        }
+        self.touches.lock().read(range, self.clock.now());
+        Some((range, self.ahead.lock().read(range)))
+    }
+
+    /// Waits for bytes that are not at hand.
+    async fn wait(self: &Arc<Self>, range: ByteRange, ahead: Option<ByteRange>) -> Result<Bytes, Unread> {
         let patience = self.limits.lock().patience(range, self.clock.now());
         let _waits = WaitingRead::begin(self);
         let mut reading = std::pin::pin!(tokio::time::timeout(patience, self.wait_for(range, patience)));
@@ -258,7 +304,7 @@ impl MountedFile {
         read
     }
 
-    async fn wait_for(&self, range: ByteRange, patience: Duration) -> Result<Bytes, Unread> {
+    async fn wait_for(self: &Arc<Self>, range: ByteRange, patience: Duration) -> Result<Bytes, Unread> {
         let mut links = self.link.subscribe();
         let pieces = self.kept.lock().whole_pieces(range);
         loop {
@@ -276,7 +322,7 @@ impl MountedFile {
                     match answer {
                         Ok(Given::File(file, hashes)) => {
                             if self.came(&file, pieces, &hashes)
-                                && let Some(bytes) = self.vouched(file, range).await
+                                && let Some(bytes) = self.taken(AtHand { file, is_fresh: true }, range).await
                             {
                                 return Ok(bytes);
                             }
@@ -344,21 +390,39 @@ impl MountedFile {
         true
     }
 
-    /// The file that has these bytes, if the agent vouched for them lately.
-    fn fresh(&self, range: ByteRange) -> Option<Arc<File>> {
+    /// The file that has these bytes, if the agent vouched for them lately, or by the connection that is there.
+    fn at_hand(&self, range: ByteRange) -> Option<AtHand> {
+        let is_up = matches!(&*self.link.borrow(), Link::Up(_));
         let files = self.files.lock();
-        files.now().filter(|_| self.kept.lock().is_fresh(range))
+        let kept = self.kept.lock();
+        let is_fresh = kept.is_fresh(range);
+        let file = files.now().filter(|_| is_fresh || (is_up && kept.is_vouched(range)))?;
+        Some(AtHand { file, is_fresh })
     }
 
-    /// The bytes of pieces that the agent vouched for in this file.
-    async fn vouched(&self, file: Arc<File>, range: ByteRange) -> Option<Bytes> {
+    /// Reads bytes that are at hand. `None` where there may be a hole. Blocking.
+    fn take(&self, at_hand: &AtHand, range: ByteRange) -> Option<Bytes> {
         let pages = ByteRange::new(range.start() / PAGE * PAGE, range.end().div_ceil(PAGE) * PAGE);
         let pages = pages.clamp_to(self.content.length);
-        let bytes = tokio::task::spawn_blocking(move || read_exact(&file, pages)).await.ok()??;
+        let bytes = read_exact(&at_hand.file, pages)?;
+        if !at_hand.is_fresh {
+            // The kernel keeps what it is given in the page cache of the mounted file.
+            let _ = fadvise(&at_hand.file, pages.start(), std::num::NonZero::new(pages.len()), Advice::DontNeed);
+        }
         if !self.kept.lock().are_zeros(zero_pages(pages.start(), &bytes)) {
-            return self.proven(range).await;
+            return None;
         }
         cut(&bytes.into(), pages, range).ok()
+    }
+
+    /// The same, or the verified bytes where there may be a hole.
+    async fn taken(self: &Arc<Self>, at_hand: AtHand, range: ByteRange) -> Option<Bytes> {
+        let file = Arc::clone(self);
+        let taken = tokio::task::spawn_blocking(move || file.take(&at_hand, range)).await.ok()?;
+        match taken {
+            Some(bytes) => Some(bytes),
+            None => self.proven(range).await,
+        }
     }
 
     /// The bytes of pieces whose hashes are known, verified.
@@ -426,6 +490,7 @@ impl MountedFile {
                 let reason = match supplier.open().await {
                     Ok((content, supply)) => match self.about(&content, &*supply).await {
                         About::This => {
+                            self.kept.lock().another_connection();
                             self.link.send_replace(Link::Up(supply));
                             break;
                         }

@@ -2,7 +2,8 @@
 //!
 //! A piece is *fresh* from the moment at which the agent vouched for it, while it is among the last [`MAX_FRESH`] bytes: it is in the page cache,
 //! and is read without a question. What is no longer fresh is dropped from the page cache, since the kernel keeps what it was given in that of the
-//! mounted file; else all of it would be there twice.
+//! mounted file; else all of it would be there twice. While the connection lasts by which the agent vouched for a piece, it is not evicted, and so
+//! is read from the disk without another question.
 //!
 //! The hash of each piece that was ever vouched for stays known. So a piece can be read without an agent, and verified here.
 
@@ -23,6 +24,8 @@ pub struct Kept {
     pieces: PieceLength,
     length: u64,
     hashes: Vec<Option<PieceHash>>,
+    /// Pieces that the agent vouched for by this connection, and fresh ones.
+    vouched: PieceSet,
     fresh: PieceSet,
     /// Fresh pieces, the oldest first.
     order: VecDeque<PieceIndex>,
@@ -35,7 +38,7 @@ impl Kept {
     pub fn new(pieces: PieceLength, length: u64) -> Self {
         let count = pieces.count(length) as usize;
         let (fresh, order, zeros) = (PieceSet::new(), VecDeque::new(), BTreeSet::new());
-        Self { pieces, length, hashes: vec![None; count], fresh, order, zeros }
+        Self { pieces, length, hashes: vec![None; count], vouched: PieceSet::new(), fresh, order, zeros }
     }
 
     /// How the content is cut.
@@ -78,6 +81,7 @@ impl Kept {
     /// that are to be dropped from there now.
     pub fn came(&mut self, range: ByteRange) -> Vec<ByteRange> {
         for piece in self.pieces.pieces_of(range).map(PieceIndex) {
+            self.vouched.insert(piece);
             if self.fresh.insert(piece) {
                 self.order.push_back(piece);
             }
@@ -97,9 +101,26 @@ impl Kept {
         dropped
     }
 
+    /// As if more than [`MAX_FRESH`] bytes had come since.
+    #[cfg(test)]
+    pub(crate) fn forget_fresh(&mut self) {
+        (self.fresh, self.order) = (PieceSet::new(), VecDeque::new());
+        self.zeros.clear();
+    }
+
     /// True if `range` may be read from the file as it is.
     pub fn is_fresh(&self, range: ByteRange) -> bool {
         self.pieces.pieces_of(range).all(|piece| self.fresh.contains(PieceIndex(piece)))
+    }
+
+    /// True if `range` may be read from the file as it is, while the connection to the agent lasts.
+    pub fn is_vouched(&self, range: ByteRange) -> bool {
+        self.pieces.pieces_of(range).all(|piece| self.vouched.contains(PieceIndex(piece)))
+    }
+
+    /// Another connection: what is not fresh may have been evicted since.
+    pub fn another_connection(&mut self) {
+        self.vouched = self.fresh.clone();
     }
 
     /// The pieces that `range` touches, with their places and hashes; `None` while a hash is not known.
@@ -115,7 +136,7 @@ impl Kept {
 
     /// Forgets what is fresh: it was of another file.
     pub fn another_file(&mut self) {
-        (self.fresh, self.order) = (PieceSet::new(), VecDeque::new());
+        (self.vouched, self.fresh, self.order) = (PieceSet::new(), PieceSet::new(), VecDeque::new());
         self.zeros.clear();
     }
 
@@ -189,8 +210,13 @@ mod tests {
         // More than is kept, at once.
         kept.came(ByteRange::new(50 * MIB, 90 * MIB));
         assert!(kept.is_fresh(ByteRange::new(50 * MIB, 90 * MIB)));
+        assert!(kept.is_vouched(ByteRange::new(MIB, 32 * MIB)) && !kept.is_fresh(ByteRange::new(MIB, 2 * MIB)));
+        assert!(!kept.is_vouched(ByteRange::new(31 * MIB, 33 * MIB)), "one of them never came");
+        kept.another_connection();
+        assert!(kept.is_vouched(ByteRange::new(50 * MIB, 90 * MIB)) && !kept.is_vouched(ByteRange::new(MIB, 2 * MIB)));
         kept.another_file();
-        assert!(!kept.is_fresh(ByteRange::new(50 * MIB, 51 * MIB)));
+        let last = ByteRange::new(50 * MIB, 51 * MIB);
+        assert!(!kept.is_fresh(last) && !kept.is_vouched(last));
     }
 
     #[test]

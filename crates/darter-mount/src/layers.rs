@@ -336,11 +336,9 @@ impl Filesystem for Directory {
         reply: ReplyData,
     ) {
         let Some(kept) = self.shared.opened(inode) else { return reply.error(Errno::EIO) };
-        self.runtime.spawn(async move {
-            match kept.file.read(offset, size).await {
-                Ok(bytes) => reply.data(&bytes),
-                Err(_) => reply.error(Errno::EIO),
-            }
+        kept.file.answer(&self.runtime, offset, size, |read| match read {
+            Ok(bytes) => reply.data(&bytes),
+            Err(_) => reply.error(Errno::EIO),
         });
     }
 

@@ -126,12 +126,9 @@ impl Filesystem for Directory {
         if inode != FILE {
             return reply.error(Errno::EISDIR);
         }
-        let file = Arc::clone(&self.file);
-        self.runtime.spawn(async move {
-            match file.read(offset, size).await {
-                Ok(bytes) => reply.data(&bytes),
-                Err(_) => reply.error(Errno::EIO),
-            }
+        self.file.answer(&self.runtime, offset, size, |read| match read {
+            Ok(bytes) => reply.data(&bytes),
+            Err(_) => reply.error(Errno::EIO),
         });
     }
 

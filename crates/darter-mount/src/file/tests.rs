@@ -414,3 +414,26 @@ async fn what_is_touched_first_is_told_to_the_agent_with_what_was_there_already_
     mounted.file.hand_over().await;
     assert!(agent.asked("touched").is_empty(), "nothing new");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_an_agent_vouched_for_is_not_asked_for_again_while_it_is_there() {
+    let (agent, next) = (Agent::new(), Agent::new());
+    let mounted = mount(&agent, Fill::Never);
+    assert!(mounted.reads(3 * PIECE, 100).await && mounted.reads(40 * PAGE, 4096).await);
+    // As if a lot had come since.
+    let fresh_no_more = |mounted: &Mounted| mounted.file.kept.lock().forget_fresh();
+    fresh_no_more(&mounted);
+    let asked = agent.asked("read").len();
+    assert!(mounted.reads(3 * PIECE + 50, 1000).await && mounted.reads(40 * PAGE, 4096).await);
+    assert_eq!(agent.asked("read").len(), asked);
+    // A hole is seen all the same.
+    agent.file.write_all_at(&[0; PAGE as usize], 3 * PIECE).unwrap();
+    agent.refuses.store(true, Ordering::Relaxed);
+    assert!(!mounted.reads(3 * PIECE, 4).await);
+    // Another agent may have thrown it away meanwhile.
+    mounted.agents.0.lock().push((content(1), Arc::clone(&next)));
+    agent.ends(End::Gone("killed".into()));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(mounted.reads(40 * PAGE, 100).await);
+    assert_eq!(next.asked("read").len(), 1);
+}
