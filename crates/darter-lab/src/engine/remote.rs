@@ -4,8 +4,7 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,12 +12,17 @@ use anyhow::{Context, Result};
 use super::containerd::{Containerd, NAMESPACE, UNUSED_PLUGINS};
 use super::peers::Peer;
 use super::release;
-use super::route::{ENGINE_TIMEOUT, Route};
+use super::route::ENGINE_TIMEOUT;
 use crate::netns::Host;
 use crate::process::{Process, wait_until};
+use crate::registry;
 
 /// An engine that pulls an image and starts containers of it.
 pub trait Starter {
+    /// How it names the laboratory's registry.
+    fn registry(&self) -> &str {
+        registry::NAME
+    }
     /// Starts pulling an image.
     fn pull(&self, reference: &str) -> Result<Process>;
     /// Starts a container of a pulled image.
@@ -46,6 +50,7 @@ impl Starter for Containerd<'_> {
 pub struct Remote<'host> {
     host: &'host Host,
     peer: Peer,
+    registry: String,
     programs: PathBuf,
     socket: PathBuf,
     hosts: PathBuf,
@@ -56,18 +61,17 @@ pub struct Remote<'host> {
 }
 
 impl<'host> Remote<'host> {
-    /// Starts both on a host. They go to the registry themselves.
-    pub fn start(host: &'host Host, route: &Route, peer: Peer) -> Result<Self> {
+    /// Starts both on a host. They go to the registry themselves, and call it by its address: one of them does so whatever mirrors it is told of.
+    pub fn start(host: &'host Host, registry: &str, peer: Peer) -> Result<Self> {
         let anchor = host.hold_mounts()?;
-        let (snapshotter, sock, root) = snapshotter(host, route, peer, &anchor)?;
+        let (snapshotter, sock, root) = snapshotter(host, registry, peer, &anchor)?;
         let programs = release::programs()?;
         let directory = host.make_directory("containerd")?;
         let socket = directory.join("sock");
         let hosts = host.make_directory("containerd/certs.d")?;
-        let own = host.make_directory(&format!("containerd/certs.d/{}", route.name))?.join("hosts.toml");
+        let own = host.make_directory(&format!("containerd/certs.d/{registry}"))?.join("hosts.toml");
         let text = format!(
-            "server = \"http://{0}\"\n[host.\"http://{0}\"]\ncapabilities = [\"pull\", \"resolve\"]\n",
-            route.registry
+            "server = \"http://{registry}\"\n[host.\"http://{registry}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
         );
         fs::write(&own, text).with_context(|| format!("write {}", own.display()))?;
         let (name, config) = (peer.name(), directory.join("config.toml"));
@@ -89,8 +93,9 @@ impl<'host> Remote<'host> {
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}", programs.display())).arg("--config").arg(&config);
         let process = host.spawn("containerd", &mut command)?;
-        let (started, _snapshotter) = (Mutex::default(), snapshotter);
-        let engine = Self { host, peer, programs, socket, hosts, started, _process: process, _snapshotter, anchor };
+        let (registry, started, _snapshotter) = (registry.to_owned(), Mutex::default(), snapshotter);
+        let engine =
+            Self { host, peer, registry, programs, socket, hosts, started, _process: process, _snapshotter, anchor };
         wait_until("containerd to answer", ENGINE_TIMEOUT, || {
             let mut version = engine.ctr(&["version"]);
             Ok(engine.socket.exists() && host.run("ctr-version", &mut version, Duration::from_secs(10)).is_ok())
@@ -106,6 +111,10 @@ impl<'host> Remote<'host> {
 }
 
 impl Starter for Remote<'_> {
+    fn registry(&self) -> &str {
+        &self.registry
+    }
+
     fn pull(&self, reference: &str) -> Result<Process> {
         let mut command = self.ctr(&["image", "pull", "--snapshotter", self.peer.name(), "--hosts-dir"]);
         self.host.spawn("ctr-pull", command.arg(&self.hosts).arg(reference))
@@ -136,22 +145,20 @@ impl Drop for Remote<'_> {
 }
 
 /// Starts a peer's process; gives its socket, and where it keeps what it has.
-fn snapshotter(host: &Host, route: &Route, peer: Peer, anchor: &Process) -> Result<(Process, PathBuf, PathBuf)> {
+fn snapshotter(host: &Host, registry: &str, peer: Peer, anchor: &Process) -> Result<(Process, PathBuf, PathBuf)> {
     let root = host.make_directory(peer.name())?;
     let socket = root.join("sock");
     let program = peer.program(false)?;
     let mut command = match peer {
         Peer::Stargz => {
             let mut command = host.command_beside(anchor.id(), program);
-            command.arg("serve").arg(&root).arg(&socket).args([route.name, &route.registry]);
+            command.arg("serve").arg(&root).arg(&socket).args([registry, registry]);
             command
         }
         Peer::Soci => {
             let config = root.join("config.toml");
             let text = format!(
-                "no_prometheus = true\n[[resolver.host.{:?}.mirrors]]\nhost = {:?}\ninsecure = true\n",
-                route.name,
-                format!("http://{}", route.registry)
+                "no_prometheus = true\n[[resolver.host.{registry:?}.mirrors]]\nhost = \"http://{registry}\"\ninsecure = true\n"
             );
             fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
             // Parts of it are where it always is, whatever its flags say.

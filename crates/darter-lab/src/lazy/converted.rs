@@ -3,19 +3,21 @@
 //! An image goes from the registry's storage into a directory, is converted there by the peer's own program, and is pushed into a storage of its own.
 
 use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use darter_core::Digest;
+use darter_core::{Digest, DigestHasher};
+use flate2::read::GzDecoder;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::content::Content;
 use crate::engine::peers::Peer;
 use crate::netns::{Host, Network};
-use crate::oci::{Layer, Layout};
+use crate::oci::{Layer, Layout, digest_of};
 use crate::place::cache_directory;
 use crate::process::Process;
 use crate::registry::Registry;
@@ -66,15 +68,40 @@ fn convert(content: &Content, peer: Peer, work: &Path) -> Result<()> {
     let reference = |registry: &Registry| format!("docker://{}/{name}", registry.authority());
     copy(&to, &reference(&source), &format!("oci:{}:{NAME}", plain.display()))?;
     match peer {
-        Peer::Stargz => to_stargz(&plain, &converted, peer, work)?,
-        Peer::Soci => {
+        Peer::Stargz => repack(&plain, &converted, work, |from, to| {
             let mut command = Command::new(peer.program(true)?);
-            command.args(["convert", "--standalone", "--format", "oci-dir"]).arg(&plain).arg(&converted);
+            let mut process = Process::spawn(command.arg("convert").args([from, to]), "stargz-convert", work)?;
+            let said = process.finish(CONVERT_TIMEOUT)?;
+            let told: Told = serde_json::from_str(&said).with_context(|| format!("read {said:?}"))?;
+            Ok((Layer { digest: told.digest, size: told.size, diff: told.diff }, json!({ TOC: told.toc })))
+        })?,
+        Peer::Soci => {
+            // The laboratory's layers, which are quick to make, have no place within that an index could lead to, unlike others'.
+            let usual = work.join("usual");
+            repack(&plain, &usual, work, |from, to| {
+                let mut command = Command::new("sh");
+                command.args(["-euc", r#"gzip -dc "$0" | gzip -6n > "$1""#]).args([from, to]);
+                Process::spawn(&mut command, "gzip", work)?.finish(CONVERT_TIMEOUT)?;
+                let size = fs::metadata(to).context("look at a layer")?.len();
+                let mut plain = DigestHasher::sha256();
+                let mut reader = GzDecoder::new(File::open(to).context("open a layer")?);
+                let mut buffer = vec![0; 256 << 10];
+                loop {
+                    match reader.read(&mut buffer).context("read a layer")? {
+                        0 => break,
+                        read => plain.update(&buffer[..read]),
+                    }
+                }
+                Ok((Layer { digest: digest_of(to)?, size, diff: plain.finish() }, json!({})))
+            })?;
+            let mut command = Command::new(peer.program(true)?);
+            command.args(["convert", "--standalone", "--format", "oci-dir"]).args([&usual, &converted]);
             Process::spawn(&mut command, "soci-convert", work)?.finish(CONVERT_TIMEOUT)?;
         }
     }
     let from = match peer {
         Peer::Stargz => format!("oci:{}:{NAME}", converted.display()),
+        // What it writes has no name.
         Peer::Soci => format!("oci:{}", converted.display()),
     };
     copy(&to, &from, &reference(&target))
@@ -89,33 +116,34 @@ fn copy(host: &Host, from: &str, to: &str) -> Result<()> {
     host.run("skopeo", command.args([from, to]), CONVERT_TIMEOUT).map(drop)
 }
 
-/// Converts every layer of the one image in a directory.
-fn to_stargz(plain: &Path, converted: &Path, peer: Peer, work: &Path) -> Result<()> {
-    let read = |digest: &str| -> Result<Value> {
-        let path = plain.join("blobs").join(digest.replace(':', "/"));
-        let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+/// Makes an image out of the one in the directory `plain`, with each of its layers packed anew by `pack`, from a file to another, which gives its annotations, too.
+fn repack(
+    plain: &Path,
+    repacked: &Path,
+    work: &Path,
+    pack: impl Fn(&Path, &Path) -> Result<(Layer, Value)>,
+) -> Result<()> {
+    let read = |path: &Path| -> Result<Value> {
+        let text = fs::read(path).with_context(|| format!("read {}", path.display()))?;
         serde_json::from_slice(&text).with_context(|| format!("read {}", path.display()))
     };
-    let text = |value: &Value| value.as_str().map(str::to_owned).context("a digest is a string");
-    let index: Value =
-        serde_json::from_slice(&fs::read(plain.join("index.json")).context("read an index")?).context("an index")?;
-    let manifest = read(&text(&index["manifests"][0]["digest"])?)?;
-    let config = read(&text(&manifest["config"]["digest"])?)?;
-    let mut layout = Layout::create(converted)?;
+    let blob = |descriptor: &Value| -> Result<PathBuf> {
+        let digest = descriptor["digest"].as_str().context("a descriptor has a digest")?;
+        Ok(plain.join("blobs").join(digest.replace(':', "/")))
+    };
+    let manifest = read(&blob(&read(&plain.join("index.json"))?["manifests"][0])?)?;
+    let config = read(&blob(&manifest["config"])?)?;
+    let mut layout = Layout::create(repacked)?;
     let (mut layers, mut annotations) = (Vec::new(), Vec::new());
-    for layer in manifest["layers"].as_array().context("a manifest has layers")? {
-        let blob = plain.join("blobs").join(text(&layer["digest"])?.replace(':', "/"));
+    for descriptor in manifest["layers"].as_array().context("a manifest has layers")? {
         let out = work.join("layer");
-        let mut command = Command::new(peer.program(true)?);
-        let said = Process::spawn(command.arg("convert").arg(&blob).arg(&out), "stargz-convert", work)?
-            .finish(CONVERT_TIMEOUT)?;
-        let told: Told = serde_json::from_str(&said).with_context(|| format!("read {said:?}"))?;
-        fs::rename(&out, layout.blob(told.digest)).context("name a layer by its digest")?;
-        layers.push(Layer { digest: told.digest, size: told.size, diff: told.diff });
-        annotations.push(json!({ TOC: told.toc }));
+        let (layer, annotated) = pack(&blob(descriptor)?, &out)?;
+        fs::rename(&out, layout.blob(layer.digest)).context("name a layer by its digest")?;
+        layers.push(layer);
+        annotations.push(annotated);
     }
-    let architecture = text(&config["architecture"])?;
-    let manifest = layout.add_annotated(&architecture, &layers, &config["config"], &annotations)?;
+    let architecture = config["architecture"].as_str().context("a configuration names an architecture")?;
+    let manifest = layout.add_annotated(architecture, &layers, &config["config"], &annotations)?;
     layout.name(&manifest, NAME);
     layout.finish()
 }

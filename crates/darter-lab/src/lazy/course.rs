@@ -151,7 +151,7 @@ impl Start {
         for host in [&origin, &host] {
             host.shape(link)?;
         }
-        let engine = Remote::start(&host, &Route::direct(delay.authority()), peer)?;
+        let engine = Remote::start(&host, delay.authority(), peer)?;
         Ok(vec![self.measure(Way::Peer(peer), content, &engine, &host)?])
     }
 
@@ -215,7 +215,7 @@ impl Start {
 
 /// Pulls the image, and starts its container, until that is ready.
 fn start_container(content: &Content, engine: &impl Starter, host: &Host, clock: &SystemClock) -> Result<Measured> {
-    let reference = content.image.reference(NAME);
+    let reference = content.image.reference(engine.registry());
     let command: Vec<&str> = content.command.iter().map(String::as_str).collect();
     let before = host.traffic()?.received;
     engine.pull(&reference)?.finish(PULL_TIMEOUT)?;
