@@ -83,10 +83,33 @@ impl Expected {
         self.range
     }
 
-    /// Hashes `data` and compares.
-    pub(crate) fn matches(&self, data: &[u8]) -> bool {
-        data.len() as u64 == self.range.len() && hash_piece(self.pieces, self.piece, data, self.only) == self.hash
+    /// Hashes `data`, unless that was just done, and compares.
+    pub(crate) fn matches(&self, data: &[u8], hashed: Option<Hashed>) -> bool {
+        let hash = || match hashed.filter(|hashed| hashed.only == self.only) {
+            Some(hashed) => hashed.hash,
+            None => hash_piece(self.pieces, self.piece, data, self.only),
+        };
+        data.len() as u64 == self.range.len() && hash() == self.hash
     }
+}
+
+impl Hashed {
+    /// Hashes a piece, which is all of its blob or not.
+    pub(crate) fn of(pieces: PieceLength, piece: PieceIndex, data: &[u8], only: bool) -> Self {
+        Self { hash: hash_piece(pieces, piece, data, only), only }
+    }
+
+    pub(crate) const fn hash(self) -> PieceHash {
+        self.hash
+    }
+}
+
+/// The hash that the bytes in hand have.
+#[derive(Clone, Copy)]
+pub(crate) struct Hashed {
+    hash: PieceHash,
+    /// Whether they were taken for all of the blob.
+    only: bool,
 }
 
 /// The outcome of writing a verified piece.
@@ -320,7 +343,7 @@ impl<M: Medium> Body<M> {
             if !self.read_bytes(&expected, expected.range.start(), buffer)? {
                 continue;
             }
-            if (again || !verified) && !expected.matches(buffer) {
+            if (again || !verified) && !expected.matches(buffer, None) {
                 self.lose(&expected);
                 continue;
             }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use darter_core::{BlobId, ByteRange, Digest, Manifest, PieceHash, PieceIndex, PieceSet};
 
 use crate::backend::Backend;
-use crate::body::{Body, Expected, Written};
+use crate::body::{Body, Expected, Hashed, Written};
 use crate::error::{Result, StoreError};
 use crate::keeper::Keeper;
 use crate::medium::Medium as _;
@@ -59,6 +59,24 @@ impl<B: Backend> Handle<B> {
         let result = work(&self.body);
         self.keeper.note(&self.body);
         result
+    }
+
+    /// Verifies a piece and stores it; it need not be hashed again if it was just `hashed`.
+    fn put_as(&self, piece: PieceIndex, data: &[u8], hashed: Option<Hashed>) -> Result<Put> {
+        loop {
+            let Some(expected) = self.body.expect(piece, data.len())? else { return Ok(Put::AlreadyHeld) };
+            if !expected.matches(data, hashed) {
+                return Err(StoreError::WrongPiece { blob: self.body.id, piece });
+            }
+            match self.write(&expected, data)? {
+                Written::Held => {
+                    self.keeper.note(&self.body);
+                    return Ok(Put::Stored);
+                }
+                Written::HeldBefore => return Ok(Put::AlreadyHeld),
+                Written::Overtaken => {}
+            }
+        }
     }
 
     /// Writes a verified piece, with room taken; tries a second time after eviction when the disk is full.
@@ -153,20 +171,17 @@ impl<B: Backend> StoredBlob for Handle<B> {
 
     fn put(&self, piece: PieceIndex, data: &[u8]) -> Result<Put> {
         self.enter("put");
-        loop {
-            let Some(expected) = self.body.expect(piece, data.len())? else { return Ok(Put::AlreadyHeld) };
-            if !expected.matches(data) {
-                return Err(StoreError::WrongPiece { blob: self.body.id, piece });
-            }
-            match self.write(&expected, data)? {
-                Written::Held => {
-                    self.keeper.note(&self.body);
-                    return Ok(Put::Stored);
-                }
-                Written::HeldBefore => return Ok(Put::AlreadyHeld),
-                Written::Overtaken => {}
-            }
+        self.put_as(piece, data, None)
+    }
+
+    fn put_first(&self, piece: PieceIndex, data: &[u8], only: bool) -> Result<Put> {
+        self.enter("put_first");
+        if self.hash(piece).is_some() {
+            return self.put_as(piece, data, None);
         }
+        let hashed = Hashed::of(self.body.manifest(Manifest::piece_length), piece, data, only);
+        self.extend(piece.0, &[hashed.hash()])?;
+        self.put_as(piece, data, Some(hashed))
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {

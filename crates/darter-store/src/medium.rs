@@ -15,6 +15,10 @@ use rustix::fs::FallocateFlags;
 use crate::dir::Dir;
 use crate::disk::trash::Trash;
 
+/// How much is written by one call. For more, the kernel looks for a long run of free memory, and moves other pages where there is none: that takes
+/// longer than writing (docs/notes/expanded-layers.md).
+const WRITE: usize = 128 << 10;
+
 /// The bytes of one blob. Callers see to it that writes and reads stay within one piece.
 pub(crate) trait Medium: Send + Sync + 'static {
     /// Writes all of `data`.
@@ -122,7 +126,11 @@ impl FileMedium {
 
 impl Medium for FileMedium {
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.own()?.write_all_at(data, offset)
+        let file = self.own()?;
+        for (part, at) in data.chunks(WRITE).zip((offset..).step_by(WRITE)) {
+            file.write_all_at(part, at)?;
+        }
+        Ok(())
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {

@@ -118,6 +118,20 @@ impl Passing {
         Ok(Put::Stored)
     }
 
+    /// A piece that the store refused for lack of room stays in memory, as do those that follow.
+    fn put_or_set_aside(&self, piece: PieceIndex, data: &[u8], put: Result<Put>) -> Result<Put> {
+        match put {
+            Err(error @ (StoreError::Full { .. } | StoreError::Io { .. })) => {
+                let blob = self.inner.id().short();
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(blob, error, "a blob passes through without being stored whole");
+                self.passes.store(true, Ordering::Release);
+                self.set_aside(piece, data)
+            }
+            other => other,
+        }
+    }
+
     /// A piece that is aside; `None` if it is to be had of the store, if at all.
     fn in_memory_now(&self, piece: PieceIndex) -> Result<Option<Arc<[u8]>>> {
         if !self.is_passing() {
@@ -218,16 +232,18 @@ impl StoredBlob for Passing {
         if self.is_passing() {
             return if self.inner.holds(piece) { Ok(Put::AlreadyHeld) } else { self.set_aside(piece, data) };
         }
-        match self.inner.put(piece, data) {
-            Err(error @ (StoreError::Full { .. } | StoreError::Io { .. })) => {
-                let blob = self.inner.id().short();
-                let error: &dyn std::error::Error = &error;
-                tracing::warn!(blob, error, "a blob passes through without being stored whole");
-                self.passes.store(true, Ordering::Release);
-                self.set_aside(piece, data)
+        self.put_or_set_aside(piece, data, self.inner.put(piece, data))
+    }
+
+    fn put_first(&self, piece: PieceIndex, data: &[u8], only: bool) -> Result<Put> {
+        threads::enter("put_first");
+        if self.is_passing() {
+            if self.inner.hash(piece).is_none() {
+                self.inner.extend(piece.0, &[hash_piece(self.pieces, piece, data, only)])?;
             }
-            other => other,
+            return self.put(piece, data);
         }
+        self.put_or_set_aside(piece, data, self.inner.put_first(piece, data, only))
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {

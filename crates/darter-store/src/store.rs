@@ -313,6 +313,13 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
     /// [`Full`](crate::StoreError::Full) (the blob stays readable), [`Discarded`](crate::StoreError::Discarded).
     fn put(&self, piece: PieceIndex, data: &[u8]) -> Result<Put>;
 
+    /// Stores a piece that comes from where the content is read first, and learns its hash: one pass of hashing as well. `only` is whether it
+    /// is all of the blob. A piece whose hash is known is [`put`](Self::put).
+    ///
+    /// # Errors
+    /// As [`Self::put`] and [`Self::extend`].
+    fn put_first(&self, piece: PieceIndex, data: &[u8], only: bool) -> Result<Put>;
+
     /// Fills `buffer` with the bytes from `offset` on; all must lie in held pieces.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! From the body of an origin's answer to stored pieces: bytes are cut into pieces, and each is hashed and stored the moment it is whole.
 //!
 //! Invariants: a piece is stored under the hash that it was given when it first came, or the answer is of another version; while a blob's
-//! length is unknown, a full piece waits for the next byte, since it may be the blob's only one. What a broken body leaves of a piece
+//! length is unknown, a full piece waits for the next byte, since it may be the blob's only one, unless its first piece comes last. What a broken body leaves of a piece
 //! goes on with the next answer where the version can be checked.
 //!
 //! Which answer to ask for, and when, is `reading`'s affair.
@@ -199,8 +199,13 @@ impl Transfer {
                         return end;
                     }
                 }
-                let take = chunk.len().min(room - assembly.bytes.len());
-                assembly.bytes.extend_from_slice(&chunk.split_to(take));
+                if assembly.bytes.is_empty() && chunk.len() == room {
+                    // All of a piece: taken over as it is, unless others have it, too.
+                    assembly.bytes = std::mem::take(&mut chunk).into();
+                } else {
+                    let take = chunk.len().min(room - assembly.bytes.len());
+                    assembly.bytes.extend_from_slice(&chunk.split_to(take));
+                }
                 if self.is_whole_piece(&assembly) {
                     turn.end();
                     if let Some(end) = self.piece_came(&mut assembly).await {
@@ -280,7 +285,11 @@ impl Transfer {
     }
 
     fn is_whole_piece(&self, assembly: &Assembly) -> bool {
-        let Some(length) = self.stored.length() else { return false };
+        let Some(length) = self.stored.length() else {
+            // What is headed last has more pieces than these, and none of them is held back until the whole was checked.
+            let is_full = assembly.bytes.len() as u64 == self.piece_length.bytes();
+            return is_full && self.source.is_headed_last() && assembly.piece.0 > 0;
+        };
         assembly.bytes.len() as u64 == self.piece_length.range(assembly.piece, length).len()
     }
 
@@ -294,7 +303,7 @@ impl Transfer {
         let is_last = stored.length() == Some(piece_length.offset(piece) + length);
         let mut hashing = self.whole.take_at(piece_length.offset(piece));
         let put = self.context.disk.run(move || {
-            let put = Fresh { piece, piece_length, bytes: &bytes, only, is_last }.put(&*stored, &mut hashing);
+            let put = Fresh { piece, bytes: &bytes, only, is_last }.put(&*stored, &mut hashing);
             (put, bytes, hashing)
         });
         let (put, mut bytes, hashing) = put.await;

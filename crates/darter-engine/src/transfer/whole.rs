@@ -14,7 +14,6 @@
 use std::sync::Arc;
 
 use darter_api::Role;
-use darter_core::manifest::hash_piece;
 use darter_core::{Digest, DigestHasher, PieceIndex, PieceLength, Source};
 use darter_origin::{OriginError, Witness};
 use darter_store::{Put, StoreError, StoredBlob};
@@ -112,7 +111,6 @@ impl Hashing {
 /// A piece that was read of the origin, and is to be stored.
 pub(super) struct Fresh<'a> {
     pub(super) piece: PieceIndex,
-    pub(super) piece_length: PieceLength,
     pub(super) bytes: &'a [u8],
     /// True if it is the blob's only one.
     pub(super) only: bool,
@@ -131,17 +129,14 @@ impl Fresh<'_> {
         stored: &dyn StoredBlob,
         hashing: &mut Option<Hashing>,
     ) -> Result<Result<Put, OriginError>, StoreError> {
-        let Self { piece, piece_length, bytes, only, is_last } = *self;
-        if stored.hash(piece).is_none() {
-            stored.extend(piece.0, &[hash_piece(piece_length, piece, bytes, only)])?;
-        }
+        let Self { piece, bytes, only, is_last } = *self;
         if is_last && let Some(mut witness) = hashing.as_mut().and_then(|hashing| hashing.witness.take()) {
             witness.update(bytes);
             if let Err(error) = witness.verdict() {
                 return Ok(Err(error));
             }
         }
-        let put = stored.put(piece, bytes)?;
+        let put = stored.put_first(piece, bytes, only)?;
         // Of a piece that was here already these bytes need not be the ones.
         if let Some(hashing) = hashing.as_mut().filter(|_| put == Put::Stored) {
             if let Some(witness) = &mut hashing.witness {
@@ -320,6 +315,7 @@ impl Transfer {
 
 #[cfg(test)]
 mod tests {
+    use darter_core::manifest::hash_piece;
     use darter_core::{BlobId, Manifest, Version};
     use darter_store::{BlobInfo, MemStore, Store as _, StoreConfig};
 
@@ -342,7 +338,7 @@ mod tests {
         bytes: &[u8],
         hashing: &mut Option<Hashing>,
     ) -> Result<Put, StoreError> {
-        let fresh = Fresh { piece: PieceIndex(piece), piece_length: PIECE, bytes, only: false, is_last: piece == 2 };
+        let fresh = Fresh { piece: PieceIndex(piece), bytes, only: false, is_last: piece == 2 };
         fresh.put(stored, hashing).map(|put| put.expect("nothing is declared"))
     }
 

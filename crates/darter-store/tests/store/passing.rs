@@ -43,6 +43,26 @@ fn pieces_pass_through_in_order_and_the_digest_of_the_whole_is_told() {
 }
 
 #[test]
+fn what_is_read_first_passes_and_its_hash_is_learnt() {
+    let content = Content::new(1, 3 * PIECE);
+    let manifest = Manifest::new(content.manifest.piece_length(), None);
+    let over = config(Some(PIECE));
+    let store = MemStore::new(&over);
+    let small = Passing::over(store.open_or_create(content.id, info(&content), manifest.clone()).unwrap());
+    let memory = Passing::in_memory(content.id, info(&content), &manifest, &config(None)).unwrap();
+    for (blob, kept) in [(small, 1), (memory, 0)] {
+        for piece in 0..content.pieces() {
+            assert_eq!(blob.put_first(PieceIndex(piece), content.piece(piece), false).unwrap(), Put::Stored);
+            assert_eq!(blob.hash(PieceIndex(piece)), Some(content.manifest.hashes()[piece as usize]));
+        }
+        assert!(blob.passes());
+        assert_eq!(blob.aside().len(), content.pieces() - kept);
+        let again = blob.put_first(PieceIndex(2), content.piece(1), false);
+        assert!(matches!(again, Err(StoreError::WrongPiece { .. })), "{again:?}");
+    }
+}
+
+#[test]
 fn nothing_wrong_passes_and_too_much_is_said() {
     let content = Content::new(1, 3000 * PIECE);
     let blob = in_memory(&content);
