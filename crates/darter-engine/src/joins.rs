@@ -109,6 +109,18 @@ impl Joined {
     }
 }
 
+/// What a lead is asked for.
+pub(crate) struct Asked {
+    pub(crate) source: Source,
+    pub(crate) credentials: Credentials,
+    /// What is here of it.
+    pub(crate) held: Option<Held>,
+    /// True if all of it is wanted, false if only what will be said.
+    pub(crate) everything: bool,
+    /// How long a layer that is to be expanded is as it is stored, if a manifest is known.
+    pub(crate) size: Option<u64>,
+}
+
 /// A lead's answer.
 type JoinAnswer = Result<Entered, NotJoined>;
 
@@ -146,23 +158,16 @@ impl Joins {
         Self { pauses, last: AtomicU32::new(0), waiting: Mutex::default() }
     }
 
-    /// Asks a lead to let this agent in, which wants `everything` or only what it will say.
-    pub(crate) async fn ask(
-        &self,
-        fleet: &Fleet,
-        lead: NodeId,
-        source: Source,
-        credentials: Credentials,
-        held: Option<Held>,
-        everything: bool,
-    ) -> JoinAnswer {
+    /// Asks a lead to let this agent in.
+    pub(crate) async fn ask(&self, fleet: &Fleet, lead: NodeId, asked: Asked) -> JoinAnswer {
+        let Asked { source, credentials, held, everything, size } = asked;
         let request = self.last.fetch_add(1, Ordering::Relaxed);
         let (sender, mut answer) = oneshot::channel();
         let patience = Arc::new(Notify::new());
         let waiting = OpenJoin { lead, source: source.clone(), answer: sender, patience: Arc::clone(&patience) };
         self.waiting.lock().insert(request, waiting);
         let waits = OpenQuestion { joins: self, request };
-        let question = Message::Join { request, source: source.clone(), credentials, held, wants: everything };
+        let question = Message::Join { request, source: source.clone(), credentials, held, wants: everything, size };
         if !fleet.say(lead, &question) {
             return Err(NotJoined::Gone);
         }

@@ -28,7 +28,7 @@
 //!
 //! | number | kind | fields |
 //! |---|---|---|
-//! | 0 | [`Join`](Message::Join) | `varint: request, source, headers: credentials, {blob, set}?: held, bool: wants` |
+//! | 0 | [`Join`](Message::Join) | `varint: request, source, headers: credentials, {blob, set}?: held, bool: wants, varint?: size` |
 //! | 1 | [`Leave`](Message::Leave) | `blob` |
 //! | 2 | [`Report`](Message::Report) | `blob, node, varint: piece` |
 //! | 3 | [`Inventory`](Message::Inventory) | `[blob]` |
@@ -107,6 +107,10 @@ pub enum Message {
         held: Option<Held>,
         /// True if the member wants the rest, false if it only offers what it holds.
         wants: bool,
+        /// Of an expanded layer: how long it is as its registry stores it, by the longest manifest that the member knows. No more of it has
+        /// to be read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        size: Option<u64>,
     },
     /// Member → lead: I left this swarm and serve nothing of it any more.
     Leave {

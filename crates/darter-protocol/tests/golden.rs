@@ -134,19 +134,23 @@ fn an_expanded_layer_has_the_bytes_that_were_written_down() {
         diff_id: Digest::Sha256([0xd1; 32]),
         format: 300,
     };
-    let join = Message::Join {
+    let join = |size| Message::Join {
         request: 7,
-        source: Source::Expanded(layer),
+        source: Source::Expanded(layer.clone()),
         credentials: Credentials::none(),
         held: None,
         wants: true,
+        size,
     };
     let digests = ["d0", "d1"].map(|byte| format!("\x47sha256:{}", byte.repeat(32)));
     let source = ["\x02\x12https://r.example/\x03app", &digests[0], &digests[1]].concat();
     let body = [&[0, 7], source.as_bytes(), &[0xac, 2], &[0, 0, 1]].concat();
-    assert_eq!(hex::encode(&Frame::encode(&join).unwrap().bytes()[4..]), hex::encode(&body));
-    let frame = [&u32::try_from(body.len()).unwrap().to_le_bytes()[..], &body].concat();
-    assert_eq!(take(&mut BytesMut::from(&frame[..])).unwrap(), Some(Ok(join)));
+    for (size, written) in [(None, &[][..]), (Some(300), &[1, 0xac, 2])] {
+        let body = [&body, written].concat();
+        assert_eq!(hex::encode(&Frame::encode(&join(size)).unwrap().bytes()[4..]), hex::encode(&body));
+        let frame = [&u32::try_from(body.len()).unwrap().to_le_bytes()[..], &body].concat();
+        assert_eq!(take(&mut BytesMut::from(&frame[..])).unwrap(), Some(Ok(join(size))));
+    }
 }
 
 /// A number that is not in the table has not been given out.

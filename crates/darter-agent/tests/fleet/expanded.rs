@@ -535,13 +535,17 @@ async fn no_more_of_a_layer_is_read_than_its_manifest_says() {
     let tar = some_tar();
     let (registry, layer) = registry_with(&tar).await;
     let seed = seed(directory.path(), &registry).await;
-    let size = layer.size.unwrap() / 2;
-    let error = read(&seed, &LayerRequest { size: Some(size), ..layer.clone() }).await.map(drop).unwrap_err();
-    let told = in_full(&error).to_string();
-    assert!(told.contains(&format!("{size} bytes that its manifest says")), "{told}");
+    // The agent that reads it hears what the manifest says from the one whose host has that.
+    let node = node(directory.path(), "node", &registry, &[&seed]).await;
+    for (agent, part) in [(&node, 3), (&seed, 2)] {
+        let size = layer.size.unwrap() / part;
+        let error = read(agent, &LayerRequest { size: Some(size), ..layer.clone() }).await.map(drop).unwrap_err();
+        let told = in_full(&error).to_string();
+        assert!(told.contains(&format!("{size} bytes that its manifest says")), "{told}");
+    }
     // One that says it right is not refused for that.
-    assert!(read(&seed, &layer).await.unwrap() == expanded(&tar));
-    seed.drain().await;
+    assert!(read(&node, &layer).await.unwrap() == expanded(&tar));
+    join_all([&node, &seed].map(Agent::drain)).await;
 }
 
 /// kraken#208: the registry may be away by the time that others want it.
@@ -565,6 +569,65 @@ async fn an_expanded_layer_outlasts_its_registry_and_its_seed() {
     assert!(chunks.concat() == file);
     assert_eq!(reads(&registry, layer.digest), 0, "a node holds it");
     join_all([&first, &second].map(Agent::drain)).await;
+}
+
+/// Fetches a layer step by step, as a mount does that is to be whole in the end, and waits until it is.
+async fn fill(agent: &Agent, layer: &LayerRequest) {
+    const STEP: u64 = 1 << 20;
+    let download = open(agent, layer).await.unwrap();
+    let (_kept, length) = (download.keep_open(), download.length().unwrap());
+    let first_touches = async {
+        download.fetch_first_touches().await;
+        std::future::pending::<()>().await;
+    };
+    let steps = async {
+        let mut at = 0;
+        while at < length {
+            let step = ByteRange::new(at, at + STEP).clamp_to(length);
+            match download.fetch_ahead(step, WITHIN).await.unwrap() {
+                true => at = step.end(),
+                false => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+        download.want_everything();
+        while !download.progress().complete {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        () = first_touches => {}
+        () = steps => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn layers_that_are_filled_while_programs_read_them_become_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let registry = Registry::start().await;
+    let layers = [1, 2].map(|number| {
+        let tar = tar([file("number", [number]), file("usr/large", some_tar())]);
+        let stored = gzip(&tar);
+        (request(&registry, registry.put_blob("lab/app", &stored), stored.len(), &tar), expanded(&tar))
+    });
+    let seed = seed(directory.path(), &registry).await;
+    let names = ["one", "two", "three"];
+    let nodes = join_all(names.map(async |name| node(directory.path(), name, &registry, &[&seed]).await)).await;
+    let mounts = nodes.iter().flat_map(|node| layers.iter().map(move |layer| (node, layer)));
+    let filled = join_all(mounts.map(async |(node, (layer, file))| {
+        let reader = async {
+            let download = open(node, layer).await.unwrap();
+            for at in [3 << 20, 5, 2 << 20, 1 << 20] {
+                let range = ByteRange::new(at, at + 4096);
+                download.ensure(range, WITHIN).await.unwrap();
+                let got: Vec<bytes::Bytes> = download.bytes_of(range).try_collect().await.unwrap();
+                assert!(got.concat() == file[at as usize..][..4096]);
+            }
+            download.touched(&[ByteRange::new(1 << 20, 2 << 20)]);
+        };
+        tokio::join!(fill(node, layer), reader);
+    }));
+    tokio::time::timeout(WITHIN, filled).await.expect("the layers become whole");
+    join_all(nodes.iter().chain([&seed]).map(Agent::drain)).await;
 }
 
 /// What a seed's login opens, it opens to the programs of its fleet, expanded as well.

@@ -104,7 +104,7 @@ async fn ask_to_lead(agent: &Agent, content: &Content) -> Message {
     let greeted = preface::open(&TcpTransport::default(), &address, Kind::Control, &me).await.unwrap();
     let (sender, mut receiver) = control::start(greeted.stream, &ControlConfig::default());
     let (source, credentials) = (content.source.clone(), Credentials::none());
-    sender.send(&Message::Join { request: 1, source, credentials, held: None, wants: true }).await.unwrap();
+    sender.send(&Message::Join { request: 1, source, credentials, held: None, wants: true, size: None }).await.unwrap();
     let answer = async {
         loop {
             let said = receiver.recv().await.unwrap().expect("the agent stays");

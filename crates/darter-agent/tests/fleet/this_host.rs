@@ -82,7 +82,7 @@ async fn a_seed_reads_nothing_of_its_own_host_for_a_member_on_another() {
     let of_registry = Source::Registry { registry, repository: "lab/app".into(), digest: Digest::sha256(&CONTENT) };
     for (request, source) in [(1, of_url), (2, of_registry)] {
         let (credentials, held) = (Credentials::none(), None);
-        sender.send(&Message::Join { request, source, credentials, held, wants: true }).await.unwrap();
+        sender.send(&Message::Join { request, source, credentials, held, wants: true, size: None }).await.unwrap();
     }
     let question = RegistryQuestion {
         registry: web.url("/"),
@@ -142,7 +142,7 @@ async fn no_name_and_no_redirect_leads_a_member_on_another_host_to_the_seeds_own
     ];
     for (request, source) in (1..).zip(sources) {
         let (credentials, held) = (Credentials::none(), None);
-        sender.send(&Message::Join { request, source, credentials, held, wants: true }).await.unwrap();
+        sender.send(&Message::Join { request, source, credentials, held, wants: true, size: None }).await.unwrap();
     }
     let question = RegistryQuestion {
         registry: by_name(&own, "/"),

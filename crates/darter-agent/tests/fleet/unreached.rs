@@ -98,7 +98,10 @@ impl Member {
         let greeted = preface::open(&TcpTransport::default(), seed, Kind::Control, &me).await.unwrap();
         let (sender, receiver) = control::start(greeted.stream, &ControlConfig::default());
         let (source, credentials) = (source.clone(), Credentials::default());
-        sender.send(&Message::Join { request: 1, source, credentials, held: None, wants: true }).await.unwrap();
+        sender
+            .send(&Message::Join { request: 1, source, credentials, held: None, wants: true, size: None })
+            .await
+            .unwrap();
         let mut member = Self { node, sender, receiver, neighbours: Vec::new() };
         member.hear(|_, message| matches!(message, Message::Joined { .. })).await;
         member

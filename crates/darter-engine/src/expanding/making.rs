@@ -13,11 +13,17 @@ use tokio::sync::mpsc;
 use super::work::Turn;
 use super::{Expansions, HEAD, Head};
 
-/// Where what is made of a layer goes, in the order of the file: its beginning is kept, since the first bytes of it come last.
+/// The bytes of a piece.
+const PIECE: usize = HEAD as usize;
+
+/// Where what is made of a layer goes, in the order of the file: its beginning is kept, since the first bytes of it come last; the rest is given
+/// in whole pieces, which need not be put together by who takes them.
 pub(super) struct Sink {
     head: Vec<u8>,
     /// Where the next byte belongs.
     at: u64,
+    /// The piece in hand.
+    piece: Vec<u8>,
     /// `None` if nobody wants what comes behind the beginning.
     give: Option<mpsc::Sender<Result<Bytes, OriginError>>>,
 }
@@ -27,7 +33,7 @@ struct Gone;
 
 impl Sink {
     pub(super) fn new(give: Option<mpsc::Sender<Result<Bytes, OriginError>>>) -> Self {
-        Self { head: vec![0; TAR_START as usize], at: TAR_START, give }
+        Self { head: vec![0; TAR_START as usize], at: TAR_START, piece: Vec::new(), give }
     }
 
     /// Takes bytes that belong at `at`: behind those before, or into the beginning.
@@ -43,15 +49,30 @@ impl Sink {
 
     fn push(&mut self, bytes: &[u8], turn: &Turn<'_>) -> Result<(), Gone> {
         self.at += bytes.len() as u64;
-        let room = HEAD as usize - self.head.len();
-        let (head, rest) = bytes.split_at(room.min(bytes.len()));
+        let room = PIECE - self.head.len();
+        let (head, mut rest) = bytes.split_at(room.min(bytes.len()));
         self.head.extend_from_slice(head);
-        let Some(give) = self.give.as_ref().filter(|_| !rest.is_empty()) else { return Ok(()) };
-        match give.try_send(Ok(Bytes::copy_from_slice(rest))) {
+        while !rest.is_empty() && self.give.is_some() {
+            self.piece.reserve_exact(PIECE - self.piece.len());
+            let (part, others) = rest.split_at(rest.len().min(PIECE - self.piece.len()));
+            self.piece.extend_from_slice(part);
+            if self.piece.len() == PIECE {
+                self.give_piece(turn)?;
+            }
+            rest = others;
+        }
+        Ok(())
+    }
+
+    /// Gives the piece in hand, unless there is nothing of it.
+    fn give_piece(&mut self, turn: &Turn<'_>) -> Result<(), Gone> {
+        let piece = std::mem::take(&mut self.piece);
+        let Some(give) = self.give.as_ref().filter(|_| !piece.is_empty()) else { return Ok(()) };
+        match give.try_send(Ok(piece.into())) {
             Ok(()) => Ok(()),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(Gone),
-            Err(mpsc::error::TrySendError::Full(bytes)) => {
-                turn.while_others_work(|| give.blocking_send(bytes)).map_err(|_| Gone)
+            Err(mpsc::error::TrySendError::Full(piece)) => {
+                turn.while_others_work(|| give.blocking_send(piece)).map_err(|_| Gone)
             }
         }
     }
@@ -82,6 +103,7 @@ impl Expansions {
         let write = |at: u64, bytes: &[u8]| sink.write(at, bytes, &turn).map_err(|Gone| NotMade::Gone);
         let feed = Feed { take, turn: &turn, chunk: Bytes::new(), ended: false };
         let (digests, expanded) = expand_layer(feed, write, |stored, tar| check(layer, stored, tar), |_| ())?;
+        sink.give_piece(&turn).map_err(|Gone| NotMade::Gone)?;
         Ok((digests, Head { bytes: sink.head.into(), length: expanded.length() }))
     }
 }

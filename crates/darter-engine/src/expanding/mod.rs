@@ -17,11 +17,12 @@
 //! end: see [`Source::is_headed_last`]. Where a part is lacked later, all of the layer is read again, and what is here is compared.
 //!
 //! A layer that is stored here whole is not read from its registry, if it may be given for that registry (`swarms/proof.rs`): anybody may
-//! run one that says yes to every digest. What of a copy is damaged is read from the registry, from there on.
+//! run one that says yes to every digest. A copy is held against the layer's digest before anything is made of it: a damaged one is left
+//! alone, a wrong one thrown away, and the registry read in the same try.
 //!
 //! Invariants: a file's length, its metadata and its beginning are given only once the digest of the layer and that of its tar are what was
 //! named, so that nobody can read any of it before; and only of the right bytes is it said that they can't be expressed. Memory is bounded
-//! by [`limits`](darter_image::limits), the file's beginning and `MAX_CHUNKS` chunks for each of `MAX_BEGUN` layers, of which `MAX_AT_WORK` are
+//! by [`limits`](darter_image::limits), the file's beginning, `MAX_CHUNKS` chunks and `MAX_MADE` pieces for each of `MAX_BEGUN` layers, of which `MAX_AT_WORK` are
 //! decompressed at a time: one that waits for its origin, or for who takes what it becomes, waits without a turn.
 //!
 //! Not decided here: who may have it. That is asked about the layer, before.
@@ -62,8 +63,11 @@ const MAX_AT_WORK: usize = 2;
 /// Layers that are begun at a time, most of which wait. Each may take what a large window and a large tree take.
 const MAX_BEGUN: usize = 16;
 
-/// Chunks of a layer that came and were not decompressed yet; and of a file that were made and not taken.
+/// Chunks of a layer that came and were not decompressed yet.
 const MAX_CHUNKS: usize = 8;
+
+/// Pieces of a file that were made and not taken.
+const MAX_MADE: usize = 2;
 
 /// How much of a file stands before what can be given while it is made: its first piece.
 pub const HEAD: u64 = PieceLength::UNKNOWN_BLOB.bytes();
@@ -94,8 +98,6 @@ pub struct Expansions {
     told: Mutex<Recent<BlobId, String>>,
     /// How long layers are by the manifests that name them, by their own blobs: the longest that was told.
     sizes: Mutex<Recent<BlobId, u64>>,
-    /// Layers whose copies in this host's store had another digest.
-    damaged: Mutex<Recent<BlobId, ()>>,
     begun: Semaphore,
     work: Work,
 }
@@ -144,7 +146,6 @@ impl Expansions {
             heads: Mutex::new(Recent::new(MAX_HEADS)),
             told: Mutex::new(Recent::new(MAX_REMEMBERED)),
             sizes: Mutex::new(Recent::new(MAX_REMEMBERED)),
-            damaged: Mutex::new(Recent::new(MAX_REMEMBERED)),
             begun: Semaphore::new(MAX_BEGUN),
             work: Work::new(MAX_AT_WORK),
         })
@@ -157,6 +158,12 @@ impl Expansions {
         let key = blob_of(layer);
         let most = sizes.get(&key).map_or(size, |before| size.max(*before));
         sizes.insert(key, most, 1);
+    }
+
+    /// How long a layer to be expanded is, by the manifests that are known here.
+    pub(crate) fn named_size(&self, source: &Source) -> Option<u64> {
+        let Source::Expanded(layer) = source else { return None };
+        self.sizes.lock().get(&blob_of(&layer.digest)).copied()
     }
 
     /// What was read to expand a layer, for `darter explain`.
@@ -233,17 +240,12 @@ impl Expansions {
         let reading = self.read_layer(origin, layer, credentials, is_proof, feed);
         let (read, made) = tokio::join!(reading, self.expand(layer, take, Sink::new(give)));
         // Whatever is made of a layer that did not come is no word about it.
-        let from_own_copy = read?;
-        self.noted(layer, made, from_own_copy)
+        read?;
+        self.noted(layer, made)
     }
 
     /// Remembers what became of a layer.
-    fn noted(
-        &self,
-        layer: &ExpandedLayer,
-        made: Result<(LayerDigests, Head), OriginError>,
-        from_own_copy: bool,
-    ) -> Result<(), OriginError> {
+    fn noted(&self, layer: &ExpandedLayer, made: Result<(LayerDigests, Head), OriginError>) -> Result<(), OriginError> {
         let key = key_of(layer);
         match made {
             Ok((digests, head)) => {
@@ -256,13 +258,6 @@ impl Expansions {
                 self.heads.lock().insert(key, head, weight);
                 self.refusals.forget(key);
                 Ok(())
-            }
-            Err(error) if from_own_copy && *error.kind() == ErrorKind::Contradicted => {
-                let (blob, dir) = (blob_of(&layer.digest), self.data_dir.display());
-                tracing::warn!(layer = %layer, blob = %blob.short(), data_dir = %dir, error = %in_full(&error),
-                    "the copy of a layer that is stored here is damaged: its registry is read the next time");
-                self.damaged.lock().insert(blob, (), 1);
-                Err(error)
             }
             Err(error) => {
                 if self.refusals.note(key, &error, self.clock.now()) {

@@ -11,7 +11,7 @@ use futures_util::{StreamExt as _, stream};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Expansions, HEAD, Head, MAX_CHUNKS, key_of};
+use super::{Expansions, HEAD, Head, MAX_MADE, key_of};
 
 /// See the module's text.
 pub struct Expanding {
@@ -46,7 +46,7 @@ impl Expanding {
 
     /// What is made of a layer from the end of its beginning on, as soon as there is some; all of a file that ends before.
     async fn stream(&self, layer: &ExpandedLayer, credentials: &Credentials) -> Result<Reading, OriginError> {
-        let (give, mut take) = mpsc::channel(MAX_CHUNKS);
+        let (give, mut take) = mpsc::channel(MAX_MADE);
         let making = {
             let (expansions, inner) = (Arc::clone(&self.expansions), Arc::clone(&self.inner));
             let (layer, credentials) = (layer.clone(), credentials.clone());

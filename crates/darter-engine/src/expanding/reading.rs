@@ -25,7 +25,7 @@ struct Progress {
 }
 
 impl Expansions {
-    /// Gives the bytes of a layer as it is stored, and an empty chunk at its end. Returns true if they came from this host's own copy alone.
+    /// Gives the bytes of a layer as it is stored, and an empty chunk at its end.
     pub(super) async fn read_layer(
         &self,
         origin: &dyn Origin,
@@ -33,16 +33,18 @@ impl Expansions {
         credentials: &Credentials,
         is_proof: bool,
         feed: mpsc::Sender<Bytes>,
-    ) -> Result<bool, OriginError> {
+    ) -> Result<(), OriginError> {
         let mut at = 0;
-        if let Some((stored, length)) = self.own_copy(origin, layer, credentials, is_proof).await {
+        if let Some((stored, length)) = self.own_copy(origin, layer, credentials, is_proof).await
+            && self.is_right(&stored, length, layer).await
+        {
             at = self.give_stored(&stored, length, layer, &feed).await;
             if at == length {
                 let _ = feed.send(Bytes::new()).await;
-                return Ok(true);
+                return Ok(());
             }
         }
-        self.read_registry(origin, layer, credentials, at, feed).await.map(|()| false)
+        self.read_registry(origin, layer, credentials, at, feed).await
     }
 
     /// The layer as it is stored here whole, with its length, if it may be given for that registry: it came from there, or the operator
@@ -60,9 +62,6 @@ impl Expansions {
             return None;
         }
         let (source, blob) = (layer.stored(), blob_of(&layer.digest));
-        if self.damaged.lock().get(&blob).is_some() {
-            return None;
-        }
         let stored = self.disk.open(blob).await.ok().flatten().filter(|stored| stored.is_complete())?;
         let length = stored.length()?;
         let key = source.record_key(&Credentials::none());
@@ -76,7 +75,44 @@ impl Expansions {
         Some((stored, length))
     }
 
-    /// Gives what of an own copy is right, from its first byte on; returns how much. The store verifies what it reads.
+    /// Whether an own copy has the digest that the layer has. Another agent's word may be all that this one had for it, and what is made of
+    /// a wrong one could not be taken back from who has it. A wrong one is thrown away.
+    async fn is_right(&self, stored: &Arc<dyn StoredBlob>, length: u64, layer: &ExpandedLayer) -> bool {
+        let (blob, dir) = (blob_of(&layer.digest), self.data_dir.display());
+        let (mut hasher, mut at) = (layer.digest.hasher(), 0);
+        while at < length {
+            let (copy, part) = (Arc::clone(stored), (length - at).min(CHUNK));
+            let hashed = self.disk.run(move || {
+                let mut bytes = vec![0; usize::try_from(part).unwrap_or_default()];
+                copy.read_at(at, &mut bytes).map(|()| {
+                    hasher.update(&bytes);
+                    hasher
+                })
+            });
+            hasher = match hashed.await {
+                Ok(hasher) => hasher,
+                Err(error) => {
+                    tracing::warn!(layer = %layer, blob = %blob.short(), data_dir = %dir, error = %in_full(&error), at,
+                        "the copy of a layer that is stored here is damaged: reading its registry");
+                    return false;
+                }
+            };
+            at += part;
+        }
+        let got = hasher.finish();
+        if got == layer.digest {
+            return true;
+        }
+        tracing::warn!(layer = %layer, blob = %blob.short(), data_dir = %dir, digest = %got,
+            "the copy of a layer that is stored here is another layer: it is thrown away, and its registry is read");
+        let wrong = Arc::clone(stored);
+        if let Err(error) = self.disk.run(move || wrong.discard()).await {
+            tracing::error!(blob = %blob.short(), error = %in_full(&error), "a wrong copy could not be thrown away");
+        }
+        false
+    }
+
+    /// Gives what of an own copy can be read, from its first byte on; returns how much.
     async fn give_stored(
         &self,
         stored: &Arc<dyn StoredBlob>,

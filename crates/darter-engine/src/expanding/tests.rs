@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use darter_core::{ByteRange, SystemClock};
+use darter_core::{ByteRange, Manifest, PieceIndex, SystemClock};
 use darter_image::{Expander, metadata_start};
 use darter_origin::{Reading, RegistryConfig, Stat};
-use darter_store::{MemStore, StoreConfig};
+use darter_store::{BlobInfo, MemStore, Store as _, StoreConfig};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::*;
@@ -70,12 +70,17 @@ fn named(digest: Digest, diff_id: Digest) -> (Source, ExpandedLayer) {
 
 /// An origin of expanded layers, the ways of its answers, and how often the registry was asked.
 fn origin(answers: usize) -> (Expanding, Vec<Way>, Arc<Told>) {
+    origin_beside(MemStore::new(&StoreConfig::new(Arc::new(|| 0))), answers)
+}
+
+/// The same with a store that has something.
+fn origin_beside(store: MemStore, answers: usize) -> (Expanding, Vec<Way>, Arc<Told>) {
     let (give, ways): (Vec<_>, Vec<_>) = (0..answers).map(|_| mpsc::channel(100)).unzip();
     let told = Arc::new(Told { ways: Mutex::new(ways), asked: AtomicUsize::new(0) });
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let expansions = Expansions::new(ExpansionsOptions {
         data_dir: "/nowhere".into(),
-        disk: Disk::new(Arc::new(MemStore::new(&StoreConfig::new(Arc::new(|| 0))))),
+        disk: Disk::new(Arc::new(store)),
         clock: Arc::clone(&clock),
         metrics: Metrics::new(0),
         budget: ByteBudget::new(None, clock),
@@ -152,4 +157,37 @@ async fn whoever_reads_no_more_ends_the_reading_of_the_layer() {
     drop(read(&origin, &source, None).await.unwrap());
     tokio::time::timeout(Duration::from_secs(60), give[0].closed()).await.expect("an end");
     assert_eq!(origin.expansions().begun.available_permits(), MAX_BEGUN);
+}
+
+/// Stores content under the name of a layer, as an agent does that believes what its lead says of the whole.
+fn put(store: &MemStore, layer: &ExpandedLayer, content: &[u8]) {
+    let pieces = PieceLength::for_blob(content.len() as u64);
+    let info = BlobInfo { name: layer.stored().to_string(), ..BlobInfo::default() };
+    let manifest = Manifest::new(pieces, Some(content.len() as u64));
+    let stored = store.open_or_create(blob_of(&layer.digest), info, manifest).unwrap();
+    for (piece, bytes) in content.chunks(pieces.bytes() as usize).enumerate() {
+        stored.put_first(PieceIndex(piece as u32), bytes, bytes.len() == content.len()).unwrap();
+    }
+    stored.seal(stored.manifest().root().unwrap()).unwrap();
+}
+
+#[tokio::test]
+async fn a_copy_that_is_right_spares_the_registry_and_a_wrong_one_is_thrown_away_and_read_again_in_the_same_try() {
+    let (tar, file) = layer();
+    let (source, named) = named(Digest::sha256(&tar), Digest::sha256(&tar));
+    let mut wrong = tar.clone();
+    wrong[2 << 20] ^= 1;
+    for (copy, asked) in [(&tar, 0), (&wrong, 1)] {
+        let store = MemStore::new(&StoreConfig::new(Arc::new(|| 0)));
+        // On a thread that may wait for a disk.
+        std::thread::scope(|scope| scope.spawn(|| put(&store, &named, copy)).join()).unwrap();
+        let (origin, give, told) = origin_beside(store, 1);
+        give[0].send(Ok(tar.clone().into())).await.unwrap();
+        drop(give);
+        let got: Vec<Bytes> = read(&origin, &source, None).await.unwrap().body.try_collect().await.unwrap();
+        assert!(got.concat() == file[HEAD as usize..], "{asked}");
+        assert_eq!(told.asked.load(Ordering::Relaxed), asked);
+        let is_kept = origin.expansions().disk.open(blob_of(&named.digest)).await.unwrap().is_some();
+        assert_eq!(is_kept, asked == 0);
+    }
 }

@@ -12,7 +12,7 @@ use super::Swarms;
 use super::access::Caller;
 use super::refused::Refused;
 use crate::error::FetchError;
-use crate::joins::{Entered, Joined, NotJoined, WAITING_EVERY};
+use crate::joins::{Asked, Entered, Joined, NotJoined, WAITING_EVERY};
 use crate::let_downs::How;
 use crate::setbacks::key_of;
 use crate::transfer::dissolve::read_wrong;
@@ -61,8 +61,9 @@ impl Swarms {
         }
         let on_trust = self.leads_on_trust(seed);
         let held = if on_trust { None } else { self.held_of(source, credentials).await? };
-        let (source_asked, credentials_shown) = (source.clone(), credentials.clone());
-        let asked = self.house.joins.ask(&self.house.fleet, seed, source_asked, credentials_shown, held, everything);
+        let (credentials_shown, size) = (credentials.clone(), context.expansions.named_size(source));
+        let asked = Asked { source: source.clone(), credentials: credentials_shown, held, everything, size };
+        let asked = self.house.joins.ask(&self.house.fleet, seed, asked);
         // A seed may be more patient with origins than this agent. A node that says so for longer may say so for ever.
         let most = if is_seed { Duration::MAX } else { context.options.origin_patience + WAITING_EVERY };
         let answered = tokio::time::timeout(most, asked).await;

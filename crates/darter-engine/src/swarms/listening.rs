@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use darter_core::source::blob_of;
-use darter_core::{BlobId, NodeId, PieceIndex};
+use darter_core::{BlobId, NodeId, PieceIndex, Source};
 use darter_fleet::{Peer, PeerListener};
 use darter_registries::Registries;
 use darter_swarm::{Input, RequestId};
@@ -55,8 +55,11 @@ impl PeerListener for ListeningSwarms {
     fn said(&self, from: NodeId, message: Message) {
         let swarms = &self.swarms;
         match message {
-            Message::Join { request, source, credentials, held, wants } => {
+            Message::Join { request, source, credentials, held, wants, size } => {
                 let swarms = Arc::clone(swarms);
+                if let (Source::Expanded(layer), Some(size)) = (&source, size) {
+                    swarms.house.context.expansions.names_size(&layer.digest, size);
+                }
                 let house_tasks = swarms.house.tasks.clone();
                 house_tasks.spawn(async move {
                     let (wanted, caller) = (source.clone(), credentials.clone());

@@ -124,9 +124,16 @@ fn message() -> impl Strategy<Value = Message> {
         ),
     );
     prop_oneof![
-        (any::<u32>(), source(), headers(), held, any::<bool>()).prop_map(|(request, source, headers, held, wants)| {
-            Message::Join { request, source, credentials: Credentials { headers }, held, wants }
-        }),
+        (any::<u32>(), source(), headers(), held, any::<bool>(), option::of(any::<u64>())).prop_map(
+            |(request, source, headers, held, wants, size)| Message::Join {
+                request,
+                source,
+                credentials: Credentials { headers },
+                held,
+                wants,
+                size
+            }
+        ),
         blob().prop_map(|blob| Message::Leave { blob }),
         (blob(), node(), 0..crate::MAX_PIECES).prop_map(|(blob, peer, piece)| Message::Report {
             blob,

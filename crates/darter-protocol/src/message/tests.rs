@@ -22,6 +22,7 @@ fn messages_of_version_2_look_as_they_did() {
         credentials: Credentials { headers: vec![("authorization".into(), "Basic x".into())] },
         held: Some(Held { blob, pieces: [PieceIndex(1)].into_iter().collect() }),
         wants: true,
+        size: None,
     };
     let joined = Message::Joined {
         request: 7,

@@ -91,6 +91,7 @@ pub(crate) fn messages() -> Vec<(&'static str, Message)> {
                 credentials,
                 held: Some(Held { blob, pieces: pieces.clone() }),
                 wants: true,
+                size: None,
             },
         ),
         ("Leave", Message::Leave { blob }),

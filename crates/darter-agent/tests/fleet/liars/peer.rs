@@ -77,7 +77,8 @@ impl Liar {
         let lead = liar.meet(agent).await.expect("the agent is there");
         let held = Some(Held { blob, pieces: liar.claim() });
         let credentials = Credentials::none();
-        let join = Message::Join { request: 1, source: liar.source.clone(), credentials, held, wants: true };
+        let join =
+            Message::Join { request: 1, source: liar.source.clone(), credentials, held, wants: true, size: None };
         for message in [Message::Inventory { blobs: vec![blob] }, join] {
             lead.send(&message).await.unwrap();
         }

@@ -45,7 +45,7 @@ impl Liar {
         let request = round + 2;
         let join = |source: &Source, request| {
             let (source, credentials) = (source.clone(), Credentials::none());
-            Message::Join { request, source, credentials, held: None, wants: true }
+            Message::Join { request, source, credentials, held: None, wants: true, size: None }
         };
         match self.lie {
             Lie::Withdraws => {

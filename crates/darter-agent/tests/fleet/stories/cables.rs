@@ -491,8 +491,8 @@ fn claim_all(message: Message, of: BlobId, pieces: u32) -> Message {
     let all = PieceSet::full(pieces);
     match message {
         Message::Meet { blob, known, wants, .. } if blob == of => Message::Meet { blob, held: all, known, wants },
-        Message::Join { request, source, credentials, wants, .. } => {
-            Message::Join { request, source, credentials, held: Some(Held { blob: of, pieces: all }), wants }
+        Message::Join { request, source, credentials, wants, size, .. } => {
+            Message::Join { request, source, credentials, held: Some(Held { blob: of, pieces: all }), wants, size }
         }
         other => other,
     }

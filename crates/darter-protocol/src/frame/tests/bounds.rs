@@ -25,6 +25,7 @@ fn pieces_that_no_blob_has_are_refused_wherever_they_are_named() {
         credentials: Credentials::none(),
         held,
         wants: true,
+        size: None,
     };
     assert!(ends_between(|piece| join(Some(Held { blob: BLOB, pieces: set(piece) })), pieces));
     assert!(!refused(&join(None)));
