@@ -7,7 +7,9 @@
 //! | `demo/fleet.rs` | the seed and the nodes, each a process of its own |
 //! | `demo/swarm.rs` | all nodes fetch at once, through their sockets |
 //! | `demo/plain.rs` | as many plain downloads from the same origin |
-//! | `demo/lazy.rs` | a node that opens a large file before it has come (`--lazy`) |
+//! | `demo/container.rs` | a node that runs a container of an image before it has come (`--lazy`, as root) |
+//! | `demo/image.rs` | that image |
+//! | `demo/lazy.rs` | a node that opens a large file before it has come (`--lazy` elsewhere) |
 //! | `demo/picture.rs` | who holds what, live |
 //! | `demo/finish.rs` | how one download ended |
 //! | `demo/result.rs` | what it came to, in numbers and in a sentence |
@@ -15,9 +17,11 @@
 //! Nothing here is a special path: the nodes are this program, told by flags what anybody could tell them, and the
 //! clock stops when the last byte has left a node's socket. The demo itself hashes every download.
 
+mod container;
 mod content;
 mod finish;
 mod fleet;
+mod image;
 mod lazy;
 mod origin;
 mod picture;
@@ -39,6 +43,7 @@ use darter_plot::Panel;
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::container::ContainerOutcome;
 use self::content::Content;
 use self::fleet::Fleet;
 use self::lazy::LazyOutcome;
@@ -77,6 +82,14 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
             }
             return outcome.check();
         }
+        Shown::Container(outcome) => {
+            if args.json {
+                output::json(&outcome)?;
+            } else {
+                output::text(&format!("\n{}", outcome.text()))?;
+            }
+            return outcome.check();
+        }
     };
     if args.json {
         output::json(&outcome)?;
@@ -93,10 +106,20 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
 enum Shown {
     Swarm(Box<Outcome>),
     Lazy(LazyOutcome),
+    Container(ContainerOutcome),
 }
 
 async fn show_either(args: &DemoArgs, room: &Path) -> anyhow::Result<Shown> {
     if args.lazy {
+        // A file that was given is shown as a file.
+        let why = match (container::runtime(), &args.content) {
+            (Ok(runtime), None) => return container::show(args, room, &runtime).await.map(Shown::Container),
+            (Ok(_), Some(_)) => None,
+            (Err(why), _) => Some(why),
+        };
+        if let Some(why) = why.filter(|_| !args.json) {
+            output::complain(&format!("no container is shown, since {why}; a file is"));
+        }
         return lazy::show(args, room).await.map(Shown::Lazy);
     }
     show(args, room).await.map(Box::new).map(Shown::Swarm)

@@ -319,8 +319,8 @@ Examples:
     $ darter demo ./image.tar --nodes 4 --rate 80MB/s
   Only the swarm, drawn as a picture:
     $ darter demo --quick --plot demo.svg
-  A file of 1 GB that is read before it has come:
-    $ darter demo --lazy
+  A container of an image of 1 GB that has not come; without root, a file of that length:
+    # darter demo --lazy
 
 What it does: an origin inside this process gives out a file at a limited rate. One seed and eight nodes, each a \
 process of its own with the same limit for sending and for receiving, fetch it together; then eight plain downloads \
@@ -334,7 +334,10 @@ pub(crate) struct DemoArgs {
     #[arg(value_name = "FILE|URL")]
     pub(crate) content: Option<String>,
 
-    /// Watch a node that has nothing open the file and read it here and there, instead: as root, or with fusermount3
+    /// Watch a node that has nothing run a container of a large image, instead; or, without root, open a large file
+    ///
+    /// A container takes root, a kernel with EROFS and overlayfs, and runc or crun. Elsewhere, and of a FILE or URL, the node opens the
+    /// file and reads it here and there: as root, or with fusermount3.
     #[arg(long, conflicts_with_all = ["nodes", "plain", "plot"])]
     pub(crate) lazy: bool,
 

@@ -15,6 +15,10 @@ pub(super) enum Content {
     Generated { length: u64 },
     /// A file's bytes.
     File { file: File, length: u64 },
+    /// Bytes in memory.
+    Bytes(Vec<u8>),
+    /// One behind the other.
+    Joined(Vec<Content>),
 }
 
 impl Content {
@@ -34,9 +38,11 @@ impl Content {
     }
 
     /// Length in bytes.
-    pub(super) const fn length(&self) -> u64 {
+    pub(super) fn length(&self) -> u64 {
         match self {
             Self::Generated { length } | Self::File { length, .. } => *length,
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Joined(parts) => parts.iter().map(Self::length).sum(),
         }
     }
 
@@ -48,6 +54,12 @@ impl Content {
                 Ok(())
             }
             Self::File { file, .. } => file.read_exact_at(buffer, offset),
+            Self::Bytes(bytes) => {
+                let part = usize::try_from(offset).ok().and_then(|at| bytes.get(at..)?.get(..buffer.len()));
+                buffer.copy_from_slice(part.ok_or(io::ErrorKind::UnexpectedEof)?);
+                Ok(())
+            }
+            Self::Joined(parts) => read_joined(parts, offset, buffer),
         }
     }
 
@@ -64,6 +76,21 @@ impl Content {
         }
         Ok(hasher.finish())
     }
+}
+
+fn read_joined(parts: &[Content], mut offset: u64, mut buffer: &mut [u8]) -> io::Result<()> {
+    for part in parts {
+        let length = part.length();
+        if offset < length {
+            let count = usize::try_from(length - offset).unwrap_or(usize::MAX).min(buffer.len());
+            let (now, later) = buffer.split_at_mut(count);
+            part.read_at(offset, now)?;
+            (buffer, offset) = (later, 0);
+        } else {
+            offset -= length;
+        }
+    }
+    if buffer.is_empty() { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 /// SplitMix64 of each eight bytes' number: any range can be made without what stands before it.

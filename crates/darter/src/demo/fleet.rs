@@ -30,6 +30,17 @@ pub(super) struct DemoAgent {
     child: Child,
 }
 
+/// What all agents are told.
+#[derive(Clone, Debug)]
+pub(super) struct Orders {
+    /// What each of them sends and receives at most.
+    pub(super) rate: Rate,
+    /// What the seed receives at most, if that is limited.
+    pub(super) seed_receives: Option<Rate>,
+    /// A registry: `NAME=URL`.
+    pub(super) upstream: Option<String>,
+}
+
 /// All agents. Dropping it kills them.
 #[derive(Debug)]
 pub(super) struct Fleet {
@@ -40,11 +51,16 @@ pub(super) struct Fleet {
 impl Fleet {
     /// Starts a seed and its nodes in `room`; all have met when it returns.
     pub(super) async fn start(count: u16, rate: Rate, room: &Path) -> anyhow::Result<Self> {
-        let mut seed = DemoAgent::spawn("seed", rate, room, None)?;
+        Self::start_with(count, &Orders { rate, seed_receives: Some(rate), upstream: None }, room).await
+    }
+
+    /// The same with other orders.
+    pub(super) async fn start_with(count: u16, orders: &Orders, room: &Path) -> anyhow::Result<Self> {
+        let mut seed = DemoAgent::spawn("seed", orders, room, None)?;
         let seed_address = seed.wait_until_ready().await?;
         let mut nodes = Vec::new();
         for number in 1..=count {
-            nodes.push(DemoAgent::spawn(&format!("node {number}"), rate, room, Some(&seed_address))?);
+            nodes.push(DemoAgent::spawn(&format!("node {number}"), orders, room, Some(&seed_address))?);
         }
         try_join_all(nodes.iter_mut().map(DemoAgent::wait_until_ready)).await?;
         Ok(Self { seed, nodes })
@@ -85,17 +101,24 @@ impl Fleet {
 }
 
 impl DemoAgent {
-    fn spawn(name: &str, rate: Rate, room: &Path, seed: Option<&str>) -> anyhow::Result<Self> {
-        let dir = room.join(name.replace(' ', "-"));
+    fn spawn(name: &str, orders: &Orders, room: &Path, seed: Option<&str>) -> anyhow::Result<Self> {
+        let dir = directory(room, name);
         let log = dir.with_extension("log");
         // Exactly: printed for people, the rate would be rounded.
-        let rate = format!("{}B/s", rate.bytes_per_second());
+        let exactly = |rate: Rate| format!("{}B/s", rate.bytes_per_second());
+        let receives = if seed.is_some() { Some(orders.rate) } else { orders.seed_receives };
         let mut command = darter()?;
         command.arg(if seed.is_some() { "node" } else { "seed" });
         command.arg("--data-dir").arg(&dir);
         // Of ports that were chosen here one might be taken by the time it is listened on.
         command.args(["--listen", "127.0.0.1:0", "--local", "127.0.0.1:0"]);
-        command.args(["--upload-limit", &rate, "--download-limit", &rate, "--reserve", "0", "--insecure"]);
+        command.args(["--upload-limit", &exactly(orders.rate), "--reserve", "0", "--insecure"]);
+        if let Some(rate) = receives {
+            command.args(["--download-limit", &exactly(rate)]);
+        }
+        if let Some(upstream) = &orders.upstream {
+            command.args(["--upstream", upstream]);
+        }
         if let Some(seed) = seed {
             command.args(["--join", seed]);
         }
@@ -133,6 +156,19 @@ impl DemoAgent {
         let lines: Vec<_> = log.lines().rev().take(5).collect();
         lines.into_iter().rev().collect::<Vec<_>>().join("; ")
     }
+}
+
+/// Where an agent of this name keeps its data, and its socket.
+pub(super) fn directory(room: &Path, name: &str) -> PathBuf {
+    room.join(name.replace(' ', "-"))
+}
+
+/// Takes a mount away that is kept by way of the agent with this data directory. Also when the demo is interrupted: a mount outlives the program that made it.
+pub(super) fn unmount(dir: &Path, data: &Path) {
+    let Ok(mut command) = darter() else { return };
+    let command = command.as_std_mut();
+    command.args(["unmount", "--lazy"]).arg(dir).arg("--data-dir").arg(data);
+    let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
 }
 
 /// This program, without what the user's environment tells it.

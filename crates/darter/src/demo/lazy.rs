@@ -1,4 +1,5 @@
-//! `darter demo --lazy`: a node that has nothing opens a large file of the fleet, and reads it here and there before it has come.
+//! `darter demo --lazy` where no container can be run, or of a file that was given: a node that has nothing opens a large file of the fleet, and reads it here and there
+//! before it has come.
 //!
 //! The origin's link, and those of seed and node, are limited as in the rest of the demo; the file is mounted as anybody would, by `darter mount`. What is read is compared with
 //! the content.
@@ -14,20 +15,20 @@ use darter_core::{Clock as _, Rate, SystemClock};
 use serde::Serialize;
 
 use super::content::Content;
-use super::fleet::{Fleet, darter};
+use super::fleet::{Fleet, darter, directory, unmount};
 use super::origin::DemoOrigin;
 use super::{check_room, local_copy};
 use crate::cli::DemoArgs;
 use crate::{output, units};
 
 /// Generated content's length, where nothing else was asked for.
-const LENGTH: u64 = 1_000_000_000;
+pub(super) const LENGTH: u64 = 1_000_000_000;
 
 /// A link of 200 Mbit/s, where nothing else was asked for.
-const RATE: u64 = 25_000_000;
+pub(super) const RATE: u64 = 25_000_000;
 
 /// Places that are read: the first, the last, and others between them.
-const PLACES: u64 = 16;
+pub(super) const PLACES: u64 = 16;
 
 /// Bytes that are read at each.
 const PAGE: u64 = 4096;
@@ -147,7 +148,7 @@ impl DemoMount {
         let dir = room.join("mounted");
         std::fs::create_dir(&dir).with_context(|| format!("can't make {}", dir.display()))?;
         // That of the node, whose socket is there.
-        let data = room.join("node-1");
+        let data = directory(room, "node 1");
         let mut command = darter()?;
         command.args(["mount", url]).arg(&dir).args(["--name", "content", "--data-dir"]).arg(&data);
         let mounted = Self { file: dir.join("content"), dir, data };
@@ -161,10 +162,6 @@ impl DemoMount {
 
 impl Drop for DemoMount {
     fn drop(&mut self) {
-        // Also when the demo is interrupted: a mount outlives the program that made it.
-        let Ok(mut command) = darter() else { return };
-        let command = command.as_std_mut();
-        command.args(["unmount", "--lazy"]).arg(&self.dir).arg("--data-dir").arg(&self.data);
-        let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        unmount(&self.dir, &self.data);
     }
 }

@@ -1,8 +1,9 @@
-//! The origin: an HTTP server in this process that gives out one file at a limited rate and counts the bytes.
+//! The origin: an HTTP server in this process that gives out a file, or what a registry has, at a limited rate and counts the bytes.
 //!
 //! It answers as a good web server would (length, entity tag, ranges), because the seed and plain clients both read
 //! it. The budget is one for all connections, as a server's link is.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
@@ -30,17 +31,28 @@ const CHUNK: u64 = 64 * 1024;
 /// How much may pass at once after idle time: a fraction of a second at any rate.
 const BURST: u64 = 256 * 1024;
 
+/// The path of the one file.
+const FILE: &str = "/content";
+
 /// A running origin. Ends with the process.
 #[derive(Debug)]
 pub(super) struct DemoOrigin {
-    /// Where the content is.
+    /// Where the one file is, if it is one.
     pub(super) url: Url,
     shared: Arc<ServedContent>,
 }
 
+/// A thing that an origin has.
+#[derive(Clone, Debug)]
+pub(super) struct Served {
+    pub(super) content: Arc<Content>,
+    pub(super) media_type: &'static str,
+}
+
 #[derive(Debug)]
 struct ServedContent {
-    content: Arc<Content>,
+    /// By their paths.
+    files: HashMap<String, Served>,
     bucket: parking_lot::Mutex<TokenBucket>,
     clock: SystemClock,
     sent: AtomicU64,
@@ -49,13 +61,19 @@ struct ServedContent {
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 impl DemoOrigin {
-    /// Starts one on a free port.
+    /// Starts one on a free port that has one file.
     pub(super) async fn start(content: Arc<Content>, rate: Rate) -> anyhow::Result<Self> {
+        let file = Served { content, media_type: "application/octet-stream" };
+        Self::serve(HashMap::from([(FILE.to_owned(), file)]), Some(rate)).await
+    }
+
+    /// Starts one on a free port that has these files.
+    pub(super) async fn serve(files: HashMap<String, Served>, rate: Option<Rate>) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("can't listen on the loopback interface")?;
-        let url = format!("http://{}/content", listener.local_addr()?).parse()?;
+        let url = format!("http://{}{FILE}", listener.local_addr()?).parse()?;
         let shared = Arc::new(ServedContent {
-            content,
-            bucket: parking_lot::Mutex::new(TokenBucket::new(Some(rate), BURST)),
+            files,
+            bucket: parking_lot::Mutex::new(TokenBucket::new(rate, BURST)),
             clock: SystemClock::start(),
             sent: AtomicU64::new(0),
         });
@@ -85,12 +103,13 @@ async fn serve(listener: TcpListener, shared: Arc<ServedContent>) {
 }
 
 fn answer(shared: &Arc<ServedContent>, request: &Request<Incoming>) -> Response<Body> {
-    let length = shared.content.length();
     let answer = Response::builder().header(header::ACCEPT_RANGES, "bytes").header(header::ETAG, "\"demo\"");
     let head_only = request.method() == Method::HEAD;
-    if request.uri().path() != "/content" || !(head_only || request.method() == Method::GET) {
+    let found = shared.files.get(request.uri().path()).filter(|_| head_only || request.method() == Method::GET);
+    let Some(Served { content: file, media_type }) = found else {
         return finish(answer.status(StatusCode::NOT_FOUND), nothing());
-    }
+    };
+    let (answer, length) = (answer.header(header::CONTENT_TYPE, *media_type), file.length());
     let asked = request.headers().get(header::RANGE).and_then(|value| value.to_str().ok());
     let (status, range) = match asked.and_then(|text| byte_range(text, length)) {
         Some(range) => (StatusCode::PARTIAL_CONTENT, range),
@@ -100,7 +119,7 @@ fn answer(shared: &Arc<ServedContent>, request: &Request<Incoming>) -> Response<
     if status == StatusCode::PARTIAL_CONTENT {
         answer = answer.header(header::CONTENT_RANGE, format!("bytes {}-{}/{length}", range.start, range.end - 1));
     }
-    let body = if head_only { nothing() } else { content(shared.clone(), range) };
+    let body = if head_only { nothing() } else { content(shared.clone(), file.clone(), range) };
     finish(answer, body)
 }
 
@@ -113,9 +132,9 @@ fn nothing() -> Body {
 }
 
 /// The content's bytes, each chunk when the budget lets it pass.
-fn content(shared: Arc<ServedContent>, range: Range<u64>) -> Body {
+fn content(shared: Arc<ServedContent>, file: Arc<Content>, range: Range<u64>) -> Body {
     let chunks = stream::try_unfold(range.start, move |offset| {
-        let shared = shared.clone();
+        let (shared, file) = (shared.clone(), file.clone());
         async move {
             if offset >= range.end {
                 return Ok(None);
@@ -125,7 +144,7 @@ fn content(shared: Arc<ServedContent>, range: Range<u64>) -> Body {
             tokio::time::sleep(wait).await;
             let mut chunk = vec![0; usize::try_from(count).expect("a chunk is small")];
             // Generated, or a few kilobytes that are mostly in the page cache: not worth a thread.
-            shared.content.read_at(offset, &mut chunk)?;
+            file.read_at(offset, &mut chunk)?;
             shared.sent.fetch_add(count, Ordering::Relaxed);
             Ok(Some((Frame::data(Bytes::from(chunk)), offset + count)))
         }

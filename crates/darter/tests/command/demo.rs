@@ -1,5 +1,7 @@
 //! The demo, small enough for a test: real processes, real bytes.
 
+use std::os::unix::fs::FileExt as _;
+
 use crate::support::{Room, sha256};
 
 #[test]
@@ -28,7 +30,14 @@ fn the_lazy_demo_reads_a_file_that_has_not_come() {
         return;
     }
     let room = Room::new();
-    let told = room.run("demo --lazy --size 200MB --rate 10MB/s --json").succeeded().json();
+    // Nothing but what is read is there, each page another one.
+    let (file, length) = (std::fs::File::create(room.path("file")).unwrap(), 200_000_000_u64);
+    file.set_len(length).unwrap();
+    for place in 0..16 {
+        file.write_all_at(&[place as u8 + 1; 4096], (length - 4096) / 15 * place).unwrap();
+    }
+    let line = format!("demo {} --lazy --rate 10MB/s --json", room.path("file").display());
+    let told = room.run(&line).succeeded().json();
     assert_eq!((&told["places"], &told["places_right"]), (&16.into(), &16.into()));
     let number = |name: &str| told[name].as_f64().unwrap();
     // It is read at both ends long before that much can have come.
@@ -37,6 +46,32 @@ fn the_lazy_demo_reads_a_file_that_has_not_come() {
         number("all_seconds") < number("download_seconds") && number("first_seconds") <= number("all_seconds"),
         "{told}"
     );
+}
+
+#[test]
+fn the_lazy_demo_runs_a_container_of_an_image_that_has_not_come() {
+    let has = |program: &str| std::process::Command::new(program).arg("--version").output().is_ok();
+    if !crate::mount_image::can_mount() || !(has("runc") || has("crun")) {
+        eprintln!("skipped: images can't be mounted here, or there is neither runc nor crun");
+        return;
+    }
+    let room = Room::new();
+    let rooms = room.path("rooms");
+    std::fs::create_dir(&rooms).unwrap();
+    let mut command = room.darter("demo --lazy --size 100MB --rate 5MB/s --json");
+    command.env("TMPDIR", &rooms);
+    let told = crate::support::Outcome::of(command.output().unwrap()).succeeded().json();
+    assert_eq!((&told["places"], &told["places_right"]), (&16.into(), &16.into()));
+    let number = |name: &str| told[name].as_f64().unwrap();
+    assert!(number("first_came_bytes") > 0.0 && number("came_bytes") < number("bytes") / 2.0, "{told}");
+    assert!(
+        number("mounted_seconds") < number("first_seconds") && number("first_seconds") < number("all_seconds"),
+        "{told}"
+    );
+    assert!(number("all_seconds") < number("download_seconds"), "{told}");
+    assert_eq!(std::fs::read_dir(&rooms).unwrap().count(), 0, "nothing is left behind");
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(&*rooms.to_string_lossy()), "{mounts}");
 }
 
 #[test]

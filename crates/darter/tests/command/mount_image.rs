@@ -18,7 +18,7 @@ use crate::support::{Daemon, Room, content, wait_until};
 use crate::tar::{dir, file, hardlink, symlink, tar};
 
 /// Whether images can be mounted here; says why not.
-fn can_mount() -> bool {
+pub(crate) fn can_mount() -> bool {
     let kernel = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let lacks = |kind: &str| !kernel.lines().any(|line| line.ends_with(kind));
     let why = if !rustix::process::geteuid().is_root() {
