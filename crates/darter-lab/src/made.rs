@@ -3,7 +3,7 @@
 //! A container of one needs nothing else of an image: a program is there with the libraries that the loader finds for it.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write as _};
+use std::io::{BufWriter, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -44,6 +44,11 @@ impl Workshop {
     /// Makes a layer of what is in a directory.
     pub fn layer(&self, directory: &Path) -> Result<Layer> {
         self.layout.add_layer(Tar::of(directory)?).with_context(|| format!("make a layer of {}", directory.display()))
+    }
+
+    /// Makes a layer of a tar.
+    pub fn layer_of(&self, tar: impl Read) -> Result<Layer> {
+        self.layout.add_layer(tar)
     }
 
     /// Makes an image of layers, the lowest first. `name` is repository and tag, `config` is what a container is started with.

@@ -227,6 +227,13 @@ impl Host {
         command
     }
 
+    /// Ends every process of this host at once, as a power cut does: with them go its mounts. What is on its disk stays.
+    pub fn end_all(&self) -> Result<()> {
+        wait_until(&format!("all processes of {} to end", self.name), HOLD_TIMEOUT, || {
+            Ok(kill_inside(&self.namespace.name)? == 0)
+        })
+    }
+
     /// Starts a process that holds mounts of the host's own, for commands [beside](Self::command_beside) it: they outlive each of those. What runc and
     /// shims note of containers is among them.
     pub fn hold_mounts(&self) -> Result<Process> {
@@ -314,6 +321,17 @@ impl Host {
     }
 }
 
+/// Files below this directory that are behind loop devices of this machine.
+pub fn loop_devices(below: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for device in fs::read_dir("/sys/block").context("list block devices")?.flatten() {
+        // Most have none, and one may go just now.
+        let file = fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
+        files.extend(Some(PathBuf::from(file.trim_end())).filter(|file| file.starts_with(below)));
+    }
+    Ok(files)
+}
+
 fn address_of(host: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(Ipv4Addr::new(10, 77, 0, 0).to_bits() + host)
 }
@@ -394,13 +412,27 @@ impl Drop for Namespace {
 
 /// Ends every process in a namespace of this crate's making, then deletes it. Does what it can: it also runs after a panic.
 fn remove(name: &str) {
-    let inside = run(Command::new("ip").args(["netns", "pids", name])).unwrap_or_default();
-    for id in inside.lines().filter_map(|line| line.trim().parse().ok()).filter_map(Pid::from_raw) {
-        let _ = kill_process(id, Signal::KILL);
-    }
+    // Whoever is left over keeps nobody from going on.
+    let _ = kill_inside(name);
     if let Err(error) = run(Command::new("ip").args(["netns", "delete", name])) {
         eprintln!("{name} stays behind: {error:#}");
     }
+}
+
+/// Kills every process in a namespace, and tells how many there were.
+fn kill_inside(name: &str) -> Result<usize> {
+    let inside = run(Command::new("ip").args(["netns", "pids", name]))?;
+    let mut count = 0;
+    for id in inside.lines().filter_map(|line| line.trim().parse().ok()).filter_map(Pid::from_raw) {
+        // One that ended by itself, or has been killed and is waited for by nobody yet, is none any more.
+        let state = fs::read_to_string(format!("/proc/{}/stat", id.as_raw_nonzero())).unwrap_or_default();
+        let is_dead = state.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('Z'));
+        if !is_dead {
+            let _ = kill_process(id, Signal::KILL);
+            count += 1;
+        }
+    }
+    Ok(count)
 }
 
 /// Removes what runs left behind that were killed before they could clean up.

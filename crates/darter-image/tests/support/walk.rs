@@ -40,8 +40,33 @@ pub fn walk(root: &Path) -> Listing {
     listing
 }
 
+/// What is otherwise in a mounted tree than in the one that containerd unpacked, which it began to do at this time.
+pub fn differences(name: &str, theirs: &Listing, ours: &Listing, begun: i64) -> Vec<String> {
+    let mut different = Vec::new();
+    for path in theirs.keys().chain(ours.keys().filter(|path| !theirs.contains_key(*path))) {
+        let (Some(theirs), Some(ours)) = (theirs.get(path), ours.get(path)) else {
+            different.push(format!("{name}: {path}: theirs {:?}, ours {:?}", theirs.get(path), ours.get(path)));
+            continue;
+        };
+        // What no member gives a time has that of unpacking.
+        let is_timeless = theirs.is_whiteout || theirs.is_directory;
+        let is_same_time = theirs.mtime == ours.mtime || (is_timeless && theirs.mtime.0 >= begun);
+        if theirs.what != ours.what || !is_same_time {
+            different.push(format!("{name}: {path}:\n  theirs {theirs:?}\n  ours   {ours:?}"));
+        }
+    }
+    different
+}
+
 fn look(path: &Path) -> Found {
-    let metadata = fs::symlink_metadata(path).unwrap();
+    let metadata = match fs::symlink_metadata(path) {
+        // Overlayfs lists whiteouts in directories that only one layer has.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let what = "listed, and not there".to_owned();
+            return Found { what, mtime: (0, 0), is_whiteout: true, is_directory: false };
+        }
+        metadata => metadata.unwrap(),
+    };
     let kind = metadata.file_type();
     let mut what = format!("mode {:06o} owner {}:{}", metadata.mode(), metadata.uid(), metadata.gid());
     if !kind.is_dir() {

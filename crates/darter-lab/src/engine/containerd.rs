@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use darter_core::Digest;
 
 use super::route::{ENGINE_TIMEOUT, Route};
-use super::{cri, release};
+use super::{PULL_TIMEOUT, cri, release};
 use crate::netns::Host;
 use crate::place::darter_binary;
 use crate::process::{Process, wait_until};
@@ -32,7 +32,9 @@ pub(super) const UNUSED_PLUGINS: [&str; 7] = [
 /// containerd's own kind of namespace, for all that the laboratory does.
 pub const NAMESPACE: &str = "darter-lab";
 /// The distribution's release.
-pub(super) const PACKAGED: &str = "1.6";
+const PACKAGED: &str = "1.6";
+/// The snapshotter that unpacks layers.
+const OVERLAYFS: &str = "overlayfs";
 /// Ranges of a layer at a time.
 const PARALLEL: u32 = 8;
 
@@ -209,6 +211,25 @@ impl<'host> Containerd<'host> {
         self.describe_registry(&mut command);
         self.describe_snapshotter(&mut command);
         self.host.spawn("ctr-pull", command.arg(reference))
+    }
+
+    /// Pulls an image for overlayfs, however others are pulled, and waits for it.
+    pub fn pull_unpacked(&self, reference: &str) -> Result<()> {
+        let mut command = self.ctr(&["image", "pull", "--snapshotter", OVERLAYFS]);
+        self.describe_registry(&mut command);
+        self.host.run("ctr-pull", command.arg(reference), PULL_TIMEOUT).map(drop)
+    }
+
+    /// Mounts the root of a pulled image at a directory, read-only: as it was pulled, or as it was unpacked for overlayfs. It ends with the mounts
+    /// among which containerd runs.
+    pub fn mount_image(&self, reference: &str, is_unpacked: bool, at: &Path) -> Result<()> {
+        let mut command = self.ctr(&["image", "mount"]);
+        if is_unpacked {
+            command.args(["--snapshotter", OVERLAYFS]);
+        } else {
+            self.describe_snapshotter(&mut command);
+        }
+        self.host.run("ctr-mount", command.arg(reference).arg(at), ENGINE_TIMEOUT).map(drop)
     }
 
     /// Starts fetching an image's content without unpacking it: a pull at the speed of the network.

@@ -5,14 +5,20 @@
 //! | [`faults`] | agent, keeper and seed killed at random moments |
 //! | [`events`] | everything else that happens under a container |
 //! | [`cri`] | pods, as a kubelet asks for them |
+//! | [`hosts`] | hosts that end, and containerd's namespaces |
+//! | [`loops`] | layers by way of loop devices |
+//! | [`trees`] | images of all kinds, unpacked and mounted, compared |
 //! | [`stand`] | the node and the image that these start from |
 //! | [`reading`] | every byte of a container's files, read and compared |
 
 pub(crate) mod cri;
 pub(crate) mod events;
 pub(crate) mod faults;
+pub(crate) mod hosts;
+pub(crate) mod loops;
 mod reading;
 mod stand;
+pub(crate) mod trees;
 
 use std::fs;
 

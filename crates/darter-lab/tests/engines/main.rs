@@ -7,12 +7,17 @@
 mod faults;
 mod hub;
 mod laboratory;
+// Of which refused ones are looked at elsewhere.
+#[allow(dead_code)]
+#[path = "../../../darter-image/tests/oracles/layers.rs"]
+mod layers;
 mod lazy;
 mod private;
 mod pulls;
 mod race;
 mod ranges;
 mod snapshotter;
+mod support;
 mod world;
 
 use std::process::ExitCode;
@@ -55,10 +60,17 @@ const SCENARIOS: [(&str, Scenario); 18] = [
 ];
 
 /// What also needs Go, which is no part of what the others need.
-const RELEASE: [(&str, Scenario); 12] = [
+const RELEASE: [(&str, Scenario); 16] = [
     ("ranges::engines_that_fetch_layers_by_ranges_read_the_registry_once", ranges::engines_that_fetch_by_ranges),
     ("ranges::a_pull_by_ranges_is_no_later_than_directly", ranges::a_pull_by_ranges_is_no_later),
     ("lazy::containers_start_before_their_layers_have_come", lazy::containers_start_before_their_layers_have_come),
+    ("lazy::trees::trees_are_what_containerd_unpacks", lazy::trees::trees_are_what_containerd_unpacks),
+    ("lazy::loops::loop_devices_go_with_their_layers", lazy::loops::loop_devices_go_with_their_layers),
+    (
+        "lazy::hosts::containers_come_back_after_their_host_ended",
+        lazy::hosts::containers_come_back_after_their_host_ended,
+    ),
+    ("lazy::hosts::a_namespace_gets_what_its_own_login_opens", lazy::hosts::a_namespace_gets_what_its_own_login_opens),
     ("lazy::cri::pods_start_before_their_layers_have_come", lazy::cri::pods_start_before_their_layers_have_come),
     ("lazy::faults::no_byte_is_wrong_whoever_is_killed", lazy::faults::no_byte_is_wrong_whoever_is_killed),
     ("lazy::events::containerd_restarts_under_a_container", lazy::events::containerd_restarts_under_a_container),

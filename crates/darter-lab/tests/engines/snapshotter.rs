@@ -55,7 +55,8 @@ pub(crate) fn the_distributions_containerd_starts_lazily(world: &World) -> Resul
     let image = &world.shelf.tools;
     let reference = image.reference(NAME);
     let clock = SystemClock::start();
-    let start = clock.now();
+    let (start, (major, minor)) = (clock.now(), engine.version());
+    eprintln!("  containerd {major}.{minor}");
     engine.pull(&reference)?;
     let pulled = clock.now();
     ensure!(snapshotter.mounted()?.is_empty(), "a pull mounts nothing");

@@ -25,8 +25,8 @@ A container by hand: ctr run --snapshotter darter --rm docker.io/library/debian:
 Layers that the fleet can show lazily are mounted by EROFS out of the directory of layers when a container starts: they are not downloaded, nor
 unpacked. All others are downloaded and unpacked as by containerd's own overlayfs snapshotter; images with some of each kind work.
 
-Clients that fetch first and unpack afterwards download everything: ctr images pull before 1.7, and with --local. CRI (kubelet, crictl) and nerdctl do
-not.
+Clients that fetch first and unpack afterwards download everything: ctr images pull before 2.0, and with --local (docs/lazy.md says what it needs from 2.0 on). CRI
+(kubelet, crictl) and nerdctl do not.
 
 It may be stopped, killed and started again at any moment: containers go on, and its mounts are found again. It never takes away what a
 snapshot names, and tells the agent, which keeps such layers in its store.";
