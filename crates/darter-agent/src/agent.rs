@@ -116,6 +116,15 @@ pub enum Nearness {
     After(u64),
 }
 
+/// How much of a blob is here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AtHand {
+    /// Bytes of it.
+    pub held: u64,
+    /// The file that it is in, by its whole path, once all of it is here and checked.
+    pub file: Option<PathBuf>,
+}
+
 impl Agent {
     /// Starts an agent: opens the store, listens to its peers, joins. Ready when it returns, for whoever has the handle and for its
     /// peers; what its options say of ports and sockets for programs of this host is for what attaches to it.
@@ -353,18 +362,24 @@ impl Agent {
         Ok(found)
     }
 
-    /// The file that a blob is in, by its whole path, once all of it is here and checked.
-    pub async fn whole_file(&self, blob: BlobId) -> Option<PathBuf> {
-        let path = self.inner.context.disk.on_store(move |store| {
-            let is_whole = store.open(blob).ok()?.is_some_and(|stored| stored.is_complete());
-            store.path(blob).filter(|_| is_whole)
+    /// How much of each of these blobs is here.
+    pub async fn at_hand(&self, blobs: Vec<BlobId>) -> Vec<AtHand> {
+        let at_hand = self.inner.context.disk.on_store(move |store| {
+            let look = |blob| {
+                let Ok(Some(stored)) = store.open(blob) else { return AtHand::default() };
+                let path = store.path(blob).filter(|_| stored.is_complete());
+                let file = path.and_then(|path| std::path::absolute(path).ok());
+                AtHand { held: stored.held_bytes(), file }
+            };
+            blobs.into_iter().map(look).collect()
         });
-        std::path::absolute(path.await?).ok()
+        at_hand.await
     }
 
-    /// Spares a blob from eviction and removal, stored or not, as long as this agent runs (`true`), or not any more.
-    pub async fn spare(&self, blob: BlobId, spared: bool) {
-        self.inner.context.disk.on_store(move |store| store.spare(blob, spared)).await;
+    /// Spares blobs from eviction and removal, stored or not, as long as this agent runs (`true`), or not any more.
+    pub async fn spare(&self, blobs: Vec<BlobId>, spared: bool) {
+        let spare = move |store: &dyn darter_store::Store| blobs.into_iter().for_each(|blob| store.spare(blob, spared));
+        self.inner.context.disk.on_store(spare).await;
     }
 
     /// Where a blob's bytes came from. `None`: nothing known of it.

@@ -14,10 +14,12 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 use url::form_urlencoded::byte_serialize;
 
 use crate::answers::{BlobRow, Explained, GetRequest, Problem, Progress, Status, Waiting};
+use crate::changes::{self, Changes};
 use crate::handover::{ORDER_HEADER, Order, PROTOCOL, Receiver};
 use crate::headers::{BLOB_HEADER, LENGTH_HEADER, MODIFIED_HEADER, PIECES_HEADER};
 use crate::layers::{LayerAnswer, NamedAnswer, NamedLayers};
@@ -270,6 +272,27 @@ impl Client {
         let answer = self.send(Method::PUT, "/v1/layers", body.into()).await?;
         let body = self.body(answer).await?;
         serde_json::from_slice(&body).map_err(|error| ClientError::Answer(self.socket.clone(), error))
+    }
+
+    /// `POST /v1/layers/changes`: tells from here on when what is answered about layers may not hold any more.
+    ///
+    /// # Errors
+    /// As for all questions; an older daemon refuses.
+    pub async fn changes(&self) -> Result<Changes, ClientError> {
+        let upgrade = Some((changes::PROTOCOL, None));
+        let mut answer = self.ask(Method::POST, "/v1/layers/changes", Bytes::new(), upgrade).await?;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(ClientError::Older(self.socket.clone()));
+        }
+        let broken = |error| ClientError::Broken(self.socket.clone(), error);
+        let refused = |error| ClientError::Connect(self.socket.clone(), error);
+        let upgraded = hyper::upgrade::on(&mut answer).await.map_err(broken)?;
+        let connection = upgraded.downcast::<TokioIo<UnixStream>>().expect("the connection was made here");
+        let mut stream = connection.io.into_inner();
+        if connection.read_buf.is_empty() {
+            stream.read_u8().await.map_err(refused)?;
+        }
+        stream.into_std().map(Changes::over).map_err(refused)
     }
 
     async fn layer_at(&self, path: &str, beat: Duration) -> Result<LayerAnswer, ClientError> {

@@ -47,6 +47,10 @@ pub struct FoundLayer {
     pub layer: LayerRequest,
     /// The headers that open it.
     pub headers: Vec<(String, String)>,
+    /// The other layers of its image, as far as they would be given to who asks for them now: an engine asks for all. Nothing stands beside these. Older agents
+    /// tell none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beside: Vec<Self>,
 }
 
 /// The layers that snapshots name: these and no others.
@@ -67,7 +71,7 @@ pub struct NamedAnswer {
 /// Without the values of headers.
 impl std::fmt::Debug for FoundLayer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { length_bytes, file, layer, headers, .. } = self;
-        write!(f, "{layer}, {length_bytes} bytes, {} headers, {file:?}", headers.len())
+        let Self { length_bytes, file, layer, headers, beside, .. } = self;
+        write!(f, "{layer}, {length_bytes} bytes, {} headers, {file:?}, {} beside", headers.len(), beside.len())
     }
 }

@@ -7,6 +7,7 @@
 //! | [`headers`] | the names of headers and trailers |
 //! | [`layer`] | a layer of an image that is to be mounted |
 //! | [`layers`] | the answer to `POST /v1/layers/DIFFID` |
+//! | [`changes`] | how long that answer may be gone by |
 //! | [`profile`] | which parts of a layer are touched first |
 //! | [`top`] | the answer to `GET /v1/top` |
 //! | [`span`] | which bytes of some content are wanted |
@@ -28,6 +29,7 @@
 //! | `POST /v1/get` with [`GetRequest`] | 200 and the bytes in order, headers `darter-blob: ID` and, when known, `darter-length`, `darter-last-modified`, `darter-disposition`; trailer `darter-error` if it breaks. With `Upgrade: darter-file`: 101 and the blob's file, see [`handover`]. With a `range`: just these bytes, never a file, and the header `darter-range: FIRST-LAST/LENGTH` |
 //! | `POST /v1/parts` with [`GetRequest`] and `Upgrade: darter-parts` | 101 and parts of the blob as they are asked for, see [`parts`]; with a `layer`, of its expanded form |
 //! | `POST /v1/layers/DIFFID` | [`layers::LayerAnswer`]: whether a layer of an image that was pulled can be mounted |
+//! | `POST /v1/layers/changes` with `Upgrade: darter-changes` | 101 and word of when such answers may not hold any more, see [`changes`] |
 //! | `GET /v1/layers/DIFFID/profile` | [`profile::LayerProfile`]: which parts of a layer are touched first; `null` where nothing is known |
 //! | `PUT /v1/layers/DIFFID/profile` with [`profile::PinnedProfile`], `DELETE /v1/layers/DIFFID/profile` | 204: that list counts whatever is learnt, or not any more; 404 where nothing of the layer is here |
 //! | `GET /v1/progress?blob=ID` | [`Progress`] |
@@ -36,6 +38,7 @@
 //! Anything that fails is answered with [`Problem`]. Times are seconds; sizes are bytes; moments are Unix seconds.
 
 pub mod answers;
+pub mod changes;
 pub mod client;
 mod descriptors;
 pub mod handover;

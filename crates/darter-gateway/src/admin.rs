@@ -180,6 +180,7 @@ pub(crate) async fn serve(agent: Agent, mirror: Option<Arc<Mirror>>, listener: U
         .route("/v1/get", post(download))
         .route("/v1/parts", post(open_parts))
         .route("/v1/layers", put(layers::name))
+        .route("/v1/layers/changes", post(layers::watch))
         .route("/v1/layers/{diff_id}", post(layers::look_up))
         .route("/v1/chains/{chain_id}", post(layers::look_up_chain))
         .route("/v1/layers/{diff_id}/profile", get(profiles::profile).put(profiles::pin).delete(profiles::unpin))
@@ -299,7 +300,7 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
     type Rejection = Infallible;
 
     async fn from_request_parts(head: &mut Head, _: &S) -> Result<Self, Infallible> {
-        let protocols = [PROTOCOL, darter_api::parts::PROTOCOL];
+        let protocols = [PROTOCOL, darter_api::parts::PROTOCOL, darter_api::changes::PROTOCOL];
         let wanted =
             head.headers.get(header::UPGRADE).is_some_and(|value| protocols.iter().any(|known| value == known));
         let order = head.headers.get(ORDER_HEADER).and_then(|value| Order::named(value.as_bytes()));
@@ -407,7 +408,7 @@ async fn open_parts(
         };
         let length = download.length_when_known().await?;
         if let (Some(mirror), Some(layer)) = (given, &request.layer) {
-            mirror.layer_opened(layer.diff_id).await;
+            agent.background(mirror.layer_opened(layer.diff_id));
         }
         Ok((download, length))
     };

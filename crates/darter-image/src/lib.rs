@@ -46,4 +46,4 @@ pub use erofs::{FORMAT, TAR_START, metadata_start};
 pub use expand::{Expanded, Expander};
 pub use layer::{LayerDigests, LayerError, LayerReader};
 pub use reason::Reason;
-pub use whole::{NotExpanded, check_expanded, expand_layer};
+pub use whole::{NotExpanded, check_expanded, expand_layer, metadata_at};

@@ -62,6 +62,15 @@ pub fn expand_layer<E: From<LayerError>>(
     Ok((digests, expanded))
 }
 
+/// Where in a file that begins with these bytes its metadata begins, as its superblock says; `None` if they are too few.
+pub fn metadata_at(beginning: &[u8]) -> Option<u64> {
+    beginning.get(META_ADDRESS).map(|address| number(address) * BLOCK as u64)
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
 /// Why a file is not what this release makes of the tar that it is said to hold.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -98,8 +107,7 @@ pub fn check_expanded<E>(
         return Err(NotExpanded::Otherwise("it is too short"));
     }
     read(0, &mut superblock[..])?;
-    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
-    let metadata_at = number(&superblock[META_ADDRESS]) * BLOCK as u64;
+    let metadata_at = metadata_at(&superblock[..]).unwrap_or_default();
     let mut head = [0; HEAD];
     if metadata_at < TAR_START || metadata_at + HEAD as u64 > length {
         return Err(NotExpanded::Otherwise("its superblock points past its end"));

@@ -54,6 +54,12 @@ pub enum Layer {
 /// The layers that there are.
 #[async_trait]
 pub trait Layers: Send + Sync + 'static {
+    /// The same as [`Self::look_up`], if that is known without waiting.
+    fn at_hand(&self, layer: Digest) -> Option<Layer> {
+        let _ = layer;
+        None
+    }
+
     /// The layer that is found under its name now; `None`: there is no such file.
     async fn look_up(&self, layer: Digest) -> Option<Layer>;
 
@@ -170,9 +176,13 @@ impl Shared {
 
     /// Finds a layer for the kernel.
     async fn find(&self, layer: Digest) -> Option<FileAttr> {
-        let found = self.layers.look_up(layer).await?;
+        Some(self.found(layer, self.layers.look_up(layer).await?))
+    }
+
+    /// The attributes of a layer that was found.
+    fn found(&self, layer: Digest, found: Layer) -> FileAttr {
         let mut inodes = self.inodes.lock();
-        Some(match found {
+        match found {
             Layer::File { length, here } => {
                 let inode = inodes.enter(layer, Form::File(length), Opened::default);
                 let known = inodes.get(inode).and_then(|node| node.own.get()).map(|kept| kept.file.held());
@@ -182,7 +192,7 @@ impl Shared {
                 let inode = inodes.enter(layer, Form::Link(target.clone()), Opened::default);
                 self.link(inode, &target)
             }
-        })
+        }
     }
 
     /// Opens a file, once for all who have it open.
@@ -268,6 +278,10 @@ impl Filesystem for Directory {
                 Named::Nothing => reply.error(Errno::ENOENT),
                 Named::Never => reply.entry(&FOREVER, &absent(), Generation(0)),
                 Named::Layer(layer) => {
+                    if let Some(found) = self.shared.layers.at_hand(layer) {
+                        let attributes = self.shared.found(layer, found);
+                        return reply.entry(&NOT_AT_ALL, &attributes, Generation(0));
+                    }
                     let shared = Arc::clone(&self.shared);
                     self.runtime.spawn(async move {
                         match shared.find(layer).await {

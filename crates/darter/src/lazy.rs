@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `lazy/agents.rs` | the agent, asked by processes that outlive it |
 //! | `lazy/layers.rs` | what is in the directory, as the agent tells |
+//! | `lazy/remembered.rs` | what it told a moment ago |
 //!
 //! The keeper has the descriptor of `/dev/fuse`, on which all mounts over the directory's files depend: it outlives the agent, which adopts it when
 //! it comes again. One that was killed takes those mounts with it; the next one serves new containers.
 
 pub(crate) mod agents;
 mod layers;
+mod remembered;
 
 use std::convert::Infallible;
 use std::ffi::OsString;

@@ -8,15 +8,20 @@ use std::time::Duration;
 
 use darter_api::LayerRequest;
 use darter_core::source::Credentials;
-use darter_core::{ExpandedLayer, Source};
+use darter_core::{BlobId, ExpandedLayer, Source};
 use darter_engine::FetchError;
+use darter_engine::transfer::mounting::SMALL;
 use darter_image::{Compression, FORMAT};
 use darter_origin::{ErrorKind, OriginFailure, Requester, Upstream, of_status};
 use darter_registries::question::Question;
+use futures_util::future::join_all;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Method};
 
-use super::{Agent, Download};
+use super::{Agent, Download, Phase};
+
+/// Bytes of an image's small layers that are fetched whole before they are mounted.
+const MAX_SMALL: u64 = 64 << 20;
 
 /// Whether a caller may have a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +48,30 @@ impl Agent {
     ) -> Result<Download, FetchError> {
         let opened = self.open_expanded(layer, credentials, access);
         tokio::time::timeout(within, opened).await.unwrap_or(Err(FetchError::Silent))
+    }
+
+    /// These blobs are the expanded layers of an image that was pulled, and opened: somebody is about to mount all of them. Fetches
+    /// [what every mount reads](darter_engine::transfer::mounting), of all layers side by side, until the agent drains.
+    pub fn fetch_for_mount(&self, layers: &[BlobId]) {
+        let mut room = MAX_SMALL;
+        let mut fetching = Vec::new();
+        for transfer in layers.iter().filter_map(|layer| self.inner.swarms.get(*layer)) {
+            let length = transfer.stored.length().unwrap_or(u64::MAX);
+            let is_room = length <= SMALL && length <= room;
+            room -= if is_room { length } else { 0 };
+            fetching.push(async move {
+                let _kept = transfer.keep_open();
+                transfer.fetch_for_mount(is_room).await;
+            });
+        }
+        let mut phases = self.phases();
+        self.inner.tasks.spawn(async move {
+            tokio::select! {
+                _ = join_all(fetching) => {}
+                // An agent that is gone drains no more.
+                _ = phases.wait_for(|phase| !matches!(phase, Phase::Starting | Phase::Ready)) => {}
+            }
+        });
     }
 
     async fn open_expanded(

@@ -22,6 +22,7 @@ mod lazy;
 mod liars;
 mod memory;
 mod met_early;
+mod mounting;
 mod never_read;
 mod no_seed;
 mod on_trust;

@@ -17,6 +17,7 @@
 //! | `whole` | the digest of the whole, while pieces come in any order |
 //! | `callers` | whose credentials the origin is read with |
 //! | `anew` | an origin that can't be continued is read from its start, and compared |
+//! | [`mounting`] | what every mount of an expanded layer reads, fetched before it is mounted |
 //! | `profile` | which parts of an expanded layer are touched first, and fetched first |
 //! | [`turns`] | which blobs' pieces are read now |
 //! | `finish` | the last piece is here: is the whole what it should be? |
@@ -60,6 +61,7 @@ pub(crate) mod leading;
 pub mod manners;
 pub(crate) mod member;
 pub mod meter;
+pub mod mounting;
 pub(crate) mod parts;
 pub(crate) mod passing;
 mod profile;

@@ -87,7 +87,7 @@ impl Transfer {
     }
 
     /// True if first touches of it are of use.
-    fn is_profiled(&self) -> bool {
+    pub(super) fn is_profiled(&self) -> bool {
         matches!(self.source, Source::Expanded(_))
     }
 
@@ -296,7 +296,7 @@ impl Transfer {
             return;
         }
         let _unread = CountUnread(self);
-        let mut taken = Taken { transfer: self, bytes: 0 };
+        let mut taken = Taken::nothing(self);
         let fetching = async {
             let mut changed = self.profiling.changed.subscribe();
             loop {
@@ -425,13 +425,18 @@ impl Drop for FetchingList<'_> {
 }
 
 /// What an opening takes of the store ahead, as long as it lives.
-struct Taken<'a> {
+pub(super) struct Taken<'a> {
     transfer: &'a Transfer,
     bytes: u64,
 }
 
-impl Taken<'_> {
-    fn take(&mut self, bytes: u64) -> bool {
+impl<'a> Taken<'a> {
+    pub(super) const fn nothing(transfer: &'a Transfer) -> Self {
+        Self { transfer, bytes: 0 }
+    }
+
+    /// Takes so much more, if there is room.
+    pub(super) fn take(&mut self, bytes: u64) -> bool {
         let context = &self.transfer.context;
         let capacity = context.disk.usage().capacity;
         context.ahead.lock().take(&mut self.bytes, bytes, capacity)

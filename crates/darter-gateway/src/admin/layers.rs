@@ -9,13 +9,17 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+use darter_api::changes::PROTOCOL;
 use darter_api::layers::{BEAT, FoundLayer, LayerAnswer, NamedAnswer, NamedLayers};
 use darter_core::Digest;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, stream};
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto::upgrade;
+use tokio::net::UnixStream;
 
-use super::problem;
-use crate::mirror::{LayerFound, Mirror};
+use super::{Served, Upgrade, problem};
+use crate::mirror::{self, LayerFound, Mirror};
 
 pub(super) async fn look_up(State(mirror): State<Option<Arc<Mirror>>>, Path(diff_id): Path<String>) -> Response {
     match diff_id.parse::<Digest>() {
@@ -29,6 +33,30 @@ pub(super) async fn look_up_chain(State(mirror): State<Option<Arc<Mirror>>>, Pat
         Ok(chain) => told(mirror, move |mirror| async move { mirror.uppermost_layer(chain).await }.boxed()),
         Err(_) => refused("chain id", &chain),
     }
+}
+
+/// Tells whoever asks when what it was told of layers may not hold any more.
+pub(super) async fn watch(State(Served { agent, mirror }): State<Served>, upgrade: Upgrade) -> Response {
+    let Some(upgrade) = upgrade.to else {
+        return problem(StatusCode::UPGRADE_REQUIRED, "send Connection: upgrade and Upgrade: darter-changes");
+    };
+    let Some(mirror) = mirror.filter(|mirror| mirror.has_layers()) else {
+        return problem(StatusCode::NOT_FOUND, "this agent has no directory for layers (--lazy-dir)");
+    };
+    agent.background(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let Ok(connection) = upgrade::downcast::<TokioIo<UnixStream>>(upgraded) else {
+            tracing::error!("a connection of another kind was upgraded");
+            return;
+        };
+        match connection.io.into_inner().into_std() {
+            Ok(connection) => mirror.watch_layers(connection),
+            Err(error) => tracing::warn!(%error, "a connection could not be taken over"),
+        }
+    });
+    let switching = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS);
+    let headers = switching.header(header::CONNECTION, "upgrade").header(header::UPGRADE, PROTOCOL);
+    headers.body(Body::empty()).expect("headers of letters")
 }
 
 /// Notes which layers snapshots name.
@@ -66,14 +94,19 @@ fn told(mirror: Option<Arc<Mirror>>, look: impl FnOnce(Arc<Mirror>) -> BoxFuture
 fn answer(found: LayerFound) -> Vec<u8> {
     let answer = match found {
         LayerFound::Miss(reason) => LayerAnswer::Miss { reason: reason.to_owned() },
-        LayerFound::Found(found) => LayerAnswer::Found(Box::new(FoundLayer {
-            length_bytes: found.length,
-            held_bytes: found.held,
-            file: found.file,
-            layer: found.layer,
-            headers: found.credentials.headers,
-        })),
+        LayerFound::Found(found) => LayerAnswer::Found(Box::new(told_of(*found))),
     };
     // It has nothing that can't be written so.
     serde_json::to_vec(&answer).unwrap_or_default()
+}
+
+fn told_of(found: mirror::FoundLayer) -> FoundLayer {
+    FoundLayer {
+        length_bytes: found.length,
+        held_bytes: found.held,
+        file: found.file,
+        layer: found.layer,
+        headers: found.credentials.headers,
+        beside: found.beside.into_iter().map(told_of).collect(),
+    }
 }

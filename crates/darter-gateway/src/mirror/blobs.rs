@@ -1,11 +1,10 @@
 //! The agent as the mirror needs it: blobs, opened by their source. [`Agent`] gives them from store and swarm; the
 //! mirror's tests have a twin in memory.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use darter_agent::{Access, Agent, Download, FetchError, Nearness, Part};
+use darter_agent::{Access, Agent, AtHand, Download, FetchError, Nearness, Part};
 use darter_api::LayerRequest;
 use darter_core::source::Credentials;
 use darter_core::{BlobId, ByteRange, Source};
@@ -52,24 +51,23 @@ pub trait MountableLayers: Send + Sync + 'static {
         within: Duration,
     ) -> Result<Mountable, FetchError>;
 
-    /// The file that a blob is in, once all of it is here and checked.
-    async fn whole_file(&self, blob: BlobId) -> Option<PathBuf>;
+    /// These are the layers of an image, and open: somebody is about to mount all of them.
+    fn fetch_for_mount(&self, layers: &[BlobId]);
 
-    /// Spares a blob from eviction, or not any more.
-    async fn spare(&self, blob: BlobId, spared: bool);
+    /// How much of each of these blobs is here.
+    async fn at_hand(&self, blobs: Vec<BlobId>) -> Vec<AtHand>;
+
+    /// Spares blobs from eviction, or not any more.
+    async fn spare(&self, blobs: Vec<BlobId>, spared: bool);
 }
 
-/// A layer in the form that the kernel mounts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A layer in the form that the kernel mounts. Both follow from its tar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mountable {
     /// The blob.
     pub blob: BlobId,
     /// Its length.
     pub length: u64,
-    /// Bytes of it that are here.
-    pub held: u64,
-    /// The file that it is in, once all of it is here and checked.
-    pub file: Option<PathBuf>,
 }
 
 /// A blob being fetched, or at hand. Dropping it ends the interest in it.
@@ -128,17 +126,19 @@ impl MountableLayers for Agent {
     ) -> Result<Mountable, FetchError> {
         let download = Self::expanded(self, layer, credentials, Access::Granted, within).await?;
         let length = download.length_when_known().await?;
-        let blob = download.blob();
-        let held = download.progress().held_bytes;
-        Ok(Mountable { blob, length, held, file: self.whole_file(blob).await })
+        Ok(Mountable { blob: download.blob(), length })
     }
 
-    async fn whole_file(&self, blob: BlobId) -> Option<PathBuf> {
-        Self::whole_file(self, blob).await
+    fn fetch_for_mount(&self, layers: &[BlobId]) {
+        Self::fetch_for_mount(self, layers);
     }
 
-    async fn spare(&self, blob: BlobId, spared: bool) {
-        Self::spare(self, blob, spared).await;
+    async fn at_hand(&self, blobs: Vec<BlobId>) -> Vec<AtHand> {
+        Self::at_hand(self, blobs).await
+    }
+
+    async fn spare(&self, blobs: Vec<BlobId>, spared: bool) {
+        Self::spare(self, blobs, spared).await;
     }
 }
 

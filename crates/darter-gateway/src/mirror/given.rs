@@ -103,6 +103,11 @@ impl Given {
         (given, is_own)
     }
 
+    /// Whether the list changed since it was written last.
+    pub(crate) const fn is_changed(&self) -> bool {
+        self.changed
+    }
+
     /// The list as text, if it changed since it was written last.
     pub(crate) fn take_changed(&mut self) -> Option<String> {
         if !std::mem::take(&mut self.changed) {

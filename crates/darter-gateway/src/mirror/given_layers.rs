@@ -10,8 +10,10 @@ use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use darter_agent::AtHand;
 use darter_api::LayerRequest;
 use darter_core::Digest;
 use darter_store::{Dir, threads};
@@ -23,6 +25,9 @@ use super::given::{Given, GivenLayer};
 
 const FILE: &str = "layers";
 const TEMPORARY: &str = ".layers";
+
+/// How long it is waited for others before layers that were opened are noted: an engine opens those of an image one after the other.
+const GATHER: Duration = Duration::from_millis(200);
 
 /// See the module's text. Cheap to clone.
 #[derive(Clone)]
@@ -36,8 +41,10 @@ struct Inner {
     given: Mutex<Given>,
     /// Held while the list changes, and what is spared with it.
     sparing: AsyncMutex<()>,
-    /// Held while the file is written: no older list replaces a newer one.
-    writing: Mutex<()>,
+    /// Held while the file is written: no older list replaces a newer one, and what is noted meanwhile goes with the next one.
+    writing: Arc<AsyncMutex<()>>,
+    /// Somebody is about to write that layers were opened.
+    gathering: AtomicBool,
 }
 
 impl fmt::Debug for GivenLayers {
@@ -66,17 +73,16 @@ impl GivenLayers {
     }
 
     fn with(dir: Dir, keep: Duration, given: Given, set_aside: bool) -> Self {
-        let (given, sparing, writing) = (Mutex::new(given), AsyncMutex::default(), Mutex::new(()));
-        Self(Arc::new(Inner { dir, keep, set_aside, given, sparing, writing }))
+        let (given, sparing, writing) = (Mutex::new(given), AsyncMutex::default(), Arc::default());
+        let gathering = AtomicBool::new(false);
+        Self(Arc::new(Inner { dir, keep, set_aside, given, sparing, writing, gathering }))
     }
 
     /// Spares all of it from eviction: before anything else is done with the store.
     pub async fn spare(&self, layers: &dyn MountableLayers) {
         let _sparing = self.0.sparing.lock().await;
-        let all: Vec<_> = self.0.given.lock().blobs().collect();
-        for blob in all {
-            layers.spare(blob, true).await;
-        }
+        let all = self.0.given.lock().blobs().collect();
+        layers.spare(all, true).await;
     }
 
     pub(super) fn in_use(&self, diff_id: Digest) -> Option<GivenLayer> {
@@ -91,34 +97,52 @@ impl GivenLayers {
         self.0.given.lock().has(layer)
     }
 
-    pub(super) async fn opened(&self, diff_id: Digest) {
+    /// A layer is opened. The result notes that in the list; it is for a task that nobody waits for.
+    pub(super) fn opened(&self, diff_id: Digest) -> impl Future<Output = ()> + Send + 'static {
         self.0.given.lock().opened(diff_id);
-        self.save().await;
+        let given = self.clone();
+        async move {
+            if !given.0.gathering.swap(true, Ordering::SeqCst) {
+                tokio::time::sleep(GATHER).await;
+                given.0.gathering.store(false, Ordering::SeqCst);
+                given.save().await;
+            }
+        }
     }
 
-    /// Notes that a layer is given, before anybody hears of it. Tells what is here of it now that it is spared; `None`: too many are given.
+    /// Notes that layers are given, before anybody hears of it. Tells what is here of each now that they are spared; `None`: too many are given.
     pub(super) async fn give(
         &self,
-        layer: &LayerRequest,
-        mountable: Mountable,
+        given: &[(LayerRequest, Mountable)],
         needs_login: bool,
         layers: &dyn MountableLayers,
         now: u64,
-    ) -> Option<Mountable> {
-        let mountable = {
+    ) -> Option<Vec<AtHand>> {
+        let blobs: Vec<_> = given.iter().map(|(_, mountable)| mountable.blob).collect();
+        let at_hand = {
             let _sparing = self.0.sparing.lock().await;
-            if !self.0.given.lock().give(layer, (mountable.blob, mountable.length), needs_login, now) {
-                return None;
+            let mut new = Vec::new();
+            {
+                let mut list = self.0.given.lock();
+                for (layer, Mountable { blob, length }) in given {
+                    let is_known = list.get(layer.diff_id).is_some_and(|given| given.blob == *blob);
+                    if !list.give(layer, (*blob, *length), needs_login, now) {
+                        return None;
+                    }
+                    if !is_known {
+                        new.push(*blob);
+                    }
+                }
             }
-            layers.spare(mountable.blob, true).await;
+            if !new.is_empty() {
+                layers.spare(new, true).await;
+            }
             self.let_go(layers, now).await;
-            // Until now it could be evicted.
-            let file = layers.whole_file(mountable.blob).await;
-            let held = if mountable.file.is_some() && file.is_none() { 0 } else { mountable.held };
-            Mountable { file, held, ..mountable }
+            // Until now they could be evicted.
+            layers.at_hand(blobs).await
         };
         self.save().await;
-        Some(mountable)
+        Some(at_hand)
     }
 
     /// Snapshots name these layers, and no others. Tells which of them were not given.
@@ -136,24 +160,32 @@ impl GivenLayers {
     /// With `sparing` held.
     async fn let_go(&self, layers: &dyn MountableLayers, now: u64) {
         let gone = self.0.given.lock().let_go(self.0.keep, now);
-        for blob in gone {
-            tracing::info!(%blob, "an engine's layer is let go of: nobody asked for it for long");
-            layers.spare(blob, false).await;
+        if gone.is_empty() {
+            return;
         }
+        for blob in &gone {
+            tracing::info!(%blob, "an engine's layer is let go of: nobody asked for it for long");
+        }
+        layers.spare(gone, false).await;
     }
 
     async fn save(&self) {
+        // Whoever writes now may write what changed here.
+        let writing = Arc::clone(&self.0.writing).lock_owned().await;
+        if self.0.set_aside || !self.0.given.lock().is_changed() {
+            return;
+        }
         let inner = Arc::clone(&self.0);
-        threads::run(move || inner.write()).await;
+        threads::run(move || {
+            inner.write();
+            drop(writing);
+        })
+        .await;
     }
 }
 
 impl Inner {
     fn write(&self) {
-        if self.set_aside {
-            return;
-        }
-        let _writing = self.writing.lock();
         let Some(text) = self.given.lock().take_changed() else { return };
         if let Err(error) = self.dir.replace(FILE, TEMPORARY, &[text.as_bytes()], true) {
             self.given.lock().not_written();

@@ -5,6 +5,9 @@
 //! can be had so. This takes its time at a fleet's first pull, since the lead has to read and expand the layers; the question waits for it, for
 //! [`LazyOptions::wait`] at most.
 //!
+//! An engine asks for one layer after the other, and for those below again with each: some six hundred questions for an image of thirty-three. So the
+//! first answer about an image has all of its layers, and whoever asked may go by it until it is told that something [changed](super::watchers).
+//!
 //! Invariants: what is promised is known to be a layer that can be mounted, with this length; nobody is given a layer for a diff id that a
 //! configuration merely names.
 
@@ -12,12 +15,14 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use darter_agent::{FetchError, Part};
+use darter_agent::{AtHand, FetchError, Part};
 use darter_api::LayerRequest;
+use darter_core::recent::Recent;
 use darter_core::source::Credentials;
 use darter_core::{Blamed as _, Digest, Moment, Retry, in_full};
 use darter_metrics::LayerAnswered;
@@ -25,9 +30,9 @@ use darter_oci::image::{ImageParts, LayerPart, MAX_CONFIG};
 use darter_oci::manifest::ImageManifest;
 use darter_origin::Upstream;
 use darter_store::{PieceFile, threads};
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
@@ -38,6 +43,7 @@ use super::given_layers::GivenLayers;
 use super::learnt::{Decision, Learnt, Pull, Pulled, Unread, Verdict};
 use super::logins::Logins;
 use super::route::Naming;
+use super::watchers::Watchers;
 use super::{Ask, Awaited, Mirror};
 use crate::outlet::Outlet;
 
@@ -63,6 +69,9 @@ pub(super) struct Lazy {
     looking: Mutex<HashMap<Pull, Weak<AsyncMutex<()>>>>,
     given: GivenLayers,
     logins: Mutex<Logins>,
+    /// The mountable files of layers that were opened.
+    mountable: Mutex<Recent<Digest, Mountable>>,
+    watchers: Watchers,
 }
 
 /// How layers are given to be mounted.
@@ -98,6 +107,8 @@ pub struct FoundLayer {
     pub held: u64,
     /// The file, once all of it is here.
     pub file: Option<PathBuf>,
+    /// The other layers of its image, as far as they would be given to who asks for them now.
+    pub beside: Vec<FoundLayer>,
 }
 
 impl fmt::Debug for LazyOptions {
@@ -114,6 +125,8 @@ impl Lazy {
             layers,
             given,
             logins: Mutex::new(Logins::new(grant_ttl)),
+            mountable: Mutex::new(Recent::new(MAX_LAYERS)),
+            watchers: Watchers::default(),
             wait,
             learnt: Mutex::new(Learnt::new(grant_ttl)),
             reading: AsyncMutex::new(()),
@@ -147,6 +160,20 @@ impl Mirror {
             credentials: ask.credentials.clone(),
         };
         lazy.learnt.lock().seen(Unread { pull, how, parts }, self.clock.now());
+        // Before the manifest goes on: whoever pulls may ask for layers right after.
+        lazy.watchers.tell();
+    }
+
+    /// Whether layers are given at all.
+    pub(crate) fn has_layers(&self) -> bool {
+        self.lazy.is_some()
+    }
+
+    /// Tells over this connection, which does not block, whenever what was answered about layers may not hold any more.
+    pub(crate) fn watch_layers(&self, connection: UnixStream) {
+        if let Some(lazy) = &self.lazy {
+            lazy.watchers.add(connection);
+        }
     }
 
     /// What is given to who asks for the layer with this diff id.
@@ -194,6 +221,10 @@ impl Mirror {
     }
 
     async fn look_up(&self, lazy: &Lazy, diff_id: Digest, until: Moment) -> LayerFound {
+        let settled = lazy.learnt.lock().settled(diff_id, self.clock.now());
+        if let Some(image) = settled {
+            return self.give(lazy, &image, diff_id, until).await;
+        }
         if let Some(given) = lazy.given.in_use(diff_id)
             && let Some(found) = self.give_whole(lazy, &given).await
         {
@@ -262,7 +293,10 @@ impl Mirror {
             let mut learnt = lazy.learnt.lock();
             learnt.was_read(&pull);
             match paired {
-                Ok(Some(layers)) => learnt.pulled(Pulled { pull, how, layers }, self.clock.now()),
+                Ok(Some(layers)) => {
+                    learnt.pulled(Pulled { pull, how, layers }, self.clock.now());
+                    lazy.watchers.tell();
+                }
                 Ok(None) => tracing::debug!(%manifest, "an image's configuration has no diff ids for its layers"),
                 Err(reason) => tracing::debug!(%manifest, reason, "an image's configuration could not be read"),
             }
@@ -308,6 +342,7 @@ impl Mirror {
         let (manifest, scope) = (image.pull.manifest, &image.pull.scope);
         tracing::info!(image = %manifest, ?scope, layers = image.layers.len(), ?verdict, "looked whether an image can be mounted");
         lazy.learnt.lock().judged(&image.pull, verdict, shown, self.clock.now());
+        lazy.watchers.tell();
     }
 
     /// What there is to say of an image, and the diff ids of the layers that were opened; `None` if what was found before stands.
@@ -343,10 +378,14 @@ impl Mirror {
             let request = request(&image.how, &image.how.repository, layer);
             (*layer, lazy.layers.expanded(&request, image.how.credentials.clone(), within).await)
         });
-        let (mut verdict, mut shown) = (Verdict::Fit, Vec::new());
+        let (mut verdict, mut shown, mut blobs) = (Verdict::Fit, Vec::new(), Vec::new());
         for ((layer, diff_id), expanded) in join_all(expanded).await {
             match expanded {
-                Ok(_) => shown.push(*diff_id),
+                Ok(mountable) => {
+                    lazy.mountable.lock().insert(*diff_id, mountable, 1);
+                    shown.push(*diff_id);
+                    blobs.push(mountable.blob);
+                }
                 Err(error) => {
                     let is_final = error.blame().retry == Retry::Never;
                     let (digest, error) = (layer.digest, in_full(&error));
@@ -355,36 +394,60 @@ impl Mirror {
                 }
             }
         }
+        if verdict == Verdict::Fit {
+            // Engines mount the uppermost one first.
+            blobs.reverse();
+            lazy.layers.fetch_for_mount(&blobs);
+        }
         Some((verdict, shown))
     }
 
+    /// Gives a layer of an image, and the image's others with it.
     async fn give(&self, lazy: &Lazy, image: &Pulled<How>, diff_id: Digest, until: Moment) -> LayerFound {
+        let how = &image.how;
         let Some(layer) = image.layers.iter().find(|(_, its)| *its == diff_id) else {
             return LayerFound::Miss("its image does not name it");
         };
-        let (how, within) = (&image.how, until.since(self.clock.now()));
-        let opened = lazy.layers.expanded(&request(how, &how.repository, layer), how.credentials.clone(), within).await;
-        match opened {
-            Ok(mountable) => {
-                let layer = request(how, &how.named, layer);
-                let (credentials, needs_login) = (how.credentials.clone(), !how.credentials.headers.is_empty());
-                lazy.logins.lock().given(diff_id, credentials.clone(), self.clock.now());
-                self.note(lazy, layer, credentials, mountable, needs_login).await
-            }
-            Err(error) => {
-                tracing::warn!(%diff_id, error = %in_full(&error), "a layer that could be mounted can't be had now");
-                LayerFound::Miss("it can't be had now")
+        if lazy.mountable.lock().get(&diff_id).is_none() {
+            let within = until.since(self.clock.now());
+            let request = request(how, &how.repository, layer);
+            match lazy.layers.expanded(&request, how.credentials.clone(), within).await {
+                Ok(mountable) => drop(lazy.mountable.lock().insert(diff_id, mountable, 1)),
+                Err(error) => {
+                    tracing::warn!(%diff_id, error = %in_full(&error), "a layer that could be mounted can't be had now");
+                    return LayerFound::Miss("it can't be had now");
+                }
             }
         }
+        let now = self.clock.now();
+        let given = {
+            let mut learnt = lazy.learnt.lock();
+            let mut mountable = lazy.mountable.lock();
+            let mut logins = lazy.logins.lock();
+            let mut layers = vec![layer];
+            for other in &image.layers {
+                let is_new = !layers.iter().any(|(_, known)| *known == other.1);
+                if is_new && matches!(learnt.decide(other.1, now), Decision::Hit(_)) {
+                    layers.push(other);
+                }
+            }
+            let known = layers.into_iter().filter_map(|layer| {
+                let mountable = *mountable.get(&layer.1)?;
+                logins.given(layer.1, how.credentials.clone(), now);
+                Some((request(how, &how.named, layer), mountable))
+            });
+            known.collect::<Vec<_>>()
+        };
+        self.note(lazy, given, how.credentials.clone(), !how.credentials.headers.is_empty()).await
     }
 
     /// Gives a layer that is in use, and all of it here.
     async fn give_whole(&self, lazy: &Lazy, given: &GivenLayer) -> Option<LayerFound> {
         let GivenLayer { layer, blob, length, needs_login, .. } = given;
-        let file = Some(lazy.layers.whole_file(*blob).await?);
+        lazy.layers.at_hand(vec![*blob]).await.pop()?.file?;
         let credentials = lazy.logins.lock().last(&layer.diff_id).unwrap_or_default();
-        let mountable = Mountable { blob: *blob, length: *length, held: *length, file };
-        let found = self.note(lazy, layer.clone(), credentials, mountable, *needs_login).await;
+        let mountable = Mountable { blob: *blob, length: *length };
+        let found = self.note(lazy, vec![(layer.clone(), mountable)], credentials, *needs_login).await;
         matches!(&found, LayerFound::Found(found) if found.file.is_some()).then_some(found)
     }
 
@@ -402,7 +465,7 @@ impl Mirror {
         let repository = self.rewrites.apply(&layer.registry, layer.repository.clone());
         let at_registry = LayerRequest { repository, ..layer.clone() };
         match lazy.layers.expanded(&at_registry, credentials.clone(), within).await {
-            Ok(mountable) => self.note(lazy, layer, credentials, mountable, given.needs_login).await,
+            Ok(mountable) => self.note(lazy, vec![(layer, mountable)], credentials, given.needs_login).await,
             Err(error) => {
                 tracing::warn!(diff_id = %layer.diff_id, error = %in_full(&error), "a layer that an engine mounts can't be had now");
                 LayerFound::Miss("it can't be had now")
@@ -410,20 +473,28 @@ impl Mirror {
         }
     }
 
-    /// Notes that a layer is given, and gives it.
+    /// Notes that layers are given, and gives them: the first one, and the others beside it.
     async fn note(
         &self,
         lazy: &Lazy,
-        layer: LayerRequest,
+        given: Vec<(LayerRequest, Mountable)>,
         credentials: Credentials,
-        mountable: Mountable,
         needs_login: bool,
     ) -> LayerFound {
-        let given = lazy.given.give(&layer, mountable, needs_login, &*lazy.layers, self.clock.unix()).await;
-        let Some(mountable) = given else {
+        let Some(at_hand) = lazy.given.give(&given, needs_login, &*lazy.layers, self.clock.unix()).await else {
             return LayerFound::Miss("too many layers are kept for this host's engines");
         };
-        found(layer, credentials, mountable)
+        let found = |((layer, Mountable { length, .. }), AtHand { held, file })| FoundLayer {
+            layer,
+            credentials: credentials.clone(),
+            length,
+            held,
+            file,
+            beside: Vec::new(),
+        };
+        let mut found = given.into_iter().zip(at_hand).map(found);
+        let Some(first) = found.next() else { return LayerFound::Miss("it can't be had now") };
+        LayerFound::Found(Box::new(FoundLayer { beside: found.collect(), ..first }))
     }
 
     /// Whether a program that opens a layer with these credentials was just given it with the same, or is trusted with what this host's engines
@@ -434,10 +505,11 @@ impl Mirror {
         lazy.given.has(layer) && (is_trusted || with_same())
     }
 
-    /// A layer was opened that was given: it is in use from now on.
-    pub(crate) async fn layer_opened(&self, diff_id: Digest) {
-        if let Some(lazy) = &self.lazy {
-            lazy.given.opened(diff_id).await;
+    /// A layer was opened that was given: it is in use from now on. The result notes that for the next agent; nobody needs to wait for it.
+    pub(crate) fn layer_opened(&self, diff_id: Digest) -> BoxFuture<'static, ()> {
+        match &self.lazy {
+            Some(lazy) => lazy.given.opened(diff_id).boxed(),
+            None => std::future::ready(()).boxed(),
         }
     }
 
@@ -486,6 +558,9 @@ impl Mirror {
     }
 }
 
+/// Layers whose mountable files are remembered: some hundred bytes each.
+const MAX_LAYERS: u64 = 20_000;
+
 /// What is left of a question's time when layers are not waited for any more.
 const ANSWER_MARGIN: Duration = Duration::from_millis(200);
 
@@ -501,11 +576,6 @@ fn request(how: &How, repository: &str, (layer, diff_id): &(LayerPart, Digest)) 
         media_type: Some(layer.media_type.clone()),
         diff_id: *diff_id,
     }
-}
-
-fn found(layer: LayerRequest, credentials: Credentials, mountable: Mountable) -> LayerFound {
-    let Mountable { length, held, file, .. } = mountable;
-    LayerFound::Found(Box::new(FoundLayer { layer, credentials, length, held, file }))
 }
 
 async fn read(part: PieceFile) -> io::Result<Vec<u8>> {

@@ -223,6 +223,17 @@ impl<H: Clone> Learnt<H> {
         }
     }
 
+    /// The image by which a layer is given, if that is known already: nothing is to be read, and nothing to be looked at.
+    pub(crate) fn settled(&mut self, diff_id: Digest, now: Moment) -> Option<Arc<Pulled<H>>> {
+        if !self.unread(now).is_empty() {
+            return None;
+        }
+        match self.decide(diff_id, now) {
+            Decision::Hit(image) => Some(image),
+            Decision::Look(_) | Decision::Miss(_) => None,
+        }
+    }
+
     fn forget(&mut self, pull: &Pull) {
         let Some(known) = self.images.remove(pull) else { return };
         for (_, diff_id) in &known.image.layers {

@@ -15,6 +15,7 @@
 //! | `grants` | who may read what is cached |
 //! | `blobs` | [`Blobs`], what the mirror needs of the agent |
 //! | `learnt`, `lazy` | which layers diff ids belong to, and what is given to who wants to mount one |
+//! | `watchers` | who is told that such an answer may not hold any more |
 //! | `logins` | with which credentials they were given |
 //! | `given`, `given_layers` | layers that were given so: what stays in the store |
 //! | `sampled` | the same for a caller to whom the registry did not show what it has |
@@ -77,6 +78,7 @@ pub(crate) mod route;
 mod sampled;
 mod told;
 mod walk;
+mod watchers;
 mod wrong;
 
 use std::fmt;
@@ -116,7 +118,7 @@ pub use self::blobs::{Blob, Blobs, Mountable, MountableLayers};
 pub use self::given_layers::GivenLayers;
 pub use self::lazy::{FoundLayer, LayerFound, LazyOptions};
 pub use self::rewrite::Rewrites;
-pub use darter_agent::{Nearness, Part};
+pub use darter_agent::{AtHand, Nearness, Part};
 
 /// Tags remembered as seen.
 const TAGS_REMEMBERED: u64 = 10_000;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use darter_agent::Agent;
 use darter_agent::options::{LazyOption, Options, Role};
+use darter_api::changes::Change;
 use darter_api::layers::{FoundLayer, LayerAnswer, NamedLayers};
 use darter_api::{Client, GetRequest, socket_path};
 use darter_core::Digest;
@@ -159,6 +160,90 @@ async fn a_config_that_merely_names_a_private_layers_diff_id_gets_a_miss() {
     assert_eq!(pull(&agent, BOB, &world.stranger.name(), "evil").await, 200);
     assert!(misses(&agent, id(&top)).await, "which it never delivered");
     agent.drain().await;
+}
+
+/// Everything that an answer has: the layer and those beside it.
+fn all_of(found: &FoundLayer) -> Vec<Digest> {
+    let mut all: Vec<_> = found.beside.iter().map(|beside| beside.layer.diff_id).collect();
+    all.push(found.layer.diff_id);
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_has_all_layers_of_the_image_but_those_that_would_not_be_given_and_changes_are_told_first() {
+    let world = World::new().await;
+    let [base, top] = world.private();
+    let agent = world.agent(|_| ()).await;
+    let mut changes = client(&agent).changes().await.unwrap();
+    assert_eq!(changes.look(), Change::None);
+    assert_eq!(pull(&agent, ALICE, "lab", "private/app").await, 200);
+    assert_eq!(changes.look(), Change::Some, "before the manifest has come");
+    let layer = found(&agent, id(&base)).await;
+    assert_eq!(all_of(&layer), [id(&top), id(&base)]);
+    assert_eq!(changes.look(), Change::Some, "the image was looked at");
+    let _ = found(&agent, id(&top)).await;
+    assert_eq!(changes.look(), Change::None, "what was answered holds");
+    // Bob's configuration names alice's layer.
+    world.lab.allow(BOB, "bob/liar");
+    let bogus = tar_of("bogus");
+    world.image(&world.lab, "bob/liar", &[&bogus], &[id(&top)]);
+    assert_eq!(pull(&agent, BOB, "lab", "bob/liar").await, 200);
+    assert_eq!(changes.look(), Change::Some, "before bob can ask for it");
+    assert_eq!(all_of(&found(&agent, id(&base)).await), [id(&base)], "the other one is to be looked at");
+    assert!(misses(&agent, id(&top)).await);
+    assert_eq!(all_of(&found(&agent, id(&base)).await), [id(&base)]);
+    agent.drain().await;
+    drop(agent);
+    assert_eq!(changes.look(), Change::Over);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_of_many_layers_asks_upstream_no_more_than_one_of_one_and_small_layers_come_whole() {
+    const MANY: usize = 33;
+    let world = World::new().await;
+    let layers: Vec<_> = (0..MANY).map(|number| tar_of(&format!("{number}"))).collect();
+    let ids: Vec<_> = layers.iter().map(|tar| id(tar)).collect();
+    let all: Vec<&[u8]> = layers.iter().map(Vec::as_slice).collect();
+    world.image(&world.lab, "many", &all, &ids);
+    world.image(&world.lab, "one", &all[..1], &ids[..1]);
+    let seed = world.agent(|_| ()).await;
+    // The fleet knows both.
+    for name in ["one", "many"] {
+        assert_eq!(pull(&seed, ALICE, "lab", name).await, 200);
+        let _ = found(&seed, ids[0]).await;
+    }
+    let join = vec![seed.status().listen.unwrap()];
+    let mut asked = Vec::new();
+    for (name, layer) in [("one", 0), ("many", MANY - 1)] {
+        let directory = world.dir.path().join(name);
+        let node = world
+            .agent(|options| {
+                (options.role, options.join, options.data_dir) = (Role::Node, join.clone(), directory.clone());
+            })
+            .await;
+        let _ = world.lab.asked();
+        assert_eq!(pull(&node, ALICE, "lab", name).await, 200);
+        let answer = found(&node, ids[layer]).await;
+        let lines = world.lab.asked();
+        assert!(!lines.iter().any(|line| ids.iter().any(|id| line.contains(&id.to_string()))), "{lines:?}");
+        asked.push(lines.len());
+        // Nobody reads anything.
+        let whole = async {
+            while node.list().await.unwrap().iter().filter(|row| row.complete).count() <= all_of(&answer).len() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(WAIT, whole).await.expect("they come, and the configuration");
+        let again = found(&node, ids[layer]).await;
+        assert_eq!(all_of(&again).len(), all_of(&answer).len());
+        assert!(again.file.is_some() && again.beside.iter().all(|beside| beside.file.is_some()));
+        for beside in again.beside.into_iter().take(2) {
+            assert!(opens(&node, beside).await);
+        }
+        node.drain().await;
+    }
+    assert_eq!(asked[0], asked[1]);
+    seed.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

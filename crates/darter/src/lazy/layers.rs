@@ -2,24 +2,36 @@
 //!
 //! An agent that is [silent](super::agents) is not waited for: an engine downloads what it does not find, and waits for ever for a directory that hangs.
 //! What was found before is found then, too, since the engine counts on it.
+//!
+//! One answer has all layers of an image, and [is gone by](super::remembered) for a moment.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use darter_api::GetRequest;
-use darter_api::client::Client;
+use darter_api::client::{Client, ClientError};
 use darter_api::layers::{FoundLayer, LayerAnswer};
 use darter_core::recent::Recent;
-use darter_core::{Clock, Digest};
+use darter_core::{Clock, Digest, Moment};
 use darter_mount::{KeptFile, Layer, Layers, MountedFile, Settings};
 use darter_store::threads;
 use parking_lot::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
 
 use super::agents::{Agents, RETRY_PAUSE};
+use super::remembered::Remembered;
 use crate::mount::daemon::Daemon;
 
 /// Layers that are remembered.
 const MAX_KNOWN: u64 = 50_000;
+
+/// How long it may take until the agent tells of changes.
+const LISTEN_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How long until an agent that did not is asked again.
+const LISTEN_AGAIN: Duration = Duration::from_secs(10);
 
 /// See the module's text.
 pub(super) struct AgentLayers {
@@ -27,23 +39,78 @@ pub(super) struct AgentLayers {
     settings: Settings,
     clock: Arc<dyn Clock>,
     known: Mutex<Recent<Digest, FoundLayer>>,
+    remembered: Mutex<Remembered>,
+    /// Held by who asks the agent to tell of changes: when it may be asked again, if it refused.
+    telling: AsyncMutex<Moment>,
 }
 
 impl AgentLayers {
     pub(super) fn new(clients: Vec<Client>, settings: Settings, clock: Arc<dyn Clock>) -> Self {
-        let known = Mutex::new(Recent::new(MAX_KNOWN));
-        Self { agents: Agents::new(clients), settings, clock, known }
+        let (known, remembered) = (Mutex::new(Recent::new(MAX_KNOWN)), Mutex::new(Remembered::new()));
+        let telling = AsyncMutex::new(clock.now());
+        Self { agents: Agents::new(clients), settings, clock, known, remembered, telling }
+    }
+
+    /// Sees to it that the agent tells of changes, if it can.
+    async fn listen(&self) {
+        if self.remembered.lock().is_told() {
+            return;
+        }
+        let mut again = self.telling.lock().await;
+        if self.remembered.lock().is_told() || self.clock.now() < *again {
+            return;
+        }
+        let asking = async { self.agents.client().await.changes().await };
+        match tokio::time::timeout(LISTEN_TIMEOUT, asking).await {
+            Ok(Ok(changes)) => self.remembered.lock().is_told_by(changes),
+            // One that starts again will tell.
+            Ok(Err(ClientError::NoDaemon(_) | ClientError::Connect(..) | ClientError::Broken(..))) => {}
+            // An older agent does not know.
+            Ok(Err(_)) | Err(_) => *again = self.clock.now() + LISTEN_AGAIN,
+        }
+    }
+
+    /// What stands for a layer in the directory.
+    async fn shown(found: &[FoundLayer]) -> Vec<Layer> {
+        let shown = found.iter().map(|found| {
+            let file = Layer::File { length: found.length_bytes, here: found.held_bytes };
+            (file, found.file.clone().map(|file| (file, found.length_bytes)))
+        });
+        let shown: Vec<_> = shown.collect();
+        if shown.iter().all(|(_, whole)| whole.is_none()) {
+            return shown.into_iter().map(|(file, _)| file).collect();
+        }
+        let link = |(file, whole): (Layer, Option<(PathBuf, u64)>)| {
+            // An agent in a container has it elsewhere.
+            let is_there = |path: &PathBuf, length| std::fs::metadata(path).is_ok_and(|found| found.len() == length);
+            match whole {
+                Some((path, length)) if is_there(&path, length) => Layer::Link(path),
+                _ => file,
+            }
+        };
+        threads::run(move || shown.into_iter().map(link).collect()).await
     }
 }
 
 #[async_trait]
 impl Layers for AgentLayers {
+    fn at_hand(&self, layer: Digest) -> Option<Layer> {
+        self.remembered.lock().get(layer, self.clock.now())
+    }
+
     async fn look_up(&self, layer: Digest) -> Option<Layer> {
+        self.listen().await;
+        let when = self.remembered.lock().asks(self.clock.now());
         let asked = self.agents.ask(|client, beat| async move { client.layer(layer, beat).await }).await;
         let found = match asked {
-            Ok(LayerAnswer::Found(found)) => {
-                self.known.lock().insert(layer, (*found).clone(), 1);
-                *found
+            Ok(LayerAnswer::Found(mut first)) => {
+                let mut found = std::mem::take(&mut first.beside);
+                found.insert(0, *first);
+                let mut known = self.known.lock();
+                for found in &found {
+                    known.insert(found.layer.diff_id, found.clone(), 1);
+                }
+                found
             }
             Ok(LayerAnswer::Miss { reason }) => {
                 tracing::debug!(%layer, reason, "not found");
@@ -53,21 +120,16 @@ impl Layers for AgentLayers {
             Ok(LayerAnswer::Unknown) => return None,
             Err(error) => {
                 tracing::warn!(%layer, reason = error.brief(), "the agent could not be asked for a layer");
-                self.known.lock().get(&layer)?.clone()
+                let known = self.known.lock().get(&layer)?.clone();
+                return Self::shown(&[known]).await.pop();
             }
         };
-        let (file, length) = (found.file, found.length_bytes);
-        if let Some(file) = file {
-            let is_there = {
-                let file = file.clone();
-                threads::run(move || std::fs::metadata(file).is_ok_and(|found| found.len() == length)).await
-            };
-            // An agent in a container has it elsewhere.
-            if is_there {
-                return Some(Layer::Link(file));
-            }
+        let shown = Self::shown(&found).await;
+        let mut remembered = self.remembered.lock();
+        for (found, shown) in found.iter().zip(&shown).rev() {
+            remembered.found(found.layer.diff_id, shown.clone(), when);
         }
-        Some(Layer::File { length, here: found.held_bytes })
+        shown.into_iter().next()
     }
 
     async fn open(&self, layer: Digest) -> Option<Arc<KeptFile>> {
@@ -98,5 +160,152 @@ impl Layers for AgentLayers {
 
     fn listed(&self) -> Vec<Digest> {
         self.known.lock().keys().copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use darter_api::LayerRequest;
+    use darter_mount::Fill;
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    use tokio::net::{UnixListener, UnixStream};
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    const LAYERS: u8 = 33;
+
+    fn diff_id(number: u8) -> Digest {
+        Digest::sha256(&[number])
+    }
+
+    fn found(number: u8) -> FoundLayer {
+        let (registry, repository) = ("lab".to_owned(), "app".to_owned());
+        let diff_id = diff_id(number);
+        let layer = LayerRequest { registry, repository, digest: diff_id, size: None, media_type: None, diff_id };
+        FoundLayer { length_bytes: 4096, held_bytes: 0, file: None, layer, headers: Vec::new(), beside: Vec::new() }
+    }
+
+    /// An agent that has one image, and keeps an account of what it is asked.
+    #[derive(Default)]
+    struct Played {
+        asked: AtomicUsize,
+        /// It is of a release that tells of changes.
+        tells: bool,
+        change: Notify,
+    }
+
+    impl Played {
+        async fn run(self: Arc<Self>, listener: UnixListener) {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(Arc::clone(&self).answer(stream));
+            }
+        }
+
+        async fn answer(self: Arc<Self>, stream: UnixStream) {
+            let mut stream = BufReader::new(stream);
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                if stream.read_line(&mut head).await.unwrap_or_default() == 0 {
+                    // It was looked whether somebody listens.
+                    return;
+                }
+            }
+            if !head.contains("/v1/layers/changes") {
+                self.asked.fetch_add(1, Ordering::SeqCst);
+                let mut answer = found(0);
+                answer.beside = (1..LAYERS).map(found).collect();
+                let answer = serde_json::to_string(&LayerAnswer::Found(Box::new(answer))).unwrap();
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
+                stream.write_all(head.as_bytes()).await.unwrap();
+            } else if self.tells {
+                let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: darter-changes\r\n\r\n";
+                stream.write_all(head.as_bytes()).await.unwrap();
+                stream.write_all(&[1]).await.unwrap();
+                loop {
+                    self.change.notified().await;
+                    stream.write_all(&[1]).await.unwrap();
+                }
+            } else {
+                stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            }
+        }
+    }
+
+    /// No answer grows old.
+    struct Still;
+
+    impl Clock for Still {
+        fn now(&self) -> Moment {
+            Moment::ZERO
+        }
+
+        fn unix(&self) -> u64 {
+            1
+        }
+    }
+
+    fn keeper(socket: &Path) -> AgentLayers {
+        let limit = Duration::from_secs(10);
+        let settings = Settings { limit, fill: Fill::Never, fill_rate: None, has_digest: true };
+        AgentLayers::new(vec![Client::at(socket.to_owned())], settings, Arc::new(Still))
+    }
+
+    /// As the directory does.
+    async fn stat(layers: &AgentLayers, number: u8) -> bool {
+        match layers.at_hand(diff_id(number)) {
+            Some(_) => true,
+            None => layers.look_up(diff_id(number)).await.is_some(),
+        }
+    }
+
+    /// As containerd 2.4 pulls: with each layer it looks at all below. How often that was.
+    async fn pull(layers: &AgentLayers) -> usize {
+        let mut stats = 0;
+        for layer in 0..LAYERS {
+            for below in (0..=layer).rev() {
+                assert!(stat(layers, below).await);
+                stats += 1;
+            }
+        }
+        stats
+    }
+
+    #[tokio::test]
+    async fn an_image_of_thirty_three_layers_is_one_question_and_one_more_after_a_change() {
+        let room = tempfile::tempdir().unwrap();
+        let socket = room.path().join("darter.sock");
+        let agent = Arc::new(Played { tells: true, ..Played::default() });
+        let playing = tokio::spawn(Arc::clone(&agent).run(UnixListener::bind(&socket).unwrap()));
+        let layers = keeper(&socket);
+        let asked = || agent.asked.load(Ordering::SeqCst);
+        let stats = pull(&layers).await;
+        assert_eq!((stats, asked()), (561, 1));
+        assert!(stat(&layers, 5).await);
+        assert_eq!(asked(), 1);
+        agent.change.notify_one();
+        let heard = async {
+            while layers.at_hand(diff_id(6)).is_some() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), heard).await.unwrap();
+        assert!(stat(&layers, 5).await);
+        assert_eq!(asked(), 2, "it may be another answer now");
+        playing.abort();
+    }
+
+    #[tokio::test]
+    async fn an_older_agent_is_asked_each_time() {
+        let room = tempfile::tempdir().unwrap();
+        let socket = room.path().join("darter.sock");
+        let agent = Arc::new(Played::default());
+        let playing = tokio::spawn(Arc::clone(&agent).run(UnixListener::bind(&socket).unwrap()));
+        let layers = keeper(&socket);
+        assert_eq!(pull(&layers).await, agent.asked.load(Ordering::SeqCst));
+        playing.abort();
     }
 }
