@@ -28,7 +28,8 @@
 //!
 //! An agent that needs an *answer* to something new says it only to a peer whose [`Versions`] or [`Capabilities`] tell that it knows it
 //! ([`Message::since`]). Agents of version 3 hang up on kinds and fields that they do not know: as long as 3 is spoken, a new field is
-//! left out where it has its default (`skip_serializing_if`), and has nothing else in what is said to them.
+//! left out where it has its default (`skip_serializing_if`), and has nothing else in what is said to them. A message that has fields behind such a
+//! one has that, too: the next field of [`Message::Join`] is written where its size is.
 //!
 //! Bytes that make no sense in any release (a field cut off, a length over its limit, a text that is none) end the connection.
 //!
