@@ -111,7 +111,8 @@ pub fn agent<'host>(
     agent_with(host, seed, registry, anchor, &[])
 }
 
-fn agent_with<'host>(
+/// The same, with these flags besides.
+pub fn agent_with<'host>(
     host: &'host Host,
     seed: &Host,
     registry: &str,

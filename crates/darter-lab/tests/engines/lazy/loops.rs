@@ -17,6 +17,8 @@ use crate::lazy::can_mount;
 use crate::world::World;
 
 const RATE: &str = "200mbit";
+/// The name of a layer that is whole leads out of the directory, to a file that the kernel mounts as it is.
+const NEVER_WHOLE: [&str; 2] = ["--lazy-fill", "never"];
 /// How long anything may take that has nothing in its way.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -41,7 +43,7 @@ pub(crate) fn loop_devices_go_with_their_layers(world: &World) -> Result<()> {
 /// The snapshotter of containerd before 2.4.
 fn by_the_snapshotter(known: &Known, seed: &Agent<'_>, route: &Route, host: &Host) -> Result<()> {
     let anchor = host.hold_mounts()?;
-    let (mut agent, layers) = lazy::node::agent(host, seed.host(), &route.registry, &anchor)?;
+    let (mut agent, layers) = lazy::node::agent_with(host, seed.host(), &route.registry, &anchor, &NEVER_WHOLE)?;
     let shown = overlaid(host, &anchor, &layers)?;
     let mut snapshotter = Snapshotter::beside(&agent, &shown)?;
     let engine = Proxied::start(host, route, &snapshotter, anchor.id())?;
@@ -64,7 +66,7 @@ fn by_the_snapshotter(known: &Known, seed: &Agent<'_>, route: &Route, host: &Hos
 /// The erofs snapshotter of 2.4, which makes its own.
 fn by_containerd(known: &Known, seed: &Agent<'_>, route: &Route, host: &Host) -> Result<()> {
     let anchor = host.hold_mounts()?;
-    let (agent, layers) = lazy::node::agent(host, seed.host(), &route.registry, &anchor)?;
+    let (agent, layers) = lazy::node::agent_with(host, seed.host(), &route.registry, &anchor, &NEVER_WHOLE)?;
     let shown = overlaid(host, &anchor, &layers)?;
     let engine = Containerd::start_lazy(host, route, &shown, anchor.id())?;
     let reference = known.reference();
