@@ -78,7 +78,6 @@ impl Mounted {
             _ => MountError::Refused { dir: dir.display().to_string(), reason: error.to_string() },
         };
         let session = Session::new(filesystem, dir, &config).and_then(Session::spawn).map_err(refused)?;
-        read_ahead(dir);
         Ok(Self { session })
     }
 
@@ -119,15 +118,6 @@ impl Cache {
     pub fn forget(&self) -> io::Result<()> {
         self.notifier.inval_inode(self.inode, 0, 0)
     }
-}
-
-/// Lets the kernel read ahead as much as it may ask for at once: by itself an eighth of that, since no file system may ask for more than the kernel has set
-/// before. Only root may; without it, reads are smaller.
-fn read_ahead(dir: &Path) {
-    let Ok(state) = rustix::fs::stat(dir) else { return };
-    let (major, minor) = (rustix::fs::major(state.st_dev), rustix::fs::minor(state.st_dev));
-    let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
-    let _ = std::fs::write(setting, (MAX_READ / 1024).to_string());
 }
 
 fn check_device() -> Result<(), MountError> {
