@@ -80,7 +80,7 @@ pub struct EngineContext {
     pub fetching: Fetchers,
     /// Content that was wrong of late.
     pub setbacks: Setbacks,
-    /// Nodes that led a blob and let this agent down.
+    /// Agents that led a blob and let this one down.
     pub let_downs: LetDowns,
     /// Explanations of ended transfers.
     pub archive: Archive,
@@ -173,7 +173,18 @@ impl Drop for Fetching {
     }
 }
 
+/// How long a seed may say that it waits for an origin, unless this agent would wait for longer itself: it may be configured to be more
+/// patient.
+const MAX_SEED_WAITING: Duration = Duration::from_secs(600);
+
 impl EngineContext {
+    /// How long an agent that was asked to lead may say that it waits: a node for as long as this agent would wait for an origin. One that
+    /// says so for longer may say so for ever.
+    pub(crate) fn most_waiting(&self, is_seed: bool) -> Duration {
+        let patience = self.options.origin_patience;
+        if is_seed { patience.max(MAX_SEED_WAITING) } else { patience }
+    }
+
     /// The present moment.
     pub fn now(&self) -> Moment {
         self.clock.now()

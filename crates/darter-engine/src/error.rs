@@ -125,6 +125,17 @@ impl FetchError {
         }
     }
 
+    /// The origin's word as another agent tells it, with that agent's name.
+    pub(crate) fn said_by(self, agent: &str) -> Self {
+        match self {
+            Self::Origin(mut failure) => {
+                failure.text = format!("{} (asked by {agent})", failure.text);
+                Self::Origin(failure)
+            }
+            other => other,
+        }
+    }
+
     /// True if the origin refuses this caller: another login, header or certificate might open it. Private content can look as if it were
     /// not there.
     pub(crate) fn is_of_access(&self) -> bool {

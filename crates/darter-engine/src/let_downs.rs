@@ -1,8 +1,9 @@
-//! Nodes that led a blob and let this agent down: they gave nothing, or had it throw away what it had.
+//! Agents that led a blob and let this one down: they gave nothing, or had it throw away what it had.
 //!
 //! Where there is no seed a node that says that it leads, or holds all, is followed. From then on, all that it says of the blob is no more
 //! than a node's word: one that turns out to lead to nothing is not followed again for this source for a while, and after two such nodes
-//! none is. This agent reads the origin then. Decided without I/O; time is given.
+//! none is. This agent reads the origin then. A seed that let it down is left out in the same way, itself alone: others are followed. Decided
+//! without I/O; time is given.
 //!
 //! Non-goals: content that is wrong ([`setbacks`](crate::setbacks)); single pieces (`darter_swarm`).
 
@@ -61,12 +62,12 @@ impl LetDowns {
         }
     }
 
-    /// True if a node is not to be followed.
-    pub(crate) fn is_barred(&self, source: BlobId, node: NodeId, now: Moment) -> bool {
+    /// True if a node, or a seed, is not to be followed.
+    pub(crate) fn is_barred(&self, source: BlobId, node: NodeId, is_seed: bool, now: Moment) -> bool {
         let sources = self.0.lock();
         let Some(nodes) = sources.get(&source) else { return false };
         let mut sure = nodes.iter().filter(|node| node.is_sure && now < node.last + PAUSE);
-        sure.clone().count() >= MAX_NODES || sure.any(|down| down.by == node)
+        (!is_seed && sure.clone().count() >= MAX_NODES) || sure.any(|down| down.by == node)
     }
 
     /// True if some node let this agent down a short time ago.
@@ -98,11 +99,13 @@ mod tests {
         let downs = LetDowns::default();
         assert!(!downs.is_any(source(1), at(0)));
         downs.note(source(1), ONE, How::Surely, at(0));
-        let barred = |node, seconds| downs.is_barred(source(1), node, at(seconds));
+        let barred = |node, seconds| downs.is_barred(source(1), node, false, at(seconds));
         assert!(barred(ONE, 0) && !barred(OTHER, 0) && downs.is_any(source(1), at(0)));
-        assert!(!downs.is_barred(source(2), ONE, at(0)), "it is about that source alone");
+        assert!(!downs.is_barred(source(2), ONE, false, at(0)), "it is about that source alone");
         downs.note(source(1), OTHER, How::Surely, at(200));
         assert!(barred(THIRD, 200) && barred(THIRD, 299), "two are enough");
+        let is_seed_barred = |seed| downs.is_barred(source(1), seed, true, at(200));
+        assert!(!is_seed_barred(THIRD) && is_seed_barred(ONE), "a seed is barred for itself");
         assert!(!barred(THIRD, 300) && !barred(ONE, 300) && barred(OTHER, 300));
         assert!(!downs.is_any(source(1), at(500)));
     }
@@ -111,9 +114,9 @@ mod tests {
     fn what_an_honest_node_may_do_once_it_may_not_do_twice() {
         let downs = LetDowns::default();
         downs.note(source(1), ONE, How::Perhaps, at(0));
-        assert!(!downs.is_barred(source(1), ONE, at(0)) && downs.is_any(source(1), at(0)));
+        assert!(!downs.is_barred(source(1), ONE, false, at(0)) && downs.is_any(source(1), at(0)));
         downs.note(source(1), ONE, How::Perhaps, at(1));
-        assert!(downs.is_barred(source(1), ONE, at(1)));
+        assert!(downs.is_barred(source(1), ONE, false, at(1)));
     }
 
     #[test]

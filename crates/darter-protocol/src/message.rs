@@ -117,7 +117,8 @@ pub enum Message {
         /// The swarm left.
         blob: BlobId,
     },
-    /// Member → lead: this peer sent me a piece that does not match the manifest.
+    /// Member → lead, and to a peer that [heeds doubts](crate::Capabilities::DOUBTS) of itself: this peer sent me a piece that does not
+    /// match the manifest.
     Report {
         /// The blob.
         blob: BlobId,
@@ -328,7 +329,7 @@ pub enum Message {
         answer: Result<RegistryAnswer, Failure>,
     },
     /// Lead → member: what the origin sent is not what the digest says. Throw it away, and ask somebody else. With a number,
-    /// it answers [`Message::Join`].
+    /// it answers [`Message::Join`]. Member → lead that [heeds doubts](crate::Capabilities::DOUBTS): I hashed the whole that you vouch for.
     Refuted {
         /// The number from the request, if it answers one.
         request: Option<u32>,

@@ -67,6 +67,7 @@ impl fmt::Display for Versions {
 /// | 0 | [`FAILURE_KINDS`](Self::FAILURE_KINDS) |
 /// | 1 | [`EXPANDED_LAYERS`](Self::EXPANDED_LAYERS) |
 /// | 2 | [`PROFILES`](Self::PROFILES) |
+/// | 3 | [`DOUBTS`](Self::DOUBTS) |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Capabilities(u64);
 
@@ -83,8 +84,12 @@ impl Capabilities {
     /// Knows what is told of first touches: [`Message::Touched`](crate::Message::Touched) and [`Message::Profile`](crate::Message::Profile).
     pub const PROFILES: Self = Self(4);
 
+    /// Looks again when it is told that what it gave or vouched for is wrong: a [`Message::Report`](crate::Message::Report) of itself, and a
+    /// [`Message::Refuted`](crate::Message::Refuted) of a member's.
+    pub const DOUBTS: Self = Self(8);
+
     /// The abilities of this release.
-    pub const OWN: Self = Self(Self::FAILURE_KINDS.0 | Self::EXPANDED_LAYERS.0 | Self::PROFILES.0);
+    pub const OWN: Self = Self(Self::FAILURE_KINDS.0 | Self::EXPANDED_LAYERS.0 | Self::PROFILES.0 | Self::DOUBTS.0);
 
     /// The capabilities with these bits.
     pub const fn from_bits(bits: u64) -> Self {

@@ -283,7 +283,6 @@ impl Fleet {
             }
             What::Failed(failed) => self.not_answered(failed),
             What::Read { by, life, reader, run } => self.origin_piece(by, life, reader, run),
-            What::Tried(trial) => self.origin_tried(trial),
             What::Noticed(node) => self.noticed(node),
             What::AskToLead { to, from, life } => self.asked_to_lead(to, from, life),
             What::NotLed { node, by, life } => self.not_led(node, by, life),
@@ -490,7 +489,6 @@ impl Fleet {
             // Nothing is thrown away here, and what this node said of the blob was right.
             Output::StartOver { .. } | Output::EndTrust { .. } => self.seek(index),
             Output::Read { reader, run } => self.read(index, reader, run),
-            Output::TryOrigin { reader, range } => self.try_origin(index, reader, range),
             Output::Unattended
             | Output::LeadLost { .. }
             | Output::EndStalled
@@ -498,6 +496,9 @@ impl Fleet {
             | Output::Widened(_)
             | Output::Narrowed { .. }
             | Output::Doubted(_)
+            // Nothing decays here.
+            | Output::Recheck { .. }
+            | Output::RecheckWhole { .. }
             | Output::Reported { .. } => {}
             // One that is followed is not asked to follow; and nobody gives up here.
             Output::SayDissolved { .. } | Output::Reject { .. } => {}

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use darter_core::{ByteRange, Moment, PieceIndex, PieceLength, Signer};
+use darter_core::{Moment, PieceIndex, PieceLength, Signer};
 use darter_protocol::Message;
 use darter_scenario::Lie;
 use darter_swarm::leadership::JOIN_TIMEOUT;
@@ -20,25 +20,11 @@ use crate::fleet::Fleet;
 use crate::node::{BLOB, Node, index_of};
 use crate::queue::What;
 
-/// In how many parts the bytes come that a connection tries with.
-const TRIAL_PARTS: u32 = 4;
-
 /// A lead's state; its books are the session's.
 #[derive(Debug, Default)]
 pub(crate) struct Leading {
     /// Its connections to the origin.
     reading: Vec<OriginReader>,
-}
-
-/// A connection that tries whether two get more than one.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Trial {
-    by: u32,
-    life: u8,
-    reader: OriginReader,
-    /// Bytes that are still to come, and in how many parts.
-    bytes: u64,
-    parts: u32,
 }
 
 impl Fleet {
@@ -211,38 +197,6 @@ impl Fleet {
         if self.note(leader, Input::OriginGave(gave)) {
             self.read_on(leader);
         }
-    }
-
-    /// A second connection tries with bytes that nobody keeps.
-    pub(crate) fn try_origin(&mut self, by: u32, reader: OriginReader, range: ByteRange) {
-        let node = &mut self.nodes[by as usize];
-        node.leading.reading.push(reader);
-        let life = node.life;
-        self.report.origin_tried += range.len();
-        self.read_of_trial(Trial { by, life, reader, bytes: range.len(), parts: TRIAL_PARTS });
-    }
-
-    /// Its bytes come in so many parts.
-    fn read_of_trial(&mut self, trial: Trial) {
-        let connections = self.nodes[trial.by as usize].leading.reading.len().max(1);
-        let rate = self.origin_each.min(self.origin / connections as f64);
-        let took = Duration::from_secs_f64(trial.bytes as f64 / f64::from(trial.parts) / rate);
-        self.queue.push(self.now + took, What::Tried(trial));
-    }
-
-    /// A part of what was to be tried came.
-    pub(crate) fn origin_tried(&mut self, trial: Trial) {
-        let Trial { by, life, reader, bytes, parts } = trial;
-        if self.nodes[by as usize].life != life {
-            return;
-        }
-        let part = bytes / u64::from(parts);
-        self.origin_gave(by, reader, part);
-        if parts > 1 {
-            return self.read_of_trial(Trial { bytes: bytes - part, parts: parts - 1, ..trial });
-        }
-        self.read_ended(by, reader);
-        self.look_after(by);
     }
 
     /// A connection goes on with its run, or ends it.

@@ -12,8 +12,6 @@
 use darter_core::Moment;
 use darter_swarm::{OriginReader, OriginRun};
 
-use crate::leading::Trial;
-
 /// Something that happens at a moment. Small and without pointers: there are millions of them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum What {
@@ -43,8 +41,6 @@ pub(crate) enum What {
     Failed(Failed),
     /// A lead has read the first piece of a run from the origin.
     Read { by: u32, life: u8, reader: OriginReader, run: OriginRun },
-    /// A lead has read one of so many parts of so many bytes that tell whether several connections get more.
-    Tried(Trial),
     /// The others find out that a node died.
     Noticed(u32),
     /// A node asks another to lead.

@@ -21,8 +21,6 @@ pub struct Report {
     pub unfinished: Vec<usize>,
     /// Pieces asked of the origin, repetitions included.
     pub origin_pieces: u64,
-    /// Bytes that were read of it to find out whether several connections get more, and that nobody keeps.
-    pub origin_tried: u64,
     /// Connections by which a lead read it at a time, at most.
     pub origin_connections: usize,
     /// Nodes that began to lead after another had, and when.

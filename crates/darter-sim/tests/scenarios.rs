@@ -72,7 +72,6 @@ fn a_store_that_limits_each_connection_is_read_by_several_as_soon_as_its_bound_a
     let report = run(&scenario);
     assert_eq!(report.origin_connections, 8);
     assert_eq!(report.origin_pieces, u64::from(scenario.pieces));
-    assert!((1..(1 << 20) + (1 << 18)).contains(&report.origin_tried), "{}: a two-hundredth", report.origin_tried);
     assert!(over_bound(&report, &scenario) <= 1.15);
     assert!(report.quantile(1.0) * 5 < alone.quantile(1.0));
 }

@@ -215,6 +215,11 @@ impl<B: Backend> StoredBlob for Handle<B> {
         self.noted(|body| body.read_piece(piece, buffer))
     }
 
+    fn verify(&self, piece: PieceIndex) -> Result<()> {
+        self.enter("verify");
+        self.noted(|body| body.verify(piece)).map(drop)
+    }
+
     fn piece_file(&self, piece: PieceIndex) -> Result<Option<PieceFile>> {
         self.enter("piece_file");
         let Some(file) = self.body.medium.file() else { return Ok(None) };

@@ -333,6 +333,12 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
     /// [`NotHeld`](crate::StoreError::NotHeld).
     fn read_piece(&self, piece: PieceIndex, buffer: &mut Vec<u8>) -> Result<()>;
 
+    /// Compares a held piece with its hash, though that was done before: somebody was given something else.
+    ///
+    /// # Errors
+    /// [`NotHeld`](crate::StoreError::NotHeld): it is damaged, and one of [those that were lost](Self::take_lost).
+    fn verify(&self, piece: PieceIndex) -> Result<()>;
+
     /// Where a held piece lies in a file, verified and in the page cache: what is not there is read from the disk first. `None` for a store
     /// without files: read it instead.
     ///

@@ -90,11 +90,6 @@ pub trait Facts {
     fn may_read_beside(&self, _: u8) -> bool {
         true
     }
-
-    /// The same for a connection that only tries whether it gets more.
-    fn may_try_beside(&self) -> bool {
-        true
-    }
 }
 
 #[cfg(test)]
@@ -198,10 +193,6 @@ pub(crate) mod fixture {
 
         fn may_read_beside(&self, number: u8) -> bool {
             self.room_beside.is_none_or(|room| number < room)
-        }
-
-        fn may_try_beside(&self) -> bool {
-            self.may_read_beside(0)
         }
 
         /// All from 100 on are seeds.

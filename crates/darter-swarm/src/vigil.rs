@@ -5,7 +5,7 @@
 //! honest one may need. A lead that waits for its origin on purpose says so, and is given that time: as much as the member itself would
 //! wait for an origin, however often it is said.
 //!
-//! Non-goals: seeds, whose word counts and which are waited for; single requests ([`picker`](crate::picker)).
+//! Non-goals: seeds, whose word counts and which are waited for as long as a blob may stand still; single requests ([`picker`](crate::picker)).
 
 use std::time::Duration;
 
@@ -82,6 +82,11 @@ impl Vigil {
     /// How long nothing has come.
     pub fn waited(&self, now: Moment) -> Duration {
         now.since(self.moved).saturating_sub(self.excused)
+    }
+
+    /// How long nothing has come since somebody else led, or nobody.
+    pub fn stood_still(&self, now: Moment) -> Duration {
+        self.waited(now).min(now.since(self.followed))
     }
 
     /// When a node that leads is taken for none, unless bytes come before.

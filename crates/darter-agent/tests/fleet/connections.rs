@@ -7,7 +7,8 @@ mod faults;
 mod store;
 
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use darter_agent::options::Role;
@@ -84,7 +85,8 @@ async fn a_store_that_limits_each_connection_is_read_as_soon_as_directly_by_rang
     // 1.1 on a machine that has nothing else to do.
     assert!(ratio <= 1.25, "{took} ticks, {direct} directly: {ratio:.2}");
     let copies = (store.given() - given) as f64 / LENGTH as f64;
-    assert!((1.0..1.01).contains(&copies), "{copies:.3} copies");
+    // The end of a stretch that is much slower than the others is taken from its connection, with what it has under way.
+    assert!((1.0..1.002).contains(&copies), "{copies:.4} copies");
     // One that has ended may be seen until the next one is there.
     assert!((8..=10).contains(&store.most_open()), "{}", store.most_open());
     assert!(says(&seed, &store, "going on with 8").await);
@@ -92,8 +94,45 @@ async fn a_store_that_limits_each_connection_is_read_as_soon_as_directly_by_rang
     seed.drain().await;
 }
 
+/// A server that answers with 307 and the store's address, as registries do; how often it was asked.
+async fn redirecting_to(store: &Store) -> (String, Arc<AtomicUsize>) {
+    let (location, asked) = (store.url.clone(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&asked);
+    let redirect = move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let answer = axum::response::Response::builder().status(307).header("location", &location);
+        std::future::ready(answer.body(axum::body::Body::empty()).unwrap())
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/blob", listener.local_addr().unwrap());
+    let routes = axum::Router::new().route("/blob", axum::routing::get(redirect));
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    (url, asked)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_more_connections_get_nothing_one_reads_and_the_origin_is_asked_for_a_trial_or_two() {
+async fn a_store_that_a_registry_redirects_to_is_read_by_several_too_and_once() {
+    const LENGTH: u64 = 64 * MIB;
+    let store = Store::start(LENGTH, 8 * MIB, UNLIMITED, Does::Serves).await;
+    let (front, asked) = redirecting_to(&store).await;
+    let directory = TempDir::new().unwrap();
+    let seed = store.agent(options(directory.path())).await;
+    let before = store.ticks();
+    let source = Source::from_url(front.parse().unwrap(), &[], None).0;
+    read(&seed, source, Credentials::none(), &store.shared.content).await;
+    let took = store.ticks() - before;
+    assert!(store.most_open() >= 8, "{} at a time", store.most_open());
+    // By one connection it takes eight seconds, and the first stretch alone two.
+    assert!(took < TICKS * 4, "{took} ticks");
+    let copies = store.given() as f64 / LENGTH as f64;
+    assert!((1.0..1.002).contains(&copies), "{copies:.4} copies");
+    let (asked, ranges) = (asked.load(Ordering::Relaxed), store.shared.ranges.lock().len());
+    assert!(asked >= ranges, "each stretch is asked of the server that redirects: {asked} and {ranges}");
+    seed.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_more_connections_get_nothing_one_reads_and_nothing_is_read_twice() {
     const LENGTH: u64 = 96 * MIB;
     let store = Store::start(LENGTH, UNLIMITED, 32 * MIB, Does::Serves).await;
     let direct = store.read_directly(LENGTH, 1).await;
@@ -103,17 +142,17 @@ async fn where_more_connections_get_nothing_one_reads_and_the_origin_is_asked_fo
         let seed = store.agent(Options { origin_limit, ..options(directory.path()) }).await;
         let (given, before, ranges) = (store.given(), store.ticks(), store.shared.ranges.lock().len());
         read_all(&seed, &store).await;
-        let (took, copies) = (store.ticks() - before, (store.given() - given) as f64 / LENGTH as f64);
-        assert!((1.0..1.005).contains(&copies), "{name}: {copies:.4} copies");
-        let ranges = store.shared.ranges.lock().len() - ranges;
-        assert!(ranges <= if origin_limit.is_none() { 2 } else { 0 }, "{name}: {ranges} ranges were asked for");
+        let took = store.ticks() - before;
+        assert_eq!(store.given() - given, LENGTH, "{name}");
+        let ranges = store.shared.ranges.lock()[ranges..].to_vec();
+        // Three stretches and the rest; and two trials.
+        assert!(ranges.len() <= if origin_limit.is_none() { 6 } else { 4 }, "{name}: {ranges:?}");
         if origin_limit.is_none() {
             let ratio = took as f64 / direct as f64;
             assert!(ratio <= 1.15, "{took} ticks, {direct} directly: {ratio:.2}");
         }
-        if ranges > 0 {
-            assert!(says(&seed, &store, "1 got").await);
-            // The finding holds for the next blob of this origin.
+        if says(&seed, &store, "1 got").await {
+            // The finding holds for the next blob of this origin: all of it is asked for.
             let before = store.shared.ranges.lock().len();
             let again = Source::from_url(format!("{}?again", store.url).parse().unwrap(), &[], None).0;
             read(&seed, again, Credentials::none(), &store.shared.content).await;
@@ -137,8 +176,14 @@ async fn an_origin_that_serves_no_second_connection_is_read_by_one() {
         let seed = store.agent(options(directory.path())).await;
         read_all(&seed, &store).await;
         let copies = store.given() as f64 / LENGTH as f64;
-        assert!(copies < 1.05, "{does:?}: {copies:.3} copies");
+        // What came of another version than the rest is compared, once.
+        let most = if does == Does::Changes { 1.5 } else { 1.05 };
+        assert!(copies < most, "{does:?}: {copies:.3} copies");
         assert!(says(&seed, &store, why).await, "{does:?}");
+        let (given, again) = (store.given(), format!("{}?again", store.url));
+        let again = Source::from_url(again.parse().unwrap(), &[], None).0;
+        read(&seed, again, Credentials::none(), &store.shared.content).await;
+        assert_eq!(store.given() - given, LENGTH, "{does:?}: the next blob is read by one answer");
         assert!(store.most_open() <= 4, "{does:?}: {} at a time", store.most_open());
         assert!(store.shared.refused.load(Ordering::Relaxed) <= 3, "{does:?}");
         seed.drain().await;
@@ -173,7 +218,7 @@ async fn private_content_is_read_with_the_callers_credentials_on_each_connection
     let (source, credentials) = Source::from_url(store.url.parse().unwrap(), &headers, None);
     read(&seed, source, credentials, &store.shared.content).await;
     let seen = store.shared.credentials.lock().clone();
-    assert!(seen.len() > 4 && seen.iter().all(|seen| seen.as_deref() == Some("Bearer secret")), "{seen:?}");
+    assert!(seen.len() > 3 && seen.iter().all(|seen| seen.as_deref() == Some("Bearer secret")), "{seen:?}");
     seed.drain().await;
 }
 

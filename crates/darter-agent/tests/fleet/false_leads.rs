@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use darter_agent::Agent;
-use darter_core::manifest::root_of_pieces;
+use darter_core::manifest::{hash_piece, root_of_pieces};
 use darter_core::{Digest, NodeId, PieceHash, PieceIndex, PieceLength, Place, Signer, Source, Version};
 use darter_origin::MemOrigin;
 use darter_protocol::data::{ASK_LENGTH, Ask, Header};
@@ -24,15 +24,15 @@ use crate::origin::read;
 use crate::seed;
 
 /// In virtual time: two leads that give nothing, each for as long as an origin may take, and then some.
-const AT_LAST: Duration = Duration::from_secs(100);
+pub(crate) const AT_LAST: Duration = Duration::from_secs(100);
 
-const LENGTH: usize = 700_000;
+pub(crate) const LENGTH: usize = 700_000;
 
-const LIAR: u8 = 9;
+pub(crate) const LIAR: u8 = 9;
 
 /// The false lead's message, and its reaction when it is asked for pieces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Word {
+pub(crate) enum Word {
     /// Hashes and a verdict that it made up. It gives nothing, as in all that follow but two.
     Hashes,
     /// Besides, it names hundreds of neighbours that nobody can reach.
@@ -59,10 +59,15 @@ enum Word {
     LimitedLater,
     /// It answers nothing.
     Nothing,
+    /// It gives bytes that are those of its hashes, and made up like them. The whole alone shows it.
+    Forged,
+    /// The same of the first piece, whenever it is asked for any.
+    Repeats,
 }
 
 impl Word {
-    const ALL: [Self; 17] = [
+    /// Those that give nothing that could be taken for right.
+    pub(crate) const ALL: [Self; 17] = [
         Self::Hashes,
         Self::Neighbours,
         Self::Wrong,
@@ -83,18 +88,18 @@ impl Word {
     ];
 }
 
-struct FalseLead {
+pub(crate) struct FalseLead {
     word: Word,
     me: Hello,
     source: Source,
 }
 
 impl FalseLead {
-    async fn start(network: &MemNetwork, word: Word, source: Source) {
+    pub(crate) async fn start(network: &MemNetwork, word: Word, source: Source, role: Role) {
         let ip = [10, 0, 0, LIAR];
         let transport = network.host(ip);
         let listener = transport.listen(&address(LIAR)).await.unwrap();
-        let me = seed::hello(NodeId([LIAR; 16]), Role::Node, &address(LIAR));
+        let me = seed::hello(NodeId([LIAR; 16]), role, &address(LIAR));
         let lead = Arc::new(Self { word, me, source });
         tokio::spawn(async move {
             while let Ok(stream) = listener.accept().await {
@@ -128,9 +133,17 @@ impl FalseLead {
         Version { etag: Some("\"1\"".into()), length: Some(LENGTH as u64), ..Version::default() }
     }
 
+    fn forged_hash(&self, piece: PieceIndex) -> PieceHash {
+        let forged = vec![0; self.pieces().range(piece, self.length()).len() as usize];
+        hash_piece(self.pieces(), piece, &forged, false)
+    }
+
     fn joined(&self, request: u32) -> Message {
         let count = if self.word == Word::Endless { 1 } else { self.pieces().count(self.length()).min(1000) };
-        let hashes = vec![PieceHash([7; 32]); count as usize];
+        let hashes: Vec<_> = match self.word {
+            Word::Forged | Word::Repeats => (0..count).map(|piece| self.forged_hash(PieceIndex(piece))).collect(),
+            _ => vec![PieceHash([7; 32]); count as usize],
+        };
         let neighbour = |number: u8| PeerInfo {
             node: NodeId([number; 16]),
             addr: format!("10.9.9.{number}:7400"),
@@ -226,14 +239,21 @@ impl FalseLead {
     /// Answers requests for pieces, or does not.
     async fn give(&self, mut stream: PeerStream) -> std::io::Result<()> {
         let mut frame = [0; ASK_LENGTH];
+        let mut any = (0..self.pieces().count(self.length())).cycle().map(PieceIndex);
         loop {
             stream.reader.read_exact(&mut frame).await?;
             let Ok(Ok(Ask::Request(Request { id, wanted, .. }))) = Ask::decode(&frame) else { continue };
-            let piece = if let Wanted::Piece(piece) = wanted { piece } else { PieceIndex(0) };
+            let piece = match wanted {
+                Wanted::Piece(piece) => piece,
+                Wanted::Any if self.word == Word::Forged => any.next().expect("it goes round"),
+                Wanted::Any => PieceIndex(0),
+            };
             let length = self.pieces().range(piece, self.length()).len() as u32;
             let header = Header::Data { id, piece, length }.encode();
             match self.word {
-                Word::Wrong => stream.writer.write_all(&[&header[..], &vec![0; length as usize]].concat()).await?,
+                Word::Wrong | Word::Forged | Word::Repeats => {
+                    stream.writer.write_all(&[&header[..], &vec![0; length as usize]].concat()).await?;
+                }
                 Word::Drips => {
                     stream.writer.write_all(&header).await?;
                     for _ in 0..length {
@@ -255,7 +275,7 @@ async fn whatever_a_node_says_that_leads_by_its_own_word_the_others_have_the_rig
             let (network, origin, dir) = (MemNetwork::new(), MemOrigin::new(), TempDir::new().unwrap());
             let (source, _) = Source::from_url("http://origin.lab/file".parse().unwrap(), &[], digest);
             origin.put(&source, content.clone());
-            FalseLead::start(&network, word, source.clone()).await;
+            FalseLead::start(&network, word, source.clone(), Role::Node).await;
             let clock = Virtual(Instant::now());
             let mut nodes = Vec::new();
             for host in 1..=3 {

@@ -182,9 +182,12 @@ impl Attempt {
     async fn try_again(&mut self, error: FetchError) -> Result<(), FetchError> {
         let source = self.transfer.source.clone();
         let was_taken_back = matches!(error, FetchError::WrongDigest { .. } | FetchError::Withdrawn { .. });
+        let stood_still = matches!(error, FetchError::Stalled { .. });
         let context = &self.swarms.house.context;
         let was_let_down = || context.let_downs.is_any(key_of(&source, &self.caller.1), context.now());
-        let may_try = error.is_changed() || (was_taken_back && (source.digest().is_some() || was_let_down()));
+        let may_try = error.is_changed()
+            || (was_taken_back && (source.digest().is_some() || was_let_down()))
+            || (stood_still && was_let_down());
         if !may_try || self.tries >= MAX_TRIES || self.swarms.is_draining() {
             return Err(error);
         }

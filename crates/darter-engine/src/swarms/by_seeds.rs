@@ -101,7 +101,7 @@ impl Swarms {
                     }
                     return Ok(BySeeds::Opened(transfer));
                 }
-                Err(Refused::Final(error)) => return Err(error),
+                Err(Refused::Final(error)) => return Err(error.said_by(&self.house.fleet.title(seed))),
                 Err(Refused::Origin(text)) if context.now().since(asked) > PATIENT_SEED_AFTER => {
                     troubles.push(format!("seed {}: {text}", addr()));
                     return Ok(BySeeds::NotOpened { patient: false, troubles });

@@ -1,5 +1,5 @@
-//! The first answer of an origin of whose content only parts are wanted: a few bytes, which say what there is to know of the whole; or
-//! the whole, where the origin gives that and no parts.
+//! The first answer of an origin. Where only parts of its content are wanted: a few bytes, which say what there is to know of the whole. Where
+//! all is, and several connections may come to read it: the first stretch, which ends by itself. Or the whole, where the origin gives that and no parts.
 //!
 //! Origins refuse parts in every way there is ([`RangeSupport`]): by a status that says so, by 5xx, by silence. One that fails altogether is
 //! asked again as patiently as for anything else, and asks for a pause in vain for nobody.
@@ -8,8 +8,9 @@ use std::pin::pin;
 use std::time::Duration;
 
 use darter_core::source::Credentials;
-use darter_core::{Blamed as _, ByteRange, Source};
+use darter_core::{Blamed as _, ByteRange, Source, Version};
 use darter_origin::{Origin, OriginError, Reading};
+use darter_swarm::FIRST_STRETCH;
 use futures_util::future::{Either, select};
 
 use super::sample::SAMPLE;
@@ -46,6 +47,28 @@ pub(super) async fn first_answer(
         }
     }
     origin.read(source, credentials, Some(ByteRange::new(0, SAMPLE)), None).await
+}
+
+/// Asks for the first stretch of a source of which everything is wanted, and for the whole where that is refused, or what lies behind it could not
+/// be told to be of the same version.
+pub(super) async fn first_stretch(
+    origin: &dyn Origin,
+    source: &Source,
+    credentials: &Credentials,
+) -> Result<Reading, OriginError> {
+    let whole = || origin.read(source, credentials, None, None);
+    match origin.read(source, credentials, Some(ByteRange::new(0, FIRST_STRETCH)), None).await {
+        Ok(reading) if reading.is_part && !goes_on(source, &reading) => whole().await,
+        Err(error) if error.may_be_of_part() => whole().await,
+        answer => answer,
+    }
+}
+
+/// True if the rest can be had by other requests.
+fn goes_on(source: &Source, reading: &Reading) -> bool {
+    let Version { etag, last_modified, .. } = &reading.version;
+    let is_strong = etag.as_deref().is_some_and(|etag| !etag.starts_with("W/"));
+    reading.length.is_some() && (source.digest().is_some() || is_strong || last_modified.is_some())
 }
 
 /// Whichever answers first, where the part takes long.

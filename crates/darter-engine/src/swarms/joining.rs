@@ -1,7 +1,6 @@
 //! Asking another agent to let this one into the swarm of a source, and what follows from its answer.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{Manifest, NodeId, Source};
@@ -56,16 +55,15 @@ impl Swarms {
         }
         let is_seed = self.house.fleet.is_seed(seed);
         let (context, key) = (&self.house.context, key_of(source, credentials));
-        if !is_seed && context.let_downs.is_barred(key, seed, context.now()) {
-            return Err(Refused::Trouble("nodes that led it gave nothing".to_owned()));
+        if context.let_downs.is_barred(key, seed, is_seed, context.now()) {
+            return Err(Refused::Trouble("agents that led it gave nothing".to_owned()));
         }
         let on_trust = self.leads_on_trust(seed);
         let held = if on_trust { None } else { self.held_of(source, credentials).await? };
         let (credentials_shown, size) = (credentials.clone(), context.expansions.named_size(source));
         let asked = Asked { source: source.clone(), credentials: credentials_shown, held, everything, size };
         let asked = self.house.joins.ask(&self.house.fleet, seed, asked);
-        // A seed may be more patient with origins than this agent. A node that says so for longer may say so for ever.
-        let most = if is_seed { Duration::MAX } else { context.options.origin_patience + WAITING_EVERY };
+        let most = context.most_waiting(is_seed) + WAITING_EVERY;
         let answered = tokio::time::timeout(most, asked).await;
         let answer = match answered.unwrap_or(Err(NotJoined::Silent)) {
             Ok(answer) => answer,

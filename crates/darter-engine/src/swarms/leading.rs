@@ -8,14 +8,15 @@ use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, Manifest, PieceLength, Source, Version};
 use darter_origin::{Body, ErrorKind, Reading, Witness};
 use darter_store::StoredBlob;
-use darter_swarm::Start;
+use darter_swarm::{FIRST_STRETCH, Start};
 
 use super::Swarms;
 use super::access::{Caller, Own};
-use super::first_answer::first_answer;
+use super::first_answer::{first_answer, first_stretch};
 use super::sample::{SAMPLE, fresh_nonce};
 use crate::error::FetchError;
 use crate::setbacks::key_of;
+use crate::transfer::beside::is_signed;
 use crate::transfer::body::check_length;
 use crate::transfer::dissolve::{origin_of, read_wrong};
 use crate::transfer::{Lead, Transfer};
@@ -69,7 +70,9 @@ impl Swarms {
         let asked = context.now();
         let origins = &context.origins;
         let origin = if patient { origins.patient(requester) } else { origins.once(requester) };
+        let by_stretches = self.may_read_by_stretches(source, credentials);
         let answered = match everything {
+            true if by_stretches => first_stretch(origin, source, credentials).await,
             true => origin.read(source, credentials, None, None).await,
             false => first_answer(origin, origins.once(requester), source, credentials).await,
         };
@@ -93,6 +96,19 @@ impl Swarms {
             transfer.note(format!("{} took {:.1} s to answer", origin_of(source), waited.as_secs_f64()));
         }
         opening.leave(led)
+    }
+
+    /// True if a source's origin is asked for a stretch at a time, so that several connections may come to read it.
+    fn may_read_by_stretches(&self, source: &Source, credentials: &Credentials) -> bool {
+        let context = &self.house.context;
+        let is_remote = match source {
+            Source::Url { url, .. } => url.scheme() != "file",
+            Source::Registry { .. } => true,
+            Source::Expanded(_) => false,
+        };
+        let (origin, now) = (origin_of(source), context.now());
+        let may = context.options.origin_connections > 1 && is_remote && !is_signed(credentials);
+        may && !context.manners.is_alone(&origin, now) && context.manners.known_until(&origin, now).is_none()
     }
 
     /// Leads what is under way or stored, if the origin shows the same to this caller. `says` is whether the origin says
@@ -196,9 +212,18 @@ impl Swarms {
             return Ok(transfer);
         }
         // A sample alone is of no use: what is wanted is asked for.
-        let whole = Some(reading).filter(|reading| !reading.is_part || source.is_headed_last());
+        let is_of_use = caller.everything || source.is_headed_last();
+        let was_asked_for_a_part = caller.everything && self.may_read_by_stretches(source, caller.credentials);
+        let is_long = reading.length.is_none_or(|length| length > FIRST_STRETCH);
+        let gave_all = was_asked_for_a_part && !reading.is_part && is_long;
+        let whole = Some(reading).filter(|reading| !reading.is_part || is_of_use);
         let came_whole = whole.as_ref().filter(|_| !caller.everything).map(|reading| reading.length);
         transfer.lead_it(Start::Fresh, whole);
+        if gave_all {
+            let why = "the origin gave all of it though a part was requested";
+            transfer.note(format!("{why}: reading it by one connection"));
+            transfer.origin_is_read_alone(None, why);
+        }
         self.count_holders_in(&transfer);
         if let Some(length) = came_whole {
             let gives_no_parts = length.is_none_or(|length| length > SAMPLE);

@@ -126,7 +126,7 @@ impl Swarms {
         let (text, settled) = match self.join(lead, source, caller).await {
             Ok(transfer) => return Ok(Settled::Transfer(transfer)),
             Err(Refused::Final(error)) if !self.house.fleet.is_seed(lead) => (error.to_string(), Settled::Hearsay),
-            Err(Refused::Final(error)) => return Err(error),
+            Err(Refused::Final(error)) => return Err(error.said_by(&self.house.fleet.title(lead))),
             Err(Refused::Origin(text)) => {
                 let was_patient = self.house.context.now().since(asked) > PATIENT_SEED_AFTER;
                 (text, if was_patient { Settled::OriginAway } else { Settled::NotHere })

@@ -6,7 +6,8 @@
 //! wish to be left alone, is read by one connection from then on, and so are its other blobs for a while (see [`manners`](super::manners)).
 //! What it says to one connection about waiting holds for all that read the blob.
 //!
-//! The first of them *tries*: it reads a little, which tells whether both get more than one, and throws it away.
+//! The first of them *tries*: the first bytes of its stretch tell whether both get more than one. Nothing is read twice for that, nor when fewer read: a
+//! connection reads what it asked for. So the first answer of a large blob is for a stretch, too ([`first_stretch`](crate::swarms)).
 //!
 //! A connection reads a stretch at a time, with the version and the credentials that the first one has, and takes its turns as any reader does
 //! (see [`turns`](super::turns)): where other blobs are read at the same time they share the connections, and none begins another stretch while
@@ -25,13 +26,18 @@ use darter_store::size;
 use darter_swarm::{Gave, Input, OriginReader, OriginRun, Widening};
 
 use super::Transfer;
-use super::body::{Leftover, RunEnd, next_chunk};
+use super::body::{Leftover, RunEnd};
 use super::dissolve::origin_of;
 use super::manners::limits;
 use super::reading::is_refusal;
 
 /// How long it may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// True if an address is signed: that may expire before the last request is made.
+pub(crate) fn is_signed(credentials: &Credentials) -> bool {
+    credentials.headers.iter().any(|(name, _)| name == SIGNED_QUERY)
+}
 
 /// By how many connections an origin may be read.
 pub(super) struct Connections {
@@ -67,19 +73,17 @@ impl Transfer {
     }
 
     fn is_signed(&self) -> bool {
-        self.state().callers.current().headers.iter().any(|(name, _)| name == SIGNED_QUERY)
+        is_signed(self.state().callers.current())
     }
 
-    /// Bytes of the origin came that were `waited` for so long, and this agent's own limit held them up or not. Returns true if an answer
-    /// for everything is to be broken off at the next moment when nothing of it is on its way.
-    pub(super) fn origin_gave(&self, reader: OriginReader, bytes: u64, waited: Duration, is_held_up: bool) -> bool {
+    /// Bytes of the origin came that were `waited` for so long, and this agent's own limit held them up or not.
+    pub(super) fn origin_gave(&self, reader: OriginReader, bytes: u64, waited: Duration, is_held_up: bool) {
         let now = self.context.now();
         let mut state = self.state();
         let given_back = self.context.origin_turns.given_back();
         let others_gave_back = std::mem::replace(&mut state.given_back, given_back) != given_back;
         let gave = Gave { reader, bytes, waited, is_held_up, others_gave_back };
         state.session.handle(Input::OriginGave(gave), self, now);
-        state.session.may_break_off(reader)
     }
 
     /// More or fewer connections read from now on.
@@ -101,7 +105,7 @@ impl Transfer {
     }
 
     /// The origin does not want several connections, for this time if it said one: one reads this blob from now on.
-    pub(super) fn origin_is_read_alone(&self, asked: Option<Duration>, why: &str) {
+    pub(crate) fn origin_is_read_alone(&self, asked: Option<Duration>, why: &str) {
         let now = self.context.now();
         self.context.manners.refused(&origin_of(&self.source), asked, now);
         self.tell(Input::OriginRefused { why: why.to_owned() });
@@ -113,23 +117,15 @@ impl Transfer {
     }
 
     /// True if the agent has a further connection to give, of this number: it reads for all its blobs.
-    pub(super) fn has_connection(&self, number: u8, takes_turns: bool) -> bool {
+    pub(super) fn has_connection(&self, number: u8) -> bool {
         let turns = &self.context.origin_turns;
-        let has_room = !takes_turns || turns.has_room();
-        has_room && turns.has_beside() && turns.shares_beside(number, self.context.fetching.count())
-    }
-
-    /// The origin asked for a pause: nobody asks it for anything of this blob before it is over.
-    pub(super) fn origin_rests(&self, pause: Duration) {
-        let until = self.context.now() + pause;
-        let mut state = self.state();
-        state.origin_rests = state.origin_rests.max(until);
+        turns.has_room() && turns.has_beside() && turns.shares_beside(number, self.context.fetching.count())
     }
 
     /// Waits until the pause is over that the origin asked another connection for. How long that was.
     pub(super) async fn wait_for_rest(&self) -> Duration {
         let now = self.context.now();
-        let rest = self.state().origin_rests.since(now);
+        let rest = self.state().session.asked_to_rest(now);
         if rest.is_zero() {
             return rest;
         }
@@ -137,59 +133,6 @@ impl Transfer {
         let _told = self.context.pauses.begin(&self.source, text, rest);
         self.pause_reading(rest).await;
         rest
-    }
-
-    /// A further connection is to try whether it gets more: it reads a part that nobody keeps.
-    pub(super) fn try_origin(self: &Arc<Self>, reader: OriginReader, range: ByteRange) {
-        let Some(connection) = self.context.origin_turns.beside() else {
-            let why = "the connections that an agent makes are used by others".to_owned();
-            self.tell(Input::OriginFailed { began: self.context.now(), why });
-            return self.tell(Input::ReadEnded { reader });
-        };
-        let transfer = Arc::clone(self);
-        self.tasks.spawn(async move {
-            let (began, caller) = (transfer.context.now(), transfer.state().callers.current().clone());
-            let end = tokio::select! {
-                end = transfer.read_for_nothing(reader, range, &caller) => end,
-                () = transfer.closed.cancelled() => RunEnd::Replan,
-            };
-            transfer.after_stretch(end, began, &caller).await;
-            // It may be given to the next reader at once.
-            drop(connection);
-            transfer.tell(Input::ReadEnded { reader });
-        });
-    }
-
-    /// Reads a part of the origin that nobody keeps.
-    async fn read_for_nothing(
-        self: &Arc<Self>,
-        reader: OriginReader,
-        range: ByteRange,
-        credentials: &Credentials,
-    ) -> RunEnd {
-        let mut reading = match self.open_part(Some(range), credentials).await {
-            Ok(reading) if reading.start == range.start() => reading,
-            Ok(whole) => return RunEnd::Whole(whole),
-            Err(error) => return RunEnd::Origin(error),
-        };
-        let _connection = self.context.metrics.origin_connection();
-        let mut lacks = range.len();
-        while lacks > 0 {
-            let bytes = match next_chunk(&mut reading.body, reader, &self.source).await {
-                Some(Ok(chunk)) => lacks.min(chunk.len() as u64),
-                Some(Err(error)) => return RunEnd::Origin(error),
-                None => {
-                    let text = format!("{} ended before what it was asked for", self.source);
-                    return RunEnd::Origin(OriginError::new(ErrorKind::Truncated, text));
-                }
-            };
-            lacks -= bytes;
-            let is_held_up = self.meter_origin(bytes).await;
-            self.origin_gave(reader, bytes, Duration::ZERO, is_held_up);
-        }
-        // The connection is of use to the next request when the answer's end was seen.
-        let _end = next_chunk(&mut reading.body, reader, &self.source).await;
-        RunEnd::Replan
     }
 
     /// A connection besides the first one reads a stretch.
@@ -262,7 +205,7 @@ impl Transfer {
                 if limits(&error) {
                     let patience = self.context.options.origin_patience;
                     let pause = RetryPolicy::patient(patience).pause(1, Duration::ZERO, &error);
-                    self.origin_rests(pause.unwrap_or(patience));
+                    self.tell(Input::OriginAsksForRest(pause.unwrap_or(patience)));
                 }
                 (in_full(&error).to_string(), error.retry_after())
             }

@@ -7,7 +7,6 @@
 //! Which answer to ask for, and when, is `reading`'s affair.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use darter_api::Giver;
@@ -24,9 +23,6 @@ use super::parts::RangeSupport;
 use super::turns::Turn;
 use super::whole::Fresh;
 use crate::error::FetchError;
-
-/// Of an answer of which nothing came for this long nothing is on its way to here.
-const ON_ITS_WAY: Duration = Duration::from_millis(1);
 
 /// Why a run ended.
 pub(super) enum RunEnd {
@@ -151,20 +147,14 @@ impl Transfer {
         let before = start - reading.start;
         let mut assembly = Assembly { reader, piece: first, bytes, skip: before, through, anew, to_the_end };
         let (mut body, mut at) = (reading.body, reading.start);
-        let mut breaks_off = false;
         loop {
             if !turn.has_begun() && !self.begins_piece(turn, &mut assembly).await {
                 return RunEnd::Replan;
             }
             let asked = self.context.now();
-            let may_break_off = breaks_off && assembly.to_the_end && !assembly.through;
             let chunk = tokio::select! {
                 biased;
                 chunk = turn.wait_for(next_chunk(&mut body, left.reader, &self.source)) => chunk,
-                () = tokio::time::sleep(ON_ITS_WAY), if may_break_off => {
-                    left.assembly = Some(assembly).filter(|assembly| self.can_go_on_after(assembly));
-                    return RunEnd::Replan;
-                }
                 () = self.closed.cancelled() => return RunEnd::Replan,
             };
             let waited = self.context.now().since(asked);
@@ -189,7 +179,7 @@ impl Transfer {
             }
             let is_held_up = self.meter_origin(length).await;
             if !through {
-                breaks_off = self.origin_gave(left.reader, length, waited, is_held_up);
+                self.origin_gave(left.reader, length, waited, is_held_up);
             }
             while !chunk.is_empty() {
                 // While the length is unknown, a full piece waits for the next byte: it may be the blob's only one.

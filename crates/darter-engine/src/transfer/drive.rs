@@ -100,7 +100,6 @@ impl Transfer {
                 self.sendable.send_replace(());
             }
             Output::Read { reader, run } => self.read(reader, run),
-            Output::TryOrigin { reader, range } => self.try_origin(reader, range),
             Output::Widened(widening) => self.widened(widening),
             Output::Narrowed { before, after, why } => self.narrowed(before, after, &why),
             Output::Check => {
@@ -123,6 +122,7 @@ impl Transfer {
             }
             Output::Accused { peer, piece, led } => {
                 self.note(format!("{} sent a wrong piece {piece}; not asked any more", peer.short()));
+                self.tell_giver(peer, piece);
                 if led {
                     self.let_down_by(peer, How::Surely);
                 }
@@ -131,13 +131,16 @@ impl Transfer {
                 let what = if put_aside { "put aside after wrong pieces" } else { "reported for a wrong piece" };
                 self.note(format!("{} {what}", peer.short()));
             }
+            Output::Recheck { by, piece } => self.recheck(by, piece),
+            Output::RecheckWhole { by, expected, got } => self.recheck_whole(by, expected, got),
             Output::GiveUp(failure) => {
                 let error = FetchError::from_failure(failure.clone())
                     .unwrap_or_else(|| FetchError::Withdrawn { blob: self.blob, reason: failure.text });
                 self.give_up(&error);
             }
             Output::Superseded { by, failure } => {
-                if !self.fleet.is_seed(by) {
+                // An honest seed says so each time; one that never gives anything may say it for ever.
+                if !self.fleet.is_seed(by) || self.stored.held().is_empty() {
                     self.let_down_by(by, How::Perhaps);
                 }
                 self.superseded(failure);

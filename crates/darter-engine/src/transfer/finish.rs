@@ -34,7 +34,10 @@ impl Transfer {
             Ok((verdict, by)) => self.seal(verdict, by).await,
             Err(error @ FetchError::WrongDigest { .. }) => match self.mixed_versions() {
                 Some(changed) => self.supersede(changed).await,
-                None => self.dissolve(error).await,
+                None => {
+                    self.tell_lead(&error);
+                    self.dissolve(error).await;
+                }
             },
             Err(FetchError::Origin(failure)) if failure.kind == ErrorKind::Contradicted => {
                 self.dissolve(FetchError::Origin(failure)).await;

@@ -110,11 +110,7 @@ impl Facts for Transfer {
     }
 
     fn may_read_beside(&self, number: u8) -> bool {
-        self.has_connection(number, true)
-    }
-
-    fn may_try_beside(&self) -> bool {
-        !self.reads_alone() && self.has_connection(0, false)
+        self.has_connection(number)
     }
 }
 
@@ -126,12 +122,16 @@ impl Transfer {
         if self.is_on_trust() {
             return;
         }
+        let bears = self.bears();
         self.tell_and(Input::Leads { start, desk: self.desk() }, |state, now| {
             if let Some(reading) = reading {
                 state.readers.opened(reading, now);
             }
+            // At once: or else all of it would be asked for.
+            if let Some(bears) = bears {
+                state.session.handle(bears, &**self, now);
+            }
         });
-        self.bears_connections();
         if self.source.is_headed_last() {
             // For any part all of it has to be read and expanded.
             self.want_everything();
@@ -151,11 +151,15 @@ impl Transfer {
 
     /// Says by how many connections the origin may be read.
     fn bears_connections(&self) {
-        let Connections { most, known_until } = self.origin_connections();
-        if let Some(length) = self.stored.length() {
-            let piece_length = self.piece_length;
-            self.tell(Input::OriginBears { connections: most, known_until, piece_length, length });
+        if let Some(bears) = self.bears() {
+            self.tell(bears);
         }
+    }
+
+    fn bears(&self) -> Option<Input> {
+        let (piece_length, length) = (self.piece_length, self.stored.length()?);
+        let Connections { most, known_until } = self.origin_connections();
+        Some(Input::OriginBears { connections: most, known_until, piece_length, length })
     }
 
     /// The blob's length is known now.

@@ -55,8 +55,9 @@ impl Transfer {
 
     /// Asks an agent to lead this transfer, and follows it.
     pub(super) async fn join_again(self: &Arc<Self>, lead: NodeId) -> Result<(), FetchError> {
-        if !self.fleet.is_seed(lead) && self.context.let_downs.is_barred(self.setback_key(), lead, self.context.now()) {
-            let reason = "nodes that led it gave nothing".to_owned();
+        let (is_seed, downs) = (self.fleet.is_seed(lead), &self.context.let_downs);
+        if downs.is_barred(self.setback_key(), lead, is_seed, self.context.now()) {
+            let reason = "agents that led it gave nothing".to_owned();
             return Err(FetchError::Withdrawn { blob: self.blob, reason });
         }
         let (credentials, everything) = {
@@ -90,9 +91,7 @@ impl Transfer {
                 if self.lead() == Lead::Node(from) =>
             {
                 if hashes.is_empty() {
-                    // A node's word counts for as long as this agent would wait for an origin.
-                    let most =
-                        if self.fleet.is_seed(from) { Duration::MAX } else { self.context.options.origin_patience };
+                    let most = self.context.most_waiting(self.fleet.is_seed(from));
                     self.tell(Input::LeadWaits { lead: from, most });
                 }
                 if let Some(length) = length {

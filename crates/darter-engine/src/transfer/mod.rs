@@ -22,6 +22,7 @@
 //! | [`turns`] | which blobs' pieces are read now |
 //! | `finish` | the last piece is here: is the whole what it should be? |
 //! | `declared` | what a later answer of the origin declares of the whole |
+//! | `doubts` | others doubt what was given or vouched for here, and hear of doubts that are had here |
 //! | `dissolve` | it is not: away with it, and whose fault is it? |
 //! | `passing` | a blob that does not fit: what of it is still needed |
 //! | [`rest`] | when the blob may be evicted though the transfer stays |
@@ -46,11 +47,12 @@
 //! questions that don't touch the disk.
 
 mod anew;
-mod beside;
+pub(crate) mod beside;
 pub(crate) mod body;
 mod callers;
 mod declared;
 pub(crate) mod dissolve;
+mod doubts;
 pub(crate) mod drive;
 mod electing;
 pub(crate) mod finish;
@@ -84,9 +86,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use darter_api::Giver;
 use darter_api::Role;
 use darter_core::source::Credentials;
-use darter_core::{
-    BlobId, Digest, Manifest, Moment, NodeId, PieceHash, PieceIndex, PieceLength, Source, Version, in_full,
-};
+use darter_core::{BlobId, Digest, Manifest, NodeId, PieceHash, PieceIndex, PieceLength, Source, Version, in_full};
 use darter_fleet::Fleet;
 use darter_origin::Requester;
 use darter_store::StoredBlob;
@@ -247,7 +247,6 @@ impl Transfer {
             requester,
             streamed_digest: None,
             readers: Readers::default(),
-            origin_rests: Moment::ZERO,
             given_back: 0,
             joined_parts: false,
             fetching: None,

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use darter_core::{ByteRange, Moment, PieceIndex, Source, Version, in_full};
 use darter_origin::{ErrorKind, OriginError, Reading, RetryPolicy};
-use darter_swarm::{AtPiece, Input, OriginReader, OriginRun, ReadsOn};
+use darter_swarm::{AtPiece, FIRST_STRETCH, Input, OriginReader, OriginRun, ReadsOn};
 
 use super::Transfer;
 use super::body::{Leftover, RunEnd};
@@ -102,6 +102,7 @@ impl Transfer {
                 return true;
             }
         }
+        let run = self.ends_with(run, opened.as_ref());
         let gives_parts = !self.source.is_headed_last();
         let asked_part = gives_parts && opened.is_none() && !left.anew && self.range_of(run, left).is_some();
         let caller = self.state().callers.current().clone();
@@ -162,7 +163,8 @@ impl Transfer {
             }
             RunEnd::Origin(error) if self.is_another_version(&error) => {
                 if left.anew {
-                    self.supersede(error.into()).await;
+                    let error = self.doubt_last_lead(error.into());
+                    self.supersede(error).await;
                     return false;
                 }
                 self.note(format!("reading the origin: {}; comparing it from the first byte on", in_full(&error)));
@@ -206,7 +208,7 @@ impl Transfer {
                 };
                 if limits(&error) {
                     self.origin_is_read_alone(error.retry_after(), &in_full(&error).to_string());
-                    self.origin_rests(pause);
+                    self.tell(Input::OriginAsksForRest(pause));
                 }
                 self.note(format!("reading the origin: {}; continuing", in_full(&error)));
                 let _told = self.context.pauses.begin(&self.source, error.to_string(), pause);
@@ -216,6 +218,15 @@ impl Transfer {
             }
         }
         true
+    }
+
+    /// A run that is read with the answer that is open, if that is for a part.
+    fn ends_with(&self, run: OriginRun, opened: Option<&Reading>) -> OriginRun {
+        if self.source.is_headed_last() || opened.is_none_or(|reading| !reading.is_part) {
+            return run;
+        }
+        let end = PieceIndex(self.piece_length.count(FIRST_STRETCH));
+        OriginRun { end: Some(run.end.map_or(end, |other| other.min(end))), ..run }
     }
 
     /// True if pieces that may be of two versions stand beside each other.

@@ -31,7 +31,6 @@ pub(crate) struct TransferState {
     /// What those that read the origin do, and have in hand.
     pub(super) readers: Readers,
     /// Before this nobody asks the origin for anything: it asked for a pause.
-    pub(super) origin_rests: Moment,
     /// How often blobs gave back their parts of the link to the origin when that was looked at last.
     pub(super) given_back: u64,
     /// True if parts of several of the origin's answers were put together.

@@ -38,15 +38,16 @@ impl Transfer {
         self.give_up(&error);
     }
 
-    /// A node that leads this transfer lets this agent down.
+    /// An agent that leads this transfer lets this one down.
     pub(super) fn let_down_by(&self, lead: NodeId, how: How) {
         self.context.let_downs.note(self.setback_key(), lead, how, self.context.now());
     }
 
-    /// Throws away what a node said of this blob that let this agent down as its lead. Readers that wait are given what the next try
+    /// Throws away what an agent said of this blob that let this one down as its lead. Readers that wait are given what the next try
     /// brings.
     pub(super) async fn start_over_without(self: &Arc<Self>, lead: NodeId, how: How, reason: String) {
         self.let_down_by(lead, how);
+        let error = self.stalled_at(lead).unwrap_or(FetchError::Withdrawn { blob: self.blob, reason });
         let dissolves = {
             let mut state = self.state();
             let now = self.context.now();
@@ -54,7 +55,7 @@ impl Transfer {
             state.session.course().is_open() && state.session.handle(Input::Dissolves { tells: false }, &**self, now)
         };
         if dissolves {
-            self.supersede(FetchError::Withdrawn { blob: self.blob, reason }).await;
+            self.supersede(error).await;
         }
     }
 
@@ -144,11 +145,24 @@ impl Transfer {
         FetchError::Stalled { waited, what }
     }
 
-    /// For whom and what this transfer waits.
-    fn awaited(&self, state: &TransferState) -> String {
+    /// The same of a lead that was left for that.
+    fn stalled_at(&self, lead: NodeId) -> Option<FetchError> {
+        let (waited, limit) =
+            (self.state().session.vigil().waited(self.context.now()), self.context.options.stall_timeout);
+        let what = || format!("{} to send {}", self.fleet.title(lead), self.next_piece());
+        (!limit.is_zero() && waited >= limit).then(|| FetchError::Stalled { waited, what: what() })
+    }
+
+    /// The piece that is waited for.
+    fn next_piece(&self) -> String {
         let piece = self.stored.held().first_missing_from(darter_core::PieceIndex(0));
         let of = self.pieces().map_or_else(String::new, |pieces| format!(" of {pieces}"));
-        let piece = format!("piece {}{of}", piece.0 + 1);
+        format!("piece {}{of}", piece.0 + 1)
+    }
+
+    /// For whom and what this transfer waits.
+    fn awaited(&self, state: &TransferState) -> String {
+        let piece = self.next_piece();
         let mut asked: Vec<_> = state.session.asked().map(|(_, of)| of).collect();
         asked.sort_unstable();
         asked.dedup();

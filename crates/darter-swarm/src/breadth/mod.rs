@@ -2,8 +2,8 @@
 //!
 //! Stores and CDNs limit what one connection gets, so that several get more together. Where the link, the disk or the processor is the
 //! limit, they get nothing more and cost the origin requests. So one connection reads until its rate is known ([`windows`]). If it is one that
-//! somebody may have set, a second connection *tries* ([`trial`]): it reads a little, which is thrown away. If both get more than one, and again in
-//! another trial, four read, then eight, as long as each step brings more. The step that does not is taken back, and is tried again after a
+//! somebody may have set, a second connection *tries* ([`trial`]): it reads the next stretch, which is kept whatever comes of the trial. If both get
+//! more than one, and again in another trial, four read, then eight, as long as each step brings more. The step that does not is taken back, and is tried again after a
 //! pause that grows. Connections that fail are halved in number for such a pause; an origin that does not want several is read by one for
 //! good.
 //!
@@ -11,8 +11,8 @@
 //! the origin, was busy then. So one reads on.
 //!
 //! Invariants, whatever is measured: unless trials bring more, there are no more than [`TRIALS`] in half a minute, and another one after each pause that is longer
-//! and longer; none is for more of the blob than one part in [`TRIAL_PART`], and all of them for no more than one in [`ALL_TRIALS_PART`]. The first answer, which is for
-//! everything, is broken off only when several were seen to get more. A connection asks for a [`stretch`] at a time, so that requests are few.
+//! and longer. A connection asks for a [`stretch`] at a time, also while it is the only one: so each ends by itself, none has to be broken off when others are to
+//! read, and nothing is read twice. A lone one's stretches grow, and the last is all the rest, so that requests are few.
 //!
 //! Pure. Which pieces each connection reads is [`Lead::origin_plan`](crate::Lead::origin_plan)'s to say.
 
@@ -27,8 +27,9 @@ mod world;
 
 use std::time::Duration;
 
-use darter_core::{ByteRange, Moment};
+use darter_core::Moment;
 
+pub use self::stretch::FIRST_STRETCH;
 use self::stretch::Stretch;
 use self::trial::{Outcome, Trial};
 use self::windows::{Pace, Windows};
@@ -52,13 +53,8 @@ const MIN_WINDOWS_AGAIN: usize = 4;
 /// For how long what several connections get is measured, at least.
 const WINDOW: Duration = Duration::from_millis(50);
 
-/// A trial is so small a part of the blob, and has so many bytes.
-const TRIAL_PART: u64 = 500;
+/// The fewest bytes by which a trial is judged.
 const MIN_TRIAL_BYTES: u64 = 16 << 10;
-const MAX_TRIAL_BYTES: u64 = 4 << 20;
-
-/// All trials together are no more than one part of the blob in this.
-const ALL_TRIALS_PART: u64 = 200;
 
 /// One that takes the first connection less time tells nothing; it takes no longer than this unless chance asks for that.
 const MIN_TRIAL_TIME: Duration = Duration::from_millis(4);
@@ -82,7 +78,7 @@ const CEILING: f64 = 1.5;
 /// Bytes that stood in sockets come at once after a machine stood still: more than one window in a row has to say so.
 const MIN_ABOVE: u8 = 2;
 
-/// How long a trial may take to its first byte.
+/// How long a trial may take to its first byte; and to its end, from the first byte on.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the first bytes of new connections are waited for before what all get is measured.
@@ -150,8 +146,6 @@ pub(crate) struct Breadth {
     /// Trials that may still be made, and whether the last one brought more, or nothing.
     trials: u8,
     last_trial: Option<bool>,
-    /// Bytes that were asked for in trials.
-    tried: u64,
     /// The rate of the last number of connections that was measured, in bytes per second; zero if none was.
     rate: f64,
     /// Since when bytes of several connections are counted, and how many came.
@@ -204,7 +198,6 @@ impl Breadth {
             pace: None,
             trials: TRIALS,
             last_trial: None,
-            tried: 0,
             rate: 0.0,
             since: None,
             bytes: 0,
@@ -247,11 +240,6 @@ impl Breadth {
         self.widest
     }
 
-    /// True if several connections read, which were seen to get more than one.
-    pub(crate) const fn is_limited(&self) -> bool {
-        self.is_limited && self.connections > 1
-    }
-
     /// True if a second connection is to try.
     pub(crate) const fn is_trial_due(&self) -> bool {
         matches!(self.phase, Phase::TrialDue(_))
@@ -262,34 +250,41 @@ impl Breadth {
         matches!(self.phase, Phase::Trial(_))
     }
 
-    /// A second connection tries: the bytes that it is to read, which nobody keeps.
-    pub(crate) fn trial(&mut self, now: Moment) -> Option<ByteRange> {
-        let Phase::TrialDue(pace) = self.phase else { return None };
-        let (length, wanted) = self.next_trial(&pace)?;
-        let trial = Trial::new(length, wanted, pace, self.windows.last()?, now);
-        self.begin(Phase::Trial(trial), now);
-        self.trials = self.trials.saturating_sub(1);
-        self.tried += length;
-        Some(ByteRange::new(self.length - length, self.length))
+    /// How many bytes a connection that tries reads, if one is to try.
+    pub(crate) fn trial_stretch(&self) -> Option<u64> {
+        if let Phase::TrialDue(pace) = self.phase { Some(stretch::of_trial(pace.rate)) } else { None }
     }
 
-    /// How many bytes a trial has, and how much more it has to bring; `None` where it would tell nothing.
-    fn next_trial(&self, pace: &Pace) -> Option<(u64, f64)> {
-        let most = (self.length / TRIAL_PART).clamp(MIN_TRIAL_BYTES, MAX_TRIAL_BYTES).min(self.length);
-        let most = most.min((self.length / ALL_TRIALS_PART).saturating_sub(self.tried));
+    /// A connection, of this number, tries: it reads `bytes`, by the first of which the trial is judged. Returns how many those are; `None` if they
+    /// would tell nothing.
+    pub(crate) fn tries(&mut self, connection: u8, bytes: u64, now: Moment) -> Option<u64> {
+        let Phase::TrialDue(pace) = self.phase else { return None };
+        let (length, wanted) = self.next_trial(&pace, bytes)?;
+        let trial = Trial::new(connection, (length, wanted), pace, self.windows.last()?, now);
+        self.begin(Phase::Trial(trial), now);
+        self.trials = self.trials.saturating_sub(1);
+        Some(length)
+    }
+
+    /// By how many bytes a trial that reads `most` is judged, and how much more it has to bring; `None` where it would tell nothing.
+    fn next_trial(&self, pace: &Pace, most: u64) -> Option<(u64, f64)> {
         let enough = (pace.rate * ENOUGH_TRIAL_TIME.as_secs_f64()) as u64;
         let wanted_of = |length: u64| {
             let time = Duration::from_secs_f64(length as f64 / pace.rate);
             let wanted = trial::wanted(pace, time).filter(|_| time >= MIN_TRIAL_TIME)?;
             Some((length, wanted))
         };
-        [most.min(enough.max(MIN_TRIAL_BYTES)), most].into_iter().find_map(wanted_of)
+        [enough.max(MIN_TRIAL_BYTES).min(most), most].into_iter().find_map(wanted_of)
     }
 
     /// How many bytes a connection reads with one request, when `left` bytes are left for all; `None` for as many as it can.
     pub(crate) fn stretch(&self, left: u64) -> Option<u64> {
-        if self.connections < 2 {
+        if matches!(self.phase, Phase::Alone) {
             return None;
+        }
+        if self.connections < 2 {
+            let is_decided = matches!(self.phase, Phase::Settled { until } if until.since(self.begun) >= LONG_PAUSE);
+            return stretch::alone(self.length, left).filter(|_| !is_decided);
         }
         let is_tried = matches!(self.phase, Phase::Wider { .. });
         let readers = if is_tried { self.max } else { self.connections };
@@ -349,10 +344,11 @@ impl Breadth {
                 None
             }
             Phase::Trial(trial) => {
-                if let Some(outcome) = trial.came(connection == 0, bytes, now) {
+                let counts = connection == 0 || connection == trial.connection();
+                if counts && let Some(outcome) = trial.came(connection == 0, bytes, now) {
                     return self.judge_trial(outcome, now);
                 }
-                if !trial.is_answered() && now.since(trial.asked()) >= TRIAL_TIMEOUT {
+                if now.since(trial.waits_from()) >= TRIAL_TIMEOUT {
                     self.settle(now);
                 }
                 None
@@ -419,6 +415,13 @@ impl Breadth {
         self.begin(Phase::Alone, now);
     }
 
+    /// The only connection has asked for all the rest: no other reads a part of that.
+    pub(crate) fn reads_the_rest(&mut self) {
+        if self.connections < 2 {
+            self.begin(Phase::Alone, self.begun);
+        }
+    }
+
     fn is_worth_it(&self, rate: f64, left: u64) -> bool {
         left > MIN_LEFT && left as f64 >= rate * MIN_LEFT_TIME.as_secs_f64()
     }
@@ -454,7 +457,7 @@ impl Breadth {
         if !may_be_set || !self.is_worth_it(pace.rate, left) {
             return None;
         }
-        if self.next_trial(&pace).is_none() {
+        if self.next_trial(&pace, stretch::of_trial(pace.rate)).is_none() {
             self.windows.lengthen();
             return None;
         }

@@ -1,6 +1,8 @@
-//! How much of a blob a connection reads by one request, where several read it.
+//! How much of a blob a connection reads by one request.
 //!
-//! Registries count requests, so a stretch is long: an equal share of what is left, so that all connections end together. So a blob of eighty
+//! Registries count requests, so a stretch is long. Where one connection reads, the first is of [`FIRST_STRETCH`], so that others could read what lies behind
+//! it, and each further one as long as all before it. Once others were found to get nothing more, or not found to get more by then, the rest is asked for at
+//! once: credentials may expire, and an answer that is open outlives them. Where several read, a stretch is an equal share of what is left, so that all connections end together. So a blob of eighty
 //! megabytes takes eight connections about a dozen requests. A large blob is read by stretches that are shorter than a share, since what
 //! comes first in the blob should not be long in coming: they take some seconds each, and are no more than about [`MAX_STRETCHES`].
 //!
@@ -21,6 +23,27 @@ const MAX_BYTES: u64 = 64 << 20;
 
 /// But a very large blob is read by about so many.
 const MAX_STRETCHES: u64 = 256;
+
+/// The first stretch of a blob: no longer than what engines that read by ranges ask for at a time.
+pub const FIRST_STRETCH: u64 = 16 << 20;
+
+/// After so many bytes a lone connection asks for all the rest.
+const UNDECIDED_BYTES: u64 = 64 << 20;
+
+/// A connection that tries reads about so long, as far as that is neither less nor more than any stretch that may bring nothing.
+const TRIAL_TIME: Duration = Duration::from_millis(250);
+
+/// The stretch of the only connection that reads, of a blob of `length` of which `left` bytes are left, while others may still come to read; `None` for
+/// all the rest.
+pub(super) fn alone(length: u64, left: u64) -> Option<u64> {
+    let read = length.saturating_sub(left);
+    (read < UNDECIDED_BYTES).then(|| read.max(FIRST_STRETCH))
+}
+
+/// The stretch of a connection that tries whether it gets more, where one gets so many bytes a second.
+pub(super) fn of_trial(rate: f64) -> u64 {
+    ((rate * TRIAL_TIME.as_secs_f64()) as u64).clamp(MIN_BYTES, LONG_BYTES)
+}
 
 /// A stretch's purpose.
 #[derive(Clone, Copy, Debug)]

@@ -1,4 +1,4 @@
-//! A second connection that reads a little, which tells whether it gets that besides what the first one gets.
+//! A second connection that reads a stretch, whose first bytes tell whether it gets them besides what the first one gets.
 //!
 //! Where the link is the limit, both share it: the second one takes twice the time in which the first one would have read as much, and the
 //! first one gets half meanwhile. Where each connection has a limit of its own, the second one is as quick as the first, which goes on as
@@ -33,6 +33,8 @@ const MOMENT: Duration = Duration::from_millis(1);
 /// See the module's text.
 #[derive(Debug)]
 pub(super) struct Trial {
+    /// The number of the connection that tries.
+    connection: u8,
     length: u64,
     wanted: f64,
     pace: Pace,
@@ -70,10 +72,17 @@ pub(super) fn wanted(pace: &Pace, time: Duration) -> Option<f64> {
 }
 
 impl Trial {
-    /// So many bytes are asked for, and have to bring so much more. Bytes of the first connection came last at `before`.
-    pub(super) const fn new(length: u64, wanted: f64, pace: Pace, before: Moment, now: Moment) -> Self {
+    /// It is judged by `length` bytes of `connection`, which have to bring `wanted` times as much. Bytes of the first connection came last at `before`.
+    pub(super) const fn new(
+        connection: u8,
+        (length, wanted): (u64, f64),
+        pace: Pace,
+        before: Moment,
+        now: Moment,
+    ) -> Self {
         let (others, others_gap) = (0, Duration::ZERO);
         Self {
+            connection,
             length,
             wanted,
             pace,
@@ -88,12 +97,13 @@ impl Trial {
         }
     }
 
-    pub(super) const fn asked(&self) -> Moment {
-        self.asked
+    pub(super) const fn connection(&self) -> u8 {
+        self.connection
     }
 
-    pub(super) const fn is_answered(&self) -> bool {
-        self.first.is_some()
+    /// Since when the first byte is waited for, or the end.
+    pub(super) fn waits_from(&self) -> Moment {
+        self.first.map_or(self.asked, |(first, _)| first)
     }
 
     /// Bytes came on the first connection, or on the second. Counts `bytes` that came, and gives the outcome once it is
@@ -136,10 +146,10 @@ impl Trial {
     fn outcome(&self, end: Moment) -> Outcome {
         let grain = self.pace.gap.max(MOMENT);
         let rate = |bytes: u64, span: Duration| bytes as f64 / span.max(grain).as_secs_f64() / self.pace.rate;
-        let all = rate(self.length, end.since(self.asked));
+        let all = rate(self.came, end.since(self.asked));
         let (first, at_first) = self.first.unwrap_or((self.asked, 0));
         let stood_still = self.others_gap.max(end.since(self.others_last)) > grain * 2 + MOMENT * 5;
-        let later = if stood_still { 0.0 } else { rate(self.length.saturating_sub(at_first), end.since(first)) };
+        let later = if stood_still { 0.0 } else { rate(self.came.saturating_sub(at_first), end.since(first)) };
         let second = all.max(later);
         let others =
             self.others as f64 / self.others_last.since(self.before).max(MOMENT).as_secs_f64() / self.pace.rate;
@@ -165,7 +175,7 @@ mod tests {
 
     /// A trial of 160 kB, 20 ms of one connection: how many kilobytes come on which connection after how many milliseconds.
     fn gain(pace: Pace, came: impl IntoIterator<Item = (u64, bool, u64)>) -> Option<f64> {
-        let mut trial = Trial::new(160_000, MIN_GAIN, pace, at(0), at(0));
+        let mut trial = Trial::new(1, (160_000, MIN_GAIN), pace, at(0), at(0));
         let mut came = came.into_iter();
         let outcome =
             came.find_map(|(millis, is_first, kilobytes)| trial.came(is_first, kilobytes * 1000, at(millis)))?;

@@ -96,9 +96,11 @@ impl World {
                 continue;
             }
             if trial.is_none() && breadth.is_trial_due() {
-                let range = breadth.trial(now).expect("it is due");
-                trial = Some(range.len() as f64);
-                (read.trials, read.tried) = (read.trials + 1, read.tried + range.len());
+                let stretch = breadth.trial_stretch().expect("it is due");
+                let judged = breadth.tries(1, stretch, now).expect("it tells something");
+                // The rest of the stretch has no part in what is decided here.
+                trial = Some(judged as f64);
+                (read.trials, read.tried) = (read.trials + 1, read.tried + judged);
                 sockets[8] = Socket { from: millis + self.answer, ..Socket::default() };
             }
             let reading = usize::from(breadth.connections());

@@ -164,6 +164,9 @@ impl Lead {
             (_, end) => end.map_or(first + 1, |end| end.0),
         };
         self.reads(reader, Some(first..end));
+        if reader == OriginReader::Everything && self.readings.lengths.is_some() && self.stretch().is_none() {
+            self.readings.breadth.reads_the_rest();
+        }
     }
 
     /// True if `reader` is at some pieces.

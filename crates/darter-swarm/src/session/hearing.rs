@@ -9,6 +9,10 @@ use crate::{Event, Facts, Leader, Loss, RequestId, Start};
 /// With so many outputs to be carried out, reports of others are not heard: they can be repeated for ever.
 const MAX_OUTPUTS: usize = 4096;
 
+/// A lead that gives so many pieces in a row that are here gives nothing. It may not know yet what came from others, but it gives each piece once, and not many at a
+/// time.
+const MAX_REPEATED: u32 = 64;
+
 /// A request under way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked {
@@ -111,6 +115,10 @@ impl Session {
             Input::OriginShut => self.is_shut_out(),
             Input::ReadsAll { in_order } => self.reads_all(in_order, now),
             Input::OriginRests(pause) => self.rests(pause, now),
+            Input::OriginAsksForRest(pause) => {
+                self.is_asked_to_rest(pause, now);
+                return false;
+            }
             Input::Compares(compares) => self.compares = compares,
             Input::Arrived => self.course.arrived(),
             Input::Sealed { verdict, by } => {
@@ -137,6 +145,7 @@ impl Session {
                 _ => self.picker.handle(Event::Failed { request }, now),
             },
             Input::Stored(came) => {
+                self.repeated = 0;
                 self.is_answered(came.request);
                 self.stored(came, now);
             }
@@ -147,6 +156,9 @@ impl Session {
                 }
                 let (request, piece, bytes) = (came.request, came.piece, came.bytes);
                 self.picker.handle(Event::Received { request, piece, bytes }, now);
+                if let Some(lead) = self.following().filter(|lead| came.from == Some(*lead)) {
+                    self.repeats(lead, facts, now);
+                }
             }
             Input::Wrong { by, request, piece } => {
                 self.is_answered(Some(request));
@@ -188,7 +200,7 @@ impl Session {
             Message::Neighbours { add, gone, .. } if is_lead => self.dials(add, &gone, now),
             Message::Whole { verdict, .. } if is_lead => self.told_verdict(verdict),
             Message::Dissolved { reason, .. } if is_lead => self.outputs.push(match facts.is_seed(by) {
-                true => Output::Dissolve { reason },
+                true => Output::Dissolve { reason: format!("{reason}, says seed {}", facts.address(by)) },
                 false => Output::StartOver { lead: by, surely: true, reason },
             }),
             Message::Failed { failure, .. } if is_lead => return self.given_up(by, failure, facts, now),
@@ -199,6 +211,7 @@ impl Session {
                 }
                 self.outputs.push(Output::Refuted { expected, got });
             }
+            Message::Refuted { request: None, expected, got, .. } => return self.is_refuted(by, expected, got),
             Message::Meet { held, known, wants, .. } => {
                 let meeting = Meeting { tier: facts.tier(by), held, known, wants };
                 self.met_by(by, meeting, facts, now);
@@ -218,6 +231,7 @@ impl Session {
             }
             Message::Leave { .. } => self.left(by),
             Message::Report { .. } if self.outputs.len() >= MAX_OUTPUTS => {}
+            Message::Report { peer, piece, .. } if peer == self.me => return self.is_doubted(by, piece, now),
             Message::Report { peer, .. } if self.has_member(by) => {
                 let put_aside = self.member_reports(by, peer);
                 self.outputs.push(Output::Reported { peer, put_aside });
@@ -238,10 +252,23 @@ impl Session {
         match failure.kind {
             FailureKind::Changed if facts.may_change() => self.outputs.push(Output::Superseded { by: lead, failure }),
             // The next lead would ask an origin that asked to be left alone. Of a node that is no more than its word.
-            FailureKind::RateLimited if facts.is_seed(lead) => self.outputs.push(Output::GiveUp(failure)),
+            FailureKind::RateLimited if facts.is_seed(lead) => {
+                let text = format!("{}, says seed {}", failure.text, facts.address(lead));
+                self.outputs.push(Output::GiveUp(Failure { text, ..failure }));
+            }
             _ => return self.loses(lead, Loss::Failed, failure.text, facts, now),
         }
         true
+    }
+
+    /// The lead gave a piece that is here. It chooses what it gives: one that gives nothing else keeps this agent from the rest, and its cable busy.
+    fn repeats(&mut self, lead: NodeId, facts: &dyn Facts, now: Moment) {
+        self.repeated += 1;
+        if self.repeated >= MAX_REPEATED && !self.picker.is_complete() {
+            self.repeated = 0;
+            let why = format!("{} gave {MAX_REPEATED} pieces in a row that were here", facts.address(lead));
+            self.loses(lead, Loss::Mute, why, facts, now);
+        }
     }
 
     fn is_answered(&mut self, request: Option<RequestId>) {

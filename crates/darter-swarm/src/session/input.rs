@@ -235,7 +235,7 @@ pub enum Input {
     OriginCame,
     /// Bytes of the origin came on one of its connections, to be kept or not.
     OriginGave(Gave),
-    /// A reader has ended what it was given ([`Output::Read`](super::Output::Read), [`Output::TryOrigin`](super::Output::TryOrigin)), or
+    /// A reader has ended what it was given ([`Output::Read`](super::Output::Read)), or
     /// could not begin it.
     ReadEnded {
         /// The reader.
@@ -262,6 +262,8 @@ pub enum Input {
     },
     /// The origin is asked for nothing for so long, since it asked for a pause.
     OriginRests(Duration),
+    /// The origin asks to be left alone for so long: no reader asks it for anything meanwhile ([`Session::asked_to_rest`](super::Session)).
+    OriginAsksForRest(Duration),
     /// Pieces that may be of two versions stand beside each other, or do not any more.
     Compares(bool),
     /// All pieces that came with the lead's answer are stored, as far as they could be.

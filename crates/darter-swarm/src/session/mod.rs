@@ -14,6 +14,7 @@
 //! | `start`, [`trace`] | [`SessionStart`]; what it was told and did, so that it can be told again |
 //! | `ending`, `resting` | what others are told of an end, and of a pause that the origin asked for |
 //! | `seeking` | the search for a lead; what follows when one is lost |
+//! | `doubting` | doubts that others have of what is given and vouched for here |
 //! | `pieces` | what a holder has, by its answers; which pieces are here |
 //! | `leading` | [`Books`]: members come, go, and say what they hold and miss |
 //! | `origin` | what is read of the origin, by which reader ([`Session::poll_origin`], [`Session::reads_on`]) |
@@ -33,6 +34,7 @@
 //!
 //! Non-goals: connections and the store, which are the caller's.
 
+mod doubting;
 mod ending;
 mod following;
 mod giving;
@@ -59,6 +61,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use darter_core::{Moment, NodeId};
 use darter_protocol::{PeerInfo, Verdict};
 
+use self::doubting::Doubts;
 pub use self::ending::Rejection;
 pub use self::giving::Choice;
 use self::hearing::Asked;
@@ -113,6 +116,8 @@ pub struct Session {
     vigil: Vigil,
     /// The pause that the origin asked for.
     pause: Option<Pause>,
+    /// Until when it wants to be asked for nothing.
+    rest_until: Moment,
     wants: Wants,
     news: News,
     /// Peers that were told what is held here.
@@ -121,6 +126,9 @@ pub struct Session {
     to_meet: BTreeSet<NodeId>,
     /// Requests under way.
     asked: BTreeMap<RequestId, Asked>,
+    doubts: Doubts,
+    /// How many pieces the lead has given that were here, since one came that was not.
+    repeated: u32,
     /// For each node the piece from whose hash on it asked, and was not answered yet.
     questions: BTreeMap<NodeId, u32>,
     /// Outputs that go before anything else.
@@ -159,11 +167,14 @@ impl Session {
             course: Course::new(false),
             vigil: Vigil::new(now),
             pause: None,
+            rest_until: Moment::ZERO,
             wants: Wants::everything(),
             news: News::new(tuning),
             met: BTreeSet::new(),
             to_meet: BTreeSet::new(),
             asked: BTreeMap::new(),
+            doubts: Doubts::default(),
+            repeated: 0,
             questions: BTreeMap::new(),
             outputs: Vec::new(),
             is_due: false,

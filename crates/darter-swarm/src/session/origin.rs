@@ -1,13 +1,12 @@
 //! What this agent reads of the origin while it leads, and by which of its readers ([`OriginReader`]).
 //!
-//! A reader is *at work* from the moment at which it is given something ([`Output::Read`], or [`Output::TryOrigin`] of bytes that nobody keeps)
-//! until its driver says that it has ended ([`Input::ReadEnded`](super::Input::ReadEnded)); whatever came of it, the session then says what is
+//! A reader is *at work* from the moment at which it is given something ([`Output::Read`]) until its driver says that it has ended ([`Input::ReadEnded`](super::Input::ReadEnded)); whatever came of it, the session then says what is
 //! to be read next. What that is, and by how many connections, is the plan of the [`Lead`](crate::Lead); when somebody is given something of
 //! it is decided here.
 //!
 //! [`Session::poll_origin`] is polled apart from everything else: a lead reads on with each piece that comes, and when it has nothing to say.
-//! [`Session::reads_on`] and [`Session::may_break_off`] are questions with an answer and no outputs: a reader that comes to a piece has the
-//! next bytes in hand, and either takes or drops them.
+//! [`Session::reads_on`] is a question with an answer and no outputs: a reader that comes to a piece has the next bytes in hand, and either
+//! takes or drops them.
 //!
 //! Invariants: only whoever leads reads, and only while something is lacking or to be compared; no reader is given anything while it is at
 //! work; an origin that gives no parts by themselves is read by the reader of everything alone.
@@ -20,9 +19,6 @@ use darter_core::{Moment, PieceIndex};
 use super::{Output, Session};
 use crate::lead::OriginRun;
 use crate::{Books, Facts, Lead, Leader, OriginReader};
-
-/// The reader that tries whether a second connection gets more.
-const TRIAL: OriginReader = OriginReader::Beside(0);
 
 /// The parts of it that an origin gives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,13 +111,6 @@ impl Session {
         self.origin.access == Access::Parts
     }
 
-    /// True if the answer of a reader is to be broken off at the next moment when nothing of it is on its way. Where no other answer would
-    /// be given, the one that is open goes on to its end.
-    pub fn may_break_off(&self, reader: OriginReader) -> bool {
-        let may = self.lead().is_some_and(Lead::may_break_off);
-        reader == OriginReader::Everything && may && !self.origin.is_shut_out
-    }
-
     fn may_read(&self) -> bool {
         self.leader() == Leader::Me && self.course.is_open() && self.books.is_some()
     }
@@ -143,11 +132,12 @@ impl Session {
             // Or else whoever reads everything would ask for a stretch at a time, as if there were others.
             self.lead_mut().into_iter().for_each(|lead| lead.origin_refused(now));
         }
-        if self.may_try(facts)
-            && let Some(range) = self.lead_mut().and_then(|lead| lead.origin_trial(now))
+        if let Some(number) = self.may_try(facts)
+            && let Some(run) = self.lead_mut().and_then(|lead| lead.origin_trial(number, &facts.known(), now))
         {
-            self.origin.at_work.insert(TRIAL);
-            outputs.push(Output::TryOrigin { reader: TRIAL, range });
+            let reader = OriginReader::Beside(number);
+            self.origin.at_work.insert(reader);
+            outputs.push(Output::Read { reader, run });
         }
         let connections = self.lead().map_or(1, Lead::connections);
         let beside = (0..connections - 1).map(OriginReader::Beside);
@@ -179,10 +169,12 @@ impl Session {
         Some(run)
     }
 
-    /// True if a second connection may try now whether both get more.
-    fn may_try(&self, facts: &dyn Facts) -> bool {
+    /// The connection, by its number, that may try now whether it gets more. The one that tried before may be at work on its stretch.
+    fn may_try(&self, facts: &dyn Facts) -> Option<u8> {
         let is_due = self.lead().is_some_and(Lead::is_origin_trial_due);
-        is_due && self.reads(TRIAL) && !self.is_at_work(TRIAL) && facts.may_try_beside()
+        let number = (0..2).find(|number| !self.is_at_work(OriginReader::Beside(*number)))?;
+        let may = is_due && self.reads(OriginReader::Beside(number));
+        (may && !facts.is_read_alone() && facts.may_read_beside(number)).then_some(number)
     }
 
     /// The answer to a reader that comes to a piece.
@@ -226,7 +218,7 @@ impl Session {
         }
         let widening = lead.origin_came(reader, bytes, waited, now);
         self.outputs.extend(widening.map(Output::Widened));
-        widening.is_some() || self.may_try(facts)
+        widening.is_some() || self.may_try(facts).is_some()
     }
 
     /// Fewer connections may read from now on; says so if fewer do.

@@ -1,6 +1,6 @@
 //! Outputs of a session.
 
-use darter_core::{ByteRange, Digest, NodeId, PieceIndex};
+use darter_core::{Digest, NodeId, PieceIndex};
 use darter_protocol::{Failure, Message, PeerInfo, Wanted};
 
 use super::Rejection;
@@ -59,13 +59,6 @@ pub enum Output {
         reader: OriginReader,
         /// What it is to read.
         run: OriginRun,
-    },
-    /// The same of bytes that nobody keeps: they show whether a second connection gets more.
-    TryOrigin {
-        /// The reader, which is not at work.
-        reader: OriginReader,
-        /// What it is to read.
-        range: ByteRange,
     },
     /// More or fewer connections read the origin from now on, as far as there is something to read.
     Widened(Widening),
@@ -129,6 +122,22 @@ pub enum Output {
         peer: NodeId,
         /// True if the peer is put aside, since others say so, too.
         put_aside: bool,
+    },
+    /// A peer says that it was given a wrong piece: compare the piece with its hash once more.
+    Recheck {
+        /// The peer.
+        by: NodeId,
+        /// The piece.
+        piece: PieceIndex,
+    },
+    /// A member found another digest than the one that the lead before this agent vouched for: hash the whole.
+    RecheckWhole {
+        /// The member.
+        by: NodeId,
+        /// The digest that was asked for.
+        expected: Digest,
+        /// The digest that the member found.
+        got: Digest,
     },
     /// The lead, a seed, asks the origin for nothing for a while, and nor would anybody else: give up.
     GiveUp(Failure),

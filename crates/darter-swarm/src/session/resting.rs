@@ -32,6 +32,16 @@ impl Session {
         }
     }
 
+    /// The origin asks to be left alone for so long, by whomever of those that read it for this agent.
+    pub(super) fn is_asked_to_rest(&mut self, pause: Duration, now: Moment) {
+        self.rest_until = self.rest_until.max(now + pause);
+    }
+
+    /// For how long the origin is to be asked for nothing, as it said.
+    pub fn asked_to_rest(&self, now: Moment) -> Duration {
+        self.rest_until.since(now)
+    }
+
     pub(super) fn rest_due(&self) -> Option<Moment> {
         self.pause.map(|pause| pause.due)
     }

@@ -10,6 +10,7 @@ use super::*;
 use crate::facts::fixture::{BLOB, Known};
 use crate::{Action, Course, Lead, Loss, ReaderId, RequestId, Start, Step, Teacher, Told, Wish};
 
+mod doubted;
 mod driven;
 mod ended;
 mod giving;

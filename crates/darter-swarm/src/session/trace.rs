@@ -126,7 +126,6 @@ facts! {
     is_headed_last() -> bool, IsHeadedLast, or false;
     is_read_alone() -> bool, IsReadAlone, or false;
     may_read_beside(number: u8) -> bool, MayReadBeside, or false;
-    may_try_beside() -> bool, MayTryBeside, or false;
 }
 
 /// Facts of which the answers are kept.

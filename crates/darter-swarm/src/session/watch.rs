@@ -2,8 +2,8 @@
 //!
 //! A complete blob may lack a piece again: the disk damaged it, or somebody cut the file off. Whoever drives a session that lacks something
 //! looks about once a second whether somebody leads, so that no sequence of events can leave a piece with nobody to fetch it; and
-//! whether anything came. A node that leads and gives nothing is left ([`Vigil`]); a seed is believed, and waited for. A blob of which
-//! nothing comes for too long ends.
+//! whether anything came. A node that leads and gives nothing is left ([`Vigil`]). A seed is believed, and waited for as long as a blob may stand
+//! still; then it is left, too. A blob of which nothing comes for that long ends once nobody is left who would lead it.
 //!
 //! Non-goals: how long a single request to a peer may take ([`Picker`](crate::Picker)).
 
@@ -26,7 +26,7 @@ pub struct Seen {
     /// True if nobody waits for anything, though pieces are lacking: the session is at rest ([`Session::is_at_rest`]), or the blob passes
     /// through while its readers have something to read.
     pub is_idle: bool,
-    /// How long nothing may come, if there is a limit.
+    /// How long nothing may come of what one lead does, if there is a limit.
     pub stall: Option<Duration>,
     /// How long an origin may take to answer.
     pub origin: Duration,
@@ -60,8 +60,11 @@ impl Session {
         if seen.is_idle {
             self.vigil.moved(now);
         }
-        if seen.stall.is_some_and(|most| self.vigil.waited(now) >= most) {
-            return self.outputs.push(Output::EndStalled);
+        if seen.stall.is_some_and(|most| self.vigil.stood_still(now) >= most) {
+            let Some(lead) = self.following() else { return self.outputs.push(Output::EndStalled) };
+            let why = format!("nothing came from {} for too long", facts.address(lead));
+            self.loses(lead, Loss::Mute, why, facts, now);
+            return;
         }
         if let Some(lead) = self.following().filter(|lead| self.is_mute(*lead, seen.origin, facts, now)) {
             let why = format!("{} let this agent in and gave nothing", facts.address(lead));

@@ -164,7 +164,7 @@ fn whatever_happens_and_whoever_lies_all_others_are_given_the_whole_and_find_it_
         let liars = random.below(4) as usize;
         let lies = (0..liars).map(|_| {
             let lie = Lie::ALL[random.below(Lie::ALL.len() as u64) as usize];
-            (seeds + random.below(nodes as u64) as usize, lie)
+            (random.below((seeds + nodes) as u64) as usize, lie)
         });
         world.pull(lies.collect::<Vec<_>>());
         world.loses_one_in = [0, 200, 40][random.below(3) as usize];
@@ -172,8 +172,8 @@ fn whatever_happens_and_whoever_lies_all_others_are_given_the_whole_and_find_it_
         world.run_for(Duration::from_secs(20));
         world.loses_one_in = 0;
         world.fault(Duration::ZERO, Fault::Heal);
-        // Two leads in a row may give nothing before somebody reads the origin by itself.
-        world.run_for(QUIET * 3);
+        // Two seeds and two leads in a row may give nothing before somebody reads the origin by itself.
+        world.run_for(QUIET * 4);
         let is_open = |agent: &Agent| agent.alive && agent.lie.is_none() && !agent.is_complete;
         let open: Vec<usize> = (0..world.agents.len()).filter(|at| is_open(&world.agents[*at])).collect();
         (world, if open.is_empty() { Ok(()) } else { Err(format!("{open:?} are never done")) })
@@ -228,11 +228,11 @@ fn the_same_number_is_the_same_history() {
 
 #[test]
 fn whatever_happens_to_its_readers_a_lead_reads_each_piece_once_and_comes_to_the_end() {
-    let (mut sent, mut given, mut tried, mut worked) = (0, 0, 0, BTreeSet::new());
+    let (mut sent, mut given, mut worked) = (0, 0, BTreeSet::new());
     each("whatever_happens_to_its_readers", 300, |number| {
         let mut led = Led::new(number);
         let outcome = led.run();
-        (sent, given, tried) = (sent + led.sent, given + led.given, tried + led.tried);
+        (sent, given) = (sent + led.sent, given + led.given);
         worked.extend(led.worked.iter().copied());
         let twice = led.read.iter().position(|times| *times > 1);
         let outcome = outcome.and(twice.map_or(Ok(()), |piece| Err(format!("piece {piece} is read twice"))));
@@ -243,7 +243,7 @@ fn whatever_happens_to_its_readers_a_lead_reads_each_piece_once_and_comes_to_the
     for reader in [OriginReader::Everything, OriginReader::Errands, beside] {
         assert!(worked.contains(&reader), "{worked:?}");
     }
-    assert!(sent > 0 && given > 0 && tried > 0, "{sent} sent, {given} given, {tried} tried");
+    assert!(sent > 0 && given > 0, "{sent} sent, {given} given");
 }
 
 #[test]

@@ -48,8 +48,6 @@ pub(crate) struct Led {
     pub(crate) now: Moment,
     random: Random,
     readers: BTreeMap<OriginReader, Run>,
-    /// Bytes that a connection tries with, and that are still to come.
-    trial: Option<(OriginReader, u64)>,
     members: BTreeMap<NodeId, PieceSet>,
     came: u8,
     asked: Vec<Asked>,
@@ -58,7 +56,6 @@ pub(crate) struct Led {
     /// How many pieces were sent to members, and came of them.
     pub(crate) sent: u32,
     pub(crate) given: u32,
-    pub(crate) tried: u32,
     pub(crate) most_readers: usize,
     /// The readers that were ever at work.
     pub(crate) worked: BTreeSet<OriginReader>,
@@ -103,14 +100,12 @@ impl Led {
             now,
             random,
             readers: BTreeMap::new(),
-            trial: None,
             members: BTreeMap::new(),
             came: 1,
             asked: Vec::new(),
             read: vec![0; COUNT as usize],
             sent: 0,
             given: 0,
-            tried: 0,
             most_readers: 0,
             worked: BTreeSet::new(),
             gives_parts: true,
@@ -207,14 +202,6 @@ impl Led {
 
     /// All readers that are at work get something.
     fn read_on(&mut self) -> Result<(), String> {
-        if let Some((reader, left)) = self.trial {
-            let bytes = left.min(PIECES.bytes() / PARTS);
-            self.gave(reader, bytes);
-            self.trial = (left > bytes).then_some((reader, left - bytes));
-            if self.trial.is_none() {
-                self.hears(Input::ReadEnded { reader });
-            }
-        }
         for reader in self.readers.keys().copied().collect::<Vec<_>>() {
             self.gave(reader, PIECES.bytes() / PARTS);
             let run = self.readers.get_mut(&reader).expect("it reads");
@@ -309,13 +296,6 @@ impl Led {
             }
             match output {
                 Output::Read { reader, run } => self.begins(reader, run.first.0, run.end.map(|end| end.0))?,
-                Output::TryOrigin { reader, range } => {
-                    if self.trial.is_some() || self.readers.contains_key(&reader) {
-                        return Err(format!("{reader:?} is to try, and is at work"));
-                    }
-                    self.tried += 1;
-                    self.trial = Some((reader, range.len()));
-                }
                 Output::Ask { request, of, wanted, .. } => {
                     let due = self.now + self.random.millis(10, 400);
                     self.asked.push(Asked { request, of, wanted, due });
@@ -333,7 +313,7 @@ impl Led {
 
     /// A reader is given a run. What it reads until it is asked again, nobody else reads.
     fn begins(&mut self, reader: OriginReader, first: u32, end: Option<u32>) -> Result<(), String> {
-        if self.trial.is_some_and(|(tries, _)| tries == reader) || self.readers.contains_key(&reader) {
+        if self.readers.contains_key(&reader) {
             return Err(format!("{reader:?} is given a run, and is at work"));
         }
         if !self.gives_parts && reader != OriginReader::Everything {

@@ -14,6 +14,9 @@ use crate::world::{BLOB, Event, PIECES, Said, VERDICT, World};
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+/// How long nothing may come of what one lead does, though it is a seed.
+const STALL: Duration = Duration::from_secs(30);
+
 /// After so many looks at which bytes came all are there.
 pub(crate) const WHOLE_AFTER: u32 = 3;
 
@@ -157,7 +160,7 @@ impl World {
         }
         self.look_later(agent);
         let view = self.view(agent, false);
-        let seen = Seen { is_idle: false, stall: None, origin: Duration::ZERO };
+        let seen = Seen { is_idle: false, stall: Some(STALL), origin: Duration::ZERO };
         self.agents[agent].session.look(seen, &view, now);
         self.advance_soon(agent);
         if self.agents[agent].session.leader() == Leader::Nobody {

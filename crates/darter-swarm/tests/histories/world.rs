@@ -127,6 +127,8 @@ pub(crate) struct Agent {
     /// At how many looks bytes came; and whether all are here and were checked.
     pub(crate) given: u32,
     pub(crate) is_complete: bool,
+    /// Agents that led it and gave nothing: it asks them no more.
+    pub(crate) let_down_by: BTreeSet<NodeId>,
 }
 
 pub(crate) struct World {
@@ -171,6 +173,7 @@ impl Agent {
             lie: None,
             given: 0,
             is_complete: false,
+            let_down_by: BTreeSet::new(),
         }
     }
 

@@ -230,6 +230,7 @@ pub(crate) struct OriginArgs {
 
     /// End a download that got nothing for this long, with an error that says what it waited for
     ///
+    /// A seed or node that leads it and gives nothing is left first, for another one or the origin, which has as long.
     /// The registry mirror then goes on with the registry itself. A pause that an origin asked for does not count. 0s waits
     /// for ever.
     #[arg(long, env = "DARTER_STALL_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = values::duration)]
@@ -237,10 +238,10 @@ pub(crate) struct OriginArgs {
 
     /// Read the origin of one blob by at most this many connections at a time
     ///
-    /// Many stores and CDNs limit what one connection gets. With more than 1, say 8, a blob of more than 16 MiB that takes one connection longer than two
-    /// seconds is read by one until its rate is known. If that is steady, another one is tried: it reads a little, which is thrown away, and
-    /// more are added as long as they get more together. Where trials bring no more, the origin gets one or two requests more for the blob, sends
-    /// less than half a percent of it more, and is not tried for other blobs for a minute. Where the origin refuses (no ranges, 429, 503), one
+    /// Many stores and CDNs limit what one connection gets. With more than 1, say 8, the first 16 MiB of a blob are asked for by a range, and one that
+    /// takes one connection longer than two seconds is read by one until its rate is known. If that is steady, another one is tried: it reads what comes
+    /// next, and more are added as long as they get more together. Nothing is read twice. Where trials bring no more, the origin gets two to
+    /// five requests more for a large blob, and is not tried for other blobs for a minute. Where the origin refuses (no ranges, 429, 503), one
     /// connection goes on, and reads this origin's other blobs for ten minutes; `darter explain` says what was found. All bytes count for
     /// --origin-limit. Signed addresses, which may expire meanwhile, and content that has neither a digest nor an ETag nor a date are read by
     /// one.

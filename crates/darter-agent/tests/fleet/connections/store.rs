@@ -56,7 +56,7 @@ pub(super) enum Does {
     Resets,
     /// It breaks every answer off after two megabytes.
     Cuts,
-    /// It takes the credentials for the first three only.
+    /// It takes the credentials for the first few only.
     Expires,
     /// It breaks off what it sends once several connections read, and refuses ranges from then on.
     Denies,
@@ -65,6 +65,9 @@ pub(super) enum Does {
 }
 
 impl Does {
+    /// Three stretches, two trials, and the rest.
+    pub(super) const EXPIRES_AFTER: usize = 6;
+
     /// True if it changes its mind once several connections read.
     const fn turns(self) -> bool {
         matches!(self, Self::Denies | Self::Pauses)
@@ -289,7 +292,9 @@ async fn answer(State(shared): State<Arc<Shared>>, method: Method, headers: Head
             shared.refused.fetch_add(1, Ordering::Relaxed);
             return status(StatusCode::SERVICE_UNAVAILABLE);
         }
-        Does::Expires if shared.credentials.lock().len() > 3 => return status(StatusCode::UNAUTHORIZED),
+        Does::Expires if shared.credentials.lock().len() > Does::EXPIRES_AFTER => {
+            return status(StatusCode::UNAUTHORIZED);
+        }
         Does::Stalls | Does::Breaks if nth == 2 => stops = Some(300_000),
         Does::Resets if nth > 0 && open >= 2 => {
             shared.refused.fetch_add(1, Ordering::Relaxed);

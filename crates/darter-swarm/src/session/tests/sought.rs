@@ -144,7 +144,8 @@ fn what_a_lead_says_at_its_end_is_believed_of_a_seed_and_held_against_a_node() {
         scene.hears(Input::Said { by: node(lead), message: Message::Failed { blob: BLOB, failure } });
         (polled(&mut scene), scene.session.leader())
     };
-    let gives_up = |(outputs, _): (Vec<Output>, Leader)| outputs.iter().any(|it| matches!(it, Output::GiveUp(_)));
+    let named = |it: &Output| matches!(it, Output::GiveUp(failure) if failure.text == "its origin fails, says seed host-100:7400");
+    let gives_up = |(outputs, _): (Vec<Output>, Leader)| outputs.iter().any(named);
     assert!(gives_up(said(100, FailureKind::RateLimited)) && !gives_up(said(9, FailureKind::RateLimited)));
     assert_eq!(said(100, FailureKind::Unreachable).1, Leader::Nobody, "the next one may reach it");
     let thrown_away = |lead: u8| {
@@ -155,6 +156,7 @@ fn what_a_lead_says_at_its_end_is_believed_of_a_seed_and_held_against_a_node() {
         polled(&mut scene).into_iter().find(|it| matches!(it, Output::Dissolve { .. } | Output::StartOver { .. }))
     };
     let reason = "it is wrong".to_owned();
-    assert_eq!(thrown_away(100), Some(Output::Dissolve { reason: reason.clone() }));
+    let named = format!("{reason}, says seed host-100:7400");
+    assert_eq!(thrown_away(100), Some(Output::Dissolve { reason: named }));
     assert_eq!(thrown_away(9), Some(Output::StartOver { lead: node(9), surely: true, reason }));
 }

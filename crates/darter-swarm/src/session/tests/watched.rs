@@ -49,6 +49,12 @@ fn a_node_that_leads_and_gives_nothing_is_left_and_a_seed_is_waited_for() {
     assert_eq!(mute(9, false), Some(8), "all hashes are known, and nothing was ever given");
     assert_eq!(mute(9, true), Some(MAX_MUTE_READER.as_secs()));
     assert_eq!(mute(100, false), None);
+    let mut scene = Scene::new();
+    scene.follows(100, &[]);
+    let stall = Some(Duration::from_secs(40));
+    let (second, output) = seen_to(&mut scene, Seen { stall, ..SEEN }, 60).expect("but not for ever");
+    assert!(matches!(output, Output::LeadLost { lead, loss: Loss::Mute, .. } if lead == node(100)), "{output:?}");
+    assert_eq!(second, 40);
     let mut scene = Scene::led(&[]);
     let origin = Duration::from_secs(45);
     scene.stores(0, None);
@@ -61,7 +67,8 @@ fn a_node_that_leads_and_gives_nothing_is_left_and_a_seed_is_waited_for() {
 #[test]
 fn a_blob_of_which_nothing_comes_for_too_long_ends_unless_nobody_waits_for_it() {
     let stall = Some(Duration::from_secs(5));
-    let mut scene = Scene::led(&[]);
+    let mut scene = Scene::new();
+    scene.leads();
     assert_eq!(seen_to(&mut scene, Seen { stall, is_idle: true, ..SEEN }, 7), None);
     assert_eq!(seen_to(&mut scene, Seen { stall, ..SEEN }, 10), Some((5, Output::EndStalled)));
     let mut complete = Scene::new();
@@ -70,4 +77,22 @@ fn a_blob_of_which_nothing_comes_for_too_long_ends_unless_nobody_waits_for_it() 
     assert_eq!(complete.session.leader(), Leader::Nobody);
     complete.session.course.lacks();
     assert_eq!(seen_to(&mut complete, Seen { stall, ..SEEN }, 2), None, "its time begins now");
+}
+
+#[test]
+fn a_lead_that_gives_what_is_here_over_and_over_is_left() {
+    let mut scene = Scene::led(&[]);
+    scene.stores(0, Some(9));
+    let gives = |scene: &mut Scene, by: u8, times: u32| {
+        scene.session.outputs.clear();
+        for _ in 0..times {
+            let came = Came { piece: PieceIndex(0), bytes: 1 << 20, request: None, from: Some(node(by)) };
+            scene.hears(Input::Again(came));
+        }
+        scene.session.outputs.iter().any(|it| matches!(it, Output::LeadLost { loss: Loss::Mute, .. }))
+    };
+    assert!(!gives(&mut scene, 9, 63));
+    scene.hears(Input::Stored(Came { piece: PieceIndex(1), bytes: 1 << 20, request: None, from: Some(node(1)) }));
+    assert!(!gives(&mut scene, 9, 63) && !gives(&mut scene, 1, 1000), "others are asked by name");
+    assert!(gives(&mut scene, 9, 1));
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place, Signer};
 use darter_swarm::asking::{self, SURVEY_TIMEOUT, Survey, SurveyAnswer};
 use darter_swarm::leadership::JOIN_TIMEOUT;
-use darter_swarm::{Came, Desk, Entering, Found, Input, Leader, Output, Sought, Start, Step};
+use darter_swarm::{Came, Desk, Entering, Found, Input, Leader, Loss, Output, Sought, Start, Step};
 
 use super::{BLOB, COUNT, Event, PIECES, Said, World};
 
@@ -46,7 +46,12 @@ impl World {
                 Output::Seek(step) => self.seek_by(at, step),
                 // Without a lead it asks seeds by itself.
                 Output::Return(seed) if self.agents[at].session.leader() != Leader::Nobody => self.ask(at, seed),
-                Output::LeadLost { lead, why, .. } => self.tell(|| format!("{at} lost its lead {lead}: {why}")),
+                Output::LeadLost { lead, loss, why } => {
+                    self.tell(|| format!("{at} lost its lead {lead}: {why}"));
+                    if loss == Loss::Mute {
+                        self.agents[at].let_down_by.insert(lead);
+                    }
+                }
                 // There is nothing to throw away.
                 Output::StartOver { .. } => self.seek(at),
                 _ => {}
@@ -114,6 +119,10 @@ impl World {
 
     pub(super) fn ask(&mut self, at: usize, candidate: NodeId) {
         let to = self.at(candidate);
+        if self.agents[at].let_down_by.contains(&candidate) {
+            self.hears(at, Input::Sought(Sought::Refused(candidate)));
+            return;
+        }
         self.tell(|| format!("{at} asks {to}"));
         self.connect(at, to);
         let it = &mut self.agents[at];

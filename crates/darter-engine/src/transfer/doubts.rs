@@ -1,0 +1,95 @@
+//! What this agent gave or vouches for is doubted by somebody who has it: it looks again ([`Output::Recheck`](darter_swarm::Output)), and mends
+//! what is damaged here, or throws away what was never right. And it tells others of its own doubts.
+
+use std::sync::Arc;
+
+use darter_core::{Digest, NodeId, PieceIndex, in_full};
+use darter_store::StoreError;
+use darter_wire::{Capabilities, Message};
+
+use super::{Lead, Transfer};
+use crate::error::FetchError;
+use crate::let_downs::How;
+
+impl Transfer {
+    /// A peer was given a wrong piece by this agent: the piece is compared with its hash once more, and so are all others if it is damaged. Those
+    /// that are damaged are fetched again.
+    pub(super) fn recheck(self: &Arc<Self>, by: NodeId, piece: PieceIndex) {
+        let transfer = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let verify = async |piece: PieceIndex| {
+                let stored = Arc::clone(&transfer.stored);
+                transfer.context.disk.run(move || stored.verify(piece)).await
+            };
+            let found = match verify(piece).await {
+                Ok(()) => "it is right here".to_owned(),
+                Err(StoreError::NotHeld { .. }) => "it is damaged here; looking at all others".to_owned(),
+                Err(error) => in_full(&error).to_string(),
+            };
+            let is_damaged = !transfer.stored.holds(piece);
+            transfer.note(format!("{} got a wrong piece {piece} from here: {found}", transfer.fleet.title(by)));
+            if is_damaged {
+                for other in transfer.stored.held().iter() {
+                    if let Err(error) = verify(other).await {
+                        tracing::debug!(blob = %transfer.blob.short(), error = %in_full(&error), "a piece is damaged, too");
+                    }
+                    if transfer.is_closed() {
+                        return;
+                    }
+                }
+            }
+            transfer.note_losses();
+        });
+    }
+
+    /// A member found that the whole is wrong, for which this agent vouches as the lead before it did: it is hashed here.
+    pub(super) fn recheck_whole(self: &Arc<Self>, by: NodeId, expected: Digest, got: Digest) {
+        if self.digest() != Some(expected) {
+            return;
+        }
+        self.note(format!("{} found {got} instead of {expected}; hashing all of it here", self.fleet.title(by)));
+        let (transfer, stored) = (Arc::clone(self), Arc::clone(&self.stored));
+        self.tasks.spawn(async move {
+            match transfer.context.disk.run(move || stored.hash_whole(&expected)).await {
+                Ok(found) if found == expected => transfer.note("the whole is right here"),
+                Ok(found) => transfer.dissolve(FetchError::refuted(expected, found)).await,
+                Err(error) => {
+                    transfer.note(format!("hashing the whole again: {}", in_full(&error)));
+                    transfer.note_losses();
+                }
+            }
+        });
+    }
+
+    /// The origin has other bytes than the last lead said: it has another version, or that lead made it up. One that does so again is not
+    /// followed. Returns the error with its name.
+    pub(super) fn doubt_last_lead(&self, error: FetchError) -> FetchError {
+        let Some(lead) = self.state().session.leadership().last_followed() else { return error };
+        self.let_down_by(lead, How::Perhaps);
+        match error {
+            FetchError::Origin(mut failure) => {
+                failure.text = format!("{}; {} vouched for other bytes", failure.text, self.fleet.title(lead));
+                FetchError::Origin(failure)
+            }
+            other => other,
+        }
+    }
+
+    /// Tells a peer that it gave a wrong piece: it may not know that its disk or memory is damaged.
+    pub(super) fn tell_giver(&self, peer: NodeId, piece: PieceIndex) {
+        self.tell_doubt(peer, &Message::Report { blob: self.blob, peer, piece });
+    }
+
+    /// Tells the lead that the whole for which it vouches is wrong: it may have that verdict from another.
+    pub(super) fn tell_lead(&self, error: &FetchError) {
+        let (Lead::Node(lead), FetchError::WrongDigest { expected, got, .. }) = (self.lead(), error) else { return };
+        self.tell_doubt(lead, &Message::Refuted { request: None, blob: self.blob, expected: **expected, got: **got });
+    }
+
+    /// An older agent would take such a message for something else.
+    fn tell_doubt(&self, peer: NodeId, message: &Message) {
+        if self.fleet.peer(peer).is_some_and(|peer| peer.hello.capabilities.contains(Capabilities::DOUBTS)) {
+            self.fleet.say(peer, message);
+        }
+    }
+}

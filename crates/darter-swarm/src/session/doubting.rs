@@ -1,0 +1,52 @@
+//! Doubts that others have of what this agent gives or vouches for, and tell it.
+//!
+//! A holder verified its pieces when they came, and a lead its whole; either may be wrong since: memory and disks decay, and a lead may have
+//! taken a verdict from the one that led before it. So a peer that was given a wrong piece says so to the giver, too, which compares the piece with
+//! its hash once more; and a member that found the whole wrong says so to its lead, which hashes all of it, once, unless it did so itself.
+//!
+//! Anybody can say so: nothing follows but that this agent looks, and looks are few. Invariants: one piece in [`RECHECK_PAUSE`] is looked at,
+//! and the whole once.
+
+use std::time::Duration;
+
+use darter_core::{Digest, Moment, NodeId, PieceIndex};
+
+use super::{Output, Session};
+use crate::CheckedBy;
+
+/// How long a piece that is doubted is not looked at after another one was.
+const RECHECK_PAUSE: Duration = Duration::from_millis(250);
+
+/// The doubts that were heeded.
+#[derive(Debug, Default)]
+pub(super) struct Doubts {
+    /// When a piece was last looked at.
+    looked: Option<Moment>,
+    /// True if the whole was.
+    is_whole_checked: bool,
+}
+
+impl Session {
+    /// A peer says that this agent gave it a wrong piece. Returns true if the piece is looked at.
+    pub(super) fn is_doubted(&mut self, by: NodeId, piece: PieceIndex, now: Moment) -> bool {
+        let knows_it = self.met.contains(&by) || self.has_member(by) || self.following() == Some(by);
+        let is_soon = self.doubts.looked.is_some_and(|looked| now < looked + RECHECK_PAUSE);
+        if !knows_it || is_soon || !self.picker.held().contains(piece) {
+            return false;
+        }
+        self.doubts.looked = Some(now);
+        self.outputs.push(Output::Recheck { by, piece });
+        true
+    }
+
+    /// A member found another digest of the whole than the one that this agent vouches for. Returns true if the whole is hashed here.
+    pub(super) fn is_refuted(&mut self, by: NodeId, expected: Digest, got: Digest) -> bool {
+        let vouches = self.verdict.as_ref().is_some_and(|verdict| verdict.digest == Some(expected));
+        if !vouches || !self.has_member(by) || self.checked_by == CheckedBy::Here || self.doubts.is_whole_checked {
+            return false;
+        }
+        self.doubts.is_whole_checked = true;
+        self.outputs.push(Output::RecheckWhole { by, expected, got });
+        true
+    }
+}
