@@ -7,6 +7,7 @@
 //! | [`manifest`] | what a manifest is, whether it is the one that was asked for, and what it names |
 //! | [`image`] | the layers of an image, with their diff ids |
 //! | [`media_type`] | what documents and layers are called |
+//! | [`platform`] | for which system and processor an image is, and which manifest of an index that is |
 //! | [`challenge`] | what a server asks for in `WWW-Authenticate` |
 //! | [`token`] | what a token service answers |
 //! | [`error`] | errors as registries write them |
@@ -22,5 +23,6 @@ pub mod image;
 pub mod manifest;
 pub mod media_type;
 pub mod name;
+pub mod platform;
 pub mod route;
 pub mod token;

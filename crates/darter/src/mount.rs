@@ -82,6 +82,10 @@ impl Mount {
         let (Some(Mountable::Url(url)), Some(dir)) = (&args.what, &args.dir) else {
             return Err(no_arguments());
         };
+        if args.platform.is_some() {
+            let text = "--platform is for an image: a URL is the same for all".to_owned();
+            return Err(Failure::Usage(text).into());
+        }
         let name = args
             .name
             .clone()

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use darter_core::Digest;
+use darter_oci::platform::Platform;
 
 use crate::cli::{CredentialArgs, PlaceArgs};
 use crate::mount::reference::ImageRef;
@@ -83,6 +84,10 @@ pub(crate) struct ProfileArgs {
     /// The image
     #[arg(value_name = "IMAGE")]
     pub(crate) image: ImageRef,
+
+    /// Of an image for several platforms, the one for this one [default: this host's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<Platform>,
 
     /// Write it into FILE, as JSON (`-`: standard output)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["pin", "unpin"])]

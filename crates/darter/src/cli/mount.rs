@@ -7,6 +7,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use darter_core::{Digest, Rate};
 use darter_mount::Fill;
+use darter_oci::platform::Platform;
 use url::Url;
 
 use super::agent::{LogArgs, OriginArgs, PlaceArgs, StoreArgs, UpstreamArgs};
@@ -24,6 +25,8 @@ Examples:
     $ darter mount https://registry.local/v2/team/model/blobs/sha256:DIGEST /mnt/model --name model.bin
   An image's root, read-only, as root and by way of a daemon:
     $ darter mount docker.io/library/debian:12 /mnt/debian
+  The same for another kind of host:
+    $ darter mount --platform linux/arm64 docker.io/library/debian:12 /mnt/debian-arm
   What is mounted, and how much of it is here:
     $ darter mount --list
   Away with it:
@@ -96,6 +99,10 @@ pub(crate) struct MountArgs {
     /// Call the file NAME [default: the last part of the URL]
     #[arg(long, value_name = "NAME", value_parser = values::plain_name)]
     pub(crate) name: Option<String>,
+
+    /// Of an image for several platforms, the one for this one [default: this host's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<Platform>,
 
     /// The digest that the content must have (sha256:… or sha512:…) [default: that of a registry's blob, as its URL names it]
     ///

@@ -30,7 +30,7 @@ struct ProfileReport {
 pub(super) async fn run(args: &ProfileArgs) -> anyhow::Result<()> {
     let daemon = Client::choose(args.place.clients()?).await;
     let headers = Senders::gather(&args.credentials)?.of(&format!("https://{}/", args.image.registry).parse()?);
-    let image = image::resolve(&daemon, &args.image, &headers).await?;
+    let image = image::resolve(&daemon, &args.image, args.platform.as_ref(), &headers).await?;
     let mut seen = BTreeSet::new();
     let layers: Vec<_> = image.layers.iter().map(|layer| layer.diff_id).filter(|layer| seen.insert(*layer)).collect();
     if let Some(file) = &args.pin {

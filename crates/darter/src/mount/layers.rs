@@ -75,7 +75,7 @@ pub(super) async fn run(
     }
     let opened = async {
         let daemon = daemon(args).await?;
-        let image = resolve(&daemon, &mount.image, &mount.headers).await?;
+        let image = resolve(&daemon, &mount.image, args.platform.as_ref(), &mount.headers).await?;
         let files = open(args, &mount, &daemon, &image).await?;
         anyhow::Ok((daemon, image, files))
     };

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use darter_core::Digest;
+use darter_oci::platform::Platform;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -59,8 +60,16 @@ impl ImageRegistry {
         let media_type = "application/vnd.oci.image.manifest.v1+json";
         let manifest = json!({ "schemaVersion": 2, "mediaType": media_type, "config": config, "layers": layers });
         let manifest = manifest.to_string().into_bytes();
-        put("manifests", media_type, manifest.clone());
+        let own = put("manifests", media_type, manifest.clone());
+        let other_config = json!({ "os": "linux", "architecture": "s390x", "rootfs": { "type": "layers", "diff_ids": [diff_ids[0]] } });
+        let other_config =
+            put("blobs", "application/vnd.oci.image.config.v1+json", other_config.to_string().into_bytes());
+        let other = json!({ "schemaVersion": 2, "mediaType": media_type, "config": other_config, "layers": [layers[0]] });
+        let other = other.to_string().into_bytes();
+        let other = put("manifests", media_type, other);
+        let index = list_of(&[(own, &Platform::host()), (other, &"linux/s390x".parse().unwrap())]);
         documents.insert("/v2/app/manifests/1".to_owned(), (media_type, manifest));
+        documents.insert("/v2/app/manifests/all".to_owned(), ("application/vnd.oci.image.index.v1+json", index));
 
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -85,6 +94,18 @@ impl ImageRegistry {
         let path = format!("GET /v2/app/blobs/{}", Digest::sha256(blob));
         self.requests.lock().unwrap().iter().filter(|request| **request == path).count()
     }
+}
+
+/// An index of these manifests.
+fn list_of(manifests: &[(serde_json::Value, &Platform)]) -> Vec<u8> {
+    let listed = manifests.iter().map(|(descriptor, platform)| {
+        let mut listed = descriptor.clone();
+        listed["platform"] = json!({ "os": platform.os, "architecture": platform.architecture });
+        listed
+    });
+    let listed: Vec<_> = listed.collect();
+    let index = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": listed });
+    index.to_string().into_bytes()
 }
 
 fn answer(mut stream: &TcpStream, documents: &Documents, seen: &Mutex<Vec<String>>) -> Option<()> {
@@ -324,4 +345,29 @@ fn what_an_image_reads_first_is_shown_exported_and_pinned() {
     write(&json!([]));
     profile("--pin other.json").failed_with(2, &["no profile", "--export"]);
     profile("--pin none.json").failed_with(1, &["can't read none.json"]);
+}
+
+#[test]
+fn of_an_image_for_several_platforms_the_hosts_is_mounted_or_the_one_that_is_asked_for() {
+    let registry = ImageRegistry::of(&[tar([file("lower", "lower")]), tar([file("upper", "upper")])]);
+    let room = Room::new();
+    let all = format!("{}/app:all", registry.address);
+    let _daemon = Daemon::start(&room, &format!("--trusted-registry {}", registry.address));
+    // Whoever names one that is not there is told of those that are.
+    let none = room.run(&format!("image profile {all} --platform linux/riscv64"));
+    none.failed_with(1, &["linux/s390x", &Platform::host().to_string(), "not for linux/riscv64", "--platform"]);
+    let misspelt = room.run(&format!("image profile {all} --platform riscv64"));
+    assert!(misspelt.code == Some(2) && misspelt.err.contains("not a platform"), "{}", misspelt.err);
+    room.run(&format!("image profile {all} --platform linux/s390x")).failed_with(75, &["nothing is known yet"]);
+    if !can_mount() {
+        return;
+    }
+    for (flags, is_other) in [("", false), ("--platform linux/s390x ", true)] {
+        let image = mount(&room, &format!("{flags}{all}"));
+        assert!(image.dir.join("lower").exists());
+        assert_eq!(image.dir.join("upper").exists(), !is_other, "{flags}");
+        room.run(&format!("unmount {}", image.dir.display())).succeeded();
+    }
+    let dir = room.path("root").display().to_string();
+    room.run(&format!("mount --platform linux/s390x http://127.0.0.1:1/x {dir}")).failed_with(2, &["--platform"]);
 }
