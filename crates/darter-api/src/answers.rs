@@ -8,7 +8,7 @@ use std::time::Duration;
 use darter_core::{Blame, BlobId, Digest, Fault, NodeId, Retry, Tier};
 use serde::{Deserialize, Serialize};
 
-use crate::layer::LayerRequest;
+use crate::layer::{BlobRequest, LayerRequest};
 use crate::span::Span;
 use crate::units;
 
@@ -460,6 +460,9 @@ pub struct GetRequest {
     /// Of `POST /v1/parts`: the layer whose expanded form is wanted, in place of what is at `url`, which is [`LayerRequest::address`] then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layer: Option<LayerRequest>,
+    /// Of `POST /v1/parts`: the registry's blob that is wanted, in place of what is at `url`, which is [`BlobRequest::address`] then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blob: Option<BlobRequest>,
     /// Of `POST /v1/parts`: true if whoever asks has had it open before, and was parted from it. Nobody starts anything then, and what others
     /// touched first is not fetched for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -471,14 +474,20 @@ pub struct GetRequest {
 pub struct MountStatus {
     /// Where: the directory.
     pub dir: PathBuf,
-    /// The file in it; empty for an image.
+    /// The file in it; empty where several are.
     pub file: String,
     /// The URL that is mounted, without logins; of an image, its name.
     pub url: String,
     /// Of an image, the digest of its manifest: there is no `file` then, but the image's root in the directory itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Digest>,
-    /// The blob that it is.
+    /// What it is mounted as.
+    #[serde(default)]
+    pub kind: MountKind,
+    /// How many files there are: of a file one, of an image it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<u64>,
+    /// The blob that it is; zeros where several are.
     pub blob: BlobId,
     /// Its length.
     pub length_bytes: u64,
@@ -505,6 +514,46 @@ pub struct MountStatus {
     pub pid: u32,
     /// The socket of the daemon that it reads by; `None` if an agent of its own reads.
     pub daemon: Option<PathBuf>,
+}
+
+/// What something is mounted as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MountKind {
+    /// A file.
+    #[default]
+    File,
+    /// An image's root.
+    Image,
+    /// The members of a tar.
+    Tar,
+    /// The members of a zip.
+    Zip,
+    /// The files of an OCI artifact.
+    Artifact,
+    /// The files that a list names.
+    List,
+    /// The files of a local directory.
+    Directory,
+    /// A kind that only a later release knows.
+    #[serde(other)]
+    Unknown,
+}
+
+impl MountKind {
+    /// As it is written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Image => "image",
+            Self::Tar => "tar",
+            Self::Zip => "zip",
+            Self::Artifact => "artifact",
+            Self::List => "list",
+            Self::Directory => "directory",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// How a mount is.

@@ -55,11 +55,11 @@ use std::path::{Path, PathBuf};
 
 pub use answers::{
     BlobRow, Checked, CheckedBy, Explained, ExplainedEvent, ExplainedRange, Explanation, GetRequest, Giver,
-    ImageExplanation, ImagePart, ImageRole, MountState, MountStatus, PeerStatus, Problem, Progress, Role, SeedStatus,
-    Status, StoreStatus, SwarmStatus, Traffic, Wait, Waiting, WrongSource,
+    ImageExplanation, ImagePart, ImageRole, MountKind, MountState, MountStatus, PeerStatus, Problem, Progress, Role,
+    SeedStatus, Status, StoreStatus, SwarmStatus, Traffic, Wait, Waiting, WrongSource,
 };
 pub use client::{Client, ClientError};
-pub use layer::LayerRequest;
+pub use layer::{BlobRequest, LayerRequest};
 pub use span::{Span, SpanError};
 
 /// Where the socket of a data directory is.

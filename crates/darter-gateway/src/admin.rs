@@ -33,7 +33,7 @@ use darter_api::headers::{
     BLOB_HEADER, CHANGED_TRAILER, DISPOSITION_HEADER, ERROR_TRAILER, FAULT_TRAILER, LENGTH_HEADER, MODIFIED_HEADER,
     PIECES_HEADER, RANGE_HEADER, RETRY_AFTER_TRAILER, RETRY_TRAILER,
 };
-use darter_api::{GetRequest, LayerRequest, Problem, Waiting};
+use darter_api::{BlobRequest, GetRequest, LayerRequest, Problem, Waiting};
 use darter_core::fault::advice;
 use darter_core::source::Credentials;
 use darter_core::{Blame, Blamed as _, BlobId, Fault, Retry, Source, in_full};
@@ -54,6 +54,9 @@ use crate::mirror::{Mirror, Rewrites};
 
 /// How long a program waits for a layer that the lead has to read and expand before anything of it can be had.
 const LAYER_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// How long a program waits for a registry's blob to begin.
+const BLOB_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The longest refusal that is passed on.
 const MAX_REFUSAL: usize = 16 << 10;
@@ -404,7 +407,15 @@ async fn open_parts(
                 let layer = at_its_registry(&agent, layer);
                 agent.expanded(&layer, credentials, access, LAYER_TIMEOUT).await?
             }
-            None => agent.open_parts(source, credentials).await?,
+            None => match &request.blob {
+                Some(blob) => {
+                    let rewrites = Rewrites::from(agent.options().upstreams.as_slice());
+                    let repository = rewrites.apply(&blob.registry, blob.repository.clone());
+                    let blob = BlobRequest { repository, ..blob.clone() };
+                    agent.registry_blob(&blob, credentials, BLOB_TIMEOUT).await?
+                }
+                None => agent.open_parts(source, credentials).await?,
+            },
         };
         let length = download.length_when_known().await?;
         if let (Some(mirror), Some(layer)) = (given, &request.layer) {

@@ -12,7 +12,7 @@
 //! | [`reason`] | [`Reason`]: why a tar can't be expressed |
 //! | [`limits`] | what one layer may be |
 //! | [`whole`] | the whole file, made of a layer and checked |
-//! | `tar` | members of a tar, whatever its format, and where their bytes are |
+//! | [`tar`] | members of a tar, whatever its format, and where their bytes are |
 //! | `tree` | what unpacking these members makes, as containerd does it |
 //! | `chunks` | how a sparse file points at the tar |
 //! | `erofs` | the format on the disk |
@@ -37,7 +37,7 @@ pub mod expand;
 pub mod layer;
 pub mod limits;
 pub mod reason;
-mod tar;
+pub mod tar;
 mod tree;
 pub mod whole;
 

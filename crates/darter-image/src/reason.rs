@@ -131,7 +131,7 @@ impl Blamed for Reason {
 const MAX_SHOWN: usize = 200;
 
 /// A name as errors tell it.
-pub(crate) fn shown(name: &[u8]) -> String {
+pub fn shown(name: &[u8]) -> String {
     let text = String::from_utf8_lossy(&name[..name.len().min(4 * MAX_SHOWN)]);
     let mut shown = String::new();
     for (index, letter) in text.chars().enumerate() {

@@ -95,9 +95,10 @@ impl KeptFile {
         &self.file
     }
 
-    /// Waits until it is of no use any more.
-    async fn over(mut over: watch::Receiver<Option<Condition>>) -> Option<Condition> {
-        over.wait_for(Option::is_some).await.ok()?.clone()
+    /// Waits until it is of no use any more: how it is then. `None` if it is closed before.
+    pub fn over(&self) -> impl Future<Output = Option<Condition>> + Send + use<> {
+        let mut over = self.over.clone();
+        async move { over.wait_for(Option::is_some).await.ok()?.clone() }
     }
 }
 
@@ -207,11 +208,11 @@ impl Shared {
             is_new = true;
             self.layers.open(layer).await.ok_or(Errno::EIO)
         });
-        let over = kept.await?.over.clone();
+        let over = kept.await?.over();
         if is_new {
             let shared = Arc::clone(self);
             tokio::spawn(async move {
-                if let Some(condition) = KeptFile::over(over).await {
+                if let Some(condition) = over.await {
                     shared.is_over(inode, layer, condition).await;
                 }
             });

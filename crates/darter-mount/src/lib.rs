@@ -1,4 +1,5 @@
-//! Files that are opened before they have come: read-only FUSE mounts, of one file or of the layers of images, whose reads wait for verified pieces.
+//! Files that are opened before they have come: read-only FUSE mounts, of one file, of several, of an archive's members or of the layers of images,
+//! whose reads wait for verified pieces.
 //!
 //! | file | what lives there |
 //! |---|---|
@@ -14,6 +15,9 @@
 //! | [`single`] | the kernel's end of one file |
 //! | [`layers`] | the kernel's end of the layers of images: a directory that containerd looks into |
 //! | `names` | names and inodes of that directory |
+//! | [`tree`] | the kernel's end of a tree of files |
+//! | [`set`] | several files as such a tree |
+//! | [`archive`] | an archive's members as such a tree |
 //! | [`erofs`] | a layer's file mounted |
 //!
 //! Decisions ([`ahead`], [`touches`], [`limits`], [`fill`](mod@fill), [`kept`], [`files`], `names`) do no I/O and take the time as an argument.
@@ -24,6 +28,7 @@
 //! Non-goals: which process keeps a mount, and which agent it asks (`darter`); what moves bytes (`darter-engine`).
 
 pub mod ahead;
+pub mod archive;
 pub mod erofs;
 pub mod file;
 pub mod files;
@@ -33,9 +38,11 @@ pub mod layers;
 pub mod limits;
 mod names;
 pub mod session;
+pub mod set;
 pub mod single;
 pub mod supply;
 pub mod touches;
+pub mod tree;
 
 pub use file::{Condition, MountedFile, Settings};
 pub use fill::Fill;

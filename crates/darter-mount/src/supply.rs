@@ -87,3 +87,10 @@ pub trait Supplier: Send + Sync {
     /// Why there is none now, in words.
     async fn open(&self) -> Result<(Content, Arc<dyn Supply>), String>;
 }
+
+#[async_trait]
+impl<S: Supplier + ?Sized> Supplier for Arc<S> {
+    async fn open(&self) -> Result<(Content, Arc<dyn Supply>), String> {
+        (**self).open().await
+    }
+}

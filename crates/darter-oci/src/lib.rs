@@ -5,6 +5,7 @@
 //! | [`route`] | what a path under `/v2/` asks for |
 //! | [`name`] | names of registries, repositories and tags, and of images as people write them |
 //! | [`manifest`] | what a manifest is, whether it is the one that was asked for, and what it names |
+//! | [`artifact`] | the files of an artifact, such as a model |
 //! | [`image`] | the layers of an image, with their diff ids |
 //! | [`media_type`] | what documents and layers are called |
 //! | [`platform`] | for which system and processor an image is, and which manifest of an index that is |
@@ -17,6 +18,7 @@
 //!
 //! Invariant: no text makes anything here panic. Text that can't be read is refused, or skipped where registries in use write so.
 
+pub mod artifact;
 pub mod challenge;
 pub mod error;
 pub mod image;

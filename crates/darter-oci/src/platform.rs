@@ -155,7 +155,8 @@ impl FromStr for Platform {
     fn from_str(text: &str) -> Result<Self, String> {
         let parts: Vec<_> = text.split('/').collect();
         let is_word = |part: &&str| {
-            !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
+            !part.is_empty()
+                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
         };
         match parts.as_slice() {
             [os, architecture] if parts.iter().all(is_word) => Ok(Self::new(os, architecture, "")),
@@ -184,7 +185,7 @@ mod tests {
         Digest::sha256(name.as_bytes())
     }
 
-    fn listed(name: &str, platform: Value) -> Value {
+    fn listed(name: &str, platform: &Value) -> Value {
         json!({ "digest": digest(name), "platform": platform })
     }
 
@@ -220,13 +221,13 @@ mod tests {
     fn of_an_index_the_manifest_for_the_platform_is_taken_and_of_variants_the_plainest() {
         let linux = |architecture: &str, variant: &str| json!({ "os": "linux", "architecture": architecture, "variant": variant });
         let all = json!([
-            listed("attestation", json!({ "os": "unknown", "architecture": "unknown" })),
-            listed("v3", linux("amd64", "v3")),
-            listed("amd64", linux("amd64", "")),
-            listed("arm64", linux("arm64", "v8")),
-            listed("v6", linux("arm", "v6")),
-            listed("v7", linux("arm", "v7")),
-            listed("windows", json!({ "os": "windows", "architecture": "amd64", "os.version": "10.0" })),
+            listed("attestation", &json!({ "os": "unknown", "architecture": "unknown" })),
+            listed("v3", &linux("amd64", "v3")),
+            listed("amd64", &linux("amd64", "")),
+            listed("arm64", &linux("arm64", "v8")),
+            listed("v6", &linux("arm", "v6")),
+            listed("v7", &linux("arm", "v7")),
+            listed("windows", &json!({ "os": "windows", "architecture": "amd64", "os.version": "10.0" })),
         ]);
         for (wanted, name) in [
             ("linux/amd64", "amd64"),

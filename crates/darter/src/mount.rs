@@ -8,6 +8,9 @@
 //! | `mount/reference.rs` | images as people name them |
 //! | `mount/image.rs` | the layers of an image, by the daemon's mirror |
 //! | `mount/layers.rs` | the process that keeps an image |
+//! | `mount/trees.rs` | the process that keeps an archive's members, or several files |
+//! | `mount/listed.rs` | the files that a list or a directory names |
+//! | `mount/sources.rs` | which of both reads |
 //! | `mount/stack.rs` | the kernel's mounts of an image |
 //! | `mount/register.rs` | which mounts there are, and how each is |
 //! | `mount/unmount.rs` | away with one; who uses it |
@@ -20,10 +23,13 @@ pub(crate) mod daemon;
 pub(crate) mod image;
 mod keeper;
 mod layers;
+mod listed;
 mod own;
 pub(crate) mod reference;
 pub(crate) mod register;
+mod sources;
 mod stack;
+mod trees;
 pub(crate) mod unmount;
 
 use std::ffi::OsString;
@@ -34,14 +40,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
 
 use anyhow::{Context as _, bail};
-use darter_api::{MountStatus, Problem};
+use darter_api::{MountKind, MountStatus, Problem};
 use darter_core::Digest;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use self::layers::ImageMount;
-use self::reference::ImageRef;
-use crate::cli::{Command, MountArgs, Mountable, UnmountArgs};
+use self::trees::{Shape, TreeMount};
+use crate::cli::{Command, MountArgs, MountShape, Mountable, UnmountArgs};
 use crate::config::Configured;
 use crate::failure::{self, Failure};
 use crate::get::credentials::Senders;
@@ -53,8 +59,8 @@ use crate::{output, units};
 struct Orders {
     /// The command line of `darter mount`, as bytes.
     arguments: Vec<Vec<u8>>,
-    /// The headers to send.
-    headers: Vec<(String, String)>,
+    /// Headers and logins to send.
+    senders: Senders,
 }
 
 /// A keeper's word on its standard output, once.
@@ -76,52 +82,105 @@ struct Mount {
     headers: Vec<(String, String)>,
 }
 
-impl Mount {
-    /// The mount that the command line names, after refusing what can be refused before anybody is asked.
-    fn of(args: &MountArgs, headers: Option<Vec<(String, String)>>) -> anyhow::Result<Self> {
-        let (Some(Mountable::Url(url)), Some(dir)) = (&args.what, &args.dir) else {
-            return Err(no_arguments());
+/// What the command line names.
+enum Wanted {
+    File(Mount),
+    Tree(TreeMount),
+    Image(ImageMount),
+}
+
+impl Wanted {
+    /// What the command line names, after refusing what can be refused before anybody is asked.
+    fn of(args: &MountArgs, senders: &Senders) -> anyhow::Result<Self> {
+        let (Some(what), Some(dir)) = (&args.what, &args.dir) else {
+            return Err(
+                Failure::Usage("say what to mount, and where: darter mount IMAGE|URL|PATH DIR".to_owned()).into()
+            );
         };
-        if args.platform.is_some() {
-            let text = "--platform is for an image: a URL is the same for all".to_owned();
-            return Err(Failure::Usage(text).into());
+        match what {
+            Mountable::Image(image) => {
+                let flags = [
+                    ("--name", args.name.is_some()),
+                    ("--digest", args.digest.is_some()),
+                    ("--as", args.shape.is_some()),
+                ];
+                refuse(&flags, "is for a URL: an image is mounted as a directory, and checked by its own digests")?;
+                // As a netrc file names the registry.
+                let headers = senders.of(&format!("https://{}/", image.registry).parse()?);
+                Ok(Self::Image(ImageMount { image: image.clone(), dir: free_directory(dir)?, headers }))
+            }
+            Mountable::Url(url) => {
+                refuse(&[("--platform", args.platform.is_some())], "is for an image: a URL is the same for all")?;
+                let Some(shape) = shape_of(args, url) else {
+                    return Ok(Self::File(Mount::of(args, (url, dir), senders)?));
+                };
+                refuse(&[("--name", args.name.is_some())], "is for one file: here are several, which have names")?;
+                if shape != Shape::Archive {
+                    let why = "is of one file: a list has them behind its URLs, and a local directory needs none";
+                    refuse(&[("--digest", args.digest.is_some())], why)?;
+                }
+                let dir = free_directory(dir)?;
+                let digest = args.digest.or_else(|| blob_digest(url));
+                Ok(Self::Tree(TreeMount { shape, url: url.clone(), dir, digest, senders: senders.clone() }))
+            }
         }
+    }
+
+    fn dir(&self) -> &Path {
+        match self {
+            Self::File(mount) => &mount.dir,
+            Self::Tree(mount) => &mount.dir,
+            Self::Image(mount) => &mount.dir,
+        }
+    }
+
+    /// Mounts it and keeps it.
+    async fn run(
+        self,
+        args: &MountArgs,
+        foreground: bool,
+        told: impl FnOnce(&MountStatus) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        match self {
+            Self::File(mount) => keeper::run(args, mount, foreground, told).await,
+            Self::Tree(mount) => trees::run(args, mount, foreground, told).await,
+            Self::Image(mount) => layers::run(args, mount, foreground, told).await,
+        }
+    }
+}
+
+/// Refuses flags that make no sense here.
+fn refuse(flags: &[(&str, bool)], why: &str) -> anyhow::Result<()> {
+    match flags.iter().find(|(_, is_given)| *is_given) {
+        Some((flag, _)) => Err(Failure::Usage(format!("{flag} {why}")).into()),
+        None => Ok(()),
+    }
+}
+
+/// The tree that a URL is mounted as; `None` for a file.
+fn shape_of(args: &MountArgs, url: &Url) -> Option<Shape> {
+    match args.shape {
+        Some(MountShape::File) => None,
+        Some(MountShape::Archive) => Some(Shape::Archive),
+        Some(MountShape::List) => Some(Shape::List),
+        None => {
+            let path = url.to_file_path().ok().filter(|_| url.scheme() == "file");
+            path.is_some_and(|path| path.is_dir()).then_some(Shape::Directory)
+        }
+    }
+}
+
+impl Mount {
+    fn of(args: &MountArgs, (url, dir): (&Url, &Path), senders: &Senders) -> anyhow::Result<Self> {
         let name = args
             .name
             .clone()
             .or_else(|| file_name(url))
             .ok_or_else(|| Failure::Usage(format!("{url} names no file; say what to call it with --name NAME")))?;
-        let named = free_directory(dir)?;
-        let headers = match headers {
-            Some(headers) => headers,
-            None => Senders::gather(&args.credentials)?.of(url),
-        };
+        let dir = free_directory(dir)?;
         let digest = args.digest.or_else(|| blob_digest(url));
-        Ok(Self { url: url.clone(), dir: named, name, digest, headers })
+        Ok(Self { url: url.clone(), dir, name, digest, headers: senders.of(url) })
     }
-}
-
-fn no_arguments() -> anyhow::Error {
-    Failure::Usage("say what to mount, and where: darter mount IMAGE|URL DIR".to_owned()).into()
-}
-
-/// The image that the command line names, after refusing what can be refused before anybody is asked.
-fn image_of(args: &MountArgs, image: &ImageRef, headers: Option<Vec<(String, String)>>) -> anyhow::Result<ImageMount> {
-    let Some(dir) = &args.dir else { return Err(no_arguments()) };
-    for (flag, is_given) in [("--name", args.name.is_some()), ("--digest", args.digest.is_some())] {
-        if is_given {
-            let text =
-                format!("{flag} is for a URL: an image is mounted as a directory, and checked by its own digests");
-            return Err(Failure::Usage(text).into());
-        }
-    }
-    let dir = free_directory(dir)?;
-    let headers = match headers {
-        Some(headers) => headers,
-        // As a netrc file names the registry.
-        None => Senders::gather(&args.credentials)?.of(&format!("https://{}/", image.registry).parse()?),
-    };
-    Ok(ImageMount { image: image.clone(), dir, headers })
 }
 
 /// A directory behind all links, at which nothing is mounted.
@@ -159,25 +218,14 @@ pub(crate) async fn run(args: &MountArgs, configured: &Configured) -> anyhow::Re
         return register::list(args).await;
     }
     let told = |status: &MountStatus| tell(args, status);
-    let (dir, headers) = match &args.what {
-        Some(Mountable::Image(image)) => {
-            stack::check()?;
-            let mount = image_of(args, image, None)?;
-            if args.foreground {
-                return layers::run(args, mount, true, told).await;
-            }
-            (mount.dir, mount.headers)
-        }
-        _ => {
-            let mount = Mount::of(args, None)?;
-            if args.foreground {
-                return keeper::run(args, mount, true, told).await;
-            }
-            (mount.dir, mount.headers)
-        }
-    };
+    let senders = Senders::gather(&args.credentials)?;
+    let wanted = Wanted::of(args, &senders)?;
+    if args.foreground {
+        return wanted.run(args, true, told).await;
+    }
+    let dir = wanted.dir().to_owned();
     let arguments = configured.arguments.iter().map(|word| word.as_bytes().to_owned()).collect();
-    let status = tokio::task::spawn_blocking(move || start(&dir, &Orders { arguments, headers })).await??;
+    let status = tokio::task::spawn_blocking(move || start(&dir, &Orders { arguments, senders })).await??;
     tell(args, &status)
 }
 
@@ -187,7 +235,13 @@ fn tell(args: &MountArgs, status: &MountStatus) -> anyhow::Result<()> {
     }
     let path = register::path_of(status);
     let here = if status.whole { "all of it".to_owned() } else { units::size(status.held_bytes) };
-    output::text(&format!("mounted {} ({}, {here} here)\n", path.display(), units::size(status.length_bytes)))
+    let files = match (status.kind, status.files) {
+        (MountKind::File | MountKind::Image, _) | (_, None) => String::new(),
+        (_, Some(1)) => "1 file, ".to_owned(),
+        (_, Some(files)) => format!("{files} files, "),
+    };
+    let size = units::size(status.length_bytes);
+    output::text(&format!("mounted {} ({files}{size}, {here} here)\n", path.display()))
 }
 
 /// Starts a keeper, and waits for its word.
@@ -230,7 +284,7 @@ fn start(dir: &Path, orders: &Orders) -> anyhow::Result<MountStatus> {
 pub(crate) async fn keep() -> anyhow::Result<()> {
     let mut orders = Vec::new();
     std::io::stdin().read_to_end(&mut orders)?;
-    let Orders { arguments, headers } =
+    let Orders { arguments, senders } =
         serde_json::from_slice(&orders).context("this is started by `darter mount` alone")?;
     let arguments: Vec<OsString> = arguments.into_iter().map(OsString::from_vec).collect();
     // It was understood by the process that started this one, with the same environment.
@@ -243,12 +297,7 @@ pub(crate) async fn keep() -> anyhow::Result<()> {
             say(&Word::Mounted(Box::new(status.clone())))?;
             detach()
         };
-        match &args.what {
-            Some(Mountable::Image(image)) => {
-                layers::run(args, image_of(args, image, Some(headers))?, false, told).await
-            }
-            _ => keeper::run(args, Mount::of(args, Some(headers))?, false, told).await,
-        }
+        Wanted::of(args, &senders)?.run(args, false, told).await
     };
     kept.await.or_else(|error| {
         // After it was there nobody listens any more.

@@ -1,4 +1,4 @@
-//! Layers in the form that the kernel mounts, for programs of this host. Goes on with `impl Agent`.
+//! Layers in the form that the kernel mounts, and blobs of registries as they are stored, for programs of this host. Goes on with `impl Agent`.
 //!
 //! Who leads the layer's swarm reads it from its registry and expands it; what is opened here is the expanded file, as any other blob.
 //! A caller gets it only if their own credentials would have opened the layer: the registry is asked about the layer, for each
@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use darter_api::LayerRequest;
+use darter_api::{BlobRequest, LayerRequest};
 use darter_core::source::Credentials;
 use darter_core::{BlobId, ExpandedLayer, Source};
 use darter_engine::FetchError;
@@ -86,7 +86,13 @@ impl Agent {
         }
         let upstream = self.inner.context.registries.resolve(&layer.registry)?;
         if access == Access::Asked {
-            self.ask_for_layer(&upstream, layer, &credentials).await?;
+            let stored = BlobRequest {
+                registry: layer.registry.clone(),
+                repository: layer.repository.clone(),
+                digest: layer.digest,
+                size: layer.size,
+            };
+            self.ask_for_blob(&upstream, &stored, &credentials).await?;
         }
         let source = source_of(&upstream, layer);
         if let Some(size) = layer.size {
@@ -109,42 +115,68 @@ impl Agent {
         }
     }
 
-    /// Asks the registry whether these credentials open the layer.
-    async fn ask_for_layer(
+    /// Opens a registry's blob as it is stored, for a caller that wants parts of it: answers once its length is known. `blob` names the repository as
+    /// the registry knows it, which is asked whether these credentials open the blob.
+    ///
+    /// # Errors
+    /// What the registry says; [`FetchError::Silent`] when it takes longer than `within`. Else as [`Agent::open`].
+    pub async fn registry_blob(
+        &self,
+        blob: &BlobRequest,
+        credentials: Credentials,
+        within: Duration,
+    ) -> Result<Download, FetchError> {
+        let opened = async {
+            let upstream = self.inner.context.registries.resolve(&blob.registry)?;
+            self.ask_for_blob(&upstream, blob, &credentials).await?;
+            let source = stored_at(&upstream, blob);
+            self.inner.swarms.prove_for_program(&source, &credentials, Requester::Named).await?;
+            let download = self.open_named(source, credentials, false).await?;
+            download.length_when_known().await?;
+            Ok(download)
+        };
+        tokio::time::timeout(within, opened).await.unwrap_or(Err(FetchError::Silent))
+    }
+
+    /// Asks the registry whether these credentials open the blob.
+    async fn ask_for_blob(
         &self,
         upstream: &Upstream,
-        layer: &LayerRequest,
+        blob: &BlobRequest,
         credentials: &Credentials,
     ) -> Result<(), FetchError> {
         let Some(registries) = &self.inner.registries else {
-            let Source::Expanded(expanded) = source_of(upstream, layer) else { return Ok(()) };
             let origin = self.inner.context.origins.patient(Requester::Named);
-            origin.stat(&expanded.stored(), credentials, None).await?;
+            origin.stat(&stored_at(upstream, blob), credentials, None).await?;
             return Ok(());
         };
         let question = Question {
             upstream: upstream.clone(),
             method: Method::HEAD,
-            path: format!("/v2/{}/blobs/{}", layer.repository, layer.digest),
+            path: format!("/v2/{}/blobs/{}", blob.repository, blob.digest),
             headers: HeaderMap::new(),
             credentials: credentials.clone(),
         };
         let reply = registries.ask(question).await.map_err(FetchError::Origin)?;
         if !reply.status.is_success() {
-            return Err(of_status(reply.status, &reply.headers, &layer.to_string()).into());
+            return Err(of_status(reply.status, &reply.headers, &blob.to_string()).into());
         }
         // A gateway that wants a login may answer everything with success.
         let length = reply.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let is_as_told = layer.size.is_some() && layer.size == length;
-        if reply.digest() == Some(layer.digest) || is_as_told || reply.stale.is_some() {
+        let is_as_told = blob.size.is_some() && blob.size == length;
+        if reply.digest() == Some(blob.digest) || is_as_told || reply.stale.is_some() {
             return Ok(());
         }
         let text = format!(
-            "{layer}: the registry says yes and names neither its digest nor the length that the manifest has: check \
+            "{blob}: the registry says yes and names neither its digest nor the length that the manifest has: check \
              the registry's address, and whether a gateway answers in its place"
         );
         Err(FetchError::Origin(OriginFailure::new(ErrorKind::Protocol, text)))
     }
+}
+
+fn stored_at(upstream: &Upstream, blob: &BlobRequest) -> Source {
+    Source::Registry { registry: upstream.base().clone(), repository: blob.repository.clone(), digest: blob.digest }
 }
 
 fn source_of(upstream: &Upstream, layer: &LayerRequest) -> Source {

@@ -108,6 +108,7 @@ async fn opens(agent: &Agent, found: FoundLayer) -> bool {
         disposition: false,
         range: None,
         layer: Some(found.layer),
+        blob: None,
         again: false,
     };
     match client(agent).parts(&request).await {

@@ -23,27 +23,38 @@ mod tests;
 
 use self::header::{BLOCK, Block, Format, Header};
 use self::pax::Records;
-pub(crate) use self::sparse::Segment;
+pub use self::sparse::Segment;
 use self::sparse::{MapText, OldMap};
 use crate::limits::{MAX_SPECIAL, MAX_TAR};
 use crate::reason::{Reason, shown};
 
+const TOO_LONG: Reason = Reason::TooLarge { what: "its tar is longer than 256 GiB" };
+
 /// Seconds and nanoseconds since 1970.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Time {
-    pub(crate) seconds: i64,
-    pub(crate) nanos: u32,
+pub struct Time {
+    /// Whole seconds; before 1970 they are negative.
+    pub seconds: i64,
+    /// Nanoseconds after these.
+    pub nanos: u32,
 }
 
 /// The kind of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// A file.
     Regular,
+    /// Another name of a member before it.
     HardLink,
+    /// A symbolic link.
     Symlink,
+    /// A character device.
     Char,
+    /// A block device.
     Block,
+    /// A directory.
     Directory,
+    /// A named pipe.
     Fifo,
     /// A global extended header: it makes nothing, but has a name.
     Global,
@@ -51,29 +62,41 @@ pub(crate) enum Kind {
 
 /// A member, and where its bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TarMember {
-    pub(crate) kind: Kind,
+pub struct TarMember {
+    /// What it is.
+    pub kind: Kind,
     /// As the tar says it: neither cleaned nor below anything.
-    pub(crate) name: Vec<u8>,
-    pub(crate) link: Vec<u8>,
-    pub(crate) mode: u16,
-    pub(crate) uid: i64,
-    pub(crate) gid: i64,
-    pub(crate) mtime: Time,
-    pub(crate) major: i64,
-    pub(crate) minor: i64,
+    pub name: Vec<u8>,
+    /// The target of a link.
+    pub link: Vec<u8>,
+    /// Its permissions.
+    pub mode: u16,
+    /// Its owner.
+    pub uid: i64,
+    /// Its group.
+    pub gid: i64,
+    /// When it was last modified.
+    pub mtime: Time,
+    /// Of a device.
+    pub major: i64,
+    /// Of a device.
+    pub minor: i64,
     /// How long the file is.
-    pub(crate) size: u64,
+    pub size: u64,
     /// Where in the tar its data begins, at a multiple of 512.
-    pub(crate) data: u64,
+    pub data: u64,
     /// Which parts of a sparse file its data is, one after the other.
-    pub(crate) segments: Option<Vec<Segment>>,
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub segments: Option<Vec<Segment>>,
+    /// Its extended attributes.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// The receiver of the members.
-pub(crate) trait Sink {
+pub trait Sink {
     /// Takes the next member. True to get its data.
+    ///
+    /// # Errors
+    /// The member can't be used: nothing more is read.
     fn member(&mut self, member: TarMember) -> Result<bool, Reason>;
     /// Takes the next bytes of the data of a member that wanted it.
     fn data(&mut self, bytes: &[u8]);
@@ -81,7 +104,7 @@ pub(crate) trait Sink {
 
 /// Reads a tar as it comes.
 #[derive(Debug)]
-pub(crate) struct Parser {
+pub struct Parser {
     /// How many bytes came.
     at: u64,
     state: TarState,
@@ -117,7 +140,8 @@ enum TarState {
 }
 
 impl Parser {
-    pub(crate) fn new() -> Self {
+    /// A parser of a tar of which nothing has come.
+    pub fn new() -> Self {
         Self {
             at: 0,
             state: TarState::Header,
@@ -130,15 +154,18 @@ impl Parser {
         }
     }
 
-    /// How many bytes came.
-    pub(crate) const fn length(&self) -> u64 {
+    /// How many bytes came, or were passed over.
+    pub const fn length(&self) -> u64 {
         self.at
     }
 
     /// Takes the next bytes.
-    pub(crate) fn push(&mut self, mut bytes: &[u8], sink: &mut impl Sink) -> Result<(), Reason> {
+    ///
+    /// # Errors
+    /// They are no tar's, or the receiver can't use a member.
+    pub fn push(&mut self, mut bytes: &[u8], sink: &mut impl Sink) -> Result<(), Reason> {
         if self.at.saturating_add(bytes.len() as u64) > MAX_TAR {
-            return Err(Reason::TooLarge { what: "its tar is longer than 256 GiB" });
+            return Err(TOO_LONG);
         }
         while !bytes.is_empty() {
             let used = match &mut self.state {
@@ -194,8 +221,35 @@ impl Parser {
         Ok(())
     }
 
+    /// Passes over what is next and wanted by nobody, the data of a member, out of `there` bytes that there are. Where the bytes lie in a file,
+    /// they need not be read.
+    ///
+    /// # Errors
+    /// The member is longer than that.
+    pub fn skip(&mut self, there: u64) -> Result<(), Reason> {
+        let (data, padding) = match &self.state {
+            TarState::Data { left, padding, wanted: false } => (*left, *padding),
+            TarState::Padding(left) => (0, *left),
+            _ => return Ok(()),
+        };
+        if data > there {
+            return Err(Reason::Truncated { at: self.at.saturating_add(there), what: "a file" });
+        }
+        self.at = self.at.saturating_add(data + padding.min(there - data));
+        self.state = TarState::Header;
+        if self.at > MAX_TAR { Err(TOO_LONG) } else { Ok(()) }
+    }
+
+    /// True once the tar's end has come: what follows says nothing.
+    pub const fn is_over(&self) -> bool {
+        matches!(self.state, TarState::End)
+    }
+
     /// Says that nothing more comes. A tar may end without the blocks of zeros, and in what fills a member's last block.
-    pub(crate) fn finish(&self) -> Result<(), Reason> {
+    ///
+    /// # Errors
+    /// It ends in something else.
+    pub fn finish(&self) -> Result<(), Reason> {
         let what = match &self.state {
             TarState::Header | TarState::Zero if self.filled == 0 => return Ok(()),
             TarState::Padding(_) | TarState::End => return Ok(()),
@@ -433,6 +487,18 @@ impl TarMember {
             segments: None,
             xattrs: Vec::new(),
         }
+    }
+}
+
+/// True if these bytes can be a tar's first: a header of any format, or the beginning of one without members.
+pub fn is_header(bytes: &[u8]) -> bool {
+    let Ok(block) = Block::try_from(bytes) else { return false };
+    block == [0; BLOCK] || Header::parse(&block).is_ok()
+}
+
+impl Default for Parser {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -8,9 +8,11 @@ use crate::limits::MAX_SPECIAL;
 
 /// A part of a file that is in the tar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Segment {
-    pub(crate) offset: u64,
-    pub(crate) length: u64,
+pub struct Segment {
+    /// Where in the file it begins.
+    pub offset: u64,
+    /// How long it is.
+    pub length: u64,
 }
 
 const WRONG: &str = "its map is wrong";

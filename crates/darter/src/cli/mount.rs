@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, ValueEnum};
 use darter_core::{Digest, Rate};
 use darter_mount::Fill;
 use darter_oci::platform::Platform;
@@ -23,6 +23,11 @@ Examples:
     $ darter mount https://example.org/model.safetensors /mnt/model --fill idle
   A blob of a registry, whose digest is checked once all of it is here:
     $ darter mount https://registry.local/v2/team/model/blobs/sha256:DIGEST /mnt/model --name model.bin
+  What is in an archive, without fetching it:
+    $ darter mount https://example.org/dataset.zip /mnt/data --as archive
+  The files of a model that was pushed to a registry (oras push), or that a list names:
+    $ darter mount registry.local/models/llama:8b /mnt/llama
+    $ darter mount https://example.org/llama/files.txt /mnt/llama --as list
   An image's root, read-only, as root and by way of a daemon:
     $ darter mount docker.io/library/debian:12 /mnt/debian
   The same for another kind of host:
@@ -35,6 +40,10 @@ Examples:
 The file DIR/NAME can be read, and mapped into memory, at once. A read waits until its bytes are here and verified,
 for --timeout, and then fails with an input/output error (SIGBUS where it is mapped); the next one tries again. It never
 gets anything but the content.
+
+Of an archive, members are read by range: those of a tar and stored ones of a zip cost what is touched. Deflated ones of a zip are inflated as they
+are read, which needs all of the member that stands before what is read. Owners are not shown: everything belongs to the user who mounts it. What an
+archive must not have (a path with .., members that overlap) refuses it, and a member that is encrypted can be seen and not opened.
 
 A process of its own keeps the mount, so that it lives on when the daemon is stopped, upgraded or killed: reads of what was
 read before go on, others wait. Users mount files with fusermount3 (package fuse3), root needs nothing.
@@ -61,6 +70,17 @@ The directory has a file sha256/XX/DIFFID.erofs for each layer of the images tha
 layers of an image can be mounted. Reads wait for the agent, also while it restarts, for --timeout, and fail with an
 input/output error then; the next one tries again. An agent that says nothing for two seconds is not waited for when a layer is looked for.";
 
+/// What a URL is mounted as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MountShape {
+    /// The file DIR/NAME
+    File,
+    /// The members of the tar or zip that it is
+    Archive,
+    /// The files that the list names that it is
+    List,
+}
+
 /// What can be mounted.
 #[derive(Clone, Debug)]
 pub(crate) enum Mountable {
@@ -73,28 +93,41 @@ pub(crate) fn fill_values() -> impl TypedValueParser<Value = Fill> {
     PossibleValuesParser::new(Fill::ALL.map(|(_, name)| name)).try_map(|name| name.parse::<Fill>())
 }
 
-/// A URL is known by its `://`.
+/// A URL is known by its `://`, a local path by its beginning: no image's name begins so.
 fn mountable(text: &str) -> Result<Mountable, String> {
-    match text.contains("://") {
-        true => values::source_url(text).map(Mountable::Url),
-        false => text.parse().map(Mountable::Image),
+    if text.contains("://") {
+        return values::source_url(text).map(Mountable::Url);
     }
+    if text.starts_with(['/', '.']) {
+        let wrong = || format!("no path: {text:?}");
+        let path = std::path::absolute(text).map_err(|_| wrong())?;
+        return Url::from_file_path(path).map(Mountable::Url).map_err(|()| wrong());
+    }
+    text.parse().map(Mountable::Image)
 }
 
-/// Mount an image's root, or a URL as a file, that can be read before it has come
+/// Mount an image's root, a file, an archive or a set of files, that can be read before it has come
 #[derive(Debug, Args)]
 pub(crate) struct MountArgs {
-    /// An image, whose root is mounted, or a URL (http, https or file), which is mounted as a file
+    /// An image, whose root is mounted; an artifact of a registry, whose files are; or a URL (http, https or file) or a local path that begins with / or .,
+    /// which is mounted as a file, or as --as says; a local directory as the files in it
     #[arg(value_name = "IMAGE|URL", value_parser = mountable, required_unless_present = "list")]
     pub(crate) what: Option<Mountable>,
 
-    /// Where: a directory, in which the file appears, or which the image takes the place of
+    /// Where: a directory, in which the file appears, or which what is in the rest takes the place of
     #[arg(value_name = "DIR", required_unless_present = "list")]
     pub(crate) dir: Option<PathBuf>,
 
     /// List what is mounted
     #[arg(long, conflicts_with_all = ["what", "dir"])]
     pub(crate) list: bool,
+
+    /// Mount the URL as file, archive (tar or zip: its members as files and directories) or list (the files that a text names) [default: file]
+    ///
+    /// Of an archive, only what tells of its members is read before the mount is there: a zip's list at its end, a tar's headers. A tar that is packed as a
+    /// whole (tar.gz, tar.zst) is refused. A list has a URL on each line, and behind it, if you like, the content's digest and the path that the file gets.
+    #[arg(long = "as", value_name = "KIND", value_enum)]
+    pub(crate) shape: Option<MountShape>,
 
     /// Call the file NAME [default: the last part of the URL]
     #[arg(long, value_name = "NAME", value_parser = values::plain_name)]

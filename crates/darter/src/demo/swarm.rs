@@ -97,7 +97,16 @@ async fn rows(fleet: &Fleet, blob: Option<&BlobId>) -> Vec<Row> {
 
 /// Asks for all of the file.
 const fn request(url: String) -> GetRequest {
-    GetRequest { url, headers: Vec::new(), digest: None, disposition: false, range: None, layer: None, again: false }
+    GetRequest {
+        url,
+        headers: Vec::new(),
+        digest: None,
+        disposition: false,
+        range: None,
+        layer: None,
+        blob: None,
+        again: false,
+    }
 }
 
 /// Asks a node for the file and waits until it holds all of it; the seconds that took, by the node's own clock.

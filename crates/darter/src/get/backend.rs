@@ -347,6 +347,7 @@ async fn open_at_daemon(client: &Client, question: &Question<'_>) -> anyhow::Res
         disposition: question.disposition,
         range: question.range,
         layer: None,
+        blob: None,
         again: false,
     };
     let order = Some(question.order).filter(|_| question.range.is_none());

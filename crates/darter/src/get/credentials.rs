@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::cli::CredentialArgs;
@@ -19,7 +20,7 @@ use crate::failure::Failure;
 const VARIABLE: &str = "DARTER_HEADER";
 
 /// All headers to send, whatever the URL, and the logins by host.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Senders {
     headers: Vec<(String, String)>,
     netrc: Vec<Machine>,
@@ -55,6 +56,11 @@ impl Senders {
             (None, false) => Vec::new(),
         };
         Ok(Self { headers, netrc })
+    }
+
+    /// The logins alone, each for its host: for URLs that somebody else named, to whom no header of this user's is to go.
+    pub(crate) fn logins(&self) -> Self {
+        Self { headers: Vec::new(), netrc: self.netrc.clone() }
     }
 
     /// The headers for one URL.
@@ -104,7 +110,7 @@ fn home_netrc() -> Option<PathBuf> {
 }
 
 /// One entry of a netrc file.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Machine {
     /// `None` for `default`.
     host: Option<String>,

@@ -141,6 +141,7 @@ impl Layers for AgentLayers {
             disposition: false,
             range: None,
             layer: Some(found.layer),
+            blob: None,
             again: false,
         };
         let opened = async {

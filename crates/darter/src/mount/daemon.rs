@@ -1,6 +1,5 @@
 //! Bytes for a mount by a daemon of this host, over its administration socket.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,10 +23,6 @@ struct Connection(Asker);
 impl Daemon {
     pub(crate) const fn new(client: Client, request: GetRequest) -> Self {
         Self { client, request }
-    }
-
-    pub(super) fn socket(&self) -> &Path {
-        self.client.socket()
     }
 
     /// Opens the first connection; tells people whom the daemon waits for.

@@ -1,4 +1,4 @@
-//! What an image is made of, asked of the daemon's registry mirror: the manifest for a platform, and the layers with their diff
+//! What an image, or an artifact, is made of, asked of the daemon's registry mirror: the manifest for a platform, and the layers with their diff
 //! ids out of the configuration. Both documents are checked by their digests.
 
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use darter_api::LayerRequest;
 use darter_api::client::Client;
 use darter_core::source::Credentials;
 use darter_core::{Blame, Digest, Fault, Retry, SystemClock};
+use darter_oci::artifact::{self, ArtifactFile};
 use darter_oci::image::{ImageParts, MAX_CONFIG};
 use darter_oci::manifest::{Named, check};
 use darter_oci::platform::Platform;
@@ -33,6 +34,20 @@ pub(crate) struct Image {
     pub(crate) layers: Vec<LayerRequest>,
 }
 
+/// An artifact for one platform, or for all.
+pub(crate) struct Artifact {
+    /// Its manifest.
+    pub(crate) digest: Digest,
+    /// Its files.
+    pub(crate) files: Vec<ArtifactFile>,
+}
+
+/// What a reference names.
+pub(crate) enum Resolved {
+    Image(Image),
+    Artifact(Artifact),
+}
+
 /// The mirror of a daemon, for one image.
 struct Mirror<'a> {
     client: RegistryClient,
@@ -41,13 +56,28 @@ struct Mirror<'a> {
     credentials: Credentials,
 }
 
-/// Asks a daemon's mirror for an image, with these headers; for `platform`, or else for this host's.
+/// Asks a daemon's mirror for an image, and takes nothing else; as [`resolve_any`].
 pub(crate) async fn resolve(
     daemon: &Client,
     image: &ImageRef,
     platform: Option<&Platform>,
     headers: &[(String, String)],
 ) -> anyhow::Result<Image> {
+    match resolve_any(daemon, image, platform, headers).await? {
+        Resolved::Image(image) => Ok(image),
+        Resolved::Artifact(_) => {
+            Err(Failure::Usage(format!("{image} is no image, but an artifact: a set of files")).into())
+        }
+    }
+}
+
+/// Asks a daemon's mirror for an image or an artifact, with these headers; for `platform`, or else for this host's.
+pub(crate) async fn resolve_any(
+    daemon: &Client,
+    image: &ImageRef,
+    platform: Option<&Platform>,
+    headers: &[(String, String)],
+) -> anyhow::Result<Resolved> {
     let Some(local) = daemon.status().await?.local else {
         bail!("the daemon has no local port, whose mirror resolves images: start it with --local")
     };
@@ -63,7 +93,7 @@ pub(crate) async fn resolve(
 }
 
 impl Mirror<'_> {
-    async fn image(&self, platform: Option<&Platform>) -> anyhow::Result<Image> {
+    async fn image(&self, platform: Option<&Platform>) -> anyhow::Result<Resolved> {
         let (mut digest, mut manifest) = self.manifest(&self.image.reference).await?;
         if Named::parse(&manifest).is_index() {
             let chosen = platform.cloned().unwrap_or_else(Platform::host).choose(&manifest);
@@ -71,6 +101,9 @@ impl Mirror<'_> {
             (digest, manifest) = self.manifest(&chosen.to_string()).await?;
         }
         let Some(parts) = ImageParts::parse(&manifest) else {
+            if let Some(files) = artifact::files_of(&manifest) {
+                return Ok(Resolved::Artifact(Artifact { digest, files }));
+            }
             return Err(
                 self.refused("it is no image, or has layers that can't be mounted (encrypted, foreign, or no tars)")
             );
@@ -96,7 +129,7 @@ impl Mirror<'_> {
             media_type: Some(layer.media_type),
             diff_id,
         });
-        Ok(Image { digest, layers: layers.collect() })
+        Ok(Resolved::Image(Image { digest, layers: layers.collect() }))
     }
 
     async fn manifest(&self, reference: &str) -> anyhow::Result<(Digest, Vec<u8>)> {

@@ -6,97 +6,23 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use darter_api::client::{Client, ClientError};
-use darter_api::{GetRequest, MountState, MountStatus, Waiting};
+use darter_api::{MountKind, MountState, MountStatus};
 use darter_core::{Clock as _, Source, SystemClock};
 use darter_mount::file::Glance;
-use darter_mount::supply::{Content, Supplier, Supply};
+use darter_mount::supply::{Content, Supply};
 use darter_mount::{Condition, MountOptions, Mounted, MountedFile, Settings};
 use darter_store::threads;
 use tokio::runtime::Handle;
 
-use super::daemon::Daemon;
-use super::own::OwnAgent;
 use super::register::Registration;
+use super::sources::{Agents, FileSource, request};
 use super::{Mount, unmount};
 use crate::cli::MountArgs;
 use crate::failure::Failure;
-use crate::get::rooms;
-use crate::output;
 use crate::signals::Signals;
 
 /// How long programs that use the file may hold up a keeper that was told to end.
 pub(super) const LAST_READS: Duration = Duration::from_millis(500);
-
-/// An origin that is asked again sooner than this is not worth a word.
-const MIN_TOLD: u64 = 2;
-
-/// Where the bytes come from.
-enum Agents {
-    Daemon(Daemon),
-    Own(OwnAgent),
-}
-
-impl Agents {
-    /// A daemon if one runs and is wanted; else an agent here.
-    async fn choose(args: &MountArgs, mount: &Mount) -> anyhow::Result<Self> {
-        let request = GetRequest {
-            url: mount.url.to_string(),
-            headers: mount.headers.clone(),
-            digest: mount.digest,
-            disposition: false,
-            range: None,
-            layer: None,
-            again: false,
-        };
-        // A daemon reads local files for nobody: they may not be this user's.
-        if !args.no_daemon && mount.url.scheme() != "file" {
-            let own = args.place.data_dir()?;
-            for client in args.place.clients()? {
-                match client.runs().await {
-                    Ok(true) => return Ok(Self::Daemon(Daemon::new(client, request))),
-                    Ok(false) => {}
-                    Err(error @ ClientError::Forbidden(_)) if is_named(&client, &own) => return Err(error.into()),
-                    Err(ClientError::Forbidden(_)) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-        }
-        Ok(Self::Own(OwnAgent::start(args, &request).await?))
-    }
-
-    async fn first(&self) -> anyhow::Result<(Content, Arc<dyn Supply>)> {
-        match self {
-            Self::Daemon(daemon) => Ok(daemon.first(say).await?),
-            Self::Own(agent) => Ok(agent.first().await?),
-        }
-    }
-
-    fn supplier(&self) -> &dyn Supplier {
-        match self {
-            Self::Daemon(daemon) => daemon,
-            Self::Own(agent) => agent,
-        }
-    }
-
-    fn socket(&self) -> Option<&Path> {
-        match self {
-            Self::Daemon(daemon) => Some(daemon.socket()),
-            Self::Own(_) => None,
-        }
-    }
-}
-
-/// True if somebody named this daemon's directory, which is then for this user or an error.
-fn is_named(client: &Client, own: &Path) -> bool {
-    client.socket().starts_with(own) && !rooms::is_nobodys_choice(own)
-}
-
-pub(super) fn say(waiting: &Waiting) {
-    if waiting.retry_in_seconds >= MIN_TOLD {
-        output::complain(&waiting.to_string());
-    }
-}
 
 /// Mounts, tells `told` when that is done, and keeps the mount until it is gone. One in the foreground ends with its terminal, too.
 pub(super) async fn run(
@@ -109,35 +35,35 @@ pub(super) async fn run(
     if foreground {
         signals = signals.with_hangup()?;
     }
+    let asked = request(&mount.url, mount.headers.clone(), mount.digest);
     let agents = tokio::select! {
-        agents = Agents::choose(args, &mount) => agents?,
+        agents = Agents::choose(args, &asked, mount.url.scheme() == "file") => agents?,
         signal = signals.which() => return Err(Failure::Signal { signal: signal.as_raw_value(), kept: String::new() }.into()),
     };
+    let source = agents.source(asked)?;
     let opened = tokio::select! {
-        opened = agents.first() => opened,
+        opened = source.first() => opened,
         signal = signals.which() => Err(Failure::Signal { signal: signal.as_raw_value(), kept: String::new() }.into()),
     };
     let (content, supply) = match opened {
         Ok(opened) => opened,
         Err(error) => {
-            if let Agents::Own(agent) = agents {
-                agent.close(Source::from_url(mount.url, &[], mount.digest).0.key()).await;
-            }
+            agents.close([Source::from_url(mount.url, &[], mount.digest).0.key()]).await;
             return Err(error);
         }
     };
     let blob = content.blob;
-    let kept = keep(args, &mount, &agents, (content, supply), &mut signals, told).await;
-    if let Agents::Own(agent) = agents {
-        agent.close(blob).await;
-    }
+    let kept = keep(args, &mount, (&agents, &source), (content, supply), &mut signals, told).await;
+    // Its agent is ended, and reads no more.
+    drop(source);
+    agents.close([blob]).await;
     kept
 }
 
 async fn keep(
     args: &MountArgs,
     mount: &Mount,
-    agents: &Agents,
+    (agents, source): (&Agents, &FileSource),
     (content, supply): (Content, Arc<dyn Supply>),
     signals: &mut Signals,
     told: impl FnOnce(&MountStatus) -> anyhow::Result<()>,
@@ -167,12 +93,12 @@ async fn keep(
     let entry = match Registration::announce(&args.place, &status().await, told) {
         Ok(entry) => entry,
         Err(error) => {
-            away(mount).await;
+            away(&mount.dir).await;
             return Err(error);
         }
     };
     let keeping = async {
-        if let Condition::Tainted(reason) = file.keep(agents.supplier()).await {
+        if let Condition::Tainted(reason) = file.keep(source).await {
             tracing::warn!(reason, "the mounted content is wrong: nothing of it is read any more");
             // One that is not mounted any more has no pages.
             let _ = tokio::task::spawn_blocking(move || cache.forget()).await;
@@ -182,7 +108,7 @@ async fn keep(
     let result = tokio::select! {
         ended = &mut session => ended.context("the mount's thread failed")?.context("the kernel ended the mount"),
         () = signals.next() => {
-            away(mount).await;
+            away(&mount.dir).await;
             // Readers still get an error when this process ends.
             let _ = tokio::time::timeout(LAST_READS, &mut session).await;
             Ok(())
@@ -195,27 +121,34 @@ async fn keep(
 }
 
 /// Takes the mount away, whoever uses it.
-async fn away(mount: &Mount) {
-    let dir = mount.dir.clone();
+pub(super) async fn away(dir: &Path) {
+    let dir = dir.to_owned();
     if let Err(error) = threads::run(move || unmount::unmount(&dir, true)).await {
         tracing::warn!(error = %format!("{error:#}"), "the mount could not be taken away");
     }
 }
 
-async fn status(args: &MountArgs, mount: &Mount, agents: &Agents, since: u64, file: &MountedFile) -> MountStatus {
-    let Glance { condition, held, whole, alone, waiting } = file.glance().await;
-    let (state, reason) = match condition {
+/// A condition as it is told.
+pub(super) fn told_of(condition: Condition) -> (MountState, Option<String>) {
+    match condition {
         Condition::Open => (MountState::Open, None),
         Condition::Waiting(reason) => (MountState::Waiting, Some(reason)),
         Condition::Changed(reason) => (MountState::Changed, Some(reason)),
         Condition::Tainted(reason) => (MountState::Tainted, Some(reason)),
-    };
+    }
+}
+
+async fn status(args: &MountArgs, mount: &Mount, agents: &Agents, since: u64, file: &MountedFile) -> MountStatus {
+    let Glance { condition, held, whole, alone, waiting } = file.glance().await;
+    let (state, reason) = told_of(condition);
     let (source, _) = Source::from_signed_url(mount.url.clone(), &[], None, &args.origin.signed_parameter);
     MountStatus {
         dir: mount.dir.clone(),
         file: mount.name.clone(),
         url: source.to_string(),
         image: None,
+        kind: MountKind::File,
+        files: Some(1),
         blob: file.content().blob,
         length_bytes: file.content().length,
         held_bytes: held,

@@ -11,7 +11,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use darter_api::client::{Client, ClientError};
-use darter_api::{GetRequest, LayerRequest, MountState, MountStatus};
+use darter_api::{GetRequest, LayerRequest, MountKind, MountState, MountStatus};
 use darter_core::{Clock as _, Digest, SystemClock};
 use darter_mount::{Condition, KeptFile, Layer, Layers, Mounted, MountedFile, Settings};
 use darter_store::threads;
@@ -21,11 +21,12 @@ use rustix::mount::{UnmountFlags, unmount};
 use tokio::runtime::Handle;
 
 use super::daemon::Daemon;
-use super::image::{Image, resolve};
-use super::keeper::{LAST_READS, say};
+use super::image::{Image, Resolved, resolve_any};
+use super::keeper::LAST_READS;
 use super::reference::ImageRef;
 use super::register::{self, Registration};
-use super::stack;
+use super::sources::say;
+use super::{stack, trees};
 use crate::cli::MountArgs;
 use crate::failure::Failure;
 use crate::get::rooms;
@@ -68,19 +69,28 @@ pub(super) async fn run(
     foreground: bool,
     told: impl FnOnce(&MountStatus) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    stack::check()?;
     let mut signals = Signals::catch()?;
     if foreground {
         signals = signals.with_hangup()?;
     }
-    let opened = async {
+    let resolved = async {
         let daemon = daemon(args).await?;
-        let image = resolve(&daemon, &mount.image, args.platform.as_ref(), &mount.headers).await?;
-        let files = open(args, &mount, &daemon, &image).await?;
-        anyhow::Ok((daemon, image, files))
+        let resolved = resolve_any(&daemon, &mount.image, args.platform.as_ref(), &mount.headers).await?;
+        anyhow::Ok((daemon, resolved))
     };
-    let (daemon, image, files) = tokio::select! {
-        opened = opened => opened?,
+    let (daemon, resolved) = tokio::select! {
+        resolved = resolved => resolved?,
+        signal = signals.which() => return Err(Failure::Signal { signal: signal.as_raw_value(), kept: String::new() }.into()),
+    };
+    let image = match resolved {
+        Resolved::Image(image) => image,
+        Resolved::Artifact(artifact) => {
+            return trees::run_artifact(args, &mount, (daemon, artifact), signals, told).await;
+        }
+    };
+    stack::check()?;
+    let files = tokio::select! {
+        opened = open(args, &mount, &daemon, &image) => opened?,
         signal = signals.which() => return Err(Failure::Signal { signal: signal.as_raw_value(), kept: String::new() }.into()),
     };
     let since = SystemClock::start().unix();
@@ -147,6 +157,7 @@ async fn open(args: &MountArgs, mount: &ImageMount, daemon: &Client, image: &Ima
             disposition: false,
             range: None,
             layer: Some(layer.clone()),
+            blob: None,
             again: false,
         };
         let daemon = Daemon::new(Client::at(daemon.socket().to_owned()), request);
@@ -218,6 +229,8 @@ async fn status(
         file: String::new(),
         url: mount.image.to_string(),
         image: Some(image.digest),
+        kind: MountKind::Image,
+        files: None,
         blob: top.map_or(darter_core::BlobId([0; 32]), |top| top.file().content().blob),
         length_bytes: length,
         held_bytes: here,

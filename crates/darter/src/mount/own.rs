@@ -17,10 +17,17 @@ use darter_store::{StoreError, threads};
 use crate::cli::MountArgs;
 use crate::get::rooms;
 
-/// An agent, and what it reads.
+/// An agent.
 pub(super) struct OwnAgent {
     agent: Agent,
     room: PathBuf,
+    /// Query parameters that sign addresses, besides those that are known.
+    signed: Vec<String>,
+}
+
+/// What an agent reads.
+pub(super) struct OwnFile {
+    own: Arc<OwnAgent>,
     source: Source,
     credentials: Credentials,
 }
@@ -31,12 +38,9 @@ struct OpenDownload {
 }
 
 impl OwnAgent {
-    /// Starts an agent in the first room that is free.
-    pub(super) async fn start(args: &MountArgs, request: &GetRequest) -> anyhow::Result<Self> {
-        let url = request.url.parse()?;
-        let signed = &args.origin.signed_parameter;
-        let (source, credentials) = Source::from_signed_url(url, &request.headers, request.digest, signed);
-        let wanted = vec![source.key()];
+    /// Starts an agent in the first room that is free, to read this.
+    pub(super) async fn start(args: &MountArgs, request: &GetRequest) -> anyhow::Result<Arc<Self>> {
+        let wanted = vec![source_of(&args.origin.signed_parameter, request)?.0.key()];
         let data_dir = rooms::parent(args.place.data_dir()?, false);
         for room in rooms::candidates(&data_dir, &wanted, false) {
             rooms::make(&room)
@@ -52,14 +56,38 @@ impl OwnAgent {
                 rooms::clear_leftovers(&directory, &mine);
             })
             .await;
-            return Ok(Self { agent, room, source, credentials });
+            let signed = args.origin.signed_parameter.clone();
+            return Ok(Arc::new(Self { agent, room, signed }));
         }
         bail!("all rooms in {} are in use; give another --data-dir", data_dir.display())
     }
 
+    /// Ends it, after the mount: nobody needs what it fetched any more.
+    pub(super) async fn close(&self, blobs: impl IntoIterator<Item = BlobId>) {
+        for blob in blobs {
+            rooms::remove(&self.agent, blob).await;
+        }
+        let room = self.room.clone();
+        threads::run(move || rooms::note(&room, &[])).await;
+        self.agent.drain().await;
+    }
+}
+
+/// What is asked for, and what opens it.
+fn source_of(signed: &[String], request: &GetRequest) -> anyhow::Result<(Source, Credentials)> {
+    Ok(Source::from_signed_url(request.url.parse()?, &request.headers, request.digest, signed))
+}
+
+impl OwnFile {
+    /// A file that this agent reads.
+    pub(super) fn new(own: &Arc<OwnAgent>, request: &GetRequest) -> anyhow::Result<Self> {
+        let (source, credentials) = source_of(&own.signed, request)?;
+        Ok(Self { own: Arc::clone(own), source, credentials })
+    }
+
     /// Opens the content for the first time.
     pub(super) async fn first(&self) -> Result<(Content, Arc<dyn Supply>), FetchError> {
-        let download = self.agent.open_parts(self.source.clone(), self.credentials.clone()).await?;
+        let download = self.own.agent.open_parts(self.source.clone(), self.credentials.clone()).await?;
         let content = Content {
             blob: download.blob(),
             length: download.length_when_known().await?,
@@ -69,18 +97,10 @@ impl OwnAgent {
         let _kept = download.keep_open();
         Ok((content, Arc::new(OpenDownload { download, _kept })))
     }
-
-    /// Ends it, after the mount: nobody needs what it fetched any more.
-    pub(super) async fn close(&self, blob: BlobId) {
-        rooms::remove(&self.agent, blob).await;
-        let room = self.room.clone();
-        threads::run(move || rooms::note(&room, &[])).await;
-        self.agent.drain().await;
-    }
 }
 
 #[async_trait]
-impl Supplier for OwnAgent {
+impl Supplier for OwnFile {
     async fn open(&self) -> Result<(Content, Arc<dyn Supply>), String> {
         self.first().await.map_err(|error| in_full(&error).to_string())
     }

@@ -217,7 +217,7 @@ pub(super) async fn list(args: &MountArgs) -> anyhow::Result<()> {
     if args.json { output::json(&mounts) } else { output::text(&table(&mounts)) }
 }
 
-/// The file that is mounted, or the root of an image.
+/// The file that is mounted, or the directory of several.
 pub(super) fn path_of(mount: &MountStatus) -> PathBuf {
     if mount.file.is_empty() { mount.dir.clone() } else { mount.dir.join(&mount.file) }
 }
@@ -225,6 +225,7 @@ pub(super) fn path_of(mount: &MountStatus) -> PathBuf {
 fn table(mounts: &[MountStatus]) -> String {
     let mut table = Table::new([
         ("FILE", Align::Left),
+        ("KIND", Align::Left),
         ("SIZE", Align::Right),
         ("HERE", Align::Right),
         ("STATE", Align::Left),
@@ -244,6 +245,7 @@ fn table(mounts: &[MountStatus]) -> String {
         }
         table.row([
             file,
+            mount.kind.name().to_owned(),
             units::size(mount.length_bytes),
             here,
             mount.state.name().to_owned(),
@@ -258,6 +260,7 @@ fn table(mounts: &[MountStatus]) -> String {
 mod tests {
     use std::time::Duration;
 
+    use darter_api::MountKind;
     use darter_core::BlobId;
 
     use super::*;
@@ -271,6 +274,8 @@ mod tests {
             file: "x".to_owned(),
             url: "http://127.0.0.1:1/x".to_owned(),
             image: None,
+            kind: MountKind::File,
+            files: Some(1),
             blob: BlobId([1; 32]),
             length_bytes: 5,
             held_bytes: 0,

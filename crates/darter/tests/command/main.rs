@@ -16,6 +16,7 @@
 //! | `setup.rs` | the files of a host before and after `darter setup`, and what `darter doctor` says of them |
 //! | `mount.rs` | files that are opened before they have come, by real FUSE mounts |
 //! | `mount_image.rs` | an image's root, by the kernel's EROFS and overlayfs |
+//! | `mount_tree.rs` | archives, lists, directories and artifacts as directories of files |
 //! | `json.rs` | that docs/api.md names every field of every `--json` |
 //! | `demo.rs` | the demonstration |
 //! | `support/` | rooms, processes and the web server |
@@ -31,6 +32,7 @@ mod image;
 mod json;
 mod mount;
 mod mount_image;
+mod mount_tree;
 mod no_seed;
 mod quota;
 mod ranges;

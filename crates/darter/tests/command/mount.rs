@@ -448,6 +448,7 @@ async fn questions_for_bytes_that_there_are_not_are_refused_and_the_next_one_is_
         disposition: false,
         range: None,
         layer: None,
+        blob: None,
         again: false,
     };
     let (_, asker) = client.parts(&request).await.unwrap();

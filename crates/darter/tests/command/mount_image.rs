@@ -36,8 +36,8 @@ pub(crate) fn can_mount() -> bool {
 }
 
 /// A registry of one image.
-struct ImageRegistry {
-    address: String,
+pub(crate) struct ImageRegistry {
+    pub(crate) address: String,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
@@ -64,13 +64,39 @@ impl ImageRegistry {
         let other_config = json!({ "os": "linux", "architecture": "s390x", "rootfs": { "type": "layers", "diff_ids": [diff_ids[0]] } });
         let other_config =
             put("blobs", "application/vnd.oci.image.config.v1+json", other_config.to_string().into_bytes());
-        let other = json!({ "schemaVersion": 2, "mediaType": media_type, "config": other_config, "layers": [layers[0]] });
+        let other =
+            json!({ "schemaVersion": 2, "mediaType": media_type, "config": other_config, "layers": [layers[0]] });
         let other = other.to_string().into_bytes();
         let other = put("manifests", media_type, other);
         let index = list_of(&[(own, &Platform::host()), (other, &"linux/s390x".parse().unwrap())]);
         documents.insert("/v2/app/manifests/1".to_owned(), (media_type, manifest));
         documents.insert("/v2/app/manifests/all".to_owned(), ("application/vnd.oci.image.index.v1+json", index));
 
+        Self::serving(documents)
+    }
+
+    /// With the artifact `app:1` of these files.
+    pub(crate) fn of_files(files: &[(&str, &[u8])]) -> Self {
+        let mut documents = Documents::new();
+        let mut put = |kind: &str, media_type: &'static str, bytes: &[u8]| {
+            let (digest, size) = (Digest::sha256(bytes), bytes.len());
+            documents.insert(format!("/v2/app/{kind}/{digest}"), (media_type, bytes.to_vec()));
+            json!({ "mediaType": media_type, "digest": digest, "size": size })
+        };
+        let titled = |(title, bytes): &(&str, &[u8])| {
+            let mut layer = put("blobs", "application/octet-stream", bytes);
+            layer["annotations"] = json!({ "org.opencontainers.image.title": title });
+            layer
+        };
+        let layers: Vec<_> = files.iter().map(titled).collect();
+        let config = put("blobs", "application/vnd.oci.empty.v1+json", b"{}");
+        let media_type = "application/vnd.oci.image.manifest.v1+json";
+        let manifest = json!({ "schemaVersion": 2, "mediaType": media_type, "artifactType": "x/model", "config": config, "layers": layers });
+        documents.insert("/v2/app/manifests/1".to_owned(), (media_type, manifest.to_string().into_bytes()));
+        Self::serving(documents)
+    }
+
+    fn serving(documents: Documents) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -90,7 +116,7 @@ impl ImageRegistry {
     }
 
     /// How often one of its blobs was read.
-    fn reads(&self, blob: &[u8]) -> usize {
+    pub(crate) fn reads(&self, blob: &[u8]) -> usize {
         let path = format!("GET /v2/app/blobs/{}", Digest::sha256(blob));
         self.requests.lock().unwrap().iter().filter(|request| **request == path).count()
     }
@@ -104,7 +130,8 @@ fn list_of(manifests: &[(serde_json::Value, &Platform)]) -> Vec<u8> {
         listed
     });
     let listed: Vec<_> = listed.collect();
-    let index = json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": listed });
+    let index =
+        json!({ "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": listed });
     index.to_string().into_bytes()
 }
 
@@ -166,7 +193,7 @@ fn assert_mounted_for_nobody_to_trust(image: &MountedImage<'_>) {
 }
 
 /// Everything below a directory: its kind and mode, and what is in it.
-fn tree(dir: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
+pub(crate) fn tree(dir: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     let (mut found, mut dirs) = (BTreeMap::new(), vec![dir.to_owned()]);
     while let Some(at) = dirs.pop() {
         for entry in std::fs::read_dir(&at).unwrap() {
@@ -282,12 +309,12 @@ fn what_can_not_be_mounted_is_refused_in_a_line() {
     let room = Room::new();
     std::fs::create_dir_all(room.path("root")).unwrap();
     let line = format!("mount {} {}", registry.image(), room.path("root").display());
+    room.run(&line).failed_with(1, &["no daemon runs", "darter up"]);
+    let _daemon = Daemon::start(&room, &format!("--trusted-registry {}", registry.address));
     if !rustix::process::geteuid().is_root() {
         room.run(&line).failed_with(1, &["root", "sudo"]);
         return;
     }
-    room.run(&line).failed_with(1, &["no daemon runs", "darter up"]);
-    let _daemon = Daemon::start(&room, &format!("--trusted-registry {}", registry.address));
     room.run(&line).failed_with(1, &["hard link to none", "ordinary way"]);
     let none = format!("mount {}/none:1 {}", registry.address, room.path("root").display());
     room.run(&none).failed_with(1, &["none:1", "404"]);

@@ -1,0 +1,300 @@
+//! Several files, each a content of its own, as the files of one tree.
+//!
+//! A file is opened at its origin when a program opens it, and stays open while programs have it, and for as long after that as fewer than
+//! [`MAX_KEPT`] others are open: each costs a connection here, and at the agent. Its length was promised with the tree: content of another one is an
+//! error, and so is content that is another one than the last time.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use darter_archive::{Body, Contents, NodeId, Tree};
+use darter_core::{BlobId, ByteRange, Clock};
+use parking_lot::Mutex;
+use tokio::sync::Mutex as AsyncMutex;
+
+use crate::file::{Condition, MountedFile, Settings, Unread};
+use crate::fill::Fill;
+use crate::layers::KeptFile;
+use crate::supply::{Content, Supplier, Supply};
+use crate::tree::{Reader, TreeCache, Unopened};
+
+/// Files that are open, of those that no program has open.
+pub const MAX_KEPT: usize = 128;
+
+/// Before a file is asked for again that can't be had now.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// A file that was opened at its origin.
+pub struct OpenedFile {
+    /// What it is.
+    pub content: Content,
+    /// The connection by which it was opened.
+    pub supply: Arc<dyn Supply>,
+    /// Who opens others.
+    pub supplier: Arc<dyn Supplier>,
+    /// True if the content has to have a digest.
+    pub has_digest: bool,
+}
+
+/// Why a file could not be opened at its origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotOpened {
+    /// Why, in words.
+    pub reason: String,
+    /// True if another try may succeed.
+    pub may_pass: bool,
+}
+
+/// Opens files at their origins.
+#[async_trait]
+pub trait Opener: Send + Sync + 'static {
+    /// Opens a file of the set, by its number.
+    ///
+    /// # Errors
+    /// [`NotOpened`].
+    async fn open(&self, file: u32) -> Result<OpenedFile, NotOpened>;
+}
+
+/// The files of a set, all together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Overview {
+    /// How they are: the worst of all that are open.
+    pub condition: Condition,
+    /// Bytes of them that are here, as far as that was told.
+    pub held: u64,
+    /// True if that is everything.
+    pub whole: bool,
+    /// True if all of them can be read without an agent.
+    pub alone: bool,
+    /// Reads that wait now.
+    pub waiting: usize,
+}
+
+/// See the module's text.
+pub struct FileSet {
+    tree: Arc<Tree>,
+    opener: Arc<dyn Opener>,
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    slots: Vec<Slot>,
+    /// Counts openings: the order in which files were used.
+    uses: AtomicU64,
+    cache: Arc<OnceLock<TreeCache>>,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// Locked while it is being opened.
+    opening: AsyncMutex<()>,
+    kept: Mutex<Option<Arc<KeptFile>>>,
+    users: AtomicUsize,
+    used: AtomicU64,
+    known: Mutex<Known>,
+}
+
+/// What is known of a file that is not open.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    blob: Option<BlobId>,
+    held: u64,
+    whole: bool,
+    /// Why it could not be opened last.
+    trouble: Option<String>,
+    /// True if another try is of no use.
+    is_final: bool,
+}
+
+impl FileSet {
+    /// The files of a tree, whose contents are [`Contents::Whole`] with numbers below `count`.
+    pub fn new(
+        tree: Arc<Tree>,
+        count: usize,
+        opener: Arc<dyn Opener>,
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Self> {
+        let slots = std::iter::repeat_with(Slot::default).take(count).collect();
+        Arc::new(Self { tree, opener, settings, clock, slots, uses: AtomicU64::new(0), cache: Arc::default() })
+    }
+
+    /// Tells it what the kernel was given, once it is mounted.
+    pub fn mounted(&self, cache: TreeCache) {
+        let _ = self.cache.set(cache);
+    }
+
+    /// Opens all files and keeps them open, so that [`Fill`] fetches them. Not more than [`MAX_KEPT`].
+    ///
+    /// # Errors
+    /// Why one can't be opened.
+    pub async fn open_all(&self) -> Result<(), NotOpened> {
+        for file in self.files().into_iter().filter(|_| self.settings.fill != Fill::Never) {
+            self.open_at_origin(file).await?;
+            if let Some((slot, _, _)) = self.slot(file) {
+                slot.users.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        Ok(())
+    }
+
+    /// Every file once, hard links apart.
+    fn files(&self) -> Vec<NodeId> {
+        let mut seen = HashSet::new();
+        let all = (0..self.tree.len()).filter_map(NodeId::at);
+        all.filter(|node| self.slot(*node).is_some_and(|(_, number, _)| seen.insert(number))).collect()
+    }
+
+    fn slot(&self, file: NodeId) -> Option<(&Slot, u32, u64)> {
+        match self.tree.get(file)?.body {
+            Body::File { size, contents: Contents::Whole(number) } => {
+                Some((self.slots.get(usize::try_from(number).ok()?)?, number, size))
+            }
+            _ => None,
+        }
+    }
+
+    /// The file of a slot, opened once for all who want it.
+    async fn open_at_origin(&self, file: NodeId) -> Result<Arc<KeptFile>, NotOpened> {
+        let never = |reason: &str| NotOpened { reason: reason.to_owned(), may_pass: false };
+        let Some((slot, number, size)) = self.slot(file) else { return Err(never("it is no file")) };
+        let _opening = slot.opening.lock().await;
+        let there = slot.kept.lock().clone();
+        if let Some(kept) = there {
+            return Ok(kept);
+        }
+        let opened = self.opener.open(number).await.and_then(|opened| {
+            let blob = slot.known.lock().blob;
+            let is_same = opened.content.length == size && blob.is_none_or(|blob| blob == opened.content.blob);
+            let other = "the content is another one at its origin by now; unmount it, and mount what is there";
+            if is_same { Ok(opened) } else { Err(never(other)) }
+        });
+        let mut known = slot.known.lock();
+        let OpenedFile { content, supply, supplier, has_digest } = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::debug!(reason = error.reason, number, "a file can't be opened");
+                (known.trouble, known.is_final) = (Some(error.reason.clone()), !error.may_pass);
+                return Err(error);
+            }
+        };
+        (known.blob, known.trouble, known.is_final) = (Some(content.blob), None, false);
+        drop(known);
+        let settings = Settings { has_digest, ..self.settings };
+        let mounted = MountedFile::new(content, supply, settings, Arc::clone(&self.clock));
+        let kept = KeptFile::begin(mounted, supplier);
+        let (over, cache) = (kept.over(), Arc::clone(&self.cache));
+        tokio::spawn(async move {
+            if let Some(Condition::Tainted(reason)) = over.await
+                && let Some(cache) = cache.get().cloned()
+            {
+                tracing::warn!(reason, "a mounted file is wrong: nothing of it is read any more");
+                // Waits for reads that are under way.
+                let _ = tokio::task::spawn_blocking(move || cache.forget(Some(file))).await;
+            }
+        });
+        *slot.kept.lock() = Some(Arc::clone(&kept));
+        self.trim(number);
+        Ok(kept)
+    }
+
+    /// Closes those at their origins that were used longest ago and that no program has open, if too many are open.
+    fn trim(&self, but: u32) {
+        let all = self.slots.iter().enumerate();
+        let mut idle: Vec<_> = all.filter(|(_, slot)| slot.kept.lock().is_some()).collect();
+        let Some(excess) = idle.len().checked_sub(MAX_KEPT).filter(|excess| *excess > 0) else { return };
+        idle.retain(|(number, slot)| *number as u64 != u64::from(but) && slot.users.load(Ordering::SeqCst) == 0);
+        idle.sort_by_key(|(_, slot)| slot.used.load(Ordering::SeqCst));
+        for (_, slot) in idle.into_iter().take(excess) {
+            let mut kept = slot.kept.lock();
+            // Whoever opens it counts before looking here.
+            let closed = if slot.users.load(Ordering::SeqCst) == 0 { kept.take() } else { None };
+            drop(kept);
+            drop(closed);
+        }
+    }
+
+    /// The contents of all files that were opened.
+    pub fn blobs(&self) -> HashSet<BlobId> {
+        self.slots.iter().filter_map(|slot| slot.known.lock().blob).collect()
+    }
+
+    /// How all of it is.
+    pub async fn overview(&self) -> Overview {
+        let mut all = Overview { condition: Condition::Open, held: 0, whole: true, alone: true, waiting: 0 };
+        for slot in &self.slots {
+            let kept = slot.kept.lock().clone();
+            if let Some(kept) = kept {
+                let glance = kept.file().glance().await;
+                all.alone &= glance.alone;
+                all.waiting += glance.waiting;
+                let mut known = slot.known.lock();
+                (known.held, known.whole) = (glance.held, glance.whole);
+                drop(known);
+                // What is wrong says more than what waits.
+                if glance.condition != Condition::Open && !matches!(all.condition, Condition::Tainted(_)) {
+                    all.condition = glance.condition;
+                }
+            } else {
+                all.alone = false;
+            }
+            let known = slot.known.lock().clone();
+            all.held += known.held;
+            all.whole &= known.whole;
+            if let (Some(trouble), Condition::Open) = (known.trouble, &all.condition) {
+                all.condition = if known.is_final { Condition::Changed(trouble) } else { Condition::Waiting(trouble) };
+            }
+        }
+        all
+    }
+
+    /// Tells the agent what was touched, at the end.
+    pub async fn hand_over(&self) {
+        for slot in &self.slots {
+            let kept = slot.kept.lock().take();
+            if let Some(kept) = kept {
+                kept.file().hand_over().await;
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Reader for FileSet {
+    async fn open(&self, file: NodeId) -> Result<(), Unopened> {
+        let Some((slot, ..)) = self.slot(file) else { return Err(Unopened::Unread) };
+        // From now on it is not closed.
+        slot.users.fetch_add(1, Ordering::SeqCst);
+        slot.used.store(self.uses.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
+        let opening = async {
+            loop {
+                match self.open_at_origin(file).await {
+                    Err(NotOpened { may_pass: true, .. }) => tokio::time::sleep(RETRY_PAUSE).await,
+                    opened => return opened,
+                }
+            }
+        };
+        match tokio::time::timeout(self.settings.limit, opening).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => {
+                slot.users.fetch_sub(1, Ordering::SeqCst);
+                Err(Unopened::Unread)
+            }
+        }
+    }
+
+    async fn read(&self, file: NodeId, range: ByteRange) -> Result<Bytes, Unread> {
+        let kept = self.slot(file).and_then(|(slot, ..)| slot.kept.lock().clone()).ok_or(Unread)?;
+        let size = u32::try_from(range.len()).map_err(|_| Unread)?;
+        kept.file().read(range.start(), size).await
+    }
+
+    fn release(&self, file: NodeId) {
+        if let Some((slot, number, _)) = self.slot(file) {
+            slot.users.fetch_sub(1, Ordering::SeqCst);
+            self.trim(number);
+        }
+    }
+}

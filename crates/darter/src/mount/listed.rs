@@ -1,0 +1,179 @@
+//! Files that a list or a local directory names.
+//!
+//! A list is text: on each line a URL, then the digest of its content if it is known, then the path that it gets. Lines that are empty or begin with
+//! `#` say nothing. Pure, but for [`walk`], which is blocking.
+
+use std::fs::Metadata;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use darter_archive::tree::TreeBuilder;
+use darter_archive::{Body, Contents, NodeId, Tree};
+use darter_core::Digest;
+use darter_image::tar::Time;
+use url::Url;
+
+use crate::failure::Failure;
+use crate::get::file_name;
+
+/// The longest list.
+pub(super) const MAX_LIST: u64 = 8 << 20;
+
+/// The most files of a list: each is asked for before the mount is there.
+const MAX_LISTED: usize = 10_000;
+
+/// A file of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ListedFile {
+    pub(super) url: Url,
+    pub(super) digest: Option<Digest>,
+    /// Where it is to appear.
+    pub(super) path: String,
+}
+
+/// The files that a list at `base` names. One that did not come from this host may name no file of it.
+pub(super) fn parsed(text: &str, base: &Url) -> anyhow::Result<Vec<ListedFile>> {
+    let mut files = Vec::new();
+    for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let wrong = |why: &str| Failure::Usage(format!("line {} of the list {base}: {why}", number + 1));
+        let (first, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let url = base.join(first).map_err(|error| wrong(&format!("not a URL: {first:?} ({error})")))?;
+        match url.scheme() {
+            "http" | "https" => {}
+            "file" if base.scheme() == "file" => {}
+            "file" => return Err(wrong("a list from elsewhere may name no files of this host").into()),
+            other => return Err(wrong(&format!("can't read {other}: URLs (http and https) are known")).into()),
+        }
+        let rest = rest.trim();
+        let (word, after) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+        let (digest, path) = match word.parse::<Digest>() {
+            Ok(digest) => (Some(digest), after.trim()),
+            Err(error) if word.starts_with("sha256:") || word.starts_with("sha512:") => {
+                return Err(wrong(&format!("{error}: {word}")).into());
+            }
+            Err(_) => (None, rest),
+        };
+        let path = match path {
+            "" => file_name(&url).ok_or_else(|| wrong("the URL names no file: write its path behind it"))?,
+            path => path.to_owned(),
+        };
+        files.push(ListedFile { url, digest, path });
+        if files.len() > MAX_LISTED {
+            return Err(wrong(&format!("it has more than {MAX_LISTED} files: mount parts of it")).into());
+        }
+    }
+    if files.is_empty() {
+        return Err(Failure::Usage(format!(
+            "the list {base} names no file: write URLs into it, one a line, each with a digest and a path if you like"
+        ))
+        .into());
+    }
+    Ok(files)
+}
+
+/// A file's body in a tree of several.
+pub(super) fn body(number: usize, size: u64) -> anyhow::Result<Body> {
+    Ok(Body::File { size, contents: Contents::Whole(u32::try_from(number).context("too many files")?) })
+}
+
+/// What is below a directory, and where its files are. Blocking. Sockets, devices and pipes are left out, and what may not be read is an error.
+pub(super) fn walk(top: &Path) -> anyhow::Result<(Tree, Vec<PathBuf>)> {
+    let cannot = |path: &Path| format!("can't read {}", path.display());
+    let of = |metadata: &Metadata| Time {
+        seconds: metadata.mtime(),
+        nanos: u32::try_from(metadata.mtime_nsec()).unwrap_or_default(),
+    };
+    let metadata = std::fs::metadata(top).with_context(|| cannot(top))?;
+    let (mut builder, mut files, mut todo) = (TreeBuilder::new(of(&metadata)), Vec::new(), vec![top.to_owned()]);
+    while let Some(directory) = todo.pop() {
+        for entry in std::fs::read_dir(&directory).with_context(|| cannot(&directory))? {
+            let path = entry.with_context(|| cannot(&directory))?.path();
+            let metadata = std::fs::symlink_metadata(&path).with_context(|| cannot(&path))?;
+            let mode = (metadata.mode() & 0o777) as u16;
+            let body = if metadata.is_dir() {
+                todo.push(path.clone());
+                Body::Directory { parent: NodeId::ROOT, entries: Box::new([]) }
+            } else if metadata.is_symlink() {
+                let target = std::fs::read_link(&path).with_context(|| cannot(&path))?;
+                Body::Symlink(target.as_os_str().as_bytes().into())
+            } else if metadata.is_file() {
+                files.push(path.clone());
+                body(files.len() - 1, metadata.len())?
+            } else {
+                continue;
+            };
+            let Ok(name) = path.strip_prefix(top) else { bail!(cannot(&path)) };
+            builder.add(name.as_os_str().as_bytes(), mode, of(&metadata), body)?;
+        }
+    }
+    Ok((builder.finish()?, files))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str, base: &str) -> anyhow::Result<Vec<ListedFile>> {
+        parsed(text, &base.parse().unwrap())
+    }
+
+    #[test]
+    fn a_line_is_a_url_a_digest_and_a_path() {
+        let digest = Digest::sha256(b"x");
+        let text = format!(
+            "# a model\r\n\nhttps://a/m/w-1.bin\nw-2.bin {digest}\n/other/x  {digest}\tsub dir/a b.json\n../y?sig=1 z\n"
+        );
+        let files = of(&text, "https://r.example/m/files.txt").unwrap();
+        let found: Vec<_> =
+            files.iter().map(|file| (file.url.as_str(), file.digest.is_some(), file.path.as_str())).collect();
+        assert_eq!(
+            found,
+            [
+                ("https://a/m/w-1.bin", false, "w-1.bin"),
+                ("https://r.example/m/w-2.bin", true, "w-2.bin"),
+                ("https://r.example/other/x", true, "sub dir/a b.json"),
+                ("https://r.example/y?sig=1", false, "z"),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_list_is_refused_by_its_line() {
+        for (text, why) in [
+            ("", "names no file"),
+            ("# nothing", "names no file"),
+            ("https://a/x\nfile:///etc/passwd", "line 2"),
+            ("ftp://a/x", "can't read ftp"),
+            ("https://a/x sha256:12 y", "line 1"),
+            ("https://a/", "names no file"),
+            ("https://[", "not a URL"),
+        ] {
+            let told = of(text, "https://r.example/l").unwrap_err().to_string();
+            assert!(told.contains(why), "{told}");
+        }
+        assert!(
+            of("file:///etc/hostname", "file:///home/me/list").is_ok(),
+            "who has the list here may read them anyway"
+        );
+    }
+
+    #[test]
+    fn a_directory_is_walked_and_links_in_it_stay_links() {
+        let room = tempfile::tempdir().unwrap();
+        std::fs::create_dir(room.path().join("sub")).unwrap();
+        std::fs::write(room.path().join("sub/file"), "hello").unwrap();
+        std::os::unix::fs::symlink("/", room.path().join("link")).unwrap();
+        let (tree, files) = walk(room.path()).unwrap();
+        assert_eq!(files, [room.path().join("sub/file")]);
+        let body = |path: &str| &tree.get(tree.find(path).unwrap()).unwrap().body;
+        assert_eq!(*body("sub/file"), Body::File { size: 5, contents: Contents::Whole(0) });
+        assert_eq!(*body("link"), Body::Symlink(b"/".as_slice().into()));
+        assert!(walk(&room.path().join("none")).is_err());
+    }
+}

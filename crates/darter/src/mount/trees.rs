@@ -1,0 +1,434 @@
+//! The process that keeps a tree: an archive's members, or several files, as a directory. Users mount it with fusermount3, as a file.
+//!
+//! An archive is one file, opened as any other ([`archive`]); files of a list, a directory or an artifact are opened when programs open them ([`files`]).
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use async_trait::async_trait;
+use darter_api::client::Client;
+use darter_api::{BlobRequest, GetRequest, MountKind, MountState, MountStatus};
+use darter_archive::tree::TreeBuilder;
+use darter_archive::{ArchiveError, Tree};
+use darter_core::{BlobId, Clock as _, Digest, Source, SystemClock};
+use darter_image::tar::Time;
+use darter_mount::archive::{Archive, ScanError, scan};
+use darter_mount::set::{FileSet, MAX_KEPT, NotOpened, OpenedFile, Opener};
+use darter_mount::supply::Content;
+use darter_mount::tree::Reader;
+use darter_mount::{Condition, Fill, KeptFile, Mounted, MountedFile, Settings};
+use darter_store::threads;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::runtime::Handle;
+use url::Url;
+
+use super::image::Artifact;
+use super::keeper::{LAST_READS, away, told_of};
+use super::layers::ImageMount;
+use super::listed::{self, MAX_LIST};
+use super::register::Registration;
+use super::sources::{Agents, FileSource, request};
+use crate::cli::MountArgs;
+use crate::failure::Failure;
+use crate::get::credentials::Senders;
+use crate::output;
+use crate::signals::Signals;
+
+/// Files of a list that are asked for at a time.
+const MAX_ASKING: usize = 8;
+
+/// Looking through an archive for longer is worth a word, and another one each time that this passes.
+const TELL_EVERY: Duration = Duration::from_secs(3);
+
+/// What is mounted as a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    Archive,
+    List,
+    Directory,
+}
+
+/// The URL to be mounted as a tree, and where.
+pub(super) struct TreeMount {
+    pub(super) shape: Shape,
+    pub(super) url: Url,
+    /// The directory, behind all links.
+    pub(super) dir: PathBuf,
+    pub(super) digest: Option<Digest>,
+    pub(super) senders: Senders,
+}
+
+/// A tree that can be mounted.
+struct Ready {
+    tree: Arc<Tree>,
+    kind: MountKind,
+    source: Opened,
+    /// As it is listed.
+    url: String,
+    image: Option<Digest>,
+}
+
+/// Where its bytes are.
+enum Opened {
+    Archive(Arc<KeptFile>),
+    Set(Arc<FileSet>),
+}
+
+/// Mounts, tells `told` when that is done, and keeps the mount until it is gone.
+pub(super) async fn run(
+    args: &MountArgs,
+    mount: TreeMount,
+    foreground: bool,
+    told: impl FnOnce(&MountStatus) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut signals = Signals::catch()?;
+    if foreground {
+        signals = signals.with_hangup()?;
+    }
+    let asked = request(&mount.url, mount.senders.of(&mount.url), mount.digest);
+    // What a local list names may be anywhere, but this user's daemon reads none of this user's files.
+    let is_local = mount.url.scheme() == "file";
+    let signed = &args.origin.signed_parameter;
+    let shown = Source::from_signed_url(mount.url.clone(), &[], None, signed).0.to_string();
+    let prepared = async {
+        let agents = Agents::choose(args, &asked, is_local && mount.shape != Shape::List).await?;
+        let ready = match mount.shape {
+            Shape::Archive => archive(args, &agents, asked.clone(), shown).await,
+            Shape::List => list(args, &agents, (&mount, asked.clone()), shown).await,
+            Shape::Directory => directory(args, &agents, &mount, shown).await,
+        };
+        match ready {
+            Ok(ready) => Ok((agents, ready)),
+            Err(error) => {
+                agents.close([Source::from_url(mount.url.clone(), &[], mount.digest).0.key()]).await;
+                Err(error)
+            }
+        }
+    };
+    let (agents, ready) = tokio::select! {
+        prepared = prepared => prepared?,
+        signal = signals.which() => return Err(Failure::Signal { signal: signal.as_raw_value(), kept: String::new() }.into()),
+    };
+    let (dir, blobs) = (mount.dir, ready.source.blobs());
+    let kept = keep(args, dir, &agents, ready, signals, told).await;
+    agents.close(blobs()).await;
+    kept
+}
+
+/// The same for an artifact of a registry.
+pub(super) async fn run_artifact(
+    args: &MountArgs,
+    mount: &ImageMount,
+    (daemon, artifact): (Client, Artifact),
+    signals: Signals,
+    told: impl FnOnce(&MountStatus) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let agents = Agents::Daemon(daemon);
+    let mut builder = TreeBuilder::new(Time::default());
+    let mut requests = Vec::new();
+    for file in artifact.files {
+        builder.add(file.path.as_bytes(), 0o644, Time::default(), listed::body(requests.len(), file.size)?)?;
+        let blob = BlobRequest {
+            registry: mount.image.registry.clone(),
+            repository: mount.image.repository.clone(),
+            digest: file.digest,
+            size: Some(file.size),
+        };
+        let asked = request(&Url::parse(&blob.address())?, mount.headers.clone(), None);
+        requests.push(GetRequest { blob: Some(blob), ..asked });
+    }
+    let tree = Arc::new(builder.finish()?);
+    let set = set(args, &agents, &tree, requests).await?;
+    let source = Opened::Set(set);
+    let (url, image) = (mount.image.to_string(), Some(artifact.digest));
+    let ready = Ready { tree, kind: MountKind::Artifact, source, url, image };
+    keep(args, mount.dir.clone(), &agents, ready, signals, told).await
+}
+
+fn settings(args: &MountArgs, has_digest: bool) -> Settings {
+    Settings { limit: args.timeout, fill: args.fill, fill_rate: args.fill_rate, has_digest }
+}
+
+/// Opens an archive, and looks through it.
+async fn archive(args: &MountArgs, agents: &Agents, asked: GetRequest, url: String) -> anyhow::Result<Ready> {
+    let has_digest = asked.digest.is_some();
+    let source = agents.source(asked)?;
+    let (content, supply) = source.first().await?;
+    let mtime = modified(&content);
+    let file = MountedFile::new(content, supply, settings(args, has_digest), Arc::new(SystemClock::start()));
+    let kept = KeptFile::begin(Arc::clone(&file), source);
+    let mut telling = tokio::time::interval(TELL_EVERY);
+    telling.tick().await;
+    let mut scanning = std::pin::pin!(scan(&file, mtime));
+    let scanned = loop {
+        tokio::select! {
+            scanned = &mut scanning => break scanned,
+            _ = telling.tick() => {
+                let held = crate::units::size(file.glance().await.held);
+                output::complain(&format!("looking for the archive's members ({held} of it are here so far)"));
+            }
+        }
+    };
+    let scanned = match scanned {
+        Ok(scanned) => scanned,
+        Err(ScanError::Archive(error)) => return Err(refused(&url, &error)),
+        Err(error @ ScanError::Unread { .. }) => {
+            let why = told_of(file.glance().await.condition).1.unwrap_or_else(|| "they do not come".to_owned());
+            let text = format!("{url}: {error} within {:?}: {why}", args.timeout);
+            let blame = darter_core::Blame::new(darter_core::Fault::Origin, darter_core::Retry::Later(None));
+            return Err(Failure::Judged { text, blame }.into());
+        }
+    };
+    let (count, named) = &scanned.tree.unreadable;
+    if *count > 0 {
+        let named: Vec<_> = named.iter().map(|(name, why)| format!("{name} {why}")).collect();
+        let more = if *count > named.len() as u64 { ", …" } else { "" };
+        output::complain(&format!("{count} of its files can't be read: {}{more}", named.join(", ")));
+    }
+    let kind = if scanned.kind == "zip" { MountKind::Zip } else { MountKind::Tar };
+    Ok(Ready { tree: Arc::new(scanned.tree), kind, source: Opened::Archive(kept), url, image: None })
+}
+
+fn refused(url: &str, error: &ArchiveError) -> anyhow::Error {
+    use darter_core::Blamed as _;
+    Failure::Judged { text: format!("{url} can't be shown as a directory: {error}"), blame: error.blame() }.into()
+}
+
+/// When content was last modified; now if nobody knows.
+fn modified(content: &Content) -> Time {
+    let told = content.modified.as_deref().and_then(|date| httpdate::parse_http_date(date).ok());
+    let since = told.and_then(|told| told.duration_since(std::time::UNIX_EPOCH).ok());
+    let seconds = since.map_or_else(|| SystemClock::start().unix(), |since| since.as_secs());
+    Time { seconds: seconds.try_into().unwrap_or_default(), nanos: 0 }
+}
+
+/// Reads a list, and asks for each of its files how long it is.
+async fn list(
+    args: &MountArgs,
+    agents: &Agents,
+    (mount, asked): (&TreeMount, GetRequest),
+    url: String,
+) -> anyhow::Result<Ready> {
+    let text = if mount.url.scheme() == "file" {
+        let path = local(&mount.url)?;
+        let shown = path.display().to_string();
+        threads::run(move || std::fs::read_to_string(path)).await.with_context(|| format!("can't read {shown}"))?
+    } else {
+        read_list(args, agents, asked).await?
+    };
+    let files = listed::parsed(&text, &mount.url)?;
+    // Headers go to whoever the user named, logins to their hosts.
+    let logins = mount.senders.logins();
+    let is_users_own = |url: &Url| mount.url.scheme() == "file" || url.origin() == mount.url.origin();
+    let requests = files.iter().map(|file| {
+        let senders = if is_users_own(&file.url) { &mount.senders } else { &logins };
+        request(&file.url, senders.of(&file.url), file.digest)
+    });
+    let requests: Vec<_> = requests.collect();
+    if requests.iter().any(|asked| asked.url.starts_with("file:")) && agents.socket().is_some() {
+        let text = "the list names local files, which no daemon reads for others: add --no-daemon, by which everything in it is read here";
+        return Err(Failure::Usage(text.to_owned()).into());
+    }
+    let contents = stream::iter(&requests).map(async |asked| {
+        let (content, _) = agents.source(asked.clone())?.first().await.with_context(|| asked.url.clone())?;
+        anyhow::Ok((content.length, modified(&content)))
+    });
+    let contents: Vec<_> = contents.buffered(MAX_ASKING).try_collect().await?;
+    let mut builder = TreeBuilder::new(Time { seconds: SystemClock::start().unix().try_into()?, nanos: 0 });
+    for (number, (file, (length, mtime))) in files.iter().zip(contents).enumerate() {
+        let body = listed::body(number, length)?;
+        builder.add(file.path.as_bytes(), 0o644, mtime, body).map_err(|error| refused(&url, &error))?;
+    }
+    let tree = Arc::new(builder.finish()?);
+    let source = Opened::Set(set(args, agents, &tree, requests).await?);
+    Ok(Ready { tree, kind: MountKind::List, source, url, image: None })
+}
+
+async fn read_list(args: &MountArgs, agents: &Agents, asked: GetRequest) -> anyhow::Result<String> {
+    let (url, source) = (asked.url.clone(), agents.source(asked)?);
+    let (content, supply) = source.first().await?;
+    let length = content.length;
+    if length > MAX_LIST {
+        bail!("{url} is {} long, and no list of files: mount it without --as list", crate::units::size(length));
+    }
+    let file = MountedFile::new(content, supply, settings(args, false), Arc::new(SystemClock::start()));
+    let kept = KeptFile::begin(Arc::clone(&file), source);
+    let mut text = Vec::new();
+    while (text.len() as u64) < length {
+        let read = file.read(text.len() as u64, 1 << 20).await;
+        let bytes = read.map_err(|_| anyhow::anyhow!("{url} can't be read within {:?}", args.timeout))?;
+        text.extend_from_slice(&bytes);
+    }
+    drop(kept);
+    String::from_utf8(text).map_err(|_| anyhow::anyhow!("{url} is no text, and no list of files"))
+}
+
+/// The local path of a URL.
+pub(super) fn local(url: &Url) -> anyhow::Result<PathBuf> {
+    url.to_file_path().map_err(|()| Failure::Usage(format!("{url} is no path on this host")).into())
+}
+
+async fn directory(args: &MountArgs, agents: &Agents, mount: &TreeMount, url: String) -> anyhow::Result<Ready> {
+    let top = local(&mount.url)?;
+    let (tree, files) = threads::run(move || listed::walk(&top)).await?;
+    let of = |path: &PathBuf| {
+        let url = Url::from_file_path(path).map_err(|()| anyhow::anyhow!("{} is no path", path.display()))?;
+        anyhow::Ok(request(&url, Vec::new(), None))
+    };
+    let requests = files.iter().map(of).collect::<anyhow::Result<_>>()?;
+    let tree = Arc::new(tree);
+    let source = Opened::Set(set(args, agents, &tree, requests).await?);
+    Ok(Ready { tree, kind: MountKind::Directory, source, url, image: None })
+}
+
+/// Several files, each opened when it is wanted.
+struct Requests {
+    agents: Agents,
+    requests: Vec<GetRequest>,
+}
+
+#[async_trait]
+impl Opener for Requests {
+    async fn open(&self, file: u32) -> Result<OpenedFile, NotOpened> {
+        let never = |reason: String| NotOpened { reason, may_pass: false };
+        let asked =
+            self.requests.get(file as usize).cloned().ok_or_else(|| never("it is not in the list".to_owned()))?;
+        let has_digest = asked.digest.is_some() || asked.blob.is_some();
+        let source = self.agents.source(asked).map_err(|error| never(format!("{error:#}")))?;
+        let source = Arc::new(source);
+        let opened = FileSource::open_once(&source).await;
+        let (content, supply) = opened.map_err(|(reason, may_pass)| NotOpened { reason, may_pass })?;
+        Ok(OpenedFile { content, supply, supplier: source, has_digest })
+    }
+}
+
+async fn set(
+    args: &MountArgs,
+    agents: &Agents,
+    tree: &Arc<Tree>,
+    requests: Vec<GetRequest>,
+) -> anyhow::Result<Arc<FileSet>> {
+    let count = requests.len();
+    if args.fill != Fill::Never && count > MAX_KEPT {
+        let text = format!("--fill keeps all files open, {MAX_KEPT} at most, and these are {count}: leave it out");
+        return Err(Failure::Usage(text).into());
+    }
+    let opener = Arc::new(Requests { agents: agents.clone(), requests });
+    let clock = Arc::new(SystemClock::start());
+    let set = FileSet::new(Arc::clone(tree), count, opener, settings(args, false), clock);
+    if args.fill != Fill::Never {
+        set.open_all().await.map_err(|error| anyhow::anyhow!(error.reason))?;
+    }
+    Ok(set)
+}
+
+impl Opened {
+    /// Tells which blobs an agent of this mount's own has for it, whenever that is asked.
+    fn blobs(&self) -> impl FnOnce() -> HashSet<BlobId> + use<> {
+        let (archive, set) = match self {
+            Self::Archive(kept) => (Some(kept.file().content().blob), None),
+            Self::Set(set) => (None, Some(Arc::clone(set))),
+        };
+        move || set.map(|set| set.blobs()).unwrap_or_default().into_iter().chain(archive).collect()
+    }
+}
+
+async fn keep(
+    args: &MountArgs,
+    dir: PathBuf,
+    agents: &Agents,
+    ready: Ready,
+    mut signals: Signals,
+    told: impl FnOnce(&MountStatus) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let since = SystemClock::start().unix();
+    let reader: Arc<dyn Reader> = match &ready.source {
+        Opened::Archive(kept) => Arc::new(Archive::new(Arc::clone(&ready.tree), Arc::clone(kept.file()))),
+        Opened::Set(set) => Arc::clone(set) as Arc<dyn Reader>,
+    };
+    let (mounted, cache) = {
+        let (tree, dir, others, runtime) = (Arc::clone(&ready.tree), dir.clone(), args.allow_other, Handle::current());
+        threads::run(move || Mounted::mount_tree(tree, reader, &dir, others, runtime)).await?
+    };
+    let over = match &ready.source {
+        Opened::Archive(kept) => Some((kept.over(), cache)),
+        Opened::Set(set) => {
+            set.mounted(cache);
+            None
+        }
+    };
+    let tainted = async move {
+        if let Some((over, cache)) = over
+            && let Some(Condition::Tainted(reason)) = over.await
+        {
+            tracing::warn!(reason, "the mounted archive is wrong: nothing of it is read any more");
+            let _ = tokio::task::spawn_blocking(move || cache.forget(None)).await;
+        }
+        std::future::pending::<std::convert::Infallible>().await
+    };
+    let mut session = tokio::task::spawn_blocking(move || mounted.wait());
+    let status = async || status(args, &dir, agents, since, &ready).await;
+    let entry = match Registration::announce(&args.place, &status().await, told) {
+        Ok(entry) => entry,
+        Err(error) => {
+            away(&dir).await;
+            return Err(error);
+        }
+    };
+    let result = tokio::select! {
+        ended = &mut session => ended.context("the mount's thread failed")?.context("the kernel ended the mount"),
+        () = signals.next() => {
+            away(&dir).await;
+            // Readers still get an error when this process ends.
+            let _ = tokio::time::timeout(LAST_READS, &mut session).await;
+            Ok(())
+        }
+        never = tainted => match never {},
+        never = entry.serve(status) => match never {},
+    };
+    drop(entry);
+    match &ready.source {
+        Opened::Archive(kept) => kept.file().hand_over().await,
+        Opened::Set(set) => set.hand_over().await,
+    }
+    result
+}
+
+async fn status(args: &MountArgs, dir: &std::path::Path, agents: &Agents, since: u64, ready: &Ready) -> MountStatus {
+    let (blob, length, condition, held, whole, alone, waiting) = match &ready.source {
+        Opened::Archive(kept) => {
+            let (glance, content) = (kept.file().glance().await, kept.file().content());
+            (content.blob, content.length, glance.condition, glance.held, glance.whole, glance.alone, glance.waiting)
+        }
+        Opened::Set(set) => {
+            let all = set.overview().await;
+            let none = BlobId([0; 32]);
+            (none, ready.tree.bytes, all.condition, all.held, all.whole, all.alone, all.waiting)
+        }
+    };
+    let (state, reason): (MountState, _) = told_of(condition);
+    MountStatus {
+        dir: dir.to_owned(),
+        file: String::new(),
+        url: ready.url.clone(),
+        image: ready.image,
+        kind: ready.kind,
+        files: Some(ready.tree.files),
+        blob,
+        length_bytes: length,
+        held_bytes: held,
+        whole,
+        alone: alone && whole,
+        state,
+        reason,
+        waiting_reads: waiting as u64,
+        fill: args.fill.to_string(),
+        timeout_seconds: args.timeout.as_secs_f64(),
+        since_unix_seconds: since,
+        pid: std::process::id(),
+        daemon: agents.socket().map(std::path::Path::to_owned),
+    }
+}
