@@ -104,7 +104,7 @@ pub(crate) enum Command {
     /// Download a URL, through the daemon if one runs
     #[command(after_help = client::GET_EXAMPLES)]
     Get(GetArgs),
-    /// Mount a URL as a file that can be read before it has come
+    /// Mount an image, a file, an archive or a set of files, before it has come
     #[command(after_help = mount::MOUNT_EXAMPLES)]
     Mount(Box<MountArgs>),
     /// Unmount what `darter mount` has mounted

@@ -73,11 +73,11 @@ input/output error then; the next one tries again. An agent that says nothing fo
 /// What a URL is mounted as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum MountShape {
-    /// The file DIR/NAME
+    /// One file, DIR/NAME
     File,
-    /// The members of the tar or zip that it is
+    /// The URL is a tar or a zip: its members
     Archive,
-    /// The files that the list names that it is
+    /// The URL is a list of URLs: the files that it names
     List,
 }
 
@@ -109,12 +109,13 @@ fn mountable(text: &str) -> Result<Mountable, String> {
 /// Mount an image's root, a file, an archive or a set of files, that can be read before it has come
 #[derive(Debug, Args)]
 pub(crate) struct MountArgs {
-    /// An image, whose root is mounted; an artifact of a registry, whose files are; or a URL (http, https or file) or a local path that begins with / or .,
-    /// which is mounted as a file, or as --as says; a local directory as the files in it
-    #[arg(value_name = "IMAGE|URL", value_parser = mountable, required_unless_present = "list")]
+    /// An image or an artifact of a registry, a URL (http, https or file), or a local path that begins with / or .
+    ///
+    /// Of an image the root is mounted, of an artifact or a local directory the files in it. Anything else is one file, or what --as says.
+    #[arg(value_name = "IMAGE|URL|PATH", value_parser = mountable, required_unless_present = "list")]
     pub(crate) what: Option<Mountable>,
 
-    /// Where: a directory, in which the file appears, or which what is in the rest takes the place of
+    /// Where: a directory. One file appears in it; the contents of anything else take its place
     #[arg(value_name = "DIR", required_unless_present = "list")]
     pub(crate) dir: Option<PathBuf>,
 
@@ -122,7 +123,7 @@ pub(crate) struct MountArgs {
     #[arg(long, conflicts_with_all = ["what", "dir"])]
     pub(crate) list: bool,
 
-    /// Mount the URL as file, archive (tar or zip: its members as files and directories) or list (the files that a text names) [default: file]
+    /// Mount a URL or a local file as something else than one file [default: file]
     ///
     /// Of an archive, only what tells of its members is read before the mount is there: a zip's list at its end, a tar's headers. A tar that is packed as a
     /// whole (tar.gz, tar.zst) is refused. A list has a URL on each line, and behind it, if you like, the content's digest and the path that the file gets.
