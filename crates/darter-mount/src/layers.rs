@@ -34,8 +34,11 @@ use crate::names::{
 use crate::session::{self, BLOCK, Cache, FOREVER, MountError, Mounted, tune};
 use crate::supply::Supplier;
 
-/// For how long names of layers, and their attributes, are good.
+/// For how long names of layers are good.
 const NOT_AT_ALL: Duration = Duration::ZERO;
+
+/// For how long their attributes are: whoever looks a name up wants them next. Of those only how much is here changes.
+const A_MOMENT: Duration = Duration::from_millis(100);
 
 /// A layer in the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -281,12 +284,14 @@ impl Filesystem for Directory {
                 Named::Layer(layer) => {
                     if let Some(found) = self.shared.layers.at_hand(layer) {
                         let attributes = self.shared.found(layer, found);
-                        return reply.entry(&NOT_AT_ALL, &attributes, Generation(0));
+                        return reply.entry_with_ttls(&A_MOMENT, &NOT_AT_ALL, &attributes, Generation(0));
                     }
                     let shared = Arc::clone(&self.shared);
                     self.runtime.spawn(async move {
                         match shared.find(layer).await {
-                            Some(attributes) => reply.entry(&NOT_AT_ALL, &attributes, Generation(0)),
+                            Some(attributes) => {
+                                reply.entry_with_ttls(&A_MOMENT, &NOT_AT_ALL, &attributes, Generation(0))
+                            }
                             None => reply.error(Errno::ENOENT),
                         }
                     });
@@ -309,7 +314,7 @@ impl Filesystem for Directory {
     fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         match self.shared.attributes(inode) {
             Some(attributes) if attributes.kind == FileType::Directory => reply.attr(&FOREVER, &attributes),
-            Some(attributes) => reply.attr(&NOT_AT_ALL, &attributes),
+            Some(attributes) => reply.attr(&A_MOMENT, &attributes),
             None => reply.error(Errno::ENOENT),
         }
     }
