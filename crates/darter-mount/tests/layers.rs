@@ -104,10 +104,16 @@ struct Known {
     opened: Mutex<Vec<std::sync::Weak<KeptFile>>>,
     /// This one's question is never answered.
     hangs: Option<Digest>,
+    /// What is known without a question.
+    at_hand: Mutex<HashMap<Digest, Layer>>,
 }
 
 #[async_trait]
 impl Layers for Known {
+    fn at_hand(&self, layer: Digest) -> Option<Layer> {
+        self.at_hand.lock().get(&layer).cloned()
+    }
+
     async fn look_up(&self, layer: Digest) -> Option<Layer> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         if self.hangs == Some(layer) {
@@ -207,6 +213,20 @@ fn reads(file: &File, agent: &Agent, at: usize, count: usize) -> bool {
             false
         }
     }
+}
+
+#[test]
+fn what_is_at_hand_is_asked_for_each_time_and_nobody_is_asked_for_it_and_no_longer_than_it_is() {
+    let Some(world) = World::new(Known::default()) else { return };
+    let path = world.path("x");
+    world.known.at_hand.lock().insert(digest("x"), Layer::File { length: 4096, here: 512 });
+    for _ in 0..50 {
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 4096);
+    }
+    assert_eq!(world.known.asked.load(Ordering::SeqCst), 0);
+    // Not for the moment for which its attributes are good.
+    world.known.at_hand.lock().clear();
+    assert!(is_absent(&path) && world.known.asked.load(Ordering::SeqCst) == 1);
 }
 
 #[test]
