@@ -1,7 +1,7 @@
 //! The layers of images as files that the kernel mounts, in a directory that containerd looks into (`layer_content_caches`).
 //!
-//! A layer is a file whose reads wait, and a link to the store's file once all of it is here. What is named changes at any moment, so entries and
-//! attributes of layers have no life in the kernel's sight; a sidecar for dm-verity is never there, and the kernel need not ask again. Blocks are
+//! A layer is a file whose reads wait, and a link to the store's file once all of it is here. What is named changes at any moment, so entries
+//! of layers have no life in the kernel's sight, and their attributes a moment's; a sidecar for dm-verity is never there, and the kernel need not ask again. Blocks are
 //! those that are really here.
 //!
 //! Nobody but the user who mounts it, and root, gets into the directory: layers of private images are in it, and every user of the host may ask for paths.
@@ -261,6 +261,11 @@ impl Shared {
     }
 }
 
+/// Tells the kernel of a layer.
+fn told(reply: ReplyEntry, attributes: &FileAttr) {
+    reply.entry_with_ttls(&A_MOMENT, &NOT_AT_ALL, attributes, Generation(0));
+}
+
 /// The answer about a name that is not there.
 fn absent() -> FileAttr {
     session::file(INodeNo(0), SystemTime::UNIX_EPOCH, 0, 0)
@@ -283,15 +288,12 @@ impl Filesystem for Directory {
                 Named::Never => reply.entry(&FOREVER, &absent(), Generation(0)),
                 Named::Layer(layer) => {
                     if let Some(found) = self.shared.layers.at_hand(layer) {
-                        let attributes = self.shared.found(layer, found);
-                        return reply.entry_with_ttls(&A_MOMENT, &NOT_AT_ALL, &attributes, Generation(0));
+                        return told(reply, &self.shared.found(layer, found));
                     }
                     let shared = Arc::clone(&self.shared);
                     self.runtime.spawn(async move {
                         match shared.find(layer).await {
-                            Some(attributes) => {
-                                reply.entry_with_ttls(&A_MOMENT, &NOT_AT_ALL, &attributes, Generation(0))
-                            }
+                            Some(attributes) => told(reply, &attributes),
                             None => reply.error(Errno::ENOENT),
                         }
                     });
