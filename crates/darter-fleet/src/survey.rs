@@ -56,6 +56,11 @@ impl SurveyResult {
     pub fn candidates(&self, key: BlobId, me: NodeId) -> Vec<NodeId> {
         self.heard.candidates(key, me, &self.linked)
     }
+
+    /// Those to ask then if this agent can't lead; see [`Heard::behind`].
+    pub fn behind(&self, key: BlobId, me: NodeId) -> Vec<NodeId> {
+        self.heard.behind(key, me)
+    }
 }
 
 impl Fleet {

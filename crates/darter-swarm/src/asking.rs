@@ -182,6 +182,12 @@ impl Heard {
         let mut seen = HashSet::new();
         all.copied().filter(|node| seen.insert(*node)).collect()
     }
+
+    /// The agents that could lead where this one, whose turn it would be, can't: of all that are alive those that rank behind it, in this order.
+    pub fn behind(&self, key: BlobId, me: NodeId) -> Vec<NodeId> {
+        let chosen = rendezvous::ranking(&key.0, self.alive.iter().chain([&me]));
+        chosen.into_iter().skip_while(|node| *node != me).skip(1).collect()
+    }
 }
 
 impl From<Heard> for Found {
@@ -311,5 +317,7 @@ mod tests {
         let heard = Heard { members: Vec::new(), ..heard };
         assert_eq!(heard.candidates(KEY, me, &[]), [first, second], "those behind this agent don't come before it");
         assert!(Heard::default().candidates(KEY, me, &[]).is_empty(), "who is alone leads");
+        assert_eq!(heard.behind(KEY, me), [fourth, last], "where this agent can't lead, one of them does");
+        assert!(Heard::default().behind(KEY, me).is_empty());
     }
 }

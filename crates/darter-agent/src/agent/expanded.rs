@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use darter_api::{BlobRequest, LayerRequest};
+use darter_api::{BlobRequest, LayerRequest, Role};
 use darter_core::source::Credentials;
 use darter_core::{BlobId, ExpandedLayer, Source};
 use darter_engine::FetchError;
@@ -22,6 +22,10 @@ use super::{Agent, Download, Phase};
 
 /// Bytes of an image's small layers that are fetched whole before they are mounted.
 const MAX_SMALL: u64 = 64 << 20;
+
+/// Before a layer is asked for again that others may have, or may have room for.
+const PAUSES: [Duration; 4] =
+    [Duration::ZERO, Duration::from_millis(200), Duration::from_millis(600), Duration::from_secs(2)];
 
 /// Whether a caller may have a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,20 +102,40 @@ impl Agent {
         if let Some(size) = layer.size {
             self.inner.context.expansions.names_size(&layer.digest, size);
         }
-        let mut is_first = true;
+        let mut pauses = PAUSES.into_iter();
         loop {
-            self.inner.swarms.prove_for_program(&source, &credentials, Requester::Named).await?;
-            let download = self.open_named(source.clone(), credentials.clone(), false).await?;
-            if download.length().is_none() {
-                // Somebody reads it for the first time: the fleet takes what it becomes as it comes.
-                download.want_everything();
+            match self.open_once(&source, &credentials).await {
+                // The lead threw it away, or gave it up: it says why in full to who asks again, or others have it by now. Where this agent was
+                // to lead and had no room for it, another one may, which may be about to hear that the last lead had none.
+                Err(error) if self.may_be_had_of_others(&error) => match pauses.next() {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => return Err(error),
+                },
+                opened => return opened,
             }
-            match download.length_when_known().await {
-                Ok(_) => return Ok(download),
-                // The lead threw it away, or gave it up: it says why in full to who asks again, or others have it by now.
-                Err(error) if is_first && matches!(error, FetchError::Withdrawn { .. }) => is_first = false,
-                Err(error) => return Err(error),
+        }
+    }
+
+    async fn open_once(&self, source: &Source, credentials: &Credentials) -> Result<Download, FetchError> {
+        self.inner.swarms.prove_for_program(source, credentials, Requester::Named).await?;
+        let download = self.open_named(source.clone(), credentials.clone(), false).await?;
+        if download.length().is_none() {
+            // Somebody reads it for the first time: the fleet takes what it becomes as it comes.
+            download.want_everything();
+        }
+        download.length_when_known().await?;
+        Ok(download)
+    }
+
+    /// Whether a layer that this agent could not be given may be given to who asks once more.
+    fn may_be_had_of_others(&self, error: &FetchError) -> bool {
+        match error {
+            FetchError::Withdrawn { .. } => true,
+            FetchError::Origin(failure) => {
+                let knows_others = || !self.inner.swarms.house.fleet.peers().is_empty();
+                failure.kind == ErrorKind::OutOfReach && self.inner.context.options.role == Role::Node && knows_others()
             }
+            _ => false,
         }
     }
 

@@ -529,6 +529,37 @@ async fn a_seed_without_room_leaves_a_layer_to_others_and_reads_it_no_more_for_a
     join_all([&first, &second, &seed].map(Agent::drain)).await;
 }
 
+/// Whichever of them hashing names to read a layer: others are asked where it has no room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_without_room_read_a_layer_through_memory_as_long_as_anybody_has_room_to_expand_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let registry = Registry::start().await;
+    let layers: Vec<(Vec<u8>, LayerRequest)> = (1..=4_u8)
+        .map(|number| {
+            let content: Vec<u8> = (0..1_u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+            let tar = tar([file("number", [number]), file("usr/large", &content)]);
+            let stored = gzip(&tar);
+            let layer = request(&registry, registry.put_blob("lab/app", &stored), stored.len(), &tar);
+            (tar, layer)
+        })
+        .collect();
+    let full = |name: &str, role, join| {
+        let quota = Some(Amount::Bytes(100_000));
+        darter_gateway::start(Options { role, quota, join, ..options(directory.path(), name, &registry) })
+    };
+    let seed = full("seed", Role::Seed, Vec::new()).await.unwrap();
+    let listen = |agent: &Agent| agent.status().listen.unwrap();
+    let roomy = node(directory.path(), "roomy", &registry, &[&seed]).await;
+    let first = full("first", Role::Node, vec![listen(&seed), listen(&roomy)]).await.unwrap();
+    let second = full("second", Role::Node, vec![listen(&seed), listen(&roomy)]).await.unwrap();
+    for (tar, layer) in &layers {
+        for agent in [&first, &second] {
+            assert!(read(agent, layer).await.unwrap() == expanded(tar));
+        }
+    }
+    join_all([&first, &second, &roomy, &seed].map(Agent::drain)).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_of_a_layer_is_read_than_its_manifest_says() {
     let directory = tempfile::tempdir().unwrap();
@@ -546,6 +577,33 @@ async fn no_more_of_a_layer_is_read_than_its_manifest_says() {
     // One that says it right is not refused for that.
     assert!(read(&node, &layer).await.unwrap() == expanded(&tar));
     join_all([&node, &seed].map(Agent::drain)).await;
+}
+
+/// In a swarm of 64 and more, members ask each other for hashes; and the first one is not known before all of the layer was read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_swarm_takes_what_its_lead_has_read_before_the_first_hash_is_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let tar = some_tar();
+    let (registry, layer) = registry_with(&tar).await;
+    registry.state.lock().blobs_stop_after = Some(most_of(&layer));
+    let seed = seed(directory.path(), &registry).await;
+    let (mut nodes, mut reading) = (Vec::new(), Vec::new());
+    for number in 0..70 {
+        let node = node(directory.path(), &number.to_string(), &registry, &[&seed]).await;
+        let (reader, layer) = (node.clone(), layer.clone());
+        reading.push(tokio::spawn(async move { read(&reader, &layer).await }));
+        nodes.push(node);
+    }
+    all_hold_some(&nodes.iter().chain([&seed]).collect::<Vec<_>>()).await;
+    registry.state.lock().go_on.notify_waiters();
+    let file = expanded(&tar);
+    for got in join_all(reading).await {
+        assert!(got.unwrap().unwrap() == file);
+    }
+    // On a busy machine a node may not wait for the seed's answer, and read by itself.
+    let read = reads(&registry, layer.digest);
+    assert!(read < 8, "{read}");
+    join_all(nodes.iter().chain([&seed]).map(Agent::drain)).await;
 }
 
 /// kraken#208: the registry may be away by the time that others want it.

@@ -197,6 +197,13 @@ impl Expansions {
         error
     }
 
+    /// True if there was no room here a moment ago for what a source becomes.
+    pub(crate) fn lacks_room(&self, source: &Source) -> bool {
+        let Source::Expanded(layer) = source else { return false };
+        let refusal = self.refusals.of(key_of(layer), self.clock.now());
+        refusal.is_some_and(|failure| failure.kind == ErrorKind::OutOfReach)
+    }
+
     /// Reads a layer to its end, and says whether it unpacks into its tar. Keeps nothing.
     ///
     /// # Errors

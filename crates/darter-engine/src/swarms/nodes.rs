@@ -2,7 +2,7 @@
 //!
 //! A node that is connected to no seed, or to none that can take the source on, asks the nodes it knows ([`Fleet::survey`](darter_fleet::Fleet)): who leads
 //! already is followed; else who holds all of it leads; else whom rendezvous hashing names among those alive, which
-//! reads the origin once for all. Each of these is asked with [`Message::Join`], exactly as a seed is, and
+//! reads the origin once for all; or, where that is this node and it has no room for a layer that it would have to expand, those behind it. Each of these is asked with [`Message::Join`], exactly as a seed is, and
 //! does what a seed does: it asks the origin with the caller's credentials whether the caller may have it.
 //!
 //! A host's own login, headers or certificate may be wrong or missing. A refusal that may be due to them counts for nobody
@@ -73,15 +73,20 @@ impl Swarms {
         let mut asked = HashSet::new();
         for _ in 0..MAX_SURVEYS {
             let survey = fleet.survey_without(key, blob, asked.clone()).await;
-            let seeds = rendezvous::ranking(&key.0, &survey.found_seeds);
+            let (seeds, me) = (rendezvous::ranking(&key.0, &survey.found_seeds), self.house.context.me);
             let nodes = match patient {
-                true => survey.candidates(key, self.house.context.me),
+                true => survey.candidates(key, me),
                 false => survey.heard.holders.clone(),
             };
-            let candidates = seeds.into_iter().chain(nodes);
+            // Where this agent has no room for what it would read, somebody else may.
+            let has_no_room = patient && self.house.context.expansions.lacks_room(source);
+            let others = if has_no_room { survey.behind(key, me) } else { Vec::new() };
+            let candidates = seeds.into_iter().chain(nodes).chain(others);
             let (surveyed, mut refusals) = (self.house.context.now(), 0);
             for lead in candidates.filter(|lead| self.may_lead(*lead, source)) {
-                asked.insert(lead);
+                if !asked.insert(lead) {
+                    continue;
+                }
                 match self.try_lead(lead, source, caller, troubles).await? {
                     Settled::Transfer(transfer) => {
                         let why = if has_asked { "no seed could take it on" } else { "no seed is connected" };
