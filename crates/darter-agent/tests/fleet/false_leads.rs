@@ -61,8 +61,6 @@ pub(crate) enum Word {
     Nothing,
     /// It gives bytes that are those of its hashes, and made up like them. The whole alone shows it.
     Forged,
-    /// The same of the first piece, whenever it is asked for any.
-    Repeats,
 }
 
 impl Word {
@@ -141,7 +139,7 @@ impl FalseLead {
     fn joined(&self, request: u32) -> Message {
         let count = if self.word == Word::Endless { 1 } else { self.pieces().count(self.length()).min(1000) };
         let hashes: Vec<_> = match self.word {
-            Word::Forged | Word::Repeats => (0..count).map(|piece| self.forged_hash(PieceIndex(piece))).collect(),
+            Word::Forged => (0..count).map(|piece| self.forged_hash(PieceIndex(piece))).collect(),
             _ => vec![PieceHash([7; 32]); count as usize],
         };
         let neighbour = |number: u8| PeerInfo {
@@ -251,7 +249,7 @@ impl FalseLead {
             let length = self.pieces().range(piece, self.length()).len() as u32;
             let header = Header::Data { id, piece, length }.encode();
             match self.word {
-                Word::Wrong | Word::Forged | Word::Repeats => {
+                Word::Wrong | Word::Forged => {
                     stream.writer.write_all(&[&header[..], &vec![0; length as usize]].concat()).await?;
                 }
                 Word::Drips => {
