@@ -31,6 +31,7 @@ use crate::kept::{Kept, PAGE, PieceCheck, zero_pages};
 use crate::limits::{Limits, RetryPauses};
 use crate::supply::{Content, End, Given, Refusal, Supplier, Supply};
 use crate::touches::Touches;
+use crate::waits::Waits;
 
 /// Before a question that was refused is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -131,6 +132,7 @@ pub struct MountedFile {
     link: watch::Sender<Link>,
     held: Mutex<(u64, bool)>,
     waiting: AtomicUsize,
+    waits: Waits,
     /// Somebody begins to wait.
     begins: Notify,
     /// An agent told of other content under the same name.
@@ -164,6 +166,7 @@ struct WaitingRead<'a>(&'a MountedFile);
 impl<'a> WaitingRead<'a> {
     fn begin(file: &'a MountedFile) -> Self {
         file.waiting.fetch_add(1, Ordering::SeqCst);
+        file.waits.begin();
         file.begins.notify_waiters();
         Self(file)
     }
@@ -172,12 +175,25 @@ impl<'a> WaitingRead<'a> {
 impl Drop for WaitingRead<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.0.waits.end(self.0.clock.now());
     }
 }
 
 impl MountedFile {
     /// A file whose content was opened by this connection. Needs [`MountedFile::keep`] to run, too.
     pub fn new(content: Content, supply: Arc<dyn Supply>, settings: Settings, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Self::among(content, supply, settings, clock, Waits::new())
+    }
+
+    /// The same of a file among several: while a program waits for another one of them, the rest of this one is not fetched, if it is to be fetched while nobody
+    /// waits. All of them have one clock.
+    pub fn among(
+        content: Content,
+        supply: Arc<dyn Supply>,
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        waits: Waits,
+    ) -> Arc<Self> {
         Arc::new(Self {
             ahead: Mutex::new(Ahead::new(content.length)),
             touches: Mutex::new(Touches::new(content.pieces, content.length, clock.now())),
@@ -187,6 +203,7 @@ impl MountedFile {
             link: watch::channel(Link::Up(supply)).0,
             held: Mutex::new((0, false)),
             waiting: AtomicUsize::new(0),
+            waits,
             begins: Notify::new(),
             contradicted: Notify::new(),
             fetches: Arc::new(Semaphore::new(MAX_AHEAD)),
@@ -577,7 +594,8 @@ impl MountedFile {
         let mut fills = fill == Fill::Idle || (fill == Fill::Always && fill_rate.is_some());
         loop {
             self.tell_touches(supply, false).await;
-            let pause = match fills.then(|| rest.next(self.waiting.load(Ordering::SeqCst), self.clock.now())) {
+            let now = self.clock.now();
+            let pause = match fills.then(|| rest.next(self.waits.last(now), now)) {
                 None => LOOK_EVERY,
                 // What programs touch is told, and how much is here looked at, however slow it comes.
                 Some(Step::Wait(pause)) => pause.min(LOOK_EVERY),

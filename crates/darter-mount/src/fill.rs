@@ -82,15 +82,13 @@ impl Rest {
         self.rate.map_or(STEP, |rate| rate.bytes_per_second().clamp(MIN_STEP, STEP))
     }
 
-    /// The step to take now, while `waiting` programs wait for something.
-    pub fn next(&mut self, waiting: usize, now: Moment) -> Step {
+    /// The step to take now; `last` is when a program waited for something last.
+    pub fn next(&mut self, last: Option<Moment>, now: Moment) -> Step {
         if self.at >= self.length {
             return Step::Done;
         }
         if let Some(waited) = &mut self.waited {
-            if waiting > 0 {
-                *waited = now;
-            }
+            *waited = last.map_or(*waited, |last| last.max(*waited));
             let quiet = now.since(*waited);
             if quiet < QUIET {
                 return Step::Wait(QUIET - quiet);
@@ -125,14 +123,14 @@ mod tests {
     fn the_rest_comes_step_by_step_while_nobody_waits() {
         let start = Moment::from_micros(5);
         let mut rest = Rest::new(2 * STEP + 7, Fill::Idle, None, start);
-        assert_eq!(rest.next(0, start), Step::Wait(QUIET));
+        assert_eq!(rest.next(None, start), Step::Wait(QUIET));
         let quiet = start + QUIET;
-        assert_eq!(rest.next(1, quiet), Step::Wait(QUIET), "a program waits");
-        assert_eq!(rest.next(0, quiet + QUIET / 2), Step::Wait(QUIET / 2));
+        assert_eq!(rest.next(Some(quiet), quiet), Step::Wait(QUIET), "a program waits");
+        assert_eq!(rest.next(Some(start), quiet + QUIET / 2), Step::Wait(QUIET / 2));
         let mut now = quiet + QUIET;
         let mut all = 0;
         loop {
-            match rest.next(0, now) {
+            match rest.next(None, now) {
                 Step::Fetch(step) => {
                     assert_eq!(step.start(), all);
                     all = step.end();
@@ -145,7 +143,7 @@ mod tests {
         }
         assert_eq!(all, 2 * STEP + 7);
         rest.begin_anew();
-        assert_eq!(rest.next(0, now), Step::Fetch(ByteRange::new(0, STEP)));
+        assert_eq!(rest.next(None, now), Step::Fetch(ByteRange::new(0, STEP)));
     }
 
     #[test]
@@ -156,7 +154,7 @@ mod tests {
             let mut rest = Rest::new(1 << 30, Fill::Always, Some(rate), start);
             let (mut now, mut all) = (start, 0);
             for _ in 0..50 {
-                match rest.next(7, now) {
+                match rest.next(Some(now), now) {
                     Step::Fetch(range) => {
                         assert_eq!((range.start(), range.len()), (all, step));
                         all = range.end();

@@ -9,6 +9,7 @@
 //! | [`touches`] | what was read first, so that others have it before they ask |
 //! | [`limits`] | how long a read waits, and how long a pause before the next try is |
 //! | [`fill`](mod@fill) | when the rest is fetched |
+//! | [`waits`] | who waits, of files that are read together |
 //! | [`kept`] | which pieces of the file are known to be right, and which of them stay in the page cache |
 //! | [`files`] | which files of the agent the bytes are in |
 //! | [`session`] | the kernel's end: how a mount is made and unmounted |
@@ -20,7 +21,7 @@
 //! | [`archive`] | an archive's members as such a tree |
 //! | [`erofs`] | a layer's file mounted |
 //!
-//! Decisions ([`ahead`], [`touches`], [`limits`], [`fill`](mod@fill), [`kept`], [`files`], `names`) do no I/O and take the time as an argument.
+//! Decisions ([`ahead`], [`touches`], [`limits`], [`fill`](mod@fill), [`waits`], [`kept`], [`files`], `names`) do no I/O and take the time as an argument.
 //!
 //! Invariant: a read is answered with all of its bytes, each verified, or with EIO. Never with zeros that are not in the content, never
 //! short.
@@ -43,9 +44,11 @@ pub mod single;
 pub mod supply;
 pub mod touches;
 pub mod tree;
+pub mod waits;
 
 pub use file::{Condition, MountedFile, Settings};
 pub use fill::Fill;
 pub use layers::{KeptFile, Layer, Layers};
 pub use session::{MountError, Mounted};
 pub use single::MountOptions;
+pub use waits::Waits;

@@ -437,3 +437,23 @@ async fn what_an_agent_vouched_for_is_not_asked_for_again_while_it_is_there() {
     assert!(mounted.reads(40 * PAGE, 100).await);
     assert_eq!(next.asked("read").len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_rest_is_left_alone_while_a_program_waits_for_another_file_of_the_same_mount() {
+    let (idle, waited_for) = (Agent::new(), Agent::new());
+    waited_for.refuses.store(true, Ordering::Relaxed);
+    let (waits, clock) = (Waits::new(), Arc::new(TestClock(Instant::now())));
+    let begin = |agent: &Arc<Agent>, fill| {
+        let settings = Settings { limit: LIMIT, fill, fill_rate: None, has_digest: false };
+        let supply = Arc::clone(agent) as Arc<dyn Supply>;
+        let file = MountedFile::among(content(1), supply, settings, clock.clone(), waits.clone());
+        let keeps = Arc::clone(&file);
+        tokio::spawn(async move { keeps.keep(&Agents(Mutex::default())).await });
+        file
+    };
+    let (_idle, other) = (begin(&idle, Fill::Idle), begin(&waited_for, Fill::Never));
+    assert_eq!(other.read(0, 100).await, Err(Unread));
+    assert!(idle.asked("fetch").is_empty(), "a program waited for {LIMIT:?}");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(!idle.asked("fetch").is_empty());
+}

@@ -15,7 +15,7 @@ use darter_api::client::{Client, ClientError};
 use darter_api::layers::{FoundLayer, LayerAnswer};
 use darter_core::recent::Recent;
 use darter_core::{Clock, Digest, Moment};
-use darter_mount::{KeptFile, Layer, Layers, MountedFile, Settings};
+use darter_mount::{KeptFile, Layer, Layers, MountedFile, Settings, Waits};
 use darter_store::threads;
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
@@ -38,6 +38,8 @@ pub(super) struct AgentLayers {
     agents: Agents,
     settings: Settings,
     clock: Arc<dyn Clock>,
+    /// Containers read several layers at a time.
+    waits: Waits,
     known: Mutex<Recent<Digest, FoundLayer>>,
     remembered: Mutex<Remembered>,
     /// Held by who asks the agent to tell of changes: when it may be asked again, if it refused.
@@ -48,7 +50,7 @@ impl AgentLayers {
     pub(super) fn new(clients: Vec<Client>, settings: Settings, clock: Arc<dyn Clock>) -> Self {
         let (known, remembered) = (Mutex::new(Recent::new(MAX_KNOWN)), Mutex::new(Remembered::new()));
         let telling = AsyncMutex::new(clock.now());
-        Self { agents: Agents::new(clients), settings, clock, known, remembered, telling }
+        Self { agents: Agents::new(clients), settings, clock, waits: Waits::new(), known, remembered, telling }
     }
 
     /// Sees to it that the agent tells of changes, if it can.
@@ -155,7 +157,7 @@ impl Layers for AgentLayers {
             }
         };
         let (daemon, content, supply) = tokio::time::timeout(self.settings.limit, opened).await.ok()?;
-        let file = MountedFile::new(content, supply, self.settings, Arc::clone(&self.clock));
+        let file = MountedFile::among(content, supply, self.settings, Arc::clone(&self.clock), self.waits.clone());
         Some(KeptFile::begin(file, daemon))
     }
 

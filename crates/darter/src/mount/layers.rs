@@ -12,8 +12,8 @@ use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use darter_api::client::{Client, ClientError};
 use darter_api::{GetRequest, LayerRequest, MountKind, MountState, MountStatus};
-use darter_core::{Clock as _, Digest, SystemClock};
-use darter_mount::{Condition, KeptFile, Layer, Layers, Mounted, MountedFile, Settings};
+use darter_core::{Clock, Digest, SystemClock};
+use darter_mount::{Condition, KeptFile, Layer, Layers, Mounted, MountedFile, Settings, Waits};
 use darter_store::threads;
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -147,6 +147,7 @@ async fn daemon(args: &MountArgs) -> anyhow::Result<Client> {
 /// Opens each layer's file.
 async fn open(args: &MountArgs, mount: &ImageMount, daemon: &Client, image: &Image) -> anyhow::Result<Arc<Files>> {
     let settings = Settings { limit: args.timeout, fill: args.fill, fill_rate: args.fill_rate, has_digest: true };
+    let (clock, waits): (Arc<dyn Clock>, _) = (Arc::new(SystemClock::start()), Waits::new());
     let mut layers = HashMap::new();
     layers.extend(image.layers.iter().map(|layer| (layer.diff_id, layer)));
     let opened = stream::iter(layers.into_values()).map(async |layer: &LayerRequest| {
@@ -162,7 +163,7 @@ async fn open(args: &MountArgs, mount: &ImageMount, daemon: &Client, image: &Ima
         };
         let daemon = Daemon::new(Client::at(daemon.socket().to_owned()), request);
         let (content, supply) = daemon.first(say).await?;
-        let file = MountedFile::new(content, supply, settings, Arc::new(SystemClock::start()));
+        let file = MountedFile::among(content, supply, settings, Arc::clone(&clock), waits.clone());
         anyhow::Ok((layer.diff_id, KeptFile::begin(file, daemon)))
     });
     Ok(Arc::new(Files(opened.buffer_unordered(MAX_OPENING).try_collect().await?)))
