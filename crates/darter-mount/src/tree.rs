@@ -340,7 +340,7 @@ mod tests {
         assert_eq!(of(&node(0, empty, 0)).perm, 0o500);
         let before = of(&node(0o644, file(0), -3));
         assert_eq!(before.mtime, UNIX_EPOCH - Duration::from_secs(3) + Duration::from_nanos(5));
-        assert_eq!(of(&node(0o644, file(0), i64::MIN)).mtime.duration_since(UNIX_EPOCH).ok(), Some(Duration::ZERO));
+        assert!(of(&node(0o644, file(0), i64::MIN)).mtime < UNIX_EPOCH);
         let device = of(&node(0o600, Body::Device { block: false, number: (5, 1) }, 0));
         assert_eq!((device.kind, device.rdev), (FileType::CharDevice, 0x501));
     }
