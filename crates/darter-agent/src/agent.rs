@@ -459,14 +459,32 @@ impl Agent {
         }
     }
 
+    /// What is touched first of a layer goes with it, also when that was evicted.
+    async fn forget_profiles_of_what_is_gone(&self) {
+        let profiles = self.inner.context.profiles.clone();
+        let forgetting = self.inner.context.disk.on_store(move |store| {
+            // Those that a newer version wrote lie there, too.
+            let newer = || store.set_aside().blobs;
+            profiles.forget_gone(|| store.list().into_iter().map(|row| row.id).chain(newer()).collect())
+        });
+        if let Err(error) = forgetting.await {
+            tracing::warn!(%error, "profiles of layers that were evicted could not be removed");
+        }
+    }
+
     /// Puts idle transfers away and keeps the gauges, until the agent drains.
     async fn tidy(self, mut phases: watch::Receiver<Phase>) {
+        let mut evicted = 0;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(TIDY_EVERY) => {}
                 _ = phases.wait_for(|phase| *phase == Phase::Stopped) => return,
             }
             self.inner.swarms.retire();
+            let gone = self.inner.context.disk.usage().evicted_blobs;
+            if std::mem::replace(&mut evicted, gone) != gone {
+                self.forget_profiles_of_what_is_gone().await;
+            }
             let metrics = &self.inner.context.metrics;
             let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
             let open = self.inner.swarms.all();

@@ -164,6 +164,8 @@ pub struct Options {
     pub stall_timeout: Duration,
     /// How layers are given to engines to be mounted; `None`: none is.
     pub lazy: Option<LazyOption>,
+    /// What programs touch first of layers is noted, told, merged and fetched.
+    pub profiles: bool,
     /// How long a drain waits for transfers that are under way.
     pub drain_timeout: Duration,
 }

@@ -44,6 +44,8 @@ pub struct EngineOptions {
     pub stall_timeout: Duration,
     /// The whole content is hashed here, instead of believing the seed.
     pub verify_whole: bool,
+    /// What programs touch first of expanded layers is noted, told, merged and fetched.
+    pub profiles: bool,
 }
 
 /// Shared by every part of one agent.

@@ -9,7 +9,7 @@
 //! | … | 32 | BLAKE3 of everything before |
 //!
 //! Fields are only added behind these. A file that is damaged is as good as none; one of a greater version is a newer Darter's, and stays as it
-//! is. What is kept goes with the blob: when that is removed, and when an agent starts that does not have it.
+//! is. What is kept goes with the blob: when that is removed, soon after it was evicted, and when an agent starts that does not have it.
 
 use std::collections::HashSet;
 use std::io;
@@ -69,6 +69,19 @@ impl Profiles {
     pub fn forget(&self, blob: BlobId) {
         // Nothing to forget is as good as forgotten.
         let _ = self.0.remove(name_of(blob));
+    }
+
+    /// Forgets those of blobs that are gone, while others may be being written: `blobs` says which there are, once it is known what is kept. Blocking.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn forget_gone(&self, blobs: impl FnOnce() -> HashSet<BlobId>) -> io::Result<()> {
+        let kept: Vec<BlobId> = self.0.names()?.iter().filter_map(|name| name.parse().ok()).collect();
+        if !kept.is_empty() {
+            let blobs = blobs();
+            kept.into_iter().filter(|blob| !blobs.contains(blob)).for_each(|blob| self.forget(blob));
+        }
+        Ok(())
     }
 
     /// Forgets all but those of these blobs. Files with other names may be a newer version's, and stay. Blocking.
@@ -184,7 +197,20 @@ mod tests {
         let again = Profiles::open(dir.path()).unwrap();
         assert_eq!(again.recall(BLOB, pieces()), Some(profile()));
         again.keep_only(&HashSet::from([BLOB])).unwrap();
+        again.forget_gone(|| HashSet::from([BLOB])).unwrap();
         assert!(again.recall(BLOB, pieces()).is_some());
+        // One that comes to be kept meanwhile is no old one.
+        let other = BlobId([8; 32]);
+        let writing = dir.path().join(DIRECTORY).join(format!("{other}.new"));
+        std::fs::write(&writing, b"half of it").unwrap();
+        let kept_meanwhile = || {
+            assert!(again.keep(other, pieces(), &profile()).unwrap());
+            HashSet::new()
+        };
+        again.forget_gone(kept_meanwhile).unwrap();
+        assert!(again.recall(BLOB, pieces()).is_none() && again.recall(other, pieces()).is_some());
+        again.forget(other);
+        assert!(again.keep(BLOB, pieces(), &profile()).unwrap());
         again.keep_only(&HashSet::new()).unwrap();
         assert!(again.recall(BLOB, pieces()).is_none());
         let path = dir.path().join(DIRECTORY).join(BLOB.to_string());

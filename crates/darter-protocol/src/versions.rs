@@ -101,6 +101,11 @@ impl Capabilities {
         self.0 & other.0 == other.0
     }
 
+    /// The abilities of these that are not in `other`.
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// The abilities that both have.
     pub const fn common(self, other: Self) -> Self {
         Self(self.0 & other.0)

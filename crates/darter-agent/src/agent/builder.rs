@@ -241,7 +241,7 @@ impl Prepared {
             program: env!("CARGO_PKG_VERSION").to_owned(),
             run: identity::draw_run(&*context.clock),
             versions: Versions::SPOKEN,
-            capabilities: Capabilities::OWN,
+            capabilities: capabilities(&options),
         };
         let heard = Arc::downgrade(&ears) as Weak<dyn PeerListener>;
         let given = Arc::downgrade(&hands) as Weak<dyn Uploads>;
@@ -295,6 +295,11 @@ fn fleet_context(options: &Options, context: &EngineContext) -> FleetContext {
 }
 
 /// The engine's settings.
+/// The abilities that it tells others: of profiles it hears only where it heeds them.
+const fn capabilities(options: &Options) -> Capabilities {
+    if options.profiles { Capabilities::OWN } else { Capabilities::OWN.without(Capabilities::PROFILES) }
+}
+
 fn engine_options(options: &Options) -> EngineOptions {
     EngineOptions {
         role: options.role,
@@ -305,6 +310,7 @@ fn engine_options(options: &Options) -> EngineOptions {
         origin_timeout: options.origin_timeout,
         stall_timeout: options.stall_timeout,
         verify_whole: options.verify_whole,
+        profiles: options.profiles,
     }
 }
 

@@ -15,6 +15,11 @@ use darter_swarm::{Bounds, Profile};
 use super::Agent;
 
 impl Agent {
+    /// True if this agent heeds what is touched first: see [`Options::profiles`](crate::Options::profiles).
+    pub fn keeps_profiles(&self) -> bool {
+        self.inner.context.options.profiles
+    }
+
     /// What is touched first of the layer whose tar has this digest; `None` where nothing is known.
     ///
     /// # Errors

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use darter_agent::options::Role;
+use darter_agent::options::{Amount, Role};
 use darter_agent::{Access, Agent, Download, Options};
-use darter_api::LayerRequest;
+use darter_api::client::Client;
+use darter_api::{GetRequest, LayerRequest, socket_path};
 use darter_core::source::Credentials;
 use darter_core::{ByteRange, PieceIndex};
 
@@ -191,4 +192,123 @@ async fn whoever_leads_knows_what_its_own_programs_touch() {
     assert_eq!(known(&alone, &layer).await, Some(touched_bytes(&opened)));
     drop(opened);
     alone.drain().await;
+}
+
+/// A mount of which nobody starts anything: its keeper was parted from an agent that was restarted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn for_a_mount_that_comes_again_nothing_is_fetched_that_others_touched_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let (registry, layer) = layer().await;
+    let seed = seed(directory.path(), &registry).await;
+    let first = node(directory.path(), "first", &registry, &[&seed]).await;
+    let opened = open(&first, &layer).await;
+    let touched = touched_bytes(&opened);
+    opened.touched(&reads());
+    until("the lead knows", async || known(&seed, &layer).await == Some(touched)).await;
+
+    let late = async || node(directory.path(), "late", &registry, &[&seed]).await;
+    let request = |again| GetRequest {
+        url: layer.address(),
+        headers: Vec::new(),
+        digest: None,
+        disposition: false,
+        range: None,
+        layer: Some(layer.clone()),
+        again,
+    };
+    let client = || Client::at(socket_path(&directory.path().join("late")));
+    let fetched = |agent: &Agent| agent.metrics().profile_fetched_bytes.get();
+    // The first time somebody starts something there.
+    let agent = late().await;
+    let (_, mount) = client().parts(&request(false)).await.unwrap();
+    until("all is fetched", async || fetched(&agent) >= touched).await;
+    agent.drain().await;
+    drop((agent, mount));
+
+    // What it has lies on its disk, so that this one has to lack it.
+    let agent = late().await;
+    let blob = agent.list().await.unwrap()[0].blob.to_string();
+    assert!(agent.remove(&blob).await.is_ok());
+    let (_, mount) = client().parts(&request(true)).await.unwrap();
+    until("it has heard what is touched first", async || known(&agent, &layer).await == Some(touched)).await;
+    let reading = open(&agent, &layer).await;
+    let range = ByteRange::new(0, 10);
+    reading.ensure(range, WITHIN).await.unwrap();
+    assert_eq!(fetched(&agent), 0, "a read later nothing else has come");
+    assert!(came(&agent) <= 2 * reading.piece_length().bytes(), "{} bytes", came(&agent));
+    // Another one that starts it has it all.
+    let (_, other) = client().parts(&request(false)).await.unwrap();
+    until("all is fetched", async || fetched(&agent) > 0 && came(&agent) >= touched).await;
+    drop((mount, other));
+    for agent in [&agent, &first, &seed] {
+        agent.drain().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_without_profiles_neither_notes_nor_tells_nor_merges_nor_fetches() {
+    let directory = tempfile::tempdir().unwrap();
+    let (registry, layer) = layer().await;
+    let without = |name: &str, join: Vec<String>, role| Options {
+        role,
+        join,
+        profiles: false,
+        ..options(directory.path(), name, &registry)
+    };
+    let seed = seed(directory.path(), &registry).await;
+    let at = |agent: &Agent| vec![agent.status().listen.unwrap()];
+    let silent = darter_gateway::start(without("silent", at(&seed), Role::Node)).await.unwrap();
+    let first = node(directory.path(), "first", &registry, &[&seed]).await;
+    let (opened, opened_silent) = (open(&first, &layer).await, open(&silent, &layer).await);
+    opened_silent.touched(&reads());
+    let touched = touched_bytes(&opened);
+    opened.touched(&reads()[..1]);
+    until("the lead knows", async || known(&seed, &layer).await.is_some()).await;
+    let told = seed.layer_profile(layer.diff_id).await.unwrap().unwrap();
+    assert!(told.starts == 1 && told.bytes < touched, "what the silent one read is not told: {told:?}");
+    // Nor does it hear of the list, or fetch it: that ends at once.
+    opened_silent.fetch_first_touches().await;
+    assert_eq!((silent.metrics().profile_fetched_bytes.get(), known(&silent, &layer).await), (0, None));
+    assert!(!silent.keeps_profiles() && first.keeps_profiles());
+
+    // As the lead it merges nothing, and says nothing.
+    let alone = darter_gateway::start(without("alone", Vec::new(), Role::Seed)).await.unwrap();
+    let member = node(directory.path(), "member", &registry, &[&alone]).await;
+    let opened_member = open(&member, &layer).await;
+    opened_member.touched(&reads());
+    opened_member.ensure(reads()[0], WITHIN).await.unwrap();
+    assert_eq!((known(&alone, &layer).await, profiles_in(&directory.path().join("alone"))), (None, 0));
+    for agent in [&silent, &first, &seed, &member, &alone] {
+        agent.drain().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_profile_goes_when_its_layer_is_evicted() {
+    let directory = tempfile::tempdir().unwrap();
+    let (registry, layer) = layer().await;
+    let start = async || {
+        let quota = Some(Amount::Bytes(20 << 20));
+        let options = Options { role: Role::Seed, quota, ..options(directory.path(), "seed", &registry) };
+        darter_gateway::start(options).await.unwrap()
+    };
+    let kept = directory.path().join("seed");
+    let seed = start().await;
+    let opened = open(&seed, &layer).await;
+    opened.ensure(ByteRange::new(0, opened.length().unwrap()), WITHIN).await.unwrap();
+    opened.touched(&reads());
+    until("it is written down", async || profiles_in(&kept) == 1).await;
+    drop(opened);
+    seed.drain().await;
+    drop(seed);
+
+    // Nobody has it open, and something else takes the room.
+    let seed = start().await;
+    assert_eq!(profiles_in(&kept), 1);
+    let content: Vec<u8> = (0..16_u32 << 20).map(|at| (at.wrapping_mul(2_246_822_519) >> 11) as u8).collect();
+    let path = format!("/v2/lab/app/blobs/{}", registry.put_blob("lab/app", &content));
+    assert_eq!(crate::registries::get(&seed, &path).await.body.len(), content.len());
+    until("it is gone", async || profiles_in(&kept) == 0).await;
+    assert_eq!(seed.list().await.unwrap().len(), 1);
+    seed.drain().await;
 }

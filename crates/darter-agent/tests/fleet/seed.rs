@@ -142,6 +142,7 @@ pub(crate) fn node(data_dir: &Path, join: Vec<String>) -> Options {
         answer_timeout: darter_agent::ANSWER_TIMEOUT,
         stall_timeout: Duration::ZERO,
         lazy: None,
+        profiles: true,
         drain_timeout: Duration::ZERO,
     }
 }

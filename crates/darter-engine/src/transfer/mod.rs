@@ -471,7 +471,7 @@ async fn recalled(context: &EngineContext, blob: BlobId, root: PieceHash) -> Opt
 async fn recalled_profile(context: &EngineContext, blob: BlobId, source: &Source, manifest: &Manifest) -> Profile {
     let pieces = manifest.piece_length();
     let new = || Profile::new(Bounds { total: manifest.piece_count(), piece_bytes: pieces.bytes() });
-    if !matches!(source, Source::Expanded(_)) {
+    if !context.options.profiles || !matches!(source, Source::Expanded(_)) {
         return new();
     }
     let profiles = context.profiles.clone();

@@ -30,7 +30,7 @@ impl Transfer {
     /// Fetches what every mount of an expanded layer reads; of a small one everything, if there `is_room` for that.
     pub async fn fetch_for_mount(self: &Arc<Self>, is_room: bool) {
         let Some(length) = self.stored.length() else { return };
-        if !self.is_profiled() || self.is_complete() || self.stored.passes() {
+        if !self.is_expanded() || self.is_complete() || self.stored.passes() {
             return;
         }
         let mut taken = Taken::nothing(self);

@@ -86,8 +86,13 @@ impl Transfer {
         Bounds { total: self.pieces(), piece_bytes: self.piece_length.bytes() }
     }
 
-    /// True if first touches of it are of use.
-    pub(super) fn is_profiled(&self) -> bool {
+    /// True if first touches of it are of use, and this agent is to heed them.
+    fn is_profiled(&self) -> bool {
+        self.context.options.profiles && self.is_expanded()
+    }
+
+    /// True if it is a layer in the form that is mounted.
+    pub(super) const fn is_expanded(&self) -> bool {
         matches!(self.source, Source::Expanded(_))
     }
 

@@ -12,6 +12,9 @@ use super::{failed, problem, told};
 
 pub(super) async fn profile(State(agent): State<Agent>, Path(diff_id): Path<String>) -> Response {
     let Ok(diff_id) = diff_id.parse() else { return no_diff_id(&diff_id) };
+    if !agent.keeps_profiles() {
+        return switched_off();
+    }
     match agent.layer_profile(diff_id).await {
         Ok(profile) => told(&profile),
         Err(error) => failed(&agent, &error),
@@ -34,6 +37,9 @@ pub(super) async fn unpin(State(agent): State<Agent>, Path(diff_id): Path<String
 
 async fn set_pinned(agent: &Agent, text: &str, ranges: Option<&[ByteRange]>) -> Response {
     let Ok(diff_id) = text.parse::<Digest>() else { return no_diff_id(text) };
+    if !agent.keeps_profiles() {
+        return switched_off();
+    }
     match agent.pin_layer_profile(diff_id, ranges).await {
         Ok(true) => StatusCode::NO_CONTENT.into_response(),
         Ok(false) => {
@@ -42,6 +48,10 @@ async fn set_pinned(agent: &Agent, text: &str, ranges: Option<&[ByteRange]>) -> 
         }
         Err(error) => failed(agent, &error),
     }
+}
+
+fn switched_off() -> Response {
+    problem(StatusCode::CONFLICT, "this agent keeps no profiles: it runs with --lazy-profiles=false")
 }
 
 fn no_diff_id(text: &str) -> Response {

@@ -202,6 +202,13 @@ pub(crate) struct LazyArgs {
     #[arg(long, env = "DARTER_LAZY_FILL_RATE", value_name = "RATE")]
     pub(crate) lazy_fill_rate: Option<Rate>,
 
+    /// Note which parts of layers are read first after a start, tell the fleet, and fetch them at once at the next start
+    ///
+    /// false: none of this, for `darter mount` and the snapshotter either; other agents neither tell this one nor hear of it. What was noted before lies where it is.
+    #[arg(long, env = "DARTER_LAZY_PROFILES", value_name = "BOOL", default_value = "true", default_missing_value = "true",
+        action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    pub(crate) lazy_profiles: bool,
+
     /// How long a container's read waits for its bytes before it fails
     #[arg(long, env = "DARTER_LAZY_TIMEOUT", value_name = "TIME", default_value = "60s", value_parser = values::some_time)]
     pub(crate) lazy_timeout: Duration,

@@ -178,6 +178,7 @@ impl AgentArgs {
             answer_timeout: darter_agent::ANSWER_TIMEOUT,
             stall_timeout: self.origin.stall_timeout,
             lazy: self.lazy.option(),
+            profiles: self.lazy.lazy_profiles,
             drain_timeout: self.network.drain_timeout,
         })
     }
@@ -326,6 +327,7 @@ fn embedded(
         answer_timeout: darter_agent::ANSWER_TIMEOUT,
         stall_timeout: origin.stall_timeout,
         lazy: None,
+        profiles: true,
         drain_timeout: std::time::Duration::from_secs(3),
     })
 }

@@ -109,3 +109,49 @@ fn refusal(answer: Result<Answer, darter_api::parts::Ended>) -> Refusal {
         Err(_) => Refusal::Now("the daemon is gone".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// The body of the one request that comes, which is refused.
+    fn asked(listener: &UnixListener) -> GetRequest {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut bytes, mut part) = (Vec::new(), [0; 4096]);
+        loop {
+            let read = stream.read(&mut part).unwrap();
+            bytes.extend_from_slice(&part[..read]);
+            let head = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+            if let Some(request) = head.and_then(|head| serde_json::from_slice(&bytes[head + 4..]).ok()) {
+                stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").unwrap();
+                return request;
+            }
+        }
+    }
+
+    /// Whoever starts something opens it for the first time: what others touched first is not fetched for a mount that comes back.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_mount_says_that_it_comes_again_and_not_so_the_first_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("darter.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let request = GetRequest {
+            url: "http://files.lab/model".into(),
+            headers: Vec::new(),
+            digest: None,
+            disposition: false,
+            range: None,
+            layer: None,
+            again: false,
+        };
+        let daemon = Daemon::new(Client::at(socket), request);
+        let told = tokio::task::spawn_blocking(move || [asked(&listener), asked(&listener)]);
+        assert!(daemon.connect(false).await.is_err() && daemon.open().await.is_err());
+        let [first, second] = told.await.unwrap();
+        assert_eq!((first.again, second.again), (false, true));
+        assert_eq!(first.url, second.url);
+    }
+}
