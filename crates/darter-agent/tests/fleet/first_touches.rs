@@ -214,6 +214,7 @@ async fn for_a_mount_that_comes_again_nothing_is_fetched_that_others_touched_fir
         disposition: false,
         range: None,
         layer: Some(layer.clone()),
+        blob: None,
         again,
     };
     let client = || Client::at(socket_path(&directory.path().join("late")));

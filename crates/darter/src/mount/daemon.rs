@@ -145,6 +145,7 @@ mod tests {
             disposition: false,
             range: None,
             layer: None,
+            blob: None,
             again: false,
         };
         let daemon = Daemon::new(Client::at(socket), request);
