@@ -63,7 +63,7 @@ use url::Url;
 
 use self::backend::{Backend, Changed, Given, Opened, Question};
 use self::bar::Bar;
-pub(crate) use self::bar::progress_bar;
+pub(crate) use self::bar::{progress_bar, waiting_line};
 use self::check::Check;
 use self::credentials::Senders;
 use self::jobs::Job;

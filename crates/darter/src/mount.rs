@@ -51,8 +51,8 @@ use crate::cli::{Command, MountArgs, MountShape, Mountable, UnmountArgs};
 use crate::config::Configured;
 use crate::failure::{self, Failure};
 use crate::get::credentials::Senders;
-use crate::get::file_name;
-use crate::{output, units};
+use crate::get::{self, file_name};
+use crate::{logging, output, units};
 
 /// A keeper's orders, from its standard input.
 #[derive(Serialize, Deserialize)]
@@ -123,6 +123,15 @@ impl Wanted {
                 let digest = args.digest.or_else(|| blob_digest(url));
                 Ok(Self::Tree(TreeMount { shape, url: url.clone(), dir, digest, senders: senders.clone() }))
             }
+        }
+    }
+
+    /// What people call it.
+    fn name(&self) -> String {
+        match self {
+            Self::File(mount) => mount.name.clone(),
+            Self::Tree(mount) => file_name(&mount.url).unwrap_or_else(|| "a directory".to_owned()),
+            Self::Image(mount) => mount.image.to_string(),
         }
     }
 
@@ -223,9 +232,9 @@ pub(crate) async fn run(args: &MountArgs, configured: &Configured) -> anyhow::Re
     if args.foreground {
         return wanted.run(args, true, told).await;
     }
-    let dir = wanted.dir().to_owned();
+    let (what, dir) = (wanted.name(), wanted.dir().to_owned());
     let arguments = configured.arguments.iter().map(|word| word.as_bytes().to_owned()).collect();
-    let status = tokio::task::spawn_blocking(move || start(&dir, &Orders { arguments, senders })).await??;
+    let status = tokio::task::spawn_blocking(move || start(&what, &dir, &Orders { arguments, senders })).await??;
     tell(args, &status)
 }
 
@@ -244,8 +253,8 @@ fn tell(args: &MountArgs, status: &MountStatus) -> anyhow::Result<()> {
     output::text(&format!("mounted {} ({files}{size}, {here} here)\n", path.display()))
 }
 
-/// Starts a keeper, and waits for its word.
-fn start(dir: &Path, orders: &Orders) -> anyhow::Result<MountStatus> {
+/// Starts a keeper, and waits for its word: until `what` is open.
+fn start(what: &str, dir: &Path, orders: &Orders) -> anyhow::Result<MountStatus> {
     let mut keeper = Process::new("/proc/self/exe")
         .arg0("darter")
         .arg("keep-mount")
@@ -264,7 +273,10 @@ fn start(dir: &Path, orders: &Orders) -> anyhow::Result<MountStatus> {
     let _ = stdin.write_all(&orders);
     drop(stdin);
     let mut line = String::new();
-    BufReader::new(stdout).read_line(&mut line)?;
+    let waiting = get::waiting_line(&format!("opening {what}"));
+    let heard = BufReader::new(stdout).read_line(&mut line);
+    waiting.finish_and_clear();
+    heard?;
     match serde_json::from_str(&line) {
         Ok(Word::Mounted(status)) => Ok(*status),
         Ok(Word::Failed(problem)) => {
@@ -292,6 +304,8 @@ pub(crate) async fn keep() -> anyhow::Result<()> {
         bail!("this is no command line of `darter mount`")
     };
     let Command::Mount(args) = &configured.cli.command else { bail!("this is no command line of `darter mount`") };
+    // Until it is there, standard error is that of who waits for it.
+    logging::start(&configured.cli.command);
     let kept = async {
         let told = |status: &MountStatus| {
             say(&Word::Mounted(Box::new(status.clone())))?;

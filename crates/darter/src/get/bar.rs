@@ -21,6 +21,7 @@ const MIN_TOLD: u64 = 2;
 
 const KNOWN: &str =
     "{msg}{wide_bar:.cyan/dim} {decimal_bytes} of {decimal_total_bytes}  {decimal_bytes_per_sec}  {eta} left";
+const WAITING: &str = "{spinner} {msg} ({elapsed})";
 const UNKNOWN: &str = "{msg}{spinner} {decimal_bytes}  {decimal_bytes_per_sec}";
 
 /// On terminals that are narrower than this, lines would be broken.
@@ -190,6 +191,14 @@ pub(crate) fn progress_bar(length: Option<u64>, quiet: bool) -> ProgressBar {
     ProgressBar::with_draw_target(length, target).with_style(style(length.is_some(), is_narrow()))
 }
 
+/// A line that says for what a command waits, and for how long by now; draws nothing when nobody watches.
+pub(crate) fn waiting_line(what: &str) -> ProgressBar {
+    let line = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let line = line.with_style(in_glyphs(WAITING)).with_message(what.to_owned());
+    line.enable_steady_tick(TICK);
+    line
+}
+
 fn is_narrow() -> bool {
     rustix::termios::tcgetwinsize(std::io::stderr()).is_ok_and(|size| (1..MIN_WIDTH).contains(&size.ws_col))
 }
@@ -201,6 +210,11 @@ fn style(known: bool, narrow: bool) -> ProgressStyle {
         (false, false) => UNKNOWN,
         (false, true) => UNKNOWN_NARROW,
     };
+    in_glyphs(template)
+}
+
+/// A style of characters that the terminal has.
+fn in_glyphs(template: &str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template).expect("the template is well formed");
     if glyphs::is_unicode() {
         style.progress_chars("━╸─")
