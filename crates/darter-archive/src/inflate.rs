@@ -10,7 +10,9 @@
 use std::collections::BTreeMap;
 
 use miniz_oxide::inflate::TINFLStatus;
-use miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_HAS_MORE_INPUT;
+use miniz_oxide::inflate::core::inflate_flags::{
+    TINFL_FLAG_HAS_MORE_INPUT, TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF,
+};
 use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 
 /// How far back data may refer.
@@ -101,7 +103,11 @@ impl Inflater {
         // The end is looked for once all is given: only there it is known that this is all, and right.
         while !self.is_over && (self.given < end || self.given == self.length) {
             let place = (self.given % WINDOW as u64) as usize;
-            let (status, taken, given) = decompress(&mut self.decoder, &data[used..], &mut self.window, place, flags);
+            // Before the window was full once, there is nothing behind it: only a decoder that may not wrap around refuses what refers there, and would
+            // else be given the zeros that stand in it.
+            let begins = if self.given < WINDOW as u64 { TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF } else { 0 };
+            let (status, taken, given) =
+                decompress(&mut self.decoder, &data[used..], &mut self.window, place, flags | begins);
             used += taken;
             self.taken += taken as u64;
             self.given += given as u64;
@@ -136,6 +142,25 @@ impl<P> Copies<P> {
     pub fn of(length: u64) -> Self {
         let spacing = (length / MAX_COPIES).max(MIN_SPACING).div_ceil(CHUNK) * CHUNK;
         Self { copies: BTreeMap::new(), spacing }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.copies.len()
+    }
+
+    /// True if there is none.
+    pub fn is_empty(&self) -> bool {
+        self.copies.is_empty()
+    }
+
+    /// Gives up every second one, so that those that stay are spread as before.
+    pub fn thin(&mut self) {
+        let mut stays = true;
+        self.copies.retain(|_, _| {
+            stays = !stays;
+            stays
+        });
     }
 
     /// Keeps a copy of a decoder if there is none near that place, and if there is a permit for its memory.
@@ -238,6 +263,20 @@ mod tests {
         let mut wrong = data;
         wrong[100] ^= 0xff;
         assert!(of(&wrong).is_err());
+    }
+
+    #[test]
+    fn what_refers_to_bytes_before_the_first_is_damage_and_no_zeros() {
+        // One fixed block: a match of three bytes at distance 1, and the end.
+        let only_match = [0x03, 0x02, 0x00];
+        // The same behind a literal zero byte, where it is right.
+        let behind_a_byte = [0x63, 0x00, 0x02, 0x00];
+        let of = |data: &[u8], bytes: &[u8]| {
+            let new = Inflater::new(bytes.len() as u64, crc32fast::hash(bytes));
+            rest(new, data, 1000, &mut Copies::of(0))
+        };
+        assert_eq!(of(&only_match, &[0; 3]), Err(Damaged::Data));
+        assert_eq!(of(&behind_a_byte, &[0; 4]), Ok(vec![0; 4]));
     }
 
     #[test]
