@@ -163,14 +163,18 @@ impl<P> Copies<P> {
         });
     }
 
-    /// Keeps a copy of a decoder if there is none near that place, and if there is a permit for its memory.
-    pub fn keep(&mut self, inflater: &Inflater, permit: impl FnOnce() -> Option<P>) {
+    /// True if there is no copy near this decoder's place yet.
+    pub fn wants(&self, inflater: &Inflater) -> bool {
         let place = inflater.given / self.spacing * self.spacing;
         let is_there = self.copies.range(place..place + self.spacing).next().is_some();
-        if place == 0 || is_there || inflater.is_over {
-            return;
-        }
-        if let Some(permit) = permit() {
+        place > 0 && !is_there && !inflater.is_over
+    }
+
+    /// Keeps a copy of a decoder if there is none near that place, and if there is a permit for its memory.
+    pub fn keep(&mut self, inflater: &Inflater, permit: impl FnOnce() -> Option<P>) {
+        if self.wants(inflater)
+            && let Some(permit) = permit()
+        {
             self.copies.insert(inflater.given, (inflater.clone(), permit));
         }
     }

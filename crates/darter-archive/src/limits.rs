@@ -1,6 +1,6 @@
 //! Limits of one archive.
 
-/// The most bytes of memory that the members of an archive may take, as far as they are counted: some three million.
+/// The most bytes of memory that the members of an archive may take, as far as they are counted: more than a million files' worth.
 pub const MAX_HELD: usize = 512 << 20;
 
 /// The longest path of a member, and the longest target of a symbolic link: what Linux takes in one system call.

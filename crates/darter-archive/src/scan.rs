@@ -15,6 +15,9 @@ const HEAD: u64 = 512;
 /// Where the magic of all tars but those of the oldest kind is.
 const USTAR: std::ops::Range<usize> = 257..262;
 
+/// How long a tar without members is, at most: what programs write. Longer files of zeros are anything.
+const MAX_EMPTY: u64 = 10 << 10;
+
 /// An archive that is being looked through.
 #[derive(Debug)]
 pub struct Scan {
@@ -26,6 +29,8 @@ pub struct Scan {
 #[derive(Debug)]
 enum State {
     Head,
+    /// Zeros, and nothing else if it is a tar.
+    Zeros,
     Tar(Box<TarScan>),
     Zip(Box<ZipScan>),
 }
@@ -49,6 +54,7 @@ impl Scan {
     pub fn wants(&self) -> Option<ByteRange> {
         match &self.state {
             State::Head => Some(ByteRange::new(0, HEAD.min(self.length))).filter(|range| !range.is_empty()),
+            State::Zeros => Some(ByteRange::new(0, self.length)),
             State::Tar(tar) => tar.wants(),
             State::Zip(zip) => zip.wants(),
         }
@@ -66,6 +72,11 @@ impl Scan {
                 self.state = self.kind_of(bytes)?;
                 Ok(())
             }
+            State::Zeros => {
+                let is_tar = bytes.iter().all(|byte| *byte == 0);
+                self.state = if is_tar { self.tar() } else { self.behind() };
+                Ok(())
+            }
         }
     }
 
@@ -79,10 +90,19 @@ impl Scan {
             Err(unreadable) => return Err(ArchiveError::Packed { kind: unreadable.0 }),
         }
         if head.get(USTAR) == Some(b"ustar") || darter_image::tar::is_header(head) {
-            return Ok(State::Tar(Box::new(TarScan::new(self.length, self.mtime))));
+            return Ok(self.tar());
         }
-        // Anything may stand before a zip, whose list is at its end: a program that unpacks it.
-        Ok(State::Zip(Box::new(ZipScan::behind(self.length, self.mtime))))
+        let may_be_empty = head.len() as u64 == HEAD && self.length <= MAX_EMPTY && head.iter().all(|byte| *byte == 0);
+        Ok(if may_be_empty { State::Zeros } else { self.behind() })
+    }
+
+    fn tar(&self) -> State {
+        State::Tar(Box::new(TarScan::new(self.length, self.mtime)))
+    }
+
+    /// Anything may stand before a zip, whose list is at its end: a program that unpacks it.
+    fn behind(&self) -> State {
+        State::Zip(Box::new(ZipScan::behind(self.length, self.mtime)))
     }
 
     /// The archive's members.
@@ -91,7 +111,7 @@ impl Scan {
     /// As [`Self::take`]; or it ended too early.
     pub fn finish(self) -> Result<Scanned, ArchiveError> {
         match self.state {
-            State::Head => Err(ArchiveError::Unknown),
+            State::Head | State::Zeros => Err(ArchiveError::Unknown),
             State::Tar(tar) => Ok(Scanned { tree: tar.finish()?, kind: "tar" }),
             State::Zip(zip) => Ok(Scanned { tree: zip.finish()?, kind: "zip" }),
         }

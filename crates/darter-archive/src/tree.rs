@@ -193,8 +193,6 @@ pub struct TreeBuilder {
     mtime: Time,
     held: usize,
     members: u64,
-    unreadable: (u64, Vec<(String, &'static str)>),
-    readable: bool,
 }
 
 #[derive(Debug)]
@@ -204,21 +202,25 @@ struct Building {
     entries: BTreeMap<Box<[u8]>, NodeId>,
 }
 
-/// The memory of a node and its name, besides the name's bytes: what the maps and lists take of it on average.
-const PER_NODE: usize = size_of::<Building>() + 2 * size_of::<Entry>();
+/// The most memory of a node and its name, besides the name's bytes: the list of nodes is half empty when it has just grown, at the end the finished
+/// nodes are there, too, and nodes of maps are half empty; and each name is an allocation.
+const PER_NODE: usize = 2 * size_of::<Building>() + size_of::<Node>() + 2 * size_of::<Entry>() + 32;
+
+/// The same of a directory besides: the first node of its map, which has room for eleven names, and later its list.
+const PER_DIRECTORY: usize = 12 * size_of::<Entry>() + 2 * size_of::<Entry>();
 
 impl TreeBuilder {
     /// A tree with nothing in it. What no member dates is of this time.
     pub fn new(mtime: Time) -> Self {
         let mut builder =
-            Self { nodes: Vec::new(), mtime, held: 0, members: 0, unreadable: (0, Vec::new()), readable: false };
+            Self { nodes: Vec::new(), mtime, held: 0, members: 0 };
         builder.nodes.push(builder.directory(NodeId::ROOT));
         builder
     }
 
     fn directory(&self, parent: NodeId) -> Building {
         let body = Body::Directory { parent, entries: Box::new([]) };
-        Building { node: Node { mode: 0o755, mtime: self.mtime, links: 1, body }, entries: BTreeMap::new() }
+        Building { node: Node { mode: 0o755, mtime: self.mtime, links: 0, body }, entries: BTreeMap::new() }
     }
 
     fn hold(&mut self, bytes: usize) -> Result<(), ArchiveError> {
@@ -262,16 +264,6 @@ impl TreeBuilder {
             _ => 0,
         };
         self.hold(more)?;
-        match &body {
-            Body::File { contents: Contents::Unreadable(why), .. } => {
-                self.unreadable.0 += 1;
-                if self.unreadable.1.len() < MAX_NAMED {
-                    self.unreadable.1.push((shown(path), why));
-                }
-            }
-            Body::File { .. } => self.readable = true,
-            _ => {}
-        }
         let body = if is_directory { Body::Directory { parent, entries: Box::new([]) } } else { body };
         let building = Building { node: Node { mode, mtime, links: 0, body }, entries: BTreeMap::new() };
         self.enter(parent, name, building)
@@ -318,7 +310,7 @@ impl TreeBuilder {
                 Some(_) => return Err(ArchiveError::BelowFile { name: shown(path) }),
                 None => {
                     let made = self.directory(at);
-                    self.enter(at, part, Building { node: Node { links: 0, ..made.node }, ..made })?
+                    self.enter(at, part, made)?
                 }
             };
         }
@@ -326,7 +318,8 @@ impl TreeBuilder {
     }
 
     fn enter(&mut self, parent: NodeId, name: &[u8], building: Building) -> Result<NodeId, ArchiveError> {
-        self.hold(PER_NODE + name.len())?;
+        let more = if matches!(building.node.body, Body::Directory { .. }) { PER_DIRECTORY } else { 0 };
+        self.hold(PER_NODE + more + name.len())?;
         let node = NodeId::at(self.nodes.len()).ok_or(ArchiveError::TooMany { members: self.members })?;
         self.nodes.push(building);
         self.name(parent, name, node);
@@ -334,34 +327,63 @@ impl TreeBuilder {
     }
 
     fn name(&mut self, parent: NodeId, name: &[u8], node: NodeId) {
-        self.nodes[node.index()].node.links += 1;
-        if let Some(before) = self.nodes[parent.index()].entries.insert(name.into(), node) {
-            let before = &mut self.nodes[before.index()].node;
-            before.links -= 1;
-        }
+        self.nodes[parent.index()].entries.insert(name.into(), node);
     }
 
-    /// The tree.
+    /// The tree. What counts is what can be reached: nothing below a directory in whose place something else came.
     ///
     /// # Errors
     /// There are files, and none of them can be read.
-    pub fn finish(self) -> Result<Tree, ArchiveError> {
-        if let (false, Some((name, why))) = (self.readable, self.unreadable.1.first()) {
+    pub fn finish(mut self) -> Result<Tree, ArchiveError> {
+        let (mut files, mut bytes, mut unreadable, mut is_readable) = (0, 0_u64, (0, Vec::new()), false);
+        self.nodes[0].node.links = 1;
+        let mut todo = vec![NodeId::ROOT];
+        while let Some(directory) = todo.pop() {
+            let entries = std::mem::take(&mut self.nodes[directory.index()].entries);
+            for (name, at) in &entries {
+                let node = &mut self.nodes[at.index()].node;
+                node.links += 1;
+                match &node.body {
+                    Body::Directory { .. } => todo.push(*at),
+                    Body::File { size, contents } if node.links == 1 => {
+                        files += 1;
+                        bytes = bytes.saturating_add(*size);
+                        let Contents::Unreadable(why) = contents else {
+                            is_readable = true;
+                            continue;
+                        };
+                        let why = *why;
+                        unreadable.0 += 1;
+                        if unreadable.1.len() < MAX_NAMED {
+                            unreadable.1.push((shown(&self.path(directory, name)), why));
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            if let Body::Directory { entries: done, .. } = &mut self.nodes[directory.index()].node.body {
+                *done = entries.into_iter().collect();
+            }
+        }
+        if let (false, Some((name, why))) = (is_readable, unreadable.1.first()) {
             return Err(ArchiveError::Unreadable { name: name.clone(), why });
         }
-        let mut nodes = Vec::with_capacity(self.nodes.len());
-        let (mut files, mut bytes) = (0, 0_u64);
-        for Building { mut node, entries: sorted } in self.nodes {
-            if let (Body::File { size, .. }, 1..) = (&node.body, node.links) {
-                files += 1;
-                bytes = bytes.saturating_add(*size);
-            }
-            if let Body::Directory { entries, .. } = &mut node.body {
-                *entries = sorted.into_iter().collect();
-            }
-            nodes.push(node);
+        let nodes = self.nodes.into_iter().map(|building| building.node).collect();
+        Ok(Tree { nodes, files, bytes, unreadable })
+    }
+
+    /// The path of something in a directory whose own entries are being looked through: those above it have been.
+    fn path(&self, mut directory: NodeId, name: &[u8]) -> Vec<u8> {
+        let mut parts = vec![name];
+        while let Body::Directory { parent, .. } = &self.nodes[directory.index()].node.body
+            && directory != NodeId::ROOT
+            && let Body::Directory { entries, .. } = &self.nodes[parent.index()].node.body
+        {
+            parts.extend(entries.iter().find(|(_, at)| *at == directory).map(|(name, _)| &**name));
+            directory = *parent;
         }
-        Ok(Tree { nodes, files, bytes, unreadable: self.unreadable })
+        parts.reverse();
+        parts.join(&b'/')
     }
 }
 
@@ -446,6 +468,46 @@ mod tests {
         let tree = builder.finish().unwrap();
         assert_eq!((stored(&tree, "one"), stored(&tree, "d/two")), (Some(9), Some(1)));
         assert_eq!(tree.get(tree.find("d/two").unwrap()).unwrap().links, 1);
+    }
+
+    #[test]
+    fn what_is_below_a_replaced_directory_is_counted_nowhere() {
+        let unreadable = || Body::File { size: 9, contents: Contents::Unreadable("is encrypted") };
+        let mut builder = TreeBuilder::new(Time::default());
+        add(&mut builder, "was/readable", file(1)).unwrap();
+        add(&mut builder, "was/secret", unreadable()).unwrap();
+        add(&mut builder, "replaced", unreadable()).unwrap();
+        builder.link(b"kept", b"was/readable").unwrap();
+        add(&mut builder, "was", file(2)).unwrap();
+        add(&mut builder, "replaced", file(3)).unwrap();
+        add(&mut builder, "a/b/secret", unreadable()).unwrap();
+        let tree = builder.finish().unwrap();
+        assert_eq!((tree.files, tree.bytes), (4, 12));
+        assert_eq!(tree.unreadable, (1, vec![("a/b/secret".to_owned(), "is encrypted")]));
+        assert_eq!(tree.get(tree.find("kept").unwrap()).unwrap().links, 1, "its other name is gone");
+    }
+
+    #[test]
+    fn at_least_the_memory_is_counted_that_is_taken_also_of_chains_of_directories() {
+        let taken = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+            line.trim().trim_end_matches("kB").trim().parse::<usize>().unwrap() << 10
+        };
+        // What other tests take meanwhile.
+        const OTHERS: usize = 16 << 20;
+        let before = taken();
+        let mut builder = TreeBuilder::new(Time::default());
+        for number in 0..150 {
+            add(&mut builder, &format!("{number}{}", "/d".repeat(1000)), directory()).unwrap();
+        }
+        let counted = builder.held;
+        let built = taken().saturating_sub(before);
+        let tree = builder.finish().unwrap();
+        let finished = taken().saturating_sub(before);
+        assert!(tree.len() > 150_000);
+        assert!(built.max(finished) < counted + OTHERS, "{built} and {finished} bytes, and {counted} counted");
+        assert!(counted < 4 * built, "and no multiple of it: {counted}, {built}");
     }
 
     #[test]

@@ -260,7 +260,24 @@ fn tars_that_end_early_or_lead_out_are_refused() {
     assert!(matches!(scan(b"\x1f\x8b\x08\0\0\0\0\0\0\0"), Err(ArchiveError::Packed { kind: "gzip" })));
     assert!(matches!(scan(b"<html>no archive</html>"), Err(ArchiveError::Unknown)));
     assert!(matches!(scan(b""), Err(ArchiveError::Unknown)));
-    assert_eq!(scan(&[0; 1024]).unwrap().0.tree.len(), 1, "a tar without members");
+}
+
+#[test]
+fn zeros_are_a_tar_without_members_only_if_they_are_all_and_few() {
+    for length in [512, 1024, 10 << 10] {
+        let (scanned, _) = scan(&vec![0; length]).unwrap();
+        assert_eq!((scanned.kind, scanned.tree.len()), ("tar", 1), "{length}");
+    }
+    for length in [511, (10 << 10) + 512, 3 << 20] {
+        assert!(matches!(scan(&vec![0; length]), Err(ArchiveError::Unknown)), "{length}");
+    }
+    for length in [4096, 1 << 20] {
+        let mut image = vec![0; length];
+        image[length - 1000..].fill(7);
+        assert!(matches!(scan(&image), Err(ArchiveError::Unknown)), "{length}");
+        image.extend(zip(&[member("x", "y")]));
+        assert_eq!(scan(&image).map(|(scanned, _)| scanned.kind), Ok("zip"), "{length}");
+    }
 }
 
 #[test]

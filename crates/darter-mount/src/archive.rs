@@ -3,12 +3,17 @@
 //! Bytes that stand in the archive as they are, are read there by range. Deflated ones are inflated: from the place on where the last
 //! read ended, or from the nearest [copy](darter_archive::inflate) of the decoder, and what was inflated last is kept for a while.
 //!
+//! Each open member has a place for the decoder that inflated last, so that reads in a row inflate nothing twice, however many are open; copies take what is
+//! left, and members that have many give some of them up for those that have few.
+//!
 //! Invariants: memory is bounded, whatever programs open: [`MAX_COPIES`] decoders and [`MAX_CHUNKS`] chunks for all members together, and
-//! what one read needs. A member that turned out to be damaged is an error from then on, as far as it was not read before.
+//! what one read needs. A read ends within the mount's limit, whatever it waits for, and the next one goes on where it was. A member that turned out to be
+//! damaged is an error from then on, as far as it was not read before.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -22,6 +27,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore};
 
 use crate::file::{MountedFile, Unread};
+use crate::limits::Limits;
 use crate::tree::{Reader, Unopened};
 
 /// Decoders that are kept, of all members together.
@@ -35,6 +41,9 @@ const DATA_STEP: u64 = 256 << 10;
 
 /// How much is read of the archive at a time otherwise: as the kernel reads.
 const READ_STEP: u64 = 1 << 20;
+
+/// How much longer than one of the archive's own reads several of them may take together: so each of them tells that it waited in vain.
+const GRACE: Duration = Duration::from_millis(50);
 
 /// Why an archive can't be looked through.
 #[derive(Debug, thiserror::Error)]
@@ -90,14 +99,12 @@ struct Member {
     size: u64,
     /// Where its data is.
     data: ByteRange,
-    inflating: AsyncMutex<Inflating>,
-}
-
-/// The decoders of a member.
-struct Inflating {
-    /// The one that inflated last.
-    last: Option<(Inflater, OwnedSemaphorePermit)>,
-    copies: Copies<OwnedSemaphorePermit>,
+    /// The decoder that inflated last, if there is a place for it. Locked while somebody inflates.
+    last: AsyncMutex<Option<Inflater>>,
+    /// The place for it: none where there is one chunk only.
+    place: Option<OwnedSemaphorePermit>,
+    copies: Mutex<Copies<OwnedSemaphorePermit>>,
+    limits: Mutex<Limits>,
 }
 
 /// Chunks that were inflated last: of which member, and which of its chunks.
@@ -126,7 +133,11 @@ impl Chunks {
 impl Archive {
     /// The archive that this file is, with these members.
     pub fn new(tree: Arc<Tree>, file: Arc<MountedFile>) -> Self {
-        let copies = Arc::new(Semaphore::new(MAX_COPIES));
+        Self::with_places(tree, file, MAX_COPIES)
+    }
+
+    fn with_places(tree: Arc<Tree>, file: Arc<MountedFile>, places: usize) -> Self {
+        let copies = Arc::new(Semaphore::new(places));
         Self { tree, file, opened: Mutex::default(), chunks: Mutex::default(), copies }
     }
 
@@ -149,8 +160,26 @@ impl Archive {
             tracing::warn!(%error, "a member of the archive can't be read");
             Unread
         })?;
-        let inflating = AsyncMutex::new(Inflating { last: None, copies: Copies::of(size) });
-        Ok(Member { zipped, size, data, inflating })
+        let place = if zipped.deflated && size > CHUNK { self.place(0) } else { None };
+        let limits = Mutex::new(Limits::new(self.file.limit()));
+        let copies = Mutex::new(Copies::of(size));
+        Ok(Member { zipped, size, data, last: AsyncMutex::default(), place, copies, limits })
+    }
+
+    /// A place for a decoder of a member that has so many copies; if there is none, one of those that the member with the most copies has, if these
+    /// are more than twice as many.
+    fn place(&self, has: usize) -> Option<OwnedSemaphorePermit> {
+        let free = || Arc::clone(&self.copies).try_acquire_owned().ok();
+        free().or_else(|| {
+            let members: Vec<_> = self.opened.lock().values().map(|opened| Arc::clone(&opened.member)).collect();
+            let most = members.iter().max_by_key(|member| member.copies.lock().len())?;
+            let mut copies = most.copies.lock();
+            if copies.len() > 2 * has {
+                copies.thin();
+            }
+            drop(copies);
+            free()
+        })
     }
 
     /// Bytes of the archive, however many.
@@ -182,7 +211,19 @@ impl Archive {
         Ok(all.freeze())
     }
 
+    /// Deflated bytes, within the limit of one read.
     async fn inflated(&self, file: NodeId, member: &Member, range: ByteRange) -> Result<Bytes, Unread> {
+        let patience = member.limits.lock().patience(range, self.file.clock().now());
+        match tokio::time::timeout(patience, self.inflate(file, member, range)).await {
+            Ok(read) => read,
+            Err(_) => {
+                member.limits.lock().failed(range, patience, self.file.clock().now());
+                Err(Unread)
+            }
+        }
+    }
+
+    async fn inflate(&self, file: NodeId, member: &Member, range: ByteRange) -> Result<Bytes, Unread> {
         let mut all = BytesMut::new();
         let mut at = range.start();
         while at < range.end() {
@@ -207,34 +248,43 @@ impl Archive {
         if let Some(chunk) = known {
             return Ok(chunk);
         }
-        let mut inflating = member.inflating.lock().await;
+        let mut last = member.last.lock().await;
         // Somebody else may have waited for it, too.
         let known = self.chunks.lock().get((file, number));
         if let Some(chunk) = known {
             return Ok(chunk);
         }
         let begin = number * CHUNK;
-        let copy = inflating.copies.nearest(begin).cloned();
-        let last = inflating.last.take().filter(|(last, _)| last.given() <= begin);
-        let (mut inflater, mut permit) = match (last, copy) {
-            (Some((last, permit)), copy) if copy.as_ref().is_none_or(|copy| copy.given() <= last.given()) => {
-                (last, Some(permit))
-            }
-            (last, Some(copy)) => (copy, last.map(|(_, permit)| permit)),
-            (last, None) => (Inflater::new(member.size, member.zipped.crc), last.map(|(_, permit)| permit)),
+        let copy = member.copies.lock().nearest(begin).cloned();
+        let mut inflater = match (last.take().filter(|last| last.given() <= begin), copy) {
+            (Some(last), copy) if copy.as_ref().is_none_or(|copy| copy.given() <= last.given()) => last,
+            (_, Some(copy)) => copy,
+            (_, None) => Inflater::new(member.size, member.zipped.crc),
         };
         loop {
             let this = inflater.given() / CHUNK;
+            if member.place.is_some() {
+                // Whoever gives up waiting leaves it where it was.
+                *last = Some(inflater.clone());
+            }
             let (next, chunk) = self.next_chunk(inflater, member).await?;
             inflater = next;
-            inflating.copies.keep(&inflater, || Arc::clone(&self.copies).try_acquire_owned().ok());
+            self.keep(&inflater, member);
             self.chunks.lock().put((file, this), chunk.clone());
             if this == number {
-                permit = permit.or_else(|| Arc::clone(&self.copies).try_acquire_owned().ok());
-                // Without room for it, the next read begins at a copy.
-                inflating.last = permit.map(|permit| (inflater, permit));
+                *last = member.place.is_some().then_some(inflater);
                 return Ok(chunk);
             }
+        }
+    }
+
+    /// Keeps a copy if one is wanted there, and there is a place for it.
+    fn keep(&self, inflater: &Inflater, member: &Member) {
+        let copies = member.copies.lock();
+        let (is_wanted, has) = (copies.wants(inflater), copies.len());
+        drop(copies);
+        if is_wanted && let Some(place) = self.place(has) {
+            member.copies.lock().keep(inflater, || Some(place));
         }
     }
 
@@ -292,7 +342,10 @@ impl Reader for Archive {
     async fn read(&self, file: NodeId, range: ByteRange) -> Result<Bytes, Unread> {
         match self.contents(file).ok_or(Unread)?.0 {
             Contents::Stored(at) => self.stored(ByteRange::new(at + range.start(), at + range.end())).await,
-            Contents::Sparse(extents) => self.sparse(extents, range).await,
+            Contents::Sparse(extents) => {
+                let limit = self.file.limit() + GRACE;
+                tokio::time::timeout(limit, self.sparse(extents, range)).await.map_err(|_| Unread)?
+            }
             Contents::Zipped(zipped) => {
                 let member = self.member(file).ok_or(Unread)?;
                 if zipped.deflated {
@@ -315,3 +368,6 @@ impl Reader for Archive {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -219,6 +219,15 @@ impl MountedFile {
         &self.content
     }
 
+    /// How long a read waits.
+    pub(crate) const fn limit(&self) -> Duration {
+        self.settings.limit
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
     /// Bytes that are here, when last told.
     pub fn held(&self) -> u64 {
         self.held.lock().0

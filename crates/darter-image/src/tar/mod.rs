@@ -490,10 +490,10 @@ impl TarMember {
     }
 }
 
-/// True if these bytes can be a tar's first: a header of any format, or the beginning of one without members.
+/// True if these bytes can be the first of a tar with members: a header of any format. One without begins with zeros, as much else does.
 pub fn is_header(bytes: &[u8]) -> bool {
     let Ok(block) = Block::try_from(bytes) else { return false };
-    block == [0; BLOCK] || Header::parse(&block).is_ok()
+    block != [0; BLOCK] && Header::parse(&block).is_ok()
 }
 
 impl Default for Parser {
