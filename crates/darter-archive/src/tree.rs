@@ -212,8 +212,7 @@ const PER_DIRECTORY: usize = 12 * size_of::<Entry>() + 2 * size_of::<Entry>();
 impl TreeBuilder {
     /// A tree with nothing in it. What no member dates is of this time.
     pub fn new(mtime: Time) -> Self {
-        let mut builder =
-            Self { nodes: Vec::new(), mtime, held: 0, members: 0 };
+        let mut builder = Self { nodes: Vec::new(), mtime, held: 0, members: 0 };
         builder.nodes.push(builder.directory(NodeId::ROOT));
         builder
     }

@@ -4,7 +4,7 @@
 //! [`MAX_KEPT`] others are open: each costs a connection here, and at the agent. Its length was promised with the tree: content of another one is an
 //! error, and so is content that is another one than the last time.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -81,6 +81,8 @@ pub struct FileSet {
     settings: Settings,
     clock: Arc<dyn Clock>,
     slots: Vec<Slot>,
+    /// The numbers of those that are open at their origins. Locked before a slot's.
+    open: Mutex<BTreeSet<u32>>,
     /// Counts openings: the order in which files were used.
     uses: AtomicU64,
     cache: Arc<OnceLock<TreeCache>>,
@@ -118,7 +120,8 @@ impl FileSet {
         clock: Arc<dyn Clock>,
     ) -> Arc<Self> {
         let slots = std::iter::repeat_with(Slot::default).take(count).collect();
-        Arc::new(Self { tree, opener, settings, clock, slots, uses: AtomicU64::new(0), cache: Arc::default() })
+        let (open, uses, cache) = (Mutex::default(), AtomicU64::new(0), Arc::default());
+        Arc::new(Self { tree, opener, settings, clock, slots, open, uses, cache })
     }
 
     /// Tells it what the kernel was given, once it is mounted.
@@ -196,23 +199,27 @@ impl FileSet {
             }
         });
         *slot.kept.lock() = Some(Arc::clone(&kept));
+        self.open.lock().insert(number);
         self.trim(number);
         Ok(kept)
     }
 
     /// Closes those at their origins that were used longest ago and that no program has open, if too many are open.
     fn trim(&self, but: u32) {
-        let all = self.slots.iter().enumerate();
-        let mut idle: Vec<_> = all.filter(|(_, slot)| slot.kept.lock().is_some()).collect();
-        let Some(excess) = idle.len().checked_sub(MAX_KEPT).filter(|excess| *excess > 0) else { return };
-        idle.retain(|(number, slot)| *number as u64 != u64::from(but) && slot.users.load(Ordering::SeqCst) == 0);
+        let mut open = self.open.lock();
+        let Some(excess) = open.len().checked_sub(MAX_KEPT).filter(|excess| *excess > 0) else { return };
+        let slot = |number: u32| usize::try_from(number).ok().and_then(|number| self.slots.get(number));
+        let all = open.iter().filter(|number| **number != but).filter_map(|number| Some((*number, slot(*number)?)));
+        let mut idle: Vec<_> = all.filter(|(_, slot)| slot.users.load(Ordering::SeqCst) == 0).collect();
         idle.sort_by_key(|(_, slot)| slot.used.load(Ordering::SeqCst));
-        for (_, slot) in idle.into_iter().take(excess) {
+        for (number, slot) in idle.into_iter().take(excess) {
             let mut kept = slot.kept.lock();
             // Whoever opens it counts before looking here.
             let closed = if slot.users.load(Ordering::SeqCst) == 0 { kept.take() } else { None };
             drop(kept);
-            drop(closed);
+            if closed.is_some() {
+                open.remove(&number);
+            }
         }
     }
 

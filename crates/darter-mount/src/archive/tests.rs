@@ -144,7 +144,11 @@ async fn copies_are_shared_by_the_members_that_are_open() {
         read_all(&archive, *node).await;
     }
     let copies = |node: &NodeId| archive.member(*node).unwrap().copies.lock().len();
-    assert!(nodes.iter().all(|node| (1..=3).contains(&copies(node))), "{:?}", nodes.iter().map(copies).collect::<Vec<_>>());
+    assert!(
+        nodes.iter().all(|node| (1..=3).contains(&copies(node))),
+        "{:?}",
+        nodes.iter().map(copies).collect::<Vec<_>>()
+    );
 }
 
 #[tokio::test(start_paused = true)]
