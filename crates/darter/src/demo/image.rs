@@ -32,6 +32,10 @@ const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 const BLOCK: usize = 512;
 
+/// Bytes of a path that a header has room for: in all, and before one of its slashes besides.
+const MAX_NAME: usize = 100;
+const MAX_PREFIX: usize = 155;
+
 /// The longest file that a number of eleven octal digits says.
 const MAX_LENGTH: u64 = (1 << 33) - 1;
 
@@ -51,16 +55,16 @@ impl DemoImage {
         }
         let mut tar = Tar::default();
         for dir in MOUNT_POINTS {
-            tar.directory(dir);
+            tar.directory(dir)?;
         }
         for (name, path) in programs()? {
             let bytes = std::fs::read(&path).with_context(|| format!("can't read {}", path.display()))?;
-            tar.file(&name, bytes.len() as u64);
+            tar.file(&name, bytes.len() as u64)?;
             tar.bytes(&bytes);
         }
         let programs = Content::Bytes(tar.end());
         let mut head = Tar::default();
-        head.file(FILE, length);
+        head.file(FILE, length)?;
         let filling = length.next_multiple_of(BLOCK as u64) - length;
         let end = vec![0; usize::try_from(filling)? + 2 * BLOCK];
         let data = Content::Joined(vec![Content::Bytes(head.0), Content::generated(length), Content::Bytes(end)]);
@@ -132,13 +136,13 @@ pub(super) fn find(program: &str) -> Option<PathBuf> {
 struct Tar(Vec<u8>);
 
 impl Tar {
-    fn directory(&mut self, name: &str) {
-        self.header(name, b'5', 0);
+    fn directory(&mut self, name: &str) -> anyhow::Result<()> {
+        self.header(name, b'5', 0)
     }
 
     /// The header of a file, whose bytes follow.
-    fn file(&mut self, name: &str, length: u64) {
-        self.header(name, b'0', length);
+    fn file(&mut self, name: &str, length: u64) -> anyhow::Result<()> {
+        self.header(name, b'0', length)
     }
 
     /// A file's bytes.
@@ -152,7 +156,8 @@ impl Tar {
         self.0
     }
 
-    fn header(&mut self, name: &str, kind: u8, length: u64) {
+    fn header(&mut self, name: &str, kind: u8, length: u64) -> anyhow::Result<()> {
+        let (prefix, name) = split(name).with_context(|| format!("the path {name:?} is too long for a tar"))?;
         let mut block = [0; BLOCK];
         let mut put = |at: usize, text: &str| block[at..at + text.len()].copy_from_slice(text.as_bytes());
         put(0, name);
@@ -163,11 +168,20 @@ impl Tar {
         put(136, "14500000000");
         put(148, "        ");
         put(257, "ustar\x0000");
+        put(345, prefix);
         block[156] = kind;
         let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
         block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
         self.0.extend_from_slice(&block);
+        Ok(())
     }
+}
+
+/// A path as a header has it: what is before one of its slashes, where it is too long for one field, and the rest.
+fn split(path: &str) -> Option<(&str, &str)> {
+    let mut parts = path.match_indices('/').filter_map(|(at, _)| Some((path.get(..at)?, path.get(at + 1..)?)));
+    let fits = |(prefix, name): &(&str, &str)| prefix.len() <= MAX_PREFIX && name.len() <= MAX_NAME && !name.is_empty();
+    if path.len() <= MAX_NAME { Some(("", path)) } else { parts.find(fits) }
 }
 
 #[cfg(test)]
@@ -184,6 +198,20 @@ mod tests {
             named += 1;
         }
         assert_eq!(named, 4, "two layers, a configuration and a manifest");
+    }
+
+    #[test]
+    fn a_long_path_is_what_tar_reads_and_one_that_has_no_room_is_refused() {
+        let long = format!("nix/store/{}/lib/libc.so.6", "c".repeat(120));
+        let mut tar = Tar::default();
+        tar.file(&long, 0).unwrap();
+        assert!(tar.file(&"c".repeat(101), 0).is_err() && tar.file(&format!("{}/c", "c/".repeat(200)), 0).is_err());
+        let room = tempfile::tempdir().unwrap();
+        let path = room.path().join("tar");
+        std::fs::write(&path, tar.end()).unwrap();
+        let out = Command::new("tar").arg("-tvf").arg(&path).output().unwrap();
+        let listed = String::from_utf8(out.stdout).unwrap();
+        assert!(listed.starts_with("-rwxr-xr-x") && listed.trim_end().ends_with(&long), "{listed}");
     }
 
     #[test]
