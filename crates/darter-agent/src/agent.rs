@@ -376,6 +376,19 @@ impl Agent {
         at_hand.await
     }
 
+    /// Whether parts of each of these blobs can be had without opening it anew: it is open, and has not failed, or all of it is here.
+    pub async fn are_ready(&self, blobs: Vec<BlobId>) -> Vec<bool> {
+        let mut ready: Vec<bool> = blobs.iter().map(|blob| self.inner.swarms.get(*blob).is_some()).collect();
+        if ready.contains(&false) {
+            let closed = blobs.into_iter().zip(&ready).filter(|(_, is_open)| !**is_open).map(|(blob, _)| blob);
+            let held = self.at_hand(closed.collect()).await;
+            for (is_ready, held) in ready.iter_mut().filter(|is_open| !**is_open).zip(held) {
+                *is_ready = held.file.is_some();
+            }
+        }
+        ready
+    }
+
     /// Spares blobs from eviction and removal, stored or not, as long as this agent runs (`true`), or not any more.
     pub async fn spare(&self, blobs: Vec<BlobId>, spared: bool) {
         let spare = move |store: &dyn darter_store::Store| blobs.into_iter().for_each(|blob| store.spare(blob, spared));

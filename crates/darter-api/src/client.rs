@@ -22,7 +22,7 @@ use crate::answers::{BlobRow, Explained, GetRequest, Problem, Progress, Status, 
 use crate::changes::{self, Changes};
 use crate::handover::{ORDER_HEADER, Order, PROTOCOL, Receiver};
 use crate::headers::{BLOB_HEADER, LENGTH_HEADER, MODIFIED_HEADER, PIECES_HEADER};
-use crate::layers::{LayerAnswer, NamedAnswer, NamedLayers};
+use crate::layers::{BESIDE, LayerAnswer, NamedAnswer, NamedLayers};
 use crate::parts::{self, Asker, Opened};
 use crate::profile::{LayerProfile, PinnedProfile};
 use crate::top::Top;
@@ -247,12 +247,13 @@ impl Client {
         Ok((opened, Asker::begin(connection.io.into_inner())))
     }
 
-    /// `POST /v1/layers/DIFFID`: whether a layer can be mounted. The daemon has to show that it is at it at least every `beat`.
+    /// `POST /v1/layers/DIFFID`: whether a layer can be mounted, and which others `beside` it if that is asked, too. The daemon has to show that it is at it at least every `beat`.
     ///
     /// # Errors
     /// [`ClientError::Silent`] when it does not; as for all questions.
-    pub async fn layer(&self, diff_id: Digest, beat: Duration) -> Result<LayerAnswer, ClientError> {
-        self.layer_at(&format!("/v1/layers/{diff_id}"), beat).await
+    pub async fn layer(&self, diff_id: Digest, beside: bool, beat: Duration) -> Result<LayerAnswer, ClientError> {
+        let query = if beside { format!("?{BESIDE}") } else { String::new() };
+        self.layer_at(&format!("/v1/layers/{diff_id}{query}"), beat).await
     }
 
     /// `POST /v1/chains/CHAINID`: whether the uppermost of the layers with this chain id can be mounted. As [`Self::layer`].

@@ -17,6 +17,10 @@ use crate::layer::LayerRequest;
 /// How often an answer that is not there yet says that it is on its way.
 pub const BEAT: Duration = Duration::from_millis(500);
 
+/// The query of a question by diff id that wants to be answered for the other layers of the image, too: for who is told of [changes](crate::changes), and so can
+/// go by such an answer. An older agent tells of them in any case, or never.
+pub const BESIDE: &str = "beside";
+
 /// A layer that somebody wants to mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
@@ -47,8 +51,8 @@ pub struct FoundLayer {
     pub layer: LayerRequest,
     /// The headers that open it.
     pub headers: Vec<(String, String)>,
-    /// The other layers of its image, as far as they would be given to who asks for them now: an engine asks for all. Nothing stands beside these. Older agents
-    /// tell none.
+    /// The other layers of its image, as far as they would be given with the same headers to who asks for them now: an engine asks for all. None, unless they were
+    /// [asked for](BESIDE). Nothing stands beside these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub beside: Vec<Self>,
 }

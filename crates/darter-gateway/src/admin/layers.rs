@@ -6,11 +6,11 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use darter_api::changes::PROTOCOL;
-use darter_api::layers::{BEAT, FoundLayer, LayerAnswer, NamedAnswer, NamedLayers};
+use darter_api::layers::{BEAT, BESIDE, FoundLayer, LayerAnswer, NamedAnswer, NamedLayers};
 use darter_core::Digest;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, stream};
@@ -19,11 +19,16 @@ use hyper_util::server::conn::auto::upgrade;
 use tokio::net::UnixStream;
 
 use super::{Served, Upgrade, problem};
-use crate::mirror::{self, LayerFound, Mirror};
+use crate::mirror::{self, Beside, LayerFound, Mirror};
 
-pub(super) async fn look_up(State(mirror): State<Option<Arc<Mirror>>>, Path(diff_id): Path<String>) -> Response {
+pub(super) async fn look_up(
+    State(mirror): State<Option<Arc<Mirror>>>,
+    Path(diff_id): Path<String>,
+    uri: Uri,
+) -> Response {
+    let beside = if uri.query() == Some(BESIDE) { Beside::All } else { Beside::None };
     match diff_id.parse::<Digest>() {
-        Ok(diff_id) => told(mirror, move |mirror| async move { mirror.layer(diff_id).await }.boxed()),
+        Ok(diff_id) => told(mirror, move |mirror| async move { mirror.layer(diff_id, beside).await }.boxed()),
         Err(_) => refused("diff id", &diff_id),
     }
 }

@@ -54,6 +54,9 @@ pub trait MountableLayers: Send + Sync + 'static {
     /// These are the layers of an image, and open: somebody is about to mount all of them.
     fn fetch_for_mount(&self, layers: &[BlobId]);
 
+    /// Whether parts of each of these blobs can be had without opening it anew: it is open, and has not failed, or all of it is here.
+    async fn are_ready(&self, blobs: Vec<BlobId>) -> Vec<bool>;
+
     /// How much of each of these blobs is here.
     async fn at_hand(&self, blobs: Vec<BlobId>) -> Vec<AtHand>;
 
@@ -131,6 +134,10 @@ impl MountableLayers for Agent {
 
     fn fetch_for_mount(&self, layers: &[BlobId]) {
         Self::fetch_for_mount(self, layers);
+    }
+
+    async fn are_ready(&self, blobs: Vec<BlobId>) -> Vec<bool> {
+        Self::are_ready(self, blobs).await
     }
 
     async fn at_hand(&self, blobs: Vec<BlobId>) -> Vec<AtHand> {

@@ -22,7 +22,7 @@ use darter_core::{BlobId, Digest};
 use serde::{Deserialize, Serialize};
 
 /// Layers that are given at a time: past that, none is.
-const MAX_GIVEN: usize = 50_000;
+pub(crate) const MAX_GIVEN: usize = 50_000;
 
 /// A use that is newer by less than this is not written down.
 const REFRESH: Duration = Duration::from_secs(3600);

@@ -26,7 +26,8 @@ use super::given::{Given, GivenLayer};
 const FILE: &str = "layers";
 const TEMPORARY: &str = ".layers";
 
-/// How long it is waited for others before layers that were opened are noted: an engine opens those of an image one after the other.
+/// After the first layer that was opened is noted, how long it is waited for others before those are: an engine opens the layers of an image one after the other.
+/// An agent that is killed meanwhile does not know them as in use; what of them is here is given all the same.
 const GATHER: Duration = Duration::from_millis(200);
 
 /// See the module's text. Cheap to clone.
@@ -103,6 +104,7 @@ impl GivenLayers {
         let given = self.clone();
         async move {
             if !given.0.gathering.swap(true, Ordering::SeqCst) {
+                given.save().await;
                 tokio::time::sleep(GATHER).await;
                 given.0.gathering.store(false, Ordering::SeqCst);
                 given.save().await;
@@ -110,25 +112,28 @@ impl GivenLayers {
         }
     }
 
-    /// Notes that layers are given, before anybody hears of it. Tells what is here of each now that they are spared; `None`: too many are given.
+    /// Notes that layers are given, before anybody hears of it. Tells what is here of each now that they are spared: of the first ones, where there is no room
+    /// for all; of none, where there is none for the first.
     pub(super) async fn give(
         &self,
         given: &[(LayerRequest, Mountable)],
         needs_login: bool,
         layers: &dyn MountableLayers,
         now: u64,
-    ) -> Option<Vec<AtHand>> {
-        let blobs: Vec<_> = given.iter().map(|(_, mountable)| mountable.blob).collect();
+    ) -> Vec<AtHand> {
+        let mut blobs = Vec::new();
         let at_hand = {
             let _sparing = self.0.sparing.lock().await;
             let mut new = Vec::new();
             {
                 let mut list = self.0.given.lock();
+                // An answer is no use without its first layer. What is on the list by now is spared, whatever does not find room after it.
                 for (layer, Mountable { blob, length }) in given {
                     let is_known = list.get(layer.diff_id).is_some_and(|given| given.blob == *blob);
                     if !list.give(layer, (*blob, *length), needs_login, now) {
-                        return None;
+                        break;
                     }
+                    blobs.push(*blob);
                     if !is_known {
                         new.push(*blob);
                     }
@@ -142,7 +147,7 @@ impl GivenLayers {
             layers.at_hand(blobs).await
         };
         self.save().await;
-        Some(at_hand)
+        at_hand
     }
 
     /// Snapshots name these layers, and no others. Tells which of them were not given.
@@ -191,5 +196,88 @@ impl Inner {
             self.given.lock().not_written();
             tracing::warn!(path = %self.dir.path_of(FILE).display(), %error, "could not note which layers engines mount");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use async_trait::async_trait;
+    use darter_agent::FetchError;
+    use darter_core::BlobId;
+    use darter_core::source::{Credentials, blob_of};
+
+    use super::super::given::MAX_GIVEN;
+    use super::*;
+
+    const KEEP: Duration = Duration::from_secs(3600);
+
+    /// What is spared.
+    #[derive(Default)]
+    struct Spared(Mutex<HashSet<BlobId>>);
+
+    #[async_trait]
+    impl MountableLayers for Spared {
+        async fn expanded(&self, _: &LayerRequest, _: Credentials, _: Duration) -> Result<Mountable, FetchError> {
+            Err(FetchError::Silent)
+        }
+
+        fn fetch_for_mount(&self, _: &[BlobId]) {}
+
+        async fn are_ready(&self, blobs: Vec<BlobId>) -> Vec<bool> {
+            vec![false; blobs.len()]
+        }
+
+        async fn at_hand(&self, blobs: Vec<BlobId>) -> Vec<AtHand> {
+            vec![AtHand::default(); blobs.len()]
+        }
+
+        async fn spare(&self, blobs: Vec<BlobId>, spared: bool) {
+            assert!(spared);
+            self.0.lock().extend(blobs);
+        }
+    }
+
+    fn layer(number: usize) -> (LayerRequest, Mountable) {
+        let diff_id = Digest::sha256(&number.to_le_bytes());
+        let (registry, repository) = ("lab".to_owned(), "app".to_owned());
+        let layer = LayerRequest { registry, repository, digest: diff_id, size: None, media_type: None, diff_id };
+        (layer, Mountable { blob: blob_of(&diff_id), length: 5 })
+    }
+
+    async fn opened(room: &tempfile::TempDir) -> GivenLayers {
+        let path = room.path().to_owned();
+        threads::run(move || GivenLayers::open(Dir::open(&path).unwrap(), KEEP)).await
+    }
+
+    #[tokio::test]
+    async fn where_there_is_no_room_for_all_the_first_ones_are_given_and_whatever_is_on_the_list_is_spared() {
+        let (room, spared) = (tempfile::tempdir().unwrap(), Arc::new(Spared::default()));
+        let given = opened(&room).await;
+        let many: Vec<_> = (0..MAX_GIVEN - 1).map(layer).collect();
+        assert_eq!(given.give(&many, false, &*spared, 0).await.len(), MAX_GIVEN - 1);
+        let last = [layer(MAX_GIVEN), layer(MAX_GIVEN + 1), layer(MAX_GIVEN + 2)];
+        assert_eq!(given.give(&last, false, &*spared, 0).await.len(), 1);
+        assert!(spared.0.lock().contains(&last[0].1.blob));
+        assert_eq!(*spared.0.lock(), given.0.given.lock().blobs().collect::<HashSet<_>>());
+        assert_eq!(given.give(&last[1..], false, &*spared, 0).await, [], "the one that is asked for has no room");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_layer_that_is_opened_is_noted_at_once() {
+        let (room, spared) = (tempfile::tempdir().unwrap(), Spared::default());
+        let given = opened(&room).await;
+        let both = [layer(1), layer(2)];
+        given.give(&both, false, &spared, 0).await;
+        let started = tokio::time::Instant::now();
+        let noting = tokio::spawn(given.opened(both[0].0.diff_id));
+        while opened(&room).await.in_use(both[0].0.diff_id).is_none() {
+            assert!(started.elapsed() < GATHER, "it waits for others");
+            tokio::task::yield_now().await;
+        }
+        given.opened(both[1].0.diff_id).await;
+        noting.await.unwrap();
+        assert!(opened(&room).await.in_use(both[1].0.diff_id).is_some());
     }
 }

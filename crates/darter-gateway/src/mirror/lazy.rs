@@ -6,10 +6,14 @@
 //! [`LazyOptions::wait`] at most.
 //!
 //! An engine asks for one layer after the other, and for those below again with each: some six hundred questions for an image of thirty-three. So the
-//! first answer about an image has all of its layers, and whoever asked may go by it until it is told that something [changed](super::watchers).
+//! first answer about an image has all of its layers, for who [asks for them](Beside), and whoever asked may go by it until it is told that something
+//! [changed](super::watchers).
 //!
-//! Invariants: what is promised is known to be a layer that can be mounted, with this length; nobody is given a layer for a diff id that a
+//! Invariants: what is promised is known to be a layer that can be mounted, with this length, and all of it is here or it is open: whoever is told that
+//! it can't be had takes another way, and a container that was promised it can't. A layer is given with the credentials of the image that it is answered by; nobody is given a layer for a diff id that a
 //! configuration merely names.
+
+mod giving;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -20,7 +24,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use darter_agent::{AtHand, FetchError, Part};
+use darter_agent::{FetchError, Part};
 use darter_api::LayerRequest;
 use darter_core::recent::Recent;
 use darter_core::source::Credentials;
@@ -30,9 +34,9 @@ use darter_oci::image::{ImageParts, LayerPart, MAX_CONFIG};
 use darter_oci::manifest::ImageManifest;
 use darter_origin::Upstream;
 use darter_store::{PieceFile, threads};
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
@@ -83,6 +87,15 @@ pub struct LazyOptions {
     pub wait: Duration,
     /// The layers that were given.
     pub given: GivenLayers,
+}
+
+/// Whether an answer has the other layers of the image, too: for who goes by it until it is told of a change. Others would be told of all with each of their questions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// The layer that is asked for.
+    None,
+    /// The others beside it.
+    All,
 }
 
 /// What is answered for a diff id.
@@ -177,16 +190,17 @@ impl Mirror {
     }
 
     /// What is given to who asks for the layer with this diff id.
-    pub async fn layer(&self, diff_id: Digest) -> LayerFound {
+    pub async fn layer(&self, diff_id: Digest, beside: Beside) -> LayerFound {
         let Some(lazy) = &self.lazy else {
             return LayerFound::Miss("this agent has no directory for layers (--lazy-dir)");
         };
-        self.layer_until(lazy, diff_id, self.clock.now() + lazy.wait).await
+        self.layer_until(lazy, Asked { diff_id, beside, until: self.clock.now() + lazy.wait }).await
     }
 
-    async fn layer_until(&self, lazy: &Lazy, diff_id: Digest, until: Moment) -> LayerFound {
+    async fn layer_until(&self, lazy: &Lazy, asked: Asked) -> LayerFound {
+        let Asked { diff_id, until, .. } = asked;
         let left = until.since(self.clock.now());
-        let found = tokio::time::timeout(left, self.look_up(lazy, diff_id, until)).await;
+        let found = tokio::time::timeout(left, self.look_up(lazy, asked)).await;
         let found = found.unwrap_or(LayerFound::Miss("its image could not be expanded in time"));
         let answered = match &found {
             LayerFound::Miss(reason) => {
@@ -202,14 +216,14 @@ impl Mirror {
 
     /// What is given to who asks for the uppermost of the layers with this chain id.
     pub async fn uppermost_layer(&self, chain: Digest) -> LayerFound {
-        let Some(lazy) = &self.lazy else { return self.layer(chain).await };
+        let Some(lazy) = &self.lazy else { return self.layer(chain, Beside::None).await };
         let until = self.clock.now() + lazy.wait;
         // What somebody pulls right now says what the chain is.
         if tokio::time::timeout(lazy.wait, self.read_configs(lazy)).await.is_err() {
             return LayerFound::Miss("its image's configuration did not come in time");
         }
         let diff_id = lazy.learnt.lock().uppermost(chain);
-        self.layer_until(lazy, diff_id, until).await
+        self.layer_until(lazy, Asked { diff_id, beside: Beside::None, until }).await
     }
 
     /// Snapshots name these layers, and no others. Tells which of them are not among those that were given: they can't be kept.
@@ -220,10 +234,11 @@ impl Mirror {
         }
     }
 
-    async fn look_up(&self, lazy: &Lazy, diff_id: Digest, until: Moment) -> LayerFound {
+    async fn look_up(&self, lazy: &Lazy, asked: Asked) -> LayerFound {
+        let Asked { diff_id, until, .. } = asked;
         let settled = lazy.learnt.lock().settled(diff_id, self.clock.now());
         if let Some(image) = settled {
-            return self.give(lazy, &image, diff_id, until).await;
+            return self.give(lazy, &image, asked).await;
         }
         if let Some(given) = lazy.given.in_use(diff_id)
             && let Some(found) = self.give_whole(lazy, &given).await
@@ -231,12 +246,12 @@ impl Mirror {
             return found;
         }
         if lazy.given.get(diff_id).is_none() {
-            return self.find(lazy, diff_id, until).await;
+            return self.find(lazy, asked).await;
         }
         // What is not here may need credentials that are good today. Half of the time is for what was given before.
         let now = self.clock.now();
         let half = until.since(now) / 2;
-        let found = tokio::time::timeout(half, self.find(lazy, diff_id, now + half)).await;
+        let found = tokio::time::timeout(half, self.find(lazy, Asked { until: now + half, ..asked })).await;
         if let Ok(found @ LayerFound::Found(_)) = found {
             return found;
         }
@@ -255,7 +270,8 @@ impl Mirror {
     }
 
     /// Looks at the images that were pulled lately and name it.
-    async fn find(&self, lazy: &Lazy, diff_id: Digest, until: Moment) -> LayerFound {
+    async fn find(&self, lazy: &Lazy, asked: Asked) -> LayerFound {
+        let Asked { diff_id, until, .. } = asked;
         self.read_configs(lazy).await;
         // An engine may have noted its file, and be about to start a container of an image that was pulled long ago.
         if let Some(given) = self.uncontested(lazy, diff_id)
@@ -268,7 +284,7 @@ impl Mirror {
             let decision = lazy.learnt.lock().decide(diff_id, self.clock.now());
             match decision {
                 Decision::Miss(reason) => return LayerFound::Miss(reason),
-                Decision::Hit(image) => return self.give(lazy, &image, diff_id, until).await,
+                Decision::Hit(image) => return self.give(lazy, &image, asked).await,
                 Decision::Look(images) => {
                     join_all(images.iter().map(|image| self.look_at(lazy, image, until))).await;
                 }
@@ -402,117 +418,6 @@ impl Mirror {
         Some((verdict, shown))
     }
 
-    /// Gives a layer of an image, and the image's others with it.
-    async fn give(&self, lazy: &Lazy, image: &Pulled<How>, diff_id: Digest, until: Moment) -> LayerFound {
-        let how = &image.how;
-        let Some(layer) = image.layers.iter().find(|(_, its)| *its == diff_id) else {
-            return LayerFound::Miss("its image does not name it");
-        };
-        if lazy.mountable.lock().get(&diff_id).is_none() {
-            let within = until.since(self.clock.now());
-            let request = request(how, &how.repository, layer);
-            match lazy.layers.expanded(&request, how.credentials.clone(), within).await {
-                Ok(mountable) => drop(lazy.mountable.lock().insert(diff_id, mountable, 1)),
-                Err(error) => {
-                    tracing::warn!(%diff_id, error = %in_full(&error), "a layer that could be mounted can't be had now");
-                    return LayerFound::Miss("it can't be had now");
-                }
-            }
-        }
-        let now = self.clock.now();
-        let given = {
-            let mut learnt = lazy.learnt.lock();
-            let mut mountable = lazy.mountable.lock();
-            let mut logins = lazy.logins.lock();
-            let mut layers = vec![layer];
-            for other in &image.layers {
-                let is_new = !layers.iter().any(|(_, known)| *known == other.1);
-                if is_new && matches!(learnt.decide(other.1, now), Decision::Hit(_)) {
-                    layers.push(other);
-                }
-            }
-            let known = layers.into_iter().filter_map(|layer| {
-                let mountable = *mountable.get(&layer.1)?;
-                logins.given(layer.1, how.credentials.clone(), now);
-                Some((request(how, &how.named, layer), mountable))
-            });
-            known.collect::<Vec<_>>()
-        };
-        self.note(lazy, given, how.credentials.clone(), !how.credentials.headers.is_empty()).await
-    }
-
-    /// Gives a layer that is in use, and all of it here.
-    async fn give_whole(&self, lazy: &Lazy, given: &GivenLayer) -> Option<LayerFound> {
-        let GivenLayer { layer, blob, length, needs_login, .. } = given;
-        lazy.layers.at_hand(vec![*blob]).await.pop()?.file?;
-        let credentials = lazy.logins.lock().last(&layer.diff_id).unwrap_or_default();
-        let mountable = Mountable { blob: *blob, length: *length };
-        let found = self.note(lazy, vec![(layer.clone(), mountable)], credentials, *needs_login).await;
-        matches!(&found, LayerFound::Found(found) if found.file.is_some()).then_some(found)
-    }
-
-    /// Gives a layer that is in use as it was given before, if it can be had so.
-    async fn give_again(&self, lazy: &Lazy, given: GivenLayer, until: Moment) -> LayerFound {
-        let layer = given.layer;
-        let credentials = match lazy.logins.lock().last(&layer.diff_id) {
-            Some(credentials) => credentials,
-            None if given.needs_login => {
-                return LayerFound::Miss("the credentials that it was pulled with are not known any more");
-            }
-            None => Credentials::default(),
-        };
-        let within = until.since(self.clock.now()).saturating_sub(ANSWER_MARGIN.min(lazy.wait / 4));
-        let repository = self.rewrites.apply(&layer.registry, layer.repository.clone());
-        let at_registry = LayerRequest { repository, ..layer.clone() };
-        match lazy.layers.expanded(&at_registry, credentials.clone(), within).await {
-            Ok(mountable) => self.note(lazy, vec![(layer, mountable)], credentials, given.needs_login).await,
-            Err(error) => {
-                tracing::warn!(diff_id = %layer.diff_id, error = %in_full(&error), "a layer that an engine mounts can't be had now");
-                LayerFound::Miss("it can't be had now")
-            }
-        }
-    }
-
-    /// Notes that layers are given, and gives them: the first one, and the others beside it.
-    async fn note(
-        &self,
-        lazy: &Lazy,
-        given: Vec<(LayerRequest, Mountable)>,
-        credentials: Credentials,
-        needs_login: bool,
-    ) -> LayerFound {
-        let Some(at_hand) = lazy.given.give(&given, needs_login, &*lazy.layers, self.clock.unix()).await else {
-            return LayerFound::Miss("too many layers are kept for this host's engines");
-        };
-        let found = |((layer, Mountable { length, .. }), AtHand { held, file })| FoundLayer {
-            layer,
-            credentials: credentials.clone(),
-            length,
-            held,
-            file,
-            beside: Vec::new(),
-        };
-        let mut found = given.into_iter().zip(at_hand).map(found);
-        let Some(first) = found.next() else { return LayerFound::Miss("it can't be had now") };
-        LayerFound::Found(Box::new(FoundLayer { beside: found.collect(), ..first }))
-    }
-
-    /// Whether a program that opens a layer with these credentials was just given it with the same, or is trusted with what this host's engines
-    /// use.
-    pub(crate) fn may_open(&self, layer: &LayerRequest, credentials: &Credentials, is_trusted: bool) -> bool {
-        let Some(lazy) = &self.lazy else { return false };
-        let with_same = || lazy.logins.lock().are_good(&layer.diff_id, credentials, self.clock.now());
-        lazy.given.has(layer) && (is_trusted || with_same())
-    }
-
-    /// A layer was opened that was given: it is in use from now on. The result notes that for the next agent; nobody needs to wait for it.
-    pub(crate) fn layer_opened(&self, diff_id: Digest) -> BoxFuture<'static, ()> {
-        match &self.lazy {
-            Some(lazy) => lazy.given.opened(diff_id).boxed(),
-            None => std::future::ready(()).boxed(),
-        }
-    }
-
     /// Whether the puller of an image may read one of its blobs, as the mirror decides it for who asks for the blob itself.
     async fn may_read(&self, ask: &Ask<'_>, digest: Digest) -> bool {
         let source = ask.source(digest);
@@ -556,6 +461,14 @@ impl Mirror {
             until: self.waits.answer(),
         }
     }
+}
+
+/// A question for a layer.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    diff_id: Digest,
+    beside: Beside,
+    until: Moment,
 }
 
 /// Layers whose mountable files are remembered: some hundred bytes each.

@@ -116,7 +116,7 @@ use self::wrong::WrongDigests;
 
 pub use self::blobs::{Blob, Blobs, Mountable, MountableLayers};
 pub use self::given_layers::GivenLayers;
-pub use self::lazy::{FoundLayer, LayerFound, LazyOptions};
+pub use self::lazy::{Beside, FoundLayer, LayerFound, LazyOptions};
 pub use self::rewrite::Rewrites;
 pub use darter_agent::{AtHand, Nearness, Part};
 

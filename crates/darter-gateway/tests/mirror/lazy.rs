@@ -1,20 +1,29 @@
 //! Layers of pulled images that can be mounted, asked for by diff id as the directory for containerd asks. With real agents, since they expand them.
 
+use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use darter_agent::Agent;
+use async_trait::async_trait;
 use darter_agent::options::{LazyOption, Options, Role};
+use darter_agent::{Agent, AtHand, FetchError};
 use darter_api::changes::Change;
 use darter_api::layers::{FoundLayer, LayerAnswer, NamedLayers};
-use darter_api::{Client, GetRequest, socket_path};
-use darter_core::Digest;
+use darter_api::{Client, GetRequest, LayerRequest, socket_path};
+use darter_core::source::{Credentials, blob_of};
+use darter_core::{BlobId, Digest};
+use darter_gateway::mirror::{Beside, GivenLayers, LayerFound, LazyOptions, Mountable, MountableLayers};
 use darter_oci::image::chain_ids;
+use darter_store::{Dir, threads};
+use http::Method;
+use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::provenance::{ALICE, get, options};
 use crate::registry::{MANIFEST, Registry};
 use crate::tar::{dir, file, tar};
+use crate::world::world_with;
 
 const BOB: &str = "Bearer bob";
 const WAIT: Duration = Duration::from_secs(20);
@@ -85,7 +94,7 @@ fn client(agent: &Agent) -> Client {
 }
 
 async fn look_up(agent: &Agent, diff_id: Digest) -> LayerAnswer {
-    client(agent).layer(diff_id, Duration::from_secs(5)).await.unwrap()
+    client(agent).layer(diff_id, true, Duration::from_secs(5)).await.unwrap()
 }
 
 async fn found(agent: &Agent, diff_id: Digest) -> FoundLayer {
@@ -196,6 +205,110 @@ async fn an_answer_has_all_layers_of_the_image_but_those_that_would_not_be_given
     agent.drain().await;
     drop(agent);
     assert_eq!(changes.look(), Change::Over);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_layer_of_two_images_is_given_with_the_login_of_the_one_that_answers_for_it_whoever_asks_for_the_others_layers()
+ {
+    let world = World::new().await;
+    let [shared, first, second] = ["shared", "first", "second"].map(tar_of);
+    for (login, repository, own) in [(ALICE, "alice/app", &first), (BOB, "bob/app", &second)] {
+        world.lab.allow(login, repository);
+        world.image(&world.lab, repository, &[own, &shared], &[id(own), id(&shared)]);
+    }
+    let agent = world.agent(|_| ()).await;
+    assert_eq!(pull(&agent, ALICE, "lab", "alice/app").await, 200);
+    let answer = found(&agent, id(&first)).await;
+    assert_eq!(all_of(&answer), [id(&shared), id(&first)]);
+    // Her login may be no good any more by now: the latest pull counts.
+    assert_eq!(pull(&agent, BOB, "lab", "bob/app").await, 200);
+    let is_bobs =
+        |found: &FoundLayer| found.layer.repository == "bob/app" && found.headers.iter().any(|(_, value)| value == BOB);
+    assert!(is_bobs(&found(&agent, id(&shared)).await));
+    assert_eq!(all_of(&found(&agent, id(&first)).await), [id(&first)], "the other one is not given with her login");
+    let answer = found(&agent, id(&second)).await;
+    assert_eq!(all_of(&answer), [id(&shared), id(&second)]);
+    assert!(answer.beside.iter().all(is_bobs));
+    let alone = client(&agent).layer(id(&second), false, Duration::from_secs(5)).await.unwrap();
+    let LayerAnswer::Found(alone) = alone else { panic!("{alone:?}") };
+    assert!(alone.beside.is_empty(), "nobody asked for them");
+    agent.drain().await;
+}
+
+/// Layers that can be had, or not any more.
+#[derive(Clone, Default)]
+struct Played(Arc<Mutex<PlayedState>>);
+
+#[derive(Default)]
+struct PlayedState {
+    /// Those that can't be had.
+    gone: HashSet<Digest>,
+    /// Those that were opened and have not failed since.
+    open: HashSet<BlobId>,
+}
+
+#[async_trait]
+impl MountableLayers for Played {
+    async fn expanded(&self, layer: &LayerRequest, _: Credentials, _: Duration) -> Result<Mountable, FetchError> {
+        let mut state = self.0.lock();
+        if state.gone.contains(&layer.diff_id) {
+            return Err(FetchError::Silent);
+        }
+        let blob = blob_of(&layer.diff_id);
+        state.open.insert(blob);
+        Ok(Mountable { blob, length: 4096 })
+    }
+
+    fn fetch_for_mount(&self, _: &[BlobId]) {}
+
+    async fn are_ready(&self, blobs: Vec<BlobId>) -> Vec<bool> {
+        blobs.iter().map(|blob| self.0.lock().open.contains(blob)).collect()
+    }
+
+    async fn at_hand(&self, blobs: Vec<BlobId>) -> Vec<AtHand> {
+        vec![AtHand::default(); blobs.len()]
+    }
+
+    async fn spare(&self, _: Vec<BlobId>, _: bool) {}
+}
+
+#[tokio::test]
+async fn a_layer_that_cannot_be_had_any_more_is_not_promised_and_one_that_failed_is_opened_anew() {
+    let (played, list) = (Played::default(), tempfile::tempdir().unwrap());
+    let path = list.path().to_owned();
+    let given = threads::run(move || GivenLayers::open(Dir::open(&path).unwrap(), KEEP)).await;
+    let layers = Arc::new(played.clone());
+    let world = world_with(|options, _| options.lazy = Some(LazyOptions { layers, wait: WAIT, given })).await;
+    let diff_ids = [Digest::sha256(b"base"), Digest::sha256(b"top")];
+    let config = json!({ "rootfs": { "type": "layers", "diff_ids": diff_ids } }).to_string();
+    let digest = world.registry.put_blob("app", config.as_bytes());
+    world.agent.hold(config.clone());
+    let layer =
+        |name| json!({ "mediaType": LAYER, "digest": world.registry.put_blob("app", name), "size": name.len() });
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": { "mediaType": CONFIG, "digest": digest, "size": config.len() },
+        "layers": [layer(b"stored base".as_slice()), layer(b"stored top")],
+    });
+    world.registry.put_manifest("app", MANIFEST, manifest.to_string(), Some("1"));
+    assert_eq!(world.send(Method::GET, "/v2/app/manifests/1", &[]).await.status, 200);
+    let [base, top] = diff_ids;
+    // How many stand beside it; `None`: it is not given.
+    let ask = async |diff_id| match world.mirror.layer(diff_id, Beside::All).await {
+        LayerFound::Found(found) => Some(found.beside.len()),
+        LayerFound::Miss(_) => None,
+    };
+    assert_eq!(ask(base).await, Some(1));
+    let fail = |diff_id: Digest| played.0.lock().open.remove(&blob_of(&diff_id));
+    assert!(fail(top));
+    assert_eq!(ask(base).await, Some(0), "the other one has failed");
+    assert_eq!(ask(top).await, Some(1), "it is opened anew");
+    assert_eq!(ask(base).await, Some(1));
+    assert!(fail(base));
+    played.0.lock().gone.insert(base);
+    assert_eq!(ask(base).await, None, "an engine would mount what can't be read");
+    assert_eq!(ask(top).await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -385,7 +498,7 @@ async fn an_image_is_known_though_who_asked_first_went_away_while_its_configurat
     world.lab.state.lock().slow_blobs = Duration::from_millis(20);
     world.lab.state.lock().slow_heads = Duration::from_secs(2);
     let (client, first) = (client(&agent), id(&tar));
-    let going = tokio::spawn(async move { client.layer(first, Duration::from_secs(5)).await });
+    let going = tokio::spawn(async move { client.layer(first, true, Duration::from_secs(5)).await });
     while world.lab.asked().len() == asked {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

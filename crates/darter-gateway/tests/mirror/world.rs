@@ -47,6 +47,7 @@ pub(crate) struct World {
     pub(crate) agent: Twin,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) clock: HandClock,
+    pub(crate) mirror: Arc<Mirror>,
     pub(crate) port: LocalPort,
     /// The phase that the agent says it is in.
     pub(crate) phase: watch::Sender<Phase>,
@@ -98,9 +99,9 @@ pub(crate) async fn world_of(
     let data_dir = dir.path().join("data");
     let kept = RegistriesOptions { data_dir, grant_ttl: GRANT_TTL, stale_tags, answer_timeout };
     let phase = watch::channel(Phase::Starting).0;
-    let port = open_port(options, kept, &config, &agent, &metrics, &clock, &phase).await;
+    let (mirror, port) = open_port(options, kept, &config, &agent, &metrics, &clock, &phase).await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    World { registry, agent, metrics, clock, port, phase, client, dir, stale_tags, answer_timeout }
+    World { registry, agent, metrics, clock, mirror, port, phase, client, dir, stale_tags, answer_timeout }
 }
 
 async fn open_port(
@@ -111,7 +112,7 @@ async fn open_port(
     metrics: &Arc<Metrics>,
     clock: &HandClock,
     phase: &watch::Sender<Phase>,
-) -> LocalPort {
+) -> (Arc<Mirror>, LocalPort) {
     let http = HttpClient::new(&HttpConfig { proxy_from_environment: false, ..HttpConfig::default() }).unwrap();
     let client = RegistryClient::new(http, config, Arc::new(SystemClock::start()));
     let (agent, clock) = (Arc::new(agent.clone()), Arc::new(clock.clone()));
@@ -122,8 +123,10 @@ async fn open_port(
     let registries = opened.await.unwrap();
     let mirror = Mirror::new(options, Arc::new(registries), agent, Arc::clone(metrics), clock);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (mirror, names) = (Some(Arc::new(mirror)), vec!["darter.corp".into()]);
-    LocalPort::serve(listener, mirror, Arc::clone(metrics), names, phase.subscribe()).unwrap()
+    let (mirror, names) = (Arc::new(mirror), vec!["darter.corp".into()]);
+    let served = Some(Arc::clone(&mirror));
+    let port = LocalPort::serve(listener, served, Arc::clone(metrics), names, phase.subscribe()).unwrap();
+    (mirror, port)
 }
 
 impl World {
@@ -177,7 +180,8 @@ impl World {
         let answer_timeout = self.answer_timeout;
         let kept = RegistriesOptions { data_dir, grant_ttl: GRANT_TTL, stale_tags, answer_timeout };
         let (config, phase) = (RegistryConfig::default(), &self.phase);
-        self.port = open_port(options, kept, &config, &self.agent, &self.metrics, &self.clock, phase).await;
+        (self.mirror, self.port) =
+            open_port(options, kept, &config, &self.agent, &self.metrics, &self.clock, phase).await;
     }
 
     /// True if `/metrics` has this line.

@@ -38,6 +38,8 @@ pub(super) struct AgentLayers {
     agents: Agents,
     settings: Settings,
     clock: Arc<dyn Clock>,
+    /// How long it may take until the agent tells of changes.
+    listen_timeout: Duration,
     /// Containers read several layers at a time.
     waits: Waits,
     known: Mutex<Recent<Digest, FoundLayer>>,
@@ -49,8 +51,9 @@ pub(super) struct AgentLayers {
 impl AgentLayers {
     pub(super) fn new(clients: Vec<Client>, settings: Settings, clock: Arc<dyn Clock>) -> Self {
         let (known, remembered) = (Mutex::new(Recent::new(MAX_KNOWN)), Mutex::new(Remembered::new()));
-        let telling = AsyncMutex::new(clock.now());
-        Self { agents: Agents::new(clients), settings, clock, waits: Waits::new(), known, remembered, telling }
+        let (agents, telling) = (Agents::new(clients), AsyncMutex::new(clock.now()));
+        let listen_timeout = LISTEN_TIMEOUT;
+        Self { agents, settings, clock, listen_timeout, waits: Waits::new(), known, remembered, telling }
     }
 
     /// Sees to it that the agent tells of changes, if it can.
@@ -63,7 +66,7 @@ impl AgentLayers {
             return;
         }
         let asking = async { self.agents.client().await.changes().await };
-        match tokio::time::timeout(LISTEN_TIMEOUT, asking).await {
+        match tokio::time::timeout(self.listen_timeout, asking).await {
             Ok(Ok(changes)) => self.remembered.lock().is_told_by(changes),
             // One that starts again will tell.
             Ok(Err(ClientError::NoDaemon(_) | ClientError::Connect(..) | ClientError::Broken(..))) => {}
@@ -102,8 +105,12 @@ impl Layers for AgentLayers {
 
     async fn look_up(&self, layer: Digest) -> Option<Layer> {
         self.listen().await;
-        let when = self.remembered.lock().asks(self.clock.now());
-        let asked = self.agents.ask(|client, beat| async move { client.layer(layer, beat).await }).await;
+        let (when, beside) = {
+            let mut remembered = self.remembered.lock();
+            // Where nobody tells of changes, only the answer for this layer is of use.
+            (remembered.asks(self.clock.now()), remembered.is_told())
+        };
+        let asked = self.agents.ask(|client, beat| async move { client.layer(layer, beside, beat).await }).await;
         let found = match asked {
             Ok(LayerAnswer::Found(mut first)) => {
                 let mut found = std::mem::take(&mut first.beside);
@@ -220,7 +227,11 @@ mod tests {
             if !head.contains("/v1/layers/changes") {
                 self.asked.fetch_add(1, Ordering::SeqCst);
                 let mut answer = found(0);
-                answer.beside = (1..LAYERS).map(found).collect();
+                let wants_all = head.lines().next().is_some_and(|line| line.contains("?beside "));
+                assert_eq!(wants_all, self.tells, "of use only to who is told of changes: {head}");
+                if wants_all {
+                    answer.beside = (1..LAYERS).map(found).collect();
+                }
                 let answer = serde_json::to_string(&LayerAnswer::Found(Box::new(answer))).unwrap();
                 let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
                 stream.write_all(head.as_bytes()).await.unwrap();
@@ -254,7 +265,9 @@ mod tests {
     fn keeper(socket: &Path) -> AgentLayers {
         let limit = Duration::from_secs(10);
         let settings = Settings { limit, fill: Fill::Never, fill_rate: None, has_digest: true };
-        AgentLayers::new(vec![Client::at(socket.to_owned())], settings, Arc::new(Still))
+        let keeper = AgentLayers::new(vec![Client::at(socket.to_owned())], settings, Arc::new(Still));
+        // However loaded the machine is.
+        AgentLayers { listen_timeout: Duration::from_secs(60), ..keeper }
     }
 
     /// As the directory does.
