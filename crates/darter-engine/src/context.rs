@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use darter_api::Role;
-use darter_core::{BlobId, Clock, Moment, NodeId, Place};
+use darter_core::source::Credentials;
+use darter_core::{BlobId, Clock, Moment, NodeId, Place, Source};
 use darter_metrics::Metrics;
 use darter_origin::{Origin, Origins, Pauses, Requester, Upstreams};
 use darter_store::{Disk, WallClock};
@@ -19,7 +20,7 @@ use crate::error::FetchError;
 use crate::expanding::{Expanding, Expansions};
 use crate::let_downs::LetDowns;
 use crate::profiles::Profiles;
-use crate::setbacks::{Culprit, Setbacks};
+use crate::setbacks::{Culprit, Setbacks, key_of};
 use crate::transfer::journal::Archive;
 use crate::transfer::manners::Manners;
 use crate::transfer::meter::TierBytes;
@@ -185,6 +186,11 @@ impl EngineContext {
     pub(crate) fn most_waiting(&self, is_seed: bool) -> Duration {
         let patience = self.options.origin_patience;
         if is_seed { patience.max(MAX_SEED_WAITING) } else { patience }
+    }
+
+    /// True if an agent that led a source, for whoever shows these credentials, let this one down a short time ago: another try goes without it.
+    pub fn was_let_down(&self, source: &Source, credentials: &Credentials) -> bool {
+        self.let_downs.is_any(key_of(source, credentials), self.now())
     }
 
     /// The present moment.

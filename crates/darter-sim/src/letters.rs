@@ -7,6 +7,7 @@
 //! Nobody tells wrong hashes. Who is dead or out of reach is not met; who is told to meet it finds that out after a while.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use darter_core::{Moment, NodeId, PieceSet};
 use darter_protocol::{Frame, Message, PeerInfo};
@@ -16,6 +17,9 @@ use darter_swarm::{Input, LetIn};
 use crate::fleet::Fleet;
 use crate::node::{id_of, index_of};
 use crate::queue::What;
+
+/// For how long a lead may say that it waits for its origin.
+const MAX_WAITING: Duration = Duration::from_secs(600);
 
 /// A message on its way.
 #[derive(Debug)]
@@ -137,6 +141,9 @@ impl Fleet {
                 }
             }
             Message::Grew { from: first, hashes, members_ask, proof, .. } => {
+                if hashes.is_empty() {
+                    self.tell(to, Input::LeadWaits { lead: by, most: MAX_WAITING });
+                }
                 self.hear_hashes(to, from, first, &hashes, (members_ask, proof));
             }
             message => {

@@ -64,6 +64,8 @@ pub enum Loss {
     Failed,
     /// It let this agent in and gave nothing ([`Vigil`](crate::Vigil)).
     Mute,
+    /// Nothing came for as long as a blob may stand still, though it did not say that it waits: an honest one may have been cut off.
+    Stalled,
     /// It is well, but knows nothing of this agent's part in the swarm: after a removal over there, say. It may be asked again.
     Forgot,
 }
@@ -187,7 +189,7 @@ impl Leadership {
         }
         self.leader = Leader::Nobody;
         self.forgotten += u32::from(loss == Loss::Forgot);
-        self.mute += u32::from(loss == Loss::Mute);
+        self.mute += u32::from(matches!(loss, Loss::Mute | Loss::Stalled));
         if loss != Loss::Forgot || self.forgotten >= MAX_FORGOTTEN {
             self.failed.insert(lead);
         }

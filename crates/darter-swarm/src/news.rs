@@ -76,6 +76,12 @@ impl News {
         self.lead_waits |= from_lead;
     }
 
+    /// The lead chose a piece that is here: it does not know of all that is.
+    pub const fn tell_lead_at_once(&mut self) {
+        self.lead_told = Moment::ZERO;
+        self.lead_waits = true;
+    }
+
     /// Called when a lead has admitted this node (it knows what this node holds). If the lead was a neighbour until now, pieces not yet
     /// announced to neighbours must go to it as the lead.
     pub fn lead_knows(&mut self, now: Moment) {

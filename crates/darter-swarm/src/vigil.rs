@@ -40,17 +40,20 @@ pub struct Vigil {
     crumbs: u64,
     /// Time since then that does not count.
     excused: Duration,
+    /// The same while others led.
+    excused_before: Duration,
 }
 
 impl Vigil {
     /// One that begins now.
     pub const fn new(now: Moment) -> Self {
-        Self { followed: now, moved: now, crumbs: 0, excused: Duration::ZERO }
+        Self { followed: now, moved: now, crumbs: 0, excused: Duration::ZERO, excused_before: Duration::ZERO }
     }
 
     /// Another lead is followed.
     pub const fn follows(&mut self, now: Moment) {
         self.followed = now;
+        self.excused_before = self.excused_before.saturating_add(self.excused);
         self.excused = Duration::ZERO;
     }
 
@@ -58,7 +61,7 @@ impl Vigil {
     pub const fn moved(&mut self, now: Moment) {
         self.moved = now;
         self.crumbs = 0;
-        self.excused = Duration::ZERO;
+        (self.excused, self.excused_before) = (Duration::ZERO, Duration::ZERO);
     }
 
     /// So many more bytes of a piece came.
@@ -87,6 +90,16 @@ impl Vigil {
     /// How long nothing has come since somebody else led, or nobody.
     pub fn stood_still(&self, now: Moment) -> Duration {
         self.waited(now).min(now.since(self.followed))
+    }
+
+    /// How long nothing has come, whoever led.
+    pub fn waited_in_all(&self, now: Moment) -> Duration {
+        self.waited(now).saturating_sub(self.excused_before)
+    }
+
+    /// True if a lead has been followed for a while, and nothing came.
+    pub fn is_in_vain(&self, now: Moment) -> bool {
+        self.moved <= self.followed && now.since(self.followed) >= MAX_MUTE
     }
 
     /// When a node that leads is taken for none, unless bytes come before.
@@ -131,6 +144,19 @@ mod tests {
         vigil.follows(at(30));
         assert_eq!(vigil.gives_up_at(Awaited::Read(Duration::ZERO)), at(62), "the next one has its own time");
         assert_eq!(vigil.waited(at(31)).as_secs(), 11, "whoever reads waits all the same");
+    }
+
+    #[test]
+    fn what_one_lead_after_the_other_does_not_give_adds_up() {
+        let mut vigil = Vigil::new(at(0));
+        for lead in 0..4 {
+            vigil.follows(at(25 * lead));
+            vigil.excuse(Duration::from_secs(5), LONG);
+            assert!(!vigil.is_in_vain(at(25 * lead + 7)) && vigil.is_in_vain(at(25 * lead + 8)));
+        }
+        assert_eq!((vigil.stood_still(at(100)).as_secs(), vigil.waited_in_all(at(100)).as_secs()), (25, 80));
+        vigil.moved(at(100));
+        assert_eq!((vigil.waited_in_all(at(101)).as_secs(), vigil.is_in_vain(at(200))), (1, false));
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Agent {
             match self.open_once(&source, &credentials).await {
                 // The lead threw it away, or gave it up: it says why in full to who asks again, or others have it by now. Where this agent was
                 // to lead and had no room for it, another one may, which may be about to hear that the last lead had none.
-                Err(error) if self.may_be_had_of_others(&error) => match pauses.next() {
+                Err(error) if self.may_be_had_of_others(&source, &credentials, &error) => match pauses.next() {
                     Some(pause) => tokio::time::sleep(pause).await,
                     None => return Err(error),
                 },
@@ -128,12 +128,16 @@ impl Agent {
     }
 
     /// Whether a layer that this agent could not be given may be given to who asks once more.
-    fn may_be_had_of_others(&self, error: &FetchError) -> bool {
+    fn may_be_had_of_others(&self, source: &Source, credentials: &Credentials, error: &FetchError) -> bool {
+        let context = &self.inner.context;
         match error {
             FetchError::Withdrawn { .. } => true,
+            // Whoever led and gave nothing is not followed again.
+            FetchError::Stalled { .. } => context.was_let_down(source, credentials),
             FetchError::Origin(failure) => {
+                let has_no_room = || failure.kind == ErrorKind::OutOfReach && context.expansions.lacks_room(source);
                 let knows_others = || !self.inner.swarms.house.fleet.peers().is_empty();
-                failure.kind == ErrorKind::OutOfReach && self.inner.context.options.role == Role::Node && knows_others()
+                context.options.role == Role::Node && has_no_room() && knows_others()
             }
             _ => false,
         }

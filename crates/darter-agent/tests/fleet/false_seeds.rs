@@ -16,7 +16,7 @@ use crate::false_leads::{FalseLead, LENGTH, LIAR, Word};
 use crate::in_memory::{self, Virtual};
 use crate::origin::read;
 
-/// As `--stall-timeout` is unless somebody sets it.
+/// Twice what `--stall-timeout` is unless somebody sets it.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// In virtual time: a seed may say for ten minutes that it waits for its origin; then a transfer may stand still, and is tried once more.

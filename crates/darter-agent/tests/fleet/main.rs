@@ -40,6 +40,7 @@ mod releases;
 mod reopened;
 mod seed;
 mod slow;
+mod slow_origin;
 mod start_over;
 mod stories;
 #[path = "../../../darter-image/tests/support/tar.rs"]

@@ -198,7 +198,7 @@ impl Expansions {
     }
 
     /// True if there was no room here a moment ago for what a source becomes.
-    pub(crate) fn lacks_room(&self, source: &Source) -> bool {
+    pub fn lacks_room(&self, source: &Source) -> bool {
         let Source::Expanded(layer) = source else { return false };
         let refusal = self.refusals.of(key_of(layer), self.clock.now());
         refusal.is_some_and(|failure| failure.kind == ErrorKind::OutOfReach)

@@ -22,7 +22,6 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 
 use super::Swarms;
 use crate::error::FetchError;
-use crate::setbacks::key_of;
 use crate::transfer::stream::{Giving, Part};
 use crate::transfer::{Outcome, Transfer};
 
@@ -184,7 +183,7 @@ impl Attempt {
         let was_taken_back = matches!(error, FetchError::WrongDigest { .. } | FetchError::Withdrawn { .. });
         let stood_still = matches!(error, FetchError::Stalled { .. });
         let context = &self.swarms.house.context;
-        let was_let_down = || context.let_downs.is_any(key_of(&source, &self.caller.1), context.now());
+        let was_let_down = || context.was_let_down(&source, &self.caller.1);
         let may_try = error.is_changed()
             || (was_taken_back && (source.digest().is_some() || was_let_down()))
             || (stood_still && was_let_down());

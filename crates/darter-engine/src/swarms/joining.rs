@@ -99,7 +99,7 @@ impl Swarms {
             _ => false,
         };
         if is_made_up {
-            context.let_downs.note(key, seed, How::Surely, context.now());
+            context.let_downs.note(key, seed, is_seed, How::Surely, context.now());
         }
         let is_other = is_other || is_made_up;
         if is_other || !is_enough(&answer) {

@@ -109,7 +109,7 @@ impl Transfer {
             Output::Unattended => self.note("nobody was seeing to what is missing; going on"),
             Output::Seek(step) => self.seek(step),
             Output::Return(seed) => self.return_to(seed),
-            Output::LeadLost { lead, loss, why } => self.lead_lost(lead, loss, &why),
+            Output::LeadLost { lead, loss, lets_down, why } => self.lead_lost(lead, loss, lets_down, &why),
             Output::StartOver { lead, surely, reason } => {
                 let how = if surely { How::Surely } else { How::Perhaps };
                 let starting = Arc::clone(self);
@@ -141,7 +141,7 @@ impl Transfer {
             Output::Superseded { by, failure } => {
                 // An honest seed says so each time; one that never gives anything may say it for ever.
                 if !self.fleet.is_seed(by) || self.stored.held().is_empty() {
-                    self.let_down_by(by, How::Perhaps);
+                    self.let_down_by(by, How::Changed);
                 }
                 self.superseded(failure);
             }

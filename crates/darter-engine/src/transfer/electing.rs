@@ -22,10 +22,12 @@ impl Transfer {
     }
 
     /// The lead is lost, as the session says.
-    pub(super) fn lead_lost(&self, lead: NodeId, loss: Loss, why: &str) {
-        if loss == Loss::Mute {
+    pub(super) fn lead_lost(&self, lead: NodeId, loss: Loss, lets_down: bool, why: &str) {
+        if matches!(loss, Loss::Mute | Loss::Stalled) {
             tracing::warn!(blob = %self.blob.short(), why, "leaving a lead");
-            self.let_down_by(lead, How::Surely);
+        }
+        if lets_down {
+            self.let_down_by(lead, if loss == Loss::Mute { How::Surely } else { How::Perhaps });
         }
         self.note(format!("lost the lead {} ({why})", self.fleet.address(lead)));
     }

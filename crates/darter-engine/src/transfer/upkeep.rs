@@ -40,7 +40,9 @@ impl Transfer {
 
     /// An agent that leads this transfer lets this one down.
     pub(super) fn let_down_by(&self, lead: NodeId, how: How) {
-        self.context.let_downs.note(self.setback_key(), lead, how, self.context.now());
+        // One whose connection is gone was the last that was followed.
+        let is_seed = self.fleet.is_seed(lead) || self.state().session.has_left_seed(lead);
+        self.context.let_downs.note(self.setback_key(), lead, is_seed, how, self.context.now());
     }
 
     /// Throws away what an agent said of this blob that let this one down as its lead. Readers that wait are given what the next try

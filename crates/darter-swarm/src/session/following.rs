@@ -16,6 +16,11 @@ impl Session {
         self.leadership.following()
     }
 
+    /// True if this was the last agent that was followed, and a seed.
+    pub fn has_left_seed(&self, lead: NodeId) -> bool {
+        self.follows_seed && self.leadership.last_followed() == Some(lead)
+    }
+
     /// True if nothing of the blob was read from the origin here: all of it came by way of leads.
     pub const fn has_read_nothing(&self) -> bool {
         !self.has_read

@@ -56,7 +56,10 @@ impl Session {
                 return false;
             }
             Input::Early { by, piece } => self.gives(by, piece),
-            Input::LeadLost { lead, loss, why } => return self.loses(lead, loss, why, facts, now),
+            Input::LeadLost { lead, loss, why } => {
+                let in_vain = loss == Loss::Failed && self.vigil.is_in_vain(now);
+                return self.loses_it(lead, (loss, in_vain), why, facts, now);
+            }
             Input::SeedCame(seed) => return self.seed_came(seed, facts),
             Input::LetIn(let_in) => return self.follow(let_in, facts, now),
             Input::Leads { start, desk } => {
@@ -95,7 +98,7 @@ impl Session {
                 self.took_run(by, run, facts);
                 self.learned(pieces, facts, now);
             }
-            Input::LeadWaits { lead, most } => return self.lead_waits(lead, most),
+            Input::LeadWaits { lead, most } => return self.lead_waits(lead, most, facts, now),
             Input::Enters { entering, place, held, wants } => self.enters(entering, place, &held, wants),
             Input::CountsIn { node, place, held } => self.count_in(node, place, &held),
             Input::Passes => self.picker.handle(Event::Wants(false), now),
@@ -150,13 +153,17 @@ impl Session {
                 self.stored(came, now);
             }
             Input::Again(came) => {
+                let asked = came.request.and_then(|request| self.asked.get(&request));
+                let was_chosen = asked.is_some_and(|asked| asked.wanted == Wanted::Any);
                 self.is_answered(came.request);
                 if let Some(books) = self.books.as_mut().filter(|_| came.from.is_none()) {
                     books.lead_mut().own(came.piece);
                 }
                 let (request, piece, bytes) = (came.request, came.piece, came.bytes);
                 self.picker.handle(Event::Received { request, piece, bytes }, now);
-                if let Some(lead) = self.following().filter(|lead| came.from == Some(*lead)) {
+                if let Some(lead) = self.following().filter(|lead| was_chosen && came.from == Some(*lead)) {
+                    // Before it chooses again it is to know what is here.
+                    self.news.tell_lead_at_once();
                     self.repeats(lead, facts, now);
                 }
             }

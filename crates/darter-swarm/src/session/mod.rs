@@ -116,6 +116,10 @@ pub struct Session {
     vigil: Vigil,
     /// The pause that the origin asked for.
     pause: Option<Pause>,
+    /// When members are told next that their lead reads the origin.
+    sign_due: Option<Moment>,
+    /// When that was last passed on.
+    passed_on: Option<Moment>,
     /// Until when it wants to be asked for nothing.
     rest_until: Moment,
     wants: Wants,
@@ -167,6 +171,8 @@ impl Session {
             course: Course::new(false),
             vigil: Vigil::new(now),
             pause: None,
+            sign_due: None,
+            passed_on: None,
             rest_until: Moment::ZERO,
             wants: Wants::everything(),
             news: News::new(tuning),

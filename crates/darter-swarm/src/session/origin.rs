@@ -101,6 +101,11 @@ impl Session {
         self.origin.at_work.iter().any(|reader| matches!(reader, OriginReader::Beside(_)))
     }
 
+    /// True if any reader is at work.
+    pub(super) fn is_reading(&self) -> bool {
+        self.may_read() && !self.origin.at_work.is_empty()
+    }
+
     /// How many connections read the origin now, those apart that try.
     pub fn origin_readers(&self) -> usize {
         self.lead().map_or(0, Lead::readers)

@@ -86,6 +86,8 @@ pub enum Output {
         lead: NodeId,
         /// How.
         loss: Loss,
+        /// True if it let this agent down, and nothing else says so.
+        lets_down: bool,
         /// Why, for people.
         why: String,
     },

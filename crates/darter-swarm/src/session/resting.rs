@@ -1,5 +1,5 @@
-//! A lead that waits for its origin on purpose, since the origin asked for a pause: its members are told so every few seconds, and the
-//! pause is nobody's stall.
+//! A lead that waits for its origin, since that asked for a pause, is slow, or serves other blobs: its members are told so every few seconds,
+//! and that is nobody's stall. Whoever follows such a lead and is followed itself passes that on.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use darter_core::{BlobId, Moment, NodeId};
 use darter_protocol::Message;
 
 use super::{Output, Session};
-use crate::Facts;
+use crate::{Facts, Leader};
 
 /// How often members are told.
 const SIGN_EVERY: Duration = Duration::from_secs(2);
@@ -43,10 +43,39 @@ impl Session {
     }
 
     pub(super) fn rest_due(&self) -> Option<Moment> {
-        self.pause.map(|pause| pause.due)
+        let sign = self.sign_due.filter(|_| self.waits_for_origin());
+        self.pause.map(|pause| pause.due).into_iter().chain(sign).min()
+    }
+
+    /// True while a reader waits for the origin, or for its turn.
+    fn waits_for_origin(&self) -> bool {
+        self.pause.is_none() && self.is_reading()
+    }
+
+    fn sign(&self, facts: &dyn Facts) -> Option<Output> {
+        let books = self.books.as_ref()?;
+        let to = books.others();
+        (!to.is_empty()).then(|| Output::Say { to, message: sign(facts, books.members_ask()) })
+    }
+
+    /// Tells the members that their lead reads, though a piece may take long.
+    fn poll_sign(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
+        let has_members = || self.books.as_ref().is_some_and(|books| !books.others().is_empty());
+        if self.leader() != Leader::Me || !self.course.is_open() || !has_members() {
+            self.sign_due = None;
+            return;
+        }
+        if now < *self.sign_due.get_or_insert(now + SIGN_EVERY) {
+            return;
+        }
+        self.sign_due = Some(now + SIGN_EVERY);
+        if self.waits_for_origin() {
+            outputs.extend(self.sign(facts));
+        }
     }
 
     pub(super) fn poll_rest(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
+        self.poll_sign(facts, now, outputs);
         let Some(pause) = self.pause.filter(|pause| pause.due <= now) else { return };
         self.vigil.excuse(now.since(pause.told), Duration::MAX);
         if now >= pause.until || !self.course.is_open() {
@@ -54,18 +83,20 @@ impl Session {
             return;
         }
         self.pause = Some(Pause { told: now, due: pause.until.min(now + SIGN_EVERY), ..pause });
-        let Some(books) = &self.books else { return };
-        let to = books.others();
-        if !to.is_empty() {
-            outputs.push(Output::Say { to, message: sign(facts, books.members_ask()) });
-        }
+        outputs.extend(self.sign(facts));
     }
 
-    /// The lead says that it waits for the origin on purpose: that time does not count, up to `most` of it.
-    pub(super) fn lead_waits(&mut self, lead: NodeId, most: Duration) -> bool {
+    /// The lead says that it waits for the origin: that time does not count, up to `most` of it.
+    pub(super) fn lead_waits(&mut self, lead: NodeId, most: Duration, facts: &dyn Facts, now: Moment) -> bool {
         let is_lead = self.following() == Some(lead);
         if is_lead {
             self.vigil.excuse(SIGN_EVERY, most);
+            // Never more often than a lead says it: those that follow each other in a circle would say it for ever.
+            if self.passed_on.is_none_or(|last| now >= last + SIGN_EVERY / 2) {
+                self.passed_on = Some(now);
+                let sign = self.sign(facts);
+                self.outputs.extend(sign);
+            }
         }
         is_lead
     }

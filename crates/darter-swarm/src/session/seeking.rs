@@ -91,6 +91,18 @@ impl Session {
 
     /// A lead is lost, for this reason; false if it was not followed.
     pub(super) fn loses(&mut self, lead: NodeId, loss: Loss, why: String, facts: &dyn Facts, now: Moment) -> bool {
+        self.loses_it(lead, (loss, false), why, facts, now)
+    }
+
+    /// The same, and whether it was followed in vain.
+    pub(super) fn loses_it(
+        &mut self,
+        lead: NodeId,
+        (loss, in_vain): (Loss, bool),
+        why: String,
+        facts: &dyn Facts,
+        now: Moment,
+    ) -> bool {
         let follows_seed = self.follows_seed;
         if !self.lost_lead(lead, loss, now) {
             return false;
@@ -101,16 +113,22 @@ impl Session {
         let holds_nothing = self.picker.held().is_empty();
         let is_hearsay = match loss {
             Loss::Forgot => false,
-            Loss::Mute => holds_nothing,
+            Loss::Mute | Loss::Stalled => holds_nothing,
             Loss::Failed => {
                 let is_arriving = self.course.phase() == Phase::Arriving;
                 !follows_seed && !is_arriving && holds_nothing && facts.known_count() > 0
             }
         };
-        if loss == Loss::Mute {
+        let gave_nothing = matches!(loss, Loss::Mute | Loss::Stalled);
+        if gave_nothing {
             self.say(lead, Message::Leave { blob: facts.blob() });
         }
-        self.outputs.push(Output::LeadLost { lead, loss, why: why.clone() });
+        self.outputs.push(Output::LeadLost {
+            lead,
+            loss,
+            lets_down: (gave_nothing || in_vain) && !is_hearsay,
+            why: why.clone(),
+        });
         if is_hearsay {
             // A transfer that goes on by those hashes might never end.
             self.outputs.push(Output::StartOver { lead, surely: loss == Loss::Mute, reason: why });

@@ -17,6 +17,9 @@ use crate::{Awaited, Facts, Leader, Loss, Phase, Vigil};
 /// How often a session that lacks something is looked at.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// So many times as long as of one lead nothing may come of several, one after the other.
+const MAX_STALLS: u32 = 4;
+
 /// How long nobody may lead before somebody is to see to it: that comes about by itself right after an event.
 const MAX_UNATTENDED: Duration = Duration::from_secs(2);
 
@@ -60,10 +63,17 @@ impl Session {
         if seen.is_idle {
             self.vigil.moved(now);
         }
+        let is_led = self.leader() != Leader::Me;
+        if seen.stall.is_some_and(|most| is_led && self.vigil.waited_in_all(now) >= most * MAX_STALLS) {
+            // Leads that come and go may do so for ever.
+            return self.outputs.push(Output::EndStalled);
+        }
         if seen.stall.is_some_and(|most| self.vigil.stood_still(now) >= most) {
             let Some(lead) = self.following() else { return self.outputs.push(Output::EndStalled) };
             let why = format!("nothing came from {} for too long", facts.address(lead));
-            self.loses(lead, Loss::Mute, why, facts, now);
+            // One that has said that it waits has had its time.
+            let loss = if self.vigil.excused().is_zero() { Loss::Stalled } else { Loss::Mute };
+            self.loses(lead, loss, why, facts, now);
             return;
         }
         if let Some(lead) = self.following().filter(|lead| self.is_mute(*lead, seen.origin, facts, now)) {

@@ -125,6 +125,35 @@ fn members_hear_every_two_seconds_that_their_lead_waits_for_its_origin_and_nobod
 }
 
 #[test]
+fn members_hear_that_their_lead_waits_for_a_slow_origin_and_pass_it_on_to_their_own() {
+    let is_sign = |it: &Message| matches!(it, Message::Grew { hashes, .. } if hashes.is_empty());
+    let mut scene = leading();
+    let mut signs = 0;
+    let mut reads = |scene: &mut Scene| {
+        for _ in 0..20 {
+            scene.now = scene.now + Duration::from_secs(1);
+            signs += usize::from(said(&polled(scene), is_sign) == [2, 4].map(node));
+            scene.session.poll_origin(&scene.known, scene.now, &mut Vec::new());
+        }
+        std::mem::take(&mut signs)
+    };
+    assert!((8..=11).contains(&reads(&mut scene)));
+    let due = scene.session.next_wakeup(scene.now).expect("it is woken for that");
+    assert!(due <= scene.now + Duration::from_secs(2));
+    scene.hears(Input::Fails);
+    assert_eq!(reads(&mut scene), 0);
+    let mut between = Scene::led(&[]);
+    between.hears(Input::OpensBooks(desk()));
+    between.admits(2);
+    polled(&mut between);
+    let mut waits = |by: u8| {
+        between.hears(Input::LeadWaits { lead: node(by), most: Duration::from_secs(60) });
+        said(&polled(&mut between), is_sign)
+    };
+    assert_eq!((waits(8), waits(9), waits(9)), (vec![], vec![node(2)], vec![]), "no more often than it is said");
+}
+
+#[test]
 fn a_lead_that_says_that_it_waits_is_given_that_time_and_nobody_else() {
     let mut scene = Scene::led(&[]);
     let waits = |scene: &mut Scene, lead: u8| {

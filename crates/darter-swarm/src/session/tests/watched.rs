@@ -1,5 +1,7 @@
 //! A session that lacks something is looked at.
 
+use darter_protocol::Wanted;
+
 use super::*;
 use crate::vigil::MAX_MUTE_READER;
 use crate::{Leader, Output, Seen};
@@ -53,8 +55,14 @@ fn a_node_that_leads_and_gives_nothing_is_left_and_a_seed_is_waited_for() {
     scene.follows(100, &[]);
     let stall = Some(Duration::from_secs(40));
     let (second, output) = seen_to(&mut scene, Seen { stall, ..SEEN }, 60).expect("but not for ever");
-    assert!(matches!(output, Output::LeadLost { lead, loss: Loss::Mute, .. } if lead == node(100)), "{output:?}");
+    assert!(matches!(output, Output::LeadLost { lead, loss: Loss::Stalled, .. } if lead == node(100)), "{output:?}");
     assert_eq!(second, 40);
+    let mut scene = Scene::new();
+    scene.follows(100, &[]);
+    scene.hears(Input::LeadWaits { lead: node(100), most: Duration::from_secs(60) });
+    let (second, output) = seen_to(&mut scene, Seen { stall, ..SEEN }, 60).expect("once its time is over");
+    assert!(matches!(output, Output::LeadLost { loss: Loss::Mute, .. }), "{output:?}");
+    assert_eq!(second, 42);
     let mut scene = Scene::led(&[]);
     let origin = Duration::from_secs(45);
     scene.stores(0, None);
@@ -62,6 +70,22 @@ fn a_node_that_leads_and_gives_nothing_is_left_and_a_seed_is_waited_for() {
     let mut scene = Scene::led(&[]);
     scene.session.course.dissolves();
     assert_eq!(seen_to(&mut scene, SEEN, 60), None, "it is being thrown away");
+}
+
+#[test]
+fn leads_that_go_before_they_are_left_keep_nobody_for_ever() {
+    let mut scene = Scene::new();
+    scene.stores(0, None);
+    let stall = Some(Duration::from_secs(30));
+    for lead in 9..13 {
+        scene.follows(lead, &[]);
+        assert_eq!(seen_to(&mut scene, Seen { stall, ..SEEN }, 25), None);
+        scene.loses(lead, Loss::Failed);
+        let let_down = |it: &Output| matches!(it, Output::LeadLost { lets_down: true, .. });
+        assert!(scene.session.outputs.iter().any(let_down), "it was followed in vain");
+    }
+    scene.follows(13, &[]);
+    assert_eq!(seen_to(&mut scene, Seen { stall, ..SEEN }, 25), Some((20, Output::EndStalled)));
 }
 
 #[test]
@@ -83,15 +107,28 @@ fn a_blob_of_which_nothing_comes_for_too_long_ends_unless_nobody_waits_for_it() 
 fn a_lead_that_gives_what_is_here_over_and_over_is_left() {
     let mut scene = Scene::led(&[]);
     scene.stores(0, Some(9));
-    let gives = |scene: &mut Scene, by: u8, times: u32| {
+    let gives_if = |scene: &mut Scene, by: u8, times: u32, named: bool| {
         scene.session.outputs.clear();
-        for _ in 0..times {
-            let came = Came { piece: PieceIndex(0), bytes: 1 << 20, request: None, from: Some(node(by)) };
+        for time in 0..times {
+            let request = RequestId(time.into());
+            // Only the lead is asked for whatever it chooses.
+            let wanted = if by == 9 && !named { Wanted::Any } else { Wanted::Piece(PieceIndex(0)) };
+            scene.session.asked.insert(request, Asked::new(node(by), wanted));
+            let came = Came { piece: PieceIndex(0), bytes: 1 << 20, request: Some(request), from: Some(node(by)) };
             scene.hears(Input::Again(came));
         }
         scene.session.outputs.iter().any(|it| matches!(it, Output::LeadLost { loss: Loss::Mute, .. }))
     };
+    let gives = |scene: &mut Scene, by: u8, times: u32| gives_if(scene, by, times, false);
+    assert!(!gives_if(&mut scene, 9, 1000, true), "it was asked for them by name");
+    assert_eq!(scene.session.news_due(), None);
+    scene.stores(2, None);
+    let due = scene.session.news_due();
     assert!(!gives(&mut scene, 9, 63));
+    assert!(
+        due.is_none_or(|due| scene.session.news_due().is_some_and(|sooner| sooner < due)),
+        "it hears of them first"
+    );
     scene.hears(Input::Stored(Came { piece: PieceIndex(1), bytes: 1 << 20, request: None, from: Some(node(1)) }));
     assert!(!gives(&mut scene, 9, 63) && !gives(&mut scene, 1, 1000), "others are asked by name");
     assert!(gives(&mut scene, 9, 1));

@@ -46,7 +46,7 @@ impl World {
                 Output::Seek(step) => self.seek_by(at, step),
                 // Without a lead it asks seeds by itself.
                 Output::Return(seed) if self.agents[at].session.leader() != Leader::Nobody => self.ask(at, seed),
-                Output::LeadLost { lead, loss, why } => {
+                Output::LeadLost { lead, loss, why, .. } => {
                     self.tell(|| format!("{at} lost its lead {lead}: {why}"));
                     if loss == Loss::Mute {
                         self.agents[at].let_down_by.insert(lead);
