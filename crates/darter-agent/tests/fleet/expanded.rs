@@ -364,7 +364,7 @@ async fn the_fleet_has_what_the_lead_has_read_of_a_layer_and_opens_it_once_all_o
     let reads_all = join_all(nodes.iter().map(|node| read(node, &layer)));
     let goes_on = async {
         all_hold_some(&[&seed, &nodes[0], &nodes[1], &nodes[2]]).await;
-        registry.state.lock().go_on.notify_waiters();
+        registry.go_on();
     };
     let (got, ()) = tokio::join!(reads_all, goes_on);
     for got in got {
@@ -398,9 +398,7 @@ async fn a_layer_that_turns_out_wrong_at_its_end_is_opened_nowhere_and_thrown_aw
         let both = join_all([&node, &seed].map(|agent| read(agent, &layer)));
         let goes_on = async {
             all_hold_some(&[&seed, &node]).await;
-            let mut state = registry.state.lock();
-            state.blobs_stop_after = None;
-            state.go_on.notify_waiters();
+            registry.go_on();
         };
         let (got, ()) = tokio::join!(both, goes_on);
         for error in got {
@@ -498,7 +496,7 @@ async fn layers_of_which_nothing_comes_keep_no_other_waiting() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let got = tokio::time::timeout(WITHIN, read(&seed, &layer)).await;
         assert!(got.expect("it waits for the others").unwrap() == expanded(&tar));
-        slow.state.lock().go_on.notify_waiters();
+        slow.go_on();
     };
     let (waited, ()) = tokio::join!(waits, comes);
     assert!(waited.iter().all(Result::is_ok), "{waited:?}");
@@ -596,7 +594,7 @@ async fn a_large_swarm_takes_what_its_lead_has_read_before_the_first_hash_is_kno
         nodes.push(node);
     }
     all_hold_some(&nodes.iter().chain([&seed]).collect::<Vec<_>>()).await;
-    registry.state.lock().go_on.notify_waiters();
+    registry.go_on();
     let file = expanded(&tar);
     for got in join_all(reading).await {
         assert!(got.unwrap().unwrap() == file);

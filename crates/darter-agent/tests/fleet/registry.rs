@@ -19,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -70,7 +70,7 @@ pub(crate) struct State {
     pub(crate) slow_heads: Duration,
     /// The answer to a GET of a blob stands still after so many bytes, until all answers that stand still are told to go on.
     pub(crate) blobs_stop_after: Option<usize>,
-    pub(crate) go_on: Arc<Notify>,
+    go_on: watch::Sender<()>,
     /// Says yes to every HEAD of a blob or a manifest, whether it has it or not.
     pub(crate) says_yes: bool,
     /// Answers everything with this status.
@@ -96,6 +96,14 @@ impl Registry {
         let state = Arc::new(Mutex::new(State::default()));
         let server = tokio::spawn(serve(listener, Arc::clone(&state)));
         Self { address, state, server }
+    }
+
+    /// Answers that stand still go on, and no later one stands still.
+    #[allow(dead_code, reason = "one of the programs that this is part of lets nothing go on")]
+    pub(crate) fn go_on(&self) {
+        let mut state = self.state.lock();
+        state.blobs_stop_after = None;
+        state.go_on.send_replace(());
     }
 
     /// Its name in requests.
@@ -210,7 +218,7 @@ async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
                     let mut state = state.lock();
                     let stops = state.blobs_stop_after.filter(|_| is_of_blob);
                     let slow = if is_head { state.slow_heads } else { state.slow_blobs };
-                    (state.answer_with_all(&request), state.hangs, slow, stops, Arc::clone(&state.go_on))
+                    (state.answer_with_all(&request), state.hangs, slow, stops, state.go_on.subscribe())
                 };
                 async move {
                     if hangs {
@@ -228,7 +236,11 @@ async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
 }
 
 /// A reply on its way, of which nothing comes after so many bytes before it is told to go on.
-async fn sent(reply: Reply, stops: Option<usize>, go_on: Arc<Notify>) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
+async fn sent(
+    reply: Reply,
+    stops: Option<usize>,
+    mut go_on: watch::Receiver<()>,
+) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
     let Some(at) = stops else { return reply.map(BodyExt::boxed_unsync) };
     let (mut head, body) = reply.into_parts();
     let Ok(body) = body.collect().await;
@@ -237,7 +249,8 @@ async fn sent(reply: Reply, stops: Option<usize>, go_on: Arc<Notify>) -> Respons
     let rest = bytes.slice(at.min(bytes.len())..);
     let first = stream::once(future::ready(Ok(Frame::data(bytes.slice(..at.min(bytes.len()))))));
     let rest = stream::once(async move {
-        go_on.notified().await;
+        // Told since the request came, or later.
+        let _ = go_on.changed().await;
         Ok(Frame::data(rest))
     });
     Response::from_parts(head, StreamBody::new(first.chain(rest)).boxed_unsync())

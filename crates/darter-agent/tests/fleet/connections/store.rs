@@ -65,8 +65,8 @@ pub(super) enum Does {
 }
 
 impl Does {
-    /// Three stretches, two trials, and the rest.
-    pub(super) const EXPIRES_AFTER: usize = 6;
+    /// Three stretches, two trials, and the rest; and as many again, for a busy machine where several connections are tried for longer.
+    pub(super) const EXPIRES_AFTER: usize = 12;
 
     /// True if it changes its mind once several connections read.
     const fn turns(self) -> bool {
