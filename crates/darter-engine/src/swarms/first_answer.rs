@@ -49,18 +49,42 @@ pub(super) async fn first_answer(
     origin.read(source, credentials, Some(ByteRange::new(0, SAMPLE)), None).await
 }
 
+/// What an answer says of whether its origin gives stretches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stretch {
+    /// Nothing: it is one, or all was asked for.
+    Any,
+    /// The origin was asked for one, and gives all of its content only.
+    Refused,
+}
+
 /// Asks for the first stretch of a source of which everything is wanted, and for the whole where that is refused, or what lies behind it could not
-/// be told to be of the same version.
+/// be told to be of the same version. `once` asks one time, `origin` as patiently as the caller is.
 pub(super) async fn first_stretch(
     origin: &dyn Origin,
+    once: &dyn Origin,
     source: &Source,
     credentials: &Credentials,
-) -> Result<Reading, OriginError> {
-    let whole = || origin.read(source, credentials, None, None);
-    match origin.read(source, credentials, Some(ByteRange::new(0, FIRST_STRETCH)), None).await {
-        Ok(reading) if reading.is_part && !goes_on(source, &reading) => whole().await,
-        Err(error) if error.may_be_of_part() => whole().await,
-        answer => answer,
+) -> Result<(Reading, Stretch), OriginError> {
+    let part = || once.read(source, credentials, Some(ByteRange::new(0, FIRST_STRETCH)), None);
+    let whole = || once.read(source, credentials, None, None);
+    let patient = || origin.read(source, credentials, None, None);
+    let first = match part_or_whole(part, whole).await {
+        Err(error) if error.may_be_of_part() => return Ok((patient().await?, Stretch::Refused)),
+        Err(error) if !error.blame().retry.is_later() => return Err(error),
+        // Whether it gives parts is not what it says, and it is not asked twice at once.
+        Err(error) if error.is_unconnected() || error.retry_after().is_some() => None,
+        Err(_) => RangeSupport::Doubted.open(part, whole).await.ok(),
+        Ok(reading) => Some(reading),
+    };
+    match first {
+        Some(reading) if reading.is_part && !goes_on(source, &reading) => Ok((patient().await?, Stretch::Any)),
+        Some(reading) => {
+            let stretch = if reading.is_part { Stretch::Any } else { Stretch::Refused };
+            Ok((reading, stretch))
+        }
+        // It may give the whole where it goes on failing for parts.
+        None => Ok((patient().await?, Stretch::Any)),
     }
 }
 
@@ -85,5 +109,84 @@ where
         Either::Left((answered, _)) => answered,
         Either::Right((Ok(whole), _)) => Ok(whole),
         Either::Right((Err(_), part)) => part.await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use darter_origin::{ErrorKind, Stat};
+    use futures_util::{StreamExt as _, stream};
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    /// How a request is answered.
+    #[derive(Clone, Copy)]
+    enum Says {
+        Gives,
+        /// The same, with nothing that tells its version.
+        GivesAny,
+        Fails(u16),
+        Nothing,
+    }
+
+    /// An origin that answers requests for parts in one way and those for the whole in another; and what was asked.
+    struct Told {
+        part: Says,
+        whole: Says,
+        asked: Mutex<String>,
+    }
+
+    #[async_trait]
+    impl Origin for Told {
+        async fn stat(&self, _: &Source, _: &Credentials, _: Option<&Version>) -> Result<Stat, OriginError> {
+            Err(OriginError::new(ErrorKind::NotFound, "nobody asks"))
+        }
+
+        async fn read(
+            &self,
+            _: &Source,
+            _: &Credentials,
+            range: Option<ByteRange>,
+            _: Option<&Version>,
+        ) -> Result<Reading, OriginError> {
+            let is_part = range.is_some();
+            self.asked.lock().push(if is_part { 'p' } else { 'w' });
+            let etag = match if is_part { self.part } else { self.whole } {
+                Says::Gives => Some("\"1\"".to_owned()),
+                Says::GivesAny => None,
+                Says::Fails(status) => return Err(OriginError::new(ErrorKind::Status(status), "failed")),
+                Says::Nothing => std::future::pending().await,
+            };
+            let (version, shown) = (Version { etag, ..Version::default() }, Default::default());
+            let length = Some(FIRST_STRETCH * 4);
+            Ok(Reading { version, shown, start: 0, is_part, length, witness: None, body: stream::empty().boxed() })
+        }
+    }
+
+    /// Whether a part was given, what that says of stretches, and what was asked.
+    async fn answered(part: Says, whole: Says) -> (Option<(bool, Stretch)>, String) {
+        let told = Told { part, whole, asked: Mutex::default() };
+        let source = Source::from_url("https://lab.example/file".parse().unwrap(), &[], None).0;
+        let answer = first_stretch(&told, &told, &source, &Credentials::none()).await;
+        let answer = answer.ok().map(|(reading, stretch)| (reading.is_part, stretch));
+        (answer, told.asked.into_inner())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_stretches_are_refused_in_any_way_the_whole_is_read() {
+        use Says::{Fails, Gives, Nothing};
+        assert_eq!(answered(Gives, Gives).await, (Some((true, Stretch::Any)), "p".into()));
+        assert_eq!(answered(Fails(400), Gives).await, (Some((false, Stretch::Refused)), "pw".into()));
+        assert_eq!(answered(Fails(500), Gives).await, (Some((false, Stretch::Refused)), "pwp".into()));
+        assert_eq!(answered(Nothing, Gives).await, (Some((false, Stretch::Refused)), "pw".into()));
+        assert_eq!(answered(Fails(500), Fails(500)).await.0, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_origin_that_gives_stretches_is_not_said_to_refuse_them_where_all_is_asked_for() {
+        let answer = answered(Says::GivesAny, Says::GivesAny).await;
+        assert_eq!(answer, (Some((false, Stretch::Any)), "pw".into()));
     }
 }

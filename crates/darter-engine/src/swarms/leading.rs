@@ -12,7 +12,7 @@ use darter_swarm::{FIRST_STRETCH, Start};
 
 use super::Swarms;
 use super::access::{Caller, Own};
-use super::first_answer::{first_answer, first_stretch};
+use super::first_answer::{Stretch, first_answer, first_stretch};
 use super::sample::{SAMPLE, fresh_nonce};
 use crate::error::FetchError;
 use crate::setbacks::key_of;
@@ -72,12 +72,14 @@ impl Swarms {
         let origin = if patient { origins.patient(requester) } else { origins.once(requester) };
         let by_stretches = self.may_read_by_stretches(source, credentials);
         let answered = match everything {
-            true if by_stretches => first_stretch(origin, source, credentials).await,
-            true => origin.read(source, credentials, None, None).await,
-            false => first_answer(origin, origins.once(requester), source, credentials).await,
+            true if by_stretches => first_stretch(origin, origins.once(requester), source, credentials).await,
+            true => origin.read(source, credentials, None, None).await.map(|reading| (reading, Stretch::Any)),
+            false => first_answer(origin, origins.once(requester), source, credentials)
+                .await
+                .map(|reading| (reading, Stretch::Any)),
         };
         let led = match answered {
-            Ok(reading) => self.lead_reading(source, caller, reading).await,
+            Ok((reading, stretch)) => self.lead_reading(source, caller, reading, stretch).await,
             Err(error) => {
                 let error = FetchError::from(error);
                 self.limits.note(source, credentials, &error, context.now());
@@ -165,6 +167,7 @@ impl Swarms {
         source: &Source,
         caller: Caller<'_>,
         mut reading: Reading,
+        stretch: Stretch,
     ) -> Result<Arc<Transfer>, FetchError> {
         // Nothing of it comes that could be held back.
         if reading.length == Some(0)
@@ -213,9 +216,8 @@ impl Swarms {
         }
         // A sample alone is of no use: what is wanted is asked for.
         let is_of_use = caller.everything || source.is_headed_last();
-        let was_asked_for_a_part = caller.everything && self.may_read_by_stretches(source, caller.credentials);
         let is_long = reading.length.is_none_or(|length| length > FIRST_STRETCH);
-        let gave_all = was_asked_for_a_part && !reading.is_part && is_long;
+        let gave_all = stretch == Stretch::Refused && is_long;
         let whole = Some(reading).filter(|reading| !reading.is_part || is_of_use);
         let came_whole = whole.as_ref().filter(|_| !caller.everything).map(|reading| reading.length);
         transfer.lead_it(Start::Fresh, whole);

@@ -86,7 +86,12 @@ impl Transfer {
             self.read_in_order(None, Some(why));
             return false;
         }
-        let mut opened = left.answer.take();
+        let gives_parts = !self.source.is_headed_last();
+        let begins_where_it_may = |reading: &Reading| match gives_parts {
+            true => run.first.0 == 0 && reading.start == 0,
+            false => reading.start <= self.piece_length.offset(run.first),
+        };
+        let opened = left.answer.take().filter(begins_where_it_may);
         if left.tries == 0 {
             // It may have been long since there was anything to read.
             left.progress = self.context.now();
@@ -103,15 +108,10 @@ impl Transfer {
             }
         }
         let run = self.ends_with(run, opened.as_ref());
-        let gives_parts = !self.source.is_headed_last();
         let asked_part = gives_parts && opened.is_none() && !left.anew && self.range_of(run, left).is_some();
         let caller = self.state().callers.current().clone();
         let mut turn = self.context.origin_turns.reader();
-        let begins_where_it_may = |reading: &Reading| match gives_parts {
-            true => run.first.0 == 0 && reading.start == 0,
-            false => reading.start <= self.piece_length.offset(run.first),
-        };
-        let end = match opened.take().filter(begins_where_it_may) {
+        let end = match opened {
             Some(reading) => self.consume(run, reading, &mut turn, left).await,
             // No origin is made to wait with a body that nobody reads.
             None if self.begins(reader, &mut turn, run.first).await => tokio::select! {
@@ -220,7 +220,7 @@ impl Transfer {
         true
     }
 
-    /// A run that is read with the answer that is open, if that is for a part.
+    /// A run that is read with the answer that is open, if that is for a part: that ends by itself.
     fn ends_with(&self, run: OriginRun, opened: Option<&Reading>) -> OriginRun {
         if self.source.is_headed_last() || opened.is_none_or(|reading| !reading.is_part) {
             return run;
