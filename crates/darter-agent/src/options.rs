@@ -160,7 +160,8 @@ pub struct Options {
     pub verify_whole: bool,
     /// How long a program waits for an answer of the mirror to begin.
     pub answer_timeout: Duration,
-    /// How long a download may get nothing at all before it fails; zero: for ever.
+    /// How long a download may get nothing at all from whoever leads it, before another one or the origin is asked, which has as long, or it fails; zero: for
+    /// ever.
     pub stall_timeout: Duration,
     /// How layers are given to engines to be mounted; `None`: none is.
     pub lazy: Option<LazyOption>,

@@ -21,6 +21,7 @@ use crate::expanding::{Expanding, Expansions};
 use crate::let_downs::LetDowns;
 use crate::profiles::Profiles;
 use crate::setbacks::{Culprit, Setbacks, key_of};
+use crate::transfer::doubts::Rechecks;
 use crate::transfer::journal::Archive;
 use crate::transfer::manners::Manners;
 use crate::transfer::meter::TierBytes;
@@ -41,7 +42,8 @@ pub struct EngineOptions {
     pub origin_patience: Duration,
     /// How long an origin may take to the first byte of an answer.
     pub origin_timeout: Duration,
-    /// How long a download may get nothing at all before it fails; zero: for ever.
+    /// How long a download may get nothing at all from whoever leads it, before another one or the origin is asked, which has as long, or it fails; zero: for
+    /// ever.
     pub stall_timeout: Duration,
     /// The whole content is hashed here, instead of believing the seed.
     pub verify_whole: bool,
@@ -83,6 +85,8 @@ pub struct EngineContext {
     pub fetching: Fetchers,
     /// Content that was wrong of late.
     pub setbacks: Setbacks,
+    /// Which of the doubts of others are looked into.
+    pub rechecks: Rechecks,
     /// Agents that led a blob and let this one down.
     pub let_downs: LetDowns,
     /// Explanations of ended transfers.

@@ -24,6 +24,7 @@ use darter_engine::profiles::Profiles;
 use darter_engine::setbacks::Setbacks;
 use darter_engine::swarms::{GivingSwarms, ListeningSwarms, Swarms};
 use darter_engine::transfer::House;
+use darter_engine::transfer::doubts::Rechecks;
 use darter_engine::transfer::journal::Archive;
 use darter_engine::transfer::manners::Manners;
 use darter_engine::transfer::meter::TierBytes;
@@ -164,6 +165,7 @@ impl Builder {
             tiers: TierBytes::default(),
             fetching: Fetchers::default(),
             setbacks: Setbacks::default(),
+            rechecks: Rechecks::default(),
             let_downs: LetDowns::default(),
             archive,
             profiles,
@@ -294,12 +296,12 @@ fn fleet_context(options: &Options, context: &EngineContext) -> FleetContext {
     }
 }
 
-/// The engine's settings.
 /// The abilities that it tells others: of profiles it hears only where it heeds them.
 const fn capabilities(options: &Options) -> Capabilities {
     if options.profiles { Capabilities::OWN } else { Capabilities::OWN.without(Capabilities::PROFILES) }
 }
 
+/// The engine's settings.
 fn engine_options(options: &Options) -> EngineOptions {
     EngineOptions {
         role: options.role,

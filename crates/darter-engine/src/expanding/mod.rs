@@ -28,7 +28,7 @@
 //! Not decided here: who may have it. That is asked about the layer, before.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -46,6 +46,7 @@ use self::making::Sink;
 use self::refusals::Refusals;
 use self::work::Work;
 use crate::budget::ByteBudget;
+use crate::error::FetchError;
 
 mod making;
 mod origin;
@@ -100,7 +101,11 @@ pub struct Expansions {
     sizes: Mutex<Recent<BlobId, u64>>,
     begun: Semaphore,
     work: Work,
+    wrong_copies: OnceLock<ThrowsAway>,
 }
+
+/// Throws a blob away that is something else than its digest says, as its members have to be told, if it is under way here. False if it is not.
+type ThrowsAway = Box<dyn Fn(BlobId, &FetchError) -> bool + Send + Sync>;
 
 /// The beginning of a file, or all of it, and how long the file is.
 #[derive(Clone)]
@@ -148,16 +153,37 @@ impl Expansions {
             sizes: Mutex::new(Recent::new(MAX_REMEMBERED)),
             begun: Semaphore::new(MAX_BEGUN),
             work: Work::new(MAX_AT_WORK),
+            wrong_copies: OnceLock::new(),
         })
     }
 
+    /// Who throws wrong copies away that others may have from here. Told once.
+    pub(crate) fn throws_away(&self, throws: impl Fn(BlobId, &FetchError) -> bool + Send + Sync + 'static) {
+        let is_first = self.wrong_copies.set(Box::new(throws)).is_ok();
+        debug_assert!(is_first, "one agent's blobs");
+    }
+
     /// A manifest says how long a layer is, as it is stored: no more of it is read. Of several that differ, the longest counts, since anybody
-    /// may write one.
-    pub fn names_size(&self, layer: &Digest, size: u64) {
+    /// may write one. Returns what counted before.
+    pub fn names_size(&self, layer: &Digest, size: u64) -> Option<u64> {
         let mut sizes = self.sizes.lock();
         let key = blob_of(layer);
-        let most = sizes.get(&key).map_or(size, |before| size.max(*before));
-        sizes.insert(key, most, 1);
+        let before = sizes.get(&key).copied();
+        sizes.insert(key, before.map_or(size, |before| size.max(before)), 1);
+        before
+    }
+
+    /// Whoever named this size may not have the layer: it counts no more, unless somebody else has named a longer one since.
+    pub(crate) fn takes_size_back(&self, layer: &Digest, size: u64, before: Option<u64>) {
+        let mut sizes = self.sizes.lock();
+        let key = blob_of(layer);
+        if before.is_some_and(|before| before >= size) || sizes.get(&key) != Some(&size) {
+            return;
+        }
+        match before {
+            Some(before) => drop(sizes.insert(key, before, 1)),
+            None => drop(sizes.remove(&key)),
+        }
     }
 
     /// How long a layer to be expanded is, by the manifests that are known here.

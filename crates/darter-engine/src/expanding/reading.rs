@@ -12,6 +12,7 @@ use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 
 use super::Expansions;
+use crate::error::FetchError;
 use crate::swarms::is_named_for;
 
 /// How much of an own copy is read at a time.
@@ -105,6 +106,11 @@ impl Expansions {
         }
         tracing::warn!(layer = %layer, blob = %blob.short(), data_dir = %dir, digest = %got,
             "the copy of a layer that is stored here is another layer: it is thrown away, and its registry is read");
+        let is_under_way =
+            self.wrong_copies.get().is_some_and(|throws| throws(blob, &FetchError::refuted(layer.digest, got)));
+        if is_under_way {
+            return false;
+        }
         let wrong = Arc::clone(stored);
         if let Err(error) = self.disk.run(move || wrong.discard()).await {
             tracing::error!(blob = %blob.short(), error = %in_full(&error), "a wrong copy could not be thrown away");

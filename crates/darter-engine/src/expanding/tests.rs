@@ -191,3 +191,45 @@ async fn a_copy_that_is_right_spares_the_registry_and_a_wrong_one_is_thrown_away
         assert_eq!(is_kept, asked == 0);
     }
 }
+
+#[tokio::test]
+async fn a_size_of_whoever_may_not_have_the_layer_counts_no_more() {
+    let (source, layer) = named(Digest::sha256(b"layer"), Digest::sha256(b"tar"));
+    let (origin, _, _) = origin(0);
+    let sizes = origin.expansions();
+    let before = sizes.names_size(&layer.digest, 5);
+    sizes.takes_size_back(&layer.digest, 5, before);
+    assert_eq!(sizes.named_size(&source), None);
+    let before = sizes.names_size(&layer.digest, 5);
+    sizes.names_size(&layer.digest, 100);
+    sizes.takes_size_back(&layer.digest, 5, before);
+    assert_eq!(sizes.named_size(&source), Some(100), "another one's");
+    let before = sizes.names_size(&layer.digest, 1000);
+    sizes.takes_size_back(&layer.digest, 1000, before);
+    assert_eq!(sizes.named_size(&source), Some(100));
+}
+
+/// Its members are to be told, and who sent it is to be noted.
+#[tokio::test]
+async fn a_wrong_copy_that_is_under_way_is_left_to_its_transfer() {
+    let (tar, _) = layer();
+    let (source, named) = named(Digest::sha256(&tar), Digest::sha256(&tar));
+    let mut wrong = tar.clone();
+    wrong[2 << 20] ^= 1;
+    let store = MemStore::new(&StoreConfig::new(Arc::new(|| 0)));
+    std::thread::scope(|scope| scope.spawn(|| put(&store, &named, &wrong)).join()).unwrap();
+    let (origin, give, told) = origin_beside(store, 1);
+    give[0].send(Ok(tar.into())).await.unwrap();
+    drop(give);
+    let thrown = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&thrown);
+    origin.expansions().throws_away(move |blob, error| {
+        notes.lock().push((blob, matches!(error, FetchError::WrongDigest { .. })));
+        true
+    });
+    let got: Vec<Bytes> = read(&origin, &source, None).await.unwrap().body.try_collect().await.unwrap();
+    assert!(!got.is_empty() && told.asked.load(Ordering::Relaxed) == 1);
+    let blob = blob_of(&named.digest);
+    assert_eq!(*thrown.lock(), [(blob, true)]);
+    assert!(origin.expansions().disk.open(blob).await.unwrap().is_some());
+}

@@ -57,9 +57,13 @@ impl PeerListener for ListeningSwarms {
         match message {
             Message::Join { request, source, credentials, held, wants, size } => {
                 let swarms = Arc::clone(swarms);
-                if let (Source::Expanded(layer), Some(size)) = (&source, size) {
-                    swarms.house.context.expansions.names_size(&layer.digest, size);
-                }
+                let named_size = match (&source, size) {
+                    (Source::Expanded(layer), Some(size)) => {
+                        let before = swarms.house.context.expansions.names_size(&layer.digest, size);
+                        Some((layer.digest, size, before))
+                    }
+                    _ => None,
+                };
                 let house_tasks = swarms.house.tasks.clone();
                 house_tasks.spawn(async move {
                     let (wanted, caller) = (source.clone(), credentials.clone());
@@ -74,6 +78,9 @@ impl PeerListener for ListeningSwarms {
                             }
                         }
                         Err(failure) => {
+                            if let Some((layer, size, before)) = named_size {
+                                swarms.house.context.expansions.takes_size_back(&layer, size, before);
+                            }
                             let fleet = &swarms.house.fleet;
                             match (swarms.setback(&wanted, &caller, swarms.house.context.me), wanted.digest()) {
                                 (Some(error), Some(digest)) => {

@@ -170,7 +170,7 @@ enum ShelfState {
 impl Swarms {
     /// No transfer yet.
     pub fn new(house: House) -> Arc<Self> {
-        Arc::new(Self {
+        let swarms = Arc::new(Self {
             house,
             transfers: Mutex::default(),
             early: Mutex::default(),
@@ -183,7 +183,16 @@ impl Swarms {
             limits: limits::Limits::default(),
             shelf: Mutex::default(),
             draining: AtomicBool::new(false),
-        })
+        });
+        let throws = Arc::downgrade(&swarms);
+        swarms.house.context.expansions.throws_away(move |blob, error| {
+            let transfer = throws.upgrade().and_then(|swarms| swarms.get(blob));
+            transfer.is_some_and(|transfer| {
+                transfer.throw_away(error.clone());
+                true
+            })
+        });
+        swarms
     }
 
     /// The transfer of a blob, unless it failed or its blob was evicted: such a one is forgotten, so that the next request

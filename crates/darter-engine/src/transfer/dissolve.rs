@@ -16,7 +16,7 @@ use crate::setbacks::{Culprit, key_of};
 
 impl Transfer {
     /// Begins to throw the blob away.
-    pub(super) fn throw_away(self: &Arc<Self>, error: FetchError) {
+    pub(crate) fn throw_away(self: &Arc<Self>, error: FetchError) {
         let dissolving = Arc::clone(self);
         self.tasks.spawn(async move { dissolving.dissolve(error).await });
     }

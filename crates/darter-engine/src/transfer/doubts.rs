@@ -6,10 +6,26 @@ use std::sync::Arc;
 use darter_core::{Digest, NodeId, PieceIndex, in_full};
 use darter_store::StoreError;
 use darter_wire::{Capabilities, Message};
+use tokio::sync::Semaphore;
 
 use super::{Lead, Transfer};
 use crate::error::FetchError;
 use crate::let_downs::How;
+
+/// Pieces that are hashed before others may use the disk, and before it is asked whether anybody still wants to know.
+const PIECES_AT_A_TIME: u32 = 16;
+
+/// Anybody can say that something is wrong here: of all blobs, one doubted piece is looked at and one whole hashed at a time.
+pub struct Rechecks {
+    pieces: Semaphore,
+    wholes: Semaphore,
+}
+
+impl Default for Rechecks {
+    fn default() -> Self {
+        Self { pieces: Semaphore::new(1), wholes: Semaphore::new(1) }
+    }
+}
 
 impl Transfer {
     /// A peer was given a wrong piece by this agent: the piece is compared with its hash once more, and so are all others if it is damaged. Those
@@ -17,6 +33,8 @@ impl Transfer {
     pub(super) fn recheck(self: &Arc<Self>, by: NodeId, piece: PieceIndex) {
         let transfer = Arc::clone(self);
         self.tasks.spawn(async move {
+            // Whoever is given another wrong piece says so again.
+            let Ok(_turn) = transfer.context.rechecks.pieces.try_acquire() else { return };
             let verify = async |piece: PieceIndex| {
                 let stored = Arc::clone(&transfer.stored);
                 transfer.context.disk.run(move || stored.verify(piece)).await
@@ -48,9 +66,13 @@ impl Transfer {
             return;
         }
         self.note(format!("{} found {got} instead of {expected}; hashing all of it here", self.fleet.title(by)));
-        let (transfer, stored) = (Arc::clone(self), Arc::clone(&self.stored));
+        let transfer = Arc::clone(self);
         self.tasks.spawn(async move {
-            match transfer.context.disk.run(move || stored.hash_whole(&expected)).await {
+            let hashed = tokio::select! {
+                hashed = transfer.hash_in_turn(expected) => hashed,
+                () = transfer.closed.cancelled() => return,
+            };
+            match hashed {
                 Ok(found) if found == expected => transfer.note("the whole is right here"),
                 Ok(found) => transfer.dissolve(FetchError::refuted(expected, found)).await,
                 Err(error) => {
@@ -59,6 +81,29 @@ impl Transfer {
                 }
             }
         });
+    }
+
+    /// Hashes the whole, some pieces at a time, once no other blob is being hashed for such a reason.
+    async fn hash_in_turn(&self, like: Digest) -> Result<Digest, StoreError> {
+        let _turn = self.context.rechecks.wholes.acquire().await;
+        let (mut hasher, mut piece) = (like.hasher(), 0);
+        let Some(pieces) = self.pieces() else {
+            return Err(StoreError::Incomplete { blob: self.blob, held: self.stored.held().len() });
+        };
+        while piece < pieces {
+            let (stored, end) = (Arc::clone(&self.stored), pieces.min(piece + PIECES_AT_A_TIME));
+            let hashing = self.context.disk.run(move || {
+                let mut buffer = Vec::new();
+                for piece in piece..end {
+                    stored.read_piece(PieceIndex(piece), &mut buffer)?;
+                    hasher.update(&buffer);
+                }
+                Ok::<_, StoreError>(hasher)
+            });
+            hasher = hashing.await?;
+            piece = end;
+        }
+        Ok(hasher.finish())
     }
 
     /// The origin has other bytes than the last lead said: it has another version, or that lead made it up. One that does so again is not

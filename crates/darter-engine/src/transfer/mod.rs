@@ -52,7 +52,7 @@ pub(crate) mod body;
 mod callers;
 mod declared;
 pub(crate) mod dissolve;
-mod doubts;
+pub mod doubts;
 pub(crate) mod drive;
 mod electing;
 pub(crate) mod finish;

@@ -247,7 +247,8 @@ pub(crate) struct OriginArgs {
     ///
     /// Many stores and CDNs limit what one connection gets. With more than 1, say 8, the first 16 MiB of a blob are asked for by a range, and one that
     /// takes one connection longer than two seconds is read by one until its rate is known. If that is steady, another one is tried: it reads what comes
-    /// next, and more are added as long as they get more together. Nothing is read twice. Where trials bring no more, the origin gets two to
+    /// next, and more are added as long as they get more together. At most a thousandth of a blob is read twice, where
+    /// another connection takes over the end of what a slow one reads. Where trials bring no more, the origin gets two to
     /// five requests more for a large blob, and is not tried for other blobs for a minute. Where the origin refuses (no ranges, 429, 503), one
     /// connection goes on, and reads this origin's other blobs for ten minutes; `darter explain` says what was found. All bytes count for
     /// --origin-limit. Signed addresses, which may expire meanwhile, and content that has neither a digest nor an ETag nor a date are read by
