@@ -121,14 +121,7 @@ fn a_lead_that_gives_what_is_here_over_and_over_is_left() {
     };
     let gives = |scene: &mut Scene, by: u8, times: u32| gives_if(scene, by, times, false);
     assert!(!gives_if(&mut scene, 9, 1000, true), "it was asked for them by name");
-    assert_eq!(scene.session.news_due(), None);
-    scene.stores(2, None);
-    let due = scene.session.news_due();
     assert!(!gives(&mut scene, 9, 63));
-    assert!(
-        due.is_none_or(|due| scene.session.news_due().is_some_and(|sooner| sooner < due)),
-        "it hears of them first"
-    );
     scene.hears(Input::Stored(Came { piece: PieceIndex(1), bytes: 1 << 20, request: None, from: Some(node(1)) }));
     assert!(!gives(&mut scene, 9, 63) && !gives(&mut scene, 1, 1000), "others are asked by name");
     assert!(gives(&mut scene, 9, 1));
