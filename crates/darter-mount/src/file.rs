@@ -7,7 +7,8 @@
 //! Invariants:
 //! - one mount is one content: a connection to another blob, or of another length, is not used;
 //! - bytes of the agent's file go out only if the agent vouched for them in this file, or if they match a hash that it told. A page of zeros
-//!   is compared with the hash in any case, since the file may have got a hole there: once while its piece is fresh;
+//!   is compared with the hash in any case, since the file may have got a hole there: once while its piece is fresh. What the disk itself changes of a
+//!   piece after the agent vouched for it is not seen while that connection lasts;
 //! - what could be read without an agent can be read whoever answers: another agent may have less, and need longer;
 //! - once the content is found to be wrong nothing is read any more.
 
