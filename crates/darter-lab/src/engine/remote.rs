@@ -1,6 +1,7 @@
 //! containerd with another lazy snapshotter for its snapshots, each as its own documentation has it: a proxy that is told of images by annotations.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
@@ -58,11 +59,38 @@ pub struct Remote<'host> {
     _process: Process,
     _snapshotter: Process,
     anchor: Process,
+    _own: Option<OwnPlace>,
+}
+
+/// Where a snapshotter keeps parts of what it has whatever its flags say; in its sight another directory is mounted there.
+const SOCI_OWN: &str = "/var/lib/soci-snapshotter-grpc";
+
+/// An empty directory that was made outside the laboratory's own; it goes again.
+#[derive(Debug)]
+struct OwnPlace(&'static str);
+
+impl OwnPlace {
+    /// `None`: it is there, and another's.
+    fn make(at: &'static str) -> Result<Option<Self>> {
+        match fs::create_dir(at) {
+            Ok(()) => Ok(Some(Self(at))),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("create {at}")),
+        }
+    }
+}
+
+impl Drop for OwnPlace {
+    fn drop(&mut self) {
+        // One that is not empty is somebody's.
+        let _ = fs::remove_dir(self.0);
+    }
 }
 
 impl<'host> Remote<'host> {
     /// Starts both on a host. They go to the registry themselves, and call it by its address: one of them does so whatever mirrors it is told of.
     pub fn start(host: &'host Host, registry: &str, peer: Peer) -> Result<Self> {
+        let own_place = if peer == Peer::Soci { OwnPlace::make(SOCI_OWN)? } else { None };
         let anchor = host.hold_mounts()?;
         let (snapshotter, sock, root) = snapshotter(host, registry, peer, &anchor)?;
         let programs = release::programs()?;
@@ -94,8 +122,19 @@ impl<'host> Remote<'host> {
         command.env("PATH", format!("{}:{path}", programs.display())).arg("--config").arg(&config);
         let process = host.spawn("containerd", &mut command)?;
         let (registry, started, _snapshotter) = (registry.to_owned(), Mutex::default(), snapshotter);
-        let engine =
-            Self { host, peer, registry, programs, socket, hosts, started, _process: process, _snapshotter, anchor };
+        let engine = Self {
+            host,
+            peer,
+            registry,
+            programs,
+            socket,
+            hosts,
+            started,
+            _process: process,
+            _snapshotter,
+            anchor,
+            _own: own_place,
+        };
         wait_until("containerd to answer", ENGINE_TIMEOUT, || {
             let mut version = engine.ctr(&["version"]);
             Ok(engine.socket.exists() && host.run("ctr-version", &mut version, Duration::from_secs(10)).is_ok())
@@ -161,10 +200,9 @@ fn snapshotter(host: &Host, registry: &str, peer: Peer, anchor: &Process) -> Res
                 "no_prometheus = true\n[[resolver.host.{registry:?}.mirrors]]\nhost = \"http://{registry}\"\ninsecure = true\n"
             );
             fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
-            // Parts of it are where it always is, whatever its flags say.
-            const OWN: &str = "mkdir -p /var/lib/soci-snapshotter-grpc; mount --bind \"$0\" /var/lib/soci-snapshotter-grpc; exec \"$@\"";
+            const OWN: &str = "mount --bind \"$0\" \"$1\"; shift; exec \"$@\"";
             let mut command = host.command_beside(anchor.id(), "sh");
-            command.args(["-euc", OWN]).arg(host.make_directory("soci/own")?).arg(program);
+            command.args(["-euc", OWN]).arg(host.make_directory("soci/own")?).arg(SOCI_OWN).arg(program);
             command.arg("--address").arg(&socket).arg("--config").arg(&config);
             command
         }
