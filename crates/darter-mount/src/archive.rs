@@ -6,7 +6,7 @@
 //! Each open member has a place for the decoder that inflated last, so that reads in a row inflate nothing twice, however many are open; copies take what is
 //! left, and members that have many give some of them up for those that have few.
 //!
-//! Invariants: memory is bounded, whatever programs open: [`MAX_COPIES`] decoders and [`MAX_CHUNKS`] chunks for all members together, and
+//! Invariants: memory is bounded, whatever programs open: `MAX_COPIES` decoders and `MAX_CHUNKS` chunks for all members together, and
 //! what one read needs. A read ends within the mount's limit, whatever it waits for, and the next one goes on where it was. A member that turned out to be
 //! damaged is an error from then on, as far as it was not read before.
 

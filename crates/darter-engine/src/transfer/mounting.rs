@@ -5,7 +5,7 @@
 //! image is pulled, behind what programs wait for.
 //!
 //! A small layer is hardly more than the pieces with its superblock and its metadata: the rest of it costs less than to wait for it. Where it is known
-//! what [others touched first](super::profile), that comes in place of the rest.
+//! what others touched first (`profile`), that comes in place of the rest.
 //!
 //! Invariant: what is fetched so had room in the store when it was asked for, within what may be fetched ahead at all. That of the ends is taken until they have
 //! come; that of the rest of a small layer is looked for, and not kept: a small layer that is wanted as a whole is a reader's like any other.

@@ -1,4 +1,4 @@
-//! Other lazy snapshotters, built from their sources once, as the [release](super::release) of containerd is: stargz-snapshotter's library has no program in the
+//! Other lazy snapshotters, built from their sources once, as the [release] of containerd is: stargz-snapshotter's library has no program in the
 //! module proxy, so that a few lines of Go make one of it; soci-snapshotter's programs are a module of their own, and need a C compiler and zlib.
 
 use std::fs;

@@ -171,7 +171,7 @@ impl<'host> Proxied<'host> {
         Ok(())
     }
 
-    /// Pulls an image into another of containerd's namespaces, with a login or without one: by the transfer service, [from a release on](FIRST_TRANSFER).
+    /// Pulls an image into another of containerd's namespaces, with a login or without one: by the transfer service, from a release on (`FIRST_TRANSFER`).
     pub fn pull_into(&self, namespace: &str, reference: &str, login: Option<&str>) -> Result<()> {
         let mut command = self.ctr_of(namespace, &["images", "pull", "--snapshotter", "darter"]);
         command.arg("--hosts-dir").arg(self.directory.join("tree/etc/containerd/certs.d"));

@@ -17,6 +17,7 @@ use url::Url;
 
 use crate::failure::Failure;
 use crate::get::file_name;
+use crate::units;
 
 /// The longest list.
 pub(super) const MAX_LIST: u64 = 8 << 20;
@@ -31,6 +32,27 @@ pub(super) struct ListedFile {
     pub(super) digest: Option<Digest>,
     /// Where it is to appear.
     pub(super) path: String,
+}
+
+/// Reads a list that is a file here. Blocking.
+///
+/// # Errors
+/// It can't be read, is no file (a pipe might never end), is too long for a list, or is no text.
+pub(super) fn read(path: &Path) -> anyhow::Result<String> {
+    let shown = path.display();
+    let found = std::fs::metadata(path).with_context(|| format!("can't read {shown}"))?;
+    if !found.is_file() {
+        return Err(Failure::Usage(format!("{shown} is no file: name a list of files")).into());
+    }
+    if found.len() > MAX_LIST {
+        return Err(too_long(&shown.to_string(), found.len()).into());
+    }
+    std::fs::read_to_string(path).with_context(|| format!("can't read {shown}"))
+}
+
+/// What is named so is no list.
+pub(super) fn too_long(name: &str, length: u64) -> Failure {
+    Failure::Usage(format!("{name} is {} long, and no list of files: mount it without --as list", units::size(length)))
 }
 
 /// The files that a list at `base` names. One that did not come from this host may name no file of it.
@@ -121,6 +143,21 @@ mod tests {
 
     fn of(text: &str, base: &str) -> anyhow::Result<Vec<ListedFile>> {
         parsed(text, &base.parse().unwrap())
+    }
+
+    #[test]
+    fn only_a_file_of_some_length_is_read_as_a_list() {
+        let room = tempfile::tempdir().unwrap();
+        let (list, long, pipe) = (room.path().join("list"), room.path().join("long"), room.path().join("pipe"));
+        std::fs::write(&list, "https://a/b\n").unwrap();
+        assert_eq!(read(&list).unwrap(), "https://a/b\n");
+        std::fs::File::create(&long).unwrap().set_len(MAX_LIST + 1).unwrap();
+        let error = read(&long).unwrap_err().to_string();
+        assert!(error.contains("8.4 MB long, and no list of files"), "{error}");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
+        let error = read(&pipe).unwrap_err().to_string();
+        assert!(error.contains("is no file"), "{error}");
+        assert!(read(&room.path().join("none")).unwrap_err().to_string().starts_with("can't read "));
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! The process that keeps a tree: an archive's members, or several files, as a directory. Users mount it with fusermount3, as a file.
 //!
-//! An archive is one file, opened as any other ([`archive`]); files of a list, a directory or an artifact are opened when programs open them ([`files`]).
+//! An archive is one file, opened as any other ([`archive`]); files of a list, a directory or an artifact are opened when programs open them (`files`).
 
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use async_trait::async_trait;
 use darter_api::client::Client;
 use darter_api::{BlobRequest, GetRequest, MountKind, MountState, MountStatus};
@@ -214,8 +214,7 @@ async fn list(
 ) -> anyhow::Result<Ready> {
     let text = if mount.url.scheme() == "file" {
         let path = local(&mount.url)?;
-        let shown = path.display().to_string();
-        threads::run(move || std::fs::read_to_string(path)).await.with_context(|| format!("can't read {shown}"))?
+        threads::run(move || listed::read(&path)).await?
     } else {
         read_list(args, agents, asked).await?
     };
@@ -252,7 +251,7 @@ async fn read_list(args: &MountArgs, agents: &Agents, asked: GetRequest) -> anyh
     let (content, supply) = source.first().await?;
     let length = content.length;
     if length > MAX_LIST {
-        bail!("{url} is {} long, and no list of files: mount it without --as list", crate::units::size(length));
+        return Err(listed::too_long(&url, length).into());
     }
     let file = MountedFile::new(content, supply, settings(args, false), Arc::new(SystemClock::start()));
     let kept = KeptFile::begin(Arc::clone(&file), source);
