@@ -12,14 +12,15 @@ use std::time::Duration;
 use darter_core::{Moment, NodeId, PieceSet};
 use darter_protocol::{Frame, Message, PeerInfo};
 use darter_scenario::Lie;
+use darter_scenario::SEED;
 use darter_swarm::{Input, LetIn};
 
 use crate::fleet::Fleet;
 use crate::node::{id_of, index_of};
 use crate::queue::What;
 
-/// For how long a lead may say that it waits for its origin.
-const MAX_WAITING: Duration = Duration::from_secs(600);
+/// For how long a seed may say that it waits for its origin. A node may for as long as others would wait for an origin themselves: not at all here.
+const MAX_SEED_WAITING: Duration = Duration::from_secs(600);
 
 /// A message on its way.
 #[derive(Debug)]
@@ -142,7 +143,8 @@ impl Fleet {
             }
             Message::Grew { from: first, hashes, members_ask, proof, .. } => {
                 if hashes.is_empty() {
-                    self.tell(to, Input::LeadWaits { lead: by, most: MAX_WAITING });
+                    let most = if index_of(by) == SEED { MAX_SEED_WAITING } else { Duration::ZERO };
+                    self.tell(to, Input::LeadWaits { lead: by, most });
                 }
                 self.hear_hashes(to, from, first, &hashes, (members_ask, proof));
             }
