@@ -62,7 +62,7 @@ impl Start {
         let seed = Agent::seed(&seed_host, &delay.url())?;
         let ground =
             Ground { network: &network, seed: &seed, registry: delay.authority(), link: self.link()?, content };
-        if ways.iter().any(|way| !matches!(way, Way::Direct | Way::Peer(_))) {
+        if ways.iter().any(|way| !matches!(way, Way::Direct | Way::First | Way::Peer(_))) {
             warm_up(&network.host("warm")?, &ground).context("let the seed read all")?;
         }
         for host in [&origin, &seed_host] {
@@ -115,6 +115,12 @@ impl Start {
                 let _agent = Agent::node(&host, &format!("http://{registry}"), seed)?;
                 let engine = Containerd::start_build(&host, &Route::mirrored(registry), build)?;
                 Ok(vec![self.measure(way, ground.content, &engine, &host)?])
+            }
+            Way::First => {
+                let (seed_host, host) = (shaped("first-seed")?, shaped("first")?);
+                let seed = Agent::seed(&seed_host, &format!("http://{registry}"))?;
+                let node = LazyNode::start(&host, seed.host(), registry)?;
+                Ok(vec![self.measure(way, ground.content, &node.engine, &host)?])
             }
             Way::Lazy | Way::Again => {
                 let host = shaped("lazy")?;

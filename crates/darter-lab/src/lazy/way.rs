@@ -15,7 +15,9 @@ pub enum Way {
     Direct,
     /// Through the host's agent, unpacked for overlayfs.
     Mirror,
-    /// Mounted out of the agent's directory of layers: the first start in the fleet.
+    /// Mounted out of the agent's directory of layers, while a seed that has nothing yet reads and expands them: the first ever pull of a fleet.
+    First,
+    /// Mounted out of the agent's directory of layers, which the seed has: the first start in the fleet.
     Lazy,
     /// The next start on that host, with what is there by then.
     Again,
@@ -35,9 +37,10 @@ impl Way {
 
     /// Those that can be asked for, in their turns: what is known of first touches grows from one to the next. [`Way::Again`] comes with
     /// [`Way::Lazy`], and [`Way::Local`] with [`Way::Second`].
-    pub const ASKED: [Self; 7] = [
+    pub const ASKED: [Self; 8] = [
         Self::Direct,
         Self::Mirror,
+        Self::First,
         Self::Lazy,
         Self::Second,
         Self::Eight,
@@ -50,6 +53,7 @@ impl Way {
         match self {
             Self::Direct => "direct-pull",
             Self::Mirror => "darter-pull",
+            Self::First => "darter-first",
             Self::Lazy => "darter-lazy",
             Self::Again => "lazy, again",
             Self::Second => "darter-second",
