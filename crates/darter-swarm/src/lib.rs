@@ -54,7 +54,7 @@ pub mod tuning;
 pub mod vigil;
 
 pub use books::{Books, Entering, Opening, Speech};
-pub use breadth::{FIRST_STRETCH, MAX_ORIGIN_CONNECTIONS, Widening};
+pub use breadth::{FIRST_STRETCH, MAX_ORIGIN_CONNECTIONS, ORIGIN_CONNECTIONS, Widening};
 pub use budget::TokenBucket;
 pub use event::{Action, Event, Foresight, ReaderId, RequestId};
 pub use facts::Facts;

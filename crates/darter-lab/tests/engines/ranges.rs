@@ -157,7 +157,7 @@ pub(crate) fn a_pull_by_ranges_is_no_later(world: &World) -> Result<()> {
             let (origin, seed_host, host) = (plug("origin")?, plug("seed")?, plug("node")?);
             let source = Source::start(&origin, world, regime.each)?;
             let url = format!("http://{}", source.authority());
-            let seed = Agent::seed_with(&seed_host, &url, &["--origin-connections", "8"])?;
+            let seed = Agent::seed(&seed_host, &url)?;
             let node = Agent::node(&host, &url, &seed_host)?;
             by_agents.push(pull(&host, &Route::mirrored(source.authority()), image)?);
             let came = Came::to(&node)?;

@@ -37,6 +37,9 @@ use self::windows::{Pace, Windows};
 /// Connections that read one blob at a time, at most.
 pub const MAX_ORIGIN_CONNECTIONS: u8 = 16;
 
+/// The same unless somebody says otherwise: what engines read a layer by.
+pub const ORIGIN_CONNECTIONS: u8 = 8;
+
 /// No other connection is tried where no more than this is left to read.
 const MIN_LEFT: u64 = 16 << 20;
 
@@ -221,7 +224,7 @@ impl Breadth {
     /// Two connections read, for tests of what they read.
     #[cfg(test)]
     pub(crate) const fn read_by_two(&mut self) {
-        (self.connections, self.phase) = (2, Phase::Full);
+        (self.connections, self.phase, self.is_limited) = (2, Phase::Full, true);
     }
 
     /// All connections together get so many bytes a second, for tests of what they read.
@@ -233,6 +236,11 @@ impl Breadth {
     /// How many connections are to read.
     pub(crate) const fn connections(&self) -> u8 {
         self.connections
+    }
+
+    /// True if several connections were seen to get more than one.
+    pub(crate) const fn is_limited(&self) -> bool {
+        self.is_limited
     }
 
     /// How many read at a time, at most, so far.

@@ -126,6 +126,27 @@ fn what_comes_slowly_while_the_machine_has_other_work_is_no_limit() {
     assert!(!failed);
 }
 
+/// A cable is given its full rate while a blob is read, at whatever moment of measuring and trying.
+#[test]
+fn a_link_that_is_widened_midway_is_no_limit() {
+    let mut failed = false;
+    for burst in [1, 12, 60, 110] {
+        for (before, after, until) in
+            [(1, 40, 1500), (4, 40, 1500), (10, 80, 1200), (10, 20, 1200), (10, 16, 1200), (30, 60, 900)]
+        {
+            let reads = 300;
+            let world = World { narrow: Some((before * MIB, until)), burst, ..World::new(u64::MAX, after * MIB) };
+            let wider = world.count(reads, 300 * MIB, |read| read.connections > 1);
+            let asked = world.count(reads, 300 * MIB, |read| read.widest > 1);
+            println!(
+                "{before} to {after} MiB/s in bursts of {burst} ms: {asked} of {reads} were read by several, {wider} to the end"
+            );
+            failed |= wider > 0 || asked * 100 >= reads;
+        }
+    }
+    assert!(!failed);
+}
+
 /// The first connection gets so much for so long.
 fn read_alone(breadth: &mut Breadth, rate: u64, from: u64, until: u64) {
     for millis in (from..until).step_by(2) {

@@ -27,6 +27,9 @@ const MARGIN: f64 = 3.0;
 /// A trial is one burst when it comes so many times as fast as the first connection's bytes.
 const BURST: f64 = 2.5;
 
+/// The first connection got what it does while a trial was one burst if that is no more than so many times what it got before.
+const MAX_OTHERS: f64 = 1.5;
+
 /// Arrivals within this time count as one moment.
 const MOMENT: Duration = Duration::from_millis(1);
 
@@ -140,7 +143,10 @@ impl Trial {
     fn is_burst(&self, end: Moment) -> bool {
         let span = end.since(self.first.map_or(self.asked, |(first, _)| first)).max(MOMENT);
         let is_quick = span.as_secs_f64() * BURST <= self.time() && end.since(self.asked).as_secs_f64() <= self.time();
-        is_quick && self.pace.is_regular && self.pace.gap.as_secs_f64() >= self.time() * 2.0
+        // Where the first one got more than its bursts meanwhile, the link gives more than it did: that is no limit.
+        let others_time = (end.since(self.before) + self.pace.gap).as_secs_f64();
+        let is_as_before = self.others as f64 <= self.pace.rate * others_time * MAX_OTHERS;
+        is_quick && is_as_before && self.pace.is_regular && self.pace.gap.as_secs_f64() >= self.time() * 2.0
     }
 
     fn outcome(&self, end: Moment) -> Outcome {

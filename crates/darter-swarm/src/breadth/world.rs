@@ -31,6 +31,8 @@ pub(super) struct World {
     pub(super) stalls_here: bool,
     /// Until about so many milliseconds the machine has other work, and only a moment now and then for this.
     pub(super) starved: u64,
+    /// All together get so many bytes in a second until about so many milliseconds, and then as much as they get.
+    pub(super) narrow: Option<(u64, u64)>,
     /// Milliseconds until an answer begins.
     pub(super) answer: u64,
     pub(super) seed: u64,
@@ -61,7 +63,7 @@ struct Socket {
 impl World {
     pub(super) const fn new(each: u64, all: u64) -> Self {
         let (noise, every, burst, stalls, stalls_here, starved, answer, seed) = (0.0, 20, 1, None, false, 0, 2, 1);
-        Self { each, all, noise, every, burst, stalls, stalls_here, starved, answer, seed }
+        Self { each, all, noise, every, burst, stalls, stalls_here, starved, narrow: None, answer, seed }
     }
 
     /// A blob of this length is read.
@@ -75,6 +77,7 @@ impl World {
         let mut sockets = [Socket { from: 1, ..Socket::default() }; 9];
         let starved = if self.starved > 0 { (self.starved as f64 * (0.25 + 0.75 * uniform())) as u64 } else { 0 };
         let (mut has_moment, mut until) = (true, 2);
+        let narrow = self.narrow.map(|(rate, until)| (rate, (until as f64 * (0.1 + 0.9 * uniform())) as u64));
         let mut millis = 0;
         while left >= 1.0 && millis < 1_000_000 {
             millis += 1;
@@ -107,7 +110,8 @@ impl World {
             let tries = trial.is_some();
             let is_open = |nth: usize, socket: &Socket| socket.from <= millis && (nth < reading || nth == 8 && tries);
             let open = sockets.iter().enumerate().filter(|(nth, socket)| is_open(*nth, socket)).count().max(1);
-            let one = (self.each as f64).min(self.all as f64 * factor / open as f64) / 1000.0;
+            let all = narrow.filter(|(_, until)| millis < *until).map_or(self.all, |(rate, _)| rate);
+            let one = (self.each as f64).min(all as f64 * factor / open as f64) / 1000.0;
             for (nth, socket) in sockets.iter_mut().enumerate() {
                 if !is_open(nth, socket) || stall > 0 && !self.stalls_here {
                     continue;

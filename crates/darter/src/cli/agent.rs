@@ -245,15 +245,15 @@ pub(crate) struct OriginArgs {
 
     /// Read the origin of one blob by at most this many connections at a time
     ///
-    /// Many stores and CDNs limit what one connection gets. With more than 1, say 8, the first 16 MiB of a blob are asked for by a range, and one that
+    /// Many stores and CDNs limit what one connection gets. So the first 16 MiB of a blob are asked for by a range, and one that
     /// takes one connection longer than two seconds is read by one until its rate is known. If that is steady, another one is tried: it reads what comes
-    /// next, and more are added as long as they get more together. At most a thousandth of a blob is read twice, where
-    /// another connection takes over the end of what a slow one reads. Where trials bring no more, the origin gets two to
-    /// five requests more for a large blob, and is not tried for other blobs for a minute. Where the origin refuses (no ranges, 429, 503), one
+    /// next, and more are added as long as they get more together. Nothing is read twice to find out; at most a thousandth of a blob is, where
+    /// several get more and one of them is slow, of which another one takes over the end. Where trials bring no more, the origin gets two to
+    /// five requests more for a blob of more than 16 MiB, and is not tried for other blobs for a minute. Where the origin refuses (no ranges, 429, 503), one
     /// connection goes on, and reads this origin's other blobs for ten minutes; `darter explain` says what was found. All bytes count for
     /// --origin-limit. Signed addresses, which may expire meanwhile, and content that has neither a digest nor an ETag nor a date are read by
-    /// one.
-    #[arg(long, env = "DARTER_ORIGIN_CONNECTIONS", value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(darter_swarm::MAX_ORIGIN_CONNECTIONS)))]
+    /// one. With 1 each blob is one request.
+    #[arg(long, env = "DARTER_ORIGIN_CONNECTIONS", value_name = "COUNT", default_value_t = darter_swarm::ORIGIN_CONNECTIONS, value_parser = clap::value_parser!(u8).range(1..=i64::from(darter_swarm::MAX_ORIGIN_CONNECTIONS)))]
     pub(crate) origin_connections: u8,
 
     /// Trust the certificates in this PEM file, besides the system's, when reading origins

@@ -117,8 +117,8 @@ fn the_spellings_that_scripts_rely_on() {
 }
 
 #[test]
-fn an_origin_is_read_by_one_connection_unless_more_are_asked_for() {
-    for (flags, connections) in [(&[][..], 1), (&["--origin-connections", "8"][..], 8)] {
+fn an_origin_may_be_read_by_eight_connections_unless_somebody_says_otherwise() {
+    for (flags, connections) in [(&[][..], 8), (&["--origin-connections", "1"][..], 1)] {
         let cli = parse(&[&["darter", "seed", "--data-dir", "/d"][..], flags].concat());
         let Command::Seed(args) = cli.command else { panic!("{cli:?}") };
         assert_eq!(args.options(Role::Seed, &[]).unwrap().origin_connections, connections);
