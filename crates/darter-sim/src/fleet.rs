@@ -30,6 +30,9 @@ use crate::uploads::{Limits, Upload, Uploads};
 /// How long it takes until a dead node is missed.
 pub(crate) const MISSED_AFTER: Duration = Duration::from_millis(200);
 
+/// How long a blob may stand still, as agents have it unless somebody says otherwise.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Pieces that a node sends at a time.
 const SLOTS: u32 = 4;
 
@@ -409,12 +412,13 @@ impl Fleet {
             // A node that dies is missed by those that ask it.
             reached.extend(node.session.met().difference(node.session.to_meet()));
         }
+        let stall = self.does_seed_lie().then_some(STALL_TIMEOUT);
         let mut outputs = std::mem::take(&mut self.outputs);
         let node = &mut self.nodes[index as usize];
         node.poll_at = None;
         let view = self.blob.seen_by(node).meeting(reached, has_seed);
         let now = node.clock(self.now);
-        let seen = Seen { is_idle: false, stall: None, origin: Duration::ZERO };
+        let seen = Seen { is_idle: false, stall, origin: Duration::ZERO };
         node.session.look(seen, &view, now);
         node.session.poll(&view, now, &mut outputs);
         for output in outputs.drain(..) {
@@ -427,12 +431,18 @@ impl Fleet {
         self.wake_later(index);
     }
 
+    /// True if the seed lies, so that members have to find out that nothing comes of it.
+    fn does_seed_lie(&self) -> bool {
+        self.nodes[SEED as usize].lie.is_some()
+    }
+
     /// When a node has something to do though nothing happens, in the fleet's time.
     fn next_wakeup(&self, index: u32) -> Option<Moment> {
         let node = &self.nodes[index as usize];
         let (session, now) = (&node.session, node.clock(self.now));
-        // A seed is waited for.
-        let look = session.look_due().filter(|_| session.following().is_some_and(|lead| index_of(lead) != SEED));
+        // An honest seed is waited for.
+        let is_waited_for = |lead| index_of(lead) == SEED && !self.does_seed_lie();
+        let look = session.look_due().filter(|_| session.following().is_some_and(|lead| !is_waited_for(lead)));
         session.next_wakeup(now).into_iter().chain(look).min().map(|at| node.when(at))
     }
 
