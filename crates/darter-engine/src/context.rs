@@ -209,8 +209,8 @@ impl EngineContext {
 
     /// A blob was not what its digest says: remembers that for whoever asks next, and names who sent it.
     pub(crate) fn wrong_content(&self, key: BlobId, blob: BlobId, culprit: &Culprit, error: &FetchError) {
-        let Culprit { reader, source: sender, from } = culprit;
-        if self.setbacks.note(key, *reader, error, self.now()) {
+        let Culprit { reader, said_by, source: sender, from } = culprit;
+        if self.setbacks.note(key, *reader, *said_by, error, self.now()) {
             tracing::warn!(blob = %blob.short(), source = sender, from, "wrong content");
             self.setbacks.blame(from, blob, self.unix());
             self.metrics.wrong_content(sender);

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{Blame, Blamed, BlobId, Digest, Fault, Retry, in_full};
+use darter_core::{Blame, Blamed, BlobId, Digest, Fault, NodeId, Retry, in_full};
 use darter_fleet::failures;
 use darter_origin::{ErrorKind, OriginError, OriginFailure};
 use darter_store::StoreError;
@@ -30,6 +30,8 @@ pub enum FetchError {
         got: Box<Digest>,
         /// From whom, and by way of whom; empty if that is not known here.
         from: String,
+        /// The agent that read it, as far as that is known here.
+        reader: Option<NodeId>,
     },
     /// A range past the end of the blob.
     #[error("range starts past the end of the blob ({length} bytes)")]
@@ -195,8 +197,8 @@ const PROXY_WANTS_LOGIN: StatusCode = StatusCode::PROXY_AUTHENTICATION_REQUIRED;
 
 impl FetchError {
     /// A lead's word that its origin sent other content than the digest says.
-    pub(crate) fn refuted(expected: Digest, got: Digest) -> Self {
-        Self::WrongDigest { expected: Box::new(expected), got: Box::new(got), from: String::new() }
+    pub(crate) fn refuted(expected: Digest, got: Digest, reader: Option<NodeId>) -> Self {
+        Self::WrongDigest { expected: Box::new(expected), got: Box::new(got), from: String::new(), reader }
     }
 }
 

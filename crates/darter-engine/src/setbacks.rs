@@ -1,6 +1,9 @@
 //! Content that was not what its digest says: who had read it, so that another tries; a pause that grows before anybody
 //! tries again; and whose fault it was, for `status` and the metrics.
 //!
+//! An agent that was deceived itself says by whom ([`Message::Refuted`](darter_wire::Message)): that one is left out, and the deceived one may read the
+//! origin now. Anybody may say so: the word of each agent counts for one other, as it would for itself.
+//!
 //! What this agent remembers is about sources that have a digest, and only for a while: one that was mended is read again. It
 //! is about the source, not the blob: a registry that somebody made up must not keep others from what the right one has.
 //! Decided without I/O; time is given.
@@ -25,6 +28,9 @@ const REMEMBER_FOR: Duration = Duration::from_secs(600);
 /// This many agents read a source one after the other before nobody does for a while.
 const MAX_READERS: usize = 3;
 
+/// This many agents are heeded that say who read a source.
+const MAX_SAYING: usize = 64;
+
 const MAX_SETBACKS: usize = 1024;
 const MAX_SOURCES: usize = 64;
 
@@ -32,6 +38,8 @@ const MAX_SOURCES: usize = 64;
 pub(crate) struct Culprit {
     /// The agent that read it, which is not the next to try.
     pub(crate) reader: NodeId,
+    /// The agent that says so of another one.
+    pub(crate) said_by: Option<NodeId>,
     /// The sender in one word: the origin's host, or an agent's address.
     pub(crate) source: String,
     /// The same for people, with whoever read it.
@@ -62,12 +70,21 @@ struct Setback {
     until: Moment,
     /// The agents that read it and got something else, since the last pause.
     readers: HashSet<NodeId>,
+    /// Of whom each agent said that since then.
+    said: HashMap<NodeId, NodeId>,
 }
 
 impl Setbacks {
-    /// `reader` read a blob and got something else. Told again within the pause, as by everybody who waited, it changes
+    /// `reader` read a blob and got something else, as another agent says or this one knows. Told again within the pause, as by everybody who waited, it changes
     /// nothing. True if it was news.
-    pub(crate) fn note(&self, key: BlobId, reader: NodeId, error: &FetchError, now: Moment) -> bool {
+    pub(crate) fn note(
+        &self,
+        key: BlobId,
+        reader: NodeId,
+        said_by: Option<NodeId>,
+        error: &FetchError,
+        now: Moment,
+    ) -> bool {
         let mut setbacks = self.keys.lock();
         setbacks.retain(|_, setback| now < setback.until + REMEMBER_FOR);
         if setbacks.len() >= MAX_SETBACKS && !setbacks.contains_key(&key) {
@@ -79,9 +96,17 @@ impl Setbacks {
             times: 0,
             until: now,
             readers: HashSet::new(),
+            said: HashMap::new(),
         });
         if now >= setback.until {
             setback.readers.clear();
+            setback.said.clear();
+        }
+        if let Some(by) = said_by {
+            let has_room = setback.said.len() < MAX_SAYING || setback.said.contains_key(&by);
+            if !has_room || *setback.said.entry(by).or_insert(reader) != reader {
+                return false;
+            }
         }
         setback.error = error.clone();
         let is_news = setback.readers.insert(reader);
@@ -97,8 +122,14 @@ impl Setbacks {
     pub(crate) fn refusal(&self, key: BlobId, reader: NodeId, now: Moment) -> Option<FetchError> {
         let setbacks = self.keys.lock();
         let setback = setbacks.get(&key).filter(|setback| now < setback.until)?;
-        let refused = setback.readers.contains(&reader) || setback.readers.len() >= MAX_READERS;
-        refused.then(|| setback.error.clone())
+        let has_read = setback.readers.contains(&reader);
+        let refused = has_read || setback.readers.len() >= MAX_READERS;
+        refused.then(|| match setback.error.clone() {
+            FetchError::WrongDigest { expected, got, from, .. } if has_read => {
+                FetchError::WrongDigest { expected, got, from, reader: Some(reader) }
+            }
+            error => error,
+        })
     }
 
     /// A blob was right after all.
@@ -141,7 +172,7 @@ mod tests {
 
     fn wrong() -> FetchError {
         let [expected, got] = [b"a", b"b"].map(|text| Box::new(Digest::sha256(text)));
-        FetchError::WrongDigest { expected, got, from: "reg.example".into() }
+        FetchError::WrongDigest { expected, got, from: "reg.example".into(), reader: None }
     }
 
     fn at(seconds: u64) -> Moment {
@@ -153,24 +184,42 @@ mod tests {
         let setbacks = Setbacks::default();
         let refused = |reader, seconds| setbacks.refusal(BLOB, reader, at(seconds)).is_some();
         assert!(!refused(ONE, 100));
-        setbacks.note(BLOB, ONE, &wrong(), at(100));
-        setbacks.note(BLOB, ONE, &wrong(), at(100));
+        setbacks.note(BLOB, ONE, None, &wrong(), at(100));
+        setbacks.note(BLOB, ONE, None, &wrong(), at(100));
         assert!(refused(ONE, 100) && !refused(OTHER, 100));
         assert!(!refused(ONE, 105), "told twice, but it failed once");
         let mut now = 105;
         for pause in [10, 20, 40, 80, 160, 300, 300] {
-            setbacks.note(BLOB, ONE, &wrong(), at(now));
+            setbacks.note(BLOB, ONE, None, &wrong(), at(now));
             assert!(refused(ONE, now + pause - 1) && !refused(ONE, now + pause), "{pause}");
             now += pause;
         }
-        setbacks.note(BLOB, OTHER, &wrong(), at(now));
+        setbacks.note(BLOB, OTHER, None, &wrong(), at(now));
         assert!(!refused(ONE, now), "its own failure is over");
         for third in [ONE, NodeId([3; 16])] {
-            setbacks.note(BLOB, third, &wrong(), at(now));
+            setbacks.note(BLOB, third, None, &wrong(), at(now));
         }
         assert!(refused(NodeId([4; 16]), now), "three are enough");
         setbacks.clear(BLOB);
         assert!(!refused(OTHER, now));
+    }
+
+    #[test]
+    fn who_was_deceived_may_read_and_who_blames_others_is_heeded_once() {
+        let setbacks = Setbacks::default();
+        let refused = |reader| setbacks.refusal(BLOB, reader, at(100)).is_some();
+        let (deceived, liar) = (NodeId([3; 16]), NodeId([4; 16]));
+        assert!(setbacks.note(BLOB, ONE, Some(deceived), &wrong(), at(100)));
+        assert!(refused(ONE) && !refused(deceived));
+        for reader in 10..20 {
+            setbacks.note(BLOB, NodeId([reader; 16]), Some(liar), &wrong(), at(100));
+        }
+        assert!(
+            refused(NodeId([10; 16])) && !refused(NodeId([11; 16])) && !refused(OTHER),
+            "it keeps nobody else from it"
+        );
+        let setback = setbacks.refusal(BLOB, ONE, at(100));
+        assert!(matches!(setback, Some(FetchError::WrongDigest { reader: Some(ONE), .. })), "{setback:?}");
     }
 
     #[test]
@@ -179,7 +228,7 @@ mod tests {
         for number in 0..2 * MAX_SETBACKS as u32 {
             let mut id = [0; 32];
             id[..4].copy_from_slice(&number.to_be_bytes());
-            setbacks.note(BlobId(id), ONE, &wrong(), at(u64::from(number)));
+            setbacks.note(BlobId(id), ONE, None, &wrong(), at(u64::from(number)));
             setbacks.blame(&number.to_string(), BlobId(id), number.into());
         }
         assert!(setbacks.keys.lock().len() <= MAX_SETBACKS);

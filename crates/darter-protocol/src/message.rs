@@ -54,7 +54,7 @@
 //! | 23 | [`Waiting`](Message::Waiting) | `varint: request` |
 //! | 24 | [`AskRegistry`](Message::AskRegistry) | `varint: request, question` |
 //! | 25 | [`RegistryIs`](Message::RegistryIs) | `varint: request, then 0 and {varint: status, [{text, bytes}]: headers, bytes: body, varint: age, {varint: age, text: reason}?}, or 1 and a failure` |
-//! | 26 | [`Refuted`](Message::Refuted) | `varint?: request, blob, text: expected, text: got` |
+//! | 26 | [`Refuted`](Message::Refuted) | `varint?: request, blob, text: expected, text: got, node?: reader` |
 //! | 27 | [`Seeds`](Message::Seeds) | `[peer]` |
 //! | 28 | [`AskRegistryAlike`](Message::AskRegistryAlike) | `varint: request, question, text: proof` |
 //! | 29 | [`AskRegistryKnown`](Message::AskRegistryKnown) | `varint: request, question, text?: proof` |
@@ -339,6 +339,9 @@ pub enum Message {
         expected: Digest,
         /// The digest of the bytes that came.
         got: Digest,
+        /// The agent that the sender has it from, if it did not read the origin itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reader: Option<NodeId>,
     },
     /// Node → seeds, when it is connected to several: these are they. So seeds get to know each other.
     Seeds {

@@ -138,7 +138,7 @@ impl Part for Dissolving {
             Message::Joined { blob: named, verdict, .. } if self.joins.fetch_add(1, Ordering::Relaxed) == 0 => {
                 (*named, *verdict) = (blob, None);
             }
-            _ => return Message::Refuted { request: Some(request), blob, expected: self.expected, got },
+            _ => return Message::Refuted { request: Some(request), blob, expected: self.expected, got, reader: None },
         }
         joined
     }

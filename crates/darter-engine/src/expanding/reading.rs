@@ -107,7 +107,7 @@ impl Expansions {
         tracing::warn!(layer = %layer, blob = %blob.short(), data_dir = %dir, digest = %got,
             "the copy of a layer that is stored here is another layer: it is thrown away, and its registry is read");
         let is_under_way =
-            self.wrong_copies.get().is_some_and(|throws| throws(blob, &FetchError::refuted(layer.digest, got)));
+            self.wrong_copies.get().is_some_and(|throws| throws(blob, &FetchError::refuted(layer.digest, got, None)));
         if is_under_way {
             return false;
         }

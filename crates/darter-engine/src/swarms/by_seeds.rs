@@ -1,6 +1,7 @@
 //! A node asks the seeds for a source.
 //!
-//! The seed that rendezvous hashing names is asked, then the next. While they wait for the origin, a node that holds all of it may be
+//! The seed that rendezvous hashing names is asked, then the next, also where one says that the origin refuses: it may be wrong, or lie. Two that say so are believed no
+//! more than one, but a third is not asked: the node asks the origin itself ([`open`](super::open)). While they wait for the origin, a node that holds all of it may be
 //! found ([`holders`](super::holders)). The seeds are asked to the end all the same: what was begun with a lead is not left half done.
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use darter_core::{NodeId, Source, rendezvous};
 
 use super::Swarms;
 use super::access::Caller;
+use super::holders::Answer;
 use super::leading::TELL_WAIT_FROM;
 use super::refused::Refused;
 use crate::error::FetchError;
@@ -27,6 +29,8 @@ pub(super) const PATIENT_SEED_AFTER: Duration = Duration::from_secs(10);
 pub(super) enum BySeeds {
     /// This node follows one, or a node that holds all of it.
     Opened(Arc<Transfer>),
+    /// All that could say so that the origin refuses it.
+    Refused(FetchError),
     /// None is there, or none could.
     NotOpened {
         /// True if the origin is to be tried for long: no seed has done so.
@@ -39,6 +43,12 @@ pub(super) enum BySeeds {
 impl From<Arc<Transfer>> for BySeeds {
     fn from(transfer: Arc<Transfer>) -> Self {
         Self::Opened(transfer)
+    }
+}
+
+impl Answer for BySeeds {
+    fn refusal(&self) -> Option<&FetchError> {
+        if let Self::Refused(error) = self { Some(error) } else { None }
     }
 }
 
@@ -81,6 +91,7 @@ impl Swarms {
         proven: bool,
     ) -> Result<BySeeds, FetchError> {
         let (context, mut troubles) = (&self.house.context, Vec::new());
+        let mut refused: Option<FetchError> = None;
         for seed in seeds {
             let asked = context.now();
             let joined = match proven {
@@ -101,7 +112,14 @@ impl Swarms {
                     }
                     return Ok(BySeeds::Opened(transfer));
                 }
-                Err(Refused::Final(error)) => return Err(error.said_by(&self.house.fleet.title(seed))),
+                Err(Refused::Final(error)) => return Err(error),
+                Err(Refused::Word(error)) => {
+                    let is_second = refused.is_some();
+                    let refused = refused.get_or_insert(error.said_by(&self.house.fleet.title(seed)));
+                    if is_second {
+                        return Ok(BySeeds::Refused(refused.clone()));
+                    }
+                }
                 Err(Refused::Origin(text)) if context.now().since(asked) > PATIENT_SEED_AFTER => {
                     troubles.push(format!("seed {}: {text}", addr()));
                     return Ok(BySeeds::NotOpened { patient: false, troubles });
@@ -113,7 +131,7 @@ impl Swarms {
                 }
             }
         }
-        Ok(BySeeds::NotOpened { patient: true, troubles })
+        Ok(refused.map_or(BySeeds::NotOpened { patient: true, troubles }, BySeeds::Refused))
     }
 
     /// Connected seeds that may be asked, best first. Right after the start, the first connection is waited for a little.

@@ -14,7 +14,7 @@ use crate::error::FetchError;
 use crate::joins::{Asked, Entered, Joined, NotJoined, WAITING_EVERY};
 use crate::let_downs::How;
 use crate::setbacks::key_of;
-use crate::transfer::dissolve::read_wrong;
+use crate::transfer::dissolve::told_wrong;
 use crate::transfer::{Beginning, Transfer};
 
 impl Swarms {
@@ -78,7 +78,7 @@ impl Swarms {
                     Some(word) if word.is_of_access() && self.shows_own_keys(source, credentials).await => {
                         Refused::ToIt(word.to_string())
                     }
-                    word => word.map_or(otherwise, Refused::Final),
+                    word => word.map_or(otherwise, Refused::Word),
                 });
             }
         };
@@ -196,8 +196,8 @@ impl Swarms {
         (source, credentials): (&Source, &Credentials),
         mut error: FetchError,
     ) {
+        let culprit = told_wrong(source, &self.house.fleet, lead, &error);
         let (FetchError::WrongDigest { from, .. }, Some(digest)) = (&mut error, source.digest()) else { return };
-        let culprit = read_wrong(source, lead, &self.house.fleet.title(lead));
         from.clone_from(&culprit.from);
         self.house.context.wrong_content(key_of(source, credentials), blob_of(&digest), &culprit, &error);
     }

@@ -126,8 +126,8 @@ impl PeerListener for ListeningSwarms {
             Message::Rejected { request, failure } => {
                 swarms.house.joins.answer(from, request, Err(NotJoined::Rejected(failure)));
             }
-            Message::Refuted { request: Some(request), expected, got, .. } => {
-                let error = FetchError::refuted(expected, got);
+            Message::Refuted { request: Some(request), expected, got, reader, .. } => {
+                let error = FetchError::refuted(expected, got, reader);
                 swarms.house.joins.answer(from, request, Err(NotJoined::Refuted(error)));
             }
             Message::Leave { blob }

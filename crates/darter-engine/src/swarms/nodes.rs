@@ -48,7 +48,7 @@ pub(super) enum Settled {
     NotHere,
     /// The origin refuses the agent that was asked; this agent, which is configured otherwise, may not be refused.
     Refused,
-    /// A node says what the origin said. That is no more than its word: this agent asks the origin itself.
+    /// An agent says what the origin said. That is no more than its word: this agent asks the origin itself.
     Hearsay,
     /// Somebody tried the origin long enough: it need not be tried for as long again.
     OriginAway,
@@ -130,8 +130,9 @@ impl Swarms {
         let asked = self.house.context.now();
         let (text, settled) = match self.join(lead, source, caller).await {
             Ok(transfer) => return Ok(Settled::Transfer(transfer)),
+            Err(Refused::Word(error)) => (error.to_string(), Settled::Hearsay),
             Err(Refused::Final(error)) if !self.house.fleet.is_seed(lead) => (error.to_string(), Settled::Hearsay),
-            Err(Refused::Final(error)) => return Err(error.said_by(&self.house.fleet.title(lead))),
+            Err(Refused::Final(error)) => return Err(error),
             Err(Refused::Origin(text)) => {
                 let was_patient = self.house.context.now().since(asked) > PATIENT_SEED_AFTER;
                 (text, if was_patient { Settled::OriginAway } else { Settled::NotHere })

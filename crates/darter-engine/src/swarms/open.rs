@@ -4,6 +4,9 @@
 //! none is there or none can, the nodes settle among themselves who leads (see [`nodes`](super::nodes)). A seed leads, or follows
 //! another seed that leads already or holds all of it.
 //!
+//! What a seed says of the origin's refusal is its word. So another seed is asked before a program is told, and then the origin by this agent itself, with the
+//! caller's own credentials: nobody is given what those would not have given him. Where seeds say that the origin asks to slow down it is left alone.
+//!
 //! An address on loopback means the host of whoever asks: only agents of that host are asked, and answer (`may_lead`).
 //! Else users of one host would read with another's rights, such as those of its cloud's metadata service. Where a name or a
 //! redirect leads there, the origin refuses it to who asks for another host ([`Requester`]), who then reads it alone.
@@ -76,15 +79,19 @@ impl Swarms {
         }
         let context = &self.house.context;
         let caller = Caller { credentials: &credentials, requester, everything };
-        let (mut patient, mut troubles) = match self.open_by_seeds(&source, caller, proven).await? {
+        let (mut patient, mut troubles, refused) = match self.open_by_seeds(&source, caller, proven).await? {
             BySeeds::Opened(transfer) => return Ok(transfer),
-            BySeeds::NotOpened { patient, troubles } => (patient, troubles),
+            BySeeds::NotOpened { patient, troubles } => (patient, troubles, None),
+            // An origin that asks to slow down is not asked by every host.
+            BySeeds::Refused(error) if !proven || !error.is_of_access() => return Err(error),
+            BySeeds::Refused(error) => (false, vec![error.to_string()], Some(error)),
         };
         if !proven {
             return Err(FetchError::Unproven { name: source.to_string() });
         }
         let alone = context.options.role == Role::Node;
-        if alone {
+        // Others that are refused by the same seeds would ask the origin, too.
+        if alone && refused.is_none() {
             let found = self.open_by_nodes(&source, caller, patient, &mut troubles).await?;
             match found {
                 Settled::Transfer(transfer) => {
@@ -97,7 +104,10 @@ impl Swarms {
         }
         let transfer = match context.options.role {
             Role::Seed => self.open_on_a_seed(&source, caller).await?,
-            _ => self.lead(&source, caller, patient).await?,
+            _ => self.lead(&source, caller, patient).await.map_err(|error| match refused {
+                Some(refused) if !error.is_final() => refused,
+                _ => error,
+            })?,
         };
         self.check_given(&transfer, &source).await?;
         if alone && transfer.lead() == Lead::Me {

@@ -233,7 +233,12 @@ impl Swarms {
         if got == digest {
             return Ok(());
         }
-        Err(FetchError::WrongDigest { expected: Box::new(digest), got: Box::new(got), from: origin_of(source) })
+        Err(FetchError::WrongDigest {
+            expected: Box::new(digest),
+            got: Box::new(got),
+            from: origin_of(source),
+            reader: None,
+        })
     }
 }
 

@@ -4,8 +4,10 @@ use crate::error::FetchError;
 
 /// Why a seed did not let this agent in.
 pub(super) enum Refused {
-    /// The origin's word: nobody else would say otherwise.
+    /// It is refused here, whoever is asked.
     Final(FetchError),
+    /// The origin refuses it, says the agent that was asked. That is its word: another one, or the origin itself, may say otherwise.
+    Word(FetchError),
     /// The seed could not read the origin.
     Origin(String),
     /// The origin refuses it to the seed, and may give it to this agent, which is configured for that origin.

@@ -89,6 +89,10 @@ impl Swarms {
                 Ok(Some(transfer))
             }
             Err(Refused::Final(error)) => Err(error),
+            Err(Refused::Word(error)) => {
+                tracing::info!(seed = fleet.address(seed), %error, "another seed says that the origin refuses it");
+                Ok(None)
+            }
             Err(Refused::Trouble(reason) | Refused::Origin(reason) | Refused::ToIt(reason)) => {
                 tracing::info!(seed = fleet.address(seed), reason, "another seed has it and could not give it");
                 Ok(None)

@@ -1,7 +1,8 @@
 //! Content that is not what its digest says: it is thrown away at every member, and whoever sent it is named.
 //!
 //! The lead finds it, by the digest that it computes while it reads; a member finds it when its lead is gone. The sender is
-//! the origin, by way of the agent that read it.
+//! the origin, by way of the agent that read it. A member that followed that agent, and led others, tells them so: it was deceived itself, and they ask it
+//! again, once.
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use darter_wire::Message;
 
 use super::{Lead, Transfer};
 use crate::error::FetchError;
+use crate::let_downs::How;
 use crate::setbacks::{Culprit, key_of};
 
 impl Transfer {
@@ -26,9 +28,10 @@ impl Transfer {
         let blob = self.blob;
         let mut error = error;
         let mut told = FetchError::Withdrawn { blob, reason: in_full(&error).to_string() };
-        let culprit = self.culprit();
-        let is_wrong = if let FetchError::WrongDigest { from, .. } = &mut error {
+        let culprit = self.culprit(&error);
+        let is_wrong = if let FetchError::WrongDigest { from, reader, .. } = &mut error {
             from.clone_from(&culprit.from);
+            *reader = Some(culprit.reader);
             told = error.clone();
             true
         } else {
@@ -43,6 +46,10 @@ impl Transfer {
         }
         if is_wrong {
             self.context.wrong_content(self.setback_key(), blob, &culprit, &error);
+        }
+        if let Some(lead) = culprit.said_by {
+            // An honest one may be deceived once.
+            self.let_down_by(lead, How::Perhaps);
         }
         tracing::warn!(blob = %blob.short(), error = %in_full(&error), "dissolving a swarm");
         let stored = Arc::clone(&self.stored);
@@ -82,16 +89,18 @@ impl Transfer {
 
     /// A lead's error, with the lead's name if it is about wrong content: nobody asks it again for a while.
     pub(super) fn told_by(&self, lead: NodeId, mut error: FetchError) -> FetchError {
-        if let FetchError::WrongDigest { from, .. } = &mut error {
-            let culprit = read_wrong(&self.source, lead, &self.fleet.title(lead));
-            from.clone_from(&culprit.from);
+        if matches!(error, FetchError::WrongDigest { .. }) {
+            let culprit = told_wrong(&self.source, &self.fleet, lead, &error);
+            if let FetchError::WrongDigest { from, .. } = &mut error {
+                from.clone_from(&culprit.from);
+            }
             self.context.wrong_content(self.setback_key(), self.blob, &culprit, &error);
         }
         error
     }
 
-    /// The sender of the wrong content.
-    fn culprit(&self) -> Culprit {
+    /// The sender of the wrong content, of which its lead may have said by whom it was deceived itself.
+    fn culprit(&self, error: &FetchError) -> Culprit {
         let lead = {
             let state = self.state();
             match state.lead() {
@@ -103,21 +112,21 @@ impl Transfer {
                 Lead::Me | Lead::Nobody => None,
             }
         };
-        let (reader, title) = match lead {
-            Some(lead) => (lead, self.fleet.title(lead)),
-            None => (self.context.me, "this agent".to_owned()),
-        };
-        read_wrong(&self.source, reader, &title)
+        match lead {
+            Some(lead) => told_wrong(&self.source, &self.fleet, lead, error),
+            None => read_wrong(&self.source, self.context.me, "this agent"),
+        }
     }
 }
 
 /// Tells a member why it can't have a blob any more, or not at all if that answers its request to be let in; in a form that
 /// its version of the protocol has.
 pub(crate) fn refuse(fleet: &Fleet, node: NodeId, request: Option<u32>, blob: BlobId, error: &FetchError) {
-    if let FetchError::WrongDigest { expected, got, .. } = error
-        && fleet.say(node, &Message::Refuted { request, blob, expected: **expected, got: **got })
-    {
-        return;
+    if let FetchError::WrongDigest { expected, got, reader, .. } = error {
+        let reader = reader.filter(|reader| *reader != fleet.me().node);
+        if fleet.say(node, &Message::Refuted { request, blob, expected: **expected, got: **got, reader }) {
+            return;
+        }
     }
     let older = match request {
         Some(request) => Message::Rejected { request, failure: error.to_failure() },
@@ -129,7 +138,20 @@ pub(crate) fn refuse(fleet: &Fleet, node: NodeId, request: Option<u32>, blob: Bl
 /// The origin of a source, as `reader` read it.
 pub(crate) fn read_wrong(source: &Source, reader: NodeId, title: &str) -> Culprit {
     let source = origin_of(source);
-    Culprit { reader, from: format!("{source}, read by {title}"), source }
+    Culprit { reader, said_by: None, from: format!("{source}, read by {title}"), source }
+}
+
+/// The origin of a source, as `lead` read it, or as another agent did, by which `lead` says that it was deceived.
+pub(crate) fn told_wrong(source: &Source, fleet: &Fleet, lead: NodeId, error: &FetchError) -> Culprit {
+    let FetchError::WrongDigest { reader: Some(reader), .. } = error else {
+        return read_wrong(source, lead, &fleet.title(lead));
+    };
+    // Of itself this agent knows.
+    if *reader == lead || *reader == fleet.me().node {
+        return read_wrong(source, lead, &fleet.title(lead));
+    }
+    let title = format!("{}, says {}", fleet.title(*reader), fleet.title(lead));
+    Culprit { said_by: Some(lead), ..read_wrong(source, *reader, &title) }
 }
 
 /// The host of an origin; an address may say more than a log should.

@@ -74,7 +74,7 @@ impl Transfer {
             };
             match hashed {
                 Ok(found) if found == expected => transfer.note("the whole is right here"),
-                Ok(found) => transfer.dissolve(FetchError::refuted(expected, found)).await,
+                Ok(found) => transfer.dissolve(FetchError::refuted(expected, found, None)).await,
                 Err(error) => {
                     transfer.note(format!("hashing the whole again: {}", in_full(&error)));
                     transfer.note_losses();
@@ -128,7 +128,10 @@ impl Transfer {
     /// Tells the lead that the whole for which it vouches is wrong: it may have that verdict from another.
     pub(super) fn tell_lead(&self, error: &FetchError) {
         let (Lead::Node(lead), FetchError::WrongDigest { expected, got, .. }) = (self.lead(), error) else { return };
-        self.tell_doubt(lead, &Message::Refuted { request: None, blob: self.blob, expected: **expected, got: **got });
+        self.tell_doubt(
+            lead,
+            &Message::Refuted { request: None, blob: self.blob, expected: **expected, got: **got, reader: None },
+        );
     }
 
     /// An older agent would take such a message for something else.

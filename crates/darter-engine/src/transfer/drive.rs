@@ -146,7 +146,7 @@ impl Transfer {
                 self.superseded(failure);
             }
             Output::Dissolve { reason } => self.throw_away(FetchError::Withdrawn { blob: self.blob, reason }),
-            Output::Refuted { expected, got } => self.throw_away(FetchError::refuted(expected, got)),
+            Output::Refuted { expected, got, reader } => self.throw_away(FetchError::refuted(expected, got, reader)),
         }
     }
 

@@ -118,8 +118,7 @@ impl Transfer {
             None => self.hash_whole(expected).await?,
         };
         if got != expected {
-            let from = String::new();
-            return Err(FetchError::WrongDigest { expected: expected.into(), got: got.into(), from });
+            return Err(FetchError::refuted(expected, got, None));
         }
         Ok((Verdict { root, digest: Some(expected) }, CheckedBy::Here))
     }
@@ -143,7 +142,7 @@ impl Transfer {
         match checked.await {
             Ok(()) => Ok(()),
             Err(NotExpanded::Read(error)) => Err(error.into()),
-            Err(NotExpanded::OtherTar { got }) => Err(FetchError::refuted(expected, *got)),
+            Err(NotExpanded::OtherTar { got }) => Err(FetchError::refuted(expected, *got, None)),
             Err(error) => {
                 let text = format!("{}: {}", self.source, in_full(&error));
                 Err(OriginError::new(ErrorKind::Contradicted, text).into())

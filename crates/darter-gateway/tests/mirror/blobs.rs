@@ -179,7 +179,7 @@ async fn a_blob_that_is_taken_back_half_way_is_broken_off_without_asking_anybody
     world.get(&path).await;
     let (expected, got) = (Digest::sha256(b"a").into(), Digest::sha256(b"b").into());
     let withdrawn = FetchError::Withdrawn { blob: BlobId([0; 32]), reason: "wrong content".into() };
-    for fault in [withdrawn, FetchError::WrongDigest { expected, got, from: String::new() }] {
+    for fault in [withdrawn, FetchError::WrongDigest { expected, got, from: String::new(), reader: None }] {
         world.registry.asked();
         world.agent.0.lock().fault_at = Some((4321, Some(fault)));
         broken_off(&world, &path).await;

@@ -30,7 +30,7 @@ async fn image() -> Image {
 
 fn wrong() -> FetchError {
     let (expected, got) = (Digest::sha256(b"a").into(), Digest::sha256(b"b").into());
-    FetchError::WrongDigest { expected, got, from: String::new() }
+    FetchError::WrongDigest { expected, got, from: String::new(), reader: None }
 }
 
 impl Image {

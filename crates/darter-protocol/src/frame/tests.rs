@@ -175,8 +175,9 @@ fn message() -> impl Strategy<Value = Message> {
         (blob(), peers(), vec(node(), 0..5)).prop_map(|(blob, add, gone)| Message::Neighbours { blob, add, gone }),
         (blob(), verdict()).prop_map(|(blob, verdict)| Message::Whole { blob, verdict }),
         (blob(), ".*").prop_map(|(blob, reason)| Message::Dissolved { blob, reason }),
-        (option::of(any::<u32>()), blob(), digest(), digest())
-            .prop_map(|(request, blob, expected, got)| { Message::Refuted { request, blob, expected, got } }),
+        (option::of(any::<u32>()), blob(), digest(), digest(), option::of(node())).prop_map(
+            |(request, blob, expected, got, reader)| Message::Refuted { request, blob, expected, got, reader },
+        ),
         (blob(), failure()).prop_map(|(blob, failure)| Message::Failed { blob, failure }),
         (blob(), set(), 0..crate::MAX_PIECES, any::<bool>()).prop_map(|(blob, held, known, wants)| Message::Meet {
             blob,

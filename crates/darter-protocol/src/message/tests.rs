@@ -76,7 +76,7 @@ fn newer_messages_are_told_from_older_ones() {
     let newer =
         [Message::AskPeers, Message::Peers { peers: vec![] }, Message::AskLead { request: 1, key: blob, blob: None }];
     let [expected, got] = [Digest::Sha256([1; 32]), Digest::Sha256([2; 32])];
-    assert_eq!(Message::Refuted { request: None, blob, expected, got }.since(), 3);
+    assert_eq!(Message::Refuted { request: None, blob, expected, got, reader: None }.since(), 3);
     assert_eq!(Message::Seeds { seeds: vec![] }.since(), 3);
     assert!(newer.iter().all(|message| message.since() == 3));
 }

@@ -144,7 +144,16 @@ pub(crate) fn messages() -> Vec<(&'static str, Message)> {
         ("Waiting", Message::Waiting { request: 7 }),
         ("AskRegistry", Message::AskRegistry { request: 7, question: question.clone() }),
         ("RegistryIs", Message::RegistryIs { request: 7, answer: Ok(answer) }),
-        ("Refuted", Message::Refuted { request: Some(7), blob, expected: digest, got: Digest::Sha512([0xd1; 64]) }),
+        (
+            "Refuted",
+            Message::Refuted {
+                request: Some(7),
+                blob,
+                expected: digest,
+                got: Digest::Sha512([0xd1; 64]),
+                reader: None,
+            },
+        ),
         ("Seeds", Message::Seeds { seeds: vec![peer] }),
         ("AskRegistryAlike", Message::AskRegistryAlike { request: 7, question: question.clone(), proof: digest }),
         ("AskRegistryKnown", Message::AskRegistryKnown { request: 7, question, proof: Some(digest) }),

@@ -3,6 +3,7 @@
 use darter_core::{Moment, NodeId};
 use darter_protocol::{Failure, FailureKind, Message, PeerInfo, Refusal, Wanted};
 
+use super::seeking::Lost;
 use super::{Input, Meeting, Output, Session};
 use crate::{Event, Facts, Leader, Loss, RequestId, Start};
 
@@ -58,7 +59,7 @@ impl Session {
             Input::Early { by, piece } => self.gives(by, piece),
             Input::LeadLost { lead, loss, why } => {
                 let in_vain = loss == Loss::Failed && self.vigil.is_in_vain(now);
-                return self.loses_it(lead, (loss, in_vain), why, facts, now);
+                return self.loses_it(lead, Lost { loss, in_vain, is_given_up: false }, why, facts, now);
             }
             Input::SeedCame(seed) => return self.seed_came(seed, facts),
             Input::LetIn(let_in) => return self.follow(let_in, facts, now),
@@ -212,11 +213,11 @@ impl Session {
             }),
             Message::Failed { failure, .. } if is_lead => return self.given_up(by, failure, facts, now),
             // A lead that throws the blob away refuses requests for its pieces, and may be given up for that before it says why.
-            Message::Refuted { expected, got, .. } if is_lead || self.was_lead(by) => {
+            Message::Refuted { expected, got, reader, .. } if is_lead || self.was_lead(by) => {
                 if !is_lead && self.has_read {
                     return false;
                 }
-                self.outputs.push(Output::Refuted { expected, got });
+                self.outputs.push(Output::Refuted { expected, got, reader });
             }
             Message::Refuted { request: None, expected, got, .. } => return self.is_refuted(by, expected, got),
             Message::Meet { held, known, wants, .. } => {
@@ -258,12 +259,18 @@ impl Session {
     fn given_up(&mut self, lead: NodeId, failure: Failure, facts: &dyn Facts, now: Moment) -> bool {
         match failure.kind {
             FailureKind::Changed if facts.may_change() => self.outputs.push(Output::Superseded { by: lead, failure }),
-            // The next lead would ask an origin that asked to be left alone. Of a node that is no more than its word.
-            FailureKind::RateLimited if facts.is_seed(lead) => {
-                let text = format!("{}, says seed {}", failure.text, facts.address(lead));
+            // The next lead would ask an origin that asked to be left alone. But this is one agent's word, so the next one is asked once.
+            FailureKind::RateLimited if self.limited_by.is_some_and(|before| before != lead) => {
+                let text = format!("{}, says {}", failure.text, facts.address(lead));
                 self.outputs.push(Output::GiveUp(Failure { text, ..failure }));
             }
-            _ => return self.loses(lead, Loss::Failed, failure.text, facts, now),
+            kind => {
+                if kind == FailureKind::RateLimited && facts.is_seed(lead) {
+                    self.limited_by = Some(lead);
+                }
+                let lost = Lost { loss: Loss::Failed, in_vain: false, is_given_up: facts.is_seed(lead) };
+                return self.loses_it(lead, lost, failure.text, facts, now);
+            }
         }
         true
     }

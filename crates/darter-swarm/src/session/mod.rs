@@ -133,6 +133,8 @@ pub struct Session {
     doubts: Doubts,
     /// How many pieces the lead has given that were here, since one came that was not.
     repeated: u32,
+    /// The seed that led and said that the origin asks to slow down.
+    limited_by: Option<NodeId>,
     /// For each node the piece from whose hash on it asked, and was not answered yet.
     questions: BTreeMap<NodeId, u32>,
     /// Outputs that go before anything else.
@@ -181,6 +183,7 @@ impl Session {
             asked: BTreeMap::new(),
             doubts: Doubts::default(),
             repeated: 0,
+            limited_by: None,
             questions: BTreeMap::new(),
             outputs: Vec::new(),
             is_due: false,

@@ -161,5 +161,7 @@ pub enum Output {
         expected: Digest,
         /// The digest of the bytes that came.
         got: Digest,
+        /// The agent by whom the lead says that it was deceived itself.
+        reader: Option<NodeId>,
     },
 }

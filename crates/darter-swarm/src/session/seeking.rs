@@ -31,6 +31,16 @@ pub enum Sought {
     Silent(NodeId),
 }
 
+/// How a lead was lost, and what came of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lost {
+    pub(super) loss: Loss,
+    /// True if it was followed in vain.
+    pub(super) in_vain: bool,
+    /// True if it said itself that it can't go on.
+    pub(super) is_given_up: bool,
+}
+
 impl Session {
     /// Begins to look for a lead, unless that is under way.
     pub(super) fn seek(&mut self) {
@@ -91,14 +101,14 @@ impl Session {
 
     /// A lead is lost, for this reason; false if it was not followed.
     pub(super) fn loses(&mut self, lead: NodeId, loss: Loss, why: String, facts: &dyn Facts, now: Moment) -> bool {
-        self.loses_it(lead, (loss, false), why, facts, now)
+        self.loses_it(lead, Lost { loss, in_vain: false, is_given_up: false }, why, facts, now)
     }
 
-    /// The same, and whether it was followed in vain.
+    /// The same, and what came of it.
     pub(super) fn loses_it(
         &mut self,
         lead: NodeId,
-        (loss, in_vain): (Loss, bool),
+        Lost { loss, in_vain, is_given_up }: Lost,
         why: String,
         facts: &dyn Facts,
         now: Moment,
@@ -116,7 +126,10 @@ impl Session {
             Loss::Mute | Loss::Stalled => holds_nothing,
             Loss::Failed => {
                 let is_arriving = self.course.phase() == Phase::Arriving;
-                !follows_seed && !is_arriving && holds_nothing && facts.known_count() > 0
+                let has_nothing_but_hashes = !is_arriving && holds_nothing && facts.known_count() > 0;
+                // Nothing bears out the hashes of a seed either of which nobody has a piece.
+                let nobody_holds = || self.picker.held_by_neighbours().all(|(_, held)| held.is_empty());
+                has_nothing_but_hashes && (!follows_seed || (is_given_up && nobody_holds()))
             }
         };
         let gave_nothing = matches!(loss, Loss::Mute | Loss::Stalled);
@@ -131,7 +144,7 @@ impl Session {
         });
         if is_hearsay {
             // A transfer that goes on by those hashes might never end.
-            self.outputs.push(Output::StartOver { lead, surely: loss == Loss::Mute, reason: why });
+            self.outputs.push(Output::StartOver { lead, surely: loss == Loss::Mute || is_given_up, reason: why });
         } else if facts.is_on_trust() {
             self.outputs.push(Output::EndTrust { reason: why });
         } else {

@@ -132,7 +132,7 @@ impl Liar {
             Message::Dissolved { blob, reason: "it is over".to_owned() },
             Message::Failed { blob, failure: failure(FailureKind::Changed) },
             Message::Failed { blob, failure: failure(FailureKind::RateLimited) },
-            Message::Refuted { request: None, blob, expected, got: self.made_up_digest(0) },
+            Message::Refuted { request: None, blob, expected, got: self.made_up_digest(0), reader: None },
             Message::Whole { blob, verdict },
             Message::Grew { blob, from: 0, hashes: self.made_up(), length: Some(1), members_ask: true, proof: None },
             Message::Run { blob, from: 1, hashes: self.made_up(), proof: None },

@@ -39,7 +39,7 @@ fn a_piece_that_somebody_got_wrong_from_here_is_looked_at_and_not_many_in_a_mome
 fn a_whole_that_a_member_found_wrong_is_hashed_once_where_another_vouched_for_it() {
     let [expected, got, other] = [b"a", b"b", b"c"].map(|text| Digest::sha256(text));
     let refute = |scene: &mut Scene, by, expected| {
-        tell(scene, by, Message::Refuted { request: None, blob: BLOB, expected, got })
+        tell(scene, by, Message::Refuted { request: None, blob: BLOB, expected, got, reader: None })
     };
     let verdict = Verdict { root: PieceHash([1; 32]), digest: Some(expected) };
     let mut vouches = Scene::new();

@@ -76,11 +76,11 @@ fn what_the_lead_says_of_the_whole_is_heeded_and_what_others_say_is_not() {
     is_told(&mut scene, 9, whole());
     assert_eq!((&scene.session.verdict, scene.session.checked_by), (&Some(verdict.clone()), CheckedBy::Lead));
     let digest = || format!("sha256:{}", "0".repeat(64)).parse().expect("a digest");
-    let refuted = || Message::Refuted { request: None, blob: BLOB, expected: digest(), got: digest() };
+    let refuted = || Message::Refuted { request: None, blob: BLOB, expected: digest(), got: digest(), reader: None };
     assert!(!is_told(&mut scene, 1, refuted()));
     let is_heeded = |scene: &mut Scene| {
         is_told(scene, 9, refuted());
-        outputs(scene).contains(&Output::Refuted { expected: digest(), got: digest() })
+        outputs(scene).contains(&Output::Refuted { expected: digest(), got: digest(), reader: None })
     };
     assert!(is_heeded(&mut scene));
     scene.loses(9, Loss::Failed);

@@ -135,6 +135,37 @@ fn a_seed_that_comes_is_asked_to_lead_unless_one_does() {
 }
 
 #[test]
+fn hashes_of_a_seed_that_gives_up_before_anybody_has_a_piece_go_with_it() {
+    let given_up = |change: fn(&mut Scene)| {
+        let mut scene = Scene::new();
+        scene.follows(100, &[2]);
+        change(&mut scene);
+        let failure =
+            Failure { kind: FailureKind::Unreachable, status: Some(502), text: "no".to_owned(), challenge: None };
+        scene.hears(Input::Said { by: node(100), message: Message::Failed { blob: BLOB, failure } });
+        follows(&mut scene)
+    };
+    assert_eq!(given_up(|_| {}), Follows::NewBeginning { surely: true });
+    assert_eq!(given_up(|scene| scene.stores(0, Some(100))), Follows::Search);
+    assert_eq!(given_up(|scene| scene.met_by(2, &[3])), Follows::Search, "a neighbour has one that it has checked");
+    assert_eq!(given_up(|scene| scene.met_by(2, &[])), Follows::NewBeginning { surely: true });
+}
+
+#[test]
+fn an_origin_that_asks_to_slow_down_is_left_alone_once_a_seed_and_the_lead_after_it_say_so() {
+    let mut scene = Scene::new();
+    for lead in [100, 101] {
+        scene.follows(lead, &[]);
+        scene.stores(u32::from(lead) - 100, Some(lead));
+        let (kind, text) = (FailureKind::RateLimited, "slow down".to_owned());
+        let failure = Failure { kind, status: Some(429), text, challenge: None };
+        scene.hears(Input::Said { by: node(lead), message: Message::Failed { blob: BLOB, failure } });
+    }
+    let named = |it: &Output| matches!(it, Output::GiveUp(failure) if failure.text == "slow down, says host-101:7400");
+    assert!(polled(&mut scene).iter().any(named));
+}
+
+#[test]
 fn what_a_lead_says_at_its_end_is_believed_of_a_seed_and_held_against_a_node() {
     let said = |lead: u8, kind: FailureKind| {
         let mut scene = Scene::new();
@@ -144,9 +175,11 @@ fn what_a_lead_says_at_its_end_is_believed_of_a_seed_and_held_against_a_node() {
         scene.hears(Input::Said { by: node(lead), message: Message::Failed { blob: BLOB, failure } });
         (polled(&mut scene), scene.session.leader())
     };
-    let named = |it: &Output| matches!(it, Output::GiveUp(failure) if failure.text == "its origin fails, says seed host-100:7400");
-    let gives_up = |(outputs, _): (Vec<Output>, Leader)| outputs.iter().any(named);
-    assert!(gives_up(said(100, FailureKind::RateLimited)) && !gives_up(said(9, FailureKind::RateLimited)));
+    for lead in [100, 9] {
+        let (outputs, leader) = said(lead, FailureKind::RateLimited);
+        let gives_up = outputs.iter().any(|it| matches!(it, Output::GiveUp(_)));
+        assert!(!gives_up && leader == Leader::Nobody, "it is one agent's word: the next one asks the origin");
+    }
     assert_eq!(said(100, FailureKind::Unreachable).1, Leader::Nobody, "the next one may reach it");
     let thrown_away = |lead: u8| {
         let mut scene = Scene::new();
