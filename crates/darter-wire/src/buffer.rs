@@ -44,6 +44,13 @@ impl BufferPool {
         PooledBuffer { data, pool: self.clone() }
     }
 
+    /// A buffer with these bytes.
+    pub fn filled(&self, bytes: &[u8]) -> PooledBuffer {
+        let mut buffer = self.take(bytes.len());
+        buffer.data_mut().extend_from_slice(bytes);
+        buffer
+    }
+
     /// Bytes of unused buffers that the pool keeps.
     pub fn idle_bytes(&self) -> usize {
         self.0.idle.lock().bytes

@@ -2,7 +2,8 @@
 //!
 //! One task writes requests, several to a write. Answers are read by whoever awaits [`Answers::recv`], a header and
 //! then the piece's bytes straight into one buffer: there is no queue of received pieces, so a slow consumer
-//! slows the holder down through TCP, and a connection never holds more than one piece in memory.
+//! slows the holder down through TCP, and a connection never holds more than one piece in memory. With the end of a piece
+//! the next header is read, if it is there: it takes no call of its own.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -216,14 +217,15 @@ impl Answers {
                 self.skip_some().await?;
                 continue;
             }
-            self.socket.expect((HEADER_LENGTH - self.header_filled) as u32);
-            let read = self.socket.read(&mut self.header[self.header_filled..]).await.map_err(failed())?;
-            if read == 0 {
-                let owes = self.header_filled > 0 || !self.shared.state.lock().unanswered.is_empty();
-                return if owes { Err(WireError::Closed) } else { Ok(None) };
-            }
-            self.header_filled += read;
+            // It may have come with the piece before.
             if self.header_filled < HEADER_LENGTH {
+                self.socket.expect((HEADER_LENGTH - self.header_filled) as u32);
+                let read = self.socket.read(&mut self.header[self.header_filled..]).await.map_err(failed())?;
+                if read == 0 {
+                    let owes = self.header_filled > 0 || !self.shared.state.lock().unanswered.is_empty();
+                    return if owes { Err(WireError::Closed) } else { Ok(None) };
+                }
+                self.header_filled += read;
                 continue;
             }
             self.header_filled = 0;
@@ -261,7 +263,7 @@ impl Answers {
                 Err(ProtocolError::TooLong { what: "piece", length: length.into(), limit: longest.into() }.into())
             }
             Header::Data { piece, length, .. } => {
-                let data = self.receiving.buffers.take(length as usize);
+                let data = self.receiving.buffers.take(length as usize + HEADER_LENGTH);
                 self.coming = Some(Coming { request, piece, length, data });
                 let chosen = matches!(request.wanted, Wanted::Any);
                 Ok(chosen.then_some(Answer::Begun { id, blob: request.blob, piece }))
@@ -273,6 +275,7 @@ impl Answers {
     async fn skip_some(&mut self) -> Result<()> {
         let mut away = [0; 4096];
         let most = away.len().min(self.skip as usize);
+        self.socket.expect(1);
         let read = self.socket.read(&mut away[..most]).await.map_err(WireError::io("read from a data channel"))?;
         if read == 0 {
             return Err(WireError::Closed);
@@ -281,26 +284,33 @@ impl Answers {
         Ok(())
     }
 
-    /// Reads more of the piece that is coming: what one read gives.
+    /// Reads more of the piece that is coming, and of the header behind it: what one read gives.
     async fn read_piece(&mut self) -> Result<()> {
         let Some(Coming { request, length, data, .. }) = &mut self.coming else { return Ok(()) };
+        let missing = *length - u32::try_from(data.len()).expect("no longer than the piece");
         if self.paid == 0 {
-            let missing = *length - u32::try_from(data.len()).expect("no longer than the piece");
             let grant = missing.min(self.receiving.budget.grain());
             self.receiving.budget.take(grant).await;
             self.paid = grant;
         }
         self.socket.expect(self.paid);
-        let mut room = data.data_mut().limit(self.paid as usize);
+        let behind = if self.paid == missing { HEADER_LENGTH } else { 0 };
+        let mut room = data.data_mut().limit(self.paid as usize + behind);
         let read = self.socket.read_buf(&mut room).await.map_err(WireError::io("read from a data channel"))?;
         if read == 0 {
             return Err(WireError::Closed);
         }
-        self.paid -= u32::try_from(read).expect("no more than was granted");
+        let of_piece = data.len().min(*length as usize);
+        for byte in data.data_mut().drain(of_piece..) {
+            self.header[self.header_filled] = byte;
+            self.header_filled += 1;
+        }
+        let read = u32::try_from(read).expect("no longer than a piece and a header").min(self.paid);
+        self.paid -= read;
         let mut state = self.shared.state.lock();
-        state.received += read as u64;
+        state.received += u64::from(read);
         if let Some(asked) = state.unanswered.get_mut(&request.id) {
-            asked.arrived += u32::try_from(read).expect("no longer than the piece");
+            asked.arrived += read;
         }
         Ok(())
     }

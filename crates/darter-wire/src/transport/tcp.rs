@@ -98,29 +98,40 @@ fn stream_of(stream: TcpStream, config: &TcpConfig) -> io::Result<PeerStream> {
     let (peer_addr, local_addr) = (stream.peer_addr()?, stream.local_addr()?);
     set_unsent_low_water(&stream, MAX_AHEAD)?;
     let (reader, writer) = stream.into_split();
-    let stream = PeerStream::new(Box::new(TcpReader { half: reader, mark: 1 }), Box::new(TcpWriter(writer)), peer_addr);
+    let stream = PeerStream::new(
+        Box::new(TcpReader { half: reader, expected: 1, mark: 1 }),
+        Box::new(TcpWriter(writer)),
+        peer_addr,
+    );
     Ok(stream.at(local_addr))
 }
 
 struct TcpReader {
     half: OwnedReadHalf,
-    /// The socket's low-water mark.
+    /// How many bytes whoever reads waits for.
+    expected: u32,
+    /// The socket's low-water mark. It matters to who sleeps, so it is only set then: what is there already is read without.
     mark: u32,
 }
 
 impl PeerReader for TcpReader {
     fn expect(&mut self, bytes: u32) {
-        let mark = bytes.clamp(1, MAX_EXPECTED);
-        // Without the mark there are more wakeups, and nothing worse.
-        if mark != self.mark && set_receive_low_water(self.half.as_ref(), mark).is_ok() {
-            self.mark = mark;
-        }
+        self.expected = bytes.clamp(1, MAX_EXPECTED);
     }
 }
 
 impl AsyncRead for TcpReader {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.half).poll_read(cx, buffer)
+        let read = Pin::new(&mut self.half).poll_read(cx, buffer);
+        // As many may be there by now: then the kernel says so, and this is woken. Where a mark can't be had there are more wake-ups, and
+        // nothing worse.
+        if read.is_pending()
+            && self.mark != self.expected
+            && set_receive_low_water(self.half.as_ref(), self.expected).is_ok()
+        {
+            self.mark = self.expected;
+        }
+        read
     }
 }
 
@@ -171,5 +182,41 @@ impl AsyncWrite for TcpWriter {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_mark_is_set_for_who_sleeps_and_not_for_what_is_there_already() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (here, there) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let ((half, _writer), mut there) = (here.unwrap().into_split(), there.unwrap().0);
+        let mut reader = TcpReader { half, expected: 1, mark: 1 };
+        there.write_all(&[7; 5000]).await.unwrap();
+        while reader.half.peek(&mut [0; 5000]).await.unwrap() < 5000 {
+            tokio::task::yield_now().await;
+        }
+        for bytes in [16, 3000, 16, 1968] {
+            reader.expect(bytes);
+            reader.read_exact(&mut vec![0; bytes as usize]).await.unwrap();
+        }
+        assert_eq!(reader.mark, 1, "nobody slept");
+        reader.expect(3000);
+        let sleeps = std::future::poll_fn(|cx| {
+            let read = Pin::new(&mut reader).poll_read(cx, &mut ReadBuf::new(&mut [0; 1]));
+            Poll::Ready(read.is_pending())
+        });
+        assert!(sleeps.await);
+        assert_eq!(reader.mark, 3000);
+        // Too few to wake anybody, until fewer are waited for.
+        there.write_all(&[7; 100]).await.unwrap();
+        reader.expect(16);
+        let read = timeout(Duration::from_secs(60), reader.read_exact(&mut [0; 100])).await;
+        read.expect("the kernel tells of what is there").unwrap();
     }
 }

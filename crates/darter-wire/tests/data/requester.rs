@@ -1,12 +1,16 @@
 //! Promises of the receiving side: nothing but what was asked for, clean ends, and knowing how far things are.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use darter_core::{Blame, Blamed, Fault, Retry};
 use darter_protocol::ProtocolError;
-use darter_wire::{Answers, BufferPool, DataClient, PeerStream, Receiving, Refusal, Unlimited, WireError};
-use tokio::io::AsyncWriteExt as _;
+use darter_wire::{Answers, BufferPool, DataClient, PeerReader, PeerStream, Receiving, Refusal, Unlimited, WireError};
+use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{sleep, timeout};
 
 use crate::world::*;
@@ -74,6 +78,53 @@ async fn a_piece_over_the_protocols_limit_is_refused_whatever_was_allowed() {
     holder.writer.write_all(&header(1, 0, 3, (1 << 24) + 1)).await.unwrap();
     let error = answers.recv().await.unwrap_err();
     assert!(matches!(error, WireError::Protocol(ProtocolError::TooLong { limit: 16_777_216, .. })), "{error}");
+}
+
+/// Counts the reads that gave bytes.
+struct Counting {
+    reader: Box<dyn PeerReader>,
+    reads: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Counting {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.reader).poll_read(cx, buffer);
+        if read.is_ready() {
+            self.reads.fetch_add(1, Ordering::Relaxed);
+        }
+        read
+    }
+}
+
+impl PeerReader for Counting {}
+
+#[tokio::test]
+async fn a_header_that_is_there_comes_with_the_piece_before_and_takes_no_read_of_its_own() {
+    const LENGTH: usize = 1_000;
+    let (mut here, mut holder) = pair().await;
+    let reads = Arc::<AtomicUsize>::default();
+    here.reader = Box::new(Counting { reader: here.reader, reads: Arc::clone(&reads) });
+    let (client, mut answers) = DataClient::start(here, receiving());
+    let mut said = Vec::new();
+    for id in 1..=4 {
+        client.request(the_piece(id, id), PIECE as u32).unwrap();
+        said.extend_from_slice(&header(id, 0, id, LENGTH as u32));
+        said.extend_from_slice(&piece(id)[..LENGTH]);
+    }
+    // The last header is cut into two.
+    said.extend_from_slice(&header(5, 1, u32::MAX, 0)[..9]);
+    client.request(the_piece(5, 5), PIECE as u32).unwrap();
+    holder.writer.write_all(&said).await.unwrap();
+    for id in 1..=4 {
+        let answer = answers.recv().await;
+        let Ok(Some(darter_wire::Answer::Data { id: of, data, .. })) = answer else { panic!("{answer:?}") };
+        assert!(of == id && *data == piece(id)[..LENGTH]);
+    }
+    assert_eq!(reads.load(Ordering::Relaxed), 5, "the first header, and each piece");
+    assert_eq!(client.received(), 4 * LENGTH as u64);
+    holder.writer.write_all(&header(5, 1, u32::MAX, 0)[9..]).await.unwrap();
+    let answer = answers.recv().await;
+    assert!(matches!(answer, Ok(Some(darter_wire::Answer::None { id: 5, .. }))), "{answer:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -151,6 +202,8 @@ async fn room_for_pieces_is_used_again_and_only_so_much_is_kept() {
     let _serving = serve(there, &Holder::of(0..4), &sending(1, Arc::new(Unlimited)));
     let receiving = Receiving { budget: Arc::new(Unlimited), buffers: buffers.clone() };
     let (client, mut answers) = DataClient::start(here, receiving);
+    // A piece, and the header behind it.
+    const ROOM: usize = PIECE + 16;
     let mut rooms = Vec::new();
     for index in 0..2 {
         ask_for(&client, [index]);
@@ -158,12 +211,12 @@ async fn room_for_pieces_is_used_again_and_only_so_much_is_kept() {
         rooms.push(data.as_ptr());
     }
     assert_eq!(rooms[0], rooms[1]);
-    assert_eq!(buffers.idle_bytes(), PIECE);
+    assert_eq!(buffers.idle_bytes(), ROOM);
     ask_for(&client, [2, 3]);
     let both = [answers.recv().await.unwrap(), answers.recv().await.unwrap()];
     assert_eq!(buffers.idle_bytes(), 0);
     drop(both);
-    assert_eq!(buffers.idle_bytes(), PIECE, "the second is over what the pool keeps");
+    assert_eq!(buffers.idle_bytes(), ROOM, "the second is over what the pool keeps");
     buffers.trim();
     assert_eq!(buffers.idle_bytes(), 0);
 }
