@@ -8,7 +8,10 @@
 //! - `epoch` changes whenever something happens that makes work begun before it doubtful: a verdict or a write that
 //!   began in another epoch does not count, and is begun again.
 //!
-//! A foreign hand is noticed between our writes, not during them. Damage that never shows in the file's modification time, such as decay
+//! A foreign hand is noticed between our writes, not during them. Several pieces that are written in a row are one writing: the stamp is
+//! compared before the first and taken after the last ([`Body::writing`]). Whoever sends parts of the file from the page cache, where bytes can
+//! change until the moment at which they leave in any case, and can't wait for a disk, looks at the stamp no more often than every
+//! [`LOOK_PAUSE`]. Damage that never shows in the file's modification time, such as decay
 //! of the medium, is found by the hash: at the first reading after a restart, and whenever a piece is to be sent as a part of the file and
 //! has to come from the disk for that. A bit that flips in memory is not noticed here.
 //!
@@ -16,12 +19,14 @@
 //! is done under it.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use darter_core::manifest::{ManifestError, hash_piece};
-use darter_core::{BlobId, ByteRange, Manifest, PieceHash, PieceIndex, PieceLength, PieceSet};
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use darter_core::{BlobId, ByteRange, Clock, Manifest, Moment, PieceHash, PieceIndex, PieceLength, PieceSet};
+use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Result, StoreError};
 use crate::facts::Facts;
@@ -29,6 +34,9 @@ use crate::medium::{Medium, Stamp};
 use crate::room::Room;
 use crate::sidecar::Sidecar;
 use crate::store::BlobInfo;
+
+/// For so long one look at the stamp is good enough for parts of the file that are sent from the page cache.
+pub(crate) const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
 pub(crate) struct Body<M> {
     pub(crate) id: BlobId,
@@ -44,6 +52,23 @@ pub(crate) struct Body<M> {
     pub(crate) saving: Mutex<()>,
     state: RwLock<PieceState>,
     room: Arc<Room>,
+    /// Without one, everybody looks at the stamp.
+    clock: Option<Arc<dyn Clock>>,
+    /// When the stamp was last seen to be right, in microseconds; zero if never.
+    looked: AtomicU64,
+}
+
+/// Pieces are being written: while this lives the stamp says nothing, and it is taken when the last of those ends.
+pub(crate) struct Writing<'a, M: Medium>(&'a Body<M>);
+
+impl<M: Medium> Drop for Writing<'_, M> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.write();
+        state.writers -= 1;
+        if state.writers == 0 {
+            self.0.take_stamp(&mut state);
+        }
+    }
 }
 
 struct PieceState {
@@ -151,7 +176,7 @@ impl PieceState {
 
 impl<M: Medium> Body<M> {
     /// The body that a sidecar describes. The caller accounts for its bytes.
-    pub(crate) fn new(sidecar: Sidecar, medium: M, room: Arc<Room>) -> Self {
+    pub(crate) fn new(sidecar: Sidecar, medium: M, room: Arc<Room>, clock: Option<Arc<dyn Clock>>) -> Self {
         let held_bytes = sidecar.facts().held_bytes;
         let stamp = medium.stamp().unwrap_or(None);
         let state = PieceState {
@@ -177,6 +202,8 @@ impl<M: Medium> Body<M> {
             saving: Mutex::new(()),
             state: RwLock::new(state),
             room,
+            clock,
+            looked: AtomicU64::new(0),
         }
     }
 
@@ -298,21 +325,20 @@ impl<M: Medium> Body<M> {
         Ok(Some(expected))
     }
 
+    /// Begins to write pieces; writings may overlap.
+    pub(crate) fn writing(&self) -> Writing<'_, M> {
+        let mut state = self.state.write();
+        self.compare_stamp(&mut state);
+        state.writers += 1;
+        Writing(self)
+    }
+
     /// Writes a piece that matched; its room was taken. The room is given back unless the piece is held now.
     pub(crate) fn write(&self, expected: &Expected, data: &[u8]) -> io::Result<Written> {
-        {
-            let mut state = self.state.write();
-            if state.writers == 0 {
-                self.compare_stamp(&mut state);
-            }
-            state.writers += 1;
-        }
+        let writing = self.writing();
         let result = self.medium.write_at(expected.range.start(), data);
+        drop(writing);
         let mut state = self.state.write();
-        state.writers -= 1;
-        if state.writers == 0 {
-            state.stamp = self.medium.stamp().unwrap_or(None);
-        }
         let written = match result {
             Err(refusal) => Err(refusal),
             Ok(()) if state.epoch != expected.epoch => Ok(Written::Overtaken),
@@ -380,10 +406,20 @@ impl<M: Medium> Body<M> {
         Ok(expected.range())
     }
 
-    /// Where a held piece lies that this process has verified.
-    pub(crate) fn verified(&self, piece: PieceIndex) -> Option<ByteRange> {
-        let (expected, verified) = self.admit(piece).ok()?;
-        verified.then_some(expected.range())
+    /// Where the first of these pieces lie, up to one that is not held or that this process has not verified; `None` if that is the first.
+    /// `lately` is whether a look at the stamp some moments ago is good enough.
+    pub(crate) fn verified(&self, pieces: Range<PieceIndex>, lately: bool) -> Option<ByteRange> {
+        if !lately || !self.was_looked_at() {
+            self.look();
+        }
+        let state = self.state.read();
+        let Range { start, end } = pieces;
+        let mut found: Option<ByteRange> = None;
+        for piece in (start.0..end.0).map(PieceIndex) {
+            let Some(expected) = state.expected(piece).filter(|_| state.verified.contains(piece)) else { break };
+            found = Some(ByteRange::new(found.map_or(expected.range.start(), ByteRange::start), expected.range.end()));
+        }
+        found
     }
 
     /// Drops pieces and gives their room back.
@@ -398,7 +434,7 @@ impl<M: Medium> Body<M> {
             result = result.and(released.map_err(StoreError::io("free a part of", self.medium.path())));
         }
         if state.writers == 0 {
-            state.stamp = self.medium.stamp().unwrap_or(None);
+            self.take_stamp(&mut state);
         }
         drop(state);
         self.changed();
@@ -430,19 +466,39 @@ impl<M: Medium> Body<M> {
 
     /// The hash that a held piece must have, and true if it is verified.
     fn admit(&self, piece: PieceIndex) -> Result<(Expected, bool)> {
-        let mut state = self.state.read();
-        if state.writers == 0 && self.stamp_differs(&state) {
-            drop(state);
-            self.compare_stamp(&mut self.state.write());
-            state = self.state.read();
-        }
-        self.admitted(&state, piece)
-    }
-
-    fn admitted(&self, state: &RwLockReadGuard<'_, PieceState>, piece: PieceIndex) -> Result<(Expected, bool)> {
+        self.look();
+        let state = self.state.read();
         let expected = state.expected(piece).filter(|_| state.held.contains(piece));
         let expected = expected.ok_or(StoreError::NotHeld { blob: self.id, piece })?;
         Ok((expected, state.verified.contains(piece)))
+    }
+
+    /// Doubts everything if somebody else changed the file since our last write.
+    fn look(&self) {
+        let state = self.state.read();
+        if state.writers == 0 && self.stamp_differs(&state) {
+            drop(state);
+            self.compare_stamp(&mut self.state.write());
+        }
+    }
+
+    fn was_looked_at(&self) -> bool {
+        let Some(clock) = &self.clock else { return false };
+        let looked = self.looked.load(Ordering::Acquire);
+        looked > 0 && clock.now().since(Moment::from_micros(looked)) < LOOK_PAUSE
+    }
+
+    /// The stamp is right now.
+    fn note_look(&self) {
+        if let Some(clock) = &self.clock {
+            self.looked.store(clock.now().as_micros(), Ordering::Release);
+        }
+    }
+
+    /// Our own work is done: as the file is now, it is right.
+    fn take_stamp(&self, state: &mut PieceState) {
+        state.stamp = self.medium.stamp().unwrap_or(None);
+        self.note_look();
     }
 
     /// Reads bytes of an admitted piece. False when they are not there any more: the piece is lost then.
@@ -487,7 +543,11 @@ impl<M: Medium> Body<M> {
 
     fn stamp_differs(&self, state: &PieceState) -> bool {
         // A file that can't be asked is as good as changed.
-        self.medium.stamp().map_or(true, |stamp| stamp != state.stamp)
+        let differs = self.medium.stamp().map_or(true, |stamp| stamp != state.stamp);
+        if !differs {
+            self.note_look();
+        }
+        differs
     }
 
     /// Doubts everything if somebody else changed the file since our last write.
@@ -496,7 +556,7 @@ impl<M: Medium> Body<M> {
             return;
         }
         state.doubt();
-        state.stamp = self.medium.stamp().unwrap_or(None);
+        self.take_stamp(state);
         let path = self.medium.path().display();
         tracing::warn!(blob = %self.id, %path, "somebody changed the file: its pieces are verified anew");
     }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use darter_core::{BlobId, ByteRange, Digest, Manifest, PieceHash, PieceIndex, PieceSet};
@@ -14,7 +15,7 @@ use crate::body::{Body, Expected, Hashed, Written};
 use crate::error::{Result, StoreError};
 use crate::keeper::Keeper;
 use crate::medium::Medium as _;
-use crate::pages::are_in_memory;
+use crate::pages::in_memory;
 use crate::store::{BlobInfo, PieceFile, Put, StoredBlob};
 
 pub(crate) struct Handle<B: Backend> {
@@ -77,6 +78,17 @@ impl<B: Backend> Handle<B> {
                 Written::Overtaken => {}
             }
         }
+    }
+
+    /// The first of these pieces that are verified and in the page cache.
+    fn ready(&self, pieces: Range<PieceIndex>, lately: bool) -> Option<PieceFile> {
+        let file = self.body.medium.file()?;
+        let verified = self.body.verified(pieces, lately)?;
+        let length = self.body.manifest(Manifest::piece_length).bytes();
+        let cached = in_memory(&file, verified);
+        // Whole pieces: those that end where the pages do, or with the run.
+        let end = if cached == verified.end() { cached } else { cached - cached % length };
+        (end > verified.start()).then(|| PieceFile { file, range: ByteRange::new(verified.start(), end) })
     }
 
     /// Writes a verified piece, with room taken; tries a second time after eviction when the disk is full.
@@ -174,6 +186,16 @@ impl<B: Backend> StoredBlob for Handle<B> {
         self.put_as(piece, data, None)
     }
 
+    fn put_all(&self, pieces: &[(PieceIndex, &[u8])]) -> Vec<Result<Put>> {
+        self.enter("put_all");
+        let (length, only) =
+            self.body.manifest(|manifest| (manifest.piece_length(), manifest.piece_count() == Some(1)));
+        // Hashed before, since nobody notices a foreign hand while pieces are written.
+        let hashed = pieces.iter().map(|(piece, data)| Hashed::of(length, *piece, data, only)).collect::<Vec<_>>();
+        let _writing = self.body.writing();
+        pieces.iter().zip(hashed).map(|((piece, data), hashed)| self.put_as(*piece, data, Some(hashed))).collect()
+    }
+
     fn put_first(&self, piece: PieceIndex, data: &[u8], only: bool) -> Result<Put> {
         self.enter("put_first");
         if self.hash(piece).is_some() {
@@ -220,21 +242,20 @@ impl<B: Backend> StoredBlob for Handle<B> {
         self.noted(|body| body.verify(piece)).map(drop)
     }
 
-    fn piece_file(&self, piece: PieceIndex) -> Result<Option<PieceFile>> {
-        self.enter("piece_file");
+    fn file_run(&self, pieces: Range<PieceIndex>) -> Result<Option<PieceFile>> {
+        self.enter("file_run");
         let Some(file) = self.body.medium.file() else { return Ok(None) };
-        if let Some(ready) = self.ready_file(piece) {
+        let first = pieces.start;
+        if let Some(ready) = self.ready(pieces, false) {
             return Ok(Some(ready));
         }
         // A piece that comes from the disk may have decayed there since it was verified; and all of it is read now in any case.
-        let range = self.noted(|body| body.verify(piece))?;
+        let range = self.noted(|body| body.verify(first))?;
         Ok(Some(PieceFile { file, range }))
     }
 
-    fn ready_file(&self, piece: PieceIndex) -> Option<PieceFile> {
-        let file = self.body.medium.file()?;
-        let range = self.body.verified(piece)?;
-        are_in_memory(&file, range).then_some(PieceFile { file, range })
+    fn ready_run(&self, pieces: Range<PieceIndex>) -> Option<PieceFile> {
+        self.ready(pieces, true)
     }
 
     fn hash_whole(&self, like: &Digest) -> Result<Digest> {

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use darter_core::manifest::ManifestError;
-use darter_core::{BlobId, Manifest, PieceSet};
+use darter_core::{BlobId, Clock, Manifest, PieceSet};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use self::evicting::Busy;
@@ -41,6 +41,8 @@ pub(crate) struct Keeper<B: Backend> {
     pub(crate) room: Arc<Room>,
     pub(crate) guard: Guard,
     now: WallClock,
+    /// For its bodies.
+    clock: Option<Arc<dyn Clock>>,
     shelf: Mutex<Shelf<B>>,
     /// A blob is not busy any more.
     done: Condvar,
@@ -121,6 +123,7 @@ impl<B: Backend> Keeper<B> {
             room,
             guard: Guard::default(),
             now: config.now.clone(),
+            clock: config.clock.clone(),
             shelf: Mutex::new(shelf),
             done: Condvar::new(),
             unsaved: Mutex::new(Vec::new()),
@@ -433,7 +436,7 @@ impl<B: Backend> Keeper<B> {
             self.clear(shelf)?;
             return Ok((self.shelf_for(blob), None));
         };
-        let body = Arc::new(Body::new(sidecar, medium, self.room.clone()));
+        let body = Arc::new(Body::new(sidecar, medium, self.room.clone(), self.clock.clone()));
         let entry = shelf.entries.get_mut(&blob).expect("what is busy stays on the shelf");
         self.room.give_back(entry.resting.held_bytes);
         self.room.found(body.facts().held_bytes);
@@ -484,7 +487,7 @@ impl<B: Backend> Keeper<B> {
             complete: false,
             pinned: false,
         };
-        let body = Arc::new(Body::new(sidecar, medium, self.room.clone()));
+        let body = Arc::new(Body::new(sidecar, medium, self.room.clone(), self.clock.clone()));
         body.unsaved.store(true, Ordering::Release);
         self.note(&body);
         let entry = BlobEntry {

@@ -182,11 +182,14 @@ impl Full {
 pub(crate) struct MemoryMedium {
     pieces: RwLock<BTreeMap<u64, Arc<[u8]>>>,
     full: Full,
+    /// How often its stamp was asked for.
+    #[cfg(test)]
+    pub(crate) stamps: std::sync::atomic::AtomicUsize,
 }
 
 impl MemoryMedium {
     pub(crate) fn new(full: Full) -> Self {
-        Self { pieces: RwLock::default(), full }
+        Self { full, ..Self::default() }
     }
 
     /// Has a bit flip in the middle of each piece.
@@ -226,6 +229,8 @@ impl Medium for MemoryMedium {
     }
 
     fn stamp(&self) -> io::Result<Option<Stamp>> {
+        #[cfg(test)]
+        self.stamps.fetch_add(1, Ordering::Relaxed);
         Ok(None)
     }
 

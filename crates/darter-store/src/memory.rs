@@ -113,3 +113,36 @@ impl Kept for MemStore {
         &self.keeper
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use darter_core::manifest::hash_piece;
+    use darter_core::{Manifest, PieceIndex, PieceLength};
+
+    use super::*;
+    use crate::store::{BlobInfo, Put, Store as _};
+
+    #[test]
+    fn pieces_that_are_stored_together_are_one_writing_and_not_one_each() {
+        let pieces = PieceLength::from_log2(14).unwrap();
+        let bytes: Vec<Vec<u8>> = (0..8).map(|piece| vec![piece; 1 << 14]).collect();
+        let mut manifest = Manifest::new(pieces, Some(8 << 14));
+        for (piece, bytes) in (0..).map(PieceIndex).zip(&bytes) {
+            manifest.extend(piece.0, &[hash_piece(pieces, piece, bytes, false)]).unwrap();
+        }
+        let store = MemStore::new(&crate::StoreConfig::new(Arc::new(|| 0)));
+        let blob = store.open_or_create(BlobId([1; 32]), BlobInfo::default(), manifest).unwrap();
+        let looks = || store.keeper.bodies()[0].medium.stamps.load(Ordering::Relaxed);
+        let before = looks();
+        let all: Vec<_> = (0..).map(PieceIndex).zip(bytes.iter().map(Vec::as_slice)).collect();
+        for (piece, data) in &all[..4] {
+            assert_eq!(blob.put(*piece, data).unwrap(), Put::Stored);
+        }
+        assert_eq!(looks() - before, 8, "before and after each");
+        let before = looks();
+        assert!(blob.put_all(&all[4..]).into_iter().all(|put| put.unwrap() == Put::Stored));
+        assert_eq!(looks() - before, 2, "before the first and after the last");
+    }
+}

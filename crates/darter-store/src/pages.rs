@@ -26,9 +26,10 @@ fn is_in_memory(file: &File, stretch: ByteRange) -> bool {
     rustix::io::preadv2(file, &mut byte, last, ReadWriteFlags::NOWAIT) != Err(Errno::AGAIN)
 }
 
-/// True if all of a range is in memory. Reads nothing from the disk.
-pub(crate) fn are_in_memory(file: &File, range: ByteRange) -> bool {
-    stretches(range).all(|stretch| is_in_memory(file, stretch))
+/// Up to where a range is in memory, from its beginning on. Reads nothing from the disk.
+pub(crate) fn in_memory(file: &File, range: ByteRange) -> u64 {
+    let absent = stretches(range).find(|stretch| !is_in_memory(file, *stretch));
+    absent.map_or(range.end(), |stretch| stretch.start())
 }
 
 #[cfg(test)]
@@ -51,6 +52,6 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(3 * READ_AHEAD).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&file, &vec![7; 3 * READ_AHEAD as usize], 0).unwrap();
-        assert!(are_in_memory(&file, ByteRange::new(1, 3 * READ_AHEAD)));
+        assert_eq!(in_memory(&file, ByteRange::new(1, 3 * READ_AHEAD)), 3 * READ_AHEAD);
     }
 }

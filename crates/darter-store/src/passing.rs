@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -235,6 +236,15 @@ impl StoredBlob for Passing {
         self.put_or_set_aside(piece, data, self.inner.put(piece, data))
     }
 
+    fn put_all(&self, pieces: &[(PieceIndex, &[u8])]) -> Vec<Result<Put>> {
+        threads::enter("put_all");
+        if self.is_passing() {
+            return pieces.iter().map(|(piece, data)| self.put(*piece, data)).collect();
+        }
+        let puts = self.inner.put_all(pieces);
+        puts.into_iter().zip(pieces).map(|(put, (piece, data))| self.put_or_set_aside(*piece, data, put)).collect()
+    }
+
     fn put_first(&self, piece: PieceIndex, data: &[u8], only: bool) -> Result<Put> {
         threads::enter("put_first");
         if self.is_passing() {
@@ -291,12 +301,12 @@ impl StoredBlob for Passing {
         if self.in_memory_now(piece)?.is_some() { Ok(()) } else { self.inner.verify(piece) }
     }
 
-    fn piece_file(&self, piece: PieceIndex) -> Result<Option<PieceFile>> {
-        if self.in_memory_now(piece)?.is_some() { Ok(None) } else { self.inner.piece_file(piece) }
+    fn file_run(&self, pieces: Range<PieceIndex>) -> Result<Option<PieceFile>> {
+        if self.in_memory_now(pieces.start)?.is_some() { Ok(None) } else { self.inner.file_run(pieces) }
     }
 
-    fn ready_file(&self, piece: PieceIndex) -> Option<PieceFile> {
-        self.inner.ready_file(piece)
+    fn ready_run(&self, pieces: Range<PieceIndex>) -> Option<PieceFile> {
+        self.inner.ready_run(pieces)
     }
 
     fn hash_whole(&self, like: &Digest) -> Result<Digest> {

@@ -6,11 +6,12 @@
 
 use std::fmt;
 use std::fs::File;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{BlobId, ByteRange, Digest, Fetched, Manifest, PieceHash, PieceIndex, PieceSet, Version};
+use darter_core::{BlobId, ByteRange, Clock, Digest, Fetched, Manifest, PieceHash, PieceIndex, PieceSet, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -54,6 +55,8 @@ pub struct StoreConfig {
     pub flush_every: Duration,
     /// Dates uses.
     pub now: WallClock,
+    /// Spaces the looks at a file whose parts are sent one after the other; without one, each of them takes a look.
+    pub clock: Option<Arc<dyn Clock>>,
 }
 
 impl StoreConfig {
@@ -66,6 +69,7 @@ impl StoreConfig {
             low_water: 0.85,
             flush_every: Duration::from_secs(1),
             now,
+            clock: None,
         }
     }
 }
@@ -313,6 +317,11 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
     /// [`Full`](crate::StoreError::Full) (the blob stays readable), [`Discarded`](crate::StoreError::Discarded).
     fn put(&self, piece: PieceIndex, data: &[u8]) -> Result<Put>;
 
+    /// Stores several pieces, each as [`put`](Self::put) does: those that are together at hand cost less than one by one.
+    fn put_all(&self, pieces: &[(PieceIndex, &[u8])]) -> Vec<Result<Put>> {
+        pieces.iter().map(|(piece, data)| self.put(*piece, data)).collect()
+    }
+
     /// Stores a piece that comes from where the content is read first, and learns its hash: one pass of hashing as well. `only` is whether it
     /// is all of the blob. A piece whose hash is known is [`put`](Self::put).
     ///
@@ -344,12 +353,25 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`NotHeld`](crate::StoreError::NotHeld).
-    fn piece_file(&self, piece: PieceIndex) -> Result<Option<PieceFile>>;
+    fn piece_file(&self, piece: PieceIndex) -> Result<Option<PieceFile>> {
+        self.file_run(piece..PieceIndex(piece.0 + 1))
+    }
+
+    /// The same of the first of these pieces, at least of one: those that follow in the page cache take one look at the file for all.
+    ///
+    /// # Errors
+    /// [`NotHeld`](crate::StoreError::NotHeld): the first is not.
+    fn file_run(&self, pieces: Range<PieceIndex>) -> Result<Option<PieceFile>>;
 
     /// The same of a piece that can be sent at once: this process has verified it, and it is in the page cache. May be called
     /// on any thread, since it asks an open file and reads nothing. `None` says nothing of the piece but that it has to be
     /// asked for where the disk may be waited for.
-    fn ready_file(&self, piece: PieceIndex) -> Option<PieceFile>;
+    fn ready_file(&self, piece: PieceIndex) -> Option<PieceFile> {
+        self.ready_run(piece..PieceIndex(piece.0 + 1))
+    }
+
+    /// The same of the first of these pieces, up to one that is not ready: one look at the file for all of them.
+    fn ready_run(&self, pieces: Range<PieceIndex>) -> Option<PieceFile>;
 
     /// The digest of all bytes, by `like`'s algorithm.
     ///

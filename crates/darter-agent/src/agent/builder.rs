@@ -34,7 +34,7 @@ use darter_fleet::{Fleet, FleetContext, PeerListener};
 use darter_metrics::Metrics;
 use darter_origin::{FileOrigin, HttpClient, Origin, Origins, Pauses, RegistryClient, RetryPolicy};
 use darter_registries::{Registries, RegistriesOptions, Relay};
-use darter_store::{Disk, DiskStore, Store, StoreConfig, WallClock, threads};
+use darter_store::{Disk, DiskStore, Store, StoreConfig, threads};
 use darter_wire::descriptors;
 use darter_wire::{
     BufferPool, Capabilities, Hello, Receiving, Role as WireRole, Sending, Slots, TcpTransport, Transport, Uploads,
@@ -132,7 +132,7 @@ impl Builder {
             Some(origin) => (AllOrigins::only(&origin), Pauses::default()),
             None => origins(&options, &http, &registry),
         };
-        let (store, archive, profiles, me) = open_data_dir(&options, store, dates(&clock)).await?;
+        let (store, archive, profiles, me) = open_data_dir(&options, store, Arc::clone(&clock)).await?;
         let metrics = Metrics::new(clock.unix());
         let set_aside = store.set_aside();
         metrics.set_aside("blob", set_aside.blobs.len());
@@ -331,14 +331,15 @@ fn origins(options: &Options, http: &HttpClient, registry: &RegistryClient) -> (
 async fn open_data_dir(
     options: &Options,
     given: Option<Arc<dyn Store>>,
-    dates: WallClock,
+    clock: Arc<dyn Clock>,
 ) -> Result<(Arc<dyn Store>, Archive, Profiles, NodeId), StartError> {
     let (data_dir, quota, reserve) = (options.data_dir.clone(), options.quota, options.reserve);
     let opened = threads::run(move || {
         let store = match given {
             Some(store) => store,
             None => {
-                let mut config = StoreConfig::new(dates);
+                let mut config = StoreConfig::new(dates(&clock));
+                config.clock = Some(clock);
                 config.quota = quota;
                 config.reserve_free = reserve;
                 Arc::new(DiskStore::open(&data_dir, &config)?)

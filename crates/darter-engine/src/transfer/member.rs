@@ -143,14 +143,16 @@ impl Transfer {
         if stored.is_crowded(PieceIndex(u32::MAX)) && self.is_read_in_parts() {
             self.let_go_aside().await;
         }
-        let needed = stored.is_crowded(PieceIndex(u32::MAX)).then(|| self.needed_from(Duration::ZERO));
-        let put = self.context.disk.run(move || {
-            if let Some(needed) = needed {
-                stored.forget(needed)?;
-            }
-            stored.put(piece, &data)
-        });
-        match put.await {
+        let mut forgotten = Ok(());
+        if stored.is_crowded(PieceIndex(u32::MAX)) {
+            let needed = self.needed_from(Duration::ZERO);
+            forgotten = self.context.disk.run(move || stored.forget(needed)).await;
+        }
+        let put = match forgotten {
+            Ok(()) => self.storing.put(&self.context.disk, &self.stored, piece, data).await,
+            Err(error) => Err(error),
+        };
+        match put {
             Ok(Put::Stored) => {
                 self.hash_if_next(piece);
                 self.stored_piece(piece, bytes, Some(request), peer.giver());

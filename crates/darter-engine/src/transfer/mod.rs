@@ -5,6 +5,7 @@
 //! | this one | [`Transfer`] and its state, from its beginning to its end |
 //! | `drive` | the task that carries out what the session decides |
 //! | `member` | following a lead, and taking what peers give |
+//! | `storing` | pieces on their way to the disk |
 //! | `leading` | being the lead: members, late-bound pieces |
 //! | `electing` | finding another lead, handing back |
 //! | `state` | the state and its lock, which wakes the driver |
@@ -72,6 +73,7 @@ pub(crate) mod reading;
 pub mod rest;
 mod state;
 pub mod status;
+mod storing;
 pub mod stream;
 mod through;
 pub mod turns;
@@ -107,6 +109,7 @@ use self::profile::Profiling;
 use self::readers::Readers;
 use self::rest::Rest;
 use self::state::TransferState;
+use self::storing::Storing;
 use self::view::Flows;
 use self::whole::Whole;
 use crate::context::EngineContext;
@@ -140,6 +143,7 @@ pub struct Transfer {
     pub version: Version,
     /// The blob as it is stored here.
     pub stored: Arc<dyn StoredBlob>,
+    storing: Storing,
     /// How long its pieces are.
     pub piece_length: PieceLength,
     on_trust: AtomicBool,
@@ -267,6 +271,7 @@ impl Transfer {
             source,
             version,
             stored,
+            storing: Storing::default(),
             piece_length: manifest.piece_length(),
             on_trust: AtomicBool::new(on_trust),
             state: Mutex::new(state),

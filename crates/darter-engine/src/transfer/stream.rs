@@ -318,7 +318,7 @@ pub(super) fn file_part(
     let mut found: Option<PieceFile> = None;
     let mut at = range.start();
     while at < range.end() {
-        let part = match stored.piece_file(pieces.piece_at(at)) {
+        let part = match stored.file_run(pieces.piece_at(at)..pieces_up_to(pieces, range)) {
             Ok(Some(part)) => part,
             Ok(None) => return Ok(None),
             // The call for the rest learns of it.
@@ -334,14 +334,14 @@ pub(super) fn file_part(
 /// The beginning of `range` that can be sent at once: verified by this process, and in the page cache. `None` where its first byte can't be,
 /// which says nothing but that it has to be asked for on a disk thread.
 fn ready_part(stored: &dyn StoredBlob, pieces: PieceLength, range: ByteRange) -> Option<PieceFile> {
-    let mut found: Option<PieceFile> = None;
-    let mut at = range.start();
-    while at < range.end() {
-        let Some(part) = stored.ready_file(pieces.piece_at(at)) else { break };
-        at = part.range.end().min(range.end());
-        found = Some(PieceFile { range: ByteRange::new(range.start(), at), ..part });
-    }
-    found
+    let part = stored.ready_run(pieces.piece_at(range.start())..pieces_up_to(pieces, range))?;
+    let end = part.range.end().min(range.end());
+    Some(PieceFile { range: ByteRange::new(range.start(), end), ..part })
+}
+
+/// The piece behind those of a range.
+fn pieces_up_to(pieces: PieceLength, range: ByteRange) -> PieceIndex {
+    PieceIndex(pieces.pieces_of(range).end)
 }
 
 #[cfg(test)]

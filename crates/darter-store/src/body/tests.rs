@@ -17,6 +17,22 @@ const FIRST: PieceIndex = PieceIndex(0);
 struct Moody {
     bytes: RwLock<BTreeMap<u64, Vec<u8>>>,
     refusal: Mutex<Option<Errno>>,
+    /// How often its stamp was asked for.
+    stamps: AtomicUsize,
+}
+
+/// A clock that a test sets.
+#[derive(Default)]
+struct Hand(AtomicU64);
+
+impl Clock for Hand {
+    fn now(&self) -> Moment {
+        Moment::from_micros(self.0.load(Ordering::Relaxed))
+    }
+
+    fn unix(&self) -> u64 {
+        0
+    }
 }
 
 impl Moody {
@@ -43,6 +59,7 @@ impl Medium for Moody {
     }
 
     fn stamp(&self) -> io::Result<Option<Stamp>> {
+        self.stamps.fetch_add(1, Ordering::Relaxed);
         Ok(None)
     }
 
@@ -59,6 +76,10 @@ impl Medium for Moody {
 
 /// A blob of two pieces of zeros, of which nothing is held.
 fn body() -> (Body<Moody>, Arc<Room>) {
+    body_by(None)
+}
+
+fn body_by(clock: Option<Arc<dyn Clock>>) -> (Body<Moody>, Arc<Room>) {
     let pieces = PieceLength::from_log2(14).unwrap();
     let mut manifest = Manifest::new(pieces, Some(2 * PIECE as u64));
     for piece in (0..2).map(PieceIndex) {
@@ -68,7 +89,39 @@ fn body() -> (Body<Moody>, Arc<Room>) {
     let room = Arc::new(Room::new(&config));
     let (id, info) = (BlobId([1; 32]), BlobInfo::default());
     let sidecar = Sidecar { id, info, manifest, held: PieceSet::new(), complete: false, pinned: false };
-    (Body::new(sidecar, Moody::default(), room.clone()), room)
+    (Body::new(sidecar, Moody::default(), room.clone(), clock), room)
+}
+
+/// Those from here on.
+fn from(piece: PieceIndex) -> Range<PieceIndex> {
+    piece..PieceIndex(u32::MAX)
+}
+
+#[test]
+fn a_run_of_pieces_takes_one_look_and_what_follows_soon_takes_none() {
+    let clock = Arc::new(Hand(AtomicU64::new(1)));
+    for clock in [None, Some(&clock)] {
+        let (body, room) = body_by(clock.map(|clock| Arc::clone(clock) as Arc<dyn Clock>));
+        put(&body, &room, FIRST);
+        put(&body, &room, PieceIndex(1));
+        let looks = |ask: &dyn Fn()| {
+            let before = body.medium.stamps.load(Ordering::Relaxed);
+            ask();
+            body.medium.stamps.load(Ordering::Relaxed) - before
+        };
+        let ask = || assert_eq!(body.verified(from(FIRST), true), Some(ByteRange::new(0, 2 * PIECE as u64)));
+        let Some(clock) = clock else {
+            assert_eq!((looks(&ask), looks(&ask)), (1, 1), "nobody knows how long ago the last was");
+            continue;
+        };
+        assert_eq!(looks(&ask), 0, "what this process wrote is its own");
+        clock.0.fetch_add(LOOK_PAUSE.as_micros() as u64, Ordering::Relaxed);
+        assert_eq!((looks(&ask), looks(&ask)), (1, 0));
+        assert_eq!(looks(&|| drop(body.read_piece(FIRST, &mut Vec::new()))), 1, "whoever can wait looks in any case");
+        assert_eq!(looks(&|| assert!(body.verified(from(FIRST), false).is_some())), 1);
+        body.doubt();
+        assert_eq!(body.verified(from(FIRST), true), None, "whenever somebody looked");
+    }
 }
 
 /// Nobody writes here: a bit flips on the medium.
@@ -161,9 +214,9 @@ fn room_that_cannot_be_freed_on_the_disk_is_said_and_counts_as_free_all_the_same
 fn what_was_verified_is_hashed_again_after_the_disk_failed_to_write() {
     let (body, room) = body();
     put(&body, &room, FIRST);
-    assert!(body.verified(FIRST).is_some());
+    assert!(body.verified(from(FIRST), false).is_some());
     body.doubt();
-    assert!(body.verified(FIRST).is_none() && body.held(|held| held.contains(FIRST)));
+    assert!(body.verified(from(FIRST), false).is_none() && body.held(|held| held.contains(FIRST)));
     body.medium.bytes.write().insert(0, vec![1; PIECE]);
     assert!(matches!(body.verify(FIRST), Err(StoreError::NotHeld { .. })), "it is something else now");
     assert!(body.take_lost().contains(FIRST));

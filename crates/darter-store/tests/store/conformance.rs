@@ -29,6 +29,7 @@ macro_rules! scenarios {
 scenarios! {
     a_blob_is_stored_piece_by_piece_and_read_back
     a_wrong_piece_is_refused_and_nothing_is_written
+    pieces_that_come_together_are_stored_or_refused_each_by_itself
     reads_are_served_from_held_pieces_only
     a_growing_blob_takes_pieces_before_its_length_is_known
     what_is_read_first_is_stored_and_its_hash_learnt
@@ -95,6 +96,30 @@ fn a_wrong_piece_is_refused_and_nothing_is_written(make: Make<'_>) {
     assert!(matches!(blob.put(PieceIndex(2), content.piece(0)), Err(StoreError::UnknownPiece { .. })));
     assert!(blob.held().is_empty());
     assert_eq!(store.usage().used, 0);
+}
+
+fn pieces_that_come_together_are_stored_or_refused_each_by_itself(make: Make<'_>) {
+    let store = make(config(Some(3 * PIECE)));
+    let content = Content::new(1, 3 * PIECE);
+    let blob = content.open(&*store);
+    content.put(&*blob, 2);
+    let wrong = vec![7; PIECE as usize];
+    let together = [(2, content.piece(2)), (0, content.piece(0)), (1, &wrong), (9, &wrong), (1, content.piece(1))];
+    let together = together.map(|(piece, data)| (PieceIndex(piece), data));
+    let told = blob.put_all(&together);
+    assert!(matches!(
+        told.as_slice(),
+        [
+            Ok(Put::AlreadyHeld),
+            Ok(Put::Stored),
+            Err(StoreError::WrongPiece { piece: PieceIndex(1), .. }),
+            Err(StoreError::UnknownPiece { piece: PieceIndex(9), .. }),
+            Ok(Put::Stored),
+        ]
+    ));
+    assert_eq!((blob.held().len(), store.usage().used), (3, 3 * PIECE));
+    content.check_held(&*blob);
+    assert!(blob.put_all(&[]).is_empty());
 }
 
 fn reads_are_served_from_held_pieces_only(make: Make<'_>) {

@@ -3,10 +3,12 @@
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use darter_core::{BlobId, Digest, PieceIndex, Version};
-use darter_store::{Amount, DiskStore, SourceRecord, Store, StoreError};
+use darter_core::{BlobId, ByteRange, Clock, Digest, Moment, PieceIndex, Version};
+use darter_store::{Amount, DiskStore, SourceRecord, Store, StoreConfig, StoreError};
 
 use crate::content::{Content, PIECE, config, ids};
 
@@ -142,6 +144,35 @@ fn a_file_that_somebody_touched_is_verified_anew() {
     assert!(matches!(blob.read_at(0, &mut [0; 4]), Err(StoreError::NotHeld { .. })));
     assert_eq!(blob.held().len(), 3);
     content.check_held(&*blob);
+}
+
+#[test]
+fn what_is_sent_from_the_page_cache_is_looked_at_again_after_a_moment_and_what_is_read_each_time() {
+    struct Stopped(AtomicU64);
+    impl Clock for Stopped {
+        fn now(&self) -> Moment {
+            Moment::from_micros(self.0.load(Ordering::Relaxed))
+        }
+
+        fn unix(&self) -> u64 {
+            1
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (content, clock) = (Content::new(1, 4 * PIECE), Arc::new(Stopped(AtomicU64::new(1))));
+    let store = DiskStore::open(dir.path(), &StoreConfig { clock: Some(clock.clone()), ..config(None) }).unwrap();
+    let blob = content.fill(&store);
+    let all = || blob.ready_run(PieceIndex(0)..PieceIndex(4)).map(|part| part.range);
+    assert_eq!(all(), Some(ByteRange::new(0, 4 * PIECE)));
+    damage(dir.path(), content.id, PIECE + 1);
+    assert!(all().is_some(), "it may have gone out before, too");
+    clock.0.fetch_add(1_000_000, Ordering::Relaxed);
+    assert_eq!(all(), None, "everything is verified anew");
+    assert!(matches!(blob.piece_file(PieceIndex(1)), Err(StoreError::NotHeld { .. })));
+    content.check_held(&*blob);
+    assert_eq!(all(), Some(ByteRange::new(0, PIECE)), "as far as there is no gap");
+    damage(dir.path(), content.id, 1);
+    assert!(matches!(blob.read_at(0, &mut [0; 4]), Err(StoreError::NotHeld { .. })), "in the same moment");
 }
 
 #[test]

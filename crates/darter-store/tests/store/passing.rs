@@ -19,6 +19,21 @@ fn in_memory(content: &Content) -> Arc<Passing> {
 }
 
 #[test]
+fn pieces_that_come_together_when_the_store_is_full_are_all_taken() {
+    let (content, small) = (Content::new(1, 4 * PIECE), config(Some(4 * PIECE)));
+    let store = MemStore::new(&small);
+    let blob = Passing::over(content.open(&store));
+    store.fill();
+    let together: Vec<_> = (0..3).map(|piece| (PieceIndex(piece), content.piece(piece))).collect();
+    assert!(blob.put_all(&together).into_iter().all(|put| put.unwrap() == Put::Stored));
+    assert!(blob.passes());
+    content.check_held(&*blob);
+    let rest = [(PieceIndex(2), content.piece(2)), (PieceIndex(3), content.piece(3))];
+    let told: Vec<_> = blob.put_all(&rest).into_iter().map(Result::unwrap).collect();
+    assert_eq!(told, [Put::AlreadyHeld, Put::Stored]);
+}
+
+#[test]
 fn pieces_pass_through_in_order_and_the_digest_of_the_whole_is_told() {
     let content = Content::new(1, 9 * PIECE + 7);
     let blob = in_memory(&content);

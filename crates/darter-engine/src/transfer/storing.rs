@@ -1,0 +1,199 @@
+//! Pieces that peers gave, on their way to the disk. A thread that is there for one of them takes those along that came meanwhile: it need
+//! not be woken for each, and pieces that lie side by side in memory are written in one go ([`StoredBlob::put_all`]). With little to do each
+//! piece is stored at once, by itself; the busier the host is, the more of them share a thread's turn.
+//!
+//! Invariants: who waits for a piece hears what became of it, once; while pieces wait there is a turn, begun or on its way; one blob has no
+//! more than [`MAX_TURNS`] of them at a time.
+//!
+//! Non-goals: how much waits here. Whoever reads a connection bounds that.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use darter_core::PieceIndex;
+use darter_store::{Disk, Put, StoreError, StoredBlob};
+use darter_wire::PooledBuffer;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+/// Pieces that are stored in one go, at most. When as many wait, another thread comes.
+const TOGETHER: usize = 4;
+
+/// Their bytes: of long pieces each is worth a go of its own, and is told of as soon as it is there.
+const TOGETHER_BYTES: usize = 1 << 20;
+
+/// Threads that store pieces of one blob at a time: as many as keep the quickest links from waiting.
+const MAX_TURNS: usize = 4;
+
+/// The pieces of one blob that wait to be stored.
+#[derive(Debug, Default)]
+pub(super) struct Storing(Arc<Mutex<Waiting>>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    pieces: VecDeque<Coming>,
+    turns: usize,
+}
+
+#[derive(Debug)]
+struct Coming {
+    piece: PieceIndex,
+    data: PooledBuffer,
+    stored: oneshot::Sender<Result<Put, StoreError>>,
+}
+
+impl Storing {
+    /// Stores a piece. It goes on if nobody waits for it.
+    pub(super) async fn put(
+        &self,
+        disk: &Disk,
+        blob: &Arc<dyn StoredBlob>,
+        piece: PieceIndex,
+        data: PooledBuffer,
+    ) -> Result<Put, StoreError> {
+        let (stored, told) = oneshot::channel();
+        let begins = {
+            let mut waiting = self.0.lock();
+            waiting.pieces.push_back(Coming { piece, data, stored });
+            let begins = waiting.turns == 0 || (waiting.turns < MAX_TURNS && waiting.pieces.len() >= TOGETHER);
+            waiting.turns += usize::from(begins);
+            begins
+        };
+        if begins {
+            let (turn, blob) = (Turn(Arc::clone(&self.0)), Arc::clone(blob));
+            disk.run(move || turn.run(&*blob)).detach();
+        }
+        told.await.expect("the thread that stored a piece tells of it, unless it panicked")
+    }
+}
+
+/// One thread's work on the pieces that wait.
+struct Turn(Arc<Mutex<Waiting>>);
+
+impl Turn {
+    fn run(self, blob: &dyn StoredBlob) {
+        loop {
+            let batch = self.next();
+            if batch.is_empty() {
+                return;
+            }
+            let pieces: Vec<_> = batch.iter().map(|coming| (coming.piece, &*coming.data)).collect();
+            let stored = blob.put_all(&pieces);
+            for (coming, stored) in batch.into_iter().zip(stored) {
+                // Whoever waited may be gone.
+                let _ = coming.stored.send(stored);
+            }
+        }
+    }
+
+    /// What is stored next. With nothing to do the turn is over: from then on the next piece begins one.
+    fn next(&self) -> Vec<Coming> {
+        let mut waiting = self.0.lock();
+        let (mut count, mut bytes) = (0, 0);
+        while let Some(coming) = waiting.pieces.get(count)
+            && count < TOGETHER
+            && (count == 0 || bytes + coming.data.len() <= TOGETHER_BYTES)
+        {
+            bytes += coming.data.len();
+            count += 1;
+        }
+        if count == 0 {
+            waiting.turns -= 1;
+        }
+        waiting.pieces.drain(..count).collect()
+    }
+}
+
+impl Drop for Turn {
+    /// A thread that panics leaves nobody waiting.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut waiting = self.0.lock();
+            waiting.turns -= 1;
+            waiting.pieces.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use darter_core::manifest::hash_piece;
+    use darter_core::{BlobId, Manifest, PieceLength};
+    use darter_store::{BlobInfo, MemStore, Store, StoreConfig};
+    use darter_wire::BufferPool;
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    const PIECES: u32 = 12;
+
+    fn bytes_of(piece: u32) -> Vec<u8> {
+        vec![piece as u8; 1 << 14]
+    }
+
+    /// A store, and a blob in it of which nothing is held.
+    fn blob() -> (Disk, Arc<dyn StoredBlob>) {
+        let pieces = PieceLength::from_log2(14).unwrap();
+        let mut manifest = Manifest::new(pieces, Some(u64::from(PIECES) << 14));
+        for piece in 0..PIECES {
+            manifest.extend(piece, &[hash_piece(pieces, PieceIndex(piece), &bytes_of(piece), false)]).unwrap();
+        }
+        let store = MemStore::new(&StoreConfig::new(Arc::new(|| 0)));
+        let blob = store.open_or_create(BlobId([1; 32]), BlobInfo::default(), manifest).unwrap();
+        (Disk::new(Arc::new(store)), blob)
+    }
+
+    #[test]
+    fn pieces_that_come_while_no_disk_thread_is_free_share_a_few_turns_and_each_is_told_of() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        let ((disk, blob), storing, pool) = (blob(), Storing::default(), BufferPool::default());
+        runtime.block_on(async {
+            let (goes_on, waits) = std::sync::mpsc::channel::<()>();
+            let busy = disk.run(move || waits.recv().unwrap());
+            let puts = (0..PIECES).map(|piece| {
+                // One of them is damaged.
+                let bytes = bytes_of(if piece == 5 { 77 } else { piece });
+                storing.put(&disk, &blob, PieceIndex(piece), pool.filled(&bytes))
+            });
+            let mut puts = std::pin::pin!(join_all(puts));
+            assert!(futures_util::poll!(&mut puts).is_pending());
+            assert!(disk.running() <= 1 + MAX_TURNS, "{} pieces of work for {PIECES} pieces", disk.running() - 1);
+            goes_on.send(()).unwrap();
+            busy.await;
+            for (piece, put) in puts.await.into_iter().enumerate() {
+                match put {
+                    Ok(Put::Stored) => assert_ne!(piece, 5),
+                    Err(StoreError::WrongPiece { piece: PieceIndex(5), .. }) => assert_eq!(piece, 5),
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(blob.held().len(), PIECES - 1);
+            // All turns are over: the next piece gets one.
+            disk.settled().await;
+            assert_eq!(storing.0.lock().turns, 0);
+            let again = storing.put(&disk, &blob, PieceIndex(5), pool.filled(&bytes_of(5))).await;
+            assert!(matches!(again, Ok(Put::Stored)));
+            let again = storing.put(&disk, &blob, PieceIndex(5), pool.filled(&bytes_of(5))).await;
+            assert!(matches!(again, Ok(Put::AlreadyHeld)));
+        });
+    }
+
+    #[test]
+    fn few_bytes_go_together_and_long_pieces_one_by_one() {
+        let (storing, pool) = (Storing::default(), BufferPool::default());
+        let batches = |lengths: &[usize]| {
+            let mut waiting = storing.0.lock();
+            waiting.turns = 1;
+            for (piece, length) in (0..).map(PieceIndex).zip(lengths) {
+                let (stored, _) = oneshot::channel();
+                waiting.pieces.push_back(Coming { piece, data: pool.filled(&vec![0; *length]), stored });
+            }
+            drop(waiting);
+            let turn = Turn(Arc::clone(&storing.0));
+            std::iter::from_fn(|| Some(turn.next().len()).filter(|count| *count > 0)).collect::<Vec<_>>()
+        };
+        assert_eq!(batches(&[1; 9]), [TOGETHER, TOGETHER, 1]);
+        assert_eq!(batches(&[TOGETHER_BYTES / 2; 5]), [2, 2, 1]);
+        assert_eq!(batches(&[2 * TOGETHER_BYTES, 1, 1]), [1, 2]);
+    }
+}
