@@ -36,25 +36,30 @@ pub(crate) async fn send_with(stream: &UnixStream, frame: &[u8], file: &File) ->
 pub(crate) async fn fill(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<Option<OwnedFd>> {
     let (mut filled, mut found) = (0, None);
     while filled < buffer.len() {
-        let rest = &mut buffer[filled..];
-        let (bytes, descriptor) = stream
-            .async_io(Interest::READABLE, || {
-                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-                let mut control = RecvAncillaryBuffer::new(&mut space);
-                let mut vectors = [IoSliceMut::new(rest)];
-                let got = recvmsg(stream, &mut vectors, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-                let descriptor = control.drain().find_map(|message| match message {
-                    RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-                    _ => None,
-                });
-                Ok((got.bytes, descriptor))
-            })
-            .await?;
-        if bytes == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
+        let (bytes, descriptor) = receive(stream, &mut buffer[filled..]).await?;
         filled += bytes;
         found = descriptor.or(found);
     }
     Ok(found)
+}
+
+/// Receives some bytes, at least one, and the descriptor that came with the last of them.
+pub(crate) async fn receive(stream: &UnixStream, into: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let (bytes, descriptor) = stream
+        .async_io(Interest::READABLE, || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut vectors = [IoSliceMut::new(into)];
+            let got = recvmsg(stream, &mut vectors, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+            let descriptor = control.drain().find_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+                _ => None,
+            });
+            Ok((got.bytes, descriptor))
+        })
+        .await?;
+    if bytes == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok((bytes, descriptor))
 }

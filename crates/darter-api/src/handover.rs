@@ -35,6 +35,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
@@ -46,7 +47,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 
 use crate::answers::{Checked, Problem};
-use crate::descriptors::{fill, read_only, send_with};
+use crate::descriptors::{read_only, receive, send_with};
 
 /// The value of the `Upgrade` header.
 pub const PROTOCOL: &str = "darter-file";
@@ -64,6 +65,9 @@ const MAX_INLINE: u64 = 16 << 20;
 const COPIED: u64 = 1 << 20;
 
 const FRAME: usize = 17;
+
+/// Bytes that are received at a time: some frames.
+const RECEIVED: usize = 64 * FRAME;
 
 const FILE: u8 = 1;
 const RANGE: u8 = 2;
@@ -139,26 +143,49 @@ pub struct Sender {
     tells: bool,
     /// The file whose descriptor went last.
     sent: Option<Arc<File>>,
+    /// Frames of ranges that have not gone out yet.
+    waiting: Vec<u8>,
 }
 
 impl Sender {
     /// Takes a connection. `tells` says whether the request had [`ORDER_HEADER`].
     pub const fn new(stream: UnixStream, tells: bool) -> Self {
-        Self { stream, tells, sent: None }
+        Self { stream, tells, sent: None, waiting: Vec::new() }
     }
 
     /// These bytes of the file are verified; the file's descriptor goes first, if it did not go already. Where the file can't be
-    /// opened anew (without /proc, or when no descriptor is left), its bytes go.
+    /// opened anew (without /proc, or when no descriptor is left), its bytes go. This goes out with the next other message, or by
+    /// [`flush`](Self::flush).
     ///
     /// # Errors
     /// When the receiver is gone, or the file can't be read.
     pub async fn range(&mut self, file: &Arc<File>, range: ByteRange) -> io::Result<()> {
         if !self.sent.as_ref().is_some_and(|sent| Arc::ptr_eq(sent, file)) {
             let Ok(opened) = read_only(file) else { return self.bytes_of(file, range).await };
+            self.flush().await?;
             send_with(&self.stream, &frame(FILE, 0, 0), &opened).await?;
             self.sent = Some(Arc::clone(file));
         }
-        self.stream.write_all(&frame(RANGE, range.start(), range.end())).await
+        self.waiting.extend_from_slice(&frame(RANGE, range.start(), range.end()));
+        Ok(())
+    }
+
+    /// Sends the ranges that have not gone out yet.
+    ///
+    /// # Errors
+    /// When the receiver is gone.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        if !self.waiting.is_empty() {
+            self.stream.write_all(&self.waiting).await?;
+            self.waiting.clear();
+        }
+        Ok(())
+    }
+
+    /// Sends a frame behind those that wait.
+    async fn say(&mut self, frame: &[u8]) -> io::Result<()> {
+        self.waiting.extend_from_slice(frame);
+        self.flush().await
     }
 
     /// Sends the bytes of a range of a file.
@@ -181,7 +208,7 @@ impl Sender {
     /// When the receiver is gone.
     pub async fn bytes(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
         let place = if self.tells { at } else { 0 };
-        self.stream.write_all(&frame(BYTES, bytes.len() as u64, place)).await?;
+        self.say(&frame(BYTES, bytes.len() as u64, place)).await?;
         self.stream.write_all(bytes).await
     }
 
@@ -192,7 +219,7 @@ impl Sender {
     pub async fn anew(&mut self, anew: &Anew) -> io::Result<()> {
         self.sent = None;
         let anew = serde_json::to_vec(anew)?;
-        self.stream.write_all(&frame(ANEW, anew.len() as u64, 0)).await?;
+        self.say(&frame(ANEW, anew.len() as u64, 0)).await?;
         self.stream.write_all(&anew).await
     }
 
@@ -202,7 +229,7 @@ impl Sender {
     /// When the receiver is gone.
     pub async fn end(mut self, length: u64, checked: &[Checked]) -> io::Result<()> {
         let checked = if self.tells { serde_json::to_vec(checked)? } else { Vec::new() };
-        self.stream.write_all(&frame(END, length, checked.len() as u64)).await?;
+        self.say(&frame(END, length, checked.len() as u64)).await?;
         self.stream.write_all(&checked).await
     }
 
@@ -216,7 +243,7 @@ impl Sender {
         last.extend_from_slice(reason);
         last.extend_from_slice(&frame(PROBLEM, told.len() as u64, 0));
         last.extend_from_slice(&told);
-        self.stream.write_all(&last).await
+        self.say(&last).await
     }
 }
 
@@ -229,6 +256,10 @@ pub struct Receiver {
     file: Option<Arc<File>>,
     /// One past the last byte that came.
     at: u64,
+    /// What was received last, how much of it was understood, and the descriptor that came with its last frame.
+    received: Vec<u8>,
+    understood: usize,
+    descriptor: Option<OwnedFd>,
 }
 
 impl Receiver {
@@ -238,7 +269,8 @@ impl Receiver {
     /// When the daemon is gone.
     pub async fn begin(mut stream: UnixStream, tells: bool) -> io::Result<Self> {
         stream.write_all(&[READY]).await?;
-        Ok(Self { stream, tells, file: None, at: 0 })
+        let received = Vec::new();
+        Ok(Self { stream, tells, file: None, at: 0, received, understood: 0, descriptor: None })
     }
 
     /// Receives the next message.
@@ -248,11 +280,11 @@ impl Receiver {
     pub async fn next(&mut self) -> io::Result<Handed> {
         loop {
             let mut head = [0; FRAME];
-            let descriptor = fill(&self.stream, &mut head).await?;
+            self.fill(&mut head).await?;
             let (a, b) = (number(&head[1..9]), number(&head[9..17]));
             match head[0] {
                 FILE => {
-                    let file = descriptor.ok_or_else(|| invalid("a file without its descriptor"))?;
+                    let file = self.descriptor.take().ok_or_else(|| invalid("a file without its descriptor"))?;
                     self.file = Some(Arc::new(file.into()));
                 }
                 RANGE if a <= b => {
@@ -290,7 +322,7 @@ impl Receiver {
     /// The problem that follows its text, if the daemon tells.
     async fn problem(&mut self, error: String) -> Problem {
         let mut head = [0; FRAME];
-        let told = match fill(&self.stream, &mut head).await {
+        let told = match self.fill(&mut head).await {
             Ok(_) if head[0] == PROBLEM && number(&head[1..9]) <= MAX_INLINE => {
                 self.json(number(&head[1..9])).await.ok()
             }
@@ -301,8 +333,39 @@ impl Receiver {
 
     async fn inline(&mut self, bytes: u64) -> io::Result<Vec<u8>> {
         let mut buffer = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
-        fill(&self.stream, &mut buffer).await?;
+        self.fill(&mut buffer).await?;
         Ok(buffer)
+    }
+
+    /// Fills `into`. Short messages are received several at a time, long ones straight into their place.
+    async fn fill(&mut self, mut into: &mut [u8]) -> io::Result<()> {
+        while !into.is_empty() {
+            if self.understood == self.received.len() {
+                if into.len() >= RECEIVED {
+                    let bytes = self.receive(into).await?;
+                    into = &mut into[bytes..];
+                    continue;
+                }
+                let mut buffer = std::mem::take(&mut self.received);
+                buffer.resize(RECEIVED, 0);
+                let bytes = self.receive(&mut buffer).await?;
+                buffer.truncate(bytes);
+                (self.received, self.understood) = (buffer, 0);
+            }
+            let there = &self.received[self.understood..];
+            let (now, later) = into.split_at_mut(there.len().min(into.len()));
+            now.copy_from_slice(&there[..now.len()]);
+            self.understood += now.len();
+            into = later;
+        }
+        Ok(())
+    }
+
+    /// Receives some bytes. The kernel ends what it gives at a frame that came with a descriptor: it is the last one's.
+    async fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let (bytes, descriptor) = receive(&self.stream, into).await?;
+        self.descriptor = descriptor.or(self.descriptor.take());
+        Ok(bytes)
     }
 
     async fn json<T: DeserializeOwned>(&mut self, bytes: u64) -> io::Result<T> {
@@ -329,8 +392,46 @@ fn invalid(what: &str) -> io::Error {
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
+    use std::task::Poll;
 
     use super::*;
+
+    #[tokio::test]
+    async fn ranges_go_out_together_and_are_received_together() {
+        const RANGES: u64 = 40;
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut receiver = Receiver::begin(ours, true).await.unwrap();
+        theirs.readable().await.unwrap();
+        assert_eq!(theirs.try_read(&mut [0]).unwrap(), 1);
+        let (file, mut sender) = (Arc::new(tempfile::tempfile().unwrap()), Sender::new(theirs, true));
+        for at in 0..RANGES {
+            sender.range(&file, ByteRange::new(at, at + 1)).await.unwrap();
+        }
+        {
+            let mut first = std::pin::pin!(receiver.next());
+            let waits = std::future::poll_fn(|cx| Poll::Ready(first.as_mut().poll(cx).is_pending())).await;
+            assert!(waits, "the file alone says nothing");
+            sender.flush().await.unwrap();
+            assert!(matches!(first.await.unwrap(), Handed::Range(_, range) if range == ByteRange::new(0, 1)));
+        }
+        let left = receiver.stream.try_read(&mut [0]).unwrap_err();
+        assert_eq!(left.kind(), io::ErrorKind::WouldBlock, "one call received them all");
+        // Another file's descriptor comes behind what was said of the first.
+        let other = Arc::new(tempfile::tempfile().unwrap());
+        sender.range(&other, ByteRange::new(7, 9)).await.unwrap();
+        sender.bytes(9, b"abc").await.unwrap();
+        let mut first = None;
+        for at in 1..RANGES {
+            let handed = receiver.next().await.unwrap();
+            let Handed::Range(of, range) = handed else { panic!("{handed:?}") };
+            assert_eq!(range, ByteRange::new(at, at + 1));
+            first = Some(of);
+        }
+        let handed = receiver.next().await.unwrap();
+        let Handed::Range(second, range) = handed else { panic!("{handed:?}") };
+        assert!(range == ByteRange::new(7, 9) && !Arc::ptr_eq(&first.unwrap(), &second));
+        assert!(matches!(receiver.next().await.unwrap(), Handed::Bytes(9, bytes) if &bytes[..] == b"abc"));
+    }
 
     #[tokio::test]
     async fn a_file_that_can_not_be_opened_anew_comes_as_bytes_in_their_places() {

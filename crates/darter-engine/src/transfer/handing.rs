@@ -9,18 +9,20 @@
 //!   may be whole again by then.
 //!
 //! A receiver that takes nothing for a while holds up nobody: what comes meanwhile is one set of pieces, and goes out as
-//! few long parts. While little has come, a part waits a moment for its neighbours.
+//! few long parts. While little has come, a part waits a moment for others: what goes out together wakes a disk thread, a connection and
+//! the receiver once.
 //!
 //! A blob that has no file, or passes through (see [`passing`](super::passing)), comes in order from the first byte on that
 //! was not handed on: pieces that are aside in memory are forgotten in that order.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use darter_core::{ByteRange, Moment, PieceIndex, PieceSet};
-use darter_store::PieceFile;
+use darter_core::{ByteRange, Moment, PieceIndex, PieceLength, PieceSet};
+use darter_store::{PieceFile, StoreError, StoredBlob};
 use darter_swarm::ReaderId;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt as _};
@@ -32,11 +34,11 @@ use super::wants::{kept, next_reader};
 use super::{Outcome, Transfer};
 use crate::error::FetchError;
 
-/// Bytes that are worth being handed on without waiting for more.
-const BATCH: u64 = 4 << 20;
+/// Bytes that are worth being handed on without waiting for more: few enough to be in the processor's cache still when they are copied.
+const BATCH: u64 = 2 << 20;
 
-/// How long fewer bytes wait for others: not noticed by people, and long enough for some pieces on a fast link.
-const MAX_PAUSE: Duration = Duration::from_millis(20);
+/// How long fewer bytes wait for others: not noticed by people, and long enough for some pieces on any link.
+const MAX_PAUSE: Duration = Duration::from_millis(50);
 
 /// Pieces that were lost since each of those who are handed parts last looked.
 #[derive(Debug, Default)]
@@ -60,6 +62,8 @@ struct Taker {
     changed: watch::Receiver<()>,
     /// The pieces that it has.
     given: PieceSet,
+    /// Parts that count as given and go out next.
+    ready: VecDeque<PieceFile>,
     /// Since when it has waited for a piece that it lacks.
     since: Option<Moment>,
     /// Until when what is here waits for more.
@@ -71,8 +75,8 @@ struct Taker {
 /// The next step of handing over.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
-    /// Hands these pieces on: neighbours, all held.
-    Give { first: PieceIndex, end: PieceIndex },
+    /// Hands these pieces on: runs of neighbours, all held.
+    Give(Vec<Range<PieceIndex>>),
     /// Waits for a change, and no longer than this.
     Wait(Option<Moment>),
     /// Goes on in order.
@@ -96,6 +100,7 @@ impl Transfer {
             id,
             changed: self.changed.subscribe(),
             given: PieceSet::new(),
+            ready: VecDeque::new(),
             since: None,
             pause_until: None,
             rest: None,
@@ -122,6 +127,9 @@ impl Transfer {
 impl Taker {
     async fn next(&mut self) -> Result<Option<(u64, Part)>, FetchError> {
         loop {
+            if let Some(part) = self.ready.pop_front() {
+                return Ok(Some((part.range.start(), Part::File(part))));
+            }
             if let Some((rest, at)) = &mut self.rest {
                 if let Some(part) = rest.next().await.transpose()? {
                     let place = *at;
@@ -135,11 +143,7 @@ impl Taker {
             self.changed.mark_unchanged();
             match self.step()? {
                 Step::End => return Ok(None),
-                Step::Give { first, end } => {
-                    if let Some(part) = self.give(first, end).await? {
-                        return Ok(Some(part));
-                    }
-                }
+                Step::Give(runs) => self.give(runs).await?,
                 Step::InOrder => self.go_on_in_order(),
                 Step::Wait(until) => {
                     let transfer = &self.transfer;
@@ -193,28 +197,30 @@ impl Taker {
         Ok(choose(fresh, length, complete, &mut self.pause_until, now))
     }
 
-    /// Verifies pieces and hands them on, or the first ones of them; `None` when the first turned out damaged, and is being fetched
-    /// again, or lies in no file.
-    async fn give(&mut self, first: PieceIndex, end: PieceIndex) -> Result<Option<(u64, Part)>, FetchError> {
+    /// Verifies pieces and makes them ready to be handed on, or some of them: one that turned out damaged is being fetched again, and what
+    /// lies in no file is given in order.
+    async fn give(&mut self, runs: Vec<Range<PieceIndex>>) -> Result<(), FetchError> {
         let transfer = Arc::clone(&self.transfer);
-        let pieces = transfer.piece_length;
-        let start = pieces.offset(first);
-        let stop = pieces.offset(end).min(transfer.stored.length().unwrap_or(u64::MAX));
-        let stored = Arc::clone(&transfer.stored);
-        let verified = transfer.context.disk.run(move || file_part(&*stored, pieces, ByteRange::new(start, stop)));
+        let Some(first) = runs.first().map(|run| run.start) else { return Ok(()) };
+        let (stored, pieces) = (Arc::clone(&transfer.stored), transfer.piece_length);
+        let verified = transfer.context.disk.run(move || parts_of(&*stored, pieces, &runs));
         let limit = transfer.context.options.stall_timeout;
         let limit = if limit.is_zero() { Duration::MAX } else { limit };
         let Ok(verified) = tokio::time::timeout(limit, verified).await else {
             let what = format!("the disk to give piece {}", first.0 + 1);
             return Err(FetchError::Stalled { waited: limit, what });
         };
-        match verified {
-            Ok(Some(part)) => Ok(Some(self.gave(first, part))),
-            Ok(None) => {
-                self.go_on_in_order();
-                Ok(None)
+        let (parts, end) = verified;
+        let has_none = parts.is_empty();
+        self.gave(first, parts);
+        match end {
+            Err(error) => transfer.after_unread(error),
+            Ok(()) => {
+                if has_none {
+                    self.go_on_in_order();
+                }
+                Ok(())
             }
-            Err(error) => transfer.after_unread(error).map(|()| None),
         }
     }
 
@@ -229,10 +235,14 @@ impl Taker {
     }
 
     /// Takes note of what is given now.
-    fn gave(&mut self, first: PieceIndex, part: PieceFile) -> (u64, Part) {
+    fn gave(&mut self, first: PieceIndex, parts: Vec<PieceFile>) {
+        let bytes: u64 = parts.iter().map(|part| part.range.len()).sum();
+        if bytes == 0 {
+            return;
+        }
         let transfer = &self.transfer;
         let pieces = transfer.piece_length;
-        for piece in pieces.pieces_of(part.range) {
+        for piece in parts.iter().flat_map(|part| pieces.pieces_of(part.range)) {
             self.given.insert(PieceIndex(piece));
         }
         transfer.reader_stands(self.id, self.given.first_missing_from(PieceIndex(0)));
@@ -243,10 +253,10 @@ impl Taker {
                 let is_last = transfer.pieces().is_some_and(|pieces| self.given.contains(PieceIndex(pieces - 1)));
                 state.journal.waited(first, since, is_last, now);
             }
-            state.journal.served(part.range.len());
+            state.journal.served(bytes);
         }
-        transfer.context.metrics.local_served_bytes.inc_by(part.range.len());
-        (part.range.start(), Part::File(part))
+        transfer.context.metrics.local_served_bytes.inc_by(bytes);
+        self.ready.extend(parts);
     }
 
     /// Pieces that were given and are lost have to be given again.
@@ -259,30 +269,47 @@ impl Taker {
     }
 }
 
-/// The first run of pieces, of `length` bytes each, that are here and were not given, if there is one that need not wait for
-/// more. Nothing waits when all is here.
+/// Where held pieces lie in the file, verified and with their pages in memory: all of these runs, up to one of which a piece could not be
+/// read, or that lies in no file.
+fn parts_of(
+    stored: &dyn StoredBlob,
+    pieces: PieceLength,
+    runs: &[Range<PieceIndex>],
+) -> (Vec<PieceFile>, Result<(), StoreError>) {
+    let mut parts = Vec::with_capacity(runs.len());
+    let length = stored.length().unwrap_or(u64::MAX);
+    for run in runs {
+        let range = ByteRange::new(pieces.offset(run.start), pieces.offset(run.end).min(length));
+        match file_part(stored, pieces, range) {
+            Ok(Some(part)) => parts.push(part),
+            Ok(None) => break,
+            Err(error) => return (parts, Err(error)),
+        }
+    }
+    (parts, Ok(()))
+}
+
+/// The runs of pieces, of `length` bytes each, that are here and were not given, unless they wait for more. Nothing waits when all is here.
 fn choose(
-    mut fresh: impl Iterator<Item = PieceIndex>,
+    fresh: impl Iterator<Item = PieceIndex>,
     length: u64,
     all_here: bool,
     pause_until: &mut Option<Moment>,
     now: Moment,
 ) -> Step {
-    let most = (FILE_CHUNK / length).max(1);
-    let Some(first) = fresh.next() else {
-        *pause_until = None;
-        return Step::Wait(None);
-    };
-    let (mut end, mut count, mut follows) = (PieceIndex(first.0 + 1), 1, true);
-    for piece in fresh {
-        follows &= piece == end && count < most;
-        if follows {
-            end = PieceIndex(piece.0 + 1);
+    let most = usize::try_from(FILE_CHUNK / length).unwrap_or(usize::MAX).max(1);
+    let (mut runs, mut count) = (Vec::<Range<PieceIndex>>::new(), 0);
+    for piece in fresh.take(most) {
+        let end = PieceIndex(piece.0 + 1);
+        match runs.last_mut() {
+            Some(run) if run.end == piece => run.end = end,
+            _ => runs.push(piece..end),
         }
         count += 1;
-        if !follows && count * length >= BATCH {
-            break;
-        }
+    }
+    if runs.is_empty() {
+        *pause_until = None;
+        return Step::Wait(None);
     }
     if !all_here && count * length < BATCH {
         let until = *pause_until.get_or_insert(now + MAX_PAUSE);
@@ -291,7 +318,7 @@ fn choose(
         }
     }
     *pause_until = None;
-    Step::Give { first, end }
+    Step::Give(runs)
 }
 
 impl Drop for Taker {
@@ -306,14 +333,14 @@ impl Drop for Taker {
 mod tests {
     use super::*;
 
-    const PIECE: u64 = 1 << 20;
+    const PIECE: u64 = 1 << 19;
 
     fn chosen(fresh: &[u32], all_here: bool, pause_until: &mut Option<Moment>, now: Moment) -> Step {
         choose(fresh.iter().copied().map(PieceIndex), PIECE, all_here, pause_until, now)
     }
 
-    fn give(first: u32, end: u32) -> Step {
-        Step::Give { first: PieceIndex(first), end: PieceIndex(end) }
+    fn give(runs: &[(u32, u32)]) -> Step {
+        Step::Give(runs.iter().map(|(start, end)| PieceIndex(*start)..PieceIndex(*end)).collect())
     }
 
     #[test]
@@ -324,19 +351,19 @@ mod tests {
         // More that come do not make it wait longer.
         let later = now + MAX_PAUSE / 2;
         assert_eq!(chosen(&[3, 7], false, &mut pause, later), Step::Wait(Some(now + MAX_PAUSE)));
-        assert_eq!(chosen(&[3, 7], false, &mut pause, now + MAX_PAUSE), give(3, 4));
+        assert_eq!(chosen(&[3, 7], false, &mut pause, now + MAX_PAUSE), give(&[(3, 4), (7, 8)]));
         assert_eq!(chosen(&[7], false, &mut pause, now + MAX_PAUSE), Step::Wait(Some(now + 2 * MAX_PAUSE)));
-        assert_eq!(chosen(&[7], true, &mut pause, now + MAX_PAUSE), give(7, 8), "nothing more comes");
+        assert_eq!(chosen(&[7], true, &mut pause, now + MAX_PAUSE), give(&[(7, 8)]), "nothing more comes");
     }
 
     #[test]
-    fn neighbours_go_together_and_enough_pieces_go_at_once() {
+    fn what_is_here_goes_together_neighbours_as_one_and_enough_pieces_at_once() {
         let (mut pause, now) = (None, Moment::from_micros(7));
-        assert_eq!(chosen(&[1, 2, 4, 9], false, &mut pause, now), give(1, 3));
+        assert_eq!(chosen(&[1, 2, 4, 9], false, &mut pause, now), give(&[(1, 3), (4, 5), (9, 10)]));
         let many: Vec<u32> = (5..50).collect();
-        assert_eq!(chosen(&many, false, &mut pause, now), give(5, 5 + (FILE_CHUNK / PIECE) as u32));
+        assert_eq!(chosen(&many, false, &mut pause, now), give(&[(5, 5 + (FILE_CHUNK / PIECE) as u32)]));
         // A piece may be longer than what goes together.
         let long = choose([PieceIndex(3), PieceIndex(4)].into_iter(), 2 * FILE_CHUNK, false, &mut pause, now);
-        assert_eq!(long, give(3, 4));
+        assert_eq!(long, give(&[(3, 4)]));
     }
 }

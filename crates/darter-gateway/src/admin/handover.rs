@@ -8,22 +8,29 @@ use darter_api::handover::{Anew, Sender};
 use darter_core::{Blamed as _, in_full};
 use futures_util::{Stream, StreamExt as _};
 
-/// Sends parts until their end.
+/// Messages that go out together, at most.
+const TOGETHER: usize = 64;
+
+/// Sends parts until their end. Those that are there at the same time go out by one call.
 pub(crate) async fn send(
     mut to: Sender,
-    mut parts: impl Stream<Item = Result<Handing, FetchError>> + Unpin,
+    parts: impl Stream<Item = Result<Handing, FetchError>> + Unpin,
 ) -> io::Result<()> {
-    while let Some(handing) = parts.next().await {
-        match handing {
-            Ok(Handing::Part(_, Part::File(part))) => to.range(&part.file, part.range).await?,
-            Ok(Handing::Part(at, Part::Bytes(bytes))) => to.bytes(at, &bytes).await?,
-            Ok(Handing::Anew { blob, length, modified }) => to.anew(&Anew { blob, length, modified }).await?,
-            Ok(Handing::Whole { length, checked }) => return to.end(length, &checked).await,
-            Err(error) => {
-                let problem = Problem::new(in_full(&error).to_string(), error.blame());
-                return to.failed(&problem, error.is_changed()).await;
+    let mut parts = parts.ready_chunks(TOGETHER);
+    while let Some(together) = parts.next().await {
+        for handing in together {
+            match handing {
+                Ok(Handing::Part(_, Part::File(part))) => to.range(&part.file, part.range).await?,
+                Ok(Handing::Part(at, Part::Bytes(bytes))) => to.bytes(at, &bytes).await?,
+                Ok(Handing::Anew { blob, length, modified }) => to.anew(&Anew { blob, length, modified }).await?,
+                Ok(Handing::Whole { length, checked }) => return to.end(length, &checked).await,
+                Err(error) => {
+                    let problem = Problem::new(in_full(&error).to_string(), error.blame());
+                    return to.failed(&problem, error.is_changed()).await;
+                }
             }
         }
+        to.flush().await?;
     }
     Ok(())
 }

@@ -18,8 +18,9 @@ use super::sink::{Placed, Sink, Wishes};
 use super::target::Target;
 use crate::failure::Failure;
 
-/// Chunks on their way to the writing thread. A chunk in memory is a piece at most, so this bounds memory to a few megabytes.
-const CHUNKS_IN_FLIGHT: usize = 4;
+/// Chunks that go to the writing thread together, which is woken once for them. A chunk in memory is a piece at most, and as many wait as are
+/// being written, so this bounds memory to a few megabytes.
+const TOGETHER: usize = 8;
 
 pub(super) struct Written {
     pub(super) placed: Placed,
@@ -32,17 +33,21 @@ pub(super) struct Written {
 /// Hands the content to a thread that puts it into its place. When the content fails, or this future is dropped, the
 /// thread finds its queue closed before the end and drops the sink uncommitted.
 pub(super) async fn write_all(
-    mut content: BoxStream<'static, anyhow::Result<Given>>,
+    content: BoxStream<'static, anyhow::Result<Given>>,
     target: Target,
     first: Wishes,
     wishes: impl Fn(Anew) -> Wishes,
     mut check: Check,
 ) -> anyhow::Result<Written> {
-    let (sender, mut queue) = mpsc::channel::<Next>(CHUNKS_IN_FLIGHT);
+    let (sender, mut queue) = mpsc::channel::<Vec<Next>>(1);
     let writer = tokio::task::spawn_blocking(move || -> anyhow::Result<Written> {
         let (mut blob, mut expected) = (first.blob, first.length);
         let mut sink = Sink::open(&target, first)?;
-        while let Some(next) = queue.blocking_recv() {
+        let mut ready = Vec::new().into_iter();
+        while let Some(next) = ready.next().or_else(|| {
+            ready = queue.blocking_recv()?.into_iter();
+            ready.next()
+        }) {
             match next {
                 Next::Given(Given::Chunk(chunk)) => {
                     let seen = (check.is_hashing() && !matches!(sink, Sink::File(_))).then_some(&mut check);
@@ -78,17 +83,21 @@ pub(super) async fn write_all(
         Err(cut_off("the content ended before its end"))
     });
     let mut failed = None;
-    while let Some(given) = content.next().await {
-        let next = match given {
-            Ok(Given::Anew(anew)) => Next::Anew(wishes(anew)),
-            Ok(given) => Next::Given(given),
-            Err(error) => {
-                failed = Some(error);
-                break;
+    let mut content = content.ready_chunks(TOGETHER);
+    while let Some(together) = content.next().await {
+        let mut next = Vec::with_capacity(together.len());
+        for given in together {
+            match given {
+                Ok(Given::Anew(anew)) => next.push(Next::Anew(wishes(anew))),
+                Ok(given) => next.push(Next::Given(given)),
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
             }
-        };
-        if sender.send(next).await.is_err() {
-            // The writer has failed, and knows why.
+        }
+        // A writer that is gone has failed, and knows why.
+        if (!next.is_empty() && sender.send(next).await.is_err()) || failed.is_some() {
             break;
         }
     }

@@ -77,6 +77,24 @@ async fn a_file_is_handed_over_for_reading_with_its_verified_parts_in_their_orde
 }
 
 #[tokio::test]
+async fn what_is_there_goes_out_though_more_is_to_come() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let file = ten_bytes();
+    let parts = stream::iter([part(&file, 0, 3), part(&file, 5, 7)]).chain(stream::pending());
+    let sending = tokio::spawn(async move {
+        theirs.readable().await.unwrap();
+        assert_eq!(theirs.try_read(&mut [0]).unwrap(), 1);
+        send(Sender::new(theirs, true), parts).await
+    });
+    let mut receiver = Receiver::begin(ours, true).await.unwrap();
+    for start in [0, 5] {
+        let handed = receiver.next().await.unwrap();
+        assert!(matches!(&handed, Handed::Range(_, range) if range.start() == start), "{handed:?}");
+    }
+    sending.abort();
+}
+
+#[tokio::test]
 async fn a_client_of_the_release_before_gets_the_frames_that_it_knows() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (end, _) = whole();
