@@ -5,22 +5,33 @@
 //! connected with a seed is no reason to ask these first then.
 //!
 //! Everybody ranks nodes by rendezvous hashing over the source's key, so those who see the same nodes choose the same
-//! lead. What one does not see, others tell: whom to ask next, and what the answers come to, is decided by
+//! lead. Answers are waited for as long as most of those that were asked have given none: on hosts that are busy everybody answers late, and a node that
+//! hears nothing of others would read the origin though one of them does. A few that are silent hold up nobody.
+//!
+//! What one does not see, others tell: whom to ask next, and what the answers come to, is decided by
 //! [`asking`]. Views that differ all the same cost a copy read from the origin, never the blob.
 
 use std::collections::{HashMap, HashSet};
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use darter_core::{BlobId, NodeId, rendezvous};
 use darter_swarm::asking::{self, Heard, MAX_NAMED, MAX_STRANGERS, SURVEY_TIMEOUT};
 use darter_wire::{Message, PeerInfo, SwarmPart};
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
 
 use super::{Fleet, Peer};
 
 /// The version of the protocol that brought the question.
 const SINCE: u8 = 3;
+
+/// How long answers are waited for while most have not come, where so many are asked that it can't be due to a few.
+const MAX_SURVEY_TIMEOUT: Duration = Duration::from_secs(5);
+const MANY: usize = 4;
 
 /// A node's answer about the lead.
 #[derive(Clone, Debug)]
@@ -63,6 +74,26 @@ impl SurveyResult {
     }
 }
 
+/// The answers of those that were asked in one round: of all that answer in time, and of half of them however busy they are.
+async fn answers_of<A>(asked: Vec<impl Future<Output = Option<A>>>) -> Vec<A> {
+    let count = asked.len();
+    let are_enough = |open: usize| count < MANY || open * 2 <= count;
+    let mut asked: FuturesUnordered<_> = asked.into_iter().collect();
+    let mut soon = pin!(tokio::time::sleep(SURVEY_TIMEOUT));
+    let (mut answers, mut is_late) = (Vec::new(), false);
+    while !(is_late && are_enough(asked.len())) {
+        tokio::select! {
+            biased;
+            answer = asked.next() => match answer {
+                Some(answer) => answers.extend(answer),
+                None => break,
+            },
+            () = &mut soon, if !is_late => is_late = true,
+        }
+    }
+    answers
+}
+
 impl Fleet {
     /// Asks the nodes about a source; `blob` is its blob where the source alone names it.
     pub async fn survey(self: &Arc<Self>, key: BlobId, blob: Option<BlobId>) -> SurveyResult {
@@ -88,10 +119,13 @@ impl Fleet {
                 break;
             }
             let round = round.iter().filter_map(|node| infos.get(node)).map(|info| async move {
-                let answer = self.ask_lead(info, key, blob).await;
+                // One that is connected is there, or was a moment ago.
+                let is_connected = self.peer(info.node).is_some();
+                let most = if is_connected { MAX_SURVEY_TIMEOUT } else { SURVEY_TIMEOUT };
+                let answer = self.ask_lead(info, key, blob, most).await;
                 answer.map(|answer| (info.node, answer))
             });
-            let round: Vec<_> = join_all(round).await.into_iter().flatten().collect();
+            let round = answers_of(round.collect()).await;
             self.learn_of(round.iter().flat_map(|(_, answer)| &answer.nearest).cloned());
             for (node, answer) in round {
                 for info in answer.lead.iter().chain(&answer.nearest) {
@@ -130,7 +164,13 @@ impl Fleet {
     }
 
     /// One node's answer; none if it can't be reached or does not answer in time.
-    async fn ask_lead(self: &Arc<Self>, info: &PeerInfo, key: BlobId, blob: Option<BlobId>) -> Option<LeadAnswer> {
+    async fn ask_lead(
+        self: &Arc<Self>,
+        info: &PeerInfo,
+        key: BlobId,
+        blob: Option<BlobId>,
+        most: Duration,
+    ) -> Option<LeadAnswer> {
         let asking = async {
             if !self.reach(info).await {
                 return None;
@@ -149,7 +189,7 @@ impl Fleet {
             }
             answer.await.ok()
         };
-        tokio::time::timeout(SURVEY_TIMEOUT, asking).await.ok().flatten()
+        tokio::time::timeout(most, asking).await.ok().flatten()
     }
 
     /// A node answered. An answer that nobody waits for from this one is dropped.
@@ -178,7 +218,7 @@ impl Fleet {
     pub async fn seed_with(self: &Arc<Self>, key: BlobId, blob: Option<BlobId>) -> Option<NodeId> {
         let seeds: Vec<_> = self.peers().into_iter().filter(|peer| peer.is_seed() && peer.version >= SINCE).collect();
         let asked = seeds.iter().map(|seed| async move {
-            let part = self.ask_lead(&seed.info(), key, blob).await?.part;
+            let part = self.ask_lead(&seed.info(), key, blob, SURVEY_TIMEOUT).await?.part;
             matches!(part, SwarmPart::Holder | SwarmPart::Lead).then_some(seed.hello.node)
         });
         let able: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
@@ -190,7 +230,7 @@ impl Fleet {
     pub async fn holders_by_seeds(self: &Arc<Self>, key: BlobId, blob: BlobId, known: Vec<PeerInfo>) -> Vec<PeerInfo> {
         let seeds: Vec<_> = self.peers().into_iter().filter(|peer| peer.is_seed() && peer.version >= SINCE).collect();
         let infos: Vec<_> = seeds.iter().map(Peer::info).collect();
-        let told = join_all(infos.iter().map(|seed| self.ask_lead(seed, key, Some(blob)))).await;
+        let told = join_all(infos.iter().map(|seed| self.ask_lead(seed, key, Some(blob), SURVEY_TIMEOUT))).await;
         let (mut named, mut holders) = (known, Vec::new());
         for (seed, answer) in infos.iter().zip(told) {
             let Some(answer) = answer else { continue };
@@ -203,7 +243,7 @@ impl Fleet {
         named.sort_by_key(|info| info.node);
         named.dedup_by_key(|info| info.node);
         let asked = named.iter().map(|info| async move {
-            let part = self.ask_lead(info, key, Some(blob)).await?.part;
+            let part = self.ask_lead(info, key, Some(blob), SURVEY_TIMEOUT).await?.part;
             (part == SwarmPart::Holder).then(|| info.clone())
         });
         holders.extend(join_all(asked).await.into_iter().flatten());
@@ -234,5 +274,36 @@ struct Forget<'a> {
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
         self.fleet.surveys.lock().waiting.remove(&self.request);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    /// How long it takes to ask agents of which each answers after so many seconds, and how many answers came.
+    async fn asks(answers: &[u64]) -> (u64, usize) {
+        let begun = Instant::now();
+        let answer = |seconds: &u64| {
+            let seconds = *seconds;
+            async move {
+                sleep(Duration::from_secs(seconds).min(MAX_SURVEY_TIMEOUT)).await;
+                (seconds < MAX_SURVEY_TIMEOUT.as_secs()).then_some(())
+            }
+        };
+        let heard = answers_of(answers.iter().map(answer).collect()).await.len();
+        (begun.elapsed().as_secs(), heard)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_silent_agents_hold_up_nobody_and_most_that_are_busy_are_waited_for() {
+        assert_eq!(asks(&[]).await, (0, 0));
+        assert_eq!(asks(&[0; 20]).await, (0, 20));
+        assert_eq!(asks(&[[0; 10], [99; 10]].concat()).await, (1, 10));
+        assert_eq!(asks(&[[3; 15], [99; 15]].concat()).await, (3, 15));
+        assert_eq!(asks(&[99; 20]).await, (5, 0));
+        assert_eq!(asks(&[99, 3, 3]).await, (1, 0), "these may be two that lie");
     }
 }
