@@ -9,7 +9,7 @@ use darter_fleet::data::Ask;
 use darter_swarm::{Input, Output};
 use darter_wire::Message;
 
-use super::{Transfer, TransferState};
+use super::{Lead, Transfer, TransferState};
 use crate::error::FetchError;
 use crate::let_downs::How;
 
@@ -145,7 +145,15 @@ impl Transfer {
                 }
                 self.superseded(failure);
             }
-            Output::Dissolve { reason } => self.throw_away(FetchError::Withdrawn { blob: self.blob, reason }),
+            Output::Dissolve { reason } => {
+                // An honest seed takes back once what it has given nothing of.
+                if let Lead::Node(lead) = self.lead()
+                    && self.stored.held().is_empty()
+                {
+                    self.let_down_by(lead, How::Perhaps);
+                }
+                self.throw_away(FetchError::Withdrawn { blob: self.blob, reason });
+            }
             Output::Refuted { expected, got, reader } => self.throw_away(FetchError::refuted(expected, got, reader)),
         }
     }
