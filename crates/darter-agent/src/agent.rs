@@ -7,8 +7,10 @@ mod attach;
 mod build;
 pub(crate) mod builder;
 mod contents;
+mod ending;
 mod expanded;
 mod images;
+mod misfit;
 mod names;
 mod parts;
 mod profiles;
@@ -28,10 +30,10 @@ use darter_engine::FetchError;
 use darter_engine::context::EngineContext;
 use darter_engine::swarms::again::Handing;
 use darter_engine::swarms::{GivingSwarms, ListeningSwarms, Swarms};
+use darter_engine::transfer::Transfer;
 use darter_engine::transfer::rest::Hold;
 use darter_engine::transfer::status::waiting_for;
 use darter_engine::transfer::stream::{Giving, Part};
-use darter_engine::transfer::{Outcome, Transfer};
 use darter_fleet::Fleet;
 use darter_fleet::seeds::Seeds;
 use darter_metrics::Failed;
@@ -50,6 +52,7 @@ use self::builder::Builder;
 use self::contents::Contents;
 pub use self::expanded::Access;
 use self::images::Removable;
+pub use self::misfit::Misfit;
 pub use self::names::MIN_DIGITS;
 pub use self::parts::Held;
 pub use self::reload::Reloaded;
@@ -426,90 +429,6 @@ impl Agent {
     /// ([`Builder::record_decisions`]).
     pub fn trace(&self, blob: BlobId) -> Option<SessionTrace> {
         self.inner.swarms.get(blob)?.trace()
-    }
-
-    /// Takes no new work, lets transfers under way end (up to the drain timeout), writes everything down.
-    pub async fn drain(&self) {
-        let inner = &*self.inner;
-        inner.swarms.drain();
-        let patience = inner.options.drain_timeout;
-        let context = &inner.context;
-        let until = context.now() + patience;
-        self.enter(Phase::Draining);
-        let busy = || inner.swarms.all().iter().any(|transfer| transfer.has_readers());
-        while busy() && context.now() < until {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        self.enter(Phase::Closing(until.since(context.now())));
-        inner.ports.close();
-        inner.ports.wait().await;
-        self.enter(Phase::Stopped);
-        let moving = inner.swarms.all();
-        for transfer in &moving {
-            transfer.close();
-        }
-        inner.fleet.close();
-        inner.tasks.close();
-        if tokio::time::timeout(LAST_TASKS, inner.tasks.wait()).await.is_err() {
-            tracing::warn!(tasks = inner.tasks.len(), "not everything ended in time");
-        }
-        let (disk, archive) = (&inner.context.disk, inner.context.archive.clone());
-        let told: Vec<_> = moving.iter().filter(|it| it.has_history()).map(|transfer| transfer.explain()).collect();
-        let written = disk.on_store(move |store| {
-            for explanation in &told {
-                if let Err(error) = archive.keep(explanation) {
-                    tracing::warn!(error = %in_full(&error), "an explanation could not be written down");
-                }
-            }
-            store.flush()
-        });
-        if let Err(error) = written.await {
-            tracing::error!(error = %in_full(&error), "the store could not be saved whole");
-        }
-        // The next agent in this directory finds it unlocked.
-        if tokio::time::timeout(LAST_TASKS, disk.settled()).await.is_err() {
-            tracing::warn!(running = disk.running(), "the disk did not end all its work in time");
-        }
-    }
-
-    /// What is touched first of a layer goes with it, also when that was evicted.
-    async fn forget_profiles_of_what_is_gone(&self) {
-        let profiles = self.inner.context.profiles.clone();
-        let forgetting = self.inner.context.disk.on_store(move |store| {
-            // Those that a newer version wrote lie there, too.
-            let newer = || store.set_aside().blobs;
-            profiles.forget_gone(|| store.list().into_iter().map(|row| row.id).chain(newer()).collect())
-        });
-        if let Err(error) = forgetting.await {
-            tracing::warn!(%error, "profiles of layers that were evicted could not be removed");
-        }
-    }
-
-    /// Puts idle transfers away and keeps the gauges, until the agent drains.
-    async fn tidy(self, mut phases: watch::Receiver<Phase>) {
-        let mut evicted = 0;
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(TIDY_EVERY) => {}
-                _ = phases.wait_for(|phase| *phase == Phase::Stopped) => return,
-            }
-            self.inner.swarms.retire();
-            let gone = self.inner.context.disk.usage().evicted_blobs;
-            if std::mem::replace(&mut evicted, gone) != gone {
-                self.forget_profiles_of_what_is_gone().await;
-            }
-            let metrics = &self.inner.context.metrics;
-            let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-            let open = self.inner.swarms.all();
-            for transfer in &open {
-                transfer.forget_quiet_peers();
-            }
-            let active = open.iter().filter(|transfer| matches!(transfer.outcome(), Outcome::Open)).count();
-            metrics.swarms_active.set(gauge(active as u64));
-            if active == 0 {
-                self.inner.fleet.trim();
-            }
-        }
     }
 }
 

@@ -14,6 +14,7 @@ use darter_origin::{Origin, Origins, Pauses, Requester, Upstreams};
 use darter_store::{Disk, WallClock};
 use darter_swarm::Ahead;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::budget::ByteBudget;
 use crate::error::FetchError;
@@ -95,6 +96,8 @@ pub struct EngineContext {
     pub profiles: Profiles,
     /// What is being fetched ahead by them.
     pub ahead: Mutex<Ahead>,
+    /// Marked as changed when an expanded layer can't be had any more as it was opened.
+    pub layers_failing: watch::Sender<()>,
     /// True if decisions about who leads are kept.
     pub records: bool,
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_agent::{Agent, Options, StartError};
+use darter_agent::{Agent, Options, Phase, StartError};
 use darter_api::socket_path;
 use darter_registries::Registries;
 use darter_store::{Dir, threads};
@@ -94,7 +94,27 @@ async fn mirror_of(agent: &Agent) -> Result<Option<Arc<Mirror>>, StartError> {
     let given = opened.map_err(StartError::Store)?;
     given.spare(agent).await;
     let lazy = options.lazy.map(|lazy| LazyOptions { layers: Arc::new(agent.clone()), wait: lazy.wait, given });
-    Ok(Some(mirror(agent, registries, lazy)))
+    let mirror = mirror(agent, registries, lazy);
+    if mirror.has_layers() {
+        agent.background(tell_failures(agent.clone(), Arc::clone(&mirror)));
+    }
+    Ok(Some(mirror))
+}
+
+/// Tells those who go by what was answered about layers when one of them can't be had any more, until the agent drains.
+async fn tell_failures(agent: Agent, mirror: Arc<Mirror>) {
+    let (mut failing, mut phases) = (agent.layers_failing(), agent.phases());
+    let over = async { drop(phases.wait_for(|phase| !matches!(phase, Phase::Starting | Phase::Ready)).await) };
+    let mut over = std::pin::pin!(over);
+    loop {
+        tokio::select! {
+            failed = failing.changed() => match failed {
+                Ok(()) => mirror.layers_changed(),
+                Err(_) => return,
+            },
+            () = &mut over => return,
+        }
+    }
 }
 
 fn mirror(agent: &Agent, registries: Arc<Registries>, lazy: Option<LazyOptions>) -> Arc<Mirror> {

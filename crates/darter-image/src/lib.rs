@@ -12,6 +12,7 @@
 //! | [`reason`] | [`Reason`]: why a tar can't be expressed |
 //! | [`limits`] | what one layer may be |
 //! | [`whole`] | the whole file, made of a layer and checked |
+//! | [`inherited`](mod@inherited) | what directories that no member names have of the layers below |
 //! | [`tar`] | members of a tar, whatever its format, and where their bytes are |
 //! | `tree` | what unpacking these members makes, as containerd does it |
 //! | `chunks` | how a sparse file points at the tar |
@@ -34,6 +35,7 @@ mod chunks;
 pub mod compression;
 mod erofs;
 pub mod expand;
+pub mod inherited;
 pub mod layer;
 pub mod limits;
 pub mod reason;
@@ -44,6 +46,7 @@ pub mod whole;
 pub use compression::Compression;
 pub use erofs::{FORMAT, TAR_START, metadata_start};
 pub use expand::{Expanded, Expander};
+pub use inherited::{Inherited, LayerDirectories, Unsound, inherited};
 pub use layer::{LayerDigests, LayerError, LayerReader};
 pub use reason::Reason;
 pub use whole::{NotExpanded, check_expanded, expand_layer, metadata_at};

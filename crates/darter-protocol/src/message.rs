@@ -63,6 +63,7 @@
 //! | 32 | [`Unreached`](Message::Unreached) | `blob, node` |
 //! | 33 | [`Touched`](Message::Touched) | `blob, [{varint: first, varint: end}]` |
 //! | 34 | [`Profile`](Message::Profile) | `blob, [{varint: first, varint: end}], bool: wants` |
+//! | 35 | [`Naming`](Message::Naming) | `blob, bool: names all` |
 //!
 //! Kinds are added behind these, and fields at the end of a kind, with `#[serde(default)]`: a reader skips kinds and fields that it
 //! does not know, and gives fields that are missing their default. Nothing else about a message ever changes.
@@ -71,9 +72,9 @@
 //! *Member* is a node that holds or wants a blob; *lead* is the seed that owns the blob's swarm. A blob of many
 //! members has one lead at a time. Unknown blobs in messages are not errors: messages cross.
 
+mod bounds;
 mod failure;
 
-use darter_core::proof::block_of;
 use darter_core::source::Credentials;
 use darter_core::{
     BlobId, Digest, LeadKey, Manifest, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Proof, Source,
@@ -83,10 +84,6 @@ use serde::{Deserialize, Serialize};
 
 pub use self::failure::{Failure, FailureKind};
 use crate::open_enum::open_enum;
-use crate::{
-    MAX_BLOB_LENGTH, MAX_PEERS_TOLD, MAX_PIECES, MAX_REGISTRY_HEADERS, MAX_REGISTRY_PATH, MAX_STRETCHES, MAX_WISHES,
-    ProtocolError, Result,
-};
 
 /// The version of the protocol in which members say what they want of a blob.
 pub const WANT_SINCE: u8 = 4;
@@ -415,6 +412,14 @@ pub enum Message {
         /// True if the member is to say what its programs touch.
         wants: bool,
     },
+    /// Lead → member: whether the tar of an expanded layer names all directories that it has something in. Said after [`Message::Joined`] by a lead that
+    /// has all of the layer; a member that is not told looks for itself.
+    Naming {
+        /// The blob.
+        blob: BlobId,
+        /// False if it may not name one.
+        names_all: bool,
+    },
 }
 
 /// A run of pieces.
@@ -537,101 +542,6 @@ impl Message {
             _ => None,
         }
     }
-
-    /// The version of the protocol that brought this message. It is not said to an agent with which an older one is spoken:
-    /// that would not answer it, and up to version 3 would disconnect.
-    pub const fn since(&self) -> u8 {
-        match self {
-            Self::Join { .. }
-            | Self::Leave { .. }
-            | Self::Report { .. }
-            | Self::Inventory { .. }
-            | Self::Joined { .. }
-            | Self::Rejected { .. }
-            | Self::Grew { .. }
-            | Self::Neighbours { .. }
-            | Self::Whole { .. }
-            | Self::Dissolved { .. }
-            | Self::Failed { .. }
-            | Self::Meet { .. }
-            | Self::Have { .. }
-            | Self::Lost { .. }
-            | Self::Part { .. }
-            | Self::AskManifest { .. }
-            | Self::ManifestIs { .. }
-            | Self::AskHashes { .. } => 2,
-            Self::AskPeers
-            | Self::Peers { .. }
-            | Self::AskLead { .. }
-            | Self::LeadIs { .. }
-            | Self::SameId { .. }
-            | Self::Waiting { .. }
-            | Self::AskRegistry { .. }
-            | Self::RegistryIs { .. }
-            | Self::Refuted { .. }
-            | Self::Seeds { .. }
-            | Self::AskRegistryAlike { .. }
-            | Self::AskRegistryKnown { .. } => 3,
-            Self::Run { .. } | Self::Want { .. } => WANT_SINCE,
-            Self::Unreached { .. } | Self::Touched { .. } | Self::Profile { .. } => 4,
-        }
-    }
-
-    /// Refuses numbers that no blob can have, so that nobody above computes or allocates with them.
-    pub(crate) fn check(&self) -> Result<()> {
-        let fits = match self {
-            Self::Join { held: Some(held), .. } => set_fits(&held.pieces),
-            Self::Meet { held, known, .. } => set_fits(held) && *known <= MAX_PIECES,
-            Self::Have { pieces, known, .. } => *known <= MAX_PIECES && pieces.iter().all(|piece| piece.0 < MAX_PIECES),
-            Self::Lost { pieces, .. } => pieces.iter().all(|piece| piece.0 < MAX_PIECES),
-            Self::AskHashes { from, .. } => *from <= MAX_PIECES,
-            Self::Report { piece, .. } => piece.0 < MAX_PIECES,
-            Self::AskRegistry { question, .. }
-            | Self::AskRegistryAlike { question, .. }
-            | Self::AskRegistryKnown { question, .. } => {
-                question.path.len() <= MAX_REGISTRY_PATH && question.headers.len() <= MAX_REGISTRY_HEADERS
-            }
-            Self::RegistryIs { answer: Ok(answer), .. } => {
-                (100..1000).contains(&answer.status) && answer.headers.len() <= MAX_REGISTRY_HEADERS
-            }
-            Self::Joined { piece_length, length, .. } => blob_fits(*piece_length, *length),
-            Self::Grew { from, hashes, length, proof, .. } => {
-                let end = u64::from(*from) + hashes.len() as u64;
-                end <= u64::from(MAX_PIECES)
-                    && length.is_none_or(|it| it <= MAX_BLOB_LENGTH)
-                    && proof.is_none_or(|proof| u64::from(proof.count) == end)
-            }
-            Self::Run { from, hashes, proof, .. } => {
-                let end = u64::from(*from) + hashes.len() as u64;
-                let block = block_of(PieceIndex(*from));
-                end <= u64::from(MAX_PIECES.min(block.end))
-                    && proof.is_none_or(|proof| proof.count as usize == hashes.len())
-            }
-            Self::Want { wishes, .. } => {
-                wishes.len() <= MAX_WISHES && wishes.iter().all(|wish| wish.first <= wish.end && wish.end <= MAX_PIECES)
-            }
-            Self::Touched { pieces, .. } | Self::Profile { pieces, .. } => {
-                pieces.len() <= MAX_STRETCHES && pieces.iter().all(|run| run.first <= run.end && run.end <= MAX_PIECES)
-            }
-            Self::ManifestIs { manifest: Some(manifest), .. } => {
-                let known = manifest.hashes().len() as u64;
-                blob_fits(manifest.piece_length(), manifest.length())
-                    && manifest.length().is_none_or(|it| known <= u64::from(manifest.piece_length().count(it)))
-            }
-            Self::Peers { peers } | Self::Seeds { seeds: peers } => peers.len() <= MAX_PEERS_TOLD,
-            Self::LeadIs { seeds, nearest, .. } => seeds.len() + nearest.len() <= MAX_PEERS_TOLD,
-            _ => true,
-        };
-        if fits { Ok(()) } else { Err(ProtocolError::Violation { what: "a number that is over its limit" }) }
-    }
-}
-
-fn set_fits(set: &PieceSet) -> bool {
-    set.words().len() <= (MAX_PIECES / 64) as usize
-}
-
-fn blob_fits(pieces: PieceLength, length: Option<u64>) -> bool {
-    length.is_none_or(|length| length <= MAX_BLOB_LENGTH && pieces.count(length) <= MAX_PIECES)
 }
 
 #[cfg(test)]

@@ -170,6 +170,7 @@ impl Builder {
             archive,
             profiles,
             ahead: parking_lot::Mutex::default(),
+            layers_failing: watch::channel(()).0,
             records,
             options: engine_options(&options),
         });

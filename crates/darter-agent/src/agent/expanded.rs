@@ -17,6 +17,7 @@ use darter_registries::question::Question;
 use futures_util::future::join_all;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Method};
+use tokio::sync::watch;
 
 use super::{Agent, Download, Phase};
 
@@ -76,6 +77,11 @@ impl Agent {
                 _ = phases.wait_for(|phase| !matches!(phase, Phase::Starting | Phase::Ready)) => {}
             }
         });
+    }
+
+    /// Tells whenever the expanded form of a layer can't be had any more as it was opened.
+    pub fn layers_failing(&self) -> watch::Receiver<()> {
+        self.inner.context.layers_failing.subscribe()
     }
 
     async fn open_expanded(

@@ -145,6 +145,24 @@ impl Download {
         tokio::time::timeout(within, given).await.unwrap_or(Ok(None))
     }
 
+    /// The same in memory, for a question of the agent's own: no program's read counts.
+    pub(super) async fn bytes_at(&self, range: ByteRange, within: Duration) -> Result<Vec<u8>, FetchError> {
+        let waited = || FetchError::Silent;
+        let read = async {
+            if !self.fetch(range, within).await? {
+                return Err(waited());
+            }
+            let length = usize::try_from(range.len()).unwrap_or(usize::MAX);
+            let (mut bytes, mut all) = (self.bytes_of(range), Vec::with_capacity(length.min(MAX_INLINE)));
+            while let Some(some) = bytes.try_next().await? {
+                all.extend_from_slice(&some);
+            }
+            self.is_still_this()?;
+            Ok(all)
+        };
+        tokio::time::timeout(within, read).await.unwrap_or_else(|_| Err(waited()))
+    }
+
     /// The file that all of it is in.
     async fn file_of(&self, range: ByteRange) -> Result<Option<Arc<File>>, FetchError> {
         let (mut parts, mut only) = (self.parts_of(range), None::<Arc<File>>);

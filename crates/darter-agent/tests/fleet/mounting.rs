@@ -122,3 +122,21 @@ async fn of_a_large_layer_its_two_ends_come_and_of_one_whose_first_touches_are_k
     }
     assert_eq!(came(agent), held(&opened));
 }
+
+/// A seed that has all of a layer has looked through its metadata.
+#[tokio::test(start_paused = true)]
+async fn whether_layers_name_all_of_their_directories_is_known_before_anything_of_them_has_come() {
+    let (mut world, layers) = world_with([LARGE, FOUR].into_iter()).await;
+    // The first to ask may be let in before the seed has looked; it looks for itself.
+    world.starts(2, |_| {}).await;
+    let agent = world.agent(2);
+    let opened = open(agent, &layers).await;
+    let blobs: Vec<_> = opened.iter().map(Download::blob).collect();
+    assert_eq!(agent.misfit(&blobs, WITHIN).await.unwrap(), None);
+    world.starts(3, |_| {}).await;
+    let agent = world.agent(3);
+    let opened = open(agent, &layers).await;
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(agent.misfit(&blobs, WITHIN).await.unwrap(), None);
+    assert_eq!(held(&opened), 0);
+}

@@ -147,6 +147,7 @@ impl PeerListener for ListeningSwarms {
             | Message::Unreached { blob, .. }
             | Message::Touched { blob, .. }
             | Message::Profile { blob, .. }
+            | Message::Naming { blob, .. }
             | Message::Part { blob } => swarms.hear(blob, from, message),
             Message::Waiting { request } => swarms.house.joins.waits(from, request),
             Message::Inventory { blobs } => swarms.inventory.told(from, &blobs),

@@ -86,6 +86,7 @@ impl Transfer {
                 self.fleet.tell(&to, &message);
                 if matches!(message, Message::Joined { .. }) {
                     self.tell_profile(&to);
+                    self.tell_naming(&to);
                 }
             }
             Output::SayDissolved { to } => self.say_dissolved(&to),

@@ -103,6 +103,7 @@ impl Transfer {
             Message::Run { from: first, hashes, proof, .. } => self.hear_run(from, first, &hashes, proof),
             Message::Touched { pieces, .. } => self.hear_touched(from, pieces),
             Message::Profile { pieces, wants, .. } => self.hear_profile(from, pieces, wants),
+            Message::Naming { names_all, .. } => self.hear_naming(from, names_all),
             message => self.tell(Input::Said { by: from, message }),
         }
     }

@@ -19,6 +19,7 @@
 //! | `callers` | whose credentials the origin is read with |
 //! | `anew` | an origin that can't be continued is read from its start, and compared |
 //! | [`mounting`] | what every mount of an expanded layer reads, fetched before it is mounted |
+//! | `naming` | whether an expanded layer names all of its directories |
 //! | `profile` | which parts of an expanded layer are touched first, and fetched first |
 //! | [`turns`] | which blobs' pieces are read now |
 //! | `finish` | the last piece is here: is the whole what it should be? |
@@ -65,6 +66,7 @@ pub mod manners;
 pub(crate) mod member;
 pub mod meter;
 pub mod mounting;
+mod naming;
 pub(crate) mod parts;
 pub(crate) mod passing;
 mod profile;
@@ -104,6 +106,7 @@ use tokio_util::task::TaskTracker;
 use self::callers::Callers;
 use self::handing::Losses;
 use self::journal::Journal;
+use self::naming::Naming;
 use self::passing::Positions;
 use self::profile::Profiling;
 use self::readers::Readers;
@@ -149,6 +152,7 @@ pub struct Transfer {
     on_trust: AtomicBool,
     state: Mutex<TransferState>,
     profiling: Profiling,
+    naming: Naming,
     /// How far the whole was hashed.
     whole: Whole,
     /// Wakes the driver: see [`state`].
@@ -276,6 +280,7 @@ impl Transfer {
             on_trust: AtomicBool::new(on_trust),
             state: Mutex::new(state),
             profiling: Profiling::new(profile),
+            naming: Naming::default(),
             whole: Whole::default(),
             driver: Notify::new(),
             changed: watch::channel(()).0,
@@ -420,6 +425,9 @@ impl Transfer {
         state.session.handle(Input::Fails, self, self.context.now());
         state.failure = Some(error);
         self.changed.send_replace(());
+        if self.is_expanded() {
+            self.context.layers_failing.send_replace(());
+        }
     }
 
     /// A verified piece is in the store.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use darter_agent::{Access, Agent, AtHand, Download, FetchError, Nearness, Part};
+use darter_agent::{Access, Agent, AtHand, Download, FetchError, Misfit, Nearness, Part};
 use darter_api::LayerRequest;
 use darter_core::source::Credentials;
 use darter_core::{BlobId, ByteRange, Source};
@@ -53,6 +53,12 @@ pub trait MountableLayers: Send + Sync + 'static {
 
     /// These are the layers of an image, and open: somebody is about to mount all of them.
     fn fetch_for_mount(&self, layers: &[BlobId]);
+
+    /// These are the layers of an image, the lowest first, and open. Where mounting them would make another directory than unpacking the image does, if that is so.
+    ///
+    /// # Errors
+    /// Why that can't be found out, or not within this time.
+    async fn misfit(&self, layers: Vec<BlobId>, within: Duration) -> Result<Option<Misfit>, FetchError>;
 
     /// Whether parts of each of these blobs can be had without opening it anew: it is open, and has not failed, or all of it is here.
     async fn are_ready(&self, blobs: Vec<BlobId>) -> Vec<bool>;
@@ -134,6 +140,10 @@ impl MountableLayers for Agent {
 
     fn fetch_for_mount(&self, layers: &[BlobId]) {
         Self::fetch_for_mount(self, layers);
+    }
+
+    async fn misfit(&self, layers: Vec<BlobId>, within: Duration) -> Result<Option<Misfit>, FetchError> {
+        Self::misfit(self, &layers, within).await
     }
 
     async fn are_ready(&self, blobs: Vec<BlobId>) -> Vec<bool> {

@@ -204,7 +204,7 @@ mod tests {
     use std::sync::Arc;
 
     use async_trait::async_trait;
-    use darter_agent::FetchError;
+    use darter_agent::{FetchError, Misfit};
     use darter_core::BlobId;
     use darter_core::source::{Credentials, blob_of};
 
@@ -224,6 +224,10 @@ mod tests {
         }
 
         fn fetch_for_mount(&self, _: &[BlobId]) {}
+
+        async fn misfit(&self, _: Vec<BlobId>, _: Duration) -> Result<Option<Misfit>, FetchError> {
+            Ok(None)
+        }
 
         async fn are_ready(&self, blobs: Vec<BlobId>) -> Vec<bool> {
             vec![false; blobs.len()]

@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use darter_agent::{FetchError, Part};
+use darter_agent::{FetchError, Misfit, Part};
 use darter_api::LayerRequest;
 use darter_core::recent::Recent;
 use darter_core::source::Credentials;
@@ -186,6 +186,13 @@ impl Mirror {
     pub(crate) fn watch_layers(&self, connection: UnixStream) {
         if let Some(lazy) = &self.lazy {
             lazy.watchers.add(connection);
+        }
+    }
+
+    /// What was answered about layers may not hold any more.
+    pub(crate) fn layers_changed(&self) {
+        if let Some(lazy) = &self.lazy {
+            lazy.watchers.tell();
         }
     }
 
@@ -389,18 +396,19 @@ impl Mirror {
             }
         }
         // A moment is left for the answer.
-        let within = until.since(self.clock.now()).saturating_sub(ANSWER_MARGIN.min(lazy.wait / 4));
+        let time_left = || until.since(self.clock.now()).saturating_sub(ANSWER_MARGIN.min(lazy.wait / 4));
+        let within = time_left();
         let expanded = distinct.iter().map(|layer| async move {
             let request = request(&image.how, &image.how.repository, layer);
             (*layer, lazy.layers.expanded(&request, image.how.credentials.clone(), within).await)
         });
-        let (mut verdict, mut shown, mut blobs) = (Verdict::Fit, Vec::new(), Vec::new());
+        let (mut verdict, mut shown, mut blobs) = (Verdict::Fit, Vec::new(), HashMap::new());
         for ((layer, diff_id), expanded) in join_all(expanded).await {
             match expanded {
                 Ok(mountable) => {
                     lazy.mountable.lock().insert(*diff_id, mountable, 1);
                     shown.push(*diff_id);
-                    blobs.push(mountable.blob);
+                    blobs.insert(*diff_id, mountable.blob);
                 }
                 Err(error) => {
                     let is_final = error.blame().retry == Retry::Never;
@@ -411,9 +419,28 @@ impl Mirror {
             }
         }
         if verdict == Verdict::Fit {
+            let layers: Vec<_> = image.layers.iter().filter_map(|(_, diff_id)| blobs.get(diff_id).copied()).collect();
             // Engines mount the uppermost one first.
-            blobs.reverse();
-            lazy.layers.fetch_for_mount(&blobs);
+            let mut uppermost_first = layers.clone();
+            uppermost_first.reverse();
+            uppermost_first.dedup();
+            lazy.layers.fetch_for_mount(&uppermost_first);
+            let manifest = image.pull.manifest;
+            match lazy.layers.misfit(layers, time_left()).await {
+                Ok(None) => {}
+                Ok(Some(Misfit { layers, why })) => {
+                    tracing::warn!(image = %manifest, why, "an image is pulled the ordinary way: mounted, it would have another directory than unpacked");
+                    verdict = Verdict::Unfit;
+                    // Such a layer is not given for another image either while this one's puller may ask for it.
+                    let others = layers.into_iter().filter_map(|layer| image.layers.get(layer));
+                    others.for_each(|(_, diff_id)| shown.retain(|shown| shown != diff_id));
+                }
+                Err(error) => {
+                    let error = in_full(&error);
+                    tracing::info!(image = %manifest, %error, "an image's layers could not be compared soon enough");
+                    verdict = Verdict::Unfit;
+                }
+            }
         }
         Some((verdict, shown))
     }

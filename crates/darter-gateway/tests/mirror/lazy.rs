@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use darter_agent::options::{LazyOption, Options, Role};
-use darter_agent::{Agent, AtHand, FetchError};
+use darter_agent::{Access, Agent, AtHand, FetchError, Misfit};
 use darter_api::changes::Change;
 use darter_api::layers::{FoundLayer, LayerAnswer, NamedLayers};
 use darter_api::{Client, GetRequest, LayerRequest, socket_path};
@@ -261,6 +261,10 @@ impl MountableLayers for Played {
 
     fn fetch_for_mount(&self, _: &[BlobId]) {}
 
+    async fn misfit(&self, _: Vec<BlobId>, _: Duration) -> Result<Option<Misfit>, FetchError> {
+        Ok(None)
+    }
+
     async fn are_ready(&self, blobs: Vec<BlobId>) -> Vec<bool> {
         blobs.iter().map(|blob| self.0.lock().open.contains(blob)).collect()
     }
@@ -430,6 +434,69 @@ async fn all_layers_of_an_image_or_none() {
         assert!(opens(&agent, found(&agent, id(tar)).await).await);
     }
     assert!(misses(&agent, id(&good)).await);
+    agent.drain().await;
+}
+
+/// Unpacked, the directory would have the mode that the layer below says, which a mounted layer can't know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_image_with_a_directory_that_its_layer_does_not_name_is_given_only_where_the_layers_below_have_it_alike() {
+    let world = World::new().await;
+    let base = tar([dir("tmp/").mode(0o1777), dir("srv/"), file("srv/old", "")]);
+    let plain_base = tar([dir("tmp/"), file("tmp/old", "")]);
+    let [named, unnamed] = [tar([dir("tmp/").mode(0o1777), file("tmp/named", "")]), tar([file("tmp/unnamed", "")])];
+    let alike = tar([file("srv/alike", "")]);
+    for (name, below, above) in [
+        ("named", &base, &named),
+        ("unnamed", &base, &unnamed),
+        ("alike", &base, &alike),
+        ("plain", &plain_base, &unnamed),
+    ] {
+        world.image(&world.lab, name, &[below, above], &[id(below), id(above)]);
+    }
+    let seed = world.agent(|_| ()).await;
+    let (join, data_dir) = (vec![seed.status().listen.unwrap()], world.dir.path().join("node"));
+    // An agent that has everything, and one that has its word for it.
+    let node =
+        world.agent(|options| (options.role, options.join, options.data_dir) = (Role::Node, join, data_dir)).await;
+    for agent in [&seed, &node] {
+        for (name, above) in [("named", &named), ("alike", &alike), ("plain", &unnamed)] {
+            assert_eq!(pull(agent, ALICE, "lab", name).await, 200);
+            let _ = found(agent, id(above)).await;
+        }
+        let _ = found(agent, id(&base)).await;
+        assert_eq!(pull(agent, ALICE, "lab", "unnamed").await, 200);
+        assert!(misses(agent, id(&unnamed)).await, "its puller may be the one who asks");
+        let _ = found(agent, id(&base)).await;
+    }
+    node.drain().await;
+    seed.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_goes_by_an_answer_is_told_when_a_layer_can_not_be_had_any_more() {
+    let world = World::new().await;
+    // Long enough for some of it to be given before its end is known to be wrong.
+    let (tar, wrong) = (tar([file("large", vec![7; 3 << 20])]), tar_of("another"));
+    world.image(&world.lab, "app", &[&tar], &[id(&tar)]);
+    let agent = world.agent(|_| ()).await;
+    let mut changes = client(&agent).changes().await.unwrap();
+    assert_eq!(changes.look(), Change::None);
+    // Somebody opens a layer that turns out to have another tar.
+    let layer = LayerRequest {
+        registry: "lab".to_owned(),
+        repository: "app".to_owned(),
+        digest: id(&tar),
+        size: None,
+        media_type: None,
+        diff_id: id(&wrong),
+    };
+    assert!(agent.expanded(&layer, Credentials::none(), Access::Granted, WAIT).await.is_err());
+    let told = async {
+        while changes.look() != Change::Some {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(WAIT, told).await.expect("a change");
     agent.drain().await;
 }
 

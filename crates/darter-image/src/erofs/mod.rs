@@ -81,10 +81,10 @@ pub const FORMAT: u32 = 1;
 pub(crate) const BLOCK: usize = 512;
 
 /// Nids are counted in this unit.
-const SLOT: usize = 32;
+pub(crate) const SLOT: usize = 32;
 
 /// The bytes of an inode.
-const INODE: usize = 64;
+pub(crate) const INODE: usize = 64;
 
 /// The bytes of the metadata's head.
 pub(crate) const HEAD: usize = 64;
@@ -102,6 +102,9 @@ pub(crate) const TAR_LENGTH: Range<usize> = 16..24;
 
 /// Where the file has the first block of the metadata.
 pub(crate) const META_ADDRESS: Range<usize> = superblock::START + 40..superblock::START + 44;
+
+/// Where the file has the first block of shared attributes.
+pub(crate) const SHARED_ADDRESS: Range<usize> = superblock::START + 44..superblock::START + 48;
 
 /// The parts that are written.
 pub(crate) struct Written {

@@ -36,6 +36,7 @@ use std::collections::{BTreeMap, HashMap};
 pub(crate) use self::acl::with_mode as acl_with_mode;
 pub(crate) use self::pool::{Namespace, Pool, Xattr, XattrId};
 use self::resolve::PathEnd;
+pub(crate) use self::resolve::clean;
 use crate::chunks::{ChunkPlan, Chunks, CopiedRange, plan};
 use crate::limits::{MAX_COPIED, MAX_HELD, MAX_NAME, MAX_PATH};
 use crate::reason::{Reason, shown};

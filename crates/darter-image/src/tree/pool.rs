@@ -27,6 +27,11 @@ impl Namespace {
         }
     }
 
+    /// The namespace with this number.
+    pub(crate) fn of_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|namespace| *namespace as u8 == number)
+    }
+
     /// The namespace that an attribute is in.
     pub(crate) fn of(attribute: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|namespace| match namespace {

@@ -19,7 +19,7 @@ pub(super) struct PathEnd {
 }
 
 /// A path without empty parts, `.`, and `..` but at its beginning; `.` for nothing.
-pub(super) fn clean(path: &[u8]) -> Vec<u8> {
+pub(crate) fn clean(path: &[u8]) -> Vec<u8> {
     let is_absolute = path.starts_with(b"/");
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in path.split(|byte| *byte == b'/') {

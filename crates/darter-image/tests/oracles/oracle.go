@@ -18,7 +18,7 @@ func main() {
 	var err error
 	switch os.Args[1] {
 	case "apply":
-		err = apply(os.Args[2], os.Args[3])
+		err = apply(os.Args[2], os.Args[3], os.Args[4:])
 	case "read":
 		err = read(os.Args[2])
 	}
@@ -28,13 +28,13 @@ func main() {
 	}
 }
 
-// Unpacks a tar as the overlayfs snapshotter's differ does it.
-func apply(tar, dir string) error {
+// Unpacks a tar as the overlayfs snapshotter's differ does it, above these layers, the nearest first.
+func apply(tar, dir string, parents []string) error {
 	file, err := os.Open(tar)
 	if err != nil {
 		return err
 	}
-	_, err = archive.Apply(context.Background(), dir, file, archive.WithConvertWhiteout(archive.OverlayConvertWhiteout))
+	_, err = archive.Apply(context.Background(), dir, file, archive.WithConvertWhiteout(archive.OverlayConvertWhiteout), archive.WithParents(parents))
 	return err
 }
 

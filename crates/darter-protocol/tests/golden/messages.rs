@@ -168,5 +168,6 @@ pub(crate) fn messages() -> Vec<(&'static str, Message)> {
             Message::Touched { blob, pieces: vec![Stretch { first: 300, end: 301 }, Stretch { first: 0, end: 4 }] },
         ),
         ("Profile", Message::Profile { blob, pieces: vec![Stretch { first: 300, end: 301 }], wants: true }),
+        ("Naming", Message::Naming { blob, names_all: true }),
     ]
 }

@@ -55,6 +55,7 @@ pub(crate) fn trees_are_what_containerd_unpacks(world: &World) -> Result<()> {
     let directory = tempfile::tempdir_in(place::cache_directory()?).context("make a directory")?;
     let workshop = Workshop::new(directory.path())?;
     let images = [made(&workshop)?, trees(&workshop, directory.path())?].concat();
+    let misfit = misfit(&workshop)?;
     let debian = std::slice::from_ref(&world.shelf.tools);
     let count = images.len() + debian.len();
     ensure!(count >= MIN_IMAGES, "{count} images are not all kinds");
@@ -71,6 +72,9 @@ pub(crate) fn trees_are_what_containerd_unpacks(world: &World) -> Result<()> {
         for image in images {
             mounted.push(mount(&node, image, utilities).with_context(|| image.name.clone())?);
         }
+        if number == 0 && storage == workshop.storage() {
+            is_not_shown(&node, &misfit)?;
+        }
         // Directories that no member names have the time at which they were unpacked, and images share layers.
         let begun = i64::try_from(SystemClock::start().unix())?;
         for (image, mounted) in images.iter().zip(&mounted) {
@@ -79,6 +83,17 @@ pub(crate) fn trees_are_what_containerd_unpacks(world: &World) -> Result<()> {
     }
     eprintln!("  {count} images compared, {} differences", different.len());
     ensure!(different.is_empty(), "{}", different.join("\n"));
+    Ok(())
+}
+
+/// An image whose upper layer does not name a directory that the lower one has otherwise is pulled the ordinary way: neither is it known here what containerd's
+/// own conversion makes of it, nor whether there is one.
+fn is_not_shown(node: &LazyNode<'_>, image: &Image) -> Result<()> {
+    let pulled = node.pull(&image.reference(NAME));
+    let shown = |layer: &Layer| node.seen(&file_of(node, layer)).exists();
+    let [below, above] = &image.layers[..] else { anyhow::bail!("two layers") };
+    ensure!(!shown(above), "shown though a directory would be another one; the pull: {pulled:?}");
+    ensure!(shown(below), "other images have the lower layer, too");
     Ok(())
 }
 
@@ -118,16 +133,21 @@ fn place_for(node: &LazyNode<'_>, image: &Image, way: &str) -> Result<PathBuf> {
 
 /// Lets erofs-utils read a layer's file as the directory of layers shows it.
 fn check(node: &LazyNode<'_>, layer: &Layer) -> Result<()> {
-    let digits = layer.diff.to_string().replace("sha256:", "");
-    let file = node.layers.join("sha256").join(&digits[..2]).join(format!("{digits}.erofs"));
+    let file = file_of(node, layer);
     let host = node.agent.host();
     let mut dump = host.command_beside(node.anchor.id(), "dump.erofs");
     let told = host.run("dump.erofs", dump.arg("-s").arg(&file), CHECK_TIMEOUT)?;
     ensure!(told.contains("Filesystem magic number"), "dump.erofs says {told}");
     let mut check = host.command_beside(node.anchor.id(), "fsck.erofs");
     let told = host.run("fsck.erofs", check.args(["--extract", "-d1"]).arg(&file), CHECK_TIMEOUT)?;
-    ensure!(!told.contains("<E>"), "fsck.erofs says of {digits}: {told}");
+    ensure!(!told.contains("<E>"), "fsck.erofs says of {}: {told}", layer.diff);
     Ok(())
+}
+
+/// A layer's file in the directory of layers.
+fn file_of(node: &LazyNode<'_>, layer: &Layer) -> PathBuf {
+    let digits = layer.diff.to_string().replace("sha256:", "");
+    node.layers.join("sha256").join(&digits[..2]).join(format!("{digits}.erofs"))
 }
 
 /// Whether erofs-utils are here that read such files; says so if not.
@@ -167,8 +187,30 @@ fn made(workshop: &Workshop) -> Result<Vec<Image>> {
     }
     // One layer needs no overlay; all of them, one above the other, meet each other.
     images.push(image(workshop, "kinds/alone", &kinds[3..4])?);
-    images.push(image(workshop, "kinds/all", &[&[lower], &kinds[..], &[upper]].concat())?);
+    images.push(image(workshop, "kinds/all", &[std::slice::from_ref(&lower), &kinds[..], &[upper]].concat())?);
+    // What the lower layer has as a directory is made that is not named, and what it does not have at all.
+    let unnamed = workshop.layer_of(&tar(unnamed())[..])?;
+    images.push(image(workshop, "kinds/not-named", &[lower.clone(), unnamed.clone()])?);
+    images.push(image(workshop, "kinds/not-named-below", &[unnamed, lower])?);
     Ok(images)
+}
+
+/// A layer that names none of its directories.
+fn unnamed() -> Vec<Entry> {
+    vec![
+        file("var/by-directory/new", "1"),
+        file("usr/lib/new", "2"),
+        file("usr/lib/.wh.old", ""),
+        file("new/deep/er/file", "3"),
+        file("p/.wh..wh..opq", ""),
+    ]
+}
+
+/// An image with a layer that does not name a directory of the layer below it, which has another mode and owner.
+fn misfit(workshop: &Workshop) -> Result<Image> {
+    let lower = workshop.layer_of(&tar(lower())[..])?;
+    let upper = workshop.layer_of(&tar(vec![file("etc/new", "in a directory of mode 0750")])[..])?;
+    image(workshop, "kinds/misfit", &[lower, upper])
 }
 
 /// A layer with what others remove, replace and go on with.
@@ -198,8 +240,7 @@ fn lower() -> Vec<Entry> {
     ]
 }
 
-/// A layer that takes away what those before have. It names the directories in which it does that, as those do that builders make: containerd gives one that is not named what
-/// the layers below have of it, which is not to be had of a layer that is mounted by itself.
+/// A layer that takes away what those before have. It names the directories in which it does that, as those do that builders make.
 fn upper() -> Vec<Entry> {
     vec![
         file(".wh.a", ""),

@@ -1,0 +1,140 @@
+//! Whether mounting the layers of an image makes the directories that unpacking it makes. Goes on with `impl Agent`.
+//!
+//! A directory that a layer has something in and does not name is, unpacked, as the layers below have it ([`inherited`]). No layer's file says that, so an image in which
+//! it matters is not mounted.
+//!
+//! A layer that names all of its directories needs no look at any other, and who leads it says so ([`Naming`](darter_wire::Message::Naming)). Only of an image with a layer that does not, metadata is read.
+
+use std::time::Duration;
+
+use darter_core::source::Credentials;
+use darter_core::{BlobId, ByteRange};
+use darter_engine::FetchError;
+use darter_image::{LayerDirectories, TAR_START, Unsound, inherited, metadata_at};
+use darter_origin::Requester;
+use darter_store::threads;
+use futures_util::future::{Either, select, try_join_all};
+use parking_lot::Mutex;
+
+use super::{Agent, Download};
+
+/// Bytes of metadata that are compared for an image: of a million files, some 100 MB.
+const MAX_COMPARED: u64 = 128 << 20;
+
+/// Read at a time.
+const CHUNK: u64 = 4 << 20;
+
+/// Mounting the layers of an image would not make the directories that unpacking it makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misfit {
+    /// The layers that have something in such a directory and don't name it, from 0 at the bottom; none if they can't be compared at all.
+    pub layers: Vec<usize>,
+    /// The first such directory, or why they can't be compared, for people.
+    pub why: String,
+}
+
+/// Why layers can't be compared now, or what is different.
+enum Found {
+    Failed(FetchError),
+    Misfit(Misfit),
+}
+
+/// It can never be said.
+fn unsaid(why: impl Into<String>) -> Found {
+    Found::Misfit(Misfit { layers: Vec::new(), why: why.into() })
+}
+
+impl From<Unsound> for Found {
+    fn from(error: Unsound) -> Self {
+        unsaid(error.to_string())
+    }
+}
+
+impl From<FetchError> for Found {
+    fn from(error: FetchError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Agent {
+    /// These are the expanded layers of an image, the lowest first, and open. Says where mounting them would make another directory than unpacking the image does, if
+    /// that is so; or why it can't be said, if it never can be.
+    ///
+    /// # Errors
+    /// Why they can't be compared now; [`FetchError::Silent`] after this time.
+    pub async fn misfit(&self, layers: &[BlobId], within: Duration) -> Result<Option<Misfit>, FetchError> {
+        match tokio::time::timeout(within, self.compare(layers, within)).await {
+            Ok(Ok(())) => Ok(None),
+            Ok(Err(Found::Misfit(what))) => Ok(Some(what)),
+            Ok(Err(Found::Failed(error))) => Err(error),
+            Err(_) => Err(FetchError::Silent),
+        }
+    }
+
+    async fn compare(&self, layers: &[BlobId], within: Duration) -> Result<(), Found> {
+        // Below the lowest there is nothing that a directory could have something of.
+        let above = layers.get(1..).unwrap_or_default();
+        let name_all = try_join_all(above.iter().map(|layer| self.names_all(*layer, within))).await?;
+        if name_all.iter().all(|names_all| *names_all) {
+            return Ok(());
+        }
+        let room = Mutex::new(MAX_COMPARED);
+        let compared = layers.iter().map(|layer| self.directories(*layer, &room, within));
+        let compared = try_join_all(compared).await?;
+        let mut inherited = threads::run(move || inherited(&compared)).await?;
+        inherited.retain(|it| !it.is_covered);
+        let Some(first) = inherited.first() else { return Ok(()) };
+        let mut layers: Vec<_> = inherited.iter().map(|it| it.layer).collect();
+        layers.dedup();
+        Err(Found::Misfit(Misfit { layers, why: first.to_string() }))
+    }
+
+    /// Whether a layer names all directories that it has something in: what its lead says, or else what its metadata does.
+    async fn names_all(&self, layer: BlobId, within: Duration) -> Result<bool, Found> {
+        let transfer = self.inner.swarms.get(layer).ok_or(FetchError::Silent)?;
+        let look = async {
+            let directories = self.directories(layer, &Mutex::new(MAX_COMPARED), within).await?;
+            let unnamed = threads::run(move || directories.maybe_unnamed()).await;
+            Ok(unnamed?.is_empty())
+        };
+        // The lead's word comes first where it is known already.
+        match select(Box::pin(transfer.names_all()), Box::pin(look)).await {
+            Either::Left((names_all, _)) => Ok(names_all),
+            Either::Right((looked, _)) => looked.inspect(|names_all| transfer.found_naming(*names_all)),
+        }
+    }
+
+    /// Reads a layer's metadata.
+    async fn directories(&self, layer: BlobId, room: &Mutex<u64>, within: Duration) -> Result<LayerDirectories, Found> {
+        let download = self.opened(layer).ok_or(FetchError::Silent)?;
+        let length = download.length_when_known().await?;
+        let beginning = download.bytes_at(ByteRange::new(0, TAR_START.min(length)), within).await?;
+        let unsound = || unsaid("its layers can't be compared: one has no metadata");
+        let start = metadata_at(&beginning).filter(|start| *start < length).ok_or_else(unsound)?;
+        {
+            let mut room = room.lock();
+            let left = room.checked_sub(length - start);
+            *room = left.ok_or_else(|| unsaid("its layers have too many files to be compared"))?;
+        }
+        let mut metadata = Vec::new();
+        // All of it is asked for at once, and read in parts.
+        download.fetch(ByteRange::new(start, length), within).await?;
+        for at in (start..length).step_by(CHUNK as usize) {
+            metadata.extend(download.bytes_at(ByteRange::new(at, (at + CHUNK).min(length)), within).await?);
+        }
+        Ok(LayerDirectories::new(&beginning, metadata)?)
+    }
+
+    /// A blob that is open.
+    fn opened(&self, blob: BlobId) -> Option<Download> {
+        let transfer = self.inner.swarms.get(blob)?;
+        Some(Download {
+            swarms: std::sync::Arc::clone(&self.inner.swarms),
+            _hold: transfer.hold()?,
+            transfer,
+            credentials: Credentials::none(),
+            requester: Requester::Named,
+            inline: std::sync::Arc::clone(&self.inner.inline),
+        })
+    }
+}

@@ -1,0 +1,160 @@
+//! What directories of a layer have of the layers below, if no member of its tar names them.
+//!
+//! A tar need not name a directory that it has files in. Where containerd unpacks for overlayfs, such a directory becomes what the nearest layer below has at that path:
+//! owner, mode and attributes. (Its time is that of unpacking whatever the layers say, since something is made in it after it was given the one from below.) A layer's
+//! expanded file is made without the layers below, and says root, 0755 and 1970. So an image whose layers are mounted is what it should be only where the layers below say
+//! the same as that, or nothing; [`inherited`] tells where they say something else.
+//!
+//! As `mkparent` of containerd's `pkg/archive` does it: each layer below is asked, the nearest first, where the path leads within it, symbolic links included. The first that
+//! has something there decides, and only if that is a directory. That a layer between hides it is not considered.
+//!
+//! The file does not say whether a directory was named. One that is root's, 0755 and of 1970 counts as not named: a layer that names it just so, above one that has it
+//! otherwise, is taken for one that does not. **Not seen**: attributes that a directory has from below although it is named, since it was first made for a member
+//! in it and named later in the tar.
+//!
+//! Invariants: metadata is not believed, whatever hash it has: it may be a liar's. Each inode of a directory is read once, and no more bytes of directories than there are.
+//!
+//! Pure. The metadata is read elsewhere.
+
+mod metadata;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use self::metadata::{Inode, Resolved};
+pub use self::metadata::{LayerDirectories, Unsound};
+use crate::tar::Time;
+use crate::tree::acl_with_mode;
+
+const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
+const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+
+/// Owner, mode and extended attributes of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// The permissions, with the bits above them and without the type.
+    pub mode: u16,
+    /// Whose it is.
+    pub uid: u32,
+    /// Which group's.
+    pub gid: u32,
+    /// When it was changed.
+    pub mtime: Time,
+    /// By their whole names; those of `trusted` are not among them, which no directory has from another.
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Attributes {
+    /// What the kernel gives something new from the directory that it is made in.
+    fn made_in(&mut self, above: &Self) {
+        if above.mode & 0o2000 != 0 {
+            self.gid = above.gid;
+        }
+        if let Some(default) = above.xattrs.get(DEFAULT_ACL) {
+            self.xattrs.insert(DEFAULT_ACL.to_vec(), default.clone());
+            self.xattrs.insert(ACCESS_ACL.to_vec(), default.clone());
+            self.follow_mode();
+        }
+    }
+
+    /// What containerd gives a directory that it makes from one below.
+    fn copy(&mut self, below: Self) {
+        (self.mode, self.uid, self.gid, self.mtime) = (below.mode, below.uid, below.gid, below.mtime);
+        self.follow_mode();
+        self.xattrs.extend(below.xattrs);
+    }
+
+    /// The access ACL becomes what the mode makes of it.
+    fn follow_mode(&mut self) {
+        if let Some(acl) = self.xattrs.remove(ACCESS_ACL)
+            && let Some(acl) = acl_with_mode(&acl, self.mode)
+        {
+            self.xattrs.insert(ACCESS_ACL.to_vec(), acl.into());
+        }
+    }
+}
+
+/// A directory that has something of the layers below, which its own layer's file does not say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// The layer that does not name it: its place in the image, from 0 at the bottom.
+    pub layer: usize,
+    /// Its path, without a `/` at its beginning.
+    pub path: Vec<u8>,
+    /// What its layer's file says.
+    pub own: Attributes,
+    /// What it is where the image is unpacked.
+    pub real: Attributes,
+    /// True if nobody sees it in the whole image: a layer above has something at that path, or hides it.
+    pub is_covered: bool,
+}
+
+/// What differs, for people.
+impl fmt::Display for Inherited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { layer, path, own, real, .. } = self;
+        let path = crate::reason::shown(path);
+        write!(f, "layer {} does not name /{path}, which is unpacked with ", layer + 1)?;
+        let told = |it: &Attributes| format!("mode {:04o} of {}:{}", it.mode, it.uid, it.gid);
+        if told(own) == told(real) {
+            let differ = real.xattrs.iter().filter(|(name, value)| own.xattrs.get(*name) != Some(value));
+            let names: Vec<_> = differ.map(|(name, _)| crate::reason::shown(name)).collect();
+            return f.write_str(&names.join(", "));
+        }
+        f.write_str(&told(real))
+    }
+}
+
+/// Where mounting these layers, the lowest first, makes other directories than unpacking does. Directories above others come first.
+///
+/// # Errors
+/// [`Unsound`] metadata.
+pub fn inherited(layers: &[LayerDirectories]) -> Result<Vec<Inherited>, Unsound> {
+    let mut found = Vec::new();
+    // Directories that are not what their layer's file says, by layer and inode.
+    let mut real: HashMap<(usize, u64), Attributes> = HashMap::new();
+    for (layer, directories) in layers.iter().enumerate() {
+        for unnamed in directories.unnamed()? {
+            let own = directories.attributes(&unnamed.inode)?;
+            let from_below = below(&layers[..layer], &unnamed.path, &real)?;
+            let mut its = own.clone();
+            if let Some(above) = real.get(&(layer, unnamed.parent)) {
+                its.made_in(above);
+            }
+            if let Some(below) = from_below {
+                its.copy(below);
+            }
+            let differs = Attributes { mtime: own.mtime, ..its.clone() } != own;
+            if differs {
+                real.insert((layer, unnamed.inode.nid), its.clone());
+                let mut is_covered = false;
+                for above in &layers[layer + 1..] {
+                    is_covered |= above.covers(&unnamed.path)?;
+                }
+                found.push(Inherited { layer, path: unnamed.path, own, real: its, is_covered });
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// What the layers below, the lowest first, give a directory at this path.
+fn below(
+    layers: &[LayerDirectories],
+    path: &[u8],
+    real: &HashMap<(usize, u64), Attributes>,
+) -> Result<Option<Attributes>, Unsound> {
+    for (layer, directories) in layers.iter().enumerate().rev() {
+        match directories.resolve(path)? {
+            Resolved::Nothing => {}
+            Resolved::Other => return Ok(None),
+            Resolved::Directory(Inode { nid, .. }) if real.contains_key(&(layer, nid)) => {
+                return Ok(real.get(&(layer, nid)).cloned());
+            }
+            Resolved::Directory(inode) => return directories.attributes(&inode).map(Some),
+        }
+    }
+    Ok(None)
+}
