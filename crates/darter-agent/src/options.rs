@@ -167,6 +167,8 @@ pub struct Options {
     pub lazy: Option<LazyOption>,
     /// What programs touch first of layers is noted, told, merged and fetched.
     pub profiles: bool,
+    /// Local files are read below these directories only, whose paths have no links; `None`: anywhere. A daemon reads none.
+    pub local_roots: Option<Vec<PathBuf>>,
     /// How long a drain waits for transfers that are under way.
     pub drain_timeout: Duration,
 }

@@ -4,6 +4,7 @@
 //! | file | what lives there |
 //! |---|---|
 //! | [`answers`] | what is asked and answered, as JSON |
+//! | [`mounts`] | how mounts are |
 //! | [`headers`] | the names of headers and trailers |
 //! | [`layer`] | a layer of an image that is to be mounted |
 //! | [`layers`] | the answer to `POST /v1/layers/DIFFID` |
@@ -45,6 +46,7 @@ pub mod handover;
 pub mod headers;
 pub mod layer;
 pub mod layers;
+pub mod mounts;
 pub mod parts;
 pub mod profile;
 pub mod span;
@@ -55,11 +57,12 @@ use std::path::{Path, PathBuf};
 
 pub use answers::{
     BlobRow, Checked, CheckedBy, Explained, ExplainedEvent, ExplainedRange, Explanation, GetRequest, Giver,
-    ImageExplanation, ImagePart, ImageRole, MountKind, MountState, MountStatus, PeerStatus, Problem, Progress, Role,
-    SeedStatus, Status, StoreStatus, SwarmStatus, Traffic, Wait, Waiting, WrongSource,
+    ImageExplanation, ImagePart, ImageRole, PeerStatus, Problem, Progress, Role, SeedStatus, Status, StoreStatus,
+    SwarmStatus, Traffic, Wait, Waiting, WrongSource,
 };
 pub use client::{Client, ClientError};
 pub use layer::{BlobRequest, LayerRequest};
+pub use mounts::{MountKind, MountState, MountStatus};
 pub use span::{Span, SpanError};
 
 /// Where the socket of a data directory is.

@@ -16,7 +16,7 @@ use darter_core::{BlobId, ByteRange, Clock};
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 
-use crate::file::{Condition, MountedFile, Settings, Unread};
+use crate::file::{Condition, Glance, MountedFile, Settings, Unread};
 use crate::fill::Fill;
 use crate::layers::KeptFile;
 use crate::supply::{Content, Supplier, Supply};
@@ -57,21 +57,6 @@ pub trait Opener: Send + Sync + 'static {
     /// # Errors
     /// [`NotOpened`].
     async fn open(&self, file: u32) -> Result<OpenedFile, NotOpened>;
-}
-
-/// The files of a set, all together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Overview {
-    /// How they are: the worst of all that are open.
-    pub condition: Condition,
-    /// Bytes of them that are here, as far as that was told.
-    pub held: u64,
-    /// True if that is everything.
-    pub whole: bool,
-    /// True if all of them can be read without an agent.
-    pub alone: bool,
-    /// Reads that wait now.
-    pub waiting: usize,
 }
 
 /// See the module's text.
@@ -223,14 +208,9 @@ impl FileSet {
         }
     }
 
-    /// The contents of all files that were opened.
-    pub fn blobs(&self) -> HashSet<BlobId> {
-        self.slots.iter().filter_map(|slot| slot.known.lock().blob).collect()
-    }
-
     /// How all of it is.
-    pub async fn overview(&self) -> Overview {
-        let mut all = Overview { condition: Condition::Open, held: 0, whole: true, alone: true, waiting: 0 };
+    pub async fn overview(&self) -> Glance {
+        let mut all = Glance { condition: Condition::Open, held: 0, whole: true, alone: true, waiting: 0 };
         for slot in &self.slots {
             let kept = slot.kept.lock().clone();
             if let Some(kept) = kept {

@@ -6,6 +6,7 @@
 
 use std::fs::Metadata;
 use std::io::{self, SeekFrom};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -47,24 +48,40 @@ impl FileOrigin {
         Ok(Self { roots: Some(roots?) })
     }
 
-    async fn open(&self, source: &Source) -> Result<(File, Metadata), OriginError> {
-        let Source::Url { url, .. } = source else {
-            return Err(not_a_file(source));
-        };
-        let path = url.to_file_path().map_err(|()| not_a_file(source))?;
-        let path = tokio::fs::canonicalize(&path).await.map_err(|error| failed(error, &path))?;
+    /// The same of directories whose paths have no symbolic links.
+    pub const fn below(directories: Vec<PathBuf>) -> Self {
+        Self { roots: Some(directories) }
+    }
+
+    /// An error for what is not below the directories that may be read.
+    fn check(&self, path: &Path) -> Result<(), OriginError> {
         if let Some(roots) = &self.roots
             && !roots.iter().any(|root| path.starts_with(root))
         {
             let text = format!("{} may not be read: it is outside of the configured directories", path.display());
             return Err(OriginError::new(ErrorKind::Forbidden, text));
         }
+        Ok(())
+    }
+
+    async fn open(&self, source: &Source) -> Result<(File, Metadata), OriginError> {
+        let Source::Url { url, .. } = source else {
+            return Err(not_a_file(source));
+        };
+        let path = url.to_file_path().map_err(|()| not_a_file(source))?;
+        let path = tokio::fs::canonicalize(&path).await.map_err(|error| failed(error, &path))?;
+        self.check(&path)?;
         let metadata = tokio::fs::metadata(&path).await.map_err(|error| failed(error, &path))?;
         if !metadata.is_file() {
             let text = format!("{} is not a file: name one", path.display());
             return Err(OriginError::new(ErrorKind::Io, text));
         }
         let file = File::open(&path).await.map_err(|error| failed(error, &path))?;
+        if self.roots.is_some() {
+            // Somebody may have put a link there meanwhile.
+            let opened = tokio::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).await;
+            self.check(&opened.map_err(|error| failed(error, &path))?)?;
+        }
         let metadata = file.metadata().await.map_err(|error| failed(error, &path))?;
         Ok((file, metadata))
     }

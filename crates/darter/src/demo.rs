@@ -232,6 +232,14 @@ fn check_room(room: &Path, length: u64, nodes: u16) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// An error if not all places that were compared are `right`.
+fn check_places(right: u64, all: u64) -> anyhow::Result<()> {
+    if right < all {
+        bail!("{} of {all} places were wrong", all - right);
+    }
+    Ok(())
+}
+
 fn put_away(room: TempDir, keep: bool) {
     if keep {
         output::complain(&format!("kept {}", room.keep().display()));

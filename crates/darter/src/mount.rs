@@ -20,6 +20,8 @@
 //! of URLs for as long as the mount lives), and ends when the mount is there, or with the keeper's error.
 
 pub(crate) mod daemon;
+mod ends;
+mod hub;
 pub(crate) mod image;
 mod keeper;
 mod layers;
@@ -29,6 +31,7 @@ pub(crate) mod reference;
 pub(crate) mod register;
 mod sources;
 mod stack;
+mod told;
 mod trees;
 pub(crate) mod unmount;
 
@@ -69,6 +72,8 @@ struct Orders {
 enum Word {
     Mounted(Box<MountStatus>),
     Failed(Problem),
+    /// It can't be done as it was asked for.
+    Usage(String),
 }
 
 /// The URL to be mounted, and where.
@@ -118,6 +123,9 @@ impl Wanted {
                 if shape != Shape::Archive {
                     let why = "is of one file: a list has them behind its URLs, and a local directory needs none";
                     refuse(&[("--digest", args.digest.is_some())], why)?;
+                }
+                if shape == Shape::Hub {
+                    hub::Repository::at(url)?;
                 }
                 let dir = free_directory(dir)?;
                 let digest = args.digest.or_else(|| blob_digest(url));
@@ -172,6 +180,7 @@ fn shape_of(args: &MountArgs, url: &Url) -> Option<Shape> {
         Some(MountShape::File) => None,
         Some(MountShape::Archive) => Some(Shape::Archive),
         Some(MountShape::List) => Some(Shape::List),
+        Some(MountShape::Hub) => Some(Shape::Hub),
         None => {
             let path = url.to_file_path().ok().filter(|_| url.scheme() == "file");
             path.is_some_and(|path| path.is_dir()).then_some(Shape::Directory)
@@ -285,6 +294,10 @@ fn start(what: &str, dir: &Path, orders: &Orders) -> anyhow::Result<MountStatus>
             let blame = problem.blame();
             Err(Failure::Judged { text: problem.error, blame }.into())
         }
+        Ok(Word::Usage(text)) => {
+            let _ = keeper.wait();
+            Err(Failure::Usage(text).into())
+        }
         Err(_) => {
             let ended = keeper.wait()?;
             bail!("the process that keeps the mount ended before it was there: {ended}")
@@ -315,7 +328,10 @@ pub(crate) async fn keep() -> anyhow::Result<()> {
     };
     kept.await.or_else(|error| {
         // After it was there nobody listens any more.
-        say(&Word::Failed(failure::problem(&error)))
+        say(&match error.downcast_ref::<Failure>() {
+            Some(Failure::Usage(text)) => Word::Usage(text.clone()),
+            _ => Word::Failed(failure::problem(&error)),
+        })
     })
 }
 

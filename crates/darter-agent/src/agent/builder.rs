@@ -323,7 +323,8 @@ fn origins(options: &Options, http: &HttpClient, registry: &RegistryClient) -> (
     let mut origins = Origins::new(http.clone(), registry.clone()).with_retries(patience);
     if !options.role.is_daemon() {
         // Works for its own user alone, who may read these files anyway.
-        origins = origins.with_files(FileOrigin::anywhere());
+        let files = options.local_roots.clone().map_or_else(FileOrigin::anywhere, FileOrigin::below);
+        origins = origins.with_files(files);
     }
     (AllOrigins::new(&origins), origins.pauses())
 }

@@ -28,6 +28,8 @@ Examples:
   The files of a model that was pushed to a registry (oras push), or that a list names:
     $ darter mount registry.local/models/llama:8b /mnt/llama
     $ darter mount https://example.org/llama/files.txt /mnt/llama --as list
+  A repository of a model hub:
+    $ darter mount https://huggingface.co/org/model /mnt/model --as hub
   An image's root, read-only, as root and by way of a daemon:
     $ darter mount docker.io/library/debian:12 /mnt/debian
   The same for another kind of host:
@@ -79,6 +81,8 @@ pub(crate) enum MountShape {
     Archive,
     /// The URL is a list of URLs: the files that it names
     List,
+    /// The URL is a repository of a model hub (https://HUB/ORG/MODEL): its files
+    Hub,
 }
 
 /// What can be mounted.
@@ -127,6 +131,8 @@ pub(crate) struct MountArgs {
     ///
     /// Of an archive, only what tells of its members is read before the mount is there: a zip's list at its end, a tar's headers. A tar that is packed as a
     /// whole (tar.gz, tar.zst) is refused. A list has a URL on each line, and behind it, if you like, the content's digest and the path that the file gets.
+    /// A repository of Hugging Face's hub, or of a server that speaks its API, is asked what it has at its branch main, or at the revision of …/tree/REVISION; a private one wants
+    /// -H 'Authorization: Bearer TOKEN'.
     #[arg(long = "as", value_name = "KIND", value_enum)]
     pub(crate) shape: Option<MountShape>,
 

@@ -179,6 +179,7 @@ impl AgentArgs {
             stall_timeout: self.origin.stall_timeout,
             lazy: self.lazy.option(),
             profiles: self.lazy.lazy_profiles,
+            local_roots: None,
             drain_timeout: self.network.drain_timeout,
         })
     }
@@ -328,6 +329,7 @@ fn embedded(
         stall_timeout: origin.stall_timeout,
         lazy: None,
         profiles: true,
+        local_roots: None,
         drain_timeout: std::time::Duration::from_secs(3),
     })
 }

@@ -18,7 +18,7 @@ use super::fleet::{Fleet, Orders, darter, directory};
 use super::image::{DemoImage, FILE, NAME, find};
 use super::lazy::{LENGTH, PLACES};
 use super::origin::DemoOrigin;
-use super::{check_room, fleet};
+use super::{check_places, check_room, fleet};
 use crate::cli::DemoArgs;
 use crate::{output, units};
 
@@ -168,10 +168,7 @@ impl ContainerOutcome {
 
     /// An error if anything was wrong.
     pub(super) fn check(&self) -> anyhow::Result<()> {
-        if self.places_right < self.places {
-            bail!("{} of {} places were wrong", self.places - self.places_right, self.places);
-        }
-        Ok(())
+        check_places(self.places_right, self.places)
     }
 }
 

@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::content::Content;
 use super::fleet::{Fleet, darter, directory, unmount};
 use super::origin::DemoOrigin;
-use super::{check_room, local_copy};
+use super::{check_places, check_room, local_copy};
 use crate::cli::DemoArgs;
 use crate::{output, units};
 
@@ -129,10 +129,7 @@ impl LazyOutcome {
 
     /// An error if anything was wrong.
     pub(super) fn check(&self) -> anyhow::Result<()> {
-        if self.places_right < self.places {
-            bail!("{} of {} places were wrong", self.places - self.places_right, self.places);
-        }
-        Ok(())
+        check_places(self.places_right, self.places)
     }
 }
 

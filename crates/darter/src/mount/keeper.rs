@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use darter_api::{MountKind, MountState, MountStatus};
+use darter_api::{MountKind, MountStatus};
 use darter_core::{Clock as _, Source, SystemClock};
-use darter_mount::file::Glance;
 use darter_mount::supply::{Content, Supply};
 use darter_mount::{Condition, MountOptions, Mounted, MountedFile, Settings};
 use darter_store::threads;
@@ -16,7 +15,8 @@ use tokio::runtime::Handle;
 
 use super::register::Registration;
 use super::sources::{Agents, FileSource, request};
-use super::{Mount, unmount};
+use super::told::About;
+use super::{Mount, told, unmount};
 use crate::cli::MountArgs;
 use crate::failure::Failure;
 use crate::signals::Signals;
@@ -37,7 +37,7 @@ pub(super) async fn run(
     }
     let asked = request(&mount.url, mount.headers.clone(), mount.digest);
     let agents = tokio::select! {
-        agents = Agents::choose(args, &asked, mount.url.scheme() == "file") => agents?,
+        agents = Agents::choose(args, &asked, mount.url.scheme() == "file", None) => agents?,
         signal = signals.which() => return Err(Failure::Signal { signal: signal.as_raw_value(), kept: String::new() }.into()),
     };
     let source = agents.source(asked)?;
@@ -48,15 +48,14 @@ pub(super) async fn run(
     let (content, supply) = match opened {
         Ok(opened) => opened,
         Err(error) => {
-            agents.close([Source::from_url(mount.url, &[], mount.digest).0.key()]).await;
+            agents.close().await;
             return Err(error);
         }
     };
-    let blob = content.blob;
     let kept = keep(args, &mount, (&agents, &source), (content, supply), &mut signals, told).await;
     // Its agent is ended, and reads no more.
     drop(source);
-    agents.close([blob]).await;
+    agents.close().await;
     kept
 }
 
@@ -128,39 +127,19 @@ pub(super) async fn away(dir: &Path) {
     }
 }
 
-/// A condition as it is told.
-pub(super) fn told_of(condition: Condition) -> (MountState, Option<String>) {
-    match condition {
-        Condition::Open => (MountState::Open, None),
-        Condition::Waiting(reason) => (MountState::Waiting, Some(reason)),
-        Condition::Changed(reason) => (MountState::Changed, Some(reason)),
-        Condition::Tainted(reason) => (MountState::Tainted, Some(reason)),
-    }
-}
-
 async fn status(args: &MountArgs, mount: &Mount, agents: &Agents, since: u64, file: &MountedFile) -> MountStatus {
-    let Glance { condition, held, whole, alone, waiting } = file.glance().await;
-    let (state, reason) = told_of(condition);
     let (source, _) = Source::from_signed_url(mount.url.clone(), &[], None, &args.origin.signed_parameter);
-    MountStatus {
-        dir: mount.dir.clone(),
+    let about = About {
+        dir: &mount.dir,
         file: mount.name.clone(),
         url: source.to_string(),
         image: None,
         kind: MountKind::File,
         files: Some(1),
         blob: file.content().blob,
-        length_bytes: file.content().length,
-        held_bytes: held,
-        whole,
-        alone: alone && whole,
-        state,
-        reason,
-        waiting_reads: waiting as u64,
-        fill: args.fill.to_string(),
-        timeout_seconds: args.timeout.as_secs_f64(),
-        since_unix_seconds: since,
-        pid: std::process::id(),
+        length: file.content().length,
+        since,
         daemon: agents.socket().map(Path::to_owned),
-    }
+    };
+    told::status(args, about, file.glance().await)
 }

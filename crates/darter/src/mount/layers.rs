@@ -11,9 +11,9 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use darter_api::client::{Client, ClientError};
-use darter_api::{GetRequest, LayerRequest, MountKind, MountState, MountStatus};
+use darter_api::{GetRequest, LayerRequest, MountKind, MountStatus};
 use darter_core::{Clock, Digest, SystemClock};
-use darter_mount::{Condition, KeptFile, Layer, Layers, Mounted, MountedFile, Settings, Waits};
+use darter_mount::{KeptFile, Layer, Layers, Mounted, MountedFile, Settings, Waits};
 use darter_store::threads;
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -26,14 +26,15 @@ use super::keeper::LAST_READS;
 use super::reference::ImageRef;
 use super::register::{self, Registration};
 use super::sources::say;
-use super::{stack, trees};
+use super::told::About;
+use super::{ends, stack, told, trees};
 use crate::cli::MountArgs;
 use crate::failure::Failure;
 use crate::get::rooms;
 use crate::signals::Signals;
 
-/// Layers that are opened at a time: each may have to be read and expanded first.
-const MAX_OPENING: usize = 4;
+/// Layers that are opened at a time: each may have to be read and expanded first, of which the daemon does no more than this at once.
+const MAX_OPENING: usize = 16;
 
 /// The image to be mounted, and where.
 pub(super) struct ImageMount {
@@ -144,7 +145,7 @@ async fn daemon(args: &MountArgs) -> anyhow::Result<Client> {
     bail!("no daemon runs, by way of which images are mounted: start one with `darter up`, or name its --data-dir")
 }
 
-/// Opens each layer's file.
+/// Opens each layer's file, and reads what every mount reads of it.
 async fn open(args: &MountArgs, mount: &ImageMount, daemon: &Client, image: &Image) -> anyhow::Result<Arc<Files>> {
     let settings = Settings { limit: args.timeout, fill: args.fill, fill_rate: args.fill_rate, has_digest: true };
     let (clock, waits): (Arc<dyn Clock>, _) = (Arc::new(SystemClock::start()), Waits::new());
@@ -163,10 +164,17 @@ async fn open(args: &MountArgs, mount: &ImageMount, daemon: &Client, image: &Ima
         };
         let daemon = Daemon::new(Client::at(daemon.socket().to_owned()), request);
         let (content, supply) = daemon.first(say).await?;
+        let directories = ends::read(&content, &*supply, args.timeout).await;
         let file = MountedFile::among(content, supply, settings, Arc::clone(&clock), waits.clone());
-        anyhow::Ok((layer.diff_id, KeptFile::begin(file, daemon)))
+        anyhow::Ok((layer.diff_id, (KeptFile::begin(file, daemon), directories)))
     });
-    Ok(Arc::new(Files(opened.buffer_unordered(MAX_OPENING).try_collect().await?)))
+    let opened: HashMap<_, _> = opened.buffer_unordered(MAX_OPENING).try_collect().await?;
+    // One that is not known may have what others below or above it ask for: nothing is said then.
+    let known = image.layers.iter().map(|layer| opened.get(&layer.diff_id)?.1.clone());
+    if let Some(known) = known.collect() {
+        ends::tell_differences(known).await;
+    }
+    Ok(Arc::new(Files(opened.into_iter().map(|(diff_id, (kept, _))| (diff_id, kept)).collect())))
 }
 
 /// Makes all mounts. Blocking.
@@ -203,47 +211,23 @@ async fn status(
     (image, since): (&Image, u64),
     files: &Files,
 ) -> MountStatus {
-    let (mut length, mut here, mut waiting) = (0, 0, 0);
-    let (mut whole, mut alone) = (true, true);
-    let (mut state, mut reason) = (MountState::Open, None);
+    let (mut glances, mut length) = (Vec::new(), 0);
     for kept in files.0.values() {
-        let glance = kept.file().glance().await;
+        glances.push(kept.file().glance().await);
         length += kept.file().content().length;
-        here += glance.held;
-        waiting += glance.waiting as u64;
-        whole &= glance.whole;
-        alone &= glance.alone;
-        let (its_state, its_reason) = match glance.condition {
-            Condition::Open => continue,
-            Condition::Waiting(reason) => (MountState::Waiting, reason),
-            Condition::Changed(reason) => (MountState::Changed, reason),
-            Condition::Tainted(reason) => (MountState::Tainted, reason),
-        };
-        // What is wrong says more than what waits.
-        if state != MountState::Tainted {
-            (state, reason) = (its_state, Some(its_reason));
-        }
     }
     let top = image.layers.last().and_then(|layer| files.0.get(&layer.diff_id));
-    MountStatus {
-        dir: mount.dir.clone(),
+    let about = About {
+        dir: &mount.dir,
         file: String::new(),
         url: mount.image.to_string(),
         image: Some(image.digest),
         kind: MountKind::Image,
         files: None,
         blob: top.map_or(darter_core::BlobId([0; 32]), |top| top.file().content().blob),
-        length_bytes: length,
-        held_bytes: here,
-        whole,
-        alone: alone && whole,
-        state,
-        reason,
-        waiting_reads: waiting,
-        fill: args.fill.to_string(),
-        timeout_seconds: args.timeout.as_secs_f64(),
-        since_unix_seconds: since,
-        pid: std::process::id(),
+        length,
+        since,
         daemon: Some(daemon.socket().to_owned()),
-    }
+    };
+    told::status(args, about, told::together(glances))
 }

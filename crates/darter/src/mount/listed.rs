@@ -23,7 +23,7 @@ use crate::units;
 pub(super) const MAX_LIST: u64 = 8 << 20;
 
 /// The most files of a list: each is asked for before the mount is there.
-const MAX_LISTED: usize = 10_000;
+pub(super) const MAX_LISTED: usize = 10_000;
 
 /// A file of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
-use darter_agent::{Agent, Download, FetchError, Held, KeptOpen, StartError};
+use darter_agent::{Agent, Download, FetchError, Held, KeptOpen, Options, StartError};
 use darter_api::GetRequest;
 use darter_core::source::Credentials;
-use darter_core::{BlobId, ByteRange, PieceHash, Source, in_full};
+use darter_core::{ByteRange, PieceHash, Source, in_full};
 use darter_mount::supply::{Content, End, Given, Refusal, Supplier, Supply};
 use darter_store::{StoreError, threads};
 
@@ -38,14 +38,20 @@ struct OpenDownload {
 }
 
 impl OwnAgent {
-    /// Starts an agent in the first room that is free, to read this.
-    pub(super) async fn start(args: &MountArgs, request: &GetRequest) -> anyhow::Result<Arc<Self>> {
+    /// Starts an agent in the first room that is free, to read this; of local files those `below` a directory, whose path has no links, if it is given.
+    pub(super) async fn start(
+        args: &MountArgs,
+        request: &GetRequest,
+        below: Option<PathBuf>,
+    ) -> anyhow::Result<Arc<Self>> {
+        let roots = below.map(|below| vec![below]);
         let wanted = vec![source_of(&args.origin.signed_parameter, request)?.0.key()];
         let data_dir = rooms::parent(args.place.data_dir()?, false);
         for room in rooms::candidates(&data_dir, &wanted, false) {
             rooms::make(&room)
                 .with_context(|| format!("can't keep anything in {}; give another --data-dir", room.display()))?;
-            let agent = match Agent::start(args.embedded_options(room.clone())?).await {
+            let options = Options { local_roots: roots.clone(), ..args.embedded_options(room.clone())? };
+            let agent = match Agent::start(options).await {
                 Ok(agent) => agent,
                 Err(StartError::Store(StoreError::Locked { .. })) => continue,
                 Err(error) => return Err(error.into()),
@@ -62,10 +68,16 @@ impl OwnAgent {
         bail!("all rooms in {} are in use; give another --data-dir", data_dir.display())
     }
 
-    /// Ends it, after the mount: nobody needs what it fetched any more.
-    pub(super) async fn close(&self, blobs: impl IntoIterator<Item = BlobId>) {
-        for blob in blobs {
-            rooms::remove(&self.agent, blob).await;
+    /// Ends it, after the mount: nobody needs what it fetched any more, whether that was opened by then or not. All in its room is this mount's, or what an earlier one
+    /// of the same left.
+    pub(super) async fn close(&self) {
+        match self.agent.list().await {
+            Ok(blobs) => {
+                for blob in blobs {
+                    rooms::remove(&self.agent, blob.blob).await;
+                }
+            }
+            Err(error) => tracing::warn!(error = %in_full(&error), "what was fetched can't be listed, and stays"),
         }
         let room = self.room.clone();
         threads::run(move || rooms::note(&room, &[])).await;

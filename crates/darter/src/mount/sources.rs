@@ -1,12 +1,12 @@
 //! Where the bytes of a mount come from: a daemon of this host if one runs and is wanted, else an agent in the keeper's own process.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use darter_api::client::{Client, ClientError};
 use darter_api::{GetRequest, Waiting};
-use darter_core::{Blamed as _, BlobId, in_full};
+use darter_core::{Blamed as _, in_full};
 use darter_mount::supply::{Content, Supplier, Supply};
 use url::Url;
 
@@ -48,8 +48,13 @@ pub(super) fn request(url: &Url, headers: Vec<(String, String)>, digest: Option<
 
 impl Agents {
     /// A daemon if one runs and is wanted; else an agent here, in a room for what is asked for first. A daemon reads local files for nobody: they may
-    /// not be this user's.
-    pub(super) async fn choose(args: &MountArgs, first: &GetRequest, is_local: bool) -> anyhow::Result<Self> {
+    /// not be this user's. An agent here reads only those `below` a directory, if it is given.
+    pub(super) async fn choose(
+        args: &MountArgs,
+        first: &GetRequest,
+        is_local: bool,
+        below: Option<PathBuf>,
+    ) -> anyhow::Result<Self> {
         if !args.no_daemon && !is_local {
             let own = args.place.data_dir()?;
             for client in args.place.clients()? {
@@ -62,7 +67,7 @@ impl Agents {
                 }
             }
         }
-        Ok(Self::Own(OwnAgent::start(args, first).await?))
+        Ok(Self::Own(OwnAgent::start(args, first, below).await?))
     }
 
     /// A content that it reads.
@@ -81,10 +86,10 @@ impl Agents {
         }
     }
 
-    /// Ends an agent here, after the mount: nobody needs these blobs any more.
-    pub(super) async fn close(self, blobs: impl IntoIterator<Item = BlobId>) {
+    /// Ends an agent here, after the mount: nobody needs any more what it read.
+    pub(super) async fn close(self) {
         if let Self::Own(own) = self {
-            own.close(blobs).await;
+            own.close().await;
         }
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! An archive is one file, opened as any other ([`archive`]); files of a list, a directory or an artifact are opened when programs open them (`files`).
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_trait::async_trait;
 use darter_api::client::Client;
-use darter_api::{BlobRequest, GetRequest, MountKind, MountState, MountStatus};
+use darter_api::{BlobRequest, GetRequest, MountKind, MountStatus};
 use darter_archive::tree::TreeBuilder;
 use darter_archive::{ArchiveError, Tree};
 use darter_core::{BlobId, Clock as _, Digest, Source, SystemClock};
@@ -25,12 +24,14 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::runtime::Handle;
 use url::Url;
 
+use super::hub::{HubFile, Repository};
 use super::image::Artifact;
-use super::keeper::{LAST_READS, away, told_of};
+use super::keeper::{LAST_READS, away};
 use super::layers::ImageMount;
 use super::listed::{self, MAX_LIST};
 use super::register::Registration;
 use super::sources::{Agents, FileSource, request};
+use super::told::{self, About, told_of};
 use crate::cli::MountArgs;
 use crate::failure::Failure;
 use crate::get::credentials::Senders;
@@ -49,6 +50,7 @@ pub(super) enum Shape {
     Archive,
     List,
     Directory,
+    Hub,
 }
 
 /// The URL to be mounted as a tree, and where.
@@ -93,28 +95,35 @@ pub(super) async fn run(
     let is_local = mount.url.scheme() == "file";
     let signed = &args.origin.signed_parameter;
     let shown = Source::from_signed_url(mount.url.clone(), &[], None, signed).0.to_string();
+    let interrupted = |signal: tokio::signal::unix::SignalKind| -> anyhow::Error {
+        Failure::Signal { signal: signal.as_raw_value(), kept: String::new() }.into()
+    };
+    let below = match mount.shape {
+        Shape::Directory => Some(top_of(&mount.url).await?),
+        Shape::Archive | Shape::List | Shape::Hub => None,
+    };
+    let agents = tokio::select! {
+        agents = Agents::choose(args, &asked, is_local && mount.shape != Shape::List, below.clone()) => agents?,
+        signal = signals.which() => return Err(interrupted(signal)),
+    };
     let prepared = async {
-        let agents = Agents::choose(args, &asked, is_local && mount.shape != Shape::List).await?;
-        let ready = match mount.shape {
-            Shape::Archive => archive(args, &agents, asked.clone(), shown).await,
-            Shape::List => list(args, &agents, (&mount, asked.clone()), shown).await,
-            Shape::Directory => directory(args, &agents, &mount, shown).await,
-        };
-        match ready {
-            Ok(ready) => Ok((agents, ready)),
-            Err(error) => {
-                agents.close([Source::from_url(mount.url.clone(), &[], mount.digest).0.key()]).await;
-                Err(error)
-            }
+        match below {
+            Some(top) => directory(args, &agents, top, shown).await,
+            None if mount.shape == Shape::List => list(args, &agents, (&mount, asked.clone()), shown).await,
+            None if mount.shape == Shape::Hub => hub(args, &agents, &mount, shown).await,
+            None => archive(args, &agents, asked.clone(), shown).await,
         }
     };
-    let (agents, ready) = tokio::select! {
-        prepared = prepared => prepared?,
-        signal = signals.which() => return Err(Failure::Signal { signal: signal.as_raw_value(), kept: String::new() }.into()),
+    let prepared = tokio::select! {
+        prepared = prepared => prepared,
+        signal = signals.which() => Err(interrupted(signal)),
     };
-    let (dir, blobs) = (mount.dir, ready.source.blobs());
-    let kept = keep(args, dir, &agents, ready, signals, told).await;
-    agents.close(blobs()).await;
+    let kept = match prepared {
+        Ok(ready) => keep(args, mount.dir, &agents, ready, signals, told).await,
+        Err(error) => Err(error),
+    };
+    // However it ends, nothing stays of what was read.
+    agents.close().await;
     kept
 }
 
@@ -246,6 +255,24 @@ async fn list(
     Ok(Ready { tree, kind: MountKind::List, source, url, image: None })
 }
 
+/// Asks a hub what a repository has.
+async fn hub(args: &MountArgs, agents: &Agents, mount: &TreeMount, url: String) -> anyhow::Result<Ready> {
+    let repository = Repository::at(&mount.url)?;
+    let question = repository.question()?;
+    let text = read_list(args, agents, request(&question, mount.senders.of(&question), None)).await?;
+    let files = repository.files(&text)?;
+    let now = Time { seconds: SystemClock::start().unix().try_into()?, nanos: 0 };
+    let (mut builder, mut requests) = (TreeBuilder::new(now), Vec::new());
+    for HubFile { file, length } in files {
+        let body = listed::body(requests.len(), length)?;
+        builder.add(file.path.as_bytes(), 0o644, now, body).map_err(|error| refused(&url, &error))?;
+        requests.push(request(&file.url, mount.senders.of(&file.url), file.digest));
+    }
+    let tree = Arc::new(builder.finish()?);
+    let source = Opened::Set(set(args, agents, &tree, requests).await?);
+    Ok(Ready { tree, kind: MountKind::Hub, source, url, image: None })
+}
+
 async fn read_list(args: &MountArgs, agents: &Agents, asked: GetRequest) -> anyhow::Result<String> {
     let (url, source) = (asked.url.clone(), agents.source(asked)?);
     let (content, supply) = source.first().await?;
@@ -270,8 +297,14 @@ pub(super) fn local(url: &Url) -> anyhow::Result<PathBuf> {
     url.to_file_path().map_err(|()| Failure::Usage(format!("{url} is no path on this host")).into())
 }
 
-async fn directory(args: &MountArgs, agents: &Agents, mount: &TreeMount, url: String) -> anyhow::Result<Ready> {
-    let top = local(&mount.url)?;
+/// A local directory, behind all links.
+async fn top_of(url: &Url) -> anyhow::Result<PathBuf> {
+    let top = local(url)?;
+    let shown = top.display().to_string();
+    threads::run(move || std::fs::canonicalize(top)).await.with_context(|| format!("can't read {shown}"))
+}
+
+async fn directory(args: &MountArgs, agents: &Agents, top: PathBuf, url: String) -> anyhow::Result<Ready> {
     let (tree, files) = threads::run(move || listed::walk(&top)).await?;
     let of = |path: &PathBuf| {
         let url = Url::from_file_path(path).map_err(|()| anyhow::anyhow!("{} is no path", path.display()))?;
@@ -322,17 +355,6 @@ async fn set(
         set.open_all().await.map_err(|error| anyhow::anyhow!(error.reason))?;
     }
     Ok(set)
-}
-
-impl Opened {
-    /// Tells which blobs an agent of this mount's own has for it, whenever that is asked.
-    fn blobs(&self) -> impl FnOnce() -> HashSet<BlobId> + use<> {
-        let (archive, set) = match self {
-            Self::Archive(kept) => (Some(kept.file().content().blob), None),
-            Self::Set(set) => (None, Some(Arc::clone(set))),
-        };
-        move || set.map(|set| set.blobs()).unwrap_or_default().into_iter().chain(archive).collect()
-    }
 }
 
 async fn keep(
@@ -397,37 +419,24 @@ async fn keep(
 }
 
 async fn status(args: &MountArgs, dir: &std::path::Path, agents: &Agents, since: u64, ready: &Ready) -> MountStatus {
-    let (blob, length, condition, held, whole, alone, waiting) = match &ready.source {
+    let (blob, length, now) = match &ready.source {
         Opened::Archive(kept) => {
-            let (glance, content) = (kept.file().glance().await, kept.file().content());
-            (content.blob, content.length, glance.condition, glance.held, glance.whole, glance.alone, glance.waiting)
+            let content = kept.file().content();
+            (content.blob, content.length, kept.file().glance().await)
         }
-        Opened::Set(set) => {
-            let all = set.overview().await;
-            let none = BlobId([0; 32]);
-            (none, ready.tree.bytes, all.condition, all.held, all.whole, all.alone, all.waiting)
-        }
+        Opened::Set(set) => (BlobId([0; 32]), ready.tree.bytes, set.overview().await),
     };
-    let (state, reason): (MountState, _) = told_of(condition);
-    MountStatus {
-        dir: dir.to_owned(),
+    let about = About {
+        dir,
         file: String::new(),
         url: ready.url.clone(),
         image: ready.image,
         kind: ready.kind,
         files: Some(ready.tree.files),
         blob,
-        length_bytes: length,
-        held_bytes: held,
-        whole,
-        alone: alone && whole,
-        state,
-        reason,
-        waiting_reads: waiting as u64,
-        fill: args.fill.to_string(),
-        timeout_seconds: args.timeout.as_secs_f64(),
-        since_unix_seconds: since,
-        pid: std::process::id(),
+        length,
+        since,
         daemon: agents.socket().map(std::path::Path::to_owned),
-    }
+    };
+    told::status(args, about, now)
 }

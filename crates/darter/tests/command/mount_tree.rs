@@ -8,10 +8,13 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, sym
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::mount::can_mount;
 use crate::mount_image::{ImageRegistry, tree};
+use crate::support::hub::Hub;
 use crate::support::web::Web;
-use crate::support::{Daemon, Outcome, Room, content, sha256, wait_until};
+use crate::support::{Daemon, Outcome, Room, Running, content, sha256, wait_until};
 
 const MEGABYTE: usize = 1_000_000;
 
@@ -311,6 +314,36 @@ fn a_local_directory_is_mounted_with_what_is_in_it() {
     );
 }
 
+/// The directory may be another user's, under a mount by root.
+#[test]
+fn a_link_that_was_put_in_the_place_of_a_local_directorys_file_leads_nowhere_out_of_it() {
+    if !can_mount() {
+        return;
+    }
+    let room = Room::new();
+    let top = room.path("in");
+    std::fs::create_dir_all(top.join("deep")).unwrap();
+    for name in ["deep/file", "other", "inside"] {
+        std::fs::write(top.join(name), b"what is in the directory").unwrap();
+    }
+    let outside = room.path("outside");
+    std::fs::create_dir(&outside).unwrap();
+    std::fs::write(outside.join("file"), b"what the owner may not see").unwrap();
+    std::fs::write(room.path("link"), "").unwrap();
+    // The directory itself may be named by a link.
+    symlink(&top, room.path("by-link")).unwrap();
+    let mount = Tree::make(&room, &format!("{}/", room.path("by-link").display()));
+    std::fs::remove_dir_all(top.join("deep")).unwrap();
+    symlink(&outside, top.join("deep")).unwrap();
+    std::fs::remove_file(top.join("other")).unwrap();
+    symlink(outside.join("file"), top.join("other")).unwrap();
+    for name in ["deep/file", "other"] {
+        assert!(std::fs::read(mount.dir.join(name)).is_err(), "{name}");
+    }
+    assert_eq!(std::fs::read(mount.dir.join("inside")).unwrap(), b"what is in the directory");
+    mount.unmount().succeeded();
+}
+
 #[test]
 fn the_files_of_a_list_are_mounted_under_their_paths_and_checked_by_their_digests() {
     if !can_mount() {
@@ -347,11 +380,46 @@ fn the_files_of_a_list_are_mounted_under_their_paths_and_checked_by_their_digest
     Tree::try_make(&room, &line).1.failed_with(1, &["../x", "leads out"]);
     // A list from elsewhere names no files of this host, and gets no header for strangers.
     let hostile = Web::serve(b"file:///etc/hostname\n".to_vec());
-    Tree::try_make(&room, &format!("{} --as list", hostile.url)).1.failed_with(1, &["no files of this host"]);
+    Tree::try_make(&room, &format!("{} --as list", hostile.url)).1.failed_with(2, &["no files of this host"]);
     let stranger = Web::serve(format!("{}\n", two.url).into_bytes());
     let (_tree, outcome) = Tree::try_make(&room, &format!("{} --as list -H x-secret:1", stranger.url));
     outcome.failed_with(1, &["401"]);
     assert!(two.heads().last().is_some_and(|head| !head.to_lowercase().contains("x-secret")));
+}
+
+#[test]
+fn a_mount_without_a_daemon_leaves_nothing_behind_however_it_ends() {
+    if !can_mount() {
+        return;
+    }
+    let room = Room::new();
+    let nothing_stays = || {
+        let files = crate::support::files_below(&room.data_dir());
+        !files.iter().any(|path| path.to_string_lossy().contains("/blobs/"))
+    };
+    let (one, two) = (Web::serve(content(MEGABYTE)), Web::serve(content(2 * MEGABYTE)));
+    std::fs::write(room.path("list.txt"), format!("{} a\n{} b\n", one.url, two.url)).unwrap();
+    let line = format!("{} --as list --no-daemon", room.path("list.txt").display());
+    for signal in [Signal::TERM, Signal::INT] {
+        let mount = Tree::make(&room, &line);
+        for name in ["a", "b"] {
+            std::fs::read(mount.dir.join(name)).unwrap();
+        }
+        assert!(!nothing_stays());
+        let keeper = mount.status()["pid"].as_i64().unwrap();
+        kill_process(Pid::from_raw(keeper.try_into().unwrap()).unwrap(), signal).unwrap();
+        wait_until("the mount is gone", || room.run("mount --list --json").succeeded().json() == serde_json::json!([]));
+        wait_until("nothing stays", nothing_stays);
+    }
+    // The second file does not answer: it is broken off before the mount is there, by which time something came of the first.
+    two.hold_at(0);
+    std::fs::create_dir_all(room.path("m")).unwrap();
+    let asked = two.heads().len();
+    let mut command = Running::start(room.darter(&format!("mount {line} --foreground {}", room.path("m").display())));
+    wait_until("it waits for the second", || two.heads().len() > asked);
+    command.signal(Signal::TERM);
+    drop(command.end());
+    assert!(nothing_stays());
 }
 
 #[test]
@@ -378,6 +446,42 @@ fn an_artifacts_files_are_mounted_by_their_titles() {
 }
 
 #[test]
+fn a_repository_of_a_model_hub_is_mounted_at_its_commit_with_a_token_that_only_the_hub_sees() {
+    if !can_mount() {
+        return;
+    }
+    let weights = content(3 * MEGABYTE);
+    let store = Web::serve(weights.clone());
+    let small: [(&str, &[u8]); 2] = [("config.json", b"{}"), ("sub/read me.txt", b"read")];
+    let hub = Hub::start(&small, &[("weights/model.safetensors", &weights, &store.url)], "secret");
+    let room = Room::new();
+    let _daemon = Daemon::start(&room, "");
+    let (_tree, outcome) = Tree::try_make(&room, &format!("{} --as hub", hub.url));
+    outcome.failed_with(1, &["401"]);
+    std::fs::write(room.path("header"), "authorization: Bearer secret\n").unwrap();
+    let line = format!("{} --as hub -H @{}", hub.url, room.path("header").display());
+    let mount = Tree::make(&room, &line);
+    assert_eq!(store.sent(), 0, "nobody has touched it");
+    assert_eq!(std::fs::metadata(mount.dir.join("weights/model.safetensors")).unwrap().len(), weights.len() as u64);
+    for (path, content) in small {
+        assert_eq!(std::fs::read(mount.dir.join(path)).unwrap(), content, "{path}");
+    }
+    assert!(std::fs::read(mount.dir.join("weights/model.safetensors")).unwrap() == weights);
+    assert!(!store.heads().is_empty());
+    assert!(store.heads().iter().all(|head| !head.to_lowercase().contains("secret")), "{:?}", store.heads());
+    let status = mount.status();
+    assert_eq!((status["kind"].as_str(), status["files"].as_u64()), (Some("hub"), Some(3)), "{status}");
+    mount.unmount().succeeded();
+    // What the hub says of its large files is what they have to be.
+    let other = Web::serve(content(3 * MEGABYTE).into_iter().rev().collect());
+    let liar = Hub::start(&[], &[("weights", &weights, &other.url)], "secret");
+    let line = line.replace(&hub.url, &liar.url);
+    let mount = Tree::make(&room, &format!("{line} --fill always"));
+    wait_until("it is tainted", || mount.status()["state"] == "tainted");
+    assert!(std::fs::read(mount.dir.join("weights")).is_err());
+}
+
+#[test]
 fn what_makes_no_sense_is_refused_before_anybody_is_asked() {
     let room = Room::new();
     std::fs::create_dir_all(room.path("m")).unwrap();
@@ -385,6 +489,7 @@ fn what_makes_no_sense_is_refused_before_anybody_is_asked() {
     for (line, why) in [
         ("mount http://127.0.0.1:1/x.zip --as archive --name y", "--name"),
         ("mount debian --as archive", "--as"),
+        ("mount http://127.0.0.1:1/ --as hub", "names no repository"),
         (
             "mount http://127.0.0.1:1/l --as list --digest sha256:0000000000000000000000000000000000000000000000000000000000000000",
             "--digest",

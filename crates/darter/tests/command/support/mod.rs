@@ -1,5 +1,6 @@
 //! Rooms and processes.
 
+pub(crate) mod hub;
 pub(crate) mod web;
 
 use std::io::Read as _;
