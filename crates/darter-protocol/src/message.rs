@@ -219,7 +219,7 @@ pub enum Message {
         held: PieceSet,
         /// How many hashes the sender knows, from the first on.
         known: u32,
-        /// True if the sender wants the rest.
+        /// True if the sender wants the rest: not if it wants no more than parts of it.
         wants: bool,
     },
     /// Member → member and member → lead: I hold these pieces now, too.

@@ -68,6 +68,7 @@ impl fmt::Display for Versions {
 /// | 1 | [`EXPANDED_LAYERS`](Self::EXPANDED_LAYERS) |
 /// | 2 | [`PROFILES`](Self::PROFILES) |
 /// | 3 | [`DOUBTS`](Self::DOUBTS) |
+/// | 4 | [`PARTS`](Self::PARTS) |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Capabilities(u64);
 
@@ -88,8 +89,13 @@ impl Capabilities {
     /// [`Message::Refuted`](crate::Message::Refuted) of a member's.
     pub const DOUBTS: Self = Self(8);
 
+    /// When it leads, answers a request for any piece of a member that wants no more than parts with one of those that the member said it
+    /// waits for ([`Message::Want`](crate::Message::Want)). Others answer with any piece of the blob.
+    pub const PARTS: Self = Self(16);
+
     /// The abilities of this release.
-    pub const OWN: Self = Self(Self::FAILURE_KINDS.0 | Self::EXPANDED_LAYERS.0 | Self::PROFILES.0 | Self::DOUBTS.0);
+    pub const OWN: Self =
+        Self(Self::FAILURE_KINDS.0 | Self::EXPANDED_LAYERS.0 | Self::PROFILES.0 | Self::DOUBTS.0 | Self::PARTS.0);
 
     /// The capabilities with these bits.
     pub const fn from_bits(bits: u64) -> Self {

@@ -104,7 +104,8 @@ impl Fleet {
         }
         let nodes = (0..).zip(&scenario.nodes).map(|(index, spec)| {
             let seed = scenario.seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ scattered(index);
-            Node::new(index, spec, (scenario.pieces, scenario.piece_bytes), tuning, seed, scenario.records)
+            let (pieces, starts) = ((scenario.pieces, scenario.piece_bytes), scenario.starts.as_ref());
+            Node::new(index, spec, pieces, tuning, (seed, scenario.records), starts)
         });
         let network = scenario.network;
         let grain = network.grain.unwrap_or_else(|| (scenario.piece_bytes / 4).max(64 << 10));
@@ -556,7 +557,9 @@ impl Fleet {
         let node = &mut self.nodes[index as usize];
         let (view, clock) = (self.blob.seen_by(node), node.clock(now));
         node.session.handle(Input::Stored(came), &view, clock);
-        if node.wants && node.finished.is_none() && node.session.picker().is_complete() {
+        self.read_on_by(index);
+        let node = &mut self.nodes[index as usize];
+        if node.wants && node.finished.is_none() && node.has_all() {
             node.finished = Some(now);
             self.waiting_for -= usize::from(node.honest && node.alive);
         }

@@ -83,7 +83,7 @@ impl Fleet {
         self.opens(leader, Input::OpensBooks(desk));
         let node = &self.nodes[index as usize];
         let (id, held) = (node.id, self.shown(index));
-        let wants = !node.session.picker().is_complete();
+        let wants = !node.session.picker().is_complete() && node.program.is_none();
         self.count_message();
         let entering = Entering { node: id, request: 0, whole: None };
         let place = self.blob.place(index).clone();
@@ -109,6 +109,7 @@ impl Fleet {
         let follows = node.session.handle(Input::LetIn(let_in), &view, now);
         if follows {
             self.tell_known(index);
+            self.starts(index);
         }
         self.sought(index, if follows { Sought::Done } else { Sought::Refused(lead) });
         follows

@@ -13,6 +13,7 @@
 //! | `links` | pieces on their way: what a cable is busy with, what arrives |
 //! | `hashes` | how hashes get about |
 //! | `uploads` | slots, sockets, and whose turn it is |
+//! | `starters` | nodes that read pieces here and there, as whoever starts something does |
 //! | `liars` | nodes that don't give what they say they hold |
 //! | `leading` | what happens at a node that leads: whom it lets in, what it reads |
 //! | `letters` | what nodes say to each other, and whom they can reach |
@@ -39,10 +40,11 @@ pub mod plot;
 mod queue;
 pub mod report;
 pub mod scenario;
+mod starters;
 mod uploads;
 
 pub use darter_scenario::{Clock, Event, Lie, SEED};
 pub use fleet::Fleet;
 pub use node::{BLOB, id_of};
 pub use report::Report;
-pub use scenario::{Network, NodeSpec, Scenario, SharedLink};
+pub use scenario::{Network, NodeSpec, Scenario, SharedLink, Starts};

@@ -150,7 +150,7 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
 fn rows(nodes: usize, scenario: &Scenario, report: &Report) -> [(&'static str, f64); 21] {
     let least = scenario.least_time().as_secs_f64();
     let over = |part| report.quantile(part).as_secs_f64() / least;
-    let copies = |pieces: u64| pieces as f64 / f64::from(scenario.pieces.max(1));
+    let copies = |pieces: u64| pieces as f64 / f64::from(scenario.wanted().max(1));
     let crossed: u64 = report.crossings.iter().map(|(_, pieces)| pieces).sum();
     let (mean, peak) = report.tracker_rate();
     let hashes = report.lead_hash_bytes as f64 / scenario.bytes().max(1) as f64;

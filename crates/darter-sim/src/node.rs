@@ -11,7 +11,8 @@ use darter_swarm::{Leadership, Session, SessionStart, Tuning};
 
 use crate::leading::Leading;
 use crate::queue::Arrival;
-use crate::scenario::NodeSpec;
+use crate::scenario::{NodeSpec, Starts};
+use crate::starters::Program;
 use crate::uploads::Uploads;
 
 /// The blob of a run, and its source.
@@ -41,6 +42,8 @@ pub(crate) struct Node {
     /// How far its clock has jumped ahead of the others'.
     pub(crate) ahead: Duration,
     pub(crate) wants: bool,
+    /// What it reads, if it does not want everything.
+    pub(crate) program: Option<Program>,
     pub(crate) session: Session,
     /// Its state as a lead.
     pub(crate) leading: Leading,
@@ -110,9 +113,10 @@ impl Node {
         spec: &NodeSpec,
         (pieces, piece_bytes): (u32, u64),
         tuning: Tuning,
-        seed: u64,
-        records: bool,
+        (seed, records): (u64, bool),
+        starts: Option<&Starts>,
     ) -> Self {
+        let program = starts.filter(|_| index != 0 && !spec.holds).cloned();
         let id = id_of(index);
         let start = SessionStart {
             me: id,
@@ -128,7 +132,7 @@ impl Node {
             // It is known to everybody here.
             verdict: Some(WHOLE),
             is_complete: false,
-            everything: true,
+            everything: program.is_none(),
             seed,
             tuning,
             now: Moment::ZERO,
@@ -151,6 +155,7 @@ impl Node {
             passing: None,
             ahead: Duration::ZERO,
             wants: index != 0 && !spec.holds,
+            program: program.map(Program::new),
             session,
             leading: Leading::default(),
             acquainted: BTreeSet::new(),
@@ -169,6 +174,11 @@ impl Node {
             behind: Vec::new(),
             spot: Spot::default(),
         }
+    }
+
+    /// True if it has all that it wants.
+    pub(crate) fn has_all(&self) -> bool {
+        self.program.as_ref().map_or_else(|| self.session.picker().is_complete(), Program::is_through)
     }
 
     /// The leadership as a node that starts knows it. The seed follows nobody.

@@ -7,7 +7,7 @@ use clap::Args;
 use darter_core::{Place, Rate};
 use darter_scenario::{Event, Lie, SEED};
 
-use crate::scenario::{Scenario, SharedLink};
+use crate::scenario::{Scenario, SharedLink, Starts};
 
 /// A fleet of equal nodes, and what makes them differ.
 #[derive(Clone, Debug, Args)]
@@ -62,6 +62,13 @@ pub struct FleetOptions {
     /// Rate of the link between a zone and the others.
     #[arg(long)]
     pub zone_rate: Option<Rate>,
+    /// Every node starts a program that reads so many of the pieces, here and there, one after the other, and nothing else. T* and
+    /// copies are of these.
+    #[arg(long, value_name = "PIECES", conflicts_with = "read")]
+    pub touch: Option<u32>,
+    /// Nodes know from the start which pieces these are, as by a first-touch profile.
+    #[arg(long, requires = "touch")]
+    pub listed: bool,
     /// Every node has a reader in order, from its joining on.
     #[arg(long)]
     pub read: bool,
@@ -180,6 +187,7 @@ impl FleetOptions {
         scenario.origin_each = self.origin_each;
         scenario.origin_connections = if self.origin_each.is_some() { self.origin_connections } else { 1 };
         scenario.seed = self.seed;
+        scenario.starts = self.touch.map(|touched| Starts::scattered(touched, self.pieces, self.listed));
         scenario.network.latency = Duration::from_micros(self.latency);
         scenario.network.rack_latency = Duration::from_micros(self.rack_latency);
         scenario.network.zone_latency = Duration::from_micros(self.zone_latency);

@@ -72,6 +72,25 @@ impl Default for Network {
     }
 }
 
+/// What nodes read that start something out of the blob, instead of wanting all of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Starts {
+    /// The pieces that a program reads, in its order: it waits for each.
+    pub touched: Vec<u32>,
+    /// True if nodes know that list from the start, as by a first-touch profile.
+    pub is_listed: bool,
+}
+
+impl Starts {
+    /// So many of a blob's pieces, none beside the one that is read before it.
+    pub fn scattered(count: u32, of: u32, is_listed: bool) -> Self {
+        let mut touched: Vec<u32> = (0..of).collect();
+        touched.sort_by_key(|piece| crate::node::scattered(*piece));
+        touched.truncate(count as usize);
+        Self { touched, is_listed }
+    }
+}
+
 /// A fleet and what happens to it.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -95,6 +114,8 @@ pub struct Scenario {
     pub sample_every: Option<Duration>,
     /// How long a node gathers new pieces before it tells the lead; what [`Tuning::tell_lead_pause`] says if `None`.
     pub tell_lead_pause: Option<Duration>,
+    /// What each node reads that joins, if it does not want everything.
+    pub starts: Option<Starts>,
     /// Events, each with how long after the start.
     pub events: Vec<(Duration, Event)>,
     /// How long a reader in order stands still before its piece becomes urgent.
@@ -125,6 +146,7 @@ impl Scenario {
             links: Vec::new(),
             sample_every: None,
             tell_lead_pause: None,
+            starts: None,
             events: Vec::new(),
             patience: URGENT_AFTER,
             tuning: Tuning::default(),
@@ -149,12 +171,17 @@ impl Scenario {
         }
     }
 
+    /// How many pieces each node wants.
+    pub fn wanted(&self) -> u32 {
+        self.starts.as_ref().map_or(self.pieces, |starts| starts.touched.len() as u32)
+    }
+
     /// Length of the blob in bytes.
     pub const fn bytes(&self) -> u64 {
         self.pieces as u64 * self.piece_bytes
     }
 
-    /// The least time in which the blob can reach all nodes that want it, if all are there from the start. Several seeds count
+    /// The least time in which the blob, or what is wanted of it, can reach all nodes that want it, if all are there from the start. Several seeds count
     /// as one; shared links are left out.
     pub fn least_time(&self) -> Duration {
         let (seeds, nodes): (Vec<_>, Vec<_>) =
@@ -162,10 +189,11 @@ impl Scenario {
         let rates: Vec<(Rate, Rate)> = nodes.iter().map(|(_, node)| (node.up, node.down)).collect();
         let up = seeds.iter().map(|(_, node)| node.up.bytes_per_second()).sum();
         let Some(up) = Rate::from_bytes_per_second(up) else { return Duration::ZERO };
-        let swarm = darter_swarm::bound::least_time(self.bytes(), up, &rates);
+        let wanted = u64::from(self.wanted()) * self.piece_bytes;
+        let swarm = darter_swarm::bound::least_time(wanted, up, &rates);
         let each = self.origin_each.map_or(f64::INFINITY, |rate| rate.bytes_per_second() as f64);
         let most = each * f64::from(self.origin_connections.max(1));
-        let origin = self.origin.map_or(0.0, |rate| self.bytes() as f64 / most.min(rate.bytes_per_second() as f64));
+        let origin = self.origin.map_or(0.0, |rate| wanted as f64 / most.min(rate.bytes_per_second() as f64));
         swarm.max(Duration::from_secs_f64(origin))
     }
 }

@@ -56,6 +56,11 @@ pub trait Facts {
     /// The seeds that are connected.
     fn seeds(&self) -> Vec<NodeId>;
 
+    /// True if `node`, when it leads, answers an ask for any piece of a member that wants parts with one of these.
+    fn gives_parts(&self, _: NodeId) -> bool {
+        true
+    }
+
     /// How many blobs this agent fetches at the same time, this one included.
     fn fetched(&self) -> u32 {
         1

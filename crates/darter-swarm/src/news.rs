@@ -41,6 +41,8 @@ pub struct News {
     /// Neighbours are to hear that the list of hashes is here, pieces or not.
     first_hashes: bool,
     told: Moment,
+    /// True if readers wait for what others have: news of parts is told sooner.
+    hurries: bool,
     /// How many neighbours there were when they were last told.
     neighbours: usize,
     /// Pieces that the lead is still to be told of, when that began, and for how long it may wait.
@@ -61,12 +63,18 @@ impl News {
             asked_for: Vec::new(),
             first_hashes: false,
             told: Moment::ZERO,
+            hurries: false,
             neighbours: 0,
             for_lead: Vec::new(),
             lead_told: Moment::ZERO,
             lead_pause: Duration::ZERO,
             lead_waits: false,
         }
+    }
+
+    /// Whether this node wants parts, as its neighbours may: then a reader waits for each piece.
+    pub const fn hurries(&mut self, hurries: bool) {
+        self.hurries = hurries;
     }
 
     /// A piece came to be held here, from the lead or from others.
@@ -115,7 +123,9 @@ impl News {
 
     fn neighbours_due(&self) -> Option<Moment> {
         let waits = self.first_hashes || !self.come.is_empty() || !self.gone.is_empty() || !self.asked_for.is_empty();
-        waits.then(|| self.told + self.tuning.tell_pause(self.neighbours))
+        let pause = self.tuning.tell_pause(self.neighbours);
+        let parts = self.tuning.tell_each.saturating_mul(u32::try_from(self.neighbours).unwrap_or(u32::MAX)) / 4;
+        waits.then(|| self.told + if self.hurries { parts.min(pause) } else { pause })
     }
 
     fn lead_due(&self) -> Option<Moment> {

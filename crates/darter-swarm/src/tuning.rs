@@ -71,6 +71,21 @@ pub struct Tuning {
     pub fetcher_patience: u32,
     /// The same, at least.
     pub fetcher_floor: Duration,
+    /// Where several start the same, a request is not overdue sooner than this: a whole start takes about a second
+    /// (`docs/notes/starters.md`).
+    pub parts_floor: Duration,
+    /// Bytes per second that are expected there of a peer while nobody's rate is known.
+    pub parts_rate: f64,
+    /// How long a reader waits there, at least, for a piece that goes to others first, before the lead is asked for it by name.
+    pub parts_patience: Duration,
+    /// How long it takes, beside the piece's own time, until a member that got a piece there is known to have it.
+    pub parts_turn: Duration,
+    /// For how long after it was met, or was heard to hold more, a neighbour counts as one that starts the same.
+    pub starters_for: Duration,
+    /// How long after a reader last came to wait for a piece what others come to hold is sought, too.
+    pub hints_for: Duration,
+    /// So many pieces a neighbour may hold that no reader here waited for, besides as many as were waited for, and be followed.
+    pub hints_free: usize,
     /// Wrong pieces from the lead itself before it is no longer asked.
     pub lead_strikes: u32,
     /// A reader in order is behind when more bytes than this were received that lie behind a piece which it lacks.
@@ -186,6 +201,13 @@ impl Default for Tuning {
             fetcher_factor_beyond: 8,
             fetcher_patience: 4,
             fetcher_floor: Duration::from_millis(150),
+            parts_floor: Duration::from_millis(150),
+            parts_rate: 6.25e6,
+            parts_patience: Duration::from_millis(150),
+            parts_turn: Duration::from_millis(8),
+            starters_for: Duration::from_secs(5),
+            hints_for: Duration::from_secs(1),
+            hints_free: 16,
             lead_strikes: 3,
             reader_lag: 10 << 20,
             reader_lag_part: 48,

@@ -42,6 +42,7 @@ mod seed;
 mod slow;
 mod slow_origin;
 mod start_over;
+mod starters;
 mod stories;
 #[path = "../../../darter-image/tests/support/tar.rs"]
 mod tar;

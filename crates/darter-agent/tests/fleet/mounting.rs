@@ -57,7 +57,8 @@ fn held(downloads: &[Download]) -> u64 {
 }
 
 fn came(agent: &Agent) -> u64 {
-    agent.status().traffic.from_seed
+    let traffic = agent.status().traffic;
+    traffic.from_seed + traffic.from_peers
 }
 
 /// A seed that has layers of these lengths, and their layers.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Signer, Source, Tier, Version};
 use darter_origin::{Reading, Requester};
 use darter_swarm::{Choice, Desk, Entering, Facts, Input, Rejection, Standing, Start};
+use darter_wire::Capabilities;
 
 use super::beside::Connections;
 use super::dissolve::refuse;
@@ -83,6 +84,10 @@ impl Facts for Transfer {
 
     fn seeds(&self) -> Vec<NodeId> {
         self.fleet.seeds()
+    }
+
+    fn gives_parts(&self, node: NodeId) -> bool {
+        self.fleet.peer(node).is_some_and(|peer| peer.hello.capabilities.contains(Capabilities::PARTS))
     }
 
     fn fetched(&self) -> u32 {

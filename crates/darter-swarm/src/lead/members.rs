@@ -6,6 +6,7 @@ mod links;
 pub(in crate::lead) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place, Tier};
@@ -44,6 +45,8 @@ pub(super) struct Member {
     /// Until then others are given what nobody has.
     pub(super) slow_until: Moment,
     pub(super) wants: bool,
+    /// What it waits for, in this order, while it does not want everything.
+    pub(super) parts: Option<Vec<Range<u32>>>,
     /// Found to send wrong pieces: nobody's neighbour, and no holder.
     pub(super) aside: bool,
     /// The member's reliability as a holder.
@@ -71,6 +74,7 @@ pub(super) struct Members {
     me: NodeId,
     place: Place,
     tuning: Tuning,
+    total: Option<u32>,
     random: Random,
     slots: Vec<Option<Member>>,
     free: Vec<usize>,
@@ -104,6 +108,7 @@ impl Member {
             + self.standing.memory()
             + self.coming.capacity() * size_of::<(PieceIndex, Moment)>()
             + self.neighbours.capacity() * size_of::<usize>()
+            + self.parts.as_ref().map_or(0, Vec::capacity) * size_of::<Range<u32>>()
             + texts.iter().map(|text| text.capacity()).sum::<usize>()
     }
 
@@ -115,6 +120,11 @@ impl Member {
     /// True if the member has waited in vain for a time in which its neighbours could have given it something.
     pub(super) fn is_starved(&mut self, patience: Duration, now: Moment) -> bool {
         *self.gained.get_or_insert(now) + patience <= now
+    }
+
+    /// True if the member may be given a piece that it did not name.
+    pub(super) fn may_take(&self, piece: PieceIndex) -> bool {
+        self.parts.as_ref().is_none_or(|parts| parts.iter().any(|part| part.contains(&piece.0)))
     }
 
     /// True if the member counts as a holder of a piece that it holds.
@@ -158,6 +168,7 @@ impl Members {
             me,
             place,
             tuning,
+            total: None,
             random: Random::new(seed),
             slots: Vec::new(),
             free: Vec::new(),
@@ -213,6 +224,16 @@ impl Members {
         (0..self.slots.len()).filter(|slot| self.slots[*slot].is_some())
     }
 
+    /// The blob has so many pieces.
+    pub(super) const fn set_total(&mut self, total: u32) {
+        self.total = Some(total);
+    }
+
+    /// True if a member is known to hold everything.
+    pub(super) fn holds_all(&self, member: &Member) -> bool {
+        self.total.is_some_and(|total| member.held.len() >= total)
+    }
+
     /// True if a member in a slot is still the one that was in it, and holds `piece`.
     pub(super) fn holds(&self, slot: usize, piece: PieceIndex) -> bool {
         self.slots.get(slot).and_then(Option::as_ref).is_some_and(|member| member.held.contains(piece))
@@ -266,6 +287,7 @@ impl Members {
             delivery: Duration::ZERO,
             slow_until: Moment::ZERO,
             wants,
+            parts: (!wants).then(Vec::new),
             aside: self.is_convicted(id),
             standing: Reliability::default(),
             gained: None,

@@ -125,6 +125,7 @@ impl Lead {
     /// Learns how many pieces the blob has.
     pub const fn set_total(&mut self, total: u32) {
         self.total = Some(total);
+        self.members.set_total(total);
     }
 
     /// A node says that it is here, what it holds, and whether it wants the whole blob. Joining again replaces what
@@ -322,7 +323,7 @@ impl Lead {
     /// True if a piece was last sent long enough ago to be sent again.
     fn may_copy(&mut self, now: Moment) -> bool {
         if self.copies_from <= now {
-            let pause = self.lonely_pause();
+            let pause = if self.readings.everything { self.lonely_pause() } else { self.pauses_of_parts().1 };
             self.copies_from = self.pieces.oldest_sent().map_or(now, |sent| sent + pause);
         }
         self.copies_from <= now
@@ -337,7 +338,11 @@ impl Lead {
     fn fresh_for(&self, slot: usize) -> Option<PieceIndex> {
         let member = self.members.get(slot);
         let first = |accept: &dyn Fn(PieceIndex) -> bool| {
-            self.pieces.first_fresh_besides(&member.held, |piece| !member.is_coming(piece) && accept(piece))
+            let accept = |piece| !member.is_coming(piece) && accept(piece);
+            match &member.parts {
+                None => self.pieces.first_fresh_besides(&member.held, accept),
+                Some(parts) => self.pieces.first_fresh_of(parts, &member.held, accept),
+            }
         };
         // What came late to one must not come late to the next, too: who was never seen to be quick gets it only if there is nothing else.
         let is_new = member.delivery.is_zero();
@@ -360,13 +365,17 @@ impl Lead {
         if now < self.copies_from || self.leaves_to_others(slot, now) || !self.may_copy(now) {
             return None;
         }
-        let (pause, lonely) = (self.copy_pause(), self.lonely_pause());
+        let wants_parts = self.members.get(slot).parts.is_some();
+        let (pause, lonely) =
+            if wants_parts { self.pauses_of_parts() } else { (self.copy_pause(), self.lonely_pause()) };
         let salt = self.random.next();
         let is_starved = self.members.get_mut(slot).is_starved(self.tuning.keeping_floor * 2, now);
         let cross_pause = if is_starved { pause.max(self.tuning.keeping_floor * 2) } else { pause };
         let member = self.members.get(slot);
         self.pieces.copy(&member.held, (pause, lonely), now, salt, |piece| {
-            !member.is_coming(piece) && self.members.may_cross(slot, piece, (cross_pause, is_starved), now)
+            member.may_take(piece)
+                && !member.is_coming(piece)
+                && self.members.may_cross(slot, piece, (cross_pause, is_starved), now)
         })
     }
 
@@ -396,8 +405,12 @@ impl Lead {
         {
             self.fresh_deliveries.pop_front();
             let slot = self.members.slot(node);
-            if slot.is_some_and(|slot| self.members.get(slot).is_coming(piece)) {
-                self.pieces.change(piece, |state| state.late += 1);
+            let Some(slot) = slot.filter(|slot| self.members.get(*slot).is_coming(piece)) else { continue };
+            self.pieces.change(piece, |state| state.late += 1);
+            // Whoever starts something waits for each piece: one that confirms nothing costs the others one such time, not one for each.
+            let member = self.members.get_mut(slot);
+            if member.parts.is_some() {
+                member.slow_until = now + self.tuning.slow_for;
             }
         }
     }
@@ -433,9 +446,19 @@ impl Lead {
         if self.share < self.tuning.copy_share { pause * self.tuning.copy_factor_when_minor } else { pause }
     }
 
+    /// The same two for a member that wants parts. That the lead lacks pieces is no reason to wait: it reads what somebody waits for.
+    fn pauses_of_parts(&self) -> (Duration, Duration) {
+        let usual = (self.delivery * self.tuning.copy_factor).max(self.tuning.copy_floor);
+        let is_minor = self.share < self.tuning.copy_share;
+        let pause = if is_minor { usual * self.tuning.copy_factor_when_minor } else { usual };
+        let is_told_soon = self.members.count() <= self.tuning.neighbours_least as usize;
+        (pause, if is_told_soon { usual } else { pause })
+    }
+
     /// A piece is being sent that a member asked for by name.
     pub fn sending(&mut self, node: NodeId, piece: PieceIndex, now: Moment) {
         if let Some(slot) = self.members.slot(node) {
+            self.waits_in_vain(slot, piece, now);
             self.count_sent(slot, piece, now);
         }
     }

@@ -135,6 +135,21 @@ impl Lead {
         let fresh: Vec<_> = wishes.iter().map(|wish| Wished { node, wish: *wish, since: since(wish) }).collect();
         self.readings.leave(node);
         self.readings.wishes.extend(fresh);
+        if let Some(slot) = self.members.slot(node)
+            && let Some(parts) = &mut self.members.get_mut(slot).parts
+        {
+            *parts = wishes.iter().map(|wish| wish.first..wish.end).collect();
+        }
+    }
+
+    /// A member wants everything from now on, or no more than what it says that it waits for ([`Lead::wish`]).
+    pub fn wants(&mut self, node: NodeId, everything: bool) {
+        if everything {
+            self.read_everything();
+        }
+        if let Some(slot) = self.members.slot(node) {
+            self.members.get_mut(slot).parts = (!everything).then(Vec::new);
+        }
     }
 
     /// All wishes, of any node.

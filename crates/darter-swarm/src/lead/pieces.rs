@@ -1,5 +1,6 @@
 //! The lead's knowledge of each piece: whether it has it, which members hold it, how often it sent it.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use darter_core::{Moment, PieceIndex, PieceSet};
@@ -82,6 +83,17 @@ impl Pieces {
         accept: impl Fn(PieceIndex) -> bool,
     ) -> Option<PieceIndex> {
         self.fresh.difference(held).find(|piece| accept(*piece))
+    }
+
+    /// The same of these runs alone, in their order.
+    pub(super) fn first_fresh_of(
+        &self,
+        runs: &[Range<u32>],
+        held: &PieceSet,
+        accept: impl Fn(PieceIndex) -> bool,
+    ) -> Option<PieceIndex> {
+        let pieces = runs.iter().cloned().flatten().map(PieceIndex);
+        pieces.into_iter().find(|piece| self.fresh.contains(*piece) && !held.contains(*piece) && accept(*piece))
     }
 
     /// The oldest `last_sent` among owned pieces. `None` if an owned piece was never sent, or none is owned.

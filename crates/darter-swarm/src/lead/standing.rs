@@ -158,6 +158,18 @@ impl Lead {
             let slot = u32::try_from(slot).expect("fewer members than 2^32");
             self.pieces.change(piece, |state| state.first = Some((slot, now)));
             self.watch.confirmed.push_back((now, slot, piece));
+            let at = slot as usize;
+            if self.members.get(at).parts.is_some() && self.members.get(at).standing.keeps {
+                // It was found to pass on nothing: nobody is to find that out again with each piece.
+                self.keeps(at, piece);
+            }
+        } else if state.holders == 1 && state.first.is_some_and(|(first, _)| first as usize != slot) {
+            // What the first one was said to keep came from there after all.
+            let (first, _) = state.first.expect("as was just seen");
+            if self.members.holds(first as usize, piece) && !was_given {
+                let standing = &mut self.members.get_mut(first as usize).standing;
+                (standing.passed_on, standing.keeps) = (now, false);
+            }
         } else if let Some((first, since)) = state.first.filter(|_| state.holders > 1) {
             self.pieces.change(piece, |state| state.first = None);
             let took = now.since(since);
@@ -182,8 +194,10 @@ impl Lead {
     pub(super) fn look_for_kept(&mut self, now: Moment) {
         let many = self.members.count() >= self.tuning.few_members as usize;
         let floor = self.tuning.keeping_floor * if many { 4 } else { 1 };
-        let patience = (self.watch.spread * self.tuning.keeping_factor).max(floor);
         while let Some((since, slot, piece)) = self.watch.confirmed.front().copied() {
+            let starts = self.members.holds(slot as usize, piece) && self.members.get(slot as usize).parts.is_some();
+            let floor = if starts { self.tuning.parts_floor } else { floor };
+            let patience = (self.watch.spread * self.tuning.keeping_factor).max(floor);
             if now < since + patience {
                 return;
             }
@@ -191,6 +205,39 @@ impl Lead {
             let at = slot as usize;
             let is_alone = self.pieces.get(piece).first == Some((slot, since)) && self.members.holds(at, piece);
             if is_alone && self.has_kept(at, since) && self.is_wanted_by_others(at, piece) {
+                self.keeps(at, piece);
+                if starts && self.members.get(at).standing.keeps {
+                    self.keeps_all(slot);
+                }
+            }
+        }
+    }
+
+    /// A member that starts something asks for a piece by name: it waited for it in vain. If another was given it alone, and passed on
+    /// nothing since, that one keeps what it is given to itself. The word of a single member is enough: all that follows is that the lead
+    /// sends more by itself.
+    pub(super) fn waits_in_vain(&mut self, slot: usize, piece: PieceIndex, now: Moment) {
+        let Some((first, since)) = self.pieces.get(piece).first else { return };
+        let at = first as usize;
+        let starts = |slot: usize| self.members.get(slot).parts.is_some();
+        let is_soon = now < since + self.tuning.parts_patience / 2;
+        if at == slot || is_soon || !self.members.holds(at, piece) || !starts(at) || !starts(slot) {
+            return;
+        }
+        if self.has_kept(at, since) {
+            self.keeps(at, piece);
+            self.members.get_mut(at).standing.keeps = true;
+            self.keeps_all(first);
+        }
+    }
+
+    /// A member that starts something keeps what it is given to itself: all that it alone holds is to be given to others, who wait for it.
+    fn keeps_all(&mut self, slot: u32) {
+        let at = slot as usize;
+        let confirmed = self.watch.confirmed.iter().filter(|(_, other, _)| *other == slot);
+        let of_it: Vec<_> = confirmed.map(|(since, _, piece)| (*since, *piece)).collect();
+        for (since, piece) in of_it {
+            if self.pieces.get(piece).first == Some((slot, since)) && self.members.holds(at, piece) {
                 self.keeps(at, piece);
             }
         }
@@ -203,7 +250,7 @@ impl Lead {
 
     fn is_wanted_by_others(&self, slot: usize, piece: PieceIndex) -> bool {
         let others = self.members.slots().filter(|other| *other != slot).map(|other| self.members.get(other));
-        others.into_iter().any(|it| it.id != self.me && it.wants && !it.aside && !it.held.contains(piece))
+        others.into_iter().any(|it| it.id != self.me && it.may_take(piece) && !it.aside && !it.held.contains(piece))
     }
 
     fn keeps(&mut self, slot: usize, piece: PieceIndex) {

@@ -2,6 +2,7 @@ mod copies;
 mod histories;
 mod holding;
 mod keeping;
+mod parts;
 mod reading;
 
 use std::collections::{BTreeMap, BTreeSet};

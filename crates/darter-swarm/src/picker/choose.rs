@@ -26,6 +26,8 @@ impl Picker {
         if self.slow_check <= now {
             self.try_slow_ones_again(now);
         }
+        self.drop_hints(now);
+        self.note_starters(now);
         self.request_urgent(now);
         self.request_foreseen(now);
         self.request_wanted(now);
@@ -65,7 +67,7 @@ impl Picker {
     /// Gives up what is overdue, withdraws what still doesn't move long after that, so that even the only holder can be asked
     /// anew, and notes when to look again.
     fn check_requests(&mut self, now: Moment) {
-        let (piece_bytes, tuning) = (self.piece_bytes, self.tuning);
+        let (piece_bytes, tuning) = (self.piece_bytes, self.tuning_now());
         let (usual, longest) = (self.usual_piece_time(), self.longest());
         let mut next = NEVER;
         let mut stuck = Vec::new();
@@ -126,6 +128,13 @@ impl Picker {
     fn request_wanted(&mut self, now: Moment) {
         let needs = self.needs_of_readers();
         self.hurry(&needs, now);
+        if !self.wants {
+            self.adjust_asks(usize::MAX, now);
+            if self.is_among_starters(now) {
+                self.request_rarest(&[], &[WHOLE], now);
+            }
+            return;
+        }
         let is_lead_for_all = self.lead_share > self.tuning.reader_lead_share && !self.is_anyone_ahead(&needs);
         if needs.is_empty() || !is_lead_for_all {
             self.adjust_asks(usize::MAX, now);
@@ -155,17 +164,20 @@ impl Picker {
     /// How many asks may be open at the lead: the more neighbours, the smaller its part in what this node gets.
     pub(super) fn most_asks(&self) -> usize {
         let neighbours = self.neighbours.len().max(self.expected);
-        (self.tuning.asks as usize / (1 + neighbours / 8)).max(1)
+        // Of parts as much is on its way as one that is alone would ask for by name.
+        let alone = if self.wants { self.tuning.asks as usize } else { self.most_foreseen() };
+        (alone / (1 + neighbours / 8)).max(1)
     }
 
     /// Keeps as many asks open at the lead as could be answered with something useful, and no more than `most`.
     fn adjust_asks(&mut self, most: usize, now: Moment) {
         let Some(lead) = &mut self.lead else { return };
-        let neighbours = self.neighbours.len().max(self.expected);
+        // A start is over before many could have asked one after the other.
+        let neighbours = if self.wants { self.neighbours.len().max(self.expected) } else { 0 };
         let asked_from =
             *lead.asked_from.get_or_insert_with(|| now + first_ask(neighbours, &self.tuning, &mut self.random));
         let (lead, ready) = (lead.id, lead.meter.paused_until().max(asked_from));
-        let useful = self.unassigned().min(self.most_asks()).min(self.most_open()).min(most);
+        let useful = self.unassigned(now).min(self.most_asks()).min(self.most_open()).min(most);
         while self.counts.standing > useful {
             let is_standing = |request: &Request| request.neighbour.is_none() && request.piece.is_none();
             let Some(at) = self.requests.iter().rposition(is_standing) else { break };
@@ -187,9 +199,9 @@ impl Picker {
     }
 
     /// How many pieces are lacking that nobody is sending; unbounded while the blob's length is unknown.
-    fn unassigned(&self) -> usize {
+    fn unassigned(&self, now: Moment) -> usize {
         if !self.wants {
-            return 0;
+            return if self.is_among_starters(now) { self.rarity.open().len() as usize } else { 0 };
         }
         let Some(total) = self.total else { return usize::MAX };
         total.saturating_sub(self.held.len()).saturating_sub(self.coming.len()) as usize
@@ -252,7 +264,8 @@ impl Picker {
     }
 
     fn rarest_near(&mut self, at: usize, range: &Range<u32>) -> Option<PieceIndex> {
-        let accept = may_ask(&self.neighbours, at, &self.requests, self.counts.aside > 0, self.is_ending());
+        let may_ask = may_ask(&self.neighbours, at, &self.requests, self.counts.aside > 0, self.is_ending());
+        let accept = |piece| !self.left_to_others.contains(&piece) && may_ask(piece);
         self.rarity.rarest(&self.neighbours[at].held, range, &mut self.random, accept)
     }
 

@@ -2,7 +2,7 @@
 //! tell. They are asked for by name, in their order, many at a time, so that the link decides how soon they come and not the round trips; and
 //! without urgency, so that a holder sends what a reader waits for before all of them.
 //!
-//! A node that wants everything gets its other pieces in what room these leave.
+//! Beside others that start the same, they are a swarm's pieces like any ([`parts`](super::parts)). A node that wants everything gets its other pieces in what room these leave.
 
 use darter_core::{Moment, PieceIndex};
 
@@ -12,7 +12,7 @@ use crate::picker::choose::is_asked;
 impl Picker {
     /// How many requests may be open while something is foreseen: short pieces are asked for farther ahead than
     /// [`Picker::most_open`] has it, as nothing is gained by leaving the choice to others.
-    fn most_foreseen(&self) -> usize {
+    pub(super) fn most_foreseen(&self) -> usize {
         let by_bytes = self.tuning.foreseen_in_flight / self.piece_bytes.max(1);
         let alone = usize::try_from(by_bytes).unwrap_or(usize::MAX);
         (alone / self.among.max(1) as usize).max(self.most_open())
@@ -20,7 +20,12 @@ impl Picker {
 
     /// Asks for what is foreseen, as far as there is room: a neighbour that holds it, with the shortest queue, else the lead.
     pub(super) fn request_foreseen(&mut self, now: Moment) {
-        let mut room = if self.foreseen.is_empty() { 0 } else { self.most_foreseen().saturating_sub(self.counts.open) };
+        let is_alone = !self.is_among_starters(now);
+        let mut room = if self.foreseen.is_empty() || !is_alone {
+            0
+        } else {
+            self.most_foreseen().saturating_sub(self.counts.open)
+        };
         if room == 0 {
             return;
         }

@@ -7,7 +7,7 @@
 //! Invariants, kept by the methods of this file and of `requests`:
 //! - a request is *relied on* unless it is overdue, or was made of a holder that let this node down before: what such a holder is asked
 //!   for may be asked of others at the same time, so that nobody waits for it;
-//! - a piece is *open* exactly when this node wants the whole blob, knows the piece's hash, lacks it, and no request
+//! - a piece is *open* exactly when this node wants the whole blob or seeks the piece, knows its hash, lacks it, and no request
 //!   for it that is relied on is under way;
 //! - a peer's count of open requests is the number of entries in `requests` that name it;
 //! - `coming` has exactly the pieces of requests that are relied on, and `counts` says how many requests there are of each kind:
@@ -26,6 +26,7 @@
 //! | `choose` | [`Picker::poll`]: what to ask of whom now |
 //! | `reading` | what readers in order need next |
 //! | `foreseen` | pieces that will be needed, and for which nobody waits yet |
+//! | `parts` | those who want parts of the blob, and others beside them that do |
 //! | `requests` | requests as they begin, are answered, fail or are withdrawn |
 //! | `rarity` | holders per piece, and the open pieces by their rarity |
 //! | `neighbour` | what is known of a peer |
@@ -33,13 +34,14 @@
 mod choose;
 mod foreseen;
 mod neighbour;
+mod parts;
 mod rarity;
 mod reading;
 mod requests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -90,6 +92,21 @@ pub struct Picker {
     readers: BTreeMap<ReaderId, Reader>,
     /// What will be needed, in the order in which it is asked for.
     foreseen: BTreeMap<(Foresight, ReaderId), Range<u32>>,
+    /// The pieces that are wanted while not everything is.
+    sought: PieceSet,
+    /// When a neighbour that lacks something was last met, or came to hold something.
+    stirred: Option<Moment>,
+    /// True if others started the same at the last poll.
+    was_among: bool,
+    /// Pieces that readers wait for and that others are to get first, as the last poll found.
+    left_to_others: Vec<PieceIndex>,
+    /// What others were found to need, and readers here may need next.
+    hints: VecDeque<PieceIndex>,
+    /// The pieces that readers here waited for while not everything was wanted, and when one last came to wait for another.
+    waited_for: PieceSet,
+    waited: Option<Moment>,
+    /// True if the lead answers asks of a node that wants parts with one of these.
+    lead_gives_parts: bool,
     /// Peers that sent a wrong piece, each with that piece.
     banned: Vec<(NodeId, PieceIndex)>,
     /// Bad holders that left, or were told of anew: coming back makes none of them better.
@@ -219,6 +236,14 @@ impl Picker {
             coming: PieceSet::new(),
             readers: BTreeMap::new(),
             foreseen: BTreeMap::new(),
+            sought: PieceSet::new(),
+            stirred: None,
+            was_among: false,
+            left_to_others: Vec::new(),
+            hints: VecDeque::new(),
+            waited_for: PieceSet::new(),
+            waited: None,
+            lead_gives_parts: false,
             banned: Vec::new(),
             bad: Vec::new(),
             turns: [const { Vec::new() }; 5],
@@ -244,7 +269,10 @@ impl Picker {
     pub fn handle(&mut self, event: Event, now: Moment) {
         match event {
             Event::ManifestGrew { known, total } => self.manifest_grew(&known, total),
-            Event::PeerJoined { peer, tier, wants, held } => self.peer_joined(peer, tier, wants, &held),
+            Event::PeerJoined { peer, tier, wants, held } => {
+                self.peer_joined(peer, tier, wants, &held);
+                self.stirred = if self.starts(wants, &held) { Some(now) } else { self.stirred };
+            }
             Event::PeerLost { peer, piece } => self.peer_lost(peer, piece, now),
             Event::PeerLeft { peer } => self.peer_left(peer),
             Event::LeadChanged { lead } => self.lead_changed(lead),
@@ -254,18 +282,28 @@ impl Picker {
             Event::Corrupt { peer, request, piece } => self.corrupt(peer, request, piece, now),
             Event::Failed { request } => self.fail(request, now),
             Event::ReaderAt { reader, piece, count, patience } => {
-                self.readers.insert(reader, Reader { at: piece, count, patience, since: now });
+                // One that is told of again without having moved has waited all the time.
+                let before = self.readers.get(&reader).filter(|it| it.at == piece && patience.is_zero());
+                let since = before.map_or(now, |it| it.since);
+                self.readers.insert(reader, Reader { at: piece, count, patience, since });
+                if since == now && patience.is_zero() {
+                    self.waits_for(piece, count, now);
+                }
+                self.seek();
             }
             Event::Foreseen { reader, piece, count, by } => {
                 self.foreseen.retain(|(_, other), _| *other != reader);
                 self.foreseen.insert((by, reader), piece.0..piece.0.saturating_add(count));
+                self.seek();
             }
             Event::ReaderGone { reader } => {
                 self.readers.remove(&reader);
                 self.foreseen.retain(|(_, other), _| *other != reader);
+                self.seek();
             }
             Event::Wants(wants) => {
                 self.wants = wants;
+                self.seek();
                 self.reopen_all();
             }
             Event::Lost { piece } => {
@@ -510,7 +548,8 @@ impl Picker {
 
     /// Brings the open set up to date for one piece.
     fn reopen(&mut self, piece: PieceIndex) {
-        let open = self.wants && self.is_due(piece) && !self.in_flight(piece);
+        let is_wanted = self.wants || self.sought.contains(piece);
+        let open = is_wanted && self.is_due(piece) && !self.in_flight(piece);
         self.rarity.set_open(piece, open);
     }
 

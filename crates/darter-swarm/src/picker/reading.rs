@@ -137,15 +137,18 @@ impl Picker {
             let due = reader.since + reader.patience;
             let missing = (piece.0..end.min(self.known_end)).map(PieceIndex).filter(|piece| self.is_due(*piece));
             let is_waited_for = reader.patience.is_zero();
-            urgent.extend(missing.take(self.tuning.per_holder as usize).map(|piece| (piece, due, is_waited_for)));
+            let since = reader.since;
+            urgent
+                .extend(missing.take(self.tuning.per_holder as usize).map(|piece| (piece, due, is_waited_for, since)));
         }
-        self.is_urgent = urgent.iter().any(|(_, due, _)| *due <= now);
-        for (piece, due, is_waited_for) in urgent {
+        self.left_to_others.clear();
+        self.is_urgent = urgent.iter().any(|(_, due, ..)| *due <= now);
+        for (piece, due, is_waited_for, since) in urgent {
             if due <= now {
                 if is_waited_for {
                     self.take_out_of_queue(piece, now);
                 }
-                self.request_at_once(piece, now);
+                self.request_at_once(piece, since, now);
             } else {
                 self.wake_at(due);
             }
@@ -168,9 +171,10 @@ impl Picker {
         }
     }
 
-    /// Asks whoever will be quickest for one piece, even if it is under way but late; the lead if nobody else has it.
-    fn request_at_once(&mut self, piece: PieceIndex, now: Moment) {
-        let (piece_bytes, tuning, usual) = (self.piece_bytes, self.tuning, self.usual_piece_time());
+    /// Asks whoever will be quickest for one piece for which a reader has waited since `since`, even if it is under way but late; the lead if
+    /// nobody else has it.
+    fn request_at_once(&mut self, piece: PieceIndex, since: Moment, now: Moment) {
+        let (piece_bytes, tuning, usual) = (self.piece_bytes, self.tuning_now(), self.usual_piece_time());
         for at in 0..self.requests.len() {
             let request = self.requests[at];
             if request.piece != Some(piece) || !request.is_relied_on() {
@@ -186,8 +190,14 @@ impl Picker {
                 return;
             }
         }
+        if self.leaves_to_others(piece, since, now) {
+            return;
+        }
         let room = tuning.per_holder * 2;
+        // The lead gives sooner what one that failed holds alone.
+        let is_careful = self.is_among_starters(now);
         let quickest = (self.neighbours.iter().enumerate())
+            .filter(|(_, peer)| !(is_careful && peer.meter.is_failing()))
             .filter(|(_, peer)| peer.held.contains(piece) && peer.is_ready(now) && peer.meter.open < room)
             .filter(|(at, _)| !is_asked(&self.requests, piece, Some(*at)))
             .min_by_key(|(_, peer)| (peer.meter.is_bad(&tuning), peer.meter.time_for_one_more(piece_bytes, &tuning)));
@@ -196,7 +206,9 @@ impl Picker {
             return;
         }
         let Some(lead) = &self.lead else { return };
-        let ready = lead.meter.paused_until();
+        // Where others start the same it is on its way to one of them, or is given to whoever asks for any.
+        let with_others = if self.is_among_starters(now) { since + self.patience_with_others() } else { now };
+        let ready = lead.meter.paused_until().max(with_others);
         if ready > now {
             self.wake_at(ready);
         } else if !is_asked(&self.requests, piece, None) {

@@ -19,7 +19,7 @@ impl Picker {
         }
         if let Some(piece) = request.piece {
             // Nothing is due sooner; whether it is due then is seen then.
-            self.check_at = self.check_at.min(request.asked + self.tuning.overdue_floor);
+            self.check_at = self.check_at.min(self.may_be_overdue_at(request.asked));
             if request.is_relied_on() {
                 self.coming.insert(piece);
                 self.rarity.set_open(piece, false);
@@ -101,7 +101,7 @@ impl Picker {
         let after = *request;
         self.count(&before, false);
         self.count(&after, true);
-        self.check_at = self.check_at.min(now + self.tuning.overdue_floor);
+        self.check_at = self.check_at.min(self.may_be_overdue_at(now));
         self.recount_coming(piece);
         let useless = self.held.contains(piece);
         self.cancel_where(|other| other.piece == Some(piece) && (useless || other.id != id));
@@ -112,7 +112,7 @@ impl Picker {
         let request = &mut self.requests[at];
         (request.moved, request.arrived) = (now, bytes);
         request.began.get_or_insert((now, bytes));
-        self.check_at = self.check_at.min(now + self.tuning.overdue_floor);
+        self.check_at = self.check_at.min(self.may_be_overdue_at(now));
     }
 
     pub(super) fn received(&mut self, id: Option<RequestId>, piece: PieceIndex, bytes: u64, now: Moment) {
@@ -130,7 +130,7 @@ impl Picker {
                 rate = meter.pace.rate(&tuning);
             }
             // Its holder's other requests may fall due sooner than was thought.
-            self.check_at = self.check_at.min(now + tuning.overdue_floor);
+            self.check_at = self.check_at.min(self.may_be_overdue_at(now));
             self.note_from_afar(&request, now);
             self.held.insert(piece);
             self.remove_request(at);

@@ -1,6 +1,7 @@
 mod foreseen;
 mod histories;
 mod holders;
+mod parts;
 mod reading;
 mod urgent;
 mod watched;

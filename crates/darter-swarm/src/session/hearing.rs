@@ -227,7 +227,7 @@ impl Session {
             Message::Have { pieces, known, .. } => {
                 self.member_has(by, &pieces, now);
                 // Most announcements change nothing for now.
-                return self.has_more(by, known, &pieces, facts);
+                return self.has_more(by, known, &pieces, facts, now);
             }
             Message::Lost { pieces, .. } => pieces.iter().for_each(|piece| self.lost_by(by, *piece, now)),
             Message::Part { .. } => {

@@ -72,10 +72,18 @@ impl Session {
 
     /// A neighbour knows the first `known` hashes and holds more pieces. Returns true if the picker has something to ask for, or somebody
     /// is to be asked for hashes.
-    pub(super) fn has_more(&mut self, peer: NodeId, known: u32, pieces: &[PieceIndex], facts: &dyn Facts) -> bool {
+    pub(super) fn has_more(
+        &mut self,
+        peer: NodeId,
+        known: u32,
+        pieces: &[PieceIndex],
+        facts: &dyn Facts,
+        now: Moment,
+    ) -> bool {
         let is_neighbour = self.met.contains(&peer) || self.to_meet.contains(&peer);
         let follows = is_neighbour && self.showed(peer, known, pieces.iter().copied(), facts);
-        self.picker.peer_has(peer, pieces) || follows
+        let may_ask = self.picker.peer_has(peer, pieces);
+        self.picker.follow(peer, pieces, now) || may_ask || follows
     }
 
     /// A peer showed that it knows the first `known` hashes, and holds pieces. Returns true if somebody is to be asked for hashes.

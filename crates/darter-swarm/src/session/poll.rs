@@ -17,6 +17,7 @@ impl Session {
     /// Puts out what is due now.
     pub(super) fn put_out(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
         let blob = facts.blob();
+        self.news.hurries(!self.wants.are_all());
         let requests = self.poll_picker(facts, now);
         outputs.append(&mut self.outputs);
         self.catch_up(facts);
@@ -64,6 +65,8 @@ impl Session {
         // Where members are many most of its neighbours meet this agent, and it is told of few.
         let least = if self.hashes.do_members_ask() { self.tuning.neighbours as usize } else { 0 };
         self.picker.expect((self.met.len() + self.to_meet.len()).max(least));
+        let gives_parts = !self.wants.are_all() && self.following().is_some_and(|lead| facts.gives_parts(lead));
+        self.picker.lead_gives_parts(gives_parts);
         self.read_for_members(now);
         let mut actions = Vec::new();
         if self.course.asks() {
@@ -122,7 +125,9 @@ impl Session {
         let (blob, known) = (facts.blob(), self.hashes.shown());
         let meets = self.meet(|node| facts.is_connected(node));
         if !meets.is_empty() {
-            let (held, wants) = (self.picker.held().clone(), self.course.phase() != Phase::Complete);
+            // One that wants parts says so: it is no rival for the rest.
+            let wants = self.course.phase() != Phase::Complete && self.is_all_wanted();
+            let held = self.picker.held().clone();
             let message = Message::Meet { blob, held, known, wants };
             outputs.push(Output::Say { to: meets.clone(), message });
         }

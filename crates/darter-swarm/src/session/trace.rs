@@ -119,6 +119,7 @@ facts! {
     is_connected(node: NodeId) -> bool, IsConnected, or false;
     is_seed(node: NodeId) -> bool, IsSeed, or false;
     seeds() -> Vec<NodeId>, Seeds, or Vec::new();
+    gives_parts(node: NodeId) -> bool, GivesParts, or false;
     fetched() -> u32, Fetched, or 1;
     standing(node: NodeId) -> Standing, Standing, or Standing::default();
     is_on_trust() -> bool, IsOnTrust, or false;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use darter_core::{BlobId, Moment, NodeId, PieceIndex};
 use darter_protocol::{MAX_WISHES, Message};
 
-use super::Session;
+use super::{Output, Session};
 use crate::{Books, Event, Leader, ReaderId, Wish};
 
 /// See the module's text.
@@ -98,16 +98,19 @@ impl Session {
         now: Moment,
     ) {
         let Some(books) = self.books.as_mut().filter(|books| books.has(node)) else { return };
-        if everything {
-            books.lead_mut().read_everything();
+        let lead = books.lead_mut();
+        lead.wants(node, everything);
+        lead.wish(node, &wishes.iter().map(heard).collect::<Vec<_>>(), now);
+        // Its ask for any piece may have come before.
+        if !everything && lead.has_fresh_for(node, now) {
+            self.outputs.push(Output::Give);
         }
-        books.lead_mut().wish(node, &wishes.iter().map(heard).collect::<Vec<_>>(), now);
     }
 
     /// True if nobody wants anything of the blob, here or among those that were let in.
     pub fn is_at_rest(&self) -> bool {
         let is_idle = |books: &Books| !books.lead().reads_everything() && books.lead().wishes().next().is_none();
-        let wants_nothing = !self.wants.everything && self.wants.wishes.is_empty();
+        let wants_nothing = !self.wants.everything && self.wants.wishes.is_empty() && !self.picker.has_hints();
         wants_nothing && self.books.as_ref().is_none_or(|books| is_idle(books))
     }
 

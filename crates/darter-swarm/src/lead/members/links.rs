@@ -14,7 +14,7 @@
 
 use darter_core::Tier;
 
-use super::Members;
+use super::{Member, Members};
 use crate::lead::notices::NewNeighbour;
 
 /// See [`Members::link_to_some`].
@@ -187,12 +187,14 @@ impl Members {
         self.reaches(slot).iter().take(reach + 1).sum()
     }
 
-    /// True if two members may be neighbours and are not: trusted, not parted, and at least one of them wants the blob.
+    /// True if two members may be neighbours and are not: trusted, not parted, and at least one of them wants the blob, or both lack
+    /// pieces: whoever wants parts gets them from others that do.
     fn may_link(&self, one: usize, other: usize) -> bool {
         let (Some(Some(one_member)), Some(Some(other_member))) = (self.slots.get(one), self.slots.get(other)) else {
             return false;
         };
-        let useful = one_member.wants || other_member.wants;
+        let lacks = |member: &Member| !self.holds_all(member);
+        let useful = one_member.wants || other_member.wants || (lacks(one_member) && lacks(other_member));
         let trusted = !one_member.aside && !other_member.aside;
         let is_new = one != other && !one_member.neighbours.contains(&other);
         useful && trusted && is_new && !self.are_parted(one_member.id, other_member.id)

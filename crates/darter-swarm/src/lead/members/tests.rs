@@ -13,7 +13,7 @@ pub(in crate::lead) fn check_members(members: &Members) {
         let mut reaches = [0; REACHES];
         for other in neighbours.iter().map(|other| members.get(*other)) {
             assert!(other.neighbours.contains(slot) && other.id != *id, "{id} and {}", other.id);
-            assert!(!member.aside && !other.aside && (member.wants || other.wants));
+            assert!(!member.aside && !other.aside);
             assert!(!members.parted.contains(&(*id, other.id)), "{id} and {} are parted", other.id);
             let reach = match member.place.tier_to(&other.place) {
                 Tier::Host | Tier::Rack => 0,

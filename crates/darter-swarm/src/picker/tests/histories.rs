@@ -94,7 +94,12 @@ impl History {
             let is_coming = requests.iter().any(|it| it.piece == Some(piece) && it.is_relied_on());
             assert_eq!(picker.in_flight(piece), is_coming, "{piece}");
             let lacks = picker.known.contains(piece) && !picker.held.contains(piece);
-            assert_eq!(picker.rarity.open().contains(piece), picker.wants && lacks && !is_coming, "{piece}");
+            let is_wanted = picker.wants || picker.sought.contains(piece);
+            assert_eq!(picker.rarity.open().contains(piece), is_wanted && lacks && !is_coming, "{piece}");
+            let reads = |reader: &Reader| (reader.at.0..reader.at.0 + reader.count.max(1)).contains(&piece.0);
+            let is_read =
+                picker.readers.values().any(reads) || picker.foreseen.values().any(|run| run.contains(&piece.0));
+            assert!(picker.wants || picker.sought.contains(piece) == is_read, "{piece}");
             to_be_had |= picker.rarity.open().contains(piece) && holders > 0;
         }
         assert_eq!(picker.rarity.any_to_be_had(), to_be_had);

@@ -1,6 +1,8 @@
 //! What members are sent that ask for any piece.
 
 use super::*;
+use darter_protocol::Wanted;
+
 use crate::{Choice, Output};
 
 /// A lead that has two pieces, of one that it let in and that holds none.
@@ -76,4 +78,47 @@ fn what_was_asked_for_by_name_counts_as_sent_and_what_was_forgotten_is_nobodys()
     assert_eq!(scene.session.first_unheld(), Some(PieceIndex(0)));
     scene.hears(Input::Forgotten(PieceIndex(0)));
     assert_eq!(scene.lead().owned(), &pieces(&[1]));
+}
+
+#[test]
+fn a_member_that_wants_parts_is_sent_what_it_says_it_waits_for_and_hears_of_it_at_once() {
+    let mut scene = lead();
+    scene.admits_with(3, &[], false);
+    assert_eq!(scene.chooses(3), Choice::MayCopy, "its ask came before its word");
+    let wish = darter_protocol::Wish { first: 1, end: 2, within_ms: 100 };
+    let want = Message::Want { blob: BLOB, everything: false, wishes: vec![wish] };
+    scene.hears(Input::Said { by: node(3), message: want });
+    let mut outputs = Vec::new();
+    scene.session.poll(&scene.known, scene.now, &mut outputs);
+    assert!(outputs.contains(&Output::Give), "{outputs:?}");
+    assert_eq!((scene.chooses(3), scene.chooses(3)), (Choice::Send(PieceIndex(1)), Choice::MayCopy));
+    assert_eq!(scene.session.choose_copy(node(3), true, scene.now), Choice::Nothing);
+}
+
+#[test]
+fn one_that_wants_parts_says_so_to_others_and_asks_the_lead_for_any_of_them() {
+    let mut scene = Scene::led(&[2]);
+    scene.session.wants_parts(scene.now);
+    let wish = Wish { first: 4, end: 5, within: Duration::from_secs(1) };
+    scene.hears(Input::Wish { reader: ReaderId(1), wish: Some(wish) });
+    scene.hears(Input::ReaderAt { reader: ReaderId(1), piece: PieceIndex(4), count: 1, patience: Duration::ZERO });
+    let polls = |scene: &mut Scene| {
+        let mut outputs = Vec::new();
+        scene.session.poll(&scene.known, scene.now, &mut outputs);
+        outputs
+    };
+    let outputs = polls(&mut scene);
+    let is_meet = |it: &Output| matches!(it, Output::Say { message: Message::Meet { wants: false, .. }, .. });
+    assert!(outputs.iter().any(is_meet), "{outputs:?}");
+    let by_name = |it: &Output| matches!(it, Output::Ask { wanted: Wanted::Piece(PieceIndex(4)), .. });
+    assert!(outputs.iter().any(by_name), "nobody else starts anything: {outputs:?}");
+    let mut scene = Scene::led(&[2]);
+    scene.session.wants_parts(scene.now);
+    let meet = Message::Meet { blob: BLOB, held: pieces(&[0]), known: 0, wants: false };
+    scene.hears(Input::Said { by: node(2), message: meet });
+    scene.hears(Input::Wish { reader: ReaderId(1), wish: Some(wish) });
+    scene.hears(Input::ReaderAt { reader: ReaderId(1), piece: PieceIndex(4), count: 1, patience: Duration::ZERO });
+    let outputs = polls(&mut scene);
+    assert!(outputs.iter().any(|it| matches!(it, Output::Ask { wanted: Wanted::Any, .. })), "{outputs:?}");
+    assert!(!outputs.iter().any(by_name), "{outputs:?}");
 }

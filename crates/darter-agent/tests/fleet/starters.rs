@@ -1,0 +1,142 @@
+//! Agents that start the same image at the same moment: each waits for one piece after the other, and all of them for the same. In memory, over
+//! cables, in virtual time.
+
+use std::time::Duration;
+
+use darter_agent::{Agent, Download};
+use darter_core::source::Credentials;
+use darter_core::{ByteRange, PieceIndex};
+use darter_scenario::Lie;
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
+
+use crate::stories::world::{Content, SEED, World, fetches, ip};
+
+const LENGTH: u64 = 32 << 20;
+
+/// Bytes that a cable carries in a second.
+const RATE: f64 = 25e6;
+
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// Where a program reads, in its order: 32 pieces, none beside the one before it.
+fn reads(download: &Download) -> Vec<ByteRange> {
+    let piece = download.piece_length().bytes();
+    let pieces = LENGTH / piece;
+    assert!(pieces >= 64, "{pieces}");
+    (0..32).map(|number| (number * 37 % pieces) * piece + 100).map(|at| ByteRange::new(at, at + 5000)).collect()
+}
+
+/// A seed that has it all, and so many nodes that have joined.
+async fn world(nodes: u8) -> (World, Content) {
+    let mut world = World::new();
+    for host in 0..=nodes {
+        world.cables.rate(ip(host), [RATE; 2]);
+    }
+    world.starts(SEED, |_| {}).await;
+    let content = world.publish("layer", LENGTH as usize);
+    fetches(world.agent(SEED).clone(), content.clone(), 0).await.unwrap();
+    for host in 1..=nodes {
+        world.starts(host, |_| {}).await;
+    }
+    (world, content)
+}
+
+async fn open(agent: &Agent, content: &Content) -> Download {
+    agent.open_parts(content.source.clone(), Credentials::none()).await.unwrap()
+}
+
+/// The bytes of the pieces that a start touches: nothing less can be had.
+fn touched(download: &Download) -> u64 {
+    let pieces = download.piece_length();
+    let numbers: std::collections::BTreeSet<u32> =
+        reads(download).into_iter().flat_map(|range| pieces.pieces_of(range)).collect();
+    numbers.into_iter().map(|piece| pieces.range(PieceIndex(piece), LENGTH).len()).sum()
+}
+
+/// Opens and reads, as a program does, one range after the other; what comes later is not what is measured.
+async fn start(agent: &Agent, content: &Content) -> (u64, Instant) {
+    let download = open(agent, content).await;
+    for range in reads(&download) {
+        download.ensure(range, WITHIN).await.unwrap_or_else(|error| panic!("{range}: {error}"));
+    }
+    (touched(&download), Instant::now())
+}
+
+/// The same of one that knows the list from the start, and asks for all of it without hurry.
+async fn start_listed(agent: &Agent, content: &Content) -> (u64, Instant) {
+    let download = open(agent, content).await;
+    let ahead = join_all(reads(&download).into_iter().map(|range| download.fetch_ahead(range, WITHIN)));
+    let reading = async {
+        for range in reads(&download) {
+            download.ensure(range, WITHIN).await.unwrap_or_else(|error| panic!("{range}: {error}"));
+        }
+        Instant::now()
+    };
+    let (fetched, done) = tokio::join!(ahead, reading);
+    assert!(fetched.into_iter().all(|fetched| fetched.is_ok_and(|is_here| is_here)));
+    (touched(&download), done)
+}
+
+/// Copies that the seed sent of what was touched, and how long the last one took, in times of what one alone would need.
+async fn started<S: AsyncFn(&Agent, &Content) -> (u64, Instant)>(nodes: u8, liar: Option<Lie>, start: S) -> (f64, f64) {
+    let (world, content) = world(nodes).await;
+    if let Some(how) = liar {
+        let blob = darter_core::source::blob_of(&content.source.digest().unwrap());
+        world.cables.lie(ip(2), how, blob, darter_core::PieceLength::for_blob(LENGTH).count(LENGTH));
+    }
+    let sent = || world.agent(SEED).status().traffic.to_peers;
+    let (before, begun) = (sent(), Instant::now());
+    let honest = (1..=nodes).filter(|host| liar.is_none() || *host != 2);
+    let all = join_all(honest.map(|host| start(world.agent(host), &content)));
+    let other = async {
+        if liar.is_some() {
+            let _ = timeout(WITHIN, start(world.agent(2), &content)).await;
+        }
+    };
+    let done = async {
+        tokio::select! {
+            done = all => done,
+            () = async { other.await; std::future::pending().await } => unreachable!(),
+        }
+    };
+    let done = timeout(WITHIN * 4, done).await.expect("nobody waits for ever");
+    let touched = done[0].0;
+    let last = done.iter().map(|(_, done)| *done - begun).max().unwrap();
+    ((sent() - before) as f64 / touched as f64, last.as_secs_f64() / (touched as f64 / RATE))
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "prints figures"]
+async fn figures() {
+    for nodes in [1, 8] {
+        let one = started(nodes, None, start).await;
+        let listed = started(nodes, None, start_listed).await;
+        println!("{nodes} nodes: {one:.2?} one after the other, {listed:.2?} with the list");
+    }
+    for how in [Lie::Silent, Lie::Refuse] {
+        let one = started(8, Some(how), start).await;
+        let listed = started(8, Some(how), start_listed).await;
+        println!("8 nodes, {how:?}: {one:.2?} one after the other, {listed:.2?} with the list");
+    }
+}
+
+/// Sent to each of them, it would be eight copies, and the last one eight times later.
+#[tokio::test(start_paused = true)]
+async fn the_seed_sends_what_eight_starters_touch_about_once() {
+    let (copies, time) = started(8, None, start_listed).await;
+    assert!(copies <= 1.1 && time < 2.0, "{copies} copies, {time}");
+    let (copies, time) = started(8, None, start).await;
+    assert!(copies <= 2.0 && time < 5.0, "{copies} copies, {time}, with nothing known");
+}
+
+/// It is given a part of the pieces first, since it asks for them like any other.
+#[tokio::test(start_paused = true)]
+async fn a_starter_that_gives_nothing_stops_no_other() {
+    for how in [Lie::Silent, Lie::Refuse] {
+        let (copies, time) = started(8, Some(how), start_listed).await;
+        assert!(time < 4.0, "{how:?}: {copies} copies, {time}");
+    }
+    let (copies, time) = started(8, Some(Lie::Silent), start).await;
+    assert!(time < 7.0, "{copies} copies, {time}, with nothing known");
+}

@@ -1,0 +1,90 @@
+//! Nodes that start the same at the same moment: each reads pieces here and there, one after the other, and waits for each.
+
+use std::time::Duration;
+
+use darter_core::Rate;
+use darter_scenario::Lie;
+use darter_sim::{Event, Fleet, Report, Scenario, Starts};
+
+/// Pieces of half a MiB, of which a start reads 40, at 200 Mbit/s.
+fn scenario(nodes: usize, is_listed: bool) -> Scenario {
+    let mut scenario = Scenario::equal(nodes, 500, 512 << 10, Rate::from_bytes_per_second(25_000_000).unwrap());
+    scenario.network.latency = Duration::from_millis(1);
+    scenario.starts = Some(Starts::scattered(40, 500, is_listed));
+    scenario.limit = Duration::from_secs(120);
+    scenario
+}
+
+/// Copies that the seed sent, and how long the last honest node took, in times of what one alone would need.
+fn run(scenario: &Scenario) -> (f64, f64) {
+    let report: Report = Fleet::new(scenario).run();
+    let copies = report.seed_pieces as f64 / f64::from(scenario.wanted());
+    let last = report.last.as_secs_f64() / scenario.least_time().as_secs_f64();
+    assert_eq!(report.unfinished, [0; 0]);
+    (copies, last)
+}
+
+#[test]
+#[ignore = "prints figures"]
+fn figures() {
+    for is_listed in [true, false] {
+        for nodes in [1, 2, 4, 8, 16, 64, 200] {
+            let (copies, last) = run(&scenario(nodes, is_listed));
+            println!("{nodes} nodes, listed {is_listed}: {copies:.2} copies, last {last:.2}");
+        }
+        for nodes in [8, 64] {
+            for lie in
+                [Lie::Silent, Lie::Refuse, Lie::Claim, Lie::Wrong, Lie::Drip, Lie::Withdraw, Lie::Late, Lie::Vanish]
+            {
+                for liar in [1, 4] {
+                    let mut scenario = scenario(nodes, is_listed);
+                    scenario.lie(liar, lie);
+                    let (copies, last) = run(&scenario);
+                    println!("{nodes} nodes, listed {is_listed}, {lie:?} {liar}: {copies:.2} copies, last {last:.2}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn one_that_is_alone_asks_as_ever() {
+    for is_listed in [true, false] {
+        let (copies, last) = run(&scenario(1, is_listed));
+        assert!(copies == 1.0 && last < if is_listed { 1.1 } else { 1.4 }, "{copies}, {last}");
+    }
+}
+
+/// Sent to each of them, it would be as many copies as they are, and the last one as many times later.
+#[test]
+fn the_seed_sends_what_many_touch_about_once_where_they_know_the_list() {
+    for (nodes, most, latest) in [(8, 1.1, 1.6), (64, 2.0, 2.6)] {
+        let (copies, last) = run(&scenario(nodes, true));
+        assert!(copies <= most && last < latest, "{nodes} nodes: {copies} copies, {last}");
+    }
+}
+
+#[test]
+fn where_nobody_knows_the_list_those_behind_follow_those_ahead() {
+    for (nodes, most, latest) in [(8, 4.0, 4.0), (64, 8.0, 9.0)] {
+        let (copies, last) = run(&scenario(nodes, false));
+        assert!(copies <= most && last < latest, "{nodes} nodes: {copies} copies, {last}");
+    }
+}
+
+#[test]
+fn one_that_gives_nothing_costs_the_others_a_moment() {
+    let lies = [Lie::Silent, Lie::Refuse, Lie::Claim, Lie::Wrong, Lie::Drip, Lie::Withdraw, Lie::Late, Lie::Vanish];
+    for (lie, liar) in lies.into_iter().flat_map(|lie| [(lie, 1), (lie, 4)]) {
+        for (is_listed, latest) in [(true, 2.4), (false, 5.0)] {
+            let mut scenario = scenario(8, is_listed);
+            scenario.lie(liar, lie);
+            let (copies, last) = run(&scenario);
+            assert!(last < latest, "{lie:?}, {is_listed}: {copies} copies, {last}");
+        }
+    }
+    let mut scenario = scenario(8, true);
+    let half = scenario.least_time() / 2;
+    scenario.events.push((half, Event::Kill(2)));
+    run(&scenario);
+}

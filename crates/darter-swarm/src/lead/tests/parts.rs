@@ -1,0 +1,72 @@
+//! Members that want parts: each is given what it waits for and nothing else.
+
+use super::*;
+
+fn starts(lead: &mut Lead, n: u16, wishes: &[u32]) {
+    lead.join(node(n), Place::default(), &PieceSet::new(), false);
+    wants(lead, n, wishes);
+}
+
+fn wants(lead: &mut Lead, n: u16, wishes: &[u32]) {
+    let wish = |first: &u32| Wish { first: *first, end: first + 1, within: Duration::from_secs(1) };
+    lead.wants(node(n), false);
+    lead.wish(node(n), &wishes.iter().map(wish).collect::<Vec<_>>(), at(0));
+}
+
+#[test]
+fn each_member_is_given_a_piece_that_it_waits_for_in_its_order_and_each_piece_once() {
+    let mut lead = lead(100, 100);
+    let list = [70, 3, 41, 12, 99];
+    (1..=3).for_each(|n| starts(&mut lead, n, &list));
+    let given: Vec<_> = (0..5).map(|turn| lead.choose(node(turn % 3 + 1), at(1)).expect("it waits for it").0).collect();
+    assert_eq!(given, list);
+    assert_eq!(lead.choose(node(1), at(2)), None, "the rest comes from others, and nothing else is wanted");
+    wants(&mut lead, 1, &[50]);
+    assert_eq!(lead.choose(node(1), at(3)), Some(PieceIndex(50)));
+}
+
+#[test]
+fn one_that_wants_everything_after_all_is_given_anything() {
+    let mut lead = lead(100, 100);
+    lead.join(node(1), Place::default(), &PieceSet::new(), false);
+    assert_eq!(lead.choose(node(1), at(0)), None, "it said nothing yet");
+    lead.wants(node(1), true);
+    assert_eq!(lead.choose(node(1), at(0)), Some(PieceIndex(0)));
+}
+
+#[test]
+fn members_that_want_parts_are_neighbours_of_each_other() {
+    let mut lead = lead(10, 10);
+    starts(&mut lead, 1, &[3]);
+    starts(&mut lead, 2, &[3]);
+    (3..=4).for_each(|n| lead.join(node(n), Place::default(), &PieceSet::full(10), false));
+    let mut known: Vec<_> = Vec::new();
+    for Notice { to, gained, .. } in lead.take_notices(at(0)) {
+        known.extend(gained.into_iter().map(|peer| (to, peer.node)));
+    }
+    let knows = |one, other| known.contains(&(node(one), node(other)));
+    assert!(knows(1, 2) && knows(2, 1));
+    assert!(!knows(3, 4) && !knows(4, 3), "neither has anything for the other");
+}
+
+#[test]
+fn one_that_confirms_nothing_costs_the_others_one_wait_and_not_one_for_each_piece() {
+    let mut lead = lead(100, 100);
+    let list: Vec<u32> = (0..20).collect();
+    (1..=3).for_each(|n| starts(&mut lead, n, &list));
+    let mut now = 0;
+    let mut given = [0_u32; 4];
+    while lead.held_by(node(1)) < Some(20) {
+        now += 20;
+        assert!(now < 5000, "{given:?}");
+        for n in 1..=3 {
+            let Some(piece) = lead.choose(node(n), at(now)) else { continue };
+            given[usize::from(n)] += 1;
+            if n < 3 {
+                lead.have(node(n), &[piece], at(now + 10));
+                lead.have(node(3 - n), &[piece], at(now + 15));
+            }
+        }
+    }
+    assert!(now < 1000, "after {now} ms");
+}

@@ -1,0 +1,195 @@
+//! A node that wants parts of a blob, beside others that do: hosts that start the same image at the same moment.
+//!
+//! Whoever starts something asks for what it needs by name. If all of them did so at once, the lead would send each piece to each of them. So
+//! while others are there, they are an ordinary swarm over the pieces that they *seek*: what their readers wait for and what is foreseen.
+//! The lead is asked for any of these (it knows them by [`Message::Want`](darter_protocol::Message), and sends first what nobody has), and
+//! neighbours for the rarest. A node that is alone asks by name, as many at a time as its link needs.
+//!
+//! A piece that a reader waits for, and that no neighbour is known to hold, is on its way to one of them or about to be. The lead is asked for
+//! it by name only after a while, and requests are given up sooner than for a whole blob: a start is over in a second.
+//!
+//! Where nothing is foreseen, those ahead are the list for those behind: what a neighbour comes to hold that has gone the same way so far is
+//! sought, too, as a *hint*. A neighbour has gone the same way if most of what it holds is what readers here waited for, but for a few
+//! pieces, so that one that fetches everything or runs something else costs no more than these. And only while readers here wait now and then.
+//!
+//! Invariant: while not everything is wanted, `sought` has exactly the pieces that readers wait for, that are foreseen, and hints.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use darter_core::{Moment, NodeId, PieceIndex, PieceSet};
+
+use crate::locality::fetcher_rank;
+use crate::picker::Picker;
+use crate::picker::neighbour::Neighbour;
+use crate::tuning::Tuning;
+
+/// Pieces of one reader, or one stretch that is foreseen, that are sought at a time.
+const MAX_SOUGHT: u32 = 1024;
+
+/// Hints that are sought at a time.
+const MAX_HINTS: usize = 64;
+
+impl Picker {
+    /// Says if the lead answers asks for any piece with one of those that this node told it that it waits for. Older leads don't.
+    pub const fn lead_gives_parts(&mut self, gives: bool) {
+        self.lead_gives_parts = gives;
+    }
+
+    /// True if this node wants parts, and so do others, which were met or came to hold something a short time ago.
+    pub(super) fn is_among_starters(&self, now: Moment) -> bool {
+        let is_asked = self.lead_gives_parts && self.lead.is_some();
+        let are_active = self.stirred.is_some_and(|stirred| now < stirred + self.tuning.starters_for);
+        !self.wants && is_asked && are_active && self.has_others()
+    }
+
+    fn has_others(&self) -> bool {
+        self.neighbours.iter().any(|peer| self.starts(peer.wants, &peer.held))
+    }
+
+    /// True if a neighbour that says so wants parts alone: not everything, and it lacks some.
+    pub(super) fn starts(&self, wants: bool, held: &PieceSet) -> bool {
+        !wants && self.total.is_some_and(|total| held.len() < total)
+    }
+
+    /// Notes when others came that start the same: what the lead was asked for by name before is asked for as any. And looks again when they have
+    /// been still for too long to count.
+    pub(super) fn note_starters(&mut self, now: Moment) {
+        let is_among = self.is_among_starters(now);
+        if let Some(stirred) = self.stirred.filter(|_| is_among) {
+            self.wake_at(stirred + self.tuning.starters_for);
+        }
+        let was_alone = !std::mem::replace(&mut self.was_among, is_among);
+        if is_among && was_alone {
+            // All others have asked for the same.
+            self.cancel_where(|request| {
+                request.neighbour.is_none() && request.piece.is_some() && request.began.is_none()
+            });
+        }
+    }
+
+    /// Brings `sought` up to date, and the open pieces with it.
+    pub(super) fn seek(&mut self) {
+        if self.wants {
+            return;
+        }
+        let readers = self.readers.values().map(|reader| reader.at.0..reader.at.0.saturating_add(reader.count.max(1)));
+        let within = |run: Range<u32>| run.start..run.end.min(run.start.saturating_add(MAX_SOUGHT));
+        let runs = readers.chain(self.foreseen.values().cloned()).flat_map(within);
+        let sought: PieceSet =
+            runs.chain(self.hints.iter().map(|piece| piece.0)).map(PieceIndex).filter(|it| self.can_be(*it)).collect();
+        let before = std::mem::replace(&mut self.sought, sought);
+        let changed: Vec<_> = before.difference(&self.sought).chain(self.sought.difference(&before)).collect();
+        changed.into_iter().for_each(|piece| self.reopen(piece));
+    }
+
+    /// A reader came to wait for these pieces.
+    pub(super) fn waits_for(&mut self, piece: PieceIndex, count: u32, now: Moment) {
+        if !self.wants {
+            let run = piece.0..piece.0.saturating_add(count.clamp(1, MAX_SOUGHT));
+            run.map(PieceIndex).filter(|it| self.can_be(*it)).collect::<Vec<_>>().into_iter().for_each(|it| {
+                self.waited_for.insert(it);
+            });
+            self.waited = Some(now);
+        }
+    }
+
+    /// A neighbour came to hold these pieces: what it needs may be needed here next. Returns true if some of them are sought now.
+    pub fn follow(&mut self, peer: NodeId, pieces: &[PieceIndex], now: Moment) -> bool {
+        let starter = self.neighbours.iter().find(|it| it.id == peer && self.starts(it.wants, &it.held));
+        let Some(is_same) = starter.map(|starter| self.goes_the_same_way(starter)) else { return false };
+        self.stirred = Some(now);
+        let is_starting = self.waited.is_some_and(|waited| now < waited + self.tuning.hints_for);
+        if !is_starting || !is_same || !self.is_among_starters(now) {
+            return false;
+        }
+        self.hints.retain(|hint| !self.held.contains(*hint));
+        let before = self.hints.len();
+        let fresh =
+            pieces.iter().filter(|it| self.can_be(**it) && !self.held.contains(**it) && !self.sought.contains(**it));
+        let fresh: Vec<_> = fresh.copied().take(MAX_HINTS.saturating_sub(before)).collect();
+        self.hints.extend(fresh);
+        let follows = self.hints.len() > before;
+        if follows {
+            self.seek();
+        }
+        follows
+    }
+
+    fn goes_the_same_way(&self, neighbour: &Neighbour) -> bool {
+        let other = neighbour.held.difference(&self.waited_for).count();
+        let same = neighbour.held.len() as usize - other;
+        other <= same + self.tuning.hints_free
+    }
+
+    /// True if pieces are sought since others needed them.
+    pub fn has_hints(&self) -> bool {
+        self.hints.iter().any(|hint| !self.held.contains(*hint))
+    }
+
+    /// Forgets hints when no reader has waited for a while.
+    pub(super) fn drop_hints(&mut self, now: Moment) {
+        let Some(waited) = self.waited.filter(|_| !self.hints.is_empty()) else { return };
+        let end = waited + self.tuning.hints_for * 2;
+        if end > now {
+            return self.wake_at(end);
+        }
+        self.hints.clear();
+        self.seek();
+    }
+
+    /// How long a reader stands before a piece that no neighbour holds until the lead is asked for it by name: as long as it takes to send
+    /// one piece to each of the others.
+    pub(super) fn patience_with_others(&self) -> Duration {
+        let others = self.neighbours.iter().filter(|peer| self.starts(peer.wants, &peer.held)).count();
+        let usual = self.usual_piece_time().unwrap_or_default();
+        (usual * u32::try_from(others + 1).unwrap_or(u32::MAX))
+            .clamp(self.tuning.parts_patience, self.tuning.parts_patience * 3)
+    }
+
+    /// True if a piece that a reader has waited for since `since` is held by so few that others are to get it first, and pass it on: asked by all
+    /// at once, its holder would give it to all of them late. The number of holders doubles in each turn.
+    pub(super) fn leaves_to_others(&mut self, piece: PieceIndex, since: Moment, now: Moment) -> bool {
+        if !self.is_among_starters(now) {
+            return false;
+        }
+        let has_it = |peer: &&Neighbour| peer.held.contains(piece) && peer.is_ready(now) && !peer.meter.is_failing();
+        let holders = self.neighbours.iter().filter(has_it).count();
+        let lacks_it = |peer: &&Neighbour| !peer.held.contains(piece) && self.starts(peer.wants, &peer.held);
+        let rivals = self.neighbours.iter().filter(lacks_it).map(|peer| &peer.id);
+        let rank = fetcher_rank(&self.me, rivals, piece) as usize;
+        if holders == 0 || rank < holders {
+            return false;
+        }
+        let turn = self.usual_piece_time().unwrap_or_default() + self.tuning.parts_turn;
+        let turns = (rank / holders).ilog2() + 1;
+        let due = since + (turn * turns).min(self.tuning.parts_patience);
+        if due > now {
+            self.wake_at(due);
+            self.left_to_others.push(piece);
+        }
+        due > now
+    }
+
+    /// The constants that hold now: requests of a start are given up sooner, where others may be asked that start, too.
+    pub(super) fn tuning_now(&self) -> Tuning {
+        if self.wants || !self.has_others() {
+            return self.tuning;
+        }
+        let guess = Duration::from_secs_f64(self.piece_bytes as f64 / self.tuning.parts_rate);
+        Tuning {
+            overdue_floor: self.tuning.parts_floor,
+            first_guess: guess.min(self.tuning.first_guess),
+            ..self.tuning
+        }
+    }
+
+    /// A request made now is not overdue before this.
+    pub(super) fn may_be_overdue_at(&self, now: Moment) -> Moment {
+        now + if self.wants {
+            self.tuning.overdue_floor
+        } else {
+            self.tuning.overdue_floor.min(self.tuning.parts_floor)
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! A node that wants parts, alone and beside others.
+
+use super::*;
+
+const LEAD: u8 = 9;
+
+/// A node that wants parts of a blob of a hundred pieces, and follows a lead.
+fn starter(gives_parts: bool) -> Scene {
+    let mut scene = Scene::new(100);
+    scene.tell(Event::Wants(false));
+    scene.tell(Event::LeadChanged { lead: Some(node(LEAD)) });
+    scene.picker.lead_gives_parts(gives_parts);
+    scene
+}
+
+fn joins(scene: &mut Scene, peer: u8, held: PieceSet) {
+    scene.tell(Event::PeerJoined { peer: node(peer), tier: Tier::Rack, wants: false, held });
+}
+
+fn foresee(scene: &mut Scene, reader: u64, piece: u32) {
+    let (reader, piece) = (ReaderId(reader), PieceIndex(piece));
+    scene.tell(Event::Foreseen { reader, piece, count: 1, by: Foresight::Profile });
+}
+
+fn reads(scene: &mut Scene, piece: u32) {
+    let (piece, patience) = (PieceIndex(piece), Duration::ZERO);
+    scene.tell(Event::ReaderAt { reader: ReaderId(0), piece, count: 1, patience });
+}
+
+/// The asks of a poll, and its requests as (peer, piece).
+fn asked(scene: &mut Scene, millis: u64) -> (usize, Vec<(NodeId, u32)>) {
+    let actions = scene.after(millis);
+    let requests = actions.iter().filter_map(|action| match action {
+        Action::Request { peer, piece, .. } => Some((*peer, piece.0)),
+        _ => None,
+    });
+    (asks(&actions), requests.collect())
+}
+
+#[test]
+fn one_that_is_alone_or_whose_lead_is_older_asks_by_name() {
+    let (old, new) = (starter(false), starter(true));
+    for (mut scene, has_others) in [(new, false), (old, true)] {
+        if has_others {
+            joins(&mut scene, 1, PieceSet::new());
+        }
+        foresee(&mut scene, 1, 30);
+        reads(&mut scene, 40);
+        assert_eq!(asked(&mut scene, 0), (0, vec![(node(LEAD), 40), (node(LEAD), 30)]));
+    }
+    let mut scene = starter(true);
+    scene.join(1, Tier::Rack, PieceSet::new());
+    joins(&mut scene, 2, PieceSet::full(100));
+    reads(&mut scene, 40);
+    assert_eq!(asked(&mut scene, 0), (0, vec![(node(2), 40)]), "one wants everything, and the other has it");
+}
+
+#[test]
+fn beside_others_the_lead_is_asked_for_any_of_them_and_neighbours_for_what_they_hold() {
+    let mut scene = starter(true);
+    joins(&mut scene, 1, pieces(&[31, 50]));
+    (0..4).for_each(|at| foresee(&mut scene, at + 1, 30 + at as u32));
+    assert_eq!(asked(&mut scene, 0), (4, vec![(node(1), 31)]), "50 is not sought");
+    scene.picker.peer_has(node(1), &[PieceIndex(33)]);
+    let (more, requests) = asked(&mut scene, 1);
+    assert_eq!((more, requests), (0, vec![(node(1), 33)]));
+    scene.tell(Event::ReaderGone { reader: ReaderId(1) });
+    scene.tell(Event::ReaderGone { reader: ReaderId(3) });
+    let withdrawn = scene.after(1).iter().filter(|action| matches!(action, Action::Cancel { .. })).count();
+    assert_eq!(withdrawn, 3, "nothing is asked for that nobody wants any more");
+}
+
+#[test]
+fn a_piece_that_a_reader_waits_for_is_asked_of_the_lead_by_name_when_it_does_not_come_from_others() {
+    let mut scene = starter(true);
+    joins(&mut scene, 1, PieceSet::new());
+    reads(&mut scene, 40);
+    assert_eq!(asked(&mut scene, 0), (1, vec![]), "it is given to whoever asks first");
+    assert_eq!(asked(&mut scene, 100), (0, vec![]));
+    reads(&mut scene, 40);
+    let wakeup = scene.picker.next_wakeup().expect("nothing else happens").since(scene.now);
+    assert!(wakeup <= Duration::from_millis(60), "it waits since it came to it: {wakeup:?}");
+    assert_eq!(asked(&mut scene, 60), (0, vec![(node(LEAD), 40)]));
+}
+
+#[test]
+fn one_that_holds_it_and_does_not_give_it_is_soon_given_up() {
+    let mut scene = starter(true);
+    joins(&mut scene, 1, pieces(&[40]));
+    reads(&mut scene, 40);
+    assert_eq!(asked(&mut scene, 0).1, [(node(1), 40)]);
+    let mut waited = 0;
+    loop {
+        waited += 10;
+        let (_, requests) = asked(&mut scene, 10);
+        if requests.contains(&(node(LEAD), 40)) {
+            break;
+        }
+        assert!(waited < 1000, "nobody else is asked");
+    }
+}
+
+#[test]
+fn what_others_come_to_need_that_went_the_same_way_is_sought_here_next() {
+    let news = |pieces: std::ops::Range<u32>| pieces.map(PieceIndex).collect::<Vec<_>>();
+    let heard = |scene: &mut Scene, peer: u8, pieces: &[PieceIndex]| {
+        scene.picker.peer_has(node(peer), pieces);
+        scene.picker.follow(node(peer), pieces, scene.now)
+    };
+    let mut scene = starter(true);
+    joins(&mut scene, 1, PieceSet::new());
+    assert!(!heard(&mut scene, 1, &news(40..42)), "nothing is read here");
+    reads(&mut scene, 40);
+    assert!(heard(&mut scene, 1, &news(42..44)));
+    let (_, mut requests) = asked(&mut scene, 0);
+    requests.sort_unstable();
+    assert_eq!(requests, [(node(1), 40), (node(1), 42), (node(1), 43)]);
+    assert!(!heard(&mut scene, 1, &news(60..80)), "it has much that nobody reads here");
+    scene.join(2, Tier::Rack, PieceSet::new());
+    assert!(!heard(&mut scene, 2, &news(50..51)), "it wants everything");
+    joins(&mut scene, 3, PieceSet::new());
+    assert!(heard(&mut scene, 3, &news(50..51)));
+    scene.after(3000);
+    assert!(!scene.picker.has_hints() && !heard(&mut scene, 3, &news(52..53)), "nobody has waited for long");
+}
+
+#[test]
+fn a_piece_that_one_holds_is_asked_of_it_by_one_first_and_by_the_others_in_turn() {
+    let waits = |me: u8| {
+        let mut scene = starter(true);
+        scene.picker = Picker::new(node(me), MIB, Tuning::default(), 7);
+        scene.tell(Event::ManifestGrew { known: 0..100, total: Some(100) });
+        scene.tell(Event::Wants(false));
+        scene.tell(Event::LeadChanged { lead: Some(node(LEAD)) });
+        scene.picker.lead_gives_parts(true);
+        (1..=4).filter(|peer| *peer != me).for_each(|peer| joins(&mut scene, peer, PieceSet::new()));
+        joins(&mut scene, 5, pieces(&[40]));
+        reads(&mut scene, 40);
+        (0..400)
+            .find(|millis| asked(&mut scene, u64::from(*millis > 0)).1.contains(&(node(5), 40)))
+            .expect("in the end")
+    };
+    let mut times: Vec<i32> = (1..=4).map(waits).collect();
+    times.sort_unstable();
+    assert_eq!(times[0], 0, "one does not wait: {times:?}");
+    assert!(times[1] > 0 && times[3] > times[1] && times[3] <= 150, "{times:?}");
+}
