@@ -383,13 +383,18 @@ async fn a_large_swarm_takes_what_its_lead_has_read_before_the_first_hash_is_kno
     let (registry, layer) = registry_with(&tar).await;
     registry.state.lock().blobs_stop_after = Some(most_of(&layer));
     let seed = seed(directory.path(), &registry).await;
-    let (mut nodes, mut reading) = (Vec::new(), Vec::new());
+    let mut nodes = Vec::new();
     for number in 0..70 {
-        let node = node(directory.path(), &number.to_string(), &registry, &[&seed]).await;
-        let (reader, layer) = (node.clone(), layer.clone());
-        reading.push(tokio::spawn(async move { read(&reader, &layer).await }));
-        nodes.push(node);
+        nodes.push(node(directory.path(), &number.to_string(), &registry, &[&seed]).await);
     }
+    // The registry stands still from the first of these on until all have something: on a busy machine their starts take longer than it may.
+    let reading: Vec<_> = nodes
+        .iter()
+        .map(|node| {
+            let (reader, layer) = (node.clone(), layer.clone());
+            tokio::spawn(async move { read(&reader, &layer).await })
+        })
+        .collect();
     all_hold_some(&nodes.iter().chain([&seed]).collect::<Vec<_>>()).await;
     registry.go_on();
     let file = expanded(&tar);
