@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_agent::options::{Amount, Role as AgentRole};
-use darter_agent::{Agent, Download, FetchError, Handing, Options, Order, Part};
+use darter_agent::{Agent, Download, FetchError, Handing, Held, Options, Order, Part};
 use darter_api::CheckedBy;
-use darter_core::{BlobId, Digest, NodeId, PieceIndex, Source};
+use darter_core::{BlobId, ByteRange, Digest, NodeId, PieceIndex, Source};
 use darter_wire::{Bind, Message, Payload, Role, Uploads, Wanted};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
@@ -257,6 +257,32 @@ async fn what_does_not_fit_comes_in_order_without_a_file() {
         assert!(copy.bytes == content);
         agent.drain().await;
     }
+}
+
+/// As a mount without a daemon reads it: more than may be in memory at a time, and some of it again.
+#[tokio::test]
+async fn parts_of_what_does_not_fit_come_through_memory_however_many_they_are() {
+    const MIB: u64 = 1 << 20;
+    let content: Vec<u8> = (0..72_u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let served = content.clone();
+    let origin = Origin::start(move |_, _| Answer::of(&served)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let quota = Some(Amount::Bytes(1_000_000));
+    let options = Options { role: AgentRole::Seed, quota, ..seed::node(dir.path(), Vec::new()) };
+    let agent = Agent::start(options).await.unwrap();
+    let download = agent.open_parts(origin.file(), Default::default()).await.unwrap();
+    let within = Duration::from_secs(60);
+    let again = [71, 40, 1, 70];
+    for at in (0..72).chain(again) {
+        let range = ByteRange::new(at * MIB, (at + 1) * MIB);
+        let held = download.part(range, within).await.unwrap();
+        let Some(Held::Bytes(bytes)) = held else { panic!("MiB {at}: {held:?}") };
+        assert!(bytes == content[range.start() as usize..range.end() as usize], "MiB {at}");
+        // As a mount reads ahead of a program that reads in order.
+        let ahead = ByteRange::new(range.end(), range.end() + 4 * MIB).clamp_to(72 * MIB);
+        let _ = download.fetch_ahead(ahead, within).await;
+    }
+    agent.drain().await;
 }
 
 /// SHA-256 is computed once, by whoever reads the origin; the others are told, also by an agent that was asked before and has

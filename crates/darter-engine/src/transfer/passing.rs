@@ -105,12 +105,13 @@ impl Transfer {
         !state.session.is_all_wanted() && !state.session.leads_others()
     }
 
-    /// Makes room in memory where readers want parts: what lies there is let go, and comes again for whoever asks.
-    pub(super) async fn let_go_aside(&self) {
+    /// Makes room in memory where readers want parts: what lies there is let go, but for a piece that came just now, and comes again for whoever asks.
+    pub(super) async fn let_go_aside(&self, but: Option<PieceIndex>) {
         let going: PieceSet = {
             let state = self.state();
             // One that came just now is not counted yet, and would be counted as held afterwards.
-            self.stored.aside().iter().filter(|piece| state.session.holds(*piece)).collect()
+            let counted = |piece: &PieceIndex| Some(*piece) != but && state.session.holds(*piece);
+            self.stored.aside().iter().filter(counted).collect()
         };
         let (stored, dropped) = (Arc::clone(&self.stored), going.clone());
         if let Err(error) = self.context.disk.run(move || stored.drop_pieces(&dropped)).await {
@@ -135,6 +136,10 @@ impl Transfer {
     /// were read ahead of that one take room and do not count: those who read wait for the piece itself.
     pub(super) async fn room_to_read(self: &Arc<Self>, next: PieceIndex) -> Result<(), FetchError> {
         let began = self.context.now();
+        if self.stored.is_crowded(next) && self.is_read_in_parts() {
+            // What is forgotten could not be had again.
+            self.let_go_aside(next.0.checked_sub(1).map(PieceIndex)).await;
+        }
         // Not before: who comes while the beginning is here shares it.
         while self.stored.is_crowded(next) && !self.closed.is_cancelled() {
             let waited = self.context.now().since(began);
