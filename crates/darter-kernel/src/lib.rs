@@ -3,9 +3,12 @@
 //!
 //! | file | what lives there |
 //! |---|---|
+//! | [`cached`] | how much of a file is in memory |
 //! | [`signal`] | dying of a signal |
 //! | [`socket`] | low-water marks of TCP sockets |
 
+#[allow(unsafe_code)]
+pub mod cached;
 #[allow(unsafe_code)]
 pub mod signal;
 #[allow(unsafe_code)]

@@ -12,6 +12,7 @@
 //! - what could be read without an agent can be read whoever answers: another agent may have less, and need longer;
 //! - once the content is found to be wrong nothing is read any more.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ use crate::files::Files;
 use crate::fill::{Fill, Rest, Step};
 use crate::kept::{Kept, PAGE, PieceCheck, zero_pages};
 use crate::limits::{Limits, RetryPauses};
+use crate::pushes::{Followed, Pushes, STEP};
+use crate::session::{Cache, Threads};
 use crate::supply::{Content, End, Given, Refusal, Supplier, Supply};
 use crate::touches::Touches;
 use crate::waits::Waits;
@@ -125,6 +128,7 @@ pub struct MountedFile {
     settings: Settings,
     clock: Arc<dyn Clock>,
     ahead: Mutex<Ahead>,
+    pushes: Mutex<Pushes>,
     touches: Mutex<Touches>,
     limits: Mutex<Limits>,
     kept: Mutex<Kept>,
@@ -140,6 +144,14 @@ pub struct MountedFile {
     contradicted: Notify,
     fetches: Arc<Semaphore>,
     proving: Arc<Semaphore>,
+}
+
+/// What is told of a read in the end.
+type Reply = Box<dyn FnOnce(Result<&[u8], Unread>) + Send>;
+
+thread_local! {
+    /// What a thread reads into: new memory for each read would take longer than the read.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The agent's file, which has bytes that it vouched for.
@@ -197,6 +209,7 @@ impl MountedFile {
     ) -> Arc<Self> {
         Arc::new(Self {
             ahead: Mutex::new(Ahead::new(content.length)),
+            pushes: Mutex::new(Pushes::new(content.length)),
             touches: Mutex::new(Touches::new(content.pieces, content.length, clock.now())),
             limits: Mutex::new(Limits::new(settings.limit)),
             kept: Mutex::new(Kept::new(content.pieces, content.length)),
@@ -255,32 +268,79 @@ impl MountedFile {
         self.files.lock().one_is_whole() && self.kept.lock().knows_all()
     }
 
-    /// Reads `size` bytes from `offset` on, as far as there are such, and hands them to `reply`. What is here takes a thread that may wait for the disk, and
-    /// nothing else; the rest a task of the runtime.
-    pub fn answer(
+    /// Reads `size` bytes from `offset` on, as far as there are such, and hands them to `reply`: by a thread that takes the kernel's questions, which waits for the disk
+    /// itself for what is here; the rest is a task of the runtime. Readers of long runs are given more than they asked for, by way of `cache`.
+    pub(crate) fn answer(
         self: &Arc<Self>,
-        runtime: &Handle,
+        threads: &Threads,
+        cache: Option<&Cache>,
         offset: u64,
         size: u32,
-        reply: impl FnOnce(Result<Bytes, Unread>) + Send + 'static,
+        reply: impl FnOnce(Result<&[u8], Unread>) + Send + 'static,
     ) {
         let file = Arc::clone(self);
+        let runtime = threads.runtime.clone();
         let Some((range, ahead)) = self.noted(offset, size) else {
-            runtime.spawn(async move { reply(file.read(offset, size).await) });
+            runtime.spawn(async move { reply(file.read(offset, size).await.as_deref().map_err(|error| *error)) });
             return;
         };
+        if let Some(cache) = cache {
+            self.follow(&runtime, cache, range);
+        }
+        let wait = move |file: Arc<Self>, reply: Reply| async move {
+            reply(file.wait(range, ahead).await.as_deref().map_err(|error| *error));
+        };
         let Some(at_hand) = self.at_hand(range) else {
-            runtime.spawn(async move { reply(file.wait(range, ahead).await) });
+            runtime.spawn(wait(file, Box::new(reply)));
             return;
         };
         let handle = runtime.clone();
-        runtime.spawn_blocking(move || match file.take(&at_hand, range) {
-            Some(bytes) => {
-                file.fetch_ahead(ahead);
-                reply(Ok(bytes));
+        let take = move |file: &Arc<Self>| {
+            let mut reply = Some(reply);
+            let _ = file.take(&at_hand, range, |bytes| reply.take().map(|reply| reply(Ok(bytes))));
+            match reply {
+                None => file.fetch_ahead(&handle, ahead),
+                Some(reply) => drop(handle.spawn(wait(Arc::clone(file), Box::new(reply)))),
             }
-            None => drop(handle.spawn(async move { reply(file.wait(range, ahead).await) })),
+        };
+        match threads.may_wait() {
+            Some(_waits) => take(self),
+            None => drop(runtime.spawn_blocking(move || take(&file))),
+        }
+    }
+
+    /// Notes a read for readers of long runs, and leads one if it is time to.
+    fn follow(self: &Arc<Self>, runtime: &Handle, cache: &Cache, range: ByteRange) {
+        let Followed { lead, was_read } = self.pushes.lock().read(range);
+        if let Some(was_read) = was_read {
+            self.touches.lock().read(was_read, self.clock.now());
+        }
+        let Some(run) = lead else { return };
+        let (file, cache, handle) = (Arc::clone(self), cache.clone(), runtime.clone());
+        runtime.spawn_blocking(move || {
+            loop {
+                let Some(step) = file.pushes.lock().step(run) else { return };
+                if !file.push(&cache, step) {
+                    return file.pushes.lock().stop(run);
+                }
+                let ahead = file.ahead.lock().read(step);
+                file.fetch_ahead(&handle, ahead);
+            }
         });
+    }
+
+    /// Gives the kernel bytes before it asks, if they are at hand. Blocking.
+    fn push(&self, cache: &Cache, range: ByteRange) -> bool {
+        let Some(at_hand) = self.at_hand(range) else { return false };
+        // The disk reads the next step while this one is copied.
+        let _ = fadvise(&at_hand.file, range.end(), std::num::NonZero::new(STEP), Advice::WillNeed);
+        let is_there = self.take(&at_hand, range, |bytes| cache.store(range.start(), bytes).is_ok());
+        // What was found to be wrong meanwhile was forgotten before this came.
+        let is_wrong = self.is_tainted();
+        if is_wrong {
+            let _ = cache.forget();
+        }
+        is_there == Some(true) && !is_wrong
     }
 
     /// Reads `size` bytes from `offset` on, as far as there are such.
@@ -294,7 +354,7 @@ impl MountedFile {
         if let Some(at_hand) = self.at_hand(range)
             && let Some(bytes) = self.taken(at_hand, range).await
         {
-            self.fetch_ahead(ahead);
+            self.fetch_ahead(&Handle::current(), ahead);
             return Ok(bytes);
         }
         self.wait(range, ahead).await
@@ -318,7 +378,7 @@ impl MountedFile {
         let mut reading = std::pin::pin!(tokio::time::timeout(patience, self.wait_for(range, patience)));
         // The bytes that a reader waits for are asked for first.
         let first = begun(reading.as_mut()).await;
-        self.fetch_ahead(ahead);
+        self.fetch_ahead(&Handle::current(), ahead);
         let read = match first {
             Some(read) => read,
             None => reading.await,
@@ -427,25 +487,34 @@ impl MountedFile {
         Some(AtHand { file, is_fresh })
     }
 
-    /// Reads bytes that are at hand. `None` where there may be a hole. Blocking.
-    fn take(&self, at_hand: &AtHand, range: ByteRange) -> Option<Bytes> {
+    /// Reads bytes that are at hand, and gives them away. `None`, and nothing given, where there may be a hole. Blocking.
+    fn take<T>(&self, at_hand: &AtHand, range: ByteRange, give: impl FnOnce(&[u8]) -> T) -> Option<T> {
         let pages = ByteRange::new(range.start() / PAGE * PAGE, range.end().div_ceil(PAGE) * PAGE);
         let pages = pages.clamp_to(self.content.length);
-        let bytes = read_exact(&at_hand.file, pages)?;
-        if !at_hand.is_fresh {
-            // The kernel keeps what it is given in the page cache of the mounted file.
-            let _ = fadvise(&at_hand.file, pages.start(), std::num::NonZero::new(pages.len()), Advice::DontNeed);
-        }
-        if !self.kept.lock().are_zeros(zero_pages(pages.start(), &bytes)) {
-            return None;
-        }
-        cut(&bytes.into(), pages, range).ok()
+        let place = |at: u64| usize::try_from(at - pages.start()).ok();
+        let (length, from, to) = (place(pages.end())?, place(range.start())?, place(range.end())?);
+        BUFFER.with_borrow_mut(|buffer| {
+            if buffer.len() < length {
+                buffer.resize(length, 0);
+            }
+            let bytes = &mut buffer[..length];
+            at_hand.file.read_exact_at(bytes, pages.start()).ok()?;
+            if !at_hand.is_fresh {
+                // The kernel keeps what it is given in the page cache of the mounted file.
+                let _ = fadvise(&at_hand.file, pages.start(), std::num::NonZero::new(pages.len()), Advice::DontNeed);
+            }
+            if !self.kept.lock().are_zeros(zero_pages(pages.start(), bytes)) {
+                return None;
+            }
+            Some(give(&bytes[from..to]))
+        })
     }
 
     /// The same, or the verified bytes where there may be a hole.
     async fn taken(self: &Arc<Self>, at_hand: AtHand, range: ByteRange) -> Option<Bytes> {
         let file = Arc::clone(self);
-        let taken = tokio::task::spawn_blocking(move || file.take(&at_hand, range)).await.ok()?;
+        let taken =
+            tokio::task::spawn_blocking(move || file.take(&at_hand, range, Bytes::copy_from_slice)).await.ok()?;
         match taken {
             Some(bytes) => Some(bytes),
             None => self.proven(range).await,
@@ -466,12 +535,12 @@ impl MountedFile {
         Some(bytes)
     }
 
-    fn fetch_ahead(self: &Arc<Self>, range: Option<ByteRange>) {
+    fn fetch_ahead(self: &Arc<Self>, runtime: &Handle, range: Option<ByteRange>) {
         let Some(range) = range else { return };
         // More than so many is a reader that is not waited for any more, or an agent that gives nothing.
         let Ok(permit) = Arc::clone(&self.fetches).try_acquire_owned() else { return };
         let file = Arc::clone(self);
-        tokio::spawn(async move {
+        runtime.spawn(async move {
             let _permit = permit;
             let link = file.link.borrow().clone();
             if let Link::Up(supply) = link

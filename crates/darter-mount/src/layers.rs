@@ -31,7 +31,7 @@ use crate::file::{Condition, MountedFile};
 use crate::names::{
     ALGORITHM, ALGORITHM_INODE, Form, Inodes, Named, name_of, named, shard_inode, shard_named, shard_of,
 };
-use crate::session::{self, BLOCK, Cache, FOREVER, MountError, Mounted, tune};
+use crate::session::{self, BLOCK, Cache, FOREVER, MountError, Mounted, Threads, tune};
 use crate::supply::Supplier;
 
 /// For how long names of layers are good.
@@ -127,7 +127,8 @@ impl Mounted {
         runtime: Handle,
     ) -> Result<Self, MountError> {
         let shared = Arc::new(Shared { layers, inodes: Mutex::new(Inodes::new()), notifier: OnceLock::new(), since });
-        let mounted = Self::begin(Directory { shared: Arc::clone(&shared), runtime }, dir, true)?;
+        let mounted =
+            Self::begin(Directory { shared: Arc::clone(&shared), threads: Threads::new(runtime) }, dir, true)?;
         let _ = shared.notifier.set(mounted.notifier());
         Ok(mounted)
     }
@@ -145,7 +146,7 @@ struct Shared {
 
 struct Directory {
     shared: Arc<Shared>,
-    runtime: Handle,
+    threads: Threads,
 }
 
 impl Shared {
@@ -291,7 +292,7 @@ impl Filesystem for Directory {
                         return told(reply, &self.shared.found(layer, found));
                     }
                     let shared = Arc::clone(&self.shared);
-                    self.runtime.spawn(async move {
+                    self.threads.runtime.spawn(async move {
                         match shared.find(layer).await {
                             Some(attributes) => told(reply, &attributes),
                             None => reply.error(Errno::ENOENT),
@@ -338,7 +339,7 @@ impl Filesystem for Directory {
             return reply.error(Errno::EROFS);
         }
         let shared = Arc::clone(&self.shared);
-        self.runtime.spawn(async move {
+        self.threads.runtime.spawn(async move {
             match shared.open(inode).await {
                 Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
                 Err(error) => reply.error(error),
@@ -358,8 +359,9 @@ impl Filesystem for Directory {
         reply: ReplyData,
     ) {
         let Some(kept) = self.shared.opened(inode) else { return reply.error(Errno::EIO) };
-        kept.file.answer(&self.runtime, offset, size, |read| match read {
-            Ok(bytes) => reply.data(&bytes),
+        let cache = self.shared.notifier.get().map(|notifier| Cache::new(notifier.clone(), inode));
+        kept.file.answer(&self.threads, cache.as_ref(), offset, size, |read| match read {
+            Ok(bytes) => reply.data(bytes),
             Err(_) => reply.error(Errno::EIO),
         });
     }

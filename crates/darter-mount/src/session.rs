@@ -10,12 +10,15 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
     BackgroundSession, Config, FileAttr, FileType, Filesystem, INodeNo, KernelConfig, MountOption, Notifier, Session,
     SessionACL,
 };
+use tokio::runtime::Handle;
 
 /// For how long names and attributes are good that never change.
 pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -25,6 +28,9 @@ const MAX_READ: u32 = 1 << 20;
 
 /// Requests of the kernel's read-ahead that are under way, at most.
 const MAX_BACKGROUND: u16 = 64;
+
+/// Threads that take the kernel's questions.
+const THREADS: usize = 4;
 
 pub(crate) const BLOCK: u32 = 4096;
 
@@ -72,6 +78,7 @@ impl Mounted {
             MountOption::Subtype("darter".to_owned()),
             MountOption::DefaultPermissions,
         ];
+        config.n_threads = Some(THREADS);
         config.acl = if others { SessionACL::All } else { SessionACL::Owner };
         let refused = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => MountError::NoHelper,
@@ -111,12 +118,52 @@ impl Cache {
         Self { notifier, inode }
     }
 
+    /// Gives the kernel bytes of the file that it has not asked for. Waits for reads of them that are under way. Blocking.
+    ///
+    /// # Errors
+    /// When it is not mounted any more.
+    pub(crate) fn store(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.notifier.store(self.inode, offset, bytes)
+    }
+
     /// Lets the kernel forget all pages: whoever reads one asks again. Waits for reads that are under way. Blocking.
     ///
     /// # Errors
     /// When it is not mounted any more.
     pub fn forget(&self) -> io::Result<()> {
         self.notifier.inval_inode(self.inode, 0, 0)
+    }
+}
+
+/// The threads that answer reads of one mount. A read may wait for the disk on the thread that took the kernel's question, which saves handing it over to
+/// another one; but one thread stays for whatever is asked next.
+#[derive(Clone, Debug)]
+pub(crate) struct Threads {
+    /// Runs what takes longer.
+    pub(crate) runtime: Handle,
+    reading: Arc<AtomicUsize>,
+}
+
+/// A thread that takes questions may wait for the disk until this is dropped.
+#[derive(Debug)]
+pub(crate) struct MayWait<'a>(&'a AtomicUsize);
+
+impl Threads {
+    pub(crate) fn new(runtime: Handle) -> Self {
+        Self { runtime, reading: Arc::default() }
+    }
+
+    /// Asked by a thread that takes questions: `None` if no other one would be left.
+    pub(crate) fn may_wait(&self) -> Option<MayWait<'_>> {
+        let one_more = |reading| (reading + 1 < THREADS).then_some(reading + 1);
+        self.reading.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
+        Some(MayWait(&self.reading))
+    }
+}
+
+impl Drop for MayWait<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -160,4 +207,18 @@ pub(crate) fn directory(inode: INodeNo, time: SystemTime) -> FileAttr {
 /// The attributes of a file that nobody may write to.
 pub(crate) fn file(inode: INodeNo, time: SystemTime, size: u64, blocks: u64) -> FileAttr {
     FileAttr { ino: inode, size, blocks, kind: FileType::RegularFile, perm: 0o444, nlink: 1, ..directory(inode, time) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_thread_stays_for_what_is_asked_next() {
+        let threads = Threads::new(Handle::current());
+        let mut waiting: Vec<_> = (1..THREADS).map(|_| threads.may_wait().unwrap()).collect();
+        assert!(threads.may_wait().is_none() && threads.clone().may_wait().is_none());
+        waiting.pop();
+        assert!(threads.may_wait().is_some());
+    }
 }

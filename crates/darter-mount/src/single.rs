@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use fuser::{
@@ -18,7 +18,7 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use crate::file::MountedFile;
-use crate::session::{BLOCK, Cache, FOREVER, MountError, Mounted, directory, file, tune};
+use crate::session::{BLOCK, Cache, FOREVER, MountError, Mounted, Threads, directory, file, tune};
 
 /// The file's inode; the directory's is the root's.
 const FILE: INodeNo = INodeNo(2);
@@ -45,8 +45,10 @@ impl Mounted {
         options: MountOptions,
         runtime: Handle,
     ) -> Result<Self, MountError> {
-        let others = options.others;
-        Self::begin(Directory::new(file, options, runtime), dir, others)
+        let (others, cache) = (options.others, Arc::<OnceLock<Cache>>::default());
+        let mounted = Self::begin(Directory::new(file, options, runtime, Arc::clone(&cache)), dir, others)?;
+        let _ = cache.set(mounted.cache());
+        Ok(mounted)
     }
 
     /// The handle that lets the kernel forget what it was given of the file.
@@ -61,15 +63,17 @@ struct Directory {
     name: OsString,
     root: FileAttr,
     attributes: FileAttr,
-    runtime: Handle,
+    threads: Threads,
+    /// Known once it is mounted.
+    cache: Arc<OnceLock<Cache>>,
 }
 
 impl Directory {
-    fn new(mounted: Arc<MountedFile>, options: MountOptions, runtime: Handle) -> Self {
+    fn new(mounted: Arc<MountedFile>, options: MountOptions, runtime: Handle, cache: Arc<OnceLock<Cache>>) -> Self {
         let size = mounted.content().length;
         let time = options.modified;
         let (root, attributes) = (directory(INodeNo::ROOT, time), file(FILE, time, size, size.div_ceil(512)));
-        Self { file: mounted, name: options.name, root, attributes, runtime }
+        Self { file: mounted, name: options.name, root, attributes, threads: Threads::new(runtime), cache }
     }
 
     fn attributes(&self, inode: INodeNo) -> Option<&FileAttr> {
@@ -126,8 +130,8 @@ impl Filesystem for Directory {
         if inode != FILE {
             return reply.error(Errno::EISDIR);
         }
-        self.file.answer(&self.runtime, offset, size, |read| match read {
-            Ok(bytes) => reply.data(&bytes),
+        self.file.answer(&self.threads, self.cache.get(), offset, size, |read| match read {
+            Ok(bytes) => reply.data(bytes),
             Err(_) => reply.error(Errno::EIO),
         });
     }

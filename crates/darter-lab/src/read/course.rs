@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use darter_mount::erofs;
+use rustix::mount::{UnmountFlags, unmount};
 
 use super::reader::Reader;
 use super::row::Row;
@@ -99,12 +101,32 @@ impl Read {
         let container = node.engine.start_container(&reference, "later-reader", &SLEEP)?;
         reader.file = in_container(container);
         let renewed = self.rounds(Stage::Renewed, &reader)?;
-        Ok(vec![filling, whole, renewed])
+        reader.forget()?;
+        let mounted = OwnMount::new(&node.seen(&target), host.make_directory("own")?)?;
+        reader.file = mounted.0.join(FILE);
+        let own = self.rounds(Stage::Own, &reader)?;
+        Ok(vec![filling, whole, renewed, own])
     }
 
     fn rounds(&self, stage: Stage, reader: &Reader) -> Result<Row> {
         let rounds = (0..self.rounds).map(|number| reader.round(number as u64)).collect::<Result<Vec<_>>>();
         Ok(Row::new(self, stage, &rounds.with_context(|| stage.name())?))
+    }
+}
+
+/// A layer mounted here as Darter's snapshotter mounts it.
+struct OwnMount(PathBuf);
+
+impl OwnMount {
+    fn new(file: &Path, dir: PathBuf) -> Result<Self> {
+        erofs::mount(file, &dir, erofs::INERT)?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for OwnMount {
+    fn drop(&mut self) {
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
     }
 }
 

@@ -91,7 +91,7 @@ impl Goal {
     fn of(self, stage: Stage) -> Option<f64> {
         match stage {
             Stage::Filling => self.filling,
-            Stage::Renewed => self.whole,
+            Stage::Renewed | Stage::Own => self.whole,
             Stage::Native | Stage::Overlay | Stage::Whole => None,
         }
     }

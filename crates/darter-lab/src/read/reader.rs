@@ -78,7 +78,7 @@ impl Reader {
     }
 
     /// Lets every page cache forget the file, the reader's first: it would keep pages of those below.
-    fn forget(&self) -> Result<()> {
+    pub(super) fn forget(&self) -> Result<()> {
         let top = File::open(&self.file).with_context(|| format!("open {}", self.file.display()))?;
         forget_pages(&top)?;
         self.below.iter().try_for_each(|file| forget_pages(file))

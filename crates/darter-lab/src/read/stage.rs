@@ -11,13 +11,15 @@ pub enum Stage {
     Filling,
     /// The same mount once all is here: a container that was started before goes on like this.
     Whole,
-    /// A container that was started since: its layer is the store's file itself.
+    /// A container that was started since: containerd mounts the store's file itself.
     Renewed,
+    /// The same file as Darter's snapshotter mounts it.
+    Own,
 }
 
 impl Stage {
     /// In their turns.
-    pub const ALL: [Self; 5] = [Self::Native, Self::Overlay, Self::Filling, Self::Whole, Self::Renewed];
+    pub const ALL: [Self; 6] = [Self::Native, Self::Overlay, Self::Filling, Self::Whole, Self::Renewed, Self::Own];
 
     /// Its name in tables.
     pub const fn name(self) -> &'static str {
@@ -27,6 +29,7 @@ impl Stage {
             Self::Filling => "lazy, filling",
             Self::Whole => "lazy, whole, same mount",
             Self::Renewed => "lazy, whole, new mount",
+            Self::Own => "lazy, whole, darter's mount",
         }
     }
 }
