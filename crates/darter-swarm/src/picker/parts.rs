@@ -20,8 +20,8 @@ use std::time::Duration;
 use darter_core::{Moment, NodeId, PieceIndex, PieceSet};
 
 use crate::locality::fetcher_rank;
-use crate::picker::Picker;
 use crate::picker::neighbour::Neighbour;
+use crate::picker::{Picker, Request};
 use crate::tuning::Tuning;
 
 /// Pieces of one reader, or one stretch that is foreseen, that are sought at a time.
@@ -61,10 +61,13 @@ impl Picker {
         }
         let was_alone = !std::mem::replace(&mut self.was_among, is_among);
         if is_among && was_alone {
-            // All others have asked for the same.
-            self.cancel_where(|request| {
-                request.neighbour.is_none() && request.piece.is_some() && request.began.is_none()
-            });
+            // They have asked for the same, unless they hold it already: what is on its way would come twice.
+            let is_shared = |request: &&Request| {
+                let piece = request.piece.filter(|_| request.neighbour.is_none() && request.began.is_none());
+                piece.is_some_and(|piece| self.rarity.holders(piece) == 0)
+            };
+            let shared: Vec<_> = self.requests.iter().filter(is_shared).map(|request| request.id).collect();
+            self.cancel_where(|request| shared.contains(&request.id));
         }
     }
 
