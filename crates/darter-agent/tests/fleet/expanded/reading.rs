@@ -43,19 +43,30 @@ pub(super) fn most_of(layer: &LayerRequest) -> usize {
 
 /// Waits until each agent holds some pieces of the one blob that it has, and says that nobody knows its length.
 pub(super) async fn all_hold_some(agents: &[&Agent]) {
-    for agent in agents {
-        let held = async {
-            loop {
-                match &agent.list().await.unwrap()[..] {
-                    // Three full pieces besides the first, which comes last.
-                    [row] if row.held >= 3 << 19 => return row.length,
-                    _ => tokio::time::sleep(Duration::from_millis(10)).await,
+    so_many_hold_some(agents, agents.len()).await;
+}
+
+/// The same of `count` of them, whichever they are.
+pub(super) async fn so_many_hold_some(agents: &[&Agent], count: usize) {
+    let held = async {
+        loop {
+            let mut holders = 0;
+            for agent in agents {
+                // Three full pieces besides the first, which comes last.
+                if let [row] = &agent.list().await.unwrap()[..]
+                    && row.held >= 3 << 19
+                {
+                    assert_eq!(row.length, None);
+                    holders += 1;
                 }
             }
-        };
-        let length = tokio::time::timeout(WITHIN, held).await.expect("pieces while the registry stands still");
-        assert_eq!(length, None);
-    }
+            if holders >= count {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(WITHIN, held).await.expect("pieces while the registry stands still");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
