@@ -201,7 +201,8 @@ impl Picker {
     /// How many pieces are lacking that nobody is sending; unbounded while the blob's length is unknown.
     fn unassigned(&self, now: Moment) -> usize {
         if !self.wants {
-            return if self.is_among_starters(now) { self.rarity.open().len() as usize } else { 0 };
+            // What others hold comes from them: the lead would send it, too, at the same time.
+            return if self.is_among_starters(now) { self.left_to_lead(now) } else { 0 };
         }
         let Some(total) = self.total else { return usize::MAX };
         total.saturating_sub(self.held.len()).saturating_sub(self.coming.len()) as usize
