@@ -372,10 +372,9 @@ impl Lead {
         let is_starved = self.members.get_mut(slot).is_starved(self.tuning.keeping_floor * 2, now);
         let cross_pause = if is_starved { pause.max(self.tuning.keeping_floor * 2) } else { pause };
         let member = self.members.get(slot);
-        self.pieces.copy(&member.held, (pause, lonely), now, salt, |piece| {
-            member.may_take(piece)
-                && !member.is_coming(piece)
-                && self.members.may_cross(slot, piece, (cross_pause, is_starved), now)
+        let from = (&member.held, member.parts.as_deref());
+        self.pieces.copy(from, (pause, lonely), now, salt, |piece| {
+            !member.is_coming(piece) && self.members.may_cross(slot, piece, (cross_pause, is_starved), now)
         })
     }
 

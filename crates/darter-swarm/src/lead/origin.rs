@@ -22,6 +22,10 @@ use crate::lead::{Lead, OriginRun};
 /// An errand that lies so few pieces before the reader of everything is left to it.
 const NEAR: u32 = 4;
 
+/// So many pieces of all wishes of a member together it may be given without having named them, as windows of 8 MiB of 64 readers have at most: each
+/// look for something to give it goes through them.
+const MAX_PARTS: u32 = 1 << 16;
+
 /// One of the lead's readers of the origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OriginReader {
@@ -138,7 +142,7 @@ impl Lead {
         if let Some(slot) = self.members.slot(node)
             && let Some(parts) = &mut self.members.get_mut(slot).parts
         {
-            *parts = wishes.iter().map(|wish| wish.first..wish.end).collect();
+            *parts = parts_of(wishes);
         }
     }
 
@@ -147,8 +151,13 @@ impl Lead {
         if everything {
             self.read_everything();
         }
-        if let Some(slot) = self.members.slot(node) {
-            self.members.get_mut(slot).parts = (!everything).then(Vec::new);
+        let Some(slot) = self.members.slot(node) else { return };
+        let member = self.members.get_mut(slot);
+        let is_more = everything && !member.wants;
+        (member.wants, member.parts) = (everything, (!everything).then(Vec::new));
+        if is_more {
+            // Those that hold all were of no use to it as neighbours.
+            self.members.link_up(slot);
         }
     }
 
@@ -320,6 +329,17 @@ impl Lead {
         let (_, first, end) = self.readings.wishes.iter().filter_map(lacking).min()?;
         Some(OriginRun { first: PieceIndex(first), end: Some(PieceIndex(end)) })
     }
+}
+
+/// The pieces that a member waits for by these wishes.
+fn parts_of(wishes: &[Wish]) -> Vec<Range<u32>> {
+    let mut room = MAX_PARTS;
+    let mut run = |wish: &Wish| {
+        let length = wish.end.saturating_sub(wish.first).min(room);
+        room -= length;
+        wish.first..wish.first + length
+    };
+    wishes.iter().map(&mut run).filter(|run| !run.is_empty()).collect()
 }
 
 #[cfg(test)]

@@ -92,8 +92,7 @@ impl Pieces {
         held: &PieceSet,
         accept: impl Fn(PieceIndex) -> bool,
     ) -> Option<PieceIndex> {
-        let pieces = runs.iter().cloned().flatten().map(PieceIndex);
-        pieces.into_iter().find(|piece| self.fresh.contains(*piece) && !held.contains(*piece) && accept(*piece))
+        within(&self.fresh, runs).find(|piece| !held.contains(*piece) && accept(*piece))
     }
 
     /// The oldest `last_sent` among owned pieces. `None` if an owned piece was never sent, or none is owned.
@@ -110,27 +109,32 @@ impl Pieces {
     }
 
     /// The owned piece sent least, then held by fewest, then by a chance that `salt` decides, among those that were not sent within
-    /// `pause`, or `pause_if_lonely` if one member at most holds them, and that `accept` takes. By chance, because the first of those that a member lacks is most likely one that is on its way
-    /// to it from another.
+    /// `pause`, or `pause_if_lonely` if one member at most holds them, and that `accept` takes. Of these `runs` alone, if there are any to go by. By chance, because the
+    /// first of those that a member lacks is most likely one that is on its way to it from another.
     pub(super) fn copy(
         &self,
-        held: &PieceSet,
+        (held, runs): (&PieceSet, Option<&[Range<u32>]>),
         (pause, pause_if_lonely): (Duration, Duration),
         now: Moment,
         salt: u64,
         accept: impl Fn(PieceIndex) -> bool,
     ) -> Option<PieceIndex> {
-        self.own
-            .difference(held)
-            .filter(|piece| {
-                let state = self.get(*piece);
-                let pause = if state.holders > 1 { pause } else { pause_if_lonely };
-                (state.sent == 0 || state.last_sent + pause <= now) && accept(*piece)
-            })
-            .min_by_key(|piece| {
-                let state = self.get(*piece);
-                (state.sent, state.holders, mix(salt ^ u64::from(piece.0)))
-            })
+        let is_due = |piece: &PieceIndex| {
+            let state = self.get(*piece);
+            let pause = if state.holders > 1 { pause } else { pause_if_lonely };
+            (state.sent == 0 || state.last_sent + pause <= now) && accept(*piece)
+        };
+        let rank = |piece: &PieceIndex| {
+            let state = self.get(*piece);
+            (state.sent, state.holders, mix(salt ^ u64::from(piece.0)))
+        };
+        match runs {
+            None => self.own.difference(held).filter(is_due).min_by_key(rank),
+            Some(runs) => {
+                let lacking = within(&self.own, runs).filter(|piece| !held.contains(*piece));
+                lacking.filter(is_due).min_by_key(rank)
+            }
+        }
     }
 
     /// The first run of pieces, before `total`, for which `is_gap` is true; open-ended while the total is unknown. All owned pieces are
@@ -158,4 +162,12 @@ impl Pieces {
         let open_ended = total.is_none() && end >= known_end;
         Some((first, (!open_ended).then_some(PieceIndex(end))))
     }
+}
+
+/// The pieces of a set in these runs, in the runs' order. What the set lacks costs nothing, however long a run is said to be.
+fn within<'a>(set: &'a PieceSet, runs: &'a [Range<u32>]) -> impl Iterator<Item = PieceIndex> + 'a {
+    runs.iter().flat_map(move |run| {
+        let next = move |from: u32| set.first_from(PieceIndex(from)).filter(|piece| piece.0 < run.end);
+        std::iter::successors(next(run.start), move |piece| next(piece.0 + 1))
+    })
 }

@@ -35,6 +35,37 @@ fn one_that_wants_everything_after_all_is_given_anything() {
 }
 
 #[test]
+fn one_that_wants_everything_after_all_is_waited_for_and_gets_to_know_those_that_have_it() {
+    let mut lead = lead(10, 10);
+    lead.join(node(2), Place::default(), &PieceSet::full(10), false);
+    starts(&mut lead, 1, &[3]);
+    let knows_it = |lead: &mut Lead| {
+        let notice = lead.take_notice(node(1));
+        notice.is_some_and(|notice| notice.gained.iter().any(|peer| peer.node == node(2)))
+    };
+    assert!(!lead.is_wanted() && !knows_it(&mut lead));
+    lead.wants(node(1), true);
+    assert!(lead.is_wanted() && knows_it(&mut lead));
+    lead.wants(node(1), true);
+    assert!(!knows_it(&mut lead), "it does already");
+}
+
+#[test]
+fn wishes_for_more_than_there_is_are_granted_as_far_as_there_is_something_and_cost_no_more() {
+    let mut lead = lead(100, 100);
+    starts(&mut lead, 1, &[]);
+    let wish = Wish { first: 2, end: crate::MAX_PIECES, within: Duration::from_secs(1) };
+    lead.wish(node(1), &[wish; 64], at(0));
+    let given: Vec<_> = (0..98).map(|_| lead.choose(node(1), at(1)).expect("it waits for it").0).collect();
+    assert_eq!(given, (2..100).collect::<Vec<_>>());
+    // All of this at each look would keep the lead from anything else.
+    assert!((0..100).all(|_| lead.choose(node(1), at(1)).is_none()));
+    let slot = lead.members.slot(node(1)).expect("it is in");
+    let parts: u32 = lead.members.get(slot).parts.iter().flatten().map(|run| run.end - run.start).sum();
+    assert!(parts < crate::MAX_PIECES / 10, "{parts}");
+}
+
+#[test]
 fn members_that_want_parts_are_neighbours_of_each_other() {
     let mut lead = lead(10, 10);
     starts(&mut lead, 1, &[3]);
