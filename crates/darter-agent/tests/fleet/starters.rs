@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use darter_agent::{Agent, Download};
 use darter_core::source::Credentials;
-use darter_core::{ByteRange, PieceIndex};
+use darter_core::{ByteRange, PieceIndex, Source};
 use darter_scenario::Lie;
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
@@ -137,4 +137,33 @@ async fn a_starter_that_gives_nothing_stops_no_other() {
         let (copies, time) = started(8, Some(how), start_listed).await;
         assert!(time < 8.0, "{how:?}: {copies} copies, {time}");
     }
+}
+
+/// Each program that names an address has its agent ask the seed for it, which may take the agent for one that wants no more than that.
+#[tokio::test(start_paused = true)]
+async fn one_that_opens_a_part_of_what_another_fetches_on_its_host_holds_nothing_up() {
+    let mut world = World::new();
+    for host in [SEED, 1] {
+        world.cables.rate(ip(host), [RATE; 2]);
+    }
+    world.starts(SEED, |_| {}).await;
+    let bytes = world.publish("layer", LENGTH as usize).bytes;
+    let url = "https://origin.lab/file".parse().unwrap();
+    let content = Content { source: Source::Url { url, variant: Vec::new(), digest: None }, bytes };
+    world.origin.put(&content.source, content.bytes.to_vec());
+    fetches(world.agent(SEED).clone(), content.clone(), 0).await.unwrap();
+    world.starts(1, |_| {}).await;
+    let agent = world.agent(1);
+    let opens = async {
+        for _ in 0..5 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            open(agent, &content).await;
+        }
+    };
+    let begun = Instant::now();
+    let (fetched, ()) = tokio::join!(fetches(agent.clone(), content.clone(), 0), opens);
+    fetched.unwrap();
+    assert_eq!(agent.status().traffic.from_origin, 0, "it was left waiting, and read the origin");
+    let time = begun.elapsed().as_secs_f64() / (LENGTH as f64 / RATE);
+    assert!(time < 4.0, "{time}");
 }

@@ -442,8 +442,11 @@ impl Picker {
         if peer == self.me || self.is_banned(peer) {
             return;
         }
-        self.peer_left(peer);
         let held: PieceSet = held.iter().filter(|piece| self.can_be(*piece)).collect();
+        if self.wants_more(peer, tier, wants, &held) {
+            return;
+        }
+        self.peer_left(peer);
         for piece in held.iter() {
             self.rarity.add_holder(piece);
         }

@@ -17,7 +17,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use darter_core::{Moment, NodeId, PieceIndex, PieceSet};
+use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Tier};
 
 use crate::locality::fetcher_rank;
 use crate::picker::neighbour::Neighbour;
@@ -50,6 +50,21 @@ impl Picker {
     /// True if a neighbour that says so wants parts alone: not everything, and it lacks some.
     pub(super) fn starts(&self, wants: bool, held: &PieceSet) -> bool {
         !wants && self.total.is_some_and(|total| held.len() < total)
+    }
+
+    /// A neighbour that wanted parts says that it wants everything now. False if it is another one, or has lost something: then it is met as one that is
+    /// new here.
+    pub(super) fn wants_more(&mut self, peer: NodeId, tier: Tier, wants: bool, held: &PieceSet) -> bool {
+        let is_it = |it: &Neighbour| it.id == peer && it.tier == tier && !it.wants && !held.lacks_some_of(&it.held);
+        let Some(at) = self.neighbours.iter().position(is_it).filter(|_| wants) else { return false };
+        let fresh: Vec<_> = held.difference(&self.neighbours[at].held).collect();
+        for piece in fresh {
+            self.neighbours[at].held.insert(piece);
+            self.rarity.add_holder(piece);
+        }
+        self.neighbours[at].wants = true;
+        self.turns = [const { Vec::new() }; 5];
+        true
     }
 
     /// Notes when others came that start the same: what the lead was asked for by name before is asked for as any. And looks again when they have

@@ -44,7 +44,11 @@ impl Session {
             // They were not told what came here meanwhile.
             self.to_meet.append(&mut self.met);
         }
+        let is_again = self.leader() != Leader::Nobody || self.leadership.last_followed().is_some();
         self.change_lead(Leader::Node(lead), Some(key), now);
+        if is_again {
+            self.wants.are_told_again();
+        }
         self.follows_seed = facts.is_seed(lead);
         self.picker.handle(Event::PeerLeft { peer: lead }, now);
         let met = &self.met;

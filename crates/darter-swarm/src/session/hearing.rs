@@ -176,6 +176,7 @@ impl Session {
                 pieces.iter().for_each(|piece| self.lacks(piece, now));
                 if self.course.lacks() {
                     self.vigil.moved(now);
+                    self.wants.are_told_again();
                 }
             }
             Input::Forgotten(piece) => self.forgets(piece),

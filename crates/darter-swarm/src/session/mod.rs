@@ -128,6 +128,8 @@ pub struct Session {
     met: BTreeSet<NodeId>,
     /// Peers that are to be told, when they are connected.
     to_meet: BTreeSet<NodeId>,
+    /// True if those that were met know that everything is wanted here.
+    told_all: bool,
     /// Requests under way.
     asked: BTreeMap<RequestId, Asked>,
     doubts: Doubts,
@@ -180,6 +182,7 @@ impl Session {
             news: News::new(tuning),
             met: BTreeSet::new(),
             to_meet: BTreeSet::new(),
+            told_all: false,
             asked: BTreeMap::new(),
             doubts: Doubts::default(),
             repeated: 0,

@@ -58,6 +58,14 @@ impl Session {
         meets
     }
 
+    /// Meets all again when everything comes to be wanted here: for those that were met while parts were, this agent is no rival for what comes from
+    /// afar, and each of them would fetch the same as well.
+    pub(super) fn meet_anew(&mut self) {
+        if self.following().is_some() && self.is_all_wanted() && !std::mem::replace(&mut self.told_all, true) {
+            self.to_meet.append(&mut self.met);
+        }
+    }
+
     /// A peer meets this agent.
     pub(super) fn met_by(&mut self, peer: NodeId, meeting: Meeting, facts: &dyn Facts, now: Moment) {
         let Meeting { tier, held, known, wants } = meeting;

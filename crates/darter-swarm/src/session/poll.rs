@@ -123,6 +123,7 @@ impl Session {
 
     fn poll_news(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
         let (blob, known) = (facts.blob(), self.hashes.shown());
+        self.meet_anew();
         let meets = self.meet(|node| facts.is_connected(node));
         if !meets.is_empty() {
             // One that wants parts says so: it is no rival for the rest.

@@ -25,13 +25,22 @@ pub(super) struct Wants {
     wishes: BTreeMap<ReaderId, Wish>,
     /// The wants that the followed lead was told last.
     told: Option<(bool, Vec<Wish>)>,
+    /// True if the lead may take this agent for one that wants less than it does.
+    is_unsure: bool,
     /// Members whose wishes the picker was told.
     for_members: BTreeSet<ReaderId>,
 }
 
 impl Wants {
     pub(super) const fn everything() -> Self {
-        Self { everything: true, was_partial: false, wishes: BTreeMap::new(), told: None, for_members: BTreeSet::new() }
+        Self {
+            everything: true,
+            was_partial: false,
+            wishes: BTreeMap::new(),
+            told: None,
+            is_unsure: false,
+            for_members: BTreeSet::new(),
+        }
     }
 
     /// True if somebody on this host wants everything.
@@ -52,6 +61,11 @@ impl Wants {
     /// Another lead, or none: it has been told nothing.
     pub(super) fn lead_changed(&mut self) {
         self.told = None;
+    }
+
+    /// The lead may go by a request to be let in that was for a part, for another program here: it is told again.
+    pub(super) const fn are_told_again(&mut self) {
+        self.is_unsure = true;
     }
 }
 
@@ -102,7 +116,7 @@ impl Session {
         lead.wants(node, everything);
         lead.wish(node, &wishes.iter().map(heard).collect::<Vec<_>>(), now);
         // Its ask for any piece may have come before.
-        if !everything && lead.has_fresh_for(node, now) {
+        if lead.has_fresh_for(node, now) {
             self.outputs.push(Output::Give);
         }
     }
@@ -151,10 +165,10 @@ impl Session {
         let wishes = self.books.as_ref().map_or_else(|| self.wants.wishes(), |books| books.lead().wishes().collect());
         let now = (self.is_all_wanted(), wishes);
         let is_news = self.wants.was_partial || self.wants.told.is_some() || !now.1.is_empty();
-        if !is_news || self.wants.told.as_ref() == Some(&now) {
+        if !self.wants.is_unsure && (!is_news || self.wants.told.as_ref() == Some(&now)) {
             return None;
         }
-        self.wants.told = Some(now.clone());
+        (self.wants.told, self.wants.is_unsure) = (Some(now.clone()), false);
         let (everything, mut wishes) = now;
         // What does not go in is what can wait longest.
         wishes.sort_by_key(|wish| wish.within);

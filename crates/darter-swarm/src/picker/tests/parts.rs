@@ -125,6 +125,24 @@ fn what_others_come_to_need_that_went_the_same_way_is_sought_here_next() {
 }
 
 #[test]
+fn a_neighbour_that_comes_to_want_everything_is_a_rival_and_still_the_one_that_was_asked() {
+    let mut scene = Scene::new(10);
+    joins(&mut scene, 1, pieces(&[3]));
+    assert_eq!(asked(&mut scene, 0).1, [(node(1), 3)]);
+    scene.join(1, Tier::Rack, pieces(&[3, 4]));
+    assert_eq!(asked(&mut scene, 0).1, [(node(1), 4)], "3 is on its way");
+    assert!(scene.picker.neighbours[0].wants);
+    // One that has lost something may have been started anew: nothing that it was asked for comes.
+    joins(&mut scene, 2, pieces(&[5]));
+    assert_eq!(asked(&mut scene, 0).1, [(node(2), 5)]);
+    scene.join(2, Tier::Rack, pieces(&[6]));
+    scene.join(3, Tier::Rack, pieces(&[5]));
+    let mut again = asked(&mut scene, 0).1;
+    again.sort_unstable();
+    assert_eq!(again, [(node(2), 6), (node(3), 5)]);
+}
+
+#[test]
 fn a_piece_that_one_holds_is_asked_of_it_by_one_first_and_by_the_others_in_turn() {
     let waits = |me: u8| {
         let mut scene = starter(true);

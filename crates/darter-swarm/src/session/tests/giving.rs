@@ -122,3 +122,46 @@ fn one_that_wants_parts_says_so_to_others_and_asks_the_lead_for_any_of_them() {
     assert!(outputs.iter().any(|it| matches!(it, Output::Ask { wanted: Wanted::Any, .. })), "{outputs:?}");
     assert!(!outputs.iter().any(by_name), "{outputs:?}");
 }
+
+#[test]
+fn one_that_comes_to_want_everything_says_so_to_those_that_it_met_before_and_once() {
+    let mut scene = Scene::led(&[2]);
+    scene.session.wants_parts(scene.now);
+    let meets = |scene: &mut Scene| {
+        let mut outputs = Vec::new();
+        scene.session.poll(&scene.known, scene.now, &mut outputs);
+        let said = outputs.into_iter().filter_map(|output| match output {
+            Output::Say { to, message: Message::Meet { wants, .. } } => Some((to, wants)),
+            _ => None,
+        });
+        said.collect::<Vec<_>>()
+    };
+    assert_eq!(meets(&mut scene), [(vec![node(2)], false)]);
+    scene.hears(Input::WantsAll { passes: false });
+    assert_eq!(meets(&mut scene), [(vec![node(2)], true)]);
+    assert_eq!(meets(&mut scene), []);
+}
+
+/// For a program that reads a part, its agent may ask to be let in to a swarm that it is in, and the lead goes by what was asked for last.
+#[test]
+fn one_that_is_let_in_again_says_that_it_wants_everything() {
+    let wants = |scene: &mut Scene| {
+        let mut outputs = Vec::new();
+        scene.session.poll(&scene.known, scene.now, &mut outputs);
+        let said = outputs.into_iter().filter_map(|output| match output {
+            Output::Say { to, message: Message::Want { everything, .. } } => Some((to, everything)),
+            _ => None,
+        });
+        said.collect::<Vec<_>>()
+    };
+    let mut scene = Scene::led(&[2]);
+    assert_eq!(wants(&mut scene), [], "it said so when it came");
+    assert!(scene.follows(9, &[2]));
+    assert_eq!(wants(&mut scene), [(vec![node(9)], true)]);
+    assert_eq!(wants(&mut scene), []);
+    let mut leads = lead();
+    leads.admits_with(3, &[], false);
+    assert_eq!(leads.chooses(3), Choice::MayCopy);
+    leads.hears(Input::Said { by: node(3), message: Message::Want { blob: BLOB, everything: true, wishes: vec![] } });
+    assert!(matches!(leads.chooses(3), Choice::Send(_)));
+}
