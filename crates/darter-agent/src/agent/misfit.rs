@@ -14,12 +14,15 @@ use darter_image::{LayerDirectories, TAR_START, Unsound, inherited, metadata_at}
 use darter_origin::Requester;
 use darter_store::threads;
 use futures_util::future::{Either, select, try_join_all};
-use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{Agent, Download};
 
-/// Bytes of metadata that are compared for an image: of a million files, some 100 MB.
+/// Bytes of metadata that are in memory at a time for an image: of a million files, some 100 MB.
 const MAX_COMPARED: u64 = 128 << 20;
+
+/// Room is counted in so many bytes.
+const UNIT: u64 = 1 << 10;
 
 /// Read at a time.
 const CHUNK: u64 = 4 << 20;
@@ -42,6 +45,10 @@ enum Found {
 /// It can never be said.
 fn unsaid(why: impl Into<String>) -> Found {
     Found::Misfit(Misfit { layers: Vec::new(), why: why.into() })
+}
+
+fn too_many() -> Found {
+    unsaid("its layers have too many files to be compared")
 }
 
 impl From<Unsound> for Found {
@@ -74,13 +81,16 @@ impl Agent {
     async fn compare(&self, layers: &[BlobId], within: Duration) -> Result<(), Found> {
         // Below the lowest there is nothing that a directory could have something of.
         let above = layers.get(1..).unwrap_or_default();
-        let name_all = try_join_all(above.iter().map(|layer| self.names_all(*layer, within))).await?;
+        let room = Room::default();
+        let name_all = try_join_all(above.iter().map(|layer| self.names_all(*layer, &room, within))).await?;
         if name_all.iter().all(|names_all| *names_all) {
             return Ok(());
         }
-        let room = Mutex::new(MAX_COMPARED);
-        let compared = layers.iter().map(|layer| self.directories(*layer, &room, within));
-        let compared = try_join_all(compared).await?;
+        let metadata = try_join_all(layers.iter().map(|layer| self.metadata_of(*layer, within))).await?;
+        if metadata.iter().map(|it| it.range.len()).sum::<u64>() > MAX_COMPARED {
+            return Err(too_many());
+        }
+        let compared = try_join_all(metadata.iter().map(|it| it.read(within))).await?;
         let mut inherited = threads::run(move || inherited(&compared)).await?;
         inherited.retain(|it| !it.is_covered);
         let Some(first) = inherited.first() else { return Ok(()) };
@@ -90,10 +100,12 @@ impl Agent {
     }
 
     /// Whether a layer names all directories that it has something in: what its lead says, or else what its metadata does.
-    async fn names_all(&self, layer: BlobId, within: Duration) -> Result<bool, Found> {
+    async fn names_all(&self, layer: BlobId, room: &Room, within: Duration) -> Result<bool, Found> {
         let transfer = self.inner.swarms.get(layer).ok_or(FetchError::Silent)?;
         let look = async {
-            let directories = self.directories(layer, &Mutex::new(MAX_COMPARED), within).await?;
+            let metadata = self.metadata_of(layer, within).await?;
+            let _room = room.take(metadata.range.len()).await.ok_or_else(too_many)?;
+            let directories = metadata.read(within).await?;
             let unnamed = threads::run(move || directories.maybe_unnamed()).await;
             Ok(unnamed?.is_empty())
         };
@@ -104,25 +116,14 @@ impl Agent {
         }
     }
 
-    /// Reads a layer's metadata.
-    async fn directories(&self, layer: BlobId, room: &Mutex<u64>, within: Duration) -> Result<LayerDirectories, Found> {
+    /// Where a layer's metadata lies.
+    async fn metadata_of(&self, layer: BlobId, within: Duration) -> Result<Metadata, Found> {
         let download = self.opened(layer).ok_or(FetchError::Silent)?;
         let length = download.length_when_known().await?;
         let beginning = download.bytes_at(ByteRange::new(0, TAR_START.min(length)), within).await?;
         let unsound = || unsaid("its layers can't be compared: one has no metadata");
         let start = metadata_at(&beginning).filter(|start| *start < length).ok_or_else(unsound)?;
-        {
-            let mut room = room.lock();
-            let left = room.checked_sub(length - start);
-            *room = left.ok_or_else(|| unsaid("its layers have too many files to be compared"))?;
-        }
-        let mut metadata = Vec::new();
-        // All of it is asked for at once, and read in parts.
-        download.fetch(ByteRange::new(start, length), within).await?;
-        for at in (start..length).step_by(CHUNK as usize) {
-            metadata.extend(download.bytes_at(ByteRange::new(at, (at + CHUNK).min(length)), within).await?);
-        }
-        Ok(LayerDirectories::new(&beginning, metadata)?)
+        Ok(Metadata { download, beginning, range: ByteRange::new(start, length) })
     }
 
     /// A blob that is open.
@@ -136,5 +137,63 @@ impl Agent {
             requester: Requester::Named,
             inline: std::sync::Arc::clone(&self.inner.inline),
         })
+    }
+}
+
+/// A layer's metadata, which may not be here yet.
+struct Metadata {
+    download: Download,
+    beginning: Vec<u8>,
+    range: ByteRange,
+}
+
+impl Metadata {
+    async fn read(&self, within: Duration) -> Result<LayerDirectories, Found> {
+        let (download, end) = (&self.download, self.range.end());
+        let mut metadata = Vec::with_capacity(usize::try_from(self.range.len()).unwrap_or_default());
+        // All of it is asked for at once, and read in parts.
+        download.fetch(self.range, within).await?;
+        for at in (self.range.start()..end).step_by(CHUNK as usize) {
+            metadata.extend(download.bytes_at(ByteRange::new(at, (at + CHUNK).min(end)), within).await?);
+        }
+        Ok(LayerDirectories::new(&self.beginning, metadata)?)
+    }
+}
+
+/// Room for the metadata of layers that are looked at one by one: whoever finds none waits until another has been looked at.
+struct Room(Semaphore);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Semaphore::new((MAX_COMPARED / UNIT) as usize))
+    }
+}
+
+impl Room {
+    /// `None` if there will never be so much.
+    async fn take(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).ok().filter(|_| bytes <= MAX_COMPARED)?;
+        self.0.acquire_many(units).await.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[test]
+    fn layers_of_one_image_share_the_room_for_metadata_and_wait_for_each_other() {
+        let room = Room::default();
+        let take = |bytes| room.take(bytes).now_or_never();
+        assert!(matches!(take(MAX_COMPARED + 1), Some(None)), "it would wait for ever");
+        let first = take(MAX_COMPARED - 10 * UNIT).flatten().expect("nobody else is there");
+        let second = take(10 * UNIT - 1).flatten().expect("it fits beside the first");
+        assert!(take(1).is_none(), "it waits");
+        drop(second);
+        assert!(take(UNIT).flatten().is_some() && take(MAX_COMPARED).is_none());
+        drop(first);
+        assert!(take(MAX_COMPARED).flatten().is_some());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use darter_agent::options::Role;
 use darter_agent::{Access, Agent, Download};
 use darter_api::LayerRequest;
 use darter_core::source::Credentials;
@@ -140,4 +141,24 @@ async fn whether_layers_name_all_of_their_directories_is_known_before_anything_o
     sleep(Duration::from_secs(1)).await;
     assert_eq!(agent.misfit(&blobs, WITHIN).await.unwrap(), None);
     assert_eq!(held(&opened), 0);
+}
+
+/// Nothing would show that it lies.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_leads_is_not_believed_that_layers_name_all_of_their_directories() {
+    let mut world = World::new();
+    world.starts(SEED, |options| options.role = Role::Node).await;
+    let layers: Vec<_> = (0..).zip([LARGE, FOUR]).map(|(number, length)| publish(&world, number, length)).collect();
+    let _ = open(world.agent(SEED), &layers).await;
+    while world.agent(SEED).list().await.unwrap().iter().any(|row| !row.complete) {
+        sleep(Duration::from_millis(10)).await;
+    }
+    world.starts(2, |_| {}).await;
+    let agent = world.agent(2);
+    let opened = open(agent, &layers).await;
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!((held(&opened), came(agent)), (0, 0));
+    let blobs: Vec<_> = opened.iter().map(Download::blob).collect();
+    assert_eq!(agent.misfit(&blobs, WITHIN).await.unwrap(), None);
+    assert!(held(&opened) > 0 && came(agent) == held(&opened), "it looks for itself");
 }

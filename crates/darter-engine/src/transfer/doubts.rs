@@ -15,15 +15,17 @@ use crate::let_downs::How;
 /// Pieces that are hashed before others may use the disk, and before it is asked whether anybody still wants to know.
 const PIECES_AT_A_TIME: u32 = 16;
 
-/// Anybody can say that something is wrong here: of all blobs, one doubted piece is looked at and one whole hashed at a time.
+/// Anybody can say that something is wrong here: of all blobs, one doubted piece is looked at and one whole hashed at a time. So is the metadata of
+/// one layer, which anybody may ask for, and which has to be in memory for that ([`naming`](super::naming)).
 pub struct Rechecks {
     pieces: Semaphore,
     wholes: Semaphore,
+    pub(super) metadata: Semaphore,
 }
 
 impl Default for Rechecks {
     fn default() -> Self {
-        Self { pieces: Semaphore::new(1), wholes: Semaphore::new(1) }
+        Self { pieces: Semaphore::new(1), wholes: Semaphore::new(1), metadata: Semaphore::new(1) }
     }
 }
 

@@ -4,7 +4,8 @@
 //! It follows from the layer's metadata, which a node hardly has when it is asked. A lead that has all of the layer looks once, and says so behind
 //! `Joined`: so whoever pulls an image of many layers need not wait for any of them. Whoever is not told reads the metadata and looks for itself.
 //!
-//! Invariant: only the word of the lead that is followed counts, as its hashes do.
+//! Invariants: only the word of the lead that is followed counts. Nothing ever bears it out, as it does hashes: so a node that leads is not believed
+//! that a layer names all, which would have an image mounted with other directories than unpacked.
 
 use std::sync::Arc;
 
@@ -51,7 +52,8 @@ impl Transfer {
 
     /// The lead says it.
     pub(super) fn hear_naming(&self, from: NodeId, names_all: bool) {
-        if self.is_expanded() && self.lead() == Lead::Node(from) {
+        let is_believed = !names_all || self.fleet.is_seed(from);
+        if is_believed && self.is_expanded() && self.lead() == Lead::Node(from) {
             self.naming.names_all.send_if_modified(|known| {
                 let is_news = known.is_none();
                 *known = known.or(Some(names_all));
@@ -90,6 +92,7 @@ impl Transfer {
     /// Looks through the metadata, which is here.
     async fn look_for_naming(&self) -> Option<bool> {
         let (stored, length) = (Arc::clone(&self.stored), self.stored.length()?);
+        let _turn = self.context.rechecks.metadata.acquire().await.ok()?;
         let look = move || {
             let mut beginning = vec![0; usize::try_from(TAR_START).ok()?];
             stored.read_at(0, &mut beginning).ok()?;
