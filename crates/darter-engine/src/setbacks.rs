@@ -25,7 +25,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(300);
 /// How long after its pause a failure still makes the next pause longer.
 const REMEMBER_FOR: Duration = Duration::from_secs(600);
 
-/// This many agents read a source one after the other before nobody does for a while.
+/// This many agents read a source one after the other, as at least as many know, before nobody does for a while.
 const MAX_READERS: usize = 3;
 
 /// This many agents are heeded that say who read a source.
@@ -72,6 +72,8 @@ struct Setback {
     readers: HashSet<NodeId>,
     /// Of whom each agent said that since then.
     said: HashMap<NodeId, NodeId>,
+    /// By whom that is known: one agent that says it of itself and of another is one.
+    witnesses: HashSet<NodeId>,
 }
 
 impl Setbacks {
@@ -97,10 +99,12 @@ impl Setbacks {
             until: now,
             readers: HashSet::new(),
             said: HashMap::new(),
+            witnesses: HashSet::new(),
         });
         if now >= setback.until {
             setback.readers.clear();
             setback.said.clear();
+            setback.witnesses.clear();
         }
         if let Some(by) = said_by {
             let has_room = setback.said.len() < MAX_SAYING || setback.said.contains_key(&by);
@@ -108,6 +112,7 @@ impl Setbacks {
                 return false;
             }
         }
+        setback.witnesses.insert(said_by.unwrap_or(reader));
         setback.error = error.clone();
         let is_news = setback.readers.insert(reader);
         if is_news {
@@ -123,7 +128,8 @@ impl Setbacks {
         let setbacks = self.keys.lock();
         let setback = setbacks.get(&key).filter(|setback| now < setback.until)?;
         let has_read = setback.readers.contains(&reader);
-        let refused = has_read || setback.readers.len() >= MAX_READERS;
+        let are_many = setback.readers.len().min(setback.witnesses.len()) >= MAX_READERS;
+        let refused = has_read || are_many;
         refused.then(|| match setback.error.clone() {
             FetchError::WrongDigest { expected, got, from, .. } if has_read => {
                 FetchError::WrongDigest { expected, got, from, reader: Some(reader) }
@@ -218,6 +224,8 @@ mod tests {
             refused(NodeId([10; 16])) && !refused(NodeId([11; 16])) && !refused(OTHER),
             "it keeps nobody else from it"
         );
+        assert!(setbacks.note(BLOB, liar, None, &wrong(), at(100)));
+        assert!(!refused(OTHER), "nor if it says so of itself, too");
         let setback = setbacks.refusal(BLOB, ONE, at(100));
         assert!(matches!(setback, Some(FetchError::WrongDigest { reader: Some(ONE), .. })), "{setback:?}");
     }
