@@ -298,7 +298,10 @@ impl Lead {
         }
         let piece = self.copy_for(slot, now);
         match piece {
-            Some(piece) => self.count_sent(slot, piece, now),
+            Some(piece) => {
+                self.waits_in_vain(slot, piece, now);
+                self.count_sent(slot, piece, now);
+            }
             None => self.look_again_later(now),
         }
         piece

@@ -213,7 +213,7 @@ impl Lead {
         }
     }
 
-    /// A member that starts something asks for a piece by name: it waited for it in vain. If another was given it alone, and passed on
+    /// A member that starts something asks for a piece by name, or is to be sent a copy of it: it waited for it in vain. If another was given it alone, and passed on
     /// nothing since, that one keeps what it is given to itself. The word of a single member is enough: all that follows is that the lead
     /// sends more by itself.
     pub(super) fn waits_in_vain(&mut self, slot: usize, piece: PieceIndex, now: Moment) {

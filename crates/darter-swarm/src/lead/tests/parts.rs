@@ -101,3 +101,22 @@ fn one_that_confirms_nothing_costs_the_others_one_wait_and_not_one_for_each_piec
     }
     assert!(now < 1000, "after {now} ms");
 }
+
+#[test]
+fn one_that_passes_nothing_on_is_found_out_by_the_first_that_waits_in_vain() {
+    let mut lead = lead(100, 100);
+    let list: Vec<u32> = (0..20).collect();
+    (1..=3).for_each(|n| starts(&mut lead, n, &list));
+    for piece in 0..3 {
+        assert_eq!(lead.choose(node(3), at(piece)), Some(PieceIndex(piece as u32)));
+        lead.have(node(3), &[PieceIndex(piece as u32)], at(piece + 5));
+    }
+    assert!(lead.has_fresh_for(node(1), at(10)) && lead.holders(PieceIndex(0)) == 1);
+    lead.sending(node(1), PieceIndex(0), at(200));
+    assert_eq!([0, 1, 2].map(|piece| lead.holders(PieceIndex(piece))), [0; 3], "nobody is to wait for it again");
+    assert_eq!(lead.choose(node(2), at(200)), Some(PieceIndex(1)));
+    assert_eq!(lead.choose(node(3), at(201)), None, "it is given nothing that nobody has");
+    // What it alone holds turns up elsewhere: it gave it.
+    lead.have(node(1), &[PieceIndex(2)], at(210));
+    assert_eq!(lead.choose(node(3), at(211)), Some(PieceIndex(3)));
+}
