@@ -147,7 +147,8 @@ fn mtime(path: &Path) -> Option<SystemTime> {
     std::fs::symlink_metadata(path).ok()?.modified().ok()
 }
 
-fn wanted(dir: &Path) -> Vec<BlobId> {
+/// The sources that were begun in a room and are not done.
+pub(crate) fn wanted(dir: &Path) -> Vec<BlobId> {
     let text = std::fs::read_to_string(dir.join(WANTED)).unwrap_or_default();
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }

@@ -1,6 +1,7 @@
 //! Bytes for a mount by an agent in the keeper's process: where no daemon runs, and for local files, which may not be the daemon's
 //! user's. It keeps its pieces as a `get` without a daemon does ([`rooms`]), for as long as the mount lives.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use async_trait::async_trait;
 use darter_agent::{Agent, Download, FetchError, Held, KeptOpen, Options, StartError};
 use darter_api::GetRequest;
 use darter_core::source::Credentials;
-use darter_core::{ByteRange, PieceHash, Source, in_full};
+use darter_core::{BlobId, ByteRange, PieceHash, Source, in_full};
 use darter_mount::supply::{Content, End, Given, Refusal, Supplier, Supply};
 use darter_store::{StoreError, threads};
 
@@ -21,6 +22,8 @@ use crate::get::rooms;
 pub(super) struct OwnAgent {
     agent: Agent,
     room: PathBuf,
+    /// What was in the room before, and is somebody else's: kept by a daemon or a `get --keep`, or left by a `get` that was killed.
+    others: HashSet<BlobId>,
     /// Query parameters that sign addresses, besides those that are known.
     signed: Vec<String>,
 }
@@ -56,24 +59,28 @@ impl OwnAgent {
                 Err(StartError::Store(StoreError::Locked { .. })) => continue,
                 Err(error) => return Err(error.into()),
             };
+            let before = agent.list().await?.into_iter().map(|row| row.blob).collect();
             let (directory, mine) = (data_dir.clone(), room.clone());
-            threads::run(move || {
+            let is_left = threads::run(move || {
+                // One of the same that was killed, alone in a room.
+                let is_left = mine != directory && rooms::wanted(&mine) == wanted;
                 rooms::note(&mine, &wanted);
                 rooms::clear_leftovers(&directory, &mine);
+                is_left
             })
             .await;
+            let others = if is_left { HashSet::new() } else { before };
             let signed = args.origin.signed_parameter.clone();
-            return Ok(Arc::new(Self { agent, room, signed }));
+            return Ok(Arc::new(Self { agent, room, others, signed }));
         }
         bail!("all rooms in {} are in use; give another --data-dir", data_dir.display())
     }
 
-    /// Ends it, after the mount: nobody needs what it fetched any more, whether that was opened by then or not. All in its room is this mount's, or what an earlier one
-    /// of the same left.
+    /// Ends it, after the mount: nobody needs what it fetched any more, whether that was opened by then or not.
     pub(super) async fn close(&self) {
         match self.agent.list().await {
             Ok(blobs) => {
-                for blob in blobs {
+                for blob in blobs.into_iter().filter(|row| !self.others.contains(&row.blob)) {
                     rooms::remove(&self.agent, blob.blob).await;
                 }
             }

@@ -2,7 +2,7 @@
 //!
 //! Archives are made by Python's own modules; where there is no Python, or no FUSE, these tests say so and do nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -420,6 +420,31 @@ fn a_mount_without_a_daemon_leaves_nothing_behind_however_it_ends() {
     command.signal(Signal::TERM);
     drop(command.end());
     assert!(nothing_stays());
+}
+
+#[test]
+fn what_others_keep_stays_where_a_mount_without_a_daemon_reads() {
+    if !can_mount() {
+        return;
+    }
+    let room = Room::new();
+    let blobs = || {
+        let files = crate::support::files_below(&room.data_dir()).into_iter();
+        files.filter(|path| path.to_string_lossy().contains("/blobs/")).collect::<BTreeSet<_>>()
+    };
+    let (kept, other) = (Web::serve(content(MEGABYTE)), Web::serve(content(2 * MEGABYTE)));
+    room.run(&format!("get {} -o kept --keep", kept.url)).succeeded();
+    let before = blobs();
+    assert!(!before.is_empty());
+    std::fs::write(room.path("list.txt"), format!("{} a\n{} b\n", kept.url, other.url)).unwrap();
+    let mount = Tree::make(&room, &format!("{} --as list --no-daemon", room.path("list.txt").display()));
+    for name in ["a", "b"] {
+        std::fs::read(mount.dir.join(name)).unwrap();
+    }
+    assert!(blobs().len() > before.len(), "it reads by way of the same store");
+    mount.unmount().succeeded();
+    wait_until("its own is gone", || blobs().len() <= before.len());
+    assert_eq!(blobs(), before);
 }
 
 #[test]
