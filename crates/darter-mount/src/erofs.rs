@@ -1,8 +1,8 @@
 //! A layer's file mounted as EROFS, read-only. Blocking, and for root alone.
 //!
-//! From Linux 6.14 on the kernel may read a file past that file's own page cache (`directio`): without a second copy of everything in memory, and ahead of
-//! readers as from a device. It is asked for where the file system below says that it can ([`is_direct`]), and only of a file of which next to nothing is in
-//! memory: a layer that came a moment ago is read faster from there. Never of a file of FUSE, whose pages serve the next mount of the same layer.
+//! The kernel may read a file past that file's own page cache (`directio`): without a second copy of everything in memory, and ahead of
+//! readers as from a device. It is asked for where the kernel does so without harm ([`is_sound`]), where the file system below says that it can ([`is_direct`]), and only of a
+//! file of which next to nothing is in memory: a layer that came a moment ago is read faster from there. Never of a file of FUSE, whose pages serve the next mount of the same layer.
 
 use std::fs::File;
 use std::io;
@@ -13,6 +13,7 @@ use darter_kernel::cached::{Cached, cached};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statfs, statx};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount as kernel_mount};
+use rustix::system::uname;
 use thiserror::Error;
 
 /// How a layer is mounted on which containers run: programs in it may have all rights that a container has.
@@ -51,7 +52,8 @@ pub enum MountFailure {
 /// # Errors
 /// [`MountFailure`].
 pub fn mount(file: &Path, at: &Path, flags: MountFlags) -> Result<(), MountFailure> {
-    if is_direct(file) && is_cold(file) && kernel_mount(file, at, "erofs", flags, Some(c"directio")).is_ok() {
+    let suits = || is_sound(&uname().release().to_string_lossy()) && is_direct(file) && is_cold(file);
+    if suits() && kernel_mount(file, at, "erofs", flags, Some(c"directio")).is_ok() {
         return Ok(());
     }
     match kernel_mount(file, at, "erofs", flags, None) {
@@ -68,6 +70,19 @@ pub fn is_known(dir: &Path) -> bool {
     let _ = std::fs::create_dir(dir);
     // There is nothing to be mounted, so it never is.
     kernel_mount("/dev/null", dir, "erofs", EXECUTABLE, None) != Err(Errno::NODEV)
+}
+
+/// True if a kernel of this release reads so without harm. Those before may use memory that they freed, and crash (CVE-2026-23224). One whose builder mended it and
+/// left its number is taken for one of these.
+fn is_sound(release: &str) -> bool {
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0_u32);
+    match (next(), next(), next()) {
+        (6, 12, patch) => patch >= 72,
+        (6, 18, patch) => patch >= 11,
+        (6, 19, patch) => patch >= 1,
+        (major, ..) => major >= 7,
+    }
 }
 
 /// True if the file system says that any block of this file can be read past the page cache.
@@ -94,4 +109,21 @@ fn by_loop_device(file: &Path, at: &Path, flags: MountFlags) -> Result<(), Mount
         return Ok(());
     }
     Err(MountFailure::NoLoop(String::from_utf8_lossy(&ended.stderr).trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_may_crash_is_not_asked_to_read_past_the_page_cache() {
+        for sound in ["6.12.72", "6.12.90-1-lts", "6.18.11", "6.18.44-x", "6.19.1+", "7.0.0-rc1", "7.0", "10.2.3"] {
+            assert!(is_sound(sound), "{sound}");
+        }
+        for unsound in
+            ["5.15.0-91-generic", "6.12.71", "6.14.0-37-generic", "6.17.13", "6.18.0", "6.18.10", "6.19.0", "6.19", ""]
+        {
+            assert!(!is_sound(unsound), "{unsound}");
+        }
+    }
 }
