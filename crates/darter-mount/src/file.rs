@@ -32,7 +32,7 @@ use crate::fill::{Fill, Rest, Step};
 use crate::kept::{Kept, PAGE, PieceCheck, zero_pages};
 use crate::limits::{Limits, RetryPauses};
 use crate::pushes::{Followed, Pushes, STEP};
-use crate::session::{Cache, Threads};
+use crate::session::{Cache, MAX_READ, Threads};
 use crate::supply::{Content, End, Given, Refusal, Supplier, Supply};
 use crate::touches::Touches;
 use crate::waits::Waits;
@@ -66,6 +66,9 @@ const GOOD_AFTER: Duration = Duration::from_secs(5);
 
 /// How long the comparison of a piece may hold up a new connection.
 const COMPARE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A read of the kernel's that has a byte in common with a step reaches no farther.
+const AROUND: u64 = MAX_READ as u64;
 
 const OTHER_PIECES: &str = "the daemon has it in pieces of another length, and all of it can be read without";
 
@@ -285,7 +288,7 @@ impl MountedFile {
             return;
         };
         if let Some(cache) = cache {
-            self.follow(&runtime, cache, range);
+            self.follow(threads, cache, range);
         }
         let wait = move |file: Arc<Self>, reply: Reply| async move {
             reply(file.wait(range, ahead).await.as_deref().map_err(|error| *error));
@@ -310,14 +313,16 @@ impl MountedFile {
     }
 
     /// Notes a read for readers of long runs, and leads one if it is time to.
-    fn follow(self: &Arc<Self>, runtime: &Handle, cache: &Cache, range: ByteRange) {
+    fn follow(self: &Arc<Self>, threads: &Threads, cache: &Cache, range: ByteRange) {
         let Followed { lead, was_read } = self.pushes.lock().read(range);
         if let Some(was_read) = was_read {
             self.touches.lock().read(was_read, self.clock.now());
         }
         let Some(run) = lead else { return };
-        let (file, cache, handle) = (Arc::clone(self), cache.clone(), runtime.clone());
-        runtime.spawn_blocking(move || {
+        let Some(permit) = threads.may_lead() else { return self.pushes.lock().stop(run) };
+        let (file, cache, handle) = (Arc::clone(self), cache.clone(), threads.runtime.clone());
+        threads.runtime.spawn_blocking(move || {
+            let _permit = permit;
             loop {
                 let Some(step) = file.pushes.lock().step(run) else { return };
                 if !file.push(&cache, step) {
@@ -329,9 +334,17 @@ impl MountedFile {
         });
     }
 
+    /// The file that has these bytes, if they may be given to the kernel before it asks. It keeps the pages of a read to itself until that is answered, and whoever gives
+    /// it one of them waits, even if this process is killed: so nothing is given that a read may have asked for which waits for more than the disk.
+    fn pushable(&self, range: ByteRange) -> Option<AtHand> {
+        let around = ByteRange::new(range.start().saturating_sub(AROUND), range.end().saturating_add(AROUND));
+        self.at_hand(around.clamp_to(self.content.length))?;
+        self.at_hand(range)
+    }
+
     /// Gives the kernel bytes before it asks, if they are at hand. Blocking.
     fn push(&self, cache: &Cache, range: ByteRange) -> bool {
-        let Some(at_hand) = self.at_hand(range) else { return false };
+        let Some(at_hand) = self.pushable(range) else { return false };
         // The disk reads the next step while this one is copied.
         let _ = fadvise(&at_hand.file, range.end(), std::num::NonZero::new(STEP), Advice::WillNeed);
         let is_there = self.take(&at_hand, range, |bytes| cache.store(range.start(), bytes).is_ok());
@@ -408,7 +421,7 @@ impl MountedFile {
                     };
                     match answer {
                         Ok(Given::File(file, hashes)) => {
-                            if self.came(&file, pieces, &hashes)
+                            if self.came(&supply, &file, pieces, &hashes)
                                 && let Some(bytes) = self.taken(AtHand { file, is_fresh: true }, range).await
                             {
                                 return Ok(bytes);
@@ -452,13 +465,17 @@ impl MountedFile {
         is_same
     }
 
-    /// The agent vouches for these pieces; false if they are of other content.
-    fn came(&self, file: &Arc<File>, pieces: ByteRange, hashes: &[PieceHash]) -> bool {
+    /// The agent vouches for these pieces; false if they are of other content, or if its connection has ended: what it said may be past.
+    fn came(&self, by: &Arc<dyn Supply>, file: &Arc<File>, pieces: ByteRange, hashes: &[PieceHash]) -> bool {
         if !self.learn(pieces, hashes) {
             return false;
         }
         let mut files = self.files.lock();
         let mut kept = self.kept.lock();
+        // A later connection is noted in `kept` before it is there.
+        if !matches!(&*self.link.borrow(), Link::Up(now) if Arc::ptr_eq(now, by)) {
+            return false;
+        }
         if files.named(file) {
             kept.another_file();
         }
@@ -564,7 +581,7 @@ impl MountedFile {
             let end = tokio::select! {
                 end = supply.ended() => end,
                 () = self.contradicted.notified() => End::Changed(OTHER.to_owned()),
-                never = self.fill(&*supply, &mut rest) => match never {},
+                never = self.fill(&supply, &mut rest) => match never {},
             };
             drop(supply);
             let reason = match end {
@@ -665,14 +682,14 @@ impl MountedFile {
     }
 
     /// Fetches the rest as it is to be, and learns what is needed to go on without an agent once all is there.
-    async fn fill(&self, supply: &dyn Supply, rest: &mut Rest) -> std::convert::Infallible {
+    async fn fill(&self, supply: &Arc<dyn Supply>, rest: &mut Rest) -> std::convert::Infallible {
         let Settings { fill, fill_rate, .. } = self.settings;
         if fill == Fill::Always && fill_rate.is_none() {
             supply.everything().await;
         }
         let mut fills = fill == Fill::Idle || (fill == Fill::Always && fill_rate.is_some());
         loop {
-            self.tell_touches(supply, false).await;
+            self.tell_touches(&**supply, false).await;
             let now = self.clock.now();
             let pause = match fills.then(|| rest.next(self.waits.last(now), now)) {
                 None => LOOK_EVERY,
@@ -710,11 +727,11 @@ impl MountedFile {
     }
 
     /// Learns all hashes of content that is whole, and which file it is in.
-    async fn learn_all(&self, supply: &dyn Supply) {
+    async fn learn_all(&self, supply: &Arc<dyn Supply>) {
         let first = self.kept.lock().whole_pieces(ByteRange::new(0, 1));
         // Bytes that lie in no file are read by the agent only.
         let Ok(Given::File(file, hashes)) = supply.read(first, AHEAD_TIMEOUT).await else { return };
-        if !self.came(&file, first, &hashes) {
+        if !self.came(supply, &file, first, &hashes) {
             return;
         }
         let mut at = if self.kept.lock().knows_all() { self.content.length } else { 0 };

@@ -18,7 +18,7 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use crate::file::MountedFile;
-use crate::session::{BLOCK, Cache, FOREVER, MountError, Mounted, Threads, directory, file, tune};
+use crate::session::{BLOCK, Cache, FOREVER, MountError, Mounted, Threads, directory, file, is_direct, tune};
 
 /// The file's inode; the directory's is the root's.
 const FILE: INodeNo = INodeNo(2);
@@ -123,14 +123,15 @@ impl Filesystem for Directory {
         _: FileHandle,
         offset: u64,
         size: u32,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
         if inode != FILE {
             return reply.error(Errno::EISDIR);
         }
-        self.file.answer(&self.threads, self.cache.get(), offset, size, |read| match read {
+        let cache = self.cache.get().filter(|_| !is_direct(flags));
+        self.file.answer(&self.threads, cache, offset, size, |read| match read {
             Ok(bytes) => reply.data(bytes),
             Err(_) => reply.error(Errno::EIO),
         });

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -143,8 +143,15 @@ impl World {
         File::open(self.dir.path().join("mount/large")).unwrap()
     }
 
+    /// Lets the kernel forget everything, also what a thread puts there yet that leads a reader who is through.
     fn forget(&self) {
-        fadvise(self.file(), 0, None, Advice::DontNeed).unwrap();
+        let file = self.file();
+        let is_gone = soon(|| {
+            fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            self.in_memory().is_none_or(|bytes| bytes == 0)
+        });
+        assert!(is_gone);
     }
 
     /// Reads in order up to the first error, compares, and tells how far it came.
@@ -207,6 +214,21 @@ fn a_reader_of_a_long_run_has_what_follows_in_memory_before_it_asks_and_all_of_i
     }
     std::thread::sleep(Duration::from_millis(200));
     assert!(world.in_memory().unwrap() < 40 * (512 << 10));
+}
+
+#[test]
+fn nothing_is_put_into_memory_for_who_reads_past_it() {
+    let Some(world) = World::new() else { return };
+    let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+    let opened = File::options().read(true).custom_flags(flags).open(world.dir.path().join("mount/large"));
+    let (Ok(file), Some(0)) = (opened, world.in_memory()) else { return eprintln!("skipped: no O_DIRECT here") };
+    let mut bytes = vec![0; STEP];
+    for at in (0..LENGTH).step_by(STEP) {
+        file.read_exact_at(&mut bytes, at).unwrap();
+        assert!(bytes.iter().zip(at..).all(|(found, at)| *found == byte(at)), "wrong bytes at {at}");
+    }
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(world.in_memory(), Some(0));
 }
 
 #[test]

@@ -233,6 +233,43 @@ async fn reads_wait_while_the_agent_is_away_and_what_was_read_needs_none() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_an_agent_says_after_its_connection_ended_vouches_for_nothing() {
+    let (first, second) = (Agent::new(), Agent::new());
+    let mounted = mount(&first, Fill::Never);
+    let piece = ByteRange::new(3 * PIECE, 4 * PIECE);
+    let came = |agent: &Arc<Agent>| {
+        let by = Arc::clone(agent) as Arc<dyn Supply>;
+        mounted.file.came(&by, &agent.file, piece, &Agent::hashes(piece))
+    };
+    first.ends(End::Gone("killed".into()));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!came(&first), "nobody answers now");
+    mounted.agents.0.lock().push((content(1), Arc::clone(&second)));
+    while mounted.file.glance().await.condition != Condition::Open {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!(!came(&first) && mounted.file.at_hand(piece).is_none());
+    assert!(came(&second) && mounted.file.at_hand(piece).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_pushed_that_a_read_which_waits_for_an_agent_may_hold() {
+    let agent = Agent::new();
+    let mounted = mount(&agent, Fill::Never);
+    for number in 0..20 {
+        assert!(mounted.reads(number * PIECE, 4096).await);
+    }
+    let around = AROUND / PIECE;
+    let may_push = |first: u64| mounted.file.pushable(ByteRange::new(first * PIECE, (first + 1) * PIECE)).is_some();
+    assert!(may_push(0) && may_push(19 - around));
+    assert!(!may_push(20 - around), "piece 20 has not come");
+    for number in 20..=40 {
+        assert!(mounted.reads(number * PIECE, 4096).await);
+    }
+    assert!(may_push(20 - around) && may_push(40), "up to the end");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_damaged_piece_is_not_given_without_an_agent() {
     let agent = Agent::new();
     let mounted = mount(&agent, Fill::Never);
