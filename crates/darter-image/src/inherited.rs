@@ -12,7 +12,8 @@
 //! otherwise, is taken for one that does not. **Not seen**: attributes that a directory has from below although it is named, since it was first made for a member
 //! in it and named later in the tar.
 //!
-//! Invariants: metadata is not believed, whatever hash it has: it may be a liar's. Each inode of a directory is read once, and no more bytes of directories than there are.
+//! Invariants: metadata is not believed, whatever hash it has: it may be a liar's, and an image's author may make much of little. Each inode of a directory is read once, no more bytes of directories
+//! than there are, and looks at them and bytes of attributes are counted.
 //!
 //! Pure. The metadata is read elsewhere.
 
@@ -23,7 +24,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use self::metadata::{Inode, Resolved};
+use self::metadata::{Allowance, Inode, Resolved};
 pub use self::metadata::{LayerDirectories, Unsound};
 use crate::tar::Time;
 use crate::tree::acl_with_mode;
@@ -112,13 +113,17 @@ impl fmt::Display for Inherited {
 /// # Errors
 /// [`Unsound`] metadata.
 pub fn inherited(layers: &[LayerDirectories]) -> Result<Vec<Inherited>, Unsound> {
+    compare(layers, &Allowance::new())
+}
+
+fn compare(layers: &[LayerDirectories], allowance: &Allowance) -> Result<Vec<Inherited>, Unsound> {
     let mut found = Vec::new();
     // Directories that are not what their layer's file says, by layer and inode.
     let mut real: HashMap<(usize, u64), Attributes> = HashMap::new();
     for (layer, directories) in layers.iter().enumerate() {
         for unnamed in directories.unnamed()? {
-            let own = directories.attributes(&unnamed.inode)?;
-            let from_below = below(&layers[..layer], &unnamed.path, &real)?;
+            let own = directories.attributes(&unnamed.inode, allowance)?;
+            let from_below = below(&layers[..layer], &unnamed.path, &real, allowance)?;
             let mut its = own.clone();
             if let Some(above) = real.get(&(layer, unnamed.parent)) {
                 its.made_in(above);
@@ -131,7 +136,7 @@ pub fn inherited(layers: &[LayerDirectories]) -> Result<Vec<Inherited>, Unsound>
                 real.insert((layer, unnamed.inode.nid), its.clone());
                 let mut is_covered = false;
                 for above in &layers[layer + 1..] {
-                    is_covered |= above.covers(&unnamed.path)?;
+                    is_covered |= above.covers(&unnamed.path, allowance)?;
                 }
                 found.push(Inherited { layer, path: unnamed.path, own, real: its, is_covered });
             }
@@ -145,15 +150,16 @@ fn below(
     layers: &[LayerDirectories],
     path: &[u8],
     real: &HashMap<(usize, u64), Attributes>,
+    allowance: &Allowance,
 ) -> Result<Option<Attributes>, Unsound> {
     for (layer, directories) in layers.iter().enumerate().rev() {
-        match directories.resolve(path)? {
+        match directories.resolve(path, allowance)? {
             Resolved::Nothing => {}
             Resolved::Other => return Ok(None),
             Resolved::Directory(Inode { nid, .. }) if real.contains_key(&(layer, nid)) => {
                 return Ok(real.get(&(layer, nid)).cloned());
             }
-            Resolved::Directory(inode) => return directories.attributes(&inode).map(Some),
+            Resolved::Directory(inode) => return directories.attributes(&inode, allowance).map(Some),
         }
     }
     Ok(None)

@@ -1,7 +1,9 @@
 //! A reader of a layer's metadata: its directories, and where paths lead. Every number is checked, and everything ends.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::Attributes;
 use crate::erofs::{BLOCK, HEAD, INODE, META_ADDRESS, SHARED_ADDRESS, SLOT};
@@ -23,17 +25,51 @@ const ROOT: u64 = (HEAD / SLOT) as u64;
 /// Bytes of the paths of one layer's directories.
 const MAX_PATHS: usize = 64 << 20;
 
-/// Metadata that no release of Darter writes.
+/// Looks at directories in one comparison: some seconds.
+const MAX_LOOKS: u64 = 1 << 24;
+
+/// Bytes of attributes that are read in one comparison. An attribute that is stored once may be a million directories'.
+const MAX_ATTRIBUTES: u64 = 64 << 20;
+
+/// What an attribute takes besides its bytes.
+const PER_ATTRIBUTE: u64 = 64;
+
+/// Metadata that no release of Darter writes, or that would take too much to compare.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the layer's metadata is not as Darter writes it: {0}")]
+#[error("the layers' directories can't be compared: {0}")]
 pub struct Unsound(&'static str);
 
 type Result<T> = std::result::Result<T, Unsound>;
 
+/// What a comparison may still cost.
+pub(super) struct Allowance {
+    looks: Cell<u64>,
+    attributes: Cell<u64>,
+}
+
+impl Allowance {
+    pub(super) const fn new() -> Self {
+        Self::of(MAX_LOOKS, MAX_ATTRIBUTES)
+    }
+
+    pub(super) const fn of(looks: u64, attributes: u64) -> Self {
+        Self { looks: Cell::new(looks), attributes: Cell::new(attributes) }
+    }
+
+    fn look(&self, count: usize) -> Result<()> {
+        Self::take(&self.looks, count as u64, "it takes too long to compare")
+    }
+
+    fn take(from: &Cell<u64>, count: u64, why: &'static str) -> Result<()> {
+        from.set(from.get().checked_sub(count).ok_or(Unsound(why))?);
+        Ok(())
+    }
+}
+
 /// The directories of a layer, as its metadata has them.
 #[derive(Clone)]
 pub struct LayerDirectories {
-    metadata: Vec<u8>,
+    metadata: Arc<Vec<u8>>,
     /// Where in the file the metadata begins.
     start: usize,
     /// Where in the metadata shared attributes begin.
@@ -88,7 +124,7 @@ impl LayerDirectories {
         };
         let (start, shared) = (block(META_ADDRESS)?, block(SHARED_ADDRESS)?);
         let shared = shared.checked_sub(start).ok_or(Unsound("attributes before the metadata"))?;
-        Ok(Self { metadata, start, shared })
+        Ok(Self { metadata: Arc::new(metadata), start, shared })
     }
 
     /// The paths of directories that no member of the tar may have named.
@@ -142,17 +178,17 @@ impl LayerDirectories {
         Ok(Time { seconds, nanos: self.number::<4>(inode.at + 40)? as u32 })
     }
 
-    pub(super) fn attributes(&self, inode: &Inode) -> Result<Attributes> {
+    pub(super) fn attributes(&self, inode: &Inode, allowance: &Allowance) -> Result<Attributes> {
         Ok(Attributes {
             mode: inode.mode & 0o7777,
             uid: self.number::<4>(inode.at + 24)? as u32,
             gid: self.number::<4>(inode.at + 28)? as u32,
             mtime: self.time(inode)?,
-            xattrs: self.xattrs(inode)?,
+            xattrs: self.xattrs(inode, allowance)?,
         })
     }
 
-    fn xattrs(&self, inode: &Inode) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    fn xattrs(&self, inode: &Inode, allowance: &Allowance) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
         let mut xattrs = BTreeMap::new();
         if inode.xattrs == 0 {
             return Ok(xattrs);
@@ -161,19 +197,21 @@ impl LayerDirectories {
         let shared = self.number::<1>(at + 4)? as usize;
         for index in 0..shared {
             let place = self.number::<4>(at + XATTR_HEAD + index * 4)? as usize;
-            self.xattr(self.shared.saturating_add(place * 4), &mut xattrs)?;
+            self.xattr(self.shared.saturating_add(place * 4), &mut xattrs, allowance)?;
         }
         let mut next = at + XATTR_HEAD + shared * 4;
         while next < end {
-            next = self.xattr(next, &mut xattrs)?;
+            next = self.xattr(next, &mut xattrs, allowance)?;
         }
         Ok(xattrs)
     }
 
     /// Adds an attribute, and says where the next one begins.
-    fn xattr(&self, at: usize, to: &mut BTreeMap<Vec<u8>, Vec<u8>>) -> Result<usize> {
+    fn xattr(&self, at: usize, to: &mut BTreeMap<Vec<u8>, Vec<u8>>, allowance: &Allowance) -> Result<usize> {
         let head = self.bytes(at, 4)?;
         let (name_length, value_length) = (usize::from(head[0]), usize::from(u16::from_le_bytes([head[2], head[3]])));
+        let cost = PER_ATTRIBUTE + (name_length + value_length) as u64;
+        Allowance::take(&allowance.attributes, cost, "it has too many attributes to be compared")?;
         let name = self.bytes(at + 4, name_length)?;
         let value = self.bytes(at + 4 + name_length, value_length)?;
         let namespace = Namespace::of_number(head[1]).ok_or(Unsound("an attribute of a strange kind"))?;
@@ -184,7 +222,7 @@ impl LayerDirectories {
     }
 
     /// Where a path leads within the layer. What has no end, or would lead through a file, leads to something else.
-    pub(super) fn resolve(&self, path: &[u8]) -> Result<Resolved> {
+    pub(super) fn resolve(&self, path: &[u8], allowance: &Allowance) -> Result<Resolved> {
         let mut parts: VecDeque<Vec<u8>> = parts(path);
         let mut way: Vec<Vec<u8>> = Vec::new();
         let mut here = self.inode(ROOT)?;
@@ -193,6 +231,7 @@ impl LayerDirectories {
             if !here.is_directory() {
                 return Ok(Resolved::Other);
             }
+            allowance.look(1)?;
             let Some(next) = self.child(&here, &part)? else { return Ok(Resolved::Nothing) };
             let next = self.inode(next)?;
             if !next.is_link() {
@@ -201,7 +240,7 @@ impl LayerDirectories {
                 continue;
             }
             links += 1;
-            let target = self.content(&next)?.concat();
+            let target = self.content(&next)?.all().collect::<Vec<_>>().concat();
             let mut whole = if target.starts_with(b"/") { Vec::new() } else { way.join(&b'/') };
             whole.insert(0, b'/');
             whole.push(b'/');
@@ -211,7 +250,9 @@ impl LayerDirectories {
                 return Ok(Resolved::Other);
             }
             // Everything from the root again, since what the target says may pass other links.
-            for part in self::parts(&whole).into_iter().rev() {
+            let again = self::parts(&whole);
+            allowance.look(again.len())?;
+            for part in again.into_iter().rev() {
                 parts.push_front(part);
             }
             way.clear();
@@ -221,12 +262,13 @@ impl LayerDirectories {
     }
 
     /// True if there is something at this path, or on the way to it that is no directory: then nothing of layers below is seen there.
-    pub(super) fn covers(&self, path: &[u8]) -> Result<bool> {
+    pub(super) fn covers(&self, path: &[u8], allowance: &Allowance) -> Result<bool> {
         let mut here = self.inode(ROOT)?;
         for part in parts(path) {
             if !here.is_directory() {
                 return Ok(true);
             }
+            allowance.look(1)?;
             let Some(next) = self.child(&here, &part)? else { return Ok(false) };
             here = self.inode(next)?;
         }
@@ -237,10 +279,10 @@ impl LayerDirectories {
         let blocks = self.content(directory)?;
         // Names are in order: the last block that begins with one that is not behind it.
         let mut place = None;
-        let (mut low, mut high) = (0, blocks.len());
+        let (mut low, mut high) = (0, blocks.count());
         while low < high {
             let middle = low.midpoint(high);
-            let first = Entries::of(blocks[middle])?.next().ok_or(Unsound("an empty block of a directory"))??;
+            let first = Entries::of(blocks.get(middle))?.next().ok_or(Unsound("an empty block of a directory"))??;
             if first.0 <= name {
                 place = Some(middle);
                 low = middle + 1;
@@ -249,7 +291,7 @@ impl LayerDirectories {
             }
         }
         let Some(place) = place else { return Ok(None) };
-        for entry in Entries::of(blocks[place])? {
+        for entry in Entries::of(blocks.get(place))? {
             let (its, nid, _) = entry?;
             if its == name {
                 return Ok(Some(nid));
@@ -260,7 +302,7 @@ impl LayerDirectories {
 
     fn entries(&self, directory: &Inode) -> Result<Vec<(&[u8], u64, u8)>> {
         let mut all = Vec::new();
-        for block in self.content(directory)? {
+        for block in self.content(directory)?.all() {
             for entry in Entries::of(block)? {
                 all.push(entry?);
             }
@@ -269,16 +311,16 @@ impl LayerDirectories {
     }
 
     /// The content of a directory or a link, by blocks.
-    fn content(&self, inode: &Inode) -> Result<Vec<&[u8]>> {
+    fn content(&self, inode: &Inode) -> Result<Blocks<'_>> {
         let tail = if inode.is_inline { inode.size % BLOCK } else { 0 };
         let whole = inode.size - tail;
-        let mut blocks = Vec::new();
+        let mut blocks = Blocks::default();
         if whole > 0 {
             let at = inode.address.checked_sub(self.start).ok_or(Unsound("a directory that is not in it"))?;
-            blocks.extend(self.bytes(at, whole)?.chunks(BLOCK));
+            blocks.whole = self.bytes(at, whole)?;
         }
         if tail > 0 {
-            blocks.push(self.bytes(inode.at + INODE + inode.xattrs, tail)?);
+            blocks.tail = self.bytes(inode.at + INODE + inode.xattrs, tail)?;
         }
         Ok(blocks)
     }
@@ -323,6 +365,28 @@ impl Inode {
 
     const fn is_link(&self) -> bool {
         self.mode & 0o170_000 == 0o120_000
+    }
+}
+
+/// The blocks of some content: those that lie together, and an end that lies behind the inode.
+#[derive(Default)]
+struct Blocks<'a> {
+    whole: &'a [u8],
+    tail: &'a [u8],
+}
+
+impl<'a> Blocks<'a> {
+    fn count(&self) -> usize {
+        self.whole.len().div_ceil(BLOCK) + usize::from(!self.tail.is_empty())
+    }
+
+    fn get(&self, index: usize) -> &'a [u8] {
+        let (start, end) = (index * BLOCK, self.whole.len().min((index + 1) * BLOCK));
+        if start < end { &self.whole[start..end] } else { self.tail }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &'a [u8]> {
+        (0..self.count()).map(|index| self.get(index))
     }
 }
 

@@ -87,6 +87,21 @@ fn many_names_in_many_directories_are_found() {
     assert_eq!(found.len(), 700);
 }
 
+/// An image's author may give a million directories one long attribute, or lead each path around.
+#[test]
+fn what_would_take_too_much_to_compare_is_refused() {
+    let below = (0..100).map(|at| dir(&format!("many/{at}")).xattr("user.a", &"b".repeat(1000)));
+    let above = (0..100).map(|at| file(&format!("many/{at}/x"), ""));
+    let layers = [below.collect(), above.collect()].map(|layer: Vec<_>| read(&expand(&tar(layer)).unwrap()));
+    let compared = |looks, attributes| compare(&layers, &Allowance::of(looks, attributes)).map(|found| found.len());
+    assert_eq!(compared(1000, 1 << 20), Ok(100));
+    assert!(compared(1000, 50_000).unwrap_err().to_string().contains("attributes"));
+    assert!(compared(100, 1 << 20).unwrap_err().to_string().contains("too long"));
+    let around = [vec![dir("d"), symlink("d/again", "again/../again")], vec![file("d/again/x", "")]];
+    let around = around.map(|layer| read(&expand(&tar(layer)).unwrap()));
+    assert!(compare(&around, &Allowance::of(100, 0)).is_err());
+}
+
 proptest! {
     /// It ends, and says that it makes no sense, or something.
     #[test]

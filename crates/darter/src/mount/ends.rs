@@ -4,6 +4,7 @@
 //! the mounted image has a directory otherwise than the unpacked one: see [`inherited`].
 
 use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use darter_core::ByteRange;
@@ -17,18 +18,36 @@ use crate::output;
 /// Parts of one layer that are read at a time.
 const MAX_READING: usize = 8;
 
-/// Metadata that is longer is read by the kernel as it needs it: of some 600,000 files.
-const MAX_METADATA: u64 = 64 << 20;
+/// Metadata of an image that is read so, of all its layers together: of more than a million files. The kernel reads what is beyond as it needs it.
+const MAX_METADATA: u64 = 128 << 20;
 
 /// Differences that are told.
 const MAX_TOLD: usize = 3;
 
+/// How much metadata of an image may still be read.
+pub(super) struct Room(AtomicU64);
+
+impl Room {
+    pub(super) const fn new() -> Self {
+        Self(AtomicU64::new(MAX_METADATA))
+    }
+
+    fn has(&self, bytes: u64) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok()
+    }
+}
+
 /// Reads a layer's ends; `None` if they can't be had now, or are not what Darter writes: the kernel will say so.
-pub(super) async fn read(content: &Content, supply: &dyn Supply, within: Duration) -> Option<LayerDirectories> {
+pub(super) async fn read(
+    content: &Content,
+    supply: &dyn Supply,
+    room: &Room,
+    within: Duration,
+) -> Option<LayerDirectories> {
     let beginning = part(content, supply, ByteRange::new(0, TAR_START.min(content.length)), within).await?;
     let start = metadata_at(&beginning)?;
     let rest = ByteRange::new(start, content.length);
-    if rest.is_empty() || rest.len() > MAX_METADATA {
+    if rest.is_empty() || !room.has(rest.len()) {
         return None;
     }
     let pieces = content.pieces.pieces_of(rest).map(|piece| {
@@ -75,4 +94,15 @@ pub(super) async fn tell_differences(layers: Vec<LayerDirectories>) {
         "directories that the image's layers don't name are root's with mode 0755 here, and not as the layers below have them: {}{more}",
         told.join("; ")
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_layers_of_an_image_share_the_room_for_their_metadata() {
+        let room = Room::new();
+        assert!(room.has(MAX_METADATA - 5) && !room.has(6) && room.has(5) && !room.has(1));
+    }
 }

@@ -149,7 +149,7 @@ async fn daemon(args: &MountArgs) -> anyhow::Result<Client> {
 async fn open(args: &MountArgs, mount: &ImageMount, daemon: &Client, image: &Image) -> anyhow::Result<Arc<Files>> {
     let settings = Settings { limit: args.timeout, fill: args.fill, fill_rate: args.fill_rate, has_digest: true };
     let (clock, waits): (Arc<dyn Clock>, _) = (Arc::new(SystemClock::start()), Waits::new());
-    let mut layers = HashMap::new();
+    let (mut layers, room) = (HashMap::new(), ends::Room::new());
     layers.extend(image.layers.iter().map(|layer| (layer.diff_id, layer)));
     let opened = stream::iter(layers.into_values()).map(async |layer: &LayerRequest| {
         let request = GetRequest {
@@ -164,7 +164,7 @@ async fn open(args: &MountArgs, mount: &ImageMount, daemon: &Client, image: &Ima
         };
         let daemon = Daemon::new(Client::at(daemon.socket().to_owned()), request);
         let (content, supply) = daemon.first(say).await?;
-        let directories = ends::read(&content, &*supply, args.timeout).await;
+        let directories = ends::read(&content, &*supply, &room, args.timeout).await;
         let file = MountedFile::among(content, supply, settings, Arc::clone(&clock), waits.clone());
         anyhow::Ok((layer.diff_id, (KeptFile::begin(file, daemon), directories)))
     });
