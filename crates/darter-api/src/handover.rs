@@ -347,10 +347,11 @@ impl Receiver {
                     continue;
                 }
                 let mut buffer = std::mem::take(&mut self.received);
+                self.understood = 0;
                 buffer.resize(RECEIVED, 0);
                 let bytes = self.receive(&mut buffer).await?;
                 buffer.truncate(bytes);
-                (self.received, self.understood) = (buffer, 0);
+                self.received = buffer;
             }
             let there = &self.received[self.understood..];
             let (now, later) = into.split_at_mut(there.len().min(into.len()));

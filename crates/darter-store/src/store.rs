@@ -354,7 +354,7 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`NotHeld`](crate::StoreError::NotHeld).
     fn piece_file(&self, piece: PieceIndex) -> Result<Option<PieceFile>> {
-        self.file_run(piece..PieceIndex(piece.0 + 1))
+        self.file_run(piece..PieceIndex(piece.0.saturating_add(1)))
     }
 
     /// The same of the first of these pieces, at least of one: those that follow in the page cache take one look at the file for all.
@@ -367,7 +367,7 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
     /// on any thread, since it asks an open file and reads nothing. `None` says nothing of the piece but that it has to be
     /// asked for where the disk may be waited for.
     fn ready_file(&self, piece: PieceIndex) -> Option<PieceFile> {
-        self.ready_run(piece..PieceIndex(piece.0 + 1))
+        self.ready_run(piece..PieceIndex(piece.0.saturating_add(1)))
     }
 
     /// The same of the first of these pieces, up to one that is not ready: one look at the file for all of them.

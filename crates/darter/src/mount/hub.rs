@@ -14,8 +14,11 @@ use crate::failure::Failure;
 /// The branch that a repository's own address means.
 const DEFAULT_REVISION: &str = "main";
 
-/// The kinds of repositories, as an address and as the API has them.
-const KINDS: [(&str, &str); 2] = [("datasets", "datasets"), ("spaces", "spaces")];
+/// The kinds of repositories besides models, as addresses and the API have them.
+const KINDS: [&str; 2] = ["datasets", "spaces"];
+
+/// What is said of an answer that is none.
+pub(super) const NO_ANSWER: &str = "no answer of a model hub, or one of more files than can be mounted";
 
 /// A repository at one of its revisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,8 +71,7 @@ impl Repository {
         let decoded = |part: &str| percent_encoding::percent_decode_str(part).decode_utf8_lossy().into_owned();
         let mut parts: Vec<_> = url.path_segments().into_iter().flatten().map(decoded).collect();
         parts.retain(|part| !part.is_empty());
-        let kind =
-            KINDS.iter().find(|(kind, _)| parts.first().is_some_and(|first| first == kind)).map(|(kind, _)| *kind);
+        let kind = KINDS.into_iter().find(|kind| parts.first().is_some_and(|first| first == kind));
         if kind.is_some() {
             parts.remove(0);
         }

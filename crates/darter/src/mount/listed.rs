@@ -25,6 +25,9 @@ pub(super) const MAX_LIST: u64 = 8 << 20;
 /// The most files of a list: each is asked for before the mount is there.
 pub(super) const MAX_LISTED: usize = 10_000;
 
+/// What is said of what is no list.
+pub(super) const NO_LIST: &str = "no list of files: mount it without --as list";
+
 /// A file of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ListedFile {
@@ -45,14 +48,14 @@ pub(super) fn read(path: &Path) -> anyhow::Result<String> {
         return Err(Failure::Usage(format!("{shown} is no file: name a list of files")).into());
     }
     if found.len() > MAX_LIST {
-        return Err(too_long(&shown.to_string(), found.len()).into());
+        return Err(too_long(&shown.to_string(), found.len(), NO_LIST).into());
     }
     std::fs::read_to_string(path).with_context(|| format!("can't read {shown}"))
 }
 
-/// What is named so is no list.
-pub(super) fn too_long(name: &str, length: u64) -> Failure {
-    Failure::Usage(format!("{name} is {} long, and no list of files: mount it without --as list", units::size(length)))
+/// What is named so is not what it should be.
+pub(super) fn too_long(name: &str, length: u64, but: &str) -> Failure {
+    Failure::Usage(format!("{name} is {} long, and {but}", units::size(length)))
 }
 
 /// The files that a list at `base` names. One that did not come from this host may name no file of it.

@@ -24,7 +24,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::runtime::Handle;
 use url::Url;
 
-use super::hub::{HubFile, Repository};
+use super::hub::{self, HubFile, Repository};
 use super::image::Artifact;
 use super::keeper::{LAST_READS, away};
 use super::layers::ImageMount;
@@ -225,7 +225,7 @@ async fn list(
         let path = local(&mount.url)?;
         threads::run(move || listed::read(&path)).await?
     } else {
-        read_list(args, agents, asked).await?
+        read_list(args, agents, asked, listed::NO_LIST).await?
     };
     let files = listed::parsed(&text, &mount.url)?;
     // Headers go to whoever the user named, logins to their hosts.
@@ -259,7 +259,8 @@ async fn list(
 async fn hub(args: &MountArgs, agents: &Agents, mount: &TreeMount, url: String) -> anyhow::Result<Ready> {
     let repository = Repository::at(&mount.url)?;
     let question = repository.question()?;
-    let text = read_list(args, agents, request(&question, mount.senders.of(&question), None)).await?;
+    let asked = request(&question, mount.senders.of(&question), None);
+    let text = read_list(args, agents, asked, hub::NO_ANSWER).await?;
     let files = repository.files(&text)?;
     let now = Time { seconds: SystemClock::start().unix().try_into()?, nanos: 0 };
     let (mut builder, mut requests) = (TreeBuilder::new(now), Vec::new());
@@ -273,12 +274,13 @@ async fn hub(args: &MountArgs, agents: &Agents, mount: &TreeMount, url: String) 
     Ok(Ready { tree, kind: MountKind::Hub, source, url, image: None })
 }
 
-async fn read_list(args: &MountArgs, agents: &Agents, asked: GetRequest) -> anyhow::Result<String> {
+/// Reads a list, or says `but` of what is none.
+async fn read_list(args: &MountArgs, agents: &Agents, asked: GetRequest, but: &str) -> anyhow::Result<String> {
     let (url, source) = (asked.url.clone(), agents.source(asked)?);
     let (content, supply) = source.first().await?;
     let length = content.length;
     if length > MAX_LIST {
-        return Err(listed::too_long(&url, length).into());
+        return Err(listed::too_long(&url, length, but).into());
     }
     let file = MountedFile::new(content, supply, settings(args, false), Arc::new(SystemClock::start()));
     let kept = KeptFile::begin(Arc::clone(&file), source);
@@ -289,7 +291,7 @@ async fn read_list(args: &MountArgs, agents: &Agents, asked: GetRequest) -> anyh
         text.extend_from_slice(&bytes);
     }
     drop(kept);
-    String::from_utf8(text).map_err(|_| anyhow::anyhow!("{url} is no text, and no list of files"))
+    String::from_utf8(text).map_err(|_| anyhow::anyhow!("{url} is no text, and {but}"))
 }
 
 /// The local path of a URL.
