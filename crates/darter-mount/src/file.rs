@@ -31,8 +31,7 @@ use crate::files::Files;
 use crate::fill::{Fill, Rest, Step};
 use crate::kept::{Kept, PAGE, PieceCheck, zero_pages};
 use crate::limits::{Limits, RetryPauses};
-use crate::pushes::{Followed, Pushes, STEP};
-use crate::session::{Cache, MAX_READ, Threads};
+use crate::session::Threads;
 use crate::supply::{Content, End, Given, Refusal, Supplier, Supply};
 use crate::touches::Touches;
 use crate::waits::Waits;
@@ -66,9 +65,6 @@ const GOOD_AFTER: Duration = Duration::from_secs(5);
 
 /// How long the comparison of a piece may hold up a new connection.
 const COMPARE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A read of the kernel's that has a byte in common with a step reaches no farther.
-const AROUND: u64 = MAX_READ as u64;
 
 const OTHER_PIECES: &str = "the daemon has it in pieces of another length, and all of it can be read without";
 
@@ -131,7 +127,6 @@ pub struct MountedFile {
     settings: Settings,
     clock: Arc<dyn Clock>,
     ahead: Mutex<Ahead>,
-    pushes: Mutex<Pushes>,
     touches: Mutex<Touches>,
     limits: Mutex<Limits>,
     kept: Mutex<Kept>,
@@ -212,7 +207,6 @@ impl MountedFile {
     ) -> Arc<Self> {
         Arc::new(Self {
             ahead: Mutex::new(Ahead::new(content.length)),
-            pushes: Mutex::new(Pushes::new(content.length)),
             touches: Mutex::new(Touches::new(content.pieces, content.length, clock.now())),
             limits: Mutex::new(Limits::new(settings.limit)),
             kept: Mutex::new(Kept::new(content.pieces, content.length)),
@@ -272,11 +266,10 @@ impl MountedFile {
     }
 
     /// Reads `size` bytes from `offset` on, as far as there are such, and hands them to `reply`: by a thread that takes the kernel's questions, which waits for the disk
-    /// itself for what is here; the rest is a task of the runtime. Readers of long runs are given more than they asked for, by way of `cache`.
+    /// itself for what is here; the rest is a task of the runtime.
     pub(crate) fn answer(
         self: &Arc<Self>,
         threads: &Threads,
-        cache: Option<&Cache>,
         offset: u64,
         size: u32,
         reply: impl FnOnce(Result<&[u8], Unread>) + Send + 'static,
@@ -287,9 +280,6 @@ impl MountedFile {
             runtime.spawn(async move { reply(file.read(offset, size).await.as_deref().map_err(|error| *error)) });
             return;
         };
-        if let Some(cache) = cache {
-            self.follow(threads, cache, range);
-        }
         let wait = move |file: Arc<Self>, reply: Reply| async move {
             reply(file.wait(range, ahead).await.as_deref().map_err(|error| *error));
         };
@@ -310,50 +300,6 @@ impl MountedFile {
             Some(_waits) => take(self),
             None => drop(runtime.spawn_blocking(move || take(&file))),
         }
-    }
-
-    /// Notes a read for readers of long runs, and leads one if it is time to.
-    fn follow(self: &Arc<Self>, threads: &Threads, cache: &Cache, range: ByteRange) {
-        let Followed { lead, was_read } = self.pushes.lock().read(range);
-        if let Some(was_read) = was_read {
-            self.touches.lock().read(was_read, self.clock.now());
-        }
-        let Some(run) = lead else { return };
-        let Some(permit) = threads.may_lead() else { return self.pushes.lock().stop(run) };
-        let (file, cache, handle) = (Arc::clone(self), cache.clone(), threads.runtime.clone());
-        threads.runtime.spawn_blocking(move || {
-            let _permit = permit;
-            loop {
-                let Some(step) = file.pushes.lock().step(run) else { return };
-                if !file.push(&cache, step) {
-                    return file.pushes.lock().stop(run);
-                }
-                let ahead = file.ahead.lock().read(step);
-                file.fetch_ahead(&handle, ahead);
-            }
-        });
-    }
-
-    /// The file that has these bytes, if they may be given to the kernel before it asks. It keeps the pages of a read to itself until that is answered, and whoever gives
-    /// it one of them waits, even if this process is killed: so nothing is given that a read may have asked for which waits for more than the disk.
-    fn pushable(&self, range: ByteRange) -> Option<AtHand> {
-        let around = ByteRange::new(range.start().saturating_sub(AROUND), range.end().saturating_add(AROUND));
-        self.at_hand(around.clamp_to(self.content.length))?;
-        self.at_hand(range)
-    }
-
-    /// Gives the kernel bytes before it asks, if they are at hand. Blocking.
-    fn push(&self, cache: &Cache, range: ByteRange) -> bool {
-        let Some(at_hand) = self.pushable(range) else { return false };
-        // The disk reads the next step while this one is copied.
-        let _ = fadvise(&at_hand.file, range.end(), std::num::NonZero::new(STEP), Advice::WillNeed);
-        let is_there = self.take(&at_hand, range, |bytes| cache.store(range.start(), bytes).is_ok());
-        // What was found to be wrong meanwhile was forgotten before this came.
-        let is_wrong = self.is_tainted();
-        if is_wrong {
-            let _ = cache.forget();
-        }
-        is_there == Some(true) && !is_wrong
     }
 
     /// Reads `size` bytes from `offset` on, as far as there are such.

@@ -354,14 +354,12 @@ impl Filesystem for Directory {
         _: FileHandle,
         offset: u64,
         size: u32,
-        flags: OpenFlags,
+        _: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
         let Some(kept) = self.shared.opened(inode) else { return reply.error(Errno::EIO) };
-        let notifier = self.shared.notifier.get().filter(|_| !session::is_direct(flags));
-        let cache = notifier.map(|notifier| Cache::new(notifier.clone(), inode));
-        kept.file.answer(&self.threads, cache.as_ref(), offset, size, |read| match read {
+        kept.file.answer(&self.threads, offset, size, |read| match read {
             Ok(bytes) => reply.data(bytes),
             Err(_) => reply.error(Errno::EIO),
         });

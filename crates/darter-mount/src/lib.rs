@@ -6,7 +6,6 @@
 //! | [`supply`] | where bytes come from: what a mount asks of an agent, in another process or in this one |
 //! | [`file`](mod@file) | the file: reads that wait, with a limit; connections that come and go; content that turned out wrong |
 //! | [`ahead`] | what to fetch ahead of readers, by their pattern |
-//! | [`pushes`] | what the kernel is given before it asks, for readers of long runs |
 //! | [`touches`] | what was read first, so that others have it before they ask |
 //! | [`limits`] | how long a read waits, and how long a pause before the next try is |
 //! | [`fill`](mod@fill) | when the rest is fetched |
@@ -22,7 +21,7 @@
 //! | [`archive`] | an archive's members as such a tree |
 //! | [`erofs`] | a layer's file mounted |
 //!
-//! Decisions ([`ahead`], [`pushes`], [`touches`], [`limits`], [`fill`](mod@fill), [`waits`], [`kept`], [`files`], `names`) do no I/O and take the time as an argument.
+//! Decisions ([`ahead`], [`touches`], [`limits`], [`fill`](mod@fill), [`waits`], [`kept`], [`files`], `names`) do no I/O and take the time as an argument.
 //!
 //! Invariant: a read is answered with all of its bytes, each verified when its piece came, or with EIO. Never with zeros that are not in the
 //! content, never short. What a disk that rots changes later is seen only where a piece is read without an agent ([`file`](mod@file)).
@@ -39,7 +38,6 @@ pub mod kept;
 pub mod layers;
 pub mod limits;
 mod names;
-pub mod pushes;
 pub mod session;
 pub mod set;
 pub mod single;

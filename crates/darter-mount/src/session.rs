@@ -15,27 +15,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BackgroundSession, Config, FileAttr, FileType, Filesystem, INodeNo, KernelConfig, MountOption, Notifier, OpenFlags,
-    Session, SessionACL,
+    BackgroundSession, Config, FileAttr, FileType, Filesystem, INodeNo, KernelConfig, MountOption, Notifier, Session,
+    SessionACL,
 };
-use rustix::fs::OFlags;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// For how long names and attributes are good that never change.
 pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Bytes that the kernel asks for at once, at most.
-pub(crate) const MAX_READ: u32 = 1 << 20;
+const MAX_READ: u32 = 1 << 20;
 
 /// Requests of the kernel's read-ahead that are under way, at most.
 const MAX_BACKGROUND: u16 = 64;
 
 /// Threads that take the kernel's questions.
 const THREADS: usize = 4;
-
-/// Threads that give the kernel bytes before it asks, of one mount: far fewer than the runtime has, since such a thread waits for reads that may need one.
-const MAX_LEADING: usize = 32;
 
 pub(crate) const BLOCK: u32 = 4096;
 
@@ -123,14 +118,6 @@ impl Cache {
         Self { notifier, inode }
     }
 
-    /// Gives the kernel bytes of the file that it has not asked for. Waits for reads of them that are under way. Blocking.
-    ///
-    /// # Errors
-    /// When it is not mounted any more.
-    pub(crate) fn store(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.notifier.store(self.inode, offset, bytes)
-    }
-
     /// Lets the kernel forget all pages: whoever reads one asks again. Waits for reads that are under way. Blocking.
     ///
     /// # Errors
@@ -147,7 +134,6 @@ pub(crate) struct Threads {
     /// Runs what takes longer.
     pub(crate) runtime: Handle,
     reading: Arc<AtomicUsize>,
-    leading: Arc<Semaphore>,
 }
 
 /// A thread that takes questions may wait for the disk until this is dropped.
@@ -156,7 +142,7 @@ pub(crate) struct MayWait<'a>(&'a AtomicUsize);
 
 impl Threads {
     pub(crate) fn new(runtime: Handle) -> Self {
-        Self { runtime, reading: Arc::default(), leading: Arc::new(Semaphore::new(MAX_LEADING)) }
+        Self { runtime, reading: Arc::default() }
     }
 
     /// Asked by a thread that takes questions: `None` if no other one would be left.
@@ -165,22 +151,12 @@ impl Threads {
         self.reading.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
         Some(MayWait(&self.reading))
     }
-
-    /// For as long as this is kept, a thread may give the kernel bytes before it asks. `None` where enough do.
-    pub(crate) fn may_lead(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.leading).try_acquire_owned().ok()
-    }
 }
 
 impl Drop for MayWait<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
-}
-
-/// True if a program reads past the page cache: what is put there is for nobody.
-pub(crate) fn is_direct(flags: OpenFlags) -> bool {
-    OFlags::from_bits_retain(flags.0.cast_unsigned()).contains(OFlags::DIRECT)
 }
 
 fn check_device() -> Result<(), MountError> {
@@ -236,7 +212,5 @@ mod tests {
         assert!(threads.may_wait().is_none() && threads.clone().may_wait().is_none());
         waiting.pop();
         assert!(threads.may_wait().is_some());
-        let leading: Vec<_> = std::iter::from_fn(|| threads.may_lead()).collect();
-        assert_eq!(leading.len(), MAX_LEADING);
     }
 }

@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
@@ -18,7 +18,7 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use crate::file::MountedFile;
-use crate::session::{BLOCK, Cache, FOREVER, MountError, Mounted, Threads, directory, file, is_direct, tune};
+use crate::session::{BLOCK, Cache, FOREVER, MountError, Mounted, Threads, directory, file, tune};
 
 /// The file's inode; the directory's is the root's.
 const FILE: INodeNo = INodeNo(2);
@@ -45,10 +45,8 @@ impl Mounted {
         options: MountOptions,
         runtime: Handle,
     ) -> Result<Self, MountError> {
-        let (others, cache) = (options.others, Arc::<OnceLock<Cache>>::default());
-        let mounted = Self::begin(Directory::new(file, options, runtime, Arc::clone(&cache)), dir, others)?;
-        let _ = cache.set(mounted.cache());
-        Ok(mounted)
+        let others = options.others;
+        Self::begin(Directory::new(file, options, runtime), dir, others)
     }
 
     /// The handle that lets the kernel forget what it was given of the file.
@@ -64,16 +62,14 @@ struct Directory {
     root: FileAttr,
     attributes: FileAttr,
     threads: Threads,
-    /// Known once it is mounted.
-    cache: Arc<OnceLock<Cache>>,
 }
 
 impl Directory {
-    fn new(mounted: Arc<MountedFile>, options: MountOptions, runtime: Handle, cache: Arc<OnceLock<Cache>>) -> Self {
+    fn new(mounted: Arc<MountedFile>, options: MountOptions, runtime: Handle) -> Self {
         let size = mounted.content().length;
         let time = options.modified;
         let (root, attributes) = (directory(INodeNo::ROOT, time), file(FILE, time, size, size.div_ceil(512)));
-        Self { file: mounted, name: options.name, root, attributes, threads: Threads::new(runtime), cache }
+        Self { file: mounted, name: options.name, root, attributes, threads: Threads::new(runtime) }
     }
 
     fn attributes(&self, inode: INodeNo) -> Option<&FileAttr> {
@@ -123,15 +119,14 @@ impl Filesystem for Directory {
         _: FileHandle,
         offset: u64,
         size: u32,
-        flags: OpenFlags,
+        _: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
         if inode != FILE {
             return reply.error(Errno::EISDIR);
         }
-        let cache = self.cache.get().filter(|_| !is_direct(flags));
-        self.file.answer(&self.threads, cache, offset, size, |read| match read {
+        self.file.answer(&self.threads, offset, size, |read| match read {
             Ok(bytes) => reply.data(bytes),
             Err(_) => reply.error(Errno::EIO),
         });

@@ -1,4 +1,4 @@
-//! Long runs of reads, by the kernel: what it is given before it asks.
+//! Long runs of reads, by the kernel.
 //!
 //! Where there is no FUSE these tests say so and do nothing.
 
@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,6 @@ use async_trait::async_trait;
 use darter_core::manifest::hash_piece;
 use darter_core::{BlobId, ByteRange, PieceHash, PieceIndex, PieceLength, SystemClock};
 use darter_kernel::cached::cached;
-use darter_mount::pushes::MIN_RUN;
 use darter_mount::supply::{Content, End, Given, Refusal, Supplier, Supply};
 use darter_mount::{Fill, KeptFile, MountOptions, Mounted, MountedFile, Settings};
 use rustix::fs::{Advice, fadvise};
@@ -25,6 +24,7 @@ use tokio::sync::watch;
 const LENGTH: u64 = 40 << 20;
 const STEP: usize = 128 << 10;
 const PAGE: u64 = 4096;
+const MIB: u64 = 1 << 20;
 
 /// An agent that holds everything in a file, unless it refuses.
 #[derive(Clone)]
@@ -143,7 +143,6 @@ impl World {
         File::open(self.dir.path().join("mount/large")).unwrap()
     }
 
-    /// Lets the kernel forget everything, also what a thread puts there yet that leads a reader who is through.
     fn forget(&self) {
         let file = self.file();
         let is_gone = soon(|| {
@@ -188,54 +187,10 @@ fn soon(is_so: impl Fn() -> bool) -> bool {
 }
 
 #[test]
-fn a_reader_of_a_long_run_has_what_follows_in_memory_before_it_asks_and_all_of_it_is_right() {
-    let Some(world) = World::new() else { return };
-    let Some(nothing) = world.in_memory() else { return eprintln!("skipped: nobody tells what is in memory") };
-    assert_eq!(nothing, 0);
-    // The kernel reads ahead 256 KiB by itself, at most. Where a window ends nothing is behind it, until the next read.
-    let mut read = 0;
-    let is_led = (0..20).any(|_| {
-        assert_eq!(world.reads_in_order(read, read + MIN_RUN / 2), read + MIN_RUN / 2);
-        read += MIN_RUN / 2;
-        (0..20).any(|_| {
-            std::thread::sleep(Duration::from_millis(10));
-            world.in_memory().unwrap() > read + (512 << 10)
-        })
-    });
-    assert!(is_led && read >= MIN_RUN, "{read}");
-    assert!(world.in_memory().unwrap() < LENGTH, "and not everything");
-    assert_eq!(world.reads_in_order(read, LENGTH), LENGTH);
-
-    // Somebody who jumps has what it asked for.
-    world.forget();
-    let (file, mut bytes) = (world.file(), vec![0; 4096]);
-    for number in 0..40 {
-        file.read_exact_at(&mut bytes, (number * 7 % 40) << 20).unwrap();
-    }
-    std::thread::sleep(Duration::from_millis(200));
-    assert!(world.in_memory().unwrap() < 40 * (512 << 10));
-}
-
-#[test]
-fn nothing_is_put_into_memory_for_who_reads_past_it() {
-    let Some(world) = World::new() else { return };
-    let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
-    let opened = File::options().read(true).custom_flags(flags).open(world.dir.path().join("mount/large"));
-    let (Ok(file), Some(0)) = (opened, world.in_memory()) else { return eprintln!("skipped: no O_DIRECT here") };
-    let mut bytes = vec![0; STEP];
-    for at in (0..LENGTH).step_by(STEP) {
-        file.read_exact_at(&mut bytes, at).unwrap();
-        assert!(bytes.iter().zip(at..).all(|(found, at)| *found == byte(at)), "wrong bytes at {at}");
-    }
-    std::thread::sleep(Duration::from_millis(200));
-    assert_eq!(world.in_memory(), Some(0));
-}
-
-#[test]
 fn a_hole_is_given_to_nobody_who_reads_in_order() {
     let Some(world) = World::new() else { return };
     // What is fresh is in another place.
-    let hole = 3 * MIN_RUN + 3 * PAGE;
+    let hole = 6 * MIB + 3 * PAGE;
     world.agent.file.write_all_at(&[0; PAGE as usize], hole).unwrap();
     world.agent.refuses.store(true, Ordering::SeqCst);
     let end = world.reads_in_order(0, LENGTH);
@@ -248,7 +203,7 @@ fn a_hole_is_given_to_nobody_who_reads_in_order() {
 #[test]
 fn nothing_of_wrong_content_is_put_into_memory() {
     let Some(world) = World::new() else { return };
-    assert_eq!(world.reads_in_order(0, 2 * MIN_RUN), 2 * MIN_RUN);
+    assert_eq!(world.reads_in_order(0, 4 * MIB), 4 * MIB);
     world.agent.end.send_replace(Some(End::Wrong("it is wrong".to_owned())));
     world.runtime.block_on(world.kept.over());
     world.mounted.as_ref().unwrap().cache().forget().unwrap();

@@ -253,23 +253,6 @@ async fn what_an_agent_says_after_its_connection_ended_vouches_for_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_pushed_that_a_read_which_waits_for_an_agent_may_hold() {
-    let agent = Agent::new();
-    let mounted = mount(&agent, Fill::Never);
-    for number in 0..20 {
-        assert!(mounted.reads(number * PIECE, 4096).await);
-    }
-    let around = AROUND / PIECE;
-    let may_push = |first: u64| mounted.file.pushable(ByteRange::new(first * PIECE, (first + 1) * PIECE)).is_some();
-    assert!(may_push(0) && may_push(19 - around));
-    assert!(!may_push(20 - around), "piece 20 has not come");
-    for number in 20..=40 {
-        assert!(mounted.reads(number * PIECE, 4096).await);
-    }
-    assert!(may_push(20 - around) && may_push(40), "up to the end");
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_damaged_piece_is_not_given_without_an_agent() {
     let agent = Agent::new();
     let mounted = mount(&agent, Fill::Never);

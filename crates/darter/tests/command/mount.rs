@@ -349,6 +349,45 @@ fn who_uses_a_mount_is_named_and_a_keeper_that_was_killed_is_no_riddle() {
     assert!(mount.status().is_null());
 }
 
+/// A thread of the keeper's that waits for a page would keep the device open: nobody would end the reads then, nor the keeper.
+#[test]
+fn a_keeper_that_is_killed_while_programs_read_in_order_leaves_nobody_waiting() {
+    if !can_mount() {
+        return;
+    }
+    let bytes = content(24 * MEGABYTE);
+    let web = Web::serve(bytes.clone());
+    let room = Room::new();
+    let _daemon = Daemon::start(&room, "");
+    for _ in 0..3 {
+        let mount = Mount::make(&room, "m", &web.url);
+        assert!(std::fs::read(mount.path()).unwrap() == bytes);
+        let reader = || {
+            let file = mount.open();
+            std::thread::spawn(move || {
+                let mut read = vec![0; 128 << 10];
+                loop {
+                    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+                    let mut at = 0;
+                    loop {
+                        match file.read_at(&mut read, at) {
+                            Ok(0) => break,
+                            Ok(count) => at += count as u64,
+                            Err(error) => return error,
+                        }
+                    }
+                }
+            })
+        };
+        let readers = [reader(), reader()];
+        std::thread::sleep(Duration::from_millis(300));
+        kill(&mount.status()["pid"]);
+        wait_until("readers get errors", || readers.iter().all(std::thread::JoinHandle::is_finished));
+        wait_until("it is lost", || mount.status()["state"] == "lost");
+        mount.unmount("").succeeded();
+    }
+}
+
 #[test]
 fn a_local_file_and_one_without_a_daemon_leave_nothing_behind() {
     if !can_mount() {
