@@ -299,8 +299,7 @@ async fn is_refused(handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) {
         }
         assert!(get(agent, ask(&web.url("/x"), "alice")).await.unwrap() == secret());
     }
-    // Each of them is asked about at the seed, and once more by the node itself: a seed's word is not enough to refuse somebody.
-    assert_eq!(web.reads("/x") - 4 - 2, 1, "she pays for none of that");
+    assert_eq!(web.reads("/x") - 4, 1, "she pays for none of that");
 }
 
 #[tokio::test]

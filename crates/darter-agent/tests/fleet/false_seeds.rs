@@ -88,8 +88,7 @@ async fn whatever_a_seed_makes_up_the_others_have_the_right_bytes_or_are_told_by
         for word in Word::ALL {
             let name = format!("{word:?}, digest {digest}");
             let fleet = Fleet::start(word, digest, false, false).await;
-            let is_asked_elsewhere =
-                matches!(word, Word::Missing | Word::Forbidden | Word::Failed | Word::LimitedLater | Word::Dissolved);
+            let is_asked_elsewhere = matches!(word, Word::Failed | Word::LimitedLater | Word::Dissolved);
             for end in fleet.pull(&name).await {
                 match end {
                     Ok(bytes) => assert!(bytes == fleet.content, "{name} deceives somebody"),
@@ -98,6 +97,21 @@ async fn whatever_a_seed_makes_up_the_others_have_the_right_bytes_or_are_told_by
                     Err(error) if error.to_string().contains("changed while it was read") => {}
                     Err(error) => assert!(error.to_string().contains("10.0.0."), "{name}: {error}"),
                 }
+            }
+            fleet.drain().await;
+        }
+    }
+}
+
+/// Where it says that the origin refuses what the origin gives, an honest seed is asked before anybody is told.
+#[tokio::test(start_paused = true)]
+async fn what_a_seed_says_of_a_refusal_is_asked_of_another_seed() {
+    for digest in [false, true] {
+        for word in [Word::Missing, Word::Forbidden] {
+            let name = format!("{word:?}, digest {digest}, beside an honest one");
+            let fleet = Fleet::start(word, digest, true, false).await;
+            for end in fleet.pull(&name).await {
+                assert!(end.is_ok_and(|bytes| bytes == fleet.content), "{name}");
             }
             fleet.drain().await;
         }

@@ -1,7 +1,7 @@
 //! A node asks the seeds for a source.
 //!
-//! The seed that rendezvous hashing names is asked, then the next, also where one says that the origin refuses: it may be wrong, or lie. Two that say so are believed no
-//! more than one, but a third is not asked: the node asks the origin itself ([`open`](super::open)). While they wait for the origin, a node that holds all of it may be
+//! The seed that rendezvous hashing names is asked, then the next, also where one says that the origin refuses: it may be wrong, or lie. Two that say so
+//! are believed, and one where no other can be asked. While they wait for the origin, a node that holds all of it may be
 //! found ([`holders`](super::holders)). The seeds are asked to the end all the same: what was begun with a lead is not left half done.
 
 use std::sync::Arc;

@@ -4,8 +4,8 @@
 //! none is there or none can, the nodes settle among themselves who leads (see [`nodes`](super::nodes)). A seed leads, or follows
 //! another seed that leads already or holds all of it.
 //!
-//! What a seed says of the origin's refusal is its word. So another seed is asked before a program is told, and then the origin by this agent itself, with the
-//! caller's own credentials: nobody is given what those would not have given him. Where seeds say that the origin asks to slow down it is left alone.
+//! What a seed says of the origin's refusal is its word, so another seed is asked before a program is told. The origin is not: what it refuses costs it the
+//! requests of the seeds, not of every host, and a host need not have a way to it.
 //!
 //! An address on loopback means the host of whoever asks: only agents of that host are asked, and answer (`may_lead`).
 //! Else users of one host would read with another's rights, such as those of its cloud's metadata service. Where a name or a
@@ -79,19 +79,16 @@ impl Swarms {
         }
         let context = &self.house.context;
         let caller = Caller { credentials: &credentials, requester, everything };
-        let (mut patient, mut troubles, refused) = match self.open_by_seeds(&source, caller, proven).await? {
+        let (mut patient, mut troubles) = match self.open_by_seeds(&source, caller, proven).await? {
             BySeeds::Opened(transfer) => return Ok(transfer),
-            BySeeds::NotOpened { patient, troubles } => (patient, troubles, None),
-            // An origin that asks to slow down is not asked by every host.
-            BySeeds::Refused(error) if !proven || !error.is_of_access() => return Err(error),
-            BySeeds::Refused(error) => (false, vec![error.to_string()], Some(error)),
+            BySeeds::Refused(error) => return Err(error),
+            BySeeds::NotOpened { patient, troubles } => (patient, troubles),
         };
         if !proven {
             return Err(FetchError::Unproven { name: source.to_string() });
         }
         let alone = context.options.role == Role::Node;
-        // Others that are refused by the same seeds would ask the origin, too.
-        if alone && refused.is_none() {
+        if alone {
             let found = self.open_by_nodes(&source, caller, patient, &mut troubles).await?;
             match found {
                 Settled::Transfer(transfer) => {
@@ -104,10 +101,7 @@ impl Swarms {
         }
         let transfer = match context.options.role {
             Role::Seed => self.open_on_a_seed(&source, caller).await?,
-            _ => self.lead(&source, caller, patient).await.map_err(|error| match refused {
-                Some(refused) if !error.is_final() => refused,
-                _ => error,
-            })?,
+            _ => self.lead(&source, caller, patient).await?,
         };
         self.check_given(&transfer, &source).await?;
         if alone && transfer.lead() == Lead::Me {
