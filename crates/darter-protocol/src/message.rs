@@ -269,7 +269,7 @@ pub enum Message {
     /// Agent → agent: tell me nodes that you know, so that I find others when no seed is left. Answered by
     /// [`Message::Peers`].
     AskPeers,
-    /// Agent → agent: nodes that are connected to the sender or were a short time ago, at most [`MAX_PEERS_TOLD`].
+    /// Agent → agent: nodes that are connected to the sender or were a short time ago, at most [`MAX_PEERS_TOLD`](crate::MAX_PEERS_TOLD).
     /// Answers [`Message::AskPeers`].
     Peers {
         /// The nodes.
@@ -342,7 +342,7 @@ pub enum Message {
     },
     /// Node → seeds, when it is connected to several: these are they. So seeds get to know each other.
     Seeds {
-        /// The seeds that the sender is connected to, at most [`MAX_PEERS_TOLD`].
+        /// The seeds that the sender is connected to, at most [`MAX_PEERS_TOLD`](crate::MAX_PEERS_TOLD).
         seeds: Vec<PeerInfo>,
     },
     /// Node → node: as [`Message::AskRegistry`], from an asker that would show the registry a login of its own. A node that has
@@ -372,7 +372,7 @@ pub enum Message {
         blob: BlobId,
         /// The piece that the first of `hashes` belongs to.
         from: u32,
-        /// Hashes of consecutive pieces, all in one [`block_of`] them.
+        /// Hashes of consecutive pieces, all in one [`block_of`](darter_core::proof::block_of) them.
         hashes: Vec<PieceHash>,
         /// The lead's word for just these.
         proof: Option<Proof>,
@@ -384,7 +384,7 @@ pub enum Message {
         blob: BlobId,
         /// True if that is everything.
         everything: bool,
-        /// The pieces that readers wait for, at most [`MAX_WISHES`] runs.
+        /// The pieces that readers wait for, at most [`MAX_WISHES`](crate::MAX_WISHES) runs.
         wishes: Vec<Wish>,
     },
     /// Member → lead: I can't reach this neighbour. The lead names another one, where there are others.
@@ -399,7 +399,7 @@ pub enum Message {
     Touched {
         /// The blob.
         blob: BlobId,
-        /// The pieces, at most [`MAX_STRETCHES`] runs.
+        /// The pieces, at most [`MAX_STRETCHES`](crate::MAX_STRETCHES) runs.
         pieces: Vec<Stretch>,
     },
     /// Lead → member: the pieces that programs touch first, in this order. Said after [`Message::Joined`], and when much has changed, to agents
@@ -407,7 +407,7 @@ pub enum Message {
     Profile {
         /// The blob.
         blob: BlobId,
-        /// The pieces, at most [`MAX_STRETCHES`] runs.
+        /// The pieces, at most [`MAX_STRETCHES`](crate::MAX_STRETCHES) runs.
         pieces: Vec<Stretch>,
         /// True if the member is to say what its programs touch.
         wants: bool,

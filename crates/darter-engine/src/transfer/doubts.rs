@@ -16,7 +16,7 @@ use crate::let_downs::How;
 const PIECES_AT_A_TIME: u32 = 16;
 
 /// Anybody can say that something is wrong here: of all blobs, one doubted piece is looked at and one whole hashed at a time. So is the metadata of
-/// one layer, which anybody may ask for, and which has to be in memory for that ([`naming`](super::naming)).
+/// one layer, which anybody may ask for, and which has to be in memory for that (`naming`).
 pub struct Rechecks {
     pieces: Semaphore,
     wholes: Semaphore,

@@ -1,7 +1,7 @@
 //! What every mount of an image's layer reads: the superblock in front of the tar and the metadata behind it.
 //!
 //! The kernel mounts one layer after the other, and waits for a few round trips with each. So these parts are read of all layers side by side, before. And they tell whether
-//! the mounted image has a directory otherwise than the unpacked one: see [`inherited`].
+//! the mounted image has a directory otherwise than the unpacked one: see [`inherited()`].
 
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
