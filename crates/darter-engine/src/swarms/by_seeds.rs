@@ -12,7 +12,6 @@ use darter_core::{NodeId, Source, rendezvous};
 
 use super::Swarms;
 use super::access::Caller;
-use super::holders::Answer;
 use super::leading::TELL_WAIT_FROM;
 use super::refused::Refused;
 use crate::error::FetchError;
@@ -29,8 +28,6 @@ pub(super) const PATIENT_SEED_AFTER: Duration = Duration::from_secs(10);
 pub(super) enum BySeeds {
     /// This node follows one, or a node that holds all of it.
     Opened(Arc<Transfer>),
-    /// All that could say so that the origin refuses it.
-    Refused(FetchError),
     /// None is there, or none could.
     NotOpened {
         /// True if the origin is to be tried for long: no seed has done so.
@@ -43,12 +40,6 @@ pub(super) enum BySeeds {
 impl From<Arc<Transfer>> for BySeeds {
     fn from(transfer: Arc<Transfer>) -> Self {
         Self::Opened(transfer)
-    }
-}
-
-impl Answer for BySeeds {
-    fn refusal(&self) -> Option<&FetchError> {
-        if let Self::Refused(error) = self { Some(error) } else { None }
     }
 }
 
@@ -117,7 +108,7 @@ impl Swarms {
                     let is_second = refused.is_some();
                     let refused = refused.get_or_insert(error.said_by(&self.house.fleet.title(seed)));
                     if is_second {
-                        return Ok(BySeeds::Refused(refused.clone()));
+                        return Err(refused.clone());
                     }
                 }
                 Err(Refused::Origin(text)) if context.now().since(asked) > PATIENT_SEED_AFTER => {
@@ -131,7 +122,7 @@ impl Swarms {
                 }
             }
         }
-        Ok(refused.map_or(BySeeds::NotOpened { patient: true, troubles }, BySeeds::Refused))
+        refused.map_or(Ok(BySeeds::NotOpened { patient: true, troubles }), Err)
     }
 
     /// Connected seeds that may be asked, best first. Right after the start, the first connection is waited for a little.

@@ -30,20 +30,10 @@ const LOOK_FOR_HOLDERS_AFTER: Duration = Duration::from_secs(2);
 /// How long a holder may take to let this agent in.
 const HOLDER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An answer to a question for a source, which may be found elsewhere, too.
-pub(super) trait Answer: From<Arc<Transfer>> {
-    /// Why the origin refuses it, if it says so.
-    fn refusal(&self) -> Option<&FetchError> {
-        None
-    }
-}
-
-impl Answer for Arc<Transfer> {}
-
 impl Swarms {
     /// The outcome of `asking`, unless it takes long or meets an origin in trouble and a node that holds all of the source's content is
     /// found meanwhile. `asking` goes on all the same.
-    pub(super) async fn unless_held<T: Answer>(
+    pub(super) async fn unless_held<T: From<Arc<Transfer>>>(
         self: &Arc<Self>,
         source: &Source,
         caller: Caller<'_>,
@@ -119,10 +109,6 @@ impl Swarms {
 }
 
 /// True if the origin is in trouble, so that a holder of all of it may do better.
-fn is_trouble<T: Answer>(answer: &Result<T, FetchError>) -> bool {
-    let error = match answer {
-        Ok(answer) => answer.refusal(),
-        Err(error) => Some(error),
-    };
-    error.is_some_and(FetchError::is_trouble_of_the_origin)
+fn is_trouble<T>(answer: &Result<T, FetchError>) -> bool {
+    answer.as_ref().err().is_some_and(FetchError::is_trouble_of_the_origin)
 }

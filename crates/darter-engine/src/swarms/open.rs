@@ -81,7 +81,6 @@ impl Swarms {
         let caller = Caller { credentials: &credentials, requester, everything };
         let (mut patient, mut troubles) = match self.open_by_seeds(&source, caller, proven).await? {
             BySeeds::Opened(transfer) => return Ok(transfer),
-            BySeeds::Refused(error) => return Err(error),
             BySeeds::NotOpened { patient, troubles } => (patient, troubles),
         };
         if !proven {

@@ -6,7 +6,7 @@ use crate::error::FetchError;
 pub(super) enum Refused {
     /// It is refused here, whoever is asked.
     Final(FetchError),
-    /// The origin refuses it, says the agent that was asked. That is its word: another one, or the origin itself, may say otherwise.
+    /// The origin refuses it, says the agent that was asked. That is its word: another seed may say otherwise.
     Word(FetchError),
     /// The seed could not read the origin.
     Origin(String),
