@@ -7,8 +7,9 @@ use std::path::PathBuf;
 pub const NETWORK: [&str; 5] = ["ip", "tc", "nsenter", "unshare", "mount"];
 /// Programs that build the laboratory's images and serve them.
 pub const IMAGES: [&str; 4] = ["mmdebstrap", "tar", "skopeo", "docker-registry"];
-/// The engines that pull, what they run containers with, and the program that asks mirrors by hand.
-pub const ENGINES: [&str; 8] = ["containerd", "ctr", "runc", "dockerd", "docker", "podman", "conmon", "curl"];
+/// The engines that pull, what they run containers with, the program that asks mirrors by hand, and the one that maps files.
+pub const ENGINES: [&str; 9] =
+    ["containerd", "ctr", "runc", "dockerd", "docker", "podman", "conmon", "curl", "python3"];
 /// Programs that races and measurements need besides [`NETWORK`]: the one that plays the origin, and the one that keeps an agent on a core.
 pub const RACES: [&str; 2] = ["nginx", "taskset"];
 

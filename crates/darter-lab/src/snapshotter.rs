@@ -37,7 +37,11 @@ impl<'host> Snapshotter<'host> {
 
     /// Starts one beside an agent that shows layers in this directory.
     pub fn beside(agent: &Agent<'host>, layers: &Path) -> Result<Self> {
-        let process = agent.process_id().context("the agent runs")?;
+        Self::among(agent, layers, agent.process_id().context("the agent runs")?)
+    }
+
+    /// The same among the mounts of this process, which may outlive the agent.
+    pub fn among(agent: &Agent<'host>, layers: &Path, process: u32) -> Result<Self> {
         Self::begin(agent.host(), agent.data().to_owned(), Some((layers.to_owned(), process)))
     }
 

@@ -40,6 +40,9 @@ pub struct Proxied<'host> {
     socket: PathBuf,
     directory: PathBuf,
     programs: Programs,
+    config: PathBuf,
+    /// The process among whose mounts it runs.
+    beside: u32,
     process: Process,
 }
 
@@ -125,19 +128,24 @@ impl<'host> Proxied<'host> {
             text.replace(&format!("{quote}/etc/containerd/certs.d{quote}"), &format!("{certs:?}"))
         });
         fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
-        let mut command = host.command_beside(beside, programs.path("containerd"));
-        if let Some(programs) = &programs.directory {
-            // It looks for its shim among the system's programs.
-            let path = env::var("PATH").unwrap_or_default();
-            command.env("PATH", format!("{}:{path}", programs.display()));
-        }
-        let process = host.spawn("containerd", command.arg("--config").arg(&config))?;
-        let engine = Self { host, root, socket, directory, programs, process };
-        wait_until("containerd to answer", ENGINE_TIMEOUT, || {
-            let mut version = engine.ctr(&["version"]);
-            Ok(engine.socket.exists() && host.run("ctr-version", &mut version, Duration::from_secs(10)).is_ok())
-        })?;
+        let process = daemon(host, beside, &programs, &config)?;
+        let engine = Self { host, root, socket, directory, programs, config, beside, process };
+        engine.wait_until_ready()?;
         Ok(engine)
+    }
+
+    /// Ends the daemon as a crash would, and starts it again. Containers run on meanwhile.
+    pub fn restart(&mut self) -> Result<()> {
+        self.process.kill();
+        self.process = daemon(self.host, self.beside, &self.programs, &self.config)?;
+        self.wait_until_ready()
+    }
+
+    fn wait_until_ready(&self) -> Result<()> {
+        wait_until("containerd to answer", ENGINE_TIMEOUT, || {
+            let mut version = self.ctr(&["version"]);
+            Ok(self.socket.exists() && self.host.run("ctr-version", &mut version, Duration::from_secs(10)).is_ok())
+        })
     }
 
     /// Major and minor version of the release.
@@ -253,10 +261,21 @@ impl<'host> Proxied<'host> {
     }
 
     fn ctr_of(&self, namespace: &str, arguments: &[&str]) -> Command {
-        let mut command = self.host.command_beside(self.process.id(), self.programs.path("ctr"));
+        let mut command = self.host.command_beside(self.beside, self.programs.path("ctr"));
         command.arg("--address").arg(&self.socket).args(["--namespace", namespace]).args(arguments);
         command
     }
+}
+
+/// Starts the daemon.
+fn daemon(host: &Host, beside: u32, programs: &Programs, config: &Path) -> Result<Process> {
+    let mut command = host.command_beside(beside, programs.path("containerd"));
+    if let Some(programs) = &programs.directory {
+        // It looks for its shim among the system's programs.
+        let path = env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", programs.display()));
+    }
+    host.spawn("containerd", command.arg("--config").arg(config))
 }
 
 fn read_process(file: &Path) -> Result<u32> {

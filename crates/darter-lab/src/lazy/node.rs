@@ -87,18 +87,23 @@ impl<'host> LazyNode<'host> {
 
     /// The process that keeps the directory of layers.
     pub fn keeper(&self) -> Result<Option<u32>> {
-        let wanted = self.layers.display().to_string();
-        for entry in fs::read_dir("/proc").context("list processes")?.flatten() {
-            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            // It may end just now.
-            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let mut words = line.split(|byte| *byte == 0);
-            if words.nth(1) == Some(b"lazy-dir") && words.next() == Some(wanted.as_bytes()) {
-                return Ok(Some(id));
-            }
-        }
-        Ok(None)
+        keeper("lazy-dir", &self.layers)
     }
+}
+
+/// The process that keeps a directory, started with this command of the program.
+pub fn keeper(command: &str, directory: &Path) -> Result<Option<u32>> {
+    let wanted = directory.display().to_string();
+    for entry in fs::read_dir("/proc").context("list processes")?.flatten() {
+        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // It may end just now.
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0);
+        if words.nth(1) == Some(command.as_bytes()) && words.next() == Some(wanted.as_bytes()) {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
 }
 
 /// Starts an agent with a directory of layers among the mounts that a process holds; gives that directory.

@@ -8,17 +8,21 @@
 //! | [`hosts`] | hosts that end, and containerd's namespaces |
 //! | [`loops`] | layers by way of loop devices |
 //! | [`trees`] | images of all kinds, unpacked and mounted, compared |
+//! | [`victims`] | what is read in three ways, and whose processes are killed under it |
 //! | [`stand`] | the node and the image that these start from |
 //! | [`reading`] | every byte of a container's files, read and compared |
+//! | [`mapped`] | the same of files that are mapped |
 
 pub(crate) mod cri;
 pub(crate) mod events;
 pub(crate) mod faults;
 pub(crate) mod hosts;
 pub(crate) mod loops;
+mod mapped;
 mod reading;
 mod stand;
 pub(crate) mod trees;
+mod victims;
 
 use std::fs;
 

@@ -1,9 +1,10 @@
-//! Reads every byte of a container's files, in no order, and compares each with what is known.
+//! Reads every byte of files that may not have come yet, in no order, and compares each with what is known: by reads, by mappings, or both at once.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -15,6 +16,8 @@ use darter_lab::made::drawn;
 use darter_lab::process::wait_until;
 use rustix::io::Errno;
 
+use super::mapped::Mapper;
+
 /// Bytes that are read at a time.
 const BLOCK: u64 = 128 << 10;
 /// Programs that read at a time.
@@ -23,7 +26,7 @@ const READERS: usize = 2;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// How reads fail that can't have their bytes.
-const UNREAD: [Errno; 3] = [Errno::IO, Errno::NOTCONN, Errno::CONNABORTED];
+pub(super) const UNREAD: [Errno; 3] = [Errno::IO, Errno::NOTCONN, Errno::CONNABORTED];
 
 /// A container's files as this process sees them. They are there as long as this value is: the container's program comes out of the same layers,
 /// and may end when these can't be had.
@@ -37,8 +40,18 @@ impl Seen {
     }
 
     fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+        // Programs that this one starts read there, too.
+        PathBuf::from(format!("/proc/{}/fd/{}", process::id(), self.0.as_raw_fd()))
     }
+}
+
+/// How files are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// By reads alone.
+    Read,
+    /// Half of the programs map them.
+    Both,
 }
 
 /// A part of a file.
@@ -76,6 +89,11 @@ pub(super) struct Reading {
 impl Reading {
     /// Starts reading the files in `seen` that are below `truth`; another `number` gives another order.
     pub(super) fn begin(truth: &Path, seen: &Seen, number: u64) -> Result<Self> {
+        Self::begin_by(How::Read, truth, seen, number)
+    }
+
+    /// The same in one way or another.
+    pub(super) fn begin_by(how: How, truth: &Path, seen: &Seen, number: u64) -> Result<Self> {
         let mut blocks = Vec::new();
         list(truth, Path::new(""), &mut blocks)?;
         let count = blocks.len();
@@ -84,9 +102,10 @@ impl Reading {
             blocks.swap(place, (drawn(number << 32 | place as u64) % (place as u64 + 1)) as usize);
         }
         let shared = Arc::new(Shared { left: Mutex::new(blocks), ..Shared::default() });
-        let reader = |_| {
+        let reader = |reader: usize| {
             let (shared, truth, seen) = (Arc::clone(&shared), truth.to_owned(), seen.clone());
-            thread::spawn(move || read_all(&shared, &truth, &seen.path()))
+            let mapper = (how == How::Both && reader % 2 == 1).then(Mapper::default);
+            thread::spawn(move || read_all(&shared, &truth, &seen.path(), mapper))
         };
         let readers = (0..READERS).map(reader).collect();
         Ok(Self { blocks: count, shared, readers })
@@ -108,6 +127,20 @@ impl Reading {
         )?;
         self.outcome()
     }
+
+    /// Ends it before everything was read; an error if a read never ends.
+    pub(super) fn end(self, patience: Duration) -> Result<Outcome> {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        let ended = wait_until("reads that can't have their bytes to end", patience, || {
+            Ok(self.readers.iter().all(JoinHandle::is_finished))
+        });
+        let outcome = self.outcome();
+        if ended.is_err() {
+            // They would be waited for.
+            std::mem::forget(self);
+        }
+        ended.and(outcome)
+    }
 }
 
 impl Drop for Reading {
@@ -122,7 +155,12 @@ impl Drop for Reading {
 
 /// Reads everything once, without an error.
 pub(super) fn read_everything(truth: &Path, seen: &Seen, number: u64, patience: Duration) -> Result<()> {
-    let outcome = Reading::begin(truth, seen, number)?.finish(patience)?;
+    read_everything_by(How::Read, truth, seen, number, patience)
+}
+
+/// The same in one way or another.
+pub(super) fn read_everything_by(how: How, truth: &Path, seen: &Seen, number: u64, patience: Duration) -> Result<()> {
+    let outcome = Reading::begin_by(how, truth, seen, number)?.finish(patience)?;
     ensure!(outcome.errors == 0, "{} reads failed", outcome.errors);
     Ok(())
 }
@@ -152,11 +190,15 @@ impl Block {
     }
 }
 
-fn read_all(shared: &Shared, truth: &Path, seen: &Path) {
+fn read_all(shared: &Shared, truth: &Path, seen: &Path, mut mapper: Option<Mapper>) {
     while !shared.stop.load(Ordering::SeqCst) {
         let Some(block) = shared.left.lock().expect("no reader panics").pop() else { return };
         let expected = block.read(truth).ok().flatten().expect("the truth can be read");
-        match block.read(seen) {
+        let read = match &mut mapper {
+            None => block.read(seen),
+            Some(mapper) => mapper.read(&seen.join(&block.file), block.at, block.length),
+        };
+        match read {
             Ok(Some(bytes)) if bytes == expected => shared.outcome.lock().expect("no reader panics").right += 1,
             Ok(None) => {
                 shared.outcome.lock().expect("no reader panics").errors += 1;

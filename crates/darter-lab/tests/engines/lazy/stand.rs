@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use darter_core::Digest;
 use darter_lab::lazy::LazyNode;
+use darter_lab::lazy::node::keeper;
 use darter_lab::made::{self, USER, Workshop, drawn};
 use darter_lab::process::wait_until;
 use darter_lab::registry::NAME;
@@ -18,6 +19,9 @@ use super::reading::Seen;
 
 /// Where the known files are in the image.
 pub(super) const DATA: &str = "data";
+
+/// The name of the last layer's file, where it is mounted.
+pub(super) const BLOB: &str = "layer";
 
 /// The process of a container that only holds its mounts.
 pub(super) const SLEEP: [&str; 2] = ["/bin/sleep", "100000"];
@@ -38,6 +42,8 @@ pub(super) struct Known {
     pub(super) storage: PathBuf,
     /// What is below [`DATA`].
     pub(super) truth: PathBuf,
+    /// The file of the last layer as the registry has it, in a directory of its own.
+    pub(super) blob: PathBuf,
     _directory: tempfile::TempDir,
 }
 
@@ -66,15 +72,28 @@ impl Known {
         fs::create_dir(&truth).context("make a directory")?;
         fs::rename(at(&format!("small/{DATA}/small")), truth.join("small")).context("move files")?;
         fs::rename(at(&format!("large/{DATA}/large")), truth.join("large")).context("move a file")?;
+        let image = workshop.image("library/known:1", &layers, &config(""))?;
+        let blob = at("blob");
+        fs::create_dir(&blob).context("make a directory")?;
+        let name = layers[2].digest.to_string();
+        let hex = name.split_once(':').context("a digest names its algorithm")?.1;
+        let data = workshop.storage().join("docker/registry/v2/blobs/sha256").join(&hex[..2]).join(hex).join("data");
+        std::os::unix::fs::symlink(data, blob.join(BLOB)).context("make a link")?;
         Ok(Self {
-            image: workshop.image("library/known:1", &layers, &config(""))?,
+            image,
             with_user: workshop.image("library/known:user", &layers, &config(USER))?,
             pause: workshop.image("library/pause:1", &layers[..1], &config(""))?,
             wrong: workshop.image("library/wrong:1", &lie, &config(""))?,
             storage: workshop.storage(),
             truth,
+            blob,
             _directory: directory,
         })
+    }
+
+    /// The address of the last layer at a registry.
+    pub(super) fn blob_url(&self, registry: &str) -> String {
+        format!("http://{registry}/v2/library/known/blobs/{}", self.image.layers[2].digest)
     }
 
     pub(super) fn reference(&self) -> String {
@@ -87,10 +106,12 @@ pub(super) fn data_of(container: u32) -> Result<Seen> {
     Seen::open(Path::new(&format!("/proc/{container}/root/{DATA}")))
 }
 
-pub(super) fn kill_keeper(node: &LazyNode<'_>) -> Result<()> {
-    let keeper = node.keeper()?.context("no process keeps the directory of layers")?;
-    signal(keeper, Signal::KILL)?;
-    wait_until("the keeper to be gone", Duration::from_secs(20), || Ok(node.keeper()? != Some(keeper)))
+/// Ends the process that keeps a directory, which was started with this command of the program, as a crash would.
+pub(super) fn kill_keeper(command: &str, directory: &Path) -> Result<()> {
+    let find = || keeper(command, directory);
+    let Some(id) = find()? else { bail!("no process keeps {}", directory.display()) };
+    signal(id, Signal::KILL)?;
+    wait_until("the keeper to be gone", Duration::from_secs(20), || Ok(find()? != Some(id)))
 }
 
 pub(super) fn signal_agent(node: &LazyNode<'_>, what: Signal) -> Result<()> {
