@@ -118,7 +118,13 @@ impl<'host> Node<'host> {
                 let (agent, layers) = agent_with(host, seed, registry, &anchor, flags)?;
                 let snapshotter = Box::new(Snapshotter::among(&agent, &layers, anchor.id())?);
                 let engine = Proxied::start(host, &Route::mirrored(registry), &snapshotter, anchor.id())?;
-                Self::Snapshotter { engine: Box::new(engine), snapshotter, agent: Box::new(agent), layers, _anchor: anchor }
+                Self::Snapshotter {
+                    engine: Box::new(engine),
+                    snapshotter,
+                    agent: Box::new(agent),
+                    layers,
+                    _anchor: anchor,
+                }
             }
             Way::File => {
                 let anchor = host.hold_mounts()?;
