@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use darter_core::{BlobId, Moment, NodeId};
+use darter_swarm::Guilt;
 use parking_lot::Mutex;
 
 /// How long a node that let this agent down is not followed for the same source.
@@ -28,17 +29,6 @@ const MAX_SEEDS: usize = 16;
 /// Sources that are remembered, at most.
 const MAX_SOURCES: usize = 1024;
 
-/// How sure it is that a node is no lead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum How {
-    /// An honest one may have done that once.
-    Perhaps,
-    /// It said that the origin has another version. An origin may change, but seldom twice while one program opens it.
-    Changed,
-    /// It gave nothing, or took back what it led.
-    Surely,
-}
-
 /// See the module's text.
 #[derive(Debug, Default)]
 pub struct LetDowns(Mutex<HashMap<BlobId, Vec<LetDown>>>);
@@ -53,7 +43,7 @@ struct LetDown {
 
 impl LetDowns {
     /// A node let this agent down. Sources are named as for [`setbacks`](crate::setbacks::key_of).
-    pub(crate) fn note(&self, source: BlobId, by: NodeId, is_seed: bool, how: How, now: Moment) {
+    pub(crate) fn note(&self, source: BlobId, by: NodeId, is_seed: bool, guilt: Guilt, now: Moment) {
         let mut sources = self.0.lock();
         sources.retain(|_, nodes| {
             nodes.retain(|node| now < node.last + PAUSE);
@@ -65,10 +55,10 @@ impl LetDowns {
         let nodes = sources.entry(source).or_default();
         let alike = nodes.iter().filter(|node| node.is_seed == is_seed).count();
         let has_room = alike < if is_seed { MAX_SEEDS } else { 2 * MAX_NODES };
-        let is_sure = how == How::Surely;
+        let is_sure = guilt == Guilt::Sure;
         match nodes.iter_mut().find(|node| node.by == by) {
             Some(node) => {
-                node.is_sure |= how != How::Changed || now < node.last + ONE_OPENING;
+                node.is_sure |= guilt != Guilt::BlamesOrigin || now < node.last + ONE_OPENING;
                 node.last = now;
             }
             None if has_room => nodes.push(LetDown { by, is_seed, last: now, is_sure }),
@@ -112,11 +102,11 @@ mod tests {
     fn who_let_this_agent_down_is_not_followed_for_a_while_and_after_two_nobody_is() {
         let downs = LetDowns::default();
         assert!(!downs.is_any(source(1), at(0)));
-        downs.note(source(1), ONE, false, How::Surely, at(0));
+        downs.note(source(1), ONE, false, Guilt::Sure, at(0));
         let barred = |node, seconds| downs.is_barred(source(1), node, false, at(seconds));
         assert!(barred(ONE, 0) && !barred(OTHER, 0) && downs.is_any(source(1), at(0)));
         assert!(!downs.is_barred(source(2), ONE, false, at(0)), "it is about that source alone");
-        downs.note(source(1), OTHER, false, How::Surely, at(200));
+        downs.note(source(1), OTHER, false, Guilt::Sure, at(200));
         assert!(barred(THIRD, 200) && barred(THIRD, 299), "two are enough");
         let is_seed_barred = |seed| downs.is_barred(source(1), seed, true, at(200));
         assert!(!is_seed_barred(THIRD) && is_seed_barred(ONE), "a seed is barred for itself");
@@ -127,18 +117,18 @@ mod tests {
     #[test]
     fn what_an_honest_node_may_do_once_it_may_not_do_twice() {
         let downs = LetDowns::default();
-        downs.note(source(1), ONE, false, How::Perhaps, at(0));
+        downs.note(source(1), ONE, false, Guilt::Perhaps, at(0));
         assert!(!downs.is_barred(source(1), ONE, false, at(0)) && downs.is_any(source(1), at(0)));
-        downs.note(source(1), ONE, false, How::Perhaps, at(1));
+        downs.note(source(1), ONE, false, Guilt::Perhaps, at(1));
         assert!(downs.is_barred(source(1), ONE, false, at(1)));
     }
 
     #[test]
-    fn an_origin_that_changes_twice_is_no_fault_of_a_lead_that_says_so_unless_it_is_to_one_opening() {
+    fn an_origin_that_changes_or_fails_twice_is_no_fault_of_a_lead_that_says_so_unless_it_is_to_one_opening() {
         for (second, is_barred) in [(1, true), (60, false)] {
             let downs = LetDowns::default();
-            downs.note(source(1), ONE, true, How::Changed, at(0));
-            downs.note(source(1), ONE, true, How::Changed, at(second));
+            downs.note(source(1), ONE, true, Guilt::BlamesOrigin, at(0));
+            downs.note(source(1), ONE, true, Guilt::BlamesOrigin, at(second));
             assert_eq!(downs.is_barred(source(1), ONE, true, at(second)), is_barred);
         }
     }
@@ -146,13 +136,13 @@ mod tests {
     #[test]
     fn seeds_that_let_this_agent_down_bar_no_node_and_nodes_leave_room_for_a_seed() {
         let downs = LetDowns::default();
-        downs.note(source(1), ONE, true, How::Surely, at(0));
-        downs.note(source(1), OTHER, true, How::Surely, at(0));
+        downs.note(source(1), ONE, true, Guilt::Sure, at(0));
+        downs.note(source(1), OTHER, true, Guilt::Sure, at(0));
         assert!(!downs.is_barred(source(1), THIRD, false, at(0)));
         for node in 10..30 {
-            downs.note(source(2), NodeId([node; 16]), false, How::Surely, at(0));
+            downs.note(source(2), NodeId([node; 16]), false, Guilt::Sure, at(0));
         }
-        downs.note(source(2), ONE, true, How::Surely, at(0));
+        downs.note(source(2), ONE, true, Guilt::Sure, at(0));
         assert!(downs.is_barred(source(2), ONE, true, at(0)));
     }
 
@@ -161,7 +151,7 @@ mod tests {
         let downs = LetDowns::default();
         for number in 0..MAX_SOURCES as u32 + 4 {
             for node in 0..40 {
-                downs.note(source(number), NodeId([node; 16]), node % 2 == 0, How::Perhaps, at(1));
+                downs.note(source(number), NodeId([node; 16]), node % 2 == 0, Guilt::Perhaps, at(1));
             }
         }
         let sources = downs.0.lock();

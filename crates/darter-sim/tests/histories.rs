@@ -17,7 +17,7 @@ const HISTORIES: u64 = 1_000;
 const KEPT: [u64; 4] = [530, 532, 2090, 2225];
 
 /// The same of those with a false seed.
-const KEPT_OF_FALSE_SEEDS: [u64; 0] = [];
+const KEPT_OF_FALSE_SEEDS: [u64; 6] = [1903, 2686, 4654, 5742, 5880, 8329];
 
 /// One history in so many is told twice.
 const TOLD_TWICE: u64 = 10;
@@ -113,8 +113,6 @@ fn with_a_false_seed(number: u64) -> Scenario {
     let when = random.below(4) * random.below(1500);
     scenario.events.push((Duration::from_millis(when), Event::Lie { node: SEED, how }));
     rot_only_while_the_seed_leads(&mut scenario.events);
-    // A clock that jumps by as much as a blob may stand still in all ends a transfer, which somebody begins anew: that is not simulated.
-    scenario.events.retain(|(_, what)| !matches!(what, Event::Jump { .. }));
     scenario.origin = Some(scenario.origin.unwrap_or_else(|| random.rate(1, 30)));
     scenario
 }

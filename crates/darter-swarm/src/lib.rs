@@ -68,7 +68,8 @@ pub use phase::{CheckedBy, Course, Phase};
 pub use picker::{OpenRequest, Picker};
 pub use profile::{Ahead, Bounds, Profile, Touches};
 pub use session::{
-    AtPiece, Came, Choice, Desk, Gave, Input, LetIn, Output, ReadsOn, Rejection, Seen, Session, SessionStart, Sought,
+    AtPiece, Came, Choice, Desk, Gave, Guilt, Input, LetIn, Output, ReadsOn, Rejection, Seen, Session, SessionStart,
+    Sought,
 };
 pub use teaching::{MAX_HASHES, Teaching, Telling};
 pub use tuning::Tuning;

@@ -77,6 +77,12 @@ impl Vigil {
         self.excused = self.excused.saturating_add(time).min(most.max(self.excused));
     }
 
+    /// This agent did not run for `time` until now: nobody could give it anything meanwhile.
+    pub fn slept(&mut self, time: Duration, now: Moment) {
+        self.followed = (self.followed + time).min(now);
+        self.moved = (self.moved + time).min(now);
+    }
+
     /// How much of the time since bytes last came does not count.
     pub const fn excused(&self) -> Duration {
         self.excused

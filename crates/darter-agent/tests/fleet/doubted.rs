@@ -36,7 +36,7 @@ async fn a_seed_whose_pieces_were_damaged_hears_of_it_and_gives_right_ones_to_th
     let mut read_of_origin = Vec::new();
     for host in 2..=4 {
         let options = in_memory::options(host, [SEED], dir.path());
-        let node = in_memory::start(host, options, &network, &origin, clock).await;
+        let node = in_memory::start(host, options, &network, origin.clone(), clock).await;
         while node.status().peers.is_empty() {
             sleep(Duration::from_millis(10)).await;
         }

@@ -278,7 +278,7 @@ async fn whatever_a_node_says_that_leads_by_its_own_word_the_others_have_the_rig
             let mut nodes = Vec::new();
             for host in 1..=3 {
                 let options = in_memory::options(host, [LIAR, 1], dir.path());
-                nodes.push(in_memory::start(host, options, &network, &origin, clock).await);
+                nodes.push(in_memory::start(host, options, &network, origin.clone(), clock).await);
             }
             let before = Instant::now();
             let pulls = join_all(nodes.iter().map(|node| read(node, &source)));

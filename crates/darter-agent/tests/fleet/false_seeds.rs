@@ -45,7 +45,7 @@ impl Fleet {
         let clock = Virtual(Instant::now());
         let seed = Options { role: AgentRole::Seed, ..in_memory::options(HONEST, [], dir.path()) };
         let honest = match honest {
-            true => Some(in_memory::start(HONEST, seed, &network, &origin, clock).await),
+            true => Some(in_memory::start(HONEST, seed, &network, origin.clone(), clock).await),
             false => None,
         };
         let mut nodes = Vec::new();
@@ -53,7 +53,7 @@ impl Fleet {
             let join = [LIAR].into_iter().chain(honest.is_some().then_some(HONEST)).chain([1]);
             let options = in_memory::options(host, join, dir.path());
             let options = Options { stall_timeout: STALL_TIMEOUT, verify_whole, ..options };
-            nodes.push(in_memory::start(host, options, &network, &origin, clock).await);
+            nodes.push(in_memory::start(host, options, &network, origin.clone(), clock).await);
         }
         let seeds = 1 + usize::from(honest.is_some());
         while nodes.iter().any(|node| node.status().peers.len() < seeds) {

@@ -1,11 +1,13 @@
-//! Agents over memory and in virtual time: their addresses, their clock, and how one starts.
+//! Agents over memory and in virtual time: their addresses, their clock, their origins, and how one starts.
 
 use std::path::Path;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use darter_agent::{Agent, Options};
-use darter_core::{Clock, Moment};
-use darter_origin::MemOrigin;
+use darter_core::source::Credentials;
+use darter_core::{ByteRange, Clock, Moment, Source, Version};
+use darter_origin::{Body, MemOrigin, Origin, OriginError, Reading, Stat};
 use darter_store::{MemStore, StoreConfig};
 use darter_wire::MemNetwork;
 use tokio::time::Instant;
@@ -26,6 +28,30 @@ impl Clock for Virtual {
     }
 }
 
+/// An origin whose answers come as `body` makes them of the right bytes: later, say, or not to their end.
+pub(crate) struct Altered<F> {
+    pub(crate) origin: MemOrigin,
+    pub(crate) body: F,
+}
+
+#[async_trait]
+impl<F: Fn(Body) -> Body + Send + Sync> Origin for Altered<F> {
+    async fn stat(&self, source: &Source, shown: &Credentials, known: Option<&Version>) -> Result<Stat, OriginError> {
+        self.origin.stat(source, shown, known).await
+    }
+
+    async fn read(
+        &self,
+        source: &Source,
+        shown: &Credentials,
+        range: Option<ByteRange>,
+        expect: Option<&Version>,
+    ) -> Result<Reading, OriginError> {
+        let reading = self.origin.read(source, shown, range, expect).await?;
+        Ok(Reading { body: (self.body)(reading.body), ..reading })
+    }
+}
+
 /// Where the agent of a host listens.
 pub(crate) fn address(host: u8) -> String {
     format!("10.0.0.{host}:7400")
@@ -42,12 +68,12 @@ pub(crate) async fn start(
     host: u8,
     options: Options,
     network: &MemNetwork,
-    origin: &MemOrigin,
+    origin: impl Origin + 'static,
     clock: Virtual,
 ) -> Agent {
     let agent = Agent::builder(options)
         .transport(network.host([10, 0, 0, host]))
-        .origin(origin.clone())
+        .origin(origin)
         .store(MemStore::new(&StoreConfig::new(Arc::new(|| 1))))
         .clock(clock);
     agent.start().await.unwrap()

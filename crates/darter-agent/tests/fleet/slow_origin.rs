@@ -1,21 +1,20 @@
-//! An honest seed whose origin is slow. Agents as they are, over memory and in virtual time.
+//! An honest seed whose origin is slow, or fails. Agents as they are, over memory and in virtual time.
 
+use std::future::ready;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use darter_agent::options::Role;
 use darter_agent::{Agent, Options};
-use darter_core::source::Credentials;
-use darter_core::{ByteRange, Source, Version};
-use darter_origin::{MemOrigin, Origin, OriginError, Reading, Stat};
-use darter_store::{MemStore, StoreConfig};
+use darter_core::{PieceLength, Rate, Source};
+use darter_origin::{Body, ErrorKind, MemOrigin, OriginError};
 use darter_wire::MemNetwork;
 use futures_util::future::join_all;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-use crate::in_memory::{self, Virtual};
+use crate::in_memory::{self, Altered, Virtual};
 use crate::origin::read;
 
 /// For how long nothing may come of what one lead does.
@@ -24,71 +23,76 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Each part of a chunk takes so long. Four parts are no more than a piece.
 const PART: Duration = Duration::from_secs(25);
 
+/// For how long the origin answers 502, in virtual time.
+const OUTAGE: Duration = Duration::from_secs(3);
+
 const SEED: u8 = 8;
 
 const LENGTH: usize = 300_000;
 
-/// An origin that gives its bytes slowly.
-#[derive(Clone)]
-struct Slow(MemOrigin);
-
-#[async_trait]
-impl Origin for Slow {
-    async fn stat(&self, source: &Source, shown: &Credentials, known: Option<&Version>) -> Result<Stat, OriginError> {
-        self.0.stat(source, shown, known).await
-    }
-
-    async fn read(
-        &self,
-        source: &Source,
-        shown: &Credentials,
-        range: Option<ByteRange>,
-        expect: Option<&Version>,
-    ) -> Result<Reading, OriginError> {
-        let mut reading = self.0.read(source, shown, range, expect).await?;
-        let parts = reading.body.flat_map(|chunk| {
-            let mut parts = Vec::new();
-            match chunk {
-                Ok(mut chunk) => {
-                    let most = chunk.len().div_ceil(4);
-                    while !chunk.is_empty() {
-                        parts.push(Ok(chunk.split_to(most.min(chunk.len()))));
-                    }
+/// The same bytes in parts, each after a pause.
+fn slowly(body: Body) -> Body {
+    let parts = body.flat_map(|chunk| {
+        let mut parts = Vec::new();
+        match chunk {
+            Ok(mut chunk) => {
+                let most = chunk.len().div_ceil(4);
+                while !chunk.is_empty() {
+                    parts.push(Ok(chunk.split_to(most.min(chunk.len()))));
                 }
-                Err(error) => parts.push(Err(error)),
             }
-            stream::iter(parts)
-        });
-        let slowly = |part| async move {
-            sleep(PART).await;
-            part
-        };
-        reading.body = parts.then(slowly).boxed();
-        Ok(reading)
+            Err(error) => parts.push(Err(error)),
+        }
+        stream::iter(parts)
+    });
+    let late = |part| async move {
+        sleep(PART).await;
+        part
+    };
+    parts.then(late).boxed()
+}
+
+/// `most` bytes at most, and then an error.
+fn broken_off(mut most: usize, body: Body) -> Body {
+    let some = body.map_ok(move |mut chunk| {
+        let given = chunk.split_to(most.min(chunk.len()));
+        most -= given.len();
+        given
+    });
+    let failure = OriginError::new(ErrorKind::Status(502), "bad gateway");
+    let given = some.take_while(|chunk| ready(chunk.as_ref().is_ok_and(|chunk| !chunk.is_empty())));
+    given.chain(stream::once(ready(Err(failure)))).boxed()
+}
+
+fn content() -> Vec<u8> {
+    (0..LENGTH).map(|at| (at * 31 + at / 251) as u8).collect()
+}
+
+fn file() -> Source {
+    Source::from_url("http://origin.lab/file".parse().unwrap(), &[], None).0
+}
+
+async fn are_connected(nodes: &[Agent]) {
+    while nodes.iter().any(|node| node.status().peers.is_empty()) {
+        sleep(Duration::from_millis(10)).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn nobody_leaves_an_honest_seed_whose_origin_takes_longer_for_a_piece_than_a_blob_may_stand_still() {
-    let content: Vec<u8> = (0..LENGTH).map(|at| (at * 31 + at / 251) as u8).collect();
     let (network, origin, dir) = (MemNetwork::new(), MemOrigin::new(), TempDir::new().unwrap());
-    let (source, _) = Source::from_url("http://origin.lab/file".parse().unwrap(), &[], None);
+    let (content, source) = (content(), file());
     origin.put(&source, content.clone());
     let clock = Virtual(Instant::now());
     let mut agents = Vec::new();
     for host in [SEED, 1, 2, 3] {
         let role = if host == SEED { Role::Seed } else { Role::Node };
         let options = in_memory::options(host, [SEED], dir.path());
-        let agent = Agent::builder(Options { role, stall_timeout: STALL_TIMEOUT, ..options })
-            .transport(network.host([10, 0, 0, host]))
-            .origin(Slow(origin.clone()))
-            .store(MemStore::new(&StoreConfig::new(std::sync::Arc::new(|| 1))))
-            .clock(clock);
-        agents.push(agent.start().await.unwrap());
+        let options = Options { role, stall_timeout: STALL_TIMEOUT, ..options };
+        let origin = Altered { origin: origin.clone(), body: slowly };
+        agents.push(in_memory::start(host, options, &network, origin, clock).await);
     }
-    while agents[1..].iter().any(|node| node.status().peers.is_empty()) {
-        sleep(Duration::from_millis(10)).await;
-    }
+    are_connected(&agents[1..]).await;
     let before = Instant::now();
     for pulled in join_all(agents[1..].iter().map(|node| read(node, &source))).await {
         assert!(pulled.unwrap() == content);
@@ -96,4 +100,42 @@ async fn nobody_leaves_an_honest_seed_whose_origin_takes_longer_for_a_piece_than
     assert!(before.elapsed() > 3 * STALL_TIMEOUT, "the origin is slow");
     assert_eq!(origin.bytes_read(&source), LENGTH as u64, "some left the seed, and read the origin themselves");
     join_all(agents.iter().map(Agent::drain)).await;
+}
+
+/// Nodes used to leave such a seed out for five minutes, and to read the origin past it.
+#[tokio::test(start_paused = true)]
+async fn an_honest_seed_that_gives_up_before_anybody_has_a_piece_is_asked_again() {
+    let (network, dir) = (MemNetwork::new(), TempDir::new().unwrap());
+    let (content, source) = (content(), file());
+    let clock = Virtual(Instant::now());
+    let origins = [MemOrigin::new(), MemOrigin::new()];
+    origins.iter().for_each(|origin| origin.put(&source, content.clone()));
+    let [of_seed, of_nodes] = origins;
+    let seed = Options {
+        role: Role::Seed,
+        origin_patience: OUTAGE * 2 / 3,
+        // The first piece is on its way until the seed has given up.
+        upload_limit: Some(Rate::from_bytes_per_second(20_000).unwrap()),
+        ..in_memory::options(SEED, [], dir.path())
+    };
+    let (began, reads) = (Instant::now(), AtomicUsize::new(0));
+    let failing = move |body| match reads.fetch_add(1, Ordering::Relaxed) {
+        _ if began.elapsed() >= OUTAGE => body,
+        0 => broken_off(PieceLength::for_blob(LENGTH as u64).bytes() as usize, body),
+        _ => broken_off(0, body),
+    };
+    let failing = Altered { origin: of_seed.clone(), body: failing };
+    let seed = in_memory::start(SEED, seed, &network, failing, clock).await;
+    let mut nodes = Vec::new();
+    for host in 1..=3 {
+        let options = in_memory::options(host, [SEED], dir.path());
+        nodes.push(in_memory::start(host, options, &network, of_nodes.clone(), clock).await);
+    }
+    are_connected(&nodes).await;
+    for pulled in join_all(nodes.iter().map(|node| read(node, &source))).await {
+        assert!(pulled.unwrap() == content);
+    }
+    assert!(of_seed.bytes_read(&source) > LENGTH as u64, "it gave up");
+    assert_eq!(of_nodes.bytes_read(&source), 0, "some read past the seed");
+    join_all(nodes.iter().chain([&seed]).map(Agent::drain)).await;
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{Manifest, NodeId, Source};
 use darter_origin::Requester;
+use darter_swarm::Guilt;
 use darter_wire::{Held, Message};
 
 use super::Swarms;
@@ -12,7 +13,6 @@ use super::access::Caller;
 use super::refused::Refused;
 use crate::error::FetchError;
 use crate::joins::{Asked, Entered, Joined, NotJoined, WAITING_EVERY};
-use crate::let_downs::How;
 use crate::setbacks::key_of;
 use crate::transfer::dissolve::told_wrong;
 use crate::transfer::{Beginning, Transfer};
@@ -99,7 +99,7 @@ impl Swarms {
             _ => false,
         };
         if is_made_up {
-            context.let_downs.note(key, seed, is_seed, How::Surely, context.now());
+            context.let_downs.note(key, seed, is_seed, Guilt::Sure, context.now());
         }
         let is_other = is_other || is_made_up;
         if is_other || !is_enough(&answer) {

@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use darter_core::{BlobId, NodeId, Source, in_full};
 use darter_fleet::Fleet;
-use darter_swarm::Input;
+use darter_swarm::{Guilt, Input};
 use darter_wire::Message;
 
 use super::{Lead, Transfer};
 use crate::error::FetchError;
-use crate::let_downs::How;
 use crate::setbacks::{Culprit, key_of};
 
 impl Transfer {
@@ -49,7 +48,7 @@ impl Transfer {
         }
         if let Some(lead) = culprit.said_by {
             // An honest one may be deceived once.
-            self.let_down_by(lead, How::Perhaps);
+            self.let_down_by(lead, Guilt::Perhaps);
         }
         tracing::warn!(blob = %blob.short(), error = %in_full(&error), "dissolving a swarm");
         let stored = Arc::clone(&self.stored);

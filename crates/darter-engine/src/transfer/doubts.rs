@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use darter_core::{Digest, NodeId, PieceIndex, in_full};
 use darter_store::StoreError;
+use darter_swarm::Guilt;
 use darter_wire::{Capabilities, Message};
 use tokio::sync::Semaphore;
 
 use super::{Lead, Transfer};
 use crate::error::FetchError;
-use crate::let_downs::How;
 
 /// Pieces that are hashed before others may use the disk, and before it is asked whether anybody still wants to know.
 const PIECES_AT_A_TIME: u32 = 16;
@@ -112,7 +112,7 @@ impl Transfer {
     /// followed. Returns the error with its name.
     pub(super) fn doubt_last_lead(&self, error: FetchError) -> FetchError {
         let Some(lead) = self.state().session.leadership().last_followed() else { return error };
-        self.let_down_by(lead, How::Perhaps);
+        self.let_down_by(lead, Guilt::Perhaps);
         match error {
             FetchError::Origin(mut failure) => {
                 failure.text = format!("{}; {} vouched for other bytes", failure.text, self.fleet.title(lead));

@@ -6,12 +6,11 @@ use std::time::Duration;
 
 use darter_core::Moment;
 use darter_fleet::data::Ask;
-use darter_swarm::{Input, Output};
+use darter_swarm::{Guilt, Input, Output};
 use darter_wire::Message;
 
 use super::{Lead, Transfer, TransferState};
 use crate::error::FetchError;
-use crate::let_downs::How;
 
 /// How often requests under way are looked at for progress.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(200);
@@ -111,10 +110,9 @@ impl Transfer {
             Output::Seek(step) => self.seek(step),
             Output::Return(seed) => self.return_to(seed),
             Output::LeadLost { lead, loss, lets_down, why } => self.lead_lost(lead, loss, lets_down, &why),
-            Output::StartOver { lead, surely, reason } => {
-                let how = if surely { How::Surely } else { How::Perhaps };
+            Output::StartOver { lead, guilt, reason } => {
                 let starting = Arc::clone(self);
-                self.tasks.spawn(async move { starting.start_over_without(lead, how, reason).await });
+                self.tasks.spawn(async move { starting.start_over_without(lead, guilt, reason).await });
             }
             Output::EndTrust { reason } => self.end_trust(&reason),
             Output::EndStalled => self.end_stalled(),
@@ -125,7 +123,7 @@ impl Transfer {
                 self.note(format!("{} sent a wrong piece {piece}; not asked any more", peer.short()));
                 self.tell_giver(peer, piece);
                 if led {
-                    self.let_down_by(peer, How::Surely);
+                    self.let_down_by(peer, Guilt::Sure);
                 }
             }
             Output::Reported { peer, put_aside } => {
@@ -142,7 +140,7 @@ impl Transfer {
             Output::Superseded { by, failure } => {
                 // An honest seed says so each time; one that never gives anything may say it for ever.
                 if !self.fleet.is_seed(by) || self.stored.held().is_empty() {
-                    self.let_down_by(by, How::Changed);
+                    self.let_down_by(by, Guilt::BlamesOrigin);
                 }
                 self.superseded(failure);
             }
@@ -151,7 +149,7 @@ impl Transfer {
                 if let Lead::Node(lead) = self.lead()
                     && self.stored.held().is_empty()
                 {
-                    self.let_down_by(lead, How::Perhaps);
+                    self.let_down_by(lead, Guilt::Perhaps);
                 }
                 self.throw_away(FetchError::Withdrawn { blob: self.blob, reason });
             }

@@ -9,11 +9,10 @@ use std::time::Duration;
 use darter_api::Role;
 use darter_core::NodeId;
 use darter_swarm::leadership::JOIN_TIMEOUT;
-use darter_swarm::{Input, Loss, Sought, Start, Step};
+use darter_swarm::{Guilt, Input, Loss, Sought, Start, Step};
 
 use super::{Outcome, Transfer};
 use crate::error::FetchError;
-use crate::let_downs::How;
 
 impl Transfer {
     /// The lead is gone, gave up, or does not answer: another is found.
@@ -27,7 +26,7 @@ impl Transfer {
             tracing::warn!(blob = %self.blob.short(), why, "leaving a lead");
         }
         if lets_down {
-            self.let_down_by(lead, if loss == Loss::Mute { How::Surely } else { How::Perhaps });
+            self.let_down_by(lead, if loss == Loss::Mute { Guilt::Sure } else { Guilt::Perhaps });
         }
         self.note(format!("lost the lead {} ({why})", self.fleet.address(lead)));
     }

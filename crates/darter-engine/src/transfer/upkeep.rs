@@ -14,11 +14,10 @@ use std::time::Duration;
 
 use darter_core::{Moment, NodeId, PieceSet, in_full};
 use darter_swarm::session::LOOK_EVERY;
-use darter_swarm::{Input, Seen};
+use darter_swarm::{Guilt, Input, Seen};
 
 use super::{Lead, Transfer, TransferState};
 use crate::error::FetchError;
-use crate::let_downs::How;
 
 impl Transfer {
     /// The facts that the session is told about once a second while something is lacking.
@@ -39,16 +38,16 @@ impl Transfer {
     }
 
     /// An agent that leads this transfer lets this one down.
-    pub(super) fn let_down_by(&self, lead: NodeId, how: How) {
+    pub(super) fn let_down_by(&self, lead: NodeId, guilt: Guilt) {
         // One whose connection is gone was the last that was followed.
         let is_seed = self.fleet.is_seed(lead) || self.state().session.has_left_seed(lead);
-        self.context.let_downs.note(self.setback_key(), lead, is_seed, how, self.context.now());
+        self.context.let_downs.note(self.setback_key(), lead, is_seed, guilt, self.context.now());
     }
 
     /// Throws away what an agent said of this blob that let this one down as its lead. Readers that wait are given what the next try
     /// brings.
-    pub(super) async fn start_over_without(self: &Arc<Self>, lead: NodeId, how: How, reason: String) {
-        self.let_down_by(lead, how);
+    pub(super) async fn start_over_without(self: &Arc<Self>, lead: NodeId, guilt: Guilt, reason: String) {
+        self.let_down_by(lead, guilt);
         let error = self.stalled_at(lead).unwrap_or(FetchError::Withdrawn { blob: self.blob, reason });
         let dissolves = {
             let mut state = self.state();

@@ -4,7 +4,7 @@ use darter_core::{Moment, NodeId};
 use darter_protocol::{Failure, FailureKind, Message, PeerInfo, Refusal, Wanted};
 
 use super::seeking::Lost;
-use super::{Input, Meeting, Output, Session};
+use super::{Guilt, Input, Meeting, Output, Session};
 use crate::{Event, Facts, Leader, Loss, RequestId, Start};
 
 /// With so many outputs to be carried out, reports of others are not heard: they can be repeated for ever.
@@ -210,7 +210,7 @@ impl Session {
             Message::Whole { verdict, .. } if is_lead => self.told_verdict(verdict),
             Message::Dissolved { reason, .. } if is_lead => self.outputs.push(match facts.is_seed(by) {
                 true => Output::Dissolve { reason: format!("{reason}, says seed {}", facts.address(by)) },
-                false => Output::StartOver { lead: by, surely: true, reason },
+                false => Output::StartOver { lead: by, guilt: Guilt::Sure, reason },
             }),
             Message::Failed { failure, .. } if is_lead => return self.given_up(by, failure, facts, now),
             // A lead that throws the blob away refuses requests for its pieces, and may be given up for that before it says why.

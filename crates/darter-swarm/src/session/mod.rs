@@ -69,7 +69,7 @@ pub use self::input::{Desk, Input, LetIn};
 use self::neighbours::Meeting;
 use self::origin::Origin;
 pub use self::origin::{AtPiece, Gave, ReadsOn};
-pub use self::output::Output;
+pub use self::output::{Guilt, Output};
 pub use self::pieces::Came;
 use self::resting::Pause;
 pub use self::seeking::Sought;

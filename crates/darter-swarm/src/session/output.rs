@@ -6,6 +6,17 @@ use darter_protocol::{Failure, Message, PeerInfo, Wanted};
 use super::Rejection;
 use crate::{Loss, OriginReader, OriginRun, RequestId, Step, Widening};
 
+/// How sure it is that an agent that led is not to be followed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guilt {
+    /// An honest agent may have done that once.
+    Perhaps,
+    /// The agent blames the origin. An origin may change or fail, but seldom twice while one program opens it.
+    BlamesOrigin,
+    /// The agent gave nothing, or took back what it led: no honest one does.
+    Sure,
+}
+
 /// Something to be done by whoever drives a session, in the order in which it is given.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "most are messages, and each is moved once")]
@@ -95,8 +106,8 @@ pub enum Output {
     StartOver {
         /// The node.
         lead: NodeId,
-        /// True if no honest node would have done so.
-        surely: bool,
+        /// What that says of the node.
+        guilt: Guilt,
         /// Why, for people.
         reason: String,
     },

@@ -10,7 +10,7 @@
 use darter_core::{Moment, NodeId};
 use darter_protocol::{Message, PeerInfo};
 
-use super::{Output, Session};
+use super::{Guilt, Output, Session};
 use crate::{Facts, Found, Leader, Loss, Phase, Step};
 
 /// How a step of the search for a lead ended.
@@ -37,7 +37,7 @@ pub(super) struct Lost {
     pub(super) loss: Loss,
     /// True if it was followed in vain.
     pub(super) in_vain: bool,
-    /// True if it said itself that it can't go on.
+    /// True if it is a seed that said itself that it can't go on.
     pub(super) is_given_up: bool,
 }
 
@@ -144,7 +144,12 @@ impl Session {
         });
         if is_hearsay {
             // A transfer that goes on by those hashes might never end.
-            self.outputs.push(Output::StartOver { lead, surely: loss == Loss::Mute || is_given_up, reason: why });
+            let guilt = match loss {
+                Loss::Mute => Guilt::Sure,
+                _ if is_given_up => Guilt::BlamesOrigin,
+                _ => Guilt::Perhaps,
+            };
+            self.outputs.push(Output::StartOver { lead, guilt, reason: why });
         } else if facts.is_on_trust() {
             self.outputs.push(Output::EndTrust { reason: why });
         } else {

@@ -17,6 +17,9 @@ use crate::{Awaited, Facts, Leader, Loss, Phase, Vigil};
 /// How often a session that lacks something is looked at.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// An agent that has not looked for longer was stopped, or its host slept: that time counts for nobody's silence.
+const MAX_UNSEEN: Duration = Duration::from_secs(3);
+
 /// So many times as long as of one lead nothing may come of several, one after the other.
 const MAX_STALLS: u32 = 4;
 
@@ -56,10 +59,14 @@ impl Session {
             (self.watch, self.vigil) = (Unattended::new(now), Vigil::new(now));
             return;
         }
-        if now < self.watch.looked + LOOK_EVERY {
+        let unseen = now.since(self.watch.looked);
+        if unseen < LOOK_EVERY {
             return;
         }
         self.watch.looked = now;
+        if unseen > MAX_UNSEEN {
+            self.vigil.slept(unseen - LOOK_EVERY, now);
+        }
         if seen.is_idle {
             self.vigil.moved(now);
         }

@@ -44,7 +44,7 @@ async fn start(World { above, network, origin, clock, dir }: &World, host: u8) -
         upload_limit: Rate::from_bytes_per_second(BYTES_PER_SECOND),
         ..in_memory::options(host, [SEED], dir.path())
     };
-    in_memory::start(host, options, network, origin, *clock).await
+    in_memory::start(host, options, network, origin.clone(), *clock).await
 }
 
 /// The result of a pull.

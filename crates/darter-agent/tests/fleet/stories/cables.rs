@@ -14,10 +14,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Buf as _, BytesMut};
-use darter_core::source::Credentials;
-use darter_core::{BlobId, ByteRange, PieceIndex, PieceSet, Source, Version};
-use darter_origin::{MemOrigin, Origin, OriginError, Reading, Stat};
+use bytes::{Buf as _, Bytes, BytesMut};
+use darter_core::{BlobId, PieceIndex, PieceSet};
+use darter_origin::{Body, MemOrigin, Origin, OriginError};
 use darter_protocol::data::{HEADER_LENGTH, Header};
 use darter_protocol::frame::{self, Frame};
 use darter_scenario::Lie;
@@ -27,6 +26,8 @@ use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::in_memory::Altered;
 
 /// For how long a cable is a connection's in its turn, in seconds; bytes are no less than a packet's.
 const TURN: f64 = 0.002;
@@ -110,8 +111,22 @@ impl Cables {
     }
 
     /// Makes an origin behind a cable of its own, as the host at `ip` sees it.
-    pub(crate) fn to_origin(&self, ip: impl Into<IpAddr>, origin: MemOrigin) -> CableOrigin {
-        CableOrigin { cables: self.clone(), ip: ip.into(), origin }
+    pub(crate) fn to_origin(&self, ip: IpAddr, origin: MemOrigin) -> impl Origin + use<> {
+        let cables = self.clone();
+        let carried = move |body: Body| {
+            let cables = cables.clone();
+            let carry = move |chunk: Result<Bytes, OriginError>| {
+                let cables = cables.clone();
+                async move {
+                    let bytes = chunk.as_ref().map_or(0, Bytes::len);
+                    cables.carry(ORIGIN, Direction::Up, bytes).await;
+                    cables.carry(ip, Direction::Down, bytes).await;
+                    chunk
+                }
+            };
+            body.then(carry).boxed()
+        };
+        Altered { origin, body: carried }
     }
 
     /// Waits until bytes are through a host's cable.
@@ -246,49 +261,8 @@ impl Over {
     }
 }
 
-/// An origin as a host reaches it: over the origin's cable, and its own.
-pub(crate) struct CableOrigin {
-    cables: Cables,
-    ip: IpAddr,
-    origin: MemOrigin,
-}
-
 /// Where the origin stands.
 pub(crate) const ORIGIN: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 1, 1));
-
-#[async_trait]
-impl Origin for CableOrigin {
-    async fn stat(
-        &self,
-        source: &Source,
-        credentials: &Credentials,
-        known: Option<&Version>,
-    ) -> Result<Stat, OriginError> {
-        self.origin.stat(source, credentials, known).await
-    }
-
-    async fn read(
-        &self,
-        source: &Source,
-        credentials: &Credentials,
-        range: Option<ByteRange>,
-        expect: Option<&Version>,
-    ) -> Result<Reading, OriginError> {
-        let mut reading = self.origin.read(source, credentials, range, expect).await?;
-        let (cables, ip) = (self.cables.clone(), self.ip);
-        let carried = reading.body.then(move |chunk| {
-            let cables = cables.clone();
-            async move {
-                let bytes = chunk.as_ref().map_or(0, bytes::Bytes::len);
-                cables.carry(ORIGIN, Direction::Up, bytes).await;
-                cables.carry(ip, Direction::Down, bytes).await;
-                chunk
-            }
-        });
-        reading.body = carried.boxed();
-        Ok(reading)
-    }
-}
 
 /// A pause of one half of a connection.
 #[derive(Default)]

@@ -3,7 +3,7 @@
 use darter_protocol::{Failure, FailureKind};
 
 use super::*;
-use crate::{Found, Leader, Output};
+use crate::{Found, Guilt, Leader, Output};
 
 fn polled(scene: &mut Scene) -> Vec<Output> {
     scene.now = scene.now + Duration::from_millis(1);
@@ -16,7 +16,7 @@ fn polled(scene: &mut Scene) -> Vec<Output> {
 #[derive(Debug, PartialEq, Eq)]
 enum Follows {
     Search,
-    NewBeginning { surely: bool },
+    NewBeginning(Guilt),
     EndOfTrust,
     Nothing,
 }
@@ -27,7 +27,7 @@ fn follows(scene: &mut Scene) -> Follows {
     let is = |it: &&Output| matches!(it, Output::Seek(_) | Output::StartOver { .. } | Output::EndTrust { .. });
     match after.find(is) {
         Some(Output::Seek(_)) => Follows::Search,
-        Some(Output::StartOver { surely, .. }) => Follows::NewBeginning { surely: *surely },
+        Some(Output::StartOver { guilt, .. }) => Follows::NewBeginning(*guilt),
         Some(_) => Follows::EndOfTrust,
         None => Follows::Nothing,
     }
@@ -44,8 +44,8 @@ fn what_a_node_said_is_thrown_away_with_it_if_nothing_ever_bore_it_out() {
     };
     let nothing = |_: &mut Scene| {};
     let has_a_piece = |scene: &mut Scene| scene.stores(0, Some(9));
-    assert_eq!(lost(9, Loss::Failed, nothing), Follows::NewBeginning { surely: false });
-    assert_eq!(lost(9, Loss::Mute, nothing), Follows::NewBeginning { surely: true });
+    assert_eq!(lost(9, Loss::Failed, nothing), Follows::NewBeginning(Guilt::Perhaps));
+    assert_eq!(lost(9, Loss::Mute, nothing), Follows::NewBeginning(Guilt::Sure));
     assert_eq!(lost(9, Loss::Forgot, nothing), Follows::Search, "it says nothing of the content");
     assert_eq!(lost(100, Loss::Failed, nothing), Follows::Search, "a seed is believed");
     for loss in [Loss::Failed, Loss::Mute] {
@@ -145,10 +145,10 @@ fn hashes_of_a_seed_that_gives_up_before_anybody_has_a_piece_go_with_it() {
         scene.hears(Input::Said { by: node(100), message: Message::Failed { blob: BLOB, failure } });
         follows(&mut scene)
     };
-    assert_eq!(given_up(|_| {}), Follows::NewBeginning { surely: true });
+    assert_eq!(given_up(|_| {}), Follows::NewBeginning(Guilt::BlamesOrigin), "its origin may be away");
     assert_eq!(given_up(|scene| scene.stores(0, Some(100))), Follows::Search);
     assert_eq!(given_up(|scene| scene.met_by(2, &[3])), Follows::Search, "a neighbour has one that it has checked");
-    assert_eq!(given_up(|scene| scene.met_by(2, &[])), Follows::NewBeginning { surely: true });
+    assert_eq!(given_up(|scene| scene.met_by(2, &[])), Follows::NewBeginning(Guilt::BlamesOrigin));
 }
 
 #[test]
@@ -191,5 +191,5 @@ fn what_a_lead_says_at_its_end_is_believed_of_a_seed_and_held_against_a_node() {
     let reason = "it is wrong".to_owned();
     let named = format!("{reason}, says seed host-100:7400");
     assert_eq!(thrown_away(100), Some(Output::Dissolve { reason: named }));
-    assert_eq!(thrown_away(9), Some(Output::StartOver { lead: node(9), surely: true, reason }));
+    assert_eq!(thrown_away(9), Some(Output::StartOver { lead: node(9), guilt: Guilt::Sure, reason }));
 }

@@ -126,3 +126,20 @@ fn a_lead_that_gives_what_is_here_over_and_over_is_left() {
     assert!(!gives(&mut scene, 9, 63) && !gives(&mut scene, 1, 1000), "others are asked by name");
     assert!(gives(&mut scene, 9, 1));
 }
+
+#[test]
+fn time_in_which_this_agent_did_not_run_is_held_against_nobody() {
+    let stall = Some(Duration::from_secs(30));
+    for lead in [9, 100] {
+        let mut scene = Scene::new();
+        scene.follows(lead, &[]);
+        scene.stores(0, None);
+        assert_eq!(seen_to(&mut scene, Seen { stall, ..SEEN }, 20), None);
+        for _ in 0..4 {
+            scene.now = scene.now + Duration::from_secs(3600);
+            assert_eq!(seen_to(&mut scene, Seen { stall, ..SEEN }, 1), None, "its host slept, and is just awake");
+        }
+        let (second, output) = seen_to(&mut scene, Seen { stall, ..SEEN }, 60).expect("what it had waited counts");
+        assert!(matches!(output, Output::LeadLost { .. }) && second < 10, "{second}: {output:?}");
+    }
+}
