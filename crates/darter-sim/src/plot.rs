@@ -54,7 +54,13 @@ pub fn prefixes(report: &Report, scenario: &Scenario) -> String {
         };
         let shown = (1..scenario.nodes.len()).take(MAX_CURVES);
         let bound = scenario.least_time().as_secs_f64();
-        Panel { title: title.to_owned(), size: scenario.bytes(), bound, curves: shown.map(curve).collect() }
+        Panel {
+            title: title.to_owned(),
+            size: scenario.bytes(),
+            bound,
+            curves: shown.map(curve).collect(),
+            marks: Vec::new(),
+        }
     };
     darter_plot::svg(&[
         panel("received", |(held, _)| *held),

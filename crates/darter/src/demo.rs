@@ -10,6 +10,7 @@
 //! | `demo/container.rs` | a node that runs a container of an image before it has come (`--lazy`, as root) |
 //! | `demo/image.rs` | that image |
 //! | `demo/lazy.rs` | a node that opens a large file before it has come (`--lazy` elsewhere) |
+//! | `demo/arriving.rs` | what has come of it over time, for `--plot` |
 //! | `demo/picture.rs` | who holds what, live |
 //! | `demo/finish.rs` | how one download ended |
 //! | `demo/result.rs` | what it came to, in numbers and in a sentence |
@@ -17,6 +18,7 @@
 //! Nothing here is a special path: the nodes are this program, told by flags what anybody could tell them, and the
 //! clock stops when the last byte has left a node's socket. The demo itself hashes every download.
 
+mod arriving;
 mod container;
 mod content;
 mod finish;
@@ -110,6 +112,9 @@ enum Shown {
 }
 
 async fn show_either(args: &DemoArgs, room: &Path) -> anyhow::Result<Shown> {
+    if let Some(file) = &args.plot {
+        may_draw(file)?;
+    }
     if args.lazy {
         // A file that was given is shown as a file.
         let why = match (container::runtime(), &args.content) {
@@ -125,16 +130,28 @@ async fn show_either(args: &DemoArgs, room: &Path) -> anyhow::Result<Shown> {
     show(args, room).await.map(Box::new).map(Shown::Swarm)
 }
 
-async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<Outcome> {
-    if let Some(file) = &args.plot {
-        // The error of a picture that could not be written; an old picture stays until the new one is drawn.
-        let is_new = !file.exists();
-        let opened = std::fs::OpenOptions::new().append(true).create(true).open(file);
-        opened.with_context(|| format!("can't write {}", file.display()))?;
-        if is_new {
-            let _ = std::fs::remove_file(file);
-        }
+/// The error of a picture that could not be written, before anything runs; an old picture stays until the new one is drawn.
+fn may_draw(file: &Path) -> anyhow::Result<()> {
+    let is_new = !file.exists();
+    let opened = std::fs::OpenOptions::new().append(true).create(true).open(file);
+    opened.with_context(|| format!("can't write {}", file.display()))?;
+    if is_new {
+        let _ = std::fs::remove_file(file);
     }
+    Ok(())
+}
+
+/// Draws `panels` into the file that `--plot` names, if it does.
+fn draw(args: &DemoArgs, panels: impl FnOnce() -> Vec<Panel>) -> anyhow::Result<()> {
+    let Some(file) = &args.plot else { return Ok(()) };
+    std::fs::write(file, darter_plot::svg(&panels())).with_context(|| format!("can't write {}", file.display()))?;
+    if !args.json {
+        output::complain(&format!("\ndrew {}", file.display()));
+    }
+    Ok(())
+}
+
+async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<Outcome> {
     let rate = args.rate.unwrap_or_else(rate_for_this_machine);
     let content = Arc::new(match &args.content {
         None => Content::generated(args.size.unwrap_or(rate.bytes_per_second() * BOUND_SECONDS)),
@@ -168,22 +185,19 @@ async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<Outcome> {
         None
     };
     let outcome = Outcome::new(args.nodes, rate, content.length(), digest, &swarm, plain.as_ref());
-    if let Some(file) = &args.plot {
-        let drawn = plot(&outcome, swarm, plain);
-        std::fs::write(file, drawn).with_context(|| format!("can't write {}", file.display()))?;
-        say(format!("\ndrew {}", file.display()));
-    }
+    draw(args, || panels(&outcome, swarm, plain))?;
     Ok(outcome)
 }
 
 /// Both runs over time, one below the other.
-fn plot(outcome: &Outcome, swarm: SwarmRun, plain: Option<PlainRun>) -> String {
-    let panel = |title: String, curves| Panel { title, size: outcome.bytes, bound: outcome.bound, curves };
+fn panels(outcome: &Outcome, swarm: SwarmRun, plain: Option<PlainRun>) -> Vec<Panel> {
+    let panel =
+        |title: String, curves| Panel { title, size: outcome.bytes, bound: outcome.bound, curves, marks: Vec::new() };
     let what =
         format!("{} to {} nodes, {} each way", units::size(outcome.bytes), outcome.nodes, units::rate(outcome.rate));
     let mut panels = vec![panel(format!("Darter: {what}"), swarm.curves)];
     panels.extend(plain.map(|plain| panel(format!("plain downloads: {what}"), plain.curves)));
-    darter_plot::svg(&panels)
+    panels
 }
 
 /// A rate at which this machine can play all parts: the demo is to show links at their limit, not cores.

@@ -62,6 +62,20 @@ async fn took_it_for_a_limit(agent: &Agent, store: &Store) -> bool {
 /// containerd 2.4 read 80 MB at 8 MB/s for each connection in 2.5 s by itself, and in 11 s through an agent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_limits_each_connection_is_read_as_soon_as_directly_by_ranges_and_once() {
+    // The direct reading and ours run one after the other: other processes that come in between make one of them late, and never sooner.
+    let mut ratios = Vec::new();
+    while ratios.len() < 3 {
+        ratios.push(over_direct_ranges().await);
+        // 1.1 on a machine that has nothing else to do.
+        if ratios.last().is_some_and(|ratio| *ratio <= 1.25) {
+            return;
+        }
+    }
+    panic!("{ratios:.2?} times as long as directly");
+}
+
+/// How long a seed and its node take for a blob of a store that limits each connection, in times of what direct ranges take.
+async fn over_direct_ranges() -> f64 {
     const LENGTH: u64 = 80 * MIB;
     let store = Store::start(LENGTH, 8 * MIB, UNLIMITED, Does::Serves).await;
     let direct = store.read_directly(16 * MIB, 8).await;
@@ -86,9 +100,6 @@ async fn a_store_that_limits_each_connection_is_read_as_soon_as_directly_by_rang
     let (_, watched) = tokio::join!(both, tokio::time::timeout(Duration::from_secs(60), watching));
     let took = store.ticks() - before;
     assert!(watched.is_ok(), "status says how many connections read");
-    let ratio = took as f64 / direct as f64;
-    // 1.1 on a machine that has nothing else to do.
-    assert!(ratio <= 1.25, "{took} ticks, {direct} directly: {ratio:.2}");
     let copies = (store.given() - given) as f64 / LENGTH as f64;
     // The end of a stretch that is much slower than the others is taken from its connection, with what it has under way.
     assert!((1.0..1.002).contains(&copies), "{copies:.4} copies");
@@ -97,6 +108,7 @@ async fn a_store_that_limits_each_connection_is_read_as_soon_as_directly_by_rang
     assert!(says(&seed, &store, "going on with 8").await);
     node.drain().await;
     seed.drain().await;
+    took as f64 / direct as f64
 }
 
 /// A server that answers with 307 and the store's address, as registries do; how often it was asked.

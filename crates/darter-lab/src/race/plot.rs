@@ -11,6 +11,7 @@ pub fn svg(rows: &[Row]) -> String {
         size: row.size,
         bound: row.bound,
         curves: row.curves.clone(),
+        marks: Vec::new(),
     };
     darter_plot::svg(&rows.iter().map(panel).collect::<Vec<_>>())
 }

@@ -321,6 +321,8 @@ Examples:
     $ darter demo --quick --plot demo.svg
   A container of an image of 1 GB that has not come; without root, a file of that length:
     # darter demo --lazy
+  The same, drawn as a picture, until all of it has come:
+    # darter demo --lazy --plot lazy.svg
 
 What it does: an origin inside this process gives out a file at a limited rate. One seed and eight nodes, each a \
 process of its own with the same limit for sending and for receiving, fetch it together; then eight plain downloads \
@@ -338,7 +340,7 @@ pub(crate) struct DemoArgs {
     ///
     /// A container takes root, a kernel with EROFS and overlayfs, and runc or crun. Elsewhere, and of a FILE or URL, the node opens the
     /// file and reads it here and there: as root, or with fusermount3.
-    #[arg(long, conflicts_with_all = ["nodes", "plain", "plot"])]
+    #[arg(long, conflicts_with_all = ["nodes", "plain"])]
     pub(crate) lazy: bool,
 
     /// How many nodes
@@ -359,6 +361,8 @@ pub(crate) struct DemoArgs {
     pub(crate) plain: bool,
 
     /// Draw what each node held over time
+    ///
+    /// With --lazy the node fetches all of the image or file for it, while its container runs: at 200 Mbit/s 40 seconds more.
     #[arg(long, value_name = "FILE.svg")]
     pub(crate) plot: Option<PathBuf>,
 

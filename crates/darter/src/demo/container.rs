@@ -8,17 +8,20 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, bail};
 use darter_core::{Clock as _, Rate, SystemClock};
+use darter_mount::Fill;
+use darter_plot::Panel;
 use serde::Serialize;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::Command;
 
+use super::arriving::{Arriving, came, mark_at, until_whole};
 use super::content::Content;
 use super::fleet::{Fleet, Orders, darter, directory};
 use super::image::{DemoImage, FILE, NAME, find};
 use super::lazy::{LENGTH, PLACES};
 use super::origin::DemoOrigin;
-use super::{check_places, check_room, fleet};
+use super::{check_places, check_room, draw, fleet};
 use crate::cli::DemoArgs;
 use crate::{output, units};
 
@@ -84,28 +87,36 @@ pub(super) async fn show(args: &DemoArgs, room: &Path, runtime: &Path) -> anyhow
     let upstream = Some(format!("{REGISTRY}={address}"));
     let fleet = Fleet::start_with(1, &Orders { rate, seed_receives: None, upstream }, room).await?;
     say(format!("an image of {}, which the seed reads first", units::size(bytes)));
-    drop(MountedImage::make(room, "seed").await?);
+    drop(MountedImage::make(room, "seed", Fill::Never).await?);
     say(format!("a node that has nothing of it runs a container of it; its link to the seed has {rate}"));
 
     let clock = SystemClock::start();
     let start = clock.now();
-    let mounted = MountedImage::make(room, "node 1").await?;
+    let node = &fleet.nodes[0].client;
+    let arriving = args.plot.is_some().then(|| Arriving::watch(node.clone(), clock, start));
+    let fill = if arriving.is_some() { Fill::Idle } else { Fill::Never };
+    let mounted = MountedImage::make(room, "node 1", fill).await?;
     let mounted_after = clock.now().since(start);
     let mut container = Container::start(room, runtime, &mounted.dir, &script(length))?;
     let first_line = container.line().await?;
     let first = clock.now().since(start);
-    let came = async || {
-        let traffic = fleet.nodes[0].client.status().await?.traffic;
-        anyhow::Ok(traffic.from_origin + traffic.from_seed + traffic.from_peers)
-    };
-    let first_came = came().await?;
+    let first_came = came(node).await?;
     say(format!("  after {}: {}", units::seconds(first.as_secs_f64()), first_line.trim_end()));
     let said = container.rest().await?;
     let all = clock.now().since(start);
-    let came = came().await?;
+    let came = came(node).await?;
+    let download_seconds = bytes as f64 / rate.bytes_per_second() as f64;
+    let whole = match arriving {
+        None => None,
+        Some(arriving) => {
+            say("  it has ended; the rest of the image comes for the picture".to_owned());
+            until_whole(&mounted.data, download_seconds).await?;
+            Some((clock.now().since(start), arriving.curve()))
+        }
+    };
     drop((container, mounted));
     fleet.stop().await;
-    Ok(ContainerOutcome {
+    let outcome = ContainerOutcome {
         bytes,
         rate: rate.bytes_per_second(),
         mounted_seconds: mounted_after.as_secs_f64(),
@@ -115,8 +126,12 @@ pub(super) async fn show(args: &DemoArgs, room: &Path, runtime: &Path) -> anyhow
         places: PLACES,
         places_right: right(&said, length)?,
         came_bytes: came,
-        download_seconds: bytes as f64 / rate.bytes_per_second() as f64,
-    })
+        download_seconds,
+    };
+    if let Some((whole, curve)) = whole {
+        draw(args, || vec![outcome.panel(whole.as_secs_f64(), curve)])?;
+    }
+    Ok(outcome)
 }
 
 fn places(length: u64) -> impl Iterator<Item = u64> {
@@ -166,6 +181,29 @@ impl ContainerOutcome {
         )
     }
 
+    /// What came over time, until all was here after `whole` seconds.
+    fn panel(&self, whole: f64, curve: Vec<(f64, f64)>) -> Panel {
+        let marks = vec![
+            mark_at(
+                self.first_seconds,
+                &format!("the container speaks; {} have come", units::size(self.first_came_bytes)),
+            ),
+            mark_at(self.all_seconds, &format!("it has read {} places from the beginning to the end", self.places)),
+            mark_at(whole, "all of the image is here"),
+        ];
+        Panel {
+            title: format!(
+                "a container of an image of {} on a node that has nothing, {}",
+                units::size(self.bytes),
+                units::rate(self.rate)
+            ),
+            size: self.bytes,
+            bound: self.download_seconds,
+            curves: vec![curve],
+            marks,
+        }
+    }
+
     /// An error if anything was wrong.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         check_places(self.places_right, self.places)
@@ -179,12 +217,13 @@ struct MountedImage {
 }
 
 impl MountedImage {
-    async fn make(room: &Path, agent: &str) -> anyhow::Result<Self> {
+    async fn make(room: &Path, agent: &str, fill: Fill) -> anyhow::Result<Self> {
         let data = directory(room, agent);
         let dir = data.with_extension("root");
         std::fs::create_dir(&dir).with_context(|| format!("can't make {}", dir.display()))?;
         let mut command = darter()?;
         command.arg("mount").arg(format!("{REGISTRY}/{NAME}")).arg(&dir).arg("--data-dir").arg(&data);
+        command.args(["--fill", &fill.to_string()]);
         let mounted = Self { dir, data };
         let output = command.stdin(Stdio::null()).output().await?;
         if !output.status.success() {

@@ -12,12 +12,15 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use darter_core::{Clock as _, Rate, SystemClock};
+use darter_mount::Fill;
+use darter_plot::Panel;
 use serde::Serialize;
 
+use super::arriving::{Arriving, came, mark_at, until_whole};
 use super::content::Content;
 use super::fleet::{Fleet, darter, directory, unmount};
 use super::origin::DemoOrigin;
-use super::{check_places, check_room, local_copy};
+use super::{check_places, check_room, draw, local_copy};
 use crate::cli::DemoArgs;
 use crate::{output, units};
 
@@ -71,7 +74,10 @@ pub(super) async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<LazyOut
     let fleet = Fleet::start(1, rate, room).await?;
     let clock = SystemClock::start();
     let start = clock.now();
-    let mounted = DemoMount::make(room, origin.url.as_str()).await?;
+    let node = &fleet.nodes[0].client;
+    let arriving = args.plot.is_some().then(|| Arriving::watch(node.clone(), clock, start));
+    let fill = if arriving.is_some() { Fill::Idle } else { Fill::Never };
+    let mounted = DemoMount::make(room, origin.url.as_str(), fill).await?;
     let file = mounted.file.clone();
     let (first, right) = {
         let content = content.clone();
@@ -79,19 +85,31 @@ pub(super) async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<LazyOut
         reading.await?.context("what was mounted can't be read")?
     };
     let all = clock.now().since(start);
-    let traffic = fleet.nodes[0].client.status().await?.traffic;
+    let came = came(node).await?;
+    let download_seconds = content.length() as f64 / rate.bytes_per_second() as f64;
+    let whole = match arriving {
+        None => None,
+        Some(arriving) => {
+            until_whole(&mounted.data, download_seconds).await?;
+            Some((clock.now().since(start), arriving.curve()))
+        }
+    };
     drop(mounted);
     fleet.stop().await;
-    Ok(LazyOutcome {
+    let outcome = LazyOutcome {
         bytes: content.length(),
         rate: rate.bytes_per_second(),
         first_seconds: first.as_secs_f64(),
         all_seconds: all.as_secs_f64(),
         places: PLACES,
         places_right: right,
-        came_bytes: traffic.from_origin + traffic.from_seed + traffic.from_peers,
-        download_seconds: content.length() as f64 / rate.bytes_per_second() as f64,
-    })
+        came_bytes: came,
+        download_seconds,
+    };
+    if let Some((whole, curve)) = whole {
+        draw(args, || vec![outcome.panel(whole.as_secs_f64(), curve)])?;
+    }
+    Ok(outcome)
 }
 
 /// Reads all places; gives the time after the first, and how many were right.
@@ -127,6 +145,18 @@ impl LazyOutcome {
         )
     }
 
+    /// What came over time, until all was here after `whole` seconds.
+    fn panel(&self, whole: f64, curve: Vec<(f64, f64)>) -> Panel {
+        let marks = vec![
+            mark_at(self.first_seconds, "the first page is read"),
+            mark_at(self.all_seconds, &format!("{} places from the beginning to the end are read", self.places)),
+            mark_at(whole, "all of the file is here"),
+        ];
+        let (length, rate) = (units::size(self.bytes), units::rate(self.rate));
+        let title = format!("a file of {length} opened by a node that has nothing, {rate}");
+        Panel { title, size: self.bytes, bound: self.download_seconds, curves: vec![curve], marks }
+    }
+
     /// An error if anything was wrong.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         check_places(self.places_right, self.places)
@@ -141,13 +171,14 @@ struct DemoMount {
 }
 
 impl DemoMount {
-    async fn make(room: &Path, url: &str) -> anyhow::Result<Self> {
+    async fn make(room: &Path, url: &str, fill: Fill) -> anyhow::Result<Self> {
         let dir = room.join("mounted");
         std::fs::create_dir(&dir).with_context(|| format!("can't make {}", dir.display()))?;
         // That of the node, whose socket is there.
         let data = directory(room, "node 1");
         let mut command = darter()?;
         command.args(["mount", url]).arg(&dir).args(["--name", "content", "--data-dir"]).arg(&data);
+        command.args(["--fill", &fill.to_string()]);
         let mounted = Self { file: dir.join("content"), dir, data };
         let output = command.stdin(Stdio::null()).output().await?;
         if !output.status.success() {

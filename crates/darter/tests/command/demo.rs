@@ -36,7 +36,8 @@ fn the_lazy_demo_reads_a_file_that_has_not_come() {
     for place in 0..16 {
         file.write_all_at(&[place as u8 + 1; 4096], (length - 4096) / 15 * place).unwrap();
     }
-    let line = format!("demo {} --lazy --rate 10MB/s --json", room.path("file").display());
+    let (file, picture) = (room.path("file"), room.path("lazy.svg"));
+    let line = format!("demo {} --lazy --rate 50MB/s --json --plot {}", file.display(), picture.display());
     let told = room.run(&line).succeeded().json();
     assert_eq!((&told["places"], &told["places_right"]), (&16.into(), &16.into()));
     let number = |name: &str| told[name].as_f64().unwrap();
@@ -46,6 +47,8 @@ fn the_lazy_demo_reads_a_file_that_has_not_come() {
         number("all_seconds") < number("download_seconds") && number("first_seconds") <= number("all_seconds"),
         "{told}"
     );
+    let drawn = std::fs::read_to_string(picture).unwrap();
+    assert!(drawn.contains("the first page is read") && drawn.contains("all of the file is here"), "{drawn}");
 }
 
 #[test]
