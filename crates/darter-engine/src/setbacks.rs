@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use darter_api::WrongSource;
 use darter_core::source::Credentials;
-use darter_core::{BlobId, Moment, NodeId, Source};
+use darter_core::{BlobId, Digest, Moment, NodeId, Source};
 use parking_lot::Mutex;
 
 use crate::error::FetchError;
@@ -60,6 +60,8 @@ pub(crate) fn key_of(source: &Source, credentials: &Credentials) -> BlobId {
 pub struct Setbacks {
     /// By [`key_of`].
     keys: Mutex<HashMap<BlobId, Setback>>,
+    /// By [`key_of`], the digest that content had last which was not what it should be, and when.
+    came_to: Mutex<HashMap<BlobId, (Digest, Moment)>>,
     sources: Mutex<Vec<WrongSource>>,
 }
 
@@ -87,6 +89,10 @@ impl Setbacks {
         error: &FetchError,
         now: Moment,
     ) -> bool {
+        if let FetchError::WrongDigest { got, .. } = error {
+            // Said of what another agent read: it counts only where this one gets the same.
+            self.came_to_the_same(key, **got, now);
+        }
         let mut setbacks = self.keys.lock();
         setbacks.retain(|_, setback| now < setback.until + REMEMBER_FOR);
         if setbacks.len() >= MAX_SETBACKS && !setbacks.contains_key(&key) {
@@ -138,9 +144,22 @@ impl Setbacks {
         })
     }
 
+    /// Content that was put together of parts has the digest `got` and not its own. True if it had that the last time, too: parts of several
+    /// versions don't come to the same whole twice, so it is what the origin has.
+    pub(crate) fn came_to_the_same(&self, key: BlobId, got: Digest, now: Moment) -> bool {
+        let mut came_to = self.came_to.lock();
+        came_to.retain(|_, (_, at)| now < *at + REMEMBER_FOR);
+        if came_to.len() >= MAX_SETBACKS && !came_to.contains_key(&key) {
+            let oldest = came_to.iter().min_by_key(|(_, (_, at))| *at).map(|(key, _)| *key);
+            oldest.and_then(|oldest| came_to.remove(&oldest));
+        }
+        came_to.insert(key, (got, now)).is_some_and(|(before, _)| before == got)
+    }
+
     /// A blob was right after all.
     pub(crate) fn clear(&self, key: BlobId) {
         self.keys.lock().remove(&key);
+        self.came_to.lock().remove(&key);
     }
 
     /// Counts wrong content by who sent it.
@@ -168,8 +187,6 @@ impl Setbacks {
 
 #[cfg(test)]
 mod tests {
-    use darter_core::Digest;
-
     use super::*;
 
     const BLOB: BlobId = BlobId([1; 32]);
@@ -231,6 +248,18 @@ mod tests {
     }
 
     #[test]
+    fn parts_that_come_to_the_same_whole_twice_are_the_origins_content() {
+        let setbacks = Setbacks::default();
+        let came = |key, text: &[u8], seconds| setbacks.came_to_the_same(key, Digest::sha256(text), at(seconds));
+        assert!(!came(BLOB, b"one", 100) && !came(BLOB, b"two", 101), "parts of versions that change");
+        assert!(!came(BlobId([2; 32]), b"two", 101), "of another source");
+        assert!(came(BLOB, b"two", 102) && came(BLOB, b"two", 103));
+        assert!(!came(BLOB, b"two", 104 + REMEMBER_FOR.as_secs()), "a while ago");
+        setbacks.clear(BLOB);
+        assert!(!came(BLOB, b"two", 105 + REMEMBER_FOR.as_secs()), "it was right since");
+    }
+
+    #[test]
     fn the_tables_are_bounded() {
         let setbacks = Setbacks::default();
         for number in 0..2 * MAX_SETBACKS as u32 {
@@ -238,8 +267,9 @@ mod tests {
             id[..4].copy_from_slice(&number.to_be_bytes());
             setbacks.note(BlobId(id), ONE, None, &wrong(), at(u64::from(number)));
             setbacks.blame(&number.to_string(), BlobId(id), number.into());
+            setbacks.came_to_the_same(BlobId(id), Digest::sha256(b""), at(0));
         }
-        assert!(setbacks.keys.lock().len() <= MAX_SETBACKS);
+        assert!(setbacks.keys.lock().len() <= MAX_SETBACKS && setbacks.came_to.lock().len() <= MAX_SETBACKS);
         let sources = setbacks.sources();
         assert_eq!((sources.len(), sources[0].last), (MAX_SOURCES, 2 * MAX_SETBACKS as u64 - 1));
         setbacks.blame("7", BLOB, 9999);

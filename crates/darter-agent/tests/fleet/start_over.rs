@@ -132,6 +132,20 @@ async fn a_version_that_changes_half_way_is_found_and_the_next_one_is_another_bl
     }
 }
 
+/// Put together of parts, it may be of two versions, and is read anew; when it comes to the same once more, it is what the origin has.
+#[tokio::test]
+async fn content_that_is_not_what_its_digest_says_is_called_wrong_though_it_came_in_parts() {
+    let web = Web::start(|seen| {
+        let reply = Reply::ok(&content()).with("etag", "\"1\"");
+        let begins = seen.header("range").is_none_or(|range| range.starts_with("bytes=0-"));
+        if is_read(seen) && begins { reply.cut(700_000) } else { reply }
+    })
+    .await;
+    let fleet = Fleet::start().await;
+    let error = get(&fleet.nodes[0], &web.url("/x"), Some(Digest::sha256(&next_version()))).await.unwrap_err();
+    assert!(matches!(error, FetchError::WrongDigest { .. }), "{error:?}");
+}
+
 // Two servers behind one name, each with tags of its own for the same file.
 #[tokio::test]
 async fn with_a_tag_for_each_replica() {

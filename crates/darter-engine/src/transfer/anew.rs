@@ -6,7 +6,7 @@
 //! blob is thrown away at every member, and whoever reads it asks again and is led into a new one.
 //!
 //! Content with a digest is continued by range even if nothing but the digest will tell whether the parts belong together.
-//! When they turn out not to, it is read anew as well, instead of being called wrong.
+//! When they turn out not to, it is read anew as well, instead of being called wrong; what comes to the same a second time is.
 //!
 //! Not for registries: their blobs are named by digest, and have one version.
 
@@ -34,10 +34,14 @@ impl Transfer {
         self.state().joined_parts = matches!(self.source, Source::Url { .. });
     }
 
-    /// Content that is not what its digest says, though each part of it may be: parts of two versions.
-    pub(super) fn mixed_versions(&self) -> Option<FetchError> {
+    /// Content that is not what its digest says, though each part of it may be: parts of two versions. `None` if it is wrong: what was read
+    /// anew came to the same.
+    pub(super) fn mixed_versions(&self, error: &FetchError) -> Option<FetchError> {
+        let FetchError::WrongDigest { got, .. } = error else { return None };
         let joined = self.state().joined_parts;
-        joined.then(|| OriginError::new(ErrorKind::Changed, self.changed_text()).into())
+        let may_differ =
+            joined && !self.context.setbacks.came_to_the_same(self.setback_key(), **got, self.context.now());
+        may_differ.then(|| OriginError::new(ErrorKind::Changed, self.changed_text()).into())
     }
 
     /// True if an error says that the origin may have another version than before.

@@ -32,7 +32,7 @@ impl Transfer {
         self.all_counted().await;
         match self.check_whole().await {
             Ok((verdict, by)) => self.seal(verdict, by).await,
-            Err(error @ FetchError::WrongDigest { .. }) => match self.mixed_versions() {
+            Err(error @ FetchError::WrongDigest { .. }) => match self.mixed_versions(&error) {
                 Some(changed) => self.supersede(changed).await,
                 None => {
                     self.tell_lead(&error);
