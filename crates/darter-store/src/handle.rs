@@ -15,17 +15,18 @@ use crate::body::{Body, Expected, Hashed, Written};
 use crate::error::{Result, StoreError};
 use crate::keeper::Keeper;
 use crate::medium::Medium as _;
-use crate::pages::in_memory;
+use crate::pages::Pages;
 use crate::store::{BlobInfo, PieceFile, Put, StoredBlob};
 
 pub(crate) struct Handle<B: Backend> {
     keeper: Arc<Keeper<B>>,
     body: Arc<Body<B::Medium>>,
+    pages: Pages,
 }
 
 impl<B: Backend> Handle<B> {
     pub(crate) fn new(keeper: Arc<Keeper<B>>, body: Arc<Body<B::Medium>>) -> Arc<Self> {
-        Arc::new(Self { keeper, body })
+        Arc::new(Self { keeper, body, pages: Pages::default() })
     }
 
     pub(crate) fn body(&self) -> &Body<B::Medium> {
@@ -85,7 +86,7 @@ impl<B: Backend> Handle<B> {
         let file = self.body.medium.file()?;
         let verified = self.body.verified(pieces, lately)?;
         let length = self.body.manifest(Manifest::piece_length).bytes();
-        let cached = in_memory(&file, verified);
+        let cached = self.pages.in_memory(&file, verified);
         // Whole pieces: those that end where the pages do, or with the run.
         let end = if cached == verified.end() { cached } else { cached - cached % length };
         (end > verified.start()).then(|| PieceFile { file, range: ByteRange::new(verified.start(), end) })
