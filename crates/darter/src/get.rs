@@ -34,6 +34,7 @@ pub(crate) mod credentials;
 mod disposition;
 mod jobs;
 mod report;
+mod reserving;
 pub(crate) mod rooms;
 mod sink;
 mod target;

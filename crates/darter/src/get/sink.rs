@@ -31,22 +31,18 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use darter_core::{Blame, BlobId, ByteRange, Fault, Retry};
+use darter_core::{BlobId, ByteRange};
 use parking_lot::Mutex;
-use rustix::fs::{FallocateFlags, fallocate, ioctl_ficlone};
+use rustix::fs::ioctl_ficlone;
 use serde::Serialize;
 
 use super::attributes;
 use super::copying::{Copier, Seen, Spout};
 use super::covered::Covered;
+use super::reserving::{Reserved, check_room, no_room_left, room_for_all_of};
 use super::target::{FileTarget, Target, writable};
 use super::temporary::{self, Temporary};
-use crate::failure::Failure;
-use crate::{output, units};
-
-/// Held while room is made sure of. Several downloads of one command that take the last of a disk at the same time would each find it full,
-/// though it has room for some.
-static RESERVING: Mutex<()> = Mutex::new(());
+use crate::output;
 
 /// Some content.
 #[derive(Clone, Debug)]
@@ -206,7 +202,7 @@ impl Sink {
         match &part.way {
             Way::Undecided => None,
             Way::Source(source, _) => Some(source),
-            Way::Temporary(temporary) => Some(temporary.file()),
+            Way::Temporary(temporary, _) => Some(temporary.file()),
         }
     }
 
@@ -248,7 +244,7 @@ enum Way {
     /// Nothing is written before all is here: this file has it.
     Source(Arc<File>, Share),
     /// Written as it comes.
-    Temporary(Temporary),
+    Temporary(Temporary, Reserved),
 }
 
 #[derive(Debug)]
@@ -270,7 +266,10 @@ impl FileUnderWay {
     fn take(&mut self, chunk: &Chunk) -> anyhow::Result<()> {
         if matches!(self.way, Way::Undecided) {
             self.way = match chunk {
-                Chunk::Bytes(..) => Way::Temporary(self.begin()?),
+                Chunk::Bytes(..) => {
+                    let (temporary, room) = self.begin()?;
+                    Way::Temporary(temporary, room)
+                }
                 Chunk::File(file, _) => self.way_from(file)?,
             };
         }
@@ -282,14 +281,17 @@ impl FileUnderWay {
         if other {
             self.copy_source()?;
         }
-        if let Way::Temporary(temporary) = &self.way {
+        if let Way::Temporary(temporary, _) = &self.way {
             let written = match chunk {
                 Chunk::Bytes(at, bytes) => temporary.file().write_all_at(bytes, *at),
                 Chunk::File(file, range) => self.copier.copy(file, temporary.file(), *range),
             };
-            written.map_err(cannot_write(&self.target.shown))?;
+            written.map_err(cannot_fill(&self.target.shown))?;
         }
         self.covered.add(chunk.range());
+        if let (Way::Temporary(_, room), Some(length)) = (&mut self.way, self.wishes.length) {
+            room.has_left(length.saturating_sub(self.covered.bytes()));
+        }
         Ok(())
     }
 
@@ -312,13 +314,13 @@ impl FileUnderWay {
         if same && self.wishes.link && attributes::mark_as_stores(file) {
             return share(Share::Hardlink);
         }
-        self.reserve(&temporary, self.target.directory(), self.wishes.length)?;
-        Ok(Way::Temporary(temporary))
+        let room = self.reserve(&temporary, self.target.directory(), self.wishes.length)?;
+        Ok(Way::Temporary(temporary, room))
     }
 
     /// A file that the content is written to as it comes, with room for it. Content that is written into the old file waits for its
     /// end where there is room: in the directory for temporary files, or else beside the old file.
-    fn begin(&mut self) -> anyhow::Result<Temporary> {
+    fn begin(&mut self) -> anyhow::Result<(Temporary, Reserved)> {
         let here = self.target.directory();
         if !self.in_place {
             return self.begin_in(here, self.wishes.length);
@@ -331,23 +333,16 @@ impl FileUnderWay {
     }
 
     /// Makes sure of the room, so that a full disk is told before anything is read for it.
-    fn begin_in(&self, directory: &Path, needed: Option<u64>) -> anyhow::Result<Temporary> {
+    fn begin_in(&self, directory: &Path, needed: Option<u64>) -> anyhow::Result<(Temporary, Reserved)> {
         let temporary = Temporary::create(directory).map_err(cannot_make(directory))?;
-        self.reserve(&temporary, directory, needed)?;
-        Ok(temporary)
+        let room = self.reserve(&temporary, directory, needed)?;
+        Ok((temporary, room))
     }
 
-    fn reserve(&self, temporary: &Temporary, directory: &Path, needed: Option<u64>) -> anyhow::Result<()> {
-        let Some(length) = self.wishes.length.filter(|length| *length > 0) else { return Ok(()) };
-        let _reserving = RESERVING.lock();
-        let room = room_at(temporary.file());
-        check_room(directory, needed.unwrap_or(length), room)?;
-        match fallocate(temporary.file(), FallocateFlags::KEEP_SIZE, 0, length) {
-            Err(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => {
-                check_room(directory, length, Some(room.unwrap_or(0).min(length - 1)))
-            }
-            // Not every file system can promise.
-            _ => Ok(()),
+    fn reserve(&self, temporary: &Temporary, directory: &Path, needed: Option<u64>) -> anyhow::Result<Reserved> {
+        match self.wishes.length.filter(|length| *length > 0) {
+            Some(length) => Reserved::keep(temporary.file(), directory, length, needed.unwrap_or(length)),
+            None => Ok(Reserved::default()),
         }
     }
 
@@ -366,11 +361,11 @@ impl FileUnderWay {
     fn copy_source(&mut self) -> anyhow::Result<()> {
         let Way::Source(source, _) = &self.way else { return Ok(()) };
         let source = Arc::clone(source);
-        let temporary = self.begin()?;
+        let (temporary, room) = self.begin()?;
         for range in self.covered.ranges() {
-            self.copier.copy(&source, temporary.file(), range).map_err(cannot_write(&self.target.shown))?;
+            self.copier.copy(&source, temporary.file(), range).map_err(cannot_fill(&self.target.shown))?;
         }
-        self.way = Way::Temporary(temporary);
+        self.way = Way::Temporary(temporary, room);
         Ok(())
     }
 
@@ -442,7 +437,7 @@ impl FileUnderWay {
         }
         self.copy_source()?;
         let temporary = match std::mem::replace(&mut self.way, Way::Undecided) {
-            Way::Temporary(temporary) => temporary,
+            Way::Temporary(temporary, _) => temporary,
             // Empty content never came.
             Way::Undecided | Way::Source(..) => Temporary::create(self.target.directory())?,
         };
@@ -498,7 +493,7 @@ impl FileUnderWay {
         let way = std::mem::replace(&mut self.way, Way::Undecided);
         let source = match &way {
             Way::Source(source, _) => Some(&**source),
-            Way::Temporary(temporary) => Some(temporary.file()),
+            Way::Temporary(temporary, _) => Some(temporary.file()),
             Way::Undecided => None,
         };
         let mut placed = Placed::Copied;
@@ -532,36 +527,19 @@ fn is_whole(source: &File, bytes: u64) -> bool {
     source.metadata().is_ok_and(|found| found.len() == bytes)
 }
 
-/// Bytes free for this user where a file is.
-fn room_at(file: &File) -> Option<u64> {
-    let space = rustix::fs::fstatvfs(file).ok()?;
-    Some(space.f_bavail.saturating_mul(space.f_frsize))
-}
-
-/// Bytes free for this user for other content of a file.
-fn room_for_all_of(file: &File) -> Option<u64> {
-    let freed = file.metadata().ok()?.blocks() * 512;
-    Some(room_at(file)?.saturating_add(freed))
-}
-
-fn check_room(directory: &Path, needed: u64, free: Option<u64>) -> anyhow::Result<()> {
-    match free {
-        Some(free) if free < needed => {
-            let text = format!(
-                "no room for {} in {}: {} are free; free some, or choose another place with -o",
-                units::size(needed),
-                directory.display(),
-                units::size(free)
-            );
-            Err(Failure::Judged { text, blame: Blame::new(Fault::Disk, Retry::Never) }.into())
-        }
-        _ => Ok(()),
-    }
-}
-
+/// The error of a device or a pipe.
 fn cannot_write(path: &Path) -> impl Fn(io::Error) -> anyhow::Error + use<> {
     let path = path.to_owned();
     move |error| anyhow::Error::new(error).context(format!("can't write {}", path.display()))
+}
+
+/// The error of a file, for which there was room.
+fn cannot_fill(path: &Path) -> impl Fn(io::Error) -> anyhow::Error + use<> {
+    let path = path.to_owned();
+    move |error| match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => no_room_left(&path),
+        _ => cannot_write(&path)(error),
+    }
 }
 
 fn cannot_make(directory: &Path) -> impl Fn(io::Error) -> anyhow::Error + use<> {

@@ -11,6 +11,7 @@
 //! | `amiss.rs` | seeds that can't do what they are asked, strangers at addresses to join, nodes that find nobody |
 //! | `errors.rs` | what users and programs read of a failure: the status, the causes, whose fault it is, whether asking again helps |
 //! | `quota.rs` | a full store, file descriptors that run out, a disk that hangs |
+//! | `shares.rs` | files that share the store's blocks, on XFS and btrfs; a tmpfs that fills up |
 //! | `top.rs` | the live view: what it measures of a real swarm, and the terminal given back |
 //! | `image.rs` | layers made mountable |
 //! | `setup.rs` | the files of a host before and after `darter setup`, and what `darter doctor` says of them |
@@ -38,6 +39,7 @@ mod quota;
 mod ranges;
 mod service;
 mod setup;
+mod shares;
 mod support;
 mod swarm;
 #[path = "../../../darter-image/tests/support/tar.rs"]

@@ -36,6 +36,11 @@ impl Room {
         Self(TempDir::new().unwrap())
     }
 
+    /// One in this directory.
+    pub(crate) fn new_in(parent: &Path) -> Self {
+        Self(TempDir::new_in(parent).unwrap())
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }

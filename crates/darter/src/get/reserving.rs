@@ -1,0 +1,142 @@
+//! Room for a file that is about to be written, made sure of before anything is read for it.
+//!
+//! | file system | how |
+//! |---|---|
+//! | keeps files on a disk | the kernel reserves blocks (`fallocate`): nobody else can take them |
+//! | keeps files in memory (tmpfs) | downloads of this command count what each has still to write |
+//!
+//! To reserve memory is to fill it with pages, which are cold when they are written at last: that costs more than the copy makes of them by
+//! itself (docs/notes/handing-over.md). *Limit:* another process may take memory that was only counted; then writing fails, and what
+//! came is kept by the store.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use darter_core::{Blame, Fault, Retry};
+use parking_lot::Mutex;
+use rustix::fs::{FallocateFlags, fallocate, fstatfs, fstatvfs};
+use rustix::io::Errno;
+
+use crate::failure::Failure;
+use crate::units;
+
+/// What `statfs` calls a tmpfs.
+const TMPFS: i64 = 0x0102_1994;
+
+/// By device, the bytes of memory that downloads of this command have still to write. Held while room is made sure of anywhere: several
+/// downloads that take the last of a disk at the same time would each find it full, though it has room for some.
+static PROMISED: LazyLock<Mutex<HashMap<u64, u64>>> = LazyLock::new(Mutex::default);
+
+/// Room that is kept for a file. Dropped, what is left of it is others'.
+#[derive(Debug, Default)]
+pub(super) struct Reserved {
+    device: u64,
+    /// Bytes that are counted for this file; none where blocks are reserved.
+    bytes: u64,
+}
+
+impl Reserved {
+    /// Keeps room for `length` bytes of `file`, which lies in `directory`, if `needed` bytes are free there.
+    pub(super) fn keep(file: &File, directory: &Path, length: u64, needed: u64) -> anyhow::Result<Self> {
+        let mut promised = PROMISED.lock();
+        let (free, device) = (room_at(file), file.metadata().map(|found| found.dev()).unwrap_or_default());
+        let free = free.map(|free| free.saturating_sub(promised.get(&device).copied().unwrap_or(0)));
+        check_room(directory, needed, free)?;
+        if is_in_memory(file) {
+            *promised.entry(device).or_default() += length;
+            return Ok(Self { device, bytes: length });
+        }
+        // Not every file system can promise.
+        if let Err(Errno::NOSPC | Errno::DQUOT) = fallocate(file, FallocateFlags::KEEP_SIZE, 0, length) {
+            check_room(directory, length, Some(free.unwrap_or(0).min(length.saturating_sub(1))))?;
+        }
+        Ok(Self::default())
+    }
+
+    /// All but these bytes are written, and count as what they take by now.
+    pub(super) fn has_left(&mut self, bytes: u64) {
+        if bytes < self.bytes {
+            let mut promised = PROMISED.lock();
+            if let Some(all) = promised.get_mut(&self.device) {
+                *all -= self.bytes - bytes;
+            }
+            self.bytes = bytes;
+        }
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.has_left(0);
+    }
+}
+
+#[allow(clippy::unnecessary_cast, reason = "the type is as wide as the machine's words")]
+fn is_in_memory(file: &File) -> bool {
+    fstatfs(file).is_ok_and(|found| found.f_type as i64 == TMPFS)
+}
+
+/// Bytes free for this user where a file is.
+fn room_at(file: &File) -> Option<u64> {
+    let space = fstatvfs(file).ok()?;
+    Some(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
+/// Bytes free for this user for other content of a file.
+pub(super) fn room_for_all_of(file: &File) -> Option<u64> {
+    let freed = file.metadata().ok()?.blocks() * 512;
+    Some(room_at(file)?.saturating_add(freed))
+}
+
+/// Fails if `free` bytes of a directory are fewer than `needed`.
+pub(super) fn check_room(directory: &Path, needed: u64, free: Option<u64>) -> anyhow::Result<()> {
+    match free {
+        Some(free) if free < needed => {
+            let text = format!(
+                "no room for {} in {}: {} are free; free some, or choose another place with -o",
+                units::size(needed),
+                directory.display(),
+                units::size(free)
+            );
+            Err(Failure::Judged { text, blame: Blame::new(Fault::Disk, Retry::Never) }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The error of a file that was being written when somebody else took the room.
+pub(super) fn no_room_left(path: &Path) -> anyhow::Error {
+    let text = format!("no room for the rest of {}: free some, or choose another place with -o", path.display());
+    Failure::Judged { text, blame: Blame::new(Fault::Disk, Retry::Never) }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+
+    /// Downloads of one command share a memory's room as if each had reserved its own, and give back what they do not write.
+    #[test]
+    fn memory_is_counted_and_neither_promised_twice_nor_filled_before_it_is_written() {
+        let there = Path::new("/dev/shm");
+        let Ok(file) = tempfile::tempfile_in(there) else { return eprintln!("skipped: no /dev/shm") };
+        if !is_in_memory(&file) {
+            return eprintln!("skipped: /dev/shm is not in memory");
+        }
+        let half = room_at(&file).unwrap() / 2 + (64 << 20);
+        let mut first = Reserved::keep(&file, there, half, half).unwrap();
+        assert_eq!(file.metadata().unwrap().blocks(), 0, "nothing is filled");
+        let told = Reserved::keep(&file, there, half, half).unwrap_err().to_string();
+        assert!(told.contains("no room for"), "{told}");
+        file.write_all_at(&[1; 4096], 0).unwrap();
+        first.has_left(half - 4096);
+        assert!(Reserved::keep(&file, there, half, half).is_err(), "what is left counts still");
+        drop(first);
+        drop(Reserved::keep(&file, there, half, half).unwrap());
+        assert_eq!(PROMISED.lock().get(&file.metadata().unwrap().dev()), Some(&0));
+    }
+}
