@@ -87,7 +87,9 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm(), hex::encode(self.value()))
+        f.write_str(self.algorithm())?;
+        f.write_str(":")?;
+        write_digits(f, self.value())
     }
 }
 
@@ -109,6 +111,17 @@ impl FromStr for Digest {
             other => Err(ParseDigestError::Algorithm(other.to_owned())),
         }
     }
+}
+
+/// Writes bytes as hexadecimal digits. Names and digests are written in every message, log line and file name: without memory of its own.
+pub(crate) fn write_digits(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    let mut digits = [0; 64];
+    for part in bytes.chunks(digits.len() / 2) {
+        let digits = &mut digits[..2 * part.len()];
+        hex::encode_to_slice(part, digits).expect("two digits for each byte");
+        f.write_str(std::str::from_utf8(digits).expect("digits are text"))?;
+    }
+    Ok(())
 }
 
 fn decode<const N: usize>(algorithm: &'static str, value: &str) -> Result<[u8; N], ParseDigestError> {

@@ -17,6 +17,7 @@ use blake3::hazmat::{ChainingValue, HasherExt as _, Mode, merge_subtrees_non_roo
 use serde::{Deserialize, Serialize};
 
 use crate::piece::{PieceIndex, PieceLength};
+use crate::digest::write_digits;
 use crate::range::ByteRange;
 use crate::set::PieceSet;
 
@@ -26,7 +27,7 @@ pub struct PieceHash(pub [u8; 32]);
 
 impl fmt::Display for PieceHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        write_digits(f, &self.0)
     }
 }
 

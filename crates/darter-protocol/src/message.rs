@@ -155,6 +155,7 @@ pub enum Message {
         /// The end's verdict, if the lead has checked the whole.
         verdict: Option<Verdict>,
         /// The bytes themselves, when they are few.
+        #[serde(with = "serde_bytes")]
         whole: Option<Vec<u8>>,
     },
     /// Lead → member: you cannot have it. Answers [`Message::Join`].
@@ -468,6 +469,7 @@ pub struct RegistryAnswer {
     /// The headers, without those that belong to one connection.
     pub headers: Vec<(String, Vec<u8>)>,
     /// The body; empty for HEAD and for blobs.
+    #[serde(with = "serde_bytes")]
     pub body: Vec<u8>,
     /// Milliseconds since the registry gave this answer.
     pub age_ms: u32,
