@@ -42,8 +42,6 @@ impl Swarms {
             created: self.house.context.unix(),
         };
         let (name, whole) = (info.clone(), manifest.clone());
-        // Those that were needed when last looked at may be needed no more.
-        self.all().iter().for_each(|transfer| transfer.may_rest());
         let disk = &self.house.context.disk;
         // A part that another source has begun goes on under that source's
         // name.
@@ -69,10 +67,16 @@ impl Swarms {
                 other => other,
             });
         let created = async {
-            let mut looks = 0;
+            let (mut looks, mut is_full) = (0, false);
             loop {
                 let begin = Arc::clone(&begin);
                 match disk.on_store(move |store| begin(store)).await {
+                    Err(StoreError::Full { .. }) if !is_full => {
+                        is_full = true;
+                        // Those that were needed when last looked at may be needed no more.
+                        self.all().iter().for_each(|transfer| transfer.may_rest());
+                        continue;
+                    }
                     Err(StoreError::InUse(_)) if looks < MAX_LOOKS && !on_trust => {}
                     other => return other,
                 }

@@ -67,7 +67,12 @@ impl Transfer {
 
     /// Lets the blob be evicted if the transfer has ended and nobody needs it now.
     pub(crate) fn may_rest(&self) {
-        if matches!(self.outcome(), Outcome::Open) || self.is_giving() {
+        // Asked of every transfer now and then, and most of thousands rest: the state is not locked for those.
+        let is_settled = {
+            let rest = self.rest.0.lock();
+            rest.holds > 0 || rest.resting
+        };
+        if is_settled || matches!(self.outcome(), Outcome::Open) || self.is_giving() {
             return;
         }
         let mut rest = self.rest.0.lock();

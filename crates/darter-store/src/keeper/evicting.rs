@@ -15,6 +15,9 @@ impl<B: Backend> Keeper<B> {
         let others = shelf.entries.iter().filter(|(id, entry)| **id != blob && entry.in_use());
         let promised: u64 = others.map(|(_, entry)| entry.facts().rest()).chain(shelf.busy.values().copied()).sum();
         let (used, capacity) = (self.room.used(), self.room.capacity());
+        if used.saturating_add(promised).saturating_add(rest) <= capacity {
+            return Ok(());
+        }
         let mut could_free = 0;
         for busy in [Busy::Spared, Busy::AwaitedFor] {
             let evictable = shelf.entries.iter().filter(|(id, entry)| **id != blob && may_go(shelf, **id, entry, busy));
