@@ -500,7 +500,8 @@ impl Fleet {
             // Nothing is thrown away here, and what this node said of the blob was right.
             Output::StartOver { .. } | Output::EndTrust { .. } => self.seek(index),
             Output::Read { reader, run } => self.read(index, reader, run),
-            Output::Unattended
+            Output::Completed
+            | Output::Unattended
             | Output::LeadLost { .. }
             | Output::EndStalled
             | Output::Give

@@ -51,6 +51,8 @@ pub struct News {
     lead_pause: Duration,
     /// True if some of the news for the lead is of pieces that came from the lead itself.
     lead_waits: bool,
+    /// True if nothing more comes soon.
+    is_all: bool,
 }
 
 impl News {
@@ -69,6 +71,7 @@ impl News {
             lead_told: Moment::ZERO,
             lead_pause: Duration::ZERO,
             lead_waits: false,
+            is_all: false,
         }
     }
 
@@ -101,6 +104,11 @@ impl News {
         }
     }
 
+    /// Nothing more comes soon: what was gathered waits no longer.
+    pub const fn at_once(&mut self) {
+        self.is_all = true;
+    }
+
     /// A piece is held here no more.
     pub fn went(&mut self, piece: PieceIndex) {
         self.gone.push(piece);
@@ -125,12 +133,21 @@ impl News {
         let waits = self.first_hashes || !self.come.is_empty() || !self.gone.is_empty() || !self.asked_for.is_empty();
         let pause = self.tuning.tell_pause(self.neighbours);
         let parts = self.tuning.tell_each.saturating_mul(u32::try_from(self.neighbours).unwrap_or(u32::MAX)) / 4;
-        waits.then(|| self.told + if self.hurries { parts.min(pause) } else { pause })
+        let pause = match (self.is_all, self.hurries) {
+            (true, _) => Duration::ZERO,
+            (false, true) => parts.min(pause),
+            (false, false) => pause,
+        };
+        waits.then(|| self.told + pause)
     }
 
     fn lead_due(&self) -> Option<Moment> {
         let soon = self.tuning.tell_lead_soon;
-        let pause = if self.lead_waits { soon } else { self.lead_pause };
+        let pause = match (self.is_all, self.lead_waits) {
+            (true, _) => Duration::ZERO,
+            (false, true) => soon,
+            (false, false) => self.lead_pause,
+        };
         (!self.for_lead.is_empty()).then(|| self.lead_told + pause)
     }
 
@@ -169,6 +186,7 @@ impl News {
             self.lead_waits = false;
             add(&mut groups, &std::mem::take(&mut self.for_lead), lead);
         }
+        self.is_all = false;
         groups.retain(|(pieces, _)| tells_of_hashes || !pieces.is_empty());
         groups.sort_unstable();
         let mut tellings: Tellings = groups.into_iter().map(|(pieces, nodes)| (nodes, Told::Have(pieces))).collect();

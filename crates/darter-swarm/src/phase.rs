@@ -57,12 +57,15 @@ pub struct Course {
     phase: Phase,
     /// When a member that holds everything stops waiting for the verdict.
     due: Option<Moment>,
+    /// True from when all pieces begin to be stored at once to the end of the check of the whole.
+    comes_at_once: bool,
 }
 
 impl Course {
     /// A blob that is here and was checked, or one of which something is lacking.
     pub const fn new(is_complete: bool) -> Self {
-        Self { phase: if is_complete { Phase::Complete } else { Phase::Fetching }, due: None }
+        let phase = if is_complete { Phase::Complete } else { Phase::Fetching };
+        Self { phase, due: None, comes_at_once: false }
     }
 
     /// The phase.
@@ -85,14 +88,27 @@ impl Course {
         matches!(self.phase, Phase::Fetching | Phase::Checking)
     }
 
+    /// True while all pieces are stored and checked that came at once: in a moment the blob is complete, and all that others are to hear of it
+    /// is told at once, too.
+    pub const fn tells_later(&self) -> bool {
+        self.comes_at_once && matches!(self.phase, Phase::Arriving | Phase::Checking)
+    }
+
+    /// True if all pieces came at once, until the whole is checked.
+    pub const fn comes_at_once(&self) -> bool {
+        self.comes_at_once
+    }
+
     /// All pieces came with the lead's answer.
     pub fn arrives(&mut self) {
-        self.moves(Phase::Fetching, Phase::Arriving);
+        self.comes_at_once |= self.moves(Phase::Fetching, Phase::Arriving);
     }
 
     /// They are stored, as far as they could be.
     pub fn arrived(&mut self) {
-        self.moves(Phase::Arriving, Phase::Fetching);
+        if self.moves(Phase::Arriving, Phase::Fetching) {
+            self.comes_at_once = false;
+        }
     }
 
     /// Returns true if the whole is checked from now on. `is_whole` is whether all pieces and their hashes are here, `has_verdict` whether
@@ -112,6 +128,7 @@ impl Course {
 
     /// The check has ended, whatever it came to.
     pub fn check_ended(&mut self) {
+        self.comes_at_once = false;
         self.moves(Phase::Checking, Phase::Fetching);
     }
 

@@ -106,6 +106,7 @@ impl Transfer {
                 let finishing = Arc::clone(self);
                 self.tasks.spawn(async move { finishing.finish().await });
             }
+            Output::Completed => self.tell_seeds_of_whole(),
             Output::Unattended => self.note("nobody was seeing to what is missing; going on"),
             Output::Seek(step) => self.seek(step),
             Output::Return(seed) => self.return_to(seed),

@@ -176,16 +176,20 @@ impl Transfer {
         self.changed.send_replace(());
         self.sendable.send_replace(());
         self.may_rest();
-        if self.context.options.role == Role::Node && self.source.names_content() && !self.stored.passes() {
-            for seed in self.fleet.seeds() {
-                self.fleet.say(seed, &Message::Inventory { blobs: vec![self.blob] });
-            }
-        }
         let (archive, explanation) = (self.context.archive.clone(), self.explain());
         if let Err(error) = self.context.disk.run(move || archive.keep(&explanation)).await {
             tracing::warn!(blob = %self.blob.short(), error = %in_full(&error), "the explanation could not be written down");
         }
         tracing::info!(blob = %self.blob.short(), name = %self.source, "complete");
+    }
+
+    /// Tells seeds that all of it is here, together with whatever else the driver tells at that moment: of a small blob one write has everything.
+    pub(super) fn tell_seeds_of_whole(&self) {
+        if self.context.options.role == Role::Node && self.source.names_content() && !self.stored.passes() {
+            for seed in self.fleet.seeds() {
+                self.fleet.say(seed, &Message::Inventory { blobs: vec![self.blob] });
+            }
+        }
     }
 }
 

@@ -51,7 +51,9 @@ impl Session {
     /// The last outputs: what is left to be said, no request stays open, and nobody waits to be let in.
     pub fn end(&mut self) -> Vec<Output> {
         let mut outputs = std::mem::take(&mut self.outputs);
-        outputs.retain(|it| matches!(it, Output::Say { .. } | Output::SayDissolved { .. } | Output::Reject { .. }));
+        outputs.retain(|it| {
+            matches!(it, Output::Say { .. } | Output::SayDissolved { .. } | Output::Reject { .. } | Output::Completed)
+        });
         outputs.extend(self.withdraw());
         self.reject_waiting(&mut outputs);
         outputs

@@ -131,6 +131,10 @@ impl Session {
                     return false;
                 }
                 (self.verdict, self.checked_by) = (Some(verdict), by);
+                if self.course.comes_at_once() {
+                    self.news.at_once();
+                }
+                self.outputs.push(Output::Completed);
             }
             Input::CheckEnded => self.course.check_ended(),
             Input::GivesUp(failure) => self.gives_up(&failure, facts),

@@ -84,6 +84,8 @@ pub enum Output {
     },
     /// All pieces are here: find out whether the whole is what it should be.
     Check,
+    /// The whole is here and right.
+    Completed,
     /// Nobody was responsible for what is lacking. The consequences come next.
     Unattended,
     /// Take this step to find a lead, and say how it ended ([`Input::Sought`](super::Input::Sought)); or lead

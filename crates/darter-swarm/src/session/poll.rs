@@ -29,6 +29,7 @@ impl Session {
         {
             outputs.push(Output::Say { to: vec![lead], message });
         }
+        let checks = self.begins_check(facts, now);
         self.poll_news(facts, now, outputs);
         if let Some(teacher) = self.teacher(now) {
             let message = Message::AskHashes { blob, from: self.hashes.count() };
@@ -37,7 +38,7 @@ impl Session {
         self.answer_questions(facts, now, outputs);
         outputs.extend(requests);
         self.poll_search(facts, outputs);
-        if self.begins_check(facts, now) {
+        if checks {
             outputs.push(Output::Check);
         }
     }
@@ -122,6 +123,9 @@ impl Session {
     }
 
     fn poll_news(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
+        if self.course.tells_later() {
+            return;
+        }
         let (blob, known) = (facts.blob(), self.hashes.shown());
         self.meet_anew();
         let meets = self.meet(|node| facts.is_connected(node));

@@ -12,7 +12,7 @@ use crate::{Event, Facts, Leader};
 impl Session {
     /// When something is to be told, if anything is.
     pub(super) fn news_due(&self) -> Option<Moment> {
-        self.news.due()
+        self.news.due().filter(|_| !self.course.tells_later())
     }
 
     /// Takes what is to be told now, but nothing to those who are met now: they are told of all that is held.

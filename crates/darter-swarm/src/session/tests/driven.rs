@@ -209,3 +209,71 @@ fn a_peer_that_is_gone_leaves_the_books_and_is_connected_again_if_it_was_a_neigh
     scene.session.handle(Input::Gone(node(2)), &scene.known, scene.now);
     assert!(!scene.session.has_member(node(2)));
 }
+
+/// One whose lead, agent 9, answered with all bytes, of which `stored` pieces could be stored.
+fn arrives_whole(verdict: Option<Verdict>, stored: u32) -> Scene {
+    let mut scene = Scene::new();
+    let neighbours = vec![info(2)];
+    let let_in = LetIn { lead: node(9), key: key(), members_ask: false, neighbours, verdict, arrives: true };
+    assert!(scene.hears(Input::LetIn(let_in)));
+    assert_eq!(said(&outputs(&mut scene)), [], "it is being stored");
+    for piece in 0..stored {
+        scene.known.known = PieceSet::full(PIECES);
+        let came = Came { piece: PieceIndex(piece), bytes: 1 << 20, request: None, from: Some(node(9)) };
+        scene.hears(Input::Stored(came));
+    }
+    scene
+}
+
+#[test]
+fn of_a_blob_that_comes_at_once_all_is_told_at_once_when_it_is_complete() {
+    let verdict = Verdict { root: darter_core::PieceHash([1; 32]), digest: None };
+    let mut scene = arrives_whole(Some(verdict.clone()), PIECES);
+    let done = outputs(&mut scene);
+    assert!(done.contains(&Output::Check) && said(&done).is_empty(), "{done:?}");
+    scene.hears(Input::Arrived);
+    let done = outputs(&mut scene);
+    assert!(said(&done).is_empty(), "it is being checked: {done:?}");
+    assert_eq!(
+        scene.session.next_wakeup(scene.now).filter(|at| *at <= later(1000)),
+        None,
+        "nothing falls due meanwhile"
+    );
+    scene.hears(Input::Sealed { verdict, by: CheckedBy::Lead });
+    let done = outputs(&mut scene);
+    assert!(done.contains(&Output::Completed));
+    let all = (0..PIECES).map(PieceIndex).collect::<Vec<_>>();
+    let told = said(&done);
+    assert!(
+        matches!(&told[..], [
+            (met, Message::Meet { held, wants: false, .. }),
+            (lead, Message::Have { pieces, .. }),
+        ] if met[..] == [2] && held.len() == PIECES && lead[..] == [9] && *pieces == all),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn seeds_hear_that_all_is_here_though_the_transfer_ends_at_that_moment() {
+    let verdict = Verdict { root: darter_core::PieceHash([1; 32]), digest: None };
+    let mut scene = arrives_whole(Some(verdict.clone()), PIECES);
+    assert!(outputs(&mut scene).contains(&Output::Check));
+    scene.hears(Input::Sealed { verdict, by: CheckedBy::Lead });
+    assert!(scene.session.end().contains(&Output::Completed));
+}
+
+#[test]
+fn of_a_blob_that_came_at_once_and_is_not_whole_or_has_no_verdict_others_hear_what_is_here() {
+    for (verdict, stored) in
+        [(None, PIECES), (Some(Verdict { root: darter_core::PieceHash([1; 32]), digest: None }), PIECES - 1)]
+    {
+        let mut scene = arrives_whole(verdict, stored);
+        assert!(said(&outputs(&mut scene)).is_empty());
+        scene.hears(Input::Arrived);
+        let done = outputs(&mut scene);
+        let is_met = |(to, message): &(Vec<u8>, &Message)| {
+            to[..] == [2] && matches!(message, Message::Meet { held, wants: true, .. } if held.len() == stored)
+        };
+        assert!(said(&done).iter().any(is_met), "{done:?}");
+    }
+}
