@@ -68,7 +68,8 @@ impl Picker {
     /// anew, and notes when to look again.
     fn check_requests(&mut self, now: Moment) {
         let (piece_bytes, tuning) = (self.piece_bytes, self.tuning_now());
-        let (usual, longest) = (self.usual_piece_time(), self.longest());
+        let usual = self.usual_piece_time();
+        let longest = self.longest(usual);
         let mut next = NEVER;
         let mut stuck = Vec::new();
         for at in 0..self.requests.len() {

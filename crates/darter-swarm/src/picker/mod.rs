@@ -534,14 +534,13 @@ impl Picker {
         let meters =
             self.neighbours.iter().map(|neighbour| &neighbour.meter).chain(self.lead.iter().map(|it| &it.meter));
         let mut times: Vec<_> = meters.filter_map(|meter| meter.pace.measured(self.piece_bytes)).collect();
-        times.sort_unstable();
-        times.get(times.len().saturating_sub(1) / 2).copied()
+        let middle = times.len().checked_sub(1)? / 2;
+        Some(*times.select_nth_unstable(middle).1)
     }
 
-    /// How long an honest holder may take to answer, though others are asked sooner.
-    fn longest(&self) -> Duration {
-        let usual = self.usual_piece_time().unwrap_or(self.tuning.first_guess);
-        (usual * self.tuning.overdue_factor_of_others).max(self.tuning.overdue_floor)
+    /// How long an honest holder may take to answer, though others are asked sooner, where a piece takes `usual`.
+    fn longest(&self, usual: Option<Duration>) -> Duration {
+        (usual.unwrap_or(self.tuning.first_guess) * self.tuning.overdue_factor_of_others).max(self.tuning.overdue_floor)
     }
 
     /// True if the piece is lacking and can be checked when it comes.

@@ -85,7 +85,10 @@ impl Picker {
     /// Gives up a request for one of the very next pieces whose answer does not begin, if another holds it, too, and its holder was never
     /// seen to answer: nobody knows how long it takes. It is no failure, and the answer is welcome.
     pub(super) fn hurry(&mut self, needs: &Needs, now: Moment) {
-        let Some(usual) = self.usual_piece_time().filter(|_| !needs.is_empty()) else { return };
+        if needs.is_empty() {
+            return;
+        }
+        let Some(usual) = self.usual_piece_time() else { return };
         for at in 0..self.requests.len() {
             let request = self.requests[at];
             let (Some(piece), Some(holder)) = (request.piece, request.neighbour) else { continue };

@@ -118,12 +118,16 @@ impl Picker {
     pub(super) fn received(&mut self, id: Option<RequestId>, piece: PieceIndex, bytes: u64, now: Moment) {
         if let Some(at) = id.and_then(|id| self.place_of(id)) {
             let request = self.requests[at];
-            let (tuning, longest) = (self.tuning, self.longest());
+            let tuning = self.tuning;
+            let in_time = request.overdue.is_none() || {
+                let longest = self.longest(self.usual_piece_time());
+                now.since(request.asked) <= longest
+            };
             self.lead_share += (f32::from(u8::from(request.neighbour.is_none())) - self.lead_share) / 128.0;
             let mut rate = None;
             let alone = self.among == 1;
             if let Some(meter) = self.meter_mut(&request) {
-                meter.succeeded(request.overdue.is_none() || now.since(request.asked) <= longest);
+                meter.succeeded(in_time);
                 if alone {
                     meter.pace.answered(bytes, request.asked, now, &tuning);
                 }
