@@ -16,8 +16,8 @@ use std::fmt;
 use blake3::hazmat::{ChainingValue, HasherExt as _, Mode, merge_subtrees_non_root, merge_subtrees_root};
 use serde::{Deserialize, Serialize};
 
-use crate::piece::{PieceIndex, PieceLength};
 use crate::digest::write_digits;
+use crate::piece::{PieceIndex, PieceLength};
 use crate::range::ByteRange;
 use crate::set::PieceSet;
 
