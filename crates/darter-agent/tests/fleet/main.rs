@@ -33,6 +33,7 @@ mod other_blob;
 mod passed_on;
 mod patience;
 mod ranges;
+mod refused;
 mod registries;
 #[allow(dead_code, reason = "the mirror's tests use all of it")]
 mod registry;

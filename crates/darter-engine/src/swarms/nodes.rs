@@ -9,7 +9,7 @@
 //! else: the next in order leads, and hosts that are configured alike still read the origin once.
 //!
 //! A node that is asked to lead while a seed is connected to it joins that seed, again with the caller's credentials, and
-//! passes on what it gets: some node can reach a seed that others can't. Without a seed it follows a node that leads already or holds
+//! passes on what it gets, or what the seed says that the origin refuses: some node can reach a seed that others can't. Without a seed it follows a node that leads already or holds
 //! all of it; otherwise it leads by itself, and asks no other node, so that no question goes round in a circle.
 
 use std::collections::HashSet;
@@ -48,8 +48,10 @@ pub(super) enum Settled {
     NotHere,
     /// The origin refuses the agent that was asked; this agent, which is configured otherwise, may not be refused.
     Refused,
-    /// An agent says what the origin said. That is no more than its word: this agent asks the origin itself.
+    /// A node says that the origin refuses. That is no more than its word: this agent asks the origin itself.
     Hearsay,
+    /// A seed says so. Another seed may say otherwise; if none can be asked, that is the answer, and the origin is not asked again.
+    Word(FetchError),
     /// Somebody tried the origin long enough: it need not be tried for as long again.
     OriginAway,
 }
@@ -70,7 +72,7 @@ impl Swarms {
         let has_asked = !troubles.is_empty();
         let (fleet, key) = (&self.house.fleet, source.record_key(&Credentials::none()));
         let blob = source.own_blob();
-        let mut asked = HashSet::new();
+        let (mut asked, mut word) = (HashSet::new(), None);
         for _ in 0..MAX_SURVEYS {
             let survey = fleet.survey_without(key, blob, asked.clone()).await;
             let (seeds, me) = (rendezvous::ranking(&key.0, &survey.found_seeds), self.house.context.me);
@@ -87,6 +89,9 @@ impl Swarms {
                 if !asked.insert(lead) {
                     continue;
                 }
+                if let Some(error) = word.take_if(|_| !survey.found_seeds.contains(&lead)) {
+                    return Err(error);
+                }
                 match self.try_lead(lead, source, caller, troubles).await? {
                     Settled::Transfer(transfer) => {
                         let why = if has_asked { "no seed could take it on" } else { "no seed is connected" };
@@ -96,6 +101,10 @@ impl Swarms {
                     Settled::OriginAway => return Ok(Settled::OriginAway),
                     Settled::NotHere => {}
                     Settled::Hearsay => return Ok(Settled::NotHere),
+                    Settled::Word(error) => match word.take() {
+                        Some(first) => return Err(first),
+                        None => word = Some(error),
+                    },
                     Settled::Refused => {
                         refusals += 1;
                         if refusals == MAX_REFUSALS {
@@ -109,7 +118,7 @@ impl Swarms {
                 break;
             }
         }
-        Ok(Settled::NotHere)
+        word.map_or(Ok(Settled::NotHere), Err)
     }
 
     /// Notes why this node follows one that was found, and meets the others that hold all of it.
@@ -130,8 +139,12 @@ impl Swarms {
         let asked = self.house.context.now();
         let (text, settled) = match self.join(lead, source, caller).await {
             Ok(transfer) => return Ok(Settled::Transfer(transfer)),
-            Err(Refused::Word(error)) => (error.to_string(), Settled::Hearsay),
-            Err(Refused::Final(error)) if !self.house.fleet.is_seed(lead) => (error.to_string(), Settled::Hearsay),
+            Err(Refused::Word(error) | Refused::Final(error)) if !self.house.fleet.is_seed(lead) => {
+                (error.to_string(), Settled::Hearsay)
+            }
+            Err(Refused::Word(error)) => {
+                (error.to_string(), Settled::Word(error.said_by(&self.house.fleet.title(lead))))
+            }
             Err(Refused::Final(error)) => return Err(error),
             Err(Refused::Origin(text)) => {
                 let was_patient = self.house.context.now().since(asked) > PATIENT_SEED_AFTER;
@@ -161,7 +174,7 @@ impl Swarms {
         held: Option<BlobId>,
     ) -> Result<Arc<Transfer>, Failure> {
         let key = source.key();
-        let (mut troubles, mut patient) = (Vec::new(), true);
+        let (mut troubles, mut patient, mut word) = (Vec::new(), true, None);
         for seed in rendezvous::ranking(&key.0, &self.house.fleet.seeds()) {
             if seed == member || !self.may_ask(seed, source, caller) {
                 continue;
@@ -171,7 +184,14 @@ impl Swarms {
                 Settled::Transfer(transfer) => return Ok(transfer),
                 Settled::NotHere | Settled::Refused | Settled::Hearsay => {}
                 Settled::OriginAway => patient = false,
+                Settled::Word(error) => match word.take() {
+                    Some(first) => return Err(failure_of(&first)),
+                    None => word = Some(error),
+                },
             }
+        }
+        if let Some(error) = word {
+            return Err(failure_of(&error));
         }
         if self.house.fleet.seeds().is_empty()
             && let Some(transfer) = self.open_by_lead(member, source, caller).await

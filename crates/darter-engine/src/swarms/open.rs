@@ -96,6 +96,7 @@ impl Swarms {
                 }
                 Settled::NotHere | Settled::Refused | Settled::Hearsay => {}
                 Settled::OriginAway => patient = false,
+                Settled::Word(error) => return Err(error),
             }
         }
         let transfer = match context.options.role {
