@@ -127,16 +127,16 @@ mod tests {
         if !is_in_memory(&file) {
             return eprintln!("skipped: /dev/shm is not in memory");
         }
-        let half = room_at(&file).unwrap() / 2 + (64 << 20);
-        let mut first = Reserved::keep(&file, there, half, half).unwrap();
+        let most = room_at(&file).unwrap() / 5 * 3;
+        let mut first = Reserved::keep(&file, there, most, most).unwrap();
         assert_eq!(file.metadata().unwrap().blocks(), 0, "nothing is filled");
-        let told = Reserved::keep(&file, there, half, half).unwrap_err().to_string();
+        let told = Reserved::keep(&file, there, most, most).unwrap_err().to_string();
         assert!(told.contains("no room for"), "{told}");
         file.write_all_at(&[1; 4096], 0).unwrap();
-        first.has_left(half - 4096);
-        assert!(Reserved::keep(&file, there, half, half).is_err(), "what is left counts still");
+        first.has_left(most - 4096);
+        assert!(Reserved::keep(&file, there, most, most).is_err(), "what is left counts still");
         drop(first);
-        drop(Reserved::keep(&file, there, half, half).unwrap());
+        drop(Reserved::keep(&file, there, most, most).unwrap());
         assert_eq!(PROMISED.lock().get(&file.metadata().unwrap().dev()), Some(&0));
     }
 }
