@@ -29,9 +29,10 @@ use tokio::task::JoinHandle;
 
 use crate::file::{Condition, MountedFile};
 use crate::names::{
-    ALGORITHM, ALGORITHM_INODE, Form, Inodes, Named, name_of, named, shard_inode, shard_named, shard_of,
+    ALGORITHM, ALGORITHM_INODE, Form, Inodes, Named, name_of, named, retired_name, retired_named, shard_inode,
+    shard_named, shard_of,
 };
-use crate::session::{self, BLOCK, Cache, FOREVER, MountError, Mounted, Threads, tune};
+use crate::session::{self, BLOCK, Cache, FOREVER, FORGETS, Forgotten, MountError, Mounted, Opener, Threads, tune};
 use crate::supply::Supplier;
 
 /// For how long names of layers are good.
@@ -116,7 +117,7 @@ impl Drop for KeptFile {
 
 impl Mounted {
     /// Mounts a directory of layers, for this user and for root: root's engines read it, whoever mounts it. Blocking. Everything in it is of the time `since`;
-    /// `runtime` runs what takes time.
+    /// `runtime` runs what takes time; `opener` helps the kernel to forget what it was given of a layer that is wrong.
     ///
     /// # Errors
     /// [`MountError`].
@@ -124,9 +125,18 @@ impl Mounted {
         layers: Arc<dyn Layers>,
         dir: &Path,
         since: SystemTime,
+        opener: Opener,
         runtime: Handle,
     ) -> Result<Self, MountError> {
-        let shared = Arc::new(Shared { layers, inodes: Mutex::new(Inodes::new()), notifier: OnceLock::new(), since });
+        let shared = Arc::new(Shared {
+            layers,
+            inodes: Mutex::new(Inodes::new()),
+            notifier: OnceLock::new(),
+            forgotten: Forgotten::default(),
+            opener,
+            dir: dir.to_owned(),
+            since,
+        });
         let mounted =
             Self::begin(Directory { shared: Arc::clone(&shared), threads: Threads::new(runtime) }, dir, true)?;
         let _ = shared.notifier.set(mounted.notifier());
@@ -141,6 +151,9 @@ struct Shared {
     layers: Arc<dyn Layers>,
     inodes: Mutex<Inodes<Opened>>,
     notifier: OnceLock<Notifier>,
+    forgotten: Forgotten,
+    opener: Opener,
+    dir: PathBuf,
     since: SystemTime,
 }
 
@@ -229,8 +242,16 @@ impl Shared {
         self.inodes.lock().retire(inode);
         let (Condition::Tainted(reason), Some(notifier)) = (condition, self.notifier.get().cloned()) else { return };
         tracing::error!(%layer, reason, "a mounted layer is wrong: nothing of it is read any more");
+        let (forgotten, opener) = (self.forgotten.clone(), self.opener);
+        let cache = Cache { notifier, forgotten, opener, files: vec![(inode, self.dir.join(retired_name(inode)))] };
         // A layer that is not mounted any more has no pages.
-        let _ = tokio::task::spawn_blocking(move || Cache::new(notifier, inode).forget()).await;
+        let _ = tokio::task::spawn_blocking(move || cache.forget()).await;
+    }
+
+    /// The attributes of an inode whose pages are to be forgotten, which nobody else is given.
+    fn retired(&self, inode: INodeNo) -> Option<FileAttr> {
+        let is_wanted = self.forgotten.is_wanted(inode) && self.inodes.lock().told_again(inode);
+        is_wanted.then(|| self.attributes(inode)).flatten()
     }
 
     fn opened(&self, inode: INodeNo) -> Option<Arc<KeptFile>> {
@@ -280,6 +301,9 @@ impl Filesystem for Directory {
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let inside = if parent == INodeNo::ROOT {
+            if let Some(attributes) = retired_named(name).and_then(|inode| self.shared.retired(inode)) {
+                return told(reply, &attributes);
+            }
             (name == ALGORITHM).then_some(ALGORITHM_INODE)
         } else if parent == ALGORITHM_INODE {
             shard_named(name).map(shard_inode)
@@ -338,6 +362,9 @@ impl Filesystem for Directory {
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(Errno::EROFS);
         }
+        if let Some(flags) = self.shared.forgotten.opened(inode) {
+            return reply.opened(FORGETS, flags);
+        }
         let shared = Arc::clone(&self.shared);
         self.threads.runtime.spawn(async move {
             match shared.open(inode).await {
@@ -351,13 +378,16 @@ impl Filesystem for Directory {
         &self,
         _: &Request,
         inode: INodeNo,
-        _: FileHandle,
+        handle: FileHandle,
         offset: u64,
         size: u32,
         _: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if handle == FORGETS {
+            return reply.error(Errno::EIO);
+        }
         let Some(kept) = self.shared.opened(inode) else { return reply.error(Errno::EIO) };
         kept.file.answer(&self.threads, offset, size, |read| match read {
             Ok(bytes) => reply.data(bytes),

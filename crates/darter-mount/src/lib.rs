@@ -49,6 +49,6 @@ pub mod waits;
 pub use file::{Condition, MountedFile, Settings};
 pub use fill::Fill;
 pub use layers::{KeptFile, Layer, Layers};
-pub use session::{MountError, Mounted};
+pub use session::{Cache, MountError, Mounted, Opener};
 pub use single::MountOptions;
 pub use waits::Waits;

@@ -21,6 +21,8 @@ const FIRST_SHARD: u64 = 3;
 /// Inodes of layers begin here.
 const FIRST_LAYER: u64 = 1000;
 
+const RETIRED: &str = "retired-";
+
 const EXTENSION: &str = ".erofs";
 
 /// The name beside a layer for dm-verity: never there.
@@ -64,6 +66,16 @@ pub(crate) fn named(shard: u8, name: &OsStr) -> Named {
         return Named::Nothing;
     }
     format!("{ALGORITHM}:{digits}").parse().map_or(Named::Nothing, Named::Layer)
+}
+
+/// The name, in the directory itself, of an inode that nobody is given any more.
+pub(crate) fn retired_name(inode: INodeNo) -> String {
+    format!("{RETIRED}{}", inode.0)
+}
+
+/// The inode that has this name in the directory itself.
+pub(crate) fn retired_named(name: &OsStr) -> Option<INodeNo> {
+    name.to_str()?.strip_prefix(RETIRED)?.parse().ok().map(INodeNo)
 }
 
 /// The directory's number and the name of a layer's file; `None` for digests of another algorithm.
@@ -127,6 +139,12 @@ impl<T> Inodes<T> {
         self.nodes.insert(inode, Node { layer, form: key.1.clone(), known: 1, own: make() });
         self.current.insert(key, inode);
         INodeNo(inode)
+    }
+
+    /// The kernel is told of an inode once more; `false` if there is none such.
+    pub(crate) fn told_again(&mut self, inode: INodeNo) -> bool {
+        let node = self.nodes.get_mut(&inode.0);
+        node.map(|node| node.known += 1).is_some()
     }
 
     /// An inode.

@@ -8,16 +8,18 @@
 //! With root's rights the kernel is asked directly, else by `fusermount3`. Files are never passed through to another one (`FUSE_PASSTHROUGH`): the kernel mounts no
 //! EROFS over such a file.
 
+use std::collections::HashMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BackgroundSession, Config, FileAttr, FileType, Filesystem, INodeNo, KernelConfig, MountOption, Notifier, Session,
-    SessionACL,
+    BackgroundSession, Config, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, INodeNo, KernelConfig,
+    MountOption, Notifier, Session, SessionACL,
 };
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 /// For how long names and attributes are good that never change.
@@ -88,11 +90,6 @@ impl Mounted {
         Ok(Self { session })
     }
 
-    /// The handle that lets the kernel forget what it was given of a file.
-    pub(crate) fn cache_of(&self, inode: INodeNo) -> Cache {
-        Cache { notifier: self.session.notifier(), inode }
-    }
-
     pub(crate) fn notifier(&self) -> Notifier {
         self.session.notifier()
     }
@@ -106,24 +103,65 @@ impl Mounted {
     }
 }
 
-/// The kernel's pages of a file.
+/// Opens files of a mount and closes them, in another process. Blocking.
+pub type Opener = fn(&[PathBuf]) -> io::Result<()>;
+
+/// Files that are opened at a time.
+const MAX_OPENED: usize = 256;
+
+/// The handle of a file that was opened so that the kernel forgets its pages: nothing is read by it.
+pub(crate) const FORGETS: FileHandle = FileHandle(u64::MAX);
+
+/// Inodes whose pages the kernel is to forget when somebody opens them, and whether somebody did.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Forgotten(Arc<Mutex<HashMap<u64, bool>>>);
+
+impl Forgotten {
+    /// True if the pages of this one are to be forgotten.
+    pub(crate) fn is_wanted(&self, inode: INodeNo) -> bool {
+        self.0.lock().contains_key(&inode.0)
+    }
+
+    /// Asked by who is about to open a file: the flags, if its pages are to be forgotten by that.
+    pub(crate) fn opened(&self, inode: INodeNo) -> Option<FopenFlags> {
+        *self.0.lock().get_mut(&inode.0)? = true;
+        Some(FopenFlags::empty())
+    }
+}
+
+/// The kernel's pages of files.
+///
+/// The kernel forgets them when a file is opened that is not said to stay as it was, and waits for reads of them that are under way: in the process that
+/// opens it. It does the same for a word over the connection (`FUSE_NOTIFY_INVAL_INODE`), but in the process that has the connection: one
+/// that is killed then never ends, and nor does its connection, since its last reads are for itself to answer.
 #[derive(Clone, Debug)]
 pub struct Cache {
-    notifier: Notifier,
-    inode: INodeNo,
+    pub(crate) notifier: Notifier,
+    pub(crate) forgotten: Forgotten,
+    pub(crate) opener: Opener,
+    /// The files, by their paths from anywhere.
+    pub(crate) files: Vec<(INodeNo, PathBuf)>,
 }
 
 impl Cache {
-    pub(crate) const fn new(notifier: Notifier, inode: INodeNo) -> Self {
-        Self { notifier, inode }
-    }
-
     /// Lets the kernel forget all pages: whoever reads one asks again. Waits for reads that are under way. Blocking.
     ///
     /// # Errors
-    /// When it is not mounted any more.
+    /// When they are not mounted any more.
     pub fn forget(&self) -> io::Result<()> {
-        self.notifier.inval_inode(self.inode, 0, 0)
+        self.files.chunks(MAX_OPENED).try_for_each(|some| self.forget_some(some))
+    }
+
+    fn forget_some(&self, files: &[(INodeNo, PathBuf)]) -> io::Result<()> {
+        self.forgotten.0.lock().extend(files.iter().map(|(inode, _)| (inode.0, false)));
+        let paths: Vec<_> = files.iter().map(|(_, path)| path.clone()).collect();
+        if let Err(error) = (self.opener)(&paths) {
+            tracing::debug!(%error, "files whose pages are to be forgotten could not be opened");
+        }
+        let was_opened = |inode: INodeNo| self.forgotten.0.lock().remove(&inode.0) == Some(true);
+        let left: Vec<_> = files.iter().map(|(inode, _)| *inode).filter(|inode| !was_opened(*inode)).collect();
+        // Those whose path leads elsewhere by now.
+        left.into_iter().try_for_each(|inode| self.notifier.inval_inode(inode, 0, 0))
     }
 }
 

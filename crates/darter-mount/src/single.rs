@@ -18,7 +18,9 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use crate::file::MountedFile;
-use crate::session::{BLOCK, Cache, FOREVER, MountError, Mounted, Threads, directory, file, tune};
+use crate::session::{
+    BLOCK, Cache, FOREVER, FORGETS, Forgotten, MountError, Mounted, Opener, Threads, directory, file, tune,
+};
 
 /// The file's inode; the directory's is the root's.
 const FILE: INodeNo = INodeNo(2);
@@ -35,7 +37,7 @@ pub struct MountOptions {
 }
 
 impl Mounted {
-    /// Mounts a file. Blocking. `runtime` runs the reads.
+    /// Mounts a file. Blocking. `runtime` runs the reads. Besides, what lets the kernel forget what it was given of the file, with the help of `opener`.
     ///
     /// # Errors
     /// [`MountError`].
@@ -43,15 +45,15 @@ impl Mounted {
         file: Arc<MountedFile>,
         dir: &Path,
         options: MountOptions,
+        opener: Opener,
         runtime: Handle,
-    ) -> Result<Self, MountError> {
-        let others = options.others;
-        Self::begin(Directory::new(file, options, runtime), dir, others)
-    }
-
-    /// The handle that lets the kernel forget what it was given of the file.
-    pub fn cache(&self) -> Cache {
-        self.cache_of(FILE)
+    ) -> Result<(Self, Cache), MountError> {
+        let (others, path) = (options.others, dir.join(&options.name));
+        let forgotten = Forgotten::default();
+        let directory = Directory::new(file, options, forgotten.clone(), runtime);
+        let mounted = Self::begin(directory, dir, others)?;
+        let cache = Cache { notifier: mounted.notifier(), forgotten, opener, files: vec![(FILE, path)] };
+        Ok((mounted, cache))
     }
 }
 
@@ -61,15 +63,16 @@ struct Directory {
     name: OsString,
     root: FileAttr,
     attributes: FileAttr,
+    forgotten: Forgotten,
     threads: Threads,
 }
 
 impl Directory {
-    fn new(mounted: Arc<MountedFile>, options: MountOptions, runtime: Handle) -> Self {
+    fn new(mounted: Arc<MountedFile>, options: MountOptions, forgotten: Forgotten, runtime: Handle) -> Self {
         let size = mounted.content().length;
         let time = options.modified;
         let (root, attributes) = (directory(INodeNo::ROOT, time), file(FILE, time, size, size.div_ceil(512)));
-        Self { file: mounted, name: options.name, root, attributes, threads: Threads::new(runtime) }
+        Self { file: mounted, name: options.name, root, attributes, forgotten, threads: Threads::new(runtime) }
     }
 
     fn attributes(&self, inode: INodeNo) -> Option<&FileAttr> {
@@ -107,6 +110,8 @@ impl Filesystem for Directory {
             reply.error(Errno::EISDIR);
         } else if flags.acc_mode() != OpenAccMode::O_RDONLY {
             reply.error(Errno::EROFS);
+        } else if let Some(flags) = self.forgotten.opened(inode) {
+            reply.opened(FORGETS, flags);
         } else {
             reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
         }
@@ -116,7 +121,7 @@ impl Filesystem for Directory {
         &self,
         _: &Request,
         inode: INodeNo,
-        _: FileHandle,
+        handle: FileHandle,
         offset: u64,
         size: u32,
         _: OpenFlags,
@@ -125,6 +130,9 @@ impl Filesystem for Directory {
     ) {
         if inode != FILE {
             return reply.error(Errno::EISDIR);
+        }
+        if handle == FORGETS {
+            return reply.error(Errno::EIO);
         }
         self.file.answer(&self.threads, offset, size, |read| match read {
             Ok(bytes) => reply.data(bytes),

@@ -6,11 +6,11 @@
 //!
 //! Whatever may take time is answered by tasks of the runtime: a file that waits keeps no other waiting.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use crate::file::Unread;
-use crate::session::{BLOCK, Cache, FOREVER, MountError, Mounted, directory, tune};
+use crate::session::{BLOCK, Cache, FOREVER, FORGETS, Forgotten, MountError, Mounted, Opener, directory, tune};
 
 /// Why a file can't be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,25 +61,48 @@ pub trait Reader: Send + Sync + 'static {
 #[derive(Clone, Debug)]
 pub struct TreeCache {
     notifier: Notifier,
+    forgotten: Forgotten,
+    opener: Opener,
     opened: Arc<Mutex<HashSet<NodeId>>>,
+    tree: Arc<Tree>,
+    dir: PathBuf,
 }
 
 impl TreeCache {
     /// Lets the kernel forget all pages of one file, or of all that were opened: whoever reads one asks again. Blocking.
     pub fn forget(&self, file: Option<NodeId>) {
-        let files = match file {
+        let files: Vec<_> = match file {
             Some(file) => vec![file],
             None => self.opened.lock().iter().copied().collect(),
         };
-        for file in files {
-            // What is not mounted any more, or was forgotten, has no pages.
-            let _ = Cache::new(self.notifier.clone(), inode_of(file)).forget();
-        }
+        let names = names(&self.tree);
+        let path = |file: NodeId| {
+            let (mut path, mut at) = (Vec::new(), file);
+            while let Some((parent, name)) = names.get(&at) {
+                path.push(OsStr::from_bytes(name));
+                at = *parent;
+            }
+            path.iter().rev().fold(self.dir.clone(), |dir, name| dir.join(name))
+        };
+        let files = files.into_iter().map(|file| (inode_of(file), path(file))).collect();
+        let (notifier, forgotten, opener) = (self.notifier.clone(), self.forgotten.clone(), self.opener);
+        // What is not mounted any more, or was forgotten, has no pages.
+        let _ = Cache { notifier, forgotten, opener, files }.forget();
     }
 }
 
+/// A name of each node but the root, and the directory that it is in.
+fn names(tree: &Tree) -> HashMap<NodeId, (NodeId, &[u8])> {
+    let all = (0..tree.len()).filter_map(NodeId::at);
+    let inside = all.flat_map(|directory| {
+        let entries = tree.entries(directory).unwrap_or_default();
+        entries.iter().map(move |(name, node)| (*node, (directory, &**name)))
+    });
+    inside.collect()
+}
+
 impl Mounted {
-    /// Mounts a tree. Blocking. What is not dated is of the time `since`; `runtime` runs the reads.
+    /// Mounts a tree. Blocking. `runtime` runs the reads; `opener` helps the kernel to forget what it was given.
     ///
     /// # Errors
     /// [`MountError`].
@@ -88,11 +111,20 @@ impl Mounted {
         reader: Arc<dyn Reader>,
         dir: &Path,
         others: bool,
+        opener: Opener,
         runtime: Handle,
     ) -> Result<(Self, TreeCache), MountError> {
-        let opened: Arc<Mutex<HashSet<NodeId>>> = Arc::default();
-        let mounted = Self::begin(Directory { tree, reader, opened: Arc::clone(&opened), runtime }, dir, others)?;
-        let cache = TreeCache { notifier: mounted.notifier(), opened };
+        let (opened, forgotten): (Arc<Mutex<HashSet<NodeId>>>, _) = (Arc::default(), Forgotten::default());
+        let directory = Directory {
+            tree: Arc::clone(&tree),
+            reader,
+            opened: Arc::clone(&opened),
+            forgotten: forgotten.clone(),
+            runtime,
+        };
+        let mounted = Self::begin(directory, dir, others)?;
+        let (notifier, dir) = (mounted.notifier(), dir.to_owned());
+        let cache = TreeCache { notifier, forgotten, opener, opened, tree, dir };
         Ok((mounted, cache))
     }
 }
@@ -101,6 +133,7 @@ struct Directory {
     tree: Arc<Tree>,
     reader: Arc<dyn Reader>,
     opened: Arc<Mutex<HashSet<NodeId>>>,
+    forgotten: Forgotten,
     runtime: Handle,
 }
 
@@ -230,6 +263,9 @@ impl Filesystem for Directory {
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(Errno::EROFS);
         }
+        if let Some(flags) = self.forgotten.opened(inode) {
+            return reply.opened(FORGETS, flags);
+        }
         let (reader, opened) = (Arc::clone(&self.reader), Arc::clone(&self.opened));
         self.runtime.spawn(async move {
             match reader.open(file).await {
@@ -246,7 +282,7 @@ impl Filesystem for Directory {
         &self,
         _: &Request,
         inode: INodeNo,
-        _: FileHandle,
+        handle: FileHandle,
         offset: u64,
         size: u32,
         _: OpenFlags,
@@ -254,6 +290,9 @@ impl Filesystem for Directory {
         reply: ReplyData,
     ) {
         let Some((file, length)) = self.file(inode) else { return reply.error(Errno::EISDIR) };
+        if handle == FORGETS {
+            return reply.error(Errno::EIO);
+        }
         let range = ByteRange::new(offset, offset.saturating_add(size.into())).clamp_to(length);
         if range.is_empty() {
             return reply.data(&[]);
@@ -265,13 +304,13 @@ impl Filesystem for Directory {
         &self,
         _: &Request,
         inode: INodeNo,
-        _: FileHandle,
+        handle: FileHandle,
         _: OpenFlags,
         _: Option<LockOwner>,
         _: bool,
         reply: ReplyEmpty,
     ) {
-        if let Some((file, _)) = self.file(inode) {
+        if let Some((file, _)) = self.file(inode).filter(|_| handle != FORGETS) {
             let (reader, _inside) = (Arc::clone(&self.reader), self.runtime.enter());
             reader.release(file);
         }

@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -147,6 +148,12 @@ impl Known {
     }
 }
 
+/// Opens files as another process of the program does.
+fn opened(files: &[PathBuf]) -> std::io::Result<()> {
+    let mut cat = Command::new("cat");
+    cat.args(files).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().map(drop)
+}
+
 struct World {
     known: Arc<Known>,
     dir: tempfile::TempDir,
@@ -163,6 +170,7 @@ impl World {
             Arc::clone(&known) as Arc<dyn Layers>,
             dir.path(),
             SystemTime::UNIX_EPOCH,
+            opened,
             runtime.handle().clone(),
         );
         match mounted {

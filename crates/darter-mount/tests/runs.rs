@@ -17,7 +17,7 @@ use darter_core::manifest::hash_piece;
 use darter_core::{BlobId, ByteRange, PieceHash, PieceIndex, PieceLength, SystemClock};
 use darter_kernel::cached::cached;
 use darter_mount::supply::{Content, End, Given, Refusal, Supplier, Supply};
-use darter_mount::{Fill, KeptFile, MountOptions, Mounted, MountedFile, Settings};
+use darter_mount::{Cache, Fill, KeptFile, MountOptions, Mounted, MountedFile, Settings};
 use rustix::fs::{Advice, fadvise};
 use tokio::sync::watch;
 
@@ -104,6 +104,7 @@ impl Supplier for Agent {
 struct World {
     agent: Agent,
     mounted: Option<Mounted>,
+    cache: Cache,
     kept: Arc<KeptFile>,
     runtime: tokio::runtime::Runtime,
     dir: tempfile::TempDir,
@@ -125,9 +126,9 @@ impl World {
             KeptFile::begin(file, agent.clone())
         });
         let options = MountOptions { name: "large".into(), modified: SystemTime::UNIX_EPOCH, others: false };
-        match Mounted::mount(Arc::clone(kept.file()), &at, options, runtime.handle().clone()) {
-            Ok(mounted) => {
-                let world = Self { agent, mounted: Some(mounted), kept, runtime, dir };
+        match Mounted::mount(Arc::clone(kept.file()), &at, options, |_| Ok(()), runtime.handle().clone()) {
+            Ok((mounted, cache)) => {
+                let world = Self { agent, mounted: Some(mounted), cache, kept, runtime, dir };
                 assert_eq!(world.reads_in_order(0, LENGTH), LENGTH);
                 world.forget();
                 Some(world)
@@ -206,7 +207,7 @@ fn nothing_of_wrong_content_is_put_into_memory() {
     assert_eq!(world.reads_in_order(0, 4 * MIB), 4 * MIB);
     world.agent.end.send_replace(Some(End::Wrong("it is wrong".to_owned())));
     world.runtime.block_on(world.kept.over());
-    world.mounted.as_ref().unwrap().cache().forget().unwrap();
+    world.cache.forget().unwrap();
     assert!(soon(|| world.in_memory().is_none_or(|bytes| bytes == 0)), "{:?}", world.in_memory());
     assert_eq!(world.reads_in_order(0, LENGTH), 0);
 }

@@ -43,7 +43,7 @@ pub(crate) use self::client::{
     NamesArgs, StatusArgs, TopArgs,
 };
 pub(crate) use self::image::{ExpandArgs, ImageArgs, ImageCommand, ProfileArgs};
-pub(crate) use self::mount::{KeepArgs, LazyDirArgs, MountArgs, MountShape, Mountable, UnmountArgs};
+pub(crate) use self::mount::{KeepArgs, LazyDirArgs, MountArgs, MountShape, Mountable, OpenArgs, UnmountArgs};
 pub(crate) use self::setup::{DoctorArgs, SetupArgs};
 pub(crate) use self::snapshotter::SnapshotterArgs;
 
@@ -113,6 +113,9 @@ pub(crate) enum Command {
     /// Keep a mount, for `darter mount`, which says on standard input what to mount
     #[command(hide = true)]
     KeepMount(KeepArgs),
+    /// Open files and close them, for a process that keeps a mount
+    #[command(hide = true)]
+    OpenFiles(OpenArgs),
     /// Keep a directory of the layers of images, which containerd mounts before they have come
     ///
     /// An agent with --lazy-dir starts it by itself, as root.
@@ -214,6 +217,7 @@ impl Command {
             | Self::Seed(_)
             | Self::Node(_)
             | Self::KeepMount(_)
+            | Self::OpenFiles(_)
             | Self::LazyDir(_)
             | Self::Snapshotter(_)
             | Self::Completions(_)

@@ -30,7 +30,7 @@ use tokio::runtime::Handle;
 
 use self::layers::AgentLayers;
 use crate::cli::LazyDirArgs;
-use crate::mount::{register, unmount};
+use crate::mount::{opened, register, unmount};
 use crate::signals::Signals;
 
 /// A name that is never in the directory: a keeper that lives says so.
@@ -56,7 +56,7 @@ pub(crate) async fn keep(args: &LazyDirArgs) -> anyhow::Result<()> {
     let layers = Arc::new(AgentLayers::new(args.place.clients()?, settings, clock));
     let mounted = {
         let (dir, runtime) = (dir.clone(), Handle::current());
-        threads::run(move || Mounted::mount_layers(layers, &dir, since, runtime)).await?
+        threads::run(move || Mounted::mount_layers(layers, &dir, since, opened, runtime)).await?
     };
     tracing::info!(dir = %dir.display(), "layers can be mounted");
     let mut session = tokio::task::spawn_blocking(move || mounted.wait());

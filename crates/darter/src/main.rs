@@ -140,6 +140,7 @@ async fn run(configured: Configured) -> anyhow::Result<()> {
         Command::Mount(args) => mount::run(args, &configured).await,
         Command::Unmount(args) => mount::unmount(args).await,
         Command::KeepMount(_) => mount::keep().await,
+        Command::OpenFiles(args) => mount::open(&args.files).await,
         Command::LazyDir(args) => lazy::keep(args).await,
         Command::Snapshotter(args) => snapshotter::run(args).await,
         Command::Ls(args) => show::list(args).await,

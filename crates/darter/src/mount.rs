@@ -36,7 +36,7 @@ mod trees;
 pub(crate) mod unmount;
 
 use std::ffi::OsString;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -45,6 +45,7 @@ use std::process::{Command as Process, Stdio};
 use anyhow::{Context as _, bail};
 use darter_api::{MountKind, MountStatus, Problem};
 use darter_core::Digest;
+use darter_store::threads;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -333,6 +334,27 @@ pub(crate) async fn keep() -> anyhow::Result<()> {
             _ => Word::Failed(failure::problem(&error)),
         })
     })
+}
+
+/// Has files opened and closed by a process of their own: see [`darter_mount::Opener`]. Blocking.
+pub(crate) fn opened(files: &[PathBuf]) -> io::Result<()> {
+    let mut opener = Process::new("/proc/self/exe");
+    // Nobody's settings are of use to it.
+    opener.arg0("darter").arg("open-files").arg("--").args(files).env("DARTER_CONFIG", "");
+    opener.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().map(drop)
+}
+
+/// That process.
+pub(crate) async fn open(files: &[PathBuf]) -> anyhow::Result<()> {
+    let files = files.to_owned();
+    let opening = move || {
+        for file in files {
+            // One that is gone needs no more.
+            let _ = std::fs::File::open(file);
+        }
+    };
+    threads::run(opening).await;
+    Ok(())
 }
 
 fn say(word: &Word) -> anyhow::Result<()> {

@@ -60,7 +60,7 @@ const SCENARIOS: [(&str, Scenario); 18] = [
 ];
 
 /// What also needs Go, which is no part of what the others need.
-const RELEASE: [(&str, Scenario); 16] = [
+const RELEASE: [(&str, Scenario); 17] = [
     ("ranges::engines_that_fetch_layers_by_ranges_read_the_registry_once", ranges::engines_that_fetch_by_ranges),
     ("ranges::a_pull_by_ranges_is_no_later_than_directly", ranges::a_pull_by_ranges_is_no_later),
     ("lazy::containers_start_before_their_layers_have_come", lazy::containers_start_before_their_layers_have_come),
@@ -84,6 +84,10 @@ const RELEASE: [(&str, Scenario); 16] = [
     (
         "lazy::events::a_layer_that_is_not_what_its_image_says_is_never_read",
         lazy::events::a_layer_that_is_not_what_its_image_says_is_never_read,
+    ),
+    (
+        "lazy::events::an_agent_without_rights_serves_what_a_keeper_mounts",
+        lazy::events::an_agent_without_rights_serves_what_a_keeper_mounts,
     ),
     ("snapshotter::containerds_own_suite_passes", snapshotter::containerds_own_suite_passes),
 ];

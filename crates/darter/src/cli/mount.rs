@@ -231,6 +231,14 @@ pub(crate) struct KeepArgs {
     pub(crate) _dir: PathBuf,
 }
 
+/// Open files
+#[derive(Debug, Args)]
+pub(crate) struct OpenArgs {
+    /// The files
+    #[arg(value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+}
+
 /// Keep a directory of layers
 #[derive(Debug, Args)]
 pub(crate) struct LazyDirArgs {

@@ -44,6 +44,8 @@ pub(super) struct AgentLayers {
     waits: Waits,
     known: Mutex<Recent<Digest, FoundLayer>>,
     remembered: Mutex<Remembered>,
+    /// Why the last layer was not found.
+    last_miss: Mutex<String>,
     /// Held by who asks the agent to tell of changes: when it may be asked again, if it refused.
     telling: AsyncMutex<Moment>,
 }
@@ -53,7 +55,17 @@ impl AgentLayers {
         let (known, remembered) = (Mutex::new(Recent::new(MAX_KNOWN)), Mutex::new(Remembered::new()));
         let (agents, telling) = (Agents::new(clients), AsyncMutex::new(clock.now()));
         let listen_timeout = LISTEN_TIMEOUT;
-        Self { agents, settings, clock, listen_timeout, waits: Waits::new(), known, remembered, telling }
+        Self {
+            agents,
+            settings,
+            clock,
+            listen_timeout,
+            waits: Waits::new(),
+            known,
+            remembered,
+            last_miss: Mutex::default(),
+            telling,
+        }
     }
 
     /// Sees to it that the agent tells of changes, if it can.
@@ -72,6 +84,17 @@ impl AgentLayers {
             Ok(Err(ClientError::NoDaemon(_) | ClientError::Connect(..) | ClientError::Broken(..))) => {}
             // An older agent does not know.
             Ok(Err(_)) | Err(_) => *again = self.clock.now() + LISTEN_AGAIN,
+        }
+    }
+
+    /// Says why a layer is not found: once, if it is the same for all of them.
+    fn tell_miss(&self, layer: Digest, reason: String) {
+        let mut last = self.last_miss.lock();
+        if *last == reason {
+            tracing::debug!(%layer, reason, "not found");
+        } else {
+            tracing::info!(%layer, reason, "an engine asked for a layer that the agent does not give");
+            *last = reason;
         }
     }
 
@@ -122,7 +145,7 @@ impl Layers for AgentLayers {
                 found
             }
             Ok(LayerAnswer::Miss { reason }) => {
-                tracing::debug!(%layer, reason, "not found");
+                self.tell_miss(layer, reason);
                 self.known.lock().remove(&layer);
                 return None;
             }

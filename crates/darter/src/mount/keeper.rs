@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use super::register::Registration;
 use super::sources::{Agents, FileSource, request};
 use super::told::About;
-use super::{Mount, told, unmount};
+use super::{Mount, opened, told, unmount};
 use crate::cli::MountArgs;
 use crate::failure::Failure;
 use crate::signals::Signals;
@@ -82,11 +82,10 @@ async fn keep(
         others: args.allow_other,
     };
     let file = MountedFile::new(content, supply, settings, clock);
-    let mounted = {
+    let (mounted, cache) = {
         let (file, dir, runtime) = (Arc::clone(&file), mount.dir.clone(), Handle::current());
-        threads::run(move || Mounted::mount(file, &dir, options, runtime)).await?
+        threads::run(move || Mounted::mount(file, &dir, options, opened, runtime)).await?
     };
-    let cache = mounted.cache();
     let mut session = tokio::task::spawn_blocking(move || mounted.wait());
     let status = async || status(args, mount, agents, since, &file).await;
     let entry = match Registration::announce(&args.place, &status().await, told) {

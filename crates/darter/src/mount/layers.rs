@@ -187,7 +187,8 @@ fn mounted(
 ) -> anyhow::Result<Mounted> {
     let below = work.join("files");
     rooms::make(&below).with_context(|| format!("can't make {}; give another --data-dir", below.display()))?;
-    let mounted = Mounted::mount_layers(files, &below, UNIX_EPOCH + Duration::from_secs(since), runtime)?;
+    let mounted =
+        Mounted::mount_layers(files, &below, UNIX_EPOCH + Duration::from_secs(since), super::opened, runtime)?;
     let file_of = |layer: &LayerRequest| {
         let text = layer.diff_id.to_string();
         let digits = text.split_once(':').map_or(text.as_str(), |(_, digits)| digits);

@@ -374,7 +374,7 @@ async fn keep(
     };
     let (mounted, cache) = {
         let (tree, dir, others, runtime) = (Arc::clone(&ready.tree), dir.clone(), args.allow_other, Handle::current());
-        threads::run(move || Mounted::mount_tree(tree, reader, &dir, others, runtime)).await?
+        threads::run(move || Mounted::mount_tree(tree, reader, &dir, others, super::opened, runtime)).await?
     };
     let over = match &ready.source {
         Opened::Archive(kept) => Some((kept.over(), cache)),

@@ -3,11 +3,13 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::chown;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use darter_lab::engine::PULL_TIMEOUT;
+use darter_lab::cluster::{LOCAL, LOCAL_PORT, PEER_PORT};
+use darter_lab::engine::{Containerd, PULL_TIMEOUT, Route};
 use darter_lab::lazy::LazyNode;
 use darter_lab::process::wait_until;
 use darter_lab::registry::NAME;
@@ -193,5 +195,46 @@ pub(crate) fn a_layer_that_is_not_what_its_image_says_is_never_read(world: &Worl
         node.pull(&reference)?;
         let container = node.engine.start_container(&reference, "reader", &SLEEP)?;
         read_everything(&fleet.known.truth, &data_of(container)?, 1, TIMEOUT)
+    })
+}
+
+pub(crate) fn an_agent_without_rights_serves_what_a_keeper_mounts(world: &World) -> Result<()> {
+    /// Owns nothing.
+    const NOBODY: u32 = 65534;
+    play(world, |fleet| {
+        let host = fleet.node;
+        let anchor = host.hold_mounts()?;
+        let (layers, data) = (host.make_directory("layers")?, host.make_directory("darter")?);
+        chown(&data, Some(NOBODY), Some(NOBODY)).context("give the agent its directory")?;
+        let binary = darter_lab::place::darter_binary()?;
+        let mut agent = host.command_beside(anchor.id(), "setpriv");
+        let nobody = NOBODY.to_string();
+        agent.args(["--reuid", &nobody, "--regid", &nobody, "--clear-groups", "--no-new-privs", "--bounding-set=-all"]);
+        agent.arg(&binary).args(["node", "--insecure", "--reserve", "0", "--local", LOCAL, "--join"]);
+        agent.arg(format!("{}:{PEER_PORT}", fleet.seed.host().address()));
+        agent.arg("--listen").arg(format!("{}:{PEER_PORT}", host.address())).arg("--lazy-dir").arg(&layers);
+        agent.arg("--upstream").arg(format!("{NAME}={}", fleet.registry.url()));
+        agent.env("DARTER_DATA_DIR", &data).env("DARTER_CONFIG", "");
+        let mut agent = host.spawn("darter", &mut agent)?;
+        agent.wait_for_port(LOCAL_PORT, TIMEOUT)?;
+        let mut keeper = host.command_beside(anchor.id(), &binary);
+        keeper.arg("lazy-dir").arg(&layers).arg("--socket").arg(darter_api::socket_path(&data));
+        let _keeper = host.spawn("keeper", &mut keeper)?;
+        let seen = format!("/proc/{}/root{}/sha256", anchor.id(), layers.display());
+        wait_until("the directory of layers", TIMEOUT, || Ok(fs::exists(&seen)?))?;
+        let route = Route::mirrored(fleet.registry.authority());
+        let engine = Containerd::start_lazy(host, &route, &layers, anchor.id())?;
+        let reference = fleet.known.reference();
+        engine.pull(&reference)?.finish(PULL_TIMEOUT)?;
+        for layer in &fleet.known.image.layers {
+            ensure!(!engine.blob(&layer.digest).exists(), "containerd fetched the layer {}", layer.digest);
+        }
+        let container = engine.start_container(&reference, "reader", &SLEEP)?;
+        read_everything(&fleet.known.truth, &data_of(container)?, 1, TIMEOUT)?;
+        let status = fs::read_to_string(format!("/proc/{}/status", agent.id())).context("look at the agent")?;
+        let has = |field: &str| status.lines().any(|line| line.split_whitespace().eq(field.split_whitespace()));
+        ensure!(has(&format!("Uid: {NOBODY} {NOBODY} {NOBODY} {NOBODY}")), "the agent is somebody: {status}");
+        ensure!(has(&format!("CapBnd: {}", "0".repeat(16))), "the agent has rights: {status}");
+        Ok(())
     })
 }
