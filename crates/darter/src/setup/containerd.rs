@@ -18,6 +18,9 @@ use anyhow::Context as _;
 use super::document::{Document, Node, Value, Wrong, checked, header, set};
 use super::tree::Tree;
 
+/// The newest form of a configuration that is known.
+const NEWEST_VERSION: i64 = 4;
+
 /// The first two numbers of a version.
 pub(crate) type Release = (u32, u32);
 
@@ -143,6 +146,16 @@ impl Config {
                 _ => format!("version = {}\n", newest_version(engine)),
             };
             let document = Document::parse(&text).map_err(|wrong| Refusal::of(&path, wrong))?;
+            if let Some(node) = document.get(&["version"])
+                && let Value::Number(version) = node.value
+                && version > NEWEST_VERSION
+            {
+                let lines = document.line(node.at.start).to_string();
+                let message = format!(
+                    "version = {version}: this release of Darter knows configurations up to version {NEWEST_VERSION}, and where another one has its settings it can't tell"
+                );
+                return Err(Refusal { path, lines, message });
+            }
             Ok(File { path, before, document })
         };
         let files = files.into_iter().map(file).collect::<Result<Vec<_>, _>>()?;
