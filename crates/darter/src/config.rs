@@ -66,7 +66,8 @@ impl Configured {
     /// second time over the file's values.
     pub(crate) fn from_arguments(arguments: &[OsString]) -> Result<Self, NotConfigured> {
         let first = definition().try_get_matches_from(arguments).map_err(without_secrets)?;
-        let Some((subcommand, given)) = first.subcommand() else {
+        let (names, given) = innermost(&first);
+        let Some(subcommand) = names.first().copied() else {
             unreachable!("clap refuses a command line without a subcommand");
         };
         let file = match given.try_get_one::<PathBuf>("config") {
@@ -77,10 +78,13 @@ impl Configured {
             // The command (`man`, `completions`) has no such flag.
             Err(_) => None,
         };
-        let mut command = with_data_dir(definition(), subcommand);
-        if let Some(file) = &file {
-            command = file.as_defaults(command, subcommand);
-        }
+        let command = within(definition(), &names, |command| {
+            let command = with_data_dir(command);
+            match &file {
+                Some(file) => file.as_defaults(command),
+                None => command,
+            }
+        });
         let matches = command.try_get_matches_from(arguments).map_err(without_secrets)?;
         let cli = Cli::from_arg_matches(&matches)?;
         Ok(Self { arguments: arguments.to_vec(), cli, matches, file })
@@ -102,9 +106,32 @@ impl Configured {
 /// downward API) leaves them so for what a host does not have. An empty `DARTER_CONFIG` means no file.
 fn definition() -> clap::Command {
     let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
-    cli::definition().mut_subcommands(|command| {
-        command.mut_args(|arg| if arg.get_id() != "config" && is_empty(&arg) { arg.env(None::<&str>) } else { arg })
-    })
+    let without = |arg: clap::Arg| if arg.get_id() != "config" && is_empty(&arg) { arg.env(None::<&str>) } else { arg };
+    // Some commands have commands of their own.
+    cli::definition()
+        .mut_subcommands(|command| command.mut_args(without).mut_subcommands(|command| command.mut_args(without)))
+}
+
+/// The names of a command and of those of its own that were given (`image profile`), and what the last of them was given.
+fn innermost(matches: &ArgMatches) -> (Vec<&str>, &ArgMatches) {
+    let (mut names, mut given) = (Vec::new(), matches);
+    while let Some((name, inside)) = given.subcommand() {
+        names.push(name);
+        given = inside;
+    }
+    (names, given)
+}
+
+/// Changes the command that has these names, one inside the other.
+fn within(
+    command: clap::Command,
+    names: &[&str],
+    change: impl FnOnce(clap::Command) -> clap::Command,
+) -> clap::Command {
+    match names.split_first() {
+        Some((first, rest)) => command.mut_subcommand(first, |command| within(command, rest, change)),
+        None => change(command),
+    }
 }
 
 /// clap's message about a wrong command line, without the values of flags that are secrets in whatever form.
@@ -126,15 +153,13 @@ pub(crate) fn text_of(error: &clap::Error) -> String {
 
 /// Gives `--data-dir` the default that fits this user. It is not part of the definition, because help and manual
 /// pages must not depend on who prints them.
-fn with_data_dir(command: clap::Command, subcommand: &str) -> clap::Command {
-    let Some(dir) = own_data_dir() else { return command };
-    command.mut_subcommand(subcommand, |command| {
-        if command.get_arguments().any(|arg| arg.get_id() == "data_dir") {
+fn with_data_dir(command: clap::Command) -> clap::Command {
+    match own_data_dir() {
+        Some(dir) if command.get_arguments().any(|arg| arg.get_id() == "data_dir") => {
             command.mut_arg("data_dir", |arg| arg.default_value(dir.into_os_string()))
-        } else {
-            command
         }
-    })
+        _ => command,
+    }
 }
 
 /// Where the system's configuration is.

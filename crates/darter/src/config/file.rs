@@ -93,19 +93,15 @@ impl ConfigFile {
     }
 
     /// Makes the file's values the defaults of the subcommand's flags of the same name.
-    pub(crate) fn as_defaults(&self, command: clap::Command, subcommand: &str) -> clap::Command {
-        command.mut_subcommand(subcommand, |mut command| {
-            for entry in &self.entries {
-                let id = command
-                    .get_arguments()
-                    .find(|arg| arg.get_long() == Some(&entry.key))
-                    .map(|arg| arg.get_id().clone());
-                if let Some(id) = id {
-                    command = command.mut_arg(id, |arg| arg.default_values(entry.values.clone()));
-                }
+    pub(crate) fn as_defaults(&self, mut command: clap::Command) -> clap::Command {
+        for entry in &self.entries {
+            let id =
+                command.get_arguments().find(|arg| arg.get_long() == Some(&entry.key)).map(|arg| arg.get_id().clone());
+            if let Some(id) = id {
+                command = command.mut_arg(id, |arg| arg.default_values(entry.values.clone()));
             }
-            command
-        })
+        }
+        command
     }
 
     /// The line where a key is set.

@@ -421,3 +421,18 @@ fn the_data_directory_follows_the_user() {
     assert_eq!(dir(false, &[("HOME", "/h"), ("XDG_DATA_HOME", "x")]).as_deref(), Some("/h/.local/share/darter"));
     assert_eq!(dir(false, &[]), None);
 }
+
+#[test]
+fn commands_of_commands_have_the_data_directory_and_the_file_like_others() {
+    use crate::cli::{ImageArgs, ImageCommand};
+    let dir_of = |config: &str| {
+        let configured = configured(&format!("darter image profile python:3 --config={config}"));
+        let Command::Image(ImageArgs { command: ImageCommand::Profile(args) }) = configured.cli.command else {
+            panic!("another command")
+        };
+        args.place.data_dir().ok()
+    };
+    assert_eq!(dir_of(""), own_data_dir());
+    let file = file("data-dir = \"/srv/darter\"\n");
+    assert_eq!(dir_of(file.path().to_str().unwrap()), Some("/srv/darter".into()));
+}

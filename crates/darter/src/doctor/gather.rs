@@ -46,6 +46,8 @@ pub(super) struct Kernel {
     /// True if EROFS can be mounted from files; `None` where the kernel's configuration is not to be had.
     pub(super) file_backed: Option<bool>,
     pub(super) fuse_device: bool,
+    /// This user may open it.
+    pub(super) fuse_open: bool,
     pub(super) fusermount: bool,
     pub(super) root: bool,
 }
@@ -183,6 +185,7 @@ pub(super) fn kernel() -> Kernel {
         modules: ["erofs", "fuse", "overlay"].into_iter().filter(|module| has(module)).collect(),
         file_backed: file_backed(&name),
         fuse_device: Path::new("/dev/fuse").exists(),
+        fuse_open: fs::File::options().read(true).write(true).open("/dev/fuse").is_ok(),
         fusermount: find("fusermount3").is_some(),
         root: rustix::process::geteuid().is_root(),
         name,

@@ -22,6 +22,11 @@ pub(super) fn kernel(kernel: &Kernel) -> Vec<Finding> {
             "modprobe fuse; in a container --device /dev/fuse --cap-add SYS_ADMIN",
         ),
         (false, true) => found.warning("fuse", "the kernel does not list FUSE", "modprobe fuse"),
+        (true, true) if !kernel.fuse_open => found.warning(
+            "fuse",
+            "this user may not open /dev/fuse: only others can mount here (darter mount)",
+            "chmod 666 /dev/fuse, as is usual, or mount as root",
+        ),
         (true, true) if !kernel.root && !kernel.fusermount => found.warning(
             "fuse",
             "FUSE is there, but not fusermount3, which users mount with",

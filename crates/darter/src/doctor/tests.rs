@@ -32,6 +32,7 @@ fn kernel() -> Kernel {
         release: (6, 12),
         filesystems: ["erofs", "fuse", "overlay"].map(str::to_owned).into(),
         fuse_device: true,
+        fuse_open: true,
         root: true,
         ..Kernel::default()
     }
@@ -44,6 +45,7 @@ fn a_kernel_is_judged_by_what_mounts_need() {
         expect(&host::kernel(&ok), check, Level::Ok, "");
     }
     expect(&host::kernel(&Kernel { fuse_device: false, ..kernel() }), "fuse", Level::Warning, "/dev/fuse");
+    expect(&host::kernel(&Kernel { fuse_open: false, ..kernel() }), "fuse", Level::Warning, "may not open /dev/fuse");
     expect(&host::kernel(&Kernel { root: false, ..kernel() }), "fuse", Level::Warning, "fuse3");
     expect(&host::kernel(&Kernel { filesystems: vec![], ..kernel() }), "overlayfs", Level::Warning, "modprobe");
     for (kernel, level, part) in [
