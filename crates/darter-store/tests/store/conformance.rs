@@ -32,6 +32,7 @@ scenarios! {
     pieces_that_come_together_are_stored_or_refused_each_by_itself
     reads_are_served_from_held_pieces_only
     a_growing_blob_takes_pieces_before_its_length_is_known
+    a_growing_blob_makes_room_for_each_piece
     what_is_read_first_is_stored_and_its_hash_learnt
     a_length_that_makes_the_last_piece_short_drops_the_full_one
     an_empty_blob_is_whole_at_once
@@ -162,6 +163,17 @@ fn a_growing_blob_takes_pieces_before_its_length_is_known(make: Make<'_>) {
     content.check_held(&*blob);
     assert_eq!(blob.held().len(), 3);
     blob.seal(content.manifest.root().unwrap()).unwrap();
+}
+
+fn a_growing_blob_makes_room_for_each_piece(make: Make<'_>) {
+    let store = make(config(Some(4 * PIECE)));
+    let (old, new) = (Content::new(1, 3 * PIECE), Content::new(2, 3 * PIECE));
+    drop(old.fill(&*store));
+    let manifest = Manifest::new(new.manifest.piece_length(), None);
+    let blob = store.open_or_create(new.id, new.info(), manifest).unwrap();
+    blob.extend(0, new.manifest.hashes()).unwrap();
+    (0..3).for_each(|piece| new.put(&*blob, piece));
+    assert_eq!(ids(&*store), [new.id]);
 }
 
 fn what_is_read_first_is_stored_and_its_hash_learnt(make: Make<'_>) {

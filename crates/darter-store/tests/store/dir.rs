@@ -159,3 +159,13 @@ fn names_are_those_of_its_entries_that_are_text() {
     assert_eq!(own.sub(".hidden").unwrap().names().unwrap(), ["b"]);
     assert_eq!(kind(own.rename("a", &own, "c")), Some(ErrorKind::NotFound));
 }
+
+/// Programs that an agent starts have no business with its files.
+#[test]
+fn no_program_that_is_started_inherits_what_is_open() {
+    let (_outer, own) = own();
+    let made = own.create("file").unwrap();
+    for file in [&made, &own.open_file("file", Access::Read).unwrap()] {
+        assert!(rustix::io::fcntl_getfd(file).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+    }
+}

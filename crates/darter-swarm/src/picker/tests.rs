@@ -583,3 +583,18 @@ fn a_piece_that_was_lost_is_the_first_that_lacks() {
     scene.tell(Event::Received { request: None, piece: PieceIndex(4), bytes: MIB });
     assert_eq!(scene.picker.lag(), 0);
 }
+
+#[test]
+fn what_somebody_nearby_holds_is_fetched_from_nobody_afar_though_one_there_has_nothing_else_to_do() {
+    let mut scene = Scene::new(40);
+    scene.join(1, Tier::Rack, PieceSet::full(40));
+    scene.join(2, Tier::Far, PieceSet::full(40));
+    for _ in 0..10 {
+        let requests = scene.requests(50);
+        assert!(requests.iter().all(|(_, peer, _)| *peer == node(1)), "{requests:?}");
+        for (request, _, piece) in requests {
+            scene.receive(request, piece);
+        }
+    }
+    assert_eq!(scene.picker.held().len(), 40);
+}

@@ -1,5 +1,7 @@
 //! The last number that is taken, and the first one that is not.
 
+use darter_core::proof::block_of;
+
 use super::*;
 use crate::{MAX_BLOB_LENGTH, MAX_PIECES, MAX_REGISTRY_HEADERS};
 
@@ -67,6 +69,23 @@ fn a_blob_is_no_longer_than_its_pieces_can_be_counted() {
         Message::Grew { blob: BLOB, from: 0, hashes, length: Some(length), members_ask: false, proof }
     };
     assert!(ends_between(grew, [MAX_BLOB_LENGTH, MAX_BLOB_LENGTH + 1]));
+}
+
+#[test]
+fn hashes_come_with_the_word_for_just_these_and_a_run_lies_in_one_block() {
+    let hashes = |count| vec![PieceHash([3; 32]); count];
+    let proof = |count| Some(Proof { count, signature: [[0; 32]; 2] });
+    let end = block_of(PieceIndex(0)).end;
+    let run = |from, proof| Message::Run { blob: BLOB, from, hashes: hashes(2), proof };
+    for word in [proof(2), None] {
+        assert!(ends_between(|from| run(from, word), [end - 2, end - 1]));
+        assert!(ends_between(|from| run(from, word), [MAX_PIECES - 2, MAX_PIECES - 1]));
+    }
+    assert!(ends_between(|count| run(0, proof(count)), [2, 3]) && refused(&run(0, proof(1))));
+    let grew =
+        |from, proof| Message::Grew { blob: BLOB, from, hashes: hashes(2), length: None, members_ask: false, proof };
+    assert!(ends_between(|from| grew(from, None), [MAX_PIECES - 2, MAX_PIECES - 1]));
+    assert!(ends_between(|count| grew(10, proof(count)), [12, 13]) && refused(&grew(10, proof(2))));
 }
 
 #[test]

@@ -163,3 +163,14 @@ fn a_piece_that_one_holds_is_asked_of_it_by_one_first_and_by_the_others_in_turn(
     assert_eq!(times[0], 0, "one does not wait: {times:?}");
     assert!(times[1] > 0 && times[3] > times[1] && times[3] <= 150, "{times:?}");
 }
+
+#[test]
+fn only_a_start_beside_others_gives_requests_up_sooner() {
+    let is_short = |scene: &Scene| scene.picker.tuning_now().overdue_floor < Tuning::default().overdue_floor;
+    let mut scene = starter(true);
+    assert!(!is_short(&scene), "it is alone");
+    joins(&mut scene, 1, PieceSet::new());
+    assert!(is_short(&scene));
+    scene.tell(Event::Wants(true));
+    assert!(!is_short(&scene), "it wants everything");
+}

@@ -57,3 +57,25 @@ fn once_all_that_lacks_is_to_be_had_the_lead_is_asked_by_name_for_what_a_reader_
     assert!(!of_lead.is_empty() && of_lead.iter().all(|piece| *piece < 32), "{actions:?}");
     assert_eq!(asks(&actions), 0);
 }
+
+#[test]
+fn a_reader_is_behind_by_bytes_and_not_by_pieces() {
+    let held_behind = |piece_bytes: u64, count: u32| {
+        let mut picker = Picker::new(node(0), piece_bytes, Tuning::default(), 7);
+        let (known, total) = (0..100, Some(100));
+        picker.handle(Event::ManifestGrew { known, total }, Moment::ZERO);
+        for piece in 1..=count {
+            let piece = PieceIndex(piece);
+            picker.handle(Event::Received { request: None, piece, bytes: piece_bytes }, Moment::ZERO);
+        }
+        let (reader, piece, patience) = (ReaderId(0), PieceIndex(0), Duration::ZERO);
+        picker.handle(Event::ReaderAt { reader, piece, count: 1, patience }, Moment::ZERO);
+        !picker.needs_of_readers().near.is_empty()
+    };
+    let lag = Tuning::default().reader_lag;
+    let most = |piece_bytes: u64| u32::try_from(lag / piece_bytes).unwrap();
+    for piece_bytes in [MIB / 2, MIB, 4 * MIB - 1] {
+        assert!(!held_behind(piece_bytes, most(piece_bytes)), "{piece_bytes}");
+        assert!(held_behind(piece_bytes, most(piece_bytes).max(3) + 2), "{piece_bytes}");
+    }
+}

@@ -1,4 +1,4 @@
-//! What is read of the origin, and by which reader.
+//! The pieces that are read of the origin, and their readers.
 
 use super::*;
 use crate::{AtPiece, Gave, OriginReader, OriginRun, Output, ReadsOn, Widening};
@@ -7,7 +7,7 @@ const EVERYTHING: OriginReader = OriginReader::Everything;
 const ERRANDS: OriginReader = OriginReader::Errands;
 const BESIDE: OriginReader = OriginReader::Beside(0);
 
-/// What a reader is given: its first piece, and the one behind its last.
+/// A reader's run: its first piece, and the one behind its last.
 type Given = (OriginReader, u32, Option<u32>);
 
 fn given(run: (OriginReader, OriginRun)) -> Given {
@@ -53,11 +53,14 @@ fn whoever_leads_reads_what_is_lacking_and_is_given_nothing_else_before_that_has
     let mut scene = Scene::new();
     assert_eq!(scene.reads(), [], "nobody leads");
     scene.leads();
+    assert!(!scene.session.leads_others(), "nobody was let in");
     assert_eq!(scene.reads(), [(EVERYTHING, 0, Some(PIECES))]);
     assert_eq!(scene.reads(), [], "it is at work");
+    assert!(scene.session.is_at_work(EVERYTHING) && !scene.session.is_read_beside(), "one connection reads");
     scene.stores(0, None);
     assert_eq!(scene.reads_on(EVERYTHING, 1), ReadsOn::Planned);
     scene.admits_with(1, &[1, 2], true);
+    assert!(scene.session.leads_others());
     assert_eq!(scene.reads_on(EVERYTHING, 1), ReadsOn::Ends, "somebody has it");
     assert!(scene.ends(EVERYTHING) && !scene.ends(EVERYTHING));
     assert_eq!(scene.reads(), [(EVERYTHING, 3, Some(PIECES))]);
