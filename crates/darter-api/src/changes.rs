@@ -18,7 +18,7 @@ pub const PROTOCOL: &str = "darter-changes";
 #[derive(Debug)]
 pub struct Changes(UnixStream);
 
-/// What was told since the last look.
+/// The news since the last look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Nothing.
@@ -35,7 +35,7 @@ impl Changes {
         Self(connection)
     }
 
-    /// What was told since the last look. Does not wait.
+    /// The news since the last look. Does not wait.
     pub fn look(&mut self) -> Change {
         let mut told = [0; 64];
         let mut change = Change::None;

@@ -256,7 +256,7 @@ pub struct Receiver {
     file: Option<Arc<File>>,
     /// One past the last byte that came.
     at: u64,
-    /// What was received last, how much of it was understood, and the descriptor that came with its last frame.
+    /// The bytes that were received last, how many of them were understood, and the descriptor that came with its last frame.
     received: Vec<u8>,
     understood: usize,
     descriptor: Option<OwnedFd>,

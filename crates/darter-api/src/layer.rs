@@ -1,4 +1,4 @@
-//! What `POST /v1/parts` takes in place of an address: a layer of an image that is wanted in the form that the kernel mounts, or a registry's blob as it is
+//! The layers that `POST /v1/parts` takes in place of an address: a layer of an image that is wanted in the form that the kernel mounts, or a registry's blob as it is
 //! stored.
 
 use std::fmt;
@@ -26,7 +26,7 @@ pub struct LayerRequest {
 }
 
 impl LayerRequest {
-    /// What stands in a request's `url`: nothing that can be downloaded, so that a daemon that knows no layers does not give the layer
+    /// The text in a request's `url`: nothing that can be downloaded, so that a daemon that knows no layers does not give the layer
     /// itself in place of its expanded form.
     pub fn address(&self) -> String {
         format!("layer://{self}")
@@ -55,7 +55,7 @@ pub struct BlobRequest {
 }
 
 impl BlobRequest {
-    /// What stands in a request's `url`: nothing that a daemon that knows no such requests would download.
+    /// The text in a request's `url`: nothing that a daemon that knows no such requests would download.
     pub fn address(&self) -> String {
         format!("blob://{self}")
     }

@@ -32,7 +32,7 @@ pub enum LayerAnswer {
     },
     /// It can be mounted.
     Found(Box<FoundLayer>),
-    /// What a newer release says.
+    /// A word of a newer release.
     #[serde(other)]
     Unknown,
 }
@@ -47,7 +47,7 @@ pub struct FoundLayer {
     pub held_bytes: u64,
     /// The file, once all of it is here: it stays as long as somebody asks for it now and then.
     pub file: Option<PathBuf>,
-    /// What to ask for its parts with.
+    /// The request for its parts.
     pub layer: LayerRequest,
     /// The headers that open it.
     pub headers: Vec<(String, String)>,
@@ -64,7 +64,7 @@ pub struct NamedLayers {
     pub named: Vec<Digest>,
 }
 
-/// What an agent says to that.
+/// An agent's answer to that.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedAnswer {
     /// Those that it never gave, and so can't keep.

@@ -17,7 +17,7 @@ pub struct MountStatus {
     /// Of an image, the digest of its manifest: there is no `file` then, but the image's root in the directory itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Digest>,
-    /// What it is mounted as.
+    /// The form in which it is mounted.
     #[serde(default)]
     pub kind: MountKind,
     /// How many files there are: of a file one, of an image it is not known.
@@ -52,7 +52,7 @@ pub struct MountStatus {
     pub daemon: Option<PathBuf>,
 }
 
-/// What something is mounted as.
+/// The form in which something is mounted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MountKind {

@@ -25,7 +25,7 @@ pub struct LayerProfile {
     pub ranges: Vec<(u64, u64)>,
 }
 
-/// What is pinned in place of what is learnt.
+/// A list that is pinned in place of the one that is learnt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinnedProfile {
     /// As in [`LayerProfile`].

@@ -22,7 +22,7 @@ pub const COPY: usize = WINDOW + size_of::<DecompressorOxide>();
 /// The most copies of one member.
 pub const MAX_COPIES: u64 = 256;
 
-/// What is given at once ends at a multiple of this. A multiple of the window, so that it is never cut.
+/// Bytes that are given at once end at a multiple of this. A multiple of the window, so that it is never cut.
 pub const CHUNK: u64 = 256 << 10;
 
 /// How far apart copies are, at least.

@@ -43,18 +43,18 @@ pub struct Node {
     pub mtime: Time,
     /// How many names it has.
     pub links: u32,
-    /// What it is.
+    /// Its content.
     pub body: Body,
 }
 
-/// What something is.
+/// The content of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
     /// A directory: where it is, and its entries, sorted by name.
     Directory {
         /// The directory that it is in; the root is in itself.
         parent: NodeId,
-        /// What is in it.
+        /// Its entries.
         entries: Box<[Entry]>,
     },
     /// A file.
@@ -161,7 +161,7 @@ impl Tree {
         }
     }
 
-    /// What a directory has under a name.
+    /// The entry that a directory has under a name.
     pub fn look_up(&self, directory: NodeId, name: &[u8]) -> Option<NodeId> {
         let entries = self.entries(directory)?;
         let at = entries.binary_search_by(|(entry, _)| (**entry).cmp(name)).ok()?;
@@ -178,7 +178,7 @@ impl Tree {
         }
     }
 
-    /// What is at a path, parts with slashes between them.
+    /// The entry at a path, parts with slashes between them.
     pub fn find(&self, path: &str) -> Option<NodeId> {
         let mut parts = path.split('/').filter(|part| !part.is_empty());
         parts.try_fold(NodeId::ROOT, |at, part| self.look_up(at, part.as_bytes()))
@@ -237,7 +237,7 @@ impl TreeBuilder {
     /// The path is none, or the tree would take too much memory.
     pub fn add(&mut self, path: &[u8], mode: u16, mtime: Time, body: Body) -> Result<NodeId, ArchiveError> {
         self.members += 1;
-        // What a scan keeps of each besides, also of one that makes nothing.
+        // A scan keeps this of each besides, also of one that makes nothing.
         self.hold(size_of::<(u64, u64)>())?;
         let is_directory = matches!(body, Body::Directory { .. });
         let Some((parent, name)) = self.place(path)? else {
@@ -493,7 +493,7 @@ mod tests {
             let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
             line.trim().trim_end_matches("kB").trim().parse::<usize>().unwrap() << 10
         };
-        // What other tests take meanwhile.
+        // Memory that other tests take meanwhile.
         const OTHERS: usize = 16 << 20;
         let before = taken();
         let mut builder = TreeBuilder::new(Time::default());

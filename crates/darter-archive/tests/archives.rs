@@ -99,7 +99,7 @@ struct Zip {
     method: Option<u16>,
     made_on: u8,
     mode: u32,
-    /// What the list says in place of the right lengths.
+    /// The length in the list, in place of the right one.
     size: Option<u32>,
     /// Where the list says that it is.
     header: Option<u32>,

@@ -32,7 +32,7 @@ impl ByteRange {
         self.end - self.start
     }
 
-    /// Whether the range has no bytes.
+    /// True if the range has no bytes.
     pub const fn is_empty(self) -> bool {
         self.start == self.end
     }

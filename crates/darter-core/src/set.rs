@@ -51,7 +51,7 @@ impl PieceSet {
         present
     }
 
-    /// Whether the piece is in the set.
+    /// True if the piece is in the set.
     pub fn contains(&self, piece: PieceIndex) -> bool {
         let (word, bit) = position(piece);
         self.words.get(word).is_some_and(|slot| slot & bit != 0)
@@ -62,7 +62,7 @@ impl PieceSet {
         self.count
     }
 
-    /// Whether the set has none.
+    /// True if the set has none.
     pub const fn is_empty(&self) -> bool {
         self.count == 0
     }

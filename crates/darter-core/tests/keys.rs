@@ -1,9 +1,9 @@
-//! What a process spends on its first key: in a file of its own, since tests of one file share a process.
+//! The time that a process spends on its first key: in a file of its own, since tests of one file share a process.
 
 use darter_core::NodeKey;
 use rustix::time::{ClockId, clock_gettime};
 
-/// What this thread spends on drawing a key, in seconds.
+/// The CPU seconds that this thread spends on drawing a key.
 fn spent_on_a_key() -> f64 {
     let spent = || {
         let time = clock_gettime(ClockId::ThreadCPUTime);

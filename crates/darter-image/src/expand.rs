@@ -76,7 +76,7 @@ impl Expander {
     ///
     /// # Errors
     ///
-    /// What the tar has can't be expressed, or it is none. Every later call says the same.
+    /// When a member of the tar can't be expressed, or it is no tar. Every later call says the same.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), Reason> {
         if let Some(reason) = &self.failed {
             return Err(reason.clone());

@@ -1,4 +1,4 @@
-//! What directories of a layer have of the layers below, if no member of its tar names them.
+//! Attributes that directories of a layer have of the layers below, if no member of its tar names them.
 //!
 //! A tar need not name a directory that it has files in. Where containerd unpacks for overlayfs, such a directory becomes what the nearest layer below has at that path:
 //! owner, mode and attributes. (Its time is that of unpacking whatever the layers say, since something is made in it after it was given the one from below.) A layer's
@@ -37,7 +37,7 @@ const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 pub struct Attributes {
     /// The permissions, with the bits above them and without the type.
     pub mode: u16,
-    /// Whose it is.
+    /// Its owner.
     pub uid: u32,
     /// Which group's.
     pub gid: u32,
@@ -48,7 +48,7 @@ pub struct Attributes {
 }
 
 impl Attributes {
-    /// What the kernel gives something new from the directory that it is made in.
+    /// Takes over what the kernel gives a new entry from the directory `above` it.
     fn made_in(&mut self, above: &Self) {
         if above.mode & 0o2000 != 0 {
             self.gid = above.gid;
@@ -60,7 +60,7 @@ impl Attributes {
         }
     }
 
-    /// What containerd gives a directory that it makes from one below.
+    /// Takes over what containerd gives a directory that it makes from the one `below`.
     fn copy(&mut self, below: Self) {
         (self.mode, self.uid, self.gid, self.mtime) = (below.mode, below.uid, below.gid, below.mtime);
         self.follow_mode();
@@ -84,15 +84,15 @@ pub struct Inherited {
     pub layer: usize,
     /// Its path, without a `/` at its beginning.
     pub path: Vec<u8>,
-    /// What its layer's file says.
+    /// Its attributes in its layer's file.
     pub own: Attributes,
-    /// What it is where the image is unpacked.
+    /// Its attributes where the image is unpacked.
     pub real: Attributes,
     /// True if nobody sees it in the whole image: a layer above has something at that path, or hides it.
     pub is_covered: bool,
 }
 
-/// What differs, for people.
+/// The difference, for people.
 impl fmt::Display for Inherited {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { layer, path, own, real, .. } = self;
@@ -145,7 +145,7 @@ fn compare(layers: &[LayerDirectories], allowance: &Allowance) -> Result<Vec<Inh
     Ok(found)
 }
 
-/// What the layers below, the lowest first, give a directory at this path.
+/// The attributes that a directory at this path has of the layers below, the lowest first.
 fn below(
     layers: &[LayerDirectories],
     path: &[u8],

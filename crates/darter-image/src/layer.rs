@@ -169,7 +169,7 @@ impl<R: Read> LayerReader<R> {
     ///
     /// # Errors
     ///
-    /// What follows the compressed data can't be read.
+    /// When the bytes behind the compressed data can't be read.
     pub fn finish(mut self) -> Result<LayerDigests, LayerError> {
         let mut rest = [0; 4096];
         while self.next(&mut rest)? > 0 {}
@@ -304,7 +304,7 @@ mod tests {
     fn every_compression_in_one_part_or_several_gives_the_same_tar_and_both_digests() {
         let tar: Vec<u8> = (0..300_000_u32).flat_map(|at| (at / 7).to_le_bytes()).collect();
         let (front, back) = tar.split_at(123_456);
-        // What `zstd:chunked` has at its end, and other writers at the beginning.
+        // A frame that `zstd:chunked` has at its end, and other writers at the beginning.
         let skipped = [0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3];
         for (stored, compression) in [
             (tar.clone(), Compression::None),

@@ -128,7 +128,7 @@ pub fn check_expanded<E>(
         let part = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
         read(TAR_START + (tar_length - left), &mut chunk[..part])?;
         hasher.update(&chunk[..part]);
-        // What it says is said at the end: another tar is worse.
+        // The reason is told at the end: another tar is worse.
         let _ = expander.push(&chunk[..part]);
         left -= part as u64;
     }

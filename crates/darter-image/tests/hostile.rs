@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use self::support::tar::{Entry, entry, file, member, number, record, seal, symlink, tar};
 use self::support::{drawn, expand_by, read};
 
-/// What comes of a tar is the same in whatever chunks it comes, and sound.
+/// A tar becomes the same file in whatever chunks it comes, and a sound one.
 fn expand(tar: &[u8], chunk: usize) -> Result<u64, Reason> {
     let expanded = expand_by(tar, chunk);
     assert!(expanded == expand_by(tar, tar.len().max(1)));

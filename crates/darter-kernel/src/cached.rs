@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd as _;
 /// The number of the call, which is one for all machines but a few old ones.
 const CACHESTAT: libc::c_long = 451;
 
-/// What of a file is in the page cache, in pages of memory.
+/// How much of a file is in the page cache, in pages of memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cached {
     /// All of it.

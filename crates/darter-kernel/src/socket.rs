@@ -53,7 +53,7 @@ mod tests {
         unsafe { libc::poll(&raw mut poll, 1, milliseconds) == 1 }
     }
 
-    /// Whether it becomes readable; a busy machine may take its time.
+    /// True if the socket becomes readable; a busy machine may take its time.
     fn is_readable(socket: &TcpStream) -> bool {
         is_readable_within(60_000, socket)
     }

@@ -72,7 +72,7 @@ pub struct Mismatch {
 /// Checks an answer's body against the digest that was asked for, or that the answer names.
 ///
 /// # Errors
-/// What is not that manifest, or none at all.
+/// When the bytes are another manifest, or none at all.
 pub fn check(headers: &HeaderMap, bytes: Bytes, expected: Option<Digest>) -> Result<Checked, Wrong> {
     if bytes.len() > MAX_MANIFEST {
         return Err(Wrong::TooLong);
@@ -260,7 +260,7 @@ mod tests {
         assert!(!accept(&["application/vnd.oci.image.manifest.v1+json"], oci));
     }
 
-    /// What distribution 2.x makes of a schema 2 image for clients that accept nothing: digested without signatures.
+    /// The manifest that distribution 2.x makes of a schema 2 image for clients that accept nothing: digested without signatures.
     #[test]
     fn a_signed_manifest_is_digested_without_its_signatures_and_not_kept() {
         let payload = "{\n   \"schemaVersion\": 1,\n   \"fsLayers\": []\n}";

@@ -1,6 +1,6 @@
 //! The router: one [`Origin`] for every [`Source`], which tries again where that makes sense.
 //!
-//! What is retried is getting an answer. A body that breaks in the middle is its reader's to continue, by range and
+//! Getting an answer is retried. A body that breaks in the middle is its reader's to continue, by range and
 //! with the version it has.
 
 use async_trait::async_trait;

@@ -223,7 +223,7 @@ impl AnswerPart {
     /// The part of the resource that an answer to a GET for `range` carries.
     ///
     /// # Errors
-    /// What the status stands for, or [`ErrorKind::Protocol`] when the answer is not to this question.
+    /// The error that the status stands for, or [`ErrorKind::Protocol`] when the answer is not to this question.
     pub(crate) fn of(
         status: StatusCode,
         headers: &HeaderMap,

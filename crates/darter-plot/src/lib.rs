@@ -34,7 +34,7 @@ pub struct Panel {
 pub struct Mark {
     /// Seconds since the start.
     pub at: f64,
-    /// What happened then.
+    /// The event's name.
     pub name: String,
 }
 

@@ -36,7 +36,7 @@ impl Versions {
         Self { lowest: version, highest: version }
     }
 
-    /// Whether the range has this version.
+    /// True if the range has this version.
     pub const fn contains(self, version: u8) -> bool {
         self.lowest <= version && version <= self.highest
     }

@@ -42,7 +42,7 @@ pub(crate) struct Node {
     /// How far its clock has jumped ahead of the others'.
     pub(crate) ahead: Duration,
     pub(crate) wants: bool,
-    /// What it reads, if it does not want everything.
+    /// The program that reads it, if it does not want everything.
     pub(crate) program: Option<Program>,
     pub(crate) session: Session,
     /// Its state as a lead.

@@ -72,7 +72,7 @@ impl Default for Network {
     }
 }
 
-/// What nodes read that start something out of the blob, instead of wanting all of it.
+/// The pieces that nodes read that start something out of the blob, instead of wanting all of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Starts {
     /// The pieces that a program reads, in its order: it waits for each.
@@ -114,7 +114,7 @@ pub struct Scenario {
     pub sample_every: Option<Duration>,
     /// How long a node gathers new pieces before it tells the lead; what [`Tuning::tell_lead_pause`] says if `None`.
     pub tell_lead_pause: Option<Duration>,
-    /// What each node reads that joins, if it does not want everything.
+    /// The pieces that each node reads that joins, if it does not want everything.
     pub starts: Option<Starts>,
     /// Events, each with how long after the start.
     pub events: Vec<(Duration, Event)>,

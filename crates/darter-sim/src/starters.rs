@@ -15,7 +15,7 @@ const WITHIN: Duration = Duration::from_secs(60);
 /// The program's reader; what is foreseen is named by the places of the list behind it.
 const PROGRAM: ReaderId = ReaderId(0);
 
-/// What a node's program reads, and how far it is.
+/// The pieces that a node's program reads, and how far it is.
 #[derive(Debug)]
 pub(crate) struct Program {
     starts: Starts,

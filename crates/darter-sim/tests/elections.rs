@@ -24,7 +24,7 @@ fn run(scenario: &Scenario) -> Report {
     report
 }
 
-/// What an agent with these ids does when the lead of such a history is gone: whom it asks first, if anybody.
+/// The first step of an agent with these ids when the lead of such a history is gone: the agent that it asks, if any.
 fn agent_asks(me: NodeId, others: &[NodeId]) -> Option<NodeId> {
     let seed = id_of(0);
     let mut leadership = Leadership::new(me, BLOB, BLOB, true);

@@ -117,7 +117,7 @@ fn with_a_false_seed(number: u64) -> Scenario {
     scenario
 }
 
-/// What is wrong with a history, if anything is.
+/// Tells a history. Fails with what is wrong with it.
 fn tell(number: u64, scenario: &Scenario) -> Result<(), String> {
     let report = Fleet::new(scenario).run();
     if std::env::var_os("DARTER_HISTORY").is_some() {
@@ -127,7 +127,7 @@ fn tell(number: u64, scenario: &Scenario) -> Result<(), String> {
         return Err(format!("{:?} never end", report.unfinished));
     }
     let has = |is: fn(&Event) -> bool| scenario.events.iter().any(|(_, what)| is(what));
-    // Whoever is cut off, or gave something wrong, is as good as away to others.
+    // A node that is cut off, or gave something wrong, is as good as away to others.
     let some_are_away =
         has(|what| matches!(what, Event::Cut(..) | Event::Corrupt(_) | Event::Flip(..) | Event::FullDisk(_)));
     // One that begins just when a lead dies may lead before those come to it that hold something.

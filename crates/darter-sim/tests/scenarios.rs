@@ -88,7 +88,7 @@ fn an_origin_that_gives_several_connections_no_more_than_one_is_read_by_one_and_
     assert!(report.quantile(1.0).as_secs_f64() <= alone.quantile(1.0).as_secs_f64() * 1.02);
 }
 
-/// What a socket holds is sent though its request was called back: on slow cables little of it is to be there.
+/// Bytes in a socket are sent though their request was called back: on slow cables few of them are to be there.
 #[test]
 fn a_large_swarm_on_slow_cables_is_as_near_the_bound_as_on_fast_ones() {
     for kilobytes in [625, 1000, 2500] {
@@ -192,7 +192,7 @@ fn when_the_lead_dies_one_member_reads_the_tail_once() {
     scenario.origin = Some(megabytes(25));
     scenario.events = vec![(Duration::from_secs_f64(0.6 * scenario.least_time().as_secs_f64()), Event::KillLead {})];
     let report = run(&scenario);
-    // What only the dead seed had has to be read again, and little more than that.
+    // Pieces that only the dead seed had have to be read again, and few others.
     assert!(copies(report.origin_pieces, &scenario) <= 1.05);
     assert!(over_bound(&report, &scenario) <= 1.35);
 }

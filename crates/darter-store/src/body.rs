@@ -133,7 +133,7 @@ impl Hashed {
 #[derive(Clone, Copy)]
 pub(crate) struct Hashed {
     hash: PieceHash,
-    /// Whether they were taken for all of the blob.
+    /// True if they were taken for all of the blob.
     only: bool,
 }
 

@@ -168,7 +168,7 @@ impl Hashes {
         self.learner.lead_changed();
     }
 
-    /// Whether members have to ask each other, as they do where they are many.
+    /// True if members have to ask each other, as they do where they are many.
     pub const fn do_members_ask(&self) -> bool {
         self.learner.do_members_ask()
     }

@@ -75,7 +75,7 @@ impl News {
         }
     }
 
-    /// Whether this node wants parts, as its neighbours may: then a reader waits for each piece.
+    /// True if this node wants parts, as its neighbours may: then a reader waits for each piece.
     pub const fn hurries(&mut self, hurries: bool) {
         self.hurries = hurries;
     }

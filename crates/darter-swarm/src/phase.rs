@@ -9,7 +9,7 @@
 //! | [`Dissolving`](Phase::Dissolving): it is wrong, or of a version that is gone, and is being thrown away | the blob's end |
 //! | [`Failed`](Phase::Failed) | |
 //!
-//! Whoever leads finds out what the whole must be, since it read it; a member is told, and compares. Where the lead says nothing for too
+//! The lead finds out what the whole must be, since it read it; a member is told, and compares. Where the lead says nothing for too
 //! long, or nobody leads, a member finds out for itself.
 //!
 //! Invariants: one check at a time; what is thrown away, or has failed, never becomes complete.

@@ -58,7 +58,7 @@ impl Bounds {
 pub struct Touches(Vec<Range<u32>>);
 
 impl Touches {
-    /// What somebody says: pieces that are not there or were named before are left out, and what is past the bounds.
+    /// The touches that an agent reports. Pieces that are not there or were named before are left out, and those past the bounds.
     pub fn heard(stretches: impl IntoIterator<Item = Range<u32>>, bounds: Bounds) -> Self {
         let total = bounds.total.unwrap_or(crate::MAX_PIECES);
         let (mut touches, mut seen, mut left) = (Self::default(), PieceSet::new(), bounds.most());
@@ -123,7 +123,7 @@ pub struct Profile {
     bounds: Bounds,
     /// The latest last.
     records: Vec<(NodeId, Touches)>,
-    /// What somebody decided in place of all records.
+    /// The touches that an operator pinned in place of all records.
     pinned: Option<Touches>,
     order: Touches,
     /// The list that everybody was told last.
@@ -161,7 +161,7 @@ impl Profile {
         self.bounds
     }
 
-    /// What it is made of: who touched what, the latest last.
+    /// The records that it is made of: each node with its touches, the latest last.
     pub fn records(&self) -> &[(NodeId, Touches)] {
         &self.records
     }

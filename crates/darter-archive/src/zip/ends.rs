@@ -1,4 +1,4 @@
-//! What stands at the end of a zip: where the list of its members is, and how long.
+//! The end of a zip, which says where the list of its members is, and how long.
 //!
 //! Something may stand before the zip, such as a program that unpacks it; offsets count from the zip's own beginning then. So the list is known by
 //! its end, where the record about it begins.
@@ -33,7 +33,7 @@ pub(super) struct Ends {
     pub(super) before: u64,
 }
 
-/// What was found in the tail.
+/// The result of looking into the tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     Here(Ends),

@@ -31,7 +31,7 @@ const MAX_LOOKS: u64 = 1 << 24;
 /// Bytes of attributes that are read in one comparison. An attribute that is stored once may be a million directories'.
 const MAX_ATTRIBUTES: u64 = 64 << 20;
 
-/// What an attribute takes besides its bytes.
+/// Memory that an attribute takes besides its bytes.
 const PER_ATTRIBUTE: u64 = 64;
 
 /// Metadata that no release of Darter writes, or that would take too much to compare.
@@ -41,7 +41,7 @@ pub struct Unsound(&'static str);
 
 type Result<T> = std::result::Result<T, Unsound>;
 
-/// What a comparison may still cost.
+/// The looks and the bytes of attributes that a comparison may still take.
 pub(super) struct Allowance {
     looks: Cell<u64>,
     attributes: Cell<u64>,

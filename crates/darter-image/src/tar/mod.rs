@@ -63,7 +63,7 @@ pub enum Kind {
 /// A member, and where its bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TarMember {
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// As the tar says it: neither cleaned nor below anything.
     pub name: Vec<u8>,

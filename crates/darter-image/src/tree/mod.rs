@@ -1,7 +1,7 @@
 //! Unpacking a tar as containerd does it for overlayfs: each member in turn, as its `archive.Apply` would do it on a disk with
 //! `OverlayConvertWhiteout`, so that a layer that is mounted is the layer that would have been unpacked.
 //!
-//! What follows from that, and may surprise:
+//! Consequences that may surprise:
 //!
 //! - Symbolic links of the layer lead to where its members go, within its root. What is missing on the way is made, 0755 and root's.
 //! - The root is the layer's own: a member `./` changes nothing.

@@ -175,7 +175,7 @@ fn paths_that_are_too_much_work_at_the_end_are_refused_as_well() {
     parser.push(&tar(members), &mut tree).unwrap();
     tree.steps = MAX_LINK_STEPS;
     assert!(matches!(tree.finish(), Err(Reason::TooLarge { .. })));
-    // What can't be reached any more has no time, and that is all.
+    // An entry that can't be reached any more has no time, and that is all.
     tree.times = vec![((*b"x/y").into(), Time::default()), ((*b"gone").into(), Time::default())];
     assert!(tree.finish().is_ok());
 }

@@ -73,7 +73,7 @@ fn whatever_layer_containerd_unpacks_is_the_same_when_it_is_mounted() {
     assert!(unpacked > LAYERS / 10, "{unpacked}");
 }
 
-/// What containerd's reader reads otherwise than the kernel.
+/// The entries that containerd's reader reads otherwise than the kernel.
 fn misread(name: &str, oracle: &Path, image: &Path, ours: &Listing) -> Vec<String> {
     let told = match run(Command::new(oracle).arg("read").arg(image)) {
         Ok(told) => told,
@@ -120,7 +120,7 @@ fn text(hexadecimal: &str) -> String {
     bytes.escape_ascii().to_string()
 }
 
-/// What overlayfs makes of two layers, the upper one first.
+/// The listing of two layers under overlayfs, the upper one first.
 fn stacked(layers: [&Path; 2]) -> Listing {
     let at = TempDir::new().unwrap();
     let options = format!("lowerdir={}:{}", layers[0].display(), layers[1].display());

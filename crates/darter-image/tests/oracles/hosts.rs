@@ -1,4 +1,4 @@
-//! What this host has: a kernel that mounts EROFS, and programs.
+//! Abilities of this host: a kernel that mounts EROFS, and programs.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,7 +13,7 @@ pub(crate) fn leave_out(what: &str) {
     eprintln!("left out: {what}");
 }
 
-/// Whether a program is here.
+/// True if this host has `program`.
 pub(crate) fn has(program: &str) -> bool {
     let found = Command::new(program).arg("--version").stdin(Stdio::null()).output();
     let is_there = found.is_ok();
@@ -23,7 +23,7 @@ pub(crate) fn has(program: &str) -> bool {
     is_there
 }
 
-/// Whether layers can be mounted and owners given.
+/// True if layers can be mounted and owners given.
 pub(crate) fn can_mount() -> bool {
     if !rustix::process::geteuid().is_root() {
         leave_out("only root mounts");

@@ -24,7 +24,7 @@ fn plain(root: &Path) {
     fs::set_permissions(root.join("b"), fs::Permissions::from_mode(0o4711)).unwrap();
 }
 
-/// What only newer forms can say.
+/// Makes files that only newer forms can express.
 fn rich(root: &Path) {
     plain(root);
     let deep = "a directory with a long name/".repeat(9);
@@ -56,7 +56,7 @@ fn through(room: &Path, in_seconds: bool, command: &mut Command) -> Option<Listi
     Some(listing(Mounted::new(&image).at.path(), in_seconds))
 }
 
-/// What is in a directory, with times in whole seconds if that is all that a form says.
+/// The listing of a directory, with times in whole seconds if a form has no finer ones.
 fn listing(root: &Path, in_seconds: bool) -> Listing {
     let mut listing = walk(root);
     for found in listing.values_mut() {

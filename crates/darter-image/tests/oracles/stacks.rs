@@ -51,7 +51,7 @@ fn is_unnamed(found: &Found) -> bool {
     found.is_directory && found.mtime == (0, 0)
 }
 
-/// What of a listing's line no directory above changes by a default ACL.
+/// The part of a listing's line that no directory above changes by a default ACL.
 fn without_attributes(what: &str) -> String {
     let begins = [" security.", " system.", " trusted.", " user."].iter().filter_map(|namespace| what.find(namespace));
     what[..begins.min().unwrap_or(what.len())].to_owned()

@@ -29,7 +29,7 @@ fn fsck_finds_nothing_and_dump_reads_the_superblock() {
         let told =
             dumped.lines().any(|line| line.split(':').map(str::trim).eq(["Filesystem blocks", blocks[8..].trim()]));
         assert!(told && dumped.contains("sb_csum mtime"), "{name}: {dumped}");
-        // Whose holes it writes out, and reads.
+        // It writes that one's holes out, and reads them.
         if name != "a huge hole" {
             let told = run(Command::new("fsck.erofs").args(["--extract", "-d1"]).arg(&image));
             let told = told.unwrap_or_else(|told| panic!("{name}: {told}"));

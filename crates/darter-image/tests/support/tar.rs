@@ -15,10 +15,10 @@ pub struct Entry {
     pub major: i64,
     pub minor: i64,
     pub content: Vec<u8>,
-    /// What the header says instead of the content's length.
+    /// The length in the header, instead of the content's.
     pub size: Option<i64>,
     pub pax: Vec<(Vec<u8>, Vec<u8>)>,
-    /// What stands in the header's last 167 bytes, in GNU's format.
+    /// The header's last 167 bytes, in GNU's format.
     pub gnu: Option<Vec<u8>>,
 }
 

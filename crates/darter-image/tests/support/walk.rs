@@ -12,7 +12,7 @@ use std::path::Path;
 
 use darter_core::DigestHasher;
 
-/// What is at a path.
+/// The entry at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     pub what: String,
@@ -40,7 +40,7 @@ pub fn walk(root: &Path) -> Listing {
     listing
 }
 
-/// What is otherwise in a mounted tree than in the one that containerd unpacked, which it began to do at this time.
+/// The differences between a mounted tree and the one that containerd unpacked, from the time `begun` on.
 pub fn differences(name: &str, theirs: &Listing, ours: &Listing, begun: i64) -> Vec<String> {
     let mut different = Vec::new();
     for path in theirs.keys().chain(ours.keys().filter(|path| !theirs.contains_key(*path))) {
@@ -48,7 +48,7 @@ pub fn differences(name: &str, theirs: &Listing, ours: &Listing, begun: i64) -> 
             different.push(format!("{name}: {path}: theirs {:?}, ours {:?}", theirs.get(path), ours.get(path)));
             continue;
         };
-        // What no member gives a time has that of unpacking.
+        // An entry that no member gives a time has that of unpacking.
         let is_timeless = theirs.is_whiteout || theirs.is_directory;
         let is_same_time = theirs.mtime == ours.mtime || (is_timeless && theirs.mtime.0 >= begun);
         if theirs.what != ours.what || !is_same_time {

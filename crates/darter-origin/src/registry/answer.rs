@@ -25,7 +25,7 @@ impl Answer {
     /// The answer itself if its status is a success or 304.
     ///
     /// # Errors
-    /// What the status stands for.
+    /// The error that the status stands for.
     pub fn into_success(self) -> Result<Self, OriginError> {
         if self.status.is_success() || self.status == StatusCode::NOT_MODIFIED {
             return Ok(self);

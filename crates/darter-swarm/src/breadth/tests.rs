@@ -312,7 +312,7 @@ fn a_trial_is_judged_by_its_own_connection_and_ends_though_nothing_more_comes() 
     assert!(!breadth.is_tried());
 }
 
-/// What is known of the rate is what connections get now: a stretch lasts about as long as it should.
+/// The rate is the one that connections get now: a stretch lasts about as long as it should.
 #[test]
 fn stretches_follow_the_rate() {
     let mut breadth = eight();

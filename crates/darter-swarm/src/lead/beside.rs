@@ -305,7 +305,7 @@ mod tests {
         assert!((100..400).contains(&slow.requests), "{} requests", slow.requests);
     }
 
-    /// What a slow connection was to read is read by others at the end.
+    /// At the end other connections read the stretch of a slow one.
     #[test]
     fn one_slow_connection_of_eight_does_not_hold_up_a_blob() {
         for (length, rate) in [(80 * MIB, MIB / 2), (512 * MIB, MIB), (512 * MIB, 2 * MIB)] {

@@ -45,7 +45,7 @@ pub(super) struct Member {
     /// Until then others are given what nobody has.
     pub(super) slow_until: Moment,
     pub(super) wants: bool,
-    /// What it waits for, in this order, while it does not want everything.
+    /// The pieces that it waits for, in this order, while it does not want everything.
     pub(super) parts: Option<Vec<Range<u32>>>,
     /// Found to send wrong pieces: nobody's neighbour, and no holder.
     pub(super) aside: bool,

@@ -347,7 +347,7 @@ impl Lead {
                 Some(parts) => self.pieces.first_fresh_of(parts, &member.held, accept),
             }
         };
-        // What came late to one must not come late to the next, too: who was never seen to be quick gets it only if there is nothing else.
+        // A piece that came late to one member must not come late to the next, too: a member that was never seen to be quick gets it only if there is nothing else.
         let is_new = member.delivery.is_zero();
         let not_late = is_new.then(|| first(&|piece| self.pieces.get(piece).late == 0)).flatten();
         not_late.or_else(|| first(&|_| true))
@@ -409,7 +409,7 @@ impl Lead {
             let slot = self.members.slot(node);
             let Some(slot) = slot.filter(|slot| self.members.get(*slot).is_coming(piece)) else { continue };
             self.pieces.change(piece, |state| state.late += 1);
-            // Whoever starts something waits for each piece: one that confirms nothing costs the others one such time, not one for each.
+            // A member that starts something waits for each piece: one that confirms nothing costs the others one such time, not one for each.
             let member = self.members.get_mut(slot);
             if member.parts.is_some() {
                 member.slow_until = now + self.tuning.slow_for;

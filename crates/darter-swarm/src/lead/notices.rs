@@ -63,9 +63,9 @@ impl Notices {
         self.newcomers.insert(newcomer);
     }
 
-    /// Whether a newcomer will meet another by itself, that need not be told of it.
+    /// True if `newcomer` will meet `other` by itself, so that `other` need not be told of it.
     pub(super) fn meets(&self, newcomer: NodeId, other: NodeId) -> bool {
-        // Who is about to forget it might do so after they met.
+        // A member that is about to forget the newcomer might do so after they met.
         let forgets = self.by_member.get(&other).is_some_and(|notice| notice.lost.contains(&newcomer));
         self.newcomers.contains(&newcomer) && !forgets
     }

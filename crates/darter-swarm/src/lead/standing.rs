@@ -164,7 +164,7 @@ impl Lead {
                 self.keeps(at, piece);
             }
         } else if state.holders == 1 && state.first.is_some_and(|(first, _)| first as usize != slot) {
-            // What the first one was said to keep came from there after all.
+            // The piece that the first one was said to keep came from there after all.
             let (first, _) = state.first.expect("as was just seen");
             if self.members.holds(first as usize, piece) && !was_given {
                 let standing = &mut self.members.get_mut(first as usize).standing;

@@ -8,7 +8,7 @@ use super::MAX_BYTES;
 /// One part of what the store may hold is fetched ahead at a time, so that starts do not push out all that is kept.
 const STORE_PART: u64 = 4;
 
-/// What is taken of the store for openings that are under way.
+/// The part of the store that openings under way have taken.
 #[derive(Debug, Default)]
 pub struct Ahead {
     taken: u64,

@@ -1,4 +1,4 @@
-//! What members are sent of what is here: decided late, when there is room to send.
+//! The pieces that members are sent: decided late, when there is room to send.
 //!
 //! A question with an answer, and no output: the sender has a free slot at this moment, for this member, and binds a piece to it or passes it on
 //! to another. And between the two halves of the question it looks at other blobs, with nothing of this one locked.

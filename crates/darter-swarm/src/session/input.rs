@@ -270,9 +270,9 @@ pub enum Input {
     Arrived,
     /// The whole is what it should be.
     Sealed {
-        /// What that is.
+        /// The digest and the root that it has.
         verdict: Verdict,
-        /// Who found out.
+        /// The agent that found out.
         by: CheckedBy,
     },
     /// The check of the whole has ended, whatever it came to.

@@ -102,7 +102,7 @@ pub struct Session {
     hashes: Hashes,
     /// The members that are let in here, and what they are told.
     books: Option<Box<Books>>,
-    /// What is read of the origin.
+    /// The readers of the origin, and their runs.
     origin: Origin,
     /// The root and digest of the whole, once an agent has checked it.
     verdict: Option<Verdict>,

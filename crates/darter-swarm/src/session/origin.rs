@@ -1,4 +1,4 @@
-//! What this agent reads of the origin while it leads, and by which of its readers ([`OriginReader`]).
+//! The pieces that this agent reads of the origin while it leads, and its readers ([`OriginReader`]).
 //!
 //! A reader is *at work* from the moment at which it is given something ([`Output::Read`]) until its driver says that it has ended ([`Input::ReadEnded`](super::Input::ReadEnded)); whatever came of it, the session then says what is
 //! to be read next. What that is, and by how many connections, is the plan of the [`Lead`](crate::Lead); when somebody is given something of

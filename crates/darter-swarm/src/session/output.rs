@@ -68,7 +68,7 @@ pub enum Output {
     Read {
         /// The reader, which is not at work.
         reader: OriginReader,
-        /// What it is to read.
+        /// The pieces that it is to read.
         run: OriginRun,
     },
     /// More or fewer connections read the origin from now on, as far as there is something to read.
@@ -108,7 +108,7 @@ pub enum Output {
     StartOver {
         /// The node.
         lead: NodeId,
-        /// What that says of the node.
+        /// How sure it is that the node lies.
         guilt: Guilt,
         /// Why, for people.
         reason: String,

@@ -160,7 +160,7 @@ impl Session {
 
     /// Something is lacking that somebody is to see to.
     pub(super) fn goes_on(&mut self) {
-        // Whoever leads reads on by itself.
+        // An agent that leads reads on by itself.
         if self.leader() == Leader::Nobody {
             self.seek();
         }

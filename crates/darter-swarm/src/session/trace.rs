@@ -160,19 +160,19 @@ impl SessionTrace {
         self.steps.iter().filter_map(|step| if let Call::Handle(input) = &step.call { Some(input) } else { None })
     }
 
-    /// What it wanted done.
+    /// Its outputs.
     pub fn outputs(&self) -> impl Iterator<Item = &Output> {
         let outputs =
             self.steps.iter().map(|step| if let Did::Outputs(outputs) = &step.did { &outputs[..] } else { &[] });
         outputs.flatten()
     }
 
-    /// What it answered to those that had room to send something.
+    /// Its answers to those that had room to send something.
     pub fn choices(&self) -> impl Iterator<Item = Choice> {
         self.steps.iter().filter_map(|step| if let Did::Chose(choice) = step.did { Some(choice) } else { None })
     }
 
-    /// What it answered to readers of the origin that came to a piece.
+    /// Its answers to readers of the origin that came to a piece.
     pub fn reads_on(&self) -> impl Iterator<Item = ReadsOn> {
         self.steps.iter().filter_map(|step| if let Did::ReadsOn(on) = step.did { Some(on) } else { None })
     }
@@ -276,7 +276,7 @@ impl Session {
         self.keep(now, Call::Poll, witness, Did::Outputs(outputs[before..].to_vec()));
     }
 
-    /// What is to be read of the origin from now on, by readers that are not at work.
+    /// The outputs for readers of the origin that are not at work.
     pub fn poll_origin(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
         if !self.records() {
             return self.read_next(facts, now, outputs);

@@ -170,7 +170,7 @@ impl Session {
         }
         (self.wants.told, self.wants.is_unsure) = (Some(now.clone()), false);
         let (everything, mut wishes) = now;
-        // What does not go in is what can wait longest.
+        // The wishes that do not go in can wait longest.
         wishes.sort_by_key(|wish| wish.within);
         let wishes = wishes.into_iter().take(MAX_WISHES).map(told).collect();
         Some(Message::Want { blob, everything, wishes })

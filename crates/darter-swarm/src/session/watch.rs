@@ -88,7 +88,7 @@ impl Session {
             self.loses(lead, Loss::Mute, why, facts, now);
             return;
         }
-        // Whoever leads reads what is lacking, at each poll.
+        // An agent that leads reads what is lacking, at each poll.
         let is_attended = self.leader() != Leader::Nobody || self.leadership.is_searching();
         if is_attended {
             self.watch.unattended = None;

@@ -39,7 +39,7 @@ fn each<W: Told>(test: &str, histories: u64, mut run: impl FnMut(u64) -> (W, Res
     }
 }
 
-/// What happened in a history, a line each.
+/// The events of a history, a line each.
 trait Told {
     fn told(&self) -> String;
 }

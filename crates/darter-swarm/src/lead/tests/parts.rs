@@ -116,7 +116,7 @@ fn one_that_passes_nothing_on_is_found_out_by_the_first_that_waits_in_vain() {
     assert_eq!([0, 1, 2].map(|piece| lead.holders(PieceIndex(piece))), [0; 3], "nobody is to wait for it again");
     assert_eq!(lead.choose(node(2), at(200)), Some(PieceIndex(1)));
     assert_eq!(lead.choose(node(3), at(201)), None, "it is given nothing that nobody has");
-    // What it alone holds turns up elsewhere: it gave it.
+    // A piece that it alone held turns up elsewhere: it gave it.
     lead.have(node(1), &[PieceIndex(2)], at(210));
     assert_eq!(lead.choose(node(3), at(211)), Some(PieceIndex(3)));
 }

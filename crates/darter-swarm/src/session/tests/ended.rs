@@ -1,4 +1,4 @@
-//! What others are told when a blob comes to its end here, or its origin asked for a pause.
+//! Messages to others when a blob comes to its end here, or its origin asked for a pause.
 
 use darter_protocol::{Failure, FailureKind};
 

@@ -1,4 +1,4 @@
-//! What members are sent that ask for any piece.
+//! The pieces for members that ask for any.
 
 use super::*;
 use darter_protocol::Wanted;

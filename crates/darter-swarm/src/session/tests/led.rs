@@ -1,4 +1,4 @@
-//! Who leads, and what follows when that changes.
+//! The lead, and the consequences when it changes.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Who is met, forgotten, and met again.
+//! Neighbours that are met, forgotten, and met again.
 
 use super::*;
 

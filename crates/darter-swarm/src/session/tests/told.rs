@@ -1,4 +1,4 @@
-//! What is told of pieces and hashes, and to whom.
+//! News of pieces and hashes, and its receivers.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What a session was told is told again to another.
+//! The inputs of one session are told again to another.
 
 use super::*;
 use crate::{AtPiece, Choice, Found, Gave, Output, ReadsOn, SessionStart};

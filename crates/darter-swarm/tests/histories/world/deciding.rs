@@ -1,4 +1,4 @@
-//! What agents do: each polls its session soon after it was told something, and looks for a lead as that says.
+//! Agents act: each polls its session soon after it was told something, and looks for a lead as that says.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What agents hear, and are told of their connections.
+//! Messages that agents hear, and news of their connections.
 
 use darter_core::PieceSet;
 use darter_protocol::Message;

@@ -1,4 +1,4 @@
-//! What an agent knows of its blob and of the others, besides its session.
+//! An agent's knowledge of its blob and of the others, besides its session.
 
 use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Tier, Version};
 use darter_swarm::Facts;
