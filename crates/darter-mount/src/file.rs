@@ -10,6 +10,7 @@
 //!   is compared with the hash in any case, since the file may have got a hole there: once while its piece is fresh. What the disk itself changes of a
 //!   piece after the agent vouched for it is not seen while that connection lasts;
 //! - what could be read without an agent can be read whoever answers: another agent may have less, and need longer;
+//! - what was read stays in one page cache ([`Pages`]), and is dropped from the agent's file only where the mounted file's keeps it;
 //! - once the content is found to be wrong nothing is read any more.
 
 use std::cell::RefCell;
@@ -27,6 +28,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::ahead::Ahead;
+use crate::asker::Asker;
 use crate::files::Files;
 use crate::fill::{Fill, Rest, Step};
 use crate::kept::{Kept, PAGE, PieceCheck, zero_pages};
@@ -70,6 +72,15 @@ const OTHER_PIECES: &str = "the daemon has it in pieces of another length, and a
 
 const OTHER: &str = "the content is another one at its origin by now; unmount it, and mount what is there";
 
+/// Which page cache keeps what was read: one does, or it would be in memory twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// The mounted file's.
+    Mounted,
+    /// That of the agent's file: the mounted file is read past its own.
+    Stored,
+}
+
 /// How a file is read.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -81,6 +92,8 @@ pub struct Settings {
     pub fill_rate: Option<Rate>,
     /// True if the content has to have a digest.
     pub has_digest: bool,
+    /// Which page cache keeps what was read.
+    pub pages: Pages,
 }
 
 /// How a mount is.
@@ -266,10 +279,11 @@ impl MountedFile {
     }
 
     /// Reads `size` bytes from `offset` on, as far as there are such, and hands them to `reply`: by a thread that takes the kernel's questions, which waits for the disk
-    /// itself for what is here; the rest is a task of the runtime.
+    /// itself for what is here; the rest is a task of the runtime. It ends with an error as soon as `asker` was killed, which is the thread that waits for it, if that can end no sooner.
     pub(crate) fn answer(
         self: &Arc<Self>,
         threads: &Threads,
+        asker: Option<Asker>,
         offset: u64,
         size: u32,
         reply: impl FnOnce(Result<&[u8], Unread>) + Send + 'static,
@@ -281,7 +295,17 @@ impl MountedFile {
             return;
         };
         let wait = move |file: Arc<Self>, reply: Reply| async move {
-            reply(file.wait(range, ahead).await.as_deref().map_err(|error| *error));
+            let killed = async {
+                match asker {
+                    Some(asker) => asker.killed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let read = tokio::select! {
+                read = file.wait(range, ahead) => read,
+                () = killed => Err(Unread),
+            };
+            reply(read.as_deref().map_err(|error| *error));
         };
         let Some(at_hand) = self.at_hand(range) else {
             runtime.spawn(wait(file, Box::new(reply)));
@@ -427,7 +451,7 @@ impl MountedFile {
         }
         let dropped = kept.came(pieces);
         drop((files, kept));
-        if !dropped.is_empty() {
+        if !dropped.is_empty() && self.settings.pages == Pages::Mounted {
             let file = Arc::clone(file);
             // Nobody waits for it. Bytes that are not on the disk yet stay.
             tokio::task::spawn_blocking(move || {
@@ -462,8 +486,7 @@ impl MountedFile {
             }
             let bytes = &mut buffer[..length];
             at_hand.file.read_exact_at(bytes, pages.start()).ok()?;
-            if !at_hand.is_fresh {
-                // The kernel keeps what it is given in the page cache of the mounted file.
+            if !at_hand.is_fresh && self.settings.pages == Pages::Mounted {
                 let _ = fadvise(&at_hand.file, pages.start(), std::num::NonZero::new(pages.len()), Advice::DontNeed);
             }
             if !self.kept.lock().are_zeros(zero_pages(pages.start(), bytes)) {

@@ -4,6 +4,10 @@
 //! of layers have no life in the kernel's sight, and their attributes a moment's; a sidecar for dm-verity is never there, and the kernel need not ask again. Blocks are
 //! those that are really here.
 //!
+//! The kernel reads a layer past the page cache of its file here (`FOPEN_DIRECT_IO`): EROFS, or a loop device, has pages of its own of what it reads, each of its reads is one question, which is
+//! answered with all of its bytes or none, and nothing is read but what it wants. What EROFS reads page by page (its metadata) stays in memory all the same (`FOPEN_KEEP_CACHE`). A thread
+//! that waits for such a read can't be killed before it is answered, so who asks is looked at while it waits ([`asker`](crate::asker)).
+//!
 //! Nobody but the user who mounts it, and root, gets into the directory: layers of private images are in it, and every user of the host may ask for paths.
 //!
 //! Whatever may take time is answered by tasks of the runtime: one that hangs keeps no other waiting.
@@ -27,6 +31,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
 
+use crate::asker::Asker;
 use crate::file::{Condition, MountedFile};
 use crate::names::{
     ALGORITHM, ALGORITHM_INODE, Form, Inodes, Named, name_of, named, retired_name, retired_named, shard_inode,
@@ -368,7 +373,7 @@ impl Filesystem for Directory {
         let shared = Arc::clone(&self.shared);
         self.threads.runtime.spawn(async move {
             match shared.open(inode).await {
-                Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+                Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_KEEP_CACHE),
                 Err(error) => reply.error(error),
             }
         });
@@ -376,7 +381,7 @@ impl Filesystem for Directory {
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         inode: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -389,7 +394,7 @@ impl Filesystem for Directory {
             return reply.error(Errno::EIO);
         }
         let Some(kept) = self.shared.opened(inode) else { return reply.error(Errno::EIO) };
-        kept.file.answer(&self.threads, offset, size, |read| match read {
+        kept.file.answer(&self.threads, Some(Asker(request.pid())), offset, size, |read| match read {
             Ok(bytes) => reply.data(bytes),
             Err(_) => reply.error(Errno::EIO),
         });

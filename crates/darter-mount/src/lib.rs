@@ -7,6 +7,7 @@
 //! | [`file`](mod@file) | the file: reads that wait, with a limit; connections that come and go; content that turned out wrong |
 //! | [`ahead`] | what to fetch ahead of readers, by their pattern |
 //! | [`touches`] | what was read first, so that others have it before they ask |
+//! | `asker` | whether the thread that waits for a read was killed |
 //! | [`limits`] | how long a read waits, and how long a pause before the next try is |
 //! | [`fill`](mod@fill) | when the rest is fetched |
 //! | [`waits`] | who waits, of files that are read together |
@@ -30,6 +31,7 @@
 
 pub mod ahead;
 pub mod archive;
+mod asker;
 pub mod erofs;
 pub mod file;
 pub mod files;
@@ -46,7 +48,7 @@ pub mod touches;
 pub mod tree;
 pub mod waits;
 
-pub use file::{Condition, MountedFile, Settings};
+pub use file::{Condition, MountedFile, Pages, Settings};
 pub use fill::Fill;
 pub use layers::{KeptFile, Layer, Layers};
 pub use session::{Cache, MountError, Mounted, Opener};

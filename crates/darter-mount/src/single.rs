@@ -134,7 +134,7 @@ impl Filesystem for Directory {
         if handle == FORGETS {
             return reply.error(Errno::EIO);
         }
-        self.file.answer(&self.threads, offset, size, |read| match read {
+        self.file.answer(&self.threads, None, offset, size, |read| match read {
             Ok(bytes) => reply.data(bytes),
             Err(_) => reply.error(Errno::EIO),
         });

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use darter_core::{BlobId, ByteRange, PieceHash, PieceLength, SystemClock};
 use darter_mount::supply::{Content, End, Given, Refusal, Supply};
-use darter_mount::{Fill, MountOptions, Mounted, MountedFile, Settings};
+use darter_mount::{Fill, MountOptions, Mounted, MountedFile, Pages, Settings};
 
 /// Where the process that keeps the mount mounts it.
 const DIRECTORY: &str = "DARTER_TEST_MOUNT";
@@ -73,7 +73,8 @@ fn keeper() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let content =
         Content { blob: BlobId([7; 32]), length: LENGTH, pieces: PieceLength::from_log2(17).unwrap(), modified: None };
-    let settings = Settings { limit: WITHIN * 60, fill: Fill::Never, fill_rate: None, has_digest: true };
+    let settings =
+        Settings { limit: WITHIN * 60, fill: Fill::Never, fill_rate: None, has_digest: true, pages: Pages::Mounted };
     let file = {
         let _inside = runtime.enter();
         MountedFile::new(content, Arc::new(Half), settings, Arc::new(SystemClock::start()))

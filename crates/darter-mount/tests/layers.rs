@@ -21,8 +21,9 @@ use async_trait::async_trait;
 use darter_core::manifest::hash_piece;
 use darter_core::{BlobId, ByteRange, Clock, Digest, PieceHash, PieceIndex, PieceLength, SystemClock};
 use darter_image::{Expander, metadata_start};
+use darter_kernel::cached::cached;
 use darter_mount::supply::{Content, End, Given, Refusal, Supplier, Supply};
-use darter_mount::{Fill, KeptFile, Layer, Layers, MountError, Mounted, MountedFile, Settings};
+use darter_mount::{Fill, KeptFile, Layer, Layers, MountError, Mounted, MountedFile, Pages, Settings};
 use parking_lot::Mutex;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tokio::runtime::Runtime;
@@ -105,6 +106,8 @@ struct Known {
     opened: Mutex<Vec<std::sync::Weak<KeptFile>>>,
     /// This one's question is never answered.
     hangs: Option<Digest>,
+    /// How long reads wait, if not [`LIMIT`].
+    limit: Option<Duration>,
     /// What is known without a question.
     at_hand: Mutex<HashMap<Digest, Layer>>,
 }
@@ -125,7 +128,8 @@ impl Layers for Known {
 
     async fn open(&self, layer: Digest) -> Option<Arc<KeptFile>> {
         let agent = self.layers.lock().get(&layer)?.1.clone();
-        let settings = Settings { limit: LIMIT, fill: Fill::Never, fill_rate: None, has_digest: true };
+        let limit = self.limit.unwrap_or(LIMIT);
+        let settings = Settings { limit, fill: Fill::Never, fill_rate: None, has_digest: true, pages: Pages::Stored };
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
         let file = MountedFile::new(agent.content(), Arc::new(agent.clone()), settings, clock);
         let kept = KeptFile::begin(file, agent);
@@ -158,7 +162,7 @@ struct World {
     known: Arc<Known>,
     dir: tempfile::TempDir,
     mounted: Option<Mounted>,
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 impl World {
@@ -174,7 +178,7 @@ impl World {
             runtime.handle().clone(),
         );
         match mounted {
-            Ok(mounted) => Some(Self { known, dir, mounted: Some(mounted), _runtime: runtime }),
+            Ok(mounted) => Some(Self { known, dir, mounted: Some(mounted), runtime }),
             Err(error) => {
                 let is_root = rustix::process::geteuid().is_root();
                 assert!(!is_root || matches!(error, MountError::NoDevice | MountError::Device(_)), "{error}");
@@ -203,6 +207,16 @@ fn digest(name: &str) -> Digest {
 
 fn content(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at % 251) as u8 | 1).collect()
+}
+
+/// However loaded the machine is.
+fn soon(mut is_so: impl FnMut() -> bool) -> bool {
+    (0..3000).any(|_| {
+        is_so() || {
+            std::thread::sleep(Duration::from_millis(10));
+            false
+        }
+    })
 }
 
 fn is_absent(path: &Path) -> bool {
@@ -304,7 +318,7 @@ fn reads_wait_and_fail_and_work_again_and_blocks_are_those_that_are_here() {
     assert!(reads(&file, &agent, 0, 4096));
     agent.refuses.store(true, Ordering::SeqCst);
     assert!(!reads(&file, &agent, 900_000, 5000), "never zeros");
-    assert!(reads(&file, &agent, 0, 4096), "what the kernel has it has");
+    assert!(!reads(&file, &agent, 0, 4096), "nothing of it is kept here: who reads it has its own pages");
     agent.refuses.store(false, Ordering::SeqCst);
     assert!(reads(&file, &agent, 900_000, 5000), "nothing stays poisoned");
     let is_told = || std::fs::metadata(&path).unwrap().blocks() > 0;
@@ -313,6 +327,43 @@ fn reads_wait_and_fail_and_work_again_and_blocks_are_those_that_are_here() {
         false
     }));
     assert!(std::fs::metadata(&path).unwrap().blocks() < 1_000_000 / 512);
+}
+
+#[test]
+fn what_is_read_of_a_layer_stays_in_no_page_cache_of_its_file_here() {
+    let Some(world) = World::new(Known::default()) else { return };
+    let (agent, path) = (Agent::new(content(1_000_000)), world.path("x"));
+    world.known.file("x", &agent);
+    let file = File::open(&path).unwrap();
+    assert!(reads(&file, &agent, 0, 600_000) && reads(&file, &agent, 700_001, 4096));
+    match cached(&file, 0, 0) {
+        Ok(cached) => assert_eq!(cached.pages, 0),
+        Err(error) => eprintln!("skipped: cachestat: {error}"),
+    }
+}
+
+#[test]
+fn a_program_that_waits_for_a_read_can_be_killed_and_others_wait_on() {
+    let limit = Some(Duration::from_secs(3600));
+    let Some(world) = World::new(Known { limit, ..Known::default() }) else { return };
+    let (agent, path) = (Agent::new(content(300_000)), world.path("x"));
+    world.known.file("x", &agent);
+    agent.refuses.store(true, Ordering::SeqCst);
+    let waiting = || {
+        let opened = world.known.opened.lock().first().and_then(std::sync::Weak::upgrade);
+        opened.map_or(0, |kept| world.runtime.block_on(kept.file().glance()).waiting)
+    };
+    let begin = || Command::new("cat").arg(&path).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut programs = [begin(), begin()];
+    assert!(soon(|| waiting() == 2), "{}", waiting());
+    for left in [1, 0] {
+        programs[left].kill().unwrap();
+        assert!(soon(|| programs[left].try_wait().unwrap().is_some()), "it ends long before its read's limit");
+        assert!(soon(|| waiting() == left), "{}", waiting());
+        assert!(left == 0 || programs[0].try_wait().unwrap().is_none(), "the other one waits");
+    }
+    agent.refuses.store(false, Ordering::SeqCst);
+    assert!(reads(&File::open(&path).unwrap(), &agent, 0, 300_000), "and nothing stays poisoned");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use darter_core::manifest::hash_piece;
 use darter_core::{BlobId, ByteRange, PieceHash, PieceIndex, PieceLength, SystemClock};
 use darter_kernel::cached::cached;
 use darter_mount::supply::{Content, End, Given, Refusal, Supplier, Supply};
-use darter_mount::{Cache, Fill, KeptFile, MountOptions, Mounted, MountedFile, Settings};
+use darter_mount::{Cache, Fill, KeptFile, MountOptions, Mounted, MountedFile, Pages, Settings};
 use rustix::fs::{Advice, fadvise};
 use tokio::sync::watch;
 
@@ -113,11 +113,15 @@ struct World {
 impl World {
     /// `None` where nothing can be mounted. Everything was read once, so that all of it is at hand, and is in no page cache of the mount.
     fn new() -> Option<Self> {
+        Self::with(Pages::Mounted)
+    }
+
+    fn with(pages: Pages) -> Option<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let agent = Agent::new(dir.path());
         let settings =
-            Settings { limit: Duration::from_millis(300), fill: Fill::Never, fill_rate: None, has_digest: true };
+            Settings { limit: Duration::from_millis(300), fill: Fill::Never, fill_rate: None, has_digest: true, pages };
         let at = dir.path().join("mount");
         std::fs::create_dir(&at).unwrap();
         let kept = runtime.block_on(async {
@@ -210,4 +214,23 @@ fn nothing_of_wrong_content_is_put_into_memory() {
     world.cache.forget().unwrap();
     assert!(soon(|| world.in_memory().is_none_or(|bytes| bytes == 0)), "{:?}", world.in_memory());
     assert_eq!(world.reads_in_order(0, LENGTH), 0);
+}
+
+#[test]
+fn what_was_read_stays_in_memory_where_the_agents_file_is_the_one_to_keep_it() {
+    let of = |pages| {
+        let world = World::with(pages)?;
+        // Not what came lately, which stays in any case.
+        let places = || (0..LENGTH / (2 * MIB)).map(|number| number * 2 * MIB).take(4);
+        fadvise(&world.agent.file, 0, None, Advice::DontNeed).unwrap();
+        let mut page = [0; PAGE as usize];
+        for at in places() {
+            world.file().read_exact_at(&mut page, at).unwrap();
+        }
+        let kept = places().filter(|at| cached(&world.agent.file, *at, PAGE).is_ok_and(|cached| cached.pages > 0));
+        Some(kept.count())
+    };
+    let (Some(stored), Some(mounted)) = (of(Pages::Stored), of(Pages::Mounted)) else { return };
+    eprintln!("{stored} and {mounted} of 4");
+    assert!(stored == 4 || cached(&tempfile::tempfile().unwrap(), 0, 0).is_err(), "{stored}");
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::fill::Fill;
 use crate::supply::{Content, End, Given, Refusal, Supply};
-use crate::{Settings, supply};
+use crate::{Pages, Settings, supply};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -101,7 +101,8 @@ fn archive(members: usize, places: usize, pause: Duration) -> (Archive, Arc<Agen
     let pieces = PieceLength::from_log2(17).unwrap();
     let content = Content { blob: BlobId([1; 32]), length: all.len() as u64, pieces, modified: None };
     let agent = Arc::new(Agent { archive: all, pause, asked: AtomicU64::new(0) });
-    let settings = Settings { limit: LIMIT, fill: Fill::Never, fill_rate: None, has_digest: false };
+    let settings =
+        Settings { limit: LIMIT, fill: Fill::Never, fill_rate: None, has_digest: false, pages: Pages::Mounted };
     let supply = Arc::clone(&agent) as Arc<dyn Supply>;
     let file = MountedFile::new(content, supply, settings, Arc::new(TestClock(Instant::now())));
     (Archive::with_places(Arc::new(tree), file, places), agent, nodes)

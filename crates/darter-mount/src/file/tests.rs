@@ -144,7 +144,7 @@ fn mount(agent: &Arc<Agent>, fill: Fill) -> Mounted {
 }
 
 fn mount_with(agent: &Arc<Agent>, fill: Fill, has_digest: bool) -> Mounted {
-    let settings = Settings { limit: LIMIT, fill, fill_rate: None, has_digest };
+    let settings = Settings { limit: LIMIT, fill, fill_rate: None, has_digest, pages: Pages::Mounted };
     let supply = Arc::clone(agent) as Arc<dyn Supply>;
     let file = MountedFile::new(content(1), supply, settings, Arc::new(TestClock(Instant::now())));
     let agents = Arc::new(Agents(Mutex::default()));
@@ -464,7 +464,7 @@ async fn the_rest_is_left_alone_while_a_program_waits_for_another_file_of_the_sa
     waited_for.refuses.store(true, Ordering::Relaxed);
     let (waits, clock) = (Waits::new(), Arc::new(TestClock(Instant::now())));
     let begin = |agent: &Arc<Agent>, fill| {
-        let settings = Settings { limit: LIMIT, fill, fill_rate: None, has_digest: false };
+        let settings = Settings { limit: LIMIT, fill, fill_rate: None, has_digest: false, pages: Pages::Mounted };
         let supply = Arc::clone(agent) as Arc<dyn Supply>;
         let file = MountedFile::among(content(1), supply, settings, clock.clone(), waits.clone());
         let keeps = Arc::clone(&file);

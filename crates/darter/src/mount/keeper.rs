@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use darter_api::{MountKind, MountStatus};
 use darter_core::{Clock as _, Source, SystemClock};
 use darter_mount::supply::{Content, Supply};
-use darter_mount::{Condition, MountOptions, Mounted, MountedFile, Settings};
+use darter_mount::{Condition, MountOptions, Mounted, MountedFile, Pages, Settings};
 use darter_store::threads;
 use tokio::runtime::Handle;
 
@@ -74,6 +74,7 @@ async fn keep(
         fill: args.fill,
         fill_rate: args.fill_rate,
         has_digest: mount.digest.is_some(),
+        pages: Pages::Mounted,
     };
     let modified = content.modified.as_deref().and_then(|date| httpdate::parse_http_date(date).ok());
     let options = MountOptions {

@@ -18,7 +18,7 @@ use darter_mount::archive::{Archive, ScanError, scan};
 use darter_mount::set::{FileSet, MAX_KEPT, NotOpened, OpenedFile, Opener};
 use darter_mount::supply::Content;
 use darter_mount::tree::Reader;
-use darter_mount::{Condition, Fill, KeptFile, Mounted, MountedFile, Settings};
+use darter_mount::{Condition, Fill, KeptFile, Mounted, MountedFile, Pages, Settings};
 use darter_store::threads;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::runtime::Handle;
@@ -158,7 +158,7 @@ pub(super) async fn run_artifact(
 }
 
 fn settings(args: &MountArgs, has_digest: bool) -> Settings {
-    Settings { limit: args.timeout, fill: args.fill, fill_rate: args.fill_rate, has_digest }
+    Settings { limit: args.timeout, fill: args.fill, fill_rate: args.fill_rate, has_digest, pages: Pages::Mounted }
 }
 
 /// Opens an archive, and looks through it.

@@ -1,0 +1,63 @@
+//! The thread that waits for a read: whether it was killed meanwhile.
+//!
+//! A read past the page cache is one question of the thread that reads, and the kernel lets that thread end only once it is answered. The kernel tells of
+//! signals, too, but of all of them, and the library that takes its questions does not pass that on. So the thread is looked at while its read waits.
+//!
+//! Invariant: only a thread that was killed, and waits in the kernel, counts. Where it can't be seen (another PID namespace, no `/proc`), nobody was killed.
+
+use std::time::Duration;
+
+/// How often to look.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// The bit of `SIGKILL` in the masks of `/proc/PID/status`. What else ends a process for good is sent on to each of its threads as this one.
+const KILLED: u64 = 1 << (9 - 1);
+
+/// A thread, as the kernel names it to who mounted the file system; 0 if that can't see it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asker(pub(crate) u32);
+
+impl Asker {
+    /// Returns when the thread has been killed.
+    pub(crate) async fn killed(self) {
+        if self.0 == 0 {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let path = format!("/proc/{}/status", self.0);
+            let status = tokio::task::spawn_blocking(move || std::fs::read_to_string(path)).await;
+            if matches!(status, Ok(Ok(status)) if is_killed(&status)) {
+                return;
+            }
+        }
+    }
+}
+
+/// What `/proc/PID/status` says of a thread.
+fn is_killed(status: &str) -> bool {
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let has =
+        |name| field(name).and_then(|mask| u64::from_str_radix(mask, 16).ok()).is_some_and(|mask| mask & KILLED != 0);
+    field("State:").is_some_and(|state| state.starts_with('D')) && (has("SigPnd:") || has("ShdPnd:"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_in_the_kernel_and_was_killed_is_told_from_all_others() {
+        let status = |state: &str, own: &str, shared: &str| {
+            format!(
+                "Name:\tSigPnd:\nState:\t{state}\nTgid:\t7\nSigQ:\t0/100\nSigPnd:\t{own}\nShdPnd:\t{shared}\nSigBlk:\t0000000000000100\n"
+            )
+        };
+        let (none, kill, others) = ("0000000000000000", "0000000000000100", "fffffffffffffeff");
+        assert!(is_killed(&status("D (disk sleep)", kill, none)) && is_killed(&status("D (disk sleep)", none, kill)));
+        assert!(!is_killed(&status("D (disk sleep)", others, others)), "it may go on");
+        assert!(!is_killed(&status("R (running)", kill, none)), "another thread by now");
+        assert!(!is_killed("") && !is_killed("State:\tD\nSigPnd:\tx\n"));
+        assert!(!is_killed(&std::fs::read_to_string("/proc/self/status").unwrap()));
+    }
+}
