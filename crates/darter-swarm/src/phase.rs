@@ -106,14 +106,23 @@ impl Course {
 
     /// They are stored, as far as they could be.
     pub fn arrived(&mut self) {
-        if self.moves(Phase::Arriving, Phase::Fetching) {
-            self.comes_at_once = false;
-        }
+        self.moves(Phase::Arriving, Phase::Fetching);
     }
 
     /// Returns true if the whole is checked from now on. `is_whole` is whether all pieces and their hashes are here, `has_verdict` whether
     /// this agent knows what the whole must be.
     pub fn begins_check(&mut self, is_whole: bool, has_verdict: bool, leader: Leader, now: Moment) -> bool {
+        let begins = self.may_check(is_whole, has_verdict, leader, now);
+        if begins {
+            self.phase = Phase::Checking;
+        } else if self.phase == Phase::Fetching {
+            // What came at once is stored, and is not all that it takes: others hear of it like of anything else.
+            self.comes_at_once = false;
+        }
+        begins
+    }
+
+    fn may_check(&mut self, is_whole: bool, has_verdict: bool, leader: Leader, now: Moment) -> bool {
         if !is_whole || !matches!(self.phase, Phase::Fetching | Phase::Arriving) {
             self.due = None;
             return false;
@@ -122,7 +131,6 @@ impl Course {
             return false;
         }
         self.due = None;
-        self.phase = Phase::Checking;
         true
     }
 
