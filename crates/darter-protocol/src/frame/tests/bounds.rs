@@ -3,7 +3,7 @@
 use darter_core::proof::block_of;
 
 use super::*;
-use crate::{MAX_BLOB_LENGTH, MAX_PIECES, MAX_REGISTRY_HEADERS};
+use crate::{MAX_BLOB_LENGTH, MAX_PIECES, MAX_REGISTRY_HEADERS, Stretch, Wish};
 
 const BLOB: BlobId = BlobId([0; 32]);
 
@@ -86,6 +86,19 @@ fn hashes_come_with_the_word_for_just_these_and_a_run_lies_in_one_block() {
         |from, proof| Message::Grew { blob: BLOB, from, hashes: hashes(2), length: None, members_ask: false, proof };
     assert!(ends_between(|from| grew(from, None), [MAX_PIECES - 2, MAX_PIECES - 1]));
     assert!(ends_between(|count| grew(10, proof(count)), [12, 13]) && refused(&grew(10, proof(2))));
+}
+
+#[test]
+fn stretches_of_pieces_end_behind_their_beginning_and_within_the_largest_blob() {
+    let run = |first, end| Stretch { first, end };
+    let profile = |first, end| Message::Profile { blob: BLOB, pieces: vec![run(0, 1), run(first, end)], wants: true };
+    let touched = |first, end| Message::Touched { blob: BLOB, pieces: vec![run(0, 1), run(first, end)] };
+    let wish = |first, end| Wish { first, end, within_ms: 0 };
+    let want = |first, end| Message::Want { blob: BLOB, everything: false, wishes: vec![wish(0, 1), wish(first, end)] };
+    for message in [&profile as &dyn Fn(u32, u32) -> Message, &touched, &want] {
+        assert!(ends_between(|end| message(5, end), [MAX_PIECES, MAX_PIECES + 1]));
+        assert!(ends_between(|first| message(first, 9), [9, 10]));
+    }
 }
 
 #[test]
