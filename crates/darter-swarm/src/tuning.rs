@@ -80,6 +80,9 @@ pub struct Tuning {
     pub parts_patience: Duration,
     /// How long it takes, beside the piece's own time, until a member that got a piece there is known to have it.
     pub parts_turn: Duration,
+    /// A member that wants parts, and came to hold nothing for so long, is sent a copy of what others hold who pass on what they are given: before
+    /// that they give it, and what it can't wait for it asks for by name.
+    pub parts_starved: Duration,
     /// For how long after it was met, or was heard to hold more, a neighbour counts as one that starts the same.
     pub starters_for: Duration,
     /// How long after a reader last came to wait for a piece what others come to hold is sought, too.
@@ -205,6 +208,7 @@ impl Default for Tuning {
             parts_rate: 6.25e6,
             parts_patience: Duration::from_millis(150),
             parts_turn: Duration::from_millis(8),
+            parts_starved: Duration::from_secs(1),
             starters_for: Duration::from_secs(5),
             hints_for: Duration::from_secs(1),
             hints_free: 16,

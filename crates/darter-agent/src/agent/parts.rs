@@ -108,12 +108,12 @@ impl Download {
         tokio::time::timeout(within, fetched).await.map_or(Ok(false), |fetched| fetched.map(|()| true))
     }
 
-    /// The same without hurry: whoever waits for other bytes goes first. Nothing is fetched so while what others touched first comes.
+    /// The same without hurry: whoever waits for other bytes goes first. Nothing is fetched so while a start goes by what others touched first.
     ///
     /// # Errors
     /// As [`Download::fetch`].
     pub async fn fetch_ahead(&self, range: ByteRange, within: Duration) -> Result<bool, FetchError> {
-        if self.transfer.is_fetching_first_touches() {
+        if self.transfer.goes_by_first_touches() {
             return Ok(false);
         }
         match self.transfer.foresee(range, within.max(2 * URGENT), Foresight::Pattern).await {
@@ -128,7 +128,12 @@ impl Download {
     /// Why they can't be had by this handle, now or later.
     pub async fn part(&self, range: ByteRange, within: Duration) -> Result<Option<Held>, FetchError> {
         let metrics = &self.swarms.house.context.metrics;
-        if self.is_held(range) { &metrics.part_reads_here } else { &metrics.part_reads_waited }.inc();
+        if self.is_held(range) {
+            metrics.part_reads_here.inc();
+        } else {
+            metrics.part_reads_waited.inc();
+            self.transfer.noted_wait(range);
+        }
         let given = async {
             if !self.fetch(range, within).await? {
                 return Ok(None);

@@ -180,6 +180,40 @@ async fn what_is_known_outlives_the_lead_and_a_pinned_list_is_what_others_get() 
     seed.drain().await;
 }
 
+/// A program reads on past what is listed only if its start takes another way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_fetched_ahead_beside_the_list_until_a_program_waits_for_something_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let (registry, layer) = layer().await;
+    let seed = seed(directory.path(), &registry).await;
+    let first = node(directory.path(), "first", &registry, &[&seed]).await;
+    let opened = open(&first, &layer).await;
+    let piece = opened.piece_length().bytes();
+    let of = |number: u64| ByteRange::new(number * piece, (number + 1) * piece);
+    opened.touched(&[of(2), of(5)]);
+    until("the lead knows", async || known(&seed, &layer).await == Some(2 * piece)).await;
+    let late = node(directory.path(), "late", &registry, &[&seed]).await;
+    let opened = open(&late, &layer).await;
+    let began = tokio::time::Instant::now();
+    let reading = async {
+        until("all is fetched", async || late.metrics().profile_fetched_bytes.get() >= 2 * piece).await;
+        assert!(opened.part(of(2), WITHIN).await.unwrap().is_some());
+        let is_fetched = opened.fetch_ahead(of(3), WITHIN).await.unwrap();
+        // On a busy machine so much time may have passed that the list does not count any more.
+        assert!(!is_fetched || began.elapsed() > Duration::from_secs(4), "others did not touch it");
+        assert!(opened.part(of(9), WITHIN).await.unwrap().is_some());
+        assert!(opened.fetch_ahead(of(10), WITHIN).await.unwrap(), "it takes another way");
+    };
+    tokio::select! {
+        () = reading => {}
+        () = opened.fetch_first_touches() => panic!("it ended"),
+    }
+    drop(opened);
+    for agent in [&first, &late, &seed] {
+        agent.drain().await;
+    }
+}
+
 /// As `darter up` on one host: whoever starts something there leads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_leads_knows_what_its_own_programs_touch() {

@@ -26,6 +26,9 @@ use crate::error::FetchError;
 /// For how long after it is opened a layer's list counts, and new ones are heeded.
 const STARTING: Duration = Duration::from_secs(60);
 
+/// For how long after it is opened nothing is fetched ahead but what the list has, unless a program waits for something else.
+const BY_LIST: Duration = Duration::from_secs(5);
+
 /// Members are told of changes no more often than this.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 
@@ -56,15 +59,25 @@ struct Known {
     unsaved: bool,
     /// How many fetch a list now.
     fetching: usize,
+    /// When one that goes by the list opened it last; and whether it waited for something else since: then it takes another way.
+    opened: Option<Moment>,
+    strayed: bool,
     /// Pieces that were fetched for a list and that no program has read yet.
     unread: PieceSet,
     /// Pieces that programs read while a list is fetched, which may be of it and not counted as fetched yet.
     read: PieceSet,
 }
 
+impl Known {
+    /// True if one that opened it a short time ago has a list to go by.
+    fn goes_by_list(&self, now: Moment) -> bool {
+        self.opened.is_some_and(|opened| now < opened + BY_LIST) && !self.profile.order().is_empty()
+    }
+}
+
 impl Profiling {
     pub(super) fn new(profile: Profile) -> Self {
-        let (fetching, unread) = (0, PieceSet::new());
+        let (fetching, opened, strayed, unread) = (0, None, false, PieceSet::new());
         let (told, telling, unsaved) = (None, false, false);
         let known = Known {
             profile,
@@ -74,6 +87,8 @@ impl Profiling {
             telling,
             unsaved,
             fetching,
+            opened,
+            strayed,
             unread,
             read: PieceSet::new(),
         };
@@ -301,6 +316,10 @@ impl Transfer {
             return;
         }
         let _unread = CountUnread(self);
+        {
+            let mut known = self.profiling.known.lock();
+            (known.opened, known.strayed) = (Some(self.context.now()), false);
+        }
         let mut taken = Taken::nothing(self);
         let fetching = async {
             let mut changed = self.profiling.changed.subscribe();
@@ -342,9 +361,24 @@ impl Transfer {
         units
     }
 
-    /// True while what others touched first is being fetched: what they did not touch is hardly of use now, whatever a reader's pattern tells.
-    pub fn is_fetching_first_touches(&self) -> bool {
-        self.profiling.known.lock().fetching > 0
+    /// True while what others touched first is being fetched, and for a while after it was opened if programs here wait for nothing else: what others
+    /// did not touch is hardly of use then, whatever a reader's pattern tells.
+    pub fn goes_by_first_touches(&self) -> bool {
+        let known = self.profiling.known.lock();
+        known.fetching > 0 || (known.goes_by_list(self.context.now()) && !known.strayed)
+    }
+
+    /// A program waits for these bytes.
+    pub fn noted_wait(&self, range: ByteRange) {
+        let mut known = self.profiling.known.lock();
+        if known.strayed || !known.goes_by_list(self.context.now()) {
+            return;
+        }
+        let held = self.stored.held();
+        let listed = known.profile.order().stretches();
+        let is_listed = |piece: u32| listed.iter().any(|run| run.contains(&piece));
+        let strays = |piece: u32| !held.contains(PieceIndex(piece)) && !is_listed(piece);
+        known.strayed = self.piece_length.pieces_of(range).any(strays);
     }
 
     async fn fetch_units(self: &Arc<Self>, units: Vec<ByteRange>) -> Result<(), FetchError> {

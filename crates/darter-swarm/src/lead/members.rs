@@ -53,6 +53,8 @@ pub(super) struct Member {
     pub(super) standing: Reliability,
     /// When it last came to hold a piece, or first had to wait for one.
     gained: Option<Moment>,
+    /// Since when there has been nothing for it, while it wants parts and comes to hold nothing.
+    waits_since: Option<Moment>,
     /// True if it should have a neighbour outside its zone.
     reaches_out: bool,
     neighbours: Vec<usize>,
@@ -115,6 +117,12 @@ impl Member {
     /// It came to hold a piece.
     pub(super) const fn gains(&mut self, now: Moment) {
         self.gained = Some(now);
+        self.waits_since = None;
+    }
+
+    /// True if the member wants parts, and there was nothing for it for so long, of the lead or of its neighbours.
+    pub(super) fn waits_long(&mut self, patience: Duration, now: Moment) -> bool {
+        *self.waits_since.get_or_insert(now) + patience <= now
     }
 
     /// True if the member has waited in vain for a time in which its neighbours could have given it something.
@@ -291,6 +299,7 @@ impl Members {
             aside: self.is_convicted(id),
             standing: Reliability::default(),
             gained: None,
+            waits_since: None,
             reaches_out,
             neighbours: Vec::new(),
             reaches: [0; REACHES],

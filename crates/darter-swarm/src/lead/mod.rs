@@ -369,6 +369,7 @@ impl Lead {
             return None;
         }
         let wants_parts = self.members.get(slot).parts.is_some();
+        let leaves_held = wants_parts && !self.members.get_mut(slot).waits_long(self.tuning.parts_starved, now);
         let (pause, lonely) =
             if wants_parts { self.pauses_of_parts() } else { (self.copy_pause(), self.lonely_pause()) };
         let salt = self.random.next();
@@ -376,9 +377,10 @@ impl Lead {
         let cross_pause = if is_starved { pause.max(self.tuning.keeping_floor * 2) } else { pause };
         let member = self.members.get(slot);
         let from = (&member.held, member.parts.as_deref());
-        self.pieces.copy(from, (pause, lonely), now, salt, |piece| {
-            !member.is_coming(piece) && self.members.may_cross(slot, piece, (cross_pause, is_starved), now)
-        })
+        let may = |piece| !leaves_held || self.is_not_passed_on(slot, piece);
+        let crosses = |piece| self.members.may_cross(slot, piece, (cross_pause, is_starved), now);
+        let accept = |piece| !member.is_coming(piece) && may(piece) && crosses(piece);
+        self.pieces.copy(from, (pause, lonely), now, salt, accept)
     }
 
     /// Somebody's ask stands: notes when time alone may bring an answer.

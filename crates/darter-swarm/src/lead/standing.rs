@@ -248,6 +248,14 @@ impl Lead {
         self.members.get(slot).standing.passed_on < since
     }
 
+    /// True if a member has little to hope for from those who hold this piece: nobody was sent it, or one says that it had it before it was sent it, or
+    /// one was given it, and nothing of what this one was given turned up elsewhere since.
+    pub(super) fn is_not_passed_on(&self, slot: usize, piece: PieceIndex) -> bool {
+        let state = self.pieces.get(piece);
+        let keeps = |(first, since): (u32, Moment)| first as usize != slot && self.has_kept(first as usize, since);
+        state.sent == 0 || state.first.map_or(state.holders == 1, keeps)
+    }
+
     fn is_wanted_by_others(&self, slot: usize, piece: PieceIndex) -> bool {
         let others = self.members.slots().filter(|other| *other != slot).map(|other| self.members.get(other));
         others.into_iter().any(|it| it.id != self.me && it.may_take(piece) && !it.aside && !it.held.contains(piece))

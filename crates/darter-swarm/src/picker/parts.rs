@@ -86,16 +86,13 @@ impl Picker {
         }
     }
 
-    /// How many open pieces the lead is to be asked for: those that a reader waits for, and those that no neighbour holds which can be relied on.
+    /// How many open pieces the lead is to be asked for: those that no neighbour holds which can be relied on.
     pub(super) fn left_to_lead(&self, now: Moment) -> usize {
-        let waited_for = |piece: &PieceIndex| {
-            self.readers.values().any(|it| (it.at.0..it.at.0.saturating_add(it.count.max(1))).contains(&piece.0))
-        };
         let gives = |piece: &PieceIndex| {
             let holders = self.neighbours.iter().filter(|peer| peer.held.contains(*piece));
             holders.into_iter().any(|peer| peer.is_ready(now) && !peer.meter.is_failing())
         };
-        self.rarity.open().iter().filter(|piece| waited_for(piece) || !gives(piece)).count()
+        self.rarity.open().iter().filter(|piece| !gives(piece)).count()
     }
 
     /// Brings `sought` up to date, and the open pieces with it.

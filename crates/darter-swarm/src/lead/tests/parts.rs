@@ -120,3 +120,33 @@ fn one_that_passes_nothing_on_is_found_out_by_the_first_that_waits_in_vain() {
     lead.have(node(1), &[PieceIndex(2)], at(210));
     assert_eq!(lead.choose(node(3), at(211)), Some(PieceIndex(3)));
 }
+
+/// As each that asks for any piece was sent copies of what others had by then, the seed sent half as much again where processors are busy.
+#[test]
+fn what_others_hold_that_pass_on_what_they_are_given_is_not_sent_again_until_one_has_waited_for_long() {
+    let mut lead = lead(100, 100);
+    let list = [0, 1, 2];
+    (1..=3).for_each(|n| starts(&mut lead, n, &list));
+    for piece in 0..2 {
+        assert_eq!(lead.choose(node(1), at(piece)), Some(PieceIndex(piece as u32)));
+        lead.have(node(1), &[PieceIndex(piece as u32)], at(piece + 5));
+    }
+    lead.have(node(2), &[PieceIndex(0), PieceIndex(1)], at(50));
+    assert_eq!(lead.choose(node(1), at(60)), Some(PieceIndex(2)));
+    (1..=2).for_each(|n| lead.have(node(n), &[PieceIndex(2)], at(60 + n as u64)));
+    let waits = |lead: &mut Lead, from: u64| (from..).find(|now| lead.choose(node(3), at(*now)).is_some()).unwrap();
+    assert!((1000..1500).contains(&waits(&mut lead, 70)), "it is to be had from others");
+    // What comes from them shows that it waits for nothing.
+    lead.have(node(3), &[PieceIndex(1)], at(1500));
+    assert!(waits(&mut lead, 1500) >= 2500);
+}
+
+#[test]
+fn what_one_says_that_it_holds_and_was_not_given_is_sent_at_once_to_whoever_asks() {
+    let mut lead = lead(100, 100);
+    lead.join(node(1), Place::default(), &PieceSet::full(100), false);
+    (2..=3).for_each(|n| starts(&mut lead, n, &[40]));
+    assert_eq!(lead.choose(node(2), at(1)), Some(PieceIndex(40)));
+    lead.have(node(2), &[PieceIndex(40)], at(10));
+    assert_eq!(lead.choose(node(3), at(400)), None, "two hold it");
+}
