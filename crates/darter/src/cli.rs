@@ -43,7 +43,9 @@ pub(crate) use self::client::{
     NamesArgs, StatusArgs, TopArgs,
 };
 pub(crate) use self::image::{ExpandArgs, ImageArgs, ImageCommand, ProfileArgs};
-pub(crate) use self::mount::{KeepArgs, LazyDirArgs, MountArgs, MountShape, Mountable, OpenArgs, UnmountArgs};
+pub(crate) use self::mount::{
+    KeepArgs, LazyDirArgs, MountArgs, MountShape, Mountable, OpenArgs, UnmountArgs, path_hint,
+};
 pub(crate) use self::setup::{DoctorArgs, SetupArgs};
 pub(crate) use self::snapshotter::SnapshotterArgs;
 

@@ -51,7 +51,7 @@ use url::Url;
 
 use self::layers::ImageMount;
 use self::trees::{Shape, TreeMount};
-use crate::cli::{Command, MountArgs, MountShape, Mountable, UnmountArgs};
+use crate::cli::{Command, MountArgs, MountShape, Mountable, UnmountArgs, path_hint};
 use crate::config::Configured;
 use crate::failure::{self, Failure};
 use crate::get::credentials::Senders;
@@ -104,7 +104,10 @@ impl Wanted {
             );
         };
         match what {
-            Mountable::Image(image) => {
+            Mountable::Image { image, given } => {
+                if Path::new(given).exists() {
+                    output::complain(&path_hint(&format!("{given} is taken for the image {image}"), given));
+                }
                 let flags = [
                     ("--name", args.name.is_some()),
                     ("--digest", args.digest.is_some()),

@@ -89,7 +89,11 @@ pub(crate) enum MountShape {
 #[derive(Clone, Debug)]
 pub(crate) enum Mountable {
     Url(Url),
-    Image(ImageRef),
+    Image {
+        image: ImageRef,
+        /// As it was written.
+        given: String,
+    },
 }
 
 /// The values of `--fill`.
@@ -107,7 +111,14 @@ fn mountable(text: &str) -> Result<Mountable, String> {
         let path = std::path::absolute(text).map_err(|_| wrong())?;
         return Url::from_file_path(path).map(Mountable::Url).map_err(|()| wrong());
     }
-    text.parse().map(Mountable::Image)
+    let is_here = std::path::Path::new(text).exists();
+    let image = text.parse().map_err(|why: String| if is_here { path_hint(&why, text) } else { why })?;
+    Ok(Mountable::Image { image, given: text.to_owned() })
+}
+
+/// What was said of a name for which there is a file or a directory here.
+pub(crate) fn path_hint(said: &str, name: &str) -> String {
+    format!("{said}; for the local path write ./{name}")
 }
 
 /// Mount an image's root, a file, an archive or a set of files, that can be read before it has come

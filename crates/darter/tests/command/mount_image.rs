@@ -320,6 +320,12 @@ fn what_can_not_be_mounted_is_refused_in_a_line() {
     room.run(&none).failed_with(1, &["none:1", "404"]);
     let misspelt = room.run(&format!("mount App {}", room.path("root").display()));
     assert!(misspelt.code == Some(2) && misspelt.err.contains("docker.io/library/debian:12"), "{misspelt:?}");
+    // A directory here has such a name, too.
+    for name in [&format!("{}/none:1", registry.address), "App"] {
+        std::fs::create_dir_all(room.path("out").join(name)).unwrap();
+        let told = room.run(&format!("mount {name} {}", room.path("root").display()));
+        assert!(told.code != Some(0) && told.err.contains(&format!("write ./{name}")), "{told:?}");
+    }
     assert_eq!(room.run("mount --list --json").succeeded().json(), json!([]));
 }
 
