@@ -14,8 +14,9 @@ use crate::stories::world::{Content, SEED, World, fetches, ip};
 
 const LENGTH: u64 = 32 << 20;
 
-/// Bytes that a cable carries in a second.
-const RATE: f64 = 25e6;
+/// Bytes that a cable carries in a second: one that is alone takes 0.84 s, as a container does. What is waited for somebody in vain is 150 ms, so that
+/// the same of a start of 0.17 s would be as long as the start.
+const RATE: f64 = 5e6;
 
 const WITHIN: Duration = Duration::from_secs(60);
 
@@ -125,9 +126,9 @@ async fn figures() {
 #[tokio::test(start_paused = true)]
 async fn the_seed_sends_what_eight_starters_touch_about_once() {
     let (copies, time) = started(8, None, start_listed).await;
-    assert!(copies <= 1.1 && time < 4.0, "{copies} copies, {time}");
+    assert!(copies <= 1.1 && time < 1.7, "{copies} copies, {time}");
     let (copies, time) = started(8, None, start).await;
-    assert!(copies <= 1.1 && time < 8.0, "{copies} copies, {time}, with nothing known");
+    assert!(copies <= 1.1 && time < 4.5, "{copies} copies, {time}, with nothing known");
 }
 
 /// It is given a part of the pieces first, since it asks for them like any other.
@@ -135,7 +136,9 @@ async fn the_seed_sends_what_eight_starters_touch_about_once() {
 async fn a_starter_that_gives_nothing_stops_no_other() {
     for how in [Lie::Silent, Lie::Refuse] {
         let (copies, time) = started(8, Some(how), start_listed).await;
-        assert!(time < 8.0, "{how:?}: {copies} copies, {time}");
+        assert!(copies < 1.7 && time < 1.9, "{how:?}: {copies} copies, {time}");
+        let (copies, time) = started(8, Some(how), start).await;
+        assert!(copies < 3.0 && time < 6.0, "{how:?}: {copies} copies, {time}, with nothing known");
     }
 }
 
