@@ -6,7 +6,7 @@
 //!
 //! The kernel reads a layer past the page cache of its file here (`FOPEN_DIRECT_IO`): EROFS, or a loop device, has pages of its own of what it reads, each of its reads is one question, which is
 //! answered with all of its bytes or none, and nothing is read but what it wants. What EROFS reads page by page (its metadata) stays in memory all the same (`FOPEN_KEEP_CACHE`). A thread
-//! that waits for such a read can't be killed before it is answered, so who asks is looked at while it waits ([`asker`](crate::asker)).
+//! that waits for such a read can't be killed before it is answered, so who asks is looked at while it waits (`asker`).
 //!
 //! Nobody but the user who mounts it, and root, gets into the directory: layers of private images are in it, and every user of the host may ask for paths.
 //!
