@@ -14,8 +14,9 @@ use crate::error::{Result, StoreError};
 const NAME: &str = "lock";
 
 /// A held lock; let go when dropped.
+#[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -32,7 +33,14 @@ impl Lock {
     fn sign(mut file: File, path: &Path) -> Result<Self> {
         file.set_len(0).map_err(StoreError::io("write", path))?;
         write!(file, "{}", std::process::id()).map_err(StoreError::io("write", path))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // To close the file is not enough: a child that is being started just now has it open, too, until it is another program.
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 
@@ -46,4 +54,23 @@ fn holder(mut file: &File) -> Option<u32> {
     let mut text = String::new();
     file.read_to_string(&mut text).ok()?;
     text.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_let_go_although_a_child_that_is_being_started_has_its_file() {
+        let made = tempfile::tempdir().unwrap();
+        let dir = Dir::open(made.path()).unwrap();
+        let lock = Lock::take(&dir).unwrap();
+        let of_child = lock.file.try_clone().unwrap();
+        assert!(
+            matches!(Lock::take(&dir), Err(StoreError::Locked { pid: Some(pid), .. }) if pid == std::process::id())
+        );
+        drop(lock);
+        Lock::take(&dir).unwrap();
+        drop(of_child);
+    }
 }
