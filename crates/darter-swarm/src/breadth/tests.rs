@@ -348,12 +348,12 @@ fn what_another_blob_gives_back_is_owed_to_no_connection() {
 
 #[test]
 fn connections_that_get_more_than_a_limit_would_let_them_are_taken_back() {
-    let read = |each: u64| {
+    let read = |each: u64, gap: u64| {
         let mut breadth = Breadth::new(8, 1 << 30);
         breadth.pace = Some(Pace {
             rate: MIB as f64,
             span: Duration::from_millis(20),
-            gap: Duration::from_millis(10),
+            gap: Duration::from_millis(gap),
             is_regular: true,
             noise: 0.0,
             is_waited_for: true,
@@ -367,8 +367,10 @@ fn connections_that_get_more_than_a_limit_would_let_them_are_taken_back() {
         }
         (breadth.connections(), told)
     };
-    assert_eq!(read(MIB).0, 8);
-    let (connections, told) = read(4 * MIB);
+    assert_eq!(read(MIB, 10).0, 8);
+    // Of a window one moment does not count. Where bursts lie far apart, two may come in one.
+    assert_eq!((read(2 * MIB, 10).0, read(2 * MIB, 40).0), (1, 8));
+    let (connections, told) = read(4 * MIB, 10);
     assert_eq!(connections, 1);
     assert!(matches!(told[..], [Widening::NoLimit { tried: 4, .. }]), "{told:?}");
 }

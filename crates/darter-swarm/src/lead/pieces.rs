@@ -171,3 +171,26 @@ fn within<'a>(set: &'a PieceSet, runs: &'a [Range<u32>]) -> impl Iterator<Item =
         std::iter::successors(next(run.start), move |piece| next(piece.0 + 1))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_parts_is_given_the_first_of_them_that_nobody_has_and_that_it_lacks() {
+        let mut pieces = Pieces::default();
+        (0..9).for_each(|piece| pieces.set_own(PieceIndex(piece), true));
+        // What one holds counts as held by nobody while it gives it to nobody.
+        let held: PieceSet = [2, 7].map(PieceIndex).into_iter().collect();
+        let fresh = |pieces: &Pieces, taken: Option<u32>| {
+            pieces.first_fresh_of(&[7..20, 2..5], &held, |piece| Some(piece.0) != taken).map(|piece| piece.0)
+        };
+        assert_eq!(fresh(&pieces, None), Some(8));
+        assert_eq!(fresh(&pieces, Some(8)), Some(3), "that is on its way to it");
+        pieces.change(PieceIndex(8), |piece| piece.coming = 1);
+        pieces.change(PieceIndex(3), |piece| piece.holders = 1);
+        assert_eq!(fresh(&pieces, None), Some(4));
+        pieces.set_own(PieceIndex(4), false);
+        assert_eq!(fresh(&pieces, None), None);
+    }
+}

@@ -261,3 +261,53 @@ fn what_is_asked_of_one_that_let_this_node_down_is_asked_of_others_too() {
     scene.join(1, Tier::Rack, PieceSet::full(1));
     assert_eq!(scene.requests(0).iter().map(|(_, peer, _)| *peer).collect::<Vec<_>>(), [node(1)], "at once");
 }
+
+#[test]
+fn what_came_from_another_is_withdrawn_from_who_is_late_with_it() {
+    let mut scene = Scene::new(1);
+    scene.join(1, Tier::Rack, PieceSet::full(1));
+    let late = scene.requests(0)[0].0;
+    scene.join(2, Tier::Rack, PieceSet::full(1));
+    let again = scene.requests(3100)[0];
+    assert_eq!((again.1, scene.picker.requests.len()), (node(2), 2), "the late answer would be welcome");
+    scene.receive(again.0, 0);
+    assert_eq!(scene.after(0), [Action::Cancel { id: late, peer: node(1) }], "not any more");
+}
+
+#[test]
+fn what_a_lead_is_sending_when_another_takes_its_place_is_not_called_back() {
+    let mut scene = Scene::new(3);
+    scene.tell(Event::LeadChanged { lead: Some(node(9)) });
+    let asked = |action| if let Action::Ask { id, .. } = action { Some(id) } else { None };
+    let asks: Vec<RequestId> = scene.after(0).into_iter().filter_map(asked).collect();
+    scene.tell(Event::Started { request: asks[1], piece: PieceIndex(2) });
+    scene.after(0);
+    scene.tell(Event::LeadChanged { lead: Some(node(8)) });
+    let called = |action| if let Action::Cancel { id, peer } = action { Some((id, peer)) } else { None };
+    let mut called_back: Vec<_> = scene.after(0).into_iter().filter_map(called).collect();
+    called_back.sort_unstable_by_key(|(id, _)| id.0);
+    assert_eq!(called_back, [(asks[0], node(9)), (asks[2], node(9))], "these would stand for ever");
+}
+
+#[test]
+fn the_last_piece_is_not_asked_a_second_time_of_one_that_failed_again_and_again() {
+    let asked_again = |failures: u32| {
+        let mut scene = Scene::new(64);
+        for piece in 0..63 {
+            scene.tell(Event::Received { request: None, piece: PieceIndex(piece), bytes: MIB });
+        }
+        scene.join(LIAR, Tier::Rack, PieceSet::full(64));
+        for _ in 0..failures {
+            let request = scene.requests(200)[0].0;
+            scene.tell(Event::Failed { request });
+        }
+        scene.tell(Event::PeerLost { peer: node(LIAR), piece: PieceIndex(63) });
+        scene.join(1, Tier::Rack, PieceSet::full(64));
+        assert_eq!(scene.requests(0).iter().map(|(_, peer, _)| *peer).collect::<Vec<_>>(), [node(1)]);
+        scene.picker.peer_has(node(LIAR), &[PieceIndex(63)]);
+        scene.requests(1100).iter().map(|(_, peer, _)| *peer).collect::<Vec<_>>()
+    };
+    assert_eq!(asked_again(0), [node(LIAR)], "the first takes longer than expected");
+    assert_eq!(asked_again(1), [node(LIAR)], "that may happen once");
+    assert_eq!(asked_again(2), []);
+}

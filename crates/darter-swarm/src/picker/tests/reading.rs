@@ -79,3 +79,22 @@ fn a_reader_is_behind_by_bytes_and_not_by_pieces() {
         assert!(held_behind(piece_bytes, most(piece_bytes).max(3) + 2), "{piece_bytes}");
     }
 }
+
+#[test]
+fn what_a_reader_stands_before_is_left_to_its_only_holder_though_others_have_nothing_to_do() {
+    let mut scene = behind();
+    let quick = node(2);
+    scene.join(1, Tier::Rack, PieceSet::full(40));
+    scene.join(2, Tier::Rack, pieces(&[200, 201]));
+    let mut open = scene.requests(0);
+    let waits: Vec<u32> = open.iter().filter(|(_, of, _)| *of == node(1)).map(|(.., piece)| *piece).collect();
+    assert!(waits.len() >= 2 && waits.iter().all(|piece| *piece < 8), "{waits:?}");
+    for _ in 0..20 {
+        for (request, _, piece) in open.extract_if(.., |(_, of, _)| *of == quick).collect::<Vec<_>>() {
+            scene.receive(request, piece);
+        }
+        open.extend(scene.requests(20));
+    }
+    assert!(scene.picker.held().contains(PieceIndex(200)), "what is usual is known");
+    assert!(waits.iter().all(|piece| scene.picker.in_flight(PieceIndex(*piece))), "nobody else could give it");
+}

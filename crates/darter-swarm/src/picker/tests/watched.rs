@@ -129,3 +129,25 @@ fn a_piece_that_is_late_from_afar_is_asked_twice_of_afar_only_where_nobody_near_
     assert_eq!(asked_again(false), [node(2)]);
     assert_eq!(asked_again(true), [node(3)]);
 }
+
+#[test]
+fn a_turn_is_the_longer_the_longer_pieces_take() {
+    // Two nearby gave a piece each and took so long for it: when is a piece fetched from afar that was another's to fetch first?
+    let takes_over = |millis: u64| {
+        let mut scene = Scene::new(8);
+        (1..=2).for_each(|peer| scene.join(peer, Tier::Rack, pieces(&[u32::from(peer) - 1])));
+        let near = scene.requests(0);
+        scene.now = scene.now + Duration::from_millis(millis);
+        near.iter().for_each(|(id, _, piece)| scene.receive(*id, *piece));
+        scene.join(9, Tier::Far, PieceSet::full(8));
+        let own = scene.requests(0);
+        assert!((1..4).contains(&own.len()), "some are the others' to fetch: {own:?}");
+        let began = scene.now;
+        while scene.requests(10).is_empty() {}
+        let relied_on = scene.picker.open_requests().filter(|open| !open.overdue).count();
+        assert!(relied_on > own.len(), "it is asked for before anything is late");
+        scene.now.since(began)
+    };
+    let (quick, slow) = (takes_over(20), takes_over(200));
+    assert!(quick < slow, "{quick:?} and {slow:?}");
+}

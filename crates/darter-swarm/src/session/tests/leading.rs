@@ -20,6 +20,18 @@ fn the_books_of_whoever_leads_name_its_neighbours_as_a_lead_names_those_of_membe
 }
 
 #[test]
+fn whoever_leads_leads_nobody_before_the_first_came_and_after_the_last_left() {
+    let mut scene = Scene::new();
+    scene.leads();
+    assert!(!scene.session.leads_others());
+    [1, 2].iter().for_each(|member| scene.admits(*member));
+    for (member, leads_others) in [(1, true), (2, false)] {
+        scene.session.left(node(member));
+        assert_eq!(scene.session.leads_others(), leads_others);
+    }
+}
+
+#[test]
 fn whoever_leads_owns_what_comes_and_knows_who_gave_it() {
     let mut scene = Scene::new();
     scene.leads();
