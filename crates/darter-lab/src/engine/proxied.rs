@@ -261,7 +261,7 @@ impl<'host> Proxied<'host> {
     }
 
     fn ctr_of(&self, namespace: &str, arguments: &[&str]) -> Command {
-        let mut command = self.host.command_beside(self.beside, self.programs.path("ctr"));
+        let mut command = self.host.command_beside(self.process.id(), self.programs.path("ctr"));
         command.arg("--address").arg(&self.socket).args(["--namespace", namespace]).args(arguments);
         command
     }

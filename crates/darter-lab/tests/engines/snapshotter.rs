@@ -103,7 +103,8 @@ pub(crate) fn the_distributions_containerd_starts_lazily(world: &World) -> Resul
     // Killed and started again under a container.
     let mut reader = engine.begin(&reference, "reader", &["sh", "-c", READER])?;
     let reads = |reader: &Process| -> Result<usize> { Ok(reader.output()?.lines().count()) };
-    wait_until("the container to read", PULL_TIMEOUT, || Ok(reads(&reader)? > 2))?;
+    wait_until("the container to read", PULL_TIMEOUT, || Ok(reads(&reader)? > 2 || !reader.is_running()))?;
+    ensure!(reader.is_running(), "the container did not read: {}", reader.tail());
     let mounted = snapshotter.mounted()?;
     snapshotter.restart()?;
     let before = reads(&reader)?;
