@@ -96,6 +96,13 @@ pub struct Settings {
     pub pages: Pages,
 }
 
+impl Settings {
+    /// Those of an image's layer, which has a digest, and is read by file systems that have pages of their own.
+    pub const fn of_layer(limit: Duration, fill: Fill, fill_rate: Option<Rate>) -> Self {
+        Self { limit, fill, fill_rate, has_digest: true, pages: Pages::Stored }
+    }
+}
+
 /// How a mount is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`single`](crate::single) | one file |
 //! | [`layers`](crate::layers) | the layers of images |
+//! | [`tree`](crate::tree) | a directory of several files |
 //!
 //! With root's rights the kernel is asked directly, else by `fusermount3`. Files are never passed through to another one (`FUSE_PASSTHROUGH`): the kernel mounts no
 //! EROFS over such a file.

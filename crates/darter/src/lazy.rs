@@ -24,7 +24,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use darter_core::{Clock as _, SystemClock};
-use darter_mount::{Mounted, Pages, Settings};
+use darter_mount::{Mounted, Settings};
 use darter_store::threads;
 use tokio::runtime::Handle;
 
@@ -52,13 +52,7 @@ pub(crate) async fn keep(args: &LazyDirArgs) -> anyhow::Result<()> {
     let dir = threads::run(move || prepare(&given)).await?;
     let clock = Arc::new(SystemClock::start());
     let since = UNIX_EPOCH + Duration::from_secs(clock.unix());
-    let settings = Settings {
-        limit: args.timeout,
-        fill: args.fill,
-        fill_rate: args.fill_rate,
-        has_digest: true,
-        pages: Pages::Stored,
-    };
+    let settings = Settings::of_layer(args.timeout, args.fill, args.fill_rate);
     let layers = Arc::new(AgentLayers::new(args.place.clients()?, settings, clock));
     let mounted = {
         let (dir, runtime) = (dir.clone(), Handle::current());

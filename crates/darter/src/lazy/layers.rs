@@ -202,7 +202,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use darter_api::LayerRequest;
-    use darter_mount::{Fill, Pages};
+    use darter_mount::Fill;
     use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
     use tokio::net::{UnixListener, UnixStream};
     use tokio::sync::Notify;
@@ -287,7 +287,7 @@ mod tests {
 
     fn keeper(socket: &Path) -> AgentLayers {
         let limit = Duration::from_secs(10);
-        let settings = Settings { limit, fill: Fill::Never, fill_rate: None, has_digest: true, pages: Pages::Stored };
+        let settings = Settings::of_layer(limit, Fill::Never, None);
         let keeper = AgentLayers::new(vec![Client::at(socket.to_owned())], settings, Arc::new(Still));
         // However loaded the machine is.
         AgentLayers { listen_timeout: Duration::from_secs(60), ..keeper }

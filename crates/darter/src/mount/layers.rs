@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use darter_api::client::{Client, ClientError};
 use darter_api::{GetRequest, LayerRequest, MountKind, MountStatus};
 use darter_core::{Clock, Digest, SystemClock};
-use darter_mount::{KeptFile, Layer, Layers, Mounted, MountedFile, Pages, Settings, Waits};
+use darter_mount::{KeptFile, Layer, Layers, Mounted, MountedFile, Settings, Waits};
 use darter_store::threads;
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -147,13 +147,7 @@ async fn daemon(args: &MountArgs) -> anyhow::Result<Client> {
 
 /// Opens each layer's file, and reads what every mount reads of it.
 async fn open(args: &MountArgs, mount: &ImageMount, daemon: &Client, image: &Image) -> anyhow::Result<Arc<Files>> {
-    let settings = Settings {
-        limit: args.timeout,
-        fill: args.fill,
-        fill_rate: args.fill_rate,
-        has_digest: true,
-        pages: Pages::Stored,
-    };
+    let settings = Settings::of_layer(args.timeout, args.fill, args.fill_rate);
     let (clock, waits): (Arc<dyn Clock>, _) = (Arc::new(SystemClock::start()), Waits::new());
     let (mut layers, room) = (HashMap::new(), ends::Room::new());
     layers.extend(image.layers.iter().map(|layer| (layer.diff_id, layer)));
