@@ -41,7 +41,7 @@ pub(crate) struct Configured {
     pub(crate) arguments: Vec<OsString>,
     /// The command, with the values that won.
     pub(crate) cli: Cli,
-    /// Where they came from.
+    /// The sources of these values: flags, environment, defaults.
     matches: ArgMatches,
     file: Option<ConfigFile>,
 }
@@ -162,7 +162,7 @@ fn with_data_dir(command: clap::Command) -> clap::Command {
     }
 }
 
-/// Where the system's configuration is.
+/// The system's configuration file.
 const SYSTEM_FILE: &str = "/etc/darter/darter.toml";
 
 /// The system's configuration, for those whom it is about: agents, and root's commands. It names the service's data directory,
@@ -186,7 +186,7 @@ fn system_file(subcommand: &str) -> Result<Option<ConfigFile>, NotConfigured> {
     }
 }
 
-/// Where root, and a service, keep data.
+/// The data directory of root and of a service.
 pub(crate) const SYSTEM_DATA_DIR: &str = "/var/lib/darter";
 
 /// The data directory of this user, when none is chosen.

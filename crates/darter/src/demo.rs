@@ -104,7 +104,7 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was shown.
+/// The outcome of either demo.
 enum Shown {
     Swarm(Box<Outcome>),
     Lazy(LazyOutcome),

@@ -39,14 +39,14 @@ pub(crate) enum Level {
     Problem,
 }
 
-/// What was found of one thing.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Finding {
     area: &'static str,
     check: &'static str,
     level: Level,
     text: String,
-    /// What to do.
+    /// The remedy.
     todo: Option<String>,
 }
 
@@ -114,7 +114,7 @@ fn judge(facts: &gather::Facts) -> Vec<Finding> {
     findings
 }
 
-/// What a host lacks for lazy start besides containerd: the kernel's part, and where containerd itself converts layers (`converts`) mkfs.erofs.
+/// The parts that a host lacks for lazy start besides containerd: the kernel's, and mkfs.erofs if containerd itself converts layers (`converts`).
 pub(crate) fn lacking_for_lazy(converts: bool) -> Vec<String> {
     let kernel = gather::kernel();
     let mut findings = lazy::of_kernel(&kernel);

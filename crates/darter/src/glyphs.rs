@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::OsString;
 
-/// True if this terminal shows UTF-8. Where no locale is set at all, as in many containers, it does.
+/// True if this terminal shows UTF-8. True, too, if no locale is set at all, as in many containers.
 pub(crate) fn is_unicode() -> bool {
     says_unicode(|name| env::var_os(name))
 }

@@ -64,7 +64,7 @@ pub(crate) async fn keep(args: &LazyDirArgs) -> anyhow::Result<()> {
         ended = &mut session => ended.context("the mount's thread failed")?.context("the kernel ended the mount"),
         () = signals.next() => {
             threads::run(move || unmount::unmount(&dir, true)).await?;
-            // Whoever reads still gets an error when this process ends.
+            // Reads that are still waiting get an error when this process ends.
             let _ = tokio::time::timeout(LAST_READS, &mut session).await;
             Ok(())
         }
@@ -94,7 +94,7 @@ fn prepare(given: &Path) -> anyhow::Result<PathBuf> {
     Ok(dir)
 }
 
-/// Whether the process that keeps a directory lives.
+/// True if the process that keeps the directory lives.
 fn answers(dir: &Path) -> bool {
     std::fs::symlink_metadata(dir.join(PROBE)).is_err_and(|error| {
         // One of root's lets no other user look.
@@ -159,7 +159,7 @@ fn look_after(dir: PathBuf, arguments: &[OsString], mut last: Option<Child>) -> 
 fn start(dir: &Path, arguments: &[OsString]) -> Option<Child> {
     let mut keeper = Command::new("/proc/self/exe");
     keeper.arg0("darter").arg("lazy-dir").arg(dir).args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
-    // What a terminal tells this process is not for that one.
+    // In a group of its own: a terminal's signals to this process are not for the keeper.
     let started = keeper.process_group(0).spawn();
     match &started {
         Ok(keeper) => {

@@ -16,7 +16,7 @@ use crate::cli::{Command, LogArgs, LogFormat};
 /// The log's filter, as it can be changed.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Where an agent's log goes.
+/// The queue through which an agent's log goes.
 static LINES: OnceLock<Lines> = OnceLock::new();
 
 /// How long the end of an agent waits for its last lines.
@@ -41,7 +41,7 @@ pub(crate) fn start(command: &Command) {
     }
 }
 
-/// An agent goes on when its log takes no more. Where no thread can be had, it waits.
+/// The log's writer. An agent does not wait for standard error, but if no thread can be had; other commands do.
 fn writer(command: &Command) -> BoxMakeWriter {
     let is_agent = matches!(command, Command::Up(_) | Command::Seed(_) | Command::Node(_));
     let tell_lost = |lines| tracing::warn!(lines, "lines of the log are lost: standard error took no more");

@@ -88,7 +88,7 @@ struct Mount {
     headers: Vec<(String, String)>,
 }
 
-/// What the command line names.
+/// The mount that the command line names.
 enum Wanted {
     File(Mount),
     Tree(TreeMount),
@@ -96,7 +96,7 @@ enum Wanted {
 }
 
 impl Wanted {
-    /// What the command line names, after refusing what can be refused before anybody is asked.
+    /// Reads the command line, and refuses everything that can be refused before anybody is asked.
     fn of(args: &MountArgs, senders: &Senders) -> anyhow::Result<Self> {
         let (Some(what), Some(dir)) = (&args.what, &args.dir) else {
             return Err(
@@ -138,7 +138,7 @@ impl Wanted {
         }
     }
 
-    /// What people call it.
+    /// The name for people.
     fn name(&self) -> String {
         match self {
             Self::File(mount) => mount.name.clone(),

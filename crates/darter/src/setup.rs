@@ -1,6 +1,6 @@
 //! `darter setup containerd`: lets the containerd of this host pull through Darter, and mount layers before they have come.
 //!
-//! What is to be written is decided first and as a whole, without I/O, from what was read; then it is shown (`--dry-run`) or
+//! All files are read, then all changes are decided as a whole, without I/O; then these are shown (`--dry-run`) or
 //! written, file by file, each in one step. If anything can't be changed safely, nothing is.
 //!
 //! | file | what lives there |
@@ -189,7 +189,7 @@ fn plan(args: &SetupArgs, tree: &Tree, engine: Option<Release>) -> anyhow::Resul
     notes.extend(more);
     let files = config.files.into_iter().map(|file| {
         let text = file.document.text();
-        // What was only imagined of a file that is not there does not make one.
+        // A file that is not there, and would have nothing but a version in it, is not made.
         let after = if containerd::is_blank(file.before.as_deref()) && is_bare(text) {
             file.before.clone()
         } else {
@@ -227,7 +227,7 @@ pub(crate) fn mirror(local: SocketAddr) -> String {
     format!("http://{local}")
 }
 
-/// What hosts.toml says of a registry that Darter is told of: as much as containerd can do by itself, for when the mirror does not answer.
+/// The settings in hosts.toml for a registry that Darter was told of: those that containerd can follow by itself when the mirror does not answer.
 fn server_of(upstream: &Upstream) -> Option<(String, Server)> {
     let option = &upstream.option;
     // It becomes the name of a directory.
@@ -254,7 +254,7 @@ fn server_of(upstream: &Upstream) -> Option<(String, Server)> {
 fn undo(args: &SetupArgs) -> anyhow::Result<()> {
     let tree = Tree::new(args.root.clone());
     let book = Path::new(LEDGER);
-    // Where there is no directory there is nothing to undo.
+    // Without the ledger's directory there is nothing to undo.
     let is_written = !args.dry_run && tree.lacking(book).is_empty();
     let _lock = if is_written { Some(Lock::take(&tree, book)?) } else { None };
     let mut ledger = Ledger::read(&tree, book)?;
@@ -304,8 +304,8 @@ fn undo(args: &SetupArgs) -> anyhow::Result<()> {
     told
 }
 
-/// Where this command remembers what was there. Not in the data directory: that is the daemon's, who runs as a user without rights, and
-/// what stands here is what root writes on `--undo`.
+/// The ledger: the text of each file before this command changed it. Not in the data directory: that is the daemon's, who runs as a user without
+/// rights, and what stands here is what root writes on `--undo`.
 const LEDGER: &str = "/var/lib/darter-setup/containerd.json";
 
 fn cant_write(tree: &Tree, path: &Path) -> String {

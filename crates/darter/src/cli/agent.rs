@@ -75,10 +75,10 @@ pub(crate) struct PlaceArgs {
     #[arg(long, env = "DARTER_CONFIG", value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub(crate) config: Option<PathBuf>,
 
-    /// Where pieces, the index and the daemon's socket live
+    /// Directory of the pieces, the index and the daemon's socket
     ///
-    /// By default /var/lib/darter for root, and $XDG_DATA_HOME/darter or ~/.local/share/darter for everybody else. Where that can't be
-    /// written to, `darter get` without a daemon uses $TMPDIR/darter-UID.
+    /// By default /var/lib/darter for root, and $XDG_DATA_HOME/darter or ~/.local/share/darter for everybody else. If that can't be written to,
+    /// `darter get` without a daemon uses $TMPDIR/darter-UID.
     #[arg(long, env = "DARTER_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 
@@ -93,11 +93,11 @@ pub(crate) struct PlaceArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Network")]
 pub(crate) struct NetworkArgs {
-    /// Where other agents reach this one [default: 0.0.0.0:7400; of `darter up` without --insecure 127.0.0.1:7400]
+    /// Address at which other agents reach this one [default: 0.0.0.0:7400; of `darter up` without --insecure 127.0.0.1:7400]
     #[arg(long, env = "DARTER_LISTEN", value_name = "ADDR:PORT", value_parser = values::address)]
     pub(crate) listen: Option<SocketAddr>,
 
-    /// Where programs of this host reach the registry mirror and the metrics
+    /// Address at which programs of this host reach the registry mirror and the metrics
     #[arg(long, env = "DARTER_LOCAL", value_name = "ADDR:PORT", default_value = "127.0.0.1:7401", value_parser = values::address)]
     pub(crate) local: SocketAddr,
 
@@ -204,7 +204,7 @@ pub(crate) struct LazyArgs {
 
     /// Note which parts of layers are read first after a start, tell the fleet, and fetch them at once at the next start
     ///
-    /// false: none of this, for `darter mount` and the snapshotter either; other agents neither tell this one nor hear of it. What was noted before lies where it is.
+    /// false: none of this, for `darter mount` and the snapshotter either; other agents neither tell this one nor hear of it. Earlier notes are kept.
     #[arg(long, env = "DARTER_LAZY_PROFILES", value_name = "BOOL", default_value = "true", default_missing_value = "true",
         action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) lazy_profiles: bool,
@@ -219,7 +219,7 @@ impl LazyArgs {
         self.lazy_dir.is_some().then_some(LazyOption { wait: self.lazy_wait, keep: self.lazy_keep })
     }
 
-    /// What a keeper of the directory is started with, besides the agent's address.
+    /// The arguments of the directory's keeper, without the agent's address.
     pub(crate) fn for_keeper(&self) -> Vec<OsString> {
         let timeout = humantime::format_duration(self.lazy_timeout);
         let mut flags = vec![format!("--fill={}", self.lazy_fill), format!("--timeout={timeout}")];
@@ -248,9 +248,9 @@ pub(crate) struct OriginArgs {
     /// Many stores and CDNs limit what one connection gets. So the first 16 MiB of a blob are asked for by a range, and one that
     /// takes one connection longer than two seconds is read by one until its rate is known. If that is steady, another one is tried: it reads what comes
     /// next, and more are added as long as they get more together. Nothing is read twice to find out; at most a thousandth of a blob is, where
-    /// several get more and one of them is slow, of which another one takes over the end. Where trials bring no more, the origin gets two to
-    /// five requests more for a blob of more than 16 MiB, and is not tried for other blobs for a minute. Where the origin refuses (no ranges, 429, 503), one
-    /// connection goes on, and reads this origin's other blobs for ten minutes; `darter explain` says what was found. All bytes count for
+    /// several get more and one of them is slow, of which another one takes over the end. If trials bring no more, the origin gets two to
+    /// five requests more for a blob of more than 16 MiB, and is not tried for other blobs for a minute. If the origin refuses (no ranges, 429, 503),
+    /// one connection goes on, and reads this origin's other blobs for ten minutes; `darter explain` says what was found. All bytes count for
     /// --origin-limit. Signed addresses, which may expire meanwhile, and content that has neither a digest nor an ETag nor a date are read by
     /// one. With 1 each blob is one request.
     #[arg(long, env = "DARTER_ORIGIN_CONNECTIONS", value_name = "COUNT", default_value_t = darter_swarm::ORIGIN_CONNECTIONS, value_parser = clap::value_parser!(u8).range(1..=i64::from(darter_swarm::MAX_ORIGIN_CONNECTIONS)))]
@@ -284,7 +284,7 @@ pub(crate) struct OriginArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Registries")]
 pub(crate) struct UpstreamArgs {
-    /// Where a registry is, when it is not at https://NAME; repeat for several
+    /// Address of a registry that is not at https://NAME; repeat for several
     ///
     /// Further settings of a registry are a table in the place of the URL, or in the configuration file:
     ///

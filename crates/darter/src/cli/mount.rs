@@ -72,7 +72,7 @@ The directory has a file sha256/XX/DIFFID.erofs for each layer of the images tha
 layers of an image can be mounted. Reads wait for the agent, also while it restarts, for --timeout, and fail with an
 input/output error then; the next one tries again. An agent that says nothing for two seconds is not waited for when a layer is looked for.";
 
-/// What a URL is mounted as.
+/// The form in which a URL is mounted: `--as`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum MountShape {
     /// One file, DIR/NAME
@@ -85,7 +85,7 @@ pub(crate) enum MountShape {
     Hub,
 }
 
-/// What can be mounted.
+/// The argument IMAGE|URL|PATH of `darter mount`.
 #[derive(Clone, Debug)]
 pub(crate) enum Mountable {
     Url(Url),
@@ -116,7 +116,7 @@ fn mountable(text: &str) -> Result<Mountable, String> {
     Ok(Mountable::Image { image, given: text.to_owned() })
 }
 
-/// What was said of a name for which there is a file or a directory here.
+/// `said`, and how to write `name` so that the local file or directory is meant.
 pub(crate) fn path_hint(said: &str, name: &str) -> String {
     format!("{said}; for the local path write ./{name}")
 }
@@ -130,7 +130,7 @@ pub(crate) struct MountArgs {
     #[arg(value_name = "IMAGE|URL|PATH", value_parser = mountable, required_unless_present = "list")]
     pub(crate) what: Option<Mountable>,
 
-    /// Where: a directory. One file appears in it; the contents of anything else take its place
+    /// Mount point: a directory. One file appears in it; the contents of anything else take its place
     #[arg(value_name = "DIR", required_unless_present = "list")]
     pub(crate) dir: Option<PathBuf>,
 
@@ -218,7 +218,7 @@ pub(crate) struct MountArgs {
 /// Unmount what `darter mount` has mounted
 #[derive(Debug, Args)]
 pub(crate) struct UnmountArgs {
-    /// Where it is mounted
+    /// Mount point
     #[arg(value_name = "DIR", required = true)]
     pub(crate) dirs: Vec<PathBuf>,
 
@@ -237,7 +237,7 @@ pub(crate) struct UnmountArgs {
 /// Keep a mount
 #[derive(Debug, Args)]
 pub(crate) struct KeepArgs {
-    /// Where, for those who list processes
+    /// Mount point, for those who list processes
     #[arg(value_name = "DIR")]
     pub(crate) _dir: PathBuf,
 }
@@ -253,7 +253,7 @@ pub(crate) struct OpenArgs {
 /// Keep a directory of layers
 #[derive(Debug, Args)]
 pub(crate) struct LazyDirArgs {
-    /// Where: a directory, which is made if it is not there
+    /// Mount point: a directory, which is made if it is not there
     #[arg(value_name = "DIR")]
     pub(crate) dir: PathBuf,
 

@@ -17,7 +17,7 @@ use super::{AgentArgs, GetArgs, MountArgs, NodeArgs, PlaceArgs};
 use crate::config;
 use crate::failure::Failure;
 
-/// Where agents listen for each other.
+/// The address on which agents listen for each other.
 const PEER_PORT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 7400));
 
 /// The socket of the daemon that the system runs.

@@ -59,7 +59,7 @@ pub(crate) struct SetupArgs {
     #[arg(long, value_name = "NAME", value_parser = values::setup_registry, conflicts_with = "undo")]
     pub(crate) registry: Vec<String>,
 
-    /// Where the agent of this host has its mirror
+    /// Address of the mirror of this host's agent
     #[arg(long, env = "DARTER_LOCAL", value_name = "ADDR:PORT", default_value = "127.0.0.1:7401", value_parser = values::address)]
     pub(crate) local: SocketAddr,
 
@@ -157,7 +157,7 @@ pub(crate) struct DoctorArgs {
     #[arg(long, value_name = "VERSION", value_parser = values::engine_version)]
     pub(crate) containerd_version: Option<(u32, u32)>,
 
-    /// Where the agent of this host has its mirror
+    /// Address of the mirror of this host's agent
     #[arg(long, env = "DARTER_LOCAL", value_name = "ADDR:PORT", default_value = "127.0.0.1:7401", value_parser = values::address)]
     pub(crate) local: SocketAddr,
 

@@ -7,9 +7,9 @@ use clap::Args;
 use super::agent::{LogArgs, PlaceArgs};
 use super::values;
 
-/// Where containerd finds it.
+/// The default socket, to which containerd connects.
 pub(crate) const ADDRESS: &str = "/run/darter-snapshotter/snapshotter.sock";
-/// Where it keeps what it has.
+/// The default directory of its snapshots.
 pub(crate) const ROOT: &str = "/var/lib/darter-snapshotter";
 
 pub(crate) const SNAPSHOTTER_EXAMPLES: &str = "\
@@ -38,7 +38,7 @@ pub(crate) struct SnapshotterArgs {
     #[arg(long, value_name = "PATH", default_value = ADDRESS, value_parser = values::absolute)]
     pub(crate) address: PathBuf,
 
-    /// Where unpacked layers, and what containers write, are kept, with the list of all snapshots
+    /// Directory of unpacked layers, of the files that containers write, and of the list of all snapshots
     ///
     /// On a file system that overlayfs writes to (ext4, XFS with ftype=1).
     #[arg(long, value_name = "DIR", default_value = ROOT, value_parser = values::absolute)]

@@ -125,7 +125,7 @@ fn an_origin_may_be_read_by_eight_connections_unless_somebody_says_otherwise() {
     }
 }
 
-/// What Kubernetes' downward API and other templates leave of values that a host does not have.
+/// Kubernetes' downward API and other templates leave such text in place of values that a host does not have.
 #[test]
 fn labels_without_a_value_and_empty_members_of_lists_are_none() {
     let node = |label: &str, join: &str| {

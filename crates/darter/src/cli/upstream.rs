@@ -1,7 +1,7 @@
 //! How a registry and what is particular to it are written: `NAME=URL`, or `NAME={ … }` with a table of settings in
 //! TOML, which is also what a table `[upstream."NAME"]` of the configuration file is read as.
 //!
-//! Whatever may be a secret has two forms, the value itself and a file whose first line it is:
+//! Settings that may be secret have two forms, the value itself and a file whose first line it is:
 //!
 //! | value | file |
 //! |---|---|

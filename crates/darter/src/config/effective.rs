@@ -31,13 +31,13 @@ pub(crate) struct Setting {
     heading: String,
     /// The values as they would be typed; secrets are left out, and files named for them. Empty: not set.
     pub(crate) values: Vec<String>,
-    /// Where they came from.
+    /// The source of these values.
     pub(crate) origin: SettingOrigin,
     repeats: bool,
     truth: bool,
 }
 
-/// Where a value came from.
+/// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SettingOrigin {
     /// The command line.

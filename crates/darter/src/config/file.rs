@@ -109,7 +109,7 @@ impl ConfigFile {
         self.entries.iter().find(|entry| entry.key == key).map(|entry| entry.line)
     }
 
-    /// Where the file is.
+    /// The file's path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

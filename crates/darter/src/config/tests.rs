@@ -1,4 +1,4 @@
-//! Who wins, who said it, and what is wrong with a file.
+//! Precedence of flags, environment and file, the source that is shown for each value, and the errors of a bad file.
 
 use std::path::Path;
 
@@ -142,7 +142,7 @@ fn what_is_particular_to_a_registry_is_a_table_of_its_own() {
 
 #[test]
 fn values_of_headers_are_not_printed() {
-    // What is printed can be kept: it names the files that the values belong into.
+    // The printed configuration can be kept: it names the files that the values belong into.
     let dir = tempfile::tempdir().unwrap();
     let kept = dir.path().join("kept.toml");
     let text = "data-dir = \"/d\"\n[upstream.\"a:1\"]\nheaders = { Authorization = \"Bearer hunter2\", X-Key = \"hunter2\" }\n";
@@ -181,7 +181,7 @@ fn passwords_are_not_printed() {
     assert_eq!(setting(&effective, "login").0, ["ghcr.io=robot"]);
     assert!(!effective.to_toml().contains("hunter2") && !effective.to_json().to_string().contains("hunter2"));
 
-    // What is printed can be kept: it names the file that the password belongs into.
+    // The printed configuration can be kept: it names the file that the password belongs into.
     let dir = tempfile::tempdir().unwrap();
     let kept = dir.path().join("kept.toml");
     std::fs::write(&kept, "data-dir = \"/d\"\nlogin = [\"a:1=robot:hunter2\", \"b=me:other\"]\n").unwrap();

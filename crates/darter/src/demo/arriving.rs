@@ -1,4 +1,4 @@
-//! What a node has received over time, and when all of a mount has come: for the picture of `--lazy`.
+//! The bytes that a node has received over time, and the moment when all of a mount has come: for the picture of `--lazy`.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -60,7 +60,7 @@ impl Drop for Arriving {
     }
 }
 
-/// What happened after `at` seconds, in words that tell the time, too.
+/// A mark in the picture for `what`, which happened after `at` seconds; its name tells the time, too.
 pub(super) fn mark_at(at: f64, what: &str) -> Mark {
     Mark { at, name: format!("{}: {what}", units::seconds(at)) }
 }

@@ -1,7 +1,8 @@
 //! `darter demo --lazy` as root, where runc or crun is: a container of a large image that runs on a node that has nothing of it.
 //!
 //! The seed has read the image before, as the first host of a fleet makes it; the registry has no limit, and the links of seed and node have. The image is mounted as
-//! anybody would, by `darter mount`, and a runtime runs a container on it. What the container reads all over the image is compared with the content.
+//! anybody would, by `darter mount`, and a runtime runs a container on it. The bytes that the container reads all over the image are compared with
+//! the content.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -31,7 +32,7 @@ const REGISTRY: &str = "registry.demo";
 /// Bytes that are read at each place.
 const COUNT: usize = 16;
 
-/// What it came to: the JSON of `--json`.
+/// The result, as `--json` prints it.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct ContainerOutcome {
     /// Of all layers.
@@ -139,7 +140,7 @@ fn places(length: u64) -> impl Iterator<Item = u64> {
     (0..PLACES).map(move |place| last / (PLACES - 1) * place)
 }
 
-/// What the container runs: it speaks first, then reads.
+/// The container's shell script: it speaks first, then reads.
 fn script(length: u64) -> String {
     let places: Vec<_> = places(length).map(|place| place.to_string()).collect();
     format!(
@@ -181,7 +182,7 @@ impl ContainerOutcome {
         )
     }
 
-    /// What came over time, until all was here after `whole` seconds.
+    /// The picture of the bytes that came over time, until all were here after `whole` seconds.
     fn panel(&self, whole: f64, curve: Vec<(f64, f64)>) -> Panel {
         let marks = vec![
             mark_at(
@@ -300,7 +301,7 @@ impl Container {
     async fn failure(&mut self) -> anyhow::Error {
         let mut told = String::new();
         if let Some(errors) = &mut self.child.stderr {
-            // What it said until then is better than nothing.
+            // If reading fails, the part that was read is better than nothing.
             let _ = errors.read_to_string(&mut told).await;
         }
         anyhow::anyhow!("the container did not run: {}", told.trim())

@@ -30,12 +30,12 @@ pub(super) struct DemoAgent {
     child: Child,
 }
 
-/// What all agents are told.
+/// Settings that all agents share.
 #[derive(Clone, Debug)]
 pub(super) struct Orders {
-    /// What each of them sends and receives at most.
+    /// The upload limit and the download limit of each agent.
     pub(super) rate: Rate,
-    /// What the seed receives at most, if that is limited.
+    /// The seed's download limit, if it has one.
     pub(super) seed_receives: Option<Rate>,
     /// A registry: `NAME=URL`.
     pub(super) upstream: Option<String>,
@@ -158,7 +158,7 @@ impl DemoAgent {
     }
 }
 
-/// Where an agent of this name keeps its data, and its socket.
+/// The data directory, and so the socket, of the agent `name`.
 pub(super) fn directory(room: &Path, name: &str) -> PathBuf {
     room.join(name.replace(' ', "-"))
 }

@@ -22,7 +22,7 @@ pub(super) const FILE: &str = "model/weights";
 /// Its repository and tag.
 pub(super) const NAME: &str = "demo/image:1";
 
-/// What a container runs.
+/// The programs that a container runs.
 const PROGRAMS: [&str; 2] = ["sh", "od"];
 
 /// Directories on which a container's own file systems are mounted.
@@ -100,7 +100,7 @@ impl DemoImage {
     }
 }
 
-/// What a container's programs are made of: names in the image, and the files that they are copied from.
+/// The files that the container's programs need: their names in the image, and the files that they are copied from.
 fn programs() -> anyhow::Result<Vec<(String, PathBuf)>> {
     let mut all: Vec<(String, PathBuf)> = Vec::new();
     for program in PROGRAMS {
@@ -123,10 +123,10 @@ fn libraries(program: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(words.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect())
 }
 
-/// Where a program is.
+/// The path of a program, if it is installed.
 pub(super) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    // Where administrators' programs are, which users do not always have on their path.
+    // Directories of administrators' programs, which users do not always have on their path.
     let more = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(more).map(|dir| dir.join(program)).find(|path| path.is_file())
 }

@@ -1,8 +1,8 @@
 //! `darter demo --lazy` where no container can be run, or of a file that was given: a node that has nothing opens a large file of the fleet, and reads it here and there
 //! before it has come.
 //!
-//! The origin's link, and those of seed and node, are limited as in the rest of the demo; the file is mounted as anybody would, by `darter mount`. What is read is compared with
-//! the content.
+//! The origin's link, and those of seed and node, are limited as in the rest of the demo; the file is mounted as anybody would, by `darter mount`.
+//! The bytes that are read are compared with the content.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -36,7 +36,7 @@ pub(super) const PLACES: u64 = 16;
 /// Bytes that are read at each.
 const PAGE: u64 = 4096;
 
-/// What it came to: the JSON of `--json`.
+/// The result, as `--json` prints it.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct LazyOutcome {
     bytes: u64,
@@ -145,7 +145,7 @@ impl LazyOutcome {
         )
     }
 
-    /// What came over time, until all was here after `whole` seconds.
+    /// The picture of the bytes that came over time, until all were here after `whole` seconds.
     fn panel(&self, whole: f64, curve: Vec<(f64, f64)>) -> Panel {
         let marks = vec![
             mark_at(self.first_seconds, "the first page is read"),

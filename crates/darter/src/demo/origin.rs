@@ -37,7 +37,7 @@ const FILE: &str = "/content";
 /// A running origin. Ends with the process.
 #[derive(Debug)]
 pub(super) struct DemoOrigin {
-    /// Where the one file is, if it is one.
+    /// The file's address, if the origin serves one file.
     pub(super) url: Url,
     shared: Arc<ServedContent>,
 }

@@ -1,5 +1,5 @@
-//! The live picture: a line for each member with what it holds of each part of the file. Where standard error is no
-//! terminal, a line a second sums it up.
+//! The live picture: a line for each member with what it holds of each part of the file. If standard error is no terminal, a line a second sums it
+//! up.
 
 use std::time::Duration;
 

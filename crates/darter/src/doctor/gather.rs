@@ -55,7 +55,7 @@ pub(super) struct Kernel {
 #[derive(Debug)]
 pub(super) struct Daemon {
     pub(super) socket: PathBuf,
-    /// What it says of itself, or why it does not.
+    /// The daemon's status, or the reason why it gives none.
     pub(super) status: Result<Box<Status>, String>,
     /// The address where the mirror is looked for.
     pub(super) local: SocketAddr,
@@ -76,17 +76,17 @@ pub(super) struct Containerd {
     pub(super) mkfs: Option<bool>,
     /// Of `layer_content_caches`: those that are not there.
     pub(super) missing: Vec<String>,
-    /// Whether Darter's snapshotter answers, where one is configured on this host.
+    /// The answer of Darter's snapshotter; `None`: none is configured on this host.
     pub(super) snapshotter: Option<Answer>,
 }
 
-/// Whether something answers at a socket.
+/// The outcome of connecting to a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Yes,
     /// Why not.
     No(String),
-    /// Who asks has no right to.
+    /// This user may not connect to it.
     Hidden,
 }
 
@@ -171,7 +171,7 @@ fn max_files(pid: u32) -> Option<u64> {
     if soft == "unlimited" { Some(u64::MAX) } else { soft.parse().ok() }
 }
 
-/// What the kernel can do.
+/// The kernel's release, and those of its features that Darter needs.
 pub(super) fn kernel() -> Kernel {
     let name = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
     let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
@@ -252,10 +252,10 @@ fn podman(tree: &Tree) -> Podman {
     Podman { installed, files: paths.into_iter().filter_map(read).collect() }
 }
 
-/// Where a program is.
+/// The path of a program, if it is installed.
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    // Where administrators' programs are, which users do not always have on their path.
+    // Directories of administrators' programs, which users do not always have on their path.
     let more = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(more).map(|directory| directory.join(program)).find(|path| path.is_file())
 }

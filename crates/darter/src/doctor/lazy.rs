@@ -172,7 +172,7 @@ fn unpacking(found: &mut Findings, config: &Config, mkfs: Option<bool>) {
     }
 }
 
-/// What makes containerd pull everything though all is set up.
+/// Reports settings that make containerd pull everything though all is set up.
 fn switched_off(found: &mut Findings, config: &Config) {
     for (key, bad, why) in [
         ("enable_fsverity", Some(true), "the erofs snapshotter does not come up with it and layer_content_caches"),

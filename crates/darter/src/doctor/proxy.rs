@@ -11,7 +11,7 @@ use crate::setup::proxy::NAME;
 
 const SET_UP: &str = "darter setup containerd --lazy";
 
-/// Where the configuration says that Darter's snapshotter is.
+/// The socket of Darter's snapshotter, as the configuration names it.
 pub(super) fn address(config: &Config) -> Option<PathBuf> {
     let plugin = config.setting(Part::Proxies, NAME)?;
     let is_snapshotter = plugin.node.get("type").and_then(Node::text) == Some("snapshot");

@@ -28,8 +28,8 @@ const ACCESS_LIST: &CStr = c"system.posix_acl_access";
 /// The largest attribute that is copied: what Linux allows at all.
 const MAX_VALUE: usize = 64 << 10;
 
-/// True if a new file can take the place of an old one: be made in its directory, and be given its owner and group. Where it can't, the old
-/// file itself has to be written. Tried, since even root may not: in a container, over NFS.
+/// True if a new file can take the place of an old one: be made in its directory, and be given its owner and group. If it can't, the old file itself
+/// has to be written. Tried, since even root may not: in a container, over NFS.
 pub(super) fn can_replace(old: &Metadata, directory: &Path) -> bool {
     Temporary::create(directory).is_ok_and(|model| give_owner(model.file(), old.uid(), old.gid()).is_ok())
 }

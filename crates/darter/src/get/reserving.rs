@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use crate::failure::Failure;
 use crate::units;
 
-/// What `statfs` calls a tmpfs.
+/// The file system type that `statfs` gives for a tmpfs.
 const TMPFS: i64 = 0x0102_1994;
 
 /// By device, the bytes of memory that downloads of this command have still to write. Held while room is made sure of anywhere: several

@@ -1,4 +1,4 @@
-//! Where a get without a daemon keeps what it reads: a store has one process at a time, so gets that run side by side need
+//! The stores in which a get without a daemon keeps its pieces: a store has one process at a time, so gets that run side by side need
 //! several.
 //!
 //! There is the store of the data directory, which a daemon would have, and there are rooms beside it, `DATA_DIR/get/N`: each
@@ -8,7 +8,7 @@
 //!
 //! A user without a home of its own has them in the directory for temporary files.
 //!
-//! What a get leaves that was killed is kept for the next one of the same, for [`LEFTOVERS_KEPT_FOR`]. A get that starts later
+//! Pieces of a get that was killed are kept for the next get of the same source, for [`LEFTOVERS_KEPT_FOR`]. A get that starts later
 //! clears rooms that nobody has used for some days; their directories and locks stay, so that nobody locks what is gone.
 //!
 //! A room's file `wanted` lists the keys of the sources that were begun there and are not done, one a line. It is written by
@@ -43,7 +43,7 @@ const LOCK: &str = "lock";
 const WANTED: &str = "wanted";
 const NEW_WANTED: &str = "wanted.new";
 
-/// Where rooms are made: in the data directory; where nobody chose that and this user can't have it (a home that is not there, another
+/// The directory in which rooms are made: the data directory; or, if nobody chose that and this user can't have it (a home that is not there, another
 /// user's or `/`, as in many containers), in the directory for temporary files. With --keep only the data directory will do.
 pub(crate) fn parent(data_dir: PathBuf, keep: bool) -> PathBuf {
     if keep || !is_nobodys_choice(&data_dir) || make(&data_dir.join("get")).is_ok() {
@@ -159,7 +159,7 @@ fn keeps_something(data_dir: &Path) -> bool {
     shards.into_iter().any(|shard| std::fs::read_dir(shard.path()).is_ok_and(|mut files| files.next().is_some()))
 }
 
-/// Removes `blob` from a room's store, once its last reader has gone. What somebody goes on reading stays there, and a warning says so.
+/// Removes `blob` from a room's store, once its last reader has gone. A blob that somebody goes on reading stays there, and a warning says so.
 pub(crate) async fn remove(agent: &Agent, blob: BlobId) {
     for tries in 1.. {
         let Err(error) = agent.remove(&blob.to_string()).await else { return };

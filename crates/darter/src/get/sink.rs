@@ -216,7 +216,7 @@ impl Sink {
 }
 
 impl Chunk {
-    /// Where it belongs.
+    /// The chunk's place in the content.
     pub(super) fn range(&self) -> ByteRange {
         match self {
             Self::Bytes(at, bytes) => ByteRange::new(*at, at.saturating_add(bytes.len() as u64)),

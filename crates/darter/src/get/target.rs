@@ -1,8 +1,8 @@
-//! Where content goes, decided before a byte is read, with the refusals that could only come later.
+//! The target of a get, chosen before a byte is read, so that refusals come before the download and not after it.
 //!
 //! A name leads to a file as it does for every program that opens it: symbolic links are followed, under the kernel's own
-//! rules (`fs.protected_symlinks`), since a file put in the place of a link's target never meets them. What is no file is
-//! written to and never replaced: pipes, devices, and the standard streams under all their names.
+//! rules (`fs.protected_symlinks`), since a file put in the place of a link's target never meets them. Anything that is no regular file is written to
+//! and never replaced: pipes, devices, and the standard streams under all their names.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -22,7 +22,7 @@ use crate::failure::Failure;
 /// As many symbolic links as the kernel follows.
 const MAX_LINKS: usize = 40;
 
-/// Where the user wants the content.
+/// The place that the user wants the content in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum OutputPlace {
     /// Standard output.
@@ -109,7 +109,7 @@ pub(super) enum Target {
 pub(super) struct FileTarget {
     /// As the user named it.
     pub(super) shown: PathBuf,
-    /// Where it is, behind all links.
+    /// The path behind all links.
     pub(super) path: PathBuf,
     /// The file that is there now.
     pub(super) old: Option<Metadata>,

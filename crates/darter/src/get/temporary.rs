@@ -1,6 +1,5 @@
-//! A file without a name, which gets one when it is right: nothing is left of it however the process ends. Where the file
-//! system has no such files, one with a name that says what it is, removed when it is dropped, and by a later get in the same
-//! directory when its process was killed.
+//! A file without a name, which gets one when it is right: nothing is left of it however the process ends. On file systems without such files it has
+//! a name that says what it is; it is removed when it is dropped, and by a later get in the same directory when its process was killed.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, Permissions};

@@ -1,4 +1,4 @@
-//! Where content goes, and how it comes there.
+//! Targets, and the ways by which content comes there.
 
 mod daemon;
 
@@ -213,7 +213,7 @@ fn a_new_file_belongs_to_its_directory_however_it_came_there() {
     for (tag, rights, id) in entries {
         list.extend([&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat());
     }
-    // Where the file system has no such lists, the rest is looked at all the same.
+    // If the file system has no such lists, the test checks the rest all the same.
     let _ = rustix::fs::setxattr(&shared, "system.posix_acl_default", &list, rustix::fs::XattrFlags::empty());
     let (plain, moved) = (shared.join("plain"), shared.join("moved"));
     std::fs::write(&plain, "").unwrap();
@@ -433,7 +433,7 @@ fn another_file_of_the_stores_goes_on_where_the_first_one_was_left() {
     let room = tempfile::tempdir().unwrap();
     let path = room.path().join("out");
     let ((one, first), (_two, second)) = (stored(b"0123456789"), stored(b"0123456789"));
-    // Whatever was meant to become of the first one.
+    // With a first file that may be moved into place, and with one that may not.
     for moves in [false, true] {
         let chunks = [first[1].clone(), second[0].clone()];
         let moves = home(&one).filter(|_| moves);
@@ -487,7 +487,7 @@ fn room_is_judged_before_anything_is_written() {
     let mut sink =
         Sink::open(&Target::choose(&path).unwrap(), Wishes { length: Some(1 << 60), ..self::wishes() }).unwrap();
     let told = sink.take(&parts[0], None).map_err(|error| error.to_string());
-    // Where blocks are shared they take no room.
+    // Shared blocks take no room.
     let shares = write_with(&room.path().join("probe"), self::wishes(), &parts).unwrap() == Placed::Reflink;
     assert!(shares || told.as_ref().is_err_and(|told| told.starts_with("no room for 1.2 EB in ")), "{told:?}");
 }

@@ -88,7 +88,7 @@ fn make(
     expand_layer(stored, write, |stored, tar| check(stored, tar, args), |read| bar.set_position(read))
 }
 
-/// Whether the layer is the one that was meant.
+/// Compares the layer's digests with `--digest` and `--diff-id`.
 fn check(stored: &Digest, tar: Option<&Digest>, args: &ExpandArgs) -> anyhow::Result<()> {
     for (flag, expected, found) in [("--diff-id", args.diff_id, tar), ("--digest", args.digest, Some(stored))] {
         if let Some((expected, found)) = expected.as_ref().zip(found)

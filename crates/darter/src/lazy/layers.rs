@@ -1,7 +1,7 @@
-//! What is in the directory of layers, as the agent of this host tells.
+//! The contents of the directory of layers, as the agent of this host tells them.
 //!
 //! An agent that is [silent](super::agents) is not waited for: an engine downloads what it does not find, and waits for ever for a directory that hangs.
-//! What was found before is found then, too, since the engine counts on it.
+//! Layers that were found before are found then, too, since the engine counts on them.
 //!
 //! One answer has all layers of an image, and [is gone by](super::remembered) for a moment.
 
@@ -98,7 +98,7 @@ impl AgentLayers {
         }
     }
 
-    /// What stands for a layer in the directory.
+    /// The directory's entry for each of `found`: a link to the file if all of it is here, else a virtual file.
     async fn shown(found: &[FoundLayer]) -> Vec<Layer> {
         let shown = found.iter().map(|found| {
             let file = Layer::File { length: found.length_bytes, here: found.held_bytes };
@@ -130,7 +130,7 @@ impl Layers for AgentLayers {
         self.listen().await;
         let (when, beside) = {
             let mut remembered = self.remembered.lock();
-            // Where nobody tells of changes, only the answer for this layer is of use.
+            // Unless the agent tells of changes, the answers for the other layers can't be remembered.
             (remembered.asks(self.clock.now()), remembered.is_told())
         };
         let asked = self.agents.ask(|client, beat| async move { client.layer(layer, beside, beat).await }).await;

@@ -1,5 +1,5 @@
-//! What the agent said of layers a moment ago, for engines that ask dozens of times in a second for the same one: containerd looks at all layers below for each
-//! that it takes.
+//! The agent's latest answers for layers, for engines that ask dozens of times in a second for the same one: containerd looks at all layers below for
+//! each that it takes.
 //!
 //! An answer is gone by for [`MAX_AGE`], as long as the agent tells of changes and has told of none since it was asked: so a layer that is not to be given any
 //! more, since somebody has just pulled another image that names it, is asked for anew. Only what was found is remembered.
@@ -46,7 +46,7 @@ impl Remembered {
         self.forget();
     }
 
-    /// Whether an agent tells of changes.
+    /// True while an agent tells of changes.
     pub(super) fn is_told(&mut self) -> bool {
         self.look();
         self.told_by.is_some()

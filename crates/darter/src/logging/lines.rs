@@ -22,7 +22,7 @@ thread_local! {
     static WRITES: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Where lines go. Cheap to clone.
+/// A queue of lines in front of a slow writer. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Lines(Arc<LineQueue>);
 

@@ -132,7 +132,7 @@ mod tests {
         }
     }
 
-    /// Whoever starts something opens it for the first time: what others touched first is not fetched for a mount that comes back.
+    /// Only a first mount starts something: a mount that comes back (`again`) is not given what others touched first.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_mount_says_that_it_comes_again_and_not_so_the_first_time() {
         let directory = tempfile::tempdir().unwrap();

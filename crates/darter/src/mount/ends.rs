@@ -1,4 +1,4 @@
-//! What every mount of an image's layer reads: the superblock in front of the tar and the metadata behind it.
+//! The parts of an image's layer that every mount reads: the superblock in front of the tar and the metadata behind it.
 //!
 //! The kernel mounts one layer after the other, and waits for a few round trips with each. So these parts are read of all layers side by side, before. And they tell whether
 //! the mounted image has a directory otherwise than the unpacked one: see [`inherited()`].

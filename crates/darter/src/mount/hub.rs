@@ -17,7 +17,7 @@ const DEFAULT_REVISION: &str = "main";
 /// The kinds of repositories besides models, as addresses and the API have them.
 const KINDS: [&str; 2] = ["datasets", "spaces"];
 
-/// What is said of an answer that is none.
+/// The error for an answer that does not parse.
 pub(super) const NO_ANSWER: &str = "no answer of a model hub, or one of more files than can be mounted";
 
 /// A repository at one of its revisions.
@@ -25,7 +25,7 @@ pub(super) const NO_ANSWER: &str = "no answer of a model hub, or one of more fil
 pub(super) struct Repository {
     /// The hub's own address.
     base: Url,
-    /// What stands before the name in addresses, if it is no model.
+    /// The kind of repository, which stands before the name in addresses; `None`: a model.
     kind: Option<&'static str>,
     /// The name, of one part or two.
     name: Vec<String>,
@@ -93,7 +93,7 @@ impl Repository {
         Ok(Self { base, kind, name, revision: revision.unwrap_or_else(|| DEFAULT_REVISION.to_owned()) })
     }
 
-    /// Where the hub says what is in it.
+    /// The address at which the hub lists the repository's files.
     pub(super) fn question(&self) -> anyhow::Result<Url> {
         let mut parts = vec!["api", self.kind.unwrap_or("models")];
         parts.extend(self.name.iter().map(String::as_str));

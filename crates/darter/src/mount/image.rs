@@ -1,4 +1,4 @@
-//! What an image, or an artifact, is made of, asked of the daemon's registry mirror: the manifest for a platform, and the layers with their diff
+//! The parts of an image or an artifact, asked of the daemon's registry mirror: the manifest for a platform, and the layers with their diff
 //! ids out of the configuration. Both documents are checked by their digests.
 
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub(crate) struct Artifact {
     pub(crate) files: Vec<ArtifactFile>,
 }
 
-/// What a reference names.
+/// The thing that a reference names.
 pub(crate) enum Resolved {
     Image(Image),
     Artifact(Artifact),

@@ -25,7 +25,7 @@ pub(super) const MAX_LIST: u64 = 8 << 20;
 /// The most files of a list: each is asked for before the mount is there.
 pub(super) const MAX_LISTED: usize = 10_000;
 
-/// What is said of what is no list.
+/// The error for content that is no list.
 pub(super) const NO_LIST: &str = "no list of files: mount it without --as list";
 
 /// A file of a list.
@@ -33,7 +33,7 @@ pub(super) const NO_LIST: &str = "no list of files: mount it without --as list";
 pub(super) struct ListedFile {
     pub(super) url: Url,
     pub(super) digest: Option<Digest>,
-    /// Where it is to appear.
+    /// The file's path in the mount.
     pub(super) path: String,
 }
 
@@ -53,7 +53,7 @@ pub(super) fn read(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("can't read {shown}"))
 }
 
-/// What is named so is not what it should be.
+/// The error for `name`, which is too long to be what it should be; `but` says what to do.
 pub(super) fn too_long(name: &str, length: u64, but: &str) -> Failure {
     Failure::Usage(format!("{name} is {} long, and {but}", units::size(length)))
 }
@@ -107,7 +107,8 @@ pub(super) fn body(number: usize, size: u64) -> anyhow::Result<Body> {
     Ok(Body::File { size, contents: Contents::Whole(u32::try_from(number).context("too many files")?) })
 }
 
-/// What is below a directory, and where its files are. Blocking. Sockets, devices and pipes are left out, and what may not be read is an error.
+/// The tree below a directory, and the paths of its files. Blocking. Sockets, devices and pipes are left out; a file that may not be read is an
+/// error.
 pub(super) fn walk(top: &Path) -> anyhow::Result<(Tree, Vec<PathBuf>)> {
     let cannot = |path: &Path| format!("can't read {}", path.display());
     let of = |metadata: &Metadata| Time {

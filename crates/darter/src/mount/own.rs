@@ -22,13 +22,13 @@ use crate::get::rooms;
 pub(super) struct OwnAgent {
     agent: Agent,
     room: PathBuf,
-    /// What was in the room before, and is somebody else's: kept by a daemon or a `get --keep`, or left by a `get` that was killed.
+    /// Blobs that were in the room before, and are somebody else's: kept by a daemon or a `get --keep`, or left by a `get` that was killed.
     others: HashSet<BlobId>,
     /// Query parameters that sign addresses, besides those that are known.
     signed: Vec<String>,
 }
 
-/// What an agent reads.
+/// A file that the keeper's own agent reads.
 pub(super) struct OwnFile {
     own: Arc<OwnAgent>,
     source: Source,
@@ -92,7 +92,7 @@ impl OwnAgent {
     }
 }
 
-/// What is asked for, and what opens it.
+/// The source of a request, and the credentials that open it.
 fn source_of(signed: &[String], request: &GetRequest) -> anyhow::Result<(Source, Credentials)> {
     Ok(Source::from_signed_url(request.url.parse()?, &request.headers, request.digest, signed))
 }

@@ -1,7 +1,7 @@
 //! Which mounts there are, and how each is: `DATA_DIR/mounts` has two files for each keeper, `PID.json`, what it mounted, and `PID.sock`, where it
 //! answers whoever connects with its [`MountStatus`] as JSON, and closes.
 //!
-//! Whoever keeps a mount has the first one locked until its process ends: a number may be another process's by now, or that of a dead one.
+//! The keeper of a mount has the first one locked until its process ends: a number may be another process's by now, or that of a dead one.
 //! A keeper that was killed leaves both, and a directory in which nothing can be read: that is listed as lost until it is unmounted.
 
 use std::convert::Infallible;
@@ -27,7 +27,7 @@ use crate::{output, units};
 /// How long a keeper may take to say how it is.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where mounts are noted.
+/// The directory of the notes.
 pub(super) fn directory(place: &PlaceArgs) -> anyhow::Result<PathBuf> {
     Ok(rooms::parent(place.data_dir()?, false).join("mounts"))
 }
@@ -99,7 +99,7 @@ impl Drop for Registration {
     }
 }
 
-/// Where a keeper notes its mount.
+/// The path of a keeper's note.
 pub(super) fn note_of(dir: &Path, keeper: u32) -> PathBuf {
     dir.join(format!("{keeper}.json"))
 }

@@ -1,4 +1,4 @@
-//! Where the bytes of a mount come from: a daemon of this host if one runs and is wanted, else an agent in the keeper's own process.
+//! The source of a mount's bytes: a daemon of this host if one runs and is wanted, else an agent in the keeper's own process.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use darter_mount::file::Glance;
 
 use crate::cli::MountArgs;
 
-/// What stays as it is while something is mounted.
+/// The part of a mount's status that stays as it is while it is mounted.
 pub(super) struct About<'a> {
     pub(super) dir: &'a Path,
     /// The file's name, of a single file.
@@ -65,7 +65,7 @@ pub(super) fn told_of(condition: Condition) -> (MountState, Option<String>) {
 pub(super) fn together(glances: impl IntoIterator<Item = Glance>) -> Glance {
     let all = Glance { condition: Condition::Open, held: 0, whole: true, alone: true, waiting: 0 };
     glances.into_iter().fold(all, |all, one| Glance {
-        // What is wrong says more than what waits.
+        // A tainted file goes before one that waits.
         condition: match (all.condition, one.condition) {
             (tainted @ Condition::Tainted(_), _) => tainted,
             (condition, Condition::Open) => condition,

@@ -44,7 +44,7 @@ const MAX_ASKING: usize = 8;
 /// Looking through an archive for longer is worth a word, and another one each time that this passes.
 const TELL_EVERY: Duration = Duration::from_secs(3);
 
-/// What is mounted as a tree.
+/// The kind of source of a tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     Archive,
@@ -73,7 +73,7 @@ struct Ready {
     image: Option<Digest>,
 }
 
-/// Where its bytes are.
+/// The source of a tree's bytes.
 enum Opened {
     Archive(Arc<KeptFile>),
     Set(Arc<FileSet>),
@@ -91,7 +91,7 @@ pub(super) async fn run(
         signals = signals.with_hangup()?;
     }
     let asked = request(&mount.url, mount.senders.of(&mount.url), mount.digest);
-    // What a local list names may be anywhere, but this user's daemon reads none of this user's files.
+    // The files of a local list may be anywhere, and the daemon may not read this user's own.
     let is_local = mount.url.scheme() == "file";
     let signed = &args.origin.signed_parameter;
     let shown = Source::from_signed_url(mount.url.clone(), &[], None, signed).0.to_string();

@@ -24,7 +24,7 @@ const NEWEST_VERSION: i64 = 4;
 /// The first two numbers of a version.
 pub(crate) type Release = (u32, u32);
 
-/// Where the registries' directories are by default.
+/// The default directories of registries' directories.
 pub(crate) const CERTS: &str = "/etc/containerd/certs.d";
 const DOCKER_CERTS: &str = "/etc/docker/certs.d";
 
@@ -70,7 +70,7 @@ pub(crate) struct File {
     pub(crate) document: Document,
 }
 
-/// What can't be changed safely, and what to do.
+/// The place that can't be changed safely, and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[error("{}:{lines}: {message}", path.display())]
 pub(crate) struct Refusal {
@@ -114,7 +114,7 @@ impl Config {
                 Document::parse(text.as_deref().unwrap_or_default()).map_err(|wrong| Refusal::of(&path, wrong))?;
             for import in document.get(&["imports"]).map(Node::items).unwrap_or_default() {
                 let Some(text) = import.text() else { continue };
-                // What is not read may have settings that count.
+                // A file that is not read may have settings that count.
                 let refused = |message: String| Refusal {
                     path: path.clone(),
                     lines: document.line(import.at.start).to_string(),
@@ -246,7 +246,7 @@ impl Config {
             .find_map(|name| name.iter().try_fold(table, |table, key| table.get(*key).and_then(toml::Value::as_table)))
     }
 
-    /// Where a part's settings are to be written: the file, and the name of the table.
+    /// The place where a part's settings are to be written: the file's index, and the name of the table.
     pub(crate) fn target(&self, part: Part) -> (usize, Vec<&'static str>) {
         let file = self.files_of(part).last().copied().unwrap_or(0);
         let names = self.names(part, file);
@@ -315,7 +315,7 @@ impl Config {
         })
     }
 
-    /// Where CRI looks for registries' directories now, in this order; none where it does not.
+    /// The directories in which CRI now looks for registries' directories, in this order; empty if it does not look.
     pub(crate) fn certs(&self) -> Vec<PathBuf> {
         let given = self.setting(Part::Registry, "config_path");
         match given.and_then(|found| found.node.text()).filter(|path| !path.is_empty()) {

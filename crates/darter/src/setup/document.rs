@@ -24,7 +24,7 @@ pub(crate) struct Node {
     pub(crate) value: Value,
 }
 
-/// What a value is.
+/// A TOML value, as far as this command has to tell values apart.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value {
     Text(String),
@@ -73,7 +73,7 @@ impl Document {
         self.text[node.at.start..].starts_with('[') && matches!(node.value, Value::Table(_))
     }
 
-    /// Where the headers of all tables stand, in the order of the text.
+    /// The byte offsets of the headers of all tables, in the order of the text.
     pub(crate) fn headers(&self) -> Vec<usize> {
         let mut found = Vec::new();
         self.headers_in(&self.root, &mut found);
@@ -93,17 +93,17 @@ impl Document {
         }
     }
 
-    /// Where the line begins on which this byte stands.
+    /// The byte offset at which the line of byte `at` begins.
     pub(crate) fn line_start(&self, at: usize) -> usize {
         self.text[..at].rfind('\n').map_or(0, |end| end + 1)
     }
 
-    /// Where the line ends on which this byte stands, its end included.
+    /// The byte offset behind the line of byte `at`, its line feed included.
     pub(crate) fn line_end(&self, at: usize) -> usize {
         self.text[at..].find('\n').map_or(self.text.len(), |end| at + end + 1)
     }
 
-    /// Where what belongs to a header begins: with the lines of comment right above it.
+    /// The byte offset at which a header's block begins: with the lines of comment right above it.
     pub(crate) fn block_start(&self, header: usize) -> usize {
         let mut start = self.line_start(header);
         while start > 0 {

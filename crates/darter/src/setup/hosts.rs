@@ -6,13 +6,13 @@ use super::document::{Document, Wrong, checked, header, quoted};
 /// Stands above what this command writes, so that a later run finds it again under whatever address.
 const MARK: &str = "# Darter's mirror is asked first (`darter setup containerd --undo` takes it away)";
 
-/// What the mirror is for. Pushes go to the registry.
+/// The mirror's capabilities. Pushes go to the registry.
 const CAPABILITIES: [&str; 2] = ["pull", "resolve"];
 
-/// What a new file says besides the mirror.
+/// The registry itself, as a new file names it behind the mirror.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Server {
-    /// Where the registry is, if not where its name says.
+    /// The registry's address, if it is not `https://NAME`.
     pub(crate) url: Option<String>,
     /// Files with certificates that it is trusted by.
     pub(crate) ca: Vec<String>,
@@ -22,7 +22,7 @@ pub(crate) struct Server {
     pub(crate) skip_verify: bool,
 }
 
-/// Where the mirror stands in a file.
+/// The mirror's place in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     /// First, and able to pull and to resolve tags.
@@ -86,7 +86,7 @@ pub(crate) fn in_front(text: &str, mirror: &str) -> Result<String, Wrong> {
     Ok(new.text().to_owned())
 }
 
-/// Where the mirror stands.
+/// The place of `mirror` among the hosts of `document`.
 pub(crate) fn standing(document: &Document, mirror: &str) -> Standing {
     let hosts = document.get(&["host"]).map(|hosts| hosts.entries()).unwrap_or_default();
     let Some(place) = hosts.iter().position(|(url, _)| is_same(url, mirror)) else { return Standing::Absent };
@@ -127,7 +127,7 @@ fn odd_form(document: &Document) -> Option<(usize, &'static str)> {
     odd.map(|(_, host)| (host.at.start, "a host is written in dotted keys or inline, which containerd 2 does not read"))
 }
 
-/// Where the first host's table begins, with its comment.
+/// The byte offset at which the first host's table begins, with its comment.
 fn first_host(document: &Document) -> Option<usize> {
     let hosts = document.get(&["host"])?;
     let starts = hosts.entries().into_iter().flat_map(|(_, host)| host_headers(document, host)).min();

@@ -1,5 +1,5 @@
-//! What makes containerd 2.4 and later mount layers before they have come: the directory in which it looks for them, the snapshotter that does, and how layers
-//! that are not there are unpacked. No I/O.
+//! The settings with which containerd 2.4 and later mounts layers before they have come: the directory in which it looks for them, the snapshotter
+//! that does, and how layers that are not there are unpacked. No I/O.
 //!
 //! Upstream's recipe keeps CRI's image service from coming up on a host without mkfs.erofs (1.7 or later). The two entries of `unpack_config` do not: the first is
 //! optional, the second one unpacks what it has to by an ordinary mount. As soon as there is any entry, containerd has none of its own: those that it has by default are
@@ -28,7 +28,7 @@ struct Unpack {
 const CONVERT: Unpack = Unpack { platform: "", snapshotter: SNAPSHOTTER, differ: "erofs", optional: true };
 /// Lets the service come up where it is not.
 const WALK: Unpack = Unpack { platform: "", snapshotter: SNAPSHOTTER, differ: "walking", optional: false };
-/// What containerd has by itself.
+/// The entries that containerd has by default.
 const DEFAULTS: [Unpack; 2] = [
     Unpack { platform: "", snapshotter: "overlayfs", differ: "walking", optional: false },
     Unpack { platform: "(+erofs)", snapshotter: SNAPSHOTTER, differ: "erofs", optional: true },

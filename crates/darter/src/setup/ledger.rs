@@ -1,4 +1,4 @@
-//! What this command has changed, so that `--undo` can give it back: each file's text before the first run and after each later one.
+//! The files that this command has changed, so that `--undo` can give them back: each file's text before the first run and after each later one.
 //!
 //! The ledger is on the disk before the first of the files is changed. A run that was cut off in between leaves files that are as
 //! before, and one that was written is known all the same.
@@ -35,16 +35,16 @@ pub(crate) struct Entry {
     pub(crate) before: Option<String>,
     /// When it had been changed then, in seconds and nanoseconds.
     modified: Option<(u64, u32)>,
-    /// Who might do what with it then; ledgers of older releases do not say.
+    /// Its mode and owner then; ledgers of older releases do not have them.
     #[serde(default)]
     access: Option<Access>,
-    /// What was written, the latest last.
+    /// The texts that this command wrote, the latest last.
     written: Vec<String>,
     /// Somebody else changed it between two runs.
     edited: bool,
 }
 
-/// What undoing means for a file.
+/// The step that undoing takes for a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Undo {
     /// It is as before already.

@@ -1,4 +1,5 @@
-//! What makes containerd before 2.4 start images before they have come: `darter snapshotter` as a proxy plugin, and CRI told to use it. No I/O.
+//! The settings with which containerd before 2.4 starts images before they have come: `darter snapshotter` as a proxy plugin, and CRI told to use it.
+//! No I/O.
 //!
 //! CRI has to tell a snapshotter of the image that it unpacks (`disable_snapshot_annotations`), which also keeps 2.1 and later from pulling by the transfer service:
 //! that one has no way to unpack for a proxy unless it is told of each.
@@ -14,12 +15,12 @@ pub(crate) const NAME: &str = "darter";
 /// The first release in which a runtime handler may have a snapshotter of its own.
 const FIRST_HANDLER: Release = (1, 7);
 
-/// Where the snapshotter is.
+/// The paths of the snapshotter.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place<'a> {
     /// Its socket.
     pub(crate) address: &'a Path,
-    /// Where it keeps what it has.
+    /// Its directory.
     pub(crate) root: &'a Path,
 }
 

@@ -60,7 +60,7 @@ impl Shelf {
         Ok(shelf)
     }
 
-    /// Where containerd finds a registry's own directory.
+    /// The directory that containerd reads for `registry`, and the index of its root.
     pub(crate) fn find(&self, registry: &str) -> Option<(usize, &Directory)> {
         let with_port = registry.rsplit_once(':').map(|(host, port)| format!("{host}_{port}_"));
         self.roots.iter().enumerate().find_map(|(place, root)| {
@@ -90,7 +90,7 @@ fn registry_of(directory: &str) -> String {
 }
 
 impl Directory {
-    /// What containerd takes from the files of a directory where `hosts.toml` says nothing.
+    /// The certificates that containerd takes from the files of a directory if `hosts.toml` says nothing.
     fn certificates(&self, at: Option<&Path>) -> Server {
         // In the same directory names do.
         let name = |file: &String| at.map_or_else(|| file.clone(), |at| at.join(file).to_string_lossy().into_owned());
@@ -111,14 +111,14 @@ impl Directory {
     }
 }
 
-/// What is wanted.
+/// The mirror and the registries to be written.
 #[derive(Debug, Default)]
 pub(crate) struct Wanted {
     /// The mirror's address.
     pub(crate) mirror: String,
     /// These alone; none: all.
     pub(crate) registries: Vec<String>,
-    /// What Darter is told of registries.
+    /// Registries that `--upstream` describes.
     pub(crate) named: Vec<(String, Server)>,
 }
 

@@ -1,4 +1,4 @@
-//! What is decided of files, without any: hosts.toml and config.toml before and after.
+//! The decisions of `setup containerd`, without files: the texts of hosts.toml and config.toml before and after.
 
 use std::path::PathBuf;
 
@@ -57,7 +57,7 @@ fn a_mirror_that_stands_elsewhere_is_moved_or_left() {
          # b\n[host.\"https://b\"]\n"
     );
     assert_eq!(mirrored(&later), moved);
-    // What an earlier run wrote, when the agent had another port.
+    // The text of an earlier run, when the agent had another port.
     let former = OURS.replace("7401", "9000");
     assert_eq!(mirrored(&format!("{former}\n[host.\"https://a\"]\n")), format!("{OURS}\n[host.\"https://a\"]\n"));
     assert_eq!(mirrored(&former), OURS);

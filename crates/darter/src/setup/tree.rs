@@ -27,7 +27,7 @@ pub(crate) struct Tree {
     root: PathBuf,
 }
 
-/// Who may do what with a file that is made.
+/// Mode and owner of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Access {
     pub(crate) mode: u32,
@@ -50,7 +50,7 @@ impl Tree {
         self.root == Path::new("/")
     }
 
-    /// Where a path of the tree is, the file itself included where it is a link. What is not there stays as it is written.
+    /// The real path of `path` of the tree, with all links followed, also the last one. Parts that are not there stay as they are written.
     pub(crate) fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
         let mut rest: VecDeque<_> = components(path).collect();
         let (mut found, mut links) = (PathBuf::new(), 0);
@@ -140,7 +140,7 @@ impl Tree {
         lacking
     }
 
-    /// Who may do what with a file.
+    /// The mode and owner of a file.
     pub(crate) fn access(&self, path: &Path) -> Option<Access> {
         let found = fs::metadata(self.resolve(path).ok()?).ok()?;
         Some(Access { mode: found.mode() & 0o1777, owner: Some((found.uid(), found.gid())) })
@@ -150,7 +150,7 @@ impl Tree {
     pub(crate) fn make_directories(&self, path: &Path, access: Access) -> io::Result<Vec<PathBuf>> {
         let lacking = self.lacking(path);
         for directory in &lacking {
-            // What only its owner may read lies in a directory of the same kind.
+            // A file that only its owner may read lies in a directory that only its owner may enter.
             let is_private = access.mode & 0o077 == 0 && path.parent() == Some(directory);
             let directory = self.resolve(directory)?;
             fs::create_dir(&directory)?;

@@ -1,4 +1,4 @@
-//! Where a blob's bytes came from, and what happened on the way.
+//! `darter explain`: the sources of a blob's bytes, and the events on the way.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! What people read.
+//! The text for people.
 
 use darter_agent::options::Role;
 use darter_api::*;

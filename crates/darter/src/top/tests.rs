@@ -137,7 +137,7 @@ fn screen_of(state: &Screen, width: u16, height: u16) -> TestBackend {
     terminal.backend().clone()
 }
 
-/// What stands on the screen, one line each.
+/// The screen's lines.
 fn screen(state: &Screen, width: u16, height: u16) -> Vec<String> {
     let text = screen_of(state, width, height).to_string();
     text.lines().map(|line| line.trim_matches('"').trim_end().to_owned()).collect()

@@ -1,5 +1,4 @@
-//! What users and programs read when something fails: what the origin or the system said, whose fault it is, and whether asking
-//! again helps.
+//! The errors that users and programs read: the words of the origin or the system, whose fault it is, and whether asking again helps.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -17,7 +16,7 @@ fn statuses() -> String {
         let path = request.split(' ').nth(1).unwrap_or_default();
         let status: u16 = path.trim_start_matches('/').parse().unwrap();
         let wait = if matches!(status, 429 | 503) { "Retry-After: 600\r\n" } else { "" };
-        // What stands behind the number is the server's own and may be missing; the number's name is looked up.
+        // The reason phrase is the server's own and may be missing: the status' name is looked up.
         format!("HTTP/1.1 {status} -\r\n{wait}Content-Length: 0\r\nConnection: close\r\n\r\n").into_bytes()
     })
 }
@@ -30,7 +29,7 @@ fn serve(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> String {
         for mut stream in listener.incoming().map_while(Result::ok) {
             let mut request = [0; 4096];
             let said = stream.read(&mut request).unwrap_or(0);
-            // Whoever asked may be gone.
+            // The client may be gone.
             let _ = stream.write_all(&answer(&String::from_utf8_lossy(&request[..said])));
         }
     });

@@ -58,7 +58,7 @@ fn a_range_is_just_these_bytes_and_moves_the_pieces_that_it_touches() {
     assert!(end.out == bytes[40 * MEGABYTE - 51..]);
     let rest = room.run(&format!("get {} --range 39999000- -o -", web.url)).succeeded();
     assert!(rest.out == bytes[39_999_000..]);
-    // What is at hand of a part is not taken for the whole.
+    // A cached part is not taken for the whole.
     room.run(&format!("get {} -o part", web.url)).succeeded();
     assert!(room.read("part") == bytes);
 }

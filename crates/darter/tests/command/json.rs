@@ -23,7 +23,7 @@ fn unnamed(page: &str, value: &Value, path: &str, found: &mut Vec<String>) {
                 if !named(name) && !fields.keys().any(is_short) {
                     found.push(format!("{path}.{name}"));
                 }
-                // What operators name.
+                // Labels have names that operators choose.
                 if name != "labels" {
                     unnamed(page, value, &format!("{path}.{name}"), found);
                 }
@@ -61,7 +61,7 @@ fn every_field_stands_in_the_page() {
     assert_eq!(found, [""; 0], "not in docs/api.md");
 }
 
-/// What docs/api.md promises of the socket: any other status than 2xx comes with a problem.
+/// As docs/api.md promises: any other status than 2xx comes with a problem.
 #[test]
 fn every_refusal_of_the_socket_is_a_problem() {
     let room = Room::new();

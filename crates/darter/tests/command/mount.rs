@@ -1,6 +1,6 @@
 //! `darter mount`: a file that is read before it has come, through a real FUSE mount, by a real daemon.
 //!
-//! Where there is no FUSE these tests say so and do nothing. As an ordinary user they mount with fusermount3.
+//! On hosts without FUSE these tests say so and do nothing. As an ordinary user they mount with fusermount3.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -21,7 +21,7 @@ use crate::support::{Daemon, Outcome, Room, content, sha256, wait_until};
 const MEGABYTE: usize = 1_000_000;
 const PAGE: usize = 4096;
 
-/// Whether files can be mounted here; says why not.
+/// True if files can be mounted here; else it prints the reason.
 pub(crate) fn can_mount() -> bool {
     let device = File::options().read(true).write(true).open("/dev/fuse");
     let helper = rustix::process::geteuid().is_root() || Command::new("fusermount3").arg("-V").output().is_ok();
@@ -140,7 +140,7 @@ fn a_few_pages_of_a_large_file_cost_a_few_pieces_and_the_file_is_there_at_once()
     let status = mount.status();
     assert_eq!((&status["state"], &status["whole"], &status["fill"]), (&"open".into(), &false.into(), &"never".into()));
     assert!(status["held_bytes"].as_u64().unwrap() < 8 * MEGABYTE as u64, "{status}");
-    // What the kernel was given it does not ask for again.
+    // The kernel does not ask again for pages that it was given.
     assert!(wanted.iter().all(|at| reads(&file, &bytes, *at, PAGE)));
     assert_eq!(web.sent(), moved);
     let refused = File::options().write(true).open(mount.path()).unwrap_err();

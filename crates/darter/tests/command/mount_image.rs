@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::support::{Daemon, Room, content, wait_until};
 use crate::tar::{dir, file, hardlink, symlink, tar};
 
-/// Whether images can be mounted here; says why not.
+/// True if images can be mounted here; else it prints the reason.
 pub(crate) fn can_mount() -> bool {
     let kernel = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let lacks = |kind: &str| !kernel.lines().any(|line| line.ends_with(kind));
@@ -266,7 +266,7 @@ fn an_images_root_is_what_its_layers_make_and_ends_with_its_mount() {
     let list = room.run("mount --list --json").succeeded().json();
     assert_eq!((list[0]["url"].as_str(), list[0]["state"].as_str()), (Some(&*registry.image()), Some("open")));
     assert!(room.run("mount --list").succeeded().text().contains(image.dir.to_str().unwrap()));
-    // What was read before is there without the daemon; nothing is ever zeros.
+    // Files that were read before can be read without the daemon; nothing is ever zeros.
     daemon.process.signal(Signal::KILL);
     daemon.process.ended();
     assert!(std::fs::read(image.dir.join("usr/large")).unwrap() == large);
@@ -386,7 +386,7 @@ fn of_an_image_for_several_platforms_the_hosts_is_mounted_or_the_one_that_is_ask
     let room = Room::new();
     let all = format!("{}/app:all", registry.address);
     let _daemon = Daemon::start(&room, &format!("--trusted-registry {}", registry.address));
-    // Whoever names one that is not there is told of those that are.
+    // The error for a platform that the image does not have names those that it has.
     let none = room.run(&format!("image profile {all} --platform linux/riscv64"));
     none.failed_with(1, &["linux/s390x", &Platform::host().to_string(), "not for linux/riscv64", "--platform"]);
     let misspelt = room.run(&format!("image profile {all} --platform riscv64"));

@@ -18,7 +18,7 @@ use crate::support::{Daemon, Outcome, Room, Running, content, sha256, wait_until
 
 const MEGABYTE: usize = 1_000_000;
 
-/// Whether archives can be made here; says why not.
+/// True if archives can be made here; else it prints the reason.
 fn can_make() -> bool {
     let python = Command::new("python3").arg("-V").output().is_ok_and(|told| told.status.success());
     if !python {
@@ -111,7 +111,7 @@ impl Drop for Tree<'_> {
     }
 }
 
-/// What is below a directory, as archives keep it: a link's permissions say nothing.
+/// The tree below a directory, as archives keep it: a link's permissions say nothing.
 fn kept(dir: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
     let plain = |(path, (mode, inside)): (PathBuf, (u32, Vec<u8>))| {
         let is_link = mode >> 12 == 0o12;
@@ -304,7 +304,7 @@ fn a_local_directory_is_mounted_with_what_is_in_it() {
     assert_eq!((status["kind"].as_str(), status["files"].as_u64()), (Some("directory"), Some(7)), "{status}");
     std::fs::write(top.join("first"), "longer than it was").unwrap();
     std::fs::write(top.join("run"), "#!/bin/sx\n").unwrap();
-    // What the kernel has is what it was; what is opened anew is refused.
+    // Pages in the kernel's cache are the old ones; opening anew is refused.
     if let Ok(read) = std::fs::read(mount.dir.join("first")) {
         assert_eq!(read, b"the first");
     }
@@ -497,7 +497,7 @@ fn a_repository_of_a_model_hub_is_mounted_at_its_commit_with_a_token_that_only_t
     let status = mount.status();
     assert_eq!((status["kind"].as_str(), status["files"].as_u64()), (Some("hub"), Some(3)), "{status}");
     mount.unmount().succeeded();
-    // What the hub says of its large files is what they have to be.
+    // Large files have to match the digests that the hub gives.
     let other = Web::serve(content(3 * MEGABYTE).into_iter().rev().collect());
     let liar = Hub::start(&[], &[("weights", &weights, &other.url)], "secret");
     let line = line.replace(&hub.url, &liar.url);

@@ -18,13 +18,13 @@ impl Node {
         std::fs::read_to_string(self.room.path("seed.log")).unwrap()
     }
 
-    /// What the local port answers to a GET.
+    /// The local port's answer to a GET.
     pub(crate) fn local(&self, path: &str) -> String {
         let address = self.status()["local"].as_str().unwrap().to_owned();
         local(&address, path)
     }
 
-    /// Whether it is connected with this many other agents.
+    /// True if it is connected with `count` other agents.
     pub(crate) fn has_peers(&self, count: usize) -> bool {
         self.status()["peers"].as_array().unwrap().len() == count
     }
@@ -79,7 +79,7 @@ fn a_node_whose_seed_is_dead_pulls_from_the_nodes_that_hold_it_all() {
     let shares = [gave(&holders[0]), gave(&holders[1])];
     assert!(shares.iter().all(|share| *share > 0), "both give: {shares:?}");
 
-    // What it knows of the others outlives it; that is written down within some seconds.
+    // Its list of other agents outlives it; that is written within some seconds.
     let second = content(3 * MEGABYTE).split_off(MEGABYTE);
     let digest = sha256(&second);
     let other = Web::serve(second.clone());
@@ -108,7 +108,7 @@ fn a_fleet_without_any_seed_reads_an_origin_once() {
         assert!(!node.log().contains("the last seed is gone"), "there was none to lose");
     }
     assert_eq!(web.sent(), bytes.len() as u64, "one of them read it for all");
-    // Whoever asks later gets it from those who have it, whatever is written before the name.
+    // A node that asks later gets the content from those that have it.
     let late = Node::join(&nodes[2].daemon.listen, "");
     late.start_get(&web.url).end().succeeded();
     assert!(late.has(&bytes));
@@ -121,7 +121,7 @@ fn a_node_that_knows_only_another_node_finds_the_seed_behind_it_or_goes_through_
         let bytes = content(4 * MEGABYTE);
         let web = Web::serve(bytes.clone());
         let seed_room = Room::new();
-        // What others are told of it leads nowhere, as where a firewall lets only some nodes through.
+        // The advertised address leads nowhere, as behind a firewall that lets only some nodes through.
         let seed = Daemon::start(&seed_room, if reachable { "" } else { "--advertise 127.0.0.1:1" });
         let near = Node::join(&seed.listen, "");
         let far = Node::join(&near.daemon.listen, "");

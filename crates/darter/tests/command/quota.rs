@@ -31,7 +31,7 @@ fn what_is_whole_and_not_being_read_makes_room_at_once() {
     let held: u64 = list.as_array().unwrap().iter().map(|blob| blob["held"].as_u64().unwrap()).sum();
     assert_eq!(store["used"], held);
     assert!(held <= 10 * MEGABYTE as u64);
-    // What was evicted is read anew.
+    // An evicted blob is read anew.
     room.run(&format!("get {} -o file.bin", webs[0].url)).succeeded();
     assert!(room.read("file.bin") == files[0]);
     assert_eq!(webs[0].sent(), 2 * files[0].len() as u64);
@@ -101,7 +101,7 @@ fn local_of(room: &Room) -> String {
     room.run("status --json").succeeded().json()["local"].as_str().unwrap().to_owned()
 }
 
-/// Whether the local port says that it is well, within some seconds.
+/// True if the local port says within some seconds that it is well.
 fn is_well(local: &str) -> bool {
     let Ok(mut stream) = TcpStream::connect(local) else { return false };
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -203,7 +203,7 @@ fn a_disk_that_hangs_holds_up_only_what_needs_it() {
             .unwrap();
         Outcome::of(started).succeeded();
     }
-    // What lies in memory needs no disk.
+    // A blob that lies in memory needs no disk.
     let again = std::process::Command::new("timeout")
         .args(["20", env!("CARGO_BIN_EXE_darter"), "get", &here.url, "-o", room.path("again").to_str().unwrap()])
         .env("DARTER_DATA_DIR", &disk)
@@ -211,7 +211,7 @@ fn a_disk_that_hangs_holds_up_only_what_needs_it() {
         .unwrap();
     Outcome::of(again).succeeded();
     assert_eq!(std::fs::read(room.path("again")).unwrap().len(), 3 * MEGABYTE);
-    // What can't be stored passes through.
+    // A blob that can't be stored passes through.
     waiting.end().succeeded();
     assert_eq!(room.read("coming").len(), 3 * MEGABYTE + 1);
     drop(frozen);
@@ -238,7 +238,7 @@ fn what_does_not_fit_passes_through_and_its_origin_is_read_once_for_all_who_read
     let status = room.run("status --json").succeeded().json();
     assert!(status["store"]["used"].as_u64().unwrap() <= 10_000_000, "{status}");
     assert!(status["resident"].as_u64().unwrap() < 400_000_000, "{status}");
-    // Who comes later reads it anew.
+    // A later get reads it anew.
     room.run(&format!("get {} -o three", web.url)).succeeded();
     assert!(room.read("three") == bytes);
     assert_eq!(web.sent(), 2 * bytes.len() as u64);

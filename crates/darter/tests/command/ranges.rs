@@ -70,7 +70,7 @@ fn a_range_goes_on_when_the_lead_dies_half_way() {
         let explanation = node.explain(&web.url);
         assert!(events(&explanation).contains("lost the lead"), "{explanation}");
     }
-    // What one of the two holds the other does not read again.
+    // Neither of the two reads again what the other one holds.
     let most = RANGE.len() as u64 + 5_000_000;
     assert!(web.sent() < most, "{} bytes were read", web.sent());
 }

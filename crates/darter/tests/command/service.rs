@@ -24,7 +24,7 @@ fn systemd_hears_of_each_step_and_a_reload_takes_what_can_change() {
     command.stderr(std::fs::File::create(room.path("log")).unwrap());
     let mut daemon = Running::start(command);
     let log = || std::fs::read_to_string(room.path("log")).unwrap();
-    // What came until this word did.
+    // The messages that came up to one that begins with `word`.
     let heard = |word: &str| {
         let mut all = Vec::new();
         loop {

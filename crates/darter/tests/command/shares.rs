@@ -103,7 +103,8 @@ fn files_share_blocks_on_btrfs() {
     shares("mkfs.btrfs", 256 << 20);
 }
 
-/// Room in memory is counted, not taken before it is written. What takes it meanwhile is told, leaves nothing behind, and what came is kept.
+/// Room in memory is counted, not taken before it is written. If something else takes it meanwhile, the error says so, no file is left, and the
+/// pieces that came are kept.
 #[test]
 fn memory_that_is_filled_meanwhile_is_told_and_the_rest_comes_later() {
     let Some(disk) = Disk::in_memory(8 * MEGABYTE) else { return };

@@ -141,7 +141,7 @@ fn the_seed_dies_and_the_members_finish_with_one_of_them_reading_on() {
         readers += u32::from(explanation["traffic"]["from_origin"].as_u64().unwrap() > 0);
     }
     assert_eq!(readers, 1, "one member reads the rest for all");
-    // What only the dead seed had, and what was on its way to it, is read again: no more.
+    // Only pieces that the dead seed alone had, or that were on their way to it, are read again.
     let copies = copies(&web, &bytes);
     assert!(copies < 1.3, "{copies} copies were read");
 }

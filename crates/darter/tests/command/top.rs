@@ -89,7 +89,7 @@ fn what_was_asked_of_agents_that_hang_is_late() {
     let (seed_room, room) = (Room::new(), Room::new());
     let mut seed = Daemon::start(&seed_room, "--upload-limit 12MB/s");
     let _node = Daemon::node(&room, &seed.listen, "");
-    // Whoever reads in order waits for a piece, which is asked for by name. A lead that has no piece to choose yet is never late.
+    // A node that reads in order waits for a certain piece, and asks for it by name. A lead that has no piece to choose yet is never late.
     let get = Running::start(room.darter(&format!("get {} -o /dev/null", web.url)));
     let mut top = Value::Null;
     wait_until("pieces come at full rate", || {

@@ -1,4 +1,4 @@
-//! What the program says without doing anything.
+//! Help, version and usage errors: what the program says without doing anything.
 
 use crate::support::{Room, Running};
 
@@ -54,7 +54,7 @@ fn wrong_usage_exits_with_two() {
     ] {
         let outcome = room.run(line);
         assert_eq!(outcome.code, Some(2), "{line:?}: {}", outcome.err);
-        // Whoever asked for JSON is told in JSON.
+        // With --json, the error is JSON, too.
         assert!(!outcome.err.is_empty() || outcome.json()["error"].is_string(), "{line:?}");
     }
 }
@@ -88,7 +88,7 @@ fn config_tells_where_each_value_came_from() {
     room.run("config --role node").failed_with(2, &["--join"]);
 }
 
-/// What a template leaves of values that a host does not have.
+/// A template leaves an empty variable for a value that a host does not have.
 #[test]
 fn a_variable_that_is_there_and_empty_is_as_none() {
     let room = Room::new();
@@ -117,7 +117,7 @@ fn a_variable_that_is_there_and_empty_is_as_none() {
     crate::support::Outcome::of(command.output().unwrap()).failed_with(2, &["--join"]);
 }
 
-// What `darter config` prints is pasted into reports and kept in repositories.
+// The output of `darter config` is pasted into reports and kept in repositories.
 #[test]
 fn config_moves_secrets_into_files_and_says_when_it_did_not() {
     let room = Room::new();

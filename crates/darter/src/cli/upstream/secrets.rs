@@ -122,7 +122,7 @@ impl Login {
 
     /// The address with this login in it.
     pub(crate) fn put_into(&self, url: &mut Url) {
-        // What is escaped stays as it is. Only addresses without a host refuse, and those are no addresses here.
+        // `Url` does not escape again. Only addresses without a host refuse, and those are no addresses here.
         let escaped = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let _ = url.set_username(&escaped(&self.user));
         let _ = url.set_password(Some(&escaped(&self.password)));

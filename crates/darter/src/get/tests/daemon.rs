@@ -22,7 +22,7 @@ fn daemon_answering(room: &Path, answer: &'static str, then: Vec<u8>) -> tokio::
     })
 }
 
-/// What `get` makes of such a daemon: how it ends, and what files there are then.
+/// Runs `get` against a daemon that answers so: its result, and the files that are there afterwards.
 async fn get_from(answer: &'static str, then: Vec<u8>, more: &[&str]) -> (anyhow::Result<()>, Vec<String>) {
     let (room, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let daemon = daemon_answering(room.path(), answer, then);

@@ -14,7 +14,7 @@ use super::sha256;
 /// The commit that every branch is.
 pub(crate) const COMMIT: &str = "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00";
 
-/// What is answered at a path.
+/// The answer at a path.
 enum Reply {
     Content(Vec<u8>),
     Elsewhere(String),

@@ -62,9 +62,9 @@ impl Room {
         command.args(line.split_whitespace()).env("DARTER_DATA_DIR", self.data_dir()).env("DARTER_CONFIG", "");
         // However full the disk is that tests run on.
         command.env("DARTER_RESERVE", "0");
-        // What their origins send is counted to the byte: another connection's trial may be read twice.
+        // Tests count the bytes of their origins exactly: another connection's trial may be read twice.
         command.env("DARTER_ORIGIN_CONNECTIONS", "1");
-        // What is away in these tests stays away.
+        // An origin that is down in these tests stays down.
         command.env("DARTER_ORIGIN_PATIENCE", "1s");
         command.current_dir(self.path("out")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -105,7 +105,7 @@ impl Room {
     }
 }
 
-/// What a command said and how it ended.
+/// A command's output and exit code.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) code: Option<i32>,

@@ -11,9 +11,9 @@ use rustix::net::sockopt::set_socket_send_buffer_size;
 
 const CHUNK: usize = 32 * 1024;
 
-/// What the server does.
+/// A web server with one resource.
 pub(crate) struct Web {
-    /// Where the resource is.
+    /// The resource's address.
     pub(crate) url: String,
     /// `ADDR:PORT`.
     pub(crate) address: String,
@@ -22,7 +22,7 @@ pub(crate) struct Web {
 
 struct Shared {
     content: Mutex<(u32, Arc<Vec<u8>>)>,
-    /// Whether the length is told and ranges are served.
+    /// True: no length is told and no range is served.
     plain: AtomicBool,
     /// A header line that a request must have.
     required: Option<String>,
@@ -115,7 +115,7 @@ impl Web {
 
 impl Shared {
     fn connection(&self, stream: &TcpStream) -> Option<()> {
-        // What waits in the kernel counts as sent, whether anybody is going to read it or not.
+        // Bytes that wait in the kernel count as sent, whether anybody is going to read them or not.
         set_socket_send_buffer_size(stream, 2 * CHUNK).ok()?;
         let mut reader = BufReader::new(stream);
         loop {
