@@ -33,7 +33,7 @@ use crate::transfer::turns::Turns;
 pub struct EngineOptions {
     /// The agent's role in its fleet.
     pub role: Role,
-    /// Where pieces live.
+    /// The directory of the pieces, the index and the records.
     pub data_dir: PathBuf,
     /// Seeds, as `HOST:PORT`.
     pub join: Vec<String>,
@@ -48,7 +48,7 @@ pub struct EngineOptions {
     pub stall_timeout: Duration,
     /// The whole content is hashed here, instead of believing the seed.
     pub verify_whole: bool,
-    /// What programs touch first of expanded layers is noted, told, merged and fetched.
+    /// True if first touches of expanded layers are noted, told, merged and fetched.
     pub profiles: bool,
 }
 
@@ -56,7 +56,7 @@ pub struct EngineOptions {
 pub struct EngineContext {
     /// The id of this agent.
     pub me: NodeId,
-    /// Where it stands.
+    /// The place of this agent: rack, zone and region.
     pub place: Place,
     /// The agent's options.
     pub options: EngineOptions,
@@ -64,7 +64,7 @@ pub struct EngineContext {
     pub clock: Arc<dyn Clock>,
     /// The way to the store, where pieces are kept.
     pub disk: Disk,
-    /// Where blobs come from.
+    /// The origins of blobs.
     pub origins: AllOrigins,
     /// Which of them are being waited for.
     pub pauses: Pauses,
@@ -94,7 +94,7 @@ pub struct EngineContext {
     pub archive: Archive,
     /// Which parts of expanded layers are touched first.
     pub profiles: Profiles,
-    /// What is being fetched ahead by them.
+    /// The bytes that are being fetched ahead by these profiles.
     pub ahead: Mutex<Ahead>,
     /// Marked as changed when an expanded layer can't be had any more as it was opened.
     pub layers_failing: watch::Sender<()>,
@@ -102,7 +102,7 @@ pub struct EngineContext {
     pub records: bool,
 }
 
-/// Where blobs come from, for each of those who ask. It matters who does: see [`Requester`].
+/// The origins of blobs, one for each kind of [`Requester`]: addresses that a host may reach for itself it may not reach for another host.
 pub struct AllOrigins {
     here: Patience,
     named: Patience,

@@ -1,6 +1,6 @@
 //! Errors when bytes are asked for, and what programs and other agents are told of them.
 //!
-//! What follows from an error is decided by its [`Blame`] alone: who else tries, which status a program gets, what is counted.
+//! The consequences of an error follow from its [`Blame`] alone: who else tries, which status a program gets, what is counted.
 
 use std::sync::Arc;
 use std::time::Duration;

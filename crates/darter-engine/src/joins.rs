@@ -84,7 +84,7 @@ pub(crate) enum Entered {
         blob: BlobId,
         /// True if the lead has the same content, as far as that showed.
         is_same: Option<bool>,
-        /// Whether the lead has all of it, checked.
+        /// True if the lead has all of it, checked.
         is_checked: bool,
     },
 }
@@ -109,11 +109,11 @@ impl Joined {
     }
 }
 
-/// What a lead is asked for.
+/// A question to a lead: to be let into a source's swarm.
 pub(crate) struct Asked {
     pub(crate) source: Source,
     pub(crate) credentials: Credentials,
-    /// What is here of it.
+    /// The part of it that is stored here.
     pub(crate) held: Option<Held>,
     /// True if all of it is wanted, false if only what will be said.
     pub(crate) everything: bool,

@@ -1,9 +1,8 @@
 //! Agents that led a blob and let this one down: they gave nothing, or had it throw away what it had.
 //!
-//! Where there is no seed a node that says that it leads, or holds all, is followed. From then on, all that it says of the blob is no more
-//! than a node's word: one that turns out to lead to nothing is not followed again for this source for a while, and after two such nodes
-//! none is. This agent reads the origin then. A seed that let it down is left out in the same way, itself alone: others are followed. Decided
-//! without I/O; time is given.
+//! If there is no seed, a node that says that it leads, or holds all, is followed. All that it says of the blob is no more than a node's word: a node
+//! that turns out to give nothing is not followed again for this source for a while, and after two such nodes none is. This agent reads the origin
+//! then. A seed that let it down is left out in the same way, itself alone: others are followed. Decided without I/O; time is given.
 //!
 //! Non-goals: content that is wrong ([`setbacks`](crate::setbacks)); single pieces (`darter_swarm`).
 

@@ -9,7 +9,7 @@
 //! | … | 32 | BLAKE3 of everything before |
 //!
 //! Fields are only added behind these. A file that is damaged is as good as none; one of a greater version is a newer Darter's, and stays as it
-//! is. What is kept goes with the blob: when that is removed, soon after it was evicted, and when an agent starts that does not have it.
+//! is. A profile goes with its blob: when that is removed, soon after it was evicted, and when an agent starts that does not have it.
 
 use std::collections::HashSet;
 use std::io;
@@ -159,7 +159,7 @@ mod tests {
         profile
     }
 
-    /// What this release writes, the next one has to read.
+    /// The next release has to read what this one writes.
     #[test]
     fn the_bytes_are_those_that_were_written_down() {
         let bytes = encode(pieces(), &profile());

@@ -4,7 +4,7 @@
 //! An agent that was deceived itself says by whom ([`Message::Refuted`](darter_wire::Message)): that one is left out, and the deceived one may read the
 //! origin now. Anybody may say so: the word of each agent counts for one other, as it would for itself.
 //!
-//! What this agent remembers is about sources that have a digest, and only for a while: one that was mended is read again. It
+//! Only sources that have a digest are remembered, and only for a while: one that was mended is read again. It
 //! is about the source, not the blob: a registry that somebody made up must not keep others from what the right one has.
 //! Decided without I/O; time is given.
 

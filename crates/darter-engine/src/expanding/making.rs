@@ -1,5 +1,5 @@
-//! What comes of a layer is decompressed and checked, and what it becomes is given on: on a thread of the disk's, which works only while
-//! it has a turn, and gives that back while it waits for more, or for who takes what was made.
+//! The bytes of a layer are decompressed and checked as they come, and the bytes of its expanded form are given on: on a thread of the disk's, which
+//! works only while it has a turn, and gives that back while it waits for more bytes, or for the taker of those that were made.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use super::{Expansions, HEAD, Head};
 /// The bytes of a piece.
 const PIECE: usize = HEAD as usize;
 
-/// Where what is made of a layer goes, in the order of the file: its beginning is kept, since the first bytes of it come last; the rest is given
-/// in whole pieces, which need not be put together by who takes them.
+/// The way out for an expanded layer, in the order of the file: its beginning is kept, since the first bytes of it come last; the rest is given in
+/// whole pieces, which the taker need not put together.
 pub(super) struct Sink {
     head: Vec<u8>,
-    /// Where the next byte belongs.
+    /// The offset of the next byte in the file.
     at: u64,
     /// The piece in hand.
     piece: Vec<u8>,
@@ -28,7 +28,7 @@ pub(super) struct Sink {
     give: Option<mpsc::Sender<Result<Bytes, OriginError>>>,
 }
 
-/// Whoever took what is made is gone.
+/// The taker of the expanded bytes is gone.
 struct Gone;
 
 impl Sink {
@@ -108,7 +108,7 @@ impl Expansions {
     }
 }
 
-/// Whether all of it was the layer that was named, and its tar.
+/// Checks that the layer has the digest that it was named by, and that its tar has its own.
 fn check(layer: &ExpandedLayer, stored: &Digest, tar: Option<&Digest>) -> Result<(), NotMade> {
     let source = layer.stored();
     if *stored != layer.digest {

@@ -1,9 +1,9 @@
 //! Layers of images in their expanded form, as an origin on top of one that reads registries.
 //!
-//! Whoever leads the swarm of an expanded layer reads the layer from its registry, once and from its first byte to its last. While it comes it
-//! is decompressed, and what it becomes goes on at once: into the lead's store, which is its only place, and from there to the members. So
-//! the fleet has the tar almost as soon as the lead has read the layer. Nothing is written besides, and what does not fit is known when the
-//! store has no more room.
+//! The lead of an expanded layer's swarm reads the layer from its registry, once and from its first byte to its last. While the layer comes it is
+//! decompressed, and its expanded form goes on at once: into the lead's store, which is its only place, and from there to the members. So the fleet
+//! has the tar almost as soon as the lead has read the layer. Nothing is written besides, and what does not fit is known when the store has no more
+//! room.
 //!
 //! | file | what lives there |
 //! |---|---|
@@ -14,7 +14,7 @@
 //! | `refusals` | layers that are not read again for a while, and why |
 //!
 //! An origin of this sort tells no length until all is read, and gives no ranges but the file's beginning, whose superblock is made at the
-//! end: see [`Source::is_headed_last`]. Where a part is lacked later, all of the layer is read again, and what is here is compared.
+//! end: see [`Source::is_headed_last`]. If a part is lacking later, all of the layer is read again, and the parts that are here are compared.
 //!
 //! A layer that is stored here whole is not read from its registry, if it may be given for that registry (`swarms/proof.rs`): anybody may
 //! run one that says yes to every digest. A copy is held against the layer's digest before anything is made of it: a damaged one is left
@@ -95,7 +95,7 @@ pub struct Expansions {
     refusals: Refusals,
     /// The beginnings of files, by [`key_of`].
     heads: Mutex<Recent<BlobId, Head>>,
-    /// What was read of which, for people.
+    /// The words about each layer's reading, for `darter explain`.
     told: Mutex<Recent<BlobId, String>>,
     /// How long layers are by the manifests that name them, by their own blobs: the longest that was told.
     sizes: Mutex<Recent<BlobId, u64>>,
@@ -114,11 +114,11 @@ struct Head {
     length: u64,
 }
 
-/// What expansions are made of.
+/// The parts that [`Expansions`] is made of.
 pub struct ExpansionsOptions {
-    /// Where the store is, for people.
+    /// The store's directory, to be named to people.
     pub data_dir: PathBuf,
-    /// Whose layers need not be read elsewhere.
+    /// The store, whose layers need not be read elsewhere.
     pub disk: Disk,
     /// Tells how long an origin has given nothing.
     pub clock: Arc<dyn Clock>,
@@ -157,7 +157,7 @@ impl Expansions {
         })
     }
 
-    /// Who throws wrong copies away that others may have from here. Told once.
+    /// Sets the call that throws wrong copies away, which others may have got from here. Called once.
     pub(crate) fn throws_away(&self, throws: impl Fn(BlobId, &FetchError) -> bool + Send + Sync + 'static) {
         let is_first = self.wrong_copies.set(Box::new(throws)).is_ok();
         debug_assert!(is_first, "one agent's blobs");
@@ -173,7 +173,7 @@ impl Expansions {
         before
     }
 
-    /// Whoever named this size may not have the layer: it counts no more, unless somebody else has named a longer one since.
+    /// The caller that named `size` may not have the layer: `before` counts again, unless somebody else has named a longer one since.
     pub(crate) fn takes_size_back(&self, layer: &Digest, size: u64, before: Option<u64>) {
         let mut sizes = self.sizes.lock();
         let key = blob_of(layer);
@@ -192,7 +192,7 @@ impl Expansions {
         self.sizes.lock().get(&blob_of(&layer.digest)).copied()
     }
 
-    /// What was read to expand a layer, for `darter explain`.
+    /// The words about a layer's reading, for `darter explain`.
     pub(crate) fn told(&self, layer: &ExpandedLayer) -> Option<String> {
         self.told.lock().get(&key_of(layer)).cloned()
     }
@@ -272,7 +272,7 @@ impl Expansions {
         let (feed, take) = mpsc::channel(MAX_CHUNKS);
         let reading = self.read_layer(origin, layer, credentials, is_proof, feed);
         let (read, made) = tokio::join!(reading, self.expand(layer, take, Sink::new(give)));
-        // Whatever is made of a layer that did not come is no word about it.
+        // If the layer did not come, the outcome of expanding it says nothing about it.
         read?;
         self.noted(layer, made)
     }

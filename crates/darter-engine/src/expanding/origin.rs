@@ -44,7 +44,7 @@ impl Expanding {
         self.head(layer).ok_or_else(|| broken_off(layer))
     }
 
-    /// What is made of a layer from the end of its beginning on, as soon as there is some; all of a file that ends before.
+    /// The expanded layer from the end of its beginning on, as soon as there is some; all of a file that ends before.
     async fn stream(&self, layer: &ExpandedLayer, credentials: &Credentials) -> Result<Reading, OriginError> {
         let (give, mut take) = mpsc::channel(MAX_MADE);
         let making = {
@@ -73,7 +73,7 @@ impl Expanding {
     }
 }
 
-/// What is still to come of a file.
+/// The rest of a file, as it is made.
 struct Rest {
     take: mpsc::Receiver<Result<Bytes, OriginError>>,
     making: Option<AbortOnDropHandle<bool>>,

@@ -49,8 +49,8 @@ impl Expansions {
     }
 
     /// The layer as it is stored here whole, with its length, if it may be given for that registry: it came from there, or the operator
-    /// trusts the registry and it has just said yes to these credentials. What is to prove that a registry has a layer is read from there,
-    /// unless that is trusted.
+    /// trusts the registry and it has just said yes to these credentials. A reading that is to prove that a registry has the layer (`is_proof`) goes
+    /// there, unless the registry is trusted.
     async fn own_copy(
         &self,
         origin: &dyn Origin,
@@ -76,8 +76,8 @@ impl Expansions {
         Some((stored, length))
     }
 
-    /// Whether an own copy has the digest that the layer has. Another agent's word may be all that this one had for it, and what is made of
-    /// a wrong one could not be taken back from who has it. A wrong one is thrown away.
+    /// True if this host's own copy has the layer's digest. Another agent's word may be all that this one had for it, and the expanded form of a
+    /// wrong copy could not be taken back from agents that have it. A wrong copy is thrown away.
     async fn is_right(&self, stored: &Arc<dyn StoredBlob>, length: u64, layer: &ExpandedLayer) -> bool {
         let (blob, dir) = (blob_of(&layer.digest), self.data_dir.display());
         let (mut hasher, mut at) = (layer.digest.hasher(), 0);
@@ -191,7 +191,7 @@ impl Expansions {
             tracing::info!(%source, error = %in_full(&error), at = progress.at, "reading a layer broke off; going on");
             tokio::time::sleep(pause).await;
         }
-        // Whoever decompresses it may have seen enough.
+        // The decompressor may have seen enough.
         let _ = feed.send(Bytes::new()).await;
         Ok(())
     }

@@ -16,7 +16,7 @@ impl Work {
         Self { free: Mutex::new(turns), back: Condvar::new() }
     }
 
-    /// Waits for a turn. Whoever has one works, and so gives it back.
+    /// Waits for a turn. Never for long: a thread holds a turn only while it works.
     pub(super) fn turn(&self) -> Turn<'_> {
         self.take();
         Turn(self)

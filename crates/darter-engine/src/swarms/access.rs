@@ -1,9 +1,8 @@
 //! Access: callers that may have what is known of an address, and what is remembered to tell.
 //!
-//! The origin is asked on every use, with the caller's own credentials. What it answers is compared with what the known
-//! bytes came with ([`darter_core::sharing`] decides); where that does not show that both are the same, the caller
-//! gets a download of its own, under a name of its own. The answer to the caller's GET decides in the same way as the
-//! answer to the question before it: some servers tell the one less than the other.
+//! The origin is asked on every use, with the caller's own credentials. Its answer is compared with the one that came with the known bytes
+//! ([`darter_core::sharing`] decides); unless that shows that both are the same, the caller gets a download of its own, under a name of its own. The
+//! answer to the caller's GET decides in the same way as the answer to the question before it: some servers tell the one less than the other.
 //!
 //! Two records are kept of an address: one for callers with the same credentials, and one for everybody.
 //!
@@ -125,7 +124,7 @@ impl Swarms {
     }
 
     /// True if an address's origin says the same of the content's length as a node that leads it: callers are told that before any byte
-    /// comes. Where the origin does not say it soon nothing speaks against the node.
+    /// comes. If the origin does not answer soon, nothing speaks against the node.
     pub(super) async fn agrees(&self, source: &Source, caller: Caller<'_>, length: Option<u64>) -> bool {
         let Source::Url { .. } = source else { return true };
         let Ok(Some(stat)) = tokio::time::timeout(STAT_TIMEOUT, self.ask_origin(source, caller, &[])).await else {

@@ -1,10 +1,8 @@
 //! The bytes of one blob for one caller, over several tries if they must be.
 //!
 //! A swarm that is dissolved because its content was wrong, or changed at its origin, takes the bytes back that its readers
-//! have. Where nothing was
-//! given yet, or what was given is the same in the next try (its pieces have the same hashes), the caller need not know:
-//! it is given the rest of the next try, which another agent leads. Who may try, and when, `Setbacks` decides; so
-//! this ends where nobody is left.
+//! have. If nothing was given yet, or the given bytes are the same in the next try (their pieces have the same hashes), the caller need not know: it
+//! is given the rest of the next try, which another agent leads. `Setbacks` decides which agent may try, and when; so this ends when nobody is left.
 //!
 //! A caller who keeps a file and is given its parts in any order is told instead that what came is void
 //! ([`Handing::Anew`]), and is given everything of the next try: nothing of the former file can be told from the new one's by the

@@ -137,7 +137,7 @@ impl Swarms {
         let until = context.now() + FIRST_SEED_TIMEOUT;
         loop {
             let seeds = fleet.seeds();
-            // Where everything given to join was tried and is a node, there is no seed to wait for.
+            // If every address given to join was tried and is a node's, there is no seed to wait for.
             let no_seed = fleet.has_joined() && !fleet.peers().is_empty();
             let waited = context.now() >= until;
             let starting = context.now().as_micros() < 2 * FIRST_SEED_TIMEOUT.as_micros() as u64;

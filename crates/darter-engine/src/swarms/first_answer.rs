@@ -1,5 +1,6 @@
-//! The first answer of an origin. Where only parts of its content are wanted: a few bytes, which say what there is to know of the whole. Where
-//! all is, and several connections may come to read it: the first stretch, which ends by itself. Or the whole, where the origin gives that and no parts.
+//! The first answer of an origin. If only parts of its content are wanted: a few bytes, which say what there is to know of the whole. If all of it is
+//! wanted, and several connections may come to read it: the first stretch, which ends by itself. Or the whole, where the origin gives that and no
+//! parts.
 //!
 //! Origins refuse parts in every way there is ([`RangeSupport`]): by a status that says so, by 5xx, by silence. One that fails altogether is
 //! asked again as patiently as for anything else, and asks for a pause in vain for nobody.
@@ -49,7 +50,7 @@ pub(super) async fn first_answer(
     origin.read(source, credentials, Some(ByteRange::new(0, SAMPLE)), None).await
 }
 
-/// What an answer says of whether its origin gives stretches.
+/// An answer's word on whether its origin gives stretches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stretch {
     /// Nothing: it is one, or all was asked for.
@@ -72,7 +73,7 @@ pub(super) async fn first_stretch(
     let first = match part_or_whole(part, whole).await {
         Err(error) if error.may_be_of_part() => return Ok((patient().await?, Stretch::Refused)),
         Err(error) if !error.blame().retry.is_later() => return Err(error),
-        // Whether it gives parts is not what it says, and it is not asked twice at once.
+        // Such an error says nothing of parts, and the origin is not asked again at once.
         Err(error) if error.is_unconnected() || error.retry_after().is_some() => None,
         Err(_) => RangeSupport::Doubted.open(part, whole).await.ok(),
         Ok(reading) => Some(reading),
@@ -165,7 +166,7 @@ mod tests {
         }
     }
 
-    /// Whether a part was given, what that says of stretches, and what was asked.
+    /// True if a part was given, the answer's word on stretches, and the questions that were asked.
     async fn answered(part: Says, whole: Says) -> (Option<(bool, Stretch)>, String) {
         let told = Told { part, whole, asked: Mutex::default() };
         let source = Source::from_url("https://lab.example/file".parse().unwrap(), &[], None).0;

@@ -3,7 +3,7 @@
 //! A node says what it holds when it meets a seed, and again when a blob is complete. Only content named by its digest counts. It is a
 //! member's word like any other: those who are said to hold a blob are named to whoever wants it, and asked, while the seed reads the
 //! origin. The seed learns the pieces' hashes from the origin, or from an earlier reading, and never from a node: one that made a list up
-//! would keep the blob from everybody. What its own host alone waits for is another thing ([`holders`](super::holders)).
+//! would keep the blob from everybody. Non-goal: a blob that the seed's own host alone waits for ([`holders`](super::holders)).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

@@ -33,7 +33,7 @@ impl Swarms {
         caller: Caller<'_>,
         patient: bool,
     ) -> Result<Arc<Transfer>, FetchError> {
-        // Whoever expands a layer has to read all of it, and keeps what it becomes.
+        // An agent that expands a layer has to read all of it, and keeps all of its expanded form.
         let caller = Caller { everything: caller.everything || source.is_headed_last(), ..caller };
         let Caller { credentials, requester, everything } = caller;
         // Without the door: callers of what is known need not wait for each other's questions to the origin. A part in the

@@ -82,7 +82,7 @@ const RETIRE_LEAD_AFTER: Duration = Duration::from_secs(600);
 /// Transfers that are over may take this part of the files that this process may have open: each has its blob's.
 const IDLE_SHARE: usize = 4;
 
-/// Where there are more, this is idle enough.
+/// If idle transfers take more than that share, each that was idle for so long is retired.
 const RETIRE_SURPLUS_AFTER: Duration = Duration::from_millis(250);
 
 /// How much is kept of what strangers say: blobs, and messages of each.

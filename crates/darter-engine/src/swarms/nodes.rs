@@ -57,8 +57,8 @@ pub(super) enum Settled {
 }
 
 impl Swarms {
-    /// Opens a source through the nodes. `troubles` gets to know who could not lead. Where this agent is not to be `patient`,
-    /// since a seed waited for the origin in vain, only those are asked that hold all of it.
+    /// Opens a source through the nodes. Agents that could not lead, and why, are added to `troubles`. Unless `patient` (a seed has waited for the
+    /// origin in vain), only agents that hold all of it are asked.
     pub(super) async fn open_by_nodes(
         self: &Arc<Self>,
         source: &Source,
@@ -80,7 +80,7 @@ impl Swarms {
                 true => survey.candidates(key, me),
                 false => survey.heard.holders.clone(),
             };
-            // Where this agent has no room for what it would read, somebody else may.
+            // If this agent has no room for the blob, another one may.
             let has_no_room = patient && self.house.context.expansions.lacks_room(source);
             let others = if has_no_room { survey.behind(key, me) } else { Vec::new() };
             let candidates = seeds.into_iter().chain(nodes).chain(others);
@@ -113,7 +113,7 @@ impl Swarms {
                     }
                 }
             }
-            // Where somebody was waited for, another may lead by now.
+            // If an answer took long, another agent may lead by now.
             if self.house.context.now().since(surveyed) < SURVEY_LASTS {
                 break;
             }

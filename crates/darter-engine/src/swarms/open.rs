@@ -4,12 +4,12 @@
 //! none is there or none can, the nodes settle among themselves who leads (see [`nodes`](super::nodes)). A seed leads, or follows
 //! another seed that leads already or holds all of it.
 //!
-//! What a seed says of the origin's refusal is its word, so another seed is asked before a program is told. The origin is not: what it refuses costs it the
+//! An origin's refusal is only a seed's word, so another seed is asked before a program is told. The origin is not: what it refuses costs it the
 //! requests of the seeds, not of every host, and a host need not have a way to it.
 //!
 //! An address on loopback means the host of whoever asks: only agents of that host are asked, and answer (`may_lead`).
-//! Else users of one host would read with another's rights, such as those of its cloud's metadata service. Where a name or a
-//! redirect leads there, the origin refuses it to who asks for another host ([`Requester`]), who then reads it alone.
+//! Else users of one host would read with another's rights, such as those of its cloud's metadata service. If a name or a redirect leads there, it is
+//! refused to an agent that asks for another host ([`Requester`]); that host then reads it alone.
 //!
 //! Leading begins with the question that keeps every answer honest: *is what is here still what the origin has?*
 //! A registry's blob has its digest in its name and needs no answer. For a URL the origin is asked with the caller's own
@@ -202,7 +202,7 @@ impl Swarms {
         (!is_of_host(source) || self.house.fleet.is_here(other)) && self.knows_sort(other, source)
     }
 
-    /// Whether another agent, which is connected to this one, is of a release that knows this sort of source.
+    /// True if `other`, which is connected to this agent, is of a release that knows this sort of source.
     pub(super) fn knows_sort(&self, other: NodeId, source: &Source) -> bool {
         let needed =
             if matches!(source, Source::Expanded(_)) { Capabilities::EXPANDED_LAYERS } else { Capabilities::NONE };

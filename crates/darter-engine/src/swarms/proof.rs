@@ -111,8 +111,8 @@ impl Swarms {
         self.proven(&Source::Expanded(layer.clone()));
     }
 
-    /// Whether a source's registry has only to say that it has what is named. Of a layer it says nothing about the tar in it: that has to
-    /// be known, from whichever registry.
+    /// True if it is enough that a source's registry says that it has the blob. Of a layer it says nothing about the tar in it: that has to be known,
+    /// from whichever registry.
     async fn is_told_by_a_yes(&self, source: &Source) -> Result<bool, FetchError> {
         let Source::Expanded(layer) = source else { return Ok(true) };
         Ok(self.recall_key(layer.pair()).await?.is_some_and(|record| record.blob == layer.blob()))

@@ -83,7 +83,7 @@ impl Swarms {
 }
 
 impl Swarms {
-    /// Where to take the sample of a known blob: `None` for all of an empty one.
+    /// The range of a known blob's sample: `None` for all of an empty one.
     async fn place_of_sample(&self, blob: BlobId) -> Result<Option<ByteRange>, FetchError> {
         let live = self.get(blob).filter(|transfer| !transfer.is_over());
         let stored = match live {

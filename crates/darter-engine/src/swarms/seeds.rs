@@ -1,6 +1,6 @@
 //! A seed among other seeds: whether one of them leads a source's swarm already, or holds all of it.
 //!
-//! Nodes ask the seed that rendezvous hashing names. Where seeds come and go, that is not always the one that has the bytes: it came
+//! Nodes ask the seed that rendezvous hashing names. When seeds come and go, that is not always the one that has the bytes: it came
 //! later, or its disk is new. So a seed that lacks a source asks the seeds it is connected with before it reads the origin,
 //! and follows the one that has it. That one is asked as a node asks it, and sees to the same: whether the caller may have it,
 //! and whether it is still what the origin has.

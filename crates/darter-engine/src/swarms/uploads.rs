@@ -70,8 +70,8 @@ impl Uploads for GivingSwarms {
 }
 
 impl Swarms {
-    /// True if some other blob has a piece for this peer that nobody has yet. Where many blobs are on their way at once, a second copy of
-    /// one must not take the cable from the first copy of another.
+    /// True if some other blob has a piece for this peer that nobody has yet. When many blobs are on their way at once, a second copy of one must not
+    /// take the link from the first copy of another.
     fn has_fresh_for(&self, peer: NodeId, besides: BlobId) -> bool {
         let transfers = self.all();
         transfers.iter().any(|transfer| transfer.blob != besides && transfer.has_fresh_for(peer))

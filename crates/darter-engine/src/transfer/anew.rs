@@ -2,7 +2,7 @@
 //!
 //! A connection that broke, or an answer of another version, need not be the end: an origin may have no validators, a
 //! weak entity tag or one for each of its replicas, and still send the same bytes. The hashes of the pieces that are
-//! known tell. Where they are the same, reading goes on behind them; where one is not, the origin has another version: this
+//! known tell. If they are the same, reading goes on behind them; if one is not, the origin has another version: this
 //! blob is thrown away at every member, and whoever reads it asks again and is led into a new one.
 //!
 //! Content with a digest is continued by range even if nothing but the digest will tell whether the parts belong together.

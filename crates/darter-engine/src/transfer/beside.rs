@@ -1,10 +1,10 @@
 //! Further connections to an origin that gives several more than one.
 //!
-//! Whether there are any, and what each reads, is the session's decision, which is told what comes on each. A failure
-//! of one of them ends nothing: the reader of everything goes on, and reads what another was to read and did not. Where one's connection
-//! broke, or sent nothing for a moment, fewer read for a while. An origin that answers a range with everything, with an error, or with the
-//! wish to be left alone, is read by one connection from then on, and so are its other blobs for a while (see [`manners`](super::manners)).
-//! What it says to one connection about waiting holds for all that read the blob.
+//! The session decides whether there are any, and what each reads; it is told what comes on each. A failure
+//! of one of them ends nothing: the reader of everything goes on, and reads what another was to read and did not. If a connection broke, or sent
+//! nothing for a moment, fewer read for a while. An origin that answers a range with everything, with an error, or with the wish to be left alone, is
+//! read by one connection from then on, and so are its other blobs for a while (see [`manners`](super::manners)). A wish to wait that it tells to one
+//! connection holds for all that read the blob.
 //!
 //! The first of them *tries*: the first bytes of its stretch tell whether both get more than one. Nothing is read twice for that, nor when fewer read: a
 //! connection reads what it asked for. So the first answer of a large blob is for a stretch, too ([`first_stretch`](crate::swarms)).

@@ -1,8 +1,8 @@
 //! From the body of an origin's answer to stored pieces: bytes are cut into pieces, and each is hashed and stored the moment it is whole.
 //!
 //! Invariants: a piece is stored under the hash that it was given when it first came, or the answer is of another version; while a blob's
-//! length is unknown, a full piece waits for the next byte, since it may be the blob's only one, unless its first piece comes last. What a broken body leaves of a piece
-//! goes on with the next answer where the version can be checked.
+//! length is unknown, a full piece waits for the next byte, since it may be the blob's only one, unless its first piece comes last. If the version
+//! can be checked, the part of a piece that a broken body leaves is completed by the next answer.
 //!
 //! Which answer to ask for, and when, is `reading`'s affair.
 
@@ -276,7 +276,7 @@ impl Transfer {
 
     fn is_whole_piece(&self, assembly: &Assembly) -> bool {
         let Some(length) = self.stored.length() else {
-            // What is headed last has more pieces than these, and none of them is held back until the whole was checked.
+            // A blob that is headed last has more pieces than these, and none of them is held back until the whole was checked.
             let is_full = assembly.bytes.len() as u64 == self.piece_length.bytes();
             return is_full && self.source.is_headed_last() && assembly.piece.0 > 0;
         };

@@ -4,7 +4,7 @@
 //! one to come, since those last longest. When the origin refuses these half-way (a token expired, an account was closed), it
 //! is read on with another caller's; a transfer whose every caller is refused fails with the last refusal.
 //!
-//! Pure. What is kept is bounded; credentials that were refused are forgotten.
+//! Pure. The number of callers is bounded; credentials that were refused are forgotten.
 
 use std::collections::VecDeque;
 

@@ -1,7 +1,7 @@
 //! Declarations of the whole by a later answer of the origin, where an earlier one broke off or was read before a restart.
 //!
 //! Hashes that no answer before it named have to see the bytes before it, too: they are read from the store, once for each
-//! hash, and the pieces to come follow. Where those bytes are not all here, such a hash is not checked. Two answers
+//! hash, and the pieces to come follow. If those bytes are not all here, such a hash is not checked. Two answers
 //! that can't both be right are of two versions.
 //!
 //! Not here: what the first answer declares, and what is declared of a part alone.

@@ -1,5 +1,6 @@
-//! What this agent gave or vouches for is doubted by somebody who has it: it looks again ([`Output::Recheck`](darter_swarm::Output)), and mends
-//! what is damaged here, or throws away what was never right. And it tells others of its own doubts.
+//! Doubts. Another agent doubts a piece that this one gave, or a whole that it vouches for: this one looks again
+//! ([`Output::Recheck`](darter_swarm::Output)), and mends damage here, or throws away content that was never right. And it tells others of its own
+//! doubts.
 
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ impl Transfer {
     pub(super) fn recheck(self: &Arc<Self>, by: NodeId, piece: PieceIndex) {
         let transfer = Arc::clone(self);
         self.tasks.spawn(async move {
-            // Whoever is given another wrong piece says so again.
+            // A peer that is given another wrong piece says so again.
             let Ok(_turn) = transfer.context.rechecks.pieces.try_acquire() else { return };
             let verify = async |piece: PieceIndex| {
                 let stored = Arc::clone(&transfer.stored);

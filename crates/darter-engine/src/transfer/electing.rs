@@ -1,6 +1,6 @@
 //! Finding another lead when the one that was followed is gone, and handing the swarm back to a seed that comes.
 //!
-//! What to do next is the session's to say ([`Output::Seek`](darter_swarm::Output)); here it is done: candidates are asked to let this agent
+//! The session says what to do next ([`Output::Seek`](darter_swarm::Output)); here it is done: candidates are asked to let this agent
 //! in, agents are asked around for who leads.
 
 use std::sync::Arc;

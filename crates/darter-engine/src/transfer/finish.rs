@@ -1,11 +1,10 @@
 //! The last piece is here: is the whole what it should be?
 //!
-//! Every piece was checked against the manifest, so the root over the manifest is the root of what is held. What is
-//! left to show is that the manifest is the right one. The lead shows it by the origin's own digest, while it reads if
-//! it can, and tells its members root and digest; a member compares its root with the lead's. So SHA-256, the dearest
-//! step of all, is computed once for the fleet. A member whose lead is gone, or that was told to trust nobody
-//! (`verify_whole`), computes it itself, and so does a seed that follows a node. An expanded layer has no digest of its own: the lead has
-//! checked the tar, and made the rest, when it expanded it; whoever has to find out by itself does so again and compares.
+//! Every piece was checked against the manifest, so the root over the manifest is the root of what is held. It remains to be shown that the manifest
+//! is the right one. The lead shows it by the origin's own digest, while it reads if it can, and tells its members root and digest; a member compares
+//! its root with the lead's. So SHA-256, the dearest step of all, is computed once for the fleet. A member whose lead is gone, or that was told to
+//! trust nobody (`verify_whole`), computes it itself, and so does a seed that follows a node. An expanded layer has no digest of its own: the lead
+//! has checked the tar, and made the rest, when it expanded it; whoever has to find out by itself does so again and compares.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

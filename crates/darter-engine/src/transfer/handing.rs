@@ -269,7 +269,7 @@ impl Taker {
     }
 }
 
-/// Where held pieces lie in the file, verified and with their pages in memory: all of these runs, up to one of which a piece could not be
+/// The places of held pieces in the file, verified and with their pages in memory: all of `runs`, up to one of which a piece could not be
 /// read, or that lies in no file.
 fn parts_of(
     stored: &dyn StoredBlob,

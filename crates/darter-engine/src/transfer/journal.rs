@@ -220,7 +220,7 @@ impl Journal {
     }
 }
 
-/// Where explanations of ended transfers are kept.
+/// The explanations of ended transfers, on the disk.
 #[derive(Clone, Debug)]
 pub struct Archive(Dir);
 

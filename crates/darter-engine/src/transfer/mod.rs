@@ -140,7 +140,7 @@ pub struct Transfer {
     tasks: TaskTracker,
     /// The blob.
     pub blob: BlobId,
-    /// Where it comes from.
+    /// The blob's source.
     pub source: Source,
     /// The state of the source that its bytes are.
     pub version: Version,
@@ -480,7 +480,7 @@ async fn recalled(context: &EngineContext, blob: BlobId, root: PieceHash) -> Opt
     told.digest.filter(|_| told.root == Some(root.to_string()))
 }
 
-/// What was kept of which parts of an expanded layer are touched first.
+/// The profile of an expanded layer's first touches that was kept on the disk; an empty one if none was.
 async fn recalled_profile(context: &EngineContext, blob: BlobId, source: &Source, manifest: &Manifest) -> Profile {
     let pieces = manifest.piece_length();
     let new = || Profile::new(Bounds { total: manifest.piece_count(), piece_bytes: pieces.bytes() });

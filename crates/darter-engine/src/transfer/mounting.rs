@@ -1,10 +1,11 @@
-//! What every mount of an expanded layer reads, fetched before it is mounted: the superblock in front and the metadata behind the tar. All of a small one.
+//! The parts of an expanded layer that every mount reads, fetched before it is mounted: the superblock in front and the metadata behind the tar. All
+//! of a small one.
 //!
 //! An engine that has pulled an image mounts its layers one after the other, and the kernel reads these parts of each one after the other: an image of thirty-three
 //! layers would wait for a hundred round trips. They are few bytes, and nothing starts without them. So all layers' are fetched side by side as soon as the
 //! image is pulled, behind what programs wait for.
 //!
-//! A small layer is hardly more than the pieces with its superblock and its metadata: the rest of it costs less than to wait for it. Where it is known
+//! A small layer is hardly more than the pieces with its superblock and its metadata: the rest of it costs less than to wait for it. If it is known
 //! what others touched first (`profile`), that comes in place of the rest.
 //!
 //! Invariant: what is fetched so had room in the store when it was asked for, within what may be fetched ahead at all. That of the ends is taken until they have
@@ -53,13 +54,13 @@ impl Transfer {
     }
 
     async fn fetch_small(self: &Arc<Self>, length: u64, is_room: bool, mut taken: Taken<'_>) {
-        // What is known of its first touches is fetched when it is opened.
+        // A layer with known first touches gets those when it is opened.
         if is_room && length <= SMALL && self.profile().order().count() == 0 && taken.take(length) {
             self.want_everything();
         }
     }
 
-    /// Where the metadata begins, by the superblock, which is here.
+    /// The offset of the metadata, by the superblock, which is here.
     async fn read_metadata_place(&self) -> Option<u64> {
         let stored = Arc::clone(&self.stored);
         let read = self.context.disk.run(move || {

@@ -1,8 +1,8 @@
-//! Whether an expanded layer's tar names all directories that it has something in. One that it does not name is, unpacked, as the layers below have it, so it has to be
-//! compared with those before the layer is mounted; most layers name all.
+//! Directories that an expanded layer's tar has entries in, but does not name. Unpacked, such a directory is as the layers below have it, so it has
+//! to be compared with those before the layer is mounted; most tars name all.
 //!
 //! It follows from the layer's metadata, which a node hardly has when it is asked. A lead that has all of the layer looks once, and says so behind
-//! `Joined`: so whoever pulls an image of many layers need not wait for any of them. Whoever is not told reads the metadata and looks for itself.
+//! `Joined`: so a pull of an image of many layers waits for none of them. An agent that is not told reads the metadata and looks for itself.
 //!
 //! Invariants: only the word of the lead that is followed counts. Nothing ever bears it out, as it does hashes: so a node that leads is not believed
 //! that a layer names all, which would have an image mounted with other directories than unpacked.
@@ -35,7 +35,7 @@ impl Default for Naming {
 }
 
 impl Transfer {
-    /// Whether its tar names all directories that it has something in, as soon as that is known; nobody sees to it that it will be.
+    /// Waits until it is known, and gives true if the tar names all directories that it has entries in. Starts nothing that would find out.
     pub async fn names_all(&self) -> bool {
         let mut known = self.naming.names_all.subscribe();
         match known.wait_for(Option::is_some).await.map(|known| *known) {

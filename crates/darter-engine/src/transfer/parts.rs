@@ -5,7 +5,7 @@
 //! while the whole was not asked for: it is read from its first byte, and what is here is skipped.
 //!
 //! An origin that fails altogether must not be taken for one that refuses ranges, since reading all of a large blob again
-//! costs much. Where a failure may pass, the next question is for the whole; when that is answered, the range is asked for
+//! costs much. If a failure may pass, the next question is for the whole; when that is answered, the range is asked for
 //! again before the whole is read. An origin that asks for a pause then may count requests: it gets the pause, and the
 //! range is asked for once more, alone.
 //!

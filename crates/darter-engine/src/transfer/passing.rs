@@ -6,7 +6,7 @@
 //! read once for all who read meanwhile, and nobody keeps the others waiting for long: a member that takes nothing is waited for
 //! [`IDLE_MEMBER_TIMEOUT`], then what it lacks is read again when it asks.
 //!
-//! Who comes when the beginning is forgotten: a member asks for pieces that nobody holds, which are read again. For a reader of
+//! When the beginning is forgotten, a new member asks for pieces that nobody holds, and these are read again. For a reader of
 //! this host another transfer is begun, unless this one has members; then the reader is told to go to the origin itself.
 
 use std::collections::HashMap;
@@ -26,7 +26,7 @@ const READER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often to look whether readers went on.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Where the readers of this host stand.
+/// The positions of this host's readers.
 #[derive(Debug, Default)]
 pub(super) struct Positions {
     at: HashMap<ReaderId, PieceIndex>,
@@ -137,7 +137,7 @@ impl Transfer {
     pub(super) async fn room_to_read(self: &Arc<Self>, next: PieceIndex) -> Result<(), FetchError> {
         let began = self.context.now();
         if self.stored.is_crowded(next) && self.is_read_in_parts() {
-            // What is forgotten could not be had again.
+            // A forgotten piece could not be had again.
             self.let_go_aside(next.0.checked_sub(1).map(PieceIndex)).await;
         }
         // Not before: who comes while the beginning is here shares it.

@@ -1,8 +1,8 @@
-//! First touches of an expanded layer: what programs here touch first is said to the lead, whoever leads keeps and merges what it hears, and who
-//! opens the layer fetches what others touched first at once, behind what its readers wait for.
+//! First touches of an expanded layer: agents tell the lead what their programs touch first, the lead keeps and merges what it hears, and an agent
+//! that opens the layer fetches at once what others touched first, behind what its readers wait for.
 //!
 //! The lead says its list behind `Joined`, and again when much has changed, to agents that know it. An agent that follows goes by its lead's list
-//! and keeps that, too: it may lead next, and people ask it. What is recorded is decided in [`Profile`]; bytes on the disk are
+//! and keeps that, too: it may lead next, and people ask it. [`Profile`] decides what is recorded; bytes on the disk are
 //! [`Profiles`](crate::profiles::Profiles)'.
 //!
 //! Invariants: nothing is recorded or told of other content than expanded layers; a node's word about what it touched counts only while it is a
@@ -35,7 +35,7 @@ const TELL_EVERY: Duration = Duration::from_secs(2);
 /// Bytes that are fetched as one, unless a piece is longer.
 const UNIT: u64 = 1 << 20;
 
-/// Units that are waited for at a time. What is under way at once the picker decides.
+/// Units that are waited for at a time. The picker decides how many are requested at once.
 const MAX_AT_A_TIME: usize = 32;
 
 /// See the module's text.
@@ -50,7 +50,7 @@ struct Known {
     profile: Profile,
     /// The lead that is to be told what is touched here.
     wanted_by: Option<NodeId>,
-    /// What programs here touched, as it was said last: a lead that wants it later is told then.
+    /// The touches of programs here, as they were last told: a lead that wants them later is told then.
     touched: Vec<Stretch>,
     /// When members were last told, and whether they are about to be.
     told: Option<Moment>,
@@ -260,7 +260,7 @@ impl Transfer {
         true
     }
 
-    /// Writes down what is known, unless that was done. What was removed meanwhile is not kept.
+    /// Writes down what is known, unless that was done. The profile of a blob that was removed meanwhile is not kept.
     async fn save_profile(&self) -> io::Result<bool> {
         let mut saved = self.profiling.saving.lock().await;
         let profile = {
@@ -277,7 +277,7 @@ impl Transfer {
                 return Ok(true);
             }
             let kept = profiles.keep(blob, pieces, &profile);
-            // Whoever removed it just now forgot it before.
+            // The blob was removed a moment ago, and its profile forgotten before this one was kept.
             if stored.is_discarded() {
                 profiles.forget(blob);
             }
@@ -341,7 +341,7 @@ impl Transfer {
         let _ = tokio::time::timeout(STARTING, fetching).await;
     }
 
-    /// What lacks of the list, in units, as far as there is room.
+    /// The units of the list that are lacking here, as far as there is room.
     fn units_to_fetch(&self, taken: &mut Taken<'_>) -> Vec<ByteRange> {
         let Some(length) = self.stored.length() else { return Vec::new() };
         let (held, order) = (self.stored.held(), self.profile().order().clone());
@@ -463,7 +463,7 @@ impl Drop for FetchingList<'_> {
     }
 }
 
-/// What an opening takes of the store ahead, as long as it lives.
+/// The room that an opening takes of the store in advance, as long as this lives.
 pub(super) struct Taken<'a> {
     transfer: &'a Transfer,
     bytes: u64,

@@ -1,8 +1,8 @@
-//! What those that read the origin do for this transfer, and have in hand between two runs.
+//! The readers of the origin for this transfer: their state, and what they have in hand between two runs.
 //!
-//! What is read is the session's to say ([`Output::Read`](darter_swarm::Output::Read)), a run at a time. What a run leaves is kept for the next
-//! one of the same reader: bytes of a piece that is not whole yet, how often it failed, an answer that is open. It is thrown away when
-//! there is nothing more for that reader to do.
+//! The session says what is read ([`Output::Read`](darter_swarm::Output::Read)), a run at a time. Leftovers of a run are kept for the next one of the
+//! same reader: bytes of a piece that is not whole yet, how often it failed, an answer that is open. They are thrown away when there is nothing more
+//! for that reader to do.
 //!
 //! Connections beside the first one keep nothing, and are not here.
 

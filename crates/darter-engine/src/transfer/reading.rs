@@ -1,15 +1,15 @@
 //! The lead reads the origin, once for everybody: in order, from the first piece that nobody has, each piece hashed
-//! and stored the moment it is whole ([`body`](super::body)); and beside that, on *errands*, what somebody waits for wherever it is. Where several
+//! and stored the moment it is whole ([`body`](super::body)); and beside that, on *errands*, what somebody waits for wherever it is. If several
 //! connections get more than one, others read further stretches meanwhile (see [`beside`](super::beside)).
 //!
-//! What to read next is the session's decision (`Output::Read`), and it is asked after each piece whether to go on: a member that turns up
+//! The session decides what to read next (`Output::Read`), and is asked after each piece whether to go on: a member that turns up
 //! with the next piece in hand ends the run, and the piece comes from it. An origin that can't be read but from its first byte on, since it gives no ranges or
 //! nothing tells its versions apart, gets no errands: all of it is read, and `darter explain` says so. A body that breaks is continued by
 //! range, with the version checked; an origin without ranges, or that answers ranges with anything else, is read from its start again and
-//! what is known is skipped (see [`parts`](super::parts)). Where nothing tells whether it is the same version, it is read from its start,
-//! too, and compared (see [`anew`](super::anew) and [`through`](super::through)). The bytes of an unfinished piece are kept for that, where
-//! the version can be checked: an origin that cuts each answer off after some bytes gets to the end, too. It has failed when it gave no
-//! byte for as long as `--origin-patience`.
+//! what is known is skipped (see [`parts`](super::parts)). If nothing tells whether it is the same version, it is read from its start, too, and
+//! compared (see [`anew`](super::anew) and [`through`](super::through)). The bytes of an unfinished piece are kept for that, where the version can be
+//! checked: an origin that cuts each answer off after some bytes gets to the end, too. It has failed when it gave no byte for as long as
+//! `--origin-patience`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use super::turns::Turn;
 use crate::error::FetchError;
 use crate::expanding::HEAD;
 
-/// What was read in less time took no part of the link that others would notice.
+/// A reading shorter than this took no part of the link that others would notice.
 const SHORT_READING: Duration = Duration::from_millis(100);
 
 impl Transfer {
@@ -292,7 +292,7 @@ impl Transfer {
     /// Returns true if the agent's own limit held it up.
     pub(super) async fn meter_origin(&self, bytes: u64) -> bool {
         if matches!(self.source, Source::Expanded(_)) {
-            // What was read of the layer has been counted.
+            // The layer's own bytes were counted when they were read.
             return false;
         }
         self.context.metrics.origin_bytes.inc_by(bytes);
@@ -314,7 +314,7 @@ impl Transfer {
         (is_long && self.stored.passes()).then(|| self.context.expansions.has_no_room(layer))
     }
 
-    /// What came of an expanded layer that does not fit is of no use here.
+    /// Throws away the part of an expanded layer that came, if the layer does not fit: it is of no use here.
     async fn clear_unfit(&self) {
         if !(self.source.is_headed_last() && self.stored.passes()) {
             return;

@@ -1,7 +1,7 @@
 //! The state of a transfer, and its lock.
 //!
-//! Whoever learns something locks it ([`Transfer::state`]), tells its session, and lets go: if anything follows from what the session was
-//! told or asked, that wakes the driver. So nobody else has to, and nobody can forget it.
+//! A task that learns something locks the state ([`Transfer::state`]), tells its session, and lets go: if anything follows from what the session was
+//! told or asked, letting go wakes the driver. So no caller can forget to.
 
 use std::ops::{Deref, DerefMut};
 
@@ -28,9 +28,8 @@ pub(crate) struct TransferState {
     pub(super) requester: Requester,
     /// The whole's digest, where it could be computed while the origin was read.
     pub(super) streamed_digest: Option<Digest>,
-    /// What those that read the origin do, and have in hand.
+    /// The readers of the origin.
     pub(super) readers: Readers,
-    /// Before this nobody asks the origin for anything: it asked for a pause.
     /// How often blobs gave back their parts of the link to the origin when that was looked at last.
     pub(super) given_back: u64,
     /// True if parts of several of the origin's answers were put together.
@@ -44,7 +43,7 @@ pub(crate) struct TransferState {
     pub(super) flows: Flows,
     /// When a peer was last sent a piece.
     pub(super) last_sent: Option<Moment>,
-    /// Where the readers of this host stand.
+    /// The positions of this host's readers.
     pub(super) positions: Positions,
     pub(super) losses: Losses,
 }

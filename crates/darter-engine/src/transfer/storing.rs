@@ -5,7 +5,7 @@
 //! Invariants: who waits for a piece hears what became of it, once; while pieces wait there is a turn, begun or on its way; one blob has no
 //! more than [`MAX_TURNS`] of them at a time.
 //!
-//! Non-goals: how much waits here. Whoever reads a connection bounds that.
+//! Non-goals: how much waits here. The reader of a connection bounds that.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -80,13 +80,13 @@ impl Turn {
             let pieces: Vec<_> = batch.iter().map(|coming| (coming.piece, &*coming.data)).collect();
             let stored = blob.put_all(&pieces);
             for (coming, stored) in batch.into_iter().zip(stored) {
-                // Whoever waited may be gone.
+                // The task that waited may be gone.
                 let _ = coming.stored.send(stored);
             }
         }
     }
 
-    /// What is stored next. With nothing to do the turn is over: from then on the next piece begins one.
+    /// The pieces to be stored next. If there are none the turn is over: from then on the next piece begins one.
     fn next(&self) -> Vec<Coming> {
         let mut waiting = self.0.lock();
         let (mut count, mut bytes) = (0, 0);

@@ -71,7 +71,7 @@ struct Reader {
     giving: Giving,
     /// Tells others what this waits for, if it is no part of a reading of everything.
     waiting: Option<WaitingReader>,
-    /// Where the next part of a file begins that is being verified and read into memory while this one is sent.
+    /// The next part of a file, which is being verified and read into memory while this one is sent: its offset, and the work.
     ahead: Option<(u64, DiskRead)>,
 }
 
