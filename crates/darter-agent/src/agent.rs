@@ -108,7 +108,7 @@ pub struct Download {
     inline: Arc<Semaphore>,
 }
 
-/// Where a byte is, as the agent knows it.
+/// The place of a byte, as far as the agent knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nearness {
     /// Here.
@@ -379,7 +379,7 @@ impl Agent {
         at_hand.await
     }
 
-    /// Whether parts of each of these blobs can be had without opening it anew: it is open, and has not failed, or all of it is here.
+    /// For each of `blobs`, true if its parts can be had without opening it anew: it is open, and has not failed, or all of it is here.
     pub async fn are_ready(&self, blobs: Vec<BlobId>) -> Vec<bool> {
         let mut ready: Vec<bool> = blobs.iter().map(|blob| self.inner.swarms.get(*blob).is_some()).collect();
         if ready.contains(&false) {
@@ -398,7 +398,7 @@ impl Agent {
         self.inner.context.disk.on_store(spare).await;
     }
 
-    /// Where a blob's bytes came from. `None`: nothing known of it.
+    /// The sources of a blob's bytes; `None`: nothing is known of it.
     pub async fn explain(&self, name: &str) -> Option<api::Explanation> {
         match self.explain_named(name).await {
             Ok(Some(api::Explained::Blob(explanation))) => Some(*explanation),
@@ -406,7 +406,7 @@ impl Agent {
         }
     }
 
-    /// Where the bytes of a blob, or of an image's parts, came from. `None`: nothing known of it.
+    /// The sources of the bytes of a blob, or of an image's parts; `None`: nothing is known of it.
     ///
     /// # Errors
     /// [`FetchError::Ambiguous`] when more than one thing is called so.
@@ -425,7 +425,7 @@ impl Agent {
         self.inner.swarms.get(blob)?.decisions()
     }
 
-    /// What this agent's session of such a blob was told and did until it let others in; `None` where it was not built to record that
+    /// The inputs and outputs of this agent's session of `blob` until it let others in; `None` unless the agent was built to record them
     /// ([`Builder::record_decisions`]).
     pub fn trace(&self, blob: BlobId) -> Option<SessionTrace> {
         self.inner.swarms.get(blob)?.trace()
@@ -458,7 +458,7 @@ impl Download {
         self.transfer.excused()
     }
 
-    /// Where the byte at this offset is, for a reader of a `lone` range, of which the lead is told, or for one of everything in order.
+    /// The nearness of the byte at offset `at`, for a reader of a `lone` range, of which the lead is told, or for one of everything in order.
     pub fn nearness(&self, at: u64, lone: bool) -> Nearness {
         let (stored, pieces) = (&self.transfer.stored, self.transfer.piece_length);
         let piece = pieces.piece_at(at);

@@ -38,7 +38,7 @@ const NEW_MACHINE_FILE: &str = "node-machine.new";
 /// Files set aside for one reason, at most.
 const MAX_SET_ASIDE: usize = 100;
 
-/// Where a machine's id is, the first that there is.
+/// Files with a machine's id: the first that exists counts.
 const MACHINE_IDS: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
 
 /// The node id of this data directory on this machine.

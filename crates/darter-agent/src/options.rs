@@ -96,7 +96,7 @@ pub struct LazyOption {
 pub struct Options {
     /// The agent's role in its fleet.
     pub role: Role,
-    /// Where pieces, the index, the identity and the administration socket live.
+    /// The directory of the pieces, the index, the identity and the administration socket.
     pub data_dir: PathBuf,
     /// Administration sockets besides the one in the data directory.
     pub sockets: Vec<PathBuf>,
@@ -165,7 +165,7 @@ pub struct Options {
     pub stall_timeout: Duration,
     /// How layers are given to engines to be mounted; `None`: none is.
     pub lazy: Option<LazyOption>,
-    /// What programs touch first of layers is noted, told, merged and fetched.
+    /// True if first touches of layers are noted, told, merged and fetched.
     pub profiles: bool,
     /// Local files are read below these directories only, whose paths have no links; `None`: anywhere. A daemon reads none.
     pub local_roots: Option<Vec<PathBuf>>,

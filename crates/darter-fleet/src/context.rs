@@ -12,11 +12,11 @@ use darter_store::Disk;
 pub struct FleetContext {
     /// The agent's role in its fleet.
     pub role: Role,
-    /// Where it stands.
+    /// This agent's place: rack, zone and region.
     pub place: Place,
     /// The addresses and names that it was given to join.
     pub join: Vec<String>,
-    /// Where the nodes known are kept.
+    /// The directory of the list of known nodes.
     pub data_dir: PathBuf,
     /// Monotonic time, and the date.
     pub clock: Arc<dyn Clock>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use darter_origin::{ErrorKind, OriginFailure};
 use darter_wire::{Failure, FailureKind};
 
-/// As it travels. Where the origin asked to wait, `challenge` says for how many seconds.
+/// As it travels. If the origin asked to wait, `challenge` says for how many seconds.
 pub fn told(failure: &OriginFailure) -> Failure {
     let kind = match &failure.kind {
         ErrorKind::NotFound => FailureKind::NotFound,

@@ -368,7 +368,7 @@ impl Fleet {
         self.joined.load(Ordering::Relaxed)
     }
 
-    /// Where a peer listens, as it said or as others said of it.
+    /// The address on which a peer listens, by its own word or that of others; empty if it is not known.
     pub fn address(&self, node: NodeId) -> String {
         self.state.lock().addresses.get(&node).cloned().unwrap_or_default()
     }

@@ -4,9 +4,9 @@
 //! behind it. An address that leads back to this agent is skipped: a name may stand for it, too.
 //!
 //! An address where nobody answers is tried again for ever, since a seed may come up later than its nodes; so is an
-//! agent of another release, which may be upgraded. Where everything that was given answers as something else than Darter,
-//! only people can mend it: at start that is an error. Beside others, it is one in the log: an address may have become
-//! somebody else's since it was written down, and the rest of the fleet is there.
+//! agent of another release, which may be upgraded. If everything that was given answers as something else than Darter, only people can mend it: at
+//! start that is an error. Beside others, it is one in the log: an address may have become somebody else's since it was written down, and the rest of
+//! the fleet is there.
 //!
 //! Nothing here keeps the agent from serving its host: whoever waits for the first attempts waits in
 //! [`Seeds::first_attempts`], for a bounded time.

@@ -1,15 +1,15 @@
 //! Asking around among the nodes, when no seed can say who leads a swarm: who leads it, who holds it, and who of those
 //! alive should lead it. Likewise, who of those alive should ask a registry about a repository.
 //!
-//! Where a seed is connected and could not do it, it is asked for nodes: it knows them all. That some of them are
+//! If a seed is connected and could not do it, it is asked for nodes: it knows them all. That some of them are
 //! connected with a seed is no reason to ask these first then.
 //!
 //! Everybody ranks nodes by rendezvous hashing over the source's key, so those who see the same nodes choose the same
 //! lead. Answers are waited for as long as most of those that were asked have given none: on hosts that are busy everybody answers late, and a node that
 //! hears nothing of others would read the origin though one of them does. A few that are silent hold up nobody.
 //!
-//! What one does not see, others tell: whom to ask next, and what the answers come to, is decided by
-//! [`asking`]. Views that differ all the same cost a copy read from the origin, never the blob.
+//! Nodes that one agent does not see are named by others: [`asking`] decides whom to ask next, and what follows from the answers. Views that differ
+//! all the same cost a copy read from the origin, never the blob.
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;

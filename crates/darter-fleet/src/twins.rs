@@ -34,7 +34,7 @@ const MAX_TOLD: usize = 64;
 pub(super) struct Twins {
     /// Ids, and the run of the process that was refused.
     refused: HashSet<(NodeId, u64)>,
-    /// Where this agent's own twins listen.
+    /// The addresses on which this agent's own twins listen.
     own: HashSet<String>,
     /// Hosts from which agents have connected that speak another version of the protocol, or call themselves otherwise than their
     /// key says.

@@ -152,7 +152,7 @@ fn may(user: Option<u32>, agent: u32, method: &Method, path: &str) -> bool {
     is_trusted(user, agent) || method == Method::GET || matches!(path, "/v1/get" | "/v1/parts" | "/v1/waiting")
 }
 
-/// Whether this is root, or the agent's own user.
+/// True if `user` is root, or the user that the agent runs as.
 fn is_trusted(user: Option<u32>, agent: u32) -> bool {
     user.is_some_and(|user| user == 0 || user == agent)
 }
@@ -205,7 +205,7 @@ pub(crate) async fn serve(agent: Agent, mirror: Option<Arc<Mirror>>, listener: U
     }
 }
 
-/// What the socket is about.
+/// The parts that the socket's requests work on.
 #[derive(Clone)]
 struct Served {
     agent: Agent,
@@ -398,7 +398,7 @@ async fn open_parts(
         Err(refusal) => return refusal,
     };
     let opened = async {
-        // Who has given the layer that is opened.
+        // The mirror, if it has given the layer that is opened.
         let mut given = None;
         let download = match &request.layer {
             Some(layer) => {

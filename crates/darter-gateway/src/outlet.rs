@@ -64,7 +64,7 @@ static STAND_IN: LazyLock<Bytes> = LazyLock::new(|| {
     mark.repeat((PLACES * STEP + MAX_PROMISE as usize) / mark.len()).into()
 });
 
-/// Where the bodies of one connection promise parts of files.
+/// The parts of files that the bodies of one connection have promised, in their order.
 #[derive(Clone, Default)]
 pub(crate) struct Outlet(Arc<Mutex<Promises>>);
 
@@ -78,7 +78,7 @@ struct Promises {
 struct Promise {
     file: Arc<File>,
     offset: u64,
-    /// Where its slice of the stand-in begins, and how long it is; both without what was sent already.
+    /// The beginning of its slice of the stand-in, and the slice's length; both without the bytes that were sent already.
     place: usize,
     length: usize,
 }

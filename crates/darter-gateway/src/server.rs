@@ -207,7 +207,7 @@ async fn connection(
                 connection.as_mut().graceful_shutdown();
             }
             () = seat.leave.cancelled(), if !stopping => {
-                // Where nothing was asked yet there is nothing to end well.
+                // A connection on which nothing was asked yet has nothing to finish.
                 if seat.is_fresh() {
                     return;
                 }

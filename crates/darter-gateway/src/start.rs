@@ -85,7 +85,7 @@ fn serve_mirror(agent: &Agent, listener: TcpListener, mirror: Option<Arc<Mirror>
     Ok(())
 }
 
-/// The mirror of an agent. What its engines mount is spared from eviction from here on.
+/// The mirror of an agent. Layers that its engines mount are spared from eviction from here on.
 async fn mirror_of(agent: &Agent) -> Result<Option<Arc<Mirror>>, StartError> {
     let Some(registries) = agent.registries() else { return Ok(None) };
     let options = agent.options();

@@ -5,7 +5,7 @@
 //! registry is asked. So a tag that moves is followed at once by who asks twice, while a fleet that asks within a few
 //! seconds costs one request.
 //!
-//! Pure, apart from the waiting: time is an argument. What is remembered is bounded in bytes.
+//! Pure, apart from the waiting: time is an argument. Remembered answers are bounded in bytes.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Answers that other nodes know, while the registry does not answer and nothing is known of the question here.
 //!
-//! A seed knows what its whole fleet asked for. Where none is left, or its disk was lost, each node knows what its own host asked for,
+//! A seed knows what its whole fleet asked for. If none is left, or its disk was lost, each node knows what its own host asked for,
 //! and what it asked for others. So an agent that comes new to an image asks the others, who ask nobody.
 //!
 //! Invariant: an answer is what the one that gives it would give its own host for these credentials, in the same case; nothing

@@ -32,9 +32,9 @@
 //! A node asks the seed that rendezvous hashing names for the repository, so that equal questions of a fleet meet at one
 //! seed. The seed asks with what the caller brought, or else with its own logins: *a login that is configured at a seed
 //! opens what it can read to every program of every host of the fleet that brings no credentials of its own*.
-//! Where a seed is refused and the node has a login of its own for that registry, the node asks by itself.
+//! If a seed is refused and the node has a login of its own for that registry, the node asks by itself.
 //!
-//! Where no seed can be asked, the node asks the one that the nodes name for the repository, or is that one itself. *What is
+//! If no seed can be asked, the node asks the node that all of them name for the repository, or is that one itself. *What is
 //! configured at a node opens nothing to others*: a node does not ask for another what it would show its own login,
 //! headers or certificate for, and one that has these asks by itself. Nodes that have the same login are the exception: the
 //! asker shows that it has it, by a digest that is of use to the one that is asked alone. A node that is asked asks its seeds, or the registry,
@@ -209,7 +209,7 @@ impl Registries {
         &self.images
     }
 
-    /// Where they came from.
+    /// The registries and repositories that delivered cached manifests.
     pub const fn provenance(&self) -> &Provenance {
         &self.provenance
     }

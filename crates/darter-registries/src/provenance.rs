@@ -1,7 +1,7 @@
 //! Which registry and repository delivered a cached manifest, across restarts.
 //!
 //! A manifest goes to those who ask for it in a repository that delivered these very bytes; any other has to deliver
-//! them itself first. What a manifest *names* proves nothing: anybody may write a manifest that names any digest.
+//! them itself first. The digests that a manifest *names* prove nothing: anybody may write a manifest that names any digest.
 //!
 //! # On disk
 //!

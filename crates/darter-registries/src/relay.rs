@@ -1,6 +1,6 @@
 //! Questions to seeds and nodes that wait for an answer, and answers to nodes.
 //!
-//! Where no seed can ask a registry, the nodes that see each other name one of them for each repository, as they do for a
+//! If no seed can ask a registry, the nodes that see each other name one of them for each repository, as they do for a
 //! blob ([`Fleet::survey`]). The agents found for a repository hold for some seconds: a pull asks many questions.
 //!
 //! A question about a registry on loopback means the asker's own host: it is passed on only to an agent on that host.

@@ -1,7 +1,7 @@
 //! Small files that a request would wait for: cached manifests, where they came from, what repositories have, names of images.
 //!
 //! All of that can be had anew, so a disk that hangs costs it and nothing else: whoever waits does so for [`DISK_TIMEOUT`], once,
-//! and nobody begins more work while some is overdue. What was begun goes on by itself.
+//! and nobody begins more work while some is overdue. Work that was begun goes on by itself.
 //!
 //! Invariant: at most [`MAX_RUNNING`] threads of one owner wait for the disk, however many requests come and go.
 //! Non-goals: blobs, which pass through without being stored while the disk hangs (`transfer/passing.rs` in `darter-engine`).

@@ -28,7 +28,7 @@ pub(crate) struct OneSnapshot {
     pub(crate) key: String,
 }
 
-/// What to mount: the answer to `Prepare`, `View` and `Mounts`.
+/// The answer to `Prepare`, `View` and `Mounts`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Mounts {
     #[prost(message, repeated, tag = "1")]
@@ -90,7 +90,7 @@ pub(crate) enum Kind {
     Committed = 3,
 }
 
-/// What a snapshot is.
+/// A snapshot, as containerd is told of it.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Info {
     #[prost(string, tag = "1")]

@@ -45,7 +45,7 @@ pub enum BookError {
         .0.display(), numbers(.1), .0.with_file_name("snapshots").display()
     )]
     Lost(PathBuf, Vec<u64>),
-    /// What it says makes no sense.
+    /// An entry of it makes no sense.
     #[error("{}: {} can't be read: {}", .0.display(), .1, .2)]
     Damaged(PathBuf, String, serde_json::Error),
     /// The disk, or the database.

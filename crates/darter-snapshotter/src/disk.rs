@@ -24,7 +24,7 @@ pub(crate) fn make(dir: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
     for (name, mode) in [("fs", 0o755), ("work", 0o711)] {
         let inner = dir.join(name);
         fs::create_dir(&inner)?;
-        // Whatever the umask is.
+        // The umask does not count.
         fs::set_permissions(&inner, Permissions::from_mode(mode))?;
     }
     if let Some((user, group)) = owner {
@@ -61,7 +61,7 @@ pub(crate) fn numbers(dir: &Path) -> io::Result<(Vec<u64>, Vec<String>)> {
     Ok((numbers, others))
 }
 
-/// What a directory takes: each file once, whatever it is called.
+/// The room that a directory takes: each file once, also if it has several names.
 pub(crate) fn usage(dir: &Path) -> io::Result<Usage> {
     let (mut usage, mut seen, mut pending) = (Usage::default(), HashSet::new(), vec![dir.to_owned()]);
     while let Some(path) = pending.pop() {
@@ -119,13 +119,13 @@ pub(crate) fn take_away(at: &Path) -> io::Result<()> {
     }
 }
 
-/// Where layers are mounted below `layers`, which is behind all links.
+/// The places below `layers`, a path without links, at which layers are mounted.
 pub(crate) fn places(layers: &Path) -> io::Result<Vec<u64>> {
     let list = fs::read_to_string("/proc/self/mountinfo")?;
     Ok(stack::places(&list, &layers.to_string_lossy()))
 }
 
-/// Removes the directories of places at which nothing is mounted. What is not empty stays.
+/// Removes the directories of places at which nothing is mounted. A directory that is not empty stays.
 pub(crate) fn remove_empty(layers: &Path, places: impl Iterator<Item = u64>) {
     for place in places {
         if let Err(error) = fs::remove_dir(layers.join(place.to_string())) {

@@ -124,7 +124,7 @@ impl Reader<'_> {
         self.word(|letter| letter != ',' && !letter.is_whitespace() && !letter.is_control())
     }
 
-    /// What stands in quotes, or the letters that fit.
+    /// The text in quotes, or the letters that fit.
     fn word(&mut self, fits: impl Fn(char) -> bool) -> Result<String, String> {
         self.skip_spaces();
         if self.rest().starts_with('"') {

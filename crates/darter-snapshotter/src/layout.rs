@@ -65,7 +65,7 @@ impl Layout {
         self.layers().join(number.to_string())
     }
 
-    /// What shows the active snapshot or view with this number, on these directories, the uppermost first.
+    /// The mounts that show the active snapshot or view `number` on the directories `below`, the uppermost first.
     pub(crate) fn mounts(&self, kind: Kind, number: u64, below: &[PathBuf]) -> Vec<Mount> {
         let bind = |source: &Path, mode: &str| {
             let options = vec![mode.to_owned(), "rbind".to_owned()];

@@ -1,6 +1,6 @@
-//! What there is: in memory, and in the book. The one owner of both.
+//! The state of the snapshotter, in memory and in the book. The one owner of both.
 //!
-//! Whoever changes something holds the book, from the decision until it is so in memory. The state itself is locked for moments only, never while
+//! A change holds the book's lock, from the decision until it is made in memory. The state itself is locked for moments only, never while
 //! the disk is waited for: questions are answered out of it on threads that must not wait.
 //!
 //! Invariants: of the two locks, the book's is taken first. Nothing that is in the book changes in memory but by [`Ledger::write`].
@@ -13,7 +13,7 @@ use crate::book::{Book, BookError, MountChange};
 use crate::stack::Stack;
 use crate::tree::{Change, Tree};
 
-/// What there is.
+/// The snapshots, and the layers that are mounted.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) tree: Tree,
@@ -22,7 +22,7 @@ pub(crate) struct State {
     pub(crate) making: HashSet<u64>,
 }
 
-/// What is to be written down, all of it or nothing.
+/// One entry of the book: written as a whole or not at all.
 #[derive(Debug, Default)]
 pub(crate) struct Entry {
     pub(crate) change: Change,
@@ -47,7 +47,7 @@ impl Ledger {
         Self { book: Mutex::new(book), state: Mutex::new(state) }
     }
 
-    /// What there is now. Whoever holds this waits for nothing.
+    /// The state now. Nobody may wait for anything while holding it.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }

@@ -68,7 +68,7 @@ pub struct FoundLayer {
 /// How a snapshotter runs.
 #[derive(Clone)]
 pub struct Options {
-    /// Where it keeps what it has.
+    /// The directory of its snapshots and its book.
     pub root: PathBuf,
     /// The directory of layers.
     pub layers: PathBuf,
@@ -79,7 +79,7 @@ pub struct Options {
 /// Why it can't start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// What it has.
+    /// Its book can't be read or written.
     #[error(transparent)]
     Book(#[from] BookError),
     /// Its directories.
@@ -149,7 +149,7 @@ impl Snapshotter {
         let there = disk::places(&layout.layers()).map_err(failed(&layout.layers()))?;
         let mut tree = Tree::new(written.snapshots, written.next);
         let (stack, found) = Stack::reconcile(written.mounts, &there, &tree.lazy(), options.clock.now());
-        // Whoever was killed may have made a directory and written nothing down.
+        // A process that was killed may have made a directory and written nothing down.
         if let Some(highest) = unpacked.iter().chain(&places).chain(&there).max() {
             tree.skip(*highest);
         }
@@ -410,7 +410,7 @@ impl Inner {
         Ok(self.layout.mounts(snapshot.kind, snapshot.number, &self.directories(&below)?))
     }
 
-    /// Where these parts are found; layers are mounted that are not.
+    /// The directories of `parts`; mounts the layers that are not mounted yet.
     fn directories(&self, parts: &[Part]) -> Result<Vec<PathBuf>> {
         let directory = |part: &Part| match part {
             Part::Unpacked(number) => Ok(self.layout.upper(*number)),

@@ -28,7 +28,7 @@ pub(crate) struct File {
 pub(crate) struct Mounted {
     /// The number of its place.
     pub(crate) place: u64,
-    /// What it is mounted from.
+    /// The file that it is mounted from.
     pub(crate) file: File,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Stack {
     old: Vec<(Option<Digest>, u64, Moment)>,
 }
 
-/// What was found when the process started.
+/// The mounts that were found when the process started, compared with the book.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reconciled {
     /// Layers of which it was written down that they are mounted, and are not, or nothing names them.
@@ -78,7 +78,7 @@ impl Stack {
         self.mounted.get(&layer).filter(|its| its.file == file).map(|its| its.place)
     }
 
-    /// A layer was mounted. What was there of it before lingers.
+    /// A layer was mounted. An earlier mount of it lingers.
     pub(crate) fn mounted(&mut self, layer: Digest, its: Mounted, now: Moment) {
         if let Some(before) = self.mounted.insert(layer, its) {
             self.old.push((Some(layer), before.place, now + LINGER));

@@ -20,7 +20,7 @@ pub(crate) const TARGET: &str = "containerd.io/snapshot.ref";
 /// Labels, sorted by name.
 pub(crate) type Labels = BTreeMap<String, String>;
 
-/// What a snapshot is.
+/// The kind of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
@@ -39,7 +39,7 @@ impl Kind {
     }
 }
 
-/// What a snapshot takes on the disk.
+/// The room that a snapshot takes on the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Usage {
     pub(crate) bytes: u64,
@@ -67,7 +67,7 @@ pub(crate) struct Snapshot {
     pub(crate) lazy: Option<Digest>,
 }
 
-/// What is to be written down, all of it or nothing.
+/// A change of the tree: written as a whole or not at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Change {
     pub(crate) gone: Vec<String>,
@@ -105,7 +105,7 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// What was written down; numbers below `next` were given.
+    /// The tree that was written down; numbers below `next` were given.
     pub(crate) fn new(snapshots: impl IntoIterator<Item = (String, Snapshot)>, next: u64) -> Self {
         let mut tree = Self { next, ..Self::default() };
         tree.apply(&Change { gone: Vec::new(), new: snapshots.into_iter().collect() });
@@ -250,7 +250,7 @@ impl Tree {
         Ok(Change { gone: Vec::new(), new: vec![(name.to_owned(), snapshot)] })
     }
 
-    /// What lies below a snapshot, the uppermost first.
+    /// The parts below a snapshot, the uppermost first.
     pub(crate) fn below(&self, snapshot: &Snapshot) -> Vec<Part> {
         let parent_of = |snapshot: &Snapshot| self.snapshots.get(snapshot.parent.as_ref()?);
         let mut parts = Vec::new();

@@ -71,7 +71,7 @@ pub(super) fn registry_config(options: &Options) -> RegistryConfig {
     }
 }
 
-/// Where an upstream is: at the configured addresses, else where its name says.
+/// The addresses of an upstream: the configured ones, else the one that follows from its name.
 fn addresses_of(upstream: &UpstreamOption, registries: &Upstreams) -> Vec<Url> {
     if !upstream.urls.is_empty() {
         return upstream.urls.clone();

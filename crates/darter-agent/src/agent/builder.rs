@@ -1,8 +1,8 @@
 //! [`Builder`]: how an agent is put together, out of the operating system's parts or out of a caller's own.
 //!
-//! What it makes is the core: an agent that listens to its peers, joins, fetches and gives. Ports for the programs of its host attach to the
-//! agent's handle afterwards, by [`Agent::attach`]; whoever opens them before others hear of the agent does so between
-//! [`Builder::prepare`] and [`Prepared::begin`].
+//! It makes the core: an agent that listens to its peers, joins, fetches and gives. Ports for the programs of its host attach to the
+//! agent's handle afterwards, by [`Agent::attach`]; a caller that opens them before others hear of the agent does so between [`Builder::prepare`] and
+//! [`Prepared::begin`].
 //!
 //! With a network, an origin and a store in memory, and a clock that follows a paused runtime's, a fleet lives in one process and in
 //! virtual time. Small files (the node id, nodes met, explanations, manifests) are in the data directory whatever the store is.

@@ -1,4 +1,4 @@
-//! What an agent puts away while it runs, and how it ends. Goes on with `impl Agent`.
+//! Tidying while an agent runs, and its end. Goes on with `impl Agent`.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ impl Agent {
         }
     }
 
-    /// What is touched first of a layer goes with it, also when that was evicted.
+    /// A layer's first touches go with the layer, also when that was evicted.
     async fn forget_profiles_of_what_is_gone(&self) {
         let profiles = self.inner.context.profiles.clone();
         let forgetting = self.inner.context.disk.on_store(move |store| {

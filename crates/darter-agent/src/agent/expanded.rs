@@ -1,6 +1,6 @@
 //! Layers in the form that the kernel mounts, and blobs of registries as they are stored, for programs of this host. Goes on with `impl Agent`.
 //!
-//! Who leads the layer's swarm reads it from its registry and expands it; what is opened here is the expanded file, as any other blob.
+//! The lead of the layer's swarm reads it from its registry and expands it; the expanded file is opened here as any other blob.
 //! A caller gets it only if their own credentials would have opened the layer: the registry is asked about the layer, for each
 //! caller, unless whoever calls has been told so a short time ago.
 
@@ -28,7 +28,7 @@ const MAX_SMALL: u64 = 64 << 20;
 const PAUSES: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(200), Duration::from_millis(600), Duration::from_secs(2)];
 
-/// Whether a caller may have a layer.
+/// The way to know that a caller may have a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// The registry is asked, with the caller's credentials.
@@ -111,8 +111,8 @@ impl Agent {
         let mut pauses = PAUSES.into_iter();
         loop {
             match self.open_once(&source, &credentials).await {
-                // The lead threw it away, or gave it up: it says why in full to who asks again, or others have it by now. Where this agent was
-                // to lead and had no room for it, another one may, which may be about to hear that the last lead had none.
+                // The lead threw it away, or gave it up: it says why in full to who asks again, or others have it by now. If this agent was to lead
+                // and had no room for it, another one may, which may be about to hear that the last lead had none.
                 Err(error) if self.may_be_had_of_others(&source, &credentials, &error) => match pauses.next() {
                     Some(pause) => tokio::time::sleep(pause).await,
                     None => return Err(error),
@@ -133,12 +133,12 @@ impl Agent {
         Ok(download)
     }
 
-    /// Whether a layer that this agent could not be given may be given to who asks once more.
+    /// True if a layer that this agent could not be given may be given when it asks once more.
     fn may_be_had_of_others(&self, source: &Source, credentials: &Credentials, error: &FetchError) -> bool {
         let context = &self.inner.context;
         match error {
             FetchError::Withdrawn { .. } => true,
-            // Whoever led and gave nothing is not followed again.
+            // A lead that gave nothing is not followed again.
             FetchError::Stalled { .. } => context.was_let_down(source, credentials),
             FetchError::Origin(failure) => {
                 let has_no_room = || failure.kind == ErrorKind::OutOfReach && context.expansions.lacks_room(source);

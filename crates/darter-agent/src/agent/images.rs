@@ -1,6 +1,6 @@
 //! Images as this host knows them: which blobs they are made of, and what is told, watched or removed of one.
 //!
-//! What an image is made of stands in its manifests, as far as the mirror has them.
+//! The blobs of an image stand in its manifests, as far as the mirror has them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,7 +20,7 @@ struct Component {
     length: Option<u64>,
 }
 
-/// Where the bytes of what is called `name` came from.
+/// The sources of the bytes of the blob or image that is called `name`.
 pub(super) async fn explain(inner: &Inner, name: &str) -> Result<Option<Explained>, FetchError> {
     match names::find(inner, name).await? {
         Named::Nothing => Ok(None),

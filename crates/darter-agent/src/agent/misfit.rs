@@ -1,4 +1,4 @@
-//! Whether mounting the layers of an image makes the directories that unpacking it makes. Goes on with `impl Agent`.
+//! Misfits: directories that mounting the layers of an image would make other than unpacking it does. Goes on with `impl Agent`.
 //!
 //! A directory that a layer has something in and does not name is, unpacked, as the layers below have it ([`inherited`]). No layer's file says that, so an image in which
 //! it matters is not mounted.
@@ -99,7 +99,7 @@ impl Agent {
         Err(Found::Misfit(Misfit { layers, why: first.to_string() }))
     }
 
-    /// Whether a layer names all directories that it has something in: what its lead says, or else what its metadata does.
+    /// True if a layer names all directories that it has entries in: its lead's word, or else that of its metadata.
     async fn names_all(&self, layer: BlobId, room: &Room, within: Duration) -> Result<bool, Found> {
         let transfer = self.inner.swarms.get(layer).ok_or(FetchError::Silent)?;
         let look = async {
@@ -116,7 +116,7 @@ impl Agent {
         }
     }
 
-    /// Where a layer's metadata lies.
+    /// The place of a layer's metadata.
     async fn metadata_of(&self, layer: BlobId, within: Duration) -> Result<Metadata, Found> {
         let download = self.opened(layer).ok_or(FetchError::Silent)?;
         let length = download.length_when_known().await?;

@@ -109,7 +109,7 @@ fn by_reference(registries: Option<&Registries>, name: &str) -> Result<Named, Fe
 struct Digits {
     /// In lower case.
     digits: String,
-    /// Where the name says of which algorithm, such as in `sha256:0123abcd`.
+    /// The algorithm, if the name has one, as in `sha256:0123abcd`.
     algorithm: Option<String>,
 }
 

@@ -1,7 +1,7 @@
 //! Parts of a blob on demand, for whoever keeps it open and reads here and there: a mount. Goes on with `impl Download`.
 //!
-//! What is waited for is said to the swarm for a few seconds at a time, however long the caller can wait: whoever waits with a short
-//! deadline goes first, and a program that stands still on a page is somebody who waits.
+//! A wait is told to the swarm as a few seconds at a time, however long the caller can wait: reads with a short deadline go first, and a program that
+//! stands still on a page needs that.
 //!
 //! Parts that lie in no file are given in memory: [`MAX_INLINE`] bytes in all, until whoever was given them drops them.
 

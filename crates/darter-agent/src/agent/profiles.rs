@@ -20,7 +20,7 @@ impl Agent {
         self.inner.context.options.profiles
     }
 
-    /// What is touched first of the layer whose tar has this digest; `None` where nothing is known.
+    /// The first touches of the layer whose tar has the digest `diff_id`; `None` if none are known.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -74,7 +74,7 @@ impl Agent {
         kept.map_err(|source| StoreError::Io { action: "write a profile into", path, source }.into())
     }
 
-    /// What is known of a blob that is here, in part at least, its pieces and its length.
+    /// The profile, piece length and length of a blob that is here, at least in part; `None` if it is not.
     async fn profile_of(&self, blob: BlobId) -> Result<Option<(Profile, PieceLength, Option<u64>)>, FetchError> {
         if let Some(transfer) = self.inner.swarms.get(blob) {
             return Ok(Some((transfer.profile(), transfer.piece_length, transfer.stored.length())));

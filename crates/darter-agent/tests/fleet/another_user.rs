@@ -445,7 +445,7 @@ async fn one_tag_for_what_differs_opens_nothing_of_what_another_agent_reads() {
     assert!(get(&fleet.seed, bob).await.unwrap() == page());
 }
 
-/// Where the seed was told something else than the digest says, another node is asked, which has not seen the right one.
+/// The seed was given something else than the digest says, and another node, which has not seen the right content, is asked.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_try_by_another_node_opens_nothing() {
     let web = Web::start(|seen| shown_to(seen).with("etag", "\"1\"")).await;

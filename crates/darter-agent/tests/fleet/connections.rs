@@ -1,7 +1,7 @@
 //! Origins that limit what one connection gets, and those that don't: how many read a large blob, and how often each byte is read.
 //!
 //! The origin here gives bytes out by ticks, so that what is compared is counted in ticks and does not depend on the machine: a busy one
-//! has slower ticks. What goes wrong midway is in `faults`.
+//! has slower ticks. Failures midway are in `faults`.
 
 mod faults;
 mod store;
@@ -153,7 +153,7 @@ async fn where_more_connections_get_nothing_one_reads_and_nothing_is_read_twice(
     const LENGTH: u64 = 96 * MIB;
     let store = Store::start(LENGTH, UNLIMITED, 32 * MIB, Does::Serves).await;
     let direct = store.read_directly(LENGTH, 1).await;
-    // Where the agent takes no more than it may, nothing is tried.
+    // An agent that takes all that it may tries no further connection.
     for (name, origin_limit) in [("link", None), ("limit", Rate::from_bytes_per_second(24 * MIB))] {
         let directory = TempDir::new().unwrap();
         let seed = store.agent(Options { origin_limit, ..options(directory.path()) }).await;
@@ -200,7 +200,7 @@ async fn an_origin_that_serves_no_second_connection_is_read_by_one() {
         let seed = store.agent(options(directory.path())).await;
         read_all(&seed, &store).await;
         let copies = store.given() as f64 / LENGTH as f64;
-        // What came of another version than the rest is compared, once.
+        // Bytes of another version than the rest are compared, once.
         let most = if does == Does::Changes { 1.5 } else { 1.05 };
         assert!(copies < most, "{does:?}: {copies:.3} copies");
         assert!(says(&seed, &store, why).await, "{does:?}");

@@ -45,7 +45,7 @@ async fn what_agents_decided_when_their_lead_was_gone_is_decided_again_by_whoeve
     let leads: Vec<_> = traces.iter().filter(|it| it.decided().contains(&Decided::Do(Step::Lead))).collect();
     assert_eq!(leads.len(), 1, "one leads in the seed's place: {traces:?}");
     let lead = leads[0].me;
-    // What the one that led read of the origin, and gave to the others, as well.
+    // The lead's readings of the origin, and its choices of what to give, are recorded as well.
     let led =
         (1..=5).map(|host| world.agent(host)).find(|agent| agent.status().node == lead).expect("it is one of them");
     let told = led.trace(led.status().swarms[0].blob).expect("it was to record it");

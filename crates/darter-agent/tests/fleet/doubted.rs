@@ -1,4 +1,4 @@
-//! Whoever gives or vouches for what is wrong without knowing it is told so, looks again, and mends it.
+//! An agent that gives or vouches for wrong content without knowing it is told so, looks again, and mends it.
 
 use std::sync::Arc;
 use std::time::Duration;

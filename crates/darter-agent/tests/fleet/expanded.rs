@@ -185,7 +185,7 @@ async fn what_is_no_such_layer_is_refused_with_the_reason_and_read_once() {
     let error = read(&seed, &lie).await.unwrap_err();
     let told = in_full(&error).to_string();
     assert!(told.contains(&Digest::sha256(&stored).to_string()) && told.contains(&named.to_string()), "{told}");
-    // What a proxy cut, a bit that flipped, and a page in the layer's place say nothing of the layer.
+    // A body that a proxy cut, a bit that flipped, and a page in the layer's place say nothing of the layer.
     let good = gzip(&tar([file("good", [7; 300_000])]));
     let mut flipped = good.clone();
     flipped[good.len() / 2] ^= 0x10;
@@ -487,7 +487,7 @@ async fn layers_that_are_filled_while_programs_read_them_become_whole() {
     join_all(nodes.iter().chain([&seed]).map(Agent::drain)).await;
 }
 
-/// What a seed's login opens, it opens to the programs of its fleet, expanded as well.
+/// A layer that a seed's login opens is open to the programs of its fleet, expanded as well.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seeds_login_reads_a_layer_for_its_nodes() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
 //! Nodes without a seed, and one among them that says that it leads whatever they ask for, and makes up the rest. Agents as they are, over
-//! memory and in virtual time. Whatever the false lead says, the others have the right bytes before long: they read the origin themselves.
+//! memory and in virtual time. In spite of the false lead, the others have the right bytes before long: they read the origin themselves.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -62,7 +62,7 @@ impl Fleet {
         Self { nodes, honest, origin, source, content, _dir: dir }
     }
 
-    /// What each node gets in the end.
+    /// The result of each node's pull.
     async fn pull(&self, name: &str) -> Vec<Result<Vec<u8>, FetchError>> {
         let pulls = join_all(self.nodes.iter().map(|node| read(node, &self.source)));
         let before = Instant::now();
@@ -103,7 +103,7 @@ async fn whatever_a_seed_makes_up_the_others_have_the_right_bytes_or_are_told_by
     }
 }
 
-/// Where it says that the origin refuses what the origin gives, an honest seed is asked before anybody is told.
+/// If the false seed says that the origin refuses what the origin gives, an honest seed is asked before any program is told.
 #[tokio::test(start_paused = true)]
 async fn what_a_seed_says_of_a_refusal_is_asked_of_another_seed() {
     for digest in [false, true] {
@@ -118,9 +118,10 @@ async fn what_a_seed_says_of_a_refusal_is_asked_of_another_seed() {
     }
 }
 
-/// Pieces that match the hashes of a manifest that is made up with them: only who hashes the whole finds that. Whoever was given some of them
-/// is told whose they were, and does not ask there again for five minutes: so it has the right ones once each of those that could give it others has
-/// done so. Where an honest seed is there, too, a node may follow the false one and lead the others: it says by whom it was deceived, and leads them again.
+/// Pieces that match the hashes of a manifest that is made up with them: only an agent that hashes the whole finds that. An agent that was given some
+/// of them is told whose they were, and does not ask there again for five minutes: so it has the right ones once each agent that could give it wrong
+/// ones has done so. If there is an honest seed, too, a node may follow the false one and lead the others: it says by whom it was deceived, and leads
+/// them again.
 #[tokio::test(start_paused = true)]
 async fn whoever_trusts_nobody_finds_a_forged_whole_and_has_the_right_one_from_another_reader() {
     for honest in [false, true] {

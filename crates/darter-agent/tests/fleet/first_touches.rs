@@ -1,4 +1,4 @@
-//! What the first starter of an image touched is there for the second one before it asks.
+//! The parts of an image that its first starter touched are there for the second one before it asks.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -24,7 +24,7 @@ async fn layer() -> (Registry, LayerRequest) {
     registry_with(&tar([file("large", &content)])).await
 }
 
-/// Where a start reads, in its order: none beside another.
+/// The ranges that a start reads, in its order: none beside another.
 fn reads() -> Vec<ByteRange> {
     let starts = (0..20_u64).map(|number| (number * 37 % 47) * (256 << 10) + 4096);
     starts.map(|start| ByteRange::new(start, start + 5000)).collect()
@@ -260,7 +260,7 @@ async fn for_a_mount_that_comes_again_nothing_is_fetched_that_others_touched_fir
     agent.drain().await;
     drop((agent, mount));
 
-    // What it has lies on its disk, so that this one has to lack it.
+    // The agent has the blob on its disk from before: it is removed, so that it is lacking.
     let agent = late().await;
     let blob = agent.list().await.unwrap()[0].blob.to_string();
     assert!(agent.remove(&blob).await.is_ok());

@@ -52,7 +52,7 @@ impl<F: Fn(Body) -> Body + Send + Sync> Origin for Altered<F> {
     }
 }
 
-/// Where the agent of a host listens.
+/// The address on which the agent of `host` listens.
 pub(crate) fn address(host: u8) -> String {
     format!("10.0.0.{host}:7400")
 }

@@ -164,7 +164,7 @@ fn when_the_lead_of_a_large_swarm_dies_the_next_one_vouches_for_the_rest() {
         // The lead that told most is the one now.
         let lead = told.pop().unwrap();
         let by_others: u64 = told.iter().sum();
-        // Where the machine is busy, members are asked late, and several may lead for a while.
+        // On a busy machine members are asked late, and several may lead for a while.
         assert!(by_others > (NODES * CHUNKS) as u64 / 8, "{by_others} beside {lead} of the lead");
         swarm.drain().await;
     });

@@ -1,4 +1,5 @@
-//! What every mount of a layer reads is there before the layers of an image are mounted, one after the other: in memory and in virtual time.
+//! The parts that every mount of a layer reads are there before the layers of an image are mounted, one after the other: in memory and in virtual
+//! time.
 
 use std::time::Duration;
 

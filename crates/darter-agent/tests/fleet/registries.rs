@@ -75,7 +75,7 @@ fn put_image(registry: &Registry) -> (Digest, [Digest; 2]) {
     (image, blobs)
 }
 
-/// What one pull of the image reads of its registry.
+/// The requests of one pull of the image to its registry, sorted.
 fn once(image: Digest, blobs: [Digest; 2]) -> Vec<String> {
     let mut once = vec![format!("GET {TAG}"), format!("GET /v2/lab/app/manifests/{image}")];
     once.extend(blobs.map(|blob| format!("GET /v2/lab/app/blobs/{blob}")));

@@ -312,7 +312,7 @@ async fn a_node_of_a_neighbouring_release_is_served_whatever_else_it_says() {
         control.writer.write_all(&release.says_more()).await.unwrap();
         let (source, _) = Source::from_url(web.url("/x").parse().unwrap(), &[], None);
         let (credentials, held) = (Credentials::none(), None);
-        // Whoever writes fields behind this one writes this one, too.
+        // A release that writes fields behind this one writes this one, too.
         let size = (release == Newer).then_some(9);
         control.say(&Message::Join { request: 7, source, credentials, held, wants: true, size }).await;
         let (blob, piece_length) = loop {
@@ -400,7 +400,7 @@ async fn why_an_origin_can_not_be_read_is_said_to_each_release_as_it_knows_it() 
         let url = format!("http://{}/x", "x".repeat(64)).parse().unwrap();
         let (source, _) = Source::from_url(url, &[], None);
         let (credentials, held) = (Credentials::none(), None);
-        // Whoever writes fields behind this one writes this one, too.
+        // A release that writes fields behind this one writes this one, too.
         let size = (release == Newer).then_some(9);
         control.say(&Message::Join { request: 7, source, credentials, held, wants: true, size }).await;
         let refused = async {

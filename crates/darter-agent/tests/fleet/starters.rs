@@ -14,13 +14,13 @@ use crate::stories::world::{Content, SEED, World, fetches, ip};
 
 const LENGTH: u64 = 32 << 20;
 
-/// Bytes that a cable carries in a second: one that is alone takes 0.84 s, as a container does. What is waited for somebody in vain is 150 ms, so that
-/// the same of a start of 0.17 s would be as long as the start.
+/// Bytes that a cable carries in a second: one that is alone takes 0.84 s, as a container does. A wait for a starter in vain is 150 ms: compared with
+/// a start of 0.17 s that would be as long as the start.
 const RATE: f64 = 5e6;
 
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// Where a program reads, in its order: 32 pieces, none beside the one before it.
+/// The ranges that a program reads, in its order: in 32 pieces, none beside the one before it.
 fn reads(download: &Download) -> Vec<ByteRange> {
     let piece = download.piece_length().bytes();
     let pieces = LENGTH / piece;

@@ -65,7 +65,7 @@ enum BegunBlob {
 }
 
 impl BlobReply {
-    /// Whether the registry has shown that it has the blob: it names the digest, or a length that is known.
+    /// True if the registry has shown that it has the blob: it named the digest, or a length that is known.
     pub(super) fn shows(&self, believed: Option<NamedBlob>) -> bool {
         let is_as_told = believed.is_some_and(|known| known.size.is_none() || known.size == self.member.size);
         self.names_it || is_as_told || self.reply.stale.is_some()

@@ -54,13 +54,14 @@ pub trait MountableLayers: Send + Sync + 'static {
     /// These are the layers of an image, and open: somebody is about to mount all of them.
     fn fetch_for_mount(&self, layers: &[BlobId]);
 
-    /// These are the layers of an image, the lowest first, and open. Where mounting them would make another directory than unpacking the image does, if that is so.
+    /// These are the layers of an image, the lowest first, and open. The directory, if there is one, that mounting them would make other than
+    /// unpacking the image does.
     ///
     /// # Errors
     /// Why that can't be found out, or not within this time.
     async fn misfit(&self, layers: Vec<BlobId>, within: Duration) -> Result<Option<Misfit>, FetchError>;
 
-    /// Whether parts of each of these blobs can be had without opening it anew: it is open, and has not failed, or all of it is here.
+    /// For each of `blobs`, true if its parts can be had without opening it anew: it is open, and has not failed, or all of it is here.
     async fn are_ready(&self, blobs: Vec<BlobId>) -> Vec<bool>;
 
     /// How much of each of these blobs is here.
@@ -90,7 +91,7 @@ pub trait Blob: Send + Sync + 'static {
     /// How much of the time since something last came its origin asked to be let alone.
     fn excused(&self) -> Duration;
 
-    /// Where the byte at this offset is, for a reader of a `lone` range or of everything in order.
+    /// The nearness of the byte at offset `at`, for a reader of a `lone` range or of everything in order.
     fn nearness(&self, at: u64, lone: bool) -> Nearness;
 
     /// Verified bytes of `range` (everything if `None`) in order, as they arrive; an error rather than a short end.

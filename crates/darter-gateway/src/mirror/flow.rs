@@ -16,7 +16,7 @@
 //! A body that stands still ends with `stall_timeout`, whoever gives; the upstream was asked before that. Time in which an
 //! origin asked to be let alone does not count.
 //!
-//! What comes from the upstream is not stored here. A blob that comes from it alone is compared with its digest, and its last bytes are
+//! Bytes from the upstream are not stored here. A blob that comes from it alone is compared with its digest, and its last bytes are
 //! held back for that; of other bytes the engine checks the whole, as it does with a registry. Two failures are no reason to go on, since
 //! they cast doubt on what was sent already: content that is not what its digest says, and a blob whose transfer was ended. Nor is an
 //! upstream that limits requests asked again past the agent. Then, and when nobody can go on, the connection breaks off, so that the engine

@@ -5,12 +5,13 @@
 //! for each of its layers. The list outlives the agent: it is a file. containerd itself is not asked which layers its snapshots name.
 //!
 //! Darter's own snapshotter says which layers its snapshots name. Such a layer stays, and one that is not named any more goes when nobody has asked for it for
-//! [`AFTER_RELEASE`]. Where that snapshotter is gone for good, its layers stay as long as others.
+//! [`AFTER_RELEASE`]. If that snapshotter is gone for good, its layers stay as long as others.
 //!
 //! A layer that was opened is *in use*: an engine of this host has its image. It is given to whoever asks, as an engine gives all images the
 //! snapshots that it has.
 //!
-//! Another release may have written the list, or lines of it. Whatever names a blob keeps that in the store; lines that are not understood stay as they are.
+//! Another release may have written the list, or lines of it. Any line that names a blob keeps it in the store; lines that are not understood stay as
+//! they are.
 //!
 //! Pure, but for reading and writing the list as text.
 
@@ -54,7 +55,7 @@ pub(crate) struct GivenLayer {
     /// Credentials opened it; older releases did not say.
     #[serde(default)]
     pub(crate) needs_login: bool,
-    /// Whether snapshots name it; `None`: nobody has said so.
+    /// True if snapshots name it; `None`: no snapshotter has said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     named: Option<bool>,
 }
@@ -89,7 +90,7 @@ pub(crate) struct Given {
 }
 
 impl Given {
-    /// What a list says, and whether this release may write it: not what another one has written.
+    /// The list in `text`, and true if this release may write it: it does not overwrite another release's.
     pub(crate) fn parse(text: &str) -> (Self, bool) {
         let mut lines = text.lines();
         let is_own = lines.next() == Some(MAGIC);
@@ -103,7 +104,7 @@ impl Given {
         (given, is_own)
     }
 
-    /// Whether the list changed since it was written last.
+    /// True if the list changed since it was last written.
     pub(crate) const fn is_changed(&self) -> bool {
         self.changed
     }
@@ -119,7 +120,7 @@ impl Given {
         Some(format!("{MAGIC}\n{}\n", lines.join("\n")))
     }
 
-    /// What was taken could not be written.
+    /// The text that was taken could not be written.
     pub(crate) fn not_written(&mut self) {
         self.changed = true;
     }
@@ -176,7 +177,7 @@ impl Given {
         }
     }
 
-    /// Whether this very layer was given.
+    /// True if this very layer was given.
     pub(crate) fn has(&self, layer: &LayerRequest) -> bool {
         self.layers.get(&layer.diff_id).is_some_and(|given| given.layer == *layer)
     }

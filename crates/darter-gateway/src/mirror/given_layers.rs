@@ -1,8 +1,8 @@
 //! The layers that were given to be mounted, as a list in the data directory ([`given`](super::given) decides what is on it), and what follows for the
 //! store: what is on the list is not evicted.
 //!
-//! A list of another release, or one that can't be read, is left alone: what this release gives is then not written down. What another release's list names
-//! is spared all the same.
+//! A list of another release, or one that can't be read, is left alone: what this release gives is then not written down. Layers that another
+//! release's list names are spared all the same.
 //!
 //! Invariant: what is on the list is spared. Both are changed under one lock.
 
@@ -37,7 +37,7 @@ pub struct GivenLayers(Arc<Inner>);
 struct Inner {
     dir: Dir,
     keep: Duration,
-    /// Whether the file is another release's, or can't be read.
+    /// True if the file is another release's, or can't be read: it is not written.
     set_aside: bool,
     given: Mutex<Given>,
     /// Held while the list changes, and what is spared with it.
@@ -127,7 +127,7 @@ impl GivenLayers {
             let mut new = Vec::new();
             {
                 let mut list = self.0.given.lock();
-                // An answer is no use without its first layer. What is on the list by now is spared, whatever does not find room after it.
+                // An answer is no use without its first layer. The layers that are on the list by now are spared, also if the next one finds no room.
                 for (layer, Mountable { blob, length }) in given {
                     let is_known = list.get(layer.diff_id).is_some_and(|given| given.blob == *blob);
                     if !list.give(layer, (*blob, *length), needs_login, now) {
@@ -175,7 +175,7 @@ impl GivenLayers {
     }
 
     async fn save(&self) {
-        // Whoever writes now may write what changed here.
+        // A write that is under way may include this change.
         let writing = Arc::clone(&self.0.writing).lock_owned().await;
         if self.0.set_aside || !self.0.given.lock().is_changed() {
             return;
@@ -213,7 +213,7 @@ mod tests {
 
     const KEEP: Duration = Duration::from_secs(3600);
 
-    /// What is spared.
+    /// Layers of which only the spared blobs are kept.
     #[derive(Default)]
     struct Spared(Mutex<HashSet<BlobId>>);
 

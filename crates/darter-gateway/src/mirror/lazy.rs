@@ -55,14 +55,14 @@ use crate::outlet::Outlet;
 #[derive(Clone, Debug)]
 pub(super) struct How {
     upstream: Upstream,
-    /// What the registry calls the repository.
+    /// The repository's name at the registry.
     repository: String,
-    /// What programs call it.
+    /// The repository's name as programs write it.
     named: String,
     credentials: Credentials,
 }
 
-/// What the mirror knows of layers that may be mounted.
+/// The mirror's knowledge of layers that may be mounted.
 pub(super) struct Lazy {
     layers: Arc<dyn MountableLayers>,
     wait: Duration,
@@ -89,7 +89,8 @@ pub struct LazyOptions {
     pub given: GivenLayers,
 }
 
-/// Whether an answer has the other layers of the image, too: for who goes by it until it is told of a change. Others would be told of all with each of their questions.
+/// The layers of an answer. A client that remembers answers until it is told of a change gets the image's other layers, too; any other would get all
+/// of them with each of its questions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beside {
     /// The layer that is asked for.
@@ -98,7 +99,7 @@ pub enum Beside {
     All,
 }
 
-/// What is answered for a diff id.
+/// The answer for a diff id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LayerFound {
     /// It is not given, and why.
@@ -110,9 +111,9 @@ pub enum LayerFound {
 /// A layer that can be mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundLayer {
-    /// Where it comes from, as programs name it.
+    /// The layer and its repository, as programs name them.
     pub layer: LayerRequest,
-    /// Who may read it there.
+    /// The credentials that may read it there.
     pub credentials: Credentials,
     /// How long its mountable file is.
     pub length: u64,
@@ -177,7 +178,7 @@ impl Mirror {
         lazy.watchers.tell();
     }
 
-    /// Whether layers are given at all.
+    /// True if this agent gives layers.
     pub(crate) fn has_layers(&self) -> bool {
         self.lazy.is_some()
     }
@@ -189,14 +190,14 @@ impl Mirror {
         }
     }
 
-    /// What was answered about layers may not hold any more.
+    /// Tells clients that earlier answers about layers may not hold any more.
     pub(crate) fn layers_changed(&self) {
         if let Some(lazy) = &self.lazy {
             lazy.watchers.tell();
         }
     }
 
-    /// What is given to who asks for the layer with this diff id.
+    /// Answers a client that asks for the layer with this diff id.
     pub async fn layer(&self, diff_id: Digest, beside: Beside) -> LayerFound {
         let Some(lazy) = &self.lazy else {
             return LayerFound::Miss("this agent has no directory for layers (--lazy-dir)");
@@ -221,11 +222,11 @@ impl Mirror {
         found
     }
 
-    /// What is given to who asks for the uppermost of the layers with this chain id.
+    /// Answers a client that asks for the uppermost of the layers with the chain id `chain`.
     pub async fn uppermost_layer(&self, chain: Digest) -> LayerFound {
         let Some(lazy) = &self.lazy else { return self.layer(chain, Beside::None).await };
         let until = self.clock.now() + lazy.wait;
-        // What somebody pulls right now says what the chain is.
+        // The chain may be that of an image that is being pulled right now.
         if tokio::time::timeout(lazy.wait, self.read_configs(lazy)).await.is_err() {
             return LayerFound::Miss("its image's configuration did not come in time");
         }
@@ -255,7 +256,7 @@ impl Mirror {
         if lazy.given.get(diff_id).is_none() {
             return self.find(lazy, asked).await;
         }
-        // What is not here may need credentials that are good today. Half of the time is for what was given before.
+        // A layer that is not here may need credentials that are good today. Half of the time is for what was given before.
         let now = self.clock.now();
         let half = until.since(now) / 2;
         let found = tokio::time::timeout(half, self.find(lazy, Asked { until: now + half, ..asked })).await;
@@ -286,7 +287,7 @@ impl Mirror {
         {
             return found;
         }
-        // What somebody pulls meanwhile is looked at, too, but not for ever.
+        // Images that are pulled meanwhile are looked at, too, but not for ever.
         for _ in 0..3 {
             let decision = lazy.learnt.lock().decide(diff_id, self.clock.now());
             match decision {
@@ -308,7 +309,7 @@ impl Mirror {
             let config = tokio::time::timeout(MAX_CONFIG_WAIT, self.config(&image)).await;
             (image, config.unwrap_or_else(|_| Err("it did not come in time".to_owned())))
         });
-        // Who asks may go away at any moment: what was read by then is known, and the next one reads the rest.
+        // The client may go away at any moment: configurations that were read by then are known, and the next question reads the rest.
         let mut read: FuturesUnordered<_> = read.collect();
         while let Some((Unread { pull, how, parts }, config)) = read.next().await {
             let manifest = pull.manifest;
@@ -368,12 +369,12 @@ impl Mirror {
         lazy.watchers.tell();
     }
 
-    /// What there is to say of an image, and the diff ids of the layers that were opened; `None` if what was found before stands.
+    /// The verdict on an image, and the diff ids of the layers that were opened; `None` if the earlier verdict stands.
     async fn judge(&self, lazy: &Lazy, image: &Pulled<How>, until: Moment) -> Option<(Verdict, Vec<Digest>)> {
         let (headers, awaited) = (HeaderMap::new(), Awaited::default());
         let ask = self.ask_as(&image.pull, &image.how, &headers, &awaited);
         if self.believed(&ask, image.layers[0].0.digest).is_none() {
-            // One question for all layers. What it brings is noted.
+            // One question for all layers. Its answer is noted.
             let manifest = image.pull.manifest;
             match self.head_manifest(&ask, &manifest.to_string(), Some(manifest)).await {
                 Ok(_) => {}
@@ -445,7 +446,7 @@ impl Mirror {
         Some((verdict, shown))
     }
 
-    /// Whether the puller of an image may read one of its blobs, as the mirror decides it for who asks for the blob itself.
+    /// True if the puller of an image may read one of its blobs, decided as for a client that asks for the blob itself.
     async fn may_read(&self, ask: &Ask<'_>, digest: Digest) -> bool {
         let source = ask.source(digest);
         let is_proven = self.blobs.is_proven(&source).await;
@@ -501,7 +502,7 @@ struct Asked {
 /// Layers whose mountable files are remembered: some hundred bytes each.
 const MAX_LAYERS: u64 = 20_000;
 
-/// What is left of a question's time when layers are not waited for any more.
+/// The part of a question's time that is left when layers are not waited for any more.
 const ANSWER_MARGIN: Duration = Duration::from_millis(200);
 
 /// How long an image's configuration is waited for: as long as that, no layer is answered for.

@@ -1,13 +1,13 @@
-//! Which layers diff ids belong to: learnt from the manifests and configurations of the images that are pulled through the mirror, and what was
-//! found when somebody wanted to mount them.
+//! Which layers diff ids belong to: learnt from the manifests and configurations of the images that are pulled through the mirror, and the verdicts
+//! that were reached when somebody wanted to mount them.
 //!
 //! A diff id is asked for without saying for which image, so an answer has to be right for whoever pulled any image that names it. A
 //! configuration is content that anybody can write: that it names a diff id beside a layer is a *claim*. A claim is good if the layer was opened for
-//! who pulled the image, and its tar found to have that diff id. While a claim is doubted whose image was
-//! pulled in the last [`RECENT`], the diff id is answered to nobody: it may be its puller who asks, and not the one who may have it.
+//! the puller of the image, and its tar has that diff id. While a claim is doubted whose image was pulled in the last [`RECENT`], the diff id is
+//! answered to nobody: it may be its puller who asks, and not the one who may have it.
 //!
-//! Invariants: an image has all of its layers or is not answered for. What was found counts for a time (the registries' words on access do, too), and a
-//! new pull of what was not fit has it looked at anew. Both tables are bounded: what is forgotten is a miss.
+//! Invariants: an image has all of its layers or is not answered for. A verdict counts for a time, as the registries' words on access do, and a new
+//! pull of an image that was not fit has it judged anew. Both tables are bounded: what is forgotten is a miss.
 //!
 //! Pure: time is an argument. Asking registries and expanding layers is done in `lazy`.
 
@@ -58,7 +58,7 @@ pub(crate) struct Unread<H> {
     pub(crate) parts: ImageParts,
 }
 
-/// What was found of an image.
+/// The verdict on an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// All of its layers can be mounted, by who pulled it.
@@ -69,7 +69,7 @@ pub(crate) enum Verdict {
     Refused,
 }
 
-/// What to do about a diff id.
+/// The answer to a question about a diff id, or the next step to it.
 #[derive(Debug)]
 pub(crate) enum Decision<H> {
     /// These images have to be looked at first.
@@ -163,7 +163,8 @@ impl<H: Clone> Learnt<H> {
         }
     }
 
-    /// What was found of an image, with the diff ids whose layers were opened for its puller; nothing if it is not remembered any more.
+    /// Notes the verdict on an image, with the diff ids whose layers were opened for its puller; does nothing if the image is not remembered any
+    /// more.
     pub(crate) fn judged(&mut self, pull: &Pull, verdict: Verdict, shown: Vec<Digest>, now: Moment) {
         if let Some(known) = self.images.get_mut(pull) {
             (known.verdict, known.shown) = (Some((verdict, now)), shown);
@@ -176,7 +177,7 @@ impl<H: Clone> Learnt<H> {
         verdict.map(|(_, at)| *at = now).is_some()
     }
 
-    /// What was found of an image, unless it was too long ago.
+    /// The verdict on an image, unless it is older than the time for which verdicts count.
     pub(crate) fn verdict(&mut self, pull: &Pull, now: Moment) -> Option<Verdict> {
         let ttl = self.ttl;
         self.images.get(pull)?.verdict.filter(|(_, at)| now.since(*at) < ttl).map(|(verdict, _)| verdict)
@@ -194,7 +195,7 @@ impl<H: Clone> Learnt<H> {
         self.chains.get(&chain).copied().unwrap_or(chain)
     }
 
-    /// What to do about a diff id that somebody wants to mount.
+    /// Decides about a diff id that somebody wants to mount.
     pub(crate) fn decide(&mut self, diff_id: Digest, now: Moment) -> Decision<H> {
         let pulls: Vec<Pull> = self.named.get(&diff_id).into_iter().flatten().rev().take(MAX_CLAIMS).cloned().collect();
         if pulls.is_empty() {

@@ -37,7 +37,7 @@ impl Logins {
         self.given.get(diff_id).map(|(credentials, _)| credentials.clone())
     }
 
-    /// Whether a layer was given with these credentials, a short time ago.
+    /// True if the layer was given with these credentials within the time for which they count.
     pub(super) fn are_good(&mut self, diff_id: &Digest, credentials: &Credentials, now: Moment) -> bool {
         self.given.get(diff_id).is_some_and(|(given, at)| given == credentials && now.since(*at) < self.ttl)
     }

@@ -6,7 +6,7 @@
 //! status of success, to whoever they don't know. So before a blob is given on such a word, its first bytes are compared
 //! with those that the registry gives to this very caller.
 //!
-//! Where the registry can't be reached from this host (a seed asked it), or limits requests, the length it told has to be
+//! If the registry can't be reached from this host (a seed asked it), or limits requests, the length it told has to be
 //! the blob's.
 
 use std::os::unix::fs::FileExt as _;

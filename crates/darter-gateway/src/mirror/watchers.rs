@@ -29,7 +29,7 @@ impl Watchers {
         watchers.push(connection);
     }
 
-    /// What was answered before may not hold any more.
+    /// Tells all connections that earlier answers may not hold any more.
     pub(super) fn tell(&self) {
         self.0.lock().retain(is_told);
     }

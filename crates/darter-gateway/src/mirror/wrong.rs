@@ -5,10 +5,10 @@
 //! each blob, on any error. Podman and its family go on only while they look for a manifest, so one that names such a blob
 //! is refused, too.
 //!
-//! What is whole here by now is refused no more: another agent has read it right.
+//! A blob that is whole here by now is refused no more: another agent has read it right.
 //!
 //! By repository: what one registry sends wrong, made up or not, is no reason to refuse another's. And by caller, where the
-//! registry has not shown that the caller may read it: what came may be what is shown to who has to log in.
+//! registry has not shown that the caller may read it: the bytes may be those that are shown to callers that have to log in.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The same numbers in Prometheus' older text format (0.0.4), for whoever does not ask for OpenMetrics: `promtool check
 //! metrics`, `curl`, and collectors that know nothing else.
 //!
-//! What differs: a counter's own name has `_total`, there is no type `info`, no `# UNIT`, and no `# EOF`. Samples are the same.
+//! Differences: a counter's own name has `_total`, there is no type `info`, no `# UNIT`, and no `# EOF`. Samples are the same.
 //! Pure.
 
 use std::collections::HashMap;

@@ -123,7 +123,7 @@ fn wanted() -> Labels {
     Labels::from([(TARGET.to_owned(), chain())])
 }
 
-/// What an unpacker is told that wants the chain.
+/// Prepares a snapshot as an unpacker does that wants the chain.
 async fn prepare(snapshotter: &Snapshotter, key: &str) -> Result<Vec<Mount>> {
     snapshotter.prepare(key.to_owned(), String::new(), wanted()).await
 }

@@ -88,7 +88,7 @@ async fn the_fleet_has_what_the_lead_has_read_of_a_layer_and_opens_it_once_all_o
         assert!(got.unwrap() == expanded(&tar));
     }
     assert_eq!(reads(&registry, layer.digest), 1);
-    // Who reads the seed's registry is who had it proven.
+    // The seed has read the layer from its registry, so that is proven: the registry is not asked again.
     registry.state.lock().broken = Some(http::StatusCode::INTERNAL_SERVER_ERROR);
     let got = seed.expanded(&layer, Credentials::none(), Access::Granted, WITHIN).await.unwrap();
     assert_eq!(got.length(), Some(expanded(&tar).len() as u64));

@@ -1,8 +1,8 @@
 //! Cables of hosts, over any transport: how fast they are, what befalls bytes on them, and whether a process still stands at their end.
 //! A node that lies is an agent like any other whose cable says something else than it does.
 //!
-//! A host's connections share its cable each way, and wait for it in virtual time. What an answer to a request for a piece is, is seen
-//! by its header; what a message is, by its frame.
+//! A host's connections share its cable each way, and wait for it in virtual time. An answer to a request for a piece is known by its header, a
+//! message by its frame.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -261,7 +261,7 @@ impl Over {
     }
 }
 
-/// Where the origin stands.
+/// The origin's address.
 pub(crate) const ORIGIN: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 1, 1));
 
 /// A pause of one half of a connection.

@@ -51,7 +51,7 @@ impl Mirror {
         let now = self.clock.now();
         let given: Vec<_> = {
             let mut learnt = lazy.learnt.lock();
-            // What another image answers is given with that one's credentials, to who asks for it.
+            // A layer that is answered by another image is given with that image's credentials, when it is asked for.
             layers.retain(|((_, other), _)| {
                 let decision = learnt.decide(*other, now);
                 *other == diff_id || matches!(decision, Decision::Hit(hit) if hit.pull == image.pull)
@@ -143,8 +143,8 @@ impl Mirror {
         LayerFound::Found(Box::new(FoundLayer { beside: found.collect(), ..first }))
     }
 
-    /// Whether a program that opens a layer with these credentials was just given it with the same, or is trusted with what this host's engines
-    /// use.
+    /// True if a program that opens a layer with these credentials was just given it with the same, or may have all that this host's engines use
+    /// (`is_trusted`).
     pub(crate) fn may_open(&self, layer: &LayerRequest, credentials: &Credentials, is_trusted: bool) -> bool {
         let Some(lazy) = &self.lazy else { return false };
         let with_same = || lazy.logins.lock().are_good(&layer.diff_id, credentials, self.clock.now());
