@@ -284,7 +284,7 @@ pub struct BlobRow {
     pub images: Vec<String>,
 }
 
-/// Where a blob's bytes came from.
+/// The sources of a blob's bytes, and the events on the way.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Explanation {
     /// The blob.
@@ -366,7 +366,7 @@ pub struct ImagePart {
     /// Its length, if known.
     #[serde(flatten, with = "units::length_bytes")]
     pub length: Option<u64>,
-    /// Where its bytes came from; `None` for manifests, and for what this host never had.
+    /// The sources of its bytes; `None` for manifests, and for blobs that this host never had.
     pub explanation: Option<Explanation>,
 }
 

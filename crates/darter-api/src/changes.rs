@@ -3,8 +3,8 @@
 //! `POST /v1/layers/changes` with `Connection: upgrade` and `Upgrade: darter-changes` is answered by 101. Then the agent sends a byte at once, and one whenever what it
 //! answered before may be another answer now: before anybody can have pulled the image that is the cause. The end of the connection says the same, for good.
 //!
-//! So whoever looks into the connection before it uses an answer, and finds nothing there, is answered the same as by the agent. What only time changes, such as
-//! how much of a layer is here, is not told.
+//! So whoever looks into the connection before it uses an answer, and finds nothing there, is answered the same as by the agent. Changes with time
+//! alone, such as how much of a layer is here, are not told.
 //!
 //! For root and the agent's own user alone. An older agent refuses.
 

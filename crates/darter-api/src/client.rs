@@ -136,7 +136,7 @@ impl Client {
         first.expect("there is always a place to look")
     }
 
-    /// Where the socket is.
+    /// The socket's path.
     pub fn socket(&self) -> &Path {
         &self.socket
     }

@@ -3,7 +3,7 @@
 //! system allows. [`Sender`] and [`Receiver`] are the two ends.
 //!
 //! `POST /v1/get` with `Connection: upgrade` and `Upgrade: darter-file` is answered by 101. The client then sends one byte,
-//! [`READY`], which says that from now on it reads with room for descriptors. What follows are frames of 17 bytes:
+//! [`READY`], which says that from now on it reads with room for descriptors. Frames of 17 bytes follow:
 //!
 //! | kind | a | b | then |
 //! |---|---|---|---|
@@ -153,9 +153,8 @@ impl Sender {
         Self { stream, tells, sent: None, waiting: Vec::new() }
     }
 
-    /// These bytes of the file are verified; the file's descriptor goes first, if it did not go already. Where the file can't be
-    /// opened anew (without /proc, or when no descriptor is left), its bytes go. This goes out with the next other message, or by
-    /// [`flush`](Self::flush).
+    /// These bytes of the file are verified; the file's descriptor goes first, if it did not go already. If the file can't be opened anew (without
+    /// /proc, or when no descriptor is left), its bytes go instead. This goes out with the next other message, or by [`flush`](Self::flush).
     ///
     /// # Errors
     /// When the receiver is gone, or the file can't be read.

@@ -1,5 +1,5 @@
-//! What is answered to who wants to mount a layer of an image: by its diff id, `POST /v1/layers/DIFFID`, or as the uppermost of the layers with a chain id,
-//! `POST /v1/chains/CHAINID`. And what a snapshotter says of the layers that its snapshots name: `PUT /v1/layers`.
+//! Answers to a program that wants to mount a layer of an image: by its diff id, `POST /v1/layers/DIFFID`, or as the uppermost of the layers with a
+//! chain id, `POST /v1/chains/CHAINID`. And a snapshotter's list of the layers that its snapshots name: `PUT /v1/layers`.
 //!
 //! The answer may take minutes, while somebody reads the layer and expands it. Until then its body has a new line twice a second, which JSON allows in front of a
 //! value: who hears nothing for some seconds asks an agent that is stuck. An unknown state is a miss.

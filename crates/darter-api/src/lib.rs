@@ -65,7 +65,7 @@ pub use layer::{BlobRequest, LayerRequest};
 pub use mounts::{MountKind, MountState, MountStatus};
 pub use span::{Span, SpanError};
 
-/// Where the socket of a data directory is.
+/// The path of a data directory's socket.
 pub fn socket_path(data_dir: &Path) -> PathBuf {
     data_dir.join("darter.sock")
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// A mounted file, as `darter mount --list` has it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MountStatus {
-    /// Where: the directory.
+    /// The mount point.
     pub dir: PathBuf,
     /// The file in it; empty where several are.
     pub file: String,

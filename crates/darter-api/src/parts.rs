@@ -62,7 +62,7 @@ pub enum Ask {
     /// Nothing, but what programs have touched since the blob was opened, in the order of first touches: for whoever opens it later. In place of
     /// what was said before. An older daemon passes it over.
     Touched {
-        /// Where each run of bytes begins and ends.
+        /// The first byte of each run, and one past its last.
         ranges: Vec<(u64, u64)>,
     },
     /// A question that only a newer release knows.

@@ -21,7 +21,7 @@ pub struct LayerProfile {
     pub pinned: bool,
     /// How many bytes that is.
     pub bytes: u64,
-    /// Where each part begins and ends in the mountable file, in the order in which they are needed.
+    /// For each part its first byte in the mountable file and one past its last, in the order in which the parts are needed.
     pub ranges: Vec<(u64, u64)>,
 }
 

@@ -12,7 +12,7 @@ use crate::zip::{self, ZipScan};
 /// How much is read to know the kind: a tar's first header.
 const HEAD: u64 = 512;
 
-/// Where the magic of all tars but those of the oldest kind is.
+/// The bytes that hold the magic of all tars but those of the oldest kind.
 const USTAR: std::ops::Range<usize> = 257..262;
 
 /// How long a tar without members is, at most: what programs write. Longer files of zeros are anything.

@@ -61,7 +61,7 @@ pub enum Body {
     File {
         /// How long it is.
         size: u64,
-        /// Where its bytes are.
+        /// The place of its bytes.
         contents: Contents,
     },
     /// A symbolic link whose target is known.
@@ -70,7 +70,7 @@ pub enum Body {
     SymlinkIn {
         /// How long the target is.
         size: u64,
-        /// Where its bytes are.
+        /// The place of its bytes.
         contents: Contents,
     },
     /// A named pipe.
@@ -84,7 +84,7 @@ pub enum Body {
     },
 }
 
-/// Where a file's bytes are.
+/// The place of a file's bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Contents {
     /// The whole of one of several files, by its number.
@@ -102,9 +102,9 @@ pub enum Contents {
 /// A part of a sparse file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Where in the file it begins.
+    /// Its offset in the file.
     pub offset: u64,
-    /// Where in the archive.
+    /// Its offset in the archive.
     pub at: u64,
     /// How long it is.
     pub length: u64,
@@ -113,9 +113,9 @@ pub struct Extent {
 /// A member of a zip, as the list at the end has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Zipped {
-    /// Where its own header begins.
+    /// The offset of its own header.
     pub header: u64,
-    /// Where the next member's does, or the list: its data ends before that.
+    /// The offset of the next member's header, or of the list: its data ends before that.
     pub end: u64,
     /// How long its data is.
     pub compressed: u64,
@@ -210,7 +210,7 @@ const PER_NODE: usize = 2 * size_of::<Building>() + size_of::<Node>() + 2 * size
 const PER_DIRECTORY: usize = 12 * size_of::<Entry>() + 2 * size_of::<Entry>();
 
 impl TreeBuilder {
-    /// A tree with nothing in it. What no member dates is of this time.
+    /// A tree with nothing in it. `mtime` is the time of directories that no member names.
     pub fn new(mtime: Time) -> Self {
         let mut builder = Self { nodes: Vec::new(), mtime, held: 0, members: 0 };
         builder.nodes.push(builder.directory(NodeId::ROOT));
@@ -329,7 +329,7 @@ impl TreeBuilder {
         self.nodes[parent.index()].entries.insert(name.into(), node);
     }
 
-    /// The tree. What counts is what can be reached: nothing below a directory in whose place something else came.
+    /// The tree. Only nodes that can be reached are in it: nothing below a directory that was replaced by something else.
     ///
     /// # Errors
     /// There are files, and none of them can be read.

@@ -101,7 +101,7 @@ struct Zip {
     mode: u32,
     /// The length in the list, in place of the right one.
     size: Option<u32>,
-    /// Where the list says that it is.
+    /// The offset that the list tells, if it is not the right one.
     header: Option<u32>,
     zip64: bool,
 }

@@ -1,8 +1,8 @@
 //! How many bytes a holder hands to a connection ahead of its cable.
 //!
-//! What a socket has taken and not sent is decided: it goes out though the request was called back meanwhile, and before whatever
-//! would have been better by then. With too little in the socket the cable rests until the holder's task is woken. Both are matters of
-//! time and not of bytes, so a connection is handed what it sends within 40 ms.
+//! Bytes that a socket has taken and not sent are decided: they go out though the request was called back meanwhile, and before any that would have
+//! been better by then. With too little in the socket the cable rests until the holder's task is woken. Both are matters of time and not of bytes, so
+//! a connection is handed what it sends within 40 ms.
 //!
 //! The rate is measured by how long a piece waits for room. A piece that never waits tells nothing, and a burst that a shaper lets
 //! through tells little: the limit starts low, and several quick pieces in a row raise it.
@@ -85,7 +85,7 @@ impl Ahead {
         if waiting > limit {
             return Some(waiting - limit);
         }
-        // All of it had room, it seemed. Where it waited for longer than a full socket would take, the socket was full.
+        // All of it had room, it seemed. If it waited for longer than a full socket would take, the socket was full.
         (self.rate > 0.0 && took * self.rate > limit).then_some(bytes)
     }
 }

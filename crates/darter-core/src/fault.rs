@@ -1,8 +1,8 @@
 //! The one vocabulary of every error in Darter: whose fault a failure is, whether asking again helps, and how an error is told in full.
 //!
-//! Each crate has error types of its own, which say what was tried and what to do next. What the agent *does* about an error (try
-//! again, ask the next seed, drop a peer, choose an exit code or an HTTP status, count it) follows from its [`Blame`] alone, so
-//! that one failure is never judged twice in two ways.
+//! Each crate has error types of its own, which say what was tried and what to do next. The agent's reaction to an error (try again, ask the next
+//! seed, drop a peer, choose an exit code or an HTTP status, count it) follows from its [`Blame`] alone, so that one failure is never judged twice in
+//! two ways.
 //!
 //! Not here: texts for people, but for what to do about a refusal of the file system ([`advice`]), which several crates tell. All
 //! others are the errors' own, without the text of their causes: [`in_full`] adds these.

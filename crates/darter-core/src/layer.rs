@@ -1,9 +1,9 @@
 //! A layer of an image in its expanded form: its tar, uncompressed, in a file that the kernel mounts.
 //!
-//! What the file holds follows from the tar and from the format alone: the same bytes on every host, whichever registry gave the layer
-//! and however it was compressed. So that names the blob, and all who want it meet in one swarm. Where the layer is read, and what it
-//! is there, says an [`ExpandedLayer`] besides: who leads the swarm reads it there once, and a registry's word about its own layer is
-//! what decides who may have it.
+//! The file's bytes follow from the tar and from the format alone: the same bytes on every host, whichever registry gave the layer
+//! and however it was compressed. So that names the blob, and all who want it meet in one swarm. An [`ExpandedLayer`] says besides from which
+//! registry the layer is read, and its digest there: the lead reads it there once, and that registry's word about its own layer decides who may have
+//! it.
 //!
 //! That a layer unpacks into a tar is a claim of whoever names both. It is believed only once an agent has read the layer and found
 //! it so: else a layer that everybody may read would open the tar of one that they may not.
@@ -58,7 +58,7 @@ impl fmt::Display for ExpandedLayer {
     }
 }
 
-/// What a registry has, as people read it.
+/// A blob of a registry, as people read it.
 pub(crate) fn in_registry(
     f: &mut fmt::Formatter<'_>,
     registry: &Url,

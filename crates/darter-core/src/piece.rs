@@ -84,7 +84,7 @@ impl PieceLength {
         PieceIndex(u32::try_from(offset >> self.log2).expect("a blob has fewer than 2^32 pieces"))
     }
 
-    /// Where a piece starts.
+    /// The offset of `piece` in a blob, in bytes.
     pub const fn offset(self, piece: PieceIndex) -> u64 {
         (piece.0 as u64) << self.log2
     }

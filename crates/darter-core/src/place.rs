@@ -1,4 +1,4 @@
-//! Where a node stands, and how near two nodes are.
+//! The place of a node, and how near two nodes are.
 
 use std::collections::BTreeMap;
 

@@ -4,7 +4,7 @@
 //! of a copy of a blob of a thousand pieces for ten thousand members, and ten thousand messages for each piece that the origin
 //! gives. So the lead signs the list, members pass it on, and nobody has to trust whom it hears it from.
 //!
-//! What is signed is the end of a [`HashChain`]: a value that begins with the blob and takes in one hash after the other. A member that
+//! The lead signs the end of a [`HashChain`]: a value that begins with the blob and takes in one hash after the other. A member that
 //! knows the first hashes checks further ones without going through the first again. Most chains begin with the first piece; one that
 //! begins behind a gap is for a run of pieces within a [`block_of`] them, so that it is short, and provable by itself. Signatures are Ed25519 (RFC 8032); the
 //! key is drawn anew by whoever begins to lead a swarm, and members learn it from the lead itself as they join.

@@ -22,7 +22,7 @@ use crate::source::{Source, Version};
 /// A date of modification this near to the answer's own date may stand for two states, if clocks differ: seconds.
 const MIN_AGE: u32 = 60;
 
-/// Where a resource is, after redirects, without what signs the address.
+/// The address of a resource, after redirects, without the parameters that sign it: hashes that can be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {
     /// All of it.
@@ -50,7 +50,7 @@ pub enum Reach {
 /// The headers of an answer that describe its representation, besides those of its [`Version`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shown {
-    /// Where it was found; `None` for origins without redirects.
+    /// The address at which it was found; `None` for origins without redirects.
     pub address: Option<Address>,
     /// Seconds from `Last-Modified` to the answer's `Date`, if it has both.
     pub age: Option<u32>,

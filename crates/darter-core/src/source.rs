@@ -1,4 +1,4 @@
-//! Where a blob's bytes come from, and how that names the blob.
+//! The source of a blob's bytes, and the blob's name that follows from it.
 //!
 //! Content with a digest is named by the digest alone, wherever it is read. Content without one is named by its
 //! *source* and its *version*: an origin whose validators change makes a new blob, so no swarm mixes two versions. A layer that is to
@@ -21,7 +21,7 @@ use crate::signature;
 /// Stands in a [`Credentials`] list for the whole query of a signed address: no header has such a name.
 pub const SIGNED_QUERY: &str = "?";
 
-/// Where bytes are stored, without what authorises reading them.
+/// The place where bytes are stored, without what authorises reading them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Source {
     /// A URL that a GET answers with the bytes: `http`, `https` or `file`.

@@ -17,7 +17,7 @@ const BITS: std::ops::RangeInclusive<u32> = 9..=40;
 /// A chunk that is a hole.
 pub(crate) const HOLE: u32 = u32::MAX;
 
-/// Where the bytes of a sparse file are.
+/// The chunk map of a sparse file: the place of each of its chunks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Chunks {
     /// A chunk is two to this power.
@@ -31,10 +31,10 @@ pub(crate) struct Chunks {
 /// Bytes of a member's data that have to be copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CopiedRange {
-    /// Where in the data they begin.
+    /// Their offset in the member's data.
     pub(crate) from: u64,
     pub(crate) length: u64,
-    /// Where among the copies they go.
+    /// Their offset among the copies.
     pub(crate) to: u64,
 }
 
@@ -55,7 +55,7 @@ pub(crate) enum ChunkPlan {
 struct Extent {
     begin: u64,
     end: u64,
-    /// Where in the member's data it begins.
+    /// Its offset in the member's data.
     data: u64,
 }
 

@@ -9,7 +9,7 @@ use crate::tree::Tree;
 
 /// Takes a tar as it streams by.
 ///
-/// Whoever calls it writes the tar to [`TAR_START`] of a file meanwhile, and checks its digest. Nothing but metadata is kept in memory:
+/// The caller writes the tar to [`TAR_START`] of a file meanwhile, and checks its digest. Nothing but metadata is kept in memory:
 /// [`limits`](crate::limits) says how much.
 ///
 /// ```

@@ -1,9 +1,9 @@
 //! Attributes that directories of a layer have of the layers below, if no member of its tar names them.
 //!
-//! A tar need not name a directory that it has files in. Where containerd unpacks for overlayfs, such a directory becomes what the nearest layer below has at that path:
-//! owner, mode and attributes. (Its time is that of unpacking whatever the layers say, since something is made in it after it was given the one from below.) A layer's
-//! expanded file is made without the layers below, and says root, 0755 and 1970. So an image whose layers are mounted is what it should be only where the layers below say
-//! the same as that, or nothing; [`inherited`] tells where they say something else.
+//! A tar need not name a directory that it has files in. When containerd unpacks for overlayfs, such a directory becomes what the nearest layer below
+//! has at that path: owner, mode and attributes. (Its time is that of unpacking whatever the layers say, since something is made in it after it was
+//! given the one from below.) A layer's expanded file is made without the layers below, and says root, 0755 and 1970. So an image whose layers are
+//! mounted is what it should be only where the layers below say the same as that, or nothing; [`inherited`] tells where they say something else.
 //!
 //! As `mkparent` of containerd's `pkg/archive` does it: each layer below is asked, the nearest first, where the path leads within it, symbolic links included. The first that
 //! has something there decides, and only if that is a directory. That a layer between hides it is not considered.
@@ -108,7 +108,7 @@ impl fmt::Display for Inherited {
     }
 }
 
-/// Where mounting these layers, the lowest first, makes other directories than unpacking does. Directories above others come first.
+/// The directories that mounting `layers`, the lowest first, would make other than unpacking them does. Directories above others come first.
 ///
 /// # Errors
 /// [`Unsound`] metadata.

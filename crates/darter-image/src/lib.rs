@@ -18,11 +18,11 @@
 //! | `chunks` | how a sparse file points at the tar |
 //! | `erofs` | the format on the disk |
 //!
-//! Invariants: the same tar gives the same bytes on every machine, in chunks of whatever size it comes. What a layer makes is what
-//! containerd's overlayfs snapshotter makes of it. Memory is bounded by [`limits`], whatever the tar says; file contents are never held, but
-//! for those blocks of sparse files that can't be pointed at.
+//! Invariants: the same tar gives the same bytes on every machine, in chunks of whatever size it comes. A mounted layer is what containerd's
+//! overlayfs snapshotter makes of it. Memory is bounded by [`limits`], whatever the tar says; file contents are never held, but for those blocks of
+//! sparse files that can't be pointed at.
 //!
-//! Pure: no sockets, no files, no clock. Who reads, stores and mounts is elsewhere.
+//! Pure: no sockets, no files, no clock. Reading, storing and mounting are elsewhere.
 
 // Under the name that the tests beside this directory know it by.
 #[cfg(test)]

@@ -9,7 +9,7 @@ pub enum Reason {
     /// The bytes are no tar, or a damaged one.
     #[error("not a tar, or a damaged one: {what}, in the header at byte {at}")]
     Malformed {
-        /// Where the header begins.
+        /// The header's offset in the tar.
         at: u64,
         /// The fault in it.
         what: &'static str,

@@ -1,6 +1,6 @@
 //! The whole file: made of a layer as it is read, and checked against what would be made of the tar in it.
 //!
-//! Where the bytes are kept is the caller's affair: they are given and taken by offset.
+//! The caller keeps the bytes: they are given and taken by offset.
 
 use std::io::Read;
 
@@ -62,7 +62,7 @@ pub fn expand_layer<E: From<LayerError>>(
     Ok((digests, expanded))
 }
 
-/// Where in a file that begins with these bytes its metadata begins, as its superblock says; `None` if they are too few.
+/// The offset of the metadata in a file that begins with `beginning`, as its superblock says; `None` if these bytes are too few.
 pub fn metadata_at(beginning: &[u8]) -> Option<u64> {
     beginning.get(META_ADDRESS).map(|address| number(address) * BLOCK as u64)
 }

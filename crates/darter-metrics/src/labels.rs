@@ -7,7 +7,7 @@ use parking_lot::RwLock;
 
 /// Names with a label of their own.
 const MAX_NAMES: usize = 32;
-/// Where nobody is named.
+/// The label of a count that names nobody.
 const NONE: &str = "";
 /// All that came after the table was full.
 const OTHER: &str = "other";

@@ -1,6 +1,6 @@
 //! Fetching ahead of readers, by their pattern. Pure.
 //!
-//! Whoever reads on where it stopped is a *stream*: after [`MIN_RUN`] bytes in order it is fetched ahead of, first [`MIN_WINDOW`], then twice
+//! A reader that goes on where it stopped is a *stream*: after [`MIN_RUN`] bytes in order it is fetched ahead of, first [`MIN_WINDOW`], then twice
 //! as much each time it has read half of that, up to [`MAX_WINDOW`]. Somebody who jumps is given what it touches and nothing more. Several
 //! streams in one file (threads, processes) are told apart by where they are.
 //!
@@ -26,7 +26,7 @@ const MAX_STREAMS: usize = 16;
 
 #[derive(Clone, Copy, Debug)]
 struct Stream {
-    /// Where it began.
+    /// The offset at which it began.
     start: u64,
     /// One past the last byte that was read.
     at: u64,

@@ -97,7 +97,7 @@ struct Opened {
 struct Member {
     zipped: Zipped,
     size: u64,
-    /// Where its data is.
+    /// The range of its data in the archive.
     data: ByteRange,
     /// The decoder that inflated last, if there is a place for it. Locked while somebody inflates.
     last: AsyncMutex<Option<Inflater>>,
@@ -264,7 +264,7 @@ impl Archive {
         loop {
             let this = inflater.given() / CHUNK;
             if member.place.is_some() {
-                // Whoever gives up waiting leaves it where it was.
+                // A reader that gives up waiting leaves the inflater where it was.
                 *last = Some(inflater.clone());
             }
             let (next, chunk) = self.next_chunk(inflater, member).await?;

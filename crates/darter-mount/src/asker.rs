@@ -3,14 +3,15 @@
 //! A read past the page cache is one question of the thread that reads, and the kernel lets that thread end only once it is answered. The kernel tells of
 //! signals, too, but of all of them, and the library that takes its questions does not pass that on. So the thread is looked at while its read waits.
 //!
-//! Invariant: only a thread that was killed, and waits in the kernel, counts. Where it can't be seen (another PID namespace, no `/proc`), nobody was killed.
+//! Invariant: only a thread that was killed, and waits in the kernel, counts. If it can't be seen (another PID namespace, no `/proc`), it counts as
+//! not killed.
 
 use std::time::Duration;
 
 /// How often to look.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// The bit of `SIGKILL` in the masks of `/proc/PID/status`. What else ends a process for good is sent on to each of its threads as this one.
+/// The bit of `SIGKILL` in the masks of `/proc/PID/status`. Any other signal that ends a process reaches each of its threads as this one.
 const KILLED: u64 = 1 << (9 - 1);
 
 /// A thread, as the kernel names it to who mounted the file system; 0 if that can't see it.
@@ -34,7 +35,7 @@ impl Asker {
     }
 }
 
-/// What `/proc/PID/status` says of a thread.
+/// True if `status`, a thread's `/proc/PID/status`, says that it was killed and waits in the kernel.
 fn is_killed(status: &str) -> bool {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     let has =

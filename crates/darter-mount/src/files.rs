@@ -1,6 +1,6 @@
 //! The agent's files that a mount reads: the one that was named last, and the one before it until this one is whole. No I/O.
 //!
-//! A daemon with an emptier store names a file with holes. What the file before had is read from there as long as it is needed.
+//! A daemon with an emptier store names a file with holes. Pieces of the file before are read from there as long as they are needed.
 
 use std::fs::File;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! Which pieces of the agent's file are known to be right, and which of them stay in the page cache. No I/O.
 //!
 //! A piece is *fresh* from the moment at which the agent vouched for it, while it is among the last [`MAX_FRESH`] bytes: it is in the page cache,
-//! and is read without a question. What is no longer fresh is dropped from the page cache where the kernel keeps what it was given in that of the
-//! mounted file ([`Pages`](crate::Pages)); else all of it would be there twice. While the connection lasts by which the agent vouched for a piece, it is not evicted, and so
-//! is read from the disk without another question.
+//! and is read without a question. A piece that is no longer fresh is dropped from the page cache if the kernel keeps the bytes that it was given in
+//! that of the mounted file ([`Pages`](crate::Pages)); else all of it would be there twice. While the connection lasts by which the agent vouched for
+//! a piece, it is not evicted, and so is read from the disk without another question.
 //!
 //! The hash of each piece that was ever vouched for stays known. So a piece can be read without an agent, and verified here.
 
@@ -164,7 +164,7 @@ pub struct PieceCheck {
     piece: PieceIndex,
     hash: PieceHash,
     only: bool,
-    /// Where it lies.
+    /// Its place in the file.
     pub range: ByteRange,
 }
 

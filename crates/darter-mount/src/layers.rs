@@ -1,16 +1,17 @@
 //! The layers of images as files that the kernel mounts, in a directory that containerd looks into (`layer_content_caches`).
 //!
-//! A layer is a file whose reads wait, and a link to the store's file once all of it is here. What is named changes at any moment, so entries
-//! of layers have no life in the kernel's sight, and their attributes a moment's; a sidecar for dm-verity is never there, and the kernel need not ask again. Blocks are
-//! those that are really here.
+//! A layer is a file whose reads wait, and a link to the store's file once all of it is here. Entries change at any moment, so the kernel keeps no
+//! entry of a layer, and its attributes for a moment; a sidecar for dm-verity is never there, and the kernel need not ask again. Blocks are those
+//! that are really here.
 //!
 //! The kernel reads a layer past the page cache of its file here (`FOPEN_DIRECT_IO`): EROFS, or a loop device, has pages of its own of what it reads, each of its reads is one question, which is
-//! answered with all of its bytes or none, and nothing is read but what it wants. What EROFS reads page by page (its metadata) stays in memory all the same (`FOPEN_KEEP_CACHE`). A thread
-//! that waits for such a read can't be killed before it is answered, so who asks is looked at while it waits (`asker`).
+//! answered with all of its bytes or none, and nothing is read but what it wants. Metadata, which EROFS reads page by page, stays in memory all the
+//! same (`FOPEN_KEEP_CACHE`). A thread that waits for such a read can't be killed before it is answered, so who asks is looked at while it waits
+//! (`asker`).
 //!
 //! Nobody but the user who mounts it, and root, gets into the directory: layers of private images are in it, and every user of the host may ask for paths.
 //!
-//! Whatever may take time is answered by tasks of the runtime: one that hangs keeps no other waiting.
+//! Questions that may take time are answered by tasks of the runtime: one that hangs keeps no other waiting.
 
 use std::ffi::OsStr;
 use std::io;

@@ -25,7 +25,7 @@
 //! Decisions ([`ahead`], [`touches`], [`limits`], [`fill`](mod@fill), [`waits`], [`kept`], [`files`], `names`) do no I/O and take the time as an argument.
 //!
 //! Invariant: a read is answered with all of its bytes, each verified when its piece came, or with EIO. Never with zeros that are not in the
-//! content, never short. What a disk that rots changes later is seen only where a piece is read without an agent ([`file`](mod@file)).
+//! content, never short. Later changes by a disk that rots are seen only where a piece is read without an agent ([`file`](mod@file)).
 //!
 //! Non-goals: which process keeps a mount, and which agent it asks (`darter`); what moves bytes (`darter-engine`).
 

@@ -54,7 +54,7 @@ pub enum MountError {
     /// The kernel, or fusermount3, said no.
     #[error("can't mount at {dir}: {}", .reason.trim())]
     Refused {
-        /// Where.
+        /// The mount point.
         dir: String,
         /// Its words.
         reason: String,

@@ -30,11 +30,11 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 /// A file that was opened at its origin.
 pub struct OpenedFile {
-    /// What it is.
+    /// The file's content.
     pub content: Content,
     /// The connection by which it was opened.
     pub supply: Arc<dyn Supply>,
-    /// Who opens others.
+    /// Opens further connections.
     pub supplier: Arc<dyn Supplier>,
     /// True if the content has to have a digest.
     pub has_digest: bool,
@@ -83,7 +83,7 @@ struct Slot {
     known: Mutex<Known>,
 }
 
-/// What is known of a file that is not open.
+/// The last known state of a file that is not open.
 #[derive(Clone, Debug, Default)]
 struct Known {
     blob: Option<BlobId>,
@@ -199,7 +199,7 @@ impl FileSet {
         idle.sort_by_key(|(_, slot)| slot.used.load(Ordering::SeqCst));
         for (number, slot) in idle.into_iter().take(excess) {
             let mut kept = slot.kept.lock();
-            // Whoever opens it counts before looking here.
+            // A task that opens it counts itself before it looks here.
             let closed = if slot.users.load(Ordering::SeqCst) == 0 { kept.take() } else { None };
             drop(kept);
             if closed.is_some() {
@@ -220,7 +220,7 @@ impl FileSet {
                 let mut known = slot.known.lock();
                 (known.held, known.whole) = (glance.held, glance.whole);
                 drop(known);
-                // What is wrong says more than what waits.
+                // A tainted file goes before one that waits.
                 if glance.condition != Condition::Open && !matches!(all.condition, Condition::Tainted(_)) {
                     all.condition = glance.condition;
                 }

@@ -1,4 +1,4 @@
-//! Where bytes come from: what a mount asks of an agent. An agent in another process, or in this one.
+//! Supplies: the questions that a mount asks an agent, in another process or in this one.
 
 use std::fs::File;
 use std::sync::Arc;

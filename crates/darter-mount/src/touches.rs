@@ -1,7 +1,7 @@
 //! Which pieces of a file were touched first, in which order, in the first minute after it was opened: what its agent is told, so that whoever
 //! starts the same later has them before it asks. Pure.
 //!
-//! What counts is what the kernel reads, whether or not it had to wait: metadata, too, and what the kernel reads ahead. A file whose pages are in
+//! Each read of the kernel counts, whether or not it had to wait: metadata, too, and what the kernel reads ahead. A file whose pages are in
 //! memory already is not read at all, so only the first minute of a file counts, and what was touched is handed over as it grows: a program may
 //! run for a moment only. Bounded: `MAX_RUNS` runs of `MAX_PIECES` pieces.
 

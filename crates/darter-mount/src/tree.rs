@@ -4,7 +4,7 @@
 //! (`FOPEN_KEEP_CACHE`). Everything belongs to the user who mounts it, and that user may read all of it: owners are names of another host's users.
 //! All blocks are reported as there, but for holes, which a [`Reader`] gives as zeros because they are zeros in the file.
 //!
-//! Whatever may take time is answered by tasks of the runtime: a file that waits keeps no other waiting.
+//! Questions that may take time are answered by tasks of the runtime: a file that waits keeps no other waiting.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -57,7 +57,7 @@ pub trait Reader: Send + Sync + 'static {
     fn release(&self, file: NodeId);
 }
 
-/// What the kernel was given of a tree's files.
+/// The pages that the kernel was given of a tree's files.
 #[derive(Clone, Debug)]
 pub struct TreeCache {
     notifier: Notifier,
@@ -86,7 +86,7 @@ impl TreeCache {
         };
         let files = files.into_iter().map(|file| (inode_of(file), path(file))).collect();
         let (notifier, forgotten, opener) = (self.notifier.clone(), self.forgotten.clone(), self.opener);
-        // What is not mounted any more, or was forgotten, has no pages.
+        // A node that is not mounted any more, or was forgotten, has no pages.
         let _ = Cache { notifier, forgotten, opener, files }.forget();
     }
 }

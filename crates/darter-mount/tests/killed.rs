@@ -1,6 +1,6 @@
 //! A process that keeps a mount is killed while the kernel forgets pages of a file, one of which is being read: the read ends all the same.
 //!
-//! Where there is no FUSE this test says so and does nothing.
+//! On hosts without FUSE this test says so and does nothing.
 
 #![allow(missing_docs)]
 
@@ -19,7 +19,7 @@ use darter_core::{BlobId, ByteRange, PieceHash, PieceLength, SystemClock};
 use darter_mount::supply::{Content, End, Given, Refusal, Supply};
 use darter_mount::{Fill, MountOptions, Mounted, MountedFile, Pages, Settings};
 
-/// Where the process that keeps the mount mounts it.
+/// The variable with the mount point, for the process that keeps the mount.
 const DIRECTORY: &str = "DARTER_TEST_MOUNT";
 const LENGTH: u64 = 1 << 20;
 const PAGE: usize = 4096;
@@ -114,7 +114,7 @@ fn a_read_ends_though_its_keeper_is_killed_while_the_kernel_forgets_the_page() {
     until("waiting");
     keeper.stdin.take().unwrap().write_all(b"forget\n").unwrap();
     until("forgetting");
-    // Whoever forgets comes to the page that is read; the sooner it is killed, the less is shown.
+    // The process that forgets pages comes to the one that is read; the sooner it is killed, the less is shown.
     std::thread::sleep(Duration::from_millis(300));
     keeper.kill().unwrap();
     let read = told.recv_timeout(WITHIN);

@@ -1,6 +1,6 @@
 //! The directory of layers, by the kernel: through a real FUSE mount, with agents of the tests' own.
 //!
-//! Where there is no FUSE, or where an ordinary user may not let others read a mount of theirs, these tests say so and do nothing.
+//! On hosts without FUSE, or where an ordinary user may not let others read a mount of theirs, these tests say so and do nothing.
 
 #![allow(missing_docs)]
 
@@ -108,7 +108,7 @@ struct Known {
     hangs: Option<Digest>,
     /// How long reads wait, if not [`LIMIT`].
     limit: Option<Duration>,
-    /// What is known without a question.
+    /// The layers that are known without a question.
     at_hand: Mutex<HashMap<Digest, Layer>>,
 }
 

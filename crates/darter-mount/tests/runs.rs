@@ -1,6 +1,6 @@
 //! Long runs of reads, by the kernel.
 //!
-//! Where there is no FUSE these tests say so and do nothing.
+//! On hosts without FUSE these tests say so and do nothing.
 
 #![allow(missing_docs)]
 
@@ -194,7 +194,7 @@ fn soon(is_so: impl Fn() -> bool) -> bool {
 #[test]
 fn a_hole_is_given_to_nobody_who_reads_in_order() {
     let Some(world) = World::new() else { return };
-    // What is fresh is in another place.
+    // The fresh pieces are elsewhere.
     let hole = 6 * MIB + 3 * PAGE;
     world.agent.file.write_all_at(&[0; PAGE as usize], hole).unwrap();
     world.agent.refuses.store(true, Ordering::SeqCst);

@@ -1,7 +1,7 @@
 //! Challenges: what a server asks for in `WWW-Authenticate` (RFC 9110, section 11.6.1).
 //!
 //! One header may hold several challenges, and the comma that parts them also parts the parameters of one; values are
-//! quoted or not. What does not parse is skipped, never an error: a server that also says something sensible is
+//! quoted or not. A challenge that does not parse is skipped, never an error: a server that also says something sensible is
 //! understood.
 
 use http::HeaderMap;

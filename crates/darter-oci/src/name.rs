@@ -7,7 +7,7 @@ use darter_core::digest::ParseDigestError;
 
 /// Docker Hub's name in references.
 pub const DOCKER_HUB: &str = "docker.io";
-/// Where Docker Hub's API is.
+/// The address of Docker Hub's API.
 pub const DOCKER_HUB_ADDRESS: &str = "https://registry-1.docker.io/";
 /// All names by which Docker Hub goes.
 pub const DOCKER_HUB_ALIASES: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];

@@ -43,8 +43,8 @@ pub(crate) fn chunks_of(
     })
 }
 
-/// Passes `bytes` on, and ends in an error when they are not `expected` in number. Where none are expected none are
-/// read: what comes with a 416 for an empty resource is a text about it.
+/// Passes `bytes` on, and ends in an error when they are not `expected` in number. If none are expected none are read: the body of a 416 for an empty
+/// resource is a text about it.
 pub(crate) fn checked(
     bytes: impl Stream<Item = Result<Bytes, OriginError>> + Send + 'static,
     expected: Option<u64>,

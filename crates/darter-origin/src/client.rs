@@ -71,7 +71,7 @@ pub(crate) struct Request {
     /// hold unless the server that is asked has its own.
     pub(crate) behalf: Option<Url>,
     pub(crate) body: Option<String>,
-    /// Where it may go, redirects included; besides the addresses of configured servers, unless it is a stranger's.
+    /// The addresses that it may go to, redirects included. It may go to configured servers besides, unless it is a stranger's.
     pub(crate) reach: Reach,
     /// Made for a server that somebody named and nobody configured: it may lead to configured ones, and is shown neither
     /// headers nor certificates that are meant for those.

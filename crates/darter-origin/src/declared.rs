@@ -96,7 +96,7 @@ pub struct Witness {
 struct Promise {
     hash: Hash,
     hasher: Hasher,
-    /// Where the hash may be of the part that was sent instead: set once it is not.
+    /// Present if the hash may be of the part that was sent instead of the whole: set once it is not.
     not_of_part: Option<Arc<AtomicBool>>,
 }
 

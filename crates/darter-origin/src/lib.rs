@@ -1,4 +1,4 @@
-//! Where blobs come from: HTTP servers, OCI registries, local files.
+//! The origins of blobs: HTTP servers, OCI registries, local files.
 //!
 //! | file | what lives there |
 //! |---|---|

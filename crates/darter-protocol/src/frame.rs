@@ -145,8 +145,7 @@ impl Unknown {
 /// Takes the next whole message out of what has come; `None` if it has not come to its end yet.
 ///
 /// # Errors
-/// [`ProtocolError::TooLong`], [`ProtocolError::Malformed`], [`ProtocolError::Violation`]. What follows in `buffer` makes
-/// no sense then.
+/// [`ProtocolError::TooLong`], [`ProtocolError::Malformed`], [`ProtocolError::Violation`]. The rest of `buffer` makes no sense then.
 pub fn take(buffer: &mut BytesMut) -> Result<Option<Result<Message, Unknown>>> {
     loop {
         let Some((prefix, rest)) = buffer.split_first_chunk::<4>() else { return Ok(None) };

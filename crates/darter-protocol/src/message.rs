@@ -303,7 +303,7 @@ pub enum Message {
     /// Agent → agent: another agent, at this address, has your id. Sent to both; the one that came later is
     /// disconnected.
     SameId {
-        /// Where the other one listens.
+        /// The address on which the other one listens.
         addr: String,
     },
     /// Lead → member, instead of the answer to a [`Message::Join`] that takes long: the origin has not answered yet.
@@ -516,7 +516,7 @@ pub struct PeerInfo {
     pub node: NodeId,
     /// Its peer address, `HOST:PORT`.
     pub addr: String,
-    /// Where it stands.
+    /// Its place: region, zone, rack and host.
     pub place: Place,
 }
 

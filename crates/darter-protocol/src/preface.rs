@@ -28,10 +28,9 @@
 //!
 //! # Which version is spoken
 //!
-//! The highest that both ranges have ([`Versions::common`]); each side finds it by itself. Where there is none, both sides know
-//! both ranges and say so. Agents of version 3 tell no range and take the form for the one version that is spoken: so this
-//! release and those agents speak 3. They demand that an answer has the form of what they said, which it has as long as 3 is
-//! spoken here.
+//! The highest that both ranges have ([`Versions::common`]); each side finds it by itself. If there is none, both sides know both ranges and say so.
+//! Agents of version 3 tell no range and take the form for the one version that is spoken: so this release and those agents speak 3. They demand that
+//! an answer has the form of what they said, which it has as long as 3 is spoken here.
 //!
 //! Form 2 has no field behind the program. It is written only to agents that know no other: the side that accepted answers
 //! in it whoever used it, and the side that connected tries again in it where the other side answers in it, or hangs up
@@ -79,10 +78,10 @@ open_enum! {
 pub struct Hello {
     /// The node's id.
     pub node: NodeId,
-    /// Where others reach it, `HOST:PORT`; empty if nowhere. An unspecified address such as `0.0.0.0:7400` stands
+    /// The address at which others reach it, `HOST:PORT`; empty if they can't. An unspecified address such as `0.0.0.0:7400` stands
     /// for "the address I come from": the receiver puts that in its place.
     pub listen: String,
-    /// Where it stands.
+    /// Its place: region, zone, rack and host.
     pub place: Place,
     /// The node's role.
     pub role: Role,

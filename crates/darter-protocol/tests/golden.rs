@@ -1,8 +1,8 @@
 //! The protocol's bytes, pinned: what agents of the last release write is read, and what they are told has the form that
 //! they know.
 //!
-//! `golden/version-3.txt` was recorded from agents of protocol version 3. Where a test fails, agents of that release can't
-//! read what this one says, or the other way round: add a message or a field at the end instead of changing one.
+//! `golden/version-3.txt` was recorded from agents of protocol version 3. If a test fails, agents of that release can't read what this one says, or
+//! the other way round: add a message or a field at the end instead of changing one.
 
 #[path = "golden/messages.rs"]
 mod messages;
@@ -179,7 +179,7 @@ fn a_length_that_promises_more_than_there_is_takes_no_memory() {
             let body = [&body[..at], endless, &body[at + 1..]].concat();
             let frame = [&u32::try_from(body.len()).unwrap().to_le_bytes()[..], &body].concat();
             let taken = take(&mut BytesMut::from(&frame[..]));
-            // Where it was no length it may be a number, or part of a text or a hash.
+            // Bytes that are no length may be a number, or part of a text or a hash.
             assert!(taken.is_err() || taken.is_ok_and(|message| message.is_some()), "{name} at {at}");
         }
     }

@@ -1,16 +1,16 @@
-//! Where scenarios lie, and how one is found by its name.
+//! The directories of scenarios, and how one is found by its name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// Where the laboratory's scenarios are.
+/// The directory of the laboratory's scenarios.
 pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../darter-lab/scenarios")
 }
 
-/// Where the scenarios are that only virtual time can play.
+/// The directory of the scenarios that only virtual time can play.
 pub fn fleets() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fleets")
 }

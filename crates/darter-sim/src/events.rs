@@ -25,7 +25,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// Bytes that a node whose disk is full keeps in memory, as an agent does.
 const WINDOW: u64 = 32 << 20;
 
-/// Where nothing passes, or not what was sent.
+/// Connections on which nothing passes, or other bytes than were sent.
 #[derive(Debug, Default)]
 pub(crate) struct Troubles {
     /// Pairs of nodes, the lesser first.

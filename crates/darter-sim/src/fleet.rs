@@ -68,7 +68,7 @@ pub struct Fleet {
     sample_every: Option<Duration>,
     pub(crate) seed: u64,
     pub(crate) report: Report,
-    /// Where nothing passes, or not what was sent.
+    /// Connections on which nothing passes, or other bytes than were sent.
     pub(crate) troubles: Troubles,
     /// Pieces that came into each rack.
     crossings: BTreeMap<u32, u64>,

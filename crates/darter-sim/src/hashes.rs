@@ -42,7 +42,7 @@ impl Blob {
         Self { list: (0..pieces).map(hash).collect(), piece_bytes, places }
     }
 
-    /// Where a node stands.
+    /// The place of `node`.
     pub(crate) fn place(&self, node: u32) -> &Place {
         &self.places[node as usize]
     }

@@ -2,8 +2,7 @@
 //!
 //! Cables carry 1448 bytes of content in a frame of 1514, as the lab counts T*. The seed reads the origin over its own cable. Control
 //! messages wait behind data in the shapers' queues; how long, and what sockets hold, was measured in the gate (`ss -tinm` and
-//! `tc -s qdisc` on three nodes, see `docs/notes/simulated-sockets.md`). What the lab has and this has not: processors that are busy,
-//! and the time of joining.
+//! `tc -s qdisc` on three nodes, see `docs/notes/simulated-sockets.md`). Not simulated: processors that are busy, and the time of joining.
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! A node that leads: it tracks, it sends (see `links`), it reads the origin.
 //!
-//! Who is let in, and what members are told in which order, is decided by [`Books`], as in the agent.
+//! [`Books`] decides which nodes are let in, and what members are told in which order, as in the agent.
 //!
 //! Several may lead at a time, each for those who follow it. A node that follows another and was asked to lead passes on what it gets, and
 //! does not read the origin. A node that begins to lead knows all hashes that the origin ever gave: what agents ask each other for after

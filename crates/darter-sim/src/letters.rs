@@ -1,10 +1,10 @@
 //! Messages between nodes: the real messages of [`Session`](darter_swarm::Session), each as long as it is when it is encoded.
 //!
 //! A message waits behind the data that its sender has bound, and takes its time on that cable; one to a single node waits at the
-//! receiver's cable, too. What is told to many at once arrives at all of them at once, when the last copy has left. What a node says to
-//! another arrives in order, as on a control channel: news of pieces behind earlier news, all else behind all else.
+//! receiver's cable, too. A message to many arrives at all of them at once, when its last copy has left. Messages from one node to another arrive in
+//! order, as on a control channel: news of pieces behind earlier news, all else behind all else.
 //!
-//! Nobody tells wrong hashes. Who is dead or out of reach is not met; who is told to meet it finds that out after a while.
+//! Nobody tells wrong hashes. A node that is dead or out of reach is not met; one that is told to meet it finds that out after a while.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -68,7 +68,7 @@ pub(crate) struct Node {
     pub(crate) finished: Option<Moment>,
     /// The most pieces that it ever held behind the first one that it lacked.
     pub(crate) max_lag: u32,
-    /// Where its reader stands.
+    /// The piece that its reader is at.
     pub(crate) reader: Option<PieceIndex>,
     /// Which shared links lie between it and everybody outside.
     pub(crate) behind: Vec<u16>,

@@ -13,7 +13,7 @@ const URGENT_AFTER: Duration = Duration::from_secs(1);
 /// One node of a scenario.
 #[derive(Clone, Debug)]
 pub struct NodeSpec {
-    /// Where it stands.
+    /// Its place: rack, zone and region.
     pub place: Place,
     /// Its rate up.
     pub up: Rate,

@@ -391,8 +391,8 @@ fn nobody_who_does_not_give_what_it_holds_stops_the_others() {
     }
 }
 
-/// 16 MiB, of which one piece is a hundredth, and of which the last ones take a twelfth of the time where nobody lies. What a liar was given
-/// before it was found out has to be sent again, and of two that give nothing seven cables feed eight nodes.
+/// 16 MiB, of which one piece is a hundredth, and of which the last ones take a twelfth of the time where nobody lies. Pieces that a liar was given
+/// before it was found out have to be sent again, and beside two that give nothing seven cables feed eight nodes.
 #[test]
 fn of_a_short_blob_liars_cost_what_their_cables_would_have_carried_and_little_more() {
     let short = Scenario { origin: Some(megabytes(12)), ..Scenario::equal(8, 128, 128 << 10, megabytes(2)) };

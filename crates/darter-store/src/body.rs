@@ -9,7 +9,7 @@
 //!   began in another epoch does not count, and is begun again.
 //!
 //! A foreign hand is noticed between our writes, not during them. Several pieces that are written in a row are one writing: the stamp is
-//! compared before the first and taken after the last ([`Body::writing`]). Whoever sends parts of the file from the page cache, where bytes can
+//! compared before the first and taken after the last ([`Body::writing`]). A sender of parts of the file from the page cache, where bytes can
 //! change until the moment at which they leave in any case, and can't wait for a disk, looks at the stamp no more often than every
 //! [`LOOK_PAUSE`]. Damage that never shows in the file's modification time, such as decay
 //! of the medium, is found by the hash: at the first reading after a restart, and whenever a piece is to be sent as a part of the file and
@@ -103,7 +103,7 @@ impl Expected {
         self.range.len()
     }
 
-    /// Where the piece lies in the blob.
+    /// The piece's place in the blob.
     pub(crate) fn range(&self) -> ByteRange {
         self.range
     }
@@ -406,8 +406,8 @@ impl<M: Medium> Body<M> {
         Ok(expected.range())
     }
 
-    /// Where the first of these pieces lie, up to one that is not held or that this process has not verified; `None` if that is the first.
-    /// `lately` is whether a look at the stamp some moments ago is good enough.
+    /// The range of the first of `pieces`, up to one that is not held or that this process has not verified; `None` if that is the first. If
+    /// `lately`, a look at the stamp some moments ago is good enough.
     pub(crate) fn verified(&self, pieces: Range<PieceIndex>, lately: bool) -> Option<ByteRange> {
         if !lately || !self.was_looked_at() {
             self.look();

@@ -1,4 +1,4 @@
-//! Where the bytes of one blob are: in a file, or in memory. A medium knows nothing of pieces and hashes.
+//! The medium of one blob's bytes: a file, or memory. A medium knows nothing of pieces and hashes.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -71,7 +71,7 @@ enum Links {
     Copied(Destination, String),
 }
 
-/// Where a copy is made, and where it goes.
+/// The directory in which a copy is made, and the place that it goes to.
 #[derive(Clone)]
 struct Destination {
     trash: Arc<Trash>,

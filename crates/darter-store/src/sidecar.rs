@@ -33,9 +33,9 @@ use crate::store::BlobInfo;
 const MAGIC: &[u8; 8] = b"DARTPIEC";
 /// The greatest version that is read.
 const VERSION: u8 = 2;
-/// Where the known hashes are those of the first pieces.
+/// The known hashes are those of the first pieces.
 const WITHOUT_GAPS: u8 = 1;
-/// Where they have gaps.
+/// They have gaps.
 const WITH_GAPS: u8 = 2;
 const HEADER: usize = 64;
 const CHECKSUM: usize = 32;

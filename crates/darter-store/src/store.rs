@@ -348,7 +348,7 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
     /// [`NotHeld`](crate::StoreError::NotHeld): it is damaged, and one of [those that were lost](Self::take_lost).
     fn verify(&self, piece: PieceIndex) -> Result<()>;
 
-    /// Where a held piece lies in a file, verified and in the page cache: what is not there is read from the disk first. `None` for a store
+    /// The place of a held piece in a file, verified and in the page cache: pages that are not there are read from the disk first. `None` for a store
     /// without files: read it instead.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Where work on the disk is done: [`Disk`], the asynchronous handle on a store, and the guard that finds whoever goes past it.
+//! Disk work: [`Disk`], the asynchronous handle on a store, and the guard that finds code that goes past it.
 //!
 //! The store is synchronous: it hashes, reads and writes where it is called. A thread of the runtime serves every
 //! connection of the process, so it must never wait for a disk. Asynchronous code comes to the store by way of [`Disk`], or of

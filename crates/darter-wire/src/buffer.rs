@@ -1,4 +1,4 @@
-//! Where received pieces live until they are hashed and on disk. A fresh allocation of a piece's size costs a page
+//! Memory for received pieces, until they are hashed and on disk. A fresh allocation of a piece's size costs a page
 //! fault for every 4 KiB, so buffers are used again; a pool keeps a limited number of bytes idle, so that a quiet node
 //! is small.
 

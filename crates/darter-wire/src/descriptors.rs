@@ -21,7 +21,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// A port that fails and works by turns is spoken of once in this time.
 const TELL_FAILURE_EVERY: Duration = Duration::from_secs(60);
 
-/// Raises the soft limit of open files to the hard one. Where that is not granted, things go on with the limit there is.
+/// Raises the soft limit of open files to the hard one. If that is not granted, the soft limit stays.
 pub fn raise_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {

@@ -85,11 +85,11 @@ pub enum WireError {
          remove the files node-id and node-key from one of them and restart its agent)"
     )]
     SameId {
-        /// Where one of them is.
+        /// The address of one of them.
         addr: String,
         /// The id of both.
         node: NodeId,
-        /// Where the other one is.
+        /// The address of the other one.
         other: String,
     },
     /// The channel is closed: by the other side in the middle of something, or by this one.

@@ -1,8 +1,8 @@
 //! The exchange of [prefaces](darter_protocol::preface) that opens every connection and says who is there.
 //!
-//! The side that connected speaks first, so that whoever probes the port learns nothing. Where the two have no version of the
-//! protocol in common, both know both ranges by then, and each says which side is to be upgraded. The side that accepted reads
-//! away what still comes before it closes the connection: closed with bytes unread, TCP would take its answer back.
+//! The side that connected speaks first, so that whoever probes the port learns nothing. If the two have no version of the protocol in common, both
+//! know both ranges by then, and each says which side is to be upgraded. The side that accepted reads away what still comes before it closes the
+//! connection: closed with bytes unread, TCP would take its answer back.
 //!
 //! A node that calls itself otherwise than its proven key says ([`PeerStream::proven`]) is refused.
 

@@ -23,7 +23,7 @@ pub(super) const LONGEST_TAIL: u64 = (END + LOCATOR + u16::MAX as usize) as u64 
 /// Stands where a number of zip64 is meant.
 const IN_ZIP64: u64 = 0xffff_ffff;
 
-/// Where the list is.
+/// The place of the list, by the records behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ends {
     pub(super) list: ByteRange,

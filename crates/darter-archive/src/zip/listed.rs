@@ -50,7 +50,7 @@ pub(super) struct Listed {
     pub(super) compressed: u64,
     pub(super) size: u64,
     pub(super) crc: u32,
-    /// Where its header is, from the zip's beginning on.
+    /// The offset of its header from the zip's beginning.
     pub(super) header: u64,
     pub(super) mtime: Option<Time>,
     made_on: u64,

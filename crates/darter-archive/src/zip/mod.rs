@@ -72,7 +72,7 @@ struct Members {
     builder: TreeBuilder,
     mtime: Time,
     count: u64,
-    /// Where each member's header begins, and where its data ends at the earliest.
+    /// For each member the offset of its header, and the earliest end of its data.
     places: Vec<(u64, u64)>,
 }
 
@@ -262,12 +262,12 @@ impl Local {
         Self(zipped)
     }
 
-    /// Where it is.
+    /// The header's place.
     pub const fn range(&self) -> ByteRange {
         ByteRange::new(self.0.header, self.0.header + LOCAL)
     }
 
-    /// Where the member's data is, as these bytes of it tell.
+    /// The place of the member's data, by the header's `bytes`.
     ///
     /// # Errors
     /// They are no header, or tell of another member than the list, or of data that lies in the next one.

@@ -66,10 +66,10 @@ use crate::chunks::HOLE;
 use crate::reason::Reason;
 use crate::tree::{Body, Content, Tree};
 
-/// Where in the file the tar begins: what comes before it is written last.
+/// The offset of the tar in the file. The bytes before it are written last.
 pub const TAR_START: u64 = 4096;
 
-/// Where in the file the metadata begins, behind a tar of this length.
+/// The offset of the metadata in the file, behind a tar of `tar_length` bytes.
 pub const fn metadata_start(tar_length: u64) -> u64 {
     (TAR_START + tar_length).next_multiple_of(BLOCK as u64)
 }
@@ -97,13 +97,13 @@ const FILE_UNIT: u64 = 4096;
 
 pub(crate) const MAGIC: &[u8; 12] = b"darter-erofs";
 
-/// Where the metadata's head has the tar's length.
+/// The bytes of the metadata's head that hold the tar's length.
 pub(crate) const TAR_LENGTH: Range<usize> = 16..24;
 
-/// Where the file has the first block of the metadata.
+/// The bytes of the file that hold the number of the metadata's first block.
 pub(crate) const META_ADDRESS: Range<usize> = superblock::START + 40..superblock::START + 44;
 
-/// Where the file has the first block of shared attributes.
+/// The bytes of the file that hold the number of the first block of shared attributes.
 pub(crate) const SHARED_ADDRESS: Range<usize> = superblock::START + 44..superblock::START + 48;
 
 /// The parts that are written.

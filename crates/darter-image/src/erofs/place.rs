@@ -1,4 +1,4 @@
-//! Where each inode and its content go: the order of inodes, how often each is linked, what stands behind it and what in whole blocks.
+//! The places of inodes and their contents: the order of inodes, how often each is linked, what stands behind it and what in whole blocks.
 
 use std::collections::VecDeque;
 
@@ -26,13 +26,13 @@ pub(super) struct Placed {
     /// Of a directory, the one that it is in.
     pub(super) parent: NodeId,
     pub(super) links: u32,
-    /// Where in the metadata it begins.
+    /// Its offset in the metadata.
     pub(super) at: usize,
     pub(super) layout: Layout,
     pub(super) size: u64,
     /// Its `i_u` field.
     pub(super) address: u32,
-    /// Where in the metadata its whole blocks begin.
+    /// The offset of its whole blocks in the metadata.
     pub(super) blocks: usize,
 }
 
@@ -53,7 +53,7 @@ impl Placed {
     }
 }
 
-/// Where everything goes.
+/// The places of everything in the file.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) inodes: Vec<Placed>,
@@ -61,7 +61,7 @@ pub(super) struct Plan {
     index: Vec<u32>,
     /// Which block of the file the metadata begins with.
     pub(super) first_block: u32,
-    /// Where in the metadata shared attributes begin, and copied blocks.
+    /// The offsets of shared attributes and of copied blocks in the metadata.
     pub(super) shared: usize,
     pub(super) copied: usize,
     /// How long the metadata is.

@@ -16,7 +16,7 @@ fn le64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
 }
 
-/// Where a name's inode begins, in the root directory, whose entries stand behind its inode.
+/// The offset of the inode of `name` in the root directory, whose entries stand behind its inode.
 fn inode(image: &[u8], name: &str) -> usize {
     let metadata = le32(image, 1024 + 40) as usize * 512;
     let root = metadata + 64;

@@ -21,7 +21,7 @@ const MAX_SHARED: usize = u8::MAX as usize;
 pub(super) struct Attributes {
     /// Of nodes that have an ACL, their attributes with what their mode makes of it, by node.
     changed: Vec<(NodeId, Vec<XattrId>)>,
-    /// Where in the shared area an attribute is, in units of four bytes.
+    /// The place of each attribute in the shared area, in units of four bytes.
     shared_at: Vec<Option<u32>>,
     shared: Vec<XattrId>,
     shared_bytes: usize,

@@ -70,9 +70,9 @@ impl Allowance {
 #[derive(Clone)]
 pub struct LayerDirectories {
     metadata: Arc<Vec<u8>>,
-    /// Where in the file the metadata begins.
+    /// The offset of the metadata in the file.
     start: usize,
-    /// Where in the metadata shared attributes begin.
+    /// The offset of shared attributes in the metadata.
     shared: usize,
 }
 
@@ -103,7 +103,7 @@ pub(super) struct Unnamed {
     pub(super) parent: u64,
 }
 
-/// Where a path leads.
+/// The end of a path.
 pub(super) enum Resolved {
     Nothing,
     Directory(Inode),
@@ -221,7 +221,7 @@ impl LayerDirectories {
         Ok((at + 4 + name_length + value_length).next_multiple_of(4))
     }
 
-    /// Where a path leads within the layer. What has no end, or would lead through a file, leads to something else.
+    /// Follows a path within the layer. A path that has no end, or would lead through a file, ends at [`Resolved::Other`].
     pub(super) fn resolve(&self, path: &[u8], allowance: &Allowance) -> Result<Resolved> {
         let mut parts: VecDeque<Vec<u8>> = parts(path);
         let mut way: Vec<Vec<u8>> = Vec::new();

@@ -1,4 +1,4 @@
-//! Decisions about directories that no member names, in memory. What containerd does is compared in `tests/oracles/stacks.rs`.
+//! Decisions about directories that no member names, in memory. `tests/oracles/stacks.rs` compares them with containerd.
 
 use proptest::prelude::*;
 

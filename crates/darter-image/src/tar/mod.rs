@@ -1,10 +1,10 @@
 //! Members of a tar that comes in chunks of any size: what each is, and where in the tar its bytes are.
 //!
 //! A parser of its own rather than the `tar` crate, since that one pulls from a reader, does not know PAX's sparse files, and takes or
-//! refuses other archives than Go's `archive/tar`, through which containerd reads layers. What that takes is taken here and means the
-//! same, member by member: v7, ustar, PAX, GNU and STAR headers, long names, sparse files of old GNU's form and of PAX's 0.0, 0.1 and 1.0. What
-//! it refuses is refused, but for two kinds of members that containerd then does not unpack: old GNU's sparse files, and contiguous files (type
-//! `7`), which are ordinary ones.
+//! refuses other archives than Go's `archive/tar`, through which containerd reads layers. Archives that it takes are taken here and mean the same,
+//! member by member: v7, ustar, PAX, GNU and STAR headers, long names, sparse files of old GNU's form and of PAX's 0.0, 0.1 and 1.0. Archives that it
+//! refuses are refused, but for two kinds of members that containerd then does not unpack: old GNU's sparse files, and contiguous files (type `7`),
+//! which are ordinary ones.
 //!
 //! | file | what lives there |
 //! |---|---|
@@ -83,7 +83,7 @@ pub struct TarMember {
     pub minor: i64,
     /// How long the file is.
     pub size: u64,
-    /// Where in the tar its data begins, at a multiple of 512.
+    /// The offset of its data in the tar: a multiple of 512.
     pub data: u64,
     /// Which parts of a sparse file its data is, one after the other.
     pub segments: Option<Vec<Segment>>,
@@ -111,7 +111,7 @@ pub struct Parser {
     /// The block that is being filled.
     block: Block,
     filled: usize,
-    /// Where the last header began.
+    /// The offset of the last header.
     begin: u64,
     /// Records of extended headers for the next member.
     records: Option<Records>,
@@ -221,8 +221,8 @@ impl Parser {
         Ok(())
     }
 
-    /// Passes over what is next and wanted by nobody, the data of a member, out of `there` bytes that there are. Where the bytes lie in a file,
-    /// they need not be read.
+    /// Passes over what is next and wanted by nobody, the data of a member, out of `there` bytes that there are. If the bytes lie in a file, they
+    /// need not be read.
     ///
     /// # Errors
     /// The member is longer than that.

@@ -9,7 +9,7 @@ use crate::limits::MAX_SPECIAL;
 /// A part of a file that is in the tar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// Where in the file it begins.
+    /// Its offset in the file.
     pub offset: u64,
     /// How long it is.
     pub length: u64,

@@ -3,13 +3,13 @@
 //!
 //! Consequences that may surprise:
 //!
-//! - Symbolic links of the layer lead to where its members go, within its root. What is missing on the way is made, 0755 and root's.
+//! - Symbolic links of the layer lead to where its members go, within its root. Directories that are missing on the way are made, 0755 and root's.
 //! - The root is the layer's own: a member `./` changes nothing.
 //! - A member replaces what has its name, except that a directory stays a directory with what is in it. Directories get their times at
 //!   the end, from the members in order; so does what replaced one of them.
 //! - A hard link's header counts for the file: owner, mode, time, attributes. It has to link to what came before it.
-//! - `.wh.NAME` becomes a character device 0:0, `.wh..wh..opq` the attribute `trusted.overlay.opaque` of its directory. Where NAME is there
-//!   already, containerd fails; here it stays, and a directory becomes opaque, since whiteouts hide what is below the layer.
+//! - `.wh.NAME` becomes a character device 0:0, `.wh..wh..opq` the attribute `trusted.overlay.opaque` of its directory. If NAME is there already,
+//!   containerd fails; here it stays, and a directory becomes opaque, since whiteouts hide what is below the layer.
 //! - Times before 1970, and after 2262, become 1970-01-01. Symbolic links have mode 0777.
 //! - Attributes `user.*` of what is neither file nor directory, all of `trusted.*`, and those of namespaces that Linux does not know are left out.
 //!   Default ACLs are inherited, and an ACL's entries follow the mode.
@@ -100,7 +100,7 @@ pub(crate) enum Body {
     Fifo,
 }
 
-/// Where a file's bytes are.
+/// The place of a file's bytes.
 #[derive(Debug)]
 pub(crate) enum Content {
     /// At this byte of the tar.
@@ -350,7 +350,7 @@ impl Tree {
         self.set_xattr(directory, opaque)
     }
 
-    /// Where a file's bytes are; what of them has to be copied is in [`Self::copying`] then.
+    /// The place of a file's bytes. Afterwards, [`Self::copying`] has the runs of them that have to be copied.
     fn content(&mut self, member: &TarMember, name: &[u8]) -> Result<Content, Reason> {
         self.copying.clear();
         let Some(segments) = &member.segments else { return Ok(Content::Tar(member.data)) };

@@ -1,7 +1,5 @@
-//! Where a path leads, within the layer: symbolic links are followed, and none leads out of the root.
-//!
-//! As `RootPath` of containerd's continuity library does it: what a link's target says is cleaned as text, `..` of it included, before it is
-//! looked at.
+//! Paths within the layer: symbolic links are followed, and none leads out of the root. As `RootPath` of containerd's continuity library does it: a
+//! link's target is cleaned as text, `..` of it included, before it is looked at.
 
 use std::collections::VecDeque;
 
@@ -9,7 +7,7 @@ use super::{Body, NodeId, Tree};
 use crate::limits::{MAX_LINK_STEPS, MAX_LINKS, MAX_PATH};
 use crate::reason::{Reason, shown};
 
-/// Where a path leads.
+/// The end of a path.
 #[derive(Debug)]
 pub(super) struct PathEnd {
     /// The last thing on the way that is there.
@@ -53,7 +51,7 @@ struct Passed {
 }
 
 impl Tree {
-    /// Where a path leads. `member` is named in errors.
+    /// Follows a path. `member` is named in errors.
     pub(super) fn resolve(&mut self, path: &[u8], member: &[u8]) -> Result<PathEnd, Reason> {
         let mut parts: VecDeque<Box<[u8]>> = named_parts(path).map(Box::from).collect();
         let mut way: Vec<Passed> = Vec::new();

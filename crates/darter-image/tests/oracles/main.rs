@@ -1,5 +1,5 @@
-//! What the kernel, containerd, GNU tar and erofs-utils make of expanded layers. Whatever is missing here (root, EROFS, Go, a program) is said
-//! on standard error, and what needs it is left out.
+//! Expanded layers, as the kernel, containerd, GNU tar and erofs-utils read them. Things that are missing on this host (root, EROFS, Go, a program)
+//! are named on standard error, and the tests that need them are left out.
 //!
 //! | file | what it shows |
 //! |---|---|

@@ -170,7 +170,7 @@ async fn every_byte_is_right_also_zeros_that_are_content_and_the_end() {
     for (offset, size) in [(0, 4096), (40 * PAGE, 8192), (39 * PAGE + 5, 9000), (LENGTH - 10, 4096), (LENGTH, 5)] {
         assert!(mounted.reads(offset, size).await, "{offset}");
     }
-    // What is fresh is not asked for again.
+    // A fresh piece is not asked for again.
     let asked = agent.asked("read").len();
     assert!(mounted.reads(7, 9).await && agent.asked("read").len() == asked);
     assert!(agent.asked("fetch").is_empty(), "nobody read on");
@@ -307,7 +307,7 @@ async fn other_bytes_under_the_same_name_are_never_mixed_in() {
     }
 }
 
-/// What was read can be read, and nothing else.
+/// Pieces that were read can be read, and nothing else.
 async fn is_frozen(file: &Arc<MountedFile>) {
     let before = file.clock.now();
     assert!(file.read(5 * PIECE, 100).await.is_err());

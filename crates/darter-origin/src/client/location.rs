@@ -1,4 +1,4 @@
-//! Where a redirect leads, and what may go there.
+//! Redirects: their targets, and which headers may go there.
 
 use http::header::LOCATION;
 use http::{HeaderMap, HeaderName, StatusCode};

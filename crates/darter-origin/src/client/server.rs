@@ -241,7 +241,7 @@ struct Kind {
 }
 
 impl Kind {
-    /// Where the client is in the table.
+    /// The client's place in the table.
     const fn place(self) -> usize {
         let first = match self.reach {
             Reach::Anywhere => 0,

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A registry may have several addresses: the first that answers is asked, one that failed only after the others for a
-//! while. Where a redirect leads to another registry (`lscr.io` to `ghcr.io`), that one's challenge is met too, with the
+//! while. If a redirect leads to another registry (`lscr.io` to `ghcr.io`), that one's challenge is met too, with the
 //! login that is configured for *it*, or with none: what a caller brings stays with the registry that the caller named.
 //!
 //! A login that a caller brings goes the same way as a configured one, and in its place: it is sent as it came until
@@ -68,14 +68,14 @@ pub(super) struct Inner {
     pub(super) login_keys: LoginKeys,
     /// The challenge that each repository sent last, so that the next request brings its answer along at once.
     pub(super) remembered: Mutex<HashMap<RequestPlace, Wanted>>,
-    /// Where a place's redirects led to another registry that wanted something.
+    /// For each place whose redirects led to another registry that wanted a login or a token, that registry's place.
     pub(super) beyond: Mutex<HashMap<RequestPlace, RequestPlace>>,
     /// Addresses that did not answer, and until when others are asked before them.
     failed: Mutex<HashMap<Url, Moment>>,
     clock: Arc<dyn Clock>,
 }
 
-/// Where something is asked for: a registry's base address, and the repository if the request is about one.
+/// The place of a request: a registry's base address, and the repository if the request is about one.
 pub(super) type RequestPlace = (Url, Option<String>);
 
 /// Repositories remembered at most.
@@ -326,7 +326,7 @@ impl RegistryClient {
         let is_get = request.method == Method::GET;
         let length = if is_get { content_length(&headers) } else { None };
         let mut body = body::of_response(response, length, what.clone());
-        // Where nothing depends on the bytes (lists, error texts), an encoding that is not known here goes on as it is.
+        // If nothing depends on the bytes (lists, error texts), an encoding that is not known here goes on as it is.
         let is_plain = status.is_success() && (is_of_blob(request.url.path()) || is_of_manifest(request.url.path()));
         let encoding = encoding::encoding_of(&headers);
         if let Some(encoding) = encoding.filter(|encoding| is_plain || *encoding != encoding::Encoding::Unknown) {

@@ -20,7 +20,7 @@ pub struct RegistryConfig {
     pub logins: BTreeMap<String, Login>,
     /// Docker's `config.json`, where it is to be used for registries without a login above.
     pub docker_config: Option<PathBuf>,
-    /// Where the credential helpers that `config.json` names are looked for, before `PATH`.
+    /// Directories in which the credential helpers that `config.json` names are looked for, before `PATH`.
     pub helper_directories: Vec<PathBuf>,
     /// Names of registries, besides those with an address above, whose word counts: when such a registry says that a
     /// repository of its has some content, the caller may have a copy that another registry delivered.

@@ -19,7 +19,7 @@ mod docker;
 /// How long an answer of `config.json` or of a helper is kept.
 const KEPT: Duration = Duration::from_secs(60);
 
-/// Where logins come from.
+/// The sources of logins.
 struct Sources {
     configured: BTreeMap<String, Login>,
     docker: Option<docker::Config>,

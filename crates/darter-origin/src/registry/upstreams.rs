@@ -15,7 +15,7 @@ use crate::registry::config::RegistryConfig;
 pub struct Upstream {
     name: String,
     base: Url,
-    /// Where else the same registry is.
+    /// Further addresses of the same registry.
     others: Vec<Url>,
     configured: bool,
     trusted: bool,

@@ -6,7 +6,7 @@ use darter_core::{BlobId, LeadKey, NodeId, PieceHash, PieceIndex, PieceLength, P
 use super::*;
 use crate::{MAX_PIECES, MAX_WISHES};
 
-/// The digests are of what version 2 wrote. Where this test fails, agents of the release before can't read what this one
+/// The digests are of what version 2 wrote. If this test fails, agents of the release before can't read what this one
 /// says: bring a new variant instead of changing one, or give up speaking that version
 /// ([`Versions::SPOKEN`](crate::Versions::SPOKEN)).
 #[test]

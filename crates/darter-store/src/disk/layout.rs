@@ -186,12 +186,12 @@ impl Layout {
         }
     }
 
-    /// The file system; `None` when it does not say.
-    /// Where a blob's bytes are, or would be.
+    /// The path of a blob's bytes, whether or not it exists.
     pub(super) fn path(&self, blob: BlobId) -> PathBuf {
         self.blobs.path_of(&shard_name(blob)).join(file_name(blob, DATA))
     }
 
+    /// The room of the file system; `None` when it does not say.
     pub(super) fn space(&self) -> Option<Space> {
         self.blobs.space().ok()
     }

@@ -1,4 +1,4 @@
-//! Where a store's files are made before they have their place, and go before they are deleted.
+//! The trash: the directory in which a store's files are made before they have their place, and to which they go before they are deleted.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};

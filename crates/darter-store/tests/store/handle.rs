@@ -55,7 +55,7 @@ fn a_piece_can_be_sent_at_once_when_it_was_verified_and_is_in_memory() {
     assert!(blob.ready_file(PieceIndex(1)).is_none(), "nobody has looked at it since the start");
     let part = blob.piece_file(PieceIndex(1)).unwrap().unwrap();
     assert!(blob.ready_file(PieceIndex(1)).is_some());
-    // Where the file system forgets what it is told to forget, it is read again.
+    // On a file system that drops pages when it is told to, the piece is read again.
     part.file.sync_all().unwrap();
     rustix::fs::fadvise(&part.file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
     assert_eq!(blob.piece_file(PieceIndex(1)).unwrap().unwrap().range, part.range);

@@ -1,5 +1,5 @@
-//! Random histories. Whatever happened before: reads are right, held pieces read unless the file was damaged, `used` is
-//! what all blobs hold, and the quota is never passed.
+//! Random histories. After each step: reads are right, held pieces can be read unless the file was damaged, `used` is what all blobs hold, and the
+//! quota is not passed.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;

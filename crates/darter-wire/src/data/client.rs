@@ -26,7 +26,7 @@ use crate::{Budget, BufferPool, PeerReader, PeerStream, PeerWriter, PooledBuffer
 pub struct Receiving {
     /// Meters the bytes of pieces as they are read.
     pub budget: Arc<dyn Budget>,
-    /// Where pieces are received.
+    /// The memory in which pieces are received.
     pub buffers: BufferPool,
 }
 

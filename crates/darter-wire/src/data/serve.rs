@@ -1,6 +1,6 @@
 //! The holder's side of a data channel.
 //!
-//! What to send is decided as late as possible: a request waits in its connection's [queue](super::queue), the
+//! The piece to send is chosen as late as possible: a request waits in its connection's [queue](super::queue), the
 //! connection waits for a slot, and only then [`Uploads::bind`] chooses. So a request for any piece gets the one that
 //! is best at that moment, and a request called back while it waits costs nothing. A piece that is not ready is awaited without
 //! a slot, so that a slow disk keeps from sending only those who ask for what lies there. So does a peer that takes nothing of
@@ -82,7 +82,7 @@ pub enum Payload {
     File {
         /// The file.
         file: Arc<File>,
-        /// Where the piece starts in it, in bytes.
+        /// The offset of the piece in the file, in bytes.
         offset: u64,
         /// Length of the piece in bytes.
         length: u32,

@@ -1,5 +1,4 @@
-//! Where connections are made: the only place in Darter that opens or accepts a peer connection, so that encryption
-//! is a matter of one more [`Transport`] and of nobody else.
+//! Transports: the only place in Darter that opens or accepts a peer connection, so that encryption takes one more [`Transport`] and no other change.
 //!
 //! A transport that authenticates the other end says which key that end has proved to have ([`PeerStream::proven`]). Plain TCP
 //! proves none. A peer's claim about itself is compared with that key where prefaces are exchanged ([`preface`](crate::preface)),

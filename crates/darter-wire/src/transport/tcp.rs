@@ -123,8 +123,7 @@ impl PeerReader for TcpReader {
 impl AsyncRead for TcpReader {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.half).poll_read(cx, buffer);
-        // As many may be there by now: then the kernel says so, and this is woken. Where a mark can't be had there are more wake-ups, and
-        // nothing worse.
+        // As many may be there by now: then the kernel says so, and this is woken. Without a mark there are more wake-ups, and nothing worse.
         if read.is_pending()
             && self.mark != self.expected
             && set_receive_low_water(self.half.as_ref(), self.expected).is_ok()

@@ -26,7 +26,7 @@ const HELPER_TIME: Duration = Duration::from_secs(5);
 /// The user name by which a helper says that the secret is an identity token.
 const TOKEN_USER: &str = "<token>";
 
-/// Where logins are looked up.
+/// Docker's configuration, in which logins are looked up.
 pub(super) struct Config {
     path: PathBuf,
     helper_directories: Vec<PathBuf>,
