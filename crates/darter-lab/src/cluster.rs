@@ -14,7 +14,7 @@ use crate::place::darter_binary;
 use crate::process::Process;
 use crate::registry;
 
-/// Where an agent listens for engines on its own host.
+/// The address on which an agent listens for engines of its own host.
 pub const LOCAL: &str = "127.0.0.1:7401";
 /// The port of [`LOCAL`].
 pub const LOCAL_PORT: u16 = 7401;

@@ -7,7 +7,7 @@
 //! - blobs are redirected to another host, which refuses a request that brings `Authorization`;
 //! - answers tell how many pulls are left (`RateLimit-Remaining`, `Docker-RateLimit-Source`).
 //!
-//! What is not: TLS, logins, a limit that is reached.
+//! Left out: TLS, logins, a limit that is reached.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,9 +21,9 @@ use crate::registry::{AccessLog, Registry};
 
 /// Docker Hub's name in image references.
 pub const NAME: &str = "docker.io";
-/// Where manifests and tokens are asked for.
+/// The port for manifests and tokens.
 const PORT: u16 = 5001;
-/// Where blobs are redirected to.
+/// The port to which blobs are redirected.
 const CONTENT_PORT: u16 = 5002;
 /// The token that everybody gets.
 const TOKEN: &str = "laboratory-token";
@@ -56,7 +56,7 @@ impl Hub {
         Ok(Self { registry, authority: format!("{}:{PORT}", host.address()), log, _nginx: nginx })
     }
 
-    /// Where agents and engines reach it directly.
+    /// The address at which agents and engines reach it directly.
     pub fn url(&self) -> String {
         format!("http://{}", self.authority)
     }

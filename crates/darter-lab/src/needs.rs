@@ -34,7 +34,7 @@ pub fn in_ci() -> bool {
     env::var_os("CI").is_some_and(|value| value == "true" || value == "1")
 }
 
-/// Where `program` lies. Debian keeps administrators' programs outside an ordinary user's PATH.
+/// The path of `program`, if it is installed. Debian keeps administrators' programs outside an ordinary user's PATH.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)

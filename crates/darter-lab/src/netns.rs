@@ -4,8 +4,8 @@
 //! route out, and two runs may use the same addresses at the same time. Names carry this process's id and a counter.
 //!
 //! Hosts know each other's hardware addresses from the start. The kernel's table of those that it learns has room for 1,024, in all
-//! namespaces together, which thirty-two hosts that all talk to each other fill; behind that packets are dropped for seconds. What is
-//! set by hand is not counted.
+//! namespaces together, which thirty-two hosts that all talk to each other fill; behind that packets are dropped for seconds. Entries that are set by
+//! hand are not counted.
 //!
 //! Cleaning up: dropping a [`Host`] ends every process left in its namespace (container shims outlive their engine)
 //! before it deletes the namespace. A run that was killed can't do that, so [`Network::new`] first sweeps namespaces whose
@@ -42,7 +42,7 @@ const CABLE: &str = "cable0";
 const CONGESTION_CONTROL: &str = "cubic";
 /// The bridge in the switch's namespace.
 const BRIDGE: &str = "switch0";
-/// Where all hosts of a switch are.
+/// The subnet of a switch's hosts.
 const SUBNET: &str = "10.77.0.0/24";
 /// Hosts on a switch, at most.
 const MAX_HOSTS: u32 = 254;
@@ -139,7 +139,7 @@ impl Network {
         self.directory.join("neighbours")
     }
 
-    /// Where the hosts' directories lie.
+    /// The directory of the hosts' directories.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -148,7 +148,7 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         if std::env::var_os("DARTER_LAB_KEEP").is_none() {
-            // What can't be removed is in the way of nothing.
+            // A directory that can't be removed is in nobody's way.
             let _ = fs::remove_dir_all(&self.directory);
         }
     }
@@ -196,7 +196,7 @@ impl Host {
         self.address
     }
 
-    /// Where the host keeps its files.
+    /// The directory of the host's files.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -227,15 +227,15 @@ impl Host {
         command
     }
 
-    /// Ends every process of this host at once, as a power cut does: with them go its mounts. What is on its disk stays.
+    /// Ends every process of this host at once, as a power cut does: with them go its mounts. Its disk stays as it is.
     pub fn end_all(&self) -> Result<()> {
         wait_until(&format!("all processes of {} to end", self.name), HOLD_TIMEOUT, || {
             Ok(kill_inside(&self.namespace.name)? == 0)
         })
     }
 
-    /// Starts a process that holds mounts of the host's own, for commands [beside](Self::command_beside) it: they outlive each of those. What runc and
-    /// shims note of containers is among them.
+    /// Starts a process that holds mounts of the host's own, for commands [beside](Self::command_beside) it: they outlive each of those. The
+    /// directory in which runc and shims keep notes of containers is among them.
     pub fn hold_mounts(&self) -> Result<Process> {
         const HOLD: &str =
             "mkdir -p /run/containerd; mount -t tmpfs -o mode=700 tmpfs /run/containerd; exec sleep 1000000";
@@ -388,7 +388,7 @@ impl Namespace {
         self.switch_without_filters()
     }
 
-    /// Where container engines are installed, what bridges switch may go through the machine's packet filter. The laboratory has
+    /// On a machine with container engines, packets on bridges may go through the machine's packet filter. The laboratory has
     /// none, and the way there would cost CPU.
     fn switch_without_filters(&self) -> Result<()> {
         let mut command = Command::new("ip");
@@ -412,7 +412,7 @@ impl Drop for Namespace {
 
 /// Ends every process in a namespace of this crate's making, then deletes it. Does what it can: it also runs after a panic.
 fn remove(name: &str) {
-    // Whoever is left over keeps nobody from going on.
+    // A process that is left over keeps nobody from going on.
     let _ = kill_inside(name);
     if let Err(error) = run(Command::new("ip").args(["netns", "delete", name])) {
         eprintln!("{name} stays behind: {error:#}");

@@ -133,7 +133,7 @@ impl Layout {
         Ok(json!({ "mediaType": media_type, "digest": digest, "size": text.len() }))
     }
 
-    /// Where a blob lies.
+    /// The path of a blob.
     pub fn blob(&self, digest: Digest) -> PathBuf {
         self.directory.join("blobs").join(digest.to_string().replace(':', "/"))
     }

@@ -1,4 +1,4 @@
-//! Where the laboratory keeps what it makes, and the `darter` binary that belongs to this build.
+//! The laboratory's directories, and the `darter` binary that belongs to this build.
 
 use std::env;
 use std::fs;
@@ -23,7 +23,7 @@ pub fn profile_directory() -> Result<PathBuf> {
         .context("this program does not lie in a cargo target directory")
 }
 
-/// Where images are kept from one run to the next: `DARTER_LAB_CACHE`, or `lab` in cargo's target directory.
+/// The directory in which images are kept from one run to the next: `DARTER_LAB_CACHE`, or `lab` in cargo's target directory.
 pub fn cache_directory() -> Result<PathBuf> {
     let directory = match env::var_os("DARTER_LAB_CACHE") {
         Some(directory) => PathBuf::from(directory),
@@ -33,7 +33,7 @@ pub fn cache_directory() -> Result<PathBuf> {
     directory.canonicalize().with_context(|| format!("resolve {}", directory.display()))
 }
 
-/// Where runs keep what they throw away: `runs` in the cache, or the system's temporary directory when that path is too
+/// The directory of files that runs throw away: `runs` in the cache, or the system's temporary directory when that path is too
 /// long for the unix sockets below it.
 pub(crate) fn runs_directory() -> Result<PathBuf> {
     let preferred = cache_directory()?.join("runs");

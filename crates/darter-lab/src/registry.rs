@@ -14,7 +14,7 @@ use crate::process::{Process, wait_until};
 
 /// The registry's name in image references; only mirrors' configurations say where it is.
 pub const NAME: &str = "registry.lab";
-/// Where it listens on its host.
+/// The port on which it listens.
 pub const PORT: u16 = 5000;
 /// The one user of a private registry.
 pub const USER: &str = "alice";
@@ -84,7 +84,7 @@ impl Registry {
         &self.authority
     }
 
-    /// Where agents and engines reach it directly.
+    /// The address at which agents and engines reach it directly.
     pub fn url(&self) -> String {
         format!("http://{}", self.authority)
     }

@@ -23,7 +23,7 @@ pub struct Snapshotter<'host> {
     socket: PathBuf,
     /// The directory of layers, and a process among whose mounts it is seen.
     layers: Option<(PathBuf, u32)>,
-    /// Where the agent keeps its data.
+    /// The agent's data directory.
     data: PathBuf,
     process: Process,
 }
@@ -64,7 +64,7 @@ impl<'host> Snapshotter<'host> {
         &self.socket
     }
 
-    /// Where it keeps what it has.
+    /// The directory of its snapshots.
     pub fn root(&self) -> &Path {
         &self.root
     }

@@ -61,7 +61,7 @@ pub struct Entering {
 pub struct Opening<'a> {
     /// The agent that leads.
     pub me: NodeId,
-    /// Where it stands.
+    /// Its place: rack, zone and region.
     pub place: Place,
     /// How it came to lead.
     pub start: Start,

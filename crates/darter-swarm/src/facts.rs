@@ -38,10 +38,10 @@ pub trait Facts {
     /// Up to `most` hashes of `from` and the pieces behind it, up to the first one that is not known.
     fn hashes_from(&self, from: u32, most: usize) -> Vec<PieceHash>;
 
-    /// Where another agent can be reached, as other agents are told it.
+    /// The address at which `node` can be reached, as other agents are told it.
     fn address(&self, node: NodeId) -> String;
 
-    /// Where another agent stands, if it is connected.
+    /// The place of `node`, if it is connected.
     fn place(&self, node: NodeId) -> Option<Place>;
 
     /// How far another agent is.

@@ -49,7 +49,7 @@ pub struct Learner {
     lacks: Option<Moment>,
     /// When to look again.
     wake: Option<Moment>,
-    /// Where to begin among the neighbours, so that not all ask the first.
+    /// The index of the neighbour to begin with, so that not all members ask the same one.
     turn: usize,
 }
 
@@ -202,8 +202,8 @@ impl Learner {
         }
     }
 
-    /// The member to ask now for the hashes behind the known ones, if any are lacking and nobody is asked. Where the lead tells everybody
-    /// by itself, what it tells is waited for a while.
+    /// The member to ask now for the hashes behind the known ones, if any are lacking and nobody is asked. If the lead tells everybody by itself, its
+    /// hashes are waited for a while.
     pub fn ask(&mut self, now: Moment, tuning: &Tuning) -> Option<Teacher> {
         self.wake = None;
         if let Some((silent, since)) = self.open {
@@ -228,7 +228,7 @@ impl Learner {
             self.wake = Some(due);
             return None;
         }
-        // Where the lead tells everybody nobody else has its signature.
+        // If the lead tells everybody, nobody else has its signature.
         let is_late = since + tuning.hash_patience_with_lead <= now;
         let may_ask_lead = self.lead_asked.is_none_or(|at| at + tuning.hash_patience_with_lead <= now);
         let able = if self.lead_tells || is_late && may_ask_lead { None } else { self.able(now) };

@@ -9,8 +9,8 @@
 //! | [`Dissolving`](Phase::Dissolving): it is wrong, or of a version that is gone, and is being thrown away | the blob's end |
 //! | [`Failed`](Phase::Failed) | |
 //!
-//! The lead finds out what the whole must be, since it read it; a member is told, and compares. Where the lead says nothing for too
-//! long, or nobody leads, a member finds out for itself.
+//! The lead finds out what the whole must be, since it read it; a member is told, and compares. If the lead says nothing for too long, or nobody
+//! leads, a member finds out for itself.
 //!
 //! Invariants: one check at a time; what is thrown away, or has failed, never becomes complete.
 
@@ -116,7 +116,7 @@ impl Course {
         if begins {
             self.phase = Phase::Checking;
         } else if self.phase == Phase::Fetching {
-            // What came at once is stored, and is not all that it takes: others hear of it like of anything else.
+            // The pieces that came with the answer are stored, and more are lacking: others hear of them as of any piece.
             self.comes_at_once = false;
         }
         begins

@@ -1,11 +1,11 @@
 //! First-touch profiles: in which order the pieces of a blob are needed by whoever starts something out of it. Pure.
 //!
-//! A program that reads a mounted blob waits for its misses one after the other, and each costs a round trip. Whoever started the same before
-//! touched the same pieces: members say what was touched first in the first minute ([`Touches`]), whoever leads keeps some of these records and
-//! merges them ([`Profile`]), and later starters fetch the merged list at once, many pieces at a time.
+//! A program that reads a mounted blob waits for its misses one after the other, and each costs a round trip. Earlier starters touched the same
+//! pieces: members say what was touched first in the first minute ([`Touches`]), the lead keeps some of these records and merges them ([`Profile`]),
+//! and later starters fetch the merged list at once, many pieces at a time.
 //!
-//! Merging: a piece is where the middle one of those who touched it had it, so that an order in which all agree stays. What fewer than half
-//! touched goes to the end, and what fewer than a quarter touched is left out: images share layers, and a start that takes another way is no
+//! Merging: a piece is where the middle one of those who touched it had it, so that an order in which all agree stays. Pieces that fewer than half
+//! touched go to the end, and pieces that fewer than a quarter touched are left out: images share layers, and a start that takes another way is no
 //! rule. So of five records and more, one that lies adds nothing.
 //!
 //! Invariants: pieces of a list are different ones, within the blob, and no more than [`Bounds`] allows: a part of a large blob, and of a

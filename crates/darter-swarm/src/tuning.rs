@@ -71,7 +71,7 @@ pub struct Tuning {
     pub fetcher_patience: u32,
     /// The same, at least.
     pub fetcher_floor: Duration,
-    /// Where several start the same, a request is not overdue sooner than this: a whole start takes about a second
+    /// If several start the same, a request is not overdue sooner than this: a whole start takes about a second
     /// (`docs/notes/starters.md`).
     pub parts_floor: Duration,
     /// Bytes per second that are expected there of a peer while nobody's rate is known.

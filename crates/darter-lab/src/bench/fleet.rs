@@ -15,7 +15,7 @@ use crate::registry;
 /// The repository that the content lies in.
 pub(crate) const REPOSITORY: &str = "app";
 
-/// Where a host's own mirror listens.
+/// The address of a host's own mirror.
 pub(crate) const fn mirror() -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), LOCAL_PORT)
 }
@@ -25,7 +25,7 @@ pub(crate) fn upstream(url: &str) -> [String; 2] {
     ["--upstream".to_owned(), format!("{}={url}", registry::NAME)]
 }
 
-/// Where a mirror has what lies at this place of the repository.
+/// The mirror's path for `rest` of the repository.
 pub(crate) fn mirrored(rest: &str) -> String {
     format!("/v2/{}/{REPOSITORY}/{rest}", registry::NAME)
 }

@@ -46,7 +46,7 @@ pub struct Containerd<'host> {
     socket: PathBuf,
     hosts: PathBuf,
     login: Option<String>,
-    /// Where its programs are, if they are not the distribution's.
+    /// The directory of its programs, if they are not the distribution's.
     programs: Option<PathBuf>,
     /// The process among whose mounts it runs, if that mounts its layers.
     beside: Option<u32>,
@@ -195,12 +195,12 @@ impl<'host> Containerd<'host> {
         &self.socket
     }
 
-    /// Where it keeps content: finished in `blobs`, what comes in `ingest`.
+    /// The directory of its content: finished in `blobs`, under way in `ingest`.
     pub fn content(&self) -> PathBuf {
         self.root.join("io.containerd.content.v1.content")
     }
 
-    /// Where it unpacks layers: each in a directory with a number, below that in `fs`.
+    /// The directory in which it unpacks layers: each in a directory with a number, below that in `fs`.
     pub fn snapshots(&self) -> PathBuf {
         self.root.join("io.containerd.snapshotter.v1.overlayfs/snapshots")
     }
@@ -291,7 +291,7 @@ impl<'host> Containerd<'host> {
         self.host.run("ctr-rm", self.ctr(&["images", "rm", "--sync"]).arg(reference), ENGINE_TIMEOUT).map(drop)
     }
 
-    /// Where containerd keeps a blob that it has.
+    /// The path of a blob that containerd has.
     pub fn blob(&self, digest: &Digest) -> PathBuf {
         self.content().join("blobs").join(digest.to_string().replace(':', "/"))
     }
@@ -332,7 +332,7 @@ impl<'host> Containerd<'host> {
         command
     }
 
-    /// What `ctr` says about one of containerd's namespaces.
+    /// Runs `ctr` on one of containerd's namespaces, and gives its output.
     pub(super) fn ctr_in(&self, namespace: &str, arguments: &[&str]) -> Result<String> {
         self.host.run("ctr", &mut self.ctr_of(namespace, arguments), ENGINE_TIMEOUT)
     }

@@ -1,7 +1,7 @@
 //! containerd as a kubelet drives it: the later release with its CRI service, set up by `darter setup containerd --lazy`, asked by `crictl`.
 //!
-//! What was set up names `/etc/containerd`, where the daemon of a real host has its configuration: there, among the mounts that it runs with, lies the directory
-//! that was written. Pods have their host's network, so that there is nothing to be set up by plugins.
+//! The configuration names `/etc/containerd`, as on a real host: the directory that was written is mounted there for the daemon. Pods have their
+//! host's network, so that there is nothing to be set up by plugins.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use super::route::{ENGINE_TIMEOUT, Route};
 use crate::netns::Host;
 use crate::process::wait_until;
 
-/// Where a host has its configuration of containerd.
+/// The directory of a host's configuration of containerd.
 const ETC: &str = "/etc/containerd";
 /// containerd's own kind of namespace, for all that a kubelet asks.
 const NAMESPACE: &str = "k8s.io";
@@ -122,7 +122,7 @@ impl<'host> Cri<'host> {
         Ok(list.lines().any(|line| line.starts_with(&diff.to_string())))
     }
 
-    /// Where containerd keeps a blob that it has.
+    /// The path of a blob that containerd has.
     pub fn blob(&self, digest: &Digest) -> PathBuf {
         self.engine.blob(digest)
     }

@@ -56,7 +56,7 @@ impl<'host> Docker<'host> {
         self.host.spawn("docker-pull", self.docker().args(["pull", reference]))
     }
 
-    /// What Docker knows of a pulled image.
+    /// Docker's description of a pulled image.
     pub fn inspect(&self, reference: &str) -> Result<Value> {
         let text =
             self.host.run("docker-inspect", self.docker().args(["image", "inspect", reference]), ENGINE_TIMEOUT)?;

@@ -13,7 +13,7 @@ use crate::needs;
 use crate::place::cache_directory;
 use crate::process::Process;
 
-/// What makes programs of stargz-snapshotter's library: one that serves snapshots, and one that converts a layer.
+/// The source of two programs on top of stargz-snapshotter's library: one serves snapshots, one converts a layer.
 const STARGZ: &str = include_str!("stargz.go");
 const STARGZ_MODULE: &str = "github.com/containerd/stargz-snapshotter@v0.19.1";
 const SOCI_MODULE: &str = "github.com/awslabs/soci-snapshotter";

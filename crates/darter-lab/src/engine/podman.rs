@@ -40,7 +40,7 @@ impl<'host> Podman<'host> {
         self.host.spawn("podman-pull", command.arg(reference))
     }
 
-    /// What podman knows of a pulled image.
+    /// Podman's description of a pulled image.
     pub fn inspect(&self, reference: &str) -> Result<Value> {
         let mut command = self.podman()?;
         let text = self.host.run("podman-inspect", command.args(["image", "inspect", reference]), ENGINE_TIMEOUT)?;

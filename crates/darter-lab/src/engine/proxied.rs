@@ -21,7 +21,7 @@ use crate::snapshotter::Snapshotter;
 /// CRI's namespace.
 const NAMESPACE: &str = "k8s.io";
 const CRI: &str = "io.containerd.grpc.v1.cri";
-/// Where to find another release than the distribution's: a directory of its programs.
+/// The variable that names the directory of another release's programs, in place of the distribution's.
 const OTHER: &str = "DARTER_LAB_CONTAINERD";
 /// The first release whose configuration has the version 3, and CRI in parts.
 const FIRST_IN_PARTS: (u32, u32) = (2, 0);
@@ -49,7 +49,7 @@ pub struct Proxied<'host> {
 /// A release of containerd.
 #[derive(Debug)]
 struct Programs {
-    /// Where its programs are, if they are not the distribution's.
+    /// The directory of its programs, if they are not the distribution's.
     directory: Option<PathBuf>,
     version: (u32, u32),
 }
@@ -121,7 +121,7 @@ impl<'host> Proxied<'host> {
         ];
         let (major, minor) = programs.version;
         set_up(host, &tree, route, mirror, &format!("{major}.{minor}"), &flags)?;
-        // What is written for a host's /etc lies elsewhere here.
+        // Files for a host's /etc lie elsewhere here.
         let text = fs::read_to_string(&config).with_context(|| format!("read {}", config.display()))?;
         let certs = tree.join("etc/containerd/certs.d");
         let text = ['"', '\''].into_iter().fold(text, |text, quote| {

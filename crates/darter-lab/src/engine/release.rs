@@ -21,7 +21,7 @@ const GO: (u32, u32) = (1, 26);
 /// Parts that are left out: file systems that are not used here, and traces.
 const WITHOUT: &str = "no_btrfs,no_devmapper,no_zfs,no_aufs,no_tracing";
 const PROGRAMS: [&str; 3] = ["containerd", "containerd-shim-runc-v2", "ctr"];
-/// What asks containerd as a kubelet does.
+/// The program that asks containerd as a kubelet does.
 const CRI_MODULE: &str = "sigs.k8s.io/cri-tools";
 const CRI_VERSION: &str = "v1.34.0";
 const CRI_PROGRAM: &str = "crictl";

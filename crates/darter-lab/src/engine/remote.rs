@@ -62,7 +62,7 @@ pub struct Remote<'host> {
     _own: Option<OwnPlace>,
 }
 
-/// Where a snapshotter keeps parts of what it has whatever its flags say; in its sight another directory is mounted there.
+/// A directory in which SOCI's snapshotter keeps some of its files in spite of its flags; another directory is mounted there for it.
 const SOCI_OWN: &str = "/var/lib/soci-snapshotter-grpc";
 
 /// An empty directory that was made outside the laboratory's own; it goes again.

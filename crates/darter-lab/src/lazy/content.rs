@@ -21,7 +21,7 @@ const LAYERS: u64 = 32;
 /// Files of each, and bytes of a file. One is read.
 const FILES: u64 = 4;
 const SMALL: u64 = 256 << 10;
-/// Where the service listens.
+/// The port on which the service listens.
 const PORT: u16 = 8000;
 const READY_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -49,7 +49,7 @@ pub struct Content {
     pub image: Image,
     /// The storage of a registry that has it.
     pub storage: PathBuf,
-    /// What the container runs.
+    /// The command that the container runs.
     pub command: Vec<String>,
     sign: Sign,
 }

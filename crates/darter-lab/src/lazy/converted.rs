@@ -101,7 +101,7 @@ fn convert(content: &Content, peer: Peer, work: &Path) -> Result<()> {
     }
     let from = match peer {
         Peer::Stargz => format!("oci:{}:{NAME}", converted.display()),
-        // What it writes has no name.
+        // The image that it writes has no name.
         Peer::Soci => format!("oci:{}", converted.display()),
     };
     copy(&to, &from, &reference(&target))

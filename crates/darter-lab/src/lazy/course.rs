@@ -28,7 +28,7 @@ const TOGETHER: usize = 8;
 const NO_FILL: [&str; 2] = ["--lazy-fill", "never"];
 /// How long the fleet may take to learn what a start touched.
 const PROFILE_TIMEOUT: Duration = Duration::from_secs(60);
-/// What is known of first touches is all when it has not changed for so long: keepers tell of a minute's touches at its end.
+/// First touches are complete when they have not changed for so long: keepers tell of a minute's touches at its end.
 const PROFILE_SETTLED: Duration = Duration::from_secs(3);
 /// How long the rest of an image may take over a cable without a shape.
 const WHOLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -43,7 +43,7 @@ struct Ground<'a> {
     content: &'a Content,
 }
 
-/// What a start came to.
+/// The figures of one start.
 #[derive(Clone, Copy, Debug)]
 struct Measured {
     pulled: Moment,
@@ -80,7 +80,7 @@ impl Start {
         Ok(rows)
     }
 
-    /// What rows say only beside each other.
+    /// Fills in the figures that compare rows with each other.
     fn compare(&self, rows: &mut [Row]) {
         let whole = rows.iter().filter(|row| [Way::Direct.name(), Way::Mirror.name()].contains(&&*row.method));
         let best = whole.map(|row| row.ready).fold(f64::INFINITY, f64::min);

@@ -42,7 +42,7 @@ impl Delay {
         &self.authority
     }
 
-    /// Where agents and engines reach it.
+    /// The address at which agents and engines reach it.
     pub fn url(&self) -> String {
         format!("http://{}", self.authority)
     }

@@ -20,9 +20,9 @@ use crate::race::course::{START_TIMEOUT, Testbed};
 use crate::race::method::{Look, Method, judge, written};
 use crate::race::relay::Load;
 
-/// Where a relay listens.
+/// The port on which a relay listens.
 const PORT: u16 = 7500;
-/// What the list of the content is called.
+/// The name of the file that lists the content.
 const LIST: &str = "load.json";
 
 /// The relays.

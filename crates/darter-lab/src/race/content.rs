@@ -108,7 +108,7 @@ impl Content {
         Ok(digest)
     }
 
-    /// Where the files lie.
+    /// The directory of the files.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
@@ -116,12 +116,12 @@ impl Content {
 
 impl Drop for Content {
     fn drop(&mut self) {
-        // What stays behind is swept by the next run.
+        // The next run sweeps what stays behind.
         let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
-/// Where races keep their files: in memory, so that no disk is measured.
+/// The directory of races' files: in memory, so that no disk is measured.
 pub fn memory_directory() -> Result<PathBuf> {
     let directory = PathBuf::from("/dev/shm/darter-lab");
     fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;

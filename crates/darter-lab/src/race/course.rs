@@ -64,7 +64,7 @@ impl<'a> Testbed<'a> {
         Ok(Self { scenario, content, origin, seed, nodes, rack, network })
     }
 
-    /// Where the hosts' directories lie.
+    /// The directory of the hosts' directories.
     pub fn directory(&self) -> &Path {
         self.network.directory()
     }
@@ -105,7 +105,7 @@ impl Nginx {
         Ok(Self { process, url: format!("http://{}", host.address()), log })
     }
 
-    /// Where a file is.
+    /// The URL of `file`.
     pub fn url(&self, file: &str) -> String {
         format!("{}/{file}", self.url)
     }

@@ -86,7 +86,7 @@ impl<'c> Darter<'c> {
         Ok(())
     }
 
-    /// Where a file is.
+    /// The URL of `file`.
     pub(crate) fn url(&self, file: &str) -> String {
         self.origin.url(file)
     }

@@ -1,7 +1,7 @@
 //! Layers that engines can pull and unpack: tars of files, gzipped, each of exactly the size that was asked for; and the image of
 //! them.
 //!
-//! What they hold is as hard to unpack as a real image: files of 512 B to 128 KiB, most of them text of which gzip takes away some two
+//! They are as hard to unpack as a real image: files of 512 B to 128 KiB, most of them text of which gzip takes away some two
 //! thirds, each eighth incompressible. The same on every machine with the same compressor.
 //!
 //! A compressed layer's size can't be chosen, so gzip members follow one another, and the last of them hold nothing but a header as
@@ -157,12 +157,12 @@ fn member(plain: &[u8]) -> Result<Vec<u8>> {
     gzip.finish().context("compress a part of a layer")
 }
 
-/// What the headers of empty members hold besides, so that these take `size` bytes in all.
+/// The lengths of the extra fields of empty gzip members that take `size` bytes in all.
 fn paddings(mut size: u64) -> Vec<u64> {
     let mut extras = Vec::new();
     while size > 0 {
         let whole = size.min(EMPTY_MEMBER + MAX_EXTRA);
-        // What is left must have room for a member, too.
+        // The rest must have room for a member, too.
         let left = size - whole;
         let taken = if left == 0 || left >= EMPTY_MEMBER { whole } else { whole - EMPTY_MEMBER };
         extras.push(taken - EMPTY_MEMBER);

@@ -25,10 +25,10 @@ use crate::race::layers::Layers;
 use crate::race::method::{Look, Method};
 use crate::registry::{NAME, Registry};
 
-/// Where Spegel listens for its host's engine and for other Spegels.
+/// The address on which Spegel listens for its host's engine, and its port for other Spegels.
 const SPEGEL: &str = "127.0.0.1:5000";
 const SPEGEL_PORT: u16 = 5000;
-/// Where the first Spegel tells the others whom to meet.
+/// The port on which the first Spegel tells the others whom to meet.
 const MEETING_PORT: u16 = 5002;
 
 /// How content gets to the engines.

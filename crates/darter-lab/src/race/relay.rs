@@ -77,7 +77,7 @@ pub struct Relay {
     /// The content, as the laboratory wrote it down
     #[arg(long)]
     list: PathBuf,
-    /// Where the files are, or are to be
+    /// Directory of the files, which are there or are received
     #[arg(long)]
     directory: PathBuf,
     /// Receive from here; without, the files are there already
@@ -145,7 +145,7 @@ fn receive(load: &Load, files: &[File], from: SocketAddr, held: &SyncSender<()>)
     Ok(())
 }
 
-/// One piece more can be passed on. Where nobody is passed on to, nobody listens.
+/// One piece more can be passed on. If nothing is passed on, nobody listens.
 fn say(held: &SyncSender<()>) {
     let _ = held.send(());
 }

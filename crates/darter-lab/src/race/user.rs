@@ -11,7 +11,7 @@ use crate::race::course::Testbed;
 use crate::race::darter::Darter;
 use crate::race::method::{Look, Method, judge, written};
 
-/// Where `darter get` writes to.
+/// The target of `darter get`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     /// A file, which it makes in whatever order bytes come.

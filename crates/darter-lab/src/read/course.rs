@@ -91,7 +91,7 @@ impl Read {
         ensure!(!is_link(), "the layer became whole while half of it was read");
         reader.length = LARGE;
         reader.touch()?;
-        // What no file of it has: the metadata.
+        // Reads the rest of the layer, which belongs to no file: the metadata.
         std::io::copy(&mut File::open(&layer).context("open a layer")?, &mut std::io::sink())
             .context("read a layer")?;
         wait_until("the layer to be whole", WHOLE_TIMEOUT, || Ok(is_link()))?;

@@ -21,9 +21,9 @@ const BLOCKS: u64 = 400;
 /// A file, and all files whose pages have something of it, from the reader's down to the disk's.
 #[derive(Clone, Debug)]
 pub struct Reader {
-    /// What is read.
+    /// The file that is read.
     pub file: PathBuf,
-    /// What is below it.
+    /// The files below it, whose pages are dropped, too.
     pub below: Vec<Arc<File>>,
     /// Bytes from the file's beginning that are read.
     pub length: u64,

@@ -11,7 +11,7 @@ use crate::table::{self, median};
 pub struct Row {
     /// The scenario's name.
     pub scenario: String,
-    /// What is between the reader and the disk.
+    /// The stage between the reader and the disk.
     pub stage: Stage,
     /// Turns behind this row.
     pub runs: usize,

@@ -1,4 +1,4 @@
-//! What is between a reader and the disk.
+//! Stages: the layers of software between a reader and the disk.
 
 /// See the module's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Failure of Darter is not failure of the pull.
 //!
-//! Where a pull is disturbed in its middle, the registry's cable is so slow until then that the pull can't be over before,
+//! If a pull is to be disturbed in its middle, the registry's cable is so slow until then that the pull can't be over before,
 //! however long the machine pauses between looking and striking.
 
 use anyhow::{Context, Result, ensure};

@@ -40,7 +40,7 @@ const RATE: &str = "200mbit";
 /// A program of the image that reads several of its files.
 const COMMAND: [&str; 3] = ["sh", "-c", "ls / && cat /etc/os-release"];
 
-/// Whether layers can be mounted here; says so if not.
+/// True if layers can be mounted here; else it prints the reason.
 fn can_mount() -> Result<bool> {
     let kernel = fs::read_to_string("/proc/filesystems").context("read which file systems there are")?;
     let can = kernel.contains("\terofs") && fs::exists("/dev/fuse")?;

@@ -1,8 +1,8 @@
 //! End to end with the real things: Debian's docker-registry, containerd with runc, podman and skopeo, on hosts in network
 //! namespaces, all pulling through Darter.
 //!
-//! Each scenario is a trial. Where the machine lacks root or packages a trial is ignored by name and the reason is
-//! printed; with `CI=true` a lack is a failure. Trials run one after another: each keeps the whole machine busy.
+//! Each scenario is a trial. If the machine lacks root or packages, a trial is ignored by name and the reason is printed; with `CI=true` a lack is a
+//! failure. Trials run one after another: each keeps the whole machine busy.
 
 mod faults;
 mod hub;
@@ -59,7 +59,7 @@ const SCENARIOS: [(&str, Scenario); 18] = [
     ("private::logins_for_the_mirror_open_what_is_private", private::logins_for_the_mirror_open_what_is_private),
 ];
 
-/// What also needs Go, which is no part of what the others need.
+/// Trials that need Go besides what the others need.
 const RELEASE: [(&str, Scenario); 17] = [
     ("ranges::engines_that_fetch_layers_by_ranges_read_the_registry_once", ranges::engines_that_fetch_by_ranges),
     ("ranges::a_pull_by_ranges_is_no_later_than_directly", ranges::a_pull_by_ranges_is_no_later),

@@ -54,7 +54,7 @@ pub(crate) fn engines_that_fetch_by_ranges(world: &World) -> Result<()> {
     registry.access_log()?.ensure_read_by_one(sizes(image))
 }
 
-/// What containerd's users set.
+/// The buffer that containerd's users set.
 const STEP: u64 = 16 << 20;
 
 /// Turns of each regime, one directly and one by way of agents, if `DARTER_LAB_TURNS` says no other number.
@@ -127,7 +127,7 @@ impl Source {
     }
 }
 
-/// containerd by its eight ranges, directly and by way of agents. What it takes is told; what is read of the registry is held to.
+/// containerd by its eight ranges, directly and by way of agents. The times are printed; the bytes that are read of the registry are checked.
 pub(crate) fn a_pull_by_ranges_is_no_later(world: &World) -> Result<()> {
     let turns = env::var("DARTER_LAB_TURNS").ok().and_then(|turns| turns.parse().ok()).unwrap_or(TURNS);
     let regimes = [

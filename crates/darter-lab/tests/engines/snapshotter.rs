@@ -125,7 +125,7 @@ pub(crate) fn the_distributions_containerd_starts_lazily(world: &World) -> Resul
     let told = engine.run(&reference, "third", &["cat", "/etc/os-release"])?;
     ensure!(told.contains("PRETTY_NAME"), "the third container said {told}");
 
-    // What nobody names any more is not mounted, but under no container's feet.
+    // Layers that nobody names any more are unmounted, but not under a running container.
     engine.remove_images()?;
     again(&mounted, &snapshotter.mounted()?)?;
     engine.stop("reader")?;

@@ -1,4 +1,4 @@
-//! What tests of layers have: tars of every kind, and trees in lines that can be compared.
+//! Support for tests of layers: tars of every kind, and trees in lines that can be compared.
 
 #[path = "../../../darter-image/tests/support/drawn.rs"]
 pub(crate) mod drawn;

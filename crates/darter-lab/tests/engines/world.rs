@@ -1,4 +1,4 @@
-//! What every scenario starts from, and what it looks at afterwards.
+//! The start of every scenario, and the checks at its end.
 
 use std::fs;
 use std::time::Duration;

@@ -1,13 +1,12 @@
 //! How many connections read a large blob of its origin at a time.
 //!
-//! Stores and CDNs limit what one connection gets, so that several get more together. Where the link, the disk or the processor is the
-//! limit, they get nothing more and cost the origin requests. So one connection reads until its rate is known ([`windows`]). If it is one that
-//! somebody may have set, a second connection *tries* ([`trial`]): it reads the next stretch, which is kept whatever comes of the trial. If both get
-//! more than one, and again in another trial, four read, then eight, as long as each step brings more. The step that does not is taken back, and is tried again after a
-//! pause that grows. Connections that fail are halved in number for such a pause; an origin that does not want several is read by one for
-//! good.
+//! Stores and CDNs limit what one connection gets, so that several get more together. If the link, the disk or the processor is the limit, they get
+//! nothing more and cost the origin requests. So one connection reads until its rate is known ([`windows`]). If it is one that somebody may have set,
+//! a second connection *tries* ([`trial`]): it reads the next stretch, which is kept whatever comes of the trial. If both get more than one, and
+//! again in another trial, four read, then eight, as long as each step brings more. The step that does not is taken back, and is tried again after a
+//! pause that grows. Connections that fail are halved in number for such a pause; an origin that does not want several is read by one for good.
 //!
-//! A limit is a ceiling. Where connections get clearly more than the one did that was measured, its rate was not a limit: the machine, or
+//! A limit is a ceiling. If connections get clearly more than the one did that was measured, its rate was not a limit: the machine, or
 //! the origin, was busy then. So one reads on.
 //!
 //! Invariants, whatever is measured: unless trials bring more, there are no more than [`TRIALS`] in half a minute, and another one after each pause that is longer
@@ -383,8 +382,8 @@ impl Breadth {
         self.held_up = true;
     }
 
-    /// Another blob that was read over the same link gave back its part of it. What one connection of this blob got before tells nothing of
-    /// what several get now.
+    /// Another blob that was read over the same link gave back its part of it. The rate that one connection of this blob had before says nothing
+    /// about the rate of several now.
     pub(crate) fn given_back(&mut self, now: Moment) {
         match self.phase {
             Phase::Measured if self.connections == 1 => self.windows.clear(),

@@ -1,10 +1,11 @@
 //! How much of a blob a connection reads by one request.
 //!
-//! Registries count requests, so a stretch is long. Where one connection reads, the first is of [`FIRST_STRETCH`], so that others could read what lies behind
-//! it, and each further one as long as all before it. Once others were found to get nothing more, or not found to get more by then, the rest is asked for at
-//! once: credentials may expire, and an answer that is open outlives them. Where several read, a stretch is an equal share of what is left, so that all connections end together. So a blob of eighty
-//! megabytes takes eight connections about a dozen requests. A large blob is read by stretches that are shorter than a share, since what
-//! comes first in the blob should not be long in coming: they take some seconds each, and are no more than about [`MAX_STRETCHES`].
+//! Registries count requests, so a stretch is long. While one connection reads, the first stretch is [`FIRST_STRETCH`] long, so that others could
+//! read what lies behind it, and each further one as long as all before it. Once others were found to get nothing more, or not found to get more by
+//! then, the rest is asked for at once: credentials may expire, and an answer that is open outlives them. While several read, a stretch is an equal
+//! share of the rest, so that all connections end together. So a blob of eighty megabytes takes eight connections about a dozen requests. A large
+//! blob is read by stretches that are shorter than a share, since what comes first in the blob should not be long in coming: they take some seconds
+//! each, and are no more than about [`MAX_STRETCHES`].
 //!
 //! Invariant: none but the last ones of a blob is shorter than [`MIN_BYTES`], whatever was measured.
 

@@ -368,7 +368,7 @@ fn connections_that_get_more_than_a_limit_would_let_them_are_taken_back() {
         (breadth.connections(), told)
     };
     assert_eq!(read(MIB, 10).0, 8);
-    // Of a window one moment does not count. Where bursts lie far apart, two may come in one.
+    // Of a window one moment does not count. If bursts lie far apart, two may come in one window.
     assert_eq!((read(2 * MIB, 10).0, read(2 * MIB, 40).0), (1, 8));
     let (connections, told) = read(4 * MIB, 10);
     assert_eq!(connections, 1);

@@ -1,7 +1,7 @@
 //! A second connection that reads a stretch, whose first bytes tell whether it gets them besides what the first one gets.
 //!
-//! Where the link is the limit, both share it: the second one takes twice the time in which the first one would have read as much, and the
-//! first one gets half meanwhile. Where each connection has a limit of its own, the second one is as quick as the first, which goes on as
+//! If the link is the limit, both share it: the second one takes twice the time in which the first one would have read as much, and the
+//! first one gets half meanwhile. If each connection has a limit of its own, the second one is as quick as the first, which goes on as
 //! before. Both are asked of a trial, and by so much that chance does not decide.
 //!
 //! Its time is counted from the request, or from its first bytes where an answer takes its time. Neither can be told more exactly than the
@@ -18,7 +18,7 @@ use super::windows::Pace;
 /// Both connections have to get so much more than the first one alone, at least, and the second one no less than half of that.
 const MIN_GAIN: f64 = 1.3;
 
-/// Where that would have to be more for chance not to decide, a trial tells nothing.
+/// If the gain would have to be greater than this for chance not to decide, a trial tells nothing.
 const MAX_GAIN: f64 = 1.7;
 
 /// So many standard deviations of what the first connection gets in the time of a trial.
@@ -143,7 +143,7 @@ impl Trial {
     fn is_burst(&self, end: Moment) -> bool {
         let span = end.since(self.first.map_or(self.asked, |(first, _)| first)).max(MOMENT);
         let is_quick = span.as_secs_f64() * BURST <= self.time() && end.since(self.asked).as_secs_f64() <= self.time();
-        // Where the first one got more than its bursts meanwhile, the link gives more than it did: that is no limit.
+        // If the first connection got more than its bursts meanwhile, the link gives more than before: its rate was no limit.
         let others_time = (end.since(self.before) + self.pace.gap).as_secs_f64();
         let is_as_before = self.others as f64 <= self.pace.rate * others_time * MAX_OTHERS;
         is_quick && is_as_before && self.pace.is_regular && self.pace.gap.as_secs_f64() >= self.time() * 2.0

@@ -1,8 +1,8 @@
 //! The rate of one connection, window by window, and how far it can be relied on.
 //!
 //! On a busy machine a short window measures who was given the processor. A limit gives a connection the same in each window. So a
-//! rate counts once several windows were measured, and with it how far they lie apart. Where they lie far apart the windows become
-//! longer, over which a limit shows and chance evens out.
+//! rate counts once several windows were measured, and with it how far they lie apart. If they lie far apart the windows become longer, over which a
+//! limit shows and chance evens out.
 //!
 //! A window begins and ends as bytes come, so that an origin that sends in bursts has whole bursts in it, and is as long as these ask.
 

@@ -15,7 +15,7 @@ const CHUNK: f64 = 16e3;
 /// Bytes that a socket holds while nobody reads.
 const SOCKET: f64 = 4e6;
 
-/// Where a blob is read.
+/// The origin, the link and the machine on which a blob is read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct World {
     /// Bytes that each connection, and all of them together, get in a second at most.

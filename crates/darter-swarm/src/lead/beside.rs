@@ -1,8 +1,8 @@
-//! Plans for further connections to the origin, where several get more than one.
+//! Plans for further connections to the origin, if several get more than one.
 //!
 //! The reader of everything goes on from the first piece that nobody has, a *stretch* at a time, also while it is the only one. Each other
 //! connection reads the next stretch that nobody reads, behind the one that the first reader is at; so what comes first in the blob comes first,
-//! and none of them has to be broken off. Whether a second connection gets more is tried with such a stretch, which is kept.
+//! and none of them has to be broken off. A second connection is tried with such a stretch, whose bytes are kept.
 //!
 //! A connection that is much slower than the others keeps its stretch longer than all others theirs. So one that finds nothing left to read takes
 //! the end of that stretch (see [`rests`](super::rests)).

@@ -343,8 +343,8 @@ impl Members {
         }
     }
 
-    /// Two neighbours can't reach each other. Where everybody knows everybody there is nobody else to know, and one may reach the other
-    /// yet; else each is given another neighbour in place of this one.
+    /// Two neighbours can't reach each other. In a small swarm, where all are neighbours, there is nobody else to meet, and one may reach the other
+    /// yet; in a larger one each is given another neighbour in place of this one.
     pub(super) fn part(&mut self, one: NodeId, other: NodeId) {
         let (Some(one_slot), Some(other_slot)) = (self.slot(one), self.slot(other)) else { return };
         let is_heeded = self.unreached_by(one).count() < MAX_UNREACHED;

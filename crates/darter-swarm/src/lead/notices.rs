@@ -28,7 +28,7 @@ pub struct Notice {
 pub struct NewNeighbour {
     /// The neighbour's id.
     pub node: NodeId,
-    /// Where it stands.
+    /// Its place: rack, zone and region.
     pub place: Place,
     /// True if the neighbour wants the whole blob.
     pub wants: bool,

@@ -1,9 +1,8 @@
 //! Plans for the origin: what is read next, and by which of the lead's connections.
 //!
 //! One reader reads everything, from the first piece that nobody has. Another runs errands: it reads what somebody waits for, wherever
-//! that is in the blob, so that a range of a cold blob need not wait for all that stands before it. Where nobody wants everything
-//! there are only errands. Where several connections bring more than one, further readers help the one that reads everything
-//! (see [`beside`](super::beside)).
+//! that is in the blob, so that a range of a cold blob need not wait for all that stands before it. If nobody wants everything there are only
+//! errands. If several connections bring more than one, further readers help the one that reads everything (see [`beside`](super::beside)).
 //!
 //! Among wishes of equal patience, the oldest is served first. A wish is for a few pieces at a time; who goes on wishes anew, and
 //! stands behind the others then. So readers of different parts share the origin.

@@ -164,7 +164,7 @@ impl Pieces {
     }
 }
 
-/// The pieces of a set in these runs, in the runs' order. What the set lacks costs nothing, however long a run is said to be.
+/// The pieces of a set in these runs, in the runs' order. Pieces that the set lacks cost no time, however long a run is said to be.
 fn within<'a>(set: &'a PieceSet, runs: &'a [Range<u32>]) -> impl Iterator<Item = PieceIndex> + 'a {
     runs.iter().flat_map(move |run| {
         let next = move |from: u32| set.first_from(PieceIndex(from)).filter(|piece| piece.0 < run.end);
@@ -180,7 +180,7 @@ mod tests {
     fn who_waits_for_parts_is_given_the_first_of_them_that_nobody_has_and_that_it_lacks() {
         let mut pieces = Pieces::default();
         (0..9).for_each(|piece| pieces.set_own(PieceIndex(piece), true));
-        // What one holds counts as held by nobody while it gives it to nobody.
+        // The member that asks holds these.
         let held: PieceSet = [2, 7].map(PieceIndex).into_iter().collect();
         let fresh = |pieces: &Pieces, taken: Option<u32>| {
             pieces.first_fresh_of(&[7..20, 2..5], &held, |piece| Some(piece.0) != taken).map(|piece| piece.0)

@@ -4,9 +4,9 @@
 //! busy, and a blob would wait for its stretch. So a connection that finds nothing left to read takes so much of the end of the stretch that
 //! would last longest that both end together; the slow one reads to there, and takes no other stretch then that others have read sooner.
 //!
-//! What that one's answer has under way then was sent in vain: nothing else that several connections do is. So it is done only where several were seen
-//! to get more than one, since on a link that all share chance makes one slow; where that one is much slower than the others, so that little is
-//! under way; and all of it together is kept below one part of the blob in [`LOST_PART`].
+//! Bytes of the slow connection's answer that are under way then were sent in vain, the only ones that several connections waste. So it is done only
+//! where several were seen to get more than one, since on a link that all share chance makes one slow; where that one is much slower than the others,
+//! so that little is under way; and all of it together is kept below one part of the blob in [`LOST_PART`].
 //!
 //! In a circle with `origin`, on purpose: its readings keep the speeds, which are those of its readers.
 //!

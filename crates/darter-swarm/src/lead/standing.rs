@@ -68,7 +68,7 @@ pub(super) struct HolderWatch {
     doubts: BTreeMap<NodeId, u32>,
 }
 
-/// Where a reader's wait is noted. Readers beside the one of everything wait for no member by themselves.
+/// The index at which a reader's wait is noted. Readers beside the one of everything wait for no member by themselves.
 const fn waits_of(reader: OriginReader) -> usize {
     match reader {
         OriginReader::Everything | OriginReader::Beside(_) => 0,

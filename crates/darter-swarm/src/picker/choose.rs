@@ -202,7 +202,7 @@ impl Picker {
     /// How many pieces are lacking that nobody is sending; unbounded while the blob's length is unknown.
     fn unassigned(&self, now: Moment) -> usize {
         if !self.wants {
-            // What others hold comes from them: the lead would send it, too, at the same time.
+            // Pieces that others hold come from them: the lead would send them, too, at the same time.
             return if self.is_among_starters(now) { self.left_to_lead(now) } else { 0 };
         }
         let Some(total) = self.total else { return usize::MAX };
@@ -279,7 +279,7 @@ impl Picker {
         pieces.find(|piece| open.contains(*piece) && held.contains(*piece) && accept(*piece))
     }
 
-    /// Whether the last pieces are being asked for.
+    /// True while the last pieces are being asked for.
     fn is_ending(&self) -> bool {
         self.total.is_some_and(|total| total.saturating_sub(self.held.len()) <= 2 * self.tuning.in_all)
     }

@@ -90,7 +90,7 @@ pub struct Picker {
     counts: Counts,
     coming: PieceSet,
     readers: BTreeMap<ReaderId, Reader>,
-    /// What will be needed, in the order in which it is asked for.
+    /// Runs of pieces that will be needed, in the order in which they are asked for.
     foreseen: BTreeMap<(Foresight, ReaderId), Range<u32>>,
     /// The pieces that are wanted while not everything is.
     sought: PieceSet,
@@ -100,7 +100,7 @@ pub struct Picker {
     was_among: bool,
     /// Pieces that readers wait for and that others are to get first, as the last poll found.
     left_to_others: Vec<PieceIndex>,
-    /// What others were found to need, and readers here may need next.
+    /// Pieces that others needed, and readers here may need next.
     hints: VecDeque<PieceIndex>,
     /// The pieces that readers here waited for while not everything was wanted, and when one last came to wait for another.
     waited_for: PieceSet,

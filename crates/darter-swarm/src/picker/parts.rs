@@ -1,6 +1,6 @@
 //! A node that wants parts of a blob, beside others that do: hosts that start the same image at the same moment.
 //!
-//! Whoever starts something asks for what it needs by name. If all of them did so at once, the lead would send each piece to each of them. So
+//! A starter asks for the pieces that it needs by name. If all of them did so at once, the lead would send each piece to each of them. So
 //! while others are there, they are an ordinary swarm over the pieces that they *seek*: what their readers wait for and what is foreseen.
 //! The lead is asked for any of these (it knows them by [`Message::Want`](darter_protocol::Message), and sends first what nobody has), and
 //! neighbours for the rarest. A node that is alone asks by name, as many at a time as its link needs.
@@ -8,9 +8,9 @@
 //! A piece that a reader waits for, and that no neighbour is known to hold, is on its way to one of them or about to be. The lead is asked for
 //! it by name only after a while, and requests are given up sooner than for a whole blob: a start is over in a second.
 //!
-//! Where nothing is foreseen, those ahead are the list for those behind: what a neighbour comes to hold that has gone the same way so far is
-//! sought, too, as a *hint*. A neighbour has gone the same way if most of what it holds is what readers here waited for, but for a few
-//! pieces, so that one that fetches everything or runs something else costs no more than these. And only while readers here wait now and then.
+//! If nothing is foreseen, those ahead are the list for those behind: a piece that comes to a neighbour that has gone the same way so far is sought,
+//! too, as a *hint*. A neighbour has gone the same way if most of what it holds is what readers here waited for, but for a few pieces, so that one
+//! that fetches everything or runs something else costs no more than these. And only while readers here wait now and then.
 //!
 //! Invariant: while not everything is wanted, `sought` has exactly the pieces that readers wait for, that are foreseen, and hints.
 

@@ -55,7 +55,7 @@ impl Picker {
         self.held.len() - self.prefix.0
     }
 
-    /// What readers that are behind need next.
+    /// The pieces that readers that are behind need next.
     pub(super) fn needs_of_readers(&self) -> Needs {
         let tuning = &self.tuning;
         let most = u32::try_from(tuning.reader_lag / self.piece_bytes.max(1)).unwrap_or(u32::MAX);
@@ -112,8 +112,8 @@ impl Picker {
         }
     }
 
-    /// Asks the lead by name for what readers that are behind need and is asked of nobody, as far as there is room. Where answers are overdue
-    /// it is this node that is slow.
+    /// Asks the lead by name for what readers that are behind need and is asked of nobody, as far as there is room. If answers are overdue it is this
+    /// node that is slow.
     pub(super) fn request_of_lead(&mut self, needs: &Needs, now: Moment) {
         let Some(lead) = self.lead.as_ref().filter(|_| self.counts.aside == 0) else { return };
         let ready = lead.meter.paused_until();
@@ -167,7 +167,7 @@ impl Picker {
             other.neighbour == request.neighbour && other.id < request.id && other.piece.is_some() && !other.urgent
         };
         let waits_in_vain = !request.urgent && request.began.is_none() && self.requests.iter().any(stands_before);
-        // Whoever is left alone for now could not be asked anew.
+        // A holder that is left alone for now could not be asked anew.
         let may_ask = self.meter_mut(&request).is_some_and(|meter| meter.paused_until() <= now);
         if waits_in_vain && may_ask {
             self.cancel_where(|other| other.id == request.id);
@@ -209,7 +209,7 @@ impl Picker {
             return;
         }
         let Some(lead) = &self.lead else { return };
-        // Where others start the same it is on its way to one of them, or is given to whoever asks for any.
+        // If others start the same, the piece is on its way to one of them, or is given to the next that asks for any.
         let with_others = if self.is_among_starters(now) { since + self.patience_with_others() } else { now };
         let ready = lead.meter.paused_until().max(with_others);
         if ready > now {

@@ -66,7 +66,7 @@ pub enum Input {
     Enters {
         /// The node, and its question.
         entering: Entering,
-        /// Where it stands.
+        /// Its place: rack, zone and region.
         place: Place,
         /// The pieces that it holds.
         held: PieceSet,
@@ -77,7 +77,7 @@ pub enum Input {
     CountsIn {
         /// The node.
         node: NodeId,
-        /// Where it stands.
+        /// Its place: rack, zone and region.
         place: Place,
         /// The pieces that it holds.
         held: PieceSet,
@@ -315,7 +315,7 @@ pub struct LetIn {
 /// The part of a lead's books that its session does not know.
 #[derive(Clone, Debug)]
 pub struct Desk {
-    /// Where this agent stands.
+    /// The place of this agent.
     pub place: Place,
     /// Chooses among what is equal.
     pub seed: u64,

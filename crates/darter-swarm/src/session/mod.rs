@@ -1,8 +1,7 @@
 //! One agent's session in one swarm: everything that it decides about one blob.
 //!
-//! What happens goes in ([`Input`], [`Session::handle`]), what is to be done comes out ([`Output`], [`Session::poll`]), and
-//! [`Session::next_wakeup`] says when to look though nothing happens. Whoever drives a session asks for outputs after each input from which
-//! something follows, and does them one after the other.
+//! Events go in ([`Input`], [`Session::handle`]), actions come out ([`Output`], [`Session::poll`]), and [`Session::next_wakeup`] says when to look
+//! though nothing happens. The driver of a session asks for outputs after each input from which something follows, and does them one after the other.
 //!
 //! | file | what lives there |
 //! |---|---|

@@ -1,8 +1,8 @@
 //! The pieces that this agent reads of the origin while it leads, and its readers ([`OriginReader`]).
 //!
-//! A reader is *at work* from the moment at which it is given something ([`Output::Read`]) until its driver says that it has ended ([`Input::ReadEnded`](super::Input::ReadEnded)); whatever came of it, the session then says what is
-//! to be read next. What that is, and by how many connections, is the plan of the [`Lead`](crate::Lead); when somebody is given something of
-//! it is decided here.
+//! A reader is *at work* from the moment at which it is given something ([`Output::Read`]) until its driver says that it has ended
+//! ([`Input::ReadEnded`](super::Input::ReadEnded)); however it ended, the session then says what is to be read next. The [`Lead`](crate::Lead) plans
+//! what that is, and by how many connections; this module decides when a reader is given some of it.
 //!
 //! [`Session::poll_origin`] is polled apart from everything else: a lead reads on with each piece that comes, and when it has nothing to say.
 //! [`Session::reads_on`] is a question with an answer and no outputs: a reader that comes to a piece has the next bytes in hand, and either

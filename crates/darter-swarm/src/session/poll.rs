@@ -63,7 +63,7 @@ impl Session {
             return self.withdraw();
         }
         self.picker.share(facts.fetched(), now, |node| facts.standing(*node));
-        // Where members are many most of its neighbours meet this agent, and it is told of few.
+        // In a large swarm most of its neighbours meet this agent by themselves, and it is told of few.
         let least = if self.hashes.do_members_ask() { self.tuning.neighbours as usize } else { 0 };
         self.picker.expect((self.met.len() + self.to_meet.len()).max(least));
         let gives_parts = !self.wants.are_all() && self.following().is_some_and(|lead| facts.gives_parts(lead));

@@ -1,5 +1,5 @@
 //! A lead that waits for its origin, since that asked for a pause, is slow, or serves other blobs: its members are told so every few seconds,
-//! and that is nobody's stall. Whoever follows such a lead and is followed itself passes that on.
+//! and that is nobody's stall. A member that follows such a lead and is followed itself passes that on.
 
 use std::time::Duration;
 

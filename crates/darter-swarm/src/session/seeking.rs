@@ -1,8 +1,8 @@
 //! The search for a lead. [`Leadership`](crate::Leadership) says the next step; the driver of the session takes it ([`Output::Seek`]) and
 //! tells how it ended ([`Sought`]).
 //!
-//! A lead is lost when it fails, gives nothing, or knows nothing of this agent any more. What follows depends on what came of it: a node
-//! whose word on the blob nothing bears out is not only left, all that it said is thrown away with it.
+//! A lead is lost when it fails, gives nothing, or knows nothing of this agent any more. The consequence depends on what it gave: a node whose word
+//! on the blob nothing bears out is left, and all that it said is thrown away.
 //!
 //! Invariant: one step at a time; while somebody is looked for, a step is under way or the next one is said at the next
 //! [`Session::poll`].

@@ -1,7 +1,7 @@
 //! Wants for the blob: everything, or what a few readers wait for.
 //!
-//! A reader of a lone range says what it waits for, a window at a time. Whoever leads hears it, and reads that of the origin before
-//! anything else. As soon as somebody wants everything, here or elsewhere, all of it is fetched. A blob of which nobody wants anything is
+//! A reader of a lone range says what it waits for, a window at a time. The lead is told, and reads that of the origin before anything else. As soon
+//! as somebody wants everything, here or elsewhere, all of it is fetched. A blob of which nobody wants anything is
 //! *at rest*: it is open, and nothing moves.
 //!
 //! Invariants: the lead that is followed is told of every change. An older lead is not told, reads everything, and so gives what is waited
@@ -76,7 +76,7 @@ impl Session {
         self.picker.handle(Event::Wants(false), now);
     }
 
-    /// Somebody on this host wants everything. Where the blob `passes` through, readers fetch it all the same. Returns true if that is new.
+    /// Somebody on this host wants everything. If the blob `passes` through, readers fetch it all the same. Returns true if that is new.
     pub(super) fn wants_all(&mut self, passes: bool, now: Moment) -> bool {
         if std::mem::replace(&mut self.wants.everything, true) {
             return false;

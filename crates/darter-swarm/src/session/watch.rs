@@ -1,9 +1,9 @@
 //! Somebody is responsible for whatever is lacking, and nobody waits for ever.
 //!
-//! A complete blob may lack a piece again: the disk damaged it, or somebody cut the file off. Whoever drives a session that lacks something
-//! looks about once a second whether somebody leads, so that no sequence of events can leave a piece with nobody to fetch it; and
-//! whether anything came. A node that leads and gives nothing is left ([`Vigil`]). A seed is believed, and waited for as long as a blob may stand
-//! still; then it is left, too. A blob of which nothing comes for that long ends once nobody is left who would lead it.
+//! A complete blob may lack a piece again: the disk damaged it, or somebody cut the file off. The driver of a session that lacks something looks
+//! about once a second whether somebody leads, so that no sequence of events can leave a piece with nobody to fetch it; and whether anything came. A
+//! node that leads and gives nothing is left ([`Vigil`]). A seed is believed, and waited for as long as a blob may stand still; then it is left, too.
+//! A blob of which nothing comes for that long ends once nobody is left who would lead it.
 //!
 //! Non-goals: how long a single request to a peer may take ([`Picker`](crate::Picker)).
 

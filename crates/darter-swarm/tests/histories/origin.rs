@@ -311,7 +311,7 @@ impl Led {
         Ok(())
     }
 
-    /// A reader is given a run. What it reads until it is asked again, nobody else reads.
+    /// A reader is given a run. Until it is asked again, nobody else reads these pieces.
     fn begins(&mut self, reader: OriginReader, first: u32, end: Option<u32>) -> Result<(), String> {
         if self.readers.contains_key(&reader) {
             return Err(format!("{reader:?} is given a run, and is at work"));

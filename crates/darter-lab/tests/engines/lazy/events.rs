@@ -1,4 +1,4 @@
-//! What happens under containers besides crashes of Darter: engines that restart, images that are removed, agents that stand still, networks that
+//! Events under running containers besides crashes of Darter: engines that restart, images that are removed, agents that stand still, networks that
 //! go, disks that are full, layers that are not what their image says.
 
 use std::fs::{self, File};
@@ -27,7 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 /// How long reads wait, where a scenario wants to see the end of it.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// What all scenarios are about: an image, its registry, a seed that has read it, and a node.
+/// The hosts that all scenarios share: a registry with an image, a seed that has read it, and a node.
 struct Fleet<'a> {
     known: &'a Known,
     registry: Registry,

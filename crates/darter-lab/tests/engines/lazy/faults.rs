@@ -37,7 +37,7 @@ const ROUNDS: u64 = 5;
 /// Hosts of one switch, but for the first two.
 const MAX_ROUNDS: u64 = 250;
 
-/// What a round came to.
+/// The outcome of a round.
 struct Round {
     way: Way,
     victim: Victim,

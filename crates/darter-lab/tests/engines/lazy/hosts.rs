@@ -92,7 +92,7 @@ pub(crate) fn a_namespace_gets_what_its_own_login_opens(world: &World) -> Result
         eprintln!("  other namespaces were left out: this containerd has no service that pulls for them");
         return Ok(());
     }
-    // Where the layers are mounted already, another namespace gets them by its own login alone.
+    // Though the layers are mounted already, another namespace gets them by its own login alone.
     for login in [None, Some("mallory:open-sesame")] {
         ensure!(engine.pull_into("other", &reference, login).is_err(), "{login:?} pulled a private image");
         ensure!(engine.run_in("other", &reference, "thief", &["/bin/cat", "/data/large"]).is_err(), "{login:?} ran it");

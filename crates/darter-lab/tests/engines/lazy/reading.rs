@@ -62,7 +62,7 @@ struct Block {
     length: usize,
 }
 
-/// What readers came to so far.
+/// The outcome of all readers so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
     /// Blocks that were read and are right.
@@ -111,7 +111,7 @@ impl Reading {
         Ok(Self { blocks: count, shared, readers })
     }
 
-    /// What they came to so far; an error if anything was wrong.
+    /// The outcome so far; an error if anything was wrong.
     pub(super) fn outcome(&self) -> Result<Outcome> {
         let wrong = self.shared.wrong.lock().expect("no reader panics");
         if let Some(first) = wrong.first() {

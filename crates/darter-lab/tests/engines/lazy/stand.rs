@@ -1,4 +1,4 @@
-//! What the scenarios about faults start from: an image of which every byte is known, and signals to those who give it.
+//! The start of the scenarios about faults: an image of which every byte is known, and signals to the processes that give it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::reading::Seen;
 
-/// Where the known files are in the image.
+/// The image's directory of known files.
 pub(super) const DATA: &str = "data";
 
 /// The name of the last layer's file, where it is mounted.
@@ -40,7 +40,7 @@ pub(super) struct Known {
     /// The programs alone.
     pub(super) pause: Image,
     pub(super) storage: PathBuf,
-    /// What is below [`DATA`].
+    /// The known files, as they are below [`DATA`].
     pub(super) truth: PathBuf,
     /// The file of the last layer as the registry has it, in a directory of its own.
     pub(super) blob: PathBuf,

@@ -67,7 +67,7 @@ pub(crate) fn trees_are_what_containerd_unpacks(world: &World) -> Result<()> {
         let registry = Registry::public(&origin, &storage)?;
         let seed = Agent::seed(&seed_host, &registry.url())?;
         let node = LazyNode::start(&host, seed.host(), registry.authority())?;
-        // Whatever containerd fetches to unpack it would be there for the next image, too.
+        // Layers that containerd fetches to unpack one image would be there for the next image, too.
         let mut mounted = Vec::new();
         for image in images {
             mounted.push(mount(&node, image, utilities).with_context(|| image.name.clone())?);
@@ -112,7 +112,7 @@ fn mount(node: &LazyNode<'_>, image: &Image, utilities: bool) -> Result<Listing>
     Ok(walk(&node.seen(&at)))
 }
 
-/// What is different in the tree that containerd unpacks.
+/// The differences from the tree that containerd unpacks.
 fn compare(node: &LazyNode<'_>, image: &Image, ours: &Listing, begun: i64) -> Result<Vec<String>> {
     let reference = image.reference(NAME);
     let at = place_for(node, image, "unpacked")?;
@@ -150,7 +150,7 @@ fn file_of(node: &LazyNode<'_>, layer: &Layer) -> PathBuf {
     node.layers.join("sha256").join(&digits[..2]).join(format!("{digits}.erofs"))
 }
 
-/// Whether erofs-utils are here that read such files; says so if not.
+/// True if erofs-utils that read such files are installed; else it prints the reason.
 fn utilities() -> bool {
     let told = Command::new("fsck.erofs").arg("-V").output();
     let told = told.map(|output| String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned());
@@ -188,7 +188,7 @@ fn made(workshop: &Workshop) -> Result<Vec<Image>> {
     // One layer needs no overlay; all of them, one above the other, meet each other.
     images.push(image(workshop, "kinds/alone", &kinds[3..4])?);
     images.push(image(workshop, "kinds/all", &[std::slice::from_ref(&lower), &kinds[..], &[upper]].concat())?);
-    // What the lower layer has as a directory is made that is not named, and what it does not have at all.
+    // Directories that are not named are made, both those that the lower layer has and those that it does not have.
     let unnamed = workshop.layer_of(&tar(unnamed())[..])?;
     images.push(image(workshop, "kinds/not-named", &[lower.clone(), unnamed.clone()])?);
     images.push(image(workshop, "kinds/not-named-below", &[unnamed, lower])?);
@@ -299,7 +299,7 @@ fn copy(live: &Path, parts: &[&str], tree: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the files of these parts of a tree take, if it is there.
+/// The bytes of the files of these parts of a tree, if it is there.
 fn size(tree: &Path, parts: &[&str]) -> Option<u64> {
     let mut command = Command::new("du");
     let output = command.args(["--total", "--summarize", "--bytes"]).args(parts).current_dir(tree).output().ok()?;

@@ -1,4 +1,4 @@
-//! What is read before it has come, in each of the ways there are, and whose processes are killed under it.
+//! The ways in which content is read before it has come, and the processes that are killed under it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 /// Before what failed is tried again: the next keeper may not be there yet.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Who is killed.
+/// The process, or the pair of them, that is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Victim {
     Agent,
@@ -63,7 +63,7 @@ pub(super) enum Way {
 impl Way {
     pub(super) const ALL: [Self; 3] = [Self::Directory, Self::Snapshotter, Self::File];
 
-    /// Whose processes there are.
+    /// The victims that there are in this way.
     pub(super) fn victims(self) -> &'static [Victim] {
         const ALL: [Victim; 5] = [Victim::Agent, Victim::Keeper, Victim::Both, Victim::Seed, Victim::Engine];
         match self {
@@ -83,7 +83,7 @@ impl fmt::Display for Way {
     }
 }
 
-/// What the processes of a host serve. Fields are dropped in order: who mounts before who gives, and last what holds the mounts.
+/// A host and its processes. Fields are dropped in order: the process that mounts before the one that gives, and last the one that holds the mounts.
 pub(super) enum Node<'host> {
     Directory(Box<LazyNode<'host>>),
     Snapshotter {

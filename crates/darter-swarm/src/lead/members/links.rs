@@ -3,10 +3,10 @@
 //! A small swarm is a full mesh. In a larger one the links are a random regular graph: all members have equally many neighbours, so that
 //! nobody's cable is asked for more than others', and any two are few steps apart. A member that comes takes its place in the middle of
 //! existing links, so that all others keep their number of links; when somebody goes, those it stood between are linked to each other
-//! (Cooper, Dyer and Greenhill, "Sampling regular graphs and a peer-to-peer network", 2007). Where there are several groups, each member
-//! has its share of links within the rack, within the zone and beyond ([`Tuning::one_in_anywhere`](crate::Tuning::one_in_anywhere)), each
-//! of these a regular graph of its own: a member with few links in its rack knows neither who has a piece there nor who else would fetch
-//! it, and is the straggler; one with many outside fetches copies.
+//! (Cooper, Dyer and Greenhill, "Sampling regular graphs and a peer-to-peer network", 2007). If there are several groups, each member has its share
+//! of links within the rack, within the zone and beyond ([`Tuning::one_in_anywhere`](crate::Tuning::one_in_anywhere)), each of these a regular graph
+//! of its own: a member with few links in its rack knows neither who has a piece there nor who else would fetch it, and is the straggler; one with
+//! many outside fetches copies.
 //!
 //! Invariants: links are mutual; every link made or undone is told to both ends, but one of a newcomer to a large swarm to the newcomer
 //! alone, which meets the other end; the lead's own node is told of to nobody;
@@ -211,7 +211,7 @@ impl Members {
             member.reaches[reach] += 1;
         }
         self.tell_linked(one, other);
-        // Where members are few both are told, so that each tries to reach the other.
+        // In a small swarm both are told, so that each tries to reach the other.
         let (newcomer, peer) = (self.get(one).id, self.get(other).id);
         let are_few = self.by_id.len() < self.tuning.few_members as usize;
         if are_few || peer == self.me || !self.notices.meets(newcomer, peer) {

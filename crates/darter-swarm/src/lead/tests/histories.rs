@@ -1,5 +1,5 @@
-//! Random histories of a lead. Whatever happens: the lead's tables say what its members and its own store hold, and members were told whom
-//! they know.
+//! Random histories of a lead. After each step: the lead's tables say what its members and its own store hold, and members were told of their
+//! neighbours.
 
 use super::*;
 use crate::lead::members::tests::{check_members, known_to_each};

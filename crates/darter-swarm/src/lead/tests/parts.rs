@@ -136,7 +136,7 @@ fn what_others_hold_that_pass_on_what_they_are_given_is_not_sent_again_until_one
     (1..=2).for_each(|n| lead.have(node(n), &[PieceIndex(2)], at(60 + n as u64)));
     let waits = |lead: &mut Lead, from: u64| (from..).find(|now| lead.choose(node(3), at(*now)).is_some()).unwrap();
     assert!((1000..1500).contains(&waits(&mut lead, 70)), "it is to be had from others");
-    // What comes from them shows that it waits for nothing.
+    // A piece that comes from others shows that the member does not wait for the lead.
     lead.have(node(3), &[PieceIndex(1)], at(1500));
     assert!(waits(&mut lead, 1500) >= 2500);
 }

@@ -1,5 +1,5 @@
-//! Random histories of a picker. Whatever happens: the picker's tables are what they are said to be, it asks holders for what it lacks, and
-//! it ends once a peer gives everything.
+//! Random histories of a picker. After each step: the picker's tables are what they are said to be, it asks holders for what it lacks, and it ends
+//! once a peer gives everything.
 
 use super::*;
 

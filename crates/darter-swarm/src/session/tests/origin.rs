@@ -16,7 +16,7 @@ fn given(run: (OriginReader, OriginRun)) -> Given {
 }
 
 impl Scene {
-    /// Whatever readers are given now.
+    /// The runs that readers are given now.
     fn reads(&mut self) -> Vec<Given> {
         let mut outputs = Vec::new();
         self.session.poll_origin(&self.known, self.now, &mut outputs);

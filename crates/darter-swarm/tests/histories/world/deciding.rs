@@ -73,7 +73,7 @@ impl World {
     /// An agent connects to another.
     pub(super) fn dial(&mut self, agent: usize, node: NodeId) {
         let other = self.at(node);
-        // Where both have yet to notice that their connection is gone, they try again then.
+        // If both have yet to notice that their connection is gone, they try again then.
         if !self.connect(agent, other) && !self.may_reach(agent, other) {
             self.hears(agent, Input::Unreached(node));
         }

@@ -35,7 +35,7 @@ impl World {
         true
     }
 
-    /// Ends a connection. Where the network is silent that is noticed late.
+    /// Ends a connection. If the network is silent, both notice late.
     pub(super) fn disconnect(&mut self, one: usize, other: usize, silently: bool) {
         if self.connected.remove(&(one.min(other), one.max(other))).is_none() {
             return;
