@@ -8,7 +8,7 @@
 //! | `/readyz` | 200 `ready`, or 503 with what is waited for |
 //! | `/` | what this is |
 //!
-//! Whom it answers is said by the `guard`: programs of this host, and no web page.
+//! The `guard` decides whom it answers: programs of this host, and no web page.
 //!
 //! Bodies stream: a chunk is asked for only when the connection has room for it, so a slow reader costs no memory. Parts of files
 //! go out past this process, by way of each connection's `outlet`. Connections are limited in number; those that wait for no answer

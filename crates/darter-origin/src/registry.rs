@@ -14,7 +14,7 @@
 //! | `proof` | showing another agent that one has the same login |
 //! | `origin` | [`RegistryOrigin`]: blobs as an [`Origin`](crate::Origin) |
 //!
-//! Whose credentials: a caller's own `Authorization` is passed on as it is, and a rejection goes back to the caller,
+//! Credentials: a caller's own `Authorization` is passed on as it is, and a rejection goes back to the caller,
 //! whose engine knows the token dance; for a caller's user and password the client dances on their behalf. Only a
 //! request without any may use the configured login, or an anonymous token. Tokens of one login never serve another,
 //! and a token that a caller brings never enters the cache.

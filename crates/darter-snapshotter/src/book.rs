@@ -6,8 +6,9 @@
 //! | `snapshots` | the name | [`Snapshot`] as JSON |
 //! | `mounts` | the layer's diff id | [`Mounted`] as JSON |
 //!
-//! Whatever was answered is in here. Fields that a newer release adds are skipped; a newer format is refused, since containerd would take all snapshots for lost.
-//! So is a new book where there are snapshots: what the book doesn't know is removed, and that would be all that containers have written.
+//! Each answer that was given is in here. Fields that a newer release adds are skipped; a newer format is refused, since containerd would take all
+//! snapshots for lost. So is a new book where there are snapshots: what the book doesn't know is removed, and that would be all that containers have
+//! written.
 
 use std::path::{Path, PathBuf};
 

@@ -21,7 +21,7 @@
 //! | [`row`] | [`Row`]: what a race came to, medians, and the table |
 //! | [`plot`] | every node's progress over time, as SVG |
 //!
-//! What makes rows comparable: each method gets new hosts with the same shaped cables; all files lie in memory
+//! Rows are comparable: each method gets new hosts with the same shaped cables; all files lie in memory
 //! (`/dev/shm`), so that no disk is measured; TCP is cubic whatever the machine prefers; CPU counts from the moment of the
 //! start for all processes of the method; digests are judged after the clock has stopped, since hashing takes CPU from whoever is
 //! still downloading.

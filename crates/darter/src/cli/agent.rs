@@ -355,7 +355,7 @@ pub(crate) struct RegistryArgs {
 
     /// Log in to a registry for callers that bring no credentials of their own
     ///
-    /// What a seed's login can read is open to every program of every host of the fleet that brings no credentials.
+    /// Content that a seed's login can read is open to every program of every host of the fleet that brings no credentials.
     ///
     /// Every user of the host can read command lines: leave out the password and write it into a file that
     /// --password-file names, or use --docker-config.

@@ -72,7 +72,7 @@ pub(crate) enum ImageCommand {
 
     /// Show, export or pin which parts of an image are read first when it starts lazily
     ///
-    /// Whoever starts an image from --lazy-dir or mounts it (`darter mount`) is given these parts before they are asked for, in this order: the
+    /// A host that starts an image from --lazy-dir or mounts it (`darter mount`) gets these parts before they are asked for, in this order: the
     /// first start waits for each of them, the next one does not.
     #[command(after_help = PROFILE_EXAMPLES)]
     Profile(ProfileArgs),

@@ -164,7 +164,7 @@ pub(crate) struct MountArgs {
 
     /// When to fetch what no program has read: always (from now on), idle (while no program waits) or never
     ///
-    /// What a program waits for comes first in any case, then what it will read next if it reads in order. Without it,
+    /// Parts that a program waits for come first in any case, then those that it will read next if it reads in order. Without it,
     /// peeking into a large file costs what is touched; an image, besides, the parts that earlier starts of it read first,
     /// which are fetched when it is opened (`darter image profile`). With it, the file can be read to its end when its origin is gone, and
     /// its digest is checked.
