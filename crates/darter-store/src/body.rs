@@ -4,7 +4,8 @@
 //! - a held piece has a known hash, and was written after its bytes matched it;
 //! - a piece is *verified* only if this process put or re-hashed it, and the file's stamp is still that of our last
 //!   write; only verified pieces are read out. Pieces found in a sidecar are held but not verified;
-//! - `held_bytes` is what this blob has taken of the room;
+//! - `held_bytes` is what this blob has taken of the room, and `lacks` its part of what open blobs lack: their rest while it is open and not
+//!   discarded, else nothing;
 //! - `epoch` changes whenever something happens that makes work begun before it doubtful: a verdict or a write that
 //!   began in another epoch does not count, and is begun again.
 //!
@@ -18,16 +19,21 @@
 //! Hashing, reading and writing are done with no lock held; only the punching of holes, which must not meet a write,
 //! is done under it.
 
+mod expected;
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use darter_core::manifest::{ManifestError, hash_piece};
-use darter_core::{BlobId, ByteRange, Clock, Manifest, Moment, PieceHash, PieceIndex, PieceLength, PieceSet};
+use darter_core::manifest::ManifestError;
+use darter_core::{BlobId, ByteRange, Clock, Manifest, Moment, PieceHash, PieceIndex, PieceSet};
 use parking_lot::{Mutex, RwLock};
 
+pub(crate) use self::expected::{Expected, Hashed, Written};
 use crate::error::{Result, StoreError};
 use crate::facts::Facts;
 use crate::medium::{Medium, Stamp};
@@ -77,6 +83,9 @@ struct PieceState {
     verified: PieceSet,
     lost: PieceSet,
     held_bytes: u64,
+    /// True while somebody has a handle.
+    is_open: bool,
+    lacks: u64,
     /// Writes under way: while there are any, the stamp says nothing.
     writers: u32,
     stamp: Option<Stamp>,
@@ -84,67 +93,6 @@ struct PieceState {
     complete: bool,
     pinned: bool,
     discarded: bool,
-}
-
-/// The hash that a piece must have, as of an epoch.
-#[derive(Clone, Copy)]
-pub(crate) struct Expected {
-    piece: PieceIndex,
-    pieces: PieceLength,
-    range: ByteRange,
-    hash: PieceHash,
-    only: bool,
-    epoch: u64,
-}
-
-impl Expected {
-    /// Bytes in the piece.
-    pub(crate) fn len(&self) -> u64 {
-        self.range.len()
-    }
-
-    /// The piece's place in the blob.
-    pub(crate) fn range(&self) -> ByteRange {
-        self.range
-    }
-
-    /// Hashes `data`, unless that was just done, and compares.
-    pub(crate) fn matches(&self, data: &[u8], hashed: Option<Hashed>) -> bool {
-        let hash = || match hashed.filter(|hashed| hashed.only == self.only) {
-            Some(hashed) => hashed.hash,
-            None => hash_piece(self.pieces, self.piece, data, self.only),
-        };
-        data.len() as u64 == self.range.len() && hash() == self.hash
-    }
-}
-
-impl Hashed {
-    /// Hashes a piece, which is all of its blob or not.
-    pub(crate) fn of(pieces: PieceLength, piece: PieceIndex, data: &[u8], only: bool) -> Self {
-        Self { hash: hash_piece(pieces, piece, data, only), only }
-    }
-
-    pub(crate) const fn hash(self) -> PieceHash {
-        self.hash
-    }
-}
-
-/// The hash that the bytes in hand have.
-#[derive(Clone, Copy)]
-pub(crate) struct Hashed {
-    hash: PieceHash,
-    /// True if they were taken for all of the blob.
-    only: bool,
-}
-
-/// The outcome of writing a verified piece.
-pub(crate) enum Written {
-    /// It is held now.
-    Held,
-    /// Somebody else wrote it meanwhile.
-    HeldBefore,
-    /// The epoch changed under way: begin again.
-    Overtaken,
 }
 
 impl PieceState {
@@ -167,6 +115,11 @@ impl PieceState {
         range.len()
     }
 
+    fn facts(&self) -> Facts {
+        let length = self.manifest.length();
+        Facts { length, held_bytes: self.held_bytes, complete: self.complete, pinned: self.pinned }
+    }
+
     /// Trusts nothing that was verified before.
     fn doubt(&mut self) {
         self.verified = PieceSet::new();
@@ -185,6 +138,8 @@ impl<M: Medium> Body<M> {
             verified: PieceSet::new(),
             lost: PieceSet::new(),
             held_bytes,
+            is_open: false,
+            lacks: 0,
             writers: 0,
             stamp,
             epoch: 0,
@@ -221,13 +176,26 @@ impl<M: Medium> Body<M> {
     }
 
     pub(crate) fn facts(&self) -> Facts {
-        let state = self.state.read();
-        Facts {
-            length: state.manifest.length(),
-            held_bytes: state.held_bytes,
-            complete: state.complete,
-            pinned: state.pinned,
-        }
+        self.state.read().facts()
+    }
+
+    /// Bytes that it lacks while somebody has it open: its part of [`Room::lacking`].
+    pub(crate) fn lacks(&self) -> u64 {
+        self.state.read().lacks
+    }
+
+    /// Somebody has a handle from now on, or nobody.
+    pub(crate) fn set_open(&self, is_open: bool) {
+        let mut state = self.state.write();
+        state.is_open = is_open;
+        self.count_lacking(&mut state);
+    }
+
+    /// The length, the held bytes, or whether it is open may have changed.
+    fn count_lacking(&self, state: &mut PieceState) {
+        let is_counted = state.is_open && !state.discarded;
+        let lacks = if is_counted { state.facts().rest() } else { 0 };
+        self.room.lacks(std::mem::replace(&mut state.lacks, lacks), lacks);
     }
 
     /// Asks the manifest, without copying it.
@@ -287,6 +255,7 @@ impl<M: Medium> Body<M> {
                 state.lost.insert(last);
             }
         }
+        self.count_lacking(&mut state);
         drop(state);
         self.changed();
         Ok(())
@@ -346,6 +315,7 @@ impl<M: Medium> Body<M> {
             Ok(()) => {
                 state.verified.insert(expected.piece);
                 state.held_bytes += expected.len();
+                self.count_lacking(&mut state);
                 drop(state);
                 self.changed();
                 return Ok(Written::Held);
@@ -436,6 +406,7 @@ impl<M: Medium> Body<M> {
         if state.writers == 0 {
             self.take_stamp(&mut state);
         }
+        self.count_lacking(&mut state);
         drop(state);
         self.changed();
         result
@@ -450,6 +421,7 @@ impl<M: Medium> Body<M> {
         state.verified = PieceSet::new();
         state.complete = false;
         self.room.give_back(std::mem::take(&mut state.held_bytes));
+        self.count_lacking(&mut state);
         drop(state);
         self.medium.let_go();
     }
@@ -535,6 +507,7 @@ impl<M: Medium> Body<M> {
         self.room.give_back(state.drop_piece(expected.piece, expected.range));
         state.lost.insert(expected.piece);
         state.epoch += 1;
+        self.count_lacking(&mut state);
         drop(state);
         self.changed();
         let path = self.medium.path().display();
@@ -589,6 +562,3 @@ fn is_damage(refusal: &io::Error) -> bool {
     let damage = |code| DAMAGE.iter().any(|errno| errno.raw_os_error() == code);
     refusal.kind() == io::ErrorKind::UnexpectedEof || refusal.raw_os_error().is_some_and(damage)
 }
-
-#[cfg(test)]
-mod tests;

@@ -8,10 +8,12 @@
 //! dropped while `shelf` is locked, since its drop locks the shelf.
 //!
 //! Invariants: a blob in use is not evicted, where a holder of its handle that [rests](crate::StoredBlob::rest) does not count;
-//! `room.used` is what all blobs on the shelf hold, and what is being written; a body with unsaved changes, or with a
-//! handle, stays loaded.
+//! `room.used` is what all blobs on the shelf hold, and what is being written; `room.lacking` is what those of them lack that have a
+//! handle; a body with unsaved changes, or with a handle, stays loaded.
 
 mod evicting;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -315,11 +317,14 @@ impl<B: Backend> Keeper<B> {
 
     /// Unloads a blob that nobody uses, unless there is something left to save.
     pub(crate) fn rest(&self, blob: BlobId) {
+        let mut shelf = self.shelf.lock();
+        let Some(entry) = shelf.entries.get_mut(&blob).filter(|entry| !entry.is_open()) else { return };
+        if let Some(body) = &entry.body {
+            body.set_open(false);
+        }
         if !self.backend.unloads() {
             return;
         }
-        let mut shelf = self.shelf.lock();
-        let Some(entry) = shelf.entries.get_mut(&blob).filter(|entry| !entry.is_open()) else { return };
         let idle = |body: &Arc<Body<_>>| !body.unsaved.load(Ordering::Acquire) && !body.listed.load(Ordering::Acquire);
         if entry.body.as_ref().is_some_and(idle) {
             entry.resting = entry.facts();
@@ -451,6 +456,7 @@ impl<B: Backend> Keeper<B> {
         if let Some(handle) = entry.handle.upgrade() {
             return handle;
         }
+        body.set_open(true);
         let handle = Handle::new(self.clone(), body);
         entry.handle = Arc::downgrade(&handle);
         handle

@@ -15,6 +15,8 @@ use crate::store::{Amount, StoreConfig};
 #[derive(Debug)]
 pub(crate) struct Room {
     used: AtomicU64,
+    /// Bytes that blobs which somebody has open still lack, as far as their lengths are known. Each blob's part of it is its body's affair.
+    lacking: AtomicU64,
     capacity: AtomicU64,
     /// In bytes; all bits set while there is none.
     quota: AtomicU64,
@@ -36,6 +38,7 @@ impl Room {
         };
         Self {
             used: AtomicU64::new(0),
+            lacking: AtomicU64::new(0),
             capacity: AtomicU64::new(quota),
             quota: AtomicU64::new(quota),
             reserve: AtomicU64::new(0),
@@ -100,6 +103,17 @@ impl Room {
     /// Gives room back.
     pub(crate) fn give_back(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that blobs which somebody has open still lack, those on which all their holders rest among them.
+    pub(crate) fn lacking(&self) -> u64 {
+        self.lacking.load(Ordering::Relaxed)
+    }
+
+    /// An open blob that lacked `before` bytes lacks `after`.
+    pub(crate) fn lacks(&self, before: u64, after: u64) {
+        // Wraps where it becomes less.
+        self.lacking.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
     }
 
     /// The refusal of bytes that what is kept leaves no room for.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
+use darter_core::PieceLength;
+use darter_core::manifest::hash_piece;
 use rustix::io::Errno;
 
 use super::*;

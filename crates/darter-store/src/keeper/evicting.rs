@@ -12,9 +12,16 @@ impl<B: Backend> Keeper<B> {
             return Ok(());
         }
         self.room.measure(self.backend.space());
-        let others = shelf.entries.iter().filter(|(id, entry)| **id != blob && entry.in_use());
-        let promised: u64 = others.map(|(_, entry)| entry.facts().rest()).chain(shelf.busy.values().copied()).sum();
         let (used, capacity) = (self.room.used(), self.room.capacity());
+        // Blobs on which all their holders rest are among them. Where there is room for these, too, nobody looks at every blob.
+        let own = shelf.entries.get(&blob).and_then(|entry| entry.body.as_ref()).map_or(0, |body| body.lacks());
+        let being_made: u64 = shelf.busy.values().sum();
+        let lacking = self.room.lacking().saturating_sub(own).saturating_add(being_made);
+        if used.saturating_add(lacking).saturating_add(rest) <= capacity {
+            return Ok(());
+        }
+        let others = shelf.entries.iter().filter(|(id, entry)| **id != blob && entry.in_use());
+        let promised = others.map(|(_, entry)| entry.facts().rest()).sum::<u64>() + being_made;
         if used.saturating_add(promised).saturating_add(rest) <= capacity {
             return Ok(());
         }
