@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use darter_api::Role;
 use darter_core::source::Credentials;
-use darter_core::{BlobId, Clock, Moment, NodeId, Place, Source};
+use darter_core::{Blamed as _, BlobId, Clock, Fault, Moment, NodeId, Place, Source};
 use darter_metrics::Metrics;
 use darter_origin::{Origin, Origins, Pauses, Requester, Upstreams};
 use darter_store::{Disk, WallClock};
@@ -198,6 +198,15 @@ impl EngineContext {
     /// True if an agent that led a source, for whoever shows these credentials, let this one down a short time ago: another try goes without it.
     pub fn was_let_down(&self, source: &Source, credentials: &Credentials) -> bool {
         self.let_downs.is_any(key_of(source, credentials), self.now())
+    }
+
+    /// This agent could not read a source's origin: leads that gave up and said the same were right. Sources are named as for
+    /// [`setbacks`](key_of).
+    pub(crate) fn origin_failed(&self, source: BlobId, error: &FetchError) {
+        let blame = error.blame();
+        if matches!(blame.fault, Fault::Origin | Fault::Network) && !blame.is_final() {
+            self.let_downs.origin_failed(source);
+        }
     }
 
     /// The present moment.

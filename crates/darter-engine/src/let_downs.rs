@@ -4,6 +4,10 @@
 //! that turns out to give nothing is not followed again for this source for a while, and after two such nodes none is. This agent reads the origin
 //! then. A seed that let it down is left out in the same way, itself alone: others are followed. Decided without I/O; time is given.
 //!
+//! A lead that gives up and says that the origin failed may be honest, or not. When the origin then fails this agent, too, that was true, and
+//! the lead may be followed again at once. One that lies gains nothing by this: it can't make the origin fail another, and while the origin
+//! fails nobody has anything to give. No word of others excuses anybody, and nothing excuses one that also let this agent down otherwise.
+//!
 //! Non-goals: content that is wrong ([`setbacks`](crate::setbacks)); single pieces (`darter_swarm`).
 
 use std::collections::HashMap;
@@ -38,6 +42,8 @@ struct LetDown {
     is_seed: bool,
     last: Moment,
     is_sure: bool,
+    /// True if it never did anything but say that the origin failed.
+    only_blames: bool,
 }
 
 impl LetDowns {
@@ -54,14 +60,22 @@ impl LetDowns {
         let nodes = sources.entry(source).or_default();
         let alike = nodes.iter().filter(|node| node.is_seed == is_seed).count();
         let has_room = alike < if is_seed { MAX_SEEDS } else { 2 * MAX_NODES };
-        let is_sure = guilt == Guilt::Sure;
+        let (is_sure, only_blames) = (guilt == Guilt::Sure, guilt == Guilt::BlamesOrigin);
         match nodes.iter_mut().find(|node| node.by == by) {
             Some(node) => {
-                node.is_sure |= guilt != Guilt::BlamesOrigin || now < node.last + ONE_OPENING;
+                node.is_sure |= !only_blames || now < node.last + ONE_OPENING;
+                node.only_blames &= only_blames;
                 node.last = now;
             }
-            None if has_room => nodes.push(LetDown { by, is_seed, last: now, is_sure }),
+            None if has_room => nodes.push(LetDown { by, is_seed, last: now, is_sure, only_blames }),
             None => {}
+        }
+    }
+
+    /// The origin failed this agent itself.
+    pub(crate) fn origin_failed(&self, source: BlobId) {
+        if let Some(nodes) = self.0.lock().get_mut(&source) {
+            nodes.retain(|node| !node.only_blames);
         }
     }
 
@@ -129,6 +143,30 @@ mod tests {
             downs.note(source(1), ONE, true, Guilt::BlamesOrigin, at(0));
             downs.note(source(1), ONE, true, Guilt::BlamesOrigin, at(second));
             assert_eq!(downs.is_barred(source(1), ONE, true, at(second)), is_barred);
+        }
+    }
+
+    #[test]
+    fn a_lead_that_blamed_the_origin_is_excused_when_the_origin_fails_this_agent_too_and_one_that_did_more_is_not() {
+        use Guilt::{BlamesOrigin, Perhaps, Sure};
+        for (guilts, is_excused) in [
+            (&[BlamesOrigin, BlamesOrigin][..], true),
+            (&[BlamesOrigin, Perhaps, BlamesOrigin], false),
+            (&[Sure, BlamesOrigin], false),
+            (&[BlamesOrigin, BlamesOrigin, Sure], false),
+        ] {
+            for is_seed in [true, false] {
+                let downs = LetDowns::default();
+                guilts.iter().for_each(|guilt| downs.note(source(1), ONE, is_seed, *guilt, at(1)));
+                let is_barred = || downs.is_barred(source(1), ONE, is_seed, at(2));
+                assert!(is_barred(), "{guilts:?}");
+                downs.origin_failed(source(2));
+                assert!(is_barred(), "that is another source");
+                downs.origin_failed(source(1));
+                assert_eq!(is_barred(), !is_excused, "{guilts:?}");
+                downs.note(source(1), ONE, is_seed, BlamesOrigin, at(3));
+                assert_eq!(is_barred(), !is_excused, "once more is the first time");
+            }
         }
     }
 

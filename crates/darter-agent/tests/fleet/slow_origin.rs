@@ -139,3 +139,47 @@ async fn an_honest_seed_that_gives_up_before_anybody_has_a_piece_is_asked_again(
     assert_eq!(of_nodes.bytes_read(&source), 0, "some read past the seed");
     join_all(nodes.iter().chain([&seed]).map(Agent::drain)).await;
 }
+
+/// A seed that gives up twice in a short time, of which nobody has a piece, is left out for five minutes, as it may lie. When its origin fails a
+/// node as well, that node knows that it was true.
+#[tokio::test(start_paused = true)]
+async fn an_honest_seed_that_gave_up_twice_is_asked_again_once_the_origin_failed_a_node_too() {
+    let outage = OUTAGE * 20;
+    let (network, dir) = (MemNetwork::new(), TempDir::new().unwrap());
+    let (content, source) = (content(), file());
+    let clock = Virtual(Instant::now());
+    let origins = [MemOrigin::new(), MemOrigin::new()];
+    origins.iter().for_each(|origin| origin.put(&source, content.clone()));
+    let [of_seed, of_node] = origins;
+    let began = Instant::now();
+    let first_piece = PieceLength::for_blob(LENGTH as u64).bytes() as usize;
+    let failing = |first| {
+        let reads = AtomicUsize::new(0);
+        move |body| match reads.fetch_add(1, Ordering::Relaxed) {
+            _ if began.elapsed() >= outage => body,
+            0 => broken_off(first, body),
+            _ => broken_off(0, body),
+        }
+    };
+    let patience = OUTAGE * 2 / 3;
+    let seed = Options {
+        role: Role::Seed,
+        origin_patience: patience,
+        upload_limit: Some(Rate::from_bytes_per_second(20_000).unwrap()),
+        ..in_memory::options(SEED, [], dir.path())
+    };
+    let origin = Altered { origin: of_seed.clone(), body: failing(first_piece) };
+    let seed = in_memory::start(SEED, seed, &network, origin, clock).await;
+    let options = Options { origin_patience: patience, ..in_memory::options(1, [SEED], dir.path()) };
+    let origin = Altered { origin: of_node.clone(), body: failing(0) };
+    let node = in_memory::start(1, options, &network, origin, clock).await;
+    are_connected(std::slice::from_ref(&node)).await;
+    let failed = read(&node, &source).await;
+    assert!(failed.is_err() && began.elapsed() < outage, "nobody has it to give: {:?}", began.elapsed());
+    let read_by_node = of_node.bytes_read(&source);
+    assert!(read_by_node > 0, "it tried the origin itself");
+    sleep(outage).await;
+    assert!(read(&node, &source).await.unwrap() == content);
+    assert_eq!(of_node.bytes_read(&source), read_by_node, "it reads past a seed that was right");
+    join_all([&node, &seed].map(Agent::drain)).await;
+}

@@ -83,6 +83,7 @@ impl Swarms {
             Err(error) => {
                 let error = FetchError::from(error);
                 self.limits.note(source, credentials, &error, context.now());
+                context.origin_failed(key_of(source, credentials), &error);
                 // A second request at once would get the same page.
                 if let (FetchError::Origin(failure), Some(digest)) = (&error, source.digest())
                     && failure.kind == ErrorKind::Page

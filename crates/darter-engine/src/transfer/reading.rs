@@ -203,7 +203,9 @@ impl Transfer {
                 let in_vain = left.tries > 1 && !self.is_wanted();
                 let pause = policy.pause(left.tries, spent, &error).filter(|_| !in_vain);
                 let Some(pause) = pause else {
-                    self.give_up(&error.into());
+                    let error = error.into();
+                    self.context.origin_failed(self.setback_key(), &error);
+                    self.give_up(&error);
                     return false;
                 };
                 if limits(&error) {
