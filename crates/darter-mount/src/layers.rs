@@ -12,9 +12,13 @@
 //! Nobody but the user who mounts it, and root, gets into the directory: layers of private images are in it, and every user of the host may ask for paths.
 //!
 //! Questions that may take time are answered by tasks of the runtime: one that hangs keeps no other waiting.
+//!
+//! A directory that nobody is to find any more ([`LayersDir::hide`]) is kept by a descriptor as long as one of its files is open, so that the kernel can be made to forget pages of a layer that is
+//! wrong: the descriptor goes with the last file, and the mount with the descriptor.
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -24,10 +28,12 @@ use async_trait::async_trait;
 use darter_core::Digest;
 use fuser::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, KernelConfig, LockOwner,
-    Notifier, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEntry, ReplyOpen, ReplyStatfs,
-    ReplyXattr, Request,
+    Notifier, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyStatfs, ReplyXattr, Request,
 };
 use parking_lot::Mutex;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{UnmountFlags, unmount};
 use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
@@ -133,7 +139,7 @@ impl Mounted {
         since: SystemTime,
         opener: Opener,
         runtime: Handle,
-    ) -> Result<Self, MountError> {
+    ) -> Result<(Self, LayersDir), MountError> {
         let shared = Arc::new(Shared {
             layers,
             inodes: Mutex::new(Inodes::new()),
@@ -142,12 +148,43 @@ impl Mounted {
             opener,
             dir: dir.to_owned(),
             since,
+            users: Mutex::default(),
         });
         let mounted =
             Self::begin(Directory { shared: Arc::clone(&shared), threads: Threads::new(runtime) }, dir, true)?;
         let _ = shared.notifier.set(mounted.notifier());
-        Ok(mounted)
+        Ok((mounted, LayersDir { shared }))
     }
+}
+
+/// A directory of layers, as long as it can be found.
+pub struct LayersDir {
+    shared: Arc<Shared>,
+}
+
+impl LayersDir {
+    /// Takes the directory out of the tree of files. Its mount ends with the last of its files that is open, at once if none is. Blocking.
+    ///
+    /// # Errors
+    /// When it is not there any more.
+    pub fn hide(self) -> io::Result<()> {
+        let dir = &self.shared.dir;
+        let root = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        unmount(dir, UnmountFlags::DETACH)?;
+        let mut users = self.shared.users.lock();
+        // Without any, nothing is kept: the descriptor goes right here.
+        users.hidden = (users.open > 0).then(|| Arc::new(root));
+        Ok(())
+    }
+}
+
+/// Who uses the files of a directory.
+#[derive(Default)]
+struct Users {
+    /// How often files are open.
+    open: u64,
+    /// The directory, once it can't be found any more.
+    hidden: Option<Arc<OwnedFd>>,
 }
 
 /// The file of an inode, once it was opened.
@@ -161,6 +198,7 @@ struct Shared {
     opener: Opener,
     dir: PathBuf,
     since: SystemTime,
+    users: Mutex<Users>,
 }
 
 struct Directory {
@@ -249,9 +287,26 @@ impl Shared {
         let (Condition::Tainted(reason), Some(notifier)) = (condition, self.notifier.get().cloned()) else { return };
         tracing::error!(%layer, reason, "a mounted layer is wrong: nothing of it is read any more");
         let (forgotten, opener) = (self.forgotten.clone(), self.opener);
-        let cache = Cache { notifier, forgotten, opener, files: vec![(inode, self.dir.join(retired_name(inode)))] };
-        // A layer that is not mounted any more has no pages.
-        let _ = tokio::task::spawn_blocking(move || cache.forget()).await;
+        let hidden = self.users.lock().hidden.clone();
+        let dir = match &hidden {
+            Some(root) => format!("/proc/{}/fd/{}", std::process::id(), root.as_raw_fd()).into(),
+            None => self.dir.clone(),
+        };
+        let cache = Cache { notifier, forgotten, opener, files: vec![(inode, dir.join(retired_name(inode)))] };
+        let forgetting = move || {
+            // A layer that is not mounted any more has no pages.
+            let _ = cache.forget();
+            // It may be the last that keeps the mount, which ends by that.
+            drop(hidden);
+        };
+        let _ = tokio::task::spawn_blocking(forgetting).await;
+    }
+
+    /// A file that was open is not any more. What is to be dropped where a thread may wait: the mount ends by that.
+    fn closed(&self) -> Option<Arc<OwnedFd>> {
+        let mut users = self.users.lock();
+        users.open = users.open.saturating_sub(1);
+        if users.open == 0 { users.hidden.take() } else { None }
     }
 
     /// The attributes of an inode whose pages are to be forgotten, which nobody else is given.
@@ -374,7 +429,10 @@ impl Filesystem for Directory {
         let shared = Arc::clone(&self.shared);
         self.threads.runtime.spawn(async move {
             match shared.open(inode).await {
-                Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_KEEP_CACHE),
+                Ok(()) => {
+                    shared.users.lock().open += 1;
+                    reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_KEEP_CACHE);
+                }
                 Err(error) => reply.error(error),
             }
         });
@@ -399,6 +457,25 @@ impl Filesystem for Directory {
             Ok(bytes) => reply.data(bytes),
             Err(_) => reply.error(Errno::EIO),
         });
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        handle: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+        if handle == FORGETS {
+            return;
+        }
+        if let Some(hidden) = self.shared.closed() {
+            self.threads.runtime.spawn_blocking(move || drop(hidden));
+        }
     }
 
     fn readdir(&self, _: &Request, inode: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {

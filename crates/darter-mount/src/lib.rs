@@ -50,7 +50,7 @@ pub mod waits;
 
 pub use file::{Condition, MountedFile, Pages, Settings};
 pub use fill::Fill;
-pub use layers::{KeptFile, Layer, Layers};
+pub use layers::{KeptFile, Layer, Layers, LayersDir};
 pub use session::{Cache, MountError, Mounted, Opener};
 pub use single::MountOptions;
 pub use waits::Waits;

@@ -23,7 +23,7 @@ use darter_core::{BlobId, ByteRange, Clock, Digest, PieceHash, PieceIndex, Piece
 use darter_image::{Expander, metadata_start};
 use darter_kernel::cached::cached;
 use darter_mount::supply::{Content, End, Given, Refusal, Supplier, Supply};
-use darter_mount::{Fill, KeptFile, Layer, Layers, MountError, Mounted, MountedFile, Pages, Settings};
+use darter_mount::{Fill, KeptFile, Layer, Layers, LayersDir, MountError, Mounted, MountedFile, Pages, Settings};
 use parking_lot::Mutex;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tokio::runtime::Runtime;
@@ -152,16 +152,24 @@ impl Known {
     }
 }
 
+/// Files that could be opened by way of a descriptor of this process.
+static BY_DESCRIPTOR: AtomicUsize = AtomicUsize::new(0);
+
 /// Opens files as another process of the program does.
 fn opened(files: &[PathBuf]) -> std::io::Result<()> {
-    let mut cat = Command::new("cat");
-    cat.args(files).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().map(drop)
+    let mut head = Command::new("head");
+    let status = head.args(["-c", "0"]).args(files).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if status.status()?.success() && files.iter().all(|file| file.starts_with("/proc")) {
+        BY_DESCRIPTOR.fetch_add(files.len(), Ordering::SeqCst);
+    }
+    Ok(())
 }
 
 struct World {
     known: Arc<Known>,
     dir: tempfile::TempDir,
     mounted: Option<Mounted>,
+    shown: Option<LayersDir>,
     runtime: Runtime,
 }
 
@@ -178,7 +186,7 @@ impl World {
             runtime.handle().clone(),
         );
         match mounted {
-            Ok(mounted) => Some(Self { known, dir, mounted: Some(mounted), runtime }),
+            Ok((mounted, shown)) => Some(Self { known, dir, mounted: Some(mounted), shown: Some(shown), runtime }),
             Err(error) => {
                 let is_root = rustix::process::geteuid().is_root();
                 assert!(!is_root || matches!(error, MountError::NoDevice | MountError::Device(_)), "{error}");
@@ -428,6 +436,36 @@ fn of_a_layer_that_turned_out_wrong_nothing_is_read_and_who_opens_it_anew_gets_t
     assert!(!reads(&file, &wrong, 100_000, 4096));
     assert!(reads(&File::open(&path).unwrap(), &right, 0, 4096));
     assert!(!reads(&file, &wrong, 0, 4096), "the wrong one stays wrong");
+}
+
+#[test]
+fn a_hidden_directory_is_there_as_long_as_a_file_of_it_is_open_and_what_is_wrong_is_forgotten_in_it_too() {
+    // Only root mounts and unmounts by the kernel's own calls.
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root takes a mount out of the tree");
+        return;
+    }
+    let Some(mut world) = World::new(Known::default()) else { return };
+    let (wrong, path) = (Agent::new(content(400_000)), world.path("x"));
+    world.known.file("x", &wrong);
+    let file = File::open(&path).unwrap();
+    assert!(reads(&file, &wrong, 0, 4096));
+    world.shown.take().unwrap().hide().unwrap();
+    assert!(is_absent(&path), "nobody finds it");
+    assert!(reads(&file, &wrong, 100_000, 4096), "who has it reads on");
+    wrong.end.send_replace(Some(End::Wrong("its tar is another".into())));
+    assert!(soon(|| !reads(&file, &wrong, 0, 4096)));
+    assert!(
+        soon(|| BY_DESCRIPTOR.load(Ordering::SeqCst) == 1),
+        "another process opens it, and waits in this one's place"
+    );
+    let mounted = world.mounted.take().unwrap();
+    let ended = std::thread::spawn(move || mounted.wait());
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(!ended.is_finished(), "a file of it is open");
+    drop(file);
+    assert!(soon(|| ended.is_finished()));
+    ended.join().unwrap().unwrap();
 }
 
 /// A layer with two files, expanded.

@@ -54,7 +54,7 @@ pub(crate) async fn keep(args: &LazyDirArgs) -> anyhow::Result<()> {
     let since = UNIX_EPOCH + Duration::from_secs(clock.unix());
     let settings = Settings::of_layer(args.timeout, args.fill, args.fill_rate);
     let layers = Arc::new(AgentLayers::new(args.place.clients()?, settings, clock));
-    let mounted = {
+    let (mounted, _) = {
         let (dir, runtime) = (dir.clone(), Handle::current());
         threads::run(move || Mounted::mount_layers(layers, &dir, since, opened, runtime)).await?
     };

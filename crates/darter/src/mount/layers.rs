@@ -17,7 +17,6 @@ use darter_mount::{KeptFile, Layer, Layers, Mounted, MountedFile, Settings, Wait
 use darter_store::threads;
 use futures_util::future::join_all;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use rustix::mount::{UnmountFlags, unmount};
 use tokio::runtime::Handle;
 
 use super::daemon::Daemon;
@@ -187,7 +186,7 @@ fn mounted(
 ) -> anyhow::Result<Mounted> {
     let below = work.join("files");
     rooms::make(&below).with_context(|| format!("can't make {}; give another --data-dir", below.display()))?;
-    let mounted =
+    let (mounted, shown) =
         Mounted::mount_layers(files, &below, UNIX_EPOCH + Duration::from_secs(since), super::opened, runtime)?;
     let file_of = |layer: &LayerRequest| {
         let text = layer.diff_id.to_string();
@@ -196,7 +195,9 @@ fn mounted(
     };
     let paths: Vec<_> = layers.iter().map(file_of).collect();
     let stacked = stack::mount_all(&paths, work, dir);
-    let _ = unmount(&below, UnmountFlags::DETACH);
+    if let Err(error) = shown.hide() {
+        tracing::warn!(dir = %below.display(), %error, "the directory of an image's layers could not be taken away");
+    }
     stacked.map(|()| mounted)
 }
 
