@@ -28,6 +28,9 @@ const MAX_SMALL: u64 = 64 << 20;
 const PAUSES: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(200), Duration::from_millis(600), Duration::from_secs(2)];
 
+/// A registry that was asked for so long is being read: it may have delivered the layer when it is asked for once more.
+const IS_READ: Duration = Duration::from_secs(1);
+
 /// The way to know that a caller may have a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -110,6 +113,7 @@ impl Agent {
         }
         let mut pauses = PAUSES.into_iter();
         loop {
+            let begun = self.inner.context.now();
             match self.open_once(&source, &credentials).await {
                 // The lead threw it away, or gave it up: it says why in full to who asks again, or others have it by now. If this agent was to lead
                 // and had no room for it, another one may, which may be about to hear that the last lead had none.
@@ -117,6 +121,15 @@ impl Agent {
                     Some(pause) => tokio::time::sleep(pause).await,
                     None => return Err(error),
                 },
+                // The tar is at hand, or comes, from another repository or under another compression. This one's layer is read meanwhile: the
+                // ordinary way would have to, too, and once an engine has the lower layers of an image as mounted ones there is no way back.
+                Err(error @ FetchError::Unproven { .. }) => {
+                    let is_read = self.inner.context.now().since(begun) >= IS_READ;
+                    match if is_read { Some(PAUSES[0]) } else { pauses.next() } {
+                        Some(pause) => tokio::time::sleep(pause).await,
+                        None => return Err(error),
+                    }
+                }
                 opened => return opened,
             }
         }

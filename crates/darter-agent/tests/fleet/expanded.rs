@@ -153,6 +153,25 @@ async fn eight_nodes_read_one_expanded_layer_and_the_registry_gives_it_once() {
     join_all(nodes.iter().chain([&seed, &late]).map(Agent::drain)).await;
 }
 
+/// An image may have it several times.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_tar_under_several_compressions_is_opened_at_one_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let tar = some_tar();
+    let (registry, gzipped) = registry_with(&tar).await;
+    let [zstd, plain] = [zstd::bulk::compress(&tar, 1).unwrap(), tar.clone()]
+        .map(|stored| request(&registry, registry.put_blob("lab/app", &stored), stored.len(), &tar));
+    let seed = seed(directory.path(), &registry).await;
+    let node = node(directory.path(), "node", &registry, &[&seed]).await;
+    let file = expanded(&tar);
+    for agent in [&node, &seed] {
+        for got in join_all([&gzipped, &zstd, &plain].map(|layer| read(agent, layer))).await {
+            assert!(got.unwrap() == file);
+        }
+    }
+    join_all([&node, &seed].map(Agent::drain)).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_such_layer_is_refused_with_the_reason_and_read_once() {
     let directory = tempfile::tempdir().unwrap();

@@ -392,7 +392,7 @@ impl Mirror {
             }
         }
         for (layer, _) in &distinct {
-            if !self.may_read(&ask, layer.digest).await {
+            if !self.may_open_layer(&ask, layer.digest).await {
                 return Some((Verdict::Refused, Vec::new()));
             }
         }
@@ -467,6 +467,24 @@ impl Mirror {
             self.blobs.proven(&source);
         }
         true
+    }
+
+    /// Whether the puller of an image may read one of its layers, as far as credentials go. That a registry which is not trusted has the layer is
+    /// seen by who opens the expanded form: from that registry it is given once it delivered the layer itself.
+    async fn may_open_layer(&self, ask: &Ask<'_>, digest: Digest) -> bool {
+        if ask.upstream.is_trusted() {
+            return self.may_read(ask, digest).await;
+        }
+        let believed = self.believed(ask, digest);
+        if believed.is_some() {
+            return true;
+        }
+        let Ok(said) = self.ask_for_blob(ask, digest).await else { return false };
+        let is_shown = said.shows(believed) && ask.stale_because().is_none();
+        if is_shown {
+            self.gave(ask, digest, &said);
+        }
+        is_shown
     }
 
     /// A question as an image's puller would ask it.

@@ -172,6 +172,26 @@ async fn a_config_that_merely_names_a_private_layers_diff_id_gets_a_miss() {
     agent.drain().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_layer_of_two_repositories_is_given_for_both_also_where_their_registry_has_to_deliver_it_for_each() {
+    let world = World::new().await;
+    let [base, one, two] = ["base", "one", "two"].map(tar_of);
+    for (repository, own) in [("one", &one), ("two", &two)] {
+        world.image(&world.stranger, repository, &[&base, own], &[id(&base), id(own)]);
+    }
+    let (agent, registry) = (world.agent(|_| ()).await, world.stranger.name());
+    assert_eq!(pull(&agent, ALICE, &registry, "one").await, 200);
+    assert_eq!(all_of(&found(&agent, id(&base)).await).len(), 2);
+    // Another engine has downloaded it.
+    let blob = format!("/v2/one/blobs/{}?ns={registry}", id(&base));
+    assert_eq!(get(&agent, Some(ALICE), &blob).await.1, Some(base.clone()));
+    // An engine that has the lower layer as a mounted one can't pull the other image the ordinary way any more.
+    assert_eq!(pull(&agent, ALICE, &registry, "two").await, 200);
+    assert_eq!(all_of(&found(&agent, id(&two)).await).len(), 2);
+    let _ = found(&agent, id(&base)).await;
+    agent.drain().await;
+}
+
 /// Everything that an answer has: the layer and those beside it.
 fn all_of(found: &FoundLayer) -> Vec<Digest> {
     let mut all: Vec<_> = found.beside.iter().map(|beside| beside.layer.diff_id).collect();
