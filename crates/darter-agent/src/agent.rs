@@ -152,7 +152,7 @@ impl Agent {
         self.open_for(Requester::Here, source, credentials, true).await
     }
 
-    /// The same for who wants parts of the blob alone: nothing of it is fetched but what [`Download::ensure`] and
+    /// The same for a caller that wants parts of the blob alone: nothing of it is fetched but what [`Download::ensure`] and
     /// [`Download::parts_of`] are asked for.
     ///
     /// # Errors

@@ -314,7 +314,7 @@ pub struct Explanation {
     /// Waits of readers on this host, the longest first.
     #[serde(default)]
     pub waits: Vec<Wait>,
-    /// The most bytes that ever lay here behind a piece that lacked: received, and of no use yet to who reads in order.
+    /// The most bytes that ever lay here behind a piece that lacked: received, and of no use yet to a reader in order.
     #[serde(default)]
     pub max_lag_bytes: u64,
     /// The thing that is being waited for now, in words, when nothing came for a while.

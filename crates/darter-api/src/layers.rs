@@ -4,7 +4,7 @@
 //! The answer may take minutes, while somebody reads the layer and expands it. Until then its body has a new line twice a second, which JSON allows in front of a
 //! value: who hears nothing for some seconds asks an agent that is stuck. An unknown state is a miss.
 //!
-//! For root and the agent's own user alone: the answer has the credentials of who pulled the image.
+//! For root and the agent's own user alone: the answer has the credentials that pulled the image.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::layer::LayerRequest;
 /// How often an answer that is not there yet says that it is on its way.
 pub const BEAT: Duration = Duration::from_millis(500);
 
-/// The query of a question by diff id that wants to be answered for the other layers of the image, too: for who is told of [changes](crate::changes), and so can
+/// The query of a question by diff id that wants to be answered for the other layers of the image, too: for clients that are told of [changes](crate::changes), and so can
 /// go by such an answer. An older agent tells of them in any case, or never.
 pub const BESIDE: &str = "beside";
 
@@ -51,7 +51,7 @@ pub struct FoundLayer {
     pub layer: LayerRequest,
     /// The headers that open it.
     pub headers: Vec<(String, String)>,
-    /// The other layers of its image, as far as they would be given with the same headers to who asks for them now: an engine asks for all. None, unless they were
+    /// The other layers of its image, as far as they would be given with the same headers if they were asked for now: an engine asks for all. None, unless they were
     /// [asked for](BESIDE). Nothing stands beside these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub beside: Vec<Self>,

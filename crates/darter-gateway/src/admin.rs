@@ -540,7 +540,7 @@ async fn as_problem(response: Response) -> Response {
     refusal
 }
 
-/// A request that makes no sense, or is not for who made it.
+/// A request that makes no sense, or that this caller may not make.
 fn problem(status: StatusCode, error: &str) -> Response {
     (status, Json(Problem::new(error, Blame::new(Fault::User, Retry::Never)))).into_response()
 }

@@ -33,7 +33,7 @@ pub enum AccessCheck {
 /// How a question for a layer that is to be mounted was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayerAnswered {
-    /// There is no such layer for who asks.
+    /// There is no such layer for this asker.
     Miss,
     /// It can be mounted, and may not have come yet.
     Promised,

@@ -441,7 +441,7 @@ impl Metrics {
         self.mirror_access_checks.get_or_create(&ResultLabel { result: check.name() }).inc();
     }
 
-    /// Counts an answer to who wants to mount a layer.
+    /// Counts an answer to an engine that wants to mount a layer.
     pub fn layer_answered(&self, answered: LayerAnswered) {
         self.layer_answers.get_or_create(&ResultLabel { result: answered.name() }).inc();
     }

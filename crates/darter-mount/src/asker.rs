@@ -14,7 +14,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The bit of `SIGKILL` in the masks of `/proc/PID/status`. Any other signal that ends a process reaches each of its threads as this one.
 const KILLED: u64 = 1 << (9 - 1);
 
-/// A thread, as the kernel names it to who mounted the file system; 0 if that can't see it.
+/// A thread, as the kernel names it to the process that mounted the file system; 0 if that process can't see it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asker(pub(crate) u32);
 

@@ -79,7 +79,7 @@ pub trait Layers: Send + Sync + 'static {
     /// The layer that is found under its name now; `None`: there is no such file.
     async fn look_up(&self, layer: Digest) -> Option<Layer>;
 
-    /// Opens a layer that was found; `None`: an error for who opens it.
+    /// Opens a layer that was found; `None`: opening it fails.
     async fn open(&self, layer: Digest) -> Option<Arc<KeptFile>>;
 
     /// The layers that are listed: those that were found.

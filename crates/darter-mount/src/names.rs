@@ -116,7 +116,7 @@ pub(crate) struct Node<T> {
 pub(crate) struct Inodes<T> {
     next: u64,
     nodes: HashMap<u64, Node<T>>,
-    /// The ones that are found by who looks now.
+    /// The ones that are found now.
     current: HashMap<(Digest, Form), u64>,
 }
 

@@ -123,7 +123,7 @@ impl Forgotten {
         self.0.lock().contains_key(&inode.0)
     }
 
-    /// Asked by who is about to open a file: the flags, if its pages are to be forgotten by that.
+    /// Asked before a file is opened: the flags, if its pages are to be forgotten by that.
     pub(crate) fn opened(&self, inode: INodeNo) -> Option<FopenFlags> {
         *self.0.lock().get_mut(&inode.0)? = true;
         Some(FopenFlags::empty())

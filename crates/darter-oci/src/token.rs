@@ -33,7 +33,7 @@ impl Granted {
             // Without asking for the end of the input: what follows the first value is ignored.
             serde_json::Deserializer::from_str(&text).deserialize_any(FieldsVisitor { reads_lifetime })
         };
-        // A number beyond all measure is an error to who reads it, and none to who skips it.
+        // A number beyond all measure is an error if it is read, and none if it is skipped.
         let fields = read(true).or_else(|_| read(false))?;
         // With both, clients in Go take `access_token`.
         Ok(Self { token: fields.access_token.or(fields.token), lifetime: fields.expires_in })

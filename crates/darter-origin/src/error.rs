@@ -47,7 +47,7 @@ pub enum ErrorKind {
     Protocol,
     /// A local file could not be read.
     Io,
-    /// The address is one that this agent does not go to for who asked; another agent may.
+    /// The address is one that this agent does not go to for this caller; another agent may.
     OutOfReach,
     /// The bytes come in an encoding that nobody asked for.
     Encoded,

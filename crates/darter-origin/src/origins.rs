@@ -52,7 +52,7 @@ impl Origins {
         self
     }
 
-    /// The same origins, asked once: for who knows that others have just been patient for nothing.
+    /// The same origins, asked once: for callers that know that others have just been patient for nothing.
     #[must_use]
     pub fn once(&self) -> Self {
         self.clone().with_retries(RetryPolicy::never())

@@ -1,8 +1,8 @@
-//! One question for everybody: who asks what somebody else is asking already waits for that answer, and who comes a
-//! little later is given it too.
+//! One question for everybody: an asker waits if somebody else asks the same already, and one that comes a little
+//! later is given the same answer.
 //!
 //! Nobody is given the same answer twice from memory: whoever asks again wants to know what has changed since, and the
-//! registry is asked. So a tag that moves is followed at once by who asks twice, while a fleet that asks within a few
+//! registry is asked. So a tag that moves is followed at once by an asker that asks twice, while a fleet that asks within a few
 //! seconds costs one request.
 //!
 //! Pure, apart from the waiting: time is an argument. Remembered answers are bounded in bytes.

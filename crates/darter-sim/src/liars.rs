@@ -16,7 +16,7 @@ use crate::node::{BLOB, id_of};
 use crate::queue::{Failed, Lied, What};
 use crate::uploads::Upload;
 
-/// How often a byte comes from who sends byte by byte, and who looks sees it.
+/// How often a node that sends byte by byte sends one, and the receiver sees it.
 const DRIP: Duration = Duration::from_millis(200);
 
 /// How long such an answer goes on at most, in bytes.

@@ -44,7 +44,7 @@ pub fn completion(report: &Report, least: Duration) -> String {
     )
 }
 
-/// Draws what nodes hold over time, and below it how much of that is of use to who reads in order.
+/// Draws what nodes hold over time, and below it how much of that is of use to a reader in order.
 pub fn prefixes(report: &Report, scenario: &Scenario) -> String {
     let panel = |title: &str, value: fn(&(u32, u32)) -> u32| {
         let bytes = |pieces: u32| f64::from(pieces) * scenario.piece_bytes as f64;

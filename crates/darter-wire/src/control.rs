@@ -29,7 +29,7 @@ const COALESCE: usize = 64 * 1024;
 /// A task that wakes this much later than meant stood still, and can't tell who was silent meanwhile.
 const STOOD_STILL: Duration = Duration::from_secs(1);
 
-/// Numbers of a control channel, of which both sides should use the same, and who hears of what was skipped.
+/// Numbers of a control channel, of which both sides should use the same, and the counter of messages that were skipped.
 #[derive(Clone)]
 pub struct ControlConfig {
     /// A sign of life goes out after this long without a write.

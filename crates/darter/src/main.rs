@@ -8,7 +8,7 @@
 //! | `serve`, `notify` | `up`, `seed`, `node`, and what systemd hears of them |
 //! | `get` | `get` |
 //! | `mount` | `mount`, `unmount`, and the process that keeps a mount |
-//! | `lazy` | the process that keeps a directory of layers, and who starts it |
+//! | `lazy` | the process that keeps a directory of layers, and the code that starts it |
 //! | `snapshotter` | `snapshotter` |
 //! | `show` | `status`, `ls`, `rm`, `pin`, `unpin`, `explain` |
 //! | `top` | `top` |

@@ -321,7 +321,7 @@ pub(crate) async fn keep() -> anyhow::Result<()> {
         bail!("this is no command line of `darter mount`")
     };
     let Command::Mount(args) = &configured.cli.command else { bail!("this is no command line of `darter mount`") };
-    // Until it is there, standard error is that of who waits for it.
+    // Until it is there, standard error is that of the command that waits for it.
     logging::start(&configured.cli.command);
     let kept = async {
         let told = |status: &MountStatus| {

@@ -115,7 +115,7 @@ impl Agent {
         loop {
             let begun = self.inner.context.now();
             match self.open_once(&source, &credentials).await {
-                // The lead threw it away, or gave it up: it says why in full to who asks again, or others have it by now. If this agent was to lead
+                // The lead threw it away, or gave it up: it says why in full when it is asked again, or others have it by now. If this agent was to lead
                 // and had no room for it, another one may, which may be about to hear that the last lead had none.
                 Err(error) if self.may_be_had_of_others(&source, &credentials, &error) => match pauses.next() {
                     Some(pause) => tokio::time::sleep(pause).await,

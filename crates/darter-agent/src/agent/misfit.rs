@@ -3,7 +3,7 @@
 //! A directory that a layer has something in and does not name is, unpacked, as the layers below have it ([`inherited`]). No layer's file says that, so an image in which
 //! it matters is not mounted.
 //!
-//! A layer that names all of its directories needs no look at any other, and who leads it says so ([`Naming`](darter_wire::Message::Naming)). Only of an image with a layer that does not, metadata is read.
+//! A layer that names all of its directories needs no look at any other, and its lead says so ([`Naming`](darter_wire::Message::Naming)). Only of an image with a layer that does not, metadata is read.
 
 use std::time::Duration;
 

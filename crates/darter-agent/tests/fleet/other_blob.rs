@@ -1,6 +1,6 @@
 //! A lead that answers a question with another blob than was asked for: a digest says which blob it is, so nobody is given
 //! another one for it, above all none that others' credentials opened. And one that lets two in at once who want the same
-//! digest of different registries: what a stranger's registry may send is not given to who asked another.
+//! digest of different registries: what a stranger's registry may send is not given to callers that asked another.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -235,7 +235,7 @@ async fn nodes_that_read_different_parts_at_once_read_the_origin_once_in_all() {
 }
 
 /// More nodes than a lead tells hashes by itself: whoever waits for a piece is told its hash all the same, with the lead's signature, and
-/// those who come to want everything learn the hashes behind gaps from who holds their pieces.
+/// those who come to want everything learn the hashes behind gaps from holders of their pieces.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_a_large_swarm_who_waits_for_a_range_is_told_its_hashes() {
     const LENGTH: u64 = 12 * MIB;

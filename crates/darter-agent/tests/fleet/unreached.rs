@@ -23,7 +23,7 @@ const GONE: NodeId = NodeId([3; 16]);
 /// One more than a member has neighbours, the seed and the member itself aside, and some.
 const MEMBERS: u8 = 24;
 
-/// A seed that names a neighbour where nobody listens, and a holder to who can't reach it; and that holder.
+/// A seed that names a neighbour where nobody listens, and a holder to a node that can't reach it; and that holder.
 struct Player {
     me: NodeId,
     content: Arc<Content>,

@@ -23,7 +23,7 @@
 //! Invariants: a file's length, its metadata and its beginning are given only once the digest of the layer and that of its tar are what was
 //! named, so that nobody can read any of it before; and only of the right bytes is it said that they can't be expressed. Memory is bounded
 //! by [`limits`](darter_image::limits), the file's beginning, `MAX_CHUNKS` chunks and `MAX_MADE` pieces for each of `MAX_BEGUN` layers, of which `MAX_AT_WORK` are
-//! decompressed at a time: one that waits for its origin, or for who takes what it becomes, waits without a turn.
+//! decompressed at a time: one that waits for its origin, or for the taker of its expanded form, waits without a turn.
 //!
 //! Not decided here: who may have it. That is asked about the layer, before.
 

@@ -1,4 +1,4 @@
-//! Doors: who wants to open a source waits for who is opening it, and hears what came of that as far as it is for others.
+//! Doors: an opener of a source waits for the one that is opening it, and hears its outcome as far as that is for others.
 //! And turns: of one blob, whichever source it is asked of, one transfer is begun at a time.
 //!
 //! Not here: what is done behind a door ([`open`](super::open), [`seeds`](super::seeds)).
@@ -31,7 +31,7 @@ impl BlobTurns {
     }
 }
 
-/// One door for each source, or for each digest: who wants to open it waits for who is opening it. Callers of one source
+/// One door for each source, or for each digest: an opener waits for the one that is opening it. Callers of one source
 /// with the same credentials share what came of that, and all its callers share that the origin could not be reached: a
 /// slow or dead origin is asked once.
 #[derive(Default)]
@@ -41,7 +41,7 @@ pub(super) struct Doors(Mutex<HashMap<BlobId, Arc<Door>>>);
 pub(super) struct Door {
     /// How many came out so far.
     left: AtomicU64,
-    /// Held by who is opening; what the last one found.
+    /// Held while somebody is opening; the last one's outcome.
     opening: tokio::sync::Mutex<Option<Found>>,
 }
 

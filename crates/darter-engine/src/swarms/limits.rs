@@ -1,7 +1,7 @@
 //! Origins that ask to slow down (429): everybody who asks as the first one did is told the same for a while, and the origin
 //! is not asked again meanwhile.
 //!
-//! Pure: time is an argument. By credentials, since a limit may be meant for who asked.
+//! Pure: time is an argument. By credentials, since a limit may be meant for one caller.
 
 use std::time::Duration;
 

@@ -7,7 +7,7 @@
 //! - the content came from there: it is the source that the blob was made for, or under way from;
 //! - or it delivered the same content since, whole: here ([`Swarms::compare`]), or past this agent to an engine. Of a layer that is
 //!   wanted expanded, that is the layer, and it has to unpack into the tar that is named;
-//! - or it is a registry that the operator trusts, and has just said yes to the credentials of who asks;
+//! - or it is a registry that the operator trusts, and has just said yes to the caller's credentials;
 //! - or a seed let this agent in for that very source, having seen to the same.
 //!
 //! Proofs are remembered with the source in the store's index, and go with the blob. The first source is in the blob's

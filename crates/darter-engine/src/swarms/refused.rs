@@ -1,4 +1,4 @@
-//! Why an agent that was asked to lead does not, and what follows for who else is asked.
+//! Why an agent that was asked to lead does not, and what follows for the other agents that may be asked.
 
 use crate::error::FetchError;
 

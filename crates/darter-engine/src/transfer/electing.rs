@@ -1,7 +1,7 @@
 //! Finding another lead when the one that was followed is gone, and handing the swarm back to a seed that comes.
 //!
 //! The session says what to do next ([`Output::Seek`](darter_swarm::Output)); here it is done: candidates are asked to let this agent
-//! in, agents are asked around for who leads.
+//! in, agents are asked which of them leads.
 
 use std::sync::Arc;
 use std::time::Duration;

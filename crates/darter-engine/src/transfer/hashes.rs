@@ -59,7 +59,7 @@ impl Transfer {
         }
     }
 
-    /// Somebody tells a run of hashes: the lead, or who was asked for hashes.
+    /// Somebody tells a run of hashes: the lead, or a member that was asked for hashes.
     pub(super) fn hear_run(self: &Arc<Self>, from: NodeId, first: u32, hashes: &[PieceHash], proof: Option<Proof>) {
         let (is_lead, check) = {
             let state = self.state();

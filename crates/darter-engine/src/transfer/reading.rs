@@ -54,7 +54,7 @@ impl Transfer {
         }
     }
 
-    /// All of it is read from its first byte on, and who waits for a part waits for what comes before. `answer` is an answer of the
+    /// All of it is read from its first byte on, and a reader of a part waits for what comes before. `answer` is an answer of the
     /// origin that begins there; `why` tells people.
     pub(crate) fn read_in_order(self: &Arc<Self>, answer: Option<Reading>, why: Option<&str>) {
         if let Some(why) = why {
@@ -282,7 +282,7 @@ impl Transfer {
             self.joined_parts();
         }
         let expect = self.expected();
-        // Once: the pauses of one that fails are made by who asked, who can tell those that wait.
+        // Once: the pauses of one that fails are made by the caller, which can tell those that wait.
         let origin = origins.once(requester);
         let read = |range| origin.read(&self.source, &credentials, range, expect);
         match range {

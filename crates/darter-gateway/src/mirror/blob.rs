@@ -269,7 +269,7 @@ impl Mirror {
         Ok(response)
     }
 
-    /// The answer to who is to get a blob of known length that is not open yet.
+    /// The answer to a caller that is to get a blob of known length that is not open yet.
     fn serve_later(
         &self,
         ask: &Ask<'_>,

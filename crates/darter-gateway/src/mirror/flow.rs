@@ -42,7 +42,7 @@ use crate::mirror::rescue::{Rescue, count, to_body};
 use crate::mirror::{Blob, Blobs, Nearness, Part};
 use crate::outlet::Outlet;
 
-/// Bytes that the agent is waited for, even by who jumps ahead: it reads them in a moment.
+/// Bytes that the agent is waited for, even by an engine that jumps ahead: it reads them in a moment.
 pub(super) const NEAR: u64 = 256 << 10;
 
 /// How long nothing of a blob may come before the upstream is asked. Engines wait far longer for a body.

@@ -1,4 +1,4 @@
-//! Layers that are mounted before they have come: what is answered to who asks for one by its diff id.
+//! Layers that are mounted before they have come: the answers to questions by diff id.
 //!
 //! A question goes these ways: what was given before, is in use and all here is given again; else the images that were pulled lately and name it are
 //! looked at ([`Learnt`]): may their pullers read their layers, and can all of them be mounted? If they say no, what is in use is given as it was before, if it
@@ -6,7 +6,7 @@
 //! [`LazyOptions::wait`] at most.
 //!
 //! An engine asks for one layer after the other, and for those below again with each: some six hundred questions for an image of thirty-three. So the
-//! first answer about an image has all of its layers, for who [asks for them](Beside), and whoever asked may go by it until it is told that something
+//! first answer about an image has all of its layers, for a client that [asks for them](Beside), which may go by it until it is told that something
 //! [changed](super::watchers).
 //!
 //! Invariants: what is promised is known to be a layer that can be mounted, with this length, and all of it is here or it is open: whoever is told that
@@ -67,9 +67,9 @@ pub(super) struct Lazy {
     layers: Arc<dyn MountableLayers>,
     wait: Duration,
     learnt: Mutex<Learnt<How>>,
-    /// Held by who reads configurations: others need what they say, too.
+    /// Held while configurations are read: other questions need them, too.
     reading: AsyncMutex<()>,
-    /// Held by who looks at an image.
+    /// Held while an image is looked at.
     looking: Mutex<HashMap<Pull, Weak<AsyncMutex<()>>>>,
     given: GivenLayers,
     logins: Mutex<Logins>,
@@ -121,7 +121,7 @@ pub struct FoundLayer {
     pub held: u64,
     /// The file, once all of it is here.
     pub file: Option<PathBuf>,
-    /// The other layers of its image, as far as they would be given to who asks for them now.
+    /// The other layers of its image, as far as they would be given if they were asked for now.
     pub beside: Vec<FoundLayer>,
 }
 
@@ -148,7 +148,7 @@ impl Lazy {
         }
     }
 
-    /// The lock of who looks at an image.
+    /// The lock that is held while an image is looked at.
     fn look_at(&self, pull: &Pull) -> Arc<AsyncMutex<()>> {
         let mut looking = self.looking.lock();
         looking.retain(|_, lock| lock.strong_count() > 0);
@@ -355,7 +355,7 @@ impl Mirror {
         if hasher.finish() == digest { Ok(config) } else { Err("it is another one".to_owned()) }
     }
 
-    /// Finds out whether an image can be mounted by who pulled it, unless that is known or somebody just did.
+    /// Finds out whether an image can be mounted by its puller, unless that is known or somebody just did.
     async fn look_at(&self, lazy: &Lazy, image: &Pulled<How>, until: Moment) {
         let lock = lazy.look_at(&image.pull);
         let _looking = lock.lock().await;

@@ -61,7 +61,7 @@ pub(crate) struct Unread<H> {
 /// The verdict on an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// All of its layers can be mounted, by who pulled it.
+    /// All of its layers can be mounted by its puller.
     Fit,
     /// Its puller may read them, but not all can be mounted, or not soon enough.
     Unfit,
@@ -86,7 +86,7 @@ struct Known<H> {
     /// When it was pulled last.
     at: Moment,
     verdict: Option<(Verdict, Moment)>,
-    /// Diff ids whose layers were opened for who pulled it, and found to have them.
+    /// Diff ids whose layers were opened for its puller, and found to have them.
     shown: Vec<Digest>,
 }
 

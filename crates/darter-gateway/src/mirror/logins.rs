@@ -27,7 +27,7 @@ impl Logins {
         Self { ttl, given: Recent::new(MAX_LOGINS) }
     }
 
-    /// A layer is given to who may read it with these credentials.
+    /// A layer is given to a client that may read it with these credentials.
     pub(super) fn given(&mut self, diff_id: Digest, credentials: Credentials, now: Moment) {
         self.given.insert(diff_id, (credentials, now), 1);
     }

@@ -14,7 +14,7 @@
 //! | `listing`, `link`, `page`, `walk` | tags and referrers, passed through; links to their further pages; which of those are gone to; circles |
 //! | `grants` | who may read what is cached |
 //! | `blobs` | [`Blobs`], what the mirror needs of the agent |
-//! | `learnt`, `lazy` | which layers diff ids belong to, and what is given to who wants to mount one |
+//! | `learnt`, `lazy` | which layers diff ids belong to, and the answers to engines that want to mount one |
 //! | `watchers` | who is told that such an answer may not hold any more |
 //! | `logins` | with which credentials they were given |
 //! | `given`, `given_layers` | layers that were given so: what stays in the store |
@@ -318,7 +318,7 @@ impl Mirror {
         }
     }
 
-    /// `/v2/`: engines look here for who they are to authenticate with. The mirror says that it is there, whatever its
+    /// `/v2/`: engines look here for the service to authenticate with. The mirror says that it is there, whatever its
     /// upstreams say: which of them is meant is not known yet, and each request for something brings that upstream's own
     /// challenge.
     ///

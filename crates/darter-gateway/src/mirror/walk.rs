@@ -28,7 +28,7 @@ pub(crate) struct Walk {
 }
 
 impl Walk {
-    /// The way from `page` to `target`, for who came to `page` by `before`; `None` if it leads in a circle.
+    /// The way from `page` to `target`, for a caller that came to `page` by `before`; `None` if it leads in a circle.
     pub(crate) fn on(before: Option<Self>, page: &Url, target: &Url) -> Option<Self> {
         let (here, there) = (mark(page), mark(target));
         if there == here || before.is_some_and(|before| before.anchor == there) {

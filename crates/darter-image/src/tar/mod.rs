@@ -334,7 +334,7 @@ impl Parser {
                     self.records = Some(records);
                     return Ok(());
                 }
-                // It says nothing of later members, and who reads as Go does forgets what was said of the next one.
+                // It says nothing of later members, and a reader that does as Go does forgets what was said of the next one.
                 self.forget();
                 let name = records.get(b"path").filter(|path| !path.is_empty()).map_or(header.name, <[u8]>::to_vec);
                 let member = TarMember { kind: Kind::Global, name, ..TarMember::nothing() };

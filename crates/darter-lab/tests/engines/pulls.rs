@@ -60,7 +60,7 @@ pub(crate) fn four_engines_pull_one_image(world: &World) -> Result<()> {
         fleet.from_seed += came.from_seed;
         fleet.from_peers += came.from_peers;
     }
-    // On a machine that has not the time for all of them members confirm late, and the seed sends a piece again to who asks: up
+    // On a machine that has not the time for all of them members confirm late, and the seed sends a piece again when it is asked: up
     // to two of the four copies were seen. Nodes that feed each other need less than one copy each.
     ensure!(fleet.from_peers > image.size(), "peers gave less than one of four copies: {fleet:?}");
     let mut resident = 0;

@@ -348,7 +348,7 @@ impl RegistryClient {
     /// ranges in every way for what a plain GET would give.
     ///
     /// The answer to a GET that succeeds looks like one to HEAD: 200, the whole length, no body. A page of HTML is not a
-    /// yes: it is what gateways show to who has to log in.
+    /// yes: it is what gateways show to callers that have to log in.
     ///
     /// # Errors
     /// As [`send`](Self::send), and when the registry sends a page in the blob's place.

@@ -1,7 +1,7 @@
 //! Blobs of a registry as an [`Origin`].
 //!
 //! A blob's digest is its version: nothing else has to be compared, whatever validators the store behind a redirect
-//! gives. Its digest is checked by who reads it.
+//! gives. The reader checks its digest.
 //!
 //! A request that does not begin to be answered is made once more, and the answer that is good first counts: a single request may
 //! hang (at one machine behind a name, in a cache that fetches for it) where the next one is served at once. Readers wait

@@ -58,7 +58,7 @@ pub(super) struct Tokens {
     http: HttpClient,
     clock: Arc<dyn Clock>,
     kept: Mutex<HashMap<TokenKey, Kept>>,
-    /// Held by who asks for a token; those who want the same one wait for it.
+    /// Held while a token is asked for; other callers that want the same one wait for it.
     asking: Mutex<HashMap<TokenKey, Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -282,7 +282,7 @@ pub(super) fn login_of_basic(authorization: &HeaderValue) -> Option<Login> {
     Some(Login::Password { user: user.to_owned(), password: password.to_owned() })
 }
 
-/// The `Authorization` of who bears a token.
+/// The `Authorization` header with a bearer token.
 pub(super) fn bearer(token: &str) -> Result<HeaderValue, OriginError> {
     secret(&format!("Bearer {token}"))
 }

@@ -157,7 +157,7 @@ impl Server {
         format!("{}://{}{path}", self.scheme, self.address).parse().unwrap()
     }
 
-    /// As `localhost`, which is another host than `127.0.0.1` to who keeps credentials apart.
+    /// As `localhost`, which is another host than `127.0.0.1` to code that keeps credentials apart.
     pub fn url_by_name(&self, path: &str) -> Url {
         format!("{}://localhost:{}{path}", self.scheme, self.address.port()).parse().unwrap()
     }

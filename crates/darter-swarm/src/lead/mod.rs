@@ -572,7 +572,7 @@ impl Lead {
         (0..total).map(PieceIndex).find(|piece| self.holders(*piece) == 0).unwrap_or(PieceIndex(total))
     }
 
-    /// How many pieces a member is known to hold; `None` for who is no member.
+    /// How many pieces a member is known to hold; `None` if `node` is no member.
     pub fn held_by(&self, node: NodeId) -> Option<u32> {
         self.members.slot(node).map(|slot| self.members.get(slot).held.len())
     }

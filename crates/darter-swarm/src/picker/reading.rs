@@ -1,6 +1,6 @@
 //! Readers in order: what they need next, and what is urgent.
 //!
-//! The rarest piece of the whole blob is the best choice for the swarm and the worst for who reads in order: while all links are full a
+//! The rarest piece of the whole blob is the best choice for the swarm and the worst for a reader in order: while all links are full a
 //! node may hold nine tenths of a blob and have given its reader a twentieth. So as soon as much of what came lies behind a piece
 //! that a reader lacks, the reader is *behind*: the very next pieces come first, in order, then the rarest within a window, and the rest with
 //! what room is left. One of the very next that does not begin to come is asked of another. While a reader is not behind nothing changes,
@@ -50,7 +50,7 @@ impl Needs {
 }
 
 impl Picker {
-    /// How many pieces this node holds behind the first one that it lacks: what came, and is of no use yet to who reads in order.
+    /// How many pieces this node holds behind the first one that it lacks: what came, and is of no use yet to a reader in order.
     pub fn lag(&self) -> u32 {
         self.held.len() - self.prefix.0
     }

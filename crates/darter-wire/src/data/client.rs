@@ -192,7 +192,7 @@ impl Answers {
         let answer = closed.run_until_cancelled(self.read_answer()).await.unwrap_or(Ok(None));
         match answer {
             Ok(Some(answer)) => Ok(Some(answer)),
-            // How the holder takes the closing is of no interest to who closed.
+            // How the holder takes the closing is of no interest to the side that closed.
             _ if closed.is_cancelled() => Ok(None),
             end => {
                 closed.cancel();

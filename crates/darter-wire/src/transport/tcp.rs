@@ -110,7 +110,7 @@ struct TcpReader {
     half: OwnedReadHalf,
     /// How many bytes whoever reads waits for.
     expected: u32,
-    /// The socket's low-water mark. It matters to who sleeps, so it is only set then: what is there already is read without.
+    /// The socket's low-water mark. It matters only while a reader sleeps, so it is set then: what is there already is read without.
     mark: u32,
 }
 

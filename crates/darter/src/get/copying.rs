@@ -7,7 +7,7 @@
 //! | a pipe | `splice`: the pages themselves | reading and writing |
 //! | a socket, another file | `sendfile` | reading and writing |
 //!
-//! A step that the kernel or the file system can't do is tried once. Steps are short, so that who has to end is not kept waiting.
+//! A step that the kernel or the file system can't do is tried once. Steps are short, so that a process that has to end is not kept waiting.
 
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom, Write as _};

@@ -46,7 +46,7 @@ pub(super) struct AgentLayers {
     remembered: Mutex<Remembered>,
     /// Why the last layer was not found.
     last_miss: Mutex<String>,
-    /// Held by who asks the agent to tell of changes: when it may be asked again, if it refused.
+    /// Held while the agent is asked to tell of changes: when it may be asked again, if it refused.
     telling: AsyncMutex<Moment>,
 }
 

@@ -345,7 +345,7 @@ fn a_get_says_that_the_daemon_waits_for_an_origin() {
     }
     assert_eq!(told.err.matches("waiting for origin").count(), 1, "{}", told.err);
     assert!(room.read("a") == bytes);
-    // For programs as JSON, and for who wants to hear nothing not at all.
+    // As JSON for programs, and not at all with --quiet.
     let told = room.run(&format!("get http://{}/b --json", busy_at_first(bytes.clone()))).succeeded();
     let event: serde_json::Value = serde_json::from_str(told.err.lines().next().unwrap()).unwrap();
     assert_eq!(event["event"], "waiting");

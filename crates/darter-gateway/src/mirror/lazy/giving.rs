@@ -16,7 +16,7 @@ use crate::mirror::given::GivenLayer;
 use crate::mirror::learnt::{Decision, Pulled};
 
 impl Mirror {
-    /// Gives a layer of an image, and the image's others with it for who asks for them.
+    /// Gives a layer of an image, and the image's others with it if they were asked for.
     pub(super) async fn give(&self, lazy: &Lazy, image: &Pulled<How>, asked: Asked) -> LayerFound {
         let Asked { diff_id, beside, until } = asked;
         let how = &image.how;
@@ -66,7 +66,7 @@ impl Mirror {
         self.note(lazy, given, how.credentials.clone(), !how.credentials.headers.is_empty()).await
     }
 
-    /// Those of these layers that are open, or all here. The others are opened anew for who asks for them; who was told of one before asks again.
+    /// Those of these layers that are open, or all here. The others are opened anew when they are asked for; a client that was told of one before asks again.
     async fn still_to_be_had<'a>(
         &self,
         lazy: &Lazy,

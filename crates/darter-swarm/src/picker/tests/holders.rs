@@ -126,7 +126,7 @@ fn a_piece_that_only_a_liar_says_it_holds_is_asked_of_it_again_and_again_without
         asked += scene.requests(100).len();
     }
     assert!((3..=12).contains(&asked), "asked {asked} times in a minute");
-    // And of who comes to hold it, at once.
+    // And of a neighbour that comes to hold it, at once.
     scene.join(1, Tier::Rack, PieceSet::full(1));
     let asked = (0..60).find_map(|_| scene.requests(100).pop());
     assert_eq!(asked.map(|(_, peer, _)| peer), Some(node(1)));
