@@ -106,7 +106,10 @@ pub enum Content {
     Bytes(Incoming),
 }
 
-/// A daemon's administration socket. A request fails where no daemon answers, and where it refuses.
+/// A daemon's administration socket.
+///
+/// # Errors
+/// Each request fails with a [`ClientError`] if no daemon answers or it may not be asked, and with [`ClientError::Refused`] if the daemon refuses.
 #[derive(Clone, Debug)]
 pub struct Client {
     socket: PathBuf,
@@ -157,7 +160,7 @@ impl Client {
         self.read(Method::GET, "/v1/status").await
     }
 
-    /// `GET /v1/top`: what moves now, and a closer look at the swarm of this name.
+    /// `GET /v1/top`: the transfers that move now, and more about the swarm of `name`: a URL, a digest or a blob's id, or the beginning of one.
     pub async fn top(&self, name: Option<&str>) -> Result<Top, ClientError> {
         let query = name.map_or_else(String::new, |name| format!("?name={}", encoded(name)));
         self.read(Method::GET, &format!("/v1/top{query}")).await
@@ -174,7 +177,7 @@ impl Client {
         Ok(())
     }
 
-    /// `PUT /v1/blobs/{name}/pin`, or `DELETE` of it.
+    /// `PUT /v1/blobs/{name}/pin` if `pinned`, else `DELETE` of it.
     pub async fn pin(&self, name: &str, pinned: bool) -> Result<(), ClientError> {
         let method = if pinned { Method::PUT } else { Method::DELETE };
         self.send(method, &format!("/v1/blobs/{}/pin", in_path(name)), Bytes::new()).await?;

@@ -92,6 +92,9 @@ impl Swarms {
     }
 
     /// True if a blob is on its way here, or stored.
+    ///
+    /// # Errors
+    /// The store can't be asked.
     pub async fn is_known(&self, blob: BlobId) -> Result<bool, FetchError> {
         Ok(self.get(blob).is_some() || self.stored(blob).await?.is_some())
     }
@@ -191,7 +194,10 @@ impl Swarms {
         self.house.context.disk.remember_source(key, self.record(blob, &Version::default(), None));
     }
 
-    /// The record of a source, whoever asked.
+    /// The record of a source for callers without credentials.
+    ///
+    /// # Errors
+    /// The store's index can't be read.
     pub async fn recall(&self, source: &Source) -> Result<Option<SourceRecord>, FetchError> {
         self.recall_key(source.record_key(&Credentials::none())).await
     }

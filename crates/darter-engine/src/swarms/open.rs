@@ -38,6 +38,9 @@ use crate::transfer::{Beginning, Lead, Transfer};
 impl Swarms {
     /// Opens a source for a program of this host, which wants `everything` or parts alone. Goes on to its end when the caller goes
     /// away: what was begun with a lead is not left half done.
+    ///
+    /// # Errors
+    /// The origin refuses or fails, or no agent could lead.
     pub async fn open(
         self: &Arc<Self>,
         requester: Requester,

@@ -50,6 +50,9 @@ type Comparison = watch::Receiver<Option<Result<(), FetchError>>>;
 
 impl Swarms {
     /// True if all of this content is here, and may be given for this source.
+    ///
+    /// # Errors
+    /// The store can't be asked.
     pub async fn is_whole(&self, source: &Source) -> Result<bool, FetchError> {
         let Some(blob) = source.own_blob() else { return Ok(false) };
         if !self.is_proven(source).await? {
@@ -60,6 +63,9 @@ impl Swarms {
     }
 
     /// True if content at hand may be given for this source, or nothing is at hand.
+    ///
+    /// # Errors
+    /// The store can't be asked.
     pub async fn is_proven(&self, source: &Source) -> Result<bool, FetchError> {
         let Some(blob) = source.own_blob() else { return Ok(true) };
         let transfer = self.get(blob);

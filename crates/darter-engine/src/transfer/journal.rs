@@ -226,13 +226,19 @@ pub struct Archive(Dir);
 
 impl Archive {
     /// Opens the archive of a data directory. Blocking.
+    ///
+    /// # Errors
+    /// The directory can't be opened or made.
     pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
         let dir = Dir::open(data_dir)?;
         let explain = dir.sub_or_anew(DIRECTORY);
         explain.map(Self).map_err(|source| StoreError::Io { action: "open", path: dir.path_of(DIRECTORY), source })
     }
 
-    /// Writes an explanation down, replacing an earlier one whole.
+    /// Writes an explanation down, replacing an earlier one whole. Blocking.
+    ///
+    /// # Errors
+    /// The file can't be written.
     pub fn keep(&self, explanation: &Explanation) -> io::Result<()> {
         let (name, fresh) = (name_of(explanation.blob), fresh_name_of(explanation.blob));
         self.0.replace(&name, &fresh, &[&serde_json::to_vec(explanation)?], false)
@@ -243,8 +249,11 @@ impl Archive {
         serde_json::from_slice(&self.0.read(&name_of(blob)).ok()?).ok()
     }
 
-    /// Forgets all but these blobs: what was evicted needs no explanation any more. A file with another name than an
+    /// Forgets all but `blobs`: an evicted blob needs no explanation any more. Blocking. A file with another name than an
     /// explanation's may be a newer version's, and stays.
+    ///
+    /// # Errors
+    /// The directory can't be read. A file that can't be removed is logged and left.
     pub fn keep_only(&self, blobs: &HashSet<BlobId>) -> io::Result<()> {
         for name in self.0.names()? {
             let Some(blob) = name.split_once('.').and_then(|(stem, _)| stem.parse().ok()) else { continue };

@@ -110,7 +110,10 @@ impl Transfer {
         }
     }
 
-    /// The blob's length, as soon as it is known.
+    /// The blob's length in bytes, as soon as it is known.
+    ///
+    /// # Errors
+    /// The transfer failed, or the agent drains, before the length was known.
     pub async fn length_when_known(&self) -> Result<u64, FetchError> {
         let mut changed = self.changed.subscribe();
         loop {
