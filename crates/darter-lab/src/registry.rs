@@ -31,6 +31,17 @@ const READ_AGAIN_PART: u64 = 200;
 const MORE_REQUESTS: u64 = 8;
 const REGISTRY_START_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// What a registry allows, and to whom.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// Reading, to anybody.
+    Public,
+    /// Reading, to [`USER`] with [`PASSWORD`] alone.
+    Private,
+    /// Reading and pushing, to anybody.
+    Writable,
+}
+
 /// A running registry.
 #[derive(Debug)]
 pub struct Registry {
@@ -41,20 +52,20 @@ pub struct Registry {
 impl Registry {
     /// Serves images to anybody, read-only.
     pub fn public(host: &Host, storage: &Path) -> Result<Self> {
-        Self::start(host, storage, true, false)
+        Self::start(host, storage, Access::Public)
     }
 
     /// Serves images, read-only, to [`USER`] with [`PASSWORD`] alone.
     pub fn private(host: &Host, storage: &Path) -> Result<Self> {
-        Self::start(host, storage, true, true)
+        Self::start(host, storage, Access::Private)
     }
 
     /// Takes pushes.
     pub(crate) fn writable(host: &Host, storage: &Path) -> Result<Self> {
-        Self::start(host, storage, false, false)
+        Self::start(host, storage, Access::Writable)
     }
 
-    fn start(host: &Host, storage: &Path, read_only: bool, private: bool) -> Result<Self> {
+    fn start(host: &Host, storage: &Path, access: Access) -> Result<Self> {
         let directory = host.make_directory("registry")?;
         let authority = format!("{}:{PORT}", host.address());
         let mut config = json!({
@@ -62,11 +73,11 @@ impl Registry {
             "log": { "level": "warn", "accesslog": { "disabled": false } },
             "storage": {
                 "filesystem": { "rootdirectory": storage },
-                "maintenance": { "readonly": { "enabled": read_only }, "uploadpurging": { "enabled": false } },
+                "maintenance": { "readonly": { "enabled": access != Access::Writable }, "uploadpurging": { "enabled": false } },
             },
             "http": { "addr": authority },
         });
-        if private {
+        if access == Access::Private {
             let users = directory.join("htpasswd");
             fs::write(&users, format!("{HTPASSWD}\n")).with_context(|| format!("write {}", users.display()))?;
             config["auth"] = json!({ "htpasswd": { "realm": "laboratory", "path": users } });

@@ -75,8 +75,8 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     };
     put_away(room, args.keep);
     let outcome = match shown? {
-        Shown::Swarm(outcome) => outcome,
-        Shown::Lazy(outcome) => {
+        DemoOutcome::Swarm(outcome) => outcome,
+        DemoOutcome::Lazy(outcome) => {
             if args.json {
                 output::json(&outcome)?;
             } else {
@@ -84,7 +84,7 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
             }
             return outcome.check();
         }
-        Shown::Container(outcome) => {
+        DemoOutcome::Container(outcome) => {
             if args.json {
                 output::json(&outcome)?;
             } else {
@@ -105,29 +105,29 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
 }
 
 /// The outcome of either demo.
-enum Shown {
+enum DemoOutcome {
     Swarm(Box<Outcome>),
     Lazy(LazyOutcome),
     Container(ContainerOutcome),
 }
 
-async fn show_either(args: &DemoArgs, room: &Path) -> anyhow::Result<Shown> {
+async fn show_either(args: &DemoArgs, room: &Path) -> anyhow::Result<DemoOutcome> {
     if let Some(file) = &args.plot {
         may_draw(file)?;
     }
     if args.lazy {
         // A file that was given is shown as a file.
         let why = match (container::runtime(), &args.content) {
-            (Ok(runtime), None) => return container::show(args, room, &runtime).await.map(Shown::Container),
+            (Ok(runtime), None) => return container::show(args, room, &runtime).await.map(DemoOutcome::Container),
             (Ok(_), Some(_)) => None,
             (Err(why), _) => Some(why),
         };
         if let Some(why) = why.filter(|_| !args.json) {
             output::complain(&format!("no container is shown, since {why}; a file is"));
         }
-        return lazy::show(args, room).await.map(Shown::Lazy);
+        return lazy::show(args, room).await.map(DemoOutcome::Lazy);
     }
-    show(args, room).await.map(Box::new).map(Shown::Swarm)
+    show(args, room).await.map(Box::new).map(DemoOutcome::Swarm)
 }
 
 /// The error of a picture that could not be written, before anything runs; an old picture stays until the new one is drawn.

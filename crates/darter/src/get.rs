@@ -65,7 +65,7 @@ use url::Url;
 use self::backend::{Backend, Changed, Given, Opened, Question};
 use self::bar::Bar;
 pub(crate) use self::bar::{progress_bar, waiting_line};
-use self::check::Check;
+use self::check::{Check, Trust};
 use self::credentials::Senders;
 use self::jobs::Job;
 use self::report::{DownloadReport, PartReport, shown, tell};
@@ -340,8 +340,8 @@ impl Work<'_> {
         let is_file = matches!(target, Target::File(_));
         // Nothing is known of the digest of a part.
         let check = match part {
-            Some(_) => Check::new(None, false, true, is_file),
-            None => Check::new(job.digest, args.verify_whole, vouched, is_file),
+            Some(_) => Check::new(None, Trust { verify_whole: false, vouched: true, can_reread: is_file }),
+            None => Check::new(job.digest, Trust { verify_whole: args.verify_whole, vouched, can_reread: is_file }),
         };
         // How much of the whole is here says nothing of a part.
         let came = part.map(|_| Arc::<AtomicU64>::default());

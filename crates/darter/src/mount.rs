@@ -89,13 +89,13 @@ struct Mount {
 }
 
 /// The mount that the command line names.
-enum Wanted {
+enum MountRequest {
     File(Mount),
     Tree(TreeMount),
     Image(ImageMount),
 }
 
-impl Wanted {
+impl MountRequest {
     /// Reads the command line, and refuses everything that can be refused before anybody is asked.
     fn of(args: &MountArgs, senders: &Senders) -> anyhow::Result<Self> {
         let (Some(what), Some(dir)) = (&args.what, &args.dir) else {
@@ -241,7 +241,7 @@ pub(crate) async fn run(args: &MountArgs, configured: &Configured) -> anyhow::Re
     }
     let told = |status: &MountStatus| tell(args, status);
     let senders = Senders::gather(&args.credentials)?;
-    let wanted = Wanted::of(args, &senders)?;
+    let wanted = MountRequest::of(args, &senders)?;
     if args.foreground {
         return wanted.run(args, true, told).await;
     }
@@ -328,7 +328,7 @@ pub(crate) async fn keep() -> anyhow::Result<()> {
             say(&Word::Mounted(Box::new(status.clone())))?;
             detach()
         };
-        Wanted::of(args, &senders)?.run(args, false, told).await
+        MountRequest::of(args, &senders)?.run(args, false, told).await
     };
     kept.await.or_else(|error| {
         // After it was there nobody listens any more.

@@ -43,7 +43,7 @@ use self::containerd::{Config, Release};
 use self::hosts::Server;
 use self::ledger::{Ledger, Undo};
 use self::lock::Lock;
-use self::registries::{Shelf, Wanted};
+use self::registries::{MirrorSetup, RegistryFiles};
 use self::tree::{Access, Tree};
 use crate::cli::SetupArgs;
 use crate::cli::upstream::Upstream;
@@ -164,7 +164,7 @@ fn plan(args: &SetupArgs, tree: &Tree, engine: Option<Release>) -> anyhow::Resul
         notes.extend(if by_directory {
             lazy::write(&mut config, &args.layers, handler)?
         } else {
-            let place = proxy::Place { address: &args.snapshotter_address, root: &args.snapshotter_root };
+            let place = proxy::SnapshotterPaths { address: &args.snapshotter_address, root: &args.snapshotter_root };
             proxy::write(&mut config, place, handler)?
         });
         if tree.is_host() {
@@ -179,13 +179,13 @@ fn plan(args: &SetupArgs, tree: &Tree, engine: Option<Release>) -> anyhow::Resul
             roots.first().map_or(containerd::CERTS.into(), |root| root.display().to_string())
         ));
     }
-    let wanted = Wanted {
+    let wanted = MirrorSetup {
         mirror: mirror(args.local),
         registries: args.registry.clone(),
         named: args.upstream.upstream.iter().flat_map(|list| &list.0).filter_map(server_of).collect(),
     };
-    let shelf = Shelf::read(tree, &roots)?;
-    let (mut changes, more) = registries::plan(&shelf, &wanted)?;
+    let registry_files = RegistryFiles::read(tree, &roots)?;
+    let (mut changes, more) = registries::plan(&registry_files, &wanted)?;
     notes.extend(more);
     let files = config.files.into_iter().map(|file| {
         let text = file.document.text();

@@ -81,7 +81,7 @@ impl Agent {
     async fn compare(&self, layers: &[BlobId], within: Duration) -> Result<(), Found> {
         // Below the lowest there is nothing that a directory could have something of.
         let above = layers.get(1..).unwrap_or_default();
-        let room = Room::default();
+        let room = MetadataRoom::default();
         let name_all = try_join_all(above.iter().map(|layer| self.names_all(*layer, &room, within))).await?;
         if name_all.iter().all(|names_all| *names_all) {
             return Ok(());
@@ -100,7 +100,7 @@ impl Agent {
     }
 
     /// True if a layer names all directories that it has entries in: its lead's word, or else that of its metadata.
-    async fn names_all(&self, layer: BlobId, room: &Room, within: Duration) -> Result<bool, Found> {
+    async fn names_all(&self, layer: BlobId, room: &MetadataRoom, within: Duration) -> Result<bool, Found> {
         let transfer = self.inner.swarms.get(layer).ok_or(FetchError::Silent)?;
         let look = async {
             let metadata = self.metadata_of(layer, within).await?;
@@ -161,15 +161,15 @@ impl Metadata {
 }
 
 /// Room for the metadata of layers that are looked at one by one: whoever finds none waits until another has been looked at.
-struct Room(Semaphore);
+struct MetadataRoom(Semaphore);
 
-impl Default for Room {
+impl Default for MetadataRoom {
     fn default() -> Self {
         Self(Semaphore::new((MAX_COMPARED / UNIT) as usize))
     }
 }
 
-impl Room {
+impl MetadataRoom {
     /// `None` if there will never be so much.
     async fn take(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
         let units = u32::try_from(bytes.div_ceil(UNIT)).ok().filter(|_| bytes <= MAX_COMPARED)?;
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn layers_of_one_image_share_the_room_for_metadata_and_wait_for_each_other() {
-        let room = Room::default();
+        let room = MetadataRoom::default();
         let take = |bytes| room.take(bytes).now_or_never();
         assert!(matches!(take(MAX_COMPARED + 1), Some(None)), "it would wait for ever");
         let first = take(MAX_COMPARED - 10 * UNIT).flatten().expect("nobody else is there");

@@ -60,7 +60,7 @@ impl Storing {
             begins
         };
         if begins {
-            let (turn, blob) = (Turn(Arc::clone(&self.0)), Arc::clone(blob));
+            let (turn, blob) = (StoringTurn(Arc::clone(&self.0)), Arc::clone(blob));
             disk.run(move || turn.run(&*blob)).detach();
         }
         told.await.expect("the thread that stored a piece tells of it, unless it panicked")
@@ -68,9 +68,9 @@ impl Storing {
 }
 
 /// One thread's work on the pieces that wait.
-struct Turn(Arc<Mutex<Waiting>>);
+struct StoringTurn(Arc<Mutex<Waiting>>);
 
-impl Turn {
+impl StoringTurn {
     fn run(self, blob: &dyn StoredBlob) {
         loop {
             let batch = self.next();
@@ -104,7 +104,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for StoringTurn {
     /// A thread that panics leaves nobody waiting.
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -189,7 +189,7 @@ mod tests {
                 waiting.pieces.push_back(Coming { piece, data: pool.filled(&vec![0; *length]), stored });
             }
             drop(waiting);
-            let turn = Turn(Arc::clone(&storing.0));
+            let turn = StoringTurn(Arc::clone(&storing.0));
             std::iter::from_fn(|| Some(turn.next().len()).filter(|count| *count > 0)).collect::<Vec<_>>()
         };
         assert_eq!(batches(&[1; 9]), [TOGETHER, TOGETHER, 1]);

@@ -29,7 +29,7 @@ use crate::mirror::compared;
 use crate::mirror::flow::{self, Giver, NEAR, Opening, Reopen, Slice, Start};
 use crate::mirror::grants::NamedBlob;
 use crate::mirror::problem::Problem;
-use crate::mirror::range::{self, Asked};
+use crate::mirror::range::{self, RequestedRange};
 use crate::mirror::rescue::{self, Rescue};
 use crate::mirror::sampled::Sampled;
 use crate::mirror::wrong::WrongDigests;
@@ -294,9 +294,9 @@ impl Mirror {
     /// Notes a request for a blob's first bytes, for the ranges that are asked for at the same time.
     fn note_beginning(&self, ask: &Ask<'_>, digest: Digest) {
         let end = match range::parse(wanted_range(ask, &digest), u64::MAX) {
-            Asked::Whole => u64::MAX,
-            Asked::Part(range) if range.start() == 0 => range.end(),
-            Asked::Part(_) | Asked::Unsatisfiable => return,
+            RequestedRange::Whole => u64::MAX,
+            RequestedRange::Part(range) if range.start() == 0 => range.end(),
+            RequestedRange::Part(_) | RequestedRange::Unsatisfiable => return,
         };
         if !ask.head {
             self.sweeps.lock().begins((ask.scope.clone(), digest), end);
@@ -513,9 +513,9 @@ fn put_headers(headers: &mut HeaderMap, digest: &Digest) -> Result<(), Problem> 
 fn part_of(ask: &Ask<'_>, digest: Digest, length: Option<u64>) -> Result<Option<ByteRange>, Problem> {
     let Some(length) = length else { return Ok(None) };
     match range::parse(wanted_range(ask, &digest), length) {
-        Asked::Unsatisfiable => Err(unsatisfiable(length)),
-        Asked::Part(part) => Ok(Some(part)),
-        Asked::Whole => Ok(None),
+        RequestedRange::Unsatisfiable => Err(unsatisfiable(length)),
+        RequestedRange::Part(part) => Ok(Some(part)),
+        RequestedRange::Whole => Ok(None),
     }
 }
 

@@ -4,7 +4,7 @@ use darter_core::ByteRange;
 
 /// The meaning of a `Range` header for content of a known length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum RequestedRange {
     /// Everything: no range, or one that servers ignore (another unit, several ranges, not well formed).
     Whole,
     /// These bytes; not empty, and within the content.
@@ -14,21 +14,21 @@ pub(crate) enum Asked {
 }
 
 /// Reads the header's value.
-pub(crate) fn parse(value: Option<&str>, length: u64) -> Asked {
-    let Some(spec) = value.and_then(|value| value.trim().strip_prefix("bytes=")) else { return Asked::Whole };
-    let Some((first, last)) = spec.split_once('-') else { return Asked::Whole };
+pub(crate) fn parse(value: Option<&str>, length: u64) -> RequestedRange {
+    let Some(spec) = value.and_then(|value| value.trim().strip_prefix("bytes=")) else { return RequestedRange::Whole };
+    let Some((first, last)) = spec.split_once('-') else { return RequestedRange::Whole };
     let (first, last) = (first.trim(), last.trim());
     if first.is_empty() {
-        let Some(count) = number(last) else { return Asked::Whole };
+        let Some(count) = number(last) else { return RequestedRange::Whole };
         return within(length.saturating_sub(count), length, length);
     }
-    let Some(start) = number(first) else { return Asked::Whole };
+    let Some(start) = number(first) else { return RequestedRange::Whole };
     if last.is_empty() {
         return within(start, length, length);
     }
-    let Some(last) = number(last) else { return Asked::Whole };
+    let Some(last) = number(last) else { return RequestedRange::Whole };
     if last < start {
-        return Asked::Whole;
+        return RequestedRange::Whole;
     }
     within(start, last.saturating_add(1), length)
 }
@@ -38,9 +38,9 @@ pub(crate) fn is_open_ended(value: Option<&str>) -> bool {
     value.is_some_and(|value| value.trim_end().ends_with('-'))
 }
 
-fn within(start: u64, end: u64, length: u64) -> Asked {
+fn within(start: u64, end: u64, length: u64) -> RequestedRange {
     let range = ByteRange::new(start, end).clamp_to(length);
-    if start >= length || range.is_empty() { Asked::Unsatisfiable } else { Asked::Part(range) }
+    if start >= length || range.is_empty() { RequestedRange::Unsatisfiable } else { RequestedRange::Part(range) }
 }
 
 /// Digits only: `parse` alone would also take a sign. A number past all content is as good as the largest.
@@ -57,7 +57,7 @@ mod tests {
 
     #[test]
     fn ranges_as_engines_write_them() {
-        let part = |start, end| Asked::Part(ByteRange::new(start, end));
+        let part = |start, end| RequestedRange::Part(ByteRange::new(start, end));
         for (value, expected) in [
             ("bytes=0-0", part(0, 1)),
             ("bytes=2-5", part(2, 6)),
@@ -66,21 +66,21 @@ mod tests {
             ("bytes=9-99999999999999999999", part(9, 10)),
             ("bytes=-3", part(7, 10)),
             ("bytes=-30", part(0, 10)),
-            ("bytes=10-", Asked::Unsatisfiable),
-            ("bytes=99999999999999999999-", Asked::Unsatisfiable),
-            ("bytes=-0", Asked::Unsatisfiable),
+            ("bytes=10-", RequestedRange::Unsatisfiable),
+            ("bytes=99999999999999999999-", RequestedRange::Unsatisfiable),
+            ("bytes=-0", RequestedRange::Unsatisfiable),
         ] {
             assert_eq!(parse(Some(value), 10), expected, "{value}");
         }
-        assert_eq!(parse(Some("bytes=0-"), 0), Asked::Unsatisfiable);
+        assert_eq!(parse(Some("bytes=0-"), 0), RequestedRange::Unsatisfiable);
     }
 
     #[test]
     fn what_servers_ignore_means_the_whole() {
         for value in ["bytes=1-2,4-5", "bytes=5-2", "bytes=", "bytes=-", "bytes=+1-2", "bytes=a-b", "items=0-1", "0-1"]
         {
-            assert_eq!(parse(Some(value), 10), Asked::Whole, "{value}");
+            assert_eq!(parse(Some(value), 10), RequestedRange::Whole, "{value}");
         }
-        assert_eq!(parse(None, 10), Asked::Whole);
+        assert_eq!(parse(None, 10), RequestedRange::Whole);
     }
 }

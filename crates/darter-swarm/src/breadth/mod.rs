@@ -31,7 +31,7 @@ use darter_core::Moment;
 pub use self::stretch::FIRST_STRETCH;
 use self::stretch::Stretch;
 use self::trial::{Outcome, Trial};
-use self::windows::{Pace, Windows};
+use self::windows::{MeasuredRate, Windows};
 
 /// Connections that read one blob at a time, at most.
 pub const MAX_ORIGIN_CONNECTIONS: u8 = 16;
@@ -144,7 +144,7 @@ pub(crate) struct Breadth {
     begun: Moment,
     /// The bytes of a single connection.
     windows: Windows,
-    pace: Option<Pace>,
+    pace: Option<MeasuredRate>,
     /// Trials that may still be made, and whether the last one brought more, or nothing.
     trials: u8,
     last_trial: Option<bool>,
@@ -173,7 +173,7 @@ enum Phase {
     /// As many as there are read, and are measured.
     Measured,
     /// One reads, and a second one is to read a little.
-    TrialDue(Pace),
+    TrialDue(MeasuredRate),
     /// It does.
     Trial(Trial),
     /// More than `before` read, and are measured.
@@ -274,7 +274,7 @@ impl Breadth {
     }
 
     /// By how many bytes a trial that reads `most` is judged, and how much more it has to bring; `None` where it would tell nothing.
-    fn next_trial(&self, pace: &Pace, most: u64) -> Option<(u64, f64)> {
+    fn next_trial(&self, pace: &MeasuredRate, most: u64) -> Option<(u64, f64)> {
         let enough = (pace.rate * ENOUGH_TRIAL_TIME.as_secs_f64()) as u64;
         let wanted_of = |length: u64| {
             let time = Duration::from_secs_f64(length as f64 / pace.rate);

@@ -350,7 +350,7 @@ fn what_another_blob_gives_back_is_owed_to_no_connection() {
 fn connections_that_get_more_than_a_limit_would_let_them_are_taken_back() {
     let read = |each: u64, gap: u64| {
         let mut breadth = Breadth::new(8, 1 << 30);
-        breadth.pace = Some(Pace {
+        breadth.pace = Some(MeasuredRate {
             rate: MIB as f64,
             span: Duration::from_millis(20),
             gap: Duration::from_millis(gap),

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use darter_core::Moment;
 
-use super::windows::Pace;
+use super::windows::MeasuredRate;
 
 /// Both connections have to get so much more than the first one alone, at least, and the second one no less than half of that.
 const MIN_GAIN: f64 = 1.3;
@@ -40,7 +40,7 @@ pub(super) struct Trial {
     connection: u8,
     length: u64,
     wanted: f64,
-    pace: Pace,
+    pace: MeasuredRate,
     asked: Moment,
     /// When bytes last came on the first connection, before it was asked; how many came since, when the last, and the longest time without.
     before: Moment,
@@ -69,7 +69,7 @@ pub(super) struct Outcome {
 
 /// How much more two connections have to get than one for it to be more, in a trial that takes this long; `None` where it would tell
 /// nothing.
-pub(super) fn wanted(pace: &Pace, time: Duration) -> Option<f64> {
+pub(super) fn wanted(pace: &MeasuredRate, time: Duration) -> Option<f64> {
     let wanted = 1.0 + (pace.noise_in(time) * MARGIN).max(MIN_GAIN - 1.0);
     (wanted <= MAX_GAIN).then_some(wanted)
 }
@@ -79,7 +79,7 @@ impl Trial {
     pub(super) const fn new(
         connection: u8,
         (length, wanted): (u64, f64),
-        pace: Pace,
+        pace: MeasuredRate,
         before: Moment,
         now: Moment,
     ) -> Self {
@@ -170,9 +170,9 @@ mod tests {
     use super::*;
 
     /// 8 MB/s, in bytes that come every so many milliseconds.
-    fn pace(gap: u64, noise: f64) -> Pace {
+    fn pace(gap: u64, noise: f64) -> MeasuredRate {
         let (span, gap) = (Duration::from_millis(50), Duration::from_millis(gap));
-        Pace { rate: 8e6, span: span.max(gap), gap, is_regular: true, noise, is_waited_for: true }
+        MeasuredRate { rate: 8e6, span: span.max(gap), gap, is_regular: true, noise, is_waited_for: true }
     }
 
     fn at(millis: u64) -> Moment {
@@ -180,7 +180,7 @@ mod tests {
     }
 
     /// A trial of 160 kB, 20 ms of one connection: how many kilobytes come on which connection after how many milliseconds.
-    fn gain(pace: Pace, came: impl IntoIterator<Item = (u64, bool, u64)>) -> Option<f64> {
+    fn gain(pace: MeasuredRate, came: impl IntoIterator<Item = (u64, bool, u64)>) -> Option<f64> {
         let mut trial = Trial::new(1, (160_000, MIN_GAIN), pace, at(0), at(0));
         let mut came = came.into_iter();
         let outcome =
@@ -210,7 +210,7 @@ mod tests {
     fn a_burst_tells_where_the_first_connection_gets_bursts_and_nowhere_else() {
         let burst = [(3, false, 80), (4, false, 80)];
         assert_eq!(gain(pace(250, 0.01), burst), Some(2.0));
-        let irregular = Pace { is_regular: false, ..pace(250, 0.01) };
+        let irregular = MeasuredRate { is_regular: false, ..pace(250, 0.01) };
         assert_eq!(gain(irregular, burst), None, "the machine had a moment");
         let smooth = gain(pace(2, 0.0), [(2, true, 16), (30, false, 40), (31, false, 120), (32, true, 200)]);
         assert!(smooth.unwrap() < 1.3, "{smooth:?}: both stood still and what waited was read at once");

@@ -61,7 +61,7 @@ struct Window {
 
 /// The average of several windows.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Pace {
+pub(super) struct MeasuredRate {
     /// In bytes per second.
     pub(super) rate: f64,
     /// How long a window was.
@@ -76,7 +76,7 @@ pub(super) struct Pace {
     pub(super) is_waited_for: bool,
 }
 
-impl Pace {
+impl MeasuredRate {
     /// True if both rates may be the same one.
     pub(super) fn agrees_with(&self, other: &Self) -> bool {
         (self.rate / other.rate - 1.0).abs() <= AGREE + self.noise.max(other.noise)
@@ -138,7 +138,7 @@ impl Windows {
     }
 
     /// The average of the windows, once there are at least `least` of the shortest kind, or fewer longer ones.
-    pub(super) fn pace(&self, least: usize) -> Option<Pace> {
+    pub(super) fn pace(&self, least: usize) -> Option<MeasuredRate> {
         let span = median(self.done.iter().map(|window| window.span), Duration::cmp)?;
         let count = self.done.len();
         // Bursts make them longer; those that became longer because shorter ones lie apart may agree by chance.
@@ -162,7 +162,7 @@ impl Windows {
         };
         let waited_for = self.done.iter().filter(|window| window.is_waited_for).count();
         let is_regular = same * 8 >= count * 7;
-        Some(Pace { rate, span, gap, is_regular, noise, is_waited_for: waited_for * 2 > count })
+        Some(MeasuredRate { rate, span, gap, is_regular, noise, is_waited_for: waited_for * 2 > count })
     }
 }
 

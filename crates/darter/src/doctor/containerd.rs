@@ -5,7 +5,7 @@ use super::{Finding, Findings};
 use crate::setup::containerd::{Config, IMAGES, Part};
 use crate::setup::document::{Document, Value};
 use crate::setup::hosts::{Standing, standing};
-use crate::setup::registries::{DEFAULT, Directory, Shelf};
+use crate::setup::registries::{DEFAULT, Directory, RegistryFiles};
 
 const SET_UP: &str = "darter setup containerd (--dry-run shows what it would change)";
 
@@ -15,7 +15,7 @@ pub(super) fn mirror(facts: &Containerd) -> Vec<Finding> {
         found.ok("containerd", "not installed");
         return found.found;
     }
-    let (config, shelf) = match &facts.configuration {
+    let (config, registry_files) = match &facts.configuration {
         Ok(both) => both,
         Err(reason) => {
             found.problem("configuration", reason.clone(), "mend the file: containerd does not read it either");
@@ -59,7 +59,7 @@ pub(super) fn mirror(facts: &Containerd) -> Vec<Finding> {
     }
     let roots: Vec<_> = roots.iter().map(|root| root.display().to_string()).collect();
     found.ok("config_path", format!("config_path is {}", roots.join(":")));
-    hosts(&mut found, shelf, &facts.mirror);
+    hosts(&mut found, registry_files, &facts.mirror);
     found.found
 }
 
@@ -106,15 +106,15 @@ fn ignored(found: &mut Findings, config: &Config) {
     }
 }
 
-fn hosts(found: &mut Findings, shelf: &Shelf, mirror: &str) {
+fn hosts(found: &mut Findings, registry_files: &RegistryFiles, mirror: &str) {
     let (mut first, mut past) = (Vec::new(), Vec::new());
-    for (place, root) in shelf.roots.iter().enumerate() {
+    for (place, root) in registry_files.roots.iter().enumerate() {
         for directory in &root.directories {
             let path = root.path.join(&directory.name).join("hosts.toml");
             // The same registry's directory in an earlier root hides this one.
             let is_hidden = place > 0
                 && (directory.name == DEFAULT
-                    || shelf.find(&directory.name).is_some_and(|(earlier, _)| earlier < place));
+                    || registry_files.find(&directory.name).is_some_and(|(earlier, _)| earlier < place));
             if is_hidden {
                 continue;
             }

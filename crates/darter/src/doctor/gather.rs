@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use crate::cli::DoctorArgs;
 use crate::setup;
 use crate::setup::containerd::{Config, Release};
-use crate::setup::registries::Shelf;
+use crate::setup::registries::RegistryFiles;
 use crate::setup::tree::Tree;
 
 /// How long the daemon and the mirror have to answer: both are on this host.
@@ -70,19 +70,19 @@ pub(super) struct Containerd {
     pub(super) installed: bool,
     pub(super) release: Option<Release>,
     /// The configuration and the registries' directories, or what is wrong with them.
-    pub(super) configuration: Result<(Config, Shelf), String>,
+    pub(super) configuration: Result<(Config, RegistryFiles), String>,
     pub(super) mirror: String,
     /// True if mkfs.erofs reads tars, as it does from 1.7 on; `None`: it is not there.
     pub(super) mkfs: Option<bool>,
     /// Of `layer_content_caches`: those that are not there.
     pub(super) missing: Vec<String>,
     /// The answer of Darter's snapshotter; `None`: none is configured on this host.
-    pub(super) snapshotter: Option<Answer>,
+    pub(super) snapshotter: Option<SocketState>,
 }
 
 /// The outcome of connecting to a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum SocketState {
     Yes,
     /// Why not.
     No(String),
@@ -90,7 +90,7 @@ pub(super) enum Answer {
     Hidden,
 }
 
-impl From<io::Result<()>> for Answer {
+impl From<io::Result<()>> for SocketState {
     fn from(connected: io::Result<()>) -> Self {
         match connected {
             Ok(()) => Self::Yes,
@@ -213,12 +213,12 @@ fn containerd(tree: &Tree, args: &DoctorArgs, engine: Option<Release>, mirror: &
     let release = engine.or_else(|| is_host.then(setup::installed).flatten());
     let configuration = Config::load(tree, &args.containerd_config, release).and_then(|config| {
         let roots = config.certs();
-        Ok((config, Shelf::read(tree, &roots)?))
+        Ok((config, RegistryFiles::read(tree, &roots)?))
     });
     let caches = configuration.as_ref().ok().map(|(config, _)| super::lazy::caches(config)).unwrap_or_default();
     let missing = caches.into_iter().filter(|path| !tree.has_directory(Path::new(path))).collect();
     let address = configuration.as_ref().ok().and_then(|(config, _)| super::proxy::address(config));
-    let connect = |address| Answer::from(UnixStream::connect(address).map(drop));
+    let connect = |address| SocketState::from(UnixStream::connect(address).map(drop));
     let snapshotter = address.filter(|_| is_host).map(connect);
     let there = installed || matches!(tree.read(&args.containerd_config), Ok(Some(_)));
     Containerd {

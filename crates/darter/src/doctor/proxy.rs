@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::Findings;
-use super::gather::{Answer, Containerd, Kernel};
+use super::gather::{Containerd, Kernel, SocketState};
 use super::lazy::of_kernel;
 use crate::setup::containerd::{Config, IMAGES, Part};
 use crate::setup::document::Node;
@@ -29,7 +29,7 @@ pub(super) fn start(found: &mut Findings, facts: &Containerd, config: &Config, k
     };
     found.found.extend(of_kernel(kernel));
     match &facts.snapshotter {
-        Some(Answer::No(reason)) => found.problem(
+        Some(SocketState::No(reason)) => found.problem(
             "snapshotter",
             format!(
                 "no snapshotter answers at {} ({reason}): no image can be pulled, and no container made, with it",
@@ -37,12 +37,12 @@ pub(super) fn start(found: &mut Findings, facts: &Containerd, config: &Config, k
             ),
             "systemctl start darter-snapshotter, or darter snapshotter --address PATH as root",
         ),
-        Some(Answer::Hidden) => found.warning(
+        Some(SocketState::Hidden) => found.warning(
             "snapshotter",
             format!("only root may ask whether Darter's snapshotter answers at {}", address.display()),
             "sudo darter doctor",
         ),
-        Some(Answer::Yes) | None => {
+        Some(SocketState::Yes) | None => {
             found.ok("snapshotter", format!("Darter's snapshotter is at {}", address.display()));
         }
     }

@@ -3,11 +3,11 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::gather::{Answer, Containerd, Docker, Kernel, Podman};
+use super::gather::{Containerd, Docker, Kernel, Podman, SocketState};
 use super::{Finding, Findings, Level, containerd, engines, host, lazy, shown};
 use crate::setup::containerd::{Config, Release};
-use crate::setup::proxy::Place;
-use crate::setup::registries::{Directory, Root, Shelf};
+use crate::setup::proxy::SnapshotterPaths;
+use crate::setup::registries::{Directory, RegistryFiles, Root};
 
 const MIRROR: &str = "http://127.0.0.1:7401";
 const OURS: &str = "[host.\"http://127.0.0.1:7401\"]\ncapabilities = [\"pull\", \"resolve\"]\n";
@@ -75,11 +75,11 @@ fn facts(release: Option<Release>, text: &str, hosts: &[(&str, Option<&str>)]) -
     Containerd {
         installed: true,
         release,
-        configuration: Ok((config, Shelf { roots: vec![root] })),
+        configuration: Ok((config, RegistryFiles { roots: vec![root] })),
         mirror: MIRROR.to_owned(),
         mkfs: Some(true),
         missing: Vec::new(),
-        snapshotter: Some(Answer::Yes),
+        snapshotter: Some(SocketState::Yes),
     }
 }
 
@@ -162,7 +162,7 @@ fn what_silently_switches_lazy_start_off_is_found() {
 
 #[test]
 fn before_containerd_2_4_a_proxy_snapshotter_is_looked_for() {
-    let place = Place { address: "/run/x.sock".as_ref(), root: "/r".as_ref() };
+    let place = SnapshotterPaths { address: "/run/x.sock".as_ref(), root: "/r".as_ref() };
     let set_up = |text: &str, release| {
         let mut config = Config::new(vec![("/f".into(), Some(text.to_owned()))], Some(release)).unwrap();
         crate::setup::proxy::write(&mut config, place, None).unwrap();
@@ -178,7 +178,7 @@ fn before_containerd_2_4_a_proxy_snapshotter_is_looked_for() {
             (io::ErrorKind::NotFound, Level::Problem, "not found"),
             (io::ErrorKind::PermissionDenied, Level::Warning, "only root may ask"),
         ] {
-            let answer = Answer::from(Err(kind.into()));
+            let answer = SocketState::from(Err(kind.into()));
             let silent = Containerd { snapshotter: Some(answer), ..facts(Some(release), &text, &[]) };
             expect(&lazy::start(&silent, &kernel()), "snapshotter", level, part);
         }

@@ -21,7 +21,18 @@ use crate::failure::Failure;
 /// Bytes that are read and hashed at a time.
 const BUFFER: usize = 1 << 20;
 
-/// The check of one content: what is to be hashed, and how far that is.
+/// The reasons to hash content, or not to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trust {
+    /// True with `--verify-whole`: nobody's word counts.
+    pub(super) verify_whole: bool,
+    /// True if the agent will tell which digests were checked.
+    pub(super) vouched: bool,
+    /// True if the content can be read again: it is a file.
+    pub(super) can_reread: bool,
+}
+
+/// The check of one content: its hashers, and how far they are.
 #[derive(Debug)]
 pub(super) struct Check {
     asked: Option<Digest>,
@@ -33,11 +44,10 @@ pub(super) struct Check {
 }
 
 impl Check {
-    /// `asked` is the digest that the content must have; `vouched` says that the agent will tell which ones were checked, and
-    /// `again` that the content can be read again.
-    pub(super) fn new(asked: Option<Digest>, verify: bool, vouched: bool, again: bool) -> Self {
-        let mut check = Self { asked, verify, hashers: Vec::new(), at: 0 };
-        if verify || (asked.is_some() && !vouched && !again) {
+    /// The check of content that must have the digest `asked`, if there is one.
+    pub(super) fn new(asked: Option<Digest>, trust: Trust) -> Self {
+        let mut check = Self { asked, verify: trust.verify_whole, hashers: Vec::new(), at: 0 };
+        if trust.verify_whole || (asked.is_some() && !trust.vouched && !trust.can_reread) {
             check.hashers = check.algorithms();
         }
         check
@@ -126,6 +136,9 @@ mod tests {
     use super::*;
 
     const CONTENT: &[u8] = b"content";
+    const FILE: Trust = Trust { verify_whole: false, vouched: true, can_reread: true };
+    const VERIFY: Trust = Trust { verify_whole: true, ..FILE };
+    const STREAM: Trust = Trust { can_reread: false, ..FILE };
 
     fn told(digest: Digest) -> Vec<Checked> {
         vec![Checked { digest, by: CheckedBy::Lead }]
@@ -149,7 +162,7 @@ mod tests {
         // A file with other bytes would be found out if it were read.
         file.write_all_at(b"x", 0).unwrap();
         let check = |asked, vouched: &[Checked]| {
-            let check = Check::new(asked, false, true, true);
+            let check = Check::new(asked, FILE);
             assert!(!check.is_hashing());
             check.conclude(7, vouched, Some(&file))
         };
@@ -163,8 +176,7 @@ mod tests {
     #[test]
     fn a_digest_that_nobody_vouches_for_is_computed() {
         let (right, wrong) = (Digest::sha256(CONTENT), Digest::sha256(b"other"));
-        let check =
-            |asked, vouched: &[Checked]| Check::new(Some(asked), false, true, true).conclude(7, vouched, Some(&file()));
+        let check = |asked, vouched: &[Checked]| Check::new(Some(asked), FILE).conclude(7, vouched, Some(&file()));
         assert_eq!(check(right, &[]).unwrap(), Some(right));
         assert!(check(wrong, &[]).unwrap_err().to_string().contains("wrong content"));
         // Another algorithm than the one that is vouched for.
@@ -176,8 +188,7 @@ mod tests {
     #[test]
     fn verify_whole_believes_nobody() {
         let (right, wrong) = (Digest::sha256(CONTENT), Digest::sha256(b"other"));
-        let check =
-            |asked, vouched: &[Checked]| Check::new(asked, true, true, true).conclude(7, vouched, Some(&file()));
+        let check = |asked, vouched: &[Checked]| Check::new(asked, VERIFY).conclude(7, vouched, Some(&file()));
         assert_eq!(check(None, &[]).unwrap(), Some(right));
         assert_eq!(check(Some(right), &told(right)).unwrap(), Some(right));
         assert!(check(Some(wrong), &told(wrong)).is_err(), "an agent that vouches for something else");
@@ -189,7 +200,7 @@ mod tests {
     fn a_file_is_hashed_while_it_comes_and_again_from_where_it_was_replaced() {
         let (file, right) = (file(), Digest::sha256(CONTENT));
         file.write_all_at(b"X", 2).unwrap();
-        let mut check = Check::new(None, true, true, true);
+        let mut check = Check::new(None, VERIFY);
         check.catch_up(&file, 5).unwrap();
         file.write_all_at(CONTENT, 0).unwrap();
         check.replaced(2);
@@ -200,13 +211,13 @@ mod tests {
     #[test]
     fn a_stream_is_hashed_on_its_way_where_it_has_to_be() {
         let right = Digest::sha256(CONTENT);
-        assert!(!Check::new(Some(right), false, true, false).is_hashing(), "the agent vouches for it");
-        let mut check = Check::new(Some(right), false, false, false);
+        assert!(!Check::new(Some(right), STREAM).is_hashing(), "the agent vouches for it");
+        let mut check = Check::new(Some(right), Trust { vouched: false, ..STREAM });
         assert!(check.is_hashing());
         check.see(CONTENT);
         assert_eq!(check.conclude(7, &[], None).unwrap(), Some(right));
         // One that promised to vouch for it and did not.
-        let error = Check::new(Some(right), false, true, false).conclude(7, &[], None).unwrap_err().to_string();
+        let error = Check::new(Some(right), STREAM).conclude(7, &[], None).unwrap_err().to_string();
         assert!(error.contains("--verify-whole"), "{error}");
     }
 }

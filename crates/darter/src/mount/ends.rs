@@ -25,9 +25,9 @@ const MAX_METADATA: u64 = 128 << 20;
 const MAX_TOLD: usize = 3;
 
 /// How much metadata of an image may still be read.
-pub(super) struct Room(AtomicU64);
+pub(super) struct MetadataAllowance(AtomicU64);
 
-impl Room {
+impl MetadataAllowance {
     pub(super) const fn new() -> Self {
         Self(AtomicU64::new(MAX_METADATA))
     }
@@ -41,7 +41,7 @@ impl Room {
 pub(super) async fn read(
     content: &Content,
     supply: &dyn Supply,
-    room: &Room,
+    room: &MetadataAllowance,
     within: Duration,
 ) -> Option<LayerDirectories> {
     let beginning = part(content, supply, ByteRange::new(0, TAR_START.min(content.length)), within).await?;
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn all_layers_of_an_image_share_the_room_for_their_metadata() {
-        let room = Room::new();
+        let room = MetadataAllowance::new();
         assert!(room.has(MAX_METADATA - 5) && !room.has(6) && room.has(5) && !room.has(1));
     }
 }

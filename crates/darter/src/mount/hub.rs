@@ -40,7 +40,7 @@ pub(super) struct HubFile {
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct HubAnswer {
     sha: String,
     siblings: Vec<Sibling>,
 }
@@ -105,7 +105,7 @@ impl Repository {
 
     /// The files, as the hub's answer has them.
     pub(super) fn files(&self, answer: &str) -> anyhow::Result<Vec<HubFile>> {
-        let answer: Answer = serde_json::from_str(answer)
+        let answer: HubAnswer = serde_json::from_str(answer)
             .with_context(|| format!("{} does not answer as a model hub does", self.base))?;
         if answer.siblings.is_empty() {
             bail!("{} has no files", self.name.join("/"));

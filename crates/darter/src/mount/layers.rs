@@ -148,7 +148,7 @@ async fn daemon(args: &MountArgs) -> anyhow::Result<Client> {
 async fn open(args: &MountArgs, mount: &ImageMount, daemon: &Client, image: &Image) -> anyhow::Result<Arc<Files>> {
     let settings = Settings::of_layer(args.timeout, args.fill, args.fill_rate);
     let (clock, waits): (Arc<dyn Clock>, _) = (Arc::new(SystemClock::start()), Waits::new());
-    let (mut layers, room) = (HashMap::new(), ends::Room::new());
+    let (mut layers, room) = (HashMap::new(), ends::MetadataAllowance::new());
     layers.extend(image.layers.iter().map(|layer| (layer.diff_id, layer)));
     let opened = stream::iter(layers.into_values()).map(async |layer: &LayerRequest| {
         let request = GetRequest {

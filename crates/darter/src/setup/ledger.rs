@@ -22,14 +22,14 @@ const MAX_WRITTEN: usize = 4;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ledger {
     version: u32,
-    pub(crate) files: Vec<Entry>,
+    pub(crate) files: Vec<ChangedFile>,
     /// Directories that were made, outermost first.
     pub(crate) directories: Vec<PathBuf>,
 }
 
 /// A file that was changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Entry {
+pub(crate) struct ChangedFile {
     pub(crate) path: PathBuf,
     /// Its text before; `None`: there was no such file.
     pub(crate) before: Option<String>,
@@ -55,7 +55,7 @@ pub(crate) enum Undo {
     Edited,
 }
 
-impl Entry {
+impl ChangedFile {
     /// Decides by the file's text as it is now.
     pub(crate) fn undo(&self, now: Option<&str>) -> Undo {
         if now == self.before.as_deref() {
@@ -101,7 +101,7 @@ impl Ledger {
         let modified = modified.and_then(|modified| modified.duration_since(SystemTime::UNIX_EPOCH).ok());
         let modified = modified.map(|since| (since.as_secs(), since.subsec_nanos()));
         let place = self.files.iter().position(|entry| entry.path == path);
-        let fresh = Entry {
+        let fresh = ChangedFile {
             path: path.to_owned(),
             before: now.map(str::to_owned),
             modified,

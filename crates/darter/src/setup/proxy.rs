@@ -17,7 +17,7 @@ const FIRST_HANDLER: Release = (1, 7);
 
 /// The paths of the snapshotter.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place<'a> {
+pub(crate) struct SnapshotterPaths<'a> {
     /// Its socket.
     pub(crate) address: &'a Path,
     /// Its directory.
@@ -25,7 +25,11 @@ pub(crate) struct Place<'a> {
 }
 
 /// Writes it into a configuration.
-pub(crate) fn write(config: &mut Config, place: Place<'_>, handler: Option<&str>) -> anyhow::Result<Vec<String>> {
+pub(crate) fn write(
+    config: &mut Config,
+    place: SnapshotterPaths<'_>,
+    handler: Option<&str>,
+) -> anyhow::Result<Vec<String>> {
     if let Some(off) = config.disabled(&["io.containerd.cri.v1.runtime", IMAGES, "io.containerd.grpc.v1.cri", "cri"]) {
         let plugin = off.node.text().unwrap_or_default();
         let message = format!("{plugin} is disabled here, and lazy start needs it: take it out of disabled_plugins");

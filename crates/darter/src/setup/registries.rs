@@ -1,4 +1,4 @@
-//! Which `hosts.toml` files are written, and what becomes of each. No I/O but [`Shelf::read`].
+//! Which `hosts.toml` files are written, and what becomes of each. No I/O but [`RegistryFiles::read`].
 //!
 //! containerd looks in each of its directories, one after the other, for `HOST_PORT_`, `HOST:PORT` and `_default`, and the first directory that it finds is the
 //! registry's; others are not looked at. So a registry with a directory does not get what stands in `_default`, and `_default` in the first directory hides a
@@ -18,7 +18,7 @@ pub(crate) const DEFAULT: &str = "_default";
 
 /// The registries' directories as they are.
 #[derive(Debug, Default)]
-pub(crate) struct Shelf {
+pub(crate) struct RegistryFiles {
     pub(crate) roots: Vec<Root>,
 }
 
@@ -39,10 +39,10 @@ pub(crate) struct Directory {
     pub(crate) files: Vec<String>,
 }
 
-impl Shelf {
+impl RegistryFiles {
     /// Reads the directories that `config_path` names.
     pub(crate) fn read(tree: &Tree, roots: &[PathBuf]) -> anyhow::Result<Self> {
-        let mut shelf = Self::default();
+        let mut registry_files = Self::default();
         for path in roots {
             let cant_read = |path: &Path| format!("can't read {}", path.display());
             let names = tree.list(path).with_context(|| cant_read(path))?;
@@ -55,9 +55,9 @@ impl Shelf {
                 let hosts = tree.read(&file).with_context(|| cant_read(&file))?;
                 directories.push(Directory { name, hosts, files });
             }
-            shelf.roots.push(Root { path: path.clone(), directories });
+            registry_files.roots.push(Root { path: path.clone(), directories });
         }
-        Ok(shelf)
+        Ok(registry_files)
     }
 
     /// The directory that containerd reads for `registry`, and the index of its root.
@@ -113,7 +113,7 @@ impl Directory {
 
 /// The mirror and the registries to be written.
 #[derive(Debug, Default)]
-pub(crate) struct Wanted {
+pub(crate) struct MirrorSetup {
     /// The mirror's address.
     pub(crate) mirror: String,
     /// These alone; none: all.
@@ -123,13 +123,16 @@ pub(crate) struct Wanted {
 }
 
 /// The files to be written, those among them that stay as they are included.
-pub(crate) fn plan(shelf: &Shelf, wanted: &Wanted) -> Result<(Vec<Change>, Vec<String>), Refusal> {
+pub(crate) fn plan(
+    registry_files: &RegistryFiles,
+    wanted: &MirrorSetup,
+) -> Result<(Vec<Change>, Vec<String>), Refusal> {
     let all = wanted.registries.is_empty();
     let mut registries = wanted.registries.clone();
     if all {
         registries.push(DEFAULT.to_owned());
         registries.extend(wanted.named.iter().map(|(name, _)| name.clone()));
-        registries.extend(shelf.registries());
+        registries.extend(registry_files.registries());
     }
     registries.sort();
     registries.dedup();
@@ -138,11 +141,11 @@ pub(crate) fn plan(shelf: &Shelf, wanted: &Wanted) -> Result<(Vec<Change>, Vec<S
     for registry in registries.iter().filter(|registry| *registry != own) {
         let server = wanted.named.iter().find(|(name, _)| name == registry).map(|(_, server)| server.clone());
         let server = server.unwrap_or_default();
-        changes.extend(one(shelf, registry, server, &wanted.mirror, &mut notes)?);
+        changes.extend(one(registry_files, registry, server, &wanted.mirror, &mut notes)?);
     }
     let covers_all = wanted.registries.iter().any(|name| name == DEFAULT);
     let without: Vec<_> =
-        shelf.registries().into_iter().filter(|name| covers_all && !registries.contains(name)).collect();
+        registry_files.registries().into_iter().filter(|name| covers_all && !registries.contains(name)).collect();
     if !without.is_empty() {
         notes.push(format!(
             "these registries have directories of their own, for which _default does not count; name them, too, or leave out --registry: {}",
@@ -153,20 +156,20 @@ pub(crate) fn plan(shelf: &Shelf, wanted: &Wanted) -> Result<(Vec<Change>, Vec<S
 }
 
 fn one(
-    shelf: &Shelf,
+    registry_files: &RegistryFiles,
     registry: &str,
     named: Server,
     mirror: &str,
     notes: &mut Vec<String>,
 ) -> Result<Option<Change>, Refusal> {
-    let Some(first) = shelf.roots.first() else { return Ok(None) };
+    let Some(first) = registry_files.roots.first() else { return Ok(None) };
     // `_default` of a later directory would be behind everything.
-    let found = shelf.find(registry).filter(|(place, _)| registry != DEFAULT || *place == 0);
+    let found = registry_files.find(registry).filter(|(place, _)| registry != DEFAULT || *place == 0);
     let Some((place, directory)) = found else {
         let path = first.path.join(registry).join(HOSTS);
         return Ok(Some(Change::new(path, None, fresh(mirror, &named))));
     };
-    let home = shelf.roots[place].path.join(&directory.name);
+    let home = registry_files.roots[place].path.join(&directory.name);
     let path = home.join(HOSTS);
     if directory.says_nothing() {
         // In a later directory it would be hidden by `_default` of the first one.

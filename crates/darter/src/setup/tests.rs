@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::containerd::{Config, Part, Release};
 use super::hosts::{Server, Standing, fresh, in_front, standing};
-use super::registries::{Directory, Root, Shelf, Wanted, plan};
+use super::registries::{Directory, MirrorSetup, RegistryFiles, Root, plan};
 use super::tree::Tree;
 use super::{document::Document, lazy, proxy};
 
@@ -94,7 +94,7 @@ fn a_new_file_names_the_certificates_that_containerd_would_not_look_for_any_more
 /// A registry's directory: its name, its hosts.toml, all files in it.
 type Given<'a> = (&'a str, Option<&'a str>, &'a [&'a str]);
 
-fn shelf(roots: &[(&str, &[Given<'_>])]) -> Shelf {
+fn registry_files(roots: &[(&str, &[Given<'_>])]) -> RegistryFiles {
     let directory = |(name, hosts, files): &Given<'_>| Directory {
         name: (*name).to_owned(),
         hosts: hosts.map(str::to_owned),
@@ -104,12 +104,12 @@ fn shelf(roots: &[(&str, &[Given<'_>])]) -> Shelf {
         path: PathBuf::from(path),
         directories: directories.iter().map(directory).collect(),
     };
-    Shelf { roots: roots.iter().map(root).collect() }
+    RegistryFiles { roots: roots.iter().map(root).collect() }
 }
 
 #[test]
 fn every_registry_is_found_where_containerd_finds_it() {
-    let shelf = shelf(&[
+    let registry_files = registry_files(&[
         (
             "/c",
             &[
@@ -119,12 +119,12 @@ fn every_registry_is_found_where_containerd_finds_it() {
         ),
         ("/d", &[("certs.only", None, &["other.crt"]), ("docker.only:1", None, &["ca.crt"]), ("empty", Some(""), &[])]),
     ]);
-    let wanted = |registries: &[&str]| Wanted {
+    let wanted = |registries: &[&str]| MirrorSetup {
         mirror: MIRROR.to_owned(),
         registries: registries.iter().map(|name| (*name).to_owned()).collect(),
         named: vec![("lab".to_owned(), Server { url: Some("http://10.0.0.1".into()), ..Server::default() })],
     };
-    let (changes, notes) = plan(&shelf, &wanted(&[])).unwrap();
+    let (changes, notes) = plan(&registry_files, &wanted(&[])).unwrap();
     let told: Vec<_> = changes
         .iter()
         .map(|change| {
@@ -146,10 +146,10 @@ fn every_registry_is_found_where_containerd_finds_it() {
         ]
     );
     assert!(notes.is_empty(), "{notes:?}");
-    let (changes, _) = plan(&shelf, &wanted(&["a:5000", "b"])).unwrap();
+    let (changes, _) = plan(&registry_files, &wanted(&["a:5000", "b"])).unwrap();
     let paths: Vec<_> = changes.iter().map(|change| change.path.to_str().unwrap()).collect();
     assert_eq!(paths, ["/c/a_5000_/hosts.toml", "/c/b/hosts.toml"], "these alone");
-    let (_, notes) = plan(&shelf, &wanted(&["_default"])).unwrap();
+    let (_, notes) = plan(&registry_files, &wanted(&["_default"])).unwrap();
     assert!(notes[0].contains("a:5000, certs.only"), "{notes:?}");
 }
 
@@ -289,7 +289,7 @@ fn lazy_start_is_written_in_the_form_of_the_version() {
 #[track_caller]
 fn proxied(release: Release, text: &str, handler: Option<&str>) -> String {
     let mut config = config(Some(release), &[("/f", text)]);
-    let place = proxy::Place { address: "/run/s.sock".as_ref(), root: "/var/s".as_ref() };
+    let place = proxy::SnapshotterPaths { address: "/run/s.sock".as_ref(), root: "/var/s".as_ref() };
     let notes = proxy::write(&mut config, place, handler).unwrap();
     assert!(notes[0].contains("darter snapshotter"), "{notes:?}");
     let once = config.files[0].document.text().to_owned();
@@ -318,7 +318,7 @@ fn before_2_4_the_proxy_snapshotter_is_written_in_the_form_of_the_version() {
 
 #[test]
 fn the_proxy_snapshotter_is_refused_where_it_would_not_be_used() {
-    let place = proxy::Place { address: "/run/s.sock".as_ref(), root: "/var/s".as_ref() };
+    let place = proxy::SnapshotterPaths { address: "/run/s.sock".as_ref(), root: "/var/s".as_ref() };
     let refused = |release, text: &str, handler| {
         proxy::write(&mut config(Some(release), &[("/f", text)]), place, handler).unwrap_err().to_string()
     };
