@@ -64,10 +64,10 @@ Examples:
     $ darter seed --insecure
     $ darter node --join seed-1:7400 --insecure
 
-  Open a model before it has come:
+  Open a model before it is downloaded:
     $ darter mount https://example.org/model.safetensors /mnt/model
 
-  Let containerd pull through the agent of this host, and see what is amiss there:
+  Let containerd pull through the agent of this host, and check that it does:
     $ darter setup containerd
     $ darter doctor
 
@@ -79,12 +79,12 @@ Examples:
   Watch a swarm of eight on this machine:
     $ darter demo
 
-Exit codes: 0 done; 1 failed, until somebody mends something (no such host, refused, wrong content, a full disk); 2 wrong usage or configuration; 75 failed for now, the same command may succeed later (no connection, time-outs, HTTP 429 and 5xx, the daemon stopping). A get that a signal stops dies of it, or as the first process of a container exits with 128 and its number (130 for Ctrl-C).";
+Exit codes: 0 done; 1 failed, and will fail again until somebody mends something (no such host, refused, wrong content, a full disk); 2 wrong usage or configuration; 75 failed for now, the same command may succeed later (no connection, time-outs, HTTP 429 and 5xx, the daemon stopping). A get that a signal stops dies of that signal; as the first process of a container it exits with 128 and the signal's number (130 for Ctrl-C).";
 
 /// Brings container images, files and models from where they are stored to every host that needs them.
 ///
-/// The first host to ask makes a seed read the origin once; from then on the hosts give each other the pieces they
-/// hold, each piece checked before it is kept or passed on.
+/// The first request makes a seed read the origin once. From then on the hosts pass the pieces that they have on to
+/// each other; each piece is checked before it is kept or passed on.
 #[derive(Debug, Parser)]
 #[command(name = "darter", version, styles = STYLES, max_term_width = 100, after_help = EXAMPLES, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -106,7 +106,7 @@ pub(crate) enum Command {
     /// Download a URL, through the daemon if one runs
     #[command(after_help = client::GET_EXAMPLES)]
     Get(GetArgs),
-    /// Mount an image, a file, an archive or a set of files, before it has come
+    /// Mount an image, a file, an archive or a set of files, before it is downloaded
     #[command(after_help = mount::MOUNT_EXAMPLES)]
     Mount(Box<MountArgs>),
     /// Unmount what `darter mount` has mounted
@@ -118,12 +118,12 @@ pub(crate) enum Command {
     /// Open files and close them, for a process that keeps a mount
     #[command(hide = true)]
     OpenFiles(OpenArgs),
-    /// Keep a directory of the layers of images, which containerd mounts before they have come
+    /// Keep a directory of image layers, which containerd mounts before they are downloaded
     ///
     /// An agent with --lazy-dir starts it by itself, as root.
     #[command(after_help = mount::LAZY_DIR_EXAMPLES)]
     LazyDir(Box<LazyDirArgs>),
-    /// Give containerd before 2.4 its snapshots: layers of images that start before they have come
+    /// Serve snapshots to containerd before 2.4: images that start before they are downloaded
     ///
     /// A proxy snapshotter, which runs beside the agent as root.
     #[command(after_help = snapshotter::SNAPSHOTTER_EXAMPLES)]
@@ -132,15 +132,15 @@ pub(crate) enum Command {
     Ls(ListArgs),
     /// Remove blobs from this host's store
     ///
-    /// Of an image, everything goes that no other known image needs.
+    /// Removing an image removes all of its blobs that no other known image needs.
     Rm(NamesArgs),
     /// Pin blobs: they are not evicted when the store is full, and not removed
     ///
-    /// Of an image, all of its stored blobs are pinned.
+    /// Pinning an image pins all of its stored blobs.
     Pin(NamesArgs),
     /// Unpin blobs: they may be evicted and removed again
     ///
-    /// Of an image, all of its stored blobs are unpinned.
+    /// Unpinning an image unpins all of its stored blobs.
     Unpin(NamesArgs),
     /// Show the daemon at a glance: traffic, seeds, peers, transfers
     Status(StatusArgs),

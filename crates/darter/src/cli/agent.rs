@@ -55,8 +55,8 @@ pub(crate) struct JoinArgs {
     /// A name stands for all its addresses, and is looked up again every few seconds. This agent itself may be among
     /// them. Nodes that join only each other need no seed: the one that is chosen for a blob reads its origin for all.
     ///
-    /// A node remembers the nodes that it has met. One that starts for the first time while the only agent that it was
-    /// told of is down knows of nobody, and reads origins by itself until that agent is back: give several, or a name
+    /// A node remembers the nodes that it has met. But a node that starts for the first time while the only agent that it was
+    /// told of is down knows nobody, and reads origins by itself until that agent is back: give several addresses, or a name
     /// that stands for nodes, too.
     #[arg(long, env = "DARTER_JOIN", value_name = "HOST:PORT", value_delimiter = ',', value_parser = values::endpoint_or_nothing)]
     pub(crate) join: Vec<String>,
@@ -67,11 +67,11 @@ pub(crate) struct JoinArgs {
 pub(crate) struct PlaceArgs {
     /// Read settings from a TOML file whose keys are the long flags
     ///
-    /// By default agents, `darter config` and root's commands read /etc/darter/darter.toml where it exists; an empty name
+    /// By default agents, `darter config` and root's commands read /etc/darter/darter.toml if it exists; an empty name
     /// means no file. An agent reads it anew on SIGHUP.
     ///
-    /// A flag wins over its environment variable, that over the file, that over the default. `darter config` shows
-    /// what came from where, in a form that can be kept as such a file.
+    /// Precedence: flag, environment variable, file, default. `darter config` shows
+    /// which value came from where, in a form that can be kept as such a file.
     #[arg(long, env = "DARTER_CONFIG", value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub(crate) config: Option<PathBuf>,
 
@@ -84,8 +84,8 @@ pub(crate) struct PlaceArgs {
 
     /// The daemon's socket, for the `darter` command
     ///
-    /// An agent makes this one besides DATA_DIR/darter.sock; commands ask it alone. By default a service, and root with the
-    /// default data directory where /run can be written to, makes /run/darter/darter.sock, where every user's commands look after their own.
+    /// An agent listens on this socket besides DATA_DIR/darter.sock; commands use this one alone. By default a service, and root with the
+    /// default data directory, listen on /run/darter/darter.sock if /run can be written to. Every user's commands try that one after their own DATA_DIR.
     #[arg(long, env = "DARTER_SOCKET", value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
 }
@@ -93,21 +93,21 @@ pub(crate) struct PlaceArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Network")]
 pub(crate) struct NetworkArgs {
-    /// Address at which other agents reach this one [default: 0.0.0.0:7400; of `darter up` without --insecure 127.0.0.1:7400]
+    /// Listen for other agents on this address [default: 0.0.0.0:7400; 127.0.0.1:7400 for `darter up` without --insecure]
     #[arg(long, env = "DARTER_LISTEN", value_name = "ADDR:PORT", value_parser = values::address)]
     pub(crate) listen: Option<SocketAddr>,
 
-    /// Address at which programs of this host reach the registry mirror and the metrics
+    /// Listen on this address for programs of this host: registry mirror and metrics
     #[arg(long, env = "DARTER_LOCAL", value_name = "ADDR:PORT", default_value = "127.0.0.1:7401", value_parser = values::address)]
     pub(crate) local: SocketAddr,
 
     /// A name under which programs reach the local port, besides localhost and 127.0.0.1; repeat for several
     ///
-    /// On loopback other names are refused, because a web page could use one of its own to read what is private.
+    /// On loopback other names are refused, because a web page could use a name of its own to read private content.
     #[arg(long, env = "DARTER_LOCAL_NAME", value_name = "HOST", value_delimiter = ',', value_parser = values::host_name)]
     pub(crate) local_name: Vec<String>,
 
-    /// Let the members of this group use the daemon, too: download, and look at what it does
+    /// Let the members of this group use the daemon, too: to download, and to see its status
     ///
     /// By default only the user that it runs as, and root, may open its socket.
     #[arg(long, env = "DARTER_SOCKET_GROUP", value_name = "GROUP", value_parser = values::group)]
@@ -127,7 +127,7 @@ pub(crate) struct NetworkArgs {
     #[arg(long, env = "DARTER_LABEL", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = values::label)]
     pub(crate) label: Vec<(String, String)>,
 
-    /// Accept that peer traffic is not encrypted or authenticated yet: anybody who reaches --listen can read what is cached
+    /// Accept that peer traffic is not encrypted or authenticated yet: anybody who reaches the --listen port can read what is cached
     ///
     /// Without it, an agent refuses to listen beyond loopback. Keep the port behind a firewall.
     #[arg(long, env = "DARTER_INSECURE", value_name = "BOOL", default_value = "false", default_missing_value = "true",
@@ -172,12 +172,12 @@ pub(crate) struct StoreArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Lazy start")]
 pub(crate) struct LazyArgs {
-    /// Start images before they have come: keep a directory of their layers here, for containerd 2.4 and later (its erofs snapshotter's
+    /// Start images before they are downloaded: keep a directory of their layers here, for containerd 2.4 and later (its erofs snapshotter's
     /// layer_content_caches)
     ///
-    /// A layer of an image that is pulled through this agent is a file in it that the kernel mounts at once; what is read of it is fetched then. The
+    /// Each layer of an image that is pulled through this agent is a file in DIR, which the kernel mounts at once; parts are fetched when they are read. The
     /// directory is kept by a process of its own (`darter lazy-dir`), which this agent starts unless one runs, and which
-    /// outlives the agent: containers go on over its restart. It takes root, or a `darter lazy-dir` that root runs.
+    /// outlives the agent: containers keep running while it restarts. This needs root, or a `darter lazy-dir` that root runs.
     #[arg(long, env = "DARTER_LAZY_DIR", value_name = "DIR")]
     pub(crate) lazy_dir: Option<PathBuf>,
 
@@ -185,26 +185,26 @@ pub(crate) struct LazyArgs {
     #[arg(long, env = "DARTER_LAZY_WAIT", value_name = "TIME", default_value = "2m", value_parser = values::duration)]
     pub(crate) lazy_wait: Duration,
 
-    /// How long a layer is kept that containerd was told of and has not asked for since
+    /// How long to keep a layer that was shown to containerd, counted from the last time that containerd asked for it
     ///
-    /// containerd can't start a container of an image whose layers went, until the image is removed and pulled again. Starting a
+    /// If a layer was deleted, containerd can't start containers of its image until the image is removed and pulled again. Starting a
     /// container asks for all layers of its image.
     #[arg(long, env = "DARTER_LAZY_KEEP", value_name = "TIME", default_value = "90d", value_parser = values::duration)]
     pub(crate) lazy_keep: Duration,
 
-    /// When to fetch what no container has read of the layers that are open: always (from now on), idle (while none waits) or never
+    /// When to fetch the parts of open layers that no container has read: always (from now on), idle (while none waits) or never
     ///
-    /// This and the next two are for the process that keeps the directory, when this agent starts one: one that runs already goes on as it is.
+    /// --lazy-fill, --lazy-fill-rate and --lazy-timeout take effect when this agent starts the process that keeps the directory; one that runs already keeps its own.
     #[arg(long, env = "DARTER_LAZY_FILL", value_name = "WHEN", default_value_t = Fill::Idle, value_parser = fill_values())]
     pub(crate) lazy_fill: Fill,
 
-    /// Fetch that no faster than this for each layer, such as 20MB/s or 200mbit [default: as fast as it comes]
+    /// Limit --lazy-fill to this rate for each layer, such as 20MB/s or 200mbit [default: no limit]
     #[arg(long, env = "DARTER_LAZY_FILL_RATE", value_name = "RATE")]
     pub(crate) lazy_fill_rate: Option<Rate>,
 
     /// Note which parts of layers are read first after a start, tell the fleet, and fetch them at once at the next start
     ///
-    /// false: none of this, for `darter mount` and the snapshotter either; other agents neither tell this one nor hear of it. Earlier notes are kept.
+    /// With false, none of this happens, for `darter mount` and the snapshotter either, and this agent exchanges no such notes with others. Earlier notes are kept.
     #[arg(long, env = "DARTER_LAZY_PROFILES", value_name = "BOOL", default_value = "true", default_missing_value = "true",
         action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) lazy_profiles: bool,
@@ -235,9 +235,9 @@ pub(crate) struct OriginArgs {
     #[arg(long, env = "DARTER_ORIGIN_LIMIT", value_name = "RATE")]
     pub(crate) origin_limit: Option<Rate>,
 
-    /// End a download that got nothing for this long, with an error that says what it waited for
+    /// End a download that received nothing for this long, with an error that says what it waited for
     ///
-    /// A seed or node that leads it and gives nothing is left first, for another one or the origin, which has as long.
+    /// Before that, the download leaves a seed or node that gives nothing, for another one or the origin, which gets as long.
     /// The registry mirror then goes on with the registry itself. A pause that an origin asked for does not count. 0s waits
     /// for ever.
     #[arg(long, env = "DARTER_STALL_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = values::duration)]
@@ -245,14 +245,14 @@ pub(crate) struct OriginArgs {
 
     /// Read the origin of one blob by at most this many connections at a time
     ///
-    /// Many stores and CDNs limit what one connection gets. So the first 16 MiB of a blob are asked for by a range, and one that
-    /// takes one connection longer than two seconds is read by one until its rate is known. If that is steady, another one is tried: it reads what comes
-    /// next, and more are added as long as they get more together. Nothing is read twice to find out; at most a thousandth of a blob is, where
-    /// several get more and one of them is slow, of which another one takes over the end. If trials bring no more, the origin gets two to
-    /// five requests more for a blob of more than 16 MiB, and is not tried for other blobs for a minute. If the origin refuses (no ranges, 429, 503),
-    /// one connection goes on, and reads this origin's other blobs for ten minutes; `darter explain` says what was found. All bytes count for
-    /// --origin-limit. Signed addresses, which may expire meanwhile, and content that has neither a digest nor an ETag nor a date are read by
-    /// one. With 1 each blob is one request.
+    /// Many stores and CDNs limit the rate of each connection. So the first 16 MiB of a blob are requested by a range. A blob that
+    /// takes longer than two seconds is read by one connection until its rate is known. If that rate is steady, a second connection is tried: it reads what comes
+    /// next, and more are added as long as they get more together. The trials read nothing twice. At most a thousandth of a blob is read twice, if
+    /// one of several connections is slow and another one takes over the end of its range. If trials bring no more, the origin gets two to
+    /// five more requests for a blob of more than 16 MiB, and no trials for other blobs for a minute. If the origin refuses (no ranges, 429, 503),
+    /// one connection goes on, and reads this origin's other blobs, too, for ten minutes; `darter explain` says what was found. All bytes count for
+    /// --origin-limit. Signed addresses, which may expire meanwhile, and content that has neither a digest nor an ETag nor a date are always read by
+    /// one connection. With 1, each blob is one request.
     #[arg(long, env = "DARTER_ORIGIN_CONNECTIONS", value_name = "COUNT", default_value_t = darter_swarm::ORIGIN_CONNECTIONS, value_parser = clap::value_parser!(u8).range(1..=i64::from(darter_swarm::MAX_ORIGIN_CONNECTIONS)))]
     pub(crate) origin_connections: u8,
 
@@ -260,10 +260,10 @@ pub(crate) struct OriginArgs {
     #[arg(long, env = "DARTER_ORIGIN_CA", value_name = "FILE")]
     pub(crate) origin_ca: Option<PathBuf>,
 
-    /// How long an origin that fails is tried again: connections that break, 429, 502, 503 and their kin
+    /// How long to retry an origin that fails: connections that break, 429, 502, 503 and the like
     ///
-    /// The time counts from the last byte that came. Pauses grow to 10 s; an origin that says how long to wait
-    /// (Retry-After) is asked again then, or not at all if that is longer. 0s: nothing is tried twice.
+    /// The time counts from the last byte received. Pauses grow to 10 s; an origin that says how long to wait
+    /// (Retry-After) is asked again then, or not at all if that is longer. With 0s nothing is tried twice.
     #[arg(long, env = "DARTER_ORIGIN_PATIENCE", value_name = "TIME", default_value = "2m", value_parser = values::duration)]
     pub(crate) origin_patience: Duration,
 

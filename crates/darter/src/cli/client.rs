@@ -28,15 +28,15 @@ Examples:
     $ darter get https://example.org/model.bin --netrc
   Into a pipe:
     $ darter get https://example.org/root.tar -o -
-  The second megabyte, and the last kilobyte; no more is fetched than the pieces that they touch:
+  The second megabyte, and the last kilobyte; only the pieces with these bytes are fetched:
     $ darter get https://example.org/model.bin --range 1000000-1999999 -o part
     $ darter get https://example.org/model.zip --range -1000 -o -
 
-A list has a URL on each line, then if wanted its digest, then if wanted a file name; # begins a
+A list has a URL on each line, optionally followed by its digest and by a file name; # begins a \
 comment, before these or behind them.
 
-An interrupted download resumes: run the same command again. What a killed one left is kept for three days. FILE appears, or changes, only once the content is complete and
-verified. It keeps the mode, owner and links of the file that it replaces. Where the file system can share blocks (XFS,
+An interrupted download resumes: run the same command again. Pieces of a killed download are kept for three days. FILE appears, or changes, only once the content is complete and \
+verified. It keeps the mode, owner and links of the file that it replaces. Where the file system can share blocks (XFS, \
 btrfs), FILE takes no room besides the store's.";
 
 /// Download URLs, through the daemon if one runs
@@ -65,8 +65,8 @@ pub(crate) struct GetArgs {
     /// Download these bytes only, as HTTP counts them: FIRST-LAST (both included, from 0), FIRST- (to the end) or -COUNT
     /// (the last ones)
     ///
-    /// FILE gets just these bytes. The pieces that they touch are fetched, verified and shared with other nodes, and no
-    /// others. An origin that serves no ranges is read from its first byte; `darter explain` says so. A digest is of the
+    /// FILE gets just these bytes. Only the pieces with these bytes are fetched, verified and shared with other
+    /// nodes. An origin that serves no ranges is read from its first byte; `darter explain` says so. A digest is of the
     /// whole content, and is not checked here, not even with --verify-whole.
     #[arg(long, value_name = "FIRST-LAST", allow_hyphen_values = true, conflicts_with_all = ["digest", "link", "input"])]
     pub(crate) range: Option<Span>,
@@ -86,10 +86,10 @@ pub(crate) struct GetArgs {
     #[arg(long)]
     pub(crate) mtime: bool,
 
-    /// Let the file be a hard link to the store's where blocks can't be shared
+    /// Make the file a hard link to the store's file if the file system can't share blocks
     ///
-    /// Takes no room and no time. But the file then is the store's: its owner and mode stay as they are, and it must not
-    /// be changed. Needs the same file system, and the user that the daemon runs as, or root.
+    /// This takes no room and no time. But the file then is the store's: its owner and mode stay as they are, and it must not
+    /// be changed. It needs the same file system, and the user that the daemon runs as, or root.
     #[arg(long, conflicts_with = "mtime")]
     pub(crate) link: bool,
 
@@ -197,10 +197,10 @@ Examples:
 
 Keys: arrows or j k choose, Enter opens, Esc goes back, s sorts, p pauses, ? helps, q quits.
 
-What it shows: the agent (CPU, memory, disk, peers); bytes a second in and out by how near they come from and go \
-(origin, same host, rack, zone, region, far); for each swarm the pieces held as a map, rates, peers, pieces that are \
-late, and the time left. Of an open swarm, each peer: what it holds, what it gives to this agent and gets from it. An \
-agent knows its own part of a swarm; ask a seed to see everybody that it leads. Terminals from 60×12 on will do.";
+The screen shows: the agent (CPU, memory, disk, peers); bytes per second in and out, by the distance of the other end \
+(origin, same host, rack, zone, region, far); for each swarm a map of the pieces held, rates, peers, pieces that are \
+late, and the time left. An open swarm shows each peer: what it holds, gives to this agent and gets from it. An \
+agent knows its own part of a swarm; ask a seed to see all members that it leads. The terminal needs 60×12 characters or more.";
 
 /// Watch swarms live: who serves whom, how fast, and what stands still
 #[derive(Debug, Args)]
@@ -214,7 +214,7 @@ pub(crate) struct TopArgs {
     #[arg(long, value_name = "TIME", value_parser = values::interval)]
     pub(crate) interval: Option<Duration>,
 
-    /// Print one snapshot as text and end; so it does when standard output is no terminal
+    /// Print one snapshot as text and end (the default if standard output is no terminal)
     #[arg(long, conflicts_with_all = ["json", "interval"])]
     pub(crate) once: bool,
 
@@ -230,7 +230,7 @@ pub(crate) const EXPLAIN_EXAMPLES: &str = "\
 Examples:
     $ darter explain https://example.org/model.bin
     $ darter explain 3f2a1b4c --json
-  Of an image, each manifest and layer:
+  Each manifest and layer of an image:
     $ darter explain library/app:v1";
 
 /// Tell where the bytes of a blob, or of each part of an image, came from
@@ -248,7 +248,7 @@ pub(crate) struct ExplainArgs {
 
 pub(crate) const CONFIG_EXAMPLES: &str = "\
 Examples:
-  Check a file, and see what it comes to:
+  Check a file, and print the values that follow from it:
     $ darter config --config /etc/darter.toml
   Begin a file from the defaults:
     $ darter config --role node --join seed-1:7400
@@ -276,8 +276,8 @@ pub(crate) struct ConfigArgs {
     /// Write passwords and other secrets that stand in flags, variables or the configuration file into files in DIR, for this
     /// user alone, and print a configuration that names them
     ///
-    /// Secrets are never printed. Without this, what is printed names files that they belong into, and standard error
-    /// says which of them are not there. No file that is there is changed.
+    /// Secrets are never printed. Without this flag, the printed configuration names files for them, and standard error
+    /// says which of these files are missing. Existing files are never changed.
     #[arg(long, value_name = "DIR")]
     pub(crate) write_secrets: Option<PathBuf>,
     #[command(flatten)]
@@ -319,14 +319,14 @@ Examples:
     $ darter demo ./image.tar --nodes 4 --rate 80MB/s
   Only the swarm, drawn as a picture:
     $ darter demo --quick --plot demo.svg
-  A container of an image of 1 GB that has not come; without root, a file of that length:
+  Start a container before its image of 1 GB is downloaded; without root, open a file of that length:
     # darter demo --lazy
-  The same, drawn as a picture, until all of it has come:
+  The same, drawn as a picture, until all of it is downloaded:
     # darter demo --lazy --plot lazy.svg
 
-What it does: an origin inside this process gives out a file at a limited rate. One seed and eight nodes, each a \
+The demo: an origin inside this process serves a file at a limited rate. One seed and eight nodes, each a \
 process of its own with the same limit for sending and for receiving, fetch it together; then eight plain downloads \
-take it from the same origin. The theoretical best is what no method can beat with these links: the largest of F/(seed's \
+take it from the same origin. The theoretical best is the time that no method can beat with these links: the largest of F/(seed's \
 rate), F/(slowest node's rate) and N·F/(all sending rates together), for N nodes and a file of F bytes.";
 
 /// Watch one seed and eight nodes share a file on this machine, compared with plain downloads
@@ -336,9 +336,9 @@ pub(crate) struct DemoArgs {
     #[arg(value_name = "FILE|URL")]
     pub(crate) content: Option<String>,
 
-    /// Watch a node that has nothing run a container of a large image, instead; or, without root, open a large file
+    /// Show lazy start instead: a node runs a container before its large image is downloaded; without root, it opens a large file
     ///
-    /// A container takes root, a kernel with EROFS and overlayfs, and runc or crun. Elsewhere, and of a FILE or URL, the node opens the
+    /// The container needs root, a kernel with EROFS and overlayfs, and runc or crun. Without them, and for a FILE or URL, the node opens the
     /// file and reads it here and there: as root, or with fusermount3.
     #[arg(long, conflicts_with_all = ["nodes", "plain"])]
     pub(crate) lazy: bool,

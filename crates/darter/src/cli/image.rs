@@ -13,25 +13,25 @@ pub(crate) const IMAGE_EXAMPLES: &str = "\
 Examples:
   A layer of an image that is in an OCI layout, made mountable:
     $ darter image expand image/blobs/sha256/DIGEST layer.erofs
-  What is read first when an image starts, and is fetched first for the next one:
+  Show the parts that are read first when an image starts, and are fetched first for the next start:
     $ darter image profile python:3.13
 
 `darter image expand --help` and `darter image profile --help` have more.";
 
 pub(crate) const PROFILE_EXAMPLES: &str = "\
 Examples:
-  What is known:
+  Show what is known:
     $ darter image profile python:3.13
-  Keep it, and use it for the same image elsewhere, whatever is started there:
+  Export it, and use it for the same image elsewhere, whatever is learnt there:
     $ darter image profile python:3.13 --export python.json
     $ darter image profile python:3.13 --pin python.json
-  Go by what is started again:
+  Use what is learnt again:
     $ darter image profile python:3.13 --unpin
 
-FIRST is how much of a layer was read in the first minute after it was opened, PARTS in how many
-parts that is, FROM by how many starts it is known. It is learnt by the agent that leads a layer's
-swarm, a seed, from the hosts that start the image; others know what that one told them. So pin
-it at the seeds: all who start the image later are told that list then. At a node, a pinned list
+FIRST is how much of a layer was read in the first minute after it was opened, PARTS the number of \
+parts, FROM the number of starts that it was learnt from. The agent that leads a layer's \
+swarm, a seed, learns it from the hosts that start the image, and tells the others. So pin \
+it at the seeds: hosts that start the image later are told the pinned list. At a node, a pinned list \
 counts for what starts on its host.
 Layers are found by their diff ids: a file serves any image that has them.";
 
@@ -45,13 +45,13 @@ Examples:
   Where containerd 2.4 looks for it (layer_content_caches of its erofs snapshotter):
     $ darter image expand layer.tar.zst /var/cache/layers/sha256/ab/DIGEST.erofs
 
-OUT is [4 KiB with the superblock][the layer's tar as it is][metadata]: EROFS with blocks of
-512 bytes and no further device. Linux mounts it as a file from 6.12 on, and over a loop device
+OUT is [4 KiB with the superblock][the layer's tar as it is][metadata]: EROFS with blocks of \
+512 bytes and no further device. Linux mounts it as a file from 6.12 on, and over a loop device \
 (mount -o loop) from 6.4 on. The same layer gives the same bytes on every host.
 
-What is in it is what containerd unpacks for overlayfs: whiteouts are character devices 0:0,
-opaque directories have trusted.overlay.opaque, times before 1970 are 1970. Directories that no
-member names are root's, with mode 0755. What containerd refuses, such as a hard link to what
+OUT has the files that containerd would unpack for overlayfs: whiteouts are character devices 0:0, \
+opaque directories have trusted.overlay.opaque, times before 1970 are 1970. Directories that no \
+member names are root's, with mode 0755. A layer that containerd refuses, such as one with a hard link to what \
 is not there, is refused with the member's name and exit code 1.";
 
 /// Work with image layers on this host

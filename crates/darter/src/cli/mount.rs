@@ -17,13 +17,13 @@ use crate::mount::reference::ImageRef;
 
 pub(crate) const MOUNT_EXAMPLES: &str = "\
 Examples:
-  Open a model before it has come; what is touched is fetched:
+  Open a model before it is downloaded; parts are fetched when they are read:
     $ darter mount https://example.org/model.safetensors /mnt/model
   Fetch the rest, too, while nobody waits:
     $ darter mount https://example.org/model.safetensors /mnt/model --fill idle
   A blob of a registry, whose digest is checked once all of it is here:
     $ darter mount https://registry.local/v2/team/model/blobs/sha256:DIGEST /mnt/model --name model.bin
-  What is in an archive, without fetching it:
+  The files in an archive, without downloading it:
     $ darter mount https://example.org/dataset.zip /mnt/data --as archive
   The files of a model that was pushed to a registry (oras push), or that a list names:
     $ darter mount registry.local/models/llama:8b /mnt/llama
@@ -32,32 +32,32 @@ Examples:
     $ darter mount https://huggingface.co/org/model /mnt/model --as hub
   An image's root, read-only, as root and by way of a daemon:
     $ darter mount docker.io/library/debian:12 /mnt/debian
-  The same for another kind of host:
+  The same for another platform:
     $ darter mount --platform linux/arm64 docker.io/library/debian:12 /mnt/debian-arm
-  What is mounted, and how much of it is here:
+  List what is mounted, and how much of it is on this host:
     $ darter mount --list
-  Away with it:
+  End the mount:
     $ darter unmount /mnt/model
 
-The file DIR/NAME can be read, and mapped into memory, at once. A read waits until its bytes are here and verified,
-for --timeout, and then fails with an input/output error (SIGBUS where it is mapped); the next one tries again. It never
+The file DIR/NAME can be read, and mapped into memory, at once. A read waits until its bytes are here and verified, \
+for --timeout, and then fails with an input/output error (SIGBUS where it is mapped); the next one tries again. A read never \
 gets anything but the content.
 
-Of an archive, members are read by range: those of a tar and stored ones of a zip cost what is touched. Deflated ones of a zip are inflated as they
-are read, which needs all of the member that stands before what is read. Owners are not shown: everything belongs to the user who mounts it. What an
-archive must not have (a path with .., members that overlap) refuses it, and a member that is encrypted can be seen and not opened.
+From an archive, only what is read is fetched, for members of a tar and stored (uncompressed) members of a zip. Deflated members are inflated as they \
+are read, which needs all of the member before the part that is read. Owners are not shown: everything belongs to the user who mounts it. A damaged \
+or hostile archive (a path with .., members that overlap) is refused. An encrypted member is listed, and can't be opened.
 
-A process of its own keeps the mount, so that it lives on when the daemon is stopped, upgraded or killed: reads of what was
-read before go on, others wait. Users mount files with fusermount3 (package fuse3), root needs nothing.
+A process of its own keeps the mount, so that the mount outlives a daemon that is stopped, upgraded or killed: reads of what was \
+read before go on, others wait. Ordinary users need fusermount3 (package fuse3) to mount files; root does not.
 
-Of an image, the agent that leads reads each layer once for all hosts and expands it; every host fetches what is touched. The
-kernel mounts it (EROFS, and overlayfs over several layers; read-only, nosuid, nodev), which is root's to do. Private images: -H 'Authorization: …' or
---netrc, as for a URL. A layer that can't be expressed is an error that says why.";
+Layers of an image are read and expanded once for all hosts, by one agent; every host fetches the parts that its programs read. The \
+kernel mounts the image (EROFS, and overlayfs over several layers; read-only, nosuid, nodev), which only root may do. For private images, use -H 'Authorization: …' or \
+--netrc, as for a URL. If a layer can't be expressed as EROFS, the error says why.";
 
 pub(crate) const UNMOUNT_EXAMPLES: &str = "\
 Examples:
     $ darter unmount /mnt/model
-  Though programs use it, which may go on until they close it:
+  Unmount though programs use it; these may go on until they close it:
     $ darter unmount --lazy /mnt/model";
 
 pub(crate) const LAZY_DIR_EXAMPLES: &str = "\
@@ -68,9 +68,9 @@ Examples:
     [plugins.'io.containerd.snapshotter.v1.erofs']
       layer_content_caches = [\"/run/darter/layers\"]
 
-The directory has a file sha256/XX/DIFFID.erofs for each layer of the images that were pulled through the agent, as soon as all
-layers of an image can be mounted. Reads wait for the agent, also while it restarts, for --timeout, and fail with an
-input/output error then; the next one tries again. An agent that says nothing for two seconds is not waited for when a layer is looked for.";
+The directory has a file sha256/XX/DIFFID.erofs for each layer of the images that were pulled through the agent, as soon as all \
+layers of an image can be mounted. Reads wait for the agent, also while it restarts, for --timeout, and fail with an \
+input/output error then; the next one tries again. Looking for a layer does not wait for an agent that has been silent for two seconds.";
 
 /// The form in which a URL is mounted: `--as`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -121,12 +121,12 @@ pub(crate) fn path_hint(said: &str, name: &str) -> String {
     format!("{said}; for the local path write ./{name}")
 }
 
-/// Mount an image's root, a file, an archive or a set of files, that can be read before it has come
+/// Mount an image's root, a file, an archive or a set of files, which can be read before it is downloaded
 #[derive(Debug, Args)]
 pub(crate) struct MountArgs {
     /// An image or an artifact of a registry, a URL (http, https or file), or a local path that begins with / or .
     ///
-    /// Of an image the root is mounted, of an artifact or a local directory the files in it. Anything else is one file, or what --as says.
+    /// An image appears as its root directory, an artifact or a local directory as the files in it. Anything else is one file, unless --as says more.
     #[arg(value_name = "IMAGE|URL|PATH", value_parser = mountable, required_unless_present = "list")]
     pub(crate) what: Option<Mountable>,
 
@@ -140,9 +140,9 @@ pub(crate) struct MountArgs {
 
     /// Mount a URL or a local file as something else than one file [default: file]
     ///
-    /// Of an archive, only what tells of its members is read before the mount is there: a zip's list at its end, a tar's headers. A tar that is packed as a
-    /// whole (tar.gz, tar.zst) is refused. A list has a URL on each line, and behind it, if you like, the content's digest and the path that the file gets.
-    /// A repository of Hugging Face's hub, or of a server that speaks its API, is asked what it has at its branch main, or at the revision of …/tree/REVISION; a private one wants
+    /// Before an archive is mounted, only the list of its members is read: the one at the end of a zip, the headers of a tar. A tar that is compressed as a
+    /// whole (tar.gz, tar.zst) is refused. A list has a URL on each line, optionally followed by the content's digest and the file's path in the mount.
+    /// From Hugging Face's hub, or a server that speaks its API, the files of the branch main are mounted, or those of the revision in …/tree/REVISION; for a private repository use
     /// -H 'Authorization: Bearer TOKEN'.
     #[arg(long = "as", value_name = "KIND", value_enum)]
     pub(crate) shape: Option<MountShape>,
@@ -157,16 +157,16 @@ pub(crate) struct MountArgs {
 
     /// The digest that the content must have (sha256:… or sha512:…) [default: that of a registry's blob, as its URL names it]
     ///
-    /// It is of the whole, and is checked once all of it is here (--fill). Each piece is verified anyway, against what
-    /// whoever reads the origin vouches for. If the whole turns out to be wrong, nothing of it is read any more.
+    /// The digest of the whole is checked once all of it is here (--fill). Each piece is verified in any case, against hashes that
+    /// the agent that reads the origin vouches for. If the whole turns out to be wrong, all reads fail from then on.
     #[arg(long, value_name = "DIGEST")]
     pub(crate) digest: Option<Digest>,
 
     /// When to fetch what no program has read: always (from now on), idle (while no program waits) or never
     ///
-    /// Parts that a program waits for come first in any case, then those that it will read next if it reads in order. Without it,
-    /// peeking into a large file costs what is touched; an image, besides, the parts that earlier starts of it read first,
-    /// which are fetched when it is opened (`darter image profile`). With it, the file can be read to its end when its origin is gone, and
+    /// Parts that a program waits for come first in any case, then those that it will read next if it reads in order. With never,
+    /// only parts that are read are fetched; for an image also the parts that earlier starts of it read first,
+    /// which are fetched when it is opened (`darter image profile`). With always or idle, the file can be read to its end when its origin is gone, and
     /// its digest is checked.
     #[arg(long, value_name = "WHEN", default_value_t = Fill::Never,
         value_parser = fill_values())]
@@ -182,7 +182,7 @@ pub(crate) struct MountArgs {
 
     /// Let other users read the file, too
     ///
-    /// By default only the user who mounts it can, root's mounts included. Users need `user_allow_other` in /etc/fuse.conf for it.
+    /// By default only the user who mounts it can, even if that is root. Ordinary users need `user_allow_other` in /etc/fuse.conf for this.
     #[arg(long)]
     pub(crate) allow_other: bool,
 
@@ -199,7 +199,7 @@ pub(crate) struct MountArgs {
 
     /// Read by an agent of the mount's own, even if a daemon runs
     ///
-    /// It shares with nobody, and what it has fetched goes when the file is unmounted. Local files are always read so.
+    /// That agent shares with nobody, and deletes what it has fetched when the file is unmounted. Local files are always read so.
     #[arg(long)]
     pub(crate) no_daemon: bool,
 
@@ -222,7 +222,7 @@ pub(crate) struct UnmountArgs {
     #[arg(value_name = "DIR", required = true)]
     pub(crate) dirs: Vec<PathBuf>,
 
-    /// Take it away though programs use it: they may go on, nobody else finds it, and it ends with the last of them
+    /// Unmount though programs use it: they may go on, no other program finds it, and it ends with the last of them
     #[arg(short, long)]
     pub(crate) lazy: bool,
 
@@ -263,7 +263,7 @@ pub(crate) struct LazyDirArgs {
 
     /// When to fetch what no container has read: always (from now on), idle (while none waits) or never
     ///
-    /// Of layers that are open. A layer that is all here is a link to its file in the store, and needs this process no more.
+    /// This is about layers that are open. A layer that is complete here becomes a link to its file in the store, and no longer needs this process.
     #[arg(long, value_name = "WHEN", default_value_t = Fill::Idle,
         value_parser = fill_values())]
     pub(crate) fill: Fill,

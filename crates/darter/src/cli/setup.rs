@@ -16,29 +16,29 @@ Examples:
     $ darter setup containerd
   Two registries and no other:
     $ darter setup containerd --registry docker.io --registry registry.corp:5000
-  Images that start before they have come, for pods of the runtime class whose handler is lazy (containerd 1.7 and later):
+  Images that start before they are downloaded, for pods of the runtime class whose handler is lazy (containerd 1.7 and later):
     $ darter setup containerd --lazy --runtime-handler lazy
-  Every file as it was:
+  Restore every file as it was:
     $ darter setup containerd --undo
   In an image that is mounted somewhere:
     $ darter setup containerd --root /mnt/image --containerd-version 1.7.24
 
-What it does: for each registry, the mirror's address goes to the front of the file hosts.toml in the registry's directory
-(/etc/containerd/certs.d/NAME). What others wrote there stays as it is: other hosts, comments, CA files, client certificates. Where
-there are only certificates, the new hosts.toml names them, since containerd looks for none beside one. Without --registry it is
-done for _default, which stands for every registry without a directory, for the registries that Darter's own configuration names
+For each registry, the mirror's address is put at the front of the file hosts.toml in the registry's directory \
+(/etc/containerd/certs.d/NAME). What others wrote there stays as it is: other hosts, comments, CA files, client certificates. Where \
+there are only certificates, the new hosts.toml names them, since containerd looks for none beside one. Without --registry it is \
+done for _default, which stands for every registry without a directory, for the registries that Darter's own configuration names \
 (--upstream), and for each directory that is there.
 
-If containerd's config.toml does not say where these directories are, config_path is set in it, in the form of the version that
-the file has; so it is where it names several, as by default: containerd 2.1 and later take them for the name of one, and read no
-hosts.toml. Old-style registry.mirrors stop containerd's CRI where config_path is set, too: nothing is changed then, and the
-lines are named.
+If containerd's config.toml does not say where these directories are, config_path is set in it, in the form of the version that \
+the file has. If it names several directories, as by default, it is set to the first: containerd 2.1 and later take the list for one name, and read no \
+hosts.toml. Old-style registry.mirrors stop containerd's CRI if config_path is set, too: nothing is changed then, and the error names the \
+lines.
 
-Files are replaced in one step, with owner and mode kept. A second run changes nothing. What was there before is kept in
-/var/lib/darter-setup (below --root) for --undo. Nothing is ever restarted: containerd reads hosts.toml at each
+Files are replaced in one step, with owner and mode kept. A second run changes nothing. What was there before is kept in \
+/var/lib/darter-setup (below --root) for --undo. Nothing is ever restarted: containerd reads hosts.toml at each \
 pull, and config.toml only when it starts; the last line says which it is. Running containers outlive a restart.
 
-k3s and RKE2 write these files by themselves: name the mirror in their registries.yaml instead
+k3s and RKE2 write these files by themselves: name the mirror in their registries.yaml instead \
 (mirrors: { \"*\": { endpoint: [\"http://127.0.0.1:7401\"] } }).";
 
 /// Which engine to set up.
@@ -67,17 +67,17 @@ pub(crate) struct SetupArgs {
     #[arg(long)]
     pub(crate) dry_run: bool,
 
-    /// Give every file back as it was before the first run
+    /// Restore every file as it was before the first run
     ///
     /// Files that were not there are removed. One that somebody has changed since is left alone and named.
     #[arg(long)]
     pub(crate) undo: bool,
 
-    /// With --undo: give back files that somebody has changed since, too
+    /// With --undo: restore files that somebody has changed since, too
     #[arg(long, requires = "undo")]
     pub(crate) force: bool,
 
-    /// Also let containerd mount layers before they have come
+    /// Also let containerd mount layers before they are downloaded
     ///
     /// From containerd 2.4 on: names the directory in which Darter shows layers (layer_content_caches), and lets the erofs snapshotter be
     /// used for everything, or for one runtime class with --runtime-handler. Layers that Darter does not show are pulled and converted
@@ -88,7 +88,7 @@ pub(crate) struct SetupArgs {
 
     /// With --lazy: only for pods of this runtime handler, as a RuntimeClass names it
     ///
-    /// One that is not there is made as runc's is.
+    /// A handler that does not exist is created as a copy of runc's.
     #[arg(long, value_name = "NAME", requires = "lazy", value_parser = values::plain_name)]
     pub(crate) runtime_handler: Option<String>,
 
@@ -100,7 +100,7 @@ pub(crate) struct SetupArgs {
     #[arg(long, value_name = "PATH", default_value = snapshotter::ADDRESS, value_parser = values::absolute)]
     pub(crate) snapshotter_address: PathBuf,
 
-    /// With --lazy before containerd 2.4: where `darter snapshotter` keeps what it has
+    /// With --lazy before containerd 2.4: the --root of `darter snapshotter`
     #[arg(long, value_name = "DIR", default_value = snapshotter::ROOT, value_parser = values::absolute)]
     pub(crate) snapshotter_root: PathBuf,
 
@@ -136,8 +136,8 @@ Examples:
   For a program: whether anything is a problem, and what
     $ darter doctor --json
 
-Each line is `ok`, `warning` or `problem`, with the reason, and below it what to do. It looks at the kernel (EROFS, FUSE, overlayfs), the daemon,
-its seeds and its disk, at limits, and at the engines: whether containerd, Docker and Podman ask the mirror first, whether its port answers, and what
+Each line is `ok`, `warning` or `problem`, with the reason, and below it what to do. It looks at the kernel (EROFS, FUSE, overlayfs), the daemon, \
+its seeds and its disk, at limits, and at the engines: whether containerd, Docker and Podman ask the mirror first, whether its port answers, and what \
 silently switches the mirror or lazy start off. It changes nothing.
 
 Exit codes: 0 no problem, though maybe warnings; 1 at least one problem.";

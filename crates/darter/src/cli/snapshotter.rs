@@ -17,19 +17,19 @@ Examples:
   Beside an agent that keeps a directory of layers (contrib/darter-snapshotter.service is the unit):
     $ darter up --lazy-dir /run/darter/layers
     $ darter snapshotter
-  containerd's configuration says so, and is written by:
+  Write containerd's configuration for it:
     $ darter setup containerd --lazy
 
 A container by hand: ctr run --snapshotter darter --rm docker.io/library/debian:12 hello cat /etc/os-release
 
-Layers that the fleet can show lazily are mounted by EROFS out of the directory of layers when a container starts: they are not downloaded, nor
+Layers that the fleet can show lazily are mounted by EROFS out of the directory of layers when a container starts: they are not downloaded, nor \
 unpacked. All others are downloaded and unpacked as by containerd's own overlayfs snapshotter; images with some of each kind work.
 
-Clients that fetch first and unpack afterwards download everything: ctr images pull before 2.0, and with --local (docs/lazy.md says what it needs from 2.0 on). CRI
+Clients that fetch first and unpack afterwards download everything: ctr images pull before 2.0, and with --local (docs/lazy.md has more for 2.0 and later). CRI \
 (kubelet, crictl) and nerdctl do not.
 
-It may be stopped, killed and started again at any moment: containers go on, and its mounts are found again. It never takes away what a
-snapshot names, and tells the agent, which keeps such layers in its store.";
+The snapshotter may be stopped, killed and started again at any moment: containers keep running, and it finds its mounts again. It never removes what a \
+snapshot needs, and names these layers to the agent, which keeps them in its store.";
 
 /// Give containerd its snapshots
 #[derive(Debug, Args)]

@@ -187,7 +187,7 @@ impl ContainerOutcome {
         let marks = vec![
             mark_at(
                 self.first_seconds,
-                &format!("the container speaks; {} have come", units::size(self.first_came_bytes)),
+                &format!("the container prints its first line; {} have arrived", units::size(self.first_came_bytes)),
             ),
             mark_at(self.all_seconds, &format!("it has read {} places from the beginning to the end", self.places)),
             mark_at(whole, "all of the image is here"),

@@ -18,7 +18,7 @@ pub(super) fn kernel(kernel: &Kernel) -> Vec<Finding> {
     match (knows("fuse") || kernel.modules.contains(&"fuse"), kernel.fuse_device) {
         (_, false) => found.warning(
             "fuse",
-            "there is no /dev/fuse: files can't be opened before they have come (darter mount)",
+            "there is no /dev/fuse: files can't be opened before they are downloaded (darter mount)",
             "modprobe fuse; in a container --device /dev/fuse --cap-add SYS_ADMIN",
         ),
         (false, true) => found.warning("fuse", "the kernel does not list FUSE", "modprobe fuse"),

@@ -22,7 +22,7 @@ pub(super) fn start(found: &mut Findings, facts: &Containerd, config: &Config, k
     let Some(address) = address(config) else {
         found.warning(
             "containerd",
-            "containerd before 2.4 mounts layers before they have come by a proxy snapshotter, and none of Darter's is set up: pulls are whole",
+            "containerd before 2.4 mounts layers before they are downloaded by a proxy snapshotter, and Darter's is not set up: pulls download everything first",
             format!("{SET_UP}, with darter snapshotter running"),
         );
         return;
