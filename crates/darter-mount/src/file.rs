@@ -1,4 +1,4 @@
-//! The mounted file: reads that wait, with a limit; connections to an agent that come and go; content that turned out wrong.
+//! The mounted file: reads that wait, with a limit; connections to an agent that come and go (`file/keeping.rs`); content that turned out wrong.
 //!
 //! A read is answered, in this order: from pieces of the agent's file that it vouched for by this connection, and fresh ones; by the agent, which fetches and verifies; without an agent,
 //! while there is none or it can't have the bytes, from pieces whose hashes it told before, verified here. Else the read waits until its
@@ -7,11 +7,13 @@
 //! Invariants:
 //! - one mount is one content: a connection to another blob, or of another length, is not used;
 //! - bytes of the agent's file go out only if the agent vouched for them in this file, or if they match a hash that it told. A page of zeros
-//!   is compared with the hash in any case, since the file may have got a hole there: once while its piece is fresh. What the disk itself changes of a
-//!   piece after the agent vouched for it is not seen while that connection lasts;
+//!   is compared with the hash in any case, since the file may have got a hole there: once while its piece is fresh. A change by the disk
+//!   itself, after the agent vouched for a piece, is not seen while that connection lasts;
 //! - what could be read without an agent can be read whoever answers: another agent may have less, and need longer;
 //! - what was read stays in one page cache ([`Pages`]), and is dropped from the agent's file only where the mounted file's keeps it;
 //! - once the content is found to be wrong nothing is read any more.
+
+mod keeping;
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -30,11 +32,11 @@ use tokio::sync::{Notify, Semaphore, watch};
 use crate::ahead::Ahead;
 use crate::asker::Asker;
 use crate::files::Files;
-use crate::fill::{Fill, Rest, Step};
+use crate::fill::Fill;
 use crate::kept::{Kept, PAGE, PieceCheck, zero_pages};
-use crate::limits::{Limits, RetryPauses};
+use crate::limits::Limits;
 use crate::session::Threads;
-use crate::supply::{Content, End, Given, Refusal, Supplier, Supply};
+use crate::supply::{Content, Given, Refusal, Supply};
 use crate::touches::Touches;
 use crate::waits::Waits;
 
@@ -55,22 +57,6 @@ const MAX_AHEAD: usize = 16;
 
 /// How often to look whether all of the file is there.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-
-/// How long it may take to tell an agent what was touched, at the end.
-const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How much of a whole file's hashes is asked for at a time.
-const HASHED_STEP: u64 = 32 << 20;
-
-/// A connection that lasted for so long was a good one.
-const GOOD_AFTER: Duration = Duration::from_secs(5);
-
-/// How long the comparison of a piece may hold up a new connection.
-const COMPARE_TIMEOUT: Duration = Duration::from_secs(5);
-
-const OTHER_PIECES: &str = "the daemon has it in pieces of another length, and all of it can be read without";
-
-const OTHER: &str = "the content is another one at its origin by now; unmount it, and mount what is there";
 
 /// Which page cache keeps what was read: one does, or it would be in memory twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,11 +150,11 @@ pub struct MountedFile {
     proving: Arc<Semaphore>,
 }
 
-/// What is told of a read in the end.
+/// Takes the outcome of a read.
 type Reply = Box<dyn FnOnce(Result<&[u8], Unread>) + Send>;
 
 thread_local! {
-    /// What a thread reads into: new memory for each read would take longer than the read.
+    /// A thread's memory for reads: new memory for each read would take longer than the read.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -177,18 +163,6 @@ struct AtHand {
     file: Arc<File>,
     /// Its pages stay in memory.
     is_fresh: bool,
-}
-
-/// The content of a connection, compared with this one.
-enum About {
-    /// The mounted content.
-    This,
-    /// The same, in other pieces than those by which all of it can be read without an agent.
-    OtherPieces,
-    /// A blob of another name, or of another length.
-    OtherBlob,
-    /// The same name, and other bytes.
-    OtherBytes,
 }
 
 /// Counts a read that waits.
@@ -543,184 +517,6 @@ impl MountedFile {
             }
         });
     }
-
-    /// Keeps a connection to an agent: opens another one when one ends. Returns when that is of no use any more: the content is another
-    /// one at its origin, or was found to be wrong.
-    pub async fn keep(&self, supplier: &dyn Supplier) -> Condition {
-        let mut pauses = RetryPauses::default();
-        let Settings { fill, fill_rate, .. } = self.settings;
-        let mut rest = Rest::new(self.content.length, fill, fill_rate, self.clock.now());
-        loop {
-            let link = self.link.borrow().clone();
-            let Link::Up(supply) = link else { unreachable!("a connection was opened") };
-            let since = self.clock.now();
-            let end = tokio::select! {
-                end = supply.ended() => end,
-                () = self.contradicted.notified() => End::Changed(OTHER.to_owned()),
-                never = self.fill(&supply, &mut rest) => match never {},
-            };
-            drop(supply);
-            let reason = match end {
-                End::Wrong(reason) => return self.ends(Condition::Tainted(reason)),
-                // With a digest, it is what was read that was found to be of no one version.
-                End::Changed(reason) if self.settings.has_digest => {
-                    return self.ends(Condition::Tainted(of_no_one_version(&reason)));
-                }
-                End::Changed(reason) => return self.ends(Condition::Changed(reason)),
-                End::Gone(reason) => reason,
-            };
-            tracing::info!(reason, "the connection to the agent ended");
-            self.link.send_replace(Link::Down(Condition::Waiting(reason)));
-            if self.clock.now().since(since) > GOOD_AFTER {
-                pauses.reset();
-            }
-            loop {
-                self.pause(&mut pauses).await;
-                let reason = match supplier.open().await {
-                    Ok((content, supply)) => match self.about(&content, &*supply).await {
-                        About::This => {
-                            self.kept.lock().another_connection();
-                            self.link.send_replace(Link::Up(supply));
-                            break;
-                        }
-                        About::OtherPieces => OTHER_PIECES.to_owned(),
-                        About::OtherBytes if self.settings.has_digest => {
-                            return self.ends(Condition::Tainted(of_no_one_version(OTHER)));
-                        }
-                        About::OtherBlob | About::OtherBytes => {
-                            return self.ends(Condition::Changed(OTHER.to_owned()));
-                        }
-                    },
-                    Err(reason) => reason,
-                };
-                self.link.send_replace(Link::Down(Condition::Waiting(reason)));
-            }
-            rest.begin_anew();
-            self.touches.lock().begin_anew();
-        }
-    }
-
-    /// Tells the agent, if there is one, what was touched since it was last told: for whoever is done with the file.
-    pub async fn hand_over(&self) {
-        let link = self.link.borrow().clone();
-        if let Link::Up(supply) = link {
-            // It is told for others, and nobody waits for it.
-            let _ = tokio::time::timeout(HAND_OVER_TIMEOUT, self.tell_touches(&*supply, true)).await;
-        }
-    }
-
-    async fn tell_touches(&self, supply: &dyn Supply, last: bool) {
-        let touched = self.touches.lock().take(last, self.clock.now());
-        if let Some(ranges) = touched {
-            supply.touched(&ranges).await;
-        }
-    }
-
-    /// Compares the content of a connection with this one. One piece that is known is asked for in any case: an origin
-    /// may send other bytes under the same name.
-    async fn about(&self, content: &Content, supply: &dyn Supply) -> About {
-        let is_called_so = (content.blob, content.length) == (self.content.blob, self.content.length);
-        if !is_called_so {
-            return About::OtherBlob;
-        }
-        if content.pieces != self.kept.lock().pieces() {
-            if self.is_alone() {
-                return About::OtherPieces;
-            }
-            // The known hashes are about other pieces.
-            *self.kept.lock() = Kept::new(content.pieces, content.length);
-        }
-        let known = self.kept.lock().first_known();
-        match known {
-            Some(known) => match tokio::time::timeout(COMPARE_TIMEOUT, supply.fetch(known, COMPARE_TIMEOUT)).await {
-                Ok(Ok(hashes)) if !self.kept.lock().learn(known, &hashes) => About::OtherBytes,
-                // Later content is compared, too.
-                Ok(Ok(_) | Err(_)) | Err(_) => About::This,
-            },
-            None => About::This,
-        }
-    }
-
-    fn ends(&self, condition: Condition) -> Condition {
-        self.link.send_replace(Link::Down(condition.clone()));
-        condition
-    }
-
-    async fn pause(&self, pauses: &mut RetryPauses) {
-        // A reader that is not counted yet is heard.
-        let begins = self.begins.notified();
-        let waits = self.waiting.load(Ordering::SeqCst) > 0;
-        let pause = pauses.next(waits);
-        if tokio::time::timeout(pause, begins).await.is_ok() {
-            // Somebody waits now.
-            tokio::time::sleep(pause.min(RETRY_PAUSE)).await;
-        }
-    }
-
-    /// Fetches the rest as it is to be, and learns what is needed to go on without an agent once all is there.
-    async fn fill(&self, supply: &Arc<dyn Supply>, rest: &mut Rest) -> std::convert::Infallible {
-        let Settings { fill, fill_rate, .. } = self.settings;
-        if fill == Fill::Always && fill_rate.is_none() {
-            supply.everything().await;
-        }
-        let mut fills = fill == Fill::Idle || (fill == Fill::Always && fill_rate.is_some());
-        loop {
-            self.tell_touches(&**supply, false).await;
-            let now = self.clock.now();
-            let pause = match fills.then(|| rest.next(self.waits.last(now), now)) {
-                None => LOOK_EVERY,
-                // What programs touch is told, and how much is here looked at, however slow it comes.
-                Some(Step::Wait(pause)) => pause.min(LOOK_EVERY),
-                Some(Step::Fetch(step)) => match supply.fetch(step, AHEAD_TIMEOUT).await {
-                    Ok(hashes) => {
-                        self.learn(step, &hashes);
-                        rest.fetched(step);
-                        continue;
-                    }
-                    Err(_) => LOOK_EVERY,
-                },
-                Some(Step::Done) => {
-                    // The whole is checked, and others are told of it.
-                    supply.everything().await;
-                    fills = false;
-                    LOOK_EVERY
-                }
-            };
-            tokio::time::sleep(pause).await;
-            let progress = supply.progress().await;
-            if let Some(progress) = progress {
-                *self.held.lock() = progress;
-            }
-            if progress.is_some_and(|(_, whole)| whole) && !self.needs_nobody() {
-                self.learn_all(supply).await;
-            }
-        }
-    }
-
-    /// True if everything is known of the file that was named last.
-    fn needs_nobody(&self) -> bool {
-        self.content.length == 0 || (self.files.lock().last_is_whole() && self.kept.lock().knows_all())
-    }
-
-    /// Learns all hashes of content that is whole, and which file it is in.
-    async fn learn_all(&self, supply: &Arc<dyn Supply>) {
-        let first = self.kept.lock().whole_pieces(ByteRange::new(0, 1));
-        // Bytes that lie in no file are read by the agent only.
-        let Ok(Given::File(file, hashes)) = supply.read(first, AHEAD_TIMEOUT).await else { return };
-        if !self.came(supply, &file, first, &hashes) {
-            return;
-        }
-        let mut at = if self.kept.lock().knows_all() { self.content.length } else { 0 };
-        while at < self.content.length {
-            let step = ByteRange::new(at, at + HASHED_STEP).clamp_to(self.content.length);
-            let Ok(hashes) = supply.fetch(step, AHEAD_TIMEOUT).await else { return };
-            if !self.learn(step, &hashes) {
-                return;
-            }
-            at = step.end();
-        }
-        self.files.lock().is_whole(&file);
-    }
 }
 
 /// Lets a future begin; its result if it has one at once.
@@ -738,10 +534,6 @@ fn read_exact(file: &File, range: ByteRange) -> Option<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(range.len()).ok()?];
     file.read_exact_at(&mut bytes, range.start()).ok()?;
     Some(bytes)
-}
-
-fn of_no_one_version(reason: &str) -> String {
-    format!("what was read can't be of the content with its digest: {reason}")
 }
 
 /// The bytes of `range` if every piece that it touches is what it must be, in one of the files; and which pages of these pieces are

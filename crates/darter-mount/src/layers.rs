@@ -423,8 +423,8 @@ impl Filesystem for Directory {
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(Errno::EROFS);
         }
-        if let Some(flags) = self.shared.forgotten.opened(inode) {
-            return reply.opened(FORGETS, flags);
+        if self.shared.forgotten.note_opened(inode) {
+            return reply.opened(FORGETS, FopenFlags::empty());
         }
         let shared = Arc::clone(&self.shared);
         self.threads.runtime.spawn(async move {

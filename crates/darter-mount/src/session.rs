@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BackgroundSession, Config, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, INodeNo, KernelConfig,
-    MountOption, Notifier, Session, SessionACL,
+    BackgroundSession, Config, FileAttr, FileHandle, FileType, Filesystem, INodeNo, KernelConfig, MountOption,
+    Notifier, Session, SessionACL,
 };
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -123,10 +123,9 @@ impl Forgotten {
         self.0.lock().contains_key(&inode.0)
     }
 
-    /// Asked before a file is opened: the flags, if its pages are to be forgotten by that.
-    pub(crate) fn opened(&self, inode: INodeNo) -> Option<FopenFlags> {
-        *self.0.lock().get_mut(&inode.0)? = true;
-        Some(FopenFlags::empty())
+    /// Notes that a file is opened. True if its pages are to be forgotten by that: it is opened as [`FORGETS`], without flags.
+    pub(crate) fn note_opened(&self, inode: INodeNo) -> bool {
+        self.0.lock().get_mut(&inode.0).map(|was_opened| *was_opened = true).is_some()
     }
 }
 

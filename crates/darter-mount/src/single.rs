@@ -110,8 +110,8 @@ impl Filesystem for Directory {
             reply.error(Errno::EISDIR);
         } else if flags.acc_mode() != OpenAccMode::O_RDONLY {
             reply.error(Errno::EROFS);
-        } else if let Some(flags) = self.forgotten.opened(inode) {
-            reply.opened(FORGETS, flags);
+        } else if self.forgotten.note_opened(inode) {
+            reply.opened(FORGETS, FopenFlags::empty());
         } else {
             reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
         }

@@ -263,8 +263,8 @@ impl Filesystem for Directory {
         if flags.acc_mode() != OpenAccMode::O_RDONLY {
             return reply.error(Errno::EROFS);
         }
-        if let Some(flags) = self.forgotten.opened(inode) {
-            return reply.opened(FORGETS, flags);
+        if self.forgotten.note_opened(inode) {
+            return reply.opened(FORGETS, FopenFlags::empty());
         }
         let (reader, opened) = (Arc::clone(&self.reader), Arc::clone(&self.opened));
         self.runtime.spawn(async move {

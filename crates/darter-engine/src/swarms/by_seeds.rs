@@ -1,8 +1,8 @@
 //! A node asks the seeds for a source.
 //!
-//! The seed that rendezvous hashing names is asked, then the next, also where one says that the origin refuses: it may be wrong, or lie. Two that say so
-//! are believed, and one where no other can be asked. While they wait for the origin, a node that holds all of it may be
-//! found ([`holders`](super::holders)). The seeds are asked to the end all the same: what was begun with a lead is not left half done.
+//! The seed that rendezvous hashing names is asked, then the next, also if one says that the origin refuses ([`SeedsWords`]). While they wait
+//! for the origin, a node that holds all of it may be found ([`holders`](super::holders)). The seeds are asked to the end all the same: what was
+//! begun with a lead is not left half done.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use darter_core::{NodeId, Source, rendezvous};
 use super::Swarms;
 use super::access::Caller;
 use super::leading::TELL_WAIT_FROM;
-use super::refused::Refused;
+use super::refused::{Refused, SeedsWords};
 use crate::error::FetchError;
 use crate::transfer::Transfer;
 
@@ -81,8 +81,7 @@ impl Swarms {
         caller: Caller<'_>,
         proven: bool,
     ) -> Result<BySeeds, FetchError> {
-        let (context, mut troubles) = (&self.house.context, Vec::new());
-        let mut refused: Option<FetchError> = None;
+        let (context, mut troubles, mut words) = (&self.house.context, Vec::new(), SeedsWords::default());
         for seed in seeds {
             let asked = context.now();
             let joined = match proven {
@@ -104,13 +103,7 @@ impl Swarms {
                     return Ok(BySeeds::Opened(transfer));
                 }
                 Err(Refused::Final(error)) => return Err(error),
-                Err(Refused::Word(error)) => {
-                    let is_second = refused.is_some();
-                    let refused = refused.get_or_insert(error.said_by(&self.house.fleet.title(seed)));
-                    if is_second {
-                        return Err(refused.clone());
-                    }
-                }
+                Err(Refused::Word(error)) => words.add(error.said_by(&self.house.fleet.title(seed)))?,
                 Err(Refused::Origin(text)) if context.now().since(asked) > PATIENT_SEED_AFTER => {
                     troubles.push(format!("seed {}: {text}", addr()));
                     return Ok(BySeeds::NotOpened { patient: false, troubles });
@@ -122,7 +115,8 @@ impl Swarms {
                 }
             }
         }
-        refused.map_or(Ok(BySeeds::NotOpened { patient: true, troubles }), Err)
+        words.believe()?;
+        Ok(BySeeds::NotOpened { patient: true, troubles })
     }
 
     /// Connected seeds that may be asked, best first. Right after the start, the first connection is waited for a little.

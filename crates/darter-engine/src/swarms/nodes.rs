@@ -23,7 +23,7 @@ use darter_wire::{Failure, Message, PeerInfo, SwarmPart};
 
 use super::access::Caller;
 use super::by_seeds::PATIENT_SEED_AFTER;
-use super::refused::Refused;
+use super::refused::{Refused, SeedsWords};
 use super::{Swarms, failure_of, refusal};
 use crate::error::FetchError;
 use crate::transfer::{Lead, Outcome, Transfer};
@@ -72,7 +72,7 @@ impl Swarms {
         let has_asked = !troubles.is_empty();
         let (fleet, key) = (&self.house.fleet, source.record_key(&Credentials::none()));
         let blob = source.own_blob();
-        let (mut asked, mut word) = (HashSet::new(), None);
+        let (mut asked, mut words) = (HashSet::new(), SeedsWords::default());
         for _ in 0..MAX_SURVEYS {
             let survey = fleet.survey_without(key, blob, asked.clone()).await;
             let (seeds, me) = (rendezvous::ranking(&key.0, &survey.found_seeds), self.house.context.me);
@@ -89,8 +89,8 @@ impl Swarms {
                 if !asked.insert(lead) {
                     continue;
                 }
-                if let Some(error) = word.take_if(|_| !survey.found_seeds.contains(&lead)) {
-                    return Err(error);
+                if !survey.found_seeds.contains(&lead) {
+                    words.believe()?;
                 }
                 match self.try_lead(lead, source, caller, troubles).await? {
                     Settled::Transfer(transfer) => {
@@ -101,10 +101,7 @@ impl Swarms {
                     Settled::OriginAway => return Ok(Settled::OriginAway),
                     Settled::NotHere => {}
                     Settled::Hearsay => return Ok(Settled::NotHere),
-                    Settled::Word(error) => match word.take() {
-                        Some(first) => return Err(first),
-                        None => word = Some(error),
-                    },
+                    Settled::Word(error) => words.add(error)?,
                     Settled::Refused => {
                         refusals += 1;
                         if refusals == MAX_REFUSALS {
@@ -118,7 +115,8 @@ impl Swarms {
                 break;
             }
         }
-        word.map_or(Ok(Settled::NotHere), Err)
+        words.believe()?;
+        Ok(Settled::NotHere)
     }
 
     /// Notes why this node follows one that was found, and meets the others that hold all of it.
@@ -174,7 +172,7 @@ impl Swarms {
         held: Option<BlobId>,
     ) -> Result<Arc<Transfer>, Failure> {
         let key = source.key();
-        let (mut troubles, mut patient, mut word) = (Vec::new(), true, None);
+        let (mut troubles, mut patient, mut words) = (Vec::new(), true, SeedsWords::default());
         for seed in rendezvous::ranking(&key.0, &self.house.fleet.seeds()) {
             if seed == member || !self.may_ask(seed, source, caller) {
                 continue;
@@ -184,15 +182,10 @@ impl Swarms {
                 Settled::Transfer(transfer) => return Ok(transfer),
                 Settled::NotHere | Settled::Refused | Settled::Hearsay => {}
                 Settled::OriginAway => patient = false,
-                Settled::Word(error) => match word.take() {
-                    Some(first) => return Err(failure_of(&first)),
-                    None => word = Some(error),
-                },
+                Settled::Word(error) => words.add(error).map_err(|first| failure_of(&first))?,
             }
         }
-        if let Some(error) = word {
-            return Err(failure_of(&error));
-        }
+        words.believe().map_err(|word| failure_of(&word))?;
         if self.house.fleet.seeds().is_empty()
             && let Some(transfer) = self.open_by_lead(member, source, caller).await
         {

@@ -16,6 +16,34 @@ pub(super) enum Refused {
     Trouble(String),
 }
 
+/// What seeds say of an origin's refusal. One seed may be wrong, or lie: two that say so are believed, and one if no other can be asked.
+#[derive(Default)]
+pub(super) struct SeedsWords(Option<FetchError>);
+
+impl SeedsWords {
+    /// A seed says that the origin refuses.
+    ///
+    /// # Errors
+    /// The first seed's word, if this is the second.
+    pub(super) fn add(&mut self, word: FetchError) -> Result<(), FetchError> {
+        match self.0.take() {
+            Some(first) => Err(first),
+            None => {
+                self.0 = Some(word);
+                Ok(())
+            }
+        }
+    }
+
+    /// No other seed can be asked.
+    ///
+    /// # Errors
+    /// The one seed's word, if there is one.
+    pub(super) fn believe(&mut self) -> Result<(), FetchError> {
+        self.0.take().map_or(Ok(()), Err)
+    }
+}
+
 impl From<FetchError> for Refused {
     fn from(error: FetchError) -> Self {
         match error {

@@ -7,6 +7,7 @@ use darter_core::{BlobId, Moment, PieceIndex, PieceLength};
 use tokio::time::Instant;
 
 use super::*;
+use crate::supply::{End, Supplier};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// When a hole is filled.
