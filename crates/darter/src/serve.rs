@@ -13,6 +13,7 @@ use tokio::time::MissedTickBehavior;
 use crate::cli::{Command, LazyArgs};
 use crate::config::{Configured, NotConfigured};
 use crate::failure::Failure;
+use crate::get::rooms;
 use crate::logging;
 use crate::notify::Manager;
 use crate::signals::Signals;
@@ -36,6 +37,7 @@ pub(crate) async fn run(configured: &Configured) -> anyhow::Result<()> {
         StartError::Origins(error) => Failure::Usage(in_full(&error).to_string()).into(),
         other => other.into(),
     })?;
+    rooms::remove_guests(&agent).await;
     if let Some((dir, lazy)) = lazy_of(&configured.cli.command).and_then(|lazy| Some((lazy.lazy_dir.as_ref()?, lazy))) {
         let socket = darter_api::socket_path(&agent.options().data_dir);
         let socket = std::path::absolute(&socket).unwrap_or(socket);

@@ -375,6 +375,26 @@ async fn nodes_without_room_read_a_layer_through_memory_as_long_as_anybody_has_r
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_layer_that_passes_through_memory_is_given_for_every_repository_that_has_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let tar = some_tar();
+    let (registry, layer) = registry_with(&tar).await;
+    registry.put_blob("lab/other", &gzip(&tar));
+    let other = LayerRequest { repository: "lab/other".into(), ..layer.clone() };
+    let seed = seed(directory.path(), &registry).await;
+    let join = vec![seed.status().listen.unwrap()];
+    let full = Options { quota: Some(Amount::Bytes(100_000)), join, ..options(directory.path(), "node", &registry) };
+    let node = darter_gateway::start(full).await.unwrap();
+    let file = expanded(&tar);
+    let kept = open(&node, &layer).await.unwrap();
+    for layer in [&other, &layer] {
+        assert!(read(&node, layer).await.unwrap() == file);
+    }
+    drop(kept);
+    join_all([&node, &seed].map(Agent::drain)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_of_a_layer_is_read_than_its_manifest_says() {
     let directory = tempfile::tempdir().unwrap();
     let tar = some_tar();

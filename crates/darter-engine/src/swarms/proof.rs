@@ -77,11 +77,17 @@ impl Swarms {
                 return Ok(false);
             }
         }
-        let Some(stored) = self.stored(blob).await? else { return Ok(transfer.is_none()) };
-        // The name says nothing of who fills now what somebody else has created.
-        let is_all_its_own = transfer.is_none_or(|transfer| transfer.is_complete());
-        if is_all_its_own && is_named_for(&*stored, source) {
-            return Ok(true);
+        match self.stored(blob).await? {
+            // The name says nothing of who fills now what somebody else has created.
+            Some(stored) => {
+                let is_all_its_own = transfer.is_none_or(|transfer| transfer.is_complete());
+                if is_all_its_own && is_named_for(&*stored, source) {
+                    return Ok(true);
+                }
+            }
+            // It passes through memory.
+            None if transfer.is_some() => {}
+            None => return Ok(true),
         }
         Ok(self.recall(source).await?.is_some_and(|record| record.blob == blob))
     }

@@ -2,7 +2,7 @@
 //! store: what is on the list is not evicted.
 //!
 //! A list of another release, or one that can't be read, is left alone: what this release gives is then not written down. Layers that another
-//! release's list names are spared all the same.
+//! release's list names are spared all the same. On a full disk there is [room](super::kept_room) for it: a layer that the next agent does not know of can't be mounted.
 //!
 //! Invariant: what is on the list is spared. Both are changed under one lock.
 
@@ -22,9 +22,10 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::blobs::{Mountable, MountableLayers};
 use super::given::{Given, GivenLayer};
+use super::kept_room::{self, Names};
 
 const FILE: &str = "layers";
-const TEMPORARY: &str = ".layers";
+const NAMES: Names = Names { file: FILE, temporary: ".layers", room: ".layers-room" };
 
 /// After the first layer that was opened is noted, how long it is waited for others before those are: an engine opens the layers of an image one after the other.
 /// An agent that is killed meanwhile does not know them as in use; what of them is here is given all the same.
@@ -58,8 +59,14 @@ impl GivenLayers {
     /// Opens the list of a data directory. Blocking. Layers stay for `keep` after somebody asked for them, where nobody tells what snapshots name.
     pub fn open(dir: Dir, keep: Duration) -> Self {
         let (given, is_own) = match dir.read(FILE) {
-            Ok(bytes) => Given::parse(&String::from_utf8_lossy(&bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => (Given::default(), true),
+            Ok(bytes) => {
+                kept_room::keep(&dir, NAMES, bytes.len());
+                Given::parse(&String::from_utf8_lossy(&bytes))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                kept_room::keep(&dir, NAMES, 0);
+                (Given::default(), true)
+            }
             Err(error) => {
                 let path = dir.path_of(FILE);
                 tracing::error!(path = %path.display(), %error, "the list of layers that engines mount can't be read: they may be evicted");
@@ -192,7 +199,7 @@ impl GivenLayers {
 impl Inner {
     fn write(&self) {
         let Some(text) = self.given.lock().take_changed() else { return };
-        if let Err(error) = self.dir.replace(FILE, TEMPORARY, &[text.as_bytes()], true) {
+        if let Err(error) = kept_room::replace(&self.dir, NAMES, text.as_bytes()) {
             self.given.lock().not_written();
             tracing::warn!(path = %self.dir.path_of(FILE).display(), %error, "could not note which layers engines mount");
         }

@@ -18,6 +18,7 @@
 //! | `watchers` | who is told that such an answer may not hold any more |
 //! | `logins` | with which credentials they were given |
 //! | `given`, `given_layers` | layers that were given so: what stays in the store |
+//! | `kept_room` | room for the list of these on a full disk |
 //! | `sampled` | the same for a caller to whom the registry did not show what it has |
 //! | `problem` | errors in the specification's form |
 //! | `wrong` | blobs whose content came wrong a short time ago |
@@ -63,6 +64,7 @@ mod flow;
 mod given;
 mod given_layers;
 mod grants;
+mod kept_room;
 mod lazy;
 mod learnt;
 mod link;

@@ -224,5 +224,5 @@ impl MountedFile {
 }
 
 fn of_no_one_version(reason: &str) -> String {
-    format!("what was read can't be of the content with its digest: {reason}")
+    format!("what was read is not the content with its digest: either the digest is another content's, or {reason}")
 }

@@ -28,7 +28,7 @@ fn expect(findings: &[Finding], check: &str, level: Level, part: &str) {
 
 fn kernel() -> Kernel {
     Kernel {
-        name: "6.12.0".into(),
+        name: "6.12.117".into(),
         release: (6, 12),
         filesystems: ["erofs", "fuse", "overlay"].map(str::to_owned).into(),
         fuse_device: true,
@@ -57,6 +57,18 @@ fn a_kernel_is_judged_by_what_mounts_need() {
         (Kernel { filesystems: vec![], modules: vec!["erofs"], ..kernel() }, Level::Ok, ""),
     ] {
         expect(&lazy::of_kernel(&kernel), "erofs", level, part);
+    }
+    for (name, release, warns) in [
+        ("6.12.0", (6, 12), true),
+        ("6.12.117+deb13-amd64", (6, 12), false),
+        ("6.14.11-300.fc42", (6, 14), true),
+        ("6.18.44", (6, 18), false),
+        ("7.0.0-rc1", (7, 0), false),
+        // Loop devices are not read so.
+        ("6.8.0", (6, 8), false),
+    ] {
+        let found = lazy::of_kernel(&Kernel { name: name.into(), release, ..kernel() });
+        assert_eq!(of(&found, "short reads").is_some(), warns, "{name}");
     }
     for (mkfs, level) in [(Some(true), Level::Ok), (Some(false), Level::Warning), (None, Level::Warning)] {
         expect(&lazy::of_mkfs(mkfs), "mkfs.erofs", level, "");

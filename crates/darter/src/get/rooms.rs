@@ -13,16 +13,20 @@
 //!
 //! A room's file `wanted` lists the keys of the sources that were begun there and are not done, one a line. It is written by
 //! the process that has the room's lock, and read by everybody.
+//!
+//! What a mount without a daemon fetches goes with it. In the data directory's store that is beside what others keep there, so the file `guests` lists it: what
+//! a mount left that was killed goes with the next one, or when a daemon starts.
 
+use std::collections::HashSet;
 use std::fs::{DirBuilder, DirEntry, Metadata, OpenOptions};
-use std::io;
+use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use darter_agent::Agent;
 use darter_core::{BlobId, in_full};
-use darter_store::Dir;
+use darter_store::{Dir, threads};
 use rustix::fs::{FlockOperation, OFlags, flock};
 
 use crate::config;
@@ -42,6 +46,8 @@ const LOCK: &str = "lock";
 
 const WANTED: &str = "wanted";
 const NEW_WANTED: &str = "wanted.new";
+
+const GUESTS: &str = "guests";
 
 /// The directory in which rooms are made: the data directory; or, if nobody chose that and this user can't have it (a home that is not there, another
 /// user's or `/`, as in many containers), in the directory for temporary files. With --keep only the data directory will do.
@@ -151,6 +157,51 @@ fn mtime(path: &Path) -> Option<SystemTime> {
 pub(crate) fn wanted(dir: &Path) -> Vec<BlobId> {
     let text = std::fs::read_to_string(dir.join(WANTED)).unwrap_or_default();
     text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// Notes that a blob is in a room's store only for as long as the process that has it.
+pub(crate) fn note_guest(dir: &Path, blob: BlobId) {
+    let noted = Dir::open(dir).map_err(io::Error::other).and_then(|dir| {
+        let mut file = dir.open_or_create(GUESTS)?;
+        file.seek(SeekFrom::End(0))?;
+        file.write_all(format!("{blob}\n").as_bytes())
+    });
+    // One that can't be noted stays, if this process is killed, until there is no room for it.
+    if let Err(error) = noted {
+        tracing::debug!(%error, "could not note what goes with this mount");
+    }
+}
+
+/// The blobs that were noted so.
+pub(crate) fn guests(dir: &Path) -> HashSet<BlobId> {
+    let text = std::fs::read_to_string(dir.join(GUESTS)).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// They are gone.
+pub(crate) fn forget_guests(dir: &Path) {
+    if let Ok(dir) = Dir::open(dir) {
+        let _ = dir.remove(GUESTS);
+    }
+}
+
+/// Removes what a mount left that was killed, of an agent that has just started.
+pub(crate) async fn remove_guests(agent: &Agent) {
+    let dir = agent.options().data_dir.clone();
+    let left = {
+        let dir = dir.clone();
+        threads::run(move || guests(&dir)).await
+    };
+    if left.is_empty() {
+        return;
+    }
+    tracing::info!(blobs = left.len(), "removing what a mount left that was killed");
+    for blob in left {
+        if let Err(error) = agent.remove(&blob.to_string()).await {
+            tracing::info!(%blob, error = %in_full(&error), "it stays in the store");
+        }
+    }
+    threads::run(move || forget_guests(&dir)).await;
 }
 
 /// True if the data directory's own store has any blob.

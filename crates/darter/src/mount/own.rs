@@ -14,6 +14,7 @@ use darter_core::source::Credentials;
 use darter_core::{BlobId, ByteRange, PieceHash, Source, in_full};
 use darter_mount::supply::{Content, End, Given, Refusal, Supplier, Supply};
 use darter_store::{StoreError, threads};
+use parking_lot::Mutex;
 
 use crate::cli::MountArgs;
 use crate::get::rooms;
@@ -24,6 +25,8 @@ pub(super) struct OwnAgent {
     room: PathBuf,
     /// Blobs that were in the room before, and are somebody else's: kept by a daemon or a `get --keep`, or left by a `get` that was killed.
     others: HashSet<BlobId>,
+    /// The blobs that are noted as this mount's.
+    noted: Mutex<HashSet<BlobId>>,
     /// Query parameters that sign addresses, besides those that are known.
     signed: Vec<String>,
 }
@@ -59,19 +62,19 @@ impl OwnAgent {
                 Err(StartError::Store(StoreError::Locked { .. })) => continue,
                 Err(error) => return Err(error.into()),
             };
-            let before = agent.list().await?.into_iter().map(|row| row.blob).collect();
+            let before: HashSet<BlobId> = agent.list().await?.into_iter().map(|row| row.blob).collect();
             let (directory, mine) = (data_dir.clone(), room.clone());
-            let is_left = threads::run(move || {
+            let (is_left, guests) = threads::run(move || {
                 // One of the same that was killed, alone in a room.
                 let is_left = mine != directory && rooms::wanted(&mine) == wanted;
                 rooms::note(&mine, &wanted);
                 rooms::clear_leftovers(&directory, &mine);
-                is_left
+                (is_left, rooms::guests(&mine))
             })
             .await;
-            let others = if is_left { HashSet::new() } else { before };
-            let signed = args.origin.signed_parameter.clone();
-            return Ok(Arc::new(Self { agent, room, others, signed }));
+            let others = if is_left { HashSet::new() } else { &before - &guests };
+            let (noted, signed) = (Mutex::new(guests), args.origin.signed_parameter.clone());
+            return Ok(Arc::new(Self { agent, room, others, noted, signed }));
         }
         bail!("all rooms in {} are in use; give another --data-dir", data_dir.display())
     }
@@ -87,8 +90,21 @@ impl OwnAgent {
             Err(error) => tracing::warn!(error = %in_full(&error), "what was fetched can't be listed, and stays"),
         }
         let room = self.room.clone();
-        threads::run(move || rooms::note(&room, &[])).await;
+        let forgetting = move || {
+            rooms::note(&room, &[]);
+            rooms::forget_guests(&room);
+        };
+        threads::run(forgetting).await;
         self.agent.drain().await;
+    }
+
+    /// Notes that a blob goes with this mount, unless it was here before.
+    async fn is_opened(&self, blob: BlobId) {
+        if self.others.contains(&blob) || !self.noted.lock().insert(blob) {
+            return;
+        }
+        let room = self.room.clone();
+        threads::run(move || rooms::note_guest(&room, blob)).await;
     }
 }
 
@@ -107,6 +123,7 @@ impl OwnFile {
     /// Opens the content for the first time.
     pub(super) async fn first(&self) -> Result<(Content, Arc<dyn Supply>), FetchError> {
         let download = self.own.agent.open_parts(self.source.clone(), self.credentials.clone()).await?;
+        self.own.is_opened(download.blob()).await;
         let content = Content {
             blob: download.blob(),
             length: download.length_when_known().await?,

@@ -173,6 +173,13 @@ impl Tree {
         self.make_directories(named, access)?;
         let path = self.resolve(named)?;
         let directory = path.parent().ok_or(ErrorKind::InvalidInput)?;
+        if !directory.is_dir() {
+            let text = format!(
+                "the link leads to {}, which is not there: make that directory, or remove the link",
+                directory.display()
+            );
+            return Err(io::Error::new(ErrorKind::NotFound, text));
+        }
         if attributes::is_mount(&path) {
             return Err(io::Error::other("something is mounted on this file, as into a container: run it outside"));
         }
@@ -261,6 +268,9 @@ mod tests {
         assert!(tree.resolve(Path::new("/loop")).is_err());
         tree.write(Path::new("/etc/up"), None, "x", Access::PUBLIC, None).unwrap();
         assert!(root.join("etc/up").is_symlink(), "the link stays one");
+        symlink("/gone/away/file", root.join("etc/dangling")).unwrap();
+        let refused = tree.write(Path::new("/etc/dangling"), None, "x", Access::PUBLIC, None).unwrap_err();
+        assert!(refused.to_string().contains("gone/away, which is not there: make that directory"), "{refused}");
         tree.write(Path::new("/var/own/secret"), None, "x", Access::PRIVATE, None).unwrap();
         let mode = |path: &str| fs::metadata(root.join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!([mode("var"), mode("var/own"), mode("var/own/secret")], [0o755, 0o700, 0o600]);

@@ -350,6 +350,38 @@ fn who_uses_a_mount_is_named_and_a_keeper_that_was_killed_is_no_riddle() {
 }
 
 /// A thread of the keeper's that waits for a page would keep the device open: nobody would end the reads then, nor the keeper.
+/// In the store of a data directory there is more than what a mount of its own fetched.
+#[test]
+fn what_a_killed_mount_without_a_daemon_left_goes_with_the_next_one_or_when_a_daemon_starts() {
+    if !can_mount() {
+        return;
+    }
+    let (kept, left) = (Web::serve(content(MEGABYTE)), Web::serve(content(2 * MEGABYTE)));
+    let room = Room::new();
+    room.run(&format!("get {} -o kept --keep --no-daemon", kept.url)).succeeded();
+    let lengths = || {
+        let daemon = Daemon::start(&room, "");
+        let rows = room.run("ls --json").succeeded().json();
+        drop(daemon);
+        rows.as_array().unwrap().iter().map(|row| row["length_bytes"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(lengths(), [MEGABYTE as u64]);
+    let killed = || {
+        let mount = Mount::make(&room, "killed", &format!("{} --no-daemon", left.url));
+        assert_eq!(std::fs::read(mount.path()).unwrap().len(), 2 * MEGABYTE);
+        kill(&mount.status()["pid"]);
+        wait_until("it is lost", || mount.status()["state"] == "lost");
+    };
+    killed();
+    assert_eq!(lengths(), [MEGABYTE as u64], "a daemon clears it");
+    killed();
+    let next = Mount::make(&room, "next", &format!("{} --no-daemon", kept.url));
+    assert_eq!(std::fs::read(next.path()).unwrap().len(), MEGABYTE);
+    next.unmount("").succeeded();
+    assert!(!room.data_dir().join("guests").exists());
+    assert_eq!(lengths(), [MEGABYTE as u64], "so does the next mount, and leaves what was kept");
+}
+
 #[test]
 fn a_keeper_that_is_killed_while_programs_read_in_order_leaves_nobody_waiting() {
     if !can_mount() {

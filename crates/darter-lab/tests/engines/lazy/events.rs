@@ -17,7 +17,7 @@ use darter_lab::{Agent, Host, Registry};
 use rustix::process::Signal;
 
 use super::reading::{Reading, read_everything, read_one};
-use super::stand::{Known, SLEEP, data_of, first_pull, signal_agent};
+use super::stand::{Known, LATE, LATE_TEXT, SLEEP, data_of, first_pull, signal_agent};
 use crate::lazy::can_mount;
 use crate::world::World;
 
@@ -157,7 +157,7 @@ pub(crate) fn a_full_disk_keeps_nobody_from_reading(world: &World) -> Result<()>
         let mut mount = fleet.node.command_beside(anchor.id(), "mount");
         mount.args(["-t", "tmpfs", "-o", "size=80m,mode=700", "tmpfs"]).arg(&data);
         fleet.node.run("mount", &mut mount, TIMEOUT)?;
-        let node = LazyNode::start_beside(fleet.node, fleet.seed.host(), fleet.registry.authority(), anchor)?;
+        let mut node = LazyNode::start_beside(fleet.node, fleet.seed.host(), fleet.registry.authority(), anchor)?;
         let reference = fleet.known.reference();
         node.pull(&reference)?;
         let container = node.engine.start_container(&reference, "reader", &SLEEP)?;
@@ -175,6 +175,19 @@ pub(crate) fn a_full_disk_keeps_nobody_from_reading(world: &World) -> Result<()>
         ensure!(outcome.errors == 0, "{outcome:?}");
         let free = node.agent.ask(&["status"])?["store"]["free_bytes"].as_u64().context("a status tells of room")?;
         ensure!(free < 1 << 20, "the disk was not full: {free} bytes are free");
+        // What is pulled now has no other place than memory, and the agent that starts again knows it.
+        let late = fleet.known.late.reference(NAME);
+        node.pull(&late)?;
+        for layer in &fleet.known.late.layers {
+            ensure!(!node.engine.blob(&layer.digest).exists(), "containerd fetched the layer {}", layer.digest);
+        }
+        node.agent.kill();
+        node.agent.start()?;
+        for (reference, name) in [(&late, "late"), (&reference, "again")] {
+            node.engine.start_container(reference, name, &SLEEP)?;
+        }
+        let text = node.engine.run(&late, &["/bin/cat", LATE])?;
+        ensure!(text == LATE_TEXT, "a container read {text:?}");
         // Room again: the next container is served as ever.
         filler.set_len(0).context("empty a file")?;
         let next = node.engine.start_container(&reference, "next", &SLEEP)?;

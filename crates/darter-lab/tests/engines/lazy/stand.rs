@@ -26,6 +26,10 @@ pub(super) const BLOB: &str = "layer";
 /// The process of a container that only holds its mounts.
 pub(super) const SLEEP: [&str; 2] = ["/bin/sleep", "100000"];
 
+/// A file of a layer that no other image has, and what is in it.
+pub(super) const LATE: &str = "/late";
+pub(super) const LATE_TEXT: &str = "pulled when the disk was full";
+
 /// Small files, and bytes of the large one. Nothing of it gets smaller on its way.
 const SMALL_FILES: u64 = 300;
 const LARGE_FILE: u64 = 24 << 20;
@@ -39,6 +43,8 @@ pub(super) struct Known {
     pub(super) wrong: Image,
     /// The programs alone.
     pub(super) pause: Image,
+    /// The programs, and [`LATE`] with [`LATE_TEXT`].
+    pub(super) late: Image,
     pub(super) storage: PathBuf,
     /// The known files, as they are below [`DATA`].
     pub(super) truth: PathBuf,
@@ -62,7 +68,10 @@ impl Known {
             made::noise(&at(&format!("small/{DATA}/small/{}/{number}", number % 7)), number, length)?;
         }
         made::noise(&at(&format!("large/{DATA}/large")), SMALL_FILES, LARGE_FILE)?;
+        fs::create_dir(at("late")).context("make a directory")?;
+        fs::write(at("late").join(LATE.trim_start_matches('/')), LATE_TEXT).context("write a file")?;
         let workshop = Workshop::new(&at("images"))?;
+        let late = workshop.layer(&at("late"))?;
         let layers =
             ["programs", "small", "large"].iter().map(|name| workshop.layer(&at(name))).collect::<Result<Vec<_>>>()?;
         let config = |user: &str| json!({ "Cmd": SLEEP, "User": user, "Env": ["PATH=/bin"] });
@@ -83,6 +92,7 @@ impl Known {
             image,
             with_user: workshop.image("library/known:user", &layers, &config(USER))?,
             pause: workshop.image("library/pause:1", &layers[..1], &config(""))?,
+            late: workshop.image("library/late:1", &[layers[0].clone(), late], &config(""))?,
             wrong: workshop.image("library/wrong:1", &lie, &config(""))?,
             storage: workshop.storage(),
             truth,
