@@ -298,7 +298,7 @@ impl Fleet {
                 let said = nodes.iter().filter(|node| self.pass_on(**node, frame.clone())).count();
                 self.context.metrics.hashes_sent.inc_by(said as u64 * hashes_in(message));
             }
-            Err(error) => tracing::error!(error = %in_full(&error), "a message is too long to be said"),
+            Err(error) => tracing::error!(error = %in_full(&error), "a message is too long to be sent"),
         }
     }
 

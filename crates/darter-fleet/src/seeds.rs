@@ -353,7 +353,7 @@ fn tell(given: &str, addr: SocketAddr, attempt: &Attempt) {
         Attempt::Trouble(reason) => {
             tracing::warn!(seed = given, reason, "the seed is unreachable; going on without it and retrying");
         }
-        Attempt::Mistake(reason) => tracing::error!(seed = given, reason, "can't join it; trying again"),
+        Attempt::Mistake(reason) => tracing::error!(seed = given, reason, "can't join this seed; trying again"),
     }
 }
 

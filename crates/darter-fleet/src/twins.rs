@@ -122,7 +122,7 @@ impl Fleet {
         };
         let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
         if !host.is_empty() && Twins::is_new(&mut self.twins.lock().turned_away, host.to_owned()) {
-            tracing::warn!(error = %in_full(error), "an agent can't be let in");
+            tracing::warn!(error = %in_full(error), "refused the connection of an agent");
         } else {
             tracing::debug!(error = %in_full(error), "turned a connection away");
         }

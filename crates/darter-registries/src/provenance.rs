@@ -67,14 +67,14 @@ impl Provenance {
         let dir = manifests.sub(FROM);
         let dir = dir.inspect_err(|error| {
             let path = manifests.path_of(FROM);
-            tracing::warn!(path = %path.display(), %error, "where manifests came from is not kept");
+            tracing::warn!(path = %path.display(), %error, "can't record which registries delivered cached manifests");
         });
         let dir = dir.ok();
         for algorithm in Digest::ALGORITHMS {
             let Some(dir) = &dir else { break };
             if let Err(error) = tidy(dir, manifests, algorithm) {
                 let path = dir.path_of(algorithm);
-                tracing::warn!(path = %path.display(), %error, "could not tidy up where manifests came from");
+                tracing::warn!(path = %path.display(), %error, "can't remove old records of which registries delivered manifests");
             }
         }
         let memory = Mutex::new(Recent::new(IN_MEMORY));
@@ -132,7 +132,7 @@ impl Inner {
         self.memory.lock().insert(digest, places.clone(), 1);
         *writing += 1;
         if let Err(error) = self.write(&digest, &places, *writing) {
-            tracing::warn!(%digest, %error, "could not keep where a manifest came from");
+            tracing::warn!(%digest, %error, "can't record which registry delivered a manifest");
         }
     }
 

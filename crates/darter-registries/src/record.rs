@@ -298,12 +298,12 @@ impl Inner {
         *number += 1;
         let name = hex(&repository.key());
         if let Err(error) = self.dir.replace(&name, &format!(".{number}"), &[text.as_bytes()], false) {
-            tracing::warn!(file = name, %error, "could not keep what a repository has");
+            tracing::warn!(file = name, %error, "can't record the tags and blobs of a repository");
         }
         if number.is_multiple_of(100)
             && let Err(error) = tidy(&self.dir)
         {
-            tracing::warn!(%error, "could not tidy up what is known of repositories");
+            tracing::warn!(%error, "can't remove old records of repositories");
         }
     }
 

@@ -57,7 +57,7 @@ impl SmallFiles {
             biased;
             done = &mut task => done,
             () = too_long => {
-                tracing::warn!("the disk hangs: going on without what it keeps of manifests and tags");
+                tracing::warn!("the disk hangs: going on without cached manifests and tags");
                 let overdue = Arc::clone(&self.overdue);
                 overdue.fetch_add(1, Ordering::Relaxed);
                 tokio::spawn(async move {

@@ -168,7 +168,7 @@ impl Snapshotter {
             );
         }
         let (snapshots, mounts, strays) = (tree.all().count(), stack.count(), found.stray.len());
-        tracing::info!(snapshots, mounts, strays, root = %layout.root().display(), "took up what was there");
+        tracing::info!(snapshots, mounts, strays, root = %layout.root().display(), "found the snapshots and mounts of an earlier run");
         let inner = Inner {
             layout,
             directory: options.layers,
@@ -535,7 +535,7 @@ impl Inner {
         let at = self.layout.layer(place);
         match disk::take_away(&at) {
             Ok(()) => tracing::debug!(place, "took a layer's mount away"),
-            Err(error) => tracing::warn!(at = %at.display(), %error, "can't take a layer's mount away"),
+            Err(error) => tracing::warn!(at = %at.display(), %error, "can't unmount a layer"),
         }
     }
 

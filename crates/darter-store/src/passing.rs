@@ -125,7 +125,7 @@ impl Passing {
             Err(error @ (StoreError::Full { .. } | StoreError::Io { .. })) => {
                 let blob = self.inner.id().short();
                 let error: &dyn std::error::Error = &error;
-                tracing::warn!(blob, error, "a blob passes through without being stored whole");
+                tracing::warn!(blob, error, "a blob does not fit: it is passed on without being stored whole");
                 self.passes.store(true, Ordering::Release);
                 self.set_aside(piece, data)
             }

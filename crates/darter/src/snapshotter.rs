@@ -75,7 +75,7 @@ pub(crate) async fn run(args: &SnapshotterArgs) -> anyhow::Result<()> {
         Options { root: args.root.clone(), layers: args.layers.clone(), clock: Arc::new(SystemClock::start()) };
     let snapshotter = threads::run(move || Snapshotter::open(options, layers)).await?;
     let listener = bind(&args.address)?;
-    tracing::info!(address = %args.address.display(), "containerd may ask");
+    tracing::info!(address = %args.address.display(), "serving snapshots to containerd");
     manager.ready("serving snapshots");
     let told = snapshotter.clone();
     let attending = tokio::spawn(async move { told.attend().await });

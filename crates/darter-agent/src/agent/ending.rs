@@ -45,7 +45,7 @@ impl Agent {
             store.flush()
         });
         if let Err(error) = written.await {
-            tracing::error!(error = %in_full(&error), "the store could not be saved whole");
+            tracing::error!(error = %in_full(&error), "can't save all of the store");
         }
         // The next agent in this directory finds it unlocked.
         if tokio::time::timeout(LAST_TASKS, disk.settled()).await.is_err() {

@@ -97,7 +97,7 @@ impl Swarms {
             Err(error) if lets_pass(&error) => {
                 {
                     let why: &dyn std::error::Error = &error;
-                    tracing::warn!(blob = %blob.short(), name = name.name, error = why, "passes through without being stored");
+                    tracing::warn!(blob = %blob.short(), name = name.name, error = why, "the blob does not fit: it is passed on without being stored");
                 }
                 let config = StoreConfig::new(dates(&self.house.context.clock));
                 Ok(disk.run(move || Passing::in_memory(blob, name, &whole, &config)).await?)

@@ -104,7 +104,7 @@ impl Transfer {
         if !matches!(self.outcome(), Outcome::Open) {
             return;
         }
-        tracing::info!(blob = %self.blob.short(), name = %self.source, error = %in_full(&error), "starting over");
+        tracing::info!(blob = %self.blob.short(), name = %self.source, error = %in_full(&error), "reading the origin from the start again");
         self.tell(Input::GivesUp(error.to_failure()));
         let stored = Arc::clone(&self.stored);
         if let Err(problem) = self.context.disk.run(move || stored.discard()).await {

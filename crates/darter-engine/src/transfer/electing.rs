@@ -23,7 +23,7 @@ impl Transfer {
     /// The lead is lost, as the session says.
     pub(super) fn lead_lost(&self, lead: NodeId, loss: Loss, lets_down: bool, why: &str) {
         if matches!(loss, Loss::Mute | Loss::Stalled) {
-            tracing::warn!(blob = %self.blob.short(), why, "leaving a lead");
+            tracing::warn!(blob = %self.blob.short(), why, "leaving the agent that led this download");
         }
         if lets_down {
             self.let_down_by(lead, if loss == Loss::Mute { Guilt::Sure } else { Guilt::Perhaps });

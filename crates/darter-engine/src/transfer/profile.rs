@@ -239,7 +239,7 @@ impl Transfer {
             self.tasks.spawn(async move {
                 if let Err(error) = transfer.save_profile().await {
                     let blob = transfer.blob.short();
-                    tracing::warn!(blob, error = %in_full(&error), "what is touched first could not be written down");
+                    tracing::warn!(blob, error = %in_full(&error), "can't save which parts of a layer are read first");
                 }
             });
         }

@@ -323,7 +323,7 @@ impl Transfer {
         }
         let stored = Arc::clone(&self.stored);
         if let Err(error) = self.context.disk.run(move || stored.discard()).await {
-            tracing::error!(blob = %self.blob.short(), error = %in_full(&error), "what did not fit could not be removed");
+            tracing::error!(blob = %self.blob.short(), error = %in_full(&error), "the bytes of a blob that did not fit can't be removed");
         }
     }
 

@@ -452,7 +452,7 @@ impl Flow {
             let pause = PAUSES[self.tries.min(PAUSES.len() - 1)];
             let has_tries = self.tries < PAUSES.len() && self.may_try();
             if !has_tries && self.moved.elapsed() + pause > self.full_still() {
-                tracing::warn!(path = self.rescue.path, at, error = %refused, "nobody can go on; breaking off");
+                tracing::warn!(path = self.rescue.path, at, error = %refused, "neither the agent nor the upstream can go on with a blob; closing the engine's connection");
                 return Err(self.cut(refused));
             }
             self.tries += 1;

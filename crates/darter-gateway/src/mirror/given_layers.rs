@@ -176,7 +176,7 @@ impl GivenLayers {
             return;
         }
         for blob in &gone {
-            tracing::info!(%blob, "an engine's layer is let go of: nobody asked for it for long");
+            tracing::info!(%blob, "a layer that an engine mounted may be evicted: nobody has asked for it for --lazy-keep");
         }
         layers.spare(gone, false).await;
     }

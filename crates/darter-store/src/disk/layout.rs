@@ -341,7 +341,7 @@ const ADVICE: &str = "let the user that darter runs as read it, or remove it";
 
 fn unreadable(dir: &Dir, name: &str, error: &io::Error) {
     let path = dir.path_of(name);
-    tracing::warn!(path = %path.display(), %error, "what is stored here can't be read and is left alone: {ADVICE}");
+    tracing::warn!(path = %path.display(), %error, "a stored file can't be read and is left alone: {ADVICE}");
 }
 
 /// Deletes a file; one that is not there is deleted already.

@@ -128,7 +128,7 @@ fn clear(room: &Path) -> io::Result<()> {
     options.write(true).create(true).truncate(false).mode(0o600).custom_flags(no_links);
     let lock = options.open(room.join(LOCK))?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
-    tracing::info!(room = %room.display(), "clearing what a killed download left long ago");
+    tracing::info!(room = %room.display(), "removing the leftovers of a download that was killed long ago");
     for entry in left_in(room) {
         if entry.file_type()?.is_dir() {
             std::fs::remove_dir_all(entry.path())?;

@@ -123,7 +123,7 @@ async fn keep(
 pub(super) async fn away(dir: &Path) {
     let dir = dir.to_owned();
     if let Err(error) = threads::run(move || unmount::unmount(&dir, true)).await {
-        tracing::warn!(error = %format!("{error:#}"), "the mount could not be taken away");
+        tracing::warn!(error = %format!("{error:#}"), "can't unmount");
     }
 }
 

@@ -196,7 +196,7 @@ fn mounted(
     let paths: Vec<_> = layers.iter().map(file_of).collect();
     let stacked = stack::mount_all(&paths, work, dir);
     if let Err(error) = shown.hide() {
-        tracing::warn!(dir = %below.display(), %error, "the directory of an image's layers could not be taken away");
+        tracing::warn!(dir = %below.display(), %error, "can't remove the directory of an image's layers");
     }
     stacked.map(|()| mounted)
 }

@@ -71,7 +71,7 @@ pub(super) fn mount_all(files: &[PathBuf], work: &Path, dir: &Path) -> anyhow::R
 /// Takes an image away that was mounted.
 pub(super) fn away(dir: &Path) {
     if let Err(error) = take_away(dir, true) {
-        tracing::warn!(error = %format!("{error:#}"), "the image could not be taken away");
+        tracing::warn!(error = %format!("{error:#}"), "can't unmount the image");
     }
 }
 
