@@ -272,7 +272,7 @@ impl Fleet {
         let link = Arc::new(DataLink { link: Mutex::new(Link::Connecting(Vec::new())), open: Mutex::default() });
         state.links.insert(holder, Arc::clone(&link));
         let dialled = state.peers.get(&holder).and_then(|connected| connected.dialled.clone());
-        let addr = dialled.or_else(|| state.addresses.get(&holder).cloned()).unwrap_or_default();
+        let addr = dialled.or_else(|| state.addresses.of(&holder).map(str::to_owned)).unwrap_or_default();
         drop(state);
         let (fleet, running) = (Arc::clone(self), Arc::clone(&link));
         self.tasks.spawn(async move { fleet.run_link(holder, &addr, running).await });

@@ -39,9 +39,10 @@ const MAX_FILE: u64 = 1024 * 1024;
 /// A node that was only heard of is forgotten after this many tries without an answer.
 const MAX_FAILURES: u32 = 3;
 
-/// One that was met is forgotten when it has not answered for this long, in seconds: a network that was cut in two for
-/// some hours must find together again, though nobody is left who knows both parts.
-const KEEP_FOR: u64 = 24 * 3600;
+/// One that was met is forgotten when it has been asked in vain for this long: a network that was cut in two for
+/// some hours must find together again, though nobody is left who knows both parts. Not when it was met long ago: hosts that start together after
+/// a power cut all ask each other in vain at first.
+const KEEP_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// A node that left may come back: others are told of it for this long, in seconds.
 const TELL_FOR: u64 = 3600;
@@ -63,7 +64,15 @@ struct Acquaintance {
     met: u64,
     /// Tries without an answer since then.
     failures: u32,
+    /// When the first of these was made.
+    silent_since: Option<Moment>,
     retry_at: Moment,
+}
+
+impl Acquaintance {
+    const fn new(info: PeerInfo, met: u64) -> Self {
+        Self { info, met, failures: 0, silent_since: None, retry_at: Moment::ZERO }
+    }
 }
 
 /// All known nodes.
@@ -72,6 +81,8 @@ pub(super) struct KnownNodes {
     nodes: HashMap<NodeId, Acquaintance>,
     /// True if a node was met that the file does not tell of.
     unsaved: bool,
+    /// True if it could not be written when that was last tried.
+    is_refused: bool,
 }
 
 impl KnownNodes {
@@ -83,7 +94,7 @@ impl KnownNodes {
         let is_news = self.nodes.get(&info.node).is_none_or(|known| known.met == 0 || known.info.addr != info.addr);
         self.unsaved |= is_news;
         let node = info.node;
-        self.nodes.insert(node, Acquaintance { info, met: unix_now, failures: 0, retry_at: Moment::ZERO });
+        self.nodes.insert(node, Acquaintance::new(info, unix_now));
         self.shrink(Some(node));
     }
 
@@ -97,25 +108,25 @@ impl KnownNodes {
             // It moved, perhaps: whoever told of it has met it.
             Some(known) if known.info.addr != info.addr => {
                 let met = known.met;
-                *known = Acquaintance { info, met, failures: 0, retry_at: Moment::ZERO };
+                *known = Acquaintance::new(info, met);
             }
             Some(_) => {}
             None => {
                 let node = info.node;
-                self.nodes.insert(node, Acquaintance { info, met: 0, failures: 0, retry_at: Moment::ZERO });
+                self.nodes.insert(node, Acquaintance::new(info, 0));
                 self.shrink(Some(node));
             }
         }
     }
 
     /// A node did not answer at the address that is known of it.
-    /// `unix_now` is the present in Unix seconds.
-    pub(super) fn failed(&mut self, node: NodeId, now: Moment, unix_now: u64) {
+    pub(super) fn failed(&mut self, node: NodeId, now: Moment) {
         let Some(known) = self.nodes.get_mut(&node) else { return };
         known.failures += 1;
+        let silent_since = *known.silent_since.get_or_insert(now);
         let is_given_up = match known.met {
             0 => known.failures >= MAX_FAILURES,
-            met => unix_now.saturating_sub(met) > KEEP_FOR,
+            _ => now.since(silent_since) > KEEP_FOR,
         };
         if is_given_up {
             self.forget(node);
@@ -169,7 +180,7 @@ impl KnownNodes {
     fn recall(&mut self, remembered: Remembered) {
         for Row { node, addr, met } in remembered.peers.into_iter().take(MAX_REMEMBERED) {
             let info = PeerInfo { node, addr, place: Place::default() };
-            let known = Acquaintance { info, met: met.max(1), failures: 0, retry_at: Moment::ZERO };
+            let known = Acquaintance::new(info, met.max(1));
             self.nodes.entry(node).or_insert(known);
         }
     }
@@ -233,14 +244,19 @@ fn read(dir: &Dir) -> io::Result<Remembered> {
     Ok(remembered)
 }
 
-/// Writes the file, if there is something new to write. It appears whole or not at all.
+/// Writes the file, if there is something new to write. It appears whole or not at all; if not, it is written the next time.
 pub(super) fn save(known: &Mutex<KnownNodes>, data_dir: &Path) {
     let Some(remembered) = known.lock().take_unsaved() else { return };
     let text = serde_json::to_vec(&remembered).expect("a list of nodes is plain data");
     let written = Dir::open(data_dir).map_err(io::Error::other);
     let written = written.and_then(|dir| dir.replace(FILE, NEW_FILE, &[&text], false));
-    if let Err(error) = written {
-        tracing::warn!(error = %in_full(&error), "the list of known nodes can't be written");
+    let mut known = known.lock();
+    let was_refused = std::mem::replace(&mut known.is_refused, written.is_err());
+    known.unsaved |= written.is_err();
+    if let Err(error) = written
+        && !was_refused
+    {
+        tracing::warn!(error = %in_full(&error), "the list of known nodes can't be written; trying again until it is");
     }
 }
 
@@ -290,6 +306,39 @@ mod tests {
     }
 
     #[test]
+    fn what_a_disk_refused_is_written_once_it_takes_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        fs::write(&path, "no directory").unwrap();
+        let known = Mutex::new(KnownNodes::default());
+        known.lock().met(info(1), 100);
+        (0..2).for_each(|_| save(&known, &path));
+        fs::remove_file(&path).unwrap();
+        save(&known, &path);
+        assert!(path.join(FILE).exists() && known.lock().take_unsaved().is_none());
+    }
+
+    #[test]
+    fn a_node_that_was_met_days_before_a_restart_is_asked_for_a_day_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = Mutex::new(KnownNodes::default());
+        known.lock().met(info(1), 100);
+        save(&known, dir.path());
+        let again = Mutex::new(KnownNodes::default());
+        load(&again, dir.path());
+        let mut again = again.lock();
+        for hour in 0..24 {
+            again.failed(info(1).node, at(hour * 3600));
+            assert_eq!(again.ranked(b"key", at(hour * 3600) + MAX_PAUSE).len(), 1, "its network may be late");
+        }
+        again.met(info(1), 300_000);
+        again.failed(info(1).node, at(90_000));
+        assert_eq!(again.ranked(b"key", at(90_000) + MAX_PAUSE).len(), 1, "it was there meanwhile");
+        again.failed(info(1).node, at(90_001) + KEEP_FOR);
+        assert!(again.ranked(b"key", at(90_001) + KEEP_FOR + MAX_PAUSE).is_empty());
+    }
+
+    #[test]
     fn what_a_newer_release_wrote_is_set_aside() {
         let dir = tempfile::tempdir().unwrap();
         for text in [r#"{"format":2,"peers":[]}"#, "no JSON at all"] {
@@ -322,23 +371,24 @@ mod tests {
         known.met(info(1), 1);
         known.heard(info(2));
         for node in [1, 2] {
-            known.failed(info(node).node, at(10), 10);
+            known.failed(info(node).node, at(10));
         }
         assert!(known.ranked(b"key", at(10)).is_empty() && told(&known, 2).is_empty());
         assert_eq!(known.ranked(b"key", at(11)).len(), 2);
-        known.failed(info(1).node, at(11), 11);
+        known.failed(info(1).node, at(11));
         assert_eq!(known.ranked(b"key", at(12)).len(), 1, "the pause grows");
         known.heard(PeerInfo { addr: "10.9.9.9:7400".into(), ..info(1) });
         assert_eq!(known.ranked(b"key", at(12)).len(), 2, "somebody else knows where it is now");
         for _ in 0..2 {
-            known.failed(info(2).node, at(20), 20);
+            known.failed(info(2).node, at(20));
         }
         for _ in 0..99 {
-            known.failed(info(1).node, at(20), KEEP_FOR);
+            known.failed(info(1).node, at(20));
         }
         assert!(known.ranked(b"key", at(19) + MAX_PAUSE).is_empty());
         assert_eq!(known.ranked(b"key", at(20) + MAX_PAUSE).len(), 1, "one that was met is asked for longer");
-        known.failed(info(1).node, at(2000), KEEP_FOR + 2);
-        assert!(known.ranked(b"key", at(10_000)).is_empty());
+        let over = at(21) + KEEP_FOR;
+        known.failed(info(1).node, over);
+        assert!(known.ranked(b"key", over + MAX_PAUSE).is_empty());
     }
 }

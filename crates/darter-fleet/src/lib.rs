@@ -8,6 +8,7 @@
 //! | [`data`] | data connections, made when the first piece is asked for, and where their answers go |
 //! | [`failures`] | an origin's failure as agents tell each other of it |
 //! | [`seeds`] | what was given by `--join`: kept connected, tried again when lost |
+//! | `addresses` | where agents listen, those that are not connected, too |
 //! | `circle` | how nodes come to know each other, and what happens when the last seed is lost |
 //! | `known` | the nodes known, in memory and on the disk |
 //! | [`survey`] | asking around among the nodes who leads or holds a blob |
@@ -19,6 +20,7 @@
 //! peer counts as gone when the last one ends. Messages are handed to a [`PeerListener`], which must not block. A fleet holds
 //! nobody who holds it. Non-goals: what is said of swarms, and what a piece must hash to.
 
+mod addresses;
 mod circle;
 mod context;
 pub mod data;
@@ -47,6 +49,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::addresses::Addresses;
 pub use self::context::FleetContext;
 use self::data::DataLink;
 use self::known::KnownNodes;
@@ -88,14 +91,19 @@ struct FleetState {
     peers: HashMap<NodeId, Connected>,
     dialling: HashSet<NodeId>,
     links: HashMap<NodeId, Arc<DataLink>>,
-    /// Peer addresses heard of, also of agents that are not connected now.
-    addresses: HashMap<NodeId, String>,
+    addresses: Addresses,
     /// Addresses of agents with which no version of the protocol is common, and until when they are left alone.
     strangers: HashMap<String, Moment>,
     connections: u64,
 }
 
 impl FleetState {
+    fn note_address(&mut self, node: NodeId, addr: &str) {
+        let Self { addresses, peers, dialling, .. } = self;
+        let is_used = |node: &NodeId| peers.contains_key(node) || dialling.contains(node);
+        addresses.note(node, addr, peers.len() + dialling.len(), is_used);
+    }
+
     fn leave_alone(&mut self, addr: &str, now: Moment) {
         if self.strangers.len() >= MAX_STRANGERS {
             self.strangers.retain(|_, until| now < *until);
@@ -231,7 +239,7 @@ impl Fleet {
             let known = state.peers.contains_key(&info.node) || info.node == self.me().node;
             // One that is connected said by itself where it is: what others say of it does not count.
             if !known {
-                state.addresses.insert(info.node, info.addr.clone());
+                state.note_address(info.node, &info.addr);
             }
             let is_stranger = state.strangers.get(&info.addr).is_some_and(|until| self.context.now() < *until);
             if known || is_stranger || info.addr.is_empty() || !state.dialling.insert(info.node) {
@@ -251,7 +259,7 @@ impl Fleet {
                     if error.needs_upgrade() {
                         fleet.state.lock().leave_alone(&info.addr, fleet.context.now());
                     }
-                    fleet.known.lock().failed(info.node, fleet.context.now(), fleet.context.unix());
+                    fleet.known.lock().failed(info.node, fleet.context.now());
                 }
             }
             fleet.state.lock().dialling.remove(&info.node);
@@ -370,7 +378,7 @@ impl Fleet {
 
     /// The address on which a peer listens, by its own word or that of others; empty if it is not known.
     pub fn address(&self, node: NodeId) -> String {
-        self.state.lock().addresses.get(&node).cloned().unwrap_or_default()
+        self.state.lock().addresses.of(&node).unwrap_or_default().to_owned()
     }
 
     /// `seed 10.0.0.2:7400`.
@@ -452,7 +460,7 @@ impl Fleet {
             let connection = state.connections;
             // A further connection that names another address may be somebody else's: the first one stands for as long as it lasts.
             if !state.peers.contains_key(&hello.node) {
-                state.addresses.insert(hello.node, hello.listen.clone());
+                state.note_address(hello.node, &hello.listen);
             }
             let entry = state.peers.entry(hello.node);
             let known = entry.or_insert_with(|| Connected {
@@ -511,7 +519,7 @@ impl Fleet {
         self.context.metrics.failed(Failed::Peer, fault);
         if fault == Fault::Peer && retry == Retry::Elsewhere {
             tracing::warn!(peer = %node.short(), error = %in_full(error), "a peer broke the protocol; hanging up");
-            self.known.lock().failed(node, self.context.now(), self.context.unix());
+            self.known.lock().failed(node, self.context.now());
         } else {
             tracing::debug!(peer = %node.short(), error = %in_full(error), "a connection failed");
         }

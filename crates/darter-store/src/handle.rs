@@ -259,7 +259,7 @@ impl<B: Backend> StoredBlob for Handle<B> {
         self.ready(pieces, true)
     }
 
-    fn hash_whole(&self, like: &Digest) -> Result<Digest> {
+    fn hash_whole(&self, like: &Digest, step: &dyn Fn()) -> Result<Digest> {
         self.enter("hash_whole");
         let held = self.body.held(PieceSet::len);
         let count = self.body.manifest(Manifest::piece_count);
@@ -269,6 +269,7 @@ impl<B: Backend> StoredBlob for Handle<B> {
         let mut hasher = like.hasher();
         let mut buffer = Vec::new();
         for piece in 0..count {
+            step();
             self.read_piece(PieceIndex(piece), &mut buffer)?;
             hasher.update(&buffer);
         }

@@ -309,10 +309,10 @@ impl StoredBlob for Passing {
         self.inner.ready_run(pieces)
     }
 
-    fn hash_whole(&self, like: &Digest) -> Result<Digest> {
+    fn hash_whole(&self, like: &Digest, step: &dyn Fn()) -> Result<Digest> {
         threads::enter("hash_whole");
         if !self.is_passing() {
-            return self.inner.hash_whole(like);
+            return self.inner.hash_whole(like, step);
         }
         let incomplete = || StoreError::Incomplete { blob: self.inner.id(), held: self.held().len() };
         let (hasher, hashed) = {
@@ -324,6 +324,7 @@ impl StoredBlob for Passing {
         let count = self.inner.manifest().piece_count().ok_or_else(incomplete)?;
         let mut buffer = Vec::new();
         for piece in hashed..count {
+            step();
             self.read_piece(PieceIndex(piece), &mut buffer)?;
             hasher.update(&buffer);
         }

@@ -373,12 +373,12 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
     /// The same of the first of these pieces, up to one that is not ready: one look at the file for all of them.
     fn ready_run(&self, pieces: Range<PieceIndex>) -> Option<PieceFile>;
 
-    /// The digest of all bytes, by `like`'s algorithm.
+    /// The digest of all bytes, by `like`'s algorithm. `step` is called for each piece: all of them may take minutes.
     ///
     /// # Errors
     /// [`Incomplete`](crate::StoreError::Incomplete), or [`NotHeld`](crate::StoreError::NotHeld) when a piece is found
     /// damaged on the way.
-    fn hash_whole(&self, like: &Digest) -> Result<Digest>;
+    fn hash_whole(&self, like: &Digest, step: &dyn Fn()) -> Result<Digest>;
 
     /// Declares the blob complete: the caller has checked its digest. The record of it is durable after the next flush.
     ///

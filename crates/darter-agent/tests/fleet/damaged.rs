@@ -118,6 +118,18 @@ async fn who_gets_nothing_from_an_origin_ends_and_says_so() {
 }
 
 #[tokio::test]
+async fn nobody_waits_for_the_length_of_what_was_put_away_a_moment_before() {
+    let origin = Origin::start(|_, _| Answer { tells_length: false, breaks: true, ..Answer::of(&[7; 400_000]) }).await;
+    let dir = tempfile::tempdir().unwrap();
+    let agent = Agent::start(Options { origin_patience: SOON * 2, ..alone(dir.path()) }).await.unwrap();
+    let download = agent.open(origin.file(), Default::default()).await.unwrap();
+    assert_eq!(download.length(), None);
+    agent.drain().await;
+    let known = tokio::time::timeout(SOON, download.length_when_known()).await.expect("it does not wait for ever");
+    assert!(matches!(known, Err(FetchError::Draining)), "{known:?}");
+}
+
+#[tokio::test]
 async fn an_empty_answer_of_unknown_length_is_an_empty_blob() {
     let origin = Origin::start(|_, _| Answer { tells_length: false, ..Answer::of(b"") }).await;
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];

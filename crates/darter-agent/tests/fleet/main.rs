@@ -41,6 +41,7 @@ mod releases;
 mod reopened;
 mod seed;
 mod slow;
+mod slow_check;
 mod slow_origin;
 mod start_over;
 mod starters;

@@ -34,7 +34,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use darter_core::recent::Recent;
 use darter_core::source::{Credentials, blob_of};
-use darter_core::{BlobId, Clock, Digest, ExpandedLayer, PieceLength, Source, Version, in_full};
+use darter_core::{BlobId, Clock, Digest, ExpandedLayer, Moment, PieceLength, Source, Version, in_full};
 use darter_image::{FORMAT, LayerDigests};
 use darter_metrics::Metrics;
 use darter_origin::{ErrorKind, Origin, OriginError, Pauses, Upstreams};
@@ -47,6 +47,7 @@ use self::refusals::Refusals;
 use self::work::Work;
 use crate::budget::ByteBudget;
 use crate::error::FetchError;
+use crate::transfer::steps::STEP_COUNTS_FOR;
 
 mod making;
 mod origin;
@@ -97,6 +98,8 @@ pub struct Expansions {
     heads: Mutex<Recent<BlobId, Head>>,
     /// The words about each layer's reading, for `darter explain`.
     told: Mutex<Recent<BlobId, String>>,
+    /// When a layer that is being read, or waits for its turn, last got on.
+    moved: Mutex<Recent<BlobId, Moment>>,
     /// How long layers are by the manifests that name them, by their own blobs: the longest that was told.
     sizes: Mutex<Recent<BlobId, u64>>,
     begun: Semaphore,
@@ -150,6 +153,7 @@ impl Expansions {
             refusals: Refusals::default(),
             heads: Mutex::new(Recent::new(MAX_HEADS)),
             told: Mutex::new(Recent::new(MAX_REMEMBERED)),
+            moved: Mutex::new(Recent::new(MAX_REMEMBERED)),
             sizes: Mutex::new(Recent::new(MAX_REMEMBERED)),
             begun: Semaphore::new(MAX_BEGUN),
             work: Work::new(MAX_AT_WORK),
@@ -264,7 +268,13 @@ impl Expansions {
         }
         let source = Source::Expanded(layer.clone());
         let _told = self.pauses.begin(&source, "the layer is being read and expanded", TELL_EVERY);
-        let _begun = tokio::time::timeout(self.patience, self.begun.acquire()).await.map_err(|_| {
+        let turn = tokio::time::timeout(self.patience, self.begun.acquire());
+        let turn = tokio::select! {
+            turn = turn => turn,
+            // Others get on.
+            never = self.keep_moving(layer) => match never {},
+        };
+        let _begun = turn.map_err(|_| {
             let text = format!("{layer}: {MAX_BEGUN} other layers are being expanded here: ask again later");
             OriginError::new(ErrorKind::OutOfReach, text)
         })?;
@@ -275,6 +285,23 @@ impl Expansions {
         // If the layer did not come, the outcome of expanding it says nothing about it.
         read?;
         self.noted(layer, made)
+    }
+
+    /// The work on a layer has got on by a step.
+    fn note_move(&self, layer: &ExpandedLayer) {
+        self.moved.lock().insert(key_of(layer), self.clock.now(), 1);
+    }
+
+    async fn keep_moving(&self, layer: &ExpandedLayer) -> std::convert::Infallible {
+        loop {
+            self.note_move(layer);
+            tokio::time::sleep(STEP_COUNTS_FOR / 2).await;
+        }
+    }
+
+    /// True if the work on a layer got on a moment ago, though nothing that it becomes may have been given yet.
+    pub(crate) fn moves(&self, layer: &ExpandedLayer, now: Moment) -> bool {
+        self.moved.lock().get(&key_of(layer)).is_some_and(|moved| now.since(*moved) < STEP_COUNTS_FOR)
     }
 
     /// Remembers what became of a layer.

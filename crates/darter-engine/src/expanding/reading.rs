@@ -99,6 +99,7 @@ impl Expansions {
                 }
             };
             at += part;
+            self.note_move(layer);
         }
         let got = hasher.finish();
         if got == layer.digest {
@@ -148,6 +149,7 @@ impl Expansions {
                 }
             }
             at += part;
+            self.note_move(layer);
         }
         at
     }
@@ -222,6 +224,7 @@ impl Expansions {
             }
             progress.at += chunk.len() as u64;
             progress.moved = self.clock.now();
+            self.note_move(layer);
             self.check_size(layer, &source, progress.at)?;
             if feed.send(chunk).await.is_err() {
                 // It was refused: that says more.

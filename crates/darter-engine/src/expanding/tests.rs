@@ -159,6 +159,35 @@ async fn whoever_reads_no_more_ends_the_reading_of_the_layer() {
     assert_eq!(origin.expansions().begun.available_permits(), MAX_BEGUN);
 }
 
+/// The beginning of a file is made by reading all of its layer, and nothing is given meanwhile.
+#[tokio::test]
+async fn the_work_on_a_layer_gets_on_with_each_of_its_bytes_and_while_it_waits_for_its_turn() {
+    let (tar, _) = layer();
+    let (source, named) = named(Digest::sha256(&tar), Digest::sha256(&tar));
+    let (origin, give, _) = origin(1);
+    let (expansions, clock) = (origin.expansions(), Arc::clone(&origin.expansions().clock));
+    assert!(!expansions.moves(&named, clock.now()), "nobody works on it");
+    let others = expansions.begun.acquire_many(MAX_BEGUN as u32).await.unwrap();
+    let mut head = std::pin::pin!(read(&origin, &source, Some(ByteRange::new(0, HEAD))));
+    assert!(futures_util::poll!(&mut head).is_pending());
+    assert!(expansions.moves(&named, clock.now()), "others get on");
+    drop(others);
+    assert!(futures_util::poll!(&mut head).is_pending());
+    expansions.moved.lock().remove(&key_of(&named));
+    give[0].send(Ok(Bytes::copy_from_slice(&tar[..1 << 20]))).await.unwrap();
+    let comes = async {
+        while !expansions.moves(&named, clock.now()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = comes => {}
+        _ = &mut head => panic!("more is to come"),
+        () = tokio::time::sleep(Duration::from_secs(60)) => panic!("what came is not noted"),
+    }
+    assert!(!expansions.moves(&named, clock.now() + STEP_COUNTS_FOR), "nothing more comes");
+}
+
 /// Stores content under the name of a layer, as an agent does that believes what its lead says of the whole.
 fn put(store: &MemStore, layer: &ExpandedLayer, content: &[u8]) {
     let pieces = PieceLength::for_blob(content.len() as u64);

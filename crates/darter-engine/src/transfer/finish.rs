@@ -133,10 +133,13 @@ impl Transfer {
 
     /// Makes the file system of the tar once more, and compares all of it with what came.
     async fn check_expanded(&self, expected: Digest) -> Result<(), FetchError> {
-        let stored = Arc::clone(&self.stored);
+        let (stored, steps) = (Arc::clone(&self.stored), Arc::clone(&self.steps));
         let checked = self.context.disk.run(move || {
             let length = stored.length().unwrap_or_default();
-            check_expanded(length, &expected, |offset, buffer| stored.read_at(offset, buffer))
+            check_expanded(length, &expected, |offset, buffer| {
+                steps.take();
+                stored.read_at(offset, buffer)
+            })
         });
         match checked.await {
             Ok(()) => Ok(()),
@@ -150,8 +153,8 @@ impl Transfer {
     }
 
     async fn hash_whole(&self, like: Digest) -> Result<Digest, FetchError> {
-        let stored = Arc::clone(&self.stored);
-        Ok(self.context.disk.run(move || stored.hash_whole(&like)).await?)
+        let (stored, steps) = (Arc::clone(&self.stored), Arc::clone(&self.steps));
+        Ok(self.context.disk.run(move || stored.hash_whole(&like, &|| steps.take())).await?)
     }
 
     async fn seal(self: &Arc<Self>, verdict: Verdict, by: CheckedBy) {

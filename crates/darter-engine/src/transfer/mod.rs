@@ -32,6 +32,7 @@
 //! | `handing` | verified bytes in any order, for whoever keeps a file |
 //! | [`journal`] | what happened, for `darter explain` |
 //! | [`meter`] | a rate over the last second or so |
+//! | `steps` | work of this agent itself that is waited for |
 //! | `upkeep` | somebody is responsible for what is lacking; nobody waits for ever |
 //! | `hashes` | hashes that are told are checked and stored |
 //! | `wants` | what of it is wanted: everything, or what a few readers wait for |
@@ -75,6 +76,7 @@ pub(crate) mod reading;
 pub mod rest;
 mod state;
 pub mod status;
+pub(crate) mod steps;
 mod storing;
 pub mod stream;
 mod through;
@@ -112,6 +114,7 @@ use self::profile::Profiling;
 use self::readers::Readers;
 use self::rest::Rest;
 use self::state::TransferState;
+use self::steps::Steps;
 use self::storing::Storing;
 use self::view::Flows;
 use self::whole::Whole;
@@ -155,6 +158,7 @@ pub struct Transfer {
     naming: Naming,
     /// How far the whole was hashed.
     whole: Whole,
+    steps: Arc<Steps>,
     /// Wakes the driver: see [`state`].
     driver: Notify,
     /// Marked as changed when pieces, the length or the outcome changed: wakes readers.
@@ -282,6 +286,7 @@ impl Transfer {
             profiling: Profiling::new(profile),
             naming: Naming::default(),
             whole: Whole::default(),
+            steps: Arc::new(Steps::new(&context.clock)),
             driver: Notify::new(),
             changed: watch::channel(()).0,
             sendable: sendable.clone(),

@@ -5,14 +5,15 @@
 //! no sequence of events can leave a piece with nobody to fetch it.
 //!
 //! A transfer that gets nothing for `--stall-timeout` fails, and says what it waited for. Time in which the lead
-//! deliberately waits (an origin asked it to come back later) does not count.
+//! deliberately waits (an origin asked it to come back later) does not count, nor does time in which this agent is at work on what it waits
+//! for ([`steps`](super::steps)).
 //!
 //! Non-goals: how long a single request to a peer may take (the picker), or an answer of an origin (`darter_origin`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{Moment, NodeId, PieceSet, in_full};
+use darter_core::{Moment, NodeId, PieceSet, Source, in_full};
 use darter_swarm::session::LOOK_EVERY;
 use darter_swarm::{Guilt, Input, Seen};
 
@@ -24,10 +25,18 @@ impl Transfer {
     pub(super) fn seen(&self, state: &TransferState) -> Seen {
         let options = &self.context.options;
         Seen {
-            is_idle: self.nobody_waits(state) || state.session.is_at_rest(),
+            is_idle: self.nobody_waits(state) || state.session.is_at_rest() || self.is_at_work(state),
             stall: Some(options.stall_timeout).filter(|limit| !limit.is_zero()),
             origin: options.origin_timeout,
         }
+    }
+
+    /// True if this agent is at work on what is waited for, and gets on: it checks the whole, or reads a layer through for the beginning of what
+    /// that becomes.
+    fn is_at_work(&self, state: &TransferState) -> bool {
+        let now = self.context.now();
+        let expands = |layer| state.lead() == Lead::Me && self.context.expansions.moves(layer, now);
+        self.steps.are_taken(now) || matches!(&self.source, Source::Expanded(layer) if expands(layer))
     }
 
     /// Nothing came for too long.

@@ -124,7 +124,8 @@ impl Transfer {
             if let Outcome::Failed(error) = self.outcome() {
                 return Err(error);
             }
-            if changed.changed().await.is_err() || self.is_closed() {
+            // Asked before waiting: of one that was put away a moment ago nothing is told any more.
+            if self.is_closed() || changed.changed().await.is_err() {
                 // One that fails is closed soon after.
                 return Err(match self.outcome() {
                     Outcome::Failed(error) => error,

@@ -82,14 +82,15 @@ impl Hashing {
         self.next += bytes.len() as u64;
     }
 
-    /// Takes the next pieces from the store, at most `most`, until one is not here or the blob ends.
+    /// Takes the next pieces from the store, at most `most`, until one is not here or the blob ends. `step` is called for each.
     fn read_on(
         &mut self,
         stored: &dyn StoredBlob,
         piece_length: PieceLength,
         most: usize,
-        buffer: &mut Vec<u8>,
+        step: impl Fn(),
     ) -> Result<(), StoreError> {
+        let mut buffer = Vec::new();
         for _ in 0..most {
             if stored.length().is_none_or(|length| self.next >= length) {
                 return Ok(());
@@ -98,11 +99,12 @@ impl Hashing {
             if !stored.holds(piece) {
                 return Ok(());
             }
-            stored.read_piece(piece, buffer)?;
+            step();
+            stored.read_piece(piece, &mut buffer)?;
             if let Some(witness) = &mut self.witness {
-                witness.update(buffer);
+                witness.update(&buffer);
             }
-            self.update(buffer);
+            self.update(&buffer);
         }
         Ok(())
     }
@@ -263,8 +265,11 @@ impl Transfer {
     async fn hash_on(self: &Arc<Self>, mut hashing: Hashing) {
         loop {
             let (stored, piece_length) = (Arc::clone(&self.stored), self.piece_length);
+            // The check of the whole waits for this once all pieces are here; until then others are waited for.
+            let steps = (self.pieces() == Some(stored.held().len())).then(|| Arc::clone(&self.steps));
+            let step = move || steps.iter().for_each(|steps| steps.take());
             let read = self.context.disk.run(move || {
-                let read = hashing.read_on(&*stored, piece_length, PIECES_AT_A_TIME, &mut Vec::new());
+                let read = hashing.read_on(&*stored, piece_length, PIECES_AT_A_TIME, step);
                 (hashing, read)
             });
             let (read, result) = read.await;
@@ -294,9 +299,9 @@ impl Transfer {
             self.whole.give_back(hashing);
             return Ok(None);
         }
-        let (stored, piece_length) = (Arc::clone(&self.stored), self.piece_length);
+        let (stored, piece_length, steps) = (Arc::clone(&self.stored), self.piece_length, Arc::clone(&self.steps));
         let read = self.context.disk.run(move || {
-            let read = hashing.read_on(&*stored, piece_length, usize::MAX, &mut Vec::new());
+            let read = hashing.read_on(&*stored, piece_length, usize::MAX, || steps.take());
             (hashing, read)
         });
         let (read, result) = read.await;
@@ -374,7 +379,7 @@ mod tests {
         assert_eq!(put(&*stored, 0, first, &mut hashing).unwrap(), Put::AlreadyHeld);
         let mut hashing = hashing.unwrap();
         assert_eq!(hashing.next, 0, "it is read from the store");
-        hashing.read_on(&*stored, PIECE, 5, &mut Vec::new()).unwrap();
+        hashing.read_on(&*stored, PIECE, 5, || {}).unwrap();
         assert_eq!(hashing.next, PIECE.bytes());
     }
 
@@ -393,7 +398,7 @@ mod tests {
         assert!(whole.give_back_unless(first.unwrap(), goes_on).is_none(), "the second piece is not here yet");
         put(&*stored, 1, pieces[1], &mut second).unwrap();
         let mut hashing = second.or_else(|| whole.take_at(PIECE.bytes())).expect("it is its turn by now");
-        hashing.read_on(&*stored, PIECE, 5, &mut Vec::new()).unwrap();
+        hashing.read_on(&*stored, PIECE, 5, || {}).unwrap();
         assert_eq!(hashing.next, 2 * PIECE.bytes());
     }
 

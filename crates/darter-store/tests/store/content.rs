@@ -64,7 +64,7 @@ impl Content {
             self.put(&*blob, piece);
         }
         let digest = Digest::sha256(&self.data);
-        assert_eq!(blob.hash_whole(&digest).unwrap(), digest);
+        assert_eq!(blob.hash_whole(&digest, &|| {}).unwrap(), digest);
         blob.seal(self.manifest.root().unwrap()).unwrap();
         blob
     }

@@ -121,7 +121,10 @@ fn every_way_of_reading_finds_the_damage() {
     }
     let store = open(dir.path());
     let blob = store.open(content.id).unwrap().unwrap();
-    assert!(matches!(blob.hash_whole(&Digest::sha256(b"")), Err(StoreError::NotHeld { piece: PieceIndex(0), .. })));
+    assert!(matches!(
+        blob.hash_whole(&Digest::sha256(b""), &|| {}),
+        Err(StoreError::NotHeld { piece: PieceIndex(0), .. })
+    ));
     assert!(matches!(blob.piece_file(PieceIndex(1)), Err(StoreError::NotHeld { .. })));
     assert!(matches!(blob.read_piece(PieceIndex(2), &mut Vec::new()), Err(StoreError::NotHeld { .. })));
     assert_eq!(blob.take_lost().len(), 3);

@@ -49,7 +49,7 @@ fn pieces_pass_through_in_order_and_the_digest_of_the_whole_is_told() {
     assert!(matches!(blob.read_piece(PieceIndex(3), &mut Vec::new()), Err(StoreError::NotHeld { .. })));
     assert!(blob.take_lost().is_empty());
     let digest = Digest::sha256(&content.data);
-    assert_eq!(blob.hash_whole(&digest).unwrap(), digest);
+    assert_eq!(blob.hash_whole(&digest, &|| {}).unwrap(), digest);
     blob.seal(content.manifest.root().unwrap()).unwrap();
     assert!(blob.is_complete());
     blob.drop_pieces(&[PieceIndex(2), PieceIndex(3)].into_iter().collect()).unwrap();
@@ -118,7 +118,7 @@ fn a_blob_whose_length_turns_out_too_long_passes_on_from_where_the_room_ends() {
     blob.read_at(0, &mut across).unwrap();
     assert_eq!(across, content.data[..3 * PIECE as usize], "what is stored can still be read");
     let digest = Digest::sha256(&content.data);
-    assert_eq!(blob.hash_whole(&digest).unwrap(), digest);
+    assert_eq!(blob.hash_whole(&digest, &|| {}).unwrap(), digest);
     blob.seal(content.manifest.root().unwrap()).unwrap();
     assert!(blob.is_complete());
 }
@@ -212,15 +212,15 @@ fn a_digest_of_another_kind_cannot_be_told_of_what_has_passed() {
     let content = Content::new(1, 3 * PIECE);
     let blob = in_memory(&content);
     (0..3).for_each(|piece| content.put(&*blob, piece));
-    assert!(matches!(blob.hash_whole(&Digest::Sha512([0; 64])), Err(StoreError::Incomplete { held: 3, .. })));
+    assert!(matches!(blob.hash_whole(&Digest::Sha512([0; 64]), &|| {}), Err(StoreError::Incomplete { held: 3, .. })));
     let digest = Digest::sha256(&content.data);
-    assert_eq!(blob.hash_whole(&digest).unwrap(), digest, "of what is aside");
+    assert_eq!(blob.hash_whole(&digest, &|| {}).unwrap(), digest, "of what is aside");
     // Bytes that were forgotten out of order were not hashed.
     let blob = in_memory(&content);
     content.put(&*blob, 1);
     blob.forget(PieceIndex(2)).unwrap();
     (0..3).filter(|piece| *piece != 1).for_each(|piece| content.put(&*blob, piece));
-    assert!(blob.hash_whole(&digest).is_err());
+    assert!(blob.hash_whole(&digest, &|| {}).is_err());
 }
 
 #[test]

@@ -29,8 +29,8 @@ const MAX_UNATTENDED: Duration = Duration::from_secs(2);
 /// Facts that a session's driver sees, and the session does not.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
-    /// True if nobody waits for anything, though pieces are lacking: the session is at rest ([`Session::is_at_rest`]), or the blob passes
-    /// through while its readers have something to read.
+    /// True if nobody waits for anything of others, though pieces are lacking: the session is at rest ([`Session::is_at_rest`]), the blob passes
+    /// through while its readers have something to read, or this agent itself is at work on what is waited for, and gets on.
     pub is_idle: bool,
     /// How long nothing may come of what one lead does, if there is a limit.
     pub stall: Option<Duration>,
