@@ -158,6 +158,8 @@ pub(crate) struct Breadth {
     /// Windows of this phase in which connections got more than limited ones would.
     above: u8,
     pause: Duration,
+    /// How long the answer of the last trial took to begin.
+    answered: Duration,
     /// True if the agent's own limit held the origin up while bytes were counted.
     held_up: bool,
     /// True if several connections were seen to get more than one.
@@ -206,6 +208,7 @@ impl Breadth {
             seen: 0,
             above: 0,
             pause: FIRST_PAUSE,
+            answered: Duration::ZERO,
             held_up: false,
             is_limited: false,
             failed: None,
@@ -267,7 +270,7 @@ impl Breadth {
     pub(crate) fn tries(&mut self, connection: u8, bytes: u64, now: Moment) -> Option<u64> {
         let Phase::TrialDue(pace) = self.phase else { return None };
         let (length, wanted) = self.next_trial(&pace, bytes)?;
-        let trial = Trial::new(connection, (length, wanted), pace, self.windows.last()?, now);
+        let trial = Trial::new(connection, (length, bytes, wanted), pace, self.windows.last()?, now);
         self.begin(Phase::Trial(trial), now);
         self.trials = self.trials.saturating_sub(1);
         Some(length)
@@ -275,7 +278,8 @@ impl Breadth {
 
     /// By how many bytes a trial that reads `most` is judged, and how much more it has to bring; `None` where it would tell nothing.
     fn next_trial(&self, pace: &MeasuredRate, most: u64) -> Option<(u64, f64)> {
-        let enough = (pace.rate * ENOUGH_TRIAL_TIME.as_secs_f64()) as u64;
+        let burst = if pace.comes_in_bursts() { pace.gap / 2 } else { Duration::ZERO };
+        let enough = (pace.rate * ENOUGH_TRIAL_TIME.max(burst).as_secs_f64()) as u64;
         let wanted_of = |length: u64| {
             let time = Duration::from_secs_f64(length as f64 / pace.rate);
             let wanted = trial::wanted(pace, time).filter(|_| time >= MIN_TRIAL_TIME)?;
@@ -364,7 +368,10 @@ impl Breadth {
                 let before = *before;
                 self.seen |= 1 << connection;
                 let all_are_here = self.seen.count_ones() >= u32::from(self.connections);
-                if !all_are_here && now.since(self.begun) < WARM_UP {
+                if self.comes_in_bursts() {
+                    // New ones get their first burst at once, and so they have to be counted with it.
+                    self.since.get_or_insert(self.begun);
+                } else if !all_are_here && now.since(self.begun) < WARM_UP.max(self.answered * 3) {
                     return None;
                 }
                 let rate = self.measured(bytes, now)?;
@@ -429,6 +436,10 @@ impl Breadth {
         }
     }
 
+    fn comes_in_bursts(&self) -> bool {
+        self.pace.is_some_and(|pace| pace.comes_in_bursts())
+    }
+
     fn is_worth_it(&self, rate: f64, left: u64) -> bool {
         left > MIN_LEFT && left as f64 >= rate * MIN_LEFT_TIME.as_secs_f64()
     }
@@ -480,7 +491,8 @@ impl Breadth {
             return None;
         }
         self.bytes += bytes;
-        let (span, window) = (now.since(since), self.pace.map_or(WINDOW, |pace| pace.span.max(WINDOW)));
+        let answered = if self.comes_in_bursts() { self.answered * 2 } else { Duration::ZERO };
+        let (span, window) = (now.since(since), self.pace.map_or(WINDOW, |pace| pace.span.max(WINDOW)) + answered);
         if span < window {
             return None;
         }
@@ -489,7 +501,9 @@ impl Breadth {
         Some(rate)
     }
 
-    fn judge_trial(&mut self, Outcome { gain, together, wanted, is_burst }: Outcome, now: Moment) -> Option<Widening> {
+    fn judge_trial(&mut self, outcome: Outcome, now: Moment) -> Option<Widening> {
+        let Outcome { gain, together, wanted, answered, is_burst } = outcome;
+        self.answered = answered;
         let Some(pace) = self.pace else {
             self.settle(now);
             return None;

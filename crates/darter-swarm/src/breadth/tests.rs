@@ -65,6 +65,45 @@ fn a_store_that_sends_in_bursts_is_measured_over_whole_ones() {
     }
 }
 
+/// nginx gives a connection what it is to get in a second at once, and then again: at 1 MiB/s a MiB each second, at 4 MiB/s two each half. A host with other work
+/// takes a while to read those.
+#[test]
+fn a_store_of_long_bursts_is_found_by_hosts_that_take_a_while_to_read_one() {
+    let mut failed = false;
+    for (each, burst, takes) in [(1, 1000, 60), (1, 1000, 10), (4, 500, 60), (4, 500, 20), (8, 250, 60), (8, 250, 30)] {
+        for answer in [2, 50] {
+            let (reads, soon) = (100, (burst * 4 + answer * 4) as f64 / 1000.0);
+            let world =
+                World { burst, takes: takes * 1000, answer, tries_on: true, ..World::new(each * MIB, u64::MAX) };
+            let found = world.count(reads, 128 * MIB, |read| read.found.is_some_and(|found| found < soon));
+            let widest = world.count(reads, 128 * MIB, |read| read.widest == 8);
+            println!(
+                "{each} MiB/s in bursts of {burst} ms, {takes} kB a ms, {answer} ms: {found} of {reads} soon, {widest} by eight"
+            );
+            failed |= found * 10 < reads * 9 || widest * 20 < reads * 19;
+        }
+    }
+    assert!(!failed);
+}
+
+#[test]
+fn a_store_whose_answers_take_their_time_is_found_all_the_same() {
+    let mut failed = false;
+    for answer in [60, 150, 400] {
+        for (name, world) in [
+            ("quiet", World::new(8 * MIB, u64::MAX)),
+            ("stalls", World { stalls: Some(3000), stalls_here: true, ..World::new(8 * MIB, u64::MAX) }),
+        ] {
+            let (reads, world) = (200, World { answer, takes: 60_000, tries_on: true, ..world });
+            let found = world.count(reads, 256 * MIB, |read| read.widest == 8);
+            let quick = world.count(reads, 256 * MIB, |read| read.seconds < 7.0);
+            println!("{name}, {answer} ms: {found} of {reads} by eight, {quick} in seven seconds");
+            failed |= found * 20 < reads * 19 || quick * 10 < reads * 9;
+        }
+    }
+    assert!(!failed);
+}
+
 /// How many of them are read by several is to be less than one in a hundred, and none is asked for more than two trials.
 #[test]
 fn noise_makes_no_more_of_what_all_connections_share() {
@@ -78,8 +117,11 @@ fn noise_makes_no_more_of_what_all_connections_share() {
         ("stalls", World { stalls: Some(1500), ..World::new(u64::MAX, 40 * MIB) }),
         ("stalls of this host", World { stalls: Some(1500), stalls_here: true, ..World::new(u64::MAX, 40 * MIB) }),
         ("noise and stalls", World { stalls: Some(1500), stalls_here: true, ..noisy(40) }),
-        ("a slow answer", World { answer: 60, ..noisy(40) }),
-        ("a slow answer and stalls", World { answer: 60, stalls: Some(1500), stalls_here: true, ..noisy(12) }),
+        ("a slow answer", World { answer: 60, tries_on: true, ..noisy(40) }),
+        (
+            "a slow answer and stalls",
+            World { answer: 60, tries_on: true, stalls: Some(1500), stalls_here: true, ..noisy(12) },
+        ),
     ];
     let mut failed = false;
     for (name, world) in worlds {
@@ -97,7 +139,7 @@ fn a_limit_is_found_on_a_busy_machine_too() {
     let world = World::new(8 * MIB, u64::MAX);
     let worlds = [
         ("quiet", 1.0, world),
-        ("a slow answer", 1.0, World { answer: 30, ..world }),
+        ("a slow answer", 1.0, World { answer: 30, tries_on: true, ..world }),
         ("stalls", 0.85, World { stalls: Some(3000), ..world }),
         ("stalls of this host", 0.85, World { stalls: Some(3000), stalls_here: true, ..world }),
         ("a noisy link behind", 0.98, World { noise: 0.3, all: 400 * MIB, ..world }),

@@ -27,8 +27,17 @@ const MARGIN: f64 = 3.0;
 /// A trial is one burst when it comes so many times as fast as the first connection's bytes.
 const BURST: f64 = 2.5;
 
+/// And pauses between bursts are at least so many times as long as the first connection takes for as much.
+const LONG_PAUSE: f64 = 1.9;
+
 /// The first connection got what it does while a trial was one burst if that is no more than so many times what it got before.
 const MAX_OTHERS: f64 = 1.5;
+
+/// A trial whose answer takes its time is judged by so many times as many bytes.
+const SLOW: u64 = 3;
+
+/// A machine that stood still for no more than this part of a trial's time is none that tells nothing.
+const STILL: u32 = 4;
 
 /// Arrivals within this time count as one moment.
 const MOMENT: Duration = Duration::from_millis(1);
@@ -39,6 +48,8 @@ pub(super) struct Trial {
     /// The number of the connection that tries.
     connection: u8,
     length: u64,
+    /// All that it reads.
+    most: u64,
     wanted: f64,
     pace: MeasuredRate,
     asked: Moment,
@@ -63,6 +74,8 @@ pub(super) struct Outcome {
     pub(super) together: f64,
     /// The gain from which on two connections are taken to get more.
     pub(super) wanted: f64,
+    /// How long the answer took to begin.
+    pub(super) answered: Duration,
     /// True if the gain came at once, where the first connection gets bursts: chance has no part in that.
     pub(super) is_burst: bool,
 }
@@ -75,10 +88,10 @@ pub(super) fn wanted(pace: &MeasuredRate, time: Duration) -> Option<f64> {
 }
 
 impl Trial {
-    /// It is judged by `length` bytes of `connection`, which have to bring `wanted` times as much. Bytes of the first connection came last at `before`.
+    /// It is judged by `length` bytes of `connection`, or by `most` where it takes its time to answer, which have to bring `wanted` times as much. Bytes of the first connection came last at `before`.
     pub(super) const fn new(
         connection: u8,
-        (length, wanted): (u64, f64),
+        (length, most, wanted): (u64, u64, f64),
         pace: MeasuredRate,
         before: Moment,
         now: Moment,
@@ -87,6 +100,7 @@ impl Trial {
         Self {
             connection,
             length,
+            most,
             wanted,
             pace,
             asked: now,
@@ -122,14 +136,21 @@ impl Trial {
         if self.end.is_some() {
             return None;
         }
-        self.first.get_or_insert((now, bytes));
+        if self.first.is_none() {
+            self.first = Some((now, bytes));
+            if now.since(self.asked).as_secs_f64() > self.time() && !self.pace.comes_in_bursts() {
+                // What counts are the bytes behind the first ones, of which few tell nothing on a busy machine.
+                self.length = (self.length * SLOW).min(self.most);
+                self.others_gap = Duration::ZERO;
+            }
+        }
         self.came += bytes;
         if self.came < self.length {
             return None;
         }
         self.end = Some(now);
         if self.is_burst(now) {
-            return Some(Outcome { gain: 2.0, together: 2.0, wanted, is_burst: true });
+            return Some(Outcome { gain: 2.0, together: 2.0, wanted, answered: self.answered(), is_burst: true });
         }
         // Or else what the first one gets meanwhile is known when its next bytes come.
         (self.others > 0).then(|| self.outcome(now))
@@ -140,13 +161,17 @@ impl Trial {
         self.length as f64 / self.pace.rate
     }
 
+    fn answered(&self) -> Duration {
+        self.first.map_or(Duration::ZERO, |(first, _)| first.since(self.asked))
+    }
+
     fn is_burst(&self, end: Moment) -> bool {
         let span = end.since(self.first.map_or(self.asked, |(first, _)| first)).max(MOMENT);
         let is_quick = span.as_secs_f64() * BURST <= self.time() && end.since(self.asked).as_secs_f64() <= self.time();
         // If the first connection got more than its bursts meanwhile, the link gives more than before: its rate was no limit.
         let others_time = (end.since(self.before) + self.pace.gap).as_secs_f64();
         let is_as_before = self.others as f64 <= self.pace.rate * others_time * MAX_OTHERS;
-        is_quick && is_as_before && self.pace.is_regular && self.pace.gap.as_secs_f64() >= self.time() * 2.0
+        is_quick && is_as_before && self.pace.is_regular && self.pace.gap.as_secs_f64() >= self.time() * LONG_PAUSE
     }
 
     fn outcome(&self, end: Moment) -> Outcome {
@@ -154,14 +179,15 @@ impl Trial {
         let rate = |bytes: u64, span: Duration| bytes as f64 / span.max(grain).as_secs_f64() / self.pace.rate;
         let all = rate(self.came, end.since(self.asked));
         let (first, at_first) = self.first.unwrap_or((self.asked, 0));
-        let stood_still = self.others_gap.max(end.since(self.others_last)) > grain * 2 + MOMENT * 5;
+        let still = (grain * 2 + MOMENT * 5).max(end.since(first) / STILL);
+        let stood_still = self.others_gap.max(end.since(self.others_last)) > still;
         let later = if stood_still { 0.0 } else { rate(self.came.saturating_sub(at_first), end.since(first)) };
         let second = all.max(later);
         let others =
             self.others as f64 / self.others_last.since(self.before).max(MOMENT).as_secs_f64() / self.pace.rate;
         // More than one got before is not owed to there being two.
         let gain = (others.min(1.0) + second.min(1.0)).min(2.0 * second);
-        Outcome { gain, together: others + second, wanted: self.wanted, is_burst: false }
+        Outcome { gain, together: others + second, wanted: self.wanted, answered: self.answered(), is_burst: false }
     }
 }
 
@@ -181,7 +207,7 @@ mod tests {
 
     /// A trial of 160 kB, 20 ms of one connection: how many kilobytes come on which connection after how many milliseconds.
     fn gain(pace: MeasuredRate, came: impl IntoIterator<Item = (u64, bool, u64)>) -> Option<f64> {
-        let mut trial = Trial::new(1, (160_000, MIN_GAIN), pace, at(0), at(0));
+        let mut trial = Trial::new(1, (160_000, 160_000, MIN_GAIN), pace, at(0), at(0));
         let mut came = came.into_iter();
         let outcome =
             came.find_map(|(millis, is_first, kilobytes)| trial.came(is_first, kilobytes * 1000, at(millis)))?;

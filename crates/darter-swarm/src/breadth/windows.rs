@@ -25,6 +25,12 @@ const AGREE: f64 = 0.1;
 /// Bursts come at regular times if their gaps lie no further from the one in the middle, as a part of it.
 const REGULAR: f64 = 0.25;
 
+/// A burst begins with the first byte after at least this time without one.
+const MIN_PAUSE: Duration = Duration::from_millis(40);
+
+/// Bursts are over once none began for so many times as long as one and its pause take.
+const NO_BURSTS: u32 = 3;
+
 /// So many windows of which most is one gap say that bytes come in bursts.
 const MIN_BURSTS: usize = 3;
 
@@ -48,8 +54,13 @@ pub(super) struct Windows {
     /// When bytes last came.
     last: Option<Moment>,
     done: VecDeque<Window>,
+    /// The burst that comes now: since when, its bytes, and for how long nothing was there.
+    burst: (Moment, u64, Duration),
+    /// Bursts before it, each with the pause behind it.
+    bursts: VecDeque<Window>,
 }
 
+/// Bytes of some time, or of a burst and the pause behind it.
 #[derive(Clone, Copy, Debug)]
 struct Window {
     rate: f64,
@@ -77,6 +88,11 @@ pub(super) struct MeasuredRate {
 }
 
 impl MeasuredRate {
+    /// True if bytes come in bursts, at regular times, with pauses that are most of the time.
+    pub(super) fn comes_in_bursts(&self) -> bool {
+        self.is_regular && self.gap >= MIN_PAUSE && self.gap * 2 >= self.span
+    }
+
     /// True if both rates may be the same one.
     pub(super) fn agrees_with(&self, other: &Self) -> bool {
         (self.rate / other.rate - 1.0).abs() <= AGREE + self.noise.max(other.noise)
@@ -91,7 +107,9 @@ impl MeasuredRate {
 impl Windows {
     pub(super) const fn new() -> Self {
         let (since, bytes, idle, gap) = (Moment::ZERO, 0, Duration::ZERO, Duration::ZERO);
-        Self { length: WINDOW, since, bytes, idle, gap, last: None, done: VecDeque::new() }
+        let burst = (Moment::ZERO, 0, Duration::ZERO);
+        let done = VecDeque::new();
+        Self { length: WINDOW, since, bytes, idle, gap, last: None, done, burst, bursts: VecDeque::new() }
     }
 
     /// When bytes last came.
@@ -99,19 +117,21 @@ impl Windows {
         self.last
     }
 
-    /// Bytes came that were waited for so long. Returns true if a window ended with these bytes.
+    /// Bytes came that were waited for so long. Returns true if a window, or a burst before them, ended with these bytes.
     pub(super) fn came(&mut self, bytes: u64, waited: Duration, now: Moment) -> bool {
         let Some(last) = self.last.replace(now) else {
             self.since = now;
+            self.burst = (now, bytes, Duration::ZERO);
             return false;
         };
         let between = now.since(last);
+        let is_burst_over = self.goes_into_burst(bytes, waited.min(between), between, now);
         self.bytes += bytes;
         self.idle += waited.min(between);
         self.gap = self.gap.max(between);
         let span = now.since(self.since);
         if span < self.length || self.bytes < MIN_BYTES {
-            return false;
+            return is_burst_over;
         }
         let rate = self.bytes as f64 / span.as_secs_f64();
         self.done.push_back(Window { rate, span, gap: self.gap, is_waited_for: self.idle * 2 >= span });
@@ -122,9 +142,34 @@ impl Windows {
         true
     }
 
+    /// Counts bytes as a part of a burst. Returns true if they begin another one.
+    ///
+    /// A host that has other work takes a while to read a burst, so that windows end in the middle of it. And a server that may send so many bytes a second
+    /// waits after each burst as long as that one asks for. So a burst's rate is that of its own bytes, over the time until the next one.
+    fn goes_into_burst(&mut self, bytes: u64, waited: Duration, between: Duration, now: Moment) -> bool {
+        let (since, came, idle) = &mut self.burst;
+        *idle += waited;
+        let span = now.since(*since);
+        if between < MIN_PAUSE {
+            *came += bytes;
+            if self.bursts.back().is_some_and(|before| span > before.span * NO_BURSTS) {
+                self.bursts.clear();
+            }
+            return false;
+        }
+        let rate = *came as f64 / span.as_secs_f64();
+        self.bursts.push_back(Window { rate, span, gap: between, is_waited_for: *idle * 2 >= span });
+        if self.bursts.len() > KEPT {
+            self.bursts.pop_front();
+        }
+        self.burst = (now, bytes, Duration::ZERO);
+        true
+    }
+
     /// Forgets all windows: bytes so far tell nothing of the rate from now on. The next bytes begin a window.
     pub(super) fn clear(&mut self) {
         self.done.clear();
+        self.bursts.clear();
         self.last = None;
         (self.bytes, self.idle, self.gap) = (0, Duration::ZERO, Duration::ZERO);
     }
@@ -137,33 +182,39 @@ impl Windows {
         }
     }
 
-    /// The average of the windows, once there are at least `least` of the shortest kind, or fewer longer ones.
+    /// The average of regular bursts, or else of the windows, once there are at least `least` of the shortest kind, or fewer longer ones.
     pub(super) fn pace(&self, least: usize) -> Option<MeasuredRate> {
-        let span = median(self.done.iter().map(|window| window.span), Duration::cmp)?;
-        let count = self.done.len();
-        // Bursts make them longer; those that became longer because shorter ones lie apart may agree by chance.
-        let fewest = if self.length > WINDOW { least } else { least.div_ceil(5) };
-        let gap = median(self.done.iter().map(|window| window.gap), Duration::cmp)?;
-        // The machine may have had few moments until now.
-        let fewest = if gap * 2 >= span { fewest.max(MIN_BURSTS) } else { fewest };
-        if count < fewest || span * u32::try_from(count).ok()? < WINDOW * u32::try_from(least).ok()? {
-            return None;
-        }
-        let rate = median(self.done.iter().map(|window| window.rate), f64::total_cmp)?;
-        let is_same = |other: Duration| (other.as_secs_f64() / gap.as_secs_f64().max(1e-4) - 1.0).abs() <= REGULAR;
-        let same = self.done.iter().filter(|window| is_same(window.gap)).count();
-        let mut apart: Vec<f64> = self.done.iter().map(|window| (window.rate - rate).abs() / rate).collect();
-        apart.sort_by(f64::total_cmp);
-        let noise = if count < FEW {
-            apart.last().copied()?
-        } else {
-            // The machine may have stood still in one of them, or the first one had what waited in the socket.
-            apart[..count - 1].iter().sum::<f64>() / (count - 1) as f64 * 1.5
-        };
-        let waited_for = self.done.iter().filter(|window| window.is_waited_for).count();
-        let is_regular = same * 8 >= count * 7;
-        Some(MeasuredRate { rate, span, gap, is_regular, noise, is_waited_for: waited_for * 2 > count })
+        average(&self.bursts).filter(|pace| pace.comes_in_bursts() && self.bursts.len() >= MIN_BURSTS).or_else(|| {
+            let (pace, count) = (average(&self.done)?, self.done.len());
+            // Bursts make them longer; those that became longer because shorter ones lie apart may agree by chance.
+            let fewest = if self.length > WINDOW { least } else { least.div_ceil(5) };
+            // The machine may have had few moments until now.
+            let fewest = if pace.gap * 2 >= pace.span { fewest.max(MIN_BURSTS) } else { fewest };
+            let are_enough =
+                count >= fewest && pace.span * u32::try_from(count).ok()? >= WINDOW * u32::try_from(least).ok()?;
+            are_enough.then_some(pace)
+        })
     }
+}
+
+fn average(windows: &VecDeque<Window>) -> Option<MeasuredRate> {
+    let count = windows.len();
+    let span = median(windows.iter().map(|window| window.span), Duration::cmp)?;
+    let gap = median(windows.iter().map(|window| window.gap), Duration::cmp)?;
+    let rate = median(windows.iter().map(|window| window.rate), f64::total_cmp)?;
+    let is_same = |other: Duration| (other.as_secs_f64() / gap.as_secs_f64().max(1e-4) - 1.0).abs() <= REGULAR;
+    let same = windows.iter().filter(|window| is_same(window.gap)).count();
+    let mut apart: Vec<f64> = windows.iter().map(|window| (window.rate - rate).abs() / rate).collect();
+    apart.sort_by(f64::total_cmp);
+    let noise = if count < FEW {
+        apart.last().copied()?
+    } else {
+        // The machine may have stood still in one of them, or the first one had what waited in the socket.
+        apart[..count - 1].iter().sum::<f64>() / (count - 1) as f64 * 1.5
+    };
+    let waited_for = windows.iter().filter(|window| window.is_waited_for).count();
+    let is_regular = same * 8 >= count * 7;
+    Some(MeasuredRate { rate, span, gap, is_regular, noise, is_waited_for: waited_for * 2 > count })
 }
 
 /// The one in the middle.

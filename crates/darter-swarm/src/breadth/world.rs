@@ -35,6 +35,10 @@ pub(super) struct World {
     pub(super) narrow: Option<(u64, u64)>,
     /// Milliseconds until an answer begins.
     pub(super) answer: u64,
+    /// Bytes that this host takes out of a socket in a millisecond.
+    pub(super) takes: u64,
+    /// A second connection that tries goes on until what it says is known, and not only until it has what it is judged by at first.
+    pub(super) tries_on: bool,
     pub(super) seed: u64,
 }
 
@@ -58,12 +62,29 @@ struct Socket {
     owed: f64,
     holds: f64,
     from: u64,
+    /// True if there was more than this host could take when it last took something.
+    had_more: bool,
 }
 
 impl World {
     pub(super) const fn new(each: u64, all: u64) -> Self {
         let (noise, every, burst, stalls, stalls_here, starved, answer, seed) = (0.0, 20, 1, None, false, 0, 2, 1);
-        Self { each, all, noise, every, burst, stalls, stalls_here, starved, narrow: None, answer, seed }
+        let takes = u64::MAX;
+        Self {
+            each,
+            all,
+            noise,
+            every,
+            burst,
+            stalls,
+            stalls_here,
+            starved,
+            narrow: None,
+            answer,
+            takes,
+            tries_on: false,
+            seed,
+        }
     }
 
     /// A blob of this length is read.
@@ -101,11 +122,12 @@ impl World {
             if trial.is_none() && breadth.is_trial_due() {
                 let stretch = breadth.trial_stretch().expect("it is due");
                 let judged = breadth.tries(1, stretch, now).expect("it tells something");
-                // The rest of the stretch has no part in what is decided here.
-                trial = Some(judged as f64);
+                trial = Some(if self.tries_on { stretch } else { judged } as f64);
                 (read.trials, read.tried) = (read.trials + 1, read.tried + judged);
                 sockets[8] = Socket { from: millis + self.answer, ..Socket::default() };
             }
+            // The rest of the stretch has no part in what is decided here.
+            trial = trial.filter(|_| breadth.is_tried());
             let reading = usize::from(breadth.connections());
             let tries = trial.is_some();
             let is_open = |nth: usize, socket: &Socket| socket.from <= millis && (nth < reading || nth == 8 && tries);
@@ -124,18 +146,21 @@ impl World {
                     (socket.owed, socket.holds) = (0.0, socket.holds + sent);
                 }
                 let rest = if nth == 8 { trial.unwrap_or_default() } else { left };
-                if stall > 0 || socket.holds < CHUNK.min(rest) {
+                if stall > 0 || socket.holds < CHUNK.min(rest).min(self.takes as f64) {
                     continue;
                 }
-                let came = socket.holds.min(rest);
-                socket.holds = 0.0;
+                let came = socket.holds.min(rest).min(self.takes as f64);
+                let waited = if socket.had_more { Duration::ZERO } else { Duration::MAX };
+                socket.had_more = socket.holds - came >= CHUNK.min(self.takes as f64) && self.takes != u64::MAX;
+                socket.holds = if self.takes == u64::MAX { 0.0 } else { socket.holds - came };
                 if nth == 8 {
                     trial = Some(rest - came).filter(|rest| *rest >= 1.0);
-                } else {
-                    left -= came;
+                }
+                if nth < 8 || self.tries_on {
+                    left = (left - came).max(0.0);
                 }
                 let connection = if nth == 8 { 1 } else { nth as u8 };
-                read.widenings.extend(breadth.came(connection, came.ceil() as u64, Duration::MAX, left as u64, now));
+                read.widenings.extend(breadth.came(connection, came.ceil() as u64, waited, left as u64, now));
             }
             let reads_now = usize::from(breadth.connections());
             for socket in sockets.iter_mut().take(reads_now).skip(reading) {
