@@ -177,7 +177,7 @@ fn system_file(subcommand: &str) -> Result<Option<ConfigFile>, NotConfigured> {
         Err(ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         // Not for this user, who may run an agent of their own; or for a service whose file has the wrong owner.
         Err(ErrorKind::PermissionDenied) => {
-            crate::output::complain(&format!(
+            crate::stderr::complain(&format!(
                 "note: {SYSTEM_FILE} may not be read by this user and is not used; --config \"\" says that none is meant"
             ));
             Ok(None)

@@ -17,7 +17,7 @@
 //! | `doctor` | `doctor` |
 //! | `demo` | `demo` |
 //! | `pages` | `completions`, `man` |
-//! | `failure`, `output`, `logging`, `signals`, `table`, `units`, `glyphs` | exit codes, streams, signals, and words for people |
+//! | `failure`, `output`, `stderr`, `logging`, `signals`, `table`, `units`, `glyphs` | exit codes, streams, signals, and words for people |
 
 mod cli;
 mod config;
@@ -38,6 +38,7 @@ mod setup;
 mod show;
 mod signals;
 mod snapshotter;
+mod stderr;
 mod table;
 mod top;
 mod units;

@@ -1,11 +1,12 @@
 //! Standard output: data, and nothing else. A reader that goes away (`darter ls | head -1`) ends the command as a
-//! success. Messages for people go to standard error; that nobody takes them is no reason to fail.
+//! success. Messages for people go to standard error ([`complain`]).
 
 use std::io::{self, Write};
 
 use serde::Serialize;
 
 use crate::failure::Failure;
+pub(crate) use crate::stderr::complain;
 
 /// Prints text as it is. Colours in it are dropped when standard output is not a terminal.
 pub(crate) fn text(text: &str) -> anyhow::Result<()> {
@@ -23,12 +24,6 @@ pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
 /// Prints a value as one line of JSON.
 pub(crate) fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
     text(&(serde_json::to_string(value)? + "\n"))
-}
-
-/// Prints a line on standard error. Colours in it are dropped when that is not a terminal.
-pub(crate) fn complain(line: &str) {
-    // It may be full, or its terminal closed: then there is nobody to tell.
-    let _ = writeln!(anstream::stderr(), "{line}");
 }
 
 /// Tells a reader that went away from a failure to write.

@@ -13,22 +13,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use darter_core::Digest;
 
+use super::config::{self, UNUSED_PLUGINS};
 use super::route::{ENGINE_TIMEOUT, Route};
-use super::{PULL_TIMEOUT, cri, release};
+use super::{PULL_TIMEOUT, release};
 use crate::netns::Host;
 use crate::place::darter_binary;
 use crate::process::{Process, wait_until};
 
-/// Plugins that need a kubelet's world, other file systems, or directories of the machine.
-pub(super) const UNUSED_PLUGINS: [&str; 7] = [
-    "io.containerd.grpc.v1.cri",
-    "io.containerd.snapshotter.v1.aufs",
-    "io.containerd.snapshotter.v1.btrfs",
-    "io.containerd.snapshotter.v1.devmapper",
-    "io.containerd.snapshotter.v1.zfs",
-    "io.containerd.internal.v1.opt",
-    "io.containerd.internal.v1.tracing",
-];
 /// containerd's own kind of namespace, for all that the laboratory does.
 pub const NAMESPACE: &str = "darter-lab";
 /// The distribution's release.
@@ -145,7 +136,7 @@ impl<'host> Containerd<'host> {
         let hosts = host.make_directory("containerd/tree/etc/containerd/certs.d")?;
         let config = etc.join("config.toml");
         let text = match lazy.and_then(|lazy| lazy.sandbox) {
-            Some(sandbox) => cri::configuration(&directory, &root, &socket, sandbox),
+            Some(sandbox) => config::with_cri(&directory, &root, &socket, sandbox),
             None => build.configuration(&directory, &root, &socket, &hosts),
         };
         fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;

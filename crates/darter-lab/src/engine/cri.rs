@@ -12,7 +12,7 @@ use darter_core::Digest;
 use serde_json::{Value, json};
 
 use super::PULL_TIMEOUT;
-use super::containerd::{Build, Containerd, Lazy, UNUSED_PLUGINS};
+use super::containerd::{Build, Containerd, Lazy};
 use super::release;
 use super::route::{ENGINE_TIMEOUT, Route};
 use crate::netns::Host;
@@ -22,8 +22,6 @@ use crate::process::wait_until;
 const ETC: &str = "/etc/containerd";
 /// containerd's own kind of namespace, for all that a kubelet asks.
 const NAMESPACE: &str = "k8s.io";
-/// The plugin that is a kubelet's door.
-const CRI: &str = "io.containerd.grpc.v1.cri";
 /// The annotation by which a pull is told of a pod's runtime handler.
 const HANDLER: &str = "io.containerd.cri.runtime-handler";
 /// Of the namespace options: the host's.
@@ -35,25 +33,6 @@ pub struct Cri<'host> {
     engine: Containerd<'host>,
     beside: u32,
     crictl: PathBuf,
-}
-
-/// The configuration before it was set up for Darter: nothing of registries, snapshotters or layers.
-pub(super) fn configuration(directory: &Path, root: &Path, socket: &Path, sandbox: &str) -> String {
-    let unused: Vec<_> = UNUSED_PLUGINS.into_iter().filter(|plugin| *plugin != CRI).collect();
-    let place = |name: &str| directory.join(name);
-    format!(
-        "version = 4\nroot = {root:?}\nstate = {:?}\ndisabled_plugins = {unused:?}\n\
-         [plugins.'io.containerd.server.v1.grpc']\naddress = {socket:?}\n\
-         [plugins.'io.containerd.server.v1.ttrpc']\naddress = {:?}\n\
-         [plugins.'io.containerd.nri.v1.nri']\ndisable = true\n\
-         [plugins.'io.containerd.cri.v1.runtime']\nrestrict_oom_score_adj = true\n\
-         [plugins.'io.containerd.cri.v1.runtime'.cni]\nbin_dirs = [{:?}]\nconf_dir = {:?}\n\
-         [plugins.'io.containerd.cri.v1.images'.pinned_images]\nsandbox = {sandbox:?}\n",
-        place("state"),
-        place("ttrpc"),
-        place("cni/bin"),
-        place("cni/net.d"),
-    )
 }
 
 impl<'host> Cri<'host> {

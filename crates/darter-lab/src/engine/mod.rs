@@ -3,6 +3,7 @@
 //! The settings for a machine that is itself a sandbox were found by trying, and stand where they are used: file locks instead of
 //! shared memory, cgroups without systemd, limits as the machine has them.
 
+mod config;
 mod containerd;
 mod cri;
 mod docker;

@@ -11,7 +11,8 @@ use anyhow::{Context, Result, ensure};
 use darter_core::Digest;
 
 use super::PULL_TIMEOUT;
-use super::containerd::{UNUSED_PLUGINS, set_up};
+use super::config::{CRI, UNUSED_PLUGINS};
+use super::containerd::set_up;
 use super::route::{ENGINE_TIMEOUT, Route};
 use crate::image::architecture;
 use crate::netns::Host;
@@ -20,7 +21,6 @@ use crate::snapshotter::Snapshotter;
 
 /// CRI's namespace.
 const NAMESPACE: &str = "k8s.io";
-const CRI: &str = "io.containerd.grpc.v1.cri";
 /// The variable that names the directory of another release's programs, in place of the distribution's.
 const OTHER: &str = "DARTER_LAB_CONTAINERD";
 /// The first release whose configuration has the version 3, and CRI in parts.

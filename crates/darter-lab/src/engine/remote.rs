@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::containerd::{Containerd, NAMESPACE, UNUSED_PLUGINS};
+use super::config::UNUSED_PLUGINS;
+use super::containerd::{Containerd, NAMESPACE};
 use super::peers::Peer;
 use super::release;
 use super::route::ENGINE_TIMEOUT;

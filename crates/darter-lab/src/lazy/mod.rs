@@ -12,7 +12,7 @@
 //! | [`delay`] | what takes a while before each request reaches the registry |
 //! | [`row`] | [`Row`]: what a way came to, medians, and the table |
 //!
-//! What makes rows comparable: every way gets a new host with a cable of the same rate, and so a page cache that has nothing of the image; the same containerd
+//! Rows are comparable: every way gets a new host with a cable of the same rate, and so a page cache that has nothing of the image; the same containerd
 //! and runc; the same registry behind the same delay. The seed has read everything before, layers and expanded layers, and the registry's and the seed's cables have
 //! the node's rate. The first ever pull alone has a seed of its own that has read nothing.
 

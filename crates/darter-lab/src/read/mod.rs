@@ -8,7 +8,7 @@
 //! | [`course`] | one turn: every stage, several rounds each |
 //! | [`row`] | [`Row`]: what a stage came to, medians, and the table |
 //!
-//! What makes rows comparable: the same file of random bytes on the same disk, and before each round every page cache that may have something of it (that of the
+//! Rows are comparable: the same file of random bytes on the same disk, and before each round every page cache that may have something of it (that of the
 //! mounted layer, of the file of FUSE below it, of the store's file) forgets it.
 
 pub mod course;

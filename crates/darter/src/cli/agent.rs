@@ -11,7 +11,6 @@ use darter_agent::options::{Amount, LazyOption, LoginOption, StaleTags};
 use darter_core::Rate;
 use darter_mount::Fill;
 
-use super::mount::fill_values;
 use super::upstream::{self, UpstreamList};
 use super::values;
 
@@ -195,7 +194,7 @@ pub(crate) struct LazyArgs {
     /// When to fetch the parts of open layers that no container has read: always (from now on), idle (while none waits) or never
     ///
     /// --lazy-fill, --lazy-fill-rate and --lazy-timeout take effect when this agent starts the process that keeps the directory; one that runs already keeps its own.
-    #[arg(long, env = "DARTER_LAZY_FILL", value_name = "WHEN", default_value_t = Fill::Idle, value_parser = fill_values())]
+    #[arg(long, env = "DARTER_LAZY_FILL", value_name = "WHEN", default_value_t = Fill::Idle, value_parser = values::fill())]
     pub(crate) lazy_fill: Fill,
 
     /// Limit --lazy-fill to this rate for each layer, such as 20MB/s or 200mbit [default: no limit]

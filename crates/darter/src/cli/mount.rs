@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use darter_core::{Digest, Rate};
 use darter_mount::Fill;
@@ -96,11 +95,6 @@ pub(crate) enum Mountable {
     },
 }
 
-/// The values of `--fill`.
-pub(crate) fn fill_values() -> impl TypedValueParser<Value = Fill> {
-    PossibleValuesParser::new(Fill::ALL.map(|(_, name)| name)).try_map(|name| name.parse::<Fill>())
-}
-
 /// A URL is known by its `://`, a local path by its beginning: no image's name begins so.
 fn mountable(text: &str) -> Result<Mountable, String> {
     if text.contains("://") {
@@ -169,7 +163,7 @@ pub(crate) struct MountArgs {
     /// which are fetched when it is opened (`darter image profile`). With always or idle, the file can be read to its end when its origin is gone, and
     /// its digest is checked.
     #[arg(long, value_name = "WHEN", default_value_t = Fill::Never,
-        value_parser = fill_values())]
+        value_parser = values::fill())]
     pub(crate) fill: Fill,
 
     /// Fetch that no faster than this, such as 20MB/s or 200mbit [default: as fast as it comes]
@@ -265,7 +259,7 @@ pub(crate) struct LazyDirArgs {
     ///
     /// This is about layers that are open. A layer that is complete here becomes a link to its file in the store, and no longer needs this process.
     #[arg(long, value_name = "WHEN", default_value_t = Fill::Idle,
-        value_parser = fill_values())]
+        value_parser = values::fill())]
     pub(crate) fill: Fill,
 
     /// Fetch that no faster than this, such as 20MB/s or 200mbit [default: as fast as it comes]

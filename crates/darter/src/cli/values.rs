@@ -6,12 +6,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use darter_agent::options::{Amount, LoginOption};
+use darter_mount::Fill;
 use http::{HeaderName, HeaderValue};
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use super::hidden::{has_login, without_logins};
+
+/// The values of `--fill`: `always`, `idle`, `never`.
+pub(crate) fn fill() -> impl TypedValueParser<Value = Fill> {
+    PossibleValuesParser::new(Fill::ALL.map(|(_, name)| name)).try_map(|name| name.parse::<Fill>())
+}
 
 /// A number of bytes: `500MB`, `20GiB`, `1048576`.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
