@@ -6,6 +6,7 @@
 //! | [`cached`] | how much of a file is in memory |
 //! | [`signal`] | dying of a signal |
 //! | [`socket`] | low-water marks of TCP sockets |
+//! | [`sysfs`] | what a mounted file system is called in sysfs |
 
 #[allow(unsafe_code)]
 pub mod cached;
@@ -13,3 +14,5 @@ pub mod cached;
 pub mod signal;
 #[allow(unsafe_code)]
 pub mod socket;
+#[allow(unsafe_code)]
+pub mod sysfs;

@@ -16,6 +16,8 @@ use rustix::mount::{MountFlags, mount as kernel_mount};
 use rustix::system::uname;
 use thiserror::Error;
 
+use crate::read_ahead;
+
 /// How a layer is mounted on which containers run: programs in it may have all rights that a container has.
 pub const EXECUTABLE: MountFlags = MountFlags::RDONLY;
 
@@ -52,16 +54,27 @@ pub enum MountFailure {
 /// # Errors
 /// [`MountFailure`].
 pub fn mount(file: &Path, at: &Path, flags: MountFlags) -> Result<(), MountFailure> {
-    let suits = || is_sound(&uname().release().to_string_lossy()) && is_direct(file) && is_cold(file);
+    let suits = || goes_on() && is_direct(file) && is_cold(file);
     if suits() && kernel_mount(file, at, "erofs", flags, Some(c"directio")).is_ok() {
+        read_as_below(file, at);
         return Ok(());
     }
     match kernel_mount(file, at, "erofs", flags, None) {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            read_as_below(file, at);
+            Ok(())
+        }
         Err(Errno::NODEV) => Err(MountFailure::NoErofs),
         // Before Linux 6.12 only a device can be mounted; this one may have been built so.
         Err(Errno::NOTBLK) => by_loop_device(file, at, flags),
         Err(error) => Err(MountFailure::Failed(at.to_owned(), error.into())),
+    }
+}
+
+/// Without it a layer is read as well, only slower.
+fn read_as_below(file: &Path, at: &Path) {
+    if let Err(error) = read_ahead::as_below(file, at) {
+        tracing::debug!(%error, at = %at.display(), "how far a layer is read ahead is left to the kernel");
     }
 }
 
@@ -70,6 +83,11 @@ pub fn is_known(dir: &Path) -> bool {
     let _ = std::fs::create_dir(dir);
     // There is nothing to be mounted, so it never is.
     kernel_mount("/dev/null", dir, "erofs", EXECUTABLE, None) != Err(Errno::NODEV)
+}
+
+/// True if this kernel's EROFS bears it that its reads go on after the call that began them, as those past the page cache of a file do.
+pub fn goes_on() -> bool {
+    is_sound(&uname().release().to_string_lossy())
 }
 
 /// True if a kernel of this release reads so without harm. Those before may use memory that they freed, and crash (CVE-2026-23224). One whose builder mended it and

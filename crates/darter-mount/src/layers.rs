@@ -6,8 +6,11 @@
 //!
 //! The kernel reads a layer past the page cache of its file here (`FOPEN_DIRECT_IO`): EROFS, or a loop device, has pages of its own of what it reads, each of its reads is one question, which is
 //! answered with all of its bytes or none, and nothing is read but what it wants. Metadata, which EROFS reads page by page, stays in memory all the
-//! same (`FOPEN_KEEP_CACHE`). A thread that waits for such a read can't be killed before it is answered, so who asks is looked at while it waits
-//! (`asker`).
+//! same (`FOPEN_KEEP_CACHE`).
+//!
+//! Where the kernel's EROFS bears it ([`erofs::goes_on`]), it goes on while such a question is under way (`FUSE_ASYNC_DIO`): it reads ahead while its
+//! reader copies what came before, and a reader that waits can be killed. On other kernels, and for metadata, the reading thread asks, and can't be
+//! killed before it is answered: so it is looked at while it waits (`asker`).
 //!
 //! Nobody but the user who mounts it, and root, gets into the directory: layers of private images are in it, and every user of the host may ask for paths.
 //!
@@ -27,8 +30,9 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use darter_core::Digest;
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, KernelConfig, LockOwner,
-    Notifier, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen,
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, Notifier, OpenAccMode, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
+    ReplyOpen,
     ReplyStatfs, ReplyXattr, Request,
 };
 use parking_lot::Mutex;
@@ -39,6 +43,7 @@ use tokio::sync::{OnceCell, watch};
 use tokio::task::JoinHandle;
 
 use crate::asker::Asker;
+use crate::erofs;
 use crate::file::{Condition, MountedFile};
 use crate::names::{
     ALGORITHM, ALGORITHM_INODE, Form, Inodes, Named, name_of, named, retired_name, retired_named, shard_inode,
@@ -52,6 +57,10 @@ const NOT_AT_ALL: Duration = Duration::ZERO;
 
 /// For how long their attributes are: whoever looks a name up wants them next. Of those only how much is here changes.
 const A_MOMENT: Duration = Duration::from_millis(100);
+
+/// Reads past the page cache that are under way, at most. Reads of what can't be had last up to their limit, and while so many are under way, a reader of
+/// what is here waits for one of them to end.
+const MAX_QUESTIONS: u16 = 8192;
 
 /// A layer in the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -357,6 +366,9 @@ fn absent() -> FileAttr {
 impl Filesystem for Directory {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         tune(config);
+        if erofs::goes_on() && config.add_capabilities(InitFlags::FUSE_ASYNC_DIO).is_ok() {
+            let _ = config.set_max_background(MAX_QUESTIONS);
+        }
         Ok(())
     }
 

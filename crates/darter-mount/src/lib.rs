@@ -21,6 +21,7 @@
 //! | [`set`] | several files as such a tree |
 //! | [`archive`] | an archive's members as such a tree |
 //! | [`erofs`] | a layer's file mounted |
+//! | `read_ahead` | how far the kernel reads ahead in it |
 //!
 //! Decisions ([`ahead`], [`touches`], [`limits`], [`fill`](mod@fill), [`waits`], [`kept`], [`files`], `names`) do no I/O and take the time as an argument.
 //!
@@ -40,6 +41,7 @@ pub mod kept;
 pub mod layers;
 pub mod limits;
 mod names;
+mod read_ahead;
 pub mod session;
 pub mod set;
 pub mod single;

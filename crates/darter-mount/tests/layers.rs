@@ -22,9 +22,12 @@ use darter_core::manifest::hash_piece;
 use darter_core::{BlobId, ByteRange, Clock, Digest, PieceHash, PieceIndex, PieceLength, SystemClock};
 use darter_image::{Expander, metadata_start};
 use darter_kernel::cached::cached;
+use darter_kernel::sysfs;
+use darter_mount::erofs;
 use darter_mount::supply::{Content, End, Given, Refusal, Supplier, Supply};
 use darter_mount::{Fill, KeptFile, Layer, Layers, LayersDir, MountError, Mounted, MountedFile, Pages, Settings};
 use parking_lot::Mutex;
+use rustix::fs::{Advice, fadvise, major, minor};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -65,10 +68,12 @@ impl Agent {
 #[async_trait]
 impl Supply for Agent {
     async fn read(&self, range: ByteRange, within: Duration) -> Result<Given, Refusal> {
-        if self.refuses.load(Ordering::SeqCst) {
-            tokio::time::sleep(within).await;
-            return Err(Refusal::Late);
-        }
+        let refuses = async {
+            while self.refuses.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(within, refuses).await.map_err(|_| Refusal::Late)?;
         self.given.fetch_add(range.len() as usize, Ordering::SeqCst);
         Ok(Given::Bytes(self.bytes[range.start() as usize..range.end() as usize].to_vec().into()))
     }
@@ -145,6 +150,12 @@ impl Layers for Known {
 impl Known {
     fn set(&self, name: &str, layer: Layer, agent: &Agent) {
         self.layers.lock().insert(digest(name), (layer, agent.clone()));
+    }
+
+    /// How many reads of the file that was opened first wait.
+    fn waiting(&self, runtime: &Runtime) -> usize {
+        let opened = self.opened.lock().first().and_then(std::sync::Weak::upgrade);
+        opened.map_or(0, |kept| runtime.block_on(kept.file().glance()).waiting)
     }
 
     fn file(&self, name: &str, agent: &Agent) {
@@ -357,10 +368,7 @@ fn a_program_that_waits_for_a_read_can_be_killed_and_others_wait_on() {
     let (agent, path) = (Agent::new(content(300_000)), world.path("x"));
     world.known.file("x", &agent);
     agent.refuses.store(true, Ordering::SeqCst);
-    let waiting = || {
-        let opened = world.known.opened.lock().first().and_then(std::sync::Weak::upgrade);
-        opened.map_or(0, |kept| world.runtime.block_on(kept.file().glance()).waiting)
-    };
+    let waiting = || world.known.waiting(&world.runtime);
     let begin = || Command::new("cat").arg(&path).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let mut programs = [begin(), begin()];
     assert!(soon(|| waiting() == 2), "{}", waiting());
@@ -482,11 +490,19 @@ fn expanded() -> Vec<u8> {
     file
 }
 
+/// True if this kernel mounts layers, and this user may.
+fn mounts_layers() -> bool {
+    let kernel = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    let may = rustix::process::geteuid().is_root() && kernel.contains("\terofs");
+    if !may {
+        eprintln!("skipped: only root mounts EROFS, and only where the kernel has it");
+    }
+    may
+}
+
 #[test]
 fn the_kernel_mounts_a_layer_of_which_nothing_has_come() {
-    let kernel = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    if !rustix::process::geteuid().is_root() || !kernel.contains("\terofs") {
-        eprintln!("skipped: only root mounts EROFS, and only where the kernel has it");
+    if !mounts_layers() {
         return;
     }
     let Some(world) = World::new(Known::default()) else { return };
@@ -516,6 +532,81 @@ fn the_kernel_mounts_a_layer_of_which_nothing_has_come() {
     assert!(std::fs::read(second.path().join("big")).unwrap() == vec![5; 300_000]);
     assert_eq!(agent.given.load(Ordering::SeqCst), given);
     for dir in [&at, &second] {
+        unmount(dir.path(), UnmountFlags::empty()).unwrap();
+    }
+}
+
+/// A layer mounted, of which its agent gives nothing but what a listing needs.
+fn stalled(world: &World, agent: &Agent, at: &Path) -> bool {
+    world.known.file("x", agent);
+    let mounted = mount(world.path("x"), at, "erofs", MountFlags::RDONLY, None);
+    if mounted == Err(rustix::io::Errno::NOTBLK) {
+        eprintln!("skipped: this kernel mounts no EROFS over files");
+        return false;
+    }
+    mounted.unwrap();
+    assert_eq!(std::fs::metadata(at.join("big")).unwrap().len(), 300_000);
+    agent.refuses.store(true, Ordering::SeqCst);
+    true
+}
+
+#[test]
+fn read_ahead_of_a_mounted_layer_is_asked_for_while_its_reader_goes_on() {
+    if !mounts_layers() || !erofs::goes_on() {
+        eprintln!("skipped: the kernel waits for each of its questions");
+        return;
+    }
+    let limit = Some(Duration::from_secs(3600));
+    let Some(world) = World::new(Known { limit, ..Known::default() }) else { return };
+    let (agent, at) = (Agent::new(expanded()), tempfile::tempdir().unwrap());
+    if !stalled(&world, &agent, at.path()) {
+        return;
+    }
+    let big = File::open(at.path().join("big")).unwrap();
+    let asking = std::thread::spawn(move || fadvise(&big, 0, None, Advice::WillNeed).is_ok());
+    assert!(soon(|| asking.is_finished()), "nobody waits for what is read ahead");
+    assert!(asking.join().unwrap() && world.known.waiting(&world.runtime) > 0, "it was asked for");
+    let mut reader =
+        Command::new("cat").arg(at.path().join("big")).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let waits = || std::fs::read_to_string(format!("/proc/{}/status", reader.id())).unwrap().contains("State:\tD");
+    assert!(soon(waits), "for the pages that were asked for");
+    reader.kill().unwrap();
+    assert!(soon(|| reader.try_wait().unwrap().is_some()), "it ends long before its read's limit");
+    agent.refuses.store(false, Ordering::SeqCst);
+    assert!(std::fs::read(at.path().join("big")).unwrap() == vec![5; 300_000]);
+    unmount(at.path(), UnmountFlags::empty()).unwrap();
+}
+
+#[test]
+fn a_whole_layer_is_read_ahead_as_far_as_its_disk_is_and_one_that_is_not_no_farther_than_before() {
+    if !mounts_layers() {
+        return;
+    }
+    let Some(world) = World::new(Known::default()) else { return };
+    let (agent, dirs) = (Agent::new(expanded()), [(); 3].map(|()| tempfile::tempdir().unwrap()));
+    let mut whole = tempfile::NamedTempFile::new().unwrap();
+    whole.write_all(&agent.bytes).unwrap();
+    let [lazy, plain, own] = [&dirs[0], &dirs[1], &dirs[2]].map(tempfile::TempDir::path);
+    if !stalled(&world, &agent, plain) {
+        return;
+    }
+    agent.refuses.store(false, Ordering::SeqCst);
+    erofs::mount(&world.path("x"), lazy, erofs::INERT).unwrap();
+    erofs::mount(whole.path(), own, erofs::INERT).unwrap();
+    let said = |place: &Path| std::fs::read_to_string(place).ok()?.trim().parse::<u64>().ok();
+    let of = |at: &Path| {
+        let name = sysfs::name(&File::open(at).unwrap()).ok()?;
+        said(&Path::new("/sys/class/bdi").join(name.strip_prefix("erofs/")?).join("read_ahead_kb"))
+    };
+    let device = whole.as_file().metadata().unwrap().dev();
+    let disk = PathBuf::from(format!("/sys/dev/block/{}:{}", major(device), minor(device)));
+    let disk = said(&disk.join("queue/read_ahead_kb")).or_else(|| said(&disk.join("../queue/read_ahead_kb")));
+    if let Some(usual) = of(plain) {
+        assert_eq!(of(lazy), Some(usual), "what is read ahead is fetched");
+        assert_eq!(of(own), Some(usual.max(disk.unwrap_or_default())));
+    }
+    for dir in &dirs {
+        assert!(std::fs::read(dir.path().join("big")).unwrap() == vec![5; 300_000]);
         unmount(dir.path(), UnmountFlags::empty()).unwrap();
     }
 }

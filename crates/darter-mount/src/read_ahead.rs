@@ -1,0 +1,44 @@
+//! How far the kernel reads ahead in a mounted layer. Blocking, and for root alone.
+//!
+//! EROFS over a file has a read-ahead of its own, 128 KiB, whatever the disk below has. A whole layer is read ahead as any file of its disk is: nothing is fetched by
+//! that, within one file of the layer, and where programs fault pages in, no more comes than would of that disk's own files. A layer of the directory of layers keeps the kernel's:
+//! what is read ahead there is fetched.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use darter_kernel::sysfs;
+use rustix::fs::{major, minor};
+
+/// Reads ahead in what is mounted at `at` as far as in files of the disk that `file` is on, which is mounted there; never less far than before.
+///
+/// # Errors
+/// Where `file` is on no disk, or the kernel does not tell (before Linux 6.9) or let say how far.
+pub(crate) fn as_below(file: &Path, at: &Path) -> io::Result<()> {
+    let below = read(&of_disk(fs::metadata(file)?.dev())?)?;
+    let own = of_mounted(&sysfs::name(&File::open(at)?)?)?;
+    if below > read(&own)? {
+        fs::write(own, below.to_string())?;
+    }
+    Ok(())
+}
+
+/// Where it is said of a disk, or of the one that a partition is of.
+fn of_disk(device: u64) -> io::Result<PathBuf> {
+    let disk = PathBuf::from(format!("/sys/dev/block/{}:{}", major(device), minor(device)));
+    let places = ["queue/read_ahead_kb", "../queue/read_ahead_kb"].map(|place| disk.join(place));
+    places.into_iter().find(|place| place.exists()).ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// Where it is said of an EROFS without a device, by its name in sysfs.
+fn of_mounted(name: &str) -> io::Result<PathBuf> {
+    let own = name.strip_prefix("erofs/").ok_or(io::ErrorKind::NotFound)?;
+    Ok(Path::new("/sys/class/bdi").join(own).join("read_ahead_kb"))
+}
+
+fn read(place: &Path) -> io::Result<u64> {
+    let text = fs::read_to_string(place)?;
+    text.trim().parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
