@@ -1,7 +1,7 @@
 //! A layer's file mounted as EROFS, read-only. Blocking, and for root alone.
 //!
 //! The kernel may read a file past that file's own page cache (`directio`): without a second copy of everything in memory, and ahead of
-//! readers as from a device. It is asked for where the kernel does so without harm (`is_sound`), where the file system below says that it can (`is_direct`), and only of a
+//! readers as from a device, as far as in files of the disk below ([`read_ahead`]). It is asked for where the kernel does so without harm (`is_sound`), where the file system below says that it can (`is_direct`), and only of a
 //! file of which next to nothing is in memory: a layer that came a moment ago is read faster from there. Never of a file of FUSE: [the directory of layers](crate::layers) has it read past its page cache in any case.
 
 use std::fs::File;
@@ -56,25 +56,18 @@ pub enum MountFailure {
 pub fn mount(file: &Path, at: &Path, flags: MountFlags) -> Result<(), MountFailure> {
     let suits = || goes_on() && is_direct(file) && is_cold(file);
     if suits() && kernel_mount(file, at, "erofs", flags, Some(c"directio")).is_ok() {
-        read_as_below(file, at);
+        // It is read as well without, only slower.
+        if let Err(error) = read_ahead::as_below(file, at) {
+            tracing::debug!(%error, at = %at.display(), "how far a layer is read ahead is left to the kernel");
+        }
         return Ok(());
     }
     match kernel_mount(file, at, "erofs", flags, None) {
-        Ok(()) => {
-            read_as_below(file, at);
-            Ok(())
-        }
+        Ok(()) => Ok(()),
         Err(Errno::NODEV) => Err(MountFailure::NoErofs),
         // Before Linux 6.12 only a device can be mounted; this one may have been built so.
         Err(Errno::NOTBLK) => by_loop_device(file, at, flags),
         Err(error) => Err(MountFailure::Failed(at.to_owned(), error.into())),
-    }
-}
-
-/// Without it a layer is read as well, only slower.
-fn read_as_below(file: &Path, at: &Path) {
-    if let Err(error) = read_ahead::as_below(file, at) {
-        tracing::debug!(%error, at = %at.display(), "how far a layer is read ahead is left to the kernel");
     }
 }
 

@@ -504,6 +504,10 @@ impl MountedFile {
 
     fn fetch_ahead(self: &Arc<Self>, runtime: &Handle, range: Option<ByteRange>) {
         let Some(range) = range else { return };
+        // It is here, and the agent was asked for it by this connection.
+        if self.kept.lock().is_vouched(range) {
+            return;
+        }
         // More than so many is a reader that is not waited for any more, or an agent that gives nothing.
         let Ok(permit) = Arc::clone(&self.fetches).try_acquire_owned() else { return };
         let file = Arc::clone(self);

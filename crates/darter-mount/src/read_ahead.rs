@@ -1,8 +1,8 @@
-//! How far the kernel reads ahead in a mounted layer. Blocking, and for root alone.
+//! How far the kernel reads ahead in a layer that it reads past the page cache of its file. Blocking, and for root alone.
 //!
-//! EROFS over a file has a read-ahead of its own, 128 KiB, whatever the disk below has. A whole layer is read ahead as any file of its disk is: nothing is fetched by
-//! that, within one file of the layer, and where programs fault pages in, no more comes than would of that disk's own files. A layer of the directory of layers keeps the kernel's:
-//! what is read ahead there is fetched.
+//! EROFS over a file has a read-ahead of its own, 128 KiB, whatever the disk has. A whole layer is read ahead as any file of its disk is: nothing is fetched by that, it ends
+//! with each file in the layer, and a page fault brings no more than it would in a file of that disk. Where EROFS reads by the page cache of the layer's file, that is read ahead as
+//! the disk says, and more above it wins little; in a layer of the directory of layers, what is read ahead is fetched.
 
 use std::fs::{self, File};
 use std::io;

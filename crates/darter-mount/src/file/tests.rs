@@ -317,6 +317,22 @@ async fn is_frozen(file: &Arc<MountedFile>) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_here_is_not_asked_for_ahead_of_who_reads_it_again() {
+    let agent = Agent::new();
+    let mounted = mount(&agent, Fill::Never);
+    let asked = || (agent.asked("fetch").len(), agent.asked("read").len());
+    let mut first = (0, 0);
+    for _ in 0..2 {
+        for at in (0..LENGTH).step_by(PIECE as usize) {
+            assert!(mounted.reads(at, PIECE as u32).await);
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(first == (0, 0) && asked().0 > 0 || first == asked(), "{first:?} {:?}", asked());
+        first = asked();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_waited_for_is_asked_for_before_what_is_read_ahead() {
     let agent = Agent::new();
     let mounted = mount(&agent, Fill::Never);
