@@ -1,6 +1,7 @@
 //! The thread that waits for a read: whether it was killed meanwhile.
 //!
-//! A read past the page cache is one question of the thread that reads, and the kernel lets that thread end only once it is answered. The kernel tells of
+//! A read past the page cache that does not go on by itself ([`layers`](crate::layers)) is one question of the thread that reads, and the kernel lets that thread end only once it is
+//! answered. The kernel tells of
 //! signals, too, but of all of them, and the library that takes its questions does not pass that on. So the thread is looked at while its read waits.
 //!
 //! Invariant: only a thread that was killed, and waits in the kernel, counts. If it can't be seen (another PID namespace, no `/proc`), it counts as
