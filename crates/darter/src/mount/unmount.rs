@@ -39,8 +39,13 @@ pub(super) async fn run(args: &UnmountArgs) -> anyhow::Result<()> {
         let note = keeper.filter(|_| !args.lazy).map(|keeper| File::open(register::note_of(&register, keeper.pid)));
         let (away, lazy) = (dir.clone(), args.lazy);
         threads::run(move || unmount(&away, lazy)).await?;
-        if let Some(Ok(note)) = note {
-            ended(&note).await;
+        if let Some(Ok(note)) = note
+            && !ended(&note).await
+        {
+            output::complain(&format!(
+                "the process that kept {} goes on: another mount namespace, as services and containers have them, has a copy of the mount. It ends with that",
+                dir.display()
+            ));
         }
         if !args.json {
             output::text(&format!("unmounted {}\n", dir.display()))?;
@@ -131,14 +136,15 @@ fn uses(process: u32, dir: &Path) -> bool {
         || mapped()
 }
 
-/// Waits until a keeper has tidied up.
-async fn ended(note: &File) {
+/// Waits until a keeper has tidied up; false if it does not.
+async fn ended(note: &File) -> bool {
     for _ in 0..KEEPER_LOOKS.1 {
         if !register::is_kept(note) {
-            return;
+            return true;
         }
         tokio::time::sleep(KEEPER_LOOKS.0).await;
     }
+    false
 }
 
 #[cfg(test)]
