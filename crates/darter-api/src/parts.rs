@@ -3,7 +3,7 @@
 //!
 //! `POST /v1/parts` with a [`GetRequest`](crate::GetRequest), `Connection: upgrade` and `Upgrade: darter-parts` is answered by 101 with the headers
 //! `darter-blob`, `darter-length`, `darter-pieces` (the base-two logarithm of the piece length) and, when known, `darter-last-modified`. Then both
-//! sides send frames: four bytes, a little-endian number, and so many bytes of JSON: an [`Ask`] one way, a [`Told`] the other. A descriptor
+//! sides send frames: four bytes, the length as a little-endian number, and JSON of that length: an [`Ask`] one way, a [`Told`] the other. A descriptor
 //! travels with [`Told::File`]; the bytes of [`Told::Bytes`] follow its frame.
 //!
 //! While the connection lasts, the blob is not evicted. The daemon closes it when nothing more can be had of the blob, after

@@ -12,7 +12,7 @@
 //! | [`context`], [`budget`] | what all of it shares |
 //! | [`error`] | what can go wrong when bytes are asked for, and whose fault it is |
 //!
-//! What a swarm does is decided in `darter-swarm`; here it is done, with a store, origins and a fleet that are given. Non-goals: how these are
+//! `darter-swarm` decides what a swarm does; here it is done, with a store, origins and a fleet that are given. Non-goals: how these are
 //! made of options, identity, and the handle for programs (`darter-agent`).
 
 pub mod budget;

@@ -45,7 +45,7 @@ mod tests {
         }
         assert!((0..3).all(|number| addresses.of(&node(number)).is_some()));
         assert!(addresses.of(&node(10 * MAX_ADDRESSES - 1)).is_some(), "the one that came last");
-        // Where more are connected, all of them.
+        // If more are connected, all of them are kept.
         let many = 2 * MAX_ADDRESSES;
         for number in 0..10 * many {
             addresses.note(node(number), "10.0.0.1:7400", many, connected(many));

@@ -29,7 +29,7 @@ use super::{Fleet, Peer};
 /// The version of the protocol that brought the question.
 const SINCE: u8 = 3;
 
-/// How long answers are waited for while most have not come, where so many are asked that it can't be due to a few.
+/// How long answers are waited for while most have not come, if at least [`MANY`] agents are asked, so that it can't be due to a few.
 const MAX_SURVEY_TIMEOUT: Duration = Duration::from_secs(5);
 const MANY: usize = 4;
 
@@ -283,7 +283,7 @@ mod tests {
 
     use super::*;
 
-    /// How long it takes to ask agents of which each answers after so many seconds, and how many answers came.
+    /// The seconds that it takes to ask agents that answer after `answers` seconds, and the number of answers that came.
     async fn asks(answers: &[u64]) -> (u64, usize) {
         let begun = Instant::now();
         let answer = |seconds: &u64| {

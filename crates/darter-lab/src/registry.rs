@@ -31,7 +31,7 @@ const READ_AGAIN_PART: u64 = 200;
 const MORE_REQUESTS: u64 = 8;
 const REGISTRY_START_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a registry allows, and to whom.
+/// The rights that a registry gives.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Access {
     /// Reading, to anybody.

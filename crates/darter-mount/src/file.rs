@@ -508,7 +508,7 @@ impl MountedFile {
         if self.kept.lock().is_vouched(range) {
             return;
         }
-        // More than so many is a reader that is not waited for any more, or an agent that gives nothing.
+        // If all permits are taken, readers are not waited for any more, or the agent gives nothing.
         let Ok(permit) = Arc::clone(&self.fetches).try_acquire_owned() else { return };
         let file = Arc::clone(self);
         runtime.spawn(async move {

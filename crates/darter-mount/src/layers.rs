@@ -64,7 +64,7 @@ const MAX_QUESTIONS: u16 = 8192;
 /// A layer in the directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Layer {
-    /// A file of this length, of which so many bytes are here.
+    /// A virtual file.
     File {
         /// Its length.
         length: u64,
@@ -186,7 +186,7 @@ impl LayersDir {
     }
 }
 
-/// Who uses the files of a directory.
+/// The uses of a directory's files.
 #[derive(Default)]
 struct Users {
     /// How often files are open.
@@ -310,7 +310,7 @@ impl Shared {
         let _ = tokio::task::spawn_blocking(forgetting).await;
     }
 
-    /// A file that was open is not any more. What is to be dropped where a thread may wait: the mount ends by that.
+    /// A file was closed. Returns the directory's descriptor if it has to be dropped, on a thread that may wait: the mount ends by that.
     fn closed(&self) -> Option<Arc<OwnedFd>> {
         let mut users = self.users.lock();
         users.open = users.open.saturating_sub(1);

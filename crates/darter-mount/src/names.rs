@@ -152,7 +152,7 @@ impl<T> Inodes<T> {
         self.nodes.get(&inode.0)
     }
 
-    /// The kernel forgets an inode so many times. Counts lookups down, and gives the node's own state back if that was
+    /// The kernel forgets an inode `times` times. Counts lookups down, and gives the node's own state back if that was
     /// the last one.
     pub(crate) fn forget(&mut self, inode: INodeNo, times: u64) -> Option<T> {
         let node = self.nodes.get_mut(&inode.0)?;

@@ -12,7 +12,7 @@ use crate::media_type;
 /// The longest configuration that is read. Real ones have a few kilobytes.
 pub const MAX_CONFIG: u64 = 4 << 20;
 
-/// More layers than so many are no image that runs: the kernel stacks fewer.
+/// The most layers of an image: the kernel stacks fewer than this.
 pub const MAX_LAYERS: usize = 512;
 
 /// An image, as its manifest tells.

@@ -45,7 +45,7 @@ impl From<Duration> for When {
 }
 
 impl When {
-    /// How long after the start, where T* is so many seconds.
+    /// The time after the start, if T* is `bound` seconds.
     pub fn after(self, bound: f64) -> Duration {
         match self {
             Self::Share(share) => Duration::from_secs_f64(share * bound),

@@ -32,7 +32,7 @@ pub(crate) struct View<'a> {
 }
 
 impl Blob {
-    /// A blob of so many pieces, at nodes that stand there.
+    /// A blob of `pieces` pieces of `piece_bytes` bytes, at nodes in `places`.
     pub(crate) fn new(pieces: u32, piece_bytes: u64, places: Vec<Place>) -> Self {
         let hash = |piece: u32| {
             let mut hash = [0; 32];

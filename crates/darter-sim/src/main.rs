@@ -31,7 +31,7 @@ struct Options {
     /// window or grain in bytes, queue in microseconds, begun (0 or 1).
     #[arg(long = "set", value_name = "NAME=NUMBER")]
     set: Vec<String>,
-    /// Runs each scenario of the laboratory with so many numbers from --seed on, and prints what is usual and what was worst.
+    /// Runs each scenario of the laboratory with this many numbers from --seed on, and prints the median and the worst.
     #[arg(long, default_value_t = 1)]
     draws: u64,
     /// Prints JSON, an object a line.

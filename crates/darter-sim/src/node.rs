@@ -203,7 +203,7 @@ impl Node {
         Moment::ZERO + shows.since(Moment::ZERO + self.ahead)
     }
 
-    /// Its cable takes up something that lasts so many microseconds, behind what it is taking up; when it is through.
+    /// Its cable takes up something that lasts `micros` microseconds, behind what it is taking up. Returns when it is through.
     pub(crate) fn take_up(&mut self, micros: f64, now: Moment) -> Moment {
         self.up_free = self.up_free.max(now.as_micros() as f64) + micros;
         Moment::from_micros(self.up_free as u64)

@@ -36,7 +36,7 @@ pub struct FleetOptions {
     /// The most connections by which the lead reads such an origin.
     #[arg(long, default_value_t = 8)]
     pub origin_connections: u8,
-    /// When nodes come: all, poisson:NODES_PER_SECOND, rolling:NODES/SECONDS (so many every so many seconds).
+    /// When nodes come: all, poisson:NODES_PER_SECOND, rolling:NODES/SECONDS (NODES of them every SECONDS).
     #[arg(long, default_value = "all")]
     pub arrivals: Arrivals,
     /// Kills at a share of T*: seed@0.6, or a share of the nodes such as 0.05@0.5. May be given several times.
@@ -62,7 +62,7 @@ pub struct FleetOptions {
     /// Rate of the link between a zone and the others.
     #[arg(long)]
     pub zone_rate: Option<Rate>,
-    /// Every node starts a program that reads so many of the pieces, here and there, one after the other, and nothing else. T* and
+    /// Every node starts a program that reads this many of the pieces, here and there, one after the other, and nothing else. T* and
     /// copies are of these.
     #[arg(long, value_name = "PIECES", conflicts_with = "read")]
     pub touch: Option<u32>,
@@ -93,7 +93,7 @@ pub enum Arrivals {
     All,
     /// At random, this many a second on average.
     Poisson(f64),
-    /// A rolling update: so many at a time, every so many seconds.
+    /// A rolling update: the number of nodes at a time, and the seconds between.
     Rolling(usize, f64),
 }
 

@@ -3,7 +3,7 @@
 //! live node holds, whoever lies, but for less than a copy where leads die, or one for each node where the seed lies; and the same number is the same history.
 //!
 //! A failing history names its number; `DARTER_HISTORY=NUMBER cargo test -p darter-sim --test histories` tells what happens in it.
-//! Put it into `KEPT`, so that it is told first from then on. `DARTER_HISTORIES=COUNT` tells so many.
+//! Put it into `KEPT`, so that it is told first from then on. `DARTER_HISTORIES=COUNT` tells COUNT of them.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const KEPT: [u64; 4] = [530, 532, 2090, 2225];
 /// The same of those with a false seed.
 const KEPT_OF_FALSE_SEEDS: [u64; 6] = [1903, 2686, 4654, 5742, 5880, 8329];
 
-/// One history in so many is told twice.
+/// One history in this many is told twice.
 const TOLD_TWICE: u64 = 10;
 
 /// SplitMix64 (Steele, Lea and Flood, 2014).
@@ -148,7 +148,7 @@ fn tell(number: u64, scenario: &Scenario) -> Result<(), String> {
     Ok(())
 }
 
-/// Tells those that failed once, and so many others.
+/// Tells the histories `kept`, which failed once, and `histories` others.
 fn tell_all(kept: &[u64], histories: u64, scenario: impl Fn(u64) -> Scenario) {
     let number = |name| std::env::var(name).ok().map(|number| number.parse::<u64>().expect("a number"));
     let histories = 0..number("DARTER_HISTORIES").unwrap_or(histories);

@@ -294,7 +294,7 @@ fn readers_in_order_cost_a_large_swarm_nothing() {
     assert!(messages(&with) <= messages(&without) * 1.1);
 }
 
-/// Eight nodes at 25 MB/s, a blob of so many MiB in 1,024 pieces, and what makes it differ.
+/// Eight nodes at 25 MB/s and a blob of `mib` MiB in 1,024 pieces, changed by `change`.
 fn eight_with(mib: u64, change: impl FnOnce(&mut Scenario)) -> Scenario {
     let mut scenario = Scenario::equal(8, 1024, mib << 10, megabytes(25));
     change(&mut scenario);
@@ -367,7 +367,7 @@ fn who_comes_later_and_reads_in_order_holds_up_nobody_who_came_before() {
     assert!(with.lag_quantile(1.0, scenario.pieces) <= 0.45);
 }
 
-/// Eight nodes, of which so many lie in this way: the honest ones' last over T*.
+/// Eight nodes, of which `liars` lie by `lie`: the time of the last honest one over T*.
 fn among_eight(lie: Lie, liars: u32, mut scenario: Scenario) -> f64 {
     for node in 0..liars {
         scenario.lie(8 - node, lie);

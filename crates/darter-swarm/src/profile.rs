@@ -26,7 +26,7 @@ pub use ahead::Ahead;
 /// Records that are kept of one blob.
 pub const MAX_RECORDED: usize = 16;
 
-/// Once there are as many, one node in so many is asked for a record still: starts change, and a fleet is large.
+/// Once there are as many, one node in this many is still asked for a record: starts change, and a fleet is large.
 const ONE_IN: u8 = 16;
 
 /// The most bytes of a profile.

@@ -90,7 +90,7 @@ fn hold(piece: u32, tell: &mpsc::Sender<String>) -> Outcome<f64> {
     })
 }
 
-/// Asks for so many pieces; returns the CPU seconds it took.
+/// Asks for `count` pieces; returns the CPU seconds that it took.
 fn ask(addr: &str, piece: u32, count: u32) -> Outcome<f64> {
     runtime()?.block_on(async {
         let stream = TcpTransport::default().connect(addr).await?;

@@ -21,7 +21,7 @@ use super::{Agent, Download};
 /// Bytes of metadata that are in memory at a time for an image: of a million files, some 100 MB.
 const MAX_COMPARED: u64 = 128 << 20;
 
-/// Room is counted in so many bytes.
+/// The unit in which room is counted, in bytes.
 const UNIT: u64 = 1 << 10;
 
 /// Read at a time.

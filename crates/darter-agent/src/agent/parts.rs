@@ -215,7 +215,7 @@ impl AsRef<[u8]> for Counted {
     }
 }
 
-/// Waits until so many bytes may be in memory; more than may ever be count as all of them.
+/// Waits until `length` bytes may be in memory; a `length` over [`MAX_INLINE`] counts as that.
 async fn counted(inline: &Arc<Semaphore>, length: usize) -> Option<OwnedSemaphorePermit> {
     let count = u32::try_from(length.min(MAX_INLINE)).unwrap_or(u32::MAX);
     // It is never closed.

@@ -144,7 +144,7 @@ async fn node_of(dir: &std::path::Path, may_send: &[u32]) -> (Agent, Arc<Chosen>
     (agent, chosen, download)
 }
 
-/// Waits until an agent holds so many pieces.
+/// Waits until an agent holds `pieces` pieces.
 async fn held(agent: &Agent, chosen: &Chosen, pieces: u32) {
     let held = async {
         while agent.progress(chosen.content.blob()).unwrap().held != pieces {

@@ -21,7 +21,7 @@ const SMALL: u32 = 900 << 10;
 const FOUR: u32 = 1600 << 10;
 const LARGE: u32 = 6 << 20;
 
-/// A layer at the origin, with a file of so many bytes.
+/// A layer at the origin, with a file of `length` bytes.
 fn publish(world: &World, number: u32, length: u32) -> (LayerRequest, Vec<u8>) {
     let content: Vec<u8> = (0..length).map(|at| ((at + number).wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let bytes = tar([file("content", &content)]);

@@ -28,7 +28,7 @@ fn reads(download: &Download) -> Vec<ByteRange> {
     (0..32).map(|number| (number * 37 % pieces) * piece + 100).map(|at| ByteRange::new(at, at + 5000)).collect()
 }
 
-/// A seed that has it all, and so many nodes that have joined.
+/// A seed that has the whole blob, and `nodes` nodes that have joined.
 async fn world(nodes: u8) -> (World, Content) {
     let mut world = World::new();
     for host in 0..=nodes {

@@ -16,7 +16,7 @@ pub(super) enum Refused {
     Trouble(String),
 }
 
-/// What seeds say of an origin's refusal. One seed may be wrong, or lie: two that say so are believed, and one if no other can be asked.
+/// Seeds' words of an origin's refusal. One seed may be wrong, or lie: two that say so are believed, and one if no other can be asked.
 #[derive(Default)]
 pub(super) struct SeedsWords(Option<FetchError>);
 

@@ -39,7 +39,7 @@ pub(super) fn keep(dir: &Dir, names: Names, length: usize) {
         if there >= wanted as u64 {
             return;
         }
-        // What is smaller stays if there is no space for this one.
+        // A smaller file stays if there is no space for this one.
         if dir.replace(names.room, names.temporary, &[&vec![0; wanted]], false).is_ok() {
             return;
         }

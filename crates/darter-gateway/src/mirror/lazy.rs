@@ -469,7 +469,7 @@ impl Mirror {
         true
     }
 
-    /// Whether the puller of an image may read one of its layers, as far as credentials go. That a registry which is not trusted has the layer is
+    /// True if the puller of an image may read one of its layers, as far as credentials go. That a registry which is not trusted has the layer is
     /// seen by who opens the expanded form: from that registry it is given once it delivered the layer itself.
     async fn may_open_layer(&self, ask: &Ask<'_>, digest: Digest) -> bool {
         if ask.upstream.is_trusted() {

@@ -502,7 +502,7 @@ impl Default for Parser {
     }
 }
 
-/// How many bytes fill the last block of so many.
+/// The number of bytes that fill the last block of `length` bytes.
 const fn padding(length: u64) -> u64 {
     length.wrapping_neg() % BLOCK as u64
 }

@@ -298,7 +298,7 @@ pub(crate) fn huge_hole() -> Vec<u8> {
         .pax("GNU.sparse.realsize", size.to_string())])
 }
 
-/// One directory with so many names.
+/// One directory with `count` names.
 pub(crate) fn many_names(count: usize) -> Vec<u8> {
     let name = |at: usize| format!("many/{:x}-{}", at.wrapping_mul(2_654_435_761) % 1_000_003, "n".repeat(at % 40));
     tar((0..count).map(|at| file(&name(at), [at as u8])))

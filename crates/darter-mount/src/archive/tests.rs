@@ -84,7 +84,7 @@ fn member(name: &str) -> Vec<u8> {
     out
 }
 
-/// An archive with members `0`, `1` …, room for so many decoders, and an agent that takes so long for each answer.
+/// An archive with `members` members, named `0`, `1` …, room for `places` decoders, and an agent that takes `pause` for each answer.
 fn archive(members: usize, places: usize, pause: Duration) -> (Archive, Arc<Agent>, Vec<NodeId>) {
     let (mut all, mut builder) = (Vec::new(), TreeBuilder::new(Time::default()));
     for name in (0..members).map(|number| number.to_string()) {

@@ -429,7 +429,7 @@ fn an_answer_with_a_value_of_the_future_is_a_failure_to_whoever_waits_for_it() {
     assert_eq!(unread(8, &whole), Unknown { kind: 8, request: None });
 }
 
-/// The body of a message of eight megabytes that is a list behind these bytes: zeros, which are elements of so many bytes each.
+/// The body of a message of eight megabytes that is a list behind `head`: zeros, which are elements of `element` bytes each.
 fn long_list(head: &[u8], element: usize) -> Vec<u8> {
     let room = MAX_MESSAGE - head.len() - 5;
     let count = u32::try_from(room / element).unwrap();

@@ -13,7 +13,7 @@ impl<B: Backend> Keeper<B> {
         }
         self.room.measure(self.backend.space());
         let (used, capacity) = (self.room.used(), self.room.capacity());
-        // Blobs on which all their holders rest are among them. Where there is room for these, too, nobody looks at every blob.
+        // Blobs on which all their holders rest are among them. If there is room for these, too, not every blob is looked at.
         let own = shelf.entries.get(&blob).and_then(|entry| entry.body.as_ref()).map_or(0, |body| body.lacks());
         let being_made: u64 = shelf.busy.values().sum();
         let lacking = self.room.lacking().saturating_sub(own).saturating_add(being_made);

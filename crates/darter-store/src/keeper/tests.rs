@@ -1,4 +1,4 @@
-//! Whatever happens to blobs, what the open ones lack is known without looking at all of them.
+//! The bytes that open blobs lack are known at any moment without looking at all blobs.
 
 use std::sync::Arc;
 

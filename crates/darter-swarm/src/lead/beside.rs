@@ -132,7 +132,7 @@ impl Lead {
         self.stretch_beside(number, known, stretch)
     }
 
-    /// The next stretch of so many pieces that nobody reads.
+    /// The next `stretch` pieces that nobody reads.
     fn stretch_beside(&self, number: u8, known: &PieceSet, stretch: u32) -> Option<OriginRun> {
         let total = self.total?;
         let is_gap = |piece: &u32| self.is_gap(OriginReader::Beside(number), PieceIndex(*piece), known);

@@ -84,7 +84,7 @@ pub(super) struct Members {
     groups: Vec<Group>,
     /// Reports: for each suspect the members that reported it; kept though the suspect leaves.
     reports: BTreeMap<NodeId, Vec<NodeId>>,
-    /// How many others each member reported, and who reported so many that its reports count for nothing.
+    /// The number of others that each member reported, and the members that reported too many: their reports count for nothing.
     reported: BTreeMap<NodeId, usize>,
     false_reporters: BTreeSet<NodeId>,
     /// Pairs of which one reported the other, both ways round; kept though they leave.
@@ -232,7 +232,7 @@ impl Members {
         (0..self.slots.len()).filter(|slot| self.slots[*slot].is_some())
     }
 
-    /// The blob has so many pieces.
+    /// The blob has `total` pieces.
     pub(super) const fn set_total(&mut self, total: u32) {
         self.total = Some(total);
     }

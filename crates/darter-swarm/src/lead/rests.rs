@@ -113,7 +113,7 @@ impl Lead {
         f64::from(stretch) * piece / last.max(1.0) > left + MAX_REST_TIME.as_secs_f64()
     }
 
-    /// True if so many bytes may be under way in vain, besides those of answers that were broken off before.
+    /// True if `bytes` more may be under way in vain, besides those of answers that were broken off before.
     fn may_lose(&self, bytes: u64) -> bool {
         let length = self.readings.lengths.map_or(0, |(_, length)| length);
         (self.readings.speeds.lost + bytes) * LOST_PART <= length
@@ -179,7 +179,7 @@ mod tests {
         lead
     }
 
-    /// The other connection got so many bytes a second for so long.
+    /// The other connection got `rate` bytes a second for `millis`.
     fn got(lead: &mut Lead, rate: u64, millis: u64) {
         for tick in (0..=millis).step_by(10) {
             lead.readings.speeds.came(OriginReader::Beside(0), rate / 100, at(tick));

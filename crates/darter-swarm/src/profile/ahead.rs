@@ -15,7 +15,7 @@ pub struct Ahead {
 }
 
 impl Ahead {
-    /// Takes so many bytes for an opening that has `own` already. False, and nothing is taken, if there is no room for it in a store of this
+    /// Takes `bytes` for an opening that has `own` already. False, and nothing is taken, if there is no room for it in a store of this
     /// `capacity`.
     pub const fn take(&mut self, own: &mut u64, bytes: u64, capacity: u64) -> bool {
         let room = capacity / STORE_PART;
@@ -27,7 +27,7 @@ impl Ahead {
         true
     }
 
-    /// An opening that had so many has ended.
+    /// An opening that had `own` bytes has ended.
     pub const fn give_back(&mut self, own: u64) {
         self.taken = self.taken.saturating_sub(own);
     }

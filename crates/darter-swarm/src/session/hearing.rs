@@ -7,11 +7,11 @@ use super::seeking::Lost;
 use super::{Guilt, Input, Meeting, Output, Session};
 use crate::{Event, Facts, Leader, Loss, RequestId, Start};
 
-/// With so many outputs to be carried out, reports of others are not heard: they can be repeated for ever.
+/// With this many outputs to be carried out, reports of others are not heard: they can be repeated for ever.
 const MAX_OUTPUTS: usize = 4096;
 
-/// A lead that gives so many pieces in a row that are here gives nothing. It may not know yet what came from others, but it gives each piece once, and not many at a
-/// time.
+/// A lead that gives this many pieces in a row that are here already counts as one that gives nothing. It may not know yet what came from others,
+/// but it gives each piece once, and not many at a time.
 const MAX_REPEATED: u32 = 64;
 
 /// A request under way.

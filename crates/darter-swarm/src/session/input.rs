@@ -187,7 +187,7 @@ pub enum Input {
         /// The piece.
         piece: PieceIndex,
     },
-    /// A reader in order stands at a piece, and waits for so many from there on.
+    /// A reader in order stands at a piece, and waits for some pieces from there on.
     ReaderAt {
         /// The reader.
         reader: ReaderId,

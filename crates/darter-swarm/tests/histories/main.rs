@@ -1,6 +1,6 @@
 //! Histories of a swarm's leads: deaths, partitions, lost messages and late ones, thousands of each kind, all drawn from a number.
 //! A failing history names its number; `DARTER_HISTORY=NUMBER cargo test -p darter-swarm --test histories NAME` tells what happens in it.
-//! Put the number into `KEPT` with the test's name, so that it is told first from then on. `DARTER_HISTORIES=COUNT` tells so many of each test.
+//! Put the number into `KEPT` with the test's name, so that it is told first from then on. `DARTER_HISTORIES=COUNT` tells COUNT of each test.
 
 mod origin;
 mod pull;
@@ -22,7 +22,7 @@ const KEPT: &[(&str, u64)] = &[];
 /// How long everything is quiet before the world is looked at.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// Runs so many histories of a test, the kept ones first; that of `DARTER_HISTORY` alone, with all that happens in it, if that is set.
+/// Runs `histories` histories of a test, the kept ones first; that of `DARTER_HISTORY` alone, with all that happens in it, if that is set.
 fn each<W: Told>(test: &str, histories: u64, mut run: impl FnMut(u64) -> (W, Result<(), String>)) {
     let number = |name| std::env::var(name).ok().map(|number| number.parse::<u64>().expect("a number"));
     let kept = KEPT.iter().filter(|(name, _)| *name == test).map(|(_, number)| *number);

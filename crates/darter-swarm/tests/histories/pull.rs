@@ -17,7 +17,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How long nothing may come of what one lead does, though it is a seed.
 const STALL: Duration = Duration::from_secs(30);
 
-/// After so many looks at which bytes came all are there.
+/// After this many looks at which bytes came, all are there.
 pub(crate) const WHOLE_AFTER: u32 = 3;
 
 /// The ways in which an agent lies. It gives nothing to anybody.

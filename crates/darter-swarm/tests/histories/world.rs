@@ -145,7 +145,7 @@ pub(crate) struct World {
     parted: u64,
     /// Pairs that never reach each other, the lower first.
     pub(crate) walls: BTreeSet<(usize, usize)>,
-    /// One message in so many is lost; none if zero.
+    /// One message in this many is lost; none if zero.
     pub(crate) loses_one_in: u64,
     /// True if agents want bytes.
     pub(crate) pulls: bool,

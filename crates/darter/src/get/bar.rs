@@ -185,7 +185,7 @@ impl Bar {
     }
 }
 
-/// A bar for bytes, of which so many come if that is known; draws nothing when quiet, or when nobody watches.
+/// A bar for `length` bytes, if that is known; draws nothing when quiet, or when nobody watches.
 pub(crate) fn progress_bar(length: Option<u64>, quiet: bool) -> ProgressBar {
     let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     ProgressBar::with_draw_target(length, target).with_style(style(length.is_some(), is_narrow()))

@@ -14,8 +14,8 @@
 //! A room's file `wanted` lists the keys of the sources that were begun there and are not done, one a line. It is written by
 //! the process that has the room's lock, and read by everybody.
 //!
-//! What a mount without a daemon fetches goes with it. In the data directory's store that is beside what others keep there, so the file `guests` lists it: what
-//! a mount left that was killed goes with the next one, or when a daemon starts.
+//! Blobs that a mount without a daemon fetches are removed with it. In the data directory's store they lie beside what others keep there, so the
+//! file `guests` lists them: those that a killed mount left are removed by the next mount, or when a daemon starts.
 
 use std::collections::HashSet;
 use std::fs::{DirBuilder, DirEntry, Metadata, OpenOptions};

@@ -20,7 +20,7 @@ use crate::output;
 /// How long a keeper is waited for after its mount is gone.
 const KEEPER_LOOKS: (Duration, u32) = (Duration::from_millis(20), 500);
 
-/// More programs than so many are not named.
+/// The most programs that are named.
 const MAX_NAMED: usize = 5;
 
 /// `darter unmount`.

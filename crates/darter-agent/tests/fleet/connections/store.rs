@@ -194,7 +194,7 @@ impl Store {
         self.shared.most_open.load(Ordering::Relaxed)
     }
 
-    /// Reads it as containerd does, by so many ranges of `step` bytes at a time; how many ticks that takes.
+    /// Reads it as containerd does, by `connections` ranges of `step` bytes at a time; returns the ticks that this takes.
     pub(super) async fn read_directly(&self, step: u64, connections: usize) -> u64 {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let (before, length) = (self.ticks(), self.shared.content.len() as u64);

@@ -55,7 +55,7 @@ pub(super) struct Pulled {
     pub(super) copies: f64,
 }
 
-/// So many nodes pull a blob of so many bytes in the company of these liars.
+/// `honest` nodes pull a blob of `length` bytes in the company of the liars `lies`.
 pub(super) async fn pull(above: Above, honest: u8, length: u32, lies: &[Lie]) -> Pulled {
     let content = Arc::new(content(length));
     let (network, origin) = (MemNetwork::new(), MemOrigin::new());

@@ -104,7 +104,7 @@ impl Cables {
         self.0.lock().flips.insert((from, to));
     }
 
-    /// A host lies from now on about a blob of so many pieces.
+    /// The host `ip` lies from now on about `blob`, which has `pieces` pieces.
     pub(crate) fn lie(&self, ip: IpAddr, how: Lie, blob: BlobId, pieces: u32) {
         self.0.lock().content = Some((blob, pieces));
         self.host(ip, |host| host.lie = Some(how));

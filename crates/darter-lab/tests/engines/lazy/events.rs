@@ -175,7 +175,7 @@ pub(crate) fn a_full_disk_keeps_nobody_from_reading(world: &World) -> Result<()>
         ensure!(outcome.errors == 0, "{outcome:?}");
         let free = node.agent.ask(&["status"])?["store"]["free_bytes"].as_u64().context("a status tells of room")?;
         ensure!(free < 1 << 20, "the disk was not full: {free} bytes are free");
-        // What is pulled now has no other place than memory, and the agent that starts again knows it.
+        // An image that is pulled now has room in memory alone, and the agent that starts again knows it.
         let late = fleet.known.late.reference(NAME);
         node.pull(&late)?;
         for layer in &fleet.known.late.layers {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A lead that has read 300 pieces of a blob of `total`. The first of so many members came to hold them, and the lead gave it those of which
+/// A lead that has read 300 pieces of a blob of `total`. The first of `members` members came to hold them, and the lead gave it those of which
 /// `is_given` is true.
 fn after(members: u16, total: u32, is_given: impl Fn(u32) -> bool) -> Lead {
     let mut lead = lead(total, 300);

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// A lead that gave a member one of four pieces, among so many others that want the blob, or only offer what they hold. How many holders of
-/// it count so many milliseconds after it came to the member?
+/// A lead that gave a member one of four pieces, among `others` that want the blob (`wants`), or only offer what they hold. How many holders of
+/// the piece count `millis` after it came to the member?
 fn holders_after(millis: u64, others: u16, wants: bool) -> u32 {
     let mut lead = lead(4, 1);
     join(&mut lead, 1);

@@ -5,7 +5,7 @@ use darter_swarm::Facts;
 
 use super::{BLOB, PIECES};
 
-/// An agent's knowledge of a blob of so many pieces, and the agents that can be met.
+/// An agent's knowledge of a blob of `pieces` pieces, and the agents that can be met.
 pub(crate) struct View {
     pub(crate) pieces: u32,
     /// The pieces whose hashes it knows.
