@@ -75,6 +75,12 @@ pub enum FetchError {
         /// The blobs that are called so.
         candidates: Vec<String>,
     },
+    /// A part of this program failed that must not.
+    #[error("the agent broke off blob {} by a fault of its own, which its log tells of: report that, and ask for it again", blob.short())]
+    Broken {
+        /// Which blob.
+        blob: BlobId,
+    },
     /// The agent ended before the blob was whole.
     #[error("the daemon was stopped before the download finished ({kept}); run the same command again to go on")]
     Stopped {
@@ -97,7 +103,7 @@ impl Blamed for FetchError {
             Self::Withdrawn { .. } => (Origin, Retry::Later(None)),
             Self::Unproven { .. } => (Origin, Retry::Elsewhere),
             Self::Silent | Self::Stalled { .. } => (Network, Retry::Later(None)),
-            Self::Stopped { .. } | Self::Draining => (Ourselves, Retry::Later(None)),
+            Self::Broken { .. } | Self::Stopped { .. } | Self::Draining => (Ourselves, Retry::Later(None)),
         };
         Blame::new(fault, retry)
     }

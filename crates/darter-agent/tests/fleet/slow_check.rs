@@ -1,11 +1,14 @@
-//! A whole that has to be read once more to be checked takes as long as the disk takes: nothing comes meanwhile, and nothing stands still.
+//! A whole that has to be read once more to be checked takes as long as the disk takes: nothing comes meanwhile, and nothing stands still. A check
+//! that panics ends the download, and is waited for by nobody.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use darter_agent::options::Role;
-use darter_agent::{Agent, Options};
+use darter_agent::{Agent, FetchError, Options};
 use darter_core::manifest::hash_piece;
 use darter_core::{BlobId, Digest, Manifest, PieceHash, PieceIndex, PieceLength, PieceSet, Source};
 use darter_store::{
@@ -21,6 +24,7 @@ const PIECES: u32 = 12;
 const PIECE_TIME: Duration = Duration::from_millis(500);
 /// Less than the check takes, and more than a piece takes on a busy machine.
 const STALL_TIMEOUT: Duration = Duration::from_secs(3);
+const SOON: Duration = Duration::from_secs(120);
 
 /// Methods that the other store answers.
 macro_rules! passed_on {
@@ -31,16 +35,16 @@ macro_rules! passed_on {
     };
 }
 
-/// A store on a disk that is slow to give all of a blob.
-struct Slow(Arc<MemStore>);
+/// A store on a disk that is slow to give all of a blob, or where reading all of it panics, once.
+struct Slow(Arc<MemStore>, Arc<AtomicBool>);
 
 impl Store for Slow {
     fn open(&self, blob: BlobId) -> Result<Option<Arc<dyn StoredBlob>>> {
-        Ok(self.0.open(blob)?.map(|blob| Arc::new(SlowBlob(blob)) as Arc<dyn StoredBlob>))
+        Ok(self.0.open(blob)?.map(|blob| Arc::new(SlowBlob(blob, Arc::clone(&self.1))) as Arc<dyn StoredBlob>))
     }
 
     fn open_or_create(&self, blob: BlobId, info: BlobInfo, manifest: Manifest) -> Result<Arc<dyn StoredBlob>> {
-        Ok(Arc::new(SlowBlob(self.0.open_or_create(blob, info, manifest)?)))
+        Ok(Arc::new(SlowBlob(self.0.open_or_create(blob, info, manifest)?, Arc::clone(&self.1))))
     }
 
     passed_on! {
@@ -61,10 +65,11 @@ impl Store for Slow {
 }
 
 #[derive(Debug)]
-struct SlowBlob(Arc<dyn StoredBlob>);
+struct SlowBlob(Arc<dyn StoredBlob>, Arc<AtomicBool>);
 
 impl StoredBlob for SlowBlob {
     fn hash_whole(&self, like: &Digest, step: &dyn Fn()) -> Result<Digest> {
+        assert!(!self.1.swap(false, Ordering::Relaxed), "as the test wants it");
         self.0.hash_whole(like, &|| {
             step();
             std::thread::sleep(PIECE_TIME);
@@ -119,8 +124,8 @@ fn begun(content: &[u8], length: PieceLength, source: &Source) -> Arc<MemStore> 
     store
 }
 
-#[tokio::test]
-async fn a_whole_that_takes_longer_to_check_than_a_blob_may_stand_still_is_right_in_the_end() {
+/// An agent alone with such a store, which `panics` or does not; and a source of which its last piece is to be read.
+async fn agent(dir: &Path, panics: bool, stall_timeout: Duration) -> (Agent, Source, Vec<u8>, Origin) {
     let length = PieceLength::from_log2(18).unwrap();
     let content: Vec<u8> = (0..PIECES * length.bytes() as u32).map(|at| (at * 31 + at / 251) as u8).collect();
     let served = content.clone();
@@ -128,15 +133,27 @@ async fn a_whole_that_takes_longer_to_check_than_a_blob_may_stand_still_is_right
     let source = origin.blob(&content);
     let (held, name) = (content.clone(), source.clone());
     let store = threads::run(move || begun(&held, length, &name)).await;
+    let options = Options { role: Role::Embedded, listen: None, stall_timeout, ..seed::node(dir, Vec::new()) };
+    let store = Slow(store, Arc::new(AtomicBool::new(panics)));
+    (Agent::builder(options).store(store).start().await.unwrap(), source, content, origin)
+}
+
+#[tokio::test]
+async fn a_whole_that_takes_longer_to_check_than_a_blob_may_stand_still_is_right_in_the_end() {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options {
-        role: Role::Embedded,
-        listen: None,
-        stall_timeout: STALL_TIMEOUT,
-        ..seed::node(dir.path(), Vec::new())
-    };
-    let agent = Agent::builder(options).store(Slow(store)).start().await.unwrap();
-    let got = tokio::time::timeout(Duration::from_secs(120), read(&agent, &source)).await.expect("it ends");
+    let (agent, source, content, _origin) = agent(dir.path(), false, STALL_TIMEOUT).await;
+    let got = tokio::time::timeout(SOON, read(&agent, &source)).await.expect("it ends");
+    assert!(got.unwrap() == content);
+    agent.drain().await;
+}
+
+#[tokio::test]
+async fn a_check_that_panics_ends_the_download_and_the_next_one_begins_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let (agent, source, content, _origin) = agent(dir.path(), true, Duration::ZERO).await;
+    let got = tokio::time::timeout(SOON, read(&agent, &source)).await.expect("nobody waits for ever");
+    assert!(matches!(got, Err(FetchError::Broken { .. })), "{got:?}");
+    let got = tokio::time::timeout(SOON, read(&agent, &source)).await.expect("it ends");
     assert!(got.unwrap() == content);
     agent.drain().await;
 }

@@ -49,6 +49,7 @@ impl From<FetchError> for Refused {
         match error {
             FetchError::Withdrawn { reason, .. } => Self::Trouble(reason),
             FetchError::Stopped { .. } => Self::Trouble("it was stopped".to_owned()),
+            FetchError::Broken { .. } => Self::Trouble("it broke off by a fault of its own".to_owned()),
             other => Self::Final(other),
         }
     }

@@ -117,7 +117,7 @@ impl Transfer {
     pub(super) fn superseded(self: &Arc<Self>, failure: Failure) {
         let failure = OriginFailure::new(ErrorKind::Changed, failure.text);
         let transfer = Arc::clone(self);
-        self.tasks.spawn(async move { transfer.supersede(FetchError::Origin(failure)).await });
+        self.spawn(async move { transfer.supersede(FetchError::Origin(failure)).await });
     }
 
     fn changed_end(&self) -> RunEnd {

@@ -142,7 +142,7 @@ impl Transfer {
             return self.tell(Input::ReadEnded { reader });
         };
         let transfer = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             let (began, caller) = (transfer.context.now(), transfer.state().callers.current().clone());
             let end = transfer.read_stretch(reader, run, &caller).await;
             transfer.after_stretch(end, began, &caller).await;

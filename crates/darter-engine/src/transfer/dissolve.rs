@@ -19,7 +19,7 @@ impl Transfer {
     /// Begins to throw the blob away.
     pub(crate) fn throw_away(self: &Arc<Self>, error: FetchError) {
         let dissolving = Arc::clone(self);
-        self.tasks.spawn(async move { dissolving.dissolve(error).await });
+        self.spawn(async move { dissolving.dissolve(error).await });
     }
 
     /// Throws the blob away here, and tells the members if this agent leads.

@@ -18,7 +18,7 @@ const PROGRESS_PAUSE: Duration = Duration::from_millis(200);
 /// Starts the driver of a transfer; it ends when the transfer is closed.
 pub(super) fn start(transfer: &Arc<Transfer>) {
     let driven = Arc::clone(transfer);
-    transfer.tasks.spawn(async move {
+    transfer.spawn(async move {
         let mut looked = Moment::ZERO;
         loop {
             let now = driven.context.now();
@@ -104,7 +104,7 @@ impl Transfer {
             Output::Narrowed { before, after, why } => self.narrowed(before, after, &why),
             Output::Check => {
                 let finishing = Arc::clone(self);
-                self.tasks.spawn(async move { finishing.finish().await });
+                self.spawn(async move { finishing.finish().await });
             }
             Output::Completed => self.tell_seeds_of_whole(),
             Output::Unattended => self.note("nobody was seeing to what is missing; going on"),
@@ -113,7 +113,7 @@ impl Transfer {
             Output::LeadLost { lead, loss, lets_down, why } => self.lead_lost(lead, loss, lets_down, &why),
             Output::StartOver { lead, guilt, reason } => {
                 let starting = Arc::clone(self);
-                self.tasks.spawn(async move { starting.start_over_without(lead, guilt, reason).await });
+                self.spawn(async move { starting.start_over_without(lead, guilt, reason).await });
             }
             Output::EndTrust { reason } => self.end_trust(&reason),
             Output::EndStalled => self.end_stalled(),

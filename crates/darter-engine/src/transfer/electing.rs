@@ -35,7 +35,7 @@ impl Transfer {
     pub(super) fn end_trust(self: &Arc<Self>, why: &str) {
         let reason = format!("the node that gave it can't go on ({why})");
         let ending = Arc::clone(self);
-        self.tasks.spawn(async move { ending.dissolve(FetchError::Withdrawn { blob: ending.blob, reason }).await });
+        self.spawn(async move { ending.dissolve(FetchError::Withdrawn { blob: ending.blob, reason }).await });
     }
 
     /// Takes a step to find a lead; how it ended is told to the session, if this transfer goes on.
@@ -44,13 +44,13 @@ impl Transfer {
         match step {
             Step::End => {}
             Step::Rest(pause) => {
-                self.tasks.spawn(async move { seeking.rest(pause).await });
+                self.spawn(async move { seeking.rest(pause).await });
             }
             Step::Survey => {
-                self.tasks.spawn(async move { seeking.ask_around().await });
+                self.spawn(async move { seeking.ask_around().await });
             }
             Step::Ask(node) => {
-                self.tasks.spawn(async move { seeking.ask_to_lead(node).await });
+                self.spawn(async move { seeking.ask_to_lead(node).await });
             }
             Step::Lead if self.is_on_trust() => self.end_trust("no other is found"),
             Step::Lead => {
@@ -111,7 +111,7 @@ impl Transfer {
             return;
         }
         let transfer = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             match tokio::time::timeout(JOIN_TIMEOUT, transfer.join_again(seed)).await {
                 Ok(Ok(())) => transfer.note(format!("the seed {} leads again", transfer.fleet.address(seed))),
                 Ok(Err(FetchError::Withdrawn { .. })) | Err(_) => {}

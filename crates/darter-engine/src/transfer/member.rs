@@ -45,7 +45,7 @@ impl Transfer {
         self.learn_hashes(lead, 0, &joined.hashes, (None, joined.proof));
         if let Some((whole, peer)) = whole {
             let transfer = Arc::clone(self);
-            self.tasks.spawn(async move { transfer.take_whole(&peer, whole).await });
+            self.spawn(async move { transfer.take_whole(&peer, whole).await });
         }
         // It may have gone before this agent followed it, and then nobody will say so.
         if self.fleet.peer(lead).is_none() {

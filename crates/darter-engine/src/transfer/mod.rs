@@ -33,6 +33,7 @@
 //! | [`journal`] | what happened, for `darter explain` |
 //! | [`meter`] | a rate over the last second or so |
 //! | `steps` | work of this agent itself that is waited for |
+//! | `tasks` | the tasks by which it lives, and what follows when one of them panics |
 //! | `upkeep` | somebody is responsible for what is lacking; nobody waits for ever |
 //! | `hashes` | hashes that are told are checked and stored |
 //! | `wants` | what of it is wanted: everything, or what a few readers wait for |
@@ -79,6 +80,7 @@ pub mod status;
 pub(crate) mod steps;
 mod storing;
 pub mod stream;
+mod tasks;
 mod through;
 pub mod turns;
 mod upkeep;

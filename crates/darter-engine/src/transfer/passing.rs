@@ -174,7 +174,7 @@ impl Transfer {
             return;
         }
         let transfer = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             let (stored, dropped) = (Arc::clone(&transfer.stored), again.clone());
             if let Err(error) = transfer.context.disk.run(move || stored.drop_pieces(&dropped)).await {
                 tracing::debug!(blob = %transfer.blob.short(), error = %in_full(&error), "forgotten pieces could not be dropped");

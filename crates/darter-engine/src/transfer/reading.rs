@@ -37,7 +37,7 @@ impl Transfer {
         }
         let left = self.state().readers.begins(reader, self.context.now());
         let transfer = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             let mut left = left;
             let goes_on = transfer.read_run(run, &mut left).await && !transfer.closed.is_cancelled();
             let (began, left) = if goes_on { (None, Some(left)) } else { (left.began, None) };

@@ -253,7 +253,7 @@ impl Transfer {
             return self.note_streamed(self.stored.length());
         };
         let transfer = Arc::clone(self);
-        self.tasks.spawn(async move { transfer.hash_on(hashing).await });
+        self.spawn(async move { transfer.hash_on(hashing).await });
     }
 
     fn has_next(&self, hashing: &Hashing) -> bool {
