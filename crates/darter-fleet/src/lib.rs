@@ -10,6 +10,7 @@
 //! | [`seeds`] | what was given by `--join`: kept connected, tried again when lost |
 //! | `addresses` | where agents listen, those that are not connected, too |
 //! | `circle` | how nodes come to know each other, and what happens when the last seed is lost |
+//! | `dialling` | which agents are being connected to, and how many at a time |
 //! | `known` | the nodes known, in memory and on the disk |
 //! | [`survey`] | asking around among the nodes who leads or holds a blob |
 //! | `twins` | two agents with one id |
@@ -24,6 +25,7 @@ mod addresses;
 mod circle;
 mod context;
 pub mod data;
+mod dialling;
 pub mod failures;
 mod known;
 mod peer;
@@ -31,7 +33,7 @@ pub mod seeds;
 pub mod survey;
 mod twins;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -52,6 +54,7 @@ use tokio_util::task::TaskTracker;
 use self::addresses::Addresses;
 pub use self::context::FleetContext;
 use self::data::DataLink;
+use self::dialling::{Dialling, Turn};
 use self::known::KnownNodes;
 pub use self::peer::{Peer, PeerListener};
 use self::survey::Surveys;
@@ -89,7 +92,7 @@ struct Adopted {
 #[derive(Default)]
 struct FleetState {
     peers: HashMap<NodeId, Connected>,
-    dialling: HashSet<NodeId>,
+    dialling: Dialling,
     links: HashMap<NodeId, Arc<DataLink>>,
     addresses: Addresses,
     /// Addresses of agents with which no version of the protocol is common, and until when they are left alone.
@@ -100,7 +103,7 @@ struct FleetState {
 impl FleetState {
     fn note_address(&mut self, node: NodeId, addr: &str) {
         let Self { addresses, peers, dialling, .. } = self;
-        let is_used = |node: &NodeId| peers.contains_key(node) || dialling.contains(node);
+        let is_used = |node: &NodeId| peers.contains_key(node) || dialling.has(*node);
         addresses.note(node, addr, peers.len() + dialling.len(), is_used);
     }
 
@@ -234,7 +237,7 @@ impl Fleet {
 
     /// Connects to a node unless it is connected or being connected. [`PeerListener::peer_up`] tells the rest.
     pub fn ensure(self: &Arc<Self>, info: &PeerInfo) {
-        {
+        let turn = {
             let mut state = self.state.lock();
             let known = state.peers.contains_key(&info.node) || info.node == self.me().node;
             // One that is connected said by itself where it is: what others say of it does not count.
@@ -242,28 +245,17 @@ impl Fleet {
                 state.note_address(info.node, &info.addr);
             }
             let is_stranger = state.strangers.get(&info.addr).is_some_and(|until| self.context.now() < *until);
-            if known || is_stranger || info.addr.is_empty() || !state.dialling.insert(info.node) {
-                return;
-            }
+            let is_wanted = !(known || is_stranger || info.addr.is_empty());
+            if is_wanted { state.dialling.turn(info.node) } else { Turn::Taken }
+        };
+        if turn == Turn::Taken {
+            return;
         }
         let (fleet, info) = (Arc::clone(self), info.clone());
         self.tasks.spawn(async move {
-            match fleet.dial(&info.addr).await {
-                Ok(node) if node == info.node => {}
-                Ok(node) => {
-                    tracing::debug!(peer = %info.addr, found = %node.short(), "another agent answers there now");
-                    fleet.known.lock().forget(info.node);
-                }
-                Err(error) => {
-                    tracing::debug!(peer = %info.addr, error = %in_full(&error), "could not meet a node");
-                    if error.needs_upgrade() {
-                        fleet.state.lock().leave_alone(&info.addr, fleet.context.now());
-                    }
-                    fleet.known.lock().failed(info.node, fleet.context.now());
-                }
+            if turn == Turn::Now {
+                fleet.meet(&info).await;
             }
-            fleet.state.lock().dialling.remove(&info.node);
-            fleet.changed.send_replace(());
             // It may have reached this agent meanwhile.
             if fleet.peer(info.node).is_none()
                 && let Some(listener) = fleet.listener()
@@ -280,7 +272,7 @@ impl Fleet {
         loop {
             let (connected, dialling) = {
                 let state = self.state.lock();
-                (state.peers.contains_key(&info.node), state.dialling.contains(&info.node))
+                (state.peers.contains_key(&info.node), state.dialling.has(info.node))
             };
             if connected || !dialling || changed.changed().await.is_err() {
                 return connected;

@@ -377,10 +377,16 @@ fn source_of(agent: &Agent, request: &GetRequest) -> Result<(Source, Credentials
 }
 
 /// A layer whose repository is called as the registry calls it: programs name it as the mirror is asked for it.
-fn at_its_registry(agent: &Agent, layer: &LayerRequest) -> LayerRequest {
+fn at_its_registry(agent: &Agent, layer: LayerRequest) -> LayerRequest {
     let rewrites = Rewrites::from(agent.options().upstreams.as_slice());
     let repository = rewrites.apply(&layer.registry, layer.repository.clone());
-    LayerRequest { repository, ..layer.clone() }
+    LayerRequest { repository, ..layer }
+}
+
+/// A layer as its caller names it. How long it is shows that a registry's answer is about it, so that the word of those counts alone who may have all
+/// that is here.
+fn as_believed(layer: &LayerRequest, is_trusted: bool) -> LayerRequest {
+    LayerRequest { size: layer.size.filter(|_| is_trusted), ..layer.clone() }
 }
 
 /// Opens a blob for whoever reads here and there in it.
@@ -404,7 +410,7 @@ async fn open_parts(
             Some(layer) => {
                 given = mirror.filter(|mirror| mirror.may_open(layer, &credentials, caller.is_trusted()));
                 let access = if given.is_some() { Access::Granted } else { Access::Asked };
-                let layer = at_its_registry(&agent, layer);
+                let layer = at_its_registry(&agent, as_believed(layer, caller.is_trusted()));
                 agent.expanded(&layer, credentials, access, LAYER_TIMEOUT).await?
             }
             None => match &request.blob {
@@ -566,6 +572,15 @@ mod tests {
             }
             assert!(!may(user, agent, &Method::PUT, "/v1/layers"), "{user:?}");
         }
+    }
+
+    #[test]
+    fn how_long_a_layer_is_is_believed_of_those_alone_who_may_have_it_anyway() {
+        let digest = darter_core::Digest::sha256(b"layer");
+        let (registry, repository) = ("lab".to_owned(), "app".to_owned());
+        let layer = LayerRequest { registry, repository, digest, size: Some(7), media_type: None, diff_id: digest };
+        assert_eq!(as_believed(&layer, true), layer);
+        assert_eq!(as_believed(&layer, false), LayerRequest { size: None, ..layer });
     }
 
     #[test]

@@ -105,7 +105,10 @@ impl Agent {
                 digest: layer.digest,
                 size: layer.size,
             };
-            self.ask_for_blob(&upstream, &stored, &credentials).await?;
+            let said = self.ask_for_blob(&upstream, &stored, &credentials).await?;
+            if !said.shows_it(layer.size) {
+                return Err(not_shown(&stored));
+            }
         }
         let source = source_of(&upstream, layer);
         if let Some(size) = layer.size {
@@ -175,12 +178,13 @@ impl Agent {
     ) -> Result<Download, FetchError> {
         let opened = async {
             let upstream = self.inner.context.registries.resolve(&blob.registry)?;
-            self.ask_for_blob(&upstream, blob, &credentials).await?;
+            let said = self.ask_for_blob(&upstream, blob, &credentials).await?;
             let source = stored_at(&upstream, blob);
             self.inner.swarms.prove_for_program(&source, &credentials, Requester::Named).await?;
             let download = self.open_named(source, credentials, false).await?;
-            download.length_when_known().await?;
-            Ok(download)
+            // What the caller says of it shows nothing.
+            let length = download.length_when_known().await?;
+            if said.shows_it(Some(length)) { Ok(download) } else { Err(not_shown(blob)) }
         };
         tokio::time::timeout(within, opened).await.unwrap_or(Err(FetchError::Silent))
     }
@@ -191,11 +195,11 @@ impl Agent {
         upstream: &Upstream,
         blob: &BlobRequest,
         credentials: &Credentials,
-    ) -> Result<(), FetchError> {
+    ) -> Result<RegistrySaid, FetchError> {
         let Some(registries) = &self.inner.registries else {
             let origin = self.inner.context.origins.patient(Requester::Named);
-            origin.stat(&stored_at(upstream, blob), credentials, None).await?;
-            return Ok(());
+            let stat = origin.stat(&stored_at(upstream, blob), credentials, None).await?;
+            return Ok(RegistrySaid { names_it: true, length: stat.version.length });
         };
         let question = Question {
             upstream: upstream.clone(),
@@ -208,18 +212,31 @@ impl Agent {
         if !reply.status.is_success() {
             return Err(of_status(reply.status, &reply.headers, &blob.to_string()).into());
         }
-        // A gateway that wants a login may answer everything with success.
         let length = reply.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        let is_as_told = blob.size.is_some() && blob.size == length;
-        if reply.digest() == Some(blob.digest) || is_as_told || reply.stale.is_some() {
-            return Ok(());
-        }
-        let text = format!(
-            "{blob}: the registry says yes and names neither its digest nor the length that the manifest has: check \
-             the registry's address, and whether a gateway answers in its place"
-        );
-        Err(FetchError::Origin(OriginFailure::new(ErrorKind::Protocol, text)))
+        Ok(RegistrySaid { names_it: reply.digest() == Some(blob.digest) || reply.stale.is_some(), length })
     }
+}
+
+/// What a registry says of a blob that it says yes about. A gateway that wants a login may answer everything with success.
+struct RegistrySaid {
+    /// True if it says that it is this one.
+    names_it: bool,
+    length: Option<u64>,
+}
+
+impl RegistrySaid {
+    /// True if it is about a blob of this length, or names it.
+    fn shows_it(&self, length: Option<u64>) -> bool {
+        self.names_it || (length.is_some() && self.length == length)
+    }
+}
+
+fn not_shown(blob: &BlobRequest) -> FetchError {
+    let text = format!(
+        "{blob}: the registry says yes and names neither its digest nor its length: check the registry's address, and \
+         whether a gateway answers in its place"
+    );
+    FetchError::Origin(OriginFailure::new(ErrorKind::Protocol, text))
 }
 
 fn stored_at(upstream: &Upstream, blob: &BlobRequest) -> Source {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use darter_agent::options::{Amount, LoginOption, Role};
 use darter_agent::{Access, Agent, FetchError, Options};
-use darter_api::LayerRequest;
+use darter_api::{BlobRequest, LayerRequest};
 use darter_core::source::Credentials;
 use darter_core::{Blamed as _, ByteRange, Digest, in_full};
 use darter_image::{Expander, metadata_start};
@@ -270,6 +270,32 @@ async fn nobody_gets_what_their_own_credentials_would_not_have_opened() {
     }
     assert!(open(&layer, ALICE).await.is_ok());
     join_all([&node, &seed].map(Agent::drain)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_length_that_a_caller_makes_up_opens_no_blob_behind_a_gateway_that_says_yes() {
+    let directory = tempfile::tempdir().unwrap();
+    let (registry, layer) = registry_with(&some_tar()).await;
+    registry.allow(ALICE, "lab/app");
+    let page = r#"{"please":"log in"}"#;
+    {
+        let mut state = registry.state.lock();
+        state.no_digest_header = true;
+        state.gateway = Some(("application/json", page.into()));
+    }
+    let seed = seed(directory.path(), &registry).await;
+    let open = async |size: Option<usize>, credentials| {
+        let (registry, repository) = (layer.registry.clone(), layer.repository.clone());
+        let size = size.map(|size| size as u64);
+        seed.registry_blob(&BlobRequest { registry, repository, digest: layer.digest, size }, credentials, WITHIN).await
+    };
+    let hers = open(None, credentials(ALICE)).await.expect("the registry told how long it is");
+    hers.ensure(ByteRange::new(0, 10), WITHIN).await.unwrap();
+    for made_up in [None, Some(page.len()), layer.size.map(|size| size as usize)] {
+        let error = open(made_up, Credentials::none()).await.err().expect("only Alice may read it");
+        assert_eq!(kind(&error), Some(&ErrorKind::Protocol), "{made_up:?}");
+    }
+    seed.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,6 +10,7 @@ mod damaged;
 mod decisions;
 mod declared;
 mod doubted;
+mod eager;
 mod expanded;
 mod expired;
 mod false_leads;

@@ -26,24 +26,37 @@ const MAX_NAMED: usize = 64;
 /// The number of these that are asked, one after the other.
 const MAX_ASKED: usize = 3;
 
+/// Blobs of one node that are noted while it is connected: ids cost nothing to make up.
+const MAX_OF_NODE: usize = 2 * MAX_TOLD;
+
 /// Holders of each blob.
 #[derive(Default)]
-pub(super) struct Inventory {
-    holders: Mutex<HashMap<BlobId, BTreeSet<NodeId>>>,
+pub(super) struct Inventory(Mutex<Told>);
+
+#[derive(Default)]
+struct Told {
+    holders: HashMap<BlobId, BTreeSet<NodeId>>,
+    /// How many blobs each node holds of these.
+    counts: HashMap<NodeId, usize>,
 }
 
 impl Inventory {
     /// A node told what it holds.
     pub(super) fn told(&self, node: NodeId, blobs: &[BlobId]) {
-        let mut holders = self.holders.lock();
-        for blob in blobs.iter().take(MAX_TOLD) {
-            holders.entry(*blob).or_default().insert(node);
+        let told = &mut *self.0.lock();
+        let count = told.counts.entry(node).or_default();
+        for blob in blobs.iter().take(MAX_TOLD.min(MAX_OF_NODE - *count)) {
+            *count += usize::from(told.holders.entry(*blob).or_default().insert(node));
         }
     }
 
     /// A node is gone.
     pub(super) fn gone(&self, node: NodeId) {
-        self.holders.lock().retain(|_, nodes| {
+        let mut told = self.0.lock();
+        if told.counts.remove(&node).is_none() {
+            return;
+        }
+        told.holders.retain(|_, nodes| {
             nodes.remove(&node);
             !nodes.is_empty()
         });
@@ -51,16 +64,17 @@ impl Inventory {
 
     /// True if nodes hold this blob whole.
     pub(super) fn holds(&self, blob: BlobId) -> bool {
-        self.holders.lock().get(&blob).is_some_and(|nodes| !nodes.is_empty())
+        self.0.lock().holders.get(&blob).is_some_and(|nodes| !nodes.is_empty())
     }
 
     /// Some of them, the same ones each time.
     fn some_of(&self, blob: BlobId) -> Vec<NodeId> {
-        self.holders.lock().get(&blob).map(|nodes| nodes.iter().copied().take(MAX_NAMED).collect()).unwrap_or_default()
+        let told = self.0.lock();
+        told.holders.get(&blob).map(|nodes| nodes.iter().copied().take(MAX_NAMED).collect()).unwrap_or_default()
     }
 
     fn holders_of(&self, blob: BlobId) -> Vec<NodeId> {
-        self.holders.lock().get(&blob).map(|nodes| nodes.iter().copied().collect()).unwrap_or_default()
+        self.0.lock().holders.get(&blob).map(|nodes| nodes.iter().copied().collect()).unwrap_or_default()
     }
 }
 
@@ -83,8 +97,13 @@ impl Swarms {
 
     /// A seed of an earlier release asks a holder for a manifest.
     pub(super) fn tell_manifest(self: &Arc<Self>, seed: NodeId, request: u32, blob: BlobId) {
+        let Some(taken_up) = self.questions.take_up(seed) else {
+            self.house.fleet.say(seed, &Message::ManifestIs { request, blob, manifest: None });
+            return;
+        };
         let swarms = Arc::clone(self);
         self.house.tasks.spawn(async move {
+            let _taken_up = taken_up;
             let stored = swarms.stored(blob).await.ok().flatten().filter(|stored| stored.is_complete());
             // One too long for a message is not told; the seed then reads the origin.
             let fits = stored.filter(|stored| stored.prefix() <= MAX_HASHES);
@@ -119,5 +138,37 @@ impl Swarms {
         if !holders.is_empty() {
             transfer.note(format!("{} nodes are said to hold it, and are asked while it is read", holders.len()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blobs(from: usize, count: usize) -> Vec<BlobId> {
+        let id = |number: usize| {
+            let mut id = [0; 32];
+            id[..8].copy_from_slice(&number.to_le_bytes());
+            BlobId(id)
+        };
+        (from..from + count).map(id).collect()
+    }
+
+    #[test]
+    fn a_node_that_makes_up_ever_new_blobs_takes_no_more_memory_than_others_may() {
+        let (inventory, liar, other) = (Inventory::default(), NodeId([1; 16]), NodeId([2; 16]));
+        let first = blobs(0, 1)[0];
+        for round in 0..5 {
+            inventory.told(liar, &blobs(round * MAX_TOLD, MAX_TOLD));
+            inventory.told(liar, &[first]);
+        }
+        assert_eq!(inventory.0.lock().holders.len(), MAX_OF_NODE);
+        let news = blobs(10 * MAX_TOLD, 1);
+        inventory.told(other, &news);
+        assert!(inventory.holds(news[0]), "what one node says takes nothing from another");
+        inventory.gone(liar);
+        assert_eq!((inventory.0.lock().holders.len(), inventory.holders_of(news[0])), (1, vec![other]));
+        inventory.told(liar, &news);
+        assert_eq!(inventory.holders_of(news[0]).len(), 2, "it came again");
     }
 }

@@ -10,7 +10,7 @@ use darter_registries::Registries;
 use darter_swarm::{Input, RequestId};
 use darter_wire::{Answer, Message};
 
-use super::Swarms;
+use super::{Swarms, refusal};
 use crate::error::FetchError;
 use crate::joins::{Joined, NotJoined};
 use crate::transfer::dissolve::refuse;
@@ -57,6 +57,12 @@ impl PeerListener for ListeningSwarms {
         match message {
             Message::Join { request, source, credentials, held, wants, size } => {
                 let swarms = Arc::clone(swarms);
+                let Some(taken_up) = swarms.questions.take_up(from) else {
+                    let failure =
+                        refusal("so much that was asked is being worked on: ask again when some of it is answered");
+                    swarms.house.fleet.say(from, &Message::Rejected { request, failure });
+                    return;
+                };
                 let named_size = match (&source, size) {
                     (Source::Expanded(layer), Some(size)) => {
                         let before = swarms.house.context.expansions.names_size(&layer.digest, size);
@@ -66,6 +72,7 @@ impl PeerListener for ListeningSwarms {
                 };
                 let house_tasks = swarms.house.tasks.clone();
                 house_tasks.spawn(async move {
+                    let _taken_up = taken_up;
                     let (wanted, caller) = (source.clone(), credentials.clone());
                     let named = held.as_ref().map(|held| held.blob);
                     match swarms.open_saying_so(from, request, source, credentials, named, wants).await {

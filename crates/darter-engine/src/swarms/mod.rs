@@ -17,6 +17,7 @@
 //! | `leading` | leading, from what is stored or from the origin |
 //! | `places` | a blob's place in the store |
 //! | `proof` | whether content at hand may be given for a registry that did not deliver it |
+//! | `questions` | how many questions of one peer are worked on at a time |
 //! | `nodes` | the same without a seed: which node leads |
 //! | `seeds` | the same among several seeds: which of them has it |
 //! | `refused` | why an agent that was asked does not lead |
@@ -45,6 +46,7 @@ mod nodes;
 mod open;
 mod places;
 mod proof;
+mod questions;
 mod refused;
 mod sample;
 mod seeds;
@@ -108,6 +110,7 @@ pub struct Swarms {
     comparisons: proof::Comparisons,
     inventory: inventory::Inventory,
     limits: limits::Limits,
+    questions: Arc<questions::Questions>,
     /// Blobs without a transfer that peers fetch.
     shelf: Mutex<HashMap<BlobId, Shelved>>,
     draining: AtomicBool,
@@ -181,6 +184,7 @@ impl Swarms {
             comparisons: proof::Comparisons::default(),
             inventory: inventory::Inventory::default(),
             limits: limits::Limits::default(),
+            questions: Arc::default(),
             shelf: Mutex::default(),
             draining: AtomicBool::new(false),
         });

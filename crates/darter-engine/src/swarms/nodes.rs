@@ -238,8 +238,14 @@ impl Swarms {
 
     /// A node asks for this one's part in a swarm.
     pub(super) fn tell_part(self: &Arc<Self>, to: NodeId, request: u32, key: BlobId, blob: Option<BlobId>) {
+        let Some(taken_up) = self.questions.take_up(to) else {
+            let (part, seeds, nearest) = (SwarmPart::Nothing, Vec::new(), Vec::new());
+            self.house.fleet.say(to, &Message::LeadIs { request, part, lead: None, seeds, nearest });
+            return;
+        };
         let swarms = Arc::clone(self);
         self.house.tasks.spawn(async move {
+            let _taken_up = taken_up;
             let (part, lead) = swarms.part_in(key, blob).await;
             let lead = match (lead, blob, part) {
                 (None, Some(blob), SwarmPart::Nothing | SwarmPart::Member) => swarms.known_holder(key, blob),

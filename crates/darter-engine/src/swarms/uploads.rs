@@ -109,7 +109,11 @@ impl Swarms {
             };
         }
         if shelf.len() >= MAX_SHELVED {
-            return Bind::Busy;
+            // Ids that a peer has made up keep nobody from what is here.
+            shelf.retain(|_, shelved| !matches!(shelved.state, ShelfState::Absent));
+            if shelf.len() >= MAX_SHELVED {
+                return Bind::Busy;
+            }
         }
         shelf.insert(blob, Shelved { state: ShelfState::Opening, used: now });
         drop(shelf);
@@ -154,8 +158,10 @@ impl Swarms {
 
     /// Tells a newcomer what lies here of a blob that is not moving any more.
     pub(super) fn meet_from_shelf(self: &Arc<Self>, blob: BlobId, newcomer: NodeId) {
+        let Some(taken_up) = self.questions.take_up(newcomer) else { return };
         let swarms = Arc::clone(self);
         self.house.tasks.spawn(async move {
+            let _taken_up = taken_up;
             if let Ok(Some(stored)) = swarms.stored(blob).await {
                 // No proof goes with what lies on the shelf, so that there is no use in asking here for hashes.
                 let meet = Message::Meet { blob, held: stored.held(), known: 0, wants: false };

@@ -99,6 +99,8 @@ pub(crate) struct Learnt<H> {
     images: Recent<Pull, Known<H>>,
     /// Images that name a diff id, the one that was pulled last at the end.
     named: HashMap<Digest, Vec<Pull>>,
+    /// How many these are, of all diff ids. Each login with which an image is pulled is one more.
+    claims: usize,
     /// The diff id of the uppermost layer of each chain.
     chains: HashMap<Digest, Digest>,
 }
@@ -111,6 +113,7 @@ impl<H: Clone> Learnt<H> {
             unread: Recent::new(MAX_UNREAD),
             images: Recent::new(MAX_LAYERS),
             named: HashMap::new(),
+            claims: 0,
             chains: HashMap::new(),
         }
     }
@@ -151,14 +154,17 @@ impl<H: Clone> Learnt<H> {
         self.forget(&pull);
         for (_, diff_id) in &image.layers {
             let named = self.named.entry(*diff_id).or_default();
-            named.retain(|other| *other != pull);
-            named.push(pull.clone());
+            // An image may have a layer twice.
+            if named.last() != Some(&pull) {
+                named.push(pull.clone());
+                self.claims += 1;
+            }
         }
         let diff_ids: Vec<_> = image.layers.iter().map(|(_, diff_id)| *diff_id).collect();
         self.chains.extend(chain_ids(&diff_ids).into_iter().zip(diff_ids));
         let weight = image.layers.len() as u64;
         self.images.insert(pull, Known { image: Arc::new(image), at: now, verdict, shown }, weight);
-        if self.named.len().max(self.chains.len()) as u64 > 2 * MAX_LAYERS {
+        if self.named.len().max(self.claims).max(self.chains.len()) as u64 > 2 * MAX_LAYERS {
             self.prune();
         }
     }
@@ -239,7 +245,9 @@ impl<H: Clone> Learnt<H> {
         let Some(known) = self.images.remove(pull) else { return };
         for (_, diff_id) in &known.image.layers {
             if let Some(pulls) = self.named.get_mut(diff_id) {
+                let before = pulls.len();
                 pulls.retain(|other| other != pull);
+                self.claims -= before - pulls.len();
             }
         }
     }
@@ -251,6 +259,7 @@ impl<H: Clone> Learnt<H> {
             pulls.retain(|pull| images.peek(pull).is_some());
             !pulls.is_empty()
         });
+        self.claims = self.named.values().map(Vec::len).sum();
         // A chain id says what its diff id is, for ever: those of images that are remembered are enough.
         let known = images.keys().filter_map(|pull| images.peek(pull)).flat_map(|known| {
             let diff_ids: Vec<_> = known.image.layers.iter().map(|(_, diff_id)| *diff_id).collect();

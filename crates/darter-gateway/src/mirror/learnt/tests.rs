@@ -166,6 +166,20 @@ fn the_tables_are_bounded_and_what_is_forgotten_is_a_miss() {
 }
 
 #[test]
+fn an_image_that_is_pulled_with_ever_new_logins_takes_no_more_memory_in_the_end() {
+    let World { mut learnt, app } = world();
+    for login in 0..2 * MAX_LAYERS + 10 {
+        learnt.pulled(image("app", &login.to_string(), &[("base", "x"), ("base", "x")]), at(1));
+    }
+    let named = learnt.named[&digest("x")].len() as u64;
+    assert!(named <= 2 * MAX_LAYERS && learnt.claims == named as usize, "{named} of {} are noted", learnt.claims);
+    assert!(learnt.images.peek(&app).is_none() && !learnt.named.contains_key(&digest("y")));
+    learnt.forget(&image("app", "0", &[]).pull);
+    learnt.forget(&image("app", &(2 * MAX_LAYERS).to_string(), &[]).pull);
+    assert_eq!(learnt.claims as u64, named - 1, "one of the two was there");
+}
+
+#[test]
 fn a_manifest_is_remembered_until_its_configuration_is_needed_and_a_new_pull_renews_what_is_known() {
     let mut world = world();
     let parts = || ImageParts { config: digest("config"), config_size: None, layers: Vec::new() };
