@@ -1,5 +1,6 @@
 //! Tidying while an agent runs, and its end. Goes on with `impl Agent`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use darter_core::in_full;
@@ -53,16 +54,20 @@ impl Agent {
         }
     }
 
-    /// A layer's first touches go with the layer, also when that was evicted.
-    async fn forget_profiles_of_what_is_gone(&self) {
-        let profiles = self.inner.context.profiles.clone();
+    /// A blob's explanation and a layer's first touches go with it, also when it was evicted.
+    async fn forget_what_is_gone(&self) {
+        let (archive, profiles) = (self.inner.context.archive.clone(), self.inner.context.profiles.clone());
+        let swarms = Arc::clone(&self.inner.swarms);
         let forgetting = self.inner.context.disk.on_store(move |store| {
             // Those that a newer version wrote lie there, too.
             let newer = || store.set_aside().blobs;
-            profiles.forget_gone(|| store.list().into_iter().map(|row| row.id).chain(newer()).collect())
+            let stored = || store.list().into_iter().map(|row| row.id).chain(newer());
+            // What passes through is in no store.
+            archive.forget_gone(|| stored().chain(swarms.all().iter().map(|transfer| transfer.blob)).collect())?;
+            profiles.forget_gone(|| stored().collect())
         });
         if let Err(error) = forgetting.await {
-            tracing::warn!(%error, "profiles of layers that were evicted could not be removed");
+            tracing::warn!(%error, "explanations and profiles of blobs that were evicted could not be removed");
         }
     }
 
@@ -77,7 +82,7 @@ impl Agent {
             self.inner.swarms.retire();
             let gone = self.inner.context.disk.usage().evicted_blobs;
             if std::mem::replace(&mut evicted, gone) != gone {
-                self.forget_profiles_of_what_is_gone().await;
+                self.forget_what_is_gone().await;
             }
             let metrics = &self.inner.context.metrics;
             let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);

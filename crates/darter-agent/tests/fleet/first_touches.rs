@@ -319,7 +319,7 @@ async fn an_agent_without_profiles_neither_notes_nor_tells_nor_merges_nor_fetche
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_profile_goes_when_its_layer_is_evicted() {
+async fn a_profile_and_an_explanation_go_when_their_layer_is_evicted() {
     let directory = tempfile::tempdir().unwrap();
     let (registry, layer) = layer().await;
     let start = async || {
@@ -344,6 +344,8 @@ async fn a_profile_goes_when_its_layer_is_evicted() {
     let path = format!("/v2/lab/app/blobs/{}", registry.put_blob("lab/app", &content));
     assert_eq!(crate::registries::get(&seed, &path).await.body.len(), content.len());
     until("it is gone", async || profiles_in(&kept) == 0).await;
+    let explanations = || std::fs::read_dir(kept.join("explain")).unwrap().count();
+    until("so is its explanation", async || explanations() == 1).await;
     assert_eq!(seed.list().await.unwrap().len(), 1);
     seed.drain().await;
 }

@@ -272,6 +272,21 @@ impl Archive {
         Ok(())
     }
 
+    /// Forgets those of blobs that are gone, while others may be being written: `blobs` says which there are, once it is known what is kept.
+    /// Blocking.
+    ///
+    /// # Errors
+    /// The directory can't be read.
+    pub fn forget_gone(&self, blobs: impl FnOnce() -> HashSet<BlobId>) -> io::Result<()> {
+        let names = self.0.names()?;
+        let kept: Vec<BlobId> = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse().ok()).collect();
+        if !kept.is_empty() {
+            let blobs = blobs();
+            kept.into_iter().filter(|blob| !blobs.contains(blob)).for_each(|blob| self.forget(blob));
+        }
+        Ok(())
+    }
+
     /// Forgets a blob.
     pub fn forget(&self, blob: BlobId) {
         // Nothing to forget is as good as forgotten.
@@ -339,6 +354,28 @@ mod tests {
         let told = journal.explain(BlobId([0; 32]), &Manifest::new(PieceLength::UNKNOWN_BLOB, None)).waits;
         let seed = Wait { from: Some(seed), seconds: 20.0, rate: Some(3_500_000) };
         assert_eq!(told, [seed, Wait { from: None, seconds: 1.0, rate: None }]);
+    }
+
+    /// An agent that runs for months sees a million blobs.
+    #[test]
+    fn an_explanation_goes_with_its_blob_and_one_that_comes_meanwhile_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = Archive::open(dir.path()).unwrap();
+        let manifest = Manifest::new(PieceLength::UNKNOWN_BLOB, None);
+        let keep = |name: u8| {
+            let journal = Journal::new("y".into(), None, Moment::ZERO, 7, &PieceSet::new());
+            archive.keep(&journal.explain(BlobId([name; 32]), &manifest)).unwrap();
+        };
+        let foreign = dir.path().join(DIRECTORY).join("of a newer one");
+        std::fs::write(&foreign, b"x").unwrap();
+        (1..=3).for_each(keep);
+        let there = || {
+            keep(4);
+            HashSet::from([BlobId([2; 32])])
+        };
+        archive.forget_gone(there).unwrap();
+        let kept: Vec<u8> = (1..=4).filter(|name| archive.recall(BlobId([*name; 32])).is_some()).collect();
+        assert!(kept == [2, 4] && foreign.exists(), "{kept:?}");
     }
 
     #[test]
