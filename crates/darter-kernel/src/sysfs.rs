@@ -1,4 +1,4 @@
-//! What a mounted file system is called in sysfs: `FS_IOC_GETFSSYSFSPATH`, of Linux 6.9 and later. Of one without a device nothing else tells.
+//! The name of a mounted file system in sysfs: `FS_IOC_GETFSSYSFSPATH`, of Linux 6.9 and later. Of one without a device nothing else tells.
 
 use std::fs::File;
 use std::io;
@@ -14,7 +14,7 @@ struct Answer {
 /// `_IOR(0x15, 1, struct fs_sysfs_path)`, on machines that number such calls as most do.
 const GET_SYSFS_PATH: u64 = 2 << 30 | (size_of::<Answer>() as u64) << 16 | 0x15 << 8 | 1;
 
-/// What the file system of an open file or directory is called below `/sys/fs`: its type, a slash, its name.
+/// The name of the file system of an open file or directory below `/sys/fs`: its type, a slash, its name.
 ///
 /// # Errors
 /// Where the kernel does not know the call, or the file system has no name there.

@@ -1,7 +1,7 @@
 //! A layer's file mounted as EROFS, read-only. Blocking, and for root alone.
 //!
 //! The kernel may read a file past that file's own page cache (`directio`): without a second copy of everything in memory, and ahead of
-//! readers as from a device, as far as in files of the disk below ([`read_ahead`]). It is asked for where the kernel does so without harm (`is_sound`), where the file system below says that it can (`is_direct`), and only of a
+//! readers as from a device, as far as in files of the disk below (`read_ahead`). It is asked for where the kernel does so without harm (`is_sound`), where the file system below says that it can (`is_direct`), and only of a
 //! file of which next to nothing is in memory: a layer that came a moment ago is read faster from there. Never of a file of FUSE: [the directory of layers](crate::layers) has it read past its page cache in any case.
 
 use std::fs::File;

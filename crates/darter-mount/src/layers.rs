@@ -8,7 +8,7 @@
 //! answered with all of its bytes or none, and nothing is read but what it wants. Metadata, which EROFS reads page by page, stays in memory all the
 //! same (`FOPEN_KEEP_CACHE`).
 //!
-//! Where the kernel's EROFS bears it ([`erofs::goes_on`]), it goes on while such a question is under way (`FUSE_ASYNC_DIO`): it reads ahead while its
+//! If the kernel's EROFS bears it ([`erofs::goes_on`]), it goes on while such a question is under way (`FUSE_ASYNC_DIO`): it reads ahead while its
 //! reader copies what came before, and a reader that waits can be killed. On other kernels, and for metadata, the reading thread asks, and can't be
 //! killed before it is answered: so it is looked at while it waits (`asker`).
 //!

@@ -1,7 +1,7 @@
 //! How far the kernel reads ahead in a layer that it reads past the page cache of its file. Blocking, and for root alone.
 //!
 //! EROFS over a file has a read-ahead of its own, 128 KiB, whatever the disk has. A whole layer is read ahead as any file of its disk is: nothing is fetched by that, it ends
-//! with each file in the layer, and a page fault brings no more than it would in a file of that disk. Where EROFS reads by the page cache of the layer's file, that is read ahead as
+//! with each file in the layer, and a page fault brings no more than it would in a file of that disk. If EROFS reads by the page cache of the layer's file, that is read ahead as
 //! the disk says, and more above it wins little; in a layer of the directory of layers, what is read ahead is fetched.
 
 use std::fs::{self, File};
@@ -25,14 +25,14 @@ pub(crate) fn as_below(file: &Path, at: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Where it is said of a disk, or of the one that a partition is of.
+/// The file with the read-ahead of a disk, or of the disk of a partition, in KiB.
 fn of_disk(device: u64) -> io::Result<PathBuf> {
     let disk = PathBuf::from(format!("/sys/dev/block/{}:{}", major(device), minor(device)));
     let places = ["queue/read_ahead_kb", "../queue/read_ahead_kb"].map(|place| disk.join(place));
     places.into_iter().find(|place| place.exists()).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
-/// Where it is said of an EROFS without a device, by its name in sysfs.
+/// The file with the read-ahead of an EROFS without a device, in KiB. `name` is its name in sysfs.
 fn of_mounted(name: &str) -> io::Result<PathBuf> {
     let own = name.strip_prefix("erofs/").ok_or(io::ErrorKind::NotFound)?;
     Ok(Path::new("/sys/class/bdi").join(own).join("read_ahead_kb"))

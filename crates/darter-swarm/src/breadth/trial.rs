@@ -139,7 +139,7 @@ impl Trial {
         if self.first.is_none() {
             self.first = Some((now, bytes));
             if now.since(self.asked).as_secs_f64() > self.time() && !self.pace.comes_in_bursts() {
-                // What counts are the bytes behind the first ones, of which few tell nothing on a busy machine.
+                // The bytes behind the first ones count; a few of them tell nothing on a busy machine.
                 self.length = (self.length * SLOW).min(self.most);
                 self.others_gap = Duration::ZERO;
             }
