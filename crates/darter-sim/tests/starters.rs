@@ -47,6 +47,33 @@ fn figures() {
     }
 }
 
+/// When the last honest one of eight is through beside so many liars: the average of fleets that differ by chance, and by who lies.
+fn last_beside(liars: u32, lie: Lie, is_listed: bool) -> f64 {
+    let runs = (0..DRAWS).map(|draw| {
+        let mut scenario = Scenario { seed: u64::from(draw + 1), ..scenario(8, is_listed) };
+        let who = [1 + draw % 8, 1 + (draw + 1 + draw / 8) % 8];
+        who.iter().take(liars as usize).for_each(|liar| scenario.lie(*liar, lie));
+        run(&scenario).1
+    });
+    runs.sum::<f64>() / f64::from(DRAWS)
+}
+
+/// Each of eight lies in as many of them.
+const DRAWS: u32 = 16;
+
+/// Without a list all wait for each piece in turn, and a liar that is the first to be given some costs a little more.
+#[test]
+fn one_liar_among_eight_costs_the_others_a_tenth_and_two_three_tenths() {
+    for (is_listed, most) in [(true, [1.1, 1.3]), (false, [1.12, 1.3])] {
+        let alone = last_beside(0, Lie::Silent, is_listed);
+        for (lie, word) in Lie::ALL {
+            let ratios = [1, 2].map(|liars| last_beside(liars, lie, is_listed) / alone);
+            println!("listed {is_listed}, {word}: {ratios:.3?} of {alone:.2}");
+            assert!(ratios[0] <= most[0] && ratios[1] <= most[1], "listed {is_listed}, {word}: {ratios:.3?}");
+        }
+    }
+}
+
 #[test]
 fn one_that_is_alone_asks_as_ever() {
     for is_listed in [true, false] {

@@ -79,26 +79,30 @@ async fn start_listed(agent: &Agent, content: &Content) -> (u64, Instant) {
     (touched(&download), done)
 }
 
-/// Copies that the seed sent of what was touched, and how long the last one took, in times of what one alone would need.
-async fn started<S: AsyncFn(&Agent, &Content) -> (u64, Instant)>(nodes: u8, liar: Option<Lie>, start: S) -> (f64, f64) {
+/// Copies that the seed sent of what was touched, and how long the last honest one took, in times of what one alone would need. Those of these
+/// hosts lie.
+async fn started<S: AsyncFn(&Agent, &Content) -> (u64, Instant)>(
+    nodes: u8,
+    liars: &[(u8, Lie)],
+    start: S,
+) -> (f64, f64) {
     let (world, content) = world(nodes).await;
-    if let Some(how) = liar {
+    for (host, how) in liars {
         let blob = darter_core::source::blob_of(&content.source.digest().unwrap());
-        world.cables.lie(ip(2), how, blob, darter_core::PieceLength::for_blob(LENGTH).count(LENGTH));
+        world.cables.lie(ip(*host), *how, blob, darter_core::PieceLength::for_blob(LENGTH).count(LENGTH));
     }
     let sent = || world.agent(SEED).status().traffic.to_peers;
     let (before, begun) = (sent(), Instant::now());
-    let honest = (1..=nodes).filter(|host| liar.is_none() || *host != 2);
-    let all = join_all(honest.map(|host| start(world.agent(host), &content)));
-    let other = async {
-        if liar.is_some() {
-            let _ = timeout(WITHIN, start(world.agent(2), &content)).await;
-        }
+    let lies = |host: &u8| liars.iter().any(|(liar, _)| liar == host);
+    let all = join_all((1..=nodes).filter(|host| !lies(host)).map(|host| start(world.agent(host), &content)));
+    let others = async {
+        let others = (1..=nodes).filter(lies).map(|host| timeout(WITHIN, start(world.agent(host), &content)));
+        join_all(others).await;
     };
     let done = async {
         tokio::select! {
             done = all => done,
-            () = async { other.await; std::future::pending().await } => unreachable!(),
+            () = async { others.await; std::future::pending().await } => unreachable!(),
         }
     };
     let done = timeout(WITHIN * 4, done).await.expect("nobody waits for ever");
@@ -107,27 +111,45 @@ async fn started<S: AsyncFn(&Agent, &Content) -> (u64, Instant)>(nodes: u8, liar
     ((sent() - before) as f64 / touched as f64, last.as_secs_f64() / (touched as f64 / RATE))
 }
 
+/// The medians of some such starts: with a list, and with nothing known.
+async fn middle(liars: &[(u8, Lie)], draws: usize) -> [(f64, f64); 2] {
+    let mut all = [Vec::new(), Vec::new()];
+    for _ in 0..draws {
+        all[0].push(started(8, liars, start_listed).await);
+        all[1].push(started(8, liars, start).await);
+    }
+    all.map(|runs| {
+        let (mut copies, mut lasts): (Vec<f64>, Vec<f64>) = runs.into_iter().unzip();
+        [&mut copies, &mut lasts].into_iter().for_each(|list| list.sort_by(f64::total_cmp));
+        (copies[draws / 2], lasts[draws / 2])
+    })
+}
+
 #[tokio::test(start_paused = true)]
 #[ignore = "prints figures"]
 async fn figures() {
     for nodes in [1, 8] {
-        let one = started(nodes, None, start).await;
-        let listed = started(nodes, None, start_listed).await;
+        let one = started(nodes, &[], start).await;
+        let listed = started(nodes, &[], start_listed).await;
         println!("{nodes} nodes: {one:.2?} one after the other, {listed:.2?} with the list");
     }
-    for how in [Lie::Silent, Lie::Refuse] {
-        let one = started(8, Some(how), start).await;
-        let listed = started(8, Some(how), start_listed).await;
-        println!("8 nodes, {how:?}: {one:.2?} one after the other, {listed:.2?} with the list");
+    let alone = middle(&[], 5).await;
+    println!("8 nodes, copies and last: {alone:.2?}");
+    for (how, word) in Lie::ALL {
+        for liars in [&[(2, how)][..], &[(2, how), (5, how)]] {
+            let beside = middle(liars, 3).await;
+            let ratios = [0, 1].map(|at| beside[at].1 / alone[at].1);
+            println!("{} {word}: {ratios:.2?}, {beside:.2?}", liars.len());
+        }
     }
 }
 
 /// Sent to each of them, it would be eight copies, and the last one eight times later.
 #[tokio::test(start_paused = true)]
 async fn the_seed_sends_what_eight_starters_touch_about_once() {
-    let (copies, time) = started(8, None, start_listed).await;
+    let (copies, time) = started(8, &[], start_listed).await;
     assert!(copies <= 1.1 && time < 1.7, "{copies} copies, {time}");
-    let (copies, time) = started(8, None, start).await;
+    let (copies, time) = started(8, &[], start).await;
     assert!(copies <= 1.1 && time < 4.5, "{copies} copies, {time}, with nothing known");
 }
 
@@ -135,9 +157,9 @@ async fn the_seed_sends_what_eight_starters_touch_about_once() {
 #[tokio::test(start_paused = true)]
 async fn a_starter_that_gives_nothing_stops_no_other() {
     for how in [Lie::Silent, Lie::Refuse] {
-        let (copies, time) = started(8, Some(how), start_listed).await;
+        let (copies, time) = started(8, &[(2, how)], start_listed).await;
         assert!(copies < 1.7 && time < 1.9, "{how:?}: {copies} copies, {time}");
-        let (copies, time) = started(8, Some(how), start).await;
+        let (copies, time) = started(8, &[(2, how)], start).await;
         assert!(copies < 3.0 && time < 6.0, "{how:?}: {copies} copies, {time}, with nothing known");
     }
 }

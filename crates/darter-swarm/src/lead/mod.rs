@@ -462,6 +462,7 @@ impl Lead {
     /// A piece is being sent that a member asked for by name.
     pub fn sending(&mut self, node: NodeId, piece: PieceIndex, now: Moment) {
         if let Some(slot) = self.members.slot(node) {
+            self.contradicts_itself(slot, piece);
             self.waits_in_vain(slot, piece, now);
             self.count_sent(slot, piece, now);
         }

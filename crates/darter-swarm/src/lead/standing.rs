@@ -231,6 +231,14 @@ impl Lead {
         }
     }
 
+    /// A member that starts something asks by name for what it says it holds: it is believed in nothing that it says it holds.
+    pub(super) fn contradicts_itself(&mut self, slot: usize, piece: PieceIndex) {
+        let member = self.members.get(slot);
+        if member.parts.is_some() && member.held.contains(piece) && member.standing.owes == 0 {
+            self.doubt_slot(slot);
+        }
+    }
+
     /// A member that starts something keeps what it is given to itself: all that it alone holds is to be given to others, who wait for it.
     fn keeps_all(&mut self, slot: u32) {
         let at = slot as usize;

@@ -80,9 +80,11 @@ impl Picker {
             // A lead may be slower than the members by far, and nobody has what it is about to give.
             let others = usual.filter(|_| request.neighbour.is_some());
             let crawls = request.neighbour.is_some() && request.crawls(piece_bytes, longest, &tuning, now);
+            let place = self.place_in_queue(&request);
             let Some(meter) = self.meter_mut(&request) else { continue };
             let since = request.overdue.unwrap_or_else(|| {
-                let deadline = meter.deadline(request.moved, others, piece_bytes, &tuning);
+                let queued = place.unwrap_or(meter.queued());
+                let deadline = meter.deadline((request.moved, queued), others, piece_bytes, &tuning);
                 if crawls { deadline.min(now) } else { deadline }
             });
             if request.overdue.is_none() {
@@ -281,7 +283,8 @@ impl Picker {
 
     /// True while the last pieces are being asked for.
     fn is_ending(&self) -> bool {
-        self.total.is_some_and(|total| total.saturating_sub(self.held.len()) <= 2 * self.tuning.in_all)
+        let is_nearly_whole = |total: u32| total.saturating_sub(self.held.len()) <= 2 * self.tuning.in_all;
+        !self.wants || self.total.is_some_and(is_nearly_whole)
     }
 
     /// The rarest piece that a holder across a boundary has and that is this node's to fetch: nobody nearer has it, and

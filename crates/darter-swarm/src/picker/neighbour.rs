@@ -125,8 +125,7 @@ impl PeerRecord {
     /// How long the answer to an open request may take to begin, or to go on: some times what this peer takes, and no more than a
     /// few times what the `others` take, where they are known. Nobody gains time by being slow, nor by never having answered; and who
     /// failed has no more of it than the others.
-    fn patience(&self, others: Option<Duration>, piece_bytes: u64, tuning: &Tuning) -> Duration {
-        let queued = self.queued().max(1);
+    fn patience(&self, queued: u32, others: Option<Duration>, piece_bytes: u64, tuning: &Tuning) -> Duration {
         let patience = match (self.pace.measured(piece_bytes), others) {
             (own, Some(others)) if self.is_failing() => {
                 queued * own.map_or(others, |own| own.min(others)) * tuning.overdue_factor
@@ -141,16 +140,16 @@ impl PeerRecord {
         patience.max(tuning.overdue_floor)
     }
 
-    /// By when an open request must have moved; later it is overdue. Answers to other requests show that the peer is alive, but a peer
+    /// By when an open request must have moved that stands at the place `queued` in the peer's queue; later it is overdue. Answers to other requests show that the peer is alive, but a peer
     /// that answers those and this one never is not waited for without end, nor is one that failed: what it answers may be long overdue.
     pub(super) fn deadline(
         &self,
-        moved: Moment,
+        (moved, queued): (Moment, u32),
         others: Option<Duration>,
         piece_bytes: u64,
         tuning: &Tuning,
     ) -> Moment {
-        let patience = self.patience(others, piece_bytes, tuning);
+        let patience = self.patience(queued.max(1), others, piece_bytes, tuning);
         let alive = self.pace.last_answer().min(moved + patience * tuning.overdue_factor);
         if self.is_failing() { moved + patience } else { moved.max(alive) + patience }
     }

@@ -211,6 +211,16 @@ impl Picker {
         }
     }
 
+    /// A request's place in its holder's queue, where several start the same and know what comes: many requests stand at each holder there, and those
+    /// that were made later keep nobody from finding that nothing comes of the first.
+    pub(super) fn place_in_queue(&self, request: &Request) -> Option<u32> {
+        if self.wants || self.foreseen.is_empty() || request.neighbour.is_none() || !self.has_others() {
+            return None;
+        }
+        let before = |other: &&Request| other.neighbour == request.neighbour && other.id <= request.id;
+        u32::try_from(self.requests.iter().filter(before).count()).ok()
+    }
+
     /// A request made now is not overdue before this.
     pub(super) fn may_be_overdue_at(&self, now: Moment) -> Moment {
         now + if self.wants {

@@ -150,3 +150,15 @@ fn what_one_says_that_it_holds_and_was_not_given_is_sent_at_once_to_whoever_asks
     lead.have(node(2), &[PieceIndex(40)], at(10));
     assert_eq!(lead.choose(node(3), at(400)), None, "two hold it");
 }
+
+#[test]
+fn one_that_asks_by_name_for_what_it_says_it_holds_is_no_holder_of_anything() {
+    let mut lead = lead(100, 100);
+    lead.join(node(1), Place::default(), &PieceSet::full(100), false);
+    starts(&mut lead, 2, &[7, 8]);
+    assert_eq!(lead.choose_fresh(node(2), at(1)), None, "it is taken to hold them");
+    lead.sending(node(2), PieceIndex(7), at(2));
+    assert_eq!(lead.choose_fresh(node(2), at(2)), None, "that one lacks what it asks for");
+    lead.sending(node(1), PieceIndex(50), at(3));
+    assert_eq!(lead.choose_fresh(node(2), at(3)), Some(PieceIndex(8)), "its word counts for nothing more");
+}

@@ -174,3 +174,44 @@ fn only_a_start_beside_others_gives_requests_up_sooner() {
     scene.tell(Event::Wants(true));
     assert!(!is_short(&scene), "it wants everything");
 }
+
+/// The piece may be the one that a program stands before.
+#[test]
+fn one_that_failed_is_asked_for_nothing_that_others_hold() {
+    let mut scene = starter(true);
+    joins(&mut scene, 1, pieces(&[30]));
+    foresee(&mut scene, 1, 30);
+    let actions = scene.after(0);
+    let id = actions.iter().find_map(|action| match action {
+        Action::Request { id, .. } => Some(*id),
+        _ => None,
+    });
+    scene.tell(Event::Failed { request: id.expect("it holds it") });
+    joins(&mut scene, 2, pieces(&[30, 31]));
+    scene.picker.peer_has(node(1), &[PieceIndex(31)]);
+    foresee(&mut scene, 2, 31);
+    // Long after its pause.
+    let (_, requests) = asked(&mut scene, 1000);
+    assert_eq!(requests.len(), 2);
+    assert!(requests.iter().all(|(peer, _)| *peer == node(2)), "{requests:?}");
+}
+
+#[test]
+fn what_was_asked_for_later_keeps_nobody_from_finding_that_a_holder_gives_nothing() {
+    let given_up_after = |later: u32| {
+        let mut scene = starter(true);
+        joins(&mut scene, 1, pieces(&[30, 31]));
+        (0..=later).for_each(|at| foresee(&mut scene, u64::from(at) + 1, 30 + at));
+        assert_eq!(asked(&mut scene, 0).1.len(), 1 + later as usize);
+        let first =
+            |scene: &Scene| scene.picker.open_requests().any(|it| it.piece == Some(PieceIndex(30)) && it.overdue);
+        let mut waited = 0;
+        while !first(&scene) {
+            scene.after(10);
+            waited += 10;
+            assert!(waited < 5000);
+        }
+        waited
+    };
+    assert_eq!(given_up_after(1), given_up_after(0));
+}
