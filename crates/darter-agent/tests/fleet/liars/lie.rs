@@ -30,6 +30,14 @@ pub(super) enum Lie {
     Counts,
     /// Says that it leads, holds and knows everything.
     Leads,
+    /// Gives all but the last tenth of the blob, and of that nothing.
+    StallsAtTheEnd,
+    /// Gives the first eighth of the blob, and nothing else of all that it says it holds.
+    GivesFew,
+    /// Gives a right piece and a wrong one by turns.
+    Alternates,
+    /// Gives the first half of each piece at once, and of the rest nothing.
+    StallsMidway,
 
     /// Sends pieces that nobody asked for.
     Unasked,
@@ -80,7 +88,7 @@ pub(super) enum Lie {
 
 impl Lie {
     /// Those that hold and don't give.
-    pub(super) const HOLDERS: [Self; 15] = [
+    pub(super) const HOLDERS: [Self; 19] = [
         Self::Silent,
         Self::Bytes,
         Self::Chunks,
@@ -96,6 +104,10 @@ impl Lie {
         Self::Floods,
         Self::Counts,
         Self::Leads,
+        Self::StallsAtTheEnd,
+        Self::GivesFew,
+        Self::Alternates,
+        Self::StallsMidway,
     ];
 
     /// Those that break the protocol of pieces.
@@ -133,11 +145,12 @@ impl Lie {
     pub(super) const fn simulated(self) -> &'static str {
         match self {
             Self::Silent | Self::NeverGreets | Self::Floods | Self::SlowHeaders => "silent",
+            Self::StallsAtTheEnd | Self::GivesFew | Self::StallsMidway => "silent",
             Self::Bytes | Self::Chunks => "drip",
             Self::Refuses | Self::Busy | Self::Absurd | Self::Unasked | Self::Swaps | Self::HangsUp | Self::Garbage => {
                 "refuse"
             }
-            Self::Wrong | Self::Halves | Self::Zero => "wrong",
+            Self::Wrong | Self::Alternates | Self::Halves | Self::Zero => "wrong",
             Self::Late => "late",
             Self::Withdraws | Self::Insists => "withdraw",
             Self::Vanishes | Self::Twice => "vanish",

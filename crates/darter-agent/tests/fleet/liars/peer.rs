@@ -258,6 +258,15 @@ impl Liar {
             Lie::Busy => writer.write_all(&refusal(Refusal::Busy)).await?,
             Lie::Absurd => writer.write_all(&header(id, piece, u32::MAX as usize)).await?,
             Lie::Wrong => writer.write_all(&[&data[..], &vec![0; right.len()]].concat()).await?,
+            Lie::StallsAtTheEnd if piece.0 * 10 >= self.count() * 9 => {}
+            Lie::GivesFew if piece.0 * 8 >= self.count() => {}
+            Lie::StallsAtTheEnd | Lie::GivesFew => writer.write_all(&[&data, right].concat()).await?,
+            Lie::StallsMidway => writer.write_all(&[&data, &right[..right.len() / 2]].concat()).await?,
+            Lie::Alternates => {
+                let is_right = self.answers.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
+                let bytes = if is_right { right.to_vec() } else { vec![0; right.len()] };
+                writer.write_all(&[&data[..], &bytes].concat()).await?;
+            }
             Lie::Late => {
                 tokio::time::sleep(Duration::from_secs(10)).await;
                 writer.write_all(&[&data, right].concat()).await?;
