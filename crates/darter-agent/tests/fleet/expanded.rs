@@ -421,6 +421,36 @@ async fn a_layer_that_passes_through_memory_is_given_for_every_repository_that_h
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_layer_of_two_repositories_of_a_registry_that_is_not_trusted_is_given_on_nodes_for_both() {
+    let directory = tempfile::tempdir().unwrap();
+    let tar = some_tar();
+    let (registry, layer) = registry_with(&tar).await;
+    registry.put_blob("lab/other", &gzip(&tar));
+    let other = LayerRequest { repository: "lab/other".into(), ..layer.clone() };
+    let untrusting = |name: &str, role, join| {
+        let plain_http = vec![registry.name()];
+        let own = options(directory.path(), name, &registry);
+        darter_gateway::start(Options { role, join, default_upstream: None, plain_http, ..own })
+    };
+    let seed = untrusting("seed", Role::Seed, Vec::new()).await.unwrap();
+    let join = || vec![seed.status().listen.unwrap()];
+    let first = untrusting("first", Role::Node, join()).await.unwrap();
+    let second = untrusting("second", Role::Node, join()).await.unwrap();
+    // The first one takes all of it, the second one what it reads.
+    let file = expanded(&tar);
+    assert!(read(&first, &layer).await.unwrap() == file);
+    let part = open(&second, &layer).await.unwrap();
+    part.ensure(ByteRange::new(0, 10), WITHIN).await.unwrap();
+    registry.asked();
+    for node in [&first, &second] {
+        assert!(read(node, &other).await.unwrap() == file);
+    }
+    assert_eq!(reads(&registry, layer.digest), 1, "it has to deliver it from there, once");
+    drop(part);
+    join_all([&first, &second, &seed].map(Agent::drain)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_of_a_layer_is_read_than_its_manifest_says() {
     let directory = tempfile::tempdir().unwrap();
     let tar = some_tar();

@@ -92,10 +92,11 @@ impl Swarms {
         Ok(self.recall(source).await?.is_some_and(|record| record.blob == blob))
     }
 
-    /// True if a transfer from another source is to be waited for: it is complete, or comes from a registry that is trusted to send what it
+    /// True if a transfer from another source is to be waited for: it is complete, its lead has checked the whole, or it comes from a registry that is trusted to send what it
     /// says. A stranger may never come to an end, or to a wrong one.
     pub(super) fn may_come_to_this(&self, transfer: &Transfer) -> bool {
-        transfer.is_complete() || self.is_trusted(&transfer.source)
+        let is_checked = transfer.has_verdict() && !transfer.is_on_trust();
+        transfer.is_complete() || is_checked || self.is_trusted(&transfer.source)
     }
 
     /// True if what one source is led, read or asked for may go to a transfer of the other. All transfers of one digest have one name; but

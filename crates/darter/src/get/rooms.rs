@@ -38,7 +38,7 @@ const MAX_ROOMS: u32 = 256;
 const LEFTOVERS_KEPT_FOR: Duration = Duration::from_secs(3 * 24 * 3600);
 
 /// How often the removal of a blob is tried whose last reader is about to go, and the pause between.
-const MAX_REMOVALS: u32 = 25;
+const MAX_REMOVALS: u32 = 150;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
 
 /// The store's lock, which is a room's.
@@ -210,14 +210,16 @@ fn keeps_something(data_dir: &Path) -> bool {
     shards.into_iter().any(|shard| std::fs::read_dir(shard.path()).is_ok_and(|mut files| files.next().is_some()))
 }
 
-/// Removes `blob` from a room's store, once its last reader has gone. A blob that somebody goes on reading stays there, and a warning says so.
-pub(crate) async fn remove(agent: &Agent, blob: BlobId) {
-    for tries in 1.. {
-        let Err(error) = agent.remove(&blob.to_string()).await else { return };
+/// Removes `blob` from a room's store, once its last reader has gone. A blob that somebody goes on reading stays there, and a warning says so: false.
+pub(crate) async fn remove(agent: &Agent, blob: BlobId) -> bool {
+    let mut tries = 1;
+    loop {
+        let Err(error) = agent.remove(&blob.to_string()).await else { return true };
         if tries == MAX_REMOVALS {
             tracing::warn!(error = %in_full(&error), "the content stays in the store");
-            return;
+            return false;
         }
+        tries += 1;
         tokio::time::sleep(REMOVAL_PAUSE).await;
     }
 }

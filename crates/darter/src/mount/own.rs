@@ -81,18 +81,25 @@ impl OwnAgent {
 
     /// Ends it, after the mount: nobody needs what it fetched any more, whether that was opened by then or not.
     pub(super) async fn close(&self) {
+        let mut are_gone = true;
         match self.agent.list().await {
             Ok(blobs) => {
                 for blob in blobs.into_iter().filter(|row| !self.others.contains(&row.blob)) {
-                    rooms::remove(&self.agent, blob.blob).await;
+                    are_gone &= rooms::remove(&self.agent, blob.blob).await;
                 }
             }
-            Err(error) => tracing::warn!(error = %in_full(&error), "what was fetched can't be listed, and stays"),
+            Err(error) => {
+                are_gone = false;
+                tracing::warn!(error = %in_full(&error), "what was fetched can't be listed, and stays");
+            }
         }
         let room = self.room.clone();
         let forgetting = move || {
             rooms::note(&room, &[]);
-            rooms::forget_guests(&room);
+            // What stays goes with the next mount.
+            if are_gone {
+                rooms::forget_guests(&room);
+            }
         };
         threads::run(forgetting).await;
         self.agent.drain().await;
