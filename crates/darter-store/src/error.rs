@@ -154,6 +154,10 @@ pub enum Limit {
     Reserve(u64),
     /// The file system itself.
     Disk,
+    /// What the file system lets this user keep.
+    UserQuota,
+    /// What the system lets this process write into one file.
+    OneFile,
 }
 
 /// Advice about a refusal; one of ours says it itself.
@@ -191,6 +195,14 @@ fn no_room(needed: u64, free: u64, limit: Limit) -> String {
         Limit::Disk => {
             format!("{needs} on the file system, which has {} free: free some disk, or lower --quota", size(free))
         }
+        Limit::UserQuota => format!(
+            "{needs} into what the file system lets this user keep (disk quota): delete some of the user's files, or have \
+             that limit raised"
+        ),
+        Limit::OneFile => format!(
+            "{needs} into the file that they belong to (File too large): raise the limit of the length of files \
+             (`ulimit -f`, LimitFSIZE= of a service), or choose another file system with --data-dir"
+        ),
     }
 }
 
@@ -215,7 +227,7 @@ impl Blamed for StoreError {
         let (fault, retry) = match self {
             // Blobs that others use now go when they are done; an agent with more room need not wait for that.
             Self::Full { needed, limit: Limit::Quota(quota), .. } if needed > quota => (Disk, Retry::Elsewhere),
-            Self::Full { limit: Limit::Disk, .. } => (Disk, Retry::Elsewhere),
+            Self::Full { limit: Limit::Disk | Limit::UserQuota | Limit::OneFile, .. } => (Disk, Retry::Elsewhere),
             Self::Full { .. } => (Disk, Retry::Later(None)),
             Self::WrongPiece { .. } | Self::WrongRoot(_) | Self::Manifest { .. } => (Peer, Retry::Elsewhere),
             Self::UnknownPiece { .. } | Self::NotHeld { .. } | Self::Incomplete { .. } => {
@@ -297,5 +309,9 @@ mod tests {
         assert!(!may_pass(11, Limit::Quota(10)) && !may_pass(10, Limit::Disk));
         let disk = said(10, 4, Limit::Disk);
         assert!(disk.contains("which has 4 B free") && disk.contains("free some disk"), "{disk}");
+        for (limit, named) in [(Limit::UserQuota, "disk quota"), (Limit::OneFile, "ulimit -f")] {
+            let told = said(10, 9, limit);
+            assert!(told.starts_with("10 B do not fit into") && told.contains(named) && !may_pass(10, limit), "{told}");
+        }
     }
 }

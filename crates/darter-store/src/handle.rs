@@ -16,6 +16,7 @@ use crate::error::{Result, StoreError};
 use crate::keeper::Keeper;
 use crate::medium::Medium as _;
 use crate::pages::Pages;
+use crate::room::Room;
 use crate::store::{BlobInfo, PieceFile, Put, StoredBlob};
 
 pub(crate) struct Handle<B: Backend> {
@@ -98,18 +99,25 @@ impl<B: Backend> Handle<B> {
         self.keeper.take_room(bytes)?;
         match self.body.write(expected, data) {
             Ok(written) => return Ok(written),
-            Err(refusal) if no_room(&refusal) => self.keeper.evict_for(bytes),
-            Err(refusal) => return Err(StoreError::io("write", self.body.medium.path())(refusal)),
+            // Blobs that go make no room in another one's file.
+            Err(refusal) if is_no_room_on_disk(&refusal) => self.keeper.evict_for(bytes),
+            Err(refusal) => return Err(self.refused(bytes, refusal)),
         }
         self.keeper.take_room(bytes)?;
-        self.body.write(expected, data).map_err(|refusal| {
-            if no_room(&refusal) {
-                let free = self.keeper.backend.space().map_or(0, |space| space.free);
-                return self.keeper.room.disk_full(bytes, free.min(bytes.saturating_sub(1)));
-            }
-            StoreError::io("write", self.body.medium.path())(refusal)
-        })
+        self.body.write(expected, data).map_err(|refusal| self.refused(bytes, refusal))
     }
+
+    fn refused(&self, bytes: u64, refusal: io::Error) -> StoreError {
+        if !no_room(&refusal) {
+            return StoreError::io("write", self.body.medium.path())(refusal);
+        }
+        let free = self.keeper.backend.space().map_or(0, |space| space.free);
+        Room::refused(bytes, free.min(bytes.saturating_sub(1)), &refusal)
+    }
+}
+
+fn is_no_room_on_disk(refusal: &io::Error) -> bool {
+    no_room(refusal) && refusal.kind() != io::ErrorKind::FileTooLarge
 }
 
 /// True if a refusal to write means that there is no room: on the disk, for this user, or in one file.

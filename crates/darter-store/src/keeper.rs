@@ -482,7 +482,7 @@ impl<B: Backend> Keeper<B> {
         let created = self.backend.create(blob);
         let mut shelf = self.shelf_after(blob);
         let medium = created.map_err(|refusal| match refusal {
-            StoreError::Io { source, .. } if no_room(&source) => self.room.disk_full(length, 0),
+            StoreError::Io { source, .. } if no_room(&source) => Room::refused(length, 0, &source),
             other => other,
         })?;
         let sidecar = Sidecar {

@@ -4,6 +4,7 @@
 //! `capacity` is the lesser of the quota and what the file system allows: what is held, plus what is free, minus what
 //! is to be left to others. It is computed when the file system is asked, which is once per tidying (about once a second) and per new blob.
 
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
@@ -125,9 +126,14 @@ impl Room {
         StoreError::Full { needed, free, limit }
     }
 
-    /// The refusal of bytes that the file system did not take.
-    pub(crate) const fn disk_full(&self, needed: u64, free: u64) -> StoreError {
-        StoreError::Full { needed, free, limit: Limit::Disk }
+    /// The refusal of bytes that the file system did not take, for want of room.
+    pub(crate) fn refused(needed: u64, free: u64, refusal: &io::Error) -> StoreError {
+        let limit = match refusal.kind() {
+            io::ErrorKind::QuotaExceeded => Limit::UserQuota,
+            io::ErrorKind::FileTooLarge => Limit::OneFile,
+            _ => Limit::Disk,
+        };
+        StoreError::Full { needed, free, limit }
     }
 
     /// True if it is time to evict.

@@ -536,6 +536,12 @@ fn a_limit_of_file_sizes_is_an_error_and_to_a_daemon_a_blob_that_passes_through(
     let told = Outcome::of(limited(&format!("get {}", web.url)).output().unwrap());
     assert!(told.code.is_some() && told.err.contains("File too large"), "{told:?}");
     assert_eq!(room.files(), [""; 0]);
+    let told = Outcome::of(limited(&format!("get {} -o -", web.url)).output().unwrap());
+    assert!(
+        told.code == Some(1) && told.err.contains("ulimit -f") && !told.err.contains("free some disk"),
+        "{}",
+        told.err
+    );
     let line = format!("seed --local {} --listen {} --log off", free_address(), free_address());
     let mut daemon = Running::start(limited(&line));
     wait_until("it is up", || room.run("status").code == Some(0));
