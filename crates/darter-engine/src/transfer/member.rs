@@ -142,7 +142,7 @@ impl Transfer {
         self.count_received(peer, bytes);
         let stored = Arc::clone(&self.stored);
         if stored.is_crowded(PieceIndex(u32::MAX)) && self.is_read_in_parts() {
-            self.let_go_aside(None).await;
+            self.let_go_aside(None, Duration::ZERO).await;
         }
         let mut forgotten = Ok(());
         if stored.is_crowded(PieceIndex(u32::MAX)) {

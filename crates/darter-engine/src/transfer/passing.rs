@@ -6,6 +6,8 @@
 //! read once for all who read meanwhile, and nobody keeps the others waiting for long: a member that takes nothing is waited for
 //! [`IDLE_MEMBER_TIMEOUT`], then what it lacks is read again when it asks.
 //!
+//! Where nobody wants everything, but members want parts, nothing is forgotten: what a member has is let go, and read again if another one asks for it.
+//!
 //! When the beginning is forgotten, a new member asks for pieces that nobody holds, and these are read again. For a reader of
 //! this host another transfer is begun, unless this one has members; then the reader is told to go to the origin itself.
 
@@ -23,6 +25,8 @@ use crate::error::FetchError;
 
 /// How long the first reader is waited for, and how long a blob is read on that nobody reads.
 const READER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A piece that was sent is taken to have come after this time, though no member says that it holds it.
+const GIVEN_AFTER: Duration = Duration::from_millis(500);
 /// How often to look whether readers went on.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -101,18 +105,31 @@ impl Transfer {
 
     /// True if nobody wants everything: what was read may be read again, and what is forgotten could not be.
     pub(super) fn is_read_in_parts(&self) -> bool {
-        let state = self.state();
-        !state.session.is_all_wanted() && !state.session.leads_others()
+        !self.state().session.is_all_wanted()
     }
 
     /// Makes room in memory where readers want parts: what lies there is let go, but for a piece that came just now, and comes again for whoever asks.
-    pub(super) async fn let_go_aside(&self, but: Option<PieceIndex>) {
+    /// Members are to have it first, unless they have `waited` too long: none of them asks for what another one wants.
+    pub(super) async fn let_go_aside(&self, but: Option<PieceIndex>, waited: Duration) {
+        let ahead = self.pieces_ahead();
         let going: PieceSet = {
             let state = self.state();
+            let is_due = waited >= IDLE_MEMBER_TIMEOUT || !state.session.leads_others();
             // One that came just now is not counted yet, and would be counted as held afterwards.
             let counted = |piece: &PieceIndex| Some(*piece) != but && state.session.holds(*piece);
-            self.stored.aside().iter().filter(counted).collect()
+            let is_read = |piece: PieceIndex| {
+                state.positions.at.values().any(|at| (at.0..at.0.saturating_add(ahead)).contains(&piece.0))
+            };
+            // A member whose readers are past a piece forgets it, maybe before it says that it held it.
+            let was_given = |piece| waited >= GIVEN_AFTER && state.session.was_given(piece);
+            let is_given =
+                |piece: PieceIndex| (state.session.holders(piece) > 0 || was_given(piece)) && !is_read(piece);
+            let goes = |piece: &PieceIndex| counted(piece) && (is_due || is_given(*piece));
+            self.stored.aside().iter().filter(goes).collect()
         };
+        if going.is_empty() {
+            return;
+        }
         let (stored, dropped) = (Arc::clone(&self.stored), going.clone());
         if let Err(error) = self.context.disk.run(move || stored.drop_pieces(&dropped)).await {
             tracing::debug!(blob = %self.blob.short(), error = %in_full(&error), "pieces could not be let go");
@@ -136,15 +153,16 @@ impl Transfer {
     /// were read ahead of that one take room and do not count: those who read wait for the piece itself.
     pub(super) async fn room_to_read(self: &Arc<Self>, next: PieceIndex) -> Result<(), FetchError> {
         let began = self.context.now();
-        if self.stored.is_crowded(next) && self.is_read_in_parts() {
-            // A forgotten piece could not be had again.
-            self.let_go_aside(next.0.checked_sub(1).map(PieceIndex)).await;
-        }
         // Not before: who comes while the beginning is here shares it.
         while self.stored.is_crowded(next) && !self.closed.is_cancelled() {
             let waited = self.context.now().since(began);
-            let (stored, needed) = (Arc::clone(&self.stored), self.needed_from(waited));
-            self.context.disk.run(move || stored.forget(needed)).await?;
+            if self.is_read_in_parts() {
+                // A forgotten piece could not be had again.
+                self.let_go_aside(next.0.checked_sub(1).map(PieceIndex), waited).await;
+            } else {
+                let (stored, needed) = (Arc::clone(&self.stored), self.needed_from(waited));
+                self.context.disk.run(move || stored.forget(needed)).await?;
+            }
             if !self.stored.is_crowded(next) {
                 break;
             }

@@ -551,6 +551,11 @@ impl Lead {
         self.pieces.get(piece).holders
     }
 
+    /// True if the lead sent a piece to somebody.
+    pub fn was_sent(&self, piece: PieceIndex) -> bool {
+        self.pieces.get(piece).sent > 0
+    }
+
     /// The live members that are not put aside, in the order of their ids. The lead's own node is among them if it joined.
     pub fn members(&self) -> Vec<NodeId> {
         self.members.ids()

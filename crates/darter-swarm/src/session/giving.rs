@@ -84,6 +84,11 @@ impl Session {
         self.books.as_ref().map_or(0, |books| books.lead().holders(piece))
     }
 
+    /// True if a piece was sent to a member, which may have passed it on and forgotten it by now.
+    pub fn was_given(&self, piece: PieceIndex) -> bool {
+        self.books.as_ref().is_some_and(|books| books.lead().was_sent(piece))
+    }
+
     /// The first piece that no member holds, if any member still wants pieces.
     pub fn first_unheld(&self) -> Option<PieceIndex> {
         self.books.as_ref().map(|books| books.lead()).filter(|lead| lead.is_wanted()).map(|lead| lead.first_unheld())

@@ -50,6 +50,34 @@ fn a_node_alone_reads_a_range_of_the_origin_and_no_more() {
     assert!(web.sent() < most, "{} bytes were read", web.sent());
 }
 
+/// The seed keeps nothing of it but 32 MiB in memory, and lets go what one node has though the other one never asks for it: or else the nodes would give up
+/// the seed that gives them nothing, and read the origin themselves.
+#[test]
+fn parts_of_what_does_not_fit_come_to_several_nodes_at_once() {
+    let bytes = content(160 * MEGABYTE);
+    let web = Web::serve(bytes.clone());
+    let seed_room = Room::new();
+    let seed = Daemon::start(&seed_room, "--quota 1MB");
+    let halves = [0..80 * MEGABYTE, 80 * MEGABYTE..160 * MEGABYTE];
+    let nodes = halves.clone().map(|_| Node::join(&seed.listen, "--quota 1MB --stall-timeout 5s"));
+    let gets: Vec<_> = nodes
+        .iter()
+        .zip(&halves)
+        .map(|(node, half)| {
+            let line = format!("get {} --range {}-{} -o part -q", web.url, half.start, half.end - 1);
+            Running::start(node.room.darter(&line))
+        })
+        .collect();
+    for get in gets {
+        get.end().succeeded();
+    }
+    for (node, half) in nodes.iter().zip(halves) {
+        assert!(node.room.read("part") == bytes[half], "each has its own half");
+    }
+    let most = bytes.len() as u64 / 4 * 5;
+    assert!(web.sent() < most, "{} bytes were read", web.sent());
+}
+
 #[test]
 fn a_range_goes_on_when_the_lead_dies_half_way() {
     let bytes = content(40 * MEGABYTE);
