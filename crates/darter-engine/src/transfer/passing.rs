@@ -120,8 +120,9 @@ impl Transfer {
             let is_read = |piece: PieceIndex| {
                 state.positions.at.values().any(|at| (at.0..at.0.saturating_add(ahead)).contains(&piece.0))
             };
-            // A member whose readers are past a piece forgets it, maybe before it says that it held it.
-            let was_given = |piece| waited >= GIVEN_AFTER && state.session.was_given(piece);
+            // A member whose readers are past a piece forgets it, maybe before it says that it held it; or wants it no more.
+            let is_over = |piece| state.session.was_given(piece) || !state.session.is_wished(piece);
+            let was_given = |piece| waited >= GIVEN_AFTER && is_over(piece);
             let is_given =
                 |piece: PieceIndex| (state.session.holders(piece) > 0 || was_given(piece)) && !is_read(piece);
             let goes = |piece: &PieceIndex| counted(piece) && (is_due || is_given(*piece));

@@ -8,6 +8,7 @@
 use darter_core::{Moment, NodeId, PieceIndex};
 
 use super::Session;
+use crate::lead::Wish;
 
 /// The answer to a member that asked for any piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +88,12 @@ impl Session {
     /// True if a piece was sent to a member, which may have passed it on and forgotten it by now.
     pub fn was_given(&self, piece: PieceIndex) -> bool {
         self.books.as_ref().is_some_and(|books| books.lead().was_sent(piece))
+    }
+
+    /// True if a member or a reader of this agent wants a piece that is in a part of the blob.
+    pub fn is_wished(&self, piece: PieceIndex) -> bool {
+        let holds = |wish: Wish| (wish.first..wish.end).contains(&piece.0);
+        self.books.as_ref().is_some_and(|books| books.lead().wishes().any(holds))
     }
 
     /// The first piece that no member holds, if any member still wants pieces.
