@@ -1,5 +1,9 @@
 //! Paths under `/v2/`, and what each asks for.
 
+use darter_core::Digest;
+
+use crate::name::NameError;
+
 /// A request as its path says it, not yet validated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route<'a> {
@@ -67,6 +71,24 @@ pub fn parse(path: &str) -> Option<Route<'_>> {
     }
 }
 
+/// The path of a blob of a repository, as the registry calls it.
+///
+/// # Errors
+/// [`NameError::Repository`] for a name by which the path would be another one: it may come from whoever asks.
+pub fn of_blob(repository: &str, digest: &Digest) -> Result<String, NameError> {
+    if repository.split('/').all(is_plain) {
+        Ok(format!("/v2/{repository}/blobs/{digest}"))
+    } else {
+        Err(NameError::Repository(repository.to_owned()))
+    }
+}
+
+/// True if a part of a path is one wherever it stands. A prefix that is configured for an upstream need not keep to the grammar of names.
+pub fn is_plain(part: &str) -> bool {
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:+~@".contains(&byte);
+    !part.is_empty() && part != "." && part != ".." && part.bytes().all(known)
+}
+
 /// Undoes the one escape that engines use in such paths: a digest's colon. Anything else that is escaped can stand
 /// neither in a name nor in a reference, and is refused as it is.
 pub fn decoded(path: &str) -> String {
@@ -76,6 +98,18 @@ pub fn decoded(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_blobs_path_is_of_the_repository_that_is_named_and_of_no_other() {
+        let digest = Digest::sha256(b"blob");
+        assert_eq!(of_blob("a/b_c.d-e/f", &digest).unwrap(), format!("/v2/a/b_c.d-e/f/blobs/{digest}"));
+        let public = format!("public/blobs/{digest}?x=");
+        for other in
+            ["", "a//b", "/a", "a/", "..", "a/../b", "a/./b", "a/%2e%2e/b", "a#b", "a b", "a\\b", "a\nb", &public]
+        {
+            assert!(of_blob(other, &digest).is_err(), "{other:?}");
+        }
+    }
 
     #[test]
     fn paths_of_the_specification() {

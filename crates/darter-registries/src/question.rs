@@ -199,14 +199,9 @@ fn repository_of(path_and_query: &str) -> Option<&str> {
 /// True if a path and query is one that a client may ask for.
 fn is_of_the_api(path_and_query: &str) -> bool {
     let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
-    // A prefix that is configured for an upstream need not keep to the grammar of names.
-    let is_plain = |part: &str| {
-        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:+".contains(&byte);
-        !part.is_empty() && part != "." && part != ".." && part.bytes().all(known)
-    };
     let is_named = match route::parse(path) {
         Some(Route::Ping) => true,
-        Some(_) => path.trim_start_matches('/').split('/').all(is_plain),
+        Some(_) => path.trim_start_matches('/').split('/').all(route::is_plain),
         None => false,
     };
     is_named && query.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')

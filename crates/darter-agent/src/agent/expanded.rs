@@ -12,6 +12,7 @@ use darter_core::{BlobId, ExpandedLayer, Source};
 use darter_engine::FetchError;
 use darter_engine::transfer::mounting::SMALL;
 use darter_image::{Compression, FORMAT};
+use darter_oci::route;
 use darter_origin::{ErrorKind, OriginFailure, Requester, Upstream, of_status};
 use darter_registries::question::Question;
 use futures_util::future::join_all;
@@ -201,10 +202,12 @@ impl Agent {
             let stat = origin.stat(&stored_at(upstream, blob), credentials, None).await?;
             return Ok(RegistrySaid { names_it: true, length: stat.version.length });
         };
+        let path = route::of_blob(&blob.repository, &blob.digest)
+            .map_err(|error| FetchError::Origin(OriginFailure::new(ErrorKind::Protocol, error.to_string())))?;
         let question = Question {
             upstream: upstream.clone(),
             method: Method::HEAD,
-            path: format!("/v2/{}/blobs/{}", blob.repository, blob.digest),
+            path,
             headers: HeaderMap::new(),
             credentials: credentials.clone(),
         };

@@ -299,6 +299,29 @@ async fn a_length_that_a_caller_makes_up_opens_no_blob_behind_a_gateway_that_say
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repositorys_name_that_makes_the_path_of_another_blob_opens_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (registry, layer) = registry_with(&some_tar()).await;
+    // As long as the layer that Bob may not read.
+    let his = registry.put_blob("lab/bobs", &vec![7; layer.size.unwrap() as usize]);
+    registry.allow(ALICE, "lab/app");
+    registry.allow(BOB, "lab/bobs");
+    registry.state.lock().no_digest_header = true;
+    let seed = seed(directory.path(), &registry).await;
+    let open = async |repository: &str, login| {
+        let (registry, repository) = (layer.registry.clone(), repository.to_owned());
+        let blob = BlobRequest { registry, repository, digest: layer.digest, size: layer.size };
+        seed.registry_blob(&blob, credentials(login), WITHIN).await
+    };
+    open("lab/app", ALICE).await.unwrap().ensure(ByteRange::new(0, 10), WITHIN).await.unwrap();
+    for repository in [format!("lab/bobs/blobs/{his}?x="), format!("lab/bobs/blobs/{his}#"), "lab/bobs/../app".into()] {
+        let error = open(&repository, BOB).await.err().expect("only Alice may read it");
+        assert_eq!(kind(&error), Some(&ErrorKind::Protocol), "{repository}");
+    }
+    seed.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registry_that_says_yes_to_every_digest_opens_no_layer_that_came_from_another() {
     let directory = tempfile::tempdir().unwrap();
     let tar = some_tar();

@@ -22,6 +22,7 @@ use std::time::Duration;
 use darter_core::source::Credentials;
 use darter_core::{Blamed as _, ByteRange, Clock, Digest, Moment, in_full};
 use darter_oci::challenge::challenges_of;
+use darter_oci::route;
 use futures_util::stream::{self, StreamExt};
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -359,7 +360,7 @@ impl RegistryClient {
         digest: &Digest,
         caller: &Credentials,
     ) -> Result<Answer, OriginError> {
-        let path = format!("/v2/{repository}/blobs/{digest}");
+        let path = blob_path(repository, digest)?;
         let head = Box::pin(self.send(upstream, Method::HEAD, &path, HeaderMap::new(), caller));
         let first = Box::pin(self.get_headers(upstream, &path, Some(ByteRange::new(0, 1)), caller));
         let all = Box::pin(self.get_headers(upstream, &path, None, caller));
@@ -425,6 +426,14 @@ fn address(upstream: &Upstream, path_and_query: &str) -> Result<Url, OriginError
     let url = url.map_err(|error| wrong().caused_by(error))?;
     let inside = url.as_str().strip_prefix(upstream.base().as_str()).is_some_and(|rest| rest.starts_with("v2/"));
     if inside { Ok(url) } else { Err(wrong()) }
+}
+
+/// The path of a blob.
+///
+/// # Errors
+/// The repository is called as none can be.
+pub(super) fn blob_path(repository: &str, digest: &Digest) -> Result<String, OriginError> {
+    route::of_blob(repository, digest).map_err(|error| OriginError::new(ErrorKind::Protocol, error.to_string()))
 }
 
 /// Notes `value`; forgets all when there are too many.

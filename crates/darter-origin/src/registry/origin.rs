@@ -20,7 +20,7 @@ use crate::client::Requester;
 use crate::error::{ErrorKind, OriginError};
 use crate::origin::{Origin, Reading, Stat};
 use crate::registry::answer::Answer;
-use crate::registry::client::RegistryClient;
+use crate::registry::client::{RegistryClient, blob_path};
 use crate::web::{self, AnswerPart};
 
 /// How long a registry may take to begin a blob before it is asked for it once more.
@@ -111,7 +111,7 @@ impl Origin for RegistryOrigin {
         web::ask_for_range(&mut headers, range);
         let (registry, repository, digest) = parts(source)?;
         let upstream = self.client.upstreams().at_for(registry, repository, self.requester);
-        let path = format!("/v2/{repository}/blobs/{digest}");
+        let path = blob_path(repository, digest)?;
         let ask = || self.client.send(&upstream, Method::GET, &path, headers.clone(), credentials);
         let answer = self.first_answer(source, ask).await?.into_blob(&upstream)?;
         let part = AnswerPart::of(answer.status, &answer.headers, range, source)?;
