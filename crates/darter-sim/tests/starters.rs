@@ -61,15 +61,14 @@ fn last_beside(liars: u32, lie: Lie, is_listed: bool) -> f64 {
 /// Each of eight lies in as many of them.
 const DRAWS: u32 = 16;
 
-/// Without a list all wait for each piece in turn, and a liar that is the first to be given some costs a little more.
 #[test]
 fn one_liar_among_eight_costs_the_others_a_tenth_and_two_three_tenths() {
-    for (is_listed, most) in [(true, [1.1, 1.3]), (false, [1.12, 1.3])] {
+    for is_listed in [true, false] {
         let alone = last_beside(0, Lie::Silent, is_listed);
         for (lie, word) in Lie::ALL {
             let ratios = [1, 2].map(|liars| last_beside(liars, lie, is_listed) / alone);
             println!("listed {is_listed}, {word}: {ratios:.3?} of {alone:.2}");
-            assert!(ratios[0] <= most[0] && ratios[1] <= most[1], "listed {is_listed}, {word}: {ratios:.3?}");
+            assert!(ratios[0] <= 1.1 && ratios[1] <= 1.3, "listed {is_listed}, {word}: {ratios:.3?}");
         }
     }
 }
