@@ -5,7 +5,8 @@
 //! origin. The seed learns the pieces' hashes from the origin, or from an earlier reading, and never from a node: one that made a list up
 //! would keep the blob from everybody. Non-goal: a blob that the seed's own host alone waits for ([`holders`](super::holders)).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use darter_api::Role;
@@ -26,7 +27,7 @@ const MAX_NAMED: usize = 64;
 /// The number of these that are asked, one after the other.
 const MAX_ASKED: usize = 3;
 
-/// Blobs of one node that are noted while it is connected: ids cost nothing to make up.
+/// Blobs of one node that are noted at a time, the last that it told of: ids cost nothing to make up.
 const MAX_OF_NODE: usize = 2 * MAX_TOLD;
 
 /// Holders of each blob.
@@ -36,30 +37,46 @@ pub(super) struct Inventory(Mutex<Told>);
 #[derive(Default)]
 struct Told {
     holders: HashMap<BlobId, BTreeSet<NodeId>>,
-    /// How many blobs each node holds of these.
-    counts: HashMap<NodeId, usize>,
+    /// Of these, the blobs that each node told of, in the order of its telling.
+    blobs: HashMap<NodeId, VecDeque<BlobId>>,
+}
+
+impl Told {
+    /// Names a node no longer as a holder of this blob.
+    fn unname(&mut self, node: NodeId, blob: BlobId) {
+        if let Entry::Occupied(mut nodes) = self.holders.entry(blob) {
+            nodes.get_mut().remove(&node);
+            if nodes.get().is_empty() {
+                nodes.remove();
+            }
+        }
+    }
 }
 
 impl Inventory {
     /// A node told what it holds.
     pub(super) fn told(&self, node: NodeId, blobs: &[BlobId]) {
         let told = &mut *self.0.lock();
-        let count = told.counts.entry(node).or_default();
-        for blob in blobs.iter().take(MAX_TOLD.min(MAX_OF_NODE - *count)) {
-            *count += usize::from(told.holders.entry(*blob).or_default().insert(node));
+        for blob in blobs.iter().take(MAX_TOLD) {
+            if !told.holders.entry(*blob).or_default().insert(node) {
+                continue;
+            }
+            let of_node = told.blobs.entry(node).or_default();
+            of_node.push_back(*blob);
+            if of_node.len() > MAX_OF_NODE
+                && let Some(oldest) = of_node.pop_front()
+            {
+                told.unname(node, oldest);
+            }
         }
     }
 
     /// A node is gone.
     pub(super) fn gone(&self, node: NodeId) {
         let mut told = self.0.lock();
-        if told.counts.remove(&node).is_none() {
-            return;
+        for blob in told.blobs.remove(&node).unwrap_or_default() {
+            told.unname(node, blob);
         }
-        told.holders.retain(|_, nodes| {
-            nodes.remove(&node);
-            !nodes.is_empty()
-        });
     }
 
     /// True if nodes hold this blob whole.
@@ -157,18 +174,30 @@ mod tests {
     #[test]
     fn a_node_that_makes_up_ever_new_blobs_takes_no_more_memory_than_others_may() {
         let (inventory, liar, other) = (Inventory::default(), NodeId([1; 16]), NodeId([2; 16]));
-        let first = blobs(0, 1)[0];
+        let noted = |inventory: &Inventory| inventory.0.lock().holders.len();
         for round in 0..5 {
             inventory.told(liar, &blobs(round * MAX_TOLD, MAX_TOLD));
-            inventory.told(liar, &[first]);
         }
-        assert_eq!(inventory.0.lock().holders.len(), MAX_OF_NODE);
+        assert_eq!(noted(&inventory), MAX_OF_NODE);
         let news = blobs(10 * MAX_TOLD, 1);
         inventory.told(other, &news);
         assert!(inventory.holds(news[0]), "what one node says takes nothing from another");
         inventory.gone(liar);
-        assert_eq!((inventory.0.lock().holders.len(), inventory.holders_of(news[0])), (1, vec![other]));
+        assert_eq!(noted(&inventory), 1);
+        assert_eq!(inventory.holders_of(news[0]), vec![other]);
         inventory.told(liar, &news);
         assert_eq!(inventory.holders_of(news[0]).len(), 2, "it came again");
+    }
+
+    #[test]
+    fn of_a_node_that_tells_of_many_blobs_the_latest_are_known() {
+        let (inventory, node) = (Inventory::default(), NodeId([1; 16]));
+        let all = blobs(0, MAX_OF_NODE + 2);
+        for told in all.chunks(MAX_TOLD) {
+            inventory.told(node, told);
+            inventory.told(node, told);
+        }
+        assert!(!inventory.holds(all[0]) && !inventory.holds(all[1]), "the oldest went");
+        assert!(all[2..].iter().all(|blob| inventory.holds(*blob)), "told twice, noted once");
     }
 }
