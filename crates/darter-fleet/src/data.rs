@@ -301,6 +301,13 @@ impl Fleet {
             Err(error) => tracing::debug!(peer = %holder.short(), error = %in_full(&error), "no data connection"),
         }
         let before = std::mem::replace(&mut *link.link.lock(), Link::Closed);
+        // Nobody else removes the link to a peer that is not connected.
+        {
+            let links = &mut self.state.lock().links;
+            if links.get(&holder).is_some_and(|last| Arc::ptr_eq(last, &link)) {
+                links.remove(&holder);
+            }
+        }
         let open = std::mem::take(&mut *link.open.lock());
         let mut lost: Vec<Ask> = open.asks.into_values().map(|sent| sent.ask).chain(open.waiting).collect();
         if let Link::Connecting(waiting) = before {

@@ -7,6 +7,7 @@
 //! | `peer` | [`Peer`], a connected agent; [`PeerListener`], who hears them |
 //! | [`data`] | data connections, made when the first piece is asked for, and where their answers go |
 //! | [`failures`] | an origin's failure as agents tell each other of it |
+//! | [`questions`] | how many questions of one peer are worked on at a time |
 //! | [`seeds`] | what was given by `--join`: kept connected, tried again when lost |
 //! | `addresses` | where agents listen, those that are not connected, too |
 //! | `circle` | how nodes come to know each other, and what happens when the last seed is lost |
@@ -29,6 +30,7 @@ mod dialling;
 pub mod failures;
 mod known;
 mod peer;
+pub mod questions;
 pub mod seeds;
 pub mod survey;
 mod twins;
@@ -472,11 +474,10 @@ impl Fleet {
             known.controls.push((connection, sender));
             (connection, known.controls.len() == 1, Arc::clone(&known.heard))
         };
-        if is_first && let Some(listener) = self.listener() {
+        if is_first {
             tracing::debug!(peer = %hello.node.short(), addr = hello.listen, "peer connected");
             self.welcome(&peer);
-            listener.peer_up(&peer);
-            self.changed.send_replace(());
+            self.announce(hello.node, Some(&peer));
         }
         Some(Adopted { connection, receiver, heard })
     }
@@ -563,13 +564,25 @@ impl Fleet {
         }
         tracing::debug!(peer = %node.short(), "peer gone");
         self.miss(&connected.peer);
+        self.announce(node, None);
+    }
+
+    /// Tells the listener that a peer came, or that it is gone. Several connections with one agent may come and go at once, and what is told
+    /// of them in another order than they did: whoever tells something tells again until it is so, and so the last that is told is right.
+    fn announce(&self, node: NodeId, came: Option<&Peer>) {
         self.changed.send_replace(());
-        if let Some(listener) = self.listener() {
-            listener.peer_down(node);
-            // One that came back meanwhile may have been announced before it was said to be gone.
-            if let Some(peer) = self.peer(node) {
-                listener.peer_up(&peer);
+        let Some(listener) = self.listener() else { return };
+        let mut told = came.cloned();
+        loop {
+            match &told {
+                Some(peer) => listener.peer_up(peer),
+                None => listener.peer_down(node),
             }
+            let now = self.peer(node);
+            if now.is_some() == told.is_some() {
+                return;
+            }
+            told = now;
         }
     }
 }
@@ -583,3 +596,6 @@ const fn hashes_in(message: &Message) -> u64 {
         _ => 0,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,7 +97,7 @@ impl Registries {
         proof: Option<Digest>,
     ) -> Option<RegistryAnswer> {
         let relay = self.relay.as_ref().filter(|relay| relay.is_in_fleet())?;
-        let _permit = self.questions.try_acquire().ok()?;
+        let _taken_up = self.questions.take_up(from)?;
         let question = Question::from_wire(question, self.client().upstreams())?;
         if is_this_host(question.base()) && !relay.is_here(from) {
             return None;

@@ -79,7 +79,6 @@ use darter_origin::{ErrorKind, OriginFailure, RegistryClient};
 use darter_store::Dir;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use self::flights::{Asker, Flights, Outcome, Way};
@@ -100,8 +99,6 @@ const MANIFESTS: &str = "manifests";
 /// Others who ask the same within this time are given the same answer.
 const SHARED_FOR: Duration = Duration::from_secs(3);
 
-/// Questions of nodes that are being answered at a time; those beyond are told to ask elsewhere.
-const MAX_QUESTIONS: usize = 16_384;
 /// Tags remembered for callers with credentials.
 const MAX_PRIVATE_TAGS: u64 = 10_000;
 
@@ -147,7 +144,7 @@ pub struct Registries {
     images: Images,
     private_tags: Mutex<Recent<PrivateTag, (Tagged, Moment)>>,
     watch: Watch,
-    questions: Arc<Semaphore>,
+    questions: serving::Room,
 }
 
 impl fmt::Debug for Registries {
@@ -185,7 +182,7 @@ impl Registries {
             flights: Flights::default(),
             private_tags: Mutex::new(Recent::new(MAX_PRIVATE_TAGS)),
             watch: Watch::default(),
-            questions: Arc::new(Semaphore::new(MAX_QUESTIONS)),
+            questions: serving::Room::default(),
         })
     }
 

@@ -4,12 +4,40 @@ use std::sync::Arc;
 
 use darter_core::{Digest, NodeId};
 use darter_fleet::failures;
+use darter_fleet::questions::{Questions, TakenUp};
 use darter_oci::manifest::MAX_MANIFEST;
 use darter_origin::is_this_host;
 use darter_wire::{Failure, FailureKind, RegistryAnswer, RegistryQuestion};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::question::Question;
 use super::{Logins, Registries};
+
+/// Questions of nodes that are being answered at a time; those beyond are told to ask elsewhere.
+const MAX_QUESTIONS: usize = 16_384;
+
+/// The same of one node. A pull asks a few, and equal ones of a host are one.
+const MAX_QUESTIONS_OF_ONE: u32 = 1024;
+
+/// Room for questions of nodes. One that asks for ever more leaves the others theirs.
+pub(crate) struct Room {
+    all: Arc<Semaphore>,
+    of_each: Arc<Questions>,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { all: Arc::new(Semaphore::new(MAX_QUESTIONS)), of_each: Questions::new(MAX_QUESTIONS_OF_ONE) }
+    }
+}
+
+impl Room {
+    /// Room for a question of `from`, for as long as the result lives.
+    pub(crate) fn take_up(&self, from: NodeId) -> Option<(TakenUp, OwnedSemaphorePermit)> {
+        let taken_up = self.of_each.take_up(from)?;
+        Some((taken_up, Arc::clone(&self.all).try_acquire_owned().ok()?))
+    }
+}
 
 impl Registries {
     /// A node asks.
@@ -47,7 +75,7 @@ impl Registries {
         if !self.relay.as_ref().is_some_and(|relay| relay.is_in_fleet()) {
             return Err(own_trouble("this agent asks registries for its own host only"));
         }
-        let Ok(_permit) = Arc::clone(&self.questions).try_acquire_owned() else {
+        let Some(_taken_up) = self.questions.take_up(from) else {
             return Err(own_trouble("too many questions at a time"));
         };
         let Some(question) = Question::from_wire(question, self.client().upstreams()) else {
@@ -70,5 +98,23 @@ impl Registries {
             return Err(own_trouble("the answer is too long to be passed on"));
         }
         Ok(reply.to_wire())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_asks_for_ever_more_leaves_the_others_room() {
+        let room = Room::default();
+        let node = |name: u8| NodeId([name; 16]);
+        let eager: Vec<_> = (0..MAX_QUESTIONS).map_while(|_| room.take_up(node(1))).collect();
+        assert_eq!(eager.len(), MAX_QUESTIONS_OF_ONE as usize);
+        let others: Vec<_> = (2..=255).flat_map(|name| (0..100).map(move |_| name)).collect();
+        let others: Vec<_> = others.into_iter().map_while(|name| room.take_up(node(name))).collect();
+        assert_eq!(eager.len() + others.len(), MAX_QUESTIONS, "all together have no more");
+        drop(eager);
+        assert!(room.take_up(node(1)).is_some() && room.take_up(node(200)).is_some());
     }
 }

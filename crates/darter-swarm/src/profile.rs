@@ -58,17 +58,19 @@ impl Bounds {
 pub struct Touches(Vec<Range<u32>>);
 
 impl Touches {
-    /// The touches that an agent reports. Pieces that are not there or were named before are left out, and those past the bounds.
+    /// The touches that an agent reports. Pieces that are not there or were named before are left out, and those past the bounds. An
+    /// honest list names each piece once, and one list after another each piece twice: what names more is read no further.
     pub fn heard(stretches: impl IntoIterator<Item = Range<u32>>, bounds: Bounds) -> Self {
         let total = bounds.total.unwrap_or(crate::MAX_PIECES);
         let (mut touches, mut seen, mut left) = (Self::default(), PieceSet::new(), bounds.most());
+        let mut steps = left.saturating_mul(2);
         for stretch in stretches.into_iter().take(MAX_STRETCHES) {
             for piece in stretch.start..stretch.end.min(total) {
-                // Each step adds a piece or passes over one that was added: the work is bounded by what may be in a list.
-                if left == 0 || touches.0.len() > MAX_STRETCHES {
+                if left == 0 || steps == 0 || touches.0.len() > MAX_STRETCHES {
                     touches.0.truncate(MAX_STRETCHES);
                     return touches;
                 }
+                steps -= 1;
                 if seen.insert(PieceIndex(piece)) {
                     touches.push(piece);
                     left -= 1;

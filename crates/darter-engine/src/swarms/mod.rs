@@ -17,7 +17,6 @@
 //! | `leading` | leading, from what is stored or from the origin |
 //! | `places` | a blob's place in the store |
 //! | `proof` | whether content at hand may be given for a registry that did not deliver it |
-//! | `questions` | how many questions of one peer are worked on at a time |
 //! | `nodes` | the same without a seed: which node leads |
 //! | `seeds` | the same among several seeds: which of them has it |
 //! | `refused` | why an agent that was asked does not lead |
@@ -46,7 +45,6 @@ mod nodes;
 mod open;
 mod places;
 mod proof;
-mod questions;
 mod refused;
 mod sample;
 mod seeds;
@@ -63,6 +61,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use darter_core::{BlobId, Moment, NodeId, PieceLength, Source};
+use darter_fleet::questions::Questions;
 use darter_store::StoredBlob;
 use darter_wire::descriptors;
 use darter_wire::{Failure, FailureKind, Message};
@@ -93,6 +92,9 @@ const MAX_STRANGE: (usize, usize) = (256, 256);
 /// Messages that are kept until a blob that this agent was let into has a transfer, at most: those of the lead. Others may take a quarter.
 const MAX_EARLY: usize = 4096;
 
+/// Questions of one peer that are worked on at a time: as many as a control channel has room for answers.
+const MAX_QUESTIONS: u32 = 4096;
+
 /// All transfers of an agent.
 pub struct Swarms {
     /// The values that all transfers share.
@@ -110,7 +112,7 @@ pub struct Swarms {
     comparisons: proof::Comparisons,
     inventory: inventory::Inventory,
     limits: limits::Limits,
-    questions: Arc<questions::Questions>,
+    questions: Arc<Questions>,
     /// Blobs without a transfer that peers fetch.
     shelf: Mutex<HashMap<BlobId, Shelved>>,
     draining: AtomicBool,
@@ -184,7 +186,7 @@ impl Swarms {
             comparisons: proof::Comparisons::default(),
             inventory: inventory::Inventory::default(),
             limits: limits::Limits::default(),
-            questions: Arc::default(),
+            questions: Questions::new(MAX_QUESTIONS),
             shelf: Mutex::default(),
             draining: AtomicBool::new(false),
         });

@@ -126,6 +126,12 @@ fn what_lies_can_neither_make_it_large_nor_fetch_everything() {
     // Every other piece: as many stretches as pieces.
     let scattered = Touches::heard((0..1_000_000).map(|at| at * 2..at * 2 + 1), unknown);
     assert!(scattered.stretches().len() <= MAX_STRETCHES);
+    // The same over and over: a thousand times as much work as a list may be.
+    let most = unknown.most() as u32;
+    let again = std::iter::repeat_n(0..most - 1, MAX_STRETCHES - 1).chain([most..most + 1]);
+    assert_eq!(Touches::heard(again, unknown).count(), most as usize - 1);
+    let twice = std::iter::repeat_n(0..most - 1, 2).chain([most..most + 1]);
+    assert_eq!(Touches::heard(twice, unknown).count(), most as usize, "as a list that goes on where another ended");
     // One that lies among five adds nothing, and the four are heard.
     let mut profile = of(&[&[1, 2], &[1, 2], &[1, 2], &[1, 2]]);
     profile.record(node(9), [500..900]);

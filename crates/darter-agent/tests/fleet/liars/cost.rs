@@ -56,3 +56,27 @@ async fn whoever_keeps_others_busy_with_what_it_says_or_takes_stops_nobody() {
 async fn whoever_keeps_others_busy_stops_nobody_without_a_seed_either() {
     cost(Above::Nobody, FIVE, 1, &Lie::NUISANCES, 4.2).await;
 }
+
+/// What each costs, and how often the origin is read: one, and two.
+#[tokio::test(start_paused = true)]
+#[ignore = "prints figures"]
+async fn figures() {
+    for above in [Above::Full, Above::Empty] {
+        for length in [32 << 20, 128 << 20] {
+            let alone = [1, 2].map(|liars| NODES - liars);
+            let mut without = Vec::new();
+            for honest in alone {
+                without.push(pull(above, honest, length, &[]).await.last.as_secs_f64());
+            }
+            println!("{above:?}, {} MiB, without: {without:.2?} s", length >> 20);
+            for lie in [&Lie::HOLDERS[..], &Lie::GIVERS, &Lie::NUISANCES, &Lie::TAKERS].concat() {
+                let mut ratios = Vec::new();
+                for (liars, without) in [1, 2].into_iter().zip(&without) {
+                    let pulled = pull(above, NODES - liars, length, &vec![lie; liars.into()]).await;
+                    ratios.push((pulled.last.as_secs_f64() / without, pulled.copies));
+                }
+                println!("{above:?}, {} MiB, {lie:?}: {ratios:.3?}", length >> 20);
+            }
+        }
+    }
+}

@@ -1,5 +1,5 @@
-//! How many questions of one peer are worked on at a time. Each takes a task and memory until it is answered, some a request to an origin, and the
-//! peer's next messages are read meanwhile: who asks for ever new blobs would take more and more.
+//! How many questions of one peer are worked on at a time. Each takes a task and memory until it is answered, some a request to an origin or a
+//! registry, and the peer's next messages are read meanwhile: who asks for ever new blobs would take more and more.
 //!
 //! Pure.
 
@@ -9,25 +9,29 @@ use std::sync::Arc;
 use darter_core::NodeId;
 use parking_lot::Mutex;
 
-/// Questions of one peer at a time: as many as a control channel has room for answers.
-pub(super) const MAX_OPEN: u32 = 4096;
-
 /// The questions that are worked on, of each peer.
-#[derive(Default)]
-pub(super) struct Questions(Mutex<HashMap<NodeId, u32>>);
+pub struct Questions {
+    most: u32,
+    open: Mutex<HashMap<NodeId, u32>>,
+}
 
 /// A question that is worked on as long as this lives.
-pub(super) struct TakenUp {
+pub struct TakenUp {
     questions: Arc<Questions>,
     by: NodeId,
 }
 
 impl Questions {
+    /// Nobody asks anything yet, and no peer may have more than `most` questions worked on.
+    pub fn new(most: u32) -> Arc<Self> {
+        Arc::new(Self { most, open: Mutex::default() })
+    }
+
     /// A peer asks something. `None` if so much that it asked is worked on that this is to be refused.
-    pub(super) fn take_up(self: &Arc<Self>, by: NodeId) -> Option<TakenUp> {
-        let mut open = self.0.lock();
+    pub fn take_up(self: &Arc<Self>, by: NodeId) -> Option<TakenUp> {
+        let mut open = self.open.lock();
         let count = open.entry(by).or_default();
-        if *count >= MAX_OPEN {
+        if *count >= self.most {
             return None;
         }
         *count += 1;
@@ -37,7 +41,7 @@ impl Questions {
 
 impl Drop for TakenUp {
     fn drop(&mut self) {
-        let mut open = self.questions.0.lock();
+        let mut open = self.questions.open.lock();
         if let Some(count) = open.get_mut(&self.by) {
             *count -= 1;
             if *count == 0 {
@@ -53,13 +57,13 @@ mod tests {
 
     #[test]
     fn a_peer_that_asks_ever_more_is_refused_until_something_is_answered_and_others_are_not() {
-        let (questions, eager, other) = (Arc::new(Questions::default()), NodeId([1; 16]), NodeId([2; 16]));
-        let mut open: Vec<_> = (0..MAX_OPEN).map(|_| questions.take_up(eager).expect("there is room")).collect();
+        let (questions, eager, other) = (Questions::new(9), NodeId([1; 16]), NodeId([2; 16]));
+        let mut open: Vec<_> = (0..9).map(|_| questions.take_up(eager).expect("there is room")).collect();
         assert!(questions.take_up(eager).is_none() && questions.take_up(other).is_some());
         open.pop();
         open.extend(questions.take_up(eager));
-        assert_eq!(open.len(), MAX_OPEN as usize);
+        assert_eq!(open.len(), 9);
         drop(open);
-        assert!(questions.0.lock().is_empty(), "nobody is remembered");
+        assert!(questions.open.lock().is_empty(), "nobody is remembered");
     }
 }
