@@ -200,9 +200,11 @@ impl<B: Backend> StoredBlob for Handle<B> {
         let (length, only) =
             self.body.manifest(|manifest| (manifest.piece_length(), manifest.piece_count() == Some(1)));
         // Hashed before, since nobody notices a foreign hand while pieces are written.
-        let hashed = pieces.iter().map(|(piece, data)| Hashed::of(length, *piece, data, only)).collect::<Vec<_>>();
+        let can_be = |data: &[u8]| (1..=length.bytes()).contains(&(data.len() as u64));
+        let hash = |(piece, data): &(PieceIndex, &[u8])| can_be(data).then(|| Hashed::of(length, *piece, data, only));
+        let hashed = pieces.iter().map(hash).collect::<Vec<_>>();
         let _writing = self.body.writing();
-        pieces.iter().zip(hashed).map(|((piece, data), hashed)| self.put_as(*piece, data, Some(hashed))).collect()
+        pieces.iter().zip(hashed).map(|((piece, data), hashed)| self.put_as(*piece, data, hashed)).collect()
     }
 
     fn put_first(&self, piece: PieceIndex, data: &[u8], only: bool) -> Result<Put> {

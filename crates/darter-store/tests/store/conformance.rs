@@ -105,7 +105,16 @@ fn pieces_that_come_together_are_stored_or_refused_each_by_itself(make: Make<'_>
     let blob = content.open(&*store);
     content.put(&*blob, 2);
     let wrong = vec![7; PIECE as usize];
-    let together = [(2, content.piece(2)), (0, content.piece(0)), (1, &wrong), (9, &wrong), (1, content.piece(1))];
+    let (none, long) = (&[][..], [content.piece(1), &[7]].concat());
+    let together = [
+        (2, content.piece(2)),
+        (0, content.piece(0)),
+        (1, &wrong),
+        (1, none),
+        (1, &long),
+        (9, &wrong),
+        (1, content.piece(1)),
+    ];
     let together = together.map(|(piece, data)| (PieceIndex(piece), data));
     let told = blob.put_all(&together);
     assert!(matches!(
@@ -113,6 +122,8 @@ fn pieces_that_come_together_are_stored_or_refused_each_by_itself(make: Make<'_>
         [
             Ok(Put::AlreadyHeld),
             Ok(Put::Stored),
+            Err(StoreError::WrongPiece { piece: PieceIndex(1), .. }),
+            Err(StoreError::WrongPiece { piece: PieceIndex(1), .. }),
             Err(StoreError::WrongPiece { piece: PieceIndex(1), .. }),
             Err(StoreError::UnknownPiece { piece: PieceIndex(9), .. }),
             Ok(Put::Stored),
