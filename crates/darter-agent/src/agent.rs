@@ -54,7 +54,7 @@ pub use self::expanded::Access;
 use self::images::Removable;
 pub use self::misfit::Misfit;
 pub use self::names::MIN_DIGITS;
-pub use self::parts::Held;
+pub use self::parts::HeldPart;
 pub use self::reload::Reloaded;
 use self::view::{Sampler, store_status};
 use crate::error::StartError;

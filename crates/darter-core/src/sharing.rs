@@ -93,23 +93,31 @@ impl Address {
     }
 }
 
-/// True if a caller may have what is known: `own` is what the caller's own answer showed a moment ago, `sealed` is true
-/// if the source has a digest, `under_way` while the bytes are still being read.
-pub fn may_share(known: (&Version, &Fetched), own: (&Version, &Fetched), sealed: bool, under_way: bool) -> bool {
+/// What is known of the bytes that a caller wants to have.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Content {
+    /// True if the source has a digest.
+    pub has_digest: bool,
+    /// True while the bytes are still being read.
+    pub under_way: bool,
+}
+
+/// True if a caller may have the `content` that is known: `own` is what the caller's own answer showed a moment ago.
+pub fn may_share(known: (&Version, &Fetched), own: (&Version, &Fetched), content: Content) -> bool {
+    let Content { has_digest, under_way } = content;
     let (Some(own_shown), same_credentials) = (own.1.shown, known.1.by == own.1.by) else { return false };
     let Some(known_shown) = known.1.shown else {
-        // The lead let these credentials in before. // The stored answer's headers are not known here: the version has
-        // to tell.
+        // The lead let these credentials in before. The stored answer's headers are not known here: the version has to tell.
         let stored = own_shown.reach < Reach::NoStore || under_way;
         return same_credentials && stored && same_version(known.0, own.0);
     };
-    if !same_place(&known_shown, &own_shown, sealed, same_credentials) || !lengths_agree(known.0, own.0) {
+    if !same_place(&known_shown, &own_shown, content, same_credentials) || !lengths_agree(known.0, own.0) {
         return false;
     }
     match known_shown.reach.max(own_shown.reach) {
         Reach::NoStore => same_credentials && under_way && same_version(known.0, own.0),
         _ if same_credentials => {
-            sealed || (under_way && !known.0.has_validator() && !own.0.has_validator()) || {
+            has_digest || (under_way && !known.0.has_validator() && !own.0.has_validator()) || {
                 // Written again within the second of its date, a file may differ and have the same date.
                 let dated_only = known.0.etag.is_none() || own.0.etag.is_none();
                 let settled = under_way || !dated_only || known_shown.age != Some(0);
@@ -167,11 +175,11 @@ fn same_version(one: &Version, other: &Version) -> bool {
     }
 }
 
-fn same_place(known: &Shown, own: &Shown, sealed: bool, same_credentials: bool) -> bool {
+fn same_place(known: &Shown, own: &Shown, content: Content, same_credentials: bool) -> bool {
     let (Some(known), Some(own)) = (&known.address, &own.address) else { return known.address == own.address };
     // Redirected to another mirror of the same file.
     let mirror = same_credentials && known.host != own.host && known.file == own.file;
-    known.whole == own.whole || (sealed && known.path == own.path) || mirror
+    known.whole == own.whole || (content.has_digest && known.path == own.path) || mirror
 }
 
 fn lengths_agree(one: &Version, other: &Version) -> bool {

@@ -110,7 +110,7 @@ impl Joined {
 }
 
 /// A question to a lead: to be let into a source's swarm.
-pub(crate) struct Asked {
+pub(crate) struct JoinQuestion {
     pub(crate) source: Source,
     pub(crate) credentials: Credentials,
     /// The part of it that is stored here.
@@ -159,8 +159,8 @@ impl Joins {
     }
 
     /// Asks a lead to let this agent in.
-    pub(crate) async fn ask(&self, fleet: &Fleet, lead: NodeId, asked: Asked) -> JoinAnswer {
-        let Asked { source, credentials, held, everything, size } = asked;
+    pub(crate) async fn ask(&self, fleet: &Fleet, lead: NodeId, asked: JoinQuestion) -> JoinAnswer {
+        let JoinQuestion { source, credentials, held, everything, size } = asked;
         let request = self.last.fetch_add(1, Ordering::Relaxed);
         let (sender, mut answer) = oneshot::channel();
         let patience = Arc::new(Notify::new());

@@ -64,7 +64,7 @@ pub use leadership::{Found, Leader, Leadership, Loss, Step};
 pub use learner::{Learner, Teacher};
 pub use news::{News, Told};
 pub use pace::{Pace, Standing};
-pub use phase::{CheckedBy, Course, Phase};
+pub use phase::{Checkable, CheckedBy, Course, Phase};
 pub use picker::{OpenRequest, Picker};
 pub use profile::{Ahead, Bounds, Profile, Touches};
 pub use session::{

@@ -51,6 +51,17 @@ pub enum CheckedBy {
     Here,
 }
 
+/// What a check of the whole needs, as far as this agent has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checkable {
+    /// A piece, or the hash of one, is lacking.
+    NotYet,
+    /// All pieces and hashes are here, but not what the whole must be.
+    WithoutVerdict,
+    /// So is what the whole must be.
+    WithVerdict,
+}
+
 /// The phase that a blob is in, and the way from one to the next.
 #[derive(Debug)]
 pub struct Course {
@@ -109,10 +120,9 @@ impl Course {
         self.moves(Phase::Arriving, Phase::Fetching);
     }
 
-    /// Returns true if the whole is checked from now on. `is_whole` is whether all pieces and their hashes are here, `has_verdict` whether
-    /// this agent knows what the whole must be.
-    pub fn begins_check(&mut self, is_whole: bool, has_verdict: bool, leader: Leader, now: Moment) -> bool {
-        let begins = self.may_check(is_whole, has_verdict, leader, now);
+    /// Returns true if the whole is checked from now on.
+    pub fn begins_check(&mut self, checkable: Checkable, leader: Leader, now: Moment) -> bool {
+        let begins = self.may_check(checkable, leader, now);
         if begins {
             self.phase = Phase::Checking;
         } else if self.phase == Phase::Fetching {
@@ -122,12 +132,13 @@ impl Course {
         begins
     }
 
-    fn may_check(&mut self, is_whole: bool, has_verdict: bool, leader: Leader, now: Moment) -> bool {
-        if !is_whole || !matches!(self.phase, Phase::Fetching | Phase::Arriving) {
+    fn may_check(&mut self, checkable: Checkable, leader: Leader, now: Moment) -> bool {
+        if checkable == Checkable::NotYet || !matches!(self.phase, Phase::Fetching | Phase::Arriving) {
             self.due = None;
             return false;
         }
-        if !has_verdict && matches!(leader, Leader::Node(_)) && now < *self.due.get_or_insert(now + VERDICT_TIMEOUT) {
+        let waits = checkable == Checkable::WithoutVerdict && matches!(leader, Leader::Node(_));
+        if waits && now < *self.due.get_or_insert(now + VERDICT_TIMEOUT) {
             return false;
         }
         self.due = None;
@@ -190,41 +201,41 @@ mod tests {
 
     fn checking() -> Course {
         let mut course = Course::new(false);
-        assert!(course.begins_check(true, true, LEAD, at(0)));
+        assert!(course.begins_check(Checkable::WithVerdict, LEAD, at(0)));
         course
     }
 
     #[test]
     fn a_member_waits_for_its_leads_verdict_and_not_for_ever() {
         let mut course = Course::new(false);
-        assert!(!course.begins_check(false, true, LEAD, at(0)), "a piece is lacking");
-        assert!(!course.begins_check(true, false, LEAD, at(1)));
-        assert!(!course.begins_check(true, false, LEAD, at(10)));
+        assert!(!course.begins_check(Checkable::NotYet, LEAD, at(0)), "a piece is lacking");
+        assert!(!course.begins_check(Checkable::WithoutVerdict, LEAD, at(1)));
+        assert!(!course.begins_check(Checkable::WithoutVerdict, LEAD, at(10)));
         assert_eq!((course.due(), course.phase()), (Some(at(11)), Phase::Fetching));
-        assert!(course.begins_check(true, false, LEAD, at(11)));
+        assert!(course.begins_check(Checkable::WithoutVerdict, LEAD, at(11)));
         assert_eq!((course.due(), course.phase()), (None, Phase::Checking));
-        assert!(!course.begins_check(true, true, LEAD, at(12)), "one check at a time");
+        assert!(!course.begins_check(Checkable::WithVerdict, LEAD, at(12)), "one check at a time");
         course.check_ended();
-        assert!(course.begins_check(true, true, LEAD, at(13)));
+        assert!(course.begins_check(Checkable::WithVerdict, LEAD, at(13)));
     }
 
     #[test]
     fn who_leads_or_has_nobody_to_wait_for_checks_at_once() {
         for leader in [Leader::Me, Leader::Nobody] {
-            assert!(Course::new(false).begins_check(true, false, leader, at(0)));
+            assert!(Course::new(false).begins_check(Checkable::WithoutVerdict, leader, at(0)));
         }
         let mut course = Course::new(false);
-        assert!(!course.begins_check(true, false, LEAD, at(0)));
-        assert!(course.begins_check(true, false, Leader::Nobody, at(1)), "the lead is gone");
+        assert!(!course.begins_check(Checkable::WithoutVerdict, LEAD, at(0)));
+        assert!(course.begins_check(Checkable::WithoutVerdict, Leader::Nobody, at(1)), "the lead is gone");
     }
 
     #[test]
     fn a_piece_that_is_lost_while_the_verdict_is_waited_for_ends_the_wait() {
         let mut course = Course::new(false);
-        course.begins_check(true, false, LEAD, at(0));
-        assert!(!course.begins_check(false, false, LEAD, at(5)));
+        course.begins_check(Checkable::WithoutVerdict, LEAD, at(0));
+        assert!(!course.begins_check(Checkable::NotYet, LEAD, at(5)));
         assert_eq!(course.due(), None, "nobody looks again in vain");
-        course.begins_check(true, false, LEAD, at(8));
+        course.begins_check(Checkable::WithoutVerdict, LEAD, at(8));
         assert_eq!(course.due(), Some(at(18)));
     }
 
@@ -237,7 +248,7 @@ mod tests {
         course.arrived();
         assert!(course.asks(), "what could not be stored is asked for");
         course.arrives();
-        assert!(course.begins_check(true, true, LEAD, at(0)));
+        assert!(course.begins_check(Checkable::WithVerdict, LEAD, at(0)));
         course.arrived();
         assert_eq!(course.phase(), Phase::Checking);
         course.arrives();
@@ -250,10 +261,10 @@ mod tests {
     fn a_complete_blob_that_lacks_a_piece_is_fetched_and_checked_again() {
         let mut course = Course::new(true);
         assert!(!course.is_open() && !course.is_fetching() && !course.asks());
-        assert!(!course.begins_check(true, true, LEAD, at(0)), "it was");
+        assert!(!course.begins_check(Checkable::WithVerdict, LEAD, at(0)), "it was");
         assert!(course.lacks() && !course.lacks());
         assert!(course.is_open() && course.asks());
-        assert!(course.begins_check(true, true, LEAD, at(1)));
+        assert!(course.begins_check(Checkable::WithVerdict, LEAD, at(1)));
         assert!(!course.lacks(), "the check will find it");
     }
 
@@ -271,7 +282,7 @@ mod tests {
         failed.fails();
         for mut course in [course, failed] {
             assert!(!course.completes() && !course.is_open() && !course.asks());
-            assert!(!course.begins_check(true, true, LEAD, at(1)));
+            assert!(!course.begins_check(Checkable::WithVerdict, LEAD, at(1)));
             assert_eq!(course.phase(), Phase::Failed);
         }
         assert!(Course::new(true).dissolves(), "its lead has found out that it is wrong");

@@ -29,7 +29,7 @@ pub(super) const MAX_INLINE: usize = 64 << 20;
 
 /// Verified bytes, as whoever asked for a part gets them.
 #[derive(Debug)]
-pub enum Held {
+pub enum HeldPart {
     /// In this file, at their own offsets, and in the page cache a moment ago.
     File(Arc<File>),
     /// In memory: they lie in no file.
@@ -126,7 +126,7 @@ impl Download {
     ///
     /// # Errors
     /// Why they can't be had by this handle, now or later.
-    pub async fn part(&self, range: ByteRange, within: Duration) -> Result<Option<Held>, FetchError> {
+    pub async fn part(&self, range: ByteRange, within: Duration) -> Result<Option<HeldPart>, FetchError> {
         let metrics = &self.swarms.house.context.metrics;
         if self.is_held(range) {
             metrics.part_reads_here.inc();
@@ -142,8 +142,8 @@ impl Download {
             let file = self.file_of(range).await?;
             self.is_still_this()?;
             let held = match file {
-                Some(file) => Held::File(file),
-                None => Held::Bytes(self.memory_of(range).await?),
+                Some(file) => HeldPart::File(file),
+                None => HeldPart::Bytes(self.memory_of(range).await?),
             };
             Ok(Some(held))
         };

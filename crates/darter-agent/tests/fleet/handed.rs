@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use darter_agent::options::{Amount, Role as AgentRole};
-use darter_agent::{Agent, Download, FetchError, Handing, Held, Options, Order, Part};
+use darter_agent::{Agent, Download, FetchError, Handing, HeldPart, Options, Order, Part};
 use darter_api::CheckedBy;
 use darter_core::{BlobId, ByteRange, Digest, NodeId, PieceIndex, Source};
 use darter_wire::{Bind, Message, Payload, Role, Uploads, Wanted};
@@ -276,7 +276,7 @@ async fn parts_of_what_does_not_fit_come_through_memory_however_many_they_are() 
     for at in (0..72).chain(again) {
         let range = ByteRange::new(at * MIB, (at + 1) * MIB);
         let held = download.part(range, within).await.unwrap();
-        let Some(Held::Bytes(bytes)) = held else { panic!("MiB {at}: {held:?}") };
+        let Some(HeldPart::Bytes(bytes)) = held else { panic!("MiB {at}: {held:?}") };
         assert!(bytes == content[range.start() as usize..range.end() as usize], "MiB {at}");
         // As a mount reads ahead of a program that reads in order.
         let ahead = ByteRange::new(range.end(), range.end() + 4 * MIB).clamp_to(72 * MIB);

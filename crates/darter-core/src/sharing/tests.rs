@@ -49,15 +49,23 @@ impl Given {
 const HERE: &str = "https://a.example/x";
 
 fn stored(known: &Given, own: &Given) -> bool {
-    may_share((&known.version, &known.fetched), (&own.version, &own.fetched), false, false)
+    may_share((&known.version, &known.fetched), (&own.version, &own.fetched), Content::default())
 }
 
 fn under_way(known: &Given, own: &Given) -> bool {
-    may_share((&known.version, &known.fetched), (&own.version, &own.fetched), false, true)
+    may_share(
+        (&known.version, &known.fetched),
+        (&own.version, &own.fetched),
+        Content { under_way: true, ..Content::default() },
+    )
 }
 
 fn sealed(known: &Given, own: &Given) -> bool {
-    may_share((&known.version, &known.fetched), (&own.version, &own.fetched), true, false)
+    may_share(
+        (&known.version, &known.fetched),
+        (&own.version, &own.fetched),
+        Content { has_digest: true, ..Content::default() },
+    )
 }
 
 fn name(given: &Given, url: &str, random: u64) -> crate::BlobId {

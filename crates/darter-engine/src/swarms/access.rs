@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use darter_core::sharing::{self, Reach, may_share};
+use darter_core::sharing::{self, Content, Reach, may_share};
 use darter_core::source::Credentials;
 use darter_core::{BlobId, Fetched, Shown, Source, Version, in_full};
 use darter_origin::{Requester, Stat};
@@ -140,11 +140,11 @@ impl Swarms {
     /// credentials fetched needs a [sample](super::sample) as well.
     pub(super) fn shared<'r>(&self, own: &Own<'_>, records: &'r [SourceRecord]) -> Option<&'r SourceRecord> {
         let fetched = own.fetched();
-        let sealed = own.source.digest().is_some();
+        let has_digest = own.source.digest().is_some();
         records.iter().find(|record| {
             let Some(known) = &record.fetched else { return false };
             let under_way = self.get(record.blob).is_some_and(|transfer| !transfer.is_complete());
-            may_share((&record.version, known), (own.version, &fetched), sealed, under_way)
+            may_share((&record.version, known), (own.version, &fetched), Content { has_digest, under_way })
         })
     }
 

@@ -12,7 +12,7 @@ use super::Swarms;
 use super::access::Caller;
 use super::refused::Refused;
 use crate::error::FetchError;
-use crate::joins::{Asked, Entered, Joined, NotJoined, WAITING_EVERY};
+use crate::joins::{Entered, JoinQuestion, Joined, NotJoined, WAITING_EVERY};
 use crate::setbacks::key_of;
 use crate::transfer::dissolve::told_wrong;
 use crate::transfer::{Beginning, Transfer};
@@ -61,7 +61,7 @@ impl Swarms {
         let on_trust = self.leads_on_trust(seed);
         let held = if on_trust { None } else { self.held_of(source, credentials).await? };
         let (credentials_shown, size) = (credentials.clone(), context.expansions.named_size(source));
-        let asked = Asked { source: source.clone(), credentials: credentials_shown, held, everything, size };
+        let asked = JoinQuestion { source: source.clone(), credentials: credentials_shown, held, everything, size };
         let asked = self.house.joins.ask(&self.house.fleet, seed, asked);
         let most = context.most_waiting(is_seed) + WAITING_EVERY;
         let answered = tokio::time::timeout(most, asked).await;

@@ -11,7 +11,7 @@ use darter_wire::{Answer, Held, Message, PeerInfo, PooledBuffer};
 
 use super::{Lead, Transfer};
 use crate::error::FetchError;
-use crate::joins::{Asked, Entered, Joined};
+use crate::joins::{Entered, JoinQuestion, Joined};
 
 /// How long a piece that came before its hash waits for it. Pieces of the lead's choice may: the hash is on its way, or asked for.
 const HASH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,7 +66,7 @@ impl Transfer {
         };
         let held = Some(Held { blob: self.blob, pieces: self.stored.held() });
         let (source, size) = (self.source.clone(), self.context.expansions.named_size(&self.source));
-        let asked = Asked { source, credentials, held, everything, size };
+        let asked = JoinQuestion { source, credentials, held, everything, size };
         match self.joins.ask(&self.fleet, lead, asked).await {
             Ok(Entered::Followed { blob, .. }) if blob == self.blob && self.lead() == Lead::Node(lead) => {
                 self.note(format!("following {}", self.fleet.address(lead)));

@@ -46,10 +46,21 @@ pub(super) enum Next {
     Compared,
 }
 
+/// A reading of the origin that failed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct FailedReading {
+    /// True if a range was to be read.
+    pub(super) asked_part: bool,
+    /// True if bytes came that were not here before.
+    pub(super) moved_on: bool,
+    /// True if other connections read ranges at the time: what may pass is about their number then.
+    pub(super) others_read: bool,
+}
+
 impl RangeSupport {
-    /// Takes note of a failure; `asked_part` if a range was to be read, `moved_on` if bytes came that were not here before, `others_read` if
-    /// other connections read ranges at the time: what may pass is about their number then.
-    pub(super) fn after(&mut self, asked_part: bool, moved_on: bool, others_read: bool, error: &OriginError) -> Next {
+    /// Takes note of a failure.
+    pub(super) fn after(&mut self, failed: FailedReading, error: &OriginError) -> Next {
+        let FailedReading { asked_part, moved_on, others_read } = failed;
         if !asked_part || others_read && error.blame().retry.is_later() {
             return Next::AsBefore;
         }
@@ -140,6 +151,11 @@ mod tests {
 
     use super::*;
 
+    const WHOLE: FailedReading = FailedReading { asked_part: false, moved_on: true, others_read: false };
+    const RANGE: FailedReading = FailedReading { asked_part: true, moved_on: false, others_read: false };
+    const MOVED_ON: FailedReading = FailedReading { moved_on: true, ..RANGE };
+    const BESIDE_OTHERS: FailedReading = FailedReading { others_read: true, ..RANGE };
+
     fn failed(kind: ErrorKind) -> OriginError {
         OriginError::new(kind, "failed")
     }
@@ -169,13 +185,9 @@ mod tests {
     async fn a_range_that_is_refused_or_silent_is_no_end_where_the_whole_is_given() {
         let mut parts = RangeSupport::Given;
         assert_eq!(opened(&mut parts, (1, None), (1, None)).await, (Ok(7), "p".into()));
-        assert_eq!(parts.after(true, false, false, &failed(ErrorKind::Status(400))), Next::Whole);
+        assert_eq!(parts.after(RANGE, &failed(ErrorKind::Status(400))), Next::Whole);
         assert_eq!(opened(&mut parts, (1, None), (1, None)).await, (Ok(0), "w".into()));
-        assert_eq!(
-            parts.after(true, false, false, &failed(ErrorKind::NotFound)),
-            Next::AsBefore,
-            "nothing is left to try"
-        );
+        assert_eq!(parts.after(RANGE, &failed(ErrorKind::NotFound)), Next::AsBefore, "nothing is left to try");
 
         let mut parts = RangeSupport::Given;
         assert_eq!(opened(&mut parts, (1000, None), (1, None)).await, (Ok(0), "pw".into()));
@@ -192,20 +204,20 @@ mod tests {
     async fn an_origin_that_was_away_is_read_by_range_again() {
         let mut parts = RangeSupport::Given;
         let away = Some(ErrorKind::Status(503));
-        assert_eq!(parts.after(true, true, false, &failed(ErrorKind::Truncated)), Next::AsBefore);
-        assert_eq!(parts.after(true, false, false, &failed(ErrorKind::UnknownName)), Next::AsBefore);
+        assert_eq!(parts.after(MOVED_ON, &failed(ErrorKind::Truncated)), Next::AsBefore);
+        assert_eq!(parts.after(RANGE, &failed(ErrorKind::UnknownName)), Next::AsBefore);
         assert_eq!(parts, RangeSupport::Given, "bytes came by range, and nobody was asked");
-        assert_eq!(parts.after(true, false, false, &failed(ErrorKind::Status(503))), Next::AsBefore);
+        assert_eq!(parts.after(RANGE, &failed(ErrorKind::Status(503))), Next::AsBefore);
         let asked = opened(&mut parts, (1, away.clone()), (1, away.clone())).await;
         assert_eq!(asked, (Err(ErrorKind::Status(503)), "w".into()));
-        assert_eq!(parts.after(true, false, false, &failed(ErrorKind::Status(503))), Next::AsBefore);
+        assert_eq!(parts.after(RANGE, &failed(ErrorKind::Status(503))), Next::AsBefore);
         assert_eq!(opened(&mut parts, (1, None), (1, None)).await, (Ok(7), "wp".into()));
         // But not where the range fails while the whole is given.
         for part in [(1, away), (1000, None)] {
             let mut parts = RangeSupport::Doubted;
             assert_eq!(opened(&mut parts, part, (1, None)).await, (Ok(0), "wp".into()));
             assert_eq!(parts, RangeSupport::Refused);
-            assert_eq!(parts.after(true, true, false, &failed(ErrorKind::Truncated)), Next::AsBefore);
+            assert_eq!(parts.after(MOVED_ON, &failed(ErrorKind::Truncated)), Next::AsBefore);
             assert_eq!(parts, RangeSupport::Doubted, "the rest is asked for by range once more");
         }
     }
@@ -214,10 +226,10 @@ mod tests {
     async fn an_origin_that_counts_requests_is_given_its_pause_and_asked_for_the_range_alone() {
         let limited = || ErrorKind::RateLimited { retry_after: Some(Duration::from_secs(1)) };
         let mut parts = RangeSupport::Given;
-        assert_eq!(parts.after(true, false, false, &failed(limited())), Next::AsBefore);
+        assert_eq!(parts.after(RANGE, &failed(limited())), Next::AsBefore);
         let asked = opened(&mut parts, (0, Some(limited())), (0, None)).await;
         assert_eq!(asked, (Err(limited()), "wp".into()));
-        assert_eq!(parts.after(true, false, false, &failed(limited())), Next::AsBefore);
+        assert_eq!(parts.after(RANGE, &failed(limited())), Next::AsBefore);
         assert_eq!(opened(&mut parts, (0, None), (0, None)).await, (Ok(7), "p".into()));
         assert_eq!(parts, RangeSupport::Given);
         // One that asks for a pause whenever it is asked for a range gives none.
@@ -230,16 +242,16 @@ mod tests {
     fn an_origin_that_bears_few_connections_gives_parts_all_the_same() {
         let mut parts = RangeSupport::Given;
         for kind in [ErrorKind::Status(503), ErrorKind::RateLimited { retry_after: None }, ErrorKind::Unreachable] {
-            assert_eq!(parts.after(true, false, true, &failed(kind)), Next::AsBefore);
+            assert_eq!(parts.after(BESIDE_OTHERS, &failed(kind)), Next::AsBefore);
             assert_eq!(parts, RangeSupport::Given);
         }
-        assert_eq!(parts.after(true, false, true, &failed(ErrorKind::Status(400))), Next::Whole);
+        assert_eq!(parts.after(BESIDE_OTHERS, &failed(ErrorKind::Status(400))), Next::Whole);
     }
 
     #[test]
     fn what_came_of_a_part_that_was_another_one_is_compared() {
         let mut parts = RangeSupport::Given;
-        assert_eq!(parts.after(false, true, false, &failed(ErrorKind::Protocol)), Next::AsBefore);
-        assert_eq!(parts.after(true, true, false, &failed(ErrorKind::Protocol)), Next::Compared);
+        assert_eq!(parts.after(WHOLE, &failed(ErrorKind::Protocol)), Next::AsBefore);
+        assert_eq!(parts.after(MOVED_ON, &failed(ErrorKind::Protocol)), Next::Compared);
     }
 }

@@ -21,7 +21,7 @@ use darter_swarm::{AtPiece, FIRST_STRETCH, Input, OriginReader, OriginRun, Reads
 use super::Transfer;
 use super::body::{Leftover, RunEnd};
 use super::manners::limits;
-use super::parts::{Next, RangeSupport};
+use super::parts::{FailedReading, Next, RangeSupport};
 use super::turns::Turn;
 use crate::error::FetchError;
 use crate::expanding::HEAD;
@@ -173,7 +173,7 @@ impl Transfer {
             RunEnd::Origin(error) => {
                 let moved_on = left.progress > progress_before;
                 let others_read = self.state().session.is_read_beside();
-                match left.parts.after(asked_part, moved_on, others_read, &error) {
+                match left.parts.after(FailedReading { asked_part, moved_on, others_read }, &error) {
                     Next::AsBefore => {}
                     Next::Whole | Next::Compared if on_errands => {
                         self.read_in_order(None, Some(&format!("reading a part of the origin: {error}")));

@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_agent::{Agent, Download, FetchError, Held, Phase};
+use darter_agent::{Agent, Download, FetchError, HeldPart, Phase};
 use darter_api::Problem;
 use darter_api::parts::{Ask, Frames, MAX_PART, PartAsk, Told, hashes_told, max_read, receive};
 use darter_core::{Blame, Blamed as _, ByteRange, Fault, PieceHash, PieceLength, Retry, in_full};
@@ -32,7 +32,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The outcome of a mount's question.
 enum PartOutcome {
-    Held(Held, Vec<PieceHash>),
+    Held(HeldPart, Vec<PieceHash>),
     Here(Vec<PieceHash>),
     Late,
     Failed(Problem),
@@ -167,7 +167,7 @@ fn hashes(download: &Download, range: ByteRange) -> Vec<PieceHash> {
 
 async fn send(frames: &mut Frames, id: u64, answer: PartOutcome) -> io::Result<()> {
     match answer {
-        PartOutcome::Held(Held::File(file), hashes) => {
+        PartOutcome::Held(HeldPart::File(file), hashes) => {
             if frames.send_file(&file).await? {
                 return frames.send(&Told::Here { id, hashes: hashes_told(&hashes) }).await;
             }
@@ -176,7 +176,7 @@ async fn send(frames: &mut Frames, id: u64, answer: PartOutcome) -> io::Result<(
             frames.send(&Told::Failed { id, problem }).await
         }
         PartOutcome::Here(hashes) => frames.send(&Told::Here { id, hashes: hashes_told(&hashes) }).await,
-        PartOutcome::Held(Held::Bytes(bytes), _) => frames.send_bytes(id, &bytes).await,
+        PartOutcome::Held(HeldPart::Bytes(bytes), _) => frames.send_bytes(id, &bytes).await,
         PartOutcome::Late => frames.send(&Told::Late { id }).await,
         PartOutcome::Failed(problem) => frames.send(&Told::Failed { id, problem }).await,
     }
@@ -215,7 +215,7 @@ mod tests {
     async fn a_mount_that_does_not_take_its_answer_is_given_up() {
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let mut frames = Frames::over(Arc::new(ours));
-        let answer = PartOutcome::Held(Held::Bytes(vec![1; 8 << 20].into()), Vec::new());
+        let answer = PartOutcome::Held(HeldPart::Bytes(vec![1; 8 << 20].into()), Vec::new());
         let sent = in_time(send(&mut frames, 1, answer)).await;
         assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }

@@ -202,11 +202,11 @@ impl Mirror {
         let Some(lazy) = &self.lazy else {
             return LayerFound::Miss("this agent has no directory for layers (--lazy-dir)");
         };
-        self.layer_until(lazy, Asked { diff_id, beside, until: self.clock.now() + lazy.wait }).await
+        self.layer_until(lazy, LayerQuestion { diff_id, beside, until: self.clock.now() + lazy.wait }).await
     }
 
-    async fn layer_until(&self, lazy: &Lazy, asked: Asked) -> LayerFound {
-        let Asked { diff_id, until, .. } = asked;
+    async fn layer_until(&self, lazy: &Lazy, asked: LayerQuestion) -> LayerFound {
+        let LayerQuestion { diff_id, until, .. } = asked;
         let left = until.since(self.clock.now());
         let found = tokio::time::timeout(left, self.look_up(lazy, asked)).await;
         let found = found.unwrap_or(LayerFound::Miss("its image could not be expanded in time"));
@@ -231,7 +231,7 @@ impl Mirror {
             return LayerFound::Miss("its image's configuration did not come in time");
         }
         let diff_id = lazy.learnt.lock().uppermost(chain);
-        self.layer_until(lazy, Asked { diff_id, beside: Beside::None, until }).await
+        self.layer_until(lazy, LayerQuestion { diff_id, beside: Beside::None, until }).await
     }
 
     /// Snapshots name these layers, and no others. Tells which of them are not among those that were given: they can't be kept.
@@ -242,8 +242,8 @@ impl Mirror {
         }
     }
 
-    async fn look_up(&self, lazy: &Lazy, asked: Asked) -> LayerFound {
-        let Asked { diff_id, until, .. } = asked;
+    async fn look_up(&self, lazy: &Lazy, asked: LayerQuestion) -> LayerFound {
+        let LayerQuestion { diff_id, until, .. } = asked;
         let settled = lazy.learnt.lock().settled(diff_id, self.clock.now());
         if let Some(image) = settled {
             return self.give(lazy, &image, asked).await;
@@ -259,7 +259,7 @@ impl Mirror {
         // A layer that is not here may need credentials that are good today. Half of the time is for what was given before.
         let now = self.clock.now();
         let half = until.since(now) / 2;
-        let found = tokio::time::timeout(half, self.find(lazy, Asked { until: now + half, ..asked })).await;
+        let found = tokio::time::timeout(half, self.find(lazy, LayerQuestion { until: now + half, ..asked })).await;
         if let Ok(found @ LayerFound::Found(_)) = found {
             return found;
         }
@@ -278,8 +278,8 @@ impl Mirror {
     }
 
     /// Looks at the images that were pulled lately and name it.
-    async fn find(&self, lazy: &Lazy, asked: Asked) -> LayerFound {
-        let Asked { diff_id, until, .. } = asked;
+    async fn find(&self, lazy: &Lazy, asked: LayerQuestion) -> LayerFound {
+        let LayerQuestion { diff_id, until, .. } = asked;
         self.read_configs(lazy).await;
         // An engine may have noted its file, and be about to start a container of an image that was pulled long ago.
         if let Some(given) = self.uncontested(lazy, diff_id)
@@ -511,7 +511,7 @@ impl Mirror {
 
 /// A question for a layer.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+struct LayerQuestion {
     diff_id: Digest,
     beside: Beside,
     until: Moment,

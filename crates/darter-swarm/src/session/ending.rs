@@ -3,7 +3,7 @@
 use darter_core::NodeId;
 use darter_protocol::{Failure, Message};
 
-use super::hearing::Asked;
+use super::hearing::PendingRequest;
 use super::{Output, Session};
 use crate::{Entering, Facts, Leader};
 
@@ -62,7 +62,7 @@ impl Session {
     /// Withdraws everything that is asked for.
     pub(super) fn withdraw(&mut self) -> Vec<Output> {
         let asked = std::mem::take(&mut self.asked);
-        asked.into_iter().map(|(request, Asked { of, .. })| Output::Withdraw { request, of }).collect()
+        asked.into_iter().map(|(request, PendingRequest { of, .. })| Output::Withdraw { request, of }).collect()
     }
 
     /// Lets nobody in any more.

@@ -16,14 +16,14 @@ const MAX_REPEATED: u32 = 64;
 
 /// A request under way.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked {
+pub(super) struct PendingRequest {
     pub(super) of: NodeId,
     wanted: Wanted,
     /// Bytes of the answer that have come.
     arrived: u32,
 }
 
-impl Asked {
+impl PendingRequest {
     pub(super) const fn new(of: NodeId, wanted: Wanted) -> Self {
         Self { of, wanted, arrived: 0 }
     }
@@ -149,7 +149,7 @@ impl Session {
                 }
             }
             Input::Unanswered { request } => match self.asked.remove(&request) {
-                Some(Asked { of, wanted: Wanted::Piece(piece), .. }) => self.failed(request, of, piece, now),
+                Some(PendingRequest { of, wanted: Wanted::Piece(piece), .. }) => self.failed(request, of, piece, now),
                 _ => self.picker.handle(Event::Failed { request }, now),
             },
             Input::Stored(came) => {

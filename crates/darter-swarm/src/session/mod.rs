@@ -63,7 +63,7 @@ use darter_protocol::{PeerInfo, Verdict};
 use self::doubting::Doubts;
 pub use self::ending::Rejection;
 pub use self::giving::Choice;
-use self::hearing::Asked;
+use self::hearing::PendingRequest;
 pub use self::input::{Desk, Input, LetIn};
 use self::neighbours::Meeting;
 use self::origin::Origin;
@@ -130,7 +130,7 @@ pub struct Session {
     /// True if those that were met know that everything is wanted here.
     told_all: bool,
     /// Requests under way.
-    asked: BTreeMap<RequestId, Asked>,
+    asked: BTreeMap<RequestId, PendingRequest>,
     doubts: Doubts,
     /// How many pieces the lead has given that were here, since one came that was not.
     repeated: u32,

@@ -3,10 +3,10 @@
 use darter_core::{BlobId, Moment, NodeId};
 use darter_protocol::{Message, Wanted};
 
-use super::hearing::Asked;
+use super::hearing::PendingRequest;
 use super::{Output, Session};
 use crate::hashes::Reply;
-use crate::{Action, Facts, Leader, Loss, Phase, RequestId, Teacher, Told};
+use crate::{Action, Checkable, Facts, Leader, Loss, Phase, RequestId, Teacher, Told};
 
 impl Session {
     /// True if pieces are lacking that somebody wants.
@@ -106,7 +106,7 @@ impl Session {
     }
 
     fn ask(&mut self, request: RequestId, of: NodeId, wanted: Wanted, urgent: bool) -> Output {
-        self.asked.insert(request, Asked::new(of, wanted));
+        self.asked.insert(request, PendingRequest::new(of, wanted));
         Output::Ask { request, of, wanted, urgent }
     }
 
@@ -173,6 +173,11 @@ impl Session {
         let is_whole = self.picker.is_complete() && facts.pieces() == Some(facts.prefix());
         let leader = self.leader();
         let is_whole = is_whole && !(self.compares && leader == Leader::Me);
-        self.course.begins_check(is_whole, self.verdict.is_some(), leader, now)
+        let checkable = match (is_whole, &self.verdict) {
+            (false, _) => Checkable::NotYet,
+            (true, None) => Checkable::WithoutVerdict,
+            (true, Some(_)) => Checkable::WithVerdict,
+        };
+        self.course.begins_check(checkable, leader, now)
     }
 }

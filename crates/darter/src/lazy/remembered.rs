@@ -21,7 +21,7 @@ const MAX_LAYERS: u64 = 10_000;
 
 /// When the agent was asked. Answers to a question before the latest change are not remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct AskedAt {
     changes: u64,
     at: Moment,
 }
@@ -53,13 +53,13 @@ impl Remembered {
     }
 
     /// The agent is about to be asked.
-    pub(super) fn asks(&mut self, now: Moment) -> Asked {
+    pub(super) fn asks(&mut self, now: Moment) -> AskedAt {
         self.look();
-        Asked { changes: self.changes, at: now }
+        AskedAt { changes: self.changes, at: now }
     }
 
     /// The agent found a layer, when it was asked then.
-    pub(super) fn found(&mut self, layer: Digest, found: Layer, asked: Asked) {
+    pub(super) fn found(&mut self, layer: Digest, found: Layer, asked: AskedAt) {
         self.look();
         if self.told_by.is_some() && self.changes == asked.changes {
             self.found.insert(layer, (found, asked.at), 1);

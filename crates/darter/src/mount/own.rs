@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
-use darter_agent::{Agent, Download, FetchError, Held, KeptOpen, Options, StartError};
+use darter_agent::{Agent, Download, FetchError, HeldPart, KeptOpen, Options, StartError};
 use darter_api::GetRequest;
 use darter_core::source::Credentials;
 use darter_core::{BlobId, ByteRange, PieceHash, Source, in_full};
@@ -153,8 +153,8 @@ impl Supplier for OwnFile {
 impl Supply for OpenDownload {
     async fn read(&self, range: ByteRange, within: Duration) -> Result<Given, Refusal> {
         match self.download.part(range, within).await {
-            Ok(Some(Held::File(file))) => Ok(Given::File(file, self.download.hashes(range).unwrap_or_default())),
-            Ok(Some(Held::Bytes(bytes))) => Ok(Given::Bytes(bytes)),
+            Ok(Some(HeldPart::File(file))) => Ok(Given::File(file, self.download.hashes(range).unwrap_or_default())),
+            Ok(Some(HeldPart::Bytes(bytes))) => Ok(Given::Bytes(bytes)),
             Ok(None) => Err(Refusal::Late),
             Err(error) => Err(Refusal::Now(in_full(&error).to_string())),
         }

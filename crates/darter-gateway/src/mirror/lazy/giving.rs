@@ -10,15 +10,15 @@ use darter_oci::image::LayerPart;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
-use super::{ANSWER_MARGIN, Asked, Beside, FoundLayer, How, LayerFound, Lazy, Mirror, request};
+use super::{ANSWER_MARGIN, Beside, FoundLayer, How, LayerFound, LayerQuestion, Lazy, Mirror, request};
 use crate::mirror::blobs::Mountable;
 use crate::mirror::given::GivenLayer;
 use crate::mirror::learnt::{Decision, Pulled};
 
 impl Mirror {
     /// Gives a layer of an image, and the image's others with it if they were asked for.
-    pub(super) async fn give(&self, lazy: &Lazy, image: &Pulled<How>, asked: Asked) -> LayerFound {
-        let Asked { diff_id, beside, until } = asked;
+    pub(super) async fn give(&self, lazy: &Lazy, image: &Pulled<How>, asked: LayerQuestion) -> LayerFound {
+        let LayerQuestion { diff_id, beside, until } = asked;
         let how = &image.how;
         let Some(layer) = image.layers.iter().find(|(_, its)| *its == diff_id) else {
             return LayerFound::Miss("its image does not name it");

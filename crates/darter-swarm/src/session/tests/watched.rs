@@ -113,7 +113,7 @@ fn a_lead_that_gives_what_is_here_over_and_over_is_left() {
             let request = RequestId(time.into());
             // Only the lead is asked for whatever it chooses.
             let wanted = if by == 9 && !named { Wanted::Any } else { Wanted::Piece(PieceIndex(0)) };
-            scene.session.asked.insert(request, Asked::new(node(by), wanted));
+            scene.session.asked.insert(request, PendingRequest::new(node(by), wanted));
             let came = Came { piece: PieceIndex(0), bytes: 1 << 20, request: Some(request), from: Some(node(by)) };
             scene.hears(Input::Again(came));
         }
