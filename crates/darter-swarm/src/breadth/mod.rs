@@ -17,6 +17,7 @@
 
 mod stretch;
 mod trial;
+mod widening;
 mod windows;
 
 #[cfg(test)]
@@ -31,6 +32,7 @@ use darter_core::Moment;
 pub use self::stretch::FIRST_STRETCH;
 use self::stretch::Stretch;
 use self::trial::{Outcome, Trial};
+pub use self::widening::Widening;
 use self::windows::{MeasuredRate, Windows};
 
 /// Connections that read one blob at a time, at most.
@@ -95,42 +97,6 @@ const LONG_PAUSE: Duration = Duration::from_secs(30);
 
 /// A connection that began before another one's failure was noticed, and fails within this time after it, fails of the same cause.
 const SAME_CAUSE: Duration = Duration::from_secs(10);
-
-/// That the number of connections changed, and why. Rates are in bytes per second.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Widening {
-    /// `tried` connections got `rate` together, fewer had got `before`: `connections` read from now on.
-    Wider {
-        /// How many read now.
-        connections: u8,
-        /// How many were measured.
-        tried: u8,
-        /// The rate of this many connections, in bytes per second.
-        rate: u64,
-        /// The rate of fewer connections, in bytes per second.
-        before: u64,
-    },
-    /// `tried` connections got `rate` together, hardly more than `before`: `connections` read from now on, as before.
-    Back {
-        /// How many read now.
-        connections: u8,
-        /// How many were measured.
-        tried: u8,
-        /// The rate of this many connections, in bytes per second.
-        rate: u64,
-        /// The rate of fewer connections, in bytes per second.
-        before: u64,
-    },
-    /// `tried` connections got `rate` together, so much more than one got `before` that this was not limited: one reads from now on.
-    NoLimit {
-        /// How many were measured.
-        tried: u8,
-        /// The rate of this many connections, in bytes per second.
-        rate: u64,
-        /// The rate of one connection, in bytes per second.
-        before: u64,
-    },
-}
 
 /// See the module's text.
 #[derive(Debug)]

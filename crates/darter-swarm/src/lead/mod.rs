@@ -15,6 +15,7 @@
 //! | file | |
 //! |---|---|
 //! | `beside` | what further connections to the origin read |
+//! | `giving` | which piece a member is sent |
 //! | `members` | who is here, and who is whose neighbour (`members/links.rs`) |
 //! | `notices` | what members have to be told of their neighbours |
 //! | `origin` | what is read of the origin next, by which connection |
@@ -23,6 +24,7 @@
 //! | `standing` | members that hold and do not give |
 
 mod beside;
+mod giving;
 mod members;
 mod notices;
 mod origin;
@@ -38,6 +40,7 @@ use std::time::Duration;
 use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place};
 
 use crate::MAX_PIECES;
+use crate::lead::giving::slow_delivery;
 use crate::lead::members::{Members, Reported};
 pub use crate::lead::notices::{NewNeighbour, Notice};
 use crate::lead::origin::Readings;
@@ -265,200 +268,6 @@ impl Lead {
         self.pieces.set_own(piece, false);
     }
 
-    /// Call with a free upload slot for a member that asked for any piece: the piece that it should get now, counted as
-    /// sent; say [`Lead::unsent`] if it did not arrive. One that nobody has yet; else, when it was not sent for a while,
-    /// the one sent least, then held by fewest, ties by chance. `None` while there is nothing worth sending: the ask stands, and is
-    /// worth another try after anything changed, and at [`Lead::next_wakeup`].
-    pub fn choose(&mut self, node: NodeId, now: Moment) -> Option<PieceIndex> {
-        self.choose_fresh(node, now).or_else(|| self.choose_copy(node, now))
-    }
-
-    /// The first half of [`Lead::choose`]: a piece that nobody has yet.
-    pub fn choose_fresh(&mut self, node: NodeId, now: Moment) -> Option<PieceIndex> {
-        let slot = self.members.slot(node)?;
-        if now < self.settled {
-            return None;
-        }
-        self.forget_undelivered(now);
-        self.look_for_late(now);
-        self.look_for_kept(now);
-        let piece = self.fresh_for(slot).filter(|_| !self.leaves_to_others(slot, now))?;
-        if !self.is_slow(slot, now) {
-            self.quick_given = now;
-        }
-        self.count_sent(slot, piece, now);
-        Some(piece)
-    }
-
-    /// The second half of [`Lead::choose`]: one more copy of a piece, for a node that no swarm has a fresh piece for.
-    pub fn choose_copy(&mut self, node: NodeId, now: Moment) -> Option<PieceIndex> {
-        let slot = self.members.slot(node)?;
-        if now < self.settled {
-            return None;
-        }
-        let piece = self.copy_for(slot, now);
-        match piece {
-            Some(piece) => {
-                self.waits_in_vain(slot, piece, now);
-                self.count_sent(slot, piece, now);
-            }
-            None => self.look_again_later(now),
-        }
-        piece
-    }
-
-    /// True if an ask may be answered now; asks that stand need not be tried while it is false. When time alone may change that is said by
-    /// [`Lead::next_wakeup`] then.
-    pub fn may_give(&mut self, now: Moment) -> bool {
-        if now < self.settled {
-            return false;
-        }
-        self.forget_undelivered(now);
-        self.look_for_late(now);
-        self.look_for_kept(now);
-        if self.pieces.first_fresh().is_some() || self.may_copy(now) {
-            return true;
-        }
-        self.look_again_later(now);
-        false
-    }
-
-    /// True if a piece was last sent long enough ago to be sent again.
-    fn may_copy(&mut self, now: Moment) -> bool {
-        if self.copies_from <= now {
-            let pause = if self.readings.everything { self.lonely_pause() } else { self.pauses_of_parts().1 };
-            self.copies_from = self.pieces.oldest_sent().map_or(now, |sent| sent + pause);
-        }
-        self.copies_from <= now
-    }
-
-    /// True if there is a piece that nobody has yet and that `node` lacks, even if it is left to quicker ones: while there is, a copy of
-    /// anything else would keep the lead from sending it.
-    pub fn has_fresh_for(&self, node: NodeId, now: Moment) -> bool {
-        now >= self.settled && self.members.slot(node).is_some_and(|slot| self.fresh_for(slot).is_some())
-    }
-
-    fn fresh_for(&self, slot: usize) -> Option<PieceIndex> {
-        let member = self.members.get(slot);
-        let first = |accept: &dyn Fn(PieceIndex) -> bool| {
-            let accept = |piece| !member.is_coming(piece) && accept(piece);
-            match &member.parts {
-                None => self.pieces.first_fresh_besides(&member.held, accept),
-                Some(parts) => self.pieces.first_fresh_of(parts, &member.held, accept),
-            }
-        };
-        // A piece that came late to one member must not come late to the next, too: a member that was never seen to be quick gets it only if there is nothing else.
-        let is_new = member.delivery.is_zero();
-        let not_late = is_new.then(|| first(&|piece| self.pieces.get(piece).late == 0)).flatten();
-        not_late.or_else(|| first(&|_| true))
-    }
-
-    fn is_slow(&self, slot: usize, now: Moment) -> bool {
-        let member = self.members.get(slot);
-        now < member.slow_until || member.aside || member.standing.keeps
-    }
-
-    /// True if a member has to do with what others hold: it is slow to receive, and so to pass on, and quicker ones take all that there is
-    /// to give.
-    fn leaves_to_others(&self, slot: usize, now: Moment) -> bool {
-        self.is_slow(slot, now) && now < self.quick_given + self.copy_pause() && self.pieces.first_fresh().is_some()
-    }
-
-    fn copy_for(&mut self, slot: usize, now: Moment) -> Option<PieceIndex> {
-        if now < self.copies_from || self.leaves_to_others(slot, now) || !self.may_copy(now) {
-            return None;
-        }
-        let wants_parts = self.members.get(slot).parts.is_some();
-        let leaves_held = wants_parts && !self.members.get_mut(slot).waits_long(self.tuning.parts_starved, now);
-        let (pause, lonely) =
-            if wants_parts { self.pauses_of_parts() } else { (self.copy_pause(), self.lonely_pause()) };
-        let salt = self.random.next();
-        let is_starved = self.members.get_mut(slot).is_starved(self.tuning.keeping_floor * 2, now);
-        let cross_pause = if is_starved { pause.max(self.tuning.keeping_floor * 2) } else { pause };
-        let member = self.members.get(slot);
-        let from = (&member.held, member.parts.as_deref());
-        let may = |piece| !leaves_held || self.is_not_passed_on(slot, piece);
-        let crosses = |piece| self.members.may_cross(slot, piece, (cross_pause, is_starved), now);
-        let accept = |piece| !member.is_coming(piece) && may(piece) && crosses(piece);
-        self.pieces.copy(from, (pause, lonely), now, salt, accept)
-    }
-
-    /// Somebody's ask stands: notes when time alone may bring an answer.
-    fn look_again_later(&mut self, now: Moment) {
-        let undelivered = self.deliveries.front().map(|(sent, ..)| *sent + self.delivery_patience());
-        let soon = now + self.tuning.copy_floor / 4;
-        let again = undelivered.map_or(self.copies_from, |at| at.min(self.copies_from)).max(soon);
-        self.look_again =
-            Some(self.look_again.filter(|before| now < *before).map_or(again, |before| before.min(again)));
-    }
-
-    /// How long a member may take to confirm what it was sent.
-    fn delivery_patience(&self) -> Duration {
-        (self.delivery * self.tuning.delivery_factor).max(self.tuning.delivery_floor)
-    }
-
-    /// Gives a piece that nobody has, and that its receiver takes long to confirm, to another as well: a slow member passes it on late, and
-    /// until then readers in order stand still before it.
-    fn look_for_late(&mut self, now: Moment) {
-        if self.delivery.is_zero() {
-            return;
-        }
-        let patience = slow_delivery(self.delivery, &self.tuning);
-        while let Some((_, node, piece)) =
-            self.fresh_deliveries.front().copied().filter(|(sent, ..)| *sent + patience <= now)
-        {
-            self.fresh_deliveries.pop_front();
-            let slot = self.members.slot(node);
-            let Some(slot) = slot.filter(|slot| self.members.get(*slot).is_coming(piece)) else { continue };
-            self.pieces.change(piece, |state| state.late += 1);
-            // A member that starts something waits for each piece: one that confirms nothing costs the others one such time, not one for each.
-            let member = self.members.get_mut(slot);
-            if member.parts.is_some() {
-                member.slow_until = now + self.tuning.slow_for;
-            }
-        }
-    }
-
-    /// A piece that was sent long ago and never confirmed was lost on the way, or did not verify: it may be given again, to
-    /// the same member too.
-    fn forget_undelivered(&mut self, now: Moment) {
-        let patience = self.delivery_patience();
-        while let Some((sent, node, piece)) =
-            self.deliveries.front().copied().filter(|(sent, ..)| *sent + patience <= now)
-        {
-            self.deliveries.pop_front();
-            let Some(slot) = self.members.slot(node) else { continue };
-            if self.members.get_mut(slot).take_coming_since(piece, sent) {
-                self.pieces.change(piece, |state| state.coming -= 1);
-            }
-        }
-    }
-
-    /// The same for a piece that one member holds at most, as members tell soon where they are few: that one may keep it to itself,
-    /// or answer late.
-    fn lonely_pause(&self) -> Duration {
-        let usual = (self.delivery * self.tuning.copy_factor).max(self.tuning.copy_floor);
-        let is_told_soon = self.members.count() <= self.tuning.neighbours_least as usize;
-        let pause = self.copy_pause();
-        if is_told_soon { pause.min(usual * self.tuning.copy_factor_while_reading) } else { pause }
-    }
-
-    fn copy_pause(&self) -> Duration {
-        let pause = (self.delivery * self.tuning.copy_factor).max(self.tuning.copy_floor);
-        let reading = self.total != Some(self.pieces.own.len());
-        let pause = if reading { pause * self.tuning.copy_factor_while_reading } else { pause };
-        if self.share < self.tuning.copy_share { pause * self.tuning.copy_factor_when_minor } else { pause }
-    }
-
-    /// The same two for a member that wants parts. That the lead lacks pieces is no reason to wait: it reads what somebody waits for.
-    fn pauses_of_parts(&self) -> (Duration, Duration) {
-        let usual = (self.delivery * self.tuning.copy_factor).max(self.tuning.copy_floor);
-        let is_minor = self.share < self.tuning.copy_share;
-        let pause = if is_minor { usual * self.tuning.copy_factor_when_minor } else { usual };
-        let is_told_soon = self.members.count() <= self.tuning.neighbours_least as usize;
-        (pause, if is_told_soon { usual } else { pause })
-    }
-
     /// A piece is being sent that a member asked for by name.
     pub fn sending(&mut self, node: NodeId, piece: PieceIndex, now: Moment) {
         if let Some(slot) = self.members.slot(node) {
@@ -597,9 +406,4 @@ impl Lead {
     pub const fn node(&self) -> NodeId {
         self.me
     }
-}
-
-/// The time that a delivery takes at a slow member, if deliveries usually take `usual`.
-fn slow_delivery(usual: Duration, tuning: &Tuning) -> Duration {
-    (usual * tuning.slow_delivery).max(tuning.copy_floor)
 }
