@@ -50,6 +50,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::local_socket::{NotMade, listen_at};
 use crate::mirror::{Mirror, Rewrites};
 
 /// How long a program waits for a layer that the lead has to read and expand before anything of it can be had.
@@ -63,42 +64,33 @@ const MAX_REFUSAL: usize = 16 << 10;
 
 const TRAILERS: &str = "darter-error, darter-changed, darter-fault, darter-retry, darter-retry-after";
 
-/// Binds a socket, for its owner and for `group`. A socket that nobody answers at belongs to a process that ended without
-/// removing it.
+/// Binds a socket, for its owner and for `group`.
 pub(crate) fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, StartError> {
     let failed = |reason: &str, source: Option<io::Error>| StartError::File {
         path: path.display().to_string(),
         reason: format!("can't make the administration socket: {reason}"),
         source,
     };
-    let refused = |error: io::Error| failed(advice(&error), Some(error));
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(failed("another daemon answers there; stop it, or give another --socket", None));
-    }
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(error)),
-        _ => {}
-    }
-    // Nobody else may connect before the mode is set.
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    if !parent.is_dir() {
-        std::fs::create_dir_all(parent).map_err(refused)?;
-    }
-    let listener = UnixListener::bind(path).map_err(|error| match error.kind() {
-        io::ErrorKind::InvalidInput => {
-            failed("its path is too long, give a shorter --data-dir or --socket", Some(error))
+    let listener = listen_at(path).map_err(|error| {
+        let reason = error.to_string();
+        match error {
+            NotMade::Taken => failed("another daemon answers there; stop it, or give another --socket", None),
+            NotMade::TooLong(source) => {
+                failed("its path is too long, give a shorter --data-dir or --socket", Some(source))
+            }
+            NotMade::NotASocket => failed(&reason, None),
+            NotMade::Refused(source) => failed(&reason, Some(source)),
         }
-        _ => refused(error),
     })?;
-    let mode = |mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
-    mode(0o600).map_err(refused)?;
     if let Some(group) = group {
-        std::os::unix::fs::chown(path, None, Some(group)).and_then(|()| mode(0o660)).map_err(|error| {
+        // The group is given before its rights.
+        let for_group = || std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660));
+        std::os::unix::fs::chown(path, None, Some(group)).and_then(|()| for_group()).map_err(|error| {
             let reason = format!("can't give it to the group {group} (--socket-group), be a member of it, or root");
             failed(&reason, Some(error))
         })?;
     }
-    Ok(listener)
+    UnixListener::from_std(listener).map_err(|error| failed(advice(&error), Some(error)))
 }
 
 /// A unix socket that says once why it can't accept.

@@ -7,6 +7,7 @@
 //! | [`mirror`] | the registry mirror |
 //! | `outlet` | files go out past this process |
 //! | `admin` | the administration socket; its types and its client are in `darter-api` |
+//! | [`local_socket`] | unix sockets that their owner alone may open |
 //! | `body` | bodies of answers |
 //!
 //! Everything here attaches to the handle of a running [`Agent`](darter_agent::Agent), asks it for blobs, and ends when its
@@ -14,6 +15,7 @@
 
 mod admin;
 pub mod body;
+pub mod local_socket;
 pub mod mirror;
 mod outlet;
 pub mod server;

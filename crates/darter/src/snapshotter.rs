@@ -4,16 +4,15 @@
 //! configurations that passed its mirror, and answers by the same rule as for the directory of layers, so that nobody gets a layer by a snapshot that they
 //! would not have got there.
 
-use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use async_trait::async_trait;
 use darter_api::layers::{LayerAnswer, NamedLayers};
 use darter_core::{Digest, SystemClock, in_full};
+use darter_gateway::local_socket::{NotMade, listen_at};
 use darter_snapshotter::{FoundLayer, Layers, Options, Snapshotter};
 use darter_store::threads;
 use tokio::net::UnixListener;
@@ -85,20 +84,13 @@ pub(crate) async fn run(args: &SnapshotterArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A socket that only root may open. One that nobody answers at belongs to a process that was killed.
+/// The socket at which containerd asks.
 fn bind(address: &Path) -> anyhow::Result<UnixListener> {
-    if std::os::unix::net::UnixStream::connect(address).is_ok() {
-        bail!("another snapshotter answers at {}: stop it, or give another --address", address.display());
-    }
-    let refused = |error: io::Error| anyhow::Error::from(error).context(format!("can't make {}", address.display()));
-    match std::fs::remove_file(address) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(error)),
-        _ => {}
-    }
-    if let Some(parent) = address.parent() {
-        std::fs::create_dir_all(parent).map_err(refused)?;
-    }
-    let listener = UnixListener::bind(address).map_err(refused)?;
-    std::fs::set_permissions(address, std::fs::Permissions::from_mode(0o600)).map_err(refused)?;
-    Ok(listener)
+    let listener = listen_at(address).map_err(|error| match error {
+        NotMade::Taken => {
+            anyhow!("another snapshotter answers at {}: stop it, or give another --address", address.display())
+        }
+        error => anyhow::Error::from(error).context(format!("can't make {}", address.display())),
+    })?;
+    Ok(UnixListener::from_std(listener)?)
 }

@@ -13,7 +13,8 @@ use darter_core::manifest::{hash_piece, root_of_pieces};
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, Digest, Manifest, NodeId, PieceIndex, PieceLength, Source};
 use darter_store::{
-    Amount, BlobInfo, BlobSummary, MemStore, Result, SetAside, SourceRecord, Store, StoreConfig, StoredBlob, Usage,
+    Amount, BlobInfo, BlobSummary, MemStore, Result, SetAside, SourceRecord, Store, StoreConfig, StoreError,
+    StoredBlob, Usage,
 };
 use darter_wire::{Bind, Failure, FailureKind, Message, Payload, Role, Uploads, Verdict, Wanted};
 use futures_util::TryStreamExt as _;
@@ -30,10 +31,15 @@ struct SlowToBegin {
     pause: Duration,
     asked: Arc<AtomicU32>,
     made: Arc<AtomicU32>,
+    /// It makes none.
+    refuses: bool,
 }
 
 impl Store for SlowToBegin {
     fn open_or_create(&self, blob: BlobId, info: BlobInfo, manifest: Manifest) -> Result<Arc<dyn StoredBlob>> {
+        if self.refuses {
+            return Err(StoreError::NoSuchBlob(blob));
+        }
         if self.asked.fetch_add(1, Ordering::Relaxed) == 0 {
             std::thread::sleep(self.pause);
         }
@@ -199,7 +205,8 @@ async fn neither_of_two_who_ask_different_registries_for_one_digest_is_given_wha
         let (asked, made) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
         let store = MemStore::new(&StoreConfig::new(Arc::new(|| 1)));
         let pause = Duration::from_millis(1500);
-        let store = SlowToBegin { store: Arc::new(store), pause, asked: Arc::clone(&asked), made: Arc::clone(&made) };
+        let (asked_too, made_too) = (Arc::clone(&asked), Arc::clone(&made));
+        let store = SlowToBegin { store: Arc::new(store), pause, asked: asked_too, made: made_too, refuses: false };
         let agent = Agent::builder(options).store(store).start().await.unwrap();
         let labs = async {
             // As soon as the stranger's place is made, or is being made.
@@ -230,7 +237,7 @@ async fn what_somebody_reads_of_a_strangers_is_left_to_him_and_the_other_one_get
         let role = darter_agent::options::Role::Seed;
         let options = Options { role, ..registries::options(dir, "seed", &registry) };
         let (asked, made) = Default::default();
-        let store = SlowToBegin { store: Arc::clone(&store), pause: Duration::ZERO, asked, made };
+        let store = SlowToBegin { store: Arc::clone(&store), pause: Duration::ZERO, asked, made, refuses: false };
         let agent = Agent::builder(options).store(store).start().await.unwrap();
         // It said so to the mirror.
         agent.proven(&lab);
@@ -269,5 +276,60 @@ async fn what_somebody_reads_of_a_strangers_is_left_to_him_and_the_other_one_get
     let kept = darter_store::threads::run(move || store.list()).await;
     let is_whole = |row: &BlobSummary| row.held_bytes == LENGTH && row.pinned && row.info.name == lab.to_string();
     assert!(kept.iter().any(is_whole), "{kept:?}");
+    agent.drain().await;
+}
+
+/// A seed that lets in whoever asks, and counts who leaves.
+struct LetsIn {
+    content: Content,
+    left: AtomicU32,
+    changes: watch::Sender<()>,
+}
+
+impl Part for LetsIn {
+    fn asked_to_lead(&self, _: NodeId, request: u32) -> Message {
+        self.content.joined(request)
+    }
+
+    fn hears(&self, message: &Message) -> Option<Message> {
+        if *message == (Message::Leave { blob: self.content.blob() }) {
+            self.left.fetch_add(1, Ordering::Relaxed);
+        }
+        None
+    }
+}
+
+impl Uploads for LetsIn {
+    fn bind(&self, _: NodeId, _: BlobId, _: Wanted) -> Bind {
+        Bind::Wait
+    }
+
+    fn sent(&self, _: NodeId, _: BlobId, _: PieceIndex, _: bool) {}
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+}
+
+/// The lead went on counting it among the members, and told others to meet it.
+#[tokio::test]
+async fn a_node_whose_store_refuses_a_blob_leaves_the_swarm_that_a_seed_let_it_into() {
+    let part = Arc::new(LetsIn { content: Content::new(), left: AtomicU32::new(0), changes: watch::channel(()).0 });
+    let source = part.content.source.clone();
+    let seed =
+        seed::start(NodeId([1; 16]), Role::Seed, Arc::clone(&part) as Arc<dyn Part>, CancellationToken::new()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(MemStore::new(&StoreConfig::new(Arc::new(|| 1))));
+    let (asked, made) = Default::default();
+    let store = SlowToBegin { store, pause: Duration::ZERO, asked, made, refuses: true };
+    let agent = Agent::builder(seed::node(dir.path(), vec![seed])).store(store).start().await.unwrap();
+    let (given, end) = read(&agent, &source).await;
+    assert!(given.is_empty() && end.is_err(), "{end:?}");
+    let gone = async {
+        while part.left.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("a word that it leaves");
     agent.drain().await;
 }

@@ -82,6 +82,31 @@ impl Swarms {
                 });
             }
         };
+        let (blob, is_new) = match &answer {
+            Entered::New(joined) => (joined.blob, true),
+            Entered::Followed { blob, .. } => (*blob, false),
+        };
+        let taken = self.take(seed, source, caller, answer, is_enough).await;
+        if taken.is_err() {
+            self.early.lock().remove(&blob);
+            if is_new {
+                // It would serve a member, and have it asked for parts, that has no transfer.
+                self.house.fleet.say(seed, &Message::Leave { blob });
+            }
+        }
+        taken
+    }
+
+    /// Takes what a lead answered, if it is what was asked for: the transfer that follows the lead.
+    async fn take(
+        self: &Arc<Self>,
+        seed: NodeId,
+        source: &Source,
+        caller: Caller<'_>,
+        answer: Entered,
+        is_enough: impl Fn(&Entered) -> bool,
+    ) -> Result<Arc<Transfer>, Refused> {
+        let Caller { credentials, everything, .. } = caller;
         let (blob, is_same) = match &answer {
             Entered::New(joined) => {
                 let stored = self.stored(joined.blob).await?;
@@ -94,19 +119,17 @@ impl Swarms {
             Source::Url { .. } if is_same.is_none() => !self.has_fetched(source, credentials, blob).await?,
             Source::Url { .. } => is_same == Some(false),
         };
+        let is_seed = self.house.fleet.is_seed(seed);
         let is_made_up = match &answer {
             Entered::New(joined) if !is_seed => !self.agrees(source, caller, joined.length).await,
             _ => false,
         };
         if is_made_up {
-            context.let_downs.note(key, seed, is_seed, Guilt::Sure, context.now());
+            let context = &self.house.context;
+            context.let_downs.note(key_of(source, credentials), seed, is_seed, Guilt::Sure, context.now());
         }
         let is_other = is_other || is_made_up;
         if is_other || !is_enough(&answer) {
-            self.early.lock().remove(&blob);
-            if matches!(answer, Entered::New(_)) {
-                self.house.fleet.say(seed, &Message::Leave { blob });
-            }
             let text = match source {
                 Source::Url { .. } if is_other => NotJoined::Otherwise.to_string(),
                 _ => "it does not hold all of what was asked for".to_owned(),
@@ -132,18 +155,10 @@ impl Swarms {
                 return Ok(transfer);
             }
         };
-        let entered = self.enter(seed, source, (credentials, everything), joined).await;
-        if entered.is_err() {
-            self.early.lock().remove(&blob);
-        }
-        // A blob that can't be stored may be due to a length that a node made up.
-        if let Err(error) = &entered
-            && !is_seed
-        {
-            self.house.fleet.say(seed, &Message::Leave { blob });
-            return Err(Refused::Trouble(error.to_string()));
-        }
-        Ok(entered?)
+        self.enter(seed, source, (credentials, everything), joined).await.map_err(|error| {
+            // A blob that can't be stored may be due to a length that a node made up.
+            if is_seed { error.into() } else { Refused::Trouble(error.to_string()) }
+        })
     }
 
     /// Makes the transfer that a lead let this agent into, and follows the lead.

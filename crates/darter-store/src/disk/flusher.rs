@@ -5,6 +5,7 @@
 //!
 //! In a circle with `disk`, on purpose: a store owns its flusher, which flushes a keeper of that store's files.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -122,17 +123,27 @@ fn run(keeper: &Weak<Keeper<Files>>, bell: &Bell, every: Duration) {
         let call = bell.wait(pause);
         let Some(keeper) = keeper.upgrade().filter(|_| call != Call::Stop) else { return };
         let began = clock.now();
-        keeper.tidy();
-        match keeper.flush() {
-            Err(error) if trouble.is_news(began) => {
-                let error: &dyn std::error::Error = &error;
-                tracing::warn!(error, "could not save everything; trying again until it is saved");
-            }
-            Err(_) => {}
-            Ok(()) if trouble.ends() => tracing::info!("everything is saved again"),
-            Ok(()) => {}
-        }
+        turn(&mut trouble, began, || {
+            keeper.tidy();
+            keeper.flush()
+        });
         pause = every.max((clock.now() - began) * 4);
+    }
+}
+
+/// Saves once. A fault of ours ends this turn and not the thread, without which nothing would be saved or evicted again.
+fn turn(trouble: &mut Trouble, began: Moment, save: impl FnOnce() -> Result<()>) {
+    match std::panic::catch_unwind(AssertUnwindSafe(save)) {
+        Ok(Ok(())) if trouble.ends() => tracing::info!("everything is saved again"),
+        Ok(Ok(())) => {}
+        Ok(Err(error)) if trouble.is_news(began) => {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, "could not save everything; trying again until it is saved");
+        }
+        Err(_) if trouble.is_news(began) => {
+            tracing::error!("the store's flusher panicked; it goes on: please report it");
+        }
+        Ok(Err(_)) | Err(_) => {}
     }
 }
 
@@ -159,5 +170,14 @@ mod tests {
         bell.stop();
         bell.ring();
         assert!(bell.wait(late) == Call::Stop && bell.wait(late) == Call::Stop);
+    }
+
+    #[test]
+    fn a_panic_ends_a_turn_and_is_trouble_until_one_saves_again() {
+        let (mut trouble, began) = (Trouble::default(), SystemClock::start().now());
+        turn(&mut trouble, began, || panic!("a fault of ours"));
+        assert!(trouble.told.is_some());
+        turn(&mut trouble, began, || Ok(()));
+        assert!(trouble.told.is_none());
     }
 }
