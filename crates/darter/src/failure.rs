@@ -6,8 +6,10 @@ use std::io;
 use darter_agent::{FetchError, StartError};
 use darter_api::ClientError;
 use darter_api::Problem;
+use darter_archive::ArchiveError;
 use darter_core::{Blame, Blamed, Fault, Retry, in_full};
 use darter_image::LayerError;
+use darter_origin::OriginError;
 use darter_store::StoreError;
 
 use crate::cli::hidden::without_logins;
@@ -109,6 +111,8 @@ pub(crate) fn blame(error: &anyhow::Error) -> Blame {
             .or_else(|| of::<StartError>(cause))
             .or_else(|| of::<StoreError>(cause))
             .or_else(|| of::<LayerError>(cause))
+            .or_else(|| of::<OriginError>(cause))
+            .or_else(|| of::<ArchiveError>(cause))
             .or_else(|| of::<io::Error>(cause))
     });
     known.unwrap_or(Blame::new(Fault::User, Retry::Never))
@@ -131,6 +135,7 @@ pub(crate) fn problem(error: &anyhow::Error) -> Problem {
 #[cfg(test)]
 mod tests {
     use anyhow::Context as _;
+    use darter_origin::ErrorKind;
 
     use super::*;
 
@@ -142,6 +147,10 @@ mod tests {
     fn the_exit_code_says_whether_running_it_again_may_help() {
         assert_eq!(code(Failure::Usage("no".into())), 2);
         assert_eq!(code(FetchError::Draining), FAILED_FOR_NOW);
+        let origin = |kind| OriginError::new(kind, "the registry failed");
+        let asked: anyhow::Error =
+            Err::<(), _>(origin(ErrorKind::Status(503))).context("can't find it out").unwrap_err();
+        assert_eq!((code(asked), code(origin(ErrorKind::NotFound))), (FAILED_FOR_NOW, 1));
         assert_eq!(code(FetchError::Range { length: 1 }), 1);
         let full = || io::Error::from_raw_os_error(28);
         let written: anyhow::Error = Err::<(), _>(full()).context("can't write FILE").unwrap_err();

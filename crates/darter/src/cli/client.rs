@@ -162,7 +162,7 @@ pub(crate) struct ListArgs {
 /// Which blobs to remove, pin or unpin.
 #[derive(Debug, Args)]
 pub(crate) struct NamesArgs {
-    /// Digests or blob ids as `darter ls` shows them (or eight of the first digits and more), URLs, or image references
+    /// Digests or blob ids as `darter ls` shows them (the first eight digits are enough), URLs, or image references
     #[arg(value_name = "DIGEST|URL|ID|IMAGE", required = true, value_parser = NonEmptyStringValueParser::new())]
     pub(crate) names: Vec<String>,
     /// Print a JSON object with the names
@@ -205,7 +205,7 @@ agent knows its own part of a swarm; ask a seed to see all members that it leads
 /// Watch swarms live: who serves whom, how fast, and what stands still
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
-    /// Begin with one swarm: its blob's digest or id (or eight of the first digits and more), the URL it was requested by,
+    /// Begin with one swarm: its blob's digest or id (its first eight digits are enough), the URL it was requested by,
     /// or the image whose layer moves
     #[arg(value_name = "DIGEST|URL|ID|IMAGE", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,
@@ -236,7 +236,7 @@ Examples:
 /// Tell where the bytes of a blob, or of each part of an image, came from
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// A digest or a blob's id (or eight of the first digits and more), the URL it was requested by, or an image reference
+    /// A digest or a blob's id (its first eight digits are enough), the URL it was requested by, or an image reference
     #[arg(value_name = "DIGEST|URL|ID|IMAGE", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: String,
     /// Print a JSON object

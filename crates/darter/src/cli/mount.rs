@@ -118,7 +118,7 @@ pub(crate) fn path_hint(said: &str, name: &str) -> String {
 /// Mount an image's root, a file, an archive or a set of files, which can be read before it is downloaded
 #[derive(Debug, Args)]
 pub(crate) struct MountArgs {
-    /// An image or an artifact of a registry, a URL (http, https or file), or a local path that begins with / or .
+    /// An image or an artifact of a registry, a URL (http, https or file), or a local path (/… or ./…)
     ///
     /// An image appears as its root directory, an artifact or a local directory as the files in it. Anything else is one file, unless --as says more.
     #[arg(value_name = "IMAGE|URL|PATH", value_parser = mountable, required_unless_present = "list")]

@@ -7,13 +7,16 @@ use anyhow::{Context as _, bail};
 use darter_api::LayerRequest;
 use darter_api::client::Client;
 use darter_core::source::Credentials;
-use darter_core::{Blame, Digest, Fault, Retry, SystemClock};
+use darter_core::{Blame, Blamed as _, Digest, Fault, Retry, SystemClock};
 use darter_oci::artifact::{self, ArtifactFile};
+use darter_oci::error::own_words;
 use darter_oci::image::{ImageParts, MAX_CONFIG};
 use darter_oci::manifest::{Named, check};
 use darter_oci::platform::Platform;
-use darter_origin::{HttpClient, HttpConfig, RegistryClient, RegistryConfig, Upstream};
-use futures_util::StreamExt as _;
+use darter_origin::{
+    Answer, Body, HttpClient, HttpConfig, OriginError, RegistryClient, RegistryConfig, Upstream, status_text,
+};
+use futures_util::{StreamExt as _, stream};
 use http::header::ACCEPT;
 use http::{HeaderMap, HeaderValue, Method};
 
@@ -22,6 +25,9 @@ use crate::failure::Failure;
 
 /// The longest manifest that registries have to take.
 const MAX_MANIFEST: u64 = 4 << 20;
+
+/// The longest refusal that is read.
+const MAX_REFUSAL: u64 = 16 << 10;
 
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, \
                          application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
@@ -145,21 +151,45 @@ impl Mirror<'_> {
         let path = format!("/v2/{}/{what}?ns={}", image.repository, image.registry);
         let headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(MANIFESTS))]);
         let answer = client.send(upstream, Method::GET, &path, headers, credentials).await?;
-        let answer = answer.into_success().with_context(|| format!("can't find out what {image} is"))?;
-        let (headers, mut body, mut bytes) = (answer.headers, answer.body, Vec::new());
-        while let Some(chunk) = body.next().await {
-            bytes.extend_from_slice(&chunk?);
-            if bytes.len() as u64 > most {
-                bail!("{image}: {what} is longer than {most} bytes");
-            }
+        if !answer.status.is_success() {
+            return Err(self.unknown(answer).await);
         }
+        let (headers, bytes) = (answer.headers, read(answer.body, most).await?);
+        let bytes = bytes.with_context(|| format!("{image}: {what} is longer than {most} bytes"))?;
         Ok((headers, bytes))
+    }
+
+    /// The error for an answer without what was asked for: the mirror says more about it than its status does.
+    async fn unknown(&self, mut answer: Answer) -> anyhow::Error {
+        let (status, body) = (answer.status, std::mem::replace(&mut answer.body, stream::empty().boxed()));
+        let said = read(body, MAX_REFUSAL).await.ok().flatten().and_then(|said| own_words(&said));
+        let Err(error) = answer.into_success() else { return self.refused(&format!("HTTP {}", status_text(status))) };
+        let what = format!("can't find out what {} is", self.image);
+        match said {
+            Some(said) => {
+                Failure::Judged { text: format!("{what}: HTTP {}: {said}", status_text(status)), blame: error.blame() }
+                    .into()
+            }
+            None => anyhow::Error::new(error).context(what),
+        }
     }
 
     fn refused(&self, why: &str) -> anyhow::Error {
         let text = format!("{} can't be mounted: {why}", self.image);
         Failure::Judged { text, blame: Blame::new(Fault::Origin, Retry::Never) }.into()
     }
+}
+
+/// All bytes of a body, unless these are more than `most`.
+async fn read(mut body: Body, most: u64) -> Result<Option<Vec<u8>>, OriginError> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.next().await {
+        bytes.extend_from_slice(&chunk?);
+        if bytes.len() as u64 > most {
+            return Ok(None);
+        }
+    }
+    Ok(Some(bytes))
 }
 
 /// The lengths that a manifest has for its layers.

@@ -56,10 +56,7 @@ pub(super) fn describe(status: &Status) -> String {
     }
     for wrong in &status.wrong {
         let (times, last) = (wrong.times, units::moment(wrong.last));
-        line(
-            "wrong",
-            &format!("content from {}, {times} times, last {last} (blob {})", wrong.from, wrong.blob.short()),
-        );
+        line("wrong", &format!("content from {}, {times}×, last {last} (blob {})", wrong.from, wrong.blob.short()));
     }
     if !status.peers.is_empty() {
         text += &format!("\n{}", peers(status));

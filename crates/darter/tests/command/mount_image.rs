@@ -319,6 +319,10 @@ fn what_can_not_be_mounted_is_refused_in_a_line() {
     room.run(&line).failed_with(1, &["hard link to none", "ordinary way"]);
     let none = format!("mount {}/none:1 {}", registry.address, room.path("root").display());
     room.run(&none).failed_with(1, &["none:1", "404"]);
+    // The mirror's own words, and not what a 403 usually means.
+    let unconfigured = format!("mount 127.0.0.2:1/app:1 {}", room.path("root").display());
+    room.run(&unconfigured)
+        .failed_with(1, &["127.0.0.2:1/app:1", "HTTP 403 Forbidden: DENIED", "--upstream 127.0.0.2:1="]);
     let misspelt = room.run(&format!("mount App {}", room.path("root").display()));
     assert!(misspelt.code == Some(2) && misspelt.err.contains("docker.io/library/debian:12"), "{misspelt:?}");
     // A directory here has such a name, too.
