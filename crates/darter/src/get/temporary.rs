@@ -1,12 +1,13 @@
 //! A file without a name, which gets one when it is right: nothing is left of it however the process ends. On file systems without such files it has
 //! a name that says what it is; it is removed when it is dropped, and by a later get in the same directory when its process was killed.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
-use std::fs::{File, OpenOptions, Permissions};
+use std::fs::{File, OpenOptions};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, StatxFlags, flock, linkat, statx};
@@ -49,14 +50,14 @@ impl Temporary {
 
     fn create_named(directory: &Path, mode: u32) -> io::Result<Self> {
         remove_leftovers(directory);
-        let part = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .suffix(SUFFIX)
-            .permissions(Permissions::from_mode(mode))
-            .tempfile_in(directory)
-            // An inode number in its place would name a file that nobody
-            // asked for.
-            .map_err(|error| io::Error::from(error.kind()))?;
+        let refusal = Cell::new(None);
+        let part = tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).make_in(directory, |path| {
+            let made = OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path);
+            made.inspect_err(|error| refusal.set(error.raw_os_error()))
+        });
+        // The library's own error names a file that nobody asked for, and keeps the system's words in its text alone.
+        let told = |error: io::Error| refusal.get().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
+        let part = part.map_err(told)?;
         // Says that its process lives.
         let _ = flock(part.as_file(), FlockOperation::NonBlockingLockExclusive);
         Ok(Self::Named(part))
@@ -213,6 +214,8 @@ mod tests {
             }
             drop(create(room.path(), 0o600).unwrap());
             assert_eq!(names(room.path()).len(), 1, "{turn}");
+            let refusal = create(&room.path().join("none"), 0o600).unwrap_err();
+            assert_eq!(refusal.raw_os_error(), Some(2), "{turn}: {refusal}");
         }
     }
 
