@@ -66,6 +66,9 @@ const TIDY_EVERY: Duration = Duration::from_secs(5);
 /// How long a drain waits for tasks that were told to end.
 const LAST_TASKS: Duration = Duration::from_secs(2);
 
+/// How long an agent that ends waits for its disk to save everything. What is not saved is fetched again; service managers kill after 90 s.
+const LAST_SAVE: Duration = Duration::from_secs(60);
+
 /// A running agent. Cheap to clone. Keep one until [`Agent::drain`] has returned.
 #[derive(Clone)]
 pub struct Agent {

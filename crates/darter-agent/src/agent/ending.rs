@@ -7,7 +7,7 @@ use darter_core::in_full;
 use darter_engine::transfer::Outcome;
 use tokio::sync::watch;
 
-use super::{Agent, LAST_TASKS, Phase, TIDY_EVERY};
+use super::{Agent, LAST_SAVE, LAST_TASKS, Phase, TIDY_EVERY};
 
 impl Agent {
     /// Takes no new work, lets transfers under way end (up to the drain timeout), writes everything down.
@@ -45,8 +45,12 @@ impl Agent {
             }
             store.flush()
         });
-        if let Err(error) = written.await {
-            tracing::error!(error = %in_full(&error), "can't save all of the store");
+        match tokio::time::timeout(LAST_SAVE, written).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(error = %in_full(&error), "can't save all of the store"),
+            Err(_) => {
+                tracing::error!(waited = ?LAST_SAVE, "the disk did not save all of the store in time: what is not saved is fetched again");
+            }
         }
         // The next agent in this directory finds it unlocked.
         if tokio::time::timeout(LAST_TASKS, disk.settled()).await.is_err() {
