@@ -203,7 +203,7 @@ impl Agent {
         loop {
             let opened = self.inner.swarms.open(requester, source.clone(), credentials.clone(), everything);
             let transfer = opened.await?;
-            // Else it was evicted just now, and is not found again.
+            // Without a hold, the blob was evicted just now: it is opened again.
             if let Some(hold) = transfer.hold() {
                 let swarms = Arc::clone(&self.inner.swarms);
                 let inline = Arc::clone(&self.inner.inline);

@@ -145,6 +145,20 @@ pub struct SeedStatus {
     /// The address itself, where a name was given.
     #[serde(default)]
     pub at: Option<String>,
+    /// Why it is not connected, if an attempt failed.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+impl SeedStatus {
+    /// In words, how it stands with the seed.
+    pub fn state(&self) -> String {
+        match (self.up, &self.reason) {
+            (true, _) => "answers".to_owned(),
+            (false, None) => "does not answer".to_owned(),
+            (false, Some(reason)) => format!("does not answer: {reason}"),
+        }
+    }
 }
 
 /// A connected peer.

@@ -38,22 +38,22 @@ pub(crate) struct Joined {
 /// Why a lead did not let this agent in.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotJoined {
-    /// It said why; the origin's own word if there is one.
+    /// The lead refused, with its reason or the origin's own word.
     #[error("{}", .0.text)]
     Rejected(Failure),
     /// The origin sent the lead other content than the digest says.
     #[error("{0}")]
     Refuted(FetchError),
-    /// It leads other content of the same name.
+    /// The lead has other content under the same name.
     #[error("it has other content under the name of what is here")]
     Otherwise,
     /// The transfer under way here has another source.
     #[error("another registry's copy is under way here")]
     Apart,
-    /// It is gone.
+    /// The lead is gone.
     #[error("the connection was lost")]
     Gone,
-    /// It is connected and does not answer.
+    /// The lead is connected and does not answer.
     #[error("no answer")]
     Silent,
 }

@@ -1,10 +1,10 @@
 //! Content that was not what its digest says: who had read it, so that another tries; a pause that grows before anybody
 //! tries again; and whose fault it was, for `status` and the metrics.
 //!
-//! An agent that was deceived itself says by whom ([`Message::Refuted`](darter_wire::Message)): that one is left out, and the deceived one may read the
-//! origin now. Anybody may say so: the word of each agent counts for one other, as it would for itself.
+//! An agent that was deceived itself says by whom ([`Message::Refuted`](darter_wire::Message)): the deceiver is left out, and the deceived agent may
+//! read the origin now. Any agent may say so: the word of each counts against one other agent, as it would against itself.
 //!
-//! Only sources that have a digest are remembered, and only for a while: one that was mended is read again. It
+//! Only sources that have a digest are remembered, and only for a while: a source that was mended is read again. A setback
 //! is about the source, not the blob: a registry that somebody made up must not keep others from what the right one has.
 //! Decided without I/O; time is given.
 
@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 
 use crate::error::FetchError;
 
-/// How long nobody who failed a blob is asked for it again, the first time; doubles with each failure.
+/// How long an agent is not asked again for a blob that it has failed; doubles with each failure.
 const MIN_PAUSE: Duration = Duration::from_secs(5);
 const MAX_PAUSE: Duration = Duration::from_secs(300);
 
@@ -74,7 +74,7 @@ struct Setback {
     readers: HashSet<NodeId>,
     /// Of whom each agent said that since then.
     said: HashMap<NodeId, NodeId>,
-    /// By whom that is known: one agent that says it of itself and of another is one.
+    /// The agents that say so: one that says it of itself and of another agent counts once.
     witnesses: HashSet<NodeId>,
 }
 
@@ -90,7 +90,7 @@ impl Setbacks {
         now: Moment,
     ) -> bool {
         if let FetchError::WrongDigest { got, .. } = error {
-            // Said of what another agent read: it counts only where this one gets the same.
+            // The report is about what another agent read: it counts only if this agent gets the same bytes.
             self.came_to_the_same(key, **got, now);
         }
         let mut setbacks = self.keys.lock();

@@ -12,6 +12,7 @@
 //! [`Seeds::first_attempts`], for a bounded time.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -72,13 +73,11 @@ struct JoinAddress {
 
 #[derive(Default)]
 struct Resolution {
-    /// Why the name has no address, or that it was not asked yet.
-    unresolved: Option<Unresolved>,
+    /// Why the name has no address.
+    unresolved: Option<String>,
     resolved: bool,
     addresses: BTreeMap<SocketAddr, Address>,
 }
-
-struct Unresolved;
 
 /// One address and what is known of it.
 #[derive(Default)]
@@ -143,12 +142,15 @@ impl Seeds {
             let known = others.map(|(at, address)| {
                 let at = at.to_string();
                 let at = (at != *text).then_some(at);
-                SeedStatus { addr: text.clone(), up: self.is_up(address.node), node: address.node, at }
+                let up = self.is_up(address.node);
+                let reason = address.trouble().filter(|_| !up).map(str::to_owned);
+                SeedStatus { addr: text.clone(), up, node: address.node, at, reason }
             });
             let before = rows.len();
             rows.extend(known);
             if rows.len() == before && state.addresses.is_empty() {
-                rows.push(SeedStatus { addr: text.clone(), up: false, node: None, at: None });
+                let reason = state.unresolved.clone();
+                rows.push(SeedStatus { addr: text.clone(), up: false, node: None, at: None, reason });
             }
         }
         rows
@@ -176,7 +178,7 @@ impl Seeds {
                     }
                 }
                 // Addresses found before still count.
-                Err(error) if state.lock().is_first_failure() => {
+                Err(error) if state.lock().fails_first(&error) => {
                     tracing::warn!(seed = text, %error, "the name of a seed has no address; asking again");
                 }
                 Err(error) => tracing::debug!(seed = text, %error, "the name of a seed has no address"),
@@ -268,6 +270,14 @@ impl Address {
             _ => None,
         }
     }
+
+    /// Why the last attempt failed.
+    fn trouble(&self) -> Option<&str> {
+        match &self.attempt {
+            Some(Attempt::Mistake(reason) | Attempt::Trouble(reason)) => Some(reason),
+            _ => None,
+        }
+    }
 }
 
 impl Resolution {
@@ -290,9 +300,9 @@ impl Resolution {
     }
 
     /// True if it is the first time in a row that the name has no address.
-    fn is_first_failure(&mut self) -> bool {
+    fn fails_first(&mut self, error: &io::Error) -> bool {
         self.resolved = true;
-        self.unresolved.replace(Unresolved).is_none()
+        self.unresolved.replace(format!("the name has no address: {error}")).is_none()
     }
 
     /// Returns true if the name stands for this address no longer; then it is dropped.
@@ -396,10 +406,13 @@ mod tests {
     fn a_name_without_an_address_keeps_the_ones_it_had() {
         let mut state = Resolution::default();
         state.resolved_to([addr(1)].into_iter());
-        assert!(state.is_first_failure() && !state.is_first_failure(), "said once");
+        let none = io::ErrorKind::NotFound.into();
+        assert!(state.fails_first(&none) && !state.fails_first(&none), "said once");
+        assert!(state.unresolved.as_ref().is_some_and(|why| why.contains("not found")), "{:?}", state.unresolved);
         assert!(!state.drop_outdated(addr(1)));
         state.resolved_to([addr(1)].into_iter());
-        assert!(state.is_first_failure(), "said again after it was there");
+        assert_eq!(state.unresolved, None);
+        assert!(state.fails_first(&none), "said again after it was there");
     }
 
     #[test]

@@ -42,7 +42,7 @@ use tokio::net::TcpStream;
 /// 100 µs of a worker's time while the pages are cached.
 pub(crate) const MAX_PROMISE: u64 = 512 * 1024;
 
-/// A part that is shorter is read instead of promised: a copy of so few bytes of the stand-in might not hold its mark.
+/// A shorter part is read instead of promised: a copy of fewer bytes of the stand-in might not hold its mark.
 const MIN_PROMISE: usize = 2 * size_of::<Mark>();
 
 /// Promises begin at different places of the stand-in, this many bytes apart, so that none can pass for another.
@@ -245,7 +245,7 @@ fn send_part(stream: &TcpStream, file: &File, offset: u64, length: usize) -> io:
     }
 }
 
-/// True if a slice is one of the stand-in.
+/// True if a slice lies in the stand-in.
 fn stands_in(slice: &[u8]) -> bool {
     !slice.is_empty() && STAND_IN.as_ptr_range().contains(&slice.as_ptr())
 }

@@ -1,7 +1,7 @@
 //! An agent with its ports and sockets, as its options say.
 //!
-//! Order: ports are bound before anybody hears of the agent, so that one that is taken is an error before anything is promised; they are
-//! served before its seeds are reached, for a seed that does not answer keeps nobody of this host waiting.
+//! Order: ports are bound before other agents hear of this one, so that a port that is taken is an error before anything is promised; they are
+//! served before the seeds are reached, since a seed that does not answer must not keep programs of this host waiting.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,8 +1,8 @@
-//! One call after the other: the tree says what may be done, the book writes it down, then it is so.
+//! Containerd's calls, one after the other: the tree says what may be done, the book writes it down, then it is done.
 //!
-//! An unpacker asks for a snapshot to unpack a layer into, and says by a label which one it wants in the end. If the layer can be had lazily, that
-//! one is there at once, and the answer is that it exists: nothing is downloaded. Anything amiss on the way to it (no agent, no directory, no EROFS) is
-//! no error: the layer is unpacked as ever.
+//! An unpacker asks for a snapshot to unpack a layer into, and names by a label the snapshot that it wants in the end. If the layer can be had lazily,
+//! that snapshot is committed at once, and the answer is that it exists: nothing is downloaded. Anything amiss on the way (no agent, no directory, no
+//! EROFS) is no error: the layer is unpacked as usual.
 //!
 //! Invariants: a snapshot that was told of is on the disk, and so is a mount before it is used; what is not wanted any more goes after the book says so. No
 //! lock is held while the kernel mounts: that may wait for a layer's first bytes. The agent is asked for each layer that an unpacker wants, also
@@ -35,8 +35,9 @@ const DIRECTORY_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long what has to mount layers may take: longer than their keeper waits for bytes.
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(150);
 
-/// The agent is told which layers are named so long after a change, so that an image is one message; and again after this time, as it may be another one.
+/// How long after a change the agent is told which layers snapshots name, so that an image is one message.
 const TELL_PAUSE: Duration = Duration::from_millis(500);
+/// How long until the agent is told again though nothing changed: it may be another process by then.
 const TELL_AGAIN: Duration = Duration::from_secs(600);
 /// Between tries to tell it.
 const TELL_RETRY: Duration = Duration::from_secs(5);
@@ -44,10 +45,10 @@ const TELL_RETRY: Duration = Duration::from_secs(5);
 /// The layers that the agent of this host has.
 #[async_trait]
 pub trait Layers: Send + Sync + 'static {
-    /// The uppermost layer of the image whose layers up to that one have this chain id; `None`: it can't be had lazily.
+    /// The layer at the top of the chain with this id; `None` if it can't be had lazily.
     async fn uppermost(&self, chain: Digest) -> Option<FoundLayer>;
 
-    /// These layers, and no others, are named by snapshots.
+    /// Tells the agent that snapshots name these layers and no others.
     ///
     /// # Errors
     /// Why the agent could not be told.
@@ -189,7 +190,7 @@ impl Snapshotter {
 
     async fn sweep(&self) {
         loop {
-            // Those that come meanwhile are over later than this one.
+            // Places that become old meanwhile are taken away later than this one.
             let next = self.inner.ledger.state().stack.next_over();
             match next {
                 Some(until) => tokio::time::sleep(until.since(self.inner.clock.now())).await,

@@ -1,8 +1,8 @@
-//! Lazy layers: which is mounted where, and what to do so that one is. No I/O.
+//! Lazy layers: which layer is mounted where, and the steps that mount one. No I/O.
 //!
-//! A layer is mounted once, for all snapshots that stand on it, when the first of them is wanted. The file that it is mounted from may be another one
-//! later: the process that keeps the directory of layers was replaced, or all of the layer is here and its name a link to the store's file. Then it is
-//! mounted from that one, at another place; what stands on the old mount goes on with it, since overlayfs has it for itself.
+//! A layer is mounted once, for all snapshots that stand on it, when the first of them is wanted. A layer's file may be another one later:
+//! the process that keeps the directory of layers was replaced, or all of the layer is here and its name a link to the store's file. Then the layer is
+//! mounted from the new file, at another place; snapshots on the old mount keep it, since overlayfs holds a mount of its own.
 //!
 //! Invariants: a place is never used twice, and nothing is told of a place at which nothing is mounted. An old mount stays for [`LINGER`]: containerd
 //! may have been told of it a moment ago. So does one that was found when the process started, and is nobody's.

@@ -1,4 +1,4 @@
-//! The directory of layers that an engine mounts before they have come: the process that keeps it, and the agent that starts that one.
+//! The directory of layers that an engine mounts before they are downloaded: the process that keeps it, and how the agent starts that process.
 //!
 //! | file | what lives there |
 //! |---|---|

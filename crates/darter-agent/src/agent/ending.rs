@@ -63,10 +63,10 @@ impl Agent {
         let (archive, profiles) = (self.inner.context.archive.clone(), self.inner.context.profiles.clone());
         let swarms = Arc::clone(&self.inner.swarms);
         let forgetting = self.inner.context.disk.on_store(move |store| {
-            // Those that a newer version wrote lie there, too.
+            // Blobs that a newer version wrote lie there, too.
             let newer = || store.set_aside().blobs;
             let stored = || store.list().into_iter().map(|row| row.id).chain(newer());
-            // What passes through is in no store.
+            // Blobs that pass through are in no store.
             archive.forget_gone(|| stored().chain(swarms.all().iter().map(|transfer| transfer.blob)).collect())?;
             profiles.forget_gone(|| stored().collect())
         });

@@ -29,7 +29,7 @@ const MAX_SMALL: u64 = 64 << 20;
 const PAUSES: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(200), Duration::from_millis(600), Duration::from_secs(2)];
 
-/// A registry that was asked for so long is being read: it may have delivered the layer when it is asked for once more.
+/// A question to a registry that takes this long has become a download: the layer may be here when it is asked for once more.
 const IS_READ: Duration = Duration::from_secs(1);
 
 /// The way to know that a caller may have a layer.
@@ -183,7 +183,7 @@ impl Agent {
             let source = stored_at(&upstream, blob);
             self.inner.swarms.prove_for_program(&source, &credentials, Requester::Named).await?;
             let download = self.open_named(source, credentials, false).await?;
-            // What the caller says of it shows nothing.
+            // The length that the caller names shows nothing.
             let length = download.length_when_known().await?;
             if said.shows_it(Some(length)) { Ok(download) } else { Err(not_shown(blob)) }
         };
@@ -220,9 +220,9 @@ impl Agent {
     }
 }
 
-/// What a registry says of a blob that it says yes about. A gateway that wants a login may answer everything with success.
+/// A registry's answer with success about a blob. A gateway that wants a login may answer everything with success.
 struct RegistrySaid {
-    /// True if it says that it is this one.
+    /// True if the answer names the blob's digest.
     names_it: bool,
     length: Option<u64>,
 }

@@ -170,7 +170,7 @@ impl Default for MetadataRoom {
 }
 
 impl MetadataRoom {
-    /// `None` if there will never be so much.
+    /// Takes room for `bytes`; `None` if there will never be that much.
     async fn take(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
         let units = u32::try_from(bytes.div_ceil(UNIT)).ok().filter(|_| bytes <= MAX_COMPARED)?;
         self.0.acquire_many(units).await.ok()

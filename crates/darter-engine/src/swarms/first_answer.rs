@@ -53,9 +53,9 @@ pub(super) async fn first_answer(
 /// An answer's word on whether its origin gives stretches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stretch {
-    /// Nothing: it is one, or all was asked for.
+    /// Nothing: the answer is a stretch, or all was asked for.
     Any,
-    /// The origin was asked for one, and gives all of its content only.
+    /// The origin was asked for a stretch, and gives the whole only.
     Refused,
 }
 

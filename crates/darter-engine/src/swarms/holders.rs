@@ -1,14 +1,14 @@
 //! A node that holds all of a blob gives it to whoever waits for the origin in vain.
 //!
 //! A seed that has nothing of a blob, because it was evicted there or its disk was lost, waits for the origin for as long as
-//! `--origin-patience` allows, while a node may hold all of it. So whoever has no answer of a seed after a moment, or of the
-//! origin if it is a seed itself, or hears that the origin is in trouble, looks for such a node and follows it: a registry that
-//! is away, or asks to slow down, keeps nobody from what the fleet has.
+//! `--origin-patience` allows, while a node may hold all of it. So an agent looks for such a node and follows it when its seeds (for a seed, the origin)
+//! have not answered after a moment, or when it hears that the origin is in trouble: a registry that is away, or asks to slow
+//! down, keeps nobody from what the fleet has.
 //!
 //! Invariants: only content that is named by its digest, or by its tar's, is taken in this way, so that the whole shows whether it is right;
 //! and only for a source that is proven ([`proof`](super::proof)). A seed takes it *on trust* ([`Transfer::is_on_trust`]): for
-//! its own host alone, until it has checked the whole by itself. A node that made up what the pieces must be would
-//! mislead the whole fleet through it otherwise.
+//! its own host alone, until it has checked the whole by itself. Otherwise a node that made up what the pieces must be
+//! would mislead the whole fleet through the seed.
 
 use std::sync::Arc;
 use std::time::Duration;

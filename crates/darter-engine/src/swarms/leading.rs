@@ -58,7 +58,7 @@ impl Swarms {
         if let Some(transfer) = self.lead_known(source, caller, &mut says).await? {
             return Ok(transfer);
         }
-        // Those who waited at the door while somebody read it hear what came of that.
+        // Callers that waited at the door while another one read the origin are told the outcome.
         if let Some(error) = self.setback(source, credentials, self.house.context.me) {
             return Err(error);
         }
@@ -256,8 +256,8 @@ impl Swarms {
             self.remember_own(&own, blob);
             return Ok((version, blob));
         }
-        // A blob that has this name already is the same if the name says all there is to say, and the bytes bear it out. Else
-        // it may be an earlier state, or what the origin shows to others under the same tag.
+        // A blob that has this name already is the same if the name says all there is to say, and the bytes bear it out.
+        // Otherwise it may be an earlier state, or what the origin shows to other callers under the same tag.
         if own.is_for_anyone() && self.begins_alike(blob, body, length).await {
             self.remember_own(&own, blob);
             return Ok((version, blob));

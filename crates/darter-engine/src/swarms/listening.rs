@@ -158,7 +158,7 @@ impl PeerListener for ListeningSwarms {
             | Message::Part { blob } => swarms.hear(blob, from, message),
             Message::Waiting { request } => swarms.house.joins.waits(from, request),
             Message::Inventory { blobs } => swarms.inventory.told(from, &blobs),
-            // Seeds of an earlier release ask for it; none is believed here.
+            // An answer to a question that only earlier releases ask: a manifest is never taken from a peer.
             Message::ManifestIs { .. } => {}
             Message::AskManifest { request, blob } => swarms.tell_manifest(from, request, blob),
             Message::AskLead { request, key, blob } => swarms.tell_part(from, request, key, blob),

@@ -83,10 +83,10 @@ const RETIRE_LEAD_AFTER: Duration = Duration::from_secs(600);
 /// Transfers that are over may take this part of the files that this process may have open: each has its blob's.
 const IDLE_SHARE: usize = 4;
 
-/// If idle transfers take more than that share, each that was idle for so long is retired.
+/// If idle transfers take more than that share, a transfer is retired once it was idle for this long.
 const RETIRE_SURPLUS_AFTER: Duration = Duration::from_millis(250);
 
-/// How much is kept of what strangers say: blobs, and messages of each.
+/// Messages of strangers that are kept: for how many blobs, and how many for each.
 const MAX_STRANGE: (usize, usize) = (256, 256);
 
 /// Messages that are kept until a blob that this agent was let into has a transfer, at most: those of the lead. Others may take a quarter.
@@ -306,7 +306,7 @@ impl Swarms {
     }
 
     /// Puts a transfer into the table, lets it follow the lead that it came from, and tells it what was said meanwhile.
-    /// If there is one of its blob already, that one is used and the new one closed.
+    /// If its blob has a transfer already, that transfer is used and the new one closed.
     fn register(&self, transfer: Arc<Transfer>, follow: Option<(NodeId, Joined)>) -> Arc<Transfer> {
         let mut early = self.early.lock();
         let source = transfer.source.clone();

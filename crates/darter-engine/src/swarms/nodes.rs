@@ -28,10 +28,10 @@ use super::{Swarms, failure_of, refusal};
 use crate::error::FetchError;
 use crate::transfer::{Lead, Outcome, Transfer};
 
-/// So many may be refused by an origin before a node that is configured for it reads by itself: each asks the origin.
+/// Nodes that an origin may refuse before a node that has a login for it reads by itself: each of them asks the origin.
 const MAX_REFUSALS: usize = 3;
 
-/// For how long what a survey found is good: then somebody may lead whom it did not find.
+/// How long the result of a survey counts: later, a node may lead that the survey did not find.
 const SURVEY_LASTS: Duration = Duration::from_secs(1);
 
 /// How long a node that leads or holds all of it may take to let in one that was asked to lead: whoever asked waits meanwhile.
@@ -197,7 +197,7 @@ impl Swarms {
             Err(error) if error.is_of_access() && self.shows_own_keys(source, caller.credentials).await => {
                 Err(refusal(format!("what is configured there does not open it: {error}")))
             }
-            // Those who have a part in it already can go on among themselves while the origin is away.
+            // Members of a swarm that is under way can go on among themselves while the origin is away.
             Err(error) if !error.is_final() || error.blame().fault == Fault::Origin => {
                 let under_way = held.and_then(|blob| self.get(blob)).filter(|transfer| transfer.source == *source);
                 let open = under_way.filter(|transfer| matches!(transfer.outcome(), Outcome::Open));
@@ -207,8 +207,8 @@ impl Swarms {
         }
     }
 
-    /// Follows a node that leads already or holds all of it, if there is one: a member that asks this node to lead may not know of it, and
-    /// one that asks everybody would have everybody read the origin. Two nodes that do so never wait for each other: one is there already.
+    /// Follows a node that leads already or holds all of it, if there is one: a member that asks this node to lead may not know of that node,
+    /// and a member that asks everybody would have everybody read the origin. Two nodes never wait for each other here: the one that is followed leads.
     async fn open_by_lead(
         self: &Arc<Self>,
         member: NodeId,

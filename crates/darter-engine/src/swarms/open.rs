@@ -121,7 +121,7 @@ impl Swarms {
         Ok(transfer)
     }
 
-    /// Opens a source for a member of its swarm, who is told while that takes long that somebody is at it.
+    /// Opens a source for a member of its swarm. While that takes long, the member is told that it is being worked on.
     pub(super) async fn open_saying_so(
         self: &Arc<Self>,
         member: NodeId,

@@ -1,8 +1,8 @@
 //! A blob's place in the store, for a transfer that begins.
 //!
-//! A part that is there goes on if it is the same source's, or comes from one that is as good ([`may_go_on_with`]). Else the blob is begun
-//! anew in its place; but not while somebody reads what is there, or writes to it: he keeps the place, and the new blob passes through
-//! without one. So does what the disk refuses, or does not begin in time.
+//! A part that is there goes on if it is the same source's, or comes from one that is as good ([`may_go_on_with`]). Otherwise the blob is begun
+//! anew in its place; but not while a transfer reads what is there, or writes to it: that transfer keeps the place, and the new blob passes through
+//! without one. So does a blob that the disk refuses, or does not begin in time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,7 +73,7 @@ impl Swarms {
                 match disk.on_store(move |store| begin(store)).await {
                     Err(StoreError::Full { .. }) if !is_full => {
                         is_full = true;
-                        // Those that were needed when last looked at may be needed no more.
+                        // Blobs that were in use at the last look may be idle by now.
                         self.all().iter().for_each(|transfer| transfer.may_rest());
                         continue;
                     }

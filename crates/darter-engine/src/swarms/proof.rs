@@ -5,8 +5,8 @@
 //! ask for it by a source only when that source is *proven*:
 //!
 //! - the content came from there: it is the source that the blob was made for, or under way from;
-//! - or it delivered the same content since, whole: here ([`Swarms::compare`]), or past this agent to an engine. Of a layer that is
-//!   wanted expanded, that is the layer, and it has to unpack into the tar that is named;
+//! - or it delivered the same content since, whole: here ([`Swarms::compare`]), or past this agent to an engine. For an expanded layer,
+//!   the content is the layer as it is stored, which has to unpack into the tar that is named;
 //! - or it is a registry that the operator trusts, and has just said yes to the caller's credentials;
 //! - or a seed let this agent in for that very source, having seen to the same.
 //!
@@ -45,7 +45,7 @@ pub(super) struct Comparisons(Mutex<HashMap<Compared, Comparison>>);
 /// A source, whose credentials open it, and whether it is read for another host.
 type Compared = (BlobId, [u8; 32], bool);
 
-/// The result of a comparison, once there is one.
+/// The result of a comparison; `None` until it has ended.
 type Comparison = watch::Receiver<Option<Result<(), FetchError>>>;
 
 impl Swarms {

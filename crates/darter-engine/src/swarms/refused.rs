@@ -16,7 +16,7 @@ pub(super) enum Refused {
     Trouble(String),
 }
 
-/// Seeds' words of an origin's refusal. One seed may be wrong, or lie: two that say so are believed, and one if no other can be asked.
+/// Seeds' words of an origin's refusal. One seed may be wrong, or lie: the word of two counts, and the word of one if no other can be asked.
 #[derive(Default)]
 pub(super) struct SeedsWords(Option<FetchError>);
 
@@ -38,7 +38,7 @@ impl SeedsWords {
     /// No other seed can be asked.
     ///
     /// # Errors
-    /// The one seed's word, if there is one.
+    /// The word of the one seed that refused, if one did.
     pub(super) fn believe(&mut self) -> Result<(), FetchError> {
         self.0.take().map_or(Ok(()), Err)
     }

@@ -2,8 +2,8 @@
 //!
 //! Nodes ask the seed that rendezvous hashing names. When seeds come and go, that is not always the one that has the bytes: it came
 //! later, or its disk is new. So a seed that lacks a source asks the seeds it is connected with before it reads the origin,
-//! and follows the one that has it. That one is asked as a node asks it, and sees to the same: whether the caller may have it,
-//! and whether it is still what the origin has.
+//! and follows the one that has it. The other seed is asked as a node would ask it, and checks the same: whether the caller may have the content,
+//! and whether the origin still has the same.
 //!
 //! Invariant: a seed that is asked by another one asks no further one, so that no question goes round in a circle.
 //!

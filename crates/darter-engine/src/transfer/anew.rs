@@ -34,8 +34,8 @@ impl Transfer {
         self.state().joined_parts = matches!(self.source, Source::Url { .. });
     }
 
-    /// Content that is not what its digest says, though each part of it may be: parts of two versions. `None` if it is wrong: what was read
-    /// anew came to the same.
+    /// Content that is not what its digest says, though each part of it may be: parts of two versions. `None` if the content is wrong: reading it
+    /// anew gave the same bytes.
     pub(super) fn mixed_versions(&self, error: &FetchError) -> Option<FetchError> {
         let FetchError::WrongDigest { got, .. } = error else { return None };
         let joined = self.state().joined_parts;
@@ -90,7 +90,7 @@ impl Transfer {
             return Some(self.changed_end());
         }
         if let Some(hashing) = hashing {
-            // Those that follow are compared as well, with these bytes in hand.
+            // The pieces that follow are compared as well, with these bytes in hand.
             self.whole.give_back(hashing);
         }
         bytes.clear();

@@ -76,7 +76,7 @@ impl Transfer {
         is_signed(self.state().callers.current())
     }
 
-    /// Bytes of the origin came that were `waited` for so long, and this agent's own limit held them up or not.
+    /// `bytes` of the origin came after a wait of `waited`; `is_held_up` is true if this agent's own limit made them wait.
     pub(super) fn origin_gave(&self, reader: OriginReader, bytes: u64, waited: Duration, is_held_up: bool) {
         let now = self.context.now();
         let mut state = self.state();

@@ -1,6 +1,6 @@
 //! Callers, whose credentials the origin is read with.
 //!
-//! All callers of a transfer may have its bytes: the origin showed each the same. It is read with the credentials of the last
+//! All callers of a transfer may have its bytes: the origin showed all of them the same content. It is read with the credentials of the last
 //! one to come, since those last longest. When the origin refuses these half-way (a token expired, an account was closed), it
 //! is read on with another caller's; a transfer whose every caller is refused fails with the last refusal.
 //!
@@ -26,7 +26,7 @@ impl Callers {
         Self { current: first, others: VecDeque::new() }
     }
 
-    /// Those that the origin is read with.
+    /// The credentials that the origin is read with.
     pub(super) const fn current(&self) -> &Credentials {
         &self.current
     }

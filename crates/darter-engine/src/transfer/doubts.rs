@@ -31,8 +31,8 @@ impl Default for Rechecks {
 }
 
 impl Transfer {
-    /// A peer was given a wrong piece by this agent: the piece is compared with its hash once more, and so are all others if it is damaged. Those
-    /// that are damaged are fetched again.
+    /// A peer was given a wrong piece by this agent: the piece is compared with its hash once more, and so are all others if it is damaged. Damaged
+    /// pieces are fetched again.
     pub(super) fn recheck(self: &Arc<Self>, by: NodeId, piece: PieceIndex) {
         let transfer = Arc::clone(self);
         self.tasks.spawn(async move {

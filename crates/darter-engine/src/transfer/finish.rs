@@ -60,8 +60,8 @@ impl Transfer {
         self.state().journal.pieces()
     }
 
-    /// The whole could not be checked. Damaged pieces found on the way are fetched, then this comes again; where
-    /// nothing is missing, trying again would find the same.
+    /// The whole could not be checked. Damaged pieces found on the way are fetched, and the whole is checked again; if
+    /// nothing is missing, another check would find the same.
     fn unchecked(self: &Arc<Self>, error: &FetchError) {
         self.note(format!("checking the whole: {}", in_full(error)));
         self.note_losses();

@@ -89,7 +89,7 @@ impl Journal {
         given.last = now;
     }
 
-    /// So many bytes lie behind a piece that lacks.
+    /// `bytes` lie behind a piece that is lacking.
     pub(crate) fn lagged(&mut self, bytes: u64) {
         self.max_lag = self.max_lag.max(bytes);
     }

@@ -260,8 +260,8 @@ impl Transfer {
         self.tell(Input::Unsent { to, piece });
     }
 
-    /// Waits until a small blob can go with the answer to somebody who joins, so that one question brings it. Not for long:
-    /// the answer itself says where the origin stands.
+    /// Waits until a small blob can go with the answer to a member that joins, so that one question brings the blob. The wait is short:
+    /// the answer itself says how far the origin was read.
     pub(crate) async fn small_is_whole(&self) {
         if self.small_length().is_none() {
             return;

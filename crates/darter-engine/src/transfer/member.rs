@@ -167,7 +167,7 @@ impl Transfer {
                     self.context.metrics.pieces_corrupt.inc();
                     self.tell(Input::Wrong { by: from, request, piece });
                 }
-                // Asking for it again would come to the same.
+                // Another request for the piece would end in the same way.
                 Fault::Disk => self.give_up(&error.into()),
                 _ => {
                     tracing::debug!(blob = %self.blob.short(), error = %in_full(&error), "a piece was not stored");

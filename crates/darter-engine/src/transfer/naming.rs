@@ -4,8 +4,8 @@
 //! It follows from the layer's metadata, which a node hardly has when it is asked. A lead that has all of the layer looks once, and says so behind
 //! `Joined`: so a pull of an image of many layers waits for none of them. An agent that is not told reads the metadata and looks for itself.
 //!
-//! Invariants: only the word of the lead that is followed counts. Nothing ever bears it out, as it does hashes: so a node that leads is not believed
-//! that a layer names all, which would have an image mounted with other directories than unpacked.
+//! Invariants: only the word of the lead that is followed counts. Unlike hashes, this word is never proved later: so the word of a node that leads does
+//! not count when it says that a layer names all, since an image would be mounted with other directories than unpacked.
 
 use std::sync::Arc;
 

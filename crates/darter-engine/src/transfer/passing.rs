@@ -150,8 +150,8 @@ impl Transfer {
         members.map_or(readers, |members| readers.min(members))
     }
 
-    /// Waits until a blob that passes through has room in memory for `next`, the piece to be read. `Err` if nobody reads it. Pieces that
-    /// were read ahead of that one take room and do not count: those who read wait for the piece itself.
+    /// Waits until a blob that passes through has room in memory for `next`, the piece to be read. `Err` if nobody reads the blob. Pieces that
+    /// were read ahead of `next` take room and do not count: readers wait for `next` itself.
     pub(super) async fn room_to_read(self: &Arc<Self>, next: PieceIndex) -> Result<(), FetchError> {
         let began = self.context.now();
         // Not before: who comes while the beginning is here shares it.

@@ -395,7 +395,7 @@ impl Transfer {
                     self.fetched_for_profile(unit);
                 }
                 Err(error) if matches!(self.outcome(), Outcome::Failed(_)) => return Err(error),
-                // Its reader will ask for it, if there is one.
+                // If the piece has a reader, that one asks for it.
                 Err(_) => {}
             }
         }
@@ -474,7 +474,7 @@ impl<'a> Taken<'a> {
         Self { transfer, bytes: 0 }
     }
 
-    /// Takes so much more, if there is room.
+    /// Takes room for `bytes` more, if there is any.
     pub(super) fn take(&mut self, bytes: u64) -> bool {
         let context = &self.transfer.context;
         let capacity = context.disk.usage().capacity;

@@ -231,7 +231,7 @@ impl Transfer {
         OriginRun { end: Some(run.end.map_or(end, |other| other.min(end))), ..run }
     }
 
-    /// True if pieces that may be of two versions stand beside each other.
+    /// True if the pieces here may be of two versions.
     fn compares(&self) -> bool {
         self.state().session.compares()
     }

@@ -1,7 +1,7 @@
 //! The tasks by which a transfer lives: its driver, its readers of the origin, the check of its whole, and others for whose end something waits.
 //!
-//! Invariant: none of them ends in silence. One that panics would leave whoever waits for the blob waiting for ever, and everybody who asks for it
-//! later, since it is the driver that looks whether anything comes. So a panic ends the transfer with an error, and the next request begins anew.
+//! Invariant: none of them ends in silence. A task that panicked would leave everybody who waits for the blob, or asks for it later, waiting
+//! for ever, since it is the driver that looks whether anything comes. So a panic ends the transfer with an error, and the next request begins anew.
 //!
 //! Not here: tasks that nobody waits for, such as those that write down what is touched first.
 
@@ -18,7 +18,7 @@ impl Transfer {
     pub(super) fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
         let transfer = Arc::clone(self);
         self.tasks.spawn(async move {
-            // What it left half done is not used: the transfer ends.
+            // State that the task left half changed is not used: the transfer ends.
             if AssertUnwindSafe(work).catch_unwind().await.is_err() {
                 transfer.ends_broken();
             }

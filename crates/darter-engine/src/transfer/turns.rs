@@ -75,8 +75,8 @@ impl Turns {
         self.turns.available_permits() > 0
     }
 
-    /// True if a further connection of a blob, by its number, is within the blob's share of these. So many `blobs` are fetched, and the
-    /// first connections of the others take their part: many blobs are read by many connections as it is.
+    /// True if a further connection of a blob, by its number, is within the blob's share of these, while `blobs` are
+    /// fetched. The first connections of the other blobs take their part: many blobs are read by many connections as it is.
     pub(crate) fn shares_beside(&self, number: u8, blobs: u32) -> bool {
         let blobs = usize::try_from(blobs).unwrap_or(usize::MAX).max(1);
         usize::from(number) < (self.most_beside + 1).saturating_sub(blobs).div_ceil(blobs)

@@ -1,8 +1,8 @@
 //! The digest of the whole, and what the origin declares of it: computed once, while the origin is read.
 //!
-//! Both need the bytes in their order, and pieces come in any: by several connections, as somebody waits for them, from members. The task
+//! Both need the bytes in their order, and pieces come in any: by several connections, as readers wait for them, from members. The task
 //! that stores the next piece hashes the bytes that it has in hand. A piece that came before its turn is read from the store when those
-//! before it are here (it was written a moment ago, and is in the page cache), by a task beside those that read the origin. When the last
+//! before it are here (it was written a moment ago, and is in the page cache), by a task of its own. When the last
 //! piece is here, the check of the whole hashes the rest.
 //!
 //! Invariants: one hashes at a time; what is taken is given back, as it was if the piece was not stored, or lost for good

@@ -36,7 +36,7 @@ const MAX_PARALLEL: u64 = 32;
 const MIN_STEP: u64 = 64 << 10;
 /// A longer range from 0 on is the beginning of a sweep.
 const MAX_BEGINNING: u64 = 4 << 20;
-/// A longer range is no jump: a reader of so long a range wants the rest, too.
+/// A longer range is no jump: its reader wants the rest, too.
 const MAX_JUMP: u64 = 16 << 20;
 
 /// How much later a range may arrive than one that it was asked for before.
@@ -64,12 +64,12 @@ pub(crate) enum Judged {
 #[derive(Debug)]
 pub(crate) struct AskedRanges<K>(Recent<K, Ranges>);
 
-/// Those of one blob.
+/// The ranges of one blob.
 #[derive(Clone, Debug, Default)]
 struct Ranges {
     /// The parts of sweeps.
     of_sweeps: Vec<ByteRange>,
-    /// True if there was a lone one.
+    /// True if there was a lone range.
     had_lone: bool,
 }
 

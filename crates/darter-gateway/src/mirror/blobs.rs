@@ -54,8 +54,8 @@ pub trait MountableLayers: Send + Sync + 'static {
     /// These are the layers of an image, and open: somebody is about to mount all of them.
     fn fetch_for_mount(&self, layers: &[BlobId]);
 
-    /// These are the layers of an image, the lowest first, and open. The directory, if there is one, that mounting them would make other than
-    /// unpacking the image does.
+    /// `layers` are the layers of an image, the lowest first, and open. Answers with a directory that mounting them would make other than
+    /// unpacking the image does, if there is one.
     ///
     /// # Errors
     /// Why that can't be found out, or not within this time.

@@ -78,7 +78,7 @@ pub(crate) struct Start {
     pub(crate) lone: bool,
 }
 
-/// The other things that a flow needs.
+/// What a flow needs besides its blob.
 pub(crate) struct Rest {
     pub(crate) rescue: Rescue,
     pub(crate) reopen: Reopen,

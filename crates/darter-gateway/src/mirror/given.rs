@@ -1,8 +1,8 @@
 //! Layers that were given to be mounted: what must not be let go of.
 //!
 //! An engine that was told of a layer's file has noted its path: it can't run a container any more when the file is gone, and pulling
-//! again does not mend that. So a layer that was given stays in the store until nobody has asked for it for a long time; starting a container asks
-//! for each of its layers. The list outlives the agent: it is a file. containerd itself is not asked which layers its snapshots name.
+//! again does not mend that. So a layer that was given stays in the store as long as programs ask for it, and a long time after; a container that starts
+//! asks for each of its layers. The list outlives the agent: it is a file. containerd itself is not asked which layers its snapshots name.
 //!
 //! Darter's own snapshotter says which layers its snapshots name. Such a layer stays, and one that is not named any more goes when nobody has asked for it for
 //! [`AFTER_RELEASE`]. If that snapshotter is gone for good, its layers stay as long as others.

@@ -27,8 +27,8 @@ use super::kept_room::{self, Names};
 const FILE: &str = "layers";
 const NAMES: Names = Names { file: FILE, temporary: ".layers", room: ".layers-room" };
 
-/// After the first layer that was opened is noted, how long it is waited for others before those are: an engine opens the layers of an image one after the other.
-/// An agent that is killed meanwhile does not know them as in use; what of them is here is given all the same.
+/// How long a note of the next opened layers waits for more of them: an engine opens the layers of an image one after the other. An agent that is
+/// killed meanwhile does not know these layers as in use, but gives what it has of them.
 const GATHER: Duration = Duration::from_millis(200);
 
 /// See the module's text. Cheap to clone.

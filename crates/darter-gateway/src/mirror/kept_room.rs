@@ -32,7 +32,7 @@ pub(super) fn replace(dir: &Dir, names: Names, content: &[u8]) -> io::Result<()>
     written
 }
 
-/// Keeps room for content that is twice as long as this, or as long, if there is so much space.
+/// Keeps room for `2 * length` bytes, or for `length`, if there is space for that.
 pub(super) fn keep(dir: &Dir, names: Names, length: usize) {
     let there = dir.look(names.room).ok().flatten().map_or(0, |look| look.length);
     for wanted in [2 * length, length].map(|length| length.max(1).next_multiple_of(STEP)) {

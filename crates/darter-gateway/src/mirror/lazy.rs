@@ -95,7 +95,7 @@ pub struct LazyOptions {
 pub enum Beside {
     /// The layer that is asked for.
     None,
-    /// The others beside it.
+    /// The other layers of its image, too.
     All,
 }
 
@@ -132,7 +132,7 @@ impl fmt::Debug for LazyOptions {
 }
 
 impl Lazy {
-    /// Nothing is known; questions wait for so long.
+    /// Knows nothing yet.
     pub(super) fn new(options: LazyOptions, grant_ttl: Duration) -> Self {
         let LazyOptions { layers, wait, given } = options;
         Self {
@@ -432,7 +432,7 @@ impl Mirror {
                 Ok(Some(Misfit { layers, why })) => {
                     tracing::warn!(image = %manifest, why, "an image is pulled the ordinary way: mounted, it would have another directory than unpacked");
                     verdict = Verdict::Unfit;
-                    // Such a layer is not given for another image either while this one's puller may ask for it.
+                    // A layer of an unfit image is given for no other image either while the unfit one's puller may ask for it.
                     let others = layers.into_iter().filter_map(|layer| image.layers.get(layer));
                     others.for_each(|(_, diff_id)| shown.retain(|shown| shown != diff_id));
                 }

@@ -74,9 +74,9 @@ pub(crate) enum Verdict {
 pub(crate) enum Decision<H> {
     /// These images have to be looked at first.
     Look(Vec<Arc<Pulled<H>>>),
-    /// It is one of this image's.
+    /// The layer is one of this image's.
     Hit(Arc<Pulled<H>>),
-    /// It is answered to nobody, and why.
+    /// The diff id is answered to nobody, for this reason.
     Miss(&'static str),
 }
 
@@ -99,7 +99,7 @@ pub(crate) struct Learnt<H> {
     images: Recent<Pull, Known<H>>,
     /// Images that name a diff id, the one that was pulled last at the end.
     named: HashMap<Digest, Vec<Pull>>,
-    /// How many these are, of all diff ids. Each login with which an image is pulled is one more.
+    /// How many claims there are, of all diff ids: one for each login with which an image is pulled.
     claims: usize,
     /// The diff id of the uppermost layer of each chain.
     chains: HashMap<Digest, Digest>,

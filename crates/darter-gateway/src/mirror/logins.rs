@@ -32,7 +32,7 @@ impl Logins {
         self.given.insert(diff_id, (credentials, now), 1);
     }
 
-    /// Those that a layer was given with last.
+    /// The credentials that a layer was given with last.
     pub(super) fn last(&mut self, diff_id: &Digest) -> Option<Credentials> {
         self.given.get(diff_id).map(|(credentials, _)| credentials.clone())
     }

@@ -81,7 +81,7 @@ pub(crate) fn take(query: &str, wanted: &str) -> (Option<String>, String) {
     (taken, others.finish())
 }
 
-/// The upstream that a request names beside its path, and its query without that.
+/// The upstream that a request names in its query or a header, and the query without it.
 pub(crate) fn namespace_of(request: &Parts) -> (Option<String>, String) {
     let (namespace, query) = split_query(request.uri.query());
     let header = || request.headers.get("oci-namespace")?.to_str().ok().map(str::trim).filter(|name| !name.is_empty());

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName};
 
 const DOCKER_RATELIMIT_SOURCE: HeaderName = HeaderName::from_static("docker-ratelimit-source");
 
-/// Those of these headers that tell something: warnings, and what is left of a limit.
+/// The headers that tell people something: warnings, and what is left of a limit.
 pub(crate) fn of(headers: &HeaderMap) -> HeaderMap {
     let tells = |name: &HeaderName| {
         let text = name.as_str();

@@ -1,8 +1,8 @@
-//! Those who go by what they were told of layers, until they are told that it may not hold any more: keepers of directories, which are asked for the same
-//! layer dozens of times in a second.
+//! Watchers: programs that remember answers about layers until they are told that these may not hold any more. They are keepers of directories, which are
+//! asked for the same layer dozens of times in a second.
 //!
-//! A byte says so. It is written without waiting, before whoever caused the change goes on: a watcher that looks into its socket before it uses what it was
-//! told has the byte there. A socket that takes no more has some that were not read, which say the same.
+//! One byte tells a watcher. It is written without waiting, before the cause of the change goes on: a watcher that looks into its socket before it uses an
+//! answer finds the byte there. A socket that takes no more has unread bytes, which say the same.
 
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;

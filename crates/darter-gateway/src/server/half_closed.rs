@@ -1,7 +1,7 @@
 //! Clients that close their side of a connection once they have asked (`printf … | nc -N`), as HTTP allows: they are answered all the same.
 //!
 //! A client that gives up closes its connection, and the two look alike from here. They differ in time: a client that has only closed
-//! its side does so with its request, one that gives up does so later. So the end of what a client says is kept from the server if it
+//! its side does so with its request, one that gives up does so later. So the end of a client's side is kept from the server if it
 //! comes right behind the request and before any of the answer went out. It is kept until the answer is sent, or until none of it went
 //! out for a while; then a client is taken for gone, as it is at once in all other cases, so that nothing is done for nobody.
 

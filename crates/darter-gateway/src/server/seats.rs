@@ -2,8 +2,8 @@
 //!
 //! Programs keep connections open that they do not use, and some open hundreds. Such a connection costs a descriptor, of which
 //! peers, origins and files need some as well: so a port has a share of them. When it is used up, the connection that waits
-//! longest for its next request makes room; engines open another when they have a request. One that is being answered is never
-//! ended. When all are, the next to come waits, which is said once a minute.
+//! longest for its next request makes room; engines open another when they have a request. A connection that is being answered is never
+//! ended. When all are being answered, the next one waits, which the log says once a minute.
 //!
 //! Invariant: each connection in the table has a [`Seat`], and each seat one permit.
 

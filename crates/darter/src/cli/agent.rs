@@ -1,4 +1,4 @@
-//! Flags of the agents, in groups. A group is one heading in the help, and what other commands share.
+//! Flags of the agents, in groups. A group is one heading in the help, and other commands take whole groups.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;

@@ -41,7 +41,7 @@ pub(super) struct Kernel {
     pub(super) release: Release,
     /// File systems that it knows now.
     pub(super) filesystems: Vec<String>,
-    /// Those that it can load.
+    /// The modules that the kernel can load.
     pub(super) modules: Vec<&'static str>,
     /// True if EROFS can be mounted from files; `None` where the kernel's configuration is not to be had.
     pub(super) file_backed: Option<bool>,
@@ -110,7 +110,7 @@ pub(super) struct Docker {
 #[derive(Debug, Default)]
 pub(super) struct Podman {
     pub(super) installed: bool,
-    /// registries.conf and what stands beside it, by path.
+    /// registries.conf and the files of registries.conf.d, by path.
     pub(super) files: Vec<(PathBuf, String)>,
 }
 

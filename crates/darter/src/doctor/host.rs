@@ -1,6 +1,7 @@
 //! Judges the kernel, the daemon, its disk and its limits. No I/O.
 
 use darter_agent::options::Role;
+use darter_api::{SeedStatus, Status};
 
 use super::gather::{Daemon, Kernel};
 use super::{Finding, Findings};
@@ -108,11 +109,15 @@ fn mirror(found: &mut Findings, daemon: &Daemon, at: Option<&str>) {
     }
 }
 
-fn seeds(found: &mut Findings, status: &darter_api::Status) {
+fn seeds(found: &mut Findings, status: &Status) {
     if status.seeds.is_empty() {
         return;
     }
-    let down: Vec<_> = status.seeds.iter().filter(|seed| !seed.up).map(|seed| seed.addr.as_str()).collect();
+    let told = |seed: &SeedStatus| match &seed.reason {
+        Some(reason) => format!("{}: {reason}", seed.addr),
+        None => seed.addr.clone(),
+    };
+    let down: Vec<_> = status.seeds.iter().filter(|seed| !seed.up).map(told).collect();
     let all = status.seeds.len();
     let todo = "is darter running there, and may this host reach that port? (nc -vz HOST PORT)";
     match down.len() {

@@ -55,7 +55,7 @@ pub(super) struct Embedded {
     open: Mutex<Vec<BlobId>>,
     /// Blobs that were here before this command, and whether each was whole.
     before: HashMap<BlobId, bool>,
-    /// Those that need not be kept, and were still being read when they were done.
+    /// Blobs that need not be kept, and were still being read when their downloads were done.
     left: Mutex<HashSet<BlobId>>,
 }
 
@@ -213,7 +213,7 @@ impl Backend {
         embedded.agent.drain().await;
     }
 
-    /// The daemon's socket, if it is one.
+    /// The daemon's socket, if a daemon downloads.
     pub(super) fn socket(&self) -> Option<&Path> {
         match self {
             Self::Daemon(client) => Some(client.socket()),

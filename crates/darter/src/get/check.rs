@@ -44,7 +44,7 @@ pub(super) struct Check {
 }
 
 impl Check {
-    /// The check of content that must have the digest `asked`, if there is one.
+    /// The check of content, which must have the digest `asked` if that is given.
     pub(super) fn new(asked: Option<Digest>, trust: Trust) -> Self {
         let mut check = Self { asked, verify: trust.verify_whole, hashers: Vec::new(), at: 0 };
         if trust.verify_whole || (asked.is_some() && !trust.vouched && !trust.can_reread) {

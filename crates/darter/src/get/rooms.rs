@@ -1,8 +1,8 @@
 //! The stores in which a get without a daemon keeps its pieces: a store has one process at a time, so gets that run side by side need
 //! several.
 //!
-//! There is the store of the data directory, which a daemon would have, and there are rooms beside it, `DATA_DIR/get/N`: each
-//! a store of its own, used by whoever finds it free. A get goes to the room where an earlier one with the same URL was
+//! There is the store of the data directory, which a daemon would have, and there are rooms, `DATA_DIR/get/N`: each
+//! a store of its own, used by the next get that finds it free. A get goes to the room where an earlier one with the same URL was
 //! interrupted; else to the data directory's store if anything is kept there; else to the first free room. With `--keep` only
 //! the data directory's store will do.
 //!

@@ -140,7 +140,7 @@ impl Sink {
         }
     }
 
-    /// Takes a part. A stream's bytes are shown to `seen`, if there is one, since they can't be read again.
+    /// Takes a part. A stream's bytes are shown to `seen`, since they can't be read again.
     pub(super) fn take(&mut self, chunk: &Chunk, seen: Seen<'_>) -> anyhow::Result<()> {
         match self {
             Self::Stream { spout, path, at } => {

@@ -229,7 +229,7 @@ fn may_write_into(directory: &Path) -> anyhow::Result<()> {
 }
 
 /// As the kernel does with `fs.protected_symlinks`: in a directory that all may write to and that is sticky, only links of
-/// one's own, or of the directory's owner, are followed. Else whoever puts a link into /tmp chooses what root replaces.
+/// one's own, or of the directory's owner, are followed. Otherwise any user could put a link into /tmp and choose what root replaces.
 fn may_follow(parent: &Path, link: &Metadata) -> io::Result<()> {
     let directory = std::fs::metadata(parent)?;
     let shared = directory.mode() & 0o1002 == 0o1002;

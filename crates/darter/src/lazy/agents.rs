@@ -1,6 +1,6 @@
 //! The agent of this host, asked about layers by processes that outlive it.
 //!
-//! An agent that is silent for [`SILENCE`] is not waited for: engines wait for whoever asks. Until it speaks again, nobody waits so long a second time.
+//! An agent that is silent for [`SILENCE`] is not waited for, since engines wait for these processes. Until it answers again, no other question waits that long.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

@@ -124,7 +124,7 @@ pub(super) async fn run(
         never = entry.serve(status) => match never {},
     };
     drop(entry);
-    // Those who mount it later have what was touched here sooner.
+    // Later mounts have sooner what was touched here.
     join_all(files.0.values().map(|kept| kept.file().hand_over())).await;
     result
 }

@@ -96,7 +96,7 @@ impl OwnAgent {
         let room = self.room.clone();
         let forgetting = move || {
             rooms::note(&room, &[]);
-            // What stays goes with the next mount.
+            // Blobs that could not be removed are removed by the next mount.
             if are_gone {
                 rooms::forget_guests(&room);
             }

@@ -329,7 +329,7 @@ impl Config {
         self.engine.is_some_and(|engine| engine >= (2, 3)) || self.version(0) >= 4
     }
 
-    /// Old-style settings beside which CRI refuses `config_path`.
+    /// Old-style settings: while they are there, CRI refuses `config_path`.
     pub(crate) fn old_style(&self) -> Option<Refusal> {
         for table in self.tables(Part::Registry) {
             let entries = |key: &str| table.node.get(key).map(Node::entries).unwrap_or_default();

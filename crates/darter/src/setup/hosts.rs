@@ -120,7 +120,7 @@ fn odd_form(document: &Document) -> Option<(usize, &'static str)> {
         return Some((hosts.at.start, "`host` is written as one inline table, of which containerd 2 reads no host"));
     }
     let odd = hosts.entries().into_iter().find(|(_, host)| {
-        // A host of which only a table below it, `[host."…".header]`, has a header is read all the same.
+        // A host whose only table header is that of a table below it, `[host."…".header]`, is read, too.
         let below = host.entries().iter().any(|(_, inner)| document.has_header(inner));
         !document.has_header(host) && !below
     });

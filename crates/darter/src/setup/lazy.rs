@@ -123,7 +123,7 @@ pub(crate) fn write(config: &mut Config, layers: &Path, handler: Option<&str>) -
     Ok(notes)
 }
 
-/// Settings beside which the erofs snapshotter does not come up, or refuses every layer of the directory.
+/// Settings that keep the erofs snapshotter from starting, or make it refuse every layer of the directory.
 fn beside(config: &Config) -> Option<Refusal> {
     for key in ["enable_fsverity", "set_immutable"] {
         if let Some(found) = config.setting(Part::Erofs, key).filter(|found| found.node.is_true()) {

@@ -1,7 +1,7 @@
 //! The files that this command has changed, so that `--undo` can give them back: each file's text before the first run and after each later one.
 //!
-//! The ledger is on the disk before the first of the files is changed. A run that was cut off in between leaves files that are as
-//! before, and one that was written is known all the same.
+//! The ledger is on the disk before the first of the files is changed. If a run is cut off in between, files are as they
+//! were, or the ledger knows them.
 //!
 //! Format: one JSON object, version 1. A ledger of a later version is left alone.
 

@@ -2,7 +2,7 @@
 //! No I/O.
 //!
 //! CRI has to tell a snapshotter of the image that it unpacks (`disable_snapshot_annotations`), which also keeps 2.1 and later from pulling by the transfer service:
-//! that one has no way to unpack for a proxy unless it is told of each.
+//! that service can't unpack for a proxy unless its configuration names each one.
 
 use std::path::Path;
 

@@ -52,7 +52,7 @@ pub(super) fn describe(status: &Status) -> String {
     );
     for seed in &status.seeds {
         let at = seed.at.as_ref().map_or_else(String::new, |at| format!(" ({at})"));
-        line("seed", &format!("{}{at} {}", seed.addr, if seed.up { "answers" } else { "does not answer" }));
+        line("seed", &format!("{}{at} {}", seed.addr, seed.state()));
     }
     for wrong in &status.wrong {
         let (times, last) = (wrong.times, units::moment(wrong.last));

@@ -52,7 +52,13 @@ fn status_tells_of_seeds_peers_and_transfers() {
             evicted: 0,
         },
         traffic: traffic(),
-        seeds: vec![SeedStatus { addr: "seed:7400".into(), up: false, node: None, at: None }],
+        seeds: vec![SeedStatus {
+            addr: "seed:7400".into(),
+            up: false,
+            node: None,
+            at: None,
+            reason: Some("cannot connect".into()),
+        }],
         peers: vec![PeerStatus { node: NodeId([3; 16]), addr: "10.0.0.3:7400".into(), tier: Tier::Rack, seed: true }],
         swarms: vec![SwarmStatus {
             blob: BlobId([1; 32]),
@@ -77,7 +83,7 @@ fn status_tells_of_seeds_peers_and_transfers() {
         "3 blobs, 5.0 MB of 10.0 MB (--quota), 7.0 MB free",
         "rack=1",
         "1.0 MB from origins, 2.0 MB from seeds, 3.0 MB from peers",
-        "seed:7400 does not answer",
+        "seed:7400 does not answer: cannot connect",
         "10.0.0.3:7400  rack  seed",
         "25 %",
         "25.0 MB/s",

@@ -37,7 +37,7 @@ pub(super) fn describe(top: &Top) -> String {
     line("disk", &format!("{}{quota}", units::size(agent.store.used)));
     line("peers", &format!("{}, over {} connections", agent.peers, agent.connections));
     for seed in agent.seeds.iter().filter(|seed| !seed.up) {
-        line("seed", &format!("{} does not answer", seed.addr));
+        line("seed", &format!("{} {}", seed.addr, seed.state()));
     }
     line("in", &incoming(&top.rates));
     line("out", &outgoing(&top.rates));

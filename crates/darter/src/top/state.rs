@@ -33,7 +33,7 @@ pub(super) enum Order {
     Rate,
     /// By name.
     Name,
-    /// Those that will be complete last first.
+    /// Swarms that will be complete last, first.
     Left,
     /// Those with most overdue pieces first.
     Late,

@@ -1,6 +1,6 @@
 //! The terminal: set up, drawn on, and given back whatever happens; keys, signals, and when to ask the daemon again.
 //!
-//! The daemon is asked beside everything else, so that one that hangs holds up neither keys nor the way out. The terminal
+//! The daemon is asked in a task of its own, so that a daemon that hangs holds up neither keys nor the way out. The terminal
 //! is restored by a guard on every way out of [`show`], and by ratatui's panic hook before a panic's message is printed.
 
 use std::io;

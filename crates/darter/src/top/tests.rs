@@ -82,7 +82,7 @@ fn top() -> Top {
             resident: 24_000_000,
             peers: 9,
             connections: 21,
-            seeds: vec![SeedStatus { addr: "seed-1:7400".into(), up: true, node: None, at: None }],
+            seeds: vec![SeedStatus { addr: "seed-1:7400".into(), up: true, node: None, at: None, reason: None }],
             store: StoreStatus {
                 blobs: 3,
                 used: 5_000_000_000,

@@ -219,6 +219,17 @@ fn a_seed_that_swallows_packets_keeps_no_node_from_its_host() {
 }
 
 #[test]
+fn status_and_doctor_say_why_a_seed_is_not_connected() {
+    let room = Room::new();
+    let _node = Daemon::node(&room, "127.0.0.1:1", "");
+    let why = "127.0.0.1:1 does not answer: cannot connect to 127.0.0.1:1: Connection refused";
+    wait_until("the seed was tried", || room.run("status").succeeded().text().contains(why));
+    assert!(room.run("status --json").json()["seeds"][0]["reason"].as_str().unwrap().contains("refused"));
+    let doctor = room.run("doctor");
+    assert!(doctor.text().contains("no seed answers (127.0.0.1:1: cannot connect"), "{}", doctor.text());
+}
+
+#[test]
 fn a_seed_of_another_version_is_told_once_and_gone_around() {
     let bytes = content(MEGABYTE);
     let (web, other) = (Web::serve(bytes.clone()), Web::serve(bytes.clone()));

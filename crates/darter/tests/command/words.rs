@@ -5,26 +5,14 @@ use crate::support::{Room, Running};
 #[test]
 fn every_command_explains_itself() {
     let room = Room::new();
-    let commands = [
-        "up",
-        "seed",
-        "node",
-        "get",
-        "ls",
-        "rm",
-        "status",
-        "top",
-        "explain",
-        "snapshotter",
-        "image",
-        "config",
-        "completions",
-        "man",
-        "demo",
-    ];
     let top = room.run("--help").succeeded();
+    let (_, listed) = top.text().split_once("Commands:\n").unwrap();
+    let listed = listed.split("\n\n").next().unwrap().lines();
+    // A line that goes on with a command's text is indented further.
+    let listed = listed.filter_map(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with(' '));
+    let commands: Vec<_> = listed.map(|line| line.split(' ').next().unwrap()).filter(|it| *it != "help").collect();
+    assert!(commands.len() > 20 && commands.contains(&"mount"), "{commands:?}");
     for command in commands {
-        assert!(top.text().contains(&format!("\n  {command} ")), "{command} is in the top help");
         let help = room.run(&format!("{command} --help")).succeeded();
         assert!(help.text().contains(&format!("Usage: darter {command}")), "{}", help.text());
     }
