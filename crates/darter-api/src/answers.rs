@@ -482,6 +482,20 @@ pub struct GetRequest {
     pub again: bool,
 }
 
+impl GetRequest {
+    /// All of what is at `url`.
+    pub const fn of(url: String, headers: Vec<(String, String)>) -> Self {
+        let (digest, range, layer, blob) = (None, None, None, None);
+        Self { url, headers, digest, disposition: false, range, layer, blob, again: false }
+    }
+
+    /// The expanded form of a layer.
+    pub fn of_layer(layer: LayerRequest, headers: Vec<(String, String)>) -> Self {
+        let url = layer.address();
+        Self { layer: Some(layer), ..Self::of(url, headers) }
+    }
+}
+
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {

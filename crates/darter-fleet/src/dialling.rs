@@ -17,7 +17,7 @@ pub(super) struct Dialling(HashSet<NodeId>);
 
 /// Whether an agent may be connected to now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum MayDial {
     /// Yes: its turn lasts until it [has ended](Dialling::ended).
     Now,
     /// It is being connected to.
@@ -28,15 +28,15 @@ pub(super) enum Turn {
 
 impl Dialling {
     /// An agent is to be connected to.
-    pub(super) fn turn(&mut self, node: NodeId) -> Turn {
+    pub(super) fn turn(&mut self, node: NodeId) -> MayDial {
         if self.0.contains(&node) {
-            return Turn::Taken;
+            return MayDial::Taken;
         }
         if self.0.len() >= MAX_DIALLING {
-            return Turn::TooMany;
+            return MayDial::TooMany;
         }
         self.0.insert(node);
-        Turn::Now
+        MayDial::Now
     }
 
     /// An agent is connected, or can't be.
@@ -89,12 +89,12 @@ mod tests {
     fn so_many_are_connected_to_at_a_time_and_each_once() {
         let mut dialling = Dialling::default();
         for number in 0..MAX_DIALLING {
-            assert_eq!(dialling.turn(node(number)), Turn::Now);
+            assert_eq!(dialling.turn(node(number)), MayDial::Now);
         }
         let late = node(MAX_DIALLING);
-        assert_eq!((dialling.turn(node(0)), dialling.turn(late)), (Turn::Taken, Turn::TooMany));
+        assert_eq!((dialling.turn(node(0)), dialling.turn(late)), (MayDial::Taken, MayDial::TooMany));
         dialling.ended(node(0));
-        assert_eq!((dialling.turn(late), dialling.has(late), dialling.has(node(0))), (Turn::Now, true, false));
+        assert_eq!((dialling.turn(late), dialling.has(late), dialling.has(node(0))), (MayDial::Now, true, false));
         assert_eq!(dialling.len(), MAX_DIALLING);
     }
 }

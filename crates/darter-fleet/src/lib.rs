@@ -56,7 +56,7 @@ use tokio_util::task::TaskTracker;
 use self::addresses::Addresses;
 pub use self::context::FleetContext;
 use self::data::DataLink;
-use self::dialling::{Dialling, Turn};
+use self::dialling::{Dialling, MayDial};
 use self::known::KnownNodes;
 pub use self::peer::{Peer, PeerListener};
 use self::survey::Surveys;
@@ -248,14 +248,14 @@ impl Fleet {
             }
             let is_stranger = state.strangers.get(&info.addr).is_some_and(|until| self.context.now() < *until);
             let is_wanted = !(known || is_stranger || info.addr.is_empty());
-            if is_wanted { state.dialling.turn(info.node) } else { Turn::Taken }
+            if is_wanted { state.dialling.turn(info.node) } else { MayDial::Taken }
         };
-        if turn == Turn::Taken {
+        if turn == MayDial::Taken {
             return;
         }
         let (fleet, info) = (Arc::clone(self), info.clone());
         self.tasks.spawn(async move {
-            if turn == Turn::Now {
+            if turn == MayDial::Now {
                 fleet.meet(&info).await;
             }
             // It may have reached this agent meanwhile.

@@ -25,17 +25,7 @@ pub(crate) fn progress(socket: &Path, blob: BlobId) -> Result<Progress> {
 
 /// Lets an agent fetch a URL's content, which must have this digest; gives the blob's id.
 pub(crate) fn get(socket: &Path, url: &str, digest: Digest) -> Result<BlobId> {
-    let (url, digest) = (url.to_owned(), Some(digest));
-    let request = GetRequest {
-        url,
-        headers: Vec::new(),
-        digest,
-        disposition: false,
-        range: None,
-        layer: None,
-        blob: None,
-        again: false,
-    };
+    let request = GetRequest { digest: Some(digest), ..GetRequest::of(url.to_owned(), Vec::new()) };
     let blob = ask(socket, async |client| {
         let answer = client.get_bytes(&request).await?;
         Ok(answer.headers().get(BLOB_HEADER).and_then(|blob| blob.to_str().ok()?.parse().ok()))

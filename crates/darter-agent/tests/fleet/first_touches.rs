@@ -241,16 +241,7 @@ async fn for_a_mount_that_comes_again_nothing_is_fetched_that_others_touched_fir
     until("the lead knows", async || known(&seed, &layer).await == Some(touched)).await;
 
     let late = async || node(directory.path(), "late", &registry, &[&seed]).await;
-    let request = |again| GetRequest {
-        url: layer.address(),
-        headers: Vec::new(),
-        digest: None,
-        disposition: false,
-        range: None,
-        layer: Some(layer.clone()),
-        blob: None,
-        again,
-    };
+    let request = |again| GetRequest { again, ..GetRequest::of_layer(layer.clone(), Vec::new()) };
     let client = || Client::at(socket_path(&directory.path().join("late")));
     let fetched = |agent: &Agent| agent.metrics().profile_fetched_bytes.get();
     // The first time somebody starts something there.

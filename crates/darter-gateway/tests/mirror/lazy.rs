@@ -110,16 +110,7 @@ async fn misses(agent: &Agent, diff_id: Digest) -> bool {
 
 /// Opens a layer as the keeper of the directory does, and reads its first bytes: those of a superblock.
 async fn opens(agent: &Agent, found: FoundLayer) -> bool {
-    let request = GetRequest {
-        url: found.layer.address(),
-        headers: found.headers,
-        digest: None,
-        disposition: false,
-        range: None,
-        layer: Some(found.layer),
-        blob: None,
-        again: false,
-    };
+    let request = GetRequest::of_layer(found.layer, found.headers);
     match client(agent).parts(&request).await {
         Ok((opened, _)) => opened.length == found.length_bytes,
         Err(_) => false,

@@ -95,23 +95,9 @@ async fn rows(fleet: &Fleet, blob: Option<&BlobId>) -> Vec<Row> {
     join_all(fleet.members().map(row)).await.into_iter().map(Option::unwrap_or_default).collect()
 }
 
-/// Asks for all of the file.
-const fn request(url: String) -> GetRequest {
-    GetRequest {
-        url,
-        headers: Vec::new(),
-        digest: None,
-        disposition: false,
-        range: None,
-        layer: None,
-        blob: None,
-        again: false,
-    }
-}
-
 /// Asks a node for the file and waits until it holds all of it; the seconds that took, by the node's own clock.
 async fn hold(client: &Client, url: String, blob: &OnceLock<BlobId>) -> anyhow::Result<f64> {
-    let answer = client.get_bytes(&request(url)).await?;
+    let answer = client.get_bytes(&GetRequest::of(url, Vec::new())).await?;
     let id = answer.headers().get(darter_api::headers::BLOB_HEADER).and_then(|id| id.to_str().ok()?.parse().ok());
     let id = id.context("the node's answer names no blob")?;
     blob.get_or_init(|| id);
@@ -128,7 +114,7 @@ async fn hold(client: &Client, url: String, blob: &OnceLock<BlobId>) -> anyhow::
 
 /// Hashes what a node gives out.
 async fn read(client: &Client, url: String) -> anyhow::Result<Digest> {
-    let answer = client.get_bytes(&request(url)).await?;
+    let answer = client.get_bytes(&GetRequest::of(url, Vec::new())).await?;
     let mut body = answer.into_body();
     let mut hasher = DigestHasher::sha256();
     while let Some(frame) = body.frame().await {

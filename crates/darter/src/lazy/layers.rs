@@ -166,16 +166,7 @@ impl Layers for AgentLayers {
 
     async fn open(&self, layer: Digest) -> Option<Arc<KeptFile>> {
         let found = self.known.lock().get(&layer)?.clone();
-        let request = GetRequest {
-            url: found.layer.address(),
-            headers: found.headers,
-            digest: None,
-            disposition: false,
-            range: None,
-            layer: Some(found.layer),
-            blob: None,
-            again: false,
-        };
+        let request = GetRequest::of_layer(found.layer, found.headers);
         let opened = async {
             loop {
                 let daemon = Daemon::new(self.agents.client().await, request.clone());

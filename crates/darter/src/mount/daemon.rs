@@ -138,16 +138,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("darter.sock");
         let listener = UnixListener::bind(&socket).unwrap();
-        let request = GetRequest {
-            url: "http://files.lab/model".into(),
-            headers: Vec::new(),
-            digest: None,
-            disposition: false,
-            range: None,
-            layer: None,
-            blob: None,
-            again: false,
-        };
+        let request = GetRequest::of("http://files.lab/model".into(), Vec::new());
         let daemon = Daemon::new(Client::at(socket), request);
         let told = tokio::task::spawn_blocking(move || [asked(&listener), asked(&listener)]);
         assert!(daemon.connect(false).await.is_err() && daemon.open().await.is_err());

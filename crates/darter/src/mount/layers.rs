@@ -151,16 +151,7 @@ async fn open(args: &MountArgs, mount: &ImageMount, daemon: &Client, image: &Ima
     let (mut layers, room) = (HashMap::new(), ends::MetadataAllowance::new());
     layers.extend(image.layers.iter().map(|layer| (layer.diff_id, layer)));
     let opened = stream::iter(layers.into_values()).map(async |layer: &LayerRequest| {
-        let request = GetRequest {
-            url: layer.address(),
-            headers: mount.headers.clone(),
-            digest: None,
-            disposition: false,
-            range: None,
-            layer: Some(layer.clone()),
-            blob: None,
-            again: false,
-        };
+        let request = GetRequest::of_layer(layer.clone(), mount.headers.clone());
         let daemon = Daemon::new(Client::at(daemon.socket().to_owned()), request);
         let (content, supply) = daemon.first(say).await?;
         let directories = ends::read(&content, &*supply, &room, args.timeout).await;

@@ -34,16 +34,7 @@ pub(super) enum FileSource {
 
 /// The request for a URL.
 pub(super) fn request(url: &Url, headers: Vec<(String, String)>, digest: Option<darter_core::Digest>) -> GetRequest {
-    GetRequest {
-        url: url.to_string(),
-        headers,
-        digest,
-        disposition: false,
-        range: None,
-        layer: None,
-        blob: None,
-        again: false,
-    }
+    GetRequest { digest, ..GetRequest::of(url.to_string(), headers) }
 }
 
 impl Agents {

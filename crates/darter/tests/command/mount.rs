@@ -517,16 +517,7 @@ async fn questions_for_bytes_that_there_are_not_are_refused_and_the_next_one_is_
     let room = Room::new();
     let _daemon = Daemon::start(&room, "");
     let client = Client::at(room.data_dir().join("darter.sock"));
-    let request = GetRequest {
-        url: web.url.clone(),
-        headers: Vec::new(),
-        digest: None,
-        disposition: false,
-        range: None,
-        layer: None,
-        blob: None,
-        again: false,
-    };
+    let request = GetRequest::of(web.url.clone(), Vec::new());
     let (_, asker) = client.parts(&request).await.unwrap();
     for make in [Ask::Fetch as fn(PartAsk) -> Ask, Ask::Read] {
         for (start, end) in [(1 << 60, (1 << 60) + 1), (u64::MAX, u64::MAX), (0, 0), (0, MEGABYTE as u64 + 1)] {
