@@ -16,7 +16,7 @@
 //! have one. So `DATA_DIR/node-machine` says on which machine the id was drawn: the SHA-256 of the machine's own id (never
 //! that id itself, which systemd asks to keep to oneself), as 64 hexadecimal digits and a newline. On another machine
 //! key and id are drawn anew. A directory that an older release made has no such file, and a machine may have no id (a container):
-//! then they stay. Two agents that have one id all the same are told by whomever they connect to
+//! then they stay. Two agents that have one id all the same are told by the agents that they connect to
 //! (`twins` of `darter-fleet`).
 
 use std::io;
@@ -142,7 +142,7 @@ fn read_key(dir: &Dir) -> Result<Key, StartError> {
             Err(fault) => fault,
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Key::None),
-        // Something else than a file has its name.
+        // Something that is no file has its name.
         Err(_) if matches!(dir.look(KEY_FILE), Ok(None)) => KeyError::Damaged,
         Err(error) => {
             let advice = "let the user that darter runs as, and nobody else, read it; or move it away, and a new key is \

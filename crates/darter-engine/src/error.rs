@@ -64,7 +64,7 @@ pub enum FetchError {
     Stalled {
         /// How long.
         waited: Duration,
-        /// For whom and what.
+        /// For which agent or origin, and for what.
         what: String,
     },
     /// A name that more than one thing has.

@@ -124,7 +124,7 @@ pub(crate) struct JoinQuestion {
 /// A lead's answer.
 type JoinAnswer = Result<Entered, NotJoined>;
 
-/// A lead that says nothing about a question for this long is given up. One whose origin is slow says every
+/// A lead that says nothing about a question for this long is given up. A lead whose origin is slow says every
 /// [`WAITING_EVERY`] that it waits.
 const LEAD_ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -203,7 +203,7 @@ impl Joins {
         waiting.get(&request).filter(|waiting| waiting.lead == from).map(|waiting| waiting.source.clone())
     }
 
-    /// An answer came. One that nobody waits for from this sender is dropped.
+    /// An answer came. An answer that nobody waits for from this sender is dropped.
     pub(crate) fn answer(&self, from: NodeId, request: u32, answer: JoinAnswer) {
         let mut waiting = self.waiting.lock();
         if waiting.get(&request).is_some_and(|waiting| waiting.lead == from)

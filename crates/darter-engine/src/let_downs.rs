@@ -5,7 +5,7 @@
 //! then. A seed that let it down is left out in the same way, itself alone: others are followed. Decided without I/O; time is given.
 //!
 //! A lead that gives up and says that the origin failed may be honest, or not. When the origin then fails this agent, too, that was true, and
-//! the lead may be followed again at once. One that lies gains nothing by this: it can't make the origin fail another, and while the origin
+//! the lead may be followed again at once. An agent that lies gains nothing by this: it can't make the origin fail another, and while the origin
 //! fails nobody has anything to give. No word of others excuses anybody, and nothing excuses one that also let this agent down otherwise.
 //!
 //! Non-goals: content that is wrong ([`setbacks`](crate::setbacks)); single pieces (`darter_swarm`).

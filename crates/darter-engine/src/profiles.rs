@@ -48,7 +48,7 @@ impl Profiles {
         profiles.map(Self).map_err(|source| StoreError::Io { action: "open", path: dir.path_of(DIRECTORY), source })
     }
 
-    /// Keeps a profile in place of an earlier one. One that a newer version wrote stays, and then this is false. Blocking.
+    /// Keeps a profile in place of an earlier one. A file that a newer version wrote stays; false then. Blocking.
     ///
     /// # Errors
     /// When the system refuses.
@@ -199,7 +199,7 @@ mod tests {
         again.keep_only(&HashSet::from([BLOB])).unwrap();
         again.forget_gone(|| HashSet::from([BLOB])).unwrap();
         assert!(again.recall(BLOB, pieces()).is_some());
-        // One that comes to be kept meanwhile is no old one.
+        // A profile that is being written meanwhile is no leftover.
         let other = BlobId([8; 32]);
         let writing = dir.path().join(DIRECTORY).join(format!("{other}.new"));
         std::fs::write(&writing, b"half of it").unwrap();

@@ -22,7 +22,7 @@ pub enum NotMade {
     /// A process answers there.
     #[error("another process answers there")]
     Taken,
-    /// Something else than a socket has its name.
+    /// Something that is no socket has its name.
     #[error("there is something else than a socket: give another path, or move it away")]
     NotASocket,
     /// The kernel takes about a hundred bytes.

@@ -109,7 +109,7 @@ pub(crate) fn is_mounted(at: &Path) -> bool {
     matches!((device(at), around), (Ok(its), Some(Ok(around))) if its != around)
 }
 
-/// Takes a mount away, for whoever does not use it yet.
+/// Takes a mount away that nobody uses yet.
 pub(crate) fn take_away(at: &Path) -> io::Result<()> {
     // It may have been mounted there more than once.
     while unmount(at, UnmountFlags::DETACH).is_ok() {}

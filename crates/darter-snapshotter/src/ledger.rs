@@ -52,7 +52,7 @@ impl Ledger {
         self.state.lock()
     }
 
-    /// Writes down what is decided, if anything; then the snapshots are so, and `then` does the same for mounts. Blocking.
+    /// Writes down what is decided, if anything; then the snapshots are changed, and `then` changes the mounts. Blocking.
     pub(crate) fn write<D, T, E: From<BookError>>(
         &self,
         decide: impl FnOnce(&mut State) -> Result<(Option<Entry>, D), E>,

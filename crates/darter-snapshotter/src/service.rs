@@ -255,7 +255,7 @@ impl Snapshotter {
         self.inner.ledger.state().tree.check(key, parent)?;
         let Some(chain) = target.parse().ok().filter(|_| self.inner.can_mount) else { return Ok(false) };
         let Some(found) = self.layers.uppermost(chain).await else { return Ok(false) };
-        // The kernel is not asked to mount it: whoever only pulls an image reads nothing of it.
+        // The kernel is not asked to mount the layer: a client that only pulls an image reads nothing of it.
         let looked = self.blocking(move |inner| disk::file(&inner.layer_file(found.diff_id)));
         let file = match tokio::time::timeout(DIRECTORY_TIMEOUT, looked).await {
             Ok(looked) => looked.map_err(|error| error.to_string()),
@@ -540,7 +540,7 @@ impl Inner {
         }
     }
 
-    /// Removes directories that belong to no snapshot. One that can't be removed is left to the next time.
+    /// Removes directories that belong to no snapshot. A directory that can't be removed is left to the next time.
     fn clean_up(&self) {
         let snapshots = self.layout.snapshots();
         let (numbers, others) = match disk::numbers(&snapshots) {

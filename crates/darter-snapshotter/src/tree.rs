@@ -176,7 +176,7 @@ impl Tree {
         Ok(Change { gone: Vec::new(), new: vec![(name.to_owned(), Snapshot { parent, ..made })] })
     }
 
-    /// The lazy snapshot that an unpacker would find for this target. One that was unpacked has the label, too, but belongs to the namespace that
+    /// The lazy snapshot that an unpacker would find for this target. A snapshot that was unpacked has the label, too, but belongs to the namespace that
     /// has downloaded it.
     pub(crate) fn found(&self, target: &str, parent: &str) -> Option<&String> {
         let is_it = |snapshot: &Snapshot| {

@@ -17,7 +17,7 @@ use crate::options::Options;
 /// The phase of an agent. It goes through these in their order, and never back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Its seeds are being reached; whoever asks already is answered.
+    /// Its seeds are being reached; programs that ask are answered already.
     Starting,
     /// It takes requests.
     Ready,

@@ -12,7 +12,7 @@ use url::Url;
 use crate::error::StartError;
 use crate::options::{Options, UpstreamOption};
 
-/// Peers are not encrypted or authenticated yet: whoever reaches the peer port can read what is cached.
+/// Peers are not encrypted or authenticated yet: anybody who reaches the peer port can read what is cached.
 pub(super) fn refuse_strangers(listen: Option<SocketAddr>, insecure: bool) -> Result<(), StartError> {
     match listen {
         Some(addr) if !addr.ip().to_canonical().is_loopback() && !insecure => Err(StartError::Options(format!(

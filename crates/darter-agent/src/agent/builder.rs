@@ -81,7 +81,7 @@ impl Builder {
         Self { transport: Arc::new(transport), ..self }
     }
 
-    /// Every source is read from this, whoever asks.
+    /// Every source is read from this, for all callers.
     pub fn origin(self, origin: impl Origin + 'static) -> Self {
         Self { origin: Some(Arc::new(origin)), ..self }
     }

@@ -13,7 +13,7 @@ use darter_engine::transfer::Outcome;
 use super::Inner;
 use super::names::{self, Named};
 
-/// Something that an image is made of.
+/// A part of an image.
 struct Component {
     role: ImageRole,
     digest: Digest,

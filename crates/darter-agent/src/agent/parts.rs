@@ -1,9 +1,9 @@
-//! Parts of a blob on demand, for whoever keeps it open and reads here and there: a mount. Goes on with `impl Download`.
+//! Parts of a blob on demand, for a program that keeps it open and reads here and there: a mount. Goes on with `impl Download`.
 //!
 //! A wait is told to the swarm as a few seconds at a time, however long the caller can wait: reads with a short deadline go first, and a program that
 //! stands still on a page needs that.
 //!
-//! Parts that lie in no file are given in memory: [`MAX_INLINE`] bytes in all, until whoever was given them drops them.
+//! Parts that lie in no file are given in memory: [`MAX_INLINE`] bytes in all, until the receiver drops them.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ const URGENT: Duration = Duration::from_secs(5);
 /// Bytes that parts in memory may have at a time, of all blobs.
 pub(super) const MAX_INLINE: usize = 64 << 20;
 
-/// Verified bytes, as whoever asked for a part gets them.
+/// Verified bytes, as the asker of a part gets them.
 #[derive(Debug)]
 pub enum HeldPart {
     /// In this file, at their own offsets, and in the page cache a moment ago.
@@ -59,7 +59,7 @@ impl Download {
         pieces.map(|piece| self.transfer.stored.hash(PieceIndex(piece))).collect()
     }
 
-    /// All of it is wanted from now on, by whoever reads parts of it: what these wait for still comes first.
+    /// All of the blob is wanted from now on. Parts that readers wait for still come first.
     pub fn want_everything(&self) {
         self.transfer.want_everything();
     }
@@ -69,7 +69,7 @@ impl Download {
         self.transfer.keep_open()
     }
 
-    /// Fetches what others touched first who started the same, for whoever has just opened it, as long as this is polled. Returns when that is
+    /// Fetches what other hosts touched first when they started the same, as long as this is polled: for a program that has just opened the blob. Returns when that is
     /// of no use any more.
     pub async fn fetch_first_touches(&self) {
         self.transfer.fetch_first_touches().await;
@@ -108,7 +108,7 @@ impl Download {
         tokio::time::timeout(within, fetched).await.map_or(Ok(false), |fetched| fetched.map(|()| true))
     }
 
-    /// The same without hurry: whoever waits for other bytes goes first. Nothing is fetched so while a start goes by what others touched first.
+    /// The same without hurry: readers that wait for other bytes go first. Nothing is fetched so while a start goes by what others touched first.
     ///
     /// # Errors
     /// As [`Download::fetch`].

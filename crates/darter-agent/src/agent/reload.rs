@@ -25,9 +25,9 @@ pub(crate) struct Changeable {
 /// The result of a reload: names of settings, as the command line has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reloaded {
-    /// They are in force now.
+    /// The new values are in force now.
     pub taken: Vec<&'static str>,
-    /// They differ, and take effect after a restart.
+    /// These settings differ, and take effect after a restart.
     pub restart: Vec<&'static str>,
 }
 

@@ -154,7 +154,7 @@ impl Swarms {
         let known = found.fetched.and_then(|known| known.shown);
         let age = known.and_then(|shown| shown.age);
         let age = own.shown.age.map(|own| age.map_or(own, |age| age.min(own)));
-        // They are meant for whom they were meant when they came: a 304 need not say so again.
+        // The bytes are meant for the same callers as when they came: a 304 need not say so again.
         let reach = own.shown.reach.max(known.map_or(Reach::SameCredentials, |shown| shown.reach));
         let shown = Shown { age, reach, ..own.shown };
         self.remember_own(&Own { shown, ..*own }, found.blob);
@@ -183,7 +183,7 @@ impl Swarms {
         self.house.context.disk.remember_source(source.record_key(credentials), record);
     }
 
-    /// Remembers that a source is this blob, whoever asked.
+    /// Remembers that a source is this blob, for all callers.
     pub(super) fn remember(&self, source: &Source, blob: BlobId, version: &Version) {
         let record = self.record(blob, version, None);
         self.house.context.disk.remember_source(source.record_key(&Credentials::none()), record);
@@ -208,7 +208,7 @@ impl Swarms {
 
     pub(super) async fn recall_key(&self, key: BlobId) -> Result<Option<SourceRecord>, FetchError> {
         let record = self.house.context.disk.recall_source(key).await?;
-        // One that passes through is on its way and not in the store.
+        // A blob that passes through is on its way and not in the store.
         let is_here =
             |record: &SourceRecord| !self.house.context.disk.is_absent(record.blob) || self.get(record.blob).is_some();
         Ok(record.filter(is_here))

@@ -40,7 +40,7 @@ pub enum Handing {
         /// When it was last modified, as the origin writes it.
         modified: Option<String>,
     },
-    /// That was all, and it is right.
+    /// The content has ended, and is right.
     Whole {
         /// The blob's length.
         length: u64,
@@ -52,7 +52,7 @@ pub enum Handing {
 struct Attempt {
     swarms: Arc<Swarms>,
     transfer: Arc<Transfer>,
-    /// For whom another try is.
+    /// The caller for whom another try is made.
     caller: (Requester, Credentials),
     parts: PlacedParts,
     order: Order,

@@ -51,7 +51,7 @@ struct Found {
     source: Source,
     /// The fingerprint of the credentials that opened it.
     caller: [u8; 32],
-    /// For whom.
+    /// The caller that opens.
     requester: Requester,
     /// Weak: a door may stay in the table when nobody waits any more, and must not keep a blob in use.
     outcome: Result<Weak<Transfer>, FetchError>,
@@ -76,7 +76,7 @@ impl Doors {
 }
 
 impl Door {
-    /// Waits for whoever is opening. `Err` is what they found, if it is for this caller too.
+    /// Waits for the opener. `Err` is what it found, if it is for this caller too.
     pub(super) async fn enter<'a>(
         &'a self,
         source: &'a Source,

@@ -1,4 +1,4 @@
-//! A node that holds all of a blob gives it to whoever waits for the origin in vain.
+//! A node that holds all of a blob gives it to agents that wait for the origin in vain.
 //!
 //! A seed that has nothing of a blob, because it was evicted there or its disk was lost, waits for the origin for as long as
 //! `--origin-patience` allows, while a node may hold all of it. So an agent looks for such a node and follows it when its seeds (for a seed, the origin)
@@ -69,7 +69,7 @@ impl Swarms {
         }
     }
 
-    /// Looks for a node that holds all of it, and follows it. To the end, whoever waits for that: a question to a lead that is dropped
+    /// Looks for a node that holds all of it, and follows it. Joins to the end, though the caller may go away: a question to a lead that is dropped
     /// half-way keeps what is said of the blob from everybody.
     fn look_for_holder(
         self: &Arc<Self>,

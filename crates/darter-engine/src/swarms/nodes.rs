@@ -34,7 +34,7 @@ const MAX_REFUSALS: usize = 3;
 /// How long the result of a survey counts: later, a node may lead that the survey did not find.
 const SURVEY_LASTS: Duration = Duration::from_secs(1);
 
-/// How long a node that leads or holds all of it may take to let in one that was asked to lead: whoever asked waits meanwhile.
+/// How long a node that leads or holds all of it may take to let in a node that was asked to lead: the asker waits meanwhile.
 const FOUND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often the nodes are asked about one source, at most.
@@ -42,17 +42,17 @@ const MAX_SURVEYS: usize = 3;
 
 /// The result of asking the nodes.
 pub(super) enum Settled {
-    /// Somebody leads, and this node follows.
+    /// Another node leads, and this node follows.
     Transfer(Arc<Transfer>),
     /// This node is the one to lead.
     NotHere,
     /// The origin refuses the agent that was asked; this agent, which is configured otherwise, may not be refused.
     Refused,
-    /// A node says that the origin refuses. That is no more than its word: this agent asks the origin itself.
+    /// A node says that the origin refuses. A node's word is not enough: this agent asks the origin itself.
     Hearsay,
     /// A seed says so. Another seed may say otherwise; if none can be asked, that is the answer, and the origin is not asked again.
     Word(FetchError),
-    /// Somebody tried the origin long enough: it need not be tried for as long again.
+    /// Another node tried the origin long enough: it need not be tried for as long again.
     OriginAway,
 }
 
@@ -223,7 +223,7 @@ impl Swarms {
         let survey = self.house.fleet.survey_without(key, blob, HashSet::from([member])).await;
         let found = survey.heard.leads.iter().chain(&survey.heard.holders).copied();
         for lead in found.filter(|lead| self.may_lead(*lead, source)) {
-            // To the end, whoever waits for that: as with holders that seeds name.
+            // Joins to the end, though the caller may go away: as with holders that seeds name.
             let (swarms, source, credentials) = (Arc::clone(self), source.clone(), credentials.clone());
             let asking = self.house.tasks.spawn(async move {
                 let caller = Caller { credentials: &credentials, requester, everything };

@@ -4,9 +4,9 @@ use crate::error::FetchError;
 
 /// Why a seed did not let this agent in.
 pub(super) enum Refused {
-    /// It is refused here, whoever is asked.
+    /// This agent itself can't go on, whichever seed is asked.
     Final(FetchError),
-    /// The origin refuses it, says the agent that was asked. That is its word: another seed may say otherwise.
+    /// The origin refuses it, says the agent that was asked: another seed may say otherwise.
     Word(FetchError),
     /// The seed could not read the origin.
     Origin(String),

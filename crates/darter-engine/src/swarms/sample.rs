@@ -67,7 +67,7 @@ impl Swarms {
 
     /// True if a body begins as a known blob does; nothing of it is lost.
     pub(super) async fn begins_alike(&self, blob: BlobId, body: &mut Body, length: Option<u64>) -> bool {
-        // One that fails fails its reader.
+        // A body that fails fails its reader.
         let taken = match take(body).await {
             Ok(taken) => taken,
             Err(error) => {

@@ -30,7 +30,7 @@ pub(super) enum RunEnd {
     Replan,
     /// The origin failed.
     Origin(OriginError),
-    /// Something here did.
+    /// Something on this agent failed.
     Here(FetchError),
     /// The answer to a range begins with the first byte.
     Whole(Reading),

@@ -77,7 +77,7 @@ mod tests {
         callers.keep(of("second"));
         assert_eq!(*callers.current(), of("third"));
         assert!(callers.refused(&of("third")) && *callers.current() == of("second"));
-        // Somebody else's request was under way meanwhile.
+        // Another caller's request was under way meanwhile.
         assert!(callers.refused(&of("third")) && *callers.current() == of("second"));
         assert!(callers.refused(&of("second")) && *callers.current() == of("first"));
         assert!(!callers.refused(&of("first")));

@@ -1,4 +1,4 @@
-//! Content that is not what its digest says: it is thrown away at every member, and whoever sent it is named.
+//! Content that is not what its digest says: every member throws it away, and its sender is named.
 //!
 //! The lead finds it, by the digest that it computes while it reads; a member finds it when its lead is gone. The sender is
 //! the origin, by way of the agent that read it. A member that followed that agent, and led others, tells them so: it was deceived itself, and they ask it

@@ -35,7 +35,7 @@ impl Transfer {
         }
     }
 
-    /// Somebody else than the lead tells hashes: an answer, if this one was asked.
+    /// An agent that is not the lead tells hashes: an answer, if it was asked.
     pub(super) fn told(&self, from: NodeId, first: u32, hashes: &[PieceHash], proof: Option<Proof>) {
         let Some(check) = self.state().session.hashes().check_for(from) else { return };
         let answer = match check.prove(first, hashes, proof) {
@@ -59,7 +59,7 @@ impl Transfer {
         }
     }
 
-    /// Somebody tells a run of hashes: the lead, or a member that was asked for hashes.
+    /// The lead tells a run of hashes, or a member that was asked for hashes does.
     pub(super) fn hear_run(self: &Arc<Self>, from: NodeId, first: u32, hashes: &[PieceHash], proof: Option<Proof>) {
         let (is_lead, check) = {
             let state = self.state();

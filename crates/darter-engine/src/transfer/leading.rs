@@ -143,7 +143,7 @@ impl Transfer {
         }
     }
 
-    /// Sets up the lead's books, whoever leads above.
+    /// Sets up the lead's books, also if this agent follows another lead.
     fn open_books(&self) {
         self.tell(Input::OpensBooks(self.desk()));
         self.bears_connections();

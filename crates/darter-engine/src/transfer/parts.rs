@@ -192,7 +192,7 @@ mod tests {
         let mut parts = RangeSupport::Given;
         assert_eq!(opened(&mut parts, (1000, None), (1, None)).await, (Ok(0), "pw".into()));
         assert_eq!(parts, RangeSupport::Refused);
-        // One that is slow with everything is asked once more at most.
+        // An origin that is slow with everything is asked once more at most.
         let mut parts = RangeSupport::Given;
         assert_eq!(opened(&mut parts, (35, None), (35, None)).await, (Ok(7), "pw".into()));
         let away = Some(ErrorKind::Unreachable);
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(parts.after(RANGE, &failed(limited())), Next::AsBefore);
         assert_eq!(opened(&mut parts, (0, None), (0, None)).await, (Ok(7), "p".into()));
         assert_eq!(parts, RangeSupport::Given);
-        // One that asks for a pause whenever it is asked for a range gives none.
+        // An origin that asks for a pause whenever it is asked for a range gives no ranges.
         let mut parts = RangeSupport::Limited;
         assert_eq!(opened(&mut parts, (0, Some(limited())), (0, None)).await, (Ok(0), "pw".into()));
         assert_eq!(parts, RangeSupport::Refused);

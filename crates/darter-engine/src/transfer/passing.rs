@@ -108,14 +108,14 @@ impl Transfer {
         !self.state().session.is_all_wanted()
     }
 
-    /// Makes room in memory where readers want parts: what lies there is let go, but for a piece that came just now, and comes again for whoever asks.
+    /// Makes room in memory where readers want parts: pieces are let go, but for one that came just now; they come again when a reader asks.
     /// Members are to have it first, unless they have `waited` too long: none of them asks for what another one wants.
     pub(super) async fn let_go_aside(&self, but: Option<PieceIndex>, waited: Duration) {
         let ahead = self.pieces_ahead();
         let going: PieceSet = {
             let state = self.state();
             let is_due = waited >= IDLE_MEMBER_TIMEOUT || !state.session.leads_others();
-            // One that came just now is not counted yet, and would be counted as held afterwards.
+            // A piece that came just now is not counted yet, and would be counted as held afterwards.
             let counted = |piece: &PieceIndex| Some(*piece) != but && state.session.holds(*piece);
             let is_read = |piece: PieceIndex| {
                 state.positions.at.values().any(|at| (at.0..at.0.saturating_add(ahead)).contains(&piece.0))

@@ -6,7 +6,7 @@
 //! [`Profiles`](crate::profiles::Profiles)'.
 //!
 //! Invariants: nothing is recorded or told of other content than expanded layers; a node's word about what it touched counts only while it is a
-//! member, and a list only of the lead that is followed. Fetching ends with whoever asked for it.
+//! member, and a list only of the lead that is followed. Fetching ends when its asker goes away.
 
 use std::io;
 use std::ops::Range;
@@ -116,7 +116,7 @@ impl Transfer {
         self.profiling.known.lock().profile.clone()
     }
 
-    /// Puts a list in place of what is recorded, or takes it away, and writes that down; whoever is a member is told. False if a newer version
+    /// Puts a list in place of what is recorded, or takes it away, and writes that down; all members are told. False if a newer version
     /// wrote what is there.
     ///
     /// # Errors
@@ -310,7 +310,7 @@ impl Transfer {
         }
     }
 
-    /// Fetches what others touched first, in their order, for whoever has just opened the blob. Returns when that is of no use any more.
+    /// Fetches what others touched first, in their order, for a program that has just opened the blob. Returns when that is of no use any more.
     pub async fn fetch_first_touches(self: &Arc<Self>) {
         if !self.is_profiled() || self.stored.passes() {
             return;

@@ -12,7 +12,7 @@ use darter_swarm::{OriginReader, Session};
 
 use super::body::Leftover;
 
-/// One of those that keep something between two runs.
+/// A reader that keeps something between two runs.
 #[derive(Default)]
 enum Reader {
     /// It has not begun, or is done.

@@ -24,7 +24,7 @@ use crate::error::FetchError;
 pub(crate) struct TransferState {
     pub(super) session: Session,
     pub(super) callers: Callers,
-    /// For whom the origin is read: who may have the least read.
+    /// The requester for whom the origin is read: of all callers, the one for whom the least may be read.
     pub(super) requester: Requester,
     /// The whole's digest, where it could be computed while the origin was read.
     pub(super) streamed_digest: Option<Digest>,

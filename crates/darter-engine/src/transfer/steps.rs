@@ -10,7 +10,7 @@ use std::time::Duration;
 use darter_core::{Clock, Moment};
 use darter_swarm::session::LOOK_EVERY;
 
-/// How long a step counts: whoever looks every [`LOOK_EVERY`] sees each.
+/// How long a step counts: a look every [`LOOK_EVERY`] sees each.
 pub(crate) const STEP_COUNTS_FOR: Duration = LOOK_EVERY.saturating_mul(2);
 
 /// When the last step was taken.

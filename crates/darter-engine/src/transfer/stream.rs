@@ -1,9 +1,9 @@
-//! Verified bytes in order, for whoever asked on this host. A stream starts with the first verified piece and never
+//! Verified bytes in order, for a program of this host. A stream starts with the first verified piece and never
 //! ends short: its last piece is held back until the whole was checked, so that a reader who gets everything got the
 //! right thing. A lone range, which is no part of a reading of everything, does not wait for that: lazy snapshotters read
 //! a layer's end first, and check what they read. Somebody waits for just those bytes, so all their pieces go before others.
 //!
-//! Bytes come as memory, or, to whoever can send them so, as parts of the blob's file ([`Part`]). A part of a file is
+//! Bytes come as memory, or, for a receiver that can send them so, as parts of the blob's file ([`Part`]). A part of a file is
 //! verified like memory is; what is not in the page cache is read on a blocking thread before it is given, so that whoever
 //! sends it does not wait for the disk, and a disk that fails is noticed where the piece can still be had from others. While a blob
 //! arrives nearly all of it was verified and written a moment ago: that is given at once, as many pieces as there are in a row, since a
@@ -55,7 +55,7 @@ pub struct Giving {
     pub lone: bool,
 }
 
-/// Somebody who reads in order.
+/// A reader in order.
 struct Reader {
     transfer: Arc<Transfer>,
     /// `None` if the blob was evicted before this reader came.

@@ -48,7 +48,7 @@ impl Transfer {
 
     /// An agent that leads this transfer lets this one down.
     pub(super) fn let_down_by(&self, lead: NodeId, guilt: Guilt) {
-        // One whose connection is gone was the last that was followed.
+        // A lead whose connection is gone was the last that was followed.
         let is_seed = self.fleet.is_seed(lead) || self.state().session.has_left_seed(lead);
         self.context.let_downs.note(self.setback_key(), lead, is_seed, guilt, self.context.now());
     }
@@ -69,7 +69,7 @@ impl Transfer {
         }
     }
 
-    /// Something is to be fetched after all: somebody is to see to it.
+    /// Something is to be fetched after all: an agent has to be responsible for it.
     pub(crate) fn resume(&self) {
         self.tell(Input::Resumes);
     }
@@ -79,7 +79,7 @@ impl Transfer {
         let mut lost = self.stored.take_lost();
         {
             let state = self.state();
-            // Of what was evicted nothing is missing.
+            // A blob that was evicted lacks nothing.
             let is_complete = state.is_complete() && !self.stored.is_discarded();
             if let Some(pieces) = self.pieces().filter(|_| is_complete) {
                 // The finder of the damage may have noted it already.
@@ -170,7 +170,7 @@ impl Transfer {
         format!("piece {}{of}", piece.0 + 1)
     }
 
-    /// For whom and what this transfer waits.
+    /// For which agent or origin this transfer waits, and for what.
     fn awaited(&self, state: &TransferState) -> String {
         let piece = self.next_piece();
         let mut asked: Vec<_> = state.session.asked().map(|(_, of)| of).collect();

@@ -1,7 +1,7 @@
 //! Wants for a blob: everything, or what a few readers wait for.
 //!
 //! A lone range (read by a lazy snapshotter, `darter get --range`, or any caller of [`Transfer::ensure`]) moves the pieces that it
-//! touches and no others. It says what it waits for to whoever leads, a window at a time, and the lead reads that of the origin
+//! touches and no others. It tells the lead what it waits for, a window at a time, and the lead reads that of the origin
 //! before anything else (`darter_swarm::OriginReader::Errands`). As soon as somebody wants everything, here or elsewhere, all of it
 //! is fetched.
 //!
@@ -79,7 +79,7 @@ impl Drop for WaitingReader {
 }
 
 impl Transfer {
-    /// Somebody on this host wants everything.
+    /// A program of this host wants everything.
     pub fn want_everything(&self) {
         self.tell(Input::WantsAll { passes: self.stored.passes() });
     }
@@ -126,7 +126,7 @@ impl Transfer {
             }
             // Asked before waiting: of one that was put away a moment ago nothing is told any more.
             if self.is_closed() || changed.changed().await.is_err() {
-                // One that fails is closed soon after.
+                // A transfer that fails is closed soon after.
                 return Err(match self.outcome() {
                     Outcome::Failed(error) => error,
                     _ => FetchError::Draining,
@@ -193,7 +193,7 @@ impl Transfer {
                         return Ok(());
                     }
                     if foreseen.is_some() && self.stored.passes() {
-                        // It would lie in memory, and whoever reads has to have room there.
+                        // The piece would lie in memory, where readers need the room.
                         return Err(late());
                     }
                     self.note_losses();
@@ -223,7 +223,7 @@ impl Drop for KeptOpen {
 }
 
 impl Transfer {
-    /// Counts as use until it is dropped, for whoever will read more of the blob later: a mount.
+    /// Counts as use until it is dropped, for a program that will read more of the blob later: a mount.
     pub fn keep_open(self: &Arc<Self>) -> KeptOpen {
         self.readers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         KeptOpen(Arc::clone(self))

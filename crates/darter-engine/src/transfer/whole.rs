@@ -198,7 +198,7 @@ impl Whole {
     fn give_back_unless(&self, hashing: Hashing, goes_on: impl FnOnce(&Hashing) -> bool) -> Option<Hashing> {
         let mut slot = self.slot.lock();
         if hashing.beginning == slot.beginning {
-            // Looked at with the slot locked: whoever stores a piece after this finds what is given back.
+            // Looked at with the slot locked: a task that stores a piece after this finds what is given back.
             if goes_on(&hashing) {
                 return Some(hashing);
             }

@@ -40,7 +40,7 @@ pub(super) async fn look_up_chain(State(mirror): State<Option<Arc<Mirror>>>, Pat
     }
 }
 
-/// Tells whoever asks when what it was told of layers may not hold any more.
+/// Tells a watcher when answers about layers may not hold any more.
 pub(super) async fn watch(State(Served { agent, mirror }): State<Served>, upgrade: Upgrade) -> Response {
     let Some(upgrade) = upgrade.to else {
         return problem(StatusCode::UPGRADE_REQUIRED, "send Connection: upgrade and Upgrade: darter-changes");

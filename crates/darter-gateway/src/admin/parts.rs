@@ -3,7 +3,7 @@
 //! Questions are answered side by side, up to [`MAX_OPEN`]: past that, nothing more is read of the connection until one is answered. A
 //! mount that does not take its answers is not waited for.
 //! While the connection lasts the blob is in use. It ends when the mount goes away, when nothing more can be had of the blob, and
-//! when the agent drains: the mount comes again to whoever runs next.
+//! when the agent drains: the mount comes again to the next agent.
 
 use std::io;
 use std::pin::pin;

@@ -98,7 +98,7 @@ impl<K: Clone + Eq + Hash> AskedRanges<K> {
     }
 
     /// Notes what is asked of a blob of this length, and judges whether it is lone: no part of a sweep over the blob as far as
-    /// is known. The first range of a sweep may be somebody's who wants no more; if it is short it counts as lone, too. `again` is whether
+    /// is known. A range that could be the first of a sweep may be all that its reader wants; if it is short it counts as lone, too. `again` is whether
     /// it was judged before.
     pub(crate) fn judge(&mut self, blob: K, asked: Stretch, length: u64, again: bool) -> Judged {
         let mut ranges = self.0.get(&blob).cloned().unwrap_or_default();

@@ -4,7 +4,7 @@
 //! otherwise: with the upstream's own answer. But not later than a few seconds after length and access are known: engines wait
 //! a few seconds for headers, and far longer for a body (`flow`). So an origin that is slow to its first byte is waited for
 //! behind the headers, if the registry shows that it is there: it has just answered, or does so when it is asked for the blob's
-//! length. One that says nothing at all is an error, since only then engines go round. A HEAD never makes the agent fetch.
+//! length. A registry that says nothing at all is an error, since only then engines go round. A HEAD never makes the agent fetch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +40,7 @@ struct Wanted {
     digest: Digest,
     source: Source,
     blobs: Arc<dyn Blobs>,
-    /// Hears of wrong content.
+    /// Is told of wrong content.
     wrong: WrongDigests,
 }
 
@@ -317,7 +317,7 @@ impl Mirror {
         let judge = |again| self.sweeps.lock().judge((ask.scope.clone(), digest), asked, length, again);
         let mut judged = judge(false);
         if judged == Judged::Unsure {
-            // Of what is all here nothing has to be fetched, whoever asks for it.
+            // Nothing has to be fetched of a blob that is all here.
             if !self.blobs.is_whole(&ask.source(digest)).await {
                 tokio::time::sleep(ORDER_TIMEOUT).await;
             }

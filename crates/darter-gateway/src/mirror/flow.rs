@@ -10,10 +10,10 @@
 //! is still to be read. When nothing of the blob comes for [`STILL`], or nothing for this engine although others may have what
 //! follows (a holder keeps it to itself, say), or the agent fails, bytes come from the upstream with the caller's own
 //! credentials, and the agent is gone back to as soon as it has what follows. The second time that is not waited for as long. A
-//! range that the agent could only give after all that lies before it, since whoever reads the origin can't jump, begins with the
+//! range that the agent could only give after all that lies before it, since the agent that reads the origin can't jump, begins with the
 //! upstream (see [`crate::mirror::ahead`]).
 //!
-//! A body that stands still ends with `stall_timeout`, whoever gives; the upstream was asked before that. Time in which an
+//! A body that stands still ends after `stall_timeout`, whether the agent or the upstream gives it; the upstream was asked before that. Time in which an
 //! origin asked to be let alone does not count.
 //!
 //! Bytes from the upstream are not stored here. A blob that comes from it alone is compared with its digest, and its last bytes are
@@ -90,7 +90,7 @@ pub(crate) struct Rest {
 
 /// The giver of the next bytes.
 pub(crate) enum Giver {
-    /// That is being found out.
+    /// Not known yet: the agent's blob is being opened.
     Opening(Opening),
     Agent(BoxStream<'static, Result<Part, FetchError>>),
     Upstream(Slice),
@@ -410,7 +410,7 @@ impl Flow {
         self.blob.as_ref().map_or(0, |blob| blob.held())
     }
 
-    /// Goes on after whoever gave failed (`None`: ended short).
+    /// Goes on after the source of the bytes failed (`None`: ended short).
     async fn go_on(&mut self, error: Option<FetchError>) -> io::Result<()> {
         let at = self.at;
         let fault = error.as_ref().map_or(Fault::Ourselves, |error| error.blame().fault);

@@ -1,7 +1,7 @@
 //! Which layers diff ids belong to: learnt from the manifests and configurations of the images that are pulled through the mirror, and the verdicts
 //! that were reached when somebody wanted to mount them.
 //!
-//! A diff id is asked for without saying for which image, so an answer has to be right for whoever pulled any image that names it. A
+//! A diff id is asked for without saying for which image, so an answer has to be right for the pullers of all images that name it. A
 //! configuration is content that anybody can write: that it names a diff id beside a layer is a *claim*. A claim is good if the layer was opened for
 //! the puller of the image, and its tar has that diff id. While a claim is doubted whose image was pulled in the last [`RECENT`], the diff id is
 //! answered to nobody: it may be its puller who asks, and not the one who may have it.
@@ -146,7 +146,7 @@ impl<H: Clone> Learnt<H> {
         self.unread.remove(pull);
     }
 
-    /// Somebody pulls this image now. Pulled again, it is looked at anew unless it was found fit.
+    /// A client pulls this image now. Pulled again, it is looked at anew unless it was found fit.
     pub(crate) fn pulled(&mut self, image: Pulled<H>, now: Moment) {
         let pull = image.pull.clone();
         let fit = self.images.get(&pull).filter(|known| known.verdict.is_some_and(|(it, _)| it == Verdict::Fit));

@@ -2,7 +2,7 @@
 //!
 //! A next page that the registry has under the same path, or under that of another list, stays on the mirror and names the
 //! same upstream. So does one at the list's own path on another server: a registry that knows nothing of the proxy before it calls
-//! itself by a name, scheme, port or base path of its own. One that has any other path of the registry's API is named whole in the query ([`PAGE`]), with a code by
+//! itself by a name, scheme, port or base path of its own. A next page at any other path of the registry's API is named whole in the query ([`PAGE`]), with a code by
 //! which it is known again (`page`); one outside of it, or at the path of a manifest or a blob, is not the mirror's, and
 //! keeps its address. A page whose next is one that the client was at is the last (`walk`).
 //!
@@ -40,7 +40,7 @@ pub(crate) struct List<'a> {
     pub(crate) naming: &'a Naming,
     /// True if the caller brought credentials.
     pub(crate) has_credentials: bool,
-    /// By what a page is known again.
+    /// The code by which a page is known again.
     pub(crate) pages: &'a Pages,
     /// How the client came to this page, if it followed links.
     pub(crate) walk: Option<Walk>,

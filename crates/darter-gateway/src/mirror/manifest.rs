@@ -109,7 +109,7 @@ impl Mirror {
         if reply.status != StatusCode::OK {
             return Err(self.refusal(ask, reply, expected));
         }
-        // One that names no digest is no word about a manifest.
+        // An answer that names no digest is no word about a manifest.
         if reply.digest().is_some_and(|named| expected.is_none_or(|expected| named == expected)) {
             self.accepted(ask, &reply);
         }

@@ -324,7 +324,7 @@ impl Mirror {
     /// upstreams say: which of them is meant is not known yet, and each request for something brings that upstream's own
     /// challenge.
     ///
-    /// With `ask_login`, who brings none is asked for a login, unless the request names its upstream: containerd, which
+    /// With `ask_login`, a client without a login is asked for one, unless the request names its upstream: containerd, which
     /// does so, has its own way to the upstream's challenge.
     fn ping(&self, request: &Parts) -> Result<Response<Body>, Problem> {
         let named = route::namespace_of(request).0.is_some();

@@ -45,7 +45,7 @@ impl Problem {
         Self { status, code, message: message.into(), headers: Vec::new(), body: None }
     }
 
-    /// For whoever waited as long as engines should have to, and what for.
+    /// For a client that waited as long as engines should have to, and what for.
     pub(crate) fn too_slow(waited: Duration, what: &str) -> Self {
         let text =
             format!("no answer in {} s: waited for {what}; ask again, or ask the registry", waited.as_secs_f64());

@@ -34,7 +34,7 @@ pub(crate) struct Rescue {
     pub(crate) digest: Digest,
     /// The repository that it is of.
     pub(crate) scope: Scope,
-    /// Hears of content that is something else.
+    /// Is told of wrong content.
     pub(crate) wrong: WrongDigests,
     /// How long the upstream may take to begin an answer, in the middle of a body.
     pub(crate) wait: Duration,

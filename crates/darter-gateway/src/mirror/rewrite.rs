@@ -11,7 +11,7 @@ use darter_agent::options::UpstreamOption;
 #[derive(Clone, Debug, Default)]
 pub struct Rewrites(BTreeMap<String, Rewrite>);
 
-/// For one upstream.
+/// The rules of one upstream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Rewrite {
     /// Put in front of every name.

@@ -75,7 +75,7 @@ impl Sampled {
         let range = ByteRange::new(0, wanted);
         let asked = HeaderValue::from_str(&format!("bytes=0-{}", wanted - 1)).expect("digits can stand in a header");
         let sent = self.rescue.read(Some(asked), Instant::now() + self.rescue.wait);
-        // A blob that does not come leaks nothing; who asked for it is told why by whoever reads on.
+        // A blob that does not come leaks nothing; the code that reads on tells the caller why.
         let (sent, Some(known)) = tokio::join!(sent, bytes_of(blob, range)) else { return true };
         let is_as_long = self.told.is_some() && self.told == blob.length();
         match sent {

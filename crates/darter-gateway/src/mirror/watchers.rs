@@ -17,7 +17,7 @@ const MAX_WATCHERS: usize = 64;
 pub(super) struct Watchers(Mutex<Vec<UnixStream>>);
 
 impl Watchers {
-    /// Another one, by a connection that does not block. It is told at once, so that it knows from when on it hears of changes.
+    /// Adds a watcher, by a connection that does not block. It is told at once, so that it knows from when on it hears of changes.
     pub(super) fn add(&self, connection: UnixStream) {
         let mut watchers = self.0.lock();
         if !is_told(&connection) {

@@ -1,7 +1,7 @@
 //! Blobs whose content came wrong, or encoded, a short time ago: they are answered with an error up front, so that engines go round.
 //!
 //! Wrong content is found out at the end of a blob, when an engine has read nearly all of it; an engine that is cut off
-//! there asks the mirror again. One that is refused at once reads its next source: containerd goes on to the next host for
+//! there asks the mirror again. An engine that is refused at once reads its next source: containerd goes on to the next host for
 //! each blob, on any error. Podman and its family go on only while they look for a manifest, so one that names such a blob
 //! is refused, too.
 //!
@@ -45,7 +45,7 @@ pub(crate) struct WrongDigests {
     only_for: Option<Fingerprint>,
 }
 
-/// For whom a digest is refused in which repository: for everybody, if `None`.
+/// The caller that is refused a digest, and in which repository; every caller, if `None`.
 type Key = (Scope, Option<Fingerprint>, Digest);
 
 impl WrongDigests {

@@ -1,4 +1,4 @@
-//! The same numbers in Prometheus' older text format (0.0.4), for whoever does not ask for OpenMetrics: `promtool check
+//! The same numbers in Prometheus' older text format (0.0.4), for clients that do not ask for OpenMetrics: `promtool check
 //! metrics`, `curl`, and collectors that know nothing else.
 //!
 //! Differences: a counter's own name has `_total`, there is no type `info`, no `# UNIT`, and no `# EOF`. Samples are the same.

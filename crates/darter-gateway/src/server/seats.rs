@@ -79,7 +79,7 @@ impl Seats {
             if !self.idle.end_one() {
                 self.say();
             }
-            // One that was told to leave may have an answer to send to its end.
+            // A connection that was told to leave may have an answer to send to its end.
             let permit = Arc::clone(&self.permits).acquire_owned();
             if let Ok(permit) = tokio::time::timeout(LEAVING_TIMEOUT, permit).await {
                 break permit.expect("the semaphore is never closed");

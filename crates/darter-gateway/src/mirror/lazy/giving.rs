@@ -66,7 +66,7 @@ impl Mirror {
         self.note(lazy, given, how.credentials.clone(), !how.credentials.headers.is_empty()).await
     }
 
-    /// The `layers` that are open, or all here. The others are opened anew when they are asked for; a client that was told of such a layer asks again.
+    /// The `layers` that are open, or all here. Other layers are opened anew when they are asked for; a client that was told of such a layer asks again.
     async fn still_to_be_had<'a>(
         &self,
         lazy: &Lazy,
