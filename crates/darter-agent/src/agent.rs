@@ -109,6 +109,8 @@ pub struct Download {
     credentials: Credentials,
     requester: Requester,
     inline: Arc<Semaphore>,
+    /// The blob's traffic when this caller asked for it.
+    before: api::Traffic,
 }
 
 /// The place of a byte, as far as the agent knows.
@@ -200,6 +202,7 @@ impl Agent {
         credentials: Credentials,
         everything: bool,
     ) -> Result<Download, FetchError> {
+        let asked = self.inner.context.now();
         loop {
             let opened = self.inner.swarms.open(requester, source.clone(), credentials.clone(), everything);
             let transfer = opened.await?;
@@ -207,7 +210,8 @@ impl Agent {
             if let Some(hold) = transfer.hold() {
                 let swarms = Arc::clone(&self.inner.swarms);
                 let inline = Arc::clone(&self.inner.inline);
-                return Ok(Download { swarms, transfer, _hold: hold, credentials, requester, inline });
+                let before = transfer.traffic_before(asked);
+                return Ok(Download { swarms, transfer, _hold: hold, credentials, requester, inline, before });
             }
         }
     }
@@ -536,6 +540,11 @@ impl Download {
     /// How far it is.
     pub fn progress(&self) -> api::Progress {
         self.transfer.progress()
+    }
+
+    /// The bytes of this blob that had moved here when this caller asked for it: what moved since then did so while the caller waited.
+    pub const fn traffic_before(&self) -> api::Traffic {
+        self.before
     }
 }
 

@@ -133,6 +133,25 @@ pub struct Traffic {
     pub to_local: u64,
 }
 
+impl Traffic {
+    /// Bytes that came to this host.
+    pub const fn received(&self) -> u64 {
+        self.from_origin + self.from_seed + self.from_peers
+    }
+
+    /// The bytes that were counted since it was `before`.
+    #[must_use]
+    pub const fn since(&self, before: &Self) -> Self {
+        Self {
+            from_origin: self.from_origin.saturating_sub(before.from_origin),
+            from_seed: self.from_seed.saturating_sub(before.from_seed),
+            from_peers: self.from_peers.saturating_sub(before.from_peers),
+            to_peers: self.to_peers.saturating_sub(before.to_peers),
+            to_local: self.to_local.saturating_sub(before.to_local),
+        }
+    }
+}
+
 /// A seed of this agent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SeedStatus {

@@ -18,6 +18,9 @@ pub const DISPOSITION_HEADER: &str = "darter-disposition";
 /// The header that says which bytes an answer has, and how many there are in all: `FIRST-LAST/LENGTH`.
 pub const RANGE_HEADER: &str = "darter-range";
 
+/// The header that tells a blob's [`Traffic`](crate::Traffic) when the download was asked for, as JSON.
+pub const TRAFFIC_HEADER: &str = "darter-traffic-before";
+
 /// The trailer that tells why a download ended before its end.
 pub const ERROR_TRAILER: &str = "darter-error";
 

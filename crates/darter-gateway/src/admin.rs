@@ -31,7 +31,7 @@ use darter_agent::{Access, Agent, FetchError, Handing, MIN_DIGITS, Phase, StartE
 use darter_api::handover::{ORDER_HEADER, Order, PROTOCOL, READY, Sender};
 use darter_api::headers::{
     BLOB_HEADER, CHANGED_TRAILER, DISPOSITION_HEADER, ERROR_TRAILER, FAULT_TRAILER, LENGTH_HEADER, MODIFIED_HEADER,
-    PIECES_HEADER, RANGE_HEADER, RETRY_AFTER_TRAILER, RETRY_TRAILER,
+    PIECES_HEADER, RANGE_HEADER, RETRY_AFTER_TRAILER, RETRY_TRAILER, TRAFFIC_HEADER,
 };
 use darter_api::{BlobRequest, GetRequest, LayerRequest, Problem, Waiting};
 use darter_core::fault::advice;
@@ -317,7 +317,9 @@ async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): J
         Ok(opened) => opened,
         Err(error) => return failed(&agent, &error),
     };
-    let mut response = Response::builder().header(BLOB_HEADER, download.blob().to_string());
+    let before = serde_json::to_string(&download.traffic_before()).expect("numbers are JSON");
+    let mut response =
+        Response::builder().header(BLOB_HEADER, download.blob().to_string()).header(TRAFFIC_HEADER, before);
     if let Some(length) = download.length() {
         response = response.header(LENGTH_HEADER, length);
         if let Some(range) = range {

@@ -2,6 +2,7 @@
 //! [`Blame`]: the code says whether the same command may succeed later.
 
 use std::io;
+use std::path::PathBuf;
 
 use darter_agent::{FetchError, StartError};
 use darter_api::ClientError;
@@ -29,6 +30,9 @@ pub(crate) enum Failure {
     /// The reader of standard output has seen enough (`darter ls | head -1`): not a failure, exit code 0.
     #[error("standard output was closed")]
     OutputClosed,
+    /// The same of a named pipe: exit code 0.
+    #[error("the reader of {} closed it before the end", .0.display())]
+    ReaderLeft(PathBuf),
     /// Told to stop by a signal.
     #[error("interrupted")]
     Interrupted,
@@ -67,7 +71,7 @@ impl Failure {
     pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
         match error.downcast_ref::<Self>() {
             Some(Self::Usage(_) | Self::Configuration(_)) => 2,
-            Some(Self::OutputClosed) => 0,
+            Some(Self::OutputClosed | Self::ReaderLeft(_)) => 0,
             Some(Self::Interrupted | Self::Signal { .. }) => 1,
             _ if blame(error).may_pass() => FAILED_FOR_NOW,
             _ => 1,
@@ -77,6 +81,11 @@ impl Failure {
     /// True if all was said of it.
     pub(crate) fn is_told(error: &anyhow::Error) -> bool {
         matches!(error.downcast_ref::<Self>(), Some(Self::Some { told: true, .. }))
+    }
+
+    /// True if the reader of a named pipe has seen enough.
+    pub(crate) fn is_reader_left(error: &anyhow::Error) -> bool {
+        matches!(error.downcast_ref::<Self>(), Some(Self::ReaderLeft(_)))
     }
 
     /// The signal that ended the command, if one did.
@@ -91,7 +100,9 @@ impl Failure {
 impl Blamed for Failure {
     fn blame(&self) -> Blame {
         match self {
-            Self::Usage(_) | Self::Configuration(_) | Self::OutputClosed => Blame::new(Fault::User, Retry::Never),
+            Self::Usage(_) | Self::Configuration(_) | Self::OutputClosed | Self::ReaderLeft(_) => {
+                Blame::new(Fault::User, Retry::Never)
+            }
             Self::Interrupted | Self::Signal { .. } => Blame::new(Fault::User, Retry::Now),
             Self::Some { may_pass: true, .. } => Blame::new(Fault::Origin, Retry::Later(None)),
             Self::Some { may_pass: false, .. } => Blame::new(Fault::Origin, Retry::Never),

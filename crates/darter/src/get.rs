@@ -195,7 +195,7 @@ impl Work<'_> {
             self.bar.ended();
             match &result {
                 Ok(report) => self.say_done(report),
-                Err(error) if jobs.len() > 1 && !self.args.json => {
+                Err(error) if jobs.len() > 1 && !self.args.json && !Failure::is_reader_left(error) => {
                     let (url, told) = (shown(job), failure::line(error));
                     let told = if told.starts_with(&url) { told } else { format!("{url}: {told}") };
                     self.bar.say(&format!("error: {told}"));
@@ -322,10 +322,12 @@ impl Work<'_> {
         target: &Target,
         started: Instant,
     ) -> anyhow::Result<Fetched> {
-        let Opened { blob, length: whole, part, modified, moves, spent: spends, vouched, content, watch, .. } = opened;
+        let Opened {
+            blob, length: whole, part, modified, moves, spent: spends, before, vouched, content, watch, ..
+        } = opened;
         let length = part.map_or(whole, |part| Some(part.len()));
         let progress = watch.progress().await;
-        let resumed = progress.as_ref().map_or(0, already_here);
+        let resumed = progress.as_ref().map_or(0, |progress| already_here(progress, &before));
         let held = progress.as_ref().filter(|_| part.is_none()).map_or(0, |progress| progress.held_bytes);
         self.bar.note(number, length, held);
         if self.args.log.verbose > 0 && resumed > 0 {
@@ -364,10 +366,9 @@ impl Work<'_> {
         };
         let Written { placed, blob, bytes, digest } = written?;
         self.bar.note(number, Some(bytes), bytes);
-        let traffic = watch.progress().await.map(|progress| progress.traffic).unwrap_or_default();
-        // A small file may be held before it is counted who gave it.
-        let given = traffic.from_origin + traffic.from_seed + traffic.from_peers;
-        let resumed = if part.is_none() { resumed.min(bytes.saturating_sub(given)) } else { resumed };
+        let traffic = watch.progress().await.map(|progress| progress.traffic.since(&before)).unwrap_or_default();
+        // A small file may be held before it is counted who gave it; and a part has no more than its bytes.
+        let resumed = resumed.min(bytes.saturating_sub(traffic.received()));
         let report = DownloadReport {
             url: shown(job),
             file: target.shown().map(|path| path.display().to_string()),
@@ -448,7 +449,6 @@ fn count(given: &Given, came: &AtomicU64) {
 }
 
 /// Bytes held that nobody gave in this transfer.
-fn already_here(progress: &darter_api::Progress) -> u64 {
-    let Traffic { from_origin, from_seed, from_peers, .. } = progress.traffic;
-    progress.held_bytes.saturating_sub(from_origin + from_seed + from_peers)
+fn already_here(progress: &darter_api::Progress, before: &Traffic) -> u64 {
+    progress.held_bytes.saturating_sub(progress.traffic.since(before).received())
 }

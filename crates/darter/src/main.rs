@@ -187,9 +187,10 @@ fn print_configuration(configured: &Configured, args: &ConfigArgs) -> anyhow::Re
 /// Says in one line what went wrong, to a program if it asked for JSON and to people otherwise.
 fn report(error: &anyhow::Error, json: bool) -> ExitCode {
     let code = Failure::exit_code(error);
-    if code != 0 && !Failure::is_told(error) {
+    let reader_left = Failure::is_reader_left(error);
+    if (code != 0 || reader_left) && !Failure::is_told(error) {
         let told = json && output::json(&failure::problem(error)).is_ok();
-        if !told {
+        if !told && !reader_left {
             output::complain(&format!("{STRONG}error:{STRONG:#} {}", failure::line(error)));
         }
     }

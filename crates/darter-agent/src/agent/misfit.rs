@@ -136,6 +136,7 @@ impl Agent {
             credentials: Credentials::none(),
             requester: Requester::Named,
             inline: std::sync::Arc::clone(&self.inner.inline),
+            before: darter_api::Traffic::default(),
         })
     }
 }

@@ -158,6 +158,11 @@ impl Journal {
         self.complete.unwrap_or(now).since(self.began).as_secs_f64()
     }
 
+    /// True if it had begun before `when`.
+    pub(crate) fn began_by(&self, when: Moment) -> bool {
+        self.began < when
+    }
+
     /// Bytes so far, by where they came from.
     pub(crate) const fn traffic(&self) -> Traffic {
         self.traffic

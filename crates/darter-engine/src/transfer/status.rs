@@ -1,7 +1,7 @@
 //! A transfer's account of itself when it is asked: how far it is, a line for `darter status`, and the story for `darter explain`.
 
 use darter_api as api;
-use darter_core::{PieceIndex, PieceSet, Source};
+use darter_core::{Moment, PieceIndex, PieceSet, Source};
 use darter_origin::Pause;
 
 use super::Transfer;
@@ -39,6 +39,12 @@ impl Transfer {
             traffic: state.journal.traffic(),
             waiting: self.context.pauses.of(&self.source).map(|pause| waiting_for(&self.source, pause)),
         }
+    }
+
+    /// The bytes of this blob that had moved when a program asked at `asked`: none, if the transfer began for that program.
+    pub fn traffic_before(&self, asked: Moment) -> api::Traffic {
+        let state = self.state();
+        if state.journal.began_by(asked) { state.journal.traffic() } else { api::Traffic::default() }
     }
 
     /// One line for `status`.

@@ -12,9 +12,9 @@ use darter_api::client::{self, Client, ClientError};
 use darter_api::handover::{Anew, Handed, ORDER_HEADER, Receiver};
 use darter_api::headers::{
     BLOB_HEADER, CHANGED_TRAILER, DISPOSITION_HEADER, ERROR_TRAILER, FAULT_TRAILER, LENGTH_HEADER, MODIFIED_HEADER,
-    RANGE_HEADER, RETRY_AFTER_TRAILER, RETRY_TRAILER,
+    RANGE_HEADER, RETRY_AFTER_TRAILER, RETRY_TRAILER, TRAFFIC_HEADER,
 };
-use darter_api::{Checked, GetRequest, Problem, Progress, Span, Waiting, socket_path};
+use darter_api::{Checked, GetRequest, Problem, Progress, Span, Traffic, Waiting, socket_path};
 use darter_core::source::Credentials;
 use darter_core::{Blame, BlobId, ByteRange, Digest, Fault, Retry, Source};
 use darter_store::{StoreError, threads};
@@ -93,6 +93,8 @@ pub(super) struct Opened {
     pub(super) moves: Option<Arc<Home>>,
     /// True if the content need not be kept here.
     pub(super) spent: bool,
+    /// What had moved of the blob before this question. An older daemon does not say.
+    pub(super) before: Traffic,
     /// True if the end tells which digests were checked.
     pub(super) vouched: bool,
     /// Verified content. Ends with [`Given::Whole`] or an error.
@@ -298,6 +300,7 @@ impl Embedded {
             disposition,
             spent: moves.is_some(),
             moves,
+            before: download.traffic_before(),
             vouched: true,
             content: parts.boxed(),
             watch: Watch::Embedded(download),
@@ -327,6 +330,7 @@ impl Embedded {
             disposition,
             moves: None,
             spent: !self.before.contains_key(&download.blob()) && !self.keep,
+            before: download.traffic_before(),
             vouched: true,
             content: bytes.chain(stream::iter([Ok(end)])).map(given_here).boxed(),
             watch: Watch::Embedded(download),
@@ -389,6 +393,7 @@ async fn open_at_daemon(client: &Client, question: &Question<'_>) -> anyhow::Res
         disposition: header(DISPOSITION_HEADER),
         moves: None,
         spent: false,
+        before: header(TRAFFIC_HEADER).and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
         vouched,
         content,
         watch: Watch::Daemon(client.clone(), blob),

@@ -67,7 +67,9 @@ pub(super) fn tell(
         let report = results.pop().context("there is a result for each download")??;
         return if args.json { output::json(&report) } else { Ok(()) };
     }
-    let failed = results.iter().filter(|result| result.is_err()).count();
+    let errors = || results.iter().filter_map(|result| result.as_ref().err());
+    let failures = || errors().filter(|error| !Failure::is_reader_left(error));
+    let failed = failures().count();
     if args.json {
         let rows: Vec<_> = results
             .iter()
@@ -86,7 +88,6 @@ pub(super) fn tell(
     if failed == 0 {
         return Ok(());
     }
-    let may_pass =
-        results.iter().filter_map(|result| result.as_ref().err()).all(|error| failure::blame(error).may_pass());
+    let may_pass = failures().all(|error| failure::blame(error).may_pass());
     Err(Failure::Some { failed, all: results.len(), told: args.json, may_pass }.into())
 }

@@ -42,6 +42,7 @@ use super::covered::Covered;
 use super::reserving::{Reserved, check_room, no_room_left, room_for_all_of};
 use super::target::{FileTarget, Target, writable};
 use super::temporary::{self, Temporary};
+use crate::failure::Failure;
 use crate::output;
 
 /// Some content.
@@ -158,6 +159,8 @@ impl Sink {
                     Chunk::File(file, range) => spout.pour(file, *range, seen),
                 };
                 written.map_err(|error| match path {
+                    // A pipe's reader that goes away has seen enough, whatever the pipe is called.
+                    Some(path) if error.kind() == io::ErrorKind::BrokenPipe => Failure::ReaderLeft(path.clone()).into(),
                     Some(path) => cannot_write(path)(error),
                     None => output::stdout_error(error),
                 })

@@ -34,6 +34,34 @@ fn get_goes_through_the_daemon_and_says_so() {
     });
 }
 
+/// The account of a get is its own: what came for it, and what was here before.
+#[test]
+fn a_get_of_what_is_here_says_that_nothing_came_for_it() {
+    let room = Room::new();
+    // The smaller one is whole before its download is open.
+    for length in [3 * MEGABYTE, 1000] {
+        let web = Web::serve(content(length));
+        let mut daemon = Daemon::start(&room, "");
+        let account = |more: &str| {
+            let told = room.run(&format!("get {} -o file --json{more}", web.url)).succeeded().json();
+            std::fs::remove_file(room.path("out/file")).unwrap();
+            let traffic = &told["traffic"];
+            let number = |value: &serde_json::Value| value.as_u64().unwrap();
+            [&traffic["from_origin_bytes"], &traffic["to_local_bytes"], &told["resumed_bytes"]].map(number)
+        };
+        let all = length as u64;
+        assert_eq!(account(""), [all, all, 0], "{length}");
+        for _ in 0..2 {
+            assert_eq!(account(""), [0, all, all], "{length}");
+        }
+        assert_eq!(account(" --range 100-199"), [0, 100, 100], "{length}");
+        daemon.process.signal(Signal::TERM);
+        daemon.process.ended();
+        let _daemon = Daemon::start(&room, "");
+        assert_eq!(account(""), [0, all, all], "{length}, after a restart");
+    }
+}
+
 #[test]
 fn a_daemons_file_is_handed_over_and_shared_where_that_can_be() {
     use std::os::unix::fs::MetadataExt as _;

@@ -54,6 +54,7 @@ fn a_range_is_just_these_bytes_and_moves_the_pieces_that_it_touches() {
     assert_eq!((&report["bytes"], &report["range"]["first"]), (&1_000_000.into(), &20_000_000.into()));
     assert_eq!((&report["range"]["last"], &report["range"]["of"]), (&20_999_999.into(), &(40 * MEGABYTE).into()));
     assert!(web.sent() < 2_000_000, "{} bytes were read", web.sent());
+    assert_eq!(report["resumed_bytes"], 0);
     let end = room.run(&format!("get {} --range -51 -o -", web.url)).succeeded();
     assert!(end.out == bytes[40 * MEGABYTE - 51..]);
     let rest = room.run(&format!("get {} --range 39999000- -o -", web.url)).succeeded();
@@ -85,6 +86,38 @@ fn into_a_pipe_that_closes_early() {
     assert!(process.read_stdout(1000) == bytes[..1000]);
     process.close_stdout();
     assert_eq!(process.ended().code(), Some(0));
+}
+
+/// A named pipe is one as much as standard output is.
+#[test]
+fn into_a_named_pipe_that_closes_early() {
+    let (room, bytes) = (Room::new(), content(4 * MEGABYTE));
+    let web = Web::serve(bytes.clone());
+    let pipe = room.path("out/pipe");
+    std::fs::create_dir_all(room.path("out")).unwrap();
+    let started = |line: &str| {
+        let get = Running::start(room.darter(line));
+        let mut reader = std::fs::File::open(&pipe).unwrap();
+        let mut beginning = vec![0; 1000];
+        std::io::Read::read_exact(&mut reader, &mut beginning).unwrap();
+        assert!(beginning == bytes[..1000]);
+        get
+    };
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    let told = started(&format!("get {} -o pipe", web.url)).end().succeeded();
+    assert_eq!((told.text(), told.err.contains("error")), ("", false), "{}", told.err);
+    let told = started(&format!("get {} -o pipe --json", web.url)).end().succeeded().json();
+    assert!(told["error"].as_str().unwrap().contains("closed"), "{told}");
+    // The others of a list come, and decide how it ends.
+    let list = |rest: &str| std::fs::write(room.path("list"), format!("{} pipe\n{rest}", web.url)).unwrap();
+    list(&format!("{}?2 file\n", web.url));
+    let told = started(&format!("get -i {}", room.path("list").display())).end().succeeded();
+    assert!(!told.err.contains("error"), "{}", told.err);
+    assert!(room.read("file") == bytes);
+    list(&format!("http://{}/other none\n", web.address));
+    let told = started(&format!("get -i {}", room.path("list").display())).end();
+    assert_eq!(told.code, Some(1));
+    assert!(told.err.contains("HTTP 404 Not Found") && told.err.contains("1 of 2 downloads failed"), "{}", told.err);
 }
 
 #[test]
