@@ -1,7 +1,7 @@
 //! How nodes come to know each other, so that a fleet that has lost its seeds, or never had any, still finds together.
 //!
-//! A node asks whomever it connects to for nodes that it should know ([`Message::AskPeers`]), and somebody again from
-//! time to time. A seed tells whoever comes without being asked, and tells a few others of it: it may be gone a moment later.
+//! A node asks each agent that it connects to for nodes that it should know ([`Message::AskPeers`]), and somebody again from
+//! time to time. A seed tells each newcomer without being asked, and tells a few others of it: it may be gone a moment later.
 //! While a seed is connected that is all: knowing costs nothing, connections do. While none is, the node
 //! keeps itself connected with up to [`MAX_COMPANIONS`] of those it knows; in a fleet that is not larger, with all.
 //! Which ones these are in a larger fleet follows from the node's own id, so that the connections of all together make

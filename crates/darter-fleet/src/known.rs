@@ -39,7 +39,7 @@ const MAX_FILE: u64 = 1024 * 1024;
 /// A node that was only heard of is forgotten after this many tries without an answer.
 const MAX_FAILURES: u32 = 3;
 
-/// One that was met is forgotten when it has been asked in vain for this long: a network that was cut in two for
+/// A node that was met is forgotten when it has been asked in vain for this long: a network that was cut in two for
 /// some hours must find together again, though nobody is left who knows both parts. Not when it was met long ago: hosts that start together after
 /// a power cut all ask each other in vain at first.
 const KEEP_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -105,7 +105,7 @@ impl KnownNodes {
         }
         match self.nodes.get_mut(&info.node) {
             Some(known) if known.met > 0 && known.failures == 0 => {}
-            // It moved, perhaps: whoever told of it has met it.
+            // It may have moved: the agent that tells of it has met it.
             Some(known) if known.info.addr != info.addr => {
                 let met = known.met;
                 *known = Acquaintance::new(info, met);

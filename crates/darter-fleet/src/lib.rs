@@ -68,7 +68,7 @@ const MAX_ACCEPTED: usize = 16_384;
 /// Control connections of one agent, at most: two that dial each other at once have two, and those of a network that was cut may linger.
 const MAX_CONTROLS: usize = 8;
 
-/// How long a node is left alone that speaks no version of the protocol which this agent speaks, whoever tells of it.
+/// How long a node is left alone that speaks no version of the protocol which this agent speaks, even if others tell of it.
 const STRANGER_PAUSE: Duration = Duration::from_secs(60);
 
 /// Such nodes that are remembered, at most.
@@ -132,7 +132,7 @@ pub struct Fleet {
     known: Mutex<KnownNodes>,
     surveys: Mutex<Surveys>,
     twins: Mutex<Twins>,
-    /// Wakes whoever looks for companions.
+    /// Wakes the task that looks for companions.
     lonely: Notify,
     /// True if the last seed was lost, and none is back.
     was_lonely: AtomicBool,
@@ -242,7 +242,7 @@ impl Fleet {
         let turn = {
             let mut state = self.state.lock();
             let known = state.peers.contains_key(&info.node) || info.node == self.me().node;
-            // One that is connected said by itself where it is: what others say of it does not count.
+            // A connected agent said by itself where it is: what others say of that does not count.
             if !known {
                 state.note_address(info.node, &info.addr);
             }

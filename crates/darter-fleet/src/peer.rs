@@ -6,7 +6,7 @@ use darter_core::{BlobId, NodeId, PieceIndex, Tier};
 use darter_swarm::RequestId;
 use darter_wire::{Answer, Hello, Message, PeerInfo, Role};
 
-/// Hears what other agents say and do.
+/// Is told what other agents say and do.
 #[async_trait]
 pub trait PeerListener: Send + Sync {
     /// A peer's first control connection is up.

@@ -8,7 +8,7 @@
 //! start that is an error. Beside others, it is one in the log: an address may have become somebody else's since it was written down, and the rest of
 //! the fleet is there.
 //!
-//! Nothing here keeps the agent from serving its host: whoever waits for the first attempts waits in
+//! Nothing here keeps the agent from serving its host: a caller that needs the first attempts waits for them in
 //! [`Seeds::first_attempts`], for a bounded time.
 
 use std::collections::BTreeMap;
@@ -247,7 +247,7 @@ impl Seeds {
         }
     }
 
-    /// Somebody who hangs up again and again is not called five times a second.
+    /// A seed that hangs up again and again is not called five times a second.
     fn next_pause(&self, pause: Duration, began: Moment) -> Duration {
         let lasted = self.fleet.context.now().since(began);
         if lasted >= MIN_CONNECTED { FIRST_PAUSE } else { (pause * 2).min(MAX_PAUSE) }
@@ -348,7 +348,7 @@ impl Told {
         if *attempt == Attempt::Connected || self.0.len() >= MAX_TOLD {
             self.0.clear();
         }
-        // That it is connected is forgotten with the first failure.
+        // With the first failure it is no longer known as connected.
         self.0.retain(|before| *before != Attempt::Connected);
         self.0.push(attempt.clone());
         true

@@ -119,7 +119,7 @@ impl Fleet {
                 break;
             }
             let round = round.iter().filter_map(|node| infos.get(node)).map(|info| async move {
-                // One that is connected is there, or was a moment ago.
+                // A connected agent is there, or was a moment ago.
                 let is_connected = self.peer(info.node).is_some();
                 let most = if is_connected { MAX_SURVEY_TIMEOUT } else { SURVEY_TIMEOUT };
                 let answer = self.ask_lead(info, key, blob, most).await;

@@ -76,7 +76,7 @@ pub(crate) struct Request {
     /// Made for a server that somebody named and nobody configured: it may lead to configured ones, and is shown neither
     /// headers nor certificates that are meant for those.
     pub(crate) stranger: bool,
-    /// Until when an answer is of use to whoever asks.
+    /// Until when an answer is of use to its asker.
     pub(crate) until: Option<Instant>,
 }
 

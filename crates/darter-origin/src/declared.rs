@@ -31,7 +31,7 @@ use crate::error::{ErrorKind, OriginError};
 
 mod part;
 
-/// Some leave the padding out.
+/// Some servers leave the padding out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),

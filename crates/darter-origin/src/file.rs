@@ -78,7 +78,7 @@ impl FileOrigin {
         }
         let file = File::open(&path).await.map_err(|error| failed(error, &path))?;
         if self.roots.is_some() {
-            // Somebody may have put a link there meanwhile.
+            // Another user may have put a link there meanwhile.
             let opened = tokio::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).await;
             self.check(&opened.map_err(|error| failed(error, &path))?)?;
         }

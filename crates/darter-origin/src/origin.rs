@@ -46,7 +46,7 @@ pub struct Reading {
     pub body: Body,
 }
 
-/// Somewhere bytes are stored.
+/// A place where bytes are stored.
 #[async_trait]
 pub trait Origin: Send + Sync {
     /// Asks whether `known` is still current, in one cheap request where the origin answers it.

@@ -31,7 +31,7 @@ use crate::validators::{opaque, settle, surely_same, version_of};
 
 /// How long HEAD may take before GET is asked instead.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a GET of one byte may take. Some never answer one, and yet send the whole.
+/// How long a GET of one byte may take. Some servers never answer a range, and yet send the whole.
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(7);
 
 /// Reads `http` and `https` addresses.
@@ -251,7 +251,7 @@ impl AnswerPart {
                     )
                 };
                 let (sent, length) = content_range(headers).ok_or_else(wrong)?;
-                // Some call the whole a part, or a part the whole.
+                // Some servers call the whole a part, or a part the whole.
                 let is_as_long = content_length(headers).is_none_or(|length| length == sent.len());
                 if sent.start() != asked_from || !is_as_long {
                     return Err(wrong());
@@ -306,7 +306,7 @@ pub(crate) fn serves_ranges(headers: &HeaderMap) -> bool {
 fn content_range(headers: &HeaderMap) -> Option<(ByteRange, Option<u64>)> {
     let text = headers.get(CONTENT_RANGE)?.to_str().ok()?.trim();
     let (unit, text) = text.split_at_checked("bytes".len())?;
-    // Some write it as a request does.
+    // Some servers write it as a request does.
     let text = text.trim_start_matches([' ', '\t', '=', ':']);
     if !unit.eq_ignore_ascii_case("bytes") {
         return None;

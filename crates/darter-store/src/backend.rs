@@ -38,7 +38,7 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// [`SaveError::Bytes`] when what was written may be lost.
     fn save(&self, sidecar: &Sidecar, medium: &Self::Medium) -> Result<(), SaveError>;
 
-    /// Takes a blob away: quick, since whoever wants its room waits. The result is to be given to [`dispose`](Self::dispose).
+    /// Takes a blob away: quickly, since the caller that wants its room waits. The result is to be given to [`dispose`](Self::dispose).
     fn remove(&self, blob: BlobId) -> Result<Option<String>>;
 
     /// Gives the disk back what a removed blob took: may be slow.
@@ -60,7 +60,7 @@ pub(crate) trait Backend: Send + Sync + 'static {
         SetAside::default()
     }
 
-    /// Wakes whoever evicts in the background; false if nobody does.
+    /// Wakes the thread that evicts in the background; false if there is none.
     fn wake(&self) -> bool;
 
     /// Notes a use.

@@ -184,7 +184,7 @@ impl<M: Medium> Body<M> {
         self.state.read().lacks
     }
 
-    /// Somebody has a handle from now on, or nobody.
+    /// Notes whether handles of the blob exist from now on.
     pub(crate) fn set_open(&self, is_open: bool) {
         let mut state = self.state.write();
         state.is_open = is_open;

@@ -1,7 +1,7 @@
 //! A directory of the agent's own, held open: every file below the data directory is opened by one name relative to such a
 //! descriptor, and no symbolic link is ever followed.
 //!
-//! Why: an agent often runs as root, and whoever once could write to its directory may have left a link there to a file
+//! Why: an agent often runs as root, and a user who once could write to its directory may have left a link there to a file
 //! that only root may write. So:
 //!
 //! - the data directory belongs to the user the agent runs as, and nobody else may write to it; otherwise it is refused;
@@ -396,7 +396,7 @@ fn check_owner(found: &Stat) -> io::Result<()> {
     Err(refusal(format!("belongs to user {}, and darter runs as user {me}: remove it", found.st_uid)))
 }
 
-/// Something else than a directory is in a directory's place.
+/// Something that is no directory is in a directory's place.
 #[derive(Debug, thiserror::Error)]
 #[error("is no directory: remove it")]
 struct NoDirectory(#[source] io::Error);

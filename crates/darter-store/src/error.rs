@@ -58,7 +58,7 @@ pub enum StoreError {
         /// One past the last byte asked for.
         end: u64,
     },
-    /// Somebody reads or fills the blob.
+    /// The blob is being read or filled.
     #[error("blob {} is in use: try again when its downloads and readers are done", .0.short())]
     InUse(BlobId),
     /// The blob is pinned.

@@ -33,7 +33,7 @@ pub(crate) trait Medium: Send + Sync + 'static {
     /// A stamp that changes when somebody else changes the bytes; `None` where nobody can.
     fn stamp(&self) -> io::Result<Option<Stamp>>;
 
-    /// The blob is gone: gives the room back as soon as nobody reads any more, whoever still has the blob's handle.
+    /// The blob is gone: gives the room back as soon as nobody reads any more, even if handles of the blob are left.
     fn let_go(&self);
 
     /// The file that the bytes are in, if they are.

@@ -1,7 +1,7 @@
 //! The page cache: which bytes of a file are in memory, so that a piece that is about to be sent waits for no disk.
 //!
 //! The kernel reads ahead 128 KiB at the least, so one byte in as many tells whether they are in memory. They may be gone
-//! a moment later; then whoever sends them waits for the disk, as anybody may who uses memory that is short.
+//! a moment later; then their sender waits for the disk, as anybody may who uses memory that is short.
 
 use std::fs::File;
 use std::io;

@@ -114,7 +114,7 @@ impl Passing {
         }
         state.aside.insert(piece, data.into());
         state.aside_bytes += expected;
-        // One that comes late, read here and there, is forgotten like any other.
+        // A piece that comes late, read here and there, is forgotten like any other.
         state.floor = state.floor.min(piece.0);
         Ok(Put::Stored)
     }

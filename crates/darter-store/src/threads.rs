@@ -13,7 +13,7 @@
 //! Two kinds of questions may be asked anywhere: those that are answered from memory, and [`StoredBlob::ready_file`],
 //! the one door for what is sent from the page cache.
 //!
-//! Non-goals: how many threads there are (tokio decides), order between pieces of work (whoever needs one awaits the first).
+//! Non-goals: how many threads there are (tokio decides), order between pieces of work (a caller that needs one awaits the first).
 
 use std::cell::Cell;
 use std::pin::Pin;

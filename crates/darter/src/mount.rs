@@ -282,7 +282,7 @@ fn start(what: &str, dir: &Path, orders: &Orders) -> anyhow::Result<MountStatus>
     else {
         bail!("the keeper of the mount can't be spoken to");
     };
-    // One that has died says so below.
+    // A keeper that has died says so below.
     let _ = stdin.write_all(&orders);
     drop(stdin);
     let mut line = String::new();
@@ -352,7 +352,7 @@ pub(crate) async fn open(files: &[PathBuf]) -> anyhow::Result<()> {
     let files = files.to_owned();
     let opening = move || {
         for file in files {
-            // One that is gone needs no more.
+            // A keeper that is gone needs no more.
             let _ = std::fs::File::open(file);
         }
     };

@@ -46,7 +46,7 @@ impl Signals {
     }
 }
 
-/// Catches a signal, unless whoever started this process lets it ignore it.
+/// Catches a signal, unless this process was started so that it ignores that signal.
 fn unless_ignored(kind: SignalKind) -> io::Result<Option<Signal>> {
     let ignored = darter_kernel::signal::is_ignored(kind.as_raw_value());
     if ignored { Ok(None) } else { signal(kind).map(Some) }

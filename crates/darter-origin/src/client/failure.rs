@@ -289,7 +289,7 @@ pub(super) fn wants_http1(error: &reqwest::Error) -> bool {
     says(error, "endpoint requires HTTP/1.1")
 }
 
-/// True if a connection that was made broke before an answer, rather than that the answer was wrong. One that is silently dead has, too.
+/// True if a connection that was made broke before an answer, rather than that the answer was wrong. A connection that is silently dead has, too.
 pub(super) fn broke_off(error: &reqwest::Error) -> bool {
     let made = !error.is_connect() && !error.is_builder();
     made && found(error, |cause| {

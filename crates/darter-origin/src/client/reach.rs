@@ -28,7 +28,7 @@ use url::{Host, Url};
 use crate::client::address::authority;
 use crate::error::{ErrorKind, OriginError};
 
-/// For whom an origin is asked. It decides how far that reaches.
+/// The party for whom an origin is asked. It decides how far that reaches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Requester {
     /// A program of this host, or another agent on it, which gives an address.

@@ -41,7 +41,7 @@ pub(super) struct Server {
     /// By reach, whether the certificate is shown, whether HTTP/2 is spoken, and whether the environment's proxies are left out. The
     /// first is made at once, since it may not be possible.
     clients: [OnceLock<reqwest::Client>; 24],
-    /// Authorities that offer HTTP/2 and want HTTP/1.1 of whoever speaks it.
+    /// Authorities that offer HTTP/2 and then ask for HTTP/1.1.
     only_http1: Mutex<BTreeSet<String>>,
     urls: Vec<Url>,
     pub(super) first_byte_timeout: Duration,

@@ -48,11 +48,11 @@ use crate::web::{self, AnswerPart, content_length};
 pub struct RegistryClient {
     pub(super) inner: Arc<Inner>,
     uses: Uses,
-    /// Until when answers are of use to whoever asks.
+    /// Until when answers are of use to their asker.
     pub(super) until: Option<Instant>,
 }
 
-/// With what a client meets the challenges of registries, besides what callers bring.
+/// What a client meets the challenges of registries with, besides the credentials of callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Uses {
     /// The logins that are configured.
@@ -364,7 +364,7 @@ impl RegistryClient {
         let head = Box::pin(self.send(upstream, Method::HEAD, &path, HeaderMap::new(), caller));
         let first = Box::pin(self.get_headers(upstream, &path, Some(ByteRange::new(0, 1)), caller));
         let all = Box::pin(self.get_headers(upstream, &path, None, caller));
-        // Some say of everything that it has no bytes.
+        // Some registries say of everything that it has no bytes.
         let is_empty = digest.hasher().finish() == *digest;
         let says_yes = |answer: &Answer| {
             let is_there = is_empty || content_length(&answer.headers) != Some(0);
@@ -472,7 +472,7 @@ pub(super) fn wanted_by(
 ) -> Option<Wanted> {
     let challenges = challenges_of(headers);
     let of_scheme = |scheme: &'static str| challenges.iter().filter(move |challenge| challenge.scheme == scheme);
-    // One of several may name no token service, and only say what is wrong with the token that came.
+    // One of several challenges may name no token service, and only say what is wrong with the token that came.
     let demand = of_scheme("bearer").find_map(|challenge| Demand::of(challenge, upstream, repository));
     if let Some(demand) = demand {
         return Some(Wanted::Token(Arc::new(demand)));

@@ -26,7 +26,7 @@ pub(super) enum Encoding {
     Gzip,
     /// zlib (RFC 1950), which HTTP calls deflate.
     Deflate,
-    /// Another one, or several.
+    /// Another encoding, or several.
     Unknown,
 }
 

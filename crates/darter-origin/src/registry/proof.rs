@@ -1,7 +1,7 @@
 //! Proofs of a login: they show another agent that this one has the same login for a registry, without showing the
 //! login.
 //!
-//! The secret is stretched first (PBKDF2 with HMAC-SHA-256, RFC 8018), since whoever is shown a proof could try passwords with it: each
+//! The secret is stretched first (PBKDF2 with HMAC-SHA-256, RFC 8018), since an agent that is shown a proof could try passwords with it: each
 //! try costs them as much as it cost here, once for each login. Keys are kept in memory only.
 
 use std::collections::HashMap;

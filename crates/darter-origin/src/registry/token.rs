@@ -133,7 +133,7 @@ impl Tokens {
         }
         let asking = {
             let mut asking = self.asking.lock();
-            // One that nobody holds or waits for is only in the table.
+            // A turn that nobody holds or waits for is only in the table.
             asking.retain(|_, asked| Arc::strong_count(asked) > 1);
             Arc::clone(asking.entry(key.clone()).or_default())
         };

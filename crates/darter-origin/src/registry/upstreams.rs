@@ -19,7 +19,7 @@ pub struct Upstream {
     others: Vec<Url>,
     configured: bool,
     trusted: bool,
-    /// Somebody named it, and nothing here does.
+    /// A caller named it, and no configuration does.
     stranger: bool,
     reach: Reach,
 }
@@ -153,11 +153,11 @@ impl Upstreams {
     }
 
     /// The registry at this base address. It has a name, and with it a login, only if that name leads back to this very
-    /// address: whoever says `http://` of a registry spoken to over TLS must not get its login in the clear.
+    /// address: a caller that says `http://` of a registry spoken to over TLS must not make its login go in the clear.
     ///
     /// An address that is not configured here may be at another agent of the fleet, which asks this one to read it. So
-    /// it may be private, but neither this very host's nor lead there. One that plainly is this host's own is for
-    /// who asks to see to: it is asked for by agents of this host alone.
+    /// it may be private, but neither this very host's nor lead there. An address that plainly is this host's own is
+    /// for the asker to judge: it is asked for by agents of this host alone.
     pub fn at(&self, base: &Url) -> Upstream {
         self.at_of(base, None)
     }
@@ -211,7 +211,7 @@ impl Upstreams {
     }
 }
 
-/// A registry's base address, which ends in a slash. Some write the API's path with it, as in containerd's `override_path`.
+/// A registry's base address, which ends in a slash. Some people write the API's path with it, as in containerd's `override_path`.
 fn with_slash(mut url: Url) -> Url {
     if let Some(base) = url.path().trim_end_matches('/').strip_suffix("/v2").map(str::to_owned) {
         url.set_path(&base);

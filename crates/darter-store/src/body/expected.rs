@@ -58,7 +58,7 @@ impl Hashed {
 pub(crate) enum Written {
     /// It is held now.
     Held,
-    /// Somebody else wrote it meanwhile.
+    /// Another writer wrote it meanwhile.
     HeldBefore,
     /// The epoch changed under way: begin again.
     Overtaken,

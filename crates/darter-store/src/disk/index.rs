@@ -25,7 +25,7 @@ const USES: TableDefinition<'_, [u8; 32], (u64, u64)> = TableDefinition::new("us
 const SOURCES: TableDefinition<'_, [u8; 32], &[u8]> = TableDefinition::new("sources");
 
 const NAME: &str = "index.redb";
-/// One that could not be used.
+/// An index that could not be used.
 const SET_ASIDE: &str = "index.redb.unread";
 
 /// Far more than the working set of an index of some thousand small rows.

@@ -143,7 +143,7 @@ impl Layout {
             if links == 1 {
                 return Ok(FileMedium::new(file, &shard, &name));
             }
-            // Somebody made another name for the bytes, and expects them to stay.
+            // Another program made a second name for the bytes, and expects them to stay.
             let (file, _) = shard.open_linked(&name, Access::Read)?;
             Ok(FileMedium::linked(file, shard.clone(), name.clone(), self.trash.clone()))
         });

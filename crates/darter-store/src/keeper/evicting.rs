@@ -79,9 +79,9 @@ impl<B: Backend> Keeper<B> {
 /// The treatment of blobs that are being saved when something is evicted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Busy {
-    /// They stay: waiting for the disk would hold up whoever wants the room.
+    /// Busy blobs stay: waiting for the disk would hold up the caller that wants the room.
     Spared,
-    /// They are waited for: better than to refuse what would fit a moment later.
+    /// Busy blobs are waited for: better than to refuse what would fit a moment later.
     AwaitedFor,
 }
 

@@ -65,7 +65,7 @@ pub(super) fn mark_at(at: f64, what: &str) -> Mark {
     Mark { at, name: format!("{}: {what}", units::seconds(at)) }
 }
 
-/// Bytes that a node has received so far, from whomever.
+/// Bytes that a node has received so far, from all others.
 pub(super) async fn came(client: &Client) -> anyhow::Result<u64> {
     let traffic = client.status().await?.traffic;
     Ok(traffic.from_origin + traffic.from_seed + traffic.from_peers)

@@ -40,7 +40,7 @@ pub(super) struct Bar {
     quiet: bool,
     /// True to tell events as JSON.
     json: bool,
-    /// For what each download was last said to wait.
+    /// What each download was last said to wait for.
     waits: Mutex<HashMap<usize, String>>,
     /// True once the daemon was said not to answer.
     is_mute: AtomicBool,

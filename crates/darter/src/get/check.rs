@@ -216,7 +216,7 @@ mod tests {
         assert!(check.is_hashing());
         check.see(CONTENT);
         assert_eq!(check.conclude(7, &[], None).unwrap(), Some(right));
-        // One that promised to vouch for it and did not.
+        // A daemon that promised to vouch for the content and did not.
         let error = Check::new(Some(right), STREAM).conclude(7, &[], None).unwrap_err().to_string();
         assert!(error.contains("--verify-whole"), "{error}");
     }

@@ -186,7 +186,7 @@ impl Spout {
     }
 }
 
-/// Writes all of it, also where whoever made the descriptor lets it refuse to wait.
+/// Writes all of it, also to a descriptor that was made not to wait.
 fn write_all(mut to: &File, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match to.write(bytes) {

@@ -166,7 +166,7 @@ pub(crate) fn note_guest(dir: &Path, blob: BlobId) {
         file.seek(SeekFrom::End(0))?;
         file.write_all(format!("{blob}\n").as_bytes())
     });
-    // One that can't be noted stays, if this process is killed, until there is no room for it.
+    // A blob that can't be noted stays, if this process is killed, until there is no room for it.
     if let Err(error) = noted {
         tracing::debug!(%error, "could not note what goes with this mount");
     }

@@ -1,5 +1,5 @@
 //! Lines to a place that may take no more: standard error is a pipe to journald, a container's runtime or a file, and each of them
-//! hangs when its disk does. A thread of its own writes, and whoever logs waits only while it keeps up.
+//! hangs when its disk does. A thread of its own writes, and callers wait for it only while it keeps up.
 //!
 //! Invariants: lines come in order; what waits is bounded, and what is lost is counted and told.
 

@@ -73,7 +73,7 @@ impl Supply for Connection {
     }
 
     async fn everything(&self) {
-        // One that has ended is followed by another one, which is asked again.
+        // A daemon that has ended is followed by another one, which is asked again.
         let _ = self.0.everything().await;
     }
 

@@ -99,7 +99,7 @@ async fn keep(
     let keeping = async {
         if let Condition::Tainted(reason) = file.keep(source).await {
             tracing::warn!(reason, "the mounted content is wrong: nothing of it is read any more");
-            // One that is not mounted any more has no pages.
+            // A file that is not mounted any more has no pages.
             let _ = tokio::task::spawn_blocking(move || cache.forget()).await;
         }
         std::future::pending::<std::convert::Infallible>().await
@@ -119,7 +119,7 @@ async fn keep(
     result
 }
 
-/// Takes the mount away, whoever uses it.
+/// Takes the mount away, also from programs that use it.
 pub(super) async fn away(dir: &Path) {
     let dir = dir.to_owned();
     if let Err(error) = threads::run(move || unmount::unmount(&dir, true)).await {

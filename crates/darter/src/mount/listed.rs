@@ -58,7 +58,7 @@ pub(super) fn too_long(name: &str, length: u64, but: &str) -> Failure {
     Failure::Usage(format!("{name} is {} long, and {but}", units::size(length)))
 }
 
-/// The files that a list at `base` names. One that did not come from this host may name no file of it.
+/// The files that a list at `base` names. A list that did not come from this host may name no file of it.
 pub(super) fn parsed(text: &str, base: &Url) -> anyhow::Result<Vec<ListedFile>> {
     let mut files = Vec::new();
     for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {

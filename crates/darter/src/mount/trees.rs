@@ -228,7 +228,7 @@ async fn list(
         read_list(args, agents, asked, listed::NO_LIST).await?
     };
     let files = listed::parsed(&text, &mount.url)?;
-    // Headers go to whoever the user named, logins to their hosts.
+    // Headers go to the server that the user named, logins to their hosts.
     let logins = mount.senders.logins();
     let is_users_own = |url: &Url| mount.url.scheme() == "file" || url.origin() == mount.url.origin();
     let requests = files.iter().map(|file| {

@@ -1,4 +1,4 @@
-//! Away with a mount: by the kernel for root, by `fusermount3` for users. One that programs use stays, and they are named.
+//! Away with a mount: by the kernel for root, by `fusermount3` for users. A mount that programs use stays, and the programs are named.
 
 use std::fs::File;
 use std::io;

@@ -61,7 +61,7 @@ pub(crate) struct Config {
     engine: Option<Release>,
 }
 
-/// One of its files.
+/// One of containerd's files.
 #[derive(Debug)]
 pub(crate) struct File {
     pub(crate) path: PathBuf,
@@ -127,7 +127,7 @@ impl Config {
                     );
                     return Err(refused(message).into());
                 }
-                // One that is not absolute begins where the file is that names it.
+                // A relative path begins at the directory of the file that names it.
                 pending.extend(glob(tree, &path.parent().unwrap_or(Path::new("/")).join(text))?);
                 if seen.iter().chain(&pending).collect::<BTreeSet<_>>().len() > MAX_FILES {
                     return Err(refused(format!("imports: these are more than {MAX_FILES} files")).into());

@@ -251,7 +251,7 @@ fn write_unpacking(config: &mut Config) -> Result<Vec<String>, Refusal> {
     Ok(notes)
 }
 
-/// The snapshotter of one runtime handler. One that is not there is made as runc's is: a kubelet's cgroups are systemd's or not.
+/// The snapshotter of one runtime handler. A handler that is not there is made as runc's is: a kubelet's cgroups are systemd's or not.
 pub(super) fn write_handler(config: &mut Config, handler: &str, snapshotter: &str) -> Result<(), Refusal> {
     let there = config.setting(Part::Runtimes, handler);
     if let Some(found) = &there {

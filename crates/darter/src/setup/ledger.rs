@@ -40,7 +40,7 @@ pub(crate) struct ChangedFile {
     access: Option<Access>,
     /// The texts that this command wrote, the latest last.
     written: Vec<String>,
-    /// Somebody else changed it between two runs.
+    /// True if others changed it between two runs.
     edited: bool,
 }
 
@@ -51,7 +51,7 @@ pub(crate) enum Undo {
     Nothing,
     /// It is as this command left it.
     GiveBack,
-    /// Somebody else has changed it.
+    /// Others have changed it.
     Edited,
 }
 

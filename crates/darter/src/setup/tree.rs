@@ -31,7 +31,7 @@ pub(crate) struct Tree {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Access {
     pub(crate) mode: u32,
-    /// Its user and group; whoever runs this, where it is `None`.
+    /// Its user and group; those of this process, if `None`.
     pub(crate) owner: Option<(u32, u32)>,
 }
 
@@ -225,11 +225,11 @@ impl Tree {
 
     /// Removes a directory if nothing is in it.
     pub(crate) fn remove_if_empty(&self, path: &Path) {
-        // Somebody put something into it: then it stays.
+        // A directory that others have put something into stays.
         let _ = self.resolve(path).map(fs::remove_dir);
     }
 
-    /// True if whoever runs this owns what is there: a hint for people whose writing was refused.
+    /// True if what is there belongs to another user: a hint for people whose writing was refused.
     pub(crate) fn is_others(&self, path: &Path) -> bool {
         let found = path.ancestors().find_map(|path| fs::metadata(self.resolve(path).ok()?).ok());
         found.is_some_and(|found| found.uid() != rustix::process::geteuid().as_raw())

@@ -135,7 +135,7 @@ fn suspend(terminal: &mut DefaultTerminal) -> io::Result<()> {
     kill_process(getpid(), Signal::TSTP)?;
     enable_raw_mode()?;
     execute!(io::stdout(), EnterAlternateScreen)?;
-    // One that knows of nothing on the screen. To clear the old one would be to ask where the cursor is, which not every terminal says.
+    // A terminal that knows of nothing on the screen. Clearing the old one would ask where the cursor is, which not every terminal says.
     *terminal = DefaultTerminal::new(CrosstermBackend::new(io::stdout()))?;
     Ok(())
 }
