@@ -2,7 +2,8 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | this one | [`Fleet`]: who is connected; making, accepting and losing control connections |
+//! | this one | [`Fleet`]: who is connected, and what is said to them; making and accepting connections |
+//! | `connections` | control connections: taken in, listened to, lost |
 //! | `context` | [`FleetContext`]: what a fleet is told |
 //! | `peer` | [`Peer`], a connected agent; [`PeerListener`], who hears them |
 //! | [`data`] | data connections, made when the first piece is asked for, and where their answers go |
@@ -24,6 +25,7 @@
 
 mod addresses;
 mod circle;
+mod connections;
 mod context;
 pub mod data;
 mod dialling;
@@ -40,14 +42,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use darter_core::{Blame, Blamed as _, Fault, Moment, NodeId, Retry, in_full};
-use darter_metrics::Failed;
-use darter_wire::control::{self, ControlConfig, ControlReceiver, ControlSender};
+use darter_core::{Moment, NodeId, in_full};
+use darter_wire::control::ControlSender;
 use darter_wire::descriptors::AcceptFailures;
 use darter_wire::preface::{self, Greeted};
-use darter_wire::{
-    Frame, Hello, Kind, Message, PeerInfo, Receiving, Sending, Transport, Unknown, Uploads, WireError, serve_data,
-};
+use darter_wire::{Frame, Hello, Kind, Message, PeerInfo, Receiving, Sending, Transport, Uploads, WireError};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -65,9 +64,6 @@ use self::twins::Twins;
 /// Connections that others made, at a time: a control and a data connection from each of some thousands of agents.
 const MAX_ACCEPTED: usize = 16_384;
 
-/// Control connections of one agent, at most: two that dial each other at once have two, and those of a network that was cut may linger.
-const MAX_CONTROLS: usize = 8;
-
 /// How long a node is left alone that speaks no version of the protocol which this agent speaks, even if others tell of it.
 const STRANGER_PAUSE: Duration = Duration::from_secs(60);
 
@@ -82,13 +78,6 @@ struct Connected {
     heard: Arc<AtomicU64>,
     /// Never empty: the entry goes with its last connection.
     controls: Vec<(u64, ControlSender)>,
-}
-
-/// A control connection that was taken into use.
-struct Adopted {
-    connection: u64,
-    receiver: ControlReceiver,
-    heard: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -403,187 +392,6 @@ impl Fleet {
 
     fn listener(&self) -> Option<Arc<dyn PeerListener>> {
         self.listener.get().and_then(Weak::upgrade)
-    }
-
-    async fn use_connection(self: Arc<Self>, greeted: Greeted) {
-        let node = greeted.hello.node;
-        match greeted.kind {
-            Kind::Control => {
-                if let Some(twin) = self.twin_of(&greeted.hello).await {
-                    self.refuse_twin(greeted, &twin).await;
-                    return;
-                }
-                if let Some(adopted) = self.adopt(greeted, None) {
-                    self.listen_to(node, adopted).await;
-                }
-            }
-            Kind::Data if self.is_twin(&greeted.hello) => {
-                tracing::debug!(peer = %node.short(), "a data connection of another agent with this id is refused");
-            }
-            Kind::Data => {
-                let Some(uploads) = self.uploads.get().and_then(Weak::upgrade) else { return };
-                self.serving.fetch_add(1, Ordering::Relaxed);
-                let served = tokio::select! {
-                    served = serve_data(greeted.stream, node, uploads, &self.sending) => served,
-                    () = self.stop.cancelled() => Ok(()),
-                };
-                self.serving.fetch_sub(1, Ordering::Relaxed);
-                if let Err(error) = served {
-                    self.failed(node, &error);
-                }
-            }
-        }
-    }
-
-    /// Takes a control connection into use, unless there are too many with this agent; `dialled` is the address that this agent
-    /// connected to, if it did.
-    fn adopt(self: &Arc<Self>, greeted: Greeted, dialled: Option<&str>) -> Option<Adopted> {
-        let peer = self.peer_of(&greeted);
-        let hello = &peer.hello;
-        let (fleet, node) = (Arc::downgrade(self), hello.node);
-        let skipped = move |unknown| {
-            if let Some(fleet) = fleet.upgrade() {
-                fleet.skipped(node, unknown);
-            }
-        };
-        let config = ControlConfig { skipped: Some(Arc::new(skipped)), ..ControlConfig::default() };
-        let (sender, receiver) = control::start(greeted.stream, &config);
-        let (connection, is_first, heard) = {
-            let mut state = self.state.lock();
-            state.connections += 1;
-            let connection = state.connections;
-            // A further connection that names another address may be somebody else's: the first one stands for as long as it lasts.
-            if !state.peers.contains_key(&hello.node) {
-                state.note_address(hello.node, &hello.listen);
-            }
-            let entry = state.peers.entry(hello.node);
-            let known = entry.or_insert_with(|| Connected {
-                peer: peer.clone(),
-                dialled: None,
-                heard: Arc::default(),
-                controls: Vec::new(),
-            });
-            if known.controls.len() >= MAX_CONTROLS {
-                tracing::debug!(peer = %hello.node.short(), "too many connections with one agent; one is closed");
-                return None;
-            }
-            known.peer.is_here &= peer.is_here;
-            if let Some(addr) = dialled {
-                known.dialled = Some(addr.to_owned());
-            }
-            known.controls.push((connection, sender));
-            (connection, known.controls.len() == 1, Arc::clone(&known.heard))
-        };
-        if is_first {
-            tracing::debug!(peer = %hello.node.short(), addr = hello.listen, "peer connected");
-            self.welcome(&peer);
-            self.announce(hello.node, Some(&peer));
-        }
-        Some(Adopted { connection, receiver, heard })
-    }
-
-    async fn listen_to(self: &Arc<Self>, node: NodeId, adopted: Adopted) {
-        let Adopted { connection, mut receiver, heard } = adopted;
-        loop {
-            let received = tokio::select! {
-                received = receiver.recv() => received,
-                () = self.stop.cancelled() => break,
-            };
-            match received {
-                Ok(Some(message)) => {
-                    self.context.metrics.control_messages.inc();
-                    heard.store(self.context.now().as_micros(), Ordering::Relaxed);
-                    self.hear(node, message);
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    self.failed(node, &error);
-                    break;
-                }
-            }
-        }
-        self.drop_connection(node, connection);
-    }
-
-    /// A connection with a peer failed. A peer that broke the protocol is not asked what it knows for a while, as one that could not
-    /// be reached.
-    fn failed(&self, node: NodeId, error: &WireError) {
-        let Blame { fault, retry } = error.blame();
-        self.context.metrics.failed(Failed::Peer, fault);
-        if fault == Fault::Peer && retry == Retry::Elsewhere {
-            tracing::warn!(peer = %node.short(), error = %in_full(error), "a peer broke the protocol; hanging up");
-            self.known.lock().failed(node, self.context.now());
-        } else {
-            tracing::debug!(peer = %node.short(), error = %in_full(error), "a connection failed");
-        }
-    }
-
-    /// Answers what is about the fleet itself; everything else is about swarms.
-    fn hear(self: &Arc<Self>, from: NodeId, message: Message) {
-        match message {
-            Message::AskPeers => self.tell_peers(from),
-            Message::Peers { peers } => self.learn_peers(peers),
-            Message::Seeds { seeds } => self.meet_seeds(&seeds),
-            Message::LeadIs { request, part, lead, seeds, nearest } => {
-                self.lead_is(from, request, survey::LeadAnswer { part, lead, seeds, nearest });
-            }
-            Message::SameId { addr } => self.has_twin(&addr),
-            message => {
-                if let Some(listener) = self.listener() {
-                    listener.said(from, message);
-                }
-            }
-        }
-    }
-
-    /// A peer of another release said what is not known here. Nobody need wait because of it: an asker is told that it is not
-    /// understood, and an answer that is not understood is none.
-    fn skipped(self: &Arc<Self>, from: NodeId, unknown: Unknown) {
-        self.context.metrics.unknown_messages.inc();
-        if let Some(refusal) = unknown.refusal() {
-            self.say(from, &refusal);
-        }
-        if let Some(failure) = unknown.as_failure() {
-            self.hear(from, failure);
-        }
-    }
-
-    fn drop_connection(&self, node: NodeId, connection: u64) {
-        let (connected, link) = {
-            let mut state = self.state.lock();
-            let Some(connected) = state.peers.get_mut(&node) else { return };
-            connected.controls.retain(|(id, _)| *id != connection);
-            if !connected.controls.is_empty() {
-                return;
-            }
-            let Some(connected) = state.peers.remove(&node) else { return };
-            (connected, state.links.remove(&node))
-        };
-        if let Some(link) = link {
-            link.close();
-        }
-        tracing::debug!(peer = %node.short(), "peer gone");
-        self.miss(&connected.peer);
-        self.announce(node, None);
-    }
-
-    /// Tells the listener that a peer came, or that it is gone. Several connections with one agent may come and go at once, and what is told
-    /// of them in another order than they did: whoever tells something tells again until it is so, and so the last that is told is right.
-    fn announce(&self, node: NodeId, came: Option<&Peer>) {
-        self.changed.send_replace(());
-        let Some(listener) = self.listener() else { return };
-        let mut told = came.cloned();
-        loop {
-            match &told {
-                Some(peer) => listener.peer_up(peer),
-                None => listener.peer_down(node),
-            }
-            let now = self.peer(node);
-            if now.is_some() == told.is_some() {
-                return;
-            }
-            told = now;
-        }
     }
 }
 
