@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use darter_kernel::cached::{Cached, cached};
-use rustix::fs::{AtFlags, CWD, StatxFlags, statfs, statx};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, fstat, major, minor, statfs, statx};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount as kernel_mount};
+use rustix::mount::{FsPickFlags, MountFlags, fsconfig_reconfigure, fsconfig_set_flag, fspick, mount as kernel_mount};
 use rustix::system::uname;
 use thiserror::Error;
 
@@ -54,8 +54,7 @@ pub enum MountFailure {
 /// # Errors
 /// [`MountFailure`].
 pub fn mount(file: &Path, at: &Path, flags: MountFlags) -> Result<(), MountFailure> {
-    let suits = || goes_on() && is_direct(file) && is_cold(file);
-    if suits() && kernel_mount(file, at, "erofs", flags, Some(c"directio")).is_ok() {
+    if suits(file) && kernel_mount(file, at, "erofs", flags, Some(c"directio")).is_ok() {
         // It is read as well without, only slower.
         if let Err(error) = read_ahead::as_below(file, at) {
             tracing::debug!(%error, at = %at.display(), "how far a layer is read ahead is left to the kernel");
@@ -69,6 +68,34 @@ pub fn mount(file: &Path, at: &Path, flags: MountFlags) -> Result<(), MountFailu
         Err(Errno::NOTBLK) => by_loop_device(file, at, flags),
         Err(error) => Err(MountFailure::Failed(at.to_owned(), error.into())),
     }
+}
+
+/// Has the kernel read a file past its page cache from now on that somebody mounted at `at` with no options, where that suits the file: true if it does. `device` is
+/// the number of its file system's device: nothing is done to what is mounted there by now.
+///
+/// # Errors
+/// Where the kernel refuses. How far it reads ahead is left to it then, or all is.
+pub(crate) fn make_direct(file: &Path, at: &Path, device: (u32, u32)) -> io::Result<bool> {
+    if !suits(file) {
+        return Ok(false);
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = rustix::fs::open(at, flags, Mode::empty())?;
+    let found = fstat(&root)?.st_dev;
+    if (major(found), minor(found)) != device {
+        return Ok(false);
+    }
+    // Of this file system alone: the flags of the mount, such as `nosuid`, stay.
+    let picked = fspick(&root, c"", FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC)?;
+    fsconfig_set_flag(&picked, "directio")?;
+    fsconfig_reconfigure(&picked)?;
+    read_ahead::as_below(file, at)?;
+    Ok(true)
+}
+
+/// True if a file is to be read past its page cache.
+fn suits(file: &Path) -> bool {
+    goes_on() && is_direct(file) && is_cold(file)
 }
 
 /// True if the kernel knows EROFS, or has loaded it now. `dir` is a directory at which it is tried; it is made.

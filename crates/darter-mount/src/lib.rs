@@ -22,8 +22,10 @@
 //! | [`archive`] | an archive's members as such a tree |
 //! | [`erofs`] | a layer's file mounted |
 //! | `read_ahead` | how far the kernel reads ahead in it |
+//! | [`engines`] | how layers are read that engines mounted |
+//! | [`mountinfo`] | the kernel's list of mounts |
 //!
-//! Decisions ([`ahead`], [`touches`], [`limits`], [`fill`](mod@fill), [`waits`], [`kept`], [`files`], `names`) do no I/O and take the time as an argument.
+//! Decisions ([`ahead`], [`touches`], [`limits`], [`fill`](mod@fill), [`waits`], [`kept`], [`files`], [`mountinfo`], `names`) do no I/O and take the time as an argument.
 //!
 //! Invariant: a read is answered with all of its bytes, each verified when its piece came, or with EIO. Never with zeros that are not in the
 //! content, never short. Later changes by a disk that rots are seen only where a piece is read without an agent ([`file`](mod@file)).
@@ -33,6 +35,7 @@
 pub mod ahead;
 pub mod archive;
 mod asker;
+pub mod engines;
 pub mod erofs;
 pub mod file;
 pub mod files;
@@ -40,6 +43,7 @@ pub mod fill;
 pub mod kept;
 pub mod layers;
 pub mod limits;
+pub mod mountinfo;
 mod names;
 mod read_ahead;
 pub mod session;

@@ -23,9 +23,9 @@ use darter_core::{BlobId, ByteRange, Clock, Digest, PieceHash, PieceIndex, Piece
 use darter_image::{Expander, metadata_start};
 use darter_kernel::cached::cached;
 use darter_kernel::sysfs;
-use darter_mount::erofs;
 use darter_mount::supply::{Content, End, Given, Refusal, Supplier, Supply};
 use darter_mount::{Fill, KeptFile, Layer, Layers, LayersDir, MountError, Mounted, MountedFile, Pages, Settings};
+use darter_mount::{engines, erofs, mountinfo};
 use parking_lot::Mutex;
 use rustix::fs::{Advice, fadvise, major, minor};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -613,5 +613,58 @@ fn a_whole_layer_past_the_page_cache_is_read_ahead_as_far_as_its_disk_is_and_no_
     for dir in &dirs {
         assert!(std::fs::read(dir.path().join("big")).unwrap() == vec![5; 300_000]);
         unmount(dir.path(), UnmountFlags::empty()).unwrap();
+    }
+}
+
+#[test]
+fn a_whole_layer_that_an_engine_mounts_is_read_past_the_page_cache_and_only_its_first_mount() {
+    if !mounts_layers() || !erofs::goes_on() {
+        return;
+    }
+    let (names, at) = (tempfile::tempdir().unwrap(), [(); 4].map(|()| tempfile::tempdir().unwrap()));
+    let mut bytes = expanded();
+    let layer = |name: &str, bytes: &[u8]| {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(bytes).unwrap();
+        file.as_file().sync_all().unwrap();
+        fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+        let link = names.path().join(name);
+        std::os::unix::fs::symlink(file.path(), &link).unwrap();
+        (file, link)
+    };
+    let (_early, early) = layer("early", &bytes);
+    let (whole, link) = layer("whole", &bytes);
+    let options = |at: &tempfile::TempDir| {
+        let mounts = mountinfo::parsed(&std::fs::read_to_string(mountinfo::PATH).unwrap());
+        mounts.into_iter().find(|mount| mount.dir == at.path()).unwrap().options
+    };
+    let is_direct = |at: &tempfile::TempDir| options(at).split(',').any(|option| option == "directio");
+    let by_engine = |file: &Path, at: &tempfile::TempDir| {
+        mount(file, at.path(), "erofs", MountFlags::RDONLY | MountFlags::NOSUID, None).unwrap();
+    };
+    by_engine(&early, &at[0]);
+    engines::attend(names.path().to_owned());
+    by_engine(&link, &at[1]);
+    // As Darter mounts it itself: where that is not so, nothing suits here.
+    erofs::mount(whole.path(), at[3].path(), erofs::INERT).unwrap();
+    if is_direct(&at[3]) {
+        assert!(soon(|| is_direct(&at[1])), "{}", options(&at[1]));
+        let flags = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let line = flags.lines().find(|line| line.contains(at[1].path().to_str().unwrap())).unwrap();
+        assert!(line.contains("nosuid"), "{line}");
+    } else {
+        eprintln!("skipped: files here are not read past the page cache");
+    }
+    by_engine(&link, &at[2]);
+    // Another one that is made later is seen after it.
+    bytes.push(0);
+    let last = tempfile::tempdir().unwrap();
+    let (_last, link) = layer("last", &bytes);
+    by_engine(&link, &last);
+    assert!(!is_direct(&at[3]) || soon(|| is_direct(&last)));
+    assert!(!is_direct(&at[0]) && !is_direct(&at[2]), "one from before, and a second one");
+    for at in at.iter().chain([&last]) {
+        assert!(std::fs::read(at.path().join("big")).unwrap() == vec![5; 300_000]);
+        unmount(at.path(), UnmountFlags::empty()).unwrap();
     }
 }

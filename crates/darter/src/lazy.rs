@@ -24,7 +24,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use darter_core::{Clock as _, SystemClock};
-use darter_mount::{Mounted, Settings};
+use darter_mount::{Mounted, Settings, engines};
 use darter_store::threads;
 use tokio::runtime::Handle;
 
@@ -58,6 +58,8 @@ pub(crate) async fn keep(args: &LazyDirArgs) -> anyhow::Result<()> {
         let (dir, runtime) = (dir.clone(), Handle::current());
         threads::run(move || Mounted::mount_layers(layers, &dir, since, opened, runtime)).await?
     };
+    let engines_dir = dir.clone();
+    threads::run(move || engines::attend(engines_dir)).await;
     tracing::info!(dir = %dir.display(), "layers can be mounted");
     let mut session = tokio::task::spawn_blocking(move || mounted.wait());
     tokio::select! {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use darter_api::{MountState, MountStatus};
+use darter_mount::mountinfo::{self, Mounted};
 use darter_store::threads;
 use rustix::fs::{FlockOperation, flock};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -166,49 +167,17 @@ fn lost(json: &Path, noted: MountStatus) -> Option<MountStatus> {
 
 /// True if something is mounted there.
 pub(crate) fn is_mount_point(dir: &Path) -> bool {
-    mounts().iter().any(|(mounted, _)| mounted == dir)
+    mounts().iter().any(|mount| mount.dir == dir)
 }
 
 /// True if it is a mount of Darter's.
 pub(crate) fn is_ours(dir: &Path) -> bool {
     // The one on top counts.
-    mounts().iter().rev().find(|(mounted, _)| mounted == dir).is_some_and(|(_, kind)| kind == "darter")
+    mounts().iter().rev().find(|mount| mount.dir == dir).is_some_and(|mount| mount.source == "darter")
 }
 
-/// All mounts: where, and the name of what.
-fn mounts() -> Vec<(PathBuf, String)> {
-    parsed(&std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default())
-}
-
-/// Mounts out of the text of mountinfo: see proc(5).
-fn parsed(text: &str) -> Vec<(PathBuf, String)> {
-    let mount = |line: &str| {
-        let (front, back) = line.split_once(" - ")?;
-        let dir = unescaped(front.split(' ').nth(4)?);
-        let source = back.split(' ').nth(1)?;
-        Some((PathBuf::from(dir), source.to_owned()))
-    };
-    text.lines().filter_map(mount).collect()
-}
-
-/// Spaces and their like stand as three octal digits.
-fn unescaped(text: &str) -> std::ffi::OsString {
-    use std::os::unix::ffi::OsStringExt as _;
-    let (bytes, mut found, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
-    while at < bytes.len() {
-        let code = (bytes[at] == b'\\').then(|| text.get(at + 1..at + 4)).flatten();
-        match code.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                found.push(byte);
-                at += 4;
-            }
-            None => {
-                found.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    std::ffi::OsString::from_vec(found)
+fn mounts() -> Vec<Mounted> {
+    mountinfo::parsed(&std::fs::read_to_string(mountinfo::PATH).unwrap_or_default())
 }
 
 /// `darter mount --list`.
@@ -300,14 +269,5 @@ mod tests {
         assert!(is_kept(&opened) && lost(&note, status).is_none() && note.exists());
         drop(entry);
         assert!(!note.exists() && is_kept(&opened), "it has to tidy up yet");
-    }
-
-    #[test]
-    fn mounts_are_read_with_the_spaces_in_their_names() {
-        let text = "36 35 98:0 / /mnt\\040a/b\\134c rw,noatime shared:1 - fuse.darter darter rw,user_id=0\n\
-                    37 35 98:0 / / rw - ext4 /dev/vda rw\nnonsense\n";
-        let found = [(PathBuf::from("/mnt a/b\\c"), "darter".to_owned()), ("/".into(), "/dev/vda".to_owned())];
-        assert_eq!(parsed(text), found);
-        assert_eq!(unescaped("\\04"), "\\04");
     }
 }

@@ -1,0 +1,152 @@
+//! Whole layers that engines mounted by their names in the directory of layers: read past the page cache of their files, as Darter's own mounts are.
+//!
+//! containerd mounts a layer with `ro` alone, and has no setting for more. EROFS takes `directio` for what is mounted already, so whoever keeps the
+//! directory looks at each mount that is made, and sees to it. By the page cache of the layer's file each page of a member is parts of two pages of that file, all of it is in
+//! memory twice, and on a busy host a page that is not in memory may take as long as a tick of the scheduler.
+//!
+//! Invariants:
+//! - only a mount that was made since, by the name of a layer that was whole by then: others have a virtual file below, and read as far ahead as that is good for;
+//! - only with the options that EROFS has by itself: all of them are set anew;
+//! - only the first of a layer: each container has mounts of its own, and what later ones read is to be in memory for those after them.
+//!
+//! What can't be done is left: the mount is as it was.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+
+use crate::erofs;
+use crate::mountinfo::{self, Mounted};
+
+/// Between two looks: a container of many layers makes many mounts at once.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Names of layers that are remembered.
+const MAX_NAMES: usize = 4096;
+
+/// What EROFS says of a mount to which nobody gave options.
+const DEFAULTS: [&str; 5] = ["ro", "user_xattr", "acl", "cache_strategy=readaround", "seclabel"];
+
+/// The mounts that were seen.
+#[derive(Debug, Default)]
+struct Seen {
+    mounts: HashSet<(u64, (u32, u32))>,
+    names: HashSet<OsString>,
+}
+
+impl Seen {
+    /// The mounts of this list that are the first ones of their layers, below `dir`. `is_whole` tells of a name.
+    fn first(&mut self, list: Vec<Mounted>, dir: &Path, is_whole: impl Fn(&Path) -> bool) -> Vec<Mounted> {
+        let is_layer = |mount: &Mounted| mount.kind == "erofs" && Path::new(&mount.source).starts_with(dir);
+        let layers: Vec<_> = list.into_iter().filter(is_layer).collect();
+        let before = std::mem::take(&mut self.mounts);
+        self.mounts = layers.iter().map(|mount| (mount.id, mount.device)).collect();
+        let mut first = Vec::new();
+        for mount in layers {
+            if before.contains(&(mount.id, mount.device)) || !is_whole(Path::new(&mount.source)) {
+                continue;
+            }
+            if self.names.len() >= MAX_NAMES {
+                self.names.clear();
+            }
+            if self.names.insert(mount.source.clone()) && mount.options.split(',').all(|it| DEFAULTS.contains(&it)) {
+                first.push(mount);
+            }
+        }
+        first
+    }
+
+    /// Looks at the mounts that there are. Blocking.
+    fn look(&mut self, dir: &Path) -> io::Result<Vec<Mounted>> {
+        let is_whole = |name: &Path| fs::symlink_metadata(name).is_ok_and(|state| state.is_symlink());
+        Ok(self.first(mountinfo::parsed(&fs::read_to_string(mountinfo::PATH)?), dir, is_whole))
+    }
+}
+
+/// Sees to the mounts that engines make by the names in `dir`, as this process sees them, on a thread that ends with the process.
+pub fn attend(dir: PathBuf) {
+    if !erofs::goes_on() {
+        return;
+    }
+    let begun = File::open(mountinfo::PATH).and_then(|list| {
+        let mut seen = Seen::default();
+        // What was mounted before may have any file below.
+        seen.look(&dir)?;
+        thread::Builder::new().name("engine-mounts".to_owned()).spawn(move || attended(&dir, &list, seen))
+    });
+    if let Err(error) = begun {
+        tracing::warn!(%error, "whole layers that engines mount are read by way of the page cache: can't look at the list of mounts");
+    }
+}
+
+fn attended(dir: &Path, list: &File, mut seen: Seen) {
+    loop {
+        // The list has news each time that it has changed since this was asked.
+        let changed = poll(&mut [PollFd::new(list, PollFlags::PRI)], None);
+        let first = match changed {
+            Ok(_) | Err(Errno::INTR) => seen.look(dir),
+            Err(error) => Err(error.into()),
+        };
+        match first {
+            Ok(first) => first.iter().for_each(see_to),
+            Err(error) => tracing::debug!(%error, "can't look at the list of mounts"),
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Blocking.
+fn see_to(mount: &Mounted) {
+    let (file, at) = (Path::new(&mount.source), &mount.dir);
+    match erofs::make_direct(file, at, mount.device) {
+        Ok(true) => tracing::debug!(at = %at.display(), "a layer that an engine mounted is read past the page cache"),
+        Ok(false) => {}
+        Err(error) => tracing::debug!(%error, at = %at.display(), "how a layer is read that an engine mounted is left"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mount(id: u64, name: &str, options: &str) -> Mounted {
+        let text = format!("{id} 1 0:{id} / /m/{id} ro - erofs {name} {options}");
+        mountinfo::parsed(&text).remove(0)
+    }
+
+    #[test]
+    fn the_first_mount_of_each_whole_layer_is_seen_to_and_no_other() {
+        const OPTIONS: &str = "ro,user_xattr,acl,cache_strategy=readaround";
+        let (dir, mut seen) = (Path::new("/l"), Seen::default());
+        let mut look = |list: &[Mounted], whole: &[&str]| -> Vec<u64> {
+            let is_whole = |name: &Path| whole.contains(&name.to_str().unwrap());
+            seen.first(list.to_vec(), dir, is_whole).iter().map(|mount| mount.id).collect()
+        };
+        let a = mount(1, "/l/a", OPTIONS);
+        assert_eq!(look(std::slice::from_ref(&a), &[]), [], "it is not whole");
+        assert_eq!(
+            look(std::slice::from_ref(&a), &["/l/a"]),
+            [],
+            "it has another file below than its name leads to by now"
+        );
+        let later = mount(2, "/l/a", OPTIONS);
+        assert_eq!(look(&[a.clone(), later.clone()], &["/l/a"]), [2]);
+        assert_eq!(look(&[a, later, mount(3, "/l/a", OPTIONS)], &["/l/a"]), [], "the second");
+        // The number is another mount's by now.
+        let others = [mount(1, "/l/b", OPTIONS), mount(4, "/l/c", "ro,acl,dax"), mount(5, "/other/d", OPTIONS)];
+        assert_eq!(look(&others, &["/l/b", "/l/c", "/other/d"]), [], "1 has the device it had");
+        let mut e = mount(1, "/l/e", OPTIONS);
+        e.device = (0, 99);
+        assert_eq!(look(&[e], &["/l/e"]), [1]);
+        let mut ext4 = mount(9, "/l/f", OPTIONS);
+        ext4.kind = "ext4".to_owned();
+        assert_eq!(look(&[ext4], &["/l/f"]), []);
+    }
+}
