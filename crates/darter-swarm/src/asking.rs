@@ -67,11 +67,11 @@ pub struct Survey {
 /// The result of a survey: agents that answered, each list in the order in which they rank.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Heard {
-    /// Those that lead the swarm.
+    /// The agents that lead the swarm.
     pub leads: Vec<NodeId>,
-    /// Those that hold all of the blob.
+    /// The agents that hold all of the blob.
     pub holders: Vec<NodeId>,
-    /// Those that hold a part of it or follow a lead.
+    /// The agents that hold a part of it or follow a lead.
     pub members: Vec<NodeId>,
     /// All.
     pub alive: Vec<NodeId>,
@@ -97,7 +97,7 @@ pub const fn part_of(leader: Leader, is_complete: bool) -> SwarmPart {
     }
 }
 
-/// Of the agents that one knows, those that it names.
+/// The agents that a node names, of those that it knows.
 pub fn nearest<'a>(key: BlobId, known: impl IntoIterator<Item = &'a NodeId>) -> Vec<NodeId> {
     let mut nearest = rendezvous::ranking(&key.0, known);
     nearest.truncate(MAX_NAMED);
@@ -129,7 +129,7 @@ impl Survey {
         }
         self.rounds += 1;
         self.has_waited |= self.silent > 0;
-        // Those that were named as leads, then of those that were named the first in rank.
+        // The agents that were named as leads; then, of the others that were named, the first in rank.
         let first = nearest(self.key, &std::mem::take(&mut self.named));
         let mut round = std::mem::take(&mut self.next);
         round.append(&mut self.leads);

@@ -52,7 +52,7 @@ pub struct Entering {
     pub node: NodeId,
     /// The number of its question, which the answer repeats.
     pub request: u32,
-    /// All bytes of the blob, if they are few and here. They are told together with the verdict.
+    /// All bytes of the blob, if they are few and here. The bytes are told together with the verdict.
     pub whole: Option<Vec<u8>>,
 }
 
@@ -86,7 +86,7 @@ pub struct Opening<'a> {
 /// Messages that a lead has to send.
 #[derive(Debug, Default)]
 pub struct Speech {
-    /// To whom, in this order.
+    /// Messages with their receivers, in this order.
     pub messages: Vec<(NodeId, Message)>,
     /// News of neighbours for this agent itself.
     pub own: Option<Notice>,

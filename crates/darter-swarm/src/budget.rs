@@ -1,4 +1,4 @@
-//! Byte budgets. [`TokenBucket`] lends: whoever takes bytes is told how long to wait before using them, so that a
+//! Byte budgets. [`TokenBucket`] lends: a caller that takes bytes is told how long to wait before using them, so that a
 //! single piece larger than the burst passes too and the long-run rate is still exact.
 
 use std::time::Duration;

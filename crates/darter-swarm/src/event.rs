@@ -13,16 +13,16 @@ pub struct RequestId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReaderId(pub u64);
 
-/// By what it is known that pieces will be needed: the surest first.
+/// The reason to expect that pieces will be needed: the surest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Foresight {
-    /// Others needed them who started the same ([`Profile`](crate::Profile)).
+    /// Other hosts that started the same needed them ([`Profile`](crate::Profile)).
     Profile,
     /// A reader's pattern; or all the rest is to come some time.
     Pattern,
 }
 
-/// Something that happened. Events about unknown peers or requests (late answers, say) are harmless.
+/// An event. Events about unknown peers or requests (late answers, say) are harmless.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The hashes of the pieces `known` are known, perhaps some of them for long; `total` pieces in all, once that is known.
@@ -113,7 +113,7 @@ pub enum Event {
         /// container engine, zero for a page fault of a mount.
         patience: Duration,
     },
-    /// Somebody will need these pieces, and nobody waits for them yet: they are asked for behind what readers wait for, and before
+    /// These pieces will be needed, though nobody waits for them yet: they are asked for behind what readers wait for, and before
     /// everything else. Tell it at each step; [`Event::ReaderGone`] ends it.
     Foreseen {
         /// Names it; no reader's.

@@ -71,7 +71,7 @@ pub trait Facts {
         Standing::default()
     }
 
-    /// True if a node alone says what the pieces must be, and this is a seed: it takes nobody else's word in that one's place.
+    /// True if a node alone says what the pieces must be, and this is a seed: it takes the word of no other node in its place.
     fn is_on_trust(&self) -> bool {
         false
     }

@@ -127,7 +127,7 @@ struct Search {
 /// The agents that a survey found to ask, in order.
 #[derive(Debug)]
 struct Candidates {
-    /// Those that lead, then those that hold all.
+    /// Agents that lead, then agents that hold all.
     sure: Vec<NodeId>,
     /// Members that rank before this agent.
     members: Vec<NodeId>,
@@ -200,7 +200,7 @@ impl Leadership {
         true
     }
 
-    /// A piece came: whoever leads knows this agent.
+    /// A piece came: the lead knows this agent.
     pub fn piece_came(&mut self) {
         if self.forgotten > 0 {
             self.forgotten = 0;
@@ -239,7 +239,7 @@ impl Leadership {
         self.keep(|| TraceInput::Refused(node), Decided::Nothing);
     }
 
-    /// An agent that was asked to lead did not answer in time. Somebody else may lead by now: it is asked around anew before this agent does.
+    /// An agent that was asked to lead did not answer in time. Another agent may lead by now: this one asks around anew before it leads itself.
     pub fn silent(&mut self, node: NodeId) {
         self.failed.insert(node);
         if let Some(search) = &mut self.search {

@@ -19,7 +19,7 @@ use crate::Tuning;
 /// How many failures in a row make the pause longer, each twice as long as the last.
 const MAX_DOUBLINGS: u32 = 5;
 
-/// The one to ask for hashes.
+/// The agent to ask for hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Teacher {
     /// A neighbour.

@@ -18,9 +18,9 @@ use crate::{Picker, Tuning};
 /// One piece of news about this node's pieces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
-    /// They are held here now, too. Without any, that there are hashes here.
+    /// These pieces are held here now, too. Without any: there are hashes here.
     Have(Vec<PieceIndex>),
-    /// They are held here no more.
+    /// These pieces are no longer held here.
     Lost(Vec<PieceIndex>),
 }
 

@@ -1,4 +1,4 @@
-//! First-touch profiles: in which order the pieces of a blob are needed by whoever starts something out of it. Pure.
+//! First-touch profiles: in which order the pieces of a blob are needed by a program that starts out of it. Pure.
 //!
 //! A program that reads a mounted blob waits for its misses one after the other, and each costs a round trip. Earlier starters touched the same
 //! pieces: members say what was touched first in the first minute ([`Touches`]), the lead keeps some of these records and merges them ([`Profile`]),
@@ -168,12 +168,12 @@ impl Profile {
         &self.records
     }
 
-    /// The list that stands in place of all records, if there is one.
+    /// The list that counts in place of all records, if one is pinned.
     pub const fn pinned(&self) -> Option<&Touches> {
         self.pinned.as_ref()
     }
 
-    /// The pieces in the order in which whoever starts something needs them.
+    /// The pieces in the order in which a start needs them.
     pub const fn order(&self) -> &Touches {
         &self.order
     }
@@ -208,7 +208,7 @@ impl Profile {
         true
     }
 
-    /// The lead says what the list is. Returns true if that changes anything. One that knows nothing takes nothing away but its own word.
+    /// The lead says what the list is. Returns true if that changes anything. A lead that knows nothing takes nothing away but its own word.
     pub fn told_by(&mut self, lead: NodeId, stretches: impl IntoIterator<Item = Range<u32>>) -> bool {
         let touches = Touches::heard(stretches, self.bounds);
         if touches.is_empty() && self.records.iter().any(|(by, _)| *by != lead) {

@@ -13,7 +13,7 @@ use crate::Tuning;
 /// Hashes that one message carries at most: 2 MiB of them.
 pub const MAX_HASHES: u32 = 65_536;
 
-/// So many hashes are told at once: a member can take in no more pieces that come before their hashes.
+/// Hashes that are told at once: a member can take in no more pieces that come before their hashes.
 const AT_ONCE: u32 = 4;
 
 /// See the module's text.
@@ -29,10 +29,10 @@ pub struct Teaching {
     newcomers: (Moment, u32),
 }
 
-/// Hashes that somebody is told.
+/// Hashes that members are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Telling {
-    /// The first one's piece.
+    /// The piece of the first hash.
     pub from: u32,
     /// How many.
     pub count: u32,

@@ -40,7 +40,7 @@ pub struct Tuning {
     pub slow_for: Duration,
     /// A request without progress for this many times its expected time is given to someone else.
     pub overdue_factor: u32,
-    /// A holder that was slow before has no more time than this many times what the other holders take: whoever answers late, or byte
+    /// A holder that was slow before has no more time than this many times what the other holders take: a holder that answers late, or byte
     /// by byte, does not decide how long it is waited for. More than [`Tuning::overdue_factor`], since an honest holder may be slower by
     /// eight, and what is asked elsewhere comes twice; one that failed since it last answered in time has no more than that.
     pub overdue_factor_of_others: u32,
@@ -56,8 +56,8 @@ pub struct Tuning {
     pub retry_least: Duration,
     /// Longest pause after failures.
     pub retry_most: Duration,
-    /// A peer that failed so often in a row is asked for one piece at a time until it answers one, and others may be asked for that one
-    /// meanwhile.
+    /// A peer that failed this many times in a row is asked for one piece at a time until it answers, and others may be asked for the same
+    /// piece meanwhile.
     pub failures_of_a_bad_one: u32,
     /// A peer may take back this many requested pieces in a row; each further one is a failure.
     pub may_take_back: u32,
@@ -80,14 +80,14 @@ pub struct Tuning {
     pub parts_patience: Duration,
     /// How long it takes, beside the piece's own time, until a member that got a piece there is known to have it.
     pub parts_turn: Duration,
-    /// A member that wants parts, and came to hold nothing for so long, is sent a copy of what others hold who pass on what they are given: before
-    /// that they give it, and what it can't wait for it asks for by name.
+    /// A member that wants parts, and came to hold nothing for this time, is sent a copy of pieces that others hold and pass on. Before that the
+    /// others give them, and the member asks by name for pieces that can't wait.
     pub parts_starved: Duration,
     /// For how long after it was met, or was heard to hold more, a neighbour counts as one that starts the same.
     pub starters_for: Duration,
     /// How long after a reader last came to wait for a piece what others come to hold is sought, too.
     pub hints_for: Duration,
-    /// So many pieces a neighbour may hold that no reader here waited for, besides as many as were waited for, and be followed.
+    /// Pieces that no reader here waited for which a neighbour may hold, besides as many as were waited for, and still be followed.
     pub hints_free: usize,
     /// Wrong pieces from the lead itself before it is no longer asked.
     pub lead_strikes: u32,
@@ -98,8 +98,8 @@ pub struct Tuning {
     /// The very next pieces of a reader that is behind, which are requested first and in order: the one that it stands before is no rare
     /// one, and would come late among more of them (`docs/notes/readers-window.md`).
     pub reader_near: u32,
-    /// One of these, asked of a holder that has never answered yet, is asked of another, too, when its answer has not begun to come after so
-    /// many times what the holder's queue would take elsewhere.
+    /// A near piece that was asked of a holder which has never answered yet is asked of another, too, when its answer has not begun after this many
+    /// times what the holder's queue would take elsewhere.
     pub reader_hurry: u32,
     /// The same, at least.
     pub reader_hurry_floor: Duration,
@@ -162,8 +162,8 @@ pub struct Tuning {
     pub few_members: u32,
     /// The pause between two tellings of hashes by the lead of few members.
     pub tell_hashes: Duration,
-    /// Of the members of a large swarm that arrive within [`Tuning::list_pause`] only so many are given the list of hashes on arrival, and
-    /// [`Tuning::few_members`] of one that is just large enough; the others ask their neighbours. The list of a thousand hashes is 32 KiB,
+    /// How many members of a large swarm, of those that arrive within [`Tuning::list_pause`], are given the list of hashes on arrival;
+    /// [`Tuning::few_members`] in a swarm that is just large enough; the others ask their neighbours. The list of a thousand hashes is 32 KiB,
     /// which the lead sends before anything else.
     pub lists: u32,
     /// See [`Tuning::lists`].

@@ -17,7 +17,7 @@ const MAX_MUTE: Duration = Duration::from_secs(8);
 /// The same for any other: it may have to read the origin first, which may be slow to answer.
 pub const MAX_MUTE_READER: Duration = Duration::from_secs(32);
 
-/// So many bytes of pieces that are not whole yet are as good as a piece: a lead that gives a byte at a time gives nothing.
+/// Bytes of pieces that are not whole yet which count as a piece: a lead that gives a byte at a time gives nothing.
 const MIN_MOVE: u64 = 4096;
 
 /// The thing that a member waits for.
@@ -34,7 +34,7 @@ pub enum Awaited {
 pub struct Vigil {
     /// When the lead was followed.
     followed: Moment,
-    /// When bytes last came, from whomever.
+    /// When bytes last came, from any agent.
     moved: Moment,
     /// Bytes of pieces that came since, too few to count.
     crumbs: u64,
@@ -45,7 +45,7 @@ pub struct Vigil {
 }
 
 impl Vigil {
-    /// One that begins now.
+    /// A vigil that begins now.
     pub const fn new(now: Moment) -> Self {
         Self { followed: now, moved: now, crumbs: 0, excused: Duration::ZERO, excused_before: Duration::ZERO }
     }
@@ -64,7 +64,7 @@ impl Vigil {
         (self.excused, self.excused_before) = (Duration::ZERO, Duration::ZERO);
     }
 
-    /// So many more bytes of a piece came.
+    /// `bytes` more of a piece came.
     pub const fn progressed(&mut self, bytes: u64, now: Moment) {
         self.crumbs = self.crumbs.saturating_add(bytes);
         if self.crumbs >= MIN_MOVE {
@@ -98,7 +98,7 @@ impl Vigil {
         self.waited(now).min(now.since(self.followed))
     }
 
-    /// How long nothing has come, whoever led.
+    /// How long nothing has come, under all leads together.
     pub fn waited_in_all(&self, now: Moment) -> Duration {
         self.waited(now).saturating_sub(self.excused_before)
     }

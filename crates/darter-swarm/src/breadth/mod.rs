@@ -41,39 +41,40 @@ pub const MAX_ORIGIN_CONNECTIONS: u8 = 16;
 /// The same unless somebody says otherwise: what engines read a layer by.
 pub const ORIGIN_CONNECTIONS: u8 = 8;
 
-/// No other connection is tried where no more than this is left to read.
+/// No further connection is tried if no more than this is left to read.
 const MIN_LEFT: u64 = 16 << 20;
 
-/// Nor where that takes less time: the origin is asked once for what comes fast.
+/// No further connection is tried if the rest takes less time than this: the origin is asked once for what comes fast.
 const MIN_LEFT_TIME: Duration = Duration::from_secs(2);
 
-/// Nor where one gets more bytes in a second: nobody limits a connection to that.
+/// No further connection is tried if one gets more bytes than this in a second: nobody limits a connection to that.
 const MAX_RATE: f64 = 100e6;
 
 /// How many windows a rate counts after, and how many after a trial.
 const MIN_WINDOWS: usize = 8;
 const MIN_WINDOWS_AGAIN: usize = 4;
 
-/// For how long what several connections get is measured, at least.
+/// The shortest time over which the rate of several connections is measured.
 const WINDOW: Duration = Duration::from_millis(50);
 
 /// The fewest bytes by which a trial is judged.
 const MIN_TRIAL_BYTES: u64 = 16 << 10;
 
-/// One that takes the first connection less time tells nothing; it takes no longer than this unless chance asks for that.
+/// A trial that takes the first connection less than `MIN_TRIAL_TIME` tells nothing. It takes no longer than `ENOUGH_TRIAL_TIME` unless chance asks
+/// for that.
 const MIN_TRIAL_TIME: Duration = Duration::from_millis(4);
 const ENOUGH_TRIAL_TIME: Duration = Duration::from_millis(40);
 
-/// So many of them, unless they bring more.
+/// Trials that are made unless they bring more.
 const TRIALS: u8 = 2;
 
-/// One that has to stand for two, since the one before it brought nothing, has to bring so much more than others.
+/// A trial that stands for two, since the one before it brought nothing, has to bring this much more than others.
 const ALONE_GAIN: f64 = 0.3;
 
 /// Twice as many connections, from two on, have to get this many times as much.
 const GAIN: f64 = 1.25;
 
-/// The first ones after trials have to get this many times what one does, or else one goes on.
+/// The first connections after trials have to get this many times what one does; otherwise one goes on.
 const FIRST_GAIN: f64 = 1.4;
 
 /// Connections that get this many times what as many limited ones would have no limit.
@@ -88,7 +89,7 @@ const TRIAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the first bytes of new connections are waited for before what all get is measured.
 const WARM_UP: Duration = Duration::from_millis(300);
 
-/// The first pause before what brought no more is tried again; each further one is twice as long.
+/// The first pause before a step that brought no more is tried again; each further pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
@@ -155,7 +156,7 @@ enum Phase {
 }
 
 impl Breadth {
-    /// One that lets `max` connections read a blob of this length, at most.
+    /// Lets at most `max` connections read a blob of `length` bytes.
     pub(crate) const fn new(max: u8, length: u64) -> Self {
         let max = if max < MAX_ORIGIN_CONNECTIONS { max } else { MAX_ORIGIN_CONNECTIONS };
         Self {
@@ -195,7 +196,7 @@ impl Breadth {
         (self.connections, self.phase, self.is_limited) = (2, Phase::Full, true);
     }
 
-    /// All connections together get so many bytes a second, for tests of what they read.
+    /// All connections together get `rate` bytes a second, for tests of what they read.
     #[cfg(test)]
     pub(crate) const fn get_together(&mut self, rate: f64) {
         self.rate = rate;
@@ -274,7 +275,7 @@ impl Breadth {
         self.rate / f64::from(measured)
     }
 
-    /// Bytes came on a connection (0 is the first one) that were waited for so long, and `left` are still to be read.
+    /// `bytes` came on `connection` (0 is the first one) after a wait of `waited`, and `left` are still to be read.
     pub(crate) fn came(
         &mut self,
         connection: u8,

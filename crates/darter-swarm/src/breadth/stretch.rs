@@ -18,20 +18,20 @@ const MIN_TIME: Duration = Duration::from_millis(150);
 /// The longest stretch takes about this time.
 const LONG_TIME: Duration = Duration::from_secs(4);
 
-/// It is no shorter than this, which is also what connections read that may bring nothing, and no longer than that.
+/// A stretch is no shorter than `LONG_BYTES`, which is also what connections read that may bring nothing, and no longer than `MAX_BYTES`.
 const LONG_BYTES: u64 = 8 << 20;
 const MAX_BYTES: u64 = 64 << 20;
 
-/// But a very large blob is read by about so many.
+/// A very large blob is read by about this many stretches.
 const MAX_STRETCHES: u64 = 256;
 
 /// The first stretch of a blob: no longer than what engines that read by ranges ask for at a time.
 pub const FIRST_STRETCH: u64 = 16 << 20;
 
-/// After so many bytes a lone connection asks for all the rest.
+/// After this many bytes a lone connection asks for all the rest.
 const UNDECIDED_BYTES: u64 = 64 << 20;
 
-/// A connection that tries reads about so long, as far as that is neither less nor more than any stretch that may bring nothing.
+/// How long a connection that tries reads, about, within the bounds of stretches that may bring nothing.
 const TRIAL_TIME: Duration = Duration::from_millis(250);
 
 /// The stretch of the only connection that reads, of a blob of `length` of which `left` bytes are left, while others may still come to read; `None` for
@@ -41,7 +41,7 @@ pub(super) fn alone(length: u64, left: u64) -> Option<u64> {
     (read < UNDECIDED_BYTES).then(|| read.max(FIRST_STRETCH))
 }
 
-/// The stretch of a connection that tries whether it gets more, where one gets so many bytes a second.
+/// The stretch of a connection that tries whether it gets more, where one gets `rate` bytes a second.
 pub(super) fn of_trial(rate: f64) -> u64 {
     ((rate * TRIAL_TIME.as_secs_f64()) as u64).clamp(MIN_BYTES, LONG_BYTES)
 }

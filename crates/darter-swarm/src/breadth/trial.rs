@@ -15,28 +15,28 @@ use darter_core::Moment;
 
 use super::windows::MeasuredRate;
 
-/// Both connections have to get so much more than the first one alone, at least, and the second one no less than half of that.
+/// Both connections have to get at least this many times what the first one got alone, and the second one no less than half of that.
 const MIN_GAIN: f64 = 1.3;
 
 /// If the gain would have to be greater than this for chance not to decide, a trial tells nothing.
 const MAX_GAIN: f64 = 1.7;
 
-/// So many standard deviations of what the first connection gets in the time of a trial.
+/// The margin for chance, in standard deviations of what the first connection gets in the time of a trial.
 const MARGIN: f64 = 3.0;
 
-/// A trial is one burst when it comes so many times as fast as the first connection's bytes.
+/// A trial is one burst when it comes this many times as fast as the first connection's bytes.
 const BURST: f64 = 2.5;
 
-/// And pauses between bursts are at least so many times as long as the first connection takes for as much.
+/// Pauses between bursts are at least this many times as long as the first connection takes for as many bytes.
 const LONG_PAUSE: f64 = 1.9;
 
-/// The first connection got what it does while a trial was one burst if that is no more than so many times what it got before.
+/// While a trial was one burst, the first connection got its usual rate if that is no more than this many times what it got before.
 const MAX_OTHERS: f64 = 1.5;
 
-/// A trial whose answer takes its time is judged by so many times as many bytes.
+/// A trial whose answer is slow to begin is judged by this many times as many bytes.
 const SLOW: u64 = 3;
 
-/// A machine that stood still for no more than this part of a trial's time is none that tells nothing.
+/// A trial counts though the machine stood still, if that was for no more than one part in this of the trial's time.
 const STILL: u32 = 4;
 
 /// Arrivals within this time count as one moment.

@@ -1,4 +1,4 @@
-//! What a change of the number of connections is told by.
+//! A change of the number of connections, with its reason.
 
 /// That the number of connections changed, and why. Rates are in bytes per second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

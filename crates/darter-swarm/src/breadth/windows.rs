@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use darter_core::Moment;
 
-/// A window has this length, at least, about that of a trial, and so many bytes.
+/// A window is at least this long, about as long as a trial, and has at least `MIN_BYTES`.
 const WINDOW: Duration = Duration::from_millis(20);
 const MIN_BYTES: u64 = 16 << 10;
 
@@ -28,10 +28,10 @@ const REGULAR: f64 = 0.25;
 /// A burst begins with the first byte after at least this time without one.
 const MIN_PAUSE: Duration = Duration::from_millis(40);
 
-/// Bursts are over once none began for so many times as long as one and its pause take.
+/// Bursts are over once none began for this many times as long as a burst and its pause take.
 const NO_BURSTS: u32 = 3;
 
-/// So many windows of which most is one gap say that bytes come in bursts.
+/// This many windows of which most is one gap say that bytes come in bursts.
 const MIN_BURSTS: usize = 3;
 
 /// Of fewer than this the one that lies furthest off counts.
@@ -83,7 +83,7 @@ pub(super) struct MeasuredRate {
     pub(super) is_regular: bool,
     /// How far windows lie apart, as a part of the rate: about one standard deviation.
     pub(super) noise: f64,
-    /// True if the origin was waited for most of the time. If not, this agent takes no more, whoever sends.
+    /// True if the origin was waited for most of the time. If not, this agent takes no more, whatever is sent.
     pub(super) is_waited_for: bool,
 }
 
@@ -117,7 +117,7 @@ impl Windows {
         self.last
     }
 
-    /// Bytes came that were waited for so long. Returns true if a window, or a burst before them, ended with these bytes.
+    /// `bytes` came after a wait of `waited`. Returns true if a window, or a burst before them, ended with these bytes.
     pub(super) fn came(&mut self, bytes: u64, waited: Duration, now: Moment) -> bool {
         let Some(last) = self.last.replace(now) else {
             self.since = now;
@@ -144,8 +144,8 @@ impl Windows {
 
     /// Counts bytes as a part of a burst. Returns true if they begin another one.
     ///
-    /// A host that has other work takes a while to read a burst, so that windows end in the middle of it. And a server that may send so many bytes a second
-    /// waits after each burst as long as that one asks for. So a burst's rate is that of its own bytes, over the time until the next one.
+    /// A host that has other work takes a while to read a burst, so that windows end in the middle of it. And a server that limits its rate
+    /// waits after each burst until the next one may go. So a burst's rate is that of its own bytes, over the time until the next one.
     fn goes_into_burst(&mut self, bytes: u64, waited: Duration, between: Duration, now: Moment) -> bool {
         let (since, came, idle) = &mut self.burst;
         *idle += waited;
@@ -174,7 +174,7 @@ impl Windows {
         (self.bytes, self.idle, self.gap) = (0, Duration::ZERO, Duration::ZERO);
     }
 
-    /// They lie too far apart, and there are many of them: they become longer.
+    /// Makes windows longer, if there are many of them: their rates lie too far apart.
     pub(super) fn lengthen(&mut self) {
         if self.done.len() >= KEPT / 2 && self.length < MAX_WINDOW {
             self.length *= 2;

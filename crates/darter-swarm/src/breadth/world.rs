@@ -21,17 +21,17 @@ pub(super) struct World {
     /// Bytes that each connection, and all of them together, get in a second at most.
     pub(super) each: u64,
     pub(super) all: u64,
-    /// How far what all together get is from that: a standard deviation, drawn anew after about so many milliseconds.
+    /// How far what all together get is from that: a standard deviation, drawn anew after about `every` milliseconds.
     pub(super) noise: f64,
     pub(super) every: u64,
     /// Milliseconds whose bytes a connection gets all at once.
     pub(super) burst: u64,
-    /// After about so many milliseconds nothing happens for 200: on the whole machine, or here only.
+    /// After about this many milliseconds nothing happens for 200: on the whole machine, or here only.
     pub(super) stalls: Option<u64>,
     pub(super) stalls_here: bool,
-    /// Until about so many milliseconds the machine has other work, and only a moment now and then for this.
+    /// Until about this many milliseconds the machine has other work, and only a moment now and then for this.
     pub(super) starved: u64,
-    /// All together get so many bytes in a second until about so many milliseconds, and then as much as they get.
+    /// The rate of all connections together in bytes per second, and for how many milliseconds, about; then there is no such limit.
     pub(super) narrow: Option<(u64, u64)>,
     /// Milliseconds until an answer begins.
     pub(super) answer: u64,
@@ -175,7 +175,7 @@ impl World {
         read
     }
 
-    /// How many of so many such reads have this said of them.
+    /// For how many of `reads` such reads `is` is true.
     pub(super) fn count(self, reads: u64, length: u64, is: impl Fn(&Read) -> bool) -> u64 {
         (0..reads).filter(|seed| is(&Self { seed: seed * 7919 + 1, ..self }.read(length))).count() as u64
     }

@@ -18,7 +18,7 @@ use crate::lead::origin::OriginReader;
 use crate::lead::{Lead, OriginRun};
 
 impl Lead {
-    /// A blob of this length may be read by as many connections at a time, as far as they get more than fewer. The first word counts.
+    /// A blob of `length` bytes may be read by up to `connections` at a time, as far as more of them get more. Only the first call counts.
     /// If it was found out for another blob of the origin that more get nothing, they are not tried before `known_until`.
     pub fn read_by(&mut self, connections: u8, known_until: Option<Moment>, piece_length: PieceLength, length: u64) {
         if self.readings.lengths.is_none() {
@@ -30,8 +30,8 @@ impl Lead {
         }
     }
 
-    /// Bytes came of the origin, for a reader of everything or one beside it, or of a trial for the first one beside it. They were
-    /// `waited` for so long. Says whether more or fewer connections read from now on.
+    /// Bytes came of the origin, for a reader of everything or one beside it, or of a trial for the first one beside it. They came after a wait of
+    /// `waited`. Says whether more or fewer connections read from now on.
     pub fn origin_came(&mut self, reader: OriginReader, bytes: u64, waited: Duration, now: Moment) -> Option<Widening> {
         let connection = match reader {
             OriginReader::Everything => 0,
@@ -72,7 +72,7 @@ impl Lead {
         self.readings.breadth.given_back(now);
     }
 
-    /// A reader beside the one of everything, which began then, failed for a reason that may pass.
+    /// A further reader, which began at `began`, failed for a reason that may pass.
     pub fn origin_failed(&mut self, began: Moment, now: Moment) {
         self.readings.breadth.failed(began, now);
     }

@@ -1,6 +1,6 @@
 //! Which piece a member is sent that asked for any piece.
 //!
-//! One that nobody has goes first, since the time of a swarm is near its bound only while the lead sends every piece once before it sends any
+//! A piece that nobody has goes first, since the time of a swarm is near its bound only while the lead sends every piece once before it sends any
 //! twice. Copies come after a pause: by then, members pass most pieces on by themselves. A piece that is late, or was lost on the way, is given again.
 //!
 //! Invariant: a piece that is sent is counted as sent until its receiver confirms it, or does not for too long.
@@ -133,7 +133,7 @@ impl Lead {
         self.pieces.copy(from, (pause, lonely), now, salt, accept)
     }
 
-    /// Somebody's ask stands: notes when time alone may bring an answer.
+    /// An ask stands: notes when time alone may bring an answer.
     fn look_again_later(&mut self, now: Moment) {
         let undelivered = self.deliveries.front().map(|(sent, ..)| *sent + self.delivery_patience());
         let soon = now + self.tuning.copy_floor / 4;
@@ -184,7 +184,7 @@ impl Lead {
         }
     }
 
-    /// The same for a piece that one member holds at most, as members tell soon where they are few: that one may keep it to itself,
+    /// The same for a piece that one member holds at most, as members tell soon where they are few: its holder may keep it to itself,
     /// or answer late.
     fn lonely_pause(&self) -> Duration {
         let usual = (self.delivery * self.tuning.copy_factor).max(self.tuning.copy_floor);

@@ -120,7 +120,7 @@ impl Member {
         self.waits_since = None;
     }
 
-    /// True if the member wants parts, and there was nothing for it for so long, of the lead or of its neighbours.
+    /// True if the member wants parts, and there was nothing for it for `patience`, of the lead or of its neighbours.
     pub(super) fn waits_long(&mut self, patience: Duration, now: Moment) -> bool {
         *self.waits_since.get_or_insert(now) + patience <= now
     }

@@ -18,10 +18,10 @@ use crate::breadth::Breadth;
 use crate::lead::rests::Speeds;
 use crate::lead::{Lead, OriginRun};
 
-/// An errand that lies so few pieces before the reader of everything is left to it.
+/// An errand no more than this many pieces ahead of the reader of everything is left to that reader.
 const NEAR: u32 = 4;
 
-/// So many pieces of all wishes of a member together it may be given without having named them, as windows of 8 MiB of 64 readers have at most: each
+/// Pieces, of all wishes of a member together, that it may be given without having named them: as many as windows of 8 MiB of 64 readers have. Each
 /// look for something to give it goes through them.
 const MAX_PARTS: u32 = 1 << 16;
 

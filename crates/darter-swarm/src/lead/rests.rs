@@ -22,7 +22,7 @@ use crate::lead::origin::OriginReader;
 /// A rest that takes its connection no longer than this is left to it.
 const MAX_REST_TIME: Duration = Duration::from_secs(1);
 
-/// A connection that was slow is taken to be slow for so long. Then it is given a stretch again, since its route or its server may have
+/// How long a connection that was slow counts as slow. Then it is given a stretch again, since its route or its server may have
 /// changed, unless the end of that could not be taken away from it any more.
 const SLOW_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -32,7 +32,7 @@ const SPAN: Duration = Duration::from_millis(400);
 /// A connection is slow if the others get this many times what it does.
 const SLOW: f64 = 3.0;
 
-/// An answer that is broken off is taken to have this much under way, in the sender's socket and on the way: so many bytes, and what comes in this time.
+/// An answer that is broken off is taken to have this much under way, in the sender's socket and on the way: `LOST_BYTES`, and what comes in `LOST_TIME`.
 const LOST_BYTES: u64 = 8 << 10;
 const LOST_TIME: Duration = Duration::from_millis(60);
 

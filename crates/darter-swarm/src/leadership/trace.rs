@@ -52,9 +52,9 @@ pub enum Decided {
 pub struct Trace {
     /// The agent.
     pub me: NodeId,
-    /// For what seeds are ranked.
+    /// The key by which seeds are ranked.
     pub source: BlobId,
-    /// For what members are ranked.
+    /// The key by which members are ranked.
     pub blob: BlobId,
     /// True if the agent may follow others.
     pub may_follow: bool,
@@ -63,7 +63,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// The decisions of another agent in the same place that hears the same.
+    /// The decisions of another agent in the same place that is told the same.
     pub fn replay(&self) -> Vec<Decided> {
         let mut leadership = Leadership::new(self.me, self.source, self.blob, self.may_follow);
         self.decisions.iter().map(|(heard, _)| leadership.hear(heard)).collect()

@@ -93,7 +93,7 @@ impl Picker {
                     next = next.min(since).min(looks);
                     continue;
                 }
-                // A peer that answered something else meanwhile is busy; whoever did not, or crawls, lets this node down.
+                // A peer that answered something else meanwhile is busy; a peer that did not, or crawls, lets this node down.
                 let lets_down = crawls || meter.pace.last_answer() <= request.asked;
                 meter.pace.overdue(piece_bytes, request.asked, now, &tuning);
                 self.mark_overdue(at, now);

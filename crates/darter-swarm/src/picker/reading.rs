@@ -7,8 +7,8 @@
 //! since a new piece takes its time through a swarm, and a window shorter than that makes it take longer (`docs/notes/readers-window.md`).
 //!
 //! A node that joined late lags behind those that joined early, at no loss to its reader: it takes new pieces, too, and passes them on to
-//! these, which lack nothing else. So whoever has a neighbour far ahead goes on to ask the lead for what nobody has, and so does who gets
-//! little of the lead. Others ask it for what room their readers' needs leave: the lead of a small swarm with a fast cable would else give
+//! these, which lack nothing else. So a node that has a neighbour far ahead goes on to ask the lead for what nobody has, and so does a
+//! node that gets little of the lead. Others ask it for what room their readers' needs leave: the lead of a small swarm with a fast cable would else give
 //! everybody the end of the blob first. Once all that lacks is to be had from somebody the lead is asked by name: its choice would be as far
 //! ahead as any, and be half of what a node gets that arrives when others have finished.
 
@@ -174,7 +174,7 @@ impl Picker {
         }
     }
 
-    /// Asks whoever will be quickest for one piece for which a reader has waited since `since`, even if it is under way but late; the lead if
+    /// Asks the peer that will be quickest for one piece for which a reader has waited since `since`, even if it is under way but late; the lead if
     /// nobody else has it.
     fn request_at_once(&mut self, piece: PieceIndex, since: Moment, now: Moment) {
         let (piece_bytes, tuning, usual) = (self.piece_bytes, self.tuning_now(), self.usual_piece_time());

@@ -237,7 +237,7 @@ impl Session {
             Message::Lost { pieces, .. } => pieces.iter().for_each(|piece| self.lost_by(by, *piece, now)),
             Message::Part { .. } => {
                 self.parted(by, now);
-                // One that was let in says so to its lead by itself.
+                // An agent that was let in says so to its lead by itself.
                 if !self.has_member(by) {
                     self.left(by);
                 }
@@ -300,7 +300,7 @@ impl Session {
         self.outputs.push(Output::Say { to: vec![to], message });
     }
 
-    /// Some are neighbours no more; then others are, perhaps the same ones anew.
+    /// Some members are no neighbours any more; others are, perhaps the same ones anew.
     pub(super) fn dials(&mut self, add: Vec<PeerInfo>, gone: &[NodeId], now: Moment) {
         let named: Vec<NodeId> = add.iter().map(|info| info.node).collect();
         self.named(&named, gone, now);

@@ -82,11 +82,11 @@ pub enum Input {
         /// The pieces that it holds.
         held: PieceSet,
     },
-    /// Agents hold pieces, though whoever leads may not know of them: they are to be met.
+    /// Agents hold pieces, though the lead may not know of them: they are to be met.
     Found(Vec<PeerInfo>),
     /// A peer is connected, which may be one to meet or to ask.
     Connected(NodeId),
-    /// A peer's connection is gone. It leaves whoever was let in here; the lead that it may be is lost apart ([`Input::LeadLost`]).
+    /// A peer's connection is gone. If it was a member here, it leaves; if it led, [`Input::LeadLost`] says so.
     Gone(NodeId),
     /// The lead is lost, if it is this one.
     LeadLost {
@@ -108,7 +108,7 @@ pub enum Input {
         /// The beginning of its books.
         desk: Desk,
     },
-    /// Somebody is to be let in here, whoever leads above.
+    /// A member is to be let in here, also if this agent follows another lead.
     OpensBooks(Desk),
     /// Pieces are lacking after all: somebody has to lead, or to read.
     Resumes,
@@ -123,11 +123,11 @@ pub enum Input {
         /// The piece.
         piece: PieceIndex,
     },
-    /// So many bytes of an answer have come so far.
+    /// Bytes of an answer have come.
     Moved {
         /// The request.
         request: RequestId,
-        /// How many bytes.
+        /// How many bytes of it have come so far.
         bytes: u32,
     },
     /// A piece came before its hash.
@@ -141,7 +141,7 @@ pub enum Input {
     Refused {
         /// The request.
         request: RequestId,
-        /// By whom.
+        /// The agent that refuses.
         by: NodeId,
         /// The piece that was asked for, or any.
         wanted: Wanted,
@@ -198,7 +198,7 @@ pub enum Input {
         /// How long it may stand still before its piece becomes urgent.
         patience: Duration,
     },
-    /// Somebody will need these pieces, and nobody waits for them yet; until [`Input::ReaderGone`].
+    /// These pieces will be needed, though nobody waits for them yet; until [`Input::ReaderGone`].
     Foreseen {
         /// Names it; no reader's.
         reader: ReaderId,
@@ -255,16 +255,16 @@ pub enum Input {
     },
     /// The origin refuses the credentials of every caller.
     OriginShut,
-    /// All of the origin is to be read, whoever wants it.
+    /// All of the origin is to be read, whatever is wanted.
     ReadsAll {
         /// True if it can't be read but from its first byte on.
         in_order: bool,
     },
-    /// The origin is asked for nothing for so long, since it asked for a pause.
+    /// The origin is asked for nothing for this time, since it asked for a pause.
     OriginRests(Duration),
-    /// The origin asks to be left alone for so long: no reader asks it for anything meanwhile ([`Session::asked_to_rest`](super::Session)).
+    /// The origin asks to be left alone for this time: no reader asks it for anything meanwhile ([`Session::asked_to_rest`](super::Session)).
     OriginAsksForRest(Duration),
-    /// Pieces that may be of two versions stand beside each other, or do not any more.
+    /// The pieces here may be of two versions, or (false) no longer are.
     Compares(bool),
     /// All pieces that came with the lead's answer are stored, as far as they could be.
     Arrived,
@@ -281,14 +281,14 @@ pub enum Input {
     GivesUp(Failure),
     /// The bytes are thrown away.
     Dissolves {
-        /// True if members are to do so, too.
+        /// True if members are to throw them away, too.
         tells: bool,
     },
     /// It is over.
     Fails,
     /// This agent leaves the swarm.
     Leaves,
-    /// Somebody on this host wants everything.
+    /// A program of this host wants everything.
     WantsAll {
         /// True if the blob passes through without being stored whole, so that its readers alone fetch it.
         passes: bool,

@@ -26,7 +26,7 @@ impl Session {
         self.books.as_ref().is_some_and(|books| books.has(node))
     }
 
-    /// Opens the books, whoever leads above; false if they are open.
+    /// Opens the books, also if this agent follows another lead; false if they are open.
     pub(super) fn open_books(&mut self, start: Start, desk: Desk, facts: &dyn Facts, now: Moment) -> bool {
         let Desk { place, seed, signer } = desk;
         if self.books.is_some() {

@@ -25,10 +25,10 @@
 //! Two agents are neighbours when both have said what they hold: each says so ([`Message::Meet`](darter_protocol::Message)) when it is
 //! named the other by its lead, or when the other meets it, and connected to it. The lead is nobody's neighbour: it is asked to choose.
 //!
-//! Invariants: the picker, the hashes and the news go by the lead that [`Leadership`] says; whoever leads tells no news, since it gives of
-//! its own accord, and meets its neighbours anew when it follows another. Books are open from the first member on, whoever leads above.
+//! Invariants: the picker, the hashes and the news go by the lead that [`Leadership`] says; a lead tells no news, since it gives of
+//! its own accord, and meets its neighbours anew when it follows another. Books are open from the first member on, also if this agent follows another lead.
 //!
-//! Nothing is told to the machines behind it but by inputs. Two questions are answered at once, since whoever asks them can't wait for an
+//! Nothing is told to the machines behind it but by inputs. Two questions are answered at once, since their askers can't wait for an
 //! output: a sender with a free slot, and a reader with the next bytes of the origin in hand.
 //!
 //! Non-goals: connections and the store, which are the caller's.

@@ -8,7 +8,7 @@
 //! [`Session::reads_on`] is a question with an answer and no outputs: a reader that comes to a piece has the next bytes in hand, and either
 //! takes or drops them.
 //!
-//! Invariants: only whoever leads reads, and only while something is lacking or to be compared; no reader is given anything while it is at
+//! Invariants: only a lead reads, and only while something is lacking or to be compared; no reader is given anything while it is at
 //! work; an origin that gives no parts by themselves is read by the reader of everything alone.
 
 use std::collections::BTreeSet;

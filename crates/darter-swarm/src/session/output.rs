@@ -17,13 +17,13 @@ pub enum Guilt {
     Sure,
 }
 
-/// Something to be done by whoever drives a session, in the order in which it is given.
+/// A step for the driver of a session. Steps are taken in the order in which they are given.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "most are messages, and each is moved once")]
 pub enum Output {
     /// Say this to these agents.
     Say {
-        /// To whom.
+        /// The agents.
         to: Vec<NodeId>,
         /// The message.
         message: Message,
@@ -50,7 +50,7 @@ pub enum Output {
         request: RequestId,
         /// The agent.
         of: NodeId,
-        /// The piece, or whichever it chooses.
+        /// The piece, or any that the agent chooses.
         wanted: Wanted,
         /// True if a reader waits: to be sent before anything that is not urgent.
         urgent: bool,
@@ -133,7 +133,7 @@ pub enum Output {
     },
     /// A member says that another sent it a wrong piece.
     Reported {
-        /// The other.
+        /// The other member.
         peer: NodeId,
         /// True if the peer is put aside, since others say so, too.
         put_aside: bool,
@@ -168,7 +168,7 @@ pub enum Output {
         /// Why, for people.
         reason: String,
     },
-    /// The lead, or the last one if nobody leads since, says that the content is not what its digest says. All of it came by that one.
+    /// The lead, or the last one if nobody leads since, says that the content is not what its digest says. All of it came from that lead.
     Refuted {
         /// The digest that was asked for.
         expected: Digest,

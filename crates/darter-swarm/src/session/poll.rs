@@ -130,7 +130,7 @@ impl Session {
         self.meet_anew();
         let meets = self.meet(|node| facts.is_connected(node));
         if !meets.is_empty() {
-            // One that wants parts says so: it is no rival for the rest.
+            // A member that wants parts says so: it is no rival for the rest.
             let wants = self.course.phase() != Phase::Complete && self.is_all_wanted();
             let held = self.picker.held().clone();
             let message = Message::Meet { blob, held, known, wants };
@@ -157,7 +157,7 @@ impl Session {
         })
     }
 
-    /// Answers whoever asked for hashes since the last time.
+    /// Answers the agents that asked for hashes since the last time.
     fn answer_questions(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
         for (peer, from) in std::mem::take(&mut self.questions) {
             let Reply { messages, question } = self.asked_for_hashes(peer, from, facts, now);

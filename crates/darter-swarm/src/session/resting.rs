@@ -23,7 +23,7 @@ pub(super) struct Pause {
 }
 
 impl Session {
-    /// The origin is asked for nothing for so long.
+    /// The origin is asked for nothing for `pause`.
     pub(super) fn rests(&mut self, pause: Duration, now: Moment) {
         let until = now + pause;
         match &mut self.pause {
@@ -32,7 +32,7 @@ impl Session {
         }
     }
 
-    /// The origin asks to be left alone for so long, by whomever of those that read it for this agent.
+    /// The origin asks all readers of this agent to leave it alone for `pause`.
     pub(super) fn is_asked_to_rest(&mut self, pause: Duration, now: Moment) {
         self.rest_until = self.rest_until.max(now + pause);
     }

@@ -76,7 +76,7 @@ impl Session {
         self.picker.handle(Event::Wants(false), now);
     }
 
-    /// Somebody on this host wants everything. If the blob `passes` through, readers fetch it all the same. Returns true if that is new.
+    /// A program of this host wants everything. If the blob `passes` through, readers fetch it all the same. Returns true if that is new.
     pub(super) fn wants_all(&mut self, passes: bool, now: Moment) -> bool {
         if std::mem::replace(&mut self.wants.everything, true) {
             return false;

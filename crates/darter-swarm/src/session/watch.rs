@@ -1,8 +1,8 @@
-//! Somebody is responsible for whatever is lacking, and nobody waits for ever.
+//! Some agent is responsible for every piece that is lacking, and nobody waits for ever.
 //!
 //! A complete blob may lack a piece again: the disk damaged it, or somebody cut the file off. The driver of a session that lacks something looks
 //! about once a second whether somebody leads, so that no sequence of events can leave a piece with nobody to fetch it; and whether anything came. A
-//! node that leads and gives nothing is left ([`Vigil`]). A seed is believed, and waited for as long as a blob may stand still; then it is left, too.
+//! node that leads and gives nothing is left ([`Vigil`]). A seed's word counts, and it is waited for as long as a blob may stand still; then it is left, too.
 //! A blob of which nothing comes for that long ends once nobody is left who would lead it.
 //!
 //! Non-goals: how long a single request to a peer may take ([`Picker`](crate::Picker)).
@@ -20,7 +20,7 @@ pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// An agent that has not looked for longer was stopped, or its host slept: that time counts for nobody's silence.
 const MAX_UNSEEN: Duration = Duration::from_secs(3);
 
-/// So many times as long as of one lead nothing may come of several, one after the other.
+/// Nothing may come of several leads, one after the other, for this many times as long as of one lead.
 const MAX_STALLS: u32 = 4;
 
 /// How long nobody may lead before somebody is to see to it: that comes about by itself right after an event.
@@ -78,7 +78,7 @@ impl Session {
         if seen.stall.is_some_and(|most| self.vigil.stood_still(now) >= most) {
             let Some(lead) = self.following() else { return self.outputs.push(Output::EndStalled) };
             let why = format!("nothing came from {} for too long", facts.address(lead));
-            // One that has said that it waits has had its time.
+            // A lead that has said that it waits has had its time.
             let loss = if self.vigil.excused().is_zero() { Loss::Stalled } else { Loss::Mute };
             self.loses(lead, loss, why, facts, now);
             return;
