@@ -134,9 +134,16 @@ impl AllOrigins {
     /// The same, and layers in their expanded form.
     #[must_use]
     pub fn expanding(self, expansions: &Arc<Expansions>) -> Self {
-        let origin = |origin| Arc::new(Expanding::new(origin, Arc::clone(expansions))) as Arc<dyn Origin>;
-        let with = |Patience { patient, once }| Patience { patient: origin(patient), once: origin(once) };
-        Self { here: with(self.here), named: with(self.named), elsewhere: with(self.elsewhere) }
+        let with = |Patience { patient, once }, requester| {
+            let origin =
+                |origin| Arc::new(Expanding::new(origin, Arc::clone(expansions), requester)) as Arc<dyn Origin>;
+            Patience { patient: origin(patient), once: origin(once) }
+        };
+        Self {
+            here: with(self.here, Requester::Here),
+            named: with(self.named, Requester::Named),
+            elsewhere: with(self.elsewhere, Requester::Elsewhere),
+        }
     }
 
     fn of(&self, requester: Requester) -> &Patience {

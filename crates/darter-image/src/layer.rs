@@ -78,6 +78,8 @@ pub struct LayerDigests {
 pub struct LayerReader<R: Read> {
     decoder: Decoder<R>,
     compression: Compression,
+    /// The digest of the stored bytes, where somebody else computes it.
+    known: Option<Digest>,
     tar: DigestHasher,
     tar_length: u64,
     min_bomb: u64,
@@ -96,14 +98,15 @@ impl<R: Read> LayerReader<R> {
     ///
     /// Its first bytes can't be read, or are of a compression that is not read here.
     pub fn new(stored: R) -> Result<Self, LayerError> {
-        match Self::begin(stored)? {
+        match Self::begin(stored, None)? {
             (reader, None) => Ok(reader),
             (_, Some(unreadable)) => Err(unreadable.into()),
         }
     }
 
-    /// The same; one of another compression is told apart, and nothing but [`Self::digest_to_end`] makes sense of it.
-    pub(crate) fn begin(mut stored: R) -> Result<(Self, Option<Unreadable>), LayerError> {
+    /// The same; one of another compression is told apart, and nothing but [`Self::digest_to_end`] makes sense of it. The digest of the stored bytes
+    /// is computed unless it is `known`.
+    pub(crate) fn begin(mut stored: R, known: Option<Digest>) -> Result<(Self, Option<Unreadable>), LayerError> {
         let mut head = Vec::with_capacity(MAGIC_LENGTH);
         stored.by_ref().take(MAGIC_LENGTH as u64).read_to_end(&mut head).map_err(LayerError::Read)?;
         let (compression, unreadable) = match Compression::of_bytes(&head) {
@@ -111,7 +114,7 @@ impl<R: Read> LayerReader<R> {
             Err(unreadable) => (Compression::None, Some(unreadable)),
         };
         // A tar's bytes are hashed as such.
-        let hasher = (compression != Compression::None).then(DigestHasher::sha256);
+        let hasher = (compression != Compression::None && known.is_none()).then(DigestHasher::sha256);
         let stored = Stored { head: Cursor::new(head), rest: stored, hasher, length: 0, failed: None };
         let stored = BufReader::with_capacity(BUFFER, stored);
         let decoder = match compression {
@@ -123,7 +126,8 @@ impl<R: Read> LayerReader<R> {
                 Decoder::Zstd(Box::new(decoder))
             }
         };
-        let reader = Self { decoder, compression, tar: DigestHasher::sha256(), tar_length: 0, min_bomb: MIN_BOMB };
+        let tar = DigestHasher::sha256();
+        let reader = Self { decoder, compression, known, tar, tar_length: 0, min_bomb: MIN_BOMB };
         Ok((reader, unreadable))
     }
 
@@ -181,7 +185,7 @@ impl<R: Read> LayerReader<R> {
             Decoder::Zstd(zstd) => zstd.finish().into_inner(),
         };
         let stored_length = stored.length;
-        let stored = stored.hasher.map_or(tar, DigestHasher::finish);
+        let stored = self.known.unwrap_or_else(|| stored.hasher.map_or(tar, DigestHasher::finish));
         Ok(LayerDigests { compression, stored, stored_length, tar, tar_length })
     }
 
@@ -191,13 +195,14 @@ impl<R: Read> LayerReader<R> {
     ///
     /// It can't be read, or has no end.
     pub(crate) fn digest_to_end(self) -> Result<Digest, LayerError> {
-        let tar_length = self.tar_length;
-        match self.decoder {
+        let (known, tar_length) = (self.known, self.tar_length);
+        let found = match self.decoder {
             // Its bytes are hashed as the tar's.
             Decoder::Plain(plain) => digest_of_rest(plain, self.tar, tar_length),
             Decoder::Gzip(gzip) => gzip.into_inner().into_inner().digest_to_end(tar_length),
             Decoder::Zstd(zstd) => zstd.finish().into_inner().digest_to_end(tar_length),
-        }
+        }?;
+        Ok(known.unwrap_or(found))
     }
 
     fn stored(&self) -> &Stored<R> {

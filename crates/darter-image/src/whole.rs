@@ -15,7 +15,7 @@ use crate::reason::Reason;
 const CHUNK: usize = 128 << 10;
 
 /// Reads a layer as it is stored and gives the file, in parts: the tar as it comes, what stands behind it, what stands before it.
-/// `check` decides by the digests of the stored bytes and of the tar whether the layer is the right one, once all of it was read and before
+/// Where the digest of the stored bytes is `known`, since somebody else computes it, they are not hashed here. `check` decides by the digests of the stored bytes and of the tar whether the layer is the right one, once all of it was read and before
 /// the file is made whole; of a layer of which no tar can be made by the first alone. `goes_on` is told how many stored bytes were read.
 ///
 /// # Errors
@@ -23,11 +23,12 @@ const CHUNK: usize = 128 << 10;
 /// checked before: it may be another one, or damaged on its way.
 pub fn expand_layer<E: From<LayerError>>(
     stored: impl Read,
+    known: Option<Digest>,
     mut write: impl FnMut(u64, &[u8]) -> Result<(), E>,
     check: impl FnOnce(&Digest, Option<&Digest>) -> Result<(), E>,
     mut goes_on: impl FnMut(u64),
 ) -> Result<(LayerDigests, Expanded), E> {
-    let (mut reader, unreadable) = LayerReader::begin(stored)?;
+    let (mut reader, unreadable) = LayerReader::begin(stored, known)?;
     let mut expander = Expander::new();
     let mut chunk = vec![0; CHUNK];
     let mut at = TAR_START;
@@ -182,7 +183,7 @@ mod tests {
             file[at..end].copy_from_slice(bytes);
             Ok::<_, LayerError>(())
         };
-        let (digests, expanded) = expand_layer(tar, write, |_, _| Ok(()), |_| ()).unwrap();
+        let (digests, expanded) = expand_layer(tar, None, write, |_, _| Ok(()), |_| ()).unwrap();
         assert_eq!(expanded.length(), file.len() as u64);
         (file, digests.tar)
     }
@@ -244,7 +245,7 @@ mod tests {
                 seen = Some((*digest, tar.is_some()));
                 Ok::<_, LayerError>(())
             };
-            let error = expand_layer(&stored[..], |_, _| Ok(()), check, |_| ()).unwrap_err();
+            let error = expand_layer(&stored[..], None, |_, _| Ok(()), check, |_| ()).unwrap_err();
             assert!(!matches!(error, LayerError::Read(_)), "{error:?}");
             assert_eq!(seen.map(|(digest, _)| digest), Some(Digest::sha256(&stored)), "{error:?}");
         }
@@ -258,7 +259,7 @@ mod tests {
             parts.push(at);
             Ok(())
         };
-        expand_layer(&tar("a", 0)[..], write, refused, |_| ()).unwrap_err();
+        expand_layer(&tar("a", 0)[..], None, write, refused, |_| ()).unwrap_err();
         assert!(parts.iter().all(|at| *at >= TAR_START), "no superblock");
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use darter_api::{BlobRequest, LayerRequest, Role};
 use darter_core::source::Credentials;
-use darter_core::{BlobId, ExpandedLayer, Source};
+use darter_core::{BlobId, Digest, ExpandedLayer, Source};
 use darter_engine::FetchError;
 use darter_engine::transfer::mounting::SMALL;
 use darter_image::{Compression, FORMAT};
@@ -81,6 +81,14 @@ impl Agent {
                 _ = phases.wait_for(|phase| !matches!(phase, Phase::Starting | Phase::Ready)) => {}
             }
         });
+    }
+
+    /// These tars are those of an image's layers that is not going to be mounted: its layers come as they are stored, and their expanded form is not
+    /// to take a part of the link besides.
+    pub fn let_go_of_layers(&self, diff_ids: &[Digest]) {
+        for diff_id in diff_ids {
+            self.inner.swarms.let_go(ExpandedLayer::blob_of(diff_id, FORMAT));
+        }
     }
 
     /// Tells whenever the expanded form of a layer can't be had any more as it was opened.

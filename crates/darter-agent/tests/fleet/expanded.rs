@@ -25,9 +25,13 @@ use self::reading::{most_of, so_many_hold_some};
 
 const WITHIN: Duration = Duration::from_secs(60);
 
-/// A tar of several pieces.
+/// A tar of several pieces, compressed or not.
 fn some_tar() -> Vec<u8> {
-    let content: Vec<u8> = (0..3_u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let mixed = |at: u64| {
+        let mixed = (at ^ (at >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb).to_le_bytes()
+    };
+    let content: Vec<u8> = (0..4_u64 << 17).flat_map(|at| mixed(at.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
     tar([
         dir("usr/"),
         file("usr/large", &content),

@@ -68,7 +68,7 @@ pub(crate) struct State {
     pub(crate) slow_blobs: Duration,
     /// How long the answer to a HEAD takes.
     pub(crate) slow_heads: Duration,
-    /// The answer to a GET of a blob stands still after so many bytes, until all answers that stand still are told to go on.
+    /// The answer to a GET of a blob stands still at this byte of the blob, until all answers that stand still are told to go on.
     pub(crate) blobs_stop_after: Option<usize>,
     go_on: watch::Sender<()>,
     /// Says yes to every HEAD of a blob or a manifest, whether it has it or not.
@@ -235,7 +235,13 @@ async fn serve(listener: TcpListener, state: Arc<Mutex<State>>) {
     }
 }
 
-/// A reply on its way, of which nothing comes after so many bytes before it is told to go on.
+/// Where in its blob an answer begins.
+fn first_byte(headers: &http::HeaderMap) -> usize {
+    let range = headers.get("content-range").and_then(|range| range.to_str().ok()?.strip_prefix("bytes "));
+    range.and_then(|range| range.split('-').next()?.parse().ok()).unwrap_or_default()
+}
+
+/// A reply on its way, of which nothing comes from this byte of the blob on before it is told to go on.
 async fn sent(
     reply: Reply,
     stops: Option<usize>,
@@ -246,6 +252,7 @@ async fn sent(
     let Ok(body) = body.collect().await;
     let bytes = body.to_bytes();
     head.headers.insert("content-length", bytes.len().into());
+    let at = at.saturating_sub(first_byte(&head.headers));
     let rest = bytes.slice(at.min(bytes.len())..);
     let first = stream::once(future::ready(Ok(Frame::data(bytes.slice(..at.min(bytes.len()))))));
     let rest = stream::once(async move {

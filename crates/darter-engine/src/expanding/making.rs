@@ -79,16 +79,18 @@ impl Sink {
 }
 
 impl Expansions {
-    /// Makes the file of what comes, and gives it on.
+    /// Makes the file of what comes, and gives it on. What comes is not hashed where its digest is `known`, since whoever gives it sees to that before its
+    /// end.
     pub(super) async fn expand(
         self: &Arc<Self>,
         layer: &ExpandedLayer,
+        known: Option<Digest>,
         take: mpsc::Receiver<Bytes>,
         sink: Sink,
     ) -> Result<(LayerDigests, Head), OriginError> {
         let made = {
             let (this, layer) = (Arc::clone(self), layer.clone());
-            self.disk.run(move || this.expand_here(&layer, take, sink))
+            self.disk.run(move || this.expand_here(&layer, known, take, sink))
         };
         made.await.map_err(|error| error.told_of(layer))
     }
@@ -96,13 +98,14 @@ impl Expansions {
     fn expand_here(
         &self,
         layer: &ExpandedLayer,
+        known: Option<Digest>,
         take: mpsc::Receiver<Bytes>,
         mut sink: Sink,
     ) -> Result<(LayerDigests, Head), NotMade> {
         let turn = self.work.turn();
         let write = |at: u64, bytes: &[u8]| sink.write(at, bytes, &turn).map_err(|Gone| NotMade::Gone);
         let feed = Feed { take, turn: &turn, chunk: Bytes::new(), ended: false };
-        let (digests, expanded) = expand_layer(feed, write, |stored, tar| check(layer, stored, tar), |_| ())?;
+        let (digests, expanded) = expand_layer(feed, known, write, |stored, tar| check(layer, stored, tar), |_| ())?;
         sink.give_piece(&turn).map_err(|Gone| NotMade::Gone)?;
         Ok((digests, Head { bytes: sink.head.into(), length: expanded.length() }))
     }

@@ -8,7 +8,8 @@
 //! | file | what lives there |
 //! |---|---|
 //! | `origin` | the origin: streams, and the beginnings of files, which come last |
-//! | `reading` | the layer as it is stored: from this host's store, or its registry |
+//! | `reading` | the layer as it is stored: from this host's store, by way of its own blob, or from its registry |
+//! | `blob` | its own blob, which a pull that is under way shares |
 //! | `making` | what comes is decompressed and checked, on a thread of the disk's |
 //! | `work` | turns for that |
 //! | `refusals` | layers that are not read again for a while, and why |
@@ -16,7 +17,8 @@
 //! An origin of this sort tells no length until all is read, and gives no ranges but the file's beginning, whose superblock is made at the
 //! end: see [`Source::is_headed_last`]. If a part is lacking later, all of the layer is read again, and the parts that are here are compared.
 //!
-//! A layer that is stored here whole is not read from its registry, if it may be given for that registry (`swarms/proof.rs`): anybody may
+//! The layer comes as any pull of it would, and with it: where a pull and the expanded form are wanted at the same time, or one soon after the other, the
+//! registry is read once. A layer that is stored here whole is not read from its registry, if it may be given for that registry (`swarms/proof.rs`): anybody may
 //! run one that says yes to every digest. A copy is held against the layer's digest before anything is made of it: a damaged one is left
 //! alone, a wrong one thrown away, and the registry read in the same try.
 //!
@@ -37,11 +39,12 @@ use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, Clock, Digest, ExpandedLayer, Moment, PieceLength, Source, Version, in_full};
 use darter_image::{FORMAT, LayerDigests};
 use darter_metrics::Metrics;
-use darter_origin::{ErrorKind, Origin, OriginError, Pauses, Upstreams};
+use darter_origin::{ErrorKind, Origin, OriginError, Pauses, Requester, Upstreams};
 use darter_store::{Disk, SourceRecord, size};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 
+use self::blob::{Lent, OpensLayer};
 use self::making::Sink;
 use self::refusals::Refusals;
 use self::work::Work;
@@ -49,6 +52,7 @@ use crate::budget::ByteBudget;
 use crate::error::FetchError;
 use crate::transfer::steps::STEP_COUNTS_FOR;
 
+pub(crate) mod blob;
 mod making;
 mod origin;
 mod reading;
@@ -105,6 +109,16 @@ pub struct Expansions {
     begun: Semaphore,
     work: Work,
     wrong_copies: OnceLock<ThrowsAway>,
+    opens_layer: OnceLock<OpensLayer>,
+    /// Copies of layers that are here for their expanded form alone.
+    pub(crate) lent: Lent,
+}
+
+/// The taker of what a layer becomes.
+struct Taker {
+    give: mpsc::Sender<Result<Bytes, OriginError>>,
+    /// For whom its registry is asked.
+    requester: Requester,
 }
 
 /// Throws a blob away that is something else than its digest says, as its members have to be told, if it is under way here. False if it is not.
@@ -158,6 +172,8 @@ impl Expansions {
             begun: Semaphore::new(MAX_BEGUN),
             work: Work::new(MAX_AT_WORK),
             wrong_copies: OnceLock::new(),
+            opens_layer: OnceLock::new(),
+            lent: Lent::default(),
         })
     }
 
@@ -254,7 +270,7 @@ impl Expansions {
         origin: &dyn Origin,
         layer: &ExpandedLayer,
         credentials: &Credentials,
-        give: Option<mpsc::Sender<Result<Bytes, OriginError>>>,
+        taker: Option<Taker>,
     ) -> Result<(), OriginError> {
         if layer.format != FORMAT {
             let text = format!(
@@ -278,10 +294,13 @@ impl Expansions {
             let text = format!("{layer}: {MAX_BEGUN} other layers are being expanded here: ask again later");
             OriginError::new(ErrorKind::OutOfReach, text)
         })?;
-        let is_proof = give.is_none();
+        let requester = taker.as_ref().map(|taker| taker.requester);
+        let stored = self.stored_form(origin, layer, credentials, requester).await?;
+        let known = stored.is_hashed().then_some(layer.digest);
         let (feed, take) = mpsc::channel(MAX_CHUNKS);
-        let reading = self.read_layer(origin, layer, credentials, is_proof, feed);
-        let (read, made) = tokio::join!(reading, self.expand(layer, take, Sink::new(give)));
+        let reading = self.read_layer(origin, layer, credentials, stored, feed);
+        let sink = Sink::new(taker.map(|taker| taker.give));
+        let (read, made) = tokio::join!(reading, self.expand(layer, known, take, sink));
         // If the layer did not come, the outcome of expanding it says nothing about it.
         read?;
         self.noted(layer, made)

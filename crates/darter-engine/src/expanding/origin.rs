@@ -6,23 +6,24 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use darter_core::source::Credentials;
 use darter_core::{ByteRange, ExpandedLayer, Shown, Source, Version};
-use darter_origin::{ErrorKind, Origin, OriginError, Reading, Stat};
+use darter_origin::{ErrorKind, Origin, OriginError, Reading, Requester, Stat};
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Expansions, HEAD, Head, MAX_MADE, key_of};
+use super::{Expansions, HEAD, Head, MAX_MADE, Taker, key_of};
 
 /// See the module's text.
 pub struct Expanding {
     inner: Arc<dyn Origin>,
     expansions: Arc<Expansions>,
+    requester: Requester,
 }
 
 impl Expanding {
-    /// On top of an origin that has the layers themselves.
-    pub const fn new(inner: Arc<dyn Origin>, expansions: Arc<Expansions>) -> Self {
-        Self { inner, expansions }
+    /// On top of an origin that has the layers themselves, as far as it reaches for `requester`.
+    pub const fn new(inner: Arc<dyn Origin>, expansions: Arc<Expansions>, requester: Requester) -> Self {
+        Self { inner, expansions, requester }
     }
 
     #[cfg(test)]
@@ -50,9 +51,10 @@ impl Expanding {
         let making = {
             let (expansions, inner) = (Arc::clone(&self.expansions), Arc::clone(&self.inner));
             let (layer, credentials) = (layer.clone(), credentials.clone());
+            let taker = Taker { give: give.clone(), requester: self.requester };
             // It goes on while whoever reads is busy, and ends with them.
             AbortOnDropHandle::new(tokio::spawn(async move {
-                let made = expansions.make(&*inner, &layer, &credentials, Some(give.clone())).await;
+                let made = expansions.make(&*inner, &layer, &credentials, Some(taker)).await;
                 let failed = made.is_err();
                 if let Err(error) = made {
                     let _ = give.send(Err(error)).await;

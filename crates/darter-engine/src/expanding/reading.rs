@@ -1,22 +1,40 @@
-//! The layer as it is stored: this host's own copy as far as that is right, else its registry.
+//! The layer as it is stored: this host's own copy as far as that is right, else its own blob as that comes, or its registry.
 
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{ByteRange, ExpandedLayer, Moment, Source, Version, in_full};
-use darter_origin::{ErrorKind, Origin, OriginError, Reading, RetryPolicy};
+use darter_origin::{ErrorKind, Origin, OriginError, Reading, Requester, RetryPolicy};
 use darter_store::StoredBlob;
 use darter_wire::Budget as _;
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 
 use super::Expansions;
+use super::blob::LayerBytes;
 use crate::error::FetchError;
 use crate::swarms::is_named_for;
 
 /// How much of an own copy is read at a time.
 const CHUNK: u64 = 512 << 10;
+
+/// The ways in which the stored form of a layer is had.
+pub(super) enum StoredForm {
+    /// It is here whole, with this length.
+    Here(Arc<dyn StoredBlob>, u64),
+    /// It comes.
+    Comes(LayerBytes),
+    /// Its registry is read for this alone.
+    AtRegistry,
+}
+
+impl StoredForm {
+    /// True if its digest is checked while it comes, before its end is given.
+    pub(super) const fn is_hashed(&self) -> bool {
+        matches!(self, Self::Comes(LayerBytes { is_hashed: true, .. }))
+    }
+}
 
 /// How far a layer was read.
 struct Progress {
@@ -26,31 +44,51 @@ struct Progress {
 }
 
 impl Expansions {
+    /// Finds a layer as it is stored, for a taker of what it becomes. A reading without one is to prove that a registry has the layer: it goes
+    /// there, unless the registry is trusted.
+    pub(super) async fn stored_form(
+        &self,
+        origin: &dyn Origin,
+        layer: &ExpandedLayer,
+        credentials: &Credentials,
+        requester: Option<Requester>,
+    ) -> Result<StoredForm, OriginError> {
+        if let Some((stored, length)) = self.own_copy(origin, layer, credentials, requester.is_none()).await
+            && self.is_right(&stored, length, layer).await
+        {
+            return Ok(StoredForm::Here(stored, length));
+        }
+        let Some(requester) = requester else { return Ok(StoredForm::AtRegistry) };
+        let comes = self.open_blob(layer, credentials, requester).await?;
+        Ok(comes.map_or(StoredForm::AtRegistry, StoredForm::Comes))
+    }
+
     /// Gives the bytes of a layer as it is stored, and an empty chunk at its end.
     pub(super) async fn read_layer(
         &self,
         origin: &dyn Origin,
         layer: &ExpandedLayer,
         credentials: &Credentials,
-        is_proof: bool,
+        stored: StoredForm,
         feed: mpsc::Sender<Bytes>,
     ) -> Result<(), OriginError> {
-        let mut at = 0;
-        if let Some((stored, length)) = self.own_copy(origin, layer, credentials, is_proof).await
-            && self.is_right(&stored, length, layer).await
-        {
-            at = self.give_stored(&stored, length, layer, &feed).await;
-            if at == length {
-                let _ = feed.send(Bytes::new()).await;
-                return Ok(());
+        let at = match stored {
+            StoredForm::Comes(bytes) => return self.give_blob(layer, bytes, &feed).await,
+            StoredForm::AtRegistry => 0,
+            StoredForm::Here(stored, length) => {
+                let at = self.give_stored(&stored, length, layer, &feed).await;
+                if at == length {
+                    let _ = feed.send(Bytes::new()).await;
+                    return Ok(());
+                }
+                at
             }
-        }
+        };
         self.read_registry(origin, layer, credentials, at, feed).await
     }
 
     /// The layer as it is stored here whole, with its length, if it may be given for that registry: it came from there, or the operator
-    /// trusts the registry and it has just said yes to these credentials. A reading that is to prove that a registry has the layer (`is_proof`) goes
-    /// there, unless the registry is trusted.
+    /// trusts the registry and it has just said yes to these credentials. For a proof (`is_proof`) only of a registry that is trusted.
     async fn own_copy(
         &self,
         origin: &dyn Origin,
@@ -78,7 +116,7 @@ impl Expansions {
 
     /// True if this host's own copy has the layer's digest. Another agent's word may be all that this one had for it, and the expanded form of a
     /// wrong copy could not be taken back from agents that have it. A wrong copy is thrown away.
-    async fn is_right(&self, stored: &Arc<dyn StoredBlob>, length: u64, layer: &ExpandedLayer) -> bool {
+    pub(super) async fn is_right(&self, stored: &Arc<dyn StoredBlob>, length: u64, layer: &ExpandedLayer) -> bool {
         let (blob, dir) = (blob_of(&layer.digest), self.data_dir.display());
         let (mut hasher, mut at) = (layer.digest.hasher(), 0);
         while at < length {
@@ -235,7 +273,7 @@ impl Expansions {
     }
 
     /// Refuses a layer of which more comes than any manifest says.
-    fn check_size(&self, layer: &ExpandedLayer, source: &Source, length: u64) -> Result<(), OriginError> {
+    pub(super) fn check_size(&self, layer: &ExpandedLayer, source: &Source, length: u64) -> Result<(), OriginError> {
         let named = self.sizes.lock().get(&blob_of(&layer.digest)).copied();
         let Some(named) = named.filter(|named| length > *named) else { return Ok(()) };
         let text = format!("{source} has more than the {named} bytes that its manifest says: it is another layer");

@@ -89,7 +89,7 @@ fn origin_beside(store: MemStore, answers: usize) -> (Expanding, Vec<Way>, Arc<T
         patience: Duration::from_secs(60),
     });
     let inner: Arc<dyn Origin> = told.clone();
-    (Expanding::new(inner, expansions), give, told)
+    (Expanding::new(inner, expansions, Requester::Here), give, told)
 }
 
 async fn read(origin: &Expanding, source: &Source, range: Option<ByteRange>) -> Result<Reading, OriginError> {

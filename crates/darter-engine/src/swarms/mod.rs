@@ -7,6 +7,7 @@
 //! | `listening` | hands what peers say to the transfer it is about |
 //! | `access` | who may have what is known of an address |
 //! | `inventory` | what nodes hold whole, of which a seed may have lost its own copy |
+//! | `lending` | layers' own blobs, for whoever makes their expanded form |
 //! | `limits` | origins that ask to slow down |
 //! | `by_seeds` | a node asks the seeds |
 //! | `holders` | a node that holds all of it, while the origin is waited for |
@@ -39,6 +40,7 @@ mod holders;
 mod inventory;
 mod joining;
 mod leading;
+mod lending;
 mod limits;
 mod listening;
 mod nodes;
@@ -190,6 +192,7 @@ impl Swarms {
             shelf: Mutex::default(),
             draining: AtomicBool::new(false),
         });
+        Self::lends(&swarms);
         let throws = Arc::downgrade(&swarms);
         swarms.house.context.expansions.throws_away(move |blob, error| {
             let transfer = throws.upgrade().and_then(|swarms| swarms.get(blob));
@@ -299,6 +302,7 @@ impl Swarms {
         for transfer in evicted {
             transfer.leave();
         }
+        self.take_lent_back();
         self.shelf.lock().retain(|_, shelved| now.since(shelved.used) <= RETIRE_AFTER);
         // Messages kept for a transfer that never came to be.
         self.early.lock().retain(|_, early| now.since(early.since) <= RETIRE_AFTER);

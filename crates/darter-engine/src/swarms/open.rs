@@ -48,6 +48,18 @@ impl Swarms {
         credentials: Credentials,
         everything: bool,
     ) -> Result<Arc<Transfer>, FetchError> {
+        self.claim(&source);
+        self.open_unclaimed(requester, source, credentials, everything).await
+    }
+
+    /// The same for the expanded form of a layer: nobody wants the blob for its own sake.
+    pub(super) async fn open_unclaimed(
+        self: &Arc<Self>,
+        requester: Requester,
+        source: Source,
+        credentials: Credentials,
+        everything: bool,
+    ) -> Result<Arc<Transfer>, FetchError> {
         let swarms = Arc::clone(self);
         let opening = self.house.tasks.spawn(async move {
             let opened = swarms.open_to_the_end(requester, source, credentials, everything).await;
@@ -168,6 +180,7 @@ impl Swarms {
         let requester = if is_here { Requester::Here } else { Requester::Elsewhere };
         let caller = Caller { credentials: &credentials, requester, everything };
         self.prove(&source, caller).await.map_err(|error| failure_of(&error))?;
+        self.claim(&source);
         let here = self.open_here(&source).await.map_err(|error| failure_of(&error))?;
         if let Some(transfer) = here.filter(|transfer| !transfer.is_on_trust()) {
             return Ok(transfer);

@@ -49,6 +49,11 @@ impl Transfer {
         matches!(self.source, Source::Url { .. }) && *error.kind() == ErrorKind::Changed
     }
 
+    /// True if a registry's blob is longer or shorter than what came of it before: one of the two is wrong, and the rest can't be had of either.
+    pub(super) fn is_another_length(&self, error: &OriginError) -> bool {
+        matches!(self.source, Source::Registry { .. }) && *error.kind() == ErrorKind::Changed
+    }
+
     /// How a run ends whose answer has a length that was refused.
     pub(super) fn wrong_length(&self, error: FetchError) -> RunEnd {
         match error {

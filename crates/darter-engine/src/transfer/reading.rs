@@ -161,6 +161,10 @@ impl Transfer {
                     in_full(&error)
                 ));
             }
+            RunEnd::Origin(error) if self.is_another_length(&error) => {
+                self.supersede(error.into()).await;
+                return false;
+            }
             RunEnd::Origin(error) if self.is_another_version(&error) => {
                 if left.anew {
                     let error = self.doubt_last_lead(error.into());

@@ -51,7 +51,7 @@ impl Transfer {
     }
 
     /// True if somebody on this host has it open.
-    pub(super) fn is_held(&self) -> bool {
+    pub(crate) fn is_held(&self) -> bool {
         self.rest.0.lock().holds > 0
     }
 

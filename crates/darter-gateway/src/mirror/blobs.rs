@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use darter_agent::{Access, Agent, AtHand, Download, FetchError, Misfit, Nearness, Part};
 use darter_api::LayerRequest;
 use darter_core::source::Credentials;
-use darter_core::{BlobId, ByteRange, Source};
+use darter_core::{BlobId, ByteRange, Digest, Source};
 use futures_util::stream::BoxStream;
 
 /// Gives blobs.
@@ -53,6 +53,9 @@ pub trait MountableLayers: Send + Sync + 'static {
 
     /// These are the layers of an image, and open: somebody is about to mount all of them.
     fn fetch_for_mount(&self, layers: &[BlobId]);
+
+    /// An image whose layers have these tars is not going to be mounted: nobody needs what else comes of their expanded form.
+    fn let_go(&self, diff_ids: &[Digest]);
 
     /// `layers` are the layers of an image, the lowest first, and open. Answers with a directory that mounting them would make other than
     /// unpacking the image does, if there is one.
@@ -141,6 +144,10 @@ impl MountableLayers for Agent {
 
     fn fetch_for_mount(&self, layers: &[BlobId]) {
         Self::fetch_for_mount(self, layers);
+    }
+
+    fn let_go(&self, diff_ids: &[Digest]) {
+        self.let_go_of_layers(diff_ids);
     }
 
     async fn misfit(&self, layers: Vec<BlobId>, within: Duration) -> Result<Option<Misfit>, FetchError> {

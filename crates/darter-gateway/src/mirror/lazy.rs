@@ -443,6 +443,10 @@ impl Mirror {
                 }
             }
         }
+        if verdict == Verdict::Unfit {
+            // The engine downloads them, over the same link.
+            lazy.layers.let_go(&distinct.iter().map(|(_, diff_id)| *diff_id).collect::<Vec<_>>());
+        }
         Some((verdict, shown))
     }
 

@@ -272,6 +272,8 @@ impl MountableLayers for Played {
 
     fn fetch_for_mount(&self, _: &[BlobId]) {}
 
+    fn let_go(&self, _: &[Digest]) {}
+
     async fn misfit(&self, _: Vec<BlobId>, _: Duration) -> Result<Option<Misfit>, FetchError> {
         Ok(None)
     }

@@ -85,7 +85,7 @@ fn make(
 ) -> anyhow::Result<(LayerDigests, Expanded)> {
     let write =
         |at, bytes: &[u8]| file.write_all_at(bytes, at).with_context(|| format!("can't write {}", args.out.display()));
-    expand_layer(stored, write, |stored, tar| check(stored, tar, args), |read| bar.set_position(read))
+    expand_layer(stored, None, write, |stored, tar| check(stored, tar, args), |read| bar.set_position(read))
 }
 
 /// Compares the layer's digests with `--digest` and `--diff-id`.
