@@ -26,6 +26,8 @@ use crate::registry::{NAME, Registry};
 const TOGETHER: usize = 8;
 /// Nobody waits while others of these start, and what is fetched then is not what a start touches.
 const NO_FILL: [&str; 2] = ["--lazy-fill", "never"];
+/// A pull that does not wait for layers to be expanded.
+const SHORT_WAIT: [&str; 2] = ["--lazy-wait", "1s"];
 /// How long the fleet may take to learn what a start touched.
 const PROFILE_TIMEOUT: Duration = Duration::from_secs(60);
 /// First touches are complete when they have not changed for so long: keepers tell of a minute's touches at its end.
@@ -62,7 +64,7 @@ impl Start {
         let seed = Agent::seed(&seed_host, &delay.url())?;
         let ground =
             Ground { network: &network, seed: &seed, registry: delay.authority(), link: self.link()?, content };
-        if ways.iter().any(|way| !matches!(way, Way::Direct | Way::First | Way::Peer(_))) {
+        if ways.iter().any(|way| !matches!(way, Way::Direct | Way::First | Way::Late | Way::Peer(_))) {
             warm_up(&network.host("warm")?, &ground).context("let the seed read all")?;
         }
         for host in [&origin, &seed_host] {
@@ -116,10 +118,12 @@ impl Start {
                 let engine = Containerd::start_build(&host, &Route::mirrored(registry), build)?;
                 Ok(vec![self.measure(way, ground.content, &engine, &host)?])
             }
-            Way::First => {
-                let (seed_host, host) = (shaped("first-seed")?, shaped("first")?);
+            Way::First | Way::Late => {
+                let names = if way == Way::First { ["first-seed", "first"] } else { ["late-seed", "late"] };
+                let (seed_host, host) = (shaped(names[0])?, shaped(names[1])?);
                 let seed = Agent::seed(&seed_host, &format!("http://{registry}"))?;
-                let node = LazyNode::start(&host, seed.host(), registry)?;
+                let flags: &[&str] = if way == Way::First { &[] } else { &SHORT_WAIT };
+                let node = LazyNode::start_with(&host, seed.host(), registry, flags)?;
                 Ok(vec![self.measure(way, ground.content, &node.engine, &host)?])
             }
             Way::Lazy | Way::Again => {

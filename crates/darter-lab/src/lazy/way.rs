@@ -17,6 +17,8 @@ pub enum Way {
     Mirror,
     /// Mounted out of the agent's directory of layers, while a seed that has nothing yet reads and expands them: the first ever pull of a fleet.
     First,
+    /// The same where the pull does not wait until they are expanded: it downloads the image, and unpacks it as that containerd does where layers are mounted.
+    Late,
     /// Mounted out of the agent's directory of layers, which the seed has: the first start in the fleet.
     Lazy,
     /// The next start on that host, with what is there by then.
@@ -37,10 +39,11 @@ impl Way {
 
     /// Those that can be asked for, in their turns: what is known of first touches grows from one to the next. [`Way::Again`] comes with
     /// [`Way::Lazy`], and [`Way::Local`] with [`Way::Second`].
-    pub const ASKED: [Self; 8] = [
+    pub const ASKED: [Self; 9] = [
         Self::Direct,
         Self::Mirror,
         Self::First,
+        Self::Late,
         Self::Lazy,
         Self::Second,
         Self::Eight,
@@ -54,6 +57,7 @@ impl Way {
             Self::Direct => "direct-pull",
             Self::Mirror => "darter-pull",
             Self::First => "darter-first",
+            Self::Late => "darter-late",
             Self::Lazy => "darter-lazy",
             Self::Again => "lazy, again",
             Self::Second => "darter-second",

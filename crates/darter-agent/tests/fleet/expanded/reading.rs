@@ -352,9 +352,10 @@ async fn a_host_that_waits_for_a_layer_no_more_fetches_nothing_of_it_and_goes_on
     let seed = patient_seed(directory.path(), &registry).await;
     let node = node(directory.path(), "node", &registry, &[&seed]).await;
     let waits = node.expanded(&layer, Credentials::none(), Access::Asked, WITHIN);
+    let alone = [&node];
     tokio::select! {
         opened = waits => panic!("the registry stands still: {:?}", opened.map(drop)),
-        () = all_hold_some(&[&node]) => {}
+        () = all_hold_some(&alone) => {}
     }
     node.let_go_of_layers(&[layer.diff_id]);
     let held = expanded_rows(&node).await[0].held;
