@@ -362,7 +362,7 @@ async fn a_host_that_waits_for_a_layer_no_more_fetches_nothing_of_it_and_goes_on
     registry.go_on();
     let is_whole = async {
         while !expanded_rows(&seed).await[0].complete {
-            tokio::time::sleep(Duration::from_millis(10)).await
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     tokio::time::timeout(WITHIN, is_whole).await.expect("the seed expands it all the same");
