@@ -110,7 +110,8 @@ impl Pieces {
 
     /// The owned piece sent least, then held by fewest, then by a chance that `salt` decides, among those that were not sent within
     /// `pause`, or `pause_if_lonely` if one member at most holds them, and that `accept` takes. Of these `runs` alone, if there are any to go by. By chance, because the
-    /// first of those that a member lacks is most likely one that is on its way to it from another.
+    /// first of those that a member lacks is most likely one that is on its way to it from another. But the first one of those that were never sent: one
+    /// that says it holds all may give nothing of it, and readers in order would stand before holes, and all ask for the same piece by name.
     pub(super) fn copy(
         &self,
         (held, runs): (&PieceSet, Option<&[Range<u32>]>),
@@ -126,7 +127,8 @@ impl Pieces {
         };
         let rank = |piece: &PieceIndex| {
             let state = self.get(*piece);
-            (state.sent, state.holders, mix(salt ^ u64::from(piece.0)))
+            let order = if state.sent == 0 { u64::from(piece.0) } else { mix(salt ^ u64::from(piece.0)) };
+            (state.sent, state.holders, order)
         };
         match runs {
             None => self.own.difference(held).filter(is_due).min_by_key(rank),

@@ -60,7 +60,7 @@ use crate::tuning::Tuning;
 /// Later than anything.
 const NEVER: Moment = Moment::from_micros(u64::MAX);
 
-/// Bad holders that left and are remembered.
+/// Holders that left and are remembered, since they failed or went with what they were asked for.
 const MAX_BAD: usize = 64;
 
 /// Rates are compared after this many answers, or when a holder seems slow by the last comparison.
@@ -109,7 +109,7 @@ pub struct Picker {
     lead_gives_parts: bool,
     /// Peers that sent a wrong piece, each with that piece.
     banned: Vec<(NodeId, PieceIndex)>,
-    /// Bad holders that left, or were told of anew: coming back makes none of them better.
+    /// Holders that failed or took back what they were asked for, and left or were told of anew: coming back makes none of them better.
     bad: Vec<(NodeId, Failures)>,
     /// By the holder's tier and the piece: how many turns this node lets others fetch it first; empty when to be counted anew.
     turns: [Vec<u8>; 5],
@@ -270,11 +270,11 @@ impl Picker {
         match event {
             Event::ManifestGrew { known, total } => self.manifest_grew(&known, total),
             Event::PeerJoined { peer, tier, wants, held } => {
-                self.peer_joined(peer, tier, wants, &held);
+                self.peer_joined(peer, tier, wants, &held, now);
                 self.stirred = if self.starts(wants, &held) { Some(now) } else { self.stirred };
             }
             Event::PeerLost { peer, piece } => self.peer_lost(peer, piece, now),
-            Event::PeerLeft { peer } => self.peer_left(peer),
+            Event::PeerLeft { peer } => self.peer_left(peer, now),
             Event::LeadChanged { lead } => self.lead_changed(lead),
             Event::Started { request, piece } => self.started(request, piece, now),
             Event::Progress { request, bytes } => self.progressed(request, bytes, now),
@@ -438,7 +438,7 @@ impl Picker {
         }
     }
 
-    fn peer_joined(&mut self, peer: NodeId, tier: Tier, wants: bool, held: &PieceSet) {
+    fn peer_joined(&mut self, peer: NodeId, tier: Tier, wants: bool, held: &PieceSet, now: Moment) {
         if peer == self.me || self.is_banned(peer) {
             return;
         }
@@ -446,7 +446,7 @@ impl Picker {
         if self.wants_more(peer, tier, wants, &held) {
             return;
         }
-        self.peer_left(peer);
+        self.peer_left(peer, now);
         for piece in held.iter() {
             self.rarity.add_holder(piece);
         }
@@ -495,15 +495,19 @@ impl Picker {
         }
     }
 
-    fn peer_left(&mut self, peer: NodeId) {
+    /// The peer is a neighbour no more. One that goes with what it was asked for takes that back: coming again it is no better than one that
+    /// stayed and took it back.
+    fn peer_left(&mut self, peer: NodeId, now: Moment) {
         let Some(at) = self.neighbours.iter().position(|neighbour| neighbour.id == peer) else { return };
+        let open = self.requests.len();
         self.drop_requests(|request| request.neighbour == Some(at));
+        let took_back = self.requests.len() < open;
+        if took_back && self.neighbours[at].meter.takes_back(&self.tuning) {
+            self.failed(Some(at), now);
+        }
         let neighbour = self.neighbours.swap_remove(at);
-        if neighbour.meter.is_bad(&self.tuning) {
-            if self.bad.len() >= MAX_BAD {
-                self.bad.remove(0);
-            }
-            self.bad.push((peer, neighbour.meter.failures));
+        if took_back || neighbour.meter.is_bad(&self.tuning) {
+            self.remember_bad(peer, neighbour.meter.failures);
         }
         let moved = self.neighbours.len();
         for request in self.requests.iter_mut().filter(|request| request.neighbour == Some(moved)) {
@@ -513,6 +517,15 @@ impl Picker {
             self.rarity.remove_holder(piece);
         }
         self.turns = [const { Vec::new() }; 5];
+    }
+
+    /// Remembers how a peer failed that left. Where many are remembered, one that did not fail goes first: it may be an honest one.
+    fn remember_bad(&mut self, peer: NodeId, failures: Failures) {
+        if self.bad.len() >= MAX_BAD {
+            let harmless = self.bad.iter().position(|(_, failures)| !failures.is_failing());
+            self.bad.remove(harmless.unwrap_or(0));
+        }
+        self.bad.push((peer, failures));
     }
 
     fn lead_changed(&mut self, lead: Option<NodeId>) {

@@ -41,6 +41,13 @@ pub(super) struct Failures {
     paused_until: Moment,
 }
 
+impl Failures {
+    /// True if the peer failed since it last answered in time.
+    pub(super) const fn is_failing(&self) -> bool {
+        self.in_a_row > 0
+    }
+}
+
 impl Neighbour {
     pub(super) fn new(id: NodeId, tier: Tier, wants: bool, held: PieceSet) -> Self {
         Self { id, tier, wants, held, meter: PeerRecord::default(), slow_until: None }
@@ -119,7 +126,7 @@ impl PeerRecord {
 
     /// True if the peer failed since it last answered in time.
     pub(super) const fn is_failing(&self) -> bool {
-        self.failures.in_a_row > 0
+        self.failures.is_failing()
     }
 
     /// How long the answer to an open request may take to begin, or to go on: some times what this peer takes, and no more than a

@@ -185,7 +185,7 @@ impl Picker {
             self.lead_changed(None);
         }
         self.banned.push((peer, piece));
-        self.peer_left(peer);
+        self.peer_left(peer, now);
     }
 
     pub(super) fn fail(&mut self, id: RequestId, now: Moment) {

@@ -105,7 +105,7 @@ async fn pull_over_sockets(lies: &[Lie]) {
 /// So many nodes pull a blob at once in the company of these liars, in virtual time.
 async fn each(above: Above, nodes: u8, lies: impl Iterator<Item = Vec<Lie>>) {
     for lies in lies {
-        let Pulled { last, copies } = pull(above, nodes, 8 << 20, &lies).await;
+        let Pulled { last, copies, .. } = pull(above, nodes, 8 << 20, &lies).await;
         println!("{above:?} {lies:?}: {last:?}, {copies:.2} copies");
         assert!(last <= SOON, "{above:?}, {nodes} nodes, {lies:?}: {last:?}");
         assert!(copies <= most_copies(above), "{above:?}, {nodes} nodes, {lies:?}: {copies:.2} copies");

@@ -53,6 +53,8 @@ pub(super) struct Pulled {
     pub(super) last: Duration,
     /// How often the origin was read.
     pub(super) copies: f64,
+    /// Copies that the first agent sent to others, during the pull.
+    pub(super) sent: f64,
 }
 
 /// `honest` nodes pull a blob of `length` bytes in the company of the liars `lies`.
@@ -82,7 +84,8 @@ pub(super) async fn pull(above: Above, honest: u8, length: u32, lies: &[Lie]) ->
     while nodes.iter().any(|node| node.status().peers.is_empty()) {
         sleep(Duration::from_millis(10)).await;
     }
-    let began = Instant::now();
+    let sent = || first.status().traffic.to_peers as f64 / f64::from(length);
+    let (began, sent_before) = (Instant::now(), sent());
     let pulls = nodes.iter().map(async |node| {
         let got = timeout(AT_LAST, read(node, &source)).await;
         let got = got.unwrap_or_else(|_| panic!("{above:?}, {lies:?}: one never ends"));
@@ -90,7 +93,8 @@ pub(super) async fn pull(above: Above, honest: u8, length: u32, lies: &[Lie]) ->
         began.elapsed()
     });
     let last = join_all(pulls).await.into_iter().max().unwrap();
+    let sent = sent() - sent_before;
     liars.iter().for_each(|liar| liar.vanish());
     join_all(nodes.iter().chain([&first]).map(Agent::drain)).await;
-    Pulled { last, copies: world.origin.bytes_read(&source) as f64 / f64::from(length) }
+    Pulled { last, copies: world.origin.bytes_read(&source) as f64 / f64::from(length), sent }
 }

@@ -83,3 +83,13 @@ fn of_copies_the_piece_sent_least_goes_first_and_then_the_one_that_fewest_hold()
     let copies: Vec<_> = (0..3).filter_map(|turn| lead.choose_copy(node(4), at(5000 + turn))).collect();
     assert_eq!(copies, [2, 0, 1].map(PieceIndex));
 }
+
+/// Readers in order would stand before what is sent last, and each would ask for it by name.
+#[test]
+fn what_one_only_says_it_holds_is_sent_to_the_others_in_order() {
+    let mut lead = lead(20, 20);
+    lead.join(node(9), Place::default(), &PieceSet::full(20), true);
+    (1..=2).for_each(|member| join(&mut lead, member));
+    let sent: Vec<_> = (0..20).filter_map(|turn| lead.choose(node(1 + turn % 2), at(u64::from(turn)))).collect();
+    assert_eq!(sent, (0..20).map(PieceIndex).collect::<Vec<_>>());
+}

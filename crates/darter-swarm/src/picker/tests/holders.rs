@@ -17,11 +17,14 @@ enum Way {
     Refusing,
     /// Takes the piece back, and holds it again a moment later.
     TakingBack,
+    /// Goes, and comes again a moment later.
+    ComingAndGoing,
 }
 
 /// A pull of so many pieces from three honest holders, each of which answers within a moment, and one other.
 struct Pull {
     scene: Scene,
+    total: u32,
     way: Way,
     /// Requests to the liar, with their pieces and times.
     at_liar: Vec<(RequestId, u32, Moment)>,
@@ -34,7 +37,7 @@ impl Pull {
     fn of(total: u32, way: Way) -> Self {
         let mut scene = Scene::new(total);
         (1..=LIAR).for_each(|peer| scene.join(peer, Tier::Rack, PieceSet::full(total)));
-        Self { scene, way, at_liar: Vec::new(), asked_liar: 0, doubts: 0, requests: 0 }
+        Self { scene, total, way, at_liar: Vec::new(), asked_liar: 0, doubts: 0, requests: 0 }
     }
 
     /// Ten milliseconds pass.
@@ -77,6 +80,12 @@ impl Pull {
                     self.scene.tell(Event::Failed { request: id });
                 }
             }
+            Way::ComingAndGoing => {
+                if !std::mem::take(&mut self.at_liar).is_empty() {
+                    self.scene.tell(Event::PeerLeft { peer: node(LIAR) });
+                    self.scene.join(LIAR, Tier::Rack, PieceSet::full(self.total));
+                }
+            }
             Way::TakingBack => {
                 for (_, piece, _) in std::mem::take(&mut self.at_liar) {
                     self.scene.tell(Event::PeerLost { peer: node(LIAR), piece: PieceIndex(piece) });
@@ -99,7 +108,8 @@ impl Pull {
 #[test]
 fn who_does_not_answer_in_whatever_way_holds_nobody_up_and_is_asked_for_little() {
     let usual = Pull::of(3000, Way::Honestly).run();
-    for way in [Way::Never, Way::ByBytes, Way::AfterTenSeconds, Way::Refusing, Way::TakingBack] {
+    let ways = [Way::Never, Way::ByBytes, Way::AfterTenSeconds, Way::Refusing, Way::TakingBack, Way::ComingAndGoing];
+    for way in ways {
         let mut pull = Pull::of(3000, way);
         let took = pull.run();
         // A quarter of the places were the liar's, and the others' are as few as before.
