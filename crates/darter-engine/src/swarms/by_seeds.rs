@@ -13,16 +13,12 @@ use darter_core::{NodeId, Source, rendezvous};
 use super::Swarms;
 use super::access::Caller;
 use super::leading::TELL_WAIT_FROM;
-use super::refused::{Refused, SeedsWords};
+use super::refused::{Refused, SeedsWords, was_patient};
 use crate::error::FetchError;
 use crate::transfer::Transfer;
 
 /// How long a request waits for the first seed right after the agent's start.
 const FIRST_SEED_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// A seed that took longer than this to say that an origin fails has been patient with it: the next seed would be as
-/// patient, and so would this agent be.
-pub(super) const PATIENT_SEED_AFTER: Duration = Duration::from_secs(10);
 
 /// The result of asking the seeds.
 pub(super) enum BySeeds {
@@ -104,7 +100,7 @@ impl Swarms {
                 }
                 Err(Refused::Final(error)) => return Err(error),
                 Err(Refused::Word(error)) => words.add(error.said_by(&self.house.fleet.title(seed)))?,
-                Err(Refused::Origin(text)) if context.now().since(asked) > PATIENT_SEED_AFTER => {
+                Err(Refused::Origin(text)) if was_patient(context.now().since(asked)) => {
                     troubles.push(format!("seed {}: {text}", addr()));
                     return Ok(BySeeds::NotOpened { patient: false, troubles });
                 }

@@ -22,8 +22,7 @@ use darter_swarm::asking::part_of;
 use darter_wire::{Failure, Message, PeerInfo, SwarmPart};
 
 use super::access::Caller;
-use super::by_seeds::PATIENT_SEED_AFTER;
-use super::refused::{Refused, SeedsWords};
+use super::refused::{Refused, SeedsWords, was_patient};
 use super::{Swarms, failure_of, refusal};
 use crate::error::FetchError;
 use crate::transfer::{Lead, Outcome, Transfer};
@@ -145,8 +144,8 @@ impl Swarms {
             }
             Err(Refused::Final(error)) => return Err(error),
             Err(Refused::Origin(text)) => {
-                let was_patient = self.house.context.now().since(asked) > PATIENT_SEED_AFTER;
-                (text, if was_patient { Settled::OriginAway } else { Settled::NotHere })
+                let has_tried = was_patient(self.house.context.now().since(asked));
+                (text, if has_tried { Settled::OriginAway } else { Settled::NotHere })
             }
             Err(Refused::ToIt(text)) => (text, Settled::Refused),
             Err(Refused::Trouble(text)) => (text, Settled::NotHere),

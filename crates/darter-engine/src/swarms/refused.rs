@@ -1,6 +1,17 @@
 //! Why an agent that was asked to lead does not, and what follows for the other agents that may be asked.
 
+use std::time::Duration;
+
 use crate::error::FetchError;
+
+/// An agent that took longer than this to say that an origin fails has been patient with it: the next agent would be as patient, and so would
+/// this one be.
+const PATIENT_AFTER: Duration = Duration::from_secs(10);
+
+/// True if an agent that took this long to say that the origin fails has tried it for all.
+pub(super) fn was_patient(waited: Duration) -> bool {
+    waited > PATIENT_AFTER
+}
 
 /// Why a seed did not let this agent in.
 pub(super) enum Refused {
