@@ -10,7 +10,7 @@ use darter_image::{LayerDigests, LayerError, TAR_START, expand_layer};
 use darter_origin::{ErrorKind, OriginError};
 use tokio::sync::mpsc;
 
-use super::work::Turn;
+use super::work::WorkTurn;
 use super::{Expansions, HEAD, Head};
 
 /// The bytes of a piece.
@@ -37,7 +37,7 @@ impl Sink {
     }
 
     /// Takes bytes that belong at `at`: behind those before, or into the beginning.
-    fn write(&mut self, at: u64, bytes: &[u8], turn: &Turn<'_>) -> Result<(), Gone> {
+    fn write(&mut self, at: u64, bytes: &[u8], turn: &WorkTurn<'_>) -> Result<(), Gone> {
         if let Some(begun) = usize::try_from(at).ok().filter(|_| at < TAR_START) {
             self.head[begun..begun + bytes.len()].copy_from_slice(bytes);
             return Ok(());
@@ -47,7 +47,7 @@ impl Sink {
         self.push(bytes, turn)
     }
 
-    fn push(&mut self, bytes: &[u8], turn: &Turn<'_>) -> Result<(), Gone> {
+    fn push(&mut self, bytes: &[u8], turn: &WorkTurn<'_>) -> Result<(), Gone> {
         self.at += bytes.len() as u64;
         let room = PIECE - self.head.len();
         let (head, mut rest) = bytes.split_at(room.min(bytes.len()));
@@ -65,7 +65,7 @@ impl Sink {
     }
 
     /// Gives the piece in hand, unless there is nothing of it.
-    fn give_piece(&mut self, turn: &Turn<'_>) -> Result<(), Gone> {
+    fn give_piece(&mut self, turn: &WorkTurn<'_>) -> Result<(), Gone> {
         let piece = std::mem::take(&mut self.piece);
         let Some(give) = self.give.as_ref().filter(|_| !piece.is_empty()) else { return Ok(()) };
         match give.try_send(Ok(piece.into())) {
@@ -168,7 +168,7 @@ impl NotMade {
 /// Bytes that another task reads.
 struct Feed<'a> {
     take: mpsc::Receiver<Bytes>,
-    turn: &'a Turn<'a>,
+    turn: &'a WorkTurn<'a>,
     chunk: Bytes,
     ended: bool,
 }

@@ -9,7 +9,7 @@ pub(super) struct Work {
 }
 
 /// A turn, until it is dropped.
-pub(super) struct Turn<'a>(&'a Work);
+pub(super) struct WorkTurn<'a>(&'a Work);
 
 impl Work {
     pub(super) const fn new(turns: usize) -> Self {
@@ -17,9 +17,9 @@ impl Work {
     }
 
     /// Waits for a turn. Never for long: a thread holds a turn only while it works.
-    pub(super) fn turn(&self) -> Turn<'_> {
+    pub(super) fn turn(&self) -> WorkTurn<'_> {
         self.take();
-        Turn(self)
+        WorkTurn(self)
     }
 
     fn take(&self) {
@@ -34,7 +34,7 @@ impl Work {
     }
 }
 
-impl Turn<'_> {
+impl WorkTurn<'_> {
     /// Waits for something by `wait`, during which others may work.
     pub(super) fn while_others_work<T>(&self, wait: impl FnOnce() -> T) -> T {
         /// Takes the turn again, also where the waiting panics: it is given back once more then.
@@ -50,7 +50,7 @@ impl Turn<'_> {
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for WorkTurn<'_> {
     fn drop(&mut self) {
         self.0.give_back();
     }

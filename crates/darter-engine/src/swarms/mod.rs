@@ -116,7 +116,7 @@ pub struct Swarms {
     limits: limits::Limits,
     questions: Arc<Questions>,
     /// Blobs without a transfer that peers fetch.
-    shelf: Mutex<HashMap<BlobId, Shelved>>,
+    served: Mutex<HashMap<BlobId, ServedBlob>>,
     draining: AtomicBool,
 }
 
@@ -145,31 +145,31 @@ impl Early {
 }
 
 /// A blob without a transfer, as far as it is known.
-struct Shelved {
-    state: ShelfState,
+struct ServedBlob {
+    state: ServedState,
     used: Moment,
 }
 
 /// A blob that peers are given pieces of while nothing else needs its room.
-struct LentBlob(Arc<dyn StoredBlob>);
+struct RestingBlob(Arc<dyn StoredBlob>);
 
-impl LentBlob {
+impl RestingBlob {
     fn new(stored: Arc<dyn StoredBlob>) -> Self {
         stored.rest();
         Self(stored)
     }
 }
 
-impl Drop for LentBlob {
+impl Drop for RestingBlob {
     fn drop(&mut self) {
         // Evicted or not, nobody rests on it any more.
         let _ = self.0.wake();
     }
 }
 
-enum ShelfState {
+enum ServedState {
     Opening,
-    Open(LentBlob, PieceLength),
+    Open(RestingBlob, PieceLength),
     /// Not stored here, when last looked.
     Absent,
 }
@@ -189,7 +189,7 @@ impl Swarms {
             inventory: inventory::Inventory::default(),
             limits: limits::Limits::default(),
             questions: Questions::new(MAX_QUESTIONS),
-            shelf: Mutex::default(),
+            served: Mutex::default(),
             draining: AtomicBool::new(false),
         });
         Self::lends(&swarms);
@@ -269,7 +269,7 @@ impl Swarms {
         if let Some(entry) = entry {
             entry.transfer.leave();
         }
-        self.shelf.lock().remove(&blob);
+        self.served.lock().remove(&blob);
         true
     }
 
@@ -303,7 +303,7 @@ impl Swarms {
             transfer.leave();
         }
         self.take_lent_back();
-        self.shelf.lock().retain(|_, shelved| now.since(shelved.used) <= RETIRE_AFTER);
+        self.served.lock().retain(|_, kept| now.since(kept.used) <= RETIRE_AFTER);
         // Messages kept for a transfer that never came to be.
         self.early.lock().retain(|_, early| now.since(early.since) <= RETIRE_AFTER);
         self.strangers.lock().retain(|_, met| now.since(met.since) <= RETIRE_AFTER);

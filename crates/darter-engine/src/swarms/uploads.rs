@@ -12,11 +12,11 @@ use darter_store::{PieceFile, StoredBlob};
 use darter_wire::{Bind, Later, Message, Payload, Uploads, Wanted};
 use tokio::sync::watch;
 
-use super::{LentBlob, ShelfState, Shelved, Swarms};
+use super::{RestingBlob, ServedBlob, ServedState, Swarms};
 use crate::transfer::Transfer;
 
 /// Blobs without a transfer that are open for peers, at most; ids that a peer makes up count, too.
-const MAX_SHELVED: usize = 4096;
+const MAX_SERVED: usize = 4096;
 
 /// [`Swarms`] as what the wire asks for pieces.
 pub struct GivingSwarms(pub Arc<Swarms>);
@@ -56,7 +56,7 @@ impl Uploads for GivingSwarms {
             return;
         }
         let known = transfer.as_ref().map(|transfer| (transfer.stored.length(), transfer.piece_length));
-        let Some((length, pieces)) = known.or_else(|| swarms.shelved(blob)) else { return };
+        let Some((length, pieces)) = known.or_else(|| swarms.served_layout(blob)) else { return };
         let bytes = length.map_or(pieces.bytes(), |length| pieces.range(piece, length).len());
         swarms.count_sent(peer, bytes);
         if let Some(transfer) = transfer {
@@ -90,43 +90,43 @@ impl Swarms {
     /// A piece of a blob that has no transfer. Opening it takes the disk, so the first request waits for that.
     fn from_shelf(self: &Arc<Self>, blob: BlobId, peer: NodeId, piece: PieceIndex) -> Bind {
         let now = self.house.context.now();
-        let mut shelf = self.shelf.lock();
+        let mut served = self.served.lock();
         let evicted =
-            |shelved: &Shelved| matches!(&shelved.state, ShelfState::Open(shared, _) if shared.0.is_discarded());
-        if shelf.get(&blob).is_some_and(evicted) {
-            shelf.remove(&blob);
+            |kept: &ServedBlob| matches!(&kept.state, ServedState::Open(shared, _) if shared.0.is_discarded());
+        if served.get(&blob).is_some_and(evicted) {
+            served.remove(&blob);
         }
-        if let Some(shelved) = shelf.get_mut(&blob) {
-            shelved.used = now;
-            return match &shelved.state {
-                ShelfState::Open(shared, _) => {
+        if let Some(kept) = served.get_mut(&blob) {
+            kept.used = now;
+            return match &kept.state {
+                ServedState::Open(shared, _) => {
                     let stored = Arc::clone(&shared.0);
-                    drop(shelf);
+                    drop(served);
                     self.give(&stored, Gift { of: None, peer, piece, chosen: false })
                 }
-                ShelfState::Opening => Bind::Wait,
-                ShelfState::Absent => Bind::UnknownBlob,
+                ServedState::Opening => Bind::Wait,
+                ServedState::Absent => Bind::UnknownBlob,
             };
         }
-        if shelf.len() >= MAX_SHELVED {
+        if served.len() >= MAX_SERVED {
             // Ids that a peer has made up keep nobody from what is here.
-            shelf.retain(|_, shelved| !matches!(shelved.state, ShelfState::Absent));
-            if shelf.len() >= MAX_SHELVED {
+            served.retain(|_, kept| !matches!(kept.state, ServedState::Absent));
+            if served.len() >= MAX_SERVED {
                 return Bind::Busy;
             }
         }
-        shelf.insert(blob, Shelved { state: ShelfState::Opening, used: now });
-        drop(shelf);
+        served.insert(blob, ServedBlob { state: ServedState::Opening, used: now });
+        drop(served);
         let swarms = Arc::clone(self);
         self.house.tasks.spawn(async move { swarms.shelve(blob).await });
         Bind::Wait
     }
 
     /// Length and piece length of an open blob that has no transfer.
-    fn shelved(&self, blob: BlobId) -> Option<(Option<u64>, PieceLength)> {
-        match &self.shelf.lock().get(&blob)?.state {
-            ShelfState::Open(shared, pieces) => Some((shared.0.length(), *pieces)),
-            ShelfState::Opening | ShelfState::Absent => None,
+    fn served_layout(&self, blob: BlobId) -> Option<(Option<u64>, PieceLength)> {
+        match &self.served.lock().get(&blob)?.state {
+            ServedState::Open(shared, pieces) => Some((shared.0.length(), *pieces)),
+            ServedState::Opening | ServedState::Absent => None,
         }
     }
 
@@ -147,12 +147,12 @@ impl Swarms {
         let state = match stored {
             Some(stored) => {
                 let pieces = stored.manifest().piece_length();
-                ShelfState::Open(LentBlob::new(stored), pieces)
+                ServedState::Open(RestingBlob::new(stored), pieces)
             }
-            None => ShelfState::Absent,
+            None => ServedState::Absent,
         };
         let used = self.house.context.now();
-        self.shelf.lock().insert(blob, Shelved { state, used });
+        self.served.lock().insert(blob, ServedBlob { state, used });
         self.house.sendable.send_replace(());
     }
 
@@ -163,7 +163,7 @@ impl Swarms {
         self.house.tasks.spawn(async move {
             let _taken_up = taken_up;
             if let Ok(Some(stored)) = swarms.stored(blob).await {
-                // No proof goes with what lies on the shelf, so that there is no use in asking here for hashes.
+                // No proof goes with what is served without a transfer, so that there is no use in asking here for hashes.
                 let meet = Message::Meet { blob, held: stored.held(), known: 0, wants: false };
                 swarms.house.fleet.say(newcomer, &meet);
             }
