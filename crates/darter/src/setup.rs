@@ -116,8 +116,12 @@ fn set_up(args: &SetupArgs) -> anyhow::Result<()> {
     let lock = if args.dry_run { None } else { Some(Lock::take(&tree, book)?) };
     let engine = args.containerd_version.or_else(|| tree.is_host().then(installed).flatten());
     let plan = plan(args, &tree, engine)?;
+    let changes: Vec<_> = plan.changes.iter().filter(|change| !change.is_none()).collect();
+    // Before any of them is written, and where none is: a difference that can't be made is not shown.
+    for change in &changes {
+        tree.place(&change.path).with_context(|| cant_write(&tree, &change.path))?;
+    }
     if let Some(lock) = &lock {
-        let changes: Vec<_> = plan.changes.iter().filter(|change| !change.is_none()).collect();
         write(&tree, book, &changes, lock)?;
     }
     tell(args, &plan, Vec::new())

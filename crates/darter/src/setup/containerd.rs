@@ -148,13 +148,10 @@ impl Config {
             let document = Document::parse(&text).map_err(|wrong| Refusal::of(&path, wrong))?;
             if let Some(node) = document.get(&["version"])
                 && let Value::Number(version) = node.value
-                && version > NEWEST_VERSION
+                && let Some(why) = unknown(version, engine)
             {
                 let lines = document.line(node.at.start).to_string();
-                let message = format!(
-                    "version = {version}: this release of Darter knows configurations up to version {NEWEST_VERSION}, and where another one has its settings it can't tell"
-                );
-                return Err(Refusal { path, lines, message });
+                return Err(Refusal { path, lines, message: format!("version = {version}: {why}") });
             }
             Ok(File { path, before, document })
         };
@@ -404,6 +401,23 @@ fn newest_version(engine: Option<Release>) -> u32 {
         Some((2, _)) => 3,
         _ => 2,
     }
+}
+
+/// Why nothing can be written into a file of this version.
+fn unknown(version: i64, engine: Option<Release>) -> Option<String> {
+    if version > NEWEST_VERSION {
+        return Some(format!(
+            "this release of Darter knows configurations up to version {NEWEST_VERSION}, and where another one has its settings it can't tell"
+        ));
+    }
+    // Releases before 2 take such a file all the same, and ignore without a word what they do not know in it.
+    let (major, minor) = engine?;
+    let newest = newest_version(engine);
+    (version > i64::from(newest)).then(|| {
+        format!(
+            "containerd {major}.{minor} reads configurations up to version {newest}, and finds no setting of a later one: write this file as version {newest}"
+        )
+    })
 }
 
 /// True if [`glob`] finds all that containerd finds.

@@ -445,3 +445,25 @@ fn a_form_that_is_not_known_yet_is_refused_by_its_line() {
     let refused = refused.to_string();
     assert!(refused.starts_with("/c:2: version = 5") && refused.contains("up to version 4"), "{refused}");
 }
+
+#[test]
+fn a_form_that_the_installed_release_does_not_read_is_refused_and_not_written_in_vain() {
+    let of = |release, version: u32| {
+        Config::new(vec![("/c".into(), Some(format!("version = {version}\n")))], release).map(drop)
+    };
+    for (release, newest) in [((1, 6), 2), ((1, 7), 2), ((2, 0), 3), ((2, 2), 3), ((2, 3), 4), ((2, 4), 4)] {
+        for version in 1..=4 {
+            let told = of(Some(release), version).map_err(|refused| refused.to_string());
+            assert_eq!(told.is_ok(), version <= newest, "{release:?}, {version}: {told:?}");
+            if let Err(told) = told {
+                let (major, minor) = release;
+                let says = |part: &str| told.contains(part);
+                assert!(
+                    says(&format!("containerd {major}.{minor}")) && says(&format!("as version {newest}")),
+                    "{told}"
+                );
+            }
+        }
+    }
+    assert!(of(None, 4).is_ok(), "nobody said which release reads it");
+}

@@ -160,6 +160,31 @@ impl Tree {
         Ok(lacking)
     }
 
+    /// Where a file is, or is going to be once the directories that it lacks are made. Changes nothing.
+    ///
+    /// # Errors
+    /// It can't be made there, since a link leads to a directory that is not there, or be replaced, since something is mounted on it.
+    pub(crate) fn place(&self, named: &Path) -> io::Result<PathBuf> {
+        let mut made: Vec<PathBuf> = Vec::new();
+        for path in self.lacking(named).iter().map(PathBuf::as_path).chain([named]) {
+            let path = self.resolve(path)?;
+            let directory = path.parent().ok_or(ErrorKind::InvalidInput)?;
+            if !directory.is_dir() && !made.iter().any(|made| made == directory) {
+                let text = format!(
+                    "the link leads to {}, which is not there: make that directory, or remove the link",
+                    directory.display()
+                );
+                return Err(io::Error::new(ErrorKind::NotFound, text));
+            }
+            made.push(path);
+        }
+        let path = made.pop().ok_or(ErrorKind::InvalidInput)?;
+        if attributes::is_mount(&path) {
+            return Err(io::Error::other("something is mounted on this file, as into a container: run it outside"));
+        }
+        Ok(path)
+    }
+
     /// Replaces a file that says what was read before, or makes it with this access; its directories, too.
     pub(crate) fn write(
         &self,
@@ -170,19 +195,9 @@ impl Tree {
         modified: Option<SystemTime>,
     ) -> io::Result<()> {
         self.check(named, before)?;
-        self.make_directories(named, access)?;
-        let path = self.resolve(named)?;
+        let path = self.place(named)?;
         let directory = path.parent().ok_or(ErrorKind::InvalidInput)?;
-        if !directory.is_dir() {
-            let text = format!(
-                "the link leads to {}, which is not there: make that directory, or remove the link",
-                directory.display()
-            );
-            return Err(io::Error::new(ErrorKind::NotFound, text));
-        }
-        if attributes::is_mount(&path) {
-            return Err(io::Error::other("something is mounted on this file, as into a container: run it outside"));
-        }
+        self.make_directories(named, access)?;
         // Nobody else reads it before it has the mode that it is to have.
         let temporary = Temporary::create_private(directory)?;
         let mut file = temporary.file();
@@ -271,6 +286,16 @@ mod tests {
         symlink("/gone/away/file", root.join("etc/dangling")).unwrap();
         let refused = tree.write(Path::new("/etc/dangling"), None, "x", Access::PUBLIC, None).unwrap_err();
         assert!(refused.to_string().contains("gone/away, which is not there: make that directory"), "{refused}");
+        // So does a directory that is a link to nowhere, and nothing is made on the way.
+        symlink("/gone/away", root.join("etc/nowhere")).unwrap();
+        for path in ["/etc/dangling", "/etc/nowhere/file"] {
+            let told = tree.place(Path::new(path)).unwrap_err().to_string();
+            assert!(told.contains("which is not there"), "{path}: {told}");
+            tree.write(Path::new(path), None, "x", Access::PUBLIC, None).unwrap_err();
+            assert!(!root.join("gone").exists());
+        }
+        assert_eq!(tree.place(Path::new("/var/own/secret")).unwrap(), root.join("var/own/secret"));
+        assert!(!root.join("var").exists());
         tree.write(Path::new("/var/own/secret"), None, "x", Access::PRIVATE, None).unwrap();
         let mode = |path: &str| fs::metadata(root.join(path)).unwrap().permissions().mode() & 0o777;
         assert_eq!([mode("var"), mode("var/own"), mode("var/own/secret")], [0o755, 0o700, 0o600]);
