@@ -1,6 +1,6 @@
 //! The cost of liars for those who are not: agents as they are, over memory and in virtual time, compared with the same fleet without them.
-//! Every kind that holds and does not give, and a longer blob, is the simulator's (`scenarios.rs` in `darter-sim`): there one costs a tenth
-//! at most. Here a blob has an eighth of the pieces, and the last of them count for more.
+//! Here they say from the start that they hold everything; those that take pieces and don't give them are the simulator's (`scenarios.rs` in `darter-sim`), as is
+//! a longer blob. `docs/notes/liars.md` has the table of all kinds.
 
 use super::pull::{Pulled, most_copies, pull};
 use super::{Above, Lie};
