@@ -488,7 +488,7 @@ impl Download {
     /// The same of a range alone: the pieces that it touches are fetched and no others, and its bytes don't wait for the whole to be
     /// checked.
     pub fn bytes_of(&self, range: ByteRange) -> BoxStream<'static, Result<Bytes, FetchError>> {
-        self.bytes(Some(range), Giving { files: false, lone: true })
+        self.bytes(Some(range), Giving { files: false, lone: true, own: false })
     }
 
     fn bytes(&self, range: Option<ByteRange>, giving: Giving) -> BoxStream<'static, Result<Bytes, FetchError>> {
@@ -505,13 +505,13 @@ impl Download {
 
     /// The same, in parts of files where the store has some, for whoever can send files without reading them.
     pub fn parts(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Part, FetchError>> {
-        self.read(range, Giving { files: true, lone: false }).boxed()
+        self.read(range, Giving { files: true, lone: false, own: false }).boxed()
     }
 
     /// The same of a range that is no part of a reading of everything: its bytes don't wait for the whole to be checked, and the pieces
     /// that it touches are fetched and no others.
     pub fn parts_of(&self, range: ByteRange) -> BoxStream<'static, Result<Part, FetchError>> {
-        self.read(Some(range), Giving { files: true, lone: true }).boxed()
+        self.read(Some(range), Giving { files: true, lone: true, own: false }).boxed()
     }
 
     /// Everything, in parts of files where the store has some, for a program that puts it elsewhere; the last word says that it

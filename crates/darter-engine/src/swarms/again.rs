@@ -122,7 +122,7 @@ impl Swarms {
         caller: (Requester, Credentials),
         order: Order,
     ) -> impl Stream<Item = Result<Handing, FetchError>> + Send + use<> {
-        let giving = Giving { files: true, lone: false };
+        let giving = Giving { files: true, lone: false, own: false };
         let attempt = Attempt {
             swarms: Arc::clone(self),
             parts: match order {

@@ -44,7 +44,8 @@ impl Swarms {
         let transfer = self.open_unclaimed(requester, source, credentials.clone(), true).await?;
         // A copy of somebody else's word is hashed by its reader.
         let is_hashed = transfer.lead() == Lead::Me && !transfer.is_on_trust();
-        let parts = self.read(&transfer, (requester, credentials), None, Giving::default()).boxed();
+        let giving = Giving { files: false, lone: false, own: true };
+        let parts = self.read(&transfer, (requester, credentials), None, giving).boxed();
         let (checked, ends) = (Arc::clone(&transfer), Arc::downgrade(self));
         let mut bytes = LayerBytes::new(parts, move || {
             if let Some(swarms) = ends.upgrade() {

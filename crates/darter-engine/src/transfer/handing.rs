@@ -228,7 +228,8 @@ impl Taker {
     fn go_on_in_order(&mut self) {
         let piece = self.given.first_missing_from(PieceIndex(0));
         let at = self.transfer.piece_length.offset(piece);
-        let rest = self.transfer.read_on(Some(ByteRange::new(at, u64::MAX)), Giving { files: true, lone: false });
+        let rest =
+            self.transfer.read_on(Some(ByteRange::new(at, u64::MAX)), Giving { files: true, lone: false, own: false });
         self.rest = Some((rest.boxed(), at));
         // From here on what is needed is what that reader needs.
         self.transfer.reader_left(self.id);

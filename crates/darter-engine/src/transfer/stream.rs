@@ -53,6 +53,8 @@ pub struct Giving {
     pub files: bool,
     /// True if the range is no part of a reading of everything.
     pub lone: bool,
+    /// True if the agent itself takes them: no program is given anything.
+    pub own: bool,
 }
 
 /// A reader in order.
@@ -238,9 +240,11 @@ impl Reader {
     fn given(&mut self, part: Part) -> Part {
         let length = part.len();
         self.at += length;
-        let transfer = &self.transfer;
-        transfer.state().journal.served(length);
-        transfer.context.metrics.local_served_bytes.inc_by(length);
+        if !self.giving.own {
+            let transfer = &self.transfer;
+            transfer.state().journal.served(length);
+            transfer.context.metrics.local_served_bytes.inc_by(length);
+        }
         part
     }
 

@@ -286,6 +286,9 @@ async fn a_pull_of_a_layer_and_its_expanded_form_share_one_reading_whichever_beg
         assert!(expanded_file == expanded(&tar) && pulled.body == gzip(&tar), "{pull_is_first}");
         assert_eq!(seed.metrics().origin_bytes.get(), layer.size.unwrap(), "read once, {pull_is_first}");
         assert_eq!(reads(&registry, layer.digest), 1);
+        // What the agent reads for the expanded form it gives to no program.
+        let given = |agent: &Agent| agent.metrics().local_served_bytes.get();
+        assert_eq!((given(&seed), given(&node)), (expanded_file.len() as u64, layer.size.unwrap()));
         join_all([&node, &seed].map(Agent::drain)).await;
     }
 }
