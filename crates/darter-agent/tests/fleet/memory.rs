@@ -107,6 +107,27 @@ async fn an_upload_limit_holds_in_virtual_time() {
     assert!((9.0..12.0).contains(&took), "{took} s of virtual time");
 }
 
+/// A seed without room passes a blob on as fast as its cable is: where members alone read, it waits for no reader of its own host.
+#[tokio::test(start_paused = true)]
+async fn a_seed_without_room_passes_a_large_blob_on_without_a_pause() {
+    // More than two windows of what lies in memory.
+    const BYTES: usize = 70_000_000;
+    const RATE: f64 = 20e6;
+    let world = fleet([2]).await;
+    for host in [SEED, 2] {
+        world.hosts[&host].store.fill();
+        world.cables.rate(ip(host), [RATE; 2]);
+    }
+    let (content, began) = (world.publish("large", BYTES), Instant::now());
+    fetch(&world, 2, &content).await;
+    let over_bound = began.elapsed().as_secs_f64() * RATE / BYTES as f64;
+    let blob = world.agent(SEED).list().await.unwrap()[0].blob.to_string();
+    let events = world.agent(SEED).explain(&blob).await.unwrap().events;
+    assert!(events.iter().any(|event| event.what.contains("passes through")), "{events:?}");
+    assert_eq!(world.origin.bytes_read(&content.source), BYTES as u64);
+    assert!(over_bound < 2.0, "{over_bound} times as long as the cable needs");
+}
+
 /// Tasks and open files outlive neither the agents nor the world that they live in.
 #[tokio::test(start_paused = true)]
 async fn after_a_drain_and_a_drop_no_task_and_no_lock_is_left() {

@@ -23,7 +23,7 @@ use super::rest::IDLE_MEMBER_TIMEOUT;
 use super::{Lead, Outcome, Transfer, TransferState};
 use crate::error::FetchError;
 
-/// How long the first reader is waited for, and how long a blob is read on that nobody reads.
+/// How long the first reader of a blob that is open on this host is waited for, and how long a blob is read on that nobody reads.
 const READER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A piece that was sent is taken to have come after this time, though no member says that it holds it.
 const GIVEN_AFTER: Duration = Duration::from_millis(500);
@@ -140,10 +140,13 @@ impl Transfer {
 
     /// The first piece that a reader still needs which has waited this long for room.
     pub(super) fn needed_from(&self, waited: Duration) -> PieceIndex {
+        let is_held = self.is_held();
         let state = self.state();
+        // No reader is to come of a blob that is read for members alone.
+        let for_members = !is_held && state.session.is_wanted_by_members();
         let readers = match state.positions.first() {
             Some(piece) => piece,
-            None if state.positions.any_came || waited >= READER_TIMEOUT => PieceIndex(u32::MAX),
+            None if state.positions.any_came || for_members || waited >= READER_TIMEOUT => PieceIndex(u32::MAX),
             None => PieceIndex(0),
         };
         let members = state.session.first_unheld().filter(|_| waited < IDLE_MEMBER_TIMEOUT);
