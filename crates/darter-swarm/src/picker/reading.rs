@@ -204,9 +204,12 @@ impl Picker {
             .filter(|(_, peer)| peer.held.contains(piece) && peer.is_ready(now) && peer.meter.open < room)
             .filter(|(at, _)| !is_asked(&self.requests, piece, Some(*at)))
             .min_by_key(|(_, peer)| (peer.meter.is_bad(&tuning), peer.meter.time_for_one_more(piece_bytes, &tuning)));
-        if let Some((at, _)) = quickest {
+        if let Some((at, peer)) = quickest {
+            let is_relied_on = !peer.meter.is_bad(&tuning);
             self.request(Some(at), piece, true, now);
-            return;
+            if is_relied_on {
+                return;
+            }
         }
         let Some(lead) = &self.lead else { return };
         // If others start the same, the piece is on its way to one of them, or is given to the next that asks for any.

@@ -241,3 +241,19 @@ fn a_neighbour_is_far_ahead_that_has_what_readers_need_and_as_much_again() {
         assert_eq!(asks(&scene.after(0)) > 0, is_asked, "{held}");
     }
 }
+
+#[test]
+fn a_reader_does_not_wait_for_whether_a_holder_that_failed_gives_something_again() {
+    let mut scene = Scene::new(100);
+    scene.tell(Event::Wants(false));
+    scene.tell(Event::LeadChanged { lead: Some(node(9)) });
+    scene.join(1, Tier::Rack, pieces(&[40]));
+    let tuning = Tuning::default();
+    for _ in 0..tuning.failures_of_a_bad_one {
+        scene.picker.neighbours[0].meter.failed(scene.now, &tuning);
+    }
+    scene.after(10_000);
+    scene.tell(Event::ReaderAt { reader: ReaderId(1), piece: PieceIndex(40), count: 1, patience: Duration::ZERO });
+    let asked: Vec<_> = scene.requests(0).iter().map(|(_, peer, piece)| (*peer, *piece)).collect();
+    assert_eq!(asked, [(node(1), 40), (node(9), 40)]);
+}
