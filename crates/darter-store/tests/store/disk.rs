@@ -36,6 +36,17 @@ fn damage(dir: &Path, blob: BlobId, offset: u64) {
 }
 
 #[test]
+fn what_is_removed_leaves_the_disk_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, content) = (open(dir.path()), Content::new(1, 3 * PIECE));
+    content.fill(&store);
+    assert!(file(dir.path(), content.id, "data").exists());
+    assert!(store.remove(content.id).unwrap());
+    assert!(!file(dir.path(), content.id, "data").exists());
+    assert_eq!(fs::read_dir(dir.path().join("trash")).unwrap().count(), 0, "its bytes take room there");
+}
+
+#[test]
 fn a_restart_keeps_pieces_pins_uses_and_sources() {
     let dir = tempfile::tempdir().unwrap();
     let (whole, part) = (Content::new(1, 3 * PIECE), Content::new(2, 3 * PIECE + 9));

@@ -383,6 +383,11 @@ fn what_another_blob_gives_back_is_owed_to_no_connection() {
     assert_eq!(breadth.connections(), 4);
     breadth.given_back(at(910));
     assert_eq!(breadth.connections(), 1);
+    breadth.several_get_more((24 * MIB) as f64, (12 * MIB) as f64, at(920));
+    assert!(!breadth.is_limited(), "they have not been measured yet");
+    breadth.is_limited = true;
+    breadth.given_back(at(930));
+    assert_eq!(breadth.connections(), 4, "it was seen before");
     let mut full = eight();
     full.given_back(at(10));
     assert_eq!(full.connections(), 8, "these were seen to get more");

@@ -236,6 +236,9 @@ mod tests {
     fn a_burst_tells_where_the_first_connection_gets_bursts_and_nowhere_else() {
         let burst = [(3, false, 80), (4, false, 80)];
         assert_eq!(gain(pace(250, 0.01), burst), Some(2.0));
+        let after = |kilobytes: u64| gain(pace(250, 0.01), [(2, true, kilobytes)].into_iter().chain(burst));
+        assert_eq!(after(2000), Some(2.0), "one burst, as before");
+        assert!(after(4000) != Some(2.0), "two at once: the link gives more than before");
         let irregular = MeasuredRate { is_regular: false, ..pace(250, 0.01) };
         assert_eq!(gain(irregular, burst), None, "the machine had a moment");
         let smooth = gain(pace(2, 0.0), [(2, true, 16), (30, false, 40), (31, false, 120), (32, true, 200)]);

@@ -161,3 +161,28 @@ impl PeerRecord {
         if self.is_failing() { moved + patience } else { moved.max(alive) + patience }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_holder_may_take_what_it_usually_does_unless_others_are_quicker_by_far_or_it_failed() {
+        let (tuning, second, mib) = (Tuning::default(), Duration::from_secs(1), 1 << 20);
+        let taking = |seconds: u32| {
+            let mut record = PeerRecord { open: 1, ..PeerRecord::default() };
+            record.pace.answered(mib, Moment::ZERO, Moment::ZERO + second * seconds, &tuning);
+            record
+        };
+        let whole = |record: &PeerRecord, others| record.queue_time(others, mib, &tuning).as_secs_f64().round();
+        let (mut slow, quick) = (taking(4), taking(1));
+        assert_eq!([&slow, &quick].map(|it| whole(it, None)), [4.0, 1.0]);
+        assert_eq!([&slow, &quick].map(|it| whole(it, Some(second))), [4.0, 1.0], "it is not slower by that much");
+        let most = second * tuning.overdue_factor_of_others;
+        assert_eq!(whole(&taking(100), Some(second)), most.as_secs_f64());
+        (slow.open, slow.elsewhere) = (2, 1);
+        assert_eq!(whole(&slow, Some(second)), 12.0, "three stand there");
+        slow.failed(Moment::ZERO, &tuning);
+        assert_eq!(whole(&slow, Some(second)), 3.0, "it has no more time than others");
+    }
+}

@@ -2,6 +2,7 @@ mod foreseen;
 mod histories;
 mod holders;
 mod parts;
+mod polls;
 mod reading;
 mod urgent;
 mod watched;
@@ -201,6 +202,19 @@ fn the_lead_is_asked_for_any_piece_as_long_as_that_is_useful() {
     let actions = scene.after(1);
     assert!(matches!(actions[..], [Action::Cancel { .. }]), "one piece is lacking, so one ask stands: {actions:?}");
     assert!(!scene.picker.is_complete());
+}
+
+#[test]
+fn an_ask_that_the_lead_answers_is_not_called_back_when_fewer_are_useful() {
+    let mut scene = Scene::new(3);
+    scene.tell(Event::LeadChanged { lead: Some(node(9)) });
+    let asks = scene.after(0);
+    let &[Action::Ask { .. }, Action::Ask { .. }, Action::Ask { id: last, .. }] = &asks[..] else { panic!("{asks:?}") };
+    scene.tell(Event::Started { request: last, piece: PieceIndex(2) });
+    scene.tell(Event::Received { request: None, piece: PieceIndex(0), bytes: MIB });
+    let actions = scene.after(1);
+    assert!(matches!(actions[..], [Action::Cancel { id, .. }] if id != last), "{actions:?}");
+    assert!(scene.picker.in_flight(PieceIndex(2)));
 }
 
 #[test]
@@ -414,6 +428,19 @@ fn nobody_takes_over_before_four_times_what_a_piece_from_afar_takes() {
     }
     assert!(scene.requests(2900).is_empty(), "the other's requests may stand in the same queue");
     assert!(!scene.requests(200).is_empty());
+}
+
+#[test]
+fn a_piece_from_beyond_the_zone_is_left_to_its_fetcher_for_longer_than_one_from_the_next_rack() {
+    let takes_over = |tier: Tier| {
+        let mut scene = Scene::new(8);
+        scene.join(1, Tier::Rack, PieceSet::new());
+        scene.join(9, tier, PieceSet::full(8));
+        let own = scene.requests(0).len();
+        assert!((1..8).contains(&own));
+        (1..1000).find(|_| !scene.requests(20).is_empty()).expect("in the end")
+    };
+    assert!(is_across(Tier::Zone) && takes_over(Tier::Far) > takes_over(Tier::Zone));
 }
 
 #[test]

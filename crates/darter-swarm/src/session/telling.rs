@@ -49,21 +49,21 @@ impl Session {
     }
 
     /// The lead told hashes ([`Hashes::lead_told`](crate::Hashes::lead_told)).
-    pub(super) fn lead_told(&mut self, first: u32, count: u32, word: Option<Proof>, facts: &dyn Facts) -> bool {
+    pub(super) fn lead_told(&mut self, first: u32, count: u32, word: Option<Proof>, facts: &dyn Facts) {
         let tells = self.hashes.lead_told(first, count, word, facts);
-        self.are_first(tells)
+        self.are_first(tells);
     }
 
     /// A neighbour that was asked has told hashes ([`Hashes::answered`](crate::Hashes::answered)).
-    pub(super) fn answered(&mut self, from: NodeId, answer: HashAnswer, now: Moment) -> bool {
+    pub(super) fn answered(&mut self, from: NodeId, answer: HashAnswer, now: Moment) {
         let tells = self.hashes.answered(from, answer, now);
-        self.are_first(tells)
+        self.are_first(tells);
     }
 
     /// A run of hashes was taken ([`Hashes::took_run`](crate::Hashes::took_run)).
-    pub(super) fn took_run(&mut self, from: NodeId, run: Run, facts: &dyn Facts) -> bool {
+    pub(super) fn took_run(&mut self, from: NodeId, run: Run, facts: &dyn Facts) {
         let tells = self.hashes.took_run(from, run, facts);
-        self.are_first(tells)
+        self.are_first(tells);
     }
 
     /// The answer to a peer that asks for the hashes from the one of piece `from` on: as the lead, if the peer was let in here, and else

@@ -1,6 +1,7 @@
 //! Random histories of a picker. After each step: the picker's tables are what they are said to be, it asks holders for what it lacks, and it ends
 //! once a peer gives everything.
 
+use super::polls::Before;
 use super::*;
 
 const HISTORIES: u64 = 60;
@@ -71,7 +72,9 @@ impl History {
 
     fn poll(&mut self) -> Vec<Action> {
         let (mut actions, held) = (Vec::new(), self.picker.held.clone());
+        let before = Before::of(&self.picker);
         self.picker.poll(self.now, &mut actions);
+        before.check(&self.picker, &actions, self.now);
         for action in &actions {
             let Action::Request { peer, piece, .. } = action else { continue };
             assert!(self.picker.known.contains(*piece) && !held.contains(*piece), "{piece}");

@@ -194,6 +194,17 @@ fn the_last_pieces_are_not_asked_of_one_that_failed_once_while_others_hold_them(
 }
 
 #[test]
+fn one_that_failed_once_is_asked_again_while_the_end_is_far() {
+    let mut scene = Scene::new(60);
+    [1, LIAR].iter().for_each(|peer| scene.join(*peer, Tier::Rack, PieceSet::full(60)));
+    let asked = scene.requests(0);
+    let at_liar = asked.iter().find(|(_, peer, _)| *peer == node(LIAR)).map(|(id, ..)| *id);
+    scene.tell(Event::Failed { request: at_liar.expect("it is one of two holders") });
+    let again = scene.requests(1000);
+    assert!(again.iter().any(|(_, peer, _)| *peer == node(LIAR)), "{again:?}");
+}
+
+#[test]
 fn what_the_only_holder_sends_at_a_crawl_is_not_called_back() {
     let mut scene = Scene::new(2);
     scene.join(1, Tier::Rack, PieceSet::full(2));

@@ -215,3 +215,30 @@ fn what_was_asked_for_later_keeps_nobody_from_finding_that_a_holder_gives_nothin
     };
     assert_eq!(given_up_after(1), given_up_after(0));
 }
+
+#[test]
+fn a_request_waits_for_those_that_stand_before_it_at_the_same_holder() {
+    let mut scene = starter(true);
+    joins(&mut scene, 1, pieces(&[30, 31, 32]));
+    joins(&mut scene, 2, pieces(&[40, 41]));
+    [30, 40, 31, 41, 32].iter().for_each(|piece| foresee(&mut scene, u64::from(*piece), *piece));
+    assert_eq!(asked(&mut scene, 0).1.len(), 5);
+    let places = |peer: u8| {
+        let of_it = scene.picker.requests.iter().filter(|request| request.peer == node(peer));
+        of_it.map(|request| scene.picker.place_in_queue(request)).collect::<Vec<_>>()
+    };
+    assert_eq!((places(1), places(2)), (vec![Some(1), Some(2), Some(3)], vec![Some(1), Some(2)]));
+}
+
+#[test]
+fn the_lead_is_asked_for_what_only_one_that_failed_holds() {
+    let mut scene = starter(true);
+    joins(&mut scene, 1, pieces(&[30]));
+    foresee(&mut scene, 1, 30);
+    let actions = scene.after(0);
+    let &[Action::Request { id, .. }] = &actions[..] else { panic!("{actions:?}") };
+    scene.tell(Event::Failed { request: id });
+    joins(&mut scene, 2, PieceSet::new());
+    // Long after its pause.
+    assert_eq!(asked(&mut scene, 1000).0, 1);
+}

@@ -32,6 +32,8 @@ impl Scene {
 fn a_member_is_sent_what_nobody_has_and_then_a_copy_when_nothing_else_is_to_go_first() {
     let mut scene = lead();
     assert_eq!(scene.chooses(2), Choice::NoMember);
+    let has_fresh_for = |member: u8| scene.session.has_fresh_for(node(member), scene.now);
+    assert!(has_fresh_for(1) && !has_fresh_for(2));
     assert_eq!((scene.chooses(1), scene.chooses(1)), (Choice::Send(PieceIndex(0)), Choice::Send(PieceIndex(1))));
     scene.admits(2);
     scene.now = scene.now + Duration::from_secs(60);

@@ -7,6 +7,7 @@ fn neighbours_are_met_when_they_are_connected_and_each_once() {
     let mut scene = Scene::led(&[1, 2, 3, ME]);
     assert_eq!(scene.meets(&[2]), [node(1), node(3)]);
     assert_eq!(scene.meets(&[2]), []);
+    assert!(scene.session.to_meet().iter().eq([&node(2)]));
     scene.session.named(&[node(3), node(4), node(ME)], &[], scene.now);
     assert_eq!(scene.meets(&[]), [node(2), node(4)], "those that were met know what is here");
     scene.met_by(4, &[]);

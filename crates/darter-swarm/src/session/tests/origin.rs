@@ -214,6 +214,10 @@ fn a_second_connection_tries_once_and_keeps_its_place_meanwhile() {
     wide.polls();
     let narrowed = Output::Narrowed { before: 2, after: 1, why: "it broke".to_owned() };
     assert_eq!(wide.outputs, [narrowed]);
+    wide.outputs.clear();
+    wide.scene.hears(Input::OriginFailed { began: wide.scene.now, why: "and again".to_owned() });
+    wide.polls();
+    assert!(!wide.outputs.iter().any(|it| matches!(it, Output::Narrowed { .. })), "fewer than one never read");
 }
 
 #[test]

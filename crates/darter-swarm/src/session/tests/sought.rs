@@ -99,6 +99,8 @@ fn whoever_finds_nobody_leads_and_knows_the_holders_that_it_found_once_somebody_
                 "they come by themselves, or are asked around for when the origin fails"
             );
         } else {
+            scene.hears(Input::Sought(Sought::Done));
+            assert!(!dials(&polled(&mut scene)), "nobody is followed yet");
             assert!(scene.follows(7, &[]));
             scene.hears(Input::Sought(Sought::Done));
             let outputs = polled(&mut scene);

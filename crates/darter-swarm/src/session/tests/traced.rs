@@ -1,6 +1,7 @@
 //! The inputs of one session are told again to another.
 
 use super::*;
+use crate::session::trace::MAX_RECORDED;
 use crate::{AtPiece, Choice, Found, Gave, Output, ReadsOn, SessionStart};
 
 fn start() -> SessionStart {
@@ -113,4 +114,15 @@ fn what_a_lead_read_and_sent_another_reads_and_sends_that_is_told_the_same() {
     other.held = pieces(&[run.first.0]);
     scene.session.trace.as_mut().expect("it was to keep one").begins_as(other);
     assert!(scene.session.trace().unwrap().diverges().is_some(), "one that has it need not read it");
+}
+
+#[test]
+fn a_trace_has_an_end() {
+    let mut scene = Scene::new();
+    scene.session.record(start());
+    for _ in 0..MAX_RECORDED + 10 {
+        scene.hears(Input::Forgotten(PieceIndex(0)));
+    }
+    let kept = scene.session.trace().expect("it keeps one").inputs().count();
+    assert_eq!(kept, MAX_RECORDED);
 }
