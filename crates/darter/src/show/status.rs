@@ -55,8 +55,9 @@ pub(super) fn describe(status: &Status) -> String {
         line("seed", &format!("{}{at} {}", seed.addr, seed.state()));
     }
     for wrong in &status.wrong {
-        let (times, last) = (wrong.times, units::moment(wrong.last));
-        line("wrong", &format!("content from {}, {times}×, last {last} (blob {})", wrong.from, wrong.blob.short()));
+        let times = if wrong.times == 1 { "once".to_owned() } else { format!("{} times", wrong.times) };
+        let last = units::moment(wrong.last);
+        line("wrong", &format!("content from {}, {times}, last {last} (blob {})", wrong.from, wrong.blob.short()));
     }
     if !status.peers.is_empty() {
         text += &format!("\n{}", peers(status));
