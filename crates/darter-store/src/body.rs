@@ -120,6 +120,12 @@ impl PieceState {
         Facts { length, held_bytes: self.held_bytes, complete: self.complete, pinned: self.pinned }
     }
 
+    /// True if a stamp that differs means that somebody else changed the file: nobody writes here, and the blob was not discarded,
+    /// which takes its file away.
+    const fn is_watched(&self) -> bool {
+        self.writers == 0 && !self.discarded
+    }
+
     /// Trusts nothing that was verified before.
     fn doubt(&mut self) {
         self.verified = PieceSet::new();
@@ -448,7 +454,7 @@ impl<M: Medium> Body<M> {
     /// Doubts everything if somebody else changed the file since our last write.
     fn look(&self) {
         let state = self.state.read();
-        if state.writers == 0 && self.stamp_differs(&state) {
+        if state.is_watched() && self.stamp_differs(&state) {
             drop(state);
             self.compare_stamp(&mut self.state.write());
         }
@@ -525,7 +531,7 @@ impl<M: Medium> Body<M> {
 
     /// Doubts everything if somebody else changed the file since our last write.
     fn compare_stamp(&self, state: &mut PieceState) {
-        if state.writers > 0 || !self.stamp_differs(state) {
+        if !state.is_watched() || !self.stamp_differs(state) {
             return;
         }
         state.doubt();

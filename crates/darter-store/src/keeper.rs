@@ -233,8 +233,10 @@ impl<B: Backend> Keeper<B> {
     pub(crate) fn set_limits(&self, quota: Option<Amount>, reserve: Amount) {
         self.room.set_limits(quota, reserve);
         self.room.measure(self.backend.space());
-        // Blobs beyond the new limit go in the background.
-        self.backend.wake();
+        // Blobs beyond the new limit go in the background, if there is a thread for it.
+        if !self.backend.wake() {
+            self.tidy();
+        }
     }
 
     pub(crate) fn usage(&self) -> Usage {

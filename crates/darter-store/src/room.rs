@@ -33,10 +33,7 @@ pub(crate) struct Room {
 impl Room {
     /// An empty room that knows only of its quota until the disk is measured.
     pub(crate) fn new(config: &StoreConfig) -> Self {
-        let quota = match config.quota {
-            Some(Amount::Bytes(quota)) => quota,
-            _ => u64::MAX,
-        };
+        let quota = without_disk(config.quota);
         Self {
             used: AtomicU64::new(0),
             lacking: AtomicU64::new(0),
@@ -73,10 +70,17 @@ impl Room {
         Some(self.disk_free.load(Ordering::Relaxed)).filter(|free| *free != u64::MAX)
     }
 
-    /// Takes note of how large the file system is and what is free on it.
+    /// Takes note of how large the file system is and what is free on it; `None` if there is none, or it can't be asked.
     pub(crate) fn measure(&self, space: Option<Space>) {
-        let Some(space) = space else { return };
         let (quota, reserve) = *self.wanted.lock();
+        let Some(space) = space else {
+            // A disk that can't be asked now keeps what it said before.
+            if self.disk_free().is_none() {
+                self.quota.store(without_disk(quota), Ordering::Relaxed);
+                self.capacity.store(without_disk(quota), Ordering::Relaxed);
+            }
+            return;
+        };
         let reserve = reserve.of(space.total);
         let quota = quota.map_or(u64::MAX, |quota| quota.of(space.total));
         let by_disk = (self.used() + space.free).saturating_sub(reserve);
@@ -147,6 +151,14 @@ impl Room {
     }
 }
 
+/// The quota in bytes where no file system is known, of whose size a quota could be a share; all bits set if there is none.
+fn without_disk(quota: Option<Amount>) -> u64 {
+    match quota {
+        Some(Amount::Bytes(quota)) => quota,
+        Some(Amount::Percent(_)) | None => u64::MAX,
+    }
+}
+
 /// A share of a number of bytes; rounding does not matter here.
 fn share(bytes: u64, share: f64) -> u64 {
     (bytes as f64 * share.clamp(0.0, 1.0)) as u64
@@ -187,6 +199,22 @@ mod tests {
         room.set_limits(None, Amount::Percent(1.0));
         assert_eq!(measured(700), (890, None, Some(700)));
         assert_eq!(limit(), Limit::Reserve(10));
+        room.set_limits(Some(Amount::Bytes(300)), Amount::Bytes(0));
+        room.measure(None);
+        assert_eq!((room.capacity(), room.quota()), (890, None), "a disk that can't be asked");
+    }
+
+    #[test]
+    fn without_a_disk_other_limits_count_from_the_next_measuring_on() {
+        let room = room(Some(Amount::Bytes(1000)), Amount::Bytes(0));
+        let limited = |quota| {
+            room.set_limits(quota, Amount::Percent(50.0));
+            room.measure(None);
+            (room.capacity(), room.quota(), room.disk_free())
+        };
+        assert_eq!(limited(Some(Amount::Bytes(300))), (300, Some(300), None));
+        assert_eq!(limited(Some(Amount::Percent(50.0))), (u64::MAX, None, None));
+        assert_eq!(limited(None), (u64::MAX, None, None));
     }
 
     #[test]

@@ -232,7 +232,7 @@ pub trait Store: Send + Sync {
     /// The files that were not used at the start because a newer version wrote them, answered from memory.
     fn set_aside(&self) -> SetAside;
 
-    /// Takes another quota and another reserve. Blobs over the new limit are evicted in the background.
+    /// Takes another quota and another reserve. Blobs over the new limit are evicted in the background, or at once by a store without a thread for it.
     fn set_limits(&self, quota: Option<Amount>, reserve: Amount);
 
     /// Remembers in memory what a source was, for the next flush; `key` is [`Source::record_key`](darter_core::Source::record_key). Forgotten with the blob.

@@ -236,6 +236,9 @@ fn a_blob_that_is_gone_learns_nothing_and_says_nothing() {
     assert!(matches!(body.set_length(2 * PIECE as u64), Err(StoreError::Discarded(_))));
     assert!(matches!(body.seal(PieceHash([0; 32])), Err(StoreError::Discarded(_))));
     assert!(matches!(body.expect(FIRST, PIECE), Err(StoreError::Discarded(_))));
+    let looks = body.medium.stamps.load(Ordering::Relaxed);
+    assert!(matches!(body.verify(FIRST), Err(StoreError::NotHeld { .. })));
+    assert_eq!(body.medium.stamps.load(Ordering::Relaxed), looks, "its file went because of this store, not of others");
 }
 
 #[test]

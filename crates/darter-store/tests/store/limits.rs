@@ -38,6 +38,19 @@ fn a_store_in_memory_is_on_no_file_system() {
 }
 
 #[test]
+fn a_lower_quota_evicts_from_memory_at_once_and_a_higher_one_makes_room() {
+    let store = MemStore::new(&config(Some(10 * PIECE)));
+    (1..=4).for_each(|seed| drop(Content::new(seed, 2 * PIECE).fill(&store)));
+    store.set_limits(Some(Amount::Bytes(4 * PIECE)), Amount::Bytes(0));
+    let usage = store.usage();
+    assert_eq!((usage.used, usage.quota, usage.evicted_blobs), (2 * PIECE, Some(4 * PIECE), 3));
+    let large = Content::new(9, 8 * PIECE);
+    assert!(store.open_or_create(large.id, large.info(), large.manifest.clone()).is_err());
+    store.set_limits(Some(Amount::Bytes(20 * PIECE)), Amount::Bytes(0));
+    large.fill(&store);
+}
+
+#[test]
 fn a_blob_in_memory_is_evicted_above_the_high_water_mark_by_who_stores_the_next_piece() {
     let store = MemStore::new(&config(Some(20 * PIECE)));
     drop(Content::new(1, 4 * PIECE).fill(&store));
