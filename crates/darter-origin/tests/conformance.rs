@@ -134,6 +134,7 @@ fn url(text: &str) -> Source {
     Source::from_url(text.parse().unwrap(), &[], None).0
 }
 
+#[derive(Default)]
 struct InMemory {
     origin: MemOrigin,
     tells_length: bool,
@@ -141,12 +142,11 @@ struct InMemory {
 }
 
 impl InMemory {
-    fn new(tells_length: bool, serves_ranges: bool) -> Self {
-        let place = Self { origin: MemOrigin::new(), tells_length, serves_ranges };
+    fn prepared(place: Self) -> Self {
         place.origin.put(&place.source(), content(LENGTH));
         place.origin.put(&place.empty(), "");
-        place.origin.hide_length(!tells_length);
-        place.origin.refuse_ranges(!serves_ranges);
+        place.origin.hide_length(!place.tells_length);
+        place.origin.refuse_ranges(!place.serves_ranges);
         place
     }
 }
@@ -181,10 +181,11 @@ impl Place for InMemory {
 
 #[tokio::test]
 async fn memory_passes() {
-    passes(&InMemory::new(true, true)).await;
-    passes(&InMemory::new(false, true)).await;
-    passes(&InMemory::new(true, false)).await;
-    passes(&InMemory::new(false, false)).await;
+    for tells_length in [true, false] {
+        for serves_ranges in [true, false] {
+            passes(&InMemory::prepared(InMemory { tells_length, serves_ranges, ..InMemory::default() })).await;
+        }
+    }
 }
 
 struct OnDisk {

@@ -63,7 +63,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use self::backend::{Backend, Changed, Given, Opened, Question};
-use self::bar::Bar;
+use self::bar::{Bar, Output};
 pub(crate) use self::bar::{progress_bar, waiting_line};
 use self::check::{Check, Trust};
 use self::credentials::Senders;
@@ -102,7 +102,12 @@ pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
     refuse_early(args, &jobs)?;
     let sources: Vec<BlobId> = jobs.iter().map(|job| key(job, &senders, args)).collect();
     let mut signals = Signals::catch()?.with_hangup()?;
-    let bar = Bar::new(jobs.len(), args.quiet, args.json);
+    let output = match (args.quiet, args.json) {
+        (true, _) => Output::Quiet,
+        (false, true) => Output::Json,
+        (false, false) => Output::Bar,
+    };
+    let bar = Bar::new(jobs.len(), output);
     let backend = tokio::select! {
         backend = Backend::choose(args, &jobs, &sources, |line| bar.say(line)) => backend?,
         signal = signals.which() => return Err(ended_by(signal, String::new()).into()),

@@ -25,10 +25,13 @@ const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
 /// Starts logging as the command wants it. Commands that start no agent log nothing.
 pub(crate) fn start(command: &Command) {
     let Some(args) = command.log() else { return };
-    let quiet = matches!(command, Command::Get(_) | Command::Mount(_));
-    let silent = matches!(command, Command::Get(args) if args.quiet);
+    let talk = match command {
+        Command::Get(args) if args.quiet => Talk::Nothing,
+        Command::Get(_) | Command::Mount(_) => Talk::Itself,
+        _ => Talk::Log,
+    };
     // The flag's parser has checked the filter.
-    let filter = EnvFilter::new(args.log.as_deref().unwrap_or_else(|| default_filter(quiet, silent, args)));
+    let filter = EnvFilter::new(args.log.as_deref().unwrap_or_else(|| default_filter(talk, args)));
     let colour = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
     let (filter, handle) = reload::Layer::new(filter);
     // Only the first start counts: there is one log a process.
@@ -61,18 +64,28 @@ pub(crate) fn flush() {
 /// Logs from now on what the command wants. False if that can't be changed.
 pub(crate) fn reload(command: &Command) -> bool {
     let (Some(args), Some(handle)) = (command.log(), FILTER.get()) else { return false };
-    let filter = args.log.as_deref().unwrap_or_else(|| default_filter(false, false, args));
+    let filter = args.log.as_deref().unwrap_or_else(|| default_filter(Talk::Log, args));
     handle.reload(EnvFilter::new(filter)).is_ok()
 }
 
-/// One download speaks through its bar and its last line, and says why it waits for an origin; a daemon through its log.
-const fn default_filter(quiet: bool, silent: bool, args: &LogArgs) -> &'static str {
-    match (quiet, args.verbose) {
-        (true, 0) if silent => "off",
-        (true, 0) => "off,darter_origin::retry=warn",
-        (true, 1) => "warn",
-        (true, 2) | (false, 0) => "info",
-        (true, _) | (false, 1) => "info,darter=debug",
-        (false, _) => "info,darter=trace",
+/// How a command tells people what happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Talk {
+    /// Through its log, as a daemon does.
+    Log,
+    /// By itself, as one download does through its bar and its last line; the log only says why it waits for an origin.
+    Itself,
+    /// Not at all.
+    Nothing,
+}
+
+const fn default_filter(talk: Talk, args: &LogArgs) -> &'static str {
+    match (talk, args.verbose) {
+        (Talk::Nothing, 0) => "off",
+        (Talk::Itself, 0) => "off,darter_origin::retry=warn",
+        (Talk::Nothing | Talk::Itself, 1) => "warn",
+        (Talk::Nothing | Talk::Itself, 2) | (Talk::Log, 0) => "info",
+        (Talk::Nothing | Talk::Itself, _) | (Talk::Log, 1) => "info,darter=debug",
+        (Talk::Log, _) => "info,darter=trace",
     }
 }

@@ -24,6 +24,17 @@ const AT_LAST: Duration = Duration::from_secs(800);
 
 const HONEST: u8 = 8;
 
+/// What differs between the fleets.
+#[derive(Clone, Copy, Default)]
+struct Setup {
+    /// True if the source has a digest.
+    digest: bool,
+    /// True if there is an honest seed, too.
+    honest: bool,
+    /// Each node's `--verify-whole`.
+    verify_whole: bool,
+}
+
 /// Three nodes, the false seed and perhaps an honest one.
 struct Fleet {
     nodes: Vec<Agent>,
@@ -35,7 +46,8 @@ struct Fleet {
 }
 
 impl Fleet {
-    async fn start(word: Word, digest: bool, honest: bool, verify_whole: bool) -> Self {
+    async fn start(word: Word, setup: Setup) -> Self {
+        let Setup { digest, honest, verify_whole } = setup;
         let content: Vec<u8> = (0..LENGTH).map(|at| (at * 31 + at / 251) as u8).collect();
         let (network, origin, dir) = (MemNetwork::new(), MemOrigin::new(), TempDir::new().unwrap());
         let digest = digest.then(|| Digest::sha256(&content));
@@ -87,7 +99,7 @@ async fn whatever_a_seed_makes_up_the_others_have_the_right_bytes_or_are_told_by
     for digest in [false, true] {
         for word in Word::ALL {
             let name = format!("{word:?}, digest {digest}");
-            let fleet = Fleet::start(word, digest, false, false).await;
+            let fleet = Fleet::start(word, Setup { digest, ..Setup::default() }).await;
             let is_asked_elsewhere = matches!(word, Word::Failed | Word::LimitedLater | Word::Dissolved);
             for end in fleet.pull(&name).await {
                 match end {
@@ -109,7 +121,7 @@ async fn what_a_seed_says_of_a_refusal_is_asked_of_another_seed() {
     for digest in [false, true] {
         for word in [Word::Missing, Word::Forbidden] {
             let name = format!("{word:?}, digest {digest}, beside an honest one");
-            let fleet = Fleet::start(word, digest, true, false).await;
+            let fleet = Fleet::start(word, Setup { digest, honest: true, ..Setup::default() }).await;
             for end in fleet.pull(&name).await {
                 assert!(end.is_ok_and(|bytes| bytes == fleet.content), "{name}");
             }
@@ -125,7 +137,7 @@ async fn what_a_seed_says_of_a_refusal_is_asked_of_another_seed() {
 #[tokio::test(start_paused = true)]
 async fn whoever_trusts_nobody_finds_a_forged_whole_and_has_the_right_one_from_another_reader() {
     for honest in [false, true] {
-        let fleet = Fleet::start(Word::Forged, true, honest, true).await;
+        let fleet = Fleet::start(Word::Forged, Setup { digest: true, honest, verify_whole: true }).await;
         // Both seeds, and the two other nodes.
         for deceived in 0..=4 {
             let mut all_right = true;

@@ -268,14 +268,14 @@ impl Picker {
     }
 
     fn rarest_near(&mut self, at: usize, range: &Range<u32>) -> Option<PieceIndex> {
-        let may_ask = may_ask(&self.neighbours, at, &self.requests, self.counts.aside > 0, self.is_ending());
+        let may_ask = may_ask(&self.neighbours, at, &self.requests, self.counts.aside, self.is_ending());
         let accept = |piece| !self.left_to_others.contains(&piece) && may_ask(piece);
         self.rarity.rarest(&self.neighbours[at].held, range, &mut self.random, accept)
     }
 
     /// The first of the pieces in these ranges that a holder has and that is asked of nobody.
     fn first_of(&self, at: usize, ranges: &[Range<u32>]) -> Option<PieceIndex> {
-        let accept = may_ask(&self.neighbours, at, &self.requests, self.counts.aside > 0, self.is_ending());
+        let accept = may_ask(&self.neighbours, at, &self.requests, self.counts.aside, self.is_ending());
         let (open, held) = (self.rarity.open(), &self.neighbours[at].held);
         let mut pieces = ranges.iter().flat_map(|range| range.clone().map(PieceIndex));
         pieces.find(|piece| open.contains(*piece) && held.contains(*piece) && accept(*piece))
@@ -470,19 +470,19 @@ fn first_ask(neighbours: usize, tuning: &Tuning, random: &mut Random) -> Duratio
     tuning.ask_late.mul_f64(random.below(1000) as f64 / 1000.0)
 }
 
-/// Which pieces a holder may be asked for of those that it has: none that it is asked for, and the last ones, when they are `ending`, not of
-/// one that failed, if others have them.
+/// True of the pieces that the holder at `at` may be asked for, of those that it has: it is not asked for the piece already, which only a request
+/// that is not relied on (one of `aside`) can be for an open piece; and when the download `is_ending` and this holder failed, no other has it.
 fn may_ask<'a>(
     neighbours: &'a [Neighbour],
     at: usize,
     requests: &'a [Request],
-    any_aside: bool,
-    ending: bool,
+    aside: usize,
+    is_ending: bool,
 ) -> impl Fn(PieceIndex) -> bool + 'a {
-    let is_careful = ending && neighbours[at].meter.is_failing();
+    let is_careful = is_ending && neighbours[at].meter.is_failing();
     let good = neighbours.iter().filter(|other| !other.meter.is_failing());
     move |piece| {
-        let is_its_turn = !any_aside || !is_asked(requests, piece, Some(at));
+        let is_its_turn = aside == 0 || !is_asked(requests, piece, Some(at));
         is_its_turn && !(is_careful && good.clone().any(|other| other.held.contains(piece)))
     }
 }

@@ -32,18 +32,27 @@ const UNKNOWN_NARROW: &str = "{spinner} {decimal_bytes}";
 /// The progress of all downloads, and the bar that shows it.
 pub(super) struct Bar {
     bar: ProgressBar,
-    narrow: bool,
+    width: Width,
     jobs: u64,
     done: AtomicU64,
     /// Downloads of which something is known.
     moving: Mutex<Vec<Moving>>,
-    quiet: bool,
-    /// True to tell events as JSON.
-    json: bool,
+    output: Output,
     /// What each download was last said to wait for.
     waits: Mutex<HashMap<usize, String>>,
     /// True once the daemon was said not to answer.
     is_mute: AtomicBool,
+}
+
+/// What a command with downloads writes to standard error while they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Output {
+    /// A bar on a terminal, and reasons to wait in words.
+    Bar,
+    /// The bar, and reasons to wait as JSON.
+    Json,
+    /// Nothing.
+    Quiet,
 }
 
 /// How far one download is.
@@ -58,14 +67,13 @@ pub(super) struct Moving {
 
 impl Bar {
     /// A bar for `jobs` downloads; draws nothing when quiet, or when nobody watches.
-    pub(super) fn new(jobs: usize, quiet: bool, json: bool) -> Self {
+    pub(super) fn new(jobs: usize, output: Output) -> Self {
         Self {
-            quiet,
-            json,
+            output,
             waits: Mutex::default(),
             is_mute: AtomicBool::new(false),
-            bar: progress_bar(None, quiet),
-            narrow: is_narrow(),
+            bar: progress_bar(None, output == Output::Quiet),
+            width: width(),
             jobs: jobs as u64,
             done: AtomicU64::new(0),
             moving: Mutex::default(),
@@ -117,19 +125,21 @@ impl Bar {
         }
         let reason = format!("{} {}", waiting.origin, waiting.reason);
         let known = self.waits.lock().insert(job, reason.clone()).is_some_and(|before| before == reason);
-        if self.quiet || known {
+        if known {
             return;
         }
-        if self.json {
-            self.say(&serde_json::json!({ "event": "waiting", "job": job, "waiting": waiting }).to_string());
-        } else {
-            self.say(&waiting.to_string());
+        match self.output {
+            Output::Quiet => {}
+            Output::Json => {
+                self.say(&serde_json::json!({ "event": "waiting", "job": job, "waiting": waiting }).to_string());
+            }
+            Output::Bar => self.say(&waiting.to_string()),
         }
     }
 
     /// Says that the daemon does not answer, once.
     pub(super) fn mute(&self, socket: &Path) {
-        if !self.quiet && !self.json && !self.is_mute.swap(true, Ordering::Relaxed) {
+        if self.output == Output::Bar && !self.is_mute.swap(true, Ordering::Relaxed) {
             self.say(&show::mute(socket));
         }
     }
@@ -166,7 +176,7 @@ impl Bar {
         let length = length.filter(|_| !moving.is_empty());
         if self.bar.length() != length {
             if self.bar.length().is_some() != length.is_some() {
-                self.bar.set_style(style(length.is_some(), self.narrow));
+                self.bar.set_style(style(length, self.width));
             }
             match length {
                 Some(length) => self.bar.set_length(length),
@@ -188,7 +198,7 @@ impl Bar {
 /// A bar for `length` bytes, if that is known; draws nothing when quiet, or when nobody watches.
 pub(crate) fn progress_bar(length: Option<u64>, quiet: bool) -> ProgressBar {
     let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-    ProgressBar::with_draw_target(length, target).with_style(style(length.is_some(), is_narrow()))
+    ProgressBar::with_draw_target(length, target).with_style(style(length, width()))
 }
 
 /// A line that says for what a command waits, and for how long by now; draws nothing when nobody watches.
@@ -199,16 +209,26 @@ pub(crate) fn waiting_line(what: &str) -> ProgressBar {
     line
 }
 
-fn is_narrow() -> bool {
-    rustix::termios::tcgetwinsize(std::io::stderr()).is_ok_and(|size| (1..MIN_WIDTH).contains(&size.ws_col))
+/// The room of a line on standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Width {
+    /// As much as all that is known of a download takes.
+    Full,
+    /// Less.
+    Narrow,
 }
 
-fn style(known: bool, narrow: bool) -> ProgressStyle {
-    let template = match (known, narrow) {
-        (true, false) => KNOWN,
-        (true, true) => KNOWN_NARROW,
-        (false, false) => UNKNOWN,
-        (false, true) => UNKNOWN_NARROW,
+fn width() -> Width {
+    let is_narrow = |size: rustix::termios::Winsize| (1..MIN_WIDTH).contains(&size.ws_col);
+    if rustix::termios::tcgetwinsize(std::io::stderr()).is_ok_and(is_narrow) { Width::Narrow } else { Width::Full }
+}
+
+fn style(length: Option<u64>, width: Width) -> ProgressStyle {
+    let template = match (length, width) {
+        (Some(_), Width::Full) => KNOWN,
+        (Some(_), Width::Narrow) => KNOWN_NARROW,
+        (None, Width::Full) => UNKNOWN,
+        (None, Width::Narrow) => UNKNOWN_NARROW,
     };
     in_glyphs(template)
 }
