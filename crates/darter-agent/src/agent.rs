@@ -49,7 +49,7 @@ use tokio_util::task::TaskTracker;
 
 pub use self::attach::Phase;
 use self::builder::Builder;
-use self::contents::Contents;
+use self::contents::ReadManifests;
 pub use self::expanded::Access;
 use self::images::Removable;
 pub use self::misfit::Misfit;
@@ -84,7 +84,7 @@ struct Inner {
     /// Nobody in an agent that lives for one download.
     registries: Option<Arc<Registries>>,
     /// The contents of the images known here.
-    contents: Contents,
+    contents: ReadManifests,
     sampler: Sampler,
     /// Bytes that parts in memory may still take: see [`parts`].
     inline: Arc<Semaphore>,

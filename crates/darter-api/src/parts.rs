@@ -3,11 +3,11 @@
 //!
 //! `POST /v1/parts` with a [`GetRequest`](crate::GetRequest), `Connection: upgrade` and `Upgrade: darter-parts` is answered by 101 with the headers
 //! `darter-blob`, `darter-length`, `darter-pieces` (the base-two logarithm of the piece length) and, when known, `darter-last-modified`. Then both
-//! sides send frames: four bytes, the length as a little-endian number, and JSON of that length: an [`Ask`] one way, a [`Told`] the other. A descriptor
-//! travels with [`Told::File`]; the bytes of [`Told::Bytes`] follow its frame.
+//! sides send frames: four bytes, the length as a little-endian number, and JSON of that length: an [`Ask`] one way, a [`PartReply`] the other. A descriptor
+//! travels with [`PartReply::File`]; the bytes of [`PartReply::Bytes`] follow its frame.
 //!
 //! While the connection lasts, the blob is not evicted. The daemon closes it when nothing more can be had of the blob, after
-//! [`Told::Over`], and when it shuts down. A client opens another one then, and compares the blob's id: the same id is the same content.
+//! [`PartReply::Over`], and when it shuts down. A client opens another one then, and compares the blob's id: the same id is the same content.
 //!
 //! Fields and kinds are added, never renamed; an unknown kind is passed over.
 
@@ -98,7 +98,7 @@ impl PartAsk {
 /// An answer to a mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "told", rename_all = "lowercase")]
-pub enum Told {
+pub enum PartReply {
     /// A descriptor of the blob's file, read-only: what follows is about this file.
     File,
     /// The bytes that were asked for are verified; of a read, they lie in the file.
@@ -187,7 +187,7 @@ impl Frames {
     /// # Errors
     /// When the other end is gone.
     pub async fn send_bytes(&mut self, id: u64, bytes: &[u8]) -> io::Result<()> {
-        self.send(&Told::Bytes { id, count: bytes.len() as u64 }).await?;
+        self.send(&PartReply::Bytes { id, count: bytes.len() as u64 }).await?;
         write_all(&self.stream, bytes).await
     }
 
@@ -200,7 +200,7 @@ impl Frames {
             return Ok(true);
         }
         let Ok(opened) = read_only(file) else { return Ok(false) };
-        send_with(&self.stream, &framed(&Told::File)?, &opened).await?;
+        send_with(&self.stream, &framed(&PartReply::File)?, &opened).await?;
         self.sent = Some(Arc::clone(file));
         Ok(true)
     }
@@ -397,25 +397,25 @@ impl Drop for Forget<'_> {
 async fn hear(stream: Arc<UnixStream>, shared: Arc<AskerState>, tell_over: watch::Sender<Option<Over>>) {
     let mut file = None;
     let mut over = GONE;
-    while let Ok((told, descriptor)) = receive::<Told>(&stream).await {
+    while let Ok((told, descriptor)) = receive::<PartReply>(&stream).await {
         if let Some(descriptor) = descriptor {
             file = Some(Arc::new(descriptor));
         }
         let (id, answer) = match told {
-            Told::File | Told::Unknown => continue,
-            Told::Here { id, hashes } => (id, Answer::Here(file.clone(), hashes_heard(&hashes))),
-            Told::Bytes { id, count } if count <= MAX_PART => {
+            PartReply::File | PartReply::Unknown => continue,
+            PartReply::Here { id, hashes } => (id, Answer::Here(file.clone(), hashes_heard(&hashes))),
+            PartReply::Bytes { id, count } if count <= MAX_PART => {
                 let mut bytes = vec![0; usize::try_from(count).unwrap_or_default()];
                 if fill(&stream, &mut bytes).await.is_err() {
                     break;
                 }
                 (id, Answer::Bytes(bytes.into()))
             }
-            Told::Bytes { .. } => break,
-            Told::Late { id } => (id, Answer::Late),
-            Told::Progress { id, held_bytes, whole } => (id, Answer::Progress(held_bytes, whole)),
-            Told::Failed { id, problem } => (id, Answer::Failed(problem)),
-            Told::Over { problem, wrong } => {
+            PartReply::Bytes { .. } => break,
+            PartReply::Late { id } => (id, Answer::Late),
+            PartReply::Progress { id, held_bytes, whole } => (id, Answer::Progress(held_bytes, whole)),
+            PartReply::Failed { id, problem } => (id, Answer::Failed(problem)),
+            PartReply::Over { problem, wrong } => {
                 over = Over { problem: Some(problem), wrong };
                 break;
             }

@@ -2,7 +2,7 @@
 
 use darter_core::ByteRange;
 use darter_image::Reason;
-use darter_image::tar::{Kind, Parser, Sink, TarMember, Time};
+use darter_image::tar::{MemberKind, Parser, Sink, TarMember, Time};
 
 use crate::error::ArchiveError;
 use crate::limits::MAX_PATH;
@@ -77,20 +77,20 @@ impl Members {
     fn add(&mut self, member: TarMember) -> Result<(), ArchiveError> {
         let number = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
         let body = match member.kind {
-            Kind::Global => return Ok(()),
-            Kind::HardLink => return self.builder.link(&member.name, &member.link),
-            Kind::Directory => Body::Directory { parent: NodeId::ROOT, entries: Box::new([]) },
-            Kind::Symlink if member.link.is_empty() || member.link.len() > MAX_PATH => {
+            MemberKind::Global => return Ok(()),
+            MemberKind::HardLink => return self.builder.link(&member.name, &member.link),
+            MemberKind::Directory => Body::Directory { parent: NodeId::ROOT, entries: Box::new([]) },
+            MemberKind::Symlink if member.link.is_empty() || member.link.len() > MAX_PATH => {
                 let name = darter_image::reason::shown(&member.name);
                 return Err(ArchiveError::Name { name, what: "a symbolic link's target is 1 to 4095 bytes" });
             }
-            Kind::Symlink => Body::Symlink(member.link.into()),
-            Kind::Fifo => Body::Fifo,
-            Kind::Char | Kind::Block => {
+            MemberKind::Symlink => Body::Symlink(member.link.into()),
+            MemberKind::Fifo => Body::Fifo,
+            MemberKind::Char | MemberKind::Block => {
                 let number = (number(member.major), number(member.minor));
-                Body::Device { block: member.kind == Kind::Block, number }
+                Body::Device { block: member.kind == MemberKind::Block, number }
             }
-            Kind::Regular => {
+            MemberKind::Regular => {
                 let contents = match member.segments {
                     None => Contents::Stored(member.data),
                     Some(segments) => {

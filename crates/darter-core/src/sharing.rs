@@ -95,7 +95,7 @@ impl Address {
 
 /// What is known of the bytes that a caller wants to have.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Content {
+pub struct ContentFacts {
     /// True if the source has a digest.
     pub has_digest: bool,
     /// True while the bytes are still being read.
@@ -103,15 +103,16 @@ pub struct Content {
 }
 
 /// True if a caller may have the `content` that is known: `own` is what the caller's own answer showed a moment ago.
-pub fn may_share(known: (&Version, &Fetched), own: (&Version, &Fetched), content: Content) -> bool {
-    let Content { has_digest, under_way } = content;
+pub fn may_share(known: (&Version, &Fetched), own: (&Version, &Fetched), content: ContentFacts) -> bool {
+    let ContentFacts { has_digest, under_way } = content;
     let (Some(own_shown), same_credentials) = (own.1.shown, known.1.by == own.1.by) else { return false };
     let Some(known_shown) = known.1.shown else {
         // The lead let these credentials in before. The stored answer's headers are not known here: the version has to tell.
         let stored = own_shown.reach < Reach::NoStore || under_way;
         return same_credentials && stored && same_version(known.0, own.0);
     };
-    if !same_place(&known_shown, &own_shown, content, same_credentials) || !lengths_agree(known.0, own.0) {
+    let allowed = AllowedDifference { query: has_digest, mirror: same_credentials };
+    if !same_place(&known_shown, &own_shown, allowed) || !lengths_agree(known.0, own.0) {
         return false;
     }
     match known_shown.reach.max(own_shown.reach) {
@@ -175,11 +176,20 @@ fn same_version(one: &Version, other: &Version) -> bool {
     }
 }
 
-fn same_place(known: &Shown, own: &Shown, content: Content, same_credentials: bool) -> bool {
+/// What may differ between two addresses of one resource.
+#[derive(Clone, Copy)]
+struct AllowedDifference {
+    /// The query, at the same path.
+    query: bool,
+    /// The server and the path before the file's name: redirected to another mirror.
+    mirror: bool,
+}
+
+fn same_place(known: &Shown, own: &Shown, allowed: AllowedDifference) -> bool {
     let (Some(known), Some(own)) = (&known.address, &own.address) else { return known.address == own.address };
-    // Redirected to another mirror of the same file.
-    let mirror = same_credentials && known.host != own.host && known.file == own.file;
-    known.whole == own.whole || (content.has_digest && known.path == own.path) || mirror
+    let same_path = allowed.query && known.path == own.path;
+    let same_file = allowed.mirror && known.host != own.host && known.file == own.file;
+    known.whole == own.whole || same_path || same_file
 }
 
 fn lengths_agree(one: &Version, other: &Version) -> bool {

@@ -10,7 +10,7 @@ use darter_core::{Blame, Blamed as _, Fault, NodeId, Retry, in_full};
 use darter_metrics::Failed;
 use darter_wire::control::{self, ControlConfig, ControlReceiver};
 use darter_wire::preface::Greeted;
-use darter_wire::{Kind, Message, Unknown, WireError, serve_data};
+use darter_wire::{ConnectionKind, Message, Unknown, WireError, serve_data};
 
 use super::{Connected, Fleet, Peer, survey};
 
@@ -28,7 +28,7 @@ impl Fleet {
     pub(super) async fn use_connection(self: Arc<Self>, greeted: Greeted) {
         let node = greeted.hello.node;
         match greeted.kind {
-            Kind::Control => {
+            ConnectionKind::Control => {
                 if let Some(twin) = self.twin_of(&greeted.hello).await {
                     self.refuse_twin(greeted, &twin).await;
                     return;
@@ -37,10 +37,10 @@ impl Fleet {
                     self.listen_to(node, adopted).await;
                 }
             }
-            Kind::Data if self.is_twin(&greeted.hello) => {
+            ConnectionKind::Data if self.is_twin(&greeted.hello) => {
                 tracing::debug!(peer = %node.short(), "a data connection of another agent with this id is refused");
             }
-            Kind::Data => {
+            ConnectionKind::Data => {
                 let Some(uploads) = self.uploads.get().and_then(Weak::upgrade) else { return };
                 self.serving.fetch_add(1, Ordering::Relaxed);
                 let served = tokio::select! {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use darter_core::{BlobId, Moment, NodeId, in_full};
 use darter_swarm::{RequestId, Standing, Tuning};
 use darter_wire::preface;
-use darter_wire::{Answer, Answers, DataClient, Kind, MAX_UNANSWERED, Request, Wanted};
+use darter_wire::{Answer, Answers, ConnectionKind, DataClient, MAX_UNANSWERED, Request, Wanted};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -281,7 +281,7 @@ impl Fleet {
 
     async fn run_link(self: Arc<Self>, holder: NodeId, addr: &str, link: Arc<DataLink>) {
         let Some(listener) = self.listener() else { return };
-        match preface::open(&*self.transport, addr, Kind::Data, self.me()).await {
+        match preface::open(&*self.transport, addr, ConnectionKind::Data, self.me()).await {
             Ok(greeted) if greeted.hello.node == holder => {
                 let peer = self.peer_of(&greeted);
                 let (client, answers) = DataClient::start(greeted.stream, self.receiving.clone());

@@ -46,7 +46,7 @@ use darter_core::{Moment, NodeId, in_full};
 use darter_wire::control::ControlSender;
 use darter_wire::descriptors::AcceptFailures;
 use darter_wire::preface::{self, Greeted};
-use darter_wire::{Frame, Hello, Kind, Message, PeerInfo, Receiving, Sending, Transport, Uploads, WireError};
+use darter_wire::{ConnectionKind, Frame, Hello, Message, PeerInfo, Receiving, Sending, Transport, Uploads, WireError};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -212,7 +212,7 @@ impl Fleet {
 
     /// Connects to an address and says who is there. The connection is in use when this returns.
     pub(crate) async fn dial(self: &Arc<Self>, addr: &str) -> Result<NodeId, WireError> {
-        let greeted = preface::open(&*self.transport, addr, Kind::Control, self.me()).await?;
+        let greeted = preface::open(&*self.transport, addr, ConnectionKind::Control, self.me()).await?;
         if let Some(twin) = self.twin_of(&greeted.hello).await {
             let (addr, node) = (addr.to_owned(), greeted.hello.node);
             self.refuse_twin(greeted, &twin).await;

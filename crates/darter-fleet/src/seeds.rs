@@ -198,7 +198,7 @@ impl Seeds {
     async fn keep(&self, at: usize, addr: SocketAddr) {
         let JoinAddress { text, state } = &self.given[at];
         let mut pause = FIRST_PAUSE;
-        let mut told = Told::default();
+        let mut told = ToldAttempts::default();
         let address = addr.to_string();
         loop {
             let began = self.fleet.context.now();
@@ -338,9 +338,9 @@ const MAX_TOLD: usize = 16;
 /// How attempts at an address have gone since it was last connected. An agent of another release may be told by its version
 /// now and by a reset connection then, as the bytes that it did not read decide: each is news once.
 #[derive(Default)]
-struct Told(Vec<Attempt>);
+struct ToldAttempts(Vec<Attempt>);
 
-impl Told {
+impl ToldAttempts {
     fn is_new(&mut self, attempt: &Attempt) -> bool {
         if self.0.contains(attempt) {
             return false;
@@ -380,7 +380,7 @@ mod tests {
     #[test]
     fn each_reason_is_told_once_until_the_address_is_connected_again() {
         let (version, reset) = (Attempt::Trouble("version 4".to_owned()), Attempt::Trouble("reset".to_owned()));
-        let mut told = Told::default();
+        let mut told = ToldAttempts::default();
         let news: Vec<bool> =
             [&version, &reset, &version, &reset, &Attempt::Connected, &Attempt::Connected, &reset, &version]
                 .map(|attempt| told.is_new(attempt))

@@ -8,8 +8,8 @@ use darter_metrics::Metrics;
 use darter_store::{Disk, MemStore, StoreConfig};
 use darter_swarm::RequestId;
 use darter_wire::{
-    Answer, Bind, BufferPool, Capabilities, Hello, Kind, MemNetwork, Message, Role, Slots, Transport as _, Unlimited,
-    Versions, Wanted, preface,
+    Answer, Bind, BufferPool, Capabilities, ConnectionKind, Hello, MemNetwork, Message, Role, Slots, Transport as _,
+    Unlimited, Versions, Wanted, preface,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -129,7 +129,7 @@ async fn nothing_is_remembered_of_a_holder_that_is_asked_when_it_is_gone() {
     let there = network.host([10, 0, 0, 2]).listen("10.0.0.2:7400").await.unwrap();
     fleet.ask(PEER, ask(2));
     let greeted = preface::greet(there.accept().await.unwrap(), &hello(PEER)).await.unwrap();
-    assert_eq!(greeted.kind, Kind::Data);
+    assert_eq!(greeted.kind, ConnectionKind::Data);
     assert_eq!(fleet.state.lock().links.len(), 1);
     drop(greeted);
     unanswered.wait_for(|count| *count == 2).await.unwrap();

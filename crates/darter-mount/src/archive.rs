@@ -28,7 +28,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore};
 
 use crate::file::{MountedFile, Unread};
 use crate::limits::Limits;
-use crate::tree::{Reader, Unopened};
+use crate::tree::{TreeReader, Unopened};
 
 /// Decoders that are kept, of all members together.
 const MAX_COPIES: usize = (96 << 20) / COPY;
@@ -316,7 +316,7 @@ impl Archive {
 }
 
 #[async_trait]
-impl Reader for Archive {
+impl TreeReader for Archive {
     async fn open(&self, file: NodeId) -> Result<(), Unopened> {
         match self.contents(file) {
             Some((Contents::Zipped(zipped), size)) => {

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::sync::Arc;
 
 #[derive(Debug)]
-struct Named {
+struct NamedFile {
     file: Arc<File>,
     is_whole: bool,
 }
@@ -14,8 +14,8 @@ struct Named {
 /// See the module's text.
 #[derive(Debug, Default)]
 pub struct Files {
-    now: Option<Named>,
-    before: Option<Named>,
+    now: Option<NamedFile>,
+    before: Option<NamedFile>,
 }
 
 impl Files {
@@ -31,7 +31,7 @@ impl Files {
 
     /// The agent names this one; false if it did last time, too.
     pub fn named(&mut self, file: &Arc<File>) -> bool {
-        let is = |named: &Option<Named>| named.as_ref().is_some_and(|named| Arc::ptr_eq(&named.file, file));
+        let is = |named: &Option<NamedFile>| named.as_ref().is_some_and(|named| Arc::ptr_eq(&named.file, file));
         if is(&self.now) {
             return false;
         }
@@ -39,8 +39,8 @@ impl Files {
             std::mem::swap(&mut self.now, &mut self.before);
             return true;
         }
-        let last = self.now.replace(Named { file: Arc::clone(file), is_whole: false });
-        let has_more = |last: &Named| last.is_whole || !self.before.as_ref().is_some_and(|before| before.is_whole);
+        let last = self.now.replace(NamedFile { file: Arc::clone(file), is_whole: false });
+        let has_more = |last: &NamedFile| last.is_whole || !self.before.as_ref().is_some_and(|before| before.is_whole);
         if let Some(last) = last.filter(has_more) {
             self.before = Some(last);
         }

@@ -45,7 +45,7 @@ use crate::asker::Asker;
 use crate::erofs;
 use crate::file::{Condition, MountedFile};
 use crate::names::{
-    ALGORITHM, ALGORITHM_INODE, Form, Inodes, Named, name_of, named, retired_name, retired_named, shard_inode,
+    ALGORITHM, ALGORITHM_INODE, EntryName, Form, Inodes, name_of, named, retired_name, retired_named, shard_inode,
     shard_named, shard_of,
 };
 use crate::session::{self, BLOCK, Cache, FOREVER, FORGETS, Forgotten, MountError, Mounted, Opener, Threads, tune};
@@ -381,9 +381,9 @@ impl Filesystem for Directory {
             shard_named(name).map(shard_inode)
         } else if let Some(shard) = shard_of(parent) {
             return match named(shard, name) {
-                Named::Nothing => reply.error(Errno::ENOENT),
-                Named::Never => reply.entry(&FOREVER, &absent(), Generation(0)),
-                Named::Layer(layer) => {
+                EntryName::Nothing => reply.error(Errno::ENOENT),
+                EntryName::Never => reply.entry(&FOREVER, &absent(), Generation(0)),
+                EntryName::Layer(layer) => {
                     if let Some(found) = self.shared.layers.at_hand(layer) {
                         return told(reply, &self.shared.found(layer, found));
                     }

@@ -30,7 +30,7 @@ const SIDECAR: &str = ".erofs.dmverity";
 
 /// A name in one of the directories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Named {
+pub(crate) enum EntryName {
     /// A layer's.
     Layer(Digest),
     /// One that is never there.
@@ -56,16 +56,16 @@ pub(crate) fn shard_named(name: &OsStr) -> Option<u8> {
 }
 
 /// The thing that a name in a directory stands for.
-pub(crate) fn named(shard: u8, name: &OsStr) -> Named {
-    let Some(name) = name.to_str() else { return Named::Nothing };
+pub(crate) fn named(shard: u8, name: &OsStr) -> EntryName {
+    let Some(name) = name.to_str() else { return EntryName::Nothing };
     if name.ends_with(SIDECAR) {
-        return Named::Never;
+        return EntryName::Never;
     }
-    let Some(digits) = name.strip_suffix(EXTENSION) else { return Named::Nothing };
+    let Some(digits) = name.strip_suffix(EXTENSION) else { return EntryName::Nothing };
     if !digits.starts_with(&format!("{shard:02x}")) || !digits.bytes().all(is_digit) {
-        return Named::Nothing;
+        return EntryName::Nothing;
     }
-    format!("{ALGORITHM}:{digits}").parse().map_or(Named::Nothing, Named::Layer)
+    format!("{ALGORITHM}:{digits}").parse().map_or(EntryName::Nothing, EntryName::Layer)
 }
 
 /// The name, in the directory itself, of an inode that nobody is given any more.
@@ -186,14 +186,14 @@ mod tests {
     fn a_layer_is_found_by_its_digits_in_its_directory_and_nowhere_else() {
         let (shard, name) = name_of(layer("x")).unwrap();
         let of = |shard, name: &str| named(shard, OsStr::new(name));
-        assert_eq!(of(shard, &name), Named::Layer(layer("x")));
-        assert_eq!(of(shard.wrapping_add(1), &name), Named::Nothing, "another directory");
-        assert_eq!(of(shard, &format!("{name}.dmverity")), Named::Never);
+        assert_eq!(of(shard, &name), EntryName::Layer(layer("x")));
+        assert_eq!(of(shard.wrapping_add(1), &name), EntryName::Nothing, "another directory");
+        assert_eq!(of(shard, &format!("{name}.dmverity")), EntryName::Never);
         let digits = name.strip_suffix(EXTENSION).unwrap();
         for other in
             [digits.to_owned(), name.to_uppercase(), format!("{digits}0.erofs"), name[1..].to_owned(), ".erofs".into()]
         {
-            assert_eq!(of(shard, &other), Named::Nothing, "{other}");
+            assert_eq!(of(shard, &other), EntryName::Nothing, "{other}");
         }
         assert_eq!(name_of(format!("sha512:{}", "0".repeat(128)).parse().unwrap()), None);
         for shard in 0..=255 {

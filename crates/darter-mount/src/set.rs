@@ -20,7 +20,7 @@ use crate::file::{Condition, Glance, MountedFile, Settings, Unread};
 use crate::fill::Fill;
 use crate::layers::KeptFile;
 use crate::supply::{Content, Supplier, Supply};
-use crate::tree::{Reader, TreeCache, Unopened};
+use crate::tree::{TreeCache, TreeReader, Unopened};
 
 /// Files that are open, of those that no program has open.
 pub const MAX_KEPT: usize = 128;
@@ -249,7 +249,7 @@ impl FileSet {
 }
 
 #[async_trait]
-impl Reader for FileSet {
+impl TreeReader for FileSet {
     async fn open(&self, file: NodeId) -> Result<(), Unopened> {
         let Some((slot, ..)) = self.slot(file) else { return Err(Unopened::Unread) };
         // From now on it is not closed.

@@ -2,7 +2,7 @@
 //!
 //! The tree never changes, so the kernel keeps what it was told of names and attributes, and what it was given of files
 //! (`FOPEN_KEEP_CACHE`). Everything belongs to the user who mounts it, and that user may read all of it: owners are names of another host's users.
-//! All blocks are reported as there, but for holes, which a [`Reader`] gives as zeros because they are zeros in the file.
+//! All blocks are reported as there, but for holes, which a [`TreeReader`] gives as zeros because they are zeros in the file.
 //!
 //! Questions that may take time are answered by tasks of the runtime: a file that waits keeps no other waiting.
 
@@ -40,7 +40,7 @@ pub enum Unopened {
 
 /// The bytes of the files in a tree.
 #[async_trait]
-pub trait Reader: Send + Sync + 'static {
+pub trait TreeReader: Send + Sync + 'static {
     /// Somebody opens a file.
     ///
     /// # Errors
@@ -108,7 +108,7 @@ impl Mounted {
     /// [`MountError`].
     pub fn mount_tree(
         tree: Arc<Tree>,
-        reader: Arc<dyn Reader>,
+        reader: Arc<dyn TreeReader>,
         dir: &Path,
         others: bool,
         opener: Opener,
@@ -131,7 +131,7 @@ impl Mounted {
 
 struct Directory {
     tree: Arc<Tree>,
-    reader: Arc<dyn Reader>,
+    reader: Arc<dyn TreeReader>,
     opened: Arc<Mutex<HashSet<NodeId>>>,
     forgotten: Forgotten,
     runtime: Handle,

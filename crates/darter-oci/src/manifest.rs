@@ -103,7 +103,7 @@ pub fn check(headers: &HeaderMap, bytes: Bytes, expected: Option<Digest>) -> Res
         _ => got,
     };
     let content_type = text(CONTENT_TYPE).map(str::to_owned);
-    let media_type = Named::parse(&bytes).own_type().or(content_type).unwrap_or_else(|| UNKNOWN_TYPE.to_owned());
+    let media_type = NamedParts::parse(&bytes).own_type().or(content_type).unwrap_or_else(|| UNKNOWN_TYPE.to_owned());
     Ok(Checked { manifest: ImageManifest { digest, media_type, bytes }, keeps })
 }
 
@@ -162,7 +162,7 @@ pub fn accepts(headers: &HeaderMap, media_type: &str) -> bool {
 /// The contents that a manifest or an index names, in any of the formats in use.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub struct Named {
+pub struct NamedParts {
     media_type: Option<String>,
     config: Option<Descriptor>,
     layers: Vec<Descriptor>,
@@ -198,7 +198,7 @@ struct FsLayer {
     blob_sum: Digest,
 }
 
-impl Named {
+impl NamedParts {
     /// Nothing, if it can't be read: what it names is then asked for.
     pub fn parse(manifest: &[u8]) -> Self {
         serde_json::from_slice(manifest).unwrap_or_default()
@@ -307,7 +307,7 @@ mod tests {
     fn every_format_names_its_parts() {
         let digest = |text: &str| Digest::sha256(text.as_bytes());
         let named = |json: serde_json::Value| {
-            let all = Named::parse(json.to_string().as_bytes()).all();
+            let all = NamedParts::parse(json.to_string().as_bytes()).all();
             all.map(|descriptor| (descriptor.digest, descriptor.size)).collect::<Vec<_>>()
         };
         let (a, b) = (digest("a"), digest("b"));
@@ -317,6 +317,6 @@ mod tests {
         assert_eq!(named(index), [(a, Some(1)), (b, Some(2))]);
         let old = serde_json::json!({ "schemaVersion": 1, "fsLayers": [{ "blobSum": a }, { "blobSum": b }] });
         assert_eq!(named(old), [(a, None), (b, None)]);
-        assert!(Named::parse(b"not JSON").all().next().is_none());
+        assert!(NamedParts::parse(b"not JSON").all().next().is_none());
     }
 }

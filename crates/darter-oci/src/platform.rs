@@ -89,7 +89,7 @@ impl Platform {
         #[derive(Deserialize)]
         struct Listed {
             digest: Digest,
-            platform: Option<Named>,
+            platform: Option<WrittenPlatform>,
         }
         let index: Index = serde_json::from_slice(index).map_err(|_| NotChosen::Unreadable)?;
         let alone = index.manifests.len() == 1;
@@ -123,7 +123,7 @@ impl Platform {
     /// # Errors
     /// [`NotChosen::Other`].
     pub fn check_config(&self, config: &[u8]) -> Result<(), NotChosen> {
-        match serde_json::from_slice::<Named>(config) {
+        match serde_json::from_slice::<WrittenPlatform>(config) {
             Ok(named) if !named.os.is_empty() && !self.is_served_by(&named.platform()) => {
                 Err(NotChosen::Other { wanted: self.clone(), there: vec![named.platform()] })
             }
@@ -134,7 +134,7 @@ impl Platform {
 
 /// A platform, as documents write it.
 #[derive(Deserialize)]
-struct Named {
+struct WrittenPlatform {
     #[serde(default)]
     os: String,
     #[serde(default)]
@@ -143,7 +143,7 @@ struct Named {
     variant: String,
 }
 
-impl Named {
+impl WrittenPlatform {
     fn platform(&self) -> Platform {
         Platform::new(&self.os, &self.architecture, &self.variant)
     }

@@ -122,8 +122,8 @@ impl Origin for FileOrigin {
             return Err(OriginError::new(ErrorKind::Io, text));
         }
         file.seek(SeekFrom::Start(range.start())).await.map_err(|error| failed(error, &path))?;
-        let reader = Reader { file, left: range.len(), at_first, path };
-        let bytes = stream::try_unfold(reader, Reader::next).boxed();
+        let reader = OpenedFile { file, left: range.len(), at_first, path };
+        let bytes = stream::try_unfold(reader, OpenedFile::next).boxed();
         let body = body::checked(bytes, Some(range.len()), what);
         Ok(Reading {
             version: settled,
@@ -137,14 +137,14 @@ impl Origin for FileOrigin {
     }
 }
 
-struct Reader {
+struct OpenedFile {
     file: File,
     left: u64,
     at_first: Version,
     path: PathBuf,
 }
 
-impl Reader {
+impl OpenedFile {
     async fn next(mut self) -> Result<Option<(Bytes, Self)>, OriginError> {
         let wanted = usize::try_from(self.left).unwrap_or(CHUNK).min(CHUNK);
         let mut chunk = Vec::with_capacity(wanted);

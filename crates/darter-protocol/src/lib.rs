@@ -6,7 +6,7 @@
 //! | file | what lives there |
 //! |---|---|
 //! | [`versions`] | [`Versions`] and [`Capabilities`]: which protocol an agent speaks |
-//! | [`preface`] | the first bytes of every connection: [`Hello`], [`Kind`], [`Role`] |
+//! | [`preface`] | the first bytes of every connection: [`Hello`], [`ConnectionKind`], [`Role`] |
 //! | [`message`] | [`Message`]: everything that is said on a control channel |
 //! | [`frame`] | [`Frame`]: messages as they stand one behind the other on a control channel |
 //! | [`data`] | requests for pieces, and what precedes a piece: [`Request`], [`Refusal`] |
@@ -24,7 +24,7 @@
 //! - a number that stands for one of several things (a role, a sort of failure) may get new values: where it is not known it
 //!   reads as the most harmless one;
 //! - a requester may send frames of a new sort on a data channel, and a holder may refuse for a new reason;
-//! - a hello gets a new field at its end, a connection a new [`Kind`], a set of capabilities a new bit.
+//! - a hello gets a new field at its end, a connection a new [`ConnectionKind`], a set of capabilities a new bit.
 //!
 //! An agent that needs an *answer* to something new says it only to a peer whose [`Versions`] or [`Capabilities`] tell that it knows it
 //! ([`Message::since`]). Agents of version 3 hang up on kinds and fields that they do not know: as long as 3 is spoken, a new field is
@@ -56,5 +56,5 @@ pub use message::{
     Failure, FailureKind, Held, Message, PeerInfo, RegistryAnswer, RegistryQuestion, StaleAnswer, Stretch, SwarmPart,
     Verdict, WANT_SINCE, Wish,
 };
-pub use preface::{Hello, Kind, Role};
+pub use preface::{ConnectionKind, Hello, Role};
 pub use versions::{Capabilities, Versions};

@@ -56,7 +56,7 @@ pub const HEAD_LENGTH: usize = 6;
 /// The purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
-pub enum Kind {
+pub enum ConnectionKind {
     /// [Messages](crate::Message), both ways.
     Control = 1,
     /// Pieces, from the side that accepted to the side that connected.
@@ -101,7 +101,7 @@ pub struct Hello {
 pub struct Head {
     /// The form of what follows, which is a version that the sender speaks.
     pub form: u8,
-    /// The connection's purpose, by [`Kind`]'s numbers.
+    /// The connection's purpose, by [`ConnectionKind`]'s numbers.
     pub kind: u8,
 }
 
@@ -118,7 +118,7 @@ impl Head {
     }
 }
 
-impl Kind {
+impl ConnectionKind {
     /// The kind with this number.
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
@@ -143,7 +143,7 @@ pub const fn form_of_answer(versions: Versions, asked: u8) -> u8 {
 ///
 /// # Errors
 /// [`ProtocolError::TooLong`] for an introduction that nobody would read.
-pub fn encode(form: u8, kind: Kind, me: &Hello) -> Result<Vec<u8>> {
+pub fn encode(form: u8, kind: ConnectionKind, me: &Hello) -> Result<Vec<u8>> {
     let Hello { node, listen, place, role, program, run, versions, capabilities } = me;
     let mut hello = postcard::to_stdvec(&(node, listen, place, role, program)).expect("a hello is plain data");
     if form >= FULL_FORM {

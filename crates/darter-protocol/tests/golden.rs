@@ -14,7 +14,7 @@ use darter_protocol::data::{Ask, Header};
 use darter_protocol::frame::take;
 use darter_protocol::preface::{self, Head};
 use darter_protocol::{
-    Capabilities, Failure, Frame, Hello, Kind, Message, Refusal, Request, Role, Unknown, Versions, Wanted,
+    Capabilities, ConnectionKind, Failure, Frame, Hello, Message, Refusal, Request, Role, Unknown, Versions, Wanted,
 };
 
 use self::messages::{failure_kinds, messages};
@@ -51,10 +51,10 @@ fn every_message_has_the_bytes_that_were_written_down() {
 fn the_last_releases_preface_is_read() {
     let place = Place { region: "eu".into(), zone: "a".into(), rack: "7".into(), host: "h1".into() };
     for (name, bytes) in recorded(VERSION_3, "preface/") {
-        let kind = if name == "data" { Kind::Data } else { Kind::Control };
+        let kind = if name == "data" { ConnectionKind::Data } else { ConnectionKind::Control };
         let (head, rest) = bytes.split_first_chunk().unwrap();
         let head = Head::decode(head).unwrap();
-        assert_eq!((head.form, Kind::from_number(head.kind)), (3, Some(kind)));
+        assert_eq!((head.form, ConnectionKind::from_number(head.kind)), (3, Some(kind)));
         let (length, hello) = rest.split_first_chunk().unwrap();
         assert_eq!(preface::hello_length(*length).unwrap(), hello.len());
         let hello = preface::decode_hello(head.form, hello).unwrap();

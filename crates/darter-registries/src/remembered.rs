@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use darter_core::Digest;
 use darter_metrics::RegistryAnswered;
-use darter_oci::manifest::{self, ImageManifest, Named};
+use darter_oci::manifest::{self, ImageManifest, NamedParts};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
@@ -63,7 +63,7 @@ impl Registries {
         let checked = manifest::check(&reply.headers, reply.body.clone(), expected).ok()?;
         let manifest::Checked { manifest, keeps: true } = checked else { return None };
         let size = Some(manifest.bytes.len() as u64);
-        let parts = Named::parse(&manifest.bytes).all().map(|part| (part.digest, part.size));
+        let parts = NamedParts::parse(&manifest.bytes).all().map(|part| (part.digest, part.size));
         learnt.push(Learnt::Has([(manifest.digest, size)].into_iter().chain(parts).collect()));
         let digest = manifest.digest;
         self.manifests.put(manifest).await;

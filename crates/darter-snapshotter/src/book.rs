@@ -180,12 +180,12 @@ mod tests {
 
     use super::*;
     use crate::stack::File;
-    use crate::tree::{Kind, Labels, Usage};
+    use crate::tree::{Labels, SnapshotKind, Usage};
 
     fn snapshot(number: u64) -> Snapshot {
         Snapshot {
             number,
-            kind: Kind::Committed,
+            kind: SnapshotKind::Committed,
             parent: Some("p".to_owned()),
             created: Duration::new(5, 7),
             updated: Duration::new(6, 8),
@@ -249,7 +249,7 @@ mod tests {
             begin.commit().unwrap();
         };
         set(1);
-        assert_eq!(book.read(&[]).unwrap().snapshots[0].1.kind, Kind::View);
+        assert_eq!(book.read(&[]).unwrap().snapshots[0].1.kind, SnapshotKind::View);
         set(2);
         assert!(matches!(book.read(&[]), Err(BookError::Newer(_, 2))));
     }

@@ -26,7 +26,7 @@ impl Filters {
     /// Reads them. No filter: everything fits.
     pub(crate) fn parse(filters: &[String]) -> Result<Self, Refusal> {
         let parsed = filters.iter().map(|filter| {
-            Reader { text: filter, at: 0 }
+            Parser { text: filter, at: 0 }
                 .selectors()
                 .map_err(|what| Refusal::Argument(format!("can't read the filter {filter:?}: {what}")))
         });
@@ -58,12 +58,12 @@ impl Selector {
     }
 }
 
-struct Reader<'a> {
+struct Parser<'a> {
     text: &'a str,
     at: usize,
 }
 
-impl Reader<'_> {
+impl Parser<'_> {
     fn rest(&self) -> &str {
         &self.text[self.at..]
     }
@@ -162,13 +162,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::tree::{Kind, Labels, Usage};
+    use crate::tree::{Labels, SnapshotKind, Usage};
 
     fn fits(filters: &[&str]) -> Result<bool, Refusal> {
         let labels = [("l", "2"), ("containerd.io/gc.root", "walk"), ("a \"quoted\" one", "x,y")];
         let snapshot = Snapshot {
             number: 1,
-            kind: Kind::Active,
+            kind: SnapshotKind::Active,
             parent: Some("p".to_owned()),
             created: Duration::ZERO,
             updated: Duration::ZERO,

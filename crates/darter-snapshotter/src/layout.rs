@@ -10,7 +10,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::tree::Kind;
+use crate::tree::SnapshotKind;
 
 /// One mount, as containerd does it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,20 +66,20 @@ impl Layout {
     }
 
     /// The mounts that show the active snapshot or view `number` on the directories `below`, the uppermost first.
-    pub(crate) fn mounts(&self, kind: Kind, number: u64, below: &[PathBuf]) -> Vec<Mount> {
+    pub(crate) fn mounts(&self, kind: SnapshotKind, number: u64, below: &[PathBuf]) -> Vec<Mount> {
         let bind = |source: &Path, mode: &str| {
             let options = vec![mode.to_owned(), "rbind".to_owned()];
             vec![Mount { kind: "bind", source: source.display().to_string(), options }]
         };
         match (kind, below) {
-            (Kind::View, []) => return bind(&self.upper(number), "ro"),
+            (SnapshotKind::View, []) => return bind(&self.upper(number), "ro"),
             (_, []) => return bind(&self.upper(number), "rw"),
             // Overlayfs wants a second one, or something to write into.
-            (Kind::View, [only]) => return bind(only, "ro"),
+            (SnapshotKind::View, [only]) => return bind(only, "ro"),
             _ => {}
         }
         let mut options = Vec::new();
-        if kind == Kind::Active {
+        if kind == SnapshotKind::Active {
             options.push(format!("workdir={}", self.work(number).display()));
             options.push(format!("upperdir={}", self.upper(number).display()));
         }
@@ -96,7 +96,7 @@ impl Layout {
 mod tests {
     use super::*;
 
-    fn mounts(kind: Kind, below: &[&str]) -> String {
+    fn mounts(kind: SnapshotKind, below: &[&str]) -> String {
         let below: Vec<_> = below.iter().map(PathBuf::from).collect();
         let layout = Layout::new("/r".into(), true);
         let [mount] = &layout.mounts(kind, 3, &below)[..] else { panic!("one mount") };
@@ -105,17 +105,17 @@ mod tests {
 
     #[test]
     fn what_is_written_into_lies_on_top_of_all_others() {
-        assert_eq!(mounts(Kind::Active, &[]), "bind /r/snapshots/3/fs rw rbind");
+        assert_eq!(mounts(SnapshotKind::Active, &[]), "bind /r/snapshots/3/fs rw rbind");
         assert_eq!(
-            mounts(Kind::Active, &["/r/layers/2", "/r/snapshots/1/fs"]),
+            mounts(SnapshotKind::Active, &["/r/layers/2", "/r/snapshots/1/fs"]),
             "overlay overlay workdir=/r/snapshots/3/work upperdir=/r/snapshots/3/fs lowerdir=/r/layers/2:/r/snapshots/1/fs index=off"
         );
     }
 
     #[test]
     fn views_can_not_be_written_into() {
-        assert_eq!(mounts(Kind::View, &[]), "bind /r/snapshots/3/fs ro rbind");
-        assert_eq!(mounts(Kind::View, &["/r/layers/2"]), "bind /r/layers/2 ro rbind");
-        assert_eq!(mounts(Kind::View, &["/b", "/a"]), "overlay overlay lowerdir=/b:/a index=off");
+        assert_eq!(mounts(SnapshotKind::View, &[]), "bind /r/snapshots/3/fs ro rbind");
+        assert_eq!(mounts(SnapshotKind::View, &["/r/layers/2"]), "bind /r/layers/2 ro rbind");
+        assert_eq!(mounts(SnapshotKind::View, &["/b", "/a"]), "overlay overlay lowerdir=/b:/a index=off");
     }
 }

@@ -28,7 +28,7 @@ use tonic_prost::ProstCodec;
 use crate::api;
 use crate::layout::Mount;
 use crate::service::{Failure, Snapshotter};
-use crate::tree::{Kind, Labels, Refusal, Snapshot};
+use crate::tree::{Labels, Refusal, Snapshot, SnapshotKind};
 
 /// How long calls may take that were under way when it was told to stop.
 const LAST_CALLS: Duration = Duration::from_secs(5);
@@ -249,9 +249,9 @@ fn mounts(mounts: Vec<Mount>) -> api::Mounts {
 
 fn info(name: String, snapshot: Snapshot) -> api::Info {
     let kind = match snapshot.kind {
-        Kind::Active => api::Kind::Active,
-        Kind::View => api::Kind::View,
-        Kind::Committed => api::Kind::Committed,
+        SnapshotKind::Active => api::Kind::Active,
+        SnapshotKind::View => api::Kind::View,
+        SnapshotKind::Committed => api::Kind::Committed,
     };
     let at = |date: Duration| {
         let nanos = i32::try_from(date.subsec_nanos()).unwrap_or_default();
@@ -303,7 +303,7 @@ mod tests {
     fn dates_have_nanoseconds() {
         let snapshot = Snapshot {
             number: 1,
-            kind: Kind::View,
+            kind: SnapshotKind::View,
             parent: None,
             created: Duration::new(5, 6),
             updated: Duration::new(7, 8),

@@ -27,7 +27,7 @@ use crate::filter::Filters;
 use crate::layout::{Layout, Mount};
 use crate::ledger::{Entry, Ledger, State};
 use crate::stack::{File, Mounted, Stack};
-use crate::tree::{Change, Kind, Labels, Part, Refusal, Snapshot, TARGET, Tree, Usage};
+use crate::tree::{Change, Labels, Part, Refusal, Snapshot, SnapshotKind, TARGET, Tree, Usage};
 
 /// How long the directory of layers may say nothing.
 const DIRECTORY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -243,11 +243,11 @@ impl Snapshotter {
         {
             return Err(Refusal::Exists(target.clone()).into());
         }
-        self.mounting(move |inner| inner.create(Kind::Active, &key, &parent, labels)).await
+        self.mounting(move |inner| inner.create(SnapshotKind::Active, &key, &parent, labels)).await
     }
 
     pub(crate) async fn view(&self, key: String, parent: String, labels: Labels) -> Result<Vec<Mount>> {
-        self.mounting(move |inner| inner.create(Kind::View, &key, &parent, labels)).await
+        self.mounting(move |inner| inner.create(SnapshotKind::View, &key, &parent, labels)).await
     }
 
     /// True if the committed snapshot that an unpacker wants can be had without unpacking, and is there.
@@ -311,8 +311,8 @@ impl Snapshotter {
         self.blocking(move |inner| {
             let snapshot = inner.ledger.state().tree.get(&key)?.clone();
             match snapshot.kind {
-                Kind::Active => inner.usage(snapshot.number),
-                Kind::View | Kind::Committed => Ok(snapshot.usage),
+                SnapshotKind::Active => inner.usage(snapshot.number),
+                SnapshotKind::View | SnapshotKind::Committed => Ok(snapshot.usage),
             }
         })
         .await
@@ -336,12 +336,12 @@ impl Inner {
         self.ledger.write(|state| Ok((Some(decide(&state.tree)?.into()), ())), |_, ()| ())
     }
 
-    fn made(&self, number: u64, kind: Kind, labels: Labels) -> Snapshot {
+    fn made(&self, number: u64, kind: SnapshotKind, labels: Labels) -> Snapshot {
         let now = self.clock.date();
         Snapshot { number, kind, parent: None, created: now, updated: now, labels, usage: Usage::default(), lazy: None }
     }
 
-    fn create(&self, kind: Kind, key: &str, parent: &str, labels: Labels) -> Result<Vec<Mount>> {
+    fn create(&self, kind: SnapshotKind, key: &str, parent: &str, labels: Labels) -> Result<Vec<Mount>> {
         let (number, below) = {
             let mut state = self.ledger.state();
             state.tree.check(key, parent)?;
@@ -362,7 +362,7 @@ impl Inner {
 
     fn create_on(
         &self,
-        kind: Kind,
+        kind: SnapshotKind,
         number: u64,
         key: &str,
         parent: &str,
@@ -386,7 +386,8 @@ impl Inner {
             }
             let number = state.tree.number();
             let usage = Usage { bytes: found.held, inodes: 1 };
-            let made = Snapshot { lazy: Some(found.diff_id), usage, ..self.made(number, Kind::Committed, labels) };
+            let made =
+                Snapshot { lazy: Some(found.diff_id), usage, ..self.made(number, SnapshotKind::Committed, labels) };
             // On another parent it is another one.
             let change = state.tree.create(&format!("lazy/{number}/{target}"), parent, made)?;
             Ok::<_, Failure>((Some(change.into()), true))
@@ -405,7 +406,7 @@ impl Inner {
             let below = state.tree.below(&snapshot);
             (snapshot, below)
         };
-        if snapshot.kind == Kind::Committed {
+        if snapshot.kind == SnapshotKind::Committed {
             return Err(Refusal::Precondition(format!("snapshot {key} is committed: nobody mounts it")).into());
         }
         Ok(self.layout.mounts(snapshot.kind, snapshot.number, &self.directories(&below)?))
@@ -487,8 +488,8 @@ impl Inner {
     fn commit(&self, key: &str, name: &str, labels: Labels) -> Result<()> {
         let active = self.ledger.state().tree.get(key)?.clone();
         let usage = match active.kind {
-            Kind::Active => self.usage(active.number)?,
-            Kind::View | Kind::Committed => Usage::default(),
+            SnapshotKind::Active => self.usage(active.number)?,
+            SnapshotKind::View | SnapshotKind::Committed => Usage::default(),
         };
         let now = self.clock.date();
         self.change(|tree| tree.commit(key, name, usage, labels, now))

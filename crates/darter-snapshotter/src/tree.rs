@@ -23,13 +23,13 @@ pub(crate) type Labels = BTreeMap<String, String>;
 /// The kind of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Kind {
+pub(crate) enum SnapshotKind {
     Active,
     View,
     Committed,
 }
 
-impl Kind {
+impl SnapshotKind {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Active => "active",
@@ -50,7 +50,7 @@ pub(crate) struct Usage {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Snapshot {
     pub(crate) number: u64,
-    pub(crate) kind: Kind,
+    pub(crate) kind: SnapshotKind,
     /// The name of the one that it stands on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) parent: Option<String>,
@@ -163,7 +163,7 @@ impl Tree {
         if name.is_empty() {
             return Err(Refusal::Argument("a snapshot needs a key".to_owned()));
         }
-        if !parent.is_empty() && self.get(parent)?.kind != Kind::Committed {
+        if !parent.is_empty() && self.get(parent)?.kind != SnapshotKind::Committed {
             return Err(Refusal::Argument(format!("the parent {parent} is not committed")));
         }
         if self.snapshots.contains_key(name) { Err(Refusal::Exists(name.to_owned())) } else { Ok(()) }
@@ -203,10 +203,11 @@ impl Tree {
         if self.snapshots.contains_key(name) {
             return Err(Refusal::Exists(name.to_owned()));
         }
-        if active.kind != Kind::Active {
+        if active.kind != SnapshotKind::Active {
             return Err(Refusal::Precondition(format!("snapshot {key} is not active, but {}", active.kind.name())));
         }
-        let committed = Snapshot { kind: Kind::Committed, created: now, updated: now, labels, usage, ..active.clone() };
+        let committed =
+            Snapshot { kind: SnapshotKind::Committed, created: now, updated: now, labels, usage, ..active.clone() };
         Ok(Change { gone: vec![key.to_owned()], new: vec![(name.to_owned(), committed)] })
     }
 
@@ -285,7 +286,7 @@ impl Tree {
 mod tests {
     use super::*;
 
-    fn made(tree: &mut Tree, kind: Kind) -> Snapshot {
+    fn made(tree: &mut Tree, kind: SnapshotKind) -> Snapshot {
         Snapshot {
             number: tree.number(),
             kind,
@@ -298,7 +299,7 @@ mod tests {
         }
     }
 
-    fn create(tree: &mut Tree, name: &str, parent: &str, kind: Kind) -> Result<(), Refusal> {
+    fn create(tree: &mut Tree, name: &str, parent: &str, kind: SnapshotKind) -> Result<(), Refusal> {
         let made = made(tree, kind);
         let change = tree.create(name, parent, made)?;
         tree.apply(&change);
@@ -314,7 +315,7 @@ mod tests {
     fn lazy(tree: &mut Tree, name: &str, parent: &str, layer: &str) {
         let diff_id = Digest::sha256(layer.as_bytes());
         let labels = Labels::from([(TARGET.to_owned(), name.to_owned())]);
-        let made = Snapshot { lazy: Some(diff_id), labels, ..made(tree, Kind::Committed) };
+        let made = Snapshot { lazy: Some(diff_id), labels, ..made(tree, SnapshotKind::Committed) };
         let change = tree.create(name, parent, made).unwrap();
         tree.apply(&change);
     }
@@ -322,26 +323,26 @@ mod tests {
     #[test]
     fn snapshots_stand_on_committed_ones_alone() {
         let mut tree = Tree::default();
-        create(&mut tree, "a", "", Kind::Active).unwrap();
-        assert!(matches!(create(&mut tree, "b", "a", Kind::Active), Err(Refusal::Argument(_))));
-        assert_eq!(create(&mut tree, "b", "none", Kind::View), Err(Refusal::NotFound("none".to_owned())));
-        assert_eq!(create(&mut tree, "a", "", Kind::View), Err(Refusal::Exists("a".to_owned())));
+        create(&mut tree, "a", "", SnapshotKind::Active).unwrap();
+        assert!(matches!(create(&mut tree, "b", "a", SnapshotKind::Active), Err(Refusal::Argument(_))));
+        assert_eq!(create(&mut tree, "b", "none", SnapshotKind::View), Err(Refusal::NotFound("none".to_owned())));
+        assert_eq!(create(&mut tree, "a", "", SnapshotKind::View), Err(Refusal::Exists("a".to_owned())));
         commit(&mut tree, "a", "one").unwrap();
         assert!(tree.get("a").is_err() && tree.get("one").unwrap().usage.bytes == 7);
-        create(&mut tree, "b", "one", Kind::View).unwrap();
+        create(&mut tree, "b", "one", SnapshotKind::View).unwrap();
         assert!(matches!(commit(&mut tree, "b", "two"), Err(Refusal::Precondition(_))), "a view");
         assert!(matches!(commit(&mut tree, "gone", "two"), Err(Refusal::NotFound(_))));
-        create(&mut tree, "c", "one", Kind::Active).unwrap();
+        create(&mut tree, "c", "one", SnapshotKind::Active).unwrap();
         assert_eq!(commit(&mut tree, "c", "one"), Err(Refusal::Exists("one".to_owned())));
     }
 
     #[test]
     fn what_others_stand_on_stays() {
         let mut tree = Tree::default();
-        create(&mut tree, "a", "", Kind::Active).unwrap();
+        create(&mut tree, "a", "", SnapshotKind::Active).unwrap();
         commit(&mut tree, "a", "one").unwrap();
         for name in ["b", "c"] {
-            create(&mut tree, name, "one", Kind::Active).unwrap();
+            create(&mut tree, name, "one", SnapshotKind::Active).unwrap();
         }
         commit(&mut tree, "b", "two").unwrap();
         for gone in ["c", "two"] {
@@ -357,7 +358,7 @@ mod tests {
     #[test]
     fn labels_are_replaced_one_by_one_or_all_at_once_and_nothing_else_is() {
         let mut tree = Tree::default();
-        create(&mut tree, "a", "", Kind::Active).unwrap();
+        create(&mut tree, "a", "", SnapshotKind::Active).unwrap();
         let mut update = |labels: &[(&str, &str)], paths: &[&str]| {
             let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
             let paths: Vec<_> = paths.iter().map(|path| (*path).to_owned()).collect();
@@ -376,10 +377,10 @@ mod tests {
     fn lazy_layers_lie_below_unpacked_ones_and_above() {
         let mut tree = Tree::default();
         lazy(&mut tree, "one", "", "x");
-        create(&mut tree, "b", "one", Kind::Active).unwrap();
+        create(&mut tree, "b", "one", SnapshotKind::Active).unwrap();
         commit(&mut tree, "b", "two").unwrap();
         lazy(&mut tree, "three", "two", "y");
-        create(&mut tree, "c", "three", Kind::Active).unwrap();
+        create(&mut tree, "c", "three", SnapshotKind::Active).unwrap();
         let [x, y] = ["x", "y"].map(|name| Digest::sha256(name.as_bytes()));
         let two = tree.get("two").unwrap().number;
         assert_eq!(tree.below(tree.get("c").unwrap()), [Part::Lazy(y), Part::Unpacked(two), Part::Lazy(x)]);
@@ -398,7 +399,7 @@ mod tests {
         assert_eq!(tree.found("two", ""), None);
         assert_eq!(tree.found("three", "one"), None);
         let labels = Labels::from([(TARGET.to_owned(), "three".to_owned())]);
-        let unpacked = Snapshot { labels, ..made(&mut tree, Kind::Committed) };
+        let unpacked = Snapshot { labels, ..made(&mut tree, SnapshotKind::Committed) };
         let change = tree.create("a/1/three", "one", unpacked).unwrap();
         tree.apply(&change);
         assert_eq!(tree.found("three", "one"), None, "what one namespace has unpacked is no other's");

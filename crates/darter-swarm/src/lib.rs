@@ -62,7 +62,7 @@ pub use hashes::Hashes;
 pub use lead::{Lead, NewNeighbour, Notice, OriginReader, OriginRun, Start, Wish};
 pub use leadership::{Found, Leader, Leadership, Loss, Step};
 pub use learner::{Learner, Teacher};
-pub use news::{News, Told};
+pub use news::{News, PieceNews};
 pub use pace::{Pace, Standing};
 pub use phase::{Checkable, CheckedBy, Course, Phase};
 pub use picker::{OpenRequest, Picker};

@@ -17,7 +17,7 @@ use crate::{Picker, Tuning};
 
 /// One piece of news about this node's pieces.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum PieceNews {
     /// These pieces are held here now, too. Without any: there are hashes here.
     Have(Vec<PieceIndex>),
     /// These pieces are no longer held here.
@@ -25,7 +25,7 @@ pub enum Told {
 }
 
 /// News to tell, each with all receivers.
-pub type Tellings = Vec<(Vec<NodeId>, Told)>;
+pub type Tellings = Vec<(Vec<NodeId>, PieceNews)>;
 
 /// Pieces, each list once, with all who are to be told of these.
 type Groups = Vec<(Vec<PieceIndex>, Vec<NodeId>)>;
@@ -189,11 +189,12 @@ impl News {
         self.is_all = false;
         groups.retain(|(pieces, _)| tells_of_hashes || !pieces.is_empty());
         groups.sort_unstable();
-        let mut tellings: Tellings = groups.into_iter().map(|(pieces, nodes)| (nodes, Told::Have(pieces))).collect();
+        let mut tellings: Tellings =
+            groups.into_iter().map(|(pieces, nodes)| (nodes, PieceNews::Have(pieces))).collect();
         if !gone.is_empty() {
             let mut everybody = neighbours.to_vec();
             everybody.extend(lead.filter(|lead| !neighbours.contains(lead)));
-            tellings.push((everybody, Told::Lost(gone)));
+            tellings.push((everybody, PieceNews::Lost(gone)));
         }
         tellings
     }

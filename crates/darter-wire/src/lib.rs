@@ -32,10 +32,10 @@ pub use budget::{Budget, Unlimited};
 pub use buffer::{BufferPool, PooledBuffer};
 pub use control::{ControlConfig, ControlReceiver, ControlSender};
 pub use darter_protocol::{
-    Capabilities, Failure, FailureKind, Frame, Held, Hello, Kind, MAX_BLOB_LENGTH, MAX_MESSAGE, MAX_PEERS_TOLD,
-    MAX_PIECE_LENGTH, MAX_PIECES, MAX_REGISTRY_HEADERS, MAX_REGISTRY_PATH, MAX_STRETCHES, MAX_UNANSWERED, MAX_WISHES,
-    Message, PeerInfo, Refusal, RegistryAnswer, RegistryQuestion, Request, Role, StaleAnswer, Stretch, SwarmPart,
-    Unknown, Verdict, Versions, WANT_SINCE, Wanted, Wish,
+    Capabilities, ConnectionKind, Failure, FailureKind, Frame, Held, Hello, MAX_BLOB_LENGTH, MAX_MESSAGE,
+    MAX_PEERS_TOLD, MAX_PIECE_LENGTH, MAX_PIECES, MAX_REGISTRY_HEADERS, MAX_REGISTRY_PATH, MAX_STRETCHES,
+    MAX_UNANSWERED, MAX_WISHES, Message, PeerInfo, Refusal, RegistryAnswer, RegistryQuestion, Request, Role,
+    StaleAnswer, Stretch, SwarmPart, Unknown, Verdict, Versions, WANT_SINCE, Wanted, Wish,
 };
 pub use data::{Answer, Answers, Bind, DataClient, Later, Payload, Receiving, Sending, Slots, Uploads, serve_data};
 pub use error::{Result, WireError};

@@ -12,7 +12,7 @@ use std::time::Duration;
 use darter_protocol::preface::{
     HEAD_LENGTH, Head, OLDEST_FORM, decode_hello, encode, form_of, form_of_answer, hello_length,
 };
-use darter_protocol::{Hello, Kind, Versions};
+use darter_protocol::{ConnectionKind, Hello, Versions};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
@@ -28,7 +28,7 @@ const LINGER: (Duration, usize) = (Duration::from_millis(500), 64 * 1024);
 #[derive(Debug)]
 pub struct Greeted {
     /// The connection's purpose.
-    pub kind: Kind,
+    pub kind: ConnectionKind,
     /// The highest version of the protocol that both sides speak.
     pub version: u8,
     /// The peer's introduction, with its listening address completed.
@@ -43,7 +43,7 @@ pub struct Greeted {
 /// Those of [`Transport::connect`], [`WireError::NotDarter`], [`WireError::NoAnswer`], [`WireError::HungUp`],
 /// [`WireError::Version`], [`WireError::Identity`], [`WireError::Oneself`], [`WireError::SameId`], and
 /// [`WireError::Protocol`] for a hello that makes no sense.
-pub async fn open(transport: &dyn Transport, addr: &str, kind: Kind, me: &Hello) -> Result<Greeted> {
+pub async fn open(transport: &dyn Transport, addr: &str, kind: ConnectionKind, me: &Hello) -> Result<Greeted> {
     const OLDEST: Versions = Versions::exactly(OLDEST_FORM);
     match open_in(form_of(me.versions), transport, addr, kind, me).await {
         // The answer of an agent that knows no other form is lost where it hung up with bytes unread.
@@ -56,7 +56,7 @@ pub async fn open(transport: &dyn Transport, addr: &str, kind: Kind, me: &Hello)
     }
 }
 
-async fn open_in(form: u8, transport: &dyn Transport, addr: &str, kind: Kind, me: &Hello) -> Result<Greeted> {
+async fn open_in(form: u8, transport: &dyn Transport, addr: &str, kind: ConnectionKind, me: &Hello) -> Result<Greeted> {
     let stream = transport.connect(addr).await?;
     let exchange = async {
         let mut stream = stream;
@@ -86,7 +86,7 @@ pub async fn greet(stream: PeerStream, me: &Hello) -> Result<Greeted> {
         let theirs = read_head(&mut stream, &addr).await?;
         // Before judging: the other side should learn from this preface what is wrong between the two.
         let form = form_of_answer(me.versions, theirs.form);
-        let answer = encode(form, Kind::from_number(theirs.kind).unwrap_or(Kind::Control), me)?;
+        let answer = encode(form, ConnectionKind::from_number(theirs.kind).unwrap_or(ConnectionKind::Control), me)?;
         stream.writer.write_all(&answer).await.map_err(WireError::io("answer a preface"))?;
         let (hello, version) = match read_hello(&mut stream, &addr, theirs, me).await {
             Err(error @ WireError::Version { .. }) => {
@@ -147,7 +147,14 @@ async fn read_hello(stream: &mut PeerStream, addr: &str, head: Head, me: &Hello)
 }
 
 /// Decides whether the agent that introduced itself is one to talk to.
-fn meet(stream: PeerStream, addr: &str, me: &Hello, kind: Kind, mut hello: Hello, version: u8) -> Result<Greeted> {
+fn meet(
+    stream: PeerStream,
+    addr: &str,
+    me: &Hello,
+    kind: ConnectionKind,
+    mut hello: Hello,
+    version: u8,
+) -> Result<Greeted> {
     hello.listen = reachable(&hello.listen, stream.peer_addr());
     if let Some(proven) = stream.proven().map(|key| key.node())
         && proven != hello.node
@@ -190,8 +197,8 @@ async fn read_introduction(stream: &mut PeerStream, form: u8) -> Result<Hello> {
     Ok(decode_hello(form, &hello)?)
 }
 
-fn known(kind: u8) -> Result<Kind> {
-    Kind::from_number(kind).ok_or(WireError::violation("an unknown kind of connection"))
+fn known(kind: u8) -> Result<ConnectionKind> {
+    ConnectionKind::from_number(kind).ok_or(WireError::violation("an unknown kind of connection"))
 }
 
 /// Puts the address a connection comes from in place of an unspecified one.

@@ -4,7 +4,8 @@ use darter_core::{Blame, Blamed, Fault, NodeId, Place, PublicKey, Retry};
 use darter_protocol::ProtocolError;
 use darter_wire::preface::{greet, open};
 use darter_wire::{
-    Capabilities, Greeted, Hello, Kind, MemNetwork, Result, Role, TcpTransport, Transport, Versions, WireError,
+    Capabilities, ConnectionKind, Greeted, Hello, MemNetwork, Result, Role, TcpTransport, Transport, Versions,
+    WireError,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -29,7 +30,7 @@ fn of_release(node: u8, lowest: u8, highest: u8) -> Hello {
 }
 
 /// Node 1 connects to node 2; what each sees.
-async fn meet(one: &Hello, two: &Hello, kind: Kind) -> (Result<Greeted>, Result<Greeted>) {
+async fn meet(one: &Hello, two: &Hello, kind: ConnectionKind) -> (Result<Greeted>, Result<Greeted>) {
     let network = MemNetwork::new();
     let listener = network.host([10, 0, 0, 2]).listen("0.0.0.0:7400").await.unwrap();
     let caller = network.host([10, 0, 0, 1]);
@@ -47,7 +48,7 @@ async fn answered_with(answer: Vec<u8>) -> WireError {
         stream.writer.write_all(&answer).await.unwrap();
         stream.reader.read_to_end(&mut Vec::new()).await.unwrap();
     });
-    open(&network.host([10, 0, 0, 1]), "10.0.0.2:7400", Kind::Control, &hello(1, "")).await.unwrap_err()
+    open(&network.host([10, 0, 0, 1]), "10.0.0.2:7400", ConnectionKind::Control, &hello(1, "")).await.unwrap_err()
 }
 
 /// A listener's error from a caller that says `said`.
@@ -69,7 +70,7 @@ fn preface(version: u8, kind: u8, length: u16, rest: &[u8]) -> Vec<u8> {
 #[tokio::test]
 async fn two_nodes_learn_who_the_other_is_and_how_to_reach_it() {
     let (one, two) = (hello(1, "0.0.0.0:7401"), hello(2, "node2.example:7400"));
-    for kind in [Kind::Control, Kind::Data] {
+    for kind in [ConnectionKind::Control, ConnectionKind::Data] {
         let (at_one, at_two) = meet(&one, &two, kind).await;
         let (mut at_one, mut at_two) = (at_one.unwrap(), at_two.unwrap());
         assert_eq!((at_one.kind, at_two.kind), (kind, kind));
@@ -85,7 +86,7 @@ async fn two_nodes_learn_who_the_other_is_and_how_to_reach_it() {
 #[tokio::test]
 async fn a_node_that_reaches_itself_notices_on_both_ends() {
     let me = hello(1, "");
-    let (caller, listener) = meet(&me, &me, Kind::Control).await;
+    let (caller, listener) = meet(&me, &me, ConnectionKind::Control).await;
     assert!(matches!(caller, Err(WireError::Oneself { addr }) if addr == "10.0.0.2:7400"));
     assert!(matches!(listener, Err(WireError::Oneself { .. })));
 }
@@ -99,7 +100,7 @@ async fn a_web_server_is_not_darter() {
         let _ = stream.read(&mut [0; 512]).await;
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n").await;
     });
-    let error = open(&TcpTransport::default(), &addr, Kind::Control, &hello(1, "")).await.unwrap_err();
+    let error = open(&TcpTransport::default(), &addr, ConnectionKind::Control, &hello(1, "")).await.unwrap_err();
     assert!(matches!(&error, WireError::NotDarter { addr: named } if *named == addr), "{error}");
     assert!(error.blame().retry == Retry::Never);
 }
@@ -124,7 +125,8 @@ async fn what_hangs_up_without_a_word_is_tried_again_later() {
     let network = MemNetwork::new();
     let listener = network.host([10, 0, 0, 2]).listen("0.0.0.0:7400").await.unwrap();
     tokio::spawn(async move { while listener.accept().await.is_ok() {} });
-    let error = open(&network.host([10, 0, 0, 1]), "10.0.0.2:7400", Kind::Control, &hello(1, "")).await.unwrap_err();
+    let error =
+        open(&network.host([10, 0, 0, 1]), "10.0.0.2:7400", ConnectionKind::Control, &hello(1, "")).await.unwrap_err();
     assert!(matches!(error, WireError::HungUp { .. }) && error.blame().retry.is_later(), "{error}");
 }
 
@@ -157,7 +159,7 @@ async fn an_agent_of_the_version_before_is_spoken_to_in_its_own() {
         let listener = network.host([10, 0, 0, host]).listen("0.0.0.0:7400").await.unwrap();
         tokio::spawn(serve_as_version_2(listener, loses_its_answer));
         let (caller, addr) = (network.host([10, 0, 0, 1]), format!("10.0.0.{host}:7400"));
-        let mut greeted = open(&caller, &addr, Kind::Control, &hello(1, "")).await.unwrap();
+        let mut greeted = open(&caller, &addr, ConnectionKind::Control, &hello(1, "")).await.unwrap();
         assert_eq!(greeted.version, 2);
         let (versions, capabilities) = (Versions::exactly(2), Capabilities::NONE);
         assert_eq!(greeted.hello, Hello { run: 0, versions, capabilities, ..hello(2, "10.0.0.2:7400") });
@@ -188,7 +190,7 @@ async fn an_agent_of_the_version_before_is_answered_in_its_own() {
 #[tokio::test]
 async fn two_agents_with_one_id_are_told_from_one_that_reaches_itself() {
     let (one, other) = (hello(1, ""), Hello { run: 8, listen: "10.0.0.2:7400".into(), ..hello(1, "") });
-    let (at_one, at_other) = meet(&one, &other, Kind::Control).await;
+    let (at_one, at_other) = meet(&one, &other, ConnectionKind::Control).await;
     assert!(matches!(at_one, Err(WireError::SameId { addr, .. }) if addr == "10.0.0.2:7400"));
     assert!(matches!(at_other, Err(WireError::SameId { .. })));
 }
@@ -197,11 +199,11 @@ async fn two_agents_with_one_id_are_told_from_one_that_reaches_itself() {
 async fn agents_of_neighbouring_releases_speak_the_highest_version_that_both_know() {
     for (lowest, highest, common) in [(3, 9, 4), (4, 5, 4), (3, 3, 3), (1, 3, 3)] {
         let (ours, theirs) = (hello(1, ""), of_release(2, lowest, highest));
-        let (here, there) = meet(&ours, &theirs, Kind::Control).await;
+        let (here, there) = meet(&ours, &theirs, ConnectionKind::Control).await;
         let (here, there) = (here.unwrap(), there.unwrap());
         assert_eq!((here.version, there.version), (common, common), "{lowest} to {highest}, connected to");
         assert_eq!((here.hello.versions, here.hello.capabilities), (theirs.versions, theirs.capabilities));
-        let (there, here) = meet(&Hello { listen: String::new(), ..theirs }, &hello(1, ""), Kind::Data).await;
+        let (there, here) = meet(&Hello { listen: String::new(), ..theirs }, &hello(1, ""), ConnectionKind::Data).await;
         assert_eq!(
             (here.unwrap().version, there.unwrap().version),
             (common, common),
@@ -215,8 +217,8 @@ async fn where_no_version_is_common_both_ends_name_both_ranges_and_which_is_to_b
     for (lowest, highest, here_is_old) in [(5, 7, true), (9, 9, true), (1, 1, false)] {
         let (ours, theirs) =
             (Hello { versions: Versions { lowest: 3, highest: 4 }, ..hello(1, "") }, of_release(2, lowest, highest));
-        let (at_caller, at_listener) = meet(&ours, &theirs, Kind::Control).await;
-        let (from_there, to_here) = meet(&theirs, &ours, Kind::Data).await;
+        let (at_caller, at_listener) = meet(&ours, &theirs, ConnectionKind::Control).await;
+        let (from_there, to_here) = meet(&theirs, &ours, ConnectionKind::Data).await;
         for (error, is_here) in [(at_caller, true), (at_listener, false), (from_there, false), (to_here, true)]
             .map(|(it, is_here)| (it.unwrap_err(), is_here))
         {
@@ -247,7 +249,8 @@ async fn an_agent_of_the_last_release_is_understood_and_understands() {
         stream.writer.write_all(&answer).await.unwrap();
         listener
     });
-    let greeted = open(&network.host([10, 0, 0, 1]), "10.0.0.2:7400", Kind::Control, &hello(1, "")).await.unwrap();
+    let greeted =
+        open(&network.host([10, 0, 0, 1]), "10.0.0.2:7400", ConnectionKind::Control, &hello(1, "")).await.unwrap();
     let (versions, capabilities) = (Versions::exactly(3), Capabilities::NONE);
     let of_the_last_release = Hello { versions, capabilities, ..hello(2, "10.0.0.2:7400") };
     assert_eq!((greeted.version, greeted.hello), (3, of_the_last_release.clone()));
@@ -304,7 +307,7 @@ async fn garbage_behind_a_right_beginning_is_refused() {
 #[tokio::test]
 async fn a_hello_that_no_one_would_accept_is_not_sent() {
     let endless = Hello { program: "x".repeat(5_000), ..hello(1, "") };
-    let (caller, _) = meet(&endless, &hello(2, ""), Kind::Control).await;
+    let (caller, _) = meet(&endless, &hello(2, ""), ConnectionKind::Control).await;
     assert!(matches!(caller, Err(WireError::Protocol(ProtocolError::TooLong { .. }))));
 }
 
@@ -313,7 +316,7 @@ async fn meet_proving(one: (&Hello, PublicKey), two: (&Hello, PublicKey)) -> (Re
     let network = MemNetwork::new();
     let listener = network.host([10, 0, 0, 2]).proving(two.1).listen("0.0.0.0:7400").await.unwrap();
     let caller = network.host([10, 0, 0, 1]).proving(one.1);
-    tokio::join!(open(&caller, "10.0.0.2:7400", Kind::Control, one.0), async {
+    tokio::join!(open(&caller, "10.0.0.2:7400", ConnectionKind::Control, one.0), async {
         greet(listener.accept().await.unwrap(), two.0).await
     })
 }
@@ -346,6 +349,6 @@ async fn over_plain_tcp_nobody_proves_anything() {
     let addr = listener.local_addr().to_string();
     let (here, there) = (hello(1, ""), hello(2, ""));
     let accept = async { greet(listener.accept().await.unwrap(), &there).await };
-    let (at_here, at_there) = tokio::join!(open(&transport, &addr, Kind::Control, &here), accept);
+    let (at_here, at_there) = tokio::join!(open(&transport, &addr, ConnectionKind::Control, &here), accept);
     assert_eq!([at_here, at_there].map(|greeted| greeted.unwrap().stream.proven()), [None, None]);
 }

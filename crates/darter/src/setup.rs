@@ -90,7 +90,7 @@ pub(crate) struct Plan {
 }
 
 #[derive(Debug, Serialize)]
-struct Told {
+struct SetupReport {
     files: Vec<ToldFile>,
     dry_run: bool,
     restart: bool,
@@ -325,7 +325,7 @@ fn tell(args: &SetupArgs, plan: &Plan, left: Vec<PathBuf>) -> anyhow::Result<()>
     let run = plan.restart.then_some("systemctl restart containerd");
     if args.json {
         let files = plan.changes.iter().map(|change| ToldFile { path: change.path.clone(), change: change.what() });
-        let told = Told {
+        let told = SetupReport {
             files: files.collect(),
             dry_run: args.dry_run,
             restart: plan.restart,

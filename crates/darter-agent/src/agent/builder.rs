@@ -44,7 +44,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 use super::build::{cannot_listen, http_client, place_of, refuse_strangers, registry_config};
-use super::contents::Contents;
+use super::contents::ReadManifests;
 use super::reload::Changeable;
 use super::view::Sampler;
 use super::{Agent, Inner, Phase};
@@ -260,7 +260,7 @@ impl Prepared {
             seeds,
             swarms,
             registries,
-            contents: Contents::default(),
+            contents: ReadManifests::default(),
             sampler: Sampler::default(),
             inline: Arc::new(Semaphore::new(super::parts::MAX_INLINE)),
             _ears: ears,

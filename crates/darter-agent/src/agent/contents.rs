@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use darter_api::ImageRole;
 use darter_core::Digest;
-use darter_oci::manifest::{Named, PartRole};
+use darter_oci::manifest::{NamedParts, PartRole};
 use darter_registries::Registries;
 use parking_lot::Mutex;
 
@@ -17,10 +17,10 @@ const MAX_REMEMBERED: usize = 4096;
 
 /// The manifests read so far.
 #[derive(Default)]
-pub(super) struct Contents(Mutex<HashMap<Digest, Arc<Content>>>);
+pub(super) struct ReadManifests(Mutex<HashMap<Digest, Arc<ManifestParts>>>);
 
 /// One manifest.
-pub(super) struct Content {
+pub(super) struct ManifestParts {
     /// Its length in bytes.
     pub(super) length: u64,
     /// True if it is a list of manifests.
@@ -29,9 +29,9 @@ pub(super) struct Content {
     pub(super) parts: Vec<(ImageRole, Digest, Option<u64>)>,
 }
 
-impl Contents {
+impl ReadManifests {
     /// The parts that a manifest names, if it is here.
-    pub(super) async fn of(&self, registries: &Registries, digest: Digest) -> Option<Arc<Content>> {
+    pub(super) async fn of(&self, registries: &Registries, digest: Digest) -> Option<Arc<ManifestParts>> {
         if !registries.manifests().has(&digest) {
             return None;
         }
@@ -39,10 +39,10 @@ impl Contents {
             return Some(Arc::clone(known));
         }
         let cached = registries.manifests().get(digest).await?;
-        let manifest = Named::parse(&cached.bytes);
+        let manifest = NamedParts::parse(&cached.bytes);
         let is_index = manifest.is_index();
         let parts = manifest.parts().map(|(role, named)| (role_of(role), named.digest, named.size)).collect();
-        let content = Arc::new(Content { length: cached.bytes.len() as u64, is_index, parts });
+        let content = Arc::new(ManifestParts { length: cached.bytes.len() as u64, is_index, parts });
         let mut known = self.0.lock();
         if known.len() >= MAX_REMEMBERED {
             known.clear();

@@ -11,7 +11,7 @@ use darter_engine::FetchError;
 use darter_engine::transfer::Outcome;
 
 use super::Inner;
-use super::names::{self, Named};
+use super::names::{self, Meaning};
 
 /// A part of an image.
 struct Component {
@@ -23,9 +23,9 @@ struct Component {
 /// The sources of the bytes of the blob or image that is called `name`.
 pub(super) async fn explain(inner: &Inner, name: &str) -> Result<Option<Explained>, FetchError> {
     match names::find(inner, name).await? {
-        Named::Nothing => Ok(None),
-        Named::Blob(blob) => Ok(explain_blob(inner, blob).await.map(|told| Explained::Blob(Box::new(told)))),
-        Named::Image(image, digest) => {
+        Meaning::Nothing => Ok(None),
+        Meaning::Blob(blob) => Ok(explain_blob(inner, blob).await.map(|told| Explained::Blob(Box::new(told)))),
+        Meaning::Image(image, digest) => {
             let mut parts = Vec::new();
             for Component { role, digest, length } in parts_of(inner, digest).await {
                 let explanation = explain_blob(inner, blob_of(&digest)).await;
@@ -71,9 +71,9 @@ pub(super) struct Removable {
 pub(super) async fn removable(inner: &Inner, name: &str) -> Result<Removable, FetchError> {
     let registries = inner.registries.as_deref();
     let (image, digest) = match names::find(inner, name).await? {
-        Named::Nothing => return Ok(Removable::default()),
-        Named::Blob(blob) => return Ok(Removable { blobs: vec![blob], images: Vec::new() }),
-        Named::Image(image, digest) => (image, digest),
+        Meaning::Nothing => return Ok(Removable::default()),
+        Meaning::Blob(blob) => return Ok(Removable { blobs: vec![blob], images: Vec::new() }),
+        Meaning::Image(image, digest) => (image, digest),
     };
     let known = registries.map(|registries| registries.images().all()).unwrap_or_default();
     let by_name = !is_digest_of(name, digest) && known.iter().any(|(name, _)| *name == image);
@@ -112,9 +112,9 @@ pub(super) async fn by_blob(inner: &Inner) -> HashMap<BlobId, Vec<String>> {
 /// The blobs of what is called `name`.
 pub(super) async fn blobs_of(inner: &Inner, name: &str) -> Result<Vec<BlobId>, FetchError> {
     Ok(match names::find(inner, name).await? {
-        Named::Nothing => Vec::new(),
-        Named::Blob(blob) => vec![blob],
-        Named::Image(_, digest) => parts_of(inner, digest).await.iter().map(|part| blob_of(&part.digest)).collect(),
+        Meaning::Nothing => Vec::new(),
+        Meaning::Blob(blob) => vec![blob],
+        Meaning::Image(_, digest) => parts_of(inner, digest).await.iter().map(|part| blob_of(&part.digest)).collect(),
     })
 }
 

@@ -18,7 +18,7 @@ pub const MIN_DIGITS: usize = 8;
 
 /// The thing that a name stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Named {
+pub(super) enum Meaning {
     /// Nothing that is known here.
     Nothing,
     /// A blob, stored or moving.
@@ -31,37 +31,37 @@ pub(super) enum Named {
 ///
 /// # Errors
 /// [`FetchError::Ambiguous`] when more than one thing is; the store's.
-pub(super) async fn find(inner: &Inner, name: &str) -> Result<Named, FetchError> {
+pub(super) async fn find(inner: &Inner, name: &str) -> Result<Meaning, FetchError> {
     let (swarms, registries) = (&inner.swarms, inner.registries.as_deref());
     let blob = name.parse::<BlobId>().ok();
     if let Some(blob) = blob
         && swarms.is_known(blob).await?
     {
-        return Ok(Named::Blob(blob));
+        return Ok(Meaning::Blob(blob));
     }
     let digest = name.rsplit_once('@').map_or(name, |(_, digest)| digest).parse::<Digest>();
     if let Ok(digest) = digest {
         if let Some(registries) = registries
             && registries.manifests().get(digest).await.is_some()
         {
-            return Ok(Named::Image(name.to_owned(), digest));
+            return Ok(Meaning::Image(name.to_owned(), digest));
         }
-        return Ok(find_digest(swarms, &digest).await?.map_or(Named::Nothing, Named::Blob));
+        return Ok(find_digest(swarms, &digest).await?.map_or(Meaning::Nothing, Meaning::Blob));
     }
     if let Ok(url) = name.parse() {
         let (source, _) = Source::from_signed_url(url, &[], None, &inner.options.signed_parameters);
         if let Some(record) = swarms.recall(&source).await? {
-            return Ok(Named::Blob(record.blob));
+            return Ok(Meaning::Blob(record.blob));
         }
     }
     let found = by_digits_or_name(swarms, registries, name).await;
     match found.len() {
         0 => match blob {
             // Not here any more, but maybe what is known of it.
-            Some(blob) => Ok(Named::Blob(blob)),
+            Some(blob) => Ok(Meaning::Blob(blob)),
             None => by_reference(registries, name),
         },
-        1 => Ok(found.into_values().next().unwrap_or(Named::Nothing)),
+        1 => Ok(found.into_values().next().unwrap_or(Meaning::Nothing)),
         _ => Err(FetchError::Ambiguous { name: name.to_owned(), candidates: found.into_keys().collect() }),
     }
 }
@@ -72,7 +72,7 @@ async fn by_digits_or_name(
     swarms: &Arc<Swarms>,
     registries: Option<&Registries>,
     name: &str,
-) -> BTreeMap<String, Named> {
+) -> BTreeMap<String, Meaning> {
     let stored = swarms.house.context.disk.list().await;
     let mut known: Vec<(BlobId, String, Option<Digest>)> =
         stored.into_iter().map(|row| (row.id, row.info.name, row.info.digest)).collect();
@@ -84,7 +84,7 @@ async fn by_digits_or_name(
         .into_iter()
         .filter(|(blob, known_as, digest)| known_as == name || is_blob(*blob) || digest.as_ref().is_some_and(is_digest))
         .map(|(blob, _, digest)| {
-            (digest.map_or_else(|| blob.to_string(), |digest| digest.to_string()), Named::Blob(blob))
+            (digest.map_or_else(|| blob.to_string(), |digest| digest.to_string()), Meaning::Blob(blob))
         });
     let manifests = registries.map(|registries| registries.manifests().all()).unwrap_or_default();
     let manifests = manifests.into_iter().map(|digest| (digest.to_string(), digest));
@@ -93,14 +93,14 @@ async fn by_digits_or_name(
     let images = manifests
         .chain(named)
         .filter(|(_, digest)| is_digest(digest))
-        .map(|(image, digest)| (digest.to_string(), Named::Image(image, digest)));
+        .map(|(image, digest)| (digest.to_string(), Meaning::Image(image, digest)));
     blobs.chain(images).collect()
 }
 
-fn by_reference(registries: Option<&Registries>, name: &str) -> Result<Named, FetchError> {
+fn by_reference(registries: Option<&Registries>, name: &str) -> Result<Meaning, FetchError> {
     match registries.map_or(Found::Nothing, |registries| registries.images().find(name)) {
-        Found::Nothing => Ok(Named::Nothing),
-        Found::Image(image, digest) => Ok(Named::Image(image.to_string(), digest)),
+        Found::Nothing => Ok(Meaning::Nothing),
+        Found::Image(image, digest) => Ok(Meaning::Image(image.to_string(), digest)),
         Found::Several(candidates) => Err(FetchError::Ambiguous { name: name.to_owned(), candidates }),
     }
 }

@@ -9,8 +9,8 @@ use darter_core::source::Credentials;
 use darter_core::{BlobId, NodeId, PieceIndex, Source};
 use darter_wire::control::{self, ControlConfig};
 use darter_wire::{
-    Answer, BufferPool, DataClient, Greeted, Kind, Message, Receiving, Refusal, Request, Role, TcpTransport, Unlimited,
-    Wanted, preface,
+    Answer, BufferPool, ConnectionKind, DataClient, Greeted, Message, Receiving, Refusal, Request, Role, TcpTransport,
+    Unlimited, Wanted, preface,
 };
 use tokio::net::TcpListener;
 
@@ -27,7 +27,7 @@ async fn seed_of(directory: &tempfile::TempDir) -> Agent {
     Agent::start(options).await.unwrap()
 }
 
-async fn meet(agent: &Agent, node: NodeId, kind: Kind) -> Greeted {
+async fn meet(agent: &Agent, node: NodeId, kind: ConnectionKind) -> Greeted {
     let address = agent.status().listen.unwrap();
     preface::open(&TcpTransport::default(), &address, kind, &seed::hello(node, Role::Node, "")).await.unwrap()
 }
@@ -36,7 +36,7 @@ async fn meet(agent: &Agent, node: NodeId, kind: Kind) -> Greeted {
 async fn blobs_that_a_peer_has_made_up_leave_room_for_those_that_are_here() {
     let directory = tempfile::tempdir().unwrap();
     let agent = seed_of(&directory).await;
-    let channel = meet(&agent, NodeId([7; 16]), Kind::Data).await.stream;
+    let channel = meet(&agent, NodeId([7; 16]), ConnectionKind::Data).await.stream;
     let receiving = Receiving { budget: Arc::new(Unlimited), buffers: BufferPool::default() };
     let (client, mut answers) = DataClient::start(channel, receiving);
     let asking = async {
@@ -66,7 +66,7 @@ async fn questions_beyond_what_is_worked_on_for_a_peer_are_refused_at_once() {
     let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/file", origin.local_addr().unwrap());
     let (source, _) = Source::from_url(url.parse().unwrap(), &[], None);
-    let channel = meet(&agent, NodeId([7; 16]), Kind::Control).await.stream;
+    let channel = meet(&agent, NodeId([7; 16]), ConnectionKind::Control).await.stream;
     let (sender, mut receiver) = control::start(channel, &ControlConfig::default());
     let asking = async {
         for request in 0..MAX_OPEN + 3 {

@@ -11,8 +11,8 @@ use darter_origin::MemOrigin;
 use darter_protocol::data::{ASK_LENGTH, Ask, Header};
 use darter_wire::control::{self, ControlConfig, ControlSender};
 use darter_wire::{
-    Failure, FailureKind, Greeted, Hello, Kind, MemNetwork, Message, PeerInfo, PeerStream, Request, Role, SwarmPart,
-    Transport, Verdict, Wanted, preface,
+    ConnectionKind, Failure, FailureKind, Greeted, Hello, MemNetwork, Message, PeerInfo, PeerStream, Request, Role,
+    SwarmPart, Transport, Verdict, Wanted, preface,
 };
 use futures_util::future::join_all;
 use tempfile::TempDir;
@@ -105,9 +105,9 @@ impl FalseLead {
                 tokio::spawn(async move {
                     let Ok(greeted) = preface::greet(stream, &lead.me).await else { return };
                     match greeted.kind {
-                        Kind::Control => lead.converse(greeted).await,
+                        ConnectionKind::Control => lead.converse(greeted).await,
                         // The agent's end of it is the agent's affair.
-                        Kind::Data => drop(lead.give(greeted.stream).await),
+                        ConnectionKind::Data => drop(lead.give(greeted.stream).await),
                     }
                 });
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use darter_agent::Options;
 use darter_core::NodeId;
-use darter_wire::{Kind, Role, TcpTransport, preface};
+use darter_wire::{ConnectionKind, Role, TcpTransport, preface};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::seed;
@@ -20,7 +20,7 @@ async fn a_peer_that_breaks_the_protocol_is_counted_as_at_fault_and_one_that_goe
     let at_fault = r#"darter_failures_total{what="peer",fault="peer"} 1"#;
     for (number, says) in [(8, &[][..]), (9, &[0xff; 64])] {
         let me = seed::hello(NodeId([number; 16]), Role::Node, "127.0.0.1:1");
-        let mut greeted = preface::open(&TcpTransport::default(), &listen, Kind::Control, &me).await.unwrap();
+        let mut greeted = preface::open(&TcpTransport::default(), &listen, ConnectionKind::Control, &me).await.unwrap();
         assert!(!counted().await.contains(at_fault));
         greeted.stream.writer.write_all(says).await.unwrap();
         drop(greeted);

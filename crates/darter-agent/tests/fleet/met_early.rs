@@ -7,7 +7,7 @@ use bytes::Bytes;
 use darter_agent::Agent;
 use darter_core::{BlobId, NodeId, PieceIndex, PieceSet, Place};
 use darter_wire::control::{self, ControlConfig};
-use darter_wire::{Bind, Kind, Message, Payload, PeerInfo, Role, TcpTransport, Uploads, Wanted, preface};
+use darter_wire::{Bind, ConnectionKind, Message, Payload, PeerInfo, Role, TcpTransport, Uploads, Wanted, preface};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -59,7 +59,7 @@ async fn a_member_that_meets_a_newcomer_before_it_is_let_in_gives_all_the_same()
 
     let address = agent.status().listen.unwrap();
     let me = seed::hello(MEMBER, Role::Node, &member);
-    let greeted = preface::open(&TcpTransport::default(), &address, Kind::Control, &me).await.unwrap();
+    let greeted = preface::open(&TcpTransport::default(), &address, ConnectionKind::Control, &me).await.unwrap();
     let (sender, mut receiver) = control::start(greeted.stream, &ControlConfig::default());
     let blob = content.blob();
     sender.send(&Message::Meet { blob, held: PieceSet::full(3), known: 3, wants: false }).await.unwrap();
@@ -91,7 +91,7 @@ async fn a_neighbour_that_was_lost_and_gained_within_one_notice_is_followed_on()
 
     let me = seed::hello(MEMBER, Role::Node, &member);
     let address = agent.status().listen.unwrap();
-    let greeted = preface::open(&TcpTransport::default(), &address, Kind::Control, &me).await.unwrap();
+    let greeted = preface::open(&TcpTransport::default(), &address, ConnectionKind::Control, &me).await.unwrap();
     let (sender, mut receiver) = control::start(greeted.stream, &ControlConfig::default());
     sender.send(&Message::Meet { blob, held: PieceSet::new(), known: 3, wants: true }).await.unwrap();
     let announcing = async {

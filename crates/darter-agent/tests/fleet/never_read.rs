@@ -9,7 +9,7 @@ use darter_agent::{Agent, Options};
 use darter_core::source::blob_of;
 use darter_core::{BlobId, NodeId, PieceIndex};
 use darter_protocol::data::Ask;
-use darter_wire::{Kind, Request, Role, TcpTransport, Wanted, preface};
+use darter_wire::{ConnectionKind, Request, Role, TcpTransport, Wanted, preface};
 use futures_util::future::join_all;
 use tokio::io::AsyncWriteExt as _;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,9 @@ const CONNECTIONS: u8 = 12;
 async fn asks_and_never_reads(node: NodeId, agent: String, blob: BlobId) {
     let me = seed::hello(node, Role::Node, "127.0.0.1:1");
     loop {
-        let Ok(greeted) = preface::open(&TcpTransport::default(), &agent, Kind::Data, &me).await else { continue };
+        let Ok(greeted) = preface::open(&TcpTransport::default(), &agent, ConnectionKind::Data, &me).await else {
+            continue;
+        };
         let mut stream = greeted.stream;
         let ask = |id| {
             let wanted = Wanted::Piece(PieceIndex(id % 64));

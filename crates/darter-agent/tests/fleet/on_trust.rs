@@ -11,7 +11,7 @@ use darter_agent::{Agent, FetchError, Options};
 use darter_core::source::Credentials;
 use darter_core::{BlobId, Digest, NodeId, PieceIndex};
 use darter_wire::control::{self, ControlConfig};
-use darter_wire::{Bind, Kind, Message, Payload, Role, SwarmPart, TcpTransport, Uploads, Wanted, preface};
+use darter_wire::{Bind, ConnectionKind, Message, Payload, Role, SwarmPart, TcpTransport, Uploads, Wanted, preface};
 use http::StatusCode;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -101,7 +101,7 @@ async fn registry_with(content: &mut Content) -> Registry {
 async fn ask_to_lead(agent: &Agent, content: &Content) -> Message {
     let me = seed::hello(NodeId([200; 16]), Role::Node, "127.0.0.1:1");
     let address = agent.status().listen.unwrap();
-    let greeted = preface::open(&TcpTransport::default(), &address, Kind::Control, &me).await.unwrap();
+    let greeted = preface::open(&TcpTransport::default(), &address, ConnectionKind::Control, &me).await.unwrap();
     let (sender, mut receiver) = control::start(greeted.stream, &ControlConfig::default());
     let (source, credentials) = (content.source.clone(), Credentials::none());
     sender.send(&Message::Join { request: 1, source, credentials, held: None, wants: true, size: None }).await.unwrap();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use darter_agent::Agent;
 use darter_core::{BlobId, HashChain, LeadKey, NodeId, PieceHash, PieceIndex, PieceSet, Signer};
 use darter_wire::control::{self, ControlConfig, ControlReceiver, ControlSender};
-use darter_wire::{Bind, Kind, Message, Payload, Role, TcpTransport, Uploads, Wanted, preface};
+use darter_wire::{Bind, ConnectionKind, Message, Payload, Role, TcpTransport, Uploads, Wanted, preface};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -61,7 +61,7 @@ async fn member(player: Player, agent: &str) -> (ControlSender, ControlReceiver)
     let name = player.name;
     let address = seed::start(name, Role::Node, Arc::new(player), CancellationToken::new()).await;
     let me = seed::hello(name, Role::Node, &address);
-    let greeted = preface::open(&TcpTransport::default(), agent, Kind::Control, &me).await.unwrap();
+    let greeted = preface::open(&TcpTransport::default(), agent, ConnectionKind::Control, &me).await.unwrap();
     control::start(greeted.stream, &ControlConfig::default())
 }
 

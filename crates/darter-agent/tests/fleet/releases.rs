@@ -15,8 +15,8 @@ use darter_core::{NodeId, PieceIndex, PieceSet, Source};
 use darter_protocol::data::{ASK_LENGTH, Ask, HEADER_LENGTH, Header};
 use darter_protocol::{frame, preface};
 use darter_wire::{
-    Capabilities, FailureKind, Frame, Hello, Kind, Message, PeerInfo, PeerReader, PeerStream, PeerWriter, Refusal,
-    Request, Role, TcpTransport, Transport, Versions, Wanted, WireError,
+    Capabilities, ConnectionKind, FailureKind, Frame, Hello, Message, PeerInfo, PeerReader, PeerStream, PeerWriter,
+    Refusal, Request, Role, TcpTransport, Transport, Versions, Wanted, WireError,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
@@ -56,10 +56,10 @@ impl Release {
     }
 
     /// Its first bytes on a connection. A seed of the last release says it as it was recorded.
-    fn preface(self, kind: Kind, node: NodeId, role: Role) -> Vec<u8> {
+    fn preface(self, kind: ConnectionKind, node: NodeId, role: Role) -> Vec<u8> {
         match (self, role, kind) {
-            (Last, Role::Seed, Kind::Control) => recorded("preface/control"),
-            (Last, Role::Seed, Kind::Data) => recorded("preface/data"),
+            (Last, Role::Seed, ConnectionKind::Control) => recorded("preface/control"),
+            (Last, Role::Seed, ConnectionKind::Data) => recorded("preface/data"),
             (Last, ..) => {
                 let mut bytes = preface::encode(3, kind, &self.hello(node, role)).unwrap();
                 // Its run is the last that it tells: neither range nor capabilities.
@@ -75,7 +75,7 @@ impl Release {
     }
 
     /// Reads the other side's preface, as this release would.
-    async fn read_preface(self, reader: &mut dyn PeerReader) -> Kind {
+    async fn read_preface(self, reader: &mut dyn PeerReader) -> ConnectionKind {
         let mut head = [0; 8];
         reader.read_exact(&mut head).await.unwrap();
         let mut hello = vec![0; usize::from(u16::from_le_bytes([head[6], head[7]]))];
@@ -83,7 +83,7 @@ impl Release {
         assert_eq!(&head[..5], b"DRTR\x03", "a form that both know");
         let told = preface::decode_hello(3, &hello).unwrap().versions;
         assert_eq!(told, Versions::SPOKEN);
-        Kind::from_number(head[5]).unwrap()
+        ConnectionKind::from_number(head[5]).unwrap()
     }
 
     /// A message as this release writes it.
@@ -203,8 +203,8 @@ impl Seed {
                     let answer = seed.release.preface(kind, NodeId([1; 16]), Role::Seed);
                     stream.writer.write_all(&answer).await.unwrap();
                     match kind {
-                        Kind::Control => seed.converse(Control::new(seed.release, stream)).await,
-                        Kind::Data => seed.serve(stream).await,
+                        ConnectionKind::Control => seed.converse(Control::new(seed.release, stream)).await,
+                        ConnectionKind::Data => seed.serve(stream).await,
                     }
                 });
             }
@@ -308,7 +308,7 @@ async fn a_node_of_a_neighbouring_release_is_served_whatever_else_it_says() {
             assert_eq!(release.read_preface(&mut *stream.reader).await, kind);
             stream
         };
-        let mut control = Control::new(release, connect(Kind::Control).await);
+        let mut control = Control::new(release, connect(ConnectionKind::Control).await);
         control.writer.write_all(&release.says_more()).await.unwrap();
         let (source, _) = Source::from_url(web.url("/x").parse().unwrap(), &[], None);
         let (credentials, held) = (Credentials::none(), None);
@@ -322,7 +322,7 @@ async fn a_node_of_a_neighbouring_release_is_served_whatever_else_it_says() {
                 _ => {}
             }
         };
-        let mut data = connect(Kind::Data).await;
+        let mut data = connect(ConnectionKind::Data).await;
         let ask = |id| Ask::Request(Request { id, blob, wanted: Wanted::Any, urgent: false }).encode();
         let mut header = [0; HEADER_LENGTH];
         if release == Newer {
@@ -354,7 +354,7 @@ async fn a_node_of_a_neighbouring_release_is_served_whatever_else_it_says() {
 /// Connects to an agent as a peer of this release does.
 async fn call(release: Release, address: &str) -> Control {
     let mut stream = TcpTransport::default().connect(address).await.unwrap();
-    stream.writer.write_all(&release.preface(Kind::Control, NodeId([9; 16]), Role::Node)).await.unwrap();
+    stream.writer.write_all(&release.preface(ConnectionKind::Control, NodeId([9; 16]), Role::Node)).await.unwrap();
     release.read_preface(&mut *stream.reader).await;
     Control::new(release, stream)
 }

@@ -10,8 +10,8 @@ use darter_core::manifest::{hash_piece, root_of_pieces};
 use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, Place, Signer, Source, SystemClock, Version};
 use darter_wire::control::{self, ControlConfig, ControlSender};
 use darter_wire::{
-    Capabilities, Greeted, Hello, Kind, Listener, Message, Role, Sending, Slots, TcpTransport, Transport, Unlimited,
-    Uploads, Verdict, Versions, preface, serve_data,
+    Capabilities, ConnectionKind, Greeted, Hello, Listener, Message, Role, Sending, Slots, TcpTransport, Transport,
+    Unlimited, Uploads, Verdict, Versions, preface, serve_data,
 };
 use futures_util::StreamExt as _;
 use tokio_util::sync::CancellationToken;
@@ -182,10 +182,10 @@ async fn accept(listener: Box<dyn Listener>, me: Hello, part: Arc<dyn Part>, lea
         tokio::spawn(async move {
             let Ok(greeted) = preface::greet(stream, &me).await else { return };
             match greeted.kind {
-                Kind::Control => {
+                ConnectionKind::Control => {
                     leave.run_until_cancelled(converse(greeted, me.node, &*part)).await;
                 }
-                Kind::Data => {
+                ConnectionKind::Data => {
                     let clock = Arc::new(SystemClock::start());
                     let (slots, budget) = (Slots::new(1), Arc::new(Unlimited));
                     let sending = Sending { slots, budget, stall: Duration::MAX, clock };

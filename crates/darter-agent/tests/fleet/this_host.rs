@@ -9,7 +9,7 @@ use darter_agent::{Agent, Options};
 use darter_core::source::Credentials;
 use darter_core::{Digest, NodeId, Place, Source};
 use darter_wire::control::{self, ControlConfig, ControlReceiver, ControlSender};
-use darter_wire::{FailureKind, Hello, Kind, Message, RegistryQuestion, TcpTransport, preface};
+use darter_wire::{ConnectionKind, FailureKind, Hello, Message, RegistryQuestion, TcpTransport, preface};
 
 use crate::seed;
 use crate::web::{Reply, Web};
@@ -67,7 +67,7 @@ async fn member_on(host: &str, seed: &Agent) -> (ControlSender, ControlReceiver)
     let place = Place { host: host.to_owned(), ..Place::default() };
     let me = Hello { place, ..seed::hello(node, darter_wire::Role::Node, "127.0.0.1:1") };
     let address = seed.status().listen.unwrap();
-    let greeted = preface::open(&TcpTransport::default(), &address, Kind::Control, &me).await.unwrap();
+    let greeted = preface::open(&TcpTransport::default(), &address, ConnectionKind::Control, &me).await.unwrap();
     control::start(greeted.stream, &ControlConfig::default())
 }
 

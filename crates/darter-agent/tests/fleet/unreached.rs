@@ -10,7 +10,7 @@ use darter_agent::{Agent, Options};
 use darter_core::source::Credentials;
 use darter_core::{BlobId, NodeId, PieceSet, Place, Source};
 use darter_wire::control::{self, ControlConfig, ControlReceiver, ControlSender};
-use darter_wire::{Bind, Kind, Message, Payload, PeerInfo, Role, TcpTransport, Uploads, Wanted, preface};
+use darter_wire::{Bind, ConnectionKind, Message, Payload, PeerInfo, Role, TcpTransport, Uploads, Wanted, preface};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -95,7 +95,7 @@ impl Member {
     async fn join(name: u8, seed: &str, source: &Source) -> Self {
         let node = NodeId([name; 16]);
         let me = seed::hello(node, Role::Node, "127.0.0.1:1");
-        let greeted = preface::open(&TcpTransport::default(), seed, Kind::Control, &me).await.unwrap();
+        let greeted = preface::open(&TcpTransport::default(), seed, ConnectionKind::Control, &me).await.unwrap();
         let (sender, receiver) = control::start(greeted.stream, &ControlConfig::default());
         let (source, credentials) = (source.clone(), Credentials::default());
         sender

@@ -39,7 +39,7 @@ async fn a_part_comes_as_a_descriptor_that_travels_once_and_answers_may_come_in_
         for part in [two, one] {
             assert!(frames.send_file(&file).await.unwrap());
             let hashes = hashes_told(&[PieceHash([7; 32])]);
-            frames.send(&Told::Here { id: part.id, hashes }).await.unwrap();
+            frames.send(&PartReply::Here { id: part.id, hashes }).await.unwrap();
         }
     })
     .await;
@@ -76,7 +76,7 @@ async fn who_waits_learns_of_the_end_and_why() {
     let told = problem.clone();
     let asker = with_answers(|mut frames, stream| async move {
         asked(&stream).await;
-        frames.send(&Told::Over { problem: told, wrong: true }).await.unwrap();
+        frames.send(&PartReply::Over { problem: told, wrong: true }).await.unwrap();
     })
     .await;
     assert_eq!(asker.part(Ask::Fetch, range(), WITHIN).await.unwrap_err(), Ended);

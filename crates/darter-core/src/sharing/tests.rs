@@ -49,14 +49,14 @@ impl Given {
 const HERE: &str = "https://a.example/x";
 
 fn stored(known: &Given, own: &Given) -> bool {
-    may_share((&known.version, &known.fetched), (&own.version, &own.fetched), Content::default())
+    may_share((&known.version, &known.fetched), (&own.version, &own.fetched), ContentFacts::default())
 }
 
 fn under_way(known: &Given, own: &Given) -> bool {
     may_share(
         (&known.version, &known.fetched),
         (&own.version, &own.fetched),
-        Content { under_way: true, ..Content::default() },
+        ContentFacts { under_way: true, ..ContentFacts::default() },
     )
 }
 
@@ -64,7 +64,7 @@ fn sealed(known: &Given, own: &Given) -> bool {
     may_share(
         (&known.version, &known.fetched),
         (&own.version, &own.fetched),
-        Content { has_digest: true, ..Content::default() },
+        ContentFacts { has_digest: true, ..ContentFacts::default() },
     )
 }
 

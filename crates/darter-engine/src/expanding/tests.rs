@@ -13,13 +13,13 @@ use super::*;
 type Way = mpsc::Sender<Result<Bytes, OriginError>>;
 
 /// Each question is answered by the chunks that come by the next of these ways.
-struct Told {
+struct ScriptedOrigin {
     ways: Mutex<Vec<mpsc::Receiver<Result<Bytes, OriginError>>>>,
     asked: AtomicUsize,
 }
 
 #[async_trait::async_trait]
-impl Origin for Told {
+impl Origin for ScriptedOrigin {
     async fn stat(&self, _: &Source, _: &Credentials, _: Option<&Version>) -> Result<Stat, OriginError> {
         Err(OriginError::new(ErrorKind::NotFound, "nobody asks"))
     }
@@ -69,14 +69,14 @@ fn named(digest: Digest, diff_id: Digest) -> (Source, ExpandedLayer) {
 }
 
 /// An origin of expanded layers, the ways of its answers, and how often the registry was asked.
-fn origin(answers: usize) -> (Expanding, Vec<Way>, Arc<Told>) {
+fn origin(answers: usize) -> (Expanding, Vec<Way>, Arc<ScriptedOrigin>) {
     origin_beside(MemStore::new(&StoreConfig::new(Arc::new(|| 0))), answers)
 }
 
 /// The same with a store that has something.
-fn origin_beside(store: MemStore, answers: usize) -> (Expanding, Vec<Way>, Arc<Told>) {
+fn origin_beside(store: MemStore, answers: usize) -> (Expanding, Vec<Way>, Arc<ScriptedOrigin>) {
     let (give, ways): (Vec<_>, Vec<_>) = (0..answers).map(|_| mpsc::channel(100)).unzip();
-    let told = Arc::new(Told { ways: Mutex::new(ways), asked: AtomicUsize::new(0) });
+    let told = Arc::new(ScriptedOrigin { ways: Mutex::new(ways), asked: AtomicUsize::new(0) });
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::start());
     let expansions = Expansions::new(ExpansionsOptions {
         data_dir: "/nowhere".into(),

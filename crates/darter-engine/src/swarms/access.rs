@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use darter_core::sharing::{self, Content, Reach, may_share};
+use darter_core::sharing::{self, ContentFacts, Reach, may_share};
 use darter_core::source::Credentials;
 use darter_core::{BlobId, Fetched, Shown, Source, Version, in_full};
 use darter_origin::{Requester, Stat};
@@ -144,7 +144,7 @@ impl Swarms {
         records.iter().find(|record| {
             let Some(known) = &record.fetched else { return false };
             let under_way = self.get(record.blob).is_some_and(|transfer| !transfer.is_complete());
-            may_share((&record.version, known), (own.version, &fetched), Content { has_digest, under_way })
+            may_share((&record.version, known), (own.version, &fetched), ContentFacts { has_digest, under_way })
         })
     }
 

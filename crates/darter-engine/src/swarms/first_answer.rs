@@ -133,14 +133,14 @@ mod tests {
     }
 
     /// An origin that answers requests for parts in one way and those for the whole in another; and what was asked.
-    struct Told {
+    struct ScriptedOrigin {
         part: Says,
         whole: Says,
         asked: Mutex<String>,
     }
 
     #[async_trait]
-    impl Origin for Told {
+    impl Origin for ScriptedOrigin {
         async fn stat(&self, _: &Source, _: &Credentials, _: Option<&Version>) -> Result<Stat, OriginError> {
             Err(OriginError::new(ErrorKind::NotFound, "nobody asks"))
         }
@@ -168,7 +168,7 @@ mod tests {
 
     /// True if a part was given, the answer's word on stretches, and the questions that were asked.
     async fn answered(part: Says, whole: Says) -> (Option<(bool, Stretch)>, String) {
-        let told = Told { part, whole, asked: Mutex::default() };
+        let told = ScriptedOrigin { part, whole, asked: Mutex::default() };
         let source = Source::from_url("https://lab.example/file".parse().unwrap(), &[], None).0;
         let answer = first_stretch(&told, &told, &source, &Credentials::none()).await;
         let answer = answer.ok().map(|(reading, stretch)| (reading.is_part, stretch));

@@ -32,16 +32,16 @@ const MAX_OF_NODE: usize = 2 * MAX_TOLD;
 
 /// Holders of each blob.
 #[derive(Default)]
-pub(super) struct Inventory(Mutex<Told>);
+pub(super) struct Inventory(Mutex<KnownHolders>);
 
 #[derive(Default)]
-struct Told {
+struct KnownHolders {
     holders: HashMap<BlobId, BTreeSet<NodeId>>,
     /// Of these, the blobs that each node told of, in the order of its telling.
     blobs: HashMap<NodeId, VecDeque<BlobId>>,
 }
 
-impl Told {
+impl KnownHolders {
     /// Names a node no longer as a holder of this blob.
     fn unname(&mut self, node: NodeId, blob: BlobId) {
         if let Entry::Occupied(mut nodes) = self.holders.entry(blob) {

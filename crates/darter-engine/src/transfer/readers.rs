@@ -14,7 +14,7 @@ use super::body::Leftover;
 
 /// A reader that keeps something between two runs.
 #[derive(Default)]
-enum Reader {
+enum RunReader {
     /// It has not begun, or is done.
     #[default]
     Idle,
@@ -27,39 +27,39 @@ enum Reader {
 /// See the module's text.
 #[derive(Default)]
 pub(super) struct Readers {
-    everything: Reader,
-    errands: Reader,
+    everything: RunReader,
+    errands: RunReader,
 }
 
 impl Readers {
-    fn of(&mut self, reader: OriginReader) -> &mut Reader {
+    fn of(&mut self, reader: OriginReader) -> &mut RunReader {
         if reader == OriginReader::Errands { &mut self.errands } else { &mut self.everything }
     }
 
     /// A reader begins a run, with this in hand.
     pub(super) fn begins(&mut self, reader: OriginReader, now: Moment) -> Box<Leftover> {
-        match std::mem::replace(self.of(reader), Reader::Reads) {
-            Reader::Waits(left) => left,
-            Reader::Idle | Reader::Reads => Box::new(Leftover::new(reader, now)),
+        match std::mem::replace(self.of(reader), RunReader::Reads) {
+            RunReader::Waits(left) => left,
+            RunReader::Idle | RunReader::Reads => Box::new(Leftover::new(reader, now)),
         }
     }
 
     /// A run has ended, and left this, if the reader goes on.
     pub(super) fn ended(&mut self, reader: OriginReader, left: Option<Box<Leftover>>) {
-        *self.of(reader) = left.map_or(Reader::Idle, Reader::Waits);
+        *self.of(reader) = left.map_or(RunReader::Idle, RunReader::Waits);
     }
 
     /// An answer of the origin from its first byte on was opened. It is of no use if the reader of everything reads another one.
     pub(super) fn opened(&mut self, answer: Reading, now: Moment) {
         let reader = self.of(OriginReader::Everything);
         match reader {
-            Reader::Idle => {
+            RunReader::Idle => {
                 let mut left = Box::new(Leftover::new(OriginReader::Everything, now));
                 left.answer = Some(answer);
-                *reader = Reader::Waits(left);
+                *reader = RunReader::Waits(left);
             }
-            Reader::Waits(left) => left.answer = Some(answer),
-            Reader::Reads => {}
+            RunReader::Waits(left) => left.answer = Some(answer),
+            RunReader::Reads => {}
         }
     }
 
@@ -68,11 +68,11 @@ impl Readers {
         let mut began = Vec::new();
         for reader in [OriginReader::Everything, OriginReader::Errands] {
             let kept = self.of(reader);
-            if let Reader::Waits(left) = kept
+            if let RunReader::Waits(left) = kept
                 && !session.reads(reader)
             {
                 began.extend(left.began);
-                *kept = Reader::Idle;
+                *kept = RunReader::Idle;
             }
         }
         began
@@ -81,8 +81,8 @@ impl Readers {
     /// Throws away what is kept for any.
     pub(super) fn close(&mut self) {
         for kept in [&mut self.everything, &mut self.errands] {
-            if matches!(kept, Reader::Waits(_)) {
-                *kept = Reader::Idle;
+            if matches!(kept, RunReader::Waits(_)) {
+                *kept = RunReader::Idle;
             }
         }
     }

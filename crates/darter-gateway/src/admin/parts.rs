@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use darter_agent::{Agent, Download, FetchError, HeldPart, Phase};
 use darter_api::Problem;
-use darter_api::parts::{Ask, Frames, MAX_PART, PartAsk, Told, hashes_told, max_read, receive};
+use darter_api::parts::{Ask, Frames, MAX_PART, PartAsk, PartReply, hashes_told, max_read, receive};
 use darter_core::{Blame, Blamed as _, ByteRange, Fault, PieceHash, PieceLength, Retry, in_full};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -85,7 +85,7 @@ async fn answer_all(
             ask = asks.recv(), if answering.len() < MAX_OPEN => match ask {
                 Some(Ask::Progress { id }) => {
                     let progress = download.progress();
-                    let told = Told::Progress { id, held_bytes: progress.held_bytes, whole: progress.complete };
+                    let told = PartReply::Progress { id, held_bytes: progress.held_bytes, whole: progress.complete };
                     in_time(frames.send(&told)).await?;
                 }
                 Some(Ask::Everything) => download.want_everything(),
@@ -112,7 +112,7 @@ async fn answer_all(
 
 async fn over(frames: &mut Frames, error: &FetchError) -> io::Result<()> {
     let wrong = matches!(error, FetchError::WrongDigest { .. });
-    in_time(frames.send(&Told::Over { problem: problem(error), wrong })).await
+    in_time(frames.send(&PartReply::Over { problem: problem(error), wrong })).await
 }
 
 /// A part that does not go out in time is the end of the connection: no more can follow a half.
@@ -169,16 +169,16 @@ async fn send(frames: &mut Frames, id: u64, answer: PartOutcome) -> io::Result<(
     match answer {
         PartOutcome::Held(HeldPart::File(file), hashes) => {
             if frames.send_file(&file).await? {
-                return frames.send(&Told::Here { id, hashes: hashes_told(&hashes) }).await;
+                return frames.send(&PartReply::Here { id, hashes: hashes_told(&hashes) }).await;
             }
             // No descriptor is left for another, for now.
             let problem = Problem::new("no file descriptor is left", Blame::new(Fault::Ourselves, Retry::Later(None)));
-            frames.send(&Told::Failed { id, problem }).await
+            frames.send(&PartReply::Failed { id, problem }).await
         }
-        PartOutcome::Here(hashes) => frames.send(&Told::Here { id, hashes: hashes_told(&hashes) }).await,
+        PartOutcome::Here(hashes) => frames.send(&PartReply::Here { id, hashes: hashes_told(&hashes) }).await,
         PartOutcome::Held(HeldPart::Bytes(bytes), _) => frames.send_bytes(id, &bytes).await,
-        PartOutcome::Late => frames.send(&Told::Late { id }).await,
-        PartOutcome::Failed(problem) => frames.send(&Told::Failed { id, problem }).await,
+        PartOutcome::Late => frames.send(&PartReply::Late { id }).await,
+        PartOutcome::Failed(problem) => frames.send(&PartReply::Failed { id, problem }).await,
     }
 }
 

@@ -71,10 +71,10 @@ struct OtherLine {
 impl OtherLine {
     fn new(text: &str) -> Self {
         #[derive(Deserialize)]
-        struct Named {
+        struct BlobLine {
             blob: BlobId,
         }
-        let named = serde_json::from_str::<Named>(text).ok();
+        let named = serde_json::from_str::<BlobLine>(text).ok();
         Self { text: text.to_owned(), blob: named.map(|named| named.blob) }
     }
 }

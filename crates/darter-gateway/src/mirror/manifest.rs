@@ -12,7 +12,7 @@
 use darter_core::Digest;
 use darter_metrics::AccessCheck;
 use darter_oci::error::Code;
-use darter_oci::manifest::{self, DOCKER_CONTENT_DIGEST, ImageManifest, MAX_MANIFEST, Named, Wrong};
+use darter_oci::manifest::{self, DOCKER_CONTENT_DIGEST, ImageManifest, MAX_MANIFEST, NamedParts, Wrong};
 use darter_oci::name::Reference;
 use darter_registries::provenance::place_of;
 use darter_registries::question::Reply;
@@ -30,7 +30,7 @@ impl Mirror {
             Reference::Tag(tag) => self.tagged(ask, tag).await?,
             Reference::Digest(digest) => self.immutable(ask, digest).await?,
         };
-        self.refuse_wrong(ask, Named::parse(&manifest.bytes).all().map(|part| part.digest)).await?;
+        self.refuse_wrong(ask, NamedParts::parse(&manifest.bytes).all().map(|part| part.digest)).await?;
         self.note_members(ask, &manifest);
         self.learn(ask, &manifest);
         if let Reference::Tag(tag) = reference {
@@ -159,7 +159,7 @@ impl Mirror {
         let mut grants = self.grants.lock();
         let size = Some(manifest.bytes.len() as u64);
         grants.belongs(&ask.scope, manifest.digest, NamedBlob { size });
-        for named in Named::parse(&manifest.bytes).all() {
+        for named in NamedParts::parse(&manifest.bytes).all() {
             grants.belongs(&ask.scope, named.digest, NamedBlob { size: named.size });
         }
     }

@@ -64,7 +64,7 @@ use self::place::{Layout, Placed, Plan};
 use self::xattrs::Attributes;
 use crate::chunks::HOLE;
 use crate::reason::Reason;
-use crate::tree::{Body, Content, Tree};
+use crate::tree::{Body, FileBytes, Tree};
 
 /// The offset of the tar in the file. The bytes before it are written last.
 pub const TAR_START: u64 = 4096;
@@ -191,7 +191,7 @@ fn write_inode(page: &mut Page, tree: &Tree, plan: &Plan, attributes: &Attribute
             page.put(placed.blocks, &target[..from]);
             page.put(behind, &target[from..]);
         }
-        Body::File { content: Content::Chunks(chunks), .. } => {
+        Body::File { content: FileBytes::Chunks(chunks), .. } => {
             let first = behind.next_multiple_of(4);
             for (chunk, block) in chunks.map.iter().enumerate() {
                 let block = if *block == HOLE { HOLE } else { block + (TAR_START as usize / BLOCK) as u32 };

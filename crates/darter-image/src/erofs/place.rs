@@ -7,7 +7,7 @@ use super::xattrs::Attributes;
 use super::{BLOCK, FILE_UNIT, HEAD, INODE, MAX_INLINE, SLOT, TAR_START, metadata_start};
 use crate::limits::MAX_HELD;
 use crate::reason::Reason;
-use crate::tree::{Body, Content, NodeId, Tree};
+use crate::tree::{Body, FileBytes, NodeId, Tree};
 
 /// Addresses have 32 bits, and the last one says that nothing is there.
 const FILE: Reason = Reason::TooLarge { what: "its tar and its metadata are longer than 2 TiB" };
@@ -178,9 +178,9 @@ fn place(placed: &mut Placed, tree: &Tree, xattrs: usize, at: usize) -> usize {
         Body::File { size, content } => {
             placed.size = *size;
             match content {
-                Content::Tar(offset) if *size > 0 => placed.address = ((TAR_START + offset) / BLOCK as u64) as u32,
-                Content::Tar(_) => {}
-                Content::Chunks(chunks) => {
+                FileBytes::Tar(offset) if *size > 0 => placed.address = ((TAR_START + offset) / BLOCK as u64) as u32,
+                FileBytes::Tar(_) => {}
+                FileBytes::Chunks(chunks) => {
                     placed.layout = Layout::Chunks;
                     placed.address = chunks.bits - BLOCK.trailing_zeros();
                     chunk_map = chunks.map.len() * 4;

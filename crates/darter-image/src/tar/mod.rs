@@ -41,7 +41,7 @@ pub struct Time {
 
 /// The kind of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MemberKind {
     /// A file.
     Regular,
     /// Another name of a member before it.
@@ -64,7 +64,7 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TarMember {
     /// Its kind.
-    pub kind: Kind,
+    pub kind: MemberKind,
     /// As the tar says it: neither cleaned nor below anything.
     pub name: Vec<u8>,
     /// The target of a link.
@@ -337,7 +337,7 @@ impl Parser {
                 // It says nothing of later members, and a reader that does as Go does forgets what was said of the next one.
                 self.forget();
                 let name = records.get(b"path").filter(|path| !path.is_empty()).map_or(header.name, <[u8]>::to_vec);
-                let member = TarMember { kind: Kind::Global, name, ..TarMember::nothing() };
+                let member = TarMember { kind: MemberKind::Global, name, ..TarMember::nothing() };
                 sink.member(member)?;
             }
         }
@@ -440,14 +440,14 @@ impl Parser {
     /// The member that a header, and what was said of it before, describes.
     fn complete(&mut self, header: Header) -> Result<TarMember, Reason> {
         let kind = match header.kind {
-            0 if header.name.ends_with(b"/") => Kind::Directory,
-            0 | b'0' | b'7' | b'S' => Kind::Regular,
-            b'1' => Kind::HardLink,
-            b'2' => Kind::Symlink,
-            b'3' => Kind::Char,
-            b'4' => Kind::Block,
-            b'5' => Kind::Directory,
-            b'6' => Kind::Fifo,
+            0 if header.name.ends_with(b"/") => MemberKind::Directory,
+            0 | b'0' | b'7' | b'S' => MemberKind::Regular,
+            b'1' => MemberKind::HardLink,
+            b'2' => MemberKind::Symlink,
+            b'3' => MemberKind::Char,
+            b'4' => MemberKind::Block,
+            b'5' => MemberKind::Directory,
+            b'6' => MemberKind::Fifo,
             kind => return Err(Reason::Kind { name: shown(&header.name), kind: char::from(kind) }),
         };
         let xattrs = self.records.take().map(Records::into_xattrs).unwrap_or_default();
@@ -473,7 +473,7 @@ impl Parser {
 impl TarMember {
     pub(crate) const fn nothing() -> Self {
         Self {
-            kind: Kind::Regular,
+            kind: MemberKind::Regular,
             name: Vec::new(),
             link: Vec::new(),
             mode: 0,

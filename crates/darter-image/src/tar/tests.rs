@@ -155,10 +155,10 @@ fn what_is_said_of_one_member_is_not_said_of_the_next() {
     assert_eq!(
         told,
         [
-            (Kind::Symlink, b"long".as_slice(), b"target".as_slice()),
-            (Kind::Regular, b"second", b""),
-            (Kind::Global, b"global", b""),
-            (Kind::Regular, b"third", b""),
+            (MemberKind::Symlink, b"long".as_slice(), b"target".as_slice()),
+            (MemberKind::Regular, b"second", b""),
+            (MemberKind::Global, b"global", b""),
+            (MemberKind::Regular, b"third", b""),
         ]
     );
 }

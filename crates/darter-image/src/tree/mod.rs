@@ -40,7 +40,7 @@ pub(crate) use self::resolve::clean;
 use crate::chunks::{ChunkPlan, Chunks, CopiedRange, plan};
 use crate::limits::{MAX_COPIED, MAX_HELD, MAX_NAME, MAX_PATH};
 use crate::reason::{Reason, shown};
-use crate::tar::{Kind, Sink, TarMember, Time};
+use crate::tar::{MemberKind, Sink, TarMember, Time};
 
 /// The beginning of a whiteout's name.
 const WHITEOUT: &[u8] = b".wh.";
@@ -91,7 +91,7 @@ pub(crate) enum Body {
     Directory(BTreeMap<Box<[u8]>, NodeId>),
     File {
         size: u64,
-        content: Content,
+        content: FileBytes,
     },
     Symlink(Box<[u8]>),
     /// The number as the kernel writes it in 32 bits.
@@ -102,7 +102,7 @@ pub(crate) enum Body {
 
 /// The place of a file's bytes.
 #[derive(Debug)]
-pub(crate) enum Content {
+pub(crate) enum FileBytes {
     /// At this byte of the tar.
     Tar(u64),
     Chunks(Box<Chunks>),
@@ -265,14 +265,14 @@ impl Tree {
             return Ok(false);
         }
         let there = self.child(directory, base);
-        let kept = there.filter(|there| member.kind == Kind::Directory && self.node(*there).is_directory());
+        let kept = there.filter(|there| member.kind == MemberKind::Directory && self.node(*there).is_directory());
         if kept.is_none() && there.is_some() {
             self.remove(directory, base);
         }
         let mut wanted = false;
         let node = match member.kind {
-            Kind::Global => return Ok(false),
-            Kind::Directory => {
+            MemberKind::Global => return Ok(false),
+            MemberKind::Directory => {
                 let time = attributes::bounded(member.mtime);
                 self.hold(name.len() + 2 * size_of::<usize>() + size_of::<Time>())?;
                 self.times.push((name.clone().into(), time));
@@ -281,18 +281,18 @@ impl Tree {
                     None => self.create(directory, base, Body::Directory(BTreeMap::new()), 0o755)?,
                 }
             }
-            Kind::Regular => {
+            MemberKind::Regular => {
                 let content = self.content(member, &name)?;
                 wanted = !self.copying.is_empty();
                 self.create(directory, base, Body::File { size: member.size, content }, 0o644)?
             }
-            Kind::HardLink => {
+            MemberKind::HardLink => {
                 let target = self.link_target(&member.link, &name)?;
                 self.hold(NODE_WEIGHT / 4 + base.len())?;
                 self.put(directory, base, target);
                 target
             }
-            Kind::Symlink => {
+            MemberKind::Symlink => {
                 let length = member.link.len();
                 if !(1..=MAX_PATH).contains(&length) {
                     return Err(Reason::Target { name: shown(&name), length });
@@ -300,9 +300,9 @@ impl Tree {
                 self.hold(length)?;
                 self.create(directory, base, Body::Symlink(member.link.clone().into()), 0o777)?
             }
-            Kind::Char => self.create(directory, base, Body::Char(device(member, &name)?), 0)?,
-            Kind::Block => self.create(directory, base, Body::Block(device(member, &name)?), 0)?,
-            Kind::Fifo => self.create(directory, base, Body::Fifo, 0)?,
+            MemberKind::Char => self.create(directory, base, Body::Char(device(member, &name)?), 0)?,
+            MemberKind::Block => self.create(directory, base, Body::Block(device(member, &name)?), 0)?,
+            MemberKind::Fifo => self.create(directory, base, Body::Fifo, 0)?,
         };
         self.give_attributes(node, member, &name)?;
         Ok(wanted)
@@ -351,14 +351,14 @@ impl Tree {
     }
 
     /// The place of a file's bytes. Afterwards, [`Self::copying`] has the runs of them that have to be copied.
-    fn content(&mut self, member: &TarMember, name: &[u8]) -> Result<Content, Reason> {
+    fn content(&mut self, member: &TarMember, name: &[u8]) -> Result<FileBytes, Reason> {
         self.copying.clear();
-        let Some(segments) = &member.segments else { return Ok(Content::Tar(member.data)) };
+        let Some(segments) = &member.segments else { return Ok(FileBytes::Tar(member.data)) };
         let copied = self.copied.len() as u64;
         let planned = plan(member.size, segments, member.data, copied, MAX_COPIED - copied);
         let what = "it has more parts that can't be pointed at than may be copied";
         match planned.ok_or_else(|| Reason::Sparse { name: shown(name), what })? {
-            ChunkPlan::Whole => Ok(Content::Tar(member.data)),
+            ChunkPlan::Whole => Ok(FileBytes::Tar(member.data)),
             ChunkPlan::Chunks { chunks, copies, copied_bytes } => {
                 let copied = usize::try_from(copied_bytes).unwrap_or(usize::MAX);
                 self.hold(chunks.map.len() * 4 + chunks.copied.len() * size_of::<(usize, u32)>() + copied)?;
@@ -366,7 +366,7 @@ impl Tree {
                 (self.copying, self.came) = (copies, 0);
                 // The next copy is the last.
                 self.copying.reverse();
-                Ok(Content::Chunks(Box::new(chunks)))
+                Ok(FileBytes::Chunks(Box::new(chunks)))
             }
         }
     }

@@ -50,7 +50,7 @@ fn sparse_data_that_has_to_be_copied_is_copied_in_whatever_chunks_it_comes() {
         expected[5000..5200].copy_from_slice(&content[300..500]);
         expected[9000..].copy_from_slice(&content[500..]);
         for name in [b"a", b"b"] {
-            let Body::File { content: Content::Chunks(chunks), .. } =
+            let Body::File { content: FileBytes::Chunks(chunks), .. } =
                 &tree.node(tree.child(NodeId::ROOT, name).unwrap()).body
             else {
                 panic!("{chunk}")

@@ -12,7 +12,7 @@ use darter_lab::engine::release;
 use darter_lab::lazy::{self, Start, Way};
 use darter_lab::plan::Plan;
 use darter_lab::race::content::Content;
-use darter_lab::race::kind::Kind;
+use darter_lab::race::kind::MethodKind;
 use darter_lab::race::relay::Relay;
 use darter_lab::race::{Row, Scenario, plot, race, row};
 use darter_lab::read::{self, Read};
@@ -53,7 +53,7 @@ struct Arguments {
     /// darter-pull, direct-pull and spegel-pull (containerds that pull and unpack an image), libtorrent, libtorrent-tuned, aria2, nginx,
     /// chain (what the bytes alone take) [default: darter; where the content is an image, direct-pull and darter-pull]
     #[arg(long, value_delimiter = ',')]
-    method: Vec<Kind>,
+    method: Vec<MethodKind>,
     /// Start containers in these ways (lazy-…): direct-pull, darter-pull, darter-first (the first ever pull: no seed has anything), darter-late (the same with a --lazy-wait of a second, so that it downloads the image), darter-lazy, darter-second (another host, once the fleet knows what the first start touched),
     /// darter-eight (eight hosts at once), stargz and soci (other snapshotters, built once, with images converted once) [default: as the scenario says]
     #[arg(long, value_delimiter = ',', value_name = "WAY")]
@@ -121,7 +121,7 @@ fn work(arguments: &Arguments) -> Result<bool> {
             Plan::Bench(bench) => benches.push(bench),
         }
     }
-    if let Some(lacks) = (!benches.is_empty()).then_some(Kind::Darter).and_then(Kind::lacking) {
+    if let Some(lacks) = (!benches.is_empty()).then_some(MethodKind::Darter).and_then(MethodKind::lacking) {
         bail!("{lacks}");
     }
     let races =
@@ -136,12 +136,12 @@ fn work(arguments: &Arguments) -> Result<bool> {
 }
 
 /// The methods that race over a scenario, in their turns; an error when one was asked for that can't.
-fn methods(arguments: &Arguments, scenario: &Scenario) -> Result<Vec<Kind>> {
+fn methods(arguments: &Arguments, scenario: &Scenario) -> Result<Vec<MethodKind>> {
     let asked = match () {
-        () if arguments.compare => Kind::ALL.to_vec(),
+        () if arguments.compare => MethodKind::ALL.to_vec(),
         () if !arguments.method.is_empty() => arguments.method.clone(),
-        () if scenario.layers => vec![Kind::DirectPull, Kind::DarterPull],
-        () => vec![Kind::Darter],
+        () if scenario.layers => vec![MethodKind::DirectPull, MethodKind::DarterPull],
+        () => vec![MethodKind::Darter],
     };
     let mut kinds = Vec::new();
     for kind in asked {
@@ -150,7 +150,7 @@ fn methods(arguments: &Arguments, scenario: &Scenario) -> Result<Vec<Kind>> {
             Some(reason) if arguments.compare => eprintln!("{}: without {kind}: {reason}", scenario.name),
             Some(reason) => bail!("{} is not for {kind}: {reason}", scenario.name),
             None => match kind.lacking().or_else(lacks) {
-                Some(lacks) if arguments.compare && kind == Kind::SpegelPull => eprintln!("{lacks}; without it"),
+                Some(lacks) if arguments.compare && kind == MethodKind::SpegelPull => eprintln!("{lacks}; without it"),
                 Some(lacks) => bail!("{lacks}"),
                 None => kinds.push(kind),
             },
@@ -277,7 +277,7 @@ fn read_all(arguments: &Arguments, reads: &[Read]) -> Result<()> {
     Ok(())
 }
 
-fn race_all(arguments: &Arguments, races: &[(Vec<Kind>, Scenario)]) -> Result<bool> {
+fn race_all(arguments: &Arguments, races: &[(Vec<MethodKind>, Scenario)]) -> Result<bool> {
     let (mut sound, mut drawn) = (true, Vec::new());
     if !arguments.json && !races.is_empty() {
         println!("{}", row::heads());
@@ -295,7 +295,7 @@ fn race_all(arguments: &Arguments, races: &[(Vec<Kind>, Scenario)]) -> Result<bo
                     .with_context(|| format!("{}, {kind}, race {number} of {}", scenario.name, arguments.runs))?;
                 turn.push(row);
             }
-            let direct = turn.iter().find(|row| row.kind == Kind::DirectPull).and_then(Row::last);
+            let direct = turn.iter().find(|row| row.kind == MethodKind::DirectPull).and_then(Row::last);
             for (mut row, column) in turn.into_iter().zip(&mut columns) {
                 row.over_direct = row.last().zip(direct).map(|(last, direct)| last / direct);
                 if arguments.runs > 1 {
@@ -322,7 +322,7 @@ fn race_all(arguments: &Arguments, races: &[(Vec<Kind>, Scenario)]) -> Result<bo
 }
 
 /// A short race on the same hosts, so that programs and libraries are in memory when it counts.
-fn warm_up(scenario: &Scenario, kind: Kind) -> Result<()> {
+fn warm_up(scenario: &Scenario, kind: MethodKind) -> Result<()> {
     let mut short = scenario.clone();
     short.size_kib = WARM_UP_KIB.min(scenario.size_kib);
     short.blobs = 1;
@@ -342,13 +342,21 @@ mod tests {
         assert!(matches!(Arguments::try_parse_from(relay).unwrap().part, Some(LabCommand::Relay(_))));
         let scenario = Arguments::try_parse_from(["lab", "gate", "--method", "chain,darter"]).unwrap();
         assert!(scenario.part.is_none());
-        assert_eq!(scenario.method, [Kind::Chain, Kind::Darter]);
+        assert_eq!(scenario.method, [MethodKind::Chain, MethodKind::Darter]);
     }
 
     #[test]
     fn a_chain_is_not_raced_where_somebody_is_killed_and_engines_pull_images_alone() {
-        let unfit = |kind: Kind, name| kind.unfit(&Scenario::open(name).unwrap()).is_some();
-        assert!(!unfit(Kind::Chain, "gate") && !unfit(Kind::Darter, "killed") && unfit(Kind::Chain, "killed"));
-        assert!(!unfit(Kind::DarterPull, "pull") && !unfit(Kind::DarterGet, "pull") && unfit(Kind::DarterPull, "gate"));
+        let unfit = |kind: MethodKind, name| kind.unfit(&Scenario::open(name).unwrap()).is_some();
+        assert!(
+            !unfit(MethodKind::Chain, "gate")
+                && !unfit(MethodKind::Darter, "killed")
+                && unfit(MethodKind::Chain, "killed")
+        );
+        assert!(
+            !unfit(MethodKind::DarterPull, "pull")
+                && !unfit(MethodKind::DarterGet, "pull")
+                && unfit(MethodKind::DarterPull, "gate")
+        );
     }
 }

@@ -32,7 +32,7 @@ const NAME: &str = "image";
 
 /// A layer as the program that converts it tells of it.
 #[derive(Debug, Deserialize)]
-struct Told {
+struct ConvertedLayer {
     digest: Digest,
     size: u64,
     diff: Digest,
@@ -72,7 +72,7 @@ fn convert(content: &Content, peer: Peer, work: &Path) -> Result<()> {
             let mut command = Command::new(peer.program(true)?);
             let mut process = Process::spawn(command.arg("convert").args([from, to]), "stargz-convert", work)?;
             let said = process.finish(CONVERT_TIMEOUT)?;
-            let told: Told = serde_json::from_str(&said).with_context(|| format!("read {said:?}"))?;
+            let told: ConvertedLayer = serde_json::from_str(&said).with_context(|| format!("read {said:?}"))?;
             Ok((Layer { digest: told.digest, size: told.size, diff: told.diff }, json!({ TOC: told.toc })))
         })?,
         Peer::Soci => {

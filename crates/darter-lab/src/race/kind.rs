@@ -18,7 +18,7 @@ use crate::race::user::{Target, User};
 
 /// The methods there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MethodKind {
     /// Darter's agents.
     Darter,
     /// The same, with every node computing the SHA-256 of the whole by itself.
@@ -47,7 +47,7 @@ pub enum Kind {
     Chain,
 }
 
-impl Kind {
+impl MethodKind {
     /// All methods, in the order in which they are compared.
     pub const ALL: [Self; 13] = [
         Self::Darter,
@@ -171,7 +171,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for MethodKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Darter => "darter",
@@ -191,7 +191,7 @@ impl fmt::Display for Kind {
     }
 }
 
-impl FromStr for Kind {
+impl FromStr for MethodKind {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {

@@ -5,7 +5,7 @@ use darter_scenario::Goal;
 use darter_scenario::Scenario;
 use serde_json::{Value, json};
 
-use crate::race::kind::Kind;
+use crate::race::kind::MethodKind;
 use crate::table::{self, median};
 
 /// Above this busy share of the machine a ratio to T* says more about the machine than about the method.
@@ -17,7 +17,7 @@ pub struct Row {
     /// The scenario's name.
     pub scenario: String,
     /// The method.
-    pub kind: Kind,
+    pub kind: MethodKind,
     /// Races behind this row.
     pub runs: usize,
     /// T*, in seconds; 0 where no cable is shaped.
@@ -60,7 +60,7 @@ pub struct Row {
 
 impl Row {
     /// A row without results.
-    pub fn new(scenario: &Scenario, kind: Kind) -> Result<Self> {
+    pub fn new(scenario: &Scenario, kind: MethodKind) -> Result<Self> {
         Ok(Self {
             scenario: scenario.name.clone(),
             kind,
@@ -262,7 +262,7 @@ mod tests {
     #[test]
     fn what_is_missed_is_said_and_what_is_not_asked_for_is_not() {
         let scenario = Scenario::open("gate").unwrap();
-        let mut row = Row::new(&scenario, Kind::Darter).unwrap();
+        let mut row = Row::new(&scenario, MethodKind::Darter).unwrap();
         row.wanted = 1;
         row.finished = vec![row.bound * 1.04];
         row.seed_copies = 1.0301;
@@ -280,7 +280,7 @@ mod tests {
     fn medians_hide_no_failure() {
         let scenario = Scenario::open("gate").unwrap();
         let row = |last: f64, right: usize| {
-            let mut row = Row::new(&scenario, Kind::Darter).unwrap();
+            let mut row = Row::new(&scenario, MethodKind::Darter).unwrap();
             row.wanted = 2;
             row.finished = vec![1.0, last];
             row.own_ratios = row.finished.clone();
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn lines_have_as_many_cells_as_heads() {
-        let row = Row::new(&Scenario::open("gate").unwrap(), Kind::Nginx).unwrap();
+        let row = Row::new(&Scenario::open("gate").unwrap(), MethodKind::Nginx).unwrap();
         let bars = |text: &str| text.matches('|').count();
         assert_eq!(bars(&text(&row)), bars(heads().lines().next().unwrap()));
     }

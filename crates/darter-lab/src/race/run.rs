@@ -11,7 +11,7 @@ use crate::link::Traffic;
 use crate::race::account::{Ledger, MachineTime};
 use crate::race::content::Content;
 use crate::race::course::Testbed;
-use crate::race::kind::Kind;
+use crate::race::kind::MethodKind;
 use crate::race::method::Method;
 use crate::race::row::Row;
 use crate::reserve::Reserve;
@@ -56,7 +56,7 @@ impl Meters {
 }
 
 /// Runs one method over one scenario, on hosts of their own.
-pub fn race(scenario: &Scenario, content: &Content, kind: Kind) -> Result<Row> {
+pub fn race(scenario: &Scenario, content: &Content, kind: MethodKind) -> Result<Row> {
     let kills = kills(scenario)?;
     let course = Testbed::build(scenario, content)?;
     let mut method = kind.start(&course).with_context(|| format!("start {kind}"))?;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use darter_mount::erofs;
 use rustix::mount::{UnmountFlags, unmount};
 
-use super::reader::Reader;
+use super::reader::TimedReader;
 use super::row::Row;
 use super::{Read, Stage};
 use crate::cluster::Agent;
@@ -67,8 +67,8 @@ impl Read {
         let container = engine.start_container(&reference, "reader", &SLEEP)?;
         let file = unpacked_file(&engine.snapshots())?;
         let below = vec![opened(&file)?];
-        let native = Reader { file, below: Vec::new(), length: LARGE };
-        let overlay = Reader { file: in_container(container), below, length: LARGE };
+        let native = TimedReader { file, below: Vec::new(), length: LARGE };
+        let overlay = TimedReader { file: in_container(container), below, length: LARGE };
         Ok(vec![self.rounds(Stage::Native, &native)?, self.rounds(Stage::Overlay, &overlay)?])
     }
 
@@ -83,7 +83,7 @@ impl Read {
         // Opened now: later there is a link of this name, and this mount keeps the file.
         let mounted = opened(&layer)?;
         let below = vec![mounted, opened(&store_file(node.agent.data())?)?];
-        let mut reader = Reader { file: in_container(container), below, length: LARGE / 2 };
+        let mut reader = TimedReader { file: in_container(container), below, length: LARGE / 2 };
         reader.touch()?;
         let is_link = || fs::symlink_metadata(&layer).is_ok_and(|state| state.is_symlink());
         ensure!(!is_link(), "the layer is whole before half of it was read");
@@ -108,7 +108,7 @@ impl Read {
         Ok(vec![filling, whole, renewed, own])
     }
 
-    fn rounds(&self, stage: Stage, reader: &Reader) -> Result<Row> {
+    fn rounds(&self, stage: Stage, reader: &TimedReader) -> Result<Row> {
         let rounds = (0..self.rounds).map(|number| reader.round(number as u64)).collect::<Result<Vec<_>>>();
         Ok(Row::new(self, stage, &rounds.with_context(|| stage.name())?))
     }

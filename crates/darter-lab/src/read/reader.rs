@@ -20,7 +20,7 @@ const BLOCKS: u64 = 400;
 
 /// A file, and all files whose pages have something of it, from the reader's down to the disk's.
 #[derive(Clone, Debug)]
-pub struct Reader {
+pub struct TimedReader {
     /// The file that is read.
     pub file: PathBuf,
     /// The files below it, whose pages are dropped, too.
@@ -38,7 +38,7 @@ pub struct Round {
     pub latency: Duration,
 }
 
-impl Reader {
+impl TimedReader {
     /// Reads it; another `number` gives other blocks.
     pub fn round(&self, number: u64) -> Result<Round> {
         self.forget()?;
@@ -101,9 +101,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("x");
         crate::made::noise(&file, 1, 1 << 20).unwrap();
-        let reader = Reader { file, below: Vec::new(), length: 1 << 20 };
+        let reader = TimedReader { file, below: Vec::new(), length: 1 << 20 };
         let round = reader.round(1).unwrap();
         assert!(round.speed > 0.0 && round.latency > Duration::ZERO);
-        assert!(Reader { length: 2 << 20, ..reader }.round(1).is_err());
+        assert!(TimedReader { length: 2 << 20, ..reader }.round(1).is_err());
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use darter_lab::bench::{self, Bench};
 use darter_lab::race::content::Content;
-use darter_lab::race::kind::Kind;
+use darter_lab::race::kind::MethodKind;
 use darter_lab::race::{Scenario, plot, race, row};
 
 use crate::world::World;
@@ -25,7 +25,7 @@ goal = { last_over_bound = 1000.0, seed_copies = 0.5 }
 pub(crate) fn a_small_race_gives_a_sane_row(_world: &World) -> Result<()> {
     let scenario = Scenario::parse("small", SCENARIO)?;
     let content = Content::of(&scenario)?;
-    let result = race(&scenario, &content, Kind::Darter)?;
+    let result = race(&scenario, &content, MethodKind::Darter)?;
     ensure!(result.wanted == 2 && result.is_sound(), "a node is missing, or has wrong bytes: {}", result.json());
     let last = result.last().context("the last node was done")?;
     ensure!(last >= result.bound * 0.98, "{last} s is faster than the cables allow: {} s", result.bound);
@@ -59,7 +59,7 @@ goal = { lag_over_bound = 1000.0, origin_copies = 1.1 }
 pub(crate) fn engines_unpack_what_they_pulled(_world: &World) -> Result<()> {
     let scenario = Scenario::parse("image", IMAGE)?;
     let content = Content::of(&scenario)?;
-    for (kind, copies) in [(Kind::DirectPull, 2.0), (Kind::DarterPull, 1.0)] {
+    for (kind, copies) in [(MethodKind::DirectPull, 2.0), (MethodKind::DarterPull, 1.0)] {
         let result = race(&scenario, &content, kind)?;
         ensure!(result.wanted == 2 && result.is_sound(), "an engine lacks files: {}", result.json());
         let read = result.origin_copies;

@@ -16,12 +16,12 @@ pub(super) struct Exceptions {
 
 #[derive(Debug)]
 struct NoProxyRule {
-    host: Named,
+    host: HostPattern,
     port: Option<u16>,
 }
 
 #[derive(Debug)]
-enum Named {
+enum HostPattern {
     Address(IpAddr),
     /// A domain and all below it.
     Domain(String),
@@ -56,9 +56,9 @@ impl NoProxyRule {
         };
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let host = match (bare.parse(), host.strip_prefix("*.")) {
-            (Ok(address), _) => Named::Address(address),
-            (_, Some(domain)) => Named::Below(domain.to_ascii_lowercase()),
-            _ => Named::Domain(host.trim_start_matches('.').to_ascii_lowercase()),
+            (Ok(address), _) => HostPattern::Address(address),
+            (_, Some(domain)) => HostPattern::Below(domain.to_ascii_lowercase()),
+            _ => HostPattern::Domain(host.trim_start_matches('.').to_ascii_lowercase()),
         };
         Self { host, port }
     }
@@ -66,10 +66,10 @@ impl NoProxyRule {
     fn includes(&self, url: &Url) -> bool {
         let is_below = |name: &str, domain: &str| name.strip_suffix(domain).is_some_and(|front| front.ends_with('.'));
         let is_host = match (&self.host, url.host()) {
-            (Named::Address(address), Some(Host::Ipv4(host))) => *address == IpAddr::V4(host),
-            (Named::Address(address), Some(Host::Ipv6(host))) => *address == IpAddr::V6(host),
-            (Named::Domain(domain), Some(Host::Domain(name))) => name == domain || is_below(name, domain),
-            (Named::Below(domain), Some(Host::Domain(name))) => is_below(name, domain),
+            (HostPattern::Address(address), Some(Host::Ipv4(host))) => *address == IpAddr::V4(host),
+            (HostPattern::Address(address), Some(Host::Ipv6(host))) => *address == IpAddr::V6(host),
+            (HostPattern::Domain(domain), Some(Host::Domain(name))) => name == domain || is_below(name, domain),
+            (HostPattern::Below(domain), Some(Host::Domain(name))) => is_below(name, domain),
             _ => false,
         };
         is_host && self.port.is_none_or(|port| url.port_or_known_default() == Some(port))

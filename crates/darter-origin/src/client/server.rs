@@ -89,7 +89,10 @@ impl Plan {
         Ok(Self { config, own: own.clone(), authorities, identity: identity.transpose()?, proxy, exempt })
     }
 
-    fn client(&self, Kind { reach, is_shown, only_http1, is_direct }: Kind) -> Result<reqwest::Client, reqwest::Error> {
+    fn client(
+        &self,
+        ClientPurpose { reach, is_shown, only_http1, is_direct }: ClientPurpose,
+    ) -> Result<reqwest::Client, reqwest::Error> {
         let builder = || {
             let mut builder = builder(&self.config, &self.own);
             if only_http1 {
@@ -125,7 +128,7 @@ impl Server {
         let plan = Plan::new(config, own)?;
         let clients: [OnceLock<reqwest::Client>; 24] = Default::default();
         for is_shown in [false, true] {
-            let kind = Kind { reach: Reach::Anywhere, is_shown, only_http1: false, is_direct: false };
+            let kind = ClientPurpose { reach: Reach::Anywhere, is_shown, only_http1: false, is_direct: false };
             let first = plan.client(kind).map_err(ConfigError::Client)?;
             let _ = clients[kind.place()].set(first);
             if plan.identity.is_none() {
@@ -155,7 +158,8 @@ impl Server {
     pub(super) fn client(&self, url: &Url, reach: Reach, is_shown: bool) -> Result<&reqwest::Client, OriginError> {
         let is_shown = is_shown && self.plan.identity.is_some();
         let is_direct = matches!(&self.proxies, Proxies::Environment(_, but) if but.include(url));
-        let kind = Kind { reach, is_shown, only_http1: self.only_http1.lock().contains(&authority(url)), is_direct };
+        let kind =
+            ClientPurpose { reach, is_shown, only_http1: self.only_http1.lock().contains(&authority(url)), is_direct };
         let client = &self.clients[kind.place()];
         if let Some(client) = client.get() {
             return Ok(client);
@@ -232,7 +236,7 @@ impl Server {
 
 /// The purpose of a client.
 #[derive(Clone, Copy)]
-struct Kind {
+struct ClientPurpose {
     reach: Reach,
     is_shown: bool,
     only_http1: bool,
@@ -240,7 +244,7 @@ struct Kind {
     is_direct: bool,
 }
 
-impl Kind {
+impl ClientPurpose {
     /// The client's place in the table.
     const fn place(self) -> usize {
         let first = match self.reach {

@@ -18,12 +18,12 @@ fn hello() -> Hello {
 
 /// The hello's own bytes, behind the eight that precede it.
 fn written(form: u8, hello: &Hello) -> Vec<u8> {
-    encode(form, Kind::Data, hello).unwrap().split_off(8)
+    encode(form, ConnectionKind::Data, hello).unwrap().split_off(8)
 }
 
 #[test]
 fn the_layout_is_as_documented() {
-    let bytes = encode(3, Kind::Data, &hello()).unwrap();
+    let bytes = encode(3, ConnectionKind::Data, &hello()).unwrap();
     let node = [1; 16];
     let expected: [&[u8]; 10] = [
         b"DRTR\x03\x02",
@@ -125,7 +125,10 @@ fn what_is_not_darters_is_told_by_its_first_bytes() {
     }
     assert_eq!(Head::decode(b"DRTR\x03\x02"), Some(Head { form: 3, kind: 2 }));
     assert_eq!(Head::decode(b"HTTP\x03\x02"), None);
-    assert_eq!([0, 1, 2, 3].map(Kind::from_number), [None, Some(Kind::Control), Some(Kind::Data), None]);
+    assert_eq!(
+        [0, 1, 2, 3].map(ConnectionKind::from_number),
+        [None, Some(ConnectionKind::Control), Some(ConnectionKind::Data), None]
+    );
 }
 
 #[test]
@@ -133,7 +136,7 @@ fn an_introduction_has_a_bound_that_is_told_before_it_is_read() {
     let longest = MAX_HELLO as u16;
     assert_eq!(hello_length(longest.to_le_bytes()).unwrap(), MAX_HELLO);
     assert!(matches!(hello_length((longest + 1).to_le_bytes()), Err(ProtocolError::TooLong { length: 4097, .. })));
-    let with = |program: usize| encode(3, Kind::Control, &Hello { program: "x".repeat(program), ..hello() });
+    let with = |program: usize| encode(3, ConnectionKind::Control, &Hello { program: "x".repeat(program), ..hello() });
     // Of that the program of five letters takes six bytes, and one of thousands two bytes more than its letters.
     let room = MAX_HELLO - (written(3, &hello()).len() - 6) - 2;
     assert_eq!(with(room).unwrap().len(), 8 + MAX_HELLO);

@@ -33,7 +33,7 @@ fn a_neighbour_is_told_of_what_it_lacks_and_the_lead_of_everything() {
     news.came(PieceIndex(3), false);
     news.came(PieceIndex(4), false);
     let told = news.take(later(20), &picker, &[node(1), node(2), node(3)], Some(node(9)));
-    let have = |list: &[u32]| Told::Have(pieces(list));
+    let have = |list: &[u32]| PieceNews::Have(pieces(list));
     assert_eq!(told, [(vec![node(1), node(9)], have(&[3, 4])), (vec![node(2)], have(&[4]))]);
 }
 
@@ -49,7 +49,7 @@ fn news_is_gathered_for_a_moment() {
     news.came(PieceIndex(2), false);
     assert!(news.due().is_some());
     let told = news.take(later(30), &picker, &[node(1)], None);
-    assert_eq!(told, [(vec![node(1)], Told::Have(pieces(&[1, 2])))]);
+    assert_eq!(told, [(vec![node(1)], PieceNews::Have(pieces(&[1, 2])))]);
     assert_eq!(news.due(), None);
 }
 
@@ -65,10 +65,10 @@ fn many_neighbours_are_told_of_several_pieces_at_once() {
         let tellings = news.take(later(1000 + u64::from(step) * 20), &picker, &neighbours, None);
         told.extend(tellings.into_iter().map(|(_, message)| message));
     }
-    assert_eq!(told, [Told::Have(pieces(&[0]))], "the first at once, the others later");
+    assert_eq!(told, [PieceNews::Have(pieces(&[0]))], "the first at once, the others later");
     news.came(PieceIndex(4), false);
     let tellings = news.take(later(1150), &picker, &neighbours, None);
-    assert_eq!(tellings[0].1, Told::Have(pieces(&[1, 2, 3, 4])));
+    assert_eq!(tellings[0].1, PieceNews::Have(pieces(&[1, 2, 3, 4])));
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn in_a_large_swarm_the_lead_is_told_seldom_and_misses_nothing() {
             news.came(PieceIndex(step), false);
         }
         for (to, message) in news.take(later(20 + u64::from(step) * 50), &picker, &neighbours, Some(node(99))) {
-            let Told::Have(pieces) = message else { panic!("{message:?}") };
+            let PieceNews::Have(pieces) = message else { panic!("{message:?}") };
             if to.contains(&node(99)) {
                 heard.push(pieces);
             }
@@ -118,7 +118,7 @@ fn a_neighbour_that_becomes_the_lead_is_told_what_only_the_lead_before_was_told(
     news.came(PieceIndex(0), true);
     news.take(later(1000), &picker, &neighbours, Some(node(9)));
     news.came(PieceIndex(1), true);
-    let have = Told::Have(pieces(&[1]));
+    let have = PieceNews::Have(pieces(&[1]));
     let told = news.take(later(1012), &picker, &neighbours, Some(node(9)));
     assert_eq!(told, [(vec![node(9)], have.clone())], "neighbours wait");
     news.lead_knows(later(1013));
@@ -148,8 +148,8 @@ fn a_neighbour_that_lost_a_piece_is_told_who_holds_it_and_losses_are_told_to_all
     news.is_wanted_by(node(1), PieceIndex(5));
     news.went(PieceIndex(6));
     let told = news.take(later(20), &picker, &[node(1), node(2)], Some(node(2)));
-    assert_eq!(told[0], (vec![node(1)], Told::Have(pieces(&[5]))));
-    assert_eq!(told[1], (vec![node(1), node(2)], Told::Lost(pieces(&[6]))));
+    assert_eq!(told[0], (vec![node(1)], PieceNews::Have(pieces(&[5]))));
+    assert_eq!(told[1], (vec![node(1), node(2)], PieceNews::Lost(pieces(&[6]))));
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn the_first_hashes_are_news_without_any_piece() {
     let mut news = News::new(Tuning::default());
     news.first_hashes();
     let told = news.take(later(20), &picker, &[node(1), node(2)], Some(node(9)));
-    let expected = Told::Have(Vec::new());
+    let expected = PieceNews::Have(Vec::new());
     assert_eq!(told, [(vec![node(1), node(2)], expected)], "the lead knows");
     assert_eq!(news.due(), None);
 }
@@ -175,7 +175,7 @@ fn two_pieces_of_the_lead_that_come_at_once_are_confirmed_at_once() {
     }
     news.came(PieceIndex(3), false);
     let told = news.take(later(2050), &picker, &neighbours, Some(node(99)));
-    assert_eq!(told, [(vec![node(99)], Told::Have(pieces(&[1, 2, 3])))], "neighbours wait");
+    assert_eq!(told, [(vec![node(99)], PieceNews::Have(pieces(&[1, 2, 3])))], "neighbours wait");
 }
 
 #[test]
@@ -183,14 +183,14 @@ fn without_a_lead_only_neighbours_are_told_and_without_neighbours_only_the_lead(
     let (alone, with_one) = (picker(&[]), picker(&[(1, &[])]));
     let mut news = News::new(Tuning::default());
     news.came(PieceIndex(0), true);
-    let have = |list: &[u32]| Told::Have(pieces(list));
+    let have = |list: &[u32]| PieceNews::Have(pieces(list));
     assert_eq!(news.take(later(1000), &with_one, &[node(1)], None), [(vec![node(1)], have(&[0]))]);
     assert_eq!(news.due(), None, "nobody else is to hear of it");
     news.came(PieceIndex(1), false);
     assert_eq!(news.take(later(2000), &alone, &[], Some(node(9))), [(vec![node(9)], have(&[1]))]);
     news.went(PieceIndex(1));
     assert!(news.due().is_some());
-    assert_eq!(news.take(later(3000), &alone, &[], Some(node(9))), [(vec![node(9)], Told::Lost(pieces(&[1])))]);
+    assert_eq!(news.take(later(3000), &alone, &[], Some(node(9))), [(vec![node(9)], PieceNews::Lost(pieces(&[1])))]);
     assert_eq!(news.due(), None);
 }
 
@@ -202,5 +202,5 @@ fn what_a_lead_was_told_when_it_let_this_node_in_is_not_told_it_twice() {
     news.lead_knows(later(1000));
     news.came(PieceIndex(1), false);
     let told = news.take(later(2000), &picker, &[node(1)], Some(node(9)));
-    assert_eq!(told, [(vec![node(1), node(9)], Told::Have(pieces(&[0, 1])))]);
+    assert_eq!(told, [(vec![node(1), node(9)], PieceNews::Have(pieces(&[0, 1])))]);
 }

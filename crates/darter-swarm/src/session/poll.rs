@@ -6,7 +6,7 @@ use darter_protocol::{Message, Wanted};
 use super::hearing::PendingRequest;
 use super::{Output, Session};
 use crate::hashes::Reply;
-use crate::{Action, Checkable, Facts, Leader, Loss, Phase, RequestId, Teacher, Told};
+use crate::{Action, Checkable, Facts, Leader, Loss, Phase, PieceNews, RequestId, Teacher};
 
 impl Session {
     /// True if pieces are lacking that somebody wants.
@@ -141,8 +141,8 @@ impl Session {
         }
         for (to, told) in self.tell(&meets, now) {
             let message = match told {
-                Told::Have(pieces) => Message::Have { blob, pieces, known },
-                Told::Lost(pieces) => Message::Lost { blob, pieces },
+                PieceNews::Have(pieces) => Message::Have { blob, pieces, known },
+                PieceNews::Lost(pieces) => Message::Lost { blob, pieces },
             };
             outputs.push(Output::Say { to, message });
         }

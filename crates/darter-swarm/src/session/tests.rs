@@ -8,7 +8,7 @@ use darter_protocol::{Message, PeerInfo};
 
 use super::*;
 use crate::facts::fixture::{BLOB, Known};
-use crate::{Action, Course, Lead, Loss, ReaderId, RequestId, Start, Step, Teacher, Told, Wish};
+use crate::{Action, Course, Lead, Loss, PieceNews, ReaderId, RequestId, Start, Step, Teacher, Wish};
 
 mod doubted;
 mod driven;
@@ -158,13 +158,13 @@ impl Scene {
     }
 
     /// The news after a while, each with its receivers.
-    fn tells(&mut self) -> Vec<(Vec<u8>, Told)> {
+    fn tells(&mut self) -> Vec<(Vec<u8>, PieceNews)> {
         self.now = self.now + Duration::from_secs(1);
         let told = self.session.tell(&[], self.now);
         told.into_iter().map(|(nodes, told)| (nodes.iter().map(|it| it.0[0]).collect(), told)).collect()
     }
 }
 
-fn have(list: &[u32]) -> Told {
-    Told::Have(list.iter().copied().map(PieceIndex).collect())
+fn have(list: &[u32]) -> PieceNews {
+    PieceNews::Have(list.iter().copied().map(PieceIndex).collect())
 }

@@ -79,7 +79,7 @@ macro_rules! facts {
             }
         }
 
-        impl Facts for Told {
+        impl Facts for Replay {
             $(fn $name(&self $(, _: $of)?) -> $answer {
                 match self.next() {
                     Some(Fact::$variant(answer)) => answer,
@@ -142,13 +142,13 @@ impl Witness<'_> {
 }
 
 /// Facts that are told again.
-struct Told {
+struct Replay {
     facts: RefCell<VecDeque<Fact>>,
     /// True if something else was asked.
     diverged: Cell<bool>,
 }
 
-impl Told {
+impl Replay {
     fn next(&self) -> Option<Fact> {
         self.facts.borrow_mut().pop_front()
     }
@@ -191,7 +191,7 @@ impl SessionTrace {
 
 impl Step {
     fn is_done_again(&self, session: &mut Session) -> bool {
-        let told = Told { facts: RefCell::new(self.facts.clone()), diverged: Cell::new(false) };
+        let told = Replay { facts: RefCell::new(self.facts.clone()), diverged: Cell::new(false) };
         let did = self.call.clone().done(session, &told, self.at);
         did == self.did && !told.diverged.get() && told.facts.borrow().is_empty()
     }

@@ -23,7 +23,7 @@ const KEPT: &[(&str, u64)] = &[];
 const QUIET: Duration = Duration::from_secs(60);
 
 /// Runs `histories` histories of a test, the kept ones first; that of `DARTER_HISTORY` alone, with all that happens in it, if that is set.
-fn each<W: Told>(test: &str, histories: u64, mut run: impl FnMut(u64) -> (W, Result<(), String>)) {
+fn each<W: Transcript>(test: &str, histories: u64, mut run: impl FnMut(u64) -> (W, Result<(), String>)) {
     let number = |name| std::env::var(name).ok().map(|number| number.parse::<u64>().expect("a number"));
     let kept = KEPT.iter().filter(|(name, _)| *name == test).map(|(_, number)| *number);
     let (only, histories) = (number("DARTER_HISTORY"), number("DARTER_HISTORIES").unwrap_or(histories));
@@ -40,17 +40,17 @@ fn each<W: Told>(test: &str, histories: u64, mut run: impl FnMut(u64) -> (W, Res
 }
 
 /// The events of a history, a line each.
-trait Told {
+trait Transcript {
     fn told(&self) -> String;
 }
 
-impl Told for World {
+impl Transcript for World {
     fn told(&self) -> String {
         self.trace.clone()
     }
 }
 
-impl Told for Led {
+impl Transcript for Led {
     fn told(&self) -> String {
         self.told.join("\n")
     }

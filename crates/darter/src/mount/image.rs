@@ -11,7 +11,7 @@ use darter_core::{Blame, Blamed as _, Digest, Fault, Retry, SystemClock};
 use darter_oci::artifact::{self, ArtifactFile};
 use darter_oci::error::own_words;
 use darter_oci::image::{ImageParts, MAX_CONFIG};
-use darter_oci::manifest::{Named, check};
+use darter_oci::manifest::{NamedParts, check};
 use darter_oci::platform::Platform;
 use darter_origin::{
     Answer, Body, HttpClient, HttpConfig, OriginError, RegistryClient, RegistryConfig, Upstream, status_text,
@@ -101,7 +101,7 @@ pub(crate) async fn resolve_any(
 impl Mirror<'_> {
     async fn image(&self, platform: Option<&Platform>) -> anyhow::Result<Resolved> {
         let (mut digest, mut manifest) = self.manifest(&self.image.reference).await?;
-        if Named::parse(&manifest).is_index() {
+        if NamedParts::parse(&manifest).is_index() {
             let chosen = platform.cloned().unwrap_or_else(Platform::host).choose(&manifest);
             let chosen = chosen.map_err(|error| self.refused(&format!("{error}; choose one with --platform")))?;
             (digest, manifest) = self.manifest(&chosen.to_string()).await?;
@@ -194,5 +194,5 @@ async fn read(mut body: Body, most: u64) -> Result<Option<Vec<u8>>, OriginError>
 
 /// The lengths that a manifest has for its layers.
 fn sizes_of(manifest: &[u8], layer: Digest) -> Option<u64> {
-    Named::parse(manifest).all().find(|named| named.digest == layer)?.size
+    NamedParts::parse(manifest).all().find(|named| named.digest == layer)?.size
 }

@@ -17,7 +17,7 @@ use darter_image::tar::Time;
 use darter_mount::archive::{Archive, ScanError, scan};
 use darter_mount::set::{FileSet, MAX_KEPT, NotOpened, OpenedFile, Opener};
 use darter_mount::supply::Content;
-use darter_mount::tree::Reader;
+use darter_mount::tree::TreeReader;
 use darter_mount::{Condition, Fill, KeptFile, Mounted, MountedFile, Pages, Settings};
 use darter_store::threads;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -368,9 +368,9 @@ async fn keep(
     told: impl FnOnce(&MountStatus) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let since = SystemClock::start().unix();
-    let reader: Arc<dyn Reader> = match &ready.source {
+    let reader: Arc<dyn TreeReader> = match &ready.source {
         Opened::Archive(kept) => Arc::new(Archive::new(Arc::clone(&ready.tree), Arc::clone(kept.file()))),
-        Opened::Set(set) => Arc::clone(set) as Arc<dyn Reader>,
+        Opened::Set(set) => Arc::clone(set) as Arc<dyn TreeReader>,
     };
     let (mounted, cache) = {
         let (tree, dir, others, runtime) = (Arc::clone(&ready.tree), dir.clone(), args.allow_other, Handle::current());

@@ -11,8 +11,8 @@ use darter_core::{BlobId, Manifest, NodeId, PieceHash, PieceIndex, PieceLength, 
 use darter_protocol::data::{ASK_LENGTH, Ask, HEADER_LENGTH, Header};
 use darter_wire::control::{self, ControlConfig, ControlReceiver, ControlSender};
 use darter_wire::{
-    Greeted, Held, Hello, Kind, Listener, MAX_PIECES, Message, PeerInfo, PeerStream, Refusal, Request, Role, SwarmPart,
-    Transport, Verdict, Wanted, preface,
+    ConnectionKind, Greeted, Held, Hello, Listener, MAX_PIECES, Message, PeerInfo, PeerStream, Refusal, Request, Role,
+    SwarmPart, Transport, Verdict, Wanted, preface,
 };
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -128,10 +128,10 @@ impl Liar {
         }
         let Ok(greeted) = preface::greet(stream, &self.me).await else { return };
         match greeted.kind {
-            Kind::Control => {
+            ConnectionKind::Control => {
                 self.converse(greeted);
             }
-            Kind::Data => {
+            ConnectionKind::Data => {
                 // The agent's end of it is the agent's affair.
                 let _ = self.give(greeted.stream).await;
             }
@@ -140,7 +140,7 @@ impl Liar {
 
     /// Connects to an agent.
     async fn meet(self: &Arc<Self>, address: &str) -> Option<ControlSender> {
-        let greeted = preface::open(&*self.transport, address, Kind::Control, &self.me).await.ok()?;
+        let greeted = preface::open(&*self.transport, address, ConnectionKind::Control, &self.me).await.ok()?;
         Some(self.converse(greeted))
     }
 

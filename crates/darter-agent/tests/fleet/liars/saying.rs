@@ -7,7 +7,7 @@ use darter_core::source::Credentials;
 use darter_core::{BlobId, Digest, NodeId, PieceIndex, PieceSet, Place, Source};
 use darter_protocol::Wish;
 use darter_protocol::data::Ask;
-use darter_wire::{Failure, FailureKind, Hello, Kind, Message, PeerInfo, Request, Verdict, Wanted, preface};
+use darter_wire::{ConnectionKind, Failure, FailureKind, Hello, Message, PeerInfo, Request, Verdict, Wanted, preface};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::Lie;
@@ -148,7 +148,8 @@ impl Liar {
     /// Meets everybody and hangs up.
     async fn flap(self: &Arc<Self>) {
         for other in self.addresses() {
-            if let Ok(greeted) = preface::open(&*self.transport, &other.listen, Kind::Control, &self.me).await {
+            if let Ok(greeted) = preface::open(&*self.transport, &other.listen, ConnectionKind::Control, &self.me).await
+            {
                 let (sender, _) = darter_wire::control::start(greeted.stream, &Default::default());
                 let _ = sender.send(&self.meeting()).await;
             }
@@ -162,7 +163,8 @@ impl Liar {
         for other in &all {
             for name in all.iter().filter(|name| name.node != other.node) {
                 let me = Hello { listen: self.me.listen.clone(), ..name.clone() };
-                let Ok(greeted) = preface::open(&*self.transport, &other.listen, Kind::Control, &me).await else {
+                let Ok(greeted) = preface::open(&*self.transport, &other.listen, ConnectionKind::Control, &me).await
+                else {
                     continue;
                 };
                 let (sender, _receiver) = darter_wire::control::start(greeted.stream, &Default::default());
@@ -188,7 +190,7 @@ impl Liar {
     }
 
     async fn fetch_from(&self, address: &str) -> Option<()> {
-        let greeted = preface::open(&*self.transport, address, Kind::Data, &self.me).await.ok()?;
+        let greeted = preface::open(&*self.transport, address, ConnectionKind::Data, &self.me).await.ok()?;
         let mut stream = greeted.stream;
         let mut read = vec![0; 1 << 16];
         for round in 0.. {

@@ -21,7 +21,7 @@ use darter_protocol::data::{HEADER_LENGTH, Header};
 use darter_protocol::frame::{self, Frame};
 use darter_scenario::Lie;
 use darter_wire::WireError;
-use darter_wire::{Held, Kind, Listener, Message, PeerReader, PeerStream, PeerWriter, Refusal, Transport};
+use darter_wire::{ConnectionKind, Held, Listener, Message, PeerReader, PeerStream, PeerWriter, Refusal, Transport};
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
@@ -303,7 +303,9 @@ struct CableReader {
 
 impl CableReader {
     fn is_late(&self) -> bool {
-        self.accepted && self.kind.load(Ordering::Relaxed) == Kind::Data as u8 && self.over.lie() == Some(Lie::Late)
+        self.accepted
+            && self.kind.load(Ordering::Relaxed) == ConnectionKind::Data as u8
+            && self.over.lie() == Some(Lie::Late)
     }
 
     /// Reads what has come over the cable.
@@ -484,7 +486,7 @@ impl AsyncWrite for CableWriter {
             this.kind.store(head.expect("a connection begins with a preface"), Ordering::Relaxed);
             this.unsaid.extend_from_slice(data);
             this.taken = Some(data.len());
-        } else if this.taken.is_none() && this.kind.load(Ordering::Relaxed) == Kind::Control as u8 {
+        } else if this.taken.is_none() && this.kind.load(Ordering::Relaxed) == ConnectionKind::Control as u8 {
             this.saying.extend_from_slice(data);
             this.listen();
             this.taken = Some(data.len());

@@ -21,7 +21,7 @@ fn a_piece_that_came_is_told_to_neighbours_and_to_the_lead_at_once_if_that_gave_
         let before = scene.now;
         scene.stores(4, Some(giver));
         let mut told = Vec::new();
-        while !told.iter().any(|(nodes, _): &(Vec<u8>, Told)| nodes.contains(&9)) {
+        while !told.iter().any(|(nodes, _): &(Vec<u8>, PieceNews)| nodes.contains(&9)) {
             scene.now = scene.session.news_due().expect("the lead hears of everything").max(scene.now);
             let news = scene.session.tell(&[], scene.now);
             told.extend(news.into_iter().map(|(nodes, it)| (nodes.iter().map(|it| it.0[0]).collect(), it)));
@@ -54,7 +54,7 @@ fn a_piece_that_is_lost_is_told_and_asked_for_again_and_one_that_a_neighbour_los
     assert_eq!(scene.tells(), [(vec![1], have(&[0]))]);
     assert!(scene.asked().is_empty(), "that one has nothing that is lacking here");
     scene.session.lacks(PieceIndex(0), scene.now);
-    let lost = Told::Lost(vec![PieceIndex(0)]);
+    let lost = PieceNews::Lost(vec![PieceIndex(0)]);
     assert_eq!(scene.tells(), [(vec![1, 9], lost)]);
     scene.met_by(1, &[0]);
     assert_eq!(scene.asked(), [node(1)]);
