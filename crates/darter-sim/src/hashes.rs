@@ -1,5 +1,5 @@
 //! How hashes get about: where members are few the lead tells them all, where they are many they ask each other.
-//! [`Books`](darter_swarm::Books) and [`Hashes`](darter_swarm::Hashes) decide who tells whom what, and what is taken, as in the agent, with
+//! `Books` and [`Hashes`](darter_swarm::Hashes) decide who tells whom what, and what is taken, as in the agent, with
 //! real messages and signatures.
 //!
 //! The origin is read in order, and so nobody knows hashes behind a gap. A node that begins to lead knows all hashes that the

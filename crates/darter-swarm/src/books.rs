@@ -24,7 +24,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// See the module's text.
 #[derive(Debug)]
-pub struct Books {
+pub(crate) struct Books {
     lead: Lead,
     /// Vouches for hashes.
     signer: Signer,
@@ -58,7 +58,7 @@ pub struct Entering {
 
 /// The state of a blob at which books begin.
 #[derive(Debug)]
-pub struct Opening<'a> {
+pub(crate) struct Opening<'a> {
     /// The agent that leads.
     pub me: NodeId,
     /// Its place: rack, zone and region.
@@ -85,7 +85,7 @@ pub struct Opening<'a> {
 
 /// Messages that a lead has to send.
 #[derive(Debug, Default)]
-pub struct Speech {
+pub(crate) struct Speech {
     /// Messages with their receivers, in this order.
     pub messages: Vec<(NodeId, Message)>,
     /// News of neighbours for this agent itself.
@@ -94,7 +94,7 @@ pub struct Speech {
 
 impl Books {
     /// Opens them.
-    pub fn open(opening: Opening<'_>, facts: &dyn Facts, now: Moment) -> Self {
+    pub(crate) fn open(opening: Opening<'_>, facts: &dyn Facts, now: Moment) -> Self {
         let Opening { me, place, start, held, everything, wishes, dropped, has_verdict, seed, signer, tuning } =
             opening;
         let mut lead = Lead::new(me, place.clone(), start, tuning, seed, now);
@@ -130,7 +130,7 @@ impl Books {
     }
 
     /// The lead that decides what is sent and read.
-    pub const fn lead(&self) -> &Lead {
+    pub(crate) const fn lead(&self) -> &Lead {
         &self.lead
     }
 
@@ -140,27 +140,27 @@ impl Books {
     }
 
     /// How many are in the swarm, this agent included; none before the first one came.
-    pub const fn member_count(&self) -> usize {
+    pub(crate) const fn member_count(&self) -> usize {
         self.members
     }
 
     /// True if a node was let in, or is about to be, and has not left.
-    pub fn has(&self, node: NodeId) -> bool {
+    pub(crate) fn has(&self, node: NodeId) -> bool {
         self.inside.contains(&node)
     }
 
     /// True if members have to ask each other for hashes.
-    pub const fn members_ask(&self) -> bool {
+    pub(crate) const fn members_ask(&self) -> bool {
         self.teaching.members_ask()
     }
 
     /// The members besides this agent, those who are coming in, and those who were only counted in.
-    pub fn others(&self) -> Vec<NodeId> {
+    pub(crate) fn others(&self) -> Vec<NodeId> {
         others(&self.lead, &self.inside, &self.entering)
     }
 
     /// A node comes in that stands there, holds these pieces, and wants the rest or not. [`Books::speak`] has the answer.
-    pub fn admit(&mut self, entering: Entering, place: Place, held: &PieceSet, wants: bool) {
+    pub(crate) fn admit(&mut self, entering: Entering, place: Place, held: &PieceSet, wants: bool) {
         self.inside.insert(entering.node);
         self.lead.let_in(entering.node, place, held, wants);
         self.entering.push(entering);
@@ -168,25 +168,25 @@ impl Books {
     }
 
     /// Counts a node as a member that holds these pieces and asks for none; it need not know.
-    pub fn count_in(&mut self, node: NodeId, place: Place, held: &PieceSet) {
+    pub(crate) fn count_in(&mut self, node: NodeId, place: Place, held: &PieceSet) {
         self.lead.join(node, place, held, false);
         self.members = self.lead.member_count();
     }
 
     /// A node is gone.
-    pub fn left(&mut self, node: NodeId) {
+    pub(crate) fn left(&mut self, node: NodeId) {
         self.lead.leave(node);
         self.inside.remove(&node);
         self.members = self.lead.member_count();
     }
 
     /// Takes the nodes that wait to be let in: nobody is, any more.
-    pub fn take_entering(&mut self) -> Vec<Entering> {
+    pub(crate) fn take_entering(&mut self) -> Vec<Entering> {
         std::mem::take(&mut self.entering)
     }
 
     /// The members other than this agent, and how many pieces each holds.
-    pub fn holdings(&self) -> impl Iterator<Item = (NodeId, u32)> + '_ {
+    pub(crate) fn holdings(&self) -> impl Iterator<Item = (NodeId, u32)> + '_ {
         let me = self.lead.node();
         let members = self.lead.members().into_iter().filter(move |node| *node != me);
         members.filter_map(|node| Some((node, self.lead.held_by(node)?)))
@@ -194,32 +194,38 @@ impl Books {
 
     /// There was nothing to give to a member; a copy may be worth giving after a while though nothing happens until then. Returns true for
     /// the first such member since [`Books::may_give_more`] last returned true.
-    pub fn gave_nothing(&mut self, now: Moment) -> bool {
+    pub(crate) fn gave_nothing(&mut self, now: Moment) -> bool {
         let is_first = self.looks_again.is_none();
         self.looks_again.get_or_insert(now + LOOK_AGAIN);
         is_first
     }
 
     /// True if time alone may have made more to give; says so once.
-    pub fn may_give_more(&mut self, now: Moment) -> bool {
+    pub(crate) fn may_give_more(&mut self, now: Moment) -> bool {
         let looks = self.looks_again.take_if(|at| *at <= now).is_some();
         let due = std::mem::replace(&mut self.wakes, self.lead.next_wakeup(now));
         looks || due.is_some_and(|due| due <= now)
     }
 
     /// When there is something to say, or may be more to give, though nothing happens.
-    pub fn next_wakeup(&self, now: Moment) -> Option<Moment> {
+    pub(crate) fn next_wakeup(&self, now: Moment) -> Option<Moment> {
         self.lead.next_wakeup(now).into_iter().chain(self.looks_again).chain(self.due()).min()
     }
 
     /// When there is something to say though nothing happens.
-    pub fn due(&self) -> Option<Moment> {
+    pub(crate) fn due(&self) -> Option<Moment> {
         self.lead.notices_due().into_iter().chain(self.teaching.due()).min()
     }
 
     /// The messages that members must be sent now: news to those that are in, then the answers to those that come in. `chain` is that of
     /// the first hashes that are known.
-    pub fn speak(&mut self, facts: &dyn Facts, chain: &HashChain, verdict: Option<&Verdict>, now: Moment) -> Speech {
+    pub(crate) fn speak(
+        &mut self,
+        facts: &dyn Facts,
+        chain: &HashChain,
+        verdict: Option<&Verdict>,
+        now: Moment,
+    ) -> Speech {
         let mut messages = Vec::new();
         for message in self.news(facts, chain, verdict, now) {
             messages.extend(self.others().into_iter().map(|node| (node, message.clone())));

@@ -24,7 +24,7 @@ pub enum Foresight {
 
 /// An event. Events about unknown peers or requests (late answers, say) are harmless.
 #[derive(Clone, Debug)]
-pub enum Event {
+pub(crate) enum Event {
     /// The hashes of the pieces `known` are known, perhaps some of them for long; `total` pieces in all, once that is known.
     /// A piece without a known hash is never asked for by name.
     ManifestGrew {
@@ -142,7 +142,7 @@ pub enum Event {
 
 /// Something to be done by the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// Ask a peer (or, when nobody else has it, the lead) for a piece by name.
     Request {
         /// Names the request in later events.

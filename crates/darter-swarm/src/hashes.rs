@@ -124,7 +124,7 @@ impl Hashes {
     }
 
     /// How many hashes are known.
-    pub const fn count(&self) -> u32 {
+    pub(crate) const fn count(&self) -> u32 {
         self.chain.count()
     }
 
@@ -134,13 +134,13 @@ impl Hashes {
     }
 
     /// The chain over all of them.
-    pub const fn chain(&self) -> &HashChain {
+    pub(crate) const fn chain(&self) -> &HashChain {
         &self.chain
     }
 
     /// Takes in the next hashes that the store has learned. Returns true if neighbours are to hear of it, since these are the first and
     /// members ask each other.
-    pub fn catch_up(&mut self, facts: &dyn Facts) -> bool {
+    pub(crate) fn catch_up(&mut self, facts: &dyn Facts) -> bool {
         let known = self.chain.count();
         if facts.prefix() <= known {
             return false;
@@ -156,12 +156,12 @@ impl Hashes {
     }
 
     /// The blob has `total` hashes.
-    pub const fn set_total(&mut self, total: u32) {
+    pub(crate) const fn set_total(&mut self, total: u32) {
         self.learner.set_total(total);
     }
 
     /// The lead changed: drops its key and proof, since followers of the new lead cannot check them.
-    pub fn lead_changed(&mut self, key: Option<LeadKey>) {
+    pub(crate) fn lead_changed(&mut self, key: Option<LeadKey>) {
         self.key = key;
         self.proof = None;
         self.runs.clear();
@@ -169,18 +169,18 @@ impl Hashes {
     }
 
     /// True if members have to ask each other, as they do where they are many.
-    pub const fn do_members_ask(&self) -> bool {
+    pub(crate) const fn do_members_ask(&self) -> bool {
         self.learner.do_members_ask()
     }
 
     /// The lead says whether members have to ask each other.
-    pub const fn members_ask(&mut self, ask: bool) {
+    pub(crate) const fn members_ask(&mut self, ask: bool) {
         self.learner.members_ask(ask);
     }
 
     /// The lead told `count` hashes from the one of piece `first` on, perhaps none, and perhaps its word for these and all before. The
     /// store has taken in what it could. Returns true as in [`Self::catch_up`].
-    pub fn lead_told(&mut self, first: u32, count: u32, word: Option<Proof>, facts: &dyn Facts) -> bool {
+    pub(crate) fn lead_told(&mut self, first: u32, count: u32, word: Option<Proof>, facts: &dyn Facts) -> bool {
         let tells = self.catch_up(facts);
         if self.chain.count() < first {
             // Some that come before were told to others only, when members were many: they are asked for.
@@ -200,13 +200,13 @@ impl Hashes {
     }
 
     /// The lead knows at least `knows` hashes: it sent a piece that needs them.
-    pub fn lead_showed(&mut self, knows: u32) {
+    pub(crate) fn lead_showed(&mut self, knows: u32) {
         self.learner.lead_showed(knows);
     }
 
     /// `neighbour` knows the first `knows` hashes and holds these pieces, which are `wanted` here. True if somebody should now be asked
     /// for hashes.
-    pub fn showed(
+    pub(crate) fn showed(
         &mut self,
         neighbour: NodeId,
         knows: u32,
@@ -225,7 +225,7 @@ impl Hashes {
     }
 
     /// A neighbour left.
-    pub fn left(&mut self, neighbour: NodeId) {
+    pub(crate) fn left(&mut self, neighbour: NodeId) {
         self.learner.left(neighbour);
         self.asked_by.remove(&neighbour);
     }
@@ -238,7 +238,7 @@ impl Hashes {
 
     /// A neighbour answered. The hashes that it proved are in the store now; another lead may have come meanwhile. Returns true as in
     /// [`Self::catch_up`].
-    pub fn answered(&mut self, from: NodeId, answer: HashAnswer, now: Moment) -> bool {
+    pub(crate) fn answered(&mut self, from: NodeId, answer: HashAnswer, now: Moment) -> bool {
         let are_first = self.chain.count() == 0;
         let is_useful = match answer {
             HashAnswer::Proven(proven) => {
@@ -270,7 +270,7 @@ impl Hashes {
     }
 
     /// A run that `from` told is in the store now. Returns true as in [`Self::catch_up`].
-    pub fn took_run(&mut self, from: NodeId, run: Run, facts: &dyn Facts) -> bool {
+    pub(crate) fn took_run(&mut self, from: NodeId, run: Run, facts: &dyn Facts) -> bool {
         if let Some(word) = run.word {
             self.runs.keep(run.first, word);
         }
@@ -280,7 +280,7 @@ impl Hashes {
 
     /// The answer to a member that asks for the hashes from the one of piece `from` on: as the lead, if the member is inside `books`, and
     /// else all that can be proven to it. Not the same again right after the same answer.
-    pub fn answer(
+    pub(crate) fn answer(
         &mut self,
         peer: NodeId,
         from: u32,
@@ -325,12 +325,12 @@ impl Hashes {
     }
 
     /// The teacher to ask now for the hashes from [`Self::count`] on.
-    pub fn ask(&mut self, now: Moment) -> Option<Teacher> {
+    pub(crate) fn ask(&mut self, now: Moment) -> Option<Teacher> {
         self.learner.ask(now, &self.tuning)
     }
 
     /// When to look again.
-    pub const fn next_wakeup(&self) -> Option<Moment> {
+    pub(crate) const fn next_wakeup(&self) -> Option<Moment> {
         self.learner.next_wakeup()
     }
 }

@@ -13,7 +13,7 @@
 //! follows only those that rank before it, so that without a survey's finds nobody follows itself by way of others; two never follow each
 //! other.
 //!
-//! Non-goals: what a lead does ([`Lead`](crate::Lead)); connections, messages and timeouts, which are the caller's.
+//! Non-goals: what a lead does (`Lead`); connections, messages and timeouts, which are the caller's.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

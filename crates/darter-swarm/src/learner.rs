@@ -21,7 +21,7 @@ const MAX_DOUBLINGS: u32 = 5;
 
 /// The agent to ask for hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Teacher {
+pub(crate) enum Teacher {
     /// A neighbour.
     Neighbour(NodeId),
     /// The lead.
@@ -30,7 +30,7 @@ pub enum Teacher {
 
 /// One member's knowledge of hashes, and its choice of whom to ask for more.
 #[derive(Debug)]
-pub struct Learner {
+pub(crate) struct Learner {
     known: u32,
     /// How many hashes there are in all, as far as is known.
     total: u32,
@@ -70,7 +70,7 @@ struct Knowledge {
 
 impl Learner {
     /// A member that knows `known` hashes. `turn` chooses the neighbour that it asks first, and differs from member to member.
-    pub const fn new(known: u32, turn: usize) -> Self {
+    pub(crate) const fn new(known: u32, turn: usize) -> Self {
         Self {
             known,
             total: u32::MAX,
@@ -87,18 +87,13 @@ impl Learner {
         }
     }
 
-    /// How many hashes are known.
-    pub const fn known(&self) -> u32 {
-        self.known
-    }
-
     /// How many there are in all: who claims to know more does not.
-    pub const fn set_total(&mut self, total: u32) {
+    pub(crate) const fn set_total(&mut self, total: u32) {
         self.total = total;
     }
 
     /// This member knows `known` hashes now. It waits for nobody any more.
-    pub const fn learned(&mut self, known: u32) {
+    pub(crate) const fn learned(&mut self, known: u32) {
         if known > self.known {
             self.known = known;
             (self.open, self.lead_asked, self.lacks) = (None, None, None);
@@ -106,7 +101,7 @@ impl Learner {
     }
 
     /// `neighbour` knows `knows` hashes. True if it has just overtaken this member.
-    pub fn showed(&mut self, neighbour: NodeId, knows: u32) -> bool {
+    pub(crate) fn showed(&mut self, neighbour: NodeId, knows: u32) -> bool {
         let entry = self.neighbours.entry(neighbour).or_default();
         let before = entry.knows;
         entry.knows = before.max(knows);
@@ -115,13 +110,13 @@ impl Learner {
 
     /// A neighbour holds pieces that are wanted here, behind a gap, whose hashes are not known. Returns true if that is
     /// news.
-    pub fn showed_gap(&mut self, neighbour: NodeId) -> bool {
+    pub(crate) fn showed_gap(&mut self, neighbour: NodeId) -> bool {
         let entry = self.neighbours.entry(neighbour).or_default();
         !std::mem::replace(&mut entry.gap, true)
     }
 
     /// A neighbour that was asked told hashes behind a gap.
-    pub fn told_run(&mut self, neighbour: NodeId) {
+    pub(crate) fn told_run(&mut self, neighbour: NodeId) {
         if let Some(entry) = self.neighbours.get_mut(&neighbour) {
             entry.told_run = true;
         }
@@ -129,14 +124,14 @@ impl Learner {
 
     /// A neighbour that tells of no hashes holds pieces that need `knows` hashes. Returns true if this is reason
     /// enough, for the first time, to look for a neighbour that knows more.
-    pub fn showed_pieces(&mut self, knows: u32) -> bool {
+    pub(crate) fn showed_pieces(&mut self, knows: u32) -> bool {
         let before = self.elsewhere;
         self.elsewhere = before.max(knows);
         before <= self.known && self.known < knows
     }
 
     /// The lead sent a piece, and so knows at least `knows` hashes: more than when it was asked last, perhaps.
-    pub fn lead_showed(&mut self, knows: u32) {
+    pub(crate) fn lead_showed(&mut self, knows: u32) {
         if knows > self.of_lead {
             self.of_lead = knows;
             self.lead_asked.take_if(|_| knows > self.known);
@@ -144,14 +139,14 @@ impl Learner {
     }
 
     /// The lead answered that it knows the first `end` hashes, and no more of them in order: what it showed before lies behind a gap.
-    pub fn lead_answered(&mut self, end: u32) {
+    pub(crate) fn lead_answered(&mut self, end: u32) {
         if self.lead_asked.is_some() && end <= self.known {
             (self.of_lead, self.elsewhere) = (0, 0);
         }
     }
 
     /// Another lead: what the last one knew, and answers that it signed, are nothing now.
-    pub fn lead_changed(&mut self) {
+    pub(crate) fn lead_changed(&mut self) {
         self.of_lead = 0;
         self.lead_tells = true;
         (self.open, self.lead_asked, self.proof_asked, self.lacks) = (None, None, None, None);
@@ -161,28 +156,28 @@ impl Learner {
     }
 
     /// The lead says whether members have to ask each other, or are told by it.
-    pub const fn members_ask(&mut self, ask: bool) {
+    pub(crate) const fn members_ask(&mut self, ask: bool) {
         self.lead_tells = !ask;
     }
 
     /// True if members ask each other here.
-    pub const fn do_members_ask(&self) -> bool {
+    pub(crate) const fn do_members_ask(&self) -> bool {
         !self.lead_tells
     }
 
     /// A neighbour left.
-    pub fn left(&mut self, neighbour: NodeId) {
+    pub(crate) fn left(&mut self, neighbour: NodeId) {
         self.neighbours.remove(&neighbour);
         self.open.take_if(|(whom, _)| *whom == neighbour);
     }
 
     /// True if this neighbour was asked and has not answered: nothing is taken from anybody else. Late answers are as good as others.
-    pub fn was_asked(&self, neighbour: NodeId) -> bool {
+    pub(crate) fn was_asked(&self, neighbour: NodeId) -> bool {
         self.neighbours.get(&neighbour).is_some_and(|entry| entry.asked.is_some())
     }
 
     /// The member that was asked has answered. Something useless is held against it, and so is what was known when it was asked.
-    pub fn answered(&mut self, neighbour: NodeId, is_useful: bool, now: Moment, tuning: &Tuning) {
+    pub(crate) fn answered(&mut self, neighbour: NodeId, is_useful: bool, now: Moment, tuning: &Tuning) {
         let Some(entry) = self.neighbours.get_mut(&neighbour) else { return };
         let before = entry.asked.take();
         let told_run = std::mem::take(&mut entry.told_run);
@@ -204,7 +199,7 @@ impl Learner {
 
     /// The member to ask now for the hashes behind the known ones, if any are lacking and nobody is asked. If the lead tells everybody by itself, its
     /// hashes are waited for a while.
-    pub fn ask(&mut self, now: Moment, tuning: &Tuning) -> Option<Teacher> {
+    pub(crate) fn ask(&mut self, now: Moment, tuning: &Tuning) -> Option<Teacher> {
         self.wake = None;
         if let Some((silent, since)) = self.open {
             if now < since + tuning.hash_patience {
@@ -262,13 +257,13 @@ impl Learner {
     }
 
     /// When [`Learner::ask`] may say something new though nothing happens.
-    pub const fn next_wakeup(&self) -> Option<Moment> {
+    pub(crate) const fn next_wakeup(&self) -> Option<Moment> {
         self.wake
     }
 
     /// True if the lead is to be asked for its proof of what is known here, since others ask from `from` on for what can't be proven to
     /// them.
-    pub fn needs_proof(&mut self, from: u32, now: Moment, tuning: &Tuning) -> bool {
+    pub(crate) fn needs_proof(&mut self, from: u32, now: Moment, tuning: &Tuning) -> bool {
         let may_ask = self.proof_asked.is_none_or(|at| at + tuning.hash_patience <= now);
         let needs = self.known > from && may_ask;
         if needs {

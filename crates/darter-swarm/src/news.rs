@@ -17,7 +17,7 @@ use crate::{Picker, Tuning};
 
 /// One piece of news about this node's pieces.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PieceNews {
+pub(crate) enum PieceNews {
     /// These pieces are held here now, too. Without any: there are hashes here.
     Have(Vec<PieceIndex>),
     /// These pieces are no longer held here.
@@ -25,14 +25,14 @@ pub enum PieceNews {
 }
 
 /// News to tell, each with all receivers.
-pub type Tellings = Vec<(Vec<NodeId>, PieceNews)>;
+pub(crate) type Tellings = Vec<(Vec<NodeId>, PieceNews)>;
 
 /// Pieces, each list once, with all who are to be told of these.
 type Groups = Vec<(Vec<PieceIndex>, Vec<NodeId>)>;
 
 /// News that was not told yet.
 #[derive(Debug)]
-pub struct News {
+pub(crate) struct News {
     tuning: Tuning,
     come: Vec<PieceIndex>,
     gone: Vec<PieceIndex>,
@@ -57,7 +57,7 @@ pub struct News {
 
 impl News {
     /// Nothing to tell.
-    pub const fn new(tuning: Tuning) -> Self {
+    pub(crate) const fn new(tuning: Tuning) -> Self {
         Self {
             tuning,
             come: Vec::new(),
@@ -76,26 +76,26 @@ impl News {
     }
 
     /// True if this node wants parts, as its neighbours may: then a reader waits for each piece.
-    pub const fn hurries(&mut self, hurries: bool) {
+    pub(crate) const fn hurries(&mut self, hurries: bool) {
         self.hurries = hurries;
     }
 
     /// A piece came to be held here, from the lead or from others.
-    pub fn came(&mut self, piece: PieceIndex, from_lead: bool) {
+    pub(crate) fn came(&mut self, piece: PieceIndex, from_lead: bool) {
         self.come.push(piece);
         self.for_lead.push(piece);
         self.lead_waits |= from_lead;
     }
 
     /// The lead chose a piece that is here: it does not know of all that is.
-    pub const fn tell_lead_at_once(&mut self) {
+    pub(crate) const fn tell_lead_at_once(&mut self) {
         self.lead_told = Moment::ZERO;
         self.lead_waits = true;
     }
 
     /// Called when a lead has admitted this node (it knows what this node holds). If the lead was a neighbour until now, pieces not yet
     /// announced to neighbours must go to it as the lead.
-    pub fn lead_knows(&mut self, now: Moment) {
+    pub(crate) fn lead_knows(&mut self, now: Moment) {
         self.lead_told = now;
         for &piece in &self.come {
             if !self.for_lead.contains(&piece) {
@@ -105,27 +105,27 @@ impl News {
     }
 
     /// Nothing more comes soon: what was gathered waits no longer.
-    pub const fn at_once(&mut self) {
+    pub(crate) const fn at_once(&mut self) {
         self.is_all = true;
     }
 
     /// A piece is held here no more.
-    pub fn went(&mut self, piece: PieceIndex) {
+    pub(crate) fn went(&mut self, piece: PieceIndex) {
         self.gone.push(piece);
     }
 
     /// A neighbour lost a piece that is held here, and was perhaps never told that it is.
-    pub fn is_wanted_by(&mut self, neighbour: NodeId, piece: PieceIndex) {
+    pub(crate) fn is_wanted_by(&mut self, neighbour: NodeId, piece: PieceIndex) {
         self.asked_for.push((neighbour, piece));
     }
 
     /// There are hashes here where there were none: neighbours may ask for them.
-    pub const fn first_hashes(&mut self) {
+    pub(crate) const fn first_hashes(&mut self) {
         self.first_hashes = true;
     }
 
     /// When something is to be told, if anything is.
-    pub fn due(&self) -> Option<Moment> {
+    pub(crate) fn due(&self) -> Option<Moment> {
         self.neighbours_due().into_iter().chain(self.lead_due()).min()
     }
 
@@ -152,7 +152,13 @@ impl News {
     }
 
     /// Takes what is to be said now, to these neighbours and this lead.
-    pub fn take(&mut self, now: Moment, picker: &Picker, neighbours: &[NodeId], lead: Option<NodeId>) -> Tellings {
+    pub(crate) fn take(
+        &mut self,
+        now: Moment,
+        picker: &Picker,
+        neighbours: &[NodeId],
+        lead: Option<NodeId>,
+    ) -> Tellings {
         if lead.is_none() {
             self.for_lead.clear();
         }

@@ -21,7 +21,7 @@ use darter_core::Moment;
 use crate::Leader;
 
 /// How long a member that holds everything waits for its lead's verdict before it finds out for itself.
-pub const VERDICT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const VERDICT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// See the module's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub enum CheckedBy {
 
 /// What a check of the whole needs, as far as this agent has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Checkable {
+pub(crate) enum Checkable {
     /// A piece, or the hash of one, is lacking.
     NotYet,
     /// All pieces and hashes are here, but not what the whole must be.
@@ -90,38 +90,38 @@ impl Course {
     }
 
     /// True while lacking pieces are fetched.
-    pub const fn is_fetching(&self) -> bool {
+    pub(crate) const fn is_fetching(&self) -> bool {
         matches!(self.phase, Phase::Fetching | Phase::Arriving | Phase::Checking)
     }
 
     /// True while others are asked for pieces.
-    pub const fn asks(&self) -> bool {
+    pub(crate) const fn asks(&self) -> bool {
         matches!(self.phase, Phase::Fetching | Phase::Checking)
     }
 
     /// True while all pieces are stored and checked that came at once: in a moment the blob is complete, and all that others are to hear of it
     /// is told at once, too.
-    pub const fn tells_later(&self) -> bool {
+    pub(crate) const fn tells_later(&self) -> bool {
         self.comes_at_once && matches!(self.phase, Phase::Arriving | Phase::Checking)
     }
 
     /// True if all pieces came at once, until the whole is checked.
-    pub const fn comes_at_once(&self) -> bool {
+    pub(crate) const fn comes_at_once(&self) -> bool {
         self.comes_at_once
     }
 
     /// All pieces came with the lead's answer.
-    pub fn arrives(&mut self) {
+    pub(crate) fn arrives(&mut self) {
         self.comes_at_once |= self.moves(Phase::Fetching, Phase::Arriving);
     }
 
     /// They are stored, as far as they could be.
-    pub fn arrived(&mut self) {
+    pub(crate) fn arrived(&mut self) {
         self.moves(Phase::Arriving, Phase::Fetching);
     }
 
     /// Returns true if the whole is checked from now on.
-    pub fn begins_check(&mut self, checkable: Checkable, leader: Leader, now: Moment) -> bool {
+    pub(crate) fn begins_check(&mut self, checkable: Checkable, leader: Leader, now: Moment) -> bool {
         let begins = self.may_check(checkable, leader, now);
         if begins {
             self.phase = Phase::Checking;
@@ -146,35 +146,35 @@ impl Course {
     }
 
     /// The check has ended, whatever it came to.
-    pub fn check_ended(&mut self) {
+    pub(crate) fn check_ended(&mut self) {
         self.comes_at_once = false;
         self.moves(Phase::Checking, Phase::Fetching);
     }
 
     /// The whole is what it should be; false if the blob has come to another end meanwhile.
-    pub fn completes(&mut self) -> bool {
+    pub(crate) fn completes(&mut self) -> bool {
         self.moves(Phase::Checking, Phase::Complete)
     }
 
     /// A piece is lacking. Returns true if the blob was complete.
-    pub fn lacks(&mut self) -> bool {
+    pub(crate) fn lacks(&mut self) -> bool {
         self.moves(Phase::Complete, Phase::Fetching)
     }
 
     /// The bytes are thrown away; false if they are already.
-    pub fn dissolves(&mut self) -> bool {
+    pub(crate) fn dissolves(&mut self) -> bool {
         let begins = self.phase != Phase::Dissolving;
         self.phase = Phase::Dissolving;
         begins
     }
 
     /// It is over.
-    pub const fn fails(&mut self) {
+    pub(crate) const fn fails(&mut self) {
         self.phase = Phase::Failed;
     }
 
     /// When [`Course::begins_check`] changes its mind by itself.
-    pub const fn due(&self) -> Option<Moment> {
+    pub(crate) const fn due(&self) -> Option<Moment> {
         self.due
     }
 

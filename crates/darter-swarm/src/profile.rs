@@ -24,7 +24,7 @@ mod ahead;
 pub use ahead::Ahead;
 
 /// Records that are kept of one blob.
-pub const MAX_RECORDED: usize = 16;
+pub(crate) const MAX_RECORDED: usize = 16;
 
 /// Once there are as many, one node in this many is still asked for a record: starts change, and a fleet is large.
 const ONE_IN: u8 = 16;

@@ -18,7 +18,7 @@ const AT_ONCE: u32 = 4;
 
 /// See the module's text.
 #[derive(Debug)]
-pub struct Teaching {
+pub(crate) struct Teaching {
     tuning: Tuning,
     told: u32,
     /// When members were told last, and when they are to be told what came too soon after that.
@@ -31,7 +31,7 @@ pub struct Teaching {
 
 /// Hashes that members are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Telling {
+pub(crate) struct Telling {
     /// The piece of the first hash.
     pub from: u32,
     /// How many.
@@ -42,23 +42,23 @@ pub struct Telling {
 
 impl Teaching {
     /// A lead that knows `known` hashes when it begins.
-    pub const fn new(known: u32, tuning: Tuning, now: Moment) -> Self {
+    pub(crate) const fn new(known: u32, tuning: Tuning, now: Moment) -> Self {
         Self { tuning, told: known, told_at: Moment::ZERO, due: None, many: false, newcomers: (now, 0) }
     }
 
     /// True if members are many, and so have to ask each other.
-    pub const fn members_ask(&self) -> bool {
+    pub(crate) const fn members_ask(&self) -> bool {
         self.many
     }
 
     /// When there is something to tell that waits for its time.
-    pub const fn due(&self) -> Option<Moment> {
+    pub(crate) const fn due(&self) -> Option<Moment> {
         self.due
     }
 
     /// The telling for all `members` members now that `known` hashes are known, which with `all` are those of the whole blob. `None` for
     /// nothing; a telling without hashes may say that members have to ask each other from now on.
-    pub fn tell(&mut self, known: u32, all: bool, members: usize, now: Moment) -> Option<Telling> {
+    pub(crate) fn tell(&mut self, known: u32, all: bool, members: usize, now: Moment) -> Option<Telling> {
         let many = members >= self.tuning.few_members as usize;
         let become_many = !std::mem::replace(&mut self.many, many) && many;
         let next = self.told_at + self.tuning.tell_hashes;
@@ -77,7 +77,7 @@ impl Teaching {
 
     /// The telling for a newcomer that is admitted to a swarm of `members`. It is given the list of hashes in a small swarm, and in a large
     /// one while few arrived lately; the others get it from each other. Call it after [`Teaching::tell`].
-    pub fn greet(&mut self, members: usize, now: Moment) -> Telling {
+    pub(crate) fn greet(&mut self, members: usize, now: Moment) -> Telling {
         let few = self.tuning.few_members;
         let lists = (u64::from(few).pow(2) / (members as u64).max(1)).max(self.tuning.lists.into());
         if now.since(self.newcomers.0) >= self.tuning.list_pause {
@@ -92,7 +92,7 @@ impl Teaching {
 
     /// The telling for a member that asks for the hashes from one on. A list that is too long for one message is told in parts, without a
     /// signature: that is for all. Nor is there one for a member that knows more than the lead.
-    pub const fn answer(known: u32, from: u32) -> Telling {
+    pub(crate) const fn answer(known: u32, from: u32) -> Telling {
         let lacked = known.saturating_sub(from);
         let count = if lacked < MAX_HASHES { lacked } else { MAX_HASHES };
         Telling { from, count, signed: from <= known && lacked <= MAX_HASHES }

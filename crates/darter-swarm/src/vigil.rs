@@ -15,14 +15,14 @@ use darter_core::Moment;
 const MAX_MUTE: Duration = Duration::from_secs(8);
 
 /// The same for any other: it may have to read the origin first, which may be slow to answer.
-pub const MAX_MUTE_READER: Duration = Duration::from_secs(32);
+pub(crate) const MAX_MUTE_READER: Duration = Duration::from_secs(32);
 
 /// Bytes of pieces that are not whole yet which count as a piece: a lead that gives a byte at a time gives nothing.
 const MIN_MOVE: u64 = 4096;
 
 /// The thing that a member waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Awaited {
+pub(crate) enum Awaited {
     /// Its first piece, of which it knows the hash as of all others.
     First,
     /// The same for a piece that may have to be read of the origin.
@@ -51,21 +51,21 @@ impl Vigil {
     }
 
     /// Another lead is followed.
-    pub const fn follows(&mut self, now: Moment) {
+    pub(crate) const fn follows(&mut self, now: Moment) {
         self.followed = now;
         self.excused_before = self.excused_before.saturating_add(self.excused);
         self.excused = Duration::ZERO;
     }
 
     /// A piece came, or bytes of the origin.
-    pub const fn moved(&mut self, now: Moment) {
+    pub(crate) const fn moved(&mut self, now: Moment) {
         self.moved = now;
         self.crumbs = 0;
         (self.excused, self.excused_before) = (Duration::ZERO, Duration::ZERO);
     }
 
     /// `bytes` more of a piece came.
-    pub const fn progressed(&mut self, bytes: u64, now: Moment) {
+    pub(crate) const fn progressed(&mut self, bytes: u64, now: Moment) {
         self.crumbs = self.crumbs.saturating_add(bytes);
         if self.crumbs >= MIN_MOVE {
             self.moved(now);
@@ -73,12 +73,12 @@ impl Vigil {
     }
 
     /// So much of the time since bytes last came does not count; in all, no more than `most`.
-    pub fn excuse(&mut self, time: Duration, most: Duration) {
+    pub(crate) fn excuse(&mut self, time: Duration, most: Duration) {
         self.excused = self.excused.saturating_add(time).min(most.max(self.excused));
     }
 
     /// This agent did not run for `time` until now: nobody could give it anything meanwhile.
-    pub fn slept(&mut self, time: Duration, now: Moment) {
+    pub(crate) fn slept(&mut self, time: Duration, now: Moment) {
         self.followed = (self.followed + time).min(now);
         self.moved = (self.moved + time).min(now);
     }
@@ -94,22 +94,22 @@ impl Vigil {
     }
 
     /// How long nothing has come since somebody else led, or nobody.
-    pub fn stood_still(&self, now: Moment) -> Duration {
+    pub(crate) fn stood_still(&self, now: Moment) -> Duration {
         self.waited(now).min(now.since(self.followed))
     }
 
     /// How long nothing has come, under all leads together.
-    pub fn waited_in_all(&self, now: Moment) -> Duration {
+    pub(crate) fn waited_in_all(&self, now: Moment) -> Duration {
         self.waited(now).saturating_sub(self.excused_before)
     }
 
     /// True if a lead has been followed for a while, and nothing came.
-    pub fn is_in_vain(&self, now: Moment) -> bool {
+    pub(crate) fn is_in_vain(&self, now: Moment) -> bool {
         self.moved <= self.followed && now.since(self.followed) >= MAX_MUTE
     }
 
     /// When a node that leads is taken for none, unless bytes come before.
-    pub fn gives_up_at(&self, awaited: Awaited) -> Moment {
+    pub(crate) fn gives_up_at(&self, awaited: Awaited) -> Moment {
         let most = match awaited {
             Awaited::First => MAX_MUTE,
             Awaited::Read(most) => most.max(MAX_MUTE_READER),

@@ -133,8 +133,6 @@ pub(crate) struct Breadth {
     is_limited: bool,
     /// When a failure last counted.
     failed: Option<Moment>,
-    /// The most connections that there were.
-    widest: u8,
 }
 
 #[derive(Debug)]
@@ -179,7 +177,6 @@ impl Breadth {
             held_up: false,
             is_limited: false,
             failed: None,
-            widest: 1,
         }
     }
 
@@ -210,11 +207,6 @@ impl Breadth {
     /// True if several connections were seen to get more than one.
     pub(crate) const fn is_limited(&self) -> bool {
         self.is_limited
-    }
-
-    /// How many read at a time, at most, so far.
-    pub(crate) const fn widest(&self) -> u8 {
-        self.widest
     }
 
     /// True if a second connection is to try.
@@ -529,7 +521,6 @@ impl Breadth {
         self.is_limited |= gains;
         if gains && got >= had * GAIN {
             (self.rate, self.connections) = (got, tried);
-            self.widest = self.widest.max(tried);
             self.trials = TRIALS;
             self.widen(now);
             return Widening::Wider { connections: self.connections, tried, rate: rates.0, before: rates.1 };
@@ -554,7 +545,6 @@ impl Breadth {
             return self.begin(Phase::Full, now);
         }
         self.connections = before.saturating_mul(2).min(self.max);
-        self.widest = self.widest.max(self.connections);
         self.begin(Phase::Wider { before }, now);
     }
 

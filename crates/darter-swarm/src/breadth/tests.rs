@@ -221,7 +221,7 @@ fn an_origin_that_refuses_is_read_by_one_for_good_and_one_that_fails_is_tried_on
 /// Eight connections, as many as there may be.
 fn eight() -> Breadth {
     let mut breadth = Breadth::new(8, 1 << 30);
-    (breadth.connections, breadth.widest, breadth.rate) = (8, 8, (64 * MIB) as f64);
+    (breadth.connections, breadth.rate) = (8, (64 * MIB) as f64);
     (breadth.phase, breadth.is_limited) = (Phase::Full, true);
     breadth
 }

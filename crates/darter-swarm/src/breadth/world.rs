@@ -161,6 +161,7 @@ impl World {
                 }
                 let connection = if nth == 8 { 1 } else { nth as u8 };
                 read.widenings.extend(breadth.came(connection, came.ceil() as u64, waited, left as u64, now));
+                read.widest = read.widest.max(breadth.connections());
             }
             let reads_now = usize::from(breadth.connections());
             for socket in sockets.iter_mut().take(reads_now).skip(reading) {
@@ -170,8 +171,7 @@ impl World {
                 read.found.get_or_insert(millis as f64 / 1000.0);
             }
         }
-        (read.seconds, read.widest) = (millis as f64 / 1000.0, breadth.widest());
-        read.connections = breadth.connections();
+        (read.seconds, read.connections) = (millis as f64 / 1000.0, breadth.connections());
         read
     }
 

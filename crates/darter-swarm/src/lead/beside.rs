@@ -20,7 +20,13 @@ use crate::lead::{Lead, OriginRun};
 impl Lead {
     /// A blob of `length` bytes may be read by up to `connections` at a time, as far as more of them get more. Only the first call counts.
     /// If it was found out for another blob of the origin that more get nothing, they are not tried before `known_until`.
-    pub fn read_by(&mut self, connections: u8, known_until: Option<Moment>, piece_length: PieceLength, length: u64) {
+    pub(crate) fn read_by(
+        &mut self,
+        connections: u8,
+        known_until: Option<Moment>,
+        piece_length: PieceLength,
+        length: u64,
+    ) {
         if self.readings.lengths.is_none() {
             self.readings.lengths = Some((piece_length, length));
             self.readings.breadth = Breadth::new(connections, length);
@@ -32,7 +38,13 @@ impl Lead {
 
     /// Bytes came of the origin, for a reader of everything or one beside it, or of a trial for the first one beside it. They came after a wait of
     /// `waited`. Says whether more or fewer connections read from now on.
-    pub fn origin_came(&mut self, reader: OriginReader, bytes: u64, waited: Duration, now: Moment) -> Option<Widening> {
+    pub(crate) fn origin_came(
+        &mut self,
+        reader: OriginReader,
+        bytes: u64,
+        waited: Duration,
+        now: Moment,
+    ) -> Option<Widening> {
         let connection = match reader {
             OriginReader::Everything => 0,
             OriginReader::Beside(number) => number + 1,
@@ -46,13 +58,13 @@ impl Lead {
     }
 
     /// True if a second connection is to try whether both get more.
-    pub const fn is_origin_trial_due(&self) -> bool {
+    pub(crate) const fn is_origin_trial_due(&self) -> bool {
         self.readings.everything && self.readings.breadth.is_trial_due()
     }
 
     /// The connection of this number tries: the stretch that it reads, which it begins with this; `None` where none is left, or it would tell
     /// nothing.
-    pub fn origin_trial(&mut self, number: u8, known: &PieceSet, now: Moment) -> Option<OriginRun> {
+    pub(crate) fn origin_trial(&mut self, number: u8, known: &PieceSet, now: Moment) -> Option<OriginRun> {
         let (piece_length, length) = self.readings.lengths?;
         let pieces = self.readings.breadth.trial_stretch()?.div_ceil(piece_length.bytes());
         let run = self.stretch_beside(number, known, u32::try_from(pieces).unwrap_or(u32::MAX).max(1))?;
@@ -63,38 +75,33 @@ impl Lead {
     }
 
     /// The agent's own limit holds the origin up: no number of connections gets more.
-    pub const fn origin_held_up(&mut self) {
+    pub(crate) const fn origin_held_up(&mut self) {
         self.readings.breadth.held_up();
     }
 
     /// Another blob gave back its part of the link to the origin: this one gets more from now on, whether connections are limited or not.
-    pub fn origin_given_back(&mut self, now: Moment) {
+    pub(crate) fn origin_given_back(&mut self, now: Moment) {
         self.readings.breadth.given_back(now);
     }
 
     /// A further reader, which began at `began`, failed for a reason that may pass.
-    pub fn origin_failed(&mut self, began: Moment, now: Moment) {
+    pub(crate) fn origin_failed(&mut self, began: Moment, now: Moment) {
         self.readings.breadth.failed(began, now);
     }
 
     /// The origin does not serve several readers: it answered a range with everything, or asked for a pause.
-    pub fn origin_refused(&mut self, now: Moment) {
+    pub(crate) fn origin_refused(&mut self, now: Moment) {
         self.readings.breadth.refused(now);
     }
 
     /// True if a second connection tries just now.
-    pub const fn is_origin_tried(&self) -> bool {
+    pub(crate) const fn is_origin_tried(&self) -> bool {
         self.readings.breadth.is_tried()
     }
 
     /// How many connections are to read everything.
-    pub const fn connections(&self) -> u8 {
+    pub(crate) const fn connections(&self) -> u8 {
         self.readings.breadth.connections()
-    }
-
-    /// How many read everything at a time so far, at most.
-    pub const fn most_connections(&self) -> u8 {
-        self.readings.breadth.widest()
     }
 
     /// Bytes that are lacked, about.
@@ -368,7 +375,7 @@ mod tests {
         assert_eq!(read.readers.len(), 1, "the others ended what they had begun");
         let read = read.read();
         assert!(read.requests <= requests + 3, "{} after {requests}", read.requests);
-        assert_eq!(read.lead.most_connections(), 4);
+        assert_eq!(read.most, 4);
     }
 
     #[test]

@@ -15,16 +15,10 @@ use crate::lead::Lead;
 use crate::tuning::Tuning;
 
 impl Lead {
-    /// Call with a free upload slot for a member that asked for any piece: the piece that it should get now, counted as
-    /// sent; say [`Lead::unsent`] if it did not arrive. One that nobody has yet; else, when it was not sent for a while,
-    /// the one sent least, then held by fewest, ties by chance. `None` while there is nothing worth sending: the ask stands, and is
-    /// worth another try after anything changed, and at [`Lead::next_wakeup`].
-    pub fn choose(&mut self, node: NodeId, now: Moment) -> Option<PieceIndex> {
-        self.choose_fresh(node, now).or_else(|| self.choose_copy(node, now))
-    }
-
-    /// The first half of [`Lead::choose`]: a piece that nobody has yet.
-    pub fn choose_fresh(&mut self, node: NodeId, now: Moment) -> Option<PieceIndex> {
+    /// A piece that nobody has yet, for a member that asked for any piece and for which an upload slot is free. It is counted as sent: say
+    /// [`Lead::unsent`] if it did not arrive. `None` if there is none for this member now: the ask stands, and is worth another try after
+    /// anything changed, and at [`Lead::next_wakeup`].
+    pub(crate) fn choose_fresh(&mut self, node: NodeId, now: Moment) -> Option<PieceIndex> {
         let slot = self.members.slot(node)?;
         if now < self.settled {
             return None;
@@ -40,8 +34,9 @@ impl Lead {
         Some(piece)
     }
 
-    /// The second half of [`Lead::choose`]: one more copy of a piece, for a node that no swarm has a fresh piece for.
-    pub fn choose_copy(&mut self, node: NodeId, now: Moment) -> Option<PieceIndex> {
+    /// One more copy of a piece, for a member for which no blob has a piece that nobody has yet ([`Lead::choose_fresh`]): the piece sent least, of
+    /// those that were not sent for a while, then the one held by fewest, ties by chance. Counted as sent.
+    pub(crate) fn choose_copy(&mut self, node: NodeId, now: Moment) -> Option<PieceIndex> {
         let slot = self.members.slot(node)?;
         if now < self.settled {
             return None;
@@ -59,7 +54,7 @@ impl Lead {
 
     /// True if an ask may be answered now; asks that stand need not be tried while it is false. When time alone may change that is said by
     /// [`Lead::next_wakeup`] then.
-    pub fn may_give(&mut self, now: Moment) -> bool {
+    pub(crate) fn may_give(&mut self, now: Moment) -> bool {
         if now < self.settled {
             return false;
         }
@@ -84,7 +79,7 @@ impl Lead {
 
     /// True if there is a piece that nobody has yet and that `node` lacks, even if it is left to quicker ones: while there is, a copy of
     /// anything else would keep the lead from sending it.
-    pub fn has_fresh_for(&self, node: NodeId, now: Moment) -> bool {
+    pub(crate) fn has_fresh_for(&self, node: NodeId, now: Moment) -> bool {
         now >= self.settled && self.members.slot(node).is_some_and(|slot| self.fresh_for(slot).is_some())
     }
 

@@ -42,7 +42,7 @@ use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place};
 use crate::MAX_PIECES;
 use crate::lead::giving::slow_delivery;
 use crate::lead::members::{Members, Reported};
-pub use crate::lead::notices::{NewNeighbour, Notice};
+pub(crate) use crate::lead::notices::{NewNeighbour, Notice};
 use crate::lead::origin::Readings;
 pub use crate::lead::origin::{OriginReader, Wish};
 use crate::lead::pieces::{Piece, Pieces};
@@ -70,7 +70,7 @@ pub struct OriginRun {
 
 /// The lead of one swarm.
 #[derive(Debug)]
-pub struct Lead {
+pub(crate) struct Lead {
     me: NodeId,
     tuning: Tuning,
     total: Option<u32>,
@@ -100,7 +100,7 @@ pub struct Lead {
 
 impl Lead {
     /// A lead that runs at node `me`, which holds nothing yet, in a swarm without members.
-    pub fn new(me: NodeId, place: Place, start: Start, tuning: Tuning, seed: u64, now: Moment) -> Self {
+    pub(crate) fn new(me: NodeId, place: Place, start: Start, tuning: Tuning, seed: u64, now: Moment) -> Self {
         let settled = match start {
             Start::Fresh => now,
             Start::TakeOver => now + tuning.settle,
@@ -126,7 +126,7 @@ impl Lead {
     }
 
     /// Learns how many pieces the blob has.
-    pub const fn set_total(&mut self, total: u32) {
+    pub(crate) const fn set_total(&mut self, total: u32) {
         self.total = Some(total);
         self.members.set_total(total);
     }
@@ -134,7 +134,7 @@ impl Lead {
     /// A node says that it is here, what it holds, and whether it wants the whole blob. Joining again replaces what
     /// was known of it. The lead's own node joins too if it fetches pieces from members (after a take-over): it is
     /// told of neighbours, they are not told of it, and what it holds is said by [`Lead::own`] alone.
-    pub fn join(&mut self, node: NodeId, place: Place, held: &PieceSet, wants: bool) {
+    pub(crate) fn join(&mut self, node: NodeId, place: Place, held: &PieceSet, wants: bool) {
         // News of its former neighbours that it was not told yet goes out with the rest.
         self.remove(node);
         let most = if node == self.me { 0 } else { self.total.unwrap_or(MAX_PIECES) };
@@ -148,13 +148,13 @@ impl Lead {
 
     /// The same of a node that takes its notice at once ([`Lead::take_notice`]): where members are many, those that it is to meet are not told
     /// of it.
-    pub fn let_in(&mut self, node: NodeId, place: Place, held: &PieceSet, wants: bool) {
+    pub(crate) fn let_in(&mut self, node: NodeId, place: Place, held: &PieceSet, wants: bool) {
         self.members.comes(node);
         self.join(node, place, held, wants);
     }
 
     /// A node is gone, or its connection is.
-    pub fn leave(&mut self, node: NodeId) {
+    pub(crate) fn leave(&mut self, node: NodeId) {
         self.remove(node);
         self.readings.leave(node);
         self.members.take_notice(node);
@@ -170,7 +170,7 @@ impl Lead {
     }
 
     /// A member holds these pieces, too.
-    pub fn have(&mut self, node: NodeId, pieces: &[PieceIndex], now: Moment) {
+    pub(crate) fn have(&mut self, node: NodeId, pieces: &[PieceIndex], now: Moment) {
         let Some(slot) = self.members.slot(node).filter(|_| node != self.me) else { return };
         let most = self.total.unwrap_or(MAX_PIECES);
         for piece in pieces.iter().filter(|piece| piece.0 < most) {
@@ -219,7 +219,7 @@ impl Lead {
     }
 
     /// A member turned out not to hold a piece that it was thought to hold.
-    pub fn lacks(&mut self, node: NodeId, piece: PieceIndex) {
+    pub(crate) fn lacks(&mut self, node: NodeId, piece: PieceIndex) {
         let Some(slot) = self.members.slot(node) else { return };
         let member = self.members.get_mut(slot);
         let counts = member.counts(piece);
@@ -233,7 +233,7 @@ impl Lead {
     /// aside: it is nobody's neighbour and counts as no holder. A member that reports just loses the suspect as its
     /// own neighbour. A member that reports too many others is not heeded, and whom it helped to put aside is taken in again. True
     /// when this report put the suspect aside.
-    pub fn report(&mut self, reporter: NodeId, suspect: NodeId) -> bool {
+    pub(crate) fn report(&mut self, reporter: NodeId, suspect: NodeId) -> bool {
         let Reported { convicts, cleared } = self.members.report(reporter, suspect);
         for slot in cleared {
             self.members.get_mut(slot).aside = false;
@@ -249,12 +249,12 @@ impl Lead {
 
     /// Two members that are neighbours cannot reach each other: neither is expected to get anything from the other, and in a large
     /// swarm each gets another neighbour in its place. Until one of them leaves.
-    pub fn part(&mut self, one: NodeId, other: NodeId) {
+    pub(crate) fn part(&mut self, one: NodeId, other: NodeId) {
         self.members.part(one, other);
     }
 
     /// The lead's own store has a piece now.
-    pub fn own(&mut self, piece: PieceIndex) {
+    pub(crate) fn own(&mut self, piece: PieceIndex) {
         self.pieces.set_own(piece, true);
         let Piece { holders, sent, .. } = self.pieces.get(piece);
         if holders > 0 && sent == 0 {
@@ -264,12 +264,12 @@ impl Lead {
     }
 
     /// The lead's own store lost a piece.
-    pub fn disown(&mut self, piece: PieceIndex) {
+    pub(crate) fn disown(&mut self, piece: PieceIndex) {
         self.pieces.set_own(piece, false);
     }
 
     /// A piece is being sent that a member asked for by name.
-    pub fn sending(&mut self, node: NodeId, piece: PieceIndex, now: Moment) {
+    pub(crate) fn sending(&mut self, node: NodeId, piece: PieceIndex, now: Moment) {
         if let Some(slot) = self.members.slot(node) {
             self.contradicts_itself(slot, piece);
             self.waits_in_vain(slot, piece, now);
@@ -298,7 +298,7 @@ impl Lead {
     }
 
     /// A piece counted as sent did not get there.
-    pub fn unsent(&mut self, node: NodeId, piece: PieceIndex) {
+    pub(crate) fn unsent(&mut self, node: NodeId, piece: PieceIndex) {
         let Some(slot) = self.members.slot(node) else { return };
         if self.members.get_mut(slot).take_coming(piece).is_some() {
             self.uncount_sent(piece);
@@ -322,22 +322,22 @@ impl Lead {
     }
 
     /// Takes the notices that members have to be given now.
-    pub fn take_notices(&mut self, now: Moment) -> Vec<Notice> {
+    pub(crate) fn take_notices(&mut self, now: Moment) -> Vec<Notice> {
         self.members.take_notices(now)
     }
 
     /// When the next notice has to be given, as far as was seen when they were last taken.
-    pub fn notices_due(&self) -> Option<Moment> {
+    pub(crate) fn notices_due(&self) -> Option<Moment> {
         self.members.notices_due()
     }
 
     /// Takes what a member was not told yet, whether its time has come or not: a newcomer is told at once.
-    pub fn take_notice(&mut self, node: NodeId) -> Option<Notice> {
+    pub(crate) fn take_notice(&mut self, node: NodeId) -> Option<Notice> {
         self.members.take_notice(node)
     }
 
-    /// When [`Lead::choose`] or [`Lead::origin_plan`] may say something new though nothing happens, if ever.
-    pub fn next_wakeup(&self, now: Moment) -> Option<Moment> {
+    /// When [`Lead::choose_fresh`], [`Lead::choose_copy`] or [`Lead::origin_plan`] may say something new though nothing happens, if ever.
+    pub(crate) fn next_wakeup(&self, now: Moment) -> Option<Moment> {
         if now < self.settled {
             return Some(self.settled);
         }
@@ -346,54 +346,49 @@ impl Lead {
     }
 
     /// Nobody led before after all: the origin may be asked at once.
-    pub const fn settle(&mut self) {
+    pub(crate) const fn settle(&mut self) {
         self.settled = Moment::ZERO;
     }
 
-    /// The pieces that the lead's own store has.
-    pub const fn owned(&self) -> &PieceSet {
-        &self.pieces.own
-    }
-
     /// How many live members, not put aside, hold a piece.
-    pub fn holders(&self, piece: PieceIndex) -> u32 {
+    pub(crate) fn holders(&self, piece: PieceIndex) -> u32 {
         self.pieces.get(piece).holders
     }
 
     /// True if the lead sent a piece to somebody.
-    pub fn was_sent(&self, piece: PieceIndex) -> bool {
+    pub(crate) fn was_sent(&self, piece: PieceIndex) -> bool {
         self.pieces.get(piece).sent > 0
     }
 
     /// The live members that are not put aside, in the order of their ids. The lead's own node is among them if it joined.
-    pub fn members(&self) -> Vec<NodeId> {
+    pub(crate) fn members(&self) -> Vec<NodeId> {
         self.members.ids()
     }
 
     /// How many these are.
-    pub fn member_count(&self) -> usize {
+    pub(crate) fn member_count(&self) -> usize {
         self.members.ids_count()
     }
 
     /// True if some other member still wants pieces.
-    pub fn is_wanted(&self) -> bool {
+    pub(crate) fn is_wanted(&self) -> bool {
         let total = self.total.unwrap_or(u32::MAX);
         self.members.others_want(total)
     }
 
     /// The first piece that no member holds.
-    pub fn first_unheld(&self) -> PieceIndex {
+    pub(crate) fn first_unheld(&self) -> PieceIndex {
         let total = self.total.unwrap_or(u32::MAX);
         (0..total).map(PieceIndex).find(|piece| self.holders(*piece) == 0).unwrap_or(PieceIndex(total))
     }
 
     /// How many pieces a member is known to hold; `None` if `node` is no member.
-    pub fn held_by(&self, node: NodeId) -> Option<u32> {
+    pub(crate) fn held_by(&self, node: NodeId) -> Option<u32> {
         self.members.slot(node).map(|slot| self.members.get(slot).held.len())
     }
 
     /// Bytes of memory that the lead's own tables take, with their spare room.
-    pub fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         size_of::<Self>()
             + self.pieces.memory()
             + self.members.memory()
@@ -403,7 +398,7 @@ impl Lead {
     }
 
     /// The node that runs this lead.
-    pub const fn node(&self) -> NodeId {
+    pub(crate) const fn node(&self) -> NodeId {
         self.me
     }
 }

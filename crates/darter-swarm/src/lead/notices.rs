@@ -14,7 +14,7 @@ use darter_core::{Moment, NodeId, Place};
 
 /// A member has to be told of neighbours that it lost, and then of those that it gained.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
+pub(crate) struct Notice {
     /// The member to be told.
     pub to: NodeId,
     /// Former neighbours that it was told of.
@@ -25,7 +25,7 @@ pub struct Notice {
 
 /// Another member that one should know.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewNeighbour {
+pub(crate) struct NewNeighbour {
     /// The neighbour's id.
     pub node: NodeId,
     /// Its place: rack, zone and region.

@@ -111,22 +111,22 @@ impl Readings {
 
 impl Lead {
     /// From now on nothing is read but what somebody waits for, until somebody wants everything.
-    pub const fn read_on_errands_only(&mut self) {
+    pub(crate) const fn read_on_errands_only(&mut self) {
         self.readings.everything = false;
     }
 
     /// The first piece is read last, once the length is known.
-    pub const fn read_head_last(&mut self) {
+    pub(crate) const fn read_head_last(&mut self) {
         self.readings.headed_last = true;
     }
 
     /// Somebody wants everything.
-    pub const fn read_everything(&mut self) {
+    pub(crate) const fn read_everything(&mut self) {
         self.readings.everything = true;
     }
 
     /// A node, a member or the lead's own, waits for these pieces, and for nothing that it waited for before.
-    pub fn wish(&mut self, node: NodeId, wishes: &[Wish], now: Moment) {
+    pub(crate) fn wish(&mut self, node: NodeId, wishes: &[Wish], now: Moment) {
         if self.readings.wishes.is_empty() {
             self.watch.forget(OriginReader::Errands);
         }
@@ -146,7 +146,7 @@ impl Lead {
     }
 
     /// A member wants everything from now on, or no more than what it says that it waits for ([`Lead::wish`]).
-    pub fn wants(&mut self, node: NodeId, everything: bool) {
+    pub(crate) fn wants(&mut self, node: NodeId, everything: bool) {
         if everything {
             self.read_everything();
         }
@@ -161,12 +161,12 @@ impl Lead {
     }
 
     /// All wishes, of any node.
-    pub fn wishes(&self) -> impl Iterator<Item = Wish> + '_ {
+    pub(crate) fn wishes(&self) -> impl Iterator<Item = Wish> + '_ {
         self.readings.wishes.iter().map(|wished| wished.wish)
     }
 
     /// A reader is at these pieces, or ends. Returns true if the reader has ended with this.
-    pub fn reads(&mut self, reader: OriginReader, pieces: Option<Range<u32>>) -> bool {
+    pub(crate) fn reads(&mut self, reader: OriginReader, pieces: Option<Range<u32>>) -> bool {
         let before = self.readings.at.len();
         self.readings.at.retain(|(other, _)| *other != reader);
         let was_reading = self.readings.at.len() < before;
@@ -180,7 +180,7 @@ impl Lead {
 
     /// A reader begins a run: nobody else reads these pieces meanwhile. The one that reads everything goes on as far as the plan lets it, piece by
     /// piece, or by stretches beside other connections.
-    pub fn begins(&mut self, reader: OriginReader, run: OriginRun) {
+    pub(crate) fn begins(&mut self, reader: OriginReader, run: OriginRun) {
         let first = run.first.0;
         let end = match (reader, run.end) {
             (OriginReader::Everything, end) => self.end_of_stretch(first, end.map(|end| end.0)),
@@ -193,17 +193,17 @@ impl Lead {
     }
 
     /// True if `reader` is at some pieces.
-    pub fn is_reading(&self, reader: OriginReader) -> bool {
+    pub(crate) fn is_reading(&self, reader: OriginReader) -> bool {
         self.readings.of(reader).is_some()
     }
 
     /// How many readers are at some pieces.
-    pub const fn readers(&self) -> usize {
+    pub(crate) const fn readers(&self) -> usize {
         self.readings.at.len()
     }
 
     /// The wishes of each node.
-    pub fn wishes_by_node(&self) -> impl Iterator<Item = (NodeId, Wish)> + '_ {
+    pub(crate) fn wishes_by_node(&self) -> impl Iterator<Item = (NodeId, Wish)> + '_ {
         self.readings.wishes.iter().map(|wished| (wished.node, wished.wish))
     }
 
@@ -217,7 +217,7 @@ impl Lead {
     ///
     /// Members that hold what is lacked are waited for as long as something comes from them: after
     /// [`Tuning::holders_patience`](crate::Tuning::holders_patience) without that, none of them counts until it gives again.
-    pub fn origin_plan(&mut self, reader: OriginReader, known: &PieceSet, now: Moment) -> Option<OriginRun> {
+    pub(crate) fn origin_plan(&mut self, reader: OriginReader, known: &PieceSet, now: Moment) -> Option<OriginRun> {
         if now < self.settled {
             return None;
         }
@@ -278,7 +278,7 @@ impl Lead {
 
     /// True if a reader that comes to `piece` is to read on. The reader of everything then is at that piece. An errand goes on as long as
     /// the piece is waited for, whoever waits for others longer by now: an answer that is broken off was read in vain in part.
-    pub fn goes_on(&mut self, reader: OriginReader, piece: PieceIndex, known: &PieceSet, now: Moment) -> bool {
+    pub(crate) fn goes_on(&mut self, reader: OriginReader, piece: PieceIndex, known: &PieceSet, now: Moment) -> bool {
         match reader {
             OriginReader::Everything => {
                 let run = self.origin_plan(reader, known, now).filter(|run| run.first == piece);
@@ -311,7 +311,7 @@ impl Lead {
     }
 
     /// True if everything is to be read.
-    pub const fn reads_everything(&self) -> bool {
+    pub(crate) const fn reads_everything(&self) -> bool {
         self.readings.everything
     }
 

@@ -96,7 +96,7 @@ impl HolderWatch {
 impl Lead {
     /// A holder let the lead's own node down. Until it gives something it counts as no holder, and the more often this happens the more
     /// it has to give.
-    pub fn doubt(&mut self, node: NodeId) {
+    pub(crate) fn doubt(&mut self, node: NodeId) {
         let slot = self.members.slot(node).filter(|_| node != self.me);
         if let Some(slot) = slot.filter(|slot| self.members.get(*slot).standing.owes == 0) {
             self.doubt_slot(slot);
@@ -123,7 +123,7 @@ impl Lead {
     }
 
     /// A member gave the lead's own node a right piece, or a part of one that it sends at a fair pace.
-    pub fn gave(&mut self, node: NodeId, is_whole: bool, now: Moment) {
+    pub(crate) fn gave(&mut self, node: NodeId, is_whole: bool, now: Moment) {
         self.watch.waits.iter_mut().flatten().for_each(|waits| *waits = now);
         let Some(slot) = self.members.slot(node).filter(|_| is_whole) else { return };
         if self.members.get(slot).standing.owes > 0 {

@@ -9,6 +9,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 
+impl Lead {
+    /// The piece that a member should get now, where there is no other blob.
+    pub(crate) fn choose(&mut self, node: NodeId, now: Moment) -> Option<PieceIndex> {
+        self.choose_fresh(node, now).or_else(|| self.choose_copy(node, now))
+    }
+
+    /// The pieces that the lead's own store has.
+    pub(crate) const fn owned(&self) -> &PieceSet {
+        &self.pieces.own
+    }
+}
+
 fn node(n: u16) -> NodeId {
     let mut id = [0; 16];
     id[..2].copy_from_slice(&n.to_be_bytes());

@@ -170,7 +170,7 @@ fn what_is_known_never_becomes_less_and_only_more_of_it_ends_the_wait() {
     let (mut learner, tuning) = learner();
     learner.learned(3);
     learner.learned(2);
-    assert_eq!(learner.known(), 3);
+    assert_eq!(learner.known, 3);
     learner.showed(node(1), 9);
     learner.showed(node(2), 9);
     assert!(learner.ask(at(0), &tuning).is_some());

@@ -18,7 +18,7 @@ const WHOLE: Range<u32> = 0..u32::MAX;
 
 impl Picker {
     /// Appends what is to be done now. Call it after events, and at [`Picker::next_wakeup`].
-    pub fn poll(&mut self, now: Moment, actions: &mut Vec<Action>) {
+    pub(crate) fn poll(&mut self, now: Moment, actions: &mut Vec<Action>) {
         self.wakeup = None;
         if self.check_at <= now {
             self.check_requests(now);

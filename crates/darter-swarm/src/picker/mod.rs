@@ -66,7 +66,7 @@ const MAX_BAD: usize = 64;
 /// Rates are compared after this many answers, or when a holder seems slow by the last comparison.
 const JUDGE_EVERY: u32 = 16;
 
-/// The picker of one blob. Tell it what happens with [`Picker::handle`], then do what [`Picker::poll`] says.
+/// The picker of one blob: its session tells it what happens and does what it says then; others only look at it.
 #[derive(Debug)]
 pub struct Picker {
     me: NodeId,
@@ -266,7 +266,7 @@ impl Picker {
     }
 
     /// Takes note of something that happened. The next [`Picker::poll`] gives the actions that follow.
-    pub fn handle(&mut self, event: Event, now: Moment) {
+    pub(crate) fn handle(&mut self, event: Event, now: Moment) {
         match event {
             Event::ManifestGrew { known, total } => self.manifest_grew(&known, total),
             Event::PeerJoined { peer, tier, wants, held } => {
@@ -316,7 +316,7 @@ impl Picker {
 
     /// A neighbour holds these pieces, too. False means that no poll is needed, so that a swarm full of announcements
     /// costs little.
-    pub fn peer_has(&mut self, peer: NodeId, pieces: &[PieceIndex]) -> bool {
+    pub(crate) fn peer_has(&mut self, peer: NodeId, pieces: &[PieceIndex]) -> bool {
         let Some(at) = self.neighbours.iter().position(|neighbour| neighbour.id == peer) else { return false };
         let mut matters = false;
         for piece in pieces {
@@ -325,18 +325,13 @@ impl Picker {
         matters
     }
 
-    /// True if news of what neighbours hold may lead to a request before anything else happens.
-    pub fn heeds_news(&self) -> bool {
-        !self.is_full || self.is_urgent
-    }
-
     /// This node fetches `among` blobs at a time, this one included: they share the requests that may be open. If each had them all,
     /// its requests would stand in long queues behind those of the others, and be given up as overdue.
     ///
     /// `standing` gives the requests of all blobs that stand at a peer: the piece is requested from the holder with the shortest queue, and
     /// its answer awaited as long as that queue takes. Without it most requests stand at the holder with the most pieces, and other links
     /// idle (`docs/notes/many-blobs.md`). It is called only while there are several blobs, room for a request, or one that is due.
-    pub fn share(&mut self, among: u32, now: Moment, standing: impl Fn(&NodeId) -> Standing) {
+    pub(crate) fn share(&mut self, among: u32, now: Moment, standing: impl Fn(&NodeId) -> Standing) {
         let alone = among <= 1;
         if alone && self.among == 1 {
             return;
@@ -357,12 +352,12 @@ impl Picker {
     }
 
     /// Says how many neighbours the lead named, met or not: whether a swarm is large is to be known before its members join here.
-    pub const fn expect(&mut self, neighbours: usize) {
+    pub(crate) const fn expect(&mut self, neighbours: usize) {
         self.expected = neighbours;
     }
 
     /// When [`Picker::poll`] has something to do though nothing happens, if ever.
-    pub const fn next_wakeup(&self) -> Option<Moment> {
+    pub(crate) const fn next_wakeup(&self) -> Option<Moment> {
         self.wakeup
     }
 
@@ -377,17 +372,17 @@ impl Picker {
     }
 
     /// The neighbours, and what each is known to hold.
-    pub fn held_by_neighbours(&self) -> impl Iterator<Item = (NodeId, &PieceSet)> + '_ {
+    pub(crate) fn held_by_neighbours(&self) -> impl Iterator<Item = (NodeId, &PieceSet)> + '_ {
         self.neighbours.iter().map(|neighbour| (neighbour.id, &neighbour.held))
     }
 
     /// True if the hash of every piece is known.
-    pub fn knows_all(&self) -> bool {
+    pub(crate) fn knows_all(&self) -> bool {
         self.total == Some(self.known.len())
     }
 
     /// True if a piece is on its way from a peer that is relied on.
-    pub fn in_flight(&self, piece: PieceIndex) -> bool {
+    pub(crate) fn in_flight(&self, piece: PieceIndex) -> bool {
         self.coming.contains(piece)
     }
 
@@ -408,12 +403,12 @@ impl Picker {
 
     /// The peers that are not used any more because they sent wrong pieces. A node that becomes the lead reports them to
     /// itself.
-    pub fn dropped(&self) -> impl Iterator<Item = NodeId> + '_ {
+    pub(crate) fn dropped(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.banned.iter().map(|(peer, _)| *peer)
     }
 
     /// Which of these pieces a peer lacks, as far as is known here: what it is worth telling it of.
-    pub fn lacked_by(&self, peer: NodeId, pieces: &[PieceIndex]) -> impl Iterator<Item = PieceIndex> {
+    pub(crate) fn lacked_by(&self, peer: NodeId, pieces: &[PieceIndex]) -> impl Iterator<Item = PieceIndex> {
         let neighbour = self.neighbours.iter().find(|neighbour| neighbour.id == peer);
         let lacks = move |piece: &PieceIndex| neighbour.is_none_or(|neighbour| !neighbour.held.contains(*piece));
         pieces.iter().copied().filter(lacks)

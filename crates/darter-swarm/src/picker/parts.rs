@@ -32,7 +32,7 @@ const MAX_HINTS: usize = 64;
 
 impl Picker {
     /// Says if the lead answers asks for any piece with one of those that this node told it that it waits for. Older leads don't.
-    pub const fn lead_gives_parts(&mut self, gives: bool) {
+    pub(crate) const fn lead_gives_parts(&mut self, gives: bool) {
         self.lead_gives_parts = gives;
     }
 
@@ -122,7 +122,7 @@ impl Picker {
     }
 
     /// A neighbour came to hold these pieces: what it needs may be needed here next. Returns true if some of them are sought now.
-    pub fn follow(&mut self, peer: NodeId, pieces: &[PieceIndex], now: Moment) -> bool {
+    pub(crate) fn follow(&mut self, peer: NodeId, pieces: &[PieceIndex], now: Moment) -> bool {
         let starter = self.neighbours.iter().find(|it| it.id == peer && self.starts(it.wants, &it.held));
         let Some(is_same) = starter.map(|starter| self.goes_the_same_way(starter)) else { return false };
         self.stirred = Some(now);
@@ -150,7 +150,7 @@ impl Picker {
     }
 
     /// True if pieces are sought since others needed them.
-    pub fn has_hints(&self) -> bool {
+    pub(crate) fn has_hints(&self) -> bool {
         self.hints.iter().any(|hint| !self.held.contains(*hint))
     }
 

@@ -15,7 +15,7 @@
 //! | `seeking` | the search for a lead; what follows when one is lost |
 //! | `doubting` | doubts that others have of what is given and vouched for here |
 //! | `pieces` | what a holder has, by its answers; which pieces are here |
-//! | `leading` | [`Books`]: members come, go, and say what they hold and miss |
+//! | `leading` | `Books`: members come, go, and say what they hold and miss |
 //! | `origin` | what is read of the origin, by which reader ([`Session::poll_origin`], [`Session::reads_on`]) |
 //! | `giving` | what members are sent that ask for any piece ([`Session::choose`]) |
 //! | `wants` | what is wanted, here and by members, and what the lead is told of it |
