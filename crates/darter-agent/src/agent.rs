@@ -310,11 +310,20 @@ impl Agent {
     /// [`StoreError::InUse`](darter_store::StoreError::InUse) while somebody reads it,
     /// [`StoreError::Pinned`](darter_store::StoreError::Pinned).
     pub async fn remove(&self, name: &str) -> Result<Option<Vec<BlobId>>, FetchError> {
-        let Removable { blobs, images } = images::removable(&self.inner, name).await?;
+        let Removable { blobs, expanded, images } = images::removable(&self.inner, name).await?;
         let mut removed = Vec::new();
         for blob in blobs {
             if self.remove_blob(blob).await? {
                 removed.push(blob);
+            }
+        }
+        for blob in expanded {
+            match self.remove_blob(blob).await {
+                Ok(true) => removed.push(blob),
+                Ok(false) => {}
+                // An engine may be about to mount it.
+                Err(FetchError::Store(error)) if matches!(&*error, darter_store::StoreError::InUse(_)) => {}
+                Err(error) => return Err(error),
             }
         }
         if let Some(registries) = &self.inner.registries

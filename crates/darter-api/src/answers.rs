@@ -353,6 +353,9 @@ pub struct Explanation {
     /// The thing that is being waited for now, in words, when nothing came for a while.
     #[serde(default)]
     pub waiting: Option<String>,
+    /// Why it was thrown away, and who sent what was wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
 }
 
 /// Time for which readers on this host waited for somebody.

@@ -49,6 +49,14 @@ impl ExpandedLayer {
     }
 }
 
+/// The layer and the tar that the name of an expanded layer tells, as [`ExpandedLayer`] is displayed; `None` for any other name.
+pub fn expanded_name(name: &str) -> Option<(Digest, Digest)> {
+    let (stored, expanded) = name.split_once(" expanded-")?;
+    let (_, digest) = stored.rsplit_once('@')?;
+    let (_, diff_id) = expanded.split_once(' ')?;
+    Some((digest.parse().ok()?, diff_id.parse().ok()?))
+}
+
 /// As the layer's own source, with what it unpacks into.
 impl fmt::Display for ExpandedLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,5 +108,11 @@ mod tests {
         let told = gzip.to_string();
         let (layer, tar) = (Digest::sha256(b"gzip"), Digest::sha256(b"tar"));
         assert_eq!(told, format!("a/app@{layer} expanded-1 {tar}"));
+        assert_eq!(expanded_name(&told), Some((layer, tar)));
+        for other in
+            [format!("a/app@{layer}"), format!("https://a/x expanded-1 {tar}"), format!("a@{layer} expanded-1 x")]
+        {
+            assert_eq!(expanded_name(&other), None, "{other}");
+        }
     }
 }

@@ -22,6 +22,7 @@ use crate::expanding::{Expanding, Expansions};
 use crate::let_downs::LetDowns;
 use crate::profiles::Profiles;
 use crate::setbacks::{Culprit, Setbacks, key_of};
+use crate::thrown_away::ThrownAway;
 use crate::transfer::doubts::Rechecks;
 use crate::transfer::journal::Archive;
 use crate::transfer::manners::Manners;
@@ -86,6 +87,8 @@ pub struct EngineContext {
     pub fetching: Fetchers,
     /// Content that was wrong of late.
     pub setbacks: Setbacks,
+    /// Explanations of what was thrown away for it.
+    pub thrown_away: ThrownAway,
     /// Which of the doubts of others are looked into.
     pub rechecks: Rechecks,
     /// Agents that led a blob and let this one down.

@@ -6,6 +6,7 @@
 //! | [`transfer`] | one blob on its way |
 //! | [`joins`] | questions to leads |
 //! | [`let_downs`] | nodes that led a blob to nothing, and are not followed for a while |
+//! | [`thrown_away`] | what is told of content that was wrong, once it is gone |
 //! | [`setbacks`] | content that was wrong of late: who read it, when it may be tried again |
 //! | [`expanding`] | layers of images, read and expanded: an origin on top of a registry |
 //! | [`profiles`] | which parts of expanded layers are touched first, on the disk |
@@ -24,6 +25,7 @@ pub mod let_downs;
 pub mod profiles;
 pub mod setbacks;
 pub mod swarms;
+pub mod thrown_away;
 pub mod transfer;
 
 pub use context::EngineOptions;

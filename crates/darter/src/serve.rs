@@ -2,11 +2,13 @@
 //! the wait for transfers. systemd hears of each step.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::time::Duration;
 
 use darter_agent::options::Role;
 use darter_agent::{Agent, Options, StartError};
 use darter_core::in_full;
+use darter_store::threads;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 
@@ -24,6 +26,10 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Runs an agent until it is told to stop.
 pub(crate) async fn run(configured: &Configured) -> anyhow::Result<()> {
     let options = options_of(&configured.cli.command)?;
+    if let Some(dir) = lazy_of(&configured.cli.command).and_then(|lazy| lazy.lazy_dir.as_ref()) {
+        let (dir, data) = (dir.clone(), options.data_dir.clone());
+        threads::run(move || check_lazy_dir(&dir, &data)).await?;
+    }
     let mut manager = Manager::from_environment();
     let mut signals = Signals::catch()?;
     let mut reloads = signal(SignalKind::hangup())?;
@@ -100,6 +106,25 @@ const fn lazy_of(command: &Command) -> Option<&LazyArgs> {
         Command::Node(args) => Some(&args.agent.lazy),
         _ => None,
     }
+}
+
+/// Refuses a directory of layers that would hide files of the data directory, or take the place of one. Blocking.
+fn check_lazy_dir(dir: &Path, data: &Path) -> Result<(), Failure> {
+    // The directory itself is not looked at: it may be a mount whose keeper hangs.
+    let absolute = |path: &Path| {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let parent = path.parent().and_then(|parent| parent.canonicalize().ok());
+        parent.zip(path.file_name()).map_or_else(|| path.clone(), |(parent, name)| parent.join(name))
+    };
+    let (lazy, own) = (absolute(dir), absolute(data));
+    if !lazy.starts_with(&own) && !own.starts_with(&lazy) {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "--lazy-dir {} and the data directory {} may not lie in each other: layers are mounted there; take another directory, such as /run/darter/layers",
+        dir.display(),
+        data.display()
+    )))
 }
 
 /// Reads the configuration anew, and takes of it what can change while the agent runs. A wrong one changes nothing.

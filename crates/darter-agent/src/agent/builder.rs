@@ -23,6 +23,7 @@ use darter_engine::let_downs::LetDowns;
 use darter_engine::profiles::Profiles;
 use darter_engine::setbacks::Setbacks;
 use darter_engine::swarms::{GivingSwarms, ListeningSwarms, Swarms};
+use darter_engine::thrown_away::ThrownAway;
 use darter_engine::transfer::House;
 use darter_engine::transfer::doubts::Rechecks;
 use darter_engine::transfer::journal::Archive;
@@ -165,6 +166,7 @@ impl Builder {
             tiers: TierBytes::default(),
             fetching: Fetchers::default(),
             setbacks: Setbacks::default(),
+            thrown_away: ThrownAway::default(),
             rechecks: Rechecks::default(),
             let_downs: LetDowns::default(),
             archive,

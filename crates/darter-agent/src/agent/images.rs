@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use darter_api::{Explained, Explanation, ImageExplanation, ImagePart, ImageRole};
 use darter_core::source::blob_of;
-use darter_core::{BlobId, Digest};
+use darter_core::{BlobId, Digest, Source};
 use darter_engine::FetchError;
 use darter_engine::transfer::Outcome;
 
@@ -22,17 +22,60 @@ struct Component {
 
 /// The sources of the bytes of the blob or image that is called `name`.
 pub(super) async fn explain(inner: &Inner, name: &str) -> Result<Option<Explained>, FetchError> {
-    match names::find(inner, name).await? {
-        Meaning::Nothing => Ok(None),
-        Meaning::Blob(blob) => Ok(explain_blob(inner, blob).await.map(|told| Explained::Blob(Box::new(told)))),
+    let found = match names::find(inner, name).await? {
+        Meaning::Nothing => None,
+        Meaning::Blob(blob) => explain_blob(inner, blob).await,
         Meaning::Image(image, digest) => {
+            let expanded = Expanded::all(inner).await;
             let mut parts = Vec::new();
             for Component { role, digest, length } in parts_of(inner, digest).await {
-                let explanation = explain_blob(inner, blob_of(&digest)).await;
+                let explanation = explain_part(inner, &digest, &expanded).await;
                 parts.push(ImagePart { role, digest, length, explanation });
             }
-            Ok(Some(Explained::Image(ImageExplanation { image, digest, parts })))
+            return Ok(Some(Explained::Image(ImageExplanation { image, digest, parts })));
         }
+    };
+    let told = found.or_else(|| {
+        let (blob, digest, thrown) = (name.parse().ok(), name.parse().ok(), &inner.context.thrown_away);
+        let source =
+            name.parse().ok().map(|url| Source::from_signed_url(url, &[], None, &inner.options.signed_parameters).0);
+        thrown.find(blob, digest.as_ref(), &source.map_or_else(|| name.to_owned(), |source| source.to_string()))
+    });
+    Ok(told.map(|told| Explained::Blob(Box::new(told))))
+}
+
+/// What is told of a part: of the blob itself, of its expanded form where that alone is here, or of one of them that was thrown away.
+async fn explain_part(inner: &Inner, digest: &Digest, expanded: &Expanded) -> Option<Explanation> {
+    if let Some(told) = explain_blob(inner, blob_of(digest)).await {
+        return Some(told);
+    }
+    for blob in expanded.of(digest) {
+        if let Some(told) = explain_blob(inner, *blob).await {
+            return Some(told);
+        }
+    }
+    inner.context.thrown_away.find(None, Some(digest), "")
+}
+
+/// The layers that are here in their expanded form.
+struct Expanded(HashMap<Digest, Vec<BlobId>>);
+
+impl Expanded {
+    async fn all(inner: &Inner) -> Self {
+        let mut all: HashMap<Digest, Vec<BlobId>> = HashMap::new();
+        for known in names::known(&inner.swarms).await {
+            let Some((layer, _)) = known.expanded else { continue };
+            let of = all.entry(layer).or_default();
+            if !of.contains(&known.blob) {
+                of.push(known.blob);
+            }
+        }
+        Self(all)
+    }
+
+    /// The expanded forms of the layer with this digest.
+    fn of(&self, digest: &Digest) -> &[BlobId] {
+        self.0.get(digest).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -62,6 +105,8 @@ pub(super) async fn swarm(inner: &Inner, name: &str) -> Result<Option<BlobId>, F
 #[derive(Debug, Default)]
 pub(super) struct Removable {
     pub(super) blobs: Vec<BlobId>,
+    /// Layers in their expanded form: those that an engine may mount stay.
+    pub(super) expanded: Vec<BlobId>,
     /// Names of images.
     pub(super) images: Vec<String>,
 }
@@ -72,7 +117,7 @@ pub(super) async fn removable(inner: &Inner, name: &str) -> Result<Removable, Fe
     let registries = inner.registries.as_deref();
     let (image, digest) = match names::find(inner, name).await? {
         Meaning::Nothing => return Ok(Removable::default()),
-        Meaning::Blob(blob) => return Ok(Removable { blobs: vec![blob], images: Vec::new() }),
+        Meaning::Blob(blob) => return Ok(Removable { blobs: vec![blob], ..Removable::default() }),
         Meaning::Image(image, digest) => (image, digest),
     };
     let known = registries.map(|registries| registries.images().all()).unwrap_or_default();
@@ -84,8 +129,11 @@ pub(super) async fn removable(inner: &Inner, name: &str) -> Result<Removable, Fe
         needed.extend(parts_of(inner, other).await.into_iter().map(|part| part.digest));
     }
     let parts = parts_of(inner, digest).await.into_iter().map(|part| part.digest);
-    let blobs = parts.filter(|digest| !needed.contains(digest)).map(|digest| blob_of(&digest)).collect();
-    Ok(Removable { blobs, images: going.into_iter().map(|(name, _)| name).collect() })
+    let parts: Vec<_> = parts.filter(|digest| !needed.contains(digest)).collect();
+    let blobs = parts.iter().map(blob_of).collect();
+    let all = Expanded::all(inner).await;
+    let expanded = parts.iter().flat_map(|digest| all.of(digest)).copied().collect();
+    Ok(Removable { blobs, expanded, images: going.into_iter().map(|(name, _)| name).collect() })
 }
 
 /// True if `name` is an image's digest, or the first digits of it.
@@ -101,9 +149,12 @@ pub(super) async fn by_blob(inner: &Inner) -> HashMap<BlobId, Vec<String>> {
     let registries = inner.registries.as_deref();
     let known = registries.map(|registries| registries.images().all()).unwrap_or_default();
     let mut images: HashMap<BlobId, Vec<String>> = HashMap::new();
+    let expanded = Expanded::all(inner).await;
     for (name, digest) in known {
         for part in parts_of(inner, digest).await {
-            images.entry(blob_of(&part.digest)).or_default().push(name.clone());
+            for blob in [blob_of(&part.digest)].iter().chain(expanded.of(&part.digest)) {
+                images.entry(*blob).or_default().push(name.clone());
+            }
         }
     }
     images
@@ -114,7 +165,11 @@ pub(super) async fn blobs_of(inner: &Inner, name: &str) -> Result<Vec<BlobId>, F
     Ok(match names::find(inner, name).await? {
         Meaning::Nothing => Vec::new(),
         Meaning::Blob(blob) => vec![blob],
-        Meaning::Image(_, digest) => parts_of(inner, digest).await.iter().map(|part| blob_of(&part.digest)).collect(),
+        Meaning::Image(_, digest) => {
+            let (parts, expanded) = (parts_of(inner, digest).await, Expanded::all(inner).await);
+            let blobs = |digest| [blob_of(digest)].into_iter().chain(expanded.of(digest).iter().copied());
+            parts.iter().flat_map(|part| blobs(&part.digest)).collect()
+        }
     })
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use darter_core::layer::expanded_name;
 use darter_core::source::blob_of;
 use darter_core::{BlobId, Digest, Source};
 use darter_engine::FetchError;
@@ -73,19 +74,19 @@ async fn by_digits_or_name(
     registries: Option<&Registries>,
     name: &str,
 ) -> BTreeMap<String, Meaning> {
-    let stored = swarms.house.context.disk.list().await;
-    let mut known: Vec<(BlobId, String, Option<Digest>)> =
-        stored.into_iter().map(|row| (row.id, row.info.name, row.info.digest)).collect();
-    known.extend(swarms.all().iter().map(|transfer| (transfer.blob, transfer.source.to_string(), transfer.digest())));
+    let known = known(swarms).await;
     let digits = Digits::of(name);
     let is_digest = |digest: &Digest| digits.as_ref().is_some_and(|digits| digits.begin_digest(digest));
     let is_blob = |blob: BlobId| digits.as_ref().is_some_and(|digits| digits.begin_blob(blob));
+    let expanded: Vec<_> = known
+        .iter()
+        .filter(|it| it.expanded.is_some_and(|(layer, tar)| is_digest(&layer) || is_digest(&tar)))
+        .map(|it| (it.blob.to_string(), Meaning::Blob(it.blob)))
+        .collect();
     let blobs = known
         .into_iter()
-        .filter(|(blob, known_as, digest)| known_as == name || is_blob(*blob) || digest.as_ref().is_some_and(is_digest))
-        .map(|(blob, _, digest)| {
-            (digest.map_or_else(|| blob.to_string(), |digest| digest.to_string()), Meaning::Blob(blob))
-        });
+        .filter(|it| it.name == name || is_blob(it.blob) || it.digest.as_ref().is_some_and(is_digest))
+        .map(|it| (it.digest.map_or_else(|| it.blob.to_string(), |digest| digest.to_string()), Meaning::Blob(it.blob)));
     let manifests = registries.map(|registries| registries.manifests().all()).unwrap_or_default();
     let manifests = manifests.into_iter().map(|digest| (digest.to_string(), digest));
     // A blob with a name of its own is shown under that.
@@ -94,7 +95,32 @@ async fn by_digits_or_name(
         .chain(named)
         .filter(|(_, digest)| is_digest(digest))
         .map(|(image, digest)| (digest.to_string(), Meaning::Image(image, digest)));
-    blobs.chain(images).collect()
+    let found: BTreeMap<_, _> = blobs.chain(images).collect();
+    // The layer itself goes before what was made of it.
+    if found.is_empty() { expanded.into_iter().collect() } else { found }
+}
+
+/// A blob, stored or moving.
+pub(super) struct Known {
+    pub(super) blob: BlobId,
+    /// As it is shown.
+    name: String,
+    digest: Option<Digest>,
+    /// Of an expanded layer: the digests of the layer and of its tar.
+    pub(super) expanded: Option<(Digest, Digest)>,
+}
+
+/// All blobs that are here, maybe twice.
+pub(super) async fn known(swarms: &Arc<Swarms>) -> Vec<Known> {
+    let stored = swarms.house.context.disk.list().await;
+    let stored = stored.into_iter().map(|row| (row.id, row.info.name, row.info.digest));
+    let moving = swarms.all();
+    let moving = moving.iter().map(|transfer| (transfer.blob, transfer.source.to_string(), transfer.digest()));
+    let known = |(blob, name, digest): (BlobId, String, Option<Digest>)| {
+        let expanded = expanded_name(&name);
+        Known { blob, name, digest, expanded }
+    };
+    stored.chain(moving).map(known).collect()
 }
 
 fn by_reference(registries: Option<&Registries>, name: &str) -> Result<Meaning, FetchError> {
@@ -136,8 +162,8 @@ impl Digits {
     }
 }
 
-/// The blob whose content has this digest: a registry's, else one that was read from an address; what is complete
-/// before what is not.
+/// The blob whose content has this digest: a registry's, else one that was read from an address, what is complete
+/// before what is not; else the expanded form of the layer or of the tar with this digest.
 async fn find_digest(swarms: &Arc<Swarms>, digest: &Digest) -> Result<Option<BlobId>, FetchError> {
     let blob = blob_of(digest);
     if swarms.is_known(blob).await? {
@@ -150,7 +176,11 @@ async fn find_digest(swarms: &Arc<Swarms>, digest: &Digest) -> Result<Option<Blo
     let mut stored = swarms.house.context.disk.list().await;
     stored.retain(|row| row.info.digest == Some(*digest));
     stored.sort_by_key(|row| !row.complete);
-    Ok(Some(stored.first().map_or(blob, |row| row.id)))
+    if let Some(row) = stored.first() {
+        return Ok(Some(row.id));
+    }
+    let expanded = |it: &Known| it.expanded.is_some_and(|(layer, tar)| [layer, tar].contains(digest));
+    Ok(Some(known(swarms).await.into_iter().find(expanded).map_or(blob, |it| it.blob)))
 }
 
 #[cfg(test)]

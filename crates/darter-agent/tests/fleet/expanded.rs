@@ -41,7 +41,7 @@ fn some_tar() -> Vec<u8> {
     ])
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
@@ -58,7 +58,7 @@ fn expanded(tar: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn request(registry: &Registry, stored: Digest, size: usize, tar: &[u8]) -> LayerRequest {
+pub(crate) fn request(registry: &Registry, stored: Digest, size: usize, tar: &[u8]) -> LayerRequest {
     LayerRequest {
         registry: registry.name(),
         repository: "lab/app".into(),
@@ -88,7 +88,7 @@ pub(crate) async fn node(directory: &Path, name: &str, registry: &Registry, seed
     darter_gateway::start(Options { join, ..options(directory, name, registry) }).await.unwrap()
 }
 
-async fn open(agent: &Agent, layer: &LayerRequest) -> Result<darter_agent::Download, FetchError> {
+pub(crate) async fn open(agent: &Agent, layer: &LayerRequest) -> Result<darter_agent::Download, FetchError> {
     agent.expanded(layer, Credentials::none(), Access::Asked, WITHIN).await
 }
 

@@ -6,8 +6,10 @@ use darter_agent::options::Role;
 use darter_api::{Explained, ImageExplanation, ImageRole};
 use darter_core::Digest;
 
+use crate::expanded;
 use crate::registries::{get, options};
 use crate::registry::Registry;
+use crate::tar::{file, tar};
 
 struct World {
     agent: Agent,
@@ -93,6 +95,40 @@ async fn digests_and_their_first_digits_name_blobs() {
     assert_eq!(world.blob(&row.blob.to_string()[..8]).await, layer);
     assert_eq!(world.agent.top(Some(&hex[..8])).await.unwrap().swarm.unwrap().row.progress.blob, row.blob);
     assert!(world.agent.top(Some("app:1")).await.unwrap().swarm.is_some(), "a layer of the image");
+}
+
+/// An image that was started lazily: its layer is here in its expanded form alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_whose_layer_is_here_expanded_is_explained_kept_and_removed_by_the_same_names() {
+    let (directory, tar) = (tempfile::tempdir().unwrap(), tar([file("a", [7; 300_000])]));
+    let registry = Registry::start().await;
+    let packed = expanded::gzip(&tar);
+    let (_, [config, layer]) = registry.put_image("lab/app", Some("1"), &packed);
+    let agent = expanded::seed(directory.path(), &registry).await;
+    for path in ["manifests/1".to_owned(), format!("blobs/{config}")] {
+        assert_eq!(get(&agent, &format!("/v2/lab/app/{path}")).await.status, 200, "{path}");
+    }
+    let asked = expanded::request(&registry, layer, packed.len(), &tar);
+    drop(expanded::open(&agent, &asked).await.unwrap());
+    let is_expanded = |row: &darter_api::BlobRow| row.name.contains(" expanded-");
+    // A copy of the layer itself, kept for a while for other readers, goes before its expanded form.
+    agent.remove(&layer.to_string()).await.unwrap();
+    let row = agent.list().await.unwrap().into_iter().find(is_expanded).unwrap();
+    assert_eq!(row.images, [format!("{}/lab/app:1", registry.name())]);
+    for name in [layer.to_string(), asked.diff_id.to_string(), layer.short(), asked.diff_id.short()] {
+        let Some(Explained::Blob(told)) = agent.explain_named(&name).await.unwrap() else { panic!("{name}") };
+        assert_eq!(told.blob, row.blob, "{name}");
+    }
+    let Some(Explained::Image(image)) = agent.explain_named("lab/app:1").await.unwrap() else { panic!() };
+    assert_eq!(image.parts[2].explanation.as_ref().unwrap().blob, row.blob);
+    assert!(agent.pin("lab/app:1", true).await.unwrap().contains(&row.blob));
+    assert!(agent.pin("lab/app:1", false).await.unwrap().contains(&row.blob));
+    // An engine was told of it: it stays, and the image goes.
+    agent.spare(vec![row.blob], true).await;
+    assert!(!agent.remove("lab/app:1").await.unwrap().unwrap().contains(&row.blob));
+    assert_eq!(get(&agent, "/v2/lab/app/manifests/1").await.status, 200);
+    agent.spare(vec![row.blob], false).await;
+    assert!(agent.remove("lab/app:1").await.unwrap().unwrap().contains(&row.blob));
 }
 
 #[tokio::test(flavor = "multi_thread")]

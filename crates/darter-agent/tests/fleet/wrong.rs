@@ -96,6 +96,10 @@ async fn content_that_is_always_wrong_ends_for_everybody_and_is_left_alone() {
         let asked = origin.gets();
         tokio::time::sleep(Duration::from_millis(1500)).await;
         assert_eq!(origin.gets(), asked, "{length}: nobody waits, nobody asks");
+        // Nothing of it is left but what is told.
+        let told = seed.explain(&Digest::sha256(&content).to_string()).await.unwrap();
+        let failed = told.failed.unwrap();
+        assert!(failed.contains(&origin.address) && told.traffic.from_origin > 0, "{length}: {failed}");
         drain(&seed, &nodes).await;
     }
 }

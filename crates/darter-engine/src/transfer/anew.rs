@@ -110,6 +110,7 @@ impl Transfer {
             return;
         }
         tracing::info!(blob = %self.blob.short(), name = %self.source, error = %in_full(&error), "reading the origin from the start again");
+        self.remember_thrown_away(&error);
         self.tell(Input::GivesUp(error.to_failure()));
         let stored = Arc::clone(&self.stored);
         if let Err(problem) = self.context.disk.run(move || stored.discard()).await {

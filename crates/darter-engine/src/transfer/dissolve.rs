@@ -51,11 +51,19 @@ impl Transfer {
             self.let_down_by(lead, Guilt::Perhaps);
         }
         tracing::warn!(blob = %blob.short(), error = %in_full(&error), "dissolving a swarm");
+        self.remember_thrown_away(&error);
         let stored = Arc::clone(&self.stored);
         if let Err(problem) = self.context.disk.run(move || stored.discard()).await {
             tracing::error!(blob = %blob.short(), error = %in_full(&problem), "a dissolved blob could not be removed");
         }
         self.end_with(error);
+    }
+
+    /// Keeps what can be told of a blob that is about to go.
+    pub(super) fn remember_thrown_away(&self, error: &FetchError) {
+        let mut told = self.explain();
+        told.failed = Some(in_full(error).to_string());
+        self.context.thrown_away.keep(&self.source, told);
     }
 
     /// True if `node`'s word on the content is about what is here: it is the last agent that led, nobody leads since, and nothing was read

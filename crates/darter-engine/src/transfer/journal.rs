@@ -210,6 +210,7 @@ impl Journal {
             waits: self.told_waits(),
             max_lag_bytes: self.max_lag,
             waiting: None,
+            failed: None,
         }
     }
 

@@ -24,6 +24,10 @@ const HASHED_STEP: u64 = 32 << 20;
 /// A connection that lasted for so long was a good one.
 const GOOD_AFTER: Duration = Duration::from_secs(5);
 
+/// How long an agent may take to open the content again: longer than the hour that it gives the expansion of a layer. Reads that wait meanwhile end at their own
+/// limits.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(4200);
+
 /// How long the comparison of a piece may hold up a new connection.
 const COMPARE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -76,7 +80,9 @@ impl MountedFile {
             }
             loop {
                 self.pause(&mut pauses).await;
-                let reason = match supplier.open().await {
+                let opened = tokio::time::timeout(OPEN_TIMEOUT, supplier.open()).await;
+                let silent = |_| format!("the agent has not opened it again for {} s", OPEN_TIMEOUT.as_secs());
+                let reason = match opened.map_err(silent).flatten() {
                     Ok((content, supply)) => match self.about(&content, &*supply).await {
                         About::This => {
                             self.kept.lock().another_connection();

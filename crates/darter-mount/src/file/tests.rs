@@ -233,6 +233,35 @@ async fn reads_wait_while_the_agent_is_away_and_what_was_read_needs_none() {
     assert_eq!(mounted.file.glance().await.condition, Condition::Open);
 }
 
+/// Hangs the first time that it is asked.
+struct Hangs(Agents, AtomicBool);
+
+#[async_trait]
+impl Supplier for Hangs {
+    async fn open(&self) -> Result<(Content, Arc<dyn Supply>), String> {
+        if !self.1.swap(true, Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        self.0.open().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_hangs_while_it_opens_the_content_again_is_asked_anew() {
+    let (first, second) = (Agent::new(), Agent::new());
+    let settings =
+        Settings { limit: LIMIT, fill: Fill::Never, fill_rate: None, has_digest: false, pages: Pages::Mounted };
+    let supply = Arc::clone(&first) as Arc<dyn Supply>;
+    let file = MountedFile::new(content(1), supply, settings, Arc::new(TestClock(Instant::now())));
+    let agents = Hangs(Agents(Mutex::new(vec![(content(1), second)])), AtomicBool::new(false));
+    let keeps = Arc::clone(&file);
+    let _keeping = tokio::spawn(async move { keeps.keep(&agents).await });
+    first.ends(End::Gone("killed".into()));
+    assert!(file.read(0, 100).await.is_err(), "it hangs");
+    let comes_again = async { while file.read(0, 100).await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(24 * 3600), comes_again).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_an_agent_says_after_its_connection_ended_vouches_for_nothing() {
     let (first, second) = (Agent::new(), Agent::new());

@@ -66,10 +66,14 @@ pub(super) fn start(found: &mut Findings, facts: &Containerd, config: &Config, k
             SET_UP,
         );
     }
-    found.ok(
-        "by hand",
-        "crictl pull and nerdctl --snapshotter darter start lazily; ctr images pull before 1.7, and with --local, downloads everything",
-    );
+    // Its ctr pulls by the transfer service from there on, unless it is told otherwise.
+    let ctr = match facts.release {
+        Some(release) if release >= (2, 0) => {
+            "ctr images pull is refused (\"no unpack platforms defined\") until unpack_config has an entry for darter, and with --local it downloads everything"
+        }
+        _ => "ctr images pull downloads everything",
+    };
+    found.ok("by hand", format!("crictl pull and nerdctl --snapshotter darter start lazily; {ctr}"));
 }
 
 /// True if anything uses it.

@@ -185,6 +185,9 @@ fn before_containerd_2_4_a_proxy_snapshotter_is_looked_for() {
         let right = lazy::start(&facts(Some(release), &text, &[]), &kernel());
         assert!(right.iter().all(|finding| finding.level == Level::Ok), "{right:?}");
         expect(&right, "snapshotter", Level::Ok, "/run/x.sock");
+        let by_ctr =
+            if release < (2, 0) { "ctr images pull downloads everything" } else { "ctr images pull is refused" };
+        expect(&right, "by hand", Level::Ok, by_ctr);
         for (kind, level, part) in [
             (io::ErrorKind::ConnectionRefused, Level::Problem, "refused"),
             (io::ErrorKind::NotFound, Level::Problem, "not found"),

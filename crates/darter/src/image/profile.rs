@@ -46,8 +46,9 @@ pub(super) async fn run(args: &ProfileArgs) -> anyhow::Result<()> {
     }
     if known.is_empty() {
         let text = format!(
-            "nothing is known yet of what is touched first in {}: start it once from --lazy-dir or mount it (darter mount), and ask \
-             again a few seconds later, here or at the seed that leads its layers",
+            "nothing is known yet of what is touched first in {0}: start it from --lazy-dir on a host that does not have all of it \
+             (layers that are whole, as on the host that pulled it first, are read without Darter), or mount it anywhere (darter mount {0} DIR) and \
+             run in DIR what its containers run; then ask again a few seconds later, there or at the seed that leads its layers",
             args.image
         );
         return Err(Failure::Judged { text, blame: Blame::new(Fault::User, Retry::Later(None)) }.into());

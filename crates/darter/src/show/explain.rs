@@ -46,6 +46,9 @@ pub(super) fn describe(explanation: &Explanation) -> String {
         line("digest", &digest.to_string());
     }
     line("requested", &units::moment(explanation.started));
+    if let Some(reason) = &explanation.failed {
+        line("thrown away", &format!(" {reason}"));
+    }
     line("took", &explanation.seconds.map_or_else(|| "not complete yet".to_owned(), units::seconds));
     line("received", &received(&explanation.traffic));
     for wait in explanation.waits.iter().take(WAITS_SHOWN) {

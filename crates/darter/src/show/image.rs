@@ -2,6 +2,8 @@
 
 use darter_api::{Explanation, ImageExplanation, ImagePart, ImageRole};
 
+use darter_core::layer::expanded_name;
+
 use super::status::received;
 use crate::table::{Align, Table};
 use crate::units;
@@ -35,6 +37,8 @@ fn took(explanation: &Explanation) -> String {
 
 fn from(part: &ImagePart) -> String {
     match (&part.explanation, part.role) {
+        (Some(Explanation { failed: Some(reason), .. }), _) => format!("thrown away: {reason}"),
+        (Some(told), _) if expanded_name(&told.name).is_some() => format!("{} (expanded)", received(&told.traffic)),
         (Some(explanation), _) => received(&explanation.traffic),
         (None, ImageRole::Index | ImageRole::Manifest) => "cached".to_owned(),
         (None, _) => "never here".to_owned(),

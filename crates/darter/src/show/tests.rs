@@ -4,7 +4,7 @@ use darter_agent::options::Role;
 use darter_api::*;
 use darter_core::{BlobId, Digest, NodeId, Tier};
 
-use super::{blobs, explain, status};
+use super::{blobs, explain, image, status};
 
 const NAME: &str = "https://example.org/model.bin";
 
@@ -153,6 +153,7 @@ fn explain_sums_up_by_giver_and_tells_what_happened() {
         ],
         max_lag_bytes: 12_500_000,
         waiting: Some("7 s for an agent that leads the download".into()),
+        failed: None,
     };
     let text = explain::describe(&explanation);
     for part in [
@@ -173,4 +174,18 @@ fn explain_sums_up_by_giver_and_tells_what_happened() {
     }
     explanation.ranges = ranges;
     assert!(explain::describe(&explanation).contains("and 24 more ranges"));
+    explanation.failed = Some("wrong content from 10.0.0.9:80".into());
+    assert!(explain::describe(&explanation).contains("wrong content from 10.0.0.9:80"));
+    // Of an image: what is here of a layer is its expanded form, or it was thrown away.
+    let part = |explanation| {
+        let digest = Digest::sha256(b"");
+        let part = ImagePart { role: ImageRole::Layer, digest, length: Some(1), explanation };
+        image::describe(&ImageExplanation { image: "app:1".into(), digest, parts: vec![part] })
+    };
+    assert!(part(Some(explanation.clone())).contains("thrown away: wrong content from 10.0.0.9:80"));
+    explanation.failed = None;
+    assert!(!part(Some(explanation.clone())).contains("expanded"));
+    let digest = Digest::sha256(b"");
+    explanation.name = format!("reg/app@{digest} expanded-1 {digest}");
+    assert!(part(Some(explanation)).contains("from seeds") && part(None).contains("never here"));
 }

@@ -137,6 +137,19 @@ fn peers_beyond_this_host_only_with_insecure() {
     }
 }
 
+/// The agent's own list of layers, say, is a file `layers` in its data directory.
+#[test]
+fn layers_are_mounted_neither_in_the_data_directory_nor_over_it() {
+    let room = Room::new();
+    std::fs::create_dir_all(room.path("data")).unwrap();
+    for dir in ["data/layers", "data", ".", "./data/../data/new/layers"] {
+        let (dir, data) = (room.path(dir), room.path("data"));
+        let line = format!("up --listen {} --local {} --log off", free_address(), free_address());
+        let line = format!("{line} --data-dir {} --lazy-dir {}", data.display(), dir.display());
+        room.run(&line).failed_with(2, &["--lazy-dir", "/run/darter/layers"]);
+    }
+}
+
 #[test]
 fn a_daemons_socket_elsewhere_and_for_a_group() {
     let (room, other, bytes) = (Room::new(), Room::new(), content(1_000_000));

@@ -142,6 +142,9 @@ async fn a_layer_that_turns_out_wrong_at_its_end_is_opened_nowhere_and_thrown_aw
             let rows = agent.list().await.unwrap();
             let is_right = |name: &str| is_other_tar && name.ends_with(&right.digest.to_string());
             assert!(rows.iter().all(|row| is_right(&row.name)), "{rows:?}");
+            // It is gone, and what was wrong with it is still told: to whoever asks for the tar that it was to be.
+            let told = agent.explain(&layer.diff_id.to_string()).await.unwrap().failed.unwrap();
+            assert!(told.contains(&layer.digest.to_string()), "{told}");
         }
         // The right one, of the same name where the tar is, is given all the same.
         assert!(read(&node, &right).await.unwrap() == expanded(&tar));
