@@ -4,7 +4,9 @@
 //!
 //! | file | what lives there |
 //! |---|---|
+//! | `doctor/facts.rs` | what is known of the host |
 //! | `doctor/gather.rs` | asks the kernel, the daemon and the engines' files |
+//! | `doctor/findings.rs` | what is said of it: each check's result and its remedy |
 //! | `doctor/host.rs` | judges kernel, daemon, disk and limits |
 //! | `doctor/containerd.rs` | judges containerd: the mirror |
 //! | `doctor/lazy.rs` | judges containerd: layers that are mounted before they have come |
@@ -13,6 +15,8 @@
 
 mod containerd;
 mod engines;
+mod facts;
+mod findings;
 mod gather;
 mod host;
 mod lazy;
@@ -24,60 +28,11 @@ mod tests;
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
 
+use self::facts::Facts;
+use self::findings::{Finding, Level};
 use crate::cli::DoctorArgs;
 use crate::failure::Failure;
 use crate::output;
-
-/// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Level {
-    Ok,
-    /// Something is slower or does less than it could.
-    Warning,
-    /// Something does not work.
-    Problem,
-}
-
-/// The result of one check.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Finding {
-    area: &'static str,
-    check: &'static str,
-    level: Level,
-    text: String,
-    /// The remedy.
-    todo: Option<String>,
-}
-
-/// Findings about one area, in the order in which they were made.
-#[derive(Debug)]
-struct Findings {
-    area: &'static str,
-    found: Vec<Finding>,
-}
-
-impl Findings {
-    fn about(area: &'static str) -> Self {
-        Self { area, found: Vec::new() }
-    }
-
-    fn ok(&mut self, check: &'static str, text: impl Into<String>) {
-        self.add(Level::Ok, check, text.into(), None);
-    }
-
-    fn warning(&mut self, check: &'static str, text: impl Into<String>, todo: impl Into<String>) {
-        self.add(Level::Warning, check, text.into(), Some(todo.into()));
-    }
-
-    fn problem(&mut self, check: &'static str, text: impl Into<String>, todo: impl Into<String>) {
-        self.add(Level::Problem, check, text.into(), Some(todo.into()));
-    }
-
-    fn add(&mut self, level: Level, check: &'static str, text: String, todo: Option<String>) {
-        self.found.push(Finding { area: self.area, check, level, text, todo });
-    }
-}
 
 #[derive(Debug, Serialize)]
 struct Report<'a> {
@@ -104,7 +59,7 @@ pub(crate) async fn run(args: &DoctorArgs) -> anyhow::Result<()> {
     }
 }
 
-fn judge(facts: &gather::Facts) -> Vec<Finding> {
+fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = host::kernel(&facts.kernel);
     findings.extend(host::daemon(&facts.daemon));
     findings.extend(containerd::mirror(&facts.containerd));

@@ -12,6 +12,7 @@ use darter_core::{Blame, Blamed, Fault, Retry, in_full};
 use darter_image::LayerError;
 use darter_origin::OriginError;
 use darter_store::StoreError;
+use tokio::signal::unix::SignalKind;
 
 use crate::cli::hidden::without_logins;
 
@@ -76,6 +77,11 @@ impl Failure {
             _ if blame(error).may_pass() => FAILED_FOR_NOW,
             _ => 1,
         }
+    }
+
+    /// The end of a command by a signal; `kept` says which bytes are kept, and how to go on.
+    pub(crate) const fn ended_by(signal: SignalKind, kept: String) -> Self {
+        Self::Signal { signal: signal.as_raw_value(), kept }
     }
 
     /// True if all was said of it.

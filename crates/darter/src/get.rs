@@ -58,7 +58,6 @@ use darter_core::{BlobId, Digest};
 use futures_util::stream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use parking_lot::Mutex;
-use tokio::signal::unix::SignalKind;
 use tokio::time::Instant;
 use url::Url;
 
@@ -101,7 +100,7 @@ pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
     let senders = Senders::gather(&args.credentials)?;
     refuse_early(args, &jobs)?;
     let sources: Vec<BlobId> = jobs.iter().map(|job| key(job, &senders, args)).collect();
-    let mut signals = Signals::catch()?.with_hangup()?;
+    let mut signals = Signals::catch_in_foreground()?;
     let output = match (args.quiet, args.json) {
         (true, _) => Output::Quiet,
         (false, true) => Output::Json,
@@ -110,7 +109,7 @@ pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
     let bar = Bar::new(jobs.len(), output);
     let backend = tokio::select! {
         backend = Backend::choose(args, &jobs, &sources, |line| bar.say(line)) => backend?,
-        signal = signals.which() => return Err(ended_by(signal, String::new()).into()),
+        signal = signals.which() => return Err(Failure::ended_by(signal, String::new()).into()),
     };
     let work = Work { args, backend, senders, bar, taken: Mutex::default(), linked: Mutex::default() };
     let result = tokio::select! {
@@ -124,7 +123,7 @@ pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
     }
     match result {
         Ok(results) => tell(args, &jobs, results),
-        Err(signal) => Err(ended_by(signal, kept(&work.bar)).into()),
+        Err(signal) => Err(Failure::ended_by(signal, kept(&work.bar)).into()),
     }
 }
 
@@ -172,10 +171,6 @@ fn refuse_early(args: &GetArgs, jobs: &[Job]) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-fn ended_by(signal: SignalKind, kept: String) -> Failure {
-    Failure::Signal { signal: signal.as_raw_value(), kept }
 }
 
 /// The bytes that an interrupted command leaves, and how to go on.

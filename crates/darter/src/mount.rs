@@ -49,7 +49,7 @@ use darter_store::threads;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use self::layers::ImageMount;
+use self::image::ImageMount;
 use self::trees::{Shape, TreeMount};
 use crate::cli::{Command, MountArgs, MountShape, Mountable, UnmountArgs, path_hint};
 use crate::config::Configured;

@@ -32,15 +32,13 @@ pub(crate) mod tree;
 #[cfg(test)]
 mod tests;
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::Context as _;
 use serde::Serialize;
 
-use self::containerd::{Config, Release};
-use self::hosts::Server;
+use self::containerd::{Config, Release, installed};
+use self::hosts::{Server, mirror_address};
 use self::ledger::{Ledger, Undo};
 use self::lock::Lock;
 use self::registries::{MirrorSetup, RegistryFiles};
@@ -48,7 +46,6 @@ use self::tree::{Access, Tree};
 use crate::cli::SetupArgs;
 use crate::cli::upstream::Upstream;
 use crate::cli::values;
-pub(crate) use crate::cli::values::version;
 use crate::output;
 
 /// A file and what becomes of it.
@@ -184,7 +181,7 @@ fn plan(args: &SetupArgs, tree: &Tree, engine: Option<Release>) -> anyhow::Resul
         ));
     }
     let wanted = MirrorSetup {
-        mirror: mirror(args.local),
+        mirror: mirror_address(args.local),
         registries: args.registry.clone(),
         named: args.upstream.upstream.iter().flat_map(|list| &list.0).filter_map(server_of).collect(),
     };
@@ -218,17 +215,6 @@ fn has_directory(engine: Option<Release>) -> anyhow::Result<bool> {
     engine.map(|engine| engine >= lazy::FIRST).context(
         "lazy start is written in different ways before containerd 2.4 and from there on, and `containerd --version` says nothing here: name it with --containerd-version",
     )
-}
-
-/// The mirror's address as programs of this host reach it.
-pub(crate) fn mirror(local: SocketAddr) -> String {
-    let mut local = local;
-    match local {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => local.set_ip(Ipv4Addr::LOCALHOST.into()),
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => local.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    format!("http://{local}")
 }
 
 /// The settings in hosts.toml for a registry that Darter was told of: those that containerd can follow by itself when the mirror does not answer.
@@ -357,12 +343,4 @@ fn tell(args: &SetupArgs, plan: &Plan, left: Vec<PathBuf>) -> anyhow::Result<()>
         (false, false) => "no restart is needed: containerd reads hosts.toml at each pull".to_owned(),
     });
     Ok(())
-}
-
-/// The containerd that is installed on this host.
-pub(crate) fn installed() -> Option<Release> {
-    let said = Command::new("containerd").arg("--version").output().ok()?;
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    // "containerd github.com/containerd/containerd/v2 v2.4.2 REVISION"; distributions leave out the v.
-    said.split_whitespace().skip(1).find_map(version)
 }

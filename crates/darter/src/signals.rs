@@ -25,10 +25,10 @@ impl Signals {
         })
     }
 
-    /// The same for SIGHUP, unless the process was started to outlive it (`nohup`).
-    pub(crate) fn with_hangup(mut self) -> io::Result<Self> {
-        self.hangup = unless_ignored(SignalKind::hangup())?;
-        Ok(self)
+    /// The same for a process in the foreground, which ends with its terminal: SIGHUP is one of the signals, unless the process was
+    /// started to outlive it (`nohup`).
+    pub(crate) fn catch_in_foreground() -> io::Result<Self> {
+        Ok(Self { hangup: unless_ignored(SignalKind::hangup())?, ..Self::catch()? })
     }
 
     /// Waits for the next one. Cancelling loses none.

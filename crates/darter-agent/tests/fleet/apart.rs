@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use darter_agent::options::UpstreamOption;
 use darter_agent::{Agent, FetchError, Options};
 use darter_core::manifest::{hash_piece, root_of_pieces};
@@ -16,9 +15,8 @@ use darter_store::{
     Amount, BlobInfo, BlobSummary, MemStore, Result, SetAside, SourceRecord, Store, StoreConfig, StoreError,
     StoredBlob, Usage,
 };
-use darter_wire::{Bind, Failure, FailureKind, Message, Payload, Role, Uploads, Verdict, Wanted};
+use darter_wire::{Bind, Failure, FailureKind, Message, Role, Verdict, Wanted};
 use futures_util::TryStreamExt as _;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::registries;
@@ -110,7 +108,6 @@ struct HasLabs {
     content: Content,
     is_whole: bool,
     next: AtomicU32,
-    changes: watch::Sender<()>,
 }
 
 impl Part for HasLabs {
@@ -136,10 +133,8 @@ impl Part for HasLabs {
         }
         answer
     }
-}
 
-impl Uploads for HasLabs {
-    fn bind(&self, _: NodeId, _: BlobId, wanted: Wanted) -> Bind {
+    fn bind(&self, wanted: Wanted) -> Bind {
         if !self.is_whole {
             return Bind::Wait;
         }
@@ -147,13 +142,7 @@ impl Uploads for HasLabs {
             Wanted::Piece(piece) => piece,
             Wanted::Any => PieceIndex(self.next.fetch_add(1, Ordering::Relaxed) % 6),
         };
-        Bind::Send { piece, payload: Payload::Bytes(Bytes::copy_from_slice(self.content.piece(piece.0))) }
-    }
-
-    fn sent(&self, _: NodeId, _: BlobId, _: PieceIndex, _: bool) {}
-
-    fn changes(&self) -> watch::Receiver<()> {
-        self.changes.subscribe()
+        self.content.gives(piece)
     }
 }
 
@@ -194,8 +183,8 @@ async fn neither_of_two_who_ask_different_registries_for_one_digest_is_given_wha
         content.source = lab.clone();
         // As who reads the origin cuts it.
         content.piece_length = PieceLength::for_blob(content.length());
-        let (is_whole, next, changes) = (strangers_is_first, AtomicU32::new(0), watch::channel(()).0);
-        let part = Arc::new(HasLabs { content, is_whole, next, changes });
+        let (is_whole, next) = (strangers_is_first, AtomicU32::new(0));
+        let part = Arc::new(HasLabs { content, is_whole, next });
         let seed = seed::start(NodeId([1; 16]), Role::Seed, part, CancellationToken::new()).await;
         let urls = vec!["http://127.0.0.1:1/".parse().unwrap()];
         let trusted = UpstreamOption { name: "lab".into(), urls, ..UpstreamOption::default() };
@@ -283,7 +272,6 @@ async fn what_somebody_reads_of_a_strangers_is_left_to_him_and_the_other_one_get
 struct LetsIn {
     content: Content,
     left: AtomicU32,
-    changes: watch::Sender<()>,
 }
 
 impl Part for LetsIn {
@@ -299,22 +287,10 @@ impl Part for LetsIn {
     }
 }
 
-impl Uploads for LetsIn {
-    fn bind(&self, _: NodeId, _: BlobId, _: Wanted) -> Bind {
-        Bind::Wait
-    }
-
-    fn sent(&self, _: NodeId, _: BlobId, _: PieceIndex, _: bool) {}
-
-    fn changes(&self) -> watch::Receiver<()> {
-        self.changes.subscribe()
-    }
-}
-
 /// The lead went on counting it among the members, and told others to meet it.
 #[tokio::test]
 async fn a_node_whose_store_refuses_a_blob_leaves_the_swarm_that_a_seed_let_it_into() {
-    let part = Arc::new(LetsIn { content: Content::new(), left: AtomicU32::new(0), changes: watch::channel(()).0 });
+    let part = Arc::new(LetsIn { content: Content::new(), left: AtomicU32::new(0) });
     let source = part.content.source.clone();
     let seed =
         seed::start(NodeId([1; 16]), Role::Seed, Arc::clone(&part) as Arc<dyn Part>, CancellationToken::new()).await;

@@ -4,12 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use bytes::Bytes;
 use darter_agent::Agent;
-use darter_core::{BlobId, NodeId, PieceIndex};
-use darter_wire::{Bind, Message, Payload, Role, Uploads, Wanted};
+use darter_core::{NodeId, PieceIndex};
+use darter_wire::{Bind, Message, Role, Wanted};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::seed::{self, Content, Part};
@@ -22,7 +20,6 @@ struct Script {
     leave: HashMap<NodeId, CancellationToken>,
     asks_of_first: AtomicU32,
     asks_of_second: AtomicU32,
-    changes: watch::Sender<()>,
 }
 
 /// One of the two.
@@ -40,15 +37,10 @@ impl Part for Player {
         }
         joined
     }
-}
 
-impl Uploads for Player {
-    fn bind(&self, _peer: NodeId, _blob: BlobId, wanted: Wanted) -> Bind {
+    fn bind(&self, wanted: Wanted) -> Bind {
         let script = &self.1;
-        let give = |index: u32| {
-            let payload = Payload::Bytes(Bytes::copy_from_slice(script.content.piece(index)));
-            Bind::Send { piece: PieceIndex(index), payload }
-        };
+        let give = |index: u32| script.content.gives(PieceIndex(index));
         if *script.first.lock() != Some(self.0) {
             return match wanted {
                 Wanted::Piece(piece) => give(piece.0),
@@ -64,12 +56,6 @@ impl Uploads for Player {
         }
         Bind::Busy
     }
-
-    fn sent(&self, _peer: NodeId, _blob: BlobId, _piece: PieceIndex, _delivered: bool) {}
-
-    fn changes(&self) -> watch::Receiver<()> {
-        self.1.changes.subscribe()
-    }
 }
 
 #[tokio::test]
@@ -81,7 +67,6 @@ async fn a_piece_that_is_stored_after_its_seed_left_is_counted_as_the_seeds() {
         leave: names.map(|name| (name, CancellationToken::new())).into(),
         asks_of_first: AtomicU32::new(0),
         asks_of_second: AtomicU32::new(0),
-        changes: watch::channel(()).0,
     });
     let mut seeds = Vec::new();
     for name in names {

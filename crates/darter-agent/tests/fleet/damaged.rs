@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use darter_agent::options::Role as AgentRole;
 use darter_agent::{Agent, FetchError, Options};
-use darter_core::{BlobId, NodeId, PieceIndex};
-use darter_wire::{Bind, Message, Role, Uploads, Wanted};
-use tokio::sync::watch;
+use darter_core::NodeId;
+use darter_wire::{Message, Role};
 use tokio_util::sync::CancellationToken;
 
 use crate::origin::{Answer, Origin, read};
@@ -65,7 +64,6 @@ async fn what_a_disk_damaged_in_a_complete_blob_is_read_again() {
 /// A seed that lets everybody in and sends nothing.
 struct Silent {
     content: Content,
-    changes: watch::Sender<()>,
 }
 
 impl Part for Silent {
@@ -74,21 +72,9 @@ impl Part for Silent {
     }
 }
 
-impl Uploads for Silent {
-    fn bind(&self, _peer: NodeId, _blob: BlobId, _wanted: Wanted) -> Bind {
-        Bind::Wait
-    }
-
-    fn sent(&self, _peer: NodeId, _blob: BlobId, _piece: PieceIndex, _delivered: bool) {}
-
-    fn changes(&self) -> watch::Receiver<()> {
-        self.changes.subscribe()
-    }
-}
-
 #[tokio::test]
 async fn who_gets_nothing_from_a_seed_ends_and_says_whom_it_waited_for() {
-    let silent = Arc::new(Silent { content: Content::new(), changes: watch::channel(()).0 });
+    let silent = Arc::new(Silent { content: Content::new() });
     let source = silent.content.source.clone();
     let address = seed::start(NodeId([1; 16]), Role::Seed, silent, CancellationToken::new()).await;
     let dir = tempfile::tempdir().unwrap();

@@ -6,12 +6,11 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use darter_agent::options::{Amount, Role as AgentRole};
 use darter_agent::{Agent, Download, FetchError, Handing, HeldPart, Options, Order, Part};
 use darter_api::CheckedBy;
-use darter_core::{BlobId, ByteRange, Digest, NodeId, PieceIndex, Source};
-use darter_wire::{Bind, Message, Payload, Role, Uploads, Wanted};
+use darter_core::{ByteRange, Digest, NodeId, PieceIndex, Source};
+use darter_wire::{Bind, Message, Role, Wanted};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
@@ -100,8 +99,7 @@ impl Chosen {
 
     fn sends(&self, piece: u32) -> Bind {
         self.may_send.lock().retain(|may| *may != piece);
-        let payload = Payload::Bytes(Bytes::copy_from_slice(self.content.piece(piece)));
-        Bind::Send { piece: PieceIndex(piece), payload }
+        self.content.gives(PieceIndex(piece))
     }
 }
 
@@ -109,10 +107,8 @@ impl seed::Part for Chosen {
     fn asked_to_lead(&self, _seed: NodeId, request: u32) -> Message {
         self.content.joined(request)
     }
-}
 
-impl Uploads for Chosen {
-    fn bind(&self, _peer: NodeId, _blob: BlobId, wanted: Wanted) -> Bind {
+    fn bind(&self, wanted: Wanted) -> Bind {
         let may_send = self.may_send.lock().clone();
         match wanted {
             Wanted::Any => may_send.first().map_or(Bind::Wait, |piece| self.sends(*piece)),
@@ -121,12 +117,12 @@ impl Uploads for Chosen {
         }
     }
 
-    fn sent(&self, _peer: NodeId, _blob: BlobId, piece: PieceIndex, delivered: bool) {
+    fn sent(&self, piece: PieceIndex, delivered: bool) {
         *self.sent.lock().entry(piece.0).or_default() += u32::from(delivered);
     }
 
-    fn changes(&self) -> watch::Receiver<()> {
-        self.changes.subscribe()
+    fn changes(&self) -> Option<watch::Receiver<()>> {
+        Some(self.changes.subscribe())
     }
 }
 

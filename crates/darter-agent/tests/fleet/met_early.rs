@@ -3,12 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use darter_agent::Agent;
-use darter_core::{BlobId, NodeId, PieceIndex, PieceSet, Place};
+use darter_core::{NodeId, PieceIndex, PieceSet, Place};
 use darter_wire::control::{self, ControlConfig};
-use darter_wire::{Bind, ConnectionKind, Message, Payload, PeerInfo, Role, TcpTransport, Uploads, Wanted, preface};
-use tokio::sync::watch;
+use darter_wire::{Bind, ConnectionKind, Message, PeerInfo, Role, TcpTransport, Wanted, preface};
 use tokio_util::sync::CancellationToken;
 
 use crate::seed::{self, Content, Part};
@@ -17,7 +15,7 @@ const SEED: NodeId = NodeId([1; 16]);
 const MEMBER: NodeId = NodeId([2; 16]);
 
 /// A seed that lets everybody in and has never room to send, or a member that gives what is asked of it by name.
-struct Player(NodeId, Arc<Content>, watch::Sender<()>, Option<Message>);
+struct Player(NodeId, Arc<Content>, Option<Message>);
 
 impl Part for Player {
     fn asked_to_lead(&self, _seed: NodeId, request: u32) -> Message {
@@ -25,32 +23,22 @@ impl Part for Player {
     }
 
     fn says_then(&self) -> Option<Message> {
-        self.3.clone()
+        self.2.clone()
     }
-}
 
-impl Uploads for Player {
-    fn bind(&self, _peer: NodeId, _blob: BlobId, wanted: Wanted) -> Bind {
+    fn bind(&self, wanted: Wanted) -> Bind {
         match wanted {
-            Wanted::Piece(piece) if self.0 == MEMBER => {
-                Bind::Send { piece, payload: Payload::Bytes(Bytes::copy_from_slice(self.1.piece(piece.0))) }
-            }
+            Wanted::Piece(piece) if self.0 == MEMBER => self.1.gives(piece),
             Wanted::Piece(_) => Bind::Busy,
             Wanted::Any => Bind::Wait,
         }
-    }
-
-    fn sent(&self, _peer: NodeId, _blob: BlobId, _piece: PieceIndex, _delivered: bool) {}
-
-    fn changes(&self) -> watch::Receiver<()> {
-        self.2.subscribe()
     }
 }
 
 #[tokio::test]
 async fn a_member_that_meets_a_newcomer_before_it_is_let_in_gives_all_the_same() {
     let content = Arc::new(Content::new());
-    let player = |node| Arc::new(Player(node, Arc::clone(&content), watch::channel(()).0, None));
+    let player = |node| Arc::new(Player(node, Arc::clone(&content), None));
     let (seed_stays, member_stays) = (CancellationToken::new(), CancellationToken::new());
     let seed = seed::start(SEED, Role::Seed, player(SEED), seed_stays).await;
     let member = seed::start(MEMBER, Role::Node, player(MEMBER), member_stays).await;
@@ -80,7 +68,7 @@ async fn a_member_that_meets_a_newcomer_before_it_is_let_in_gives_all_the_same()
 async fn a_neighbour_that_was_lost_and_gained_within_one_notice_is_followed_on() {
     let content = Arc::new(Content::new());
     let blob = content.blob();
-    let player = |node, then| Arc::new(Player(node, Arc::clone(&content), watch::channel(()).0, then));
+    let player = |node, then| Arc::new(Player(node, Arc::clone(&content), then));
     let (seed_stays, member_stays) = (CancellationToken::new(), CancellationToken::new());
     let member = seed::start(MEMBER, Role::Node, player(MEMBER, None), member_stays).await;
     let info = PeerInfo { node: MEMBER, addr: member.clone(), place: Place::default() };

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use darter_agent::options::Role as AgentRole;
 use darter_agent::{Agent, FetchError, Options};
 use darter_core::source::Credentials;
-use darter_core::{BlobId, Digest, NodeId, PieceIndex};
+use darter_core::{Digest, NodeId, PieceIndex};
 use darter_wire::control::{self, ControlConfig};
-use darter_wire::{Bind, ConnectionKind, Message, Payload, Role, SwarmPart, TcpTransport, Uploads, Wanted, preface};
+use darter_wire::{Bind, ConnectionKind, Message, Role, SwarmPart, TcpTransport, Wanted, preface};
 use http::StatusCode;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -59,10 +58,8 @@ impl Part for Holder {
         let part = SwarmPart::Holder;
         Some(Message::LeadIs { request: *request, part, lead: None, seeds: Vec::new(), nearest: Vec::new() })
     }
-}
 
-impl Uploads for Holder {
-    fn bind(&self, _: NodeId, _: BlobId, wanted: Wanted) -> Bind {
+    fn bind(&self, wanted: Wanted) -> Bind {
         let piece = match wanted {
             Wanted::Piece(piece) => piece,
             Wanted::Any => PieceIndex(self.given.load(Ordering::Relaxed) % 3),
@@ -72,19 +69,17 @@ impl Uploads for Holder {
             return Bind::Wait;
         }
         self.given.fetch_add(1, Ordering::Relaxed);
-        Bind::Send { piece, payload: Payload::Bytes(Bytes::copy_from_slice(self.content.piece(piece.0))) }
+        self.content.gives(piece)
     }
 
-    fn sent(&self, _: NodeId, _: BlobId, _: PieceIndex, _: bool) {}
-
-    fn changes(&self) -> watch::Receiver<()> {
+    fn changes(&self) -> Option<watch::Receiver<()>> {
         let (changed, mut gives) = (watch::channel(()), self.gives.subscribe());
         tokio::spawn(async move {
             while gives.changed().await.is_ok() {
                 changed.0.send_replace(());
             }
         });
-        changed.1
+        Some(changed.1)
     }
 }
 

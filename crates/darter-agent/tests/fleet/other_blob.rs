@@ -5,14 +5,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use bytes::Bytes;
 use darter_agent::options::UpstreamOption;
 use darter_agent::{Agent, FetchError, Options};
 use darter_core::source::Credentials;
-use darter_core::{BlobId, Digest, NodeId, PieceIndex, Source};
-use darter_wire::{Bind, Message, Payload, Role, Uploads, Wanted};
+use darter_core::{Digest, NodeId, PieceIndex, Source};
+use darter_wire::{Bind, Message, Role, Wanted};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::origin::read;
@@ -22,28 +20,19 @@ use crate::seed::{self, Content, Part};
 struct Same {
     content: Content,
     next: AtomicU32,
-    changes: watch::Sender<()>,
 }
 
 impl Part for Same {
     fn asked_to_lead(&self, _: NodeId, request: u32) -> Message {
         self.content.joined(request)
     }
-}
 
-impl Uploads for Same {
-    fn bind(&self, _: NodeId, _: BlobId, wanted: Wanted) -> Bind {
+    fn bind(&self, wanted: Wanted) -> Bind {
         let piece = match wanted {
             Wanted::Piece(piece) => piece,
             Wanted::Any => PieceIndex(self.next.fetch_add(1, Ordering::Relaxed) % 3),
         };
-        Bind::Send { piece, payload: Payload::Bytes(Bytes::copy_from_slice(self.content.piece(piece.0))) }
-    }
-
-    fn sent(&self, _: NodeId, _: BlobId, _: PieceIndex, _: bool) {}
-
-    fn changes(&self) -> watch::Receiver<()> {
-        self.changes.subscribe()
+        self.content.gives(piece)
     }
 }
 
@@ -51,7 +40,7 @@ impl Uploads for Same {
 async fn a_lead_that_names_another_blob_than_the_digests_lets_nobody_into_it() {
     // Nothing is known of the other blob; or it was pulled before, by somebody else, and its transfer follows this lead.
     for pulled_before in [false, true] {
-        let same = Arc::new(Same { content: Content::new(), next: AtomicU32::new(0), changes: watch::channel(()).0 });
+        let same = Arc::new(Same { content: Content::new(), next: AtomicU32::new(0) });
         let part: Arc<dyn Part> = Arc::<Same>::clone(&same);
         let lead = seed::start(NodeId([1; 16]), Role::Seed, part, CancellationToken::new()).await;
         let dir = tempfile::tempdir().unwrap();
@@ -74,7 +63,6 @@ struct BothAtOnce {
     content: Content,
     first: Mutex<Option<u32>>,
     second: Mutex<Option<Message>>,
-    changes: watch::Sender<()>,
 }
 
 impl Part for BothAtOnce {
@@ -102,18 +90,6 @@ impl BothAtOnce {
     }
 }
 
-impl Uploads for BothAtOnce {
-    fn bind(&self, _: NodeId, _: BlobId, _: Wanted) -> Bind {
-        Bind::Wait
-    }
-
-    fn sent(&self, _: NodeId, _: BlobId, _: PieceIndex, _: bool) {}
-
-    fn changes(&self) -> watch::Receiver<()> {
-        self.changes.subscribe()
-    }
-}
-
 #[tokio::test]
 async fn a_strangers_blob_that_begins_meanwhile_is_not_given_to_who_asked_another_registry() {
     let mut content = Content::new();
@@ -125,8 +101,8 @@ async fn a_strangers_blob_that_begins_meanwhile_is_not_given_to_who_asked_anothe
     };
     let (stranger, lab) = (of(2), of(1));
     content.source = stranger.clone();
-    let (first, second, changes) = (Mutex::default(), Mutex::default(), watch::channel(()).0);
-    let script = Arc::new(BothAtOnce { content, first, second, changes });
+    let (first, second) = Default::default();
+    let script = Arc::new(BothAtOnce { content, first, second });
     let part: Arc<dyn Part> = Arc::<BothAtOnce>::clone(&script);
     let seed = seed::start(NodeId([1; 16]), Role::Seed, part, CancellationToken::new()).await;
     let urls = vec!["http://127.0.0.1:1/".parse().unwrap()];

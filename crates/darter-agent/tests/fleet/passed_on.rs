@@ -3,12 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use darter_agent::Agent;
-use darter_core::{BlobId, HashChain, LeadKey, NodeId, PieceHash, PieceIndex, PieceSet, Signer};
+use darter_core::{HashChain, LeadKey, NodeId, PieceHash, PieceSet, Signer};
 use darter_wire::control::{self, ControlConfig, ControlReceiver, ControlSender};
-use darter_wire::{Bind, ConnectionKind, Message, Payload, Role, TcpTransport, Uploads, Wanted, preface};
-use tokio::sync::watch;
+use darter_wire::{Bind, ConnectionKind, Message, Role, TcpTransport, Wanted, preface};
 use tokio_util::sync::CancellationToken;
 
 use crate::seed::{self, Content, Part};
@@ -24,7 +22,6 @@ struct Player {
     content: Arc<Content>,
     /// The key that the lead's proofs are checked with.
     key: LeadKey,
-    changes: watch::Sender<()>,
 }
 
 impl Part for Player {
@@ -36,23 +33,13 @@ impl Part for Player {
         }
         joined
     }
-}
 
-impl Uploads for Player {
-    fn bind(&self, _peer: NodeId, _blob: BlobId, wanted: Wanted) -> Bind {
+    fn bind(&self, wanted: Wanted) -> Bind {
         match wanted {
-            Wanted::Piece(piece) if self.name == MEMBER => {
-                Bind::Send { piece, payload: Payload::Bytes(Bytes::copy_from_slice(self.content.piece(piece.0))) }
-            }
+            Wanted::Piece(piece) if self.name == MEMBER => self.content.gives(piece),
             Wanted::Piece(_) => Bind::Busy,
             Wanted::Any => Bind::Wait,
         }
-    }
-
-    fn sent(&self, _peer: NodeId, _blob: BlobId, _piece: PieceIndex, _delivered: bool) {}
-
-    fn changes(&self) -> watch::Receiver<()> {
-        self.changes.subscribe()
     }
 }
 
@@ -84,7 +71,7 @@ async fn answered(receiver: &mut ControlReceiver) -> Option<Message> {
 async fn hashes_are_passed_on_with_the_leads_word_and_taken_only_with_it() {
     let (content, mut lead) = (Arc::new(Content::new()), Signer::draw());
     let key = lead.key();
-    let player = |name| Player { name, content: Arc::clone(&content), key, changes: watch::channel(()).0 };
+    let player = |name| Player { name, content: Arc::clone(&content), key };
     let seed = seed::start(SEED, Role::Seed, Arc::new(player(SEED)), CancellationToken::new()).await;
     let dir = tempfile::tempdir().unwrap();
     let agent = Agent::start(seed::node(dir.path(), vec![seed])).await.unwrap();

@@ -5,15 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use darter_agent::{Agent, Options};
 use darter_core::manifest::{hash_piece, root_of_pieces};
 use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, Place, Signer, Source, SystemClock, Version};
 use darter_wire::control::{self, ControlConfig, ControlSender};
 use darter_wire::{
-    Capabilities, ConnectionKind, Greeted, Hello, Listener, Message, Role, Sending, Slots, TcpTransport, Transport,
-    Unlimited, Uploads, Verdict, Versions, preface, serve_data,
+    Bind, Capabilities, ConnectionKind, Greeted, Hello, Listener, Message, Payload, Role, Sending, Slots, TcpTransport,
+    Transport, Unlimited, Uploads, Verdict, Versions, Wanted, preface, serve_data,
 };
 use futures_util::StreamExt as _;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// A blob that only its seeds have: nobody answers at its address.
@@ -53,6 +55,11 @@ impl Content {
         &self.bytes[range.start() as usize..range.end() as usize]
     }
 
+    /// The answer to a request, with a piece.
+    pub(crate) fn gives(&self, piece: PieceIndex) -> Bind {
+        Bind::Send { piece, payload: Payload::Bytes(Bytes::copy_from_slice(self.piece(piece.0))) }
+    }
+
     pub(crate) fn hashes(&self) -> Vec<PieceHash> {
         (0..3).map(|index| hash_piece(self.piece_length, PieceIndex(index), self.piece(index), false)).collect()
     }
@@ -78,7 +85,7 @@ impl Content {
 }
 
 /// The behaviour of a peer; the rest is the protocol's.
-pub(crate) trait Part: Uploads {
+pub(crate) trait Part: Send + Sync + 'static {
     /// Somebody asks this seed to be let into a swarm.
     fn asked_to_lead(&self, seed: NodeId, request: u32) -> Message;
 
@@ -100,6 +107,39 @@ pub(crate) trait Part: Uploads {
     /// Its answer to anything else.
     fn hears(&self, _message: &Message) -> Option<Message> {
         None
+    }
+
+    /// Its answer to a request for a piece, which is asked again after [`changes`](Self::changes) if it is to wait.
+    fn bind(&self, _wanted: Wanted) -> Bind {
+        Bind::Wait
+    }
+
+    /// A piece was sent.
+    fn sent(&self, _piece: PieceIndex, _delivered: bool) {}
+
+    /// Tells when a request that waits may be answered otherwise; `None`: never.
+    fn changes(&self) -> Option<watch::Receiver<()>> {
+        None
+    }
+}
+
+/// The pieces of a peer.
+struct Pieces {
+    part: Arc<dyn Part>,
+    never: watch::Sender<()>,
+}
+
+impl Uploads for Pieces {
+    fn bind(&self, _: NodeId, _: BlobId, wanted: Wanted) -> Bind {
+        self.part.bind(wanted)
+    }
+
+    fn sent(&self, _: NodeId, _: BlobId, piece: PieceIndex, delivered: bool) {
+        self.part.sent(piece, delivered);
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.part.changes().unwrap_or_else(|| self.never.subscribe())
     }
 }
 
@@ -190,7 +230,8 @@ async fn accept(listener: Box<dyn Listener>, me: Hello, part: Arc<dyn Part>, lea
                     let (slots, budget) = (Slots::new(1), Arc::new(Unlimited));
                     let sending = Sending { slots, budget, stall: Duration::MAX, clock };
                     // The agent's end of it is the agent's affair.
-                    let _ = serve_data(greeted.stream, greeted.hello.node, part, &sending).await;
+                    let pieces = Arc::new(Pieces { part, never: watch::channel(()).0 });
+                    let _ = serve_data(greeted.stream, greeted.hello.node, pieces, &sending).await;
                 }
             }
         });

@@ -4,14 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::routing::get;
-use bytes::Bytes;
 use darter_agent::options::Role as AgentRole;
 use darter_agent::{Agent, Options};
 use darter_core::source::Credentials;
-use darter_core::{BlobId, NodeId, PieceSet, Place, Source};
+use darter_core::{NodeId, PieceSet, Place, Source};
 use darter_wire::control::{self, ControlConfig, ControlReceiver, ControlSender};
-use darter_wire::{Bind, ConnectionKind, Message, Payload, PeerInfo, Role, TcpTransport, Uploads, Wanted, preface};
-use tokio::sync::watch;
+use darter_wire::{Bind, ConnectionKind, Message, PeerInfo, Role, TcpTransport, Wanted, preface};
 use tokio_util::sync::CancellationToken;
 
 use crate::seed::{self, Content, Part};
@@ -28,7 +26,6 @@ struct Player {
     me: NodeId,
     content: Arc<Content>,
     holder: Option<PeerInfo>,
-    changes: watch::Sender<()>,
 }
 
 impl Part for Player {
@@ -48,31 +45,20 @@ impl Part for Player {
         let is_told = matches!(message, Message::Unreached { blob: of, peer } if *of == blob && *peer == GONE);
         is_told.then(|| Message::Neighbours { blob, add: self.holder.iter().cloned().collect(), gone: vec![GONE] })
     }
-}
 
-impl Uploads for Player {
-    fn bind(&self, _peer: NodeId, _blob: BlobId, wanted: Wanted) -> Bind {
+    fn bind(&self, wanted: Wanted) -> Bind {
         match wanted {
-            Wanted::Piece(piece) if self.me == HOLDER => {
-                Bind::Send { piece, payload: Payload::Bytes(Bytes::copy_from_slice(self.content.piece(piece.0))) }
-            }
+            Wanted::Piece(piece) if self.me == HOLDER => self.content.gives(piece),
             Wanted::Piece(_) => Bind::Busy,
             Wanted::Any => Bind::Wait,
         }
-    }
-
-    fn sent(&self, _peer: NodeId, _blob: BlobId, _piece: darter_core::PieceIndex, _delivered: bool) {}
-
-    fn changes(&self) -> watch::Receiver<()> {
-        self.changes.subscribe()
     }
 }
 
 #[tokio::test]
 async fn a_dial_that_fails_gets_the_member_another_neighbour() {
     let content = Arc::new(Content::new());
-    let player =
-        |me, holder| Arc::new(Player { me, content: Arc::clone(&content), holder, changes: watch::channel(()).0 });
+    let player = |me, holder| Arc::new(Player { me, content: Arc::clone(&content), holder });
     let addr = seed::start(HOLDER, Role::Node, player(HOLDER, None), CancellationToken::new()).await;
     let holder = PeerInfo { node: HOLDER, addr, place: Place::default() };
     let seed = seed::start(SEED, Role::Seed, player(SEED, Some(holder)), CancellationToken::new()).await;

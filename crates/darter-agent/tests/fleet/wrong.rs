@@ -6,13 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use darter_agent::options::Role;
 use darter_agent::{Agent, FetchError, Options};
 use darter_core::source::blob_of;
-use darter_core::{BlobId, Digest, NodeId, PieceIndex};
-use darter_wire::{Bind, Message, Payload, Uploads, Wanted};
-use tokio::sync::watch;
+use darter_core::{Digest, NodeId, PieceIndex};
+use darter_wire::{Bind, Message, Wanted};
 use tokio_util::sync::CancellationToken;
 
 use crate::origin::{Answer, Origin, read};
@@ -131,7 +129,6 @@ struct Dissolving {
     expected: Digest,
     joins: AtomicU32,
     given: AtomicU32,
-    changes: watch::Sender<()>,
 }
 
 impl Part for Dissolving {
@@ -146,23 +143,12 @@ impl Part for Dissolving {
         }
         joined
     }
-}
 
-impl Uploads for Dissolving {
-    fn bind(&self, _peer: NodeId, _blob: BlobId, _wanted: Wanted) -> Bind {
+    fn bind(&self, _wanted: Wanted) -> Bind {
         match self.given.fetch_add(1, Ordering::Relaxed) {
-            piece @ 0..2 => {
-                let payload = Payload::Bytes(Bytes::copy_from_slice(self.wrong.piece(piece)));
-                Bind::Send { piece: PieceIndex(piece), payload }
-            }
+            piece @ 0..2 => self.wrong.gives(PieceIndex(piece)),
             _ => Bind::UnknownBlob,
         }
-    }
-
-    fn sent(&self, _peer: NodeId, _blob: BlobId, _piece: PieceIndex, _delivered: bool) {}
-
-    fn changes(&self) -> watch::Receiver<()> {
-        self.changes.subscribe()
     }
 }
 
@@ -174,8 +160,8 @@ async fn a_seed_that_is_lost_before_it_says_that_it_read_something_else_is_named
     wrong.bytes[300_000] ^= 1;
     let served = right.clone();
     let origin = Origin::start(move |_, _| Answer::of(&served)).await;
-    let (joins, given, changes) = (AtomicU32::new(0), AtomicU32::new(0), watch::channel(()).0);
-    let part = Arc::new(Dissolving { wrong, expected: Digest::sha256(&right), joins, given, changes });
+    let (joins, given) = (AtomicU32::new(0), AtomicU32::new(0));
+    let part = Arc::new(Dissolving { wrong, expected: Digest::sha256(&right), joins, given });
     let address = seed::start(NodeId([1; 16]), darter_wire::Role::Seed, part, CancellationToken::new()).await;
     let dir = tempfile::tempdir().unwrap();
     let agent = Agent::start(seed::node(dir.path(), vec![address.clone()])).await.unwrap();

@@ -1,7 +1,7 @@
 //! Judges whether containerd asks the mirror first. No I/O.
 
-use super::gather::Containerd;
-use super::{Finding, Findings};
+use super::facts::Containerd;
+use super::findings::{Finding, Findings};
 use crate::setup::containerd::{Config, IMAGES, Part};
 use crate::setup::document::{Document, Value};
 use crate::setup::hosts::{Standing, standing};

@@ -1,7 +1,7 @@
 //! Judges whether Docker and Podman ask the mirror. No I/O.
 
-use super::gather::{Docker, Podman};
-use super::{Finding, Findings};
+use super::facts::{Docker, Podman};
+use super::findings::{Finding, Findings};
 use crate::setup::document::{Document, Node};
 
 pub(super) fn docker(facts: &Docker, mirror: &str) -> Vec<Finding> {

@@ -8,118 +8,28 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use darter_api::{Client, Status};
+use darter_api::Client;
 use darter_core::in_full;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::facts::{Containerd, Daemon, Docker, Facts, Kernel, Podman, SocketState};
 use crate::cli::DoctorArgs;
-use crate::setup;
-use crate::setup::containerd::{Config, Release};
+use crate::cli::values::version;
+use crate::setup::containerd::{self, Config, Release};
+use crate::setup::hosts::mirror_address;
 use crate::setup::registries::RegistryFiles;
 use crate::setup::tree::Tree;
 
 /// How long the daemon and the mirror have to answer: both are on this host.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Everything that is judged.
-#[derive(Debug)]
-pub(super) struct Facts {
-    pub(super) kernel: Kernel,
-    pub(super) daemon: Daemon,
-    /// The mirror's address, `http://HOST:PORT`.
-    pub(super) mirror: String,
-    pub(super) containerd: Containerd,
-    pub(super) docker: Docker,
-    pub(super) podman: Podman,
-}
-
-#[derive(Clone, Debug, Default)]
-pub(super) struct Kernel {
-    /// As it calls itself.
-    pub(super) name: String,
-    pub(super) release: Release,
-    /// File systems that it knows now.
-    pub(super) filesystems: Vec<String>,
-    /// The modules that the kernel can load.
-    pub(super) modules: Vec<&'static str>,
-    /// True if EROFS can be mounted from files; `None` where the kernel's configuration is not to be had.
-    pub(super) file_backed: Option<bool>,
-    pub(super) fuse_device: bool,
-    /// This user may open it.
-    pub(super) fuse_open: bool,
-    pub(super) fusermount: bool,
-    pub(super) root: bool,
-}
-
-#[derive(Debug)]
-pub(super) struct Daemon {
-    pub(super) socket: PathBuf,
-    /// The daemon's status, or the reason why it gives none.
-    pub(super) status: Result<Box<Status>, String>,
-    /// The address where the mirror is looked for.
-    pub(super) local: SocketAddr,
-    /// Why the mirror's port does not answer.
-    pub(super) mirror: Result<(), String>,
-    /// How many files it may have open.
-    pub(super) max_files: Option<u64>,
-}
-
-#[derive(Debug)]
-pub(super) struct Containerd {
-    pub(super) installed: bool,
-    pub(super) release: Option<Release>,
-    /// The configuration and the registries' directories, or what is wrong with them.
-    pub(super) configuration: Result<(Config, RegistryFiles), String>,
-    pub(super) mirror: String,
-    /// True if mkfs.erofs reads tars, as it does from 1.7 on; `None`: it is not there.
-    pub(super) mkfs: Option<bool>,
-    /// Of `layer_content_caches`: those that are not there.
-    pub(super) missing: Vec<String>,
-    /// The answer of Darter's snapshotter; `None`: none is configured on this host.
-    pub(super) snapshotter: Option<SocketState>,
-}
-
-/// The outcome of connecting to a socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum SocketState {
-    Yes,
-    /// Why not.
-    No(String),
-    /// This user may not connect to it.
-    Hidden,
-}
-
-impl From<io::Result<()>> for SocketState {
-    fn from(connected: io::Result<()>) -> Self {
-        match connected {
-            Ok(()) => Self::Yes,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Self::Hidden,
-            Err(error) => Self::No(error.to_string()),
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Docker {
-    pub(super) installed: bool,
-    /// `daemon.json`.
-    pub(super) text: Option<String>,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct Podman {
-    pub(super) installed: bool,
-    /// registries.conf and the files of registries.conf.d, by path.
-    pub(super) files: Vec<(PathBuf, String)>,
-}
-
 /// Gathers all facts.
 pub(super) async fn all(args: &DoctorArgs) -> anyhow::Result<Facts> {
     let tree = Tree::new(args.root.clone());
     let daemon = daemon(args).await?;
     // The daemon knows better where its mirror is than a flag that nobody gave.
-    let mirror = setup::mirror(args.local);
+    let mirror = mirror_address(args.local);
     let engine = args.containerd_version;
     let (containerd, docker, podman, kernel) = tokio::task::block_in_place(|| {
         (containerd(&tree, args, engine, &mirror), docker(&tree), podman(&tree), kernel())
@@ -148,7 +58,7 @@ async fn daemon(args: &DoctorArgs) -> anyhow::Result<Daemon> {
 
 /// Asks what answers at an address whether it is well, as an agent does.
 async fn healthy(local: SocketAddr) -> io::Result<()> {
-    let address = setup::mirror(local);
+    let address = mirror_address(local);
     let host = address.trim_start_matches("http://");
     let mut stream = TcpStream::connect(host).await?;
     stream.write_all(format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
@@ -180,7 +90,7 @@ pub(super) fn kernel() -> Kernel {
         ["modules.dep", "modules.builtin"].map(|list| fs::read_to_string(modules.join(list)).unwrap_or_default());
     let has = |module: &&str| lists.iter().any(|list| list.contains(&format!("/{module}.ko")));
     Kernel {
-        release: setup::version(&name).unwrap_or_default(),
+        release: version(&name).unwrap_or_default(),
         filesystems: known.lines().filter_map(|line| line.split_whitespace().last()).map(str::to_owned).collect(),
         modules: ["erofs", "fuse", "overlay"].into_iter().filter(|module| has(module)).collect(),
         file_backed: file_backed(&name),
@@ -210,7 +120,7 @@ pub(super) fn mkfs() -> Option<bool> {
 fn containerd(tree: &Tree, args: &DoctorArgs, engine: Option<Release>, mirror: &str) -> Containerd {
     let is_host = tree.is_host();
     let installed = engine.is_some() || (is_host && find("containerd").is_some());
-    let release = engine.or_else(|| is_host.then(setup::installed).flatten());
+    let release = engine.or_else(|| is_host.then(containerd::installed).flatten());
     let configuration = Config::load(tree, &args.containerd_config, release).and_then(|config| {
         let roots = config.certs();
         Ok((config, RegistryFiles::read(tree, &roots)?))

@@ -3,8 +3,8 @@
 use darter_agent::options::Role;
 use darter_api::{SeedStatus, Status};
 
-use super::gather::{Daemon, Kernel};
-use super::{Finding, Findings};
+use super::facts::{Daemon, Kernel};
+use super::findings::{Finding, Findings};
 use crate::units;
 
 /// Fewer open files than this run out: connections, blobs, and what they are served to.

@@ -1,7 +1,8 @@
 //! Judges whether containerd mounts layers before they have come, and what silently keeps it from that. No I/O.
 
-use super::gather::{Containerd, Kernel};
-use super::{Finding, Findings, proxy};
+use super::facts::{Containerd, Kernel};
+use super::findings::{Finding, Findings};
+use super::proxy;
 use crate::setup::containerd::{Config, EROFS, IMAGES, Part, Release, TRANSFER};
 use crate::setup::document::{Node, Value};
 use crate::setup::lazy::{FIRST, differ_of};

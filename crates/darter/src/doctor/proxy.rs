@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::Findings;
-use super::gather::{Containerd, Kernel, SocketState};
+use super::facts::{Containerd, Kernel, SocketState};
+use super::findings::Findings;
 use super::lazy::of_kernel;
 use crate::setup::containerd::{Config, IMAGES, Part};
 use crate::setup::document::Node;

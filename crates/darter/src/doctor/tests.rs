@@ -3,8 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::gather::{Containerd, Docker, Kernel, Podman, SocketState};
-use super::{Finding, Findings, Level, containerd, engines, host, lazy, shown};
+use super::facts::{Containerd, Docker, Kernel, Podman, SocketState};
+use super::findings::{Finding, Findings, Level};
+use super::{containerd, engines, host, lazy, shown};
 use crate::setup::containerd::{Config, Release};
 use crate::setup::proxy::SnapshotterPaths;
 use crate::setup::registries::{Directory, RegistryFiles, Root};

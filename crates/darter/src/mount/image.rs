@@ -1,6 +1,7 @@
 //! The parts of an image or an artifact, asked of the daemon's registry mirror: the manifest for a platform, and the layers with their diff
 //! ids out of the configuration. Both documents are checked by their digests.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -31,6 +32,14 @@ const MAX_REFUSAL: u64 = 16 << 10;
 
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, \
                          application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
+
+/// The image to be mounted, and where.
+pub(super) struct ImageMount {
+    pub(super) image: ImageRef,
+    /// The directory, behind all links.
+    pub(super) dir: PathBuf,
+    pub(super) headers: Vec<(String, String)>,
+}
 
 /// An image for one platform.
 pub(crate) struct Image {

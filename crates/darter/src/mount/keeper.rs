@@ -31,19 +31,16 @@ pub(super) async fn run(
     foreground: bool,
     told: impl FnOnce(&MountStatus) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let mut signals = Signals::catch()?;
-    if foreground {
-        signals = signals.with_hangup()?;
-    }
+    let mut signals = if foreground { Signals::catch_in_foreground()? } else { Signals::catch()? };
     let asked = request(&mount.url, mount.headers.clone(), mount.digest);
     let agents = tokio::select! {
         agents = Agents::choose(args, &asked, mount.url.scheme() == "file", None) => agents?,
-        signal = signals.which() => return Err(Failure::Signal { signal: signal.as_raw_value(), kept: String::new() }.into()),
+        signal = signals.which() => return Err(Failure::ended_by(signal, String::new()).into()),
     };
     let source = agents.source(asked)?;
     let opened = tokio::select! {
         opened = source.first() => opened,
-        signal = signals.which() => Err(Failure::Signal { signal: signal.as_raw_value(), kept: String::new() }.into()),
+        signal = signals.which() => Err(Failure::ended_by(signal, String::new()).into()),
     };
     let (content, supply) = match opened {
         Ok(opened) => opened,

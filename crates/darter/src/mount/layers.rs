@@ -4,7 +4,7 @@
 //! everything, and this process with it.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -20,9 +20,8 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::runtime::Handle;
 
 use super::daemon::Daemon;
-use super::image::{Image, Resolved, resolve_any};
+use super::image::{Image, ImageMount, Resolved, resolve_any};
 use super::keeper::LAST_READS;
-use super::reference::ImageRef;
 use super::register::{self, Registration};
 use super::sources::say;
 use super::told::About;
@@ -34,14 +33,6 @@ use crate::signals::Signals;
 
 /// Layers that are opened at a time: each may have to be read and expanded first, of which the daemon does no more than this at once.
 const MAX_OPENING: usize = 16;
-
-/// The image to be mounted, and where.
-pub(super) struct ImageMount {
-    pub(super) image: ImageRef,
-    /// The directory, behind all links.
-    pub(super) dir: PathBuf,
-    pub(super) headers: Vec<(String, String)>,
-}
 
 /// The image's layers, all of them open.
 struct Files(HashMap<Digest, Arc<KeptFile>>);
@@ -69,10 +60,7 @@ pub(super) async fn run(
     foreground: bool,
     told: impl FnOnce(&MountStatus) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let mut signals = Signals::catch()?;
-    if foreground {
-        signals = signals.with_hangup()?;
-    }
+    let mut signals = if foreground { Signals::catch_in_foreground()? } else { Signals::catch()? };
     let resolved = async {
         let daemon = daemon(args).await?;
         let resolved = resolve_any(&daemon, &mount.image, args.platform.as_ref(), &mount.headers).await?;
@@ -80,7 +68,7 @@ pub(super) async fn run(
     };
     let (daemon, resolved) = tokio::select! {
         resolved = resolved => resolved?,
-        signal = signals.which() => return Err(Failure::Signal { signal: signal.as_raw_value(), kept: String::new() }.into()),
+        signal = signals.which() => return Err(Failure::ended_by(signal, String::new()).into()),
     };
     let image = match resolved {
         Resolved::Image(image) => image,
@@ -91,7 +79,7 @@ pub(super) async fn run(
     stack::check()?;
     let files = tokio::select! {
         opened = open(args, &mount, &daemon, &image) => opened?,
-        signal = signals.which() => return Err(Failure::Signal { signal: signal.as_raw_value(), kept: String::new() }.into()),
+        signal = signals.which() => return Err(Failure::ended_by(signal, String::new()).into()),
     };
     let since = SystemClock::start().unix();
     let work = register::directory(&args.place)?.join(format!("{}.image", std::process::id()));

@@ -26,8 +26,8 @@ use url::Url;
 
 use super::hub::{self, HubFile, Repository};
 use super::image::Artifact;
+use super::image::ImageMount;
 use super::keeper::{LAST_READS, away};
-use super::layers::ImageMount;
 use super::listed::{self, MAX_LIST};
 use super::register::Registration;
 use super::sources::{Agents, FileSource, request};
@@ -86,18 +86,14 @@ pub(super) async fn run(
     foreground: bool,
     told: impl FnOnce(&MountStatus) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let mut signals = Signals::catch()?;
-    if foreground {
-        signals = signals.with_hangup()?;
-    }
+    let mut signals = if foreground { Signals::catch_in_foreground()? } else { Signals::catch()? };
     let asked = request(&mount.url, mount.senders.of(&mount.url), mount.digest);
     // The files of a local list may be anywhere, and the daemon may not read this user's own.
     let is_local = mount.url.scheme() == "file";
     let signed = &args.origin.signed_parameter;
     let shown = Source::from_signed_url(mount.url.clone(), &[], None, signed).0.to_string();
-    let interrupted = |signal: tokio::signal::unix::SignalKind| -> anyhow::Error {
-        Failure::Signal { signal: signal.as_raw_value(), kept: String::new() }.into()
-    };
+    let interrupted =
+        |signal: tokio::signal::unix::SignalKind| -> anyhow::Error { Failure::ended_by(signal, String::new()).into() };
     let below = match mount.shape {
         Shape::Directory => Some(top_of(&mount.url).await?),
         Shape::Archive | Shape::List | Shape::Hub => None,

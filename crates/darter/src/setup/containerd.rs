@@ -12,17 +12,27 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::Context as _;
 
 use super::document::{Document, Node, Value, Wrong, checked, header, set};
 use super::tree::Tree;
+use crate::cli::values::version;
 
 /// The newest form of a configuration that is known.
 const NEWEST_VERSION: i64 = 4;
 
 /// The first two numbers of a version.
 pub(crate) type Release = (u32, u32);
+
+/// The containerd that is installed on this host.
+pub(crate) fn installed() -> Option<Release> {
+    let said = Command::new("containerd").arg("--version").output().ok()?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    // "containerd github.com/containerd/containerd/v2 v2.4.2 REVISION"; distributions leave out the v.
+    said.split_whitespace().skip(1).find_map(version)
+}
 
 /// The default directories of registries' directories.
 pub(crate) const CERTS: &str = "/etc/containerd/certs.d";

@@ -1,6 +1,8 @@
 //! A registry's `hosts.toml`: which hosts containerd asks, in the order in which their tables stand in the file, and the registry itself
 //! (`server`) last. No I/O.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use super::document::{Document, Wrong, checked, header, quoted};
 
 /// Stands above what this command writes, so that a later run finds it again under whatever address.
@@ -8,6 +10,17 @@ const MARK: &str = "# Darter's mirror is asked first (`darter setup containerd -
 
 /// The mirror's capabilities. Pushes go to the registry.
 const CAPABILITIES: [&str; 2] = ["pull", "resolve"];
+
+/// The mirror's address as programs of this host reach it.
+pub(crate) fn mirror_address(local: SocketAddr) -> String {
+    let mut local = local;
+    match local {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => local.set_ip(Ipv4Addr::LOCALHOST.into()),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => local.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    format!("http://{local}")
+}
 
 /// The registry itself, as a new file names it behind the mirror.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -395,9 +395,9 @@ fn versions_of_engines_are_read_as_distributions_write_them() {
         ("github.com/x/v2", None),
         ("2", None),
     ] {
-        assert_eq!(super::version(text), version, "{text}");
+        assert_eq!(crate::cli::values::version(text), version, "{text}");
     }
-    let mirror = |local: &str| super::mirror(local.parse().unwrap());
+    let mirror = |local: &str| super::mirror_address(local.parse().unwrap());
     assert_eq!(mirror("0.0.0.0:1"), "http://127.0.0.1:1");
     assert_eq!([mirror("[::]:1"), mirror("10.0.0.1:2")], ["http://[::1]:1", "http://10.0.0.1:2"]);
 }
