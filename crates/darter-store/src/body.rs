@@ -101,7 +101,7 @@ impl PieceState {
         let pieces = self.manifest.piece_length();
         let range = pieces.range(piece, self.manifest.length().unwrap_or(u64::MAX));
         let only = self.manifest.piece_count() == Some(1);
-        Some(Expected { piece, pieces, range, hash, only, epoch: self.epoch })
+        Some(Expected { piece, pieces, range, hash, only, epoch: self.epoch, may_be_last: false })
     }
 
     /// Takes a piece out of the held ones; returns its bytes.
@@ -291,11 +291,14 @@ impl<M: Medium> Body<M> {
         if state.held.contains(piece) {
             return Ok(None);
         }
-        let expected = state.expected(piece).ok_or(StoreError::UnknownPiece { blob: self.id, piece })?;
-        let short = (bytes as u64) < expected.len();
-        if short && state.manifest.length().is_none() {
-            // It may be the last piece, and right: only the length can tell.
-            return Err(StoreError::UnknownPiece { blob: self.id, piece });
+        let mut expected = state.expected(piece).ok_or(StoreError::UnknownPiece { blob: self.id, piece })?;
+        let bytes = bytes as u64;
+        let may_be_short = bytes > 0 || piece == PieceIndex(0);
+        if may_be_short && bytes < expected.len() && state.manifest.length().is_none() {
+            // It may be the last piece: then its hash is right.
+            expected.may_be_last = true;
+            expected.only = piece == PieceIndex(0);
+            expected.range = ByteRange::new(expected.range.start(), expected.range.start() + bytes);
         }
         Ok(Some(expected))
     }

@@ -71,6 +71,9 @@ impl<B: Backend> Handle<B> {
             if !expected.matches(data, hashed) {
                 return Err(StoreError::WrongPiece { blob: self.body.id, piece });
             }
+            if expected.may_be_last() {
+                return Err(StoreError::UnknownPiece { blob: self.body.id, piece });
+            }
             match self.write(&expected, data)? {
                 Written::Held => {
                     self.keeper.note(&self.body);

@@ -97,13 +97,16 @@ impl Passing {
         let hash = self.inner.hash(piece).ok_or(StoreError::UnknownPiece { blob, piece })?;
         let length = self.inner.length();
         let expected = self.pieces.range(piece, length.unwrap_or(u64::MAX)).len();
-        let is_short = (data.len() as u64) < expected;
-        if is_short && length.is_none() {
-            return Err(StoreError::UnknownPiece { blob, piece });
-        }
-        let only = length.is_some_and(|length| self.pieces.count(length) == 1);
-        if data.len() as u64 != expected || hash_piece(self.pieces, piece, data, only) != hash {
+        // While the length is not known, a short piece with the right hash is the last one.
+        let is_first = piece == PieceIndex(0);
+        let may_be_last = (data.len() as u64) < expected && length.is_none() && (is_first || !data.is_empty());
+        let only = length.map_or(may_be_last && is_first, |length| self.pieces.count(length) == 1);
+        let fits = may_be_last || data.len() as u64 == expected;
+        if !fits || hash_piece(self.pieces, piece, data, only) != hash {
             return Err(StoreError::WrongPiece { blob, piece });
+        }
+        if may_be_last {
+            return Err(StoreError::UnknownPiece { blob, piece });
         }
         let mut state = self.state.lock();
         if self.inner.is_discarded() {

@@ -12,6 +12,8 @@ pub(crate) struct Expected {
     pub(super) hash: PieceHash,
     pub(super) only: bool,
     pub(super) epoch: u64,
+    /// True if only the blob's length, which is not known, can tell whether the piece is as short as that.
+    pub(super) may_be_last: bool,
 }
 
 impl Expected {
@@ -23,6 +25,11 @@ impl Expected {
     /// The piece's place in the blob.
     pub(crate) fn range(&self) -> ByteRange {
         self.range
+    }
+
+    /// True if a piece that matches can't be taken yet: it is the last one if it matches, and the blob's length is not known.
+    pub(crate) const fn may_be_last(&self) -> bool {
+        self.may_be_last
     }
 
     /// Hashes `data`, unless that was just done, and compares.

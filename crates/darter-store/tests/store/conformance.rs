@@ -33,6 +33,7 @@ scenarios! {
     a_wrong_piece_is_refused_and_nothing_is_written
     pieces_that_come_together_are_stored_or_refused_each_by_itself
     reads_are_served_from_held_pieces_only
+    a_lone_piece_is_taken_when_the_length_is_known_and_a_wrong_one_never
     a_growing_blob_takes_pieces_before_its_length_is_known
     a_growing_blob_makes_room_for_each_piece
     what_is_read_first_is_stored_and_its_hash_learnt
@@ -147,6 +148,21 @@ fn reads_are_served_from_held_pieces_only(make: Make<'_>) {
     blob.read_at(3 * PIECE, &mut []).unwrap();
 }
 
+fn a_lone_piece_is_taken_when_the_length_is_known_and_a_wrong_one_never(make: Make<'_>) {
+    let store = make(config(None));
+    let content = Content::new(1, 10);
+    let pieces = content.manifest.piece_length();
+    let blob = store.open_or_create(content.id, content.info(), Manifest::new(pieces, None)).unwrap();
+    assert_eq!(blob.extend(0, content.manifest.hashes()).unwrap(), 1);
+    assert!(matches!(blob.put(PieceIndex(0), content.piece(0)), Err(StoreError::UnknownPiece { .. })));
+    for short in [&content.piece(0)[1..], &[]] {
+        assert!(matches!(blob.put(PieceIndex(0), short), Err(StoreError::WrongPiece { .. })));
+    }
+    blob.set_length(10).unwrap();
+    content.put(&*blob, 0);
+    content.check_held(&*blob);
+}
+
 fn a_growing_blob_takes_pieces_before_its_length_is_known(make: Make<'_>) {
     let store = make(config(None));
     let content = Content::new(1, 2 * PIECE + 10);
@@ -160,7 +176,11 @@ fn a_growing_blob_takes_pieces_before_its_length_is_known(make: Make<'_>) {
     blob.read_at(PIECE - 3, &mut across).unwrap();
     assert_eq!(across, content.data[PIECE as usize - 3..PIECE as usize + 3]);
     assert_eq!(blob.extend(1, &content.manifest.hashes()[1..]).unwrap(), 1);
-    assert!(matches!(blob.put(PieceIndex(2), content.piece(2)), Err(StoreError::UnknownPiece { .. })));
+    assert!(matches!(blob.put(PieceIndex(2), content.piece(2)), Err(StoreError::UnknownPiece { .. })), "is it the last?");
+    for short in [&content.piece(2)[1..], &content.piece(1)[..10], &[]] {
+        let put = [blob.put(PieceIndex(2), short), blob.put_all(&[(PieceIndex(2), short)]).remove(0)];
+        assert!(put.iter().all(|put| matches!(put, Err(StoreError::WrongPiece { .. }))), "{put:?}");
+    }
     assert!(matches!(blob.seal(PieceHash([0; 32])), Err(StoreError::Incomplete { held: 2, .. })));
     assert!(matches!(blob.read_at(u64::MAX - 1, &mut [0]), Err(StoreError::NotHeld { .. })));
     blob.set_length(2 * PIECE + 10).unwrap();

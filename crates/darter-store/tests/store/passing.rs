@@ -152,6 +152,9 @@ fn what_is_known_of_a_passing_blob_is_what_is_known_of_the_stored_one() {
         matches!(blob.put(PieceIndex(5), content.piece(5)), Err(StoreError::UnknownPiece { .. })),
         "is it the last?"
     );
+    for short in [&content.piece(5)[1..], &[]] {
+        assert!(matches!(blob.put(PieceIndex(5), short), Err(StoreError::WrongPiece { .. })));
+    }
     let mut read = Vec::new();
     (0..4).for_each(|piece| {
         blob.read_piece(PieceIndex(piece), &mut read).unwrap();
