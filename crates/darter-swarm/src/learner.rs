@@ -237,7 +237,9 @@ impl Learner {
             Teacher::Lead => {
                 let asked = self.lead_asked.filter(|_| !may_ask_lead).unwrap_or(now);
                 self.lead_asked = Some(asked);
-                self.wake = Some(asked + tuning.hash_patience_with_lead);
+                let answers = asked + tuning.hash_patience_with_lead;
+                let again = self.next_able(now).filter(|_| !self.lead_tells);
+                self.wake = Some(again.map_or(answers, |again| again.min(answers)));
                 if !may_ask_lead {
                     return None;
                 }
@@ -254,6 +256,13 @@ impl Learner {
         self.turn = self.turn.wrapping_add(1);
         let nth = self.turn.checked_rem(count)?;
         self.neighbours.iter().filter(able).nth(nth).map(|(node, _)| *node)
+    }
+
+    /// When the first of the neighbours that know more, and are left alone now, may be asked again.
+    fn next_able(&self, now: Moment) -> Option<Moment> {
+        let (known, total) = (self.known, self.total);
+        let more = self.neighbours.values().filter(|it| it.knows.min(total) > known || it.gap);
+        more.map(|it| it.again).filter(|again| *again > now).min()
     }
 
     /// When [`Learner::ask`] may say something new though nothing happens.

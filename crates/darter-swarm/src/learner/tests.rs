@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::random::Random;
 
 fn node(name: u8) -> NodeId {
     NodeId([name; 16])
@@ -290,4 +291,32 @@ fn the_leads_word_is_asked_for_when_others_lack_it_and_not_at_every_question() {
     assert!(learner.needs_proof(0, later, &tuning));
     learner.lead_changed();
     assert!(learner.needs_proof(0, later, &tuning), "another lead has another word");
+}
+
+/// Whatever happened before: nobody is to be asked sooner than was said.
+#[test]
+fn whatever_time_alone_brings_was_announced() {
+    for number in 0..500 {
+        let (mut learner, tuning) = learner();
+        let (mut random, mut now) = (Random::new(number), at(0));
+        for _ in 0..200 {
+            let (name, count) = (node(random.below(5) as u8), random.below(40) as u32);
+            match random.below(9) {
+                0 | 1 => drop(learner.showed(name, count)),
+                2 => drop(learner.showed_gap(name)),
+                3 => learner.answered(name, random.below(2) == 0, now, &tuning),
+                4 => learner.learned(count),
+                5 => learner.lead_showed(count),
+                6 if random.below(9) == 0 => learner.lead_changed(),
+                7 if random.below(3) == 0 => learner.members_ask(random.below(4) > 0),
+                _ => drop(learner.showed_pieces(count)),
+            }
+            while learner.ask(now, &tuning).is_some() {}
+            let announced = learner.next_wakeup();
+            let most = announced.map_or(Duration::from_secs(3), |at| at.since(now));
+            now = now + most.mul_f64(random.below(1000) as f64 / 1000.0);
+            let asked = learner.ask(now, &tuning);
+            assert_eq!(asked, None, "history {number}: at {now:?}, though {announced:?} was said");
+        }
+    }
 }

@@ -77,8 +77,8 @@ impl Picker {
             if request.piece.is_none() && request.overdue.is_none() {
                 continue;
             }
-            // A lead may be slower than the members by far, and nobody has what it is about to give.
-            let others = usual.filter(|_| request.neighbour.is_some());
+            // A lead may be slower than the members by far, but what others have need not come from it.
+            let others = usual.filter(|_| request.neighbour.is_some() || self.is_held_by_a_good_one(request.piece));
             let crawls = request.neighbour.is_some() && request.crawls(piece_bytes, longest, &tuning, now);
             let place = self.place_in_queue(&request);
             let Some(meter) = self.meter_mut(&request) else { continue };
@@ -114,6 +114,11 @@ impl Picker {
         for id in stuck {
             self.fail(id, now);
         }
+    }
+
+    fn is_held_by_a_good_one(&self, piece: Option<PieceIndex>) -> bool {
+        let holds = |peer: &Neighbour| piece.is_some_and(|piece| peer.held.contains(piece));
+        self.neighbours.iter().any(|peer| !peer.meter.is_failing() && holds(peer))
     }
 
     fn try_slow_ones_again(&mut self, now: Moment) {
@@ -404,9 +409,19 @@ impl Picker {
                 .filter(|(_, peer)| !is_across(peer.tier) || !self.has_near_holder(piece))
                 .filter(|(_, peer)| peer.meter.open < tuning.per_holder && !peer.meter.is_bad(&tuning))
                 .min_by_key(|(_, peer)| (peer.tier, peer.meter.time_for_one_more(piece_bytes, &tuning)));
-            if let Some((at, _)) = second {
-                self.request(Some(at), piece, false, now);
+            match second {
+                Some((at, _)) => self.request(Some(at), piece, false, now),
+                None => self.wake_when_ready(piece, now),
             }
+        }
+    }
+
+    /// Wakes the picker when a holder of a piece may be asked again, which is on its way already but late.
+    pub(super) fn wake_when_ready(&mut self, piece: PieceIndex, now: Moment) {
+        let holders = self.neighbours.iter().filter(|peer| peer.held.contains(piece) && !is_quick(peer, now));
+        let ready = holders.flat_map(|peer| [peer.slow_until, Some(peer.meter.paused_until())]).flatten();
+        if let Some(ready) = ready.filter(|at| *at > now).min() {
+            self.wake_at(ready);
         }
     }
 

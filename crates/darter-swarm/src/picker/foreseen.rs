@@ -31,10 +31,14 @@ impl Picker {
         }
         let (runs, known): (Vec<_>, _) = (self.foreseen.values().cloned().collect(), self.known_end);
         for piece in runs.into_iter().flat_map(|run| run.start..run.end.min(known)).map(PieceIndex) {
-            if room == 0 {
-                return;
-            }
-            if self.is_due(piece) && !self.in_flight(piece) && self.request_foreseen_piece(piece, now) {
+            // A holder that let this node down is not relied on: another is asked, too.
+            while self.is_due(piece) && !self.in_flight(piece) {
+                if room == 0 {
+                    return;
+                }
+                if !self.request_foreseen_piece(piece, now) {
+                    break;
+                }
                 room -= 1;
             }
         }

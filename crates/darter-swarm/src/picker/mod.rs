@@ -452,6 +452,10 @@ impl Picker {
         }
         self.neighbours.push(neighbour);
         self.turns = [const { Vec::new() }; 5];
+        if self.counts.bound > 0 {
+            // The lead is not waited for as long for what the neighbour has.
+            self.check_at = self.check_at.min(self.may_be_overdue_at(now));
+        }
     }
 
     /// True if the blob may have this piece at all: a peer's word must not make tables grow without bound.

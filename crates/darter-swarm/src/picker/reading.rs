@@ -146,11 +146,12 @@ impl Picker {
         }
         self.left_to_others.clear();
         self.is_urgent = urgent.iter().any(|(_, due, ..)| *due <= now);
-        for (piece, due, is_waited_for, since) in urgent {
+        // All of them first: what stands at a holder says how late its answers may be.
+        for (piece, ..) in urgent.iter().filter(|(_, due, is_waited_for, _)| *is_waited_for && *due <= now) {
+            self.take_out_of_queue(*piece, now);
+        }
+        for (piece, due, _, since) in urgent {
             if due <= now {
-                if is_waited_for {
-                    self.take_out_of_queue(piece, now);
-                }
                 self.request_at_once(piece, since, now);
             } else {
                 self.wake_at(due);
@@ -196,29 +197,46 @@ impl Picker {
         if self.leaves_to_others(piece, since, now) {
             return;
         }
-        let room = tuning.per_holder * 2;
         // The lead gives sooner what one that failed holds alone.
         let is_careful = self.is_among_starters(now);
+        while let Some(at) = self.quickest_for(piece, is_careful, now) {
+            let is_relied_on = !self.neighbours[at].meter.is_bad(&tuning);
+            self.request(Some(at), piece, true, now);
+            if is_relied_on || self.request_of_lead_at_once(piece, since, now) {
+                return;
+            }
+        }
+        self.wake_when_ready(piece, now);
+        self.request_of_lead_at_once(piece, since, now);
+    }
+
+    /// The holder that will be quickest to give a piece, of those that are not asked for it.
+    fn quickest_for(&self, piece: PieceIndex, is_careful: bool, now: Moment) -> Option<usize> {
+        let (piece_bytes, tuning) = (self.piece_bytes, self.tuning_now());
+        let room = tuning.per_holder * 2;
         let quickest = (self.neighbours.iter().enumerate())
             .filter(|(_, peer)| !(is_careful && peer.meter.is_failing()))
             .filter(|(_, peer)| peer.held.contains(piece) && peer.is_ready(now) && peer.meter.open < room)
             .filter(|(at, _)| !is_asked(&self.requests, piece, Some(*at)))
             .min_by_key(|(_, peer)| (peer.meter.is_bad(&tuning), peer.meter.time_for_one_more(piece_bytes, &tuning)));
-        if let Some((at, peer)) = quickest {
-            let is_relied_on = !peer.meter.is_bad(&tuning);
-            self.request(Some(at), piece, true, now);
-            if is_relied_on {
-                return;
-            }
-        }
-        let Some(lead) = &self.lead else { return };
+        quickest.map(|(at, _)| at)
+    }
+
+    /// Asks the lead for a piece for which a reader has waited since `since`, unless it is asked already or is to be left alone for now. Returns true if it
+    /// is asked.
+    fn request_of_lead_at_once(&mut self, piece: PieceIndex, since: Moment, now: Moment) -> bool {
+        let Some(lead) = &self.lead else { return false };
+        let paused_until = lead.meter.paused_until();
         // If others start the same, the piece is on its way to one of them, or is given to the next that asks for any.
         let with_others = if self.is_among_starters(now) { since + self.patience_with_others() } else { now };
-        let ready = lead.meter.paused_until().max(with_others);
+        let ready = paused_until.max(with_others);
         if ready > now {
             self.wake_at(ready);
-        } else if !is_asked(&self.requests, piece, None) {
+        }
+        let asks = ready <= now && !is_asked(&self.requests, piece, None);
+        if asks {
             self.request(None, piece, true, now);
         }
+        asks
     }
 }

@@ -4,9 +4,11 @@
 use super::polls::Before;
 use super::*;
 
-const HISTORIES: u64 = 60;
+const HISTORIES: u64 = 200;
 const STEPS: u32 = 300;
 const TOTAL: u32 = 80;
+/// No more time passes from one poll to the next.
+const MAX_STEP: Duration = Duration::from_millis(500);
 const LEAD: u8 = 9;
 /// Joins in the end, and answers.
 const HONEST: u8 = 50;
@@ -32,7 +34,7 @@ impl History {
     fn event(&mut self) -> Option<Event> {
         let (peer, piece) = (node(1 + self.random.below(8) as u8), self.piece());
         let request = self.picker.requests.get(self.random.below(self.picker.requests.len())).copied();
-        Some(match self.random.below(20) {
+        Some(match self.random.below(26) {
             0..3 => {
                 let tier = [Tier::Rack, Tier::Zone, Tier::Far][self.random.below(3)];
                 let held = (0..self.random.below(60)).map(|_| self.piece()).collect();
@@ -45,7 +47,7 @@ impl History {
                 let end = piece.0 + self.random.below(30) as u32;
                 Event::ManifestGrew { known: piece.0..end.min(TOTAL), total: Some(TOTAL) }
             }
-            7..12 => match request? {
+            7..12 | 22..26 => match request? {
                 Request { id, piece: Some(piece), .. } => Event::Received { request: Some(id), piece, bytes: MIB },
                 Request { id, piece: None, .. } => Event::Started { request: id, piece },
             },
@@ -63,6 +65,14 @@ impl History {
             16 => Event::ReaderGone { reader: ReaderId(1) },
             17 => Event::Wants(self.random.below(4) > 0),
             18 => Event::Lost { piece },
+            19 => {
+                let (reader, by) = (ReaderId(1 + self.random.below(2) as u64), Foresight::Profile);
+                Event::Foreseen { reader, piece, count: 1 + self.random.below(9) as u32, by }
+            }
+            20 => {
+                self.picker.lead_gives_parts(self.random.below(3) > 0);
+                return None;
+            }
             _ => {
                 self.picker.peer_has(peer, &[piece]);
                 return None;
@@ -85,6 +95,20 @@ impl History {
             );
         }
         actions
+    }
+
+    /// Polls before the time that the picker named, once it has nothing more to do now: whatever time alone brings was announced.
+    fn poll_early(&mut self) {
+        let is_still = (0..9).any(|_| self.poll().is_empty());
+        assert!(is_still, "each poll of one moment does something");
+        let most = self.picker.next_wakeup().map_or(MAX_STEP, |wakeup| wakeup.since(self.now)).min(MAX_STEP);
+        let early = most.mul_f64(self.random.below(1000) as f64 / 1000.0);
+        self.now = self.now + early;
+        let announced = self.picker.next_wakeup();
+        if announced.is_none_or(|at| self.now < at) {
+            let actions = self.poll();
+            assert_eq!(actions, [], "at {:?}, though it was to be polled at {announced:?}", self.now);
+        }
     }
 
     /// Counts anew what the tables must say.
@@ -136,9 +160,13 @@ fn whatever_happens_the_tables_are_right_and_in_the_end_all_is_there() {
                 history.check();
             }
             if history.random.below(3) == 0 {
-                history.now = history.now + Duration::from_millis(history.random.below(500) as u64);
+                history.now = history.now + MAX_STEP.mul_f64(history.random.below(500) as f64 / 500.0);
                 history.poll();
                 history.check();
+                if history.random.below(3) == 0 {
+                    history.poll_early();
+                    history.check();
+                }
             }
         }
         let everything = PieceSet::full(TOTAL);
@@ -191,5 +219,32 @@ fn the_picker_wakes_by_itself_when_a_holder_that_failed_may_be_asked_again() {
             }
         }
         assert_eq!(asked.len(), 1);
+    }
+}
+
+/// What is on its way already, but late, is asked of another holder as soon as that may be asked.
+#[test]
+fn the_picker_wakes_by_itself_when_another_holder_of_what_is_late_may_be_asked_again() {
+    for reads in [false, true] {
+        let mut scene = Scene::new(64);
+        let lacked = PieceIndex(63);
+        scene.join(1, Tier::Rack, PieceSet::full(64));
+        (0..63).for_each(|piece| scene.tell(Event::Received { request: None, piece: PieceIndex(piece), bytes: MIB }));
+        assert_eq!(scene.requests(0).len(), 1);
+        scene.join(2, Tier::Rack, PieceSet::full(64));
+        if reads {
+            scene.tell(Event::ReaderAt { reader: ReaderId(1), piece: lacked, count: 1, patience: Duration::ZERO });
+            let mut failing = PeerRecord::default();
+            (0..5).for_each(|_| failing.failed(scene.now, &Tuning::default()));
+            scene.picker.neighbours[1].meter.failures = failing.failures;
+        } else {
+            let until = scene.now + Duration::from_millis(1600);
+            (scene.picker.neighbours[1].slow_until, scene.picker.slow_check) = (Some(until), until);
+        }
+        assert_eq!(scene.requests(1200), [], "the first is late, and the second is left alone");
+        let wakeup = scene.picker.next_wakeup().expect("nothing else happens").since(scene.now).as_millis();
+        assert!(wakeup <= 400, "{wakeup} ms");
+        let asked = scene.requests(400);
+        assert!(matches!(asked[..], [(_, peer, 63)] if peer == node(2)), "{asked:?}");
     }
 }

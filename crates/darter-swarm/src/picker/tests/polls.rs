@@ -7,18 +7,19 @@ use super::*;
 pub(super) struct Before {
     holders: Vec<u16>,
     open: PieceSet,
-    asked: Vec<(Option<usize>, PieceIndex)>,
+    asked: Vec<(RequestId, Option<usize>, PieceIndex)>,
 }
 
 impl Before {
     pub(super) fn of(picker: &Picker) -> Self {
         let holders = (0..picker.known_end).map(|piece| picker.rarity.holders(PieceIndex(piece))).collect();
-        let asked = picker.requests.iter().filter_map(|it| Some((it.neighbour, it.piece?))).collect();
+        let asked = picker.requests.iter().filter_map(|it| Some((it.id, it.neighbour, it.piece?))).collect();
         Self { holders, open: picker.rarity.open().clone(), asked }
     }
 
     /// Checks what a poll did.
-    pub(super) fn check(&self, picker: &Picker, actions: &[Action], now: Moment) {
+    pub(super) fn check(mut self, picker: &Picker, actions: &[Action], now: Moment) {
+        self.asked.retain(|(id, ..)| !actions.iter().any(|it| matches!(it, Action::Cancel { id: other, .. } if other == id)));
         let asked: Vec<&Request> = actions.iter().filter_map(|action| request_of(picker, action)).collect();
         for request in &asked {
             self.check_request(picker, request, now);
@@ -32,7 +33,8 @@ impl Before {
 
     fn check_request(&self, picker: &Picker, request: &Request, now: Moment) {
         let Some(piece) = request.piece else { return };
-        assert!(!self.asked.contains(&(request.neighbour, piece)), "{piece} is asked of the same one twice");
+        let is_it = |(_, of, asked): &(RequestId, Option<usize>, PieceIndex)| (*of, *asked) == (request.neighbour, piece);
+        assert!(!self.asked.iter().any(is_it), "{piece} is asked of the same one twice");
         let Some(at) = request.neighbour else {
             let lead = picker.lead.as_ref().unwrap();
             assert!(lead.meter.paused_until() <= now, "the lead is left alone");
