@@ -131,8 +131,13 @@ impl Lead {
     /// An ask stands: notes when time alone may bring an answer.
     fn look_again_later(&mut self, now: Moment) {
         let undelivered = self.deliveries.front().map(|(sent, ..)| *sent + self.delivery_patience());
+        let late = self.fresh_deliveries.front().map(|(sent, ..)| *sent + slow_delivery(self.delivery, &self.tuning));
+        let late = late.filter(|_| !self.delivery.is_zero());
+        // What is left to quicker members now.
+        let left = self.pieces.first_fresh().map(|_| self.quick_given + self.copy_pause());
+        let due = [undelivered, late, left, self.kept_due(), Some(self.copies_from)].into_iter().flatten().min();
         let soon = now + self.tuning.copy_floor / 4;
-        let again = undelivered.map_or(self.copies_from, |at| at.min(self.copies_from)).max(soon);
+        let again = due.map_or(soon, |due| due.max(soon));
         self.look_again =
             Some(self.look_again.filter(|before| now < *before).map_or(again, |before| before.min(again)));
     }

@@ -190,19 +190,23 @@ impl Lead {
         }
     }
 
+    /// When the first piece that was given to one member alone counts as kept by it, if it has turned up nowhere else by then.
+    pub(super) fn kept_due(&self) -> Option<Moment> {
+        let (since, slot, piece) = *self.watch.confirmed.front()?;
+        let at = slot as usize;
+        let many = self.members.count() >= self.tuning.few_members as usize;
+        let starts = self.members.holds(at, piece) && self.members.get(at).parts.is_some();
+        let floor =
+            if starts { self.tuning.parts_floor } else { self.tuning.keeping_floor * if many { 4 } else { 1 } };
+        Some(since + (self.watch.spread * self.tuning.keeping_factor).max(floor))
+    }
+
     /// Finds members that kept what they were given to themselves: what they keep is to be given to others.
     pub(super) fn look_for_kept(&mut self, now: Moment) {
-        let many = self.members.count() >= self.tuning.few_members as usize;
-        let floor = self.tuning.keeping_floor * if many { 4 } else { 1 };
-        while let Some((since, slot, piece)) = self.watch.confirmed.front().copied() {
-            let starts = self.members.holds(slot as usize, piece) && self.members.get(slot as usize).parts.is_some();
-            let floor = if starts { self.tuning.parts_floor } else { floor };
-            let patience = (self.watch.spread * self.tuning.keeping_factor).max(floor);
-            if now < since + patience {
-                return;
-            }
-            self.watch.confirmed.pop_front();
+        while self.kept_due().is_some_and(|due| due <= now) {
+            let Some((since, slot, piece)) = self.watch.confirmed.pop_front() else { return };
             let at = slot as usize;
+            let starts = self.members.holds(at, piece) && self.members.get(at).parts.is_some();
             let is_alone = self.pieces.get(piece).first == Some((slot, since)) && self.members.holds(at, piece);
             if is_alone && self.has_kept(at, since) && self.is_wanted_by_others(at, piece) {
                 self.keeps(at, piece);

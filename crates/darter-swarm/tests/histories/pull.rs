@@ -162,6 +162,7 @@ impl World {
         let view = self.view(agent, false);
         let seen = Seen { is_idle: false, stall: Some(STALL), origin: Duration::ZERO };
         self.agents[agent].session.look(seen, &view, now);
+        self.agents[agent].heard += 1;
         self.advance_soon(agent);
         if self.agents[agent].session.leader() == Leader::Nobody {
             self.seek(agent);

@@ -87,6 +87,13 @@ pub(crate) enum Event {
         agent: usize,
         life: u32,
     },
+    /// An agent looks before its session's time has come, if it heard nothing meanwhile.
+    LooksEarly {
+        agent: usize,
+        life: u32,
+        heard: u64,
+        wakeup: Option<Moment>,
+    },
     /// An agent looks at its pull.
     Look {
         agent: usize,
@@ -124,6 +131,8 @@ pub(crate) struct Agent {
     asked: Option<(u32, NodeId)>,
     /// When it does next what it decides.
     advances: Option<Moment>,
+    /// How often its session was told or asked something.
+    pub(crate) heard: u64,
     /// At how many looks bytes came; and whether all are here and were checked.
     pub(crate) given: u32,
     pub(crate) is_complete: bool,
@@ -136,6 +145,8 @@ pub(crate) struct World {
     events: BTreeMap<(Moment, u64), Event>,
     put: u64,
     random: Random,
+    /// Draws who looks early, and when: nothing else depends on it.
+    early: Random,
     pub(crate) agents: Vec<Agent>,
     /// Connected pairs, the lower first, each with the number of the connection and when what was said last arrives each way.
     connected: BTreeMap<(usize, usize), (u32, [Moment; 2])>,
@@ -170,6 +181,7 @@ impl Agent {
             requests: 0,
             asked: None,
             advances: None,
+            heard: 0,
             lie: None,
             given: 0,
             is_complete: false,
@@ -203,6 +215,7 @@ impl World {
             events: BTreeMap::new(),
             put: 0,
             random,
+            early: Random(!number),
             agents,
             connected: BTreeMap::new(),
             connections: 0,
@@ -305,6 +318,12 @@ impl World {
             Event::Advance { agent, life } => {
                 if self.agents[agent].life == life {
                     self.advance(agent);
+                }
+            }
+            Event::LooksEarly { agent, life, heard, wakeup } => {
+                let it = &self.agents[agent];
+                if it.alive && it.life == life && it.heard == heard && wakeup.is_none_or(|at| self.now < at) {
+                    self.look_early(agent, wakeup);
                 }
             }
             Event::Look { agent, life } => {

@@ -16,9 +16,9 @@ fn check(lead: &Lead) {
     for piece in (0..PIECES).map(PieceIndex) {
         let holders = members.iter().filter(|member| member.held.contains(piece) && member.counts(piece)).count();
         let coming = members.iter().filter(|member| member.is_coming(piece)).count();
-        let Piece { holders: counted, coming: sent, .. } = lead.pieces.get(piece);
+        let Piece { holders: counted, coming: sent, late, .. } = lead.pieces.get(piece);
         assert_eq!((counted as usize, sent as usize), (holders, coming), "{piece}");
-        let is_fresh = holders + coming == 0 && lead.owned().contains(piece);
+        let is_fresh = holders == 0 && sent <= late && lead.owned().contains(piece);
         fresh = fresh.or(is_fresh.then_some(piece));
     }
     assert_eq!(lead.pieces.first_fresh(), fresh);
@@ -93,6 +93,22 @@ fn tell(lead: &mut Lead, links: &mut Links, now: Moment) {
     }
 }
 
+/// No member is given something much sooner than was said, if nothing happens: a lead looks again after a moment. Returns the moment until which time
+/// passed.
+fn wait(lead: &mut Lead, random: &mut Random, now: Moment) -> Moment {
+    let gives = |lead: &mut Lead, at| (0..=NODES as u16).find_map(|name| Some((name, lead.choose(node(name), at)?)));
+    let is_still = (0..10_000).any(|_| gives(lead, now).is_none());
+    assert!(is_still, "there is no end of giving");
+    let announced = lead.next_wakeup(now);
+    let most = announced.map_or(Duration::from_secs(3), |at| at.since(now));
+    let early = now + most.mul_f64(random.below(1000) as f64 / 1000.0);
+    let moment = Tuning::default().copy_floor / 4;
+    if announced.is_none_or(|at| early + moment < at) {
+        assert_eq!(gives(lead, early), None, "at {early:?}, though {announced:?} was said at {now:?}");
+    }
+    early
+}
+
 #[test]
 fn whatever_happens_the_tables_are_right_and_members_were_told_whom_they_know() {
     for number in 0..HISTORIES {
@@ -104,6 +120,10 @@ fn whatever_happens_the_tables_are_right_and_members_were_told_whom_they_know() 
             now = now + Duration::from_millis(random.below(400) as u64);
             step(&mut lead, &mut links, &mut random, now);
             check(&lead);
+            if random.below(25) == 0 {
+                now = wait(&mut lead, &mut random, now);
+                check(&lead);
+            }
             if random.below(50) == 0 {
                 tell(&mut lead, &mut links, now);
             }

@@ -12,6 +12,7 @@ use super::{BLOB, COUNT, Event, PIECES, Said, World};
 impl World {
     /// An agent does soon what it decides.
     pub(crate) fn advance_soon(&mut self, at: usize) {
+        self.agents[at].heard += 1;
         self.advance_at(at, self.now);
     }
 
@@ -60,6 +61,28 @@ impl World {
         if let Some(wakeup) = wakeup {
             self.advance_at(at, wakeup.max(now + Duration::from_millis(1)));
         }
+        self.looks_early(at, wakeup);
+    }
+
+    /// Some agents look once before their session's time has come.
+    fn looks_early(&mut self, at: usize, wakeup: Option<Moment>) {
+        let most = wakeup.map_or(Duration::from_secs(1), |wakeup| wakeup.since(self.now));
+        if self.early.one_in(4) {
+            let early = self.now + most.mul_f64(self.early.below(1000) as f64 / 1000.0);
+            let agent = &self.agents[at];
+            let (life, heard) = (agent.life, agent.heard);
+            self.put(early, Event::LooksEarly { agent: at, life, heard, wakeup });
+        }
+    }
+
+    /// Whatever time alone brings was announced: nothing is put out before, if nothing was heard.
+    pub(super) fn look_early(&mut self, at: usize, wakeup: Option<Moment>) {
+        let view = self.view(at, true);
+        let (now, mut outputs) = (self.now, Vec::new());
+        self.agents[at].session.poll(&view, now, &mut outputs);
+        // A lead may look in vain for something to give when a time is over for which it waits no more.
+        outputs.retain(|output| !matches!(output, Output::Give));
+        assert!(outputs.is_empty(), "{at} at {now:?}, though {wakeup:?} was said: {outputs:?}");
     }
 
     /// All bytes have come to an agent.
