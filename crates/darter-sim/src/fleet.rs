@@ -408,7 +408,7 @@ impl Fleet {
             return;
         }
         if self.nodes[from as usize].alive && !self.lies_as_lead(to, from, request) {
-            self.nodes[to as usize].uploads.push(from, Upload { request, piece: None, urgent: false });
+            self.nodes[to as usize].uploads.push(from, Upload { request, piece: None, urgent: false, last: false });
             self.fill_slots(to);
         }
     }

@@ -102,7 +102,7 @@ impl Fleet {
                 self.post(liar, &[id_of(asker)], again);
             }
             Some(Lie::Late) if self.nodes[liar as usize].holds(PieceIndex(piece)) => {
-                let upload = Upload { request: id, piece: Some(PieceIndex(piece)), urgent: false };
+                let upload = Upload { request: id, piece: Some(PieceIndex(piece)), urgent: false, last: false };
                 self.nodes[liar as usize].uploads.push(asker, upload);
                 self.fill_slots(liar);
             }

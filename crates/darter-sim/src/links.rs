@@ -60,7 +60,7 @@ impl Fleet {
             self.queue.push(self.message_at(to, from), What::Failed(failed));
             return;
         }
-        node.uploads.push(from, Upload { request, piece: Some(piece), urgent });
+        node.uploads.push(from, Upload { request, piece: Some(piece), urgent, last: false });
         self.fill_slots(to);
     }
 
@@ -74,6 +74,10 @@ impl Fleet {
             let Some((at, to, upload)) = node.uploads.take_next(&limits) else { break };
             let receiver = id_of(to);
             let piece = if let Some(piece) = upload.piece {
+                if !upload.last && node.session.goes_last(receiver, piece, clock) {
+                    node.uploads.put_last(at, upload);
+                    continue;
+                }
                 let view = self.blob.seen_by(node);
                 node.session.handle(Input::Sending { to: receiver, piece }, &view, clock);
                 piece

@@ -2,7 +2,7 @@
 //! decisions without events.
 //!
 //! A connection writes one piece at a time, its urgent requests first and then the oldest; the connections with something to
-//! write wait in one line for one of the node's slots, first come first served. A piece is bound only when the slot is there. A
+//! write wait in one line for one of the node's slots, first come first served; those with requests alone that go last in another. A piece is bound only when the slot is there. A
 //! slot is free again when all of the piece has left the socket but what the connection's rate allows ([`Ahead`]). The cable takes a *grain* of each connection in
 //! turn, as long as the connection has not too much under way.
 //!
@@ -18,6 +18,9 @@ use smallvec::SmallVec;
 /// How often an agent looks whether answers make progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
+/// So many others take a slot while one that goes last waits, at most: as agents have it.
+const MAX_BEFORE_LAST: u32 = 32;
+
 /// A request that waits at a holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Upload {
@@ -27,6 +30,8 @@ pub(crate) struct Upload {
     pub(crate) piece: Option<PieceIndex>,
     /// True if a reader waits for it.
     pub(crate) urgent: bool,
+    /// True if it is answered behind those of others; decided when its turn comes.
+    pub(crate) last: bool,
 }
 
 /// A piece that is being sent.
@@ -90,8 +95,11 @@ pub(crate) struct Uploads {
     /// Receivers in ascending order, each with the place of its connection.
     by_receiver: Vec<(u32, u32)>,
     connections: Vec<Connection>,
-    /// Connections that wait for a slot.
+    /// Connections that wait for a slot, and those of them whose requests are all answered behind others.
     line: VecDeque<u32>,
+    last: VecDeque<u32>,
+    /// How many of the others took a slot while one of these waited.
+    before_last: u32,
     /// Connections whose asks wait until the lead has something to give; may name some that wait no more.
     parked: VecDeque<u32>,
     busy: u32,
@@ -116,7 +124,9 @@ pub(crate) struct Sent {
 impl Connection {
     /// The place of the request whose turn it is.
     fn next(&self) -> Option<usize> {
-        let ready = |upload: &Upload| upload.piece.is_some() || !self.parked;
+        let is_ready = |upload: &Upload| upload.piece.is_some() || !self.parked;
+        let any_first = self.waiting.iter().any(|upload| is_ready(upload) && !upload.last);
+        let ready = |upload: &Upload| is_ready(upload) && !(any_first && upload.last);
         let first = self.waiting.iter().position(ready)?;
         if self.waiting[first].urgent {
             return Some(first);
@@ -148,10 +158,22 @@ impl Uploads {
 
     fn stand_in_line(&mut self, at: u32) {
         let connection = &mut self.connections[at as usize];
-        if !connection.is_busy && connection.next().is_some() {
+        let Some(next) = connection.next() else { return };
+        let is_last = connection.waiting[next].last;
+        if !connection.is_busy {
             connection.is_busy = true;
+            (if is_last { &mut self.last } else { &mut self.line }).push_back(at);
+        } else if !is_last && let Some(place) = self.last.iter().position(|other| *other == at) {
+            // It has something else to answer now.
+            self.last.remove(place);
             self.line.push_back(at);
         }
+    }
+
+    /// A request that was taken is to be answered behind those of others.
+    pub(crate) fn put_last(&mut self, at: u32, upload: Upload) {
+        self.connections[at as usize].waiting.push(Upload { last: true, ..upload });
+        self.pass(at);
     }
 
     pub(crate) fn cancel(&mut self, to: u32, request: u32) {
@@ -179,7 +201,11 @@ impl Uploads {
     /// [`Uploads::bind`], [`Uploads::park`] or [`Uploads::pass`].
     pub(crate) fn take_next(&mut self, limits: &Limits) -> Option<(u32, u32, Upload)> {
         while self.busy < limits.slots {
-            let at = self.line.pop_front()?;
+            let is_turn_of_last = self.line.is_empty() || self.before_last >= MAX_BEFORE_LAST;
+            let last = if is_turn_of_last { self.last.pop_front() } else { None };
+            let is_waited = !self.last.is_empty();
+            self.before_last = if last.is_some() || !is_waited { 0 } else { self.before_last + 1 };
+            let at = last.or_else(|| self.line.pop_front())?;
             let connection = &mut self.connections[at as usize];
             let Some(next) = connection.next() else {
                 connection.is_busy = false;

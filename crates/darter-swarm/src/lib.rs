@@ -23,6 +23,7 @@
 //! | `teaching` | what a lead tells members of hashes by itself |
 //! | `learner` | whom a member asks for the hashes that it lacks |
 //! | `profile` | [`Profile`]: in which order whoever starts something needs the pieces |
+//! | `given` | what each peer was given: who asks again for the same waits for the others |
 //! | `pace` | how fast a peer answers, whatever it is asked for |
 //! | `budget` | [`TokenBucket`]: bytes per second as waiting times |
 //! | [`bound`] | the least time in which a swarm can be served |
@@ -36,6 +37,7 @@ mod breadth;
 mod budget;
 mod event;
 mod facts;
+mod given;
 pub mod hashes;
 mod lead;
 pub mod leadership;

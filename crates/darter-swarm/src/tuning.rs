@@ -142,6 +142,10 @@ pub struct Tuning {
     pub keeping_factor: u32,
     /// The same, at least; in a swarm of many members, which tell the lead late, four times as long.
     pub keeping_floor: Duration,
+    /// A member that told of none of this many pieces that the lead sent it waits behind others for pieces that it names (`docs/notes/liars.md`).
+    pub untold: u32,
+    /// The same of a member that told of pieces before: a slow one may be late with as many as it asks for at a time.
+    pub untold_of_one_that_told: u32,
     /// How long a lead that lacks pieces waits for the members that hold them while nothing comes, before it reads the origin.
     pub holders_patience: Duration,
     /// How long a node gathers news of its pieces before it tells its neighbours, for each of them: see [`Tuning::tell_pause`].
@@ -235,6 +239,8 @@ impl Default for Tuning {
             delivery_floor: Duration::from_secs(3),
             keeping_factor: 4,
             keeping_floor: Duration::from_secs(1),
+            untold: 3,
+            untold_of_one_that_told: 12,
             holders_patience: Duration::from_secs(2),
             tell_each: Duration::from_micros(2500),
             tell_few: Duration::from_millis(40),

@@ -46,6 +46,10 @@ impl Uploads for GivingSwarms {
         }
     }
 
+    fn goes_last(&self, peer: NodeId, blob: BlobId, piece: PieceIndex) -> bool {
+        self.0.get(blob).is_some_and(|transfer| transfer.goes_last(peer, piece))
+    }
+
     fn sent(&self, peer: NodeId, blob: BlobId, piece: PieceIndex, delivered: bool) {
         let swarms = &self.0;
         let transfer = swarms.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));

@@ -250,6 +250,11 @@ impl Transfer {
         self.state().session.has_fresh_for(node, self.context.now())
     }
 
+    /// True if a peer's request for this piece is answered behind those of others.
+    pub(crate) fn goes_last(&self, to: NodeId, piece: PieceIndex) -> bool {
+        self.state().session.goes_last(to, piece, self.context.now())
+    }
+
     /// A piece that was asked for by name is being sent.
     pub(crate) fn sending(&self, to: NodeId, piece: PieceIndex) {
         self.tell(Input::Sending { to, piece });

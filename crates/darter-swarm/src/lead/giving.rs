@@ -98,6 +98,19 @@ impl Lead {
         not_late.or_else(|| first(&|_| true))
     }
 
+    /// True if a member's requests for named pieces are answered behind those of others: it says that it holds the piece, tells of nothing that it is given, or keeps
+    /// that to itself. A member that starts something waits for what it names, and is gone soon.
+    pub(crate) fn goes_last(&self, node: NodeId, piece: PieceIndex, now: Moment) -> bool {
+        let Some(slot) = self.members.slot(node) else { return false };
+        let member = self.members.get(slot);
+        let patience = slow_delivery(self.delivery, &self.tuning) * 2;
+        let is_late = |(_, since): &&(PieceIndex, Moment)| *since + patience <= now;
+        let untold = member.untold as usize + member.coming.iter().filter(is_late).count();
+        let most = if member.tells { self.tuning.untold_of_one_that_told } else { self.tuning.untold } as usize;
+        let is_no_help = member.aside || member.standing.keeps || untold >= most;
+        member.held.contains(piece) || (is_no_help && member.parts.is_none())
+    }
+
     fn is_slow(&self, slot: usize, now: Moment) -> bool {
         let member = self.members.get(slot);
         now < member.slow_until || member.aside || member.standing.keeps
@@ -178,7 +191,9 @@ impl Lead {
         {
             self.deliveries.pop_front();
             let Some(slot) = self.members.slot(node) else { continue };
-            if self.members.get_mut(slot).take_coming_since(piece, sent) {
+            let member = self.members.get_mut(slot);
+            if member.take_coming_since(piece, sent) {
+                member.untold += 1;
                 self.pieces.change(piece, |state| state.coming -= 1);
             }
         }

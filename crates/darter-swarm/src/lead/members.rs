@@ -40,6 +40,9 @@ pub(super) struct Member {
     pub(super) held: PieceSet,
     /// Pieces that the lead is sending it, and since when.
     pub(super) coming: Vec<(PieceIndex, Moment)>,
+    /// Pieces that it was sent and told nothing of in a long time, since it last told of one; and whether it ever did.
+    pub(super) untold: u32,
+    pub(super) tells: bool,
     /// Average time from sending it a piece to its word that it has it.
     pub(super) delivery: Duration,
     /// Until then others are given what nobody has.
@@ -292,6 +295,8 @@ impl Members {
             group,
             held,
             coming: Vec::new(),
+            untold: 0,
+            tells: false,
             delivery: Duration::ZERO,
             slow_until: Moment::ZERO,
             wants,

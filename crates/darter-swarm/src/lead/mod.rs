@@ -187,6 +187,7 @@ impl Lead {
         }
         let counts = fresh && member.counts(piece);
         if let Some(sent_at) = sent_at {
+            (member.untold, member.tells) = (0, true);
             self.delivered(slot, now.since(sent_at), now);
         }
         if fresh {

@@ -407,6 +407,11 @@ impl Picker {
         self.banned.iter().map(|(peer, _)| *peer)
     }
 
+    /// True if a neighbour says that it holds a piece.
+    pub fn is_held_by(&self, peer: NodeId, piece: PieceIndex) -> bool {
+        self.neighbours.iter().any(|neighbour| neighbour.id == peer && neighbour.held.contains(piece))
+    }
+
     /// Which of these pieces a peer lacks, as far as is known here: what it is worth telling it of.
     pub(crate) fn lacked_by(&self, peer: NodeId, pieces: &[PieceIndex]) -> impl Iterator<Item = PieceIndex> {
         let neighbour = self.neighbours.iter().find(|neighbour| neighbour.id == peer);

@@ -31,6 +31,7 @@ impl Session {
     pub(super) fn is_doubted(&mut self, by: NodeId, piece: PieceIndex, now: Moment) -> bool {
         let knows_it = self.met.contains(&by) || self.has_member(by) || self.following() == Some(by);
         let is_soon = self.doubts.looked.is_some_and(|looked| now < looked + RECHECK_PAUSE);
+        self.given.needs_again(by, piece);
         if !knows_it || is_soon || !self.picker.held().contains(piece) {
             return false;
         }

@@ -33,14 +33,18 @@ impl Session {
         if !lead.may_give(now) {
             return Choice::Nothing;
         }
-        lead.choose_fresh(node, now).map_or(Choice::MayCopy, Choice::Send)
+        let Some(piece) = lead.choose_fresh(node, now) else { return Choice::MayCopy };
+        self.given.sends(node, piece);
+        Choice::Send(piece)
     }
 
     /// The second half: one more copy of a piece, if it `may` be sent one.
     pub(super) fn copy_for(&mut self, node: NodeId, may: bool, now: Moment) -> Choice {
         let Some(books) = self.books.as_mut().filter(|books| books.has(node)) else { return Choice::NoMember };
         let copy = if may { books.lead_mut().choose_copy(node, now) } else { None };
-        copy.map_or(Choice::Nothing, Choice::Send)
+        let Some(piece) = copy else { return Choice::Nothing };
+        self.given.sends(node, piece);
+        Choice::Send(piece)
     }
 
     /// An ask stands. Returns true if the session is to wake up sooner for that.
@@ -59,8 +63,17 @@ impl Session {
         books.is_some_and(|books| books.lead().has_fresh_for(node, now))
     }
 
+    /// True if a node's request for a named piece is answered behind those of others: it was given the piece, or says that it holds it, or it is a member that
+    /// tells of nothing that it is given, or keeps that to itself.
+    pub fn goes_last(&self, node: NodeId, piece: PieceIndex, now: Moment) -> bool {
+        let is_held = || self.picker.is_held_by(node, piece);
+        let is_no_help = || self.books.as_ref().is_some_and(|books| books.lead().goes_last(node, piece, now));
+        self.given.has(node, piece) || is_held() || is_no_help()
+    }
+
     /// A piece that a node asked for by name is being sent.
     pub(super) fn sending(&mut self, node: NodeId, piece: PieceIndex, now: Moment) {
+        self.given.sends(node, piece);
         if let Some(books) = &mut self.books {
             books.lead_mut().sending(node, piece, now);
         }
@@ -68,6 +81,7 @@ impl Session {
 
     /// A piece that was being sent did not arrive.
     pub(super) fn unsent(&mut self, node: NodeId, piece: PieceIndex) {
+        self.given.unsent(node, piece);
         if let Some(books) = &mut self.books {
             books.lead_mut().unsent(node, piece);
         }

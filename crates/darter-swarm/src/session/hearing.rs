@@ -37,6 +37,7 @@ impl Session {
             Input::Found(infos) => self.dials(infos, &[], now),
             Input::Connected(_) => {}
             Input::Gone(peer) => {
+                self.given.gone(peer);
                 self.left(peer);
                 if self.gone(peer, now) {
                     let (addr, place) = (facts.address(peer), facts.place(peer).unwrap_or_default());

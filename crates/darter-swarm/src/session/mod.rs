@@ -76,6 +76,7 @@ pub use self::start::SessionStart;
 use self::wants::Wants;
 use self::watch::Unattended;
 pub use self::watch::{LOOK_EVERY, Seen};
+use crate::given::Given;
 use crate::{
     Books, CheckedBy, Course, Hashes, Leader, Leadership, News, Phase, Picker, RequestId, Step, Tuning, Vigil,
 };
@@ -132,6 +133,8 @@ pub struct Session {
     /// Requests under way.
     asked: BTreeMap<RequestId, PendingRequest>,
     doubts: Doubts,
+    /// The pieces that peers were given from here.
+    given: Given,
     /// How many pieces the lead has given that were here, since one came that was not.
     repeated: u32,
     /// The seed that led and said that the origin asks to slow down.
@@ -184,6 +187,7 @@ impl Session {
             told_all: false,
             asked: BTreeMap::new(),
             doubts: Doubts::default(),
+            given: Given::default(),
             repeated: 0,
             limited_by: None,
             questions: BTreeMap::new(),

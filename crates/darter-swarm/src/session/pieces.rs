@@ -34,6 +34,7 @@ impl Session {
 
     /// A request for a piece is refused, since the peer does not hold it. If this agent leads, somebody has to be found who does.
     pub(super) fn refused(&mut self, request: RequestId, peer: NodeId, piece: PieceIndex, now: Moment) {
+        self.given.needs_again(peer, piece);
         self.picker.handle(Event::PeerLost { peer, piece }, now);
         self.failed(request, peer, piece, now);
     }

@@ -1,6 +1,7 @@
 //! Which request of a connection comes next: decisions without I/O.
 //!
-//! The first request of each blob goes before all others, urgent requests before the rest; then blobs take turns, and of one
+//! A request that is to be answered behind those of others waits behind all of its own connection, too. Of the rest:
+//! the first request of each blob goes before all others, urgent requests before the rest; then blobs take turns, and of one
 //! blob the first that came goes first. So that of hundreds of blobs each gets its first piece soon. A request that the holder could
 //! give nothing to is *parked*, together with all that ask the same, until something changes. It keeps its turn.
 
@@ -15,10 +16,20 @@ use crate::{Result, WireError};
 /// Blobs whose turns are remembered, at most; those without requests are forgotten beyond that.
 const MAX_TURNS: usize = 4 * MAX_UNANSWERED;
 
+/// The request whose turn it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Next {
+    pub(super) request: Request,
+    /// True if it is to be answered behind all others, of all connections.
+    pub(super) is_last: bool,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     /// Requests to be answered, in the order in which they came.
     open: VecDeque<Request>,
+    /// The ids of those that are answered behind all others, of all connections.
+    last: Vec<u32>,
     /// Ids of requests that must be told why they get no piece: they were called back, or are of a sort that is not known.
     refused: VecDeque<(u32, Refusal)>,
     /// Wishes for which the holder had nothing to give when it was last asked.
@@ -43,6 +54,7 @@ impl Queue {
                 // If it is not here its answer is on the way, and that settles it.
                 if let Some(at) = self.open.iter().position(|request| request.id == id) {
                     self.open.remove(at);
+                    self.last.retain(|last| *last != id);
                     self.refused.push_back((id, Refusal::Cancelled));
                 }
             }
@@ -73,14 +85,24 @@ impl Queue {
     }
 
     /// The request whose turn it is. It stays until it is [parked](Self::park) or [settled](Self::settle).
-    pub(super) fn next(&self) -> Option<Request> {
+    pub(super) fn next(&self) -> Option<Next> {
         let ready = self.open.iter().filter(|request| !self.parked.contains(&(request.blob, request.wanted)));
         let turn = |request: &&Request| {
             let last = self.turns.get(&request.blob).copied();
-            (last.is_some(), !request.urgent, last.unwrap_or_default())
+            (self.is_last(request), last.is_some(), !request.urgent, last.unwrap_or_default())
         };
         // Of equal ones the first.
-        ready.min_by_key(turn).copied()
+        let request = *ready.min_by_key(turn)?;
+        Some(Next { request, is_last: self.is_last(&request) })
+    }
+
+    fn is_last(&self, request: &Request) -> bool {
+        self.last.contains(&request.id)
+    }
+
+    /// This request is answered behind all others, of all connections.
+    pub(super) fn put_last(&mut self, request: &Request) {
+        self.last.push(request.id);
     }
 
     /// True if `request` still waits for its answer.
@@ -107,6 +129,7 @@ impl Queue {
     pub(super) fn settle(&mut self, request: &Request) {
         if let Some(at) = self.open.iter().position(|open| open == request) {
             self.open.remove(at);
+            self.last.retain(|last| *last != request.id);
         }
         self.settled += 1;
         self.turns.insert(request.blob, self.settled);

@@ -30,7 +30,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
-use super::queue::Queue;
+use super::queue::{Next, Queue};
 use super::slots::{Slot, Slots};
 use crate::{Budget, PeerReader, PeerStream, PeerWriter, Result, WireError};
 
@@ -104,6 +104,11 @@ impl Payload {
 pub trait Uploads: Send + Sync + 'static {
     /// Chooses what to send, at the moment at which there is room to send it.
     fn bind(&self, peer: NodeId, blob: BlobId, wanted: Wanted) -> Bind;
+
+    /// True if a peer's request for a named piece is answered when nobody else has one that waits, or seldom: see [`Slots`].
+    fn goes_last(&self, _peer: NodeId, _blob: BlobId, _piece: PieceIndex) -> bool {
+        false
+    }
 
     /// A piece that was bound is through: `delivered` if all of it was handed to the connection.
     fn sent(&self, peer: NodeId, blob: BlobId, piece: PieceIndex, delivered: bool);
@@ -184,19 +189,35 @@ impl Server<'_> {
     async fn run(mut self) -> Result<()> {
         loop {
             self.refuse().await?;
-            let (idle, parked) = {
+            let (next, parked) = {
                 let queue = self.queue.lock();
-                (queue.next().is_none(), queue.has_parked())
+                (queue.next(), queue.has_parked())
             };
-            if idle {
+            let Some(Next { request, is_last }) = next else {
                 tokio::select! {
                     () = self.asked.notified() => {}
                     // Changes are frequent, and most connections have nothing that waits for one.
                     () = change(&mut self.changes), if parked => self.queue.lock().unpark_all(),
                 }
                 continue;
+            };
+            if is_last {
+                let (sending, peer) = (self.sending, self.peer);
+                tokio::select! {
+                    slot = sending.slots.take_last(peer) => self.slot = Some(slot),
+                    // Something else may be to be answered first.
+                    () = self.asked.notified() => continue,
+                    () = change(&mut self.changes), if parked => {
+                        self.queue.lock().unpark_all();
+                        continue;
+                    }
+                }
+            } else if self.goes_last(&request) {
+                self.queue.lock().put_last(&request);
+                continue;
+            } else {
+                self.slot = Some(self.sending.slots.take(self.peer).await);
             }
-            self.slot = Some(self.sending.slots.take(self.peer).await);
             let unready = self.answer_next().await?;
             self.slot = None;
             if let Some((request, Later(ready))) = unready {
@@ -204,6 +225,11 @@ impl Server<'_> {
                 self.answer_late(&request, bound).await?;
             }
         }
+    }
+
+    fn goes_last(&self, request: &Request) -> bool {
+        let Wanted::Piece(piece) = request.wanted else { return false };
+        self.uploads.goes_last(self.peer, request.blob, piece)
     }
 
     async fn refuse(&mut self) -> Result<()> {
@@ -221,7 +247,7 @@ impl Server<'_> {
             self.queue.lock().unpark_all();
         }
         // It may have been called back while the slot was awaited.
-        let Some(request) = self.queue.lock().next() else { return Ok(None) };
+        let Some(Next { request, .. }) = self.queue.lock().next() else { return Ok(None) };
         let bound = match self.uploads.bind(self.peer, request.blob, request.wanted) {
             Bind::Later(later) => return Ok(Some((request, later))),
             bound => self.take_over(&request, bound),

@@ -5,17 +5,21 @@
 //! everybody. So a slot with which nothing moves is given back soon, and its piece goes on without one. The more often that
 //! happens with a peer, on whichever of its connections, the sooner.
 //!
+//! Pieces that are owed to nobody ([`Uploads::goes_last`](super::Uploads::goes_last)) wait for a slot that nobody else waits for. So that they come in the end, one
+//! of some slots goes to the first of them.
+//!
 //! Invariant: what is remembered of peers is bounded.
 //!
 //! Non-goals: which connections are given up (`serve`); how fast anybody is.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use darter_core::NodeId;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 /// How long a slot is held while its receiver takes nothing, the first time. A receiver that shares a holder's slow link with others takes
 /// some bytes more often.
@@ -28,6 +32,9 @@ const MAX_HALVINGS: u32 = 7;
 /// reads.
 const PIECES_OF_A_LOSS: u32 = 64;
 
+/// So many others take a slot while one that goes last waits, at most.
+const MAX_BEFORE_LAST: u64 = 32;
+
 /// Peers that are remembered, at most.
 const MAX_REMEMBERED: usize = 1024;
 
@@ -38,6 +45,12 @@ pub struct Slots(Arc<SlotPool>);
 #[derive(Debug)]
 struct SlotPool {
     free: Semaphore,
+    /// How many wait for a slot that do not go last, and how many of them have taken one.
+    waiting: AtomicUsize,
+    taken: AtomicU64,
+    /// One of those that go last waits at a time: for a change of the above.
+    last: Semaphore,
+    changed: Notify,
     /// How many pieces each peer has to take in time until it is as good as any.
     owed: Mutex<HashMap<NodeId, u32>>,
 }
@@ -45,7 +58,7 @@ struct SlotPool {
 /// Room to send one piece to one peer.
 #[derive(Debug)]
 pub(super) struct Slot<'a> {
-    _permit: SemaphorePermit<'a>,
+    permit: Option<SemaphorePermit<'a>>,
     shared: &'a SlotPool,
     peer: NodeId,
     patience: Duration,
@@ -54,16 +67,77 @@ pub(super) struct Slot<'a> {
 impl Slots {
     /// Room for `count` pieces at a time.
     pub fn new(count: usize) -> Self {
-        Self(Arc::new(SlotPool { free: Semaphore::new(count), owed: Mutex::default() }))
+        Self(Arc::new(SlotPool {
+            free: Semaphore::new(count),
+            waiting: AtomicUsize::new(0),
+            taken: AtomicU64::new(0),
+            last: Semaphore::new(1),
+            changed: Notify::new(),
+            owed: Mutex::default(),
+        }))
     }
 
     /// Waits for room.
     pub(super) async fn take(&self, peer: NodeId) -> Slot<'_> {
-        let shared = &*self.0;
-        let permit = shared.free.acquire().await.expect("nobody closes the semaphore");
-        let owed = shared.owed.lock().get(&peer).copied().unwrap_or_default();
+        let pool = &*self.0;
+        let waits = Waits::new(pool);
+        let permit = pool.free.acquire().await.expect("nobody closes the semaphore");
+        drop(waits);
+        pool.slot(permit, peer)
+    }
+
+    /// Waits for room that nobody needs who calls [`Slots::take`], or for its turn among those.
+    pub(super) async fn take_last(&self, peer: NodeId) -> Slot<'_> {
+        let pool = &*self.0;
+        let _turn = pool.last.acquire().await.expect("nobody closes the semaphore");
+        let before = pool.taken.load(Ordering::Relaxed);
+        loop {
+            let changed = pool.changed.notified();
+            if pool.waiting.load(Ordering::Relaxed) == 0
+                && let Ok(permit) = pool.free.try_acquire()
+            {
+                return pool.slot(permit, peer);
+            }
+            if pool.taken.load(Ordering::Relaxed) - before >= MAX_BEFORE_LAST {
+                let permit = pool.free.acquire().await.expect("nobody closes the semaphore");
+                return pool.slot(permit, peer);
+            }
+            changed.await;
+        }
+    }
+}
+
+impl SlotPool {
+    fn slot<'a>(&'a self, permit: SemaphorePermit<'a>, peer: NodeId) -> Slot<'a> {
+        let owed = self.owed.lock().get(&peer).copied().unwrap_or_default();
         let halvings = owed.div_ceil(PIECES_OF_A_LOSS).min(MAX_HALVINGS);
-        Slot { _permit: permit, shared, peer, patience: MAX_IDLE / (1 << halvings) }
+        Slot { permit: Some(permit), shared: self, peer, patience: MAX_IDLE / (1 << halvings) }
+    }
+}
+
+/// Counts one that waits for a slot, however that ends.
+struct Waits<'a>(&'a SlotPool);
+
+impl<'a> Waits<'a> {
+    fn new(pool: &'a SlotPool) -> Self {
+        pool.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(pool)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.taken.fetch_add(1, Ordering::Relaxed);
+        self.0.changed.notify_one();
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        // First the room, then the word that there is some.
+        self.permit = None;
+        self.shared.changed.notify_one();
     }
 }
 
@@ -128,6 +202,83 @@ mod tests {
             slots.take(PEER).await.was_used_well();
         }
         assert_eq!(patience(&slots, PEER).await, MAX_IDLE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_goes_last_takes_what_nobody_else_waits_for_and_one_of_some_in_any_case() {
+        let slots = Slots::new(1);
+        drop(slots.take_last(PEER).await);
+        let held = slots.take(PEER).await;
+        let taken = Arc::new(AtomicUsize::new(0));
+        let others = async {
+            for _ in 0..3 * MAX_BEFORE_LAST {
+                let slot = slots.take(PEER).await;
+                taken.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                drop(slot);
+            }
+        };
+        // Two of the others: one of them always waits.
+        let both = async { tokio::join!(others, async {
+            for _ in 0..3 * MAX_BEFORE_LAST {
+                let slot = slots.take(PEER).await;
+                taken.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                drop(slot);
+            }
+        }) };
+        let last = async {
+            let mut before = Vec::new();
+            for _ in 0..4 {
+                let slot = slots.take_last(PEER).await;
+                before.push(taken.load(Ordering::Relaxed) as u64);
+                drop(slot);
+            }
+            before
+        };
+        let ((), before, _) = tokio::join!(
+            async {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                drop(held);
+            },
+            last,
+            both
+        );
+        assert!(before[0] >= MAX_BEFORE_LAST, "{before:?}");
+        assert!(before.windows(2).all(|two| (MAX_BEFORE_LAST..MAX_BEFORE_LAST + 4).contains(&(two[1] - two[0]))), "{before:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_goes_last_is_woken_by_room_and_by_one_that_waits_no_more() {
+        let slots = Slots::new(1);
+        let held = slots.take(PEER).await;
+        let given_up = tokio::time::timeout(Duration::from_millis(20), slots.take(PEER));
+        let last = tokio::time::timeout(Duration::from_secs(1), slots.take_last(PEER));
+        let free = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            drop(held);
+        };
+        let ((), last, ()) = tokio::join!(
+            async {
+                let slot = given_up.await.expect("there is room soon");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                drop(slot);
+            },
+            last,
+            free
+        );
+        drop(last.expect("and then there is room for the last one"));
+        let held = slots.take(PEER).await;
+        let last = tokio::time::timeout(Duration::from_secs(1), slots.take_last(PEER));
+        let (none, last) = tokio::join!(
+            async {
+                let none = tokio::time::timeout(Duration::from_millis(20), slots.take(PEER)).await.is_err();
+                drop(held);
+                none
+            },
+            last
+        );
+        assert!(none && last.is_ok());
     }
 
     #[tokio::test]

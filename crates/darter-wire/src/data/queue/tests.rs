@@ -26,7 +26,7 @@ fn queue_of(requests: &[Request]) -> Queue {
 /// Answers everything that has a turn and returns the ids in that order.
 fn drain(queue: &mut Queue) -> Vec<u32> {
     std::iter::from_fn(|| {
-        let next = queue.next()?;
+        let next = queue.next()?.request;
         queue.settle(&next);
         Some(next.id)
     })
@@ -57,9 +57,23 @@ fn each_blob_gets_its_first_piece_before_others_get_more_and_then_they_take_turn
 }
 
 #[test]
+fn what_goes_last_waits_for_all_others_and_is_forgotten_with_its_request() {
+    let urgent = |id| Request { urgent: true, ..piece(id) };
+    let mut queue = queue_of(&[urgent(1), piece(2), urgent(3), any(4)]);
+    [urgent(1), urgent(3)].iter().for_each(|request| queue.put_last(request));
+    assert_eq!(queue.next(), Some(Next { request: piece(2), is_last: false }));
+    queue.take_in(Ask::Cancel { id: 3 }).unwrap();
+    queue.take_in(Ask::Request(urgent(5))).unwrap();
+    assert_eq!(drain(&mut queue), [5, 2, 4, 1]);
+    assert!(queue.last.is_empty());
+    queue.take_in(Ask::Request(piece(3))).unwrap();
+    assert_eq!(queue.next(), Some(Next { request: piece(3), is_last: false }), "it is another request");
+}
+
+#[test]
 fn a_parked_request_lets_others_pass_and_keeps_its_turn() {
     let mut queue = queue_of(&[any(1), piece(2), any(3)]);
-    let first = queue.next().unwrap();
+    let first = queue.next().unwrap().request;
     assert_eq!(first.id, 1);
     queue.park(&first);
     assert_eq!(drain(&mut queue), [2], "the other request for any piece is parked with the first");
