@@ -176,7 +176,10 @@ fn a_growing_blob_takes_pieces_before_its_length_is_known(make: Make<'_>) {
     blob.read_at(PIECE - 3, &mut across).unwrap();
     assert_eq!(across, content.data[PIECE as usize - 3..PIECE as usize + 3]);
     assert_eq!(blob.extend(1, &content.manifest.hashes()[1..]).unwrap(), 1);
-    assert!(matches!(blob.put(PieceIndex(2), content.piece(2)), Err(StoreError::UnknownPiece { .. })), "is it the last?");
+    assert!(
+        matches!(blob.put(PieceIndex(2), content.piece(2)), Err(StoreError::UnknownPiece { .. })),
+        "is it the last?"
+    );
     for short in [&content.piece(2)[1..], &content.piece(1)[..10], &[]] {
         let put = [blob.put(PieceIndex(2), short), blob.put_all(&[(PieceIndex(2), short)]).remove(0)];
         assert!(put.iter().all(|put| matches!(put, Err(StoreError::WrongPiece { .. }))), "{put:?}");

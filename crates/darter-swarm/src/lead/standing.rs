@@ -196,8 +196,7 @@ impl Lead {
         let at = slot as usize;
         let many = self.members.count() >= self.tuning.few_members as usize;
         let starts = self.members.holds(at, piece) && self.members.get(at).parts.is_some();
-        let floor =
-            if starts { self.tuning.parts_floor } else { self.tuning.keeping_floor * if many { 4 } else { 1 } };
+        let floor = if starts { self.tuning.parts_floor } else { self.tuning.keeping_floor * if many { 4 } else { 1 } };
         Some(since + (self.watch.spread * self.tuning.keeping_factor).max(floor))
     }
 

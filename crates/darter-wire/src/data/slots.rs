@@ -219,14 +219,16 @@ mod tests {
             }
         };
         // Two of the others: one of them always waits.
-        let both = async { tokio::join!(others, async {
-            for _ in 0..3 * MAX_BEFORE_LAST {
-                let slot = slots.take(PEER).await;
-                taken.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                drop(slot);
-            }
-        }) };
+        let both = async {
+            tokio::join!(others, async {
+                for _ in 0..3 * MAX_BEFORE_LAST {
+                    let slot = slots.take(PEER).await;
+                    taken.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    drop(slot);
+                }
+            })
+        };
         let last = async {
             let mut before = Vec::new();
             for _ in 0..4 {
@@ -245,7 +247,10 @@ mod tests {
             both
         );
         assert!(before[0] >= MAX_BEFORE_LAST, "{before:?}");
-        assert!(before.windows(2).all(|two| (MAX_BEFORE_LAST..MAX_BEFORE_LAST + 4).contains(&(two[1] - two[0]))), "{before:?}");
+        assert!(
+            before.windows(2).all(|two| (MAX_BEFORE_LAST..MAX_BEFORE_LAST + 4).contains(&(two[1] - two[0]))),
+            "{before:?}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,7 +19,8 @@ impl Before {
 
     /// Checks what a poll did.
     pub(super) fn check(mut self, picker: &Picker, actions: &[Action], now: Moment) {
-        self.asked.retain(|(id, ..)| !actions.iter().any(|it| matches!(it, Action::Cancel { id: other, .. } if other == id)));
+        self.asked
+            .retain(|(id, ..)| !actions.iter().any(|it| matches!(it, Action::Cancel { id: other, .. } if other == id)));
         let asked: Vec<&Request> = actions.iter().filter_map(|action| request_of(picker, action)).collect();
         for request in &asked {
             self.check_request(picker, request, now);
@@ -33,7 +34,8 @@ impl Before {
 
     fn check_request(&self, picker: &Picker, request: &Request, now: Moment) {
         let Some(piece) = request.piece else { return };
-        let is_it = |(_, of, asked): &(RequestId, Option<usize>, PieceIndex)| (*of, *asked) == (request.neighbour, piece);
+        let is_it =
+            |(_, of, asked): &(RequestId, Option<usize>, PieceIndex)| (*of, *asked) == (request.neighbour, piece);
         assert!(!self.asked.iter().any(is_it), "{piece} is asked of the same one twice");
         let Some(at) = request.neighbour else {
             let lead = picker.lead.as_ref().unwrap();

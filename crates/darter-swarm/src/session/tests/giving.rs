@@ -167,3 +167,62 @@ fn one_that_is_let_in_again_says_that_it_wants_everything() {
     leads.hears(Input::Said { by: node(3), message: Message::Want { blob: BLOB, everything: true, wishes: vec![] } });
     assert!(matches!(leads.chooses(3), Choice::Send(_)));
 }
+
+#[test]
+fn who_was_given_a_piece_or_says_that_it_holds_it_is_answered_behind_others_unless_it_needs_it_again() {
+    let mut scene = lead();
+    scene.admits(2);
+    let last = |scene: &Scene| [0, 1].map(|piece| scene.session.goes_last(node(1), PieceIndex(piece), scene.now));
+    assert_eq!(last(&scene), [false; 2]);
+    assert_eq!(scene.chooses(1), Choice::Send(PieceIndex(0)));
+    scene.hears(Input::Sending { to: node(1), piece: PieceIndex(1) });
+    assert_eq!(last(&scene), [true; 2]);
+    assert!(!scene.session.goes_last(node(2), PieceIndex(0), scene.now), "nobody gave it anything");
+    scene.hears(Input::Unsent { to: node(1), piece: PieceIndex(0) });
+    assert_eq!(last(&scene), [false, true]);
+    let wrong = Message::Report { blob: BLOB, peer: scene.session.me, piece: PieceIndex(1) };
+    scene.hears(Input::Said { by: node(1), message: wrong });
+    assert_eq!(last(&scene), [false; 2], "what came was wrong");
+    let have = Message::Have { blob: BLOB, pieces: vec![PieceIndex(0)], known: 0 };
+    scene.hears(Input::Said { by: node(1), message: have });
+    assert_eq!(last(&scene), [true, false], "it says that it holds it");
+    scene.hears(Input::Said { by: node(1), message: Message::Lost { blob: BLOB, pieces: vec![PieceIndex(0)] } });
+    assert_eq!(last(&scene), [false; 2]);
+    scene.hears(Input::Sending { to: node(1), piece: PieceIndex(1) });
+    scene.hears(Input::Gone(node(1)));
+    assert_eq!(last(&scene), [false; 2], "it may have been lost with the connection");
+}
+
+#[test]
+fn what_a_neighbour_says_that_it_holds_it_is_given_behind_others_by_a_member_too() {
+    let mut scene = Scene::led(&[2]);
+    let meet = Message::Meet { blob: BLOB, held: pieces(&[0]), known: 0, wants: true };
+    scene.hears(Input::Said { by: node(2), message: meet });
+    let last = |piece| scene.session.goes_last(node(2), PieceIndex(piece), scene.now);
+    assert_eq!([last(0), last(1)], [true, false]);
+}
+
+/// It may pass them on and say nothing; but then it is not this lead that it gets the most from.
+#[test]
+fn a_member_that_tells_of_nothing_that_it_is_given_names_pieces_behind_others_until_it_tells() {
+    let mut scene = Scene::new();
+    scene.leads();
+    scene.admits(1);
+    scene.admits_with(2, &[], false);
+    (0..8).for_each(|piece| scene.stores(piece, None));
+    let last = |scene: &Scene, member| scene.session.goes_last(node(member), PieceIndex(7), scene.now);
+    for piece in 0..3 {
+        assert!(!last(&scene, 1), "{piece}");
+        scene.hears(Input::Sending { to: node(1), piece: PieceIndex(piece) });
+        scene.hears(Input::Sending { to: node(2), piece: PieceIndex(piece) });
+        scene.now = scene.now + Duration::from_secs(1);
+    }
+    assert!(last(&scene, 1) && !last(&scene, 2), "a member that starts something is gone soon");
+    scene.now = scene.now + Duration::from_secs(60);
+    scene.chooses(1);
+    assert!(last(&scene, 1), "that was long ago, and nothing better came since");
+    let have = Message::Have { blob: BLOB, pieces: vec![PieceIndex(0)], known: 0 };
+    scene.hears(Input::Sending { to: node(1), piece: PieceIndex(0) });
+    scene.hears(Input::Said { by: node(1), message: have });
+    assert!(!last(&scene, 1));
+}
