@@ -157,7 +157,7 @@ impl Agent {
         self.open_for(Requester::Here, source, credentials, true).await
     }
 
-    /// The same for a caller that wants parts of the blob alone: nothing of it is fetched but what [`Download::ensure`] and
+    /// Opens a blob ([`Agent::open`]) for a caller that wants parts of it alone: nothing is fetched but what [`Download::ensure`] and
     /// [`Download::parts_of`] are asked for.
     ///
     /// # Errors
@@ -166,7 +166,7 @@ impl Agent {
         self.open_for(Requester::Here, source, credentials, false).await
     }
 
-    /// The same for these bytes of the blob, as soon as its length is known.
+    /// Opens some bytes of a blob, as soon as its length is known.
     ///
     /// # Errors
     /// As [`Agent::open`]; [`FetchError::Range`] where it has none of them.
@@ -182,7 +182,7 @@ impl Agent {
         Ok((download, range))
     }
 
-    /// The same for a program that named the registry: it is read at private addresses only where it is configured.
+    /// Opens a blob ([`Agent::open`]) for a program that named the registry: it is read at private addresses only where it is configured.
     ///
     /// # Errors
     /// As [`Agent::open`].
@@ -494,8 +494,8 @@ impl Download {
         self.bytes(range, Giving::default())
     }
 
-    /// The same of a range alone: the pieces that it touches are fetched and no others, and its bytes don't wait for the whole to be
-    /// checked.
+    /// Verified bytes of a range alone, in order: the pieces that it touches are fetched and no others, and its bytes don't wait for the
+    /// whole to be checked.
     pub fn bytes_of(&self, range: ByteRange) -> BoxStream<'static, Result<Bytes, FetchError>> {
         self.bytes(Some(range), Giving { files: false, lone: true, own: false })
     }
@@ -512,13 +512,13 @@ impl Download {
         bytes.boxed()
     }
 
-    /// The same, in parts of files where the store has some, for whoever can send files without reading them.
+    /// What [`stream`](Self::stream) gives, in parts of files where the store has some, for callers that can send files without reading them.
     pub fn parts(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Part, FetchError>> {
         self.read(range, Giving { files: true, lone: false, own: false }).boxed()
     }
 
-    /// The same of a range that is no part of a reading of everything: its bytes don't wait for the whole to be checked, and the pieces
-    /// that it touches are fetched and no others.
+    /// What [`bytes_of`](Self::bytes_of) gives, in parts of files where the store has some: the pieces that the range touches are fetched
+    /// and no others, and its bytes don't wait for the whole to be checked.
     pub fn parts_of(&self, range: ByteRange) -> BoxStream<'static, Result<Part, FetchError>> {
         self.read(Some(range), Giving { files: true, lone: true, own: false }).boxed()
     }

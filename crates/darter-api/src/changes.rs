@@ -25,7 +25,7 @@ pub enum Change {
     None,
     /// Answers of before may not hold any more.
     Some,
-    /// The same, and nothing more is told.
+    /// Answers of before may not hold any more, and nothing more is told: the agent ends.
     Over,
 }
 

@@ -219,7 +219,7 @@ impl Client {
         Ok(GetAnswer { head, content: Content::File(receiver) })
     }
 
-    /// The same, always as bytes.
+    /// `POST /v1/get`, whose content always comes as bytes.
     pub async fn get_bytes(&self, request: &GetRequest) -> Result<Response<Incoming>, ClientError> {
         let body = serde_json::to_vec(request).map_err(|error| ClientError::Answer(self.socket.clone(), error))?;
         self.send(Method::POST, "/v1/get", body.into()).await

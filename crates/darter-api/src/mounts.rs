@@ -14,7 +14,7 @@ pub struct MountStatus {
     pub file: String,
     /// The URL that is mounted, without logins; of an image, its name.
     pub url: String,
-    /// Of an image, the digest of its manifest: there is no `file` then, but the image's root in the directory itself.
+    /// For an image the digest of its manifest: there is no `file` then, but the image's root in the directory itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Digest>,
     /// The form in which it is mounted.

@@ -76,13 +76,13 @@ pub struct Rates {
 /// Bytes per second by how near the other agent is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TierRates {
-    /// The same machine.
+    /// Bytes from and to the same machine.
     pub host: u64,
-    /// The same rack or switch.
+    /// Bytes from and to the same rack or switch.
     pub rack: u64,
-    /// The same zone.
+    /// Bytes from and to the same zone.
     pub zone: u64,
-    /// The same region.
+    /// Bytes from and to the same region.
     pub region: u64,
     /// Anywhere else.
     pub far: u64,

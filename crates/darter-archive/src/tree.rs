@@ -198,7 +198,7 @@ pub struct TreeBuilder {
 #[derive(Debug)]
 struct Building {
     node: Node,
-    /// Of a directory.
+    /// A directory's entries, by name.
     entries: BTreeMap<Box<[u8]>, NodeId>,
 }
 
@@ -206,7 +206,7 @@ struct Building {
 /// nodes are there, too, and nodes of maps are half empty; and each name is an allocation.
 const PER_NODE: usize = 2 * size_of::<Building>() + size_of::<Node>() + 2 * size_of::<Entry>() + 32;
 
-/// The same of a directory besides: the first node of its map, which has room for eleven names, and later its list.
+/// The most memory that a directory takes besides: the first node of its map, which has room for eleven names, and later its list.
 const PER_DIRECTORY: usize = 12 * size_of::<Entry>() + 2 * size_of::<Entry>();
 
 impl TreeBuilder {

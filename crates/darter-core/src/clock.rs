@@ -56,7 +56,7 @@ pub trait Clock: Send + Sync + 'static {
     /// is measured by it.
     fn unix(&self) -> u64;
 
-    /// The same date as exactly as this clock knows it.
+    /// The time since 1970 as exactly as this clock knows it.
     fn date(&self) -> Duration {
         Duration::from_secs(self.unix())
     }

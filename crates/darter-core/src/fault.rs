@@ -35,7 +35,7 @@ pub enum Fault {
 /// How much asking again helps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// The same request fails again, wherever it is asked, until somebody has mended something.
+    /// Asking again fails again, wherever it is asked, until somebody has mended something.
     Never,
     /// At once, from the beginning: what is asked for has changed.
     Now,

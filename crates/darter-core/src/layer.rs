@@ -37,7 +37,7 @@ impl ExpandedLayer {
         Self::blob_of(&self.diff_id, self.format)
     }
 
-    /// The same of any layer with this tar.
+    /// The blob of the expanded file of any layer with this tar.
     pub fn blob_of(diff_id: &Digest, format: u32) -> BlobId {
         named("darter 2026-11 expanded layer", &[diff_id.to_string().as_bytes(), &format.to_le_bytes()])
     }

@@ -74,7 +74,7 @@ impl Source {
         Self::from_signed_url(url, headers, digest, &[])
     }
 
-    /// The same, where further query parameters sign addresses: `signed` has their names in lower case.
+    /// A URL source ([`Source::from_url`]), where further query parameters sign addresses: `signed` has their names in lower case.
     pub fn from_signed_url(
         mut url: Url,
         headers: &[(String, String)],

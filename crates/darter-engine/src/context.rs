@@ -134,7 +134,7 @@ impl AllOrigins {
         Self { here: of(), named: of(), elsewhere: of() }
     }
 
-    /// The same, and layers in their expanded form.
+    /// These origins, and layers in their expanded form.
     #[must_use]
     pub fn expanding(self, expansions: &Arc<Expansions>) -> Self {
         let with = |Patience { patient, once }, requester| {

@@ -128,8 +128,8 @@ type JoinAnswer = Result<Entered, NotJoined>;
 /// [`WAITING_EVERY`] that it waits.
 const LEAD_ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// The same for a node that has said nothing yet: it may be one that only says that it holds the blob, and the next one is to be asked
-/// before long.
+/// A node that has said nothing about a question for this long is given up: it may be one that only says that it holds the blob, and
+/// the next one is to be asked before long.
 const NODE_ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// When a lead first says that it waits for an origin, and how often from then on. Before version 4 of the protocol it was said late.

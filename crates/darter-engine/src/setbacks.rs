@@ -42,7 +42,7 @@ pub(crate) struct Culprit {
     pub(crate) said_by: Option<NodeId>,
     /// The sender in one word: the origin's host, or an agent's address.
     pub(crate) source: String,
-    /// The same for people, with whoever read it.
+    /// The sender for people, with the agent or origin that it read.
     pub(crate) from: String,
 }
 

@@ -100,7 +100,7 @@ impl Fleet {
         self.survey_without(key, blob, HashSet::new()).await
     }
 
-    /// The same, without asking these.
+    /// Asks the nodes about a source, but for those in `without`.
     pub async fn survey_without(
         self: &Arc<Self>,
         key: BlobId,

@@ -25,7 +25,7 @@ pub enum Reason {
     /// A member of a kind that file systems don't have, or that only one tar program knows.
     #[error("{name}: tar members of type {kind:?} can't be unpacked")]
     Kind {
-        /// Of which member.
+        /// The member.
         name: String,
         /// Its type in the header.
         kind: char,
@@ -33,25 +33,25 @@ pub enum Reason {
     /// A path goes through something that is no directory.
     #[error("{name}: something above it in the same layer is not a directory")]
     BelowFile {
-        /// Of which member.
+        /// The member.
         name: String,
     },
     /// A path passes too many symbolic links.
     #[error("{name}: more than {max} symbolic links on the way to it", max = crate::limits::MAX_LINKS)]
     TooManyLinks {
-        /// Of which member.
+        /// The member.
         name: String,
     },
     /// A path or a name in it is too long.
     #[error("{name}: the path is longer than {path} bytes, or a name in it than {one}", path = crate::limits::MAX_PATH, one = crate::limits::MAX_NAME)]
     TooLong {
-        /// Of which member.
+        /// The member.
         name: String,
     },
     /// A name, or a link's target, that no file system takes.
     #[error("{name}: a zero byte in its name, or in what it links to")]
     ZeroByte {
-        /// Of which member.
+        /// The member.
         name: String,
     },
     /// A hard link to something that is not there when the link comes.
@@ -73,7 +73,7 @@ pub enum Reason {
     /// A symbolic link without a target, or with one that no path is as long as.
     #[error("{name}: a symbolic link's target is 1 to {max} bytes, this one is {length}", max = crate::limits::MAX_PATH)]
     Target {
-        /// Of which member.
+        /// The member.
         name: String,
         /// How long the target is.
         length: usize,
@@ -81,13 +81,13 @@ pub enum Reason {
     /// A whiteout of nothing, or of a directory's own name.
     #[error("{name}: a whiteout has to name what it hides")]
     Whiteout {
-        /// Of which member.
+        /// The member.
         name: String,
     },
     /// A device number that no system has.
     #[error("{name}: device number {major}:{minor} is out of range")]
     Device {
-        /// Of which member.
+        /// The member.
         name: String,
         /// Its major number.
         major: i64,
@@ -97,7 +97,7 @@ pub enum Reason {
     /// An extended attribute that no file system takes.
     #[error("{name}: extended attribute {attribute}: {what}")]
     Xattr {
-        /// Of which member.
+        /// The member.
         name: String,
         /// The attribute's name.
         attribute: String,
@@ -107,7 +107,7 @@ pub enum Reason {
     /// A sparse file whose map is wrong, or can't be expressed.
     #[error("{name}: sparse file: {what}")]
     Sparse {
-        /// Of which member.
+        /// The member.
         name: String,
         /// The fault in it.
         what: &'static str,

@@ -43,7 +43,7 @@ impl<'host> Agent<'host> {
         Self::seed_with(host, registry_url, &[])
     }
 
-    /// The same, with these flags besides.
+    /// Starts it with these flags besides.
     pub fn seed_with(host: &'host Host, registry_url: &str, flags: &[&str]) -> Result<Self> {
         Self::launch(host, registry_url, ["seed"].iter().chain(flags).map(|&flag| flag.to_owned()).collect())
     }
@@ -53,7 +53,7 @@ impl<'host> Agent<'host> {
         Self::node_with(host, registry_url, seed, &[])
     }
 
-    /// The same, with these flags besides.
+    /// Starts it with these flags besides.
     pub fn node_with(host: &'host Host, registry_url: &str, seed: &Host, flags: &[&str]) -> Result<Self> {
         let join = format!("{}:{PEER_PORT}", seed.address());
         let mut arguments = vec!["node".to_owned(), "--join".to_owned(), join];
@@ -61,7 +61,7 @@ impl<'host> Agent<'host> {
         Self::launch(host, registry_url, arguments)
     }
 
-    /// The same among the mounts of the process `beside`: an agent that is started again sees the directory of layers that is kept there.
+    /// Starts a node among the mounts of the process `beside`: an agent that is started again sees the directory of layers that is kept there.
     pub fn node_beside(
         host: &'host Host,
         registry_url: &str,

@@ -213,7 +213,7 @@ impl Host {
         self.enter_with(&["--", "unshare", "--mount", "--propagation", "private", "--"], program.as_ref())
     }
 
-    /// The same with the mounts of a process of this host: a file that one of them hands to the other can be linked.
+    /// A command that runs on this host with the mounts of one of its processes: a file that one of them hands to the other can be linked.
     pub fn command_beside(&self, process: u32, program: impl AsRef<OsStr>) -> Command {
         self.enter_with(&[&format!("--mount=/proc/{process}/ns/mnt"), "--"], program.as_ref())
     }

@@ -72,12 +72,12 @@ impl Layout {
         self.add_manifest_with(architecture, layers, &config)
     }
 
-    /// The same with what a container is started with.
+    /// Stores configuration and manifest of such an image, with what a container is started with.
     pub fn add_manifest_with(&self, architecture: &str, layers: &[Layer], config: &Value) -> Result<Value> {
         self.add_annotated(architecture, layers, config, &[])
     }
 
-    /// The same with annotations of the layers, if there are such.
+    /// Stores configuration and manifest of such an image, with annotations of the layers, if there are such.
     pub(crate) fn add_annotated(
         &self,
         architecture: &str,

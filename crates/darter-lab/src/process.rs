@@ -39,7 +39,7 @@ impl Process {
         Self::begin(command, name, (output, out), (errors, err))
     }
 
-    /// The same with its standard output in a file named just so in another directory.
+    /// Starts `command` with its standard output in a file of just this name in another directory.
     pub fn spawn_into(command: &mut Command, name: &str, directory: &Path, logs: &Path) -> Result<Self> {
         let create = |path: PathBuf| -> Result<(PathBuf, File)> {
             let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;

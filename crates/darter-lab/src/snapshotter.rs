@@ -40,7 +40,7 @@ impl<'host> Snapshotter<'host> {
         Self::among(agent, layers, agent.process_id().context("the agent runs")?)
     }
 
-    /// The same among the mounts of this process, which may outlive the agent.
+    /// Starts one among the mounts of this process, which may outlive the agent.
     pub fn among(agent: &Agent<'host>, layers: &Path, process: u32) -> Result<Self> {
         Self::begin(agent.host(), agent.data().to_owned(), Some((layers.to_owned(), process)))
     }

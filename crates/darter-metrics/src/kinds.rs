@@ -91,7 +91,7 @@ pub enum Gone {
 pub enum Fallback {
     /// Before the first byte.
     Start,
-    /// Of a range that the agent could have given only after much before it.
+    /// An answer to a range that the agent could have given only after much before it.
     Ahead,
     /// In the middle: the rest came from the upstream.
     Resumed,

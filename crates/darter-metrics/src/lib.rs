@@ -403,7 +403,7 @@ impl Metrics {
         self.peer_received_bytes.get_or_create(&PeerLabels { from, tier: tier_name(tier) }).inc_by(bytes);
     }
 
-    /// The same bytes as `status` shows them.
+    /// The piece bytes moved, as `status` shows them.
     pub fn traffic(&self) -> Traffic {
         Traffic {
             from_origin: self.origin_bytes.get(),

@@ -42,7 +42,7 @@ pub(super) struct ProcessCollector {
 }
 
 impl ProcessCollector {
-    /// Of a process that started at this date, in seconds since 1970.
+    /// The figures of a process that started at this date, in seconds since 1970.
     pub(super) const fn new(started: u64) -> Self {
         Self { started }
     }

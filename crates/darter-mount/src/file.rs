@@ -190,8 +190,8 @@ impl MountedFile {
         Self::among(content, supply, settings, clock, Waits::new())
     }
 
-    /// The same of a file among several: while a program waits for another one of them, the rest of this one is not fetched, if it is to be fetched while nobody
-    /// waits. All of them have one clock.
+    /// A file among several, whose content was opened by this connection: while a program waits for another one of them, the rest of this
+    /// one is not fetched, if it is to be fetched while nobody waits. All of them have one clock.
     pub fn among(
         content: Content,
         supply: Arc<dyn Supply>,
@@ -477,7 +477,7 @@ impl MountedFile {
         })
     }
 
-    /// The same, or the verified bytes where there may be a hole.
+    /// Reads bytes that are at hand, or takes the verified bytes where there may be a hole.
     async fn taken(self: &Arc<Self>, at_hand: AtHand, range: ByteRange) -> Option<Bytes> {
         let file = Arc::clone(self);
         let taken =

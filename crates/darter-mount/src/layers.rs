@@ -78,7 +78,7 @@ pub enum Layer {
 /// The layers that there are.
 #[async_trait]
 pub trait Layers: Send + Sync + 'static {
-    /// The same as [`Self::look_up`], if that is known without waiting.
+    /// What [`Self::look_up`] gives, if that is known without waiting.
     fn at_hand(&self, layer: Digest) -> Option<Layer> {
         let _ = layer;
         None

@@ -36,7 +36,7 @@ pub struct Touches {
 }
 
 impl Touches {
-    /// Of a file that is opened now.
+    /// The touches of a file that is opened now: none.
     pub const fn new(pieces: PieceLength, length: u64, now: Moment) -> Self {
         Self { pieces, length, began: now, seen: PieceSet::new(), runs: Vec::new(), given: 0, due: FIRST_AFTER }
     }

@@ -53,7 +53,7 @@ struct Hash {
     of: Scope,
 }
 
-/// Of what a hash is, where a part is sent.
+/// The bytes that a hash is of, where a part is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scope {
     Whole,
@@ -120,8 +120,8 @@ impl Witness {
         Ok(())
     }
 
-    /// Of a later answer's witness, what has to see the bytes before that answer, too: what is surely said of the whole,
-    /// and not checked by `known` already.
+    /// What of a later answer's witness has to see the bytes before that answer, too: what is surely said of the whole, and not checked
+    /// by `known` already.
     ///
     /// # Errors
     /// [`ErrorKind::Changed`] where both can't be true.

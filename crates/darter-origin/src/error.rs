@@ -107,14 +107,14 @@ impl OriginError {
         Self { kind, text: text.into(), source: None, retry_after: None, unconnected: false }
     }
 
-    /// The same error with its cause.
+    /// This error with its cause.
     #[must_use]
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// The same error, met on the way to `what`.
+    /// This error, met on the way to `what`.
     #[must_use]
     pub(crate) fn met_at(mut self, what: &str) -> Self {
         self.text = format!("{what}: {}", self.text);
@@ -139,14 +139,14 @@ impl OriginError {
         }
     }
 
-    /// The same error of an origin that asked to wait, as with a 503.
+    /// This error of an origin that asked to wait, as with a 503.
     #[must_use]
     pub(crate) const fn asking_to_wait(mut self, retry_after: Option<Duration>) -> Self {
         self.retry_after = retry_after;
         self
     }
 
-    /// The same error, since no connection was made.
+    /// This error, which was met before a connection was made.
     #[must_use]
     pub(crate) const fn without_connection(mut self) -> Self {
         self.unconnected = true;
@@ -218,8 +218,8 @@ impl ErrorKind {
         Blame::new(fault, retry)
     }
 
-    /// The same, where the origin asked to wait: of what is not ready yet, and of too many requests that are called forbidden, that
-    /// alone says that a later request may succeed.
+    /// The fault, and how much asking again helps, where the origin asked to wait: of what is not ready yet, and of too many requests
+    /// that are called forbidden, that alone says that a later request may succeed.
     const fn blame_if_asked_to_wait(&self, retry_after: Option<Duration>) -> Blame {
         let blame = self.blame();
         let waits = matches!(self, Self::Status(202) | Self::Forbidden) || blame.retry.is_later();

@@ -48,7 +48,7 @@ impl FileOrigin {
         Ok(Self { roots: Some(roots?) })
     }
 
-    /// The same of directories whose paths have no symbolic links.
+    /// Reads files under these directories only, whose paths have no symbolic links.
     pub const fn below(directories: Vec<PathBuf>) -> Self {
         Self { roots: Some(directories) }
     }

@@ -38,27 +38,27 @@ impl Origins {
         }
     }
 
-    /// The same, with local files.
+    /// These origins, with local files.
     #[must_use]
     pub fn with_files(mut self, files: FileOrigin) -> Self {
         self.files = Some(files);
         self
     }
 
-    /// The same, with another patience.
+    /// These origins, with another patience.
     #[must_use]
     pub const fn with_retries(mut self, policy: RetryPolicy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// The same origins, asked once: for callers that know that others have just been patient for nothing.
+    /// These origins, asked once: for callers that know that others have just been patient for nothing.
     #[must_use]
     pub fn once(&self) -> Self {
         self.clone().with_retries(RetryPolicy::never())
     }
 
-    /// The same origins, asked for somebody: what may be reached differs.
+    /// These origins, asked for a requester: what may be reached differs.
     #[must_use]
     pub fn for_requester(&self, requester: Requester) -> Self {
         let mut origins = self.clone();

@@ -80,7 +80,7 @@ where
     retry_noting(policy, attempt, |_, _| ()).await
 }
 
-/// The same; what `note` gives back is kept during each pause.
+/// Runs `attempt` as [`retry`] does; what `note` gives back is kept during each pause.
 pub(crate) async fn retry_noting<T, F, N>(
     policy: RetryPolicy,
     mut attempt: impl FnMut() -> F,

@@ -32,7 +32,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The same, as text.
+/// The text of a file that a configuration names.
 ///
 /// # Errors
 /// As [`read`], and when it is not UTF-8.

@@ -22,7 +22,7 @@ pub const SIGN_OF_LIFE: [u8; 4] = [0; 4];
 pub struct Frame {
     bytes: Bytes,
     since: u8,
-    /// The same for agents without [`Capabilities::FAILURE_KINDS`], where it has other bytes.
+    /// The message for agents without [`Capabilities::FAILURE_KINDS`], where it has other bytes.
     plain: Option<Bytes>,
 }
 

@@ -104,8 +104,7 @@ pub enum Message {
         held: Option<Held>,
         /// True if the member wants the rest, false if it only offers what it holds.
         wants: bool,
-        /// Of an expanded layer: how long it is as its registry stores it, by the longest manifest that the member knows. No more of it has
-        /// to be read.
+        /// For an expanded layer: how long it is as its registry stores it, by the longest manifest that the member knows. No more of it has to be read.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         size: Option<u64>,
     },

@@ -186,7 +186,7 @@ impl Registries {
         })
     }
 
-    /// The same, by way of seeds where there are any, or of other nodes.
+    /// These registries, asked by way of seeds where there are any, or of other nodes.
     pub fn with_relay(self, relay: Relay) -> Self {
         Self { relay: Some(Arc::new(relay)), ..self }
     }

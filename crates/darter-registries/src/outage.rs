@@ -23,10 +23,10 @@ use super::question::{About, Question, Reply};
 
 /// A registry that did not answer in time is left alone for this long by those that have something else to go by.
 const SILENT_FOR: Duration = Duration::from_secs(10);
-/// The same for one that asks to slow down and does not say how long: each pull would else cost it two requests for each
-/// manifest and layer.
+/// A registry that asks to slow down and does not say for how long is left alone for this long: each pull would else cost it two
+/// requests for each manifest and layer.
 const LIMITED_FOR: Duration = Duration::from_secs(10);
-/// The same for one that answers with an error of its own.
+/// A registry that answers with an error of its own is left alone for this long.
 const FAILING_FOR: Duration = Duration::from_secs(2);
 /// Longest `Retry-After` that is kept to.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);

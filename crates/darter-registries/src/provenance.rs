@@ -56,7 +56,7 @@ pub fn place_of(upstream: &Upstream, repository: &str) -> String {
     place_at(upstream.base(), repository)
 }
 
-/// The same, by the registry's base address.
+/// A repository of a registry at this base address, as a line says it.
 pub(crate) fn place_at(base: &Url, repository: &str) -> String {
     format!("{base} {repository}")
 }

@@ -139,8 +139,8 @@ impl Question {
         hasher.finish()
     }
 
-    /// The same of questions that are answered from this host, not by way of others: to wait for the one might be to wait
-    /// for oneself.
+    /// The key of a question that is answered from this host, not by way of other agents: to wait for the other one's answer might be to
+    /// wait for oneself.
     pub(crate) fn key_here(&self) -> Digest {
         let mut hasher = DigestHasher::sha256();
         hasher.update(b"here");

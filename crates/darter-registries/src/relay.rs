@@ -71,7 +71,7 @@ struct FoundNodes {
 }
 
 impl Relay {
-    /// Of an agent of this role. Questions on the way run among `tasks`.
+    /// The relay of an agent of this role. Questions on the way run among `tasks`.
     pub fn new(fleet: Arc<Fleet>, role: Role, tasks: TaskTracker) -> Self {
         let found = Mutex::new(Recent::new(MAX_FOUND));
         Self { fleet, role, tasks, last: AtomicU32::new(0), waiting: Mutex::default(), found }

@@ -16,7 +16,7 @@ use super::{Logins, Registries};
 /// Questions of nodes that are being answered at a time; those beyond are told to ask elsewhere.
 const MAX_QUESTIONS: usize = 16_384;
 
-/// The same of one node. A pull asks a few, and equal ones of a host are one.
+/// Questions of one node that are being answered at a time. A pull asks a few, and equal ones of a host are one.
 const MAX_QUESTIONS_OF_ONE: u32 = 1024;
 
 /// Room for questions of nodes. One that asks for ever more leaves the others theirs.

@@ -48,12 +48,12 @@ impl Waits {
         self.part(0.8)
     }
 
-    /// The same when another agent asks, which may ask a third.
+    /// Until when a registry may answer a question that another agent asks now, which may ask a third.
     pub fn relayed(self) -> Instant {
         self.part(0.85)
     }
 
-    /// The same by way of other agents.
+    /// Until when other agents may answer a question that is asked now.
     pub fn others(self) -> Instant {
         self.part(0.9)
     }

@@ -14,7 +14,7 @@ pub struct Goal {
     pub last_over_median: Option<f64>,
     /// Every node's own time over its own bound.
     pub own_over_bound: Option<f64>,
-    /// The same, of the nodes whose cables are like the others'.
+    /// Own time over own bound of each node whose cable is like the others'.
     pub others_over_bound: Option<f64>,
     /// When the last node is done, over when the last was that pulled from the registry, in the same turn.
     pub last_over_direct: Option<f64>,
@@ -41,7 +41,7 @@ impl Goal {
         limits.join(", ")
     }
 
-    /// The same without what is not known of a run that reached these figures.
+    /// These goals without those for figures that are not known of a run that reached others.
     #[must_use]
     pub fn known_to(&self, reached: &Self) -> Self {
         Self {

@@ -16,7 +16,7 @@ use crate::goal::Goal;
 
 /// Content bytes in a full segment (an MTU of 1500, timestamps on).
 const SEGMENT_CONTENT: f64 = 1448.0;
-/// The same segment as a shaper counts it, with its Ethernet header.
+/// Bytes of a full segment as a shaper counts it, with its Ethernet header.
 const SEGMENT_FRAME: f64 = 1514.0;
 
 /// The word for a cable without a rate.
@@ -79,7 +79,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// The same rate both ways.
+    /// A cable with one rate both ways.
     pub const fn symmetric(rate: Rate) -> Self {
         Self { up: Some(rate), down: Some(rate) }
     }
@@ -130,14 +130,14 @@ impl Scenario {
         }
     }
 
-    /// The same, and this happens then.
+    /// This scenario, in which `event` happens at a time, too.
     #[must_use]
     pub fn at(mut self, when: impl Into<When>, event: Event) -> Self {
         self.events.push(At { when: when.into(), event });
         self
     }
 
-    /// The same, and a node lies from the start.
+    /// This scenario, in which a node lies from the start.
     #[must_use]
     pub fn lie(self, node: u32, how: Lie) -> Self {
         let lying = self.at(Duration::ZERO, Event::Lie { node, how });

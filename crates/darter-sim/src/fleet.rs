@@ -97,7 +97,7 @@ impl Fleet {
         self.finish()
     }
 
-    /// The same, and what each node's session was told in its first life and did, if the scenario keeps that.
+    /// Runs the fleet ([`run`](Self::run)); gives also what each node's session was told in its first life and did, if the scenario keeps that.
     pub fn run_recorded(mut self) -> (Report, Vec<SessionTrace>) {
         self.play();
         let traces = self.nodes.iter().filter_map(|node| node.session.trace().cloned()).collect();
@@ -266,7 +266,7 @@ impl Fleet {
         }
     }
 
-    /// The same of what a node does something about at once.
+    /// Tells a node's session something that it does something about at once.
     pub(crate) fn tell_at_once(&mut self, index: u32, input: Input) {
         let node = &mut self.nodes[index as usize];
         let (view, now) = (self.blob.seen_by(node), node.clock(self.now));

@@ -54,7 +54,7 @@ impl Blob {
 }
 
 impl View<'_> {
-    /// The same of a node that can reach these, and the seed or not.
+    /// This knowledge, of a node that can reach these nodes, and the seed or not.
     pub(crate) fn meeting(self, reached: Vec<NodeId>, has_seed: bool) -> Self {
         Self { reached, has_seed, ..self }
     }

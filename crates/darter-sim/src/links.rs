@@ -20,7 +20,7 @@ impl Fleet {
         self.delivered_at(from, to, self.now)
     }
 
-    /// The same for a message that its sender's cable has not taken up before some moment.
+    /// When a control message reaches the other node that its sender's cable has not taken up before some moment.
     pub(crate) fn delivered_at(&self, from: u32, to: u32, left: Moment) -> Moment {
         let longest = self.network.queue;
         let (sender, receiver) = (&self.nodes[from as usize], &self.nodes[to as usize]);

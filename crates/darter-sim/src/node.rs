@@ -62,7 +62,7 @@ pub(crate) struct Node {
     pub(crate) uploads: Uploads,
     /// The moment for which a poll stands in the queue.
     pub(crate) poll_at: Option<Moment>,
-    /// The same for a look at whether there is something to poll for.
+    /// The moment for which a look at whether there is something to poll for stands in the queue.
     pub(crate) wake_at: Option<Moment>,
     pub(crate) joined: Moment,
     pub(crate) finished: Option<Moment>,

@@ -226,8 +226,8 @@ impl Snapshotter {
         threads::run(move || work(&inner))
     }
 
-    /// The same for what may mount layers, which a directory that hangs keeps from its end. It goes on then; what it makes after that is nobody's, and
-    /// containerd takes it away.
+    /// Does `work` that may mount layers, and takes old mounts away: a directory of layers that hangs keeps it from its end. It goes on
+    /// then; what it makes after that is nobody's, and containerd takes it away.
     async fn mounting<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> Result<T> + Send + 'static) -> Result<T> {
         tokio::time::timeout(MOUNT_TIMEOUT, self.blocking(work)).await.unwrap_or_else(|_| {
             let (directory, seconds) = (self.inner.directory.display(), MOUNT_TIMEOUT.as_secs());

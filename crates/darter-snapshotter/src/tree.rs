@@ -59,7 +59,7 @@ pub(crate) struct Snapshot {
     pub(crate) updated: Duration,
     #[serde(default)]
     pub(crate) labels: Labels,
-    /// Of a committed one.
+    /// The disk that a committed snapshot takes.
     #[serde(default)]
     pub(crate) usage: Usage,
     /// The diff id of the layer that it is, if nothing of it is unpacked.

@@ -339,7 +339,7 @@ impl<M: Medium> Body<M> {
         self.read_checked(piece, buffer, false)
     }
 
-    /// The same; `again` is whether its bytes are compared with the hash though they were before.
+    /// Replaces the content of `buffer` with a held and verified piece; `again` has its bytes compared with the hash though they were before.
     fn read_checked(&self, piece: PieceIndex, buffer: &mut Vec<u8>, again: bool) -> Result<()> {
         loop {
             let (expected, verified) = self.admit(piece)?;

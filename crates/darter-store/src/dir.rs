@@ -146,7 +146,8 @@ impl Dir {
         self.find_sub(name)?.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// The same for a directory of what can be had again: what has its name and can't be used is set aside as `NAME.unread`.
+    /// Opens a directory in this one for what can be had again, which is made if it is missing: what has its name and can't be used is
+    /// set aside as `NAME.unread`.
     ///
     /// # Errors
     /// When the system refuses that, too.
@@ -193,7 +194,7 @@ impl Dir {
         Ok(file)
     }
 
-    /// The same for a file that may have more names than one; returns how many.
+    /// Opens a file that exists and may have more names than one; returns how many.
     ///
     /// # Errors
     /// When it is missing, a link, no regular file, another's, or the system refuses.

@@ -39,7 +39,7 @@ impl MemStore {
         self.keeper.backend.full.fill();
     }
 
-    /// The same blobs for a process that starts again: it trusts no piece before it has hashed it.
+    /// These blobs for a process that starts again: it trusts no piece before it has hashed it.
     #[must_use]
     pub fn reopened(&self) -> Self {
         self.keeper.bodies().iter().for_each(|body| body.doubt());

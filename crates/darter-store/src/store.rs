@@ -357,20 +357,22 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
         self.file_run(piece..PieceIndex(piece.0.saturating_add(1)))
     }
 
-    /// The same of the first of these pieces, at least of one: those that follow in the page cache take one look at the file for all.
+    /// The place of the first of these pieces in a file, at least of one, as [`piece_file`](Self::piece_file) tells of one: those that
+    /// follow in the page cache take one look at the file for all.
     ///
     /// # Errors
     /// [`NotHeld`](crate::StoreError::NotHeld): the first is not.
     fn file_run(&self, pieces: Range<PieceIndex>) -> Result<Option<PieceFile>>;
 
-    /// The same of a piece that can be sent at once: this process has verified it, and it is in the page cache. May be called
-    /// on any thread, since it asks an open file and reads nothing. `None` says nothing of the piece but that it has to be
-    /// asked for where the disk may be waited for.
+    /// The place of a piece in a file that can be sent at once: this process has verified it, and it is in the page cache. May be called
+    /// on any thread, since it asks an open file and reads nothing. `None` says nothing of the piece but that it has to be asked for
+    /// where the disk may be waited for.
     fn ready_file(&self, piece: PieceIndex) -> Option<PieceFile> {
         self.ready_run(piece..PieceIndex(piece.0.saturating_add(1)))
     }
 
-    /// The same of the first of these pieces, up to one that is not ready: one look at the file for all of them.
+    /// The place of the first of these pieces in a file, up to one that is not ready ([`ready_file`](Self::ready_file)): one look at the
+    /// file for all of them.
     fn ready_run(&self, pieces: Range<PieceIndex>) -> Option<PieceFile>;
 
     /// The digest of all bytes, by `like`'s algorithm. `step` is called for each piece: all of them may take minutes.

@@ -134,7 +134,7 @@ impl Books {
         &self.lead
     }
 
-    /// The same, to be told something.
+    /// That lead, to be told something.
     pub(crate) const fn lead_mut(&mut self) -> &mut Lead {
         &mut self.lead
     }

@@ -133,7 +133,7 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Of a blob of which nothing is known.
+    /// The profile of a blob of which nothing is known.
     pub fn new(bounds: Bounds) -> Self {
         Self::kept(bounds, Vec::new(), None)
     }

@@ -64,12 +64,13 @@ pub struct Tuning {
     /// How long each next node in a group waits for the designated fetcher of a piece from another rack, in usual piece times, when
     /// it is busy. Shorter turns cost copies, longer ones time (`docs/notes/locality.md`).
     pub fetcher_factor: u32,
-    /// The same for a piece from another zone or region, of which all members learn later.
+    /// How long each next node waits for the designated fetcher of a piece from another zone or region, in usual piece times: all members
+    /// learn of it later.
     pub fetcher_factor_beyond: u32,
     /// A turn is never shorter than this many times what a piece from another rack or zone takes now: where the link between racks is
     /// full, others' fetches stand in its queue (`docs/notes/locality.md`).
     pub fetcher_patience: u32,
-    /// The same, at least.
+    /// A turn is never shorter than this, either.
     pub fetcher_floor: Duration,
     /// If several start the same, a request is not overdue sooner than this: a whole start takes about a second
     /// (`docs/notes/starters.md`).
@@ -93,7 +94,7 @@ pub struct Tuning {
     pub lead_strikes: u32,
     /// A reader in order is behind when more bytes than this were received that lie behind a piece which it lacks.
     pub reader_lag: u64,
-    /// The same as a part of the blob: one piece in `reader_lag_part`. The larger of both holds.
+    /// The lag of a reader that is behind, as a part of the blob: one piece in `reader_lag_part`. The larger of both holds.
     pub reader_lag_part: u32,
     /// The very next pieces of a reader that is behind, which are requested first and in order: the one that it stands before is no rare
     /// one, and would come late among more of them (`docs/notes/readers-window.md`).
@@ -101,7 +102,7 @@ pub struct Tuning {
     /// A near piece that was asked of a holder which has never answered yet is asked of another, too, when its answer has not begun after this many
     /// times what the holder's queue would take elsewhere.
     pub reader_hurry: u32,
-    /// The same, at least.
+    /// A near piece is asked of another holder for that reason after this at the soonest.
     pub reader_hurry_floor: Duration,
     /// The next pieces of a reader that is behind, of which the rarest is requested then. With fewer, holders often have none of them;
     /// with more, the first of them comes later (`docs/notes/readers-window.md`).
@@ -122,7 +123,7 @@ pub struct Tuning {
     pub settle: Duration,
     /// A piece is sent by the lead again only after this many usual delivery times, so that peers can spread it.
     pub copy_factor: u32,
-    /// The same, at least.
+    /// A piece is sent by the lead again after this at the soonest.
     pub copy_floor: Duration,
     /// The pause is this many times longer while the lead itself still waits for pieces of the origin.
     pub copy_factor_while_reading: u32,
@@ -135,12 +136,12 @@ pub struct Tuning {
     pub slow_delivery: u32,
     /// A piece that the lead sent counts as lost when its receiver did not confirm it within this many usual delivery times.
     pub delivery_factor: u32,
-    /// The same, at least: a member that is slow, or told to be brief, confirms late.
+    /// A piece that the lead sent counts as lost after this at the soonest: a member that is slow, or told to be brief, confirms late.
     pub delivery_floor: Duration,
     /// A member that holds alone what the lead gave it, and passed on nothing of all that it was given for this many times what the
     /// first copy usually takes, keeps it to itself: others are given it, and the member gets little that nobody has.
     pub keeping_factor: u32,
-    /// The same, at least; in a swarm of many members, which tell the lead late, four times as long.
+    /// A member is taken to keep pieces to itself after this at the soonest; in a swarm of many members, which tell the lead late, four times as long.
     pub keeping_floor: Duration,
     /// A member that told of none of this many pieces that the lead sent it waits behind others for pieces that it names (`docs/notes/liars.md`).
     pub untold: u32,
@@ -154,12 +155,12 @@ pub struct Tuning {
     pub tell_few: Duration,
     /// How often a node tells the lead of its pieces in a small swarm.
     pub tell_lead_soon: Duration,
-    /// The same in a large one. At ten thousand nodes the lead hears ten thousand messages a second.
+    /// How often a node tells the lead of its pieces in a large swarm. At ten thousand nodes the lead hears ten thousand messages a second.
     pub tell_lead_late: Duration,
     /// How long the lead of a large swarm gathers for a member what changed among its neighbours, for each member: see
     /// [`Tuning::tell_links_pause`].
     pub tell_links_each: Duration,
-    /// The same, at most.
+    /// The longest that the lead gathers for a member what changed among its neighbours.
     pub tell_links_most: Duration,
     /// In a swarm of fewer members the lead tells all of them the hashes of the pieces; in a larger one members ask each other: ten thousand
     /// lists of a thousand hashes are a third of a copy of a blob in pieces of 1 MiB (`docs/notes/hashes-between-members.md`).
@@ -174,7 +175,7 @@ pub struct Tuning {
     pub list_pause: Duration,
     /// How long an answer to a question for hashes may take before another is asked.
     pub hash_patience: Duration,
-    /// The same for an answer of the lead, which is asked when nobody else can tell, perhaps by everybody.
+    /// How long an answer of the lead to a question for hashes may take: it is asked when nobody else can tell, perhaps by everybody.
     pub hash_patience_with_lead: Duration,
 }
 

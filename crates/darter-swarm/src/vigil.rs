@@ -14,7 +14,7 @@ use darter_core::Moment;
 /// How long a node that leads and says that it knows every hash may give nothing to a member that holds nothing yet.
 const MAX_MUTE: Duration = Duration::from_secs(8);
 
-/// The same for any other: it may have to read the origin first, which may be slow to answer.
+/// How long any other node that leads may give nothing: it may have to read the origin first, which may be slow to answer.
 pub(crate) const MAX_MUTE_READER: Duration = Duration::from_secs(32);
 
 /// Bytes of pieces that are not whole yet which count as a piece: a lead that gives a byte at a time gives nothing.
@@ -25,7 +25,7 @@ const MIN_MOVE: u64 = 4096;
 pub(crate) enum Awaited {
     /// Its first piece, of which it knows the hash as of all others.
     First,
-    /// The same for a piece that may have to be read of the origin.
+    /// A piece that may have to be read of the origin.
     Read(Duration),
 }
 
@@ -40,7 +40,7 @@ pub struct Vigil {
     crumbs: u64,
     /// Time since then that does not count.
     excused: Duration,
-    /// The same while others led.
+    /// Time that did not count while others led.
     excused_before: Duration,
 }
 

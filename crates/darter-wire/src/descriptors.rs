@@ -49,7 +49,7 @@ pub struct AcceptFailures {
 }
 
 impl AcceptFailures {
-    /// Of a port that people know by this name.
+    /// The failures of a port that people know by this name: none yet.
     pub const fn new(port: &'static str) -> Self {
         Self { port, pause: MIN_PAUSE, said: None }
     }

@@ -31,7 +31,7 @@ pub(crate) enum Failure {
     /// The reader of standard output has seen enough (`darter ls | head -1`): not a failure, exit code 0.
     #[error("standard output was closed")]
     OutputClosed,
-    /// The same of a named pipe: exit code 0.
+    /// The reader of a named pipe has seen enough: not a failure, exit code 0.
     #[error("the reader of {} closed it before the end", .0.display())]
     ReaderLeft(PathBuf),
     /// Told to stop by a signal.
@@ -144,7 +144,7 @@ pub(crate) fn line(error: &anyhow::Error) -> String {
     without_logins(&in_full(error.as_ref()).to_string())
 }
 
-/// The same for programs.
+/// An error for programs: in one line, and what follows from it.
 pub(crate) fn problem(error: &anyhow::Error) -> Problem {
     Problem::new(line(error), blame(error))
 }

@@ -89,7 +89,7 @@ struct Work<'a> {
     bar: Bar,
     /// Which download each file is written by.
     taken: Mutex<HashMap<PathBuf, usize>>,
-    /// The same for files with several names (device and inode), and what is downloaded.
+    /// The URL that is written into each file with several names, by device and inode.
     linked: Mutex<HashMap<(u64, u64), Url>>,
 }
 

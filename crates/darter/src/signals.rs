@@ -25,7 +25,7 @@ impl Signals {
         })
     }
 
-    /// The same for a process in the foreground, which ends with its terminal: SIGHUP is one of the signals, unless the process was
+    /// Catches these signals in a process in the foreground, which ends with its terminal: SIGHUP is one of them, unless the process was
     /// started to outlive it (`nohup`).
     pub(crate) fn catch_in_foreground() -> io::Result<Self> {
         Ok(Self { hangup: unless_ignored(SignalKind::hangup())?, ..Self::catch()? })

@@ -106,7 +106,7 @@ pub(super) struct Known {
     /// As it is shown.
     name: String,
     digest: Option<Digest>,
-    /// Of an expanded layer: the digests of the layer and of its tar.
+    /// For an expanded layer the digests of the layer and of its tar.
     pub(super) expanded: Option<(Digest, Digest)>,
 }
 

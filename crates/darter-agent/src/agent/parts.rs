@@ -108,7 +108,8 @@ impl Download {
         tokio::time::timeout(within, fetched).await.map_or(Ok(false), |fetched| fetched.map(|()| true))
     }
 
-    /// The same without hurry: readers that wait for other bytes go first. Nothing is fetched so while a start goes by what others touched first.
+    /// Fetches the bytes of `range` as [`fetch`](Self::fetch) does, without hurry: readers that wait for other bytes go first. Nothing is
+    /// fetched so while a start goes by what others touched first.
     ///
     /// # Errors
     /// As [`Download::fetch`].
@@ -150,7 +151,7 @@ impl Download {
         tokio::time::timeout(within, given).await.unwrap_or(Ok(None))
     }
 
-    /// The same in memory, for a question of the agent's own: no program's read counts.
+    /// The bytes of `range` in memory, for a question of the agent's own: no program's read counts.
     pub(super) async fn bytes_at(&self, range: ByteRange, within: Duration) -> Result<Vec<u8>, FetchError> {
         let waited = || FetchError::Silent;
         let read = async {

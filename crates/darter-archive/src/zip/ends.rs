@@ -91,7 +91,7 @@ impl Ends {
         }
     }
 
-    /// The same with what the record of zip64 says, which is at `at`.
+    /// These ends with what the record of zip64 says, which is at `at`.
     pub(super) fn with_zip64(self, record: &[u8], at: u64) -> Result<Self, ArchiveError> {
         if record.len() as u64 != ZIP64_END || !record.starts_with(b"PK\x06\x06") {
             return Err(damaged("its zip64 record is missing"));

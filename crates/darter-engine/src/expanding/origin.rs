@@ -132,8 +132,8 @@ impl Origin for Expanding {
         Ok(Stat { version: version(layer, None), shown: Shown::default(), unchanged: true, ranges: false })
     }
 
-    /// Of an expanded layer the beginning is given by range. Any other question is answered by all that comes behind it, without a length;
-    /// or by all of a file that is no longer than a beginning.
+    /// The beginning of an expanded layer is given by range. Any other question is answered by all that comes behind it, without a
+    /// length; or by all of a file that is no longer than a beginning.
     async fn read(
         &self,
         source: &Source,

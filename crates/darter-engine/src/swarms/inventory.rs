@@ -37,7 +37,7 @@ pub(super) struct Inventory(Mutex<KnownHolders>);
 #[derive(Default)]
 struct KnownHolders {
     holders: HashMap<BlobId, BTreeSet<NodeId>>,
-    /// Of these, the blobs that each node told of, in the order of its telling.
+    /// The blobs that each of these nodes told of, in the order of its telling.
     blobs: HashMap<NodeId, VecDeque<BlobId>>,
 }
 

@@ -27,8 +27,8 @@ impl Swarms {
         self.join_if(seed, source, caller, |_| true).await
     }
 
-    /// The same for content at hand that this source is not proven for: only if the seed has all of it, checked. A seed that
-    /// has nothing lets in every agent that names a registry that has begun to answer.
+    /// Joins the swarm of content at hand that this source is not proven for: only if the seed has all of it, checked. A seed that has
+    /// nothing lets in every agent that names a registry that has begun to answer.
     pub(super) async fn join_proven(
         self: &Arc<Self>,
         seed: NodeId,

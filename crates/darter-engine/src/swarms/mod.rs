@@ -76,7 +76,7 @@ use crate::transfer::{House, Lead, Outcome, Transfer};
 /// A transfer that nobody read or asked for during this time is put away; its blob stays in the store.
 const RETIRE_AFTER: Duration = Duration::from_secs(60);
 
-/// The same for one of a blob that passes through: there is nothing to go on from.
+/// A transfer of a blob that passes through is put away after this time without a reader: there is nothing to go on from.
 const RETIRE_PASSING_AFTER: Duration = Duration::from_secs(10);
 
 /// A lead remembers its members for longer: they are who the next one to come is sent to.
@@ -225,8 +225,8 @@ impl Swarms {
         None
     }
 
-    /// The same for somebody on this host who reads the blob. A transfer that passes through and has forgotten its beginning
-    /// goes on for its own readers alone, if it can, and another is begun.
+    /// The transfer of a blob for a reader on this host. A transfer that passes through and has forgotten its beginning goes on for its
+    /// own readers alone, if it can, and another is begun.
     pub(super) fn get_to_read(&self, blob: BlobId) -> Option<Arc<Transfer>> {
         let transfer = self.get(blob)?;
         if !transfer.is_past_its_beginning() || !(transfer.is_alone() || transfer.is_complete()) {

@@ -52,7 +52,7 @@ impl Swarms {
         self.open_unclaimed(requester, source, credentials, everything).await
     }
 
-    /// The same for the expanded form of a layer: nobody wants the blob for its own sake.
+    /// Opens the expanded form of a layer: nobody wants the blob for its own sake.
     pub(super) async fn open_unclaimed(
         self: &Arc<Self>,
         requester: Requester,

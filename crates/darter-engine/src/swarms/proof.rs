@@ -154,7 +154,7 @@ impl Swarms {
         self.compare(source, caller).await
     }
 
-    /// The same for a program of this host. A node leaves it to the seeds that let it in.
+    /// Sees to it that the source is proven for a program of this host. A node leaves it to the seeds that let it in.
     ///
     /// # Errors
     /// As for a member.

@@ -66,7 +66,7 @@ pub(super) struct Leftover {
     pub(super) progress: Moment,
     /// One past the furthest byte that came.
     pub(super) reached: u64,
-    /// The same of bytes that were here already and came again since then.
+    /// Bytes that were here already and came again since then.
     pub(super) again: u64,
     /// True if it begins with the first byte, and what is known is compared.
     pub(super) anew: bool,

@@ -49,7 +49,7 @@ impl Transfer {
         self.tell_and(input, |_, _| {});
     }
 
-    /// The same, and takes note of it once the session knows.
+    /// Tells the session what has happened ([`tell`](Self::tell)), and takes note of it once the session knows.
     pub(super) fn tell_and(&self, input: Input, note: impl FnOnce(&mut TransferState, Moment)) {
         let now = self.context.now();
         let mut state = self.state();

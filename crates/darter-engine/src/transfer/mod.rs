@@ -165,7 +165,7 @@ pub struct Transfer {
     driver: Notify,
     /// Marked as changed when pieces, the length or the outcome changed: wakes readers.
     changed: watch::Sender<()>,
-    /// The same for the whole agent: wakes whoever waits for something to send.
+    /// Marked as changed, for the whole agent, when there may be something to send: wakes uploads that wait.
     sendable: watch::Sender<()>,
     readers: AtomicUsize,
     rest: Rest,
@@ -470,7 +470,7 @@ impl Transfer {
         self.stored.length().map(|length| self.piece_length.count(length))
     }
 
-    /// The same, or how many there are at least.
+    /// How many pieces the blob has, or has at least as far as is known.
     fn pieces_so_far(&self) -> u32 {
         self.pieces().unwrap_or_else(|| self.stored.known().runs().last().map_or(0, |run| run.end))
     }

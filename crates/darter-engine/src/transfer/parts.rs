@@ -19,7 +19,7 @@ use futures_util::future::{self, Either};
 
 /// How long an answer to a range is waited for before the whole is requested as well.
 const RANGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// The same where the whole has been answered already.
+/// How long an answer to a range is waited for where the whole has been answered already.
 const SHORT_RANGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An origin's support of ranges, as far as it is known.
@@ -42,7 +42,7 @@ pub(super) enum Next {
     AsBefore,
     /// Ask for the whole at once.
     Whole,
-    /// The same, and compare it with what is here: the part may have been another one.
+    /// Ask for the whole at once, and compare it with what is here: the part may have been another one.
     Compared,
 }
 

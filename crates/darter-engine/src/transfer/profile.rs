@@ -246,7 +246,7 @@ impl Transfer {
         is_new
     }
 
-    /// The same without writing it.
+    /// Changes what is known without writing it down; true if that is something new.
     fn apply(&self, change: impl FnOnce(&mut Profile) -> bool) -> bool {
         {
             let mut known = self.profiling.known.lock();

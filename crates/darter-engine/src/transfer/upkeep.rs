@@ -155,7 +155,7 @@ impl Transfer {
         FetchError::Stalled { waited, what }
     }
 
-    /// The same of a lead that was left for that.
+    /// Why readers end when a lead gave nothing for too long and was left for that.
     fn stalled_at(&self, lead: NodeId) -> Option<FetchError> {
         let (waited, limit) =
             (self.state().session.vigil().waited(self.context.now()), self.context.options.stall_timeout);

@@ -144,7 +144,7 @@ impl Transfer {
         self.have(range, within, None).await
     }
 
-    /// The same of bytes that nobody waits for yet, and that will be needed: behind all that readers wait for.
+    /// Sees to it that bytes which nobody waits for yet, and that will be needed, are here and verified: behind all that readers wait for.
     ///
     /// # Errors
     /// As [`Transfer::ensure`]; at once if the store has no room for the blob, which passes through memory then.

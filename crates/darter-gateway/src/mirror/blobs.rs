@@ -100,7 +100,7 @@ pub trait Blob: Send + Sync + 'static {
     /// Verified bytes of `range` (everything if `None`) in order, as they arrive; an error rather than a short end.
     fn parts(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Part, FetchError>>;
 
-    /// The same of a range that is no part of a reading of everything: its bytes don't wait for the whole to be checked.
+    /// Verified bytes of a range that is no part of a reading of everything: its bytes don't wait for the whole to be checked.
     fn lone_parts(&self, range: ByteRange) -> BoxStream<'static, Result<Part, FetchError>>;
 }
 

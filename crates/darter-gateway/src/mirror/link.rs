@@ -32,7 +32,7 @@ pub(crate) struct List<'a> {
     pub(crate) asked: &'a str,
     /// The repository, as the registry names it.
     pub(crate) repository: &'a str,
-    /// The same, as the request named it.
+    /// The repository, as the request named it.
     pub(crate) asked_name: &'a str,
     /// The list's path below the repository, such as `tags/list`.
     pub(crate) rest: &'a str,

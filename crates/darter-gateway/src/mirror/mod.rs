@@ -391,7 +391,7 @@ impl Mirror {
         self.request_path(ask, method, format!("/v2/{}/{rest}", ask.repository), headers).await
     }
 
-    /// The same for a path of the registry.
+    /// Asks the upstream, with the caller's credentials, for a path of the registry. Any status is an answer.
     async fn request_path(
         &self,
         ask: &Ask<'_>,

@@ -110,7 +110,7 @@ impl Problem {
         Self::of_parts(status, &headers, body, upstream, unknown)
     }
 
-    /// The same, of an answer that was read whole.
+    /// An upstream's answer that is no success and was read whole. `unknown` is the code of a 404.
     pub(crate) fn of_reply(reply: Reply, upstream: &str, unknown: Code) -> Self {
         Self::of_parts(reply.status, &reply.headers, reply.body, upstream, unknown)
     }

@@ -53,7 +53,7 @@ impl WrongDigests {
         Self { seen: Arc::new(Mutex::new(Recent::new(MAX_DIGESTS))), clock, only_for: None }
     }
 
-    /// The same, where what is noted matters to this caller alone.
+    /// This place, where what is noted matters to this caller alone.
     pub(crate) fn only_for(&self, caller: Fingerprint) -> Self {
         Self { only_for: Some(caller), ..self.clone() }
     }

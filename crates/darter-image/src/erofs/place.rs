@@ -23,7 +23,7 @@ pub(super) enum Layout {
 #[derive(Debug)]
 pub(super) struct Placed {
     pub(super) node: NodeId,
-    /// Of a directory, the one that it is in.
+    /// For a directory the directory that it is in.
     pub(super) parent: NodeId,
     pub(super) links: u32,
     /// Its offset in the metadata.

@@ -77,9 +77,9 @@ pub struct TarMember {
     pub gid: i64,
     /// When it was last modified.
     pub mtime: Time,
-    /// Of a device.
+    /// A device's number.
     pub major: i64,
-    /// Of a device.
+    /// A device's number.
     pub minor: i64,
     /// How long the file is.
     pub size: u64,

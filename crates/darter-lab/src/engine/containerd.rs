@@ -118,7 +118,7 @@ impl<'host> Containerd<'host> {
         Self::start_build(host, route, Build::Packaged)
     }
 
-    /// The same of this build.
+    /// Starts a containerd of this build on a host, with directories and a socket of its own.
     pub fn start_build(host: &'host Host, route: &Route, build: Build) -> Result<Self> {
         Self::begin(host, route, build, None)
     }
@@ -236,7 +236,7 @@ impl<'host> Containerd<'host> {
         self.begin_run(reference, arguments)?.finish(ENGINE_TIMEOUT).with_context(|| format!("on {}", self.host.name()))
     }
 
-    /// The same without waiting for its end.
+    /// Begins to run a command in a container of a pulled image, and does not wait for its end.
     pub fn begin_run(&self, reference: &str, arguments: &[&str]) -> Result<Process> {
         let mut command = self.ctr(&["run"]);
         self.describe_snapshotter(&mut command);

@@ -163,7 +163,7 @@ impl<'host> Proxied<'host> {
         self.pull_as(reference, None)
     }
 
-    /// The same with a login, `USER:PASSWORD`, as a pod's secret has it.
+    /// Pulls an image with a login, `USER:PASSWORD`, as a pod's secret has it.
     pub fn pull_as(&self, reference: &str, login: Option<&str>) -> Result<()> {
         let (question, headers) = (self.directory.join("pull"), self.directory.join("pull.headers"));
         fs::write(&question, pull_request(reference, login))

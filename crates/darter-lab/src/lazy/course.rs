@@ -250,7 +250,7 @@ impl Ground<'_> {
         Ok(layers.iter().filter_map(|layer| layer["bytes"].as_u64()).sum())
     }
 
-    /// The same once the seed was told of the start that ended just now.
+    /// Bytes that starts touch, once the seed was told of the start that ended just now.
     fn touched(&self) -> Result<u64> {
         let clock = SystemClock::start();
         let (mut known, mut since) = (0, clock.now());

@@ -46,7 +46,7 @@ pub struct Start {
     pub about: String,
     /// The image, and what its container does.
     pub image: What,
-    /// Of all cables, both ways, such as `200mbit`.
+    /// The rate of all cables, both ways, such as `200mbit`.
     pub rate: String,
     /// How long each request takes before it reaches the registry.
     pub delay_milliseconds: u64,
@@ -72,7 +72,7 @@ pub enum Kind {
 pub struct Goal {
     /// Most time until ready, over that of the best whole pull of the same turn: of the first start.
     pub ready_over_whole: Option<f64>,
-    /// The same of the first ever pull, of which no seed has anything.
+    /// Most time until ready of the first ever pull, of which no seed has anything, over that of the best whole pull of the same turn.
     pub first_over_whole: Option<f64>,
     /// Most seconds of a pull: of the first start.
     pub pull_seconds: Option<f64>,

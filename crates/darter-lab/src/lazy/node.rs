@@ -33,12 +33,12 @@ impl<'host> LazyNode<'host> {
         Self::start_beside(host, seed, registry, host.hold_mounts()?)
     }
 
-    /// The same among the mounts that this process holds.
+    /// Starts agent and containerd among the mounts that this process holds.
     pub fn start_beside(host: &'host Host, seed: &Host, registry: &str, anchor: Process) -> Result<Self> {
         Self::begin(host, seed, registry, anchor, &[])
     }
 
-    /// The same with these flags of the agent besides.
+    /// Starts agent and containerd with these flags of the agent besides.
     pub fn start_with(host: &'host Host, seed: &Host, registry: &str, flags: &[&str]) -> Result<Self> {
         Self::begin(host, seed, registry, host.hold_mounts()?, flags)
     }
@@ -116,7 +116,7 @@ pub fn agent<'host>(
     agent_with(host, seed, registry, anchor, &[])
 }
 
-/// The same, with these flags besides.
+/// Starts the agent with these flags besides.
 pub fn agent_with<'host>(
     host: &'host Host,
     seed: &Host,

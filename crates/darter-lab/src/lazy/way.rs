@@ -17,7 +17,8 @@ pub enum Way {
     Mirror,
     /// Mounted out of the agent's directory of layers, while a seed that has nothing yet reads and expands them: the first ever pull of a fleet.
     First,
-    /// The same where the pull does not wait until they are expanded: it downloads the image, and unpacks it as that containerd does where layers are mounted.
+    /// Mounted likewise, where the pull does not wait until they are expanded: it downloads the image, and unpacks it as that containerd
+    /// does where layers are mounted.
     Late,
     /// Mounted out of the agent's directory of layers, which the seed has: the first start in the fleet.
     Lazy,

@@ -21,19 +21,19 @@ use crate::race::user::{Target, User};
 pub enum MethodKind {
     /// Darter's agents.
     Darter,
-    /// The same, with every node computing the SHA-256 of the whole by itself.
+    /// Darter's agents, every node of which computes the SHA-256 of the whole by itself.
     DarterVerifyWhole,
     /// Darter's agents, and `darter get` on each node: from the command to the whole file.
     DarterGet,
-    /// The same with `--link`, so that the file is the agent's own.
+    /// Darter's agents, and `darter get --link` on each node: the file is the agent's own.
     DarterLink,
-    /// The same to the command's standard output, in order.
+    /// Darter's agents, and `darter get` to standard output, in order, on each node.
     DarterStdout,
     /// containerds that pull and unpack an image by way of Darter's agents.
     DarterPull,
-    /// The same straight from the registry.
+    /// containerds that pull and unpack an image straight from the registry.
     DirectPull,
-    /// The same by way of Spegel.
+    /// containerds that pull and unpack an image by way of Spegel.
     SpegelPull,
     /// libtorrent with its defaults.
     Libtorrent,

@@ -34,7 +34,7 @@ pub struct Read {
     pub kind: Kind,
     /// The claim that it shows, in one line.
     pub about: String,
-    /// Of all cables, both ways, such as `1gbit`.
+    /// The rate of all cables, both ways, such as `1gbit`.
     pub rate: String,
     /// How often each stage is read in a turn.
     pub rounds: usize,
@@ -57,7 +57,7 @@ pub enum Kind {
 pub struct Goal {
     /// Least speed, as a part of the native one, while a layer is not whole.
     pub filling: Option<f64>,
-    /// The same once it is whole and mounted anew.
+    /// Least speed, as a part of the native one, once a layer is whole and mounted anew.
     pub whole: Option<f64>,
 }
 

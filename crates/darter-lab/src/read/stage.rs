@@ -9,11 +9,11 @@ pub enum Stage {
     Overlay,
     /// A layer of which half is here, and the rest comes meanwhile.
     Filling,
-    /// The same mount once all is here: a container that was started before goes on like this.
+    /// That mount once all is here: a container that was started before goes on like this.
     Whole,
     /// A container that was started since: containerd mounts the store's file itself.
     Renewed,
-    /// The same file as Darter's snapshotter mounts it.
+    /// A layer that is whole, as Darter's snapshotter mounts its file.
     Own,
 }
 

@@ -39,11 +39,11 @@ const OTHER: &str = "the content is another one at its origin by now; unmount it
 enum About {
     /// The mounted content.
     This,
-    /// The same, in other pieces than those by which all of it can be read without an agent.
+    /// The mounted content, in other pieces than those by which all of it can be read without an agent.
     OtherPieces,
     /// A blob of another name, or of another length.
     OtherBlob,
-    /// The same name, and other bytes.
+    /// A blob of the mounted content's name and length, with other bytes.
     OtherBytes,
 }
 

@@ -13,7 +13,8 @@ pub(crate) fn shown(url: &Url) -> String {
     bare.to_string()
 }
 
-/// The same without its query, for what is only passed on the way: any part of that may be a signature, of whichever store.
+/// An address without its query, its password and what signs it, for what is only passed on the way: any part of a query may be a
+/// signature, of whichever store.
 pub(super) fn place(url: &Url) -> String {
     let mut bare = url.clone();
     bare.set_query(None);

@@ -27,8 +27,8 @@ use crate::settings;
 const MAX_HEADERS: usize = 1_000;
 /// Bytes that one HTTP/2 stream may be ahead of its reader.
 const STREAM_WINDOW: u32 = 2 << 20;
-/// The same for a whole connection. Room for more streams than servers allow at a time, so that those whose readers wait
-/// don't hold up the others.
+/// Bytes that one HTTP/2 connection may be ahead of its readers. Room for more streams than servers allow at a time, so that those
+/// whose readers wait don't hold up the others.
 const CONNECTION_WINDOW: u32 = 256 << 20;
 /// Most bytes of headers in an HTTP/2 answer.
 const MAX_HEADER_BYTES: u32 = 256 << 10;

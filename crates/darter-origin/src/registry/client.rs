@@ -108,14 +108,14 @@ impl RegistryClient {
         Self { inner: Arc::new(inner), uses: Uses::Logins, until: None }
     }
 
-    /// The same client, for those who must not get what a configured login opens, also not behind a redirect.
+    /// This client, for callers that must not get what a configured login opens, also not behind a redirect.
     #[must_use]
     pub fn without_logins(&self) -> Self {
         Self { uses: Uses::NoLogins, ..self.clone() }
     }
 
-    /// The same client, for somebody who can wait until then for an answer to begin: what has not answered by then, the registry,
-    /// its token service or where it redirects to, is named in the error. A body may take longer.
+    /// This client, for a caller that can wait until then for an answer to begin: what has not answered by then, the registry, its token
+    /// service or where it redirects to, is named in the error. A body may take longer.
     #[must_use]
     pub fn until(&self, until: Instant) -> Self {
         Self { until: Some(until), ..self.clone() }

@@ -83,8 +83,7 @@ enum Decoder {
 }
 
 impl Decoder {
-    /// The same, or another one if the body can't begin with this byte. No document begins with one that an encoding begins
-    /// with.
+    /// This encoding, or another one if the body can't begin with this byte. No document begins with one that an encoding begins with.
     fn begun_by(self, first: u8) -> Self {
         // JSON and HTML, with or without a byte order mark.
         let is_text = first.is_ascii_whitespace() || matches!(first, b'{' | b'[' | b'"' | b'<' | 0xef);

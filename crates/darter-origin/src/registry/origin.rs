@@ -40,7 +40,7 @@ impl RegistryOrigin {
         Self { client, requester: Requester::Here, ask_again_after: ASK_AGAIN_AFTER }
     }
 
-    /// The same, asking a second time for a blob that does not begin after this time.
+    /// This origin, which asks a second time for a blob that does not begin after this time.
     #[must_use]
     pub const fn asking_again_after(mut self, time: Duration) -> Self {
         self.ask_again_after = time;

@@ -60,7 +60,7 @@ impl Upstream {
         self.reach
     }
 
-    /// The same registry, to which one of this reach has led: it is reached no further.
+    /// This registry, to which one of this reach has led: it is reached no further.
     pub(crate) fn reached_by(self, reach: Reach, stranger: bool) -> Self {
         let reach = if stranger { reach } else { self.reach };
         Self { reach, stranger: stranger || self.stranger, ..self }
@@ -162,7 +162,7 @@ impl Upstreams {
         self.at_of(base, None)
     }
 
-    /// The same for a request about this repository, where several registries are at the address.
+    /// The registry at this base address for a request about this repository, where several registries are at the address.
     pub fn at_of(&self, base: &Url, repository: Option<&str>) -> Upstream {
         let base = with_slash(base.clone());
         // Of several that fit as well the last one counts: the first by name.
@@ -194,8 +194,7 @@ impl Upstreams {
         }
     }
 
-    /// The same for an address that only a program of a host named: it is reached at public addresses alone, unless it is
-    /// configured here.
+    /// The registry at an address that only a program of a host named: it is reached at public addresses alone, unless it is configured here.
     pub fn at_named(&self, base: &Url, repository: Option<&str>) -> Upstream {
         let upstream = self.at_of(base, repository);
         let reach = if upstream.stranger { Reach::Public } else { upstream.reach };

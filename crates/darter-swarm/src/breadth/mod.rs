@@ -38,7 +38,7 @@ use self::windows::{MeasuredRate, Windows};
 /// Connections that read one blob at a time, at most.
 pub const MAX_ORIGIN_CONNECTIONS: u8 = 16;
 
-/// The same unless somebody says otherwise: what engines read a layer by.
+/// Connections that read one blob at a time, at most, unless somebody says otherwise: as many as engines read a layer by.
 pub const ORIGIN_CONNECTIONS: u8 = 8;
 
 /// No further connection is tried if no more than this is left to read.
@@ -93,7 +93,7 @@ const WARM_UP: Duration = Duration::from_millis(300);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
-/// The same after trials that brought nothing.
+/// The pause after trials that brought nothing.
 const LONG_PAUSE: Duration = Duration::from_secs(30);
 
 /// A connection that began before another one's failure was noticed, and fails within this time after it, fails of the same cause.

@@ -70,7 +70,7 @@ pub(super) struct Trial {
 pub(super) struct Outcome {
     /// The rate of both connections as a multiple of that of one, as far as it is owed to there being two.
     pub(super) gain: f64,
-    /// The same, all of it.
+    /// The rate of both connections as a multiple of that of one, all of it.
     pub(super) together: f64,
     /// The gain from which on two connections are taken to get more.
     pub(super) wanted: f64,

@@ -199,8 +199,8 @@ impl Lead {
         }
     }
 
-    /// The same for a piece that one member holds at most, as members tell soon where they are few: its holder may keep it to itself,
-    /// or answer late.
+    /// How long after its last sending a piece is sent again that at most one member holds. Where members tell soon, since they are few, that
+    /// is sooner than for other pieces: the holder may keep the piece to itself, or answer late.
     fn lonely_pause(&self) -> Duration {
         let usual = (self.delivery * self.tuning.copy_factor).max(self.tuning.copy_floor);
         let is_told_soon = self.members.count() <= self.tuning.neighbours_least as usize;
@@ -215,7 +215,7 @@ impl Lead {
         if self.share < self.tuning.copy_share { pause * self.tuning.copy_factor_when_minor } else { pause }
     }
 
-    /// The same two for a member that wants parts. That the lead lacks pieces is no reason to wait: it reads what somebody waits for.
+    /// The pauses of pieces and of those that at most one member holds, for a member that wants parts. That the lead lacks pieces is no reason to wait: it reads what somebody waits for.
     fn pauses_of_parts(&self) -> (Duration, Duration) {
         let usual = (self.delivery * self.tuning.copy_factor).max(self.tuning.copy_floor);
         let is_minor = self.share < self.tuning.copy_share;

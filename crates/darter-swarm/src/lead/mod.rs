@@ -146,8 +146,8 @@ impl Lead {
         self.members.link_up(slot);
     }
 
-    /// The same of a node that takes its notice at once ([`Lead::take_notice`]): where members are many, those that it is to meet are not told
-    /// of it.
+    /// Lets in a node ([`join`](Self::join)) that takes its notice at once ([`Lead::take_notice`]): where members are many, those that it
+    /// is to meet are not told of it.
     pub(crate) fn let_in(&mut self, node: NodeId, place: Place, held: &PieceSet, wants: bool) {
         self.members.comes(node);
         self.join(node, place, held, wants);

@@ -75,8 +75,8 @@ impl Pieces {
         self.fresh.iter().next()
     }
 
-    /// The same of those that a member lacks and that `accept` takes: one that keeps pieces to itself, is doubted or slow may hold, or be
-    /// sent, what counts as fresh.
+    /// The lowest owned piece that a member lacks, that `accept` takes, and that counts as fresh: a member that keeps pieces to itself, is
+    /// doubted or slow may hold it, or be sent it.
     pub(super) fn first_fresh_besides(
         &self,
         held: &PieceSet,
@@ -85,7 +85,7 @@ impl Pieces {
         self.fresh.difference(held).find(|piece| accept(*piece))
     }
 
-    /// The same of these runs alone, in their order.
+    /// The first such piece of these runs alone, in their order.
     pub(super) fn first_fresh_of(
         &self,
         runs: &[Range<u32>],

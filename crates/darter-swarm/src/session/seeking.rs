@@ -104,7 +104,7 @@ impl Session {
         self.loses_it(lead, Lost { loss, in_vain: false, is_given_up: false }, why, facts, now)
     }
 
-    /// The same, and what came of it.
+    /// A lead is lost, for this reason; says what came of it.
     pub(super) fn loses_it(
         &mut self,
         lead: NodeId,

@@ -19,7 +19,7 @@ pub struct SessionStart {
     pub may_follow: bool,
     /// The length of its pieces.
     pub pieces: PieceLength,
-    /// The same in bytes, of which a test may have others.
+    /// The length of its pieces in bytes, of which a test may have others.
     pub piece_bytes: u64,
     /// How many pieces it has, if that is known.
     pub total: Option<u32>,

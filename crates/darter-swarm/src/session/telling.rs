@@ -29,7 +29,7 @@ impl Session {
         self.are_first(tells)
     }
 
-    /// The same, and the hashes of `run` are in the store, perhaps behind a gap.
+    /// Takes in that the hashes of `run` are in the store, perhaps behind a gap. Returns true if neighbours are to hear of it.
     pub(super) fn learned(&mut self, run: Range<u32>, facts: &dyn Facts, now: Moment) -> bool {
         let tells = self.catch_up(facts);
         self.picker.handle(Event::ManifestGrew { known: run, total: facts.pieces() }, now);

@@ -321,7 +321,8 @@ impl Session {
         choice
     }
 
-    /// The same of pieces that others have, after [`Choice::MayCopy`]; nothing if it `may` not get one, for the sake of another blob.
+    /// The piece that a node should get, after [`Choice::MayCopy`], of those that others have; nothing if it `may` not get one, for the
+    /// sake of another blob.
     pub fn choose_copy(&mut self, node: NodeId, may: bool, now: Moment) -> Choice {
         let choice = self.copy_for(node, may, now);
         self.note(now, Call::ChooseCopy(node, may), Did::Chose(choice));

@@ -70,7 +70,7 @@ pub struct MemTransport {
 }
 
 impl MemTransport {
-    /// The same host, which proves to have this key.
+    /// This host, which proves to have this key.
     pub const fn proving(mut self, key: PublicKey) -> Self {
         self.proves = Some(key);
         self

@@ -69,7 +69,7 @@ impl PeerStream {
         Self { reader, writer, peer_addr, local_addr: None, proven: None }
     }
 
-    /// The same, whose other end has proved to have this key.
+    /// This connection, whose other end has proved to have this key.
     pub const fn proven_by(mut self, key: PublicKey) -> Self {
         self.proven = Some(key);
         self
@@ -80,7 +80,7 @@ impl PeerStream {
         self.proven
     }
 
-    /// The same with the address of this end.
+    /// This connection, with the address of this end.
     pub const fn at(mut self, local_addr: SocketAddr) -> Self {
         self.local_addr = Some(local_addr);
         self

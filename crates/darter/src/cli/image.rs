@@ -85,7 +85,7 @@ pub(crate) struct ProfileArgs {
     #[arg(value_name = "IMAGE")]
     pub(crate) image: ImageRef,
 
-    /// Of an image for several platforms, the one for this one [default: this host's]
+    /// The platform of an image for several [default: this host's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platform: Option<Platform>,
 

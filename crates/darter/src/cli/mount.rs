@@ -145,7 +145,7 @@ pub(crate) struct MountArgs {
     #[arg(long, value_name = "NAME", value_parser = values::plain_name)]
     pub(crate) name: Option<String>,
 
-    /// Of an image for several platforms, the one for this one [default: this host's]
+    /// The platform of an image for several [default: this host's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platform: Option<Platform>,
 

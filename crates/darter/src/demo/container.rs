@@ -35,7 +35,7 @@ const COUNT: usize = 16;
 /// The result, as `--json` prints it.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct ContainerOutcome {
-    /// Of all layers.
+    /// Bytes of all layers.
     bytes: u64,
     /// Bytes per second.
     #[serde(flatten, with = "darter_api::units::rate_bytes_per_second")]

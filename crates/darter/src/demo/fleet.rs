@@ -54,7 +54,7 @@ impl Fleet {
         Self::start_with(count, &Orders { rate, seed_receives: Some(rate), upstream: None }, room).await
     }
 
-    /// The same with other orders.
+    /// Starts a seed and its nodes in `room`, with other orders; all have met when it returns.
     pub(super) async fn start_with(count: u16, orders: &Orders, room: &Path) -> anyhow::Result<Self> {
         let mut seed = DemoAgent::spawn("seed", orders, room, None)?;
         let seed_address = seed.wait_until_ready().await?;

@@ -349,8 +349,8 @@ impl FileUnderWay {
         }
     }
 
-    /// The same for the old file, into which everything is written at the end: what it has now makes room, and blocks that can be
-    /// shared need none.
+    /// Makes sure of the room in the old file, into which everything is written at the end: what it has now makes room, and blocks that
+    /// can be shared need none.
     fn judge_room_in_place(&self, source: &File) -> anyhow::Result<()> {
         let directory = self.target.directory();
         let shares = || Temporary::create(directory).is_ok_and(|model| ioctl_ficlone(model.file(), source).is_ok());

@@ -10,7 +10,7 @@ use darter_api::client::{Client, ClientError};
 /// How long an agent may say nothing.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// The same of one that was silent when it was asked last.
+/// How long an agent may say nothing that was silent when it was asked last.
 const SILENCE_AGAIN: Duration = Duration::from_millis(100);
 
 /// Between tries to reach an agent that is not there.

@@ -105,7 +105,7 @@ impl FileSource {
         }
     }
 
-    /// The same, told as why it could not be done and whether another try may help.
+    /// Opens the content for the first time; tells why it could not be done, and whether another try may help.
     pub(super) async fn open_once(&self) -> Result<(Content, Arc<dyn Supply>), (String, bool)> {
         match self {
             Self::Daemon(daemon) => {

@@ -123,7 +123,7 @@ pub(super) async fn run(
     kept
 }
 
-/// The same for an artifact of a registry.
+/// Mounts an artifact of a registry, tells `told` when that is done, and keeps the mount until it is gone.
 pub(super) async fn run_artifact(
     args: &MountArgs,
     mount: &ImageMount,

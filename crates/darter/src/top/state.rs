@@ -77,7 +77,7 @@ pub(super) struct Screen {
     pub(super) received: History,
     pub(super) sent: History,
     pub(super) cpu: History,
-    /// The same of the open swarm.
+    /// Bytes per second in, of the open swarm.
     pub(super) swarm_received: History,
     pub(super) swarm_sent: History,
     /// The chosen swarm. Remembered by name: rows change places.

@@ -36,8 +36,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The same text without what may be secret, and the secrets, each with the file in this directory that is named in its place.
-/// None are found in what is no right list.
+/// `text` without what may be secret, and the secrets, each with the file in this directory that is named in its place. None are
+/// found in what is no right list.
 pub(crate) fn without_secrets(text: &str, directory: &Path) -> (String, Vec<Secret>) {
     let mut secrets = Vec::new();
     let known = items(text).into_iter().map(|item| {
