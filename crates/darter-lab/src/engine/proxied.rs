@@ -190,43 +190,49 @@ impl<'host> Proxied<'host> {
     }
 
     /// Runs a command in a container of an image that another of containerd's namespaces pulled.
-    pub fn run_in(&self, namespace: &str, reference: &str, id: &str, arguments: &[&str]) -> Result<String> {
-        let run = ["run", "--snapshotter", "darter", "--rm", "--net-host", reference, id];
+    pub fn run_in(&self, namespace: &str, reference: &str, name: &str, arguments: &[&str]) -> Result<String> {
+        let id = self.id_of(name);
+        let run = ["run", "--snapshotter", "darter", "--rm", "--net-host", reference, &id];
         self.host.run("ctr-run", self.ctr_of(namespace, &run).args(arguments), ENGINE_TIMEOUT)
     }
 
     /// Starts a container again that there was before the host ended; gives its process's id.
-    pub fn start_again(&self, id: &str) -> Result<u32> {
+    pub fn start_again(&self, name: &str) -> Result<u32> {
+        let id = self.id_of(name);
         let file = self.directory.join(format!("{id}.pid"));
         let mut command = self.ctr(&["tasks", "start", "--detach", "--pid-file"]);
-        self.host.run("ctr-task-start", command.arg(&file).arg(id), ENGINE_TIMEOUT)?;
+        self.host.run("ctr-task-start", command.arg(&file).arg(&id), ENGINE_TIMEOUT)?;
         read_process(&file)
     }
 
     /// Runs a command in a container of a pulled image; gives its standard output.
-    pub fn run(&self, reference: &str, id: &str, arguments: &[&str]) -> Result<String> {
-        let mut command = self.ctr(&["run", "--snapshotter", "darter", "--rm", "--net-host", reference, id]);
+    pub fn run(&self, reference: &str, name: &str, arguments: &[&str]) -> Result<String> {
+        let id = self.id_of(name);
+        let mut command = self.ctr(&["run", "--snapshotter", "darter", "--rm", "--net-host", reference, &id]);
         self.host.run("ctr-run", command.args(arguments), ENGINE_TIMEOUT)
     }
 
     /// Starts a container of a pulled image; its standard output goes to a file of its host.
-    pub fn begin(&self, reference: &str, id: &str, arguments: &[&str]) -> Result<Process> {
-        let mut command = self.ctr(&["run", "--snapshotter", "darter", "--rm", "--net-host", reference, id]);
+    pub fn begin(&self, reference: &str, name: &str, arguments: &[&str]) -> Result<Process> {
+        let id = self.id_of(name);
+        let mut command = self.ctr(&["run", "--snapshotter", "darter", "--rm", "--net-host", reference, &id]);
         self.host.spawn("ctr-run", command.args(arguments))
     }
 
     /// Starts a container of a pulled image that runs until it is stopped; gives its process's id.
-    pub fn start_container(&self, reference: &str, id: &str, arguments: &[&str]) -> Result<u32> {
+    pub fn start_container(&self, reference: &str, name: &str, arguments: &[&str]) -> Result<u32> {
+        let id = self.id_of(name);
         let file = self.directory.join(format!("{id}.pid"));
         let mut command = self.ctr(&["run", "--snapshotter", "darter", "--detach", "--net-host", "--pid-file"]);
-        self.host.run("ctr-run", command.arg(&file).args([reference, id]).args(arguments), ENGINE_TIMEOUT)?;
+        self.host.run("ctr-run", command.arg(&file).args([reference, &id]).args(arguments), ENGINE_TIMEOUT)?;
         read_process(&file)
     }
 
     /// Ends a container that was started, and removes it.
-    pub fn remove_container(&self, id: &str) -> Result<()> {
-        self.host.run("ctr-task-rm", &mut self.ctr(&["tasks", "rm", "--force", id]), ENGINE_TIMEOUT)?;
-        self.host.run("ctr-rm", &mut self.ctr(&["containers", "rm", id]), ENGINE_TIMEOUT).map(drop)
+    pub fn remove_container(&self, name: &str) -> Result<()> {
+        let id = self.id_of(name);
+        self.host.run("ctr-task-rm", &mut self.ctr(&["tasks", "rm", "--force", &id]), ENGINE_TIMEOUT)?;
+        self.host.run("ctr-rm", &mut self.ctr(&["containers", "rm", &id]), ENGINE_TIMEOUT).map(drop)
     }
 
     /// Removes all images, and waits until what nothing else uses is collected. CRI gives an image several names.
@@ -238,8 +244,8 @@ impl<'host> Proxied<'host> {
     }
 
     /// Ends a container.
-    pub fn stop(&self, id: &str) -> Result<()> {
-        let mut kill = self.ctr(&["tasks", "kill", "--signal", "KILL", id]);
+    pub fn stop(&self, name: &str) -> Result<()> {
+        let mut kill = self.ctr(&["tasks", "kill", "--signal", "KILL", &self.id_of(name)]);
         self.host.run("ctr-kill", &mut kill, ENGINE_TIMEOUT).map(drop)
     }
 
@@ -254,6 +260,11 @@ impl<'host> Proxied<'host> {
     pub fn has(&self, digest: &Digest) -> bool {
         let blobs = self.root.join("io.containerd.content.v1.content/blobs");
         blobs.join(digest.to_string().replace(':', "/")).exists()
+    }
+
+    /// runc and the kernel's control groups know containers of all hosts by their ids, and those that an earlier run left behind.
+    fn id_of(&self, name: &str) -> String {
+        format!("{}-{name}", self.host.unique_name())
     }
 
     fn ctr(&self, arguments: &[&str]) -> Command {

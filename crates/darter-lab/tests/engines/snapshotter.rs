@@ -108,9 +108,10 @@ pub(crate) fn the_distributions_containerd_starts_lazily(world: &World) -> Resul
     let mounted = snapshotter.mounted()?;
     snapshotter.restart()?;
     let before = reads(&reader)?;
-    // Those that lingered are gone.
+    // One of a layer that was not whole when it was mounted, and has been since, stays a while, in case that containerd was just told of it.
     let mounted: Vec<_> = snapshotter.mounted()?.into_iter().filter(|place| mounted.contains(place)).collect();
-    ensure!(mounted.len() == image.layers.len(), "its mounts were found again: {:?}", snapshotter.mounted()?);
+    let found = image.layers.len()..=2 * image.layers.len();
+    ensure!(found.contains(&mounted.len()), "its mounts were found again: {:?}", snapshotter.mounted()?);
     // containerd's client waits a little before it connects again.
     wait_until("containerd to find the snapshotter again", PULL_TIMEOUT, || {
         let told = engine.run(&reference, "second", &["cat", "/etc/os-release"]);

@@ -148,10 +148,7 @@ impl<'host> Node<'host> {
     fn open(&self, known: &Known, name: &str, fill: &str) -> Result<Seen> {
         match self {
             Self::Directory(node) => data_of(node.engine.start_container(&known.reference(), name, &SLEEP)?),
-            Self::Snapshotter { engine, .. } => {
-                let name = format!("{}-{name}", self.agent().host().unique_name());
-                data_of(engine.start_container(&known.reference(), &name, &SLEEP)?)
-            }
+            Self::Snapshotter { engine, .. } => data_of(engine.start_container(&known.reference(), name, &SLEEP)?),
             Self::File { agent, anchor, directory, url } => {
                 let host = agent.host();
                 let mut command = darter(agent, anchor);
@@ -195,13 +192,6 @@ impl<'host> Node<'host> {
         match self {
             Self::Directory(_) | Self::Snapshotter { .. } => (How::Both, &known.truth),
             Self::File { .. } => (How::Both, &known.blob),
-        }
-    }
-
-    fn agent(&self) -> &Agent<'host> {
-        match self {
-            Self::Directory(node) => &node.agent,
-            Self::Snapshotter { agent, .. } | Self::File { agent, .. } => agent,
         }
     }
 
