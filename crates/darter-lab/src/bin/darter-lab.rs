@@ -54,7 +54,7 @@ struct Arguments {
     /// chain (what the bytes alone take) [default: darter; where the content is an image, direct-pull and darter-pull]
     #[arg(long, value_delimiter = ',')]
     method: Vec<MethodKind>,
-    /// Start containers in these ways (lazy-…): direct-pull, darter-pull, darter-first (the first ever pull: no seed has anything), darter-late (the same with a --lazy-wait of a second, so that it downloads the image), darter-lazy, darter-second (another host, once the fleet knows what the first start touched),
+    /// Start containers in these ways (lazy-…): direct-pull, darter-pull, darter-converted (the same with the snapshotter of lazy starts, which has to convert the image), darter-first (the first ever pull: no seed has anything), darter-late (the same with a --lazy-wait of a second, so that it downloads the image), darter-lazy, darter-second (another host, once the fleet knows what the first start touched),
     /// darter-eight (eight hosts at once), stargz and soci (other snapshotters, built once, with images converted once) [default: as the scenario says]
     #[arg(long, value_delimiter = ',', value_name = "WAY")]
     way: Vec<Way>,

@@ -118,6 +118,15 @@ impl Start {
                 let engine = Containerd::start_build(&host, &Route::mirrored(registry), build)?;
                 Ok(vec![self.measure(way, ground.content, &engine, &host)?])
             }
+            Way::Converted => {
+                let host = shaped("converted")?;
+                let anchor = host.hold_mounts()?;
+                let _agent = Agent::node(&host, &format!("http://{registry}"), seed)?;
+                // There is nothing in it.
+                let layers = host.make_directory("layers")?;
+                let engine = Containerd::start_lazy(&host, &Route::mirrored(registry), &layers, anchor.id())?;
+                Ok(vec![self.measure(way, ground.content, &engine, &host)?])
+            }
             Way::First | Way::Late => {
                 let names = if way == Way::First { ["first-seed", "first"] } else { ["late-seed", "late"] };
                 let (seed_host, host) = (shaped(names[0])?, shaped(names[1])?);

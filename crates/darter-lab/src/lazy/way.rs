@@ -15,6 +15,8 @@ pub enum Way {
     Direct,
     /// Through the host's agent, unpacked for overlayfs.
     Mirror,
+    /// The same, converted as that containerd does where layers are mounted and one is not there: what a pull takes that can't be lazy.
+    Converted,
     /// Mounted out of the agent's directory of layers, while a seed that has nothing yet reads and expands them: the first ever pull of a fleet.
     First,
     /// Mounted likewise, where the pull does not wait until they are expanded: it downloads the image, and unpacks it as that containerd
@@ -40,9 +42,10 @@ impl Way {
 
     /// Those that can be asked for, in their turns: what is known of first touches grows from one to the next. [`Way::Again`] comes with
     /// [`Way::Lazy`], and [`Way::Local`] with [`Way::Second`].
-    pub const ASKED: [Self; 9] = [
+    pub const ASKED: [Self; 10] = [
         Self::Direct,
         Self::Mirror,
+        Self::Converted,
         Self::First,
         Self::Late,
         Self::Lazy,
@@ -57,6 +60,7 @@ impl Way {
         match self {
             Self::Direct => "direct-pull",
             Self::Mirror => "darter-pull",
+            Self::Converted => "darter-converted",
             Self::First => "darter-first",
             Self::Late => "darter-late",
             Self::Lazy => "darter-lazy",
