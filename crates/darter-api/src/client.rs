@@ -50,13 +50,13 @@ pub enum ClientError {
     #[error("the daemon at {} stopped answering; look into its log, then ask again", .0.display())]
     Broken(PathBuf, #[source] hyper::Error),
     /// The daemon says nothing.
-    #[error("the daemon at {} says nothing; look into its log", .0.display())]
+    #[error("the daemon at {} says nothing; look into its log, and restart it if it hangs", .0.display())]
     Silent(PathBuf),
     /// The daemon is of a release that can't do this.
     #[error("the daemon at {} is of an older version, which can't mount: restart it, or add --no-daemon", .0.display())]
     Older(PathBuf),
     /// The answer is not one of a daemon of this version.
-    #[error("the daemon at {} gave an answer that this version of darter does not understand", .0.display())]
+    #[error("the daemon at {} gave an answer that this version of darter does not understand; if it is of another version, restart it", .0.display())]
     Answer(PathBuf, #[source] serde_json::Error),
     /// The daemon said no, and why.
     #[error("{}", .0.error)]

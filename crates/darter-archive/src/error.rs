@@ -10,7 +10,7 @@ pub enum ArchiveError {
     /// The tar can't be read.
     #[error(transparent)]
     Tar(#[from] Reason),
-    /// It is no archive, or of another kind.
+    /// The file is no archive, or one of another kind.
     #[error("this is no tar and no zip: mount it as a file (without --as archive)")]
     Unknown,
     /// It is compressed as a whole.
@@ -66,7 +66,7 @@ pub enum ArchiveError {
         /// Why not.
         why: &'static str,
     },
-    /// It has more members than fit into memory.
+    /// The archive has more members than fit into memory.
     #[error("the archive has too many members: more than {members} take more than {max} MB of memory", max = crate::limits::MAX_HELD >> 20)]
     TooMany {
         /// How many were read.

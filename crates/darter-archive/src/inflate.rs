@@ -31,13 +31,13 @@ const MIN_SPACING: u64 = 1 << 20;
 /// Why data can't be inflated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damaged {
-    /// It is no deflated data.
+    /// The data is not deflated.
     #[error("its compressed data is damaged")]
     Data,
-    /// It is shorter or longer than it should be.
+    /// The data becomes shorter or longer than it should be.
     #[error("it does not become as long as the archive says")]
     Length,
-    /// It is something else than it should be.
+    /// The data is not what its checksum says.
     #[error("it is not what its checksum says")]
     Checksum,
 }

@@ -38,9 +38,9 @@ enum State {
 /// An archive that was looked through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scanned {
-    /// Its members.
+    /// The archive's members.
     pub tree: Tree,
-    /// Its kind: `tar` or `zip`.
+    /// The archive's kind: `tar` or `zip`.
     pub kind: &'static str,
 }
 

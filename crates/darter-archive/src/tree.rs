@@ -20,7 +20,7 @@ impl NodeId {
     /// The root of every tree.
     pub const ROOT: Self = Self(0);
 
-    /// Its place among all.
+    /// The node's place among all.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
@@ -43,7 +43,7 @@ pub struct Node {
     pub mtime: Time,
     /// How many names it has.
     pub links: u32,
-    /// Its content.
+    /// The node's content: a file's, a directory's or a link's.
     pub body: Body,
 }
 
@@ -95,7 +95,7 @@ pub enum Contents {
     Sparse(Box<[Extent]>),
     /// A member of a zip.
     Zipped(Box<Zipped>),
-    /// They can't be read, and why.
+    /// The bytes can't be read, for this reason.
     Unreadable(&'static str),
 }
 
@@ -241,7 +241,7 @@ impl TreeBuilder {
         self.hold(size_of::<(u64, u64)>())?;
         let is_directory = matches!(body, Body::Directory { .. });
         let Some((parent, name)) = self.place(path)? else {
-            // It is the root itself, of which only a directory can say something.
+            // The member is the root itself, of which only a directory can say something.
             if is_directory {
                 let root = &mut self.nodes[0].node;
                 (root.mode, root.mtime) = (mode, mtime);

@@ -145,7 +145,7 @@ impl Blamed for io::Error {
             | Kind::BrokenPipe
             | Kind::UnexpectedEof => (Fault::Network, Retry::Later(None)),
             Kind::ResourceBusy => (Fault::User, Retry::Later(None)),
-            // It has room again once somebody has removed something.
+            // The disk has room again once somebody has removed something.
             Kind::StorageFull | Kind::QuotaExceeded => (Fault::Disk, Retry::Never),
             Kind::NotFound
             | Kind::AddrInUse

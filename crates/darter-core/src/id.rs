@@ -8,8 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::digest::write_digits;
 
-/// One running agent's name in the fleet: 16 bytes of its public key's hash, see [`crate::identity`]. Of an agent whose
-/// data directory an older release made they were drawn at random.
+/// The name of an agent in the fleet: 16 bytes of its public key's hash, see [`crate::identity`]. An agent whose data directory an
+/// older release made has 16 bytes that were drawn at random.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub [u8; 16]);
 

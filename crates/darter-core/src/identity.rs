@@ -59,7 +59,7 @@ pub enum KeyError {
     /// A newer release wrote it.
     #[error("a key of format {0}, this darter knows format {FORMAT}")]
     Newer(u32),
-    /// It is something else, or not all of it is there.
+    /// The file is something else, or damaged.
     #[error("not a node key, or a damaged one")]
     Damaged,
 }
@@ -78,7 +78,7 @@ impl NodeKey {
         Self { pair, public: PublicKey(public) }
     }
 
-    /// Its public half.
+    /// The key's public half.
     pub const fn public(&self) -> PublicKey {
         self.public
     }
@@ -90,7 +90,7 @@ impl NodeKey {
         format!("{TITLE}{FORMAT}\n{}\n{}\n", hex::encode(seed.as_ref()), hex::encode(self.public.0))
     }
 
-    /// Reads such a text.
+    /// Reads a key from the text that [`to_text`](Self::to_text) gives.
     ///
     /// # Errors
     /// [`KeyError`].

@@ -18,7 +18,7 @@ use crate::id::{BlobId, named};
 use crate::layer::{ExpandedLayer, in_registry};
 use crate::signature;
 
-/// Stands in a [`Credentials`] list for the whole query of a signed address: no header has such a name.
+/// The name, in a [`Credentials`] list, of the whole query of a signed address: no header has such a name.
 pub const SIGNED_QUERY: &str = "?";
 
 /// The place where bytes are stored, without what authorises reading them.
@@ -121,7 +121,7 @@ impl Source {
         matches!(self, Self::Expanded(_))
     }
 
-    /// True if what it is named by says what the content is: a digest, or the tar of an expanded layer.
+    /// True if the source's name says what the content is: a digest, or the tar of an expanded layer.
     pub fn names_content(&self) -> bool {
         self.digest().is_some() || self.own_blob().is_some()
     }
@@ -142,8 +142,8 @@ impl Source {
         }
     }
 
-    /// Names the source apart from its version: 32 bytes. A digest names it wherever it is, so that everybody who asks
-    /// for it meets at one seed.
+    /// The source's name apart from its version: 32 bytes. Sources with one digest have one name wherever they are, so that everybody who
+    /// asks for it meets at one seed.
     pub fn key(&self) -> BlobId {
         match (self, self.digest()) {
             (Self::Expanded(layer), _) => named("darter 2026-11 source", &[&layer.blob().0]),

@@ -20,13 +20,13 @@ const WAITING: i32 = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum NotMade {
     /// A process answers there.
-    #[error("another process answers there")]
+    #[error("another process answers there: stop it, or give another path")]
     Taken,
     /// Something that is no socket has its name.
     #[error("there is something else than a socket: give another path, or move it away")]
     NotASocket,
     /// The kernel takes about a hundred bytes.
-    #[error("its path is too long")]
+    #[error("its path is too long: give a shorter one")]
     TooLong(#[source] io::Error),
     /// The system refused.
     #[error("{}", advice(.0))]

@@ -31,17 +31,17 @@ pub(crate) struct Chunks {
 /// Bytes of a member's data that have to be copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CopiedRange {
-    /// Their offset in the member's data.
+    /// The chunk's offset in the member's data.
     pub(crate) from: u64,
     pub(crate) length: u64,
-    /// Their offset among the copies.
+    /// The chunk's offset among the copies.
     pub(crate) to: u64,
 }
 
 /// How a sparse file is expressed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ChunkPlan {
-    /// Its data is the file.
+    /// The member's data is the file.
     Whole,
     Chunks {
         chunks: Chunks,
@@ -55,7 +55,7 @@ pub(crate) enum ChunkPlan {
 struct Extent {
     begin: u64,
     end: u64,
-    /// Its offset in the member's data.
+    /// The extent's offset in the member's data.
     data: u64,
 }
 

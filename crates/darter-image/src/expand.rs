@@ -83,7 +83,7 @@ impl Expander {
         }
         self.parser.push(bytes, &mut self.tree).inspect_err(|reason| {
             self.failed = Some(reason.clone());
-            // Its memory is of no more use.
+            // The tree is needed no more.
             self.tree = Tree::new();
         })
     }

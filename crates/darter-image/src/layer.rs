@@ -22,7 +22,7 @@ pub enum LayerError {
     /// The layer can't be read from where it is.
     #[error("can't read the layer")]
     Read(#[source] io::Error),
-    /// Its compressed form is damaged or ends too early.
+    /// The layer's compressed form is damaged or ends too early.
     #[error("the layer's {name} data is damaged or incomplete after {after} bytes of tar", name = .compression.name())]
     Damaged {
         /// How it is compressed.
@@ -33,10 +33,10 @@ pub enum LayerError {
         #[source]
         source: io::Error,
     },
-    /// Its compression is not one that is read here.
+    /// The layer's compression is not one that is read here.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    /// It becomes far longer than layers do.
+    /// The layer becomes far longer than layers do.
     #[error("the layer becomes more than {tar} bytes of tar from {stored} bytes: refused as a decompression bomb (a tar may be {MAX_RATIO} times as long and {max_gib} GiB)", max_gib = MAX_TAR >> 30)]
     Bomb {
         /// How many bytes of tar came.
@@ -44,8 +44,8 @@ pub enum LayerError {
         /// Out of how many bytes.
         stored: u64,
     },
-    /// Its tar can't be expressed.
-    #[error("the layer can't be made mountable")]
+    /// The layer's tar can't be expressed as EROFS.
+    #[error("the layer can't be made mountable: pull it the ordinary way")]
     Reason(#[from] Reason),
 }
 
@@ -104,8 +104,8 @@ impl<R: Read> LayerReader<R> {
         }
     }
 
-    /// The same; one of another compression is told apart, and nothing but [`Self::digest_to_end`] makes sense of it. The digest of the stored bytes
-    /// is computed unless it is `known`.
+    /// Begins to read a layer; one of another compression is told apart, and nothing but [`Self::digest_to_end`] makes sense of it. The
+    /// digest of the stored bytes is computed unless it is `known`.
     pub(crate) fn begin(mut stored: R, known: Option<Digest>) -> Result<(Self, Option<Unreadable>), LayerError> {
         let mut head = Vec::with_capacity(MAGIC_LENGTH);
         stored.by_ref().take(MAGIC_LENGTH as u64).read_to_end(&mut head).map_err(LayerError::Read)?;
@@ -197,7 +197,7 @@ impl<R: Read> LayerReader<R> {
     pub(crate) fn digest_to_end(self) -> Result<Digest, LayerError> {
         let (known, tar_length) = (self.known, self.tar_length);
         let found = match self.decoder {
-            // Its bytes are hashed as the tar's.
+            // The layer's bytes are hashed as the tar's.
             Decoder::Plain(plain) => digest_of_rest(plain, self.tar, tar_length),
             Decoder::Gzip(gzip) => gzip.into_inner().into_inner().digest_to_end(tar_length),
             Decoder::Zstd(zstd) => zstd.finish().into_inner().digest_to_end(tar_length),

@@ -76,7 +76,7 @@ fn number(bytes: &[u8]) -> u64 {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotExpanded<E> {
-    /// It can't be read.
+    /// The file can't be read.
     #[error("can't read it")]
     Read(#[source] E),
     /// The tar in it is another one.
@@ -88,7 +88,7 @@ pub enum NotExpanded<E> {
     /// The tar can't be expressed.
     #[error("its tar can't be made mountable")]
     Reason(#[source] Reason),
-    /// It has other bytes than are made of that tar.
+    /// The file has other bytes than are made of that tar.
     #[error("it has other bytes than are made of its tar: {0}")]
     Otherwise(&'static str),
 }

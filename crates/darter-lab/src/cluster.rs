@@ -150,22 +150,22 @@ impl<'host> Agent<'host> {
         Ok(())
     }
 
-    /// Its process's id, while it runs.
+    /// The id of the agent's process, while it runs.
     pub fn process_id(&self) -> Option<u32> {
         self.process.as_ref().map(Process::id)
     }
 
-    /// Its log; an error when it does not run.
+    /// The agent's log; an error when it does not run.
     pub fn log(&self) -> Result<String> {
         self.process.as_ref().with_context(|| format!("no agent runs on {}", self.host.name()))?.errors()
     }
 
-    /// Its data directory.
+    /// The agent's data directory.
     pub fn data(&self) -> &Path {
         &self.data
     }
 
-    /// Its administration socket.
+    /// The agent's administration socket.
     pub fn socket(&self) -> PathBuf {
         darter_api::socket_path(&self.data)
     }
@@ -185,7 +185,7 @@ impl<'host> Agent<'host> {
         serde_json::from_str(&text).with_context(|| format!("darter {arguments:?} printed other than JSON: {text}"))
     }
 
-    /// Its metrics, as Prometheus reads them.
+    /// The agent's metrics, as Prometheus reads them.
     pub fn metrics(&self) -> Result<String> {
         let mut command = self.host.command("curl");
         command.args(["--silent", "--show-error", "--fail", &format!("http://{LOCAL}/metrics")]);

@@ -13,7 +13,7 @@ pub const ENGINES: [&str; 9] =
 /// Programs that races and measurements need besides [`NETWORK`]: the one that plays the origin, and the one that keeps an agent on a core.
 pub const RACES: [&str; 2] = ["nginx", "taskset"];
 
-/// Those of `programs` and root's rights that this machine lacks, in words for people; `None` when nothing is.
+/// The ones of `programs`, and root's rights, that this machine lacks, in words for people; `None` when nothing is lacking.
 pub fn lacking(programs: &[&str]) -> Option<String> {
     let mut lacks: Vec<String> = programs
         .iter()

@@ -424,7 +424,7 @@ fn kill_inside(name: &str) -> Result<usize> {
     let inside = run(Command::new("ip").args(["netns", "pids", name]))?;
     let mut count = 0;
     for id in inside.lines().filter_map(|line| line.trim().parse().ok()).filter_map(Pid::from_raw) {
-        // One that ended by itself, or has been killed and is waited for by nobody yet, is none any more.
+        // A process that ended by itself, or was killed and is waited for by nobody yet, counts as gone.
         let state = fs::read_to_string(format!("/proc/{}/stat", id.as_raw_nonzero())).unwrap_or_default();
         let is_dead = state.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('Z'));
         if !is_dead {

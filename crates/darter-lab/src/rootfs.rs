@@ -113,7 +113,7 @@ impl Read for Tar {
 
 impl Drop for Tar {
     fn drop(&mut self) {
-        // It has ended already unless its reader gave up.
+        // The child has ended already unless its reader gave up.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

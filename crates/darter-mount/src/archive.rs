@@ -48,10 +48,10 @@ const GRACE: Duration = Duration::from_millis(50);
 /// Why an archive can't be looked through.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
-    /// It can't be shown.
+    /// The archive can't be shown.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    /// Its bytes can't be had.
+    /// The archive's bytes can't be had.
     #[error("bytes {range} of the archive, which tell of its members, can't be had")]
     Unread {
         /// Which.
@@ -166,8 +166,8 @@ impl Archive {
         Ok(Member { zipped, size, data, last: AsyncMutex::default(), place, copies, limits })
     }
 
-    /// A place for a decoder of a member that has so many copies; if there is none, one of those that the member with the most copies has, if these
-    /// are more than twice as many.
+    /// A place for one more decoder of a member that `has` this many copies; if there is none, the place of a copy of the member with the
+    /// most, if it has more than twice as many.
     fn place(&self, has: usize) -> Option<OwnedSemaphorePermit> {
         let free = || Arc::clone(&self.copies).try_acquire_owned().ok();
         free().or_else(|| {

@@ -41,7 +41,7 @@ pub enum MountFailure {
         "this kernel has no EROFS: load it with `modprobe erofs`, or take a kernel with CONFIG_EROFS_FS (5.4 and later have it)"
     )]
     NoErofs,
-    /// It wants a device, and `mount` makes none.
+    /// The kernel wants a device, and `mount` makes none.
     #[error("this kernel mounts EROFS from devices only (before Linux 6.12), and `mount -o loop` failed: {0}")]
     NoLoop(String),
     /// Anything else.
@@ -55,7 +55,7 @@ pub enum MountFailure {
 /// [`MountFailure`].
 pub fn mount(file: &Path, at: &Path, flags: MountFlags) -> Result<(), MountFailure> {
     if suits(file) && kernel_mount(file, at, "erofs", flags, Some(c"directio")).is_ok() {
-        // It is read as well without, only slower.
+        // The layer is read without this setting as well, only slower.
         if let Err(error) = read_ahead::as_below(file, at) {
             tracing::debug!(%error, at = %at.display(), "how far a layer is read ahead is left to the kernel");
         }

@@ -63,7 +63,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 pub enum Pages {
     /// The mounted file's.
     Mounted,
-    /// That of the agent's file: the mounted file is read past its own.
+    /// The page cache of the agent's file: the mounted file is read past its own.
     Stored,
 }
 
@@ -83,7 +83,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Those of an image's layer, which has a digest, and is read by file systems that have pages of their own.
+    /// The settings of an image's layer, which has a digest, and is read by file systems that have pages of their own.
     pub const fn of_layer(limit: Duration, fill: Fill, fill_rate: Option<Rate>) -> Self {
         Self { limit, fill, fill_rate, has_digest: true, pages: Pages::Stored }
     }
@@ -504,7 +504,7 @@ impl MountedFile {
 
     fn fetch_ahead(self: &Arc<Self>, runtime: &Handle, range: Option<ByteRange>) {
         let Some(range) = range else { return };
-        // It is here, and the agent was asked for it by this connection.
+        // The range is here, and the agent was asked for it by this connection.
         if self.kept.lock().is_vouched(range) {
             return;
         }

@@ -54,7 +54,7 @@ use crate::supply::Supplier;
 /// For how long names of layers are good.
 const NOT_AT_ALL: Duration = Duration::ZERO;
 
-/// For how long their attributes are: whoever looks a name up wants them next. Of those only how much is here changes.
+/// How long the kernel keeps attributes: a program that looks a name up wants them next. Only how much is here changes in them.
 const A_MOMENT: Duration = Duration::from_millis(100);
 
 /// Reads past the page cache that are under way, at most. Reads of what can't be had last up to their limit, and while so many are under way, a reader of
@@ -66,7 +66,7 @@ const MAX_QUESTIONS: u16 = 8192;
 pub enum Layer {
     /// A virtual file.
     File {
-        /// Its length.
+        /// The layer's length.
         length: u64,
         /// Bytes that are here.
         here: u64,
@@ -289,7 +289,7 @@ impl Shared {
         Ok(())
     }
 
-    /// A file is of no use any more: whoever opens the layer later gets another one.
+    /// A file is of no use any more: the next program that opens the layer gets another one.
     async fn is_over(&self, inode: INodeNo, layer: Digest, condition: Condition) {
         self.inodes.lock().retire(inode);
         let (Condition::Tainted(reason), Some(notifier)) = (condition, self.notifier.get().cloned()) else { return };
@@ -304,7 +304,7 @@ impl Shared {
         let forgetting = move || {
             // A layer that is not mounted any more has no pages.
             let _ = cache.forget();
-            // It may be the last that keeps the mount, which ends by that.
+            // This file may be the last that keeps the mount, which ends by that.
             drop(hidden);
         };
         let _ = tokio::task::spawn_blocking(forgetting).await;

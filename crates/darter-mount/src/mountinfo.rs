@@ -10,11 +10,11 @@ pub const PATH: &str = "/proc/self/mountinfo";
 /// A line of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mounted {
-    /// Its number, which another one may get once it is gone.
+    /// The mount's number, which another mount may get once this one is gone.
     pub id: u64,
     /// The number of its file system's device.
     pub device: (u32, u32),
-    /// Where it is.
+    /// The directory at which it is mounted.
     pub dir: PathBuf,
     /// The file system's type.
     pub kind: String,

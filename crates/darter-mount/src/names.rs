@@ -33,7 +33,7 @@ const SIDECAR: &str = ".erofs.dmverity";
 pub(crate) enum EntryName {
     /// A layer's.
     Layer(Digest),
-    /// One that is never there.
+    /// A name that is never there.
     Never,
     /// Any other.
     Nothing,
@@ -164,7 +164,7 @@ impl<T> Inodes<T> {
         self.nodes.remove(&inode.0).map(|node| node.own)
     }
 
-    /// Nobody else is given this inode: it is as it is for those who have it.
+    /// The inode is given to nobody else from now on; those who have it keep it as it is.
     pub(crate) fn retire(&mut self, inode: INodeNo) {
         let Some(node) = self.nodes.get(&inode.0) else { return };
         let key = (node.layer, node.form.clone());

@@ -45,7 +45,7 @@ pub enum MountError {
         "this host has no /dev/fuse: load the kernel's module with `modprobe fuse`, or give a container `--device /dev/fuse`"
     )]
     NoDevice,
-    /// It is not for this user.
+    /// This user may not open the device.
     #[error("may not open /dev/fuse: it has to be open to this user (mode 0666 is usual), or run this as root")]
     Device(#[source] io::Error),
     /// A user's mount needs a program that is not there.
@@ -56,7 +56,7 @@ pub enum MountError {
     Refused {
         /// The mount point.
         dir: String,
-        /// Its words.
+        /// The system's or fusermount's words.
         reason: String,
     },
 }
@@ -144,7 +144,7 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Lets the kernel forget all pages: whoever reads one asks again. Waits for reads that are under way. Blocking.
+    /// Lets the kernel forget all pages: a program that reads one asks again. Waits for reads that are under way. Blocking.
     ///
     /// # Errors
     /// When they are not mounted any more.

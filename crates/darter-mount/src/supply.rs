@@ -13,7 +13,7 @@ use darter_core::{BlobId, ByteRange, PieceHash, PieceLength};
 pub struct Content {
     /// The blob.
     pub blob: BlobId,
-    /// Its length.
+    /// The content's length in bytes.
     pub length: u64,
     /// How it is cut.
     pub pieces: PieceLength,
@@ -33,9 +33,9 @@ pub enum Given {
 /// Why bytes were not given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// They are not there in time.
+    /// The bytes are not there in time.
     Late,
-    /// They can't be had in this way now: another try may succeed, or another connection. In words.
+    /// The bytes can't be had in this way now: another try may succeed, or another connection. In words.
     Now(String),
 }
 
@@ -68,7 +68,7 @@ pub trait Supply: Send + Sync {
     /// All of it is to be fetched, after everything that programs wait for.
     async fn everything(&self);
 
-    /// Programs have touched these bytes, in this order, since the blob was opened: for whoever opens it later.
+    /// Tells that programs have touched these bytes, in this order, since the blob was opened: for those that open it later.
     async fn touched(&self, ranges: &[ByteRange]);
 
     /// How many bytes are there, and whether that is all and was checked; `None` when nobody tells.

@@ -60,7 +60,7 @@ impl Touches {
         }
     }
 
-    /// All that was touched so far, if there is something new in it and it is time to say so, or it is the `last` time.
+    /// All that was touched so far, if some of it is new and it is time to tell, or this is the `last` time.
     pub fn take(&mut self, last: bool, now: Moment) -> Option<Vec<ByteRange>> {
         let spent = now.since(self.began);
         if self.given == self.seen.len() || (spent < self.due && !last) {

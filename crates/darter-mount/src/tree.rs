@@ -32,9 +32,9 @@ use crate::session::{BLOCK, Cache, FOREVER, FORGETS, Forgotten, MountError, Moun
 /// Why a file can't be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unopened {
-    /// Its bytes can't be had now: EIO.
+    /// The file's bytes can't be had now: EIO.
     Unread,
-    /// They never can, since this program does not know how: EOPNOTSUPP.
+    /// The file's bytes can never be had, since this program does not know how: EOPNOTSUPP.
     Unsupported,
 }
 
@@ -69,7 +69,7 @@ pub struct TreeCache {
 }
 
 impl TreeCache {
-    /// Lets the kernel forget all pages of one file, or of all that were opened: whoever reads one asks again. Blocking.
+    /// Lets the kernel forget all pages of one file, or of all that were opened: a program that reads one asks again. Blocking.
     pub fn forget(&self, file: Option<NodeId>) {
         let files: Vec<_> = match file {
             Some(file) => vec![file],
@@ -156,7 +156,7 @@ fn kind_of(node: &Node) -> FileType {
     }
 }
 
-/// A node's time. One that this host can't express is 1970.
+/// A node's time of modification; 1970 where this host can't express it.
 fn time_of(node: &Node) -> SystemTime {
     let seconds = Duration::from_secs(node.mtime.seconds.unsigned_abs());
     let whole = if node.mtime.seconds < 0 { UNIX_EPOCH.checked_sub(seconds) } else { UNIX_EPOCH.checked_add(seconds) };

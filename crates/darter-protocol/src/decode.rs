@@ -30,11 +30,11 @@ use crate::error::EncodingError;
 /// Why a message was not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unread {
-    /// It says something that is not known here; skip it.
+    /// The message says something that is not known here: skip it.
     Unknown,
-    /// Its bytes make no sense.
+    /// The message's bytes make no sense.
     Malformed,
-    /// Its lists would take far more memory than it has bytes.
+    /// The message's lists would take far more memory than the message has bytes.
     Swollen,
 }
 

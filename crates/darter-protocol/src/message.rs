@@ -139,7 +139,7 @@ pub enum Message {
         version: Version,
         /// Length of its pieces.
         piece_length: PieceLength,
-        /// Its length in bytes, if the origin said.
+        /// The blob's length in bytes, if the origin said.
         length: Option<u64>,
         /// The hashes of its first pieces, as far as they are known; in a large swarm none, if many come at once.
         hashes: Vec<PieceHash>,

@@ -55,7 +55,7 @@ struct Answered {
 
 /// How an asker comes by an answer.
 pub(crate) enum Way {
-    /// It is known.
+    /// The answer is known.
     Known(Outcome),
     /// Somebody is asking.
     Follow(watch::Receiver<Option<Outcome>>),

@@ -171,7 +171,7 @@ impl Registries {
         Ok(Self {
             manifests: Manifests::open(&options.data_dir.join(MANIFESTS))?,
             provenance: Provenance::open(&manifests),
-            // The version is in the name, so that one file never has to be read by two releases.
+            // The record's version is in its directory's name, so that one file never has to be read by two releases.
             record: Record::open(manifests.sub_or_anew("open-1")?)?,
             images,
             requests: Requests::new(client, Arc::clone(&metrics), Arc::clone(&clock)),

@@ -106,7 +106,7 @@ impl Manifests {
         all
     }
 
-    /// Keeps a manifest. Its bytes must be what its digest says.
+    /// Keeps a manifest, whose bytes must be what its digest says.
     pub(crate) async fn put(&self, manifest: ImageManifest) {
         self.0.remember(&manifest);
         let fits = manifest.media_type.len() <= MAX_MEDIA_TYPE && !manifest.media_type.contains('\n');

@@ -36,13 +36,13 @@ const MAX_REGISTRIES: u64 = 1000;
 /// Why a registry's answer is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// It asks to slow down.
+    /// The registry asks to slow down.
     Limited { reason: String, retry_after: Option<Duration> },
-    /// It can't be reached, or the connection broke.
+    /// The registry can't be reached, or the connection broke.
     Away(String),
-    /// It did not answer in time.
+    /// The registry did not answer in time.
     Silent(String),
-    /// It answers with an error of its own.
+    /// The registry answers with an error of its own.
     Failing { reason: String, retry_after: Option<Duration> },
     /// Anything else that is no answer, such as a certificate that is not trusted, or a portal's page. A registry's own gateway shows a
     /// page that looks the same to callers that have to log in: so tags, which may be another's by now, stay closed by default.

@@ -82,7 +82,7 @@ pub(crate) enum Learnt {
     NoTag(String),
     /// The digest is gone.
     HasNot(Digest),
-    /// The registry refuses whoever brings nothing.
+    /// The registry refuses callers without credentials.
     Closed,
 }
 
@@ -311,7 +311,7 @@ impl Inner {
     fn take_back(&self, repository: &Repository, learnt: Vec<Learnt>) {
         let mut known = self.known.lock();
         if learnt.iter().any(|learnt| matches!(learnt, Learnt::Closed)) {
-            // It need not have been in memory; the file is not asked again.
+            // The repository need not have been in memory; the file is not asked again.
             known.insert(repository.clone(), Open::default(), 1);
         } else if let Some(open) = known.get_mut(repository) {
             for learnt in learnt {

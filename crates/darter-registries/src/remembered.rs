@@ -59,7 +59,7 @@ impl Registries {
             About::Manifest(digest) => Some(digest),
             _ => None,
         };
-        // One that is wrong is the caller's affair, who sees the same reply.
+        // A wrong manifest is left to the caller, who sees the same reply.
         let checked = manifest::check(&reply.headers, reply.body.clone(), expected).ok()?;
         let manifest::Checked { manifest, keeps: true } = checked else { return None };
         let size = Some(manifest.bytes.len() as u64);

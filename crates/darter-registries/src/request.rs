@@ -29,7 +29,7 @@ use super::question::{About, Question, Reply, without_the_connections};
 /// A step without a limit of its own (a credential helper, say) ends this long after those that have one, since these say
 /// more.
 const SLACK: Duration = Duration::from_millis(200);
-/// How long the text of a refusal is waited for. Its status and headers say what the engine is to do next.
+/// How long the text of a refusal is waited for. The refusal's status and headers say what the engine is to do next.
 pub const REFUSAL_BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a registry that does no HEAD is asked by GET at once.
 const WITHOUT_HEAD_FOR: Duration = Duration::from_secs(600);
@@ -135,8 +135,8 @@ impl Asking<'_> {
     }
 }
 
-/// Reads an answer whole, as far as it is passed on. A manifest beyond all measure is cut, and found too long by whoever
-/// wants it; a refusal whose text does not come goes on without one.
+/// Reads an answer whole, as far as it is passed on. A manifest beyond all measure is cut, and its reader finds it too long; a
+/// refusal whose text does not come goes on without one.
 async fn read(question: &Question, answer: Answer, until: Instant) -> Result<Reply, OriginError> {
     let Answer { status, headers, mut body, .. } = answer;
     let headers = without_the_connections(headers);
@@ -193,7 +193,7 @@ fn shows(question: &Question, reply: &Reply) -> bool {
     }
 }
 
-/// The answer to a HEAD, from that of a GET for a manifest: with a digest. The body stays, for whoever wants it next.
+/// The answer to a HEAD, from that of a GET for a manifest: with a digest. The body stays, for the next asker that wants it.
 fn as_of_head(question: &Question, mut reply: Reply) -> Reply {
     let expected = match question.about().1 {
         About::Manifest(digest) => Some(digest),

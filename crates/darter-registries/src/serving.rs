@@ -19,7 +19,7 @@ const MAX_QUESTIONS: usize = 16_384;
 /// Questions of one node that are being answered at a time. A pull asks a few, and equal ones of a host are one.
 const MAX_QUESTIONS_OF_ONE: u32 = 1024;
 
-/// Room for questions of nodes. One that asks for ever more leaves the others theirs.
+/// Room for questions of nodes. A node that asks for ever more leaves the others theirs.
 pub(crate) struct Room {
     all: Arc<Semaphore>,
     of_each: Arc<Questions>,

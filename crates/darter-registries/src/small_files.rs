@@ -105,7 +105,7 @@ mod tests {
         let (files, held) = (SmallFiles::default(), Arc::new(parking_lot::Mutex::new(held)));
         for _ in 0..200 {
             let held = Arc::clone(&held);
-            // It begins, and its caller leaves at once.
+            // The work begins, and its caller leaves at once.
             let leaves = files.work(move || held.lock().recv().is_ok());
             let _ = tokio::time::timeout(Duration::ZERO, leaves).await;
         }

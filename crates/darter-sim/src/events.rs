@@ -92,7 +92,7 @@ impl Fleet {
                 self.nodes[node as usize].ahead += Duration::from_secs_f64(by.max(0.0));
                 self.poll_soon(node);
             }
-            // Of a node whose disk is full everything is read by another already.
+            // A node whose disk is full has another node read everything already.
             Happening::Read { node, .. } if self.nodes[node as usize].passing.is_some() => {}
             Happening::Read { node, from } => {
                 self.nodes[node as usize].reader = Some(PieceIndex(from));

@@ -201,7 +201,7 @@ impl Fleet {
         }
     }
 
-    /// A node's process starts; false if it runs. Those who missed it not yet do so now.
+    /// Starts a node's process; false if it runs. Nodes that have not missed it yet do so now.
     pub(crate) fn start_up(&mut self, index: u32) -> bool {
         if self.nodes[index as usize].alive {
             return false;
@@ -396,7 +396,7 @@ impl Fleet {
             | Output::Recheck { .. }
             | Output::RecheckWhole { .. }
             | Output::Reported { .. } => {}
-            // One that is followed is not asked to follow; and nobody gives up here.
+            // A lead is not asked to follow; and nobody gives up here.
             Output::SayDissolved { .. } | Output::Reject { .. } => {}
             Output::GiveUp(_) | Output::Superseded { .. } | Output::Dissolve { .. } | Output::Refuted { .. } => {}
         }

@@ -23,7 +23,7 @@ use crate::queue::What;
 /// A lead's state; its books are the session's.
 #[derive(Debug, Default)]
 pub(crate) struct Leading {
-    /// Its connections to the origin.
+    /// The lead's connections to the origin.
     reading: Vec<OriginReader>,
 }
 
@@ -94,13 +94,13 @@ impl Fleet {
         self.queue.push(self.now + JOIN_TIMEOUT, What::NotLed { node, by: leader, life });
     }
 
-    /// A node is let in by a lead, which it follows from now on if it has asked it.
+    /// Lets a node in: it follows that lead from now on, if it has asked it.
     pub(crate) fn enter(&mut self, index: u32, let_in: LetIn) -> bool {
         let lead = let_in.lead;
         let leader = index_of(lead);
         let node = &mut self.nodes[index as usize];
         let is_answer = node.asks.take_if(|asked| *asked == leader).is_some();
-        // One that was asked twice lets it in twice.
+        // A lead that was asked twice lets the node in twice.
         if !is_answer && node.session.following() != Some(lead) {
             self.post(index, &[lead], Message::Leave { blob: BLOB });
             return false;

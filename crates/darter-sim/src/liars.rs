@@ -19,7 +19,7 @@ use crate::uploads::Upload;
 /// How often a node that sends byte by byte sends one, and the receiver sees it.
 const DRIP: Duration = Duration::from_millis(200);
 
-/// How long such an answer goes on at most, in bytes.
+/// The most bytes that a liar gives, one at a time.
 const MAX_DRIPS: u16 = 600;
 
 /// How long who answers late takes.

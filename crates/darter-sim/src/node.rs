@@ -49,7 +49,7 @@ pub(crate) struct Node {
     pub(crate) leading: Leading,
     /// Nodes that asked it, besides its neighbours.
     pub(crate) acquainted: BTreeSet<NodeId>,
-    /// Its asking around, while it does so.
+    /// The survey of a node that asks around.
     pub(crate) survey: Option<Survey>,
     /// How many hashes its store has, from the first on.
     pub(crate) known: u32,
@@ -129,7 +129,7 @@ impl Node {
             hashes: Vec::new(),
             known: PieceSet::new(),
             held: PieceSet::new(),
-            // It is known to everybody here.
+            // Everybody here knows the verdict.
             verdict: Some(WHOLE),
             is_complete: false,
             everything: program.is_none(),
@@ -203,7 +203,7 @@ impl Node {
         Moment::ZERO + shows.since(Moment::ZERO + self.ahead)
     }
 
-    /// Its cable takes up something that lasts `micros` microseconds, behind what it is taking up. Returns when it is through.
+    /// Has the node's cable take up something that lasts `micros` microseconds, behind what it is taking up. Returns when it is through.
     pub(crate) fn take_up(&mut self, micros: f64, now: Moment) -> Moment {
         self.up_free = self.up_free.max(now.as_micros() as f64) + micros;
         Moment::from_micros(self.up_free as u64)

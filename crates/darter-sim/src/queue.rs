@@ -53,7 +53,7 @@ pub(crate) enum What {
     Unreached { node: u32, peer: u32, life: u8 },
     /// A node goes on to look for a lead.
     Rested { node: u32, life: u8 },
-    /// A message reaches those to whom it is said, from this place of the mail.
+    /// A message, at this place of the mail, reaches its receivers.
     Letter(u32),
     /// A liar goes on with a request.
     Lied(Lied),

@@ -100,7 +100,7 @@ pub struct Scenario {
     pub pieces: u32,
     /// Bytes in each piece.
     pub piece_bytes: u64,
-    /// How fast the origin sends; `None` means that the seed holds the blob from the start, and that whoever leads reads it at once.
+    /// How fast the origin sends; `None`: the seed holds the blob from the start, and a node that takes over the lead reads it at once.
     pub origin: Option<Rate>,
     /// The rate that the origin gives one connection, if it limits each.
     pub origin_each: Option<Rate>,

@@ -65,8 +65,8 @@ pub(crate) struct Connection {
     sending: SmallVec<[Sending; 1]>,
     /// Grains of `sending`.
     backlog: u32,
-    /// When the grains that left will have been received, oldest first. Those of the past are struck out when it matters: an event for
-    /// each would be a third of all.
+    /// When each grain that left will have been received, the oldest first. Those that were are struck out when that matters: an event
+    /// for each would be a third of all events.
     on_way: SmallVec<[Moment; 2]>,
     /// True if it stands in the cable's turn, or is being served.
     in_turn: bool,
@@ -164,7 +164,7 @@ impl Uploads {
             connection.is_busy = true;
             (if is_last { &mut self.last } else { &mut self.line }).push_back(at);
         } else if !is_last && let Some(place) = self.last.iter().position(|other| *other == at) {
-            // It has something else to answer now.
+            // The connection has something else to answer now.
             self.last.remove(place);
             self.line.push_back(at);
         }

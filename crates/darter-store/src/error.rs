@@ -62,10 +62,10 @@ pub enum StoreError {
     #[error("blob {} is in use: try again when its downloads and readers are done", .0.short())]
     InUse(BlobId),
     /// The blob is pinned.
-    #[error("blob {} is pinned: unpin it first", .0.short())]
+    #[error("blob {} is pinned: unpin it first (darter unpin)", .0.short())]
     Pinned(BlobId),
     /// The store has no such blob.
-    #[error("there is no blob {} in the store", .0.short())]
+    #[error("there is no blob {} in the store: darter ls lists those that are", .0.short())]
     NoSuchBlob(BlobId),
     /// The blob was discarded while this handle to it was open: open it anew.
     #[error("blob {} was discarded: open it anew", .0.short())]

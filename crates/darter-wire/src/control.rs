@@ -86,7 +86,7 @@ pub struct ControlSender {
 }
 
 impl ControlSender {
-    /// Queues a message, waiting for room. That it was queued does not mean that it arrives.
+    /// Queues a message, waiting for room. A queued message need not arrive: the connection may be lost first.
     ///
     /// # Errors
     /// [`WireError::Closed`] once the channel is, [`WireError::Protocol`].

@@ -141,7 +141,7 @@ impl Blamed for WireError {
             Self::Version { .. } | Self::SameId { .. } | Self::NoAnswer { .. } | Self::HungUp { .. } => {
                 (Peer, Retry::Later(None))
             }
-            // It broke the protocol: a reason to shun it, where all else is bad luck.
+            // The peer broke the protocol: a reason to shun it. All other kinds are bad luck.
             Self::Protocol(_) | Self::Identity { .. } => (Peer, Retry::Elsewhere),
             Self::Full => (Ourselves, Retry::Later(None)),
             Self::InUse { .. } => (Ourselves, Retry::Never),

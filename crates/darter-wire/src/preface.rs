@@ -140,7 +140,7 @@ async fn read_hello(stream: &mut PeerStream, addr: &str, head: Head, me: &Hello)
             Some(version) => Ok((hello, version)),
             None => Err(differs(hello.versions)),
         },
-        // Of a version that nobody knows yet, what follows the form may be anything.
+        // In a version that nobody knows yet, anything may follow the form.
         Err(_) if !me.versions.contains(head.form) => Err(differs(Versions::exactly(head.form))),
         Err(error) => Err(error),
     }

@@ -65,7 +65,10 @@ const BOUND_SECONDS: u64 = 5;
 /// Runs the demo. Fails when a digest is wrong.
 pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let mut signals = Signals::catch()?;
-    let room = tempfile::Builder::new().prefix("darter-demo-").tempdir().context("can't make a temporary directory")?;
+    let room = tempfile::Builder::new()
+        .prefix("darter-demo-")
+        .tempdir()
+        .context("can't make a temporary directory; set TMPDIR to one that can be written to")?;
     // Dropping the show on a signal ends its processes, before the directory under them goes.
     let mut hangup = signal(SignalKind::hangup())?;
     let shown = tokio::select! {

@@ -82,7 +82,10 @@ fn prepare(given: &Path) -> anyhow::Result<PathBuf> {
     let dir = dir.with_context(|| format!("can't make {}; give another directory", given.display()))?;
     while register::is_ours(&dir) {
         if answers(&dir) {
-            bail!("another process keeps the layers at {} already", dir.display());
+            bail!(
+                "another process keeps the layers at {} already: stop that one, or give another directory",
+                dir.display()
+            );
         }
         // Its keeper is gone.
         unmount::unmount(&dir, true)?;

@@ -216,7 +216,7 @@ fn free_directory(dir: &Path) -> anyhow::Result<PathBuf> {
     }
     match std::fs::metadata(&named) {
         Ok(found) if found.is_dir() => Ok(named),
-        Ok(_) => Err(Failure::Usage(format!("{} is no directory", dir.display())).into()),
+        Ok(_) => Err(Failure::Usage(format!("{} is no directory: give one to mount at", dir.display())).into()),
         Err(error) => {
             let text = format!("can't mount at {}: {error}; make the directory first", dir.display());
             Err(Failure::Usage(text).into())

@@ -63,7 +63,7 @@ impl Ends {
             if number::<4>(tail, locator + 16) > 1 {
                 return Err(damaged("it is one of several parts: put them together first"));
             }
-            // It lies right before, whatever stands before the zip.
+            // The record lies right before the locator, whatever stands before the zip.
             let told = number::<8>(tail, locator + 8);
             let here = begin + locator as u64;
             let right_before = here.checked_sub(ZIP64_END).ok_or_else(|| damaged("its zip64 record is missing"))?;

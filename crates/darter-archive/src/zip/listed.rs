@@ -5,7 +5,7 @@ use darter_image::tar::Time;
 use super::{damaged, names, number};
 use crate::error::ArchiveError;
 
-/// Its bytes before name, extra fields and comment.
+/// Bytes of an entry before name, extra fields and comment.
 pub(super) const HEADER: usize = 46;
 
 /// The flag of encrypted data.

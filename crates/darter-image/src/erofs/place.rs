@@ -26,11 +26,11 @@ pub(super) struct Placed {
     /// For a directory the directory that it is in.
     pub(super) parent: NodeId,
     pub(super) links: u32,
-    /// Its offset in the metadata.
+    /// The inode's offset in the metadata.
     pub(super) at: usize,
     pub(super) layout: Layout,
     pub(super) size: u64,
-    /// Its `i_u` field.
+    /// The inode's `i_u` field: where the data is.
     pub(super) address: u32,
     /// The offset of its whole blocks in the metadata.
     pub(super) blocks: usize,
@@ -127,7 +127,7 @@ impl Plan {
                     self.placed_mut(*id).links += 1;
                 }
             }
-            // Its name, its `.`, and each `..` in it.
+            // A directory's links: its name, its `.`, and each `..` in it.
             self.placed_mut(directory).links = 2 + subdirectories;
         }
     }

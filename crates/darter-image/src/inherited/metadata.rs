@@ -112,7 +112,7 @@ pub(super) enum Resolved {
 }
 
 impl LayerDirectories {
-    /// Those of a file with this beginning (of 4 KiB), and these bytes from where [the metadata begins](crate::metadata_at) to its end.
+    /// The metadata of a file with this beginning (of 4 KiB), and these bytes from where [the metadata begins](crate::metadata_at) to its end.
     ///
     /// # Errors
     /// [`Unsound`].

@@ -130,7 +130,7 @@ pub(super) fn text(field: &[u8]) -> &[u8] {
 pub(super) fn number(field: &[u8]) -> Result<i64, &'static str> {
     const TOO_LARGE: &str = "a number that is too large";
     let Some(first) = field.first().filter(|first| **first & 0x80 != 0) else { return number_of_octal(field) };
-    // Of a negative number, the bits are inverted.
+    // A negative number is written with its bits inverted.
     let invert = if first & 0x40 == 0 { 0 } else { 0xff };
     let mut value = 0_u64;
     for (at, byte) in field.iter().enumerate() {

@@ -334,7 +334,7 @@ impl Parser {
                     self.records = Some(records);
                     return Ok(());
                 }
-                // It says nothing of later members, and a reader that does as Go does forgets what was said of the next one.
+                // A global header says nothing of later members, and a reader that does as Go does forgets what was said of the next one.
                 self.forget();
                 let name = records.get(b"path").filter(|path| !path.is_empty()).map_or(header.name, <[u8]>::to_vec);
                 let member = TarMember { kind: MemberKind::Global, name, ..TarMember::nothing() };
@@ -507,7 +507,7 @@ const fn padding(length: u64) -> u64 {
     length.wrapping_neg() % BLOCK as u64
 }
 
-/// As many bytes as are left and as are here.
+/// The lesser of the bytes that are left and those that are here.
 fn clamp(left: u64, here: usize) -> usize {
     usize::try_from(left).map_or(here, |left| left.min(here))
 }

@@ -153,7 +153,7 @@ impl Tree {
 
 /// True if the kernel takes these capabilities: of revision 2 or 3, as long as that is; or none.
 fn is_capability(value: &[u8]) -> bool {
-    // Its lowest bit makes the capabilities effective.
+    // The revision's lowest bit makes the capabilities effective.
     match value.first_chunk().map(|revision| u32::from_le_bytes(*revision) & !1) {
         Some(0x0200_0000) => value.len() == 20,
         Some(0x0300_0000) => value.len() == 24,

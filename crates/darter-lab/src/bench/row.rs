@@ -42,7 +42,7 @@ pub struct Row {
     pub busy: f64,
     /// Files with the right digest, of those that were to have it.
     pub right: u64,
-    /// Those that were to have it.
+    /// The nodes that were to have the content.
     pub wanted: u64,
     /// Darter's goal.
     pub goal: Option<Goal>,

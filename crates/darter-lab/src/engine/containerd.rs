@@ -171,17 +171,17 @@ impl<'host> Containerd<'host> {
         self.wait_until_ready()
     }
 
-    /// Its process's id.
+    /// The id of containerd's process.
     pub fn process_id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Its host.
+    /// The host that containerd runs on.
     pub(super) fn host(&self) -> &'host Host {
         self.host
     }
 
-    /// Its socket.
+    /// containerd's socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
@@ -250,7 +250,7 @@ impl<'host> Containerd<'host> {
     pub fn end_runs(&self) {
         let started = std::mem::take(&mut *self.started.lock().unwrap_or_else(PoisonError::into_inner));
         for id in started {
-            // One that ran to its end is gone; the process of one that can't be removed ends with the host at the latest.
+            // A task that ran to its end is gone; the process of one that can't be removed ends with the host at the latest.
             let mut command = self.ctr(&["tasks", "rm", "--force", &id]);
             let _ = self.host.run("ctr-task-rm", &mut command, ENGINE_TIMEOUT);
         }
@@ -340,7 +340,7 @@ fn daemon(host: &Host, beside: Option<u32>, programs: Option<&Path>, config: &Pa
     let program = programs.map_or_else(|| "containerd".into(), |programs| programs.join("containerd"));
     let mut command = command_on(host, beside, program);
     if let Some(programs) = programs {
-        // It looks for its shim among the system's programs.
+        // containerd looks for its shim among the system's programs.
         let path = env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}", programs.display()));
     }

@@ -251,7 +251,7 @@ impl<'host> Proxied<'host> {
 
     /// Waits until what nothing uses any more is collected.
     pub fn collect(&self) -> Result<()> {
-        // It waits for a collection at its end.
+        // The command waits for a garbage collection at its end.
         let mut prune = self.ctr(&["content", "prune", "references"]);
         self.host.run("ctr-prune", &mut prune, ENGINE_TIMEOUT).map(drop)
     }
@@ -282,7 +282,7 @@ impl<'host> Proxied<'host> {
 fn daemon(host: &Host, beside: u32, programs: &Programs, config: &Path) -> Result<Process> {
     let mut command = host.command_beside(beside, programs.path("containerd"));
     if let Some(programs) = &programs.directory {
-        // It looks for its shim among the system's programs.
+        // containerd looks for its shim among the system's programs.
         let path = env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}", programs.display()));
     }

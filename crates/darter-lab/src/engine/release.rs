@@ -36,7 +36,7 @@ pub fn lacking() -> Option<String> {
     lacking_go()
 }
 
-/// What this machine lacks to build anything written in Go, in words for people.
+/// The things that this machine lacks to build anything written in Go, in words for people.
 pub(super) fn lacking_go() -> Option<String> {
     let wanted = format!("needs Go {}.{} to build containerd {VERSION}", GO.0, GO.1);
     let Some(go) = needs::find("go") else { return Some(wanted) };

@@ -83,7 +83,7 @@ impl OwnPlace {
 
 impl Drop for OwnPlace {
     fn drop(&mut self) {
-        // One that is not empty is somebody's.
+        // A directory that is not empty is in use.
         let _ = fs::remove_dir(self.0);
     }
 }
@@ -118,7 +118,7 @@ impl<'host> Remote<'host> {
         );
         fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
         let mut command = host.command_beside(anchor.id(), programs.join("containerd"));
-        // It looks for its shim among the system's programs.
+        // containerd looks for its shim among the system's programs.
         let path = std::env::var("PATH").unwrap_or_default();
         command.env("PATH", format!("{}:{path}", programs.display())).arg("--config").arg(&config);
         let process = host.spawn("containerd", &mut command)?;
@@ -172,7 +172,7 @@ impl Starter for Remote<'_> {
         let started = std::mem::take(&mut *self.started.lock().unwrap_or_else(PoisonError::into_inner));
         for id in started {
             let mut command = self.ctr(&["tasks", "rm", "--force", &id]);
-            // One that ran to its end is gone.
+            // A task that ran to its end is gone.
             let _ = self.host.run("ctr-task-rm", &mut command, ENGINE_TIMEOUT);
         }
     }

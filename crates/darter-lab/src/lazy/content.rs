@@ -67,9 +67,9 @@ struct Made {
 /// How one knows that a container is ready.
 #[derive(Clone, Debug)]
 enum Sign {
-    /// Its output has this.
+    /// The container's output has this.
     Says(String),
-    /// It listens there.
+    /// The container listens at this port.
     Listens(u16),
 }
 

@@ -24,7 +24,7 @@ use crate::registry::{NAME, Registry};
 
 /// Hosts of [`Way::Eight`].
 const TOGETHER: usize = 8;
-/// Nobody waits while others of these start, and what is fetched then is not what a start touches.
+/// No program waits while other containers start, and what is fetched then is not what a start touches.
 const NO_FILL: [&str; 2] = ["--lazy-fill", "never"];
 /// A pull that does not wait for layers to be expanded.
 const SHORT_WAIT: [&str; 2] = ["--lazy-wait", "1s"];

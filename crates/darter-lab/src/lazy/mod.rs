@@ -119,7 +119,7 @@ impl Goal {
         limits.join(", ")
     }
 
-    /// Those of one way.
+    /// The limits of one way.
     fn of(self, way: Way) -> Limits {
         let all = match way {
             Way::First => vec![("first ready/whole", self.first_over_whole)],

@@ -96,7 +96,7 @@ pub fn keeper(command: &str, directory: &Path) -> Result<Option<u32>> {
     let wanted = directory.display().to_string();
     for entry in fs::read_dir("/proc").context("list processes")?.flatten() {
         let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // It may end just now.
+        // The process may end just now.
         let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let mut words = line.split(|byte| *byte == 0);
         if words.nth(1) == Some(command.as_bytes()) && words.next() == Some(wanted.as_bytes()) {

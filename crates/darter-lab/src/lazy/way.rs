@@ -37,11 +37,11 @@ pub enum Way {
 }
 
 impl Way {
-    /// Those that are played where nothing else is asked for.
+    /// The ways that are played where nothing else is asked for.
     pub const USUAL: [Self; 4] = [Self::Direct, Self::Mirror, Self::Lazy, Self::Second];
 
-    /// Those that can be asked for, in their turns: what is known of first touches grows from one to the next. [`Way::Again`] comes with
-    /// [`Way::Lazy`], and [`Way::Local`] with [`Way::Second`].
+    /// The ways that can be asked for, in their turns: what is known of first touches grows from one to the next. [`Way::Again`] comes
+    /// with [`Way::Lazy`], and [`Way::Local`] with [`Way::Second`].
     pub const ASKED: [Self; 10] = [
         Self::Direct,
         Self::Mirror,

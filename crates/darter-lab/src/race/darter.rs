@@ -204,7 +204,7 @@ impl Wanted {
 pub(crate) fn meet_seed(agent: &Agent<'_>) -> Result<()> {
     let socket = agent.socket();
     wait_until(&format!("{} to meet its seed", agent.host().name()), START_TIMEOUT, || {
-        // Its socket comes a moment after its ports.
+        // The agent's socket comes a moment after its ports.
         let Ok(status) = socket::status(&socket) else { return Ok(false) };
         Ok(status.seeds.iter().all(|seed| seed.up))
     })

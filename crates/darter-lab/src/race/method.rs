@@ -15,7 +15,7 @@ pub struct Look {
     pub held: u64,
     /// True if it holds all and has checked what it checks by itself.
     pub done: bool,
-    /// Seconds from its start until it was done, when the method knows better than whoever looks.
+    /// Seconds from its start until it was done, when the method knows better than the laboratory, which looks now and then.
     pub seconds: Option<f64>,
 }
 

@@ -235,7 +235,7 @@ fn seconds_of_day(timestamp: &str) -> Option<f64> {
 pub(super) fn bytes_below(directory: &Path) -> u64 {
     let mut bytes = 0;
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        // It may be renamed just now.
+        // The file may be renamed just now.
         let Ok(data) = entry.metadata() else { continue };
         bytes += if data.is_dir() { bytes_below(&entry.path()) } else { data.len() };
     }

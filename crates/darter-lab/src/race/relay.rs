@@ -109,7 +109,7 @@ fn carry(load: Load, directory: &Path, from: Option<SocketAddr>, listener: Optio
         let (load, files) = (Arc::clone(&load), Arc::clone(&files));
         thread::spawn(move || pass_on(&load, &files, &listener, &ready))
     });
-    // When this fails there is no more to pass on, and whoever waits behind sees that.
+    // When this fails there is no more to pass on, and the relay behind sees that.
     match from {
         Some(from) => receive(&load, &files, from, &held)?,
         None => load.pieces().for_each(|_| say(&held)),

@@ -66,7 +66,7 @@ impl<'c> Torrent<'c> {
         race.seed = Some(race.spawn(&course.seed, true)?);
         wait_for(&course.seed, "done", SEED_CHECK_TIMEOUT)?;
         if matches!(client, Client::Libtorrent { .. }) {
-            // They wait for a file before they know their torrent, so that starting Python is not measured.
+            // The clients wait for a file before they know their torrent, so that starting Python is not measured.
             for (number, host) in course.nodes.iter().enumerate() {
                 race.nodes[number] = Some(race.spawn(host, false)?);
             }

@@ -30,7 +30,7 @@ pub struct Read {
     /// The file's name without `.toml`.
     #[serde(skip)]
     pub name: String,
-    /// That it is one of these.
+    /// Marks the file as a scenario of reading.
     pub kind: Kind,
     /// The claim that it shows, in one line.
     pub about: String,

@@ -106,11 +106,11 @@ impl MountedFile {
         }
     }
 
-    /// Tells the agent, if there is one, what was touched since it was last told: for whoever is done with the file.
+    /// Tells the agent, if there is one, what was touched since it was last told: for a caller that is done with the file.
     pub async fn hand_over(&self) {
         let link = self.link.borrow().clone();
         if let Link::Up(supply) = link {
-            // It is told for others, and nobody waits for it.
+            // The touches are told for others' sake, and nobody waits for it.
             let _ = tokio::time::timeout(HAND_OVER_TIMEOUT, self.tell_touches(&*supply, true)).await;
         }
     }

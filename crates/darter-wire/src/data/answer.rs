@@ -25,7 +25,7 @@ pub enum Answer {
         blob: BlobId,
         /// Which piece it is said to be.
         piece: PieceIndex,
-        /// Its bytes.
+        /// The piece's bytes.
         data: PooledBuffer,
     },
     /// No piece.

@@ -217,7 +217,7 @@ impl Answers {
                 self.skip_some().await?;
                 continue;
             }
-            // It may have come with the piece before.
+            // A header may have come with the piece before.
             if self.header_filled < HEADER_LENGTH {
                 self.socket.expect((HEADER_LENGTH - self.header_filled) as u32);
                 let read = self.socket.read(&mut self.header[self.header_filled..]).await.map_err(failed())?;

@@ -41,7 +41,7 @@ pub enum Bind {
     Send {
         /// Which piece.
         piece: PieceIndex,
-        /// Its bytes.
+        /// The piece's bytes.
         payload: Payload,
     },
     /// The piece is chosen, and has to be made ready first: it is read from the disk, say.
@@ -246,7 +246,7 @@ impl Server<'_> {
             self.changes.mark_unchanged();
             self.queue.lock().unpark_all();
         }
-        // It may have been called back while the slot was awaited.
+        // The request may have been called back while the slot was awaited.
         let Some(Next { request, .. }) = self.queue.lock().next() else { return Ok(None) };
         let bound = match self.uploads.bind(self.peer, request.blob, request.wanted) {
             Bind::Later(later) => return Ok(Some((request, later))),
@@ -396,7 +396,7 @@ fn done(written: std::result::Result<io::Result<()>, Elapsed>, stall: Duration) 
     written.map_err(|_| WireError::Silent { after: stall })?.map_err(WireError::io("send a piece"))
 }
 
-/// Waits for a change; for ever when whoever makes changes is gone.
+/// Waits for a change; for ever once nobody is left that makes changes.
 async fn change(changes: &mut watch::Receiver<()>) {
     if changes.changed().await.is_err() {
         std::future::pending::<()>().await;

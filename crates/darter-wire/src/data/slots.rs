@@ -48,7 +48,7 @@ struct SlotPool {
     /// How many wait for a slot that do not go last, and how many of them have taken one.
     waiting: AtomicUsize,
     taken: AtomicU64,
-    /// One of those that go last waits at a time: for a change of the above.
+    /// Held by one request of those that go last, which waits for a change of `waiting` or `taken`: the others wait for this.
     last: Semaphore,
     changed: Notify,
     /// How many pieces each peer has to take in time until it is as good as any.

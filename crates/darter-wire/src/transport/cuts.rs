@@ -28,7 +28,7 @@ pub struct Cuts(Arc<Mutex<CutPairs>>);
 struct CutPairs {
     /// The lesser address first.
     pairs: HashSet<(IpAddr, IpAddr)>,
-    /// Those that wait for a cut to be healed.
+    /// Readers and writers that wait for a cut to be healed.
     waiting: Vec<Waker>,
 }
 

@@ -106,8 +106,8 @@ impl std::fmt::Debug for PeerStream {
 
 /// The reading half of a connection.
 pub trait PeerReader: AsyncRead + Send + Unpin {
-    /// Says that there is no use in waking whoever reads before `bytes` more have come; a connection that can saves wakeups
-    /// by it. The sender must owe as many, or the reader sleeps for ever.
+    /// Asks that the reader be woken only when `bytes` more have come; a connection that can do so saves wakeups by it. The sender must
+    /// owe as many, or the reader sleeps for ever.
     fn expect(&mut self, bytes: u32) {
         let _ = bytes;
     }
@@ -127,8 +127,8 @@ pub trait PeerWriter: AsyncWrite + Send + Unpin {
         self.write_all(head).await
     }
 
-    /// Says how many bytes may wait in the connection that were never sent: a write takes no more than that, and whoever writes is woken when
-    /// about half of them are gone. A connection that can't tell holds as many as it does.
+    /// Limits the bytes that wait in the connection and were never sent: a write takes no more than `bytes`, and a writer that waits is
+    /// woken when about half of them are gone. A connection that can't limit them holds as many as it does.
     fn hold_ahead(&mut self, bytes: u32) {
         let _ = bytes;
     }

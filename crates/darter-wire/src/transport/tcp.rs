@@ -108,9 +108,9 @@ fn stream_of(stream: TcpStream, config: &TcpConfig) -> io::Result<PeerStream> {
 
 struct TcpReader {
     half: OwnedReadHalf,
-    /// How many bytes whoever reads waits for.
+    /// The bytes that the reader waits for.
     expected: u32,
-    /// The socket's low-water mark. It matters only while a reader sleeps, so it is set then: what is there already is read without.
+    /// The socket's low-water mark. The mark matters only while a reader sleeps, so it is set then: bytes that have come are read without it.
     mark: u32,
 }
 
@@ -123,7 +123,7 @@ impl PeerReader for TcpReader {
 impl AsyncRead for TcpReader {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.half).poll_read(cx, buffer);
-        // As many may be there by now: then the kernel says so, and this is woken. Without a mark there are more wake-ups, and nothing worse.
+        // That many bytes may have come by now: then the kernel wakes this reader at once. Without a mark there are more wake-ups, and nothing worse.
         if read.is_pending()
             && self.mark != self.expected
             && set_receive_low_water(self.half.as_ref(), self.expected).is_ok()

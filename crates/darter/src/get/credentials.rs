@@ -40,7 +40,9 @@ impl Senders {
             }
         }
         if let Some(lines) = std::env::var_os(VARIABLE) {
-            let lines = lines.into_string().map_err(|_| Failure::Usage(format!("{VARIABLE} is not UTF-8")))?;
+            let lines = lines.into_string().map_err(|_| {
+                Failure::Usage(format!("{VARIABLE} is not UTF-8: give the headers in a file (-H @FILE)"))
+            })?;
             let mut more = header_lines(&lines, VARIABLE)?;
             more.retain(|(name, _)| !headers.iter().any(|(given, _)| given.eq_ignore_ascii_case(name)));
             headers.extend(more);

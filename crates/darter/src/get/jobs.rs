@@ -51,7 +51,7 @@ pub(super) fn of(args: &GetArgs) -> anyhow::Result<Vec<Job>> {
             jobs.extend(listed(line, &place).map_err(said)?);
         }
         if jobs.is_empty() {
-            bail!("the list {} names no URL", list.display());
+            bail!("the list {} names no URL; write URLs into it, one a line", list.display());
         }
     }
     // A download that is named twice is wanted once.

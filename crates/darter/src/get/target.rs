@@ -120,7 +120,9 @@ impl Target {
     pub(super) fn choose(shown: &Path) -> anyhow::Result<Self> {
         let mut path = shown.to_owned();
         for _ in 0..MAX_LINKS {
-            let name = path.file_name().ok_or_else(|| anyhow!("{} is no name of a file", shown.display()))?;
+            let name = path
+                .file_name()
+                .ok_or_else(|| anyhow!("{} is no name of a file; choose one with -o FILE", shown.display()))?;
             let parent = canonical(directory_of(&path))?;
             path = parent.join(name);
             if let Some(stream) = standard_stream(shown, &parent, &path) {
@@ -146,9 +148,13 @@ impl Target {
                 writable(shown, &found)?;
                 return Ok(Self::File(FileTarget { shown: shown.to_owned(), path, old: Some(found) }));
             } else if kind.is_dir() {
-                return Err(Failure::Usage(format!("{} is a directory", shown.display())).into());
+                return Err(Failure::Usage(format!(
+                    "{} is a directory; name a file in it, or end it with / for the URL's own name",
+                    shown.display()
+                ))
+                .into());
             } else if kind.is_socket() {
-                bail!("{} is a socket, which can't be written to", shown.display());
+                bail!("{} is a socket, which can't be written to; choose another name with -o FILE", shown.display());
             } else {
                 return Ok(Self::Device(shown.to_owned()));
             }

@@ -39,7 +39,10 @@ impl Drop for Below {
 /// Mounts the files, the lowest first, below `work` and all of them together at `dir`.
 pub(super) fn mount_all(files: &[PathBuf], work: &Path, dir: &Path) -> anyhow::Result<()> {
     if files.len() > MAX_LAYERS {
-        bail!("the image has {} layers, and the kernel stacks {MAX_LAYERS} at most", files.len());
+        bail!(
+            "the image has {} layers, and the kernel stacks {MAX_LAYERS} at most: pull it with a container engine instead",
+            files.len()
+        );
     }
     if let [only] = files {
         return Ok(erofs::mount(only, dir, INERT)?);
