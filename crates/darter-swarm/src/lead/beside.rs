@@ -14,8 +14,7 @@ use std::time::Duration;
 use darter_core::{Moment, PieceIndex, PieceLength, PieceSet};
 
 use crate::breadth::{Breadth, Widening};
-use crate::lead::origin::OriginReader;
-use crate::lead::{Lead, OriginRun};
+use crate::lead::{Lead, OriginReader, OriginRun};
 
 impl Lead {
     /// A blob of `length` bytes may be read by up to `connections` at a time, as far as more of them get more. Only the first call counts.

@@ -44,7 +44,7 @@ use crate::lead::giving::slow_delivery;
 use crate::lead::members::{Members, Reported};
 pub(crate) use crate::lead::notices::{NewNeighbour, Notice};
 use crate::lead::origin::Readings;
-pub use crate::lead::origin::{OriginReader, Wish};
+pub use crate::lead::origin::Wish;
 use crate::lead::pieces::{Piece, Pieces};
 use crate::lead::standing::HolderWatch;
 use crate::random::Random;
@@ -57,6 +57,17 @@ pub enum Start {
     Fresh,
     /// Another lead is gone: members need a moment to say what they hold before the origin is asked.
     TakeOver,
+}
+
+/// One of the lead's readers of the origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OriginReader {
+    /// Reads everything that nobody has.
+    Everything,
+    /// Reads what somebody waits for.
+    Errands,
+    /// Reads beside the reader of everything: another connection, by its number from 0.
+    Beside(u8),
 }
 
 /// Pieces to be read from the origin, in one go.

@@ -16,7 +16,7 @@ use darter_core::{Moment, NodeId, PieceIndex, PieceLength, PieceSet};
 
 use crate::breadth::Breadth;
 use crate::lead::rests::Speeds;
-use crate::lead::{Lead, OriginRun};
+use crate::lead::{Lead, OriginReader, OriginRun};
 
 /// An errand no more than this many pieces ahead of the reader of everything is left to that reader.
 const NEAR: u32 = 4;
@@ -24,17 +24,6 @@ const NEAR: u32 = 4;
 /// Pieces, of all wishes of a member together, that it may be given without having named them: as many as windows of 8 MiB of 64 readers have. Each
 /// look for something to give it goes through them.
 const MAX_PARTS: u32 = 1 << 16;
-
-/// One of the lead's readers of the origin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum OriginReader {
-    /// Reads everything that nobody has.
-    Everything,
-    /// Reads what somebody waits for.
-    Errands,
-    /// Reads beside the reader of everything: another connection, by its number from 0.
-    Beside(u8),
-}
 
 /// Pieces that a reader waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,16 +8,13 @@
 //! where several were seen to get more than one, since on a link that all share chance makes one slow; where that one is much slower than the others,
 //! so that little is under way; and all of it together is kept below one part of the blob in [`LOST_PART`].
 //!
-//! In a circle with `origin`, on purpose: its readings keep the speeds, which are those of its readers.
-//!
 //! Non-goal: what it gets of the piece that it is at. A connection that sends nothing at all is ended by its reader.
 
 use std::time::Duration;
 
 use darter_core::Moment;
 
-use crate::lead::Lead;
-use crate::lead::origin::OriginReader;
+use crate::lead::{Lead, OriginReader};
 
 /// A rest that takes its connection no longer than this is left to it.
 const MAX_REST_TIME: Duration = Duration::from_secs(1);
