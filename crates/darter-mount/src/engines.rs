@@ -9,6 +9,9 @@
 //! - only with the options that EROFS has by itself: all of them are set anew;
 //! - only the first of a layer: each container has mounts of its own, and what later ones read is to be in memory for those after them.
 //!
+//! A mount over a virtual file stays over it as long as its container runs. Once all of the layer is here, what is read ahead costs no more than a read of the disk: it
+//! is then read ahead by as much as one question can ask for.
+//!
 //! What can't be done is left: the mount is as it was.
 
 use std::collections::HashSet;
@@ -19,14 +22,18 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::erofs;
 use crate::mountinfo::{self, Mounted};
+use crate::read_ahead;
 
 /// Between two looks: a container of many layers makes many mounts at once.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// How often to look whether layers are whole that are mounted as virtual files.
+const LOOK_EVERY: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
 /// Names of layers that are remembered.
 const MAX_NAMES: usize = 4096;
@@ -39,6 +46,8 @@ const DEFAULTS: [&str; 5] = ["ro", "user_xattr", "acl", "cache_strategy=readarou
 struct Seen {
     mounts: HashSet<(u64, (u32, u32))>,
     names: HashSet<OsString>,
+    /// Those over virtual files whose layers were not whole at the last look.
+    lazy: Vec<Mounted>,
 }
 
 impl Seen {
@@ -48,9 +57,14 @@ impl Seen {
         let layers: Vec<_> = list.into_iter().filter(is_layer).collect();
         let before = std::mem::take(&mut self.mounts);
         self.mounts = layers.iter().map(|mount| (mount.id, mount.device)).collect();
+        self.lazy.retain(|mount| self.mounts.contains(&(mount.id, mount.device)));
         let mut first = Vec::new();
         for mount in layers {
-            if before.contains(&(mount.id, mount.device)) || !is_whole(Path::new(&mount.source)) {
+            if before.contains(&(mount.id, mount.device)) {
+                continue;
+            }
+            if !is_whole(Path::new(&mount.source)) {
+                self.lazy.push(mount);
                 continue;
             }
             if self.names.len() >= MAX_NAMES {
@@ -63,6 +77,11 @@ impl Seen {
         first
     }
 
+    /// The mounts over virtual files whose layers are whole by now: each is given once.
+    fn whole(&mut self, is_whole: impl Fn(&Path) -> bool) -> Vec<Mounted> {
+        self.lazy.extract_if(.., |mount| is_whole(Path::new(&mount.source))).collect()
+    }
+
     /// Looks at the mounts that there are. Blocking.
     fn look(&mut self, dir: &Path) -> io::Result<Vec<Mounted>> {
         let is_whole = |name: &Path| fs::symlink_metadata(name).is_ok_and(|state| state.is_symlink());
@@ -70,8 +89,9 @@ impl Seen {
     }
 }
 
-/// Sees to the mounts that engines make by the names in `dir`, as this process sees them, on a thread that ends with the process.
-pub fn attend(dir: PathBuf) {
+/// Sees to the mounts that engines make by the names in `dir`, as this process sees them, on a thread that ends with the process. `is_whole` tells of the layer
+/// of a name that was a virtual file when it was mounted.
+pub fn attend(dir: PathBuf, is_whole: impl Fn(&Path) -> bool + Send + 'static) {
     if !erofs::goes_on() {
         return;
     }
@@ -79,24 +99,32 @@ pub fn attend(dir: PathBuf) {
         let mut seen = Seen::default();
         // What was mounted before may have any file below.
         seen.look(&dir)?;
-        thread::Builder::new().name("engine-mounts".to_owned()).spawn(move || attended(&dir, &list, seen))
+        seen.lazy.clear();
+        thread::Builder::new().name("engine-mounts".to_owned()).spawn(move || attended(&dir, &list, seen, is_whole))
     });
     if let Err(error) = begun {
         tracing::warn!(%error, "whole layers that engines mount are read by way of the page cache: can't look at the list of mounts");
     }
 }
 
-fn attended(dir: &Path, list: &File, mut seen: Seen) {
+fn attended(dir: &Path, list: &File, mut seen: Seen, is_whole: impl Fn(&Path) -> bool) {
     loop {
+        let pause = (!seen.lazy.is_empty()).then_some(LOOK_EVERY);
         // The list has news each time that it has changed since this was asked.
-        let changed = poll(&mut [PollFd::new(list, PollFlags::PRI)], None);
+        let changed = poll(&mut [PollFd::new(list, PollFlags::PRI)], pause.as_ref());
         let first = match changed {
+            Ok(0) => Ok(Vec::new()),
             Ok(_) | Err(Errno::INTR) => seen.look(dir),
             Err(error) => Err(error.into()),
         };
         match first {
             Ok(first) => first.iter().for_each(see_to),
             Err(error) => tracing::debug!(%error, "can't look at the list of mounts"),
+        }
+        for mount in seen.whole(&is_whole) {
+            if let Err(error) = read_ahead::by_questions(&mount.dir, mount.device) {
+                tracing::debug!(%error, at = %mount.dir.display(), "how far a layer is read ahead that an engine mounted is left");
+            }
         }
         thread::sleep(PAUSE);
     }
@@ -148,5 +176,18 @@ mod tests {
         let mut ext4 = mount(9, "/l/f", OPTIONS);
         ext4.kind = "ext4".to_owned();
         assert_eq!(look(&[ext4], &["/l/f"]), []);
+    }
+
+    #[test]
+    fn a_mount_of_a_layer_that_became_whole_since_is_told_of_once_and_one_that_is_gone_is_not() {
+        const OPTIONS: &str = "ro,user_xattr,acl,cache_strategy=readaround";
+        let (dir, mut seen) = (Path::new("/l"), Seen::default());
+        let (a, b) = (mount(1, "/l/a", OPTIONS), mount(2, "/l/b", OPTIONS));
+        seen.first(vec![a.clone(), b], dir, |_| false);
+        assert!(seen.whole(|_| false).is_empty());
+        seen.first(vec![a.clone()], dir, |_| false);
+        assert_eq!((seen.whole(|_| true), seen.whole(|_| true)), (vec![a.clone()], Vec::new()));
+        seen.first(vec![a, mount(3, "/l/c", OPTIONS)], dir, |_| true);
+        assert!(seen.whole(|_| true).is_empty(), "it was whole when it was mounted");
     }
 }

@@ -238,6 +238,11 @@ impl MountedFile {
         self.held.lock().0
     }
 
+    /// True if all of it is here and was checked, when last told.
+    pub fn is_whole(&self) -> bool {
+        self.held.lock().1
+    }
+
     /// How it is now.
     pub async fn glance(&self) -> Glance {
         let link = self.link.borrow().clone();

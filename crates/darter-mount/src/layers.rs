@@ -166,11 +166,20 @@ impl Mounted {
 }
 
 /// A directory of layers, as long as it can be found.
+#[derive(Clone)]
 pub struct LayersDir {
     shared: Arc<Shared>,
 }
 
 impl LayersDir {
+    /// True if this is the name of a layer that is open as a virtual file, and all of it is here.
+    pub fn is_whole(&self, name: &Path) -> bool {
+        let shard = name.parent().and_then(Path::file_name).and_then(shard_named);
+        let (Some(shard), Some(name)) = (shard, name.file_name()) else { return false };
+        let EntryName::Layer(layer) = named(shard, name) else { return false };
+        self.shared.inodes.lock().of(layer).any(|node| node.own.get().is_some_and(|kept| kept.file.is_whole()))
+    }
+
     /// Takes the directory out of the tree of files. Its mount ends with the last of its files that is open, at once if none is. Blocking.
     ///
     /// # Errors

@@ -152,6 +152,11 @@ impl<T> Inodes<T> {
         self.nodes.get(&inode.0)
     }
 
+    /// The inodes of a layer.
+    pub(crate) fn of(&self, layer: Digest) -> impl Iterator<Item = &Node<T>> {
+        self.nodes.values().filter(move |node| node.layer == layer)
+    }
+
     /// The kernel forgets an inode `times` times. Counts lookups down, and gives the node's own state back if that was
     /// the last one.
     pub(crate) fn forget(&mut self, inode: INodeNo, times: u64) -> Option<T> {

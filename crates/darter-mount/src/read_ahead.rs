@@ -2,7 +2,7 @@
 //!
 //! EROFS over a file has a read-ahead of its own, 128 KiB, whatever the disk has. A whole layer is read ahead as any file of its disk is: nothing is fetched by that, it ends
 //! with each file in the layer, and a page fault brings no more than it would in a file of that disk. If EROFS reads by the page cache of the layer's file, that is read ahead as
-//! the disk says, and more above it wins little; in a layer of the directory of layers, what is read ahead is fetched.
+//! the disk says, and more above it wins little; in a layer of the directory of layers, what is read ahead is fetched, until all of it is here.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 
 use darter_kernel::sysfs;
 use rustix::fs::{major, minor};
+
+use crate::session::MAX_READ;
 
 /// Reads ahead in what is mounted at `at` as far as in files of the disk that `file` is on, which is mounted there; never less far than before.
 ///
@@ -21,6 +23,24 @@ pub(crate) fn as_below(file: &Path, at: &Path) -> io::Result<()> {
     let own = of_mounted(&sysfs::name(&File::open(at)?)?)?;
     if below > read(&own)? {
         fs::write(own, below.to_string())?;
+    }
+    Ok(())
+}
+
+/// Reads ahead in what is mounted at `at`, over a virtual file of which all is here by now, by as much as one question can ask for; never less far than before.
+/// More would make two questions of one read. `device` is the number of its file system's device: nothing is done to what is mounted there by now.
+///
+/// # Errors
+/// As [`as_below`].
+pub(crate) fn by_questions(at: &Path, device: (u32, u32)) -> io::Result<()> {
+    let root = File::open(at)?;
+    let found = root.metadata()?.dev();
+    if (major(found), minor(found)) != device {
+        return Ok(());
+    }
+    let (own, most) = (of_mounted(&sysfs::name(&root)?)?, u64::from(MAX_READ >> 10));
+    if most > read(&own)? {
+        fs::write(own, most.to_string())?;
     }
     Ok(())
 }

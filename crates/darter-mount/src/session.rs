@@ -27,7 +27,7 @@ use tokio::runtime::Handle;
 pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Bytes that the kernel asks for at once, at most.
-const MAX_READ: u32 = 1 << 20;
+pub(crate) const MAX_READ: u32 = 1 << 20;
 
 /// Requests of the kernel's read-ahead that are under way, at most.
 const MAX_BACKGROUND: u16 = 64;

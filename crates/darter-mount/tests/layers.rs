@@ -38,13 +38,14 @@ struct Agent {
     bytes: Arc<Vec<u8>>,
     refuses: Arc<AtomicBool>,
     given: Arc<AtomicUsize>,
+    is_whole: Arc<AtomicBool>,
     end: watch::Sender<Option<End>>,
 }
 
 impl Agent {
     fn new(bytes: Vec<u8>) -> Self {
         let end = watch::channel(None).0;
-        Self { bytes: Arc::new(bytes), refuses: Arc::default(), given: Arc::default(), end }
+        Self { bytes: Arc::new(bytes), refuses: Arc::default(), given: Arc::default(), is_whole: Arc::default(), end }
     }
 
     fn content(&self) -> Content {
@@ -85,7 +86,7 @@ impl Supply for Agent {
     async fn touched(&self, _: &[ByteRange]) {}
 
     async fn progress(&self) -> Option<(u64, bool)> {
-        Some((self.given.load(Ordering::SeqCst) as u64, false))
+        Some((self.given.load(Ordering::SeqCst) as u64, self.is_whole.load(Ordering::SeqCst)))
     }
 
     async fn ended(&self) -> End {

@@ -54,12 +54,12 @@ pub(crate) async fn keep(args: &LazyDirArgs) -> anyhow::Result<()> {
     let since = UNIX_EPOCH + Duration::from_secs(clock.unix());
     let settings = Settings::of_layer(args.timeout, args.fill, args.fill_rate);
     let layers = Arc::new(AgentLayers::new(args.place.clients()?, settings, clock));
-    let (mounted, _) = {
+    let (mounted, shown) = {
         let (dir, runtime) = (dir.clone(), Handle::current());
         threads::run(move || Mounted::mount_layers(layers, &dir, since, opened, runtime)).await?
     };
     let engines_dir = dir.clone();
-    threads::run(move || engines::attend(engines_dir)).await;
+    threads::run(move || engines::attend(engines_dir, move |name| shown.is_whole(name))).await;
     tracing::info!(dir = %dir.display(), "layers can be mounted");
     let mut session = tokio::task::spawn_blocking(move || mounted.wait());
     tokio::select! {

@@ -149,6 +149,30 @@ fn a_whole_layer_past_the_page_cache_is_read_ahead_as_far_as_its_disk_is_and_no_
 }
 
 #[test]
+fn a_layer_that_became_whole_under_an_engines_mount_is_read_ahead_by_whole_questions() {
+    if !mounts_layers() || !erofs::goes_on() {
+        return;
+    }
+    let Some(world) = World::new(Known::default()) else { return };
+    let (agent, at) = (Agent::new(expanded()), tempfile::tempdir().unwrap());
+    let shown = world.shown.clone().unwrap();
+    engines::attend(world.dir.path().to_owned(), move |name| shown.is_whole(name));
+    if !stalled(&world, &agent, at.path()) {
+        return;
+    }
+    agent.refuses.store(false, Ordering::SeqCst);
+    let name = sysfs::name(&File::open(at.path()).unwrap()).unwrap_or_default();
+    let Some(name) = name.strip_prefix("erofs/") else { return };
+    let place = Path::new("/sys/class/bdi").join(name).join("read_ahead_kb");
+    let far = || std::fs::read_to_string(&place).unwrap().trim().parse::<u64>().unwrap();
+    let usual = far();
+    assert!(std::fs::read(at.path().join("big")).unwrap() == vec![5; 300_000] && usual < 1024 && far() == usual);
+    agent.is_whole.store(true, Ordering::SeqCst);
+    assert!(soon(|| far() == 1024), "{usual}, {}", far());
+    unmount(at.path(), UnmountFlags::empty()).unwrap();
+}
+
+#[test]
 fn a_whole_layer_that_an_engine_mounts_is_read_past_the_page_cache_and_only_its_first_mount() {
     if !mounts_layers() || !erofs::goes_on() {
         return;
@@ -175,7 +199,7 @@ fn a_whole_layer_that_an_engine_mounts_is_read_past_the_page_cache_and_only_its_
         mount(file, at.path(), "erofs", MountFlags::RDONLY | MountFlags::NOSUID, None).unwrap();
     };
     by_engine(&early, &at[0]);
-    engines::attend(names.path().to_owned());
+    engines::attend(names.path().to_owned(), |_| false);
     by_engine(&link, &at[1]);
     // As Darter mounts it itself: where that is not so, nothing suits here.
     erofs::mount(whole.path(), at[3].path(), erofs::INERT).unwrap();
