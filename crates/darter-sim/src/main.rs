@@ -27,7 +27,7 @@ struct Options {
     #[arg(long)]
     tell_lead: Option<u64>,
     /// Another value for a constant: in_all, per_holder, asks, neighbours, few_members,
-    /// one_in_anywhere, one_in_beyond, slow_percent, slow_delivery, reader_lag in bytes, reader_lag_part, reader_near, reader_window, ask_late and tell_few in milliseconds, or tell_each in microseconds. For networks: unsent,
+    /// neighbours_inside and neighbours_outside their racks, one_in_beyond, slow_percent, slow_delivery, reader_lag in bytes, reader_lag_part, reader_near, reader_window, ask_late and tell_few in milliseconds, or tell_each in microseconds. For networks: unsent,
     /// window or grain in bytes, queue in microseconds, begun (0 or 1).
     #[arg(long = "set", value_name = "NAME=NUMBER")]
     set: Vec<String>,
@@ -137,7 +137,8 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
             "tell_few" => tuning.tell_few = Duration::from_millis(number.into()),
             "ask_late" => tuning.ask_late = Duration::from_millis(number.into()),
             "slow_delivery" => tuning.slow_delivery = number,
-            "one_in_anywhere" => tuning.one_in_anywhere = number,
+            "neighbours_inside" => tuning.neighbours_inside = number,
+            "neighbours_outside" => tuning.neighbours_outside = number,
             "one_in_beyond" => tuning.one_in_beyond = number,
             "begun" => network.tells_begun = number != 0,
             _ => return Err(wrong()),

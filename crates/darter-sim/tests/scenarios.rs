@@ -222,9 +222,9 @@ fn twelve_racks() -> Scenario {
 
 #[test]
 fn in_many_racks_pieces_cross_seldom_and_nobody_is_left_behind() {
-    for (neighbours, most) in [(12, 2.2), (16, 1.8), (24, 2.4)] {
+    for (inside, outside, most) in [(8, 4, 2.2), (11, 5, 1.8), (16, 8, 2.4)] {
         let mut scenario = twelve_racks();
-        scenario.tuning.neighbours = neighbours;
+        (scenario.tuning.neighbours_inside, scenario.tuning.neighbours_outside) = (inside, outside);
         let report = run(&scenario);
         let into_racks = report.crossings.iter().map(|(_, pieces)| pieces).sum();
         assert!(copies(into_racks, &scenario) / 12.0 <= 2.3);

@@ -20,7 +20,7 @@ pub struct Tuning {
     pub foreseen_in_flight: u64,
     /// Requests open in all, however large pieces are.
     pub at_least: u32,
-    /// Asks open at the lead, in a small swarm.
+    /// Asks open at the lead, in a small swarm. With eight neighbours half as many, and a third in a swarm too large for a full mesh.
     pub asks: u32,
     /// In a swarm too large for a full mesh every other member, by chance, makes its first ask at some moment within this time, and the
     /// others at once. Spreads the first asks: ten thousand in one second would flood the lead, which never answers most of them. With 18
@@ -110,13 +110,16 @@ pub struct Tuning {
     /// A lead that sends a node less than this part of what the node receives is asked whether readers are behind or not: its pieces far
     /// ahead are few, and others need them.
     pub reader_lead_share: f32,
-    /// Neighbours of a member; a swarm of at most `neighbours + 1` members is a full mesh. With fewer neighbours the holders of a piece are
+    /// Neighbours of a member where all are in one rack; a swarm of at most `neighbours + 1` members is a full mesh. With fewer neighbours the holders of a piece are
     /// found less often, with more too many members request each new piece from its few holders (`docs/notes/neighbours-and-requests.md`).
     pub neighbours: u32,
-    /// Members with fewer are given new ones.
-    pub neighbours_least: u32,
-    /// One neighbour in `one_in_anywhere` stands outside the rack.
-    pub one_in_anywhere: u32,
+    /// A member with fewer neighbours is in a small swarm, and tells the lead soon what it holds.
+    pub neighbours_few: u32,
+    /// Neighbours of a member within its rack in a swarm of several racks: with fewer of them more members fetch each piece from other racks,
+    /// since they do not know of each other (`docs/notes/locality.md`).
+    pub neighbours_inside: u32,
+    /// Neighbours of a member outside its rack in such a swarm: with fewer of them pieces come later, with more as several copies.
+    pub neighbours_outside: u32,
     /// One member in `one_in_beyond` of a rack has one of these outside the zone: every such link brings copies into the zone.
     pub one_in_beyond: u32,
     /// How long a lead that takes over listens to what members hold before it asks the origin.
@@ -225,9 +228,10 @@ impl Default for Tuning {
             reader_hurry_floor: Duration::from_millis(200),
             reader_window: 32,
             reader_lead_share: 1.0 / 40.0,
-            neighbours: 16,
-            neighbours_least: 10,
-            one_in_anywhere: 3,
+            neighbours: 14,
+            neighbours_few: 10,
+            neighbours_inside: 11,
+            neighbours_outside: 5,
             one_in_beyond: 4,
             settle: Duration::from_millis(300),
             copy_factor: 4,
@@ -271,12 +275,22 @@ impl Tuning {
         pause.max(self.tell_few.min(pause.saturating_mul(2)))
     }
 
+    /// Neighbours of a member of a swarm of several racks, or of one.
+    pub(crate) const fn neighbours_with(&self, several_racks: bool) -> usize {
+        if several_racks { (self.neighbours_inside + self.neighbours_outside) as usize } else { self.neighbours as usize }
+    }
+
+    /// True if a node with `neighbours` neighbours is taken to be in a swarm too large for a full mesh: it has all that a member is to have.
+    pub const fn is_large(&self, neighbours: usize) -> bool {
+        neighbours >= self.neighbours as usize
+    }
+
     /// How long a node with `neighbours` neighbours gathers news of its pieces before it tells the lead.
     ///
     /// The lead chooses by this news what to send: in a small swarm, where that decides the time, it is told at once. In a large swarm
     /// members feed each other, and the news of thousands would be all that the lead has time for; there it only counts holders.
     pub const fn tell_lead_pause(&self, neighbours: usize) -> Duration {
-        if neighbours < self.neighbours_least as usize { self.tell_lead_soon } else { self.tell_lead_late }
+        if neighbours < self.neighbours_few as usize { self.tell_lead_soon } else { self.tell_lead_late }
     }
 
     /// How long the lead of `members` members gathers the changes of a member's neighbours before it tells that member: it tells no more
@@ -308,7 +322,7 @@ mod tests {
     #[test]
     fn the_lead_is_told_seldom_where_a_member_has_as_many_neighbours_as_in_a_large_swarm() {
         let tuning = Tuning::default();
-        let least = tuning.neighbours_least as usize;
+        let least = tuning.neighbours_few as usize;
         assert_eq!(tuning.tell_lead_pause(0), tuning.tell_lead_pause(least - 1));
         assert_eq!(tuning.tell_lead_pause(least), tuning.tell_lead_pause(16));
         assert!(tuning.tell_lead_pause(least) > tuning.tell_lead_pause(least - 1));

@@ -203,7 +203,7 @@ impl Lead {
     /// is sooner than for other pieces: the holder may keep the piece to itself, or answer late.
     fn lonely_pause(&self) -> Duration {
         let usual = (self.delivery * self.tuning.copy_factor).max(self.tuning.copy_floor);
-        let is_told_soon = self.members.count() <= self.tuning.neighbours_least as usize;
+        let is_told_soon = self.members.count() <= self.tuning.neighbours_few as usize;
         let pause = self.copy_pause();
         if is_told_soon { pause.min(usual * self.tuning.copy_factor_while_reading) } else { pause }
     }
@@ -220,7 +220,7 @@ impl Lead {
         let usual = (self.delivery * self.tuning.copy_factor).max(self.tuning.copy_floor);
         let is_minor = self.share < self.tuning.copy_share;
         let pause = if is_minor { usual * self.tuning.copy_factor_when_minor } else { usual };
-        let is_told_soon = self.members.count() <= self.tuning.neighbours_least as usize;
+        let is_told_soon = self.members.count() <= self.tuning.neighbours_few as usize;
         (pause, if is_told_soon { usual } else { pause })
     }
 }

@@ -65,7 +65,7 @@ pub(super) struct Member {
     reaches: [u32; REACHES],
 }
 
-/// The members of one rack.
+/// The members of one rack; kept when they are gone.
 #[derive(Debug)]
 struct Group {
     place: Place,
@@ -95,6 +95,10 @@ pub(super) struct Members {
     /// Pairs that can't reach each other, both ways round, while both are here.
     unreached: BTreeSet<(NodeId, NodeId)>,
     notices: Notices,
+    /// The members that have fewer neighbours than they should, those that were put aside left out.
+    open: BTreeSet<usize>,
+    /// Members that lost a neighbour, with the reach of that link, or want more of them: until `fill_places`.
+    loosened: Vec<(usize, Option<usize>)>,
 }
 
 /// The consequence of a report.
@@ -191,6 +195,8 @@ impl Members {
             parted: BTreeSet::new(),
             unreached: BTreeSet::new(),
             notices: Notices::default(),
+            open: BTreeSet::new(),
+            loosened: Vec::new(),
         }
     }
 
@@ -311,6 +317,7 @@ impl Members {
         };
         self.slots[slot] = Some(member);
         self.by_id.insert(id, slot);
+        self.note_room(slot);
         slot
     }
 
@@ -319,12 +326,16 @@ impl Members {
             return at;
         }
         self.groups.push(Group { place: place.clone(), members: Vec::new(), pieces: Vec::new() });
+        if self.groups.len() == 2 {
+            self.spreads();
+        }
         self.groups.len() - 1
     }
 
     /// Removes a member; its neighbours are linked to each other.
     pub(super) fn remove(&mut self, slot: usize) {
-        let left_behind = self.unlink_all(slot);
+        self.unlink_all(slot);
+        self.open.remove(&slot);
         let Some(member) = self.slots[slot].take() else { return };
         self.groups[member.group].members.retain(|other| *other != slot);
         self.by_id.remove(&member.id);
@@ -333,7 +344,7 @@ impl Members {
             self.unreached.remove(&(other, one));
         }
         self.free.push(slot);
-        self.close_gap(&left_behind);
+        self.fill_places();
     }
 
     /// Notes that two nodes must not use each other, and unlinks them.
@@ -344,7 +355,7 @@ impl Members {
             && self.get(one).neighbours.contains(&other)
         {
             self.unlink(one, other);
-            self.relink(&[one, other]);
+            self.fill_places();
         }
     }
 
@@ -358,8 +369,9 @@ impl Members {
         }
         self.unreached.insert((one, other));
         self.unreached.insert((other, one));
-        if self.by_id.len() > self.tuning.neighbours as usize + 1 {
-            self.swap_out(one_slot, other_slot);
+        if !self.is_mesh() {
+            self.unlink(one_slot, other_slot);
+            self.fill_places();
         }
     }
 
@@ -404,8 +416,9 @@ impl Members {
 
     pub(super) fn put_aside(&mut self, slot: usize) {
         self.get_mut(slot).aside = true;
-        let left_behind = self.unlink_all(slot);
-        self.close_gap(&left_behind);
+        self.unlink_all(slot);
+        self.note_room(slot);
+        self.fill_places();
     }
 
     pub(super) fn count_in_group(&mut self, slot: usize, piece: PieceIndex, present: bool) {

@@ -63,6 +63,11 @@ impl Notices {
         self.newcomers.insert(newcomer);
     }
 
+    /// True if a node is to be told for the first time.
+    pub(super) fn is_newcomer(&self, node: NodeId) -> bool {
+        self.newcomers.contains(&node)
+    }
+
     /// True if `newcomer` will meet `other` by itself, so that `other` need not be told of it.
     pub(super) fn meets(&self, newcomer: NodeId, other: NodeId) -> bool {
         // A member that is about to forget the newcomer might do so after they met.

@@ -174,7 +174,8 @@ impl Picker {
         let neighbours = self.neighbours.len().max(self.expected);
         // Of parts as much is on its way as one that is alone would ask for by name.
         let alone = if self.wants { self.tuning.asks as usize } else { self.most_foreseen() };
-        (alone / (1 + neighbours / 8)).max(1)
+        let less = (neighbours / 8).max(if self.tuning.is_large(neighbours) { 2 } else { 0 });
+        (alone / (1 + less)).max(1)
     }
 
     /// Keeps as many asks open at the lead as could be answered with something useful, and no more than `most`.
@@ -479,7 +480,7 @@ impl Picker {
 
 /// How long a node with `neighbours` neighbours waits before it first asks a lead: see [`Tuning::ask_late`].
 fn first_ask(neighbours: usize, tuning: &Tuning, random: &mut Random) -> Duration {
-    if neighbours < tuning.neighbours as usize || random.below(2) == 0 {
+    if !tuning.is_large(neighbours) || random.below(2) == 0 {
         return Duration::ZERO;
     }
     tuning.ask_late.mul_f64(random.below(1000) as f64 / 1000.0)

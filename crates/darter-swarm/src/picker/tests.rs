@@ -220,8 +220,9 @@ fn an_ask_that_the_lead_answers_is_not_called_back_when_fewer_are_useful() {
 
 #[test]
 fn half_of_a_large_swarm_asks_the_lead_at_once_and_everybody_in_the_end() {
-    for (neighbours, at_once) in [(15, 200..=200), (16, 70..=130)] {
-        let ask_late = Tuning::default().ask_late;
+    let Tuning { ask_late, neighbours, .. } = Tuning::default();
+    let neighbours = neighbours as usize;
+    for (neighbours, at_once) in [(neighbours - 1, 200..=200), (neighbours, 70..=130)] {
         let mut asked = [0, 0];
         for seed in 0..200 {
             let mut scene = Scene::new(8);

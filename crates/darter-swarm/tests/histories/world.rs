@@ -208,7 +208,9 @@ impl World {
     /// Agents of which the first `seeds` are seeds. The first one leads, and the others join it.
     pub(crate) fn new(number: u64, seeds: usize, nodes: usize, neighbours: u32) -> Self {
         let mut random = Random(number);
-        let tuning = Tuning { neighbours, neighbours_least: neighbours * 2 / 3, ..Tuning::default() };
+        let inside = neighbours * 2 / 3;
+        let racks = Tuning { neighbours_inside: inside, neighbours_outside: neighbours - inside, ..Tuning::default() };
+        let tuning = Tuning { neighbours, neighbours_few: inside, ..racks };
         let agents = (0..seeds + nodes).map(|at| Agent::new(at, at < seeds, tuning, &mut random)).collect();
         let mut world = Self {
             now: Moment::from_micros(1),

@@ -4,7 +4,7 @@
 //! nobody's cable is asked for more than others', and any two are few steps apart. A member that comes takes its place in the middle of
 //! existing links, so that all others keep their number of links; when somebody goes, those it stood between are linked to each other
 //! (Cooper, Dyer and Greenhill, "Sampling regular graphs and a peer-to-peer network", 2007). If there are several groups, each member has its share
-//! of links within the rack, within the zone and beyond ([`Tuning::one_in_anywhere`](crate::Tuning::one_in_anywhere)), each of these a regular graph
+//! of links within the rack, within the zone and beyond ([`Tuning::neighbours_inside`](crate::Tuning::neighbours_inside)), each of these a regular graph
 //! of its own: a member with few links in its rack knows neither who has a piece there nor who else would fetch it, and is the straggler; one with
 //! many outside fetches copies.
 //!
@@ -20,6 +20,14 @@ use crate::lead::notices::NewNeighbour;
 /// See [`Members::link_to_some`].
 const STEP: usize = 7919;
 
+/// Members with room that are looked at when one of them looks for another, and how many of those it is put into a link together with. There are
+/// many only where most hold everything, and may not be linked at all.
+const MAX_OPEN: usize = 64;
+const MAX_MATES: usize = 4;
+
+/// Members that are looked at for a link that another can be put into: the first few will do where there are many.
+const MAX_SEEN: usize = 256;
+
 /// Reaches of a link: within the rack, within the zone, beyond.
 pub(super) const REACHES: usize = 3;
 
@@ -32,49 +40,97 @@ const fn reach(tier: Tier) -> usize {
 }
 
 impl Members {
-    /// Links members to each other who have lost a common neighbour; who is left with too few gets new ones.
-    pub(super) fn close_gap(&mut self, left_behind: &[usize]) {
-        for (at, &one) in left_behind.iter().enumerate() {
-            let others = left_behind[at + 1..].iter().copied();
-            let short = |slot: usize| self.degree(slot) < self.tuning.neighbours as usize;
-            let other = others.clone().find(|&other| short(one) && short(other) && self.may_link(one, other));
-            if let Some(other) = other {
-                self.link(one, other);
-            }
-        }
-        self.relink(left_behind);
-    }
-
-    pub(super) fn relink(&mut self, slots: &[usize]) {
-        for &slot in slots {
-            if self.degree(slot) < self.tuning.neighbours_least as usize {
-                self.link_up(slot);
+    /// Gives new neighbours to the members that lost one, and to a newcomer that found too few. Whoever has room yet is known in `open`.
+    ///
+    /// Two members with room are linked, preferably as far apart as the link was that one of them lost. Where the two know each other already,
+    /// or may not, or one has room for two, they are put into a link between two others, who keep as many neighbours as they had.
+    pub(in crate::lead) fn fill_places(&mut self) {
+        while let Some((slot, lost)) = self.loosened.pop() {
+            let wanted = lost.map_or([None, None], |reach| [Some(reach), None]);
+            for reach in wanted {
+                while self.is_open(slot) && (self.link_to_open(slot, reach) || self.put_between(slot, reach)) {}
             }
         }
     }
 
-    /// Unlinks two members. Of two others that are linked each takes one instead, as far away as the two are from each other if
-    /// there are such: everybody has as many neighbours as before.
-    pub(super) fn swap_out(&mut self, one: usize, other: usize) {
-        let reach = self.reach(one, other);
-        self.unlink(one, other);
+    /// Links a member to one that has room; as far as `reach`, if that is given. Returns true if there is one.
+    fn link_to_open(&mut self, slot: usize, reach: Option<usize>) -> bool {
+        let open = self.scattered_open();
+        let is_fit = |other: &usize| {
+            self.may_link(slot, *other) && reach.is_none_or(|reach| self.reach(slot, *other) == reach)
+        };
+        let Some(other) = open.into_iter().find(is_fit) else { return false };
+        self.link(slot, other);
+        true
+    }
+
+    /// Puts a member that has room for two, or the member and another that has room, into a link of others; all as far as `reach`, if that is
+    /// given. Returns true if there is one.
+    fn put_between(&mut self, slot: usize, reach: Option<usize>) -> bool {
+        if self.is_mesh() {
+            return false;
+        }
+        let has_room_for_two = self.degree(slot) + 2 <= self.wanted();
+        let others = self.scattered_open().into_iter().filter(|other| *other != slot).take(MAX_MATES);
+        let mates: Vec<usize> = has_room_for_two.then_some(slot).into_iter().chain(others).collect();
         let start = self.random.below(self.slots.len());
-        for is_alike in [true, false] {
-            let fits = |from: usize, to: usize| self.may_link(from, to) && (!is_alike || self.reach(from, to) == reach);
-            let swap = (start..start + self.slots.len()).map(|at| at % self.slots.len()).find_map(|third| {
-                let mut near = fits(one, third).then(|| self.get(third).neighbours.iter().copied())?;
-                let fourth =
-                    near.find(|fourth| fits(other, *fourth) && (!is_alike || self.reach(third, *fourth) == reach))?;
-                Some((third, fourth))
-            });
-            if let Some((third, fourth)) = swap {
-                self.unlink(third, fourth);
-                self.link(one, third);
-                self.link(other, fourth);
-                return;
-            }
+        mates.into_iter().any(|mate| self.splice(slot, mate, reach, start))
+    }
+
+    /// Undoes a link between two members and links `one` to the first and `other` to the second of them.
+    fn splice(&mut self, one: usize, other: usize, reach: Option<usize>, start: usize) -> bool {
+        let is_far = |from: usize, to: usize| reach.is_none_or(|reach| self.reach(from, to) == reach);
+        let fits = |from: usize, to: usize| self.may_link(from, to) && is_far(from, to);
+        let slots = (start..start + self.slots.len()).map(|at| at % self.slots.len()).take(MAX_SEEN);
+        let link = slots.filter(|third| *third != other && fits(one, *third)).find_map(|third| {
+            let mut near = self.get(third).neighbours.iter().copied();
+            let fourth = near.find(|fourth| *fourth != one && fits(other, *fourth) && is_far(third, *fourth))?;
+            Some((third, fourth))
+        });
+        let Some((third, fourth)) = link else { return false };
+        self.unlink(third, fourth);
+        self.link(one, third);
+        self.link(other, fourth);
+        true
+    }
+
+    /// Some of the members that have room, from any of them on.
+    fn scattered_open(&mut self) -> Vec<usize> {
+        let start = self.random.below(self.slots.len());
+        self.open.range(start..).chain(self.open.range(..start)).copied().take(MAX_OPEN).collect()
+    }
+
+    /// How many neighbours each member is to have.
+    pub(super) fn wanted(&self) -> usize {
+        self.tuning.neighbours_with(self.groups.len() > 1)
+    }
+
+    /// The members stand in several racks now, where each is to have more neighbours.
+    pub(super) fn spreads(&mut self) {
+        for slot in self.slots().collect::<Vec<_>>() {
+            self.note_room(slot);
+            self.loosened.push((slot, None));
         }
-        self.relink(&[one, other]);
+    }
+
+    /// True if all members are to be neighbours.
+    pub(super) fn is_mesh(&self) -> bool {
+        self.by_id.len() <= self.wanted() + 1
+    }
+
+    /// True if a member has fewer neighbours than it should.
+    fn is_open(&self, slot: usize) -> bool {
+        self.open.contains(&slot)
+    }
+
+    /// Keeps `open` true when a member has gained or lost a neighbour, has come or was put aside.
+    pub(super) fn note_room(&mut self, slot: usize) {
+        let member = self.get(slot);
+        if !member.aside && member.neighbours.len() < self.wanted() {
+            self.open.insert(slot);
+        } else {
+            self.open.remove(&slot);
+        }
     }
 
     fn degree(&self, slot: usize) -> usize {
@@ -83,15 +139,15 @@ impl Members {
 
     /// Gives a member as many neighbours as it should have.
     pub(in crate::lead) fn link_up(&mut self, slot: usize) {
-        let wanted = self.tuning.neighbours as usize;
         if self.get(slot).aside {
             return;
         }
-        if self.by_id.len() <= wanted + 1 {
+        if self.is_mesh() {
             let all: Vec<usize> = self.by_id.values().copied().collect();
             for other in all {
                 self.link(slot, other);
             }
+            self.fill_places();
             return;
         }
         let place = &self.get(slot).place;
@@ -104,19 +160,17 @@ impl Members {
             wanted_within += share;
             self.link_to_some(slot, reach, &groups[reach], wanted_within);
         }
-        for _ in 0..wanted * 4 {
-            if self.degree(slot) >= wanted {
-                break;
-            }
-            let other = self.random.below(self.slots.len());
-            self.link_in(slot, other, REACHES, wanted);
-        }
+        self.loosened.push((slot, None));
+        self.fill_places();
     }
 
     /// How many neighbours of each reach a member should have, as far as there are any.
     fn shares(&self, slot: usize) -> [usize; REACHES] {
-        let wanted = self.tuning.neighbours as usize;
-        let outside = wanted / self.tuning.one_in_anywhere as usize;
+        let wanted = self.wanted();
+        if self.groups.len() < 2 {
+            return [wanted, 0, 0];
+        }
+        let outside = self.tuning.neighbours_outside as usize;
         let beyond = usize::from(self.get(slot).reaches_out).min(outside);
         [wanted - outside, outside - beyond, beyond]
     }
@@ -129,7 +183,9 @@ impl Members {
         // A prime step visits a list of another length in a scattered order; a random start makes it differ.
         let start = self.random.below(1 << 32);
         for at in 0..wanted * 8 {
-            if self.within(slot, reach) >= wanted {
+            let within = self.within(slot, reach);
+            // The last place of an odd number: with one group only a member with room would do, and there is none but this one.
+            if within >= wanted || (within + 1 == wanted && self.open.len() == 1 && self.groups.len() == 1) {
                 return;
             }
             let members = &self.groups[groups[(start + at) % groups.len()]].members;
@@ -146,7 +202,7 @@ impl Members {
             return;
         }
         let first = self.random.below(self.degree(other));
-        let most = self.tuning.neighbours as usize;
+        let most = self.wanted();
         if self.degree(other) < most {
             self.link(slot, other);
             return;
@@ -189,7 +245,7 @@ impl Members {
 
     /// True if two members may be neighbours and are not: trusted, not parted, and at least one of them wants the blob, or both lack
     /// pieces: whoever wants parts gets them from others that do.
-    fn may_link(&self, one: usize, other: usize) -> bool {
+    pub(super) fn may_link(&self, one: usize, other: usize) -> bool {
         let (Some(Some(one_member)), Some(Some(other_member))) = (self.slots.get(one), self.slots.get(other)) else {
             return false;
         };
@@ -209,7 +265,10 @@ impl Members {
             let member = self.get_mut(from);
             member.neighbours.push(to);
             member.reaches[reach] += 1;
+            self.note_room(from);
         }
+        let is_other_new = self.notices.is_newcomer(self.get(other).id);
+        let (one, other) = if is_other_new { (other, one) } else { (one, other) };
         self.tell_linked(one, other);
         // In a small swarm both are told, so that each tries to reach the other.
         let (newcomer, peer) = (self.get(one).id, self.get(other).id);
@@ -235,6 +294,8 @@ impl Members {
             let member = self.get_mut(from);
             member.neighbours.retain(|neighbour| *neighbour != gone);
             member.reaches[reach] -= 1;
+            self.note_room(from);
+            self.loosened.push((from, Some(reach)));
             let (to, peer) = (self.get(from).id, self.get(gone).id);
             if peer != self.me {
                 self.notices.lost(to, peer);
@@ -242,11 +303,9 @@ impl Members {
         }
     }
 
-    pub(super) fn unlink_all(&mut self, slot: usize) -> Vec<usize> {
-        let neighbours = self.get(slot).neighbours.clone();
-        for other in &neighbours {
-            self.unlink(slot, *other);
+    pub(super) fn unlink_all(&mut self, slot: usize) {
+        for other in self.get(slot).neighbours.clone() {
+            self.unlink(slot, other);
         }
-        neighbours
     }
 }

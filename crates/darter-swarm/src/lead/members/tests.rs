@@ -9,7 +9,7 @@ pub(in crate::lead) fn check_members(members: &Members) {
         assert_eq!(member.id, *id);
         let neighbours: BTreeSet<usize> = member.neighbours.iter().copied().collect();
         assert_eq!(neighbours.len(), member.neighbours.len(), "{id} has a neighbour twice");
-        assert!(neighbours.len() <= members.tuning.neighbours as usize, "{id} has {}", neighbours.len());
+        assert!(neighbours.len() <= members.wanted(), "{id} has {}", neighbours.len());
         let mut reaches = [0; REACHES];
         for other in neighbours.iter().map(|other| members.get(*other)) {
             assert!(other.neighbours.contains(slot) && other.id != *id, "{id} and {}", other.id);
@@ -25,6 +25,12 @@ pub(in crate::lead) fn check_members(members: &Members) {
         assert_eq!(reaches, member.reaches);
         assert!(members.groups[member.group].members.contains(slot));
     }
+    let has_room = |slot: &usize| {
+        let member = members.get(*slot);
+        !member.aside && member.neighbours.len() < members.wanted()
+    };
+    assert_eq!(members.open, members.slots().filter(has_room).collect(), "those that have room");
+    assert!(members.loosened.is_empty(), "nobody waits for a neighbour");
     assert_eq!(members.count(), members.slots().count());
     let in_groups: usize = members.groups.iter().map(|group| group.members.len()).sum();
     assert_eq!(in_groups, members.count(), "each is in one group");
@@ -53,17 +59,128 @@ fn node(name: u16) -> NodeId {
     NodeId(id)
 }
 
+/// One of two zones of two racks each.
+fn place(name: u16) -> Place {
+    let (zone, rack) = (["one", "two"][usize::from(name) % 2], ["a", "b"][usize::from(name) / 2 % 2]);
+    Place { zone: zone.into(), rack: rack.into(), ..Place::default() }
+}
+
+fn add(members: &mut Members, name: u16, place: Place) {
+    let slot = members.add(node(name), place, PieceSet::new(), true);
+    members.link_up(slot);
+    check_members(members);
+}
+
 /// Members in two zones of two racks each, all of which want the blob.
 fn members(count: u16) -> Members {
     let mut members = Members::new(node(0), Place::default(), Tuning::default(), 1);
-    for name in 1..=count {
-        let (zone, rack) = (["one", "two"][usize::from(name) % 2], ["a", "b"][usize::from(name) / 2 % 2]);
-        let place = Place { zone: zone.into(), rack: rack.into(), ..Place::default() };
-        let slot = members.add(node(name), place, PieceSet::new(), true);
-        members.link_up(slot);
-        check_members(&members);
-    }
+    (1..=count).for_each(|name| add(&mut members, name, place(name)));
     members
+}
+
+/// Members that want `neighbours` each, and what happens to them by chance.
+struct Graph {
+    members: Members,
+    random: Random,
+    names: Vec<u16>,
+    next: u16,
+    are_placed: bool,
+}
+
+impl Graph {
+    fn new(neighbours: u32, seed: u64, are_placed: bool) -> Self {
+        let (neighbours_outside, inside) = (neighbours / 3, neighbours - neighbours / 3);
+        let tuning = Tuning { neighbours, neighbours_inside: inside, neighbours_outside, ..Tuning::default() };
+        let members = Members::new(node(0), Place::default(), tuning, seed);
+        Self { members, random: Random::new(seed), names: Vec::new(), next: 1, are_placed }
+    }
+
+    fn comes(&mut self) {
+        let place = if self.are_placed { place(self.next) } else { Place::default() };
+        add(&mut self.members, self.next, place);
+        self.names.push(self.next);
+        self.next += 1;
+    }
+
+    fn leaves(&mut self) {
+        let name = self.names.swap_remove(self.random.below(self.names.len()));
+        let slot = self.members.slot(node(name)).unwrap();
+        self.members.remove(slot);
+        check_members(&self.members);
+    }
+
+    /// A member and one of its neighbours that can't reach each other.
+    fn parts(&mut self) {
+        let one = self.names[self.random.below(self.names.len())];
+        let slot = self.members.slot(node(one)).unwrap();
+        let neighbours = &self.members.get(slot).neighbours;
+        if !neighbours.is_empty() {
+            let other = self.members.get(neighbours[self.random.below(neighbours.len())]).id;
+            self.members.part(node(one), other);
+            check_members(&self.members);
+        }
+    }
+
+    /// How many neighbours more the members of this graph should have.
+    fn room(&self) -> usize {
+        let wanted = self.members.wanted().min(self.names.len() - 1);
+        self.members.slots().map(|slot| wanted - self.members.get(slot).neighbours.len()).sum()
+    }
+
+    fn is_connected(&self) -> bool {
+        let mut seen: BTreeSet<usize> = self.members.slots().take(1).collect();
+        let mut next: Vec<usize> = seen.iter().copied().collect();
+        while let Some(slot) = next.pop() {
+            next.extend(self.members.get(slot).neighbours.iter().filter(|other| seen.insert(**other)));
+        }
+        seen.len() == self.names.len()
+    }
+}
+
+/// The sum of all their neighbours is even: where both numbers are odd, one member has one fewer.
+#[test]
+fn each_member_has_its_number_of_neighbours_and_of_an_odd_number_one_may_have_one_fewer() {
+    for neighbours in [8, 9, 14, 15] {
+        for (seed, are_placed) in [(1, false), (2, true)] {
+            let mut graph = Graph::new(neighbours, seed, are_placed);
+            (0..2).for_each(|_| graph.comes());
+            // It grows to a hundred or so, lives, and shrinks again.
+            for turn in 0..450 {
+                let comes_in_ten = [8, 5, 2][turn / 150];
+                let comes = graph.random.below(10) < comes_in_ten;
+                if comes || graph.names.len() <= 2 { graph.comes() } else { graph.leaves() }
+                let count = graph.names.len();
+                let neighbours = graph.members.wanted();
+                let is_odd = count > neighbours && count * neighbours % 2 == 1;
+                assert_eq!(graph.room(), usize::from(is_odd), "{count} members, {neighbours} neighbours, seed {seed}");
+                assert!(graph.is_connected(), "{count} members, {neighbours} neighbours, seed {seed}");
+            }
+        }
+    }
+}
+
+/// Nobody is left with room where another has some, too, and the two may know each other.
+#[test]
+fn where_some_cannot_reach_each_other_those_that_can_have_as_many_neighbours_as_before() {
+    for (neighbours, seed) in [(13, 0), (13, 1), (14, 2), (14, 3)] {
+        let mut graph = Graph::new(neighbours, seed, seed % 2 == 1);
+        (0..80).for_each(|_| graph.comes());
+        for turn in 0..300 {
+            match graph.random.below(4) {
+                0 => graph.comes(),
+                1 => graph.leaves(),
+                _ => graph.parts(),
+            }
+            assert!(graph.room() <= 1, "turn {turn}: {} lack neighbours", graph.room());
+            assert!(graph.is_connected());
+        }
+        for _ in 0..graph.names.len() - 10 {
+            graph.leaves();
+            let open: Vec<usize> = graph.members.open.iter().copied().collect();
+            let may_link = |one: &usize| open.iter().any(|other| graph.members.may_link(*one, *other));
+            assert!(!open.iter().any(may_link), "two have room, and are not linked");
+        }
+    }
 }
 
 #[test]

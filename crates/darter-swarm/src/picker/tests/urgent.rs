@@ -132,8 +132,9 @@ fn the_more_neighbours_a_node_has_the_fewer_asks_stand_at_the_lead() {
         scene.tell(Event::LeadChanged { lead: Some(node(9)) });
         asks(&scene.after(0)) + asks(&scene.after(5000))
     };
-    let [none, few, many, most] = [0, 8, 15, 40].map(asked);
-    assert!(none > few && few == many && most == 1, "{none}, {few}, {many}, {most}");
+    let all = Tuning::default().neighbours as u8;
+    let [none, few, many, most] = [0, 8, all - 1, all].map(asked);
+    assert!(none > few && few == many && few > most && most == 1, "{none}, {few}, {many}, {most}");
 }
 
 #[test]
