@@ -277,7 +277,11 @@ impl Tuning {
 
     /// Neighbours of a member of a swarm of several racks, or of one.
     pub(crate) const fn neighbours_with(&self, several_racks: bool) -> usize {
-        if several_racks { (self.neighbours_inside + self.neighbours_outside) as usize } else { self.neighbours as usize }
+        if several_racks {
+            (self.neighbours_inside + self.neighbours_outside) as usize
+        } else {
+            self.neighbours as usize
+        }
     }
 
     /// True if a node with `neighbours` neighbours is taken to be in a swarm too large for a full mesh: it has all that a member is to have.

@@ -347,14 +347,15 @@ fn follow(links: &mut Links, lead: &mut Lead) {
     links.retain(|node, _| lead.held_by(*node).is_some());
 }
 
-/// All have as many neighbours as they should, and everybody is in reach within a few steps.
+/// All have about as many neighbours as they should, and everybody is in reach within a few steps.
 fn assert_regular(links: &Links, members: usize) {
     let Tuning { neighbours_inside, neighbours_outside, .. } = Tuning::default();
     let wanted = (neighbours_inside + neighbours_outside) as usize;
     assert_eq!(links.len(), members);
-    for (node, others) in links {
-        assert_eq!(others.len(), wanted, "neighbours of {node}");
-    }
+    assert!(links.values().all(|others| others.len() <= wanted), "{links:?}");
+    assert!(links.values().all(|others| others.len() + 5 > wanted), "{links:?}");
+    let all: usize = links.values().map(BTreeSet::len).sum();
+    assert!(all > members * (wanted - 1), "{} neighbours on average", all as f64 / members as f64);
     let mut reached = BTreeSet::from([*links.keys().next().unwrap()]);
     for _ in 0..4 {
         reached.extend(reached.clone().iter().flat_map(|node| links[node].clone()));

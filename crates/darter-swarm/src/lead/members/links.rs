@@ -42,30 +42,29 @@ const fn reach(tier: Tier) -> usize {
 impl Members {
     /// Gives new neighbours to the members that lost one, and to a newcomer that found too few. Whoever has room yet is known in `open`.
     ///
-    /// Two members with room are linked, preferably as far apart as the link was that one of them lost. Where the two know each other already,
-    /// or may not, or one has room for two, they are put into a link between two others, who keep as many neighbours as they had.
+    /// Two members with room are linked. Where the two know each other already, or may not, or one has room for two, they are put into a link
+    /// between two others, who keep as many neighbours as they had. All these links are of the reach of the one that was lost, else of the nearest
+    /// for which there are such: so nobody's shares change much, and few links are added that copies come by.
     pub(in crate::lead) fn fill_places(&mut self) {
         while let Some((slot, lost)) = self.loosened.pop() {
-            let wanted = lost.map_or([None, None], |reach| [Some(reach), None]);
-            for reach in wanted {
+            let nearest_first = (0..REACHES).filter(|reach| Some(*reach) != lost);
+            for reach in lost.into_iter().chain(nearest_first).map(Some).chain([None]) {
                 while self.is_open(slot) && (self.link_to_open(slot, reach) || self.put_between(slot, reach)) {}
             }
         }
     }
 
-    /// Links a member to one that has room; as far as `reach`, if that is given. Returns true if there is one.
+    /// Links a member to one that has room, by links of `reach` if it is given. Returns true if there is one.
     fn link_to_open(&mut self, slot: usize, reach: Option<usize>) -> bool {
         let open = self.scattered_open();
-        let is_fit = |other: &usize| {
-            self.may_link(slot, *other) && reach.is_none_or(|reach| self.reach(slot, *other) == reach)
-        };
+        let is_fit =
+            |other: &usize| self.may_link(slot, *other) && reach.is_none_or(|reach| self.reach(slot, *other) == reach);
         let Some(other) = open.into_iter().find(is_fit) else { return false };
         self.link(slot, other);
         true
     }
 
-    /// Puts a member that has room for two, or the member and another that has room, into a link of others; all as far as `reach`, if that is
-    /// given. Returns true if there is one.
+    /// Puts a member that has room for two, or the member and another that has room, into a link of others. Returns true if there is one.
     fn put_between(&mut self, slot: usize, reach: Option<usize>) -> bool {
         if self.is_mesh() {
             return false;
@@ -219,7 +218,10 @@ impl Members {
         let mut scattered = after.iter().chain(before).copied();
         let fits = |third: usize| self.reach(other, third) == gives && (too_few || self.may_link(slot, third));
         let Some(third) = scattered.find(|third| fits(*third)) else { return };
+        let waiting = self.loosened.len();
         self.unlink(other, third);
+        // One that is left with a far link less is given another when somebody comes or goes that needs one, too.
+        self.loosened.truncate(waiting);
         self.link(slot, other);
         let to_third = self.reach(slot, third);
         let lacks_such = self.reaches(slot)[to_third] < self.shares(slot)[to_third];

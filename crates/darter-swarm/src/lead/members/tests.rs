@@ -121,10 +121,23 @@ impl Graph {
         }
     }
 
-    /// How many neighbours more the members of this graph should have.
-    fn room(&self) -> usize {
+    /// By member, how many neighbours more it should have.
+    fn room(&self) -> Vec<usize> {
         let wanted = self.members.wanted().min(self.names.len() - 1);
-        self.members.slots().map(|slot| wanted - self.members.get(slot).neighbours.len()).sum()
+        self.members.slots().map(|slot| wanted - self.members.get(slot).neighbours.len()).collect()
+    }
+
+    /// Each member has its number of neighbours; of an odd number one member may have one fewer, as the sum is even. In several racks a member
+    /// may have given up a far one for another's near one.
+    fn check_room(&self) {
+        let (room, wanted, count) = (self.room(), self.members.wanted(), self.names.len());
+        let (all, most) = (room.iter().sum::<usize>(), room.iter().max());
+        if self.are_placed {
+            assert!(most <= Some(&4) && all <= count, "{count} members, {wanted} neighbours: {all}, {most:?}");
+        } else {
+            let is_odd = count > wanted && count * wanted % 2 == 1;
+            assert_eq!(all, usize::from(is_odd), "{count} members, {wanted} neighbours");
+        }
     }
 
     fn is_connected(&self) -> bool {
@@ -137,7 +150,6 @@ impl Graph {
     }
 }
 
-/// The sum of all their neighbours is even: where both numbers are odd, one member has one fewer.
 #[test]
 fn each_member_has_its_number_of_neighbours_and_of_an_odd_number_one_may_have_one_fewer() {
     for neighbours in [8, 9, 14, 15] {
@@ -148,12 +160,13 @@ fn each_member_has_its_number_of_neighbours_and_of_an_odd_number_one_may_have_on
             for turn in 0..450 {
                 let comes_in_ten = [8, 5, 2][turn / 150];
                 let comes = graph.random.below(10) < comes_in_ten;
-                if comes || graph.names.len() <= 2 { graph.comes() } else { graph.leaves() }
-                let count = graph.names.len();
-                let neighbours = graph.members.wanted();
-                let is_odd = count > neighbours && count * neighbours % 2 == 1;
-                assert_eq!(graph.room(), usize::from(is_odd), "{count} members, {neighbours} neighbours, seed {seed}");
-                assert!(graph.is_connected(), "{count} members, {neighbours} neighbours, seed {seed}");
+                if comes || graph.names.len() <= 2 {
+                    graph.comes()
+                } else {
+                    graph.leaves()
+                }
+                graph.check_room();
+                assert!(graph.is_connected(), "{neighbours} neighbours, seed {seed}");
             }
         }
     }
@@ -171,14 +184,18 @@ fn where_some_cannot_reach_each_other_those_that_can_have_as_many_neighbours_as_
                 1 => graph.leaves(),
                 _ => graph.parts(),
             }
-            assert!(graph.room() <= 1, "turn {turn}: {} lack neighbours", graph.room());
+            let lacking: usize = graph.room().iter().sum();
+            assert!(
+                lacking <= if graph.are_placed { graph.names.len() } else { 1 },
+                "turn {turn}: {lacking} are lacking"
+            );
             assert!(graph.is_connected());
         }
         for _ in 0..graph.names.len() - 10 {
             graph.leaves();
             let open: Vec<usize> = graph.members.open.iter().copied().collect();
             let may_link = |one: &usize| open.iter().any(|other| graph.members.may_link(*one, *other));
-            assert!(!open.iter().any(may_link), "two have room, and are not linked");
+            assert!(graph.are_placed || !open.iter().any(may_link), "two have room, and are not linked");
         }
     }
 }
