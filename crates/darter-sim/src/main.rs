@@ -27,7 +27,7 @@ struct Options {
     #[arg(long)]
     tell_lead: Option<u64>,
     /// Another value for a constant: in_all, per_holder, asks, neighbours, few_members,
-    /// neighbours_inside and neighbours_outside their racks, one_in_beyond, slow_percent, slow_delivery, reader_lag in bytes, reader_lag_part, reader_near, reader_window, ask_late and tell_few in milliseconds, or tell_each in microseconds. For networks: unsent,
+    /// neighbours_inside and neighbours_outside where there are several racks, one_in_beyond, slow_percent, slow_delivery, reader_lag in bytes, reader_lag_part, reader_near, reader_window, ask_late and tell_few in milliseconds, or tell_each in microseconds. For networks: unsent,
     /// window or grain in bytes, queue in microseconds, begun (0 or 1).
     #[arg(long = "set", value_name = "NAME=NUMBER")]
     set: Vec<String>,

@@ -3,7 +3,8 @@
 //! A small swarm is a full mesh. In a larger one the links are a random regular graph: all members have equally many neighbours, so that
 //! nobody's cable is asked for more than others', and any two are few steps apart. A member that comes takes its place in the middle of
 //! existing links, so that all others keep their number of links; when somebody goes, those it stood between are linked to each other
-//! (Cooper, Dyer and Greenhill, "Sampling regular graphs and a peer-to-peer network", 2007). If there are several groups, each member has its share
+//! (Cooper, Dyer and Greenhill, "Sampling regular graphs and a peer-to-peer network", 2007). Of an odd number of neighbours the last place of one
+//! member may stay open, until the next one comes or goes. If there are several groups, each member has its share
 //! of links within the rack, within the zone and beyond ([`Tuning::neighbours_inside`](crate::Tuning::neighbours_inside)), each of these a regular graph
 //! of its own: a member with few links in its rack knows neither who has a piece there nor who else would fetch it, and is the straggler; one with
 //! many outside fetches copies.

@@ -162,7 +162,7 @@ fn the_memory_of_a_lead_is_about_what_its_tables_hold() {
     let each = size_of::<(Moment, NodeId, PieceIndex)>() + size_of::<(PieceIndex, Moment)>() + size_of::<Piece>();
     assert!(about(10_000 * each).contains(&sent), "{sent}");
     let members = growth(|lead| (100..1100).for_each(|n| join(lead, n)));
-    // Sixteen neighbours each, of which it was not told yet.
+    // Its neighbours, of which it was not told yet.
     assert!((1000 * 1000..1000 * 20_000).contains(&members), "{members}");
     let names = "x".repeat(1 << 16);
     let named = growth(|lead| lead.join(node(9), rack(&names), &PieceSet::new(), false));
