@@ -161,9 +161,9 @@ fn each_member_has_its_number_of_neighbours_and_of_an_odd_number_one_may_have_on
                 let comes_in_ten = [8, 5, 2][turn / 150];
                 let comes = graph.random.below(10) < comes_in_ten;
                 if comes || graph.names.len() <= 2 {
-                    graph.comes()
+                    graph.comes();
                 } else {
-                    graph.leaves()
+                    graph.leaves();
                 }
                 graph.check_room();
                 assert!(graph.is_connected(), "{neighbours} neighbours, seed {seed}");
