@@ -277,7 +277,7 @@ impl Agent {
             store: store_status(&usage),
             traffic: inner.context.metrics.traffic(),
             seeds: inner.seeds.status(),
-            peers: inner.fleet.peers().into_iter().map(peer_status).collect(),
+            peers: inner.fleet.peers().iter().map(|peer| peer_status(peer)).collect(),
             swarms: inner.swarms.all().iter().map(|transfer| transfer.status()).collect(),
             wrong: inner.context.setbacks.sources(),
         }
@@ -557,9 +557,9 @@ impl Download {
     }
 }
 
-fn peer_status(peer: darter_fleet::Peer) -> api::PeerStatus {
+fn peer_status(peer: &darter_fleet::Peer) -> api::PeerStatus {
     let seed = peer.is_seed();
-    api::PeerStatus { node: peer.hello.node, addr: peer.hello.listen, tier: peer.tier, seed }
+    api::PeerStatus { node: peer.hello.node, addr: peer.hello.listen.clone(), tier: peer.tier, seed }
 }
 
 fn blob_row(summary: darter_store::BlobSummary, images: Vec<String>) -> api::BlobRow {

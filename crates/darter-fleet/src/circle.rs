@@ -138,8 +138,8 @@ impl Fleet {
     /// Asks one of the connected agents, seeds before nodes, for nodes to know.
     fn ask_somebody(&self) {
         let mut peers = self.peers();
-        if peers.iter().any(Peer::is_seed) {
-            peers.retain(Peer::is_seed);
+        if peers.iter().any(|peer| peer.is_seed()) {
+            peers.retain(|peer| peer.is_seed());
         }
         let nodes: Vec<_> = peers.iter().map(|peer| peer.hello.node).collect();
         // Another one each time.
@@ -183,7 +183,8 @@ impl Fleet {
 
     /// Tells the connected seeds of each other: nobody gives them others to join.
     fn introduce_seeds(&self) {
-        let seeds: Vec<_> = self.peers().iter().filter(|peer| peer.is_seed()).map(Peer::info).take(MAX_SEEDS).collect();
+        let seeds: Vec<_> =
+            self.peers().iter().filter(|peer| peer.is_seed()).map(|peer| peer.info()).take(MAX_SEEDS).collect();
         if seeds.len() > 1 {
             let nodes: Vec<_> = seeds.iter().map(|info| info.node).collect();
             self.tell(&nodes, &Message::Seeds { seeds });

@@ -3,6 +3,7 @@
 //! Invariants: a peer is up while it has a control connection, and each of its connections ends once; a listener is told of the first one and of the end
 //! of the last one.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -58,7 +59,7 @@ impl Fleet {
     /// Takes a control connection into use, unless there are too many with this agent; `dialled` is the address that this agent
     /// connected to, if it did.
     pub(super) fn adopt(self: &Arc<Self>, greeted: Greeted, dialled: Option<&str>) -> Option<Adopted> {
-        let peer = self.peer_of(&greeted);
+        let peer = Arc::new(self.peer_of(&greeted));
         let hello = &peer.hello;
         let (fleet, node) = (Arc::downgrade(self), hello.node);
         let skipped = move |unknown| {
@@ -78,7 +79,7 @@ impl Fleet {
             }
             let entry = state.peers.entry(hello.node);
             let known = entry.or_insert_with(|| Connected {
-                peer: peer.clone(),
+                peer: Arc::clone(&peer),
                 dialled: None,
                 heard: Arc::default(),
                 controls: Vec::new(),
@@ -87,7 +88,9 @@ impl Fleet {
                 tracing::debug!(peer = %hello.node.short(), "too many connections with one agent; one is closed");
                 return None;
             }
-            known.peer.is_here &= peer.is_here;
+            if known.peer.is_here && !peer.is_here {
+                Arc::make_mut(&mut known.peer).is_here = false;
+            }
             if let Some(addr) = dialled {
                 known.dialled = Some(addr.to_owned());
             }
@@ -104,10 +107,11 @@ impl Fleet {
 
     pub(super) async fn listen_to(self: &Arc<Self>, node: NodeId, adopted: Adopted) {
         let Adopted { connection, mut receiver, heard } = adopted;
+        let mut stopped = pin!(self.stop.cancelled());
         loop {
             let received = tokio::select! {
                 received = receiver.recv() => received,
-                () = self.stop.cancelled() => break,
+                () = &mut stopped => break,
             };
             match received {
                 Ok(Some(message)) => {
@@ -189,7 +193,7 @@ impl Fleet {
 
     /// Tells the listener that a peer came, or that it is gone. Several connections with one agent may come and go at once, and what is told
     /// of them in another order than they did: so the listener is told again until that is so, and the last that it is told is right.
-    fn announce(&self, node: NodeId, came: Option<&Peer>) {
+    fn announce(&self, node: NodeId, came: Option<&Arc<Peer>>) {
         self.changed.send_replace(());
         let Some(listener) = self.listener() else { return };
         let mut told = came.cloned();

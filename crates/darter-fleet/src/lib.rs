@@ -71,7 +71,7 @@ const STRANGER_PAUSE: Duration = Duration::from_secs(60);
 const MAX_STRANGERS: usize = 1024;
 
 struct Connected {
-    peer: Peer,
+    peer: Arc<Peer>,
     /// The address at which this agent reached it, where it did: that one works from here.
     dialled: Option<String>,
     /// When it last said something, in microseconds of the context's clock.
@@ -216,7 +216,7 @@ impl Fleet {
         if let Some(twin) = self.twin_of(&greeted.hello).await {
             let (addr, node) = (addr.to_owned(), greeted.hello.node);
             self.refuse_twin(greeted, &twin).await;
-            return Err(WireError::SameId { addr, node, other: twin.hello.listen });
+            return Err(WireError::SameId { addr, node, other: twin.hello.listen.clone() });
         }
         let node = greeted.hello.node;
         let fleet = Arc::clone(self);
@@ -321,8 +321,8 @@ impl Fleet {
     }
 
     /// A connected peer.
-    pub fn peer(&self, node: NodeId) -> Option<Peer> {
-        self.state.lock().peers.get(&node).map(|connected| connected.peer.clone())
+    pub fn peer(&self, node: NodeId) -> Option<Arc<Peer>> {
+        self.state.lock().peers.get(&node).map(|connected| Arc::clone(&connected.peer))
     }
 
     /// True if a peer is connected, and a seed.
@@ -336,8 +336,8 @@ impl Fleet {
     }
 
     /// All connected peers.
-    pub fn peers(&self) -> Vec<Peer> {
-        self.state.lock().peers.values().map(|connected| connected.peer.clone()).collect()
+    pub fn peers(&self) -> Vec<Arc<Peer>> {
+        self.state.lock().peers.values().map(|connected| Arc::clone(&connected.peer)).collect()
     }
 
     /// Connections with other agents: control and data, made and accepted.

@@ -151,7 +151,7 @@ impl Fleet {
     /// The agents to ask first: connected agents, and nodes that rank first among the known ones.
     fn first_to_ask(&self, key: BlobId) -> Vec<PeerInfo> {
         let able = |peer: &Peer| peer.version >= SINCE;
-        let mut infos: Vec<_> = self.peers().iter().filter(|peer| able(peer)).map(Peer::info).collect();
+        let mut infos: Vec<_> = self.peers().iter().filter(|peer| able(peer)).map(|peer| peer.info()).collect();
         let connected: Vec<_> = infos.iter().map(|info| info.node).collect();
         let known = self.known.lock().ranked(&key.0, self.context.now());
         infos.extend(known.into_iter().filter(|info| self.peer(info.node).is_none()));
@@ -229,7 +229,7 @@ impl Fleet {
     /// Nobody else is asked: in a large fleet everybody may want to know at once.
     pub async fn holders_by_seeds(self: &Arc<Self>, key: BlobId, blob: BlobId, known: Vec<PeerInfo>) -> Vec<PeerInfo> {
         let seeds: Vec<_> = self.peers().into_iter().filter(|peer| peer.is_seed() && peer.version >= SINCE).collect();
-        let infos: Vec<_> = seeds.iter().map(Peer::info).collect();
+        let infos: Vec<_> = seeds.iter().map(|peer| peer.info()).collect();
         let told = join_all(infos.iter().map(|seed| self.ask_lead(seed, key, Some(blob), SURVEY_TIMEOUT))).await;
         let (mut named, mut holders) = (known, Vec::new());
         for (seed, answer) in infos.iter().zip(told) {
@@ -252,7 +252,8 @@ impl Fleet {
 
     /// This agent's answer about the seeds and nodes that it knows.
     pub fn who_else(&self, key: BlobId) -> (Vec<PeerInfo>, Vec<PeerInfo>) {
-        let seeds = self.peers().iter().filter(|peer| peer.is_seed()).map(Peer::info).take(MAX_STRANGERS).collect();
+        let seeds =
+            self.peers().iter().filter(|peer| peer.is_seed()).map(|peer| peer.info()).take(MAX_STRANGERS).collect();
         (seeds, self.tellable(&key.0, MAX_NAMED))
     }
 }

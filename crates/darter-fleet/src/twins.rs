@@ -8,6 +8,7 @@
 //! that is connected is asked for a sign of life first. Agents of version 2 of the protocol can't be told apart.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -65,14 +66,14 @@ impl Fleet {
     }
 
     /// The agent that has this id, is connected and alive, and is another one.
-    pub(super) async fn twin_of(&self, hello: &Hello) -> Option<Peer> {
+    pub(super) async fn twin_of(&self, hello: &Hello) -> Option<Arc<Peer>> {
         let began = self.context.now();
         let mut is_asked = false;
         loop {
             let (twin, heard) = {
                 let state = self.state.lock();
                 let connected = state.peers.get(&hello.node).filter(|connected| connected.is_other_than(hello))?;
-                (connected.peer.clone(), connected.heard.load(Ordering::Relaxed))
+                (Arc::clone(&connected.peer), connected.heard.load(Ordering::Relaxed))
             };
             let is_alive = heard > began.as_micros();
             if is_alive || self.context.now().since(began) > SIGN_OF_LIFE_TIMEOUT {

@@ -67,7 +67,7 @@ impl Facts for Transfer {
     }
 
     fn place(&self, node: NodeId) -> Option<Place> {
-        self.fleet.peer(node).map(|peer| peer.hello.place)
+        self.fleet.peer(node).map(|peer| peer.hello.place.clone())
     }
 
     fn tier(&self, node: NodeId) -> Tier {
@@ -156,6 +156,9 @@ impl Transfer {
 
     /// Says by how many connections the origin may be read.
     fn bears_connections(&self) {
+        if !self.state().session.has_books() {
+            return;
+        }
         if let Some(bears) = self.bears() {
             self.tell(bears);
         }
@@ -197,7 +200,7 @@ impl Transfer {
             self.is_asked_by(Requester::Elsewhere);
         }
         let (entering, held) = (Entering { node, request, whole }, held.clone());
-        self.tell(Input::Enters { entering, place: peer.hello.place, held, wants });
+        self.tell(Input::Enters { entering, place: peer.hello.place.clone(), held, wants });
         if self.fleet.peer(node).is_none() {
             self.tell(Input::Gone(node));
         }
@@ -222,7 +225,7 @@ impl Transfer {
     /// Counts a node as a member that holds these pieces and asks for none; it need not know.
     pub(crate) fn count_in(&self, node: NodeId, held: &PieceSet) {
         if let Some(peer) = self.fleet.peer(node) {
-            self.tell(Input::CountsIn { node, place: peer.hello.place, held: held.clone() });
+            self.tell(Input::CountsIn { node, place: peer.hello.place.clone(), held: held.clone() });
         }
     }
 

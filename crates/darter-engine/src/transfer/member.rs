@@ -94,7 +94,8 @@ impl Transfer {
                     let most = self.context.most_waiting(self.fleet.is_seed(from));
                     self.tell(Input::LeadWaits { lead: from, most });
                 }
-                if let Some(length) = length {
+                // The lead says it with each message, and it is news once.
+                if let Some(length) = length.filter(|length| self.stored.length() != Some(*length)) {
                     self.learn_length(from, length);
                 }
                 self.learn_hashes(from, first, &hashes, (Some(members_ask), proof));

@@ -298,7 +298,7 @@ impl Transfer {
             return;
         }
         for member in members {
-            let knows = |peer: darter_fleet::Peer| peer.hello.capabilities.contains(Capabilities::PROFILES);
+            let knows = |peer: Arc<darter_fleet::Peer>| peer.hello.capabilities.contains(Capabilities::PROFILES);
             if *member == self.context.me || !self.fleet.peer(*member).is_some_and(knows) {
                 continue;
             }

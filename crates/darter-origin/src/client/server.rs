@@ -39,7 +39,7 @@ const MAX_ONLY_HTTP1: usize = 1024;
 pub(super) struct Server {
     plan: Plan,
     /// By reach, whether the certificate is shown, whether HTTP/2 is spoken, and whether the environment's proxies are left out. The
-    /// first is made at once, since it may not be possible.
+    /// first is made at once where settings may make it impossible.
     clients: [OnceLock<reqwest::Client>; 24],
     /// Authorities that offer HTTP/2 and then ask for HTTP/1.1.
     only_http1: Mutex<BTreeSet<String>>,
@@ -127,13 +127,17 @@ impl Server {
     pub(super) fn new(config: &HttpConfig, own: &ServerConfig) -> Result<Self, ConfigError> {
         let plan = Plan::new(config, own)?;
         let clients: [OnceLock<reqwest::Client>; 24] = Default::default();
-        for is_shown in [false, true] {
+        // Settings that don't fit together are told of now. Without any a client is made when it is asked for: reading this host's certificate
+        // authorities takes most of what an agent's start takes, and most nodes read no origin.
+        let shown: &[bool] = match (&plan.identity, plan.authorities.is_empty() && plan.proxy.is_none()) {
+            (Some(_), _) => &[false, true],
+            (None, false) => &[false],
+            (None, true) => &[],
+        };
+        for &is_shown in shown {
             let kind = ClientPurpose { reach: Reach::Anywhere, is_shown, only_http1: false, is_direct: false };
             let first = plan.client(kind).map_err(ConfigError::Client)?;
             let _ = clients[kind.place()].set(first);
-            if plan.identity.is_none() {
-                break;
-            }
         }
         let proxies = match &own.proxy {
             Some(proxy) => Proxies::One(proxy.clone()),
