@@ -8,6 +8,7 @@
 //! fewest requests at the holder goes first, so that of hundreds of blobs none waits for the others to be whole.
 
 use std::collections::{HashMap, VecDeque};
+use std::pin::pin;
 use std::sync::Arc;
 
 use darter_core::{BlobId, Moment, NodeId, in_full};
@@ -327,10 +328,11 @@ impl Fleet {
     ) {
         let holder = Arc::new(holder);
         let room = Arc::new(Semaphore::new(BEING_STORED));
+        let mut stopped = pin!(self.stop.cancelled());
         loop {
             let answer = tokio::select! {
                 answer = answers.recv() => answer,
-                () = self.stop.cancelled() => return,
+                () = &mut stopped => return,
             };
             let answer = match answer {
                 Ok(Some(answer)) => answer,

@@ -9,7 +9,9 @@
 //! When the [`ControlReceiver`] is dropped, senders fail from then on, and what is queued gets a last chance.
 
 use std::fmt;
+use std::future::Future as _;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ use darter_protocol::frame::{self, SIGN_OF_LIFE};
 use darter_protocol::{Frame, Message, Unknown};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{PeerReader, PeerStream, PeerWriter, Result, WireError};
@@ -71,6 +73,7 @@ pub fn start(stream: PeerStream, config: &ControlConfig) -> (ControlSender, Cont
         buffer: BytesMut::new(),
         silence: config.silence,
         heard: Instant::now(),
+        alarm: Alarm::at(Instant::now() + config.silence),
         ended: Some(ended),
         stop,
         skipped: config.skipped.clone(),
@@ -138,6 +141,7 @@ pub struct ControlReceiver {
     buffer: BytesMut,
     silence: Duration,
     heard: Instant,
+    alarm: Alarm,
     /// How the writing task ended; taken once it has.
     ended: Option<oneshot::Receiver<Result<()>>>,
     stop: CancellationToken,
@@ -185,18 +189,23 @@ impl ControlReceiver {
         self.buffer.reserve(8 * 1024);
         loop {
             let until = self.heard + self.silence;
-            let read = timeout_at(until, self.socket.read_buf(&mut self.buffer));
-            let read = tokio::select! {
-                // First what the other side said last; a write to it may have failed since.
-                biased;
-                read = read => read,
-                failure = failure_of(&mut self.ended) => return Err(failure),
+            let failure = {
+                let Self { socket, buffer, alarm, ended, .. } = self;
+                tokio::select! {
+                    // First what the other side said last; a write to it may have failed since.
+                    biased;
+                    read = socket.read_buf(buffer) => return read.map_err(WireError::io("read from the control channel")),
+                    failure = failure_of(ended) => Some(failure),
+                    () = alarm.passed(until) => None,
+                }
             };
-            match read {
-                Ok(read) => return read.map_err(WireError::io("read from the control channel")),
-                Err(_) if Instant::now() > until + STOOD_STILL => self.heard = Instant::now(),
-                Err(_) => return Err(WireError::Silent { after: self.silence }),
+            if let Some(failure) = failure {
+                return Err(failure);
             }
+            if Instant::now() <= until + STOOD_STILL {
+                return Err(WireError::Silent { after: self.silence });
+            }
+            self.heard = Instant::now();
         }
     }
 }
@@ -227,6 +236,30 @@ async fn failure_of(ended: &mut Option<oneshot::Receiver<Result<()>>>) -> WireEr
     std::future::pending().await
 }
 
+/// A timer for a deadline that is put off again and again: it is set anew only when it goes off too early, so that putting the deadline off
+/// costs nothing.
+struct Alarm(Pin<Box<Sleep>>);
+
+impl Alarm {
+    fn at(deadline: Instant) -> Self {
+        Self(Box::pin(sleep_until(deadline)))
+    }
+
+    /// Waits until `deadline`, which is never earlier than the last one was.
+    async fn passed(&mut self, deadline: Instant) {
+        std::future::poll_fn(|cx| {
+            loop {
+                std::task::ready!(self.0.as_mut().poll(cx));
+                if deadline <= self.0.deadline() {
+                    return std::task::Poll::Ready(());
+                }
+                self.0.as_mut().reset(deadline);
+            }
+        })
+        .await;
+    }
+}
+
 struct Writer {
     socket: Box<dyn PeerWriter>,
     queue: mpsc::Receiver<Frame>,
@@ -237,14 +270,18 @@ struct Writer {
 impl Writer {
     async fn run(mut self) -> Result<()> {
         let mut batch = Vec::new();
+        let mut due = Instant::now() + self.config.idle;
+        let mut alarm = Alarm::at(due);
+        let stop = self.stop.clone();
+        let mut stopped = std::pin::pin!(stop.cancelled());
         loop {
             tokio::select! {
-                frame = timeout(self.config.idle, self.queue.recv()) => match frame {
-                    Ok(Some(frame)) => batch.extend_from_slice(frame.bytes()),
-                    Ok(None) => break,
-                    Err(_) => batch.extend_from_slice(&SIGN_OF_LIFE),
+                frame = self.queue.recv() => match frame {
+                    Some(frame) => batch.extend_from_slice(frame.bytes()),
+                    None => break,
                 },
-                () = self.stop.cancelled(), if !self.queue.is_closed() => {
+                () = alarm.passed(due) => batch.extend_from_slice(&SIGN_OF_LIFE),
+                () = &mut stopped, if !self.queue.is_closed() => {
                     self.queue.close();
                     continue;
                 }
@@ -255,6 +292,7 @@ impl Writer {
                 batch.extend_from_slice(frame.bytes());
             }
             self.write(&batch).await?;
+            due = Instant::now() + self.config.idle;
             batch.clear();
             batch.shrink_to(COALESCE);
         }

@@ -6,6 +6,7 @@
 //! the next header is read, if it is there: it takes no call of its own.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::BufMut as _;
@@ -16,7 +17,7 @@ use darter_protocol::{MAX_PIECE_LENGTH, MAX_UNANSWERED, Refusal, Request, Wanted
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::answer::Answer;
 use crate::{Budget, BufferPool, PeerReader, PeerStream, PeerWriter, PooledBuffer, Result, WireError};
@@ -63,7 +64,7 @@ impl DataClient {
     pub fn start(stream: PeerStream, receiving: Receiving) -> (Self, Answers) {
         let shared = Arc::new(Channel::default());
         tokio::spawn(write_requests(stream.writer, Arc::clone(&shared)));
-        let answers = Answers {
+        let reading = Reading {
             socket: stream.reader,
             shared: Arc::clone(&shared),
             receiving,
@@ -73,7 +74,8 @@ impl DataClient {
             coming: None,
             paid: 0,
         };
-        (Self(shared), answers)
+        let closed = Box::pin(shared.closed.clone().cancelled_owned());
+        (Self(shared), Answers { reading, closed })
     }
 
     /// Asks for a piece of at most `longest` bytes. Does not wait; the answer comes through [`Answers`].
@@ -160,6 +162,13 @@ async fn write_requests(mut socket: Box<dyn PeerWriter>, shared: Arc<Channel>) {
 /// The answers, in the order in which they come. Reading happens within [`recv`](Answers::recv): not calling it
 /// holds the holder back. Dropping it closes the connection.
 pub struct Answers {
+    reading: Reading,
+    /// Ready once the connection is closed here. One wait for all answers: each wait takes a lock when it begins, and when it ends.
+    closed: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+/// The connection, and how far the answer that is coming has been read.
+struct Reading {
     socket: Box<dyn PeerReader>,
     shared: Arc<Channel>,
     receiving: Receiving,
@@ -188,8 +197,12 @@ impl Answers {
     /// [`WireError::Closed`] when the holder went away owing answers,
     /// [`WireError::Protocol`], [`WireError::Io`]. The connection is closed then.
     pub async fn recv(&mut self) -> Result<Option<Answer>> {
-        let closed = self.shared.closed.clone();
-        let answer = closed.run_until_cancelled(self.read_answer()).await.unwrap_or(Ok(None));
+        let answer = tokio::select! {
+            biased;
+            () = &mut self.closed => Ok(None),
+            answer = self.reading.read_answer() => answer,
+        };
+        let closed = &self.reading.shared.closed;
         match answer {
             Ok(Some(answer)) => Ok(Some(answer)),
             // How the holder takes the closing is of no interest to the side that closed.
@@ -200,7 +213,9 @@ impl Answers {
             }
         }
     }
+}
 
+impl Reading {
     async fn read_answer(&mut self) -> Result<Option<Answer>> {
         let failed = || WireError::io("read from a data channel");
         loop {
@@ -318,12 +333,12 @@ impl Answers {
 
 impl Drop for Answers {
     fn drop(&mut self) {
-        self.shared.closed.cancel();
+        self.reading.shared.closed.cancel();
     }
 }
 
 impl std::fmt::Debug for Answers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Answers").field("shared", &self.shared).finish_non_exhaustive()
+        f.debug_struct("Answers").field("shared", &self.reading.shared).finish_non_exhaustive()
     }
 }
