@@ -1,6 +1,7 @@
 //! The task that drives the session: it carries out what [`Session`](darter_swarm::Session) decides, and looks after the transfer. It sleeps
 //! until something has happened or falls due, asks under the lock what there is to do, and does it without.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +16,16 @@ use crate::error::FetchError;
 /// How often requests under way are looked at for progress.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(200);
 
+/// When a driver looks again that has nothing to wait for.
+const IDLE_PAUSE: Duration = Duration::from_secs(3600);
+
 /// Starts the driver of a transfer; it ends when the transfer is closed.
 pub(super) fn start(transfer: &Arc<Transfer>) {
     let driven = Arc::clone(transfer);
     transfer.spawn(async move {
         let mut looked = Moment::ZERO;
+        let mut alarm = pin!(tokio::time::sleep(IDLE_PAUSE));
+        let mut closed = pin!(driven.closed.cancelled());
         loop {
             let now = driven.context.now();
             if now.since(looked) >= PROGRESS_PAUSE {
@@ -27,11 +33,16 @@ pub(super) fn start(transfer: &Arc<Transfer>) {
                 driven.look_for_progress();
             }
             let wake = driven.advance(now);
-            let sleep = wake.map_or(Duration::from_secs(3600), |at| at.since(driven.context.now()));
+            let due = tokio::time::sleep(wake.map_or(IDLE_PAUSE, |at| at.since(driven.context.now()))).deadline();
+            // One that goes off too early costs one more look; setting it anew each time costs more.
+            if due < alarm.deadline() || alarm.is_elapsed() {
+                alarm.as_mut().reset(due);
+            }
             tokio::select! {
-                () = driven.driver.notified() => {}
-                () = tokio::time::sleep(sleep) => {}
-                () = driven.closed.cancelled() => break,
+                // What else comes in this moment is looked at together.
+                () = driven.driver.notified() => tokio::task::yield_now().await,
+                () = &mut alarm => {}
+                () = &mut closed => break,
             }
         }
         let last = {
