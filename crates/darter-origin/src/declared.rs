@@ -296,7 +296,7 @@ fn all_of(headers: &HeaderMap, linked: Option<&str>) -> Vec<Hash> {
             take(Algorithm::named(algorithm), value, &name, of);
         }
     }
-    // Of what is stored, which may have been decompressed on its way.
+    // The hash is of what is stored, which may have been decompressed on its way.
     let as_stored = texts("x-goog-stored-content-encoding").iter().all(|text| text == "identity");
     for (algorithm, value) in
         texts("x-goog-hash").iter().flat_map(|text| text.split(',')).filter_map(|it| it.split_once('='))

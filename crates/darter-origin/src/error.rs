@@ -311,7 +311,7 @@ pub enum ConfigError {
     /// A configured header can't be sent.
     #[error("the header {name:?} can't be sent: check its name, and its value for line breaks")]
     Header {
-        /// Its name.
+        /// The header's name.
         name: String,
     },
     /// The HTTP client can't be built.

@@ -75,7 +75,7 @@ impl Origins {
     fn of(&self, source: &Source) -> Result<&dyn Origin, OriginError> {
         let url = match source {
             Source::Url { url, .. } => url,
-            // Of an expanded layer it says that it has none: an agent that can make one reads the layer.
+            // A registry's origin says of an expanded layer that it has none: an agent that can make one reads the layer.
             Source::Registry { .. } | Source::Expanded(_) => return Ok(&self.registry),
         };
         match (url.scheme(), &self.files) {

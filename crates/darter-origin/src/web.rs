@@ -258,7 +258,7 @@ impl AnswerPart {
                 }
                 Ok(Self { start: sent.start(), bytes: Some(sent.len()), length })
             }
-            // Of an empty resource no byte can be had by range, and none is missing.
+            // An empty resource has no byte to give by range, and none is missing.
             StatusCode::RANGE_NOT_SATISFIABLE if asked_from == 0 && whole_length(headers) == Some(0) => {
                 Ok(Self { start: 0, bytes: Some(0), length: Some(0) })
             }

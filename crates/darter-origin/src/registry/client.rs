@@ -52,7 +52,7 @@ pub struct RegistryClient {
     pub(super) until: Option<Instant>,
 }
 
-/// What a client meets the challenges of registries with, besides the credentials of callers.
+/// The means by which a client meets the challenges of registries, besides the credentials of callers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Uses {
     /// The logins that are configured.

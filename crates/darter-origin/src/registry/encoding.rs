@@ -51,7 +51,7 @@ pub(super) fn encoding_of(headers: &HeaderMap) -> Option<Encoding> {
     encoding
 }
 
-/// That an answer came with an encoding nobody asked for.
+/// The error for an answer that came with an encoding nobody asked for.
 pub(super) fn unasked(headers: &HeaderMap, what: &str) -> OriginError {
     let encoding = headers.get(CONTENT_ENCODING).map_or(&b""[..], |value| value.as_bytes());
     let encoding = String::from_utf8_lossy(encoding);
