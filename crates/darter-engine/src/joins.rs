@@ -129,11 +129,11 @@ type JoinAnswer = Result<Entered, NotJoined>;
 const LEAD_ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A node that has said nothing about a question for this long is given up: it may be one that only says that it holds the blob, and
-/// the next one is to be asked before long.
-const NODE_ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+/// the next one is to be asked before long. An honest one has said by then that it waits.
+const NODE_ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// When a lead first says that it waits for an origin, and how often from then on. Before version 4 of the protocol it was said late.
-pub(crate) const FIRST_WAITING_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const FIRST_WAITING_AFTER: Duration = Duration::from_millis(500);
 pub(crate) const WAITING_EVERY: Duration = Duration::from_secs(5);
 
 /// Joins under way.

@@ -58,6 +58,8 @@ pub(crate) struct Connection {
     /// True if it stands in the line or has a slot.
     is_busy: bool,
     has_slot: bool,
+    /// True if its slot is for a piece that goes last.
+    is_last: bool,
     /// When it got its slot.
     began: Moment,
     ahead: Ahead,
@@ -103,6 +105,8 @@ pub(crate) struct Uploads {
     /// Connections whose asks wait until the lead has something to give; may name some that wait no more.
     parked: VecDeque<u32>,
     busy: u32,
+    /// How many slots are for pieces that go last.
+    busy_last: u32,
     /// Connections with something for the cable.
     turn: VecDeque<u32>,
     /// The connection of which the cable is taking a grain.
@@ -192,6 +196,7 @@ impl Uploads {
         self.backlog -= backlog;
         if had_slot {
             self.busy -= 1;
+            self.busy_last -= u32::from(self.connections[at as usize].is_last);
             self.pass(at);
         }
         lost
@@ -201,11 +206,12 @@ impl Uploads {
     /// [`Uploads::bind`], [`Uploads::park`] or [`Uploads::pass`].
     pub(crate) fn take_next(&mut self, limits: &Limits) -> Option<(u32, u32, Upload)> {
         while self.busy < limits.slots {
-            let is_turn_of_last = self.line.is_empty() || self.before_last >= MAX_BEFORE_LAST;
+            let is_idle = self.line.is_empty() && self.busy == self.busy_last;
+            let is_turn_of_last = is_idle || self.before_last >= MAX_BEFORE_LAST;
             let last = if is_turn_of_last { self.last.pop_front() } else { None };
-            let is_waited = !self.last.is_empty();
-            self.before_last = if last.is_some() || !is_waited { 0 } else { self.before_last + 1 };
             let at = last.or_else(|| self.line.pop_front())?;
+            let is_one_before = last.is_none() && !self.last.is_empty();
+            self.before_last = if is_one_before { self.before_last + 1 } else { 0 };
             let connection = &mut self.connections[at as usize];
             let Some(next) = connection.next() else {
                 connection.is_busy = false;
@@ -234,6 +240,8 @@ impl Uploads {
         self.backlog += limits.of_piece;
         self.busy += 1;
         connection.has_slot = true;
+        connection.is_last = upload.last;
+        self.busy_last += u32::from(upload.last);
         connection.began = now;
         let wait = self.stand_in_turn(at, limits, now);
         self.release_slot(at, limits, now);
@@ -250,6 +258,7 @@ impl Uploads {
         connection.has_slot = false;
         connection.ahead.handed_over(limits.of_piece * limits.grain, connection.began, now);
         self.busy -= 1;
+        self.busy_last -= u32::from(self.connections[at as usize].is_last);
         self.pass(at);
         true
     }

@@ -146,9 +146,9 @@ pub struct Tuning {
     pub keeping_factor: u32,
     /// A member is taken to keep pieces to itself after this at the soonest; in a swarm of many members, which tell the lead late, four times as long.
     pub keeping_floor: Duration,
-    /// A member that told of none of this many pieces that the lead sent it waits behind others for pieces that it names (`docs/notes/liars.md`).
+    /// A member that never told of any of this many pieces that the lead sent it, however lately, waits behind others for pieces that it names (`docs/notes/liars.md`).
     pub untold: u32,
-    /// The same of a member that told of pieces before: a slow one may be late with as many as it asks for at a time.
+    /// The same of a member that told of pieces before, and of pieces sent long ago: a slow one may be late with as many as it asks for at a time.
     pub untold_of_one_that_told: u32,
     /// How long a lead that lacks pieces waits for the members that hold them while nothing comes, before it reads the origin.
     pub holders_patience: Duration,
@@ -244,7 +244,7 @@ impl Default for Tuning {
             delivery_floor: Duration::from_secs(3),
             keeping_factor: 4,
             keeping_floor: Duration::from_secs(1),
-            untold: 3,
+            untold: 2,
             untold_of_one_that_told: 12,
             holders_patience: Duration::from_secs(2),
             tell_each: Duration::from_micros(2500),

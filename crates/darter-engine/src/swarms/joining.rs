@@ -68,6 +68,9 @@ impl Swarms {
         let answer = match answered.unwrap_or(Err(NotJoined::Silent)) {
             Ok(answer) => answer,
             Err(refusal) => {
+                if matches!(refusal, NotJoined::Silent) && !is_seed {
+                    self.silent.note(seed, context.now());
+                }
                 let (text, origins) = (refusal.to_string(), refusal.is_of_the_origin());
                 let otherwise = if origins { Refused::Origin(text) } else { Refused::Trouble(text) };
                 return Err(match refusal.final_word() {

@@ -50,6 +50,7 @@ mod proof;
 mod refused;
 mod sample;
 mod seeds;
+mod silent;
 mod uploads;
 
 pub use self::listening::ListeningSwarms;
@@ -115,6 +116,7 @@ pub struct Swarms {
     inventory: inventory::Inventory,
     limits: limits::Limits,
     questions: Arc<Questions>,
+    silent: silent::SilentNodes,
     /// Blobs without a transfer that peers fetch.
     served: Mutex<HashMap<BlobId, ServedBlob>>,
     draining: AtomicBool,
@@ -189,6 +191,7 @@ impl Swarms {
             inventory: inventory::Inventory::default(),
             limits: limits::Limits::default(),
             questions: Questions::new(MAX_QUESTIONS),
+            silent: silent::SilentNodes::default(),
             served: Mutex::default(),
             draining: AtomicBool::new(false),
         });

@@ -85,7 +85,7 @@ impl Swarms {
             let candidates = seeds.into_iter().chain(nodes).chain(others);
             let (surveyed, mut refusals) = (self.house.context.now(), 0);
             for lead in candidates.filter(|lead| self.may_lead(*lead, source)) {
-                if !asked.insert(lead) {
+                if self.silent.has(lead, self.house.context.now()) || !asked.insert(lead) {
                     continue;
                 }
                 if !survey.found_seeds.contains(&lead) {
@@ -222,6 +222,9 @@ impl Swarms {
         let survey = self.house.fleet.survey_without(key, blob, HashSet::from([member])).await;
         let found = survey.heard.leads.iter().chain(&survey.heard.holders).copied();
         for lead in found.filter(|lead| self.may_lead(*lead, source)) {
+            if self.silent.has(lead, self.house.context.now()) {
+                continue;
+            }
             // Joins to the end, though the caller may go away: as with holders that seeds name.
             let (swarms, source, credentials) = (Arc::clone(self), source.clone(), credentials.clone());
             let asking = self.house.tasks.spawn(async move {

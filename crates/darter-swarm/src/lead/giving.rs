@@ -104,8 +104,9 @@ impl Lead {
         let Some(slot) = self.members.slot(node) else { return false };
         let member = self.members.get(slot);
         let patience = slow_delivery(self.delivery, &self.tuning) * 2;
-        let is_late = |(_, since): &&(PieceIndex, Moment)| *since + patience <= now;
-        let untold = member.untold as usize + member.coming.iter().filter(is_late).count();
+        // One that never told of any is owed no more before it does.
+        let counts = |(_, since): &&(PieceIndex, Moment)| !member.tells || *since + patience <= now;
+        let untold = member.untold as usize + member.coming.iter().filter(counts).count();
         let most = if member.tells { self.tuning.untold_of_one_that_told } else { self.tuning.untold } as usize;
         let is_no_help = member.aside || member.standing.keeps || untold >= most;
         member.held.contains(piece) || (is_no_help && member.parts.is_none())

@@ -5,8 +5,8 @@
 //! everybody. So a slot with which nothing moves is given back soon, and its piece goes on without one. The more often that
 //! happens with a peer, on whichever of its connections, the sooner.
 //!
-//! Pieces that are owed to nobody ([`Uploads::goes_last`](super::Uploads::goes_last)) wait for a slot that nobody else waits for. So that they come in the end, one
-//! of some slots goes to the first of them.
+//! Pieces that are owed to nobody ([`Uploads::goes_last`](super::Uploads::goes_last)) wait until nobody else has a slot or waits for one: pieces that are sent side by side share
+//! the link. So that they come in the end, one of some slots goes to the first of them.
 //!
 //! Invariant: what is remembered of peers is bounded.
 //!
@@ -45,8 +45,8 @@ pub struct Slots(Arc<SlotPool>);
 #[derive(Debug)]
 struct SlotPool {
     free: Semaphore,
-    /// How many wait for a slot that do not go last, and how many of them have taken one.
-    waiting: AtomicUsize,
+    /// How many have a slot or wait for one that do not go last, and how many of them have taken one.
+    first: AtomicUsize,
     taken: AtomicU64,
     /// Held by one request of those that go last, which waits for a change of `waiting` or `taken`: the others wait for this.
     last: Semaphore,
@@ -59,6 +59,7 @@ struct SlotPool {
 #[derive(Debug)]
 pub(super) struct Slot<'a> {
     permit: Option<SemaphorePermit<'a>>,
+    _counted: Option<Counted<'a>>,
     shared: &'a SlotPool,
     peer: NodeId,
     patience: Duration,
@@ -69,7 +70,7 @@ impl Slots {
     pub fn new(count: usize) -> Self {
         Self(Arc::new(SlotPool {
             free: Semaphore::new(count),
-            waiting: AtomicUsize::new(0),
+            first: AtomicUsize::new(0),
             taken: AtomicU64::new(0),
             last: Semaphore::new(1),
             changed: Notify::new(),
@@ -80,27 +81,28 @@ impl Slots {
     /// Waits for room.
     pub(super) async fn take(&self, peer: NodeId) -> Slot<'_> {
         let pool = &*self.0;
-        let waits = Waits::new(pool);
+        let counted = Counted::new(pool);
         let permit = pool.free.acquire().await.expect("nobody closes the semaphore");
-        drop(waits);
-        pool.slot(permit, peer)
+        pool.taken.fetch_add(1, Ordering::Relaxed);
+        pool.changed.notify_one();
+        pool.slot(permit, Some(counted), peer)
     }
 
-    /// Waits for room that nobody needs who calls [`Slots::take`], or for its turn among those.
+    /// Waits until nobody has room or waits for it who calls [`Slots::take`], or for its turn among those.
     pub(super) async fn take_last(&self, peer: NodeId) -> Slot<'_> {
         let pool = &*self.0;
         let _turn = pool.last.acquire().await.expect("nobody closes the semaphore");
         let before = pool.taken.load(Ordering::Relaxed);
         loop {
             let changed = pool.changed.notified();
-            if pool.waiting.load(Ordering::Relaxed) == 0
+            if pool.first.load(Ordering::Relaxed) == 0
                 && let Ok(permit) = pool.free.try_acquire()
             {
-                return pool.slot(permit, peer);
+                return pool.slot(permit, None, peer);
             }
             if pool.taken.load(Ordering::Relaxed) - before >= MAX_BEFORE_LAST {
                 let permit = pool.free.acquire().await.expect("nobody closes the semaphore");
-                return pool.slot(permit, peer);
+                return pool.slot(permit, None, peer);
             }
             changed.await;
         }
@@ -108,27 +110,28 @@ impl Slots {
 }
 
 impl SlotPool {
-    fn slot<'a>(&'a self, permit: SemaphorePermit<'a>, peer: NodeId) -> Slot<'a> {
+    fn slot<'a>(&'a self, permit: SemaphorePermit<'a>, counted: Option<Counted<'a>>, peer: NodeId) -> Slot<'a> {
         let owed = self.owed.lock().get(&peer).copied().unwrap_or_default();
         let halvings = owed.div_ceil(PIECES_OF_A_LOSS).min(MAX_HALVINGS);
-        Slot { permit: Some(permit), shared: self, peer, patience: MAX_IDLE / (1 << halvings) }
+        let patience = MAX_IDLE / (1 << halvings);
+        Slot { permit: Some(permit), _counted: counted, shared: self, peer, patience }
     }
 }
 
-/// Counts one that waits for a slot, however that ends.
-struct Waits<'a>(&'a SlotPool);
+/// Counts one that waits for a slot or has it, and does not go last.
+#[derive(Debug)]
+struct Counted<'a>(&'a SlotPool);
 
-impl<'a> Waits<'a> {
+impl<'a> Counted<'a> {
     fn new(pool: &'a SlotPool) -> Self {
-        pool.waiting.fetch_add(1, Ordering::Relaxed);
+        pool.first.fetch_add(1, Ordering::Relaxed);
         Self(pool)
     }
 }
 
-impl Drop for Waits<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.0.taken.fetch_add(1, Ordering::Relaxed);
+        self.0.first.fetch_sub(1, Ordering::Relaxed);
         self.0.changed.notify_one();
     }
 }

@@ -38,6 +38,20 @@ pub(super) enum Lie {
     Alternates,
     /// Gives the first half of each piece at once, and of the rest nothing.
     StallsMidway,
+    /// Gives to the first that asks it, and to nobody else.
+    Favours,
+    /// Says that it holds everything, and takes all back a second later, and so on; gives nothing.
+    Wavers,
+    /// Gives each piece at a thirtieth of what others take, so that something moves all the time.
+    Dawdles,
+    /// Gives the first pieces as quickly as anybody, and then dawdles.
+    Slackens,
+    /// Waits until three are asked for, and answers the last one first.
+    Reverses,
+    /// Says that it leads, lets others in, and tells one hash a second.
+    Trickles,
+    /// Says that it holds everything, and is gone from all after a second.
+    Leaves,
 
     /// Sends pieces that nobody asked for.
     Unasked,
@@ -80,15 +94,27 @@ pub(super) enum Lie {
     Flaps,
     /// Connects under the name of others.
     Pretends,
+    /// Makes connections and says nothing on them.
+    Crowds,
+    /// Greets with bytes that mean nothing.
+    Mumbles,
+    /// Says a little, a thousand times.
+    Chatters,
     /// Fetches everything from everybody, and again.
     Hogs,
+    /// The same, and says of nothing that it holds it.
+    Leeches,
+    /// The same, and tells of all that it was given; but gives none of it.
+    Hoards,
+    /// Fetches from each by many connections.
+    Multiplies,
     /// Asks everybody for everything and takes nothing of it.
     Starves,
 }
 
 impl Lie {
     /// Those that hold and don't give.
-    pub(super) const HOLDERS: [Self; 19] = [
+    pub(super) const HOLDERS: [Self; 25] = [
         Self::Silent,
         Self::Bytes,
         Self::Chunks,
@@ -108,7 +134,16 @@ impl Lie {
         Self::GivesFew,
         Self::Alternates,
         Self::StallsMidway,
+        Self::Favours,
+        Self::Wavers,
+        Self::Dawdles,
+        Self::Slackens,
+        Self::Reverses,
+        Self::Leaves,
     ];
+
+    /// Those that say that they read the origin, which may be slow: without a seed they are waited for.
+    pub(super) const READERS: [Self; 1] = [Self::Trickles];
 
     /// Those that break the protocol of pieces.
     pub(super) const GIVERS: [Self; 8] = [
@@ -123,7 +158,7 @@ impl Lie {
     ];
 
     /// Those that keep others busy.
-    pub(super) const NUISANCES: [Self; 12] = [
+    pub(super) const NUISANCES: [Self; 15] = [
         Self::Insists,
         Self::Parts,
         Self::Joins,
@@ -136,23 +171,32 @@ impl Lie {
         Self::Deaf,
         Self::Flaps,
         Self::Pretends,
+        Self::Crowds,
+        Self::Mumbles,
+        Self::Chatters,
     ];
 
     /// Those that take more than they need.
-    pub(super) const TAKERS: [Self; 2] = [Self::Hogs, Self::Starves];
+    pub(super) const TAKERS: [Self; 5] = [Self::Hogs, Self::Leeches, Self::Hoards, Self::Multiplies, Self::Starves];
+
+    /// True if it says of nothing that it holds it.
+    pub(super) const fn claims_nothing(self) -> bool {
+        matches!(self, Self::Leeches | Self::Hoards)
+    }
 
     /// The word for the liar of the simulator (`cargo sim --liars`) that comes to the same for those who ask it for pieces.
     pub(super) const fn simulated(self) -> &'static str {
         match self {
             Self::Silent | Self::NeverGreets | Self::Floods | Self::SlowHeaders => "silent",
             Self::StallsAtTheEnd | Self::GivesFew | Self::StallsMidway => "silent",
-            Self::Bytes | Self::Chunks => "drip",
+            Self::Favours | Self::Leaves | Self::Trickles | Self::Reverses => "silent",
+            Self::Bytes | Self::Chunks | Self::Dawdles | Self::Slackens => "drip",
             Self::Refuses | Self::Busy | Self::Absurd | Self::Unasked | Self::Swaps | Self::HangsUp | Self::Garbage => {
                 "refuse"
             }
             Self::Wrong | Self::Alternates | Self::Halves | Self::Zero => "wrong",
             Self::Late => "late",
-            Self::Withdraws | Self::Insists => "withdraw",
+            Self::Withdraws | Self::Insists | Self::Wavers => "withdraw",
             Self::Vanishes | Self::Twice => "vanish",
             _ => "claim",
         }

@@ -40,7 +40,7 @@ const AT_LAST: Duration = Duration::from_secs(120);
 
 #[test]
 fn each_liar_has_a_twin_in_the_simulator() {
-    for lie in [&Lie::HOLDERS[..], &Lie::GIVERS, &Lie::NUISANCES, &Lie::TAKERS].concat() {
+    for lie in [&Lie::HOLDERS[..], &Lie::READERS, &Lie::GIVERS, &Lie::NUISANCES, &Lie::TAKERS].concat() {
         assert!(lie.simulated().parse::<darter_scenario::Lie>().is_ok(), "{lie:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! A peer that says it holds all of a blob, and lies: its connections, what it answers, and what it gives.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -31,6 +31,8 @@ pub(super) struct Liar {
     content: Arc<Vec<u8>>,
     pieces: PieceLength,
     answers: AtomicU32,
+    /// The one that it gives to.
+    favoured: Mutex<Option<NodeId>>,
     /// Peers that it talks with.
     pub(super) others: Mutex<Vec<ControlSender>>,
     /// How those that it met introduced themselves.
@@ -39,6 +41,9 @@ pub(super) struct Liar {
     dialled: Mutex<BTreeSet<NodeId>>,
     /// Channels that a liar reads nothing of.
     unread: Mutex<Vec<ControlReceiver>>,
+    /// Connections on which it says nothing that makes sense, and how many pieces it told of.
+    pub(super) crowd: Mutex<VecDeque<PeerStream>>,
+    pub(super) told: AtomicU32,
     pub(super) gone: CancellationToken,
 }
 
@@ -66,10 +71,13 @@ impl Liar {
             content,
             pieces,
             answers: AtomicU32::new(0),
+            favoured: Mutex::default(),
             others: Mutex::default(),
             met: Mutex::default(),
             dialled: Mutex::default(),
             unread: Mutex::default(),
+            crowd: Mutex::default(),
+            told: AtomicU32::new(0),
             gone: CancellationToken::new(),
         });
         let accepting = Arc::clone(&liar);
@@ -79,7 +87,8 @@ impl Liar {
         let credentials = Credentials::none();
         let join =
             Message::Join { request: 1, source: liar.source.clone(), credentials, held, wants: true, size: None };
-        for message in [Message::Inventory { blobs: vec![blob] }, join] {
+        let inventory = Message::Inventory { blobs: if lie.claims_nothing() { vec![] } else { vec![blob] } };
+        for message in [inventory, join] {
             lead.send(&message).await.unwrap();
         }
         let talking = Arc::clone(&liar);
@@ -92,11 +101,16 @@ impl Liar {
     }
 
     pub(super) fn claim(&self) -> PieceSet {
-        PieceSet::full(if self.lie == Lie::Counts { MAX_PIECES } else { self.count() })
+        PieceSet::full(match self.lie {
+            Lie::Counts => MAX_PIECES,
+            lie if lie.claims_nothing() => 0,
+            _ => self.count(),
+        })
     }
 
     pub(super) fn meeting(&self) -> Message {
         let known = if self.lie == Lie::Counts { MAX_PIECES } else { self.count() };
+        let known = if self.lie.claims_nothing() { 0 } else { known };
         Message::Meet { blob: self.blob, held: self.claim(), known, wants: true }
     }
 
@@ -110,6 +124,7 @@ impl Liar {
         self.gone.cancel();
         self.others.lock().clear();
         self.unread.lock().clear();
+        self.crowd.lock().clear();
     }
 
     async fn accept(self: &Arc<Self>, listener: Box<dyn Listener>) {
@@ -133,7 +148,7 @@ impl Liar {
             }
             ConnectionKind::Data => {
                 // The agent's end of it is the agent's affair.
-                let _ = self.give(greeted.stream).await;
+                let _ = self.give((greeted.stream, greeted.hello.node)).await;
             }
         }
     }
@@ -151,6 +166,13 @@ impl Liar {
         if self.lie == Lie::Deaf {
             self.unread.lock().push(receiver);
             return sender;
+        }
+        if self.lie == Lie::Trickles {
+            let (liar, to) = (Arc::clone(self), sender.clone());
+            tokio::spawn(async move {
+                let gone = liar.gone.clone();
+                gone.run_until_cancelled(liar.trickle(&to)).await;
+            });
         }
         let (liar, to) = (Arc::clone(self), sender.clone());
         tokio::spawn(async move {
@@ -185,8 +207,11 @@ impl Liar {
                 return;
             }
             Message::Meet { .. } => self.meeting(),
-            Message::AskLead { request, .. } if self.lie == Lie::Leads => {
+            Message::AskLead { request, .. } if matches!(self.lie, Lie::Leads | Lie::Trickles) => {
                 Message::LeadIs { request, part: SwarmPart::Lead, lead: None, seeds: vec![], nearest: vec![] }
+            }
+            Message::AskLead { request, .. } if self.lie.claims_nothing() => {
+                Message::LeadIs { request, part: SwarmPart::Nothing, lead: None, seeds: vec![], nearest: vec![] }
             }
             Message::AskLead { request, .. } => {
                 Message::LeadIs { request, part: SwarmPart::Holder, lead: None, seeds: vec![], nearest: vec![] }
@@ -196,18 +221,19 @@ impl Liar {
                 manifest.extend(0, &self.made_up()).unwrap();
                 Message::ManifestIs { request, blob, manifest: Some(manifest) }
             }
-            Message::Join { request, .. } if self.lie == Lie::Leads => Message::Joined {
+            Message::Join { request, .. } if matches!(self.lie, Lie::Leads | Lie::Trickles) => Message::Joined {
                 request,
                 blob,
                 version: Version::default(),
                 piece_length: self.pieces,
                 length: Some(self.content.len() as u64),
-                hashes: self.made_up(),
+                hashes: if self.lie == Lie::Leads { self.made_up() } else { Vec::new() },
                 key: Signer::draw().key(),
                 members_ask: false,
                 proof: None,
                 neighbours: Vec::new(),
-                verdict: Some(Verdict { root: root_of_pieces(&self.made_up()), digest: self.source.digest() }),
+                verdict: (self.lie == Lie::Leads)
+                    .then(|| Verdict { root: root_of_pieces(&self.made_up()), digest: self.source.digest() }),
                 whole: None,
             },
             _ => return,
@@ -216,9 +242,19 @@ impl Liar {
         let _ = to.send(&answer).await;
     }
 
+    /// Tells a hash a second.
+    async fn trickle(&self, to: &ControlSender) {
+        for from in 0..self.count() {
+            let (blob, hashes) = (self.blob, vec![PieceHash([7; 32])]);
+            let _ = to.send(&Message::Grew { blob, from, hashes, length: None, members_ask: false, proof: None }).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
     /// Answers the requests of one connection, or does not.
-    async fn give(&self, mut stream: PeerStream) -> std::io::Result<()> {
+    async fn give(&self, (mut stream, to): (PeerStream, NodeId)) -> std::io::Result<()> {
         let mut frame = [0; ASK_LENGTH];
+        let mut kept = Vec::new();
         loop {
             stream.reader.read_exact(&mut frame).await?;
             let Ok(Ok(Ask::Request(Request { id, wanted: Wanted::Piece(piece), .. }))) = Ask::decode(&frame) else {
@@ -229,6 +265,19 @@ impl Liar {
             }
             if self.lie == Lie::HangsUp {
                 return Ok(());
+            }
+            if self.lie == Lie::Favours && *self.favoured.lock().get_or_insert(to) != to {
+                continue;
+            }
+            if self.lie == Lie::Reverses {
+                kept.push((id, piece));
+                if kept.len() < 3 {
+                    continue;
+                }
+                while let Some((id, piece)) = kept.pop() {
+                    self.answer(&mut stream, id, piece).await?;
+                }
+                continue;
             }
             self.answer(&mut stream, id, piece).await?;
         }
@@ -253,6 +302,7 @@ impl Liar {
         let writer = &mut stream.writer;
         let next = PieceIndex((piece.0 + 1) % self.count());
         match self.lie {
+            Lie::Wavers | Lie::Trickles | Lie::Leaves => {}
             Lie::Silent | Lie::NeverGreets | Lie::Floods | Lie::Counts | Lie::Leads | Lie::HangsUp => {}
             Lie::Refuses => writer.write_all(&refusal(Refusal::Refused)).await?,
             Lie::Busy => writer.write_all(&refusal(Refusal::Busy)).await?,
@@ -260,7 +310,9 @@ impl Liar {
             Lie::Wrong => writer.write_all(&[&data[..], &vec![0; right.len()]].concat()).await?,
             Lie::StallsAtTheEnd if piece.0 * 10 >= self.count() * 9 => {}
             Lie::GivesFew if piece.0 * 8 >= self.count() => {}
-            Lie::StallsAtTheEnd | Lie::GivesFew => writer.write_all(&[&data, right].concat()).await?,
+            Lie::StallsAtTheEnd | Lie::GivesFew | Lie::Favours | Lie::Reverses => {
+                writer.write_all(&[&data, right].concat()).await?
+            }
             Lie::StallsMidway => writer.write_all(&[&data, &right[..right.len() / 2]].concat()).await?,
             Lie::Alternates => {
                 let is_right = self.answers.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
@@ -277,6 +329,16 @@ impl Liar {
                 for chunk in right.chunks(size) {
                     writer.write_all(chunk).await?;
                     tokio::time::sleep(Duration::from_millis(pause)).await;
+                }
+            }
+            Lie::Slackens if self.answers.fetch_add(1, Ordering::Relaxed) < 20 => {
+                writer.write_all(&[&data, right].concat()).await?;
+            }
+            Lie::Dawdles | Lie::Slackens => {
+                writer.write_all(&data).await?;
+                for chunk in right.chunks(16 << 10) {
+                    writer.write_all(chunk).await?;
+                    tokio::time::sleep(Duration::from_millis(125)).await;
                 }
             }
             Lie::Vanishes => {

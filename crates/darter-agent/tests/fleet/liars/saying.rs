@@ -1,6 +1,7 @@
 //! Messages and acts of liars without being asked.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use darter_core::source::Credentials;
@@ -21,7 +22,10 @@ impl Liar {
     pub(super) async fn talk(self: &Arc<Self>) {
         for round in 0.. {
             match self.lie {
-                Lie::Hogs | Lie::Starves => self.fetch_from_others(),
+                Lie::Hogs | Lie::Leeches | Lie::Hoards | Lie::Multiplies | Lie::Starves => self.fetch_from_others(),
+                Lie::Crowds | Lie::Mumbles => self.crowd().await,
+                Lie::Leaves if round == 50 => return self.vanish(),
+                Lie::Leaves => {}
                 Lie::Flaps => self.flap().await,
                 Lie::Pretends => self.pretend().await,
                 _ => {
@@ -52,6 +56,17 @@ impl Liar {
                 vec![Message::Lost { blob, pieces: all() }, Message::Have { blob, pieces: all(), known }]
             }
             Lie::Floods => vec![Message::AskPeers; 200],
+            Lie::Wavers if round % 100 == 0 => vec![Message::Have { blob, pieces: all(), known }],
+            Lie::Wavers if round % 100 == 50 => vec![Message::Lost { blob, pieces: all() }],
+            // It goes on.
+            Lie::Wavers => vec![Message::AskPeers],
+            Lie::Chatters => {
+                let piece = |nth: u32| vec![PieceIndex((round + nth) % known)];
+                let say = |nth: u32| {
+                    [Message::Have { blob, pieces: piece(nth), known: nth }, Message::Lost { blob, pieces: piece(nth) }]
+                };
+                (0..500).flat_map(say).collect()
+            }
             Lie::Insists => vec![Message::Have { blob, pieces: all(), known }; 5],
             Lie::Parts => vec![Message::Part { blob }, self.meeting()],
             Lie::Joins => vec![join(&self.source, request), Message::Leave { blob }, join(&self.source, request + 1)],
@@ -179,13 +194,41 @@ impl Liar {
 
     /// Fetches from each that it met, once it is met.
     fn fetch_from_others(self: &Arc<Self>) {
-        for other in std::mem::take(&mut *self.met.lock()).into_values() {
+        let times = if self.lie == Lie::Multiplies { 16 } else { 1 };
+        let others = std::mem::take(&mut *self.met.lock()).into_values();
+        for other in others.flat_map(|other| std::iter::repeat_n(other, times)) {
             let liar = Arc::clone(self);
             tokio::spawn(async move {
                 let gone = liar.gone.clone();
                 // A peer that is asked so may hang up.
                 gone.run_until_cancelled(liar.fetch_from(&other.listen)).await
             });
+        }
+    }
+
+    /// Makes connections, and keeps the latest few hundred.
+    async fn crowd(&self) {
+        for other in self.addresses() {
+            let Ok(mut stream) = self.transport.connect(&other.listen).await else { continue };
+            if self.lie == Lie::Mumbles {
+                let _ = stream.writer.write_all(&[0x5a; 100]).await;
+            }
+            let mut crowd = self.crowd.lock();
+            crowd.push_back(stream);
+            if crowd.len() > 400 {
+                crowd.pop_front();
+            }
+        }
+    }
+
+    /// Tells everybody of what it was given, or would have been if it came in order.
+    fn hoards(&self, taken: u64) {
+        let end = u32::try_from(taken / self.piece_bytes()).unwrap_or(u32::MAX).min(self.count());
+        let told = self.told.fetch_max(end, Ordering::Relaxed);
+        if self.lie == Lie::Hoards && told < end {
+            let (blob, pieces) = (self.blob, (told..end).map(PieceIndex).collect());
+            let have = Message::Have { blob, pieces, known: end };
+            self.others.lock().iter().for_each(|other| drop(other.try_send(&have)));
         }
     }
 
@@ -210,7 +253,10 @@ impl Liar {
                 let reading = tokio::time::timeout(Duration::from_millis(500), stream.reader.read(&mut read));
                 match reading.await {
                     Ok(Ok(0) | Err(_)) => return None,
-                    Ok(Ok(bytes)) => taken += bytes as u64,
+                    Ok(Ok(bytes)) => {
+                        taken += bytes as u64;
+                        self.hoards(taken);
+                    }
                     Err(_) => break,
                 }
             }
