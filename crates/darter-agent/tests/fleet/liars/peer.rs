@@ -311,7 +311,7 @@ impl Liar {
             Lie::StallsAtTheEnd if piece.0 * 10 >= self.count() * 9 => {}
             Lie::GivesFew if piece.0 * 8 >= self.count() => {}
             Lie::StallsAtTheEnd | Lie::GivesFew | Lie::Favours | Lie::Reverses => {
-                writer.write_all(&[&data, right].concat()).await?
+                writer.write_all(&[&data, right].concat()).await?;
             }
             Lie::StallsMidway => writer.write_all(&[&data, &right[..right.len() / 2]].concat()).await?,
             Lie::Alternates => {

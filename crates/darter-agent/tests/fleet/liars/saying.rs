@@ -56,7 +56,7 @@ impl Liar {
                 vec![Message::Lost { blob, pieces: all() }, Message::Have { blob, pieces: all(), known }]
             }
             Lie::Floods => vec![Message::AskPeers; 200],
-            Lie::Wavers if round % 100 == 0 => vec![Message::Have { blob, pieces: all(), known }],
+            Lie::Wavers if round.is_multiple_of(100) => vec![Message::Have { blob, pieces: all(), known }],
             Lie::Wavers if round % 100 == 50 => vec![Message::Lost { blob, pieces: all() }],
             // It goes on.
             Lie::Wavers => vec![Message::AskPeers],
