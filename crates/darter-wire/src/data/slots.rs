@@ -8,6 +8,8 @@
 //! Pieces that are owed to nobody ([`Uploads::goes_last`](super::Uploads::goes_last)) wait until nobody else has a slot or waits for one: pieces that are sent side by side share
 //! the link. So that they come in the end, one of some slots goes to the first of them.
 //!
+//! A peer stands in line once, and has one slot, however many connections it has: these take turns.
+//!
 //! Invariant: what is remembered of peers is bounded.
 //!
 //! Non-goals: which connections are given up (`serve`); how fast anybody is.
@@ -19,7 +21,7 @@ use std::time::Duration;
 
 use darter_core::NodeId;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 /// How long a slot is held while its receiver takes nothing, the first time. A receiver that shares a holder's slow link with others takes
 /// some bytes more often.
@@ -51,6 +53,8 @@ struct SlotPool {
     /// Held by one request of those that go last, which waits for a change of `waiting` or `taken`: the others wait for this.
     last: Semaphore,
     changed: Notify,
+    /// The peers that have a slot or wait for one. Of each peer's connections one has its turn.
+    turns: Mutex<HashMap<NodeId, Arc<Semaphore>>>,
     /// How many pieces each peer has to take in time until it is as good as any.
     owed: Mutex<HashMap<NodeId, u32>>,
 }
@@ -60,8 +64,7 @@ struct SlotPool {
 pub(super) struct Slot<'a> {
     permit: Option<SemaphorePermit<'a>>,
     _counted: Option<Counted<'a>>,
-    shared: &'a SlotPool,
-    peer: NodeId,
+    turn: Turn<'a>,
     patience: Duration,
 }
 
@@ -74,6 +77,7 @@ impl Slots {
             taken: AtomicU64::new(0),
             last: Semaphore::new(1),
             changed: Notify::new(),
+            turns: Mutex::default(),
             owed: Mutex::default(),
         }))
     }
@@ -81,28 +85,31 @@ impl Slots {
     /// Waits for room.
     pub(super) async fn take(&self, peer: NodeId) -> Slot<'_> {
         let pool = &*self.0;
+        let turn = Turn::of(pool, peer).await;
+        // Not before: a connection that goes last may have the peer's turn, and waits until nobody is counted.
         let counted = Counted::new(pool);
         let permit = pool.free.acquire().await.expect("nobody closes the semaphore");
         pool.taken.fetch_add(1, Ordering::Relaxed);
         pool.changed.notify_one();
-        pool.slot(permit, Some(counted), peer)
+        pool.slot(permit, Some(counted), turn)
     }
 
     /// Waits until nobody has room or waits for it who calls [`Slots::take`], or for its turn among those.
     pub(super) async fn take_last(&self, peer: NodeId) -> Slot<'_> {
         let pool = &*self.0;
-        let _turn = pool.last.acquire().await.expect("nobody closes the semaphore");
+        let turn = Turn::of(pool, peer).await;
+        let _first = pool.last.acquire().await.expect("nobody closes the semaphore");
         let before = pool.taken.load(Ordering::Relaxed);
         loop {
             let changed = pool.changed.notified();
             if pool.first.load(Ordering::Relaxed) == 0
                 && let Ok(permit) = pool.free.try_acquire()
             {
-                return pool.slot(permit, None, peer);
+                return pool.slot(permit, None, turn);
             }
             if pool.taken.load(Ordering::Relaxed) - before >= MAX_BEFORE_LAST {
                 let permit = pool.free.acquire().await.expect("nobody closes the semaphore");
-                return pool.slot(permit, None, peer);
+                return pool.slot(permit, None, turn);
             }
             changed.await;
         }
@@ -110,11 +117,41 @@ impl Slots {
 }
 
 impl SlotPool {
-    fn slot<'a>(&'a self, permit: SemaphorePermit<'a>, counted: Option<Counted<'a>>, peer: NodeId) -> Slot<'a> {
-        let owed = self.owed.lock().get(&peer).copied().unwrap_or_default();
+    fn slot<'a>(&'a self, permit: SemaphorePermit<'a>, counted: Option<Counted<'a>>, turn: Turn<'a>) -> Slot<'a> {
+        let owed = self.owed.lock().get(&turn.peer).copied().unwrap_or_default();
         let halvings = owed.div_ceil(PIECES_OF_A_LOSS).min(MAX_HALVINGS);
         let patience = MAX_IDLE / (1 << halvings);
-        Slot { permit: Some(permit), _counted: counted, shared: self, peer, patience }
+        Slot { permit: Some(permit), _counted: counted, turn, patience }
+    }
+}
+
+/// The turn of one of a peer's connections, for as long as it waits for a slot and has it.
+#[derive(Debug)]
+struct Turn<'a> {
+    pool: &'a SlotPool,
+    peer: NodeId,
+    turns: Arc<Semaphore>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl<'a> Turn<'a> {
+    async fn of(pool: &'a SlotPool, peer: NodeId) -> Self {
+        let turns = Arc::clone(pool.turns.lock().entry(peer).or_insert_with(|| Arc::new(Semaphore::new(1))));
+        let mut turn = Self { pool, peer, turns, permit: None };
+        let permit = Arc::clone(&turn.turns).acquire_owned().await.expect("nobody closes the semaphore");
+        turn.permit = Some(permit);
+        turn
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.permit = None;
+        let mut turns = self.pool.turns.lock();
+        // This one's and the pool's: no other connection of the peer waits.
+        if Arc::strong_count(&self.turns) == 2 {
+            turns.remove(&self.peer);
+        }
     }
 }
 
@@ -140,7 +177,7 @@ impl Drop for Slot<'_> {
     fn drop(&mut self) {
         // First the room, then the word that there is some.
         self.permit = None;
-        self.shared.changed.notify_one();
+        self.turn.pool.changed.notify_one();
     }
 }
 
@@ -152,21 +189,21 @@ impl Slot<'_> {
 
     /// A piece was taken in time.
     pub(super) fn was_used_well(&self) {
-        let mut owed = self.shared.owed.lock();
-        if let Some(pieces) = owed.get_mut(&self.peer) {
+        let mut owed = self.turn.pool.owed.lock();
+        if let Some(pieces) = owed.get_mut(&self.turn.peer) {
             *pieces -= 1;
             if *pieces == 0 {
-                owed.remove(&self.peer);
+                owed.remove(&self.turn.peer);
             }
         }
     }
 
     /// Nothing moved for too long: others may send.
     pub(super) fn give_back(self) {
-        let mut owed = self.shared.owed.lock();
+        let mut owed = self.turn.pool.owed.lock();
         let has_room = owed.len() < MAX_REMEMBERED;
-        if has_room || owed.contains_key(&self.peer) {
-            let pieces = owed.entry(self.peer).or_default();
+        if has_room || owed.contains_key(&self.turn.peer) {
+            let pieces = owed.entry(self.turn.peer).or_default();
             *pieces = (*pieces + PIECES_OF_A_LOSS).min(PIECES_OF_A_LOSS * MAX_HALVINGS);
         }
     }
@@ -177,6 +214,7 @@ mod tests {
     use super::*;
 
     const PEER: NodeId = NodeId([1; 16]);
+    const OTHERS: [NodeId; 3] = [NodeId([2; 16]), NodeId([3; 16]), NodeId([4; 16])];
 
     async fn patience(slots: &Slots, peer: NodeId) -> Duration {
         slots.take(peer).await.patience()
@@ -211,11 +249,11 @@ mod tests {
     async fn who_goes_last_takes_what_nobody_else_waits_for_and_one_of_some_in_any_case() {
         let slots = Slots::new(1);
         drop(slots.take_last(PEER).await);
-        let held = slots.take(PEER).await;
+        let held = slots.take(OTHERS[0]).await;
         let taken = Arc::new(AtomicUsize::new(0));
         let others = async {
             for _ in 0..3 * MAX_BEFORE_LAST {
-                let slot = slots.take(PEER).await;
+                let slot = slots.take(OTHERS[1]).await;
                 taken.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 drop(slot);
@@ -225,7 +263,7 @@ mod tests {
         let both = async {
             tokio::join!(others, async {
                 for _ in 0..3 * MAX_BEFORE_LAST {
-                    let slot = slots.take(PEER).await;
+                    let slot = slots.take(OTHERS[2]).await;
                     taken.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(Duration::from_millis(10)).await;
                     drop(slot);
@@ -259,8 +297,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_goes_last_is_woken_by_room_and_by_one_that_waits_no_more() {
         let slots = Slots::new(1);
-        let held = slots.take(PEER).await;
-        let given_up = tokio::time::timeout(Duration::from_millis(20), slots.take(PEER));
+        let held = slots.take(OTHERS[0]).await;
+        let given_up = tokio::time::timeout(Duration::from_millis(20), slots.take(OTHERS[1]));
         let last = tokio::time::timeout(Duration::from_secs(1), slots.take_last(PEER));
         let free = async {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -276,17 +314,54 @@ mod tests {
             free
         );
         drop(last.expect("and then there is room for the last one"));
-        let held = slots.take(PEER).await;
+        let held = slots.take(OTHERS[0]).await;
         let last = tokio::time::timeout(Duration::from_secs(1), slots.take_last(PEER));
         let (none, last) = tokio::join!(
             async {
-                let none = tokio::time::timeout(Duration::from_millis(20), slots.take(PEER)).await.is_err();
+                let none = tokio::time::timeout(Duration::from_millis(20), slots.take(OTHERS[1])).await.is_err();
                 drop(held);
                 none
             },
             last
         );
         assert!(none && last.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_of_many_connections_has_one_slot_and_one_place_in_line() {
+        let (slots, taken) = (Slots::new(1), Arc::new(Mutex::new(Vec::new())));
+        let held = slots.take(NodeId([9; 16])).await;
+        let connection = |peer: u8, pieces: u32| {
+            let (slots, taken) = (slots.clone(), Arc::clone(&taken));
+            async move {
+                for _ in 0..pieces {
+                    let slot = slots.take(NodeId([peer; 16])).await;
+                    taken.lock().push(peer);
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    drop(slot);
+                }
+            }
+        };
+        let mut connections = tokio::task::JoinSet::new();
+        (0..16).for_each(|_| drop(connections.spawn(connection(1, 1))));
+        connections.spawn(connection(2, 2));
+        let given_up = tokio::time::timeout(Duration::from_millis(3), connection(3, 1));
+        assert!(given_up.await.is_err());
+        drop(held);
+        connections.join_all().await;
+        assert_eq!(taken.lock()[..5], [1, 2, 1, 2, 1]);
+        assert_eq!(taken.lock().len(), 18);
+        assert!(slots.0.turns.lock().is_empty(), "nothing is kept of peers that do not wait");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_goes_last_and_another_of_the_same_peer_wait_for_others_and_not_for_each_other() {
+        let slots = Slots::new(1);
+        let held = slots.take(OTHERS[0]).await;
+        let (last, first) = (async { drop(slots.take_last(PEER).await) }, async { drop(slots.take(PEER).await) });
+        let free = async { drop(held) };
+        let all = tokio::time::timeout(Duration::from_secs(1), async { tokio::join!(last, first, free) });
+        all.await.expect("both come");
     }
 
     #[tokio::test]

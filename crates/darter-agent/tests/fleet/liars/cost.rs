@@ -54,7 +54,7 @@ async fn whoever_keeps_others_busy_with_what_it_says_or_takes_stops_nobody() {
     cost(Above::Full, FIVE, 1, &Lie::NUISANCES, 1.3).await;
     cost(Above::Full, FIVE, 1, &Lie::READERS, 1.3).await;
     // These take what any member may.
-    cost(Above::Full, FIVE, 1, &[Lie::Hogs, Lie::Leeches, Lie::Hoards, Lie::Starves], 1.6).await;
+    cost(Above::Full, FIVE, 1, &Lie::TAKERS, 1.6).await;
 }
 
 /// One that says it holds all of it is asked to lead first, and says nothing to that. It is given up after a second and a half, by the one that is asked next as well:
