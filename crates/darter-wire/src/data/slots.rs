@@ -250,26 +250,17 @@ mod tests {
         let slots = Slots::new(1);
         drop(slots.take_last(PEER).await);
         let held = slots.take(OTHERS[0]).await;
-        let taken = Arc::new(AtomicUsize::new(0));
-        let others = async {
+        let taken = AtomicUsize::new(0);
+        let takes = async |peer: NodeId| {
             for _ in 0..3 * MAX_BEFORE_LAST {
-                let slot = slots.take(OTHERS[1]).await;
+                let slot = slots.take(peer).await;
                 taken.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 drop(slot);
             }
         };
         // Two of the others: one of them always waits.
-        let both = async {
-            tokio::join!(others, async {
-                for _ in 0..3 * MAX_BEFORE_LAST {
-                    let slot = slots.take(OTHERS[2]).await;
-                    taken.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                    drop(slot);
-                }
-            })
-        };
+        let both = async { tokio::join!(takes(OTHERS[1]), takes(OTHERS[2])) };
         let last = async {
             let mut before = Vec::new();
             for _ in 0..4 {
