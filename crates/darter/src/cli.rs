@@ -9,9 +9,9 @@
 //! | `cli/image.rs` | the flags of `image` |
 //! | `cli/snapshotter.rs` | the flags of `snapshotter` |
 //! | `cli/setup.rs` | the flags of `setup` and `doctor` |
-//! | `cli/upstream.rs` | how a registry and what is particular to it are written |
+//! | `cli/upstream.rs` | how a registry and its settings are written |
 //! | `cli/values.rs` | how sizes, labels, headers and addresses are written |
-//! | `cli/hidden.rs` | no passwords in what is said of wrong values |
+//! | `cli/hidden.rs` | hides passwords in messages about wrong values |
 //! | `cli/options.rs` | from flags to [`darter_agent::Options`] |
 //!
 //! A flag that is a setting has an environment variable, `DARTER_` and its name; a flag that only shapes one command's
@@ -71,7 +71,7 @@ Examples:
     $ darter setup containerd
     $ darter doctor
 
-  See what goes on:
+  See what is going on:
     $ darter status
     $ darter top
     $ darter explain https://example.org/model.bin
@@ -79,7 +79,7 @@ Examples:
   Watch a swarm of eight on this machine:
     $ darter demo
 
-Exit codes: 0 done; 1 failed, and will fail again until somebody mends something (no such host, refused, wrong content, a full disk); 2 wrong usage or configuration; 75 failed for now, the same command may succeed later (no connection, time-outs, HTTP 429 and 5xx, the daemon stopping). A get that a signal stops dies of that signal; as the first process of a container it exits with 128 and the signal's number (130 for Ctrl-C).";
+Exit codes: 0 done; 1 failed, and will fail again until the cause is mended (no such host, refused, wrong content, a full disk); 2 wrong usage or configuration; 75 failed for now, the same command may succeed later (no connection, time-outs, HTTP 429 and 5xx, the daemon stopping). A get that is stopped by a signal ends by that signal; as the first process of a container it exits with 128 plus the signal's number (130 for Ctrl-C).";
 
 /// Brings container images, files and models from where they are stored to every host that needs them.
 ///
@@ -97,10 +97,10 @@ pub(crate) enum Command {
     /// Run an all-in-one agent on this host (start here)
     #[command(after_help = UP_EXAMPLES)]
     Up(AgentArgs),
-    /// Run a seed: reads origins once for the fleet and brings its nodes together
+    /// Run a seed: reads each origin once for the fleet, and connects the nodes with each other
     #[command(after_help = SEED_EXAMPLES)]
     Seed(AgentArgs),
-    /// Run a node: serves this host's programs, and takes pieces from seeds and other nodes
+    /// Run a node: serves the programs of this host, and gets pieces from seeds and other nodes
     #[command(after_help = NODE_EXAMPLES)]
     Node(NodeArgs),
     /// Download a URL, through the daemon if one runs
@@ -112,7 +112,7 @@ pub(crate) enum Command {
     /// Unmount what `darter mount` has mounted
     #[command(after_help = mount::UNMOUNT_EXAMPLES)]
     Unmount(UnmountArgs),
-    /// Keep a mount, for `darter mount`, which says on standard input what to mount
+    /// Keep a mount; `darter mount` starts this and says on standard input what to mount
     #[command(hide = true)]
     KeepMount(KeepArgs),
     /// Open files and close them, for a process that keeps a mount
@@ -120,12 +120,12 @@ pub(crate) enum Command {
     OpenFiles(OpenArgs),
     /// Keep a directory of image layers, which containerd mounts before they are downloaded
     ///
-    /// An agent with --lazy-dir starts it by itself, as root.
+    /// An agent with --lazy-dir that runs as root starts this by itself.
     #[command(after_help = mount::LAZY_DIR_EXAMPLES)]
     LazyDir(Box<LazyDirArgs>),
     /// Serve snapshots to containerd before 2.4: images that start before they are downloaded
     ///
-    /// A proxy snapshotter, which runs beside the agent as root.
+    /// A proxy snapshotter, which runs as root beside the agent.
     #[command(after_help = snapshotter::SNAPSHOTTER_EXAMPLES)]
     Snapshotter(Box<SnapshotterArgs>),
     /// List the blobs that this host's store holds
@@ -144,19 +144,19 @@ pub(crate) enum Command {
     Unpin(NamesArgs),
     /// Show the daemon at a glance: traffic, seeds, peers, transfers
     Status(StatusArgs),
-    /// Watch swarms live: who serves whom, how fast, and what stands still
+    /// Watch swarms live: which peer sends to which, how fast, and which pieces are late
     #[command(after_help = client::TOP_EXAMPLES)]
     Top(TopArgs),
-    /// Tell where a blob's bytes came from, and what happened on the way
+    /// Show where a blob's bytes came from, and what happened on the way
     #[command(after_help = client::EXPLAIN_EXAMPLES)]
     Explain(ExplainArgs),
-    /// Work with image layers on this host: make a mountable file of one
+    /// Work with image layers on this host: make mountable files, manage start profiles
     #[command(after_help = image::IMAGE_EXAMPLES)]
     Image(ImageArgs),
-    /// Let a container engine of this host pull through Darter
+    /// Configure a container engine of this host to pull through Darter
     #[command(after_help = setup::SETUP_EXAMPLES)]
     Setup(Box<SetupArgs>),
-    /// Check this host: what works, what does not, and what to do
+    /// Check this host: what works, what does not, and what to do about it
     #[command(after_help = setup::DOCTOR_EXAMPLES)]
     Doctor(DoctorArgs),
     /// Print the effective configuration, and where each value came from
@@ -187,17 +187,17 @@ Examples:
     $ darter seed --insecure
   Read origins at no more than 200 Mbit/s, with the logins that Docker has:
     $ darter seed --insecure --origin-limit 200mbit --docker-config /root/.docker/config.json
-  A registry in the house, spoken to without TLS:
+  A registry of your own, without TLS:
     $ darter seed --upstream registry.local=http://10.0.0.1:5000";
 
 const NODE_EXAMPLES: &str = "\
 Examples:
     $ darter node --join seed-1:7400 --insecure
-  Say where this host stands, so that pieces come from near peers first:
+  Label this host's location, so that nearby peers are preferred:
     $ darter node --join seed-1:7400 --insecure --label zone=a --label rack=17";
 
 impl Command {
-    /// True if the caller is a program that wants JSON, failures included.
+    /// True if the caller asked for JSON, which failures are then written in, too.
     pub(crate) const fn wants_json(&self) -> bool {
         match self {
             Self::Get(args) => args.json,
@@ -227,7 +227,7 @@ impl Command {
         }
     }
 
-    /// The log's filter and form; `None` for commands that start no agent.
+    /// The log's flags; `None` for commands that start no agent.
     pub(crate) const fn log(&self) -> Option<&LogArgs> {
         match self {
             Self::Up(args) | Self::Seed(args) => Some(&args.log),
@@ -241,13 +241,13 @@ impl Command {
     }
 }
 
-/// The definition: what parsing, help, completions, manual pages and configuration share. Help shows which variables
-/// there are, not what they are set to, so that it reads the same for everybody.
+/// The definition of the command line: parsing, help, completions, manual pages and configuration all use it. Help shows the names
+/// of environment variables, not their values, so that the text is the same for everybody.
 pub(crate) fn definition() -> clap::Command {
     Cli::command().mut_subcommands(|command| command.mut_args(|arg| arg.hide_env_values(true)))
 }
 
-/// clap's message about a wrong command line, without its advice on help.
+/// clap's message about a wrong command line, in one line and without its hint at `--help`.
 pub(crate) fn in_one_line(error: &clap::Error) -> String {
     let text = error.render().to_string();
     let said = text.split("\n\n").next().unwrap_or_default();
@@ -255,8 +255,8 @@ pub(crate) fn in_one_line(error: &clap::Error) -> String {
     lines.join(" ").trim_start_matches("error: ").to_owned()
 }
 
-/// The arguments to parse, without the `--` that `cargo demo -- --help` leaves behind `demo`: cargo puts its alias's
-/// own arguments before the user's, separator included.
+/// The arguments to parse. In `cargo demo -- --help`, cargo puts its alias's arguments before the user's and keeps the `--`; that one is
+/// removed.
 pub(crate) fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut given: Vec<OsString> = given.into_iter().collect();
     if given.get(1).is_some_and(|word| word == "demo") && given.get(2).is_some_and(|word| word == "--") {

@@ -1,21 +1,21 @@
-//! `darter demo`: one seed and eight nodes share a file on this machine, for everybody to watch.
+//! `darter demo`: one seed and eight nodes share a file on this machine, live in the terminal.
 //!
 //! | file | what lives there |
 //! |---|---|
 //! | `demo/content.rs` | the bytes: generated, or a file's |
 //! | `demo/origin.rs` | an HTTP server in this process with a byte budget, which counts what it gives out |
-//! | `demo/fleet.rs` | the seed and the nodes, each a process of its own |
-//! | `demo/swarm.rs` | all nodes fetch at once, through their sockets |
-//! | `demo/plain.rs` | as many plain downloads from the same origin |
-//! | `demo/container.rs` | a node that runs a container of an image before it has come (`--lazy`, as root) |
-//! | `demo/image.rs` | that image |
-//! | `demo/lazy.rs` | a node that opens a large file before it has come (`--lazy` elsewhere) |
-//! | `demo/arriving.rs` | what has come of it over time, for `--plot` |
-//! | `demo/picture.rs` | who holds what, live |
-//! | `demo/finish.rs` | how one download ended |
-//! | `demo/result.rs` | what it came to, in numbers and in a sentence |
+//! | `demo/fleet.rs` | the seed and the nodes, each a separate process |
+//! | `demo/swarm.rs` | all nodes fetch at the same time, through their sockets |
+//! | `demo/plain.rs` | the same number of plain downloads from the same origin |
+//! | `demo/container.rs` | a node that runs a container before its image is downloaded (`--lazy`, as root) |
+//! | `demo/image.rs` | the image of that container |
+//! | `demo/lazy.rs` | a node that opens a large file before it is downloaded (`--lazy` otherwise) |
+//! | `demo/arriving.rs` | the bytes that the node has received over time, for `--plot` |
+//! | `demo/picture.rs` | the live picture: what each member holds |
+//! | `demo/finish.rs` | the end of one download |
+//! | `demo/result.rs` | the result, as a table and as a sentence |
 //!
-//! Nothing here is a special path: the nodes are this program, told by flags what anybody could tell them, and the
+//! The demo uses no special code path: the nodes are this same program with ordinary flags, and the
 //! clock stops when the last byte has left a node's socket. The demo itself hashes every download.
 
 mod arriving;
@@ -58,7 +58,7 @@ use crate::failure::Failure;
 use crate::signals::Signals;
 use crate::{output, units};
 
-/// The seconds that generated content takes at the bound: long enough to watch, and eight plain downloads end within a
+/// How many seconds generated content takes at the theoretical best: long enough to watch, and eight plain downloads end within a
 /// minute.
 const BOUND_SECONDS: u64 = 5;
 
@@ -69,7 +69,7 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
         .prefix("darter-demo-")
         .tempdir()
         .context("can't make a temporary directory; set TMPDIR to one that can be written to")?;
-    // Dropping the show on a signal ends its processes, before the directory under them goes.
+    // If a signal interrupts this, the show is dropped and ends its processes before their directory is removed.
     let mut hangup = signal(SignalKind::hangup())?;
     let shown = tokio::select! {
         shown = show_either(args, room.path()) => shown,
@@ -107,7 +107,7 @@ pub(crate) async fn run(args: &DemoArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The outcome of either demo.
+/// The result of any kind of demo.
 enum DemoOutcome {
     Swarm(Box<Outcome>),
     Lazy(LazyOutcome),
@@ -119,21 +119,21 @@ async fn show_either(args: &DemoArgs, room: &Path) -> anyhow::Result<DemoOutcome
         may_draw(file)?;
     }
     if args.lazy {
-        // A file that was given is shown as a file.
+        // If a file was given, a file is shown.
         let why = match (container::runtime(), &args.content) {
             (Ok(runtime), None) => return container::show(args, room, &runtime).await.map(DemoOutcome::Container),
             (Ok(_), Some(_)) => None,
             (Err(why), _) => Some(why),
         };
         if let Some(why) = why.filter(|_| !args.json) {
-            output::complain(&format!("no container is shown, since {why}; a file is"));
+            output::complain(&format!("showing a file instead of a container: {why}"));
         }
         return lazy::show(args, room).await.map(DemoOutcome::Lazy);
     }
     show(args, room).await.map(Box::new).map(DemoOutcome::Swarm)
 }
 
-/// The error of a picture that could not be written, before anything runs; an old picture stays until the new one is drawn.
+/// Fails early if the picture could not be written; an old picture stays until the new one is drawn.
 fn may_draw(file: &Path) -> anyhow::Result<()> {
     let is_new = !file.exists();
     let opened = std::fs::OpenOptions::new().append(true).create(true).open(file);
@@ -144,7 +144,7 @@ fn may_draw(file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Draws `panels` into the file that `--plot` names, if it does.
+/// Draws `panels` into the file that `--plot` names, if it is given.
 fn draw(args: &DemoArgs, panels: impl FnOnce() -> Vec<Panel>) -> anyhow::Result<()> {
     let Some(file) = &args.plot else { return Ok(()) };
     std::fs::write(file, darter_plot::svg(&panels())).with_context(|| format!("can't write {}", file.display()))?;
@@ -192,7 +192,7 @@ async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<Outcome> {
     Ok(outcome)
 }
 
-/// Both runs over time, one below the other.
+/// The panels of both runs over time, one below the other.
 fn panels(outcome: &Outcome, swarm: SwarmRun, plain: Option<PlainRun>) -> Vec<Panel> {
     let panel =
         |title: String, curves| Panel { title, size: outcome.bytes, bound: outcome.bound, curves, marks: Vec::new() };
@@ -203,14 +203,14 @@ fn panels(outcome: &Outcome, swarm: SwarmRun, plain: Option<PlainRun>) -> Vec<Pa
     panels
 }
 
-/// A rate at which this machine can play all parts: the demo is to show links at their limit, not cores.
+/// A rate at which this machine can run all members: the links should be the limit, not the cores.
 fn rate_for_this_machine() -> Rate {
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
     let megabytes = if cores < 4 { 40 } else { 50 };
     Rate::from_bytes_per_second(megabytes * 1_000_000).expect("neither is zero")
 }
 
-/// The file itself, or a copy of what a URL names.
+/// The path of the file, or of a copy of what a URL names.
 async fn local_copy(name: &str, room: &Path) -> anyhow::Result<std::path::PathBuf> {
     if !name.contains("://") {
         return Ok(name.into());
@@ -233,7 +233,7 @@ async fn local_copy(name: &str, room: &Path) -> anyhow::Result<std::path::PathBu
     Ok(copy)
 }
 
-/// Every member keeps its own copy: refuses when they don't fit, rather than fail half-way.
+/// Fails if the copies that all members keep would not fit, rather than half-way.
 fn check_room(room: &Path, length: u64, nodes: u16) -> anyhow::Result<()> {
     let disk = rustix::fs::statvfs(room)?;
     let free = disk.f_bavail * disk.f_frsize;
@@ -249,7 +249,7 @@ fn check_room(room: &Path, length: u64, nodes: u16) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An error if not all places that were compared are `right`.
+/// Fails unless all places that were compared are `right`.
 fn check_places(right: u64, all: u64) -> anyhow::Result<()> {
     if right < all {
         bail!("{} of {all} places were wrong", all - right);

@@ -1,16 +1,16 @@
-//! `darter doctor`: what works on this host, what does not, why, and what to do.
+//! `darter doctor`: what works on this host, what does not, why, and what to do about it. It changes nothing.
 //!
-//! Facts are gathered first ([`gather`]), and then judged without I/O: facts in, findings out. It changes nothing.
+//! Facts are gathered first ([`gather`]), and are then judged without I/O.
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | `doctor/facts.rs` | what is known of the host |
+//! | `doctor/facts.rs` | the facts about the host |
 //! | `doctor/gather.rs` | asks the kernel, the daemon and the engines' files |
-//! | `doctor/findings.rs` | what is said of it: each check's result and its remedy |
+//! | `doctor/findings.rs` | the findings: each check's result and its remedy |
 //! | `doctor/host.rs` | judges kernel, daemon, disk and limits |
-//! | `doctor/containerd.rs` | judges containerd: the mirror |
-//! | `doctor/lazy.rs` | judges containerd: layers that are mounted before they have come |
-//! | `doctor/proxy.rs` | the same of containerd before 2.4 |
+//! | `doctor/containerd.rs` | judges whether containerd uses the mirror |
+//! | `doctor/lazy.rs` | judges whether containerd mounts layers before they are downloaded |
+//! | `doctor/proxy.rs` | the same for containerd before 2.4 |
 //! | `doctor/engines.rs` | judges Docker and Podman |
 
 mod containerd;
@@ -69,7 +69,7 @@ fn judge(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// The parts that a host lacks for lazy start besides containerd: the kernel's, and mkfs.erofs if containerd itself converts layers (`converts`).
+/// What this host lacks for lazy start, apart from containerd's settings: kernel features, and mkfs.erofs if containerd itself converts layers (`converts`).
 pub(crate) fn lacking_for_lazy(converts: bool) -> Vec<String> {
     let kernel = gather::kernel();
     let mut findings = lazy::of_kernel(&kernel);

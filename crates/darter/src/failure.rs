@@ -1,5 +1,5 @@
-//! How a command fails: the exit code, and whose fault it is. Most failures are an [`anyhow::Error`] around an error that knows its
-//! [`Blame`]: the code says whether the same command may succeed later.
+//! How a command fails: its exit code, and what caused the failure. Most failures are an [`anyhow::Error`] around an error with a
+//! [`Blame`], from which the exit code follows: it says whether the same command may succeed later.
 
 use std::io;
 use std::path::PathBuf;
@@ -16,59 +16,59 @@ use tokio::signal::unix::SignalKind;
 
 use crate::cli::hidden::without_logins;
 
-/// The exit code of a command that failed for now, and may succeed when it is run again: `EX_TEMPFAIL` of sysexits.h.
+/// The exit code of a command that failed but may succeed when it is run again: `EX_TEMPFAIL` of sysexits.h.
 const FAILED_FOR_NOW: u8 = 75;
 
 /// A failure that decides the exit code.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// The command can't be carried out as it was given: exit code 2.
+    /// The command can't be run as it was given: exit code 2.
     #[error("{0}")]
     Usage(String),
     /// A bad configuration file: exit code 2.
     #[error(transparent)]
     Configuration(#[from] crate::config::FileError),
-    /// The reader of standard output has seen enough (`darter ls | head -1`): not a failure, exit code 0.
+    /// The reader of standard output closed it early (`darter ls | head -1`). This is no failure: exit code 0.
     #[error("standard output was closed")]
     OutputClosed,
-    /// The reader of a named pipe has seen enough: not a failure, exit code 0.
+    /// The reader of a named pipe closed it early. This is no failure: exit code 0.
     #[error("the reader of {} closed it before the end", .0.display())]
     ReaderLeft(PathBuf),
-    /// Told to stop by a signal.
+    /// A signal told the process to stop.
     #[error("interrupted")]
     Interrupted,
-    /// Some of several downloads failed, each of which was told; or of other things, where all was told.
+    /// Some of several downloads failed, and each failure was reported; or other items failed, and all of that was reported.
     #[error("{failed} of {all} downloads failed")]
     Some {
         /// How many failed.
         failed: usize,
         /// How many there were.
         all: usize,
-        /// Nothing more is to be said: a program has all of it.
+        /// True if every failure was printed already, as JSON or line by line.
         told: bool,
         /// True if all that failed may succeed later.
         may_pass: bool,
     },
-    /// A failure that is judged where it is met.
+    /// A failure with a judgement by the code that met it.
     #[error("{text}")]
     Judged {
-        /// The problem, and what to do.
+        /// What went wrong, and what to do.
         text: String,
-        /// The judgement on it.
+        /// Who can mend it.
         blame: Blame,
     },
-    /// Told to stop by a signal, of which the process dies: whoever waits for it sees that.
+    /// A signal told the process to stop. The process ends by the same signal, so that its parent sees the cause.
     #[error("interrupted{kept}")]
     Signal {
         /// Which signal.
         signal: i32,
-        /// The bytes that are kept, and how to go on.
+        /// Says how many bytes are kept, and how to go on.
         kept: String,
     },
 }
 
 impl Failure {
-    /// The process's exit code for an error from anywhere.
+    /// The process's exit code for any error.
     pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
         match error.downcast_ref::<Self>() {
             Some(Self::Usage(_) | Self::Configuration(_)) => 2,
@@ -79,17 +79,17 @@ impl Failure {
         }
     }
 
-    /// The end of a command by a signal; `kept` says which bytes are kept, and how to go on.
+    /// The end of a command by a signal. `kept` says which bytes are kept, and how to go on.
     pub(crate) const fn ended_by(signal: SignalKind, kept: String) -> Self {
         Self::Signal { signal: signal.as_raw_value(), kept }
     }
 
-    /// True if all was said of it.
+    /// True if the failure was reported already.
     pub(crate) fn is_told(error: &anyhow::Error) -> bool {
         matches!(error.downcast_ref::<Self>(), Some(Self::Some { told: true, .. }))
     }
 
-    /// True if the reader of a named pipe has seen enough.
+    /// True if the reader of a named pipe closed it early.
     pub(crate) fn is_reader_left(error: &anyhow::Error) -> bool {
         matches!(error.downcast_ref::<Self>(), Some(Self::ReaderLeft(_)))
     }
@@ -117,7 +117,7 @@ impl Blamed for Failure {
     }
 }
 
-/// The judgement on an error: that of the outermost of its causes that has one. A failure that nobody judged is the user's to mend.
+/// The judgement on an error: that of the outermost cause that has one. Without any, the user has to mend the failure.
 pub(crate) fn blame(error: &anyhow::Error) -> Blame {
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return failure.blame();
@@ -139,12 +139,12 @@ fn of<E: Blamed + 'static>(cause: &(dyn std::error::Error + 'static)) -> Option<
     cause.downcast_ref::<E>().map(Blamed::blame)
 }
 
-/// An error in one line, down to its last cause, without the logins that addresses may have.
+/// An error in one line, with all its causes, but without logins in addresses.
 pub(crate) fn line(error: &anyhow::Error) -> String {
     without_logins(&in_full(error.as_ref()).to_string())
 }
 
-/// An error for programs: in one line, and what follows from it.
+/// An error for programs: in one line, with its blame.
 pub(crate) fn problem(error: &anyhow::Error) -> Problem {
     Problem::new(line(error), blame(error))
 }

@@ -1,28 +1,28 @@
-//! `darter get`: URLs into files.
+//! `darter get`: downloads URLs into files.
 //!
 //! | file | what lives there |
 //! |---|---|
 //! | `get/jobs.rs` | which URLs, each with its place |
 //! | `get/credentials.rs` | headers and logins from files and the environment |
-//! | `get/disposition.rs` | the name that an origin gives, made safe |
+//! | `get/disposition.rs` | the file name that an origin gives, made safe |
 //! | `get/backend.rs` | the daemon, or an agent in this process |
-//! | `get/rooms.rs` | where such an agent keeps its pieces, so that several run side by side |
-//! | `get/target.rs` | where content goes: links followed, devices told from files |
-//! | `get/sink.rs` | how it comes there: shared, linked, or copied once |
-//! | `get/covered.rs` | which bytes have come |
+//! | `get/rooms.rs` | the stores of such agents, so that several run at the same time |
+//! | `get/target.rs` | where content goes: follows links, tells devices from files |
+//! | `get/sink.rs` | how content gets there: moved, shared, linked, or copied once |
+//! | `get/covered.rs` | which bytes have arrived |
 //! | `get/copying.rs` | bytes from file to file, or to a pipe, inside the kernel |
-//! | `get/check.rs` | whether it is right, and what its digest is |
-//! | `get/temporary.rs` | files without a name, and how they get one |
-//! | `get/attributes.rs` | mode, owner and attributes of what is replaced |
-//! | `get/writing.rs` | the thread that writes what comes, and checks it |
-//! | `get/bar.rs` | progress for people |
-//! | `get/report.rs` | the result, for people and as JSON |
+//! | `get/check.rs` | whether the content is right, and its digest |
+//! | `get/temporary.rs` | files without a name, and how they get their final one |
+//! | `get/attributes.rs` | mode, owner and extended attributes of a file that is replaced |
+//! | `get/writing.rs` | the thread that writes and checks arriving content |
+//! | `get/bar.rs` | the progress bar |
+//! | `get/report.rs` | the result, as text and as JSON |
 //!
-//! Invariant: the final name never shows a wrong or half file. The content is in a file without a name, or in the store, until
-//! its length and digests have been checked. (A file with several names, or of another owner, is written to once all is
-//! here.)
+//! Invariant: the final name never shows a wrong or incomplete file. The content is in a file without a name, or in the store, until
+//! its length and digests have been checked. (A file that has several names, or another owner, is overwritten in place once everything
+//! has arrived.)
 //!
-//! Resuming is the store's: it keeps verified pieces, so asking again fetches only what is missing.
+//! The store resumes downloads: it keeps verified pieces, so a repeated request fetches only what is missing.
 
 pub(crate) mod attributes;
 mod backend;
@@ -78,22 +78,22 @@ use crate::failure::{self, Failure};
 use crate::signals::Signals;
 use crate::units;
 
-/// How often a download begins anew whose content changes while it is read.
+/// How often a download starts over because its content changed while it was read.
 const MAX_RESTARTS: u32 = 5;
 
-/// Everything that the downloads of one command share.
+/// State that all downloads of one command share.
 struct Work<'a> {
     args: &'a GetArgs,
     backend: Backend,
     senders: Senders,
     bar: Bar,
-    /// Which download each file is written by.
+    /// The number of the download that writes each file.
     taken: Mutex<HashMap<PathBuf, usize>>,
-    /// The URL that is written into each file with several names, by device and inode.
+    /// The URL that is written into each file with several names (hard links), by device and inode.
     linked: Mutex<HashMap<(u64, u64), Url>>,
 }
 
-/// Downloads what the command line names.
+/// Downloads the URLs that the command line names.
 pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
     share_standard_input(args)?;
     let jobs = jobs::of(args)?;
@@ -127,7 +127,7 @@ pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Names a job's source.
+/// The id of a job's source.
 fn key(job: &Job, senders: &Senders, args: &GetArgs) -> BlobId {
     let headers = senders.of(&job.url);
     let signed = &args.origin.signed_parameter;
@@ -145,20 +145,20 @@ fn key(job: &Job, senders: &Senders, args: &GetArgs) -> BlobId {
     backend::source_of(&question).0.key()
 }
 
-/// Refuses two readers of standard input: the second one would find it empty.
+/// Refuses two options that read standard input: the second one would find it empty.
 fn share_standard_input(args: &GetArgs) -> Result<(), Failure> {
     let is_stdin = |path: &Path| path == Path::new("-");
     let headers =
         args.credentials.header.iter().filter(|header| matches!(header, HeaderArg::File(path) if is_stdin(path)));
     let others = [&args.input, &args.credentials.netrc_file].into_iter().flatten().filter(|path| is_stdin(path));
     if headers.count() + others.count() > 1 {
-        let text = "only one of -i -, -H @- and --netrc-file - can have standard input: write the others into files";
+        let text = "only one of -i -, -H @- and --netrc-file - can read standard input: use files for the others";
         return Err(Failure::Usage(text.to_owned()));
     }
     Ok(())
 }
 
-/// Refuses what could only fail later: a place that can't be written to, two things on standard output.
+/// Refuses early what would fail only later: a target that can't be written, two things on standard output.
 fn refuse_early(args: &GetArgs, jobs: &[Job]) -> anyhow::Result<()> {
     for job in jobs {
         if args.remote_name && job.takes_a_name() {
@@ -166,14 +166,14 @@ fn refuse_early(args: &GetArgs, jobs: &[Job]) -> anyhow::Result<()> {
             continue;
         }
         if job.target(None)?.is_stdout() && args.json {
-            let text = "--json and the content both want standard output; give -o FILE";
+            let text = "--json and the content would both go to standard output; give -o FILE";
             return Err(Failure::Usage(text.to_owned()).into());
         }
     }
     Ok(())
 }
 
-/// The bytes that an interrupted command leaves, and how to go on.
+/// Text that says how many bytes an interrupted command keeps, and how to go on.
 fn kept(bar: &Bar) -> String {
     let unfinished = bar.unfinished();
     let held: u64 = unfinished.iter().map(|it| it.held).sum();
@@ -188,7 +188,7 @@ fn kept(bar: &Bar) -> String {
 }
 
 impl Work<'_> {
-    /// Runs all downloads, some side by side; each one's result, in order.
+    /// Runs all downloads, several at a time, and returns their results in order.
     async fn all(&self, jobs: &[Job]) -> Vec<anyhow::Result<DownloadReport>> {
         let running = jobs.iter().enumerate().map(|(number, job)| async move {
             let result = self.one(number, job).await;
@@ -231,7 +231,7 @@ impl Work<'_> {
             digest: job.digest,
             signed,
             disposition: by_name,
-            // In a directory it becomes a file, whatever it will be called, or all but always.
+            // In a directory, the target will be a file, whatever its name (with rare exceptions).
             order: match job.target(None)? {
                 _ if args.range.is_some() => Order::InOrder,
                 Target::File(_) => Order::Any,
@@ -247,7 +247,7 @@ impl Work<'_> {
         let target = job.target(called.as_deref())?;
         self.take(number, job, &target)?;
         if question.order == Order::Any && !matches!(target, Target::File(_)) {
-            // A pipe has that name there.
+            // The name that the origin gave belongs to a pipe: ask again, for bytes in order.
             drop(opened);
             question.order = Order::InOrder;
             opened = self.backend.open(&question).await?;
@@ -273,7 +273,7 @@ impl Work<'_> {
         Ok(report)
     }
 
-    /// Notes what a download writes. Two whose origins, or whose links, name the same file would undo each other.
+    /// Notes the file that a download writes. Fails if another download of this command writes the same file, by its own name or through a link.
     fn take(&self, number: usize, job: &Job, target: &Target) -> anyhow::Result<()> {
         let Target::File(file) = target else { return Ok(()) };
         let by = *self.taken.lock().entry(file.path.clone()).or_insert(number);
@@ -283,12 +283,12 @@ impl Work<'_> {
         });
         if by != number || other {
             let shown = file.shown.display();
-            anyhow::bail!("another of these downloads is written to {shown}; name the files in a list (-i)");
+            anyhow::bail!("another of these downloads writes to {shown}, too; name the files in a list (-i)");
         }
         Ok(())
     }
 
-    /// Fetches what is there now: content that changes at its origin meanwhile is begun anew, where nothing of it is out.
+    /// Downloads the current version of the content. If the content changes at its origin meanwhile, starts over, unless bytes were already written to a stream.
     async fn fetch_version(
         &self,
         number: usize,
@@ -340,12 +340,12 @@ impl Work<'_> {
             Wishes { blob, length, marks, moves: moves.clone(), link: args.link, modified, sync: args.sync }
         };
         let is_file = matches!(target, Target::File(_));
-        // Nothing is known of the digest of a part.
+        // The digest of a part is not known.
         let check = match part {
             Some(_) => Check::new(None, Trust { verify_whole: false, vouched: true, can_reread: is_file }),
             None => Check::new(job.digest, Trust { verify_whole: args.verify_whole, vouched, can_reread: is_file }),
         };
-        // How much of the whole is here says nothing of a part.
+        // How much of the whole blob is stored says nothing about the part.
         let came = part.map(|_| Arc::<AtomicU64>::default());
         let content = match came.clone() {
             Some(came) => content.inspect_ok(move |given| count(given, &came)).boxed(),
@@ -354,7 +354,7 @@ impl Work<'_> {
         let follows = self.bar.follow(number, length, &watch, came.as_deref());
         let first = wishes(Anew { blob, length, modified });
         let again = |anew: Anew| {
-            // A second try at the same content is nobody's business.
+            // A retry of the same content is not worth a message.
             if anew.blob != blob && !args.quiet && !args.json {
                 self.bar.say(&format!("{}: changed while it was read; starting over", shown(job)));
             }
@@ -367,7 +367,7 @@ impl Work<'_> {
         let Written { placed, blob, bytes, digest } = written?;
         self.bar.note(number, Some(bytes), bytes);
         let traffic = watch.progress().await.map(|progress| progress.traffic.since(&before)).unwrap_or_default();
-        // A small file may be held before it is counted who gave it; and a part has no more than its bytes.
+        // A small file may be held before its giver is counted; and a part has no more than its own bytes.
         let resumed = resumed.min(bytes.saturating_sub(traffic.received()));
         let report = DownloadReport {
             url: shown(job),
@@ -386,12 +386,12 @@ impl Work<'_> {
         Ok(Fetched { report, spent: Some(blob).filter(|_| spends) })
     }
 
-    /// The modification time to give a file, of which the origin says this.
+    /// The modification time for the file; `told` is the origin's Last-Modified.
     fn date_for(&self, told: Option<&str>) -> Option<SystemTime> {
         told.filter(|_| self.args.mtime).and_then(|text| httpdate::parse_http_date(text).ok())
     }
 
-    /// The report of a file that was right already.
+    /// The report of a file that had the right content already.
     fn report_kept(
         &self,
         job: &Job,
@@ -422,7 +422,7 @@ impl Work<'_> {
         }
         let Some(file) = report.file.as_ref().filter(|_| !self.args.quiet && !self.args.json) else { return };
         if report.placed == Some(Placed::Kept) {
-            return self.bar.say(&format!("{file}: is right already"));
+            return self.bar.say(&format!("{file}: has the right content already"));
         }
         let rate = units::rate((report.bytes as f64 / report.seconds.max(1e-3)) as u64);
         let (size, seconds) = (units::size(report.bytes), units::seconds(report.seconds));
@@ -434,21 +434,21 @@ impl Work<'_> {
     }
 }
 
-/// A download that is done.
+/// A finished download.
 struct Fetched {
     report: DownloadReport,
-    /// The blob, if it need not be kept here.
+    /// The blob, if this process need not keep it.
     spent: Option<BlobId>,
 }
 
-/// Counts what came of a part.
+/// Counts the bytes of a part that have arrived.
 fn count(given: &Given, came: &AtomicU64) {
     if let Given::Chunk(chunk) = given {
         came.fetch_add(chunk.range().len(), Ordering::Relaxed);
     }
 }
 
-/// Bytes held that nobody gave in this transfer.
+/// Bytes that are held and were not received in this transfer.
 fn already_here(progress: &darter_api::Progress, before: &Traffic) -> u64 {
     progress.held_bytes.saturating_sub(progress.traffic.since(before).received())
 }

@@ -1,22 +1,22 @@
-//! Signs beyond ASCII, for terminals that show them, and what stands for them where the locale says that they are not shown.
+//! Characters beyond ASCII, and their replacements where the locale can't show them.
 
 use std::env;
 use std::ffi::OsString;
 
-/// True if this terminal shows UTF-8. True, too, if no locale is set at all, as in many containers.
+/// True if the locale is UTF-8, or if none is set, as in many containers.
 pub(crate) fn is_unicode() -> bool {
     says_unicode(|name| env::var_os(name))
 }
 
 fn says_unicode(environment: impl Fn(&str) -> Option<OsString>) -> bool {
-    // The first that is set counts: see locale(7).
+    // The first variable that is set counts: see locale(7).
     let set = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().filter_map(environment).find(|value| !value.is_empty());
     let Some(locale) = set else { return true };
     let locale = locale.to_string_lossy().to_ascii_lowercase();
     locale.contains("utf-8") || locale.contains("utf8")
 }
 
-/// The sign's stand-in on a terminal that has only ASCII.
+/// The character's replacement on a terminal that has only ASCII.
 pub(crate) const fn ascii(sign: char) -> char {
     match sign {
         ' '..='~' => sign,

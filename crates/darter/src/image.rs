@@ -2,8 +2,8 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | `image/expand.rs` | a layer into a file, without a daemon |
-//! | `image/profile.rs` | what is touched first, as the daemon knows it |
+//! | `image/expand.rs` | turns a layer into a mountable file, without a daemon |
+//! | `image/profile.rs` | the parts that are read first, as the daemon knows them |
 
 mod expand;
 mod profile;
@@ -14,7 +14,7 @@ pub(crate) async fn run(args: &ImageArgs) -> anyhow::Result<()> {
     match &args.command {
         ImageCommand::Expand(args) => {
             let args = args.clone();
-            // Reading, decompressing and writing: none of it for the runtime's threads.
+            // Reading, decompressing and writing must not block the runtime's threads.
             tokio::task::spawn_blocking(move || expand::run(&args)).await?
         }
         ImageCommand::Profile(args) => profile::run(args).await,

@@ -1,13 +1,13 @@
-//! The directory of layers that an engine mounts before they are downloaded: the process that keeps it, and how the agent starts that process.
+//! The directory of layers, which an engine mounts before they are downloaded: the process that keeps the directory, and how the agent starts that process.
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | `lazy/agents.rs` | the agent, asked by processes that outlive it |
-//! | `lazy/layers.rs` | what is in the directory, as the agent tells |
-//! | `lazy/remembered.rs` | what it told a moment ago |
+//! | `lazy/agents.rs` | asks the agent, which may restart meanwhile |
+//! | `lazy/layers.rs` | the contents of the directory, as the agent knows them |
+//! | `lazy/remembered.rs` | caches the agent's recent answers |
 //!
-//! The keeper has the descriptor of `/dev/fuse`, on which all mounts over the directory's files depend: it outlives the agent, which adopts it when
-//! it comes again. One that was killed takes those mounts with it; the next one serves new containers.
+//! The keeper has the descriptor of `/dev/fuse`, on which all mounts of the directory's files depend. It outlives the agent, and an agent that restarts uses the
+//! keeper that runs. If a keeper is killed, those mounts fail; the next keeper serves new containers.
 
 pub(crate) mod agents;
 mod layers;
@@ -33,16 +33,16 @@ use crate::cli::LazyDirArgs;
 use crate::mount::{opened, register, unmount};
 use crate::signals::Signals;
 
-/// A name that is never in the directory: a keeper that lives says so.
+/// A name that no file of the directory has. Looking it up shows whether the keeper is alive.
 const PROBE: &str = "keeper";
 
-/// How often an agent looks whether the directory is kept: until it is, no container of a layer that is not here can start.
+/// How often an agent checks the keeper: without one, no container with a lazy layer can start.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The longest pause before a keeper is started again that ended.
+/// The longest pause before a keeper that ended is started again.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
 
-/// How long programs may hold up a keeper that was told to end.
+/// How long a keeper that was told to end waits for the last reads of programs.
 const LAST_READS: Duration = Duration::from_millis(500);
 
 /// `darter lazy-dir`: keeps the directory until it is unmounted, or a signal tells it to end.
@@ -66,14 +66,14 @@ pub(crate) async fn keep(args: &LazyDirArgs) -> anyhow::Result<()> {
         ended = &mut session => ended.context("the mount's thread failed")?.context("the kernel ended the mount"),
         () = signals.next() => {
             threads::run(move || unmount::unmount(&dir, true)).await?;
-            // Reads that are still waiting get an error when this process ends.
+            // Reads that still wait get an error when this process ends.
             let _ = tokio::time::timeout(LAST_READS, &mut session).await;
             Ok(())
         }
     }
 }
 
-/// The directory, behind all links, with nothing mounted there. Blocking.
+/// Creates the directory and returns its path with all links resolved; nothing is mounted there. Blocking.
 fn prepare(given: &Path) -> anyhow::Result<PathBuf> {
     let dir = unmount::resolve(given).or_else(|error| {
         let Err(refusal) = std::fs::create_dir_all(given) else { return unmount::resolve(given) };
@@ -87,11 +87,11 @@ fn prepare(given: &Path) -> anyhow::Result<PathBuf> {
                 dir.display()
             );
         }
-        // Its keeper is gone.
+        // The directory's keeper has ended.
         unmount::unmount(&dir, true)?;
     }
     if register::is_mount_point(&dir) {
-        bail!("something else is mounted at {}: take that away first, or give another directory", dir.display());
+        bail!("something else is mounted at {}: unmount that first, or give another directory", dir.display());
     }
     if !dir.is_dir() {
         std::fs::create_dir_all(&dir).with_context(|| format!("can't make {}", dir.display()))?;
@@ -99,26 +99,26 @@ fn prepare(given: &Path) -> anyhow::Result<PathBuf> {
     Ok(dir)
 }
 
-/// True if the process that keeps the directory lives.
+/// True if the directory's keeper is alive.
 fn answers(dir: &Path) -> bool {
     std::fs::symlink_metadata(dir.join(PROBE)).is_err_and(|error| {
-        // One of root's lets no other user look.
+        // The directory of a keeper that runs as root lets no other user look.
         matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied)
     })
 }
 
-/// How a directory was found.
+/// The state of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Look {
-    /// A process keeps it.
+    /// A keeper has it mounted.
     Kept,
-    /// The process that was started lives, and has not mounted it yet: another one would mount over it.
+    /// The keeper that was started is alive, and has not mounted the directory yet. A second keeper would mount over it.
     Coming,
-    /// One was started now, or could not be.
+    /// There was no keeper: one has been started now, or could not be started.
     Lacking,
 }
 
-/// How long until a directory is looked at again, and the pause that counts then, which was `pause`.
+/// Given the last pause, returns how long to wait until the next check, and the pause to pass in then.
 fn pauses(pause: Duration, look: Look) -> (Duration, Duration) {
     match look {
         Look::Kept => (LOOK_EVERY, LOOK_EVERY),
@@ -130,7 +130,7 @@ fn pauses(pause: Duration, look: Look) -> (Duration, Duration) {
     }
 }
 
-/// Sees to it that a directory is kept, as long as an agent runs. `arguments` say where the agent is.
+/// Keeps a keeper running as long as the agent runs. `arguments` tell the keeper where the agent is.
 pub(crate) async fn attend(dir: PathBuf, arguments: Vec<OsString>) -> Infallible {
     let (mut pause, mut last) = (LOOK_EVERY, None);
     loop {
@@ -143,7 +143,7 @@ pub(crate) async fn attend(dir: PathBuf, arguments: Vec<OsString>) -> Infallible
     }
 }
 
-/// Starts a keeper if there is none, and the last one that was started here has ended. Blocking.
+/// Starts a keeper if there is none and the last one that was started here has ended. Blocking.
 fn look_after(dir: PathBuf, arguments: &[OsString], mut last: Option<Child>) -> (Look, Option<Child>) {
     let ended = last.as_mut().and_then(|keeper| keeper.try_wait().ok().flatten());
     if let Some(ended) = ended {
@@ -160,11 +160,11 @@ fn look_after(dir: PathBuf, arguments: &[OsString], mut last: Option<Child>) -> 
     }
 }
 
-/// Starts a keeper that outlives this process; none if that can't be done.
+/// Starts a keeper that outlives this process; `None` if that fails.
 fn start(dir: &Path, arguments: &[OsString]) -> Option<Child> {
     let mut keeper = Command::new("/proc/self/exe");
     keeper.arg0("darter").arg("lazy-dir").arg(dir).args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
-    // In a group of its own: a terminal's signals to this process are not for the keeper.
+    // In a process group of its own: signals of a terminal to this process are not meant for the keeper.
     let started = keeper.process_group(0).spawn();
     match &started {
         Ok(keeper) => {

@@ -1,4 +1,4 @@
-//! Logs, for people and for collectors, on standard error.
+//! Logs on standard error, as text or JSON.
 
 mod lines;
 
@@ -13,16 +13,16 @@ use tracing_subscriber::{EnvFilter, Registry, reload};
 use self::lines::Lines;
 use crate::cli::{Command, LogArgs, LogFormat};
 
-/// The log's filter, as it can be changed.
+/// The log's filter, which can be changed while the process runs.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// The queue through which an agent's log goes.
+/// The queue of log lines of an agent.
 static LINES: OnceLock<Lines> = OnceLock::new();
 
-/// How long the end of an agent waits for its last lines.
+/// How long an agent that ends waits until its last lines are written.
 const LAST_LINES_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Starts logging as the command wants it. Commands that start no agent log nothing.
+/// Starts logging as the command's flags say. Commands that start no agent log nothing.
 pub(crate) fn start(command: &Command) {
     let Some(args) = command.log() else { return };
     let talk = match command {
@@ -34,7 +34,7 @@ pub(crate) fn start(command: &Command) {
     let filter = EnvFilter::new(args.log.as_deref().unwrap_or_else(|| default_filter(talk, args)));
     let colour = anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never;
     let (filter, handle) = reload::Layer::new(filter);
-    // Only the first start counts: there is one log a process.
+    // Only the first start counts: a process has one log.
     let _ = FILTER.set(handle);
     let layer = tracing_subscriber::fmt::layer().with_writer(writer(command)).with_ansi(colour);
     let registry = tracing_subscriber::registry().with(filter);
@@ -44,36 +44,36 @@ pub(crate) fn start(command: &Command) {
     }
 }
 
-/// The log's writer. An agent does not wait for standard error, but if no thread can be had; other commands do.
+/// The log's writer. An agent does not wait for standard error unless the writing thread can't be started; other commands do.
 fn writer(command: &Command) -> BoxMakeWriter {
     let is_agent = matches!(command, Command::Up(_) | Command::Seed(_) | Command::Node(_));
-    let tell_lost = |lines| tracing::warn!(lines, "lines of the log are lost: standard error took no more");
+    let tell_lost = |lines| tracing::warn!(lines, "log lines were lost: standard error accepted no more");
     match is_agent.then(|| Lines::start(std::io::stderr(), tell_lost)) {
         Some(Ok(lines)) => BoxMakeWriter::new(LINES.get_or_init(|| lines).clone()),
         _ => BoxMakeWriter::new(std::io::stderr),
     }
 }
 
-/// Writes what is not written yet, if standard error takes it.
+/// Waits, for a bounded time, until all lines are written.
 pub(crate) fn flush() {
     if let Some(lines) = LINES.get() {
         lines.flush(LAST_LINES_TIMEOUT);
     }
 }
 
-/// Logs from now on what the command wants. False if that can't be changed.
+/// Applies the log filter of `command` from now on. False if that fails.
 pub(crate) fn reload(command: &Command) -> bool {
     let (Some(args), Some(handle)) = (command.log(), FILTER.get()) else { return false };
     let filter = args.log.as_deref().unwrap_or_else(|| default_filter(Talk::Log, args));
     handle.reload(EnvFilter::new(filter)).is_ok()
 }
 
-/// How a command tells people what happens.
+/// How a command reports what happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Talk {
-    /// Through its log, as a daemon does.
+    /// Through its log, as a daemon.
     Log,
-    /// By itself, as one download does through its bar and its last line; the log only says why it waits for an origin.
+    /// By its own output, such as a progress bar and a closing line; the log only says why it waits for an origin.
     Itself,
     /// Not at all.
     Nothing,

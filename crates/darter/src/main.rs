@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `cli` | the command line's one definition |
 //! | `config` | flags, environment, file and defaults, and where each value came from |
-//! | `serve`, `notify` | `up`, `seed`, `node`, and what systemd hears of them |
+//! | `serve`, `notify` | `up`, `seed`, `node`, and what systemd is told of them |
 //! | `get` | `get` |
 //! | `mount` | `mount`, `unmount`, and the process that keeps a mount |
 //! | `lazy` | the process that keeps a directory of layers, and the code that starts it |
@@ -54,20 +54,20 @@ use self::cli::{Command, ConfigArgs, ConfigRole};
 use self::config::{Configured, NotConfigured};
 use self::failure::Failure;
 
-/// How long blocking work may hold up the exit of a command that is done or has failed.
+/// How long blocking work may delay the exit of a command that has ended or failed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     darter_kernel::signal::ignore_file_size_limit();
     let arguments = cli::arguments(std::env::args_os());
-    // A program that asked for JSON gets it also where the rest makes no sense.
+    // A program that passed `--json` gets JSON even if the rest of the command line can't be parsed.
     let json = arguments.iter().take_while(|word| *word != "--").any(|word| word == "--json");
     let configured = match Configured::from_arguments(&arguments) {
         Ok(configured) => configured,
-        // Help and version come this way too: clap knows the stream and the code for each.
+        // clap reports help and version as errors, too: it knows the stream and the exit code of each.
         Err(NotConfigured::Clap(error)) if !(json && error.use_stderr()) => {
             let text = config::text_of(&error);
-            // The reader that closed the stream does not want to know.
+            // If the reader has closed the stream, there is nobody to tell.
             let _ = if error.use_stderr() {
                 anstream::stderr().write_all(text.as_bytes())
             } else {
@@ -90,10 +90,10 @@ fn main() -> ExitCode {
 
 fn start(configured: Configured) -> anyhow::Result<()> {
     let workers = workers();
-    // Commands that ask a daemon look up names and read files on one more.
+    // Commands that ask a daemon need one more thread: it looks up names and reads files.
     let besides = if configured.cli.command.log().is_some() { SPARE_THREADS } else { 1 };
     can_start_threads(workers + besides).context(
-        "can't start the threads that it needs: raise the limit of processes (ulimit -u, TasksMax= in a unit file, \
+        "can't start the threads that this command needs: raise the limit of processes (ulimit -u, TasksMax= in a unit file, \
          --pids-limit of a container)",
     )?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
@@ -102,17 +102,17 @@ fn start(configured: Configured) -> anyhow::Result<()> {
     result
 }
 
-/// Threads that an agent needs besides those that run tasks: some for the disk, and the store's flusher.
+/// Threads that an agent needs besides those that run tasks: some for disk work, and one that flushes the store.
 const SPARE_THREADS: usize = 4;
 
-/// True if `count` threads can be had at once: a runtime that gets fewer panics, or waits for them without end.
+/// True if `count` threads can be started at once. A runtime that gets fewer panics, or waits for them without end.
 fn can_start_threads(count: usize) -> std::io::Result<()> {
     let (hold, held) = std::sync::mpsc::channel::<()>();
     let held = std::sync::Arc::new(std::sync::Mutex::new(held));
     let start = |_| {
         let held = std::sync::Arc::clone(&held);
         std::thread::Builder::new().spawn(move || {
-            // Until `hold` is dropped, one waits in `recv` and the others for their turn.
+            // Until `hold` is dropped, one thread waits in `recv` and the others wait for the lock.
             let _ = held.lock().map(|held| held.recv());
         })
     };
@@ -120,15 +120,15 @@ fn can_start_threads(count: usize) -> std::io::Result<()> {
     drop(hold);
     threads.map(|threads| {
         for thread in threads {
-            // It does nothing that could fail.
+            // The thread's code can't fail.
             let _ = thread.join();
         }
     })
 }
 
-/// How many threads run tasks: at most half of the cores, for an agent is a guest on its host, and never more than four. Hashing and
-/// writing, which take long, have threads of their own. Fewer threads also wake each other and steal work less: on two cores eight
-/// nodes at 800 Mbit/s take 8 % less CPU with one each than with two.
+/// How many threads run tasks: at most half of the cores, since other programs of the host need the rest, and at most four. Hashing and
+/// writing have threads of their own. Fewer threads wake each other, and take each other's tasks, less often: on two cores, eight
+/// nodes at 800 Mbit/s take 8 % less CPU with one thread each than with two.
 fn workers() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     (cores / 2).clamp(1, 4)
@@ -177,14 +177,14 @@ fn print_configuration(configured: &Configured, args: &ConfigArgs) -> anyhow::Re
     if !lacking.is_empty() {
         let files = lacking.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
         output::complain(&format!(
-            "note: secrets are not printed, and the files that are named in their places do not have them yet: {files}; \
+            "note: secrets are not printed, and the files that are named in their place do not hold them yet: {files}; \
              write them, or let --write-secrets DIR do it"
         ));
     }
     if args.json { output::json(&effective.to_json()) } else { output::text(&effective.to_toml()) }
 }
 
-/// Says in one line what went wrong, to a program if it asked for JSON and to people otherwise.
+/// Reports an error in one line: as JSON if the program asked for JSON, as text otherwise.
 fn report(error: &anyhow::Error, json: bool) -> ExitCode {
     let code = Failure::exit_code(error);
     let reader_left = Failure::is_reader_left(error);
@@ -195,7 +195,7 @@ fn report(error: &anyhow::Error, json: bool) -> ExitCode {
         }
     }
     if let Some(signal) = Failure::signal(error) {
-        // Comes back only where it can't be done, as by a container's first process; the exit code then says it as a shell would.
+        // This returns only if the process can't be ended by a signal, as the first process of a container; then the exit code names the signal as a shell would.
         let _ = darter_kernel::signal::end_by(signal);
         return ExitCode::from(u8::try_from(128 + signal).unwrap_or(code));
     }

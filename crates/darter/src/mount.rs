@@ -3,21 +3,21 @@
 //! | file | what lives there |
 //! |---|---|
 //! | `mount/keeper.rs` | the process that keeps a mount |
-//! | `mount/daemon.rs` | bytes by a daemon, over its socket |
-//! | `mount/own.rs` | bytes by an agent of the keeper's own |
-//! | `mount/reference.rs` | images as people name them |
-//! | `mount/image.rs` | the layers of an image, by the daemon's mirror |
+//! | `mount/daemon.rs` | gets bytes from a daemon, over its socket |
+//! | `mount/own.rs` | gets bytes from an agent in the keeper's process |
+//! | `mount/reference.rs` | names of images |
+//! | `mount/image.rs` | finds the layers of an image, through the daemon's mirror |
 //! | `mount/layers.rs` | the process that keeps an image |
 //! | `mount/trees.rs` | the process that keeps an archive's members, or several files |
 //! | `mount/listed.rs` | the files that a list or a directory names |
-//! | `mount/sources.rs` | which of both reads |
-//! | `mount/stack.rs` | the kernel's mounts of an image |
-//! | `mount/register.rs` | which mounts there are, and how each is |
-//! | `mount/unmount.rs` | away with one; who uses it |
+//! | `mount/sources.rs` | chooses between a daemon and an own agent |
+//! | `mount/stack.rs` | the kernel mounts of an image |
+//! | `mount/register.rs` | the list of mounts, and the status of each |
+//! | `mount/unmount.rs` | ends a mount, or names the programs that use it |
 //!
-//! Each mount has a process of its own, the *keeper*, that has the descriptor of `/dev/fuse`: a mount dies with it, so it lives apart from the
-//! agent, and does little. `darter mount` starts it, hands it what to mount through a pipe (a command line would show signatures
-//! of URLs for as long as the mount lives), and ends when the mount is there, or with the keeper's error.
+//! Each mount has a process of its own, the *keeper*, with the descriptor of `/dev/fuse`. A mount fails when its keeper ends, so the keeper is separate from the
+//! agent, and does little. `darter mount` starts it, tells it through a pipe what to mount (a command line would show signed
+//! URLs for as long as the mount exists), and ends when the file is mounted, or with the keeper's error.
 
 pub(crate) mod daemon;
 mod ends;
@@ -58,37 +58,37 @@ use crate::get::credentials::Senders;
 use crate::get::{self, file_name};
 use crate::{logging, output, units};
 
-/// A keeper's orders, from its standard input.
+/// What a keeper reads from its standard input.
 #[derive(Serialize, Deserialize)]
 struct Orders {
-    /// The command line of `darter mount`, as bytes.
+    /// The arguments of `darter mount`, as bytes.
     arguments: Vec<Vec<u8>>,
     /// Headers and logins to send.
     senders: Senders,
 }
 
-/// A keeper's word on its standard output, once.
+/// The single message that a keeper writes to its standard output.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Word {
     Mounted(Box<MountStatus>),
     Failed(Problem),
-    /// It can't be done as it was asked for.
+    /// The request is invalid.
     Usage(String),
 }
 
-/// The URL to be mounted, and where.
+/// The URL to be mounted, and its mount point.
 struct Mount {
     url: Url,
-    /// The directory, behind all links.
+    /// The directory, with all links resolved.
     dir: PathBuf,
-    /// The file's name in it.
+    /// The file's name in the directory.
     name: String,
     digest: Option<Digest>,
     headers: Vec<(String, String)>,
 }
 
-/// The mount that the command line names.
+/// What the command line asks to mount.
 enum MountRequest {
     File(Mount),
     Tree(TreeMount),
@@ -96,12 +96,13 @@ enum MountRequest {
 }
 
 impl MountRequest {
-    /// Reads the command line, and refuses everything that can be refused before anybody is asked.
+    /// Reads the command line, and refuses whatever can be refused before any server is asked.
     fn of(args: &MountArgs, senders: &Senders) -> anyhow::Result<Self> {
         let (Some(what), Some(dir)) = (&args.what, &args.dir) else {
-            return Err(
-                Failure::Usage("say what to mount, and where: darter mount IMAGE|URL|PATH DIR".to_owned()).into()
-            );
+            return Err(Failure::Usage(
+                "name the source and the mount point: darter mount IMAGE|URL|PATH DIR".to_owned(),
+            )
+            .into());
         };
         match what {
             Mountable::Image { image, given } => {
@@ -113,19 +114,25 @@ impl MountRequest {
                     ("--digest", args.digest.is_some()),
                     ("--as", args.shape.is_some()),
                 ];
-                refuse(&flags, "is for a URL: an image is mounted as a directory, and checked by its own digests")?;
-                // As a netrc file names the registry.
+                refuse(
+                    &flags,
+                    "is only for a URL: an image is mounted as a directory, and checked by its own digests",
+                )?;
+                // A netrc file names the registry's host.
                 let headers = senders.of(&format!("https://{}/", image.registry).parse()?);
                 Ok(Self::Image(ImageMount { image: image.clone(), dir: free_directory(dir)?, headers }))
             }
             Mountable::Url(url) => {
-                refuse(&[("--platform", args.platform.is_some())], "is for an image: a URL is the same for all")?;
+                refuse(&[("--platform", args.platform.is_some())], "is only for an image: a URL has no platforms")?;
                 let Some(shape) = shape_of(args, url) else {
                     return Ok(Self::File(Mount::of(args, (url, dir), senders)?));
                 };
-                refuse(&[("--name", args.name.is_some())], "is for one file: here are several, which have names")?;
+                refuse(
+                    &[("--name", args.name.is_some())],
+                    "is only for a single file: these are several, which have names",
+                )?;
                 if shape != Shape::Archive {
-                    let why = "is of one file: a list has them behind its URLs, and a local directory needs none";
+                    let why = "is only for a single file: a list has a digest after each URL, and a local directory needs none";
                     refuse(&[("--digest", args.digest.is_some())], why)?;
                 }
                 if shape == Shape::Hub {
@@ -138,7 +145,7 @@ impl MountRequest {
         }
     }
 
-    /// The name for people.
+    /// The name to print.
     fn name(&self) -> String {
         match self {
             Self::File(mount) => mount.name.clone(),
@@ -155,7 +162,7 @@ impl MountRequest {
         }
     }
 
-    /// Mounts it and keeps it.
+    /// Mounts it and keeps the mount.
     async fn run(
         self,
         args: &MountArgs,
@@ -170,7 +177,7 @@ impl MountRequest {
     }
 }
 
-/// Refuses flags that make no sense here.
+/// Fails with `why` if any of these flags is given.
 fn refuse(flags: &[(&str, bool)], why: &str) -> anyhow::Result<()> {
     match flags.iter().find(|(_, is_given)| *is_given) {
         Some((flag, _)) => Err(Failure::Usage(format!("{flag} {why}")).into()),
@@ -178,7 +185,7 @@ fn refuse(flags: &[(&str, bool)], why: &str) -> anyhow::Result<()> {
     }
 }
 
-/// The tree that a URL is mounted as; `None` for a file.
+/// The kind of tree that a URL is mounted as; `None` for a single file.
 fn shape_of(args: &MountArgs, url: &Url) -> Option<Shape> {
     match args.shape {
         Some(MountShape::File) => None,
@@ -205,18 +212,18 @@ impl Mount {
     }
 }
 
-/// A directory behind all links, at which nothing is mounted.
+/// The directory with all links resolved. Fails if something is mounted there.
 fn free_directory(dir: &Path) -> anyhow::Result<PathBuf> {
     let named = unmount::resolve(dir)?;
     if register::is_mount_point(&named) {
         bail!(
-            "something is mounted at {} already: take that away first (`darter unmount` if it is a mount of darter's), or choose another directory",
+            "something is mounted at {} already: unmount that first (with `darter unmount` if it is a mount of darter's), or choose another directory",
             dir.display()
         );
     }
     match std::fs::metadata(&named) {
         Ok(found) if found.is_dir() => Ok(named),
-        Ok(_) => Err(Failure::Usage(format!("{} is no directory: give one to mount at", dir.display())).into()),
+        Ok(_) => Err(Failure::Usage(format!("{} is not a directory: name one to mount at", dir.display())).into()),
         Err(error) => {
             let text = format!("can't mount at {}: {error}; make the directory first", dir.display());
             Err(Failure::Usage(text).into())
@@ -224,7 +231,7 @@ fn free_directory(dir: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// The digest in the address of a registry's blob: `/v2/NAME/blobs/DIGEST`.
+/// The digest in the URL of a registry's blob: `/v2/NAME/blobs/DIGEST`.
 fn blob_digest(url: &Url) -> Option<Digest> {
     let mut parts = url.path_segments()?;
     if parts.next() != Some("v2") {
@@ -266,7 +273,7 @@ fn tell(args: &MountArgs, status: &MountStatus) -> anyhow::Result<()> {
     output::text(&format!("mounted {} ({files}{size}, {here} here)\n", path.display()))
 }
 
-/// Starts a keeper, and waits for its word: until `what` is open.
+/// Starts a keeper, and waits for its message, which it sends once `what` is mounted.
 fn start(what: &str, dir: &Path, orders: &Orders) -> anyhow::Result<MountStatus> {
     let mut keeper = Process::new("/proc/self/exe")
         .arg0("darter")
@@ -280,9 +287,9 @@ fn start(what: &str, dir: &Path, orders: &Orders) -> anyhow::Result<MountStatus>
     let (orders, Some(mut stdin), Some(stdout)) =
         (serde_json::to_vec(orders)?, keeper.stdin.take(), keeper.stdout.take())
     else {
-        bail!("the keeper of the mount can't be spoken to");
+        bail!("can't write to the process that keeps the mount");
     };
-    // A keeper that has died says so below.
+    // If the keeper has ended, the code below finds out.
     let _ = stdin.write_all(&orders);
     drop(stdin);
     let mut line = String::new();
@@ -293,7 +300,7 @@ fn start(what: &str, dir: &Path, orders: &Orders) -> anyhow::Result<MountStatus>
     match serde_json::from_str(&line) {
         Ok(Word::Mounted(status)) => Ok(*status),
         Ok(Word::Failed(problem)) => {
-            // It has ended.
+            // The keeper has ended already.
             let _ = keeper.wait();
             let blame = problem.blame();
             Err(Failure::Judged { text: problem.error, blame }.into())
@@ -304,24 +311,24 @@ fn start(what: &str, dir: &Path, orders: &Orders) -> anyhow::Result<MountStatus>
         }
         Err(_) => {
             let ended = keeper.wait()?;
-            bail!("the process that keeps the mount ended before it was there: {ended}")
+            bail!("the process that keeps the mount ended before it had mounted anything: {ended}")
         }
     }
 }
 
-/// The keeper's process.
+/// The main function of a keeper's process.
 pub(crate) async fn keep() -> anyhow::Result<()> {
     let mut orders = Vec::new();
     std::io::stdin().read_to_end(&mut orders)?;
     let Orders { arguments, senders } =
-        serde_json::from_slice(&orders).context("this is started by `darter mount` alone")?;
+        serde_json::from_slice(&orders).context("only `darter mount` can start this command")?;
     let arguments: Vec<OsString> = arguments.into_iter().map(OsString::from_vec).collect();
-    // It was understood by the process that started this one, with the same environment.
+    // The process that started this one has parsed the same arguments with the same environment.
     let Ok(configured) = Configured::from_arguments(&arguments) else {
-        bail!("this is no command line of `darter mount`")
+        bail!("these are not the arguments of `darter mount`")
     };
-    let Command::Mount(args) = &configured.cli.command else { bail!("this is no command line of `darter mount`") };
-    // Until it is there, standard error is that of the command that waits for it.
+    let Command::Mount(args) = &configured.cli.command else { bail!("these are not the arguments of `darter mount`") };
+    // Until the mount exists, standard error is that of the command that waits for it.
     logging::start(&configured.cli.command);
     let kept = async {
         let told = |status: &MountStatus| {
@@ -331,7 +338,7 @@ pub(crate) async fn keep() -> anyhow::Result<()> {
         MountRequest::of(args, &senders)?.run(args, false, told).await
     };
     kept.await.or_else(|error| {
-        // After it was there nobody listens any more.
+        // Once the mount exists, nobody reads this any more.
         say(&match error.downcast_ref::<Failure>() {
             Some(Failure::Usage(text)) => Word::Usage(text.clone()),
             _ => Word::Failed(failure::problem(&error)),
@@ -339,20 +346,20 @@ pub(crate) async fn keep() -> anyhow::Result<()> {
     })
 }
 
-/// Has files opened and closed by a process of their own: see [`darter_mount::Opener`]. Blocking.
+/// Opens and closes files in a process of its own: see [`darter_mount::Opener`]. Blocking.
 pub(crate) fn opened(files: &[PathBuf]) -> io::Result<()> {
     let mut opener = Process::new("/proc/self/exe");
-    // Nobody's settings are of use to it.
+    // The process needs no settings.
     opener.arg0("darter").arg("open-files").arg("--").args(files).env("DARTER_CONFIG", "");
     opener.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().map(drop)
 }
 
-/// That process.
+/// The main function of that process.
 pub(crate) async fn open(files: &[PathBuf]) -> anyhow::Result<()> {
     let files = files.to_owned();
     let opening = move || {
         for file in files {
-            // A keeper that is gone needs no more.
+            // A mount that has gone needs nothing.
             let _ = std::fs::File::open(file);
         }
     };
@@ -367,7 +374,7 @@ fn say(word: &Word) -> anyhow::Result<()> {
     Ok(out.write_all(line.as_bytes()).and_then(|()| out.flush())?)
 }
 
-/// Leaves the terminal, and what it was started by.
+/// Leaves the terminal: session, working directory and standard streams.
 fn detach() -> anyhow::Result<()> {
     rustix::process::setsid().context("can't leave the terminal's session")?;
     std::env::set_current_dir("/")?;

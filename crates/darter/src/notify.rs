@@ -1,9 +1,9 @@
-//! Tells systemd how the daemon is, as sd_notify(3) describes: when it is ready, what it is doing, that it reads its
-//! configuration anew, that it ends, and, where a watchdog waits for it, that it lives. Without `NOTIFY_SOCKET` all of it does
-//! nothing.
+//! Notifies systemd of the daemon's state, as sd_notify(3) describes: it is ready, its status line, it reads its
+//! configuration again, it stops, and, if there is a watchdog, it is alive. Without `NOTIFY_SOCKET` nothing is
+//! sent.
 //!
-//! Nothing here waits: a manager that reads nothing must not hold up the daemon, its signals and its end. Words that change the
-//! daemon's state are kept and sent again ([`Manager::catch_up`]); the others are left out, since there will be more of their kind.
+//! Nothing here waits: a manager that does not read its socket must not block the daemon. Messages that change the
+//! daemon's state are kept and sent again ([`Manager::catch_up`]); the others are dropped, since more of them will follow.
 
 use std::collections::VecDeque;
 use std::ffi::OsStr;
@@ -15,20 +15,20 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// How long after a word that the manager had no room for it is sent again.
+/// How long to wait before a message is sent again that found the manager's socket full.
 const SEND_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// Words that are kept for the manager; the oldest goes. Each reload has two, and ends with the daemon ready.
+/// Most messages that are kept for the manager; the oldest is dropped first. Each reload has two, and ends with the daemon ready.
 const MAX_UNSAID: usize = 16;
 
-/// The service manager that started this process, if one wants to know.
+/// The service manager that started this process, if it wants notifications.
 #[derive(Debug, Default)]
 pub(crate) struct Manager {
     socket: Option<(UnixDatagram, SocketAddr)>,
     watchdog: Option<Duration>,
-    /// Words that the manager had no room for yet.
+    /// Messages that found the manager's socket full.
     unsaid: VecDeque<String>,
-    /// True once the log says that the manager is behind.
+    /// True once the log says that the manager does not read its socket.
     is_warned: bool,
 }
 
@@ -53,10 +53,10 @@ impl Manager {
                 socket.set_nonblocking(true)?;
                 Ok((socket, address))
             });
-            // A manager that can't be told must not keep the daemon from running.
+            // If the manager can't be notified, the daemon runs all the same.
             opened
                 .inspect_err(
-                    |error| tracing::warn!(%error, "NOTIFY_SOCKET can't be used; the service manager is told nothing"),
+                    |error| tracing::warn!(%error, "NOTIFY_SOCKET can't be used; the service manager is not notified"),
                 )
                 .ok()
         });
@@ -65,12 +65,12 @@ impl Manager {
         Self { socket, watchdog, unsaid: VecDeque::new(), is_warned: false }
     }
 
-    /// True if a manager listens.
+    /// True if a manager wants notifications.
     pub(crate) const fn listens(&self) -> bool {
         self.socket.is_some()
     }
 
-    /// How often to say that the daemon lives: twice in the time after which the manager takes it for dead.
+    /// How often to tell the watchdog that the daemon is alive: half of the time after which the manager takes it for dead.
     pub(crate) fn alive_every(&self) -> Option<Duration> {
         self.watchdog.map(|span| span / 2)
     }
@@ -87,7 +87,7 @@ impl Manager {
         self.say_if_read("WATCHDOG=1\n");
     }
 
-    /// To be followed by [`ready`](Self::ready). The time tells the manager which of several reloads it is.
+    /// Announces a reload; [`ready`](Self::ready) has to follow. The time in the message tells the manager which of several reloads it is.
     pub(crate) fn reloading(&mut self) {
         let now = clock_gettime(ClockId::Monotonic);
         let microseconds = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
@@ -98,7 +98,7 @@ impl Manager {
         self.say(format!("STOPPING=1\n{}", status_line(status)));
     }
 
-    /// Ends when words should be sent again; never while there are none.
+    /// Ends when kept messages should be sent again; never while there are none.
     pub(crate) async fn behind(&self) {
         if self.unsaid.is_empty() {
             std::future::pending::<()>().await;
@@ -106,7 +106,7 @@ impl Manager {
         tokio::time::sleep(SEND_AGAIN_AFTER).await;
     }
 
-    /// Sends what the manager had no room for, as far as it has now.
+    /// Sends kept messages until the manager's socket is full.
     pub(crate) fn catch_up(&mut self) {
         while let Some(word) = self.unsaid.front() {
             match self.send(word) {
@@ -121,13 +121,13 @@ impl Manager {
                     }
                     return;
                 }
-                Err(error) => tracing::warn!(%error, "the service manager was not told; check NOTIFY_SOCKET"),
+                Err(error) => tracing::warn!(%error, "the service manager was not notified; check NOTIFY_SOCKET"),
                 Ok(_) => {}
             }
             self.unsaid.pop_front();
         }
         if std::mem::take(&mut self.is_warned) {
-            tracing::info!("the service manager reads NOTIFY_SOCKET again, and has been told");
+            tracing::info!("the service manager reads NOTIFY_SOCKET again, and has been notified");
         }
     }
 
@@ -142,13 +142,13 @@ impl Manager {
         self.catch_up();
     }
 
-    /// Sends a word unless the manager has to read others first.
+    /// Sends a message unless older ones wait.
     fn say_if_read(&mut self, word: &str) {
         self.catch_up();
         if self.unsaid.is_empty()
             && let Err(error) = self.send(word)
         {
-            tracing::debug!(%error, "the service manager was not told");
+            tracing::debug!(%error, "the service manager was not notified");
         }
     }
 
@@ -158,13 +158,13 @@ impl Manager {
     }
 }
 
-/// True if a socket takes no more for now.
+/// True if the socket is full for now.
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
         || error.raw_os_error() == Some(rustix::io::Errno::NOBUFS.raw_os_error())
 }
 
-/// One line, whatever is in it.
+/// The status as one line, whatever it contains.
 fn status_line(status: &str) -> String {
     format!("STATUS={}\n", status.replace('\n', " "))
 }
@@ -210,10 +210,10 @@ mod tests {
         let path = room.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         let mut manager = Manager::new(Some(path.as_os_str()), Some("3000000"));
-        // More than a socket's queue takes.
+        // More messages than fit into a socket's queue.
         (0..5000).for_each(|_| manager.alive());
         manager.ready("up");
-        // Far more reloads than words are kept.
+        // Far more reloads than messages are kept.
         for _ in 0..100 {
             manager.reloading();
             manager.ready("still up");

@@ -1,5 +1,5 @@
-//! Standard output: data, and nothing else. A reader that goes away (`darter ls | head -1`) ends the command as a
-//! success. Messages for people go to standard error ([`complain`]).
+//! Standard output, which is only for data. If its reader closes it early (`darter ls | head -1`), the command ends
+//! successfully. Messages to the user go to standard error ([`complain`]).
 
 use std::io::{self, Write};
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::failure::Failure;
 pub(crate) use crate::stderr::complain;
 
-/// Prints text as it is. Colours in it are dropped when standard output is not a terminal.
+/// Prints text. Colours in it are dropped if standard output is not a terminal.
 pub(crate) fn text(text: &str) -> anyhow::Result<()> {
     let mut out = anstream::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(stdout_error)
@@ -26,7 +26,7 @@ pub(crate) fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
     text(&(serde_json::to_string(value)? + "\n"))
 }
 
-/// Tells a reader that went away from a failure to write.
+/// The error for a failed write; a reader that closed standard output is told apart.
 pub(crate) fn stdout_error(error: io::Error) -> anyhow::Error {
     if error.kind() == io::ErrorKind::BrokenPipe {
         Failure::OutputClosed.into()

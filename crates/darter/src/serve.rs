@@ -1,5 +1,5 @@
-//! A daemon's life: start, say where it is, read the configuration anew on SIGHUP, drain on a signal to end. A second one ends
-//! the wait for transfers. systemd hears of each step.
+//! A daemon's life: start, print the addresses, read the configuration again on SIGHUP, drain on SIGINT or SIGTERM. A second such signal
+//! ends the wait for transfers. systemd is notified of each step.
 
 use std::io::IsTerminal as _;
 use std::path::Path;
@@ -20,10 +20,10 @@ use crate::logging;
 use crate::notify::Manager;
 use crate::signals::Signals;
 
-/// How often systemd is told what the daemon does, where no watchdog wants to hear more often.
+/// How often systemd gets the status, if no watchdog needs it more often.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// Runs an agent until it is told to stop.
+/// Runs an agent until a signal stops it.
 pub(crate) async fn run(configured: &Configured) -> anyhow::Result<()> {
     let options = options_of(&configured.cli.command)?;
     if let Some(dir) = lazy_of(&configured.cli.command).and_then(|lazy| lazy.lazy_dir.as_ref()) {
@@ -95,11 +95,11 @@ fn options_of(command: &Command) -> Result<Options, Failure> {
         Command::Up(args) => args.options_alone(),
         Command::Seed(args) => args.options(Role::Seed, &[]),
         Command::Node(args) => args.options(),
-        _ => unreachable!("only agents are served"),
+        _ => unreachable!("only agents run as daemons"),
     }
 }
 
-/// How an agent's command wants images to start before they have come.
+/// The lazy-start flags of an agent's command.
 const fn lazy_of(command: &Command) -> Option<&LazyArgs> {
     match command {
         Command::Up(args) | Command::Seed(args) => Some(&args.lazy),
@@ -108,9 +108,9 @@ const fn lazy_of(command: &Command) -> Option<&LazyArgs> {
     }
 }
 
-/// Refuses a directory of layers that would hide files of the data directory, or take the place of one. Blocking.
+/// Refuses a directory of layers that contains the data directory or lies in it: mounting would hide files. Blocking.
 fn check_lazy_dir(dir: &Path, data: &Path) -> Result<(), Failure> {
-    // The directory itself is not looked at: it may be a mount whose keeper hangs.
+    // The last component is not resolved: it may be a mount whose process hangs.
     let absolute = |path: &Path| {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let parent = path.parent().and_then(|parent| parent.canonicalize().ok());
@@ -121,36 +121,40 @@ fn check_lazy_dir(dir: &Path, data: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Usage(format!(
-        "--lazy-dir {} and the data directory {} may not lie in each other: layers are mounted there; take another directory, such as /run/darter/layers",
+        "--lazy-dir {} and the data directory {} may not contain each other, since layers are mounted there: choose another directory, such as /run/darter/layers",
         dir.display(),
         data.display()
     )))
 }
 
-/// Reads the configuration anew, and takes of it what can change while the agent runs. A wrong one changes nothing.
+/// Reads the configuration again and applies the settings that can change while the agent runs. An invalid configuration changes nothing.
 async fn reload(configured: &Configured, agent: &Agent) {
     let fresh = match Configured::from_arguments(&configured.arguments) {
         Ok(fresh) => fresh,
         Err(NotConfigured::Clap(error)) => {
             let text = anstream::adapter::strip_str(&crate::config::text_of(&error)).to_string();
-            return tracing::error!(reason = text.trim(), "the configuration is wrong and was not taken");
+            return tracing::error!(reason = text.trim(), "the configuration is invalid; the old one stays in force");
         }
         Err(NotConfigured::File(error)) => {
-            return tracing::error!(reason = %in_full(&error), "the configuration is wrong and was not taken");
+            return tracing::error!(reason = %in_full(&error), "the configuration is invalid; the old one stays in force");
         }
     };
-    // The system's file is optional, but one that was there holds what is in force.
+    // The system's file is optional, but if it was read at the start, its settings are in force: a file that is gone is an error.
     if let (Some(lost), None) = (configured.file(), fresh.file()) {
-        let reason = format!("{} is not there any more, or may not be read", lost.display());
-        return tracing::error!(reason, "the configuration is wrong and was not taken");
+        let reason = format!("{} does not exist any more, or can't be read", lost.display());
+        return tracing::error!(reason, "the configuration is invalid; the old one stays in force");
     }
     let options = match options_of(&fresh.cli.command) {
         Ok(options) => options,
-        Err(error) => return tracing::error!(reason = %in_full(&error), "the configuration is wrong and was not taken"),
+        Err(error) => {
+            return tracing::error!(reason = %in_full(&error), "the configuration is invalid; the old one stays in force");
+        }
     };
     let mut reloaded = match agent.reload(options).await {
         Ok(reloaded) => reloaded,
-        Err(error) => return tracing::error!(reason = %in_full(&error), "the configuration is wrong and was not taken"),
+        Err(error) => {
+            return tracing::error!(reason = %in_full(&error), "the configuration is invalid; the old one stays in force");
+        }
     };
     if logging::reload(&fresh.cli.command) {
         reloaded.taken.push("log");
@@ -159,17 +163,17 @@ async fn reload(configured: &Configured, agent: &Agent) {
         let keys = reloaded.restart.join(", ");
         tracing::warn!(settings = keys, "changed settings that take effect after a restart");
     }
-    tracing::info!(settings = reloaded.taken.join(", "), "the configuration was read anew");
+    tracing::info!(settings = reloaded.taken.join(", "), "the configuration was read again");
 }
 
-/// One line for `systemctl status`.
+/// The status line for `systemctl status`.
 fn at_a_glance(agent: &Agent) -> String {
     let status = agent.status();
     let moving = status.swarms.iter().filter(|swarm| !swarm.progress.complete).count();
     format!("{} peers, {moving} transfers, {} stored", status.peers.len(), crate::units::size(status.store.used))
 }
 
-/// The summary for a user that has just started an agent by hand.
+/// The summary that is printed when a user starts an agent by hand.
 fn summary(role: Role, status: &darter_api::Status) -> String {
     let local = status.local.as_deref().unwrap_or("127.0.0.1:7401");
     let listen = status.listen.as_deref().unwrap_or("0.0.0.0:7400");

@@ -1,22 +1,22 @@
-//! `darter setup containerd`: lets the containerd of this host pull through Darter, and mount layers before they have come.
+//! `darter setup containerd`: lets the local containerd pull through Darter, and mount layers before they are downloaded.
 //!
-//! All files are read, then all changes are decided as a whole, without I/O; then these are shown (`--dry-run`) or
-//! written, file by file, each in one step. If anything can't be changed safely, nothing is.
+//! All files are read first, then all changes are decided together, without I/O; then the changes are shown (`--dry-run`) or
+//! written, one file after the other, each in one step. If anything can't be changed safely, nothing is changed.
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | `setup/document.rs` | TOML that keeps its form |
+//! | `setup/document.rs` | edits TOML and keeps its form |
 //! | `setup/hosts.rs` | one hosts.toml |
-//! | `setup/registries.rs` | which hosts.toml files there are to be |
+//! | `setup/registries.rs` | which hosts.toml files are written |
 //! | `setup/containerd.rs` | config.toml and its versions |
-//! | `setup/lazy.rs` | what lazy start needs in it, from containerd 2.4 on |
-//! | `setup/proxy.rs` | the same before: the proxy snapshotter |
-//! | `setup/tree.rs` | files below a root, replaced in one step |
-//! | `setup/ledger.rs` | what was there before |
-//! | `setup/lock.rs` | one run at a time |
+//! | `setup/lazy.rs` | the settings for lazy start, for containerd 2.4 and later |
+//! | `setup/proxy.rs` | the same for earlier versions: the proxy snapshotter |
+//! | `setup/tree.rs` | files below a root directory, replaced in one step |
+//! | `setup/ledger.rs` | the files as they were before, for `--undo` |
+//! | `setup/lock.rs` | lets one run change files at a time |
 //! | `setup/difference.rs` | unified diffs |
 //!
-//! Non-goals: it restarts nothing, and knows no other engine yet.
+//! Non-goals: it restarts nothing, and supports no other engine yet.
 
 pub(crate) mod containerd;
 mod difference;
@@ -48,13 +48,13 @@ use crate::cli::upstream::Upstream;
 use crate::cli::values;
 use crate::output;
 
-/// A file and what becomes of it.
+/// A file, and the change to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Change {
     pub(crate) path: PathBuf,
-    /// Its text now; `None`: it is not there.
+    /// Its current text; `None` if it does not exist.
     pub(crate) before: Option<String>,
-    /// Its text then; `None`: it is removed.
+    /// Its new text; `None` if it is to be removed.
     pub(crate) after: Option<String>,
 }
 
@@ -77,11 +77,11 @@ impl Change {
     }
 }
 
-/// All that is to be done.
+/// All changes to be made.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) changes: Vec<Change>,
-    /// True if containerd's own configuration changes, which it reads when it starts.
+    /// True if containerd's own configuration changes: containerd reads it only when it starts.
     pub(crate) restart: bool,
     pub(crate) notes: Vec<String>,
 }
@@ -114,7 +114,7 @@ fn set_up(args: &SetupArgs) -> anyhow::Result<()> {
     let engine = args.containerd_version.or_else(|| tree.is_host().then(installed).flatten());
     let plan = plan(args, &tree, engine)?;
     let changes: Vec<_> = plan.changes.iter().filter(|change| !change.is_none()).collect();
-    // Before any of them is written, and where none is: a difference that can't be made is not shown.
+    // All differences are made before the first file is written, and even if none will be written: one that can't be made is an error.
     for change in &changes {
         tree.place(&change.path).with_context(|| cant_write(&tree, &change.path))?;
     }
@@ -144,7 +144,7 @@ fn write(tree: &Tree, book: &Path, changes: &[&Change], lock: &Lock) -> anyhow::
         let (path, new) = (&change.path, change.after.as_deref().unwrap_or_default());
         let written = tree.write(path, change.before.as_deref(), new, Access::PUBLIC, None);
         if written.is_err() {
-            // An edit of somebody else's would be taken for one of a file that is ours.
+            // If another program edited the file meanwhile, the ledger must not take that edit for ours.
             let is_lacking = |change: &&&Change| !matches!(tree.read(&change.path), Ok(now) if now == change.after);
             changes[place..].iter().filter(is_lacking).for_each(|change| ledger.forget(&change.path, &earlier));
             let noted = ledger.write(tree, book).with_context(|| cant_write(tree, book));
@@ -154,7 +154,7 @@ fn write(tree: &Tree, book: &Path, changes: &[&Change], lock: &Lock) -> anyhow::
     Ok(())
 }
 
-/// Decides what is to be written.
+/// Decides what to write.
 fn plan(args: &SetupArgs, tree: &Tree, engine: Option<Release>) -> anyhow::Result<Plan> {
     let mut config = Config::load(tree, &args.containerd_config, engine)?;
     let mut notes = Vec::new();
@@ -190,7 +190,7 @@ fn plan(args: &SetupArgs, tree: &Tree, engine: Option<Release>) -> anyhow::Resul
     notes.extend(more);
     let files = config.files.into_iter().map(|file| {
         let text = file.document.text();
-        // A file that is not there, and would have nothing but a version in it, is not made.
+        // A file that does not exist, and would contain only a version, is not created.
         let after = if containerd::is_blank(file.before.as_deref()) && is_bare(text) {
             file.before.clone()
         } else {
@@ -200,27 +200,27 @@ fn plan(args: &SetupArgs, tree: &Tree, engine: Option<Release>) -> anyhow::Resul
     });
     let files: Vec<_> = files.filter(|change| !(change.before.is_none() && change.after.is_none())).collect();
     let restart = files.iter().any(|change| !change.is_none());
-    // hosts.toml first: config_path then finds them.
+    // hosts.toml files first: config_path then finds them.
     changes.extend(files);
     Ok(Plan { changes, restart, notes })
 }
 
-/// True if a text says nothing but a version.
+/// True if a text contains only a version.
 fn is_bare(text: &str) -> bool {
     text.parse::<toml::Table>().is_ok_and(|table| table.keys().all(|key| key == "version"))
 }
 
-/// True if this containerd mounts layers out of a directory by itself; before, a proxy snapshotter does.
+/// True if this containerd itself can mount layers from a directory; earlier ones need a proxy snapshotter.
 fn has_directory(engine: Option<Release>) -> anyhow::Result<bool> {
     engine.map(|engine| engine >= lazy::FIRST).context(
-        "lazy start is written in different ways before containerd 2.4 and from there on, and `containerd --version` says nothing here: name it with --containerd-version",
+        "lazy start needs other settings from containerd 2.4 on, and `containerd --version` gives no version here: name it with --containerd-version",
     )
 }
 
-/// The settings in hosts.toml for a registry that Darter was told of: those that containerd can follow by itself when the mirror does not answer.
+/// The settings in hosts.toml for an upstream of Darter: those that containerd can use itself when the mirror does not answer.
 fn server_of(upstream: &Upstream) -> Option<(String, Server)> {
     let option = &upstream.option;
-    // It becomes the name of a directory.
+    // The name becomes the name of a directory.
     let name = values::setup_registry(&option.name).ok()?;
     let is_plain = option.proxy.is_none()
         && option.headers.is_empty()
@@ -244,7 +244,7 @@ fn server_of(upstream: &Upstream) -> Option<(String, Server)> {
 fn undo(args: &SetupArgs) -> anyhow::Result<()> {
     let tree = Tree::new(args.root.clone());
     let book = Path::new(LEDGER);
-    // Without the ledger's directory there is nothing to undo.
+    // If the ledger's directory does not exist, there is nothing to undo.
     let is_written = !args.dry_run && tree.lacking(book).is_empty();
     let _lock = if is_written { Some(Lock::take(&tree, book)?) } else { None };
     let mut ledger = Ledger::read(&tree, book)?;
@@ -280,22 +280,22 @@ fn undo(args: &SetupArgs) -> anyhow::Result<()> {
     let restart = changes.iter().any(|(change, _)| !change.is_none() && !change.path.ends_with("hosts.toml"));
     let mut notes = Vec::new();
     if changes.is_empty() && left.is_empty() {
-        notes.push(format!("there is nothing to undo: {} is not there", book.display()));
+        notes.push(format!("there is nothing to undo: {} does not exist", book.display()));
     }
     let changes = changes.into_iter().map(|(change, _)| change).collect();
     let told = tell(args, &Plan { changes, restart, notes }, left.clone());
     if !left.is_empty() {
         let files = left.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
         anyhow::bail!(
-            "changed by somebody since, and left alone: {files}; take the mirror out by hand, or --undo --force gives back what was \
+            "changed since then, and left alone: {files}; remove the mirror by hand, or use --undo --force to restore what was \
              there before the first run"
         );
     }
     told
 }
 
-/// The ledger: the text of each file before this command changed it. Not in the data directory: that is the daemon's, who runs as a user without
-/// rights, and what stands here is what root writes on `--undo`.
+/// The ledger: the text of each file before this command changed it. It is not in the data directory, since that belongs to the daemon's user, who has few
+/// rights, and root writes the ledger's contents into system files on `--undo`.
 const LEDGER: &str = "/var/lib/darter-setup/containerd.json";
 
 fn cant_write(tree: &Tree, path: &Path) -> String {
@@ -306,7 +306,7 @@ fn cant_write(tree: &Tree, path: &Path) -> String {
     format!("can't write {}{link}{hint}", path.display())
 }
 
-/// Says what was done, or what would be.
+/// Reports what was done, or, with `--dry-run`, what would be.
 fn tell(args: &SetupArgs, plan: &Plan, left: Vec<PathBuf>) -> anyhow::Result<()> {
     let run = plan.restart.then_some("systemctl restart containerd");
     if args.json {

@@ -1,21 +1,21 @@
-//! SIGINT and SIGTERM, and of commands that end by themselves SIGHUP, as one thing: somebody wants this process to end.
+//! The signals that ask this process to end: SIGINT and SIGTERM, and SIGHUP for commands in the foreground.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Tells of each such signal.
+/// Receives these signals.
 #[derive(Debug)]
 pub(crate) struct Signals {
-    /// `None` for a process that was started to ignore it, as shells start jobs in the background of a script.
+    /// `None` for a process that was started to ignore SIGINT, as shells start background jobs of a script.
     interrupt: Option<Signal>,
     terminate: Signal,
-    /// The terminal was closed.
+    /// The terminal was closed. `None` if SIGHUP is not caught.
     hangup: Option<Signal>,
 }
 
 impl Signals {
-    /// From now on, these signals no longer kill the process: somebody has to wait for them. A SIGINT that the process was
+    /// From now on, these signals no longer end the process: the caller has to wait for them. A SIGINT that the process was
     /// started to ignore stays ignored.
     pub(crate) fn catch() -> io::Result<Self> {
         Ok(Self {
@@ -25,18 +25,18 @@ impl Signals {
         })
     }
 
-    /// Catches these signals in a process in the foreground, which ends with its terminal: SIGHUP is one of them, unless the process was
-    /// started to outlive it (`nohup`).
+    /// As [`catch`](Self::catch), for a process in the foreground, which ends with its terminal: also catches SIGHUP, unless the process was
+    /// started to ignore it (`nohup`).
     pub(crate) fn catch_in_foreground() -> io::Result<Self> {
         Ok(Self { hangup: unless_ignored(SignalKind::hangup())?, ..Self::catch()? })
     }
 
-    /// Waits for the next one. Cancelling loses none.
+    /// Waits for the next signal. Cancelling loses none.
     pub(crate) async fn next(&mut self) {
         self.which().await;
     }
 
-    /// Waits for the next one, and says which it is.
+    /// Waits for the next signal and returns its kind.
     pub(crate) async fn which(&mut self) -> SignalKind {
         tokio::select! {
             () = heard(&mut self.interrupt) => SignalKind::interrupt(),

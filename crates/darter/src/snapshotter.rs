@@ -1,8 +1,8 @@
-//! `darter snapshotter`: containerd's snapshots, lazily where the agent of this host can show a layer.
+//! `darter snapshotter`: serves snapshots to containerd, lazily if the local agent can show a layer.
 //!
-//! A process of its own, since the agent has no right to mount. It asks the agent for layers by chain id: the agent knows the manifests and
-//! configurations that passed its mirror, and answers by the same rule as for the directory of layers, so that nobody gets a layer by a snapshot that they
-//! would not have got there.
+//! It is a separate process because the agent has no right to mount. It asks the agent for layers by chain id: the agent knows the manifests and
+//! configurations that passed its mirror, and answers by the same rule as for the directory of layers, so that a snapshot gives access to no
+//! further layers.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::signals::Signals;
 /// How long the agent may take to note which layers are in use.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The layers of this host's agent.
+/// The layers of the local agent.
 struct AgentLayers {
     agents: Agents,
 }
@@ -39,7 +39,7 @@ impl Layers for AgentLayers {
                 Some(FoundLayer { diff_id: found.layer.diff_id, length: found.length_bytes, held: found.held_bytes })
             }
             Ok(LayerAnswer::Miss { reason }) => {
-                tracing::info!(%chain, reason, "a layer is unpacked");
+                tracing::info!(%chain, reason, "the agent does not show this layer; it is unpacked");
                 None
             }
             Ok(LayerAnswer::Unknown) => None,
@@ -53,7 +53,8 @@ impl Layers for AgentLayers {
     async fn named(&self, layers: &[Digest]) -> Result<(), String> {
         let named = NamedLayers { named: layers.to_vec() };
         let told = async { self.agents.client().await.name_layers(&named).await };
-        let told = tokio::time::timeout(ANSWER_TIMEOUT, told).await.map_err(|_| "it does not answer".to_owned())?;
+        let told =
+            tokio::time::timeout(ANSWER_TIMEOUT, told).await.map_err(|_| "the agent does not answer".to_owned())?;
         let told = told.map_err(|error| in_full(&error).to_string())?;
         for layer in told.unknown {
             tracing::warn!(%layer, "a snapshot names a layer that this agent does not keep: remove its image and pull it again");
@@ -62,7 +63,7 @@ impl Layers for AgentLayers {
     }
 }
 
-/// `darter snapshotter`: serves until a signal tells it to end. Mounts stay.
+/// `darter snapshotter`: serves until a signal ends it. Mounts stay.
 pub(crate) async fn run(args: &SnapshotterArgs) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("only root may mount layers: run this as root (contrib/darter-snapshotter.service is a unit for it)");
@@ -84,7 +85,7 @@ pub(crate) async fn run(args: &SnapshotterArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The socket at which containerd asks.
+/// Listens on the socket to which containerd connects.
 fn bind(address: &Path) -> anyhow::Result<UnixListener> {
     let listener = listen_at(address).map_err(|error| match error {
         NotMade::Taken => {

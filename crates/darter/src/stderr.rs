@@ -1,9 +1,9 @@
-//! Standard error: messages for people. Nobody need take them: that is no reason to fail.
+//! Standard error: messages to the user. A failure to write them is ignored.
 
 use std::io::Write as _;
 
-/// Prints a line on standard error. Colours in it are dropped when that is not a terminal.
+/// Prints a line on standard error. Colours in it are dropped if that is not a terminal.
 pub(crate) fn complain(line: &str) {
-    // It may be full, or its terminal closed: then there is nobody to tell.
+    // The disk may be full, or the terminal closed: then the message is lost.
     let _ = writeln!(anstream::stderr(), "{line}");
 }

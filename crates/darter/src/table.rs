@@ -1,11 +1,11 @@
-//! Aligned columns, with nothing drawn around them: easy to read, easy to cut.
+//! Aligned columns without lines around them, which are easy to read and to cut.
 
-/// How a column's cells stand.
+/// How the cells of a column are aligned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Align {
-    /// Words.
+    /// For words.
     Left,
-    /// Numbers.
+    /// For numbers.
     Right,
 }
 
@@ -28,7 +28,7 @@ impl Table {
         self.rows.push(cells.into());
     }
 
-    /// The table as lines, two spaces between columns, none at the end of a line.
+    /// The table as lines, with two spaces between columns and none at the end of a line.
     pub(crate) fn render(&self) -> String {
         let width = |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..self.align.len()).map(width).collect();

@@ -1,4 +1,4 @@
-//! Numbers for people: decimal units throughout, as rates and disks are sold.
+//! Formats numbers, with decimal units, as rates and disks are sold.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ pub(crate) fn size(bytes: u64) -> String {
     ByteSize::b(bytes).display().si().to_string()
 }
 
-/// `25.0 MB/s`, or nothing happening.
+/// `25.0 MB/s`, or `0 B/s` for zero.
 pub(crate) fn rate(bytes_per_second: u64) -> String {
     darter_core::Rate::from_bytes_per_second(bytes_per_second)
         .map_or_else(|| "0 B/s".to_owned(), |rate| rate.to_string())
 }
 
-/// Seconds, as precise as matters at their size.
+/// Seconds, with a precision that fits their size.
 pub(crate) fn seconds(seconds: f64) -> String {
     match seconds {
         short if short < 10.0 => format!("{short:.2} s"),
@@ -24,12 +24,12 @@ pub(crate) fn seconds(seconds: f64) -> String {
     }
 }
 
-/// A share in per cent; of nothing, all is there.
+/// A share in per cent; 100 if `whole` is zero.
 pub(crate) fn percent(part: u64, whole: u64) -> u64 {
     if whole == 0 { 100 } else { u64::try_from(u128::from(part) * 100 / u128::from(whole)).unwrap_or(u64::MAX) }
 }
 
-/// A moment in Unix seconds, in the user's time zone.
+/// A time in Unix seconds, as a date and time in the user's time zone.
 pub(crate) fn moment(unix_seconds: u64) -> String {
     let stamp = i64::try_from(unix_seconds).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     match stamp {

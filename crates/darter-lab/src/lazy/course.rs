@@ -252,7 +252,7 @@ impl Ground<'_> {
         let profile = match self.seed.ask(&["image", "profile", &reference]) {
             Ok(profile) => profile,
             // So it says while nothing is known.
-            Err(error) if format!("{error:#}").contains("nothing is known yet") => return Ok(0),
+            Err(error) if format!("{error:#}").contains("it is not known yet") => return Ok(0),
             Err(error) => return Err(error),
         };
         let layers = profile["layers"].as_array().context("a profile has layers")?;

@@ -14,7 +14,7 @@ use darter_mount::Fill;
 use super::upstream::{self, UpstreamList};
 use super::values;
 
-/// Everything an agent can be told, except whom to join.
+/// All settings of an agent, except the agents that it joins.
 #[derive(Debug, Args)]
 pub(crate) struct AgentArgs {
     #[command(flatten)]
@@ -37,7 +37,7 @@ pub(crate) struct AgentArgs {
     pub(crate) log: LogArgs,
 }
 
-/// A node: an agent, and the seeds it belongs to.
+/// A node: an agent, and the agents that it joins.
 #[derive(Debug, Args)]
 pub(crate) struct NodeArgs {
     #[command(flatten)]
@@ -51,12 +51,12 @@ pub(crate) struct NodeArgs {
 pub(crate) struct JoinArgs {
     /// The peer address of a seed, or of another node where there is no seed; repeat for several
     ///
-    /// A name stands for all its addresses, and is looked up again every few seconds. This agent itself may be among
-    /// them. Nodes that join only each other need no seed: the one that is chosen for a blob reads its origin for all.
+    /// A name stands for all its addresses, and is looked up again every few seconds. This agent's own address may be among
+    /// them. Nodes that join only each other need no seed: the node that is chosen for a blob reads its origin for all.
     ///
-    /// A node remembers the nodes that it has met. But a node that starts for the first time while the only agent that it was
-    /// told of is down knows nobody, and reads origins by itself until that agent is back: give several addresses, or a name
-    /// that stands for nodes, too.
+    /// A node remembers the nodes that it has met. But if a node starts for the first time while the only agent that it was told
+    /// of is down, it knows no other agent, and reads origins by itself until that agent is back: give several addresses, or a
+    /// name that stands for nodes, too.
     #[arg(long, env = "DARTER_JOIN", value_name = "HOST:PORT", value_delimiter = ',', value_parser = values::endpoint_or_nothing)]
     pub(crate) join: Vec<String>,
 }
@@ -69,22 +69,22 @@ pub(crate) struct PlaceArgs {
     /// By default agents, `darter config` and root's commands read /etc/darter/darter.toml if it exists; an empty name
     /// means no file. An agent reads it anew on SIGHUP.
     ///
-    /// Precedence: flag, environment variable, file, default. `darter config` shows
-    /// which value came from where, in a form that can be kept as such a file.
+    /// Precedence: flag, environment variable, file, default. `darter config` shows where each value came from, and what it
+    /// prints can be used as such a file.
     #[arg(long, env = "DARTER_CONFIG", value_name = "FILE", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub(crate) config: Option<PathBuf>,
 
     /// Directory of the pieces, the index and the daemon's socket
     ///
-    /// By default /var/lib/darter for root, and $XDG_DATA_HOME/darter or ~/.local/share/darter for everybody else. If that can't be written to,
+    /// By default /var/lib/darter for root, and $XDG_DATA_HOME/darter or ~/.local/share/darter for other users. If that is not writable,
     /// `darter get` without a daemon uses $TMPDIR/darter-UID.
     #[arg(long, env = "DARTER_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 
     /// The daemon's socket, for the `darter` command
     ///
-    /// An agent listens on this socket besides DATA_DIR/darter.sock; commands use this one alone. By default a service, and root with the
-    /// default data directory, listen on /run/darter/darter.sock if /run can be written to. Every user's commands try that one after their own DATA_DIR.
+    /// An agent listens on this socket besides DATA_DIR/darter.sock; commands use only this one. By default a service, and root with the
+    /// default data directory, listen on /run/darter/darter.sock if /run is writable. All users' commands try that socket after the one in their own DATA_DIR.
     #[arg(long, env = "DARTER_SOCKET", value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
 }
@@ -108,27 +108,27 @@ pub(crate) struct NetworkArgs {
 
     /// Let the members of this group use the daemon, too: to download, and to see its status
     ///
-    /// By default only the user that it runs as, and root, may open its socket.
+    /// By default only root and the user that the daemon runs as may open its socket.
     #[arg(long, env = "DARTER_SOCKET_GROUP", value_name = "GROUP", value_parser = values::group)]
     pub(crate) socket_group: Option<u32>,
 
-    /// Serve /metrics, /healthz and /readyz on a port of their own as well, for a Prometheus elsewhere
+    /// Also serve /metrics, /healthz and /readyz on a port of their own, for a Prometheus on another host
     #[arg(long, env = "DARTER_METRICS", value_name = "ADDR:PORT", value_parser = values::address)]
     pub(crate) metrics: Option<SocketAddr>,
 
-    /// The address to tell peers, when it is not the one they see (behind NAT, in a container)
+    /// The address to tell peers, if it is not the one that they see (behind NAT, in a container)
     #[arg(long, env = "DARTER_ADVERTISE", value_name = "HOST:PORT", value_parser = values::endpoint)]
     pub(crate) advertise: Option<String>,
 
     /// Label this agent, KEY=VALUE, repeatable. Peers with the same host, rack, zone and region are preferred, in this order
     ///
-    /// A label with an empty value counts as not given, so that values may come from a template.
+    /// A label with an empty value is ignored, so that values may come from a template.
     #[arg(long, env = "DARTER_LABEL", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = values::label)]
     pub(crate) label: Vec<(String, String)>,
 
     /// Accept that peer traffic is not encrypted or authenticated yet: anybody who reaches the --listen port can read what is cached
     ///
-    /// Without it, an agent refuses to listen beyond loopback. Keep the port behind a firewall.
+    /// Without this flag, an agent refuses to listen beyond loopback. Keep the port behind a firewall.
     #[arg(long, env = "DARTER_INSECURE", value_name = "BOOL", default_value = "false", default_missing_value = "true",
         action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) insecure: bool,
@@ -138,7 +138,7 @@ pub(crate) struct NetworkArgs {
         action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) verify_whole: bool,
 
-    /// How long a shutdown waits for transfers that are under way
+    /// How long a shutdown waits for running transfers
     #[arg(long, env = "DARTER_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = values::duration)]
     pub(crate) drain_timeout: Duration,
 }
@@ -146,11 +146,11 @@ pub(crate) struct NetworkArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitArgs {
-    /// Send to peers at no more than this (25MB/s, 200mbit)
+    /// Limit the rate of sending to peers (25MB/s, 200mbit)
     #[arg(long, env = "DARTER_UPLOAD_LIMIT", value_name = "RATE")]
     pub(crate) upload_limit: Option<Rate>,
 
-    /// Receive from peers at no more than this
+    /// Limit the rate of receiving from peers
     #[arg(long, env = "DARTER_DOWNLOAD_LIMIT", value_name = "RATE")]
     pub(crate) download_limit: Option<Rate>,
 }
@@ -158,12 +158,12 @@ pub(crate) struct LimitArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Store")]
 pub(crate) struct StoreArgs {
-    /// Keep at most this much on disk: a size, or a share of the file system. When more is wanted, the least recently used
-    /// goes first, unless it is pinned (`darter pin`) or being read
+    /// Keep at most this much on disk: a size, or a share of the file system. If more is needed, the least recently used
+    /// content is evicted first, unless it is pinned (`darter pin`) or being read
     #[arg(long, env = "DARTER_QUOTA", value_name = "SIZE|PERCENT", default_value = "80%", value_parser = values::amount)]
     pub(crate) quota: Amount,
 
-    /// Leave this much of the file system free for others, whatever the quota
+    /// Leave this much of the file system free for other programs, whatever the quota
     #[arg(long, env = "DARTER_RESERVE", value_name = "SIZE|PERCENT", default_value = "10%", value_parser = values::amount)]
     pub(crate) reserve: Amount,
 }
@@ -174,26 +174,26 @@ pub(crate) struct LazyArgs {
     /// Start images before they are downloaded: keep a directory of their layers here, for containerd 2.4 and later (its erofs snapshotter's
     /// layer_content_caches)
     ///
-    /// Each layer of an image that is pulled through this agent is a file in DIR, which the kernel mounts at once; parts are fetched when they are read. The
-    /// directory is kept by a process of its own (`darter lazy-dir`), which this agent starts unless one runs, and which
-    /// outlives the agent: containers keep running while it restarts. This needs root, or a `darter lazy-dir` that root runs.
+    /// Each layer of an image that is pulled through this agent is a file in DIR, which the kernel mounts at once; parts are fetched when they are read. A
+    /// process of its own (`darter lazy-dir`) keeps the directory: this agent starts it unless it runs already, and it
+    /// outlives the agent, so that containers keep running while the agent restarts. This needs root, or a `darter lazy-dir` that root runs.
     #[arg(long, env = "DARTER_LAZY_DIR", value_name = "DIR")]
     pub(crate) lazy_dir: Option<PathBuf>,
 
-    /// How long a pull waits for a layer that nobody has expanded yet, before it downloads the image the ordinary way
+    /// How long a pull waits for a layer that no agent has expanded yet, before it downloads the image the ordinary way
     #[arg(long, env = "DARTER_LAZY_WAIT", value_name = "TIME", default_value = "2m", value_parser = values::duration)]
     pub(crate) lazy_wait: Duration,
 
-    /// How long to keep a layer that was shown to containerd, counted from the last time that containerd asked for it
+    /// How long to keep a layer that was shown to containerd, counted from containerd's last request for it
     ///
     /// If a layer was deleted, containerd can't start containers of its image until the image is removed and pulled again. Starting a
-    /// container asks for all layers of its image.
+    /// container requests all layers of its image.
     #[arg(long, env = "DARTER_LAZY_KEEP", value_name = "TIME", default_value = "90d", value_parser = values::duration)]
     pub(crate) lazy_keep: Duration,
 
-    /// When to fetch the parts of open layers that no container has read: always (from now on), idle (while none waits) or never
+    /// When to fetch the parts of open layers that no container has read: always (from now on), idle (while no container waits) or never
     ///
-    /// --lazy-fill, --lazy-fill-rate and --lazy-timeout take effect when this agent starts the process that keeps the directory; one that runs already keeps its own.
+    /// --lazy-fill, --lazy-fill-rate and --lazy-timeout take effect when this agent starts the process that keeps the directory; a process that runs already keeps its own.
     #[arg(long, env = "DARTER_LAZY_FILL", value_name = "WHEN", default_value_t = Fill::Idle, value_parser = values::fill())]
     pub(crate) lazy_fill: Fill,
 
@@ -201,9 +201,9 @@ pub(crate) struct LazyArgs {
     #[arg(long, env = "DARTER_LAZY_FILL_RATE", value_name = "RATE")]
     pub(crate) lazy_fill_rate: Option<Rate>,
 
-    /// Note which parts of layers are read first after a start, tell the fleet, and fetch them at once at the next start
+    /// Note which parts of layers are read first after a start, share these notes with the fleet, and fetch the parts at once at the next start
     ///
-    /// With false, none of this happens, for `darter mount` and the snapshotter either, and this agent exchanges no such notes with others. Earlier notes are kept.
+    /// With false, none of this happens, for `darter mount` and the snapshotter either, and this agent exchanges no notes with others. Earlier notes are kept.
     #[arg(long, env = "DARTER_LAZY_PROFILES", value_name = "BOOL", default_value = "true", default_missing_value = "true",
         action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) lazy_profiles: bool,
@@ -218,7 +218,7 @@ impl LazyArgs {
         self.lazy_dir.is_some().then_some(LazyOption { wait: self.lazy_wait, keep: self.lazy_keep })
     }
 
-    /// The arguments of the directory's keeper, without the agent's address.
+    /// The arguments of the process that keeps the directory, without the agent's address.
     pub(crate) fn for_keeper(&self) -> Vec<OsString> {
         let timeout = humantime::format_duration(self.lazy_timeout);
         let mut flags = vec![format!("--fill={}", self.lazy_fill), format!("--timeout={timeout}")];
@@ -230,26 +230,26 @@ impl LazyArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Origins")]
 pub(crate) struct OriginArgs {
-    /// Read from origins at no more than this
+    /// Limit the rate of reading from origins
     #[arg(long, env = "DARTER_ORIGIN_LIMIT", value_name = "RATE")]
     pub(crate) origin_limit: Option<Rate>,
 
     /// End a download that received nothing for this long, with an error that says what it waited for
     ///
-    /// Before that, the download leaves a seed or node that gives nothing, for another one or the origin, which gets as long.
-    /// The registry mirror then goes on with the registry itself. A pause that an origin asked for does not count. 0s waits
-    /// for ever.
+    /// Before that, the download leaves a seed or node that sends nothing, for another one or the origin, which gets as long.
+    /// The registry mirror then continues from the registry itself. A pause that an origin asked for does not count. With 0s
+    /// there is no limit.
     #[arg(long, env = "DARTER_STALL_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = values::duration)]
     pub(crate) stall_timeout: Duration,
 
     /// Read the origin of one blob by at most this many connections at a time
     ///
-    /// Many stores and CDNs limit the rate of each connection. So the first 16 MiB of a blob are requested by a range. A blob that
-    /// takes longer than two seconds is read by one connection until its rate is known. If that rate is steady, a second connection is tried: it reads what comes
-    /// next, and more are added as long as they get more together. The trials read nothing twice. At most a thousandth of a blob is read twice, if
-    /// one of several connections is slow and another one takes over the end of its range. If trials bring no more, the origin gets two to
+    /// Many stores and CDNs limit the rate of each connection. The first request for a blob is for its first 16 MiB. A blob that
+    /// takes longer than two seconds is read by one connection until its rate is known. If that rate is steady, a second connection is tried: it reads
+    /// the following range, and more are added as long as they increase the total rate. The trials read nothing twice. At most a thousandth of a blob is read
+    /// twice, if one of several connections is slow and another one takes over the end of its range. If trials bring no more, the origin gets two to
     /// five more requests for a blob of more than 16 MiB, and no trials for other blobs for a minute. If the origin refuses (no ranges, 429, 503),
-    /// one connection goes on, and reads this origin's other blobs, too, for ten minutes; `darter explain` says what was found. All bytes count for
+    /// one connection goes on, and this origin's other blobs are read by one connection, too, for ten minutes; `darter explain` says what was found. All bytes count for
     /// --origin-limit. Signed addresses, which may expire meanwhile, and content that has neither a digest nor an ETag nor a date are always read by
     /// one connection. With 1, each blob is one request.
     #[arg(long, env = "DARTER_ORIGIN_CONNECTIONS", value_name = "COUNT", default_value_t = darter_swarm::ORIGIN_CONNECTIONS, value_parser = clap::value_parser!(u8).range(1..=i64::from(darter_swarm::MAX_ORIGIN_CONNECTIONS)))]
@@ -259,21 +259,21 @@ pub(crate) struct OriginArgs {
     #[arg(long, env = "DARTER_ORIGIN_CA", value_name = "FILE")]
     pub(crate) origin_ca: Option<PathBuf>,
 
-    /// How long to retry an origin that fails: connections that break, 429, 502, 503 and the like
+    /// How long to retry an origin that fails: broken connections, 429, 502, 503 and the like
     ///
-    /// The time counts from the last byte received. Pauses grow to 10 s; an origin that says how long to wait
-    /// (Retry-After) is asked again then, or not at all if that is longer. With 0s nothing is tried twice.
+    /// The time counts from the last byte received. Pauses grow to 10 s. If an origin says how long to wait (Retry-After), it is asked again
+    /// after that time, or not at all if that is longer than this. With 0s nothing is retried.
     #[arg(long, env = "DARTER_ORIGIN_PATIENCE", value_name = "TIME", default_value = "2m", value_parser = values::duration)]
     pub(crate) origin_patience: Duration,
 
-    /// How long an origin may take to the first byte of an answer
+    /// How long an origin may take until the first byte of an answer
     #[arg(long, env = "DARTER_ORIGIN_TIMEOUT", value_name = "TIME", default_value = "2m", value_parser = values::duration)]
     pub(crate) origin_timeout: Duration,
 
     /// A query parameter that signs addresses, besides those of the usual object stores; repeat for several
     ///
-    /// It authorises a request and is no part of a blob's name, so that each signed address of an object is the same
-    /// object. It never appears in logs, listings or files. Every agent of a fleet needs the same list.
+    /// Such a parameter authorises a request and is no part of a blob's name, so that all signed addresses of an object name the
+    /// same blob. Its value never appears in logs, listings or files. Every agent of a fleet needs the same list.
     #[arg(long, env = "DARTER_SIGNED_PARAMETER", value_name = "NAME", value_delimiter = ',',
         value_parser = values::parameter)]
     pub(crate) signed_parameter: Vec<String>,
@@ -285,7 +285,7 @@ pub(crate) struct OriginArgs {
 pub(crate) struct UpstreamArgs {
     /// Address of a registry that is not at https://NAME; repeat for several
     ///
-    /// Further settings of a registry are a table in the place of the URL, or in the configuration file:
+    /// A table in place of the URL, or in the configuration file, gives further settings:
     ///
     ///   [upstream."registry.corp"]
     ///   url = ["https://10.0.0.1:5000", "https://10.0.0.2:5000"]  # the first that answers
@@ -299,15 +299,15 @@ pub(crate) struct UpstreamArgs {
     ///   proxy = "http://proxy.corp:3128"    # instead of HTTPS_PROXY
     ///   proxy-login-file = "/etc/corp/proxy-login"  # USER:PASSWORD
     ///   headers = { X-Team = "infra", Authorization = { file = "/etc/corp/token" } }
-    ///   prefix = "hub-proxy"                # in front of names: a Harbor project, an Artifactory repository
-    ///   rewrite = { "team/" = "squad/" }    # fronts of names, of which the longest is replaced
+    ///   prefix = "hub-proxy"                # put before names: a Harbor project, an Artifactory repository
+    ///   rewrite = { "team/" = "squad/" }    # beginnings of names; the longest that matches is replaced
     ///
     /// Headers are sent with each request. Secrets are read from the first lines of files, which
-    /// the agent alone need be able to read: `Bearer …` for a token in a header. `darter config
+    /// only the agent needs to be able to read: `Bearer …` for a token in a header. `darter config
     /// --write-secrets` moves secrets that are given here (a header's value, a login in url or
     /// proxy) into such files.
     ///
-    /// These settings hold for web servers of that name too.
+    /// These settings also apply to web servers of that name.
     #[allow(rustdoc::bare_urls, reason = "this is the help text, where URLs stand as they are typed")]
     #[arg(long, env = "DARTER_UPSTREAM", value_name = "NAME=URL|TABLE", value_parser = upstream::upstreams, verbatim_doc_comment)]
     pub(crate) upstream: Vec<UpstreamList>,
@@ -316,15 +316,15 @@ pub(crate) struct UpstreamArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Registries")]
 pub(crate) struct RegistryArgs {
-    /// The registry of requests that name none: docker.io, where Docker's engine uses this mirror
+    /// The registry of requests that name none: docker.io, if Docker's engine uses this mirror
     #[arg(long, env = "DARTER_DEFAULT_UPSTREAM", value_name = "NAME", value_parser = values::registry_name)]
     pub(crate) default_upstream: Option<String>,
 
-    /// Take this registry's word that one of its repositories has some layer; repeat for several
+    /// Trust this registry's answer that one of its repositories has a layer; repeat for several
     ///
     /// A cached layer is given to callers that may read it at the registry and repository that it came from. Any other
-    /// registry has to deliver the layer itself first, once, since anybody can run a registry that claims to have it. The
-    /// word of one that is named here, or by --upstream or --default-upstream, is enough, and images of different
+    /// registry has to deliver the layer itself once, since anybody can run a registry that claims to have it. For a
+    /// registry that is named here, or by --upstream or --default-upstream, its answer is enough, and images of different
     /// repositories share layers at once.
     #[arg(
         long,
@@ -340,28 +340,28 @@ pub(crate) struct RegistryArgs {
     ///
     /// For private images: these programs send a login only to a mirror that asks for one. It is passed on to the
     /// registry that the mirror's path names, and to nobody else; log in for that path, as in `podman login
-    /// --tls-verify=false 127.0.0.1:7401/ghcr.io`. Callers without a login still get what is public.
+    /// --tls-verify=false 127.0.0.1:7401/ghcr.io`. Callers without a login still get public content.
     ///
-    /// Off by default, because Docker's engine sends mirrors no login: when a mirror wants one, it bypasses the mirror.
-    /// containerd needs none of this.
+    /// Off by default, because Docker's engine sends mirrors no login: if a mirror asks for one, Docker bypasses the mirror.
+    /// containerd does not need this flag.
     #[arg(long, env = "DARTER_ASK_LOGIN", value_name = "BOOL", default_value = "false", default_missing_value = "true",
         action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) ask_login: bool,
 
-    /// Speak to this registry without TLS; repeat for several
+    /// Use plain HTTP for this registry, without TLS; repeat for several
     #[arg(long, env = "DARTER_PLAIN_HTTP", value_name = "HOST", value_delimiter = ',', value_parser = values::registry_name)]
     pub(crate) plain_http: Vec<String>,
 
     /// Log in to a registry for callers that bring no credentials of their own
     ///
-    /// Content that a seed's login can read is open to every program of every host of the fleet that brings no credentials.
+    /// If a seed logs in, every program on every host of the fleet that brings no credentials can read what this login can read.
     ///
     /// Every user of the host can read command lines: leave out the password and write it into a file that
     /// --password-file names, or use --docker-config.
     #[arg(long, env = "DARTER_LOGIN", value_name = "REGISTRY=USER[:PASSWORD]", value_parser = values::login)]
     pub(crate) login: Vec<LoginOption>,
 
-    /// The file that the password of a --login is in; repeat for several
+    /// File with the password of a --login; repeat for several
     #[arg(long, env = "DARTER_PASSWORD_FILE", value_name = "REGISTRY=FILE", value_delimiter = ',', value_parser = values::password_file)]
     pub(crate) password_file: Vec<(String, PathBuf)>,
 
@@ -373,10 +373,10 @@ pub(crate) struct RegistryArgs {
     #[arg(long, env = "DARTER_GRANT_TTL", value_name = "TIME", default_value = "5m", value_parser = values::duration)]
     pub(crate) grant_ttl: Duration,
 
-    /// When to answer a tag as it was last seen, because its registry gives no answer
+    /// When to answer for a tag as it was last seen, because its registry does not answer
     ///
-    /// This is for content that callers may have without credentials of their own: public content, and what --login or
-    /// --docker-config open. The answer says so in the headers Darter-Stale and Warning. Content that is requested by digest
+    /// This applies to content that callers may have without credentials of their own: public content, and what --login or
+    /// --docker-config can read. The headers Darter-Stale and Warning of the answer say so. Content that is requested by digest
     /// cannot be stale; it is served whenever its registry does not answer.
     #[arg(long, env = "DARTER_STALE_TAGS", value_name = "WHEN", value_enum, default_value = "unreachable")]
     pub(crate) stale_tags: StaleTagsArg,

@@ -15,10 +15,10 @@ use super::values::{self, HeaderArg};
 
 pub(crate) const GET_EXAMPLES: &str = "\
 Examples:
-  Into the file that the URL names, or that the origin names:
+  Into a file with the name from the URL, or with the name that the origin gives:
     $ darter get https://example.org/debian.iso
     $ darter get -J https://example.org/download?id=7
-  Enforce a digest; a file that has it already is left as it is:
+  Enforce a digest; an existing file that has it is left as it is:
     $ darter get https://example.org/model.bin --digest sha256:DIGEST
   Several, four at a time, into a directory:
     $ darter get https://example.org/a.bin https://example.org/b.bin -o models/
@@ -33,16 +33,16 @@ Examples:
     $ darter get https://example.org/model.zip --range -1000 -o -
 
 A list has a URL on each line, optionally followed by its digest and by a file name; # begins a \
-comment, before these or behind them.
+comment, on a line of its own or at the end of a line.
 
 An interrupted download resumes: run the same command again. Pieces of a killed download are kept for three days. FILE appears, or changes, only once the content is complete and \
 verified. It keeps the mode, owner and links of the file that it replaces. Where the file system can share blocks (XFS, \
-btrfs), FILE takes no room besides the store's.";
+btrfs), FILE takes no space of its own.";
 
 /// Download URLs, through the daemon if one runs
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
-    /// URL to download: http, https or file; several are downloaded side by side
+    /// URLs to download: http, https or file; several are downloaded at the same time
     #[arg(value_name = "URL", value_parser = values::source_url, required_unless_present = "input")]
     pub(crate) urls: Vec<Url>,
 
@@ -62,19 +62,19 @@ pub(crate) struct GetArgs {
     #[arg(long, value_name = "DIGEST")]
     pub(crate) digest: Option<Digest>,
 
-    /// Download these bytes only, as HTTP counts them: FIRST-LAST (both included, from 0), FIRST- (to the end) or -COUNT
+    /// Download only these bytes, as in HTTP: FIRST-LAST (both included, from 0), FIRST- (to the end) or -COUNT
     /// (the last ones)
     ///
     /// FILE gets just these bytes. Only the pieces with these bytes are fetched, verified and shared with other
-    /// nodes. An origin that serves no ranges is read from its first byte; `darter explain` says so. A digest is of the
-    /// whole content, and is not checked here, not even with --verify-whole.
+    /// nodes. An origin that serves no ranges is read from its first byte; `darter explain` says so. A digest covers the
+    /// whole content, so it is not checked here, not even with --verify-whole.
     #[arg(long, value_name = "FIRST-LAST", allow_hyphen_values = true, conflicts_with_all = ["digest", "link", "input"])]
     pub(crate) range: Option<Span>,
 
-    /// Hash the whole file here, too
+    /// Also hash the whole file on this host
     ///
-    /// Each piece is verified anyway, and the digest of the whole is computed once for the fleet, by the agent that
-    /// reads the origin. With this flag, get trusts nobody and hashes the file that it has written.
+    /// Each piece is verified anyway, and the agent that reads the origin computes the digest of the whole once for the
+    /// fleet. With this flag, get trusts no other agent and hashes the file that it has written.
     #[arg(long, env = "DARTER_VERIFY_WHOLE", value_name = "BOOL", default_value = "false", default_missing_value = "true",
         action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) verify_whole: bool,
@@ -82,26 +82,26 @@ pub(crate) struct GetArgs {
     #[command(flatten)]
     pub(crate) credentials: CredentialArgs,
 
-    /// Give the file the modification time that the origin tells (Last-Modified)
+    /// Set the file's modification time to the origin's Last-Modified
     #[arg(long)]
     pub(crate) mtime: bool,
 
     /// Make the file a hard link to the store's file if the file system can't share blocks
     ///
-    /// This takes no room and no time. But the file then is the store's: its owner and mode stay as they are, and it must not
-    /// be changed. It needs the same file system, and the user that the daemon runs as, or root.
+    /// This takes no space and no time. But the store and FILE then share one file: its owner and mode stay as they are, and it must not
+    /// be changed. FILE must be on the same file system, and the user must be root or the one that the daemon runs as.
     #[arg(long, conflicts_with = "mtime")]
     pub(crate) link: bool,
 
-    /// Wait until the file is on the disk, so that not even a power failure undoes it
+    /// Wait until the file is on the disk, so that it survives a power failure
     #[arg(long)]
     pub(crate) sync: bool,
 
-    /// How many downloads run side by side
+    /// How many downloads run at the same time
     #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) parallel: u16,
 
-    /// Print one JSON object at the end, also when it failed; of several downloads, an array of them
+    /// Print one JSON object at the end, also after a failure; for several downloads, an array
     #[arg(long)]
     pub(crate) json: bool,
 
@@ -129,14 +129,14 @@ pub(crate) struct GetArgs {
     pub(crate) log: LogArgs,
 }
 
-/// The credentials that open what is read.
+/// The credentials for the source.
 #[derive(Debug, Args)]
 pub(crate) struct CredentialArgs {
-    /// Send a request header, such as 'Accept: text/plain', or those in a file, one a line (@FILE, @- for standard
+    /// Send a request header, such as 'Accept: text/plain', or the headers in a file, one per line (@FILE, @- for standard
     /// input); repeat for several
     ///
     /// Every user of the host can read command lines: write credentials into a file or into the environment variable
-    /// DARTER_HEADER, which takes headers one a line, too.
+    /// DARTER_HEADER, which takes headers one per line, too.
     #[arg(short = 'H', long, value_name = "NAME: VALUE|@FILE", value_parser = values::header)]
     pub(crate) header: Vec<HeaderArg>,
 
@@ -184,13 +184,13 @@ pub(crate) struct StatusArgs {
 
 pub(crate) const TOP_EXAMPLES: &str = "\
 Examples:
-  Live, every second; Enter opens a swarm, ? explains the columns:
+  Live, every second (Enter opens a swarm, ? explains the columns):
     $ darter top
-  The same of one swarm, twice a second:
+  The same for one swarm, twice a second:
     $ darter top https://example.org/model.bin --interval 500ms
-  One look, for a ticket or a pipe:
+  One snapshot, for a ticket or a pipe:
     $ darter top --once
-  Who gives to whom at this moment, for a program:
+  Which peer sends to which at this moment, for a program:
     $ darter top 3f2a1b4c --json
   A line of JSON every ten seconds, for a log:
     $ darter top --json --interval 10s
@@ -199,26 +199,26 @@ Keys: arrows or j k choose, Enter opens, Esc goes back, s sorts, p pauses, ? hel
 
 The screen shows: the agent (CPU, memory, disk, peers); bytes per second in and out, by the distance of the other end \
 (origin, same host, rack, zone, region, far); for each swarm a map of the pieces held, rates, peers, pieces that are \
-late, and the time left. An open swarm shows each peer: what it holds, gives to this agent and gets from it. An \
-agent knows its own part of a swarm; ask a seed to see all members that it leads. The terminal needs 60×12 characters or more.";
+late, and the time left. An open swarm shows for each peer what it holds, sends to this agent and receives from it. An \
+agent knows its own part of a swarm; run this on a seed to see all members that it leads. The terminal needs 60×12 characters or more.";
 
-/// Watch swarms live: who serves whom, how fast, and what stands still
+/// Watch swarms live: which peer sends to which, how fast, and which pieces are late
 #[derive(Debug, Args)]
 pub(crate) struct TopArgs {
-    /// Begin with one swarm: its blob's digest or id (its first eight digits are enough), the URL it was requested by,
-    /// or the image whose layer moves
+    /// Begin with one swarm: the digest or id of its blob (the first eight digits are enough), the URL it was requested by,
+    /// or the image whose layer is being transferred
     #[arg(value_name = "DIGEST|URL|ID|IMAGE", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,
 
-    /// How often to look, 100ms or more [default: 1s]
+    /// How often to refresh, 100ms or more [default: 1s]
     #[arg(long, value_name = "TIME", value_parser = values::interval)]
     pub(crate) interval: Option<Duration>,
 
-    /// Print one snapshot as text and end (the default if standard output is no terminal)
+    /// Print one snapshot as text and exit (the default if standard output is no terminal)
     #[arg(long, conflicts_with_all = ["json", "interval"])]
     pub(crate) once: bool,
 
-    /// Print one snapshot as a line of JSON; with --interval, a line each time until stopped
+    /// Print one snapshot as a line of JSON; with --interval, one line each time until stopped
     #[arg(long)]
     pub(crate) json: bool,
 
@@ -233,7 +233,7 @@ Examples:
   Each manifest and layer of an image:
     $ darter explain library/app:v1";
 
-/// Tell where the bytes of a blob, or of each part of an image, came from
+/// Show where the bytes of a blob, or of each part of an image, came from
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
     /// A digest or a blob's id (its first eight digits are enough), the URL it was requested by, or an image reference
@@ -250,31 +250,31 @@ pub(crate) const CONFIG_EXAMPLES: &str = "\
 Examples:
   Check a file, and print the values that follow from it:
     $ darter config --config /etc/darter.toml
-  Begin a file from the defaults:
+  Start a file from the defaults:
     $ darter config --role node --join seed-1:7400
-  Move passwords out of a file, into files of their own:
+  Move passwords from a configuration file into files of their own:
     $ darter config --config old.toml --write-secrets /etc/darter/secrets > new.toml";
 
-/// Which agent a configuration is for.
+/// The kind of agent that a configuration is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ConfigRole {
-    /// As `darter seed` and `darter up` take it
+    /// For `darter seed` and `darter up`
     Seed,
-    /// As `darter node` takes it
+    /// For `darter node`
     Node,
 }
 
 /// Print the effective configuration
 #[derive(Debug, Args)]
 pub(crate) struct ConfigArgs {
-    /// Check it as this agent would
+    /// Check it as for this kind of agent
     #[arg(long, value_enum, default_value = "seed")]
     pub(crate) role: ConfigRole,
     /// Print a JSON object instead of TOML
     #[arg(long)]
     pub(crate) json: bool,
-    /// Write passwords and other secrets that stand in flags, variables or the configuration file into files in DIR, for this
-    /// user alone, and print a configuration that names them
+    /// Write passwords and other secrets from flags, variables or the configuration file into files in DIR, which only this
+    /// user can read, and print a configuration that names these files
     ///
     /// Secrets are never printed. Without this flag, the printed configuration names files for them, and standard error
     /// says which of these files are missing. Existing files are never changed.
@@ -294,7 +294,7 @@ Examples:
 /// Print a completion script
 #[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
-    /// For which shell
+    /// The shell
     #[arg(value_enum)]
     pub(crate) shell: Shell,
 }
@@ -321,7 +321,7 @@ Examples:
     $ darter demo --quick --plot demo.svg
   Start a container before its image of 1 GB is downloaded; without root, open a file of that length:
     # darter demo --lazy
-  The same, drawn as a picture, until all of it is downloaded:
+  The same, drawn as a picture, until the image is complete:
     # darter demo --lazy --plot lazy.svg
 
 The demo: an origin inside this process serves a file at a limited rate. One seed and eight nodes, each a \
@@ -351,8 +351,8 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "SIZE", value_parser = values::size, conflicts_with = "content")]
     pub(crate) size: Option<u64>,
 
-    /// Each one's limit for sending and for receiving: origin, seed and nodes [default: 50MB/s, and 40MB/s where
-    /// fewer than four cores have to do the work of all; with --lazy 25MB/s]
+    /// Limit of each link, for sending and for receiving: origin, seed and nodes [default: 50MB/s, or 40MB/s on
+    /// machines with fewer than four cores; with --lazy 25MB/s]
     #[arg(long, value_name = "RATE")]
     pub(crate) rate: Option<Rate>,
 
@@ -362,7 +362,7 @@ pub(crate) struct DemoArgs {
 
     /// Draw what each node held over time
     ///
-    /// With --lazy the node fetches all of the image or file for it, while its container runs: at 200 Mbit/s 40 seconds more.
+    /// With --lazy, the node then fetches all of the image or file while its container runs: at 200 Mbit/s this takes 40 seconds longer.
     #[arg(long, value_name = "FILE.svg")]
     pub(crate) plot: Option<PathBuf>,
 

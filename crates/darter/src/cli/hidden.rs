@@ -1,14 +1,14 @@
-//! Hides logins in what is said of a wrong value: it may be an address with a password, wherever that was typed.
+//! Hides logins in messages about a wrong value, which may be an address with a password, whichever flag it was typed for.
 //!
-//! Values that are understood never hold one when they are printed ([`crate::config`] names files instead). This is for
-//! those that are not understood and are quoted in a refusal: text is searched, and too much may be hidden.
+//! Values that could be parsed are printed without logins anyway ([`crate::config`] names files instead). The functions here are for
+//! values that could not be parsed and are quoted in an error: they search the text, and may hide too much.
 
 use darter_core::Digest;
 
-/// The text in the place of a login.
+/// Printed in place of a login.
 const HIDDEN: &str = "…";
 
-/// The text with `…` for the login of each address in it: `https://…@host`.
+/// `text`, with `…` in place of the login of each address in it: `https://…@host`.
 pub(crate) fn without_logins(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
@@ -23,7 +23,7 @@ pub(crate) fn without_logins(text: &str) -> String {
     shown
 }
 
-/// True if a text has a login to hide.
+/// True if `text` has a login to hide.
 pub(crate) fn has_login(text: &str) -> bool {
     without_logins(text) != text
 }
@@ -34,12 +34,12 @@ const fn ends_word(letter: char) -> bool {
 
 fn word_without_login(word: &str, shown: &mut String) {
     let Some(slashes) = word.find("://") else {
-        // `user:password@host`; but no image, `host:5000/app@sha256:…`.
+        // `user:password@host`, but not an image, `host:5000/app@sha256:…`.
         let login = word.rsplit_once('@').filter(|(login, after)| {
             let is_digest = after.split_once(':').is_some_and(|(first, _)| Digest::ALGORITHMS.contains(&first));
             login.contains(':') && !is_digest
         });
-        // The name in front, in a list or a pair, is no part of it.
+        // A name before the login, in a list or a pair, is no part of the login.
         let front =
             |login: &str| login.split(':').next().and_then(|user| Some(user.rfind([',', '='])? + 1)).unwrap_or(0);
         match login {
@@ -53,7 +53,7 @@ fn word_without_login(word: &str, shown: &mut String) {
     let authority = &rest[..rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len())];
     let after_login = match authority.rfind('@') {
         Some(at) => at,
-        // A password with a slash of its own, which an address can't have: what follows the colon is no port.
+        // A password with an unescaped slash, which is invalid in an address: the text after the colon is no port.
         None if !ends_in_port(authority) => rest.rfind('@').unwrap_or(0),
         None => 0,
     };

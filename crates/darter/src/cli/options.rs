@@ -1,4 +1,4 @@
-//! From flags to what the agent takes. Nothing is decided here that a flag does not say.
+//! From flags to the agent's options. This module adds no decision that a flag does not express.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
@@ -24,15 +24,15 @@ const PEER_PORT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECI
 const SYSTEM_SOCKET: &str = "/run/darter/darter.sock";
 
 impl PlaceArgs {
-    /// The data directory: as told, or the platform's, which configuring has filled in.
+    /// The data directory: the one that was given, or the platform's default, which configuring has filled in.
     pub(crate) fn data_dir(&self) -> Result<PathBuf, Failure> {
         self.data_dir.clone().ok_or_else(|| {
             Failure::Usage("there is no home directory to keep data in; say where with --data-dir DIR".to_owned())
         })
     }
 
-    /// The daemons to ask, best first: the one that was named, else that of the data directory, and for a data directory
-    /// that nobody chose the one that the system runs.
+    /// The daemons to ask, in this order: the one that `--socket` names, or else that of the data directory, and, if the data directory is
+    /// the default, the daemon that the system runs.
     pub(crate) fn clients(&self) -> Result<Vec<Client>, Failure> {
         if let Some(socket) = &self.socket {
             return Ok(vec![Client::at(socket.clone())]);
@@ -47,7 +47,7 @@ impl PlaceArgs {
 }
 
 impl NetworkArgs {
-    /// The sockets to make besides the data directory's. A service's, and root's with the data directory that nobody chose, is
+    /// The sockets to listen on besides the data directory's. For a service, and for root with the default data directory, one of them is
     /// where every user's commands look.
     fn sockets(&self, place: &PlaceArgs) -> Vec<PathBuf> {
         if let Some(socket) = &place.socket {
@@ -61,12 +61,12 @@ impl NetworkArgs {
         let system = root && place.data_dir.as_deref() == Some(Path::new(config::SYSTEM_DATA_DIR));
         match runtime {
             Some(dir) => vec![dir.join("darter.sock")],
-            // Nobody asked for it, so it is no reason not to start.
+            // This socket was not asked for: if it can't be made, the agent starts without it.
             None if system && !can_be_made(Path::new(SYSTEM_SOCKET)) => {
                 let socket = SYSTEM_SOCKET;
                 tracing::warn!(
                     socket,
-                    "can't be made there: other users' commands find this agent with --socket alone"
+                    "this socket can't be made: other users' commands need --socket to find this agent"
                 );
                 Vec::new()
             }
@@ -86,7 +86,7 @@ fn can_be_made(socket: &Path) -> bool {
 }
 
 impl UpstreamArgs {
-    /// Registries with what is in files for them: headers, and the login for the proxy.
+    /// The registries' options, with the contents of the files that they name: headers, and the login for the proxy.
     fn options(&self) -> Result<Vec<UpstreamOption>, Failure> {
         let whole = |upstream: &Upstream| {
             let mut option = upstream.option.clone();
@@ -94,7 +94,7 @@ impl UpstreamArgs {
                 let header = upstream::header(name, &secret_in(path, "header value")?);
                 option.headers.push(header.map_err(|reason| upstream.wrong_file(path, &reason))?);
             }
-            // Their order does not depend on where they come from.
+            // The order must not depend on whether a header comes from a file.
             option.headers.sort();
             if let (Some(path), Some(proxy)) = (&upstream.proxy_login_file, &mut option.proxy) {
                 upstream.login_in(path)?.put_into(proxy);
@@ -104,7 +104,7 @@ impl UpstreamArgs {
         self.all().map(whole).collect()
     }
 
-    /// The logins of registries that have one among their settings.
+    /// The logins from the registries' own settings.
     fn logins(&self) -> Result<Vec<LoginOption>, Failure> {
         let login = |upstream: &Upstream| {
             let login = match &upstream.login_file {
@@ -204,7 +204,7 @@ impl AgentArgs {
         Ok(logins)
     }
 
-    /// The options of an agent that is all in one: without a word about peers, it listens for none beyond this host.
+    /// The options of an all-in-one agent: unless told otherwise, it listens for peers on loopback only.
     pub(crate) fn options_alone(&self) -> Result<Options, Failure> {
         let mut options = self.options(Role::Seed, &[])?;
         if self.network.listen.is_none() && !self.network.insecure {
@@ -221,12 +221,14 @@ impl OriginArgs {
 }
 
 impl RegistryArgs {
-    /// Logins with their passwords, of which some are in files.
+    /// The logins with their passwords, some of which are in files.
     fn logins(&self) -> Result<Vec<LoginOption>, Failure> {
         let given = || self.password_file.iter().filter(|(name, _)| !name.is_empty());
         let file_of = |registry: &str| given().find(|(name, _)| name == registry);
         if let Some((name, _)) = given().find(|(name, _)| self.login.iter().all(|it| it.registry != *name)) {
-            return Err(Failure::Usage(format!("--password-file {name}=…: of which user? Add --login {name}=USER")));
+            return Err(Failure::Usage(format!(
+                "--password-file {name}=…: this needs a user: add --login {name}=USER"
+            )));
         }
         let whole = |login: &LoginOption| {
             let registry = &login.registry;
@@ -245,13 +247,13 @@ impl RegistryArgs {
     }
 }
 
-/// The first line of a file, which is a `kind` of secret.
+/// The first line of a file that holds a secret; `kind` names the secret in errors.
 fn secret_in(path: &Path, kind: &str) -> Result<String, Failure> {
     let shown = path.display();
     let text = settings::read_text(path)
         .map_err(|error| Failure::Usage(format!(
             "can't read the {kind} file {shown}: {error} (write the {kind} into it; `darter config --write-secrets` does \
-             that with one that stands in the configuration)"
+             that for a {kind} in the configuration)"
         )))?;
     match text.lines().next().unwrap_or_default() {
         "" => Err(Failure::Usage(format!("the {kind} file {shown} is empty; write the {kind} into its first line"))),
@@ -272,7 +274,7 @@ impl NodeArgs {
 impl GetArgs {
     /// The options of an agent that lives for one command.
     pub(crate) fn embedded_options(&self, data_dir: PathBuf) -> Result<Options, Failure> {
-        // Nobody leads it; a digest that nobody asks for is not worth hashing for.
+        // Without a lead, this agent computes the digest itself, which is worth the time only if the digest is checked or printed.
         embedded(data_dir, &self.store, &self.origin, &self.upstream, self.verify_whole || self.json)
     }
 }
@@ -284,7 +286,7 @@ impl MountArgs {
     }
 }
 
-/// The options of an agent that serves nobody and listens nowhere.
+/// The options of an agent that serves no peers and listens nowhere.
 fn embedded(
     data_dir: PathBuf,
     store: &StoreArgs,

@@ -24,7 +24,7 @@ fn every_example_in_every_help_is_a_right_command_line() {
     for command in std::iter::once(&top).chain(top.get_subcommands()).chain(below) {
         let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
         for example in help.lines().filter_map(|line| line.trim().strip_prefix("$ ")) {
-            // A redirection or a pipe and all behind it is the shell's.
+            // A redirection or a pipe, and everything after it, belongs to the shell.
             let typed = example.split(['>', '|']).find(|typed| typed.trim().starts_with("darter"));
             let typed = typed.unwrap_or(example).trim();
             let words = shell_words(&typed.replace("DIGEST", &"0".repeat(64)));

@@ -1,7 +1,7 @@
-//! How a registry and what is particular to it are written: `NAME=URL`, or `NAME={ … }` with a table of settings in
-//! TOML, which is also what a table `[upstream."NAME"]` of the configuration file is read as.
+//! How a registry and its settings are written: `NAME=URL`, or `NAME={ … }` with a table of settings in
+//! TOML. A table `[upstream."NAME"]` of the configuration file is read in the same way.
 //!
-//! Settings that may be secret have two forms, the value itself and a file whose first line it is:
+//! A setting that may be secret has two forms, the value itself and a file whose first line is the value:
 //!
 //! | value | file |
 //! |---|---|
@@ -9,8 +9,8 @@
 //! | `url = "https://USER:PASSWORD@HOST"` | `login-file` |
 //! | `proxy = "http://USER:PASSWORD@HOST"` | `proxy-login-file` |
 //!
-//! [`without_secrets`] goes from the first to the second. A login in an address is taken out of it at once: else it would
-//! be part of the registry's name on disk, on the wire and in messages.
+//! [`without_secrets`] turns the first form into the second. A login in an address is taken out of the address at once: otherwise it
+//! would be part of the registry's name on disk, on the wire and in messages.
 
 mod secrets;
 mod table;
@@ -26,34 +26,34 @@ use self::table::{TextOrFile, UpstreamTable, ValueFile, address, items, table};
 use super::hidden::without_logins;
 use super::values;
 
-/// The registries that one flag, one line of the file or one variable names, parted by commas.
+/// The registries that one flag, one line of the file or one variable names, separated by commas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UpstreamList(pub(crate) Vec<Upstream>);
 
-/// A registry as it is written: nothing has been read for it yet.
+/// A registry as it is written. The files that it names have not been read yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Upstream {
-    /// All but what is in files; without the login of its addresses, which is in `login`.
+    /// The settings without those that are in files, and without the login of the addresses.
     pub(crate) option: UpstreamOption,
     /// Headers by name, and the files whose first line is their value.
     pub(crate) header_files: Vec<(String, PathBuf)>,
-    /// The user and password of its addresses.
+    /// The user and password that the addresses contain.
     pub(crate) login: Option<Login>,
-    /// The file whose first line they are.
+    /// The file whose first line is the user and password.
     pub(crate) login_file: Option<PathBuf>,
     /// The file whose first line is the user and password for the proxy.
     pub(crate) proxy_login_file: Option<PathBuf>,
 }
 
-/// Registries by name: `NAME=URL` or `NAME={ url = "…", ca = "…" }`, several of them parted by commas.
+/// Registries by name: `NAME=URL` or `NAME={ url = "…", ca = "…" }`, separated by commas.
 pub(crate) fn upstreams(text: &str) -> Result<UpstreamList, String> {
     let given = items(text).into_iter().map(str::trim).filter(|item| !item.is_empty());
     given.map(upstream).collect::<Result<_, _>>().map(UpstreamList)
 }
 
-/// A header of requests. The refusal does not repeat what may be a secret.
+/// Checks a request header. Errors do not repeat the value, which may be a secret.
 pub(crate) fn header(name: &str, value: &str) -> Result<(String, String), String> {
-    // Behind its scheme, too: `Bearer ***`.
+    // The mask may follow a scheme: `Bearer ***`.
     let last = value.rsplit(|letter: char| letter.is_whitespace() || letter == '=').next().unwrap_or_default();
     if last.len() >= 3 && values::is_mask(last) {
         return Err(format!(
@@ -66,7 +66,7 @@ pub(crate) fn header(name: &str, value: &str) -> Result<(String, String), String
 
 fn upstream(text: &str) -> Result<Upstream, String> {
     let wrong = || {
-        // A table that is not read as one may have secrets anywhere.
+        // Text that can't be parsed as a table may have secrets anywhere.
         let shown = text.split_once('{').map_or_else(|| without_logins(text), |(name, _)| format!("{name}{{ … }}"));
         format!("not NAME=URL: {shown:?} (write for example docker.io=https://mirror.example.org)")
     };
@@ -102,14 +102,14 @@ impl UpstreamTable {
         let of_proxy = proxy.clone().map(|mut proxy| Login::take(&mut proxy)).transpose();
         let of_proxy = of_proxy.map_err(|reason| format!("proxy: {reason}, or a proxy-login-file"))?.flatten();
         match (&proxy, &self.proxy_login_file) {
-            (None, Some(_)) => return Err("proxy-login-file: of which proxy? Write proxy too".to_owned()),
+            (None, Some(_)) => return Err("proxy-login-file: this needs a proxy: write proxy too".to_owned()),
             (_, Some(_)) if of_proxy.is_some() => {
                 return Err("proxy-login-file: proxy has a login already; leave out one of them".to_owned());
             }
             _ => {}
         }
         if self.client_key.is_some() && self.client_cert.is_none() {
-            return Err("client-key: of which certificate? Write client-cert too".to_owned());
+            return Err("client-key: this needs a certificate: write client-cert too".to_owned());
         }
         let (mut headers, mut header_files) = (Vec::new(), Vec::new());
         for (name, value) in self.headers {
@@ -137,14 +137,14 @@ impl UpstreamTable {
     }
 }
 
-/// The base addresses of a registry, without the login that stands in them.
+/// The base addresses of a registry, and the login that they contained.
 fn addresses(texts: &[String]) -> Result<(Vec<Url>, Option<Login>), String> {
     let (mut urls, mut login) = (Vec::new(), None);
     for text in texts {
         let wrong = || format!("not an address: {:?} (write https://HOST or http://HOST)", without_logins(text));
         let mut url = address(text).ok_or_else(wrong)?;
         if url.query().is_some() || url.fragment().is_some() {
-            return Err("an address ends with its path; what authorises is a header or a login".to_owned());
+            return Err("an address ends with its path; use a header or a login to authorise requests".to_owned());
         }
         let own = Login::take(&mut url).map_err(|reason| format!("{reason}, or a login-file"))?;
         if own.is_some() && login.is_some() && own != login {
@@ -226,7 +226,7 @@ mod tests {
             ("a=ftp://b", "not NAME=URL"),
             ("a={ url = \"b\" }", "a: url: not an address"),
             ("a={ uri = \"http://b\" }", "a: unknown field `uri`"),
-            ("a={ client-key = \"/k\" }", "a: client-key: of which certificate"),
+            ("a={ client-key = \"/k\" }", "a: client-key: this needs a certificate"),
             ("a={ connect-timeout = \"soon\" }", "a: connect-timeout: not a time"),
             ("a={ proxy = \"p\" }", "a: proxy: not an address"),
             ("a={ proxy = \"socks5://me:secret@p:1080\" }", "a: proxy: not an address of an HTTP proxy"),
@@ -237,8 +237,8 @@ mod tests {
             ("a={ url = \"http://b?token=x\" }", "a: url: an address ends with its path"),
             ("a={ url = \"http://me:x@b\", login-file = \"/f\" }", "a: login-file: url has a login already"),
             ("a={ proxy = \"http://me:x@b\", proxy-login-file = \"/f\" }", "a: proxy-login-file: proxy has a login"),
-            ("a={ proxy-login-file = \"/f\" }", "a: proxy-login-file: of which proxy"),
-            ("me:secret@a=http://b", "a name has no login in it"),
+            ("a={ proxy-login-file = \"/f\" }", "a: proxy-login-file: this needs a proxy"),
+            ("me:secret@a=http://b", "a name contains no login"),
             ("a=ftp://me:secret@b", "not NAME=URL: \"a=ftp://…@b\""),
             ("a { headers = { B = \"secret\" } }", "not NAME=URL: \"a { … }\""),
             ("a={ url = \"ftp://me:secret@b\" }", "a: url: not an address: \"ftp://…@b\""),

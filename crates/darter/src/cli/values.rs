@@ -1,5 +1,5 @@
-//! How values are written on the command line, in the environment and in the configuration file. Every refusal says
-//! what was wrong and shows a right one.
+//! How values are written on the command line, in the environment and in the configuration file. Every error says
+//! what is wrong and shows a valid value.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -39,11 +39,11 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| format!("not a time: {text:?} (write for example 30s, 5m or 1h30m)"))
 }
 
-/// How often to look at something: often enough to be seen, seldom enough to cost little.
+/// An interval between looks at something. A lower limit keeps it cheap.
 pub(crate) fn interval(text: &str) -> Result<Duration, String> {
     let span = duration(text)?;
     if span < Duration::from_millis(100) {
-        return Err(format!("too often: {text:?} (100ms is the least)"));
+        return Err(format!("too short: {text:?} (the minimum is 100ms)"));
     }
     Ok(span)
 }
@@ -54,13 +54,12 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| format!("not an address: {text:?} (write ADDR:PORT, for example 0.0.0.0:7400 or [::]:7400)"))
 }
 
-/// Another agent's address, by name or number, as a member of a list: what substitution left empty is no member, and
-/// stays empty.
+/// Another agent's address, by name or number, as an item of a list. An item that a template left empty stays empty.
 pub(crate) fn endpoint_or_nothing(text: &str) -> Result<String, String> {
     if text.trim().is_empty() { Ok(String::new()) } else { endpoint(text.trim()) }
 }
 
-/// A query parameter's name; in lower case, as names are compared. A member of a list that substitution left empty stays empty.
+/// A query parameter's name, in lower case for comparison. An item that a template left empty stays empty.
 pub(crate) fn parameter(text: &str) -> Result<String, String> {
     let name = text.trim().to_ascii_lowercase();
     if name.contains(['=', '&', '?', '#', ' ']) {
@@ -74,7 +73,7 @@ pub(crate) fn group(text: &str) -> Result<u32, String> {
     if let Ok(number) = text.parse() {
         return Ok(number);
     }
-    // A line is NAME:PASSWORD:NUMBER:MEMBERS. Groups that come from elsewhere are known to getent.
+    // A line is NAME:PASSWORD:NUMBER:MEMBERS. getent also knows groups that are not in the file, such as those of a directory service.
     let number = |line: &str| {
         let mut fields = line.split(':');
         (fields.next() == Some(text)).then(|| fields.nth(1)?.parse().ok()).flatten()
@@ -100,28 +99,30 @@ pub(crate) fn endpoint(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// The longest label. All of them fit into what an agent says of itself when it connects.
+/// Most bytes of a label. An agent sends all labels when it connects, within one message.
 const MAX_LABEL: usize = 512;
 
-/// `KEY=VALUE`. A label without a value, and a member of a list that substitution left empty (`=` among them), are no label: the
+/// `KEY=VALUE`. A label without a value, and an item that a template left empty (also `=`), count as no label: the
 /// value stays empty.
 pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         None if text.trim().is_empty() => Ok(Default::default()),
         Some((key, value)) if key.trim().is_empty() && value.trim().is_empty() => Ok(Default::default()),
-        _ if has_login(text) => Err("every peer is told the labels: leave out the login".to_owned()),
-        _ if text.len() > MAX_LABEL => Err(format!("a label has {MAX_LABEL} bytes at most: every peer is told it")),
+        _ if has_login(text) => Err("labels are sent to every peer: leave out the login".to_owned()),
+        _ if text.len() > MAX_LABEL => {
+            Err(format!("a label may have at most {MAX_LABEL} bytes, since it is sent to every peer"))
+        }
         Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
         _ => Err(format!("not KEY=VALUE: {text:?} (write for example rack=17)")),
     }
 }
 
-/// A request header, or a file of them.
+/// A request header, or a file of headers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum HeaderArg {
     /// Name and value.
     One(String, String),
-    /// A file with one a line; `-` for standard input.
+    /// A file with one header per line; `-` for standard input.
     File(PathBuf),
 }
 
@@ -134,7 +135,7 @@ pub(crate) fn header(text: &str) -> Result<HeaderArg, String> {
     }
 }
 
-/// `Name: value`. The refusal does not repeat what may be a secret.
+/// `Name: value`. Errors do not repeat the text, which may be a secret.
 pub(crate) fn header_pair(text: &str) -> Result<(String, String), String> {
     let wrong = || "not a header (write 'Name: value', for example 'Accept: text/plain')".to_owned();
     let (name, value) = text.split_once(':').ok_or_else(wrong)?;
@@ -142,14 +143,12 @@ pub(crate) fn header_pair(text: &str) -> Result<(String, String), String> {
     HeaderName::from_bytes(name.as_bytes()).map_err(|_| wrong())?;
     HeaderValue::from_str(value).map_err(|_| wrong())?;
     if darter_agent::is_own_header(name) {
-        return Err(format!(
-            "{name} says which bytes are wanted or how they are sent, which darter does itself: leave it out"
-        ));
+        return Err(format!("darter sets {name} itself, since it chooses which bytes are sent and how: leave it out"));
     }
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// A name under which a port is reached.
+/// A host name under which programs reach a port.
 pub(crate) fn host_name(text: &str) -> Result<String, String> {
     if text.contains('@') {
         return Err("not a host name (write for example mirror.example.org)".to_owned());
@@ -160,25 +159,25 @@ pub(crate) fn host_name(text: &str) -> Result<String, String> {
 /// A registry's name, without a login.
 pub(crate) fn registry_name(text: &str) -> Result<String, String> {
     if text.contains('@') {
-        return Err("not a registry: a name has no login in it (write HOST or HOST:PORT; for logins there is --login)"
+        return Err("not a registry: a name contains no login (write HOST or HOST:PORT; for logins there is --login)"
             .to_owned());
     }
     Ok(text.to_owned())
 }
 
-/// A registry whose directory of containerd's is meant, or `_default`: one component of a path.
+/// The registry of one of containerd's directories, or `_default`: one component of a path.
 pub(crate) fn setup_registry(text: &str) -> Result<String, String> {
     let host = text.split_once("://").map_or(text, |(_, host)| host).trim_end_matches('/');
     let name = registry_name(host)?;
     if name.is_empty() || name.contains('/') || name.starts_with('.') || name.contains(char::is_whitespace) {
         return Err(format!("not a registry: {text:?} (write HOST or HOST:PORT, as images name it, or _default)"));
     }
-    // containerd looks for Docker Hub's by the name that images have.
+    // containerd names Docker Hub's directory as images name the registry.
     let is_hub = matches!(name.as_str(), "registry-1.docker.io" | "index.docker.io");
     Ok(if is_hub { "docker.io".to_owned() } else { name })
 }
 
-/// A path from the root on.
+/// A path that begins at the root directory.
 pub(crate) fn absolute(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if path.is_absolute() { Ok(path) } else { Err(format!("not an absolute path: {text:?}")) }
@@ -203,7 +202,7 @@ pub(crate) fn engine_version(text: &str) -> Result<(u32, u32), String> {
 /// `REGISTRY=FILE`.
 pub(crate) fn password_file(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
-        // A member of a list that substitution left empty.
+        // An item that a template left empty.
         None if text.trim().is_empty() => Ok(Default::default()),
         Some((registry, file)) if !registry.is_empty() && !file.is_empty() => {
             Ok((registry_name(registry)?, PathBuf::from(file)))
@@ -212,12 +211,12 @@ pub(crate) fn password_file(text: &str) -> Result<(String, PathBuf), String> {
     }
 }
 
-/// True if a password is the text that stands for one that was not printed.
+/// True if `password` is the text that is printed in place of a password.
 pub(crate) fn is_mask(password: &str) -> bool {
     !password.is_empty() && password.bytes().all(|byte| byte == b'*')
 }
 
-/// `REGISTRY=USER:PASSWORD`, or without the password, which is then empty. The refusal does not repeat what may be a
+/// `REGISTRY=USER:PASSWORD`, or `REGISTRY=USER` with an empty password. Errors do not repeat the text, which may hold a
 /// password.
 pub(crate) fn login(text: &str) -> Result<LoginOption, String> {
     let parts = text.split_once('=').map(|(registry, login)| (registry, login.split_once(':').unwrap_or((login, ""))));
@@ -242,7 +241,7 @@ pub(crate) fn source_url(text: &str) -> Result<Url, String> {
         .map_err(|_| format!("not a URL: {:?} (write for example https://example.org/file)", without_logins(text)))?;
     match url.scheme() {
         "http" | "https" | "file" => Ok(url),
-        other => Err(format!("can't read {other}: URLs (http, https and file are known)")),
+        other => Err(format!("can't read {other}: URLs (only http, https and file)")),
     }
 }
 
@@ -255,15 +254,15 @@ pub(crate) fn plain_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// A time that is not zero.
+/// A time longer than zero.
 pub(crate) fn some_time(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        Duration::ZERO => Err("no time at all: write for example 60s".to_owned()),
+        Duration::ZERO => Err("the time must be longer than 0s (write for example 60s)".to_owned()),
         time => Ok(time),
     }
 }
 
-/// A level, or a filter by target.
+/// A log level, or a filter by target.
 pub(crate) fn log_filter(text: &str) -> Result<String, String> {
     let wrong = || format!("not a level or filter: {text:?} (write for example debug, or info,darter_wire=debug)");
     EnvFilter::try_new(text).map_err(|_| wrong())?;

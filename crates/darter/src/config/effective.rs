@@ -1,7 +1,7 @@
 //! The effective configuration: each setting's value, and where that came from.
 //!
-//! Invariant: no secret is printed, and what is printed can be kept. A secret that stands in a flag, a variable or the file
-//! is printed as the name of a file that it belongs into, and is among the [`Secret`]s that `--write-secrets` writes there.
+//! Invariant: no secret is printed, and the printed text can be used as a configuration file. In place of a secret from a flag, a variable
+//! or the file, the name of a file is printed, and the secret is among the [`Secret`]s that `--write-secrets` writes into such files.
 
 use std::fmt::{self, Write as _};
 use std::path::Path;
@@ -18,18 +18,18 @@ use crate::cli::upstream::{Secret, secret_file, without_secrets};
 #[derive(Debug)]
 pub(crate) struct Effective {
     pub(crate) settings: Vec<Setting>,
-    /// Values that are not printed, and the files that are named in their place.
+    /// Secrets, and the files that are printed in their place.
     pub(crate) secrets: Vec<Secret>,
 }
 
 /// One setting.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Setting {
-    /// The long flag, which is the key of the file too.
+    /// The long flag, which is also the key in the file.
     pub(crate) key: String,
-    /// The help's heading above it.
+    /// The heading in the help under which the flag stands.
     heading: String,
-    /// The values as they would be typed; secrets are left out, and files named for them. Empty: not set.
+    /// The values as one would type them, with files in place of secrets. Empty if the setting is not set.
     pub(crate) values: Vec<String>,
     /// The source of these values.
     pub(crate) origin: SettingOrigin,
@@ -50,7 +50,7 @@ pub(crate) enum SettingOrigin {
     Default,
     /// There is no value.
     NotSet,
-    /// From there, but for the secrets, in whose places files stand.
+    /// The inner source, but file names stand in place of secrets.
     Withheld(Box<SettingOrigin>),
 }
 
@@ -70,13 +70,13 @@ impl fmt::Display for SettingOrigin {
 }
 
 impl Effective {
-    /// Secrets are printed as files in `directory`; without one, beside the configuration file.
+    /// Secrets are printed as names of files in `directory` (if that is `None`, in the directory of the configuration file).
     pub(super) fn new(matches: &ArgMatches, file: Option<&ConfigFile>, directory: Option<&Path>) -> Self {
         let mut effective = Self { settings: Vec::new(), secrets: Vec::new() };
         let definition = cli::definition();
         let Some((name, given)) = matches.subcommand() else { return effective };
         let command = definition.find_subcommand(name).expect("clap only matches commands that exist");
-        // An argument with an environment variable is a setting; `--config` is where settings come from.
+        // An argument with an environment variable is a setting. `--config` is none: it only names a source of settings.
         effective.settings = command
             .get_arguments()
             .filter(|arg| arg.get_env().is_some() && arg.get_id() != "config")
@@ -90,7 +90,7 @@ impl Effective {
         effective
     }
 
-    /// Headers of upstreams, and logins in their addresses.
+    /// Replaces the headers of upstreams, and the logins in their addresses, by files.
     fn refer_to_upstreams_secrets(&mut self, directory: &Path) {
         let Some(upstreams) = self.settings.iter_mut().find(|setting| setting.key == "upstream") else { return };
         let mut secrets = Vec::new();
@@ -105,7 +105,7 @@ impl Effective {
         self.secrets.append(&mut secrets);
     }
 
-    /// Passwords of `--login`.
+    /// Replaces the passwords of `--login` by files.
     fn refer_to_passwords(&mut self, directory: &Path) {
         let Some(logins) = self.settings.iter_mut().find(|setting| setting.key == "login") else { return };
         let (mut files, mut secrets) = (Vec::new(), Vec::new());
@@ -145,7 +145,7 @@ impl Effective {
         text
     }
 
-    /// The settings as a JSON object: key → value and where it came from.
+    /// The settings as a JSON object: each key with its value and the source of the value.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         let entry = |setting: &Setting| {
             (setting.key.clone(), json!({ "value": setting.json_value(), "from": setting.origin.to_string() }))
@@ -200,7 +200,7 @@ impl Setting {
     }
 }
 
-/// The words that clap's boolish parser takes for yes.
+/// The words that clap's boolish parser reads as true.
 fn is_true(value: &str) -> bool {
     matches!(value.to_ascii_lowercase().as_str(), "y" | "yes" | "t" | "true" | "on" | "1")
 }

@@ -1,6 +1,5 @@
-//! Reads a configuration file. Which keys there are, and what a right value is, is asked of the command line's
-//! definition: a line of the file is checked as if it had been typed as a flag of `darter node`, the command that has
-//! every setting.
+//! Reads a configuration file. The command line's definition says which keys and values are valid: a line of the
+//! file is checked as if it had been typed as a flag of `darter node`, the command that has every setting.
 
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
@@ -14,10 +13,10 @@ use toml::de::{DeTable, DeValue};
 use crate::cli;
 use crate::cli::hidden::without_logins;
 
-/// Flags that make no sense in a file: it can't name itself, and the rest are not settings.
+/// Flags that are no keys of a file: `config`, since a file can't name itself, and flags that are not settings.
 const NOT_KEYS: [&str; 4] = ["config", "help", "version", "verbose"];
 
-/// A fault in a configuration file: `FILE:LINE: what`.
+/// An error in a configuration file: `FILE:LINE: MESSAGE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FileError {
     path: PathBuf,
@@ -37,7 +36,7 @@ impl std::fmt::Display for FileError {
 
 impl std::error::Error for FileError {}
 
-/// A configuration file whose every key and value has been checked.
+/// A configuration file whose keys and values have all been checked.
 #[derive(Debug)]
 pub(crate) struct ConfigFile {
     path: PathBuf,
@@ -48,7 +47,7 @@ pub(crate) struct ConfigFile {
 struct FileSetting {
     /// The long flag.
     key: String,
-    /// As they would be typed after the flag.
+    /// The values as one would type them after the flag.
     values: Vec<String>,
     line: usize,
 }
@@ -71,7 +70,7 @@ impl ConfigFile {
         let wrong = |offset: Option<usize>, message: String| FileError {
             path: path.to_owned(),
             line: offset.map(line_of),
-            // It may quote what was written.
+            // The message may quote the file's text.
             message: without_logins(&message),
         };
         let table =
@@ -115,7 +114,7 @@ impl ConfigFile {
     }
 }
 
-/// The command whose flags are the keys. A wrong value in the environment is not the file's fault.
+/// The command whose flags are the keys, without environment variables: a wrong value there is not an error in the file.
 fn keys() -> clap::Command {
     let mut definition = cli::definition();
     let node = definition.find_subcommand_mut("node").expect("there is a node command");
@@ -154,7 +153,7 @@ fn check_value(keys: &clap::Command, key: &str, value: &str) -> Result<(), Strin
     }
 }
 
-/// A TOML value as what one would type after the flag, once or several times, each with its place in the text.
+/// A TOML value as the text that one would type after the flag, or several, each with its offset in the file.
 fn flag_values(
     keys: &clap::Command,
     key: &str,
@@ -198,7 +197,7 @@ fn scalar(key: &str, value: &Spanned<DeValue<'_>>) -> Result<String, (usize, Str
     }
 }
 
-/// The value without its places in the text.
+/// The value without its offsets in the text.
 fn plain(key: &str, value: &Spanned<DeValue<'_>>) -> Result<toml::Value, (usize, String)> {
     Ok(match value.get_ref() {
         DeValue::Array(items) => {
@@ -217,7 +216,7 @@ fn article(value: &DeValue<'_>) -> &'static str {
     if value.type_str().starts_with(['a', 'i']) { "an" } else { "a" }
 }
 
-/// The message about a text that is not TOML. Of a key that is there twice, which.
+/// The message about a text that is not valid TOML. For a duplicate key, the message names the key.
 fn syntax(error: &toml::de::Error, text: &str) -> String {
     let said = one_line(error.message());
     match error.span().and_then(|span| text.get(span)) {

@@ -1,6 +1,6 @@
-//! Secrets and the files that they belong into: which are there, and writing the others.
+//! The files that secrets belong into: which of them are missing, and writing those.
 //!
-//! Invariants: a file is made for its user alone before anything is written into it, and no file that is there is changed.
+//! Invariants: only this user can read a file before anything is written into it; existing files are never changed.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{ErrorKind, Write as _};
@@ -12,13 +12,13 @@ use darter_origin::settings;
 use crate::cli::upstream::Secret;
 use crate::failure::Failure;
 
-/// The files that are not there, or do not hold their secrets.
+/// The files that do not exist or do not hold their secrets.
 pub(crate) fn not_there(secrets: &[Secret]) -> Vec<&Path> {
     let is_there = |secret: &Secret| first_line(&secret.file).is_ok_and(|line| line == secret.line);
     secrets.iter().filter(|secret| !is_there(secret)).map(|secret| secret.file.as_path()).collect()
 }
 
-/// Writes the secrets whose files are not there.
+/// Writes the secrets whose files do not exist.
 pub(crate) fn write(directory: &Path, secrets: &[Secret]) -> Result<(), Failure> {
     let failed = |path: &Path, error: std::io::Error| {
         Failure::Usage(format!("can't write {}: {error} (give --write-secrets another directory)", path.display()))
@@ -35,7 +35,7 @@ pub(crate) fn write(directory: &Path, secrets: &[Secret]) -> Result<(), Failure>
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 if !first_line(path).is_ok_and(|line| line == secret.line) {
                     return Err(Failure::Usage(format!(
-                        "{} is there already, with something else in it: move it away, or give --write-secrets another \
+                        "{} exists already, with other contents: move it away, or give --write-secrets another \
                          directory",
                         path.display()
                     )));

@@ -1,4 +1,4 @@
-//! Precedence of flags, environment and file, the source that is shown for each value, and the errors of a bad file.
+//! Precedence of flags, environment and file, the source that is shown for each value, and the errors about a bad file.
 
 use std::path::Path;
 
@@ -142,7 +142,7 @@ fn what_is_particular_to_a_registry_is_a_table_of_its_own() {
 
 #[test]
 fn values_of_headers_are_not_printed() {
-    // The printed configuration can be kept: it names the files that the values belong into.
+    // The printed configuration can be used: it names the files that the values belong into.
     let dir = tempfile::tempdir().unwrap();
     let kept = dir.path().join("kept.toml");
     let text = "data-dir = \"/d\"\n[upstream.\"a:1\"]\nheaders = { Authorization = \"Bearer hunter2\", X-Key = \"hunter2\" }\n";
@@ -170,7 +170,7 @@ fn values_of_headers_are_not_printed() {
     }
     std::fs::write(dir.path().join("a:1.X-Key.header"), "hunter2").unwrap();
     assert_eq!(options().unwrap().upstreams, before);
-    // Printed again, it is the same.
+    // If the result is printed again, it is the same.
     let again = configured(&line).effective(None);
     assert_eq!(setting(&again, "upstream").0, setting(&effective, "upstream").0);
 }
@@ -181,7 +181,7 @@ fn passwords_are_not_printed() {
     assert_eq!(setting(&effective, "login").0, ["ghcr.io=robot"]);
     assert!(!effective.to_toml().contains("hunter2") && !effective.to_json().to_string().contains("hunter2"));
 
-    // The printed configuration can be kept: it names the file that the password belongs into.
+    // The printed configuration can be used: it names the file that the password belongs into.
     let dir = tempfile::tempdir().unwrap();
     let kept = dir.path().join("kept.toml");
     std::fs::write(&kept, "data-dir = \"/d\"\nlogin = [\"a:1=robot:hunter2\", \"b=me:other\"]\n").unwrap();
@@ -203,7 +203,7 @@ fn passwords_are_not_printed() {
     assert_eq!((logins[0].password.as_str(), logins[1].password.as_str()), ("hunter2", "other"));
 }
 
-/// A place that may hold a password, and who says it.
+/// A setting that may hold a password, and how it is written.
 #[test]
 fn no_place_prints_a_password_and_what_is_printed_says_the_same() {
     let table = |settings: &str| format!("[upstream.\"a/b:1\"]\n{settings}\n");
@@ -250,7 +250,7 @@ fn no_place_prints_a_password_and_what_is_printed_says_the_same() {
         ] {
             assert!(!printed.contains("ter2") && !printed.contains("***"), "{place}: {printed}");
         }
-        // Until the secrets are in their files, it says so.
+        // Until the files hold the secrets, a note says so.
         std::fs::write(&new, effective.to_toml()).unwrap();
         let told = load(&new).1.unwrap_err().to_string();
         assert!(told.contains(&secrets.display().to_string()) && told.contains("--write-secrets"), "{place}: {told}");

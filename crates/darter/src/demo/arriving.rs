@@ -1,4 +1,4 @@
-//! The bytes that a node has received over time, and the moment when all of a mount has come: for the picture of `--lazy`.
+//! The bytes that a node has received over time, and the moment when a mount is complete: for the picture of `--lazy`.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -14,16 +14,16 @@ use tokio::task::JoinHandle;
 use super::fleet::darter;
 use crate::units;
 
-/// How often a node is asked what it has received.
+/// How often a node is asked how much it has received.
 const TICK: Duration = Duration::from_millis(50);
 
-/// How often a mount is asked whether all of it is here.
+/// How often a mount is asked whether it is complete.
 const POLL: Duration = Duration::from_millis(300);
 
-/// Time that all of it may take, as a multiple of the least.
+/// How long a complete download may take, as a multiple of the shortest possible time.
 const PATIENCE: f64 = 3.0;
 
-/// Notes what a node has received, until it is dropped.
+/// Records how many bytes a node has received, until dropped.
 #[derive(Debug)]
 pub(super) struct Arriving {
     points: Arc<Mutex<Vec<(f64, f64)>>>,
@@ -31,13 +31,13 @@ pub(super) struct Arriving {
 }
 
 impl Arriving {
-    /// Begins at `start`, with nothing.
+    /// Starts recording at `start`, with zero bytes.
     pub(super) fn watch(client: Client, clock: SystemClock, start: Moment) -> Self {
         let points = Arc::new(Mutex::new(vec![(0.0, 0.0)]));
         let noted = Arc::clone(&points);
         let task = tokio::spawn(async move {
             loop {
-                // A busy agent may miss a point.
+                // If the agent is too busy to answer, one point is missing.
                 if let Ok(came) = came(&client).await {
                     let at = clock.now().since(start).as_secs_f64();
                     noted.lock().unwrap_or_else(PoisonError::into_inner).push((at, came as f64));
@@ -60,18 +60,18 @@ impl Drop for Arriving {
     }
 }
 
-/// A mark in the picture for `what`, which happened after `at` seconds; its name tells the time, too.
+/// A mark in the picture for `what`, which happened after `at` seconds. The mark's name contains the time, too.
 pub(super) fn mark_at(at: f64, what: &str) -> Mark {
     Mark { at, name: format!("{}: {what}", units::seconds(at)) }
 }
 
-/// Bytes that a node has received so far, from all others.
+/// How many bytes a node has received so far, from all sources.
 pub(super) async fn came(client: &Client) -> anyhow::Result<u64> {
     let traffic = client.status().await?.traffic;
     Ok(traffic.from_origin + traffic.from_seed + traffic.from_peers)
 }
 
-/// Waits until all is here of the one mount that is kept by way of the agent with this data directory. `least` is how many seconds it takes if the link is full all the time.
+/// Waits until the one mount that uses the agent with this data directory is complete. `least` is how many seconds that takes if the link is always full.
 pub(super) async fn until_whole(data: &Path, least: f64) -> anyhow::Result<()> {
     let polling = async {
         loop {
@@ -85,7 +85,7 @@ pub(super) async fn until_whole(data: &Path, least: f64) -> anyhow::Result<()> {
                 return Ok(());
             }
             if mount["state"] != "open" {
-                bail!("the mount is {} before all of it has come: {}", mount["state"], mount["reason"]);
+                bail!("the mount is {} before it is complete: {}", mount["state"], mount["reason"]);
             }
             tokio::time::sleep(POLL).await;
         }
@@ -93,5 +93,5 @@ pub(super) async fn until_whole(data: &Path, least: f64) -> anyhow::Result<()> {
     let limit = Duration::from_secs_f64(10.0 + PATIENCE * least);
     tokio::time::timeout(limit, polling)
         .await
-        .with_context(|| format!("all of it has not come after {} s", limit.as_secs()))?
+        .with_context(|| format!("the mount is not complete after {} s", limit.as_secs()))?
 }

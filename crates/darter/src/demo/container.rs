@@ -1,7 +1,7 @@
-//! `darter demo --lazy` as root, where runc or crun is: a container of a large image that runs on a node that has nothing of it.
+//! `darter demo --lazy` as root, if runc or crun is installed: runs a container of a large image on a node that has none of its bytes.
 //!
-//! The seed has read the image before, as the first host of a fleet makes it; the registry has no limit, and the links of seed and node have. The image is mounted as
-//! anybody would, by `darter mount`, and a runtime runs a container on it. The bytes that the container reads all over the image are compared with
+//! The seed has read the image before, as if another host of the fleet had started it; the registry's rate is not limited, but the links of seed and node are. `darter mount`
+//! mounts the image in the ordinary way, and a runtime runs a container on it. The bytes that the container reads in many places of the image are compared with
 //! the content.
 
 use std::path::{Path, PathBuf};
@@ -26,38 +26,38 @@ use super::{check_places, check_room, draw, fleet};
 use crate::cli::DemoArgs;
 use crate::{output, units};
 
-/// The registry, as agents call it.
+/// The registry's name.
 const REGISTRY: &str = "registry.demo";
 
-/// Bytes that are read at each place.
+/// How many bytes are read at each place.
 const COUNT: usize = 16;
 
 /// The result, as `--json` prints it.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct ContainerOutcome {
-    /// Bytes of all layers.
+    /// The length of all layers together.
     bytes: u64,
     /// Bytes per second.
     #[serde(flatten, with = "darter_api::units::rate_bytes_per_second")]
     rate: u64,
-    /// Seconds from the command that mounts the image until the runtime was started.
+    /// Seconds from the command that mounts the image to the start of the runtime.
     mounted_seconds: f64,
-    /// Seconds from that command until the container had said something.
+    /// Seconds from that command to the container's first output.
     first_seconds: f64,
-    /// Bytes that the node had received by then.
+    /// How many bytes the node had received by then.
     first_came_bytes: u64,
-    /// Seconds from that command until the container had ended.
+    /// Seconds from that command to the end of the container.
     all_seconds: f64,
     places: u64,
-    /// Places whose bytes were right.
+    /// How many places had the right bytes.
     places_right: u64,
-    /// Bytes that the node had received by then.
+    /// How many bytes the node had received by the end.
     came_bytes: u64,
-    /// Seconds that all of it takes at this rate.
+    /// How many seconds downloading the whole image takes at this rate.
     download_seconds: f64,
 }
 
-/// A program that runs containers here, or why none can be run on a mounted image.
+/// A program that can run containers here, or why no container can run on a mounted image.
 pub(super) fn runtime() -> Result<PathBuf, &'static str> {
     if !rustix::process::geteuid().is_root() {
         return Err("only root mounts images");
@@ -71,7 +71,7 @@ pub(super) fn runtime() -> Result<PathBuf, &'static str> {
     ["runc", "crun"].into_iter().find_map(find).ok_or("neither runc nor crun is installed")
 }
 
-/// Shows it.
+/// Runs this demo.
 pub(super) async fn show(args: &DemoArgs, room: &Path, runtime: &Path) -> anyhow::Result<ContainerOutcome> {
     let rate = args.rate.or(Rate::from_bytes_per_second(super::lazy::RATE)).context("the rate is none")?;
     let length = args.size.unwrap_or(LENGTH);
@@ -110,7 +110,7 @@ pub(super) async fn show(args: &DemoArgs, room: &Path, runtime: &Path) -> anyhow
     let whole = match arriving {
         None => None,
         Some(arriving) => {
-            say("  it has ended; the rest of the image comes for the picture".to_owned());
+            say("  the container has ended; the rest of the image is fetched for the picture".to_owned());
             until_whole(&mounted.data, download_seconds).await?;
             Some((clock.now().since(start), arriving.curve()))
         }
@@ -140,17 +140,17 @@ fn places(length: u64) -> impl Iterator<Item = u64> {
     (0..PLACES).map(move |place| last / (PLACES - 1) * place)
 }
 
-/// The container's shell script: it speaks first, then reads.
+/// The container's shell script: it prints a line first, then reads.
 fn script(length: u64) -> String {
     let places: Vec<_> = places(length).map(|place| place.to_string()).collect();
     format!(
-        "echo \"hello from a container, process $$, on an image that has not come\"\n\
+        "echo \"hello from a container, process $$, on an image that is not downloaded\"\n\
          for place in {}; do od -v -A n -t x1 -j $place -N {COUNT} /{FILE} || exit 1; done",
         places.join(" ")
     )
 }
 
-/// Places whose bytes the container said rightly.
+/// How many places the container has read correctly, according to its output.
 fn right(said: &str, length: u64) -> anyhow::Result<u64> {
     let content = Content::generated(length);
     let mut right = 0;
@@ -164,11 +164,11 @@ fn right(said: &str, length: u64) -> anyhow::Result<u64> {
 }
 
 impl ContainerOutcome {
-    /// In sentences, for people.
+    /// The result in sentences.
     pub(super) fn text(&self) -> String {
         format!(
             "The image was mounted after {}, and the container spoke after {}, when {} of {} had come. It read {} places of a large file \
-             from the beginning to the end, and had ended after {}: {} had come. All of it takes {} at this rate.\n\
+             from the beginning to the end, and had ended after {}: {} had arrived. All of it takes {} at this rate.\n\
              \n\
              In earnest:  darter up --lazy-dir /run/darter/layers, then  darter setup containerd --lazy\n",
             units::seconds(self.mounted_seconds),
@@ -182,7 +182,7 @@ impl ContainerOutcome {
         )
     }
 
-    /// The picture of the bytes that came over time, until all were here after `whole` seconds.
+    /// The picture of the bytes that arrived over time, until the image was complete after `whole` seconds.
     fn panel(&self, whole: f64, curve: Vec<(f64, f64)>) -> Panel {
         let marks = vec![
             mark_at(
@@ -205,13 +205,13 @@ impl ContainerOutcome {
         }
     }
 
-    /// An error if anything was wrong.
+    /// Fails if anything was wrong.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         check_places(self.places_right, self.places)
     }
 }
 
-/// The image, mounted by this program by way of an agent; ends with this value.
+/// The image, mounted by this program through an agent. Dropping it unmounts the image.
 struct MountedImage {
     dir: PathBuf,
     data: PathBuf,
@@ -240,7 +240,7 @@ impl Drop for MountedImage {
     }
 }
 
-/// A container that runs, and is removed with this value.
+/// A running container. Dropping it removes the container.
 struct Container {
     runtime: PathBuf,
     state: PathBuf,
@@ -279,7 +279,7 @@ impl Container {
         Ok(Self { runtime: runtime.to_owned(), state, id, child, output })
     }
 
-    /// The first line that it says.
+    /// The next line of the container's output.
     async fn line(&mut self) -> anyhow::Result<String> {
         let mut line = String::new();
         if self.output.read_line(&mut line).await? == 0 {
@@ -288,7 +288,7 @@ impl Container {
         Ok(line)
     }
 
-    /// Everything else, to its end.
+    /// The rest of the output.
     async fn rest(&mut self) -> anyhow::Result<String> {
         let mut text = String::new();
         self.output.read_to_string(&mut text).await?;
@@ -301,7 +301,7 @@ impl Container {
     async fn failure(&mut self) -> anyhow::Error {
         let mut told = String::new();
         if let Some(errors) = &mut self.child.stderr {
-            // If reading fails, the part that was read is better than nothing.
+            // If reading fails, the part that was read is still useful.
             let _ = errors.read_to_string(&mut told).await;
         }
         anyhow::anyhow!("the container did not run: {}", told.trim())
@@ -310,7 +310,7 @@ impl Container {
 
 impl Drop for Container {
     fn drop(&mut self) {
-        // Also when the demo is interrupted: a container outlives the program that started it.
+        // Needed also if the demo is interrupted: a container outlives the program that started it.
         let mut command = std::process::Command::new(&self.runtime);
         command.arg("--root").arg(&self.state).args(["delete", "--force", &self.id]);
         let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();

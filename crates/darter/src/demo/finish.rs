@@ -1,9 +1,9 @@
-//! How one download of the demo ended.
+//! The end of one download of the demo.
 
-/// One download's end.
+/// The end of one download.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Finish {
-    /// Since all were asked for.
+    /// Seconds from the moment when all downloads were requested.
     pub(super) seconds: f64,
     /// True if the digest was right.
     pub(super) right: bool,

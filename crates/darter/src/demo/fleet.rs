@@ -1,4 +1,4 @@
-//! The seed and the nodes: this same program, once for each, told by flags what anybody could tell it.
+//! The seed and the nodes: this same program, once for each, with ordinary flags.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -24,13 +24,13 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct DemoAgent {
     /// `seed`, or `node 3`.
     pub(super) name: String,
-    /// Its administration socket.
+    /// A client of its administration socket.
     pub(super) client: Client,
     log: PathBuf,
     child: Child,
 }
 
-/// Settings that all agents share.
+/// The settings of the agents.
 #[derive(Clone, Debug)]
 pub(super) struct Orders {
     /// The upload limit and the download limit of each agent.
@@ -41,7 +41,7 @@ pub(super) struct Orders {
     pub(super) upstream: Option<String>,
 }
 
-/// All agents. Dropping it kills them.
+/// All agents. Dropping this kills them.
 #[derive(Debug)]
 pub(super) struct Fleet {
     pub(super) seed: DemoAgent,
@@ -49,12 +49,12 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
-    /// Starts a seed and its nodes in `room`; all have met when it returns.
+    /// Starts a seed and its nodes in `room`; returns when all are connected.
     pub(super) async fn start(count: u16, rate: Rate, room: &Path) -> anyhow::Result<Self> {
         Self::start_with(count, &Orders { rate, seed_receives: Some(rate), upstream: None }, room).await
     }
 
-    /// Starts a seed and its nodes in `room`, with other orders; all have met when it returns.
+    /// Starts a seed and its nodes in `room` with these settings; returns when all are connected.
     pub(super) async fn start_with(count: u16, orders: &Orders, room: &Path) -> anyhow::Result<Self> {
         let mut seed = DemoAgent::spawn("seed", orders, room, None)?;
         let seed_address = seed.wait_until_ready().await?;
@@ -71,7 +71,7 @@ impl Fleet {
         std::iter::once(&self.seed).chain(&self.nodes)
     }
 
-    /// CPU seconds that all have used so far.
+    /// How many CPU seconds all of them have used.
     pub(super) async fn cpu(&self) -> anyhow::Result<f64> {
         let mut sum = 0.0;
         for member in self.members() {
@@ -80,13 +80,13 @@ impl Fleet {
         Ok(sum)
     }
 
-    /// Ends all, gently if they follow.
+    /// Stops all agents; those that do not stop in time are killed.
     pub(super) async fn stop(self) {
         let mut members: Vec<DemoAgent> = self.nodes.into_iter().chain([self.seed]).collect();
         for member in &members {
             let pid = member.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
             if let Some(pid) = pid {
-                // It may have ended by itself: there is nobody to tell then.
+                // If the process has ended already, there is nothing to stop.
                 let _ = kill_process(pid, Signal::TERM);
             }
         }
@@ -104,13 +104,13 @@ impl DemoAgent {
     fn spawn(name: &str, orders: &Orders, room: &Path, seed: Option<&str>) -> anyhow::Result<Self> {
         let dir = directory(room, name);
         let log = dir.with_extension("log");
-        // Exactly: printed for people, the rate would be rounded.
+        // In bytes: `Display` would round the rate.
         let exactly = |rate: Rate| format!("{}B/s", rate.bytes_per_second());
         let receives = if seed.is_some() { Some(orders.rate) } else { orders.seed_receives };
         let mut command = darter()?;
         command.arg(if seed.is_some() { "node" } else { "seed" });
         command.arg("--data-dir").arg(&dir);
-        // Of ports that were chosen here one might be taken by the time it is listened on.
+        // The system chooses the ports: one that was chosen here might be taken before the agent listens.
         command.args(["--listen", "127.0.0.1:0", "--local", "127.0.0.1:0"]);
         command.args(["--upload-limit", &exactly(orders.rate), "--reserve", "0", "--insecure"]);
         if let Some(rate) = receives {
@@ -131,7 +131,7 @@ impl DemoAgent {
         Ok(Self { name: name.to_owned(), client: Client::at(darter_api::socket_path(&dir)), log, child })
     }
 
-    /// Waits until it answers, and its seeds answer it; gives its peer address.
+    /// Waits until the agent answers and is connected with its seeds. Returns its peer address.
     async fn wait_until_ready(&mut self) -> anyhow::Result<String> {
         let started = Instant::now();
         loop {
@@ -144,7 +144,7 @@ impl DemoAgent {
                 return status.listen.with_context(|| format!("{} listens nowhere", self.name));
             }
             if started.elapsed() > START_TIMEOUT {
-                bail!("{} does not get ready: {}", self.name, self.last_words());
+                bail!("{} did not become ready in time: {}", self.name, self.last_words());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -158,12 +158,12 @@ impl DemoAgent {
     }
 }
 
-/// The data directory, and so the socket, of the agent `name`.
+/// The data directory of the agent `name`, which also has its socket.
 pub(super) fn directory(room: &Path, name: &str) -> PathBuf {
     room.join(name.replace(' ', "-"))
 }
 
-/// Takes a mount away that is kept by way of the agent with this data directory. Also when the demo is interrupted: a mount outlives the program that made it.
+/// Unmounts a mount that uses the agent with this data directory. Needed also if the demo is interrupted: a mount outlives the program that made it.
 pub(super) fn unmount(dir: &Path, data: &Path) {
     let Ok(mut command) = darter() else { return };
     let command = command.as_std_mut();
@@ -171,7 +171,7 @@ pub(super) fn unmount(dir: &Path, data: &Path) {
     let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
 }
 
-/// This program, without what the user's environment tells it.
+/// A command that runs this program, without the settings in the user's environment.
 pub(super) fn darter() -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("can't find the program's own file")?);
     for (name, _) in std::env::vars_os() {

@@ -1,7 +1,7 @@
-//! The image that `darter demo --lazy` runs: two programs of this machine in one layer, and generated content of any length in another, as a registry gives
-//! them out. Nothing of it lies on a disk.
+//! The image that `darter demo --lazy` runs: two programs of this machine in one layer, and generated content of any length in another, as a registry serves
+//! them. Nothing of it is stored on disk.
 //!
-//! Invariant: what the registry calls by a digest has that digest, since agents check it.
+//! Invariant: whatever the registry serves under a digest has that digest, since agents check it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use serde_json::json;
 use super::content::Content;
 use super::origin::Served;
 
-/// The generated file, as a container sees it.
+/// The path of the generated file in a container.
 pub(super) const FILE: &str = "model/weights";
 
 /// Its repository and tag.
@@ -25,30 +25,30 @@ pub(super) const NAME: &str = "demo/image:1";
 /// The programs that a container runs.
 const PROGRAMS: [&str; 2] = ["sh", "od"];
 
-/// Directories on which a container's own file systems are mounted.
+/// Directories on which the container's own file systems are mounted.
 const MOUNT_POINTS: [&str; 3] = ["dev", "proc", "sys"];
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
 const BLOCK: usize = 512;
 
-/// Bytes of a path that a header has room for: in all, and before one of its slashes besides.
+/// How many bytes of a path fit into a tar header's name field. A prefix field holds more, up to one of the path's slashes.
 const MAX_NAME: usize = 100;
 const MAX_PREFIX: usize = 155;
 
-/// The longest file that a number of eleven octal digits says.
+/// The longest file whose length eleven octal digits can express.
 const MAX_LENGTH: u64 = (1 << 33) - 1;
 
-/// An image, and all that a registry has of it.
+/// An image, and the files with which a registry serves it.
 pub(super) struct DemoImage {
-    /// By their paths.
+    /// The registry's files by path.
     pub(super) files: HashMap<String, Served>,
-    /// Bytes of all layers.
+    /// The length of all layers together.
     pub(super) length: u64,
 }
 
 impl DemoImage {
-    /// With a generated file of this length. Hashes all of it.
+    /// The image with a generated file of this length. Hashes all of it.
     pub(super) fn generated(length: u64) -> anyhow::Result<Self> {
         if length > MAX_LENGTH {
             bail!("a file of {length} bytes does not fit into the demo's image, whose longest has {MAX_LENGTH}");
@@ -100,7 +100,7 @@ impl DemoImage {
     }
 }
 
-/// The files that the container's programs need: their names in the image, and the files that they are copied from.
+/// The files that the container's programs need: each with its name in the image, and the file that it is copied from.
 fn programs() -> anyhow::Result<Vec<(String, PathBuf)>> {
     let mut all: Vec<(String, PathBuf)> = Vec::new();
     for program in PROGRAMS {
@@ -116,7 +116,7 @@ fn programs() -> anyhow::Result<Vec<(String, PathBuf)>> {
     Ok(all)
 }
 
-/// The loader and the libraries that a program needs: none if it is linked with all.
+/// The loader and the libraries that a program needs; none if it is statically linked.
 fn libraries(program: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let told = Command::new("ldd").arg(program).output().context("can't run ldd, which tells what programs need")?;
     let words = String::from_utf8_lossy(&told.stdout).into_owned();
@@ -126,12 +126,12 @@ fn libraries(program: &Path) -> anyhow::Result<Vec<PathBuf>> {
 /// The path of a program, if it is installed.
 pub(super) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    // Directories of administrators' programs, which users do not always have on their path.
+    // Directories for system administration, which are often not on a user's path.
     let more = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(more).map(|dir| dir.join(program)).find(|path| path.is_file())
 }
 
-/// A tar that grows.
+/// A tar to which files are added.
 #[derive(Default)]
 struct Tar(Vec<u8>);
 
@@ -140,12 +140,12 @@ impl Tar {
         self.header(name, b'5', 0)
     }
 
-    /// The header of a file, whose bytes follow.
+    /// Adds the header of a file, whose bytes have to follow.
     fn file(&mut self, name: &str, length: u64) -> anyhow::Result<()> {
         self.header(name, b'0', length)
     }
 
-    /// A file's bytes.
+    /// Adds bytes of a file.
     fn bytes(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
         self.0.resize(self.0.len().next_multiple_of(BLOCK), 0);
@@ -177,7 +177,7 @@ impl Tar {
     }
 }
 
-/// A path as a header has it: what is before one of its slashes, where it is too long for one field, and the rest.
+/// A path as two header fields: the part before one of its slashes, empty if the path fits into one field, and the rest.
 fn split(path: &str) -> Option<(&str, &str)> {
     let mut parts = path.match_indices('/').filter_map(|(at, _)| Some((path.get(..at)?, path.get(at + 1..)?)));
     let fits = |(prefix, name): &(&str, &str)| prefix.len() <= MAX_PREFIX && name.len() <= MAX_NAME && !name.is_empty();

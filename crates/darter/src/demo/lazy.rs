@@ -1,7 +1,7 @@
-//! `darter demo --lazy` where no container can be run, or of a file that was given: a node that has nothing opens a large file of the fleet, and reads it here and there
-//! before it has come.
+//! `darter demo --lazy` if no container can be run, or if a file was given: a node that has no bytes of a large file opens it, and reads it in many places
+//! before it is downloaded.
 //!
-//! The origin's link, and those of seed and node, are limited as in the rest of the demo; the file is mounted as anybody would, by `darter mount`.
+//! The links of origin, seed and node are limited as in the rest of the demo; `darter mount` mounts the file in the ordinary way.
 //! The bytes that are read are compared with the content.
 
 use std::fs::File;
@@ -24,16 +24,16 @@ use super::{check_places, check_room, draw, local_copy};
 use crate::cli::DemoArgs;
 use crate::{output, units};
 
-/// Generated content's length, where nothing else was asked for.
+/// The default length of generated content.
 pub(super) const LENGTH: u64 = 1_000_000_000;
 
-/// A link of 200 Mbit/s, where nothing else was asked for.
+/// The default rate of a link: 200 Mbit/s.
 pub(super) const RATE: u64 = 25_000_000;
 
-/// Places that are read: the first, the last, and others between them.
+/// How many places are read: the first, the last, and others between them.
 pub(super) const PLACES: u64 = 16;
 
-/// Bytes that are read at each.
+/// How many bytes are read at each place.
 const PAGE: u64 = 4096;
 
 /// The result, as `--json` prints it.
@@ -43,20 +43,20 @@ pub(super) struct LazyOutcome {
     /// Bytes per second.
     #[serde(flatten, with = "darter_api::units::rate_bytes_per_second")]
     rate: u64,
-    /// Seconds from the command until the file could be read, and its first page had been.
+    /// Seconds from the command until the first page was read.
     first_seconds: f64,
     /// Seconds from the command until all places were read.
     all_seconds: f64,
     places: u64,
-    /// Places whose bytes were right.
+    /// How many places had the right bytes.
     places_right: u64,
-    /// Bytes that the node had received by then.
+    /// How many bytes the node had received by then.
     came_bytes: u64,
-    /// Seconds that all of it takes at this rate.
+    /// How many seconds downloading the whole file takes at this rate.
     download_seconds: f64,
 }
 
-/// Shows it. Fails where nothing can be mounted.
+/// Runs this demo. Fails if nothing can be mounted.
 pub(super) async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<LazyOutcome> {
     let rate = args.rate.or(Rate::from_bytes_per_second(RATE)).context("the rate is none")?;
     let content = Arc::new(match &args.content {
@@ -112,7 +112,7 @@ pub(super) async fn show(args: &DemoArgs, room: &Path) -> anyhow::Result<LazyOut
     Ok(outcome)
 }
 
-/// Reads all places; gives the time after the first, and how many were right.
+/// Reads all places. Returns the time after the first one, and how many were right.
 fn read<T>(path: &Path, content: &Content, time: impl Fn() -> T) -> std::io::Result<(T, u64)> {
     let file = File::open(path)?;
     let count = PAGE.min(content.length());
@@ -131,10 +131,10 @@ fn read<T>(path: &Path, content: &Content, time: impl Fn() -> T) -> std::io::Res
 }
 
 impl LazyOutcome {
-    /// In a sentence, for people.
+    /// The result in a sentence.
     pub(super) fn text(&self) -> String {
         format!(
-            "The node read the first page after {}, and {} places from the beginning to the end after {}. {} had come by then; all of it takes {} at this rate.\n\
+            "The node read the first page after {}, and {} places from the beginning to the end after {}. {} had arrived by then; all of it takes {} at this rate.\n\
              \n\
              In earnest:  darter up, then  darter mount URL DIR\n",
             units::seconds(self.first_seconds),
@@ -145,7 +145,7 @@ impl LazyOutcome {
         )
     }
 
-    /// The picture of the bytes that came over time, until all were here after `whole` seconds.
+    /// The picture of the bytes that arrived over time, until the file was complete after `whole` seconds.
     fn panel(&self, whole: f64, curve: Vec<(f64, f64)>) -> Panel {
         let marks = vec![
             mark_at(self.first_seconds, "the first page is read"),
@@ -157,13 +157,13 @@ impl LazyOutcome {
         Panel { title, size: self.bytes, bound: self.download_seconds, curves: vec![curve], marks }
     }
 
-    /// An error if anything was wrong.
+    /// Fails if anything was wrong.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         check_places(self.places_right, self.places)
     }
 }
 
-/// A mount by this program, which ends with this value.
+/// A mount made by this program. Dropping it unmounts.
 struct DemoMount {
     dir: PathBuf,
     data: PathBuf,
@@ -174,7 +174,7 @@ impl DemoMount {
     async fn make(room: &Path, url: &str, fill: Fill) -> anyhow::Result<Self> {
         let dir = room.join("mounted");
         std::fs::create_dir(&dir).with_context(|| format!("can't make {}", dir.display()))?;
-        // That of the node, whose socket is there.
+        // The data directory of the node, which has its socket.
         let data = directory(room, "node 1");
         let mut command = darter()?;
         command.args(["mount", url]).arg(&dir).args(["--name", "content", "--data-dir"]).arg(&data);

@@ -1,7 +1,7 @@
-//! The origin: an HTTP server in this process that gives out a file, or what a registry has, at a limited rate and counts the bytes.
+//! The origin: an HTTP server in this process that serves a file, or a registry's files, at a limited rate and counts the bytes.
 //!
-//! It answers as a good web server would (length, entity tag, ranges), because the seed and plain clients both read
-//! it. The budget is one for all connections, as a server's link is.
+//! It answers with length, entity tag and ranges, as a good web server does, since both the seed and plain clients read
+//! it. All connections share one rate limit, as they share a server's link.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -25,10 +25,10 @@ use url::Url;
 
 use super::content::Content;
 
-/// The bytes that are sent and paid for at once.
+/// How many bytes are sent, and counted against the rate limit, at once.
 const CHUNK: u64 = 64 * 1024;
 
-/// How much may pass at once after idle time: a fraction of a second at any rate.
+/// How many bytes may be sent at once after an idle time: a fraction of a second at any rate.
 const BURST: u64 = 256 * 1024;
 
 /// The path of the one file.
@@ -42,7 +42,7 @@ pub(super) struct DemoOrigin {
     shared: Arc<ServedContent>,
 }
 
-/// A thing that an origin has.
+/// A file that an origin serves.
 #[derive(Clone, Debug)]
 pub(super) struct Served {
     pub(super) content: Arc<Content>,
@@ -51,7 +51,7 @@ pub(super) struct Served {
 
 #[derive(Debug)]
 struct ServedContent {
-    /// By their paths.
+    /// The files by path.
     files: HashMap<String, Served>,
     bucket: parking_lot::Mutex<TokenBucket>,
     clock: SystemClock,
@@ -61,13 +61,13 @@ struct ServedContent {
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 impl DemoOrigin {
-    /// Starts one on a free port that has one file.
+    /// Starts an origin with one file, on a free port.
     pub(super) async fn start(content: Arc<Content>, rate: Rate) -> anyhow::Result<Self> {
         let file = Served { content, media_type: "application/octet-stream" };
         Self::serve(HashMap::from([(FILE.to_owned(), file)]), Some(rate)).await
     }
 
-    /// Starts one on a free port that has these files.
+    /// Starts an origin with these files, on a free port.
     pub(super) async fn serve(files: HashMap<String, Served>, rate: Option<Rate>) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("can't listen on the loopback interface")?;
         let url = format!("http://{}{FILE}", listener.local_addr()?).parse()?;
@@ -81,14 +81,14 @@ impl DemoOrigin {
         Ok(Self { url, shared })
     }
 
-    /// Content bytes given out so far, to everybody.
+    /// How many bytes of content were sent so far, to all clients.
     pub(super) fn sent(&self) -> u64 {
         self.shared.sent.load(Ordering::Relaxed)
     }
 }
 
 async fn serve(listener: TcpListener, shared: Arc<ServedContent>) {
-    // Accepting fails only when the process is out of descriptors: then the demo fails with its downloads.
+    // Accepting fails only if the process has no descriptors left: then the downloads fail, and the demo with them.
     while let Ok((stream, _)) = listener.accept().await {
         let shared = shared.clone();
         tokio::spawn(async move {
@@ -96,7 +96,7 @@ async fn serve(listener: TcpListener, shared: Arc<ServedContent>) {
                 let answer = answer(&shared, &request);
                 async move { Ok::<_, Infallible>(answer) }
             });
-            // A client that goes away is no event.
+            // A client that disconnects is no error.
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
     }
@@ -131,7 +131,7 @@ fn nothing() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
-/// The content's bytes, each chunk when the budget lets it pass.
+/// The content's bytes, each chunk when the rate limit allows it.
 fn content(shared: Arc<ServedContent>, file: Arc<Content>, range: Range<u64>) -> Body {
     let chunks = stream::try_unfold(range.start, move |offset| {
         let (shared, file) = (shared.clone(), file.clone());
@@ -143,7 +143,7 @@ fn content(shared: Arc<ServedContent>, file: Arc<Content>, range: Range<u64>) ->
             let wait = shared.bucket.lock().take(count, shared.clock.now());
             tokio::time::sleep(wait).await;
             let mut chunk = vec![0; usize::try_from(count).expect("a chunk is small")];
-            // Generated, or a few kilobytes that are mostly in the page cache: not worth a thread.
+            // The bytes are generated, or a few kilobytes that are mostly in the page cache: not worth a thread.
             file.read_at(offset, &mut chunk)?;
             shared.sent.fetch_add(count, Ordering::Relaxed);
             Ok(Some((Frame::data(Bytes::from(chunk)), offset + count)))
@@ -152,7 +152,7 @@ fn content(shared: Arc<ServedContent>, file: Arc<Content>, range: Range<u64>) ->
     StreamBody::new(chunks).boxed_unsync()
 }
 
-/// `bytes=FIRST-LAST` and `bytes=FIRST-`; anything else is answered in full, as RFC 9110 allows.
+/// Parses `bytes=FIRST-LAST` and `bytes=FIRST-`; any other value is answered with the whole file, as RFC 9110 allows.
 pub(super) fn byte_range(text: &str, length: u64) -> Option<Range<u64>> {
     let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
     let first: u64 = first.parse().ok()?;

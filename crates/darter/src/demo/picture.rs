@@ -1,5 +1,5 @@
-//! The live picture: a line for each member with what it holds of each part of the file. If standard error is no terminal, a line a second sums it
-//! up.
+//! The live picture: a line for each member, which shows how much it holds of each part of the file. If standard error is no terminal, one summary line per second
+//! is printed.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use crate::{output, units};
 /// How often the picture is drawn.
 pub(super) const TICK: Duration = Duration::from_millis(200);
 
-/// Characters of a map; fits, with what stands around it, into 80 columns.
+/// The width of a map in characters: together with the rest of the line it fits into 80 columns.
 const MAP_WIDTH: usize = 48;
 
-/// Shares held, from none to all, as [`Progress::map`] counts them.
+/// The characters for a share, from none to all, in the steps of [`Progress::map`].
 const SHADES: [char; 9] = ['·', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 /// The content of one line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Row {
-    /// Share held of each part of the file, 0 to 8.
+    /// How much of each part of the file is held, from 0 to 8.
     pub(super) map: Vec<u8>,
     /// Bytes held.
     pub(super) held: u64,
@@ -30,13 +30,13 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// A row for what an agent tells of itself.
+    /// A row for an agent, from its status.
     pub(super) fn of_progress(progress: &Progress) -> Self {
         let map = progress.map.bytes().map(|digit| digit.wrapping_sub(b'0').min(8)).collect();
         Self { map, held: progress.held_bytes, rate: if progress.complete { 0 } else { progress.rate } }
     }
 
-    /// A row for a download from first byte to last.
+    /// A row for a download that receives the file in order.
     pub(super) fn in_order(held: u64, length: u64, rate: u64) -> Self {
         let eighths = (held * MAP_WIDTH as u64 * 8).checked_div(length).unwrap_or(0);
         let map = (0..MAP_WIDTH as u64).map(|cell| eighths.saturating_sub(cell * 8).min(8) as u8).collect();
@@ -50,7 +50,7 @@ impl Row {
     }
 }
 
-/// A map in as many characters as fit; each shows the mean of its parts.
+/// A map, reduced to the width that fits; each character shows the mean of its parts.
 fn drawn(map: &[u8]) -> String {
     let cell = |at: usize| {
         if map.is_empty() {
@@ -72,14 +72,14 @@ pub(super) struct Picture {
     _all: MultiProgress,
     length: u64,
     started: Instant,
-    /// Set when there is no screen: the second in which the last line was written.
+    /// Used without a terminal: the second in which the last line was written.
     last_line: Option<u64>,
-    /// The bytes that each member held over time until the picture was drawn: seconds since the start, bytes.
+    /// For each member, how many bytes it held over time: pairs of seconds since the start, and bytes.
     curves: Vec<Vec<(f64, f64)>>,
 }
 
 impl Picture {
-    /// A picture of these members; draws nothing when `quiet`.
+    /// A picture of these members. Draws nothing if `quiet` is true.
     pub(super) fn new(names: &[String], length: u64, quiet: bool) -> Self {
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let all = MultiProgress::with_draw_target(target);
@@ -102,7 +102,7 @@ impl Picture {
         }
         let seconds = self.started.elapsed().as_secs_f64();
         for (curve, row) in self.curves.iter_mut().zip(rows) {
-            // A member that was too busy to answer is drawn without a point.
+            // A member that was too busy to answer gets no point.
             if curve.last().is_none_or(|(_, held)| row.held as f64 >= *held) {
                 curve.push((seconds, row.held as f64));
             }
@@ -114,7 +114,7 @@ impl Picture {
         }
     }
 
-    /// Leaves the last state on the screen; gives each member's curve.
+    /// Leaves the last state on the screen. Returns each member's curve.
     pub(super) fn finish(self) -> Vec<Vec<(f64, f64)>> {
         for line in &self.lines {
             line.abandon();

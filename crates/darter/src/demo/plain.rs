@@ -1,4 +1,4 @@
-//! The comparison: as many plain HTTP downloads, at once, from the same origin.
+//! The comparison: the same number of plain HTTP downloads, at the same time, from the same origin.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,9 +24,9 @@ use crate::cli::DemoArgs;
 #[derive(Debug)]
 pub(super) struct PlainRun {
     pub(super) finishes: Vec<Finish>,
-    /// Bytes that the origin gave out.
+    /// How many bytes the origin sent.
     pub(super) from_origin: u64,
-    /// The bytes that each download had over time: seconds since the start, bytes.
+    /// For each download, how many bytes it had over time: pairs of seconds since the start, and bytes.
     pub(super) curves: Vec<Vec<(f64, f64)>>,
 }
 
@@ -75,7 +75,7 @@ fn rows(received: &[Arc<AtomicU64>], length: u64, started: Instant) -> Vec<Row> 
     received.iter().map(row).collect()
 }
 
-/// Downloads as any HTTP client would, and hashes what comes.
+/// Downloads as any HTTP client would, and hashes the bytes.
 async fn download(url: &Url, received: &AtomicU64) -> anyhow::Result<Digest> {
     let host = format!("{}:{}", url.host_str().unwrap_or_default(), url.port().unwrap_or(80));
     let stream = TcpStream::connect(&host).await?;

@@ -10,16 +10,16 @@ use super::swarm::SwarmRun;
 use crate::table::{Align, Table};
 use crate::units;
 
-/// Last and median finisher of a run.
+/// When the last and the median node of a run finished.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(super) struct Times {
-    /// Seconds until the last had all.
+    /// Seconds until the last node was complete.
     pub(super) last: f64,
-    /// Seconds until half of them had all.
+    /// Seconds until half of the nodes were complete.
     pub(super) median: f64,
-    /// Last over bound.
+    /// `last`, divided by the theoretical best.
     pub(super) over_bound: f64,
-    /// Copies of the content that the origin gave out.
+    /// How many copies of the content the origin sent.
     pub(super) origin_copies: f64,
 }
 
@@ -32,15 +32,15 @@ pub(super) struct Outcome {
     #[serde(flatten, with = "darter_api::units::rate_bytes_per_second")]
     pub(super) rate: u64,
     pub(super) digest: Digest,
-    /// T*, in seconds.
+    /// The theoretical best (T*), in seconds.
     pub(super) bound: f64,
     pub(super) swarm: Times,
-    /// Copies that the seed sent.
+    /// How many copies the seed sent.
     pub(super) seed_copies: f64,
-    /// CPU seconds of all members over gigabytes that the nodes received.
+    /// CPU seconds of all members, divided by the gigabytes that the nodes received.
     pub(super) cpu_per_gigabyte: f64,
     pub(super) plain: Option<Times>,
-    /// Downloads whose digest was looked at, in both runs.
+    /// How many downloads were hashed, in both runs.
     pub(super) digests_checked: usize,
     pub(super) digests_right: usize,
 }
@@ -74,7 +74,7 @@ impl Outcome {
         }
     }
 
-    /// The outcome for people.
+    /// The result as a table.
     pub(super) fn table(&self) -> String {
         let mut times = Table::new([
             ("", Align::Left),

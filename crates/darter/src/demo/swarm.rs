@@ -1,6 +1,6 @@
-//! All nodes are asked for the file at once, each through its own socket. A node is done when it holds all of it and has
-//! checked the whole; what comes out of each is read and hashed afterwards, so that nine processes on few cores are
-//! not slowed down by their judge.
+//! All nodes are asked for the file at the same time, each through its own socket. A node is done when it holds the whole file and has
+//! checked it. The nodes' outputs are read and hashed only afterwards, so that hashing does not slow down nine processes on few
+//! cores.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -25,15 +25,15 @@ const POLL: Duration = Duration::from_millis(100);
 /// The result of the swarm.
 #[derive(Debug)]
 pub(super) struct SwarmRun {
-    /// When each node held everything, and whether what it gives out is right.
+    /// When each node held everything, and whether its output is right.
     pub(super) finishes: Vec<Finish>,
-    /// Bytes that the origin gave out.
+    /// How many bytes the origin sent.
     pub(super) from_origin: u64,
-    /// Bytes that the seed sent.
+    /// How many bytes the seed sent.
     pub(super) from_seed: u64,
     /// CPU seconds of seed and nodes.
     pub(super) cpu: f64,
-    /// The bytes that each node held over time: seconds since the start, bytes.
+    /// For each node, how many bytes it held over time: pairs of seconds since the start, and bytes.
     pub(super) curves: Vec<Vec<(f64, f64)>>,
 }
 
@@ -70,7 +70,7 @@ pub(super) async fn run(
         }
     }
     picture.draw(&rows(fleet, blob.get()).await);
-    // The first is the seed's.
+    // The first curve is the seed's.
     let curves = picture.finish().split_off(1);
     let (from_origin, cpu) = (origin.sent(), fleet.cpu().await? - cpu_before);
     let from_seed = fleet.seed.client.status().await?.traffic.to_peers;
@@ -87,7 +87,7 @@ async fn rows(fleet: &Fleet, blob: Option<&BlobId>) -> Vec<Row> {
         let client = member.client.clone();
         async move {
             let blob = blob?;
-            // A busy member may miss a frame of the picture.
+            // If a member is busy, it may be missing from one picture.
             let progress = tokio::time::timeout(Duration::from_secs(1), client.progress(*blob)).await.ok()?.ok()?;
             Some(Row::of_progress(&progress))
         }
@@ -95,13 +95,13 @@ async fn rows(fleet: &Fleet, blob: Option<&BlobId>) -> Vec<Row> {
     join_all(fleet.members().map(row)).await.into_iter().map(Option::unwrap_or_default).collect()
 }
 
-/// Asks a node for the file and waits until it holds all of it; the seconds that took, by the node's own clock.
+/// Asks a node for the file and waits until it holds all of it. Returns how many seconds that took by the node's clock.
 async fn hold(client: &Client, url: String, blob: &OnceLock<BlobId>) -> anyhow::Result<f64> {
     let answer = client.get_bytes(&GetRequest::of(url, Vec::new())).await?;
     let id = answer.headers().get(darter_api::headers::BLOB_HEADER).and_then(|id| id.to_str().ok()?.parse().ok());
     let id = id.context("the node's answer names no blob")?;
     blob.get_or_init(|| id);
-    // Nobody reads the answer: the node goes on by itself.
+    // The answer is not read: the node goes on without a reader.
     drop(answer);
     loop {
         let progress = client.progress(id).await?;
@@ -112,7 +112,7 @@ async fn hold(client: &Client, url: String, blob: &OnceLock<BlobId>) -> anyhow::
     }
 }
 
-/// Hashes what a node gives out.
+/// Hashes a node's output.
 async fn read(client: &Client, url: String) -> anyhow::Result<Digest> {
     let answer = client.get_bytes(&GetRequest::of(url, Vec::new())).await?;
     let mut body = answer.into_body();

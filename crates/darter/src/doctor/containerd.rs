@@ -18,7 +18,7 @@ pub(super) fn mirror(facts: &Containerd) -> Vec<Finding> {
     let (config, registry_files) = match &facts.configuration {
         Ok(both) => both,
         Err(reason) => {
-            found.problem("configuration", reason.clone(), "mend the file: containerd does not read it either");
+            found.problem("configuration", reason.clone(), "correct the file: containerd can't read it either");
             return found.found;
         }
     };
@@ -28,7 +28,7 @@ pub(super) fn mirror(facts: &Containerd) -> Vec<Finding> {
         }
         None => found.warning(
             "containerd",
-            "`containerd --version` says nothing here",
+            "`containerd --version` gives no version here",
             "name its version with --containerd-version, since the meaning of some settings depends on it",
         ),
     }
@@ -37,11 +37,11 @@ pub(super) fn mirror(facts: &Containerd) -> Vec<Finding> {
         found.warning(
             "cri",
             format!("{}: CRI is disabled, so no kubelet pulls here", off.place()),
-            "none is needed for Docker and nerdctl; else take it out of disabled_plugins and restart containerd",
+            "Docker and nerdctl do not need it; otherwise remove it from disabled_plugins and restart containerd",
         );
     }
     if let Some(refusal) = config.old_style() {
-        found.problem("old-style", refusal.to_string(), "until then registries are asked past the mirror");
+        found.problem("old-style", refusal.to_string(), "until then containerd asks registries without the mirror");
         return found.found;
     }
     let roots = config.certs();
@@ -52,7 +52,7 @@ pub(super) fn mirror(facts: &Containerd) -> Vec<Finding> {
     if roots.len() > 1 && !config.reads_several() {
         found.problem(
             "config_path",
-            "config_path names several directories, as it does where nothing is set: from 2.1 on containerd's CRI takes them for one name, and reads no \
+            "config_path names several directories, as by default: from 2.1 on containerd's CRI takes them for one name, and reads no \
              hosts.toml",
             SET_UP,
         );
@@ -63,7 +63,7 @@ pub(super) fn mirror(facts: &Containerd) -> Vec<Finding> {
     found.found
 }
 
-/// Settings in a form that this version does not read.
+/// Finds settings in a form that this version ignores.
 fn ignored(found: &mut Findings, config: &Config) {
     for (place, file) in config.files.iter().enumerate() {
         let (document, version) = (&file.document, config.version(place));
@@ -128,24 +128,20 @@ fn hosts(found: &mut Findings, registry_files: &RegistryFiles, mirror: &str) {
                 ),
                 Ok(Standing::Narrowed) => found.warning(
                     "hosts",
-                    format!("{}: the mirror is asked, but not for all that it can do", path.display()),
+                    format!("{}: the mirror is listed without all of its capabilities", path.display()),
                     "capabilities = [\"pull\", \"resolve\"]",
                 ),
                 Err(reason) => found.problem(
                     "hosts",
-                    format!("{}: {reason}: containerd takes no word of this file", path.display()),
-                    "mend the file",
+                    format!("{}: {reason}: containerd ignores this file", path.display()),
+                    "correct the file",
                 ),
             }
         }
     }
     let everything = first.iter().any(|name| name == DEFAULT);
     if first.is_empty() {
-        found.problem(
-            "hosts",
-            format!("no hosts.toml names the mirror {mirror}: registries are asked past it"),
-            SET_UP,
-        );
+        found.problem("hosts", format!("no hosts.toml names the mirror {mirror}: containerd does not use it"), SET_UP);
         return;
     }
     let names: Vec<_> =
@@ -153,11 +149,11 @@ fn hosts(found: &mut Findings, registry_files: &RegistryFiles, mirror: &str) {
     found.ok("hosts", format!("the mirror is asked first for {}", names.join(", ")));
     past.retain(|name| name != DEFAULT);
     if !past.is_empty() {
-        let why = if everything { ", since _default does not count for a registry with a directory" } else { "" };
-        found.warning("hosts", format!("asked past the mirror: {}{why}", past.join(", ")), SET_UP);
+        let why = if everything { ", since _default does not apply to a registry with a directory" } else { "" };
+        found.warning("hosts", format!("not asked through the mirror: {}{why}", past.join(", ")), SET_UP);
     }
     if !everything {
-        found.warning("hosts", "registries without a directory are asked past the mirror", SET_UP);
+        found.warning("hosts", "registries without a directory are not asked through the mirror", SET_UP);
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) fn docker(facts: &Docker, mirror: &str) -> Vec<Finding> {
     );
     let parsed = serde_json::from_str::<serde_json::Value>(facts.text.as_deref().unwrap_or("{}"));
     let Ok(settings) = parsed else {
-        found.problem("mirrors", format!("{file} is not JSON: Docker does not start with it"), "mend the file");
+        found.problem("mirrors", format!("{file} is not JSON: Docker does not start with it"), "correct the file");
         return found.found;
     };
     let mirrors: Vec<_> =
@@ -29,7 +29,7 @@ pub(super) fn docker(facts: &Docker, mirror: &str) -> Vec<Finding> {
         Some(_) => {
             found.warning("mirrors", format!("{file}: another mirror is asked before Darter's"), "put Darter's first");
         }
-        None => found.warning("mirrors", "Docker asks Docker Hub past the mirror", wanted),
+        None => found.warning("mirrors", "Docker asks Docker Hub without the mirror", wanted),
     }
     found.found
 }
@@ -45,8 +45,8 @@ pub(super) fn podman(facts: &Podman, mirror: &str) -> Vec<Finding> {
         let document = match Document::parse(text) {
             Ok(document) => document,
             Err(wrong) => {
-                let text = format!("{}: {wrong}: images are not pulled at all", path.display());
-                found.problem("registries.conf", text, "mend the file");
+                let text = format!("{}: {wrong}: no images can be pulled", path.display());
+                found.problem("registries.conf", text, "correct the file");
                 continue;
             }
         };
@@ -68,7 +68,7 @@ pub(super) fn podman(facts: &Podman, mirror: &str) -> Vec<Finding> {
     if mirrored.is_empty() {
         found.warning(
             "registries.conf",
-            "no registry has the mirror in registries.conf: registries are asked past it",
+            "no registry has the mirror in registries.conf: the mirror is not used",
             format!("[[registry]] location = \"NAME\", [[registry.mirror]] location = \"{host}/NAME\", insecure = true (README)"),
         );
     } else {
@@ -77,8 +77,11 @@ pub(super) fn podman(facts: &Podman, mirror: &str) -> Vec<Finding> {
     if !secure.is_empty() {
         found.warning(
             "registries.conf",
-            format!("{}: the mirror is taken to speak TLS, which it does not: it is passed over", secure.join(", ")),
-            "insecure = true in [[registry.mirror]]",
+            format!(
+                "{}: Podman expects TLS from the mirror, which uses plain HTTP: the mirror is skipped",
+                secure.join(", ")
+            ),
+            "set insecure = true in [[registry.mirror]]",
         );
     }
     found.found

@@ -1,4 +1,4 @@
-//! The facts that are judged: what is known of this host, its kernel, the daemon and the engines.
+//! The facts that are judged, about this host, its kernel, the daemon and the engines.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use darter_api::Status;
 use crate::setup::containerd::{Config, Release};
 use crate::setup::registries::RegistryFiles;
 
-/// Everything that is judged.
+/// All facts.
 #[derive(Debug)]
 pub(super) struct Facts {
     pub(super) kernel: Kernel,
@@ -23,17 +23,17 @@ pub(super) struct Facts {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kernel {
-    /// As it calls itself.
+    /// The kernel's release.
     pub(super) name: String,
     pub(super) release: Release,
-    /// File systems that it knows now.
+    /// File systems that the kernel supports now.
     pub(super) filesystems: Vec<String>,
     /// The modules that the kernel can load.
     pub(super) modules: Vec<&'static str>,
-    /// True if EROFS can be mounted from files; `None` where the kernel's configuration is not to be had.
+    /// True if EROFS can be mounted from files; `None` if the kernel's configuration can't be read.
     pub(super) file_backed: Option<bool>,
     pub(super) fuse_device: bool,
-    /// This user may open it.
+    /// True if this user may open it.
     pub(super) fuse_open: bool,
     pub(super) fusermount: bool,
     pub(super) root: bool,
@@ -44,11 +44,11 @@ pub(super) struct Daemon {
     pub(super) socket: PathBuf,
     /// The daemon's status, or the reason why it gives none.
     pub(super) status: Result<Box<Status>, String>,
-    /// The address where the mirror is looked for.
+    /// The address where the mirror is expected.
     pub(super) local: SocketAddr,
-    /// Why the mirror's port does not answer.
+    /// An error if the mirror's port does not answer.
     pub(super) mirror: Result<(), String>,
-    /// How many files it may have open.
+    /// How many files the daemon may have open.
     pub(super) max_files: Option<u64>,
 }
 
@@ -56,14 +56,14 @@ pub(super) struct Daemon {
 pub(super) struct Containerd {
     pub(super) installed: bool,
     pub(super) release: Option<Release>,
-    /// The configuration and the registries' directories, or what is wrong with them.
+    /// The configuration and the registries' directories, or why they can't be read.
     pub(super) configuration: Result<(Config, RegistryFiles), String>,
     pub(super) mirror: String,
-    /// True if mkfs.erofs reads tars, as it does from 1.7 on; `None`: it is not there.
+    /// True if mkfs.erofs reads tars, as it does from 1.7 on; `None` if it is not installed.
     pub(super) mkfs: Option<bool>,
-    /// Of `layer_content_caches`: those that are not there.
+    /// The directories in `layer_content_caches` that do not exist.
     pub(super) missing: Vec<String>,
-    /// The answer of Darter's snapshotter; `None`: none is configured on this host.
+    /// Whether Darter's snapshotter answers; `None` if none is configured on this host.
     pub(super) snapshotter: Option<SocketState>,
 }
 
@@ -71,7 +71,7 @@ pub(super) struct Containerd {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum SocketState {
     Yes,
-    /// Why not.
+    /// The connection failed, for this reason.
     No(String),
     /// This user may not connect to it.
     Hidden,
@@ -90,13 +90,13 @@ impl From<io::Result<()>> for SocketState {
 #[derive(Debug, Default)]
 pub(super) struct Docker {
     pub(super) installed: bool,
-    /// `daemon.json`.
+    /// The text of `daemon.json`.
     pub(super) text: Option<String>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Podman {
     pub(super) installed: bool,
-    /// registries.conf and the files of registries.conf.d, by path.
+    /// The texts of registries.conf and the files in registries.conf.d, by path.
     pub(super) files: Vec<(PathBuf, String)>,
 }

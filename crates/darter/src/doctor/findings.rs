@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-/// How bad it is.
+/// The level of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Level {
     Ok,
-    /// Something is slower or does less than it could.
+    /// Something is slow or limited.
     Warning,
     /// Something does not work.
     Problem,
@@ -20,11 +20,11 @@ pub(super) struct Finding {
     pub(super) check: &'static str,
     pub(super) level: Level,
     pub(super) text: String,
-    /// The remedy.
+    /// What to do about it.
     pub(super) todo: Option<String>,
 }
 
-/// Findings about one area, in the order in which they were made.
+/// The findings about one area, in the order in which they were made.
 #[derive(Debug)]
 pub(super) struct Findings {
     pub(super) area: &'static str,

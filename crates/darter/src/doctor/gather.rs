@@ -1,4 +1,4 @@
-//! Gathers facts: the only part of the doctor that looks at anything.
+//! Gathers the facts: the only part of the doctor that does I/O.
 
 use std::fs;
 use std::io;
@@ -21,14 +21,14 @@ use crate::setup::hosts::mirror_address;
 use crate::setup::registries::RegistryFiles;
 use crate::setup::tree::Tree;
 
-/// How long the daemon and the mirror have to answer: both are on this host.
+/// How long the daemon and the mirror have to answer. Both are on this host.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Gathers all facts.
 pub(super) async fn all(args: &DoctorArgs) -> anyhow::Result<Facts> {
     let tree = Tree::new(args.root.clone());
     let daemon = daemon(args).await?;
-    // The daemon knows better where its mirror is than a flag that nobody gave.
+    // Unless a flag says where the mirror is, the daemon's answer counts.
     let mirror = mirror_address(args.local);
     let engine = args.containerd_version;
     let (containerd, docker, podman, kernel) = tokio::task::block_in_place(|| {
@@ -56,7 +56,7 @@ async fn daemon(args: &DoctorArgs) -> anyhow::Result<Daemon> {
     Ok(Daemon { socket: client.socket().to_owned(), status, local: args.local, mirror, max_files })
 }
 
-/// Asks what answers at an address whether it is well, as an agent does.
+/// Asks whether an agent answers at this address, and is healthy.
 async fn healthy(local: SocketAddr) -> io::Result<()> {
     let address = mirror_address(local);
     let host = address.trim_start_matches("http://");
@@ -69,7 +69,7 @@ async fn healthy(local: SocketAddr) -> io::Result<()> {
     if first.split(' ').nth(1) == Some("200") {
         Ok(())
     } else {
-        Err(io::Error::other(format!("another program answers there, or the agent is not well: {first:?}")))
+        Err(io::Error::other(format!("another program answers there, or the agent is not healthy: {first:?}")))
     }
 }
 
@@ -81,7 +81,7 @@ fn max_files(pid: u32) -> Option<u64> {
     if soft == "unlimited" { Some(u64::MAX) } else { soft.parse().ok() }
 }
 
-/// The kernel's release, and those of its features that Darter needs.
+/// The kernel's release, and its features that Darter needs.
 pub(super) fn kernel() -> Kernel {
     let name = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
     let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
@@ -102,7 +102,7 @@ pub(super) fn kernel() -> Kernel {
     }
 }
 
-/// True if the kernel was built to mount EROFS from files.
+/// True if the kernel can mount EROFS from files.
 fn file_backed(name: &str) -> Option<bool> {
     const OPTION: &str = "CONFIG_EROFS_FS_BACKED_BY_FILE";
     let places = [format!("/boot/config-{name}"), format!("/lib/modules/{name}/config")];
@@ -110,7 +110,7 @@ fn file_backed(name: &str) -> Option<bool> {
     Some(text.lines().any(|line| line == format!("{OPTION}=y")))
 }
 
-/// True if mkfs.erofs reads tars: containerd asks in the same way.
+/// True if mkfs.erofs reads tars. containerd checks this in the same way.
 pub(super) fn mkfs() -> Option<bool> {
     let said = Command::new("mkfs.erofs").arg("--help").output().ok()?;
     let said = format!("{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
@@ -165,7 +165,7 @@ fn podman(tree: &Tree) -> Podman {
 /// The path of a program, if it is installed.
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    // Directories of administrators' programs, which users do not always have on their path.
+    // Directories for system administration, which are often not on a user's path.
     let more = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(more).map(|directory| directory.join(program)).find(|path| path.is_file())
 }

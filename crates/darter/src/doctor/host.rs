@@ -7,9 +7,9 @@ use super::facts::{Daemon, Kernel};
 use super::findings::{Finding, Findings};
 use crate::units;
 
-/// Fewer open files than this run out: connections, blobs, and what they are served to.
+/// The minimum limit of open files: connections, blobs and clients use up fewer quickly.
 const MIN_FILES: u64 = 4096;
-/// Less free disk than this is none: a layer.
+/// The minimum of free disk space in bytes: about one layer.
 const MIN_FREE: u64 = 1 << 30;
 
 pub(super) fn kernel(kernel: &Kernel) -> Vec<Finding> {
@@ -25,12 +25,12 @@ pub(super) fn kernel(kernel: &Kernel) -> Vec<Finding> {
         (false, true) => found.warning("fuse", "the kernel does not list FUSE", "modprobe fuse"),
         (true, true) if !kernel.fuse_open => found.warning(
             "fuse",
-            "this user may not open /dev/fuse: only others can mount here (darter mount)",
-            "chmod 666 /dev/fuse, as is usual, or mount as root",
+            "this user may not open /dev/fuse, and so can't mount (darter mount)",
+            "chmod 666 /dev/fuse, which is the usual mode, or mount as root",
         ),
         (true, true) if !kernel.root && !kernel.fusermount => found.warning(
             "fuse",
-            "FUSE is there, but not fusermount3, which users mount with",
+            "FUSE is there, but not fusermount3, with which users mount",
             "install the package fuse3",
         ),
         (true, true) => found.ok("fuse", "FUSE"),
@@ -51,7 +51,7 @@ pub(super) fn daemon(daemon: &Daemon) -> Vec<Finding> {
             found.problem(
                 "daemon",
                 reason.clone(),
-                "start it: systemctl start darter, or darter up; another one is named with --socket or --data-dir",
+                "start it: systemctl start darter, or darter up; name another one with --socket or --data-dir",
             );
             mirror(&mut found, daemon, None);
             return found.found;
@@ -68,12 +68,16 @@ pub(super) fn daemon(daemon: &Daemon) -> Vec<Finding> {
     } else {
         found.warning(
             "daemon",
-            format!("{role} of darter {}, and this command is of {own}", status.version),
-            "restart the daemon: systemctl restart darter (transfers go on from what is stored)",
+            format!("the daemon is {role} of darter {}, but this command is of darter {own}", status.version),
+            "restart the daemon: systemctl restart darter (transfers then resume)",
         );
     }
     if status.draining {
-        found.warning("draining", "it is shutting down, and takes nothing new", "wait, or start it again");
+        found.warning(
+            "draining",
+            "the daemon is shutting down, and accepts no new requests",
+            "wait, or start it again",
+        );
     }
     mirror(&mut found, daemon, status.local.as_deref());
     seeds(&mut found, status);
@@ -81,8 +85,8 @@ pub(super) fn daemon(daemon: &Daemon) -> Vec<Finding> {
     match daemon.max_files {
         Some(files) if files < MIN_FILES => found.warning(
             "files",
-            format!("it may have {files} files open, which many blobs and peers at once use up"),
-            "LimitNOFILE=65536 in its unit file, or ulimit -n 65536 before it is started",
+            format!("the daemon may have only {files} files open, too few for many blobs and peers at once"),
+            "set LimitNOFILE=65536 in its unit file, or ulimit -n 65536 before it is started",
         ),
         Some(files) if files > 1 << 30 => found.ok("files", "any number of open files"),
         Some(files) => found.ok("files", format!("{files} open files")),
@@ -91,20 +95,20 @@ pub(super) fn daemon(daemon: &Daemon) -> Vec<Finding> {
     found.found
 }
 
-/// True if the mirror's port answers; `at`: where the daemon says that it has it.
+/// Judges whether the mirror's port answers; `at` is its address according to the daemon.
 fn mirror(found: &mut Findings, daemon: &Daemon, at: Option<&str>) {
     let local = daemon.local;
     match (&daemon.mirror, at) {
         (Ok(()), _) => found.ok("mirror", format!("the mirror answers at {local}")),
         (Err(reason), Some(at)) if at != local.to_string() => found.problem(
             "mirror",
-            format!("no mirror at {local} ({reason}): the daemon has its own at {at}"),
+            format!("no mirror at {local} ({reason}): the daemon's mirror is at {at}"),
             format!("darter doctor --local {at}, and darter setup containerd --local {at}"),
         ),
         (Err(reason), _) => found.problem(
             "mirror",
-            format!("the mirror's port {local} does not answer ({reason}): engines go to the registries themselves"),
-            "start the daemon; where its --local says another address, name it with --local here, too",
+            format!("the mirror's port {local} does not answer ({reason}): engines go to the registries directly"),
+            "start the daemon; if its --local is another address, give that to this command, too",
         ),
     }
 }
@@ -142,14 +146,14 @@ fn disk(found: &mut Findings, store: &darter_api::StoreStatus) {
     if store.free < MIN_FREE {
         found.problem(
             "disk",
-            format!("{free} free on the disk: what comes is passed on without being stored"),
-            "free some disk, or move --data-dir to another one",
+            format!("{free} free on the disk: received bytes are passed on without being stored"),
+            "free some space, or move --data-dir to another one",
         );
     } else if store.quota.is_some_and(|quota| store.capacity < quota && room < MIN_FREE) {
         found.warning(
             "disk",
-            format!("{free} free on the disk, nearly all of which is to be left free (--reserve): blobs are evicted for new ones"),
-            "free some disk, or lower --reserve",
+            format!("{free} free on the disk, nearly all of it reserved (--reserve): new blobs evict older ones"),
+            "free some space, or lower --reserve",
         );
     } else {
         found.ok("disk", format!("{} stored, {free} free on the disk", units::size(store.used)));

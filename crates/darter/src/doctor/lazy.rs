@@ -1,4 +1,4 @@
-//! Judges whether containerd mounts layers before they have come, and what silently keeps it from that. No I/O.
+//! Judges whether containerd mounts layers before they are downloaded, and which settings silently prevent that. No I/O.
 
 use super::facts::{Containerd, Kernel};
 use super::findings::{Finding, Findings};
@@ -8,16 +8,16 @@ use crate::setup::document::{Node, Value};
 use crate::setup::lazy::{FIRST, differ_of};
 
 const AREA: &str = "lazy start";
-/// Linux reads EROFS of 512-byte blocks from here on, over a loop device.
+/// From this release on, Linux mounts EROFS with 512-byte blocks over a loop device.
 const FIRST_LOOP: Release = (6, 4);
-/// And as a file from here on.
+/// From this release on, it mounts EROFS from a file, too.
 const FIRST_FILE: Release = (6, 12);
 const SET_UP: &str = "darter setup containerd --lazy";
 const DIFFER: &str = "io.containerd.differ.v1.erofs";
 
-/// Downloads at a time that CRI has by default.
+/// How many downloads CRI runs at a time by default.
 const DEFAULT_DOWNLOADS: i64 = 3;
-/// Settings of CRI's that the transfer service does not know: where one of them is set, CRI pulls by itself.
+/// Settings of CRI that the transfer service does not support: if one of them is set, CRI pulls without that service.
 const LOCAL: [(Part, &str); 7] = [
     (Part::Images, "use_local_image_pull"),
     (Part::Images, "discard_unpacked_layers"),
@@ -51,7 +51,11 @@ pub(super) fn start(facts: &Containerd, kernel: &Kernel) -> Vec<Finding> {
     }
     let caches = caches(config);
     if caches.is_empty() {
-        found.warning("directory", "layer_content_caches names no directory: pulls are whole", SET_UP);
+        found.warning(
+            "directory",
+            "layer_content_caches names no directory: images are downloaded before they start",
+            SET_UP,
+        );
         return found.found;
     }
     found.found.extend(of_kernel(kernel));
@@ -88,7 +92,7 @@ pub(super) fn of_kernel(kernel: &Kernel) -> Vec<Finding> {
             found.warning(
                 "short reads",
                 format!(
-                    "Linux {} may take a read that it got a part of for the end of a file, and give zeros for the rest, where a program is killed while it reads",
+                    "Linux {} may take a short read for the end of a file, and return zeros for the rest, if a program is killed while it reads",
                     kernel.name
                 ),
                 "a kernel with \"erofs: set fileio bio failed in short read case\" (in 7.0, 6.18.44, Debian's 6.12.117); until then leave read_ahead_kb as it is",
@@ -98,7 +102,7 @@ pub(super) fn of_kernel(kernel: &Kernel) -> Vec<Finding> {
     found.found
 }
 
-/// True if a kernel is known to fail a read by EROFS of which the file below gave a part. The fix is in these; in which releases of their series it came first was not looked up.
+/// True if a kernel fails a read of EROFS if the file below returned only a part of it. These releases have the fix; earlier ones of the same series may have it, too.
 fn reads_all_or_nothing(name: &str) -> bool {
     let mut numbers = name.split(|letter: char| !letter.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
     let mut next = || numbers.next().unwrap_or(0_u32);
@@ -109,20 +113,20 @@ fn reads_all_or_nothing(name: &str) -> bool {
     }
 }
 
-/// True if layers can be converted that Darter does not show.
+/// Judges whether layers that Darter does not show can be converted.
 pub(super) fn of_mkfs(mkfs: Option<bool>) -> Vec<Finding> {
     let mut found = Findings::about(AREA);
     let todo = "install erofs-utils 1.7 or later (Debian 12 has 1.5)";
     match mkfs {
-        Some(true) => found.ok("mkfs.erofs", "mkfs.erofs converts layers that are not shown"),
+        Some(true) => found.ok("mkfs.erofs", "mkfs.erofs converts layers that Darter does not show"),
         Some(false) => found.warning(
             "mkfs.erofs",
-            "this mkfs.erofs reads no tar: images of which a layer is not shown can't be pulled",
+            "this mkfs.erofs can't read tars: images with a layer that Darter does not show can't be pulled",
             todo,
         ),
         None => found.warning(
             "mkfs.erofs",
-            "there is no mkfs.erofs: images of which a layer is not shown can't be pulled",
+            "there is no mkfs.erofs: images with a layer that Darter does not show can't be pulled",
             todo,
         ),
     }
@@ -137,15 +141,15 @@ fn directories(found: &mut Findings, caches: &[String], missing: &[String]) {
     if there.is_empty() {
         found.warning(
             "directory",
-            format!("{} is not there: pulls are whole until it is", missing.join(", ")),
-            "the daemon shows layers there; is it running, and is it the directory that it was told?",
+            format!("{} is not there: until it is, images are downloaded before they start", missing.join(", ")),
+            "the daemon shows layers there: is it running, and is this the directory of its --lazy-dir?",
         );
     } else {
         found.ok("directory", format!("layers are looked for in {}", there.join(", ")));
     }
 }
 
-/// True if anything uses the snapshotter.
+/// Judges whether pods use the snapshotter.
 fn used(found: &mut Findings, config: &Config) {
     let is_erofs = |node: &Node| node.get("snapshotter").and_then(Node::text) == Some("erofs");
     let all = config.setting(Part::Images, "snapshotter").is_some_and(|it| it.node.text() == Some("erofs"));
@@ -170,7 +174,7 @@ fn used(found: &mut Findings, config: &Config) {
     }
 }
 
-/// Without both entries, the transfer service or CRI may not come up, or refuse pulls.
+/// Judges the entries of unpack_config. Without both of them, the transfer service or CRI may not start, or refuse pulls.
 fn unpacking(found: &mut Findings, config: &Config, mkfs: Option<bool>) {
     let tables = config.tables(Part::Transfer);
     let entries: Vec<_> =
@@ -180,29 +184,29 @@ fn unpacking(found: &mut Findings, config: &Config, mkfs: Option<bool>) {
         (Some(_), Some(_)) => found.ok("unpack_config", "both entries of unpack_config are there"),
         (Some(_), None) if mkfs == Some(true) => found.warning(
             "unpack_config",
-            "the entry of unpack_config with differ walking is missing: without mkfs.erofs pulls would be refused",
+            "the entry of unpack_config with differ walking is missing: without mkfs.erofs, pulls are refused",
             SET_UP,
         ),
         (None, Some(_)) => {
-            found.warning("unpack_config", "the entry of unpack_config with differ erofs is missing: what is not shown is unpacked slowly", SET_UP);
+            found.warning("unpack_config", "the entry of unpack_config with differ erofs is missing: layers that Darter does not show are unpacked slowly", SET_UP);
         }
         _ => found.problem(
             "unpack_config",
-            "unpack_config says nothing of the erofs snapshotter that would work here: pulls with it are refused (\"no unpack platforms defined\")",
+            "unpack_config has no entry for the erofs snapshotter that works here: pulls with it are refused (\"no unpack platforms defined\")",
             SET_UP,
         ),
     }
 }
 
-/// Reports settings that make containerd pull everything though all is set up.
+/// Reports settings that make containerd download everything first although the rest is configured.
 fn switched_off(found: &mut Findings, config: &Config) {
     for (key, bad, why) in [
-        ("enable_fsverity", Some(true), "the erofs snapshotter does not come up with it and layer_content_caches"),
-        ("set_immutable", Some(true), "the erofs snapshotter does not come up with it and layer_content_caches"),
+        ("enable_fsverity", Some(true), "the erofs snapshotter does not start with it and layer_content_caches"),
+        ("set_immutable", Some(true), "the erofs snapshotter does not start with it and layer_content_caches"),
     ] {
         let set = config.setting(Part::Erofs, key).filter(|it| Some(it.node.is_true()) == bad);
         if let Some(it) = set {
-            found.problem("switched off", format!("{}: {key}: {why}", it.place()), format!("take {key} out"));
+            found.problem("switched off", format!("{}: {key}: {why}", it.place()), format!("remove {key}"));
         }
     }
     let mode = config.setting(Part::Erofs, "dmverity_mode").filter(|it| it.node.text() == Some("on"));
@@ -210,10 +214,10 @@ fn switched_off(found: &mut Findings, config: &Config) {
         found.problem(
             "switched off",
             format!(
-                "{}: dmverity_mode = \"on\" refuses layers without a dm-verity tree, and these have none",
+                "{}: dmverity_mode = \"on\" refuses layers without a dm-verity tree, and Darter's layers have none",
                 it.place()
             ),
-            "dmverity_mode = \"off\", which also saves looking for them",
+            "set dmverity_mode = \"off\", which also saves looking for such trees",
         );
     }
     for (part, key) in LOCAL {
@@ -227,8 +231,8 @@ fn switched_off(found: &mut Findings, config: &Config) {
         if !is_off {
             found.warning(
                 "switched off",
-                format!("{}: {key} makes CRI pull past the transfer service and its unpack_config", it.place()),
-                format!("take {key} out"),
+                format!("{}: {key} makes CRI pull without the transfer service and its unpack_config", it.place()),
+                format!("remove {key}"),
             );
         }
     }
@@ -238,15 +242,18 @@ fn switched_off(found: &mut Findings, config: &Config) {
             found.problem(
                 "switched off",
                 format!("{}: {plugin} is disabled", off.place()),
-                "take it out of disabled_plugins and restart containerd",
+                "remove it from disabled_plugins and restart containerd",
             );
         }
     }
     if let Some(off) = config.disabled(&[DIFFER]) {
         found.warning(
             "switched off",
-            format!("{}: the erofs differ is disabled: layers that are not shown can't be converted", off.place()),
-            "take it out of disabled_plugins and restart containerd",
+            format!(
+                "{}: the erofs differ is disabled: layers that Darter does not show can't be converted",
+                off.place()
+            ),
+            "remove it from disabled_plugins and restart containerd",
         );
     }
 }

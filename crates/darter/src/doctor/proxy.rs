@@ -1,4 +1,4 @@
-//! Judges whether containerd before 2.4 starts images before they have come, by way of Darter's snapshotter. No I/O.
+//! Judges whether containerd before 2.4 starts images before they are downloaded, through Darter's snapshotter. No I/O.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::setup::proxy::NAME;
 
 const SET_UP: &str = "darter setup containerd --lazy";
 
-/// The socket of Darter's snapshotter, as the configuration names it.
+/// The socket of Darter's snapshotter, according to containerd's configuration.
 pub(super) fn address(config: &Config) -> Option<PathBuf> {
     let plugin = config.setting(Part::Proxies, NAME)?;
     let is_snapshotter = plugin.node.get("type").and_then(Node::text) == Some("snapshot");
@@ -22,7 +22,7 @@ pub(super) fn start(found: &mut Findings, facts: &Containerd, config: &Config, k
     let Some(address) = address(config) else {
         found.warning(
             "containerd",
-            "containerd before 2.4 mounts layers before they are downloaded by a proxy snapshotter, and Darter's is not set up: pulls download everything first",
+            "containerd before 2.4 needs a proxy snapshotter to mount layers before they are downloaded, and Darter's is not configured: pulls download everything first",
             format!("{SET_UP}, with darter snapshotter running"),
         );
         return;
@@ -32,7 +32,7 @@ pub(super) fn start(found: &mut Findings, facts: &Containerd, config: &Config, k
         Some(SocketState::No(reason)) => found.problem(
             "snapshotter",
             format!(
-                "no snapshotter answers at {} ({reason}): no image can be pulled, and no container made, with it",
+                "no snapshotter answers at {} ({reason}): no image can be pulled with it, and no container created",
                 address.display()
             ),
             "systemctl start darter-snapshotter, or darter snapshotter --address PATH as root",
@@ -53,7 +53,7 @@ pub(super) fn start(found: &mut Findings, facts: &Containerd, config: &Config, k
             found.warning(
                 "switched off",
                 format!("{}: {plugin} is disabled", off.place()),
-                "take it out of disabled_plugins and restart containerd",
+                "remove it from disabled_plugins and restart containerd",
             );
         }
     }
@@ -62,11 +62,11 @@ pub(super) fn start(found: &mut Findings, facts: &Containerd, config: &Config, k
     if by_transfer {
         found.problem(
             "annotations",
-            "disable_snapshot_annotations is not false: CRI pulls by the transfer service, which does not unpack for a proxy (\"no unpack platforms defined\")",
+            "disable_snapshot_annotations is not false: CRI pulls through the transfer service, which does not unpack for a proxy (\"no unpack platforms defined\")",
             SET_UP,
         );
     }
-    // Its ctr pulls by the transfer service from there on, unless it is told otherwise.
+    // From 2.0 on, ctr pulls through the transfer service by default.
     let ctr = match facts.release {
         Some(release) if release >= (2, 0) => {
             "ctr images pull is refused (\"no unpack platforms defined\") until unpack_config has an entry for darter, and with --local it downloads everything"
@@ -76,20 +76,20 @@ pub(super) fn start(found: &mut Findings, facts: &Containerd, config: &Config, k
     found.ok("by hand", format!("crictl pull and nerdctl --snapshotter darter start lazily; {ctr}"));
 }
 
-/// True if anything uses it.
+/// Judges whether pods use the snapshotter.
 fn used(found: &mut Findings, config: &Config) {
     let is_ours = |node: &Node| node.get("snapshotter").and_then(Node::text) == Some(NAME);
     let all = config.setting(Part::Images, "snapshotter").is_some_and(|it| it.node.text() == Some(NAME));
     let tables = config.tables(Part::Runtimes);
     let mut runtimes = tables.iter().flat_map(|table| table.node.entries());
     if all {
-        found.ok("used", "pods use it");
+        found.ok("used", "pods use Darter's snapshotter");
     } else if let Some((handler, _)) = runtimes.find(|(_, runtime)| is_ours(runtime)) {
-        found.ok("used", format!("pods of the runtime handler {handler} use it"));
+        found.ok("used", format!("pods of the runtime handler {handler} use Darter's snapshotter"));
     } else {
         found.warning(
             "used",
-            "neither CRI nor any runtime handler uses it: only clients that ask for it start lazily",
+            "neither CRI nor any runtime handler uses Darter's snapshotter: only clients that ask for it start lazily",
             format!("{SET_UP}, for one runtime class with --runtime-handler NAME"),
         );
     }

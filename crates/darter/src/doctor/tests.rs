@@ -1,4 +1,4 @@
-//! Facts in, findings out.
+//! Facts and the findings that follow.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::setup::registries::{Directory, RegistryFiles, Root};
 const MIRROR: &str = "http://127.0.0.1:7401";
 const OURS: &str = "[host.\"http://127.0.0.1:7401\"]\ncapabilities = [\"pull\", \"resolve\"]\n";
 
-/// The worst that is said of a check, and all that is said of it.
+/// The worst level among the findings of a check, and all their texts.
 fn of(findings: &[Finding], check: &str) -> Option<(Level, String)> {
     let about: Vec<_> = findings.iter().filter(|finding| finding.check == check).collect();
     let worst = about.iter().map(|finding| finding.level).max()?;
@@ -65,7 +65,7 @@ fn a_kernel_is_judged_by_what_mounts_need() {
         ("6.14.11-300.fc42", (6, 14), true),
         ("6.18.44", (6, 18), false),
         ("7.0.0-rc1", (7, 0), false),
-        // Loop devices are not read so.
+        // Files on loop devices are read in another way.
         ("6.8.0", (6, 8), false),
     ] {
         let found = lazy::of_kernel(&Kernel { name: name.into(), release, ..kernel() });
@@ -110,7 +110,7 @@ fn what_keeps_containerd_from_the_mirror_is_found() {
         (Some((2, 4)), "version = 4\n", &default, "config_path", Level::Problem, "several directories"),
         (Some((1, 7)), path, &[], "hosts", Level::Problem, "no hosts.toml names the mirror"),
         (Some((1, 7)), path, &[("a", Some(OURS))], "hosts", Level::Warning, "registries without a directory"),
-        (Some((1, 7)), path, &[default[0], ("a", None)], "hosts", Level::Warning, "asked past the mirror: a,"),
+        (Some((1, 7)), path, &[default[0], ("a", None)], "hosts", Level::Warning, "not asked through the mirror: a,"),
         (Some((1, 7)), path, &[default[0], ("a", Some(&second))], "hosts", Level::Warning, "before the mirror"),
         (Some((1, 7)), path, &[("_default", Some(&narrowed))], "hosts", Level::Problem, "resolve"),
         (Some((1, 7)), path, &[default[0], ("a", Some("x = "))], "hosts", Level::Problem, "line 1"),

@@ -1,5 +1,5 @@
-//! The backend of a download: a daemon that this user may use, or else an agent that lives in this process for the one command. Both give
-//! the same verified content, as parts of a file where they can: in order for what is written as it comes, in any order for a file.
+//! The backend of a download: a daemon that this user may use, or else an agent in this process, for this one command. Both deliver
+//! the same verified content, if possible as ranges of a file: in order for a stream, in any order for a file.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ use crate::cli::GetArgs;
 use crate::failure::Failure;
 use crate::show::{TOLD_AFTER, WAITING_POLL};
 
-/// How often to see whether another process has let go of the data directory.
+/// How often to check whether another process has released the data directory.
 const LOCK_POLL: Duration = Duration::from_millis(300);
 
 /// The downloader.
@@ -51,94 +51,94 @@ pub(super) struct Embedded {
     /// Why no daemon does the work.
     pub(super) why: String,
     keep: bool,
-    /// The sources that are not done yet.
+    /// The sources whose downloads are not done.
     open: Mutex<Vec<BlobId>>,
-    /// Blobs that were here before this command, and whether each was whole.
+    /// Blobs that were stored before this command, and whether each was complete.
     before: HashMap<BlobId, bool>,
-    /// Blobs that need not be kept, and were still being read when their downloads were done.
+    /// Blobs that need not be kept, but were still being read when their downloads ended.
     left: Mutex<HashSet<BlobId>>,
 }
 
-/// One question for content.
+/// One request for content.
 pub(super) struct Question<'a> {
     pub(super) url: &'a Url,
     pub(super) headers: &'a [(String, String)],
     pub(super) digest: Option<Digest>,
     /// Query parameters that sign addresses, besides those of the usual object stores. A daemon has its own list.
     pub(super) signed: &'a [String],
-    /// True to ask the origin for a name.
+    /// True to ask the origin for a file name.
     pub(super) disposition: bool,
-    /// In which order the content is wanted.
+    /// The order in which the content is wanted.
     pub(super) order: Order,
-    /// Which bytes are wanted; all if `None`.
+    /// The bytes that are wanted; all if `None`.
     pub(super) range: Option<Span>,
-    /// Tells people whom the daemon waits for.
+    /// Called to tell the user what the daemon waits for.
     pub(super) says: &'a (dyn Fn(&Waiting) + Sync),
-    /// Tells people that the daemon does not answer.
+    /// Called to tell the user that the daemon does not answer.
     pub(super) mute: &'a (dyn Fn(&Path) + Sync),
 }
 
-/// A download that has begun: the origin (or the swarm) has said that the content is there.
+/// A download that has begun: the origin or the swarm has confirmed that the content exists.
 pub(super) struct Opened {
     pub(super) blob: BlobId,
-    /// Length in bytes, if the origin says.
+    /// Length in bytes, if known.
     pub(super) length: Option<u64>,
-    /// The bytes that come, if they are not all: their places in what comes begin with zero.
+    /// The range that is delivered, if not everything. Offsets of delivered bytes count from its beginning.
     pub(super) part: Option<ByteRange>,
-    /// When it was last modified, as the origin writes it.
+    /// When it was last modified, in the origin's spelling.
     pub(super) modified: Option<String>,
-    /// The origin's name for it, where it was asked.
+    /// The file name that the origin gave, if it was asked for one.
     pub(super) disposition: Option<String>,
-    /// The store whose file may become the result, and need not be kept.
+    /// The store whose file may become the result, because it need not be kept.
     pub(super) moves: Option<Arc<Home>>,
-    /// True if the content need not be kept here.
+    /// True if this process need not keep the content.
     pub(super) spent: bool,
-    /// What had moved of the blob before this question. An older daemon does not say.
+    /// The blob's traffic before this request. An older daemon does not say.
     pub(super) before: Traffic,
-    /// True if the end tells which digests were checked.
+    /// True if the final message will say which digests were checked.
     pub(super) vouched: bool,
     /// Verified content. Ends with [`Given::Whole`] or an error.
     pub(super) content: BoxStream<'static, anyhow::Result<Given>>,
     pub(super) watch: Watch,
 }
 
-/// One message about content.
+/// One message of a download.
 pub(super) enum Given {
     Chunk(Chunk),
-    /// All bytes before are void: other content comes.
+    /// All earlier bytes are void: other content follows.
     Anew(Anew),
-    /// That was all.
+    /// The content is complete.
     Whole {
         length: u64,
         checked: Vec<Checked>,
     },
 }
 
-/// The content changed at its origin while it was read: what came is of a former version.
+/// The content changed at its origin while it was read: the bytes so far are of the old version.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Changed(String);
 
-/// Tells how far a download is.
+/// How to ask for a download's progress.
 pub(super) enum Watch {
     Daemon(Client, BlobId),
     Embedded(Arc<Download>),
 }
 
 impl Backend {
-    /// A daemon if one runs and is wanted; else starts an agent here. `say` tells people what they should know.
+    /// Uses a daemon if one runs and may be used; else starts an agent in this process. `say` gives notes to the user.
     pub(super) async fn choose(
         args: &GetArgs,
         jobs: &[Job],
         sources: &[BlobId],
         say: impl Fn(&str),
     ) -> anyhow::Result<Self> {
-        // A daemon reads local files for nobody: they may not be this user's.
+        // A daemon reads no local files for others: the daemon may have rights that this user has not.
         let files = jobs.iter().all(|job| job.url.scheme() == "file");
         let why = if args.no_daemon {
             let own = Client::at(socket_path(&args.place.data_dir()?));
             if args.keep && own.runs().await.unwrap_or(false) {
-                anyhow::bail!("--keep: a daemon has the store; leave out --no-daemon, or give another --data-dir");
+                anyhow::bail!("--keep: a daemon uses this store; leave out --no-daemon, or give another --data-dir");
             }
             "--no-daemon".to_owned()
         } else if files {
@@ -150,7 +150,7 @@ impl Backend {
             }
         };
         if args.log.verbose > 0 {
-            say(&format!("{why}: downloading by myself"));
+            say(&format!("{why}: downloading in this process"));
         }
         let data_dir = rooms::parent(args.place.data_dir()?, args.keep);
         let mut told = false;
@@ -164,11 +164,11 @@ impl Backend {
                         let (mine, wanted) = (room.clone(), sources.to_vec());
                         threads::run(move || rooms::note(&mine, &wanted)).await;
                         let (directory, mine) = (data_dir.clone(), room.clone());
-                        // Nobody waits for it.
+                        // Nothing waits for this cleanup.
                         threads::run(move || rooms::clear_leftovers(&directory, &mine)).detach();
                         let open = Mutex::new(sources.to_vec());
                         let home = Arc::new(Home::new(&room));
-                        // Asked now: what is small is whole by the time that its download is open.
+                        // Listed now, since a small blob can be complete by the time that its download is open.
                         let rows = agent.list().await?;
                         let before = rows.iter().map(|row| (row.blob, row.complete)).collect();
                         let (keep, left) = (args.keep, Mutex::default());
@@ -187,7 +187,7 @@ impl Backend {
         }
     }
 
-    /// Asks for content.
+    /// Requests content.
     pub(super) async fn open(&self, question: &Question<'_>) -> anyhow::Result<Opened> {
         match self {
             Self::Daemon(client) => open_at_daemon(client, question).await,
@@ -195,7 +195,7 @@ impl Backend {
         }
     }
 
-    /// Ends the work on a source; if it is done, its content need not be kept here.
+    /// Ends the work on a source; `spent` is its blob if it is complete and need not be kept.
     pub(super) async fn done(&self, source: BlobId, spent: Option<BlobId>) {
         let Self::Embedded(embedded) = self else { return };
         embedded.open.lock().retain(|open| *open != source);
@@ -206,7 +206,7 @@ impl Backend {
         }
     }
 
-    /// Ends the agent in this process. A daemon is left as it is.
+    /// Stops the agent in this process. A daemon goes on.
     pub(super) async fn close(&self) {
         let Self::Embedded(embedded) = self else { return };
         let (room, open) = (embedded.room.clone(), embedded.open.lock().clone());
@@ -215,7 +215,7 @@ impl Backend {
         embedded.agent.drain().await;
     }
 
-    /// The daemon's socket, if a daemon downloads.
+    /// The daemon's socket, if a daemon does the work.
     pub(super) fn socket(&self) -> Option<&Path> {
         match self {
             Self::Daemon(client) => Some(client.socket()),
@@ -232,8 +232,8 @@ impl Backend {
     }
 }
 
-/// The daemon to use, or why there is none. One whose data directory was named and that this user may not ask is an error: the
-/// directory is not for this user either.
+/// The daemon to use, or why there is none. If a data directory was named and its daemon refuses this user, that is an error: this user
+/// can't use the directory without the daemon either.
 async fn find_daemon(args: &GetArgs, say: &impl Fn(&str)) -> anyhow::Result<Result<Client, String>> {
     let own = args.place.data_dir()?;
     let mut why = None;
@@ -246,7 +246,7 @@ async fn find_daemon(args: &GetArgs, say: &impl Fn(&str)) -> anyhow::Result<Resu
                 return Ok(Ok(client));
             }
             Ok(false) => {}
-            // A home that is another user's, as `sudo -u` leaves it.
+            // A home directory of another user, as `sudo -u` leaves it in the environment.
             Err(ClientError::Forbidden(_)) if rooms::is_nobodys_choice(&own) && client.socket().starts_with(&own) => {
                 why = Some(format!("{} is not open to this user", own.display()));
             }
@@ -273,7 +273,7 @@ async fn find_daemon(args: &GetArgs, say: &impl Fn(&str)) -> anyhow::Result<Resu
 }
 
 impl Embedded {
-    /// Removes what another download of this command was still reading when it was to be removed.
+    /// Removes blobs that other downloads of this command still read when they were to be removed.
     async fn remove_left(&self) {
         let left = std::mem::take(&mut *self.left.lock());
         for blob in left {
@@ -288,7 +288,7 @@ impl Embedded {
             return self.open_span(source, credentials, span, disposition).await;
         }
         let download = Arc::new(self.agent.open(source, credentials).await?);
-        // A blob that was kept here before stays here.
+        // A blob that was complete in the store before this command stays.
         let was_whole = self.before.get(&download.blob()).is_some_and(|whole| *whole);
         let moves = (!self.keep && !was_whole).then(|| Arc::clone(&self.home));
         let parts = download.hand_on(question.order).map(given_here);
@@ -338,7 +338,7 @@ impl Embedded {
     }
 }
 
-/// The source of a question, with its credentials.
+/// The source of a request, with its credentials.
 pub(super) fn source_of(question: &Question<'_>) -> (Source, Credentials) {
     Source::from_signed_url(question.url.clone(), question.headers, question.digest, question.signed)
 }
@@ -407,9 +407,11 @@ fn part_of(text: &str) -> Option<ByteRange> {
     (first <= last).then(|| ByteRange::new(first, last.saturating_add(1)))
 }
 
-/// The daemon died, or was killed.
+/// The error for a daemon that ended or was killed.
 fn went_away() -> Failure {
-    let text = "the daemon went away half-way; look into its log, then ask again for the rest".to_owned();
+    let text =
+        "the daemon ended before the download did; look into its log, then run the command again to get the rest"
+            .to_owned();
     Failure::Judged { text, blame: Blame::new(Fault::Ourselves, Retry::Later(None)) }
 }
 
@@ -425,7 +427,7 @@ fn given_here(handing: Result<Handing, FetchError>) -> anyhow::Result<Given> {
     })
 }
 
-/// The next message from a daemon that hands over.
+/// The next message from a daemon that hands over a file.
 async fn next_handed(receiver: Option<Receiver>) -> anyhow::Result<Option<(Given, Option<Receiver>)>> {
     let Some(mut receiver) = receiver else { return Ok(None) };
     let given = match receiver.next().await.with_context(went_away)? {
@@ -439,11 +441,11 @@ async fn next_handed(receiver: Option<Receiver>) -> anyhow::Result<Option<(Given
     Ok(Some((given, Some(receiver))))
 }
 
-/// A daemon's answer, and the place of its next byte.
+/// The rest of a daemon's answer, and the offset of its next byte.
 type RestOfBody = Option<(Incoming, u64)>;
 
-/// The next bytes of a daemon that hands over no file. An answer that fails half-way says why in its trailer, if the daemon
-/// lives to tell.
+/// The next bytes from a daemon that sends bytes instead of a file. An answer that fails half-way gives the reason in its trailer, if the daemon
+/// is still alive.
 async fn next_bytes(body: RestOfBody) -> anyhow::Result<Option<(Given, RestOfBody)>> {
     let Some((mut body, at)) = body else { return Ok(None) };
     let end = || Ok(Some((Given::Whole { length: at, checked: Vec::new() }, None)));
@@ -475,7 +477,7 @@ async fn next_bytes(body: RestOfBody) -> anyhow::Result<Option<(Given, RestOfBod
 }
 
 impl Watch {
-    /// How far the download is; `None` if the daemon does not say.
+    /// The progress of the download; `None` if the daemon does not say.
     pub(super) async fn progress(&self) -> Option<Progress> {
         match self {
             Self::Daemon(client, blob) => client.progress(*blob).await.ok(),

@@ -1,4 +1,4 @@
-//! Progress for people: one bar for all downloads of the command when standard error is a terminal, silence otherwise.
+//! The progress bar: one for all downloads of the command if standard error is a terminal, none otherwise.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -13,10 +13,10 @@ use parking_lot::Mutex;
 use super::backend::Watch;
 use crate::{glyphs, output, show};
 
-/// How often the bar looks.
+/// How often the bar is updated.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Shorter pauses than this many seconds are over before anybody wonders.
+/// Waits for an origin that are shorter than this many seconds are not reported.
 const MIN_TOLD: u64 = 2;
 
 const KNOWN: &str =
@@ -24,7 +24,7 @@ const KNOWN: &str =
 const WAITING: &str = "{spinner} {msg} ({elapsed})";
 const UNKNOWN: &str = "{msg}{spinner} {decimal_bytes}  {decimal_bytes_per_sec}";
 
-/// On terminals that are narrower than this, lines would be broken.
+/// On narrower terminals (in columns), lines would be broken.
 const MIN_WIDTH: u16 = 60;
 const KNOWN_NARROW: &str = "{percent} %  {decimal_bytes}";
 const UNKNOWN_NARROW: &str = "{spinner} {decimal_bytes}";
@@ -35,19 +35,19 @@ pub(super) struct Bar {
     width: Width,
     jobs: u64,
     done: AtomicU64,
-    /// Downloads of which something is known.
+    /// Downloads whose progress is known.
     moving: Mutex<Vec<Moving>>,
     output: Output,
-    /// What each download was last said to wait for.
+    /// The reason to wait that was last printed for each download.
     waits: Mutex<HashMap<usize, String>>,
-    /// True once the daemon was said not to answer.
+    /// True once the message that the daemon does not answer was printed.
     is_mute: AtomicBool,
 }
 
-/// What a command with downloads writes to standard error while they run.
+/// What a command prints on standard error while downloads run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Output {
-    /// A bar on a terminal, and reasons to wait in words.
+    /// A bar on a terminal, and reasons to wait as text.
     Bar,
     /// The bar, and reasons to wait as JSON.
     Json,
@@ -55,18 +55,18 @@ pub(super) enum Output {
     Quiet,
 }
 
-/// How far one download is.
+/// The progress of one download.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Moving {
     job: usize,
     pub(super) length: Option<u64>,
     pub(super) held: u64,
-    /// Was here when the download began.
+    /// Bytes that were stored when the download began.
     before: u64,
 }
 
 impl Bar {
-    /// A bar for `jobs` downloads; draws nothing when quiet, or when nobody watches.
+    /// A bar for `jobs` downloads. Draws nothing if `output` is quiet or standard error is no terminal.
     pub(super) fn new(jobs: usize, output: Output) -> Self {
         Self {
             output,
@@ -80,7 +80,7 @@ impl Bar {
         }
     }
 
-    /// Follows one download, until dropped. Of a part of the content this many bytes `came`, out of `length`.
+    /// Updates the bar with one download's progress, until dropped. For a part of the content, `came` counts its bytes so far, out of `length`.
     pub(super) async fn follow(
         &self,
         job: usize,
@@ -93,7 +93,7 @@ impl Bar {
             ticks.tick().await;
             let (of_whole, held) = match watch.progress().await {
                 Some(progress) => {
-                    // An agent in this process says so in its log.
+                    // An agent in this process logs its reasons to wait.
                     if let (Some(waiting), Watch::Daemon(..)) = (&progress.waiting, watch) {
                         self.waits(job, waiting);
                     }
@@ -109,7 +109,7 @@ impl Bar {
         }
     }
 
-    /// Notes how far a download is.
+    /// Notes the progress of a download.
     pub(super) fn note(&self, job: usize, length: Option<u64>, held: u64) {
         let mut moving = self.moving.lock();
         match moving.iter_mut().find(|it| it.job == job) {
@@ -118,7 +118,7 @@ impl Bar {
         }
     }
 
-    /// Says that a download waits for its origin for more than a moment, once for each reason.
+    /// Prints that a download waits for its origin, once for each reason, and only for longer waits.
     pub(super) fn waits(&self, job: usize, waiting: &Waiting) {
         if waiting.retry_in_seconds < MIN_TOLD {
             return;
@@ -137,20 +137,20 @@ impl Bar {
         }
     }
 
-    /// Says that the daemon does not answer, once.
+    /// Prints that the daemon does not answer, once.
     pub(super) fn mute(&self, socket: &Path) {
         if self.output == Output::Bar && !self.is_mute.swap(true, Ordering::Relaxed) {
             self.say(&show::mute(socket));
         }
     }
 
-    /// Notes that a download has ended, well or not.
+    /// Notes that a download has ended, successfully or not.
     pub(super) fn ended(&self) {
         self.done.fetch_add(1, Ordering::Relaxed);
         self.draw();
     }
 
-    /// How far all downloads are that were begun and are not whole.
+    /// The progress of all downloads that have begun and are not complete.
     pub(super) fn unfinished(&self) -> Vec<Moving> {
         let moving = self.moving.lock();
         moving.iter().filter(|it| it.length.is_none_or(|length| it.held < length)).copied().collect()
@@ -161,7 +161,7 @@ impl Bar {
         self.bar.suspend(|| output::complain(line));
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
     }
@@ -187,7 +187,7 @@ impl Bar {
             self.bar.set_message(format!("{} of {} files  ", self.done.load(Ordering::Relaxed), self.jobs));
         }
         if self.bar.position() == 0 && held > 0 && held == moving.iter().map(|it| it.before).sum::<u64>() {
-            // Bytes that were here before say nothing of the rate.
+            // Bytes that were stored before must not count for the rate.
             self.bar.set_position(held);
             self.bar.reset_eta();
         }
@@ -195,13 +195,13 @@ impl Bar {
     }
 }
 
-/// A bar for `length` bytes, if that is known; draws nothing when quiet, or when nobody watches.
+/// A bar for `length` bytes, if known. Draws nothing if `quiet` is true or standard error is no terminal.
 pub(crate) fn progress_bar(length: Option<u64>, quiet: bool) -> ProgressBar {
     let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     ProgressBar::with_draw_target(length, target).with_style(style(length, width()))
 }
 
-/// A line that says for what a command waits, and for how long by now; draws nothing when nobody watches.
+/// A line that says what a command waits for, and for how long. Draws nothing if standard error is no terminal.
 pub(crate) fn waiting_line(what: &str) -> ProgressBar {
     let line = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     let line = line.with_style(in_glyphs(WAITING)).with_message(what.to_owned());
@@ -209,10 +209,10 @@ pub(crate) fn waiting_line(what: &str) -> ProgressBar {
     line
 }
 
-/// The room of a line on standard error.
+/// The width of a line on standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Width {
-    /// As much as all that is known of a download takes.
+    /// Enough for everything that is known of a download.
     Full,
     /// Less.
     Narrow,
@@ -233,7 +233,7 @@ fn style(length: Option<u64>, width: Width) -> ProgressStyle {
     in_glyphs(template)
 }
 
-/// A style of characters that the terminal has.
+/// The style, with characters that the terminal has.
 fn in_glyphs(template: &str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template).expect("the template is well formed");
     if glyphs::is_unicode() {

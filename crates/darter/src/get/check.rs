@@ -1,12 +1,12 @@
-//! Checks of the content: whether it is right, and what its digest is.
+//! Checks the content, and finds its digest.
 //!
-//! The agent has checked every piece, and says which digests of the whole were computed, by itself or by the lead that it follows
-//! (see *Trust* in ARCHITECTURE.md). So nothing is hashed here, except
-//! - with `--verify-whole`, what is asked for and SHA-256, over the bytes where the result has them;
-//! - where the digest that the user gave is not among those: an older daemon says nothing.
+//! The agent has checked every piece, and says which digests of the whole it or its lead has computed
+//! (see *Trust* in ARCHITECTURE.md). So this process hashes nothing, except
+//! - with `--verify-whole`: SHA-256 and the algorithm of `--digest`, over the bytes as they are in the result;
+//! - if the digest of `--digest` is not among those that were computed: an older daemon names none.
 //!
-//! A file is hashed from its beginning as far as it has come, while more comes, and from the file itself. A stream can't be
-//! read again: its bytes are hashed on their way, and then they have to pass through this process.
+//! A file is hashed while it arrives, from its beginning as far as it is contiguous, by reading the file itself. A stream can't be
+//! read again: its bytes are hashed on their way, and then have to pass through this process.
 
 use std::fs::File;
 use std::io;
@@ -18,13 +18,13 @@ use darter_core::{Blame, Digest, DigestHasher, Fault, Retry};
 
 use crate::failure::Failure;
 
-/// Bytes that are read and hashed at a time.
+/// How many bytes are read and hashed at a time.
 const BUFFER: usize = 1 << 20;
 
-/// The reasons to hash content, or not to.
+/// What decides whether content is hashed here.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Trust {
-    /// True with `--verify-whole`: nobody's word counts.
+    /// True with `--verify-whole`: digests that others have computed do not count.
     pub(super) verify_whole: bool,
     /// True if the agent will tell which digests were checked.
     pub(super) vouched: bool,
@@ -32,19 +32,19 @@ pub(super) struct Trust {
     pub(super) can_reread: bool,
 }
 
-/// The check of one content: its hashers, and how far they are.
+/// The check of one content: its hashers and their progress.
 #[derive(Debug)]
 pub(super) struct Check {
     asked: Option<Digest>,
     verify: bool,
-    /// One for each algorithm; none while nothing is hashed.
+    /// One hasher for each algorithm; none if nothing is hashed.
     hashers: Vec<DigestHasher>,
-    /// Bytes that are hashed.
+    /// How many bytes have been hashed.
     at: u64,
 }
 
 impl Check {
-    /// The check of content, which must have the digest `asked` if that is given.
+    /// A check that requires the digest `asked`, if it is given.
     pub(super) fn new(asked: Option<Digest>, trust: Trust) -> Self {
         let mut check = Self { asked, verify: trust.verify_whole, hashers: Vec::new(), at: 0 };
         if trust.verify_whole || (asked.is_some() && !trust.vouched && !trust.can_reread) {
@@ -72,7 +72,7 @@ impl Check {
         self.at += bytes.len() as u64;
     }
 
-    /// Hashes what a file has, from where this is up to `until`.
+    /// Hashes the file's bytes from the current position up to `until`.
     pub(super) fn catch_up(&mut self, file: &File, until: u64) -> io::Result<()> {
         let mut buffer = vec![0; BUFFER];
         while self.at < until {
@@ -83,7 +83,7 @@ impl Check {
         Ok(())
     }
 
-    /// Bytes from `at` on were replaced.
+    /// The bytes from `at` on were replaced: hashing starts over if it was beyond.
     pub(super) fn replaced(&mut self, at: u64) {
         if at < self.at {
             self.hashers = self.algorithms();
@@ -91,7 +91,7 @@ impl Check {
         }
     }
 
-    /// Everything has come: `length` bytes, in `file` where it can be read again. Tells the digest for people: SHA-256 if that is
+    /// The content is complete: `length` bytes, in `file` if it can be read again. Returns a digest to report, SHA-256 if
     /// known.
     pub(super) fn conclude(
         mut self,
@@ -114,7 +114,7 @@ impl Check {
             self.catch_up(file, length).context("can't read what was written")?;
         }
         if self.is_hashing() && self.at != length {
-            bail!("nobody vouches for the digest, and what is written can't be read again: add --verify-whole");
+            bail!("the daemon did not check the digest, and the output can't be read again: add --verify-whole");
         }
         let found: Vec<Digest> = std::mem::take(&mut self.hashers).into_iter().map(DigestHasher::finish).collect();
         let known: Vec<Digest> = found.iter().chain(&told).copied().collect();
@@ -179,7 +179,7 @@ mod tests {
         let check = |asked, vouched: &[Checked]| Check::new(Some(asked), FILE).conclude(7, vouched, Some(&file()));
         assert_eq!(check(right, &[]).unwrap(), Some(right));
         assert!(check(wrong, &[]).unwrap_err().to_string().contains("wrong content"));
-        // Another algorithm than the one that is vouched for.
+        // An algorithm other than that of the computed digest.
         assert_eq!(check(sha512(CONTENT), &told(right)).unwrap(), Some(right));
         assert!(check(sha512(b"other"), &told(right)).is_err());
         assert!(check(right, &told(sha512(CONTENT))).is_ok());
@@ -216,7 +216,7 @@ mod tests {
         assert!(check.is_hashing());
         check.see(CONTENT);
         assert_eq!(check.conclude(7, &[], None).unwrap(), Some(right));
-        // A daemon that promised to vouch for the content and did not.
+        // A daemon that promised to name the digest and did not.
         let error = Check::new(Some(right), STREAM).conclude(7, &[], None).unwrap_err().to_string();
         assert!(error.contains("--verify-whole"), "{error}");
     }

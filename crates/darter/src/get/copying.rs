@@ -1,13 +1,13 @@
-//! Bytes from a file into another one, or out through a pipe or a socket, inside the kernel where it can: they are in the page
+//! Copies bytes from a file into another one, or into a pipe or a socket, inside the kernel if possible: they are in the page
 //! cache already, and reading them into this process only to write them again would be most of the work.
 //!
-//! | to | by | where that can't be |
+//! | to | by | if that fails |
 //! |---|---|---|
 //! | a file | `copy_file_range`, which shares blocks where the file system can | `sendfile`, then reading and writing |
 //! | a pipe | `splice`: the pages themselves | reading and writing |
 //! | a socket, another file | `sendfile` | reading and writing |
 //!
-//! A step that the kernel or the file system can't do is tried once. Steps are short, so that a process that has to end is not kept waiting.
+//! A method that the kernel or the file system does not support is tried once. Steps are short, so that a process that has to end does not wait long.
 
 use std::fs::File;
 use std::io::{self, Seek as _, SeekFrom, Write as _};
@@ -20,19 +20,19 @@ use rustix::fs::{FileType, copy_file_range, sendfile};
 use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, fcntl_setpipe_size, splice};
 
-/// Bytes that the kernel moves at a time.
+/// How many bytes the kernel copies at a time.
 const STEP: u64 = 4 << 20;
 
-/// Bytes that are read and written at a time.
+/// How many bytes are read and written at a time.
 const BUFFER: u64 = 1 << 20;
 
-/// How much a pipe is to take, so that it need not be filled in sixteen pages' steps.
+/// The size that a pipe is set to. By default a pipe holds only sixteen pages.
 const PIPE: usize = 1 << 20;
 
-/// A function that is shown bytes on their way.
+/// A function that sees the bytes on their way.
 pub(super) type Seen<'a> = Option<&'a mut (dyn FnMut(&[u8]) + 'a)>;
 
-/// How bytes move.
+/// A method of copying.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Means {
     CopyFileRange,
@@ -42,7 +42,7 @@ pub(super) enum Means {
 }
 
 impl Means {
-    /// The means to try where this one fails.
+    /// The method to try if this one fails.
     const fn next(self) -> Self {
         match self {
             Self::CopyFileRange => Self::SendFile,
@@ -63,20 +63,20 @@ impl Copier {
         Self { means: Means::CopyFileRange, buffer: Vec::new() }
     }
 
-    /// How it last copied.
+    /// The method of the last copy.
     #[cfg(test)]
     pub(super) const fn means(&self) -> Means {
         self.means
     }
 
-    /// Copies a range. Sets the position of `to` to anything.
+    /// Copies a range. The file position of `to` is undefined afterwards.
     pub(super) fn copy(&mut self, from: &File, to: &File, range: ByteRange) -> io::Result<()> {
         let mut at = range.start();
         while at < range.end() {
             let most = STEP.min(range.end() - at);
             match self.step(from, to, at, most) {
                 Ok(0) if self.means == Means::ReadAndWrite => return Err(io::ErrorKind::UnexpectedEof.into()),
-                // Some file systems say so of bytes that they have.
+                // Some file systems return zero for bytes that exist.
                 Ok(0) => self.means = self.means.next(),
                 Ok(count) => at += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -108,7 +108,7 @@ impl Copier {
     }
 }
 
-/// Writes into what is no file with places: a pipe, a socket, a device, or a file that goes on where it is.
+/// Writes into a target without offsets: a pipe, a socket, a device, or a file that is written from its current position.
 #[derive(Debug)]
 pub(super) struct Spout {
     to: File,
@@ -121,24 +121,24 @@ impl Spout {
         let kind = rustix::fs::fstat(&to).map(|found| FileType::from_raw_mode(found.st_mode));
         let means = match kind {
             Ok(FileType::Fifo) => {
-                // As large as this user's pipes may still be.
+                // Set to the largest size that this user may still use.
                 let _ = fcntl_setpipe_size(&to, PIPE);
                 Means::Splice
             }
-            // A terminal's writes are short, and some drivers take no pages.
+            // Writes to a terminal are short, and some drivers can't splice.
             Ok(FileType::CharacterDevice) => Means::ReadAndWrite,
             _ => Means::SendFile,
         };
         Self { to, means, buffer: Vec::new() }
     }
 
-    /// How it last wrote.
+    /// The method of the last write.
     #[cfg(test)]
     pub(super) const fn means(&self) -> Means {
         self.means
     }
 
-    /// Writes a part of a file. Bytes that are shown to `seen` have to pass through this process.
+    /// Writes a range of a file. If `seen` is given, the bytes pass through this process.
     pub(super) fn pour(&mut self, from: &File, range: ByteRange, mut seen: Seen<'_>) -> io::Result<()> {
         if seen.is_some() {
             self.means = Means::ReadAndWrite;
@@ -180,13 +180,13 @@ impl Spout {
         }
     }
 
-    /// Writes bytes that are at hand.
+    /// Writes bytes from memory.
     pub(super) fn write(&self, bytes: &[u8]) -> io::Result<()> {
         write_all(&self.to, bytes)
     }
 }
 
-/// Writes all of it, also to a descriptor that was made not to wait.
+/// Writes all bytes, also if the descriptor is non-blocking.
 fn write_all(mut to: &File, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match to.write(bytes) {
@@ -207,7 +207,7 @@ fn wait_for(to: &File) -> io::Result<()> {
     }
 }
 
-/// Some bytes from `at` on: none at the end.
+/// Some bytes from `at` on; none at the end of the file.
 fn read_some<'a>(from: &File, buffer: &'a mut Vec<u8>, at: u64, most: u64) -> io::Result<&'a [u8]> {
     buffer.resize(usize::try_from(BUFFER).unwrap_or(usize::MAX), 0);
     let most = usize::try_from(most).unwrap_or(usize::MAX).min(buffer.len());
@@ -220,8 +220,8 @@ fn read_some<'a>(from: &File, buffer: &'a mut Vec<u8>, at: u64, most: u64) -> io
     }
 }
 
-/// True if an error says that the kernel, one of the file systems, or a sandbox does not do this. Reading and writing will tell any other
-/// meaning.
+/// True if an error may mean that the kernel, a file system or a sandbox does not support the method. If it means something else, reading and
+/// writing will fail with it.
 fn cannot(error: &io::Error) -> bool {
     const CANNOT: [Errno; 7] =
         [Errno::XDEV, Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP, Errno::BADF, Errno::PERM, Errno::SPIPE];
@@ -269,8 +269,7 @@ mod tests {
         }
     }
 
-    /// As `/proc` and other file systems of the kernel's own: neither means of the kernel copies from there, or into what is only
-    /// appended to.
+    /// Files of `/proc` and the like, and files opened for appending: the kernel copies neither from the former nor into the latter.
     #[test]
     fn where_the_kernel_cannot_it_is_read_and_written() {
         let bytes = content();
@@ -298,7 +297,7 @@ mod tests {
         assert!(came == bytes);
     }
 
-    /// Pours all of it but the first byte into what `reader` reads, and tells how.
+    /// Writes everything but the first byte to `to`, which `reader` reads; returns the method used.
     fn poured(to: File, mut reader: impl io::Read + Send + 'static, shown: bool) -> Means {
         let bytes = content();
         let source = file_with(&bytes);

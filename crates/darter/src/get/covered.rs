@@ -1,21 +1,21 @@
-//! Which bytes of a content have come: ranges in any order, some of them more than once.
+//! Which bytes of a content have arrived: ranges in any order, some more than once.
 
 use std::collections::BTreeMap;
 
 use darter_core::ByteRange;
 
-/// Ranges that came: their beginnings and ends. No two touch or overlap.
+/// The ranges that have arrived, as their beginnings and ends. No two touch or overlap.
 #[derive(Debug, Default)]
 pub(super) struct Covered(BTreeMap<u64, u64>);
 
 impl Covered {
-    /// A range came.
+    /// Adds a range that has arrived.
     pub(super) fn add(&mut self, range: ByteRange) {
         if range.is_empty() {
             return;
         }
         let (mut start, mut end) = (range.start(), range.end());
-        // From the last one backwards: those that end before it are no part of it.
+        // From the last range backwards, until one ends before `start`: it does not touch the new one.
         while let Some((&other, &other_end)) = self.0.range(..=end).next_back().filter(|(_, other)| **other >= start) {
             self.0.remove(&other);
             (start, end) = (start.min(other), end.max(other_end));
@@ -23,22 +23,22 @@ impl Covered {
         self.0.insert(start, end);
     }
 
-    /// The first byte that has not come.
+    /// The offset of the first byte that has not arrived.
     pub(super) fn prefix(&self) -> u64 {
         self.0.get(&0).copied().unwrap_or(0)
     }
 
-    /// True if the first `length` bytes have come, and no others.
+    /// True if exactly the first `length` bytes have arrived.
     pub(super) fn is_all_of(&self, length: u64) -> bool {
         self.prefix() == length && self.0.len() == usize::from(length > 0)
     }
 
-    /// How many bytes have come.
+    /// How many bytes have arrived.
     pub(super) fn bytes(&self) -> u64 {
         self.0.iter().map(|(start, end)| end - start).sum()
     }
 
-    /// The ranges that have come.
+    /// The ranges that have arrived.
     pub(super) fn ranges(&self) -> impl Iterator<Item = ByteRange> + '_ {
         self.0.iter().map(|(start, end)| ByteRange::new(*start, *end))
     }

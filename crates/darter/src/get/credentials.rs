@@ -1,7 +1,7 @@
-//! Request headers and logins that need not stand on a command line, which every user of the host can read: files
+//! Request headers and logins from other sources than the command line, which every user of the host can read: files
 //! (`-H @FILE`, `--netrc`) and the environment (`DARTER_HEADER`).
 //!
-//! An `Authorization` that is given counts before the user in a URL, and that before a netrc file.
+//! A given `Authorization` header takes precedence over the user in a URL, which takes precedence over a netrc file.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -16,10 +16,10 @@ use crate::cli::CredentialArgs;
 use crate::cli::values::{self, HeaderArg};
 use crate::failure::Failure;
 
-/// The variable with headers, one a line.
+/// The variable with headers, one per line.
 const VARIABLE: &str = "DARTER_HEADER";
 
-/// All headers to send, whatever the URL, and the logins by host.
+/// The headers for all URLs, and the logins by host.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Senders {
     headers: Vec<(String, String)>,
@@ -60,7 +60,7 @@ impl Senders {
         Ok(Self { headers, netrc })
     }
 
-    /// The logins alone, each for its host: for URLs that somebody else named, to whom no header of this user's is to go.
+    /// Only the logins, each for its host. For URLs that come from somewhere else: they must not get this user's headers.
     pub(crate) fn logins(&self) -> Self {
         Self { headers: Vec::new(), netrc: self.netrc.clone() }
     }
@@ -89,13 +89,13 @@ fn header_lines(text: &str, from: &str) -> Result<Vec<(String, String)>, Failure
         .filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|line| {
-            // The line itself may be a secret.
+            // The error does not repeat the line, which may be a secret.
             values::header_pair(line).map_err(|reason| Failure::Usage(format!("{from}: {reason}")))
         })
         .collect()
 }
 
-/// The text of a file that has `what` in it.
+/// Reads the file at `path`, which holds `what`.
 fn read(path: &Path, what: &str) -> anyhow::Result<String> {
     let mut text = String::new();
     let read = if path == Path::new("-") {
@@ -126,7 +126,7 @@ impl std::fmt::Debug for Machine {
     }
 }
 
-/// The first entry for a host, and for the user if one is named; `default` stands for every host.
+/// The first entry for a host, and for the user if `user` is given; `default` matches every host.
 fn login<'a>(machines: &'a [Machine], host: &str, user: Option<&str>) -> Option<&'a Machine> {
     machines.iter().find(|machine| {
         machine.host.as_deref().is_none_or(|name| name.eq_ignore_ascii_case(host))
@@ -134,7 +134,7 @@ fn login<'a>(machines: &'a [Machine], host: &str, user: Option<&str>) -> Option<
     })
 }
 
-/// The entries of a netrc file: words, apart from macros, which end at an empty line. A word in quotes may hold spaces.
+/// The entries of a netrc file: words, except macros, which end at an empty line. A quoted word may contain spaces.
 fn parsed(text: &str) -> Vec<Machine> {
     let mut machines: Vec<Machine> = Vec::new();
     let mut lines = text.lines();
@@ -173,7 +173,7 @@ fn set(machines: &mut [Machine], change: impl FnOnce(&mut Machine)) {
     }
 }
 
-/// The words of a line up to a comment. Quotes take spaces in, a backslash takes the next letter as it is.
+/// The words of a line, up to a comment. Spaces in quotes belong to a word; a backslash escapes the next character.
 fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut letters = line.chars().peekable();

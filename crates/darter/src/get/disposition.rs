@@ -1,12 +1,12 @@
 //! The file name in a `Content-Disposition` header (RFC 6266, RFC 8187), made safe: an origin may choose a name in the
-//! directory that the user chose, never another place, and never a file that is hidden.
+//! directory that the user chose, but no other directory and no hidden file.
 
 use percent_encoding::percent_decode_str;
 
-/// The longest name that Linux file systems take, in bytes.
+/// Most bytes of a name on Linux file systems.
 const MAX_NAME: usize = 255;
 
-/// The name that the header gives, if it gives one that can be used. `filename*` counts before `filename`.
+/// The usable name that the header gives, if any. `filename*` takes precedence over `filename`.
 pub(super) fn file_name(header: &str) -> Option<String> {
     let (mut plain, mut extended) = (None, None);
     for (name, value) in parameters(header) {
@@ -19,12 +19,12 @@ pub(super) fn file_name(header: &str) -> Option<String> {
     extended.and_then(|name| safe(&name)).or_else(|| plain.and_then(|name| safe(&name)))
 }
 
-/// The parameters after the disposition's type. Lenient, as servers are not careful: what can't be read is left out.
+/// The parameters after the disposition's type. Malformed parameters are skipped, since many servers send some.
 fn parameters(header: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut rest = header.split_once(';').map_or("", |(_, rest)| rest);
     while let Some((name, after)) = rest.split_once('=') {
-        // A parameter without a value may stand before it.
+        // A parameter without a value may precede this one.
         let name = name.rsplit(';').next().unwrap_or_default().trim().to_owned();
         let after = after.trim_start();
         let (value, next) = match after.strip_prefix('"') {
@@ -40,14 +40,14 @@ fn parameters(header: &str) -> Vec<(String, String)> {
     found
 }
 
-/// A quoted string without its quotes and escapes, and what comes after it.
+/// A quoted string without its quotes and escapes, and the text after it.
 fn unquoted(text: &str) -> (String, &str) {
     let mut value = String::new();
     let mut letters = text.char_indices();
     while let Some((at, letter)) = letters.next() {
         match letter {
             '"' => return (value, text[at + 1..].trim_start().trim_start_matches(';')),
-            // A backslash before anything but a quote or another is meant as itself: Windows paths are written so.
+            // A backslash before any other character is literal: Windows paths are written so.
             '\\' => match letters.clone().next() {
                 Some((_, next @ ('"' | '\\'))) => {
                     letters.next();
@@ -73,7 +73,7 @@ fn decoded(value: &str) -> Option<String> {
     }
 }
 
-/// The last part of what may be a path, if it can be the name of an ordinary file that everybody sees.
+/// The last component of what may be a path, if it is a valid name for a file that is not hidden.
 fn safe(name: &str) -> Option<String> {
     let last = name.rsplit(['/', '\\']).next()?;
     let clean: String = last.chars().filter(|letter| !letter.is_control() && !is_unseen(*letter)).collect();
@@ -81,13 +81,13 @@ fn safe(name: &str) -> Option<String> {
     if clean.is_empty() || clean.starts_with('.') || clean == "-" {
         return None;
     }
-    // `rm *` and its like would take it for an option.
+    // `rm *` and the like would take a name with a dash in front for an option.
     let plain = clean.strip_prefix('-').map_or_else(|| clean.to_owned(), |rest| format!("_{rest}"));
     Some(shortened(&plain))
 }
 
-/// True if a letter is not seen itself: it can make `.exe` look like `.txt` where it changes how its neighbours are seen, and one name look
-/// like another.
+/// True if a character is invisible: it may change how its neighbours look, so that `.exe` looks like `.txt`, or make two names look
+/// the same.
 pub(super) const fn is_unseen(letter: char) -> bool {
     matches!(
         letter,
@@ -96,7 +96,7 @@ pub(super) const fn is_unseen(letter: char) -> bool {
     )
 }
 
-/// A name that is not too long: its beginning and its extension.
+/// A name that is not too long: the beginning and the extension of `name`.
 fn shortened(name: &str) -> String {
     if name.len() <= MAX_NAME {
         return name.to_owned();

@@ -1,4 +1,4 @@
-//! The downloads of a command: the URLs of the command line and of `-i FILE`, each with its place.
+//! The downloads of a command: the URLs of the command line and of `-i FILE`, each with its target.
 
 use std::collections::HashSet;
 use std::io::Read as _;
@@ -19,23 +19,23 @@ pub(super) struct Job {
     pub(super) url: Url,
     pub(super) digest: Option<Digest>,
     pub(super) place: OutputPlace,
-    /// The name in a directory that a list gives it.
+    /// The file name in the directory, if a list gives one.
     pub(super) name: Option<String>,
 }
 
 impl Job {
-    /// The target of its content, if the origin calls it `called`.
+    /// The target of the content; `called` is the origin's name for it.
     pub(super) fn target(&self, called: Option<&str>) -> anyhow::Result<Target> {
         self.place.target(&self.url, self.name.as_deref().or(called))
     }
 
-    /// True if the origin's name for it would count.
+    /// True if the origin's name for the content would be used.
     pub(super) const fn takes_a_name(&self) -> bool {
         matches!(self.place, OutputPlace::Directory(_)) && self.name.is_none()
     }
 }
 
-/// All downloads of a command, in order. Refuses those of which one would undo the other.
+/// All downloads of a command, in order. Fails if two of them would write the same file.
 pub(super) fn of(args: &GetArgs) -> anyhow::Result<Vec<Job>> {
     let mut jobs: Vec<Job> = Vec::new();
     for url in &args.urls {
@@ -45,16 +45,16 @@ pub(super) fn of(args: &GetArgs) -> anyhow::Result<Vec<Job>> {
     if let Some(list) = &args.input {
         let text = text_of(list).with_context(|| format!("can't read the list {}", list.display()))?;
         let place = OutputPlace::of(args.output.as_deref());
-        // Some editors mark UTF-8 at a file's beginning.
+        // Some editors put a byte order mark at the beginning of a file.
         for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
             let said = |message: String| Failure::Usage(format!("{}:{}: {message}", list.display(), number + 1));
             jobs.extend(listed(line, &place).map_err(said)?);
         }
         if jobs.is_empty() {
-            bail!("the list {} names no URL; write URLs into it, one a line", list.display());
+            bail!("the list {} names no URL; write URLs into it, one per line", list.display());
         }
     }
-    // A download that is named twice is wanted once.
+    // A download that is named twice runs once.
     let mut seen = HashSet::new();
     jobs.retain(|job| seen.insert(job.clone()));
     enforce(args.digest, &mut jobs)?;
@@ -73,7 +73,7 @@ fn text_of(list: &Path) -> std::io::Result<String> {
     std::fs::read_to_string(list)
 }
 
-/// The digest of the command line is that of the one download, wherever its URL stands.
+/// Applies `--digest`, which needs exactly one download, on the command line or in a list.
 fn enforce(digest: Option<Digest>, jobs: &mut [Job]) -> Result<(), Failure> {
     let Some(digest) = digest else { return Ok(()) };
     let refused = match jobs {
@@ -82,7 +82,7 @@ fn enforce(digest: Option<Digest>, jobs: &mut [Job]) -> Result<(), Failure> {
             return Ok(());
         }
         [_] => "the list has another digest for this URL than --digest: leave out one of them",
-        _ => "--digest is of one URL; in a list, write it behind the URL it belongs to",
+        _ => "--digest needs exactly one URL; in a list, write each digest after its URL",
     };
     Err(Failure::Usage(refused.to_owned()))
 }
@@ -95,7 +95,7 @@ fn check(jobs: &[Job], args: &GetArgs) -> Result<(), Failure> {
                 return Err(Failure::Usage("several URLs can't share standard output; give -o DIR/".to_owned()));
             }
             OutputPlace::Name(path) => path.clone(),
-            // The origin's name for it is not known yet.
+            // The origin's name for the content is not known yet.
             OutputPlace::Directory(_) if args.remote_name && job.takes_a_name() => continue,
             OutputPlace::Directory(dir) => {
                 dir.join(job.name.clone().or_else(|| file_name(&job.url)).unwrap_or_default())
@@ -111,7 +111,7 @@ fn check(jobs: &[Job], args: &GetArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A line of a list: a URL, then if wanted its digest, then if wanted a file name. Empty lines and comments say nothing.
+/// A line of a list: a URL, optionally a digest, optionally a file name. Empty lines and comments give `None`.
 fn listed(line: &str, place: &OutputPlace) -> Result<Option<Job>, String> {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') {
@@ -127,7 +127,7 @@ fn listed(line: &str, place: &OutputPlace) -> Result<Option<Job>, String> {
     }
     rest = without_comment(rest);
     if !rest.is_empty() && !matches!(place, OutputPlace::Directory(_)) {
-        return Err("names a file, which goes into a directory: give -o DIR/ or no -o".to_owned());
+        return Err("this line names a file in a directory: give -o DIR/ or no -o".to_owned());
     }
     let name = Some(rest.to_owned()).filter(|name| !name.is_empty());
     if let Some(name) = &name {
@@ -136,8 +136,8 @@ fn listed(line: &str, place: &OutputPlace) -> Result<Option<Job>, String> {
     Ok(Some(Job { url, digest, place: place.clone(), name }))
 }
 
-/// The text before a comment: a # in the place of a name begins one, and behind a name one between spaces, since names have such letters,
-/// too.
+/// The text before a comment. A `#` where the name would begin starts a comment; after a name, only a `#` between spaces does, since names may contain
+/// `#`.
 fn without_comment(rest: &str) -> &str {
     let begins = |at: usize| {
         let (before, after) = (&rest[..at], &rest[at + 1..]);
@@ -148,7 +148,7 @@ fn without_comment(rest: &str) -> &str {
     comment.map_or(rest, |at| rest[..at].trim_end())
 }
 
-/// Refuses a name that leads out of the directory that it is meant for: lists are passed on.
+/// Refuses a name that leads out of its directory: the list may come from somebody else.
 fn stays_inside(name: &str) -> Result<(), String> {
     let named = Path::new(name);
     if named.components().any(|part| !matches!(part, Component::Normal(_) | Component::CurDir)) {
@@ -157,7 +157,7 @@ fn stays_inside(name: &str) -> Result<(), String> {
         ));
     }
     if named.file_name().is_none() || name.ends_with('/') {
-        return Err(format!("{name:?} is no name of a file"));
+        return Err(format!("{name:?} is not a file name"));
     }
     Ok(())
 }

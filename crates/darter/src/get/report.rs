@@ -1,4 +1,4 @@
-//! The report of a download, for people and as JSON.
+//! The report of a download, as text and as JSON.
 
 use anyhow::Context as _;
 use darter_api::Traffic;
@@ -17,29 +17,29 @@ pub(super) struct DownloadReport {
     pub(super) url: String,
     /// The final name; `None` for standard output.
     pub(super) file: Option<String>,
-    /// How the content came there; `None` for what is no file.
+    /// How the content got there; `None` for a target that is no file.
     pub(super) placed: Option<Placed>,
     pub(super) bytes: u64,
-    /// Which bytes of the content these are, if they are not all.
+    /// The range of the content, if not everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) range: Option<PartReport>,
-    /// The digest of what was written, as it was checked by the agent, by its lead, or with `--verify-whole` here: SHA-256 if that
-    /// is known, else what `--digest` asked for. `None` where nobody computed one.
+    /// The digest of the content, as the agent, its lead, or this process (`--verify-whole`) has checked it: SHA-256 if
+    /// known, else the one of `--digest`. `None` if none was computed.
     pub(super) digest: Option<Digest>,
     pub(super) blob: Option<BlobId>,
     #[serde(flatten, with = "darter_api::units::took_seconds")]
     pub(super) seconds: f64,
     pub(super) traffic: Traffic,
-    /// Bytes that were here from an earlier attempt.
+    /// Bytes that were stored by an earlier attempt.
     #[serde(flatten, with = "darter_api::units::resumed_bytes")]
     pub(super) resumed: u64,
     /// The daemon's socket; `None` when this process did the work.
     pub(super) daemon: Option<String>,
-    /// Why this process did the work.
+    /// Why this process did the work instead of a daemon.
     pub(super) why_no_daemon: Option<String>,
 }
 
-/// A part of some content: the first byte, the last one, and how many there are in all.
+/// A range of the content: its first byte, its last byte, and the length of the content.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct PartReport {
     pub(super) first: u64,
@@ -47,17 +47,17 @@ pub(super) struct PartReport {
     pub(super) of: Option<u64>,
 }
 
-/// The URL for people: without the user and password that it may have, and without what signs it.
+/// The URL to print: without user, password and signature.
 pub(super) fn shown(job: &Job) -> String {
     let mut url = job.url.clone();
-    // Only addresses without a host refuse, and those have no user.
+    // Only URLs without a host refuse, and those have no user.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     darter_core::signature::take(&mut url, &[]);
     url.to_string()
 }
 
-/// Tells the end to programs, and fails if a download did.
+/// Prints the results as JSON if asked to, and fails if a download failed.
 pub(super) fn tell(
     args: &GetArgs,
     jobs: &[Job],

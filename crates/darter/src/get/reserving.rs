@@ -1,13 +1,13 @@
-//! Room for a file that is about to be written, made sure of before anything is read for it.
+//! Reserves space for a file before anything is read for it.
 //!
 //! | file system | how |
 //! |---|---|
-//! | keeps files on a disk | the kernel reserves blocks (`fallocate`): nobody else can take them |
-//! | keeps files in memory (tmpfs) | downloads of this command count what each has still to write |
+//! | keeps files on a disk | the kernel reserves blocks (`fallocate`), which no other program can take |
+//! | keeps files in memory (tmpfs) | downloads of this command count the bytes that each has still to write |
 //!
-//! To reserve memory is to fill it with pages, which are cold when they are written at last: that costs more than the copy makes of them by
-//! itself (docs/notes/handing-over.md). *Limit:* another process may take memory that was only counted; then writing fails, and what
-//! came is kept by the store.
+//! Reserving memory would fill it with pages, which are out of the CPU's caches when they are written later: that costs more than writing
+//! alone (docs/notes/handing-over.md). *Limit:* another process may take memory that was only counted; then writing fails, and the store
+//! keeps what has arrived.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -23,23 +23,23 @@ use rustix::io::Errno;
 use crate::failure::Failure;
 use crate::units;
 
-/// The file system type that `statfs` gives for a tmpfs.
+/// The file system type that `statfs` reports for a tmpfs.
 const TMPFS: i64 = 0x0102_1994;
 
-/// By device, the bytes of memory that downloads of this command have still to write. Held while room is made sure of anywhere: several
-/// downloads that take the last of a disk at the same time would each find it full, though it has room for some.
+/// For each device, the bytes of memory that downloads of this command have still to write. Locked during any reservation: if several
+/// downloads took the last space of a disk at the same time, each would find the disk full although there is space for some of them.
 static PROMISED: LazyLock<Mutex<HashMap<u64, u64>>> = LazyLock::new(Mutex::default);
 
-/// Room that is kept for a file. Dropped, what is left of it is others'.
+/// Space that is reserved for a file. Dropping it releases what was not written.
 #[derive(Debug, Default)]
 pub(super) struct Reserved {
     device: u64,
-    /// Bytes that are counted for this file; none where blocks are reserved.
+    /// Bytes that are counted for this file; zero if blocks are reserved.
     bytes: u64,
 }
 
 impl Reserved {
-    /// Keeps room for `length` bytes of `file`, which lies in `directory`, if `needed` bytes are free there.
+    /// Reserves space for `length` bytes of `file`, which is in `directory`, if `needed` bytes are free there.
     pub(super) fn keep(file: &File, directory: &Path, length: u64, needed: u64) -> anyhow::Result<Self> {
         let mut promised = PROMISED.lock();
         let (free, device) = (room_at(file), file.metadata().map(|found| found.dev()).unwrap_or_default());
@@ -49,14 +49,14 @@ impl Reserved {
             *promised.entry(device).or_default() += length;
             return Ok(Self { device, bytes: length });
         }
-        // Not every file system can promise.
+        // Other errors mean that the file system can't reserve blocks.
         if let Err(Errno::NOSPC | Errno::DQUOT) = fallocate(file, FallocateFlags::KEEP_SIZE, 0, length) {
             check_room(directory, length, Some(free.unwrap_or(0).min(length.saturating_sub(1))))?;
         }
         Ok(Self::default())
     }
 
-    /// All but these bytes are written, and count as what they take by now.
+    /// All but `bytes` bytes are written, and these no longer count as reserved.
     pub(super) fn has_left(&mut self, bytes: u64) {
         if bytes < self.bytes {
             let mut promised = PROMISED.lock();
@@ -79,24 +79,24 @@ fn is_in_memory(file: &File) -> bool {
     fstatfs(file).is_ok_and(|found| found.f_type as i64 == TMPFS)
 }
 
-/// Bytes free for this user where a file is.
+/// Bytes that are free for this user on the file system of `file`.
 fn room_at(file: &File) -> Option<u64> {
     let space = fstatvfs(file).ok()?;
     Some(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
-/// Bytes free for this user for other content of a file.
+/// Bytes that would be free for this user if `file` were emptied.
 pub(super) fn room_for_all_of(file: &File) -> Option<u64> {
     let freed = file.metadata().ok()?.blocks() * 512;
     Some(room_at(file)?.saturating_add(freed))
 }
 
-/// Fails if `free` bytes of a directory are fewer than `needed`.
+/// Fails if `free` is less than `needed` bytes.
 pub(super) fn check_room(directory: &Path, needed: u64, free: Option<u64>) -> anyhow::Result<()> {
     match free {
         Some(free) if free < needed => {
             let text = format!(
-                "no room for {} in {}: {} are free; free some, or choose another place with -o",
+                "no room for {} in {}: {} are free; free some space, or choose another place with -o",
                 units::size(needed),
                 directory.display(),
                 units::size(free)
@@ -107,9 +107,9 @@ pub(super) fn check_room(directory: &Path, needed: u64, free: Option<u64>) -> an
     }
 }
 
-/// The error of a file that was being written when somebody else took the room.
+/// The error for a file system that became full while the file was written.
 pub(super) fn no_room_left(path: &Path) -> anyhow::Error {
-    let text = format!("no room for the rest of {}: free some, or choose another place with -o", path.display());
+    let text = format!("no room for the rest of {}: free some space, or choose another place with -o", path.display());
     Failure::Judged { text, blame: Blame::new(Fault::Disk, Retry::Never) }.into()
 }
 
@@ -119,7 +119,7 @@ mod tests {
 
     use super::*;
 
-    /// Downloads of one command share a memory's room as if each had reserved its own, and give back what they do not write.
+    /// Downloads of one command share a tmpfs as if each had reserved its own space, and release what they do not write.
     #[test]
     fn memory_is_counted_and_neither_promised_twice_nor_filled_before_it_is_written() {
         let there = Path::new("/dev/shm");

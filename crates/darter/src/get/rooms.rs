@@ -1,21 +1,21 @@
-//! The stores in which a get without a daemon keeps its pieces: a store has one process at a time, so gets that run side by side need
+//! The stores of gets without a daemon. A store is used by one process at a time, so gets that run at the same time need
 //! several.
 //!
-//! There is the store of the data directory, which a daemon would have, and there are rooms, `DATA_DIR/get/N`: each
-//! a store of its own, used by the next get that finds it free. A get goes to the room where an earlier one with the same URL was
-//! interrupted; else to the data directory's store if anything is kept there; else to the first free room. With `--keep` only
-//! the data directory's store will do.
+//! There is the store of the data directory, which a daemon would use, and there are *rooms*, `DATA_DIR/get/N`: further
+//! stores, each used by the next get that finds it unlocked. A get uses the room where an earlier one for the same URL was
+//! interrupted; else the data directory's store if anything is kept there; else the first free room. With `--keep` it uses
+//! only the data directory's store.
 //!
-//! A user without a home of its own has them in the directory for temporary files.
+//! A user without a home directory has the rooms in the directory for temporary files.
 //!
-//! Pieces of a get that was killed are kept for the next get of the same source, for [`LEFTOVERS_KEPT_FOR`]. A get that starts later
-//! clears rooms that nobody has used for some days; their directories and locks stay, so that nobody locks what is gone.
+//! The pieces of a killed get are kept for the next get of the same source, for [`LEFTOVERS_KEPT_FOR`]. A get that starts later
+//! empties rooms that were not used for longer; their directories and lock files stay, so that no process locks a deleted file.
 //!
-//! A room's file `wanted` lists the keys of the sources that were begun there and are not done, one a line. It is written by
-//! the process that has the room's lock, and read by everybody.
+//! A room's file `wanted` lists the ids of the sources whose download has begun there and is not done, one per line. The process
+//! with the room's lock writes it, and others read it.
 //!
-//! Blobs that a mount without a daemon fetches are removed with it. In the data directory's store they lie beside what others keep there, so the
-//! file `guests` lists them: those that a killed mount left are removed by the next mount, or when a daemon starts.
+//! Blobs that a mount without a daemon fetches are removed when it ends. In the data directory's store they are next to blobs that are kept, so the
+//! file `guests` lists them: if a mount was killed, the next mount, or a daemon that starts, removes its blobs.
 
 use std::collections::HashSet;
 use std::fs::{DirBuilder, DirEntry, Metadata, OpenOptions};
@@ -31,17 +31,17 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 
 use crate::config;
 
-/// More gets side by side than this wait for each other.
+/// If more gets than this run at the same time, the others wait.
 const MAX_ROOMS: u32 = 256;
 
-/// How long what a killed get left is kept for the next one of the same: over a weekend.
+/// How long the pieces of a killed get are kept for the next get of the same source: over a weekend.
 const LEFTOVERS_KEPT_FOR: Duration = Duration::from_secs(3 * 24 * 3600);
 
-/// How often the removal of a blob is tried whose last reader is about to go, and the pause between.
+/// How often to try to remove a blob whose last reader is about to close it, and the pause between tries.
 const MAX_REMOVALS: u32 = 150;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
 
-/// The store's lock, which is a room's.
+/// The lock of a room, which is the lock file of its store.
 const LOCK: &str = "lock";
 
 const WANTED: &str = "wanted";
@@ -49,15 +49,15 @@ const NEW_WANTED: &str = "wanted.new";
 
 const GUESTS: &str = "guests";
 
-/// The directory in which rooms are made: the data directory; or, if nobody chose that and this user can't have it (a home that is not there, another
-/// user's or `/`, as in many containers), in the directory for temporary files. With --keep only the data directory will do.
+/// The directory with the rooms: the data directory; or, if that is the default and this user can't create it (the home directory does not exist, belongs to
+/// another user or is `/`, as in many containers), a directory among the temporary files. With `keep`, always the data directory.
 pub(crate) fn parent(data_dir: PathBuf, keep: bool) -> PathBuf {
     if keep || !is_nobodys_choice(&data_dir) || make(&data_dir.join("get")).is_ok() {
         return data_dir;
     }
     let user = rustix::process::geteuid().as_raw();
     let other = std::env::temp_dir().join(format!("darter-{user}"));
-    // Everybody may make something of that name there.
+    // Any user may have created something of that name there.
     let is_mine = |found: &Metadata| found.is_dir() && found.uid() == user && found.mode() & 0o077 == 0;
     if make(&other).is_ok() && std::fs::symlink_metadata(&other).is_ok_and(|found| is_mine(&found)) {
         other
@@ -66,7 +66,7 @@ pub(crate) fn parent(data_dir: PathBuf, keep: bool) -> PathBuf {
     }
 }
 
-/// True if a data directory is the one that this user has unless one is chosen.
+/// True if this is the default data directory of this user.
 pub(crate) fn is_nobodys_choice(data_dir: &Path) -> bool {
     config::own_data_dir().is_some_and(|own| own == data_dir)
 }
@@ -86,12 +86,12 @@ pub(crate) fn candidates(data_dir: &Path, sources: &[BlobId], keep: bool) -> Vec
     found
 }
 
-/// Makes a room that is not there yet, for its owner alone.
+/// Creates a room's directory, accessible to its owner only.
 pub(crate) fn make(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-/// Writes down what is being fetched in a room and not done: nothing, at the end.
+/// Writes down the sources whose downloads have begun in a room and are not done.
 pub(crate) fn note(dir: &Path, sources: &[BlobId]) {
     let written = Dir::open(dir).map_err(io::Error::other).and_then(|dir| {
         if sources.is_empty() {
@@ -100,13 +100,13 @@ pub(crate) fn note(dir: &Path, sources: &[BlobId]) {
         let lines: String = sources.iter().map(|source| format!("{source}\n")).collect();
         dir.replace(WANTED, NEW_WANTED, &[lines.as_bytes()], false)
     });
-    // A note that can't be written makes a later get begin anew, which is no reason to fail this one.
+    // Without this note, a later get may start over. That is no reason to fail this one.
     if let Err(error) = written {
         tracing::debug!(%error, "could not note what is being fetched");
     }
 }
 
-/// Removes what killed gets left long ago in other rooms than `mine`, which was noted just now. Blocking.
+/// Empties rooms whose gets were killed long ago. `mine`, which has just been noted, is left alone. Blocking.
 pub(crate) fn clear_leftovers(data_dir: &Path, mine: &Path) {
     let Some(now) = mtime(&mine.join(WANTED)) else { return };
     for entry in std::fs::read_dir(data_dir.join("get")).into_iter().flatten().flatten() {
@@ -116,12 +116,12 @@ pub(crate) fn clear_leftovers(data_dir: &Path, mine: &Path) {
             && last_used(&room).is_some_and(is_old)
             && let Err(error) = clear(&room)
         {
-            tracing::debug!(room = %room.display(), %error, "could not clear what a killed download left");
+            tracing::debug!(room = %room.display(), %error, "could not remove the leftovers of a killed download");
         }
     }
 }
 
-/// Removes everything in a room but its lock, unless somebody has that.
+/// Removes everything in a room except its lock file, unless a process holds the lock.
 fn clear(room: &Path) -> io::Result<()> {
     let no_links = OFlags::NOFOLLOW.bits().cast_signed();
     let mut options = OpenOptions::new();
@@ -139,7 +139,7 @@ fn clear(room: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// When something in a room last changed; `None` if nothing is in it.
+/// When something in a room last changed; `None` if it is empty.
 fn last_used(room: &Path) -> Option<SystemTime> {
     left_in(room).filter_map(|entry| mtime(&entry.path())).max()
 }
@@ -153,39 +153,39 @@ fn mtime(path: &Path) -> Option<SystemTime> {
     std::fs::symlink_metadata(path).ok()?.modified().ok()
 }
 
-/// The sources that were begun in a room and are not done.
+/// The sources whose downloads have begun in a room and are not done.
 pub(crate) fn wanted(dir: &Path) -> Vec<BlobId> {
     let text = std::fs::read_to_string(dir.join(WANTED)).unwrap_or_default();
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
-/// Notes that a blob is in a room's store only for as long as the process that has it.
+/// Notes that a blob is to be removed from a room's store when this process ends.
 pub(crate) fn note_guest(dir: &Path, blob: BlobId) {
     let noted = Dir::open(dir).map_err(io::Error::other).and_then(|dir| {
         let mut file = dir.open_or_create(GUESTS)?;
         file.seek(SeekFrom::End(0))?;
         file.write_all(format!("{blob}\n").as_bytes())
     });
-    // A blob that can't be noted stays, if this process is killed, until there is no room for it.
+    // If the blob can't be noted and this process is killed, the blob stays until it is evicted.
     if let Err(error) = noted {
-        tracing::debug!(%error, "could not note what goes with this mount");
+        tracing::debug!(%error, "could not note a blob that is to be removed with this mount");
     }
 }
 
-/// The blobs that were noted so.
+/// The blobs that were noted by [`note_guest`].
 pub(crate) fn guests(dir: &Path) -> HashSet<BlobId> {
     let text = std::fs::read_to_string(dir.join(GUESTS)).unwrap_or_default();
     text.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
-/// They are gone.
+/// Deletes these notes, after the blobs were removed.
 pub(crate) fn forget_guests(dir: &Path) {
     if let Ok(dir) = Dir::open(dir) {
         let _ = dir.remove(GUESTS);
     }
 }
 
-/// Removes what a mount left that was killed, of an agent that has just started.
+/// Removes the blobs of a killed mount, when an agent has just started.
 pub(crate) async fn remove_guests(agent: &Agent) {
     let dir = agent.options().data_dir.clone();
     let left = {
@@ -195,10 +195,10 @@ pub(crate) async fn remove_guests(agent: &Agent) {
     if left.is_empty() {
         return;
     }
-    tracing::info!(blobs = left.len(), "removing what a mount left that was killed");
+    tracing::info!(blobs = left.len(), "removing the blobs of a mount that was killed");
     for blob in left {
         if let Err(error) = agent.remove(&blob.to_string()).await {
-            tracing::info!(%blob, error = %in_full(&error), "it stays in the store");
+            tracing::info!(%blob, error = %in_full(&error), "the blob stays in the store");
         }
     }
     threads::run(move || forget_guests(&dir)).await;
@@ -210,7 +210,7 @@ fn keeps_something(data_dir: &Path) -> bool {
     shards.into_iter().any(|shard| std::fs::read_dir(shard.path()).is_ok_and(|mut files| files.next().is_some()))
 }
 
-/// Removes `blob` from a room's store, once its last reader has gone. A blob that somebody goes on reading stays there, and a warning says so: false.
+/// Removes `blob` from a room's store after its last reader has closed it. False, with a warning, if it is still read after all tries.
 pub(crate) async fn remove(agent: &Agent, blob: BlobId) -> bool {
     let mut tries = 1;
     loop {

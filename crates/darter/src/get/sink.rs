@@ -1,24 +1,24 @@
-//! Takes content and puts it where it belongs.
+//! Puts arriving content into its place.
 //!
-//! Content comes as bytes, or as verified parts of a file of the store's; for a file in any order, and some parts perhaps again.
-//! A file is never copied where it need not be:
+//! Content arrives as bytes, or as verified ranges of a file of the store; for a file in any order, and some ranges perhaps twice.
+//! A file is copied only if no cheaper way works:
 //!
 //! | way | when | what the result is |
 //! |---|---|---|
-//! | move | this process's own store, which need not keep it, on the same file system | the store's file |
-//! | reflink | the file system can share blocks | a file of its own, which takes no room |
-//! | hard link | `--link`, same file system, and the user may | the store's file under a second name |
-//! | copy | else, while the content comes | a file of its own |
+//! | move | this process's own store, which need not keep the blob, on the same file system | the store's file |
+//! | reflink | the file system can share blocks | a separate file, which takes no space |
+//! | hard link | `--link`, same file system, and the user has the right | the store's file under a second name |
+//! | copy | otherwise, while the content arrives | a separate file |
 //!
-//! Copies are made inside the kernel (see [`copying`](super::copying)), so that the last part is in its place a moment after it
-//! came. The result is not waited for on its way to the disk, as `cp` or `curl` don't: the store has the content as well, or the
-//! origin. `--sync` waits. An old file that is written to is waited for in any case: what was half written could not be told.
+//! Copies are made inside the kernel (see [`copying`](super::copying)), so that the last range is in place a moment after it
+//! arrived. As with `cp` or `curl`, nothing waits until the result is on the disk, since the store or the origin still has the content.
+//! `--sync` waits. If an old file is overwritten in place, the get always waits: after a crash nobody could tell that it is half written.
 //!
-//! An old file is replaced by one with its mode, owner and attributes. It is written to instead when it has other names
-//! (hard links), is mounted there, or when a new file could not take its place: then its bytes change once the content is all here
-//! and right, and not before.
+//! An old file is replaced by a new one with the same mode, owner and attributes. It is overwritten in place instead if it has several names
+//! (hard links), is a mount point, or can't be replaced: then its bytes change only once the content is complete
+//! and verified.
 //!
-//! Dropped without [`Sink::commit`], it leaves nothing behind.
+//! A [`Sink`] that is dropped without [`Sink::commit`] leaves nothing behind.
 
 use std::collections::HashSet;
 use std::fs::{File, Metadata, OpenOptions};
@@ -45,40 +45,40 @@ use super::temporary::{self, Temporary};
 use crate::failure::Failure;
 use crate::output;
 
-/// Some content.
+/// A range of the content.
 #[derive(Clone, Debug)]
 pub(super) enum Chunk {
-    /// In memory, and its place.
+    /// Bytes in memory, and their offset.
     Bytes(u64, Bytes),
-    /// In this file, at the content's own offsets.
+    /// A range of this file, at the same offsets as in the content.
     File(Arc<File>, ByteRange),
 }
 
-/// The content's description, and how it may be placed.
+/// What is known of the content, and how it may be placed.
 #[derive(Clone, Debug)]
 pub(super) struct Wishes {
-    /// Names the content.
+    /// The blob.
     pub(super) blob: BlobId,
-    /// Its length, if known.
+    /// The content's length, if known.
     pub(super) length: Option<u64>,
-    /// True if the result is the content, and not a part of it: then it is marked as that.
+    /// True if the result is the whole content, not a range: then it is marked with the blob.
     pub(super) marks: bool,
     /// The store whose file may become the result.
     pub(super) moves: Option<Arc<Home>>,
-    /// The result may be a hard link to the store's file.
+    /// True if the result may be a hard link to the store's file.
     pub(super) link: bool,
-    /// The modification time to give it.
+    /// The modification time for the result.
     pub(super) modified: Option<SystemTime>,
-    /// True to wait until it is on the disk.
+    /// True to wait until the result is on the disk.
     pub(super) sync: bool,
 }
 
-/// A store of this process, whose files may become results. A blob may be wanted under several names: the first to come gets the
-/// file, the others a copy.
+/// A store of this process whose files may become results. If a blob is wanted under several names, the first gets the
+/// file and the others get copies.
 #[derive(Debug)]
 pub(super) struct Home {
     directory: PathBuf,
-    /// The files (device and inode) that have become results: wherever they are, none is the store's any more. Locked while a file is
+    /// The files (device and inode) that have become results: they no longer belong to the store, under whatever name. Locked while a file is
     /// moved.
     moved: Mutex<HashSet<(u64, u64)>>,
 }
@@ -86,18 +86,18 @@ pub(super) struct Home {
 impl Home {
     /// The store in a directory.
     pub(super) fn new(directory: &Path) -> Self {
-        // As the kernel names files in it.
+        // The kernel names files by the resolved path.
         let directory = std::fs::canonicalize(directory).unwrap_or_else(|_| directory.to_owned());
         Self { directory, moved: Mutex::default() }
     }
 
-    /// True if a file is the store's, and nobody's result yet.
+    /// True if a file belongs to the store and has not become a result.
     fn has(&self, moved: &HashSet<(u64, u64)>, file: &File, found: (u64, u64)) -> bool {
         !moved.contains(&found) && temporary::path_of(file).is_ok_and(|path| path.starts_with(&self.directory))
     }
 }
 
-/// How content came to its place.
+/// How content got to its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Placed {
@@ -109,14 +109,14 @@ pub(super) enum Placed {
     Hardlink,
     /// Every byte was written.
     Copied,
-    /// It was right already.
+    /// The file had the right content already.
     Kept,
 }
 
-/// Takes content.
+/// Takes content in.
 #[derive(Debug)]
 pub(super) enum Sink {
-    /// A standard stream, a device or a pipe: written as it comes, in order.
+    /// A standard stream, a device or a pipe: written in order, as the content arrives.
     Stream { spout: Spout, path: Option<PathBuf>, at: u64 },
     /// A file.
     File(Box<FileUnderWay>),
@@ -127,11 +127,11 @@ impl Sink {
     pub(super) fn open(target: &Target, wishes: Wishes) -> anyhow::Result<Self> {
         let stream = |file: std::os::fd::OwnedFd| Self::Stream { spout: Spout::new(file.into()), path: None, at: 0 };
         match target {
-            // Without the line buffer that `io::stdout` puts in the way.
+            // Written directly: `io::stdout` has a line buffer.
             Target::Stdout => Ok(stream(io::stdout().as_fd().try_clone_to_owned()?)),
             Target::Stderr => Ok(stream(io::stderr().as_fd().try_clone_to_owned()?)),
             Target::Device(path) => {
-                // A descriptor's name may lead to a file that others have written to before.
+                // The name of a descriptor may lead to a file into which others have written before.
                 let append = std::fs::metadata(path).is_ok_and(|found| found.is_file());
                 let file = OpenOptions::new().write(true).append(append).open(path);
                 let file = file.with_context(|| format!("can't write to {}", path.display()))?;
@@ -141,7 +141,7 @@ impl Sink {
         }
     }
 
-    /// Takes a part. A stream's bytes are shown to `seen`, since they can't be read again.
+    /// Takes a range. The bytes of a stream are shown to `seen`, since they can't be read again.
     pub(super) fn take(&mut self, chunk: &Chunk, seen: Seen<'_>) -> anyhow::Result<()> {
         match self {
             Self::Stream { spout, path, at } => {
@@ -159,7 +159,7 @@ impl Sink {
                     Chunk::File(file, range) => spout.pour(file, *range, seen),
                 };
                 written.map_err(|error| match path {
-                    // A pipe's reader that goes away has seen enough, whatever the pipe is called.
+                    // A pipe whose reader closes it is no error, whatever name the pipe has.
                     Some(path) if error.kind() == io::ErrorKind::BrokenPipe => Failure::ReaderLeft(path.clone()).into(),
                     Some(path) => cannot_write(path)(error),
                     None => output::stdout_error(error),
@@ -169,11 +169,11 @@ impl Sink {
         }
     }
 
-    /// Drops all bytes before; other content comes, described by `wishes`. Not for a stream that was written to.
+    /// Drops everything so far and starts over with the content that `wishes` describes. Fails for a stream that was written to.
     pub(super) fn start_over(&mut self, wishes: Wishes) -> anyhow::Result<()> {
         match self {
             Self::Stream { at: 0, .. } => Ok(()),
-            Self::Stream { .. } => bail!("the content changed while it was read; ask again"),
+            Self::Stream { .. } => bail!("the content changed while it was read; run the command again"),
             Self::File(part) => {
                 **part = FileUnderWay::new(part.target.clone(), wishes);
                 Ok(())
@@ -181,7 +181,7 @@ impl Sink {
         }
     }
 
-    /// Up to where all bytes have come.
+    /// The offset up to which all bytes have arrived.
     pub(super) fn prefix(&self) -> u64 {
         match self {
             Self::Stream { at, .. } => *at,
@@ -189,7 +189,7 @@ impl Sink {
         }
     }
 
-    /// Succeeds if all of `length` bytes have come; else tells how many have.
+    /// Succeeds if all of `length` bytes have arrived; else returns how many have.
     pub(super) fn has_all_of(&self, length: u64) -> Result<(), u64> {
         match self {
             Self::Stream { at, .. } if *at == length => Ok(()),
@@ -199,7 +199,7 @@ impl Sink {
         }
     }
 
-    /// The file in which the content is that came, at its own offsets; `None` for a stream, and where nothing came.
+    /// The file that has the content so far, at its own offsets; `None` for a stream, and if nothing has arrived.
     pub(super) fn readable(&self) -> Option<&File> {
         let Self::File(part) = self else { return None };
         match &part.way {
@@ -209,7 +209,7 @@ impl Sink {
         }
     }
 
-    /// All of it has come, and is right.
+    /// Finishes the result; the content has to be complete and verified.
     pub(super) fn commit(self) -> anyhow::Result<Placed> {
         match self {
             Self::Stream { .. } => Ok(Placed::Copied),
@@ -219,7 +219,7 @@ impl Sink {
 }
 
 impl Chunk {
-    /// The chunk's place in the content.
+    /// The chunk's range of the content.
     pub(super) fn range(&self) -> ByteRange {
         match self {
             Self::Bytes(at, bytes) => ByteRange::new(*at, at.saturating_add(bytes.len() as u64)),
@@ -228,12 +228,12 @@ impl Chunk {
     }
 }
 
-/// A file on its way.
+/// A file that is being downloaded.
 #[derive(Debug)]
 pub(super) struct FileUnderWay {
     target: FileTarget,
     wishes: Wishes,
-    /// The old file is written to, not replaced.
+    /// True if the old file is overwritten in place, not replaced.
     in_place: bool,
     way: Way,
     covered: Covered,
@@ -242,11 +242,11 @@ pub(super) struct FileUnderWay {
 
 #[derive(Debug)]
 enum Way {
-    /// Nothing came yet.
+    /// Nothing has arrived.
     Undecided,
-    /// Nothing is written before all is here: this file has it.
+    /// Nothing is written until the content is complete; this file of the store has it.
     Source(Arc<File>, Share),
-    /// Written as it comes.
+    /// Written as the content arrives.
     Temporary(Temporary, Reserved),
 }
 
@@ -255,7 +255,7 @@ enum Share {
     Move,
     Reflink(Temporary),
     Hardlink,
-    /// Into the old file.
+    /// Into the old file, in place.
     Copy,
 }
 
@@ -298,7 +298,7 @@ impl FileUnderWay {
         Ok(())
     }
 
-    /// How content in `file` is to become the result.
+    /// How content that is in `file` will become the result.
     fn way_from(&mut self, file: &Arc<File>) -> anyhow::Result<Way> {
         let share = |share| Ok(Way::Source(Arc::clone(file), share));
         if self.in_place {
@@ -313,7 +313,7 @@ impl FileUnderWay {
         if ioctl_ficlone(temporary.file(), file).is_ok() {
             return share(Share::Reflink(temporary));
         }
-        // A file that can't be linked is copied while it comes, and not at its end.
+        // If the link is not possible, the content is copied while it arrives, rather than at the end.
         if same && self.wishes.link && attributes::mark_as_stores(file) {
             return share(Share::Hardlink);
         }
@@ -321,8 +321,8 @@ impl FileUnderWay {
         Ok(Way::Temporary(temporary, room))
     }
 
-    /// A file that the content is written to as it comes, with room for it. Content that is written into the old file waits for its
-    /// end where there is room: in the directory for temporary files, or else beside the old file.
+    /// A temporary file with reserved space, into which content is written as it arrives. If the old file is overwritten in place at the end, the
+    /// temporary file is in the directory for temporary files if there is space, or else next to the old file.
     fn begin(&mut self) -> anyhow::Result<(Temporary, Reserved)> {
         let here = self.target.directory();
         if !self.in_place {
@@ -335,7 +335,7 @@ impl FileUnderWay {
         })
     }
 
-    /// Makes sure of the room, so that a full disk is told before anything is read for it.
+    /// Reserves space first, so that a full disk is reported before anything is read.
     fn begin_in(&self, directory: &Path, needed: Option<u64>) -> anyhow::Result<(Temporary, Reserved)> {
         let temporary = Temporary::create(directory).map_err(cannot_make(directory))?;
         let room = self.reserve(&temporary, directory, needed)?;
@@ -349,8 +349,8 @@ impl FileUnderWay {
         }
     }
 
-    /// Makes sure of the room in the old file, into which everything is written at the end: what it has now makes room, and blocks that
-    /// can be shared need none.
+    /// Checks that the content will fit into the old file at the end. The old file's blocks count as free, and blocks that
+    /// can be shared need no space.
     fn judge_room_in_place(&self, source: &File) -> anyhow::Result<()> {
         let directory = self.target.directory();
         let shares = || Temporary::create(directory).is_ok_and(|model| ioctl_ficlone(model.file(), source).is_ok());
@@ -360,7 +360,7 @@ impl FileUnderWay {
         }
     }
 
-    /// The source's bytes so far, in a file of their own.
+    /// Copies the source's bytes so far into a temporary file.
     fn copy_source(&mut self) -> anyhow::Result<()> {
         let Way::Source(source, _) = &self.way else { return Ok(()) };
         let source = Arc::clone(source);
@@ -378,7 +378,7 @@ impl FileUnderWay {
         self.look_again()?;
         let placed = self.place().with_context(finishing)?;
         if self.wishes.sync {
-            // A name is durable only once its directory is. One that may be written to and not be read can't be synced.
+            // A name is durable only once its directory is synced. A directory that is writable but not readable can't be synced.
             match File::open(self.target.directory()).and_then(|directory| directory.sync_all()) {
                 Err(error) if error.kind() != io::ErrorKind::PermissionDenied => {
                     return Err(error).with_context(finishing);
@@ -389,7 +389,7 @@ impl FileUnderWay {
         Ok(placed)
     }
 
-    /// Sees what is there now: since the beginning somebody may have made the file, removed it, or changed its mode, owner or names.
+    /// Looks at the target again: since the start somebody may have created the file, removed it, or changed its mode, owner or names.
     fn look_again(&mut self) -> anyhow::Result<()> {
         let found = std::fs::symlink_metadata(&self.target.path).ok().filter(Metadata::is_file);
         let kept = |it: &Metadata| (it.dev(), it.ino(), it.mode(), it.uid(), it.gid(), it.nlink());
@@ -441,7 +441,7 @@ impl FileUnderWay {
         self.copy_source()?;
         let temporary = match std::mem::replace(&mut self.way, Way::Undecided) {
             Way::Temporary(temporary, _) => temporary,
-            // Empty content never came.
+            // The content is empty: no chunk ever arrived.
             Way::Undecided | Way::Source(..) => Temporary::create(self.target.directory())?,
         };
         self.dress(temporary.file())?;
@@ -449,12 +449,12 @@ impl FileUnderWay {
         Ok(Placed::Copied)
     }
 
-    /// Makes the store's file the result; false where that can't be.
+    /// Makes the store's file the result; false if that is not possible.
     fn move_here(&self, source: &File) -> io::Result<bool> {
         let Some(home) = &self.wishes.moves else { return Ok(false) };
         let mut moved = home.moved.lock();
         let found = source.metadata().map(|found| (found.dev(), found.ino()))?;
-        // A file of the store's is its owner's alone until now.
+        // Until now only its owner may access the store's file.
         let replaces = self.target.old.is_some();
         if !home.has(&moved, source, found)
             || !(replaces || attributes::as_new_in(self.target.directory(), source).is_ok())
@@ -469,7 +469,7 @@ impl FileUnderWay {
         Ok(is_here)
     }
 
-    /// Gives a file that is to have the final name everything but the name.
+    /// Gives a file all attributes that it should have, before it gets the final name.
     fn dress(&self, file: &File) -> io::Result<()> {
         if let Some(old) = &self.target.old {
             attributes::keep(file, old, &self.target.path)?;
@@ -488,7 +488,7 @@ impl FileUnderWay {
         Ok(())
     }
 
-    /// Writes all of the content into the file that is there.
+    /// Writes all of the content into the existing file.
     fn write_in_place(&mut self) -> anyhow::Result<Placed> {
         let file = self.target.open_in_place()?;
         let length = self.covered.prefix();
@@ -515,8 +515,8 @@ impl FileUnderWay {
     }
 }
 
-/// True if the content is written into the file that is there, since it has other names, or a new file can't take its
-/// place.
+/// True if the content is to be written into the existing file, which has several names or can't be
+/// replaced.
 fn is_written_to(target: &FileTarget) -> bool {
     target.old.as_ref().is_some_and(|old| {
         target.linked().is_some()
@@ -525,18 +525,18 @@ fn is_written_to(target: &FileTarget) -> bool {
     })
 }
 
-/// True if the file is the content and nothing more.
+/// True if the file is the content and nothing else.
 fn is_whole(source: &File, bytes: u64) -> bool {
     source.metadata().is_ok_and(|found| found.len() == bytes)
 }
 
-/// The error of a device or a pipe.
+/// Makes the error for a device or a pipe that can't be written.
 fn cannot_write(path: &Path) -> impl Fn(io::Error) -> anyhow::Error + use<> {
     let path = path.to_owned();
     move |error| anyhow::Error::new(error).context(format!("can't write {}", path.display()))
 }
 
-/// The error of a file, for which there was room.
+/// Makes the error for a file that can't be written although space was reserved.
 fn cannot_fill(path: &Path) -> impl Fn(io::Error) -> anyhow::Error + use<> {
     let path = path.to_owned();
     move |error| match error.kind() {

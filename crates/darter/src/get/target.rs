@@ -1,8 +1,8 @@
-//! The target of a get, chosen before a byte is read, so that refusals come before the download and not after it.
+//! The target of a get. It is chosen before a byte is read, so that errors are reported before the download and not after it.
 //!
-//! A name leads to a file as it does for every program that opens it: symbolic links are followed, under the kernel's own
-//! rules (`fs.protected_symlinks`), since a file put in the place of a link's target never meets them. Anything that is no regular file is written to
-//! and never replaced: pipes, devices, and the standard streams under all their names.
+//! A name leads to the same file as for every program that opens it: symbolic links are followed, by the kernel's own
+//! rules (`fs.protected_symlinks`), which have to be applied here because the file behind a link is replaced, not opened. Anything that is no regular
+//! file is written to and never replaced: pipes, devices, and the standard streams under all their names.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -19,17 +19,17 @@ use super::disposition::is_unseen;
 use super::temporary::directory_of;
 use crate::failure::Failure;
 
-/// As many symbolic links as the kernel follows.
+/// How many symbolic links are followed: as many as the kernel follows.
 const MAX_LINKS: usize = 40;
 
-/// The place that the user wants the content in.
+/// Where the user wants the content.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum OutputPlace {
     /// Standard output.
     Stdout,
     /// Under this name.
     Name(PathBuf),
-    /// In this directory, under the name that the URL or the origin gives. One that does not exist is made.
+    /// In this directory, under the name that the URL or the origin gives. The directory is created if it does not exist.
     Directory(PathBuf),
 }
 
@@ -45,7 +45,7 @@ impl OutputPlace {
         if slash || path.is_dir() { Self::Directory(path.to_owned()) } else { Self::Name(path.to_owned()) }
     }
 
-    /// Refuses a directory that nothing can be written into, before its file's name is known.
+    /// Refuses a directory that is not writable, before the name of the file in it is known.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         match self {
             Self::Directory(dir) if dir.is_dir() => may_write_into(dir),
@@ -53,15 +53,16 @@ impl OutputPlace {
         }
     }
 
-    /// The target, for content that the origin calls `called` or else the URL.
+    /// The target of content that the origin calls `called`, or else of the last part of the URL.
     pub(super) fn target(&self, url: &Url, called: Option<&str>) -> anyhow::Result<Target> {
         match self {
             Self::Stdout => Ok(Target::Stdout),
             Self::Name(path) => Target::choose(path),
             Self::Directory(dir) => {
-                let name = called.map(str::to_owned).or_else(|| file_name(url)).ok_or_else(|| {
-                    Failure::Usage(format!("{url} names no file; say where to put the content with -o FILE"))
-                })?;
+                let name = called
+                    .map(str::to_owned)
+                    .or_else(|| file_name(url))
+                    .ok_or_else(|| Failure::Usage(format!("{url} names no file; choose a name with -o FILE")))?;
                 let path = if dir == Path::new(".") { PathBuf::from(name) } else { dir.join(name) };
                 let parent = directory_of(&path);
                 if !parent.is_dir() {
@@ -77,8 +78,8 @@ impl OutputPlace {
     }
 }
 
-/// The URL's last part without its percent signs where that is the name of a file that everybody can see and type, and else as it
-/// is written there. (Encoded, a name of 85 letters can be too long.)
+/// The URL's last component, percent-decoded if that gives a name that is visible and easy to type, and else as
+/// the URL has it. (Encoded, a name of 85 letters can be too long.)
 pub(crate) fn file_name(url: &Url) -> Option<String> {
     let last = url.path_segments()?.next_back()?;
     let decoded = percent_decode_str(last).decode_utf8().ok().filter(|name| is_plain(name));
@@ -91,7 +92,7 @@ fn is_plain(name: &str) -> bool {
     !matches!(name, "." | "..") && !name.contains(odd) && name.trim() == name
 }
 
-/// The target of content.
+/// Where content is written.
 #[derive(Clone, Debug)]
 pub(super) enum Target {
     /// Standard output.
@@ -100,29 +101,29 @@ pub(super) enum Target {
     Stderr,
     /// A device or a pipe: written as it comes.
     Device(PathBuf),
-    /// A file that is there, or changes, once the content is right.
+    /// A file that is created or replaced once the content is verified.
     File(FileTarget),
 }
 
-/// A file to be.
+/// A file that will be created or replaced.
 #[derive(Clone, Debug)]
 pub(super) struct FileTarget {
     /// As the user named it.
     pub(super) shown: PathBuf,
-    /// The path behind all links.
+    /// The path with all links resolved.
     pub(super) path: PathBuf,
-    /// The file that is there now.
+    /// The file that exists now.
     pub(super) old: Option<Metadata>,
 }
 
 impl Target {
-    /// Follows a name to what it stands for, and sees whether it may be written.
+    /// Resolves a name, and checks that it may be written.
     pub(super) fn choose(shown: &Path) -> anyhow::Result<Self> {
         let mut path = shown.to_owned();
         for _ in 0..MAX_LINKS {
             let name = path
                 .file_name()
-                .ok_or_else(|| anyhow!("{} is no name of a file; choose one with -o FILE", shown.display()))?;
+                .ok_or_else(|| anyhow!("{} is not a file name; choose one with -o FILE", shown.display()))?;
             let parent = canonical(directory_of(&path))?;
             path = parent.join(name);
             if let Some(stream) = standard_stream(shown, &parent, &path) {
@@ -162,7 +163,7 @@ impl Target {
         Err(cannot_write(shown)(io::Error::from(rustix::io::Errno::LOOP)))
     }
 
-    /// Its name for people; `None` for the standard streams.
+    /// The name to print; `None` for the standard streams.
     pub(super) fn shown(&self) -> Option<&Path> {
         match self {
             Self::Stdout | Self::Stderr => None,
@@ -170,7 +171,7 @@ impl Target {
         }
     }
 
-    /// True if standard output goes there.
+    /// True if the content goes to standard output.
     pub(super) const fn is_stdout(&self) -> bool {
         matches!(self, Self::Stdout)
     }
@@ -182,13 +183,13 @@ impl FileTarget {
         directory_of(&self.path)
     }
 
-    /// The device and inode of the file there, if it has other names that would show what is written to it.
+    /// The device and inode of the existing file, if it has further names, which show what is written to it.
     pub(super) fn linked(&self) -> Option<(u64, u64)> {
         let old = self.old.as_ref().filter(|old| old.nlink() > 1 && !attributes::is_stores(&self.path))?;
         Some((old.dev(), old.ino()))
     }
 
-    /// Opens what is there for writing, through the name that the user gave.
+    /// Opens the existing file for writing, by the name that the user gave.
     pub(super) fn open_in_place(&self) -> io::Result<File> {
         OpenOptions::new().write(true).open(&self.shown)
     }
@@ -205,8 +206,8 @@ fn canonical(directory: &Path) -> anyhow::Result<PathBuf> {
     })
 }
 
-/// The standard streams, by any name that leads to them. Opened by name they would be something else: a file that standard
-/// output goes to would be written from its beginning.
+/// The standard streams, by any name that leads to them. Opening the name would not do the same: a file that standard
+/// output is redirected to would be overwritten from its beginning.
 fn standard_stream(shown: &Path, parent: &Path, path: &Path) -> Option<Target> {
     let own = format!("/proc/{}/", std::process::id());
     let number = match path.to_str()? {
@@ -225,7 +226,7 @@ fn standard_stream(shown: &Path, parent: &Path, path: &Path) -> Option<Target> {
     }
 }
 
-/// Refuses a directory that no file can be made in.
+/// Refuses a directory in which no file can be created.
 fn may_write_into(directory: &Path) -> anyhow::Result<()> {
     let may = accessat(CWD, directory, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
     may.map_err(|refusal| {
@@ -234,8 +235,8 @@ fn may_write_into(directory: &Path) -> anyhow::Result<()> {
     })
 }
 
-/// As the kernel does with `fs.protected_symlinks`: in a directory that all may write to and that is sticky, only links of
-/// one's own, or of the directory's owner, are followed. Otherwise any user could put a link into /tmp and choose what root replaces.
+/// The kernel's rule of `fs.protected_symlinks`: in a sticky directory that all may write to, only links of
+/// this user or of the directory's owner are followed. Otherwise any user could put a link into /tmp and choose the file that root replaces.
 fn may_follow(parent: &Path, link: &Metadata) -> io::Result<()> {
     let directory = std::fs::metadata(parent)?;
     let shared = directory.mode() & 0o1002 == 0o1002;
@@ -243,7 +244,7 @@ fn may_follow(parent: &Path, link: &Metadata) -> io::Result<()> {
     if shared && !own { Err(io::ErrorKind::PermissionDenied.into()) } else { Ok(()) }
 }
 
-/// Refuses a file that is not to be written, although its directory would let it be replaced.
+/// Refuses a file that this user may not write, although the directory would allow to replace it.
 pub(super) fn writable(shown: &Path, found: &Metadata) -> anyhow::Result<()> {
     if found.mode() & 0o222 == 0 {
         bail!(
@@ -255,7 +256,7 @@ pub(super) fn writable(shown: &Path, found: &Metadata) -> anyhow::Result<()> {
     let flags = i32::try_from((OFlags::NONBLOCK | OFlags::NOCTTY).bits()).unwrap_or_default();
     match OpenOptions::new().write(true).custom_flags(flags).open(shown) {
         Ok(_) => Ok(()),
-        // A program that runs is replaced, not written to.
+        // The file of a running program can be replaced, though not written.
         Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => Ok(()),
         Err(error) => Err(cannot_write(shown)(error)),
     }

@@ -1,5 +1,5 @@
-//! A file without a name, which gets one when it is right: nothing is left of it however the process ends. On file systems without such files it has
-//! a name that says what it is; it is removed when it is dropped, and by a later get in the same directory when its process was killed.
+//! A file without a name, which gets one when its content is verified: however the process ends, nothing is left of it. On file systems without such files it has
+//! a temporary name; it is removed when it is dropped, or, if its process was killed, by a later get in the same directory.
 
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FlockOperation, OFlags, StatxFlags, flock, linkat, statx};
 use tempfile::NamedTempFile;
 
-/// Names begin so while they are not final: short, since a final name may be as long as names can be.
+/// The beginning of temporary names: short, since a final name may be as long as names can be.
 const PREFIX: &str = ".darter-";
 
-/// Names of files that were begun where files without a name are unknown end so.
+/// The end of temporary names on file systems that know no files without a name.
 const SUFFIX: &str = ".part";
 
-/// A file that is not there yet.
+/// A file that has no final name yet.
 #[derive(Debug)]
 pub(crate) enum Temporary {
     Unnamed(File),
@@ -27,18 +27,18 @@ pub(crate) enum Temporary {
 }
 
 impl Temporary {
-    /// A new file on the file system of this directory, with the mode that the umask leaves.
+    /// A new file on the file system of this directory, with a mode according to the umask.
     pub(crate) fn create(directory: &Path) -> io::Result<Self> {
         Self::create_as(directory, 0o666)
     }
 
-    /// A new file that its owner alone may read, from its first moment on.
+    /// A new file that only its owner can read, from the beginning.
     pub(crate) fn create_private(directory: &Path) -> io::Result<Self> {
         Self::create_as(directory, 0o600)
     }
 
     fn create_as(directory: &Path, mode: u32) -> io::Result<Self> {
-        // Without /proc it could not be given a name.
+        // Without /proc the file could not be given a name.
         if Path::new("/proc/self/fd").exists() {
             let flags = i32::try_from(OFlags::TMPFILE.bits()).map_err(io::Error::other)?;
             if let Ok(file) = OpenOptions::new().read(true).write(true).mode(mode).custom_flags(flags).open(directory) {
@@ -55,10 +55,10 @@ impl Temporary {
             let made = OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path);
             made.inspect_err(|error| refusal.set(error.raw_os_error()))
         });
-        // The library's own error names a file that nobody asked for, and keeps the system's words in its text alone.
+        // The library's error would name the temporary file, and keeps the system's message only as text.
         let told = |error: io::Error| refusal.get().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
         let part = part.map_err(told)?;
-        // Says that its process lives.
+        // The lock shows that the process is alive.
         let _ = flock(part.as_file(), FlockOperation::NonBlockingLockExclusive);
         Ok(Self::Named(part))
     }
@@ -71,7 +71,7 @@ impl Temporary {
         }
     }
 
-    /// Gives the file its name, in the place of what has it.
+    /// Gives the file its final name, and replaces a file that has it.
     pub(crate) fn name(self, path: &Path) -> io::Result<()> {
         match self {
             Self::Unnamed(file) => link(&file, path),
@@ -80,13 +80,13 @@ impl Temporary {
     }
 }
 
-/// Gives an open file another name, in the place of what has it.
+/// Gives an open file a further name, and replaces a file that has it.
 pub(super) fn link(file: &File, path: &Path) -> io::Result<()> {
     match link_as(file, path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         result => return result,
     }
-    // A link can't take a name that exists; a rename can. Says meanwhile that this process lives.
+    // A link can't replace an existing name; a rename can. The lock shows meanwhile that this process is alive.
     let _ = flock(file, FlockOperation::NonBlockingLockShared);
     let step = link_beside(file, path)?;
     let renamed = std::fs::rename(&step, path).inspect_err(|_| {
@@ -96,8 +96,8 @@ pub(super) fn link(file: &File, path: &Path) -> io::Result<()> {
     renamed
 }
 
-/// Gives an open file a name beside `path`: the one that a get that was killed before its rename left, for the same `path`, or another
-/// one if that get lives.
+/// Gives an open file a temporary name next to `path`: the one that a killed get left for the same `path`, or another
+/// one if that get is alive.
 fn link_beside(file: &File, path: &Path) -> io::Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     path.file_name().hash(&mut hasher);
@@ -114,7 +114,7 @@ fn link_beside(file: &File, path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// True if an open file may be given a name in this directory, as far as that can be told before: both lie on one file system and are
+/// True if an open file can probably be given a name in this directory: both are on one file system and
 /// reached through one mount. A daemon in a container, or with mounts of its own, hands over files of other mounts.
 pub(super) fn can_name(file: &File, directory: &Path) -> bool {
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
@@ -129,8 +129,8 @@ pub(super) fn can_name(file: &File, directory: &Path) -> bool {
     }
 }
 
-/// Gives an open file another name instead of the one that it has. In one step: a store and its user never both have it, since the
-/// store may drop what it takes for damaged.
+/// Renames an open file. In one step, so that the store and the user never both have a name for it: the
+/// store may delete a file that it considers damaged.
 pub(super) fn rename(file: &File, path: &Path) -> io::Result<()> {
     let own = path_of(file)?;
     let (there, here) = (std::fs::symlink_metadata(&own)?, file.metadata()?);
@@ -140,7 +140,7 @@ pub(super) fn rename(file: &File, path: &Path) -> io::Result<()> {
     std::fs::rename(own, path)
 }
 
-/// The name that an open file has now.
+/// The current name of an open file.
 pub(super) fn path_of(file: &File) -> io::Result<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
@@ -156,7 +156,7 @@ fn random() -> io::Result<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// Removes what gets of this user left here when they were killed: files whose lock nobody holds.
+/// Removes temporary files that killed gets of this user left here: those that no process has locked.
 fn remove_leftovers(directory: &Path) {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     for path in entries.filter(|entry| is_part(&entry.file_name())).map(|entry| entry.path()) {
@@ -180,7 +180,7 @@ fn remove_if_left(path: &PathBuf) -> io::Result<()> {
     std::fs::remove_file(path)
 }
 
-/// The directory that a file of this name is in.
+/// The directory of a path.
 pub(super) fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,

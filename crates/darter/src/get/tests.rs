@@ -1,4 +1,4 @@
-//! Targets, and the ways by which content comes there.
+//! Targets, and the ways in which content gets there.
 
 mod daemon;
 
@@ -42,7 +42,7 @@ fn write_with(path: &Path, wishes: Wishes, chunks: &[Chunk]) -> anyhow::Result<P
     sink.commit()
 }
 
-/// Writes it as bytes and as parts of a file: what is true of one is true of the other.
+/// Writes the content as bytes and as ranges of a file, and checks both results.
 fn write_both_ways(path: &Path, content: &'static [u8], check: impl Fn(Placed)) {
     check(write_with(path, wishes(), &[Chunk::Bytes(0, Bytes::from_static(content))]).unwrap());
     let (_dir, parts) = stored(content);
@@ -50,12 +50,12 @@ fn write_both_ways(path: &Path, content: &'static [u8], check: impl Fn(Placed)) 
     assert_eq!(std::fs::read(path).unwrap(), content);
 }
 
-/// The store that such a file is in.
+/// The store that this directory is.
 fn home(dir: &tempfile::TempDir) -> Option<Arc<Home>> {
     Some(Arc::new(Home::new(dir.path())))
 }
 
-/// A store's file with this content, and the content in two parts of it.
+/// A store's file with this content, and two chunks of it.
 fn stored(content: &[u8]) -> (tempfile::TempDir, Vec<Chunk>) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("data");
@@ -206,14 +206,14 @@ fn a_new_file_belongs_to_its_directory_however_it_came_there() {
         std::os::unix::fs::chown(&shared, None, Some(34)).unwrap();
         std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o2775)).unwrap();
     }
-    // Version 2: its owner and user 65534 may write, and nobody else may do anything.
+    // An access list of version 2: the owner and user 65534 may read and write, and nobody else may do anything.
     let entries: [(u16, u16, u32); 5] =
         [(1, 6, u32::MAX), (2, 6, 65534), (4, 4, u32::MAX), (16, 6, u32::MAX), (32, 0, u32::MAX)];
     let mut list = 2_u32.to_le_bytes().to_vec();
     for (tag, rights, id) in entries {
         list.extend([&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat());
     }
-    // If the file system has no such lists, the test checks the rest all the same.
+    // On a file system without such lists, the test checks the rest.
     let _ = rustix::fs::setxattr(&shared, "system.posix_acl_default", &list, rustix::fs::XattrFlags::empty());
     let (plain, moved) = (shared.join("plain"), shared.join("moved"));
     std::fs::write(&plain, "").unwrap();
@@ -308,7 +308,7 @@ fn rights_to_a_directory_or_a_file_count_before_anything_is_read() {
     let told = format!("{:#}", Target::choose(&at("closed/file")).unwrap_err());
     assert!(told.contains("can't write into") && !told.contains(".darter-"), "{told}");
     assert!(OutputPlace::of(Some(&at("closed"))).check().is_err(), "whatever the origin will call it");
-    // One's own file there can be written and can't be replaced.
+    // This user's own file there can be written but not replaced.
     close(&at("closed"), 0o700);
     std::fs::write(at("closed/file"), "old").unwrap();
     close(&at("closed"), 0o500);
@@ -364,7 +364,7 @@ fn a_stored_file_is_moved_linked_or_shared_rather_than_copied() {
     let moving = || Wishes { moves: home(&dir), ..wishes() };
     let mut second = Sink::open(&Target::choose(&dir.path().join("second")).unwrap(), moving()).unwrap();
     parts.iter().for_each(|part| second.take(part, None).unwrap());
-    // Results are elsewhere.
+    // The results are in another directory.
     let results = tempfile::tempdir_in(dir.path().parent().unwrap()).unwrap();
     let path = results.path().join("out");
     let placed = write_with(&path, moving(), &parts).unwrap();
@@ -375,7 +375,7 @@ fn a_stored_file_is_moved_linked_or_shared_rather_than_copied() {
     assert_eq!(std::fs::read(&path).unwrap(), b"content");
 }
 
-/// A daemon in a container, or one whose service has mounts of its own.
+/// A daemon in a container, or one whose service has its own mounts.
 #[test]
 fn a_file_of_another_mount_is_copied_while_it_comes() {
     let (dir, parts) = stored(b"content");
@@ -479,7 +479,7 @@ fn room_is_judged_before_anything_is_written() {
     assert!(told.starts_with("no room for 1.2 EB in ") && told.contains("-o"), "{told}");
     assert_eq!(names(room.path()), [""; 0]);
 
-    // A file with two names is written to at the end, and judged at the beginning all the same.
+    // A file with two names is overwritten at the end, but its space is checked at the beginning.
     let path = room.path().join("out");
     std::fs::write(&path, "old").unwrap();
     std::fs::hard_link(&path, room.path().join("twin")).unwrap();
@@ -487,7 +487,7 @@ fn room_is_judged_before_anything_is_written() {
     let mut sink =
         Sink::open(&Target::choose(&path).unwrap(), Wishes { length: Some(1 << 60), ..self::wishes() }).unwrap();
     let told = sink.take(&parts[0], None).map_err(|error| error.to_string());
-    // Shared blocks take no room.
+    // Shared blocks take no space.
     let shares = write_with(&room.path().join("probe"), self::wishes(), &parts).unwrap() == Placed::Reflink;
     assert!(shares || told.as_ref().is_err_and(|told| told.starts_with("no room for 1.2 EB in ")), "{told:?}");
 }

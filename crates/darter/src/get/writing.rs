@@ -1,6 +1,6 @@
-//! The writing thread: takes the content as it comes, puts it into its place, and checks it.
+//! The writing thread: takes content as it arrives, puts it into its place, and checks it.
 //!
-//! Invariant: a sink is committed only once all of the content is in it and was checked. A download that fails or is dropped leaves
+//! Invariant: a sink is committed only once it has all of the content and the content was checked. A download that fails or is dropped leaves
 //! nothing behind.
 
 use std::path::Path;
@@ -18,19 +18,19 @@ use super::sink::{Placed, Sink, Wishes};
 use super::target::Target;
 use crate::failure::Failure;
 
-/// Chunks that go to the writing thread together, which is woken once for them. A chunk in memory is a piece at most, and as many wait as are
-/// being written, so this bounds memory to a few megabytes.
+/// How many chunks go to the writing thread together, so that it is woken once for all of them. A chunk in memory is at most a piece, and at most as many wait as
+/// are being written, so this bounds memory to a few megabytes.
 const TOGETHER: usize = 8;
 
 pub(super) struct Written {
     pub(super) placed: Placed,
     pub(super) blob: BlobId,
     pub(super) bytes: u64,
-    /// Its digest, if one is known.
+    /// The content's digest, if one is known.
     pub(super) digest: Option<Digest>,
 }
 
-/// Hands the content to a thread that puts it into its place. When the content fails, or this future is dropped, the
+/// Passes the content to a thread that puts it into its place. If the content fails, or this future is dropped, the
 /// thread finds its queue closed before the end and drops the sink uncommitted.
 pub(super) async fn write_all(
     content: BoxStream<'static, anyhow::Result<Given>>,
@@ -79,7 +79,7 @@ pub(super) async fn write_all(
                 Next::Given(Given::Anew(_)) => {}
             }
         }
-        // The sender knows why.
+        // The sender reports the reason.
         Err(cut_off("the content ended before its end"))
     });
     let mut failed = None;
@@ -96,13 +96,13 @@ pub(super) async fn write_all(
                 }
             }
         }
-        // A writer that is gone has failed, and knows why.
+        // If the writer has gone, it has failed, and its result says why.
         if (!next.is_empty() && sender.send(next).await.is_err()) || failed.is_some() {
             break;
         }
     }
     drop(sender);
-    // Also after a failure: what was written is gone before anybody is told.
+    // Also after a failure: the partial result must be gone before the error is reported.
     let written = writer.await.context("the writing thread failed")?;
     match failed {
         Some(error) => Err(error),
@@ -110,27 +110,27 @@ pub(super) async fn write_all(
     }
 }
 
-/// Content that ended too early; what came of it is kept.
+/// The error for content that ended too early. The store keeps what has arrived.
 pub(super) fn cut_off(text: &str) -> anyhow::Error {
     let blame = Blame::new(Fault::Network, Retry::Later(None));
-    Failure::Judged { text: format!("{text}; ask again to get the rest"), blame }.into()
+    Failure::Judged { text: format!("{text}; run the command again to get the rest"), blame }.into()
 }
 
 /// One message to the writing thread.
 pub(super) enum Next {
     Given(Given),
-    /// All bytes before are void; the description of the content that comes now.
+    /// All earlier bytes are void; describes the content that follows.
     Anew(Wishes),
 }
 
-/// The length of a target's file, if it has this digest now.
+/// The length of the target's file, if the file has this digest now.
 pub(super) async fn has_digest(target: Target, digest: Digest) -> anyhow::Result<Option<u64>> {
     let Target::File(file) = target else { return Ok(None) };
     if file.old.is_none() {
         return Ok(None);
     }
     let hashed = tokio::task::spawn_blocking(move || hash_file(&file.path, digest));
-    // A file that can't be read is not known to be right.
+    // A file that can't be read is treated as if its digest did not match.
     Ok(hashed.await?.ok().filter(|(found, _)| *found == digest).map(|(_, bytes)| bytes))
 }
 

@@ -1,6 +1,6 @@
-//! `darter image expand`: a layer into a file that the kernel mounts.
+//! `darter image expand`: turns a layer into a file that the kernel can mount.
 //!
-//! The file has no name while it is written, so that whatever ends the command leaves nothing, and no half file is ever seen.
+//! The file has no name while it is written: a command that is ended early leaves nothing behind, and no incomplete file is ever visible.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -49,21 +49,21 @@ pub(super) fn run(args: &ExpandArgs) -> anyhow::Result<()> {
     tell(args, &digests, &expanded)
 }
 
-/// Refuses a name that no file can take the place of.
+/// Refuses a name of something that no file can replace.
 fn check_name(out: &Path) -> anyhow::Result<()> {
     let shown = out.display();
     match std::fs::symlink_metadata(out) {
         Ok(there) if there.is_dir() => Err(Failure::Usage(format!("{shown} is a directory; name a file in it")).into()),
         Ok(there) if !there.is_file() && !there.is_symlink() => Err(Failure::Usage(format!(
-            "{shown} is no file, and a mountable file can't be written in parts; name another"
+            "{shown} is not a regular file, and a mountable file can't be written in parts; choose another name"
         ))
         .into()),
-        // Other faults are told where the file gets its name.
+        // Other errors are reported where the file gets its name.
         _ => Ok(()),
     }
 }
 
-/// The layer's bytes as they are stored, and how many there are if that is known.
+/// The layer's stored bytes, and their number if known.
 fn open(layer: &Path) -> io::Result<(Box<dyn Read>, Option<u64>)> {
     if layer == Path::new("-") {
         return Ok((Box::new(io::stdin().lock()), None));
@@ -76,7 +76,7 @@ fn open(layer: &Path) -> io::Result<(Box<dyn Read>, Option<u64>)> {
     Ok((Box::new(file), found.is_file().then_some(found.len())))
 }
 
-/// Writes everything, and checks it.
+/// Writes the whole file, and checks the layer's digests.
 fn make(
     file: &File,
     stored: Box<dyn Read>,
@@ -94,7 +94,7 @@ fn check(stored: &Digest, tar: Option<&Digest>, args: &ExpandArgs) -> anyhow::Re
         if let Some((expected, found)) = expected.as_ref().zip(found)
             && expected != found
         {
-            let text = format!("it has the digest {found}, and {flag} says {expected}");
+            let text = format!("the layer has the digest {found}, but {flag} says {expected}");
             return Err(Failure::Judged { text, blame: Blame::new(Fault::Origin, Retry::Never) }.into());
         }
     }

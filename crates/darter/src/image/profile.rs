@@ -1,4 +1,4 @@
-//! `darter image profile`: which parts of an image are touched first, as the daemon of this host knows it.
+//! `darter image profile`: the parts of an image that are read first, as the local daemon knows them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,7 +23,7 @@ use crate::{output, units};
 struct ProfileReport {
     image: String,
     digest: Digest,
-    /// The lowest first; those of which nothing is known are left out.
+    /// The lowest layer first; layers without a known profile are left out.
     layers: Vec<LayerProfile>,
 }
 
@@ -46,9 +46,9 @@ pub(super) async fn run(args: &ProfileArgs) -> anyhow::Result<()> {
     }
     if known.is_empty() {
         let text = format!(
-            "nothing is known yet of what is touched first in {0}: start it from --lazy-dir on a host that does not have all of it \
+            "it is not known yet which parts of {0} are read first: start it from --lazy-dir on a host that does not have all of it \
              (layers that are whole, as on the host that pulled it first, are read without Darter), or mount it anywhere (darter mount {0} DIR) and \
-             run in DIR what its containers run; then ask again a few seconds later, there or at the seed that leads its layers",
+             run in DIR what its containers run; then run this again a few seconds later, there or on the seed that leads its layers",
             args.image
         );
         return Err(Failure::Judged { text, blame: Blame::new(Fault::User, Retry::Later(None)) }.into());
@@ -119,7 +119,7 @@ async fn read(file: &Path) -> anyhow::Result<ProfileFile> {
         version: u32,
     }
     let refused = |why: String| Failure::Usage(format!("{shown} {why}"));
-    let no_profile = |error| refused(format!("is no profile: {error}; make one with --export"));
+    let no_profile = |error| refused(format!("is not a profile: {error}; make one with --export"));
     let Versioned { version } = serde_json::from_slice(&text).map_err(no_profile)?;
     if version > VERSION {
         return Err(refused(format!("is of version {version}, and this darter knows {VERSION}: upgrade it")).into());
@@ -130,10 +130,10 @@ async fn read(file: &Path) -> anyhow::Result<ProfileFile> {
 async fn pin(args: &ProfileArgs, daemon: &Client, layers: &[Digest], file: &ProfileFile) -> anyhow::Result<()> {
     let of_image: Vec<_> = file.layers.iter().filter(|layer| layers.contains(&layer.diff_id)).collect();
     if of_image.is_empty() {
-        let text = format!("it names no layer of {}: it was made of {}", args.image, file.image);
+        let text = format!("it names no layer of {}: it was made from {}", args.image, file.image);
         return Err(Failure::Usage(text).into());
     }
-    // A fleet's seeds lead a part of the layers each.
+    // Each seed of a fleet leads only some of the layers.
     let (mut pinned, mut missing) = (0, Vec::new());
     for layer in &of_image {
         match daemon.pin_profile(layer.diff_id, Some(&PinnedProfile { ranges: layer.ranges.clone() })).await {

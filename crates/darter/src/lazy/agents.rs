@@ -1,22 +1,22 @@
-//! The agent of this host, asked about layers by processes that outlive it.
+//! Asks the local agent about layers, from a process that outlives the agent.
 //!
-//! An agent that is silent for [`SILENCE`] is not waited for, since engines wait for these processes. Until it answers again, no other question waits that long.
+//! Engines wait for this process, so it waits for a silent agent for [`SILENCE`] only, and, until that agent answers again, for [`SILENCE_AGAIN`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use darter_api::client::{Client, ClientError};
 
-/// How long an agent may say nothing.
+/// How long to wait for an agent that says nothing.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// How long an agent may say nothing that was silent when it was asked last.
+/// How long to wait for an agent that was silent when it was last asked.
 const SILENCE_AGAIN: Duration = Duration::from_millis(100);
 
-/// Between tries to reach an agent that is not there.
+/// The pause between tries to reach an agent that does not run.
 pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// See the module's text.
+/// See the module's documentation.
 pub(crate) struct Agents {
     clients: Vec<Client>,
     was_silent: AtomicBool,
@@ -27,13 +27,13 @@ impl Agents {
         Self { clients, was_silent: AtomicBool::new(false) }
     }
 
-    /// The client of the agent that runs.
+    /// A client of the agent that runs now.
     pub(crate) async fn client(&self) -> Client {
         Client::choose(self.clients.clone()).await
     }
 
-    /// Asks a question in which the agent has to show now and then that it is at it: it is told how often. One that is not there is waited for a little, as it
-    /// may be starting again.
+    /// Asks a question. `question` gets the time within which the agent has to show that it is working on it. If no agent runs, waits a little, since
+    /// the agent may be restarting.
     pub(crate) async fn ask<T, F>(&self, question: impl Fn(Client, Duration) -> F) -> Result<T, ClientError>
     where
         F: Future<Output = Result<T, ClientError>>,

@@ -1,9 +1,9 @@
 //! The contents of the directory of layers, as the agent of this host tells them.
 //!
-//! An agent that is [silent](super::agents) is not waited for: an engine downloads what it does not find, and waits for ever for a directory that hangs.
-//! Layers that were found before are found then, too, since the engine counts on them.
+//! A [silent](super::agents) agent is not waited for: an engine downloads layers that it does not find, but waits for ever for a directory that hangs.
+//! Layers that were found before are still found then, since the engine relies on them.
 //!
-//! One answer has all layers of an image, and [is gone by](super::remembered) for a moment.
+//! One answer covers all layers of an image, and is [cached](super::remembered) for a moment.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,21 +24,21 @@ use super::agents::{Agents, RETRY_PAUSE};
 use super::remembered::Remembered;
 use crate::mount::daemon::Daemon;
 
-/// Layers that are remembered.
+/// How many layers are cached.
 const MAX_KNOWN: u64 = 50_000;
 
-/// How long it may take until the agent tells of changes.
+/// How long the agent may take to accept a request to report changes.
 const LISTEN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How long until an agent that did not is asked again.
+/// How long until the agent is asked again after it did not accept that.
 const LISTEN_AGAIN: Duration = Duration::from_secs(10);
 
-/// See the module's text.
+/// See the module's documentation.
 pub(super) struct AgentLayers {
     agents: Agents,
     settings: Settings,
     clock: Arc<dyn Clock>,
-    /// How long it may take until the agent tells of changes.
+    /// How long the agent may take to accept a request to report changes.
     listen_timeout: Duration,
     /// Containers read several layers at a time.
     waits: Waits,
@@ -46,7 +46,7 @@ pub(super) struct AgentLayers {
     remembered: Mutex<Remembered>,
     /// Why the last layer was not found.
     last_miss: Mutex<String>,
-    /// Held while the agent is asked to tell of changes: when it may be asked again, if it refused.
+    /// Locked while the agent is asked to report changes. Holds the time at which it may be asked again after a refusal.
     telling: AsyncMutex<Moment>,
 }
 
@@ -68,7 +68,7 @@ impl AgentLayers {
         }
     }
 
-    /// Sees to it that the agent tells of changes, if it can.
+    /// Asks the agent to report changes, unless it does so already.
     async fn listen(&self) {
         if self.remembered.lock().is_told() {
             return;
@@ -80,14 +80,14 @@ impl AgentLayers {
         let asking = async { self.agents.client().await.changes().await };
         match tokio::time::timeout(self.listen_timeout, asking).await {
             Ok(Ok(changes)) => self.remembered.lock().is_told_by(changes),
-            // One that starts again will tell.
+            // An agent that restarts will be asked again.
             Ok(Err(ClientError::NoDaemon(_) | ClientError::Connect(..) | ClientError::Broken(..))) => {}
-            // An older agent does not know.
+            // An older agent can't report changes.
             Ok(Err(_)) | Err(_) => *again = self.clock.now() + LISTEN_AGAIN,
         }
     }
 
-    /// Says why a layer is not found: once, if it is the same for all of them.
+    /// Logs why a layer is not found: at info level only if the reason is new.
     fn tell_miss(&self, layer: Digest, reason: String) {
         let mut last = self.last_miss.lock();
         if *last == reason {
@@ -98,7 +98,7 @@ impl AgentLayers {
         }
     }
 
-    /// The directory's entry for each of `found`: a link to the file if all of it is here, else a virtual file.
+    /// The directory's entry for each of `found`: a link to the store's file if the layer is complete, else a virtual file.
     async fn shown(found: &[FoundLayer]) -> Vec<Layer> {
         let shown = found.iter().map(|found| {
             let file = Layer::File { length: found.length_bytes, here: found.held_bytes };
@@ -109,7 +109,7 @@ impl AgentLayers {
             return shown.into_iter().map(|(file, _)| file).collect();
         }
         let link = |(file, whole): (Layer, Option<(PathBuf, u64)>)| {
-            // An agent in a container has it elsewhere.
+            // An agent in a container has the file at another path.
             let is_there = |path: &PathBuf, length| std::fs::metadata(path).is_ok_and(|found| found.len() == length);
             match whole {
                 Some((path, length)) if is_there(&path, length) => Layer::Link(path),
@@ -130,7 +130,7 @@ impl Layers for AgentLayers {
         self.listen().await;
         let (when, beside) = {
             let mut remembered = self.remembered.lock();
-            // Unless the agent tells of changes, the answers for the other layers can't be remembered.
+            // Unless the agent reports changes, answers for the other layers can't be cached.
             (remembered.asks(self.clock.now()), remembered.is_told())
         };
         let asked = self.agents.ask(|client, beat| async move { client.layer(layer, beside, beat).await }).await;
@@ -213,11 +213,11 @@ mod tests {
         FoundLayer { length_bytes: 4096, held_bytes: 0, file: None, layer, headers: Vec::new(), beside: Vec::new() }
     }
 
-    /// An agent that has one image, and keeps an account of what it is asked.
+    /// A stand-in for an agent, which has one image and counts requests.
     #[derive(Default)]
     struct Played {
         asked: AtomicUsize,
-        /// It is of a release that tells of changes.
+        /// True if it can report changes, as newer releases do.
         tells: bool,
         change: Notify,
     }
@@ -234,7 +234,7 @@ mod tests {
             let mut head = String::new();
             while !head.ends_with("\r\n\r\n") {
                 if stream.read_line(&mut head).await.unwrap_or_default() == 0 {
-                    // It was looked whether somebody listens.
+                    // The client only checked whether an agent listens.
                     return;
                 }
             }
@@ -263,7 +263,7 @@ mod tests {
         }
     }
 
-    /// No answer grows old.
+    /// A clock that stands still, so that no answer expires.
     struct Still;
 
     impl Clock for Still {
@@ -280,11 +280,11 @@ mod tests {
         let limit = Duration::from_secs(10);
         let settings = Settings::of_layer(limit, Fill::Never, None);
         let keeper = AgentLayers::new(vec![Client::at(socket.to_owned())], settings, Arc::new(Still));
-        // However loaded the machine is.
+        // The timeout must not matter, however loaded the machine is.
         AgentLayers { listen_timeout: Duration::from_secs(60), ..keeper }
     }
 
-    /// As the directory does.
+    /// Looks a layer up, as the directory does.
     async fn stat(layers: &AgentLayers, number: u8) -> bool {
         match layers.at_hand(diff_id(number)) {
             Some(_) => true,
@@ -292,7 +292,7 @@ mod tests {
         }
     }
 
-    /// As containerd 2.4 pulls: with each layer it looks at all below. How often that was.
+    /// Looks layers up as containerd 2.4 does for a pull: with each layer, all layers below. Returns the number of lookups.
     async fn pull(layers: &AgentLayers) -> usize {
         let mut stats = 0;
         for layer in 0..LAYERS {

@@ -1,10 +1,10 @@
-//! The agent's latest answers for layers, for engines that ask dozens of times in a second for the same one: containerd looks at all layers below for
-//! each that it takes.
+//! Caches the agent's answers about layers, for engines that look the same layer up dozens of times in a second: for each layer
+//! that it takes, containerd looks up all layers below.
 //!
-//! An answer is gone by for [`MAX_AGE`], as long as the agent tells of changes and has told of none since it was asked: so a layer that is not to be given any
-//! more, since somebody has just pulled another image that names it, is asked for anew. Only what was found is remembered.
+//! A cached answer is used for [`MAX_AGE`], as long as the agent reports changes and has reported none since it was asked. For example, a pull of another image that
+//! names a layer may withdraw the layer; then it is asked for again. Only layers that were found are cached.
 //!
-//! Invariant: the connection is looked into after the engine has asked, and before it is answered.
+//! Invariant: changes on the connection are read after the engine has asked and before it is answered.
 
 use std::time::Duration;
 
@@ -13,52 +13,52 @@ use darter_core::recent::Recent;
 use darter_core::{Digest, Moment};
 use darter_mount::Layer;
 
-/// For how long: what only time changes is not told, such as that all of a layer is here.
+/// How long an answer is used: changes that come with time alone, such as a layer's completion, are not reported.
 const MAX_AGE: Duration = Duration::from_secs(1);
 
-/// Layers that are remembered.
+/// How many layers are cached.
 const MAX_LAYERS: u64 = 10_000;
 
-/// When the agent was asked. Answers to a question before the latest change are not remembered.
+/// A point in time relative to the reported changes. Answers to questions from before the latest change are not cached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct AskedAt {
     changes: u64,
     at: Moment,
 }
 
-/// See the module's text.
+/// See the module's documentation.
 pub(super) struct Remembered {
-    /// `None`: nobody tells of changes.
+    /// The agent's reports of changes; `None` if it sends none.
     told_by: Option<Changes>,
     changes: u64,
     found: Recent<Digest, (Layer, Moment)>,
 }
 
 impl Remembered {
-    /// Nothing, and nobody tells of changes.
+    /// An empty cache, without reports of changes.
     pub(super) fn new() -> Self {
         Self { told_by: None, changes: 0, found: Recent::new(MAX_LAYERS) }
     }
 
-    /// An agent tells of changes from here on.
+    /// From now on, `changes` are the agent's reports.
     pub(super) fn is_told_by(&mut self, changes: Changes) {
         self.told_by = Some(changes);
         self.forget();
     }
 
-    /// True while an agent tells of changes.
+    /// True while an agent reports changes.
     pub(super) fn is_told(&mut self) -> bool {
         self.look();
         self.told_by.is_some()
     }
 
-    /// The agent is about to be asked.
+    /// To be called before the agent is asked.
     pub(super) fn asks(&mut self, now: Moment) -> AskedAt {
         self.look();
         AskedAt { changes: self.changes, at: now }
     }
 
-    /// The agent found a layer, when it was asked then.
+    /// Stores the answer to the question of `asked`.
     pub(super) fn found(&mut self, layer: Digest, found: Layer, asked: AskedAt) {
         self.look();
         if self.told_by.is_some() && self.changes == asked.changes {
@@ -66,7 +66,7 @@ impl Remembered {
         }
     }
 
-    /// The layer as the agent would find it now, if that is known.
+    /// The cached layer, if the agent would still give the same answer.
     pub(super) fn get(&mut self, layer: Digest, now: Moment) -> Option<Layer> {
         self.look();
         self.found.get(&layer).filter(|(_, at)| now.since(*at) < MAX_AGE).map(|(found, _)| found.clone())

@@ -1,7 +1,7 @@
-//! Lines to a place that may take no more: standard error is a pipe to journald, a container's runtime or a file, and each of them
-//! hangs when its disk does. A thread of its own writes, and callers wait for it only while it keeps up.
+//! A queue of lines in front of a writer that may block: standard error is a pipe to journald, a container's runtime or a file, and each
+//! of these blocks when its disk does. A thread of its own writes, and callers wait for it only while it keeps up.
 //!
-//! Invariants: lines come in order; what waits is bounded, and what is lost is counted and told.
+//! Invariants: lines keep their order; the queue is bounded; lost lines are counted and reported.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// How long a line may take before nobody waits for lines any more.
+/// How long one write may take before callers no longer wait.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Most bytes that wait to be written.
+/// Most bytes in the queue.
 const MAX_WAITING: usize = 1 << 20;
 
 thread_local! {
-    /// True on a thread that writes: it waits for no line of its own.
+    /// True on the writing thread, which must not wait for its own lines.
     static WRITES: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -28,7 +28,7 @@ pub(super) struct Lines(Arc<LineQueue>);
 
 struct LineQueue {
     state: Mutex<QueuedLines>,
-    /// Told of each change of the state.
+    /// Notified at each change of the state.
     changed: Condvar,
 }
 
@@ -36,17 +36,17 @@ struct LineQueue {
 struct QueuedLines {
     waiting: VecDeque<Vec<u8>>,
     waiting_bytes: usize,
-    /// Lines that were given, and of these, written.
+    /// How many lines were given; `written` counts those that were written.
     given: u64,
     written: u64,
-    /// Lines that found no room.
+    /// Lines that found no space in the queue.
     lost: u64,
-    /// A line took too long, and there are more since.
+    /// True if a write took too long and lines are still waiting.
     behind: bool,
 }
 
 impl Lines {
-    /// Starts the thread that writes to `place`. It calls `tell_lost` with how many lines were lost, which may log that.
+    /// Starts the thread that writes to `place`. It calls `tell_lost` with the number of lost lines; `tell_lost` may log.
     pub(super) fn start(
         place: impl Write + Send + 'static,
         tell_lost: impl Fn(u64) + Send + 'static,
@@ -57,7 +57,7 @@ impl Lines {
         Ok(Self(shared))
     }
 
-    /// Waits until everything is written, though not for long.
+    /// Waits until everything is written, for at most `patience`.
     pub(super) fn flush(&self, patience: Duration) {
         let state = self.0.state();
         let waits = self.0.changed.wait_timeout_while(state, patience, |state| state.written < state.given);
@@ -94,7 +94,7 @@ impl LineQueue {
             let mut state = waits.unwrap_or_else(PoisonError::into_inner);
             let Some(line) = state.waiting.pop_front() else { continue };
             drop(state);
-            // Nobody is left to be told that it failed.
+            // There is no other place to report the failure to.
             let _ = place.write_all(&line);
             let mut state = self.state();
             state.written += 1;
@@ -167,7 +167,7 @@ mod tests {
         reader.read_exact(&mut text).unwrap();
         assert!(text.chunks(line.len()).all(|read| read == line));
         assert_eq!(told.recv().unwrap(), lost);
-        // It keeps up again.
+        // The writer keeps up again.
         lines.give(b"after\n");
         lines.flush(Duration::from_secs(60));
         reader.set_nonblocking(true).unwrap();

@@ -1,4 +1,4 @@
-//! Bytes for a mount by a daemon of this host, over its administration socket.
+//! Gets bytes for a mount from the local daemon, over its administration socket.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use darter_mount::supply::{Content, End, Given, Refusal, Supplier, Supply};
 
 use crate::show::WAITING_POLL;
 
-/// A daemon, and what is asked of it.
+/// A daemon, and the request for the content.
 pub(crate) struct Daemon {
     client: Client,
     request: GetRequest,
@@ -25,21 +25,21 @@ impl Daemon {
         Self { client, request }
     }
 
-    /// Opens the first connection; tells people whom the daemon waits for.
+    /// Opens the first connection. Calls `says` with what the daemon waits for.
     pub(super) async fn first(&self, says: impl Fn(&Waiting)) -> Result<(Content, Arc<dyn Supply>), ClientError> {
         let mut opening = std::pin::pin!(self.connect(false));
         loop {
             if let Ok(opened) = tokio::time::timeout(WAITING_POLL, &mut opening).await {
                 return opened;
             }
-            // Another opener is not kept from it meanwhile.
+            // The lock is not held here, so that another opener does not wait for this question.
             if let Ok(Some(waiting)) = tokio::time::timeout(WAITING_POLL, self.client.waiting(&self.request)).await {
                 says(&waiting);
             }
         }
     }
 
-    /// Opens a connection: the first one, or `again`.
+    /// Opens a connection; `again` is false for the first one.
     pub(crate) async fn connect(&self, again: bool) -> Result<(Content, Arc<dyn Supply>), ClientError> {
         let (opened, asker) = self.client.parts(&GetRequest { again, ..self.request.clone() }).await?;
         let content =
@@ -73,12 +73,12 @@ impl Supply for Connection {
     }
 
     async fn everything(&self) {
-        // A daemon that has ended is followed by another one, which is asked again.
+        // If this daemon ends, another one will be asked again.
         let _ = self.0.everything().await;
     }
 
     async fn touched(&self, ranges: &[ByteRange]) {
-        // Nobody waits for it.
+        // Nothing waits for the result.
         let _ = self.0.touched(ranges).await;
     }
 
@@ -117,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    /// The body of the one request that comes, which is refused.
+    /// Accepts one request, refuses it, and returns its body.
     fn asked(listener: &UnixListener) -> GetRequest {
         let (mut stream, _) = listener.accept().unwrap();
         let (mut bytes, mut part) = (Vec::new(), [0; 4096]);
@@ -132,7 +132,7 @@ mod tests {
         }
     }
 
-    /// Only a first mount starts something: a mount that comes back (`again`) is not given what others touched first.
+    /// Only a mount's first connection fetches the profile: a later one (`again`) does not.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_mount_says_that_it_comes_again_and_not_so_the_first_time() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,7 +1,7 @@
-//! The parts of an image's layer that every mount reads: the superblock in front of the tar and the metadata behind it.
+//! The parts of an image's layer that every mount reads: the superblock before the tar and the metadata after it.
 //!
-//! The kernel mounts one layer after the other, and waits for a few round trips with each. So these parts are read of all layers side by side, before. And they tell whether
-//! the mounted image has a directory otherwise than the unpacked one: see [`inherited()`].
+//! The kernel mounts one layer after the other, and each costs a few round trips. So these parts of all layers are read in parallel first. They also show whether
+//! the mounted image has directories that differ from those of the unpacked image: see [`inherited()`].
 
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,16 +15,16 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::output;
 
-/// Parts of one layer that are read at a time.
+/// How many parts of one layer are read at a time.
 const MAX_READING: usize = 8;
 
-/// Metadata of an image that is read so, of all its layers together: of more than a million files. The kernel reads what is beyond as it needs it.
+/// Most bytes of metadata that are read in advance for all layers of an image together: enough for more than a million files. The kernel reads the rest when it needs it.
 const MAX_METADATA: u64 = 128 << 20;
 
-/// Differences that are told.
+/// How many differences are printed.
 const MAX_TOLD: usize = 3;
 
-/// How much metadata of an image may still be read.
+/// How many bytes of an image's metadata may still be read.
 pub(super) struct MetadataAllowance(AtomicU64);
 
 impl MetadataAllowance {
@@ -37,7 +37,7 @@ impl MetadataAllowance {
     }
 }
 
-/// Reads a layer's ends; `None` if they can't be had now, or are not what Darter writes: the kernel will say so.
+/// Reads a layer's two ends; `None` if they can't be read now, or are not in the form that Darter writes: then the kernel reports it.
 pub(super) async fn read(
     content: &Content,
     supply: &dyn Supply,
@@ -59,7 +59,7 @@ pub(super) async fn read(
     LayerDirectories::new(&beginning, parts.concat()).ok()
 }
 
-/// The bytes of a range that is within a piece.
+/// The bytes of a range that lies within one piece.
 async fn part(content: &Content, supply: &dyn Supply, range: ByteRange, within: Duration) -> Option<Vec<u8>> {
     let piece = content.pieces.range(content.pieces.piece_at(range.start()), content.length);
     let given = supply.read(piece, within).await.ok()?;
@@ -80,7 +80,7 @@ async fn part(content: &Content, supply: &dyn Supply, range: ByteRange, within: 
     threads::run(taking).await
 }
 
-/// Says where the mounted image has directories otherwise than the unpacked one. The layers, the lowest first.
+/// Prints in which directories the mounted image differs from the unpacked one. `layers` has the lowest first.
 pub(super) async fn tell_differences(layers: Vec<LayerDirectories>) {
     let Ok(mut found) = threads::run(move || inherited(&layers)).await else { return };
     found.retain(|it| !it.is_covered);
@@ -91,7 +91,7 @@ pub(super) async fn tell_differences(layers: Vec<LayerDirectories>) {
     let more =
         if found.len() > told.len() { format!("; and {} more", found.len() - told.len()) } else { String::new() };
     output::complain(&format!(
-        "directories that the image's layers don't name are root's with mode 0755 here, and not as the layers below have them: {}{more}",
+        "directories that a layer does not name belong to root with mode 0755 here, instead of having the attributes from the layers below: {}{more}",
         told.join("; ")
     ));
 }

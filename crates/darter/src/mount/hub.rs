@@ -1,7 +1,7 @@
 //! A repository of a model hub (Hugging Face's, and servers that speak its API) as a set of files. Pure.
 //!
-//! One question says which commit a revision is, and which files it has: `GET /api/models/NAME/revision/REVISION?blobs=true`. Large files (LFS) come with their length and
-//! SHA-256, others with their length. The files themselves are at `NAME/resolve/COMMIT/PATH`: of that commit, so that the mount stays what it is when the branch moves on.
+//! One request returns the commit of a revision and its files: `GET /api/models/NAME/revision/REVISION?blobs=true`. Large files (LFS) are listed with length and
+//! SHA-256, others with their length. The files themselves are at `NAME/resolve/COMMIT/PATH`: the commit keeps the mount as it is when the branch moves on.
 
 use anyhow::{Context as _, bail};
 use darter_core::Digest;
@@ -11,28 +11,28 @@ use url::Url;
 use super::listed::{ListedFile, MAX_LISTED};
 use crate::failure::Failure;
 
-/// The branch that a repository's own address means.
+/// The branch that is meant if an address names none.
 const DEFAULT_REVISION: &str = "main";
 
-/// The kinds of repositories besides models, as addresses and the API have them.
+/// The kinds of repositories besides models, as they appear in addresses and in the API.
 const KINDS: [&str; 2] = ["datasets", "spaces"];
 
-/// The error for an answer that does not parse.
-pub(super) const NO_ANSWER: &str = "no answer of a model hub, or one of more files than can be mounted";
+/// The error for an answer that can't be parsed.
+pub(super) const NO_ANSWER: &str = "this is not the answer of a model hub, or it lists more files than can be mounted";
 
 /// A repository at one of its revisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Repository {
-    /// The hub's own address.
+    /// The hub's base URL.
     base: Url,
-    /// The kind of repository, which stands before the name in addresses; `None`: a model.
+    /// The kind of repository, which precedes the name in addresses; `None` for a model.
     kind: Option<&'static str>,
-    /// The name, of one part or two.
+    /// The name, of one component or two.
     name: Vec<String>,
     revision: String,
 }
 
-/// A file, with the length that the hub tells.
+/// A file, with its length according to the hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct HubFile {
     pub(super) file: ListedFile,
@@ -59,7 +59,7 @@ struct Lfs {
 }
 
 impl Repository {
-    /// The repository at an address as browsers have it: `https://HUB/[datasets/|spaces/]NAME[/tree/REVISION]`.
+    /// The repository at an address as browsers show it: `https://HUB/[datasets/|spaces/]NAME[/tree/REVISION]`.
     pub(super) fn at(url: &Url) -> anyhow::Result<Self> {
         let wrong = |why: &str| {
             let text = format!("{url}: {why}; name a repository: https://HUB/ORG/MODEL, or …/tree/REVISION");
@@ -93,7 +93,7 @@ impl Repository {
         Ok(Self { base, kind, name, revision: revision.unwrap_or_else(|| DEFAULT_REVISION.to_owned()) })
     }
 
-    /// The address at which the hub lists the repository's files.
+    /// The URL at which the hub lists the repository's files.
     pub(super) fn question(&self) -> anyhow::Result<Url> {
         let mut parts = vec!["api", self.kind.unwrap_or("models")];
         parts.extend(self.name.iter().map(String::as_str));
@@ -103,7 +103,7 @@ impl Repository {
         Ok(url)
     }
 
-    /// The files, as the hub's answer has them.
+    /// The files in the hub's answer.
     pub(super) fn files(&self, answer: &str) -> anyhow::Result<Vec<HubFile>> {
         let answer: HubAnswer = serde_json::from_str(answer)
             .with_context(|| format!("{} does not answer as a model hub does", self.base))?;
@@ -111,7 +111,11 @@ impl Repository {
             bail!("{} has no files", self.name.join("/"));
         }
         if answer.siblings.len() > MAX_LISTED {
-            bail!("{} has {} files, and {MAX_LISTED} can be mounted", self.name.join("/"), answer.siblings.len());
+            bail!(
+                "{} has {} files, but at most {MAX_LISTED} can be mounted",
+                self.name.join("/"),
+                answer.siblings.len()
+            );
         }
         answer.siblings.into_iter().map(|sibling| self.file(&answer.sha, sibling)).collect()
     }
@@ -130,13 +134,13 @@ impl Repository {
         Ok(HubFile { file: ListedFile { url, digest, path }, length })
     }
 
-    /// An address below the hub's, whose parts are no more than parts.
+    /// A URL below the hub's base. Each of `parts` becomes one path segment.
     fn below(&self, parts: &[&str]) -> anyhow::Result<Url> {
         let mut url = self.base.clone();
         {
             let mut segments = url.path_segments_mut().map_err(|()| anyhow::anyhow!("{} has no paths", self.base))?;
             segments.clear();
-            // `.` and `..` would lead elsewhere, and are left out: the path of a file is checked by itself.
+            // The URL drops `.` and `..`, which would lead elsewhere; file paths are checked separately.
             segments.extend(parts);
         }
         Ok(url)

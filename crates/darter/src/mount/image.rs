@@ -1,5 +1,5 @@
-//! The parts of an image or an artifact, asked of the daemon's registry mirror: the manifest for a platform, and the layers with their diff
-//! ids out of the configuration. Both documents are checked by their digests.
+//! Asks the daemon's registry mirror for an image or an artifact: its manifest for a platform, and its layers with the diff
+//! ids from the configuration. Both documents are checked against their digests.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,26 +24,26 @@ use http::{HeaderMap, HeaderValue, Method};
 use super::reference::ImageRef;
 use crate::failure::Failure;
 
-/// The longest manifest that registries have to take.
+/// Most bytes of a manifest: the size that registries have to accept.
 const MAX_MANIFEST: u64 = 4 << 20;
 
-/// The longest refusal that is read.
+/// Most bytes of an error answer that are read.
 const MAX_REFUSAL: u64 = 16 << 10;
 
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, \
                          application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json";
 
-/// The image to be mounted, and where.
+/// The image to be mounted, and its mount point.
 pub(super) struct ImageMount {
     pub(super) image: ImageRef,
-    /// The directory, behind all links.
+    /// The directory, with all links resolved.
     pub(super) dir: PathBuf,
     pub(super) headers: Vec<(String, String)>,
 }
 
 /// An image for one platform.
 pub(crate) struct Image {
-    /// Its manifest.
+    /// The digest of its manifest.
     pub(crate) digest: Digest,
     /// Its layers, the lowest first.
     pub(crate) layers: Vec<LayerRequest>,
@@ -51,19 +51,19 @@ pub(crate) struct Image {
 
 /// An artifact for one platform, or for all.
 pub(crate) struct Artifact {
-    /// Its manifest.
+    /// The digest of its manifest.
     pub(crate) digest: Digest,
     /// Its files.
     pub(crate) files: Vec<ArtifactFile>,
 }
 
-/// The thing that a reference names.
+/// What a reference turned out to name.
 pub(crate) enum Resolved {
     Image(Image),
     Artifact(Artifact),
 }
 
-/// The mirror of a daemon, for one image.
+/// A daemon's mirror, and the image that it is asked for.
 struct Mirror<'a> {
     client: RegistryClient,
     upstream: Upstream,
@@ -71,7 +71,7 @@ struct Mirror<'a> {
     credentials: Credentials,
 }
 
-/// Asks a daemon's mirror for an image, and takes nothing else; as [`resolve_any`].
+/// As [`resolve_any`], but accepts only an image.
 pub(crate) async fn resolve(
     daemon: &Client,
     image: &ImageRef,
@@ -81,12 +81,12 @@ pub(crate) async fn resolve(
     match resolve_any(daemon, image, platform, headers).await? {
         Resolved::Image(image) => Ok(image),
         Resolved::Artifact(_) => {
-            Err(Failure::Usage(format!("{image} is no image, but an artifact: a set of files")).into())
+            Err(Failure::Usage(format!("{image} is not an image, but an artifact: a set of files")).into())
         }
     }
 }
 
-/// Asks a daemon's mirror for an image or an artifact, with these headers; for `platform`, or else for this host's.
+/// Asks a daemon's mirror for an image or an artifact, with these headers; for `platform`, or for this host's if it is `None`.
 pub(crate) async fn resolve_any(
     daemon: &Client,
     image: &ImageRef,
@@ -119,17 +119,16 @@ impl Mirror<'_> {
             if let Some(files) = artifact::files_of(&manifest) {
                 return Ok(Resolved::Artifact(Artifact { digest, files }));
             }
-            return Err(
-                self.refused("it is no image, or has layers that can't be mounted (encrypted, foreign, or no tars)")
-            );
+            return Err(self
+                .refused("it is not an image, or has layers that can't be mounted (encrypted, foreign, or not tars)"));
         };
         let config = self.get(&format!("blobs/{}", parts.config), MAX_CONFIG).await?.1;
         let mut hasher = parts.config.hasher();
         hasher.update(&config);
         if hasher.finish() != parts.config {
-            return Err(self.refused("its configuration is not what its digest says"));
+            return Err(self.refused("its configuration does not match its digest"));
         }
-        // Nobody but the user minds what an image without a choice is for.
+        // The platform of an image that is for one platform only matters only if the user named one.
         if let Some(Err(other)) = platform.map(|platform| platform.check_config(&config)) {
             return Err(self.refused(&other.to_string()));
         }
@@ -151,7 +150,7 @@ impl Mirror<'_> {
         let (headers, bytes) = self.get(&format!("manifests/{reference}"), MAX_MANIFEST).await?;
         match check(&headers, bytes.into(), reference.parse().ok()) {
             Ok(checked) => Ok((checked.manifest.digest, checked.manifest.bytes.to_vec())),
-            Err(_) => Err(self.refused("its manifest is none, or not what its digest says")),
+            Err(_) => Err(self.refused("its manifest is invalid, or does not match its digest")),
         }
     }
 
@@ -168,7 +167,7 @@ impl Mirror<'_> {
         Ok((headers, bytes))
     }
 
-    /// The error for an answer without what was asked for: the mirror says more about it than its status does.
+    /// The error for an unsuccessful answer. Its body says more than its status.
     async fn unknown(&self, mut answer: Answer) -> anyhow::Error {
         let (status, body) = (answer.status, std::mem::replace(&mut answer.body, stream::empty().boxed()));
         let said = read(body, MAX_REFUSAL).await.ok().flatten().and_then(|said| own_words(&said));
@@ -189,7 +188,7 @@ impl Mirror<'_> {
     }
 }
 
-/// All bytes of a body, unless these are more than `most`.
+/// All bytes of a body; `None` if these are more than `most`.
 async fn read(mut body: Body, most: u64) -> Result<Option<Vec<u8>>, OriginError> {
     let mut bytes = Vec::new();
     while let Some(chunk) = body.next().await {
@@ -201,7 +200,7 @@ async fn read(mut body: Body, most: u64) -> Result<Option<Vec<u8>>, OriginError>
     Ok(Some(bytes))
 }
 
-/// The lengths that a manifest has for its layers.
+/// The length of a layer according to the manifest.
 fn sizes_of(manifest: &[u8], layer: Digest) -> Option<u64> {
     NamedParts::parse(manifest).all().find(|named| named.digest == layer)?.size
 }

@@ -1,5 +1,5 @@
 //! The process that keeps a mount: it has the descriptor of `/dev/fuse`, answers the kernel, and asks an agent for bytes. It ends when the
-//! file is unmounted. A signal that tells it to end takes the mount away first: programs that use it get errors then.
+//! file is unmounted. If a signal tells it to end, it unmounts first: programs that use the file then get errors.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ use crate::cli::MountArgs;
 use crate::failure::Failure;
 use crate::signals::Signals;
 
-/// How long programs that use the file may hold up a keeper that was told to end.
+/// How long a keeper that was told to end waits for the last reads of programs.
 pub(super) const LAST_READS: Duration = Duration::from_millis(500);
 
-/// Mounts, tells `told` when that is done, and keeps the mount until it is gone. One in the foreground ends with its terminal, too.
+/// Mounts, calls `told` when that is done, and keeps the mount until it is unmounted. In the foreground, the keeper also ends with its terminal.
 pub(super) async fn run(
     args: &MountArgs,
     mount: Mount,
@@ -50,7 +50,7 @@ pub(super) async fn run(
         }
     };
     let kept = keep(args, &mount, (&agents, &source), (content, supply), &mut signals, told).await;
-    // Its agent is ended, and reads no more.
+    // Ends the keeper's own agent, which must not read any more.
     drop(source);
     agents.close().await;
     kept
@@ -95,8 +95,8 @@ async fn keep(
     };
     let keeping = async {
         if let Condition::Tainted(reason) = file.keep(source).await {
-            tracing::warn!(reason, "the mounted content is wrong: nothing of it is read any more");
-            // A file that is not mounted any more has no pages.
+            tracing::warn!(reason, "the mounted content is wrong: all reads fail from now on");
+            // A file that is no longer mounted has no cached pages.
             let _ = tokio::task::spawn_blocking(move || cache.forget()).await;
         }
         std::future::pending::<std::convert::Infallible>().await
@@ -105,7 +105,7 @@ async fn keep(
         ended = &mut session => ended.context("the mount's thread failed")?.context("the kernel ended the mount"),
         () = signals.next() => {
             away(&mount.dir).await;
-            // Readers still get an error when this process ends.
+            // Reads that still wait get an error when this process ends.
             let _ = tokio::time::timeout(LAST_READS, &mut session).await;
             Ok(())
         }
@@ -116,7 +116,7 @@ async fn keep(
     result
 }
 
-/// Takes the mount away, also from programs that use it.
+/// Unmounts, even if programs use the mount.
 pub(super) async fn away(dir: &Path) {
     let dir = dir.to_owned();
     if let Err(error) = threads::run(move || unmount::unmount(&dir, true)).await {

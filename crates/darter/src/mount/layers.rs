@@ -1,7 +1,7 @@
-//! The process that keeps an image: its layers' files in a FUSE directory of its own, by a daemon, and the kernel's mounts on top.
+//! The process that keeps an image: a FUSE directory with the layers' files, whose bytes come from a daemon, and the kernel mounts over it.
 //!
-//! The directory leaves the file system's tree once the image is mounted, which alone still uses it. So unmounting the image ends
-//! everything, and this process with it.
+//! The FUSE directory is detached from the file system's tree once the image is mounted, and then only the image's mount uses it. So unmounting the image ends
+//! the FUSE mount, and this process with it.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -31,7 +31,7 @@ use crate::failure::Failure;
 use crate::get::rooms;
 use crate::signals::Signals;
 
-/// Layers that are opened at a time: each may have to be read and expanded first, of which the daemon does no more than this at once.
+/// How many layers are opened at a time. Each may have to be read and expanded first; the daemon does at most this many at once.
 const MAX_OPENING: usize = 16;
 
 /// The image's layers, all of them open.
@@ -53,7 +53,7 @@ impl Layers for Files {
     }
 }
 
-/// Mounts an image, tells `told` when that is done, and keeps it until it is gone.
+/// Mounts an image, calls `told` when that is done, and keeps it until it is unmounted.
 pub(super) async fn run(
     args: &MountArgs,
     mount: ImageMount,
@@ -88,7 +88,7 @@ pub(super) async fn run(
         let (work, dir, layers) = (work.clone(), mount.dir.clone(), image.layers.clone());
         threads::run(move || mounted(files, &layers, since, (&work, &dir), runtime)).await
     };
-    // Nothing is in it any more but empty directories.
+    // Only empty directories are left in it.
     let cleared = work.clone();
     threads::run(move || drop(std::fs::remove_dir_all(cleared))).await;
     let mounted = mounted?;
@@ -105,22 +105,22 @@ pub(super) async fn run(
         ended = &mut session => ended.context("the mount's thread failed")?.context("the kernel ended the mount"),
         () = signals.next() => {
             away(&mount.dir).await;
-            // Readers still get an error when this process ends.
+            // Reads that still wait get an error when this process ends.
             let _ = tokio::time::timeout(LAST_READS, &mut session).await;
             Ok(())
         }
         never = entry.serve(status) => match never {},
     };
     drop(entry);
-    // Later mounts have sooner what was touched here.
+    // Reports which parts were read first, so that later mounts fetch them sooner.
     join_all(files.0.values().map(|kept| kept.file().hand_over())).await;
     result
 }
 
-/// The daemon that reads the layers: only one can expand them for a fleet.
+/// The daemon that supplies the layers. An image needs one, since layers are expanded for the whole fleet.
 async fn daemon(args: &MountArgs) -> anyhow::Result<Client> {
     if args.no_daemon {
-        return Err(Failure::Usage("an image is mounted by way of a daemon: leave out --no-daemon".to_owned()).into());
+        return Err(Failure::Usage("mounting an image needs a daemon: leave out --no-daemon".to_owned()).into());
     }
     for client in args.place.clients()? {
         match client.runs().await {
@@ -129,10 +129,10 @@ async fn daemon(args: &MountArgs) -> anyhow::Result<Client> {
             Err(error) => return Err(error.into()),
         }
     }
-    bail!("no daemon runs, by way of which images are mounted: start one with `darter up`, or name its --data-dir")
+    bail!("mounting an image needs a daemon, but no daemon runs: start one with `darter up`, or name its --data-dir")
 }
 
-/// Opens each layer's file, and reads what every mount reads of it.
+/// Opens each layer's file, and reads the parts that every mount reads.
 async fn open(args: &MountArgs, mount: &ImageMount, daemon: &Client, image: &Image) -> anyhow::Result<Arc<Files>> {
     let settings = Settings::of_layer(args.timeout, args.fill, args.fill_rate);
     let (clock, waits): (Arc<dyn Clock>, _) = (Arc::new(SystemClock::start()), Waits::new());
@@ -147,7 +147,7 @@ async fn open(args: &MountArgs, mount: &ImageMount, daemon: &Client, image: &Ima
         anyhow::Ok((layer.diff_id, (KeptFile::begin(file, daemon), directories)))
     });
     let opened: HashMap<_, _> = opened.buffer_unordered(MAX_OPENING).try_collect().await?;
-    // One that is not known may have what others below or above it ask for: nothing is said then.
+    // Differences can be found only if the directories of all layers are known.
     let known = image.layers.iter().map(|layer| opened.get(&layer.diff_id)?.1.clone());
     if let Some(known) = known.collect() {
         ends::tell_differences(known).await;
@@ -155,7 +155,7 @@ async fn open(args: &MountArgs, mount: &ImageMount, daemon: &Client, image: &Ima
     Ok(Arc::new(Files(opened.into_iter().map(|(diff_id, (kept, _))| (diff_id, kept)).collect())))
 }
 
-/// Makes all mounts. Blocking.
+/// Makes all kernel mounts. Blocking.
 fn mounted(
     files: Arc<Files>,
     layers: &[LayerRequest],

@@ -1,7 +1,7 @@
 //! Files that a list or a local directory names.
 //!
-//! A list is text: on each line a URL, then the digest of its content if it is known, then the path that it gets. Lines that are empty or begin with
-//! `#` say nothing. Pure, but for [`walk`], which is blocking.
+//! A list is text: each line has a URL, then optionally the digest of its content, then optionally its path in the mount. Lines that are empty or begin with
+//! `#` are ignored. Pure, except [`walk`], which is blocking.
 
 use std::fs::Metadata;
 use std::os::unix::ffi::OsStrExt as _;
@@ -19,14 +19,14 @@ use crate::failure::Failure;
 use crate::get::file_name;
 use crate::units;
 
-/// The longest list.
+/// Most bytes of a list.
 pub(super) const MAX_LIST: u64 = 8 << 20;
 
-/// The most files of a list: each is asked for before the mount is there.
+/// Most files of a list. Each of them is requested before the mount exists.
 pub(super) const MAX_LISTED: usize = 10_000;
 
-/// The error for content that is no list.
-pub(super) const NO_LIST: &str = "no list of files: mount it without --as list";
+/// The error for content that is not a list.
+pub(super) const NO_LIST: &str = "not a list of files: mount it without --as list";
 
 /// A file of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,15 +37,15 @@ pub(super) struct ListedFile {
     pub(super) path: String,
 }
 
-/// Reads a list that is a file here. Blocking.
+/// Reads a list from a local file. Blocking.
 ///
 /// # Errors
-/// It can't be read, is no file (a pipe might never end), is too long for a list, or is no text.
+/// The path can't be read, is not a regular file (a pipe might never end), is too long for a list, or is not text.
 pub(super) fn read(path: &Path) -> anyhow::Result<String> {
     let shown = path.display();
     let found = std::fs::metadata(path).with_context(|| format!("can't read {shown}"))?;
     if !found.is_file() {
-        return Err(Failure::Usage(format!("{shown} is no file: name a list of files")).into());
+        return Err(Failure::Usage(format!("{shown} is not a file: name a list of files")).into());
     }
     if found.len() > MAX_LIST {
         return Err(too_long(&shown.to_string(), found.len(), NO_LIST).into());
@@ -53,12 +53,12 @@ pub(super) fn read(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("can't read {shown}"))
 }
 
-/// The error for `name`, which is too long to be what it should be; `but` says what to do.
+/// The error for `name`, which has `length` bytes, too many; `but` says what to do.
 pub(super) fn too_long(name: &str, length: u64, but: &str) -> Failure {
     Failure::Usage(format!("{name} is {} long, and {but}", units::size(length)))
 }
 
-/// The files that a list at `base` names. A list that did not come from this host may name no file of it.
+/// The files that a list at `base` names. A list from another host must not name files of this one.
 pub(super) fn parsed(text: &str, base: &Url) -> anyhow::Result<Vec<ListedFile>> {
     let mut files = Vec::new();
     for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
@@ -72,8 +72,8 @@ pub(super) fn parsed(text: &str, base: &Url) -> anyhow::Result<Vec<ListedFile>> 
         match url.scheme() {
             "http" | "https" => {}
             "file" if base.scheme() == "file" => {}
-            "file" => return Err(wrong("a list from elsewhere may name no files of this host").into()),
-            other => return Err(wrong(&format!("can't read {other}: URLs (http and https) are known")).into()),
+            "file" => return Err(wrong("a list from another host can't name files of this host").into()),
+            other => return Err(wrong(&format!("can't read {other}: URLs (only http and https)")).into()),
         }
         let rest = rest.trim();
         let (word, after) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
@@ -85,29 +85,29 @@ pub(super) fn parsed(text: &str, base: &Url) -> anyhow::Result<Vec<ListedFile>> 
             Err(_) => (None, rest),
         };
         let path = match path {
-            "" => file_name(&url).ok_or_else(|| wrong("the URL names no file: write its path behind it"))?,
+            "" => file_name(&url).ok_or_else(|| wrong("the URL names no file: write its path after it"))?,
             path => path.to_owned(),
         };
         files.push(ListedFile { url, digest, path });
         if files.len() > MAX_LISTED {
-            return Err(wrong(&format!("it has more than {MAX_LISTED} files: mount parts of it")).into());
+            return Err(wrong(&format!("the list has more than {MAX_LISTED} files: split it")).into());
         }
     }
     if files.is_empty() {
         return Err(Failure::Usage(format!(
-            "the list {base} names no file: write URLs into it, one a line, each with a digest and a path if you like"
+            "the list {base} names no file: write URLs into it, one per line, optionally with a digest and a path"
         ))
         .into());
     }
     Ok(files)
 }
 
-/// A file's body in a tree of several.
+/// The tree's node for a file; `number` is its index in the list.
 pub(super) fn body(number: usize, size: u64) -> anyhow::Result<Body> {
     Ok(Body::File { size, contents: Contents::Whole(u32::try_from(number).context("too many files")?) })
 }
 
-/// The tree below a directory, and the paths of its files. Blocking. Sockets, devices and pipes are left out; a file that may not be read is an
+/// The tree below a directory, and the paths of its files. Blocking. Sockets, devices and pipes are left out. An unreadable file is an
 /// error.
 pub(super) fn walk(top: &Path) -> anyhow::Result<(Tree, Vec<PathBuf>)> {
     let cannot = |path: &Path| format!("can't read {}", path.display());
@@ -157,10 +157,10 @@ mod tests {
         assert_eq!(read(&list).unwrap(), "https://a/b\n");
         std::fs::File::create(&long).unwrap().set_len(MAX_LIST + 1).unwrap();
         let error = read(&long).unwrap_err().to_string();
-        assert!(error.contains("8.4 MB long, and no list of files"), "{error}");
+        assert!(error.contains("8.4 MB long, and not a list of files"), "{error}");
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RWXU).unwrap();
         let error = read(&pipe).unwrap_err().to_string();
-        assert!(error.contains("is no file"), "{error}");
+        assert!(error.contains("is not a file"), "{error}");
         assert!(read(&room.path().join("none")).unwrap_err().to_string().starts_with("can't read "));
     }
 

@@ -1,5 +1,5 @@
-//! Bytes for a mount by an agent in the keeper's process: where no daemon runs, and for local files, which may not be the daemon's
-//! user's. It keeps its pieces as a `get` without a daemon does ([`rooms`]), for as long as the mount lives.
+//! Gets bytes for a mount from an agent in the keeper's process: if no daemon runs, and for local files, which the daemon's user may not be
+//! allowed to read. It keeps its pieces as a `get` without a daemon does ([`rooms`]), for as long as the mount exists.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -19,15 +19,15 @@ use parking_lot::Mutex;
 use crate::cli::MountArgs;
 use crate::get::rooms;
 
-/// An agent.
+/// An agent in the keeper's process.
 pub(super) struct OwnAgent {
     agent: Agent,
     room: PathBuf,
-    /// Blobs that were in the room before, and are somebody else's: kept by a daemon or a `get --keep`, or left by a `get` that was killed.
+    /// Blobs that were in the room before. They are not removed with the mount: a daemon or a `get --keep` keeps them, or a killed `get` left them.
     others: HashSet<BlobId>,
-    /// The blobs that are noted as this mount's.
+    /// Blobs that are noted as belonging to this mount.
     noted: Mutex<HashSet<BlobId>>,
-    /// Query parameters that sign addresses, besides those that are known.
+    /// Query parameters that sign addresses, besides the usual ones.
     signed: Vec<String>,
 }
 
@@ -44,7 +44,7 @@ struct OpenDownload {
 }
 
 impl OwnAgent {
-    /// Starts an agent in the first room that is free, to read this; of local files those `below` a directory, whose path has no links, if it is given.
+    /// Starts an agent in the first free room for these sources. If `below` is given, it reads only local files below that directory, a path without links.
     pub(super) async fn start(
         args: &MountArgs,
         request: &GetRequest,
@@ -65,7 +65,7 @@ impl OwnAgent {
             let before: HashSet<BlobId> = agent.list().await?.into_iter().map(|row| row.blob).collect();
             let (directory, mine) = (data_dir.clone(), room.clone());
             let (is_left, guests) = threads::run(move || {
-                // One of the same that was killed, alone in a room.
+                // A killed mount of the same content left these pieces, alone in a room.
                 let is_left = mine != directory && rooms::wanted(&mine) == wanted;
                 rooms::note(&mine, &wanted);
                 rooms::clear_leftovers(&directory, &mine);
@@ -79,7 +79,7 @@ impl OwnAgent {
         bail!("all rooms in {} are in use; give another --data-dir", data_dir.display())
     }
 
-    /// Ends it, after the mount: nobody needs what it fetched any more, whether that was opened by then or not.
+    /// Ends the agent, after unmounting, and removes what it fetched for this mount.
     pub(super) async fn close(&self) {
         let mut are_gone = true;
         match self.agent.list().await {
@@ -90,13 +90,13 @@ impl OwnAgent {
             }
             Err(error) => {
                 are_gone = false;
-                tracing::warn!(error = %in_full(&error), "what was fetched can't be listed, and stays");
+                tracing::warn!(error = %in_full(&error), "the fetched blobs can't be listed, so they stay in the store");
             }
         }
         let room = self.room.clone();
         let forgetting = move || {
             rooms::note(&room, &[]);
-            // Blobs that could not be removed are removed by the next mount.
+            // Blobs that could not be removed are left to the next mount.
             if are_gone {
                 rooms::forget_guests(&room);
             }
@@ -105,7 +105,7 @@ impl OwnAgent {
         self.agent.drain().await;
     }
 
-    /// Notes that a blob goes with this mount, unless it was here before.
+    /// Notes that a blob belongs to this mount, unless it was stored before.
     async fn is_opened(&self, blob: BlobId) {
         if self.others.contains(&blob) || !self.noted.lock().insert(blob) {
             return;
@@ -115,7 +115,7 @@ impl OwnAgent {
     }
 }
 
-/// The source of a request, and the credentials that open it.
+/// The source of a request, with its credentials.
 fn source_of(signed: &[String], request: &GetRequest) -> anyhow::Result<(Source, Credentials)> {
     Ok(Source::from_signed_url(request.url.parse()?, &request.headers, request.digest, signed))
 }
@@ -173,7 +173,7 @@ impl Supply for OpenDownload {
     }
 
     async fn touched(&self, _: &[ByteRange]) {
-        // Of a file of its own nobody else wants to know.
+        // No other program waits for this agent's changes.
     }
 
     async fn progress(&self) -> Option<(u64, bool)> {

@@ -1,14 +1,14 @@
-//! Images as people write them: `debian`, `docker.io/library/debian:12`, `registry.local:5000/team/app@sha256:…`.
+//! Names of images: `debian`, `docker.io/library/debian:12`, `registry.local:5000/team/app@sha256:…`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use darter_oci::name::{DOCKER_HUB, Reference, canonical, looks_like_host, repository};
 
-/// An image's name, taken apart.
+/// The parsed name of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ImageRef {
-    /// The registry, in one spelling.
+    /// The registry, in its canonical spelling.
     pub(crate) registry: String,
     /// The repository, with Docker Hub's `library/`.
     pub(crate) repository: String,
@@ -23,13 +23,13 @@ impl FromStr for ImageRef {
         let wrong =
             |why: &str| format!("not an image: {text:?} ({why}; write for example docker.io/library/debian:12)");
         let (name, reference) = match text.split_once('@') {
-            // A tag that stands before it says nothing more.
+            // If there is a digest, a tag before it is ignored.
             Some((name, digest)) => (
                 name.rsplit_once(':').map_or(name, |(front, tag)| if tag.contains('/') { name } else { front }),
                 digest,
             ),
             None => match text.rsplit_once(':') {
-                // A colon before the last slash is a port's.
+                // A colon before the last slash belongs to a port.
                 Some((name, tag)) if !tag.contains('/') => (name, tag),
                 _ => (text, "latest"),
             },

@@ -1,8 +1,8 @@
-//! Which mounts there are, and how each is: `DATA_DIR/mounts` has two files for each keeper, `PID.json`, what it mounted, and `PID.sock`, where it
-//! answers whoever connects with its [`MountStatus`] as JSON, and closes.
+//! The list of mounts and their status. `DATA_DIR/mounts` has two files for each keeper: `PID.json`, its [`MountStatus`] when it mounted, and the socket `PID.sock`, on which
+//! it answers each connection with its current [`MountStatus`] as JSON.
 //!
-//! The keeper of a mount has the first one locked until its process ends: a number may be another process's by now, or that of a dead one.
-//! A keeper that was killed leaves both, and a directory in which nothing can be read: that is listed as lost until it is unmounted.
+//! A keeper holds a lock on the first file until its process ends, since its process id may later be another process's.
+//! A killed keeper leaves both files, and a mount point whose files can't be read: the mount is listed as lost until it is unmounted.
 
 use std::convert::Infallible;
 use std::fs::File;
@@ -25,31 +25,31 @@ use crate::get::rooms;
 use crate::table::{Align, Table};
 use crate::{output, units};
 
-/// How long a keeper may take to say how it is.
+/// How long a keeper may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The directory of the notes.
+/// The directory with the files.
 pub(super) fn directory(place: &PlaceArgs) -> anyhow::Result<PathBuf> {
     Ok(rooms::parent(place.data_dir()?, false).join("mounts"))
 }
 
-/// A keeper's place in the register, until it is dropped.
+/// A keeper's files in the register; dropping it removes them.
 pub(super) struct Registration {
     json: PathBuf,
     socket: PathBuf,
     listener: UnixListener,
-    /// The first file, locked.
+    /// `PID.json`, locked.
     lock: Option<File>,
 }
 
 impl Registration {
-    /// Notes a mount.
+    /// Registers a mount.
     fn make(dir: &Path, status: &MountStatus) -> anyhow::Result<Self> {
         let shown = || format!("can't note the mount in {}; give another --data-dir", dir.display());
         rooms::make(dir).with_context(shown)?;
         let json = note_of(dir, status.pid);
         let socket = json.with_extension("sock");
-        // Of a process that had the same number.
+        // Files of a former process with the same id.
         for left in [&json, &socket] {
             match std::fs::remove_file(left) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).with_context(shown),
@@ -58,13 +58,13 @@ impl Registration {
         }
         let listener = UnixListener::bind(&socket).with_context(shown)?;
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&json).with_context(shown)?;
-        // Nobody reads what is not there yet, so whoever finds a mount in it finds it locked.
+        // The file has no name yet, so whoever finds it under its name finds it locked.
         flock(&file, FlockOperation::LockExclusive).map_err(io::Error::from).with_context(shown)?;
         file.write_all(&serde_json::to_vec(status)?).with_context(shown)?;
         Ok(Self { json, socket, listener, lock: Some(file) })
     }
 
-    /// Notes a mount, and then tells whoever asked for it that it is there.
+    /// Registers a mount, and then tells the command that asked for it that it exists.
     pub(super) fn announce(
         place: &PlaceArgs,
         status: &MountStatus,
@@ -75,13 +75,13 @@ impl Registration {
         Ok(entry)
     }
 
-    /// Answers whoever asks, until it is dropped.
+    /// Answers connections with the status, until dropped.
     pub(super) async fn serve(&self, status: impl AsyncFn() -> MountStatus) -> Infallible {
         loop {
             match self.listener.accept().await {
                 Ok((mut stream, _)) => {
                     let told = serde_json::to_vec(&status().await).unwrap_or_default();
-                    // An asker that went away does not mind.
+                    // A client that has disconnected needs no answer.
                     let _ = tokio::time::timeout(ANSWER_TIMEOUT, stream.write_all(&told)).await;
                 }
                 Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
@@ -95,24 +95,24 @@ impl Drop for Registration {
         for file in [&self.json, &self.socket] {
             let _ = std::fs::remove_file(file);
         }
-        // `darter unmount` waits for this process, which has to tidy up yet: the lock goes with it.
+        // `darter unmount` waits for this process, which still has to clean up: the lock is kept until the process ends.
         let _ = self.lock.take().map(IntoRawFd::into_raw_fd);
     }
 }
 
-/// The path of a keeper's note.
+/// The path of `PID.json` of a keeper.
 pub(super) fn note_of(dir: &Path, keeper: u32) -> PathBuf {
     dir.join(format!("{keeper}.json"))
 }
 
-/// True if the process that noted a mount in this file still runs.
+/// True if the keeper that registered a mount in this file still runs.
 pub(super) fn is_kept(note: &File) -> bool {
     let locked = flock(note, FlockOperation::NonBlockingLockShared);
     let _ = flock(note, FlockOperation::Unlock);
     locked == Err(rustix::io::Errno::WOULDBLOCK)
 }
 
-/// All mounts that are noted.
+/// All registered mounts.
 pub(super) async fn all(dir: &Path) -> Vec<MountStatus> {
     let (dir, mut mounts) = (dir.to_owned(), Vec::new());
     for (json, noted) in threads::run(move || noted(&dir)).await {
@@ -146,14 +146,17 @@ async fn asked(socket: &Path) -> Option<MountStatus> {
     tokio::time::timeout(ANSWER_TIMEOUT, answer).await.ok()?
 }
 
-/// The status that a keeper left that does not answer; nothing, and no files any more, if nothing is mounted there.
+/// The status of a mount whose keeper does not answer. If nothing is mounted there, removes the keeper's files and returns `None`.
 fn lost(json: &Path, noted: MountStatus) -> Option<MountStatus> {
     let lives = File::open(json).is_ok_and(|note| is_kept(&note));
     if is_mount_point(&noted.dir) {
         let (state, reason) = if lives {
             (MountState::Waiting, format!("process {} keeps it and does not answer", noted.pid))
         } else {
-            (MountState::Lost, format!("the process that kept it is gone: darter unmount {}", noted.dir.display()))
+            (
+                MountState::Lost,
+                format!("the process that kept it has ended: run darter unmount {}", noted.dir.display()),
+            )
         };
         return Some(MountStatus { state, reason: Some(reason), ..noted });
     }
@@ -165,14 +168,14 @@ fn lost(json: &Path, noted: MountStatus) -> Option<MountStatus> {
     None
 }
 
-/// True if something is mounted there.
+/// True if something is mounted at `dir`.
 pub(crate) fn is_mount_point(dir: &Path) -> bool {
     mounts().iter().any(|mount| mount.dir == dir)
 }
 
-/// True if it is a mount of Darter's.
+/// True if a mount of Darter's is at `dir`.
 pub(crate) fn is_ours(dir: &Path) -> bool {
-    // The one on top counts.
+    // Of several mounts at the same directory, the last one is visible.
     mounts().iter().rev().find(|mount| mount.dir == dir).is_some_and(|mount| mount.source == "darter")
 }
 
@@ -186,7 +189,7 @@ pub(super) async fn list(args: &MountArgs) -> anyhow::Result<()> {
     if args.json { output::json(&mounts) } else { output::text(&table(&mounts)) }
 }
 
-/// The file that is mounted, or the directory of several.
+/// The path of the single mounted file, or of the directory.
 pub(super) fn path_of(mount: &MountStatus) -> PathBuf {
     if mount.file.is_empty() { mount.dir.clone() } else { mount.dir.join(&mount.file) }
 }
@@ -237,7 +240,7 @@ mod tests {
     #[tokio::test]
     async fn a_keeper_is_known_by_its_lock_and_not_by_its_number() {
         let dir = tempfile::tempdir().unwrap();
-        // The number is that of a process that runs.
+        // The process with this id is running.
         let status = MountStatus {
             dir: dir.path().join("m"),
             file: "x".to_owned(),

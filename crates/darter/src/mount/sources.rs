@@ -1,4 +1,4 @@
-//! The source of a mount's bytes: a daemon of this host if one runs and is wanted, else an agent in the keeper's own process.
+//! Chooses the source of a mount's bytes: the local daemon if one runs and may be used, else an agent in the keeper's process.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,30 +16,30 @@ use crate::cli::MountArgs;
 use crate::get::rooms;
 use crate::output;
 
-/// An origin that is asked again sooner than this is not worth a word.
+/// Waits for an origin that are shorter than this many seconds are not reported.
 const MIN_TOLD: u64 = 2;
 
-/// An agent that reads for a mount.
+/// The agent or daemon that supplies a mount's bytes.
 #[derive(Clone)]
 pub(super) enum Agents {
     Daemon(Client),
     Own(Arc<OwnAgent>),
 }
 
-/// One content that it reads.
+/// One content that it supplies.
 pub(super) enum FileSource {
     Daemon(Box<Daemon>),
     Own(Box<OwnFile>),
 }
 
-/// The request for a URL.
+/// The request for the content of a URL.
 pub(super) fn request(url: &Url, headers: Vec<(String, String)>, digest: Option<darter_core::Digest>) -> GetRequest {
     GetRequest { digest, ..GetRequest::of(url.to_string(), headers) }
 }
 
 impl Agents {
-    /// A daemon if one runs and is wanted; else an agent here, in a room for what is asked for first. A daemon reads local files for nobody: they may
-    /// not be this user's. An agent here reads only those `below` a directory, if it is given.
+    /// Uses a daemon if one runs and may be used; else starts an agent in this process, in a room for the content of `asked`. A daemon reads no local files for others,
+    /// since it may have rights that this user has not. If `below` is given, an own agent reads only files below that directory.
     pub(super) async fn choose(
         args: &MountArgs,
         first: &GetRequest,
@@ -61,7 +61,7 @@ impl Agents {
         Ok(Self::Own(OwnAgent::start(args, first, below).await?))
     }
 
-    /// A content that it reads.
+    /// The source of one content.
     pub(super) fn source(&self, request: GetRequest) -> anyhow::Result<FileSource> {
         Ok(match self {
             Self::Daemon(client) => FileSource::Daemon(Box::new(Daemon::new(client.clone(), request))),
@@ -77,7 +77,7 @@ impl Agents {
         }
     }
 
-    /// Ends an agent here, after the mount: nobody needs any more what it read.
+    /// Ends an agent in this process, after unmounting.
     pub(super) async fn close(self) {
         if let Self::Own(own) = self {
             own.close().await;
@@ -85,7 +85,7 @@ impl Agents {
     }
 }
 
-/// True if somebody named this daemon's directory, which is then for this user or an error.
+/// True if the user chose the data directory of this daemon: then its refusal is an error.
 fn is_named(client: &Client, own: &Path) -> bool {
     client.socket().starts_with(own) && !rooms::is_nobodys_choice(own)
 }
@@ -105,12 +105,12 @@ impl FileSource {
         }
     }
 
-    /// Opens the content for the first time; tells why it could not be done, and whether another try may help.
+    /// Opens the content for the first time. An error says why that failed, and whether another try may help.
     pub(super) async fn open_once(&self) -> Result<(Content, Arc<dyn Supply>), (String, bool)> {
         match self {
             Self::Daemon(daemon) => {
                 daemon.connect(false).await.map_err(|error| {
-                    // A daemon that is not there may come back.
+                    // A daemon that does not run may come back.
                     let may_pass = error.blame().may_pass() || !matches!(error, ClientError::Refused(_));
                     (error.brief(), may_pass)
                 })

@@ -1,9 +1,9 @@
-//! The kernel's end of an image: each layer's file mounted as EROFS, and overlayfs over them, read-only. Blocking, and for root alone.
+//! The kernel mounts of an image: each layer's file as EROFS, and overlayfs over them, read-only. Blocking; only root may do this.
 //!
-//! Nothing in an image is believed to be this host's: its setuid files and device nodes mean nothing here.
+//! Setuid files and device nodes of an image have no effect on this host (`nosuid`, `nodev`).
 //!
-//! The lowest directories are taken out of the file system's tree as soon as the overlay stands on them: it keeps them, and all of it ends
-//! with the one mount that people see.
+//! The layers' mount points are detached from the file system's tree as soon as the overlay is mounted: the overlay keeps them alive, and all of them
+//! end with the one mount that users see.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,19 +15,19 @@ use rustix::mount::{UnmountFlags, mount, unmount};
 
 use super::unmount::unmount as take_away;
 
-/// Layers that the kernel stacks, at most.
+/// Most layers that the kernel can stack.
 const MAX_LAYERS: usize = 500;
 
-/// Refuses what can be refused before anybody is asked.
+/// Refuses what can be refused before any server is asked.
 pub(super) fn check() -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("only root may mount an image: run this with sudo. Users can mount a single file (darter mount URL DIR)");
     }
-    // A module is loaded by the first mount.
+    // Missing kernel modules are no reason to refuse: the first mount loads them.
     Ok(())
 }
 
-/// A directory with a mount in it that goes when this is dropped, unless it is gone by then.
+/// A directory with a mount in it, which is unmounted when this is dropped, unless that was done before.
 struct Below(PathBuf);
 
 impl Drop for Below {
@@ -36,7 +36,7 @@ impl Drop for Below {
     }
 }
 
-/// Mounts the files, the lowest first, below `work` and all of them together at `dir`.
+/// Mounts the files, given the lowest first, below `work`, and the overlay of all of them at `dir`.
 pub(super) fn mount_all(files: &[PathBuf], work: &Path, dir: &Path) -> anyhow::Result<()> {
     if files.len() > MAX_LAYERS {
         bail!(
@@ -54,7 +54,7 @@ pub(super) fn mount_all(files: &[PathBuf], work: &Path, dir: &Path) -> anyhow::R
         erofs::mount(file, &layer, INERT)?;
         below.push(Below(layer));
     }
-    // The names are relative, since a mount's options may have a page.
+    // Relative names are short: a mount's options must fit into a page.
     let lower: Vec<_> = (0..files.len()).rev().map(|number| number.to_string()).collect();
     let options = std::ffi::CString::new(format!("lowerdir={}", lower.join(":")))?;
     let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
@@ -71,7 +71,7 @@ pub(super) fn mount_all(files: &[PathBuf], work: &Path, dir: &Path) -> anyhow::R
     }
 }
 
-/// Takes an image away that was mounted.
+/// Unmounts an image.
 pub(super) fn away(dir: &Path) {
     if let Err(error) = take_away(dir, true) {
         tracing::warn!(error = %format!("{error:#}"), "can't unmount the image");

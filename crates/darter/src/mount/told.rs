@@ -1,4 +1,4 @@
-//! How a mount is, as `darter mount --list` and `darter status` tell it. Pure.
+//! The status of a mount, for `darter mount --list` and `darter status`. Pure.
 
 use std::path::{Path, PathBuf};
 
@@ -9,10 +9,10 @@ use darter_mount::file::Glance;
 
 use crate::cli::MountArgs;
 
-/// The part of a mount's status that stays as it is while it is mounted.
+/// The part of a mount's status that does not change while it is mounted.
 pub(super) struct About<'a> {
     pub(super) dir: &'a Path,
-    /// The file's name, of a single file.
+    /// The file's name, if a single file is mounted.
     pub(super) file: String,
     pub(super) url: String,
     pub(super) image: Option<Digest>,
@@ -21,7 +21,7 @@ pub(super) struct About<'a> {
     pub(super) blob: BlobId,
     pub(super) length: u64,
     pub(super) since: u64,
-    /// The socket of the daemon that reads for it.
+    /// The socket of the daemon that supplies the bytes.
     pub(super) daemon: Option<PathBuf>,
 }
 
@@ -51,7 +51,7 @@ pub(super) fn status(args: &MountArgs, about: About<'_>, now: Glance) -> MountSt
     }
 }
 
-/// A condition as it is told.
+/// A condition as it is shown.
 pub(super) fn told_of(condition: Condition) -> (MountState, Option<String>) {
     match condition {
         Condition::Open => (MountState::Open, None),
@@ -61,11 +61,11 @@ pub(super) fn told_of(condition: Condition) -> (MountState, Option<String>) {
     }
 }
 
-/// Several files that are mounted as one thing.
+/// The status of several files that are mounted together.
 pub(super) fn together(glances: impl IntoIterator<Item = Glance>) -> Glance {
     let all = Glance { condition: Condition::Open, held: 0, whole: true, alone: true, waiting: 0 };
     glances.into_iter().fold(all, |all, one| Glance {
-        // A tainted file goes before one that waits.
+        // A tainted file takes precedence over one that waits.
         condition: match (all.condition, one.condition) {
             (tainted @ Condition::Tainted(_), _) => tainted,
             (condition, Condition::Open) => condition,

@@ -1,6 +1,6 @@
-//! The process that keeps a tree: an archive's members, or several files, as a directory. Users mount it with fusermount3, as a file.
+//! The process that keeps a tree: an archive's members, or several files, as a directory. Ordinary users mount it with fusermount3, as they do a single file.
 //!
-//! An archive is one file, opened as any other ([`archive`]); files of a list, a directory or an artifact are opened when programs open them (`files`).
+//! An archive is one file, which is opened like any other ([`archive`]); files of a list, a directory or an artifact are opened when programs open them (`files`).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,13 +38,13 @@ use crate::get::credentials::Senders;
 use crate::output;
 use crate::signals::Signals;
 
-/// Files of a list that are asked for at a time.
+/// How many files of a list are requested at a time.
 const MAX_ASKING: usize = 8;
 
-/// Looking through an archive for longer is worth a word, and another one each time that this passes.
+/// If the search for an archive's members takes longer than this, progress is printed at this interval.
 const TELL_EVERY: Duration = Duration::from_secs(3);
 
-/// The kind of source of a tree.
+/// The kind of a tree's source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     Archive,
@@ -53,11 +53,11 @@ pub(super) enum Shape {
     Hub,
 }
 
-/// The URL to be mounted as a tree, and where.
+/// The URL to be mounted as a tree, and its mount point.
 pub(super) struct TreeMount {
     pub(super) shape: Shape,
     pub(super) url: Url,
-    /// The directory, behind all links.
+    /// The directory, with all links resolved.
     pub(super) dir: PathBuf,
     pub(super) digest: Option<Digest>,
     pub(super) senders: Senders,
@@ -68,7 +68,7 @@ struct Ready {
     tree: Arc<Tree>,
     kind: MountKind,
     source: Opened,
-    /// As it is listed.
+    /// The URL as it is listed.
     url: String,
     image: Option<Digest>,
 }
@@ -79,7 +79,7 @@ enum Opened {
     Set(Arc<FileSet>),
 }
 
-/// Mounts, tells `told` when that is done, and keeps the mount until it is gone.
+/// Mounts, calls `told` when that is done, and keeps the mount until it is unmounted.
 pub(super) async fn run(
     args: &MountArgs,
     mount: TreeMount,
@@ -88,7 +88,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<()> {
     let mut signals = if foreground { Signals::catch_in_foreground()? } else { Signals::catch()? };
     let asked = request(&mount.url, mount.senders.of(&mount.url), mount.digest);
-    // The files of a local list may be anywhere, and the daemon may not read this user's own.
+    // A local list may name files anywhere, which the daemon may not be allowed to read.
     let is_local = mount.url.scheme() == "file";
     let signed = &args.origin.signed_parameter;
     let shown = Source::from_signed_url(mount.url.clone(), &[], None, signed).0.to_string();
@@ -118,12 +118,12 @@ pub(super) async fn run(
         Ok(ready) => keep(args, mount.dir, &agents, ready, signals, told).await,
         Err(error) => Err(error),
     };
-    // However it ends, nothing stays of what was read.
+    // However the mount ends, nothing that was read for it stays.
     agents.close().await;
     kept
 }
 
-/// Mounts an artifact of a registry, tells `told` when that is done, and keeps the mount until it is gone.
+/// Mounts an artifact of a registry, calls `told` when that is done, and keeps the mount until it is unmounted.
 pub(super) async fn run_artifact(
     args: &MountArgs,
     mount: &ImageMount,
@@ -157,7 +157,7 @@ fn settings(args: &MountArgs, has_digest: bool) -> Settings {
     Settings { limit: args.timeout, fill: args.fill, fill_rate: args.fill_rate, has_digest, pages: Pages::Mounted }
 }
 
-/// Opens an archive, and looks through it.
+/// Opens an archive, and finds its members.
 async fn archive(args: &MountArgs, agents: &Agents, asked: GetRequest, url: String) -> anyhow::Result<Ready> {
     let has_digest = asked.digest.is_some();
     let source = agents.source(asked)?;
@@ -202,7 +202,7 @@ fn refused(url: &str, error: &ArchiveError) -> anyhow::Error {
     Failure::Judged { text: format!("{url} can't be shown as a directory: {error}"), blame: error.blame() }.into()
 }
 
-/// When content was last modified; now if nobody knows.
+/// When the content was last modified; the current time if unknown.
 fn modified(content: &Content) -> Time {
     let told = content.modified.as_deref().and_then(|date| httpdate::parse_http_date(date).ok());
     let since = told.and_then(|told| told.duration_since(std::time::UNIX_EPOCH).ok());
@@ -210,7 +210,7 @@ fn modified(content: &Content) -> Time {
     Time { seconds: seconds.try_into().unwrap_or_default(), nanos: 0 }
 }
 
-/// Reads a list, and asks for each of its files how long it is.
+/// Reads a list, and asks for the length of each of its files.
 async fn list(
     args: &MountArgs,
     agents: &Agents,
@@ -224,7 +224,7 @@ async fn list(
         read_list(args, agents, asked, listed::NO_LIST).await?
     };
     let files = listed::parsed(&text, &mount.url)?;
-    // Headers go to the server that the user named, logins to their hosts.
+    // Headers go only to the server that the user named; logins go to their hosts.
     let logins = mount.senders.logins();
     let is_users_own = |url: &Url| mount.url.scheme() == "file" || url.origin() == mount.url.origin();
     let requests = files.iter().map(|file| {
@@ -233,7 +233,7 @@ async fn list(
     });
     let requests: Vec<_> = requests.collect();
     if requests.iter().any(|asked| asked.url.starts_with("file:")) && agents.socket().is_some() {
-        let text = "the list names local files, which no daemon reads for others: add --no-daemon, by which everything in it is read here";
+        let text = "the list names local files, which a daemon does not read for others: add --no-daemon, so that this process reads everything";
         return Err(Failure::Usage(text.to_owned()).into());
     }
     let contents = stream::iter(&requests).map(async |asked| {
@@ -251,7 +251,7 @@ async fn list(
     Ok(Ready { tree, kind: MountKind::List, source, url, image: None })
 }
 
-/// Asks a hub what a repository has.
+/// Asks a hub for the files of a repository.
 async fn hub(args: &MountArgs, agents: &Agents, mount: &TreeMount, url: String) -> anyhow::Result<Ready> {
     let repository = Repository::at(&mount.url)?;
     let question = repository.question()?;
@@ -270,7 +270,7 @@ async fn hub(args: &MountArgs, agents: &Agents, mount: &TreeMount, url: String) 
     Ok(Ready { tree, kind: MountKind::Hub, source, url, image: None })
 }
 
-/// Reads a list, or says `but` of what is none.
+/// Reads a list. If the content is not a list, the error ends with `but`.
 async fn read_list(args: &MountArgs, agents: &Agents, asked: GetRequest, but: &str) -> anyhow::Result<String> {
     let (url, source) = (asked.url.clone(), agents.source(asked)?);
     let (content, supply) = source.first().await?;
@@ -287,15 +287,15 @@ async fn read_list(args: &MountArgs, agents: &Agents, asked: GetRequest, but: &s
         text.extend_from_slice(&bytes);
     }
     drop(kept);
-    String::from_utf8(text).map_err(|_| anyhow::anyhow!("{url} is no text, and {but}"))
+    String::from_utf8(text).map_err(|_| anyhow::anyhow!("{url} is not text, and {but}"))
 }
 
 /// The local path of a URL.
 pub(super) fn local(url: &Url) -> anyhow::Result<PathBuf> {
-    url.to_file_path().map_err(|()| Failure::Usage(format!("{url} is no path on this host")).into())
+    url.to_file_path().map_err(|()| Failure::Usage(format!("{url} is not a path on this host")).into())
 }
 
-/// A local directory, behind all links.
+/// A local directory, with all links resolved.
 async fn top_of(url: &Url) -> anyhow::Result<PathBuf> {
     let top = local(url)?;
     let shown = top.display().to_string();
@@ -314,7 +314,7 @@ async fn directory(args: &MountArgs, agents: &Agents, top: PathBuf, url: String)
     Ok(Ready { tree, kind: MountKind::Directory, source, url, image: None })
 }
 
-/// Several files, each opened when it is wanted.
+/// Several files, each of which is opened when a program opens it.
 struct Requests {
     agents: Agents,
     requests: Vec<GetRequest>,
@@ -343,7 +343,7 @@ async fn set(
 ) -> anyhow::Result<Arc<FileSet>> {
     let count = requests.len();
     if args.fill != Fill::Never && count > MAX_KEPT {
-        let text = format!("--fill keeps all files open, {MAX_KEPT} at most, and these are {count}: leave it out");
+        let text = format!("--fill keeps all files open, at most {MAX_KEPT}, but there are {count}: leave out --fill");
         return Err(Failure::Usage(text).into());
     }
     let opener = Arc::new(Requests { agents: agents.clone(), requests });
@@ -383,7 +383,7 @@ async fn keep(
         if let Some((over, cache)) = over
             && let Some(Condition::Tainted(reason)) = over.await
         {
-            tracing::warn!(reason, "the mounted archive is wrong: nothing of it is read any more");
+            tracing::warn!(reason, "the mounted archive is wrong: all reads fail from now on");
             let _ = tokio::task::spawn_blocking(move || cache.forget(None)).await;
         }
         std::future::pending::<std::convert::Infallible>().await
@@ -401,7 +401,7 @@ async fn keep(
         ended = &mut session => ended.context("the mount's thread failed")?.context("the kernel ended the mount"),
         () = signals.next() => {
             away(&dir).await;
-            // Readers still get an error when this process ends.
+            // Reads that still wait get an error when this process ends.
             let _ = tokio::time::timeout(LAST_READS, &mut session).await;
             Ok(())
         }

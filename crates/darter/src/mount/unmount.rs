@@ -1,4 +1,4 @@
-//! Away with a mount: by the kernel for root, by `fusermount3` for users. A mount that programs use stays, and the programs are named.
+//! Ends a mount: root by the kernel, users by `fusermount3`. A mount that programs use stays, and the programs are named.
 
 use std::fs::File;
 use std::io;
@@ -17,10 +17,10 @@ use super::register;
 use crate::cli::UnmountArgs;
 use crate::output;
 
-/// How long a keeper is waited for after its mount is gone.
+/// The interval and number of checks whether a keeper has ended after its mount did.
 const KEEPER_LOOKS: (Duration, u32) = (Duration::from_millis(20), 500);
 
-/// The most programs that are named.
+/// How many programs are named.
 const MAX_NAMED: usize = 5;
 
 /// `darter unmount`.
@@ -30,12 +30,12 @@ pub(super) async fn run(args: &UnmountArgs) -> anyhow::Result<()> {
     for given in &args.dirs {
         let dir = resolve(given)?;
         let mounts = register::all(&register).await;
-        // An image of one layer is a mount of the kernel's own.
+        // An image of one layer is the kernel's own mount.
         if !register::is_ours(&dir) && !mounts.iter().any(|mount| mount.dir == dir) {
-            bail!("{} is no mount of darter's: `darter mount --list` has those that are", given.display());
+            bail!("{} is not a mount of darter's: `darter mount --list` lists those", given.display());
         }
         let keeper = mounts.into_iter().find(|mount| mount.dir == dir && mount.state != MountState::Lost);
-        // It takes the file away before it ends.
+        // Opened first, since the keeper removes the file before it ends.
         let note = keeper.filter(|_| !args.lazy).map(|keeper| File::open(register::note_of(&register, keeper.pid)));
         let (away, lazy) = (dir.clone(), args.lazy);
         threads::run(move || unmount(&away, lazy)).await?;
@@ -43,7 +43,7 @@ pub(super) async fn run(args: &UnmountArgs) -> anyhow::Result<()> {
             && !ended(&note).await
         {
             output::complain(&format!(
-                "the process that kept {} goes on: another mount namespace, as services and containers have them, has a copy of the mount. It ends with that",
+                "the process that kept {} still runs: another mount namespace, such as a service's or a container's, has a copy of the mount. It ends when that copy does",
                 dir.display()
             ));
         }
@@ -55,7 +55,7 @@ pub(super) async fn run(args: &UnmountArgs) -> anyhow::Result<()> {
     if args.json { output::json(&json!({ "unmounted": done })) } else { Ok(()) }
 }
 
-/// A directory behind all links, also where a dead mount lets nobody look at it.
+/// A directory with all links resolved, also if it can't be looked at because its mount is dead.
 pub(crate) fn resolve(dir: &Path) -> anyhow::Result<PathBuf> {
     if let Ok(found) = std::fs::canonicalize(dir) {
         return Ok(found);
@@ -66,7 +66,7 @@ pub(crate) fn resolve(dir: &Path) -> anyhow::Result<PathBuf> {
     Ok(std::fs::canonicalize(parent).with_context(cannot)?.join(name))
 }
 
-/// Takes a mount away. Blocking.
+/// Unmounts `dir`. Blocking.
 pub(crate) fn unmount(dir: &Path, lazy: bool) -> anyhow::Result<()> {
     let flags = if lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
     match rustix::mount::unmount(dir, flags | UnmountFlags::NOFOLLOW) {
@@ -106,10 +106,10 @@ fn busy(dir: &Path) -> anyhow::Error {
         }
         users => format!("in use by {}", users.join(", ")),
     };
-    anyhow::anyhow!("can't unmount {}: {who}; end that first, or let it go on with --lazy", dir.display())
+    anyhow::anyhow!("can't unmount {}: {who}; end these programs first, or let them go on with --lazy", dir.display())
 }
 
-/// The programs that have something open there, work there, or have mapped something of it, as far as this user may see.
+/// The programs that have a file there open or mapped, or have their working directory there, as far as this user may see.
 fn users(dir: &Path) -> Vec<String> {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbered = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -136,7 +136,7 @@ fn uses(process: u32, dir: &Path) -> bool {
         || mapped()
 }
 
-/// Waits until a keeper has tidied up; false if it does not.
+/// Waits until a keeper has cleaned up and ended; false if it does not end in time.
 async fn ended(note: &File) -> bool {
     for _ in 0..KEEPER_LOOKS.1 {
         if !register::is_kept(note) {

@@ -1,14 +1,14 @@
-//! containerd's own configuration: config.toml and what it imports, in the forms of the versions 1 to 4. Pure, but for [`Config::load`].
+//! containerd's own configuration: config.toml and the files that it imports, in the forms of versions 1 to 4. Pure, except [`Config::load`].
 //!
-//! | version | where the registries are configured | read by |
+//! | version | where registries are configured | read by |
 //! |---|---|---|
 //! | 1, or none | `plugins.cri.registry` | all |
 //! | 2 | `plugins."io.containerd.grpc.v1.cri".registry` | from 1.3 on |
 //! | 3 | `plugins.'io.containerd.cri.v1.images'.registry` | from 2.0 on |
-//! | 4 | the same; keys of older versions are ignored without a word | from 2.3 on |
+//! | 4 | the same; keys of older versions are silently ignored | from 2.3 on |
 //!
-//! containerd 2 turns each file into the newest form by itself and then merges them, key by key; of containerd 1, a later file's section of a plugin
-//! takes the place of the whole section.
+//! containerd 2 converts each file to the newest form by itself and then merges them, key by key. In containerd 1, a plugin's section in a later file
+//! replaces the whole section of an earlier one.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -20,10 +20,10 @@ use super::document::{Document, Node, Value, Wrong, checked, header, set};
 use super::tree::Tree;
 use crate::cli::values::version;
 
-/// The newest form of a configuration that is known.
+/// The newest version of the configuration that this module knows.
 const NEWEST_VERSION: i64 = 4;
 
-/// The first two numbers of a version.
+/// The first two numbers of a release of containerd.
 pub(crate) type Release = (u32, u32);
 
 /// The containerd that is installed on this host.
@@ -34,7 +34,7 @@ pub(crate) fn installed() -> Option<Release> {
     said.split_whitespace().skip(1).find_map(version)
 }
 
-/// The default directories of registries' directories.
+/// The default directory that has a directory for each registry.
 pub(crate) const CERTS: &str = "/etc/containerd/certs.d";
 const DOCKER_CERTS: &str = "/etc/docker/certs.d";
 
@@ -44,10 +44,10 @@ const RUNTIME: &str = "io.containerd.cri.v1.runtime";
 pub(crate) const EROFS: &str = "io.containerd.snapshotter.v1.erofs";
 pub(crate) const TRANSFER: &str = "io.containerd.transfer.v1.local";
 
-/// Files that import each other: more than anybody has.
+/// The maximum number of imported files.
 const MAX_FILES: usize = 64;
 
-/// A part of the configuration, whatever it is called in a version.
+/// A part of the configuration, whatever its name is in a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     /// `config_path`, `mirrors`, `configs`.
@@ -60,11 +60,11 @@ pub(crate) enum Part {
     Erofs,
     /// The transfer service.
     Transfer,
-    /// Plugins that are other processes, by name.
+    /// Proxy plugins, which are other processes, by name.
     Proxies,
 }
 
-/// The configuration: the main file and what it imports, in the order in which containerd reads them.
+/// The configuration: the main file and its imports, in the order in which containerd reads them.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) files: Vec<File>,
@@ -75,12 +75,12 @@ pub(crate) struct Config {
 #[derive(Debug)]
 pub(crate) struct File {
     pub(crate) path: PathBuf,
-    /// Its text before; `None`: there is no such file.
+    /// Its text before; `None` if the file does not exist.
     pub(crate) before: Option<String>,
     pub(crate) document: Document,
 }
 
-/// The place that can't be changed safely, and the remedy.
+/// A place that can't be changed safely, and the remedy.
 #[derive(Debug, thiserror::Error)]
 #[error("{}:{lines}: {message}", path.display())]
 pub(crate) struct Refusal {
@@ -95,7 +95,7 @@ impl Refusal {
     }
 }
 
-/// A setting that counts, and where it stands.
+/// The setting that is in force, and where it stands.
 #[derive(Debug)]
 pub(crate) struct Found<'a> {
     pub(crate) file: &'a File,
@@ -110,7 +110,7 @@ impl Found<'_> {
 }
 
 impl Config {
-    /// Reads the main file and what it imports.
+    /// Reads the main file and its imports.
     pub(crate) fn load(tree: &Tree, main: &Path, engine: Option<Release>) -> anyhow::Result<Self> {
         let mut pending = vec![main.to_owned()];
         let (mut read, mut seen) = (Vec::new(), BTreeSet::new());
@@ -124,7 +124,7 @@ impl Config {
                 Document::parse(text.as_deref().unwrap_or_default()).map_err(|wrong| Refusal::of(&path, wrong))?;
             for import in document.get(&["imports"]).map(Node::items).unwrap_or_default() {
                 let Some(text) = import.text() else { continue };
-                // A file that is not read may have settings that count.
+                // A file that is not read may have settings that are in force.
                 let refused = |message: String| Refusal {
                     path: path.clone(),
                     lines: document.line(import.at.start).to_string(),
@@ -132,15 +132,15 @@ impl Config {
                 };
                 if !is_plain(text) {
                     let message = format!(
-                        "imports: {text}: `*` and `?` are read in the last part of a path alone, `[` and `\\` nowhere: \
+                        "imports: {text}: `*` and `?` are supported only in the last component of a path, `[` and `\\` nowhere: \
                          name each directory by itself"
                     );
                     return Err(refused(message).into());
                 }
-                // A relative path begins at the directory of the file that names it.
+                // A relative path begins at the directory of the file that contains it.
                 pending.extend(glob(tree, &path.parent().unwrap_or(Path::new("/")).join(text))?);
                 if seen.iter().chain(&pending).collect::<BTreeSet<_>>().len() > MAX_FILES {
-                    return Err(refused(format!("imports: these are more than {MAX_FILES} files")).into());
+                    return Err(refused(format!("imports: more than {MAX_FILES} files")).into());
                 }
             }
             read.push((path, text));
@@ -174,23 +174,23 @@ impl Config {
         self.engine
     }
 
-    /// The version of a file's form.
+    /// The configuration version of a file.
     pub(crate) fn version(&self, file: usize) -> i64 {
         let own = |file: &File| match file.document.get(&["version"]).map(|node| &node.value) {
             Some(Value::Number(number)) => Some(*number),
             _ => None,
         };
-        // containerd 1 has one version for all; containerd 2 takes a file without one for version 1.
+        // containerd 1 has one version for all files; containerd 2 assumes version 1 for a file without one.
         let shared = self.engine.is_none_or(|(major, _)| major < 2).then(|| own(&self.files[0])).flatten();
         own(&self.files[file]).or(shared).unwrap_or(1)
     }
 
-    /// The quote that containerd itself uses in this version.
+    /// The quotation mark that containerd itself uses in this version.
     pub(crate) fn quote(&self, file: usize) -> char {
         if self.version(file) >= 3 { '\'' } else { '"' }
     }
 
-    /// The names of a part's table in a file, the one that counts first.
+    /// The names of a part's table in a file; the first has precedence.
     fn names(&self, part: Part, file: usize) -> Vec<Vec<&'static str>> {
         let version = self.version(file);
         let mut plugins = match part {
@@ -199,7 +199,7 @@ impl Config {
             Part::Transfer => return vec![vec!["plugins", TRANSFER]],
             _ if version < 2 => vec!["cri", CRI],
             _ if version == 2 => vec![CRI],
-            // Taken along from version 3 on only where there is a later one.
+            // A newer containerd converts a version 3 file, and takes this table along.
             _ if version == 3 && self.engine.is_some_and(|engine| engine >= (2, 3)) => vec![CRI],
             _ => Vec::new(),
         };
@@ -216,7 +216,7 @@ impl Config {
         plugins.iter().map(below).collect()
     }
 
-    /// The files whose word about a part counts.
+    /// The files whose settings of a part are in force.
     fn files_of(&self, part: Part) -> Vec<usize> {
         let has = |file: &usize| {
             let document = &self.files[*file].document;
@@ -227,7 +227,7 @@ impl Config {
         if only_last { files.last().copied().into_iter().collect() } else { files }
     }
 
-    /// Every table of a part, the one that counts last.
+    /// All tables of a part; the last has precedence.
     pub(crate) fn tables(&self, part: Part) -> Vec<Found<'_>> {
         let mut found = Vec::new();
         for file in self.files_of(part) {
@@ -238,7 +238,7 @@ impl Config {
         found
     }
 
-    /// The setting of a part that counts.
+    /// The setting of a part that is in force.
     pub(crate) fn setting(&self, part: Part, key: &str) -> Option<Found<'_>> {
         self.tables(part)
             .into_iter()
@@ -246,14 +246,14 @@ impl Config {
             .find_map(|table| Some(Found { node: table.node.get(key)?, file: table.file }))
     }
 
-    /// A part's table in what a file's text means.
+    /// A part's table in the parsed form of a file.
     pub(crate) fn meaning<'a>(&self, part: Part, file: usize, table: &'a toml::Table) -> Option<&'a toml::Table> {
         self.names(part, file)
             .iter()
             .find_map(|name| name.iter().try_fold(table, |table, key| table.get(*key).and_then(toml::Value::as_table)))
     }
 
-    /// The place where a part's settings are to be written: the file's index, and the name of the table.
+    /// Where to write a part's settings: the file's index, and the name of the table.
     pub(crate) fn target(&self, part: Part) -> (usize, Vec<&'static str>) {
         let file = self.files_of(part).last().copied().unwrap_or(0);
         let names = self.names(part, file);
@@ -266,7 +266,7 @@ impl Config {
         (file, there.or_else(|| own.cloned()).unwrap_or_default())
     }
 
-    /// Puts a new text in the place of a file's, if it means what the old one does after `change`.
+    /// Replaces a file's text, if the new text has the meaning of the old one after `change`.
     pub(crate) fn replace(
         &mut self,
         file: usize,
@@ -300,20 +300,20 @@ impl Config {
         self.replace(file, &text, |wanted| set(wanted, &path, value))
     }
 
-    /// Refuses a file in which something on the way to a table is no table.
+    /// Refuses a file in which something on the path to a table is not a table.
     pub(crate) fn check_tables(&self, file: usize, table: &[&str]) -> Result<(), Refusal> {
         let file = &self.files[file];
         for length in 1..=table.len() {
             let Some(node) = file.document.get(&table[..length]) else { return Ok(()) };
             if !matches!(node.value, Value::Table(_)) {
-                let message = format!("{} is no table here, and has to be one", header(&table[..length], '\''));
+                let message = format!("{} has to be a table, but is not one here", header(&table[..length], '\''));
                 return Err(Refusal::at(&Found { file, node }, message));
             }
         }
         Ok(())
     }
 
-    /// A plugin that a file disables, by any of these names.
+    /// The first plugin among `names` that a file disables.
     pub(crate) fn disabled(&self, names: &[&str]) -> Option<Found<'_>> {
         self.files.iter().find_map(|file| {
             let listed = file.document.get(&["disabled_plugins"])?.items();
@@ -322,7 +322,7 @@ impl Config {
         })
     }
 
-    /// The directories in which CRI now looks for registries' directories, in this order; empty if it does not look.
+    /// The directories in which CRI looks for registries' directories, in order; empty if it does not look.
     pub(crate) fn certs(&self) -> Vec<PathBuf> {
         let given = self.setting(Part::Registry, "config_path");
         match given.and_then(|found| found.node.text()).filter(|path| !path.is_empty()) {
@@ -336,7 +336,7 @@ impl Config {
         self.engine.is_some_and(|engine| engine >= (2, 3)) || self.version(0) >= 4
     }
 
-    /// Old-style settings: while they are there, CRI refuses `config_path`.
+    /// Refuses old-style settings: while they exist, CRI refuses `config_path`.
     pub(crate) fn old_style(&self) -> Option<Refusal> {
         for table in self.tables(Part::Registry) {
             let entries = |key: &str| table.node.get(key).map(Node::entries).unwrap_or_default();
@@ -345,7 +345,7 @@ impl Config {
             let tls: Vec<_> = entries("configs").into_iter().filter(|(_, node)| is_tls(node)).collect();
             let (what, found) = match (mirrors.is_empty(), self.engine) {
                 (false, _) => ("registry.mirrors", mirrors),
-                // containerd 2 does not know them any more.
+                // containerd 2 ignores them.
                 (true, Some((2.., _))) => continue,
                 (true, _) if tls.is_empty() => continue,
                 (true, _) => ("registry.configs with tls", tls),
@@ -357,7 +357,7 @@ impl Config {
                 path: table.file.path.clone(),
                 lines: lines.join(","),
                 message: format!(
-                    "old-style {what} ({}): containerd's CRI does not come up where config_path is set beside it. Write it as {CERTS}/NAME/hosts.toml and take \
+                    "old-style {what} ({}): containerd's CRI does not start if config_path is set, too. Write these settings as {CERTS}/NAME/hosts.toml and take \
                      these lines out, then run this again",
                     names.join(", ")
                 ),
@@ -366,15 +366,15 @@ impl Config {
         None
     }
 
-    /// True if CRI reads a `config_path` of several directories as such. From 2.1 on it hands it to the transfer service, which takes it for
-    /// the name of one directory (seen with 2.4.2, whose default has two): no hosts.toml is read then, without a word.
+    /// True if CRI supports a `config_path` of several directories. From 2.1 on it passes the value to the transfer service, which takes it for
+    /// the name of one directory (observed with 2.4.2, whose default has two): then hosts.toml is silently ignored.
     pub(crate) fn reads_several(&self) -> bool {
         let by_itself = self.setting(Part::Images, "use_local_image_pull").is_some_and(|found| found.node.is_true());
         let before = self.engine.map_or_else(|| self.version(0) < 3, |engine| engine < (2, 1));
         by_itself || before
     }
 
-    /// Makes CRI look for registries' directories, if it does not; says where they are, also those that it is not to look for any more.
+    /// Makes CRI look for registries' directories, if it does not. Returns these directories, including those that CRI no longer looks at.
     pub(crate) fn ensure_certs(&mut self) -> Result<Vec<PathBuf>, Refusal> {
         if let Some(refusal) = self.old_style() {
             return Err(refusal);
@@ -399,12 +399,12 @@ impl Refusal {
     }
 }
 
-/// True if a file says nothing, or is not there.
+/// True if a file is empty or does not exist.
 pub(crate) fn is_blank(text: Option<&str>) -> bool {
     text.is_none_or(|text| text.trim().is_empty())
 }
 
-/// The newest form that a release reads. Version 2 is read by all of them.
+/// The newest version that a release reads. All releases read version 2.
 fn newest_version(engine: Option<Release>) -> u32 {
     match engine {
         Some((2, 3..) | (3.., _)) => 4,
@@ -413,30 +413,30 @@ fn newest_version(engine: Option<Release>) -> u32 {
     }
 }
 
-/// Why nothing can be written into a file of this version.
+/// Why this module can't write into a file of this version.
 fn unknown(version: i64, engine: Option<Release>) -> Option<String> {
     if version > NEWEST_VERSION {
         return Some(format!(
-            "this release of Darter knows configurations up to version {NEWEST_VERSION}, and where another one has its settings it can't tell"
+            "this release of Darter knows configurations up to version {NEWEST_VERSION}, and does not know where other versions have their settings"
         ));
     }
-    // Releases before 2 take such a file all the same, and ignore without a word what they do not know in it.
+    // Releases before 2 accept such a file, and silently ignore what they do not know in it.
     let (major, minor) = engine?;
     let newest = newest_version(engine);
     (version > i64::from(newest)).then(|| {
         format!(
-            "containerd {major}.{minor} reads configurations up to version {newest}, and finds no setting of a later one: write this file as version {newest}"
+            "containerd {major}.{minor} reads configurations up to version {newest}, and ignores the settings of later ones: write this file as version {newest}"
         )
     })
 }
 
-/// True if [`glob`] finds all that containerd finds.
+/// True if [`glob`] finds everything that containerd finds.
 fn is_plain(import: &str) -> bool {
     let directory = import.trim_end_matches('/').rsplit_once('/').map_or("", |(directory, _)| directory);
     !directory.contains(['*', '?']) && !import.contains(['[', '\\'])
 }
 
-/// The files that an import names: `*` and `?` stand in the last part alone.
+/// The files that an import names; only its last component may contain `*` and `?`.
 fn glob(tree: &Tree, import: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let name = import.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     if !name.contains(['*', '?']) {

@@ -1,10 +1,10 @@
-//! Two texts as a unified diff, as `diff -u` prints it.
+//! A unified diff of two texts, as `diff -u` prints it.
 
 use anstyle::{AnsiColor, Style};
 
-/// Lines that stand around what changed.
+/// Unchanged lines before and after each change.
 const CONTEXT: usize = 3;
-/// Lines times lines that are compared one by one; more are told as replaced.
+/// The maximum product of both numbers of lines for which lines are compared; longer texts are shown as replaced.
 const MAX_CELLS: usize = 16 << 20;
 
 const GONE: Style = AnsiColor::Red.on_default();
@@ -18,7 +18,7 @@ enum Line<'a> {
     New(&'a str),
 }
 
-/// The diff between a file's two texts; `None` is no file. Has colours, which printing drops where nobody sees them.
+/// The diff between a file's two texts; `None` means that there is no file. Has colours, which printing drops if they can't be shown.
 pub(crate) fn unified(path: &str, old: Option<&str>, new: Option<&str>) -> String {
     let name = |text: Option<&str>| if text.is_some() { path } else { "/dev/null" };
     let lines = lines(old.unwrap_or_default(), new.unwrap_or_default());
@@ -33,7 +33,7 @@ pub(crate) fn unified(path: &str, old: Option<&str>, new: Option<&str>) -> Strin
         let hunk = &lines[start..end];
         let olds = hunk.iter().filter(|line| !matches!(line, Line::New(_))).count();
         let news = hunk.iter().filter(|line| !matches!(line, Line::Gone(_))).count();
-        // A stretch without lines is named by the line before it.
+        // An empty range is named by the line before it.
         let place = |line: usize, count: usize| format!("{},{count}", if count == 0 { line - 1 } else { line });
         let (from, to) = (place(old_line, olds), place(new_line, news));
         text += &format!("{PLACE}@@ -{from} +{to} @@{PLACE:#}\n");
@@ -54,7 +54,7 @@ pub(crate) fn unified(path: &str, old: Option<&str>, new: Option<&str>) -> Strin
     text
 }
 
-/// The stretches of lines to print: each change with what stands around it.
+/// The ranges of lines to print: each change with the lines around it.
 fn hunks(lines: &[Line<'_>]) -> Vec<(usize, usize)> {
     let mut hunks: Vec<(usize, usize)> = Vec::new();
     for (at, _) in lines.iter().enumerate().filter(|(_, line)| !matches!(line, Line::Same(_))) {
@@ -79,13 +79,13 @@ fn lines<'a>(old: &'a str, new: &'a str) -> Vec<Line<'a>> {
     lines
 }
 
-/// The longest common subsequence, by the table of all prefixes' lengths.
+/// The longest common subsequence, by a table with the lengths for all suffixes.
 fn middle<'a>(old: &[&'a str], new: &[&'a str]) -> Vec<Line<'a>> {
     let width = new.len() + 1;
     if old.len().saturating_mul(new.len()) > MAX_CELLS {
         return old.iter().map(|line| Line::Gone(line)).chain(new.iter().map(|line| Line::New(line))).collect();
     }
-    // `common[i * width + j]`: of `old[i..]` and `new[j..]`.
+    // `common[i * width + j]` is the length for `old[i..]` and `new[j..]`.
     let mut common = vec![0_u32; (old.len() + 1) * width];
     for i in (0..old.len()).rev() {
         for j in (0..new.len()).rev() {

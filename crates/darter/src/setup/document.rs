@@ -1,30 +1,30 @@
-//! TOML as its author wrote it. A value is found together with the place where it stands, and a change puts text in at one place:
-//! every other byte stays, comments, order, quotes and ends of lines included. Editors that write a whole document anew change
+//! Edits TOML and keeps its form. Each value is found together with its position, and a change inserts text at one position:
+//! every other byte stays, including comments, order, quotes and line ends. Editors that rewrite a whole document change
 //! some of these.
 //!
-//! Invariant: [`checked`] compares what the old and the new text mean. A change that would mean anything else than what was asked
-//! for, as where a table stands in a form that this module does not know, is an error.
+//! Invariant: [`checked`] compares the meanings of the old and the new text. A change with any other effect than the requested
+//! one is an error, for example if a table has a form that this module does not know.
 
 use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// A text and what it means.
+/// A text and its parsed form.
 #[derive(Debug)]
 pub(crate) struct Document {
     text: String,
     root: Node,
 }
 
-/// A value and where it stands: its bytes, of a table its header, of one without a header its first key.
+/// A value and its position: its bytes; for a table, those of its header; for a table without a header, those of its first key.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Node {
     pub(crate) at: Range<usize>,
     pub(crate) value: Value,
 }
 
-/// A TOML value, as far as this command has to tell values apart.
+/// A TOML value, with only the distinctions that this command needs.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value {
     Text(String),
@@ -32,11 +32,11 @@ pub(crate) enum Value {
     Number(i64),
     Array(Vec<Node>),
     Table(Vec<(String, Node)>),
-    /// Times and fractions, which nobody here asks for.
+    /// Times and fractions, which this command never uses.
     Other,
 }
 
-/// A text that can't be read, or can't be changed by this module.
+/// A text that can't be parsed, or can't be changed by this module.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {message}")]
 pub(crate) struct Wrong {
@@ -63,7 +63,7 @@ impl Document {
         path.iter().try_fold(&self.root, |node, key| node.get(key))
     }
 
-    /// The line on which a byte stands, from 1.
+    /// The line of a byte, counted from 1.
     pub(crate) fn line(&self, at: usize) -> usize {
         line_of(&self.text, at)
     }
@@ -98,12 +98,12 @@ impl Document {
         self.text[..at].rfind('\n').map_or(0, |end| end + 1)
     }
 
-    /// The byte offset behind the line of byte `at`, its line feed included.
+    /// The byte offset after the line of byte `at`, including its line feed.
     pub(crate) fn line_end(&self, at: usize) -> usize {
         self.text[at..].find('\n').map_or(self.text.len(), |end| at + end + 1)
     }
 
-    /// The byte offset at which a header's block begins: with the lines of comment right above it.
+    /// The byte offset at which a header's block begins, including the comment lines right above it.
     pub(crate) fn block_start(&self, header: usize) -> usize {
         let mut start = self.line_start(header);
         while start > 0 {
@@ -116,13 +116,13 @@ impl Document {
         start
     }
 
-    /// The text with `added` in it, whose ends of lines become those of the text.
+    /// The text with `added` in it, with the text's own kind of line ends.
     pub(crate) fn with(&self, range: Range<usize>, added: &str) -> String {
         let added = if self.text.contains("\r\n") { added.replace('\n', "\r\n") } else { added.to_owned() };
         format!("{}{added}{}", &self.text[..range.start], &self.text[range.end..])
     }
 
-    /// The text with `added` at its end, an empty line before it.
+    /// The text with an empty line and `added` at its end.
     pub(crate) fn with_at_end(&self, added: &str) -> String {
         let end = self.text.len();
         let gap = match self.text.as_str() {
@@ -134,7 +134,7 @@ impl Document {
         self.with(end..end, &format!("{gap}{added}"))
     }
 
-    /// The text in which `key` of this table is `value`, which is TOML. A table that is not there comes to the end.
+    /// The text in which `key` of this table is `value`, a TOML expression. A missing table is added at the end.
     pub(crate) fn with_key(&self, table: &[&str], key: &str, value: &str, quote: char) -> String {
         let path: Vec<_> = table.iter().copied().chain([key]).collect();
         if let Some(node) = self.get(&path) {
@@ -175,7 +175,7 @@ impl Node {
         self.value == Value::Truth(false)
     }
 
-    /// The items of an array, none of anything else.
+    /// The items of an array; none for any other value.
     pub(crate) fn items(&self) -> &[Self] {
         match &self.value {
             Value::Array(items) => items,
@@ -183,7 +183,7 @@ impl Node {
         }
     }
 
-    /// The entries of a table in the order of the text, none of anything else.
+    /// The entries of a table, in the order of the text; none for any other value.
     pub(crate) fn entries(&self) -> Vec<(&str, &Self)> {
         let Value::Table(entries) = &self.value else { return Vec::new() };
         let mut entries: Vec<_> = entries.iter().map(|(name, node)| (name.as_str(), node)).collect();
@@ -217,7 +217,7 @@ fn node_of(spanned: &Spanned<DeValue<'_>>) -> Node {
     Node { at: spanned.span(), value }
 }
 
-/// A table's name as it stands in its header.
+/// A table's name, as written in its header.
 pub(crate) fn header(path: &[&str], quote: char) -> String {
     let is_bare = |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
     let key = |key: &&str| match quote {
@@ -228,12 +228,12 @@ pub(crate) fn header(path: &[&str], quote: char) -> String {
     path.iter().map(key).collect::<Vec<_>>().join(".")
 }
 
-/// A string as TOML writes it.
+/// A string in TOML's notation.
 pub(crate) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-/// The new text, if it means what the old one does after `change`.
+/// The new text, if it has the meaning of the old one after `change`.
 pub(crate) fn checked(old: &Document, new: &str, change: impl FnOnce(&mut toml::Table)) -> Result<Document, Wrong> {
     let meaning = |text: &str| text.parse::<toml::Table>().ok();
     let mut wanted = meaning(old.text()).unwrap_or_default();
@@ -241,17 +241,17 @@ pub(crate) fn checked(old: &Document, new: &str, change: impl FnOnce(&mut toml::
     if meaning(new).as_ref() == Some(&wanted) {
         return Document::parse(new);
     }
-    // The first line that was to be changed.
+    // The first line that differs.
     let same = old.text().bytes().zip(new.bytes()).take_while(|(old, new)| old == new).count();
     Err(Wrong {
         line: old.line(same),
-        message: "what stands here is written in a form that can't be changed safely; write it as [tables] with headers, or make \
+        message: "this is written in a form that can't be changed safely; write it as [tables] with headers, or make \
                   the change by hand"
             .to_owned(),
     })
 }
 
-/// Sets a value in what a text means.
+/// Sets a value in the parsed form of a text.
 pub(crate) fn set(table: &mut toml::Table, path: &[&str], value: toml::Value) {
     let Some((key, tables)) = path.split_last() else { return };
     let mut at = table;

@@ -1,17 +1,17 @@
-//! A registry's `hosts.toml`: which hosts containerd asks, in the order in which their tables stand in the file, and the registry itself
-//! (`server`) last. No I/O.
+//! A registry's `hosts.toml`: the hosts that containerd asks, in the order of their tables in the file, and then the registry itself
+//! (`server`). No I/O.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::document::{Document, Wrong, checked, header, quoted};
 
-/// Stands above what this command writes, so that a later run finds it again under whatever address.
+/// A comment above what this command writes: a later run recognises it, whatever address is below.
 const MARK: &str = "# Darter's mirror is asked first (`darter setup containerd --undo` takes it away)";
 
 /// The mirror's capabilities. Pushes go to the registry.
 const CAPABILITIES: [&str; 2] = ["pull", "resolve"];
 
-/// The mirror's address as programs of this host reach it.
+/// The mirror's URL for programs on this host.
 pub(crate) fn mirror_address(local: SocketAddr) -> String {
     let mut local = local;
     match local {
@@ -22,32 +22,32 @@ pub(crate) fn mirror_address(local: SocketAddr) -> String {
     format!("http://{local}")
 }
 
-/// The registry itself, as a new file names it behind the mirror.
+/// The registry itself, which a new file names after the mirror.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Server {
     /// The registry's address, if it is not `https://NAME`.
     pub(crate) url: Option<String>,
-    /// Files with certificates that it is trusted by.
+    /// Files with certificates of authorities that the client trusts.
     pub(crate) ca: Vec<String>,
-    /// Certificates that are shown to it, and their keys, where these are files of their own.
+    /// Files with client certificates, and with their keys if these are separate.
     pub(crate) client: Vec<(String, Option<String>)>,
-    /// True if any certificate will do.
+    /// True if any server certificate is accepted.
     pub(crate) skip_verify: bool,
 }
 
-/// The mirror's place in a file.
+/// The mirror's position in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     /// First, and able to pull and to resolve tags.
     First,
-    /// First, without all that it can do.
+    /// First, but without all of its capabilities.
     Narrowed,
-    /// Behind another host.
+    /// After another host.
     Later,
     Absent,
 }
 
-/// A file of which there was nothing.
+/// The text of a new file.
 pub(crate) fn fresh(mirror: &str, server: &Server) -> String {
     let mut text = String::new();
     let list = |names: &[String]| format!("[{}]", names.iter().map(|n| quoted(n)).collect::<Vec<_>>().join(", "));
@@ -73,7 +73,7 @@ pub(crate) fn fresh(mirror: &str, server: &Server) -> String {
     text + &block(mirror)
 }
 
-/// The file's text with the mirror in front of all other hosts; the same text where it stands there.
+/// The file's text with the mirror before all other hosts; the same text if it is there already.
 pub(crate) fn in_front(text: &str, mirror: &str) -> Result<String, Wrong> {
     let mut document = Document::parse(text)?;
     if let Some((at, form)) = odd_form(&document) {
@@ -99,7 +99,7 @@ pub(crate) fn in_front(text: &str, mirror: &str) -> Result<String, Wrong> {
     Ok(new.text().to_owned())
 }
 
-/// The place of `mirror` among the hosts of `document`.
+/// The position of `mirror` among the hosts of `document`.
 pub(crate) fn standing(document: &Document, mirror: &str) -> Standing {
     let hosts = document.get(&["host"]).map(|hosts| hosts.entries()).unwrap_or_default();
     let Some(place) = hosts.iter().position(|(url, _)| is_same(url, mirror)) else { return Standing::Absent };
@@ -108,7 +108,7 @@ pub(crate) fn standing(document: &Document, mirror: &str) -> Standing {
     }
     let given = hosts[place].1.get("capabilities").map(|given| given.items()).unwrap_or_default();
     let can = |what: &str| given.iter().any(|one| one.text().is_some_and(|one| one.eq_ignore_ascii_case(what)));
-    // None are all.
+    // An empty list means all capabilities.
     if given.is_empty() || CAPABILITIES.into_iter().all(can) { Standing::First } else { Standing::Narrowed }
 }
 
@@ -117,7 +117,7 @@ fn block(mirror: &str) -> String {
     format!("{MARK}\n[{}]\n  capabilities = [{capabilities}]\n", header(&["host", mirror], '"'))
 }
 
-/// True if two addresses are one host to containerd.
+/// True if containerd takes two addresses for the same host.
 fn is_same(one: &str, other: &str) -> bool {
     let plain = |url: &str| {
         let url = url.trim_end_matches('/').trim_end_matches("/v2").to_ascii_lowercase();
@@ -126,21 +126,21 @@ fn is_same(one: &str, other: &str) -> bool {
     plain(one) == plain(other)
 }
 
-/// Hosts that containerd does not see, or that no table can be added to.
+/// Hosts that containerd does not recognise, or to which no table can be added.
 fn odd_form(document: &Document) -> Option<(usize, &'static str)> {
     let hosts = document.get(&["host"])?;
     if document.text()[hosts.at.start..].starts_with('{') {
         return Some((hosts.at.start, "`host` is written as one inline table, of which containerd 2 reads no host"));
     }
     let odd = hosts.entries().into_iter().find(|(_, host)| {
-        // A host whose only table header is that of a table below it, `[host."…".header]`, is read, too.
+        // A host that only has a header for a table below it, `[host."…".header]`, is recognised, too.
         let below = host.entries().iter().any(|(_, inner)| document.has_header(inner));
         !document.has_header(host) && !below
     });
     odd.map(|(_, host)| (host.at.start, "a host is written in dotted keys or inline, which containerd 2 does not read"))
 }
 
-/// The byte offset at which the first host's table begins, with its comment.
+/// The byte offset at which the first host's table begins, including its comment.
 fn first_host(document: &Document) -> Option<usize> {
     let hosts = document.get(&["host"])?;
     let starts = hosts.entries().into_iter().flat_map(|(_, host)| host_headers(document, host)).min();
@@ -155,7 +155,7 @@ fn host_headers(document: &Document, host: &super::document::Node) -> Vec<usize>
     own.into_iter().chain(below.map(|(_, inner)| inner.at.start)).collect()
 }
 
-/// The stretches of text that are a host's tables.
+/// The byte ranges of a host's tables.
 fn stretches(document: &Document, host: &super::document::Node) -> Vec<std::ops::Range<usize>> {
     let headers = document.headers();
     let end = |start: usize| {
@@ -168,7 +168,7 @@ fn stretches(document: &Document, host: &super::document::Node) -> Vec<std::ops:
     found
 }
 
-/// Takes a host's tables out of the text.
+/// Removes a host's tables from the text. Returns the rest, and the tables.
 fn without(document: &Document, url: &str) -> (String, String) {
     let (mut text, mut taken) = (document.text().to_owned(), String::new());
     if let Some(host) = document.get(&["host", url]) {
@@ -180,7 +180,7 @@ fn without(document: &Document, url: &str) -> (String, String) {
     (text, taken)
 }
 
-/// The text without what this command wrote when the mirror had another address.
+/// The text without the table that this command wrote when the mirror had another address.
 fn without_former(document: Document, mirror: &str) -> Result<Document, Wrong> {
     let is_ours = |(url, host): &(&str, &super::document::Node)| {
         let above = &document.text()[document.block_start(host.at.start)..host.at.start];
@@ -198,7 +198,7 @@ fn without_former(document: Document, mirror: &str) -> Result<Document, Wrong> {
     })
 }
 
-/// The text with the mirror's tables, as they are, in front of the other hosts'.
+/// The text with the mirror's tables, unchanged, before those of the other hosts.
 fn moved_to_front(document: &Document, mirror: &str) -> Result<String, Wrong> {
     let hosts = document.get(&["host"]).map(|hosts| hosts.entries()).unwrap_or_default();
     let url = hosts.into_iter().map(|(url, _)| url).find(|url| is_same(url, mirror)).unwrap_or_default();

@@ -1,16 +1,16 @@
-//! The settings with which containerd 2.4 and later mounts layers before they have come: the directory in which it looks for them, the snapshotter
-//! that does, and how layers that are not there are unpacked. No I/O.
+//! The settings with which containerd 2.4 and later mounts layers before they are downloaded: the directory in which it looks for them, the snapshotter
+//! that mounts them, and how other layers are unpacked. No I/O.
 //!
-//! Upstream's recipe keeps CRI's image service from coming up on a host without mkfs.erofs (1.7 or later). The two entries of `unpack_config` do not: the first is
-//! optional, the second one unpacks what it has to by an ordinary mount. As soon as there is any entry, containerd has none of its own: those that it has by default are
-//! written, too.
+//! With the settings of containerd's documentation, CRI's image service does not start on a host without mkfs.erofs (1.7 or later). With the two entries of
+//! `unpack_config` it does: the first is optional, and the second unpacks through an ordinary mount. As soon as there is any entry, containerd drops its default
+//! entries, so these are written, too.
 
 use std::path::Path;
 
 use super::containerd::{Config, EROFS, Found, IMAGES, Part, Refusal, Release, TRANSFER};
 use super::document::{Node, header, quoted, set};
 
-/// The first release that can.
+/// The first release with this feature.
 pub(crate) const FIRST: Release = (2, 4);
 
 const SNAPSHOTTER: &str = "erofs";
@@ -24,9 +24,9 @@ struct Unpack {
     optional: bool,
 }
 
-/// Hits, and misses where mkfs.erofs is.
+/// For layers that Darter shows, and for others if mkfs.erofs is installed.
 const CONVERT: Unpack = Unpack { platform: "", snapshotter: SNAPSHOTTER, differ: "erofs", optional: true };
-/// Lets the service come up where it is not.
+/// Lets the service start if it is not.
 const WALK: Unpack = Unpack { platform: "", snapshotter: SNAPSHOTTER, differ: "walking", optional: false };
 /// The entries that containerd has by default.
 const DEFAULTS: [Unpack; 2] = [
@@ -35,7 +35,7 @@ const DEFAULTS: [Unpack; 2] = [
 ];
 
 impl Unpack {
-    /// `linux/amd64`; with features of the system, `linux(+erofs)/amd64`.
+    /// `linux/amd64`, or with a feature `linux(+erofs)/amd64`.
     fn platform(self) -> String {
         let architecture = match std::env::consts::ARCH {
             "x86_64" => "amd64",
@@ -81,20 +81,20 @@ impl Unpack {
     }
 }
 
-/// True if an entry is for lazy layers, and by what it unpacks those that are not there.
+/// If an entry is for the erofs snapshotter, the differ with which it unpacks layers that Darter does not show.
 pub(crate) fn differ_of(entry: &Node) -> Option<&str> {
     let is_erofs = entry.get("snapshotter").and_then(Node::text) == Some(SNAPSHOTTER);
-    // That for images which are EROFS already is no one for others.
+    // An entry for images that are EROFS already is of no use for others.
     let plain = entry.get("platform").and_then(Node::text).is_none_or(|platform| !platform.contains("(+"));
     (is_erofs && plain).then(|| entry.get("differ").and_then(Node::text).unwrap_or_default())
 }
 
-/// Writes it into a configuration; says what the operator should know.
+/// Writes the settings into a configuration. Returns notes for the operator.
 pub(crate) fn write(config: &mut Config, layers: &Path, handler: Option<&str>) -> Result<Vec<String>, Refusal> {
     let off = config.disabled(&[EROFS, TRANSFER, "io.containerd.cri.v1.runtime", IMAGES]);
     if let Some(off) = off {
         let plugin = off.node.text().unwrap_or_default();
-        let message = format!("{plugin} is disabled here, and lazy start needs it: take it out of disabled_plugins");
+        let message = format!("{plugin} is disabled here, and lazy start needs it: remove it from disabled_plugins");
         return Err(Refusal::at(&off, message));
     }
     if let Some(refusal) = beside(config) {
@@ -116,30 +116,29 @@ pub(crate) fn write(config: &mut Config, layers: &Path, handler: Option<&str>) -
     let local = config.setting(Part::Images, "use_local_image_pull").filter(|found| found.node.is_true());
     if let Some(found) = local {
         notes.push(format!(
-            "{}: use_local_image_pull makes CRI pull past the transfer service; take it out if pods do not start lazily",
+            "{}: use_local_image_pull makes CRI pull without the transfer service; remove it if pods do not start lazily",
             found.place()
         ));
     }
     Ok(notes)
 }
 
-/// Settings that keep the erofs snapshotter from starting, or make it refuse every layer of the directory.
+/// Refuses settings that keep the erofs snapshotter from starting, or make it refuse every layer of the directory.
 fn beside(config: &Config) -> Option<Refusal> {
     for key in ["enable_fsverity", "set_immutable"] {
         if let Some(found) = config.setting(Part::Erofs, key).filter(|found| found.node.is_true()) {
             let message = format!(
-                "{key}: the erofs snapshotter does not come up with it and layer_content_caches: take {key} out"
+                "{key}: the erofs snapshotter does not start with both {key} and layer_content_caches: remove {key}"
             );
             return Some(Refusal::at(&found, message));
         }
     }
     let mode = config.setting(Part::Erofs, "dmverity_mode").filter(|found| found.node.text() == Some("on"))?;
-    let message =
-        "dmverity_mode = \"on\" refuses layers without a dm-verity tree, and Darter's have none: \"off\" or \"auto\"";
+    let message = "dmverity_mode = \"on\" refuses layers without a dm-verity tree, and Darter's layers have none: set it to \"off\" or \"auto\"";
     Some(Refusal::at(&mode, message.to_owned()))
 }
 
-/// `layer_content_caches`: the first directory that has a layer counts.
+/// Writes `layer_content_caches`. The first directory that has a layer is used.
 fn write_directory(config: &mut Config, layers: &str) -> Result<(), Refusal> {
     const KEY: &str = "layer_content_caches";
     let (file, table) = config.target(Part::Erofs);
@@ -167,7 +166,7 @@ fn write_directory(config: &mut Config, layers: &str) -> Result<(), Refusal> {
     })
 }
 
-/// The array at this path, which is made where there is none; `None` where a value on the way to it is no table.
+/// The array at this path, which is created if missing; `None` if a value on the path is not a table.
 fn array_at<'a>(table: &'a mut toml::Table, path: &[&str]) -> Option<&'a mut Vec<toml::Value>> {
     let (key, tables) = path.split_last()?;
     let mut at = table;
@@ -177,7 +176,7 @@ fn array_at<'a>(table: &'a mut toml::Table, path: &[&str]) -> Option<&'a mut Vec
     at.entry(*key).or_insert_with(|| toml::Value::Array(Vec::new())).as_array_mut()
 }
 
-/// The two entries, where they lack: what converts before what walks, since the first that fits is taken.
+/// Writes the two entries if they are missing: the converting one before the unpacking one, since containerd takes the first that matches.
 fn write_unpacking(config: &mut Config) -> Result<Vec<String>, Refusal> {
     const KEY: &str = "unpack_config";
     let tables = config.tables(Part::Transfer);
@@ -191,7 +190,7 @@ fn write_unpacking(config: &mut Config) -> Result<Vec<String>, Refusal> {
     let mut notes = Vec::new();
     if let Some(entry) = convert.filter(|entry| !entry.node.get("optional").is_some_and(Node::is_true)) {
         notes.push(format!(
-            "{}: this unpack_config is not optional: without mkfs.erofs 1.7 or later, containerd's transfer service does not come up",
+            "{}: this unpack_config is not optional: without mkfs.erofs 1.7 or later, containerd's transfer service does not start",
             entry.place()
         ));
     }
@@ -251,7 +250,7 @@ fn write_unpacking(config: &mut Config) -> Result<Vec<String>, Refusal> {
     Ok(notes)
 }
 
-/// The snapshotter of one runtime handler. A handler that is not there is made as runc's is: a kubelet's cgroups are systemd's or not.
+/// Sets the snapshotter of one runtime handler. A missing handler is created as a copy of runc's, since it must use the same cgroup driver as the kubelet.
 pub(super) fn write_handler(config: &mut Config, handler: &str, snapshotter: &str) -> Result<(), Refusal> {
     let there = config.setting(Part::Runtimes, handler);
     if let Some(found) = &there {
@@ -260,7 +259,7 @@ pub(super) fn write_handler(config: &mut Config, handler: &str, snapshotter: &st
     }
     let model = config.setting(Part::Runtimes, "runc").and_then(|found| {
         let table: toml::Table = found.file.document.text().parse().ok()?;
-        // The same table by what it means: its path is that of a part in that file.
+        // The same table in the parsed form: in that file it has the path of its part.
         let file = config.files.iter().position(|file| std::ptr::eq(file, found.file))?;
         config.meaning(Part::Runtimes, file, &table)?.get("runc")?.as_table().cloned()
     });

@@ -1,9 +1,9 @@
-//! The files that this command has changed, so that `--undo` can give them back: each file's text before the first run and after each later one.
+//! The files that this command has changed, so that `--undo` can restore them: each file's text before the first run and after later ones.
 //!
-//! The ledger is on the disk before the first of the files is changed. If a run is cut off in between, files are as they
-//! were, or the ledger knows them.
+//! The ledger is on the disk before the first of the files is changed. If a run is interrupted, each file is as it
+//! was, or the ledger knows it.
 //!
-//! Format: one JSON object, version 1. A ledger of a later version is left alone.
+//! Format: one JSON object, version 1. A ledger of a later version is not touched.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,15 +15,15 @@ use serde::{Deserialize, Serialize};
 use super::tree::{Access, Tree};
 
 const VERSION: u32 = 1;
-/// Texts of one file that are remembered: a run that was cut off may have left the last but one.
+/// How many written texts of one file are kept: an interrupted run may have left the last but one.
 const MAX_WRITTEN: usize = 4;
 
-/// All that is to be given back.
+/// Everything that `--undo` restores.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ledger {
     version: u32,
     pub(crate) files: Vec<ChangedFile>,
-    /// Directories that were made, outermost first.
+    /// Directories that were created, outermost first.
     pub(crate) directories: Vec<PathBuf>,
 }
 
@@ -31,32 +31,32 @@ pub(crate) struct Ledger {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ChangedFile {
     pub(crate) path: PathBuf,
-    /// Its text before; `None`: there was no such file.
+    /// Its text before; `None` if it did not exist.
     pub(crate) before: Option<String>,
-    /// When it had been changed then, in seconds and nanoseconds.
+    /// Its modification time before, in seconds and nanoseconds.
     modified: Option<(u64, u32)>,
-    /// Its mode and owner then; ledgers of older releases do not have them.
+    /// Its mode and owner before; ledgers of older releases lack them.
     #[serde(default)]
     access: Option<Access>,
     /// The texts that this command wrote, the latest last.
     written: Vec<String>,
-    /// True if others changed it between two runs.
+    /// True if it was changed by others between two runs.
     edited: bool,
 }
 
-/// The step that undoing takes for a file.
+/// What `--undo` does with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Undo {
-    /// It is as before already.
+    /// Nothing: it is as before already.
     Nothing,
-    /// It is as this command left it.
+    /// Restore it: it is as this command left it.
     GiveBack,
-    /// Others have changed it.
+    /// Leave it alone: others have changed it.
     Edited,
 }
 
 impl ChangedFile {
-    /// Decides by the file's text as it is now.
+    /// Decides by the file's current text.
     pub(crate) fn undo(&self, now: Option<&str>) -> Undo {
         if now == self.before.as_deref() {
             return Undo::Nothing;
@@ -65,7 +65,7 @@ impl ChangedFile {
         if is_ours && !self.edited { Undo::GiveBack } else { Undo::Edited }
     }
 
-    /// For a file that somebody removed: it may have had passwords.
+    /// The access for restoring a file that was removed: restrictive, since the file may have had passwords.
     pub(crate) fn access(&self) -> Access {
         self.access.unwrap_or(Access::PRIVATE)
     }
@@ -77,20 +77,20 @@ impl ChangedFile {
 }
 
 impl Ledger {
-    /// Reads the ledger; an empty one where there is none.
+    /// Reads the ledger; if there is none, returns an empty one.
     pub(crate) fn read(tree: &Tree, path: &Path) -> anyhow::Result<Self> {
         let wrong = || format!("can't read {}, which says what was changed", path.display());
         let Some(text) = tree.read(path).with_context(wrong)? else { return Ok(Self::default()) };
         let ledger: Self = serde_json::from_str(&text).with_context(wrong)?;
         anyhow::ensure!(
             ledger.version == VERSION,
-            "{} was written by a later release of darter: use that one",
+            "{} was written by a later release of darter: use that release",
             path.display()
         );
         Ok(ledger)
     }
 
-    /// Notes that a file is going to be changed from `now` to `new`.
+    /// Notes that a file is about to be changed from `now` to `new`.
     pub(crate) fn note(
         &mut self,
         path: &Path,
@@ -123,13 +123,13 @@ impl Ledger {
         }
     }
 
-    /// Knows of a file what the earlier ledger knew: it was not changed after all.
+    /// Restores the earlier ledger's entry for a file, because it was not changed after all.
     pub(crate) fn forget(&mut self, path: &Path, earlier: &Self) {
         self.files.retain(|entry| entry.path != path);
         self.files.extend(earlier.files.iter().find(|entry| entry.path == path).cloned());
     }
 
-    /// Notes that directories are going to be made.
+    /// Notes that directories are about to be created.
     pub(crate) fn note_directories(&mut self, directories: impl IntoIterator<Item = PathBuf>) {
         for directory in directories {
             if !self.directories.contains(&directory) {
@@ -138,7 +138,7 @@ impl Ledger {
         }
     }
 
-    /// Writes it, for its owner alone: hosts.toml may have passwords in headers.
+    /// Writes the ledger, accessible to its owner only: hosts.toml may have passwords in headers.
     pub(crate) fn write(&mut self, tree: &Tree, path: &Path) -> io::Result<()> {
         self.version = VERSION;
         let text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
@@ -151,7 +151,7 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    /// Runs that each change a file from what is found to what is written, and what undoing means at the end.
+    /// Runs that each change a file from the first text to the second one; returns what `--undo` then does.
     fn after(runs: &[(Option<&str>, &str)], now: Option<&str>) -> (Undo, Option<String>) {
         let mut ledger = Ledger::default();
         for (found, written) in runs {

@@ -1,5 +1,5 @@
-//! One run at a time: the ledger's directory is locked (`flock`) from before the first file is read until the last one is written.
-//! A directory that was made for the lock goes with it if nothing was put into it.
+//! Lets one run change files at a time: the ledger's directory is locked (`flock`) before the first file is read, until the last one is written.
+//! A directory that was created for the lock is removed with it if it is empty.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -13,11 +13,11 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::tree::{Access, Tree};
 
-/// How often another run is waited for, and how long each time: a run takes less than a second.
+/// How often to try to lock, and the pause between tries: a run takes less than a second.
 const MAX_TURNS: u32 = 50;
 const TURN: Duration = Duration::from_millis(100);
 
-/// Held while a run lives.
+/// Held during a run.
 #[derive(Debug)]
 pub(crate) struct Lock<'a> {
     tree: &'a Tree,
@@ -26,7 +26,7 @@ pub(crate) struct Lock<'a> {
 }
 
 impl<'a> Lock<'a> {
-    /// Waits a few seconds for another run.
+    /// Waits a few seconds for another run to end.
     pub(crate) fn take(tree: &'a Tree, book: &Path) -> anyhow::Result<Self> {
         Self::take_within(tree, book, MAX_TURNS)
     }
@@ -38,7 +38,7 @@ impl<'a> Lock<'a> {
                 thread::sleep(TURN);
             }
             let made = match tree.make_directories(book, Access::PRIVATE) {
-                // Another run makes or removes them at this moment.
+                // Another run is creating or removing them at this moment.
                 Err(error) if matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound) => continue,
                 made => made.with_context(|| super::cant_write(tree, book))?,
             };
@@ -50,12 +50,12 @@ impl<'a> Lock<'a> {
             }
         }
         anyhow::bail!(
-            "another `darter setup` is at work and has locked {}: run this again when it is done",
+            "another `darter setup` is running and has locked {}: run this again when it has ended",
             directory.display()
         )
     }
 
-    /// The directories that were made, outermost first.
+    /// The directories that were created, outermost first.
     pub(crate) fn made(&self) -> &[PathBuf] {
         &self.made
     }
@@ -67,7 +67,7 @@ impl Drop for Lock<'_> {
     }
 }
 
-/// The locked directory; `None` if another run has locked it, or has removed it since it was opened.
+/// The locked directory; `None` if another run has locked it, or has removed it after it was opened.
 fn lock(path: &Path) -> io::Result<Option<File>> {
     let found = File::open(path).and_then(|directory| {
         flock(&directory, FlockOperation::NonBlockingLockExclusive)?;

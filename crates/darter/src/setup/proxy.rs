@@ -1,18 +1,18 @@
-//! The settings with which containerd before 2.4 starts images before they have come: `darter snapshotter` as a proxy plugin, and CRI told to use it.
+//! The settings with which containerd before 2.4 starts images before they are downloaded: `darter snapshotter` as a proxy plugin, and CRI configured to use it.
 //! No I/O.
 //!
-//! CRI has to tell a snapshotter of the image that it unpacks (`disable_snapshot_annotations`), which also keeps 2.1 and later from pulling by the transfer service:
-//! that service can't unpack for a proxy unless its configuration names each one.
+//! CRI has to tell the snapshotter which image it unpacks (`disable_snapshot_annotations = false`). In 2.1 and later this setting also keeps CRI from pulling by the transfer
+//! service, which can't unpack for a proxy unless its configuration names each one.
 
 use std::path::Path;
 
 use super::containerd::{Config, IMAGES, Part, Refusal, Release};
 use super::lazy;
 
-/// The name under which clients ask for it.
+/// The name of the proxy snapshotter for clients.
 pub(crate) const NAME: &str = "darter";
 
-/// The first release in which a runtime handler may have a snapshotter of its own.
+/// The first release in which a runtime handler may have its own snapshotter.
 const FIRST_HANDLER: Release = (1, 7);
 
 /// The paths of the snapshotter.
@@ -24,7 +24,7 @@ pub(crate) struct SnapshotterPaths<'a> {
     pub(crate) root: &'a Path,
 }
 
-/// Writes it into a configuration.
+/// Writes the settings into a configuration. Returns notes for the operator.
 pub(crate) fn write(
     config: &mut Config,
     place: SnapshotterPaths<'_>,
@@ -32,7 +32,7 @@ pub(crate) fn write(
 ) -> anyhow::Result<Vec<String>> {
     if let Some(off) = config.disabled(&["io.containerd.cri.v1.runtime", IMAGES, "io.containerd.grpc.v1.cri", "cri"]) {
         let plugin = off.node.text().unwrap_or_default();
-        let message = format!("{plugin} is disabled here, and lazy start needs it: take it out of disabled_plugins");
+        let message = format!("{plugin} is disabled here, and lazy start needs it: remove it from disabled_plugins");
         return Err(Refusal::at(&off, message).into());
     }
     if let (Some(_), Some((major, minor))) = (handler, config.engine().filter(|engine| *engine < FIRST_HANDLER)) {
@@ -40,7 +40,7 @@ pub(crate) fn write(
             "containerd {major}.{minor} has one snapshotter for all runtime handlers (1.7 and later have one for each): leave out --runtime-handler"
         );
     }
-    // The later one comes to stand before the earlier one.
+    // Each insertion goes before the previous one.
     let texts = [("address", place.address.to_string_lossy()), ("type", "snapshot".into())];
     for (key, value) in texts {
         text(config, &[NAME], key, &value)?;
@@ -60,8 +60,8 @@ pub(crate) fn write(
         }
     }
     Ok(vec![
-        "it needs `darter snapshotter` before containerd is restarted (contrib/darter-snapshotter.service), or no pod starts here".to_owned(),
-        "images that were pulled before are pulled again, for the new snapshotter".to_owned(),
+        "start `darter snapshotter` before containerd is restarted (contrib/darter-snapshotter.service), or no pod starts here".to_owned(),
+        "images that were pulled before will be pulled again, for the new snapshotter".to_owned(),
     ])
 }
 

@@ -1,7 +1,7 @@
-//! Which `hosts.toml` files are written, and what becomes of each. No I/O but [`RegistryFiles::read`].
+//! Which `hosts.toml` files are written, and how. No I/O, except [`RegistryFiles::read`].
 //!
-//! containerd looks in each of its directories, one after the other, for `HOST_PORT_`, `HOST:PORT` and `_default`, and the first directory that it finds is the
-//! registry's; others are not looked at. So a registry with a directory does not get what stands in `_default`, and `_default` in the first directory hides a
+//! In each directory of `config_path`, one after the other, containerd looks for `HOST_PORT_`, `HOST:PORT` and `_default`. The first that it finds is the
+//! registry's directory, and it looks at no other. So `_default` does not apply to a registry that has a directory, and `_default` in the first directory hides a
 //! registry's directory in the second one.
 
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use super::{Change, document::Document};
 const HOSTS: &str = "hosts.toml";
 pub(crate) const DEFAULT: &str = "_default";
 
-/// The registries' directories as they are.
+/// The registries' directories, as they are now.
 #[derive(Debug, Default)]
 pub(crate) struct RegistryFiles {
     pub(crate) roots: Vec<Root>,
@@ -33,9 +33,9 @@ pub(crate) struct Root {
 #[derive(Clone, Debug)]
 pub(crate) struct Directory {
     pub(crate) name: String,
-    /// `hosts.toml`, if it is there.
+    /// The text of `hosts.toml`, if it exists.
     pub(crate) hosts: Option<String>,
-    /// The names of all files.
+    /// The names of all files in it.
     pub(crate) files: Vec<String>,
 }
 
@@ -60,7 +60,7 @@ impl RegistryFiles {
         Ok(registry_files)
     }
 
-    /// The directory that containerd reads for `registry`, and the index of its root.
+    /// The directory that containerd uses for `registry`, and the index of its root.
     pub(crate) fn find(&self, registry: &str) -> Option<(usize, &Directory)> {
         let with_port = registry.rsplit_once(':').map(|(host, port)| format!("{host}_{port}_"));
         self.roots.iter().enumerate().find_map(|(place, root)| {
@@ -70,7 +70,7 @@ impl RegistryFiles {
         })
     }
 
-    /// The registries that have a directory, by containerd's name for them.
+    /// The registries that have a directory, by containerd's names.
     fn registries(&self) -> Vec<String> {
         let all = self.roots.iter().flat_map(|root| &root.directories);
         let mut names: Vec<_> = all.map(|directory| registry_of(&directory.name)).collect();
@@ -80,7 +80,7 @@ impl RegistryFiles {
     }
 }
 
-/// `HOST_PORT_` stands for `HOST:PORT`.
+/// The registry of a directory: `HOST_PORT_` means `HOST:PORT`.
 fn registry_of(directory: &str) -> String {
     let parts = directory.strip_suffix('_').and_then(|rest| rest.rsplit_once('_'));
     match parts.filter(|(host, port)| !host.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit())) {
@@ -90,9 +90,9 @@ fn registry_of(directory: &str) -> String {
 }
 
 impl Directory {
-    /// The certificates that containerd takes from the files of a directory if `hosts.toml` says nothing.
+    /// The certificates that containerd takes from files in a directory without `hosts.toml`.
     fn certificates(&self, at: Option<&Path>) -> Server {
-        // In the same directory names do.
+        // Within the same directory, names are enough.
         let name = |file: &String| at.map_or_else(|| file.clone(), |at| at.join(file).to_string_lossy().into_owned());
         let with = |suffix: &'static str| self.files.iter().filter(move |file| file.ends_with(suffix));
         let client = |file: &String| {
@@ -116,13 +116,13 @@ impl Directory {
 pub(crate) struct MirrorSetup {
     /// The mirror's address.
     pub(crate) mirror: String,
-    /// These alone; none: all.
+    /// Only these registries; if empty, all.
     pub(crate) registries: Vec<String>,
     /// Registries that `--upstream` describes.
     pub(crate) named: Vec<(String, Server)>,
 }
 
-/// The files to be written, those among them that stay as they are included.
+/// The files to be written, including those that stay unchanged.
 pub(crate) fn plan(
     registry_files: &RegistryFiles,
     wanted: &MirrorSetup,
@@ -148,7 +148,7 @@ pub(crate) fn plan(
         registry_files.registries().into_iter().filter(|name| covers_all && !registries.contains(name)).collect();
     if !without.is_empty() {
         notes.push(format!(
-            "these registries have directories of their own, for which _default does not count; name them, too, or leave out --registry: {}",
+            "_default does not apply to these registries, which have directories of their own; name them, too, or leave out --registry: {}",
             without.join(", ")
         ));
     }
@@ -163,7 +163,7 @@ fn one(
     notes: &mut Vec<String>,
 ) -> Result<Option<Change>, Refusal> {
     let Some(first) = registry_files.roots.first() else { return Ok(None) };
-    // `_default` of a later directory would be behind everything.
+    // `_default` in a later directory would be looked at last.
     let found = registry_files.find(registry).filter(|(place, _)| registry != DEFAULT || *place == 0);
     let Some((place, directory)) = found else {
         let path = first.path.join(registry).join(HOSTS);
@@ -172,7 +172,7 @@ fn one(
     let home = registry_files.roots[place].path.join(&directory.name);
     let path = home.join(HOSTS);
     if directory.says_nothing() {
-        // In a later directory it would be hidden by `_default` of the first one.
+        // In a later directory, it would be hidden by `_default` in the first one.
         let (path, certificates) = match place {
             0 => (path, directory.certificates(None)),
             _ => (first.path.join(registry).join(HOSTS), directory.certificates(Some(&home))),
@@ -193,7 +193,7 @@ fn one(
             super::document::Wrong {
                 line: 1,
                 message: format!(
-                    "this file is in a later directory of config_path, which containerd 2.1 and later do not read, and {} in the first one would hide; move its directory to {}, then run this again",
+                    "this file is in a later directory of config_path, which containerd 2.1 and later do not read, and {} in the first one would hide it; move its directory to {}, then run this again",
                     DEFAULT,
                     first.path.display()
                 ),
@@ -204,7 +204,7 @@ fn one(
     let narrowed = Document::parse(&after).is_ok_and(|new| hosts::standing(&new, mirror) == Standing::Narrowed);
     if narrowed {
         notes.push(format!(
-            "{}: the mirror is there, but not for all that it can do: capabilities = [\"pull\", \"resolve\"] would be",
+            "{}: the mirror is listed, but without all of its capabilities: set capabilities = [\"pull\", \"resolve\"]",
             path.display()
         ));
     }

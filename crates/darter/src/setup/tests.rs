@@ -12,7 +12,7 @@ const MIRROR: &str = "http://127.0.0.1:7401";
 const OURS: &str = "# Darter's mirror is asked first (`darter setup containerd --undo` takes it away)\n\
                     [host.\"http://127.0.0.1:7401\"]\n  capabilities = [\"pull\", \"resolve\"]\n";
 
-/// The file with the mirror in front; the second time nothing changes.
+/// The file with the mirror added; a second run changes nothing.
 #[track_caller]
 fn mirrored(text: &str) -> String {
     let once = in_front(text, MIRROR).unwrap_or_else(|wrong| panic!("{text}: {wrong}"));
@@ -28,14 +28,14 @@ fn the_mirror_comes_before_what_others_wrote_and_nothing_else_changes() {
                   [host.'https://old.corp'.header]\n  x-team = [\"a\"]\n\n[host.\"https://second\"]\n\
                   client = [[\"a.cert\", \"a.key\"]]\n# the end";
     assert_eq!(mirrored(&format!("{top}{others}")), format!("{top}{OURS}\n{others}"));
-    // Without hosts: at the end, whatever ends there.
+    // Without hosts: at the end.
     assert_eq!(mirrored("server = \"https://a\""), format!("server = \"https://a\"\n\n{OURS}"));
     assert_eq!(mirrored("[header]\nx = \"y\"\n"), format!("[header]\nx = \"y\"\n\n{OURS}"));
     assert_eq!(mirrored("# nothing\n"), format!("# nothing\n\n{OURS}"));
-    // Under a header for all of them, and indented.
+    // Below a header for all hosts, and indented.
     let below = "[host]\n  [host.\"https://a\"]\n    capabilities = [\"pull\"]\n";
     assert!(mirrored(below).starts_with(&format!("[host]\n{OURS}\n  [host.\"https://a\"]\n")), "{}", mirrored(below));
-    // Ends of lines stay as they are.
+    // Line ends keep their kind.
     let windows = mirrored("server = \"https://a\"\r\n[host.\"https://a\"]\r\n");
     assert_eq!(windows.matches('\n').count(), windows.matches("\r\n").count(), "{windows:?}");
 }
@@ -139,7 +139,7 @@ fn every_registry_is_found_where_containerd_finds_it() {
             ("/c/_default/hosts.toml", false, mark),
             ("/c/a_5000_/hosts.toml", true, "server = 'https://x'"),
             ("/c/certs.only/hosts.toml", false, "ca = [\"ca.crt\"]"),
-            // `_default` of the first directory would hide these.
+            // `_default` in the first directory would hide these.
             ("/c/docker.only:1/hosts.toml", false, "ca = [\"/d/docker.only:1/ca.crt\"]"),
             ("/c/empty/hosts.toml", false, mark),
             ("/c/lab/hosts.toml", false, "server = \"http://10.0.0.1\""),
@@ -158,7 +158,7 @@ fn config(engine: Option<Release>, files: &[(&str, &str)]) -> Config {
     Config::new(files.iter().map(file).collect(), engine).unwrap()
 }
 
-/// Sets `config_path` in one file; gives its text, and where the directories are that were found the first time.
+/// Sets `config_path` in one file. Returns its text, and the directories that were found the first time.
 #[track_caller]
 fn first_certs(engine: Option<Release>, text: &str) -> (String, Vec<PathBuf>) {
     let mut config = config(engine, &[("/f", text)]);
@@ -177,7 +177,7 @@ fn config_path_is_set_in_the_form_of_the_version() {
         (Some((1, 7)), "version = 2\n", format!("version = 2\n\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\n{set}")),
         (Some((2, 1)), "version = 3\n", format!("version = 3\n\n[plugins.'io.containerd.cri.v1.images'.registry]\n{set}")),
         (None, "version = 3\n", format!("version = 3\n\n[plugins.'io.containerd.cri.v1.images'.registry]\n{set}")),
-        // As `containerd config default` prints it.
+        // In the form that `containerd config default` prints.
         (
             Some((1, 6)),
             "version = 2\n[plugins]\n  [plugins.\"io.containerd.grpc.v1.cri\"]\n    [plugins.\"io.containerd.grpc.v1.cri\".registry]\n      config_path = \"\" # none\n\
@@ -188,7 +188,7 @@ fn config_path_is_set_in_the_form_of_the_version() {
     ] {
         assert_eq!(first_certs(engine, before), (after, vec!["/etc/containerd/certs.d".into()]), "{engine:?}");
     }
-    // From 2.1 on CRI takes several directories, also those that it has by default, for the name of one.
+    // From 2.1 on, CRI takes a list of several directories, including the default one, for a single name.
     let (images, one) =
         ("[plugins.'io.containerd.cri.v1.images'.registry]\n", "  config_path = \"/etc/containerd/certs.d\"\n");
     for (engine, version) in [(Some((2, 3)), 3), (Some((2, 4)), 4), (None, 4)] {
@@ -216,7 +216,7 @@ fn config_path_is_set_in_the_form_of_the_version() {
 fn the_file_counts_that_containerd_reads_last() {
     let cri = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = 'x'\n";
     let path = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = '/a'\n";
-    // Of containerd 1, the later file's section takes the place of the whole section.
+    // In containerd 1, the later file's section replaces the whole section.
     let mut one = config(Some((1, 7)), &[("/main", path), ("/conf.d/a", cri)]);
     one.ensure_certs().unwrap();
     assert!(one.files[1].document.text().contains("config_path"), "{}", one.files[1].document.text());
@@ -237,13 +237,13 @@ fn old_style_mirrors_beside_config_path_are_named_by_their_lines() {
         (Some((1, 6)), tls, "/f:3: old-style registry.configs with tls (b)"),
     ] {
         let refusal = config(engine, &[("/f", text)]).ensure_certs().unwrap_err().to_string();
-        assert!(refusal.starts_with(place) && refusal.contains("does not come up"), "{refusal}");
+        assert!(refusal.starts_with(place) && refusal.contains("does not start"), "{refusal}");
     }
     let auth = tls.split_inclusive("username='x'\n").next().unwrap();
     assert!(config(Some((1, 6)), &[("/f", auth)]).ensure_certs().is_ok(), "logins may stand beside it");
 }
 
-/// Writes what lazy start needs; the second time nothing changes.
+/// Writes the settings for lazy start; a second run changes nothing.
 #[track_caller]
 fn made_lazy(text: &str, handler: Option<&str>) -> (String, Vec<String>) {
     let mut config = config(Some((2, 4)), &[("/f", text)]);
@@ -285,7 +285,7 @@ fn lazy_start_is_written_in_the_form_of_the_version() {
     assert!(text.starts_with("version = 4\n"), "{text}");
 }
 
-/// Writes the proxy snapshotter; the second time nothing changes.
+/// Writes the settings for the proxy snapshotter; a second run changes nothing.
 #[track_caller]
 fn proxied(release: Release, text: &str, handler: Option<&str>) -> String {
     let mut config = config(Some(release), &[("/f", text)]);
@@ -407,11 +407,11 @@ fn a_value_of_another_type_on_the_way_is_refused_by_its_name_and_line() {
     let erofs = "version = 4\n[plugins]\n'io.containerd.snapshotter.v1.erofs' = 1\n";
     let transfer = "version = 4\n[plugins]\n'io.containerd.transfer.v1.local' = 'x'\n";
     for (text, part) in [
-        ("plugins = []\n", "/f:1: plugins is no table"),
-        ("version = 4\nplugins = 'x'\n", "/f:2: plugins is no table"),
-        ("version = 4\n[[plugins]]\n", "/f:2: plugins is no table"),
-        (erofs, "/f:3: plugins.'io.containerd.snapshotter.v1.erofs' is no table"),
-        (transfer, "/f:3: plugins.'io.containerd.transfer.v1.local' is no table"),
+        ("plugins = []\n", "/f:1: plugins has to be a table"),
+        ("version = 4\nplugins = 'x'\n", "/f:2: plugins has to be a table"),
+        ("version = 4\n[[plugins]]\n", "/f:2: plugins has to be a table"),
+        (erofs, "/f:3: plugins.'io.containerd.snapshotter.v1.erofs' has to be a table"),
+        (transfer, "/f:3: plugins.'io.containerd.transfer.v1.local' has to be a table"),
         ("version = 4\n[plugins.'io.containerd.snapshotter.v1.erofs']\nlayer_content_caches = 'x'\n", "/f:3: "),
         ("version = 4\n[plugins.'io.containerd.transfer.v1.local']\nunpack_config = 'x'\n", "/f:3: "),
     ] {

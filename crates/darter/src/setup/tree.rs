@@ -1,7 +1,7 @@
-//! The files that are set up, below a root: `/`, or the directory where an image is mounted.
+//! The files that are changed, below a root: `/`, or the directory where an image is mounted.
 //!
-//! Links are followed as a process would that has this root: one that begins with `/` begins at the root, and none leads out of it.
-//! A file is replaced in one step and is on the disk before its name is: whatever happens, there is the old one or the new one.
+//! Links are followed as for a process with this root directory: an absolute link begins at the root, and no link leads out of it.
+//! A file is replaced in one step, and its contents are on the disk before its name is: after a crash it is the old file or the new one.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, Permissions};
@@ -15,23 +15,23 @@ use serde::{Deserialize, Serialize};
 use crate::get::attributes;
 use crate::get::temporary::Temporary;
 
-/// Links that lead to links: as many as Linux follows.
+/// The maximum number of links in a path, as in Linux.
 const MAX_LINKS: usize = 40;
 
-/// The longest file that is read. Configuration is shorter by far.
+/// Most bytes of a file that is read. Configuration files are much shorter.
 const MAX_LENGTH: u64 = 4 << 20;
 
-/// The files below a root.
+/// The files below a root directory.
 #[derive(Clone, Debug)]
 pub(crate) struct Tree {
     root: PathBuf,
 }
 
-/// Mode and owner of a file.
+/// The mode and owner of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Access {
     pub(crate) mode: u32,
-    /// Its user and group; those of this process, if `None`.
+    /// Its user and group; if `None`, those of this process.
     pub(crate) owner: Option<(u32, u32)>,
 }
 
@@ -50,7 +50,7 @@ impl Tree {
         self.root == Path::new("/")
     }
 
-    /// The real path of `path` of the tree, with all links followed, also the last one. Parts that are not there stay as they are written.
+    /// The real path of `path` in the tree: all links are followed, including the last component. Missing components stay as they are.
     pub(crate) fn resolve(&self, path: &Path) -> io::Result<PathBuf> {
         let mut rest: VecDeque<_> = components(path).collect();
         let (mut found, mut links) = (PathBuf::new(), 0);
@@ -79,7 +79,7 @@ impl Tree {
         Ok(self.root.join(found))
     }
 
-    /// A file's text; `None` where there is no such file.
+    /// A file's text; `None` if it does not exist.
     pub(crate) fn read(&self, path: &Path) -> io::Result<Option<String>> {
         let file = match File::open(self.resolve(path)?) {
             Ok(file) => file,
@@ -97,7 +97,7 @@ impl Tree {
         Ok(Some(text))
     }
 
-    /// The names in a directory, sorted, and whether each is a directory; none where there is no such directory.
+    /// The sorted names in a directory, each with true if it is a directory; empty if the directory does not exist.
     pub(crate) fn list(&self, path: &Path) -> io::Result<Vec<(String, bool)>> {
         let entries = match fs::read_dir(self.resolve(path)?) {
             Ok(entries) => entries,
@@ -108,7 +108,7 @@ impl Tree {
         };
         let mut names = Vec::new();
         for entry in entries {
-            // A name that is no text is no registry and no configuration.
+            // A name that is not UTF-8 belongs to no registry and no configuration.
             if let Ok(name) = entry?.file_name().into_string() {
                 let is_directory = self.resolve(&path.join(&name)).is_ok_and(|path| path.is_dir());
                 names.push((name, is_directory));
@@ -118,17 +118,17 @@ impl Tree {
         Ok(names)
     }
 
-    /// True if there is a directory.
+    /// True if the directory exists.
     pub(crate) fn has_directory(&self, path: &Path) -> bool {
         self.resolve(path).is_ok_and(|path| path.is_dir())
     }
 
-    /// When a file was last changed.
+    /// When a file was last modified.
     pub(crate) fn modified(&self, path: &Path) -> Option<SystemTime> {
         fs::metadata(self.resolve(path).ok()?).ok()?.modified().ok()
     }
 
-    /// The directories that have to be made before this file can be, outermost first.
+    /// The directories that have to be created before this file, outermost first.
     pub(crate) fn lacking(&self, path: &Path) -> Vec<PathBuf> {
         let mut lacking: Vec<_> = path
             .ancestors()
@@ -146,11 +146,11 @@ impl Tree {
         Some(Access { mode: found.mode() & 0o1777, owner: Some((found.uid(), found.gid())) })
     }
 
-    /// Makes the directories that a file lacks; gives their paths, outermost first.
+    /// Creates the missing directories of a file. Returns their paths, outermost first.
     pub(crate) fn make_directories(&self, path: &Path, access: Access) -> io::Result<Vec<PathBuf>> {
         let lacking = self.lacking(path);
         for directory in &lacking {
-            // A file that only its owner may read lies in a directory that only its owner may enter.
+            // A file that only its owner may read gets a directory that only its owner may enter.
             let is_private = access.mode & 0o077 == 0 && path.parent() == Some(directory);
             let directory = self.resolve(directory)?;
             fs::create_dir(&directory)?;
@@ -160,10 +160,10 @@ impl Tree {
         Ok(lacking)
     }
 
-    /// Where a file is, or is going to be once the directories that it lacks are made. Changes nothing.
+    /// The real path of a file, which exists or will exist once its missing directories are created. Changes nothing.
     ///
     /// # Errors
-    /// It can't be made there, since a link leads to a directory that is not there, or be replaced, since something is mounted on it.
+    /// It can't be created because a link leads to a missing directory, or can't be replaced because something is mounted on it.
     pub(crate) fn place(&self, named: &Path) -> io::Result<PathBuf> {
         let mut made: Vec<PathBuf> = Vec::new();
         for path in self.lacking(named).iter().map(PathBuf::as_path).chain([named]) {
@@ -171,7 +171,7 @@ impl Tree {
             let directory = path.parent().ok_or(ErrorKind::InvalidInput)?;
             if !directory.is_dir() && !made.iter().any(|made| made == directory) {
                 let text = format!(
-                    "the link leads to {}, which is not there: make that directory, or remove the link",
+                    "the link leads to {}, which does not exist: create that directory, or remove the link",
                     directory.display()
                 );
                 return Err(io::Error::new(ErrorKind::NotFound, text));
@@ -180,12 +180,14 @@ impl Tree {
         }
         let path = made.pop().ok_or(ErrorKind::InvalidInput)?;
         if attributes::is_mount(&path) {
-            return Err(io::Error::other("something is mounted on this file, as into a container: run it outside"));
+            return Err(io::Error::other(
+                "something is mounted on this file, as in a container: run this outside the container",
+            ));
         }
         Ok(path)
     }
 
-    /// Replaces a file that says what was read before, or makes it with this access; its directories, too.
+    /// Replaces a file if its text is still `before`, or creates it with this access and its missing directories.
     pub(crate) fn write(
         &self,
         named: &Path,
@@ -198,7 +200,7 @@ impl Tree {
         let path = self.place(named)?;
         let directory = path.parent().ok_or(ErrorKind::InvalidInput)?;
         self.make_directories(named, access)?;
-        // Nobody else reads it before it has the mode that it is to have.
+        // No other user can read it before it has its final mode.
         let temporary = Temporary::create_private(directory)?;
         let mut file = temporary.file();
         file.write_all(text.as_bytes())?;
@@ -220,15 +222,15 @@ impl Tree {
         sync_directory_of(&path)
     }
 
-    /// Fails if a file no longer says what was read.
+    /// Fails if the text of a file is no longer `before`.
     pub(crate) fn check(&self, path: &Path, before: Option<&str>) -> io::Result<()> {
         if self.read(path)?.as_deref() == before {
             return Ok(());
         }
-        Err(io::Error::other("somebody has changed it in the meantime: run this again"))
+        Err(io::Error::other("another program has changed it in the meantime: run this again"))
     }
 
-    /// Removes a file; that it is not there is no error.
+    /// Removes a file; a missing file is no error.
     pub(crate) fn remove(&self, path: &Path) -> io::Result<()> {
         let path = self.resolve(path)?;
         match fs::remove_file(&path) {
@@ -238,13 +240,13 @@ impl Tree {
         }
     }
 
-    /// Removes a directory if nothing is in it.
+    /// Removes a directory if it is empty.
     pub(crate) fn remove_if_empty(&self, path: &Path) {
-        // A directory that others have put something into stays.
+        // A directory that is not empty stays.
         let _ = self.resolve(path).map(fs::remove_dir);
     }
 
-    /// True if what is there belongs to another user: a hint for people whose writing was refused.
+    /// True if the file belongs to another user, which explains why writing was refused.
     pub(crate) fn is_others(&self, path: &Path) -> bool {
         let found = path.ancestors().find_map(|path| fs::metadata(self.resolve(path).ok()?).ok());
         found.is_some_and(|found| found.uid() != rustix::process::geteuid().as_raw())
@@ -285,12 +287,12 @@ mod tests {
         assert!(root.join("etc/up").is_symlink(), "the link stays one");
         symlink("/gone/away/file", root.join("etc/dangling")).unwrap();
         let refused = tree.write(Path::new("/etc/dangling"), None, "x", Access::PUBLIC, None).unwrap_err();
-        assert!(refused.to_string().contains("gone/away, which is not there: make that directory"), "{refused}");
-        // So does a directory that is a link to nowhere, and nothing is made on the way.
+        assert!(refused.to_string().contains("gone/away, which does not exist: create that directory"), "{refused}");
+        // A directory that is a link to a missing directory is an error, too, and nothing is created on the way.
         symlink("/gone/away", root.join("etc/nowhere")).unwrap();
         for path in ["/etc/dangling", "/etc/nowhere/file"] {
             let told = tree.place(Path::new(path)).unwrap_err().to_string();
-            assert!(told.contains("which is not there"), "{path}: {told}");
+            assert!(told.contains("which does not exist"), "{path}: {told}");
             tree.write(Path::new(path), None, "x", Access::PUBLIC, None).unwrap_err();
             assert!(!root.join("gone").exists());
         }

@@ -1,4 +1,4 @@
-//! The store's blobs: what is here, away with it, or keep it.
+//! The store's blobs: lists, removes and pins them.
 
 use darter_api::BlobRow;
 use darter_api::{Client, ClientError};
@@ -29,7 +29,7 @@ pub(crate) async fn pin(args: &NamesArgs, pinned: bool) -> anyhow::Result<()> {
     each(args, word, async |client, name| client.pin(name, pinned).await).await
 }
 
-/// Does something with each name, and stops at the first with which it can't be done: what stands before it is `done`.
+/// Does something with each name in turn, and stops at the first failure; `done` is the participle for the names before it.
 async fn each(
     args: &NamesArgs,
     done: &str,
@@ -54,7 +54,7 @@ async fn each(
     if args.json { output::json(&json!({ done: args.names })) } else { Ok(()) }
 }
 
-/// The name by which people know it: the image that it is a part of, else what it was requested as.
+/// The name to print for a blob: the image that it is a part of, else the name by which it was requested.
 fn called(blob: &BlobRow) -> String {
     match &blob.images[..] {
         [] => blob.name.clone(),

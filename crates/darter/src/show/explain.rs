@@ -1,4 +1,4 @@
-//! `darter explain`: the sources of a blob's bytes, and the events on the way.
+//! `darter explain`: where a blob's bytes came from, and what happened on the way.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,10 +12,10 @@ use crate::cli::ExplainArgs;
 use crate::table::{Align, Table};
 use crate::{output, units};
 
-/// More ranges than this are summed up for people; JSON has them all.
+/// How many ranges are printed; JSON has them all.
 const RANGES_SHOWN: usize = 40;
 
-/// Waits shorter than these are not shown to people.
+/// How many waits are printed, the longest first.
 const WAITS_SHOWN: usize = 3;
 
 /// `darter explain`.
@@ -85,7 +85,7 @@ fn waited(wait: &Wait) -> String {
     format!("{} for {whom}{rate}", units::seconds(wait.seconds))
 }
 
-/// Bytes and ranges by giver.
+/// Bytes and ranges by source.
 fn givers(ranges: &[ExplainedRange]) -> String {
     let mut sums: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     for range in ranges {

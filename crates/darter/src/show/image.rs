@@ -1,4 +1,4 @@
-//! An image: its manifests and layers, and who gave what of them.
+//! An image: its manifests and layers, and where each came from.
 
 use darter_api::{Explanation, ImageExplanation, ImagePart, ImageRole};
 

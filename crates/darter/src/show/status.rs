@@ -1,4 +1,4 @@
-//! One agent at a glance.
+//! The state of one agent.
 
 use std::fmt::Write as _;
 

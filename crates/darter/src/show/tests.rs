@@ -1,4 +1,4 @@
-//! The text for people.
+//! The printed texts.
 
 use darter_agent::options::Role;
 use darter_api::*;
@@ -176,7 +176,7 @@ fn explain_sums_up_by_giver_and_tells_what_happened() {
     assert!(explain::describe(&explanation).contains("and 24 more ranges"));
     explanation.failed = Some("wrong content from 10.0.0.9:80".into());
     assert!(explain::describe(&explanation).contains("wrong content from 10.0.0.9:80"));
-    // Of an image: what is here of a layer is its expanded form, or it was thrown away.
+    // For a layer of an image, its expanded form is stored, or it was thrown away.
     let part = |explanation| {
         let digest = Digest::sha256(b"");
         let part = ImagePart { role: ImageRole::Layer, digest, length: Some(1), explanation };

@@ -1,4 +1,4 @@
-//! The screen of one swarm: its pieces over the whole width, rates by tier, what is late, and who serves whom.
+//! The screen of one swarm: its pieces over the whole width, rates by tier, late pieces, and its peers.
 
 use darter_api::top::{PeerRow, SwarmDetail};
 use ratatui::text::Line;
@@ -9,7 +9,7 @@ use super::state::Screen;
 use super::words::{self, Palette, Tone};
 use crate::units;
 
-/// From this height on there is room for everything.
+/// From this height on (in lines) there is room for everything.
 const ROOMY: usize = 14;
 
 pub(super) fn lines(state: &Screen, open: &SwarmDetail, width: usize, room: usize) -> Vec<Line<'static>> {
@@ -49,7 +49,7 @@ pub(super) fn lines(state: &Screen, open: &SwarmDetail, width: usize, room: usiz
     lines
 }
 
-/// Size, how much is here, who leads, when it ends.
+/// Size, how much is held, the lead, the time left.
 fn summary(state: &Screen, open: &SwarmDetail, width: usize) -> Line<'static> {
     let (palette, row) = (state.palette, &open.row);
     let progress = &row.progress;
@@ -78,7 +78,7 @@ fn summary(state: &Screen, open: &SwarmDetail, width: usize) -> Line<'static> {
     words::ends(left, vec![right], width)
 }
 
-/// The blob from its first byte to its last; parts with late pieces stand out.
+/// A map of the blob from its first byte to its last; parts with late pieces stand out.
 fn map(palette: Palette, open: &SwarmDetail, width: usize) -> Line<'static> {
     let progress = &open.row.progress;
     let tone = if progress.complete { Tone::Good } else { Tone::In };
@@ -91,7 +91,7 @@ fn map(palette: Palette, open: &SwarmDetail, width: usize) -> Line<'static> {
     let cells = words::piece_map(&open.fine_map, width);
     let mut line = Line::default();
     for (cell, late) in cells.chars().zip(late) {
-        // Without colours, too, a late piece must show.
+        // A late piece must be visible without colours, too.
         let (cell, tone) = if late { ('!', Tone::Bad) } else { (cell, tone) };
         line.push_span(palette.span(cell, tone));
     }
@@ -115,7 +115,7 @@ fn late(palette: Palette, open: &SwarmDetail, width: usize) -> Line<'static> {
 #[derive(Clone, Copy)]
 struct Columns {
     name: usize,
-    /// True if there is room for all of them.
+    /// True if there is room for all columns.
     all: bool,
 }
 

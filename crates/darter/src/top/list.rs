@@ -1,4 +1,4 @@
-//! The screen of all swarms: one row each, the chosen one in reverse.
+//! The screen of all swarms: one row each, the chosen one in reverse video.
 
 use darter_api::top::SwarmRow;
 use ratatui::style::{Modifier, Style};
@@ -9,13 +9,13 @@ use super::state::Screen;
 use super::words::{self, Palette, Tone};
 use crate::units;
 
-/// Columns of everything but name, size and map, with the spaces before them.
+/// The width of all columns except name, size and map, including the spaces before them.
 const FIXED: usize = 2 + 5 + 1 + 6 + 6 + 6 + 5 + 7;
 
-/// Narrower than this there is no room for sizes.
+/// On narrower terminals there is no room for sizes.
 const SIZES_FROM: usize = 72;
 
-/// How wide the columns are that follow the terminal.
+/// The widths of the columns that depend on the terminal.
 #[derive(Clone, Copy)]
 struct Widths {
     name: usize,
@@ -43,7 +43,7 @@ pub(super) fn lines(state: &Screen, width: usize, room: usize) -> Vec<Line<'stat
     let rows = state.swarms();
     if rows.is_empty() {
         lines.push(Line::default());
-        lines.push(Line::from("  Nothing moves here now; `darter get URL` begins a swarm."));
+        lines.push(Line::from("  Nothing is being transferred now; `darter get URL` starts a swarm."));
         return lines;
     }
     let hidden = (state.top.swarms_in_all as usize).saturating_sub(rows.len());
@@ -97,7 +97,7 @@ fn line(palette: Palette, row: &SwarmRow, is_selected: bool, widths: Widths) -> 
     if is_selected { reversed(line) } else { line }
 }
 
-/// Reverse over all of a line: the choice shows without colours, too.
+/// Reverses a whole line, so that the choice is visible without colours, too.
 fn reversed(line: Line<'static>) -> Line<'static> {
     let spans = line.spans.into_iter().map(|span| {
         let style = Style { fg: None, ..span.style }.add_modifier(Modifier::REVERSED);
@@ -106,7 +106,7 @@ fn reversed(line: Line<'static>) -> Line<'static> {
     Line::from(spans.collect::<Vec<_>>())
 }
 
-/// When it will be whole.
+/// The time until the blob is complete.
 pub(super) fn left(row: &SwarmRow) -> (String, Tone) {
     match row.left {
         _ if row.progress.complete => ("done".to_owned(), Tone::Good),

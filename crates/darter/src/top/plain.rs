@@ -163,7 +163,7 @@ fn closer(swarm: &SwarmDetail) -> String {
     text + &table.render()
 }
 
-/// Nothing that a terminal would obey; line ends stay.
+/// The text without control characters other than line ends, which a terminal would interpret.
 fn words_only(text: &str) -> String {
     text.lines().map(|line| words::clean(line) + "\n").collect()
 }

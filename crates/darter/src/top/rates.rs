@@ -1,4 +1,4 @@
-//! Rates in and out, by tier, as the head of either view shows them.
+//! Rates in and out, by tier, at the top of both screens.
 
 use darter_api::top::{Rates, TierRates};
 use ratatui::text::Line;

@@ -1,4 +1,4 @@
-//! The screen's content and the user's choices. Snapshots, failures and keys go in; nothing is drawn or asked here.
+//! What the screen shows, and the user's choices. Its inputs are snapshots, failures and keys; it neither draws nor asks.
 
 use std::cmp::{Ordering, Reverse};
 use std::time::Duration;
@@ -9,23 +9,23 @@ use darter_core::BlobId;
 
 use super::words::{History, Palette};
 
-/// How far page keys go.
+/// How many rows the page keys move.
 const PAGE: isize = 10;
 
-/// The consequence of a key.
+/// What follows from a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Draw again.
     Stay,
-    /// Draw again, and ask the daemon without waiting for the next time.
+    /// Draw again, and ask the daemon at once.
     Look,
-    /// Stop this process until the shell brings it back.
+    /// Stop this process, as Ctrl-Z does.
     Suspend,
-    /// End.
+    /// Quit.
     Quit,
 }
 
-/// The order of swarms.
+/// How swarms are sorted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Order {
     /// Fastest first; incomplete before complete.
@@ -33,61 +33,61 @@ pub(super) enum Order {
     Rate,
     /// By name.
     Name,
-    /// Swarms that will be complete last, first.
+    /// Those with the most time left first.
     Left,
-    /// Those with most overdue pieces first.
+    /// Those with the most overdue pieces first.
     Late,
 }
 
-/// The order of peers.
+/// How peers are sorted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum PeerOrder {
-    /// Those that move most first.
+    /// Those with the highest rates first.
     #[default]
     Rate,
     /// The nearest first.
     Near,
-    /// Those that hold most first.
+    /// Those that hold the most pieces first.
     Holds,
-    /// Those with most overdue requests first.
+    /// Those with the most overdue requests first.
     Late,
 }
 
-/// Everything the screen is made of.
+/// The state of the screen.
 #[derive(Debug)]
 pub(super) struct Screen {
     /// The last snapshot.
     pub(super) top: Top,
-    /// The swarm that is looked at closer, as it was last seen.
+    /// The open swarm, as last received.
     pub(super) open: Option<SwarmDetail>,
-    /// True if the open swarm is gone from the daemon.
+    /// True if the daemon no longer has the open swarm.
     pub(super) open_is_gone: bool,
     /// Why the last attempt to get a snapshot failed.
     pub(super) trouble: Option<String>,
     /// How often the daemon is asked.
     pub(super) interval: Duration,
-    /// Nothing is asked until this ends.
+    /// True while the daemon is not asked.
     pub(super) paused: bool,
-    /// The page of keys is shown.
+    /// True while the page of keys is shown.
     pub(super) help: bool,
     pub(super) order: Order,
     pub(super) peer_order: PeerOrder,
     pub(super) palette: Palette,
-    /// Bytes per second in, out, and CPU share: of the agent.
+    /// The agent's history: bytes per second in and out, and the share of CPU.
     pub(super) received: History,
     pub(super) sent: History,
     pub(super) cpu: History,
-    /// Bytes per second in, of the open swarm.
+    /// The open swarm's history: bytes per second in.
     pub(super) swarm_received: History,
     pub(super) swarm_sent: History,
-    /// The chosen swarm. Remembered by name: rows change places.
+    /// The chosen swarm, by its blob, since rows change places.
     selected: Option<BlobId>,
-    /// The first peer shown.
+    /// The index of the first peer shown.
     scrolled: usize,
 }
 
 impl Screen {
-    /// A first look. A swarm that the snapshot tells of in detail is opened.
+    /// The state after the first snapshot. A swarm of which the snapshot has details is opened.
     pub(super) fn new(top: Top, interval: Duration, palette: Palette) -> Self {
         let mut state = Self {
             open: top.swarm.clone(),
@@ -112,7 +112,7 @@ impl Screen {
         state
     }
 
-    /// A snapshot came.
+    /// Takes a new snapshot.
     pub(super) fn take(&mut self, top: Top) {
         self.trouble = None;
         let rates = &top.rates;
@@ -127,7 +127,7 @@ impl Screen {
                     self.swarm_sent.push(swarm.row.sent as f64);
                     *open = swarm;
                 }
-                // An answer to what was asked before this swarm was opened.
+                // This answers a request from before this swarm was opened.
                 Some(_) => {}
                 None => self.open_is_gone = true,
             }
@@ -138,7 +138,7 @@ impl Screen {
         }
     }
 
-    /// No snapshot came.
+    /// Notes that a snapshot failed.
     pub(super) fn miss(&mut self, why: String) {
         self.trouble = Some(why);
     }
@@ -168,7 +168,7 @@ impl Screen {
     /// Peers of the open swarm in the chosen order.
     pub(super) fn peers(&self) -> Vec<&PeerRow> {
         let mut rows: Vec<&PeerRow> = self.open.iter().flat_map(|open| &open.peers).collect();
-        // Sorting keeps the order of equals, and the daemon tells them by rate.
+        // Sorting is stable, and the daemon lists peers by rate.
         match self.peer_order {
             PeerOrder::Rate => {}
             PeerOrder::Near => rows.sort_by_key(|row| (row.tier.is_none(), row.tier)),
@@ -178,25 +178,25 @@ impl Screen {
         rows
     }
 
-    /// Which row of [`Screen::swarms`] is chosen.
+    /// The index of the chosen row in [`Screen::swarms`].
     pub(super) fn selected(&self) -> usize {
         let rows = self.swarms();
         rows.iter().position(|row| Some(row.progress.blob) == self.selected).unwrap_or_default()
     }
 
-    /// The first of [`Screen::peers`] to be shown in `room` rows.
+    /// The index of the first of [`Screen::peers`] to be shown in `room` rows.
     pub(super) fn first_peer(&self, room: usize) -> usize {
         let count = self.open.as_ref().map_or(0, |open| open.peers.len());
         self.scrolled.min(count.saturating_sub(room))
     }
 
-    /// A key was pressed.
+    /// Handles a key.
     pub(super) fn press(&mut self, key: KeyEvent) -> Step {
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return match key.code {
                 KeyCode::Char('c') => Step::Quit,
                 KeyCode::Char('z') => Step::Suspend,
-                // The usual way to ask for a screen that something else has written on.
+                // The usual key to redraw a screen that another program has written on.
                 KeyCode::Char('l') => Step::Look,
                 _ => Step::Stay,
             };
@@ -231,7 +231,7 @@ impl Screen {
         let chosen = self.swarms().get(self.selected()).map(|row| (*row).clone());
         let Some(row) = chosen.filter(|_| self.open.is_none()) else { return Step::Stay };
         let fine_map = row.progress.map.clone();
-        // The list's figures are shown until the daemon has told the rest.
+        // The list's figures are shown until the daemon has sent the details.
         self.open = Some(SwarmDetail {
             row,
             fine_map,
@@ -267,7 +267,7 @@ impl Screen {
     }
 }
 
-/// Seconds until complete; for ever while nothing comes.
+/// Seconds until complete; infinite while nothing arrives.
 fn time_left(row: &SwarmRow) -> f64 {
     if row.progress.complete { 0.0 } else { row.left.unwrap_or(f64::INFINITY) }
 }
@@ -282,7 +282,7 @@ impl Order {
         }
     }
 
-    /// As it stands at the foot of the screen.
+    /// The order's name at the bottom of the screen.
     pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Rate => "rate",
@@ -303,7 +303,7 @@ impl PeerOrder {
         }
     }
 
-    /// As it stands at the foot of the screen.
+    /// The order's name at the bottom of the screen.
     pub(super) const fn word(self) -> &'static str {
         match self {
             Self::Rate => "rate",

@@ -1,7 +1,7 @@
-//! The terminal: set up, drawn on, and given back whatever happens; keys, signals, and when to ask the daemon again.
+//! The terminal: set up, drawn on, and restored in any case; keys, signals, and when to ask the daemon again.
 //!
-//! The daemon is asked in a task of its own, so that a daemon that hangs holds up neither keys nor the way out. The terminal
-//! is restored by a guard on every way out of [`show`], and by ratatui's panic hook before a panic's message is printed.
+//! A task of its own asks the daemon, so that a daemon that hangs blocks neither keys nor quitting. A guard restores the terminal
+//! whenever [`show`] returns, and ratatui's panic hook does before a panic's message is printed.
 
 use std::io;
 use std::pin::pin;
@@ -26,27 +26,27 @@ use super::view;
 use crate::glyphs;
 use crate::signals::Signals;
 
-/// A daemon that takes longer than this, or than three intervals, is said not to answer.
+/// If an answer takes longer than this, or than three intervals, the screen says that the daemon does not answer.
 const DAEMON_ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Gives the terminal back when dropped.
+/// Restores the terminal when dropped.
 struct Restored;
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        // A terminal that is gone needs no restoring.
+        // A terminal that is closed can't be restored, and need not be.
         let _ = ratatui::try_restore();
     }
 }
 
-/// Shows the live view until somebody ends it.
+/// Shows the live view until the user quits or a signal ends it.
 pub(super) async fn show(client: &Client, mut state: Screen, interval: Duration) -> anyhow::Result<()> {
     let mut signals = Signals::catch().context("can't wait for signals")?;
     let restored = Restored;
     let mut terminal = ratatui::try_init().context("can't use this terminal; --once prints a snapshot instead")?;
     let ended = follow(client, &mut state, interval, &mut terminal, &mut signals).await;
     if terminal.show_cursor().is_err() {
-        // It is gone. Dropped, it would say so on standard error, which may be the same terminal, and then nothing catches the panic.
+        // The terminal is closed. Its destructor would report that on standard error, which may be the same terminal, and panic.
         std::mem::forget(terminal);
     }
     drop(restored);
@@ -81,7 +81,7 @@ async fn follow(
                 Some(Ok(Event::Key(key))) if key.kind != KeyEventKind::Release => state.press(key),
                 Some(Ok(_)) => Step::Stay,
                 Some(Err(error)) => return Err(error).context("can't read keys from the terminal"),
-                // Its terminal is gone.
+                // The terminal is closed.
                 None => Step::Quit,
             },
             _ = ticks.tick(), if asking.is_none() && !state.paused => {
@@ -109,7 +109,7 @@ async fn follow(
     }
 }
 
-/// Puts signs that every terminal has in the places of those that this one does not show.
+/// Replaces characters that this terminal can't show by ASCII.
 pub(super) fn in_ascii(buffer: &mut Buffer) {
     for cell in &mut buffer.content {
         if !cell.symbol().is_ascii() {
@@ -119,7 +119,7 @@ pub(super) fn in_ascii(buffer: &mut Buffer) {
     }
 }
 
-/// Asks for a snapshot; why there is none, in a few words.
+/// Asks for a snapshot. An error gives the reason in a few words.
 async fn ask(client: &Client, blob: Option<BlobId>, patience: Duration) -> Result<Top, String> {
     let name = blob.map(|blob| blob.to_string());
     match tokio::time::timeout(patience, client.top(name.as_deref())).await {
@@ -129,13 +129,13 @@ async fn ask(client: &Client, blob: Option<BlobId>, patience: Duration) -> Resul
     }
 }
 
-/// Stops this process as Ctrl-Z does elsewhere; returns when the shell lets it go on.
+/// Stops this process as Ctrl-Z does; returns when the shell continues it.
 fn suspend(terminal: &mut DefaultTerminal) -> io::Result<()> {
     ratatui::try_restore()?;
     kill_process(getpid(), Signal::TSTP)?;
     enable_raw_mode()?;
     execute!(io::stdout(), EnterAlternateScreen)?;
-    // A terminal that knows of nothing on the screen. Clearing the old one would ask where the cursor is, which not every terminal says.
+    // A new terminal assumes an empty screen. Clearing the old one would ask for the cursor's position, which not every terminal reports.
     *terminal = DefaultTerminal::new(CrosstermBackend::new(io::stdout()))?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Snapshots and keys in, screens out.
+//! Snapshots and keys, and the screens that follow.
 
 use std::time::Duration;
 

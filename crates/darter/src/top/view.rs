@@ -1,4 +1,4 @@
-//! State to screen: what frames both screens, the help, and terminals that are too small. Pure: the same state and size
+//! Draws the state: the frame of both screens, the help, and a message on terminals that are too small. Pure: the same state and size
 //! give the same lines.
 
 use darter_agent::options::Role;
@@ -11,12 +11,12 @@ use super::words::{self, Tone};
 use super::{detail, list};
 use crate::units;
 
-/// The smallest terminal that shows something useful.
+/// The smallest terminal that shows something useful, in columns and lines.
 const MIN_TERMINAL: (usize, usize) = (60, 12);
 
 const HELP: [&str; 19] = [
     "Up Down j k PgUp PgDn g G   choose a swarm; in a swarm, scroll its peers",
-    "Enter                       open the swarm: its pieces, and who serves whom",
+    "Enter                       open the swarm: its pieces and peers",
     "Esc                         back to all swarms",
     "s                           sort by something else",
     "p                           pause and go on",
@@ -27,9 +27,9 @@ const HELP: [&str; 19] = [
     "          · none of that part of the blob, ▁ to ▇ some, █ all, ! a late one",
     "IN OUT    bytes a second to and from here, of verified pieces",
     "LATE      requested pieces without progress for three times the usual time",
-    "LEFT      time until all is here at the present rate; idle: nothing comes",
-    "FROM IT   what a peer gives to this agent",
-    "TO IT     what a peer gets from this agent",
+    "LEFT      time until complete at the present rate; idle: nothing arrives",
+    "FROM IT   bytes a second from the peer to this agent",
+    "TO IT     bytes a second from this agent to the peer",
     "OPEN      requests of this agent that a peer has not answered",
     "LAST      since a piece last went either way",
     "host rack zone region far    how near the other agent is, by labels",
@@ -69,7 +69,7 @@ pub(super) fn lines(state: &Screen, width: usize, height: usize) -> Vec<Line<'st
     lines
 }
 
-/// The agent and how it fares: two lines.
+/// The agent and its state: two lines.
 fn head(state: &Screen, width: usize) -> Vec<Line<'static>> {
     let (palette, agent) = (state.palette, &state.top.agent);
     let role = match agent.role {
@@ -126,11 +126,11 @@ fn usage(state: &Screen, width: usize) -> Line<'static> {
     words::ends(left, right, width)
 }
 
-/// Keys, or what is wrong.
+/// The keys, or what is wrong.
 fn foot(state: &Screen, width: usize) -> Line<'static> {
     let palette = state.palette;
     if let Some(trouble) = &state.trouble {
-        let text = format!("{}: shown is what it last said; trying again", words::clean(trouble));
+        let text = format!("{}: showing its last answer; trying again", words::clean(trouble));
         return Line::from(palette.span(words::head(&text, width), Tone::Bad));
     }
     if state.help {

@@ -1,4 +1,4 @@
-//! Numbers and names in few columns, sparklines and piece maps, and the colours that they may have.
+//! Numbers and names in few columns, sparklines and piece maps, and their colours.
 
 use std::collections::VecDeque;
 use std::env;
@@ -11,18 +11,18 @@ use ratatui::text::{Line, Span};
 /// Eighths of a cell, from nothing to all.
 const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// The meaning of a cell; the palette says how it looks.
+/// What a cell means; the palette decides how it looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
-    /// As it is.
+    /// Ordinary text.
     Plain,
     /// Headings and names.
     Strong,
-    /// Labels, and what matters less.
+    /// Labels and less important text.
     Faint,
-    /// Bytes that come in.
+    /// Bytes received.
     In,
-    /// Bytes that go out.
+    /// Bytes sent.
     Out,
     /// Something that a user should look at.
     Bad,
@@ -30,15 +30,15 @@ pub(super) enum Tone {
     Good,
 }
 
-/// True if there are colours.
+/// Whether the screen has colours.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Palette {
-    /// With them, else in bold and reverse alone.
+    /// True for colours; otherwise bold and reverse video.
     pub(super) colours: bool,
 }
 
 impl Palette {
-    /// Colours unless `NO_COLOR` is set to something (see no-color.org).
+    /// With colours, unless `NO_COLOR` is set to a non-empty value (see no-color.org).
     pub(super) fn of_environment() -> Self {
         let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self { colours: !refused }
@@ -50,7 +50,7 @@ impl Palette {
         match tone {
             Tone::Plain => Style::new(),
             Tone::Strong => Style::new().add_modifier(Modifier::BOLD),
-            // Grey on the terminal's own background may be unreadable; dim is what the terminal makes of it.
+            // Grey may be unreadable on the terminal's background; the terminal chooses how dim text looks.
             Tone::Faint => Style::new().add_modifier(Modifier::DIM),
             Tone::In | Tone::Good => coloured(Color::Green),
             Tone::Out => coloured(Color::Cyan),
@@ -64,15 +64,15 @@ impl Palette {
     }
 }
 
-/// The last values of something, newest last.
+/// The last values of a quantity, newest last.
 #[derive(Clone, Debug, Default)]
 pub(super) struct History(VecDeque<f64>);
 
 impl History {
-    /// Values kept: wider than sparklines are.
+    /// How many values are kept: more than a sparkline is wide.
     const KEPT: usize = 120;
 
-    /// Remembers a value.
+    /// Adds a value.
     pub(super) fn push(&mut self, value: f64) {
         if self.0.len() == Self::KEPT {
             self.0.pop_front();
@@ -80,7 +80,7 @@ impl History {
         self.0.push_back(value);
     }
 
-    /// The last `width` values as a sparkline, the highest of them (or `full`, if that is more) as a whole cell.
+    /// The last `width` values as a sparkline; the highest of them, or `full` if that is more, fills a cell.
     pub(super) fn sparkline(&self, width: usize, full: f64) -> String {
         let shown = self.0.len().min(width);
         let values = self.0.iter().skip(self.0.len() - shown);
@@ -94,7 +94,7 @@ impl History {
     }
 }
 
-/// A map of digits, `0` none to `8` all, in `width` cells. A part that has begun shows, and only a whole one is full.
+/// A map of digits, from `0` for none to `8` for all, in `width` cells. A part with any piece is visible, and only a complete part is full.
 pub(super) fn piece_map(map: &str, width: usize) -> String {
     let parts: Vec<usize> = map.bytes().map(|digit| usize::from(digit.saturating_sub(b'0')).min(8)).collect();
     if parts.is_empty() {
@@ -112,7 +112,7 @@ pub(super) fn piece_map(map: &str, width: usize) -> String {
         .collect()
 }
 
-/// Bytes per second in at most five columns; nothing is a dash.
+/// Bytes per second in at most five columns; zero is a dash.
 pub(super) fn rate(bytes: u64) -> String {
     if bytes == 0 {
         return "-".to_owned();
@@ -140,17 +140,17 @@ pub(super) fn time(seconds: f64) -> String {
     }
 }
 
-/// Text from elsewhere, without what a terminal would obey.
+/// Text from elsewhere, without characters that a terminal would interpret.
 pub(super) fn clean(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }
 
-/// A blob's name in at most `width` columns: the part that tells it from others.
+/// A blob's name in at most `width` columns: the part that distinguishes it.
 pub(super) fn short_name(name: &str, width: usize) -> String {
     let name = clean(name);
     let name = name.strip_prefix("https://").or_else(|| name.strip_prefix("http://")).unwrap_or(&name);
     let short = match name.split_once("@sha256:") {
-        // A registry's blobs differ in their digest, and the beginning of it is what other tools show.
+        // Blobs of a registry differ in their digests, and other tools show the beginning of the digest.
         Some((repository, digest)) => {
             let digest = digest.get(..12).unwrap_or(digest);
             let room = width.saturating_sub(digest.len() + 1);
@@ -161,7 +161,7 @@ pub(super) fn short_name(name: &str, width: usize) -> String {
     tail(&short, width)
 }
 
-/// The end of a text that is too long.
+/// The end of a text, if it is too long.
 pub(super) fn tail(text: &str, width: usize) -> String {
     let length = text.chars().count();
     if length <= width {
@@ -171,7 +171,7 @@ pub(super) fn tail(text: &str, width: usize) -> String {
     std::iter::once('…').chain(kept).take(width).collect()
 }
 
-/// The beginning of a text that is too long.
+/// The beginning of a text, if it is too long.
 pub(super) fn head(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
@@ -179,7 +179,7 @@ pub(super) fn head(text: &str, width: usize) -> String {
     text.chars().take(width.saturating_sub(1)).chain(['…']).take(width).collect()
 }
 
-/// How near, in a word.
+/// The tier as a word.
 pub(super) const fn tier(tier: Option<Tier>) -> &'static str {
     match tier {
         Some(Tier::Host) => "host",
@@ -191,12 +191,12 @@ pub(super) const fn tier(tier: Option<Tier>) -> &'static str {
     }
 }
 
-/// All that came in.
+/// All bytes received.
 pub(super) const fn received(traffic: &Traffic) -> u64 {
     traffic.from_origin + traffic.from_seed + traffic.from_peers
 }
 
-/// Two texts at the two ends of a line; where there is no room for both, the left one loses its last spans.
+/// Puts two texts at the two ends of a line; if they do not fit, the left one loses its last spans.
 pub(super) fn ends(mut left: Vec<Span<'static>>, right: Vec<Span<'static>>, width: usize) -> Line<'static> {
     let width_of = |spans: &[Span<'_>]| spans.iter().map(Span::width).sum::<usize>();
     while left.len() > 1 && width_of(&left) + 2 + width_of(&right) > width {

@@ -285,7 +285,7 @@ fn a_daemon_that_is_killed_leaves_no_half_file_and_keeps_its_pieces() {
     wait_until("what came is saved", || saved(&room.data_dir()) > bytes.len() as u64 * 7 / 16);
     daemon.process.signal(Signal::KILL);
     daemon.process.ended();
-    get.end().failed_with(75, &["ask again"]);
+    get.end().failed_with(75, &["run the command again"]);
     assert_eq!(room.files(), [""; 0]);
     web.let_go();
     let _daemon = Daemon::start(&room, "");

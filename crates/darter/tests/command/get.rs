@@ -19,7 +19,7 @@ fn the_right_bytes_under_the_name_in_the_url() {
     let web = Web::serve(bytes.clone());
     let outcome = room.run(&format!("get {} -v", web.url)).succeeded();
     assert!(outcome.out.is_empty(), "standard output is for data");
-    assert!(outcome.err.contains("downloading by myself"), "{}", outcome.err);
+    assert!(outcome.err.contains("downloading in this process"), "{}", outcome.err);
     assert_eq!(room.files(), ["file.bin"]);
     assert!(room.read("file.bin") == bytes);
     assert_eq!(web.sent(), bytes.len() as u64, "the origin is read once");
@@ -249,7 +249,7 @@ fn a_file_that_is_right_already_is_not_read_again() {
     assert_eq!((&told["placed"], &told["digest"]), (&"moved".into(), &digest.clone().into()));
     let asked = web.heads().len();
     let told = room.run(&format!("get {} --digest {digest}", web.url)).succeeded();
-    assert!(told.err.contains("file.bin: is right already"), "{}", told.err);
+    assert!(told.err.contains("file.bin: has the right content already"), "{}", told.err);
     assert_eq!(web.heads().len(), asked, "its digest says so");
 
     web.hold_at(bytes.len() + MEGABYTE);

@@ -75,7 +75,7 @@ fn what_cannot_be_expanded_leaves_nothing_and_keeps_what_was_there() {
     room.run("image expand nothing.tar new.erofs").failed_with(1, &["can't read nothing.tar", "No such file"]);
     room.run("image expand layer.tar nowhere/new.erofs").failed_with(1, &["can't write into nowhere"]);
     room.run("image expand layer.tar .").failed_with(2, &["is a directory"]);
-    room.run("image expand layer.tar /dev/null").failed_with(2, &["is no file"]);
+    room.run("image expand layer.tar /dev/null").failed_with(2, &["is not a regular file"]);
     std::fs::write(room.path("out").join("layer.tar"), b"\xfd7zXZ\0\0\0").unwrap();
     room.run("image expand layer.tar new.erofs").failed_with(1, &["xz"]);
     assert_eq!(room.files(), ["layer.tar", "old.erofs"]);

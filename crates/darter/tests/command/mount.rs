@@ -343,7 +343,7 @@ fn who_uses_a_mount_is_named_and_a_keeper_that_was_killed_is_no_riddle() {
     assert!(reads(&file, &bytes, PAGE, PAGE), "whoever had it open goes on");
     drop(file);
     wait_until("its keeper ends", || mount.status().is_null());
-    mount.unmount("").failed_with(1, &["no mount of darter's"]);
+    mount.unmount("").failed_with(1, &["not a mount of darter's"]);
 
     let mount = Mount::make(&room, "m", &web.url);
     kill(&mount.status()["pid"]);
@@ -500,7 +500,7 @@ fn what_can_not_be_mounted_says_why() {
     room.run("mount http://127.0.0.1:1/x /no/such/dir").failed_with(1, &["can't find /no/such/dir"]);
     room.run(&format!("mount http://127.0.0.1:1/ {m}")).failed_with(2, &["--name"]);
     let timeless = room.run(&format!("mount http://127.0.0.1:1/x {m} --timeout 0s"));
-    assert!(timeless.code == Some(2) && timeless.err.contains("no time at all"), "{}", timeless.err);
+    assert!(timeless.code == Some(2) && timeless.err.contains("longer than 0s"), "{}", timeless.err);
     room.run(&format!("mount http://127.0.0.1:1/x {m}/none")).failed_with(2, &["make the directory first"]);
     if can_mount() {
         room.run(&format!("mount http://127.0.0.1:1/x {m}")).failed_with(75, &["127.0.0.1:1"]);
@@ -508,7 +508,7 @@ fn what_can_not_be_mounted_says_why() {
         room.run(&format!("mount {} {m}", web.url.replace("file", "none"))).failed_with(1, &["404"]);
     }
     assert_eq!(room.run("mount --list --json").succeeded().json(), serde_json::json!([]));
-    room.run(&format!("unmount {m}")).failed_with(1, &["no mount of darter's"]);
+    room.run(&format!("unmount {m}")).failed_with(1, &["not a mount of darter's"]);
 }
 
 #[tokio::test]

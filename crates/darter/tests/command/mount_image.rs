@@ -347,7 +347,7 @@ fn what_an_image_reads_first_is_shown_exported_and_pinned() {
     let profile = |flags: &str| room.run(&format!("image profile {name} {flags}"));
     profile("").failed_with(1, &["no daemon"]);
     let _daemon = Daemon::start(&room, &format!("--trusted-registry {}", registry.address));
-    profile("").failed_with(75, &["nothing is known yet", "darter mount"]);
+    profile("").failed_with(75, &["it is not known yet", "darter mount"]);
     let image = mount(&room, &name);
     assert_eq!(std::fs::read(image.dir.join("small")).unwrap(), b"small");
     room.run(&format!("unmount {}", image.dir.display())).succeeded();
@@ -381,7 +381,7 @@ fn what_an_image_reads_first_is_shown_exported_and_pinned() {
     write(&json!({ "version": 2 }));
     profile("--pin other.json").failed_with(2, &["version 2", "upgrade"]);
     write(&json!([]));
-    profile("--pin other.json").failed_with(2, &["no profile", "--export"]);
+    profile("--pin other.json").failed_with(2, &["not a profile", "--export"]);
     profile("--pin none.json").failed_with(1, &["can't read none.json"]);
 }
 
@@ -396,7 +396,7 @@ fn of_an_image_for_several_platforms_the_hosts_is_mounted_or_the_one_that_is_ask
     none.failed_with(1, &["linux/s390x", &Platform::host().to_string(), "not for linux/riscv64", "--platform"]);
     let misspelt = room.run(&format!("image profile {all} --platform riscv64"));
     assert!(misspelt.code == Some(2) && misspelt.err.contains("not a platform"), "{}", misspelt.err);
-    room.run(&format!("image profile {all} --platform linux/s390x")).failed_with(75, &["nothing is known yet"]);
+    room.run(&format!("image profile {all} --platform linux/s390x")).failed_with(75, &["it is not known yet"]);
     if !can_mount() {
         return;
     }

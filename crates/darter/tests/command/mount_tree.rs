@@ -380,7 +380,7 @@ fn the_files_of_a_list_are_mounted_under_their_paths_and_checked_by_their_digest
     Tree::try_make(&room, &line).1.failed_with(1, &["../x", "leads out"]);
     // A list from elsewhere names no files of this host, and gets no header for strangers.
     let hostile = Web::serve(b"file:///etc/hostname\n".to_vec());
-    Tree::try_make(&room, &format!("{} --as list", hostile.url)).1.failed_with(2, &["no files of this host"]);
+    Tree::try_make(&room, &format!("{} --as list", hostile.url)).1.failed_with(2, &["can't name files of this host"]);
     let stranger = Web::serve(format!("{}\n", two.url).into_bytes());
     let (_tree, outcome) = Tree::try_make(&room, &format!("{} --as list -H x-secret:1", stranger.url));
     outcome.failed_with(1, &["401"]);

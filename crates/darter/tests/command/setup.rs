@@ -319,7 +319,7 @@ fn the_doctor_says_of_each_thing_how_it_is_and_what_to_do() {
         "problem  no daemon at",
         "problem  no hosts.toml names the mirror",
         "darter setup containerd",
-        "Docker asks Docker Hub past",
+        "Docker asks Docker Hub without",
     ] {
         assert!(told.text().contains(part), "{part:?} is not in {}", told.text());
     }

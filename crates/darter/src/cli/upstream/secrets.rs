@@ -1,4 +1,4 @@
-//! Secrets among a registry's settings, and the form in which they can be printed: the name of a file.
+//! Secrets among a registry's settings, and what is printed in their place: the name of a file.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ impl fmt::Debug for Login {
     }
 }
 
-/// A secret that stood where a file may stand, and the file that it belongs into.
+/// A secret from the configuration, and the file that it should be moved to.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret {
     pub(crate) file: PathBuf,
@@ -36,8 +36,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// `text` without what may be secret, and the secrets, each with the file in this directory that is named in its place. None are
-/// found in what is no right list.
+/// Returns `text` with file names in place of its secrets, and these secrets, each with its file in `directory`. Returns `text`
+/// unchanged if it is not a valid list.
 pub(crate) fn without_secrets(text: &str, directory: &Path) -> (String, Vec<Secret>) {
     let mut secrets = Vec::new();
     let known = items(text).into_iter().map(|item| {
@@ -48,7 +48,7 @@ pub(crate) fn without_secrets(text: &str, directory: &Path) -> (String, Vec<Secr
     (text, secrets)
 }
 
-/// `None` if there is nothing to leave out.
+/// `None` if the item has no secret.
 fn item_without_secrets(item: &str, directory: &Path, secrets: &mut Vec<Secret>) -> Option<String> {
     let (name, rest) = item.split_once('=')?;
     let mut table = if rest.starts_with('{') {
@@ -57,7 +57,7 @@ fn item_without_secrets(item: &str, directory: &Path, secrets: &mut Vec<Secret>)
         UpstreamTable { url: vec![rest.to_owned()], ..UpstreamTable::default() }
     };
     let before = secrets.len();
-    // TOML is Unicode throughout.
+    // Header values are valid TOML strings, hence UTF-8.
     let mut put = |kind: &str, line: String| {
         let file = PathBuf::from(secret_file(directory, name, kind).to_string_lossy().into_owned());
         secrets.push(Secret { file: file.clone(), line });
@@ -95,7 +95,7 @@ fn item_without_secrets(item: &str, directory: &Path, secrets: &mut Vec<Secret>)
 
 /// The file for a secret of a registry.
 pub(crate) fn secret_file(directory: &Path, registry: &str, kind: &str) -> PathBuf {
-    // A name may have slashes; files that it names have none.
+    // A registry's name may have slashes; a file's name can't.
     directory.join(format!("{}.{kind}", registry.replace('/', "_")))
 }
 
@@ -122,7 +122,7 @@ impl Login {
 
     /// The address with this login in it.
     pub(crate) fn put_into(&self, url: &mut Url) {
-        // `Url` does not escape again. Only addresses without a host refuse, and those are no addresses here.
+        // `Url` does not escape again. It refuses only addresses without a host, which never get here.
         let escaped = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let _ = url.set_username(&escaped(&self.user));
         let _ = url.set_password(Some(&escaped(&self.password)));
@@ -134,7 +134,7 @@ impl Login {
         }
         let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         let login = Self::new(&plain(url.username()), &plain(url.password().unwrap_or_default()))?;
-        // Only addresses without a host refuse, and those have no user.
+        // `Url` refuses only addresses without a host, which have no user.
         let _ = url.set_username("");
         let _ = url.set_password(None);
         Ok(Some(login))

@@ -1,4 +1,4 @@
-//! The settings of a registry as they are written, and how several stand in one text.
+//! The settings of a registry as they are written, and how a list of several is split.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -68,7 +68,7 @@ pub(super) fn address(text: &str) -> Option<Url> {
     text.parse().ok().filter(|url: &Url| matches!(url.scheme(), "http" | "https"))
 }
 
-/// Parts a list at its commas, except those within braces, brackets and quotes.
+/// Splits a list at its commas, except those within braces, brackets and quotes.
 pub(super) fn items(text: &str) -> Vec<&str> {
     let (mut items, mut start, mut depth) = (Vec::new(), 0, 0_usize);
     let (mut quote, mut escaped) = (None, false);

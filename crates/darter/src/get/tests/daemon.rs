@@ -2,11 +2,11 @@
 
 use super::*;
 
-/// A daemon that answers one request with these bytes, and with the others once the client says that it is ready for more.
+/// A daemon that answers one request with `answer`, and sends `then` once the client says that it is ready for more.
 fn daemon_answering(room: &Path, answer: &'static str, then: Vec<u8>) -> tokio::task::JoinHandle<()> {
     let listener = tokio::net::UnixListener::bind(room.join("darter.sock")).unwrap();
     tokio::spawn(async move {
-        // The first connection only sees whether anybody is there.
+        // The first connection only checks whether a daemon listens.
         for turn in 0..2 {
             let (mut stream, _) = listener.accept().await.unwrap();
             if turn == 1 {
@@ -22,7 +22,7 @@ fn daemon_answering(room: &Path, answer: &'static str, then: Vec<u8>) -> tokio::
     })
 }
 
-/// Runs `get` against a daemon that answers so: its result, and the files that are there afterwards.
+/// Runs `get` against such a daemon; returns its result, and the files that exist afterwards.
 async fn get_from(answer: &'static str, then: Vec<u8>, more: &[&str]) -> (anyhow::Result<()>, Vec<String>) {
     let (room, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let daemon = daemon_answering(room.path(), answer, then);
@@ -40,7 +40,7 @@ async fn told_by(answer: &'static str) -> (String, Vec<String>) {
     (format!("{:#}", result.unwrap_err()), files)
 }
 
-/// A frame of a handover, and what comes behind it.
+/// A frame of a handover, and the bytes that follow it.
 fn frame(kind: u8, a: u64, b: u64, then: &[u8]) -> Vec<u8> {
     [&[kind][..], &a.to_le_bytes(), &b.to_le_bytes(), then].concat()
 }
@@ -70,7 +70,7 @@ async fn a_daemon_of_the_release_before_vouches_for_nothing_so_the_digest_is_com
 #[tokio::test]
 async fn a_daemon_that_vouches_is_believed_but_with_verify_whole() {
     let other = Digest::sha256(b"other").to_string();
-    // The parts come in any order, one of them twice, and the last word counts.
+    // The ranges arrive in any order, one of them twice; its second version counts.
     let frames = || {
         let checked = format!("[{{\"digest\":\"{other}\",\"by\":\"lead\"}}]");
         let end = frame(4, 5, checked.len() as u64, checked.as_bytes());
@@ -87,7 +87,7 @@ async fn a_daemon_that_vouches_is_believed_but_with_verify_whole() {
     }
 }
 
-/// A pipe takes bytes in order only, and that it is one shows when the origin has named it.
+/// A pipe takes bytes only in order, and the target turns out to be a pipe only when the origin has given the name.
 #[tokio::test]
 async fn what_turns_out_to_be_a_pipe_is_asked_for_in_order() {
     let (room, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -109,7 +109,7 @@ async fn what_turns_out_to_be_a_pipe_is_asked_for_in_order() {
             assert_eq!(stream.read_u8().await.unwrap(), darter_api::handover::READY);
             let parts = [frame(3, 2, 0, b"he"), frame(3, 3, 2, b"llo")];
             let parts = if order == "in-order" { parts.concat() } else { [&*parts[1], &*parts[0]].concat() };
-            // A program that hangs up before the end has its reasons.
+            // A client may close the connection before the end.
             let _ = stream.write_all(&[parts, frame(4, 5, 0, b"")].concat()).await;
             orders.push(order);
         }
@@ -152,6 +152,6 @@ async fn a_daemon_that_dies_half_way_leaves_nothing() {
         "content-length: 10\r\n\r\nhello"
     );
     let (told, files) = told_by(head).await;
-    assert!(told.contains("ask again"), "{told}");
+    assert!(told.contains("run the command again"), "{told}");
     assert_eq!(files, [""; 0]);
 }

@@ -80,7 +80,7 @@ fn two_origins_that_give_one_name_do_not_undo_each_other() {
     }
     let outcome = room.run(&format!("get -J {} {}", webs[0].url, webs[1].url));
     assert_eq!(outcome.code, Some(1), "{}", outcome.err);
-    assert!(outcome.err.contains("another of these downloads is written to model.bin"), "{}", outcome.err);
+    assert!(outcome.err.contains("another of these downloads writes to model.bin"), "{}", outcome.err);
     assert_eq!(room.files(), ["model.bin"]);
 
     // By two names that the file has had before.
@@ -89,7 +89,7 @@ fn two_origins_that_give_one_name_do_not_undo_each_other() {
     let list = room.path("list");
     let told = room.run(&format!("get -i {}", list.display()));
     assert_eq!(told.code, Some(1), "{}", told.err);
-    assert!(told.err.contains("another of these downloads is written to"), "{}", told.err);
+    assert!(told.err.contains("another of these downloads writes to"), "{}", told.err);
     std::fs::write(&list, format!("{} model.bin\n{} twin\n", webs[0].url, webs[0].url)).unwrap();
     room.run(&format!("get -i {}", list.display())).succeeded();
     assert!(room.read("twin") == content(1000), "one content may have them all");
