@@ -1,9 +1,9 @@
 //! The administration socket: HTTP with JSON over unix sockets, `DATA_DIR/darter.sock` and those of `--socket`, for the
-//! `darter` command. Routes and types are in [`darter_api`]; `handover` gives a blob's file away, `parts` parts of one to a mount,
+//! `darter` command. Routes and types are in [`darter_api`]; `handover` passes a blob's file to a program, `parts` passes ranges of one to a mount,
 //! `layers` says which layers of images can be mounted.
 //!
 //! A socket's mode says who may open it: its owner (0600), or also a group (0660, `--socket-group`). Root and the agent's own
-//! user may do everything; members of the group may download and look, and change nothing.
+//! user may do everything; members of the group may download and look, but change nothing.
 
 mod handover;
 mod layers;
@@ -53,18 +53,18 @@ use tokio::net::{UnixListener, UnixStream};
 use crate::local_socket::{NotMade, listen_at};
 use crate::mirror::{Mirror, Rewrites};
 
-/// How long a program waits for a layer that the lead has to read and expand before anything of it can be had.
+/// How long a program waits for the first bytes of an expanded layer, which the lead may have to read and expand first.
 const LAYER_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// How long a program waits for a registry's blob to begin.
+/// How long a program waits for the first bytes of a registry's blob.
 const BLOB_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The longest refusal that is passed on.
+/// Most bytes of an error message that are passed on.
 const MAX_REFUSAL: usize = 16 << 10;
 
 const TRAILERS: &str = "darter-error, darter-changed, darter-fault, darter-retry, darter-retry-after";
 
-/// Binds a socket, for its owner and for `group`.
+/// Binds a socket that its owner and `group` may open.
 pub(crate) fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, StartError> {
     let failed = |reason: &str, source: Option<io::Error>| StartError::File {
         path: path.display().to_string(),
@@ -83,7 +83,7 @@ pub(crate) fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, Star
         }
     })?;
     if let Some(group) = group {
-        // The group is given before its rights.
+        // The group is set before its rights, so that no other group gets them.
         let for_group = || std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660));
         std::os::unix::fs::chown(path, None, Some(group)).and_then(|()| for_group()).map_err(|error| {
             let reason = format!("can't give it to the group {group} (--socket-group), be a member of it, or root");
@@ -93,7 +93,7 @@ pub(crate) fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, Star
     UnixListener::from_std(listener).map_err(|error| failed(advice(&error), Some(error)))
 }
 
-/// A unix socket that says once why it can't accept.
+/// A unix socket whose failures to accept are logged once each.
 struct PatientListener {
     listener: UnixListener,
     failures: AcceptFailures,
@@ -129,7 +129,7 @@ impl axum::serve::Listener for PatientListener {
 /// The user that opened a connection.
 #[derive(Clone, Copy, Debug)]
 struct Caller {
-    /// `None` if the kernel does not tell.
+    /// `None` if the kernel does not know it.
     user: Option<u32>,
 }
 
@@ -139,7 +139,7 @@ impl Connected<IncomingStream<'_, PatientListener>> for Caller {
     }
 }
 
-/// True if a user that could open the socket may ask this.
+/// True if a user that could open the socket may make this request.
 fn may(user: Option<u32>, agent: u32, method: &Method, path: &str) -> bool {
     is_trusted(user, agent) || method == Method::GET || matches!(path, "/v1/get" | "/v1/parts" | "/v1/waiting")
 }
@@ -187,9 +187,9 @@ pub(crate) async fn serve(agent: Agent, mirror: Option<Arc<Mirror>>, listener: U
         .with_state(Served { agent, mirror })
         .into_make_service_with_connect_info::<Caller>();
     let stopped = async move {
-        // The sender going away means the agent is gone: stop, too.
+        // If the sender has gone, the agent has, too: stop.
         let _ = phases.wait_for(|phase| *phase == Phase::Stopped).await;
-        // Gone already is as good.
+        // It is no error if the file was removed before.
         let _ = threads::run(move || std::fs::remove_file(&path)).await;
     };
     if let Err(error) = axum::serve(PatientListener::new(listener), routes).with_graceful_shutdown(stopped).await {
@@ -197,11 +197,11 @@ pub(crate) async fn serve(agent: Agent, mirror: Option<Arc<Mirror>>, listener: U
     }
 }
 
-/// The parts that the socket's requests work on.
+/// What the handlers of requests work on.
 #[derive(Clone)]
 struct Served {
     agent: Agent,
-    /// `None` where there is no mirror.
+    /// `None` if the agent has no mirror.
     mirror: Option<Arc<Mirror>>,
 }
 
@@ -283,11 +283,11 @@ async fn top(State(agent): State<Agent>, Query(query): Query<MaybeNamed>) -> Res
     agent.top(query.name.as_deref()).await.map_or_else(|error| failed(&agent, &error), |top| told(&top))
 }
 
-/// A caller's wish to be given the blob's file, or parts of it: see [`handover`](darter_api::handover) and
+/// A caller's request to switch protocols and be given the blob's file, or ranges of it: see [`handover`](darter_api::handover) and
 /// [`parts`](darter_api::parts).
 struct Upgrade {
     to: Option<OnUpgrade>,
-    /// The order in which it wants the parts, if it says so.
+    /// The order in which the caller wants the ranges, if it says so.
     order: Option<Order>,
 }
 
@@ -333,7 +333,7 @@ async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): J
         }
     }
     if let (Upgrade { to: Some(upgrade), order }, None) = (upgrade, range) {
-        // Reading begins here: a daemon that shuts down waits for it.
+        // Reading begins here, so that a daemon that shuts down waits for this download.
         let failing = agent.clone();
         let parts = download.hand_on(order.unwrap_or(Order::InOrder));
         let parts = parts.inspect_err(move |error| failing.failed(error)).boxed();
@@ -345,7 +345,7 @@ async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): J
         let headers = switching.header(header::CONNECTION, "upgrade").header(header::UPGRADE, PROTOCOL);
         return headers.body(Body::empty()).expect("headers of digits and letters");
     }
-    // An error half-way goes into a trailer, so that whoever reads learns the reason and not only that it broke.
+    // An error half-way goes into a trailer, so that the reader learns the reason and not only that the body is incomplete.
     let bytes = range.map_or_else(|| download.stream(None), |range| download.bytes_of(range));
     let frames = bytes.map(move |bytes| {
         Ok::<_, Infallible>(match bytes {
@@ -360,7 +360,7 @@ async fn download(State(agent): State<Agent>, upgrade: Upgrade, Json(request): J
     response.body(Body::new(StreamBody::new(frames))).expect("headers of digits and letters")
 }
 
-/// The source that is asked for, with the credentials that open it.
+/// The source that a request names, and the credentials for it.
 #[expect(clippy::result_large_err, reason = "the refusal is answered at once")]
 fn source_of(agent: &Agent, request: &GetRequest) -> Result<(Source, Credentials), Response> {
     let url = request.url.parse().map_err(|error| {
@@ -370,20 +370,20 @@ fn source_of(agent: &Agent, request: &GetRequest) -> Result<(Source, Credentials
     Ok(Source::from_signed_url(url, &request.headers, request.digest, agent.signed_parameters()))
 }
 
-/// A layer whose repository is called as the registry calls it: programs name it as the mirror is asked for it.
+/// Translates a layer's repository to its name at the registry: programs send the name that they use at the mirror.
 fn at_its_registry(agent: &Agent, layer: LayerRequest) -> LayerRequest {
     let rewrites = Rewrites::from(agent.options().upstreams.as_slice());
     let repository = rewrites.apply(&layer.registry, layer.repository.clone());
     LayerRequest { repository, ..layer }
 }
 
-/// A layer as its caller names it. How long it is shows that a registry's answer is about it, so that the word of those counts alone who may have all
-/// that is here.
+/// A layer as its caller describes it. A length would show that a registry's answer is about this layer, and so open what is here; only a trusted caller's
+/// length is taken.
 fn as_believed(layer: &LayerRequest, is_trusted: bool) -> LayerRequest {
     LayerRequest { size: layer.size.filter(|_| is_trusted), ..layer.clone() }
 }
 
-/// Opens a blob for whoever reads here and there in it.
+/// Opens a blob for a program that reads ranges of it.
 async fn open_parts(
     State(Served { agent, mirror }): State<Served>,
     ConnectInfo(caller): ConnectInfo<Caller>,
@@ -398,7 +398,7 @@ async fn open_parts(
         Err(refusal) => return refusal,
     };
     let opened = async {
-        // The mirror, if it has given the layer that is opened.
+        // The mirror, if it has given out the layer that is opened.
         let mut given = None;
         let download = match &request.layer {
             Some(layer) => {
@@ -445,22 +445,22 @@ async fn open_parts(
             tracing::error!("a connection of another kind was upgraded");
             return;
         };
-        // The mount speaks only after this answer.
+        // The mount sends nothing before this answer.
         if let Err(error) = parts::serve(connection.io.into_inner(), download, serving, request.again).await {
-            tracing::debug!(%error, "a mount went away");
+            tracing::debug!(%error, "a mount closed its connection");
         }
     });
     response.body(Body::empty()).expect("headers of digits and letters")
 }
 
-/// Which origin a download waits for that was asked for in the same way and has not begun; `null` if it does not wait.
+/// The origin that an equal download is waiting for, which has not begun yet; `null` if it does not wait.
 async fn waiting(State(agent): State<Agent>, Json(request): Json<GetRequest>) -> Response {
     let Ok(url) = request.url.parse() else { return told(&None::<Waiting>) };
     let (source, _) = Source::from_signed_url(url, &request.headers, request.digest, agent.signed_parameters());
     told(&agent.waiting(&source))
 }
 
-/// Gives a download to whoever has upgraded the connection. One who goes away ends it.
+/// Sends a download over the upgraded connection. It ends when the caller closes the connection.
 async fn hand_over(upgrade: OnUpgrade, parts: BoxStream<'static, Result<Handing, FetchError>>, tells: bool) {
     let Ok(upgraded) = upgrade.await else { return };
     let Ok(connection) = upgrade::downcast::<TokioIo<UnixStream>>(upgraded) else {
@@ -479,7 +479,7 @@ async fn hand_over(upgrade: OnUpgrade, parts: BoxStream<'static, Result<Handing,
         return;
     }
     if let Err(error) = handover::send(Sender::new(stream, tells), parts).await {
-        tracing::debug!(%error, "a program that was given a file went away");
+        tracing::debug!(%error, "a program that was given a file closed its connection");
     }
 }
 
@@ -519,7 +519,7 @@ fn failed(agent: &Agent, error: &FetchError) -> Response {
     (error.http_status(), Json(told)).into_response()
 }
 
-/// Requests that the router refuses (no such path, another method, a body or a query that can't be read) are answered by a problem, too.
+/// Turns the router's own refusals (no such path, another method, a body or a query that can't be read) into problems.
 async fn as_problem(response: Response) -> Response {
     let status = response.status();
     let is_told = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
@@ -529,8 +529,8 @@ async fn as_problem(response: Response) -> Response {
     let (mut head, body) = response.into_parts();
     let said = axum::body::to_bytes(body, MAX_REFUSAL).await.unwrap_or_default();
     let mut refusal = match (status, String::from_utf8_lossy(&said).trim()) {
-        (StatusCode::NOT_FOUND, "") => problem(status, "nothing can be asked there: docs/api.md has what can"),
-        (StatusCode::METHOD_NOT_ALLOWED, "") => problem(status, "another method is meant: the header Allow has it"),
+        (StatusCode::NOT_FOUND, "") => problem(status, "there is no such path: docs/api.md lists all"),
+        (StatusCode::METHOD_NOT_ALLOWED, "") => problem(status, "this path needs another method: see the header Allow"),
         (_, "") => problem(status, status.canonical_reason().unwrap_or("refused")),
         (_, said) => problem(status, &said.replace('\n', " ")),
     };
@@ -540,7 +540,7 @@ async fn as_problem(response: Response) -> Response {
     refusal
 }
 
-/// A request that makes no sense, or that this caller may not make.
+/// The answer to a request that is malformed, or that this caller may not make.
 fn problem(status: StatusCode, error: &str) -> Response {
     (status, Json(Problem::new(error, Blame::new(Fault::User, Retry::Never)))).into_response()
 }

@@ -1,17 +1,17 @@
-//! The sockets for programs of a host: the local port with its registry mirror, and the administration socket.
+//! The sockets for programs of this host: the local port with its registry mirror, and the administration socket.
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | [`start`](mod@start) | [`start()`], an agent with its ports and sockets as its options say; each of them by itself |
-//! | [`server`] | the port for programs of this host: mirror, metrics, health |
+//! | [`start`](mod@start) | [`start()`]: an agent with the ports and sockets of its options; each of them separately |
+//! | [`server`] | the port for local programs: mirror, metrics, health |
 //! | [`mirror`] | the registry mirror |
-//! | `outlet` | files go out past this process |
+//! | `outlet` | sends files without copying them through this process |
 //! | `admin` | the administration socket; its types and its client are in `darter-api` |
-//! | [`local_socket`] | unix sockets that their owner alone may open |
+//! | [`local_socket`] | unix sockets that only their owner may open |
 //! | `body` | bodies of answers |
 //!
-//! Everything here attaches to the handle of a running [`Agent`](darter_agent::Agent), asks it for blobs, and ends when its
-//! [phases](darter_agent::Phase) say so. The agent knows nothing of it. Non-goals: what moves bytes (`darter-engine`).
+//! Everything here attaches to the handle of a running [`Agent`](darter_agent::Agent), asks it for blobs, and ends in the
+//! [phase](darter_agent::Phase) in which it should. The agent does not depend on it. Non-goals: what moves bytes (`darter-engine`).
 
 mod admin;
 pub mod body;

@@ -1,7 +1,7 @@
-//! Unix sockets of this host's services: made for their owner, where nobody answers yet.
+//! Creates the unix sockets of this host's services, for their owner only.
 //!
-//! - A socket has its mode before it has its name, so that nobody else connects in between, whatever the umask.
-//! - What lies at its path is removed only if it is a socket at which nobody answers: one of a process that was killed. A file that somebody
+//! - A socket has its mode before it has its name, so that no other user can connect in between, whatever the umask is.
+//! - An existing file is removed only if it is a socket at which no process answers, such as that of a killed process. A file that somebody
 //!   named by mistake stays.
 
 use std::io;
@@ -16,16 +16,16 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, 
 /// How many connections may wait to be accepted.
 const WAITING: i32 = 1024;
 
-/// Why a socket could not be made.
+/// Why a socket could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum NotMade {
     /// A process answers there.
     #[error("another process answers there: stop it, or give another path")]
     Taken,
-    /// Something that is no socket has its name.
-    #[error("there is something else than a socket: give another path, or move it away")]
+    /// Something that is not a socket has its name.
+    #[error("this path is not a socket: give another path, or move it away")]
     NotASocket,
-    /// The kernel takes about a hundred bytes.
+    /// The kernel allows about a hundred bytes.
     #[error("its path is too long: give a shorter one")]
     TooLong(#[source] io::Error),
     /// The system refused.
@@ -33,10 +33,10 @@ pub enum NotMade {
     Refused(#[source] io::Error),
 }
 
-/// Makes a socket that only its owner (and root) may open, and the directories above it. It does not block.
+/// Creates a socket that only its owner (and root) may open, and its parent directories. It is non-blocking.
 ///
 /// # Errors
-/// When somebody answers there, something else lies there, or the system refuses.
+/// If a process answers there, something else has the name, or the system refuses.
 pub fn listen_at(path: &Path) -> Result<UnixListener, NotMade> {
     let address = SocketAddrUnix::new(path).map_err(|errno| NotMade::TooLong(errno.into()))?;
     if UnixStream::connect(path).is_ok() {
@@ -53,7 +53,7 @@ pub fn listen_at(path: &Path) -> Result<UnixListener, NotMade> {
     }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let made = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).and_then(|socket| {
-        // The name that `bind` makes takes the mode of the socket.
+        // `bind` creates the name with the mode of the socket.
         fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
         bind(&socket, &address)?;
         listen(&socket, WAITING)?;

@@ -1,21 +1,22 @@
-//! Parts of files in HTTP answers, sent by `sendfile(2)`: from the page cache into the socket, past this process.
+//! Sends ranges of files in HTTP answers with `sendfile(2)`: from the page cache into the socket, without copying them through this process.
 //!
-//! hyper takes bodies as memory. So a body that has a part of a file to give *promises* it to its connection's
+//! hyper takes bodies only as memory. So a body that has a range of a file to send *promises* it to its connection's
 //! [`Outlet`] and yields a slice of the same length of a *stand-in*: memory that is never sent. hyper queues that slice
-//! like any other and hands it down in a vectored write, where [`OutletStream`] knows it by its address and sends the
-//! promised part of the file in its place. A file system without `sendfile` is read and written instead.
+//! like any other and hands it down in a vectored write, where [`OutletStream`] recognises it by its address and sends the
+//! promised range of the file instead. On a file system without `sendfile`, the range is read and written instead.
 //!
-//! The alternative, a mapping of the file in the stand-in's place, would be right wherever it is touched. But it takes
+//! The alternative, a mapping of the file instead of the stand-in, would have the right bytes in any case. But it needs
+//! unsafe code and a mapping for every answer, and a file that another process truncates would kill this one.
 //! unsafe code, a mapping for every answer, and lets a file that somebody cut short kill the process.
 //!
 //! Invariants:
-//! - The stand-in's bytes never go out. A slice of it must lie exactly where the oldest promise says, else
-//!   the connection is broken off; and what is written while promises are open is searched for the stand-in's mark, a
-//!   random number made by each process, so a copy of it breaks the connection off too.
+//! - The stand-in's bytes are never sent. A slice of it must lie exactly where the oldest promise says, else
+//!   the connection is closed; and whatever is written while promises are open is searched for the stand-in's mark, a
+//!   random number made by each process, so that a copy of the stand-in closes the connection, too.
 //! - Promises are kept in the order in which bodies made them, which is the order in which hyper writes.
 //!
-//! When a file can't be read, bytes of the answer are owed that nobody has: the connection breaks off, and the reader
-//! sees an incomplete body. The callers that promise parts of files see to it that this is rare.
+//! If a file can't be read, bytes of the answer are missing: the connection is closed, and the reader
+//! sees an incomplete body. The callers that promise ranges of files make sure that this is rare.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -38,33 +39,33 @@ use rustix::rand::GetRandomFlags;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Most bytes of a file in one promise, and in one call of `sendfile`: more than hyper lets wait (400 KiB), and at most some
-/// 100 µs of a worker's time while the pages are cached.
+/// Most bytes of a file in one promise, and in one call of `sendfile`: more than hyper queues (400 KiB), and at most about
+/// 100 µs of a worker's time if the pages are cached.
 pub(crate) const MAX_PROMISE: u64 = 512 * 1024;
 
-/// A shorter part is read instead of promised: a copy of fewer bytes of the stand-in might not hold its mark.
+/// A shorter range is read instead of promised: a copy of fewer bytes of the stand-in might not contain its mark.
 const MIN_PROMISE: usize = 2 * size_of::<Mark>();
 
-/// Promises begin at different places of the stand-in, this many bytes apart, so that none can pass for another.
+/// Promises begin at different offsets of the stand-in, this many bytes apart, so that none can be taken for another.
 const STEP: usize = 64;
-/// How many places there are.
+/// How many offsets there are.
 const PLACES: usize = 1024;
-/// Bytes that a part of a file is read in where it can't be sent.
+/// How many bytes are read at a time if a file can't be sent.
 const COPIED: usize = 64 * 1024;
 
 type Mark = [u8; 32];
 
-/// Memory of which slices are given instead of files: the mark, again and again.
+/// The memory from which slices are given in place of files: the mark, repeated.
 static STAND_IN: LazyLock<Bytes> = LazyLock::new(|| {
     let mut mark = Mark::default();
-    // A system that is too young to have random numbers gives a mark that tells less, of bytes no text has.
+    // If the system has no random numbers yet, the mark is a fixed one, of bytes that no text contains.
     if rustix::rand::getrandom(&mut mark[..], GetRandomFlags::NONBLOCK) != Ok(mark.len()) {
         mark = [0xfe; 32];
     }
     mark.repeat((PLACES * STEP + MAX_PROMISE as usize) / mark.len()).into()
 });
 
-/// The parts of files that the bodies of one connection have promised, in their order.
+/// The ranges of files that the bodies of one connection have promised, in order.
 #[derive(Clone, Default)]
 pub(crate) struct Outlet(Arc<Mutex<Promises>>);
 
@@ -74,21 +75,21 @@ struct Promises {
     next_place: usize,
 }
 
-/// The part of a file that a slice of the stand-in stands for.
+/// The range of a file that a slice of the stand-in represents.
 struct Promise {
     file: Arc<File>,
     offset: u64,
-    /// The beginning of its slice of the stand-in, and the slice's length; both without the bytes that were sent already.
+    /// Where its slice of the stand-in begins, and the slice's length; without the bytes that were sent already.
     place: usize,
     length: usize,
 }
 
 impl Outlet {
-    /// Promises the part's first bytes, at most [`MAX_PROMISE`], and takes them off it. Its result belongs into a body of this
-    /// connection, whole and in order: either a placeholder for the bytes or, if they are few, the bytes themselves.
+    /// Promises the first bytes of `part`, at most [`MAX_PROMISE`], and removes them from it. The result has to be sent in a body of this
+    /// connection, whole and in order: it is either a placeholder for the bytes or, if they are few, the bytes themselves.
     ///
     /// # Errors
-    /// Those of reading the few.
+    /// Reading the few bytes failed.
     pub(crate) fn promise(&self, part: &mut PieceFile) -> io::Result<Bytes> {
         let range = part.range;
         let length = range.len().min(MAX_PROMISE);
@@ -113,11 +114,11 @@ impl fmt::Debug for Outlet {
     }
 }
 
-/// A connection that keeps its outlet's promises.
+/// A connection that sends what its outlet has promised.
 pub(crate) struct OutletStream {
     stream: TcpStream,
     outlet: Outlet,
-    /// Counts what goes out by `sendfile`, in bytes.
+    /// Counts bytes that are sent by `sendfile`.
     sent: Counter,
 }
 
@@ -126,7 +127,7 @@ impl OutletStream {
         Self { stream, outlet, sent }
     }
 
-    /// Sends what the oldest promise says in place of `slice`, as far as the socket has room.
+    /// Sends the range of the oldest promise in place of `slice`, as far as the socket has room.
     fn poll_keep(&self, context: &mut Context<'_>, slice: &[u8]) -> Poll<io::Result<usize>> {
         let (file, offset) = {
             let promises = self.outlet.0.lock();
@@ -158,7 +159,7 @@ impl OutletStream {
         Poll::Ready(Ok(bytes))
     }
 
-    /// Writes what stands in for nothing; `more` says that a file's bytes follow, which then share a segment with it.
+    /// Writes ordinary bytes; `more` is true if a file's bytes follow, which then share a segment with them.
     fn poll_plain(&mut self, context: &mut Context<'_>, slices: &[IoSlice<'_>], more: bool) -> Poll<io::Result<usize>> {
         if !self.outlet.0.lock().open.is_empty() && slices.iter().any(|slice| has_mark(slice)) {
             return Poll::Ready(Err(astray()));
@@ -171,7 +172,7 @@ impl OutletStream {
         }
     }
 
-    /// Does something to the socket as soon as it takes bytes.
+    /// Tries `work` on the socket as soon as the socket accepts bytes.
     fn poll_try<T>(&self, context: &mut Context<'_>, work: impl Fn() -> io::Result<T>) -> Poll<io::Result<T>> {
         loop {
             ready!(self.stream.poll_write_ready(context))?;
@@ -231,7 +232,7 @@ struct Sent {
     copied: bool,
 }
 
-/// Sends bytes of a file, once.
+/// Sends bytes of a file with a single call.
 fn send_part(stream: &TcpStream, file: &File, offset: u64, length: usize) -> io::Result<Sent> {
     let mut at = offset;
     match retry_on_intr(|| sendfile(stream, file, Some(&mut at), length)) {
@@ -245,19 +246,21 @@ fn send_part(stream: &TcpStream, file: &File, offset: u64, length: usize) -> io:
     }
 }
 
-/// True if a slice lies in the stand-in.
+/// True if a slice lies inside the stand-in.
 fn stands_in(slice: &[u8]) -> bool {
     !slice.is_empty() && STAND_IN.as_ptr_range().contains(&slice.as_ptr())
 }
 
-/// True if bytes hold the stand-in's mark, as every copy of twice the mark's length does.
+/// True if the bytes contain the stand-in's mark, as every copy of at least twice the mark's length does.
 fn has_mark(bytes: &[u8]) -> bool {
     let (mark, _) = STAND_IN.split_at(size_of::<Mark>());
     bytes.windows(mark.len()).any(|window| window == mark)
 }
 
 fn astray() -> io::Error {
-    io::Error::other("what stands in for a file went astray; breaking off before wrong bytes go out")
+    io::Error::other(
+        "a placeholder for a file's bytes is not where it was promised; closing the connection before wrong bytes are sent",
+    )
 }
 
 #[cfg(test)]

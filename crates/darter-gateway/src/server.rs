@@ -4,18 +4,18 @@
 //! |---|---|
 //! | `/v2/…` | the registry [`Mirror`] |
 //! | `/metrics` | [`Metrics`] for Prometheus |
-//! | `/healthz` | 200 `ok`, or 503 `draining`; with `?verbose`, also how it stands with the fleet |
-//! | `/readyz` | 200 `ready`, or 503 with what is waited for |
-//! | `/` | what this is |
+//! | `/healthz` | 200 `ok`, or 503 `draining`; with `?verbose`, also the state of the connection with the fleet |
+//! | `/readyz` | 200 `ready`, or 503 with what the agent waits for |
+//! | `/` | a description of this port |
 //!
-//! The `guard` decides whom it answers: programs of this host, and no web page.
+//! The `guard` decides which requests are answered: those of programs on this host, and none of web pages.
 //!
-//! Bodies stream: a chunk is asked for only when the connection has room for it, so a slow reader costs no memory. Parts of files
-//! go out past this process, by way of each connection's `outlet`. Connections are limited in number; those that wait for no answer
-//! make room for others (`seats`). A client may close its side of one once it has asked (`half_closed`).
+//! Bodies stream: a chunk is produced only when the connection has room for it, so a slow reader costs no memory. Ranges of files
+//! are sent without copying them, through each connection's `outlet`. The number of connections is limited; idle connections
+//! make room for others (`seats`). A client may close its sending side after its request (`half_closed`).
 //!
-//! Draining has two steps, so that load balancers and probes can look away first: `/healthz` turns as soon as the agent says
-//! that it drains; [`LocalPort::drain`] stops accepting, lets answers under way end, and cuts what is left after a time.
+//! Draining has two steps, so that load balancers and probes notice it first: `/healthz` changes as soon as the agent
+//! drains; [`LocalPort::drain`] stops accepting, lets answers in progress end, and closes the remaining connections after a time.
 
 mod guard;
 mod half_closed;
@@ -58,7 +58,7 @@ const ABOUT: &str = "This is Darter's port for programs on this host.\n\n\
     /healthz   whether the agent lives (?verbose: how it stands with the fleet)\n\
     /readyz    whether the agent takes new requests\n";
 
-/// The local port, being served.
+/// The local port, while it is served.
 #[derive(Debug)]
 pub struct LocalPort {
     address: SocketAddr,
@@ -70,7 +70,7 @@ pub struct LocalPort {
 
 #[derive(Debug)]
 struct Services {
-    /// None on the metrics port.
+    /// `None` on the metrics port.
     mirror: Option<Arc<Mirror>>,
     metrics: Arc<Metrics>,
     guard: Guard,
@@ -79,8 +79,8 @@ struct Services {
 }
 
 impl LocalPort {
-    /// Serves connections of `listener` in the background, until drained; without a `mirror`, as the metrics port. `names` are names that
-    /// programs use for the port, besides those of loopback; `phases` are the agent's.
+    /// Serves connections of `listener` in the background, until drained; without a `mirror`, as the metrics port. `names` are names by which
+    /// programs reach the port, besides those of loopback; `phases` are the agent's.
     ///
     /// # Errors
     /// When the listener has no address.
@@ -104,26 +104,26 @@ impl LocalPort {
         Ok(port)
     }
 
-    /// The address served.
+    /// The address of the port.
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves until the agent says that its ports close, and drains within the time that it gives them.
+    /// Serves until the agent closes its ports, and drains within the time that the agent gives.
     pub async fn until_closed(self) {
         let mut phases = self.services.phases.clone();
-        // Without an agent there is nothing to serve either.
+        // Without an agent, there is nothing to serve.
         let closing = phases.wait_for(|phase| phase.closes_within().is_some()).await;
         let within = closing.ok().and_then(|phase| phase.closes_within());
         self.drain(within.unwrap_or_default()).await;
     }
 
-    /// Stops accepting, and returns when every answer under way is sent, or after `timeout` with the rest cut off.
+    /// Stops accepting, and returns when every answer in progress is sent, or after `timeout`, when the other connections are closed.
     pub async fn drain(&self, timeout: Duration) {
         self.stop.cancel();
         self.tasks.close();
         if tokio::time::timeout(timeout, self.tasks.wait()).await.is_err() {
-            tracing::warn!(connections = self.tasks.len(), "local port: cutting off what did not end in time");
+            tracing::warn!(connections = self.tasks.len(), "local port: closing connections that did not end in time");
             self.cut.cancel();
             self.tasks.wait().await;
         }
@@ -187,7 +187,7 @@ async fn connection(
         async move {
             let answer = services.answer(request, address).await;
             Ok::<_, Infallible>(answer.map(|body| {
-                // Busy as long as there is a body.
+                // The connection is busy until the body ends.
                 let keep = move |error| {
                     let _ = &busy;
                     error
@@ -207,7 +207,7 @@ async fn connection(
                 connection.as_mut().graceful_shutdown();
             }
             () = seat.leave.cancelled(), if !stopping => {
-                // A connection on which nothing was asked yet has nothing to finish.
+                // A connection without any request has nothing to finish.
                 if seat.is_fresh() {
                     return;
                 }
@@ -223,7 +223,7 @@ async fn connection(
 }
 
 impl Services {
-    /// `address` is this end of the connection.
+    /// Answers one request; `address` is the local address of the connection.
     async fn answer(&self, request: Request<Incoming>, address: Option<IpAddr>) -> Response<Body> {
         let (parts, _) = request.into_parts();
         let path = parts.uri.path();

@@ -1,6 +1,6 @@
-//! An agent with its ports and sockets, as its options say.
+//! Starts an agent with its ports and sockets, according to its options.
 //!
-//! Order: ports are bound before other agents hear of this one, so that a port that is taken is an error before anything is promised; they are
+//! Order: ports are bound before other agents learn of this one, so that a port that is in use is an error before anything is promised. They are
 //! served before the seeds are reached, since a seed that does not answer must not keep programs of this host waiting.
 
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::mirror::{GivenLayers, LazyOptions, Mirror, MirrorOptions};
 use crate::server::LocalPort;
 
 /// Starts an agent and everything that its options open to its host: the local port, the metrics port and the administration
-/// sockets. Ready when it returns.
+/// sockets. All are ready when it returns.
 ///
 /// # Errors
 /// [`StartError`], each with what to do about it.
@@ -68,11 +68,11 @@ async fn bind(addr: SocketAddr, flag: &'static str) -> Result<TcpListener, Start
     TcpListener::bind(addr).await.map_err(|error| StartError::cannot_listen(addr, flag, error))
 }
 
-/// Serves the local port (registry mirror, metrics, health) until the agent drains. An agent that lives for one download
+/// Serves the local port (registry mirror, metrics, health) until the agent drains. An agent that runs for one download
 /// has no mirror, and serves nothing.
 ///
 /// # Errors
-/// When the listener has no address.
+/// The listener has no address.
 pub fn serve_local(agent: &Agent, listener: TcpListener) -> Result<(), StartError> {
     let mirror = agent.registries().map(|registries| mirror(agent, registries, None));
     serve_mirror(agent, listener, mirror)
@@ -85,7 +85,7 @@ fn serve_mirror(agent: &Agent, listener: TcpListener, mirror: Option<Arc<Mirror>
     Ok(())
 }
 
-/// The mirror of an agent. Layers that its engines mount are spared from eviction from here on.
+/// The mirror of an agent. From here on, layers that its engines mount are protected from eviction.
 async fn mirror_of(agent: &Agent) -> Result<Option<Arc<Mirror>>, StartError> {
     let Some(registries) = agent.registries() else { return Ok(None) };
     let options = agent.options();
@@ -101,7 +101,7 @@ async fn mirror_of(agent: &Agent) -> Result<Option<Arc<Mirror>>, StartError> {
     Ok(Some(mirror))
 }
 
-/// Tells those who go by what was answered about layers when one of them can't be had any more, until the agent drains.
+/// Notifies clients that cache answers about layers when one of these layers can't be had any more, until the agent drains.
 async fn tell_failures(agent: Agent, mirror: Arc<Mirror>) {
     let (mut failing, mut phases) = (agent.layers_failing(), agent.phases());
     let over = async { drop(phases.wait_for(|phase| !matches!(phase, Phase::Starting | Phase::Ready)).await) };
@@ -122,18 +122,18 @@ fn mirror(agent: &Agent, registries: Arc<Registries>, lazy: Option<LazyOptions>)
     Arc::new(Mirror::new(options, registries, Arc::new(agent.clone()), agent.metrics(), agent.clock()))
 }
 
-/// Serves metrics and health, for Prometheus elsewhere, until the agent drains.
+/// Serves metrics and health on another port, until the agent drains.
 ///
 /// # Errors
-/// When the listener has no address.
+/// The listener has no address.
 pub fn serve_metrics(agent: &Agent, listener: TcpListener) -> Result<(), StartError> {
     attach(agent, listener, None, "metrics port").map(drop)
 }
 
-/// Makes an administration socket and serves it until the agent drains. `group` may use it, too.
+/// Creates an administration socket and serves it until the agent drains. The members of `group` may use it, too.
 ///
 /// # Errors
-/// When another agent answers there, or the system refuses.
+/// Another agent answers there, or the system refuses.
 pub fn serve_admin(agent: &Agent, path: &Path, group: Option<u32>) -> Result<(), StartError> {
     let listener = admin::bind(path, group)?;
     agent.background(admin::serve(agent.clone(), None, listener, path.to_owned()));

@@ -1,4 +1,4 @@
-//! Hands a blob over to a program of this host: what a download gives, as [`handover`](darter_api::handover) has it.
+//! Hands a blob over to a local program, with the frames of [`handover`](darter_api::handover).
 
 use std::io;
 
@@ -8,10 +8,10 @@ use darter_api::handover::{Anew, Sender};
 use darter_core::{Blamed as _, in_full};
 use futures_util::{Stream, StreamExt as _};
 
-/// Messages that go out together, at most.
+/// Most messages that are sent by one call.
 const TOGETHER: usize = 64;
 
-/// Sends parts until their end. Those that are there at the same time go out by one call.
+/// Sends all messages of `parts`. Those that are ready at the same time are sent by one call.
 pub(crate) async fn send(
     mut to: Sender,
     parts: impl Stream<Item = Result<Handing, FetchError>> + Unpin,

@@ -1,4 +1,4 @@
-//! Says which layers of images can be mounted, as [`layers`](darter_api::layers) has it.
+//! Says which layers of images can be mounted, with the types of [`layers`](darter_api::layers).
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub(super) async fn look_up_chain(State(mirror): State<Option<Arc<Mirror>>>, Pat
     }
 }
 
-/// Tells a watcher when answers about layers may not hold any more.
+/// Notifies a client whenever earlier answers about layers may have become wrong.
 pub(super) async fn watch(State(Served { agent, mirror }): State<Served>, upgrade: Upgrade) -> Response {
     let Some(upgrade) = upgrade.to else {
         return problem(StatusCode::UPGRADE_REQUIRED, "send Connection: upgrade and Upgrade: darter-changes");
@@ -64,7 +64,7 @@ pub(super) async fn watch(State(Served { agent, mirror }): State<Served>, upgrad
     headers.body(Body::empty()).expect("headers of letters")
 }
 
-/// Notes which layers snapshots name.
+/// Notes which layers the snapshots of a snapshotter name.
 pub(super) async fn name(State(mirror): State<Option<Arc<Mirror>>>, Json(told): Json<NamedLayers>) -> Response {
     let named = told.named.into_iter().collect();
     let unknown = match mirror {
@@ -101,7 +101,7 @@ fn answer(found: LayerFound) -> Vec<u8> {
         LayerFound::Miss(reason) => LayerAnswer::Miss { reason: reason.to_owned() },
         LayerFound::Found(found) => LayerAnswer::Found(Box::new(told_of(*found))),
     };
-    // It has nothing that can't be written so.
+    // The answer has no value that JSON can't express.
     serde_json::to_vec(&answer).unwrap_or_default()
 }
 

@@ -1,9 +1,9 @@
-//! Gives a mount parts of a blob as it asks for them, as [`parts`](darter_api::parts) has it.
+//! Sends a mount the ranges of a blob that it asks for, with the frames of [`parts`](darter_api::parts).
 //!
-//! Questions are answered side by side, up to [`MAX_OPEN`]: past that, nothing more is read of the connection until one is answered. A
-//! mount that does not take its answers is not waited for.
-//! While the connection lasts the blob is in use. It ends when the mount goes away, when nothing more can be had of the blob, and
-//! when the agent drains: the mount comes again to the next agent.
+//! Up to [`MAX_OPEN`] questions are answered concurrently; beyond that, nothing more is read from the connection until one is answered. A
+//! mount that does not read its answers is disconnected.
+//! The blob is in use as long as the connection exists. The connection ends when the mount closes it, when no more of the blob can be had,
+//! and when the agent drains: the mount then connects to the next agent.
 
 use std::io;
 use std::pin::pin;
@@ -21,16 +21,16 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Questions that are being answered at a time.
+/// Most questions that are being answered at a time.
 const MAX_OPEN: usize = 128;
 
-/// Questions that were read and are not being answered yet.
+/// Most questions that were read and are not yet being answered.
 const MAX_READ: usize = 8;
 
-/// How long a mount may take for one answer. Parts that the mount was given in memory count until then.
+/// How long a mount may take to read one answer. Ranges that are sent from memory count against the limit until then.
 const SEND_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The outcome of a mount's question.
+/// How a mount's question is answered.
 enum PartOutcome {
     Held(HeldPart, Vec<PieceHash>),
     Here(Vec<PieceHash>),
@@ -40,14 +40,14 @@ enum PartOutcome {
 
 type Answering = BoxFuture<'static, (u64, PartOutcome)>;
 
-/// Answers until one of the two ends.
+/// Answers questions until the mount or the agent ends.
 ///
-/// A mount that comes `again` starts nothing: what others touched first is fetched for one that opens it.
+/// If a mount connects `again`, no profile is fetched for it: its first connection did that.
 pub(crate) async fn serve(stream: UnixStream, download: Download, agent: Agent, again: bool) -> io::Result<()> {
     let stream = Arc::new(stream);
     let frames = Frames::over(Arc::clone(&stream));
     let (read, asks) = mpsc::channel(MAX_READ);
-    // A frame that is read by half must not be given up.
+    // A frame that was read half-way must not be dropped: a task of its own reads.
     let _reading = AbortOnDropHandle::new(tokio::spawn(async move {
         while let Ok((ask, _)) = receive::<Ask>(&stream).await {
             if read.send(ask).await.is_err() {
@@ -68,12 +68,12 @@ async fn answer_all(
     let _kept = download.keep_open();
     let mut phases = agent.phases();
     let mut draining = pin!(async move {
-        // An agent that is gone drains no more.
+        // If the sender has gone, the agent has, too.
         let _ = phases.wait_for(|phase| !matches!(phase, Phase::Starting | Phase::Ready)).await;
     });
     let mut ended = pin!(download.ended());
     let mut answering = FuturesUnordered::<Answering>::new();
-    // Ends with the mount.
+    // This ends with the mount.
     let first_touches = async {
         if !again {
             download.fetch_first_touches().await;
@@ -115,12 +115,12 @@ async fn over(frames: &mut Frames, error: &FetchError) -> io::Result<()> {
     in_time(frames.send(&PartReply::Over { problem: problem(error), wrong })).await
 }
 
-/// A part that does not go out in time is the end of the connection: no more can follow a half.
+/// Fails if `sending` takes too long: after half a frame, nothing else can be sent.
 async fn in_time(sending: impl Future<Output = io::Result<()>>) -> io::Result<()> {
     tokio::time::timeout(SEND_TIMEOUT, sending).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-/// Why a question is not answered at all, in words.
+/// Why a question is malformed; `None` if it is not.
 fn nonsense(ask: &Ask, range: ByteRange, length: Option<u64>, pieces: PieceLength) -> Option<String> {
     let most = if matches!(ask, Ask::Read(_)) { max_read(pieces) } else { MAX_PART };
     if range.is_empty() {
@@ -160,7 +160,7 @@ async fn fetched(download: &Download, range: ByteRange, part: PartAsk) -> Result
     Ok(if came { PartOutcome::Here(hashes(download, range)) } else { PartOutcome::Late })
 }
 
-/// None where one is not known, which is lost at this moment.
+/// The hashes of the pieces in `range`. Empty if one is unknown, because it was lost at this moment.
 fn hashes(download: &Download, range: ByteRange) -> Vec<PieceHash> {
     download.hashes(range).unwrap_or_default()
 }
@@ -171,7 +171,7 @@ async fn send(frames: &mut Frames, id: u64, answer: PartOutcome) -> io::Result<(
             if frames.send_file(&file).await? {
                 return frames.send(&PartReply::Here { id, hashes: hashes_told(&hashes) }).await;
             }
-            // No descriptor is left for another, for now.
+            // The descriptor limit is reached, for now.
             let problem = Problem::new("no file descriptor is left", Blame::new(Fault::Ourselves, Retry::Later(None)));
             frames.send(&PartReply::Failed { id, problem }).await
         }

@@ -1,4 +1,4 @@
-//! Which parts of layers are touched first: shown and pinned, as [`profile`](darter_api::profile) has it.
+//! Shows and pins profiles, which list the parts of layers that are read first, with the types of [`profile`](darter_api::profile).
 
 use axum::Json;
 use axum::extract::{Path, State};
@@ -43,7 +43,7 @@ async fn set_pinned(agent: &Agent, text: &str, ranges: Option<&[ByteRange]>) -> 
     match agent.pin_layer_profile(diff_id, ranges).await {
         Ok(true) => StatusCode::NO_CONTENT.into_response(),
         Ok(false) => {
-            let text = format!("nothing is here of the layer {diff_id}: mount or start its image on this host first");
+            let text = format!("nothing of the layer {diff_id} is on this host: mount or start its image here first");
             problem(StatusCode::NOT_FOUND, &text)
         }
         Err(error) => failed(agent, &error),

@@ -1,6 +1,6 @@
-//! The log and the count of one request, written once: when its body has ended, or was dropped half-way.
+//! Logs and counts each request once: when the body of its answer has ended, or was dropped half-way.
 //!
-//! Nothing here sees `Authorization`: method, path and upstream are all that is kept of a request.
+//! Nothing here sees `Authorization`: of a request, only method, path and upstream are kept.
 
 use std::io;
 use std::pin::Pin;
@@ -19,16 +19,16 @@ use http_body_util::BodyExt;
 use crate::body::Body;
 use crate::mirror::range;
 
-/// One request, as far as it is known so far.
+/// What is known so far of one request.
 pub(crate) struct Account {
     kind: MirrorKind,
     method: Method,
     path: String,
     upstream: Option<String>,
     problem: Option<String>,
-    /// True if the caller asked for all from some byte on. containerd reads as much of that as it wants, and hangs up.
+    /// True if the caller asked for everything from some byte on. containerd reads as much of that as it needs, and disconnects.
     open_ended: bool,
-    /// True once there is an answer, whose body tells the rest.
+    /// True once there is an answer: the end of its body completes the account.
     answered: bool,
     started: Moment,
     metrics: Arc<Metrics>,
@@ -36,7 +36,7 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// Starts the account of a request.
+    /// Begins the account of a request.
     pub(crate) fn open(kind: MirrorKind, request: &Parts, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
         metrics.local_requests_active.inc();
         Self {
@@ -53,7 +53,7 @@ impl Account {
         }
     }
 
-    /// Notes which upstream is meant.
+    /// Notes which upstream the request is for.
     pub(crate) fn upstream(&mut self, name: &str) {
         self.upstream = Some(name.to_owned());
     }
@@ -63,7 +63,7 @@ impl Account {
         self.problem = Some(problem.to_owned());
     }
 
-    /// Follows the response's body to its end.
+    /// Wraps the response's body so that its end completes the account.
     pub(crate) fn attach(mut self, response: Response<Body>) -> Response<Body> {
         self.answered = true;
         let status = response.status().as_u16();
@@ -83,7 +83,7 @@ impl Drop for Account {
         if self.answered {
             return;
         }
-        // The caller hung up before there was an answer: nothing else tells why its pull failed.
+        // The caller disconnected before there was an answer: this line is the only trace of why its pull failed.
         self.metrics.mirror_gone(self.kind, Gone::Before);
         tracing::warn!(
             method = %self.method,
@@ -91,7 +91,7 @@ impl Drop for Account {
             upstream = self.upstream.as_deref().unwrap_or_default(),
             seconds = (self.clock.now() - self.started).as_secs_f64(),
             gone = true,
-            "a caller gave up before the answer"
+            "a caller disconnected before the answer"
         );
     }
 }
@@ -103,7 +103,7 @@ struct Followed {
     bytes: u64,
     broke: bool,
     ended: bool,
-    /// As it was announced.
+    /// The length that was announced.
     length: Option<u64>,
     account: Account,
 }
@@ -149,7 +149,7 @@ impl Drop for Followed {
         let took = account.clock.now() - account.started;
         account.metrics.mirror_duration(account.kind, account.upstream.as_deref(), took);
         let seconds = took.as_secs_f64();
-        // hyper does not ask for more than the length that was announced.
+        // hyper does not poll beyond the length that was announced.
         let gone = !account.open_ended && !self.ended && !self.broke && !self.is_end_stream() && !self.is_whole();
         if gone {
             account.metrics.mirror_gone(account.kind, Gone::Midway);

@@ -1,22 +1,22 @@
-//! Which ranges are lone: no part of a reading of everything, so that the pieces that they touch are fetched and no others. And which
+//! Decides which requested ranges are *lone*: not part of a read of the whole blob, so that only the pieces that they touch are fetched. And which
 //! of them begin with the upstream rather than with the agent.
 //!
-//! The reader of the origin jumps to what is waited for. An older agent does not, and some origins give no ranges; then the agent gives a
+//! The reader of the origin jumps to the range that is waited for. An older agent does not, and some origins serve no ranges; then the agent delivers a
 //! byte far ahead only after everything before it. Two kinds of readers ask for such bytes:
 //!
-//! - engines that fetch a layer by several ranges at once (containerd's `concurrent_layer_fetch_buffer`). Together they
-//!   read the whole in order. They get their headers at once and wait for the agent: reading past it would cost the
-//!   registry a copy for each host;
-//! - lazy snapshotters, which read a footer, a table of contents, a file. These read little, and somebody waits for it.
-//!   They are given the upstream's bytes where the agent can't jump.
+//! - engines that fetch a layer by several ranges at once (containerd's `concurrent_layer_fetch_buffer`). Together the ranges
+//!   cover the whole blob in order. These engines get their headers at once and wait for the agent: if it were bypassed, the
+//!   registry would be read once for each host;
+//! - lazy snapshotters, which read a footer, a table of contents, a file. These read little, and a program waits for it.
+//!   They get the upstream's bytes if the agent can't jump.
 //!
-//! Earlier requests tell them apart: a sweep begins at 0, and each further range of it goes on where an earlier one ended, or
-//! lies a few steps of its length ahead. Only the last step may be shorter. Engines that name no last byte (containerd) ask
-//! for everything from each step on.
+//! Earlier requests tell the two apart: a *sweep* begins at 0, and each further range of it begins where an earlier one ended, or
+//! a few lengths ahead. Only the last range may be shorter. Some engines (containerd) ask
+//! for everything from the beginning of each range on.
 //!
-//! Ranges that are asked for at the same time arrive in any order, and the last one of a sweep looks like a footer. So a request for the
-//! blob's first bytes counts from its arrival on, though nothing is known of the blob yet; and the first range that looks lone is
-//! looked at once more after [`ORDER_TIMEOUT`]. A reader of lone ranges waits for that once.
+//! Concurrent requests arrive in any order, and the last range of a sweep looks like a footer. So a request for the
+//! blob's first bytes counts from its arrival on, even before anything is known of the blob; and the first range that looks lone is
+//! judged again after [`ORDER_TIMEOUT`]. A reader of lone ranges waits for that once.
 //!
 //! Pure: nothing here does I/O.
 
@@ -26,48 +26,48 @@ use std::time::Duration;
 use darter_core::ByteRange;
 use darter_core::recent::Recent;
 
-/// Blobs whose ranges are remembered.
+/// How many blobs' ranges are remembered.
 const MAX_BLOBS: u64 = 1000;
-/// Ranges of sweeps remembered of one blob; the oldest goes.
+/// How many ranges of sweeps are remembered for one blob; the oldest is dropped first.
 const MAX_RANGES: usize = 32;
-/// Ranges of a sweep are asked for this far ahead of each other at most, in lengths of one.
+/// How far ahead of each other the ranges of a sweep are requested at most, in lengths of one range.
 const MAX_PARALLEL: u64 = 32;
-/// Shorter ranges than this are no steps of a sweep: too many starts would look like the next one's.
+/// A range of a sweep has at least this many bytes. Shorter ranges would make too many offsets look like the next one.
 const MIN_STEP: u64 = 64 << 10;
-/// A longer range from 0 on is the beginning of a sweep.
+/// A range from 0 on that has more bytes is the beginning of a sweep.
 const MAX_BEGINNING: u64 = 4 << 20;
-/// A longer range is no jump: its reader wants the rest, too.
+/// A range with more bytes is not lone: its reader probably wants the rest, too.
 const MAX_JUMP: u64 = 16 << 20;
 
-/// How much later a range may arrive than one that it was asked for before.
+/// How much later a range may arrive than another one that was requested after it.
 pub(crate) const ORDER_TIMEOUT: Duration = Duration::from_millis(10);
 
-/// A range of a blob as a reader asks for it.
+/// A requested range of a blob.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stretch {
     pub(crate) range: ByteRange,
-    /// True if it has no last byte: everything from its start on.
+    /// True if the request names no last byte and asks for everything from its start on.
     pub(crate) open_ended: bool,
 }
 
 /// The judgement on a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Judged {
-    /// It is a part of a reading of everything.
+    /// It is part of a read of the whole blob.
     Sweep,
     Lone,
-    /// It looks lone, and may turn out to be of a sweep whose beginning has yet to arrive: judge it again.
+    /// It looks lone, but may belong to a sweep whose beginning has yet to arrive: judge it again.
     Unsure,
 }
 
-/// Ranges that were asked for, by blob.
+/// The requested ranges, by blob.
 #[derive(Debug)]
 pub(crate) struct AskedRanges<K>(Recent<K, Ranges>);
 
 /// The ranges of one blob.
 #[derive(Clone, Debug, Default)]
 struct Ranges {
-    /// The parts of sweeps.
+    /// Ranges that belong to sweeps.
     of_sweeps: Vec<ByteRange>,
     /// True if there was a lone range.
     had_lone: bool,
@@ -90,16 +90,16 @@ impl<K: Clone + Eq + Hash> AskedRanges<K> {
         Self(Recent::new(MAX_BLOBS))
     }
 
-    /// Notes that a blob is asked for from its first byte on, up to `end`, which may lie past the blob's.
+    /// Notes a request for a blob from its first byte up to `end`, which may lie beyond the blob's end.
     pub(crate) fn begins(&mut self, blob: K, end: u64) {
         let mut ranges = self.0.get(&blob).cloned().unwrap_or_default();
         ranges.add(ByteRange::new(0, end));
         self.0.insert(blob, ranges, 1);
     }
 
-    /// Notes what is asked of a blob of this length, and judges whether it is lone: no part of a sweep over the blob as far as
-    /// is known. A range that could be the first of a sweep may be all that its reader wants; if it is short it counts as lone, too. `again` is whether
-    /// it was judged before.
+    /// Notes a request for a range of a blob of this length, and judges whether it is lone: not part of a sweep as far as
+    /// is known. A short range that could be the first of a sweep counts as lone, too, since it may be all that its reader wants. `again` is true if
+    /// the range was judged before.
     pub(crate) fn judge(&mut self, blob: K, asked: Stretch, length: u64, again: bool) -> Judged {
         let mut ranges = self.0.get(&blob).cloned().unwrap_or_default();
         let range = asked.range;
@@ -121,7 +121,7 @@ impl<K: Clone + Eq + Hash> AskedRanges<K> {
     }
 }
 
-/// True if a range goes on with the sweep that an earlier one is part of.
+/// True if `asked` continues the sweep to which the earlier range belongs.
 fn follows(before: ByteRange, asked: Stretch, length: u64) -> bool {
     let range = asked.range;
     if before.start() > range.start() {
@@ -135,7 +135,7 @@ fn follows(before: ByteRange, asked: Stretch, length: u64) -> bool {
     is_step || range.start() == before.end() || ends_like || is_last_of(before, range, length)
 }
 
-/// True if a range is what is left of a blob after ranges as long as `before`, which may come in any order.
+/// True if `range` is the rest of a blob after ranges of the length of `before`, in whatever order they arrived.
 fn is_last_of(before: ByteRange, range: ByteRange, length: u64) -> bool {
     let step = before.len();
     let is_step = step >= MIN_STEP && before.start().is_multiple_of(step) && before.end() < length;
@@ -148,14 +148,14 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// True if a range is lone in the end, if nothing arrives before it is judged again.
+    /// The final judgement, if nothing arrives before the range is judged again.
     fn is_lone(asked: &mut AskedRanges<&str>, stretch: Stretch, length: u64) -> bool {
         let first = asked.judge("blob", stretch, length, false);
         let judged = if first == Judged::Unsure { asked.judge("blob", stretch, length, true) } else { first };
         judged == Judged::Lone
     }
 
-    /// Which of these ranges of a blob of 1,000 MiB, in this order, are jumps.
+    /// For ranges of a blob of 1,000 MiB, requested in this order: which are lone.
     fn jumps(ranges: &[(u64, u64)]) -> Vec<bool> {
         let mut asked = AskedRanges::new();
         let jumps = |&(start, end): &(u64, u64)| {
@@ -169,7 +169,7 @@ mod tests {
     fn an_engine_that_sweeps_over_a_blob_does_not_jump() {
         let chunks: Vec<_> = (0..40).map(|n| (n * 16 * MIB, (n + 1) * 16 * MIB)).collect();
         assert!(jumps(&chunks).iter().all(|jump| !jump));
-        // Requests at the same time come in any order.
+        // Concurrent requests arrive in any order.
         let mixed = [(0, MIB), (5 * MIB, 6 * MIB), (2 * MIB, 3 * MIB), (7 * MIB, 8 * MIB), (MIB, 2 * MIB)];
         assert!(jumps(&mixed).iter().all(|jump| !jump));
         assert_eq!(jumps(&[(0, 1000 * MIB), (900 * MIB, 1000 * MIB)]), [false, false]);
@@ -184,14 +184,14 @@ mod tests {
         assert_eq!(jumps(&[(0, 1_150_000), (63_050_000, 65_200_000)]), [false, true]);
     }
 
-    /// The same for `bytes=START-`.
+    /// The same for requests of the form `bytes=START-`.
     fn open_ended_jumps(starts: &[u64], length: u64) -> Vec<bool> {
         let mut asked = AskedRanges::new();
         let stretch = |start| Stretch { range: ByteRange::new(start, length), open_ended: true };
         starts.iter().map(|start| is_lone(&mut asked, stretch(*start), length)).collect()
     }
 
-    /// containerd 2.4 asks for all from each of its steps on, and ends a request when the step is over.
+    /// containerd 2.4 asks for everything from the beginning of each range, and ends the request where the range ends.
     #[test]
     fn the_short_rest_after_an_engines_steps_is_no_jump() {
         let starts: Vec<_> = (0..10).map(|n| n * 16 * MIB).collect();
@@ -199,9 +199,9 @@ mod tests {
             assert!(open_ended_jumps(&starts, 9 * 16 * MIB + rest).iter().all(|jump| !jump), "{rest}");
         }
         assert_eq!(open_ended_jumps(&[0, 16 * MIB], 16 * MIB + 51), [false, false]);
-        // Nobody sweeps: a download that goes on near the end.
+        // Not a sweep: a download that is resumed near the end.
         assert_eq!(open_ended_jumps(&[99 * MIB], 100 * MIB), [true]);
-        // Other engines name the last byte; parallel requests come in any order.
+        // Other engines name the last byte; concurrent requests arrive in any order.
         let step = 7 * MIB;
         assert_eq!(jumps(&[(0, step), (142 * step, 1000 * MIB), (step, 2 * step)]), [false; 3]);
         assert_eq!(jumps(&[(0, step), (142 * step + 1, 1000 * MIB)]), [false, true]);
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(jumps(&[(0, 16 * MIB), (16 * MIB, 32 * MIB), footer]), [false, false, true]);
     }
 
-    /// containerd asks for all of a layer without any range, and at the same time for all from each step on.
+    /// containerd asks for a whole layer without a range, and at the same time for everything from each offset of its ranges.
     #[test]
     fn the_last_step_that_arrives_before_the_first_one_is_judged_again() {
         let length = 100 * MIB;

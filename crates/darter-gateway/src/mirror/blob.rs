@@ -1,10 +1,10 @@
 //! Blobs: from the agent, to callers who may have them.
 //!
-//! A GET is answered once the first verified bytes are there, so that whatever fails before them can still be answered
-//! otherwise: with the upstream's own answer. But not later than a few seconds after length and access are known: engines wait
-//! a few seconds for headers, and far longer for a body (`flow`). So an origin that is slow to its first byte is waited for
-//! behind the headers, if the registry shows that it is there: it has just answered, or does so when it is asked for the blob's
-//! length. A registry that says nothing at all is an error, since only then engines go round. A HEAD never makes the agent fetch.
+//! A GET is answered once the first verified bytes are there, so that any earlier failure can still be answered
+//! otherwise: with the upstream's own answer. But the answer begins at most a few seconds after length and access are known, since engines wait
+//! only a few seconds for headers, and far longer for a body (`flow`). So a slow origin is waited for
+//! after the headers were sent, if the registry has shown that it is reachable: it has just answered, or answers a request for the blob's
+//! length. A registry that does not answer at all is an error, since only on an error engines try their next host. A HEAD never makes the agent fetch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,19 +35,19 @@ use crate::mirror::sampled::Sampled;
 use crate::mirror::wrong::WrongDigests;
 use crate::mirror::{Ask, Blob, Blobs, Mirror, Nearness, entity_tag, header};
 
-/// The blob that is asked for, and the agent that gives it.
+/// The requested blob, and the agent that delivers it.
 struct Wanted {
     digest: Digest,
     source: Source,
     blobs: Arc<dyn Blobs>,
-    /// Is told of wrong content.
+    /// Where wrong content is reported.
     wrong: WrongDigests,
 }
 
 /// A registry's reply about a blob.
 pub(super) struct BlobReply {
     member: NamedBlob,
-    /// True if its answer named the digest.
+    /// True if the answer named the digest.
     names_it: bool,
     reply: Reply,
 }
@@ -55,17 +55,17 @@ pub(super) struct BlobReply {
 /// A blob that is being opened.
 type BlobOpening = BoxFuture<'static, Result<Box<dyn Blob>, FetchError>>;
 
-/// The state of that opening by the time at which headers go out.
+/// The state of the opening at the time when headers go out.
 enum BegunBlob {
     Now(Result<Box<dyn Blob>, FetchError>),
-    /// Nothing yet.
+    /// Not opened yet.
     Later {
         length: u64,
     },
 }
 
 impl BlobReply {
-    /// True if the registry has shown that it has the blob: it named the digest, or a length that is known.
+    /// True if the registry has shown that it has the blob: it named the digest, or a length that was known.
     pub(super) fn shows(&self, believed: Option<NamedBlob>) -> bool {
         let is_as_told = believed.is_some_and(|known| known.size.is_none() || known.size == self.member.size);
         self.names_it || is_as_told || self.reply.stale.is_some()
@@ -79,21 +79,21 @@ impl Mirror {
         let deadline = self.waits.opening();
         let source = ask.source(digest);
         ask.waits_for("the disk to tell what is here".to_owned());
-        // That a manifest names a blob is not yet its registry's word that the repository has it.
+        // A manifest that names a blob does not show that the registry has the blob in this repository.
         let vouch = ask.upstream.is_trusted() && !self.blobs.is_proven(&source).await;
         let believed = self.believed(ask, digest);
         let (member, said) = match believed {
             Some(member) if !(vouch || ask.head && member.size.is_none()) => (member, None),
             _ => match self.ask_for_blob(ask, digest).await {
                 Ok(said) => (said.member, Some(said)),
-                // A pull that has begun goes on while its upstream can't say so again.
+                // A pull that has begun goes on even if its upstream can't confirm access now.
                 Err(problem) if problem.is_trouble() && !ask.head => {
                     (self.was_given(ask, digest).ok_or(problem)?, None)
                 }
                 Err(problem) => return Err(problem),
             },
         };
-        // True if the upstream has shown what it would give to this caller.
+        // True if the upstream has shown what it would serve to this caller.
         let is_shown = said.as_ref().is_none_or(|said| said.shows(believed));
         if let Some(said) = said.as_ref().filter(|_| is_shown) {
             self.gave(ask, digest, said);
@@ -145,7 +145,7 @@ impl Mirror {
         Ok(response)
     }
 
-    /// Asks the upstream whether this caller may read the blob there, and how long it is.
+    /// Asks the upstream whether this caller may read the blob, and for its length.
     pub(super) async fn ask_for_blob(&self, ask: &Ask<'_>, digest: Digest) -> Result<BlobReply, Problem> {
         let rest = format!("blobs/{digest}");
         let answer = self.request(ask, Method::HEAD, &rest, HeaderMap::new()).await?;
@@ -159,14 +159,14 @@ impl Mirror {
         Ok(BlobReply { member, names_it: answer.digest() == Some(digest), reply: answer })
     }
 
-    /// Notes that the upstream gives this blob to this caller.
+    /// Notes that the upstream serves this blob to this caller.
     pub(super) fn gave(&self, ask: &Ask<'_>, digest: Digest, said: &BlobReply) {
         self.accepted(ask, &said.reply);
         self.grants.lock().belongs(&ask.scope, digest, said.member);
     }
 
-    /// The opened blob, unless that takes long and the headers can go out all the same: the blob's length is known, and its
-    /// registry is there.
+    /// The opened blob. If opening takes long, an opening in progress instead, so that the headers can go out: the blob's length must be known, and its
+    /// registry must be reachable.
     async fn opened(
         &self,
         ask: &Ask<'_>,
@@ -183,7 +183,7 @@ impl Mirror {
             let opened = tokio::time::timeout_at(deadline, opening).await;
             return opened.map(BegunBlob::Now).map_err(|_| self.too_slow(ask.awaited));
         };
-        // A client that has a part of it already gives the whole pull up when another one fails.
+        // A client that has read part of the blob would give up the whole pull if another of its requests failed.
         let begun = self.was_given(ask, digest).is_some();
         tokio::select! {
             opened = opening => Ok(BegunBlob::Now(opened)),
@@ -195,10 +195,10 @@ impl Mirror {
         }
     }
 
-    /// Ends when the registry is heard, and says that it has the blob; in an error when it says something else.
+    /// Ends when the registry has confirmed that it has the blob; fails if it says something else.
     async fn is_there(&self, ask: &Ask<'_>, digest: Digest) -> Result<(), Problem> {
-        // The answer may be older, once by the time it is kept here and once by that
-        // at a seed.
+        // The answer may be a cached one: once because of the cache here, and once because of the
+        // seed's.
         for _ in 0..3 {
             if ask.was_heard() {
                 break;
@@ -232,7 +232,7 @@ impl Mirror {
         let soon = deadline.min(Instant::now() + self.waits.headers());
         let lone = match lone {
             Some(lone) => lone.filter(|lone| part == Some(*lone)),
-            // Its registry did not say how long it is.
+            // The registry did not tell the length.
             None => self.lone_part(ask, digest, length).await?,
         };
         let (mut giver, mut first) = (None, None);
@@ -246,14 +246,14 @@ impl Mirror {
         }
         if giver.is_none() {
             let mut parts = lone.map_or_else(|| blob.parts(part), |part| blob.lone_parts(part));
-            // Without a first byte the answer begins all the same: its length is known, and the engine is told so.
+            // Without a first byte, the answer still begins if its length is known.
             let until = if length.is_some() { soon } else { deadline };
             giver = match tokio::time::timeout_at(until, parts.next()).await {
                 Ok(Some(Err(error))) => return self.go_upstream(ask, wanted, Some(error), response).await,
                 Ok(None) if sent.is_some_and(|sent| !sent.is_empty()) => {
                     return self.go_upstream(ask, wanted, None, response).await;
                 }
-                // Of nothing there is nothing to wait for.
+                // An empty blob has no first byte.
                 Ok(None) => Some(Giver::Nobody),
                 Ok(Some(Ok(part))) => {
                     first = Some(part);
@@ -269,7 +269,7 @@ impl Mirror {
         Ok(response)
     }
 
-    /// The answer to a caller that is to get a blob of known length that is not open yet.
+    /// The answer for a blob of known length that is not open yet.
     fn serve_later(
         &self,
         ask: &Ask<'_>,
@@ -291,7 +291,7 @@ impl Mirror {
         Ok(response)
     }
 
-    /// Notes a request for a blob's first bytes, for the ranges that are asked for at the same time.
+    /// Notes a request for a blob's first bytes, so that concurrent requests for ranges can be judged.
     fn note_beginning(&self, ask: &Ask<'_>, digest: Digest) {
         let end = match range::parse(wanted_range(ask, &digest), u64::MAX) {
             RequestedRange::Whole => u64::MAX,
@@ -303,8 +303,8 @@ impl Mirror {
         }
     }
 
-    /// The part that is asked for of a blob of this length, if it is no part of a reading of everything. To be asked once a request: it is
-    /// noted for those that follow.
+    /// The requested range of a blob of this length, if it is lone (see `ahead`). To be called once for each request, since the range is noted
+    /// for judging later ones.
     async fn lone_part(
         &self,
         ask: &Ask<'_>,
@@ -317,7 +317,7 @@ impl Mirror {
         let judge = |again| self.sweeps.lock().judge((ask.scope.clone(), digest), asked, length, again);
         let mut judged = judge(false);
         if judged == Judged::Unsure {
-            // Nothing has to be fetched of a blob that is all here.
+            // If the whole blob is here, nothing has to be fetched.
             if !self.blobs.is_whole(&ask.source(digest)).await {
                 tokio::time::sleep(ORDER_TIMEOUT).await;
             }
@@ -326,7 +326,7 @@ impl Mirror {
         Ok(Some(part).filter(|_| judged == Judged::Lone))
     }
 
-    /// The upstream's first bytes of a range, or else the agent's.
+    /// The first bytes of a range from the upstream, or else from the agent.
     fn ahead(&self, ask: &Ask<'_>, wanted: &Wanted, part: ByteRange) -> Opening {
         let (digest, rescue) = (wanted.digest, self.rescue(ask, wanted.digest, &wanted.wrong));
         Box::pin(async move {
@@ -355,8 +355,8 @@ impl Mirror {
         flow::body(start, rest)
     }
 
-    /// The upstream's own answer, since the agent failed before the first byte. A refusal that the agent met is asked
-    /// for again too: it may have been meant for another caller who wanted the same blob at the same time.
+    /// The upstream's own answer, because the agent failed before the first byte. This is also done if the agent met a refusal,
+    /// which may have been for another caller who wanted the same blob at the same time.
     async fn go_upstream(
         &self,
         ask: &Ask<'_>,
@@ -367,11 +367,11 @@ impl Mirror {
         let digest = wanted.digest;
         let error = error.unwrap_or(FetchError::Silent);
         match &error {
-            // A caller that asked too often would ask once more.
+            // The caller asked too often; one more request would not help.
             FetchError::Origin(failure) if failure.blame().is_final() && failure.blame().may_pass() => {
                 return Err(Problem::of_failure(failure, Code::BlobUnknown));
             }
-            // The same way would give the same page, and a pause has begun before anybody tries again.
+            // The upstream would serve the same page again, and a pause has begun during which nobody asks.
             FetchError::Origin(failure) if failure.kind == ErrorKind::Page => {
                 return Err(Problem::of_failure(failure, Code::BlobUnknown));
             }
@@ -398,7 +398,7 @@ impl Mirror {
         Ok(response)
     }
 
-    /// The upstream's own copy of content that is here from elsewhere. Once it was delivered whole, the upstream has shown
+    /// The upstream's own copy of content that is cached from elsewhere. Once the copy was delivered whole, the upstream has shown
     /// that it has the content.
     async fn compare(
         &self,
@@ -422,8 +422,8 @@ impl Mirror {
         Ok(response)
     }
 
-    /// The body of an upstream's own copy. A whole one is compared with its digest, and `then` is told the outcome; one
-    /// that is wrong is refused from then on.
+    /// The body of an upstream's own copy. A whole copy is compared with its digest, and `then` gets the result; after a
+    /// wrong one, the digest is refused for a while.
     fn copy(&self, ask: &Ask<'_>, answer: Answer, wanted: &Wanted, then: impl FnOnce(bool) + Send + 'static) -> Body {
         if answer.status != StatusCode::OK {
             return rescue::passed_through(answer.body, &self.metrics);
@@ -437,7 +437,7 @@ impl Mirror {
         })
     }
 
-    /// Asks the upstream for what the caller asked for, and puts its status and lengths into the response.
+    /// Asks the upstream for the requested bytes, and puts its status and lengths into the response.
     async fn read_upstream(
         &self,
         ask: &Ask<'_>,
@@ -485,8 +485,8 @@ impl Mirror {
         }
     }
 
-    /// How long the upstream may take to begin an answer in the middle of a body: it is asked before the body has stood
-    /// still for too long.
+    /// How long the upstream may take to begin an answer in the middle of a body: it is asked so early that the body does not
+    /// stall for too long.
     fn resuming(&self) -> Duration {
         let wait = self.waits.resuming();
         if self.stall_timeout.is_zero() { wait } else { wait.min(self.stall_timeout / 2) }
@@ -508,7 +508,7 @@ fn put_headers(headers: &mut HeaderMap, digest: &Digest) -> Result<(), Problem> 
     Ok(())
 }
 
-/// The part of the blob that is asked for; `None` if all of it is. Content of unknown length is sent whole: a server may ignore
+/// The requested range of the blob; `None` for all of it. Content of unknown length is sent whole, since a server may ignore
 /// any range.
 fn part_of(ask: &Ask<'_>, digest: Digest, length: Option<u64>) -> Result<Option<ByteRange>, Problem> {
     let Some(length) = length else { return Ok(None) };
@@ -519,7 +519,7 @@ fn part_of(ask: &Ask<'_>, digest: Digest, length: Option<u64>) -> Result<Option<
     }
 }
 
-/// Says in an answer which bytes it carries.
+/// Sets the headers that say which bytes an answer carries.
 fn put_part(response: &mut Response<Body>, part: Option<ByteRange>, length: Option<u64>) -> Result<(), Problem> {
     let Some(length) = length else { return Ok(()) };
     response.headers_mut().insert(CONTENT_LENGTH, part.map_or(length, ByteRange::len).into());
@@ -531,12 +531,12 @@ fn put_part(response: &mut Response<Body>, part: Option<ByteRange>, length: Opti
     Ok(())
 }
 
-/// True if the agent could give a byte only after much that lies before it.
+/// True if the agent would deliver a byte only after much that lies before it.
 fn is_far(blob: &dyn Blob, at: u64) -> bool {
     matches!(blob.nearness(at, true), Nearness::After(before) if before > NEAR)
 }
 
-/// The `Range` header, unless an `If-Range` says that it is meant for other content.
+/// The `Range` header, unless an `If-Range` says that it is for other content.
 fn wanted_range<'a>(ask: &'a Ask<'_>, digest: &Digest) -> Option<&'a str> {
     let text = |name| ask.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     if text(IF_RANGE).is_some_and(|condition| condition != entity_tag(digest)) {
@@ -545,7 +545,7 @@ fn wanted_range<'a>(ask: &'a Ask<'_>, digest: &Digest) -> Option<&'a str> {
     text(RANGE)
 }
 
-/// Which bytes an upstream's success holds, if it says so.
+/// The range of bytes in an upstream's successful answer, if it says so.
 fn sent_range(answer: &Answer) -> Option<ByteRange> {
     let text = |name| answer.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     if answer.status == StatusCode::OK {
@@ -558,7 +558,7 @@ fn sent_range(answer: &Answer) -> Option<ByteRange> {
 }
 
 fn unsatisfiable(length: u64) -> Problem {
-    let text = format!("the range lies outside of the blob, which has {length} bytes");
+    let text = format!("the range lies outside the blob, which has {length} bytes");
     let problem = Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, Code::Unsupported, text);
     let value = HeaderValue::from_str(&format!("bytes */{length}")).expect("digits can stand in a header");
     problem.with_header(CONTENT_RANGE, value)

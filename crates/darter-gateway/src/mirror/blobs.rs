@@ -1,5 +1,5 @@
-//! The agent as the mirror needs it: blobs, opened by their source. [`Agent`] gives them from store and swarm; the
-//! mirror's tests have a twin in memory.
+//! What the mirror needs of an agent: blobs, opened by their source. [`Agent`] gets them from its store and the swarm; the
+//! mirror's tests use a stand-in in memory.
 
 use std::time::Duration;
 
@@ -10,24 +10,24 @@ use darter_core::source::Credentials;
 use darter_core::{BlobId, ByteRange, Digest, Source};
 use futures_util::stream::BoxStream;
 
-/// Gives blobs.
+/// Opens blobs.
 #[async_trait]
 pub trait Blobs: Send + Sync + 'static {
-    /// True if content at hand may be given for this source: it came from there, or that registry delivered it since. True when nothing is
-    /// at hand.
+    /// True if stored content may be served for this source: it came from there, or that registry has delivered it since. Also true if nothing is
+    /// stored.
     async fn is_proven(&self, source: &Source) -> bool;
 
-    /// Notes that the source has shown to have the content it names.
+    /// Notes that the source has shown that it has the content it names.
     fn proven(&self, source: &Source);
 
-    /// True if all of this source's content is at hand, checked, and may be given for it.
+    /// True if all of this source's content is stored, checked, and may be served for it.
     async fn is_whole(&self, source: &Source) -> bool;
 
-    /// Opens a blob, of which `everything` is wanted or lone parts alone. The caller has made sure that these credentials may read it:
-    /// content at hand is given without asking its origin again.
+    /// Opens a blob, either because the whole is wanted (`everything`) or only lone ranges of it. The caller has made sure that these credentials may read it:
+    /// stored content is served without asking its origin again.
     ///
     /// # Errors
-    /// The origin's refusal, or a failure of the agent's own; [`FetchError::Unproven`] when the content is at hand, but
+    /// The origin's refusal, or a failure of the agent itself; [`FetchError::Unproven`] if the content is stored, but
     /// nothing shows that this source has it.
     async fn open(
         &self,
@@ -37,13 +37,13 @@ pub trait Blobs: Send + Sync + 'static {
     ) -> Result<Box<dyn Blob>, FetchError>;
 }
 
-/// Gives layers in the form that the kernel mounts.
+/// Supplies layers in the form that the kernel mounts.
 #[async_trait]
 pub trait MountableLayers: Send + Sync + 'static {
-    /// Opens a layer in the form that the kernel mounts, within this time. The caller has made sure that these credentials may read it.
+    /// Opens a layer in mountable form, within this time. The caller has made sure that these credentials may read it.
     ///
     /// # Errors
-    /// Why it can't be mounted, or not now.
+    /// Why it can't be mounted, or not yet.
     async fn expanded(
         &self,
         layer: &LayerRequest,
@@ -51,30 +51,30 @@ pub trait MountableLayers: Send + Sync + 'static {
         within: Duration,
     ) -> Result<Mountable, FetchError>;
 
-    /// These are the layers of an image, and open: somebody is about to mount all of them.
+    /// Fetches the profiles of the layers of an image, which are open: all of them are about to be mounted.
     fn fetch_for_mount(&self, layers: &[BlobId]);
 
-    /// An image whose layers have these tars is not going to be mounted: nobody needs what else comes of their expanded form.
+    /// The image with these layers will not be mounted: stops the work on their expanded form that only this image needed.
     fn let_go(&self, diff_ids: &[Digest]);
 
-    /// `layers` are the layers of an image, the lowest first, and open. Answers with a directory that mounting them would make other than
-    /// unpacking the image does, if there is one.
+    /// Compares the layers of an image, given the lowest first, which are open. Returns a directory that would differ between the mounted and the
+    /// unpacked image, if there is one.
     ///
     /// # Errors
     /// Why that can't be found out, or not within this time.
     async fn misfit(&self, layers: Vec<BlobId>, within: Duration) -> Result<Option<Misfit>, FetchError>;
 
-    /// For each of `blobs`, true if its parts can be had without opening it anew: it is open, and has not failed, or all of it is here.
+    /// For each of `blobs`, true if its bytes can be had without opening it again: it is open and has not failed, or is complete.
     async fn are_ready(&self, blobs: Vec<BlobId>) -> Vec<bool>;
 
-    /// How much of each of these blobs is here.
+    /// How much of each of these blobs is stored.
     async fn at_hand(&self, blobs: Vec<BlobId>) -> Vec<AtHand>;
 
-    /// Spares blobs from eviction, or not any more.
+    /// Protects blobs from eviction, or ends that.
     async fn spare(&self, blobs: Vec<BlobId>, spared: bool);
 }
 
-/// A layer in the form that the kernel mounts. Both follow from its tar.
+/// A layer in mountable form. Both values follow from its tar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mountable {
     /// The blob.
@@ -83,24 +83,24 @@ pub struct Mountable {
     pub length: u64,
 }
 
-/// A blob being fetched, or at hand. Dropping it ends the interest in it.
+/// A blob that is being fetched, or is stored. Dropping it ends the interest in it.
 pub trait Blob: Send + Sync + 'static {
     /// Length in bytes, if known.
     fn length(&self) -> Option<u64>;
 
-    /// How much of it is here, in any unit: tells whether it moves.
+    /// How much of it is stored, in any unit: shows whether the transfer makes progress.
     fn held(&self) -> u64;
 
-    /// How much of the time since something last came its origin asked to be let alone.
+    /// For how much of the time since the last byte its origin asked not to be asked.
     fn excused(&self) -> Duration;
 
-    /// The nearness of the byte at offset `at`, for a reader of a `lone` range or of everything in order.
+    /// How near the byte at offset `at` is, for a reader of a `lone` range or of everything in order.
     fn nearness(&self, at: u64, lone: bool) -> Nearness;
 
-    /// Verified bytes of `range` (everything if `None`) in order, as they arrive; an error rather than a short end.
+    /// Verified bytes of `range` (everything if `None`), in order, as they arrive. Ends early only with an error.
     fn parts(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Part, FetchError>>;
 
-    /// Verified bytes of a range that is no part of a reading of everything: its bytes don't wait for the whole to be checked.
+    /// Verified bytes of a lone range: they do not wait until the whole was checked.
     fn lone_parts(&self, range: ByteRange) -> BoxStream<'static, Result<Part, FetchError>>;
 }
 

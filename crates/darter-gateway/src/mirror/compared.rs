@@ -1,8 +1,8 @@
-//! A registry's own copy of content, where the agent gave none or has it from elsewhere: passed on as it comes, and compared
+//! A registry's own copy of content that the agent failed to deliver, or has from elsewhere: passed on as it arrives, and compared
 //! with its digest.
 //!
 //! A copy that was delivered whole and right shows that the registry has the content; from then on the cache serves it
-//! there. The last bytes are held back until the whole was compared, so a wrong copy is visibly incomplete.
+//! there. The last bytes are held back until the whole was compared, so that the reader of a wrong copy sees an incomplete body.
 
 use std::io;
 use std::sync::Arc;
@@ -18,17 +18,17 @@ use http::header::CONTENT_LENGTH;
 use crate::body::Body;
 use crate::mirror::rescue::{self, count};
 
-/// A blob up to this length is read before it is answered, so that a wrong one is an error and no broken answer.
+/// A blob of up to this many bytes is read before it is answered, so that a wrong one is answered with an error status.
 const MAX_READ_FIRST: u64 = 64 << 10;
 
-/// A copy on its way.
+/// A copy that is being passed on.
 struct ComparedCopy<F> {
     body: darter_origin::Body,
     digest: Digest,
     hasher: DigestHasher,
-    /// The bytes that came last.
+    /// The latest bytes, held back.
     held: Option<Bytes>,
-    /// Told at the end whether the copy was right; `None` once nothing more comes.
+    /// Called at the end with true if the copy was right; `None` afterwards.
     then: Option<F>,
     metrics: Arc<Metrics>,
 }
@@ -60,7 +60,7 @@ impl<F: FnOnce(bool)> ComparedCopy<F> {
         if got != self.digest {
             let text = format!("the registry delivered {got} for {}", self.digest);
             then(false);
-            tracing::warn!(digest = %self.digest, %got, "a registry delivered other content than it was asked for");
+            tracing::warn!(digest = %self.digest, %got, "a registry delivered content with another digest");
             return Some(Err(io::Error::new(io::ErrorKind::InvalidData, text)));
         }
         then(true);
@@ -68,8 +68,8 @@ impl<F: FnOnce(bool)> ComparedCopy<F> {
     }
 }
 
-/// A registry's answer after its bytes were compared with the digest, if they are few; else as it was. `Err` says what came
-/// instead.
+/// A registry's answer. If it is short, its bytes were compared with the digest first; `Err` says what was
+/// delivered instead.
 pub(crate) async fn read_first(mut answer: Answer, digest: Digest) -> Result<Answer, String> {
     let length = answer.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if answer.status != StatusCode::OK || length.is_none_or(|length: u64| length > MAX_READ_FIRST) {
@@ -89,7 +89,7 @@ pub(crate) async fn read_first(mut answer: Answer, digest: Digest) -> Result<Ans
     Ok(answer)
 }
 
-/// The body of a registry's whole answer; `then` is told at its end whether it was what the digest says.
+/// The body of a registry's whole answer. At its end, `then` is called with true if it has the digest.
 pub(crate) fn body(
     body: darter_origin::Body,
     digest: Digest,

@@ -1,9 +1,9 @@
-//! `If-Match` and `If-None-Match` (RFC 9110, section 13.1): what a caller has already, or wants only as it was.
+//! `If-Match` and `If-None-Match` (RFC 9110, section 13.1).
 
 use http::header::{IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, StatusCode};
 
-/// The status that answers a GET or HEAD of content with this strong entity tag, quotes included, in place of the content.
+/// The status that answers a GET or HEAD in place of the content, which has this strong entity tag (including its quotes).
 pub(crate) fn status(headers: &HeaderMap, entity_tag: &str) -> Option<StatusCode> {
     if headers.contains_key(IF_MATCH) && !lists(headers, IF_MATCH, |tag| tag == entity_tag) {
         return Some(StatusCode::PRECONDITION_FAILED);
@@ -18,7 +18,7 @@ fn lists(headers: &HeaderMap, name: HeaderName, matches: impl Fn(&str) -> bool) 
     values.flat_map(|value| tags_of(&value)).any(|tag| tag == "*" || matches(&tag))
 }
 
-/// The entity tags of a list; a comma within quotes parts nothing.
+/// The entity tags of a list; a comma within quotes separates nothing.
 fn tags_of(value: &str) -> Vec<String> {
     let (mut tags, mut tag, mut quoted) = (Vec::new(), String::new(), false);
     for character in value.chars() {

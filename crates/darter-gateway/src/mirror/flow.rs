@@ -1,4 +1,4 @@
-//! A blob's bytes on their way to an engine: from the agent, and from the upstream where the agent is not first.
+//! A blob's bytes on their way to an engine: from the agent, and from the upstream whenever the agent can't deliver.
 //!
 //! ```text
 //!            fails, or stands still                  slice done, and the agent has what follows
@@ -6,20 +6,20 @@
 //!              (waits as long as the blob moves)    (a slice at a time)
 //! ```
 //!
-//! An engine that has got its headers waits for the body, so the agent is waited for as long as the blob moves and what follows
-//! is still to be read. When nothing of the blob comes for [`STILL`], or nothing for this engine although others may have what
-//! follows (a holder keeps it to itself, say), or the agent fails, bytes come from the upstream with the caller's own
-//! credentials, and the agent is gone back to as soon as it has what follows. The second time that is not waited for as long. A
-//! range that the agent could only give after all that lies before it, since the agent that reads the origin can't jump, begins with the
+//! An engine that has got its headers waits for the body, so the flow waits for the agent as long as the blob makes progress and the bytes that follow
+//! have not been read yet. If nothing of the blob arrives for [`STILL`], or nothing for this engine although others may have the bytes that
+//! follow (for example because a holder does not send them), or the agent fails, bytes come from the upstream with the caller's own
+//! credentials, and the flow returns to the agent as soon as it has what follows. The second time it does not wait as long. A
+//! range that the agent could deliver only after everything before it, because the reader of the origin can't jump, begins with the
 //! upstream (see [`crate::mirror::ahead`]).
 //!
-//! A body that stands still ends after `stall_timeout`, whether the agent or the upstream gives it; the upstream was asked before that. Time in which an
-//! origin asked to be let alone does not count.
+//! A body that stalls ends after `stall_timeout`, whether the agent or the upstream delivers it; the upstream was asked before that. Time in which an
+//! origin asked not to be asked does not count.
 //!
-//! Bytes from the upstream are not stored here. A blob that comes from it alone is compared with its digest, and its last bytes are
-//! held back for that; of other bytes the engine checks the whole, as it does with a registry. Two failures are no reason to go on, since
-//! they cast doubt on what was sent already: content that is not what its digest says, and a blob whose transfer was ended. Nor is an
-//! upstream that limits requests asked again past the agent. Then, and when nobody can go on, the connection breaks off, so that the engine
+//! Bytes from the upstream are not stored here. If a blob comes only from the upstream, it is compared with its digest, and its last bytes are
+//! held back for that; otherwise the engine checks the whole, as it does with a registry. After two kinds of failure nothing more is sent, since
+//! they cast doubt on the bytes that were sent already: content with another digest, and a blob whose transfer was ended. An
+//! upstream that limits requests is not asked again without the agent either. Then, and if no source can go on, the connection is closed, so that the engine
 //! sees an incomplete body.
 
 use std::io;
@@ -42,91 +42,91 @@ use crate::mirror::rescue::{Rescue, count, to_body};
 use crate::mirror::{Blob, Blobs, Nearness, Part};
 use crate::outlet::Outlet;
 
-/// Bytes that the agent is waited for, even by an engine that jumps ahead: it reads them in a moment.
+/// If the requested bytes are at most this far ahead, the flow waits for the agent, even for an engine that jumps: the agent reads them in a moment.
 pub(super) const NEAR: u64 = 256 << 10;
 
-/// How long nothing of a blob may come before the upstream is asked. Engines wait far longer for a body.
+/// How long nothing of a blob may arrive before the upstream is asked. Engines wait far longer for a body.
 const STILL: Duration = Duration::from_secs(15);
 
-/// A body that stood still before is waited for the less long, by this.
+/// If the body has stalled before, the wait is divided by this.
 const IMPATIENCE: u32 = 8;
 
-/// Pauses between tries to go on, when both the upstream and the agent have failed; the last one again and again, for as long as a
-/// blob may stand still before the upstream is asked.
+/// Pauses between attempts to go on after both the upstream and the agent have failed. The last one is repeated, until the
+/// blob has stalled for so long that the upstream is asked anyway.
 const PAUSES: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3)];
 
-/// Blobs that stand still and are read past the agent, at most at a time: more would keep a slow upstream from giving
-/// anybody a whole blob.
+/// Most stalled blobs that are read from upstreams at a time: with more, a slow upstream would deliver no
+/// blob completely.
 pub(crate) const MAX_AROUND: usize = 4;
 
 /// The state in which a flow begins.
 pub(crate) struct Start {
     pub(crate) giver: Giver,
-    /// The agent's blob, if it opened it; dropping it ends the interest in it.
+    /// The agent's blob, if it is open; dropping it ends the interest in it.
     pub(crate) blob: Option<Box<dyn Blob>>,
     /// The agent's first bytes, if they are there.
     pub(crate) first: Option<Part>,
     /// Offset of the first byte.
     pub(crate) at: u64,
-    /// One past the last byte, if known.
+    /// The offset after the last byte, if known.
     pub(crate) end: Option<u64>,
-    /// The blob's length, as the engine was told.
+    /// The length of the blob that the engine was told.
     pub(crate) length: Option<u64>,
-    /// True if the upstream is to give all of the blob.
+    /// True if the upstream is to deliver the whole blob.
     pub(crate) whole: bool,
-    /// True if the range is no part of a reading of everything.
+    /// True if the range is lone: not part of a read of the whole blob.
     pub(crate) lone: bool,
 }
 
-/// What a flow needs besides its blob.
+/// What a flow needs in addition to its blob.
 pub(crate) struct Rest {
     pub(crate) rescue: Rescue,
     pub(crate) reopen: Reopen,
     pub(crate) outlet: Outlet,
     pub(crate) around: Arc<Semaphore>,
-    /// How long it may stand still; zero: for ever.
+    /// How long it may stall; zero for no limit.
     pub(crate) stall_timeout: Duration,
 }
 
-/// The giver of the next bytes.
+/// The source of the next bytes.
 pub(crate) enum Giver {
     /// Not known yet: the agent's blob is being opened.
     Opening(Opening),
     Agent(BoxStream<'static, Result<Part, FetchError>>),
     Upstream(Slice),
-    /// Nothing more comes.
+    /// The body ends here.
     Nobody,
 }
 
-/// The agent opens a blob.
+/// A source that is still opening the agent's blob.
 pub(crate) fn opening(blob: impl Future<Output = Result<Box<dyn Blob>, FetchError>> + Send + 'static) -> Giver {
     Giver::Opening(Box::pin(async move { blob.await.map(Opened::Blob) }))
 }
 
-/// Finds out who gives.
+/// A future that finds the source.
 pub(crate) type Opening = BoxFuture<'static, Result<Opened, FetchError>>;
 
-/// The giver that was found.
+/// The source that was found.
 pub(crate) enum Opened {
     /// The agent, this blob.
     Blob(Box<dyn Blob>),
-    /// The agent, the blob that it opened before.
+    /// The agent, with the blob that it opened before.
     Before,
     Upstream(Slice),
 }
 
 impl Start {
-    /// With these bytes to be sent; of all, if `None`.
+    /// A flow that sends the bytes of the range `sent`, or everything if `None`.
     pub(crate) fn of(sent: Option<ByteRange>) -> Self {
         let (at, end) = (sent.map_or(0, ByteRange::start), sent.map(ByteRange::end));
         Self { giver: Giver::Nobody, blob: None, first: None, at, end, length: None, whole: false, lone: false }
     }
 }
 
-/// Bytes that come from the upstream.
+/// A body from the upstream.
 pub(crate) struct Slice {
     pub(crate) body: darter_origin::Body,
-    /// Kept while it is read.
+    /// Held while the body is read.
     pub(crate) _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -141,24 +141,24 @@ pub(crate) struct Reopen {
 struct Flow {
     giver: Giver,
     blob: Option<Box<dyn Blob>>,
-    /// Bytes that the agent gave and the connection has not been given yet.
+    /// Bytes from the agent that were not sent yet.
     given: Option<Part>,
     outlet: Outlet,
     at: u64,
     end: Option<u64>,
     lone: bool,
     length: Option<u64>,
-    /// Bytes of the blob that were here when they were last looked at.
+    /// How many bytes of the blob were stored when this was last checked.
     held: u64,
-    /// Since when the next byte is waited for.
+    /// Since when the flow waits for the next byte.
     waits: Instant,
-    /// When a byte was last given, or the blob last moved.
+    /// When the last byte was sent, or the blob last made progress.
     moved: Instant,
-    /// How often the upstream stepped in for an agent that stood still.
+    /// How often the upstream replaced an agent that stalled.
     stood_still: u32,
-    /// When the upstream was last asked in vain.
+    /// When the upstream was last asked without success.
     in_vain: Option<Instant>,
-    /// Tries to go on since the last byte.
+    /// Attempts to go on since the last byte.
     tries: usize,
     rescue: Rescue,
     reopen: Reopen,
@@ -167,20 +167,20 @@ struct Flow {
     copy: Option<UpstreamCopy>,
 }
 
-/// The upstream's own copy of the whole blob, as far as it has come.
+/// The upstream's own copy of the whole blob, as far as it has arrived.
 struct UpstreamCopy {
     hasher: DigestHasher,
-    /// The bytes that came last.
+    /// The latest bytes, held back.
     held: Option<Bytes>,
 }
 
 impl Flow {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
-        // How long the connection took for the last bytes is not the blob's affair.
+        // Time during which the connection did not take the last bytes must not count as a stall of the blob.
         self.moved = Instant::now();
         self.waits = self.moved;
         loop {
-            // The agent's bytes were checked.
+            // The agent's bytes were verified.
             if matches!(self.giver, Giver::Agent(_))
                 && let Some(held) = self.copy.take().and_then(|copy| copy.held)
             {
@@ -235,7 +235,7 @@ impl Flow {
         }
     }
 
-    /// The last bytes of a copy that is what its digest says.
+    /// The bytes that were held back of a copy, if it has the right digest.
     fn end_of_copy(&mut self) -> Option<io::Result<Bytes>> {
         let copy = self.copy.take()?;
         let (got, digest) = (copy.hasher.finish(), self.rescue.digest);
@@ -243,12 +243,12 @@ impl Flow {
             return copy.held.map(Ok);
         }
         let text = format!("{} delivered {got} for {digest}", self.rescue.upstream);
-        tracing::warn!(path = self.rescue.path, %got, "a registry delivered other content than it was asked for");
+        tracing::warn!(path = self.rescue.path, %got, "a registry delivered content with another digest");
         self.rescue.wrong.note(&self.rescue.scope, digest);
         Some(Err(self.cut(io::Error::new(io::ErrorKind::InvalidData, text))))
     }
 
-    /// The part's bytes, or what stands in for the first of them on this connection; the rest comes next.
+    /// The part's bytes, or a placeholder for its first bytes on this connection; the rest follows.
     fn hand_on(&mut self, part: Part) -> io::Result<Bytes> {
         let bytes = match part {
             Part::Bytes(bytes) => bytes,
@@ -265,7 +265,7 @@ impl Flow {
         Ok(bytes)
     }
 
-    /// It is known who gives.
+    /// Begins with the source that was found.
     fn begin(&mut self, opened: Opened) -> io::Result<()> {
         match opened {
             Opened::Upstream(slice) => self.giver = Giver::Upstream(slice),
@@ -274,7 +274,7 @@ impl Flow {
                 if let (Some(told), Some(length)) = (self.length, blob.length())
                     && told != length
                 {
-                    let text = format!("the blob has {length} bytes, and was said to have {told}");
+                    let text = format!("the blob has {length} bytes, but was announced with {told}");
                     return Err(self.cut(io::Error::new(io::ErrorKind::InvalidData, text)));
                 }
                 self.held = blob.held();
@@ -291,8 +291,8 @@ impl Flow {
         Giver::Agent(range.map_or_else(|| blob.parts(None), |range| parts_of(&**blob, range, self.lone)))
     }
 
-    /// When to look after a blob of which nothing comes: after [`STILL`], in time to ask the upstream before it has stood
-    /// still for too long, and then.
+    /// When to check a blob of which nothing arrives: after [`STILL`], again while there is time to ask the upstream before the blob
+    /// has stalled for too long, and at the limit itself.
     fn looks_at(&self) -> Instant {
         let (now, still) = (Instant::now(), self.still());
         let at = |waited: Duration| self.moved + waited;
@@ -305,7 +305,7 @@ impl Flow {
         self.moved + self.stall_timeout.unwrap_or(FAR)
     }
 
-    /// Nothing came for too long.
+    /// The error for a blob that stalled for too long.
     fn stalled(&mut self, who: &str) -> io::Error {
         let what = format!("{who} to give {} from byte {} on", self.rescue.digest, self.at);
         let error = FetchError::Stalled { waited: self.moved.elapsed(), what };
@@ -323,18 +323,18 @@ impl Flow {
         self.stall_timeout.map_or(STILL, |stall| STILL.min(stall / 2))
     }
 
-    /// How long a blob may stand still for the upstream still to have time to answer.
+    /// After how long a stall the upstream has to be asked, so that it has time to answer.
     fn last_chance(&self) -> Duration {
         self.stall_timeout.map_or(Duration::MAX, |stall| stall.saturating_sub(self.rescue.wait))
     }
 
-    /// Nothing came for a while. A blob that moves is waited for; else the upstream gives a slice, if not too many do, or there
-    /// is no time left for that.
+    /// Handles a stall. If the blob makes progress, waits; else reads a slice from the upstream, unless too many blobs are read from there or there
+    /// is no time left for it.
     async fn stood_still(&mut self) -> io::Result<()> {
         let (held, now) = (self.held_now(), Instant::now());
         if held != std::mem::replace(&mut self.held, held) {
             self.moved = now;
-            // Others may have what follows and it does not come, while other pieces do.
+            // Other pieces arrive, but not the ones that follow here, although others may have them.
             let could_come = self.nearness().is_some_and(|it| it == Nearness::Within);
             if !could_come || now - self.waits < self.still() {
                 return Ok(());
@@ -356,7 +356,7 @@ impl Flow {
         }
         let asked = match (self.end, &self.blob) {
             (Some(end), Some(_)) => self.rescue.slice(self.at, end).await,
-            // There is no agent to go back to.
+            // There is no agent to return to.
             (end, _) => self.rescue.resume(self.at, end).await,
         };
         match asked {
@@ -374,8 +374,8 @@ impl Flow {
         Ok(())
     }
 
-    /// The upstream gave what it was asked for: the agent goes on, or the upstream does if the agent is still far, or stood still
-    /// again when it was gone back to and has not got what follows.
+    /// Called when the upstream has sent what it was asked for. Continues with the agent, or with the upstream if the agent is still far from the next byte,
+    /// or stalled again after the flow had returned to it and does not have what follows.
     async fn slice_done(&mut self) {
         self.held = self.held_now();
         let rest = self.end.filter(|end| self.at < *end);
@@ -397,7 +397,7 @@ impl Flow {
         self.giver = Giver::Agent(parts_of(&**blob, ByteRange::new(self.at, end), self.lone));
     }
 
-    /// Until when another try to go on may begin.
+    /// The earliest time for another attempt to go on.
     fn may_try(&self) -> bool {
         self.stall_timeout.is_none_or(|stall| self.moved.elapsed() < stall)
     }
@@ -410,7 +410,7 @@ impl Flow {
         self.blob.as_ref().map_or(0, |blob| blob.held())
     }
 
-    /// Goes on after the source of the bytes failed (`None`: ended short).
+    /// Continues after the source of the bytes failed; `error` is `None` if it ended early.
     async fn go_on(&mut self, error: Option<FetchError>) -> io::Result<()> {
         let at = self.at;
         let fault = error.as_ref().map_or(Fault::Ourselves, |error| error.blame().fault);
@@ -434,7 +434,7 @@ impl Flow {
             let error = error.unwrap_or(FetchError::Silent);
             return Err(self.cut(io::Error::other(error)));
         }
-        // A caller that asked too often would ask once more.
+        // The caller asked too often; one more request would not help.
         let limited = error.as_ref().is_some_and(|error| error.is_final() && error.blame().may_pass());
         loop {
             let refused = if limited {
@@ -466,7 +466,7 @@ impl Flow {
         }
     }
 
-    /// Other content came, and the engine that got a part of it will ask again: another agent reads it meanwhile, once.
+    /// The content has changed, and the engine that got part of the old content will ask again: asks another agent, once, to read the new content meanwhile.
     fn read_by_another(&self) {
         let Ok(permit) = Arc::clone(&self.around).try_acquire_owned() else { return };
         let Reopen { blobs, source, credentials } = self.reopen.clone();
@@ -491,7 +491,7 @@ fn parts_of(blob: &dyn Blob, range: ByteRange, lone: bool) -> BoxStream<'static,
     if lone { blob.lone_parts(range) } else { blob.parts(Some(range)) }
 }
 
-/// The body of a blob that the agent has opened.
+/// The body of a blob that begins with `start`.
 pub(crate) fn body(start: Start, rest: Rest) -> Body {
     let Start { giver, blob, first, at, end, length, whole, lone } = start;
     let Rest { rescue, reopen, outlet, around, stall_timeout } = rest;

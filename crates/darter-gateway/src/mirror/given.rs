@@ -1,19 +1,19 @@
-//! Layers that were given to be mounted: what must not be let go of.
+//! Layers that engines may have mounted: which blobs must stay in the store.
 //!
-//! An engine that was told of a layer's file has noted its path: it can't run a container any more when the file is gone, and pulling
-//! again does not mend that. So a layer that was given stays in the store as long as programs ask for it, and a long time after; a container that starts
-//! asks for each of its layers. The list outlives the agent: it is a file. containerd itself is not asked which layers its snapshots name.
+//! An engine that was told of a layer's file has noted its path. Once the file is gone, the engine can't run containers of the image, and pulling
+//! again does not mend that. So a layer that was given to an engine stays in the store as long as programs ask for it, and for a long time after; each container that starts
+//! asks for all of its layers. The list of these layers is a file, so that it outlives the agent. containerd itself is not asked which layers its snapshots name.
 //!
-//! Darter's own snapshotter says which layers its snapshots name. Such a layer stays, and one that is not named any more goes when nobody has asked for it for
-//! [`AFTER_RELEASE`]. If that snapshotter is gone for good, its layers stay as long as others.
+//! Darter's own snapshotter reports which layers its snapshots name. Such a layer stays, and one that is no longer named goes when no program has asked for it for
+//! [`AFTER_RELEASE`]. If that snapshotter never reports again, its layers stay as long as others.
 //!
-//! A layer that was opened is *in use*: an engine of this host has its image. It is given to whoever asks, as an engine gives all images the
-//! snapshots that it has.
+//! A layer that was opened is *in use*: an engine of this host has its image. It is given to every program that asks, since an engine, too, shares its
+//! snapshots among all images.
 //!
-//! Another release may have written the list, or lines of it. Any line that names a blob keeps it in the store; lines that are not understood stay as
+//! Another release may have written the list, or lines of it. Any line that names a blob keeps it in the store; lines that can't be parsed stay as
 //! they are.
 //!
-//! Pure, but for reading and writing the list as text.
+//! Pure, except that it reads and writes the list as text.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -22,49 +22,49 @@ use darter_api::LayerRequest;
 use darter_core::{BlobId, Digest};
 use serde::{Deserialize, Serialize};
 
-/// Layers that are given at a time: past that, none is.
+/// Most layers in the list; beyond that, no layer is given.
 pub(crate) const MAX_GIVEN: usize = 50_000;
 
-/// A use that is newer by less than this is not written down.
+/// If a layer was used again within this time, the list is not rewritten for it.
 const REFRESH: Duration = Duration::from_secs(3600);
 
-/// How long a layer stays that snapshots named, and name no more: other engines of the host may have found it, too.
+/// How long a layer stays after snapshots no longer name it: other engines of the host may have found it, too.
 const AFTER_RELEASE: Duration = Duration::from_secs(24 * 3600);
 
-/// Time for a snapshotter to say what is named, from the start on.
+/// How long after the start of the agent a snapshotter has time to report.
 const START: Duration = Duration::from_secs(24 * 3600);
 
 /// The first line of the list.
 const MAGIC: &str = "darter-layers-1";
 
-/// A layer that was given.
+/// A layer that was given to an engine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GivenLayer {
     pub(crate) layer: LayerRequest,
-    /// The blob that its mountable file is.
+    /// The blob of its mountable file.
     pub(crate) blob: BlobId,
-    /// The length of that.
+    /// The length of that file.
     pub(crate) length: u64,
-    /// When it was asked for last, in seconds since 1970.
+    /// When it was last asked for, in seconds since 1970.
     used: u64,
-    /// The use that was written down.
+    /// The value of `used` that was last written down.
     #[serde(skip)]
     saved: u64,
-    /// It was opened.
+    /// True if it was opened.
     opened: bool,
-    /// Credentials opened it; older releases did not say.
+    /// True if credentials were needed to open it; `None` in lists of older releases.
     #[serde(default)]
     pub(crate) needs_login: bool,
-    /// True if snapshots name it; `None`: no snapshotter has said.
+    /// True if snapshots name it; `None` if no snapshotter has reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     named: Option<bool>,
 }
 
-/// A line that is not understood.
+/// A line that can't be parsed.
 #[derive(Debug)]
 struct OtherLine {
     text: String,
-    /// The blob that it names.
+    /// The blob that it names, if any.
     blob: Option<BlobId>,
 }
 
@@ -79,18 +79,18 @@ impl OtherLine {
     }
 }
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Given {
     layers: HashMap<Digest, GivenLayer>,
     others: Vec<OtherLine>,
     changed: bool,
-    /// When layers were looked through first.
+    /// When the layers were first checked after the start.
     since: Option<u64>,
 }
 
 impl Given {
-    /// The list in `text`, and true if this release may write it: it does not overwrite another release's.
+    /// The list in `text`, and true if this release may write it: another release's list is not overwritten.
     pub(crate) fn parse(text: &str) -> (Self, bool) {
         let mut lines = text.lines();
         let is_own = lines.next() == Some(MAGIC);
@@ -109,7 +109,7 @@ impl Given {
         self.changed
     }
 
-    /// The list as text, if it changed since it was written last.
+    /// The list as text, if it has changed since it was last written.
     pub(crate) fn take_changed(&mut self) -> Option<String> {
         if !std::mem::take(&mut self.changed) {
             return None;
@@ -120,18 +120,18 @@ impl Given {
         Some(format!("{MAGIC}\n{}\n", lines.join("\n")))
     }
 
-    /// The text that was taken could not be written.
+    /// Notes that the text of the last [`take_changed`](Self::take_changed) could not be written.
     pub(crate) fn not_written(&mut self) {
         self.changed = true;
     }
 
-    /// Everything that has to stay in the store.
+    /// All blobs that have to stay in the store.
     pub(crate) fn blobs(&self) -> impl Iterator<Item = BlobId> {
         let others = self.others.iter().filter_map(|line| line.blob);
         self.layers.values().map(|given| given.blob).chain(others)
     }
 
-    /// Notes that a layer is given now; false where it can't be, since too many are.
+    /// Notes that a layer is given to an engine now; false if it can't be, because the list is full.
     pub(crate) fn give(
         &mut self,
         layer: &LayerRequest,
@@ -169,7 +169,7 @@ impl Given {
         self.layers.get(&diff_id).filter(|given| given.opened)
     }
 
-    /// A layer is opened, to be mounted.
+    /// Notes that a layer is opened, to be mounted.
     pub(crate) fn opened(&mut self, diff_id: Digest) {
         if let Some(given) = self.layers.get_mut(&diff_id) {
             self.changed |= !given.opened;
@@ -177,12 +177,12 @@ impl Given {
         }
     }
 
-    /// True if this very layer was given.
+    /// True if exactly this layer was given.
     pub(crate) fn has(&self, layer: &LayerRequest) -> bool {
         self.layers.get(&layer.diff_id).is_some_and(|given| given.layer == *layer)
     }
 
-    /// Snapshots name these layers, and no others. Tells which of them were not given.
+    /// Notes the layers that snapshots name. Returns those of them that were never given.
     pub(crate) fn name(&mut self, named: &HashSet<Digest>, now: u64) -> Vec<Digest> {
         for (diff_id, given) in &mut self.layers {
             let is_named = named.contains(diff_id);
@@ -200,7 +200,7 @@ impl Given {
         named.iter().filter(|diff_id| !self.layers.contains_key(diff_id)).copied().collect()
     }
 
-    /// Lets go of layers that nobody has asked for in this time: tells what need not stay in the store for them any more.
+    /// Removes layers that no program has asked for in this time. Returns the blobs that need not stay in the store for them.
     pub(crate) fn let_go(&mut self, keep: Duration, now: u64) -> Vec<BlobId> {
         let since = *self.since.get_or_insert(now);
         let is_start = now.saturating_sub(since) < START.as_secs();
@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(gone(&mut first, 30 * DAY), [blob("c")]);
         assert_eq!(gone(&mut first, 59 * DAY), []);
 
-        // The host was off for long.
+        // The host was off for a long time.
         let mut again = Given::parse(&text).0;
         assert_eq!(gone(&mut again, 99 * DAY), [blob("c")], "the snapshotter has not spoken yet");
         again.name(&named(&["b"]), 99 * DAY);
@@ -320,7 +320,7 @@ mod tests {
         for name in ["a", "b", "c"] {
             assert!(again.blobs().any(|kept| kept == blob(name)), "{name}");
         }
-        // It was given by this release, too, and for that need not stay.
+        // This release has given the layer, too; if that were all, it need not stay.
         again.give(&layer("a"), (blob("a"), 5), false, 0);
         assert_eq!(gone(&mut again, 30 * DAY), []);
 

@@ -1,10 +1,10 @@
-//! The layers that were given to be mounted, as a list in the data directory ([`given`](super::given) decides what is on it), and what follows for the
-//! store: what is on the list is not evicted.
+//! The list of layers that engines may have mounted, in the data directory, and its effect on the store: blobs on the list are protected from
+//! eviction. [`given`](super::given) decides what is on the list.
 //!
-//! A list of another release, or one that can't be read, is left alone: what this release gives is then not written down. Layers that another
-//! release's list names are spared all the same. On a full disk there is [room](super::kept_room) for it: a layer that the next agent does not know of can't be mounted.
+//! A list of another release, or one that can't be read, is not touched: then the layers that this release gives are not written down. Layers that another
+//! release's list names are protected all the same. On a full disk, [reserved space](super::kept_room) lets the list be written: a layer that the next agent does not know of can't be mounted.
 //!
-//! Invariant: what is on the list is spared. Both are changed under one lock.
+//! Invariant: every blob on the list is protected. Both are changed under one lock.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -27,25 +27,25 @@ use super::kept_room::{self, Names};
 const FILE: &str = "layers";
 const NAMES: Names = Names { file: FILE, temporary: ".layers", room: ".layers-room" };
 
-/// How long a note of the next opened layers waits for more of them: an engine opens the layers of an image one after the other. An agent that is
-/// killed meanwhile does not know these layers as in use, but gives what it has of them.
+/// How long to wait for further opened layers before the list is written: an engine opens the layers of an image one after the other. If the agent is
+/// killed meanwhile, the next one does not know that these layers are in use, but still gives the complete ones.
 const GATHER: Duration = Duration::from_millis(200);
 
-/// See the module's text. Cheap to clone.
+/// See the module's documentation. Cheap to clone.
 #[derive(Clone)]
 pub struct GivenLayers(Arc<Inner>);
 
 struct Inner {
     dir: Dir,
     keep: Duration,
-    /// True if the file is another release's, or can't be read: it is not written.
+    /// True if the file is another release's, or can't be read: then it is not written.
     set_aside: bool,
     given: Mutex<Given>,
-    /// Held while the list changes, and what is spared with it.
+    /// Held while the list and the protection change.
     sparing: AsyncMutex<()>,
-    /// Held while the file is written: no older list replaces a newer one, and what is noted meanwhile goes with the next one.
+    /// Held while the file is written, so that an older list never replaces a newer one. Changes meanwhile go with the next write.
     writing: Arc<AsyncMutex<()>>,
-    /// Somebody is about to write that layers were opened.
+    /// True while a task waits to write that layers were opened.
     gathering: AtomicBool,
 }
 
@@ -56,7 +56,7 @@ impl fmt::Debug for GivenLayers {
 }
 
 impl GivenLayers {
-    /// Opens the list of a data directory. Blocking. Layers stay for `keep` after somebody asked for them, where nobody tells what snapshots name.
+    /// Opens the list of a data directory. Blocking. Layers stay for `keep` after the last request, unless a snapshotter reports which layers its snapshots name.
     pub fn open(dir: Dir, keep: Duration) -> Self {
         let (given, is_own) = match dir.read(FILE) {
             Ok(bytes) => {
@@ -69,13 +69,13 @@ impl GivenLayers {
             }
             Err(error) => {
                 let path = dir.path_of(FILE);
-                tracing::error!(path = %path.display(), %error, "the list of layers that engines mount can't be read: they may be evicted");
+                tracing::error!(path = %path.display(), %error, "the list of layers that engines mount can't be read: these layers may be evicted");
                 return Self::with(dir, keep, Given::default(), true);
             }
         };
         if !is_own {
             let (path, blobs) = (dir.path_of(FILE), given.blobs().count());
-            tracing::warn!(path = %path.display(), blobs, "the list of layers that engines mount is another version's: it is left alone, and what it names is kept");
+            tracing::warn!(path = %path.display(), blobs, "the list of layers that engines mount has another version: it is not changed, and the layers in it are kept");
         }
         Self::with(dir, keep, given, !is_own)
     }
@@ -86,7 +86,7 @@ impl GivenLayers {
         Self(Arc::new(Inner { dir, keep, set_aside, given, sparing, writing, gathering }))
     }
 
-    /// Spares all of it from eviction: before anything else is done with the store.
+    /// Protects all blobs on the list from eviction. To be called before anything else is done with the store.
     pub async fn spare(&self, layers: &dyn MountableLayers) {
         let _sparing = self.0.sparing.lock().await;
         let all = self.0.given.lock().blobs().collect();
@@ -105,7 +105,7 @@ impl GivenLayers {
         self.0.given.lock().has(layer)
     }
 
-    /// A layer is opened. The result notes that in the list; it is for a task that nobody waits for.
+    /// Notes that a layer is opened. The returned future writes that into the list; nothing needs to wait for it.
     pub(super) fn opened(&self, diff_id: Digest) -> impl Future<Output = ()> + Send + 'static {
         self.0.given.lock().opened(diff_id);
         let given = self.clone();
@@ -119,8 +119,8 @@ impl GivenLayers {
         }
     }
 
-    /// Notes that layers are given, before anybody hears of it. Tells what is here of each now that they are spared: of the first ones, where there is no room
-    /// for all; of none, where there is none for the first.
+    /// Notes that layers are given, before any program is told. Returns how much of each is stored now that they are protected. If there is not space
+    /// for all, only the first ones are returned; if not even for the first, none.
     pub(super) async fn give(
         &self,
         given: &[(LayerRequest, Mountable)],
@@ -134,7 +134,7 @@ impl GivenLayers {
             let mut new = Vec::new();
             {
                 let mut list = self.0.given.lock();
-                // An answer is no use without its first layer. The layers that are on the list by now are spared, also if the next one finds no room.
+                // Without its first layer, an answer is useless. The layers before the one that finds no space stay on the list, and are protected.
                 for (layer, Mountable { blob, length }) in given {
                     let is_known = list.get(layer.diff_id).is_some_and(|given| given.blob == *blob);
                     if !list.give(layer, (*blob, *length), needs_login, now) {
@@ -150,14 +150,14 @@ impl GivenLayers {
                 layers.spare(new, true).await;
             }
             self.let_go(layers, now).await;
-            // Until now they could be evicted.
+            // Until now the blobs could be evicted.
             layers.at_hand(blobs).await
         };
         self.save().await;
         at_hand
     }
 
-    /// Snapshots name these layers, and no others. Tells which of them were not given.
+    /// Notes the layers that snapshots name. Returns those of them that were never given.
     pub(super) async fn named(&self, named: &HashSet<Digest>, layers: &dyn MountableLayers, now: u64) -> Vec<Digest> {
         let unknown = {
             let _sparing = self.0.sparing.lock().await;
@@ -169,20 +169,20 @@ impl GivenLayers {
         unknown
     }
 
-    /// With `sparing` held.
+    /// Ends the protection of layers that are no longer asked for. `sparing` has to be held.
     async fn let_go(&self, layers: &dyn MountableLayers, now: u64) {
         let gone = self.0.given.lock().let_go(self.0.keep, now);
         if gone.is_empty() {
             return;
         }
         for blob in &gone {
-            tracing::info!(%blob, "a layer that an engine mounted may be evicted: nobody has asked for it for --lazy-keep");
+            tracing::info!(%blob, "a layer that an engine mounted may be evicted now: no program has asked for it for --lazy-keep");
         }
         layers.spare(gone, false).await;
     }
 
     async fn save(&self) {
-        // A write that is under way may include this change.
+        // A write in progress may include this change already.
         let writing = Arc::clone(&self.0.writing).lock_owned().await;
         if self.0.set_aside || !self.0.given.lock().is_changed() {
             return;
@@ -220,7 +220,7 @@ mod tests {
 
     const KEEP: Duration = Duration::from_secs(3600);
 
-    /// Layers of which only the spared blobs are kept.
+    /// Layers of which a test observes only the protected blobs.
     #[derive(Default)]
     struct Spared(Mutex<HashSet<BlobId>>);
 

@@ -1,25 +1,25 @@
 //! Grants of access: no caller gets bytes that their own credentials could not fetch.
 //!
-//! Cached content goes to a caller when two things are known, both from the upstream's own mouth:
+//! Cached content goes to a caller if two things are known, both from the upstream itself:
 //!
-//! 1. *acceptance*: the upstream gave something of the repository to these very credentials (a manifest, a tag list,
-//!    a blob's headers) no longer than `ttl` ago. Registries authorise by repository, so a yes to one thing in it is
-//!    a yes to all;
-//! 2. *membership*: the content belongs to that repository, because a manifest that the upstream gave for it names it,
+//! 1. *acceptance*: the upstream served something of the repository to exactly these credentials (a manifest, a tag list,
+//!    a blob's headers) at most `ttl` ago. Registries authorise by repository, so access to one thing in it means
+//!    access to everything in it;
+//! 2. *membership*: the content belongs to that repository, because a manifest that the upstream served for the repository names it,
 //!    or because the upstream was asked for it there. Digests are immutable, so this does not expire.
 //!
 //! If either is unknown, the mirror asks the upstream with the caller's credentials. So an ordinary pull costs the
 //! upstream one conditional manifest request and nothing for its blobs.
 //!
-//! A caller without credentials is one more caller: the one whose credentials are empty. Upstream, it is represented by
-//! the login that the agent's owner configured for that registry, or by an anonymous token; configuring a login therefore
-//! opens what it can read to everybody who reaches the local port. It is never used for a caller who brings credentials.
+//! A caller without credentials is one more caller: the one whose credentials are empty. To the upstream, it is represented by
+//! the login that the agent's owner configured for that registry, or by an anonymous token; so a configured login
+//! opens what it can read to every program that reaches the local port. It is never used for a caller with credentials.
 //!
-//! Limit: a registry's word counts for its own repositories. One that claims to hold content it never had is given the
-//! benefit to whoever names that content's digest, as it is in the content stores of the engines themselves. Likewise
-//! one that answers HEAD, digest included, to those to whom it refuses GET.
+//! Limit: a registry's answer counts for its own repositories. If a registry claims to hold content that it never had, callers who
+//! know the content's digest get it, as from the content stores of the engines themselves. The same holds for
+//! a registry that answers HEAD, digest included, to callers to whom it refuses GET.
 //!
-//! Pure: time is an argument. Both tables are bounded; what is forgotten is asked for again.
+//! Pure: time is an argument. Both tables are bounded; for what is forgotten the upstream is asked again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,7 @@ use darter_core::{Digest, Moment};
 /// Entries of each table. An entry is a few hundred bytes at most.
 const CAPACITY: u64 = 10_000;
 
-/// How long a pull that has begun may go on while its upstream can't be asked.
+/// How long a pull that has begun may go on while its upstream does not answer.
 const GIVEN_FOR: Duration = Duration::from_secs(3600);
 
 /// A repository of an upstream.
@@ -43,20 +43,20 @@ pub(crate) struct Scope {
 /// [`Credentials::fingerprint`](darter_core::source::Credentials::fingerprint) of a caller.
 pub(crate) type Fingerprint = [u8; 32];
 
-/// A manifest's word on a blob that it names.
+/// What is known of a blob that a manifest names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NamedBlob {
-    /// Length in bytes, where the manifest (or the upstream) says.
+    /// Length in bytes, if the manifest or the upstream says.
     pub(crate) size: Option<u64>,
 }
 
-/// The words of upstreams on callers and content.
+/// What upstreams said about callers and content.
 #[derive(Debug)]
 pub(crate) struct Grants {
     ttl: Duration,
     accepted: Recent<(Scope, Fingerprint), Moment>,
     members: Recent<(Scope, Digest), NamedBlob>,
-    /// Blobs that callers got something of.
+    /// Blobs of which callers got at least a part.
     given: Recent<(Scope, Fingerprint, Digest), (Moment, NamedBlob)>,
 }
 
@@ -68,12 +68,12 @@ impl Scope {
 }
 
 impl Grants {
-    /// Nothing known; an acceptance counts for `ttl`.
+    /// Empty tables; an acceptance counts for `ttl`.
     pub(crate) fn new(ttl: Duration) -> Self {
         Self { ttl, accepted: Recent::new(CAPACITY), members: Recent::new(CAPACITY), given: Recent::new(CAPACITY) }
     }
 
-    /// The upstream just gave something of the repository to this caller.
+    /// The upstream just served something of the repository to this caller.
     pub(crate) fn accept(&mut self, scope: &Scope, caller: Fingerprint, now: Moment) {
         self.accepted.insert((scope.clone(), caller), now, 1);
     }
@@ -83,18 +83,18 @@ impl Grants {
         self.accepted.remove(&(scope.clone(), caller));
     }
 
-    /// The content belongs to the repository.
+    /// Notes that the content belongs to the repository.
     pub(crate) fn belongs(&mut self, scope: &Scope, digest: Digest, member: NamedBlob) {
         self.members.insert((scope.clone(), digest), member, 1);
     }
 
-    /// The caller just got something of the blob.
+    /// Notes that the caller just got at least a part of the blob.
     pub(crate) fn give(&mut self, scope: &Scope, caller: Fingerprint, digest: Digest, member: NamedBlob, now: Moment) {
         self.given.insert((scope.clone(), caller, digest), (now, member), 1);
     }
 
-    /// The blob's description, if the caller got something of it in the last hour, unless the upstream has refused the
-    /// caller since. A pull that has begun goes on by this while the upstream can't be asked.
+    /// What is known of the blob, if the caller got a part of it in the last hour and the upstream has not refused the
+    /// caller since. With this, a pull that has begun goes on while the upstream does not answer.
     pub(crate) fn was_given(
         &mut self,
         scope: &Scope,
@@ -107,12 +107,12 @@ impl Grants {
         (now - at < GIVEN_FOR).then_some(member)
     }
 
-    /// The upstream just said that the repository has no such content.
+    /// Notes that the upstream just said that the repository has no such content.
     pub(crate) fn is_gone(&mut self, scope: &Scope, digest: Digest) {
         self.members.remove(&(scope.clone(), digest));
     }
 
-    /// The blob's description, if the caller may read it without asking the upstream.
+    /// What is known of the blob, if the caller may read it without asking the upstream.
     pub(crate) fn look_up(
         &mut self,
         scope: &Scope,

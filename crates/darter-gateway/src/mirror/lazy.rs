@@ -1,17 +1,17 @@
-//! Layers that are mounted before they have come: the answers to questions by diff id.
+//! Layers that can be mounted before they are downloaded: answers requests by diff id.
 //!
-//! A question goes these ways: what was given before, is in use and all here is given again; else the images that were pulled lately and name it are
-//! looked at ([`Learnt`]): may their pullers read their layers, and can all of them be mounted? If they say no, what is in use is given as it was before, if it
-//! can be had so. This takes its time at a fleet's first pull, since the lead has to read and expand the layers; the question waits for it, for
-//! [`LazyOptions::wait`] at most.
+//! A request is answered in this order. A layer that was given before, is in use and is complete here is given again. Otherwise the images that name it and were pulled lately are
+//! examined ([`Learnt`]): may their pullers read their layers, and can all of these be mounted? If not, a layer that is in use is given as before, if
+//! it can still be had in that way. At a fleet's first pull this takes time, since the lead has to read and expand the layers; the request waits for it,
+//! for at most [`LazyOptions::wait`].
 //!
-//! An engine asks for one layer after the other, and for those below again with each: some six hundred questions for an image of thirty-three. So the
-//! first answer about an image has all of its layers, for a client that [asks for them](Beside), which may go by it until it is told that something
-//! [changed](super::watchers).
+//! An engine asks for one layer after the other, and with each again for those below it: some six hundred requests for an image of thirty-three layers. So the
+//! first answer about an image includes all of its layers, for a client that [asks for them](Beside); the client may use it until it is notified of a
+//! [change](super::watchers).
 //!
-//! Invariants: what is promised is known to be a layer that can be mounted, with this length, and all of it is here or it is open: whoever is told that
-//! it can't be had takes another way, and a container that was promised it can't. A layer is given with the credentials of the image that it is answered by; nobody is given a layer for a diff id that a
-//! configuration merely names.
+//! Invariants: a layer in an answer is known to be mountable, with this length, and is complete here or open. (A client that learns that a layer
+//! can't be had downloads it; a container that was promised the layer can't.) A layer is given with the credentials of the image through which it is answered; no client gets a layer for a diff id that a
+//! configuration merely claims.
 
 mod giving;
 
@@ -51,7 +51,7 @@ use super::watchers::Watchers;
 use super::{Ask, Awaited, Mirror};
 use crate::outlet::Outlet;
 
-/// How an image was pulled.
+/// The names by which an image was pulled.
 #[derive(Clone, Debug)]
 pub(super) struct How {
     upstream: Upstream,
@@ -62,49 +62,49 @@ pub(super) struct How {
     credentials: Credentials,
 }
 
-/// The mirror's knowledge of layers that may be mounted.
+/// What the mirror knows of layers that may be mounted.
 pub(super) struct Lazy {
     layers: Arc<dyn MountableLayers>,
     wait: Duration,
     learnt: Mutex<Learnt<How>>,
-    /// Held while configurations are read: other questions need them, too.
+    /// Held while configurations are read, so that concurrent requests wait for them.
     reading: AsyncMutex<()>,
-    /// Held while an image is looked at.
+    /// One lock for each image that is being examined.
     looking: Mutex<HashMap<Pull, Weak<AsyncMutex<()>>>>,
     given: GivenLayers,
     logins: Mutex<Logins>,
-    /// The mountable files of layers that were opened.
+    /// The mountable files of the layers that were opened.
     mountable: Mutex<Recent<Digest, Mountable>>,
     watchers: Watchers,
 }
 
-/// How layers are given to be mounted.
+/// Options for giving layers to engines.
 #[derive(Clone)]
 pub struct LazyOptions {
-    /// Expands them.
+    /// Expands layers.
     pub layers: Arc<dyn MountableLayers>,
-    /// How long a question for a layer may wait.
+    /// How long a request for a layer may wait.
     pub wait: Duration,
-    /// The layers that were given.
+    /// The list of layers that were given.
     pub given: GivenLayers,
 }
 
-/// The layers of an answer. A client that remembers answers until it is told of a change gets the image's other layers, too; any other would get all
-/// of them with each of its questions.
+/// Which layers an answer includes. A client that caches answers until it is notified of a change gets the image's other layers, too; any other client would get all
+/// of them with each of its requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beside {
-    /// The layer that is asked for.
+    /// Only the requested layer.
     None,
-    /// The other layers of its image, too.
+    /// Also the other layers of its image.
     All,
 }
 
-/// The answer for a diff id.
+/// The answer to a request for a diff id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LayerFound {
-    /// It is not given, and why.
+    /// The layer is not given, for this reason.
     Miss(&'static str),
-    /// It can be mounted.
+    /// The layer can be mounted.
     Found(Box<FoundLayer>),
 }
 
@@ -115,13 +115,13 @@ pub struct FoundLayer {
     pub layer: LayerRequest,
     /// The credentials that may read it there.
     pub credentials: Credentials,
-    /// How long its mountable file is.
+    /// The length of its mountable file in bytes.
     pub length: u64,
-    /// Bytes of it that are here.
+    /// How many bytes of that file are stored here.
     pub held: u64,
-    /// The file, once all of it is here.
+    /// The path of that file, once it is complete.
     pub file: Option<PathBuf>,
-    /// The other layers of its image, as far as they would be given if they were asked for now.
+    /// The other layers of its image that would be given if they were requested now.
     pub beside: Vec<FoundLayer>,
 }
 
@@ -148,7 +148,7 @@ impl Lazy {
         }
     }
 
-    /// The lock that is held while an image is looked at.
+    /// The lock of an image that is being examined.
     fn look_at(&self, pull: &Pull) -> Arc<AsyncMutex<()>> {
         let mut looking = self.looking.lock();
         looking.retain(|_, lock| lock.strong_count() > 0);
@@ -162,7 +162,7 @@ impl Lazy {
 }
 
 impl Mirror {
-    /// A manifest passes: what it is made of may be asked for in a moment.
+    /// Notes that a manifest passes: its layers may be requested in a moment.
     pub(super) fn learn(&self, ask: &Ask<'_>, manifest: &ImageManifest) {
         let Some(lazy) = &self.lazy else { return };
         let Some(parts) = ImageParts::parse(&manifest.bytes) else { return };
@@ -174,7 +174,7 @@ impl Mirror {
             credentials: ask.credentials.clone(),
         };
         lazy.learnt.lock().seen(Unread { pull, how, parts }, self.clock.now());
-        // Before the manifest goes on: whoever pulls may ask for layers right after.
+        // Clients are notified before the manifest is passed on, since the puller may ask for layers right after it.
         lazy.watchers.tell();
     }
 
@@ -183,21 +183,21 @@ impl Mirror {
         self.lazy.is_some()
     }
 
-    /// Tells over this connection, which does not block, whenever what was answered about layers may not hold any more.
+    /// Notifies the client over this non-blocking connection whenever earlier answers about layers may have become wrong.
     pub(crate) fn watch_layers(&self, connection: UnixStream) {
         if let Some(lazy) = &self.lazy {
             lazy.watchers.add(connection);
         }
     }
 
-    /// Tells clients that earlier answers about layers may not hold any more.
+    /// Notifies all clients that earlier answers about layers may have become wrong.
     pub(crate) fn layers_changed(&self) {
         if let Some(lazy) = &self.lazy {
             lazy.watchers.tell();
         }
     }
 
-    /// Answers a client that asks for the layer with this diff id.
+    /// Answers a request for the layer with this diff id.
     pub async fn layer(&self, diff_id: Digest, beside: Beside) -> LayerFound {
         let Some(lazy) = &self.lazy else {
             return LayerFound::Miss("this agent has no directory for layers (--lazy-dir)");
@@ -222,11 +222,11 @@ impl Mirror {
         found
     }
 
-    /// Answers a client that asks for the uppermost of the layers with the chain id `chain`.
+    /// Answers a request for the uppermost of the layers with the chain id `chain`.
     pub async fn uppermost_layer(&self, chain: Digest) -> LayerFound {
         let Some(lazy) = &self.lazy else { return self.layer(chain, Beside::None).await };
         let until = self.clock.now() + lazy.wait;
-        // The chain may be that of an image that is being pulled right now.
+        // The chain may belong to an image that is being pulled right now.
         if tokio::time::timeout(lazy.wait, self.read_configs(lazy)).await.is_err() {
             return LayerFound::Miss("its image's configuration did not come in time");
         }
@@ -234,7 +234,7 @@ impl Mirror {
         self.layer_until(lazy, LayerQuestion { diff_id, beside: Beside::None, until }).await
     }
 
-    /// Snapshots name these layers, and no others. Tells which of them are not among those that were given: they can't be kept.
+    /// Notes the layers that snapshots name. Returns those of them that were never given, and so can't be kept.
     pub async fn layers_named(&self, named: &HashSet<Digest>) -> Vec<Digest> {
         match &self.lazy {
             Some(lazy) => lazy.given.named(named, &*lazy.layers, self.clock.unix()).await,
@@ -256,7 +256,7 @@ impl Mirror {
         if lazy.given.get(diff_id).is_none() {
             return self.find(lazy, asked).await;
         }
-        // A layer that is not here may need credentials that are good today. Half of the time is for what was given before.
+        // A layer that is not here needs credentials that still count. Half of the time is reserved for giving what was given before.
         let now = self.clock.now();
         let half = until.since(now) / 2;
         let found = tokio::time::timeout(half, self.find(lazy, LayerQuestion { until: now + half, ..asked })).await;
@@ -271,23 +271,23 @@ impl Mirror {
         }
     }
 
-    /// A layer that was given, if nobody contests it.
+    /// A layer that was given, unless a recent image contests its diff id.
     fn uncontested(&self, lazy: &Lazy, diff_id: Digest) -> Option<GivenLayer> {
         let is_contested = lazy.learnt.lock().is_contested(diff_id, self.clock.now());
         lazy.given.get(diff_id).filter(|_| !is_contested)
     }
 
-    /// Looks at the images that were pulled lately and name it.
+    /// Examines the images that name the layer and were pulled lately.
     async fn find(&self, lazy: &Lazy, asked: LayerQuestion) -> LayerFound {
         let LayerQuestion { diff_id, until, .. } = asked;
         self.read_configs(lazy).await;
-        // An engine may have noted its file, and be about to start a container of an image that was pulled long ago.
+        // An engine may have noted the layer's file, and be about to start a container of an image that was pulled long ago.
         if let Some(given) = self.uncontested(lazy, diff_id)
             && let Some(found) = self.give_whole(lazy, &given).await
         {
             return found;
         }
-        // Images that are pulled meanwhile are looked at, too, but not for ever.
+        // Images that are pulled meanwhile are examined, too, but only a few times.
         for _ in 0..3 {
             let decision = lazy.learnt.lock().decide(diff_id, self.clock.now());
             match decision {
@@ -301,7 +301,7 @@ impl Mirror {
         LayerFound::Miss("its images change all the time")
     }
 
-    /// Reads the configurations of the images that were pulled lately.
+    /// Reads the configurations of images that were pulled lately.
     async fn read_configs(&self, lazy: &Lazy) {
         let _reading = lazy.reading.lock().await;
         let unread = lazy.learnt.lock().unread(self.clock.now());
@@ -309,7 +309,7 @@ impl Mirror {
             let config = tokio::time::timeout(MAX_CONFIG_WAIT, self.config(&image)).await;
             (image, config.unwrap_or_else(|_| Err("it did not come in time".to_owned())))
         });
-        // The client may go away at any moment: configurations that were read by then are known, and the next question reads the rest.
+        // If the client disconnects, the configurations that were read by then are kept, and the next request reads the rest.
         let mut read: FuturesUnordered<_> = read.collect();
         while let Some((Unread { pull, how, parts }, config)) = read.next().await {
             let manifest = pull.manifest;
@@ -330,7 +330,7 @@ impl Mirror {
     async fn config(&self, image: &Unread<How>) -> Result<Vec<u8>, String> {
         let digest = image.parts.config;
         if image.parts.config_size.is_some_and(|size| size > MAX_CONFIG) {
-            return Err("it is too long".to_owned());
+            return Err("the configuration is too long".to_owned());
         }
         let (headers, awaited) = (HeaderMap::new(), Awaited::default());
         let ask = self.ask_as(&image.pull, &image.how, &headers, &awaited);
@@ -347,15 +347,19 @@ impl Mirror {
                 Part::File(file) => config.extend(read(file).await.map_err(|error| error.to_string())?),
             }
             if config.len() as u64 > MAX_CONFIG {
-                return Err("it is too long".to_owned());
+                return Err("the configuration is too long".to_owned());
             }
         }
         let mut hasher = digest.hasher();
         hasher.update(&config);
-        if hasher.finish() == digest { Ok(config) } else { Err("it is another one".to_owned()) }
+        if hasher.finish() == digest {
+            Ok(config)
+        } else {
+            Err("the configuration does not match its digest".to_owned())
+        }
     }
 
-    /// Finds out whether an image can be mounted by its puller, unless that is known or somebody just did.
+    /// Finds out whether an image can be mounted by its puller, unless that is known or another request has just found out.
     async fn look_at(&self, lazy: &Lazy, image: &Pulled<How>, until: Moment) {
         let lock = lazy.look_at(&image.pull);
         let _looking = lock.lock().await;
@@ -374,11 +378,11 @@ impl Mirror {
         let (headers, awaited) = (HeaderMap::new(), Awaited::default());
         let ask = self.ask_as(&image.pull, &image.how, &headers, &awaited);
         if self.believed(&ask, image.layers[0].0.digest).is_none() {
-            // One question for all layers. Its answer is noted.
+            // One request to the registry covers all layers, and its answer is noted.
             let manifest = image.pull.manifest;
             match self.head_manifest(&ask, &manifest.to_string(), Some(manifest)).await {
                 Ok(_) => {}
-                // Nobody can be asked: what was found last counts, as it does for other content.
+                // The registry does not answer: the last verdict counts, as for other content.
                 Err(problem) if problem.is_trouble() && lazy.learnt.lock().stands(&image.pull, self.clock.now()) => {
                     return None;
                 }
@@ -396,7 +400,7 @@ impl Mirror {
                 return Some((Verdict::Refused, Vec::new()));
             }
         }
-        // A moment is left for the answer.
+        // Leaves some time for the answer.
         let time_left = || until.since(self.clock.now()).saturating_sub(ANSWER_MARGIN.min(lazy.wait / 4));
         let within = time_left();
         let expanded = distinct.iter().map(|layer| async move {
@@ -421,7 +425,7 @@ impl Mirror {
         }
         if verdict == Verdict::Fit {
             let layers: Vec<_> = image.layers.iter().filter_map(|(_, diff_id)| blobs.get(diff_id).copied()).collect();
-            // Engines mount the uppermost one first.
+            // Engines mount the uppermost layer first.
             let mut uppermost_first = layers.clone();
             uppermost_first.reverse();
             uppermost_first.dedup();
@@ -430,9 +434,9 @@ impl Mirror {
             match lazy.layers.misfit(layers, time_left()).await {
                 Ok(None) => {}
                 Ok(Some(Misfit { layers, why })) => {
-                    tracing::warn!(image = %manifest, why, "an image is pulled the ordinary way: mounted, it would have another directory than unpacked");
+                    tracing::warn!(image = %manifest, why, "an image is downloaded the ordinary way: the mounted image would have another directory than the unpacked one");
                     verdict = Verdict::Unfit;
-                    // A layer of an unfit image is given for no other image either while the unfit one's puller may ask for it.
+                    // While the puller of an unfit image may ask for its layers, they are not given for another image either.
                     let others = layers.into_iter().filter_map(|layer| image.layers.get(layer));
                     others.for_each(|(_, diff_id)| shown.retain(|shown| shown != diff_id));
                 }
@@ -444,13 +448,13 @@ impl Mirror {
             }
         }
         if verdict == Verdict::Unfit {
-            // The engine downloads them, over the same link.
+            // The engine downloads these layers, over the same link.
             lazy.layers.let_go(&distinct.iter().map(|(_, diff_id)| *diff_id).collect::<Vec<_>>());
         }
         Some((verdict, shown))
     }
 
-    /// True if the puller of an image may read one of its blobs, decided as for a client that asks for the blob itself.
+    /// True if the puller of an image may read one of its blobs, by the rules for a client that requests the blob itself.
     async fn may_read(&self, ask: &Ask<'_>, digest: Digest) -> bool {
         let source = ask.source(digest);
         let is_proven = self.blobs.is_proven(&source).await;
@@ -458,7 +462,7 @@ impl Mirror {
         if is_proven && believed.is_some() {
             return true;
         }
-        // The word of one that is not trusted opens nothing that came from elsewhere.
+        // The answer of an untrusted registry does not open content from elsewhere.
         if !is_proven && !ask.upstream.is_trusted() {
             return false;
         }
@@ -473,8 +477,8 @@ impl Mirror {
         true
     }
 
-    /// True if the puller of an image may read one of its layers, as far as credentials go. That a registry which is not trusted has the layer is
-    /// seen by who opens the expanded form: from that registry it is given once it delivered the layer itself.
+    /// True if the credentials of an image's puller may read one of its layers. Whether an untrusted registry has the layer is checked when
+    /// the expanded form is opened: for such a registry it is given only after the registry delivered the layer itself.
     async fn may_open_layer(&self, ask: &Ask<'_>, digest: Digest) -> bool {
         if ask.upstream.is_trusted() {
             return self.may_read(ask, digest).await;
@@ -491,7 +495,7 @@ impl Mirror {
         is_shown
     }
 
-    /// A question as an image's puller would ask it.
+    /// A request in the form in which an image's puller would make it.
     fn ask_as<'a>(&self, pull: &Pull, how: &How, headers: &'a HeaderMap, awaited: &'a Awaited) -> Ask<'a> {
         Ask {
             headers,
@@ -513,7 +517,7 @@ impl Mirror {
     }
 }
 
-/// A question for a layer.
+/// A request for a layer.
 #[derive(Clone, Copy, Debug)]
 struct LayerQuestion {
     diff_id: Digest,
@@ -521,13 +525,13 @@ struct LayerQuestion {
     until: Moment,
 }
 
-/// Layers whose mountable files are remembered: some hundred bytes each.
+/// For how many layers the mountable files are remembered: some hundred bytes each.
 const MAX_LAYERS: u64 = 20_000;
 
-/// The part of a question's time that is left when layers are not waited for any more.
+/// How much of a request's time is reserved for the answer.
 const ANSWER_MARGIN: Duration = Duration::from_millis(200);
 
-/// How long an image's configuration is waited for: as long as that, no layer is answered for.
+/// How long to wait for an image's configuration. Meanwhile no layer is answered for.
 const MAX_CONFIG_WAIT: Duration = Duration::from_secs(10);
 
 fn request(how: &How, repository: &str, (layer, diff_id): &(LayerPart, Digest)) -> LayerRequest {

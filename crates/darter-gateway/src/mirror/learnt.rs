@@ -1,15 +1,15 @@
-//! Which layers diff ids belong to: learnt from the manifests and configurations of the images that are pulled through the mirror, and the verdicts
-//! that were reached when somebody wanted to mount them.
+//! Which layers diff ids belong to, learnt from the manifests and configurations of images that are pulled through the mirror; and the verdicts
+//! on these images, reached when a client wanted to mount them.
 //!
-//! A diff id is asked for without saying for which image, so an answer has to be right for the pullers of all images that name it. A
-//! configuration is content that anybody can write: that it names a diff id beside a layer is a *claim*. A claim is good if the layer was opened for
-//! the puller of the image, and its tar has that diff id. While a claim is doubted whose image was pulled in the last [`RECENT`], the diff id is
-//! answered to nobody: it may be its puller who asks, and not the one who may have it.
+//! A request has a diff id and does not name an image, so an answer has to be right for the pullers of all images that name the diff id. Anybody can write a
+//! configuration: that it names a diff id for a layer is only a *claim*. A claim is good if the layer was opened for
+//! the puller of the image, and its tar has that diff id. While a claim is doubtful and its image was pulled in the last [`RECENT`], the diff id is
+//! answered to nobody: the client may be the puller of that image, who may have no right to the layer.
 //!
-//! Invariants: an image has all of its layers or is not answered for. A verdict counts for a time, as the registries' words on access do, and a new
-//! pull of an image that was not fit has it judged anew. Both tables are bounded: what is forgotten is a miss.
+//! Invariants: either all layers of an image are answered for, or none. A verdict counts for a limited time, as registries' answers about access do, and a new
+//! pull of an unfit image has it judged again. Both tables are bounded: what is forgotten is answered with a miss.
 //!
-//! Pure: time is an argument. Asking registries and expanding layers is done in `lazy`.
+//! Pure: time is an argument. `lazy` asks registries and expands layers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,16 +21,16 @@ use darter_oci::image::{ImageParts, LayerPart, chain_ids};
 
 use super::grants::{Fingerprint, Scope};
 
-/// Layers of all images that are remembered: some hundred bytes each.
+/// How many layers are remembered, of all images together: some hundred bytes each.
 const MAX_LAYERS: u64 = 20_000;
 
-/// Images of one diff id that are looked at: the latest ones.
+/// How many images of one diff id are examined: the latest ones.
 const MAX_CLAIMS: usize = 16;
 
-/// How long the puller of an image may be about to look for its layers.
+/// How long after a pull the puller may still be about to request the image's layers.
 pub(crate) const RECENT: Duration = Duration::from_secs(600);
 
-/// Images whose configurations were not needed yet: the latest ones.
+/// How many images are remembered whose configurations were not needed yet: the latest ones.
 const MAX_UNREAD: u64 = 64;
 
 /// One puller's image.
@@ -41,7 +41,7 @@ pub(crate) struct Pull {
     pub(crate) caller: Fingerprint,
 }
 
-/// An image that was pulled, with what is needed to read its layers as its puller would.
+/// An image that was pulled, with everything needed to read its layers as its puller would.
 #[derive(Clone, Debug)]
 pub(crate) struct Pulled<H> {
     pub(crate) pull: Pull,
@@ -50,7 +50,7 @@ pub(crate) struct Pulled<H> {
     pub(crate) layers: Vec<(LayerPart, Digest)>,
 }
 
-/// An image whose manifest passed.
+/// An image whose manifest passed, and whose configuration has not been read.
 #[derive(Clone, Debug)]
 pub(crate) struct Unread<H> {
     pub(crate) pull: Pull,
@@ -61,52 +61,52 @@ pub(crate) struct Unread<H> {
 /// The verdict on an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// All of its layers can be mounted by its puller.
+    /// Its puller can mount all of its layers.
     Fit,
-    /// Its puller may read them, but not all can be mounted, or not soon enough.
+    /// Its puller may read the layers, but not all of them can be mounted, or not soon enough.
     Unfit,
     /// Its puller may not read all of its layers.
     Refused,
 }
 
-/// The answer to a question about a diff id, or the next step to it.
+/// The answer to a request for a diff id, or the next step towards it.
 #[derive(Debug)]
 pub(crate) enum Decision<H> {
-    /// These images have to be looked at first.
+    /// These images have to be examined first.
     Look(Vec<Arc<Pulled<H>>>),
-    /// The layer is one of this image's.
+    /// The layer belongs to this image.
     Hit(Arc<Pulled<H>>),
-    /// The diff id is answered to nobody, for this reason.
+    /// The request is refused, for this reason.
     Miss(&'static str),
 }
 
 #[derive(Debug)]
 struct Known<H> {
     image: Arc<Pulled<H>>,
-    /// When it was pulled last.
+    /// When it was last pulled.
     at: Moment,
     verdict: Option<(Verdict, Moment)>,
-    /// Diff ids whose layers were opened for its puller, and found to have them.
+    /// Diff ids whose layers were opened for its puller and turned out to have these diff ids.
     shown: Vec<Digest>,
 }
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Learnt<H> {
     /// How long a verdict counts.
     ttl: Duration,
     unread: Recent<Pull, (Unread<H>, Moment)>,
     images: Recent<Pull, Known<H>>,
-    /// Images that name a diff id, the one that was pulled last at the end.
+    /// The images that name a diff id, the one that was pulled last at the end.
     named: HashMap<Digest, Vec<Pull>>,
-    /// How many claims there are, of all diff ids: one for each login with which an image is pulled.
+    /// The number of claims for all diff ids: one for each login with which an image is pulled.
     claims: usize,
     /// The diff id of the uppermost layer of each chain.
     chains: HashMap<Digest, Digest>,
 }
 
 impl<H: Clone> Learnt<H> {
-    /// Nothing is known; what is found counts for `ttl`.
+    /// Empty tables; verdicts count for `ttl`.
     pub(crate) fn new(ttl: Duration) -> Self {
         Self {
             ttl,
@@ -118,7 +118,7 @@ impl<H: Clone> Learnt<H> {
         }
     }
 
-    /// An image's manifest passes: somebody pulls it now. Its configuration is read when somebody asks for a diff id.
+    /// Notes that an image's manifest passes, because the image is being pulled. Its configuration is read when a client requests a diff id.
     pub(crate) fn seen(&mut self, image: Unread<H>, now: Moment) {
         if let Some(known) = self.images.get_mut(&image.pull) {
             let again = Pulled::clone(&known.image);
@@ -127,8 +127,8 @@ impl<H: Clone> Learnt<H> {
         self.unread.insert(image.pull.clone(), (image, now), 1);
     }
 
-    /// The images whose configurations are to be read now: those whose pullers may be about to look for their layers. Each stays one of them until it
-    /// [was read](Self::was_read).
+    /// The images whose configurations have to be read now, because their pullers may be about to request their layers. Each is returned until
+    /// [`was_read`](Self::was_read).
     pub(crate) fn unread(&mut self, now: Moment) -> Vec<Unread<H>> {
         let pulls: Vec<_> = self.unread.keys().cloned().collect();
         let mut unread = Vec::new();
@@ -141,12 +141,12 @@ impl<H: Clone> Learnt<H> {
         unread
     }
 
-    /// An image's configuration was read, or can't be.
+    /// Notes that an image's configuration was read, or can't be.
     pub(crate) fn was_read(&mut self, pull: &Pull) {
         self.unread.remove(pull);
     }
 
-    /// A client pulls this image now. Pulled again, it is looked at anew unless it was found fit.
+    /// Notes an image that is being pulled. An image that is pulled again is judged again, unless it was found fit.
     pub(crate) fn pulled(&mut self, image: Pulled<H>, now: Moment) {
         let pull = image.pull.clone();
         let fit = self.images.get(&pull).filter(|known| known.verdict.is_some_and(|(it, _)| it == Verdict::Fit));
@@ -154,7 +154,7 @@ impl<H: Clone> Learnt<H> {
         self.forget(&pull);
         for (_, diff_id) in &image.layers {
             let named = self.named.entry(*diff_id).or_default();
-            // An image may have a layer twice.
+            // An image may contain a layer twice.
             if named.last() != Some(&pull) {
                 named.push(pull.clone());
                 self.claims += 1;
@@ -169,39 +169,39 @@ impl<H: Clone> Learnt<H> {
         }
     }
 
-    /// Notes the verdict on an image, with the diff ids whose layers were opened for its puller; does nothing if the image is not remembered any
-    /// more.
+    /// Notes the verdict on an image, with the diff ids whose layers were opened for its puller. Does nothing if the image is no longer
+    /// remembered.
     pub(crate) fn judged(&mut self, pull: &Pull, verdict: Verdict, shown: Vec<Digest>, now: Moment) {
         if let Some(known) = self.images.get_mut(pull) {
             (known.verdict, known.shown) = (Some((verdict, now)), shown);
         }
     }
 
-    /// Nobody can be asked about an image: what was found last counts again. False if nothing was.
+    /// Renews the last verdict on an image, because its registry does not answer. False if there is none.
     pub(crate) fn stands(&mut self, pull: &Pull, now: Moment) -> bool {
         let verdict = self.images.get_mut(pull).and_then(|known| known.verdict.as_mut());
         verdict.map(|(_, at)| *at = now).is_some()
     }
 
-    /// The verdict on an image, unless it is older than the time for which verdicts count.
+    /// The verdict on an image, unless it has expired.
     pub(crate) fn verdict(&mut self, pull: &Pull, now: Moment) -> Option<Verdict> {
         let ttl = self.ttl;
         self.images.get(pull)?.verdict.filter(|(_, at)| now.since(*at) < ttl).map(|(verdict, _)| verdict)
     }
 
-    /// True if an image names this diff id that was pulled lately and was not found to have it.
+    /// True if an image that names this diff id was pulled lately and was not found to have it.
     pub(crate) fn is_contested(&self, diff_id: Digest, now: Moment) -> bool {
         let pulls = self.named.get(&diff_id).into_iter().flatten();
         let mut known = pulls.filter_map(|pull| self.images.peek(pull));
         known.any(|known| now.since(known.at) < RECENT && !known.shown.contains(&diff_id))
     }
 
-    /// The diff id of the uppermost layer of those with this chain id. That of a lowest layer is its own.
+    /// The diff id of the uppermost of the layers with this chain id. The chain id of a lowest layer is its diff id.
     pub(crate) fn uppermost(&self, chain: Digest) -> Digest {
         self.chains.get(&chain).copied().unwrap_or(chain)
     }
 
-    /// Decides about a diff id that somebody wants to mount.
+    /// Decides about a request for a diff id.
     pub(crate) fn decide(&mut self, diff_id: Digest, now: Moment) -> Decision<H> {
         let pulls: Vec<Pull> = self.named.get(&diff_id).into_iter().flatten().rev().take(MAX_CLAIMS).cloned().collect();
         if pulls.is_empty() {
@@ -230,7 +230,7 @@ impl<H: Clone> Learnt<H> {
         }
     }
 
-    /// The image by which a layer is given, if that is known already: nothing is to be read, and nothing to be looked at.
+    /// The image through which a layer is given, if that is known without reading configurations and examining images.
     pub(crate) fn settled(&mut self, diff_id: Digest, now: Moment) -> Option<Arc<Pulled<H>>> {
         if !self.unread(now).is_empty() {
             return None;
@@ -252,7 +252,7 @@ impl<H: Clone> Learnt<H> {
         }
     }
 
-    /// Takes away what images had that are forgotten.
+    /// Removes what belonged to images that are forgotten.
     fn prune(&mut self) {
         let images = &self.images;
         self.named.retain(|_, pulls| {
@@ -260,7 +260,7 @@ impl<H: Clone> Learnt<H> {
             !pulls.is_empty()
         });
         self.claims = self.named.values().map(Vec::len).sum();
-        // A chain id says what its diff id is, for ever: those of images that are remembered are enough.
+        // A chain id always has the same diff id, so the chains of the remembered images are enough.
         let known = images.keys().filter_map(|pull| images.peek(pull)).flat_map(|known| {
             let diff_ids: Vec<_> = known.image.layers.iter().map(|(_, diff_id)| *diff_id).collect();
             chain_ids(&diff_ids).into_iter().zip(diff_ids)

@@ -1,10 +1,10 @@
-//! Links to further pages (RFC 8288), as the mirror serves them.
+//! Links to further pages (RFC 8288), rewritten for clients of the mirror.
 //!
-//! A next page that the registry has under the same path, or under that of another list, stays on the mirror and names the
-//! same upstream. So does one at the list's own path on another server: a registry that knows nothing of the proxy before it calls
-//! itself by a name, scheme, port or base path of its own. A next page at any other path of the registry's API is named whole in the query ([`PAGE`]), with a code by
-//! which it is known again (`page`); one outside of it, or at the path of a manifest or a blob, is not the mirror's, and
-//! keeps its address. A page whose next is one that the client was at is the last (`walk`).
+//! If the next page is under the same path at the registry, or under that of another list, its link stays on the mirror and names the
+//! same upstream. So does a link to the list's own path on another server: a registry that does not know the proxy before it uses
+//! a name, scheme, port or base path of its own. A page at any other path of the registry's API is named in full in the query ([`PAGE`]), with a code by
+//! which the mirror recognises it (`page`). A page outside the API, or at the path of a manifest or a blob, is not the mirror's:
+//! its link is not changed. A page whose next page is one that the client has seen is the last (`walk`).
 //!
 //! Pure.
 
@@ -18,12 +18,12 @@ use crate::mirror::page::{Page, Pages};
 use crate::mirror::route::{Naming, split_query};
 use crate::mirror::walk::{WALK, Walk};
 
-/// The query parameter that names a page by the registry's own path and query.
+/// The query parameter with the registry's own path and query of a page.
 pub(crate) const PAGE: &str = "darter-page";
-/// The query parameter that says that the registry linked to that page.
+/// The query parameter that proves that the registry linked to that page.
 pub(crate) const PAGE_CODE: &str = "darter-page-mac";
 
-/// One list that was asked for.
+/// A list that was requested.
 #[derive(Clone, Copy)]
 pub(crate) struct List<'a> {
     /// The registry's base address.
@@ -40,9 +40,9 @@ pub(crate) struct List<'a> {
     pub(crate) naming: &'a Naming,
     /// True if the caller brought credentials.
     pub(crate) has_credentials: bool,
-    /// The code by which a page is known again.
+    /// Makes and checks the codes of pages.
     pub(crate) pages: &'a Pages,
-    /// How the client came to this page, if it followed links.
+    /// Which pages the client came from, if it followed links.
     pub(crate) walk: Option<Walk>,
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn next_page(list: List<'_>, headers: &HeaderMap) -> Option<HeaderVal
     let target = values.flat_map(|value| links_of(&value)).find(|link| link.is_next)?.target;
     let target = asked.join(&target).ok()?;
     let Some(walk) = Walk::on(list.walk, &asked, &target) else {
-        tracing::debug!(%target, "pages that lead in a circle");
+        tracing::debug!(%target, "the pages lead in a circle");
         return None;
     };
     let walk = (list.walk.is_some() || !list.is_first()).then_some(walk);
@@ -61,7 +61,7 @@ pub(crate) fn next_page(list: List<'_>, headers: &HeaderMap) -> Option<HeaderVal
 }
 
 impl List<'_> {
-    /// True if this is where lists begin: it is asked for by its size and its filter at most.
+    /// True if this is the first page of a list: it is requested with nothing but a size and a filter.
     fn is_first(&self) -> bool {
         let (path, query) = self.asked.split_once('?').unwrap_or((self.asked, ""));
         let mut parameters = form_urlencoded::parse(query.as_bytes());
@@ -123,7 +123,7 @@ impl List<'_> {
     }
 }
 
-/// True if a list may have a page there: not where the specification has something else, however it is escaped.
+/// True if a list may have a page at this path: not if the specification defines the path otherwise, however it is escaped.
 fn may_be_list(path: &str) -> bool {
     let decoded = percent_decode_str(path).decode_utf8_lossy();
     !matches!(route::parse(&decoded), Some(Route::Ping | Route::Manifest { .. } | Route::Blob { .. }))
@@ -134,7 +134,7 @@ struct Link {
     is_next: bool,
 }
 
-/// All links of one header's value. A link that does not parse ends the list.
+/// All links of one header's value. A malformed link ends the list.
 fn links_of(value: &str) -> Vec<Link> {
     let (mut links, mut rest) = (Vec::new(), value);
     while let Some((target, after)) = rest.split_once('<').and_then(|(_, link)| link.split_once('>')) {
@@ -164,7 +164,7 @@ fn split_unquoted(text: &str, separator: char) -> Option<(&str, &str)> {
     None
 }
 
-/// True if the first `rel` among a link's parameters says `next`, alone or among others.
+/// True if the first `rel` among a link's parameters contains `next`.
 fn is_next(parameters: &str) -> bool {
     let mut rest = Some(parameters);
     while let Some(text) = rest {

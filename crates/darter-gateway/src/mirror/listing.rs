@@ -1,4 +1,4 @@
-//! Tags and referrers: answers that change, passed through as they are, encoding included.
+//! Tags and referrers: answers that change, passed through unchanged, including their encoding.
 //!
 //! Only the link to the next page is rewritten (`link`).
 
@@ -35,7 +35,7 @@ impl Mirror {
             let unknown = if kind == MirrorKind::Tags { Code::NameUnknown } else { Code::ManifestUnknown };
             return Err(Problem::of_reply(reply, ask.upstream.name(), unknown));
         }
-        // A page that the registry has under a path of its own may be of another repository; and what is no list may be a
+        // A page that the registry has under another path may belong to another repository; and something that is not a list may be a
         // login page.
         if page.is_none() && manifest::is_list(&reply.body) {
             self.accepted(ask, &reply);
@@ -69,7 +69,7 @@ impl Mirror {
         Ok(response)
     }
 
-    /// The page that a request names by the registry's own path, if it does.
+    /// The registry's own path of the page that a request names, if it names one.
     fn page_of(&self, ask: &Ask<'_>) -> Result<Option<String>, Problem> {
         let value = |wanted: &str| {
             let found = form_urlencoded::parse(ask.query.as_bytes()).find(|(name, _)| name == wanted);
@@ -83,7 +83,7 @@ impl Mirror {
             return Ok(Some(path));
         }
         let text = format!(
-            "{} names no page that the registry linked to since Darter was started: ask for the list again, from its \
+            "{} names no page to which the registry has linked since Darter was started: request the list again, from its \
              first page",
             link::PAGE
         );

@@ -1,7 +1,7 @@
-//! With which credentials layers were given to be mounted, as long as this process lives.
+//! Remembers with which credentials layers were given to be mounted, as long as this process lives.
 //!
-//! The credentials of a layer that was given open it again without asking its registry, but only for as long as a registry's word on access counts: its
-//! owner may have taken it back. Later they are still those that it is read with, as the registry sees fit.
+//! These credentials open a layer again without asking its registry, but only for as long as the registry's answer about access counts: the owner
+//! of the layer may have revoked access. Later the layer is still read with them, if the registry allows it.
 //!
 //! Pure: time is an argument.
 
@@ -11,10 +11,10 @@ use darter_core::recent::Recent;
 use darter_core::source::Credentials;
 use darter_core::{Digest, Moment};
 
-/// Layers whose credentials are remembered.
+/// For how many layers the credentials are remembered.
 const MAX_LOGINS: u64 = 20_000;
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Logins {
     ttl: Duration,
@@ -22,22 +22,22 @@ pub(super) struct Logins {
 }
 
 impl Logins {
-    /// Nothing was given; a registry's word counts for `ttl`.
+    /// An empty table; a registry's answer counts for `ttl`.
     pub(super) fn new(ttl: Duration) -> Self {
         Self { ttl, given: Recent::new(MAX_LOGINS) }
     }
 
-    /// A layer is given to a client that may read it with these credentials.
+    /// Notes that a layer is given to a client that may read it with these credentials.
     pub(super) fn given(&mut self, diff_id: Digest, credentials: Credentials, now: Moment) {
         self.given.insert(diff_id, (credentials, now), 1);
     }
 
-    /// The credentials that a layer was given with last.
+    /// The credentials with which a layer was last given.
     pub(super) fn last(&mut self, diff_id: &Digest) -> Option<Credentials> {
         self.given.get(diff_id).map(|(credentials, _)| credentials.clone())
     }
 
-    /// True if the layer was given with these credentials within the time for which they count.
+    /// True if the layer was given with these credentials, and the registry's answer still counts.
     pub(super) fn are_good(&mut self, diff_id: &Digest, credentials: &Credentials, now: Moment) -> bool {
         self.given.get(diff_id).is_some_and(|(given, at)| given == credentials && now.since(*at) < self.ttl)
     }

@@ -1,13 +1,13 @@
 //! Manifests and indexes, by tag and by digest.
 //!
-//! *By tag*: the upstream is asked in every request. A tag seen before is asked for by HEAD: it costs no body, and
-//! nothing of the quota of registries that count pulls; if its digest is cached, the cached bytes are the answer. In
-//! all other cases the manifest is read anew, for a HEAD too: engines ask for the digest they learnt right after.
+//! *By tag*: the upstream is asked for every request. For a tag seen before, it is asked by HEAD, which costs no body, and
+//! nothing of the quota of registries that count pulls; if the tag's digest is cached, the cached bytes are the answer. In
+//! all other cases the manifest is read again, for a HEAD, too: engines request the digest right after they have learnt it.
 //!
 //! *By digest*: cached bytes if the caller may read them; else the upstream is asked, and its answer is checked against
 //! the digest before a byte of it is passed on.
 //!
-//! All that a served manifest names belongs to the repository from then on (`grants`).
+//! Everything that a served manifest names belongs to the repository from then on (`grants`).
 
 use darter_core::Digest;
 use darter_metrics::AccessCheck;
@@ -56,7 +56,7 @@ impl Mirror {
         Ok(manifest)
     }
 
-    /// The cached manifest that the tag stands for now; `None` if it is another one, or the upstream does not tell.
+    /// The cached manifest that the tag refers to now; `None` if it refers to another one, or the upstream does not say.
     async fn unchanged(&self, ask: &Ask<'_>, tag: &str) -> Result<Option<ImageManifest>, Problem> {
         let reply = self.head_manifest(ask, tag, None).await?;
         let Some(digest) = reply.digest() else { return Ok(None) };
@@ -73,7 +73,7 @@ impl Mirror {
         if delivered && self.believed(ask, digest).is_some() {
             return Ok(manifest);
         }
-        // Anybody may write a manifest that names this one, and no word of a stranger opens what others delivered.
+        // Anybody can write a manifest that names this one, and an untrusted registry's answer does not open what others delivered.
         if !delivered && !ask.upstream.is_trusted() {
             return self.read_manifest(ask, &reference, Some(digest)).await;
         }
@@ -85,7 +85,7 @@ impl Mirror {
         Ok(manifest)
     }
 
-    /// True if a cached manifest may be given in this repository, of which the upstream just named it.
+    /// True if a cached manifest may be served in this repository, whose upstream has just named it.
     async fn may_give(&self, ask: &Ask<'_>, digest: Digest, reply: &Reply) -> bool {
         let (provenance, place) = (self.registries.provenance(), place_of(&ask.upstream, &ask.repository));
         if provenance.knows(digest, &place).await {
@@ -109,14 +109,14 @@ impl Mirror {
         if reply.status != StatusCode::OK {
             return Err(self.refusal(ask, reply, expected));
         }
-        // An answer that names no digest is no word about a manifest.
+        // An answer that names no digest does not show that the manifest exists.
         if reply.digest().is_some_and(|named| expected.is_none_or(|expected| named == expected)) {
             self.accepted(ask, &reply);
         }
         Ok(reply)
     }
 
-    /// Reads a manifest from the upstream, checks it and keeps it.
+    /// Reads a manifest from the upstream, checks it and caches it.
     async fn read_manifest(
         &self,
         ask: &Ask<'_>,
@@ -134,13 +134,16 @@ impl Mirror {
                     format!("{upstream} sent a manifest of more than {MAX_MANIFEST} bytes: ask who made the image")
                 }
                 Wrong::NoManifest => format!(
-                    "{upstream} sent something that is no manifest (HTTP {}, {}): check its address, and whether a \
+                    "{upstream} sent something that is not a manifest (HTTP {}, {}): check its address, and whether a \
                      portal or a proxy answers in its place",
                     reply.status,
                     reply.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("of no type")
                 ),
                 Wrong::Other(wrong) => {
-                    format!("{upstream} sent a manifest that is {} for {}: ask who runs it", wrong.got, wrong.claimed)
+                    format!(
+                        "{upstream} sent a manifest with the digest {} for {}: ask who runs it",
+                        wrong.got, wrong.claimed
+                    )
                 }
             };
             Problem::bad_upstream(Code::ManifestInvalid, text)
@@ -154,7 +157,7 @@ impl Mirror {
         Problem::of_reply(reply, ask.upstream.name(), Code::ManifestUnknown)
     }
 
-    /// The manifest and what it names belong to the repository, since the upstream gave it for that.
+    /// Notes that the manifest and everything that it names belong to the repository for which the upstream served it.
     fn note_members(&self, ask: &Ask<'_>, manifest: &ImageManifest) {
         let mut grants = self.grants.lock();
         let size = Some(manifest.bytes.len() as u64);

@@ -3,54 +3,54 @@
 //! | file | what lives there |
 //! |---|---|
 //! | `mod` | [`Mirror`]: from a request to an answer; what all kinds of requests share |
-//! | `route` | of which upstream something is asked for |
-//! | `rewrite` | what a repository is called there |
+//! | `route` | which upstream a request is for |
+//! | `rewrite` | the names of repositories at their upstream |
 //! | `manifest` | manifests by tag and by digest |
-//! | `blob` | blobs, by way of the agent |
+//! | `blob` | blobs, through the agent |
 //! | `compared` | a registry's own copy of content that came from elsewhere |
-//! | `flow` | a blob's bytes: from the agent, and from the upstream where the agent is not first |
-//! | `rescue` | a blob from its upstream, past the agent |
+//! | `flow` | a blob's bytes: from the agent, or from the upstream whenever the agent can't deliver |
+//! | `rescue` | reads a blob from its upstream without the agent |
 //! | `ahead` | which ranges begin with the upstream |
-//! | `listing`, `link`, `page`, `walk` | tags and referrers, passed through; links to their further pages; which of those are gone to; circles |
+//! | `listing`, `link`, `page`, `walk` | tags and referrers, passed through; links to their further pages; which of these the mirror follows; circles of pages |
 //! | `grants` | who may read what is cached |
 //! | `blobs` | [`Blobs`], what the mirror needs of the agent |
 //! | `learnt`, `lazy` | which layers diff ids belong to, and the answers to engines that want to mount one |
-//! | `watchers` | who is told that such an answer may not hold any more |
-//! | `logins` | with which credentials they were given |
-//! | `given`, `given_layers` | layers that were given so: what stays in the store |
-//! | `kept_room` | room for the list of these on a full disk |
-//! | `sampled` | the same for a caller to whom the registry did not show what it has |
+//! | `watchers` | notifies clients when such an answer may have become wrong |
+//! | `logins` | the credentials with which layers were given |
+//! | `given`, `given_layers` | layers that were given to engines, which stay in the store |
+//! | `kept_room` | reserves space for the list of these layers on a full disk |
+//! | `sampled` | blobs for a caller to whom the registry did not show what it has |
 //! | `problem` | errors in the specification's form |
-//! | `wrong` | blobs whose content came wrong a short time ago |
-//! | `conditions`, `told` | `If-Match` and its kin; what a registry tells people besides |
+//! | `wrong` | blobs whose content was wrong a short time ago |
+//! | `conditions`, `told` | `If-Match` and `If-None-Match`; headers of registries that are passed on |
 //! | `range`, `account` | the `Range` header; the log and count of each request |
 //!
 //! # One request
 //!
-//! Method and path are read (`route`), the upstream is chosen and the caller's `Authorization` taken. A manifest asked
-//! for by tag is always checked with the upstream, with the caller's credentials; what is immutable is served from here
-//! if the caller may have it (`grants`), else the upstream is asked. Blobs come from the agent, that is from store and
+//! Method and path are parsed (`route`), the upstream is chosen and the caller's `Authorization` taken. A manifest that is requested
+//! by tag is always checked with the upstream, with the caller's credentials; immutable content is served from the cache
+//! if the caller may have it (`grants`), else the upstream is asked. Blobs come from the agent, that is from its store and the
 //! swarm.
 //!
 //! # Whose credentials
 //!
-//! A caller's own `Authorization` goes to the upstream as it is, and the upstream's refusal goes back with its
-//! challenges, so that the engine does its own token dance; a user and password are traded for a token on the caller's
-//! behalf where the upstream wants one. A caller without any is served with the login that is configured for that
-//! registry, or an anonymous token; where neither is enough, the upstream's 401 goes back too.
+//! A caller's own `Authorization` goes to the upstream unchanged, and the upstream's refusal goes back with its
+//! challenges, so that the engine can get a token itself; a user and password are traded for a token on the caller's
+//! behalf if the upstream wants one. A caller without any is served with the login that is configured for that
+//! registry, or an anonymous token; if neither is enough, the upstream's 401 goes back, too.
 //!
-//! Podman, skopeo and CRI-O send a login only if `/v2/` asked for one, and say nothing there of the registry they mean:
-//! [`MirrorOptions::ask_login`] makes the mirror ask.
+//! Podman, skopeo and CRI-O send a login only if `/v2/` asked for one, and a request to `/v2/` does not name the registry that they mean:
+//! with [`MirrorOptions::ask_login`], the mirror asks.
 //!
 //! # Invariants
 //!
-//! - A tag is never answered without the upstream's word on it, unless the upstream is away ([`darter_registries`]): then the
+//! - A tag is never answered without asking the upstream, unless the upstream does not answer ([`darter_registries`]): then the
 //!   answer says so.
-//! - A manifest that is not what its digest says is never passed on.
-//! - No cached byte goes to a caller whose credentials the upstream did not accept for its repository, nor on the word
-//!   of a registry that neither delivered it nor is trusted.
-//! - A failure of Darter's own is not the engine's: before the first byte the upstream is read instead, in the middle
-//!   of a blob the rest comes from the upstream, and where that fails the connection breaks off.
+//! - A manifest that does not match its digest is never passed on.
+//! - No cached byte goes to a caller whose credentials the upstream did not accept for its repository, nor because of the answer
+//!   of a registry that neither delivered the content nor is trusted.
+//! - A failure of Darter itself does not fail the engine: before the first byte the upstream is read instead, in the middle
+//!   of a blob the rest comes from the upstream, and if that fails the connection is closed.
 //!
 //! Non-goals: pushing, catalogues, rewriting manifests.
 
@@ -122,31 +122,31 @@ pub use self::lazy::{Beside, FoundLayer, LayerFound, LazyOptions};
 pub use self::rewrite::Rewrites;
 pub use darter_agent::{AtHand, Nearness, Part};
 
-/// Tags remembered as seen.
+/// How many tags are remembered as seen.
 const TAGS_REMEMBERED: u64 = 10_000;
 
-/// Says how many seconds ago the registry last confirmed what a tag stands for.
+/// Says how many seconds ago the registry last confirmed what a tag refers to.
 const DARTER_STALE: HeaderName = HeaderName::from_static("darter-stale");
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
 /// Options of a mirror.
 #[derive(Clone, Debug)]
 pub struct MirrorOptions {
-    /// Names of configured upstreams, which may stand as a repository's first component.
+    /// Names of configured upstreams, which may be a repository's first component.
     pub upstreams: Vec<String>,
-    /// The upstreams' names for their repositories.
+    /// The names of repositories at their upstreams.
     pub rewrites: Rewrites,
     /// The upstream of requests that name none.
     pub default_upstream: Option<String>,
-    /// True if `/v2/` asks for the login that the caller has for this mirror.
+    /// True if `/v2/` asks callers for a login.
     pub ask_login: bool,
-    /// How long an upstream's yes to a caller's credentials is cached.
+    /// How long an upstream's acceptance of a caller's credentials is cached.
     pub grant_ttl: Duration,
     /// How long a program waits for an answer to begin.
     pub answer_timeout: Duration,
-    /// How long a body may stand still; zero: for ever.
+    /// How long a body may stall; zero for no limit.
     pub stall_timeout: Duration,
-    /// How layers are given to be mounted; `None`: none is.
+    /// Options for giving layers to engines; `None` if no layers are given.
     pub lazy: Option<LazyOptions>,
 }
 
@@ -165,7 +165,7 @@ impl From<&Options> for MirrorOptions {
     }
 }
 
-/// Answers what engines ask of `/v2/`.
+/// Answers requests of engines for `/v2/`.
 pub struct Mirror {
     registries: Arc<Registries>,
     blobs: Arc<dyn Blobs>,
@@ -177,14 +177,14 @@ pub struct Mirror {
     waits: Waits,
     stall_timeout: Duration,
     grants: Mutex<Grants>,
-    /// Ranges that sweep over blobs.
+    /// Requested ranges of blobs, to recognise sweeps.
     sweeps: Mutex<ahead::AskedRanges<(Scope, Digest)>>,
-    /// Permits to read past an agent that stands still.
+    /// Permits to read a blob from its upstream because the agent stalls.
     around: Arc<Semaphore>,
     wrong: WrongDigests,
     pages: Pages,
     lazy: Option<lazy::Lazy>,
-    /// Tags that were answered before, so that it pays to ask for their digest first.
+    /// Tags that were answered before: for these, asking for the digest first pays.
     tags: Mutex<Recent<(Scope, String), ()>>,
 }
 
@@ -202,41 +202,41 @@ struct Ask<'a> {
     scope: Scope,
     /// The repository's name at the upstream.
     repository: String,
-    /// Its name as programs write it, before it is written anew for the upstream.
+    /// The repository's name as programs write it, before it is rewritten for the upstream.
     named: String,
-    /// Its name as it was asked for, without the upstream's.
+    /// The repository's name in the request, without the upstream's.
     asked_name: String,
     naming: Naming,
     /// The query without `ns`.
     query: String,
     credentials: Credentials,
     caller: Fingerprint,
-    /// Takes parts of files for this connection.
+    /// Sends ranges of files on this connection.
     outlet: Outlet,
-    /// The registry's last reply while this was answered.
+    /// Notes on the registry's last reply to this request.
     said: Mutex<ReplyNotes>,
     awaited: &'a Awaited,
-    /// The last moment at which this may be answered.
+    /// The deadline for the answer to begin.
     until: Instant,
 }
 
-/// The thing that a request is waiting for now, for its error.
+/// What a request is waiting for now, for its error message.
 #[derive(Default)]
 struct Awaited(Mutex<String>);
 
-/// Notes on a registry's reply besides its content.
+/// Notes on a registry's reply in addition to its content.
 #[derive(Default)]
 struct ReplyNotes {
-    /// To be passed on.
+    /// Headers to be passed on.
     told: HeaderMap,
-    /// Set when it is no word of the registry's now.
+    /// Set if the reply is a cached one because the registry does not answer.
     stale: Option<Stale>,
-    /// True if the registry said something while this was answered, or a moment before.
+    /// True if the registry answered during this request, or a moment before.
     now: bool,
 }
 
 impl Mirror {
-    /// A mirror that asks these registries.
+    /// A mirror for these registries.
     pub fn new(
         options: MirrorOptions,
         registries: Arc<Registries>,
@@ -264,7 +264,7 @@ impl Mirror {
         }
     }
 
-    /// Answers one request; never fails, since errors are answers too. The response's headers are complete; its body
+    /// Answers one request; never fails, since errors are answers, too. The response's headers are complete; its body
     /// streams. Every request is logged and counted when its body ends or is dropped.
     pub async fn handle(&self, request: &Parts) -> Response<Body> {
         let path = path::decoded(request.uri.path());
@@ -320,12 +320,12 @@ impl Mirror {
         }
     }
 
-    /// `/v2/`: engines look here for the service to authenticate with. The mirror says that it is there, whatever its
-    /// upstreams say: which of them is meant is not known yet, and each request for something brings that upstream's own
+    /// `/v2/`: engines look here for the service to authenticate with. The mirror answers that it is there without asking any
+    /// upstream: the request does not say which one is meant, and each later request brings that upstream's own
     /// challenge.
     ///
-    /// With `ask_login`, a client without a login is asked for one, unless the request names its upstream: containerd, which
-    /// does so, has its own way to the upstream's challenge.
+    /// With `ask_login`, a client without a login is asked for one, unless the request names its upstream, as containerd's does:
+    /// containerd handles the upstream's own challenges.
     fn ping(&self, request: &Parts) -> Result<Response<Body>, Problem> {
         let named = route::namespace_of(request).0.is_some();
         if self.ask_login && !named && credentials(&request.headers).headers.is_empty() {
@@ -353,7 +353,7 @@ impl Mirror {
         let asked_name = target.repository.clone();
         account.upstream(upstream.name());
         let credentials = credentials(&request.headers);
-        // Engines write `library/` for Docker Hub's own images where they know the registry; here it stands in the path.
+        // Engines that know the registry write `library/` for Docker Hub's own images; here the registry is part of the path.
         let is_short = matches!(target.naming, Naming::Prefix(_)) && !target.repository.contains('/');
         let repository = if is_short && upstream.name() == DOCKER_HUB {
             format!("library/{}", target.repository)
@@ -386,12 +386,12 @@ impl Mirror {
         resolved.map_err(|error| Problem::new(StatusCode::NOT_FOUND, Code::NameUnknown, error.to_string()))
     }
 
-    /// Asks the upstream, with the caller's credentials, for `rest` of the repository. Any status is an answer.
+    /// Requests `rest` of the repository from the upstream, with the caller's credentials. Any status counts as an answer.
     async fn request(&self, ask: &Ask<'_>, method: Method, rest: &str, headers: HeaderMap) -> Result<Reply, Problem> {
         self.request_path(ask, method, format!("/v2/{}/{rest}", ask.repository), headers).await
     }
 
-    /// Asks the upstream, with the caller's credentials, for a path of the registry. Any status is an answer.
+    /// Requests a path of the registry from the upstream, with the caller's credentials. Any status counts as an answer.
     async fn request_path(
         &self,
         ask: &Ask<'_>,
@@ -409,7 +409,7 @@ impl Mirror {
         Ok(reply)
     }
 
-    /// The content's description, if the caller may read it without the upstream being asked.
+    /// What is known of the content, if the caller may read it without asking the upstream.
     fn believed(&self, ask: &Ask<'_>, digest: Digest) -> Option<NamedBlob> {
         let known = self.grants.lock().look_up(&ask.scope, ask.caller, digest, self.clock.now());
         if known.is_some() {
@@ -418,7 +418,7 @@ impl Mirror {
         known
     }
 
-    /// The description of a blob of which this caller wants a range, and got something a while ago.
+    /// What is known of a blob of which this caller requests a range, if the caller got a part of it a while ago.
     fn was_given(&self, ask: &Ask<'_>, digest: Digest) -> Option<NamedBlob> {
         if !ask.headers.contains_key(RANGE) {
             return None;
@@ -426,7 +426,7 @@ impl Mirror {
         self.grants.lock().was_given(&ask.scope, ask.caller, digest, self.clock.now())
     }
 
-    /// Notes that the upstream gave this caller something of the repository; not if the reply is no word of its own now.
+    /// Notes that the upstream served something of the repository to this caller; not if the reply is only a cached one.
     fn accepted(&self, ask: &Ask<'_>, reply: &Reply) {
         if reply.stale.is_none() {
             let age = u64::try_from(reply.age.as_micros()).unwrap_or(u64::MAX);
@@ -435,7 +435,7 @@ impl Mirror {
         }
     }
 
-    /// Refuses what names a digest whose content came wrong a short time ago, unless it is whole here by now.
+    /// Fails if one of the digests had wrong content a short time ago and the blob is not complete here by now.
     async fn refuse_wrong(&self, ask: &Ask<'_>, digests: impl IntoIterator<Item = Digest>) -> Result<(), Problem> {
         let refusal = |digest| self.wrong.refusal(&ask.scope, ask.caller, digest);
         for digest in digests {
@@ -467,7 +467,7 @@ impl Mirror {
 }
 
 impl Ask<'_> {
-    /// A blob of the repository.
+    /// The source of a blob of the repository.
     fn source(&self, digest: Digest) -> Source {
         Source::Registry { registry: self.upstream.base().clone(), repository: self.repository.clone(), digest }
     }
@@ -481,34 +481,34 @@ impl Ask<'_> {
         headers
     }
 
-    /// The status that the caller's conditions ask for in place of this content.
+    /// The status that answers the request in place of this content, by the caller's conditions.
     fn condition(&self, digest: &Digest) -> Option<StatusCode> {
         conditions::status(self.headers, &entity_tag(digest))
     }
 
-    /// Adds what the registry told to an answer.
+    /// Adds the registry's headers for the caller to an answer.
     fn pass_on(&self, headers: &mut HeaderMap) {
         for (name, value) in &self.said.lock().told {
             headers.append(name, value.clone());
         }
     }
 
-    /// Notes what is waited for from now on.
+    /// Notes what the request waits for from now on.
     fn waits_for(&self, what: String) {
         *self.awaited.0.lock() = what;
     }
 
-    /// True if the registry was heard just now.
+    /// True if the registry has answered during this request.
     fn was_heard(&self) -> bool {
         self.said.lock().now
     }
 
-    /// Why the registry's last reply is no word of its own now, if it is none.
+    /// If the registry's last reply is only a cached one, why.
     fn stale_because(&self) -> Option<String> {
         self.said.lock().stale.as_ref().map(|stale| stale.reason.clone())
     }
 
-    /// Says in an answer that its tag was last confirmed some time ago, if so.
+    /// If the answer for a tag is stale, adds the headers that say so.
     fn say_stale(&self, tag: &str, headers: &mut HeaderMap) {
         let Some(Stale { age, reason }) = self.said.lock().stale.clone() else { return };
         let age = age.as_secs();
@@ -527,15 +527,15 @@ impl Ask<'_> {
     }
 }
 
-/// The caller's credentials: its `Authorization` headers and nothing else. The empty login, which Podman's family sends
-/// for want of a better one when it is asked, authorises nobody.
+/// The caller's credentials: its `Authorization` headers and nothing else. The empty login, which Podman, skopeo and CRI-O send
+/// if they are asked for a login and have none, counts as no credentials.
 fn credentials(headers: &HeaderMap) -> Credentials {
     let values = headers.get_all(AUTHORIZATION).iter().filter_map(|value| value.to_str().ok());
     let said = values.filter(|value| !value.trim().is_empty() && !is_empty_login(value));
     Credentials { headers: said.map(|value| (AUTHORIZATION.as_str().to_owned(), value.to_owned())).collect() }
 }
 
-/// True if this is Basic with neither a user nor a password.
+/// True if this is Basic authentication with an empty user and an empty password.
 fn is_empty_login(authorization: &str) -> bool {
     const ENCODED_COLON: &str = "Og==";
     let parts = authorization.trim().split_once(' ');
@@ -551,7 +551,7 @@ fn entity_tag(digest: &Digest) -> String {
     format!("\"{digest}\"")
 }
 
-/// A header value of text that the mirror made itself.
+/// A header value from text that the mirror made itself.
 fn header(text: &str) -> Result<HeaderValue, Problem> {
     HeaderValue::from_str(text)
         .map_err(|_| Problem::bad_upstream(Code::Unavailable, "the upstream gave a header that can't be passed on"))

@@ -1,7 +1,7 @@
 //! Errors as the distribution specification writes them: a status and `{"errors":[{"code","message"}]}`.
 //!
-//! An upstream's refusal is passed on with its own words and challenges, because the engine's next step (a token,
-//! another login) depends on them. A failure to get an answer at all is a 502 or 504, on which engines go on to their
+//! An upstream's refusal is passed on with its own message and challenges, because the engine's next step (a token,
+//! another login) depends on them. If there is no answer at all, the status is 502 or 504, on which engines go on to their
 //! next mirror or to the registry itself.
 
 use std::time::Duration;
@@ -23,41 +23,41 @@ use hyper::ext::ReasonPhrase;
 use crate::body::{self, Body};
 use crate::mirror::told;
 
-/// Most of an upstream's error body that is passed on.
+/// Most bytes of an upstream's error body that are passed on.
 const MAX_OF_A_REFUSAL: usize = 64 << 10;
-/// Characters of a message in a status line.
+/// Most characters of a message in a status line.
 const MAX_REASON: usize = 200;
 
-/// An answer that is an error.
+/// An answer with an error.
 #[derive(Clone, Debug)]
 pub(crate) struct Problem {
     pub(crate) status: StatusCode,
     code: Code,
     message: String,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// An upstream's own body, already in the specification's form.
+    /// An upstream's own body, if it is in the specification's form.
     body: Option<Bytes>,
 }
 
 impl Problem {
-    /// An error of the mirror's own. The message says what to do next.
+    /// An error of the mirror itself. The message says what to do next.
     pub(crate) fn new(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into(), headers: Vec::new(), body: None }
     }
 
-    /// For a client that waited as long as engines should have to, and what for.
+    /// The answer was not ready within the time that engines should wait; `what` is what it waited for.
     pub(crate) fn too_slow(waited: Duration, what: &str) -> Self {
         let text =
             format!("no answer in {} s: waited for {what}; ask again, or ask the registry", waited.as_secs_f64());
         Self::new(StatusCode::GATEWAY_TIMEOUT, Code::Unavailable, text)
     }
 
-    /// True if the trouble is the upstream's for now, rather than its word on the request.
+    /// True if the upstream has a temporary failure; false if it decided about the request.
     pub(crate) fn is_trouble(&self) -> bool {
         self.status.is_server_error() || self.status == StatusCode::TOO_MANY_REQUESTS
     }
 
-    /// For methods that change something.
+    /// The answer to methods that change something.
     pub(crate) fn read_only() -> Self {
         let text = "this is a mirror for pulling: push to the registry itself";
         let mut problem = Self::new(StatusCode::METHOD_NOT_ALLOWED, Code::Unsupported, text);
@@ -65,7 +65,7 @@ impl Problem {
         problem
     }
 
-    /// For who is to say who they are before anything else.
+    /// The answer that asks for a login first.
     pub(crate) fn log_in() -> Self {
         let text = "log in to this mirror with the login of the registry behind it, as in podman login \
                     127.0.0.1:7401/ghcr.io; without a login only what is public is served";
@@ -73,17 +73,17 @@ impl Problem {
         Self::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, text).with_header(WWW_AUTHENTICATE, challenge)
     }
 
-    /// For an upstream (or an agent) that gave something other than what was asked for.
+    /// An upstream (or an agent) delivered something other than what was requested.
     pub(crate) fn bad_upstream(code: Code, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_GATEWAY, code, message)
     }
 
-    /// Why no answer came from an upstream.
+    /// An upstream did not answer. `unknown` is the code of a 404.
     pub(crate) fn of_error(error: &OriginError, unknown: Code) -> Self {
         Self::of_failure(&OriginFailure::from(error), unknown)
     }
 
-    /// Why an origin gave no bytes, as an agent tells it. `unknown` is the code of a 404.
+    /// An origin delivered no bytes, according to an agent. `unknown` is the code of a 404.
     pub(crate) fn of_failure(failure: &OriginFailure, unknown: Code) -> Self {
         let status = error::passed_on(failure);
         let mut problem = Self::new(status, Code::of(status, unknown), &failure.text);
@@ -101,16 +101,16 @@ impl Problem {
         problem
     }
 
-    /// An upstream's answer that is no success. `unknown` is the code of a 404.
+    /// An upstream answered with an error. `unknown` is the code of a 404.
     pub(crate) async fn of_answer(answer: Answer, upstream: &str, unknown: Code) -> Self {
         let (status, headers) = (answer.status, answer.headers.clone());
-        // Status and headers say what the engine is to do next.
+        // Without the body, status and headers still tell the engine what to do next.
         let body = tokio::time::timeout(REFUSAL_BODY_TIMEOUT, refusal_body(answer)).await;
         let body = body.ok().flatten().unwrap_or_default();
         Self::of_parts(status, &headers, body, upstream, unknown)
     }
 
-    /// An upstream's answer that is no success and was read whole. `unknown` is the code of a 404.
+    /// An upstream answered with an error, which was read completely. `unknown` is the code of a 404.
     pub(crate) fn of_reply(reply: Reply, upstream: &str, unknown: Code) -> Self {
         Self::of_parts(reply.status, &reply.headers, reply.body, upstream, unknown)
     }
@@ -132,7 +132,7 @@ impl Problem {
         for (name, value) in &told::of(headers) {
             problem.headers.push((name.clone(), value.clone()));
         }
-        // An encoded body can't be judged here: it goes on as it is, as it would without the mirror.
+        // An encoded body can't be judged here, so it is passed on unchanged, as without the mirror.
         if status == answered && !body.is_empty() && (is_encoded || is_in_form(&body)) {
             problem.body = Some(body);
             if is_encoded {
@@ -151,12 +151,12 @@ impl Problem {
         self
     }
 
-    /// The error, for the log.
+    /// The error message for the log.
     pub(crate) fn message(&self) -> &str {
         &self.message
     }
 
-    /// As it goes to the engine; a HEAD gets the headers alone.
+    /// The response for the engine; without a body for a HEAD.
     pub(crate) fn into_response(self, head: bool) -> Response<Body> {
         let Self { status, code, message, headers, body } = self;
         let reason = reason(status, &message);
@@ -185,15 +185,15 @@ impl From<NameError> for Problem {
         let (status, code) = match error {
             NameError::Repository(_) => (StatusCode::BAD_REQUEST, Code::NameInvalid),
             NameError::Digest(_) => (StatusCode::BAD_REQUEST, Code::DigestInvalid),
-            // A name that can't be a tag can't have been pushed: 404, as the specification's own tests expect.
+            // A name that is not a valid tag can't have been pushed: 404, as the specification's own tests expect.
             NameError::Reference(_) => (StatusCode::NOT_FOUND, Code::ManifestUnknown),
         };
         Self::new(status, code, error.to_string())
     }
 }
 
-/// The status line's text for a failure to get an answer: engines begin with a HEAD, which has no body, and what they show (a
-/// pod's event, too) is this line.
+/// The status line's text for a failure to get an answer. Engines begin with a HEAD, whose answer has no body, so this line is what they show,
+/// also in a pod's events.
 fn reason(status: StatusCode, message: &str) -> Option<ReasonPhrase> {
     let name = status.canonical_reason().filter(|_| status.is_server_error())?;
     let plain = message.chars().map(|it| if it == ' ' || it.is_ascii_graphic() { it } else { '?' });
@@ -201,8 +201,8 @@ fn reason(status: StatusCode, message: &str) -> Option<ReasonPhrase> {
     ReasonPhrase::try_from(format!("{name} ({plain})").into_bytes()).ok()
 }
 
-/// The status for the caller: the caller's own mistakes stay the caller's; everything else is a bad gateway, a proxy of ours that wants a
-/// login too.
+/// The status for the caller: errors of the caller keep their status; everything else is a bad gateway, including a proxy of ours that wants a
+/// login.
 fn passed_on(status: StatusCode) -> StatusCode {
     match status {
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => StatusCode::BAD_GATEWAY,
@@ -211,7 +211,7 @@ fn passed_on(status: StatusCode) -> StatusCode {
     }
 }
 
-/// The body, if it is small.
+/// The body, if it is small and arrives in time.
 async fn refusal_body(mut answer: Answer) -> Option<Bytes> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.body.next().await {
@@ -227,7 +227,7 @@ async fn refusal_body(mut answer: Answer) -> Option<Bytes> {
 mod tests {
     use super::*;
 
-    /// containerd shows nothing else of the answer to a HEAD.
+    /// containerd shows no more than this of the answer to a HEAD.
     #[test]
     fn a_failures_status_line_says_why() {
         let line = |status, message: &str| {

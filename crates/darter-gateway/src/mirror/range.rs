@@ -1,19 +1,19 @@
-//! The `Range` header of a request (RFC 9110, section 14): one range of bytes, or else the whole.
+//! The `Range` header of a request (RFC 9110, section 14): one range of bytes; anything else means the whole content.
 
 use darter_core::ByteRange;
 
-/// The meaning of a `Range` header for content of a known length.
+/// What a `Range` header means for content of a known length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RequestedRange {
-    /// Everything: no range, or one that servers ignore (another unit, several ranges, not well formed).
+    /// Everything: there is no range, or one that servers ignore (another unit, several ranges, malformed).
     Whole,
-    /// These bytes; not empty, and within the content.
+    /// These bytes; not empty, and inside the content.
     Part(ByteRange),
-    /// Nothing that the content has.
+    /// The range lies outside the content.
     Unsatisfiable,
 }
 
-/// Reads the header's value.
+/// Parses the header's value.
 pub(crate) fn parse(value: Option<&str>, length: u64) -> RequestedRange {
     let Some(spec) = value.and_then(|value| value.trim().strip_prefix("bytes=")) else { return RequestedRange::Whole };
     let Some((first, last)) = spec.split_once('-') else { return RequestedRange::Whole };
@@ -33,7 +33,7 @@ pub(crate) fn parse(value: Option<&str>, length: u64) -> RequestedRange {
     within(start, last.saturating_add(1), length)
 }
 
-/// True if a header's value asks for everything from some byte on.
+/// True if the header's value requests everything from some byte on.
 pub(crate) fn is_open_ended(value: Option<&str>) -> bool {
     value.is_some_and(|value| value.trim_end().ends_with('-'))
 }
@@ -43,7 +43,7 @@ fn within(start: u64, end: u64, length: u64) -> RequestedRange {
     if start >= length || range.is_empty() { RequestedRange::Unsatisfiable } else { RequestedRange::Part(range) }
 }
 
-/// Digits only: `parse` alone would also take a sign. A number past all content is as good as the largest.
+/// Digits only: `parse` alone would also accept a sign. A number that is too large counts as the largest one.
 fn number(text: &str) -> Option<u64> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;

@@ -1,4 +1,4 @@
-//! The way past the agent: a blob, or a part of it, from its upstream with the caller's own credentials.
+//! Reads a blob, or a range of it, from its upstream without the agent, with the caller's own credentials.
 
 use std::io;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use crate::body::Body;
 use crate::mirror::grants::Scope;
 use crate::mirror::wrong::WrongDigests;
 
-/// Bytes asked of the upstream at a time where the agent is to go on after them.
+/// How many bytes are requested from the upstream at a time, if the agent is to continue after them.
 const SLICE: u64 = 4 << 20;
 
-/// How to read one blob from its upstream, for one caller.
+/// What is needed to read one blob from its upstream, for one caller.
 pub(crate) struct Rescue {
     pub(crate) registry: RegistryClient,
     pub(crate) upstream: Upstream,
@@ -32,16 +32,16 @@ pub(crate) struct Rescue {
     pub(crate) metrics: Arc<Metrics>,
     /// The digest that the blob must have.
     pub(crate) digest: Digest,
-    /// The repository that it is of.
+    /// The repository of the blob.
     pub(crate) scope: Scope,
-    /// Is told of wrong content.
+    /// Where wrong content is reported.
     pub(crate) wrong: WrongDigests,
-    /// How long the upstream may take to begin an answer, in the middle of a body.
+    /// How long the upstream may take until its answer begins, in the middle of a body.
     pub(crate) wait: Duration,
 }
 
 impl Rescue {
-    /// Asks the upstream for the blob, or a range of it; waits until then for the answer to begin.
+    /// Requests the blob, or a range of it, from the upstream; waits for the answer to begin until the given time.
     pub(crate) async fn read(&self, range: Option<HeaderValue>, until: Instant) -> Result<Answer, OriginError> {
         self.metrics.mirror_upstream_request(MirrorKind::Blob);
         let headers: HeaderMap = range.into_iter().map(|range| (RANGE, range)).collect();
@@ -49,12 +49,12 @@ impl Rescue {
         registry.send(&self.upstream, Method::GET, &self.path, headers, &self.credentials).await
     }
 
-    /// The first bytes of `at..end`, few enough for the agent to go on soon.
+    /// The first bytes of `at..end`, few enough that the agent can continue soon.
     pub(crate) async fn slice(&self, at: u64, end: u64) -> io::Result<darter_origin::Body> {
         self.resume(at, Some(end.min(at.saturating_add(SLICE)))).await
     }
 
-    /// The upstream's bytes from `at` on, if it gives exactly those.
+    /// The upstream's bytes from `at` on; fails if it sends any others.
     pub(crate) async fn resume(&self, at: u64, end: Option<u64>) -> io::Result<darter_origin::Body> {
         let last = end.map(|end| end.saturating_sub(1).to_string()).unwrap_or_default();
         let range = HeaderValue::from_str(&format!("bytes={at}-{last}")).expect("digits can stand in a header");
@@ -65,7 +65,7 @@ impl Rescue {
         if answer.status == StatusCode::PARTIAL_CONTENT && fits {
             return Ok(answer.body);
         }
-        // From a server without ranges the whole is what was asked for, if all of it was.
+        // A server without ranges sends the whole blob, which is right if the whole was requested.
         let length = answer.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         if answer.status == StatusCode::OK && at == 0 && (end.is_none() || end == length) {
             return Ok(answer.body);
@@ -74,13 +74,13 @@ impl Rescue {
     }
 }
 
-/// The body of an upstream's answer, passed through.
+/// An upstream's answer as a body, passed through.
 pub(crate) fn passed_through(body: darter_origin::Body, metrics: &Arc<Metrics>) -> Body {
     let metrics = Arc::clone(metrics);
     to_body(body.map(move |chunk| chunk.inspect(|bytes| count(&metrics, bytes)).map_err(io::Error::other)))
 }
 
-/// Counts bytes that go from the upstream to the caller; what comes from the agent is counted there.
+/// Counts bytes that go from the upstream to the caller. Bytes from the agent are counted elsewhere.
 pub(crate) fn count(metrics: &Metrics, bytes: &Bytes) {
     let length = bytes.len() as u64;
     metrics.origin_bytes.inc_by(length);

@@ -1,5 +1,5 @@
-//! The names of repositories at their upstream, where that is a proxy for others: a project of Harbor's, a repository of Artifactory's, a
-//! pull-through cache of a cloud.
+//! The names of repositories at an upstream that is a proxy for other registries: a project of Harbor, a repository of Artifactory, a
+//! pull-through cache of a cloud provider.
 //!
 //! Pure: nothing here does I/O.
 
@@ -7,16 +7,16 @@ use std::collections::BTreeMap;
 
 use darter_agent::options::UpstreamOption;
 
-/// Changes names of repositories on their way to upstreams.
+/// Rewrites the names of repositories for their upstreams.
 #[derive(Clone, Debug, Default)]
 pub struct Rewrites(BTreeMap<String, Rewrite>);
 
 /// The rules of one upstream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Rewrite {
-    /// Put in front of every name.
+    /// Put before every name.
     prefix: Option<String>,
-    /// Fronts of names, and what takes their place.
+    /// Beginnings of names, and their replacements.
     fronts: Vec<(String, String)>,
 }
 

@@ -1,16 +1,16 @@
-//! Of which upstream a request asks for something (what it asks for, `darter-oci` reads in its path).
+//! Which upstream a request is for. (`darter-oci` parses from the path what is requested.)
 //!
 //! The upstream of a request is named, in this order, by
 //!
 //! 1. the first component of the repository, if it is the name of a configured upstream: `/v2/lab/app/manifests/1`. An
-//!    engine's mirror with such a path was set up to mean it, whatever registry its images name;
-//! 2. the query parameter `ns`, which containerd sends to mirrors, or the header `OCI-Namespace`, which says the same;
-//! 3. the first component of the repository, if it looks like a host (it has a dot or a colon, or is `localhost`). After
-//!    `ns`, since a registry may have repositories that look so;
-//! 4. the default upstream of the configuration: the Docker engine's mirror requests name none.
+//!    engine whose mirror has such a path was configured for that upstream, whatever registry its images name;
+//! 2. the query parameter `ns`, which containerd sends to mirrors, or the header `OCI-Namespace`, which means the same;
+//! 3. the first component of the repository, if it looks like a host (it has a dot or a colon, or is `localhost`). This comes after
+//!    `ns`, since a registry may have repositories with such names;
+//! 4. the default upstream of the configuration, since the Docker engine's requests to a mirror name none.
 //!
-//! A request that names no upstream, or one that is neither configured nor a host, is answered with what to configure.
-//! In particular it is not sent to Docker Hub, which would be told the names of private images.
+//! If a request names no upstream, or one that is neither configured nor a host, the answer says what to configure.
+//! In particular the request is not sent to Docker Hub, which would learn the names of private images.
 //!
 //! Pure: nothing here does I/O.
 
@@ -24,10 +24,10 @@ use url::form_urlencoded;
 
 use crate::mirror::problem::Problem;
 
-/// How the upstream was named, so that links to further pages name it likewise.
+/// How the upstream was named, so that links to further pages name it in the same way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Naming {
-    /// By `ns`, with its value as it came.
+    /// By `ns`, with its value as received.
     Namespace(String),
     /// By the repository's first component.
     Prefix(String),
@@ -35,18 +35,18 @@ pub(crate) enum Naming {
     Default,
 }
 
-/// A repository of an upstream.
+/// A repository at an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     /// The upstream's name.
     pub(crate) upstream: String,
     /// The repository's name there.
     pub(crate) repository: String,
-    /// How the request said so.
+    /// How the request named the upstream.
     pub(crate) naming: Naming,
 }
 
-/// The upstreams a request may mean without `ns`.
+/// The upstreams that a request without `ns` may mean.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KnownUpstreams {
     /// Names of configured upstreams.
@@ -61,13 +61,13 @@ impl KnownUpstreams {
     }
 }
 
-/// The value of `ns`, and the query without it, encoded anew.
+/// The value of `ns`, and the query without it, encoded again.
 pub(crate) fn split_query(query: Option<&str>) -> (Option<String>, String) {
     let (namespace, others) = take(query.unwrap_or_default(), "ns");
     (namespace.filter(|value| !value.is_empty()), others)
 }
 
-/// The (last) value of a parameter, and the query without it, encoded anew.
+/// The (last) value of a parameter, and the query without it, encoded again.
 pub(crate) fn take(query: &str, wanted: &str) -> (Option<String>, String) {
     let mut taken = None;
     let mut others = form_urlencoded::Serializer::new(String::new());
@@ -88,10 +88,10 @@ pub(crate) fn namespace_of(request: &Parts) -> (Option<String>, String) {
     (namespace.or_else(|| header().map(str::to_owned)), query)
 }
 
-/// Which repository of which upstream a name means.
+/// The upstream and the repository that a name means.
 ///
 /// # Errors
-/// A name that breaks the specification's grammar, or that no upstream is known for.
+/// A name that breaks the specification's grammar, or whose upstream is unknown.
 pub(crate) fn target(namespace: Option<String>, asked: &str, known: &KnownUpstreams) -> Result<Target, Problem> {
     let by_prefix = |first: &str, rest: &str| -> Result<Target, Problem> {
         let repository = name::repository(rest)?.to_owned();
@@ -120,7 +120,7 @@ pub(crate) fn target(namespace: Option<String>, asked: &str, known: &KnownUpstre
         );
         return Err(Problem::new(StatusCode::NOT_FOUND, Code::NameUnknown, text));
     };
-    // Repositories of Docker Hub have two components at most.
+    // Repositories of Docker Hub have at most two components.
     if upstream == DOCKER_HUB
         && repository.matches('/').count() > 1
         && let Some((first, _)) = prefix

@@ -1,12 +1,12 @@
-//! Blobs for a caller to whom the registry said yes without showing what it has.
+//! Blobs for a caller whom the registry allowed to read, but without showing that it has the blob.
 //!
-//! A registry that names the digest in its answer has said what it gives to this caller, and so has one that says of a
-//! blob the length that the manifest said which it gave to this caller before. Any other yes may be about something
-//! else: stores behind a redirect name no digest, and neither do gateways that show a login page, or an error with a
-//! status of success, to whoever they don't know. So before a blob is given on such a word, its first bytes are compared
-//! with those that the registry gives to this very caller.
+//! A registry that names the digest in its answer has shown what it serves to this caller. So has a registry that names a blob's
+//! length, if that is the length in a manifest which it served to this caller before. Any other successful answer may be about something
+//! else: stores behind a redirect name no digest, and neither do gateways that answer unknown callers with a login page or an error, with a
+//! status of success. So before a blob is served because of such an answer, its first bytes are compared
+//! with those that the registry serves to this caller.
 //!
-//! If the registry can't be reached from this host (a seed asked it), or limits requests, the length it told has to be
+//! If the registry can't be reached from this host (a seed asked it), or limits requests, the length that it named has to be
 //! the blob's.
 
 use std::os::unix::fs::FileExt as _;
@@ -25,14 +25,14 @@ use tokio::time::Instant;
 use crate::mirror::rescue::Rescue;
 use crate::mirror::{Blob, Blobs, Part};
 
-/// Bytes that are compared.
+/// How many bytes are compared.
 const SAMPLE: u64 = 1024;
 
-/// Gives a blob only if the registry gives its first bytes to the same caller.
+/// Opens a blob only if the registry serves its first bytes to the same caller.
 pub(crate) struct Sampled {
     pub(crate) blobs: Arc<dyn Blobs>,
     pub(crate) rescue: Rescue,
-    /// The length that the registry told.
+    /// The length that the registry named.
     pub(crate) told: Option<u64>,
 }
 
@@ -75,7 +75,7 @@ impl Sampled {
         let range = ByteRange::new(0, wanted);
         let asked = HeaderValue::from_str(&format!("bytes=0-{}", wanted - 1)).expect("digits can stand in a header");
         let sent = self.rescue.read(Some(asked), Instant::now() + self.rescue.wait);
-        // A blob that does not come leaks nothing; the code that reads on tells the caller why.
+        // A blob of which no byte arrives leaks nothing; the code that reads it reports the reason to the caller.
         let (sent, Some(known)) = tokio::join!(sent, bytes_of(blob, range)) else { return true };
         let is_as_long = self.told.is_some() && self.told == blob.length();
         match sent {
@@ -88,12 +88,12 @@ impl Sampled {
     }
 }
 
-/// True if an answer says nothing about what the registry gives.
+/// True if an answer does not show what the registry serves.
 fn is_trouble(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
-/// True if the registry's answer is about a blob of this length that begins so.
+/// True if the registry's answer is about a blob of this length that begins with these bytes.
 async fn begins_with(answer: Answer, length: Option<u64>, known: &[u8]) -> bool {
     let number = |name: HeaderName, headers: &HeaderMap| -> Option<u64> {
         headers.get(name)?.to_str().ok()?.rsplit('/').next()?.trim().parse().ok()
@@ -115,7 +115,7 @@ async fn begins_with(answer: Answer, length: Option<u64>, known: &[u8]) -> bool 
     sent.len() >= known.len() && sent[..known.len()] == *known
 }
 
-/// The first bytes of a blob; none if they don't come.
+/// The first bytes of a blob; `None` if they do not arrive.
 async fn bytes_of(blob: &dyn Blob, range: ByteRange) -> Option<Vec<u8>> {
     let mut parts = blob.lone_parts(range);
     let mut bytes = Vec::new();

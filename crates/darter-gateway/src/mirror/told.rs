@@ -1,11 +1,11 @@
-//! Headers in which a registry tells people and their tools something besides its answer, to be passed on with it.
+//! Headers of a registry for users and their tools, which are passed on with its answer.
 
 use http::header::{ALLOW, WARNING};
 use http::{HeaderMap, HeaderName};
 
 const DOCKER_RATELIMIT_SOURCE: HeaderName = HeaderName::from_static("docker-ratelimit-source");
 
-/// The headers that tell people something: warnings, and what is left of a limit.
+/// These headers: warnings, and what is left of a rate limit.
 pub(crate) fn of(headers: &HeaderMap) -> HeaderMap {
     let tells = |name: &HeaderName| {
         let text = name.as_str();

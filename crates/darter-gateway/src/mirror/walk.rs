@@ -1,10 +1,10 @@
-//! A client's way from page to page of a list, so that pages that lead in a circle have an end.
+//! Follows a client from page to page of a list, so that pages that link to each other in a circle have an end.
 //!
-//! Nothing is kept of it here: the link to each further page bears one page that was on the way, the anchor, and how many
-//! pages came since. Whenever as many came as a power of two, the page that is then reached becomes the anchor
+//! The mirror keeps no state for this: the link to each further page names one earlier page, the anchor, and how many
+//! pages followed it. Whenever that number reaches a power of two, the page that is then reached becomes the anchor
 //! (R. P. Brent, 1980). So each circle comes back to an anchor, after a few times its length.
 //!
-//! The first page's link bears none of it. A client that changes what its links bear leads nobody astray but itself.
+//! The first page's link has no such parameter. A client that changes the parameter affects only itself.
 //!
 //! Pure.
 
@@ -13,22 +13,22 @@ use std::str::FromStr;
 
 use url::Url;
 
-/// The query parameter that a way is in.
+/// The query parameter with the walk.
 pub(crate) const WALK: &str = "darter-walk";
 
-/// A way so far.
+/// The walk up to a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Walk {
-    /// The mark of a page on the way.
+    /// The mark of the anchor.
     anchor: u64,
-    /// Pages since the anchor.
+    /// How many pages followed the anchor.
     steps: u32,
     /// The number of pages after which the next anchor is chosen.
     until: u32,
 }
 
 impl Walk {
-    /// The way from `page` to `target`, for a caller that came to `page` by `before`; `None` if it leads in a circle.
+    /// The walk from `page` to `target`, for a caller that came to `page` by `before`; `None` if it leads in a circle.
     pub(crate) fn on(before: Option<Self>, page: &Url, target: &Url) -> Option<Self> {
         let (here, there) = (mark(page), mark(target));
         if there == here || before.is_some_and(|before| before.anchor == there) {
@@ -59,12 +59,12 @@ impl FromStr for Walk {
         };
         let anchor = u64::from_str_radix(anchor, 16).map_err(drop)?;
         let (steps, until): (u32, u32) = (steps.parse().map_err(drop)?, until.parse().map_err(drop)?);
-        // No way comes there.
+        // No walk has this form.
         if steps >= until { Err(()) } else { Ok(Self { anchor, steps, until }) }
     }
 }
 
-/// Tells pages apart: by path and parameters, in whatever order.
+/// A value that distinguishes pages by path and parameters, in any order.
 fn mark(page: &Url) -> u64 {
     let mut parameters: Vec<_> = page.query_pairs().collect();
     parameters.sort_unstable();
@@ -87,7 +87,7 @@ mod tests {
         format!("https://registry.lab/v2/app/tags/list?last={number}&n=2").parse().unwrap()
     }
 
-    /// How many pages are followed, where `next` leads on from one to the next; at most `most`.
+    /// How many pages are followed if `next` gives the page after each one; at most `most`.
     fn pages(most: usize, next: impl Fn(usize) -> usize) -> usize {
         let (mut at, mut walk) = (0, None);
         for gone in 1..most {

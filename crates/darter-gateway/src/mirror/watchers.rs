@@ -1,23 +1,23 @@
-//! Watchers: programs that remember answers about layers until they are told that these may not hold any more. They are keepers of directories, which are
+//! Watchers: clients that cache answers about layers until they are notified that these may have become wrong. They are the processes that keep directories of layers, and are
 //! asked for the same layer dozens of times in a second.
 //!
-//! One byte tells a watcher. It is written without waiting, before the cause of the change goes on: a watcher that looks into its socket before it uses an
-//! answer finds the byte there. A socket that takes no more has unread bytes, which say the same.
+//! The notification is one byte. It is written without waiting, before the change takes effect: a watcher that reads its socket before it uses a cached
+//! answer finds the byte there. If the socket is full, it has unread bytes, which mean the same.
 
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
 
 use parking_lot::Mutex;
 
-/// Watchers at a time; the first that came goes for another one.
+/// Most watchers at a time; a further one replaces the oldest.
 const MAX_WATCHERS: usize = 64;
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Watchers(Mutex<Vec<UnixStream>>);
 
 impl Watchers {
-    /// Adds a watcher, by a connection that does not block. It is told at once, so that it knows from when on it hears of changes.
+    /// Adds a watcher with its non-blocking connection. It is notified at once, so that it knows from when on it receives notifications.
     pub(super) fn add(&self, connection: UnixStream) {
         let mut watchers = self.0.lock();
         if !is_told(&connection) {
@@ -29,13 +29,13 @@ impl Watchers {
         watchers.push(connection);
     }
 
-    /// Tells all connections that earlier answers may not hold any more.
+    /// Notifies all watchers that earlier answers may have become wrong.
     pub(super) fn tell(&self) {
         self.0.lock().retain(is_told);
     }
 }
 
-/// False if the other end is gone.
+/// False if the connection is closed.
 fn is_told(mut connection: &UnixStream) -> bool {
     loop {
         match connection.write(&[1]) {

@@ -1,14 +1,14 @@
-//! Blobs whose content came wrong, or encoded, a short time ago: they are answered with an error up front, so that engines go round.
+//! Blobs whose content was wrong, or unexpectedly encoded, a short time ago: requests for them are refused at once, so that engines use their next source.
 //!
-//! Wrong content is found out at the end of a blob, when an engine has read nearly all of it; an engine that is cut off
+//! Wrong content is found only at the end of a blob, when an engine has read nearly all of it; an engine whose connection is closed
 //! there asks the mirror again. An engine that is refused at once reads its next source: containerd goes on to the next host for
-//! each blob, on any error. Podman and its family go on only while they look for a manifest, so one that names such a blob
+//! each blob, on any error. Podman, skopeo and CRI-O go on only while they look for a manifest, so a manifest that names such a blob
 //! is refused, too.
 //!
-//! A blob that is whole here by now is refused no more: another agent has read it right.
+//! A blob that is complete here by now is no longer refused: another agent has read the right content.
 //!
-//! By repository: what one registry sends wrong, made up or not, is no reason to refuse another's. And by caller, where the
-//! registry has not shown that the caller may read it: the bytes may be those that are shown to callers that have to log in.
+//! Refusals are kept by repository, since wrong content from one registry, accidental or not, is no reason to refuse another's. They are also kept by caller, if the
+//! registry has not shown that the caller may read the blob: the bytes may be an answer to callers that have to log in.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,29 +23,29 @@ use crate::mirror::problem::Problem;
 
 /// How long a digest is refused.
 const REFUSED_FOR: Duration = Duration::from_secs(300);
-/// Digests remembered.
+/// How many digests are remembered.
 const MAX_DIGESTS: u64 = 1000;
 
-/// The content that came in the place of a digest's.
+/// What was delivered instead of the right content.
 #[derive(Clone, Copy, Debug)]
 enum Came {
     Other,
     Encoded,
 }
 
-/// When something came, and what.
+/// When that happened, and what was delivered.
 type Noted = (Moment, Came);
 
-/// Content that came wrong, and when. Cheap to clone.
+/// The digests with wrong content. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct WrongDigests {
     seen: Arc<Mutex<Recent<Key, Noted>>>,
     clock: Arc<dyn Clock>,
-    /// The caller to whom alone what is noted here matters.
+    /// If set, new entries apply only to this caller.
     only_for: Option<Fingerprint>,
 }
 
-/// The caller that is refused a digest, and in which repository; every caller, if `None`.
+/// Which requests are refused: for a digest in a repository, of one caller, or of every caller if `None`.
 type Key = (Scope, Option<Fingerprint>, Digest);
 
 impl WrongDigests {
@@ -53,21 +53,21 @@ impl WrongDigests {
         Self { seen: Arc::new(Mutex::new(Recent::new(MAX_DIGESTS))), clock, only_for: None }
     }
 
-    /// This place, where what is noted matters to this caller alone.
+    /// The same table; entries made through it apply to this caller only.
     pub(crate) fn only_for(&self, caller: Fingerprint) -> Self {
         Self { only_for: Some(caller), ..self.clone() }
     }
 
-    /// Notes that what came for this digest of a repository was something else.
+    /// Notes that content with another digest was delivered for this digest of a repository.
     pub(crate) fn note(&self, scope: &Scope, digest: Digest) {
-        tracing::warn!(%digest, for_s = REFUSED_FOR.as_secs(), "refusing a digest whose content came wrong");
+        tracing::warn!(%digest, for_s = REFUSED_FOR.as_secs(), "refusing a digest whose content was wrong");
         self.insert(scope, digest, Came::Other);
     }
 
-    /// Notes that this digest's content comes in an encoding that nobody asked for. Engines that decode it get it from the registry
+    /// Notes that this digest's content is delivered in an encoding that was not requested. An engine that decodes it can get it from the registry
     /// itself.
     pub(crate) fn note_encoded(&self, scope: &Scope, digest: Digest) {
-        tracing::warn!(%digest, for_s = REFUSED_FOR.as_secs(), "refusing a digest whose content came encoded");
+        tracing::warn!(%digest, for_s = REFUSED_FOR.as_secs(), "refusing a digest whose content was encoded");
         self.insert(scope, digest, Came::Encoded);
     }
 
@@ -75,12 +75,12 @@ impl WrongDigests {
         self.seen.lock().insert((scope.clone(), self.only_for, digest), (self.clock.now(), came), 1);
     }
 
-    /// Its content is here, and right. A refusal for a single caller depends on what the registry shows that caller.
+    /// Removes the entries for content that is here, and right. Entries for a single caller stay, since they depend on what the registry serves to that caller.
     pub(crate) fn forget(&self, scope: &Scope, digest: Digest) {
         self.seen.lock().remove(&(scope.clone(), None, digest));
     }
 
-    /// The answer to a request for this digest, or for a manifest that names it, if it is refused.
+    /// The answer to a request for this digest, or for a manifest that names it, if the digest is refused.
     pub(crate) fn refusal(&self, scope: &Scope, caller: Fingerprint, digest: Digest) -> Option<Problem> {
         let last = {
             let mut seen = self.seen.lock();
@@ -96,10 +96,10 @@ impl WrongDigests {
         let (ago, more) = (since.as_secs(), (REFUSED_FOR - since).as_secs());
         let what = match came {
             Came::Other => "was other content",
-            Came::Encoded => "had a Content-Encoding that nobody asked for",
+            Came::Encoded => "had a Content-Encoding that was not requested",
         };
         let text = format!(
-            "what came for {digest} {ago} s ago {what}: read it from the registry itself, or ask again in {more} s"
+            "the content received for {digest} {ago} s ago {what}: read it from the registry itself, or ask again in {more} s"
         );
         Some(Problem::bad_upstream(Code::DigestInvalid, text))
     }

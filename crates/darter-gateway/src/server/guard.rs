@@ -1,13 +1,13 @@
-//! The guard of the local port: programs of this host may speak to it, and no web page.
+//! The guard of the local port: programs of this host may use it, and no web page may.
 //!
-//! A page in a browser of this host can send requests to loopback, under a name of its own that it lets resolve there
-//! (DNS rebinding); the browser then lets it read the answers, private manifests among them. Such a request says in
-//! `Host` which name the page was loaded from. So on loopback, only loopback's own names and addresses and the names that
+//! A page in a browser on this host can send requests to loopback, under a name of its own that it lets resolve to a loopback address
+//! (DNS rebinding); the browser then lets it read the answers, including private manifests. Such a request has
+//! in `Host` the name from which the page was loaded. So on loopback, only requests for loopback's own names and addresses and for names that
 //! the operator configured are answered. Requests that a page of another origin sends without rebinding are refused by
 //! their `Origin`.
 //!
-//! A port on another address is for programs of other hosts, which know it by names that this host need not know. There
-//! every name is answered, unless names are configured.
+//! A port on another address is for programs of other hosts, which reach it by names that this host need not know. There,
+//! requests for every name are answered, unless names are configured.
 //!
 //! Pure: nothing here does I/O.
 
@@ -20,7 +20,7 @@ use http::uri::Authority;
 use http::{HeaderMap, StatusCode};
 use url::{Host, Url};
 
-/// Names that hosts files give to loopback, besides those under `localhost`.
+/// Names of loopback in hosts files, besides those under `localhost`.
 const LOOPBACK_NAMES: [&str; 5] =
     ["ip6-localhost", "ip6-loopback", "localhost.localdomain", "localhost4", "localhost6"];
 
@@ -30,17 +30,17 @@ pub(crate) struct Guard {
     names: BTreeSet<String>,
 }
 
-/// Why a request is not answered.
+/// Why a request is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) status: StatusCode,
-    /// For the metric.
+    /// The label for the metric.
     pub(crate) reason: &'static str,
-    /// For the caller: what to do.
+    /// The message for the caller, which says what to do.
     pub(crate) text: String,
 }
 
-/// A host and port as a request names them.
+/// A host and port in a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct RequestTarget {
     host: Host,
@@ -48,18 +48,18 @@ struct RequestTarget {
 }
 
 impl Guard {
-    /// A guard that also answers to these names.
+    /// A guard that also accepts these names.
     pub(crate) fn new(names: impl IntoIterator<Item = String>) -> Self {
         Self { names: names.into_iter().map(|name| plain(&name)).collect() }
     }
 
-    /// Decides if a request that came in on the address `local` is to be answered.
+    /// Decides whether to answer a request that arrived on the address `local`.
     ///
     /// # Errors
-    /// Why it is not.
+    /// Why the request is refused.
     pub(crate) fn check(&self, request: &Parts, local: Option<IpAddr>) -> Result<(), Refusal> {
         let said = host_header(&request.headers)?;
-        // A request in absolute form says it twice, and both have to be right.
+        // A request in absolute form names the host twice, and both have to be right.
         let absolute = request.uri.authority().map(|authority| target(authority.as_str())).transpose()?;
         for target in [Some(&said), absolute.as_ref()].into_iter().flatten() {
             if !self.answers_to(&target.host, local) {
@@ -87,18 +87,18 @@ impl Guard {
         !on_loopback || address.to_canonical().is_loopback() || self.names.contains(&plain(&host.to_string()))
     }
 
-    /// A page may only speak for the very origin that it asks.
+    /// Refuses a page of any other origin than the one that it asks.
     fn check_origin(&self, headers: &HeaderMap, target: &RequestTarget) -> Result<(), Refusal> {
         for origin in headers.get_all(ORIGIN) {
             let url = origin.to_str().ok().and_then(|origin| origin.parse::<Url>().ok());
             let own = url.as_ref().is_some_and(|url| {
-                // This port speaks no TLS: only in front of a configured name something else may.
+                // This port has no TLS, but a proxy in front of a configured name may have it.
                 let own = url.scheme() == "http" && url.port_or_known_default() == Some(target.port.unwrap_or(80));
                 let named = url.host_str().is_some_and(|host| self.names.contains(&plain(host)));
                 url.host() == Some(borrowed(&target.host)) && (own || named)
             });
             if !own {
-                let text = "pages of other origins are not answered here".to_owned();
+                let text = "requests of pages from other origins are refused here".to_owned();
                 return Err(Refusal { status: StatusCode::FORBIDDEN, reason: "origin", text });
             }
         }
@@ -106,7 +106,7 @@ impl Guard {
     }
 }
 
-/// The one `Host` header.
+/// The host of the single `Host` header.
 fn host_header(headers: &HeaderMap) -> Result<RequestTarget, Refusal> {
     let mut values = headers.get_all(HOST).iter();
     match (values.next().and_then(|value| value.to_str().ok()), values.next()) {
@@ -117,7 +117,7 @@ fn host_header(headers: &HeaderMap) -> Result<RequestTarget, Refusal> {
 
 fn target(text: &str) -> Result<RequestTarget, Refusal> {
     let authority: Authority = text.parse().map_err(|_| bad_host())?;
-    // A user belongs into no Host header, and only a number is a port.
+    // A Host header must not contain a user, and a port must be a number.
     let port = authority.as_str().strip_prefix(authority.host());
     if !port.is_some_and(|port| port.is_empty() || port == ":" || authority.port_u16().is_some()) {
         return Err(bad_host());
@@ -143,7 +143,7 @@ fn is_loopback_name(name: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost") || LOOPBACK_NAMES.contains(&name)
 }
 
-/// One spelling for each name: lower case, without the root's dot and without brackets.
+/// The canonical spelling of a name: lower case, without a trailing dot and without brackets.
 fn plain(name: &str) -> String {
     name.trim_end_matches('.').trim_matches(['[', ']']).to_ascii_lowercase()
 }
@@ -157,7 +157,7 @@ mod tests {
     const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
     const OUTSIDE: [u8; 4] = [192, 0, 2, 7];
 
-    /// The status that a request gets, 200 if it is answered.
+    /// The status of a request: 200 if it is answered.
     fn checked(local: [u8; 4], uri: &str, headers: &[(&str, &str)]) -> u16 {
         let request = headers.iter().fold(Request::get(uri), |request, (name, value)| request.header(*name, *value));
         let (parts, ()) = request.body(()).unwrap().into_parts();

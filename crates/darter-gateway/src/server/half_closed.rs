@@ -1,9 +1,9 @@
-//! Clients that close their side of a connection once they have asked (`printf … | nc -N`), as HTTP allows: they are answered all the same.
+//! Supports clients that close their sending side after the request (`printf … | nc -N`), as HTTP allows: they still get their answer.
 //!
-//! A client that gives up closes its connection, and the two look alike from here. They differ in time: a client that has only closed
-//! its side does so with its request, one that gives up does so later. So the end of a client's side is kept from the server if it
-//! comes right behind the request and before any of the answer went out. It is kept until the answer is sent, or until none of it went
-//! out for a while; then a client is taken for gone, as it is at once in all other cases, so that nothing is done for nobody.
+//! A client that gives up closes its connection, and from here both look the same. They differ in time: a client that only closes
+//! its sending side does so together with its request, and a client that gives up does so later. So the end of the client's side is hidden from the server if it
+//! comes right after the request and before any of the answer was sent. It is hidden until the answer is complete, or until none of it could be sent
+//! for a while; then the client counts as gone. In all other cases it counts as gone at once, so that no work is done for nothing.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -16,19 +16,19 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::seats::Seat;
 
-/// How long behind its request a client closes its side that waits for the answer.
+/// How long after its request a client that waits for the answer may close its side.
 const CLOSES_WITHIN: Duration = Duration::from_millis(100);
 
 /// How long such a client waits for more of its answer.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A connection that a client may have closed on its side.
+/// A connection whose client may have closed its sending side.
 pub(super) struct HalfClosed<S> {
     stream: S,
     seat: Arc<Seat>,
-    /// When the last of the request came, until the answer begins.
+    /// When the last bytes of the request were read; until the answer begins.
     asked: Option<Instant>,
-    /// The client's side is closed, and it waits for its answer.
+    /// True if the client has closed its side and waits for its answer.
     waits: bool,
     silence: Option<Pin<Box<Sleep>>>,
 }
@@ -41,7 +41,7 @@ impl<S> HalfClosed<S> {
     fn wrote(&mut self, written: usize) {
         if written > 0 {
             self.asked = None;
-            // The read that waits for this is woken then, though nobody reads meanwhile.
+            // The read that waits for this is woken then, although nothing is being read meanwhile.
             if let Some(silence) = &mut self.silence {
                 silence.as_mut().reset(Instant::now() + SILENCE_TIMEOUT);
             }
@@ -108,7 +108,7 @@ mod tests {
     use super::super::seats::{Busy, Seats};
     use super::*;
 
-    /// A client that has asked, what the port has of it, and that it is being answered.
+    /// A client that has sent a request, the server's end of the connection, and the guard of a request in progress.
     async fn asked() -> (DuplexStream, HalfClosed<DuplexStream>, Busy) {
         let (mut client, port) = duplex(1024);
         let seat = Seats::new().seat().await;
@@ -119,7 +119,7 @@ mod tests {
         (client, port, busy)
     }
 
-    /// The server reads no more once it writes: what wakes it then is the wait for silence.
+    /// The server reads nothing while it writes: the timeout for silence has to wake it.
     #[tokio::test(start_paused = true)]
     async fn a_client_that_closes_its_side_with_its_request_is_there_until_it_gets_nothing_for_a_while() {
         for written in [&b""[..], b"200"] {

@@ -1,13 +1,13 @@
-//! The same numbers in Prometheus' older text format (0.0.4), for clients that do not ask for OpenMetrics: `promtool check
-//! metrics`, `curl`, and collectors that know nothing else.
+//! The metrics in Prometheus' older text format (0.0.4), for clients that do not ask for OpenMetrics: `promtool check
+//! metrics`, `curl`, and collectors that support nothing else.
 //!
-//! Differences: a counter's own name has `_total`, there is no type `info`, no `# UNIT`, and no `# EOF`. Samples are the same.
+//! Differences: a counter's own name ends in `_total`, and there is no type `info`, no `# UNIT`, and no `# EOF`. The samples are the same.
 //! Pure.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-/// The media type of what [`of_openmetrics`] makes.
+/// The media type of the result of [`of_openmetrics`].
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// True if an `Accept` header asks for OpenMetrics.
@@ -15,7 +15,7 @@ pub(super) fn wants_openmetrics(accept: &str) -> bool {
     accept.split(',').any(|kind| kind.trim_start().starts_with("application/openmetrics-text"))
 }
 
-/// The older format of an OpenMetrics text.
+/// Converts an OpenMetrics text to the older format.
 pub(super) fn of_openmetrics(text: &str) -> String {
     let mut kinds = HashMap::new();
     for line in text.lines() {
@@ -38,7 +38,7 @@ pub(super) fn of_openmetrics(text: &str) -> String {
                 let kind = if *kind == "info" { "gauge" } else { kind };
                 writeln!(out, "# TYPE {} {kind}", renamed(name))
             }
-            // `# UNIT`, `# EOF`: not known there.
+            // `# UNIT` and `# EOF` do not exist in the older format.
             Some(_) => Ok(()),
         };
         written.expect("writing to a string does not fail");

@@ -1,9 +1,9 @@
-//! How many connections a port has at a time, and which goes when another comes: the one that has been idle longest.
+//! Limits the number of connections of a port. At the limit, the connection that has been idle longest makes room for a new one.
 //!
-//! Programs keep connections open that they do not use, and some open hundreds. Such a connection costs a descriptor, of which
-//! peers, origins and files need some as well: so a port has a share of them. When it is used up, the connection that waits
-//! longest for its next request makes room; engines open another when they have a request. A connection that is being answered is never
-//! ended. When all are being answered, the next one waits, which the log says once a minute.
+//! Programs keep connections open that they do not use, and some open hundreds. Such a connection costs a descriptor, which
+//! peers, origins and files need as well: so a port has a share of them. When the share is used up, the connection that has waited
+//! longest for its next request is closed; engines open another one when they have a request. A connection with a request in progress is never
+//! closed. If all have one, a new connection waits, which the log reports once a minute.
 //!
 //! Invariant: each connection in the table has a [`Seat`], and each seat one permit.
 
@@ -18,13 +18,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Engines open a handful each; the rest is room for many of them.
+/// The maximum number of connections of a port. Engines open a handful each, so this is enough for many of them.
 const MAX_CONNECTIONS: usize = 1024;
 
-/// How long one that was told to leave may take before another is told, too.
+/// How long to wait for a connection that was told to close, before another one is told, too.
 const LEAVING_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// How often it is said that all are being answered.
+/// How often the log says that all connections have a request in progress.
 const TELL_FULL_EVERY: Duration = Duration::from_secs(60);
 
 /// The connections of one port.
@@ -36,32 +36,32 @@ pub(super) struct Seats {
     said: Mutex<Option<Instant>>,
 }
 
-/// Connections without a request, by when they had the last.
+/// Connections without a request, by the time of their last request.
 #[derive(Debug, Default)]
 struct Idle {
     turn: AtomicU64,
     waiting: Mutex<BTreeMap<u64, CancellationToken>>,
 }
 
-/// The place of one connection; dropped with it.
+/// The place of one connection. Dropping it frees the place.
 #[derive(Debug)]
 pub(super) struct Seat {
     idle: Arc<Idle>,
-    /// Its key while it waits for a request.
+    /// Its key in the table of idle connections, while it waits for a request.
     since: Mutex<Option<u64>>,
-    /// No request came on it yet.
+    /// True until the first request.
     fresh: AtomicBool,
-    /// Cancelled when it has to make room.
+    /// Cancelled when the connection has to make room.
     pub(super) leave: CancellationToken,
     _permit: OwnedSemaphorePermit,
 }
 
-/// A request that is being answered: its connection stays.
+/// Held while a request is being answered, so that its connection stays.
 #[derive(Debug)]
 pub(super) struct Busy(Arc<Seat>);
 
 impl Seats {
-    /// Of as many connections as this process can spare descriptors for.
+    /// For as many connections as this process can spare descriptors for.
     pub(super) fn new() -> Self {
         Self::of(descriptors::limit().map_or(MAX_CONNECTIONS, |limit| (limit / 2).clamp(1, MAX_CONNECTIONS)))
     }
@@ -79,7 +79,7 @@ impl Seats {
             if !self.idle.end_one() {
                 self.say();
             }
-            // A connection that was told to leave may have an answer to send to its end.
+            // A connection that was told to close may first have to finish an answer.
             let permit = Arc::clone(&self.permits).acquire_owned();
             if let Ok(permit) = tokio::time::timeout(LEAVING_TIMEOUT, permit).await {
                 break permit.expect("the semaphore is never closed");
@@ -105,7 +105,7 @@ impl Seats {
 }
 
 impl Idle {
-    /// Tells the connection that waits longest to end. False if none waits.
+    /// Tells the connection that has been idle longest to close. False if none is idle.
     fn end_one(&self) -> bool {
         let first = self.waiting.lock().pop_first();
         first.map(|(_, leave)| leave.cancel()).is_some()
@@ -113,19 +113,19 @@ impl Idle {
 }
 
 impl Seat {
-    /// A request has come.
+    /// Notes that a request has arrived on the connection.
     pub(super) fn request(self: &Arc<Self>) -> Busy {
         self.fresh.store(false, Ordering::Relaxed);
         self.forget();
         Busy(Arc::clone(self))
     }
 
-    /// True if no request came on it yet.
+    /// True if the connection had no request yet.
     pub(super) fn is_fresh(&self) -> bool {
         self.fresh.load(Ordering::Relaxed)
     }
 
-    /// True while a request that came on it is being answered.
+    /// True while a request of the connection is being answered.
     pub(super) fn is_answered(&self) -> bool {
         !self.is_fresh() && self.since.lock().is_none()
     }

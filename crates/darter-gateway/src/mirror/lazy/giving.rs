@@ -1,6 +1,6 @@
-//! Gives layers that were found to be an image's, or that were given before.
+//! Gives layers that belong to an examined image, or that were given before.
 //!
-//! Invariants: what is promised is here as a whole, or open; a layer is given with the credentials of the image that it is answered by.
+//! Invariants: a layer in an answer is complete here, or open; a layer is given with the credentials of the image through which it is answered.
 
 use darter_agent::AtHand;
 use darter_api::LayerRequest;
@@ -16,7 +16,7 @@ use crate::mirror::given::GivenLayer;
 use crate::mirror::learnt::{Decision, Pulled};
 
 impl Mirror {
-    /// Gives a layer of an image, and the image's others with it if they were asked for.
+    /// Gives a layer of an image, and the image's other layers with it if they were requested.
     pub(super) async fn give(&self, lazy: &Lazy, image: &Pulled<How>, asked: LayerQuestion) -> LayerFound {
         let LayerQuestion { diff_id, beside, until } = asked;
         let how = &image.how;
@@ -51,7 +51,7 @@ impl Mirror {
         let now = self.clock.now();
         let given: Vec<_> = {
             let mut learnt = lazy.learnt.lock();
-            // A layer that is answered by another image is given with that image's credentials, when it is asked for.
+            // A layer that is answered through another image is given with that image's credentials, when it is requested itself.
             layers.retain(|((_, other), _)| {
                 let decision = learnt.decide(*other, now);
                 *other == diff_id || matches!(decision, Decision::Hit(hit) if hit.pull == image.pull)
@@ -66,7 +66,7 @@ impl Mirror {
         self.note(lazy, given, how.credentials.clone(), !how.credentials.headers.is_empty()).await
     }
 
-    /// The `layers` that are open, or all here. Other layers are opened anew when they are asked for; a client that was told of such a layer asks again.
+    /// The `layers` that are open or complete here. Other layers are opened again when they are requested; a client that was told of such a layer asks again.
     async fn still_to_be_had<'a>(
         &self,
         lazy: &Lazy,
@@ -87,7 +87,7 @@ impl Mirror {
         kept
     }
 
-    /// Gives a layer that is in use, and all of it here.
+    /// Gives a layer that is in use and complete here.
     pub(super) async fn give_whole(&self, lazy: &Lazy, given: &GivenLayer) -> Option<LayerFound> {
         let GivenLayer { layer, blob, length, needs_login, .. } = given;
         lazy.layers.at_hand(vec![*blob]).await.pop()?.file?;
@@ -97,7 +97,7 @@ impl Mirror {
         matches!(&found, LayerFound::Found(found) if found.file.is_some()).then_some(found)
     }
 
-    /// Gives a layer that is in use as it was given before, if it can be had so.
+    /// Gives a layer that is in use with the credentials of the last time, if it can still be had.
     pub(super) async fn give_again(&self, lazy: &Lazy, given: GivenLayer, until: Moment) -> LayerFound {
         let layer = given.layer;
         let credentials = match lazy.logins.lock().last(&layer.diff_id) {
@@ -119,7 +119,7 @@ impl Mirror {
         }
     }
 
-    /// Notes that layers are given, and gives them: the first one, and the others beside it.
+    /// Notes that layers are given, and answers with them: the first one, and the others beside it.
     async fn note(
         &self,
         lazy: &Lazy,
@@ -143,7 +143,7 @@ impl Mirror {
         LayerFound::Found(Box::new(FoundLayer { beside: found.collect(), ..first }))
     }
 
-    /// True if a program that opens a layer with these credentials was just given it with the same, or may have all that this host's engines use
+    /// True if a program may open a layer with these credentials: an answer has just contained the layer with the same credentials, or the program may have everything that this host's engines use
     /// (`is_trusted`).
     pub(crate) fn may_open(&self, layer: &LayerRequest, credentials: &Credentials, is_trusted: bool) -> bool {
         let Some(lazy) = &self.lazy else { return false };
@@ -151,7 +151,7 @@ impl Mirror {
         lazy.given.has(layer) && (is_trusted || with_same())
     }
 
-    /// A layer was opened that was given: it is in use from now on. The result notes that for the next agent; nobody needs to wait for it.
+    /// Notes that a layer that was given is opened: it is in use from now on. The returned future writes that down; nothing needs to wait for it.
     pub(crate) fn layer_opened(&self, diff_id: Digest) -> BoxFuture<'static, ()> {
         match &self.lazy {
             Some(lazy) => lazy.given.opened(diff_id).boxed(),
