@@ -1,4 +1,4 @@
-//! Byte budgets in real time: the token bucket of `darter-swarm`, waited for.
+//! Byte budgets in real time: waits for the token bucket of `darter-swarm`.
 
 use std::sync::Arc;
 
@@ -8,23 +8,23 @@ use darter_swarm::TokenBucket;
 use darter_wire::Budget;
 use parking_lot::Mutex;
 
-/// Bytes that a limited budget lets pass at once after idle time, and takes at once under load: small enough that
-/// the rate is smooth, large enough that waiting costs little.
+/// How many bytes a limited budget lets pass at once after idle time, and takes at once under load: few enough that
+/// the rate is smooth, enough that waiting costs little.
 const GRAIN: u32 = 64 * 1024;
 
-/// A budget of bytes per second, shared by all that move bytes one way.
+/// A budget of bytes per second, shared by everything that moves bytes in one direction.
 pub struct ByteBudget {
     bucket: Mutex<Option<TokenBucket>>,
     clock: Arc<dyn Clock>,
 }
 
 impl ByteBudget {
-    /// A budget of `rate`; without one, nobody ever waits.
+    /// A budget of `rate`; if it is `None`, nothing ever waits.
     pub fn new(rate: Option<Rate>, clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self { bucket: Mutex::new(bucket_of(rate)), clock })
     }
 
-    /// Takes these bytes when there is budget for them; whether they had to wait.
+    /// Takes these bytes as soon as the budget allows it. Returns true if they had to wait.
     pub(crate) async fn take_saying(&self, bytes: u32) -> bool {
         let wait = match &mut *self.bucket.lock() {
             Some(bucket) => bucket.take(u64::from(bytes), self.clock.now()),
@@ -36,7 +36,7 @@ impl ByteBudget {
         !wait.is_zero()
     }
 
-    /// From now on, another rate. Readers that wait already wait as long as the old rate said.
+    /// Sets another rate. Readers that wait already still wait as long as the old rate required.
     pub fn set_rate(&self, rate: Option<Rate>) {
         *self.bucket.lock() = bucket_of(rate);
     }

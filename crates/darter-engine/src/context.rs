@@ -1,4 +1,4 @@
-//! The values that every part of an agent's engine shares: its identity, its options, the rooms below it, and the
+//! The values that every part of an agent's engine shares: its identity, its options, the crates that it uses, and the
 //! clock.
 
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ use crate::transfer::manners::Manners;
 use crate::transfer::meter::TierBytes;
 use crate::transfer::turns::Turns;
 
-/// An agent's options for how blobs are had. Its other options are its own affair.
+/// An agent's options for how blobs are fetched. Its other options do not matter to the engine.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
     /// The agent's role in its fleet.
@@ -38,18 +38,18 @@ pub struct EngineOptions {
     pub data_dir: PathBuf,
     /// Seeds, as `HOST:PORT`.
     pub join: Vec<String>,
-    /// Connections by which the origin of one blob is read at a time, at most.
+    /// Most connections by which the origin of one blob is read at a time.
     pub origin_connections: u8,
-    /// How long an origin that fails is tried again without any progress.
+    /// How long an origin that fails is retried without any progress.
     pub origin_patience: Duration,
-    /// How long an origin may take to the first byte of an answer.
+    /// How long an origin may take until the first byte of an answer.
     pub origin_timeout: Duration,
-    /// How long a download may get nothing at all from whoever leads it, before another one or the origin is asked, which has as long, or it fails; zero: for
-    /// ever.
+    /// How long a download may receive nothing from its lead before another lead or the origin is asked, which gets as long before the download fails; zero for
+    /// no limit.
     pub stall_timeout: Duration,
-    /// The whole content is hashed here, instead of believing the seed.
+    /// True to hash the whole content here, instead of trusting the seed's check.
     pub verify_whole: bool,
-    /// True if first touches of expanded layers are noted, told, merged and fetched.
+    /// True to record, exchange, merge and use the profiles of expanded layers: which parts are read first.
     pub profiles: bool,
 }
 
@@ -63,63 +63,63 @@ pub struct EngineContext {
     pub options: EngineOptions,
     /// Monotonic time, and the date.
     pub clock: Arc<dyn Clock>,
-    /// The way to the store, where pieces are kept.
+    /// The store, where pieces are kept.
     pub disk: Disk,
     /// The origins of blobs.
     pub origins: AllOrigins,
-    /// Which of them are being waited for.
+    /// The origins that are being waited for.
     pub pauses: Pauses,
-    /// Which registries are configured, and trusted.
+    /// The configured registries, and which of them are trusted.
     pub registries: Upstreams,
     /// Layers that are being expanded.
     pub expansions: Arc<Expansions>,
-    /// Meters what is read from origins.
+    /// Limits the rate of reading from origins.
     pub origin_budget: Arc<ByteBudget>,
-    /// Turns to read origins.
+    /// Turns for reading origins.
     pub origin_turns: Turns,
-    /// Which origins are read by one connection.
+    /// Which origins are to be read by one connection.
     pub manners: Manners,
     /// Counters and gauges.
     pub metrics: Arc<Metrics>,
-    /// Bytes of pieces by how near the other agent is.
+    /// Bytes of pieces by the distance of the other agent.
     pub tiers: TierBytes,
-    /// How many transfers fetch.
+    /// How many transfers are fetching.
     pub fetching: Fetchers,
-    /// Content that was wrong of late.
+    /// Recent wrong content.
     pub setbacks: Setbacks,
-    /// Explanations of what was thrown away for it.
+    /// Explanations of blobs that were thrown away because of it.
     pub thrown_away: ThrownAway,
-    /// Which of the doubts of others are looked into.
+    /// The other agents' doubts that are being examined.
     pub rechecks: Rechecks,
-    /// Agents that led a blob and let this one down.
+    /// Agents that led a blob and gave nothing.
     pub let_downs: LetDowns,
     /// Explanations of ended transfers.
     pub archive: Archive,
-    /// Which parts of expanded layers are touched first.
+    /// The profiles of expanded layers: which parts are read first.
     pub profiles: Profiles,
-    /// The bytes that are being fetched ahead by these profiles.
+    /// How many bytes are being prefetched by these profiles.
     pub ahead: Mutex<Ahead>,
-    /// Marked as changed when an expanded layer can't be had any more as it was opened.
+    /// Notified when an expanded layer can no longer be had as it was opened.
     pub layers_failing: watch::Sender<()>,
-    /// True if decisions about who leads are kept.
+    /// True to record decisions about who leads.
     pub records: bool,
 }
 
-/// The origins of blobs, one for each kind of [`Requester`]: addresses that a host may reach for itself it may not reach for another host.
+/// The origins of blobs, for each kind of [`Requester`]: a host must not reach, for another host, addresses that only it may reach for itself.
 pub struct AllOrigins {
     here: Patience,
     named: Patience,
     elsewhere: Patience,
 }
 
-/// An origin with patience of its own, and without.
+/// An origin with retries, and the same without.
 struct Patience {
     patient: Arc<dyn Origin>,
     once: Arc<dyn Origin>,
 }
 
 impl AllOrigins {
-    /// Each sees what it may.
+    /// Each kind of requester reaches only what it may.
     pub fn new(origins: &Origins) -> Self {
         let of = |requester| {
             let origins = origins.for_requester(requester);
@@ -128,13 +128,13 @@ impl AllOrigins {
         Self { here: of(Requester::Here), named: of(Requester::Named), elsewhere: of(Requester::Elsewhere) }
     }
 
-    /// One origin for everybody, which is as patient as it is.
+    /// The same origin for every requester, with that origin's own retries.
     pub fn only(origin: &Arc<dyn Origin>) -> Self {
         let of = || Patience { once: Arc::clone(origin), patient: Arc::clone(origin) };
         Self { here: of(), named: of(), elsewhere: of() }
     }
 
-    /// These origins, and layers in their expanded form.
+    /// These origins, extended by layers in their expanded form.
     #[must_use]
     pub fn expanding(self, expansions: &Arc<Expansions>) -> Self {
         let with = |Patience { patient, once }, requester| {
@@ -157,22 +157,22 @@ impl AllOrigins {
         }
     }
 
-    /// Tries again what may pass.
+    /// The origin that retries temporary failures.
     pub fn patient(&self, requester: Requester) -> &dyn Origin {
         &*self.of(requester).patient
     }
 
-    /// Tries once.
+    /// The origin that tries once.
     pub fn once(&self, requester: Requester) -> &dyn Origin {
         &*self.of(requester).once
     }
 }
 
-/// Counts the transfers that fetch at a time: they share what one agent may have asked for.
+/// Counts the transfers that fetch at the same time: they share the limit on requests of one agent.
 #[derive(Debug, Default)]
 pub struct Fetchers(Arc<AtomicU32>);
 
-/// One transfer that fetches, as long as this lives.
+/// Counts one transfer that fetches, until dropped.
 #[derive(Debug)]
 pub(crate) struct Fetching(Arc<AtomicU32>);
 
@@ -193,24 +193,24 @@ impl Drop for Fetching {
     }
 }
 
-/// How long a seed may say that it waits for an origin, unless this agent would wait for longer itself: it may be configured to be more
-/// patient.
+/// How long a seed may keep saying that it waits for an origin, unless this agent's own patience is longer: the seed may be configured with
+/// more patience.
 const MAX_SEED_WAITING: Duration = Duration::from_secs(600);
 
 impl EngineContext {
-    /// How long an agent that was asked to lead may say that it waits: a node for as long as this agent would wait for an origin. One that
-    /// says so for longer may say so for ever.
+    /// How long an agent that was asked to lead may keep saying that it waits: a node, as long as this agent itself would wait for an origin. A node that
+    /// says so for longer might never stop.
     pub(crate) fn most_waiting(&self, is_seed: bool) -> Duration {
         let patience = self.options.origin_patience;
         if is_seed { patience.max(MAX_SEED_WAITING) } else { patience }
     }
 
-    /// True if an agent that led a source, for whoever shows these credentials, let this one down a short time ago: another try goes without it.
+    /// True if an agent that led this source, for a caller with these credentials, recently gave nothing: the next try goes without it.
     pub fn was_let_down(&self, source: &Source, credentials: &Credentials) -> bool {
         self.let_downs.is_any(key_of(source, credentials), self.now())
     }
 
-    /// This agent could not read a source's origin: leads that gave up and said the same were right. Sources are named as for
+    /// This agent could not read a source's origin: leads that gave up and said the same told the truth. Sources are named as for
     /// [`setbacks`](key_of).
     pub(crate) fn origin_failed(&self, source: BlobId, error: &FetchError) {
         let blame = error.blame();
@@ -219,17 +219,17 @@ impl EngineContext {
         }
     }
 
-    /// The present moment.
+    /// The current time of the monotonic clock.
     pub fn now(&self) -> Moment {
         self.clock.now()
     }
 
-    /// The date, in seconds since 1970: for what people and later runs read.
+    /// The date, in seconds since 1970, for users and later runs.
     pub fn unix(&self) -> u64 {
         self.clock.unix()
     }
 
-    /// A blob was not what its digest says: remembers that for whoever asks next, and names who sent it.
+    /// A blob did not match its digest: remembers that for later requests, and logs who sent it.
     pub(crate) fn wrong_content(&self, key: BlobId, blob: BlobId, culprit: &Culprit, error: &FetchError) {
         let Culprit { reader, said_by, source: sender, from } = culprit;
         if self.setbacks.note(key, *reader, *said_by, error, self.now()) {
@@ -240,7 +240,7 @@ impl EngineContext {
     }
 }
 
-/// The clock by which a store dates uses.
+/// The clock by which a store dates the use of blobs.
 pub fn dates(clock: &Arc<dyn Clock>) -> WallClock {
     let clock = Arc::clone(clock);
     Arc::new(move || clock.unix())

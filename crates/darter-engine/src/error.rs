@@ -1,6 +1,6 @@
-//! Errors when bytes are asked for, and what programs and other agents are told of them.
+//! The errors of requests for bytes, and what programs and other agents are told of them.
 //!
-//! The consequences of an error follow from its [`Blame`] alone: who else tries, which status a program gets, what is counted.
+//! Everything that follows from an error depends on its [`Blame`] alone: who else tries, which status a program gets, what is counted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,28 +12,28 @@ use darter_store::StoreError;
 use darter_wire::{Failure, FailureKind};
 use http::StatusCode;
 
-/// Why bytes could not be had. Cheap to clone: everybody who waits for the same bytes is told the same.
+/// Why bytes could not be had. Cheap to clone: all that wait for the same bytes get the same error.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum FetchError {
-    /// The origin said no, or could not be reached.
+    /// The origin refused, or could not be reached.
     #[error("{}", .0.text)]
     Origin(OriginFailure),
-    /// The store could not keep or give them.
+    /// The store could not write or read them.
     #[error(transparent)]
     Store(Arc<StoreError>),
-    /// The whole content is not what its digest says.
+    /// The whole content does not match its digest.
     #[error("wrong content{}: expected {expected}, got {got}; nothing was kept", by(from))]
     WrongDigest {
-        /// The digest that was asked for.
+        /// The requested digest.
         expected: Box<Digest>,
-        /// The digest of the bytes that came.
+        /// The digest of the received bytes.
         got: Box<Digest>,
-        /// From whom, and by way of whom; empty if that is not known here.
+        /// Who sent it, and through which agent; empty if that is not known here.
         from: String,
-        /// The agent that read it, as far as that is known here.
+        /// The agent that read the origin, if it is known here.
         reader: Option<NodeId>,
     },
-    /// A range past the end of the blob.
+    /// A range that starts after the end of the blob.
     #[error("range starts past the end of the blob ({length} bytes)")]
     Range {
         /// The blob's length.
@@ -42,49 +42,49 @@ pub enum FetchError {
     /// The blob was dissolved while it was read.
     #[error("{reason} (blob {}); ask for it again", blob.short())]
     Withdrawn {
-        /// Which blob.
+        /// The blob.
         blob: BlobId,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The content is here, but came from another registry than the one named.
+    /// The content is here, but came from another registry than the requested one.
     #[error(
         "{name} is not known to be what is cached: the content came from another registry, and this one has yet to \
          deliver it"
     )]
     Unproven {
-        /// The source asked for.
+        /// The requested source.
         name: String,
     },
-    /// Nobody has said anything of the blob yet.
+    /// Neither the fleet nor the origin has answered yet.
     #[error("neither the fleet nor the origin has answered yet; ask again")]
     Silent,
-    /// Nothing came for too long.
+    /// Nothing was received for too long.
     #[error("nothing came for {} s (--stall-timeout): waited for {what}; run it again to go on with what is here", waited.as_secs())]
     Stalled {
-        /// How long.
+        /// For how long.
         waited: Duration,
-        /// For which agent or origin, and for what.
+        /// What the transfer waited for: an agent or origin, and what it should send.
         what: String,
     },
-    /// A name that more than one thing has.
+    /// A name that fits more than one blob.
     #[error("{name} names {} things: {}; write more of it", candidates.len(), candidates.join(", "))]
     Ambiguous {
-        /// As it was given.
+        /// The name, as it was given.
         name: String,
-        /// The blobs that are called so.
+        /// The blobs that it fits.
         candidates: Vec<String>,
     },
-    /// A part of this program failed that must not.
-    #[error("the agent broke off blob {} by a fault of its own, which its log tells of: report that, and ask for it again", blob.short())]
+    /// A task of this program panicked.
+    #[error("the agent stopped blob {} because of an error in the agent itself, which its log describes: report that, and request the blob again", blob.short())]
     Broken {
-        /// Which blob.
+        /// The blob.
         blob: BlobId,
     },
-    /// The agent ended before the blob was whole.
+    /// The agent ended before the blob was complete.
     #[error("the daemon was stopped before the download finished ({kept}); run the same command again to go on")]
     Stopped {
-        /// How much of it is kept, in words.
+        /// How much of it is kept, as text.
         kept: String,
     },
     /// The agent is shutting down.
@@ -110,7 +110,7 @@ impl Blamed for FetchError {
 }
 
 impl FetchError {
-    /// The HTTP status that tells this to a program.
+    /// The HTTP status with which a program is told.
     pub fn http_status(&self) -> StatusCode {
         match self {
             Self::Origin(failure) => passed_on(failure),
@@ -133,7 +133,7 @@ impl FetchError {
         }
     }
 
-    /// The origin's word as another agent tells it, with that agent's name.
+    /// The origin's failure as another agent reports it, with that agent's name added.
     pub(crate) fn said_by(self, agent: &str) -> Self {
         match self {
             Self::Origin(mut failure) => {
@@ -144,32 +144,32 @@ impl FetchError {
         }
     }
 
-    /// True if the origin refuses this caller: another login, header or certificate might open it. Private content can look as if it were
-    /// not there.
+    /// True if the origin refuses this caller: another login, header or certificate might help. Private content may be refused as if it did
+    /// not exist.
     pub(crate) fn is_of_access(&self) -> bool {
         let Self::Origin(failure) = self else { return false };
         let is_refused = failure.kind.status().is_some() && self.blame().fault == Fault::User;
         is_refused && !matches!(failure.kind, ErrorKind::RateLimited { .. } | ErrorKind::RangeNotSatisfiable)
     }
 
-    /// True if the origin could not be asked, or asks to be asked less: it says nothing of what is asked for, nor of the caller.
+    /// True if the origin could not be asked, or asks for fewer requests: this says nothing about the requested content, nor about the caller.
     pub(crate) fn is_trouble_of_the_origin(&self) -> bool {
         let blame = self.blame();
         matches!(self, Self::Origin(_)) && (blame.fault != Fault::User || blame.retry.is_later())
     }
 
-    /// True if nobody else (another seed, this node by itself) should try where this failed.
+    /// True if no other agent (another seed, this node itself) should try after this failure.
     pub fn is_final(&self) -> bool {
         self.blame().is_final()
     }
 
-    /// True if the content is another by now, since its origin changed it or it was removed here: a caller that asks again at once gets it
-    /// from its beginning.
+    /// True if the content has changed at its origin or was removed here: a caller that repeats its request gets the new content
+    /// from the beginning.
     pub fn is_changed(&self) -> bool {
         self.blame().retry == Retry::Now
     }
 
-    /// As it travels to a member of the swarm.
+    /// The form in which it is sent to a member of the swarm.
     pub(crate) fn to_failure(&self) -> Failure {
         let text = in_full(self).to_string();
         let Self::Origin(failure) = self else {
@@ -180,14 +180,14 @@ impl FetchError {
         failures::told(failure)
     }
 
-    /// As a lead told it. A failure of the lead's own (no room, say) is no word of the origin: `None`.
+    /// From what a lead sent. A failure of the lead itself (such as a full disk) says nothing about the origin: `None`.
     pub(crate) fn from_failure(failure: Failure) -> Option<Self> {
         failures::heard(failure).map(Self::Origin)
     }
 }
 
-/// The status by which an origin's failure is passed on: what the caller did wrong stays the caller's, everything else is a bad
-/// gateway, a proxy of ours that wants a login too.
+/// The status by which an origin's failure is passed on: errors of the caller keep their status, everything else is a bad
+/// gateway, including a proxy of ours that wants a login.
 pub fn passed_on(failure: &OriginFailure) -> StatusCode {
     let status = failure.kind.status().and_then(|status| StatusCode::from_u16(status).ok());
     match (&failure.kind, status) {
@@ -202,7 +202,7 @@ pub fn passed_on(failure: &OriginFailure) -> StatusCode {
 const PROXY_WANTS_LOGIN: StatusCode = StatusCode::PROXY_AUTHENTICATION_REQUIRED;
 
 impl FetchError {
-    /// A lead's word that its origin sent other content than the digest says.
+    /// A lead reported that its origin sent content with another digest.
     pub(crate) fn refuted(expected: Digest, got: Digest, reader: Option<NodeId>) -> Self {
         Self::WrongDigest { expected: Box::new(expected), got: Box::new(got), from: String::new(), reader }
     }
@@ -238,7 +238,7 @@ mod tests {
         FetchError::from_failure(error.to_failure()).unwrap()
     }
 
-    /// A lead's word is judged by its members as the lead judged it.
+    /// Members judge a failure that a lead reports as the lead has judged it.
     #[test]
     fn what_an_origin_said_is_judged_alike_by_whoever_is_told() {
         let wait = Some(Duration::from_secs(17));

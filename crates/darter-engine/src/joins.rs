@@ -1,7 +1,7 @@
-//! Questions to a lead that are waiting for its answer.
+//! Requests to leads that have not been answered yet.
 //!
-//! An answer is taken the moment it is heard, before anything else that its sender says: what a lead says of a blob
-//! right after letting somebody in must find that somebody in.
+//! An answer is handled at once, before any later message of its sender: what a lead says of a blob
+//! right after it has let a member in must find that member in the swarm.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,28 +38,28 @@ pub(crate) struct Joined {
 /// Why a lead did not let this agent in.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotJoined {
-    /// The lead refused, with its reason or the origin's own word.
+    /// The lead refused, for its own reason or the origin's.
     #[error("{}", .0.text)]
     Rejected(Failure),
-    /// The origin sent the lead other content than the digest says.
+    /// The origin sent the lead content with another digest.
     #[error("{0}")]
     Refuted(FetchError),
     /// The lead has other content under the same name.
-    #[error("it has other content under the name of what is here")]
+    #[error("it has other content under this name")]
     Otherwise,
-    /// The transfer under way here has another source.
-    #[error("another registry's copy is under way here")]
+    /// The transfer in progress here has another source.
+    #[error("a copy from another registry is in progress here")]
     Apart,
-    /// The lead is gone.
+    /// The connection to the lead is closed.
     #[error("the connection was lost")]
     Gone,
-    /// The lead is connected and does not answer.
+    /// The lead is connected but does not answer.
     #[error("no answer")]
     Silent,
 }
 
 impl NotJoined {
-    /// The origin's final word on this request: nobody else need be asked.
+    /// The origin's final answer to this request, after which no other agent need be asked.
     pub(crate) fn final_word(self) -> Option<FetchError> {
         match self {
             Self::Rejected(failure) => FetchError::from_failure(failure).filter(FetchError::is_final),
@@ -74,15 +74,15 @@ impl NotJoined {
     }
 }
 
-/// How this agent was let in.
+/// What follows from being let in.
 #[derive(Debug)]
 pub(crate) enum Entered {
-    /// A new transfer begins with this.
+    /// A new transfer begins with this answer.
     New(Box<Joined>),
-    /// This blob's transfer was there, and follows the lead already.
+    /// This blob's transfer existed, and follows the lead already.
     Followed {
         blob: BlobId,
-        /// True if the lead has the same content, as far as that showed.
+        /// True if the lead has the same content, false if not; `None` if that could not be seen.
         is_same: Option<bool>,
         /// True if the lead has all of it, checked.
         is_checked: bool,
@@ -90,8 +90,8 @@ pub(crate) enum Entered {
 }
 
 impl Joined {
-    /// True if the lead has the content that is stored here under the same name, as far as their hashes tell: an address's content is named
-    /// by what its origin says of it, and some origins say the same of what they show to different callers.
+    /// True if the lead has the same content as is stored here under the same name, as far as their hashes show. (The content of an address is named
+    /// by its origin's headers, and some origins send the same headers with different content to different callers.)
     pub(crate) fn is_same(&self, stored: &dyn StoredBlob) -> Option<bool> {
         if stored.known_count() == 0 {
             return Some(true);
@@ -109,51 +109,51 @@ impl Joined {
     }
 }
 
-/// A question to a lead: to be let into a source's swarm.
+/// A request to a lead to be let into a source's swarm.
 pub(crate) struct JoinQuestion {
     pub(crate) source: Source,
     pub(crate) credentials: Credentials,
-    /// The part of it that is stored here.
+    /// The pieces that are stored here.
     pub(crate) held: Option<Held>,
-    /// True if all of it is wanted, false if only what will be said.
+    /// True if everything is wanted, false if only ranges that will be named.
     pub(crate) everything: bool,
-    /// How long a layer that is to be expanded is as it is stored, if a manifest is known.
+    /// For a layer that has to be expanded, the length of its stored form, if a manifest names it.
     pub(crate) size: Option<u64>,
 }
 
 /// A lead's answer.
 type JoinAnswer = Result<Entered, NotJoined>;
 
-/// A lead that says nothing about a question for this long is given up. A lead whose origin is slow says every
+/// How long to wait for a lead that says nothing about a request. A lead whose origin is slow says every
 /// [`WAITING_EVERY`] that it waits.
 const LEAD_ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// A node that has said nothing about a question for this long is given up: it may be one that only says that it holds the blob, and
-/// the next one is to be asked before long. An honest one has said by then that it waits.
+/// How long to wait for a node that says nothing about a request: it may only claim to hold the blob, and
+/// the next node should be asked soon. An honest one has said by then that it waits.
 const NODE_ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// When a lead first says that it waits for an origin, and how often from then on. Before version 4 of the protocol it was said late.
+/// When a lead first says that it waits for an origin, and how often from then on. Before version 4 of the protocol, leads said so later.
 pub(crate) const FIRST_WAITING_AFTER: Duration = Duration::from_millis(500);
 pub(crate) const WAITING_EVERY: Duration = Duration::from_secs(5);
 
-/// Joins under way.
+/// The requests in progress.
 pub struct Joins {
     pauses: Pauses,
     last: AtomicU32,
     waiting: Mutex<HashMap<u32, OpenJoin>>,
 }
 
-/// One question.
+/// One request.
 struct OpenJoin {
     lead: NodeId,
     source: Source,
     answer: oneshot::Sender<JoinAnswer>,
-    /// The lead said that it waits, too.
+    /// Notified when the lead says that it waits, too.
     patience: Arc<Notify>,
 }
 
 impl Joins {
-    /// None yet; `pauses` tells which origins are being waited for.
+    /// No requests yet; `pauses` says which origins are being waited for.
     pub fn new(pauses: Pauses) -> Self {
         Self { pauses, last: AtomicU32::new(0), waiting: Mutex::default() }
     }
@@ -190,20 +190,20 @@ impl Joins {
         answer
     }
 
-    /// A lead waits for the origin itself.
+    /// The lead says that it waits for the origin.
     pub(crate) fn waits(&self, from: NodeId, request: u32) {
         if let Some(waiting) = self.waiting.lock().get(&request).filter(|waiting| waiting.lead == from) {
             waiting.patience.notify_one();
         }
     }
 
-    /// The source of this request, if an answer to it is expected from this sender.
+    /// The source of a request, if an answer to it from this sender is expected.
     pub(crate) fn awaited(&self, from: NodeId, request: u32) -> Option<Source> {
         let waiting = self.waiting.lock();
         waiting.get(&request).filter(|waiting| waiting.lead == from).map(|waiting| waiting.source.clone())
     }
 
-    /// An answer came. An answer that nobody waits for from this sender is dropped.
+    /// Handles an answer. An answer that is not expected from this sender is dropped.
     pub(crate) fn answer(&self, from: NodeId, request: u32, answer: JoinAnswer) {
         let mut waiting = self.waiting.lock();
         if waiting.get(&request).is_some_and(|waiting| waiting.lead == from)
@@ -214,13 +214,13 @@ impl Joins {
         }
     }
 
-    /// A lead is gone, and its answers with it.
+    /// A lead is gone: its requests fail.
     pub(crate) fn gone(&self, lead: NodeId) {
         self.waiting.lock().retain(|_, waiting| waiting.lead != lead);
     }
 }
 
-/// Forgets a question when nobody waits any more.
+/// Removes a request when its asker no longer waits.
 struct OpenQuestion<'a> {
     joins: &'a Joins,
     request: u32,

@@ -1,14 +1,14 @@
-//! Agents that led a blob and let this one down: they gave nothing, or had it throw away what it had.
+//! Agents that led a blob and let this one down: they gave nothing, or made this agent throw away what it had.
 //!
-//! If there is no seed, a node that says that it leads, or holds all, is followed. All that it says of the blob is no more than a node's word: a node
-//! that turns out to give nothing is not followed again for this source for a while, and after two such nodes none is. This agent reads the origin
-//! then. A seed that let it down is left out in the same way, itself alone: others are followed. Decided without I/O; time is given.
+//! If there is no seed, this agent follows a node that claims to lead or to hold everything. Whatever that node says of the blob is only a node's claim: a node
+//! that turns out to give nothing is not followed again for this source for a while, and after two such nodes no node is. Then this agent reads the origin.
+//! A seed that let this agent down is left out in the same way, but other seeds are followed. Decided without I/O; time is an argument.
 //!
-//! A lead that gives up and says that the origin failed may be honest, or not. When the origin then fails this agent, too, that was true, and
-//! the lead may be followed again at once. An agent that lies gains nothing by this: it can't make the origin fail another, and while the origin
-//! fails nobody has anything to give. No word of others excuses anybody, and nothing excuses one that also let this agent down otherwise.
+//! A lead that gives up because the origin failed may or may not be honest. If the origin then fails for this agent, too, it was, and
+//! the lead may be followed again at once. A liar gains nothing by this: it can't make the origin fail for others, and while the origin
+//! fails nobody has anything to give. What other agents say excuses no lead, and nothing excuses a lead that also let this agent down in another way.
 //!
-//! Non-goals: content that is wrong ([`setbacks`](crate::setbacks)); single pieces (`darter_swarm`).
+//! Non-goals: wrong content ([`setbacks`](crate::setbacks)); single pieces (`darter_swarm`).
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -20,19 +20,19 @@ use parking_lot::Mutex;
 /// How long a node that let this agent down is not followed for the same source.
 const PAUSE: Duration = Duration::from_secs(300);
 
-/// The tries of one opening follow each other within this.
+/// The tries of one opening follow each other within this time.
 const ONE_OPENING: Duration = Duration::from_secs(30);
 
-/// After this many nodes none is followed.
+/// After this many nodes let this agent down, no node is followed.
 const MAX_NODES: usize = 2;
 
-/// Seeds that are remembered for a source, at most: nodes never take their room.
+/// Most seeds that are remembered for a source; nodes are counted separately.
 const MAX_SEEDS: usize = 16;
 
-/// Sources that are remembered, at most.
+/// Most sources that are remembered.
 const MAX_SOURCES: usize = 1024;
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct LetDowns(Mutex<HashMap<BlobId, Vec<LetDown>>>);
 
@@ -42,12 +42,12 @@ struct LetDown {
     is_seed: bool,
     last: Moment,
     is_sure: bool,
-    /// True if it never did anything but say that the origin failed.
+    /// True if it only ever gave up because the origin failed.
     only_blames: bool,
 }
 
 impl LetDowns {
-    /// A node let this agent down. Sources are named as for [`setbacks`](crate::setbacks::key_of).
+    /// Notes that an agent let this one down. Sources are named as for [`setbacks`](crate::setbacks::key_of).
     pub(crate) fn note(&self, source: BlobId, by: NodeId, is_seed: bool, guilt: Guilt, now: Moment) {
         let mut sources = self.0.lock();
         sources.retain(|_, nodes| {
@@ -72,14 +72,14 @@ impl LetDowns {
         }
     }
 
-    /// The origin failed this agent itself.
+    /// The origin failed for this agent itself.
     pub(crate) fn origin_failed(&self, source: BlobId) {
         if let Some(nodes) = self.0.lock().get_mut(&source) {
             nodes.retain(|node| !node.only_blames);
         }
     }
 
-    /// True if a node, or a seed, is not to be followed.
+    /// True if a node or seed is not to be followed.
     pub(crate) fn is_barred(&self, source: BlobId, node: NodeId, is_seed: bool, now: Moment) -> bool {
         let sources = self.0.lock();
         let Some(nodes) = sources.get(&source) else { return false };
@@ -87,7 +87,7 @@ impl LetDowns {
         (!is_seed && sure.clone().filter(|down| !down.is_seed).count() >= MAX_NODES) || sure.any(|down| down.by == node)
     }
 
-    /// True if some node let this agent down a short time ago.
+    /// True if any node let this agent down recently.
     pub(crate) fn is_any(&self, source: BlobId, now: Moment) -> bool {
         self.0.lock().get(&source).is_some_and(|nodes| nodes.iter().any(|node| now < node.last + PAUSE))
     }

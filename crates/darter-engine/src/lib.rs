@@ -1,20 +1,20 @@
-//! Blobs on their way: one agent's part in all swarms.
+//! Transfers of blobs: one agent's part in all swarms.
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | [`swarms`] | all blobs on their way, from source to transfer |
-//! | [`transfer`] | one blob on its way |
-//! | [`joins`] | questions to leads |
-//! | [`let_downs`] | nodes that led a blob to nothing, and are not followed for a while |
-//! | [`thrown_away`] | what is told of content that was wrong, once it is gone |
-//! | [`setbacks`] | content that was wrong of late: who read it, when it may be tried again |
-//! | [`expanding`] | layers of images, read and expanded: an origin on top of a registry |
-//! | [`profiles`] | which parts of expanded layers are touched first, on the disk |
-//! | [`context`], [`budget`] | what all of it shares |
-//! | [`error`] | what can go wrong when bytes are asked for, and whose fault it is |
+//! | [`swarms`] | all transfers: from a source to its transfer |
+//! | [`transfer`] | one transfer |
+//! | [`joins`] | requests to leads |
+//! | [`let_downs`] | agents that led a blob and gave nothing, and are not followed for a while |
+//! | [`thrown_away`] | explanations of wrong content that was thrown away |
+//! | [`setbacks`] | recent wrong content: who read it, when it may be tried again |
+//! | [`expanding`] | layers of images in expanded form: an origin on top of a registry |
+//! | [`profiles`] | files with the parts of expanded layers that are read first |
+//! | [`context`], [`budget`] | values that everything shares |
+//! | [`error`] | the errors of requests for bytes, and who can mend them |
 //!
-//! `darter-swarm` decides what a swarm does; here it is done, with a store, origins and a fleet that are given. Non-goals: how these are
-//! made of options, identity, and the handle for programs (`darter-agent`).
+//! `darter-swarm` makes the decisions of a swarm; this crate carries them out, with a store, origins and a fleet that it is given. Non-goals: making these
+//! from options, identity, and the handle for programs (`darter-agent`).
 
 pub mod budget;
 pub mod context;

@@ -1,6 +1,6 @@
-//! First-touch profiles on the disk: `DATA_DIR/profiles/<blob>`, one small file for each expanded layer of which something is known.
+//! First-touch profiles on disk: `DATA_DIR/profiles/<blob>`, one small file for each expanded layer with a known profile.
 //!
-//! | offset | bytes | what |
+//! | offset | bytes | content |
 //! |---|---|---|
 //! | 0 | 8 | `DARTPROF` |
 //! | 8 | 1 | version of this layout: 1 |
@@ -8,8 +8,8 @@
 //! | 10 | … | `Kept` in postcard's encoding: `total?, [{node, [{first, end}]}]: records, [{first, end}]?: pinned` |
 //! | … | 32 | BLAKE3 of everything before |
 //!
-//! Fields are only added behind these. A file that is damaged is as good as none; one of a greater version is a newer Darter's, and stays as it
-//! is. A profile goes with its blob: when that is removed, soon after it was evicted, and when an agent starts that does not have it.
+//! Later releases only append fields to these. A damaged file counts as missing; one of a greater version belongs to a newer Darter, and stays
+//! unchanged. A profile is removed with its blob: when the blob is removed, soon after it is evicted, and when an agent starts that does not have the blob.
 
 use std::collections::HashSet;
 use std::io;
@@ -38,20 +38,20 @@ struct Kept {
 pub struct Profiles(Dir);
 
 impl Profiles {
-    /// Opens those of a data directory. Blocking.
+    /// Opens the profiles of a data directory. Blocking.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// The system refuses.
     pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
         let dir = Dir::open(data_dir)?;
         let profiles = dir.sub_or_anew(DIRECTORY);
         profiles.map(Self).map_err(|source| StoreError::Io { action: "open", path: dir.path_of(DIRECTORY), source })
     }
 
-    /// Keeps a profile in place of an earlier one. A file that a newer version wrote stays; false then. Blocking.
+    /// Writes a profile and replaces an earlier one. Returns false if a newer version wrote the existing file, which then stays. Blocking.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// The system refuses.
     pub fn keep(&self, blob: BlobId, pieces: PieceLength, profile: &Profile) -> io::Result<bool> {
         let name = name_of(blob);
         if self.0.read(&name).is_ok_and(|bytes| version_of(&bytes).is_some_and(|version| version > VERSION)) {
@@ -60,21 +60,21 @@ impl Profiles {
         self.0.replace(&name, &format!("{name}.new"), &[&encode(pieces, profile)], false).map(|()| true)
     }
 
-    /// The profile that was kept of a blob; `None` if there is none, or none for such pieces. Blocking.
+    /// The stored profile of a blob; `None` if there is none, or none for this piece length. Blocking.
     pub fn recall(&self, blob: BlobId, pieces: PieceLength) -> Option<Profile> {
         decode(&self.0.read(&name_of(blob)).ok()?, pieces)
     }
 
-    /// Forgets a blob's. Blocking.
+    /// Removes a blob's profile. Blocking.
     pub fn forget(&self, blob: BlobId) {
-        // Nothing to forget is as good as forgotten.
+        // It is no error if there is none.
         let _ = self.0.remove(name_of(blob));
     }
 
-    /// Forgets those of blobs that are gone, while others may be being written: `blobs` says which there are, once it is known what is kept. Blocking.
+    /// Removes the profiles of blobs that are gone, while others may be written: `blobs` is called for the existing blobs after the profiles were listed. Blocking.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// The system refuses.
     pub fn forget_gone(&self, blobs: impl FnOnce() -> HashSet<BlobId>) -> io::Result<()> {
         let kept: Vec<BlobId> = self.0.names()?.iter().filter_map(|name| name.parse().ok()).collect();
         if !kept.is_empty() {
@@ -84,10 +84,10 @@ impl Profiles {
         Ok(())
     }
 
-    /// Forgets all but those of these blobs. Files with other names may be a newer version's, and stay. Blocking.
+    /// Removes all profiles except those of `blobs`. Files with other names may be a newer version's, and stay. Blocking.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// The system refuses.
     pub fn keep_only(&self, blobs: &HashSet<BlobId>) -> io::Result<()> {
         for name in self.0.names()? {
             let stem = name.strip_suffix(".new").unwrap_or(&name);
@@ -159,7 +159,7 @@ mod tests {
         profile
     }
 
-    /// The next release has to read what this one writes.
+    /// The next release has to read what this release writes.
     #[test]
     fn the_bytes_are_those_that_were_written_down() {
         let bytes = encode(pieces(), &profile());
@@ -199,7 +199,7 @@ mod tests {
         again.keep_only(&HashSet::from([BLOB])).unwrap();
         again.forget_gone(|| HashSet::from([BLOB])).unwrap();
         assert!(again.recall(BLOB, pieces()).is_some());
-        // A profile that is being written meanwhile is no leftover.
+        // A profile that is being written meanwhile is not a leftover.
         let other = BlobId([8; 32]);
         let writing = dir.path().join(DIRECTORY).join(format!("{other}.new"));
         std::fs::write(&writing, b"half of it").unwrap();

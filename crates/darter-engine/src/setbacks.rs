@@ -1,12 +1,12 @@
-//! Content that was not what its digest says: who had read it, so that another tries; a pause that grows before anybody
-//! tries again; and whose fault it was, for `status` and the metrics.
+//! Content that did not match its digest: who had read it, so that another agent tries; a pause that grows before anybody
+//! tries again; and who sent it, for `status` and the metrics.
 //!
-//! An agent that was deceived itself says by whom ([`Message::Refuted`](darter_wire::Message)): the deceiver is left out, and the deceived agent may
-//! read the origin now. Any agent may say so: the word of each counts against one other agent, as it would against itself.
+//! An agent that was itself deceived says by whom ([`Message::Refuted`](darter_wire::Message)): the deceiver is left out, and the deceived agent may
+//! read the origin now. Any agent may say so: each agent's claim counts against one other agent, as it would against itself.
 //!
-//! Only sources that have a digest are remembered, and only for a while: a source that was mended is read again. A setback
-//! is about the source, not the blob: a registry that somebody made up must not keep others from what the right one has.
-//! Decided without I/O; time is given.
+//! Only sources with a digest are remembered, and only for a while, so that a corrected source is read again. A setback
+//! belongs to the source, not to the blob: a registry that somebody made up must not keep others from the content of the right one.
+//! Decided without I/O; time is an argument.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -18,36 +18,36 @@ use parking_lot::Mutex;
 
 use crate::error::FetchError;
 
-/// How long an agent is not asked again for a blob that it has failed; doubles with each failure.
+/// How long an agent is not asked again for a blob for which it delivered wrong content; doubles with each failure.
 const MIN_PAUSE: Duration = Duration::from_secs(5);
 const MAX_PAUSE: Duration = Duration::from_secs(300);
 
 /// How long after its pause a failure still makes the next pause longer.
 const REMEMBER_FOR: Duration = Duration::from_secs(600);
 
-/// This many agents read a source one after the other, as at least as many know, before nobody does for a while.
+/// Once this many agents have read a source one after the other, as at least as many agents report, nobody reads it for a while.
 const MAX_READERS: usize = 3;
 
-/// This many agents are heeded that say who read a source.
+/// Most agents whose reports about readers are counted.
 const MAX_SAYING: usize = 64;
 
 const MAX_SETBACKS: usize = 1024;
 const MAX_SOURCES: usize = 64;
 
-/// Wrong content, and who is to blame for it.
+/// Who is to blame for wrong content.
 pub(crate) struct Culprit {
     /// The agent that read it, which is not the next to try.
     pub(crate) reader: NodeId,
-    /// The agent that says so of another one.
+    /// The agent that reported this, if it was another one.
     pub(crate) said_by: Option<NodeId>,
-    /// The sender in one word: the origin's host, or an agent's address.
+    /// The sender in short: the origin's host, or an agent's address.
     pub(crate) source: String,
-    /// The sender for people, with the agent or origin that it read.
+    /// The sender as text, with the agent or origin that it read.
     pub(crate) from: String,
 }
 
-/// The key of a setback: a registry's content; an address's, for callers with the same credentials, since others may be shown something
-/// else there.
+/// The key of a setback: for a registry's content, the source; for an address's content, also the credentials, since callers with others may be shown different
+/// content.
 pub(crate) fn key_of(source: &Source, credentials: &Credentials) -> BlobId {
     match source {
         Source::Registry { .. } | Source::Expanded(_) => source.record_key(&Credentials::none()),
@@ -55,12 +55,12 @@ pub(crate) fn key_of(source: &Source, credentials: &Credentials) -> BlobId {
     }
 }
 
-/// Wrong content of late.
+/// Recent wrong content.
 #[derive(Debug, Default)]
 pub struct Setbacks {
     /// By [`key_of`].
     keys: Mutex<HashMap<BlobId, Setback>>,
-    /// By [`key_of`], the digest that content had last which was not what it should be, and when.
+    /// By [`key_of`], the last wrong digest of content, and when it was found.
     came_to: Mutex<HashMap<BlobId, (Digest, Moment)>>,
     sources: Mutex<Vec<WrongSource>>,
 }
@@ -70,17 +70,17 @@ struct Setback {
     error: FetchError,
     times: u32,
     until: Moment,
-    /// The agents that read it and got something else, since the last pause.
+    /// The agents that read wrong content since the last pause.
     readers: HashSet<NodeId>,
-    /// Of whom each agent said that since then.
+    /// For each agent that reported since then, the agent that it accused.
     said: HashMap<NodeId, NodeId>,
-    /// The agents that say so: one that says it of itself and of another agent counts once.
+    /// The agents that reported; an agent that accuses itself and another agent counts once.
     witnesses: HashSet<NodeId>,
 }
 
 impl Setbacks {
-    /// `reader` read a blob and got something else, as another agent says or this one knows. Told again within the pause, as by everybody who waited, it changes
-    /// nothing. True if it was news.
+    /// Notes that `reader` read a blob and got wrong content, as another agent reports or this one knows. A repeated report within the pause, such as from every waiting member, changes
+    /// nothing. Returns true if the report was new.
     pub(crate) fn note(
         &self,
         key: BlobId,
@@ -129,7 +129,7 @@ impl Setbacks {
         is_news
     }
 
-    /// Why `reader` is not to read a source now: it did so a short time ago, or several others did, and got something else.
+    /// Why `reader` must not read a source now: it did so recently, or several others did, and got wrong content.
     pub(crate) fn refusal(&self, key: BlobId, reader: NodeId, now: Moment) -> Option<FetchError> {
         let setbacks = self.keys.lock();
         let setback = setbacks.get(&key).filter(|setback| now < setback.until)?;
@@ -144,8 +144,8 @@ impl Setbacks {
         })
     }
 
-    /// Content that was put together of parts has the digest `got` and not its own. True if it had that the last time, too: parts of several
-    /// versions don't come to the same whole twice, so it is what the origin has.
+    /// Content that was assembled from parts has the digest `got` and not its own. True if it had the same digest the last time: parts of several
+    /// versions do not give the same whole twice, so the origin really has this content.
     pub(crate) fn came_to_the_same(&self, key: BlobId, got: Digest, now: Moment) -> bool {
         let mut came_to = self.came_to.lock();
         came_to.retain(|_, (_, at)| now < *at + REMEMBER_FOR);
@@ -156,13 +156,13 @@ impl Setbacks {
         came_to.insert(key, (got, now)).is_some_and(|(before, _)| before == got)
     }
 
-    /// A blob was right after all.
+    /// Removes the entries of a blob that was right after all.
     pub(crate) fn clear(&self, key: BlobId) {
         self.keys.lock().remove(&key);
         self.came_to.lock().remove(&key);
     }
 
-    /// Counts wrong content by who sent it.
+    /// Counts wrong content by its sender.
     pub(crate) fn blame(&self, from: &str, blob: BlobId, unix: u64) {
         let mut sources = self.sources.lock();
         if let Some(known) = sources.iter_mut().find(|known| known.from == from) {

@@ -1,4 +1,4 @@
-//! Explanations of blobs that were thrown away because their content was wrong: of the blob itself nothing is left that could tell who sent it.
+//! Explanations of blobs that were thrown away because their content was wrong: the blob itself is gone, so these say who sent it.
 //!
 //! In memory, and bounded: the latest ones of this run. Decided without I/O.
 
@@ -8,22 +8,22 @@ use darter_api::Explanation;
 use darter_core::{BlobId, Digest, ExpandedLayer, Source};
 use parking_lot::Mutex;
 
-/// The most that are kept. Each may have thousands of ranges.
+/// How many are kept. Each may have thousands of ranges.
 const MAX_KEPT: usize = 16;
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct ThrownAway(Mutex<VecDeque<ThrownBlob>>);
 
 #[derive(Debug)]
 struct ThrownBlob {
     explanation: Explanation,
-    /// The digests that it is asked for by: its own, or those of the layer that it was to be.
+    /// The digests by which it is requested: its own, or those of the layer that it should have been.
     digests: Vec<Digest>,
 }
 
 impl ThrownAway {
-    /// Keeps an explanation, in place of an earlier one of the same blob.
+    /// Keeps an explanation, and replaces an earlier one of the same blob.
     pub(crate) fn keep(&self, source: &Source, explanation: Explanation) {
         let digests = match source {
             Source::Expanded(ExpandedLayer { digest, diff_id, .. }) => vec![*digest, *diff_id],
@@ -37,7 +37,7 @@ impl ThrownAway {
         kept.push_back(ThrownBlob { explanation, digests });
     }
 
-    /// The latest that fits: by its blob, by one of its digests, or by the name that it was asked for by.
+    /// The latest that matches by its blob, by one of its digests, or by the name under which it was requested.
     pub fn find(&self, blob: Option<BlobId>, digest: Option<&Digest>, name: &str) -> Option<Explanation> {
         let fits = |it: &ThrownBlob| {
             blob == Some(it.explanation.blob)

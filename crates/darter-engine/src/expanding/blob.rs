@@ -1,13 +1,13 @@
-//! A layer that is not stored here comes by way of its own blob, as an engine's pull of it does: one reading of the registry gives the expanded form
-//! and, piece by piece, whatever pull of the layer is under way at the same time or begins before the expanded form is there.
+//! A layer that is not stored here is fetched as a blob of its own, just as an engine's pull would fetch it: one read of the registry supplies both the expanded form
+//! and any pull of the layer that is in progress at the same time, or begins before the expanded form is complete.
 //!
-//! A pull that began before is read along with. A copy that comes for the expanded form alone is *lent*: it goes [`KEEP_LENT`] after that, unless
-//! somebody asked for it. So long the pulls of an image may still want it of which another layer can't be mounted, or not soon enough.
+//! A pull that began earlier is shared. A copy that is fetched only for the expanded form is *lent*: it is removed [`KEEP_LENT`] after its last use, unless
+//! somebody else requests it. Until then, it serves pulls of images that turn out not to be mountable, or not soon enough.
 //!
-//! Invariants: nothing but a lent copy is taken away; the digest of the whole was checked here before the layer's end is given on.
+//! Invariants: only a lent copy is removed; this agent has checked the digest of the whole before the layer's last bytes are passed on.
 //!
-//! Not decided here: who leads the blob's swarm, whence and by how many connections it is read, what is kept when there is no room. That is the
-//! transfer's own.
+//! Not decided here: who leads the blob's swarm, from where and by how many connections it is read, what is kept if there is no space. The
+//! transfer decides these.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -26,31 +26,31 @@ use super::Expansions;
 use crate::error::FetchError;
 use crate::transfer::stream::Part;
 
-/// How long a lent copy is kept after its last use: the puller of an image may be about to look for its layers.
+/// How long a lent copy is kept after its last use: the puller of an image may be about to request its layers.
 pub(crate) const KEEP_LENT: Duration = Duration::from_secs(600);
 
-/// A layer is lent a copy only in a store that may hold so many times as much: what it becomes has to fit beside it.
+/// A copy is lent only in a store that may hold this many times the layer's length: the expanded form has to fit as well.
 const MIN_ROOM: u64 = 5;
 
-/// Opens a layer's own blob, to be read from its first byte to its last.
+/// A function that opens a layer's own blob, to be read from its first byte to its last.
 pub(crate) type OpensLayer =
     Box<dyn Fn(Source, Credentials, Requester) -> BoxFuture<'static, Result<LayerBytes, FetchError>> + Send + Sync>;
 
-/// A layer as it comes. Fields are dropped in order.
+/// A layer that is being fetched. Fields are dropped in order.
 pub(crate) struct LayerBytes {
-    /// How long it is, if that is known.
+    /// Its length, if known.
     pub(crate) length: Option<u64>,
-    /// Its bytes in order, the last ones once the whole was checked.
+    /// Its bytes in order; the last ones arrive after the whole was checked.
     pub(crate) parts: BoxStream<'static, Result<Part, FetchError>>,
-    /// True if the agent computes the digest of the whole while it comes.
+    /// True if the agent computes the digest of the whole while it arrives.
     pub(crate) is_hashed: bool,
-    /// True if the digest of the whole was checked by this agent itself.
+    /// True if this agent itself has checked the digest of the whole.
     pub(crate) was_checked: Box<dyn Fn() -> bool + Send + Sync>,
-    /// Hears when whoever reads it is done, or gives up.
+    /// Calls back when the reader has finished or given up.
     _ends: Ends,
 }
 
-/// A call that is made when this is dropped.
+/// A function that is called when this is dropped.
 struct Ends(Option<Box<dyn FnOnce() + Send + Sync>>);
 
 impl Drop for Ends {
@@ -62,7 +62,7 @@ impl Drop for Ends {
 }
 
 impl LayerBytes {
-    /// A layer of unknown length that nobody checks while it comes; `ends` is called when nobody reads it any more.
+    /// A layer of unknown length whose digest is not computed while it arrives; `ends` is called when it is no longer read.
     pub(crate) fn new(
         parts: BoxStream<'static, Result<Part, FetchError>>,
         ends: impl FnOnce() + Send + Sync + 'static,
@@ -72,27 +72,27 @@ impl LayerBytes {
     }
 }
 
-/// The copies that were begun for expanded forms alone, with the time of their last use.
+/// The lent copies, with the time of their last use.
 #[derive(Default)]
 pub(crate) struct Lent(Mutex<HashMap<BlobId, Moment>>);
 
 impl Lent {
-    /// A copy is begun, or used once more, for an expanded form.
+    /// Notes that a copy is begun, or used once more, for an expanded form.
     pub(crate) fn lend(&self, blob: BlobId, now: Moment) {
         self.0.lock().insert(blob, now);
     }
 
-    /// Somebody else asks for this blob: it is kept as any other is from now on.
+    /// Somebody else requests this blob: from now on it is kept like any other.
     pub(crate) fn claim(&self, blob: BlobId) {
         self.0.lock().remove(&blob);
     }
 
-    /// True if nobody else has asked for this blob.
+    /// True if nobody else has requested this blob.
     pub(crate) fn is_lent(&self, blob: BlobId) -> bool {
         self.0.lock().contains_key(&blob)
     }
 
-    /// The copies that have been kept for long enough, which are lent no more.
+    /// Removes from this list, and returns, the copies that were kept for long enough.
     pub(crate) fn due(&self, now: Moment) -> Vec<BlobId> {
         let mut due = Vec::new();
         self.0.lock().retain(|blob, used| {
@@ -105,13 +105,13 @@ impl Lent {
 }
 
 impl Expansions {
-    /// Sets the call that opens layers' own blobs. Called once.
+    /// Sets the function that opens layers' own blobs. To be called once.
     pub(crate) fn opens_layers(&self, opens: OpensLayer) {
         let is_first = self.opens_layer.set(opens).is_ok();
         debug_assert!(is_first, "one agent's blobs");
     }
 
-    /// Opens a layer's own blob; `None` where it is to be read past that: the registry has yet to show that it has what is here under that digest, or the
+    /// Opens a layer's own blob; `None` if the layer has to be read in another way: the registry has yet to show that it has the content that is here under that digest, or the
     /// store could not hold both forms.
     pub(super) async fn open_blob(
         &self,
@@ -131,7 +131,7 @@ impl Expansions {
         }
     }
 
-    /// Gives the bytes of a layer that comes, and an empty chunk at its end.
+    /// Passes on the bytes of a layer as they arrive, and an empty chunk at its end.
     pub(super) async fn give_blob(
         &self,
         layer: &ExpandedLayer,
@@ -142,25 +142,25 @@ impl Expansions {
         self.check_size(layer, &source, bytes.length.unwrap_or_default())?;
         let mut at = 0;
         while let Some(part) = bytes.parts.try_next().await.map_err(|error| failure_of(layer, error))? {
-            // No parts of files were asked for.
+            // Ranges of files were not requested.
             let Part::Bytes(chunk) = part else { continue };
             at += chunk.len() as u64;
             self.note_move(layer);
             self.check_size(layer, &source, at)?;
             if feed.send(chunk).await.is_err() {
-                // It was refused: that says more.
+                // The taker has refused the layer, and reports why.
                 return Ok(());
             }
         }
         if bytes.is_hashed && !(bytes.was_checked)() && !self.is_right_here(layer).await {
-            let text = format!("{source}: what came could not be checked here; ask for it again");
+            let text = format!("{source}: the received bytes could not be checked here; request it again");
             return Err(OriginError::new(ErrorKind::Unreachable, text));
         }
         let _ = feed.send(Bytes::new()).await;
         Ok(())
     }
 
-    /// True if a copy that came by another agent's word has the layer's digest.
+    /// True if a copy that only another agent has checked has the layer's digest.
     async fn is_right_here(&self, layer: &ExpandedLayer) -> bool {
         let stored = self.disk.open(blob_of(&layer.digest)).await.ok().flatten();
         match stored.map(|stored| (stored.length(), stored)) {
@@ -170,7 +170,7 @@ impl Expansions {
     }
 }
 
-/// Why a layer's own blob does not come.
+/// Why a layer's own blob could not be fetched.
 fn failure_of(layer: &ExpandedLayer, error: FetchError) -> OriginError {
     match error {
         FetchError::Origin(failure) => failure.into(),

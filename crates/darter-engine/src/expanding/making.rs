@@ -1,5 +1,5 @@
-//! The bytes of a layer are decompressed and checked as they come, and the bytes of its expanded form are given on: on a thread of the disk's, which
-//! works only while it has a turn, and gives that back while it waits for more bytes, or for the taker of those that were made.
+//! Decompresses and checks the bytes of a layer as they arrive, and passes on the bytes of its expanded form. This runs on a disk thread, which
+//! works only while it has a turn, and gives the turn back while it waits for more bytes, or for the taker of the expanded bytes.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -16,19 +16,19 @@ use super::{Expansions, HEAD, Head};
 /// The bytes of a piece.
 const PIECE: usize = HEAD as usize;
 
-/// The way out for an expanded layer, in the order of the file: its beginning is kept, since the first bytes of it come last; the rest is given in
-/// whole pieces, which the taker need not put together.
+/// Passes on an expanded layer in the order of the file. The beginning of the file is kept here, since its first bytes are written last; the rest is passed on in
+/// whole pieces, so that the taker need not assemble them.
 pub(super) struct Sink {
     head: Vec<u8>,
     /// The offset of the next byte in the file.
     at: u64,
-    /// The piece in hand.
+    /// The current piece.
     piece: Vec<u8>,
-    /// `None` if nobody wants what comes behind the beginning.
+    /// `None` if only the beginning is wanted.
     give: Option<mpsc::Sender<Result<Bytes, OriginError>>>,
 }
 
-/// The taker of the expanded bytes is gone.
+/// The taker of the expanded bytes has gone.
 struct Gone;
 
 impl Sink {
@@ -36,7 +36,7 @@ impl Sink {
         Self { head: vec![0; TAR_START as usize], at: TAR_START, piece: Vec::new(), give }
     }
 
-    /// Takes bytes that belong at `at`: behind those before, or into the beginning.
+    /// Writes bytes at `at`: after the bytes so far, or into the beginning.
     fn write(&mut self, at: u64, bytes: &[u8], turn: &WorkTurn<'_>) -> Result<(), Gone> {
         if let Some(begun) = usize::try_from(at).ok().filter(|_| at < TAR_START) {
             self.head[begun..begun + bytes.len()].copy_from_slice(bytes);
@@ -64,7 +64,7 @@ impl Sink {
         Ok(())
     }
 
-    /// Gives the piece in hand, unless there is nothing of it.
+    /// Passes on the current piece, unless it is empty.
     fn give_piece(&mut self, turn: &WorkTurn<'_>) -> Result<(), Gone> {
         let piece = std::mem::take(&mut self.piece);
         let Some(give) = self.give.as_ref().filter(|_| !piece.is_empty()) else { return Ok(()) };
@@ -79,7 +79,7 @@ impl Sink {
 }
 
 impl Expansions {
-    /// Makes the file of what comes, and gives it on. What comes is not hashed where its digest is `known`, since whoever gives it sees to that before its
+    /// Turns the arriving bytes of a layer into the file, and passes that on. If the layer's digest is `known`, the bytes are not hashed here: their sender checks it before the
     /// end.
     pub(super) async fn expand(
         self: &Arc<Self>,
@@ -111,11 +111,11 @@ impl Expansions {
     }
 }
 
-/// Checks that the layer has the digest that it was named by, and that its tar has its own.
+/// Checks that the layer has the requested digest, and that its tar has the expected diff id.
 fn check(layer: &ExpandedLayer, stored: &Digest, tar: Option<&Digest>) -> Result<(), NotMade> {
     let source = layer.stored();
     if *stored != layer.digest {
-        let text = format!("{source}: what came has the digest {stored}");
+        let text = format!("{source}: the received bytes have the digest {stored}");
         return Err(NotMade::Refused(OriginError::new(ErrorKind::Contradicted, text)));
     }
     if let Some(tar) = tar.filter(|tar| **tar != layer.diff_id) {
@@ -128,13 +128,13 @@ fn check(layer: &ExpandedLayer, stored: &Digest, tar: Option<&Digest>) -> Result
     Ok(())
 }
 
-/// Why nothing was made of a layer.
+/// Why a layer was not expanded.
 enum NotMade {
-    /// It is not the right one.
+    /// It is not the requested one.
     Refused(OriginError),
-    /// Nobody wants it any more.
+    /// The taker has gone.
     Gone,
-    /// It is the right one, and can't be decompressed, or expressed.
+    /// It is the requested one, but can't be decompressed, or can't be expressed as EROFS.
     Layer(LayerError),
 }
 
@@ -150,11 +150,11 @@ impl NotMade {
         match self {
             Self::Refused(error) => error,
             Self::Gone => {
-                let text = format!("{layer}: nobody takes what it becomes any more");
+                let text = format!("{layer}: its expanded form is no longer wanted");
                 OriginError::new(ErrorKind::Unreachable, text)
             }
             Self::Layer(LayerError::Read(error)) => {
-                let text = format!("{layer}: reading it was broken off; ask for it again");
+                let text = format!("{layer}: reading it was interrupted; request it again");
                 OriginError::new(ErrorKind::Unreachable, text).caused_by(error)
             }
             Self::Layer(error) => {
@@ -165,7 +165,7 @@ impl NotMade {
     }
 }
 
-/// Bytes that another task reads.
+/// The bytes of a layer that another task reads.
 struct Feed<'a> {
     take: mpsc::Receiver<Bytes>,
     turn: &'a WorkTurn<'a>,
@@ -181,7 +181,7 @@ impl Read for Feed<'_> {
                 Err(mpsc::error::TryRecvError::Empty) => self.turn.while_others_work(|| self.take.blocking_recv()),
                 Err(mpsc::error::TryRecvError::Disconnected) => None,
             };
-            // Without the empty chunk that ends it, more was to come.
+            // The end is marked by an empty chunk; without it, bytes are missing.
             self.chunk = next.ok_or(io::ErrorKind::BrokenPipe)?;
             self.ended = self.chunk.is_empty();
         }

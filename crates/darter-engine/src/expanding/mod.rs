@@ -1,33 +1,32 @@
 //! Layers of images in their expanded form, as an origin on top of one that reads registries.
 //!
-//! The lead of an expanded layer's swarm reads the layer from its registry, once and from its first byte to its last. While the layer comes it is
-//! decompressed, and its expanded form goes on at once: into the lead's store, which is its only place, and from there to the members. So the fleet
-//! has the tar almost as soon as the lead has read the layer. Nothing is written besides, and what does not fit is known when the store has no more
-//! room.
-//!
+//! The lead of an expanded layer's swarm reads the layer from its registry, once and from its first byte to its last. While the layer arrives, it is
+//! decompressed, and its expanded form is passed on at once: into the lead's store, where alone it is written, and from there to the members. So the fleet
+//! has the tar almost as soon as the lead has read the layer. If the expanded form does not fit, that is found when the store has no more
+//! space.
 //! | file | what lives there |
 //! |---|---|
-//! | `origin` | the origin: streams, and the beginnings of files, which come last |
-//! | `reading` | the layer as it is stored: from this host's store, by way of its own blob, or from its registry |
-//! | `blob` | its own blob, which a pull that is under way shares |
-//! | `making` | what comes is decompressed and checked, on a thread of the disk's |
+//! | `origin` | the origin: streams, and the beginnings of files, which are made last |
+//! | `reading` | reads the stored (compressed) layer: from this host's store, through its own blob, or from its registry |
+//! | `blob` | the layer's own blob, which is shared with a pull in progress |
+//! | `making` | decompresses and checks the layer, on a disk thread |
 //! | `work` | turns for that |
 //! | `refusals` | layers that are not read again for a while, and why |
 //!
-//! An origin of this sort tells no length until all is read, and gives no ranges but the file's beginning, whose superblock is made at the
-//! end: see [`Source::is_headed_last`]. If a part is lacking later, all of the layer is read again, and the parts that are here are compared.
+//! Such an origin does not know the length until everything is read, and serves no ranges except the file's beginning, whose superblock is made
+//! last: see [`Source::is_headed_last`]. If a part is missing later, the whole layer is read again, and the parts that are here are compared.
 //!
-//! The layer comes as any pull of it would, and with it: where a pull and the expanded form are wanted at the same time, or one soon after the other, the
-//! registry is read once. A layer that is stored here whole is not read from its registry, if it may be given for that registry (`swarms/proof.rs`): anybody may
-//! run one that says yes to every digest. A copy is held against the layer's digest before anything is made of it: a damaged one is left
-//! alone, a wrong one thrown away, and the registry read in the same try.
+//! The layer is fetched as for any pull, and shared with pulls: if a pull and the expanded form are wanted at the same time, or shortly after each other, the
+//! registry is read once. A layer that is completely stored here is not read from its registry, if it may be served for that registry (`swarms/proof.rs`): anybody can
+//! run a registry that claims to have every digest. A copy is compared with the layer's digest before it is expanded: a damaged copy is left
+//! alone, a wrong one is thrown away, and the registry is read in the same try.
 //!
-//! Invariants: a file's length, its metadata and its beginning are given only once the digest of the layer and that of its tar are what was
-//! named, so that nobody can read any of it before; and only of the right bytes is it said that they can't be expressed. Memory is bounded
+//! Invariants: a file's length, its metadata and its beginning are passed on only once the digest of the layer and that of its tar were found right,
+//! so that nothing of the file can be read before; that a layer can't be expressed as EROFS is reported only for the right bytes. Memory is bounded
 //! by [`limits`](darter_image::limits), the file's beginning, `MAX_CHUNKS` chunks and `MAX_MADE` pieces for each of `MAX_BEGUN` layers, of which `MAX_AT_WORK` are
-//! decompressed at a time: one that waits for its origin, or for the taker of its expanded form, waits without a turn.
+//! decompressed at a time: a layer that waits for its origin, or for the taker of its expanded form, waits without a turn.
 //!
-//! Not decided here: who may have it. That is asked about the layer, before.
+//! Not decided here: who may read the expanded form. Whether a caller may read the layer is decided before.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -63,28 +62,28 @@ mod work;
 
 pub use self::origin::Expanding;
 
-/// Layers that are decompressed at a time. More would come no sooner.
+/// How many layers are decompressed at a time. More would not finish sooner.
 const MAX_AT_WORK: usize = 2;
 
-/// Layers that are begun at a time, most of which wait. Each may take what a large window and a large tree take.
+/// How many layers are in progress at a time; most of them wait. Each may need the memory of a large window and a large tree.
 const MAX_BEGUN: usize = 16;
 
-/// Chunks of a layer that came and were not decompressed yet.
+/// Most chunks of a layer that have arrived and are not decompressed yet.
 const MAX_CHUNKS: usize = 8;
 
-/// Pieces of a file that were made and not taken.
+/// Most pieces of a file that are made and not taken yet.
 const MAX_MADE: usize = 2;
 
-/// How much of a file stands before what can be given while it is made: its first piece.
+/// The length of a file's beginning, which is made last: its first piece.
 pub const HEAD: u64 = PieceLength::UNKNOWN_BLOB.bytes();
 
-/// Bytes of files' beginnings that are remembered: each is asked for right after the rest.
+/// How many bytes of files' beginnings are remembered: each is requested right after the rest.
 const MAX_HEADS: u64 = 32 << 20;
 
-/// Layers of which something is remembered.
+/// For how many layers something is remembered.
 const MAX_REMEMBERED: u64 = 1024;
 
-/// How long whoever waits is told at a time that a layer is being expanded.
+/// How often waiting readers are told that a layer is being expanded.
 const TELL_EVERY: Duration = Duration::from_secs(3600);
 
 /// Layers that are being expanded.
@@ -100,59 +99,59 @@ pub struct Expansions {
     refusals: Refusals,
     /// The beginnings of files, by [`key_of`].
     heads: Mutex<Recent<BlobId, Head>>,
-    /// The words about each layer's reading, for `darter explain`.
+    /// The text about each layer's reading, for `darter explain`.
     told: Mutex<Recent<BlobId, String>>,
-    /// When a layer that is being read, or waits for its turn, last got on.
+    /// When a layer that is being read, or waits for its turn, last made progress.
     moved: Mutex<Recent<BlobId, Moment>>,
-    /// How long layers are by the manifests that name them, by their own blobs: the longest that was told.
+    /// The lengths of layers according to manifests, by the layers' own blobs: for each the longest that was named.
     sizes: Mutex<Recent<BlobId, u64>>,
     begun: Semaphore,
     work: Work,
     wrong_copies: OnceLock<ThrowsAway>,
     opens_layer: OnceLock<OpensLayer>,
-    /// Copies of layers that are here for their expanded form alone.
+    /// Copies of layers that are here only for their expanded form.
     pub(crate) lent: Lent,
 }
 
-/// The taker of what a layer becomes.
+/// The taker of an expanded form.
 struct Taker {
     give: mpsc::Sender<Result<Bytes, OriginError>>,
-    /// For whom its registry is asked.
+    /// The requester for whom the registry is asked.
     requester: Requester,
 }
 
-/// Throws a blob away that is something else than its digest says, as its members have to be told, if it is under way here. False if it is not.
+/// A function that throws a blob away whose content does not match its digest, and tells its members, if it has a transfer here. False if it has none.
 type ThrowsAway = Box<dyn Fn(BlobId, &FetchError) -> bool + Send + Sync>;
 
-/// The beginning of a file, or all of it, and how long the file is.
+/// The beginning of a file, or all of a short one, and the length of the file.
 #[derive(Clone)]
 struct Head {
     bytes: Bytes,
     length: u64,
 }
 
-/// The parts that [`Expansions`] is made of.
+/// What [`Expansions`] is made of.
 pub struct ExpansionsOptions {
-    /// The store's directory, to be named to people.
+    /// The store's directory, for messages.
     pub data_dir: PathBuf,
-    /// The store, whose layers need not be read elsewhere.
+    /// The store; layers that it holds need not be read elsewhere.
     pub disk: Disk,
-    /// Tells how long an origin has given nothing.
+    /// Measures how long an origin has sent nothing.
     pub clock: Arc<dyn Clock>,
     /// Counts what is read.
     pub metrics: Arc<Metrics>,
-    /// Meters it.
+    /// Limits the rate of reading.
     pub budget: Arc<ByteBudget>,
-    /// Tell people what is waited for.
+    /// Tells users what is waited for.
     pub pauses: Pauses,
-    /// Which of the registries are trusted.
+    /// Says which registries are trusted.
     pub registries: Upstreams,
-    /// How long an origin that fails is tried again without any progress.
+    /// How long an origin that fails is retried without any progress.
     pub patience: Duration,
 }
 
 impl Expansions {
-    /// None yet.
+    /// No layers are being expanded yet.
     pub fn new(options: ExpansionsOptions) -> Arc<Self> {
         let ExpansionsOptions { data_dir, disk, clock, metrics, budget, pauses, registries, patience } = options;
         Arc::new(Self {
@@ -177,14 +176,14 @@ impl Expansions {
         })
     }
 
-    /// Sets the call that throws wrong copies away, which others may have got from here. Called once.
+    /// Sets the function that throws wrong copies away, which other agents may have got from here. To be called once.
     pub(crate) fn throws_away(&self, throws: impl Fn(BlobId, &FetchError) -> bool + Send + Sync + 'static) {
         let is_first = self.wrong_copies.set(Box::new(throws)).is_ok();
         debug_assert!(is_first, "one agent's blobs");
     }
 
-    /// A manifest says how long a layer is, as it is stored: no more of it is read. Of several that differ, the longest counts, since anybody
-    /// may write one. Returns what counted before.
+    /// A manifest names the length of a layer: no more than that is read. If manifests differ, the longest length counts, since anybody
+    /// can write a manifest. Returns the length that counted before.
     pub fn names_size(&self, layer: &Digest, size: u64) -> Option<u64> {
         let mut sizes = self.sizes.lock();
         let key = blob_of(layer);
@@ -193,7 +192,7 @@ impl Expansions {
         before
     }
 
-    /// The caller that named `size` may not have the layer: `before` counts again, unless somebody else has named a longer one since.
+    /// The caller that named `size` may not read the layer: the length `before` counts again, unless somebody else has named a longer one since.
     pub(crate) fn takes_size_back(&self, layer: &Digest, size: u64, before: Option<u64>) {
         let mut sizes = self.sizes.lock();
         let key = blob_of(layer);
@@ -206,19 +205,19 @@ impl Expansions {
         }
     }
 
-    /// How long a layer to be expanded is, by the manifests that are known here.
+    /// The length of the layer to be expanded, according to the manifests known here.
     pub(crate) fn named_size(&self, source: &Source) -> Option<u64> {
         let Source::Expanded(layer) = source else { return None };
         self.sizes.lock().get(&blob_of(&layer.digest)).copied()
     }
 
-    /// The words about a layer's reading, for `darter explain`.
+    /// The text about a layer's reading, for `darter explain`.
     pub(crate) fn told(&self, layer: &ExpandedLayer) -> Option<String> {
         self.told.lock().get(&key_of(layer)).cloned()
     }
 
-    /// Notes in the store's index that a registry's layer was read, and unpacks into the tar that it is said to. The expanded layer is in
-    /// the store, where the note goes with it.
+    /// Notes in the store's index that a registry's layer was read, and unpacks into the tar with the expected diff id. The expanded layer is in
+    /// the store, and the note is removed with it.
     pub(crate) fn note_unpacked(&self, layer: &ExpandedLayer) {
         let (version, checked) = (Version::default(), self.clock.unix());
         let record = SourceRecord { blob: layer.blob(), version, checked, fetched: None };
@@ -226,7 +225,7 @@ impl Expansions {
         self.disk.remember_source(key_of(layer), record);
     }
 
-    /// The store had no room for what a layer becomes: it is not read again for a while, which grows each time. Another agent may have room.
+    /// The store had no space for an expanded layer: it is not read again for a while, which grows each time. Another agent may have space.
     pub(crate) fn has_no_room(&self, layer: &ExpandedLayer) -> OriginError {
         let usage = self.disk.usage();
         let limit = match (usage.quota, usage.disk_free) {
@@ -243,17 +242,17 @@ impl Expansions {
         error
     }
 
-    /// True if there was no room here a moment ago for what a source becomes.
+    /// True if there was recently no space here for the expanded form of a source.
     pub fn lacks_room(&self, source: &Source) -> bool {
         let Source::Expanded(layer) = source else { return false };
         let refusal = self.refusals.of(key_of(layer), self.clock.now());
         refusal.is_some_and(|failure| failure.kind == ErrorKind::OutOfReach)
     }
 
-    /// Reads a layer to its end, and says whether it unpacks into its tar. Keeps nothing.
+    /// Reads a layer to its end, and checks whether it unpacks into the expected tar. Keeps nothing.
     ///
     /// # Errors
-    /// Why it can't be read, or is another one.
+    /// Why it can't be read, or is another layer.
     pub(crate) async fn check(
         self: &Arc<Self>,
         origin: &dyn Origin,
@@ -263,8 +262,8 @@ impl Expansions {
         self.make(origin, layer, credentials, None).await
     }
 
-    /// Reads the layer, and gives what it becomes but for the beginning, which is remembered. Without anybody to give it to, it is to prove
-    /// that the layer is there, or for the beginning.
+    /// Reads the layer, and passes on its expanded form except the beginning, which is remembered. Without a taker, the layer is read only to prove
+    /// that it is there, or to make the beginning.
     async fn make(
         self: &Arc<Self>,
         origin: &dyn Origin,
@@ -287,7 +286,7 @@ impl Expansions {
         let turn = tokio::time::timeout(self.patience, self.begun.acquire());
         let turn = tokio::select! {
             turn = turn => turn,
-            // Others get on.
+            // The other layers make progress.
             never = self.keep_moving(layer) => match never {},
         };
         let _begun = turn.map_err(|_| {
@@ -301,12 +300,12 @@ impl Expansions {
         let reading = self.read_layer(origin, layer, credentials, stored, feed);
         let sink = Sink::new(taker.map(|taker| taker.give));
         let (read, made) = tokio::join!(reading, self.expand(layer, known, take, sink));
-        // If the layer did not come, the outcome of expanding it says nothing about it.
+        // If the layer could not be read, the result of expanding it says nothing about it.
         read?;
         self.noted(layer, made)
     }
 
-    /// The work on a layer has got on by a step.
+    /// Notes that the work on a layer made progress.
     fn note_move(&self, layer: &ExpandedLayer) {
         self.moved.lock().insert(key_of(layer), self.clock.now(), 1);
     }
@@ -318,12 +317,12 @@ impl Expansions {
         }
     }
 
-    /// True if the work on a layer got on a moment ago, though nothing that it becomes may have been given yet.
+    /// True if the work on a layer made progress recently, although nothing of its expanded form may have been passed on yet.
     pub(crate) fn moves(&self, layer: &ExpandedLayer, now: Moment) -> bool {
         self.moved.lock().get(&key_of(layer)).is_some_and(|moved| now.since(*moved) < STEP_COUNTS_FOR)
     }
 
-    /// Remembers what became of a layer.
+    /// Remembers the result of expanding a layer.
     fn noted(&self, layer: &ExpandedLayer, made: Result<(LayerDigests, Head), OriginError>) -> Result<(), OriginError> {
         let key = key_of(layer);
         match made {

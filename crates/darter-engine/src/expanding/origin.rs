@@ -1,4 +1,4 @@
-//! [`Expanding`]: an origin that has layers in their expanded form, too.
+//! [`Expanding`]: an origin that also has layers in their expanded form.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Expansions, HEAD, Head, MAX_MADE, Taker, key_of};
 
-/// See the module's text.
+/// See the module's documentation.
 pub struct Expanding {
     inner: Arc<dyn Origin>,
     expansions: Arc<Expansions>,
@@ -21,7 +21,7 @@ pub struct Expanding {
 }
 
 impl Expanding {
-    /// On top of an origin that has the layers themselves, as far as it reaches for `requester`.
+    /// On top of an origin with the layers themselves, as far as that may reach for `requester`.
     pub const fn new(inner: Arc<dyn Origin>, expansions: Arc<Expansions>, requester: Requester) -> Self {
         Self { inner, expansions, requester }
     }
@@ -31,12 +31,12 @@ impl Expanding {
         &self.expansions
     }
 
-    /// The beginning of a file that was made a short time ago.
+    /// The beginning of a file that was made recently.
     fn head(&self, layer: &ExpandedLayer) -> Option<Head> {
         self.expansions.heads.lock().get(&key_of(layer)).cloned()
     }
 
-    /// Makes a file, and gives its beginning.
+    /// Makes a file, and returns its beginning.
     async fn make_head(&self, layer: &ExpandedLayer, credentials: &Credentials) -> Result<Head, OriginError> {
         if let Some(head) = self.head(layer) {
             return Ok(head);
@@ -45,14 +45,14 @@ impl Expanding {
         self.head(layer).ok_or_else(|| broken_off(layer))
     }
 
-    /// The expanded layer from the end of its beginning on, as soon as there is some; all of a file that ends before.
+    /// The expanded layer after its beginning, as soon as some of it is made; a file that is not longer than a beginning as a whole.
     async fn stream(&self, layer: &ExpandedLayer, credentials: &Credentials) -> Result<Reading, OriginError> {
         let (give, mut take) = mpsc::channel(MAX_MADE);
         let making = {
             let (expansions, inner) = (Arc::clone(&self.expansions), Arc::clone(&self.inner));
             let (layer, credentials) = (layer.clone(), credentials.clone());
             let taker = Taker { give: give.clone(), requester: self.requester };
-            // It goes on while whoever reads is busy, and ends with them.
+            // The task goes on while the reader is busy, and ends with the reader.
             AbortOnDropHandle::new(tokio::spawn(async move {
                 let made = expansions.make(&*inner, &layer, &credentials, Some(taker)).await;
                 let failed = made.is_err();
@@ -75,7 +75,7 @@ impl Expanding {
     }
 }
 
-/// The rest of a file, as it is made.
+/// The rest of a file, while it is made.
 struct Rest {
     take: mpsc::Receiver<Result<Bytes, OriginError>>,
     making: Option<AbortOnDropHandle<bool>>,
@@ -86,23 +86,23 @@ impl Rest {
     async fn next(mut self) -> Option<(Result<Bytes, OriginError>, Self)> {
         if let Some(chunk) = self.take.recv().await {
             if chunk.is_err() {
-                // It says why all there is ends here.
+                // The error explains why the stream ends here.
                 self.making = None;
             }
             return Some((chunk, self));
         }
-        // Without its word that all is right, this is no end.
+        // Only if the maker confirms that everything is right, this is the end.
         let is_made = self.making.take()?.await.unwrap_or(false);
         (!is_made).then(|| (Err(broken_off(&self.layer)), self))
     }
 }
 
 fn broken_off(layer: &ExpandedLayer) -> OriginError {
-    let text = format!("{}: expanding it was broken off; ask for it again", layer.stored());
+    let text = format!("{}: expanding it was interrupted; request it again", layer.stored());
     OriginError::new(ErrorKind::Unreachable, text)
 }
 
-/// A reading of the beginning of a file, or of a `range` of that.
+/// A reading of the beginning of a file, or of a `range` of it.
 fn reading_of(version: Version, head: Head, range: Option<ByteRange>) -> Reading {
     let Head { bytes, length } = head;
     let range = range.unwrap_or(ByteRange::new(0, length)).clamp_to(bytes.len() as u64);
@@ -112,7 +112,7 @@ fn reading_of(version: Version, head: Head, range: Option<ByteRange>) -> Reading
     Reading { version, shown, start: range.start(), is_part, length: Some(length), witness: None, body }
 }
 
-/// The layer's tar is its version.
+/// The version of an expanded layer follows from its tar.
 fn version(layer: &ExpandedLayer, length: Option<u64>) -> Version {
     let etag = format!("\"{}-{}\"", layer.diff_id, layer.format);
     Version { etag: Some(etag), last_modified: None, length, nonce: None }
@@ -127,13 +127,13 @@ impl Origin for Expanding {
         known: Option<&Version>,
     ) -> Result<Stat, OriginError> {
         let Source::Expanded(layer) = source else { return self.inner.stat(source, credentials, known).await };
-        // That the layer is there.
+        // Asks whether the layer itself is there.
         self.inner.stat(&layer.stored(), credentials, None).await?;
         Ok(Stat { version: version(layer, None), shown: Shown::default(), unchanged: true, ranges: false })
     }
 
-    /// The beginning of an expanded layer is given by range. Any other question is answered by all that comes behind it, without a
-    /// length; or by all of a file that is no longer than a beginning.
+    /// The beginning of an expanded layer is read by range. Any other request is answered with everything after it, without a
+    /// length; or with the whole file if it is no longer than a beginning.
     async fn read(
         &self,
         source: &Source,

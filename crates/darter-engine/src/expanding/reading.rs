@@ -1,4 +1,4 @@
-//! The layer as it is stored: this host's own copy as far as that is right, else its own blob as that comes, or its registry.
+//! Reads the stored (compressed) layer: this host's own copy as far as it is right, or else the layer's own blob as it arrives, or its registry.
 
 use std::sync::Arc;
 
@@ -16,36 +16,36 @@ use super::blob::LayerBytes;
 use crate::error::FetchError;
 use crate::swarms::is_named_for;
 
-/// How much of an own copy is read at a time.
+/// How many bytes of an own copy are read at a time.
 const CHUNK: u64 = 512 << 10;
 
-/// The ways in which the stored form of a layer is had.
+/// Where the stored layer is read from.
 pub(super) enum StoredForm {
-    /// It is here whole, with this length.
+    /// From this host's store, which has all of it, with this length.
     Here(Arc<dyn StoredBlob>, u64),
-    /// It comes.
+    /// From the layer's own blob, as it arrives.
     Comes(LayerBytes),
-    /// Its registry is read for this alone.
+    /// From its registry, for this purpose alone.
     AtRegistry,
 }
 
 impl StoredForm {
-    /// True if its digest is checked while it comes, before its end is given.
+    /// True if its digest is checked while it arrives, before its last bytes.
     pub(super) const fn is_hashed(&self) -> bool {
         matches!(self, Self::Comes(LayerBytes { is_hashed: true, .. }))
     }
 }
 
-/// How far a layer was read.
+/// How far a layer has been read.
 struct Progress {
     at: u64,
-    /// When the last byte came.
+    /// When the last byte arrived.
     moved: Moment,
 }
 
 impl Expansions {
-    /// Finds a layer as it is stored, for a taker of what it becomes. A reading without one is to prove that a registry has the layer: it goes
-    /// there, unless the registry is trusted.
+    /// Finds out from where to read a layer, for a taker of its expanded form. A read without a taker has to prove that a registry has the layer: it reads
+    /// that registry, unless the registry is trusted.
     pub(super) async fn stored_form(
         &self,
         origin: &dyn Origin,
@@ -63,7 +63,7 @@ impl Expansions {
         Ok(comes.map_or(StoredForm::AtRegistry, StoredForm::Comes))
     }
 
-    /// Gives the bytes of a layer as it is stored, and an empty chunk at its end.
+    /// Passes on the bytes of a stored layer, and an empty chunk at its end.
     pub(super) async fn read_layer(
         &self,
         origin: &dyn Origin,
@@ -87,8 +87,8 @@ impl Expansions {
         self.read_registry(origin, layer, credentials, at, feed).await
     }
 
-    /// The layer as it is stored here whole, with its length, if it may be given for that registry: it came from there, or the operator
-    /// trusts the registry and it has just said yes to these credentials. For a proof (`is_proof`) only of a registry that is trusted.
+    /// The layer's complete copy in this store, with its length, if it may be served for that registry: it came from there, or the operator
+    /// trusts the registry, which has just accepted these credentials. For a proof (`is_proof`), only the copy for a trusted registry.
     async fn own_copy(
         &self,
         origin: &dyn Origin,
@@ -108,14 +108,14 @@ impl Expansions {
             || self.disk.recall_source(key).await.ok().flatten().is_some_and(|record| record.blob == blob);
         if !is_proven {
             let stat = if is_trusted { origin.stat(&source, credentials, None).await.ok() } else { None };
-            // Content of another length is something else, such as a login page.
+            // An answer with another length is about something else, such as a login page.
             stat.filter(|stat| stat.version.length.is_none_or(|told| told == length))?;
         }
         Some((stored, length))
     }
 
-    /// True if this host's own copy has the layer's digest. Another agent's word may be all that this one had for it, and the expanded form of a
-    /// wrong copy could not be taken back from agents that have it. A wrong copy is thrown away.
+    /// True if this host's own copy has the layer's digest. This agent may have got the copy from another agent without checking it, and the expanded form of a
+    /// wrong copy could not be taken back from the agents that have it. A wrong copy is thrown away.
     pub(super) async fn is_right(&self, stored: &Arc<dyn StoredBlob>, length: u64, layer: &ExpandedLayer) -> bool {
         let (blob, dir) = (blob_of(&layer.digest), self.data_dir.display());
         let (mut hasher, mut at) = (layer.digest.hasher(), 0);
@@ -157,7 +157,7 @@ impl Expansions {
         false
     }
 
-    /// Gives what of an own copy can be read, from its first byte on; returns how much.
+    /// Passes on an own copy from its first byte as far as it can be read; returns how many bytes that were.
     async fn give_stored(
         &self,
         stored: &Arc<dyn StoredBlob>,
@@ -175,7 +175,7 @@ impl Expansions {
             match read.await {
                 Ok(bytes) => {
                     if feed.send(bytes).await.is_err() {
-                        // It was refused: that says more.
+                        // The taker has refused the layer, and reports why.
                         return length;
                     }
                 }
@@ -192,7 +192,7 @@ impl Expansions {
         at
     }
 
-    /// Gives what a registry has of a layer from `at` on. Goes on where an answer breaks off, as long as the patience lasts.
+    /// Passes on a registry's layer from `at` on. Continues after interrupted answers, as long as the patience lasts.
     async fn read_registry(
         &self,
         origin: &dyn Origin,
@@ -228,15 +228,15 @@ impl Expansions {
             let Some(pause) = policy.pause(tries, spent, &error).filter(|_| !feed.is_closed()) else {
                 return Err(error);
             };
-            tracing::info!(%source, error = %in_full(&error), at = progress.at, "reading a layer broke off; going on");
+            tracing::info!(%source, error = %in_full(&error), at = progress.at, "reading a layer was interrupted; continuing");
             tokio::time::sleep(pause).await;
         }
-        // The decompressor may have seen enough.
+        // An error here means that the decompressor needs no more.
         let _ = feed.send(Bytes::new()).await;
         Ok(())
     }
 
-    /// Gives what comes of one answer.
+    /// Passes on the bytes of one answer.
     async fn give_reading(
         &self,
         mut reading: Reading,
@@ -265,14 +265,14 @@ impl Expansions {
             self.note_move(layer);
             self.check_size(layer, &source, progress.at)?;
             if feed.send(chunk).await.is_err() {
-                // It was refused: that says more.
+                // The taker has refused the layer, and reports why.
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// Refuses a layer of which more comes than any manifest says.
+    /// Refuses a layer that is longer than every manifest says.
     pub(super) fn check_size(&self, layer: &ExpandedLayer, source: &Source, length: u64) -> Result<(), OriginError> {
         let named = self.sizes.lock().get(&blob_of(&layer.digest)).copied();
         let Some(named) = named.filter(|named| length > *named) else { return Ok(()) };

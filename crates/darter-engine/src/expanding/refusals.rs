@@ -1,7 +1,7 @@
-//! Layers that are not read again for a while, and why: what can't be expressed stays so, what turned out wrong may be mended, and where
-//! there was no room there may be some later. Each pause of a layer is longer than the last one.
+//! Layers that are not read again for a while, and why: a layer that can't be expressed stays so, wrong content may be corrected at its origin, and
+//! a full disk may have space later. Each pause of a layer is longer than the last one.
 //!
-//! Pure: time is given.
+//! Pure: time is an argument.
 
 use std::time::Duration;
 
@@ -12,19 +12,19 @@ use parking_lot::Mutex;
 
 use super::MAX_REMEMBERED;
 
-/// How long a layer that turned out wrong is not read again; one for which there was no room; and one that can't be expressed. Twice as long
-/// the next time.
+/// The first pause for a layer: one with wrong content; one for which there was no space; and one that can't be expressed. Each further pause is twice
+/// as long.
 const WRONG_FOR: Duration = Duration::from_secs(30);
 const NO_ROOM_FOR: Duration = Duration::from_secs(10);
 const UNMOUNTABLE_FOR: Duration = Duration::from_secs(600);
 
-/// No pause is longer, but for what can't be expressed.
+/// The longest pause, except for layers that can't be expressed.
 const MAX_PAUSE: Duration = Duration::from_secs(600);
 
 /// How long after its pause a failure still makes the next pause longer.
 const REMEMBER_FOR: Duration = Duration::from_secs(600);
 
-/// See the module's text.
+/// See the module's documentation.
 pub(super) struct Refusals(Mutex<Recent<BlobId, Refusal>>);
 
 struct Refusal {
@@ -47,7 +47,7 @@ impl Refusals {
         Some(refusal.failure.clone())
     }
 
-    /// Notes how expanding a layer failed, if it would fail again. True if so.
+    /// Notes how expanding a layer failed, if it would fail again. Returns true if so.
     pub(super) fn note(&self, key: BlobId, error: &OriginError, now: Moment) -> bool {
         let first = match error.kind() {
             ErrorKind::Unmountable => UNMOUNTABLE_FOR,
@@ -66,7 +66,7 @@ impl Refusals {
         true
     }
 
-    /// A layer was expanded after all.
+    /// Removes the entry of a layer that was expanded after all.
     pub(super) fn forget(&self, key: BlobId) {
         self.0.lock().remove(&key);
     }

@@ -1,14 +1,14 @@
-//! Turns to work, for threads: whoever has one gives it back while it waits for others.
+//! Turns for threads that work: a thread gives its turn back while it waits for others.
 
 use parking_lot::{Condvar, Mutex};
 
-/// Turns of which some are free.
+/// A number of turns.
 pub(super) struct Work {
     free: Mutex<usize>,
     back: Condvar,
 }
 
-/// A turn, until it is dropped.
+/// A turn, until dropped.
 pub(super) struct WorkTurn<'a>(&'a Work);
 
 impl Work {
@@ -16,7 +16,7 @@ impl Work {
         Self { free: Mutex::new(turns), back: Condvar::new() }
     }
 
-    /// Waits for a turn. Never for long: a thread holds a turn only while it works.
+    /// Waits for a turn. This never takes long: a thread holds a turn only while it works.
     pub(super) fn turn(&self) -> WorkTurn<'_> {
         self.take();
         WorkTurn(self)
@@ -35,9 +35,9 @@ impl Work {
 }
 
 impl WorkTurn<'_> {
-    /// Waits for something by `wait`, during which others may work.
+    /// Waits with `wait`, during which another thread may have the turn.
     pub(super) fn while_others_work<T>(&self, wait: impl FnOnce() -> T) -> T {
-        /// Takes the turn again, also where the waiting panics: it is given back once more then.
+        /// Takes the turn again, also if `wait` panics, since the turn is given back once more afterwards.
         struct Again<'a>(&'a Work);
         impl Drop for Again<'_> {
             fn drop(&mut self) {

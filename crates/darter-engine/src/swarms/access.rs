@@ -1,12 +1,12 @@
-//! Access: callers that may have what is known of an address, and what is remembered to tell.
+//! Decides which callers may have the known content of an address, and remembers what is needed for that.
 //!
 //! The origin is asked on every use, with the caller's own credentials. Its answer is compared with the one that came with the known bytes
-//! ([`darter_core::sharing`] decides); unless that shows that both are the same, the caller gets a download of its own, under a name of its own. The
-//! answer to the caller's GET decides in the same way as the answer to the question before it: some servers tell the one less than the other.
+//! ([`darter_core::sharing`] decides); unless that shows that both are the same, the caller gets a download of its own, under its own name. The
+//! answer to the caller's GET decides in the same way as the answer to the HEAD before it: some servers send fewer headers with one of the two.
 //!
-//! Two records are kept of an address: one for callers with the same credentials, and one for everybody.
+//! Two records of an address are kept: one for callers with the same credentials, and one for everybody.
 //!
-//! Not decided here: who may have a registry's content (the mirror's grants do).
+//! Not decided here: who may have a registry's content (the mirror's grants decide).
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use darter_store::SourceRecord;
 use super::Swarms;
 use crate::error::FetchError;
 
-/// How long an origin may take to bear out a node's word.
+/// How long an origin may take to confirm what a node says.
 const STAT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A caller that wants a source: whose credentials open it, for whom this agent asks, and whether all of it is wanted, or parts alone.
+/// A caller that wants a source: its credentials, the kind of agent that it asks for, and whether it wants everything or only ranges.
 #[derive(Clone, Copy)]
 pub(super) struct Caller<'a> {
     pub(super) credentials: &'a Credentials,
@@ -44,24 +44,24 @@ impl Own<'_> {
         Fetched { by: self.credentials.fingerprint(), shown: Some(self.shown) }
     }
 
-    /// True if these credentials fetched what is remembered.
+    /// True if these credentials fetched the remembered content.
     pub(super) fn fetched_this(&self, record: &SourceRecord) -> bool {
         record.fetched.is_some_and(|fetched| fetched.by == self.credentials.fingerprint())
     }
 
-    /// The version that a download of this caller's own has, `random` being a number nobody else drew.
+    /// The version for a separate download of this caller; `random` makes it unique.
     pub(super) fn own_version(&self, random: u64) -> Version {
         sharing::own_version(self.source, self.version, &self.fetched(), random)
     }
 
-    /// True if all callers that are shown the same may have it.
+    /// True if every caller to whom the origin shows the same may have it.
     pub(super) fn is_for_anyone(&self) -> bool {
         sharing::is_for_anyone(self.version, &self.shown)
     }
 }
 
 impl Swarms {
-    /// The records of an address that are still here, whole or in part: for these credentials, then for everybody.
+    /// The records of an address whose blobs are still here, complete or in part: for these credentials, then for everybody.
     pub(super) async fn records_of(
         &self,
         source: &Source,
@@ -79,7 +79,7 @@ impl Swarms {
         Ok(records)
     }
 
-    /// True if these credentials fetched what is here of this blob.
+    /// True if these credentials fetched the part of this blob that is here.
     pub(super) async fn has_fetched(
         &self,
         source: &Source,
@@ -91,7 +91,7 @@ impl Swarms {
         Ok(self.records_of(source, credentials).await?.iter().any(|record| record.blob == blob && is_it(record)))
     }
 
-    /// True if a blob is on its way here, or stored.
+    /// True if a blob has a transfer here, or is stored.
     ///
     /// # Errors
     /// The store can't be asked.
@@ -99,14 +99,14 @@ impl Swarms {
         Ok(self.get(blob).is_some() || self.stored(blob).await?.is_some())
     }
 
-    /// True if the origin is shown something that is configured here. Then a refusal says nothing of agents that are
-    /// configured otherwise, and theirs says nothing of this one.
+    /// True if the origin is sent something that is configured on this host. Then a refusal says nothing about agents that are
+    /// configured in another way, and vice versa.
     pub(super) async fn shows_own_keys(&self, source: &Source, credentials: &Credentials) -> bool {
         self.house.context.origins.once(Requester::Here).shows_own_keys(source, credentials).await
     }
 
-    /// Asks the origin, once, what a source is for this caller. `None` where it does not say: a GET may still be answered,
-    /// is tried for as long as the patience lasts, and says why if it is not.
+    /// Asks the origin, once, what a source is for this caller. `None` if it does not say: a GET may still be answered. It is
+    /// retried as long as the patience lasts, and its failure gives the reason.
     pub(super) async fn ask_origin(
         &self,
         source: &Source,
@@ -114,7 +114,7 @@ impl Swarms {
         records: &[SourceRecord],
     ) -> Option<Stat> {
         let by = credentials.fingerprint();
-        // Only of this caller's own entity tag does "not modified" say all there is to say.
+        // Only for this caller's own entity tag, "not modified" is a complete answer.
         let own = records.iter().find(|record| record.fetched.is_some_and(|fetched| fetched.by == by));
         let origin = self.house.context.origins.once(requester);
         match origin.stat(source, credentials, own.map(|record| &record.version)).await {
@@ -126,8 +126,8 @@ impl Swarms {
         }
     }
 
-    /// True if an address's origin says the same of the content's length as a node that leads it: callers are told that before any byte
-    /// comes. If the origin does not answer soon, nothing speaks against the node.
+    /// True if an address's origin names the same length as the node that leads it, since callers learn the length before any byte
+    /// arrives. If the origin does not answer soon, the node's length is accepted.
     pub(super) async fn agrees(&self, source: &Source, caller: Caller<'_>, length: Option<u64>) -> bool {
         let Source::Url { .. } = source else { return true };
         let Ok(Some(stat)) = tokio::time::timeout(STAT_TIMEOUT, self.ask_origin(source, caller, &[])).await else {
@@ -136,8 +136,8 @@ impl Swarms {
         stat.version.length.zip(length).is_none_or(|(there, said)| there == said)
     }
 
-    /// The first known blob that the caller may have, as far as the headers of its own answer show. Content that other
-    /// credentials fetched needs a [sample](super::sample) as well.
+    /// The first known blob that the caller may have, as far as the headers of its own answer show. For content that other
+    /// credentials fetched, a [sample](super::sample) is needed as well.
     pub(super) fn shared<'r>(&self, own: &Own<'_>, records: &'r [SourceRecord]) -> Option<&'r SourceRecord> {
         let fetched = own.fetched();
         let has_digest = own.source.digest().is_some();
@@ -148,19 +148,19 @@ impl Swarms {
         })
     }
 
-    /// Remembers that the caller may have what is known.
+    /// Remembers that the caller may have the known content.
     pub(super) fn adopt(&self, own: &Own<'_>, found: &SourceRecord) {
-        // The bytes are as old as they were when they came: a date that was too near then still is.
+        // The bytes keep the date of their first answer: if that date was too recent to distinguish versions, it still is.
         let known = found.fetched.and_then(|known| known.shown);
         let age = known.and_then(|shown| shown.age);
         let age = own.shown.age.map(|own| age.map_or(own, |age| age.min(own)));
-        // The bytes are meant for the same callers as when they came: a 304 need not say so again.
+        // The bytes are meant for the same callers as at first: a 304 need not repeat that.
         let reach = own.shown.reach.max(known.map_or(Reach::SameCredentials, |shown| shown.reach));
         let shown = Shown { age, reach, ..own.shown };
         self.remember_own(&Own { shown, ..*own }, found.blob);
     }
 
-    /// Remembers what a source is for this caller, and for everybody if it is meant for everybody.
+    /// Remembers what a source is for this caller, and for everybody if the origin means it for everybody.
     pub(super) fn remember_own(&self, own: &Own<'_>, blob: BlobId) {
         let record = self.record(blob, own.version, Some(own.fetched()));
         if own.is_for_anyone() {
@@ -170,7 +170,7 @@ impl Swarms {
         self.house.context.disk.remember_source(own.source.record_key(own.credentials), record);
     }
 
-    /// Remembers what a source is for this caller alone, though the origin says the same to everybody.
+    /// Remembers what a source is for this caller only, although the origin's headers are the same for everybody.
     pub(super) fn remember_apart(&self, own: &Own<'_>, blob: BlobId) {
         let record = self.record(blob, own.version, Some(own.fetched()));
         self.house.context.disk.remember_source(own.source.record_key(own.credentials), record);
@@ -189,7 +189,7 @@ impl Swarms {
         self.house.context.disk.remember_source(source.record_key(&Credentials::none()), record);
     }
 
-    /// Remembers which blob a key stands for.
+    /// Remembers the blob of a key.
     pub(super) fn remember_key(&self, key: BlobId, blob: BlobId) {
         self.house.context.disk.remember_source(key, self.record(blob, &Version::default(), None));
     }
@@ -208,7 +208,7 @@ impl Swarms {
 
     pub(super) async fn recall_key(&self, key: BlobId) -> Result<Option<SourceRecord>, FetchError> {
         let record = self.house.context.disk.recall_source(key).await?;
-        // A blob that passes through is on its way and not in the store.
+        // A blob that passes through has a transfer and is not in the store.
         let is_here =
             |record: &SourceRecord| !self.house.context.disk.is_absent(record.blob) || self.get(record.blob).is_some();
         Ok(record.filter(is_here))

@@ -1,12 +1,12 @@
-//! The bytes of one blob for one caller, over several tries if they must be.
+//! The bytes of one blob for one caller, over several tries if necessary.
 //!
-//! A swarm that is dissolved because its content was wrong, or changed at its origin, takes the bytes back that its readers
-//! have. If nothing was given yet, or the given bytes are the same in the next try (their pieces have the same hashes), the caller need not know: it
-//! is given the rest of the next try, which another agent leads. `Setbacks` decides which agent may try, and when; so this ends when nobody is left.
+//! If a swarm is dissolved because its content was wrong, or changed at its origin, the bytes that its readers have got are
+//! void. If nothing was passed on yet, or the bytes passed on are the same in the next try (their pieces have the same hashes), the caller need not know: it
+//! gets the rest from the next try, which another agent leads. `Setbacks` decides which agent may try, and when; so this ends when no agent is left.
 //!
-//! A caller who keeps a file and is given its parts in any order is told instead that what came is void
-//! ([`Handing::Anew`]), and is given everything of the next try: nothing of the former file can be told from the new one's by the
-//! order of bytes.
+//! A caller that writes a file and gets its ranges in any order is told instead that all of them are void
+//! ([`Handing::Anew`]), and gets everything from the next try: in any order, the bytes of the old file can't be told
+//! from those of the new one.
 
 use std::sync::Arc;
 
@@ -23,15 +23,15 @@ use crate::error::FetchError;
 use crate::transfer::stream::{Giving, Part};
 use crate::transfer::{Outcome, Transfer};
 
-/// Tries after the first one.
+/// The maximum number of tries after the first one.
 const MAX_TRIES: u32 = 3;
 
 /// One message to a program that is handed a blob.
 #[derive(Debug)]
 pub enum Handing {
-    /// Verified bytes, and their place in the blob.
+    /// Verified bytes, and their offset in the blob.
     Part(u64, Part),
-    /// The bytes that came are void: everything is handed on anew, of this content.
+    /// The bytes so far are void: everything will be sent again, from this content.
     Anew {
         /// Its blob.
         blob: BlobId,
@@ -40,7 +40,7 @@ pub enum Handing {
         /// When it was last modified, as the origin writes it.
         modified: Option<String>,
     },
-    /// The content has ended, and is right.
+    /// The content is complete and right.
     Whole {
         /// The blob's length.
         length: u64,
@@ -52,23 +52,23 @@ pub enum Handing {
 struct Attempt {
     swarms: Arc<Swarms>,
     transfer: Arc<Transfer>,
-    /// The caller for whom another try is made.
+    /// The caller for whom further tries are made.
     caller: (Requester, Credentials),
     parts: PlacedParts,
     order: Order,
     giving: Giving,
     start: u64,
-    /// The next byte to give.
+    /// The offset of the next byte to pass on.
     at: u64,
-    /// One past the last byte wanted; the blob's end if `None`.
+    /// The offset after the last byte that is wanted; the blob's end if `None`.
     end: Option<u64>,
     tries: u32,
 }
 
-/// Parts with their places.
+/// Parts with their offsets.
 type PlacedParts = BoxStream<'static, Result<(u64, Part), FetchError>>;
 
-/// Parts in order, from `at` on, with their places.
+/// Parts in order, from `at` on, with their offsets.
 fn placed(parts: impl Stream<Item = Result<Part, FetchError>> + Send + 'static, mut at: u64) -> PlacedParts {
     let place = move |part: Part| {
         let start = at;
@@ -79,7 +79,7 @@ fn placed(parts: impl Stream<Item = Result<Part, FetchError>> + Send + 'static, 
 }
 
 impl Swarms {
-    /// Verified bytes of `range`, or of everything, in order. `caller` is who another try is for.
+    /// Verified bytes of `range`, or of everything, in order. Further tries are made for `caller`.
     pub fn read(
         self: &Arc<Self>,
         transfer: &Arc<Transfer>,
@@ -110,12 +110,12 @@ impl Swarms {
                 };
             }
         })
-        // A body of unknown length is asked for more after its end.
+        // A body of unknown length is polled again after its end.
         .fuse()
     }
 
-    /// All verified bytes, in parts of files where the store has some, and in the end that it was all. `caller` is who
-    /// another try is for.
+    /// All verified bytes, as ranges of files if the store has files, and finally [`Handing::Whole`]. Further tries are made for
+    /// `caller`.
     pub fn hand_on(
         self: &Arc<Self>,
         transfer: &Arc<Transfer>,
@@ -175,7 +175,7 @@ impl Attempt {
         }
     }
 
-    /// Goes on with another try at the same content after `error`, or says how this ends.
+    /// Goes on with another try at the same content after `error`; returns the final error if there is none.
     async fn try_again(&mut self, error: FetchError) -> Result<(), FetchError> {
         let source = self.transfer.source.clone();
         let was_taken_back = matches!(error, FetchError::WrongDigest { .. } | FetchError::Withdrawn { .. });
@@ -194,7 +194,7 @@ impl Attempt {
             return Err(error);
         };
         let given = ByteRange::new(self.start, self.at);
-        // The caller may have been told how long it is.
+        // The caller may have been told the length.
         let length = self.transfer.stored.length();
         let is_as_long = length.is_none() || next.stored.length() == length;
         let goes_on = match self.order {
@@ -217,7 +217,7 @@ impl Attempt {
     }
 }
 
-/// True if the bytes given of one try are those of the next one, as far as their hashes tell. Waits for the hashes.
+/// True if the bytes that were passed on from one try are the same in the next one, as far as their hashes show. Waits for the hashes.
 async fn is_same(before: &Transfer, next: &Transfer, given: ByteRange) -> bool {
     if given.is_empty() {
         return true;

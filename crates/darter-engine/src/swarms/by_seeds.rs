@@ -1,8 +1,8 @@
-//! A node asks the seeds for a source.
+//! A node opens a source through seeds.
 //!
-//! The seed that rendezvous hashing names is asked, then the next, also if one says that the origin refuses ([`SeedsWords`]). While they wait
-//! for the origin, a node that holds all of it may be found ([`holders`](super::holders)). The seeds are asked to the end all the same: what was
-//! begun with a lead is not left half done.
+//! The node asks the seed that rendezvous hashing chooses, then the next one, also if a seed says that the origin refuses ([`SeedsWords`]). While the seeds wait
+//! for the origin, a node that holds everything may be found ([`holders`](super::holders)). Even then the request to a seed is completed, since a half-done join would
+//! leave the lead with a member that has no transfer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,13 +22,13 @@ const FIRST_SEED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The result of asking the seeds.
 pub(super) enum BySeeds {
-    /// This node follows one, or a node that holds all of it.
+    /// This node follows a seed, or a node that holds everything.
     Opened(Arc<Transfer>),
-    /// None is there, or none could.
+    /// No seed is connected, or none could lead.
     NotOpened {
-        /// True if the origin is to be tried for long: no seed has done so.
+        /// True if the origin should be retried for long: no seed has done so.
         patient: bool,
-        /// Why which seed could not.
+        /// For each seed that could not lead, why.
         troubles: Vec<String>,
     },
 }
@@ -40,7 +40,7 @@ impl From<Arc<Transfer>> for BySeeds {
 }
 
 impl Swarms {
-    /// Opens a source by way of the seeds, for which this agent is `proven` or only a seed's checked whole will do.
+    /// Opens a source through the seeds. `proven` is true if this agent may serve the content for the source; otherwise only a seed that has checked the whole will do.
     pub(super) async fn open_by_seeds(
         self: &Arc<Self>,
         source: &Source,
@@ -90,7 +90,7 @@ impl Swarms {
                     if !proven {
                         self.proven(source);
                     }
-                    // A transfer that was here may be of another source, and be taken back when that one sent something else.
+                    // The existing transfer may be for another source, and be thrown away if that source sends wrong content.
                     self.check_given(&transfer, source).await?;
                     let waited = context.now().since(asked);
                     if waited >= TELL_WAIT_FROM {
@@ -115,7 +115,7 @@ impl Swarms {
         Ok(BySeeds::NotOpened { patient: true, troubles })
     }
 
-    /// Connected seeds that may be asked, best first. Right after the start, the first connection is waited for a little.
+    /// Connected seeds that may be asked, best first. Right after the start, waits a little for the first connection.
     async fn seeds_for(&self, source: &Source) -> Vec<NodeId> {
         let options = &self.house.context.options;
         if options.role != Role::Node || options.join.is_empty() {
@@ -127,7 +127,7 @@ impl Swarms {
         let until = context.now() + FIRST_SEED_TIMEOUT;
         loop {
             let seeds = fleet.seeds();
-            // If every address given to join was tried and is a node's, there is no seed to wait for.
+            // If every address to join was tried and belongs to a node, there is no seed to wait for.
             let no_seed = fleet.has_joined() && !fleet.peers().is_empty();
             let waited = context.now() >= until;
             let starting = context.now().as_micros() < 2 * FIRST_SEED_TIMEOUT.as_micros() as u64;

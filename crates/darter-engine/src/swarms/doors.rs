@@ -1,5 +1,5 @@
-//! Doors: an opener of a source waits for the one that is opening it, and hears its outcome as far as that is for others.
-//! And turns: of one blob, whichever source it is asked of, one transfer is begun at a time.
+//! Doors: while one caller opens a source, others that want it wait for the result, as far as that applies to them, too.
+//! And turns: only one transfer of a blob begins at a time, whichever source it is for.
 //!
 //! Not here: what is done behind a door ([`open`](super::open), [`seeds`](super::seeds)).
 
@@ -15,8 +15,8 @@ use super::access::Caller;
 use crate::error::FetchError;
 use crate::transfer::Transfer;
 
-/// Turns to begin a transfer of a blob: from its place in the store to its place in the table. Otherwise an opener would take a place that
-/// another has just made, and where nobody waits yet, for a leftover.
+/// Turns to begin a transfer of a blob, from creating its place in the store until it is in the table. Otherwise one opener would take a place that
+/// another has just created, and in which nothing has been stored yet, for a leftover.
 #[derive(Default)]
 pub(super) struct BlobTurns(Mutex<HashMap<BlobId, Arc<tokio::sync::Mutex<()>>>>);
 
@@ -32,16 +32,16 @@ impl BlobTurns {
 }
 
 /// One door for each source, or for each digest: an opener waits for the one that is opening it. Callers of one source
-/// with the same credentials share what came of that, and all its callers share that the origin could not be reached: a
+/// with the same credentials share the result, and all its callers share the failure that the origin could not be reached: a
 /// slow or dead origin is asked once.
 #[derive(Default)]
 pub(super) struct Doors(Mutex<HashMap<BlobId, Arc<Door>>>);
 
 #[derive(Default)]
 pub(super) struct Door {
-    /// How many came out so far.
+    /// How many openers have come out so far.
     left: AtomicU64,
-    /// Held while somebody is opening; the last one's outcome.
+    /// Held while somebody is opening; contains the result of the last opener.
     opening: tokio::sync::Mutex<Option<Found>>,
 }
 
@@ -53,11 +53,11 @@ struct Found {
     caller: [u8; 32],
     /// The caller that opens.
     requester: Requester,
-    /// Weak: a door may stay in the table when nobody waits any more, and must not keep a blob in use.
+    /// Weak, since a door may stay in the table when nobody waits any more, and must not keep a blob in use.
     outcome: Result<Weak<Transfer>, FetchError>,
 }
 
-/// Inside of a door.
+/// The right to open a source, between entering and leaving a door.
 pub(super) struct Opening<'a> {
     door: &'a Door,
     source: &'a Source,
@@ -69,14 +69,14 @@ pub(super) struct Opening<'a> {
 impl Doors {
     pub(super) fn at(&self, key: BlobId) -> Arc<Door> {
         let mut doors = self.0.lock();
-        // A door that nobody holds or waits for is only in the table.
+        // A door that only the table refers to has nobody waiting.
         doors.retain(|_, door| Arc::strong_count(door) > 1);
         Arc::clone(doors.entry(key).or_default())
     }
 }
 
 impl Door {
-    /// Waits for the opener. `Err` is what it found, if it is for this caller too.
+    /// Waits for the opener. `Err` has its result, if that applies to this caller, too.
     pub(super) async fn enter<'a>(
         &'a self,
         source: &'a Source,
@@ -101,7 +101,7 @@ impl Door {
 }
 
 impl Opening<'_> {
-    /// Tells those who wait what was found: that the origin could not be reached, to all of them.
+    /// Gives those who wait the result. If the origin could not be reached, all of them get it.
     pub(super) fn leave(mut self, found: Result<Arc<Transfer>, FetchError>) -> Result<Arc<Transfer>, FetchError> {
         let is_for_others = match &found {
             Ok(_) => true,

@@ -1,9 +1,9 @@
-//! The first answer of an origin. If only parts of its content are wanted: a few bytes, which say what there is to know of the whole. If all of it is
-//! wanted, and several connections may come to read it: the first stretch, which ends by itself. Or the whole, where the origin gives that and no
-//! parts.
+//! The first answer of an origin. If only ranges of its content are wanted: a few bytes, whose headers describe the whole. If all of it is
+//! wanted, and several connections may read it: the first stretch, which has an end. Or the whole, if the origin serves the whole but no
+//! ranges.
 //!
-//! Origins refuse parts in every way there is ([`RangeSupport`]): by a status that says so, by 5xx, by silence. One that fails altogether is
-//! asked again as patiently as for anything else, and asks for a pause in vain for nobody.
+//! Origins refuse ranges in many ways ([`RangeSupport`]): with a status that says so, with 5xx, or by not answering. An origin that fails for the whole, too, is
+//! retried as for any other request, and no second request is sent during a pause that it asked for.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use futures_util::future::{Either, select};
 use super::sample::SAMPLE;
 use crate::transfer::parts::RangeSupport;
 
-/// How long the part alone is waited for. An engine that waits for a range gives up after ten seconds or more.
+/// How long to wait for an answer to the range before the whole is requested, too. An engine that waits for a range gives up after ten seconds or more.
 const PART_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Asks for a part, and for the whole where the part is refused. `once` asks one time, `origin` as patiently as the caller is.
+/// Requests a range, and the whole if the range is refused. `once` asks one time, `origin` with the caller's patience.
 pub(super) async fn first_answer(
     origin: &dyn Origin,
     once: &dyn Origin,
@@ -30,7 +30,7 @@ pub(super) async fn first_answer(
     let part = || once.read(source, credentials, Some(ByteRange::new(0, SAMPLE)), None);
     let whole = || once.read(source, credentials, None, None);
     let error = match part_or_whole(part, whole).await {
-        // Without the length no other part can be had.
+        // Without the length, no other range can be requested.
         Ok(reading) if reading.is_part && reading.length.is_none() => return whole().await,
         Ok(reading) => return Ok(reading),
         Err(error) => error,
@@ -50,17 +50,17 @@ pub(super) async fn first_answer(
     origin.read(source, credentials, Some(ByteRange::new(0, SAMPLE)), None).await
 }
 
-/// An answer's word on whether its origin gives stretches.
+/// Whether an answer shows that its origin refuses stretches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stretch {
-    /// Nothing: the answer is a stretch, or all was asked for.
+    /// It does not: the answer is a stretch, or everything was requested.
     Any,
-    /// The origin was asked for a stretch, and gives the whole only.
+    /// The origin was asked for a stretch, and serves only the whole.
     Refused,
 }
 
-/// Asks for the first stretch of a source of which everything is wanted, and for the whole where that is refused, or what lies behind it could not
-/// be told to be of the same version. `once` asks one time, `origin` as patiently as the caller is.
+/// Requests the first stretch of a source of which everything is wanted. Requests the whole if that is refused, or if nothing would show that later stretches
+/// are of the same version. `once` asks one time, `origin` with the caller's patience.
 pub(super) async fn first_stretch(
     origin: &dyn Origin,
     once: &dyn Origin,
@@ -73,7 +73,7 @@ pub(super) async fn first_stretch(
     let first = match part_or_whole(part, whole).await {
         Err(error) if error.may_be_of_part() => return Ok((patient().await?, Stretch::Refused)),
         Err(error) if !error.blame().retry.is_later() => return Err(error),
-        // Such an error says nothing of parts, and the origin is not asked again at once.
+        // Such an error says nothing about ranges, and the origin is not asked again at once.
         Err(error) if error.is_unconnected() || error.retry_after().is_some() => None,
         Err(_) => RangeSupport::Doubted.open(part, whole).await.ok(),
         Ok(reading) => Some(reading),
@@ -84,19 +84,19 @@ pub(super) async fn first_stretch(
             let stretch = if reading.is_part { Stretch::Any } else { Stretch::Refused };
             Ok((reading, stretch))
         }
-        // It may give the whole where it goes on failing for parts.
+        // The origin may serve the whole although it keeps failing for ranges.
         None => Ok((patient().await?, Stretch::Any)),
     }
 }
 
-/// True if the rest can be had by other requests.
+/// True if the rest can be read with other requests.
 fn goes_on(source: &Source, reading: &Reading) -> bool {
     let Version { etag, last_modified, .. } = &reading.version;
     let is_strong = etag.as_deref().is_some_and(|etag| !etag.starts_with("W/"));
     reading.length.is_some() && (source.digest().is_some() || is_strong || last_modified.is_some())
 }
 
-/// Whichever answers first, where the part takes long.
+/// The first answer of the two, if the answer to the range takes long.
 async fn part_or_whole<P, W>(part: impl Fn() -> P, whole: impl Fn() -> W) -> Result<Reading, OriginError>
 where
     P: Future<Output = Result<Reading, OriginError>>,
@@ -126,13 +126,13 @@ mod tests {
     #[derive(Clone, Copy)]
     enum Says {
         Gives,
-        /// The same, with nothing that tells its version.
+        /// The same, without anything that identifies the version.
         GivesAny,
         Fails(u16),
         Nothing,
     }
 
-    /// An origin that answers requests for parts in one way and those for the whole in another; and what was asked.
+    /// An origin that answers requests for ranges in one way and those for the whole in another; and the requests that it got.
     struct ScriptedOrigin {
         part: Says,
         whole: Says,
@@ -166,7 +166,7 @@ mod tests {
         }
     }
 
-    /// True if a part was given, the answer's word on stretches, and the questions that were asked.
+    /// True if a range was served, whether stretches were refused, and the requests that were made.
     async fn answered(part: Says, whole: Says) -> (Option<(bool, Stretch)>, String) {
         let told = ScriptedOrigin { part, whole, asked: Mutex::default() };
         let source = Source::from_url("https://lab.example/file".parse().unwrap(), &[], None).0;

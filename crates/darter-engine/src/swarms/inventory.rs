@@ -1,9 +1,9 @@
-//! Blobs that connected nodes hold whole: they help a seed whose own copy is gone (evicted, or lost with its disk).
+//! Complete blobs of connected nodes, which help a seed whose own copy is gone (evicted, or lost with its disk).
 //!
-//! A node says what it holds when it meets a seed, and again when a blob is complete. Only content named by its digest counts. It is a
-//! member's word like any other: those who are said to hold a blob are named to whoever wants it, and asked, while the seed reads the
-//! origin. The seed learns the pieces' hashes from the origin, or from an earlier reading, and never from a node: one that made a list up
-//! would keep the blob from everybody. Non-goal: a blob that the seed's own host alone waits for ([`holders`](super::holders)).
+//! A node tells a seed what it holds when they connect, and again when a blob is complete. Only content named by its digest counts. The node's
+//! claim is a member's claim like any other: the claimed holders are named to members, and asked, while the seed reads the
+//! origin. The seed learns the pieces' hashes from the origin, or from an earlier read, and never from a node: a node with a made-up list
+//! would keep everybody from the blob. Non-goal: a blob that only the seed's own host waits for ([`holders`](super::holders)).
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -18,31 +18,31 @@ use parking_lot::Mutex;
 use super::Swarms;
 use crate::transfer::{Lead, Transfer};
 
-/// Blobs that one message tells of at most: the most recently used.
+/// Most blobs in one message: the most recently used ones.
 const MAX_TOLD: usize = 10_000;
 
-/// Holders of a blob among which the one is chosen that is named: there may be thousands, and thousands who ask.
+/// Among how many holders of a blob the ones to be named are chosen: there may be thousands, and thousands of requests.
 const MAX_NAMED: usize = 64;
 
-/// The number of these that are asked, one after the other.
+/// How many of these are asked, one after the other.
 const MAX_ASKED: usize = 3;
 
-/// Blobs of one node that are noted at a time, the last that it told of: ids cost nothing to make up.
+/// Most blobs that are noted for one node, the last that it told: ids cost nothing to make up.
 const MAX_OF_NODE: usize = 2 * MAX_TOLD;
 
-/// Holders of each blob.
+/// The holders of each blob.
 #[derive(Default)]
 pub(super) struct Inventory(Mutex<KnownHolders>);
 
 #[derive(Default)]
 struct KnownHolders {
     holders: HashMap<BlobId, BTreeSet<NodeId>>,
-    /// The blobs that each of these nodes told of, in the order of its telling.
+    /// The blobs that each node told, in that order.
     blobs: HashMap<NodeId, VecDeque<BlobId>>,
 }
 
 impl KnownHolders {
-    /// Names a node no longer as a holder of this blob.
+    /// Removes a node from the holders of a blob.
     fn unname(&mut self, node: NodeId, blob: BlobId) {
         if let Entry::Occupied(mut nodes) = self.holders.entry(blob) {
             nodes.get_mut().remove(&node);
@@ -54,7 +54,7 @@ impl KnownHolders {
 }
 
 impl Inventory {
-    /// A node told what it holds.
+    /// Notes the blobs that a node says it holds.
     pub(super) fn told(&self, node: NodeId, blobs: &[BlobId]) {
         let told = &mut *self.0.lock();
         for blob in blobs.iter().take(MAX_TOLD) {
@@ -71,7 +71,7 @@ impl Inventory {
         }
     }
 
-    /// A node is gone.
+    /// Removes a node that is gone.
     pub(super) fn gone(&self, node: NodeId) {
         let mut told = self.0.lock();
         for blob in told.blobs.remove(&node).unwrap_or_default() {
@@ -79,12 +79,12 @@ impl Inventory {
         }
     }
 
-    /// True if nodes hold this blob whole.
+    /// True if nodes hold all of this blob.
     pub(super) fn holds(&self, blob: BlobId) -> bool {
         self.0.lock().holders.get(&blob).is_some_and(|nodes| !nodes.is_empty())
     }
 
-    /// Some of them, the same ones each time.
+    /// Some of the holders, the same ones each time.
     fn some_of(&self, blob: BlobId) -> Vec<NodeId> {
         let told = self.0.lock();
         told.holders.get(&blob).map(|nodes| nodes.iter().copied().take(MAX_NAMED).collect()).unwrap_or_default()
@@ -96,7 +96,7 @@ impl Inventory {
 }
 
 impl Swarms {
-    /// Tells a seed what is here whole.
+    /// Tells a seed which complete blobs are here.
     pub(super) fn tell_inventory(self: &Arc<Self>, seed: NodeId) {
         if self.house.context.options.role != Role::Node {
             return;
@@ -112,7 +112,7 @@ impl Swarms {
         });
     }
 
-    /// A seed of an earlier release asks a holder for a manifest.
+    /// Answers a seed of an earlier release that asks a holder for a manifest.
     pub(super) fn tell_manifest(self: &Arc<Self>, seed: NodeId, request: u32, blob: BlobId) {
         let Some(taken_up) = self.questions.take_up(seed) else {
             self.house.fleet.say(seed, &Message::ManifestIs { request, blob, manifest: None });
@@ -122,26 +122,26 @@ impl Swarms {
         self.house.tasks.spawn(async move {
             let _taken_up = taken_up;
             let stored = swarms.stored(blob).await.ok().flatten().filter(|stored| stored.is_complete());
-            // One too long for a message is not told; the seed then reads the origin.
+            // If it is too long for a message, it is not sent; the seed then reads the origin.
             let fits = stored.filter(|stored| stored.prefix() <= MAX_HASHES);
             let manifest = fits.map(|stored| stored.manifest());
             swarms.house.fleet.say(seed, &Message::ManifestIs { request, blob, manifest });
         });
     }
 
-    /// A connected node that said that it holds a blob whole: the same for everybody who asks.
+    /// A connected node that claims to hold all of a blob; the same one for all requests.
     pub(super) fn known_holder(&self, key: BlobId, blob: BlobId) -> Option<PeerInfo> {
         self.known_holders(key, blob).into_iter().next()
     }
 
-    /// Some connected nodes that said so, best first.
+    /// Some connected nodes that claim to, best first.
     pub(super) fn known_holders(&self, key: BlobId, blob: BlobId) -> Vec<PeerInfo> {
         let holders = rendezvous::ranking(&key.0, &self.inventory.some_of(blob));
         let connected = holders.into_iter().filter_map(|holder| self.house.fleet.peer(holder));
         connected.map(|peer| peer.info()).take(MAX_ASKED).collect()
     }
 
-    /// Counts the nodes that are said to hold a blob as members of the swarm that this agent leads: they can give to others what
+    /// Counts the claimed holders of a blob as members of the swarm that this agent leads, so that they can give to others what
     /// the origin has shown to be right.
     pub(super) fn count_holders_in(&self, transfer: &Transfer) {
         let (Lead::Me, Some(pieces)) = (transfer.lead(), transfer.pieces()) else { return };
@@ -153,7 +153,7 @@ impl Swarms {
             transfer.count_in(*holder, &PieceSet::full(pieces));
         }
         if !holders.is_empty() {
-            transfer.note(format!("{} nodes are said to hold it, and are asked while it is read", holders.len()));
+            transfer.note(format!("{} nodes say that they hold it, and are asked while it is read", holders.len()));
         }
     }
 }

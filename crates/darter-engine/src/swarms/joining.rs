@@ -1,4 +1,4 @@
-//! Asking another agent to let this one into the swarm of a source, and what follows from its answer.
+//! Asks another agent to let this one into the swarm of a source, and acts on its answer.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ impl Swarms {
         self.join_if(seed, source, caller, |_| true).await
     }
 
-    /// Joins the swarm of content at hand that this source is not proven for: only if the seed has all of it, checked. A seed that has
+    /// Joins the swarm of a source for which this agent's stored content is not proven. This needs a seed that has all of the content, checked: a seed that has
     /// nothing lets in every agent that names a registry that has begun to answer.
     pub(super) async fn join_proven(
         self: &Arc<Self>,
@@ -93,14 +93,14 @@ impl Swarms {
         if taken.is_err() {
             self.early.lock().remove(&blob);
             if is_new {
-                // It would serve a member, and have it asked for parts, that has no transfer.
+                // Otherwise the lead would keep a member, and ask it for pieces, that has no transfer.
                 self.house.fleet.say(seed, &Message::Leave { blob });
             }
         }
         taken
     }
 
-    /// Takes what a lead answered, if it is what was asked for: the transfer that follows the lead.
+    /// Handles a lead's answer, if it is for the requested content. Returns the transfer that follows the lead.
     async fn take(
         self: &Arc<Self>,
         seed: NodeId,
@@ -142,10 +142,10 @@ impl Swarms {
         let joined = match answer {
             Entered::New(joined) => *joined,
             Entered::Followed { .. } => {
-                // The blob's transfer was there, and follows the seed already.
+                // The blob's transfer existed, and follows the seed already.
                 let known = self.get(blob);
                 let transfer = known.ok_or_else(|| Refused::Trouble("the blob was removed meanwhile".to_owned()))?;
-                // A lead may let two in who asked different registries. A stranger's bytes show that another registry has the
+                // A lead may let in two agents that asked for different registries. Bytes from an untrusted registry show that the other registry has the
                 // same only once the lead has checked the whole.
                 if transfer.source != *source && !self.may_come_to_this(&transfer) && !transfer.has_verdict() {
                     return Err(Refused::Final(FetchError::Unproven { name: source.to_string() }));
@@ -159,12 +159,12 @@ impl Swarms {
             }
         };
         self.enter(seed, source, (credentials, everything), joined).await.map_err(|error| {
-            // A blob that can't be stored may be due to a length that a node made up.
+            // If the blob can't be stored, a node may have made up its length.
             if is_seed { error.into() } else { Refused::Trouble(error.to_string()) }
         })
     }
 
-    /// Makes the transfer that a lead let this agent into, and follows the lead.
+    /// Makes the transfer for which a lead let this agent in, and follows the lead.
     pub(super) async fn enter(
         self: &Arc<Self>,
         seed: NodeId,
@@ -183,8 +183,8 @@ impl Swarms {
         if on_trust {
             self.proven(source);
         }
-        // A caller that is let in is told apart once the transfer is
-        // there.
+        // The kind of requester of each caller is noted once the transfer
+        // exists.
         let requester = Requester::Here;
         let beginning = Beginning {
             source: source.clone(),
@@ -201,13 +201,13 @@ impl Swarms {
     pub(super) async fn held_of(&self, source: &Source, credentials: &Credentials) -> Result<Option<Held>, FetchError> {
         let Some(blob) = self.known_blob(source, credentials).await? else { return Ok(None) };
         let stored = self.stored(blob).await?;
-        // A stranger's unfinished part is thrown away when this source's transfer begins.
+        // An unfinished part from an untrusted registry is thrown away when this source's transfer begins.
         let is_begun = self.get(blob).is_some();
         let kept = stored.filter(|it| is_begun || it.is_complete() || self.may_go_on_with(it, source));
         Ok(kept.map(|stored| Held { blob, pieces: stored.held() }).filter(|held| !held.pieces.is_empty()))
     }
 
-    /// An agent that was asked to lead read the origin, and got something else than the digest says.
+    /// An agent that was asked to lead read the origin, and got content with another digest.
     pub(super) fn read_wrong_by(
         &self,
         lead: NodeId,

@@ -1,4 +1,4 @@
-//! Leading the swarm of a source: from what is stored if the origin still has the same, else from the origin's answer.
+//! Leads the swarm of a source: with what is stored if the origin still has the same, else with the origin's answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,23 +21,23 @@ use crate::transfer::body::check_length;
 use crate::transfer::dissolve::{origin_of, read_wrong};
 use crate::transfer::{Lead, Transfer};
 
-/// `darter explain` tells of an answer that takes this long.
+/// `darter explain` mentions an answer that takes at least this long.
 pub(super) const TELL_WAIT_FROM: Duration = Duration::from_secs(1);
 
 impl Swarms {
-    /// Leads the swarm of a source: from what is stored, else from the origin, which is asked once
-    /// only unless this agent is to be `patient`.
+    /// Leads the swarm of a source: with what is stored, else with the origin's answer. The origin is retried only if this agent is to be
+    /// `patient`.
     pub(super) async fn lead(
         self: &Arc<Self>,
         source: &Source,
         caller: Caller<'_>,
         patient: bool,
     ) -> Result<Arc<Transfer>, FetchError> {
-        // An agent that expands a layer has to read all of it, and keeps all of its expanded form.
+        // An agent that expands a layer has to read all of it, and keeps the whole expanded form.
         let caller = Caller { everything: caller.everything || source.is_headed_last(), ..caller };
         let Caller { credentials, requester, everything } = caller;
-        // Without the door: callers of what is known need not wait for each other's questions to the origin. A part in the
-        // store may have been created this moment by the opener that holds the door.
+        // Outside the door: callers of known content need not wait for each other's requests to the origin. But a part in the
+        // store may have been created just now by the opener that holds the door.
         let mut says = true;
         let is_begun = match source.own_blob() {
             Some(blob) => {
@@ -48,7 +48,7 @@ impl Swarms {
         if !is_begun && let Some(transfer) = self.lead_known(source, caller, &mut says).await? {
             return Ok(transfer);
         }
-        // A stranger who answers slowly keeps nobody from other registries with the same digest.
+        // A slow answer from an untrusted registry must not keep callers from other registries with the same digest.
         let is_stranger = source.registry().is_some() && !self.is_trusted(source);
         let door = self.opening.at(if is_stranger { source.record_key(&Credentials::none()) } else { source.key() });
         let opening = match door.enter(source, caller).await {
@@ -58,7 +58,7 @@ impl Swarms {
         if let Some(transfer) = self.lead_known(source, caller, &mut says).await? {
             return Ok(transfer);
         }
-        // Callers that waited at the door while another one read the origin are told the outcome.
+        // Callers that waited at the door while another one read the origin get its result.
         if let Some(error) = self.setback(source, credentials, self.house.context.me) {
             return Err(error);
         }
@@ -101,7 +101,7 @@ impl Swarms {
         opening.leave(led)
     }
 
-    /// True if a source's origin is asked for a stretch at a time, so that several connections may come to read it.
+    /// True if a source's origin is read in stretches, so that several connections may be used.
     fn may_read_by_stretches(&self, source: &Source, credentials: &Credentials) -> bool {
         let context = &self.house.context;
         let is_remote = match source {
@@ -114,8 +114,8 @@ impl Swarms {
         may && !context.manners.is_alone(&origin, now) && context.manners.known_until(&origin, now).is_none()
     }
 
-    /// Leads what is under way or stored, if the origin shows the same to this caller. `says` is whether the origin says
-    /// what it has: one that did not is not asked again.
+    /// Leads the existing transfer or the stored content, if the origin shows this caller the same. `says` is set to false if the origin
+    /// does not say what it has: then it is not asked again.
     pub(super) async fn lead_known(
         self: &Arc<Self>,
         source: &Source,
@@ -135,7 +135,7 @@ impl Swarms {
         Ok(transfer)
     }
 
-    /// The known blob of an address that this caller may have, as the origin's answer to it shows.
+    /// The known blob of an address that this caller may have, according to the origin's answer.
     pub(super) async fn shared_blob(
         &self,
         source: &Source,
@@ -170,7 +170,7 @@ impl Swarms {
         mut reading: Reading,
         stretch: Stretch,
     ) -> Result<Arc<Transfer>, FetchError> {
-        // Nothing of it comes that could be held back.
+        // An empty body has nothing that could be held back.
         if reading.length == Some(0)
             && let Some(Err(error)) = reading.witness.take().map(Witness::verdict)
         {
@@ -208,14 +208,14 @@ impl Swarms {
         if let Source::Expanded(layer) = source
             && reading.length.is_some()
         {
-            // It has been read, and checked.
+            // The layer has been read and checked.
             self.unpacked(layer);
         }
-        // Another source's, begun since: this answer is none of its. The caller sees to it whether it may be given.
+        // Another source's transfer began meanwhile: this answer is not for it. The caller checks whether its content may be served.
         if !self.may_go_together(&transfer.source, source) {
             return Ok(transfer);
         }
-        // A sample alone is of no use: what is wanted is asked for.
+        // A sample alone does not help: the wanted range is requested separately.
         let is_of_use = caller.everything || source.is_headed_last();
         let is_long = reading.length.is_none_or(|length| length > FIRST_STRETCH);
         let gave_all = stretch == Stretch::Refused && is_long;
@@ -236,7 +236,7 @@ impl Swarms {
         Ok(transfer)
     }
 
-    /// The blob that an answer's bytes are: a known one that the caller may have, else a new one.
+    /// The blob of an answer: a known one that the caller may have, else a new one.
     pub(super) async fn named_for(
         &self,
         own: Own<'_>,
@@ -256,8 +256,8 @@ impl Swarms {
             self.remember_own(&own, blob);
             return Ok((version, blob));
         }
-        // A blob that has this name already is the same if the name says all there is to say, and the bytes bear it out.
-        // Otherwise it may be an earlier state, or what the origin shows to other callers under the same tag.
+        // An existing blob of this name is the same if the name identifies the version completely, and the bytes match.
+        // Otherwise it may be an earlier version, or what the origin shows to other callers under the same tag.
         if own.is_for_anyone() && self.begins_alike(blob, body, length).await {
             self.remember_own(&own, blob);
             return Ok((version, blob));
@@ -268,7 +268,7 @@ impl Swarms {
         Ok((version, blob))
     }
 
-    /// A transfer of what is under way or stored, led by this agent if nobody leads it. A new one reads the origin with
+    /// The transfer for an existing or stored blob, led by this agent if it has no lead. A new transfer reads the origin with
     /// these credentials.
     pub(super) async fn open_stored(
         self: &Arc<Self>,
@@ -279,8 +279,8 @@ impl Swarms {
         if let Some(transfer) = self.get_to_read(blob) {
             return Ok(Some(transfer));
         }
-        // Without the turn: a registry may take as long as this agent's patience. Of what this agent knows the hash it need not read again
-        // what nodes give.
+        // Without the turn, since a registry may take as long as this agent's patience. Pieces whose hashes this agent knows can come from nodes,
+        // without being read from the origin again.
         let is_part = |it: &Arc<dyn StoredBlob>| it.length().is_some() && !it.is_complete();
         let is_own_part = |it: &Arc<dyn StoredBlob>| is_part(it) && self.may_go_on_with(it, source);
         let is_held = self.stored(blob).await?.as_ref().is_some_and(is_own_part) && self.inventory.holds(blob);
@@ -294,7 +294,7 @@ impl Swarms {
         let transfer = self.begin(source, version, caller, stored).await;
         let is_own = self.may_go_together(&transfer.source, source);
         if is_own && transfer.lead() == Lead::Nobody && !transfer.is_complete() {
-            // Members of the swarm that was may come back with what they hold.
+            // Members of the former swarm may come back with what they hold.
             let alone = self.house.context.options.role == Role::Embedded;
             transfer.lead_it(if alone { Start::Fresh } else { Start::TakeOver }, None);
             if may_be_given {
@@ -304,7 +304,7 @@ impl Swarms {
         Ok(Some(transfer))
     }
 
-    /// True if nodes may give what is stored here in part: an address's own answer has been compared by now, a registry's is asked for.
+    /// True if nodes may give pieces of the partly stored blob: an address's own answer has been compared by now, a registry is asked.
     pub(super) async fn may_take_from_holders(&self, source: &Source, caller: Caller<'_>) -> bool {
         matches!(source, Source::Url { .. }) || self.is_vouched(source, caller).await.unwrap_or(false)
     }

@@ -1,6 +1,6 @@
-//! Layers' own blobs, for [`Expansions`](crate::expanding::Expansions) that make their expanded form of them.
+//! Opens layers' own blobs for [`Expansions`](crate::expanding::Expansions), which makes their expanded form.
 //!
-//! A copy that nobody else wants is [lent](crate::expanding::blob): its transfer ends with its reader, and it goes some time after.
+//! A copy that nobody else wants is [lent](crate::expanding::blob): its transfer ends with its reader, and it is removed some time later.
 
 use std::sync::{Arc, Weak};
 
@@ -17,7 +17,7 @@ use crate::transfer::stream::Giving;
 use crate::transfer::{Lead, Transfer};
 
 impl Swarms {
-    /// Gives layers' blobs to whoever expands them.
+    /// Sets the function that opens layers' blobs for expanding.
     pub(super) fn lends(swarms: &Arc<Self>) {
         let lends = Arc::downgrade(swarms);
         swarms.house.context.expansions.opens_layers(Box::new(move |source, credentials, requester| {
@@ -42,7 +42,7 @@ impl Swarms {
             lent.lend(blob, self.house.context.now());
         }
         let transfer = self.open_unclaimed(requester, source, credentials.clone(), true).await?;
-        // A copy of somebody else's word is hashed by its reader.
+        // If the copy's digest was checked only by another agent, its reader hashes it.
         let is_hashed = transfer.lead() == Lead::Me && !transfer.is_on_trust();
         let giving = Giving { files: false, lone: false, own: true };
         let parts = self.read(&transfer, (requester, credentials), None, giving).boxed();
@@ -57,7 +57,7 @@ impl Swarms {
         Ok(bytes)
     }
 
-    /// Nobody expands a layer any more: a copy that is only lent does not go on coming.
+    /// The layer is no longer being expanded: stops fetching a copy that is only lent.
     fn lent_is_read(&self, blob: BlobId) {
         let lent = &self.house.context.expansions.lent;
         if lent.is_lent(blob) {
@@ -68,8 +68,8 @@ impl Swarms {
         }
     }
 
-    /// Nobody on this host waits for a blob any more: it is not fetched on for this agent alone, unless somebody has it open. What came is kept, and
-    /// the agent that leads goes on.
+    /// No program of this host waits for a blob any more: stops fetching it for this agent alone, unless a program has it open. The bytes so far are kept, and
+    /// an agent that leads goes on.
     pub fn let_go(&self, blob: BlobId) {
         let is_unused = |transfer: &Transfer| {
             let is_led_elsewhere = matches!(transfer.lead(), Lead::Node(_));
@@ -80,14 +80,14 @@ impl Swarms {
         }
     }
 
-    /// Somebody wants a blob for its own sake.
+    /// Somebody wants a blob for itself, so it is no longer only lent.
     pub(super) fn claim(&self, source: &Source) {
         if let Some(blob) = source.own_blob() {
             self.house.context.expansions.lent.claim(blob);
         }
     }
 
-    /// Takes the copies away that were lent and have not been wanted since.
+    /// Removes the lent copies that were not wanted since.
     pub(super) fn take_lent_back(&self) {
         for blob in self.house.context.expansions.lent.due(self.house.context.now()) {
             if !self.put_away(blob) {
@@ -95,7 +95,7 @@ impl Swarms {
             }
             let disk = self.house.context.disk.clone();
             self.house.tasks.spawn(async move {
-                // In use again, or pinned: it stays.
+                // It stays if it is in use again, or pinned.
                 if let Err(error) = disk.on_store(move |store| store.remove(blob)).await {
                     tracing::debug!(blob = %blob.short(), error = %in_full(&error), "a layer's copy stays");
                 }

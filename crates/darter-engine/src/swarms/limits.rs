@@ -1,7 +1,7 @@
-//! Origins that ask to slow down (429): everybody who asks as the first one did is told the same for a while, and the origin
-//! is not asked again meanwhile.
+//! Origins that limit requests (429): for a while, equal requests get the same answer, and the origin
+//! is not asked again.
 //!
-//! Pure: time is an argument. By credentials, since a limit may be meant for one caller.
+//! Pure: time is an argument. Kept by credentials, since a limit may apply to one caller.
 
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ use parking_lot::Mutex;
 
 use crate::error::FetchError;
 
-/// How long, where the origin does not say.
+/// How long, if the origin does not say.
 const DEFAULT_PAUSE: Duration = Duration::from_secs(2);
-/// Longest `Retry-After` that is kept to for others.
+/// The longest `Retry-After` that is applied to other requests.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
-/// Sources remembered.
+/// How many sources are remembered.
 const MAX_LIMITS: u64 = 1024;
 
-/// A source, and whose credentials asked for it.
+/// A source, and a fingerprint of the credentials.
 type Key = (BlobId, [u8; 32]);
 
-/// Limits of late.
+/// Recent limits.
 pub(super) struct Limits(Mutex<Recent<Key, (FetchError, Moment)>>);
 
 impl Default for Limits {
@@ -33,7 +33,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Notes how reading a source failed, if it was for a limit.
+    /// Notes a failed read of a source, if it failed because of a limit.
     pub(super) fn note(&self, source: &Source, credentials: &Credentials, error: &FetchError, now: Moment) {
         let FetchError::Origin(failure) = error else { return };
         let ErrorKind::RateLimited { retry_after } = failure.kind else { return };
@@ -49,7 +49,7 @@ impl Limits {
     }
 }
 
-/// By the whole source: one registry's limit is no other's, though both have the same digest.
+/// A key for the source including its registry: one registry's limit does not apply to another, even for the same digest.
 fn key_of(source: &Source, credentials: &Credentials) -> Key {
     (source.record_key(&Credentials::none()), credentials.fingerprint())
 }

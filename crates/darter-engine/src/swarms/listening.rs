@@ -1,4 +1,4 @@
-//! Hears peers for all swarms: which transfer, question or list each message is about. It decides nothing, and never blocks.
+//! Passes each message of a peer to the transfer, request or list that it is about. Decides nothing, and never blocks.
 
 use std::sync::Arc;
 
@@ -15,11 +15,11 @@ use crate::error::FetchError;
 use crate::joins::{Joined, NotJoined};
 use crate::transfer::dissolve::refuse;
 
-/// [`Swarms`] as the fleet's listener, whose answers need the shared handle.
+/// [`Swarms`] as the fleet's listener, which needs a shared handle for its answers.
 pub struct ListeningSwarms {
     /// The swarms.
     pub swarms: Arc<Swarms>,
-    /// The part that answers questions about registries; nobody in an agent that lives for one download.
+    /// Answers requests about registries; `None` in an agent that runs for one download.
     pub registries: Option<Arc<Registries>>,
 }
 
@@ -59,7 +59,7 @@ impl PeerListener for ListeningSwarms {
                 let swarms = Arc::clone(swarms);
                 let Some(taken_up) = swarms.questions.take_up(from) else {
                     let failure =
-                        refusal("so much that was asked is being worked on: ask again when some of it is answered");
+                        refusal("too many of your requests are in progress: ask again when some are answered");
                     swarms.house.fleet.say(from, &Message::Rejected { request, failure });
                     return;
                 };
@@ -158,11 +158,11 @@ impl PeerListener for ListeningSwarms {
             | Message::Part { blob } => swarms.hear(blob, from, message),
             Message::Waiting { request } => swarms.house.joins.waits(from, request),
             Message::Inventory { blobs } => swarms.inventory.told(from, &blobs),
-            // An answer to a question that only earlier releases ask: a manifest is never taken from a peer.
+            // Only earlier releases ask the request for this answer: a manifest is never taken from a peer.
             Message::ManifestIs { .. } => {}
             Message::AskManifest { request, blob } => swarms.tell_manifest(from, request, blob),
             Message::AskLead { request, key, blob } => swarms.tell_part(from, request, key, blob),
-            // The fleet itself hears these.
+            // The fleet itself handles these.
             Message::AskPeers
             | Message::Peers { .. }
             | Message::Seeds { .. }

@@ -1,33 +1,33 @@
-//! All blobs this agent moves now, by id.
+//! All blobs that this agent transfers now, by id.
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | [`again`] | one caller's bytes, over several tries if the content was wrong |
-//! | this one | [`Swarms`]: the table; keeps what is said of a blob until it has a transfer; retires idle ones |
-//! | `listening` | hands what peers say to the transfer it is about |
-//! | `access` | who may have what is known of an address |
-//! | `inventory` | what nodes hold whole, of which a seed may have lost its own copy |
-//! | `lending` | layers' own blobs, for whoever makes their expanded form |
-//! | `limits` | origins that ask to slow down |
-//! | `by_seeds` | a node asks the seeds |
-//! | `holders` | a node that holds all of it, while the origin is waited for |
-//! | `doors` | one question for all who want a source at once |
-//! | `first_answer` | an origin of which only parts are wanted, which may give none |
+//! | [`again`] | the bytes for one caller, over several tries if the content was wrong |
+//! | this one | [`Swarms`]: the table; keeps messages about a blob until it has a transfer; retires idle transfers |
+//! | `listening` | passes each message of a peer to the transfer that it is about |
+//! | `access` | which callers may have the known content of an address |
+//! | `inventory` | complete blobs of nodes, of which a seed may have lost its own copy |
+//! | `lending` | layers' own blobs, for making their expanded form |
+//! | `limits` | origins that limit requests |
+//! | `by_seeds` | a node opens a source through seeds |
+//! | `holders` | a node that holds everything, used while the origin does not answer |
+//! | `doors` | one request for all callers that want a source at the same time |
+//! | `first_answer` | the first answer of an origin, which may serve no ranges |
 //! | `open` | from a source to a transfer: whether to follow or to lead |
-//! | `joining` | asking another agent to be let into its swarm |
-//! | `leading` | leading, from what is stored or from the origin |
+//! | `joining` | asks another agent to let this one into its swarm |
+//! | `leading` | leads, with stored content or the origin's answer |
 //! | `places` | a blob's place in the store |
-//! | `proof` | whether content at hand may be given for a registry that did not deliver it |
-//! | `nodes` | the same without a seed: which node leads |
-//! | `seeds` | the same among several seeds: which of them has it |
-//! | `refused` | why an agent that was asked does not lead |
-//! | `uploads` | what peers are given |
+//! | `proof` | whether stored content may be served for a registry that did not deliver it |
+//! | `nodes` | opens a source without a seed: which node leads |
+//! | `seeds` | opens a source among several seeds: which of them has it |
+//! | `refused` | why an agent that was asked to lead does not |
+//! | `uploads` | which pieces are sent to peers |
 //!
-//! Between a lead's "you are in" and the transfer that follows from it lies a disk access. The lead's messages about the
-//! blob in between are kept, and given to the transfer before any later one.
+//! After a lead has let this agent in, a disk access is needed before the transfer exists. The lead's messages about the
+//! blob are kept meanwhile, and passed to the transfer before any later message.
 //!
-//! A member that is told of a newcomer may meet it before the lead's answer has reached the newcomer, and meets it once. So
-//! what such a *stranger* says is kept, too.
+//! A member that is told of a newcomer may send it a Meet before the lead's answer has reached the newcomer, and sends it only once. So
+//! messages of such a *stranger* are kept, too.
 //!
 //! Lock order: `early`, then `strangers` or `transfers`, then a transfer's state.
 
@@ -74,28 +74,28 @@ use crate::error::FetchError;
 use crate::joins::{Entered, Joined, NotJoined};
 use crate::transfer::{House, Lead, Outcome, Transfer};
 
-/// A transfer that nobody read or asked for during this time is put away; its blob stays in the store.
+/// A transfer that was neither read nor requested for this time is closed; its blob stays in the store.
 const RETIRE_AFTER: Duration = Duration::from_secs(60);
 
-/// A transfer of a blob that passes through is put away after this time without a reader: there is nothing to go on from.
+/// A transfer of a blob that passes through is closed after this time without a reader, since nothing of it is stored to resume from.
 const RETIRE_PASSING_AFTER: Duration = Duration::from_secs(10);
 
-/// A lead remembers its members for longer: they are who the next one to come is sent to.
+/// A lead remembers its members for longer, so that it can tell them of the next member.
 const RETIRE_LEAD_AFTER: Duration = Duration::from_secs(600);
 
-/// Transfers that are over may take this part of the files that this process may have open: each has its blob's.
+/// Ended transfers may use this part of the files that this process may have open (a divisor): each has its blob's file open.
 const IDLE_SHARE: usize = 4;
 
-/// If idle transfers take more than that share, a transfer is retired once it was idle for this long.
+/// If idle transfers use more than that, a transfer is closed once it was idle for this long.
 const RETIRE_SURPLUS_AFTER: Duration = Duration::from_millis(250);
 
-/// Messages of strangers that are kept: for how many blobs, and how many for each.
+/// Limits on the kept messages of strangers: the number of blobs, and the messages for each.
 const MAX_STRANGE: (usize, usize) = (256, 256);
 
-/// Messages that are kept until a blob that this agent was let into has a transfer, at most: those of the lead. Others may take a quarter.
+/// Most messages of the lead that are kept for a blob until it has a transfer. Other agents may use a quarter of that.
 const MAX_EARLY: usize = 4096;
 
-/// Questions of one peer that are worked on at a time: as many as a control channel has room for answers.
+/// Most requests of one peer that are in progress at a time: as many as a control channel has room for answers.
 const MAX_QUESTIONS: u32 = 4096;
 
 /// All transfers of an agent.
@@ -103,13 +103,13 @@ pub struct Swarms {
     /// The values that all transfers share.
     pub house: House,
     transfers: Mutex<HashMap<BlobId, UsedTransfer>>,
-    /// Messages about blobs whose transfer is being made.
+    /// Messages about blobs whose transfer is being created.
     early: Mutex<HashMap<BlobId, Early>>,
-    /// Messages, from a Meet on, about blobs that are not on their way to here. Part of what `early` guards: added to and taken with that
-    /// locked.
+    /// Messages, from a Meet on, about blobs without a transfer. Changed only with `early` locked,
+    /// like a part of it.
     strangers: Mutex<HashMap<BlobId, Early>>,
     opening: doors::Doors,
-    /// The doors of a seed that looks for another one that has a source.
+    /// The doors of a seed that looks for another seed with a source.
     following: doors::Doors,
     beginnings: doors::BlobTurns,
     comparisons: proof::Comparisons,
@@ -117,7 +117,7 @@ pub struct Swarms {
     limits: limits::Limits,
     questions: Arc<Questions>,
     silent: silent::SilentNodes,
-    /// Blobs without a transfer that peers fetch.
+    /// Blobs without a transfer from which peers fetch pieces.
     served: Mutex<HashMap<BlobId, ServedBlob>>,
     draining: AtomicBool,
 }
@@ -127,7 +127,7 @@ struct UsedTransfer {
     used: Moment,
 }
 
-/// Messages about a blob that came before it had a transfer.
+/// Messages about a blob that arrived before it had a transfer.
 #[derive(Default)]
 struct Early {
     since: Moment,
@@ -137,7 +137,7 @@ struct Early {
 }
 
 impl Early {
-    /// Keeps what the lead says, and some of what others say.
+    /// Keeps messages of the lead, and some of others.
     fn keep(&mut self, from: NodeId, message: Message) {
         let most = if self.lead == Some(from) { MAX_EARLY } else { MAX_EARLY / 4 };
         if self.said.len() < most {
@@ -146,13 +146,13 @@ impl Early {
     }
 }
 
-/// A blob without a transfer, as far as it is known.
+/// A blob without a transfer, as far as its state is known.
 struct ServedBlob {
     state: ServedState,
     used: Moment,
 }
 
-/// A blob that peers are given pieces of while nothing else needs its room.
+/// A blob whose pieces are sent to peers, as long as nothing else needs its space.
 struct RestingBlob(Arc<dyn StoredBlob>);
 
 impl RestingBlob {
@@ -164,7 +164,7 @@ impl RestingBlob {
 
 impl Drop for RestingBlob {
     fn drop(&mut self) {
-        // Evicted or not, nobody rests on it any more.
+        // Evicted or not, the blob has one user fewer.
         let _ = self.0.wake();
     }
 }
@@ -172,12 +172,12 @@ impl Drop for RestingBlob {
 enum ServedState {
     Opening,
     Open(RestingBlob, PieceLength),
-    /// Not stored here, when last looked.
+    /// It was not stored here when last checked.
     Absent,
 }
 
 impl Swarms {
-    /// No transfer yet.
+    /// No transfers yet.
     pub fn new(house: House) -> Arc<Self> {
         let swarms = Arc::new(Self {
             house,
@@ -207,8 +207,8 @@ impl Swarms {
         swarms
     }
 
-    /// The transfer of a blob, unless it failed or its blob was evicted: such a one is forgotten, so that the next request
-    /// tries anew.
+    /// The transfer of a blob. One that failed, or whose blob was evicted, is removed instead, so that the next request
+    /// starts a new one.
     pub fn get(&self, blob: BlobId) -> Option<Arc<Transfer>> {
         let mut transfers = self.transfers.lock();
         let entry = transfers.get_mut(&blob)?;
@@ -222,14 +222,14 @@ impl Swarms {
         if failed {
             entry.transfer.close();
         } else {
-            // Without the lock: saying good-bye may find a peer gone, and then every transfer is told.
+            // Without the lock: leaving may find that a peer is gone, and then every transfer is notified.
             entry.transfer.leave();
         }
         None
     }
 
-    /// The transfer of a blob for a reader on this host. A transfer that passes through and has forgotten its beginning goes on for its
-    /// own readers alone, if it can, and another is begun.
+    /// The transfer of a blob for a reader on this host. If a transfer passes through and has forgotten its beginning, it goes on only for its
+    /// present readers, if it can, and a new one is begun.
     pub(super) fn get_to_read(&self, blob: BlobId) -> Option<Arc<Transfer>> {
         let transfer = self.get(blob)?;
         if !transfer.is_past_its_beginning() || !(transfer.is_alone() || transfer.is_complete()) {
@@ -249,17 +249,17 @@ impl Swarms {
         self.transfers.lock().values().map(|entry| Arc::clone(&entry.transfer)).collect()
     }
 
-    /// Takes no new blobs from here on.
+    /// Accepts no new blobs from here on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// True if this agent takes no new blobs.
+    /// True if this agent accepts no new blobs.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Forgets a transfer, so that its blob can be removed; refuses while somebody on this host reads it.
+    /// Closes a transfer, so that its blob can be removed. Returns false if a program of this host reads the blob.
     pub fn put_away(&self, blob: BlobId) -> bool {
         let entry = {
             let mut transfers = self.transfers.lock();
@@ -268,7 +268,7 @@ impl Swarms {
             }
             transfers.remove(&blob)
         };
-        // Without the lock: saying good-bye may find a peer gone, and then every transfer is told.
+        // Without the lock: leaving may find that a peer is gone, and then every transfer is notified.
         if let Some(entry) = entry {
             entry.transfer.leave();
         }
@@ -276,7 +276,7 @@ impl Swarms {
         true
     }
 
-    /// Puts idle transfers away. Called every few seconds.
+    /// Closes idle transfers. Called every few seconds.
     pub fn retire(&self) {
         let now = self.house.context.now();
         let is_idle = |entry: &UsedTransfer| {
@@ -307,13 +307,13 @@ impl Swarms {
         }
         self.take_lent_back();
         self.served.lock().retain(|_, kept| now.since(kept.used) <= RETIRE_AFTER);
-        // Messages kept for a transfer that never came to be.
+        // Removes messages for transfers that were never created.
         self.early.lock().retain(|_, early| now.since(early.since) <= RETIRE_AFTER);
         self.strangers.lock().retain(|_, met| now.since(met.since) <= RETIRE_AFTER);
     }
 
-    /// Puts a transfer into the table, lets it follow the lead that it came from, and tells it what was said meanwhile.
-    /// If its blob has a transfer already, that transfer is used and the new one closed.
+    /// Puts a transfer into the table, lets it follow the lead that let it in, and passes it the messages that were kept.
+    /// If its blob has a transfer already, that one is used and the new one closed.
     fn register(&self, transfer: Arc<Transfer>, follow: Option<(NodeId, Joined)>) -> Arc<Transfer> {
         let mut early = self.early.lock();
         let source = transfer.source.clone();
@@ -353,8 +353,8 @@ impl Swarms {
         registered
     }
 
-    /// Puts away those that have been idle longest of the complete transfers, where there are more than this process can spare
-    /// descriptors for: thousands of small files may come within a minute. Leads that have members go last.
+    /// Closes the complete transfers that have been idle longest, if there are more than this process can spare
+    /// descriptors for: thousands of small files may arrive within a minute. Leads that have members are closed last.
     fn retire_surplus(&self) {
         let most = descriptors::limit().map_or(usize::MAX, |limit| limit / IDLE_SHARE);
         let now = self.house.context.now();
@@ -370,7 +370,7 @@ impl Swarms {
         });
         let mut idle: Vec<_> = idle.collect();
         idle.sort_unstable();
-        // A quarter more than must, so that not each new one looks through all.
+        // A quarter more than necessary, so that not every new transfer searches the whole table.
         idle.truncate(transfers.len() - most + most / 4);
         for (_, _, blob) in idle {
             if let Some(entry) = transfers.remove(&blob) {
@@ -379,7 +379,7 @@ impl Swarms {
         }
     }
 
-    /// A lead lets this agent in. A transfer that is there follows at once; else what the lead says from here on is
+    /// A lead lets this agent in. An existing transfer follows it at once; otherwise the lead's messages from here on are
     /// kept until there is one.
     fn joined(&self, lead: NodeId, request: u32, joined: Joined) {
         let Some(source) = self.house.joins.awaited(lead, request) else { return };
@@ -391,7 +391,7 @@ impl Swarms {
             Some(transfer) if !self.may_follow(&transfer, lead, &source) => {
                 let follows = transfer.lead() == Lead::Node(lead);
                 left = !follows;
-                // The seed has seen to it that this registry delivered the same whole: what comes, or is all here, may be given for it, too.
+                // The seed has made sure that this registry delivered the same content completely: the content may be served for this registry, too.
                 let is_told = self.house.fleet.is_seed(lead) && joined.verdict.is_some();
                 let comes = transfer.is_complete() || follows && transfer.has_verdict();
                 match is_told && comes && joined.is_same(&*transfer.stored) == Some(true) {
@@ -424,12 +424,12 @@ impl Swarms {
         self.house.joins.answer(lead, request, answer);
     }
 
-    /// True if a transfer takes what `lead` gives to all that ask for `source`.
+    /// True if a transfer accepts what `lead` gives to all that ask for `source`.
     fn may_follow(&self, transfer: &Transfer, lead: NodeId, source: &Source) -> bool {
         self.may_go_together(&transfer.source, source) && (transfer.is_on_trust() || !self.leads_on_trust(lead))
     }
 
-    /// Keeps what a stranger says of the pieces it holds, in case this agent is about to be let into that swarm.
+    /// Keeps a stranger's message about the pieces it holds, in case this agent is about to be let into that swarm.
     fn keep_for_newcomer(&self, blob: BlobId, from: NodeId, message: &Message) {
         let mut strangers = self.strangers.lock();
         let has_room = strangers.len() < MAX_STRANGE.0;
@@ -461,14 +461,14 @@ impl Swarms {
         drop(early);
         match (transfer, message) {
             (Some(transfer), message) => transfer.hear(from, message),
-            // A newcomer meets a node that has long finished: it can still give.
+            // A newcomer sends a Meet to a node that has finished long ago: the node can still give pieces.
             (None, Message::Meet { .. }) => self.meet_from_shelf(blob, from),
             (None, _) => {}
         }
     }
 }
 
-/// The failure that a member is told if this agent can't let it in for a reason of its own.
+/// The failure that a member is told if this agent can't let it in for its own reasons.
 fn refusal(text: impl Into<String>) -> Failure {
     Failure { kind: FailureKind::Other, status: None, text: text.into(), challenge: None }
 }

@@ -1,16 +1,16 @@
 //! A swarm without a seed: which node leads it.
 //!
-//! A node that is connected to no seed, or to none that can take the source on, asks the nodes it knows ([`Fleet::survey`](darter_fleet::Fleet)): who leads
-//! already is followed; else who holds all of it leads; else whom rendezvous hashing names among those alive, which
-//! reads the origin once for all; or, where that is this node and it has no room for a layer that it would have to expand, those behind it. Each of these is asked with [`Message::Join`], exactly as a seed is, and
-//! does what a seed does: it asks the origin with the caller's credentials whether the caller may have it.
+//! A node that is connected to no seed, or to none that can take the source on, asks the nodes it knows ([`Fleet::survey`](darter_fleet::Fleet)). It follows
+//! a node that leads already; else a node that holds everything leads; else the one that rendezvous hashing chooses among the living,
+//! which reads the origin once for all; or, if that is this node and it has no space for a layer that it would have to expand, the next ones. Each of these is asked with [`Message::Join`], exactly as a seed is, and
+//! does what a seed does: it asks the origin with the caller's credentials whether the caller may have the content.
 //!
-//! A host's own login, headers or certificate may be wrong or missing. A refusal that may be due to them counts for nobody
-//! else: the next in order leads, and hosts that are configured alike still read the origin once.
+//! A host's own login, headers or certificate may be wrong or missing. A refusal that may be due to them does not count for
+//! others: the next node leads, and hosts with the same configuration still read the origin once.
 //!
 //! A node that is asked to lead while a seed is connected to it joins that seed, again with the caller's credentials, and
-//! passes on what it gets, or what the seed says that the origin refuses: some node can reach a seed that others can't. Without a seed it follows a node that leads already or holds
-//! all of it; otherwise it leads by itself, and asks no other node, so that no question goes round in a circle.
+//! passes on what it gets, or the origin's refusal as the seed reports it: some node can reach a seed that others can't. Without a seed it follows a node that leads already or holds
+//! everything; otherwise it leads by itself, and asks no other node, so that no request goes round in a circle.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -27,16 +27,16 @@ use super::{Swarms, failure_of, refusal};
 use crate::error::FetchError;
 use crate::transfer::{Lead, Outcome, Transfer};
 
-/// Nodes that an origin may refuse before a node that has a login for it reads by itself: each of them asks the origin.
+/// How many nodes an origin may refuse before a node with a login for it reads the origin itself: each of them asks the origin.
 const MAX_REFUSALS: usize = 3;
 
 /// How long the result of a survey counts: later, a node may lead that the survey did not find.
 const SURVEY_LASTS: Duration = Duration::from_secs(1);
 
-/// How long a node that leads or holds all of it may take to let in a node that was asked to lead: the asker waits meanwhile.
+/// How long a node that leads or holds everything may take to let in a node that was asked to lead. The asker waits meanwhile.
 const FOUND_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often the nodes are asked about one source, at most.
+/// How often the nodes are surveyed about one source, at most.
 const MAX_SURVEYS: usize = 3;
 
 /// The result of asking the nodes.
@@ -45,19 +45,19 @@ pub(super) enum Settled {
     Transfer(Arc<Transfer>),
     /// This node is the one to lead.
     NotHere,
-    /// The origin refuses the agent that was asked; this agent, which is configured otherwise, may not be refused.
+    /// The origin refuses the agent that was asked; this agent, which has another configuration, may not be refused.
     Refused,
-    /// A node says that the origin refuses. A node's word is not enough: this agent asks the origin itself.
+    /// A node reports that the origin refuses. A node's report is not enough: this agent asks the origin itself.
     Hearsay,
-    /// A seed says so. Another seed may say otherwise; if none can be asked, that is the answer, and the origin is not asked again.
+    /// A seed reports that the origin refuses. Another seed may not agree; if none can be asked, that is the answer, and the origin is not asked again.
     Word(FetchError),
-    /// Another node tried the origin long enough: it need not be tried for as long again.
+    /// Another node has retried the origin for long enough: this node need not retry it for as long.
     OriginAway,
 }
 
 impl Swarms {
-    /// Opens a source through the nodes. Agents that could not lead, and why, are added to `troubles`. Unless `patient` (a seed has waited for the
-    /// origin in vain), only agents that hold all of it are asked.
+    /// Opens a source through the nodes. Agents that could not lead are added to `troubles`, with the reason. Unless `patient` (a seed has waited for the
+    /// origin without success), only agents that hold everything are asked.
     pub(super) async fn open_by_nodes(
         self: &Arc<Self>,
         source: &Source,
@@ -79,7 +79,7 @@ impl Swarms {
                 true => survey.candidates(key, me),
                 false => survey.heard.holders.clone(),
             };
-            // If this agent has no room for the blob, another one may.
+            // If this agent has no space for the blob, another one may have it.
             let has_no_room = patient && self.house.context.expansions.lacks_room(source);
             let others = if has_no_room { survey.behind(key, me) } else { Vec::new() };
             let candidates = seeds.into_iter().chain(nodes).chain(others);
@@ -118,7 +118,7 @@ impl Swarms {
         Ok(Settled::NotHere)
     }
 
-    /// Notes why this node follows one that was found, and meets the others that hold all of it.
+    /// Notes why this node follows an agent that was found, and connects with the others that hold everything.
     pub(super) fn follow_also(&self, transfer: &Arc<Transfer>, lead: NodeId, holders: &[PeerInfo], why: &str) {
         transfer.note(format!("{why}; {} leads", self.house.fleet.address(lead)));
         let others: Vec<_> = holders.iter().filter(|info| info.node != lead).cloned().collect();
@@ -156,7 +156,7 @@ impl Swarms {
         Ok(settled)
     }
 
-    /// True if all of it is here, or on its way to here: then nobody else need be asked.
+    /// True if everything is here, or is being fetched: then no other agent need be asked.
     async fn is_all_here(&self, source: &Source, credentials: &Credentials) -> Result<bool, FetchError> {
         let Some(blob) = self.known_blob(source, credentials).await? else { return Ok(false) };
         Ok(self.get(blob).is_some() || self.stored(blob).await?.is_some_and(|stored| stored.is_complete()))
@@ -192,11 +192,11 @@ impl Swarms {
         }
         match self.lead(source, caller, patient).await {
             Ok(transfer) => Ok(transfer),
-            // This agent's configuration may be wrong, and the member may do without it or have something better.
+            // This agent's configuration may be wrong, and the member may not need it or have a better one.
             Err(error) if error.is_of_access() && self.shows_own_keys(source, caller.credentials).await => {
                 Err(refusal(format!("what is configured there does not open it: {error}")))
             }
-            // Members of a swarm that is under way can go on among themselves while the origin is away.
+            // Members of an existing swarm can go on among themselves while the origin fails.
             Err(error) if !error.is_final() || error.blame().fault == Fault::Origin => {
                 let under_way = held.and_then(|blob| self.get(blob)).filter(|transfer| transfer.source == *source);
                 let open = under_way.filter(|transfer| matches!(transfer.outcome(), Outcome::Open));
@@ -206,8 +206,8 @@ impl Swarms {
         }
     }
 
-    /// Follows a node that leads already or holds all of it, if there is one: a member that asks this node to lead may not know of that node,
-    /// and a member that asks everybody would have everybody read the origin. Two nodes never wait for each other here: the one that is followed leads.
+    /// Follows a node that leads already or holds everything, if there is one: a member that asks this node to lead may not know that node,
+    /// and a member that asked every node would make each of them read the origin. Two nodes never wait for each other here: the node that is followed leads.
     async fn open_by_lead(
         self: &Arc<Self>,
         member: NodeId,
@@ -225,7 +225,7 @@ impl Swarms {
             if self.silent.has(lead, self.house.context.now()) {
                 continue;
             }
-            // Joins to the end, though the caller may go away: as with holders that seeds name.
+            // The join is completed even if the caller goes away, as with holders that seeds name.
             let (swarms, source, credentials) = (Arc::clone(self), source.clone(), credentials.clone());
             let asking = self.house.tasks.spawn(async move {
                 let caller = Caller { credentials: &credentials, requester, everything };
@@ -238,7 +238,7 @@ impl Swarms {
         None
     }
 
-    /// A node asks for this one's part in a swarm.
+    /// Answers a node that asks for this one's part in a swarm.
     pub(super) fn tell_part(self: &Arc<Self>, to: NodeId, request: u32, key: BlobId, blob: Option<BlobId>) {
         let Some(taken_up) = self.questions.take_up(to) else {
             let (part, seeds, nearest) = (SwarmPart::Nothing, Vec::new(), Vec::new());

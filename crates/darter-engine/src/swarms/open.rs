@@ -1,19 +1,19 @@
 //! From a source to a transfer.
 //!
-//! A node asks the seed that rendezvous hashing names among those it is connected to, then the next ([`by_seeds`](super::by_seeds)); when
-//! none is there or none can, the nodes settle among themselves who leads (see [`nodes`](super::nodes)). A seed leads, or follows
-//! another seed that leads already or holds all of it.
+//! A node asks the connected seed that rendezvous hashing chooses, then the next one ([`by_seeds`](super::by_seeds)); if
+//! no seed is connected or none can lead, the nodes decide among themselves who leads (see [`nodes`](super::nodes)). A seed leads, or follows
+//! another seed that leads already or holds everything.
 //!
-//! An origin's refusal is only a seed's word, so another seed is asked before a program is told. The origin is not: what it refuses costs it the
-//! requests of the seeds, not of every host, and a host need not have a way to it.
+//! If a seed reports that an origin refuses, another seed is asked before the program gets the error. The node does not ask the origin: a refusal costs the origin the
+//! requests of the seeds, not of every host, and a host may have no route to the origin.
 //!
-//! An address on loopback means the host of whoever asks: only agents of that host are asked, and answer (`may_lead`).
-//! Else users of one host would read with another's rights, such as those of its cloud's metadata service. If a name or a redirect leads there, it is
-//! refused to an agent that asks for another host ([`Requester`]); that host then reads it alone.
+//! An address on loopback means the host of the agent that asks: only agents of that host are asked, and answer (`may_lead`).
+//! Otherwise users of one host could read with another host's rights, for example its cloud's metadata service. If a name or a redirect leads there, it is
+//! refused to an agent that asks for another host ([`Requester`]); that host then reads it by itself.
 //!
-//! Leading begins with the question that keeps every answer honest: *is what is here still what the origin has?*
-//! A registry's blob has its digest in its name and needs no answer. For a URL the origin is asked with the caller's own
-//! credentials, on every use (`access`): what it shows to this caller is what is stored (and completed where it is
+//! Leading begins with a question on which every answer depends: *does the origin still have what is stored here?*
+//! For a registry's blob the answer is in its name, which has the digest. For a URL the origin is asked with the caller's own
+//! credentials, on every use (`access`): either the stored content is what it shows to this caller (and is completed if it is
 //! partial), or it is another blob.
 
 use std::sync::Arc;
@@ -36,8 +36,8 @@ use crate::setbacks::key_of;
 use crate::transfer::{Beginning, Lead, Transfer};
 
 impl Swarms {
-    /// Opens a source for a program of this host, which wants `everything` or parts alone. Goes on to its end when the caller goes
-    /// away: what was begun with a lead is not left half done.
+    /// Opens a source for a program of this host, which wants `everything` or only ranges. Completes even if the caller goes
+    /// away, since a half-done join would leave the lead with a member that has no transfer.
     ///
     /// # Errors
     /// The origin refuses or fails, or no agent could lead.
@@ -52,7 +52,7 @@ impl Swarms {
         self.open_unclaimed(requester, source, credentials, everything).await
     }
 
-    /// Opens the expanded form of a layer: nobody wants the blob for its own sake.
+    /// Opens the expanded form of a layer. This does not count as interest in the layer's own blob.
     pub(super) async fn open_unclaimed(
         self: &Arc<Self>,
         requester: Requester,
@@ -71,8 +71,8 @@ impl Swarms {
         opening.await.expect("opening does not panic")
     }
 
-    /// Somebody wants a blob: it goes last when room is wanted. One whose transfer is at hand is not opened in the store, which
-    /// would count it.
+    /// Counts a use of a blob, so that it is evicted last. For a blob with a transfer; otherwise opening it in the store
+    /// counts the use.
     pub(super) fn count_use(&self, blob: BlobId) {
         self.house.context.disk.touch(blob);
     }
@@ -133,7 +133,7 @@ impl Swarms {
         Ok(transfer)
     }
 
-    /// Opens a source for a member of its swarm. While that takes long, the member is told that it is being worked on.
+    /// Opens a source for a member of its swarm. While that takes long, the member is told that this agent is working on it.
     pub(super) async fn open_saying_so(
         self: &Arc<Self>,
         member: NodeId,
@@ -154,7 +154,7 @@ impl Swarms {
         }
     }
 
-    /// Why an agent is not to read a source now: it did so a short time ago, and got something else than the digest says.
+    /// Why an agent must not read a source now: it did so recently, and got content with another digest.
     pub(super) fn setback(&self, source: &Source, credentials: &Credentials, reader: NodeId) -> Option<FetchError> {
         let context = &self.house.context;
         source.digest()?;
@@ -197,8 +197,8 @@ impl Swarms {
         Ok(transfer)
     }
 
-    /// Opens content without asking anybody: named by its digest in a registry, and under way or all here. The caller
-    /// has checked the access before (see the mirror's grants).
+    /// Opens content without asking any other agent: content of a registry that is named by its digest, and is being fetched or complete here. The caller
+    /// has checked access before (see the mirror's grants).
     async fn open_here(self: &Arc<Self>, source: &Source) -> Result<Option<Arc<Transfer>>, FetchError> {
         let Some(blob) = source.own_blob() else { return Ok(None) };
         let is_wanted = |transfer: &Arc<Transfer>| transfer.source == *source || self.may_come_to_this(transfer);
@@ -213,19 +213,19 @@ impl Swarms {
         })
     }
 
-    /// True if one agent may read a source for another, which is connected to it.
+    /// True if one agent may read a source for another, connected one.
     pub(super) fn may_lead(&self, other: NodeId, source: &Source) -> bool {
         (!is_of_host(source) || self.house.fleet.is_here(other)) && self.knows_sort(other, source)
     }
 
-    /// True if `other`, which is connected to this agent, is of a release that knows this sort of source.
+    /// True if `other`, a connected agent, has a release that supports this kind of source.
     pub(super) fn knows_sort(&self, other: NodeId, source: &Source) -> bool {
         let needed =
             if matches!(source, Source::Expanded(_)) { Capabilities::EXPANDED_LAYERS } else { Capabilities::NONE };
         self.house.fleet.peer(other).is_none_or(|peer| peer.hello.capabilities.contains(needed))
     }
 
-    /// True if another agent may be asked for a caller. One on this host would take the question of another host's for this one's.
+    /// True if another agent may be asked for a caller. An agent on this host would take another host's request for this host's.
     pub(super) fn may_ask(&self, other: NodeId, source: &Source, caller: Caller<'_>) -> bool {
         let is_passed_on = caller.requester == Requester::Elsewhere && self.house.fleet.is_here(other);
         !is_passed_on && self.may_lead(other, source)
@@ -243,7 +243,7 @@ impl Swarms {
         self.register(Transfer::begin(&self.house, beginning).await, None)
     }
 
-    /// The blob that a source is, or was when callers with these credentials were last given it.
+    /// The blob of a source, or its blob when callers with these credentials last got it.
     pub(super) async fn known_blob(
         &self,
         source: &Source,

@@ -1,8 +1,8 @@
 //! A blob's place in the store, for a transfer that begins.
 //!
-//! A part that is there goes on if it is the same source's, or comes from one that is as good ([`may_go_on_with`]). Otherwise the blob is begun
-//! anew in its place; but not while a transfer reads what is there, or writes to it: that transfer keeps the place, and the new blob passes through
-//! without one. So does a blob that the disk refuses, or does not begin in time.
+//! A stored part is continued if it is the same source's, or comes from a source that is as good ([`may_go_on_with`]). Otherwise the blob is
+//! started over in its place; but not while a transfer reads or writes it: that transfer keeps the place, and the new blob passes through
+//! without one. A blob also passes through if the disk refuses it, or does not create it in time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,17 +16,17 @@ use crate::context::dates;
 use crate::error::FetchError;
 use crate::transfer::passing::lets_pass;
 
-/// How long the disk may take to begin a blob before the blob passes through without it.
+/// How long the disk may take to create a blob before the blob passes through without it.
 const NEW_BLOB_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// How often to look whether who reads what is in a new blob's place is done, and how many times: one that goes on for longer keeps the
-/// place, and the new blob passes through without it.
+/// How often to check whether the reader of what is in a new blob's place has finished, and the number of checks. If it still reads then, it keeps the
+/// place, and the new blob passes through without one.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const MAX_LOOKS: u32 = 50;
 
 impl Swarms {
-    /// Makes a place for a blob, or finds the one that it has. A blob that a seed takes `on_trust` has a name of its own, so that nobody
-    /// goes on with it after a restart; a part that it could go on with keeps the place.
+    /// Creates a place for a blob, or finds the existing one. A blob that a seed takes `on_trust` gets a name of its own, so that it is not
+    /// continued after a restart; but an existing part that it can continue keeps its place.
     pub(super) async fn create(
         &self,
         blob: BlobId,
@@ -43,7 +43,7 @@ impl Swarms {
         };
         let (name, whole) = (info.clone(), manifest.clone());
         let disk = &self.house.context.disk;
-        // A part that another source has begun goes on under that source's
+        // A part that another source has begun is continued under that source's
         // name.
         let (is_free, asked) = (self.get(blob).is_none(), source.clone());
         let registries = self.house.context.registries.clone();
@@ -60,7 +60,7 @@ impl Swarms {
                 Ok(stored) if on_trust && !stored.is_complete() && stored.info().name != info.name => {
                     Err(StoreError::InUse(blob))
                 }
-                // The rest of an earlier try has other pieces, and is worth less than the swarm's cut.
+                // A part with another piece length is worth less than being compatible with the swarm.
                 Err(StoreError::OtherPieces { .. } | StoreError::Manifest { .. }) => {
                     begin_anew(store, blob, info.clone(), manifest.clone())
                 }
@@ -73,7 +73,7 @@ impl Swarms {
                 match disk.on_store(move |store| begin(store)).await {
                     Err(StoreError::Full { .. }) if !is_full => {
                         is_full = true;
-                        // Blobs that were in use at the last look may be idle by now.
+                        // Blobs that were in use at the last check may be idle by now.
                         self.all().iter().for_each(|transfer| transfer.may_rest());
                         continue;
                     }
@@ -107,7 +107,7 @@ impl Swarms {
     }
 }
 
-/// Begins a blob anew in place of what is stored of it. A blob that is read or written is not taken away.
+/// Starts a blob over in place of what is stored of it. A blob that is being read or written is not removed.
 ///
 /// # Errors
 /// [`StoreError::InUse`], and those of the store.

@@ -1,19 +1,19 @@
-//! Proof that content at hand may be given for this registry and repository.
+//! Proof that stored content may be served for this registry and repository.
 //!
-//! Content with a digest is one blob, wherever it came from. But a registry that says "yes, I have it" proves nothing:
-//! anybody may run a registry that says so of every digest. So content at hand, stored or under way, goes to those who
-//! ask for it by a source only when that source is *proven*:
+//! Content with a digest is one blob, wherever it came from. But a registry that claims to have it proves nothing:
+//! anybody can run a registry that claims to have every digest. So content that is stored or being fetched is served to callers that
+//! request it from a source only if that source is *proven*:
 //!
-//! - the content came from there: it is the source that the blob was made for, or under way from;
-//! - or it delivered the same content since, whole: here ([`Swarms::compare`]), or past this agent to an engine. For an expanded layer,
-//!   the content is the layer as it is stored, which has to unpack into the tar that is named;
-//! - or it is a registry that the operator trusts, and has just said yes to the caller's credentials;
-//! - or a seed let this agent in for that very source, having seen to the same.
+//! - the content came from there: the blob was created for this source, or is being fetched from it;
+//! - or the source has delivered the same content since, completely: here ([`Swarms::compare`]), or directly to an engine. For an expanded layer,
+//!   the content is the layer as it is stored, which has to unpack into the named tar;
+//! - or it is a registry that the operator trusts, which has just accepted the caller's credentials;
+//! - or a seed let this agent in for that very source, after the same checks.
 //!
-//! Proofs are remembered with the source in the store's index, and go with the blob. The first source is in the blob's
-//! sidecar, so a lost index costs a comparison at most.
+//! Proofs are kept with the source in the store's index, and removed with the blob. The first source is in the blob's
+//! sidecar, so a lost index costs at most a comparison.
 //!
-//! Not decided here: whether these credentials open the repository. That is the mirror's to ask (`mirror/grants.rs`).
+//! Not decided here: whether these credentials give access to the repository. The mirror decides that (`mirror/grants.rs`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -35,21 +35,21 @@ use crate::error::FetchError;
 use crate::transfer::Transfer;
 use crate::transfer::dissolve::origin_of;
 
-/// How long a member waits for a comparison. A longer one goes on, for those who come later.
+/// How long a member waits for a comparison. A longer one goes on for later requests.
 const COMPARISON_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Comparisons under way.
+/// The comparisons in progress.
 #[derive(Default)]
 pub(super) struct Comparisons(Mutex<HashMap<Compared, Comparison>>);
 
-/// A source, whose credentials open it, and whether it is read for another host.
+/// A source, a fingerprint of the credentials, and whether it is read for another host.
 type Compared = (BlobId, [u8; 32], bool);
 
 /// The result of a comparison; `None` until it has ended.
 type Comparison = watch::Receiver<Option<Result<(), FetchError>>>;
 
 impl Swarms {
-    /// True if all of this content is here, and may be given for this source.
+    /// True if all of this content is here, and may be served for this source.
     ///
     /// # Errors
     /// The store can't be asked.
@@ -62,7 +62,7 @@ impl Swarms {
         Ok(is_complete || self.stored(blob).await?.is_some_and(|stored| stored.is_complete()))
     }
 
-    /// True if content at hand may be given for this source, or nothing is at hand.
+    /// True if stored content may be served for this source, or nothing is stored.
     ///
     /// # Errors
     /// The store can't be asked.
@@ -78,29 +78,29 @@ impl Swarms {
             }
         }
         match self.stored(blob).await? {
-            // The name says nothing of who fills now what somebody else has created.
+            // The name does not say who completes a blob that somebody else has created.
             Some(stored) => {
                 let is_all_its_own = transfer.is_none_or(|transfer| transfer.is_complete());
                 if is_all_its_own && is_named_for(&*stored, source) {
                     return Ok(true);
                 }
             }
-            // It passes through memory.
+            // The blob passes through memory.
             None if transfer.is_some() => {}
             None => return Ok(true),
         }
         Ok(self.recall(source).await?.is_some_and(|record| record.blob == blob))
     }
 
-    /// True if a transfer from another source is to be waited for: it is complete, its lead has checked the whole, or it comes from a registry that is trusted to send what it
-    /// says. A stranger may never come to an end, or to a wrong one.
+    /// True if a transfer from another source is worth waiting for: it is complete, its lead has checked the whole, or it comes from a registry that is trusted to send the right
+    /// content. A transfer from an untrusted registry may never end, or end with wrong content.
     pub(super) fn may_come_to_this(&self, transfer: &Transfer) -> bool {
         let is_checked = transfer.has_verdict() && !transfer.is_on_trust();
         transfer.is_complete() || is_checked || self.is_trusted(&transfer.source)
     }
 
-    /// True if what one source is led, read or asked for may go to a transfer of the other. All transfers of one digest have one name; but
-    /// a stranger's caller must not be given what another registry sends, nor the other way round.
+    /// True if a request for one source may use a transfer of the other. All transfers of one digest have one name; but
+    /// a caller of an untrusted registry must not get what another registry sends, nor the other way round.
     pub(super) fn may_go_together(&self, one: &Source, other: &Source) -> bool {
         let are_addresses = matches!((one, other), (Source::Url { .. }, Source::Url { .. }));
         one == other || are_addresses || (self.is_trusted(one) && self.is_trusted(other))
@@ -111,27 +111,27 @@ impl Swarms {
         source.registry().is_some_and(|registry| self.house.context.registries.at(registry).is_trusted())
     }
 
-    /// Notes that the source has shown to have what it names.
+    /// Notes that the source has shown that it has the content it names.
     pub fn proven(&self, source: &Source) {
         if let Some(blob) = source.own_blob() {
             self.remember(source, blob, &Version::default());
         }
     }
 
-    /// Notes that a registry's layer was read, and unpacks into the tar that it is said to.
+    /// Notes that a registry's layer was read, and unpacks into the tar with the expected diff id.
     pub(super) fn unpacked(&self, layer: &ExpandedLayer) {
         self.remember_key(layer.pair(), layer.blob());
         self.proven(&Source::Expanded(layer.clone()));
     }
 
-    /// True if it is enough that a source's registry says that it has the blob. Of a layer it says nothing about the tar in it: that has to be known,
-    /// from whichever registry.
+    /// True if a registry's claim to have the blob is enough. A claim about a layer says nothing about the tar in it: that has to be known,
+    /// from any registry.
     async fn is_told_by_a_yes(&self, source: &Source) -> Result<bool, FetchError> {
         let Source::Expanded(layer) = source else { return Ok(true) };
         Ok(self.recall_key(layer.pair()).await?.is_some_and(|record| record.blob == layer.blob()))
     }
 
-    /// Refuses a transfer that another source has begun while this one was asked, and that this one is not proven for.
+    /// Refuses a transfer that another source has begun meanwhile, and for which this source is not proven.
     pub(super) async fn check_given(&self, transfer: &Transfer, source: &Source) -> Result<(), FetchError> {
         if transfer.source == *source || self.is_proven(source).await? {
             return Ok(());
@@ -139,10 +139,10 @@ impl Swarms {
         Err(FetchError::Unproven { name: source.to_string() })
     }
 
-    /// Sees to it that the source is proven.
+    /// Makes sure that the source is proven.
     ///
     /// # Errors
-    /// What the registry answered; [`FetchError::Unproven`] when it can't be told in a few seconds.
+    /// The registry's answer; [`FetchError::Unproven`] if it takes more than a few seconds.
     pub(super) async fn prove(self: &Arc<Self>, source: &Source, caller: Caller<'_>) -> Result<(), FetchError> {
         if self.is_proven(source).await? {
             return Ok(());
@@ -154,10 +154,10 @@ impl Swarms {
         self.compare(source, caller).await
     }
 
-    /// Sees to it that the source is proven for a program of this host. A node leaves it to the seeds that let it in.
+    /// Makes sure that the source is proven for a program of this host. A node leaves this to the seeds that let it in.
     ///
     /// # Errors
-    /// As for a member.
+    /// The same as for a member.
     pub async fn prove_for_program(
         self: &Arc<Self>,
         source: &Source,
@@ -171,21 +171,21 @@ impl Swarms {
         self.prove(source, Caller { credentials, requester, everything: false }).await
     }
 
-    /// True if a registry that the operator trusts says that it has the content; false from any other.
+    /// True if a registry that the operator trusts says that it has the content; false for any other registry.
     pub(super) async fn is_vouched(&self, source: &Source, caller: Caller<'_>) -> Result<bool, FetchError> {
         if !self.is_trusted(source) || !self.is_told_by_a_yes(source).await? {
             return Ok(false);
         }
         let context = &self.house.context;
         let stat = context.origins.patient(caller.requester).stat(source, caller.credentials, None).await?;
-        // Content of another length is something else, such as a login page.
+        // An answer with another length is about something else, such as a login page.
         let (Some(digest), Some(told)) = (source.digest(), stat.version.length) else { return Ok(true) };
         let known = self.stored(blob_of(&digest)).await?.and_then(|stored| stored.length());
         Ok(known.is_none_or(|known| known == told))
     }
 
-    /// Reads the source whole, and compares it with its digest. Callers that ask for the same meanwhile wait for this
-    /// reading.
+    /// Reads the source completely, and compares it with its digest. Callers with the same request wait for this
+    /// read.
     async fn compare(self: &Arc<Self>, source: &Source, caller: Caller<'_>) -> Result<(), FetchError> {
         let mut result = self.comparison(source, caller);
         let told = async { result.wait_for(Option::is_some).await.ok().and_then(|result| result.clone()) };
@@ -255,14 +255,14 @@ impl Swarms {
     }
 }
 
-/// True if a stored blob was made for this source of a registry. Its name says nothing of a base path, of which one host may have several.
+/// True if a stored blob was created for this source of a registry. The name does not contain a base path, of which one host may have several.
 pub(crate) fn is_named_for(stored: &dyn StoredBlob, source: &Source) -> bool {
     source.registry().is_some_and(|registry| registry.path() == "/") && stored.info().name == source.to_string()
 }
 
-/// True if a source may go on with a part of a blob that was stored under `name`, another source's. A blob under a registry's name counts
-/// as delivered by it once it is whole ([`Swarms::is_proven`]); so one that began and never ended proves nothing by what another one fills
-/// in, unless it is trusted, and its word alone would do. The whole is checked in any case.
+/// True if a source may continue a part of a blob that was stored under `name`, another source's. A blob under a registry's name counts
+/// as delivered by that registry once it is complete ([`Swarms::is_proven`]); so if an untrusted registry's transfer began and never ended, another registry must not complete
+/// the blob and so prove the first one. A trusted registry needs no proof. The whole is checked in any case.
 pub(super) fn may_go_on_with(registries: &Upstreams, name: &str, source: &Source) -> bool {
     let is_address = name.contains("://");
     if is_address || name == source.to_string() {

@@ -1,41 +1,41 @@
-//! Why an agent that was asked to lead does not, and what follows for the other agents that may be asked.
+//! Why an agent that was asked to lead does not, and what follows for the other agents.
 
 use std::time::Duration;
 
 use crate::error::FetchError;
 
-/// An agent that took longer than this to say that an origin fails has been patient with it: the next agent would be as patient, and so would
-/// this one be.
+/// An agent that took longer than this to report that an origin fails has retried it: the next agent, or this one, would retry it for as
+/// long again.
 const PATIENT_AFTER: Duration = Duration::from_secs(10);
 
-/// True if an agent that took this long to say that the origin fails has tried it for all.
+/// True if an agent that took this long to report that the origin fails has retried it for all.
 pub(super) fn was_patient(waited: Duration) -> bool {
     waited > PATIENT_AFTER
 }
 
-/// Why a seed did not let this agent in.
+/// Why an agent did not let this one in.
 pub(super) enum Refused {
-    /// This agent itself can't go on, whichever seed is asked.
+    /// This agent itself can't go on, whichever agent is asked.
     Final(FetchError),
-    /// The origin refuses it, says the agent that was asked: another seed may say otherwise.
+    /// The agent that was asked reports that the origin refuses: another seed may not agree.
     Word(FetchError),
-    /// The seed could not read the origin.
+    /// The agent could not read the origin.
     Origin(String),
-    /// The origin refuses it to the seed, and may give it to this agent, which is configured for that origin.
+    /// The origin refuses the agent that was asked, and may accept this one, which is configured for that origin.
     ToIt(String),
-    /// The seed's own trouble.
+    /// A failure of that agent itself.
     Trouble(String),
 }
 
-/// Seeds' words of an origin's refusal. One seed may be wrong, or lie: the word of two counts, and the word of one if no other can be asked.
+/// Seeds' reports that an origin refuses. One seed may be wrong, or lie: the report counts if two seeds agree, or if no other seed can be asked.
 #[derive(Default)]
 pub(super) struct SeedsWords(Option<FetchError>);
 
 impl SeedsWords {
-    /// A seed says that the origin refuses.
+    /// A seed reports that the origin refuses.
     ///
     /// # Errors
-    /// The first seed's word, if this is the second.
+    /// The first seed's report, if this is the second.
     pub(super) fn add(&mut self, word: FetchError) -> Result<(), FetchError> {
         match self.0.take() {
             Some(first) => Err(first),
@@ -49,7 +49,7 @@ impl SeedsWords {
     /// No other seed can be asked.
     ///
     /// # Errors
-    /// The word of the one seed that refused, if one did.
+    /// The report of the one seed that refused, if one did.
     pub(super) fn believe(&mut self) -> Result<(), FetchError> {
         self.0.take().map_or(Ok(()), Err)
     }
@@ -60,7 +60,7 @@ impl From<FetchError> for Refused {
         match error {
             FetchError::Withdrawn { reason, .. } => Self::Trouble(reason),
             FetchError::Stopped { .. } => Self::Trouble("it was stopped".to_owned()),
-            FetchError::Broken { .. } => Self::Trouble("it broke off by a fault of its own".to_owned()),
+            FetchError::Broken { .. } => Self::Trouble("it stopped because of an error of its own".to_owned()),
             other => Self::Final(other),
         }
     }

@@ -1,12 +1,12 @@
-//! Samples: an origin shows by some of its bytes that it gives a caller the very content that another's credentials
+//! Samples: with some of its bytes, an origin shows that it serves a caller the very content that another caller's credentials
 //! fetched.
 //!
-//! An origin's headers do not prove what it gives: some answer HEAD, or an entity tag that never changes, to everybody, and a
-//! login page, or 403, to a GET. So before content that other credentials opened is given to a caller, the caller's own GET has
-//! to bring some bytes of it: from a place that nobody can know beforehand where the origin serves ranges, else from its
+//! An origin's headers do not prove what it serves: some answer HEAD for everybody, or with an entity tag that never changes, and answer a GET with a
+//! login page, or 403. So before content that other credentials fetched is given to a caller, the caller's own GET has
+//! to return some bytes of it: at an offset that nobody can predict if the origin serves ranges, else at the
 //! beginning.
 //!
-//! A sample proves nothing of content whose other bytes differ; that is the origin's entity tag to say.
+//! A sample says nothing about the other bytes; the origin's entity tag has to distinguish those.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ use super::access::{Caller, Own};
 use crate::error::FetchError;
 use crate::transfer::stream::{Giving, Part};
 
-/// Bytes that are compared.
+/// How many bytes are compared.
 pub(super) const SAMPLE: u64 = 1024;
-/// How long the origin, or the bytes that are known, may take.
+/// How long the origin, or reading the known bytes, may take.
 const SAMPLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Swarms {
-    /// True if the caller's own GET brings bytes of a known blob, and `shows_same` says so of its headers.
+    /// True if the caller's own GET returns the bytes of a known blob, and `shows_same` accepts its headers.
     pub(super) async fn gives_sample(
         &self,
         source: &Source,
@@ -60,14 +60,14 @@ impl Swarms {
             Err(_) => false,
         };
         if !same {
-            tracing::debug!(%source, "not what another's credentials fetched, or not shown to be");
+            tracing::debug!(%source, "this is not the content that other credentials fetched, or is not shown to be");
         }
         same
     }
 
-    /// True if a body begins as a known blob does; nothing of it is lost.
+    /// True if a body begins like a known blob. The bytes stay in the body.
     pub(super) async fn begins_alike(&self, blob: BlobId, body: &mut Body, length: Option<u64>) -> bool {
-        // A body that fails fails its reader.
+        // If the body fails, its reader gets the error.
         let taken = match take(body).await {
             Ok(taken) => taken,
             Err(error) => {
@@ -83,7 +83,7 @@ impl Swarms {
 }
 
 impl Swarms {
-    /// The range of a known blob's sample: `None` for all of an empty one.
+    /// The range for a sample of a known blob; `None` for the whole of an empty one.
     async fn place_of_sample(&self, blob: BlobId) -> Result<Option<ByteRange>, FetchError> {
         let live = self.get(blob).filter(|transfer| !transfer.is_over());
         let stored = match live {
@@ -97,7 +97,7 @@ impl Swarms {
         }
         let held: Vec<_> = stored.held().iter().collect();
         let drawn = fresh_nonce(&*self.house.context.clock) as usize;
-        // A blob under way is compared from its beginning.
+        // A blob that is being fetched is compared at its beginning.
         let Some(piece) = held.get(drawn % held.len().max(1)) else {
             return Ok(Some(ByteRange::new(0, SAMPLE.min(end))));
         };
@@ -107,8 +107,8 @@ impl Swarms {
         Ok(Some(ByteRange::new(start, piece.end().min(start + SAMPLE))))
     }
 
-    /// True if a known blob has these bytes at `start`, and this length where both are known. Fewer bytes than a sample has are its last
-    /// ones.
+    /// True if a known blob has these bytes at `start`, and this length if both are known. If these are fewer bytes than a sample, they have to be the
+    /// blob's last ones.
     async fn has_at(&self, blob: BlobId, start: u64, taken: &[u8], length: Option<u64>) -> Result<bool, FetchError> {
         let taken = &taken[..taken.len().min(SAMPLE as usize)];
         let range = ByteRange::new(start, start + taken.len() as u64);
@@ -144,7 +144,7 @@ impl Swarms {
     }
 }
 
-/// The first bytes of a body: a sample, or all if it is shorter; what came with the last of them as well.
+/// The first bytes of a body: a sample, or everything if it is shorter; possibly more, up to the end of a chunk.
 async fn take(body: &mut Body) -> Result<Vec<u8>, OriginError> {
     let mut taken = Vec::new();
     while (taken.len() as u64) < SAMPLE
@@ -155,10 +155,10 @@ async fn take(body: &mut Body) -> Result<Vec<u8>, OriginError> {
     Ok(taken)
 }
 
-/// A number that no other reading of an origin without validators has.
+/// A number that identifies one reading of an origin without validators.
 pub(super) fn fresh_nonce(clock: &dyn Clock) -> u64 {
     let mut bytes = [0; 8];
-    // Early in a host's life the pool may not answer; the time then tells readings apart.
+    // Shortly after the host has started, random numbers may not be available; the time then distinguishes readings.
     match rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::NONBLOCK) {
         Ok(8) => u64::from_le_bytes(bytes),
         _ => clock.unix(),

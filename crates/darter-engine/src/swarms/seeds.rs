@@ -1,15 +1,15 @@
-//! A seed among other seeds: whether one of them leads a source's swarm already, or holds all of it.
+//! A seed among other seeds: whether one of them leads a source's swarm already, or holds everything.
 //!
-//! Nodes ask the seed that rendezvous hashing names. When seeds come and go, that is not always the one that has the bytes: it came
-//! later, or its disk is new. So a seed that lacks a source asks the seeds it is connected with before it reads the origin,
-//! and follows the one that has it. The other seed is asked as a node would ask it, and checks the same: whether the caller may have the content,
+//! Nodes ask the seed that rendezvous hashing chooses. When seeds come and go, that is not always the one that has the bytes: it may have been added
+//! later, or its disk is new. So a seed that lacks a source asks its connected seeds before it reads the origin,
+//! and follows the one that has it. It asks the other seed as a node would, and the other seed checks the same: whether the caller may have the content,
 //! and whether the origin still has the same.
 //!
-//! Invariant: a seed that is asked by another one asks no further one, so that no question goes round in a circle.
+//! Invariant: a seed that is asked by another seed asks no further one, so that no request goes round in a circle.
 //!
-//! For its own host a seed that waits for the origin in vain takes what a node holds whole ([`holders`](super::holders)).
+//! For its own host, a seed whose origin does not answer takes complete blobs from a node ([`holders`](super::holders)).
 //!
-//! Not here: what nodes hold whole ([`inventory`](super::inventory)), and how seeds get to know each other
+//! Not here: which complete blobs nodes hold ([`inventory`](super::inventory)), and how seeds learn of each other
 //! ([`Message::Seeds`](darter_wire::Message)).
 
 use std::sync::Arc;
@@ -59,7 +59,7 @@ impl Swarms {
         self.lead(source, caller, true).await
     }
 
-    /// Follows another seed that has what this one lacks. `None` from an agent that is no seed, too.
+    /// Follows another seed that has what this one lacks. Returns `None` if this agent is not a seed.
     pub(super) async fn open_by_another_seed(
         self: &Arc<Self>,
         source: &Source,
@@ -69,7 +69,7 @@ impl Swarms {
         if !self.may_be_at_another_seed(source, credentials).await? {
             return Ok(None);
         }
-        // Not the door of those who lead: the seed that is asked may wait for this one's.
+        // A separate door from that of leads: the seed that is asked may wait for this one's.
         let door = self.following.at(source.key());
         let _opening = match door.enter(source, caller).await {
             Ok(opening) => opening,
@@ -94,13 +94,13 @@ impl Swarms {
                 Ok(None)
             }
             Err(Refused::Trouble(reason) | Refused::Origin(reason) | Refused::ToIt(reason)) => {
-                tracing::info!(seed = fleet.address(seed), reason, "another seed has it and could not give it");
+                tracing::info!(seed = fleet.address(seed), reason, "another seed has the blob but could not give it");
                 Ok(None)
             }
         }
     }
 
-    /// True if this is a seed that lacks some of a source, and is connected with others.
+    /// True if this is a seed that lacks some of a source, and is connected with other seeds.
     async fn may_be_at_another_seed(&self, source: &Source, credentials: &Credentials) -> Result<bool, FetchError> {
         if self.house.context.options.role != Role::Seed || self.house.fleet.seeds().is_empty() {
             return Ok(false);

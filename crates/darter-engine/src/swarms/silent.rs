@@ -1,7 +1,7 @@
-//! Nodes that were asked to lead and said nothing, not even that they wait: for a moment none of them is asked again, for whatever source. One that only says
-//! that it holds a blob would keep each node that it is asked by waiting, one after the other.
+//! Nodes that were asked to lead and did not answer at all: for a while none of them is asked again, for any source. A node that only claims
+//! to hold a blob would otherwise delay each node that asks it, one after the other.
 //!
-//! Invariant: what is remembered is bounded.
+//! Invariant: the number of entries is bounded.
 //!
 //! Non-goals: nodes that let others in and give nothing ([`let_downs`](crate::let_downs)).
 
@@ -11,13 +11,13 @@ use std::time::Duration;
 use darter_core::{Moment, NodeId};
 use parking_lot::Mutex;
 
-/// How long such a node is not asked: as long as the nodes that ask each other for one source need to find another lead.
+/// How long such a node is not asked: as long as nodes that ask each other for one source need to find another lead.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// Nodes that are remembered, at most.
+/// Most nodes that are remembered.
 const MAX_NODES: usize = 256;
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct SilentNodes(Mutex<HashMap<NodeId, Moment>>);
 

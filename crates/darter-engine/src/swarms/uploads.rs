@@ -1,8 +1,8 @@
-//! Uploads to peers: pieces of blobs under way, and pieces of blobs that were finished long ago and only lie in the
-//! store. Decided at the moment at which there is room to send, so that a lead gives what is rarest *then*.
+//! Uploads to peers: pieces of blobs that are being fetched, and of blobs that were completed long ago and are only
+//! stored. The piece is chosen when there is room to send it, so that a lead gives what is rarest *then*.
 //!
-//! A verified piece in the page cache goes at once; everything else is read and hashed by a disk thread first, as all is after a restart,
-//! and goes when it is ready.
+//! A verified piece in the page cache is sent at once; for any other, a disk thread reads and hashes it first, as for all pieces after a restart,
+//! and it is sent when it is ready.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use tokio::sync::watch;
 use super::{RestingBlob, ServedBlob, ServedState, Swarms};
 use crate::transfer::Transfer;
 
-/// Blobs without a transfer that are open for peers, at most; ids that a peer makes up count, too.
+/// Most blobs without a transfer that are open for peers; ids that a peer makes up count, too.
 const MAX_SERVED: usize = 4096;
 
-/// [`Swarms`] as what the wire asks for pieces.
+/// [`Swarms`] as the source of pieces for the wire.
 pub struct GivingSwarms(pub Arc<Swarms>);
 
 impl Uploads for GivingSwarms {
@@ -74,14 +74,14 @@ impl Uploads for GivingSwarms {
 }
 
 impl Swarms {
-    /// True if some other blob has a piece for this peer that nobody has yet. When many blobs are on their way at once, a second copy of one must not
+    /// True if some other blob has a piece for this peer that no peer has yet. If many blobs are being transferred, a second copy of a piece must not
     /// take the link from the first copy of another.
     fn has_fresh_for(&self, peer: NodeId, besides: BlobId) -> bool {
         let transfers = self.all();
         transfers.iter().any(|transfer| transfer.blob != besides && transfer.has_fresh_for(peer))
     }
 
-    /// Gives a held piece: at once if it is ready to be sent, else when the disk has given it and its hash is right.
+    /// Gives a held piece: at once if it can be sent, else when the disk has read it and its hash is right.
     fn give(&self, stored: &Arc<dyn StoredBlob>, gift: Gift) -> Bind {
         if let Some(part) = stored.ready_file(gift.piece) {
             return gift.end(Some(file(part)));
@@ -91,7 +91,7 @@ impl Swarms {
         Bind::Later(Later::new(async move { gift.end(reading.await) }))
     }
 
-    /// A piece of a blob that has no transfer. Opening it takes the disk, so the first request waits for that.
+    /// A piece of a blob that has no transfer. Opening the blob takes a disk access, so the first request waits for that.
     fn from_shelf(self: &Arc<Self>, blob: BlobId, peer: NodeId, piece: PieceIndex) -> Bind {
         let now = self.house.context.now();
         let mut served = self.served.lock();
@@ -113,7 +113,7 @@ impl Swarms {
             };
         }
         if served.len() >= MAX_SERVED {
-            // Ids that a peer has made up keep nobody from what is here.
+            // Made-up ids must not displace blobs that are here.
             served.retain(|_, kept| !matches!(kept.state, ServedState::Absent));
             if served.len() >= MAX_SERVED {
                 return Bind::Busy;
@@ -126,7 +126,7 @@ impl Swarms {
         Bind::Wait
     }
 
-    /// Length and piece length of an open blob that has no transfer.
+    /// The length and piece length of an open blob without a transfer.
     fn served_layout(&self, blob: BlobId) -> Option<(Option<u64>, PieceLength)> {
         match &self.served.lock().get(&blob)?.state {
             ServedState::Open(shared, pieces) => Some((shared.0.length(), *pieces)),
@@ -134,7 +134,7 @@ impl Swarms {
         }
     }
 
-    /// Counts bytes of a piece, of whatever blob, that went out to a peer.
+    /// Counts bytes of a piece that were sent to a peer.
     fn count_sent(&self, to: NodeId, bytes: u64) {
         let context = &self.house.context;
         context.metrics.peer_sent_bytes.inc_by(bytes);
@@ -142,7 +142,7 @@ impl Swarms {
         context.tiers.went(tier, bytes);
     }
 
-    /// Opens a stored blob for peers to fetch.
+    /// Opens a stored blob for peers.
     async fn shelve(&self, blob: BlobId) {
         let stored = self.stored(blob).await.unwrap_or_else(|error| {
             tracing::warn!(blob = %blob.short(), error = %in_full(&error), "a blob could not be opened for a peer");
@@ -160,14 +160,14 @@ impl Swarms {
         self.house.sendable.send_replace(());
     }
 
-    /// Tells a newcomer what lies here of a blob that is not moving any more.
+    /// Tells a newcomer which pieces are stored here of a blob without a transfer.
     pub(super) fn meet_from_shelf(self: &Arc<Self>, blob: BlobId, newcomer: NodeId) {
         let Some(taken_up) = self.questions.take_up(newcomer) else { return };
         let swarms = Arc::clone(self);
         self.house.tasks.spawn(async move {
             let _taken_up = taken_up;
             if let Ok(Some(stored)) = swarms.stored(blob).await {
-                // No proof goes with what is served without a transfer, so that there is no use in asking here for hashes.
+                // Without a transfer no proof of hashes can be sent, so the newcomer should not ask for hashes here.
                 let meet = Message::Meet { blob, held: stored.held(), known: 0, wants: false };
                 swarms.house.fleet.say(newcomer, &meet);
             }
@@ -175,9 +175,9 @@ impl Swarms {
     }
 }
 
-/// A piece that is about to be given. Dropped unused, it gives nothing.
+/// A piece that is about to be sent. If it is dropped before that, it counts as not sent.
 struct Gift {
-    /// The transfer that it is a piece of, if its blob has one.
+    /// The transfer of its blob, if there is one.
     of: Option<Arc<Transfer>>,
     peer: NodeId,
     piece: PieceIndex,
@@ -186,7 +186,7 @@ struct Gift {
 }
 
 impl Gift {
-    /// The answer to the peer, once the store has said what there is.
+    /// The answer to the peer, after the store has been asked.
     fn end(mut self, payload: Option<Payload>) -> Bind {
         let (peer, piece) = (self.peer, self.piece);
         let chosen = std::mem::take(&mut self.chosen);
@@ -222,7 +222,7 @@ fn file(PieceFile { file, range }: PieceFile) -> Payload {
     Payload::File { file, offset: range.start(), length }
 }
 
-/// A held piece as bytes to send, verified and in memory; `None` if it is not to be had. Waits for the disk.
+/// The bytes of a held piece, verified and in memory; `None` if it can't be read. Blocking.
 fn payload(stored: &dyn StoredBlob, piece: PieceIndex) -> Option<Payload> {
     match stored.piece_file(piece).ok()? {
         Some(part) => Some(file(part)),

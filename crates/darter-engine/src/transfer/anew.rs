@@ -1,12 +1,12 @@
-//! Starting over: an origin that can't be continued is read from its first byte, and compared with what is known.
+//! Starting over: an origin whose answer can't be continued is read from its first byte, and compared with what is known.
 //!
-//! A connection that broke, or an answer of another version, need not be the end: an origin may have no validators, a
-//! weak entity tag or one for each of its replicas, and still send the same bytes. The hashes of the pieces that are
-//! known tell. If they are the same, reading goes on behind them; if one is not, the origin has another version: this
-//! blob is thrown away at every member, and whoever reads it asks again and is led into a new one.
+//! After a broken connection, or an answer of another version, the content may still be the same: an origin may have no validators, a
+//! weak entity tag or one for each of its replicas, and send the same bytes. The hashes of the known pieces
+//! show it. If they match, reading goes on after them; if one does not, the origin has another version: this
+//! blob is thrown away at every member, and readers that ask again get a new one.
 //!
-//! Content with a digest is continued by range even if nothing but the digest will tell whether the parts belong together.
-//! When they turn out not to, it is read anew as well, instead of being called wrong; what comes to the same a second time is.
+//! Content with a digest is continued by range even if only the digest will show whether the parts belong together.
+//! If they turn out not to, the content is read from the start, too, instead of being called wrong; only if it has the same wrong digest a second time, it is.
 //!
 //! Not for registries: their blobs are named by digest, and have one version.
 
@@ -23,19 +23,19 @@ use super::{Outcome, Transfer};
 use crate::error::FetchError;
 
 impl Transfer {
-    /// True if bytes from the middle of the origin can be known, now or in the end, to be of the same version.
+    /// True if bytes from the middle of the origin can be checked, now or at the end, to be of the same version.
     pub(super) fn can_be_continued(&self) -> bool {
         let strong = self.version.etag.as_deref().is_some_and(|etag| !etag.starts_with("W/"));
         self.digest().is_some() || strong || self.version.last_modified.is_some()
     }
 
-    /// Takes note that parts of several answers are put together: the digest has to show that they belong together.
+    /// Notes that parts of several answers are combined: the digest has to show that they belong together.
     pub(super) fn joined_parts(&self) {
         self.state().joined_parts = matches!(self.source, Source::Url { .. });
     }
 
-    /// Content that is not what its digest says, though each part of it may be: parts of two versions. `None` if the content is wrong: reading it
-    /// anew gave the same bytes.
+    /// The error for content whose digest does not match although each part of it may be right, because they may be of two versions. `None` if the content is wrong: another
+    /// reading gave the same bytes.
     pub(super) fn mixed_versions(&self, error: &FetchError) -> Option<FetchError> {
         let FetchError::WrongDigest { got, .. } = error else { return None };
         let joined = self.state().joined_parts;
@@ -44,12 +44,12 @@ impl Transfer {
         may_differ.then(|| OriginError::new(ErrorKind::Changed, self.changed_text()).into())
     }
 
-    /// True if an error says that the origin may have another version than before.
+    /// True if an error shows that the origin may have another version than before.
     pub(super) fn is_another_version(&self, error: &OriginError) -> bool {
         matches!(self.source, Source::Url { .. }) && *error.kind() == ErrorKind::Changed
     }
 
-    /// True if a registry's blob is longer or shorter than what came of it before: one of the two is wrong, and the rest can't be had of either.
+    /// True if a registry's blob has another length than before: one of the two is wrong, and neither can be completed.
     pub(super) fn is_another_length(&self, error: &OriginError) -> bool {
         matches!(self.source, Source::Registry { .. }) && *error.kind() == ErrorKind::Changed
     }
@@ -62,7 +62,7 @@ impl Transfer {
         }
     }
 
-    /// How a run ends whose body ended among what is known already.
+    /// How a run ends whose body ended among the known pieces.
     pub(super) fn ended_before(&self, run: OriginRun, assembly: &Assembly) -> RunEnd {
         if self.stored.length().is_none() {
             return self.changed_end();
@@ -71,7 +71,7 @@ impl Transfer {
         RunEnd::Origin(OriginError::new(ErrorKind::Truncated, text))
     }
 
-    /// Compares the piece in hand with the hash that is known of it, and goes on to the next.
+    /// Compares the current piece with its known hash, and goes on to the next one.
     pub(super) async fn compare_piece(&self, assembly: &mut Assembly) -> Option<RunEnd> {
         let (piece, piece_length) = (assembly.piece, self.piece_length);
         let Some(known) = self.stored.hash(piece) else { return Some(self.changed_end()) };
@@ -95,7 +95,7 @@ impl Transfer {
             return Some(self.changed_end());
         }
         if let Some(hashing) = hashing {
-            // The pieces that follow are compared as well, with these bytes in hand.
+            // The following pieces are compared as well, with these bytes.
             self.whole.give_back(hashing);
         }
         bytes.clear();
@@ -103,8 +103,8 @@ impl Transfer {
         None
     }
 
-    /// The origin has another version now: whoever reads this one has to ask again. The pieces held of it are thrown away,
-    /// since nobody can get the rest.
+    /// The origin has another version now: readers of this one have to ask again. The pieces of the old version are thrown away,
+    /// since it can't be completed.
     pub(super) async fn supersede(self: &Arc<Self>, error: FetchError) {
         if !matches!(self.outcome(), Outcome::Open) {
             return;
@@ -119,7 +119,7 @@ impl Transfer {
         self.end_with(error);
     }
 
-    /// The lead found that the origin has another version now.
+    /// The lead has found that the origin has another version now.
     pub(super) fn superseded(self: &Arc<Self>, failure: Failure) {
         let failure = OriginFailure::new(ErrorKind::Changed, failure.text);
         let transfer = Arc::clone(self);

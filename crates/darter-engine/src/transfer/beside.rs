@@ -1,19 +1,19 @@
-//! Further connections to an origin that gives several more than one.
+//! Further connections to an origin that serves several connections faster than one.
 //!
-//! The session decides whether there are any, and what each reads; it is told what comes on each. A failure
-//! of one of them ends nothing: the reader of everything goes on, and reads what another was to read and did not. If a connection broke, or sent
-//! nothing for a moment, fewer read for a while. An origin that answers a range with everything, with an error, or with the wish to be left alone, is
-//! read by one connection from then on, and so are its other blobs for a while (see [`manners`](super::manners)). A wish to wait that it tells to one
-//! connection holds for all that read the blob.
+//! The session decides whether there are any, and what each of them reads; it is told what arrives on each. The failure
+//! of one of them ends nothing: the reader of everything goes on, and reads what the other one was to read. If a connection broke, or sent
+//! nothing for a moment, fewer connections read for a while. An origin that answers a range with the whole, with an error, or with a request for a pause, is
+//! read by one connection from then on, and so are its other blobs for a while (see [`manners`](super::manners)). A request for a pause on one
+//! connection applies to all that read the blob.
 //!
-//! The first of them *tries*: the first bytes of its stretch tell whether both get more than one. Nothing is read twice for that, nor when fewer read: a
-//! connection reads what it asked for. So the first answer of a large blob is for a stretch, too ([`first_stretch`](crate::swarms)).
+//! The first further connection is a *trial*: the first bytes of its stretch show whether both together are faster. Nothing is read twice for that, nor when connections are given up: a
+//! connection reads what it has requested. So the first request for a large blob is for a stretch, too ([`first_stretch`](crate::swarms)).
 //!
-//! A connection reads a stretch at a time, with the version and the credentials that the first one has, and takes its turns as any reader does
-//! (see [`turns`](super::turns)): where other blobs are read at the same time they share the connections, and none begins another stretch while
-//! somebody waits.
+//! A connection reads a stretch at a time, with the version and the credentials of the first one, and takes its turns as any reader does
+//! (see [`turns`](super::turns)): if other blobs are read at the same time, they share the connections, and none begins another stretch while
+//! another reader waits.
 //!
-//! Not by several: what passes through without being kept, local files, content of which nothing tells whether two answers are of the same
+//! Never read by several connections: blobs that pass through without being stored, local files, content whose answers can't be compared for their
 //! version, and signed addresses, which may expire before the last request is made.
 
 use std::sync::Arc;
@@ -31,28 +31,28 @@ use super::dissolve::origin_of;
 use super::manners::limits;
 use super::reading::is_refusal;
 
-/// How long it may take to answer.
+/// How long such a connection may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// True if an address is signed: that may expire before the last request is made.
+/// True if an address is signed: the signature may expire before the last request is made.
 pub(crate) fn is_signed(credentials: &Credentials) -> bool {
     credentials.headers.iter().any(|(name, _)| name == SIGNED_QUERY)
 }
 
-/// By how many connections an origin may be read.
+/// The number of connections by which an origin may be read.
 pub(super) struct Connections {
     pub(super) most: u8,
-    /// Until when it is known from another blob that more than one get nothing.
+    /// Until when another blob's trial counts, which showed that more connections are no faster.
     pub(super) known_until: Option<Moment>,
 }
 
-/// The consequence of one connection's end for the others.
+/// What the end of one connection means for the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Consequence {
     Nothing,
-    /// There are fewer for a while.
+    /// Fewer connections for a while.
     Fewer,
-    /// One reads, for good.
+    /// One connection from now on.
     Alone,
 }
 
@@ -60,7 +60,7 @@ impl Transfer {
     /// By how many connections the origin may be read at a time.
     pub(super) fn origin_connections(&self) -> Connections {
         let (now, origin) = (self.context.now(), origin_of(&self.source));
-        // Nothing is gained by several readers of what lies on this host.
+        // A source on this host is not read faster by several readers.
         let is_here = match &self.source {
             Source::Url { url, .. } => url.scheme() == "file",
             Source::Registry { .. } => false,
@@ -76,7 +76,7 @@ impl Transfer {
         is_signed(self.state().callers.current())
     }
 
-    /// `bytes` of the origin came after a wait of `waited`; `is_held_up` is true if this agent's own limit made them wait.
+    /// `bytes` of the origin arrived after a wait of `waited`; `is_held_up` is true if this agent's own limit delayed them.
     pub(super) fn origin_gave(&self, reader: OriginReader, bytes: u64, waited: Duration, is_held_up: bool) {
         let now = self.context.now();
         let mut state = self.state();
@@ -86,7 +86,7 @@ impl Transfer {
         state.session.handle(Input::OriginGave(gave), self, now);
     }
 
-    /// More or fewer connections read from now on.
+    /// The number of connections was decided: notes the reason.
     pub(super) fn widened(&self, widening: Widening) {
         let now = self.context.now();
         if let Widening::Back { connections: 1, .. } | Widening::NoLimit { .. } = widening {
@@ -104,25 +104,25 @@ impl Transfer {
         self.note(format!("reading the origin by {before} connections: {why}; going on with {after}"));
     }
 
-    /// The origin does not want several connections, for this time if it said one: one reads this blob from now on.
+    /// The origin does not want several connections (for this time, if it named one): one connection reads this blob from now on.
     pub(crate) fn origin_is_read_alone(&self, asked: Option<Duration>, why: &str) {
         let now = self.context.now();
         self.context.manners.refused(&origin_of(&self.source), asked, now);
         self.tell(Input::OriginRefused { why: why.to_owned() });
     }
 
-    /// True if this blob's origin is to be read by one connection, whatever more would get.
+    /// True if this blob's origin is to be read by one connection, even if more would be faster.
     pub(super) fn reads_alone(&self) -> bool {
         self.stored.passes() || self.context.manners.is_alone(&origin_of(&self.source), self.context.now())
     }
 
-    /// True if the agent has a further connection to give, of this number: it reads for all its blobs.
+    /// True if the agent may make a further connection with this number: the limit is for all its blobs.
     pub(super) fn has_connection(&self, number: u8) -> bool {
         let turns = &self.context.origin_turns;
         turns.has_room() && turns.has_beside() && turns.shares_beside(number, self.context.fetching.count())
     }
 
-    /// Waits until the pause is over that the origin asked another connection for. How long that was.
+    /// Waits until the pause is over that the origin requested on another connection. Returns how long that was.
     pub(super) async fn wait_for_rest(&self) -> Duration {
         let now = self.context.now();
         let rest = self.state().session.asked_to_rest(now);
@@ -135,9 +135,9 @@ impl Transfer {
         rest
     }
 
-    /// A connection besides the first one reads a stretch.
+    /// A further connection reads a stretch.
     pub(super) fn read_beside(self: &Arc<Self>, reader: OriginReader, run: OriginRun) {
-        // Another blob may have taken it since the session asked for it.
+        // Another blob may have taken the connection since the session asked for it.
         let Some(connection) = self.context.origin_turns.beside() else {
             return self.tell(Input::ReadEnded { reader });
         };
@@ -146,7 +146,7 @@ impl Transfer {
             let (began, caller) = (transfer.context.now(), transfer.state().callers.current().clone());
             let end = transfer.read_stretch(reader, run, &caller).await;
             transfer.after_stretch(end, began, &caller).await;
-            // It may be given to the next reader at once.
+            // The connection is free for the next reader at once.
             drop(connection);
             transfer.tell(Input::ReadEnded { reader });
         });
@@ -171,7 +171,7 @@ impl Transfer {
         }
     }
 
-    /// Asks for a part, and waits no longer for the answer than another connection can wait.
+    /// Requests a range, and waits for the answer for at most `ANSWER_TIMEOUT`.
     async fn open_part(&self, range: Option<ByteRange>, credentials: &Credentials) -> Result<Reading, OriginError> {
         let requester = self.state().requester;
         let origin = self.context.origins.once(requester);
@@ -182,7 +182,7 @@ impl Transfer {
         })
     }
 
-    /// The consequences of how a stretch ended that began at `began`, with these credentials.
+    /// What follows from the end of a stretch that began at `began`, with these credentials.
     async fn after_stretch(self: &Arc<Self>, end: RunEnd, began: Moment, caller: &Credentials) {
         let is_refused = matches!(&end, RunEnd::Origin(error) if is_refusal(error) && !limits(error));
         let others_may = is_refused && {
@@ -195,7 +195,7 @@ impl Transfer {
         let consequence = if others_may { Consequence::Fewer } else { consequence(&end) };
         let (why, asked) = match end {
             RunEnd::Replan => return,
-            // The reader of everything meets the same failure.
+            // The reader of everything will meet the same failure.
             RunEnd::Here(error) => (in_full(&error).to_string(), None),
             RunEnd::Whole(_) => ("the origin gave all of it though a part was requested".to_owned(), None),
             RunEnd::Origin(error) if *error.kind() == ErrorKind::Contradicted => {
@@ -213,7 +213,7 @@ impl Transfer {
         match consequence {
             Consequence::Nothing => {}
             Consequence::Fewer => self.tell(Input::OriginFailed { began, why }),
-            // A refusal to one caller says nothing of other blobs.
+            // A refusal for one caller says nothing about other blobs.
             Consequence::Alone if is_refused => self.tell(Input::OriginRefused { why }),
             Consequence::Alone => self.origin_is_read_alone(asked, &why),
         }
@@ -223,7 +223,7 @@ impl Transfer {
 fn consequence(end: &RunEnd) -> Consequence {
     match end {
         RunEnd::Replan => Consequence::Nothing,
-        // A disk that takes nothing would have the same stretch asked for again and again.
+        // If the disk fails, the same stretch would be requested again and again.
         RunEnd::Here(_) => Consequence::Fewer,
         RunEnd::Whole(_) => Consequence::Alone,
         RunEnd::Origin(error) if *error.kind() == ErrorKind::UnknownName => Consequence::Fewer,
@@ -232,7 +232,7 @@ fn consequence(end: &RunEnd) -> Consequence {
     }
 }
 
-/// For people.
+/// The decision as a sentence.
 fn told(widening: Widening) -> String {
     let rate = |rate: u64| format!("{}/s", size(rate));
     match widening {

@@ -1,10 +1,10 @@
-//! From the body of an origin's answer to stored pieces: bytes are cut into pieces, and each is hashed and stored the moment it is whole.
+//! From the body of an origin's answer to stored pieces: the bytes are cut into pieces, and each is hashed and stored as soon as it is complete.
 //!
-//! Invariants: a piece is stored under the hash that it was given when it first came, or the answer is of another version; while a blob's
-//! length is unknown, a full piece waits for the next byte, since it may be the blob's only one, unless its first piece comes last. If the version
-//! can be checked, the part of a piece that a broken body leaves is completed by the next answer.
+//! Invariants: a piece is stored under the hash that it had at its first reading, or the answer is of another version; while a blob's
+//! length is unknown, a full piece waits for the next byte, since it may be the blob's only one, unless its first piece is made last. If the version
+//! can be checked, a piece that was cut off by a broken body is completed from the next answer.
 //!
-//! Which answer to ask for, and when, is `reading`'s affair.
+//! `reading` decides which range to request, and when.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use crate::error::FetchError;
 
 /// Why a run ended.
 pub(super) enum RunEnd {
-    /// The plan has changed, or the run is done.
+    /// The plan has changed, or the run is complete.
     Replan,
     /// The origin failed.
     Origin(OriginError),
@@ -36,39 +36,39 @@ pub(super) enum RunEnd {
     Whole(Reading),
 }
 
-/// A piece being put together.
+/// A piece that is being assembled.
 pub(super) struct Assembly {
     pub(super) reader: OriginReader,
     pub(super) piece: PieceIndex,
     pub(super) bytes: Vec<u8>,
-    /// Bytes of the body before the first byte wanted.
+    /// Bytes of the body before the first byte that is wanted.
     pub(super) skip: u64,
-    /// True if all of the answer is read, and what is here is compared.
+    /// True if the answer is read completely, and compared with the pieces that are here.
     pub(super) through: bool,
-    /// True if nothing tells whether the answer is of the same version as what is here.
+    /// True if nothing shows whether the answer is of the same version as what is here.
     pub(super) anew: bool,
-    /// True if the answer goes on to the blob's end.
+    /// True if the answer continues to the blob's end.
     pub(super) to_the_end: bool,
 }
 
-/// The state that a run leaves to the next one of its reader.
+/// What a run leaves to the next run of the same reader.
 pub(super) struct Leftover {
     pub(super) reader: OriginReader,
-    /// When its first run began, if one has.
+    /// When its first run began, if there was one.
     pub(super) began: Option<Moment>,
-    /// An answer of the origin that is open, and begins with the first byte.
+    /// An open answer of the origin that begins with the first byte.
     pub(super) answer: Option<Reading>,
-    /// How often the origin failed since a run ended as it should, or something came.
+    /// How often the origin has failed since a run ended as it should, or bytes arrived.
     pub(super) tries: u32,
-    /// The piece that was begun.
+    /// The unfinished piece.
     pub(super) assembly: Option<Assembly>,
-    /// When a byte came that was not here before.
+    /// When a byte last arrived that was not here before.
     pub(super) progress: Moment,
-    /// One past the furthest byte that came.
+    /// The offset after the furthest byte that arrived.
     pub(super) reached: u64,
-    /// Bytes that were here already and came again since then.
+    /// How many bytes that were here already arrived again since then.
     pub(super) again: u64,
-    /// True if it begins with the first byte, and what is known is compared.
+    /// True if the next run begins with the first byte, and known pieces are compared.
     pub(super) anew: bool,
     pub(super) parts: RangeSupport,
 }
@@ -95,7 +95,7 @@ impl Leftover {
 }
 
 impl Transfer {
-    /// Takes in what the origin answers to a question for a run.
+    /// Reads the origin's answer to the request of a run.
     pub(super) async fn consume(
         self: &Arc<Self>,
         run: OriginRun,
@@ -115,7 +115,7 @@ impl Transfer {
             return RunEnd::Whole(reading);
         }
         if !reads_everything {
-            // Only the reader of everything heeds the hashes that the origin declares of the
+            // Only the reader of everything uses the hashes that the origin declares for the
             // whole.
         } else if left.anew {
             self.whole.begin(self.hasher(), reading.witness);
@@ -137,7 +137,7 @@ impl Transfer {
         let through = reads_everything && (left.anew || reading.start < start);
         let to_the_end = reads_everything && run.end.is_none_or(|end| self.pieces() == Some(end.0));
         let run = if through { OriginRun { end: None, ..run } } else { run };
-        // All that stands before the run is compared, too.
+        // Everything before the run is compared, too.
         let first = if through { PieceIndex(self.piece_length.count(reading.start)) } else { first };
         let start = if through { self.piece_length.offset(first) } else { start };
         let room = usize::try_from(self.piece_length.bytes()).expect("at most 16 MiB");
@@ -169,7 +169,7 @@ impl Transfer {
             let length = chunk.len() as u64;
             at += length;
             skip(&mut chunk, &mut assembly.skip);
-            // Bytes that came before and were lost are no progress: an origin may break off at the same byte for ever.
+            // Bytes that arrived before and were lost are no progress: an origin may break off at the same byte for ever.
             if !chunk.is_empty() && assembly.piece >= run.first && at > left.reached {
                 (left.progress, left.reached, left.again) = (self.context.now(), at, 0);
                 self.moved();
@@ -190,7 +190,7 @@ impl Transfer {
                     }
                 }
                 if assembly.bytes.is_empty() && chunk.len() == room {
-                    // All of a piece: taken over as it is, unless others have it, too.
+                    // A whole piece: taken without copying, unless others share the memory.
                     assembly.bytes = std::mem::take(&mut chunk).into();
                 } else {
                     let take = chunk.len().min(room - assembly.bytes.len());
@@ -208,13 +208,13 @@ impl Transfer {
         self.end_of_body(run, assembly, left).await
     }
 
-    /// True if the rest of a piece can be asked for, and be known to be of the same version.
+    /// True if the rest of a piece can be requested, and checked to be of the same version.
     fn can_go_on_after(&self, assembly: &Assembly) -> bool {
-        // A full piece may be the last one of a blob whose length is not known.
+        // A full piece may be the last one of a blob of unknown length.
         self.can_be_continued() && assembly.bytes.len() as u64 != self.piece_length.bytes()
     }
 
-    /// The body ended: of a blob of unknown length, that was its end.
+    /// Handles the end of the body, which is the end of a blob of unknown length.
     async fn end_of_body(self: &Arc<Self>, run: OriginRun, mut assembly: Assembly, left: &mut Leftover) -> RunEnd {
         let is_all = assembly.through && assembly.anew;
         if assembly.piece < run.first {
@@ -244,7 +244,7 @@ impl Transfer {
                 return end;
             }
         } else if run.end != Some(assembly.piece) && self.pieces() != Some(assembly.piece.0) {
-            // Not every origin says how much it sends. Asked again at once, it might end early for ever.
+            // Not every origin says how much it sends. Without a pause, it might end early for ever.
             let text = format!("{} ended within piece {}", self.source, assembly.piece);
             left.assembly = Some(assembly).filter(|assembly| self.can_go_on_after(assembly));
             return RunEnd::Origin(OriginError::new(ErrorKind::Truncated, text));
@@ -265,7 +265,7 @@ impl Transfer {
         Ok(())
     }
 
-    /// Takes the piece in hand: where all of an answer is read, one that is here is compared.
+    /// Handles the current piece: if the whole answer is read, a piece that is here is compared.
     async fn piece_came(self: &Arc<Self>, assembly: &mut Assembly) -> Option<RunEnd> {
         if assembly.through && self.stored.holds(assembly.piece) {
             return self.compare_piece(assembly).await;
@@ -276,14 +276,14 @@ impl Transfer {
 
     fn is_whole_piece(&self, assembly: &Assembly) -> bool {
         let Some(length) = self.stored.length() else {
-            // A blob that is headed last has more pieces than these, and none of them is held back until the whole was checked.
+            // A blob whose beginning is made last has further pieces, and none of these is held back until the whole was checked.
             let is_full = assembly.bytes.len() as u64 == self.piece_length.bytes();
             return is_full && self.source.is_headed_last() && assembly.piece.0 > 0;
         };
         assembly.bytes.len() as u64 == self.piece_length.range(assembly.piece, length).len()
     }
 
-    /// Hashes and stores the piece in hand, and goes on to the next; says how the run ends if it does.
+    /// Hashes and stores the current piece, and goes on to the next one. Returns how the run ends, if it does.
     async fn store_piece(self: &Arc<Self>, assembly: &mut Assembly) -> Option<RunEnd> {
         let piece = assembly.piece;
         let bytes = std::mem::take(&mut assembly.bytes);
@@ -318,7 +318,7 @@ impl Transfer {
                     Put::AlreadyHeld => self.is_here(piece),
                 }
             }
-            // The hash is from an earlier reading: the origin has other bytes now, under the same version.
+            // The known hash is from an earlier reading: the origin has other bytes now, under the same version.
             Err(StoreError::WrongPiece { .. }) => {
                 let text = format!("{} changed while it was read (piece {piece})", self.source);
                 return Some(RunEnd::Origin(OriginError::new(ErrorKind::Changed, text)));
@@ -338,7 +338,7 @@ impl Transfer {
     }
 }
 
-/// The next bytes of a body. A connection besides others is not waited for as long: what it was to read can be read by them.
+/// The next bytes of a body. A further connection is waited for only for a short time, since others can read its stretch.
 pub(super) async fn next_chunk(
     body: &mut darter_origin::Body,
     reader: OriginReader,
@@ -359,7 +359,7 @@ fn skip(chunk: &mut Bytes, skip: &mut u64) {
     *skip -= skipped as u64;
 }
 
-/// Refuses lengths that an origin may claim but no swarm can carry.
+/// Refuses lengths that an origin may claim but no swarm can handle.
 pub(crate) fn check_length(source: &Source, pieces: PieceLength, length: u64) -> Result<(), OriginError> {
     if length <= MAX_BLOB_LENGTH && pieces.count(length) <= MAX_PIECES {
         return Ok(());

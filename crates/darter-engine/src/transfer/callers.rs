@@ -1,23 +1,23 @@
-//! Callers, whose credentials the origin is read with.
+//! The callers with whose credentials the origin is read.
 //!
 //! All callers of a transfer may have its bytes: the origin showed all of them the same content. It is read with the credentials of the last
-//! one to come, since those last longest. When the origin refuses these half-way (a token expired, an account was closed), it
-//! is read on with another caller's; a transfer whose every caller is refused fails with the last refusal.
+//! caller, since those stay valid longest. If the origin refuses these in the middle (a token expired, an account was closed),
+//! another caller's are used; if every caller is refused, the transfer fails with the last refusal.
 //!
-//! Pure. The number of callers is bounded; credentials that were refused are forgotten.
+//! Pure. The number of callers is bounded; credentials that were refused are removed.
 
 use std::collections::VecDeque;
 
 use darter_core::source::Credentials;
 
-/// Callers besides the one whose credentials are used.
+/// How many callers are kept besides the one whose credentials are used.
 const MAX_OTHERS: usize = 16;
 
-/// The callers of one transfer, by their credentials.
+/// The credentials of the callers of one transfer.
 #[derive(Debug)]
 pub(super) struct Callers {
     current: Credentials,
-    /// The last one to come is the last.
+    /// The most recent caller is at the end.
     others: VecDeque<Credentials>,
 }
 
@@ -26,19 +26,19 @@ impl Callers {
         Self { current: first, others: VecDeque::new() }
     }
 
-    /// The credentials that the origin is read with.
+    /// The credentials with which the origin is read.
     pub(super) const fn current(&self) -> &Credentials {
         &self.current
     }
 
-    /// Reads with a newer caller's from now on.
+    /// Uses a newer caller's credentials from now on.
     pub(super) fn renew(&mut self, newer: Credentials) {
         let before = std::mem::replace(&mut self.current, newer);
         self.others.retain(|other| *other != self.current);
         self.keep(before);
     }
 
-    /// Keeps another caller's, in case those in use are refused.
+    /// Keeps another caller's credentials, in case those in use are refused.
     pub(super) fn keep(&mut self, credentials: Credentials) {
         if credentials == self.current || self.others.contains(&credentials) {
             return;
@@ -49,7 +49,7 @@ impl Callers {
         self.others.push_back(credentials);
     }
 
-    /// The origin refused these: whether there are others to go on with.
+    /// Removes credentials that the origin refused. Returns true if there are others to use.
     pub(super) fn refused(&mut self, refused: &Credentials) -> bool {
         self.others.retain(|other| other != refused);
         if self.current != *refused {
@@ -77,7 +77,7 @@ mod tests {
         callers.keep(of("second"));
         assert_eq!(*callers.current(), of("third"));
         assert!(callers.refused(&of("third")) && *callers.current() == of("second"));
-        // Another caller's request was under way meanwhile.
+        // Another caller's request was in progress meanwhile.
         assert!(callers.refused(&of("third")) && *callers.current() == of("second"));
         assert!(callers.refused(&of("second")) && *callers.current() == of("first"));
         assert!(!callers.refused(&of("first")));

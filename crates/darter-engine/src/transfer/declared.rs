@@ -1,10 +1,10 @@
-//! Declarations of the whole by a later answer of the origin, where an earlier one broke off or was read before a restart.
+//! Hashes of the whole that a later answer of the origin declares, after an earlier one broke off or was read before a restart.
 //!
-//! Hashes that no answer before it named have to see the bytes before it, too: they are read from the store, once for each
-//! hash, and the pieces to come follow. If those bytes are not all here, such a hash is not checked. Two answers
-//! that can't both be right are of two versions.
+//! A hash that no earlier answer declared has to cover the bytes before this answer, too: they are read from the store, once for each
+//! hash, and the later pieces follow. If not all of those bytes are here, the hash is not checked. If two answers
+//! can't both be right, they are of two versions.
 //!
-//! Not here: what the first answer declares, and what is declared of a part alone.
+//! Not here: what the first answer declares, and what is declared for a part only.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::Transfer;
 use super::whole::Hashing;
 
 impl Transfer {
-    /// Takes in what an answer declares that goes on at the piece `first`.
+    /// Uses what an answer declares that continues at the piece `first`.
     pub(super) async fn heed(self: &Arc<Self>, later: Witness, first: PieceIndex) -> Result<(), OriginError> {
         let mut whole = self.whole.take().await;
         let heeded = self.heed_beside(later, &mut whole, first).await;
@@ -27,7 +27,7 @@ impl Transfer {
 
     async fn heed_beside(&self, later: Witness, whole: &mut Hashing, first: PieceIndex) -> Result<(), OriginError> {
         let Some(later) = later.beside(whole.witness.as_ref())? else { return Ok(()) };
-        // Other connections, and members, may have hashed on, or lag behind.
+        // Other connections, and members, may have hashed further, or be behind.
         let first = if whole.is_idle() { first } else { self.piece_length.piece_at(whole.next) };
         let at = self.piece_length.offset(first);
         let is_in_step = whole.next == at || whole.is_idle();

@@ -1,7 +1,7 @@
-//! Content that is not what its digest says: every member throws it away, and its sender is named.
+//! Content that does not match its digest: every member throws it away, and its sender is named.
 //!
-//! The lead finds it, by the digest that it computes while it reads; a member finds it when its lead is gone. The sender is
-//! the origin, by way of the agent that read it. A member that followed that agent, and led others, tells them so: it was deceived itself, and they ask it
+//! The lead finds this by the digest that it computes while it reads; a member finds it if its lead is gone. The sender is
+//! the origin, through the agent that read it. A member that followed that agent, and led others, tells them so: it was deceived itself, and they ask it
 //! again, once.
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::error::FetchError;
 use crate::setbacks::{Culprit, key_of};
 
 impl Transfer {
-    /// Begins to throw the blob away.
+    /// Starts to throw the blob away.
     pub(crate) fn throw_away(self: &Arc<Self>, error: FetchError) {
         let dissolving = Arc::clone(self);
         self.spawn(async move { dissolving.dissolve(error).await });
@@ -47,7 +47,7 @@ impl Transfer {
             self.context.wrong_content(self.setback_key(), blob, &culprit, &error);
         }
         if let Some(lead) = culprit.said_by {
-            // An honest one may be deceived once.
+            // An honest agent may be deceived once.
             self.let_down_by(lead, Guilt::Perhaps);
         }
         tracing::warn!(blob = %blob.short(), error = %in_full(&error), "dissolving a swarm");
@@ -59,15 +59,15 @@ impl Transfer {
         self.end_with(error);
     }
 
-    /// Keeps what can be told of a blob that is about to go.
+    /// Keeps the explanation of a blob that is about to be removed.
     pub(super) fn remember_thrown_away(&self, error: &FetchError) {
         let mut told = self.explain();
         told.failed = Some(in_full(error).to_string());
         self.context.thrown_away.keep(&self.source, told);
     }
 
-    /// True if `node`'s word on the content is about what is here: it is the last agent that led, nobody leads since, and nothing was read
-    /// by this agent.
+    /// True if `node`'s message about the content is about the bytes here: it was the last lead, nobody has led since, and this agent has
+    /// read nothing.
     pub(super) fn came_by(&self, node: NodeId) -> bool {
         let state = self.state();
         state.session.was_lead(node) && state.session.has_read_nothing()
@@ -89,12 +89,12 @@ impl Transfer {
         key_of(&self.source, self.state().callers.current())
     }
 
-    /// Why this agent is not to read the origin now.
+    /// Why this agent must not read the origin now.
     pub(super) fn setback(&self) -> Option<FetchError> {
         self.context.setbacks.refusal(self.setback_key(), self.context.me, self.context.now())
     }
 
-    /// A lead's error, with the lead's name if it is about wrong content: nobody asks it again for a while.
+    /// A lead's error. If it is about wrong content, the lead's name is added, and nobody asks the lead again for a while.
     pub(super) fn told_by(&self, lead: NodeId, mut error: FetchError) -> FetchError {
         if matches!(error, FetchError::WrongDigest { .. }) {
             let culprit = told_wrong(&self.source, &self.fleet, lead, &error);
@@ -106,13 +106,13 @@ impl Transfer {
         error
     }
 
-    /// The sender of the wrong content, of which its lead may have said by whom it was deceived itself.
+    /// The sender of the wrong content. Its lead may have reported by whom it was deceived itself.
     fn culprit(&self, error: &FetchError) -> Culprit {
         let lead = {
             let state = self.state();
             match state.lead() {
                 Lead::Node(lead) => Some(lead),
-                // One that is lost, or was followed until then, read it, unless this agent read a part.
+                // The last lead read it, even if it is lost, unless this agent read a part.
                 Lead::Me | Lead::Nobody if state.session.has_read_nothing() => {
                     state.session.leadership().last_followed()
                 }
@@ -126,8 +126,8 @@ impl Transfer {
     }
 }
 
-/// Tells a member why it can't have a blob any more, or not at all if that answers its request to be let in; in a form that
-/// its version of the protocol has.
+/// Tells a member why it can't have a blob any more or, if this answers its `request`, why it is not let in; in a form that its version of the
+/// protocol supports.
 pub(crate) fn refuse(fleet: &Fleet, node: NodeId, request: Option<u32>, blob: BlobId, error: &FetchError) {
     if let FetchError::WrongDigest { expected, got, reader, .. } = error {
         let reader = reader.filter(|reader| *reader != fleet.me().node);
@@ -142,18 +142,18 @@ pub(crate) fn refuse(fleet: &Fleet, node: NodeId, request: Option<u32>, blob: Bl
     fleet.say(node, &older);
 }
 
-/// The origin of a source, as `reader` read it.
+/// The origin of a source, as read by `reader`.
 pub(crate) fn read_wrong(source: &Source, reader: NodeId, title: &str) -> Culprit {
     let source = origin_of(source);
     Culprit { reader, said_by: None, from: format!("{source}, read by {title}"), source }
 }
 
-/// The origin of a source, as `lead` read it, or as another agent did, by which `lead` says that it was deceived.
+/// The origin of a source, as read by `lead`, or by another agent by which `lead` says that it was deceived.
 pub(crate) fn told_wrong(source: &Source, fleet: &Fleet, lead: NodeId, error: &FetchError) -> Culprit {
     let FetchError::WrongDigest { reader: Some(reader), .. } = error else {
         return read_wrong(source, lead, &fleet.title(lead));
     };
-    // Of itself this agent knows.
+    // This agent knows what it did itself.
     if *reader == lead || *reader == fleet.me().node {
         return read_wrong(source, lead, &fleet.title(lead));
     }
@@ -161,7 +161,7 @@ pub(crate) fn told_wrong(source: &Source, fleet: &Fleet, lead: NodeId, error: &F
     Culprit { said_by: Some(lead), ..read_wrong(source, *reader, &title) }
 }
 
-/// The host of an origin; an address may say more than a log should.
+/// The host of an origin, for logs: the address may contain more than should be logged.
 pub(crate) fn origin_of(source: &Source) -> String {
     let url = source.address();
     let host = url.host_str().unwrap_or(url.scheme());

@@ -1,5 +1,5 @@
-//! Doubts. Another agent doubts a piece that this one gave, or a whole that it vouches for: this one looks again
-//! ([`Output::Recheck`](darter_swarm::Output)), and mends damage here, or throws away content that was never right. And it tells others of its own
+//! Doubts. Another agent doubts a piece that this one gave, or the whole that it has declared right: this one checks again
+//! ([`Output::Recheck`](darter_swarm::Output)), and repairs damage here, or throws away content that was never right. It also tells others of its own
 //! doubts.
 
 use std::sync::Arc;
@@ -13,11 +13,11 @@ use tokio::sync::Semaphore;
 use super::{Lead, Transfer};
 use crate::error::FetchError;
 
-/// Pieces that are hashed before others may use the disk, and before it is asked whether anybody still wants to know.
+/// How many pieces are hashed before others may use the disk, and before checking whether the result is still wanted.
 const PIECES_AT_A_TIME: u32 = 16;
 
-/// Anybody can say that something is wrong here: of all blobs, one doubted piece is looked at and one whole hashed at a time. So is the metadata of
-/// one layer, which anybody may ask for, and which has to be in memory for that (`naming`).
+/// Limits checks, since any agent can cause them: of all blobs, one doubted piece is checked at a time, and one whole is hashed at a time. The metadata of
+/// one layer at a time is read, which any agent may request, and which has to be in memory for that (`naming`).
 pub struct Rechecks {
     pieces: Semaphore,
     wholes: Semaphore,
@@ -31,12 +31,12 @@ impl Default for Rechecks {
 }
 
 impl Transfer {
-    /// A peer was given a wrong piece by this agent: the piece is compared with its hash once more, and so are all others if it is damaged. Damaged
+    /// A peer got a wrong piece from this agent: the piece is compared with its hash again, and if it is damaged, so are all others. Damaged
     /// pieces are fetched again.
     pub(super) fn recheck(self: &Arc<Self>, by: NodeId, piece: PieceIndex) {
         let transfer = Arc::clone(self);
         self.tasks.spawn(async move {
-            // A peer that is given another wrong piece says so again.
+            // If the peer gets another wrong piece, it says so again.
             let Ok(_turn) = transfer.context.rechecks.pieces.try_acquire() else { return };
             let verify = async |piece: PieceIndex| {
                 let stored = Arc::clone(&transfer.stored);
@@ -63,7 +63,7 @@ impl Transfer {
         });
     }
 
-    /// A member found that the whole is wrong, for which this agent vouches as the lead before it did: it is hashed here.
+    /// A member found the whole wrong that this agent, like the lead before it, has declared right: it is hashed here.
     pub(super) fn recheck_whole(self: &Arc<Self>, by: NodeId, expected: Digest, got: Digest) {
         if self.digest() != Some(expected) {
             return;
@@ -86,7 +86,7 @@ impl Transfer {
         });
     }
 
-    /// Hashes the whole, some pieces at a time, once no other blob is being hashed for such a reason.
+    /// Hashes the whole, some pieces at a time, after any other such check has ended.
     async fn hash_in_turn(&self, like: Digest) -> Result<Digest, StoreError> {
         let _turn = self.context.rechecks.wholes.acquire().await;
         let (mut hasher, mut piece) = (like.hasher(), 0);
@@ -109,8 +109,8 @@ impl Transfer {
         Ok(hasher.finish())
     }
 
-    /// The origin has other bytes than the last lead said: it has another version, or that lead made it up. One that does so again is not
-    /// followed. Returns the error with its name.
+    /// The origin has other bytes than the last lead said: it has another version, or that lead made its hashes up. If a lead does so again, it is not
+    /// followed. Returns the error with the lead's name added.
     pub(super) fn doubt_last_lead(&self, error: FetchError) -> FetchError {
         let Some(lead) = self.state().session.leadership().last_followed() else { return error };
         self.let_down_by(lead, Guilt::Perhaps);
@@ -128,7 +128,7 @@ impl Transfer {
         self.tell_doubt(peer, &Message::Report { blob: self.blob, peer, piece });
     }
 
-    /// Tells the lead that the whole for which it vouches is wrong: it may have that verdict from another.
+    /// Tells the lead that the whole is wrong which it has declared right: it may have got that verdict from another agent.
     pub(super) fn tell_lead(&self, error: &FetchError) {
         let (Lead::Node(lead), FetchError::WrongDigest { expected, got, .. }) = (self.lead(), error) else { return };
         self.tell_doubt(
@@ -137,7 +137,7 @@ impl Transfer {
         );
     }
 
-    /// An older agent would take such a message for something else.
+    /// Sends a doubt, unless the peer's release is older and would misunderstand the message.
     fn tell_doubt(&self, peer: NodeId, message: &Message) {
         if self.fleet.peer(peer).is_some_and(|peer| peer.hello.capabilities.contains(Capabilities::DOUBTS)) {
             self.fleet.say(peer, message);

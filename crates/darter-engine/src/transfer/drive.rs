@@ -1,5 +1,5 @@
-//! The task that drives the session: it carries out what [`Session`](darter_swarm::Session) decides, and looks after the transfer. It sleeps
-//! until something has happened or falls due, asks under the lock what there is to do, and does it without.
+//! The task that drives the session: it carries out what [`Session`](darter_swarm::Session) decides. It sleeps
+//! until something has happened or is due, asks the session under the lock what to do, and does that without the lock.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use darter_wire::Message;
 use super::{Lead, Transfer, TransferState};
 use crate::error::FetchError;
 
-/// How often requests under way are looked at for progress.
+/// How often requests in progress are checked for progress.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(200);
 
-/// When a driver looks again that has nothing to wait for.
+/// When a driver that has nothing to wait for checks again.
 const IDLE_PAUSE: Duration = Duration::from_secs(3600);
 
 /// Starts the driver of a transfer; it ends when the transfer is closed.
@@ -34,12 +34,12 @@ pub(super) fn start(transfer: &Arc<Transfer>) {
             }
             let wake = driven.advance(now);
             let due = tokio::time::sleep(wake.map_or(IDLE_PAUSE, |at| at.since(driven.context.now()))).deadline();
-            // One that goes off too early costs one more look; setting it anew each time costs more.
+            // An alarm that is too early costs one more check; resetting it each time costs more.
             if due < alarm.deadline() || alarm.is_elapsed() {
                 alarm.as_mut().reset(due);
             }
             tokio::select! {
-                // What else comes in this moment is looked at together.
+                // Other events of the same moment are handled together.
                 () = driven.driver.notified() => tokio::task::yield_now().await,
                 () = &mut alarm => {}
                 () = &mut closed => break,
@@ -60,7 +60,7 @@ impl Transfer {
         self.tell_and(input, |_, _| {});
     }
 
-    /// Tells the session what has happened ([`tell`](Self::tell)), and takes note of it once the session knows.
+    /// Tells the session what has happened ([`tell`](Self::tell)), and then calls `note` under the same lock.
     pub(super) fn tell_and(&self, input: Input, note: impl FnOnce(&mut TransferState, Moment)) {
         let now = self.context.now();
         let mut state = self.state();
@@ -68,7 +68,7 @@ impl Transfer {
         note(&mut state, now);
     }
 
-    /// Does what there is to do now. When to look again though nothing happens.
+    /// Does what there is to do now. Returns when to check again if nothing happens.
     fn advance(self: &Arc<Self>, now: Moment) -> Option<Moment> {
         let mut outputs = Vec::new();
         let (wake, began) = {
@@ -118,7 +118,7 @@ impl Transfer {
                 self.spawn(async move { finishing.finish().await });
             }
             Output::Completed => self.tell_seeds_of_whole(),
-            Output::Unattended => self.note("nobody was seeing to what is missing; going on"),
+            Output::Unattended => self.note("no agent was fetching the missing pieces; continuing"),
             Output::Seek(step) => self.seek(step),
             Output::Return(seed) => self.return_to(seed),
             Output::LeadLost { lead, loss, lets_down, why } => self.lead_lost(lead, loss, lets_down, &why),
@@ -150,14 +150,14 @@ impl Transfer {
                 self.give_up(&error);
             }
             Output::Superseded { by, failure } => {
-                // An honest seed says so each time; one that never gives anything may say it for ever.
+                // An honest seed says so each time; a seed that never gives anything may say it for ever.
                 if !self.fleet.is_seed(by) || self.stored.held().is_empty() {
                     self.let_down_by(by, Guilt::BlamesOrigin);
                 }
                 self.superseded(failure);
             }
             Output::Dissolve { reason } => {
-                // An honest seed takes back once what it has given nothing of.
+                // An honest seed withdraws once, when it has given nothing of the blob.
                 if let Lead::Node(lead) = self.lead()
                     && self.stored.held().is_empty()
                 {
@@ -169,7 +169,7 @@ impl Transfer {
         }
     }
 
-    /// Tells the session which answers are moving, so that a slow one is not given up.
+    /// Tells the session which answers are making progress, so that slow ones are not given up.
     fn look_for_progress(&self) {
         let asked: Vec<_> = self.state().session.asked().collect();
         for (request, of) in asked {
@@ -184,6 +184,6 @@ fn next_wakeup(state: &TransferState, now: Moment) -> Option<Moment> {
     let session = &state.session;
     let progress = session.asked().next().map(|_| now + PROGRESS_PAUSE);
     let wake = [session.next_wakeup(now), progress, session.look_due()].into_iter().flatten().min();
-    // A moment in the past would spin; what is overdue was handled just now.
+    // A moment in the past would cause a busy loop; what is overdue was handled just now.
     wake.map(|moment| moment.max(now + Duration::from_millis(1)))
 }

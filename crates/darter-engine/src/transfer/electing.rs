@@ -1,6 +1,6 @@
-//! Finding another lead when the one that was followed is gone, and handing the swarm back to a seed that comes.
+//! Finds another lead when the lead is gone, and hands the swarm back to a seed that comes.
 //!
-//! The session says what to do next ([`Output::Seek`](darter_swarm::Output)); here it is done: candidates are asked to let this agent
+//! The session decides the next step ([`Output::Seek`](darter_swarm::Output)), which is carried out here: candidates are asked to let this agent
 //! in, agents are asked which of them leads.
 
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use super::{Outcome, Transfer};
 use crate::error::FetchError;
 
 impl Transfer {
-    /// The lead is gone, gave up, or does not answer: another is found.
+    /// The lead is gone, gave up, or does not answer: another one has to be found.
     pub(crate) fn lead_failed(&self, lead: NodeId, why: &str) {
         self.tell(Input::LeadLost { lead, loss: Loss::Failed, why: why.to_owned() });
     }
 
-    /// The lead is lost, as the session says.
+    /// The session has found that the lead is lost.
     pub(super) fn lead_lost(&self, lead: NodeId, loss: Loss, lets_down: bool, why: &str) {
         if matches!(loss, Loss::Mute | Loss::Stalled) {
             tracing::warn!(blob = %self.blob.short(), why, "leaving the agent that led this download");
@@ -31,14 +31,14 @@ impl Transfer {
         self.note(format!("lost the lead {} ({why})", self.fleet.address(lead)));
     }
 
-    /// Throws away what a node said of this blob, and what came by that. Readers that wait are given what the next try brings.
+    /// Throws away what a node said of this blob, and the pieces that came with that. Waiting readers get their bytes from the next try.
     pub(super) fn end_trust(self: &Arc<Self>, why: &str) {
         let reason = format!("the node that gave it can't go on ({why})");
         let ending = Arc::clone(self);
         self.spawn(async move { ending.dissolve(FetchError::Withdrawn { blob: ending.blob, reason }).await });
     }
 
-    /// Takes a step to find a lead; how it ended is told to the session, if this transfer goes on.
+    /// Takes a step to find a lead. The session is told the result, if this transfer goes on.
     pub(super) fn seek(self: &Arc<Self>, step: Step) {
         let seeking = Arc::clone(self);
         match step {
@@ -83,7 +83,7 @@ impl Transfer {
     async fn ask_to_lead(self: &Arc<Self>, node: NodeId) {
         let how = match tokio::time::timeout(JOIN_TIMEOUT, self.join_again(node)).await {
             Ok(Ok(())) => Sought::Done,
-            // The pieces here came by way of that agent.
+            // The pieces here came from that agent.
             Ok(Err(error @ FetchError::WrongDigest { .. })) if self.came_by(node) => return self.dissolve(error).await,
             Ok(Err(error)) => {
                 self.note(format!("{} does not lead: {error}", self.fleet.address(node)));
@@ -97,7 +97,7 @@ impl Transfer {
         self.tell(Input::Sought(how));
     }
 
-    /// While the origin fails: nodes that hold all of the blob can give it. One may be back that was lost, or be new.
+    /// While the origin fails: connects with nodes that hold all of the blob and can give it. One that was lost may be back, or a new one may have appeared.
     pub(super) async fn meet_holders(&self) {
         if self.context.options.role == Role::Node {
             let survey = self.fleet.survey(self.source.key(), Some(self.blob)).await;
@@ -105,7 +105,7 @@ impl Transfer {
         }
     }
 
-    /// A seed is connected (again), and is to lead.
+    /// A seed is connected (again), and should lead.
     pub(super) fn return_to(self: &Arc<Self>, seed: NodeId) {
         if !matches!(self.outcome(), Outcome::Open) {
             return;

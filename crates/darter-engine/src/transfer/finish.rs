@@ -1,10 +1,10 @@
-//! The last piece is here: is the whole what it should be?
+//! After the last piece has arrived: checks the whole.
 //!
 //! Every piece was checked against the manifest, so the root over the manifest is the root of what is held. It remains to be shown that the manifest
-//! is the right one. The lead shows it by the origin's own digest, while it reads if it can, and tells its members root and digest; a member compares
-//! its root with the lead's. So SHA-256, the dearest step of all, is computed once for the fleet. A member whose lead is gone, or that was told to
-//! trust nobody (`verify_whole`), computes it itself, and so does a seed that follows a node. An expanded layer has no digest of its own: the lead
-//! has checked the tar, and made the rest, when it expanded it; whoever has to find out by itself does so again and compares.
+//! is the right one. The lead shows it by the origin's own digest, if possible while it reads, and tells its members root and digest; a member compares
+//! its root with the lead's. So SHA-256, the most expensive step, is computed once for the fleet. A member whose lead is gone, or that is configured to
+//! trust no other agent (`verify_whole`), computes it itself, and so does a seed that follows a node. An expanded layer has no digest of its own: the lead
+//! has checked the tar, and made the rest, when it expanded it; an agent that has to check by itself expands the layer again and compares.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,7 +22,7 @@ use darter_wire::{Message, Verdict};
 use super::Transfer;
 use crate::error::FetchError;
 
-/// How long the end waits for pieces that are stored and not counted yet.
+/// How long the end waits for pieces that are stored but not counted yet.
 const COUNTING_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Transfer {
@@ -60,12 +60,12 @@ impl Transfer {
         self.state().journal.pieces()
     }
 
-    /// The whole could not be checked. Damaged pieces found on the way are fetched, and the whole is checked again; if
-    /// nothing is missing, another check would find the same.
+    /// The whole could not be checked. Pieces that were found damaged are fetched, and the whole is checked again; if
+    /// nothing is missing, another check would give the same result.
     fn unchecked(self: &Arc<Self>, error: &FetchError) {
         self.note(format!("checking the whole: {}", in_full(error)));
         self.note_losses();
-        // The missing pieces may have come by now; the check of the whole is done again in any case.
+        // The missing pieces may have arrived by now; the whole is checked again in any case.
         let was_missing = matches!(error, FetchError::Store(error)
             if matches!(**error, StoreError::Incomplete { .. } | StoreError::NotHeld { .. }));
         if was_missing {
@@ -99,7 +99,7 @@ impl Transfer {
         if let Source::Expanded(layer) = &self.source {
             let has_read_all = self.has_read_all();
             if has_read_all {
-                // Its last piece came only once both digests were found right.
+                // The last piece was passed on only after both digests were found right.
                 let expansions = &self.context.expansions;
                 expansions.note_unpacked(layer);
                 expansions.told(layer).into_iter().for_each(|told| self.note(told));
@@ -122,7 +122,7 @@ impl Transfer {
         Ok((Verdict { root, digest: Some(expected) }, CheckedBy::Here))
     }
 
-    /// The digests of the whole that were checked, of a complete blob.
+    /// The digests of the whole that were checked, for a complete blob.
     pub(crate) fn checked(&self) -> Vec<Checked> {
         let state = self.state();
         let (verdict, by) = state.session.verdict();
@@ -131,7 +131,7 @@ impl Transfer {
         digest.into_iter().map(|digest| Checked { digest, by: told(by) }).collect()
     }
 
-    /// Makes the file system of the tar once more, and compares all of it with what came.
+    /// Expands the layer once more, and compares all of the result with what was received.
     async fn check_expanded(&self, expected: Digest) -> Result<(), FetchError> {
         let (stored, steps) = (Arc::clone(&self.stored), Arc::clone(&self.steps));
         let checked = self.context.disk.run(move || {
@@ -171,7 +171,7 @@ impl Transfer {
                 return;
             }
             state.journal.completed(now, digest);
-            // This agent computed the hashes itself: it holds when one of them is lost again.
+            // This agent computed the hashes itself, so they stay right even if a piece is lost again.
             self.on_trust.store(false, Ordering::Release);
         }
         self.context.setbacks.clear(self.setback_key());
@@ -185,7 +185,7 @@ impl Transfer {
         tracing::info!(blob = %self.blob.short(), name = %self.source, "complete");
     }
 
-    /// Tells seeds that all of it is here, together with whatever else the driver tells at that moment: of a small blob one write has everything.
+    /// Tells seeds that the blob is complete. The driver sends this together with its other messages of that moment: for a small blob one write sends everything.
     pub(super) fn tell_seeds_of_whole(&self) {
         if self.context.options.role == Role::Node && self.source.names_content() && !self.stored.passes() {
             for seed in self.fleet.seeds() {
@@ -195,7 +195,7 @@ impl Transfer {
     }
 }
 
-/// The agent that checked the whole, as programs are told.
+/// The kind of agent that checked the whole, for programs.
 const fn told(by: CheckedBy) -> darter_api::CheckedBy {
     match by {
         CheckedBy::Earlier => darter_api::CheckedBy::Earlier,

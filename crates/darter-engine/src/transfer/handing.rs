@@ -1,19 +1,19 @@
-//! Verified bytes in whatever order they come, for a program of this host that keeps a file: parts of the blob's file, each
-//! handed on as soon as its pieces are verified and stored. The order is the swarm's: nothing is asked for sooner because
-//! of this, and nobody waits for the piece that comes next in the file while others lie here.
+//! Verified bytes in any order, for a program of this host that writes a file: ranges of the blob's file, each
+//! passed on as soon as its pieces are verified and stored. The order is the swarm's: nothing is requested earlier because
+//! of this, and no range waits for an earlier piece that is missing.
 //!
-//! Invariants, as of a [`stream`](super::stream) in order:
-//! - only verified pieces are handed on, and the last piece only once the whole was checked;
-//! - it ends well only when every piece was handed on as it is now: one that was found damaged and was fetched again is handed
-//!   on again. Losses are noted where all of them pass, [`Transfer::lack`], and not by looking at what is held, which
-//!   may be whole again by then.
+//! Invariants, as for a [`stream`](super::stream) in order:
+//! - only verified pieces are passed on, and the last piece only after the whole was checked;
+//! - it ends successfully only after every piece was passed on in its present form: a piece that was found damaged and was fetched again is passed
+//!   on again. Losses are recorded where all of them pass, [`Transfer::lack`], and not by checking what is held, since the blob
+//!   may be complete again by then.
 //!
-//! A receiver that takes nothing for a while holds up nobody: what comes meanwhile is one set of pieces, and goes out as
-//! few long parts. While little has come, a part waits a moment for others: what goes out together wakes a disk thread, a connection and
+//! A receiver that takes nothing for a while delays nobody: what arrives meanwhile is one set of pieces, and is passed on as
+//! a few long ranges. While little has arrived, a range waits a moment for more: bytes that are passed on together wake a disk thread, a connection and
 //! the receiver once.
 //!
-//! A blob that has no file, or passes through (see [`passing`](super::passing)), comes in order from the first byte on that
-//! was not handed on: pieces that are aside in memory are forgotten in that order.
+//! A blob that has no file, or passes through (see [`passing`](super::passing)), is passed on in order, from the first byte that
+//! was not yet passed on: pieces that are kept in memory are forgotten in that order.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -34,18 +34,18 @@ use super::wants::{kept, next_reader};
 use super::{Outcome, Transfer};
 use crate::error::FetchError;
 
-/// Bytes that are worth being handed on without waiting for more: few enough to be in the processor's cache still when they are copied.
+/// How many bytes are passed on without waiting for more: few enough to be in the processor's cache still when they are copied.
 const BATCH: u64 = 2 << 20;
 
-/// How long fewer bytes wait for others: not noticed by people, and long enough for some pieces on any link.
+/// How long fewer bytes wait for more: too short to be noticed, and long enough for some pieces on any link.
 const MAX_PAUSE: Duration = Duration::from_millis(50);
 
-/// Pieces that were lost since each of those who are handed parts last looked.
+/// For each receiver, the pieces that were lost since it last checked.
 #[derive(Debug, Default)]
 pub(super) struct Losses(HashMap<ReaderId, PieceSet>);
 
 impl Losses {
-    /// These are not held any more.
+    /// Notes pieces that are no longer held.
     pub(super) fn note(&mut self, pieces: &PieceSet) {
         for lost in self.0.values_mut() {
             lost.union_with(pieces);
@@ -53,46 +53,46 @@ impl Losses {
     }
 }
 
-/// A program that is handed parts.
+/// A program that receives ranges.
 struct Taker {
     transfer: Arc<Transfer>,
-    /// `None` if the blob was evicted before it came.
+    /// `None` if the blob was evicted before the program came.
     _hold: Option<Hold>,
     id: ReaderId,
     changed: watch::Receiver<()>,
-    /// The pieces that it has.
+    /// The pieces that it has got.
     given: PieceSet,
-    /// Parts that count as given and go out next.
+    /// Ranges that count as passed on and are sent next.
     ready: VecDeque<PieceFile>,
-    /// Since when it has waited for a piece that it lacks.
+    /// Since when it has waited for a missing piece.
     since: Option<Moment>,
-    /// Until when what is here waits for more.
+    /// Until when the present ranges wait for more.
     pause_until: Option<Moment>,
-    /// The rest, once it has to come in order, and its next byte.
+    /// The rest, once it has to be passed on in order, and the offset of its next byte.
     rest: Option<(BoxStream<'static, Result<Part, FetchError>>, u64)>,
 }
 
-/// The next step of handing over.
+/// The next step.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
-    /// Hands these pieces on: runs of neighbours, all held.
+    /// Pass on these pieces: runs of neighbours, all held.
     Give(Vec<Range<PieceIndex>>),
-    /// Waits for a change, and no longer than this.
+    /// Wait for a change, but at most until then.
     Wait(Option<Moment>),
-    /// Goes on in order.
+    /// Continue in order.
     InOrder,
-    /// Everything was given.
+    /// Everything was passed on.
     End,
 }
 
 impl Transfer {
-    /// All bytes, each part with its place, in any order and some perhaps again. Counts as use until the stream is dropped.
+    /// All bytes, as ranges with their offsets, in any order and some perhaps twice. Counts as use until the stream is dropped.
     pub(crate) fn hand_on(self: &Arc<Self>) -> impl Stream<Item = Result<(u64, Part), FetchError>> + Send + use<> {
         self.want_everything();
         self.readers.fetch_add(1, Ordering::Relaxed);
         let id = next_reader();
         self.state().losses.0.insert(id, PieceSet::new());
-        // For a blob that will turn out not to fit: nothing is forgotten that was not given.
+        // For a blob that turns out not to fit: no piece is forgotten that was not passed on.
         self.reader_stands(id, PieceIndex(0));
         let taker = Taker {
             transfer: Arc::clone(self),
@@ -139,7 +139,7 @@ impl Taker {
                 self.rest = None;
                 self.given = PieceSet::full(self.transfer.pieces().unwrap_or(0));
             }
-            // Before looking: what changes while this looks wakes it again.
+            // Before checking: a change during the check wakes this again.
             self.changed.mark_unchanged();
             match self.step()? {
                 Step::End => return Ok(None),
@@ -188,7 +188,7 @@ impl Taker {
                 let reason = "it was removed".to_owned();
                 return Err(FetchError::Withdrawn { blob: transfer.blob, reason });
             }
-            // Found damaged by somebody else; then it is not complete any more.
+            // Somebody else found damage; then the blob is not complete any more.
             transfer.note_losses();
             return Ok(Step::Wait(Some(transfer.context.now() + MAX_PAUSE)));
         }
@@ -197,8 +197,8 @@ impl Taker {
         Ok(choose(fresh, length, complete, &mut self.pause_until, now))
     }
 
-    /// Verifies pieces and makes them ready to be handed on, or some of them: one that turned out damaged is being fetched again, and what
-    /// lies in no file is given in order.
+    /// Verifies pieces and makes them ready, or some of them: a piece that turned out damaged is being fetched again, and pieces that
+    /// are in no file are passed on in order.
     async fn give(&mut self, runs: Vec<Range<PieceIndex>>) -> Result<(), FetchError> {
         let transfer = Arc::clone(&self.transfer);
         let Some(first) = runs.first().map(|run| run.start) else { return Ok(()) };
@@ -224,18 +224,18 @@ impl Taker {
         }
     }
 
-    /// Gives the rest in order, from the first byte on that was not given.
+    /// Passes on the rest in order, from the first byte that was not passed on.
     fn go_on_in_order(&mut self) {
         let piece = self.given.first_missing_from(PieceIndex(0));
         let at = self.transfer.piece_length.offset(piece);
         let rest =
             self.transfer.read_on(Some(ByteRange::new(at, u64::MAX)), Giving { files: true, lone: false, own: false });
         self.rest = Some((rest.boxed(), at));
-        // From here on what is needed is what that reader needs.
+        // From here on, that reader's position says what is needed.
         self.transfer.reader_left(self.id);
     }
 
-    /// Takes note of what is given now.
+    /// Notes the ranges that are passed on now.
     fn gave(&mut self, first: PieceIndex, parts: Vec<PieceFile>) {
         let bytes: u64 = parts.iter().map(|part| part.range.len()).sum();
         if bytes == 0 {
@@ -260,7 +260,7 @@ impl Taker {
         self.ready.extend(parts);
     }
 
-    /// Pieces that were given and are lost have to be given again.
+    /// Pieces that were passed on and lost have to be passed on again.
     fn take_back(&mut self) {
         let mut state = self.transfer.state();
         let Some(lost) = state.losses.0.get_mut(&self.id) else { return };
@@ -270,8 +270,8 @@ impl Taker {
     }
 }
 
-/// The places of held pieces in the file, verified and with their pages in memory: all of `runs`, up to one of which a piece could not be
-/// read, or that lies in no file.
+/// The ranges of held pieces in the file, verified and with their pages in memory: all of `runs`, up to the first piece that could not be
+/// read, or is in no file.
 fn parts_of(
     stored: &dyn StoredBlob,
     pieces: PieceLength,
@@ -290,7 +290,7 @@ fn parts_of(
     (parts, Ok(()))
 }
 
-/// The runs of pieces, of `length` bytes each, that are here and were not given, unless they wait for more. Nothing waits when all is here.
+/// The runs of pieces, of `length` bytes each, that are here and were not passed on, unless they wait for more. Nothing waits once everything is here.
 fn choose(
     fresh: impl Iterator<Item = PieceIndex>,
     length: u64,
@@ -349,7 +349,7 @@ mod tests {
         let (mut pause, now) = (None, Moment::from_micros(7));
         assert_eq!(chosen(&[], false, &mut pause, now), Step::Wait(None));
         assert_eq!(chosen(&[7], false, &mut pause, now), Step::Wait(Some(now + MAX_PAUSE)));
-        // More that come do not make it wait longer.
+        // Further pieces do not make it wait longer.
         let later = now + MAX_PAUSE / 2;
         assert_eq!(chosen(&[3, 7], false, &mut pause, later), Step::Wait(Some(now + MAX_PAUSE)));
         assert_eq!(chosen(&[3, 7], false, &mut pause, now + MAX_PAUSE), give(&[(3, 4), (7, 8)]));
@@ -363,7 +363,7 @@ mod tests {
         assert_eq!(chosen(&[1, 2, 4, 9], false, &mut pause, now), give(&[(1, 3), (4, 5), (9, 10)]));
         let many: Vec<u32> = (5..50).collect();
         assert_eq!(chosen(&many, false, &mut pause, now), give(&[(5, 5 + (FILE_CHUNK / PIECE) as u32)]));
-        // A piece may be longer than what goes together.
+        // A piece may be longer than what is passed on together.
         let long = choose([PieceIndex(3), PieceIndex(4)].into_iter(), 2 * FILE_CHUNK, false, &mut pause, now);
         assert_eq!(long, give(&[(3, 4)]));
     }

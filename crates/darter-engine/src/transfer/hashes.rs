@@ -1,4 +1,4 @@
-//! Hashes that peers tell: signatures are checked, and the store learns hashes, with nothing locked. Then the session knows.
+//! Hashes from peers: signatures are checked, and the store gets the hashes, without the lock. Then the session is told.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use darter_swarm::hashes::HashAnswer;
 use super::{Lead, Transfer};
 
 impl Transfer {
-    /// Takes note of hashes that the store has learned, behind a gap perhaps.
+    /// Tells the session of hashes that the store has got, which may follow a gap.
     pub(super) fn learned_run(&self, run: Range<u32>) {
         self.tell(Input::Learned(run));
     }
 
-    /// The lead tells hashes, perhaps with its word for them and all before.
+    /// The lead sends hashes, perhaps with its signature for them and all earlier ones.
     pub(super) fn learn_hashes(
         &self,
         from: NodeId,
@@ -35,7 +35,7 @@ impl Transfer {
         }
     }
 
-    /// An agent that is not the lead tells hashes: an answer, if it was asked.
+    /// An agent other than the lead sends hashes, as the answer to a request.
     pub(super) fn told(&self, from: NodeId, first: u32, hashes: &[PieceHash], proof: Option<Proof>) {
         let Some(check) = self.state().session.hashes().check_for(from) else { return };
         let answer = match check.prove(first, hashes, proof) {
@@ -59,7 +59,7 @@ impl Transfer {
         }
     }
 
-    /// The lead tells a run of hashes, or a member that was asked for hashes does.
+    /// The lead sends a run of hashes, or a member that was asked for hashes does.
     pub(super) fn hear_run(self: &Arc<Self>, from: NodeId, first: u32, hashes: &[PieceHash], proof: Option<Proof>) {
         let (is_lead, check) = {
             let state = self.state();

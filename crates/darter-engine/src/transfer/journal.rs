@@ -1,8 +1,8 @@
-//! The journal of one blob on this agent: who gave each piece, and the events worth telling. This is what `darter
-//! explain` prints.
+//! The journal of one blob on this agent: who gave each piece, and notable events. `darter
+//! explain` prints it.
 //!
-//! Kept in memory while the transfer lives, and as `DATA_DIR/explain/<blob>.json` (an [`Explanation`]) when it ends
-//! or the agent drains, so that a later run still knows. The file is a convenience: losing it loses no data.
+//! Kept in memory as long as the transfer exists, and as `DATA_DIR/explain/<blob>.json` (an [`Explanation`]) when it ends
+//! or the agent drains, so that a later run can still print it. If the file is lost, no data is lost.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -13,12 +13,12 @@ use darter_api::{ExplainedEvent, ExplainedRange, Explanation, Giver, Traffic, Wa
 use darter_core::{BlobId, Digest, Manifest, Moment, PieceIndex, PieceSet};
 use darter_store::{Dir, StoreError};
 
-/// Most events kept of one transfer; later ones are counted only.
+/// Most events kept of one transfer; later ones are only counted.
 const MAX_EVENTS: usize = 200;
 
 const DIRECTORY: &str = "explain";
 
-/// Shorter waits are not told.
+/// Shorter waits are not reported.
 const MIN_TOLD_WAIT: Duration = Duration::from_millis(100);
 
 /// The record of one transfer.
@@ -34,15 +34,15 @@ pub(crate) struct Journal {
     traffic: Traffic,
     events: Vec<ExplainedEvent>,
     unsaid: usize,
-    /// For how long readers waited for each giver (by number), and for the check of the whole (`None`).
+    /// How long readers waited for each giver (by number), and for the check of the whole (`None`).
     waits: HashMap<Option<u16>, Duration>,
-    /// Until when waiting was counted: readers that wait at the same time are counted once.
+    /// Until when waiting was counted, so that readers that wait at the same time are counted once.
     waited_until: Moment,
     given: HashMap<u16, GiverShare>,
     max_lag: u64,
 }
 
-/// The share of one giver.
+/// What one giver gave.
 #[derive(Debug)]
 struct GiverShare {
     bytes: u64,
@@ -51,7 +51,7 @@ struct GiverShare {
 }
 
 impl Journal {
-    /// A journal that begins now. `held` are the pieces an earlier run left on the disk.
+    /// A journal that begins now. `held` are the pieces that an earlier run left on the disk.
     pub(crate) fn new(name: String, digest: Option<Digest>, now: Moment, unix: u64, held: &PieceSet) -> Self {
         let mut journal = Self {
             name,
@@ -74,7 +74,7 @@ impl Journal {
         journal
     }
 
-    /// A piece came in and was verified.
+    /// A piece arrived and was verified.
     pub(crate) fn gave(&mut self, piece: PieceIndex, bytes: u64, from: Giver, now: Moment) {
         match from {
             Giver::Origin => self.traffic.from_origin += bytes,
@@ -89,12 +89,12 @@ impl Journal {
         given.last = now;
     }
 
-    /// `bytes` lie behind a piece that is lacking.
+    /// `bytes` later bytes have arrived while an earlier piece is missing.
     pub(crate) fn lagged(&mut self, bytes: u64) {
         self.max_lag = self.max_lag.max(bytes);
     }
 
-    /// A reader waited for a piece from `since` on, and has it now. The last piece waits for the check of the whole as well.
+    /// A reader waited for a piece since `since`, and has it now. The last piece also waits for the check of the whole.
     pub(crate) fn waited(&mut self, piece: PieceIndex, since: Moment, is_last: bool, now: Moment) {
         let since = since.max(self.waited_until);
         self.waited_until = now.max(since);
@@ -109,7 +109,7 @@ impl Journal {
             let from = giver.map(|giver| self.givers[usize::from(giver)].clone());
             let given = giver.and_then(|giver| self.given.get(&giver));
             let rate = given.and_then(|given| {
-                // From when it was asked: of a single piece there is no other span.
+                // From the request on: for a single piece there is no other time span.
                 let began = if given.first == given.last { self.began } else { given.first };
                 let span = given.last.since(began).as_secs_f64();
                 (span > 0.0).then(|| (given.bytes as f64 / span) as u64)
@@ -121,22 +121,22 @@ impl Journal {
         waits
     }
 
-    /// How many pieces it knows the giver of.
+    /// For how many pieces the giver is known.
     pub(crate) fn pieces(&self) -> u32 {
         u32::try_from(self.by_piece.len()).expect("a blob has fewer than 2^32 pieces")
     }
 
-    /// Bytes went out to a peer.
+    /// Counts bytes sent to a peer.
     pub(crate) const fn sent(&mut self, bytes: u64) {
         self.traffic.to_peers += bytes;
     }
 
-    /// Bytes were served to a program of this host.
+    /// Counts bytes passed to a program of this host.
     pub(crate) const fn served(&mut self, bytes: u64) {
         self.traffic.to_local += bytes;
     }
 
-    /// Something worth telling happened.
+    /// Adds a notable event.
     pub(crate) fn note(&mut self, now: Moment, what: impl Into<String>) {
         if self.events.len() >= MAX_EVENTS {
             self.unsaid += 1;
@@ -145,7 +145,7 @@ impl Journal {
         self.events.push(ExplainedEvent { at: now.since(self.began).as_secs_f64(), what: what.into() });
     }
 
-    /// The blob is complete, and has this digest, if that is known.
+    /// The blob is complete, and has this digest, if known.
     pub(crate) fn completed(&mut self, now: Moment, digest: Option<Digest>) {
         self.digest = digest.or(self.digest);
         if self.complete.is_none() {
@@ -153,27 +153,27 @@ impl Journal {
         }
     }
 
-    /// Seconds from the request until now, or until complete.
+    /// Seconds from the request until now, or until the blob was complete.
     pub(crate) fn elapsed(&self, now: Moment) -> f64 {
         self.complete.unwrap_or(now).since(self.began).as_secs_f64()
     }
 
-    /// True if it had begun before `when`.
+    /// True if the transfer had begun before `when`.
     pub(crate) fn began_by(&self, when: Moment) -> bool {
         self.began < when
     }
 
-    /// Bytes so far, by where they came from.
+    /// The bytes so far, by their source.
     pub(crate) const fn traffic(&self) -> Traffic {
         self.traffic
     }
 
-    /// True if bytes came in during this run: else an earlier run's record says more.
+    /// True if bytes arrived during this run; otherwise an earlier run's record says more.
     pub(crate) const fn has_history(&self) -> bool {
         self.traffic.from_origin + self.traffic.from_seed + self.traffic.from_peers > 0 || self.complete.is_none()
     }
 
-    /// The name that the blob was asked for by.
+    /// The name under which the blob was requested.
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -218,7 +218,7 @@ impl Journal {
         if let Some(at) = self.givers.iter().position(|known| *known == giver) {
             return at as u16;
         }
-        // A transfer with 65,535 givers lumps the rest with the last one; the bytes are counted right all the same.
+        // With more than 65,535 givers, the others are added to the last one; the number of bytes stays right.
         if self.givers.len() < usize::from(u16::MAX) {
             self.givers.push(giver);
         }
@@ -234,14 +234,14 @@ impl Archive {
     /// Opens the archive of a data directory. Blocking.
     ///
     /// # Errors
-    /// The directory can't be opened or made.
+    /// The directory can't be opened or created.
     pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
         let dir = Dir::open(data_dir)?;
         let explain = dir.sub_or_anew(DIRECTORY);
         explain.map(Self).map_err(|source| StoreError::Io { action: "open", path: dir.path_of(DIRECTORY), source })
     }
 
-    /// Writes an explanation down, replacing an earlier one whole. Blocking.
+    /// Writes an explanation, and replaces an earlier one as a whole. Blocking.
     ///
     /// # Errors
     /// The file can't be written.
@@ -250,16 +250,16 @@ impl Archive {
         self.0.replace(&name, &fresh, &[&serde_json::to_vec(explanation)?], false)
     }
 
-    /// The explanation kept of a blob, if there is a readable one.
+    /// The explanation of a blob, if there is a readable one.
     pub fn recall(&self, blob: BlobId) -> Option<Explanation> {
         serde_json::from_slice(&self.0.read(&name_of(blob)).ok()?).ok()
     }
 
-    /// Forgets all but `blobs`: an evicted blob needs no explanation any more. Blocking. A file with another name than an
-    /// explanation's may be a newer version's, and stays.
+    /// Removes all explanations except those of `blobs`: an evicted blob needs none. Blocking. A file with any other kind of name
+    /// may be a newer version's, and stays.
     ///
     /// # Errors
-    /// The directory can't be read. A file that can't be removed is logged and left.
+    /// The directory can't be read. A file that can't be removed is logged and stays.
     pub fn keep_only(&self, blobs: &HashSet<BlobId>) -> io::Result<()> {
         for name in self.0.names()? {
             let Some(blob) = name.split_once('.').and_then(|(stem, _)| stem.parse().ok()) else { continue };
@@ -268,7 +268,7 @@ impl Archive {
                 continue;
             }
             let known = is_whole && blobs.contains(&blob);
-            // Looked at, so that what an older release left open to others is closed to them.
+            // The check also closes files that an older release left readable for others.
             if (!known || !self.0.look(&name).is_ok_and(|look| look.is_some()))
                 && let Err(error) = self.0.remove(&name)
             {
@@ -278,7 +278,7 @@ impl Archive {
         Ok(())
     }
 
-    /// Forgets those of blobs that are gone, while others may be being written: `blobs` says which there are, once it is known what is kept.
+    /// Removes the explanations of blobs that are gone, while others may be written: `blobs` is called for the existing blobs after the explanations were listed.
     /// Blocking.
     ///
     /// # Errors
@@ -293,14 +293,14 @@ impl Archive {
         Ok(())
     }
 
-    /// Forgets a blob.
+    /// Removes a blob's explanation.
     pub fn forget(&self, blob: BlobId) {
-        // Nothing to forget is as good as forgotten.
+        // It is no error if there is none.
         let _ = self.0.remove(name_of(blob));
     }
 }
 
-/// A file of this name is still being written.
+/// The name of a file that is still being written.
 fn fresh_name_of(blob: BlobId) -> String {
     format!("{blob}.new")
 }
@@ -362,7 +362,7 @@ mod tests {
         assert_eq!(told, [seed, Wait { from: None, seconds: 1.0, rate: None }]);
     }
 
-    /// An agent that runs for months sees a million blobs.
+    /// An agent that runs for months handles a million blobs.
     #[test]
     fn an_explanation_goes_with_its_blob_and_one_that_comes_meanwhile_stays() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,8 @@
-//! Being the lead of a swarm: what members are told, and what they are given.
+//! Being the lead of a swarm: what members are told and given.
 //!
-//! A seed leads what it reads. When no seed lives, the members choose one of themselves (see [`Transfer::elect`]), and
+//! A seed leads what it reads. If no seed is alive, the members choose one of themselves (see [`Transfer::elect`]), and
 //! hand the swarm back when a seed returns. An agent that leads while it follows another lead — a node that led
-//! until the seed came back, a seed under another seed — passes on what it hears and never reads the origin.
+//! until the seed came back, a seed under another seed — passes on what it is told and never reads the origin.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,14 +17,14 @@ use super::dissolve::refuse;
 use super::{Outcome, Transfer, random_seed};
 use crate::error::FetchError;
 
-/// Blobs this small are sent with the first answer, in bytes.
+/// Blobs of up to this many bytes are sent with the first answer.
 const INLINE: u64 = 64 * 1024;
 
-/// How long an answer waits for such a blob to be read from the origin.
+/// How long an answer waits until such a blob is read from the origin.
 const SMALL_BLOB_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// All that there is to tell of a blob is in its store, and in the
-/// fleet.
+/// What the session may ask about the blob: the store and the fleet
+/// answer it.
 impl Facts for Transfer {
     fn blob(&self) -> BlobId {
         self.blob
@@ -120,10 +120,10 @@ impl Facts for Transfer {
 }
 
 impl Transfer {
-    /// Begins to lead, if this agent does not yet. `start` says whether somebody led before; `reading` is an answer of
-    /// the origin that was opened already.
+    /// Begins to lead, unless this agent leads already. `start` says whether somebody led before; `reading` is an answer of
+    /// the origin that is open already.
     pub(crate) fn lead_it(self: &Arc<Self>, start: Start, reading: Option<Reading>) {
-        // The origin's answer is for another transfer.
+        // This transfer must not use the origin's answer.
         if self.is_on_trust() {
             return;
         }
@@ -132,18 +132,18 @@ impl Transfer {
             if let Some(reading) = reading {
                 state.readers.opened(reading, now);
             }
-            // At once: or else all of it would be asked for.
+            // Before the origin is asked: otherwise the whole blob would be requested.
             if let Some(bears) = bears {
                 state.session.handle(bears, &**self, now);
             }
         });
         if self.source.is_headed_last() {
-            // For any part all of it has to be read and expanded.
+            // Any range needs all of the layer to be read and expanded.
             self.want_everything();
         }
     }
 
-    /// Sets up the lead's books, also if this agent follows another lead.
+    /// Creates the lead's books, also if this agent follows another lead.
     fn open_books(&self) {
         self.tell(Input::OpensBooks(self.desk()));
         self.bears_connections();
@@ -154,7 +154,7 @@ impl Transfer {
         Desk { place: self.context.place.clone(), seed, signer: Signer::draw() }
     }
 
-    /// Says by how many connections the origin may be read.
+    /// Tells the session by how many connections the origin may be read.
     fn bears_connections(&self) {
         if !self.state().session.has_books() {
             return;
@@ -170,17 +170,17 @@ impl Transfer {
         Some(Input::OriginBears { connections: most, known_until, piece_length, length })
     }
 
-    /// The blob's length is known now.
+    /// The blob's length has become known.
     pub(super) fn total_known(&self) {
         self.tell(Input::Sized);
         self.bears_connections();
         self.changed.send_replace(());
     }
 
-    /// Lets a member in. The driver answers, in order with what else it says.
+    /// Lets a member in. The driver answers, in order with its other messages.
     ///
     /// # Errors
-    /// Why the transfer failed, if it did meanwhile.
+    /// Why the transfer failed, if it has failed meanwhile.
     pub(crate) async fn admit(
         &self,
         node: NodeId,
@@ -190,7 +190,7 @@ impl Transfer {
     ) -> Result<(), FetchError> {
         let whole = self.small_whole().await;
         self.open_books();
-        // Looked up again when the session knows: one that went while the origin was asked must not count as a holder.
+        // Asked again under the lock: an agent that left while the origin was asked must not count as a holder.
         let Some(peer) = self.fleet.peer(node) else { return Ok(()) };
         if self.closed.is_cancelled() {
             let reason = "its transfer was ended".to_owned();
@@ -208,7 +208,7 @@ impl Transfer {
         Ok(())
     }
 
-    /// Answers a node that it is not let in.
+    /// Tells a node that it is not let in.
     pub(super) fn reject(&self, node: NodeId, request: u32, why: Rejection) {
         let withdrawn = |reason: &str| FetchError::Withdrawn { blob: self.blob, reason: reason.to_owned() };
         let error = match why {
@@ -222,15 +222,15 @@ impl Transfer {
         self.state().failure.clone()
     }
 
-    /// Counts a node as a member that holds these pieces and asks for none; it need not know.
+    /// Counts a node as a member that holds these pieces and asks for none. The node need not know.
     pub(crate) fn count_in(&self, node: NodeId, held: &PieceSet) {
         if let Some(peer) = self.fleet.peer(node) {
             self.tell(Input::CountsIn { node, place: peer.hello.place.clone(), held: held.clone() });
         }
     }
 
-    /// The piece that a member should get now; `Err` if it is no member here. A copy of what others have is only chosen
-    /// after `may_copy` was asked, with nothing locked.
+    /// The piece that a member should get now; `Err` if it is not a member. A copy of a piece that others have is chosen
+    /// only after `may_copy` was asked, without the lock.
     pub(crate) fn choose_for(&self, node: NodeId, may_copy: impl FnOnce() -> bool) -> Result<Option<PieceIndex>, ()> {
         let now = self.context.now();
         let mut choice = self.state().session.choose(node, now);
@@ -248,17 +248,17 @@ impl Transfer {
         }
     }
 
-    /// True if this agent has a piece for a member that nobody has yet.
+    /// True if this agent has a piece for a member that nobody else has yet.
     pub(crate) fn has_fresh_for(&self, node: NodeId) -> bool {
         self.state().session.has_fresh_for(node, self.context.now())
     }
 
-    /// True if a peer's request for this piece is answered behind those of others.
+    /// True if a peer's request for this piece is answered after those of others.
     pub(crate) fn goes_last(&self, to: NodeId, piece: PieceIndex) -> bool {
         self.state().session.goes_last(to, piece, self.context.now())
     }
 
-    /// A piece that was asked for by name is being sent.
+    /// A piece that was requested by its number is being sent.
     pub(crate) fn sending(&self, to: NodeId, piece: PieceIndex) {
         self.tell(Input::Sending { to, piece });
     }
@@ -268,15 +268,15 @@ impl Transfer {
         self.tell(Input::Unsent { to, piece });
     }
 
-    /// Waits until a small blob can go with the answer to a member that joins, so that one question brings the blob. The wait is short:
-    /// the answer itself says how far the origin was read.
+    /// Waits until a small blob can be sent with the answer to a member that joins, so that one request brings the blob. The wait is short:
+    /// the answer also says how far the origin was read.
     pub(crate) async fn small_is_whole(&self) {
         if self.small_length().is_none() {
             return;
         }
         let mut changed = self.changed.subscribe();
         let whole = async { while matches!(self.outcome(), Outcome::Open) && changed.changed().await.is_ok() {} };
-        // A member that is let in before it is whole gets it piece by piece, as ever.
+        // A member that is let in earlier gets the blob piece by piece.
         let _ = tokio::time::timeout(SMALL_BLOB_TIMEOUT, whole).await;
     }
 
@@ -284,7 +284,7 @@ impl Transfer {
         self.stored.length().filter(|length| *length <= INLINE)
     }
 
-    /// All bytes, when they are few and all here and checked.
+    /// All bytes, if they are few, all here and checked.
     async fn small_whole(&self) -> Option<Vec<u8>> {
         let length = self.small_length().filter(|_| self.is_complete())?;
         let (stored, length) = (Arc::clone(&self.stored), usize::try_from(length).ok()?);

@@ -1,7 +1,7 @@
-//! Origins as they were a moment ago, when other blobs were read: some want one connection, and at some several get no more than one. So a
-//! registry is not asked again for each layer of an image.
+//! What is remembered of origins from reading other blobs: some want one connection, and at some several are no faster than one. So a
+//! registry is not tried again for each layer of an image.
 //!
-//! Bounded, and forgotten after a while: origins are mended, and links change. Decided without I/O; time is given.
+//! Bounded, and forgotten after a while: origins are repaired, and links change. Decided without I/O; time is an argument.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,15 +10,15 @@ use darter_core::Moment;
 use darter_origin::{ErrorKind, OriginError};
 use parking_lot::Mutex;
 
-/// How long an origin that refused several connections is read by one, unless it asks for more time itself.
+/// How long an origin that refused several connections is read by one, unless it asks for a longer time itself.
 const REFUSED_FOR: Duration = Duration::from_secs(600);
 
-/// How long no further connections are tried where they brought nothing.
+/// How long no further connections are tried after they were no faster.
 const NO_GAIN_FOR: Duration = Duration::from_secs(60);
 
 const MAX_ORIGINS: usize = 1024;
 
-/// How long a connection besides others may send nothing.
+/// How long a further connection may send nothing.
 pub(super) const MAX_SILENCE: Duration = Duration::from_secs(2);
 
 /// True if the origin wants fewer requests, or none for a while.
@@ -27,7 +27,7 @@ pub(super) fn limits(error: &OriginError) -> bool {
     is_busy || error.retry_after().is_some()
 }
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct Manners(Mutex<HashMap<String, OriginManners>>);
 
@@ -35,7 +35,7 @@ pub struct Manners(Mutex<HashMap<String, OriginManners>>);
 struct OriginManners {
     /// Until when it is read by one connection for each blob.
     alone_until: Moment,
-    /// Until when no further connections are tried for another blob.
+    /// Until when no further connections are tried for other blobs.
     known_until: Moment,
 }
 
@@ -46,13 +46,13 @@ impl OriginManners {
 }
 
 impl Manners {
-    /// An origin does not want several connections, and asked to be left alone for this time.
+    /// An origin does not want several connections; `asked` is the pause that it asked for.
     pub(crate) fn refused(&self, origin: &str, asked: Option<Duration>, now: Moment) {
         let until = now + asked.unwrap_or_default().clamp(REFUSED_FOR, REFUSED_FOR * 24);
         self.change(origin, now, |known| known.alone_until = until);
     }
 
-    /// Several connections to an origin got no more than one.
+    /// Several connections to an origin were no faster than one.
     pub(crate) fn gained_nothing(&self, origin: &str, now: Moment) {
         self.change(origin, now, |known| known.known_until = now + NO_GAIN_FOR);
     }
@@ -62,7 +62,7 @@ impl Manners {
         self.0.lock().get(origin).is_some_and(|known| now < known.alone_until)
     }
 
-    /// Until when it is known that several connections get no more than one.
+    /// Until when it is known that several connections are no faster than one.
     pub(crate) fn known_until(&self, origin: &str, now: Moment) -> Option<Moment> {
         let known = self.0.lock().get(origin).copied()?;
         Some(known.known_until).filter(|until| now < *until)

@@ -1,4 +1,4 @@
-//! A member of a swarm: it follows a lead, and takes what its peers say and give.
+//! A member of a swarm: follows a lead, and receives what its peers say and give.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use super::{Lead, Transfer};
 use crate::error::FetchError;
 use crate::joins::{Entered, JoinQuestion, Joined};
 
-/// How long a piece that came before its hash waits for it. Pieces of the lead's choice may: the hash is on its way, or asked for.
+/// How long a piece that arrived before its hash waits for it. Pieces that the lead chose may: the hash was sent, or is being requested.
 const HASH_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Transfer {
-    /// Follows a lead that let this agent in. A lead that cuts the blob into other pieces is not followed.
+    /// Follows a lead that let this agent in. A lead that uses another piece length is not followed.
     pub(crate) fn follow(self: &Arc<Self>, lead: NodeId, mut joined: Joined) {
         if joined.piece_length != self.piece_length || self.is_complete() {
             return;
         }
-        // A lead that has gone by now is left below; nothing is taken from it.
+        // If the lead has gone by now, it is left below, and nothing is taken from it.
         let peer = self.fleet.peer(lead);
         let whole = joined.whole.take().zip(peer);
         let let_in = LetIn {
@@ -34,7 +34,7 @@ impl Transfer {
             arrives: whole.is_some(),
         };
         let now = self.context.now();
-        // The driver asks for nothing that came with the answer.
+        // The driver must not request what came with the answer.
         let follows = self.state().session.handle(Input::LetIn(let_in), &**self, now);
         if !follows {
             return;
@@ -47,7 +47,7 @@ impl Transfer {
             let transfer = Arc::clone(self);
             self.spawn(async move { transfer.take_whole(&peer, whole).await });
         }
-        // It may have gone before this agent followed it, and then nobody will say so.
+        // The lead may have gone before this agent followed it, and then no event will say so.
         if self.fleet.peer(lead).is_none() {
             self.lead_failed(lead, "connection lost");
         }
@@ -84,7 +84,7 @@ impl Transfer {
         }
     }
 
-    /// A peer said something about this blob.
+    /// A peer sent a message about this blob.
     pub(crate) fn hear(self: &Arc<Self>, from: NodeId, message: Message) {
         match message {
             Message::Grew { from: first, hashes, length, members_ask, proof, .. }
@@ -94,7 +94,7 @@ impl Transfer {
                     let most = self.context.most_waiting(self.fleet.is_seed(from));
                     self.tell(Input::LeadWaits { lead: from, most });
                 }
-                // The lead says it with each message, and it is news once.
+                // The lead sends the length with each message, and it is new only once.
                 if let Some(length) = length.filter(|length| self.stored.length() != Some(*length)) {
                     self.learn_length(from, length);
                 }
@@ -109,13 +109,13 @@ impl Transfer {
         }
     }
 
-    /// A peer's connection is gone.
+    /// A peer's connection is closed.
     pub(crate) fn peer_gone(self: &Arc<Self>, node: NodeId) {
         self.tell(Input::Gone(node));
         self.lead_failed(node, "connection lost");
     }
 
-    /// A peer is connected that may be one to meet.
+    /// A peer is connected that may be worth a Meet.
     pub(crate) fn peer_came(&self, node: NodeId, is_seed: bool) {
         self.tell(Input::Connected(node));
         if is_seed {
@@ -168,7 +168,7 @@ impl Transfer {
                     self.context.metrics.pieces_corrupt.inc();
                     self.tell(Input::Wrong { by: from, request, piece });
                 }
-                // Another request for the piece would end in the same way.
+                // Another request for the piece would fail in the same way.
                 Fault::Disk => self.give_up(&error.into()),
                 _ => {
                     tracing::debug!(blob = %self.blob.short(), error = %in_full(&error), "a piece was not stored");
@@ -190,7 +190,7 @@ impl Transfer {
         self.tell(Input::Early { by: giver, piece });
         let mut changed = self.changed.subscribe();
         let known = async { while self.stored.hash(piece).is_none() && changed.changed().await.is_ok() {} };
-        // Without a hash in time the store refuses the piece, and it is asked for again.
+        // If the hash does not arrive in time, the store refuses the piece, and it is requested again.
         let _ = tokio::time::timeout(HASH_TIMEOUT, known).await;
     }
 
@@ -201,14 +201,14 @@ impl Transfer {
         }
     }
 
-    /// Meets these, too: they hold pieces of it though the lead may not know.
+    /// Connects with these peers, too: they hold pieces although the lead may not know it.
     pub(crate) fn meet_also(&self, holders: &[PeerInfo]) {
         if !holders.is_empty() {
             self.tell(Input::Found(holders.to_vec()));
         }
     }
 
-    /// Stores what came with the lead's answer: all pieces, since they are few and small.
+    /// Stores the pieces that came with the lead's answer; they are few and small.
     async fn take_whole(&self, lead: &Peer, whole: Vec<u8>) {
         let (stored, length) = (Arc::clone(&self.stored), self.piece_length.bytes());
         let length = usize::try_from(length).expect("a piece has at most 16 MiB");
@@ -223,7 +223,7 @@ impl Transfer {
                     self.stored_piece(piece, bytes, None, lead.giver());
                 }
                 Ok(Put::AlreadyHeld) => {}
-                // A piece that is not taken here is requested like any other.
+                // A piece that can't be taken here is requested like any other.
                 Err(error) => {
                     tracing::debug!(blob = %self.blob.short(), error = %in_full(&error), "an inline piece was not stored");
                 }

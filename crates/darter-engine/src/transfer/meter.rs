@@ -1,7 +1,7 @@
-//! Counters of the live view: `Meter`, a rate over the last two seconds from amounts and moments, and [`TierBytes`], all bytes by how near
-//! they came from and went.
+//! Counters for the live view: `Meter`, a rate over the last two seconds, and [`TierBytes`], all bytes by the distance
+//! of the other agent.
 //!
-//! A meter is a fixed 80 bytes, and adding to it is a few instructions: there may be two for each peer of each transfer.
+//! A meter has a fixed size of 80 bytes, and adding to it takes a few instructions: there may be two for each peer of each transfer.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,14 +14,14 @@ const BUCKETS: u64 = 8;
 /// A bucket's length in microseconds.
 const BUCKET: u64 = 250_000;
 
-/// The shortest time that a rate is taken over, so that one piece after a pause is no
-/// outburst.
+/// The shortest time over which a rate is computed, so that one piece after a pause does not look like
+/// a burst.
 const MIN_SPAN: Duration = Duration::from_secs(1);
 
 /// Counts bytes in buckets of a quarter of a second and forgets those older than the window.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Meter {
-    /// Bytes by bucket, a ring.
+    /// Bytes by bucket, in a ring.
     buckets: [u64; BUCKETS as usize],
     /// The newest bucket's number, counted from the clock's origin.
     newest: u64,
@@ -48,7 +48,7 @@ impl Meter {
         (sum as f64 / span.as_secs_f64()) as u64
     }
 
-    /// Empties the buckets that have become too old.
+    /// Clears buckets that have become too old.
     fn turn(&mut self, now: Moment) {
         let number = now.as_micros() / BUCKET;
         let passed = number.saturating_sub(self.newest).min(BUCKETS);
@@ -63,7 +63,7 @@ impl Meter {
     }
 }
 
-/// All tiers, in the order in which they are numbers.
+/// All tiers, in numerical order.
 pub const TIERS: [Tier; 5] = [Tier::Host, Tier::Rack, Tier::Zone, Tier::Region, Tier::Far];
 
 /// Bytes of pieces received and sent since start, by tier.
@@ -74,17 +74,17 @@ pub struct TierBytes {
 }
 
 impl TierBytes {
-    /// A piece came.
+    /// Counts bytes of pieces received.
     pub(crate) fn came(&self, from: Tier, bytes: u64) {
         self.received[from as usize].fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// A piece was sent.
+    /// Counts bytes of pieces sent.
     pub(crate) fn went(&self, to: Tier, bytes: u64) {
         self.sent[to as usize].fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Received and sent so far, in the order of [`TIERS`].
+    /// The bytes received and sent so far, in the order of [`TIERS`].
     pub fn read(&self) -> [[u64; TIERS.len()]; 2] {
         [&self.received, &self.sent].map(|tiers| tiers.each_ref().map(|bytes| bytes.load(Ordering::Relaxed)))
     }

@@ -1,53 +1,53 @@
-//! One blob on its way: what this agent holds and wants of it, who leads its swarm, and what happens next.
+//! The transfer of one blob: what this agent holds and wants of it, who leads its swarm, and what happens next.
 //!
 //! | file | what lives there |
 //! |---|---|
 //! | this one | [`Transfer`] and its state, from its beginning to its end |
 //! | `drive` | the task that carries out what the session decides |
-//! | `member` | following a lead, and taking what peers give |
+//! | `member` | follows a lead, and receives what peers give |
 //! | `storing` | pieces on their way to the disk |
-//! | `leading` | being the lead: members, late-bound pieces |
-//! | `electing` | finding another lead, handing back |
+//! | `leading` | being the lead: members, and pieces chosen when they are sent |
+//! | `electing` | finds another lead, hands back |
 //! | `state` | the state and its lock, which wakes the driver |
-//! | `reading` | the lead reads the origin, once for everybody |
-//! | `readers` | what those that read it do, and have in hand between two runs |
-//! | `body` | the body of an answer becomes stored pieces |
-//! | `beside` | further connections to an origin that gives several more than one |
+//! | `reading` | the lead reads the origin, once for all |
+//! | `readers` | the readers of the origin, and what each keeps between two runs |
+//! | `body` | turns the body of an answer into stored pieces |
+//! | `beside` | further connections to an origin that serves several faster than one |
 //! | `manners` | what is known of origins from other blobs: which want one connection |
 //! | `through` | an answer that is read to its end, and compared with what is here |
-//! | `whole` | the digest of the whole, while pieces come in any order |
+//! | `whole` | the digest of the whole, although pieces arrive in any order |
 //! | `callers` | whose credentials the origin is read with |
 //! | `anew` | an origin that can't be continued is read from its start, and compared |
-//! | [`mounting`] | what every mount of an expanded layer reads, fetched before it is mounted |
+//! | [`mounting`] | prefetches what every mount of an expanded layer reads |
 //! | `naming` | whether an expanded layer names all of its directories |
-//! | `profile` | which parts of an expanded layer are touched first, and fetched first |
-//! | [`turns`] | which blobs' pieces are read now |
-//! | `finish` | the last piece is here: is the whole what it should be? |
+//! | `profile` | which parts of an expanded layer are read first, and prefetched |
+//! | [`turns`] | which blobs' pieces are read from origins now |
+//! | `finish` | checks the whole after the last piece |
 //! | `declared` | what a later answer of the origin declares of the whole |
-//! | `doubts` | others doubt what was given or vouched for here, and hear of doubts that are had here |
-//! | `dissolve` | it is not: away with it, and whose fault is it? |
-//! | `passing` | a blob that does not fit: what of it is still needed |
+//! | `doubts` | other agents' doubts about what this one gave, and its own doubts |
+//! | `dissolve` | throws away wrong content, and finds who sent it |
+//! | `passing` | a blob that does not fit: which of its pieces are still needed |
 //! | [`rest`] | when the blob may be evicted though the transfer stays |
-//! | [`stream`] | verified bytes in order, for whoever asked |
-//! | `handing` | verified bytes in any order, for whoever keeps a file |
+//! | [`stream`] | verified bytes in order, for a reader |
+//! | `handing` | verified bytes in any order, for a program that writes a file |
 //! | [`journal`] | what happened, for `darter explain` |
 //! | [`meter`] | a rate over the last second or so |
-//! | `steps` | work of this agent itself that is waited for |
-//! | `tasks` | the tasks by which it lives, and what follows when one of them panics |
-//! | `upkeep` | somebody is responsible for what is lacking; nobody waits for ever |
-//! | `hashes` | hashes that are told are checked and stored |
-//! | `wants` | what of it is wanted: everything, or what a few readers wait for |
-//! | `status` | how far it is, for `darter status` and `darter explain` |
-//! | `view` | what moves between whom, for `darter top` |
+//! | `steps` | work of this agent itself for which the transfer waits |
+//! | `tasks` | the tasks of a transfer, and what follows when one of them panics |
+//! | `upkeep` | makes sure that some agent fetches what is missing, and that nobody waits for ever |
+//! | `hashes` | checks and stores hashes from peers |
+//! | `wants` | what of it is wanted: everything, or only some ranges |
+//! | `status` | its progress, for `darter status` and `darter explain` |
+//! | `view` | the rates between peers, for `darter top` |
 //!
-//! The files of this directory go on with `impl Transfer`: they import this one, and it the parts of its state.
+//! Most files of this directory contain an `impl Transfer`: they import this file, and it imports the parts of its state from them.
 //!
-//! Decisions are made by `darter_swarm`'s `Session`, under one lock and without I/O: everybody who learns something tells it (`tell` in
-//! `drive`), and only the driver carries out what it decides. So what goes out to a peer goes out in one order: a Meet before a Have, a
+//! `darter_swarm`'s `Session` makes the decisions, under one lock and without I/O: any code that learns something tells it (`tell` in
+//! `drive`), and only the driver carries out what it decides. So the messages to a peer have one order: a Meet before a Have, a
 //! lead's hashes in the order of the pieces.
 //!
-//! Lock order: a transfer's state, then the fleet's. Nothing is said to a peer with any lock held: a peer found gone is
-//! told to every transfer. The store is never called with the state locked, except for its
+//! Lock order: a transfer's state, then the fleet's. No message is sent with a lock held: if the peer turns out to be gone,
+//! every transfer is notified. The store is never called with the state locked, except for
 //! questions that don't touch the disk.
 
 mod anew;
@@ -126,18 +126,18 @@ use crate::joins::Joins;
 
 pub(crate) use darter_swarm::Leader as Lead;
 
-/// How a transfer ended, or that it has not.
+/// Whether and how a transfer has ended.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// It goes on.
+    /// It has not ended.
     Open,
     /// Everything is held and the whole was checked.
     Complete,
-    /// It can't go on.
+    /// It has failed.
     Failed(FetchError),
 }
 
-/// One blob on its way. See the module's text.
+/// The transfer of one blob. See the module's documentation.
 pub struct Transfer {
     pub(crate) context: Arc<EngineContext>,
     pub(crate) fleet: Arc<Fleet>,
@@ -145,27 +145,27 @@ pub struct Transfer {
     tasks: TaskTracker,
     /// The blob.
     pub blob: BlobId,
-    /// The blob's source.
+    /// The source of the blob.
     pub source: Source,
-    /// The state of the source that its bytes are.
+    /// The version of the source to which the bytes belong.
     pub version: Version,
-    /// The blob as it is stored here.
+    /// The blob in the store.
     pub stored: Arc<dyn StoredBlob>,
     storing: Storing,
-    /// How long its pieces are.
+    /// The length of its pieces.
     pub piece_length: PieceLength,
     on_trust: AtomicBool,
     state: Mutex<TransferState>,
     profiling: Profiling,
     naming: Naming,
-    /// How far the whole was hashed.
+    /// How far the whole has been hashed.
     whole: Whole,
     steps: Arc<Steps>,
     /// Wakes the driver: see [`state`].
     driver: Notify,
-    /// Marked as changed when pieces, the length or the outcome changed: wakes readers.
+    /// Notified when pieces, the length or the outcome change: wakes readers.
     changed: watch::Sender<()>,
-    /// Marked as changed, for the whole agent, when there may be something to send: wakes uploads that wait.
+    /// Notified, for the whole agent, when there may be something to send: wakes uploads that wait.
     sendable: watch::Sender<()>,
     readers: AtomicUsize,
     rest: Rest,
@@ -173,7 +173,7 @@ pub struct Transfer {
     closed: CancellationToken,
 }
 
-/// The one of the two for whom less may be read.
+/// The requester of the two for whom less may be read.
 const fn narrower(one: Requester, other: Requester) -> Requester {
     match (one, other) {
         (Requester::Named, _) | (_, Requester::Named) => Requester::Named,
@@ -186,13 +186,13 @@ const fn narrower(one: Requester, other: Requester) -> Requester {
 pub struct House {
     /// The values that every part of the agent shares.
     pub context: Arc<EngineContext>,
-    /// The agents that it is connected with.
+    /// The agents with which it is connected.
     pub fleet: Arc<Fleet>,
-    /// Its questions to leads.
+    /// Its requests to leads.
     pub joins: Arc<Joins>,
     /// The agent's tasks.
     pub tasks: TaskTracker,
-    /// Marked as changed when there may be more to send.
+    /// Notified when there may be more to send.
     pub sendable: watch::Sender<()>,
 }
 
@@ -203,20 +203,20 @@ pub(crate) struct Beginning {
     pub(crate) credentials: Credentials,
     pub(crate) requester: Requester,
     pub(crate) stored: Arc<dyn StoredBlob>,
-    /// True if all of it is wanted, false for parts alone.
+    /// True if everything is wanted, false if only ranges.
     pub(crate) everything: bool,
     /// True if this is a seed that takes the manifest from a node.
     pub(crate) on_trust: bool,
 }
 
 impl Transfer {
-    /// A transfer that nobody leads yet, with a driver of its own.
+    /// A transfer that nobody leads yet, with its own driver.
     pub(crate) async fn begin(house: &House, beginning: Beginning) -> Arc<Self> {
         let House { context, fleet, joins, tasks, sendable } = house;
         let Beginning { source, version, credentials, requester, stored, everything, on_trust } = beginning;
         let root = stored.manifest().root().filter(|_| stored.is_complete());
         let digest = match (source.digest(), root) {
-            // Of content without a digest of its own, the one that was found when it came.
+            // For content without its own digest, the digest that was computed at an earlier transfer.
             (None, Some(root)) => recalled(context, stored.id(), root).await,
             (digest, _) => digest,
         };
@@ -307,22 +307,22 @@ impl Transfer {
         self.changed.send_replace(());
     }
 
-    /// True if it was ended here.
+    /// True if it was closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.is_cancelled()
     }
 
-    /// Marked as changed when pieces, hashes or the outcome change.
+    /// Notified when pieces, hashes or the outcome change.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// True if anybody waits for it, here or elsewhere.
+    /// True if any program or agent waits for it.
     pub(crate) fn is_wanted(&self) -> bool {
         self.has_readers() || self.is_leading_others()
     }
 
-    /// How it stands.
+    /// Whether and how it has ended.
     pub fn outcome(&self) -> Outcome {
         self.state().outcome()
     }
@@ -331,8 +331,8 @@ impl Transfer {
         self.state().is_complete()
     }
 
-    /// True if the manifest is a node's word alone, and this seed has not checked the whole yet: it gives nobody else any of it, takes no
-    /// verdict of that node's, and never leads with it.
+    /// True if the manifest is only a node's claim, and this seed has not checked the whole yet: it gives none of it to others, accepts no
+    /// verdict of that node, and never leads with it.
     pub(crate) fn is_on_trust(&self) -> bool {
         self.on_trust.load(Ordering::Acquire)
     }
@@ -347,7 +347,7 @@ impl Transfer {
         self.state().lead()
     }
 
-    /// The session's trace, if that is recorded.
+    /// The session's trace, if it is recorded.
     pub fn trace(&self) -> Option<SessionTrace> {
         self.state().session.trace().cloned()
     }
@@ -357,36 +357,36 @@ impl Transfer {
         self.state().session.leadership().trace()
     }
 
-    /// Ends the driver, which says good-bye to the swarm.
+    /// Ends the driver, which first tells the swarm that this agent leaves.
     pub(crate) fn leave(&self) {
         self.tell(Input::Leaves);
         self.close();
     }
 
-    /// True if this agent leads others, not only itself.
+    /// True if this agent leads other members, not only itself.
     pub(crate) fn is_leading_others(&self) -> bool {
         self.state().session.leads_others()
     }
 
-    /// True if there is something to tell of how it came here in this run.
+    /// True if bytes arrived during this run, so that there is something to explain.
     pub fn has_history(&self) -> bool {
         self.state().journal.has_history()
     }
 
-    /// True if somebody on this host reads it now.
+    /// True if a program of this host reads it now.
     pub fn has_readers(&self) -> bool {
         self.readers.load(Ordering::Relaxed) > 0
     }
 
-    /// Writes something worth telling into the journal.
+    /// Adds a notable event to the journal.
     pub(crate) fn note(&self, what: impl Into<String>) {
         let what = what.into();
         tracing::debug!(blob = %self.blob.short(), what, "transfer");
         self.state().journal.note(self.context.now(), what);
     }
 
-    /// A caller who may read this brings credentials: they serve the origin if there are none, or if nothing is under way;
-    /// else when those in use are refused.
+    /// A caller who may read this brings credentials. They are used for the origin if there are none, or if nothing is being read;
+    /// otherwise they are kept in case those in use are refused.
     pub(crate) fn offer_credentials(&self, source: &Source, credentials: &Credentials) {
         if self.source != *source {
             return;
@@ -400,21 +400,21 @@ impl Transfer {
         }
     }
 
-    /// Somebody else wants it: from now on the origin is read as may be read for this one, too.
+    /// Another requester wants it: from now on the origin is read only as far as that one may read it, too.
     pub(crate) fn is_asked_by(&self, requester: Requester) {
         let mut state = self.state();
         state.requester = narrower(state.requester, requester);
     }
 
-    /// A newer caller's credentials serve the origin from now on. Only those for the very source that is read: another
-    /// registry must not be shown them.
+    /// Uses a newer caller's credentials for the origin from now on. Only those for the very source that is read: they must
+    /// not be sent to another registry.
     pub(crate) fn renew_credentials(&self, source: &Source, credentials: Credentials) {
         if self.source == *source {
             self.state().callers.renew(credentials);
         }
     }
 
-    /// Ends the transfer, unless it has ended: readers learn why, nothing more is fetched.
+    /// Ends the transfer, unless it has ended: readers get the error, and nothing more is fetched.
     pub(crate) fn fail(&self, error: FetchError) {
         let mut state = self.state();
         if state.session.course().is_open() {
@@ -422,7 +422,7 @@ impl Transfer {
         }
     }
 
-    /// Ends the transfer whatever it came to before.
+    /// Ends the transfer, even if it was complete.
     fn end_with(&self, error: FetchError) {
         self.end(&mut self.state(), error);
     }
@@ -451,7 +451,7 @@ impl Transfer {
         self.sendable.send_replace(());
     }
 
-    /// Bytes went out to a peer.
+    /// Counts bytes sent to a peer.
     pub(crate) fn count_sent(&self, to: NodeId, bytes: u64) {
         let now = self.context.now();
         let mut state = self.state();
@@ -470,7 +470,7 @@ impl Transfer {
         self.stored.length().map(|length| self.piece_length.count(length))
     }
 
-    /// How many pieces the blob has, or has at least as far as is known.
+    /// The number of the blob's pieces, or the number known so far.
     fn pieces_so_far(&self) -> u32 {
         self.pieces().unwrap_or_else(|| self.stored.known().runs().last().map_or(0, |run| run.end))
     }
@@ -480,14 +480,14 @@ impl Transfer {
     }
 }
 
-/// The digest that was found when a blob of this root came here.
+/// The digest that was computed when a blob with this root was complete here.
 async fn recalled(context: &EngineContext, blob: BlobId, root: PieceHash) -> Option<Digest> {
     let archive = context.archive.clone();
     let told = context.disk.run(move || archive.recall(blob)).await?;
     told.digest.filter(|_| told.root == Some(root.to_string()))
 }
 
-/// The profile of an expanded layer's first touches that was kept on the disk; an empty one if none was.
+/// The stored profile of an expanded layer; an empty one if there is none.
 async fn recalled_profile(context: &EngineContext, blob: BlobId, source: &Source, manifest: &Manifest) -> Profile {
     let pieces = manifest.piece_length();
     let new = || Profile::new(Bounds { total: manifest.piece_count(), piece_bytes: pieces.bytes() });
@@ -498,7 +498,7 @@ async fn recalled_profile(context: &EngineContext, blob: BlobId, source: &Source
     context.disk.run(move || profiles.recall(blob, pieces)).await.unwrap_or_else(new)
 }
 
-/// A seed for a picker's or a lead's ties that differs from node to node and from blob to blob.
+/// A random seed for breaking ties in a picker or lead, which differs between nodes and between blobs.
 fn random_seed(me: &NodeId, blob: BlobId) -> u64 {
     darter_core::rendezvous::weight(&blob.0, me)
 }

@@ -1,11 +1,11 @@
-//! Directories that an expanded layer's tar has entries in, but does not name. Unpacked, such a directory is as the layers below have it, so it has
-//! to be compared with those before the layer is mounted; most tars name all.
+//! Directories that have entries in an expanded layer's tar, but no entry of their own. In the unpacked image such a directory has the attributes from the layers below, so it has
+//! to be compared with those before the layer is mounted; most tars have entries for all directories.
 //!
-//! It follows from the layer's metadata, which a node hardly has when it is asked. A lead that has all of the layer looks once, and says so behind
-//! `Joined`: so a pull of an image of many layers waits for none of them. An agent that is not told reads the metadata and looks for itself.
+//! Whether there are any follows from the layer's metadata, which a node hardly has when it needs to know. A lead that has all of the layer checks once, and says so after
+//! `Joined`: so a pull of an image with many layers does not wait for this. An agent that is not told reads the metadata and checks for itself.
 //!
-//! Invariants: only the word of the lead that is followed counts. Unlike hashes, this word is never proved later: so the word of a node that leads does
-//! not count when it says that a layer names all, since an image would be mounted with other directories than unpacked.
+//! Invariants: only the lead that is followed is believed. Unlike hashes, this is never proved later: so a node that leads is
+//! not believed if it says that a layer names all its directories, since the mounted image could then differ from the unpacked one.
 
 use std::sync::Arc;
 
@@ -17,14 +17,14 @@ use tokio::sync::watch;
 
 use super::{Lead, Transfer};
 
-/// The longest metadata that a lead looks through for others.
+/// Most bytes of metadata that a lead reads for others.
 const MAX_LOOKED_THROUGH: u64 = 64 << 20;
 
-/// See the module's text.
+/// See the module's documentation.
 pub(super) struct Naming {
     /// `None` until it is known.
     names_all: watch::Sender<Option<bool>>,
-    /// True if somebody looks, or did.
+    /// True once a check has begun.
     looked: Mutex<bool>,
 }
 
@@ -35,22 +35,22 @@ impl Default for Naming {
 }
 
 impl Transfer {
-    /// Waits until it is known, and gives true if the tar names all directories that it has entries in. Starts nothing that would find out.
+    /// Waits until it is known, and returns true if the tar has entries for all directories. Does not start a check.
     pub async fn names_all(&self) -> bool {
         let mut known = self.naming.names_all.subscribe();
         match known.wait_for(Option::is_some).await.map(|known| *known) {
             Ok(Some(names_all)) => names_all,
-            // It is kept by this very transfer.
+            // The sender can't be dropped: it belongs to this transfer.
             _ => std::future::pending().await,
         }
     }
 
-    /// It was looked at here.
+    /// Notes the result of a check here.
     pub fn found_naming(&self, names_all: bool) {
         self.naming.names_all.send_replace(Some(names_all));
     }
 
-    /// The lead says it.
+    /// The lead says whether the tar names all directories.
     pub(super) fn hear_naming(&self, from: NodeId, names_all: bool) {
         let is_believed = !names_all || self.fleet.is_seed(from);
         if is_believed && self.is_expanded() && self.lead() == Lead::Node(from) {
@@ -62,7 +62,7 @@ impl Transfer {
         }
     }
 
-    /// Tells members that were let in, now or after a look.
+    /// Tells members that were let in, at once or after a check.
     pub(super) fn tell_naming(self: &Arc<Self>, members: &[NodeId]) {
         if !self.is_expanded() || !self.is_complete() {
             return;
@@ -89,7 +89,7 @@ impl Transfer {
         self.fleet.tell(&others, &Message::Naming { blob: self.blob, names_all });
     }
 
-    /// Looks through the metadata, which is here.
+    /// Checks the metadata, which is here.
     async fn look_for_naming(&self) -> Option<bool> {
         let (stored, length) = (Arc::clone(&self.stored), self.stored.length()?);
         let _turn = self.context.rechecks.metadata.acquire().await.ok()?;

@@ -1,15 +1,15 @@
-//! Ranges: an origin gives parts of its content, or only the whole.
+//! Ranges: whether an origin serves ranges of its content, or only the whole.
 //!
-//! Origins refuse ranges in every way there is (any status, silence, a broken connection, another part than the one asked
-//! for) where they give the whole, and nothing that they said before tells. So a range that fails is no reason to give up
-//! while the whole was not asked for: it is read from its first byte, and what is here is skipped.
+//! Origins that serve the whole refuse ranges in many ways (any status, no answer, a broken connection, another range than the requested
+//! one), and nothing that they sent before shows it. So a failed range request is no reason to give up
+//! before the whole was requested: the whole is read from its first byte, and the bytes that are here are skipped.
 //!
 //! An origin that fails altogether must not be taken for one that refuses ranges, since reading all of a large blob again
-//! costs much. If a failure may pass, the next question is for the whole; when that is answered, the range is asked for
+//! costs much. If a failure may be temporary, the next request is for the whole; if that is answered, the range is requested
 //! again before the whole is read. An origin that asks for a pause then may count requests: it gets the pause, and the
-//! range is asked for once more, alone.
+//! range is requested once more, without the whole.
 //!
-//! Decided without I/O but for the two questions, which are given.
+//! Decided without I/O, except for the two requests, which are passed in.
 
 use std::time::Duration;
 
@@ -17,48 +17,48 @@ use darter_core::Blamed as _;
 use darter_origin::{ErrorKind, OriginError, Reading};
 use futures_util::future::{self, Either};
 
-/// How long an answer to a range is waited for before the whole is requested as well.
+/// How long to wait for an answer to a range before the whole is requested as well.
 const RANGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an answer to a range is waited for where the whole has been answered already.
+/// How long to wait for an answer to a range after the whole has been answered already.
 const SHORT_RANGE_ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An origin's support of ranges, as far as it is known.
+/// Whether an origin serves ranges, as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RangeSupport {
-    /// It gives parts, as far as is known.
+    /// It serves ranges, as far as is known.
     Given,
-    /// It failed when it was asked for a part, which may have had another reason.
+    /// It failed when it was asked for a range, possibly for another reason.
     Doubted,
-    /// It asked for a pause when it was asked for a part right after the whole.
+    /// It asked for a pause when it was asked for a range right after the whole.
     Limited,
-    /// It gives the whole only.
+    /// It serves only the whole.
     Refused,
 }
 
-/// The next step after a failure.
+/// What to do after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Handles the failure as without ranges: try again after a pause, or give up.
+    /// Handle the failure as without ranges: try again after a pause, or give up.
     AsBefore,
-    /// Ask for the whole at once.
+    /// Request the whole at once.
     Whole,
-    /// Ask for the whole at once, and compare it with what is here: the part may have been another one.
+    /// Request the whole at once, and compare it with what is here: the range may have been another one.
     Compared,
 }
 
-/// A reading of the origin that failed.
+/// A failed read of the origin.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct FailedReading {
-    /// True if a range was to be read.
+    /// True if a range was requested.
     pub(super) asked_part: bool,
-    /// True if bytes came that were not here before.
+    /// True if bytes arrived that were not here before.
     pub(super) moved_on: bool,
-    /// True if other connections read ranges at the time: what may pass is about their number then.
+    /// True if other connections read ranges at the time: then a temporary failure is due to their number.
     pub(super) others_read: bool,
 }
 
 impl RangeSupport {
-    /// Takes note of a failure.
+    /// Updates the state after a failure, and returns what to do.
     pub(super) fn after(&mut self, failed: FailedReading, error: &OriginError) -> Next {
         let FailedReading { asked_part, moved_on, others_read } = failed;
         if !asked_part || others_read && error.blame().retry.is_later() {
@@ -77,7 +77,7 @@ impl RangeSupport {
                 let is_other = *error.kind() == ErrorKind::Protocol && moved_on;
                 if is_other { Next::Compared } else { Next::Whole }
             }
-            // The whole broke off: it would be read again and again up to there.
+            // The whole broke off: it would be read again and again up to that byte.
             Self::Refused if error.blame().retry.is_later() => {
                 *self = Self::Doubted;
                 Next::AsBefore
@@ -86,7 +86,7 @@ impl RangeSupport {
         }
     }
 
-    /// Opens a part, or the whole.
+    /// Requests a range, or the whole.
     pub(crate) async fn open<P, W>(
         &mut self,
         part: impl Fn() -> P,
@@ -160,8 +160,8 @@ mod tests {
         OriginError::new(kind, "failed")
     }
 
-    /// The answer that is opened, and the questions that were asked. Each question is answered after the seconds that
-    /// stand with it.
+    /// The answer that was opened, and the requests that were made. Each request is answered after the given number of
+    /// seconds.
     async fn opened(
         parts: &mut RangeSupport,
         part: (u64, Option<ErrorKind>),
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(asked, (Err(ErrorKind::Status(503)), "w".into()));
         assert_eq!(parts.after(RANGE, &failed(ErrorKind::Status(503))), Next::AsBefore);
         assert_eq!(opened(&mut parts, (1, None), (1, None)).await, (Ok(7), "wp".into()));
-        // But not where the range fails while the whole is given.
+        // But not if the range fails while the whole is served.
         for part in [(1, away), (1000, None)] {
             let mut parts = RangeSupport::Doubted;
             assert_eq!(opened(&mut parts, part, (1, None)).await, (Ok(0), "wp".into()));
@@ -232,7 +232,7 @@ mod tests {
         assert_eq!(parts.after(RANGE, &failed(limited())), Next::AsBefore);
         assert_eq!(opened(&mut parts, (0, None), (0, None)).await, (Ok(7), "p".into()));
         assert_eq!(parts, RangeSupport::Given);
-        // An origin that asks for a pause whenever it is asked for a range gives no ranges.
+        // An origin that asks for a pause at every range request serves no ranges.
         let mut parts = RangeSupport::Limited;
         assert_eq!(opened(&mut parts, (0, Some(limited())), (0, None)).await, (Ok(0), "pw".into()));
         assert_eq!(parts, RangeSupport::Refused);

@@ -1,15 +1,15 @@
 //! A blob that does not fit passes through (see `darter_store::Passing`): which of its pieces are still needed, and when
-//! reading on has to wait.
+//! reading has to wait.
 //!
-//! The lead reads the origin no farther ahead than a window of pieces. It forgets a piece once every reader of this host is past it
-//! and a member holds it. A member asks only for what its readers need next, and forgets what they have passed. So the origin is
-//! read once for all who read meanwhile, and nobody keeps the others waiting for long: a member that takes nothing is waited for
-//! [`IDLE_MEMBER_TIMEOUT`], then what it lacks is read again when it asks.
+//! The lead reads the origin at most a window of pieces ahead. It forgets a piece once every reader of this host is past it
+//! and a member holds it. A member requests only what its readers need next, and forgets what they have passed. So the origin is
+//! read once for all that read at the same time, and nobody delays the others for long: the lead waits for a member that takes nothing for
+//! [`IDLE_MEMBER_TIMEOUT`], then reads again what the member lacks when it asks.
 //!
-//! Where nobody wants everything, but members want parts, nothing is forgotten: what a member has is let go, and read again if another one asks for it.
+//! If nobody wants everything, but members want ranges, no piece is forgotten for good: a piece that a member has is dropped, and read again if another one asks for it.
 //!
-//! When the beginning is forgotten, a new member asks for pieces that nobody holds, and these are read again. For a reader of
-//! this host another transfer is begun, unless this one has members; then the reader is told to go to the origin itself.
+//! After the beginning is forgotten, a new member asks for pieces that nobody holds, and these are read again. For a reader of
+//! this host another transfer is begun, unless this one has members; then the reader is told to read the origin itself.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,11 +23,11 @@ use super::rest::IDLE_MEMBER_TIMEOUT;
 use super::{Lead, Outcome, Transfer, TransferState};
 use crate::error::FetchError;
 
-/// How long the first reader of a blob that is open on this host is waited for, and how long a blob is read on that nobody reads.
+/// How long to wait for the first reader of a blob that is open on this host, and how long to go on reading without a reader.
 const READER_TIMEOUT: Duration = Duration::from_secs(10);
-/// A piece that was sent is taken to have come after this time, though no member says that it holds it.
+/// After this time a piece that was sent counts as arrived, although no member has said that it holds it.
 const GIVEN_AFTER: Duration = Duration::from_millis(500);
-/// How often to look whether readers went on.
+/// How often to check whether readers went on.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The positions of this host's readers.
@@ -40,26 +40,26 @@ pub(super) struct Positions {
 }
 
 impl Positions {
-    /// The first piece that a reader needs; `None` while nobody reads.
+    /// The first piece that a reader needs; `None` if there is no reader.
     fn first(&self) -> Option<PieceIndex> {
         self.at.values().min().copied()
     }
 }
 
 impl Transfer {
-    /// A reader stands at a piece now.
+    /// A reader is at this piece now.
     pub(super) fn reader_stands(&self, reader: ReaderId, piece: PieceIndex) {
         let mut state = self.state();
         state.positions.at.insert(reader, piece);
         state.positions.any_came = true;
     }
 
-    /// A reader is gone.
+    /// A reader has gone.
     pub(super) fn reader_left(&self, reader: ReaderId) {
         self.state().positions.at.remove(&reader);
     }
 
-    /// How many pieces a reader needs at once: of a blob that passes through nothing else is fetched.
+    /// How many pieces a reader needs at once. For a blob that passes through, nothing else is fetched.
     pub(super) fn pieces_ahead(&self) -> u32 {
         if !self.stored.passes() {
             return 1;
@@ -67,7 +67,7 @@ impl Transfer {
         u32::try_from(self.stored.window() / self.piece_length.bytes() / 2).unwrap_or(u32::MAX).max(2)
     }
 
-    /// Lets the picker fetch what readers need and nothing else, once the blob passes through.
+    /// Once the blob passes through, lets the picker fetch only what readers need.
     pub(super) fn note_passing(&self, state: &mut TransferState) {
         if self.stored.passes() && !state.positions.told {
             state.positions.told = true;
@@ -84,17 +84,17 @@ impl Transfer {
         self.stored.passes() && !self.stored.forgotten().is_empty()
     }
 
-    /// True if it can go on for its own readers alone: nobody else is a part of its swarm.
+    /// True if it can go on only for its own readers: no other agent is in its swarm.
     pub(crate) fn is_alone(&self) -> bool {
         self.lead() == Lead::Me && !self.is_leading_others()
     }
 
-    /// True if it passes through and every reader has something to read: then the readers are waited for.
+    /// True if it passes through and every reader has something to read: then the transfer waits for the readers.
     pub(super) fn nobody_waits(&self, state: &TransferState) -> bool {
         self.stored.passes() && state.positions.at.values().all(|piece| self.stored.holds(*piece))
     }
 
-    /// True if it passes through and nobody reads it.
+    /// True if it passes through and has no reader.
     pub(crate) fn passes_in_vain(&self) -> bool {
         self.stored.passes() && !self.is_held() && !self.is_wanted_by_members()
     }
@@ -103,24 +103,24 @@ impl Transfer {
         self.state().session.is_wanted_by_members()
     }
 
-    /// True if nobody wants everything: what was read may be read again, and what is forgotten could not be.
+    /// True if nobody wants everything: then pieces may be read again, and must not be forgotten for good.
     pub(super) fn is_read_in_parts(&self) -> bool {
         !self.state().session.is_all_wanted()
     }
 
-    /// Makes room in memory where readers want parts: pieces are let go, but for one that came just now; they come again when a reader asks.
-    /// Members are to have it first, unless they have `waited` too long: none of them asks for what another one wants.
+    /// Makes space in memory if readers want ranges: pieces are dropped, except one that has just arrived, and are fetched again when a reader asks.
+    /// Members should have them first, unless they have been `waited` for too long: none of them asks for what another one wants.
     pub(super) async fn let_go_aside(&self, but: Option<PieceIndex>, waited: Duration) {
         let ahead = self.pieces_ahead();
         let going: PieceSet = {
             let state = self.state();
             let is_due = waited >= IDLE_MEMBER_TIMEOUT || !state.session.leads_others();
-            // A piece that came just now is not counted yet, and would be counted as held afterwards.
+            // A piece that has just arrived is not counted yet, and would be counted as held after it was dropped.
             let counted = |piece: &PieceIndex| Some(*piece) != but && state.session.holds(*piece);
             let is_read = |piece: PieceIndex| {
                 state.positions.at.values().any(|at| (at.0..at.0.saturating_add(ahead)).contains(&piece.0))
             };
-            // A member whose readers are past a piece forgets it, maybe before it says that it held it; or wants it no more.
+            // A member whose readers are past a piece forgets it, perhaps before it says that it held it; or no longer wants it.
             let is_over = |piece| state.session.was_given(piece) || !state.session.is_wished(piece);
             let was_given = |piece| waited >= GIVEN_AFTER && is_over(piece);
             let is_given =
@@ -133,16 +133,16 @@ impl Transfer {
         }
         let (stored, dropped) = (Arc::clone(&self.stored), going.clone());
         if let Err(error) = self.context.disk.run(move || stored.drop_pieces(&dropped)).await {
-            tracing::debug!(blob = %self.blob.short(), error = %in_full(&error), "pieces could not be let go");
+            tracing::debug!(blob = %self.blob.short(), error = %in_full(&error), "pieces could not be dropped");
         }
-        self.lack(&going, "were let go: the store has no room for them");
+        self.lack(&going, "were dropped: the store has no room for them");
     }
 
-    /// The first piece that a reader still needs which has waited this long for room.
+    /// The first piece that a reader still needs, after it has waited this long for space.
     pub(super) fn needed_from(&self, waited: Duration) -> PieceIndex {
         let is_held = self.is_held();
         let state = self.state();
-        // No reader is to come of a blob that is read for members alone.
+        // No reader will come for a blob that is read only for members.
         let for_members = !is_held && state.session.is_wanted_by_members();
         let readers = match state.positions.first() {
             Some(piece) => piece,
@@ -153,15 +153,15 @@ impl Transfer {
         members.map_or(readers, |members| readers.min(members))
     }
 
-    /// Waits until a blob that passes through has room in memory for `next`, the piece to be read. `Err` if nobody reads the blob. Pieces that
-    /// were read ahead of `next` take room and do not count: readers wait for `next` itself.
+    /// Waits until a blob that passes through has space in memory for `next`, the next piece to be read. `Err` if nobody reads the blob. Pieces that
+    /// were read ahead of `next` take space but are ignored, since readers wait for `next` itself.
     pub(super) async fn room_to_read(self: &Arc<Self>, next: PieceIndex) -> Result<(), FetchError> {
         let began = self.context.now();
-        // Not before: who comes while the beginning is here shares it.
+        // Only when the space is full: readers that come while the beginning is here share it.
         while self.stored.is_crowded(next) && !self.closed.is_cancelled() {
             let waited = self.context.now().since(began);
             if self.is_read_in_parts() {
-                // A forgotten piece could not be had again.
+                // A piece that was forgotten for good could not be had again.
                 self.let_go_aside(next.0.checked_sub(1).map(PieceIndex), waited).await;
             } else {
                 let (stored, needed) = (Arc::clone(&self.stored), self.needed_from(waited));
@@ -179,7 +179,7 @@ impl Transfer {
         Ok(())
     }
 
-    /// A piece that a peer was to get could not be read. A piece that was forgotten, and that no member holds, is read
+    /// A piece that a peer should get could not be read. A piece that was forgotten, and that no member holds, is read
     /// again.
     pub(crate) fn could_not_give(self: &Arc<Self>, piece: PieceIndex) {
         self.note_losses();
@@ -188,7 +188,7 @@ impl Transfer {
         }
         let again: PieceSet = {
             let mut state = self.state();
-            // A holder gives it; this agent does not.
+            // Another holder gives it; this agent does not.
             state.session.handle(Input::Forgotten(piece), &**self, self.context.now());
             self.stored.forgotten().iter().filter(|piece| state.session.holders(*piece) == 0).collect()
         };
@@ -206,7 +206,7 @@ impl Transfer {
         });
     }
 
-    /// Why a reader of this host can't have a piece that was forgotten.
+    /// The error for a reader of this host that needs a forgotten piece.
     pub(super) fn forgot(&self, piece: PieceIndex) -> Option<FetchError> {
         self.stored.forgotten().contains(piece).then(|| FetchError::Withdrawn {
             blob: self.blob,
@@ -215,7 +215,7 @@ impl Transfer {
         })
     }
 
-    /// Closes itself when it has ended and nobody reads it any more: nobody else knows of it.
+    /// Closes the transfer when it has ended and nobody reads it any more, since no table refers to it.
     pub(crate) fn go_alone(self: &Arc<Self>) {
         let transfer = Arc::clone(self);
         self.tasks.spawn(async move {
@@ -230,7 +230,7 @@ impl Transfer {
     }
 }
 
-/// True if a store refused a blob for a reason that lets it pass through.
+/// True if a store refused a blob for a reason for which it may pass through.
 pub(crate) fn lets_pass(error: &StoreError) -> bool {
     error.blame().fault == Fault::Disk || matches!(error, StoreError::InUse(_))
 }

@@ -1,12 +1,12 @@
-//! First touches of an expanded layer: agents tell the lead what their programs touch first, the lead keeps and merges what it hears, and an agent
-//! that opens the layer fetches at once what others touched first, behind what its readers wait for.
+//! The profile of an expanded layer: which parts programs read first. Agents tell the lead what their programs read first, the lead keeps and merges that, and an agent
+//! that opens the layer prefetches at once what was read first elsewhere, after what its readers wait for.
 //!
-//! The lead says its list behind `Joined`, and again when much has changed, to agents that know it. An agent that follows goes by its lead's list
-//! and keeps that, too: it may lead next, and people ask it. [`Profile`] decides what is recorded; bytes on the disk are
-//! [`Profiles`](crate::profiles::Profiles)'.
+//! The lead sends its list after `Joined`, and again when much has changed, to agents that support it. An agent that follows uses its lead's list
+//! and keeps it, too, since it may lead next, and users ask for it. [`Profile`] decides what is recorded;
+//! [`Profiles`](crate::profiles::Profiles) writes it to disk.
 //!
-//! Invariants: nothing is recorded or told of other content than expanded layers; a node's word about what it touched counts only while it is a
-//! member, and a list only of the lead that is followed. Fetching ends when its asker goes away.
+//! Invariants: profiles are recorded and exchanged only for expanded layers; a node's report of what it read counts only while it is a
+//! member, and a list only if it is from the lead that is followed. Prefetching ends when the program that opened the layer goes away.
 
 use std::io;
 use std::ops::Range;
@@ -23,53 +23,53 @@ use tokio::sync::watch;
 use super::{Lead, Outcome, Transfer};
 use crate::error::FetchError;
 
-/// For how long after it is opened a layer's list counts, and new ones are heeded.
+/// How long after its opening a layer's list is used, and new lists are.
 const STARTING: Duration = Duration::from_secs(60);
 
-/// For how long after it is opened nothing is fetched ahead but what the list has, unless a program waits for something else.
+/// How long after its opening only the list is prefetched, unless a program waits for something else.
 const BY_LIST: Duration = Duration::from_secs(5);
 
-/// Members are told of changes no more often than this.
+/// The minimum time between two messages to members about changes.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 
-/// Bytes that are fetched as one, unless a piece is longer.
+/// How many bytes are fetched together, unless a piece is longer.
 const UNIT: u64 = 1 << 20;
 
-/// Units that are waited for at a time. The picker decides how many are requested at once.
+/// How many units are waited for at a time. The picker decides how many are requested at once.
 const MAX_AT_A_TIME: usize = 32;
 
-/// See the module's text.
+/// See the module's documentation.
 pub(super) struct Profiling {
     known: Mutex<Known>,
     changed: watch::Sender<()>,
-    /// Held while it is written: whether it was, the last time.
+    /// Held while the profile is written. Contains whether the last write succeeded.
     saving: tokio::sync::Mutex<bool>,
 }
 
 struct Known {
     profile: Profile,
-    /// The lead that is to be told what is touched here.
+    /// The lead that wants to be told what is read here.
     wanted_by: Option<NodeId>,
-    /// The touches of programs here, as they were last told: a lead that wants them later is told then.
+    /// What programs here have read first, as last reported: if a lead wants it later, it is sent then.
     touched: Vec<Stretch>,
-    /// When members were last told, and whether they are about to be.
+    /// When members were last told.
     told: Option<Moment>,
     telling: bool,
-    /// True if it changed since it was written.
+    /// True if the profile has changed since it was last written.
     unsaved: bool,
-    /// How many fetch a list now.
+    /// How many programs are having a list prefetched now.
     fetching: usize,
-    /// When one that goes by the list opened it last; and whether it waited for something else since: then it takes another way.
+    /// When a program last opened the layer with a list, and whether it has waited for something else since: then it reads other parts.
     opened: Option<Moment>,
     strayed: bool,
-    /// Pieces that were fetched for a list and that no program has read yet.
+    /// Pieces that were prefetched from a list and that no program has read yet.
     unread: PieceSet,
-    /// Pieces that programs read while a list is fetched, which may be of it and not counted as fetched yet.
+    /// Pieces that programs read while a list is prefetched: they may be in the list and not yet counted as prefetched.
     read: PieceSet,
 }
 
 impl Known {
-    /// True if one that opened it a short time ago has a list to go by.
+    /// True if a program that opened the layer recently has a list to follow.
     fn goes_by_list(&self, now: Moment) -> bool {
         self.opened.is_some_and(|opened| now < opened + BY_LIST) && !self.profile.order().is_empty()
     }
@@ -101,26 +101,26 @@ impl Transfer {
         Bounds { total: self.pieces(), piece_bytes: self.piece_length.bytes() }
     }
 
-    /// True if first touches of it are of use, and this agent is to heed them.
+    /// True if the layer has a profile, and this agent uses profiles.
     fn is_profiled(&self) -> bool {
         self.context.options.profiles && self.is_expanded()
     }
 
-    /// True if it is a layer in the form that is mounted.
+    /// True if it is a layer in mountable form.
     pub(super) const fn is_expanded(&self) -> bool {
         matches!(self.source, Source::Expanded(_))
     }
 
-    /// The list of what is touched first, as it is known here.
+    /// The profile, as known here.
     pub fn profile(&self) -> Profile {
         self.profiling.known.lock().profile.clone()
     }
 
-    /// Puts a list in place of what is recorded, or takes it away, and writes that down; all members are told. False if a newer version
-    /// wrote what is there.
+    /// Sets a list in place of the recorded one, or removes it, and saves that; all members are told. Returns false if a newer version
+    /// wrote the existing file.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// The disk refuses.
     pub async fn pin_profile(&self, pieces: Option<Vec<Range<u32>>>) -> io::Result<bool> {
         self.apply(|profile| {
             profile.pin(pieces);
@@ -130,7 +130,7 @@ impl Transfer {
         self.save_profile().await
     }
 
-    /// A program here has touched these bytes, in this order, since it opened the blob. Says so to whoever collects it.
+    /// A program of this host has read these bytes, in this order, since it opened the blob. Reports this to the lead.
     pub fn touched(self: &Arc<Self>, ranges: &[ByteRange]) {
         if !self.is_profiled() {
             return;
@@ -159,7 +159,7 @@ impl Transfer {
         }
     }
 
-    /// A peer says what was touched there.
+    /// A peer reports what was read there.
     pub(super) fn hear_touched(self: &Arc<Self>, from: NodeId, pieces: Vec<Stretch>) {
         let is_wanted = || self.profiling.known.lock().profile.wants_record_of(&from);
         if self.is_profiled() && is_wanted() && self.state().session.has_member(from) {
@@ -167,7 +167,7 @@ impl Transfer {
         }
     }
 
-    /// The lead says what is touched first.
+    /// The lead sends its list.
     pub(super) fn hear_profile(self: &Arc<Self>, from: NodeId, pieces: Vec<Stretch>, wants: bool) {
         if !self.is_profiled() || self.lead() != Lead::Node(from) {
             return;
@@ -176,7 +176,7 @@ impl Transfer {
             let mut known = self.profiling.known.lock();
             let before = std::mem::replace(&mut known.wanted_by, wants.then_some(from));
             let is_asked = wants && before != Some(from);
-            // A lead that knows nothing is told what an earlier one did, if nothing was touched here.
+            // A lead that knows nothing gets an earlier lead's list, if nothing was read here.
             let inherited = || if pieces.is_empty() { known.profile.said_by_another(from) } else { Vec::new() };
             is_asked.then(|| if known.touched.is_empty() { inherited() } else { known.touched.clone() })
         };
@@ -200,7 +200,7 @@ impl Transfer {
         }
     }
 
-    /// Tells members of what has changed, as soon as they may be told again.
+    /// Tells members of changes, as soon as they may be told again.
     fn tell_soon(self: &Arc<Self>) {
         let pause = {
             let mut known = self.profiling.known.lock();
@@ -231,7 +231,7 @@ impl Transfer {
         });
     }
 
-    /// Changes what is known; true if that is something new, and then it is written down.
+    /// Changes the profile. Returns true if anything changed; then it is also saved.
     fn change(self: &Arc<Self>, change: impl FnOnce(&mut Profile) -> bool) -> bool {
         let is_new = self.apply(change);
         if is_new {
@@ -246,7 +246,7 @@ impl Transfer {
         is_new
     }
 
-    /// Changes what is known without writing it down; true if that is something new.
+    /// Changes the profile without saving it. Returns true if anything changed.
     fn apply(&self, change: impl FnOnce(&mut Profile) -> bool) -> bool {
         {
             let mut known = self.profiling.known.lock();
@@ -260,7 +260,7 @@ impl Transfer {
         true
     }
 
-    /// Writes down what is known, unless that was done. The profile of a blob that was removed meanwhile is not kept.
+    /// Saves the profile, unless it is saved. The profile of a blob that was removed meanwhile is not kept.
     async fn save_profile(&self) -> io::Result<bool> {
         let mut saved = self.profiling.saving.lock().await;
         let profile = {
@@ -277,7 +277,7 @@ impl Transfer {
                 return Ok(true);
             }
             let kept = profiles.keep(blob, pieces, &profile);
-            // The blob was removed a moment ago, and its profile forgotten before this one was kept.
+            // The blob was removed meanwhile, and its profile before this one was written.
             if stored.is_discarded() {
                 profiles.forget(blob);
             }
@@ -292,7 +292,7 @@ impl Transfer {
         self.state().session.member_nodes()
     }
 
-    /// Tells these members what is touched first, if they know what that is.
+    /// Tells these members the list, if they support it.
     pub(super) fn tell_profile(&self, members: &[NodeId]) {
         if !self.is_profiled() {
             return;
@@ -310,7 +310,7 @@ impl Transfer {
         }
     }
 
-    /// Fetches what others touched first, in their order, for a program that has just opened the blob. Returns when that is of no use any more.
+    /// Prefetches the parts in the profile, in their order, for a program that has just opened the blob. Returns when that is no longer useful.
     pub async fn fetch_first_touches(self: &Arc<Self>) {
         if !self.is_profiled() || self.stored.passes() {
             return;
@@ -337,11 +337,11 @@ impl Transfer {
                 }
             }
         };
-        // More is nobody's start any more; what few of it are read is counted.
+        // After this time no start needs the rest; it is only counted how little of it was read.
         let _ = tokio::time::timeout(STARTING, fetching).await;
     }
 
-    /// The units of the list that are lacking here, as far as there is room.
+    /// The units of the list that are missing here, as far as there is space.
     fn units_to_fetch(&self, taken: &mut Taken<'_>) -> Vec<ByteRange> {
         let Some(length) = self.stored.length() else { return Vec::new() };
         let (held, order) = (self.stored.held(), self.profile().order().clone());
@@ -361,8 +361,8 @@ impl Transfer {
         units
     }
 
-    /// True while what others touched first is being fetched, and for a while after it was opened if programs here wait for nothing else: what others
-    /// did not touch is hardly of use then, whatever a reader's pattern tells.
+    /// True while the profile's parts are being prefetched, and for a while after the opening if programs here wait for nothing else: other parts
+    /// are hardly needed then, whatever a reader's pattern suggests.
     pub fn goes_by_first_touches(&self) -> bool {
         let known = self.profiling.known.lock();
         known.fetching > 0 || (known.goes_by_list(self.context.now()) && !known.strayed)
@@ -395,13 +395,13 @@ impl Transfer {
                     self.fetched_for_profile(unit);
                 }
                 Err(error) if matches!(self.outcome(), Outcome::Failed(_)) => return Err(error),
-                // If the piece has a reader, that one asks for it.
+                // If the piece has a reader, the reader requests it.
                 Err(_) => {}
             }
         }
         drop(fetching);
         let took = self.context.now().since(began).as_secs_f64();
-        self.note(format!("fetched {bytes} bytes in {count} parts that others touched first, in {took:.2} s"));
+        self.note(format!("fetched {bytes} bytes in {count} parts that were read first elsewhere, in {took:.2} s"));
         Ok(())
     }
 
@@ -420,7 +420,7 @@ impl Transfer {
         self.context.metrics.profile_hit_bytes.inc_by(read);
     }
 
-    /// A program reads these bytes, and they are here.
+    /// A program reads these bytes, which are here.
     pub fn noted_read(&self, range: ByteRange) {
         let mut known = self.profiling.known.lock();
         if known.unread.is_empty() && known.fetching == 0 {
@@ -443,7 +443,7 @@ impl Transfer {
     }
 }
 
-/// Fetches a list as long as it lives.
+/// Counts one prefetch of a list, until dropped.
 struct FetchingList<'a>(&'a Transfer);
 
 impl<'a> FetchingList<'a> {
@@ -463,7 +463,7 @@ impl Drop for FetchingList<'_> {
     }
 }
 
-/// The room that an opening takes of the store in advance, as long as this lives.
+/// The store's space that is reserved for one prefetch, until dropped.
 pub(super) struct Taken<'a> {
     transfer: &'a Transfer,
     bytes: u64,
@@ -474,7 +474,7 @@ impl<'a> Taken<'a> {
         Self { transfer, bytes: 0 }
     }
 
-    /// Takes room for `bytes` more, if there is any.
+    /// Reserves space for `bytes` more, if there is any.
     pub(super) fn take(&mut self, bytes: u64) -> bool {
         let context = &self.transfer.context;
         let capacity = context.disk.usage().capacity;
@@ -488,7 +488,7 @@ impl Drop for Taken<'_> {
     }
 }
 
-/// Counts at its end what was fetched and not read.
+/// When dropped, counts what was prefetched and not read.
 struct CountUnread<'a>(&'a Transfer);
 
 impl Drop for CountUnread<'_> {

@@ -1,10 +1,10 @@
-//! The readers of the origin for this transfer: their state, and what they have in hand between two runs.
+//! The readers of the origin for this transfer: their state, and what each keeps between two runs.
 //!
-//! The session says what is read ([`Output::Read`](darter_swarm::Output::Read)), a run at a time. Leftovers of a run are kept for the next one of the
-//! same reader: bytes of a piece that is not whole yet, how often it failed, an answer that is open. They are thrown away when there is nothing more
-//! for that reader to do.
+//! The session says what is read ([`Output::Read`](darter_swarm::Output::Read)), a run at a time. What a run leaves is kept for the next run of the
+//! same reader: bytes of an unfinished piece, how often the reader failed, an open answer. It is thrown away when the reader has nothing
+//! more to do.
 //!
-//! Connections beside the first one keep nothing, and are not here.
+//! Further connections keep nothing, and are not here.
 
 use darter_core::Moment;
 use darter_origin::Reading;
@@ -12,19 +12,19 @@ use darter_swarm::{OriginReader, Session};
 
 use super::body::Leftover;
 
-/// A reader that keeps something between two runs.
+/// A reader that may keep something between two runs.
 #[derive(Default)]
 enum RunReader {
     /// It has not begun, or is done.
     #[default]
     Idle,
-    /// It waits for something to read, with this in hand.
+    /// It waits for the next run, and keeps this.
     Waits(Box<Leftover>),
-    /// A task reads a run.
+    /// A task is reading a run.
     Reads,
 }
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Default)]
 pub(super) struct Readers {
     everything: RunReader,
@@ -36,7 +36,7 @@ impl Readers {
         if reader == OriginReader::Errands { &mut self.errands } else { &mut self.everything }
     }
 
-    /// A reader begins a run, with this in hand.
+    /// A reader begins a run. Returns what it kept.
     pub(super) fn begins(&mut self, reader: OriginReader, now: Moment) -> Box<Leftover> {
         match std::mem::replace(self.of(reader), RunReader::Reads) {
             RunReader::Waits(left) => left,
@@ -44,12 +44,12 @@ impl Readers {
         }
     }
 
-    /// A run has ended, and left this, if the reader goes on.
+    /// A run has ended; `left` is kept if the reader goes on.
     pub(super) fn ended(&mut self, reader: OriginReader, left: Option<Box<Leftover>>) {
         *self.of(reader) = left.map_or(RunReader::Idle, RunReader::Waits);
     }
 
-    /// An answer of the origin from its first byte on was opened. It is of no use if the reader of everything reads another one.
+    /// Keeps an open answer of the origin that begins with the first byte. It is dropped if the reader of everything has another one.
     pub(super) fn opened(&mut self, answer: Reading, now: Moment) {
         let reader = self.of(OriginReader::Everything);
         match reader {
@@ -63,7 +63,7 @@ impl Readers {
         }
     }
 
-    /// Throws away what is kept for those that have nothing more to do. When the ones that read with it began.
+    /// Drops what is kept for readers that have nothing more to do. Returns when the readers that used the link began.
     pub(super) fn clear(&mut self, session: &Session) -> Vec<Moment> {
         let mut began = Vec::new();
         for reader in [OriginReader::Everything, OriginReader::Errands] {
@@ -78,7 +78,7 @@ impl Readers {
         began
     }
 
-    /// Throws away what is kept for any.
+    /// Drops what is kept for all readers.
     pub(super) fn close(&mut self) {
         for kept in [&mut self.everything, &mut self.errands] {
             if matches!(kept, RunReader::Waits(_)) {

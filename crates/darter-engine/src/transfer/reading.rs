@@ -1,14 +1,14 @@
-//! The lead reads the origin, once for everybody: in order, from the first piece that nobody has, each piece hashed
-//! and stored the moment it is whole ([`body`](super::body)); and beside that, on *errands*, what somebody waits for wherever it is. If several
-//! connections get more than one, others read further stretches meanwhile (see [`beside`](super::beside)).
+//! The lead reads the origin, once for all: in order, from the first piece that nobody has, each piece hashed
+//! and stored as soon as it is complete ([`body`](super::body)); and concurrently, on *errands*, what a reader waits for anywhere in the blob. If several
+//! connections are faster than one, others read further stretches (see [`beside`](super::beside)).
 //!
-//! The session decides what to read next (`Output::Read`), and is asked after each piece whether to go on: a member that turns up
-//! with the next piece in hand ends the run, and the piece comes from it. An origin that can't be read but from its first byte on, since it gives no ranges or
-//! nothing tells its versions apart, gets no errands: all of it is read, and `darter explain` says so. A body that breaks is continued by
+//! The session decides what to read next (`Output::Read`), and is asked after each piece whether to go on: if a member joins
+//! that has the next piece, the run ends, and the piece comes from it. An origin that can only be read from its first byte on, because it serves no ranges or
+//! nothing distinguishes its versions, gets no errands: all of it is read, and `darter explain` says so. If a body breaks off, it is continued by
 //! range, with the version checked; an origin without ranges, or that answers ranges with anything else, is read from its start again and
-//! what is known is skipped (see [`parts`](super::parts)). If nothing tells whether it is the same version, it is read from its start, too, and
-//! compared (see [`anew`](super::anew) and [`through`](super::through)). The bytes of an unfinished piece are kept for that, where the version can be
-//! checked: an origin that cuts each answer off after some bytes gets to the end, too. It has failed when it gave no byte for as long as
+//! the known bytes are skipped (see [`parts`](super::parts)). If nothing shows whether it is the same version, it is read from its start, too, and
+//! compared (see [`anew`](super::anew) and [`through`](super::through)). The bytes of an unfinished piece are kept for that, if the version can be
+//! checked: so even an origin that cuts each answer off after some bytes is read to the end. The origin has failed when it sent no byte for
 //! `--origin-patience`.
 
 use std::sync::Arc;
@@ -26,11 +26,11 @@ use super::turns::Turn;
 use crate::error::FetchError;
 use crate::expanding::HEAD;
 
-/// A reading shorter than this took no part of the link that others would notice.
+/// A shorter read did not take a share of the link that other blobs would notice.
 const SHORT_READING: Duration = Duration::from_millis(100);
 
 impl Transfer {
-    /// A reader is given a run.
+    /// Starts a run of a reader.
     pub(super) fn read(self: &Arc<Self>, reader: OriginReader, run: OriginRun) {
         if matches!(reader, OriginReader::Beside(_)) {
             return self.read_beside(reader, run);
@@ -46,7 +46,7 @@ impl Transfer {
         });
     }
 
-    /// A reader that began then is done: others get its part of the link to the origin.
+    /// Readers that began at these times are done: other blobs get their share of the link to the origin.
     pub(super) fn gives_back(&self, began: impl IntoIterator<Item = Moment>) {
         let now = self.context.now();
         if began.into_iter().any(|began| now.since(began) >= SHORT_READING) {
@@ -54,8 +54,8 @@ impl Transfer {
         }
     }
 
-    /// All of it is read from its first byte on, and a reader of a part waits for what comes before. `answer` is an answer of the
-    /// origin that begins there; `why` tells people.
+    /// All of it is read from its first byte on, and a reader of a range waits for what comes before. `answer` is an open answer of the
+    /// origin that begins there; `why` is the reason, for the journal.
     pub(crate) fn read_in_order(self: &Arc<Self>, answer: Option<Reading>, why: Option<&str>) {
         if let Some(why) = why {
             self.note(format!("{why}; reading all of it from the first byte"));
@@ -67,7 +67,7 @@ impl Transfer {
         });
     }
 
-    /// Reads a run with what the one before left in hand. False if its reader is done.
+    /// Reads a run with what the previous one left. Returns false if its reader is done.
     async fn read_run(self: &Arc<Self>, run: OriginRun, left: &mut Leftover) -> bool {
         let reader = left.reader;
         let on_errands = reader == OriginReader::Errands;
@@ -93,7 +93,7 @@ impl Transfer {
         };
         let opened = left.answer.take().filter(begins_where_it_may);
         if left.tries == 0 {
-            // It may have been long since there was anything to read.
+            // There may have been nothing to read for a long time.
             left.progress = self.context.now();
         }
         let progress_before = left.progress;
@@ -102,7 +102,7 @@ impl Transfer {
         if opened.is_none() {
             let rest = self.wait_for_rest().await;
             if !rest.is_zero() {
-                // Nobody failed meanwhile.
+                // The pause was requested: it is no failure.
                 left.progress = left.progress + rest;
                 return true;
             }
@@ -113,7 +113,7 @@ impl Transfer {
         let mut turn = self.context.origin_turns.reader();
         let end = match opened {
             Some(reading) => self.consume(run, reading, &mut turn, left).await,
-            // No origin is made to wait with a body that nobody reads.
+            // Waits for the turn first: an origin must not have to wait with an open body that nobody reads.
             None if self.begins(reader, &mut turn, run.first).await => tokio::select! {
                 opened = turn.wait_for(self.open_run(run, left)) => match opened {
                     Ok(reading) => self.consume(run, reading, &mut turn, left).await,
@@ -150,7 +150,7 @@ impl Transfer {
                 return false;
             }
             RunEnd::Whole(_) => {}
-            // Nothing of it can be told right from wrong.
+            // No part of it can be told right from wrong.
             RunEnd::Origin(error) if self.is_all_wrong(&error) => {
                 self.dissolve(error.into()).await;
                 return false;
@@ -188,7 +188,7 @@ impl Transfer {
                         self.note(format!("reading the origin by range: {told}; reading it from the first byte"));
                         return true;
                     }
-                    // Nothing that came of such a part can be relied on.
+                    // No byte of that range can be relied on.
                     Next::Compared => {
                         self.note(format!(
                             "reading the origin by range: {}; comparing it from the first byte on",
@@ -218,7 +218,7 @@ impl Transfer {
                 }
                 self.note(format!("reading the origin: {}; continuing", in_full(&error)));
                 let _told = self.context.pauses.begin(&self.source, error.to_string(), pause);
-                // A holder that does not answer within the pause is asked in a later one.
+                // If a holder does not answer within the pause, it is asked again in a later one.
                 let asking = tokio::time::timeout(pause, self.meet_holders());
                 let _ = tokio::join!(self.pause_reading(pause), asking);
             }
@@ -226,7 +226,7 @@ impl Transfer {
         true
     }
 
-    /// A run that is read with the answer that is open, if that is for a part: that ends by itself.
+    /// The run, cut to the end of the open answer, if that is for a range.
     fn ends_with(&self, run: OriginRun, opened: Option<&Reading>) -> OriginRun {
         if self.source.is_headed_last() || opened.is_none_or(|reading| !reading.is_part) {
             return run;
@@ -240,7 +240,7 @@ impl Transfer {
         self.state().session.compares()
     }
 
-    /// Waits for this blob's turn to read a piece. False when the piece need not be read any more, or not by this agent.
+    /// Waits for this blob's turn to read a piece. Returns false if the piece need not be read any more, or not by this agent.
     pub(super) async fn begins(&self, reader: OriginReader, turn: &mut Turn<'_>, piece: PieceIndex) -> bool {
         tokio::select! {
             () = turn.begin() => {
@@ -251,7 +251,7 @@ impl Transfer {
         }
     }
 
-    /// The part of the origin to ask for; `None` for all of it.
+    /// The range of the origin to request; `None` for all of it.
     pub(super) fn range_of(&self, run: OriginRun, left: &Leftover) -> Option<ByteRange> {
         let start = self.piece_length.offset(run.first) + left.bytes();
         let length = self.stored.length();
@@ -261,7 +261,7 @@ impl Transfer {
         (!whole).then(|| ByteRange::new(start, end))
     }
 
-    /// The version that an answer has to be of.
+    /// The version that an answer must have.
     pub(super) fn expected(&self) -> Option<&Version> {
         (self.version != Version::default() || self.digest().is_some()).then_some(&self.version)
     }
@@ -286,7 +286,7 @@ impl Transfer {
             self.joined_parts();
         }
         let expect = self.expected();
-        // Once: the pauses of one that fails are made by the caller, which can tell those that wait.
+        // Without retries: the caller makes the pauses, and tells members that it waits.
         let origin = origins.once(requester);
         let read = |range| origin.read(&self.source, &credentials, range, expect);
         match range {
@@ -295,24 +295,24 @@ impl Transfer {
         }
     }
 
-    /// Returns true if the agent's own limit held it up.
+    /// Applies the agent's own limit. Returns true if that caused a delay.
     pub(super) async fn meter_origin(&self, bytes: u64) -> bool {
         if matches!(self.source, Source::Expanded(_)) {
-            // The layer's own bytes were counted when they were read.
+            // The bytes of the layer itself were counted when they were read.
             return false;
         }
         self.context.metrics.origin_bytes.inc_by(bytes);
         self.context.origin_budget.take_saying(u32::try_from(bytes).unwrap_or(u32::MAX)).await
     }
 
-    /// True if a failure says that nothing that came is right, or of use. Of an expanded layer, whose digests are checked at the end, that is
-    /// so, too, where what comes differs from what is here of a reading that broke off: nothing tells which of the two is right.
+    /// True if a failure shows that all received bytes are wrong or useless. For an expanded layer, whose digests are checked at the end, this
+    /// is also the case if the bytes differ from those of an interrupted read: nothing shows which of the two is right.
     fn is_all_wrong(&self, error: &OriginError) -> bool {
         let is_of_no_use = matches!(error.kind(), ErrorKind::Unmountable | ErrorKind::Changed);
         (self.source.is_headed_last() && is_of_no_use) || *error.kind() == ErrorKind::Contradicted
     }
 
-    /// Why an expanded layer can't go on to come here, if the store has no room for it: what has passed through memory could be had again
+    /// The error if the store has no space for an expanded layer: what has passed through memory could be had again
     /// only by reading and expanding all of the layer.
     pub(super) fn unfit(&self) -> Option<OriginError> {
         let Source::Expanded(layer) = &self.source else { return None };
@@ -320,7 +320,7 @@ impl Transfer {
         (is_long && self.stored.passes()).then(|| self.context.expansions.has_no_room(layer))
     }
 
-    /// Throws away the part of an expanded layer that came, if the layer does not fit: it is of no use here.
+    /// Throws away the part of an expanded layer that has arrived if the layer does not fit, since it is useless.
     async fn clear_unfit(&self) {
         if !(self.source.is_headed_last() && self.stored.passes()) {
             return;
@@ -331,14 +331,14 @@ impl Transfer {
         }
     }
 
-    /// This agent can't lead this swarm to its end: the members look elsewhere, the readers here learn why.
+    /// This agent can't lead this swarm to its end: the members look for another lead, the readers here get the error.
     pub(super) fn give_up(self: &Arc<Self>, error: &FetchError) {
         self.tell(Input::GivesUp(error.to_failure()));
         self.fail(error.clone());
     }
 }
 
-/// True if the origin does not take these credentials, and may take others.
+/// True if the origin does not accept these credentials, and may accept others.
 pub(super) const fn is_refusal(error: &OriginError) -> bool {
     matches!(error.kind(), ErrorKind::Unauthorized { .. } | ErrorKind::Forbidden)
 }

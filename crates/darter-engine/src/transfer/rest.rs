@@ -1,10 +1,10 @@
 //! When a transfer lets its blob be evicted.
 //!
-//! A complete blob that nobody reads may go at any time when the store needs its room, though the transfer stays for a while, to
-//! be found by whoever asks next. So the transfer *rests* on it: the store then does not count it as a user. A reader takes a
+//! A complete blob that nobody reads may be evicted at any time when the store needs its space, though the transfer stays for a while, to
+//! be found by later requests. For this the transfer *rests* on it: the store then does not count it as a user. A reader takes a
 //! [`Hold`] first, and learns from it if the blob was evicted meanwhile.
 //!
-//! A lead's blob does not rest while pieces of it go out to members that still want some.
+//! A lead's blob does not rest while pieces of it are being sent to members that still want some.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use parking_lot::Mutex;
 
 use super::{Outcome, Transfer};
 
-/// Members that got nothing for this long are not waited for.
+/// Members that were sent nothing for this long are not waited for.
 pub(super) const IDLE_MEMBER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many read, and whether the transfer rests.
+/// The number of readers, and whether the transfer rests.
 #[derive(Debug, Default)]
 pub(crate) struct Rest(Mutex<HoldCount>);
 
@@ -26,7 +26,7 @@ struct HoldCount {
     resting: bool,
 }
 
-/// Keeps a transfer's blob from being evicted while it lives.
+/// Keeps a transfer's blob from being evicted, until dropped.
 pub struct Hold(Arc<Transfer>);
 
 impl Drop for Hold {
@@ -41,7 +41,7 @@ impl Transfer {
     pub fn hold(self: &Arc<Self>) -> Option<Hold> {
         let mut rest = self.rest.0.lock();
         if std::mem::take(&mut rest.resting) {
-            // The answer is asked for below, also of one that did not rest.
+            // `is_evicted` below gives the answer, also for a blob that did not rest.
             let _ = self.stored.wake();
         }
         rest.holds += 1;
@@ -50,24 +50,24 @@ impl Transfer {
         (!self.is_evicted()).then_some(hold)
     }
 
-    /// True if somebody on this host has it open.
+    /// True if a program of this host has it open.
     pub(crate) fn is_held(&self) -> bool {
         self.rest.0.lock().holds > 0
     }
 
-    /// True if the blob was evicted: the transfer is of no use any more.
+    /// True if the blob was evicted: then the transfer is useless.
     pub(crate) fn is_evicted(&self) -> bool {
         self.stored.is_discarded() && self.is_complete()
     }
 
-    /// True if it is of no use to a newcomer: it failed, or its blob was evicted.
+    /// True if it is useless for a newcomer: it failed, or its blob was evicted.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.outcome(), Outcome::Failed(_)) || self.is_evicted()
     }
 
-    /// Lets the blob be evicted if the transfer has ended and nobody needs it now.
+    /// Allows the blob to be evicted if the transfer has ended and nobody needs it now.
     pub(crate) fn may_rest(&self) {
-        // Asked of every transfer now and then, and most of thousands rest: the state is not locked for those.
+        // This is asked for every transfer now and then, and most of thousands rest: for those, the state is not locked.
         let is_settled = {
             let rest = self.rest.0.lock();
             rest.holds > 0 || rest.resting
@@ -82,14 +82,14 @@ impl Transfer {
         }
     }
 
-    /// Does not let it be evicted any more: it lost a piece, say, and is being completed.
+    /// Forbids eviction again, for example because a piece was lost and is being fetched.
     pub(super) fn end_rest(&self) {
         if std::mem::take(&mut self.rest.0.lock().resting) {
             let _ = self.stored.wake();
         }
     }
 
-    /// True if members get pieces from here.
+    /// True if members are being sent pieces.
     fn is_giving(&self) -> bool {
         let now = self.context.now();
         let state = self.state();

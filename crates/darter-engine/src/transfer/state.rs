@@ -1,7 +1,7 @@
 //! The state of a transfer, and its lock.
 //!
-//! A task that learns something locks the state ([`Transfer::state`]), tells its session, and lets go: if anything follows from what the session was
-//! told or asked, letting go wakes the driver. So no caller can forget to.
+//! A task that learns something locks the state ([`Transfer::state`]), tells its session, and unlocks: if anything follows from that,
+//! unlocking wakes the driver. So no caller can forget to.
 
 use std::ops::{Deref, DerefMut};
 
@@ -24,17 +24,17 @@ use crate::error::FetchError;
 pub(crate) struct TransferState {
     pub(super) session: Session,
     pub(super) callers: Callers,
-    /// The requester for whom the origin is read: of all callers, the one for whom the least may be read.
+    /// The requester for whom the origin is read: of all callers, the one who may read the least.
     pub(super) requester: Requester,
-    /// The whole's digest, where it could be computed while the origin was read.
+    /// The whole's digest, if it was computed while the origin was read.
     pub(super) streamed_digest: Option<Digest>,
     /// The readers of the origin.
     pub(super) readers: Readers,
-    /// How often blobs gave back their parts of the link to the origin when that was looked at last.
+    /// The agent's count of blobs that gave back their share of the link to the origin, when last checked.
     pub(super) given_back: u64,
-    /// True if parts of several of the origin's answers were put together.
+    /// True if parts of several of the origin's answers were combined.
     pub(super) joined_parts: bool,
-    /// Why it failed, if it did; and why it is thrown away, as members are told.
+    /// Why the transfer failed, if it did; or why the blob is thrown away, as members are told.
     pub(super) failure: Option<FetchError>,
     pub(super) dissolved_for: Option<FetchError>,
     /// Counts this transfer among those that fetch.
@@ -49,12 +49,12 @@ pub(crate) struct TransferState {
 }
 
 impl TransferState {
-    /// How many are in the swarm, as far as is known here.
+    /// The number of agents in the swarm, as far as is known here.
     pub(super) fn members(&self) -> u32 {
         u32::try_from(self.session.members()).unwrap_or(u32::MAX)
     }
 
-    /// How it stands.
+    /// Whether and how the transfer has ended.
     pub(super) fn outcome(&self) -> Outcome {
         match (&self.failure, self.is_complete()) {
             (Some(error), _) => Outcome::Failed(error.clone()),

@@ -1,4 +1,4 @@
-//! A transfer's account of itself when it is asked: how far it is, a line for `darter status`, and the story for `darter explain`.
+//! What a transfer reports when asked: its progress, a line for `darter status`, and the explanation for `darter explain`.
 
 use darter_api as api;
 use darter_core::{Moment, PieceIndex, PieceSet, Source};
@@ -7,17 +7,17 @@ use darter_origin::Pause;
 use super::Transfer;
 use super::dissolve::origin_of;
 
-/// Parts of the map that [`Transfer::progress`] tells.
+/// How many parts the map in [`Transfer::progress`] has.
 const MAP_PARTS: u32 = 64;
 
-/// The origin of a source, which is being waited for.
+/// The pause of a source's origin, as reported to programs.
 pub fn waiting_for(source: &Source, pause: Pause) -> api::Waiting {
     let retry_in_seconds = pause.left.as_secs_f64().ceil() as u64;
     api::Waiting { origin: origin_of(source), reason: pause.reason, retry_in_seconds }
 }
 
 impl Transfer {
-    /// How far it is.
+    /// The progress.
     pub fn progress(&self) -> api::Progress {
         let now = self.context.now();
         let held = self.stored.held();
@@ -41,7 +41,7 @@ impl Transfer {
         }
     }
 
-    /// The bytes of this blob that had moved when a program asked at `asked`: none, if the transfer began for that program.
+    /// The traffic of this blob before a program's request at `asked`: none, if the transfer began for that program.
     pub fn traffic_before(&self, asked: Moment) -> api::Traffic {
         let state = self.state();
         if state.journal.began_by(asked) { state.journal.traffic() } else { api::Traffic::default() }
@@ -83,7 +83,7 @@ pub(super) fn map_of(held: &PieceSet, pieces: u32, most: u32) -> String {
             let (from, to) = (of(part), of(part + 1));
             let have = (from..to).filter(|&piece| held.contains(PieceIndex(piece))).count();
             let eighths = have * 8 / (to - from) as usize;
-            // A part that has begun shows, however little of it is there.
+            // A part with any piece is visible, however little of it is there.
             let digit = if have > 0 { eighths.max(1) } else { 0 };
             char::from(b'0' + digit as u8)
         })

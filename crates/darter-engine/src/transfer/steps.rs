@@ -1,7 +1,7 @@
-//! Work of this agent itself that a transfer waits for, such as the check of a whole that has to be read once more. Nothing comes meanwhile,
-//! from nobody, and a large blob on a slow disk takes minutes; but nothing stands still as long as the work takes steps.
+//! Work of this agent itself for which a transfer waits, such as the check of a whole that has to be read once more. Nothing arrives meanwhile,
+//! and for a large blob on a slow disk this takes minutes; but the transfer has not stalled as long as the work makes steps.
 //!
-//! Invariant: only a step that was taken counts. A disk that hangs takes none, and is no longer waited for than a peer.
+//! Invariant: only completed steps count. A disk that hangs makes none, and is waited for no longer than a peer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,13 +10,13 @@ use std::time::Duration;
 use darter_core::{Clock, Moment};
 use darter_swarm::session::LOOK_EVERY;
 
-/// How long a step counts: a look every [`LOOK_EVERY`] sees each.
+/// How long a step counts: a check every [`LOOK_EVERY`] sees each.
 pub(crate) const STEP_COUNTS_FOR: Duration = LOOK_EVERY.saturating_mul(2);
 
-/// When the last step was taken.
+/// The time of the last step.
 pub(super) struct Steps {
     clock: Arc<dyn Clock>,
-    /// In microseconds; zero if none was.
+    /// In microseconds; zero if there was none.
     last: AtomicU64,
 }
 
@@ -25,12 +25,12 @@ impl Steps {
         Self { clock: Arc::clone(clock), last: AtomicU64::new(0) }
     }
 
-    /// A step is taken. On whatever thread.
+    /// Notes a step. May be called on any thread.
     pub(super) fn take(&self) {
         self.last.store(self.clock.now().as_micros(), Ordering::Relaxed);
     }
 
-    /// True if one was taken a moment ago.
+    /// True if there was a step recently.
     pub(super) fn are_taken(&self, now: Moment) -> bool {
         let last = self.last.load(Ordering::Relaxed);
         last > 0 && now.since(Moment::from_micros(last)) < STEP_COUNTS_FOR

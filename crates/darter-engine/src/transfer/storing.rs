@@ -1,11 +1,11 @@
-//! Pieces that peers gave, on their way to the disk. A thread that is there for one of them takes those along that came meanwhile: it need
-//! not be woken for each, and pieces that lie side by side in memory are written in one go ([`StoredBlob::put_all`]). With little to do each
-//! piece is stored at once, by itself; the busier the host is, the more of them share a thread's turn.
+//! Writes pieces from peers to the disk. A thread that is started for one piece also takes the pieces that arrive meanwhile: it need
+//! not be woken for each, and pieces that are adjacent in memory are written together ([`StoredBlob::put_all`]). On an idle host each
+//! piece is stored at once, by itself; the busier the host is, the more pieces share a thread's turn.
 //!
-//! Invariants: who waits for a piece hears what became of it, once; while pieces wait there is a turn, begun or on its way; one blob has no
-//! more than [`MAX_TURNS`] of them at a time.
+//! Invariants: whoever waits for a piece is told the result, once; while pieces wait there is a turn, running or about to start; one blob has
+//! at most [`MAX_TURNS`] turns at a time.
 //!
-//! Non-goals: how much waits here. The reader of a connection bounds that.
+//! Non-goals: limiting how much waits here. The reader of a connection does that.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use darter_wire::PooledBuffer;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-/// Pieces that are stored in one go, at most. When as many wait, another thread comes.
+/// Most pieces that are stored together. If as many wait, another thread is started.
 const TOGETHER: usize = 4;
 
-/// Their bytes: of long pieces each is worth a go of its own, and is told of as soon as it is there.
+/// Most bytes that are stored together: long pieces are stored one by one, so that each is announced as soon as it is there.
 const TOGETHER_BYTES: usize = 1 << 20;
 
-/// Threads that store pieces of one blob at a time: as many as keep the quickest links from waiting.
+/// Most threads that store pieces of one blob at a time: enough for the fastest links.
 const MAX_TURNS: usize = 4;
 
 /// The pieces of one blob that wait to be stored.
@@ -43,7 +43,7 @@ struct Coming {
 }
 
 impl Storing {
-    /// Stores a piece. It goes on if nobody waits for it.
+    /// Stores a piece. This completes even if the caller goes away.
     pub(super) async fn put(
         &self,
         disk: &Disk,
@@ -67,7 +67,7 @@ impl Storing {
     }
 }
 
-/// One thread's work on the pieces that wait.
+/// One thread's work on the waiting pieces.
 struct StoringTurn(Arc<Mutex<Waiting>>);
 
 impl StoringTurn {
@@ -86,7 +86,7 @@ impl StoringTurn {
         }
     }
 
-    /// The pieces to be stored next. If there are none the turn is over: from then on the next piece begins one.
+    /// The pieces to be stored next. If there are none the turn ends: the next piece starts a new one.
     fn next(&self) -> Vec<Coming> {
         let mut waiting = self.0.lock();
         let (mut count, mut bytes) = (0, 0);
@@ -105,7 +105,7 @@ impl StoringTurn {
 }
 
 impl Drop for StoringTurn {
-    /// A thread that panics leaves nobody waiting.
+    /// If the thread panics, everyone who waits is told.
     fn drop(&mut self) {
         if std::thread::panicking() {
             let mut waiting = self.0.lock();
@@ -131,7 +131,7 @@ mod tests {
         vec![piece as u8; 1 << 14]
     }
 
-    /// A store, and a blob in it of which nothing is held.
+    /// A store, and a blob in it without any pieces.
     fn blob() -> (Disk, Arc<dyn StoredBlob>) {
         let pieces = PieceLength::from_log2(14).unwrap();
         let mut manifest = Manifest::new(pieces, Some(u64::from(PIECES) << 14));
@@ -168,7 +168,7 @@ mod tests {
                 }
             }
             assert_eq!(blob.held().len(), PIECES - 1);
-            // All turns are over: the next piece gets one.
+            // All turns have ended: the next piece starts one.
             disk.settled().await;
             assert_eq!(storing.0.lock().turns, 0);
             let again = storing.put(&disk, &blob, PieceIndex(5), pool.filled(&bytes_of(5))).await;

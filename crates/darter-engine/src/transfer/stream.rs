@@ -1,13 +1,13 @@
 //! Verified bytes in order, for a program of this host. A stream starts with the first verified piece and never
-//! ends short: its last piece is held back until the whole was checked, so that a reader who gets everything got the
-//! right thing. A lone range, which is no part of a reading of everything, does not wait for that: lazy snapshotters read
-//! a layer's end first, and check what they read. Somebody waits for just those bytes, so all their pieces go before others.
+//! ends short: its last piece is held back until the whole was checked, so that a reader who gets everything has the
+//! right content. A lone range, which is not part of a read of the whole blob, does not wait for that: lazy snapshotters read
+//! a layer's end first, and check what they read. A program waits for just those bytes, so all their pieces are fetched before others.
 //!
-//! Bytes come as memory, or, for a receiver that can send them so, as parts of the blob's file ([`Part`]). A part of a file is
-//! verified like memory is; what is not in the page cache is read on a blocking thread before it is given, so that whoever
-//! sends it does not wait for the disk, and a disk that fails is noticed where the piece can still be had from others. While a blob
-//! arrives nearly all of it was verified and written a moment ago: that is given at once, as many pieces as there are in a row, since a
-//! thread's wake-up for each piece would cost more than the piece.
+//! Bytes are passed on in memory, or, to a receiver that can send them so, as ranges of the blob's file ([`Part`]). A range of a file is
+//! verified like memory is; what is not in the page cache is read on a blocking thread before it is passed on, so that the
+//! sender does not wait for the disk, and a disk failure is noticed while the piece can still be had from others. While a blob
+//! arrives, nearly all of it was verified and written a moment ago: that is passed on at once, as many contiguous pieces as there are, since
+//! waking a thread for each piece would cost more than the piece.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,16 +25,16 @@ use super::wants::{MAX_AHEAD, WaitingReader, kept, next_reader};
 use super::{Outcome, Transfer};
 use crate::error::FetchError;
 
-/// Bytes that are read from the store at a time.
+/// How many bytes are read from the store at a time.
 const CHUNK: u64 = 256 * 1024;
 
-/// Bytes of a file that are given at a time, at most.
+/// Most bytes of a file that are passed on at a time.
 pub(super) const FILE_CHUNK: u64 = 8 << 20;
 
-/// Bytes of a file that are given at a time, at most, without a disk thread: how many are in the page cache is asked on the runtime's.
+/// Most bytes of a file that are passed on at a time without a disk thread: a runtime thread asks whether they are in the page cache.
 const READY_CHUNK: u64 = 1 << 20;
 
-/// A container engine can wait a little for one piece while others flow.
+/// After how long the next piece becomes urgent. A container engine can wait a little for one piece while others arrive.
 const URGENT_AFTER: Duration = Duration::from_secs(1);
 
 /// Verified bytes.
@@ -46,14 +46,14 @@ pub enum Part {
     File(PieceFile),
 }
 
-/// How bytes are given.
+/// How bytes are passed on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Giving {
-    /// True if parts of files are welcome.
+    /// True if ranges of files are accepted.
     pub files: bool,
-    /// True if the range is no part of a reading of everything.
+    /// True if the range is lone: not part of a read of the whole blob.
     pub lone: bool,
-    /// True if the agent itself takes them: no program is given anything.
+    /// True if the agent itself reads them: no bytes for a program are counted.
     pub own: bool,
 }
 
@@ -65,22 +65,22 @@ struct Reader {
     id: ReaderId,
     changed: watch::Receiver<()>,
     at: u64,
-    /// One past the last byte wanted; the blob's end if `None`.
+    /// The offset after the last byte that is wanted; the blob's end if `None`.
     end: Option<u64>,
     told: Option<PieceIndex>,
     /// Since when this has waited for the next piece.
     since: Option<Moment>,
     giving: Giving,
-    /// Tells others what this waits for, if it is no part of a reading of everything.
+    /// Tells others what this waits for, if the range is lone.
     waiting: Option<WaitingReader>,
-    /// The next part of a file, which is being verified and read into memory while this one is sent: its offset, and the work.
+    /// The next range of a file, which is being verified and read into memory while this one is sent: its offset, and the work.
     ahead: Option<(u64, DiskRead)>,
 }
 
 type DiskRead = DiskWork<Result<Part, StoreError>>;
 
 impl Transfer {
-    /// The bytes of `range`, or all. Reading counts as use until the stream is dropped.
+    /// The bytes of `range`, or all. Counts as use until the stream is dropped.
     pub(crate) fn read_on(
         self: &Arc<Self>,
         range: Option<ByteRange>,
@@ -117,7 +117,7 @@ impl Transfer {
 }
 
 impl Transfer {
-    /// The store could not read a piece that it held. The reader goes on if the piece is fetched again; else this is its error.
+    /// The store could not read a piece that it held. The reader goes on if the piece is fetched again; otherwise this is its error.
     pub(super) fn after_unread(self: &Arc<Self>, error: StoreError) -> Result<(), FetchError> {
         match error {
             StoreError::NotHeld { piece, .. } => {
@@ -139,7 +139,7 @@ impl Transfer {
 impl Reader {
     async fn next(&mut self) -> Result<Option<Part>, FetchError> {
         loop {
-            // Before looking: what changes while this looks wakes it again.
+            // Before checking: a change during the check wakes this again.
             self.changed.mark_unchanged();
             let transfer = Arc::clone(&self.transfer);
             let length = transfer.stored.length();
@@ -156,7 +156,7 @@ impl Reader {
                 return Err(FetchError::Stopped { kept: kept(&transfer) });
             }
             if end.is_some_and(|end| self.at >= end) {
-                // Even of nothing, the end is told only once it is sure.
+                // Even an empty blob ends only after the check of the whole.
                 if complete || length != Some(self.at) || self.giving.lone {
                     return Ok(None);
                 }
@@ -167,16 +167,16 @@ impl Reader {
                     self.tell(piece);
                 }
                 let is_last = transfer.pieces() == Some(piece.0 + 1);
-                // Once an only piece is here, the whole is checked at once.
+                // If the blob has one piece only, the whole is checked right after it.
                 let waits = is_last && !(self.giving.lone && piece.0 > 0);
-                // While the length is unknown, whether a piece is the last is, too.
+                // While the length is unknown, it is also unknown whether a piece is the last.
                 let free = complete || (length.is_some() && !waits) || piece.0 + 1 < transfer.stored.prefix();
                 if complete && !transfer.stored.holds(piece) {
                     if transfer.stored.is_discarded() {
                         let reason = "it was removed".to_owned();
                         return Err(FetchError::Withdrawn { blob: transfer.blob, reason });
                     }
-                    // Found damaged by somebody else, or ahead of this.
+                    // Somebody else has found damage, here or further ahead.
                     transfer.note_losses();
                     continue;
                 }
@@ -196,15 +196,15 @@ impl Reader {
         }
     }
 
-    /// Reads on within a held piece, or several of a `complete` blob; `None` when a piece turned out damaged, and is being
+    /// Reads on within a held piece, or several of a `complete` blob; `None` if a piece turned out damaged, and is being
     /// fetched again.
     async fn read(&mut self, piece: PieceIndex, end: Option<u64>, complete: bool) -> Result<Option<Part>, FetchError> {
         let transfer = &self.transfer;
         let end = end.unwrap_or(u64::MAX).min(transfer.stored.length().unwrap_or(u64::MAX));
         let piece_end = transfer.piece_length.offset(piece) + transfer.piece_length.bytes();
-        // The pieces after it are not sure to be held and free before the whole is.
+        // The pieces after it may not be held, or may be held back, before the whole was checked.
         if self.giving.files && !complete {
-            // The last piece is given by itself, once it may be.
+            // The last piece is passed on by itself, once it may be.
             let last =
                 transfer.pieces().map_or(piece_end, |pieces| transfer.piece_length.offset(PieceIndex(pieces - 1)));
             let range = ByteRange::new(self.at, end.min(last.max(piece_end)).min(self.at + READY_CHUNK));
@@ -236,7 +236,7 @@ impl Reader {
         }
     }
 
-    /// Takes note of a part that is given now.
+    /// Notes a part that is passed on now.
     fn given(&mut self, part: Part) -> Part {
         let length = part.len();
         self.at += length;
@@ -248,7 +248,7 @@ impl Reader {
         part
     }
 
-    /// Begins to read on from `at`, up to a chunk's length and no further than `end`.
+    /// Starts to read from `at`, at most a chunk and not beyond `end`.
     fn begin_to_read(&self, at: u64, end: u64) -> DiskRead {
         let (stored, pieces, files) =
             (Arc::clone(&self.transfer.stored), self.transfer.piece_length, self.giving.files);
@@ -259,7 +259,7 @@ impl Reader {
         })
     }
 
-    /// Takes note of how long this waited for a piece that is here now.
+    /// Notes how long this waited for a piece that has arrived now.
     fn note_wait(&mut self, piece: PieceIndex, is_last: bool) {
         let Some(since) = self.since.take() else { return };
         let now = self.transfer.context.now();
@@ -312,7 +312,7 @@ fn memory(stored: &dyn StoredBlob, at: u64, stop: u64) -> Result<Part, StoreErro
     Ok(Part::Bytes(buffer.into()))
 }
 
-/// Verified bytes of held pieces as a part of the file, where they lie at their own offsets, with the pages in memory: all of `range`, or its beginning when a later
+/// Verified bytes of held pieces as a range of the file, if they are there at their own offsets, with the pages in memory: all of `range`, or its beginning if a later
 /// piece is damaged. `None` from a store without files.
 pub(super) fn file_part(
     stored: &dyn StoredBlob,
@@ -325,7 +325,7 @@ pub(super) fn file_part(
         let part = match stored.file_run(pieces.piece_at(at)..pieces_up_to(pieces, range)) {
             Ok(Some(part)) => part,
             Ok(None) => return Ok(None),
-            // The call for the rest learns of it.
+            // The call for the rest will return the error.
             Err(_) if found.is_some() => break,
             Err(error) => return Err(error),
         };
@@ -335,15 +335,15 @@ pub(super) fn file_part(
     Ok(found)
 }
 
-/// The beginning of `range` that can be sent at once: verified by this process, and in the page cache. `None` where its first byte can't be,
-/// which says nothing but that it has to be asked for on a disk thread.
+/// The beginning of `range` that can be sent at once: verified by this process, and in the page cache. `None` if its first byte can't be,
+/// which only means that a disk thread has to read it.
 fn ready_part(stored: &dyn StoredBlob, pieces: PieceLength, range: ByteRange) -> Option<PieceFile> {
     let part = stored.ready_run(pieces.piece_at(range.start())..pieces_up_to(pieces, range))?;
     let end = part.range.end().min(range.end());
     Some(PieceFile { range: ByteRange::new(range.start(), end), ..part })
 }
 
-/// The piece behind those of a range.
+/// The piece after those of a range.
 fn pieces_up_to(pieces: PieceLength, range: ByteRange) -> PieceIndex {
     PieceIndex(pieces.pieces_of(range).end)
 }
@@ -358,7 +358,7 @@ mod tests {
 
     const PIECE: PieceLength = PieceLength::UNKNOWN_BLOB;
 
-    /// A blob of four pieces in `store`, of which the third is not here.
+    /// A blob of four pieces in `store`, of which the third is missing.
     fn blob(store: &dyn Store) -> Arc<dyn StoredBlob> {
         let content = vec![7; PIECE.bytes() as usize];
         let info = BlobInfo { name: "blob".to_owned(), digest: None, version: Version::default(), created: 0 };

@@ -1,12 +1,12 @@
-//! Reading an answer of the origin through to its end, where the plan would break it off at a piece that somebody has.
+//! Reads an answer of the origin to its end, although the plan would stop at a piece that somebody has.
 //!
-//! An answer that begins before what is lacking was asked for since the origin gives no part, or since nothing tells whether it is of
-//! the same version as what is here. To break it off at a piece that is here, and ask for the rest anew, would read all that stands before
-//! the rest again; and what is here behind the first gap, read ahead by other connections or on errands, would never be held against it.
-//! So all of it is read, and each piece that is here is compared. Pieces of two versions never make a whole: where something came of such an answer that
-//! nothing vouches for, the whole is not checked before everything behind it was compared.
+//! An answer that begins before the missing pieces was requested because the origin serves no ranges, or because nothing shows whether it is of
+//! the same version as what is here. If it were stopped at a piece that is here, the rest would have to be read from the start again;
+//! and pieces after the first gap, read ahead by other connections or on errands, would never be compared with it.
+//! So all of it is read, and each piece that is here is compared. Pieces of two versions never make a whole: if bytes of such an unverified answer
+//! were stored, the whole is not checked before everything after them was compared.
 //!
-//! The same goes for an answer for everything whose caller's credentials have expired meanwhile: no other request would be answered.
+//! The same applies to an answer with the whole whose credentials have expired meanwhile: no further request would be answered.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use super::body::Assembly;
 use super::turns::Turn;
 
 impl Transfer {
-    /// Waits for this blob's turn to read the piece that comes next. False when it need not be read any more, or not by this agent.
+    /// Waits for this blob's turn to read the next piece. Returns false if it need not be read any more, or not by this agent.
     pub(super) async fn begins_piece(&self, turn: &mut Turn<'_>, assembly: &mut Assembly) -> bool {
         tokio::select! {
             () = turn.begin() => self.reads_on(assembly),
@@ -26,7 +26,7 @@ impl Transfer {
         }
     }
 
-    /// True if an answer is read on with the piece that comes next.
+    /// True if the answer is read on with the next piece.
     pub(super) fn reads_on(&self, assembly: &mut Assembly) -> bool {
         let Assembly { reader, piece, through, to_the_end, .. } = *assembly;
         let reads_on = self.comes_to(AtPiece { reader, piece, through, to_the_end });
@@ -34,14 +34,14 @@ impl Transfer {
         reads_on != ReadsOn::Ends
     }
 
-    /// Asks the session if a reader goes on.
+    /// Asks the session whether a reader goes on.
     pub(super) fn comes_to(&self, at: AtPiece) -> ReadsOn {
         let now = self.context.now();
         self.state().session.reads_on(at, self, now)
     }
 
-    /// A piece is about to be stored. If nothing vouches for it but an answer that may be of another version than what is here, all that
-    /// is known behind it is to be compared with the rest of that answer.
+    /// A piece is about to be stored. If it comes from an answer that may be of another version than what is here, all known pieces
+    /// after it have to be compared with the rest of that answer.
     pub(super) fn may_be_of_another_version(&self, assembly: &Assembly) {
         let piece = assembly.piece;
         let is_vouched_for = !assembly.anew || self.stored.hash(piece).is_some();
@@ -50,7 +50,7 @@ impl Transfer {
         }
     }
 
-    /// A piece that was read of the origin is here by other ways already.
+    /// A piece that was read from the origin has arrived in another way already.
     pub(super) fn is_here(&self, piece: PieceIndex) {
         self.tell(Input::Again(Came { piece, bytes: 0, request: None, from: None }));
     }

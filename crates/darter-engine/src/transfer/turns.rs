@@ -1,13 +1,13 @@
-//! Turns at reading origins, so that pieces become whole one after the other.
+//! Turns at reading origins, so that pieces become complete one after the other.
 //!
-//! A part of a piece can't be passed on. Sixty-four blobs read side by side share what the origin gives, and the first piece of each is
-//! whole when all are: the seed's uplink idles meanwhile. So an agent begins few pieces at a time, each blob in its turn.
+//! A part of a piece can't be passed on. If sixty-four blobs were read concurrently, they would share the origin's rate, and the first piece of each would be
+//! complete only when all are: the seed's uplink would idle meanwhile. So an agent begins few pieces at a time, each blob in its turn.
 //!
 //! Connections besides the first one of a blob are few in all, and shared among the blobs that are fetched. A blob that ends, or is read by
-//! fewer, *gives back* its part of the link, so that others get more without any limit of theirs: they are told.
+//! fewer connections, *gives back* its share of the link: other blobs are told, since their rates then grow for another reason than their own connections.
 //!
-//! Only the beginning of a piece waits. A reader whose origin stalls, or is slow, loses its turn to the next one and reads on without:
-//! an origin holds up the others for `MAX_TURN` at most, and what has begun is never put off.
+//! Only the beginning of a piece waits. A reader whose origin stalls, or is slow, loses its turn to the next one and reads on without a turn:
+//! an origin delays the others for at most `MAX_TURN`, and a piece that has begun is never put off.
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -17,24 +17,24 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::{Sleep, sleep};
 
-/// Pieces that are put together at a time, unless one blob may be read by more connections.
+/// How many pieces are read at a time, unless one blob may be read by more connections.
 const AT_A_TIME: usize = 8;
 
-/// For how long a turn is kept though nothing comes.
+/// How long a turn is kept although nothing arrives.
 const IDLE_TURN_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// For how long a turn is kept at all.
+/// How long a turn is kept at most.
 const MAX_TURN: Duration = Duration::from_secs(1);
 
-/// The turns of one agent, given in the order in which they are asked for.
+/// The turns of one agent, given in the order in which they were requested.
 #[derive(Debug)]
 pub struct Turns {
     turns: Semaphore,
-    /// Connections besides the first one of a blob, of all blobs.
+    /// Connections besides the first one of a blob, for all blobs together.
     beside: Arc<Semaphore>,
-    /// How many there may be.
+    /// The maximum number of them.
     most_beside: usize,
-    /// How often a blob gave back its part of the link.
+    /// How often a blob gave back its share of the link.
     given_back: AtomicU64,
 }
 
@@ -42,13 +42,13 @@ pub struct Turns {
 #[derive(Debug)]
 pub(crate) struct Turn<'a> {
     turns: &'a Turns,
-    /// With how long it may be kept.
+    /// The turn, with the time until which it may be kept.
     held: Option<(SemaphorePermit<'a>, Pin<Box<Sleep>>)>,
     begun: bool,
 }
 
 impl Turns {
-    /// Turns that let one blob be read by as many connections.
+    /// Enough turns for one blob to be read by this many connections.
     pub fn for_connections(connections: u8) -> Self {
         let most = AT_A_TIME.max(connections.into());
         let most_beside = most - 1;
@@ -60,34 +60,34 @@ impl Turns {
         }
     }
 
-    /// A blob gives back its part of the link; how often that happened, with this.
+    /// A blob gives back its share of the link. Returns how often that has happened.
     pub(crate) fn give_back(&self) -> u64 {
         self.given_back.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// How often a blob gave back its part of the link.
+    /// How often a blob gave back its share of the link.
     pub(crate) fn given_back(&self) -> u64 {
         self.given_back.load(Ordering::Relaxed)
     }
 
-    /// True if there is a turn that nobody waits for.
+    /// True if a turn is free.
     pub(crate) fn has_room(&self) -> bool {
         self.turns.available_permits() > 0
     }
 
-    /// True if a further connection of a blob, by its number, is within the blob's share of these, while `blobs` are
-    /// fetched. The first connections of the other blobs take their part: many blobs are read by many connections as it is.
+    /// True if a further connection of a blob, by its number, is within the blob's share, while `blobs` blobs are
+    /// fetched. The first connections of the other blobs count: many blobs already use many connections.
     pub(crate) fn shares_beside(&self, number: u8, blobs: u32) -> bool {
         let blobs = usize::try_from(blobs).unwrap_or(usize::MAX).max(1);
         usize::from(number) < (self.most_beside + 1).saturating_sub(blobs).div_ceil(blobs)
     }
 
-    /// True if one more such connection may be made, for whatever blob.
+    /// True if one more such connection may be made, for any blob.
     pub(crate) fn has_beside(&self) -> bool {
         self.beside.available_permits() > 0
     }
 
-    /// Lets such a connection be made, as long as what is given lives.
+    /// A permit for such a connection, which is free again when it is dropped.
     pub(crate) fn beside(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.beside).try_acquire_owned().ok()
     }
@@ -99,7 +99,7 @@ impl Turns {
 }
 
 impl Turn<'_> {
-    /// True if the last piece that was begun has not ended.
+    /// True if the piece that was begun has not ended.
     pub(crate) const fn has_begun(&self) -> bool {
         self.begun
     }
@@ -111,7 +111,7 @@ impl Turn<'_> {
         self.begun = true;
     }
 
-    /// Waits for something from the origin, an answer or more of its body; gives the turn up while that takes long.
+    /// Waits for something from the origin, an answer or more of its body; gives the turn up if that takes long.
     pub(crate) async fn wait_for<F: Future>(&mut self, what: F) -> F::Output {
         let mut what = pin!(what);
         if let Some((_, kept)) = &mut self.held {
@@ -126,7 +126,7 @@ impl Turn<'_> {
         what.await
     }
 
-    /// The piece is whole: the next reader may begin.
+    /// The piece is complete: the next reader may begin.
     pub(crate) fn end(&mut self) {
         (self.held, self.begun) = (None, false);
     }
@@ -199,7 +199,7 @@ mod tests {
         let started = Instant::now();
         let stalled = async {
             reading[0].wait_for(sleep(IDLE_TURN_TIMEOUT * 4)).await;
-            // The turn is somebody else's by now.
+            // Another reader has the turn by now.
             reading[0].wait_for(sleep(IDLE_TURN_TIMEOUT * 4)).await;
             started.elapsed()
         };

@@ -1,11 +1,11 @@
-//! Sees to it that somebody is responsible for whatever a transfer lacks, and that nobody waits for ever.
+//! Makes sure that some agent is responsible for whatever a transfer lacks, and that nobody waits for ever.
 //!
-//! A complete transfer may lack a piece again: the disk damaged it, or somebody cut the file off. Then the transfer is open
-//! again, and is led, elected for or read like any other. The driver looks about once a second whether that is so, so that
-//! no sequence of events can leave a piece with nobody to fetch it.
+//! A complete transfer may lose a piece again: the disk damaged it, or somebody truncated the file. Then the transfer is open
+//! again, and needs a lead, an election or a read like any other. The driver checks about once a second whether that is so, so that
+//! no sequence of events can leave a piece that no agent fetches.
 //!
-//! A transfer that gets nothing for `--stall-timeout` fails, and says what it waited for. Time in which the lead
-//! deliberately waits (an origin asked it to come back later) does not count, nor does time in which this agent is at work on what it waits
+//! A transfer that receives nothing for `--stall-timeout` fails, and says what it waited for. Time in which the lead
+//! deliberately waits (an origin asked it to come back later) does not count, nor does time in which this agent itself works on what the transfer waits
 //! for ([`steps`](super::steps)).
 //!
 //! Non-goals: how long a single request to a peer may take (the picker), or an answer of an origin (`darter_origin`).
@@ -21,7 +21,7 @@ use super::{Lead, Transfer, TransferState};
 use crate::error::FetchError;
 
 impl Transfer {
-    /// The facts that the session is told about once a second while something is lacking.
+    /// The facts that the session is told about once a second while something is missing.
     pub(super) fn seen(&self, state: &TransferState) -> Seen {
         let options = &self.context.options;
         Seen {
@@ -31,37 +31,37 @@ impl Transfer {
         }
     }
 
-    /// True if this agent is at work on what is waited for, and gets on: it checks the whole, or reads a layer through for the beginning of what
-    /// that becomes.
+    /// True if this agent works on what the transfer waits for, and makes progress: it checks the whole, or reads a layer for the beginning of its
+    /// expanded form.
     fn is_at_work(&self, state: &TransferState) -> bool {
         let now = self.context.now();
         let expands = |layer| state.lead() == Lead::Me && self.context.expansions.moves(layer, now);
         self.steps.are_taken(now) || matches!(&self.source, Source::Expanded(layer) if expands(layer))
     }
 
-    /// Nothing came for too long.
+    /// Ends the transfer, because nothing was received for too long.
     pub(super) fn end_stalled(self: &Arc<Self>) {
         let error = self.stalled();
         tracing::warn!(blob = %self.blob.short(), name = %self.source, error = %in_full(&error), "a transfer is stalled");
         self.give_up(&error);
     }
 
-    /// An agent that leads this transfer lets this one down.
+    /// Notes that an agent that leads this transfer let this agent down.
     pub(super) fn let_down_by(&self, lead: NodeId, guilt: Guilt) {
-        // A lead whose connection is gone was the last that was followed.
+        // A lead whose connection is closed was the last that was followed.
         let is_seed = self.fleet.is_seed(lead) || self.state().session.has_left_seed(lead);
         self.context.let_downs.note(self.setback_key(), lead, is_seed, guilt, self.context.now());
     }
 
-    /// Throws away what an agent said of this blob that let this one down as its lead. Readers that wait are given what the next try
-    /// brings.
+    /// Throws away what a lead that let this agent down said of this blob. Waiting readers get their bytes from the next
+    /// try.
     pub(super) async fn start_over_without(self: &Arc<Self>, lead: NodeId, guilt: Guilt, reason: String) {
         self.let_down_by(lead, guilt);
         let error = self.stalled_at(lead).unwrap_or(FetchError::Withdrawn { blob: self.blob, reason });
         let dissolves = {
             let mut state = self.state();
             let now = self.context.now();
-            // A blob that is whole and checked stays, whatever a node says.
+            // A blob that is complete and checked stays, whatever a node says.
             state.session.course().is_open() && state.session.handle(Input::Dissolves { tells: false }, &**self, now)
         };
         if dissolves {
@@ -69,17 +69,17 @@ impl Transfer {
         }
     }
 
-    /// Something is to be fetched after all: an agent has to be responsible for it.
+    /// Something is missing again: some agent has to be responsible for it.
     pub(crate) fn resume(&self) {
         self.tell(Input::Resumes);
     }
 
-    /// Takes note of what the store found damaged, and sees to it that it is fetched again.
+    /// Notes what the store found damaged, and makes sure that it is fetched again.
     pub(crate) fn note_losses(self: &Arc<Self>) {
         let mut lost = self.stored.take_lost();
         {
             let state = self.state();
-            // A blob that was evicted lacks nothing.
+            // An evicted blob lacks nothing.
             let is_complete = state.is_complete() && !self.stored.is_discarded();
             if let Some(pieces) = self.pieces().filter(|_| is_complete) {
                 // The finder of the damage may have noted it already.
@@ -94,7 +94,7 @@ impl Transfer {
         }
     }
 
-    /// The whole could not be checked, since pieces are not here that everybody took for held.
+    /// The whole could not be checked, since pieces are missing that counted as held.
     pub(super) fn fetch_missing(self: &Arc<Self>) {
         let missing: PieceSet = self.pieces().map(|pieces| self.missing(pieces).collect()).unwrap_or_default();
         if !missing.is_empty() {
@@ -112,7 +112,7 @@ impl Transfer {
         self.lack(pieces, "were damaged on the disk and are fetched again");
     }
 
-    /// Pieces that were held are not any more.
+    /// Notes that pieces are no longer held.
     pub(super) fn lack(&self, pieces: &PieceSet, why: &str) {
         self.tell_and(Input::Lacking(pieces.clone()), |state, now| {
             state.journal.note(now, format!("{} pieces {why}", pieces.len()));
@@ -121,31 +121,31 @@ impl Transfer {
         self.end_rest();
     }
 
-    /// Bytes of this blob came, though perhaps not a whole piece.
+    /// Bytes of this blob arrived, though perhaps not a whole piece.
     pub(super) fn moved(&self) {
         let now = self.context.now();
         self.state().session.handle(Input::OriginCame, self, now);
     }
 
-    /// Waits before the origin is asked again; members are told so meanwhile.
+    /// Waits before the origin is asked again; members are told meanwhile.
     pub(super) async fn pause_reading(&self, pause: Duration) {
         self.tell(Input::OriginRests(pause));
         let _ = tokio::time::timeout(pause, self.closed.cancelled()).await;
     }
 
-    /// How much of the time since something last came does not count.
+    /// How much of the time since the last byte does not count as a stall.
     pub fn excused(&self) -> Duration {
         self.state().session.vigil().excused()
     }
 
-    /// The thing that is waited for, if nothing came for a while.
+    /// What the transfer waits for, if nothing has arrived for a while.
     pub(super) fn waiting(&self, state: &TransferState, now: Moment) -> Option<String> {
         let waited = state.session.vigil().waited(now);
         let waits = state.session.course().is_open() && waited >= LOOK_EVERY;
         waits.then(|| format!("{} s for {}", waited.as_secs(), self.awaited(state)))
     }
 
-    /// Why readers end when nothing came for too long.
+    /// The error for readers if nothing was received for too long.
     pub(super) fn stalled(&self) -> FetchError {
         let now = self.context.now();
         let (waited, what) = {
@@ -155,7 +155,7 @@ impl Transfer {
         FetchError::Stalled { waited, what }
     }
 
-    /// Why readers end when a lead gave nothing for too long and was left for that.
+    /// The error for readers if a lead gave nothing for too long and was left for that.
     fn stalled_at(&self, lead: NodeId) -> Option<FetchError> {
         let (waited, limit) =
             (self.state().session.vigil().waited(self.context.now()), self.context.options.stall_timeout);
@@ -163,14 +163,14 @@ impl Transfer {
         (!limit.is_zero() && waited >= limit).then(|| FetchError::Stalled { waited, what: what() })
     }
 
-    /// The piece that is waited for.
+    /// The next missing piece.
     fn next_piece(&self) -> String {
         let piece = self.stored.held().first_missing_from(darter_core::PieceIndex(0));
         let of = self.pieces().map_or_else(String::new, |pieces| format!(" of {pieces}"));
         format!("piece {}{of}", piece.0 + 1)
     }
 
-    /// For which agent or origin this transfer waits, and for what.
+    /// The agent or origin for which this transfer waits, and for what.
     fn awaited(&self, state: &TransferState) -> String {
         let piece = self.next_piece();
         let mut asked: Vec<_> = state.session.asked().map(|(_, of)| of).collect();

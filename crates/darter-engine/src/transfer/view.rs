@@ -1,7 +1,7 @@
-//! The live view of a transfer (`darter top`): how fast bytes come and go, by peer, and what is overdue.
+//! The live view of a transfer (`darter top`): rates by peer, and what is overdue.
 //!
-//! `Flows` is fed once for each piece and answers when asked; its table is bounded, and forgets peers that have been
-//! quiet for half a minute, so that a swarm that nobody is in any more costs nothing.
+//! `Flows` is updated once for each piece; its table is bounded, and forgets peers that have been
+//! idle for half a minute, so that an ended swarm costs nothing.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -15,19 +15,19 @@ use super::meter::Meter;
 use super::status::map_of;
 use super::{Lead, Transfer, TransferState};
 
-/// Peers whose rates are kept at a time: more than are ever asked or served within seconds.
+/// For how many peers rates are kept: more than are ever asked or served within seconds.
 const MAX_FLOWS: usize = 256;
 
-/// A peer is forgotten when nothing came from it or went to it for this long.
+/// A peer is removed when nothing was received from it or sent to it for this long.
 const FORGET_AFTER: Duration = Duration::from_secs(30);
 
-/// Peers told of at a time.
+/// Most peers in one answer.
 const MAX_PEERS: usize = 256;
 
-/// Parts of the fine map.
+/// How many parts the fine map has.
 const FINE_PARTS: u32 = 256;
 
-/// How fast bytes come and go.
+/// Rates of receiving and sending.
 #[derive(Debug, Default)]
 pub(super) struct Flows {
     received: Meter,
@@ -37,7 +37,7 @@ pub(super) struct Flows {
     peers: HashMap<NodeId, Flow>,
 }
 
-/// The bytes that one peer gave and got.
+/// The bytes received from and sent to one peer.
 #[derive(Clone, Copy, Debug, Default)]
 struct Flow {
     received: Meter,
@@ -47,7 +47,7 @@ struct Flow {
 }
 
 impl Flows {
-    /// A piece came in and was stored.
+    /// A piece was received and stored.
     pub(super) fn came(&mut self, now: Moment, bytes: u64, from: &Giver) {
         self.received.add(now, bytes);
         self.last_received = Some(now);
@@ -72,17 +72,17 @@ impl Flows {
         }
     }
 
-    /// Bytes per second that come in from everywhere.
+    /// Bytes per second received from all sources.
     pub(super) fn rate(&mut self, now: Moment) -> u64 {
         self.received.rate(now)
     }
 
-    /// Bytes per second that go out to all peers.
+    /// Bytes per second sent to all peers.
     pub(super) fn sent_rate(&mut self, now: Moment) -> u64 {
         self.sent.rate(now)
     }
 
-    /// Lets go of peers that have been quiet.
+    /// Removes idle peers.
     fn forget_quiet(&mut self, now: Moment) {
         if self.peers.is_empty() {
             return;
@@ -95,7 +95,7 @@ impl Flows {
         }
     }
 
-    /// A peer's books; `None` while too many others are active.
+    /// The entry of a peer; `None` while too many others are active.
     fn flow(&mut self, node: NodeId, now: Moment) -> Option<&mut Flow> {
         if self.peers.len() >= MAX_FLOWS && !self.peers.contains_key(&node) {
             self.forget_quiet(now);
@@ -108,18 +108,18 @@ impl Flows {
 }
 
 impl Transfer {
-    /// Lets go of what is only interesting while it moves. Called every few seconds.
+    /// Removes peers that have been idle. Called every few seconds.
     pub fn forget_quiet_peers(&self) {
         let now = self.context.now();
         self.state().flows.forget_quiet(now);
     }
 
-    /// One row of the list.
+    /// One row of the list of swarms.
     pub fn row(&self) -> SwarmRow {
         let now = self.context.now();
         let mut progress = self.progress();
         if progress.complete {
-            // Its last second is no rate to go by.
+            // The rate of the last second means nothing for a complete blob.
             progress.rate = 0;
         }
         let missing = progress.length.map(|length| length.saturating_sub(progress.held_bytes));
@@ -141,7 +141,7 @@ impl Transfer {
         }
     }
 
-    /// All of it.
+    /// The details.
     pub fn detail(&self) -> SwarmDetail {
         let row = self.row();
         let held = self.stored.held();
@@ -170,7 +170,7 @@ impl Transfer {
         SwarmDetail { fine_map: self.fine_map(&held), row, rates, peers, peers_in_all, overdue }
     }
 
-    /// Everybody who is known to be in the swarm, who moves most first.
+    /// All known agents in the swarm, those with the highest rates first.
     fn peer_rows(&self, state: &mut TransferState, now: Moment) -> Vec<PeerRow> {
         let mut nodes: BTreeSet<NodeId> = state.flows.peers.keys().copied().collect();
         nodes.extend(state.session.met().iter());
@@ -229,7 +229,7 @@ impl Transfer {
 }
 
 impl TransferState {
-    /// Requests under way; none once the transfer has ended.
+    /// Requests in progress; none once the transfer has ended.
     fn open_requests(&self) -> impl Iterator<Item = OpenRequest> + '_ {
         let open = self.session.course().is_open();
         self.session.picker().open_requests().filter(move |_| open)

@@ -1,14 +1,14 @@
-//! Wants for a blob: everything, or what a few readers wait for.
+//! What is wanted of a blob: everything, or only what a few readers wait for.
 //!
-//! A lone range (read by a lazy snapshotter, `darter get --range`, or any caller of [`Transfer::ensure`]) moves the pieces that it
-//! touches and no others. It tells the lead what it waits for, a window at a time, and the lead reads that of the origin
+//! A lone range (read by a lazy snapshotter, `darter get --range`, or any caller of [`Transfer::ensure`]) fetches only the pieces that it
+//! touches. It tells the lead what it waits for, a window at a time, and the lead reads that from the origin
 //! before anything else (`darter_swarm::OriginReader::Errands`). As soon as somebody wants everything, here or elsewhere, all of it
 //! is fetched.
 //!
-//! A transfer of which nobody wants anything is *at rest*: it is open, and nothing moves.
+//! A transfer of which nobody wants anything is *at rest*: it is open, and nothing is fetched.
 //!
-//! Invariants: the lead that is followed is told of every change; who waits for a piece is told its hash by the lead as soon as it
-//! is known. An older lead is not told, reads everything, and so gives what is waited for in the end.
+//! Invariants: the lead that is followed is told of every change; the lead tells each member that waits for a piece its hash as soon as the hash
+//! is known. An older lead is not told; it reads everything, and so finally gives what is waited for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,13 +21,13 @@ use darter_swarm::{Foresight, Input, ReaderId, Wish};
 use super::{Lead, Outcome, Transfer};
 use crate::error::FetchError;
 
-/// Bytes that a reader waits for at a time.
+/// How many bytes a reader waits for at a time.
 const WINDOW: u64 = 8 << 20;
 
-/// How long a reader that gives no deadline is taken to be able to wait: what comes first is served first.
+/// The deadline of a reader that gives none: what comes first is served first.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Pieces of a lone range that are asked for at once.
+/// How many pieces of a lone range are requested at once.
 pub(super) const MAX_AHEAD: u32 = 32;
 
 /// A number that no other reader has.
@@ -36,7 +36,7 @@ pub(super) fn next_reader() -> ReaderId {
     ReaderId(READERS.fetch_add(1, Ordering::Relaxed))
 }
 
-/// How much of an unfinished blob stays on the disk, in words.
+/// How much of an unfinished blob stays on the disk, as text.
 pub(super) fn kept(transfer: &Transfer) -> String {
     let held = transfer.stored.held_bytes();
     match transfer.stored.length() {
@@ -46,7 +46,7 @@ pub(super) fn kept(transfer: &Transfer) -> String {
     }
 }
 
-/// A reader that waits for pieces, until it is dropped.
+/// A reader that waits for pieces, until dropped.
 pub(super) struct WaitingReader {
     transfer: Arc<Transfer>,
     id: ReaderId,
@@ -55,12 +55,12 @@ pub(super) struct WaitingReader {
 }
 
 impl WaitingReader {
-    /// Waits for the pieces from `piece` on, before `end`. To be called at each step.
+    /// Waits for the pieces from `piece` up to `end`. To be called at each step.
     pub(super) fn at(&mut self, piece: PieceIndex, end: u32) {
         let length = self.transfer.piece_length.bytes();
         let window = u32::try_from(WINDOW / length).unwrap_or(u32::MAX).max(1);
         let wish = Wish { first: piece.0, end: end.min(piece.0.saturating_add(window)), within: self.within };
-        // Each piece that comes would be a message otherwise.
+        // Otherwise each arriving piece would cause a message.
         let goes_on = |told: &Wish| {
             let half = told.first + (told.end - told.first) / 2;
             (told.first..=half).contains(&piece.0) && (piece.0 < told.end) && told.end.min(end) == told.end
@@ -84,7 +84,7 @@ impl Transfer {
         self.tell(Input::WantsAll { passes: self.stored.passes() });
     }
 
-    /// True if nobody wants anything of it, though it is not complete.
+    /// True if nobody wants anything of it, although it is not complete.
     pub(crate) fn is_at_rest(&self) -> bool {
         let state = self.state();
         state.session.course().is_open() && state.session.is_at_rest()
@@ -99,7 +99,7 @@ impl Transfer {
         self.tell(Input::Wish { reader, wish });
     }
 
-    /// True if bytes behind a gap come before those in front of it: not where an older lead reads, and not where the origin gives no
+    /// True if bytes after a gap can arrive before those in the gap: not if an older lead reads, and not if the origin serves no
     /// ranges.
     pub fn may_jump(&self) -> bool {
         let state = self.state();
@@ -124,7 +124,7 @@ impl Transfer {
             if let Outcome::Failed(error) = self.outcome() {
                 return Err(error);
             }
-            // Asked before waiting: of one that was put away a moment ago nothing is told any more.
+            // Checked before waiting: a transfer that was closed a moment ago sends no more notifications.
             if self.is_closed() || changed.changed().await.is_err() {
                 // A transfer that fails is closed soon after.
                 return Err(match self.outcome() {
@@ -135,19 +135,19 @@ impl Transfer {
         }
     }
 
-    /// Sees to it that the bytes of `range`, as far as there are such, are here and verified, within a time: what is waited for by
-    /// others for less long goes first.
+    /// Makes sure that the bytes of `range`, as far as they exist, are here and verified within a time. Shorter
+    /// deadlines are served first.
     ///
     /// # Errors
-    /// [`FetchError::Stalled`] when they are not here in time; why the transfer failed, if it does.
+    /// [`FetchError::Stalled`] if they are not here in time; the transfer's error, if it fails.
     pub async fn ensure(self: &Arc<Self>, range: ByteRange, within: Duration) -> Result<(), FetchError> {
         self.have(range, within, None).await
     }
 
-    /// Sees to it that bytes which nobody waits for yet, and that will be needed, are here and verified: behind all that readers wait for.
+    /// Makes sure that bytes which no reader waits for yet, but which will be needed, are here and verified: after everything that readers wait for.
     ///
     /// # Errors
-    /// As [`Transfer::ensure`]; at once if the store has no room for the blob, which passes through memory then.
+    /// As for [`Transfer::ensure`]; at once if the store has no space for the blob, which then passes through memory.
     pub async fn foresee(
         self: &Arc<Self>,
         range: ByteRange,
@@ -193,7 +193,7 @@ impl Transfer {
                         return Ok(());
                     }
                     if foreseen.is_some() && self.stored.passes() {
-                        // The piece would lie in memory, where readers need the room.
+                        // The piece would be kept in memory, where readers need the space.
                         return Err(late());
                     }
                     self.note_losses();
@@ -213,7 +213,7 @@ impl Transfer {
     }
 }
 
-/// Keeps a transfer from being put away while nobody reads: see [`Transfer::keep_open`].
+/// Keeps a transfer from being closed while nobody reads: see [`Transfer::keep_open`].
 pub struct KeptOpen(Arc<Transfer>);
 
 impl Drop for KeptOpen {
@@ -223,13 +223,13 @@ impl Drop for KeptOpen {
 }
 
 impl Transfer {
-    /// Counts as use until it is dropped, for a program that will read more of the blob later: a mount.
+    /// Counts as use until dropped, for a program that will read more of the blob later: a mount.
     pub fn keep_open(self: &Arc<Self>) -> KeptOpen {
         self.readers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         KeptOpen(Arc::clone(self))
     }
 
-    /// Waits until nothing more can be had of it, and says why.
+    /// Waits until nothing more of it can be had, and returns why.
     pub async fn ended(&self) -> FetchError {
         let mut changed = self.changed.subscribe();
         loop {

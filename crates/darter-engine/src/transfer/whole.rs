@@ -1,15 +1,15 @@
-//! The digest of the whole, and what the origin declares of it: computed once, while the origin is read.
+//! The digest of the whole, and the origin's declarations about it: computed once, while the origin is read.
 //!
-//! Both need the bytes in their order, and pieces come in any: by several connections, as readers wait for them, from members. The task
-//! that stores the next piece hashes the bytes that it has in hand. A piece that came before its turn is read from the store when those
-//! before it are here (it was written a moment ago, and is in the page cache), by a task of its own. When the last
-//! piece is here, the check of the whole hashes the rest.
+//! Both need the bytes in order, but pieces arrive in any order: by several connections, as readers wait for them, from members. The task
+//! that stores the next piece hashes the bytes that it has in memory. A piece that arrived early is read from the store when those
+//! before it are here (it was written recently, and is in the page cache), by a separate task. After the last
+//! piece, the check of the whole hashes the rest.
 //!
-//! Invariants: one hashes at a time; what is taken is given back, as it was if the piece was not stored, or lost for good
-//! ([`Whole::lose`]): then the check of the whole reads everything, and what the origin declares is not checked. The task that stored
-//! the piece whose turn it is by then has it hashed.
+//! Invariants: one task hashes at a time; it gives the hashing state back, unchanged if the piece was not stored, or loses it for good
+//! ([`Whole::lose`]): then the check of the whole reads everything, and the origin's declarations are not checked. If the next piece was stored meanwhile,
+//! the task that stored it continues.
 //!
-//! Non-goals: content that an earlier run of this agent began, or another lead. Its digest is computed at the end.
+//! Non-goals: content that an earlier run of this agent, or another lead, began to read. Its digest is computed at the end.
 
 use std::sync::Arc;
 
@@ -23,35 +23,35 @@ use tokio::sync::Notify;
 use super::Transfer;
 use crate::error::FetchError;
 
-/// Of content without a digest of its own, and of which nothing is declared, no more than this is read again to know its digest.
+/// For content without its own digest and without declarations, at most this many bytes are read again to compute its digest.
 const MAX_READ_AGAIN: u64 = 64 << 20;
 
-/// Pieces that are read from the store before others may take their turn.
+/// How many pieces are read from the store before others may have their turn.
 const PIECES_AT_A_TIME: usize = 16;
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Whole {
     slot: Mutex<Slot>,
-    /// Somebody gave it back.
+    /// Notified when the hashing state is given back.
     back: Notify,
 }
 
 #[derive(Debug)]
 struct Slot {
-    /// `None` while somebody hashes.
+    /// `None` while a task hashes.
     hashing: Option<Hashing>,
-    /// Counts beginnings: what began before is not given back.
+    /// Counts starts: state from before the last start is not taken back.
     beginning: u32,
 }
 
-/// How far the whole was hashed.
+/// The hashing state: how far the whole was hashed.
 #[derive(Default)]
 pub(super) struct Hashing {
     hasher: Option<DigestHasher>,
-    /// Checks what the origin declares.
+    /// Checks the origin's declarations.
     pub(super) witness: Option<Witness>,
-    /// Offset of the byte that comes next.
+    /// The offset of the next byte.
     pub(super) next: u64,
     beginning: u32,
 }
@@ -69,12 +69,12 @@ impl std::fmt::Debug for Hashing {
 }
 
 impl Hashing {
-    /// True if nothing is to be found out of the whole.
+    /// True if nothing is to be computed for the whole.
     pub(super) const fn is_idle(&self) -> bool {
         self.hasher.is_none() && self.witness.is_none()
     }
 
-    /// Takes the bytes that follow.
+    /// Adds the next bytes.
     pub(super) fn update(&mut self, bytes: &[u8]) {
         if let Some(hasher) = &mut self.hasher {
             hasher.update(bytes);
@@ -82,7 +82,7 @@ impl Hashing {
         self.next += bytes.len() as u64;
     }
 
-    /// Takes the next pieces from the store, at most `most`, until one is not here or the blob ends. `step` is called for each.
+    /// Reads and adds the next pieces from the store, at most `most`, until one is missing or the blob ends. `step` is called for each.
     fn read_on(
         &mut self,
         stored: &dyn StoredBlob,
@@ -110,22 +110,22 @@ impl Hashing {
     }
 }
 
-/// A piece that was read of the origin, and is to be stored.
+/// A piece that was read from the origin, and is to be stored.
 pub(super) struct Fresh<'a> {
     pub(super) piece: PieceIndex,
     pub(super) bytes: &'a [u8],
-    /// True if it is the blob's only one.
+    /// True if it is the blob's only piece.
     pub(super) only: bool,
-    /// True if it is the last one.
+    /// True if it is the last piece.
     pub(super) is_last: bool,
 }
 
 impl Fresh<'_> {
-    /// Stores it, and takes note of its hash if that was not known. Goes on hashing if it was its turn; if it is not stored, what was hashed
+    /// Stores the piece, and its hash if that was not known. Adds its bytes to `hashing` if it is the next piece; if it is not stored, `hashing`
     /// stays as it was.
     ///
     /// # Errors
-    /// When the store refuses it. Within, when the whole is not what its origin declares: the last piece is held back until that is known.
+    /// The store refuses it. Inside: the whole does not match the origin's declarations; the last piece is held back until that is known.
     pub(super) fn put(
         &self,
         stored: &dyn StoredBlob,
@@ -139,7 +139,7 @@ impl Fresh<'_> {
             }
         }
         let put = stored.put_first(piece, bytes, only)?;
-        // Of a piece that was here already these bytes need not be the ones.
+        // If the piece was here already, it may have other bytes than these.
         if let Some(hashing) = hashing.as_mut().filter(|_| put == Put::Stored) {
             if let Some(witness) = &mut hashing.witness {
                 witness.update(bytes);
@@ -151,7 +151,7 @@ impl Fresh<'_> {
 }
 
 impl Whole {
-    /// Begins with the first byte.
+    /// Starts with the first byte.
     pub(super) fn begin(&self, hasher: Option<DigestHasher>, witness: Option<Witness>) {
         let mut slot = self.slot.lock();
         slot.beginning = slot.beginning.wrapping_add(1);
@@ -165,19 +165,19 @@ impl Whole {
         self.begin(None, None);
     }
 
-    /// An answer that begins with the first byte declares something, if nothing was hashed yet.
+    /// Adds the declarations of an answer that begins with the first byte, if nothing was hashed yet.
     pub(super) fn is_declared(&self, witness: Option<Witness>) {
         if let Some(hashing) = self.slot.lock().hashing.as_mut().filter(|hashing| hashing.next == 0) {
             hashing.witness = witness;
         }
     }
 
-    /// Takes it if this byte comes next.
+    /// Takes the hashing state if this byte is next.
     pub(super) fn take_at(&self, offset: u64) -> Option<Hashing> {
         self.slot.lock().hashing.take_if(|hashing| hashing.next == offset)
     }
 
-    /// Takes it, as soon as nobody else has it.
+    /// Takes the hashing state, as soon as no other task has it.
     pub(super) async fn take(&self) -> Hashing {
         loop {
             let mut back = std::pin::pin!(self.back.notified());
@@ -189,16 +189,16 @@ impl Whole {
         }
     }
 
-    /// Gives it back; what began before others did is void.
+    /// Gives the hashing state back; it is dropped if hashing was restarted meanwhile.
     pub(super) fn give_back(&self, hashing: Hashing) {
         self.give_back_unless(hashing, |_| false);
     }
 
-    /// Gives it back unless there is something to go on with.
+    /// Gives the hashing state back, unless there is something to go on with.
     fn give_back_unless(&self, hashing: Hashing, goes_on: impl FnOnce(&Hashing) -> bool) -> Option<Hashing> {
         let mut slot = self.slot.lock();
         if hashing.beginning == slot.beginning {
-            // Looked at with the slot locked: a task that stores a piece after this finds what is given back.
+            // Checked with the slot locked, so that a task that stores a piece afterwards finds the state given back.
             if goes_on(&hashing) {
                 return Some(hashing);
             }
@@ -209,7 +209,7 @@ impl Whole {
         None
     }
 
-    /// The hasher, once all of a blob of this length has gone through it.
+    /// The hasher, if it has had all of a blob of this length.
     fn take_hasher(&self, length: u64) -> Option<DigestHasher> {
         let mut slot = self.slot.lock();
         slot.hashing.as_mut().filter(|hashing| hashing.next == length)?.hasher.take()
@@ -217,8 +217,8 @@ impl Whole {
 }
 
 impl Transfer {
-    /// The hasher of the whole while it is read: of the algorithm of its digest, else SHA-256, for callers that want to know it. An agent
-    /// that lives for one command hashes only what it has to check. Of an expanded layer nobody knows the
+    /// The hasher of the whole while it is read: for the algorithm of its digest, else SHA-256, for callers that want to know it. An agent
+    /// that runs for one command hashes only what it has to check. For an expanded layer nobody knows the
     /// digest of the file; its tar was checked when it was expanded.
     pub(super) fn hasher(&self) -> Option<DigestHasher> {
         if matches!(self.source, Source::Expanded(_)) {
@@ -229,24 +229,24 @@ impl Transfer {
         self.digest().map(|digest| digest.hasher()).or_else(|| may_be_asked.then(DigestHasher::sha256))
     }
 
-    /// The whole's digest is known once `length` bytes are hashed. Noted before anybody learns that all pieces are here: the
+    /// After `length` bytes, the whole's digest is known. Noted before anybody learns that all pieces are here, since the
     /// check of the whole would read them again.
     pub(super) fn note_streamed(&self, length: Option<u64>) {
-        // With the state locked: the check of the whole finds the hasher, or what came of it.
+        // With the state locked, the check of the whole finds either the hasher or its result.
         let mut state = self.state();
         if let Some(hasher) = length.and_then(|length| self.whole.take_hasher(length)) {
             state.streamed_digest = Some(hasher.finish());
         }
     }
 
-    /// A piece is stored. If its turn came while that was done, or nobody had its bytes in hand who hashes, it is hashed now.
+    /// A piece is stored. If it has become the next one meanwhile, or no task that hashes had its bytes in memory, it is hashed now.
     pub(super) fn hash_if_next(self: &Arc<Self>, piece: PieceIndex) {
         if let Some(hashing) = self.whole.take_at(self.piece_length.offset(piece)) {
             self.hashed(hashing);
         }
     }
 
-    /// A piece was hashed, and those that follow may have come before.
+    /// A piece was hashed, and the following ones may have arrived before.
     pub(super) fn hashed(self: &Arc<Self>, hashing: Hashing) {
         let goes_on = |hashing: &Hashing| !hashing.is_idle() && self.has_next(hashing);
         let Some(hashing) = self.whole.give_back_unless(hashing, goes_on) else {
@@ -261,11 +261,11 @@ impl Transfer {
         is_within && self.stored.holds(self.piece_length.piece_at(hashing.next))
     }
 
-    /// Hashes what came before its turn.
+    /// Hashes pieces that arrived early.
     async fn hash_on(self: &Arc<Self>, mut hashing: Hashing) {
         loop {
             let (stored, piece_length) = (Arc::clone(&self.stored), self.piece_length);
-            // The check of the whole waits for this once all pieces are here; until then others are waited for.
+            // Once all pieces are here, the check of the whole waits for this work; before, the transfer waits for others.
             let steps = (self.pieces() == Some(stored.held().len())).then(|| Arc::clone(&self.steps));
             let step = move || steps.iter().for_each(|steps| steps.take());
             let read = self.context.disk.run(move || {
@@ -286,11 +286,11 @@ impl Transfer {
         }
     }
 
-    /// All pieces are here: hashes what is left. The digest, if it is being computed. Of a blob that passes through, what is left may be
-    /// forgotten: then the store tells the digest, if anybody can.
+    /// All pieces are here: hashes the rest. Returns the digest, if it is being computed. If the blob passes through, the rest may be
+    /// forgotten: then the store returns the digest, if it knows it.
     ///
     /// # Errors
-    /// When the whole is not what the origin declares, or a piece can't be read.
+    /// The whole does not match the origin's declarations, or a piece can't be read.
     pub(super) async fn hash_rest(&self) -> Result<Option<Digest>, FetchError> {
         let Some(length) = self.stored.length() else { return Ok(None) };
         let mut hashing = self.whole.take().await;
@@ -328,7 +328,7 @@ mod tests {
 
     const PIECE: PieceLength = PieceLength::UNKNOWN_BLOB;
 
-    /// A blob of three pieces, of which nothing is here yet.
+    /// A blob of three pieces, all of which are missing.
     fn blob() -> (Arc<dyn StoredBlob>, Vec<u8>) {
         let content: Vec<u8> = (0..PIECE.bytes() as u32 * 2 + 9).map(|at| (at / 7) as u8).collect();
         let store = MemStore::new(&StoreConfig::new(Arc::new(|| 0)));
@@ -383,7 +383,7 @@ mod tests {
         assert_eq!(hashing.next, PIECE.bytes());
     }
 
-    /// Two connections store pieces that follow each other: when the second one began its piece, the first one still had the hashing.
+    /// Two connections store adjacent pieces: when the second one began its piece, the first one still had the hashing state.
     #[test]
     fn whoever_stored_the_piece_whose_turn_came_meanwhile_goes_on() {
         let (stored, content) = blob();
