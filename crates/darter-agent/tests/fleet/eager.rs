@@ -80,7 +80,7 @@ async fn questions_beyond_what_is_worked_on_for_a_peer_are_refused_at_once() {
         while refused.len() < 3 {
             match receiver.recv().await.unwrap().expect("it does not hang up") {
                 Message::Rejected { request, failure } => {
-                    assert!(failure.text.contains("is being worked on"), "{failure:?}");
+                    assert!(failure.text.contains("too many of your requests"), "{failure:?}");
                     refused.push(request);
                 }
                 Message::Joined { .. } => panic!("nobody has it"),

@@ -242,7 +242,7 @@ fn a_seed_that_lost_its_disk_takes_no_nodes_word_for_what_the_pieces_are_and_rea
     let again = web.sent() - bytes.len() as u64;
     assert!(again <= bytes.len() as u64 + 1024, "it is read once for all: {again}");
     let explanation = second_room.run(&format!("explain {} --json", sha256(&bytes))).succeeded().json();
-    assert!(events(&explanation).contains("1 nodes are said to hold it"), "{explanation}");
+    assert!(events(&explanation).contains("1 nodes say that they hold it"), "{explanation}");
 }
 
 #[test]
