@@ -150,6 +150,9 @@ pub struct Tuning {
     pub untold: u32,
     /// The same of a member that told of pieces before, and of pieces sent long ago: a slow one may be late with as many as it asks for at a time.
     pub untold_of_one_that_told: u32,
+    /// A member may name this many pieces that others have, and one more for each that it passed on; then it waits behind others for pieces that it names, while
+    /// there are some that the lead never sent (`docs/notes/liars.md`).
+    pub copies_named: u32,
     /// How long a lead that lacks pieces waits for the members that hold them while nothing comes, before it reads the origin.
     pub holders_patience: Duration,
     /// How long a node gathers news of its pieces before it tells its neighbours, for each of them: see [`Tuning::tell_pause`].
@@ -246,6 +249,7 @@ impl Default for Tuning {
             keeping_floor: Duration::from_secs(1),
             untold: 2,
             untold_of_one_that_told: 12,
+            copies_named: 4,
             holders_patience: Duration::from_secs(2),
             tell_each: Duration::from_micros(2500),
             tell_few: Duration::from_millis(40),

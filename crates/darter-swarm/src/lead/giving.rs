@@ -98,8 +98,8 @@ impl Lead {
         not_late.or_else(|| first(&|_| true))
     }
 
-    /// True if a member's requests for named pieces are answered behind those of others: it says that it holds the piece, tells of nothing that it is given, or keeps
-    /// that to itself. A member that starts something waits for what it names, and is gone soon.
+    /// True if a member's requests for named pieces are answered behind those of others: it says that it holds the piece, tells of nothing that it is given, keeps
+    /// that to itself, or names what others have and passes on nothing. A member that starts something waits for what it names, and is gone soon.
     pub(crate) fn goes_last(&self, node: NodeId, piece: PieceIndex, now: Moment) -> bool {
         let Some(slot) = self.members.slot(node) else { return false };
         let member = self.members.get(slot);
@@ -108,7 +108,7 @@ impl Lead {
         let counts = |(_, since): &&(PieceIndex, Moment)| !member.tells || *since + patience <= now;
         let untold = member.untold as usize + member.coming.iter().filter(counts).count();
         let most = if member.tells { self.tuning.untold_of_one_that_told } else { self.tuning.untold } as usize;
-        let is_no_help = member.aside || member.standing.keeps || untold >= most;
+        let is_no_help = member.aside || member.standing.keeps || untold >= most || self.only_takes(slot);
         member.held.contains(piece) || (is_no_help && member.parts.is_none())
     }
 

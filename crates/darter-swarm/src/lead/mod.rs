@@ -173,6 +173,7 @@ impl Lead {
 
     fn remove(&mut self, node: NodeId) {
         let Some(slot) = self.members.slot(node) else { return };
+        self.remember_debt(slot);
         self.count_held(slot, false);
         for (piece, _) in std::mem::take(&mut self.members.get_mut(slot).coming) {
             self.uncount_sent(piece);
@@ -285,6 +286,7 @@ impl Lead {
         if let Some(slot) = self.members.slot(node) {
             self.contradicts_itself(slot, piece);
             self.waits_in_vain(slot, piece, now);
+            self.names(slot, piece);
             self.count_sent(slot, piece, now);
         }
     }

@@ -95,6 +95,11 @@ impl Pieces {
         within(&self.fresh, runs).find(|piece| !held.contains(*piece) && accept(*piece))
     }
 
+    /// True if an owned piece was never sent.
+    pub(super) fn any_unsent(&self) -> bool {
+        self.own.iter().any(|piece| self.get(piece).sent == 0)
+    }
+
     /// The oldest `last_sent` among owned pieces. `None` if an owned piece was never sent, or none is owned.
     pub(super) fn oldest_sent(&self) -> Option<Moment> {
         let mut oldest = None;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use darter_core::{Moment, NodeId, PieceIndex, PieceSet};
 
+use crate::lead::pieces::Piece;
 use crate::lead::{Lead, OriginReader};
 use crate::tuning::Tuning;
 
@@ -40,14 +41,28 @@ pub(super) struct Reliability {
     kept: PieceSet,
     /// True if, for that, it gets nothing that nobody has while others are there to take it.
     pub(super) keeps: bool,
-    /// When something that it was given first turned up elsewhere.
+    /// When something that it was given first turned up elsewhere, and how often it did.
     passed_on: Moment,
+    passed: u32,
+    /// Pieces that it named and was sent though others had them or were being sent them.
+    copies: u32,
 }
 
 impl Reliability {
     /// True if the member counts as a holder of a piece.
     pub(super) fn counts(&self, piece: PieceIndex) -> bool {
         self.owes == 0 && !self.kept.contains(piece)
+    }
+
+    /// Something that it was given first turned up elsewhere.
+    const fn passes_on(&mut self, now: Moment) {
+        (self.passed_on, self.keeps) = (now, false);
+        self.passed = self.passed.saturating_add(1);
+    }
+
+    /// How many more copies it named than it passed on pieces.
+    const fn debt(&self) -> u32 {
+        self.copies.saturating_sub(self.passed)
     }
 
     pub(super) const fn memory(&self) -> usize {
@@ -66,6 +81,8 @@ pub(super) struct HolderWatch {
     spread: Duration,
     /// How often members were doubted: who leaves and comes back owes what it did.
     doubts: BTreeMap<NodeId, u32>,
+    /// Of members that left: the copies that they named beyond what they passed on.
+    debts: BTreeMap<NodeId, u32>,
 }
 
 /// The index at which a reader's wait is noted. Readers beside the one of everything wait for no member by themselves.
@@ -88,8 +105,8 @@ impl HolderWatch {
     }
 
     pub(super) fn memory(&self) -> usize {
-        let doubts = self.doubts.len() * size_of::<(NodeId, u32)>() * 4 / 3;
-        self.confirmed.capacity() * size_of::<(Moment, u32, PieceIndex)>() + doubts
+        let remembered = (self.doubts.len() + self.debts.len()) * size_of::<(NodeId, u32)>() * 4 / 3;
+        self.confirmed.capacity() * size_of::<(Moment, u32, PieceIndex)>() + remembered
     }
 }
 
@@ -120,6 +137,30 @@ impl Lead {
         if let Some(doubts) = self.watch.doubts.get(&member.id) {
             member.standing.owes = owed(doubts - 1);
         }
+        member.standing.copies = self.watch.debts.remove(&member.id).unwrap_or_default();
+    }
+
+    /// Remembers what a member that leaves owes: coming back makes it owe no less.
+    pub(super) fn remember_debt(&mut self, slot: usize) {
+        let member = self.members.get(slot);
+        let debt = member.standing.debt();
+        if debt > 0 && self.watch.debts.len() < MAX_REMEMBERED {
+            self.watch.debts.insert(member.id, debt);
+        }
+    }
+
+    /// A member is sent a piece that it named.
+    pub(super) fn names(&mut self, slot: usize, piece: PieceIndex) {
+        let Piece { holders, coming, .. } = self.pieces.get(piece);
+        let member = self.members.get_mut(slot);
+        let is_copy = holders + coming > u32::from(member.is_coming(piece));
+        member.standing.copies += u32::from(is_copy);
+    }
+
+    /// True if a member named more of what others have than it was seen to pass on, and there is something that was never sent to anybody. An honest member
+    /// gets what others have from them, and names it here only if it lags behind or they let it down.
+    pub(super) fn only_takes(&self, slot: usize) -> bool {
+        self.members.get(slot).standing.debt() >= self.tuning.copies_named && self.pieces.any_unsent()
     }
 
     /// A member gave the lead's own node a right piece, or a part of one that it sends at a fair pace.
@@ -167,8 +208,7 @@ impl Lead {
             // The piece that the first one was said to keep came from there after all.
             let (first, _) = state.first.expect("as was just seen");
             if self.members.holds(first as usize, piece) && !was_given {
-                let standing = &mut self.members.get_mut(first as usize).standing;
-                (standing.passed_on, standing.keeps) = (now, false);
+                self.members.get_mut(first as usize).standing.passes_on(now);
             }
         } else if let Some((first, since)) = state.first.filter(|_| state.holders > 1) {
             self.pieces.change(piece, |state| state.first = None);
@@ -184,8 +224,7 @@ impl Lead {
             let usual = if self.watch.spread.is_zero() { took } else { self.watch.spread };
             self.watch.spread = (usual * 7 + took) / 8;
             if self.members.holds(first as usize, piece) {
-                let standing = &mut self.members.get_mut(first as usize).standing;
-                (standing.passed_on, standing.keeps) = (now, false);
+                self.members.get_mut(first as usize).standing.passes_on(now);
             }
         }
     }

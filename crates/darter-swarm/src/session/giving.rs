@@ -64,7 +64,7 @@ impl Session {
     }
 
     /// True if a node's request for a named piece is answered behind those of others: it was given the piece, or says that it holds it, or it is a member that
-    /// tells of nothing that it is given, or keeps that to itself.
+    /// tells of nothing that it is given, keeps that to itself, or names what others have and passes on nothing.
     pub fn goes_last(&self, node: NodeId, piece: PieceIndex, now: Moment) -> bool {
         let is_held = || self.picker.is_held_by(node, piece);
         let is_no_help = || self.books.as_ref().is_some_and(|books| books.lead().goes_last(node, piece, now));

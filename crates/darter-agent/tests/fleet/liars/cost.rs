@@ -37,6 +37,20 @@ async fn one_that_fetches_all_twice_and_what_others_have_costs_a_tenth_at_most()
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_hoards_what_it_is_given_costs_a_tenth_at_most() {
+    for above in [Above::Full, Above::Empty] {
+        cost(above, EIGHT, 1, &[Lie::Hoards], 1.1).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_that_hoard_what_they_are_given_cost_three_tenths_at_most() {
+    for above in [Above::Full, Above::Empty] {
+        cost(above, EIGHT, 2, &[Lie::Hoards], 1.3).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_among_eight_cost_the_others_a_tenth_at_most() {
     cost(Above::Full, EIGHT, 2, &[Lie::Bytes, Lie::Refuses, Lie::Withdraws, Lie::Late], 1.1).await;
 }

@@ -226,3 +226,35 @@ fn a_member_that_tells_of_nothing_that_it_is_given_names_pieces_behind_others_un
     scene.hears(Input::Said { by: node(1), message: have });
     assert!(!last(&scene, 1));
 }
+
+/// It tells of all that it is given, and nobody ever gets any of it from it. What only it was given others are given soon; but what others have is given to it besides.
+#[test]
+fn a_member_that_names_what_others_have_waits_behind_others_while_there_is_something_that_was_never_sent() {
+    let most = Tuning::default().copies_named;
+    let mut scene = Scene::new();
+    scene.leads();
+    (1..=3).for_each(|member| scene.admits(member));
+    (0..2 * most).for_each(|piece| scene.stores(piece, None));
+    let last = |scene: &Scene, member| scene.session.goes_last(node(member), PieceIndex(2 * most - 1), scene.now);
+    let has = |piece| Message::Have { blob: BLOB, pieces: vec![PieceIndex(piece)], known: 0 };
+    for piece in 0..most {
+        // Member 2 is given each first, and member 3 gets it from member 2.
+        assert_eq!(scene.chooses(2), Choice::Send(PieceIndex(piece)));
+        for member in [2, 3] {
+            scene.hears(Input::Said { by: node(member), message: has(piece) });
+        }
+        assert!(!last(&scene, 1), "{piece}");
+        for member in [1, 2] {
+            scene.hears(Input::Sending { to: node(member), piece: PieceIndex(piece) });
+            scene.hears(Input::Said { by: node(member), message: has(piece) });
+        }
+    }
+    assert!(last(&scene, 1));
+    assert!(!last(&scene, 2), "it passes on what it is given");
+    assert!(!last(&scene, 3), "it names nothing");
+    scene.hears(Input::Said { by: node(1), message: Message::Leave { blob: BLOB } });
+    scene.admits(1);
+    assert!(last(&scene, 1), "it is no other for having come again");
+    while let Choice::Send(_) = scene.chooses(3) {}
+    assert!(!last(&scene, 1), "nobody has to wait for it any more");
+}
