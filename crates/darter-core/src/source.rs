@@ -121,9 +121,14 @@ impl Source {
         matches!(self, Self::Expanded(_))
     }
 
+    /// The blob of the content that the source's name says: by a digest, or by the tar of an expanded layer.
+    pub fn named_blob(&self) -> Option<BlobId> {
+        self.digest().map(|digest| blob_of(&digest)).or_else(|| self.own_blob())
+    }
+
     /// True if the source's name says what the content is: a digest, or the tar of an expanded layer.
     pub fn names_content(&self) -> bool {
-        self.digest().is_some() || self.own_blob().is_some()
+        self.named_blob().is_some()
     }
 
     /// The registry that it is read from.

@@ -229,6 +229,11 @@ impl EngineContext {
         self.clock.unix()
     }
 
+    /// True if what others gave of a source was wrong a short time ago: it is given to nobody before all of it is here.
+    pub fn was_wrong(&self, source: &Source, credentials: &Credentials) -> bool {
+        self.setbacks.has(key_of(source, credentials), self.now())
+    }
+
     /// A blob did not match its digest: remembers that for later requests, and logs who sent it.
     pub(crate) fn wrong_content(&self, key: BlobId, blob: BlobId, culprit: &Culprit, error: &FetchError) {
         let Culprit { reader, said_by, source: sender, from } = culprit;

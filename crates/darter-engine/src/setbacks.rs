@@ -4,7 +4,7 @@
 //! An agent that was itself deceived says by whom ([`Message::Refuted`](darter_wire::Message)): the deceiver is left out, and the deceived agent may
 //! read the origin now. Any agent may say so: each agent's claim counts against one other agent, as it would against itself.
 //!
-//! Only sources with a digest are remembered, and only for a while, so that a corrected source is read again. A setback
+//! Only sources whose name says what the content is (a digest, or the tar of an expanded layer) are remembered, and only for a while, so that a corrected source is read again. A setback
 //! belongs to the source, not to the blob: a registry that somebody made up must not keep others from the content of the right one.
 //! Decided without I/O; time is an argument.
 
@@ -144,6 +144,11 @@ impl Setbacks {
         })
     }
 
+    /// True if content of this key was wrong of late, whoever read it, and did not turn out right since.
+    pub(crate) fn has(&self, key: BlobId, now: Moment) -> bool {
+        self.keys.lock().get(&key).is_some_and(|setback| now < setback.until + REMEMBER_FOR)
+    }
+
     /// Content that was assembled from parts has the digest `got` and not its own. True if it had the same digest the last time: parts of several
     /// versions do not give the same whole twice, so the origin really has this content.
     pub(crate) fn came_to_the_same(&self, key: BlobId, got: Digest, now: Moment) -> bool {
@@ -200,6 +205,18 @@ mod tests {
 
     fn at(seconds: u64) -> Moment {
         Moment::ZERO + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn content_that_was_wrong_is_remembered_longer_than_its_reader_is_left_out_until_it_comes_right() {
+        let (setbacks, now) = (Setbacks::default(), Moment::ZERO + Duration::from_secs(10));
+        assert!(!setbacks.has(BLOB, now));
+        setbacks.note(BLOB, ONE, None, &wrong(), now);
+        let later = now + MIN_PAUSE;
+        assert!(setbacks.refusal(BLOB, ONE, later).is_none() && setbacks.has(BLOB, later));
+        assert!(!setbacks.has(BLOB, later + REMEMBER_FOR) && !setbacks.has(BlobId([9; 32]), now));
+        setbacks.clear(BLOB);
+        assert!(!setbacks.has(BLOB, now));
     }
 
     #[test]

@@ -30,7 +30,7 @@ use tokio::runtime::Handle;
 
 use self::layers::AgentLayers;
 use crate::cli::LazyDirArgs;
-use crate::mount::{opened, register, unmount};
+use crate::mount::{opened_below, register, unmount};
 use crate::signals::Signals;
 
 /// A name that no file of the directory has. Looking it up shows whether the keeper is alive.
@@ -56,7 +56,7 @@ pub(crate) async fn keep(args: &LazyDirArgs) -> anyhow::Result<()> {
     let layers = Arc::new(AgentLayers::new(args.place.clients()?, settings, clock));
     let (mounted, shown) = {
         let (dir, runtime) = (dir.clone(), Handle::current());
-        threads::run(move || Mounted::mount_layers(layers, &dir, since, opened, runtime)).await?
+        threads::run(move || Mounted::mount_layers(layers, &dir, since, opened_below, runtime)).await?
     };
     let engines_dir = dir.clone();
     threads::run(move || engines::attend(engines_dir, move |name| shown.is_whole(name))).await;

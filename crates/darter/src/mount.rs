@@ -354,6 +354,17 @@ pub(crate) fn opened(files: &[PathBuf]) -> io::Result<()> {
     opener.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().map(drop)
 }
 
+/// The same for layers over which the kernel has mounted file systems: these have pages of their own of what was read. No call lets one of them forget, so all
+/// file systems of the host forget what is not on its way to a disk. Blocking.
+pub(crate) fn opened_below(files: &[PathBuf]) -> io::Result<()> {
+    const FORGETS: &str = "/proc/sys/vm/drop_caches";
+    opened(files)?;
+    if let Err(error) = std::fs::write(FORGETS, "1") {
+        tracing::error!(%error, "what was read of a layer that is wrong stays in memory: write 1 to {FORGETS}, and end its containers");
+    }
+    Ok(())
+}
+
 /// The main function of that process.
 pub(crate) async fn open(files: &[PathBuf]) -> anyhow::Result<()> {
     let files = files.to_owned();

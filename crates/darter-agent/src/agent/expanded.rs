@@ -155,6 +155,11 @@ impl Agent {
             download.want_everything();
         }
         download.length_when_known().await?;
+        if self.inner.context.was_wrong(source, credentials) {
+            // Its beginning looks like that of any other.
+            download.want_everything();
+            download.whole().await?;
+        }
         Ok(download)
     }
 
@@ -162,7 +167,8 @@ impl Agent {
     fn may_be_had_of_others(&self, source: &Source, credentials: &Credentials, error: &FetchError) -> bool {
         let context = &self.inner.context;
         match error {
-            FetchError::Withdrawn { .. } => true,
+            // The agent that gave it, if it was wrong, is left out now.
+            FetchError::Withdrawn { .. } | FetchError::WrongDigest { .. } => true,
             // A lead that gave nothing is not followed again.
             FetchError::Stalled { .. } => context.was_let_down(source, credentials),
             FetchError::Origin(failure) => {

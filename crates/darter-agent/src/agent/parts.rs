@@ -86,6 +86,14 @@ impl Download {
         self.transfer.stored.held().first_missing_from(PieceIndex(pieces.start)).0 >= pieces.end
     }
 
+    /// Waits until all of it is here and was checked.
+    ///
+    /// # Errors
+    /// Why it can't be had by this handle.
+    pub async fn whole(&self) -> Result<(), FetchError> {
+        self.transfer.whole().await
+    }
+
     /// Waits until nothing more can be had of it by this handle, and says why.
     pub async fn ended(&self) -> FetchError {
         self.transfer.ended().await

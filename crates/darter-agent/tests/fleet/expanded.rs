@@ -19,6 +19,7 @@ use crate::registries::{get, options};
 use crate::registry::Registry;
 use crate::tar::{Entry, dir, entry, file, hardlink, symlink, tar};
 
+mod forged;
 mod reading;
 mod rights;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use darter_core::source::{Credentials, blob_of};
+use darter_core::source::Credentials;
 use darter_core::{Manifest, NodeId, Source};
 use darter_origin::Requester;
 use darter_swarm::Guilt;
@@ -207,7 +207,7 @@ impl Swarms {
         Ok(kept.map(|stored| Held { blob, pieces: stored.held() }).filter(|held| !held.pieces.is_empty()))
     }
 
-    /// An agent that was asked to lead read the origin, and got content with another digest.
+    /// An agent that was asked to lead read the origin, and got other content than the source's name says.
     pub(super) fn read_wrong_by(
         &self,
         lead: NodeId,
@@ -215,8 +215,8 @@ impl Swarms {
         mut error: FetchError,
     ) {
         let culprit = told_wrong(source, &self.house.fleet, lead, &error);
-        let (FetchError::WrongDigest { from, .. }, Some(digest)) = (&mut error, source.digest()) else { return };
+        let (FetchError::WrongDigest { from, .. }, Some(blob)) = (&mut error, source.named_blob()) else { return };
         from.clone_from(&culprit.from);
-        self.house.context.wrong_content(key_of(source, credentials), blob_of(&digest), &culprit, &error);
+        self.house.context.wrong_content(key_of(source, credentials), blob, &culprit, &error);
     }
 }

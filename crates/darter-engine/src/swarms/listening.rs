@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use darter_core::source::blob_of;
 use darter_core::{BlobId, NodeId, PieceIndex, Source};
 use darter_fleet::{Peer, PeerListener};
 use darter_registries::Registries;
@@ -89,10 +88,8 @@ impl PeerListener for ListeningSwarms {
                                 swarms.house.context.expansions.takes_size_back(&layer, size, before);
                             }
                             let fleet = &swarms.house.fleet;
-                            match (swarms.setback(&wanted, &caller, swarms.house.context.me), wanted.digest()) {
-                                (Some(error), Some(digest)) => {
-                                    refuse(fleet, from, Some(request), blob_of(&digest), &error);
-                                }
+                            match (swarms.setback(&wanted, &caller, swarms.house.context.me), wanted.named_blob()) {
+                                (Some(error), Some(blob)) => refuse(fleet, from, Some(request), blob, &error),
                                 _ => {
                                     fleet.say(from, &Message::Rejected { request, failure });
                                 }

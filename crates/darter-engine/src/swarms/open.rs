@@ -154,10 +154,10 @@ impl Swarms {
         }
     }
 
-    /// Why an agent must not read a source now: it did so recently, and got content with another digest.
+    /// Why an agent must not read a source now: it did so recently, and got other content than the source's name says.
     pub(super) fn setback(&self, source: &Source, credentials: &Credentials, reader: NodeId) -> Option<FetchError> {
         let context = &self.house.context;
-        source.digest()?;
+        source.named_blob()?;
         context.setbacks.refusal(key_of(source, credentials), reader, context.now())
     }
 

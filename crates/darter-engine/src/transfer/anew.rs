@@ -37,11 +37,18 @@ impl Transfer {
     /// The error for content whose digest does not match although each part of it may be right, because they may be of two versions. `None` if the content is wrong: another
     /// reading gave the same bytes.
     pub(super) fn mixed_versions(&self, error: &FetchError) -> Option<FetchError> {
-        let FetchError::WrongDigest { got, .. } = error else { return None };
+        let FetchError::WrongDigest { expected, got, .. } = error else { return None };
         let joined = self.state().joined_parts;
         let may_differ =
             joined && !self.context.setbacks.came_to_the_same(self.setback_key(), **got, self.context.now());
-        may_differ.then(|| OriginError::new(ErrorKind::Changed, self.changed_text()).into())
+        let text = || {
+            format!(
+                "what came of {} has the digest {got}, and not {expected}: either that digest is another content's, or it changed while it was being read; \
+                 ask again, and if it comes to the same, ask with that digest, or with none, for what is there",
+                self.source
+            )
+        };
+        may_differ.then(|| OriginError::new(ErrorKind::Changed, text()).into())
     }
 
     /// True if an error shows that the origin may have another version than before.

@@ -22,11 +22,14 @@ pub struct Rechecks {
     pieces: Semaphore,
     wholes: Semaphore,
     pub(super) metadata: Semaphore,
+    /// Expanded layers are made once more one at a time, whoever doubts them: each may take what a large tree takes.
+    pub(super) layers: Semaphore,
 }
 
 impl Default for Rechecks {
     fn default() -> Self {
-        Self { pieces: Semaphore::new(1), wholes: Semaphore::new(1), metadata: Semaphore::new(1) }
+        let one = || Semaphore::new(1);
+        Self { pieces: one(), wholes: one(), metadata: one(), layers: one() }
     }
 }
 

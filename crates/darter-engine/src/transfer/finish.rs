@@ -3,8 +3,11 @@
 //! Every piece was checked against the manifest, so the root over the manifest is the root of what is held. It remains to be shown that the manifest
 //! is the right one. The lead shows it by the origin's own digest, if possible while it reads, and tells its members root and digest; a member compares
 //! its root with the lead's. So SHA-256, the most expensive step, is computed once for the fleet. A member whose lead is gone, or that is configured to
-//! trust no other agent (`verify_whole`), computes it itself, and so does a seed that follows a node. An expanded layer has no digest of its own: the lead
-//! has checked the tar, and made the rest, when it expanded it; an agent that has to check by itself expands the layer again and compares.
+//! trust no other agent (`verify_whole`), computes it itself, and so does a seed that follows a node.
+//!
+//! An expanded layer has no digest of its own: the lead has checked the tar, and made the rest, when it expanded it. Every other agent expands the tar
+//! again and compares, whatever its lead says: an engine hashes what it pulls, but only the agent can check what is mounted. A layer that passes
+//! through memory is never held whole, so for such a layer an agent has only the lead's word.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,7 +17,7 @@ use darter_api::Checked;
 use darter_api::Role;
 use darter_core::{Digest, Source, in_full};
 use darter_image::{NotExpanded, check_expanded};
-use darter_origin::{ErrorKind, OriginError};
+use darter_origin::ErrorKind;
 use darter_store::StoreError;
 use darter_swarm::{CheckedBy, Input};
 use darter_wire::{Message, Verdict};
@@ -93,7 +96,8 @@ impl Transfer {
             self.note("the lead's verdict is about other bytes; checking the whole here");
         }
         let trusts_nobody = self.context.options.verify_whole || self.is_on_trust();
-        if let Some(verdict) = vouched.filter(|_| !trusts_nobody) {
+        let is_looked_at = trusts_nobody || (self.is_expanded() && !self.stored.passes());
+        if let Some(verdict) = vouched.filter(|_| !is_looked_at) {
             return Ok((verdict, by));
         }
         if let Source::Expanded(layer) = &self.source {
@@ -131,23 +135,33 @@ impl Transfer {
         digest.into_iter().map(|digest| Checked { digest, by: told(by) }).collect()
     }
 
-    /// Expands the layer once more, and compares all of the result with what was received.
+    /// Expands the tar once more, and compares all of the result with what was received: one layer at a time.
     async fn check_expanded(&self, expected: Digest) -> Result<(), FetchError> {
+        let _turn = tokio::select! {
+            turn = self.context.rechecks.layers.acquire() => turn,
+            never = self.steps.keep_taking() => match never {},
+        };
         let (stored, steps) = (Arc::clone(&self.stored), Arc::clone(&self.steps));
+        let (blob, closed) = (self.blob, self.closed.clone());
         let checked = self.context.disk.run(move || {
             let length = stored.length().unwrap_or_default();
             check_expanded(length, &expected, |offset, buffer| {
                 steps.take();
-                stored.read_at(offset, buffer)
+                if closed.is_cancelled() {
+                    return Err(FetchError::Withdrawn { blob, reason: "its transfer was ended here".to_owned() });
+                }
+                Ok(stored.read_at(offset, buffer)?)
             })
         });
         match checked.await {
             Ok(()) => Ok(()),
-            Err(NotExpanded::Read(error)) => Err(error.into()),
+            Err(NotExpanded::Read(error)) => Err(error),
             Err(NotExpanded::OtherTar { got }) => Err(FetchError::refuted(expected, *got, None)),
             Err(error) => {
-                let text = format!("{}: {}", self.source, in_full(&error));
-                Err(OriginError::new(ErrorKind::Contradicted, text).into())
+                // The tar in it may be the right one: the digest of all that came shows that it is another file.
+                self.note(format!("it is not the file that is made of its tar: {}", in_full(&error)));
+                let got = self.hash_whole(Digest::sha256(&[])).await?;
+                Err(FetchError::refuted(expected, got, None))
             }
         }
     }

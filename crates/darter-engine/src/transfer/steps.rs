@@ -3,6 +3,7 @@
 //!
 //! Invariant: only completed steps count. A disk that hangs makes none, and is waited for no longer than a peer.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -28,6 +29,14 @@ impl Steps {
     /// Notes a step. May be called on any thread.
     pub(super) fn take(&self) {
         self.last.store(self.clock.now().as_micros(), Ordering::Relaxed);
+    }
+
+    /// Takes steps, one after the other, while this work waits for other work of this agent, which makes steps of its own.
+    pub(super) async fn keep_taking(&self) -> Infallible {
+        loop {
+            self.take();
+            tokio::time::sleep(STEP_COUNTS_FOR / 2).await;
+        }
     }
 
     /// True if there was a step recently.

@@ -229,6 +229,26 @@ impl Transfer {
         KeptOpen(Arc::clone(self))
     }
 
+    /// Waits until all of it is here and was checked.
+    ///
+    /// # Errors
+    /// Why it can't be had.
+    pub async fn whole(&self) -> Result<(), FetchError> {
+        let mut changed = self.changed.subscribe();
+        let complete = async {
+            loop {
+                changed.mark_unchanged();
+                if matches!(self.outcome(), Outcome::Complete) || changed.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = complete => Ok(()),
+            error = self.ended() => Err(error),
+        }
+    }
+
     /// Waits until nothing more of it can be had, and returns why.
     pub async fn ended(&self) -> FetchError {
         let mut changed = self.changed.subscribe();

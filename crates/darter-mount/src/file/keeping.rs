@@ -230,5 +230,5 @@ impl MountedFile {
 }
 
 fn of_no_one_version(reason: &str) -> String {
-    format!("what was read is not the content with its digest: either the digest is another content's, or {reason}")
+    format!("not the content with the digest that it was mounted by: {reason}")
 }

@@ -166,7 +166,7 @@ fn mounted(
     let below = work.join("files");
     rooms::make(&below).with_context(|| format!("can't make {}; give another --data-dir", below.display()))?;
     let (mounted, shown) =
-        Mounted::mount_layers(files, &below, UNIX_EPOCH + Duration::from_secs(since), super::opened, runtime)?;
+        Mounted::mount_layers(files, &below, UNIX_EPOCH + Duration::from_secs(since), super::opened_below, runtime)?;
     let file_of = |layer: &LayerRequest| {
         let text = layer.diff_id.to_string();
         let digits = text.split_once(':').map_or(text.as_str(), |(_, digits)| digits);
