@@ -20,6 +20,7 @@ use crate::budget::ByteBudget;
 use crate::error::FetchError;
 use crate::expanding::{Expanding, Expansions};
 use crate::let_downs::LetDowns;
+use crate::packing::PackedPieces;
 use crate::profiles::Profiles;
 use crate::setbacks::{Culprit, Setbacks, key_of};
 use crate::thrown_away::ThrownAway;
@@ -97,6 +98,8 @@ pub struct EngineContext {
     pub archive: Archive,
     /// The profiles of expanded layers: which parts are read first.
     pub profiles: Profiles,
+    /// Pieces of expanded layers, packed for the wire.
+    pub packed: Arc<PackedPieces>,
     /// How many bytes are being prefetched by these profiles.
     pub ahead: Mutex<Ahead>,
     /// Notified when an expanded layer can no longer be had as it was opened.

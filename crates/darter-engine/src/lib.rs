@@ -9,6 +9,7 @@
 //! | [`thrown_away`] | explanations of wrong content that was thrown away |
 //! | [`setbacks`] | recent wrong content: who read it, when it may be tried again |
 //! | [`expanding`] | layers of images in expanded form: an origin on top of a registry |
+//! | [`packing`] | pieces of expanded layers, packed for the wire |
 //! | [`profiles`] | files with the parts of expanded layers that are read first |
 //! | [`context`], [`budget`] | values that everything shares |
 //! | [`error`] | the errors of requests for bytes, and who can mend them |
@@ -22,6 +23,7 @@ pub mod error;
 pub mod expanding;
 pub mod joins;
 pub mod let_downs;
+pub mod packing;
 pub mod profiles;
 pub mod setbacks;
 pub mod swarms;

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use darter_core::{BlobId, Moment, NodeId, in_full};
 use darter_swarm::{RequestId, Standing, Tuning};
 use darter_wire::preface;
-use darter_wire::{Answer, Answers, ConnectionKind, DataClient, MAX_UNANSWERED, Request, Wanted};
+use darter_wire::{Answer, Answers, Capabilities, ConnectionKind, DataClient, MAX_UNANSWERED, Request, Wanted};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -64,6 +64,8 @@ struct Open {
     waiting: VecDeque<Ask>,
     /// How many of them ask for a piece that is named, and how fast all are answered.
     standing: Standing,
+    /// True if holder and requester know packed pieces.
+    takes_packed: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -182,7 +184,8 @@ impl DataLink {
         let mut open = self.open.lock();
         while let Some(ask) = open.take_next() {
             let number = open.add(ask, now);
-            let request = Request { id: number, blob: ask.blob, wanted: ask.wanted, urgent: ask.urgent };
+            let Ask { blob, wanted, urgent, .. } = ask;
+            let request = Request { id: number, blob, wanted, urgent, takes_packed: open.takes_packed };
             if client.request(request, ask.longest).is_err() {
                 open.remove(number);
                 refused.push(ask);
@@ -285,6 +288,9 @@ impl Fleet {
         match preface::open(&*self.transport, addr, ConnectionKind::Data, self.me()).await {
             Ok(greeted) if greeted.hello.node == holder => {
                 let peer = self.peer_of(&greeted);
+                let packed = Capabilities::PACKED_PIECES;
+                let takes_packed = self.me().capabilities.common(peer.hello.capabilities).contains(packed);
+                link.open.lock().takes_packed = takes_packed;
                 let (client, answers) = DataClient::start(greeted.stream, self.receiving.clone());
                 let before = std::mem::replace(&mut *link.link.lock(), Link::Up(client.clone()));
                 if let Link::Connecting(waiting) = before {
@@ -351,7 +357,7 @@ impl Fleet {
                     }
                     continue;
                 }
-                Answer::Data { id, data, .. } => (*id, Some(data.len() as u64)),
+                Answer::Data { id, data, .. } => (*id, Some(data.plain_length().into())),
                 Answer::None { id, .. } => (*id, None),
             };
             let ask = link.open.lock().answered(id, bytes, now);

@@ -8,8 +8,8 @@ use darter_metrics::Metrics;
 use darter_store::{Disk, MemStore, StoreConfig};
 use darter_swarm::RequestId;
 use darter_wire::{
-    Answer, Bind, BufferPool, Capabilities, ConnectionKind, Hello, MemNetwork, Message, Role, Slots, Transport as _,
-    Unlimited, Versions, Wanted, preface,
+    Answer, Bind, BufferPool, Capabilities, ConnectionKind, Hello, MemNetwork, Message, Request, Role, Sent, Slots,
+    Transport as _, Unlimited, Versions, Wanted, preface,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -51,11 +51,11 @@ impl PeerListener for Loses {
 struct Nothing(watch::Sender<()>);
 
 impl Uploads for Nothing {
-    fn bind(&self, _: NodeId, _: BlobId, _: Wanted) -> Bind {
+    fn bind(&self, _: NodeId, _: &Request, _: &dyn Fn() -> Option<u64>) -> Bind {
         Bind::Wait
     }
 
-    fn sent(&self, _: NodeId, _: BlobId, _: PieceIndex, _: bool) {}
+    fn sent(&self, _: NodeId, _: BlobId, _: PieceIndex, _: Option<Sent>) {}
 
     fn changes(&self) -> watch::Receiver<()> {
         self.0.subscribe()

@@ -1,4 +1,5 @@
-//! Low-water marks of TCP sockets: how much must have happened before a sleeper is woken. See socket(7) and tcp(7).
+//! Low-water marks of TCP sockets: how much must have happened before a sleeper is woken; and the rate at which what was sent arrives.
+//! See socket(7) and tcp(7).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
@@ -22,6 +23,35 @@ pub fn set_receive_low_water(socket: impl AsFd, bytes: u32) -> io::Result<()> {
 /// Those of `setsockopt`: none for an open TCP socket.
 pub fn set_unsent_low_water(socket: impl AsFd, bytes: u32) -> io::Result<()> {
     set(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, bytes)
+}
+
+/// Where the kernel's `struct tcp_info` has the rate, after 160 bytes of other fields; it never moves (Linux 4.9).
+const DELIVERY_RATE: std::ops::Range<usize> = 160..168;
+
+/// The rate at which the other end has acknowledged bytes of late, in bytes per second (`TCP_INFO`); `None` before anything was measured.
+/// While the sender keeps the connection busy it is the connection's rate; what came of a pause is left out by the kernel.
+///
+/// # Errors
+/// Those of `getsockopt`: none for an open TCP socket.
+pub fn delivery_rate(socket: impl AsFd) -> io::Result<Option<u64>> {
+    let mut info = [0_u8; DELIVERY_RATE.end];
+    let mut length = info.len() as libc::socklen_t;
+    // SAFETY: the descriptor is open for as long as it is borrowed, and the kernel writes at most `length` bytes, all of which `info` has.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let rate = info.get(DELIVERY_RATE).filter(|_| length as usize >= DELIVERY_RATE.end);
+    let rate = rate.and_then(|rate| rate.first_chunk()).map_or(0, |rate| u64::from_ne_bytes(*rate));
+    Ok(Some(rate).filter(|rate| *rate > 0))
 }
 
 fn set(socket: impl AsFd, level: libc::c_int, name: libc::c_int, value: u32) -> io::Result<()> {
@@ -60,6 +90,21 @@ mod tests {
 
     fn stays_silent(socket: &TcpStream) -> bool {
         !is_readable_within(200, socket)
+    }
+
+    #[test]
+    fn a_connection_that_has_sent_something_has_a_rate() {
+        let (mut sender, mut receiver) = pair();
+        assert_eq!(delivery_rate(&sender).unwrap(), None);
+        let taken = std::thread::spawn(move || receiver.read_to_end(&mut Vec::new()).unwrap());
+        for _ in 0..64 {
+            sender.write_all(&[7; 1 << 16]).unwrap();
+        }
+        // Of a connection over loopback: more than the slowest link, less than any memory.
+        let rate = delivery_rate(&sender).unwrap().expect("much was acknowledged");
+        assert!((1_000..1_000_000_000_000).contains(&rate), "{rate}");
+        drop(sender);
+        assert_eq!(taken.join().unwrap(), 64 << 16);
     }
 
     #[test]

@@ -66,6 +66,24 @@ pub enum RegistryAnswered {
     Stale,
 }
 
+/// The way of a packed piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packed {
+    /// To another agent.
+    Sent,
+    /// From another agent.
+    Received,
+}
+
+impl Packed {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Received => "received",
+        }
+    }
+}
+
 /// The operation that failed, where failures are counted by fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failed {

@@ -33,7 +33,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-pub use self::kinds::{AccessCheck, Failed, Fallback, Gone, LayerAnswered, MirrorKind, RegistryAnswered};
+pub use self::kinds::{AccessCheck, Failed, Fallback, Gone, LayerAnswered, MirrorKind, Packed, RegistryAnswered};
 use self::labels::Names;
 use self::process::ProcessCollector;
 
@@ -103,6 +103,11 @@ struct PeerLabels {
     tier: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DirectionLabel {
+    direction: &'static str,
+}
+
 type Histograms = Family<PullLabels, Histogram, fn() -> Histogram>;
 
 /// Every counter and gauge of an agent.
@@ -128,7 +133,7 @@ pub struct Metrics {
     pub profile_hit_bytes: Counter,
     /// See above.
     pub profile_unread_bytes: Counter,
-    /// Bytes of pieces sent to other agents.
+    /// Bytes of pieces sent to other agents, as they crossed the wire.
     pub peer_sent_bytes: Counter,
     /// Bytes of content served to programs of this host.
     pub local_served_bytes: Counter,
@@ -177,6 +182,8 @@ pub struct Metrics {
     /// Requests on the local port whose answer is not yet sent.
     pub local_requests_active: Gauge,
     peer_received_bytes: Family<PeerLabels, Counter>,
+    packed_bytes: Family<DirectionLabel, Counter>,
+    packed_plain_bytes: Family<DirectionLabel, Counter>,
     /// Sums of the above over all tiers; not registered, since Prometheus can add.
     from_seed: Counter,
     from_peers: Counter,
@@ -268,6 +275,8 @@ impl Metrics {
             last_seed_lost: Counter::default(),
             local_requests_active: Gauge::default(),
             peer_received_bytes: Family::default(),
+            packed_bytes: Family::default(),
+            packed_plain_bytes: Family::default(),
             from_seed: Counter::default(),
             from_peers: Counter::default(),
             local_refusals: Family::default(),
@@ -311,8 +320,30 @@ impl Metrics {
         r.register_with_unit("profile_hit", hit, bytes(), self.profile_hit_bytes.clone());
         let unread = "Those of them that no program read within a minute";
         r.register_with_unit("profile_unread", unread, bytes(), self.profile_unread_bytes.clone());
-        r.register_with_unit("peer_received", "Pieces received from agents", bytes(), self.peer_received_bytes.clone());
-        r.register_with_unit("peer_sent", "Pieces sent to agents", bytes(), self.peer_sent_bytes.clone());
+        r.register_with_unit(
+            "peer_received",
+            "Pieces received from agents, as they crossed the wire",
+            bytes(),
+            self.peer_received_bytes.clone(),
+        );
+        r.register_with_unit(
+            "peer_sent",
+            "Pieces sent to agents, as they crossed the wire",
+            bytes(),
+            self.peer_sent_bytes.clone(),
+        );
+        r.register_with_unit(
+            "packed",
+            "Those of them that were compressed, as they crossed the wire",
+            bytes(),
+            self.packed_bytes.clone(),
+        );
+        r.register_with_unit(
+            "packed_plain",
+            "The same pieces before they were compressed",
+            bytes(),
+            self.packed_plain_bytes.clone(),
+        );
         let served = "Content served to programs of this host";
         r.register_with_unit("local_served", served, bytes(), self.local_served_bytes.clone());
         let sendfile = "Content served to programs of this host by sendfile";
@@ -396,14 +427,21 @@ impl Metrics {
         format!("seeds connected: {seeds}{lost}\nnodes connected: {nodes}\n{alone}")
     }
 
-    /// Counts piece bytes received from a seed (`from_seed`) or another node, by how far it is.
+    /// Counts a packed piece: the bytes of the piece itself, and those that crossed the wire.
+    pub fn packed(&self, way: Packed, plain: u64, wire: u64) {
+        let label = DirectionLabel { direction: way.name() };
+        self.packed_bytes.get_or_create(&label).inc_by(wire);
+        self.packed_plain_bytes.get_or_create(&label).inc_by(plain);
+    }
+
+    /// Counts piece bytes received from a seed (`from_seed`) or another node, by how far it is: those that crossed the wire.
     pub fn peer_received(&self, from_seed: bool, tier: Tier, bytes: u64) {
         let (from, sum) = if from_seed { ("seed", &self.from_seed) } else { ("peer", &self.from_peers) };
         sum.inc_by(bytes);
         self.peer_received_bytes.get_or_create(&PeerLabels { from, tier: tier_name(tier) }).inc_by(bytes);
     }
 
-    /// The piece bytes moved, as `status` shows them.
+    /// The piece bytes that crossed the wire, as `status` shows them.
     pub fn traffic(&self) -> Traffic {
         Traffic {
             from_origin: self.origin_bytes.get(),

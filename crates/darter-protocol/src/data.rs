@@ -6,7 +6,7 @@
 //! offset  size  field
 //!      0     4  id, chosen by the requester, not in use by another unanswered request
 //!      4     1  what: 0 request, 1 cancel
-//!      5     1  flags: bit 0 urgent; others zero
+//!      5     1  flags: bit 0 urgent, bit 1 takes packed pieces; others zero
 //!      6     2  zero
 //!      8     4  piece; 0xFFFFFFFF for any
 //!     12    32  blob
@@ -18,7 +18,7 @@
 //! ```text
 //! offset  size  field
 //!      0     4  id of the request
-//!      4     1  status: 0 data, 1 not held, 2 busy, 3 refused, 4 unknown blob, 5 cancelled, 6 not understood
+//!      4     1  status: 0 data, 1 not held, 2 busy, 3 refused, 4 unknown blob, 5 cancelled, 6 not understood, 7 packed data
 //!      5     3  zero
 //!      8     4  piece; 0xFFFFFFFF when none
 //!     12     4  length of the bytes that follow, at most 16 MiB
@@ -28,11 +28,14 @@
 //! has at most [`MAX_UNANSWERED`](crate::MAX_UNANSWERED) requests unanswered; a holder closes the connection of one that has more. A
 //! request for any piece stays open until the holder has a piece to give, and keeps nobody waiting meanwhile.
 //!
+//! Packed data is a piece in the form of [`packed`](crate::packed), and no longer than the piece may be. Only a request that takes packed
+//! pieces is answered with it, and only an agent with [`PACKED_PIECES`](crate::Capabilities::PACKED_PIECES) is sent such a request.
+//!
 //! # Other releases
 //!
 //! All frames of a requester have 44 bytes. A holder answers a *what* that it does not know with *not understood* if it is below 128, and
-//! skips it from there on; flags that it does not know are skipped, and so are fields that are zero here. Every status but 0 is a refusal:
-//! one that the requester does not know is a refusal for another reason, and the bytes behind it are skipped. Such an answer may also have
+//! skips it from there on; flags that it does not know are skipped, and so are fields that are zero here. Every status but 0 and 7 is a
+//! refusal: one that the requester does not know is a refusal for another reason, and the bytes behind it are skipped. Such an answer may also have
 //! an id that nobody waits for. A holder of version 3 closes the connection instead.
 
 use darter_core::{BlobId, PieceIndex};
@@ -46,10 +49,12 @@ const CANCEL: u8 = 1;
 /// From here on, what a requester sends wants no answer.
 const FIRST_WITHOUT_ANSWER: u8 = 128;
 const URGENT: u8 = 1;
+const TAKES_PACKED: u8 = 2;
 
 /// Bytes that precede those of an answer.
 pub const HEADER_LENGTH: usize = 16;
 const DATA: u8 = 0;
+const PACKED: u8 = 7;
 
 /// Stands for any piece in a request, and for none in an answer.
 const NO_PIECE: u32 = u32::MAX;
@@ -74,6 +79,8 @@ pub struct Request {
     pub wanted: Wanted,
     /// Goes before all that are not urgent.
     pub urgent: bool,
+    /// May be answered with a packed piece.
+    pub takes_packed: bool,
 }
 
 /// Why a request was answered without a piece.
@@ -127,6 +134,15 @@ pub enum Header {
         /// How many bytes of it follow.
         length: u32,
     },
+    /// A packed piece.
+    Packed {
+        /// The request's id.
+        id: u32,
+        /// Which piece it is said to be.
+        piece: PieceIndex,
+        /// How many bytes follow: see [`packed`](crate::packed).
+        length: u32,
+    },
     /// No piece.
     None {
         /// The request's id.
@@ -153,7 +169,8 @@ impl Ask {
                     Wanted::Any => NO_PIECE,
                 };
                 frame[0..4].copy_from_slice(&request.id.to_le_bytes());
-                frame[5] = if request.urgent { URGENT } else { 0 };
+                let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+                frame[5] = flag(request.urgent, URGENT) | flag(request.takes_packed, TAKES_PACKED);
                 frame[8..12].copy_from_slice(&piece.to_le_bytes());
                 frame[12..44].copy_from_slice(&request.blob.0);
             }
@@ -179,7 +196,8 @@ impl Ask {
         };
         let mut blob = [0; 32];
         blob.copy_from_slice(&frame[12..44]);
-        Ok(Ok(Self::Request(Request { id, blob: BlobId(blob), wanted, urgent: frame[5] & URGENT != 0 })))
+        let [urgent, takes_packed] = [URGENT, TAKES_PACKED].map(|flag| frame[5] & flag != 0);
+        Ok(Ok(Self::Request(Request { id, blob: BlobId(blob), wanted, urgent, takes_packed })))
     }
 }
 
@@ -188,6 +206,7 @@ impl Header {
     pub fn encode(&self) -> [u8; HEADER_LENGTH] {
         let (id, status, piece, length) = match *self {
             Self::Data { id, piece, length } => (id, DATA, piece.0, length),
+            Self::Packed { id, piece, length } => (id, PACKED, piece.0, length),
             Self::None { id, reason, skip } => (id, reason as u8, NO_PIECE, skip),
         };
         let mut header = [0; HEADER_LENGTH];
@@ -207,7 +226,8 @@ impl Header {
         let (piece, length) = (u32_at(header, 8), u32_at(header, 12));
         let reason = match header[4] {
             DATA if piece < MAX_PIECES => return Ok(Self::Data { id, piece: PieceIndex(piece), length }),
-            DATA => return Err(ProtocolError::Violation { what: "a piece that no blob has" }),
+            PACKED if piece < MAX_PIECES => return Ok(Self::Packed { id, piece: PieceIndex(piece), length }),
+            DATA | PACKED => return Err(ProtocolError::Violation { what: "a piece that no blob has" }),
             1 => Refusal::NotHeld,
             2 => Refusal::Busy,
             3 => Refusal::Refused,

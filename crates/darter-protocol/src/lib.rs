@@ -10,6 +10,7 @@
 //! | [`message`] | [`Message`]: everything that is said on a control channel |
 //! | [`frame`] | [`Frame`]: messages as they stand one behind the other on a control channel |
 //! | [`data`] | requests for pieces, and what precedes a piece: [`Request`], [`Refusal`] |
+//! | [`packed`] | pieces that are compressed for the wire: [`PackedPiece`] |
 //! | [`limits`] | what is bounded |
 //! | [`error`] | [`ProtocolError`] |
 //!
@@ -42,6 +43,7 @@ pub mod frame;
 pub mod limits;
 pub mod message;
 mod open_enum;
+pub mod packed;
 pub mod preface;
 pub mod versions;
 
@@ -56,5 +58,6 @@ pub use message::{
     Failure, FailureKind, Held, Message, PeerInfo, RegistryAnswer, RegistryQuestion, StaleAnswer, Stretch, SwarmPart,
     Verdict, WANT_SINCE, Wish,
 };
+pub use packed::{PackedPiece, Packer, Unpacker};
 pub use preface::{ConnectionKind, Hello, Role};
 pub use versions::{Capabilities, Versions};

@@ -69,6 +69,7 @@ impl fmt::Display for Versions {
 /// | 2 | [`PROFILES`](Self::PROFILES) |
 /// | 3 | [`DOUBTS`](Self::DOUBTS) |
 /// | 4 | [`PARTS`](Self::PARTS) |
+/// | 5 | [`PACKED_PIECES`](Self::PACKED_PIECES) |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Capabilities(u64);
 
@@ -93,9 +94,18 @@ impl Capabilities {
     /// waits for ([`Message::Want`](crate::Message::Want)). Others answer with any piece of the blob.
     pub const PARTS: Self = Self(16);
 
+    /// Knows requests that take [packed pieces](crate::packed). Nobody says of a request to another agent that it takes them.
+    pub const PACKED_PIECES: Self = Self(32);
+
     /// The abilities of this release.
-    pub const OWN: Self =
-        Self(Self::FAILURE_KINDS.0 | Self::EXPANDED_LAYERS.0 | Self::PROFILES.0 | Self::DOUBTS.0 | Self::PARTS.0);
+    pub const OWN: Self = Self(
+        Self::FAILURE_KINDS.0
+            | Self::EXPANDED_LAYERS.0
+            | Self::PROFILES.0
+            | Self::DOUBTS.0
+            | Self::PARTS.0
+            | Self::PACKED_PIECES.0,
+    );
 
     /// The capabilities with these bits.
     pub const fn from_bits(bits: u64) -> Self {

@@ -25,6 +25,7 @@
 //! | `profile` | [`Profile`]: in which order whoever starts something needs the pieces |
 //! | `given` | what each peer was given: who asks again for the same waits for the others |
 //! | `pace` | how fast a peer answers, whatever it is asked for |
+//! | [`packing`] | when a holder packs a piece for the wire |
 //! | `budget` | [`TokenBucket`]: bytes per second as waiting times |
 //! | [`bound`] | the least time in which a swarm can be served |
 //! | `tuning` | [`Tuning`]: every constant, with its reason |
@@ -45,6 +46,7 @@ mod learner;
 pub mod locality;
 mod news;
 mod pace;
+pub mod packing;
 mod phase;
 mod picker;
 mod profile;
@@ -64,6 +66,7 @@ pub use hashes::Hashes;
 pub use lead::{OriginReader, OriginRun, Start, Wish};
 pub use leadership::{Found, Leader, Leadership, Loss, Step};
 pub use pace::Standing;
+pub use packing::Packing;
 pub use phase::{CheckedBy, Course, Phase};
 pub use picker::{OpenRequest, Picker};
 pub use profile::{Ahead, Bounds, Profile, Touches};

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use darter_core::{BlobId, Clock as _, NodeId, PieceIndex, SystemClock};
 use darter_wire::{
-    Answer, Bind, BufferPool, DataClient, Payload, Receiving, Request, Sending, Slots, TcpTransport, Transport as _,
-    Unlimited, Uploads, Wanted, serve_data,
+    Answer, Bind, BufferPool, DataClient, Payload, Receiving, Request, Sending, Sent, Slots, TcpTransport,
+    Transport as _, Unlimited, Uploads, Wanted, serve_data,
 };
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
@@ -25,13 +25,13 @@ struct Holder {
 }
 
 impl Uploads for Holder {
-    fn bind(&self, _: NodeId, _: BlobId, wanted: Wanted) -> Bind {
-        let Wanted::Piece(piece) = wanted else { return Bind::Refused };
+    fn bind(&self, _: NodeId, request: &Request, _: &dyn Fn() -> Option<u64>) -> Bind {
+        let Wanted::Piece(piece) = request.wanted else { return Bind::Refused };
         let offset = u64::from(piece.0) * u64::from(self.piece) % FILE;
         Bind::Send { piece, payload: Payload::File { file: Arc::clone(&self.file), offset, length: self.piece } }
     }
 
-    fn sent(&self, _: NodeId, _: BlobId, _: PieceIndex, _: bool) {}
+    fn sent(&self, _: NodeId, _: BlobId, _: PieceIndex, _: Option<Sent>) {}
 
     fn changes(&self) -> watch::Receiver<()> {
         watch::Sender::new(()).subscribe()
@@ -99,7 +99,10 @@ fn ask(addr: &str, piece: u32, count: u32) -> Outcome<f64> {
         let (client, mut answers) = DataClient::start(stream, receiving);
         let request = |index| {
             let wanted = Wanted::Piece(PieceIndex(index));
-            client.request(Request { id: index, blob: BlobId([1; 32]), wanted, urgent: false }, piece)
+            client.request(
+                Request { id: index, blob: BlobId([1; 32]), wanted, urgent: false, takes_packed: false },
+                piece,
+            )
         };
         for index in 0..IN_FLIGHT.min(count) {
             request(index)?;

@@ -3,7 +3,8 @@
 //! Between two nodes there are two kinds of connection, told apart by the [`preface`] that opens each:
 //! a *control channel* that carries small [messages](Message) both ways, never behind data; and *data
 //! channels*, each from one requester to one holder, that carry pieces and nothing else. Pieces cross as raw bytes
-//! from the holder's page cache (`sendfile`) into the requester's buffer: no serialisation, no copy in between.
+//! from the holder's page cache (`sendfile`) into the requester's buffer: no serialisation, no copy in between. A holder may send a piece packed to a requester that takes
+//! such pieces ([`darter_protocol::packed`]).
 //!
 //! | file | what lives there |
 //! |---|---|
@@ -34,10 +35,13 @@ pub use control::{ControlConfig, ControlReceiver, ControlSender};
 pub use darter_protocol::{
     Capabilities, ConnectionKind, Failure, FailureKind, Frame, Held, Hello, MAX_BLOB_LENGTH, MAX_MESSAGE,
     MAX_PEERS_TOLD, MAX_PIECE_LENGTH, MAX_PIECES, MAX_REGISTRY_HEADERS, MAX_REGISTRY_PATH, MAX_STRETCHES,
-    MAX_UNANSWERED, MAX_WISHES, Message, PeerInfo, Refusal, RegistryAnswer, RegistryQuestion, Request, Role,
-    StaleAnswer, Stretch, SwarmPart, Unknown, Verdict, Versions, WANT_SINCE, Wanted, Wish,
+    MAX_UNANSWERED, MAX_WISHES, Message, PackedPiece, Packer, PeerInfo, Refusal, RegistryAnswer, RegistryQuestion,
+    Request, Role, StaleAnswer, Stretch, SwarmPart, Unknown, Unpacker, Verdict, Versions, WANT_SINCE, Wanted, Wish,
 };
-pub use data::{Answer, Answers, Bind, DataClient, Later, Payload, Receiving, Sending, Slots, Uploads, serve_data};
+pub use data::{
+    Answer, Answers, Bind, DataClient, Later, PackedData, Payload, PieceData, Receiving, Sending, Sent, Slots, Uploads,
+    serve_data,
+};
 pub use error::{Result, WireError};
 pub use preface::Greeted;
 pub use transport::cuts::{CutTransport, Cuts};

@@ -20,6 +20,7 @@ use darter_engine::context::{AllOrigins, EngineContext, Fetchers, dates};
 use darter_engine::expanding::{Expansions, ExpansionsOptions};
 use darter_engine::joins::Joins;
 use darter_engine::let_downs::LetDowns;
+use darter_engine::packing::PackedPieces;
 use darter_engine::profiles::Profiles;
 use darter_engine::setbacks::Setbacks;
 use darter_engine::swarms::{GivingSwarms, ListeningSwarms, Swarms};
@@ -171,6 +172,7 @@ impl Builder {
             let_downs: LetDowns::default(),
             archive,
             profiles,
+            packed: PackedPieces::new(true, Arc::clone(&clock)),
             ahead: parking_lot::Mutex::default(),
             layers_failing: watch::channel(()).0,
             records,

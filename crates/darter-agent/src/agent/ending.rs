@@ -98,6 +98,7 @@ impl Agent {
             metrics.swarms_active.set(gauge(active as u64));
             if active == 0 {
                 self.inner.fleet.trim();
+                self.inner.context.packed.trim();
             }
         }
     }

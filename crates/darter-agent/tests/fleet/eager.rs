@@ -45,7 +45,9 @@ async fn blobs_that_a_peer_has_made_up_leave_room_for_those_that_are_here() {
                 let mut blob = [9; 32];
                 blob[..4].copy_from_slice(&id.to_le_bytes());
                 let wanted = Wanted::Piece(PieceIndex(0));
-                client.request(Request { id, blob: BlobId(blob), wanted, urgent: false }, 1 << 20).unwrap();
+                client
+                    .request(Request { id, blob: BlobId(blob), wanted, urgent: false, takes_packed: false }, 1 << 20)
+                    .unwrap();
             }
             for _ in 0..100 {
                 let answer = answers.recv().await.unwrap();

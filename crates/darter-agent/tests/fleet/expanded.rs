@@ -26,7 +26,7 @@ mod rights;
 use self::reading::{most_of, so_many_hold_some};
 
 const ALICE: &str = "Basic YWxpY2U6c2VjcmV0";
-const WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const WITHIN: Duration = Duration::from_secs(60);
 
 /// A tar of several pieces, compressed or not.
 fn some_tar() -> Vec<u8> {
@@ -51,7 +51,7 @@ pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The file that a tar becomes.
-fn expanded(tar: &[u8]) -> Vec<u8> {
+pub(crate) fn expanded(tar: &[u8]) -> Vec<u8> {
     let mut expander = Expander::new();
     expander.push(tar).unwrap();
     let made = expander.finish(&Digest::sha256(tar)).unwrap();
@@ -96,7 +96,7 @@ pub(crate) async fn open(agent: &Agent, layer: &LayerRequest) -> Result<darter_a
 }
 
 /// All bytes of it, as a reader of parts gets them.
-async fn read(agent: &Agent, layer: &LayerRequest) -> Result<Vec<u8>, FetchError> {
+pub(crate) async fn read(agent: &Agent, layer: &LayerRequest) -> Result<Vec<u8>, FetchError> {
     let download = open(agent, layer).await?;
     let all = ByteRange::new(0, download.length().unwrap());
     download.ensure(all, WITHIN).await?;

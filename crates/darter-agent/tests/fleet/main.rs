@@ -31,6 +31,7 @@ mod no_seed;
 mod on_trust;
 mod origin;
 mod other_blob;
+mod packed;
 mod passed_on;
 mod patience;
 mod ranges;

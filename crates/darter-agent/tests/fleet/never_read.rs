@@ -34,7 +34,7 @@ async fn asks_and_never_reads(node: NodeId, agent: String, blob: BlobId) {
         let mut stream = greeted.stream;
         let ask = |id| {
             let wanted = Wanted::Piece(PieceIndex(id % 64));
-            Ask::Request(Request { id, blob, wanted, urgent: true }).encode()
+            Ask::Request(Request { id, blob, wanted, urgent: true, takes_packed: false }).encode()
         };
         let mut said: Vec<u8> = (0..200).flat_map(ask).collect();
         while stream.writer.write_all(&said).await.is_ok() {

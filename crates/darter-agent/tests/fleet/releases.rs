@@ -239,7 +239,8 @@ impl Seed {
                 Ask::Cancel { id } => asked.retain(|request| request.id != id),
                 Ask::Request(request) => asked.push_back(request),
             }
-            while let Some(Request { id, wanted, .. }) = asked.pop_front() {
+            while let Some(Request { id, wanted, takes_packed, .. }) = asked.pop_front() {
+                assert_eq!(takes_packed, self.release == Newer, "said only to who knows packed pieces");
                 if !std::mem::replace(&mut has_refused, true) {
                     stream.writer.write_all(&answer(77, id, 10_000)).await.unwrap();
                     continue;
@@ -323,7 +324,8 @@ async fn a_node_of_a_neighbouring_release_is_served_whatever_else_it_says() {
             }
         };
         let mut data = connect(ConnectionKind::Data).await;
-        let ask = |id| Ask::Request(Request { id, blob, wanted: Wanted::Any, urgent: false }).encode();
+        let ask =
+            |id| Ask::Request(Request { id, blob, wanted: Wanted::Any, urgent: false, takes_packed: false }).encode();
         let mut header = [0; HEADER_LENGTH];
         if release == Newer {
             let (mut note, mut request) = (ask(1), ask(2));

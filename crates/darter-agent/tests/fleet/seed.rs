@@ -11,8 +11,8 @@ use darter_core::manifest::{hash_piece, root_of_pieces};
 use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, Place, Signer, Source, SystemClock, Version};
 use darter_wire::control::{self, ControlConfig, ControlSender};
 use darter_wire::{
-    Bind, Capabilities, ConnectionKind, Greeted, Hello, Listener, Message, Payload, Role, Sending, Slots, TcpTransport,
-    Transport, Unlimited, Uploads, Verdict, Versions, Wanted, preface, serve_data,
+    Bind, Capabilities, ConnectionKind, Greeted, Hello, Listener, Message, Payload, Request, Role, Sending, Sent,
+    Slots, TcpTransport, Transport, Unlimited, Uploads, Verdict, Versions, Wanted, preface, serve_data,
 };
 use futures_util::StreamExt as _;
 use tokio::sync::watch;
@@ -130,12 +130,12 @@ struct Pieces {
 }
 
 impl Uploads for Pieces {
-    fn bind(&self, _: NodeId, _: BlobId, wanted: Wanted) -> Bind {
-        self.part.bind(wanted)
+    fn bind(&self, _: NodeId, request: &Request, _: &dyn Fn() -> Option<u64>) -> Bind {
+        self.part.bind(request.wanted)
     }
 
-    fn sent(&self, _: NodeId, _: BlobId, piece: PieceIndex, delivered: bool) {
-        self.part.sent(piece, delivered);
+    fn sent(&self, _: NodeId, _: BlobId, piece: PieceIndex, sent: Option<Sent>) {
+        self.part.sent(piece, sent.is_some());
     }
 
     fn changes(&self) -> watch::Receiver<()> {

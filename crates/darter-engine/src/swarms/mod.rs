@@ -63,7 +63,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use darter_core::{BlobId, Moment, NodeId, PieceLength, Source};
+use darter_core::{BlobId, Moment, NodeId, Source};
 use darter_fleet::questions::Questions;
 use darter_store::StoredBlob;
 use darter_wire::descriptors;
@@ -171,7 +171,8 @@ impl Drop for RestingBlob {
 
 enum ServedState {
     Opening,
-    Open(RestingBlob, PieceLength),
+    /// The blob, and true if its pieces may be sent packed.
+    Open(RestingBlob, bool),
     /// It was not stored here when last checked.
     Absent,
 }

@@ -2,35 +2,43 @@
 //! stored. The piece is chosen when there is room to send it, so that a lead gives what is rarest *then*.
 //!
 //! A verified piece in the page cache is sent at once; for any other, a disk thread reads and hashes it first, as for all pieces after a restart,
-//! and it is sent when it is ready.
+//! and it is sent when it is ready. A piece of an expanded layer may be sent [packed](crate::packing).
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use darter_core::{BlobId, NodeId, PieceIndex, PieceLength, Tier, in_full};
+use darter_core::layer::expanded_name;
+use darter_core::{BlobId, NodeId, PieceIndex, Tier, in_full};
+use darter_metrics::Packed;
 use darter_store::{PieceFile, StoredBlob};
-use darter_wire::{Bind, Later, Message, Payload, Uploads, Wanted};
+use darter_wire::{Bind, Later, Message, Payload, Request, Sent, Uploads, Wanted};
 use tokio::sync::watch;
 
 use super::{RestingBlob, ServedBlob, ServedState, Swarms};
+use crate::packing::Way;
 use crate::transfer::Transfer;
 
 /// Most blobs without a transfer that are open for peers; ids that a peer makes up count, too.
 const MAX_SERVED: usize = 4096;
 
+/// Asks a connection how many bytes it takes in a second; `None` if the piece has to be sent plain.
+type Rate<'a> = Option<&'a dyn Fn() -> Option<u64>>;
+
 /// [`Swarms`] as the source of pieces for the wire.
 pub struct GivingSwarms(pub Arc<Swarms>);
 
 impl Uploads for GivingSwarms {
-    fn bind(&self, peer: NodeId, blob: BlobId, wanted: Wanted) -> Bind {
-        let swarms = &self.0;
+    fn bind(&self, peer: NodeId, request: &Request, rate: &dyn Fn() -> Option<u64>) -> Bind {
+        let (swarms, &Request { blob, wanted, takes_packed, .. }) = (&self.0, request);
         let transfer = swarms.get(blob);
+        let rate: Rate<'_> = takes_packed.then_some(rate);
         match (wanted, transfer) {
             (Wanted::Any, None) => Bind::UnknownBlob,
             (Wanted::Any, Some(transfer)) => match transfer.choose_for(peer, || !swarms.has_fresh_for(peer, blob)) {
                 Ok(Some(piece)) => {
                     let stored = Arc::clone(&transfer.stored);
-                    swarms.give(&stored, Gift { of: Some(transfer), peer, piece, chosen: true })
+                    let rate = rate.filter(|_| transfer.is_expanded());
+                    swarms.give(&stored, Gift { of: Some(transfer), peer, piece, chosen: true }, rate)
                 }
                 Ok(None) => Bind::Wait,
                 Err(()) => Bind::Refused,
@@ -40,9 +48,10 @@ impl Uploads for GivingSwarms {
                     return Bind::NotHeld;
                 }
                 let stored = Arc::clone(&transfer.stored);
-                swarms.give(&stored, Gift { of: Some(transfer), peer, piece, chosen: false })
+                let rate = rate.filter(|_| transfer.is_expanded());
+                swarms.give(&stored, Gift { of: Some(transfer), peer, piece, chosen: false }, rate)
             }
-            (Wanted::Piece(piece), None) => swarms.from_shelf(blob, peer, piece),
+            (Wanted::Piece(piece), None) => swarms.from_shelf(blob, peer, piece, rate),
         }
     }
 
@@ -50,21 +59,18 @@ impl Uploads for GivingSwarms {
         self.0.get(blob).is_some_and(|transfer| transfer.goes_last(peer, piece))
     }
 
-    fn sent(&self, peer: NodeId, blob: BlobId, piece: PieceIndex, delivered: bool) {
+    fn sent(&self, peer: NodeId, blob: BlobId, piece: PieceIndex, sent: Option<Sent>) {
         let swarms = &self.0;
         let transfer = swarms.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
-        if !delivered {
+        let Some(sent) = sent else {
             if let Some(transfer) = transfer {
                 transfer.not_sent(peer, piece);
             }
             return;
-        }
-        let known = transfer.as_ref().map(|transfer| (transfer.stored.length(), transfer.piece_length));
-        let Some((length, pieces)) = known.or_else(|| swarms.served_layout(blob)) else { return };
-        let bytes = length.map_or(pieces.bytes(), |length| pieces.range(piece, length).len());
-        swarms.count_sent(peer, bytes);
+        };
+        swarms.count_sent(peer, sent);
         if let Some(transfer) = transfer {
-            transfer.count_sent(peer, bytes);
+            transfer.count_sent(peer, sent.plain);
         }
     }
 
@@ -81,8 +87,27 @@ impl Swarms {
         transfers.iter().any(|transfer| transfer.blob != besides && transfer.has_fresh_for(peer))
     }
 
-    /// Gives a held piece: at once if it can be sent, else when the disk has read it and its hash is right.
-    fn give(&self, stored: &Arc<dyn StoredBlob>, gift: Gift) -> Bind {
+    /// Gives a held piece: at once if it can be sent, else when the disk has read it and its hash is right. With a `rate` it may be
+    /// sent packed.
+    fn give(&self, stored: &Arc<dyn StoredBlob>, gift: Gift, rate: Rate<'_>) -> Bind {
+        let context = &self.house.context;
+        let way = rate.map_or(Way::Plain, |rate| context.packed.way(&**stored, gift.piece, rate()));
+        match way {
+            Way::Packed(packed) => return gift.end(Some(Payload::Packed(packed))),
+            Way::ToPack(hash) => {
+                let (context, stored) = (Arc::clone(context), Arc::clone(stored));
+                return Bind::Later(Later::new(async move {
+                    let (disk, piece) = (&context.disk, gift.piece);
+                    let packed = context.packed.pack(disk, Arc::clone(&stored), piece, hash).await;
+                    let payload = match packed {
+                        Some(packed) => Some(Payload::Packed(packed)),
+                        None => disk.run(move || payload(&*stored, piece)).await,
+                    };
+                    gift.end(payload)
+                }));
+            }
+            Way::Plain => {}
+        }
         if let Some(part) = stored.ready_file(gift.piece) {
             return gift.end(Some(file(part)));
         }
@@ -92,7 +117,7 @@ impl Swarms {
     }
 
     /// A piece of a blob that has no transfer. Opening the blob takes a disk access, so the first request waits for that.
-    fn from_shelf(self: &Arc<Self>, blob: BlobId, peer: NodeId, piece: PieceIndex) -> Bind {
+    fn from_shelf(self: &Arc<Self>, blob: BlobId, peer: NodeId, piece: PieceIndex, rate: Rate<'_>) -> Bind {
         let now = self.house.context.now();
         let mut served = self.served.lock();
         let evicted =
@@ -103,10 +128,10 @@ impl Swarms {
         if let Some(kept) = served.get_mut(&blob) {
             kept.used = now;
             return match &kept.state {
-                ServedState::Open(shared, _) => {
-                    let stored = Arc::clone(&shared.0);
+                ServedState::Open(shared, may_be_packed) => {
+                    let (stored, rate) = (Arc::clone(&shared.0), rate.filter(|_| *may_be_packed));
                     drop(served);
-                    self.give(&stored, Gift { of: None, peer, piece, chosen: false })
+                    self.give(&stored, Gift { of: None, peer, piece, chosen: false }, rate)
                 }
                 ServedState::Opening => Bind::Wait,
                 ServedState::Absent => Bind::UnknownBlob,
@@ -126,20 +151,15 @@ impl Swarms {
         Bind::Wait
     }
 
-    /// The length and piece length of an open blob without a transfer.
-    fn served_layout(&self, blob: BlobId) -> Option<(Option<u64>, PieceLength)> {
-        match &self.served.lock().get(&blob)?.state {
-            ServedState::Open(shared, pieces) => Some((shared.0.length(), *pieces)),
-            ServedState::Opening | ServedState::Absent => None,
-        }
-    }
-
-    /// Counts bytes of a piece that were sent to a peer.
-    fn count_sent(&self, to: NodeId, bytes: u64) {
+    /// Counts a piece that was sent to a peer: the bytes that crossed the wire.
+    fn count_sent(&self, to: NodeId, sent: Sent) {
         let context = &self.house.context;
-        context.metrics.peer_sent_bytes.inc_by(bytes);
+        context.metrics.peer_sent_bytes.inc_by(sent.wire);
+        if sent.wire != sent.plain {
+            context.metrics.packed(Packed::Sent, sent.plain, sent.wire);
+        }
         let tier = self.house.fleet.peer(to).map_or(Tier::Far, |peer| peer.tier);
-        context.tiers.went(tier, bytes);
+        context.tiers.went(tier, sent.wire);
     }
 
     /// Opens a stored blob for peers.
@@ -150,8 +170,8 @@ impl Swarms {
         });
         let state = match stored {
             Some(stored) => {
-                let pieces = stored.manifest().piece_length();
-                ServedState::Open(RestingBlob::new(stored), pieces)
+                let may_be_packed = expanded_name(&stored.info().name).is_some();
+                ServedState::Open(RestingBlob::new(stored), may_be_packed)
             }
             None => ServedState::Absent,
         };

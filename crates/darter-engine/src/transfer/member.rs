@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use darter_core::{Blamed as _, Fault, NodeId, PieceIndex, in_full};
 use darter_fleet::Peer;
+use darter_metrics::Packed;
 use darter_store::Put;
 use darter_swarm::{Came, Input, LetIn, RequestId};
-use darter_wire::{Answer, Held, Message, PeerInfo, PooledBuffer};
+use darter_wire::{Answer, Held, Message, PeerInfo, PieceData};
 
 use super::{Lead, Transfer};
 use crate::error::FetchError;
@@ -136,11 +137,18 @@ impl Transfer {
         }
     }
 
-    async fn take_piece(self: &Arc<Self>, peer: &Peer, request: RequestId, piece: PieceIndex, data: PooledBuffer) {
+    async fn take_piece(self: &Arc<Self>, peer: &Peer, request: RequestId, piece: PieceIndex, data: PieceData) {
         let from = peer.hello.node;
         self.wait_for_hash(piece, from).await;
-        let bytes = data.len() as u64;
-        self.count_received(peer, bytes);
+        let (bytes, wire) = (u64::from(data.plain_length()), u64::from(data.wire_length()));
+        self.count_received(peer, wire);
+        let packed = match &data {
+            PieceData::Packed(packed) => Some(packed.piece().clone()),
+            PieceData::Plain(_) => None,
+        };
+        if packed.is_some() {
+            self.context.metrics.packed(Packed::Received, bytes, wire);
+        }
         let stored = Arc::clone(&self.stored);
         if stored.is_crowded(PieceIndex(u32::MAX)) && self.is_read_in_parts() {
             self.let_go_aside(None, Duration::ZERO).await;
@@ -156,6 +164,9 @@ impl Transfer {
         };
         match put {
             Ok(Put::Stored) => {
+                if let Some(packed) = packed {
+                    self.context.packed.came(self.stored.hash(piece), &packed);
+                }
                 self.hash_if_next(piece);
                 self.stored_piece(piece, bytes, Some(request), peer.giver());
             }
@@ -178,6 +189,7 @@ impl Transfer {
         }
     }
 
+    /// Counts bytes that crossed the wire.
     fn count_received(&self, from: &Peer, bytes: u64) {
         self.context.metrics.peer_received(from.is_seed(), from.tier, bytes);
         self.context.tiers.came(from.tier, bytes);

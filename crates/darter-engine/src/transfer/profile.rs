@@ -107,7 +107,7 @@ impl Transfer {
     }
 
     /// True if it is a layer in mountable form.
-    pub(super) const fn is_expanded(&self) -> bool {
+    pub(crate) const fn is_expanded(&self) -> bool {
         matches!(self.source, Source::Expanded(_))
     }
 

@@ -5,14 +5,17 @@
 //! Invariants: whoever waits for a piece is told the result, once; while pieces wait there is a turn, running or about to start; one blob has
 //! at most [`MAX_TURNS`] turns at a time.
 //!
+//! The thread that stores a packed piece unpacks it.
+//!
 //! Non-goals: limiting how much waits here. The reader of a connection does that.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use darter_core::PieceIndex;
+use darter_core::{PieceIndex, in_full};
 use darter_store::{Disk, Put, StoreError, StoredBlob};
-use darter_wire::PooledBuffer;
+use darter_wire::{PieceData, Unpacker};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -24,6 +27,11 @@ const TOGETHER_BYTES: usize = 1 << 20;
 
 /// Most threads that store pieces of one blob at a time: enough for the fastest links.
 const MAX_TURNS: usize = 4;
+
+thread_local! {
+    /// A disk thread's memory to unpack with, until the thread ends.
+    static UNPACKER: RefCell<Unpacker> = RefCell::default();
+}
 
 /// The pieces of one blob that wait to be stored.
 #[derive(Debug, Default)]
@@ -38,7 +46,7 @@ struct Waiting {
 #[derive(Debug)]
 struct Coming {
     piece: PieceIndex,
-    data: PooledBuffer,
+    data: PieceData,
     stored: oneshot::Sender<Result<Put, StoreError>>,
 }
 
@@ -49,7 +57,7 @@ impl Storing {
         disk: &Disk,
         blob: &Arc<dyn StoredBlob>,
         piece: PieceIndex,
-        data: PooledBuffer,
+        data: PieceData,
     ) -> Result<Put, StoreError> {
         let (stored, told) = oneshot::channel();
         let begins = {
@@ -77,11 +85,23 @@ impl StoringTurn {
             if batch.is_empty() {
                 return;
             }
-            let pieces: Vec<_> = batch.iter().map(|coming| (coming.piece, &*coming.data)).collect();
-            let stored = blob.put_all(&pieces);
-            for (coming, stored) in batch.into_iter().zip(stored) {
-                // The task that waited may be gone.
-                let _ = coming.stored.send(stored);
+            let (mut pieces, mut told) = (Vec::new(), Vec::new());
+            for Coming { piece, data, stored } in batch {
+                match UNPACKER.with_borrow_mut(|unpacker| data.unpack(unpacker)) {
+                    Ok(data) => {
+                        pieces.push((piece, data));
+                        told.push(stored);
+                    }
+                    Err(error) => {
+                        tracing::debug!(blob = %blob.id().short(), %piece, error = %in_full(&error), "no piece");
+                        // The task that waited may be gone.
+                        let _ = stored.send(Err(StoreError::WrongPiece { blob: blob.id(), piece }));
+                    }
+                }
+            }
+            let pieces: Vec<_> = pieces.iter().map(|(piece, data)| (*piece, &**data)).collect();
+            for (told, stored) in told.into_iter().zip(blob.put_all(&pieces)) {
+                let _ = told.send(stored);
             }
         }
     }
@@ -92,9 +112,9 @@ impl StoringTurn {
         let (mut count, mut bytes) = (0, 0);
         while let Some(coming) = waiting.pieces.get(count)
             && count < TOGETHER
-            && (count == 0 || bytes + coming.data.len() <= TOGETHER_BYTES)
+            && (count == 0 || bytes + coming.data.plain_length() as usize <= TOGETHER_BYTES)
         {
-            bytes += coming.data.len();
+            bytes += coming.data.plain_length() as usize;
             count += 1;
         }
         if count == 0 {
@@ -153,7 +173,7 @@ mod tests {
             let puts = (0..PIECES).map(|piece| {
                 // One of them is damaged.
                 let bytes = bytes_of(if piece == 5 { 77 } else { piece });
-                storing.put(&disk, &blob, PieceIndex(piece), pool.filled(&bytes))
+                storing.put(&disk, &blob, PieceIndex(piece), PieceData::Plain(pool.filled(&bytes)))
             });
             let mut puts = std::pin::pin!(join_all(puts));
             assert!(futures_util::poll!(&mut puts).is_pending());
@@ -171,9 +191,9 @@ mod tests {
             // All turns have ended: the next piece starts one.
             disk.settled().await;
             assert_eq!(storing.0.lock().turns, 0);
-            let again = storing.put(&disk, &blob, PieceIndex(5), pool.filled(&bytes_of(5))).await;
+            let again = storing.put(&disk, &blob, PieceIndex(5), PieceData::Plain(pool.filled(&bytes_of(5)))).await;
             assert!(matches!(again, Ok(Put::Stored)));
-            let again = storing.put(&disk, &blob, PieceIndex(5), pool.filled(&bytes_of(5))).await;
+            let again = storing.put(&disk, &blob, PieceIndex(5), PieceData::Plain(pool.filled(&bytes_of(5)))).await;
             assert!(matches!(again, Ok(Put::AlreadyHeld)));
         });
     }
@@ -186,7 +206,11 @@ mod tests {
             waiting.turns = 1;
             for (piece, length) in (0..).map(PieceIndex).zip(lengths) {
                 let (stored, _) = oneshot::channel();
-                waiting.pieces.push_back(Coming { piece, data: pool.filled(&vec![0; *length]), stored });
+                waiting.pieces.push_back(Coming {
+                    piece,
+                    data: PieceData::Plain(pool.filled(&vec![0; *length])),
+                    stored,
+                });
             }
             drop(waiting);
             let turn = StoringTurn(Arc::clone(&storing.0));

@@ -3,7 +3,7 @@
 use darter_core::{BlobId, PieceIndex};
 use darter_protocol::{Refusal, Wanted};
 
-use crate::PooledBuffer;
+use super::piece::PieceData;
 
 /// The answer to one request.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub enum Answer {
         /// Which piece it is said to be.
         piece: PieceIndex,
         /// The piece's bytes.
-        data: PooledBuffer,
+        data: PieceData,
     },
     /// No piece.
     None {

@@ -9,17 +9,18 @@ use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::BufMut as _;
+use bytes::{BufMut as _, Bytes};
 use darter_core::{PieceIndex, in_full};
-use darter_protocol::ProtocolError;
 use darter_protocol::data::{Ask, HEADER_LENGTH, Header};
-use darter_protocol::{MAX_PIECE_LENGTH, MAX_UNANSWERED, Refusal, Request, Wanted};
+use darter_protocol::packed::plain_length;
+use darter_protocol::{MAX_PIECE_LENGTH, MAX_UNANSWERED, PackedPiece, ProtocolError, Refusal, Request, Wanted};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::answer::Answer;
+use super::piece::{PackedData, PieceData};
 use crate::{Budget, BufferPool, PeerReader, PeerStream, PeerWriter, PooledBuffer, Result, WireError};
 
 /// Settings of the requesting side; all connections of a process share one.
@@ -55,8 +56,20 @@ struct ChannelState {
 struct AskedPiece {
     request: Request,
     longest: u32,
-    arrived: u32,
+    /// Bytes that came behind the header.
+    came: u32,
+    /// Of a packed piece, its bytes on the wire and its plain ones.
+    packed: Option<(u32, u32)>,
     cancelled: bool,
+}
+
+impl AskedPiece {
+    /// Plain bytes of the piece that have come: of a packed one the same part as of its bytes on the wire.
+    fn arrived(&self) -> u32 {
+        let Some((packed, plain)) = self.packed else { return self.came };
+        let arrived = u64::from(self.came) * u64::from(plain) / u64::from(packed.max(1));
+        u32::try_from(arrived).map_or(plain, |arrived| arrived.min(plain))
+    }
 }
 
 impl DataClient {
@@ -94,7 +107,7 @@ impl DataClient {
             return Err(WireError::InUse { id: request.id });
         }
         let longest = longest.min(MAX_PIECE_LENGTH);
-        state.unanswered.insert(request.id, AskedPiece { request, longest, arrived: 0, cancelled: false });
+        state.unanswered.insert(request.id, AskedPiece { request, longest, came: 0, packed: None, cancelled: false });
         state.outgoing.extend_from_slice(&Ask::Request(request).encode());
         drop(state);
         self.0.wake.notify_one();
@@ -113,12 +126,12 @@ impl DataClient {
         self.0.wake.notify_one();
     }
 
-    /// How many bytes of the answer to this request have come; none if no answer to it is due.
+    /// How many bytes of the piece that this request gets have come, of a packed one as if they were plain; none if no answer to it is due.
     pub fn arrived(&self, id: u32) -> Option<u32> {
-        self.0.state.lock().unanswered.get(&id).map(|asked| asked.arrived)
+        self.0.state.lock().unanswered.get(&id).map(AskedPiece::arrived)
     }
 
-    /// Bytes of pieces received over this connection.
+    /// Bytes of pieces received over this connection, of packed ones those that crossed the wire.
     pub fn received(&self) -> u64 {
         self.0.state.lock().received
     }
@@ -185,7 +198,10 @@ struct Reading {
 struct Coming {
     request: Request,
     piece: PieceIndex,
+    /// Bytes behind the header.
     length: u32,
+    /// If it is packed, the most bytes that the plain piece may have.
+    packed: Option<u32>,
     data: PooledBuffer,
 }
 
@@ -220,7 +236,14 @@ impl Reading {
         let failed = || WireError::io("read from a data channel");
         loop {
             if let Some(coming) = self.coming.take_if(|coming| coming.data.len() == coming.length as usize) {
-                let Coming { request, piece, data, .. } = coming;
+                let Coming { request, piece, packed, data, .. } = coming;
+                let data = match packed {
+                    None => PieceData::Plain(data),
+                    Some(longest) => {
+                        let packed = PackedPiece::read(Bytes::from_owner(data), longest)?;
+                        PieceData::Packed(PackedData::new(packed, self.receiving.buffers.clone()))
+                    }
+                };
                 self.shared.state.lock().unanswered.remove(&request.id);
                 return Ok(Some(Answer::Data { id: request.id, blob: request.blob, piece, data }));
             }
@@ -253,7 +276,7 @@ impl Reading {
     /// Begins the answer that this header announces; returns it if that is all, or which piece was chosen.
     fn begin(&mut self, header: Header) -> Result<Option<Answer>> {
         let mut state = self.shared.state.lock();
-        let (Header::Data { id, .. } | Header::None { id, .. }) = header;
+        let (Header::Data { id, .. } | Header::Packed { id, .. } | Header::None { id, .. }) = header;
         if let Header::None { skip, .. } = header {
             self.skip = skip;
         }
@@ -269,17 +292,22 @@ impl Reading {
                 state.unanswered.remove(&id);
                 Ok(Some(Answer::None { id, blob: request.blob, wanted: request.wanted, reason }))
             }
-            Header::Data { piece, .. }
+            Header::Packed { .. } if !request.takes_packed => {
+                Err(WireError::violation("a packed piece for a request that takes none"))
+            }
+            Header::Data { piece, .. } | Header::Packed { piece, .. }
                 if !matches!(request.wanted, Wanted::Any) && request.wanted != Wanted::Piece(piece) =>
             {
                 Err(WireError::violation("another piece than was asked for"))
             }
-            Header::Data { length, .. } if length > longest => {
+            // Packed, it is the shorter for it.
+            Header::Data { length, .. } | Header::Packed { length, .. } if length > longest => {
                 Err(ProtocolError::TooLong { what: "piece", length: length.into(), limit: longest.into() }.into())
             }
-            Header::Data { piece, length, .. } => {
+            Header::Data { piece, length, .. } | Header::Packed { piece, length, .. } => {
+                let packed = matches!(header, Header::Packed { .. }).then_some(longest);
                 let data = self.receiving.buffers.take(length as usize + HEADER_LENGTH);
-                self.coming = Some(Coming { request, piece, length, data });
+                self.coming = Some(Coming { request, piece, length, packed, data });
                 let chosen = matches!(request.wanted, Wanted::Any);
                 Ok(chosen.then_some(Answer::Begun { id, blob: request.blob, piece }))
             }
@@ -301,7 +329,7 @@ impl Reading {
 
     /// Reads more of the piece that is coming, and of the header behind it: what one read gives.
     async fn read_piece(&mut self) -> Result<()> {
-        let Some(Coming { request, length, data, .. }) = &mut self.coming else { return Ok(()) };
+        let Some(Coming { request, length, packed, data, .. }) = &mut self.coming else { return Ok(()) };
         let missing = *length - u32::try_from(data.len()).expect("no longer than the piece");
         if self.paid == 0 {
             let grant = missing.min(self.receiving.budget.grain());
@@ -325,7 +353,10 @@ impl Reading {
         let mut state = self.shared.state.lock();
         state.received += u64::from(read);
         if let Some(asked) = state.unanswered.get_mut(&request.id) {
-            asked.arrived += read;
+            asked.came += read;
+            if let Some(plain) = packed.and_then(|longest| Some(plain_length(data)?.min(longest))) {
+                asked.packed = Some((*length, plain));
+            }
         }
         Ok(())
     }

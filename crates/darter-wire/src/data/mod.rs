@@ -3,11 +3,14 @@
 
 mod answer;
 mod client;
+mod piece;
 mod queue;
+mod rate;
 mod serve;
 mod slots;
 
 pub use answer::Answer;
 pub use client::{Answers, DataClient, Receiving};
-pub use serve::{Bind, Later, Payload, Sending, Uploads, serve_data};
+pub use piece::{PackedData, PieceData};
+pub use serve::{Bind, Later, Payload, Sending, Sent, Uploads, serve_data};
 pub use slots::Slots;

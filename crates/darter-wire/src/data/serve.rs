@@ -21,9 +21,8 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use darter_core::{Ahead, BlobId, Clock, NodeId, PieceIndex};
-use darter_protocol::ProtocolError;
 use darter_protocol::data::{ASK_LENGTH, Ask, Header, UnknownAsk};
-use darter_protocol::{MAX_PIECE_LENGTH, Refusal, Request, Wanted};
+use darter_protocol::{MAX_PIECE_LENGTH, PackedPiece, ProtocolError, Refusal, Request, Wanted};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Notify, watch};
@@ -31,6 +30,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
 use super::queue::{Next, Queue};
+use super::rate::HandedRate;
 use super::slots::{Slot, Slots};
 use crate::{Budget, PeerReader, PeerStream, PeerWriter, Result, WireError};
 
@@ -89,29 +89,51 @@ pub enum Payload {
     },
     /// Bytes at hand.
     Bytes(Bytes),
+    /// The piece packed, for a request that takes it so.
+    Packed(PackedPiece),
 }
 
 impl Payload {
+    /// Bytes behind the header.
     fn length(&self) -> u64 {
         match self {
             Self::File { length, .. } => u64::from(*length),
             Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Packed(piece) => u64::from(piece.length()),
+        }
+    }
+
+    /// Bytes of the piece itself.
+    fn plain_length(&self) -> u64 {
+        match self {
+            Self::Packed(piece) => u64::from(piece.plain_length()),
+            Self::File { .. } | Self::Bytes(_) => self.length(),
         }
     }
 }
 
+/// A piece that was handed to the connection as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Bytes of the piece itself.
+    pub plain: u64,
+    /// Bytes that crossed the wire for it.
+    pub wire: u64,
+}
+
 /// The holder's decisions: called on async threads, so they must not block.
 pub trait Uploads: Send + Sync + 'static {
-    /// Chooses what to send, at the moment at which there is room to send it.
-    fn bind(&self, peer: NodeId, blob: BlobId, wanted: Wanted) -> Bind;
+    /// Chooses what to send, at the moment at which there is room to send it. `rate` asks the connection how many bytes it takes in a second,
+    /// if it knows; that costs a call of the system.
+    fn bind(&self, peer: NodeId, request: &Request, rate: &dyn Fn() -> Option<u64>) -> Bind;
 
     /// True if a peer's request for a named piece is answered when nobody else has one that waits, or seldom: see [`Slots`].
     fn goes_last(&self, _peer: NodeId, _blob: BlobId, _piece: PieceIndex) -> bool {
         false
     }
 
-    /// A piece that was bound is through: `delivered` if all of it was handed to the connection.
-    fn sent(&self, peer: NodeId, blob: BlobId, piece: PieceIndex, delivered: bool);
+    /// A piece that was bound is through; `None` if not all of it was handed to the connection.
+    fn sent(&self, peer: NodeId, blob: BlobId, piece: PieceIndex, sent: Option<Sent>);
 
     /// Marked as changed whenever something that was [`Bind::Wait`] may have become something else.
     fn changes(&self) -> watch::Receiver<()>;
@@ -142,7 +164,8 @@ pub async fn serve_data(stream: PeerStream, peer: NodeId, uploads: Arc<dyn Uploa
     let changes = uploads.changes();
     let (slot, mut socket, ahead) = (None, stream.writer, Ahead::default());
     socket.hold_ahead(ahead.limit());
-    let server = Server { socket, slot, ahead, peer, uploads, sending, queue: &queue, asked: &asked, changes };
+    let rate = HandedRate::default();
+    let server = Server { socket, slot, ahead, rate, peer, uploads, sending, queue: &queue, asked: &asked, changes };
     tokio::select! {
         end = read_requests(stream.reader, &queue, &asked) => end,
         end = server.run() => end,
@@ -177,6 +200,7 @@ struct Server<'a> {
     slot: Option<Slot<'a>>,
     /// The bytes that the socket may hold.
     ahead: Ahead,
+    rate: HandedRate,
     peer: NodeId,
     uploads: Arc<dyn Uploads>,
     sending: &'a Sending,
@@ -248,11 +272,16 @@ impl Server<'_> {
         }
         // The request may have been called back while the slot was awaited.
         let Some(Next { request, .. }) = self.queue.lock().next() else { return Ok(None) };
-        let bound = match self.uploads.bind(self.peer, request.blob, request.wanted) {
+        let bound = match self.bind(&request) {
             Bind::Later(later) => return Ok(Some((request, later))),
             bound => self.take_over(&request, bound),
         };
         self.answer(&request, bound).await.map(|()| None)
+    }
+
+    fn bind(&self, request: &Request) -> Bind {
+        let rate = || self.rate.limits(self.socket.rate());
+        self.uploads.bind(self.peer, request, &rate)
     }
 
     /// Answers a request whose piece had to be made ready.
@@ -272,7 +301,7 @@ impl Server<'_> {
     fn take_over(&self, request: &Request, bound: Bind) -> std::result::Result<Outcome, Bind> {
         let Bind::Send { piece, payload } = bound else { return Err(bound) };
         let (uploads, peer, blob) = (Arc::clone(&self.uploads), self.peer, request.blob);
-        Ok(Outcome { uploads, peer, blob, piece, payload, delivered: false })
+        Ok(Outcome { uploads, peer, blob, piece, payload, sent: None })
     }
 
     /// Answers a request as the holder decided.
@@ -302,7 +331,12 @@ impl Server<'_> {
             return Err(ProtocolError::TooLong { what: "piece", length, limit: MAX_PIECE_LENGTH.into() }.into());
         }
         let length = u32::try_from(length).expect("at most 16 MiB");
-        let header = Header::Data { id: request.id, piece: outcome.piece, length }.encode();
+        let (id, piece) = (request.id, outcome.piece);
+        let header = match outcome.payload {
+            Payload::Packed(_) => Header::Packed { id, piece, length },
+            Payload::File { .. } | Payload::Bytes(_) => Header::Data { id, piece, length },
+        };
+        let header = header.encode();
         if length == 0 {
             self.write(&header).await?;
         }
@@ -317,8 +351,10 @@ impl Server<'_> {
             self.send_part(&outcome.payload, sent, chunk).await?;
             sent += chunk;
         }
-        outcome.delivered = true;
-        if self.ahead.handed_over(length, began, self.sending.clock.now()) {
+        outcome.sent = Some(Sent { plain: outcome.payload.plain_length(), wire: length.into() });
+        let now = self.sending.clock.now();
+        self.rate.handed(length, now.since(began));
+        if self.ahead.handed_over(length, began, now) {
             self.socket.hold_ahead(self.ahead.limit());
         }
         if let Some(slot) = &self.slot {
@@ -330,6 +366,7 @@ impl Server<'_> {
     async fn send_part(&mut self, payload: &Payload, from: u32, length: u32) -> Result<()> {
         match payload {
             Payload::Bytes(bytes) => self.write(&bytes[from as usize..(from + length) as usize]).await,
+            Payload::Packed(piece) => self.write(&piece.body()[from as usize..(from + length) as usize]).await,
             Payload::File { file, offset, .. } => {
                 let from = offset + u64::from(from);
                 let Self { socket, slot, .. } = self;
@@ -410,11 +447,11 @@ struct Outcome {
     blob: BlobId,
     piece: PieceIndex,
     payload: Payload,
-    delivered: bool,
+    sent: Option<Sent>,
 }
 
 impl Drop for Outcome {
     fn drop(&mut self) {
-        self.uploads.sent(self.peer, self.blob, self.piece, self.delivered);
+        self.uploads.sent(self.peer, self.blob, self.piece, self.sent);
     }
 }

@@ -133,6 +133,11 @@ pub trait PeerWriter: AsyncWrite + Send + Unpin {
         let _ = bytes;
     }
 
+    /// The rate at which bytes arrive at the other end, in bytes per second, if the connection knows it.
+    fn rate(&self) -> Option<u64> {
+        None
+    }
+
     /// Sends the bytes of `file` from `offset` to `end`, by the cheapest way this connection has. `offset` moves on with what the
     /// connection has taken, and is right also when the future is dropped. This default reads the bytes on a blocking thread and
     /// writes them.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use darter_core::ahead::MAX_AHEAD;
-use darter_kernel::socket::{set_receive_low_water, set_unsent_low_water};
+use darter_kernel::socket::{delivery_rate, set_receive_low_water, set_unsent_low_water};
 use rustix::fs::sendfile;
 use rustix::io::retry_on_intr;
 use rustix::net::{SendFlags, send, sockopt};
@@ -143,6 +143,10 @@ impl PeerWriter for TcpWriter {
         if let Err(error) = set_unsent_low_water(self.0.as_ref(), bytes) {
             tracing::debug!(%error, "cannot limit what waits in a socket");
         }
+    }
+
+    fn rate(&self) -> Option<u64> {
+        delivery_rate(self.0.as_ref()).ok().flatten()
     }
 
     async fn write_head(&mut self, mut head: &[u8]) -> io::Result<()> {

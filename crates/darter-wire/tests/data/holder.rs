@@ -1,11 +1,12 @@
 //! Promises of the sending side: order, late binding, slots, and a report of every piece.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use darter_core::BlobId;
 use darter_protocol::ProtocolError;
-use darter_wire::{DataClient, Refusal, Request, Unlimited, WireError};
+use darter_wire::{DataClient, Packer, Refusal, Request, Unlimited, WireError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::world::*;
@@ -22,6 +23,25 @@ async fn many_requests_in_flight_bring_the_right_bytes_over_tcp() {
     drop(answers);
     serving.await.unwrap().unwrap();
     assert_eq!(*holder.log.lock(), (0..64).map(|index| (index, true)).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn pieces_go_packed_to_requests_that_take_them_so_and_what_crossed_the_wire_is_counted() {
+    let holder = Holder::of(0..8);
+    let (here, there) = tcp_pair().await;
+    let serving = serve(there, &holder, &sending(4, Arc::new(Unlimited)));
+    let (client, mut answers) = DataClient::start(here, receiving());
+    for index in 0..8 {
+        let request = Request { takes_packed: index < 4, ..the_piece(index, index) };
+        client.request(request, PIECE as u32).unwrap();
+    }
+    assert_eq!(next_pieces(&mut answers, 8).await, (0..8).collect::<Vec<_>>());
+    let wire = client.received();
+    let packed: u32 = (0..4).map(|index| Packer::default().pack(&piece(index)).unwrap().length()).sum();
+    assert!(packed < 3 * PIECE as u32 && wire == u64::from(packed) + 4 * PIECE as u64, "{packed}, {wire}");
+    drop(answers);
+    serving.await.unwrap().unwrap();
+    assert_eq!(holder.wire.load(Ordering::Relaxed), wire);
 }
 
 #[tokio::test(start_paused = true)]
@@ -277,7 +297,7 @@ async fn a_requester_of_another_release_is_told_what_is_not_understood_and_serve
     let mut header = [0; 16];
     here.reader.read_exact(&mut header).await.unwrap();
     assert_eq!(header, [6, 0, 0, 0, 6, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
-    here.writer.write_all(&frame(7, 0, 0b1111_1110, 1)).await.unwrap();
+    here.writer.write_all(&frame(7, 0, 0b1111_1100, 1)).await.unwrap();
     here.reader.read_exact(&mut header).await.unwrap();
     assert_eq!(header[..5], [7, 0, 0, 0, 0], "flags and fields that nobody knows yet are skipped");
     let mut got = vec![0; PIECE];

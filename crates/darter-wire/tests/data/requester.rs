@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use darter_core::{Blame, Blamed, Fault, Retry};
 use darter_protocol::ProtocolError;
-use darter_wire::{Answers, BufferPool, DataClient, PeerReader, PeerStream, Receiving, Refusal, Unlimited, WireError};
+use darter_wire::{
+    Answers, BufferPool, DataClient, Packer, PeerReader, PeerStream, Receiving, Refusal, Request, Unlimited, Unpacker,
+    WireError,
+};
 use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{sleep, timeout};
 
@@ -61,7 +64,8 @@ async fn only_what_was_asked_for_is_taken() {
     let refuses_nothing = header(2, 1, u32::MAX, 0);
     let no_piece = header(1, 0, u32::MAX, 0);
     let endless_refusal = header(1, 9, 3, 0x0100_0001);
-    for said in [too_long, another_piece, nobody_asked, refuses_nothing, no_piece, endless_refusal] {
+    let not_packed = [header(1, 7, 3, 9), vec![0; 9]].concat();
+    for said in [not_packed, too_long, another_piece, nobody_asked, refuses_nothing, no_piece, endless_refusal] {
         let (client, mut answers, mut holder) = asked().await;
         holder.writer.write_all(&said).await.unwrap();
         let error = answers.recv().await.unwrap_err();
@@ -118,7 +122,7 @@ async fn a_header_that_is_there_comes_with_the_piece_before_and_takes_no_read_of
     for id in 1..=4 {
         let answer = answers.recv().await;
         let Ok(Some(darter_wire::Answer::Data { id: of, data, .. })) = answer else { panic!("{answer:?}") };
-        assert!(of == id && *data == piece(id)[..LENGTH]);
+        assert!(of == id && *plain(data) == piece(id)[..LENGTH]);
     }
     assert_eq!(reads.load(Ordering::Relaxed), 5, "the first header, and each piece");
     assert_eq!(client.received(), 4 * LENGTH as u64);
@@ -151,9 +155,64 @@ async fn progress_is_known_and_receiving_can_be_given_up_at_any_moment() {
         }
     };
     let ((), (answer, last)) = tokio::join!(drip, receive);
-    assert!(matches!(answer, Ok(Some(darter_wire::Answer::Data { data, .. })) if *data == piece(3)));
+    let Ok(Some(darter_wire::Answer::Data { data, .. })) = answer else { panic!("{answer:?}") };
+    assert!(*plain(data) == piece(3));
     assert!(last > 0, "progress was seen on the way");
     assert_eq!(client.arrived(1), None);
+}
+
+/// A requester that asked for piece 3 with id 1 and takes it packed, and the holder's end.
+async fn asked_for_packed() -> (DataClient, Answers, PeerStream) {
+    let (here, there) = pair().await;
+    let (client, answers) = DataClient::start(here, receiving());
+    client.request(Request { takes_packed: true, ..the_piece(1, 3) }, PIECE as u32).unwrap();
+    (client, answers, there)
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_packed_piece_the_part_has_come_that_came_of_its_bytes_on_the_wire() {
+    let (client, mut answers, mut holder) = asked_for_packed().await;
+    let packed = Packer::default().pack(&piece(3)).unwrap();
+    let half = packed.length() as usize / 2;
+    let early = timeout(Duration::from_millis(5), async {
+        holder.writer.write_all(&header(1, 7, 3, packed.length())).await.unwrap();
+        holder.writer.write_all(&packed.body()[..half]).await.unwrap();
+        answers.recv().await
+    });
+    assert!(early.await.is_err());
+    let arrived = client.arrived(1).unwrap();
+    assert!(arrived.abs_diff(PIECE as u32 / 2) < 10, "{arrived}");
+    holder.writer.write_all(&packed.body()[half..]).await.unwrap();
+    let answer = answers.recv().await;
+    let Ok(Some(darter_wire::Answer::Data { data, .. })) = answer else { panic!("{answer:?}") };
+    assert_eq!((data.plain_length(), data.wire_length()), (PIECE as u32, packed.length()));
+    assert_eq!(client.received(), u64::from(packed.length()));
+    assert!(*plain(data) == piece(3));
+}
+
+#[tokio::test]
+async fn a_packed_piece_that_says_to_be_longer_than_may_be_or_nothing_ends_the_connection_and_a_broken_one_is_an_error()
+{
+    let packed = Packer::default().pack(&piece(3)).unwrap();
+    let body = |length: u32| [&length.to_le_bytes()[..], &packed.body()[4..]].concat();
+    for (length, frame) in [(0, body(0)), (PIECE as u32 + 1, body(PIECE as u32 + 1)), (1, vec![1, 0, 0, 0])] {
+        let (client, mut answers, mut holder) = asked_for_packed().await;
+        let said = [header(1, 7, 3, frame.len() as u32), frame].concat();
+        holder.writer.write_all(&said).await.unwrap();
+        let error = answers.recv().await.unwrap_err();
+        assert!(error.blame() == Blame::new(Fault::Peer, Retry::Elsewhere), "{length}: {error}");
+        assert!(client.is_closed());
+    }
+    // Whoever unpacks it learns of these.
+    for frame in [body(PIECE as u32 - 1), body(PIECE as u32)[..50].to_vec()] {
+        let (_client, mut answers, mut holder) = asked_for_packed().await;
+        let said = [header(1, 7, 3, frame.len() as u32), frame].concat();
+        holder.writer.write_all(&said).await.unwrap();
+        let answer = answers.recv().await;
+        let Ok(Some(darter_wire::Answer::Data { data, .. })) = answer else { panic!("{answer:?}") };
+        let error = data.unpack(&mut Unpacker::default()).unwrap_err();
+        assert!(error.blame() == Blame::new(Fault::Peer, Retry::Elsewhere), "{error}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,7 +267,7 @@ async fn room_for_pieces_is_used_again_and_only_so_much_is_kept() {
     for index in 0..2 {
         ask_for(&client, [index]);
         let Ok(Some(darter_wire::Answer::Data { data, .. })) = answers.recv().await else { panic!("a piece") };
-        rooms.push(data.as_ptr());
+        rooms.push(plain(data).as_ptr());
     }
     assert_eq!(rooms[0], rooms[1]);
     assert_eq!(buffers.idle_bytes(), ROOM);

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use darter_core::{BlobId, Clock, Moment, NodeId, PieceIndex};
 use darter_wire::{
-    Answer, Answers, Bind, Budget, BufferPool, DataClient, Later, MemNetwork, Payload, PeerStream, PeerWriter,
-    Receiving, Refusal, Request, Result, Sending, Slots, TcpTransport, Transport, Unlimited, Uploads, Wanted,
-    serve_data,
+    Answer, Answers, Bind, Budget, BufferPool, DataClient, Later, MemNetwork, Packer, Payload, PeerStream, PeerWriter,
+    PieceData, PooledBuffer, Receiving, Refusal, Request, Result, Sending, Sent, Slots, TcpTransport, Transport,
+    Unlimited, Unpacker, Uploads, Wanted, serve_data,
 };
 use parking_lot::Mutex;
 use tokio::io::AsyncWrite;
@@ -64,6 +65,8 @@ pub(crate) struct Holder {
     held: Mutex<Vec<u32>>,
     changes: watch::Sender<()>,
     pub(crate) log: Mutex<Vec<(u32, bool)>>,
+    /// Bytes that were sent.
+    pub(crate) wire: AtomicU64,
     /// Pieces that are ready once their gate lets a byte pass.
     pub(crate) unready: Mutex<HashMap<u32, Arc<Gate>>>,
 }
@@ -80,6 +83,7 @@ impl Holder {
             held,
             changes: watch::Sender::new(()),
             log: Mutex::default(),
+            wire: AtomicU64::new(0),
             unready: Mutex::default(),
         })
     }
@@ -91,7 +95,8 @@ impl Holder {
 }
 
 impl Uploads for Holder {
-    fn bind(&self, peer: NodeId, blob: BlobId, wanted: Wanted) -> Bind {
+    fn bind(&self, peer: NodeId, request: &Request, _rate: &dyn Fn() -> Option<u64>) -> Bind {
+        let Request { blob, wanted, takes_packed, .. } = *request;
         match blob.0[0] {
             0 => return Bind::UnknownBlob,
             1 => return Bind::Refused,
@@ -109,6 +114,7 @@ impl Uploads for Holder {
             },
         };
         let payload = match index % 2 {
+            _ if takes_packed => Payload::Packed(Packer::default().pack(&piece(index)).unwrap()),
             0 => Payload::Bytes(Bytes::from(piece(index))),
             _ => Payload::File {
                 file: Arc::clone(&self.file),
@@ -126,9 +132,11 @@ impl Uploads for Holder {
         }
     }
 
-    fn sent(&self, _peer: NodeId, blob: BlobId, piece: PieceIndex, delivered: bool) {
+    fn sent(&self, _peer: NodeId, blob: BlobId, piece: PieceIndex, sent: Option<Sent>) {
         assert_eq!(blob, BLOB);
-        self.log.lock().push((piece.0, delivered));
+        self.log.lock().push((piece.0, sent.is_some()));
+        self.wire.fetch_add(sent.map_or(0, |sent| sent.wire), Ordering::Relaxed);
+        assert!(sent.is_none_or(|sent| sent.plain == PIECE as u64));
     }
 
     fn changes(&self) -> watch::Receiver<()> {
@@ -252,12 +260,17 @@ pub(crate) async fn requester(holder: &Arc<Holder>, sending: &Sending) -> (DataC
     DataClient::start(here, receiving())
 }
 
+/// The bytes of a piece that came, unpacked if they were packed.
+pub(crate) fn plain(data: PieceData) -> PooledBuffer {
+    data.unpack(&mut Unpacker::default()).unwrap()
+}
+
 pub(crate) fn the_piece(id: u32, index: u32) -> Request {
-    Request { id, blob: BLOB, wanted: Wanted::Piece(PieceIndex(index)), urgent: false }
+    Request { id, blob: BLOB, wanted: Wanted::Piece(PieceIndex(index)), urgent: false, takes_packed: false }
 }
 
 pub(crate) fn any_piece(id: u32) -> Request {
-    Request { id, blob: BLOB, wanted: Wanted::Any, urgent: false }
+    Request { id, blob: BLOB, wanted: Wanted::Any, urgent: false, takes_packed: false }
 }
 
 /// Asks for pieces by number, each with its number as id.
@@ -278,7 +291,8 @@ pub(crate) async fn next(answers: &mut Answers) -> (u32, std::result::Result<u32
         }
         Answer::Data { id, blob, piece: index, data } => {
             assert_eq!(blob, BLOB);
-            assert!(*data == piece(index.0), "the bytes of piece {index}");
+            assert_eq!(data.plain_length() as usize, PIECE);
+            assert!(*plain(data) == piece(index.0), "the bytes of piece {index}");
             (id, Ok(index.0))
         }
         Answer::None { id, reason, .. } => (id, Err(reason)),

@@ -240,7 +240,7 @@ impl Liar {
             for piece in 0..self.count() {
                 let wanted = Wanted::Piece(PieceIndex(piece));
                 let id = round * self.count() + piece;
-                let ask = Ask::Request(Request { id, blob: self.blob, wanted, urgent: true });
+                let ask = Ask::Request(Request { id, blob: self.blob, wanted, urgent: true, takes_packed: false });
                 stream.writer.write_all(&ask.encode()).await.ok()?;
             }
             if self.lie == Lie::Starves {

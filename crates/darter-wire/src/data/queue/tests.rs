@@ -4,7 +4,7 @@ use darter_protocol::ProtocolError;
 use super::*;
 
 fn request(id: u32, wanted: Wanted, urgent: bool) -> Request {
-    Request { id, blob: BlobId([7; 32]), wanted, urgent }
+    Request { id, blob: BlobId([7; 32]), wanted, urgent, takes_packed: false }
 }
 
 fn piece(id: u32) -> Request {
