@@ -1,7 +1,7 @@
 //! [`Agent`], the handle on a running agent; [`Download`], the handle on one blob.
 //!
-//! `builder` puts one together, of what `build` makes of its options. Ports for the programs of its host attach to the handle.
-//! The files of this directory go on with `impl Agent`.
+//! `builder` assembles an agent from what `build` makes of its options. Ports for the programs of its host attach to the handle.
+//! Some files of this directory contain further parts of `impl Agent`.
 
 mod attach;
 mod build;
@@ -60,7 +60,7 @@ use self::view::{Sampler, store_status};
 use crate::error::StartError;
 use crate::options::Options;
 
-/// How often idle transfers are looked for and gauges are set.
+/// How often idle transfers are closed and gauges are set.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
 
 /// How long a drain waits for tasks that were told to end.
@@ -81,27 +81,27 @@ struct Inner {
     fleet: Arc<Fleet>,
     seeds: Arc<Seeds>,
     swarms: Arc<Swarms>,
-    /// Nobody in an agent that lives for one download.
+    /// `None` in an agent that runs for one download.
     registries: Option<Arc<Registries>>,
-    /// The contents of the images known here.
+    /// The contents of the manifests known here.
     contents: ReadManifests,
     sampler: Sampler,
-    /// Bytes that parts in memory may still take: see [`parts`].
+    /// How many more bytes of parts may be in memory: see [`parts`].
     inline: Arc<Semaphore>,
-    /// Hears the fleet; the fleet itself holds it weakly.
+    /// The listener of the fleet, which has only a weak reference to it.
     _ears: Arc<ListeningSwarms>,
-    /// Gives peers their pieces; held weakly, too.
+    /// The giver of pieces to peers; the fleet has only a weak reference to it.
     _hands: Arc<GivingSwarms>,
     listen: Option<String>,
     local_address: OnceLock<String>,
     phase: watch::Sender<Phase>,
-    /// Ports for programs of this host.
+    /// The ports for programs of this host.
     ports: TaskTracker,
     changeable: reload::Changeable,
     tasks: TaskTracker,
 }
 
-/// One blob being fetched or already here. Dropping it ends this caller's interest; the blob stays in the store.
+/// One blob that is being fetched or is stored. Dropping this ends the caller's interest; the blob stays in the store.
 pub struct Download {
     swarms: Arc<Swarms>,
     transfer: Arc<Transfer>,
@@ -109,33 +109,33 @@ pub struct Download {
     credentials: Credentials,
     requester: Requester,
     inline: Arc<Semaphore>,
-    /// The blob's traffic when this caller asked for it.
+    /// The blob's traffic when this caller requested it.
     before: api::Traffic,
 }
 
-/// The place of a byte, as far as the agent knows.
+/// How near a byte is, as far as the agent knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nearness {
-    /// Here.
+    /// It is here.
     Held,
-    /// Not here, but others may have it: it can be asked for before the bytes before it.
+    /// It is not here, but others may have it: it can be requested before the bytes before it.
     Within,
-    /// It comes only after this many bytes before it.
+    /// It arrives only after this many bytes before it.
     After(u64),
 }
 
-/// How much of a blob is here.
+/// How much of a blob is stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AtHand {
-    /// Bytes of it.
+    /// How many of its bytes are stored.
     pub held: u64,
-    /// The file that it is in, by its whole path, once all of it is here and checked.
+    /// The absolute path of its file, once it is complete and checked.
     pub file: Option<PathBuf>,
 }
 
 impl Agent {
-    /// Starts an agent: opens the store, listens to its peers, joins. Ready when it returns, for whoever has the handle and for its
-    /// peers; what its options say of ports and sockets for programs of this host is for what attaches to it.
+    /// Starts an agent: opens the store, listens to its peers, joins the fleet. When this returns, the handle and the peer port can be used. The options for
+    /// ports and sockets for programs of this host are for the parts that attach to it.
     ///
     /// # Errors
     /// [`StartError`], each with what to do about it.
@@ -143,33 +143,33 @@ impl Agent {
         Self::builder(options).start().await
     }
 
-    /// An agent whose parts may be others than the operating system's.
+    /// A builder for an agent with other parts than the operating system's.
     pub fn builder(options: Options) -> Builder {
         Builder::new(options)
     }
 
-    /// Opens a blob: answers once the origin's (or the swarm's) first word on it is in, so that "no such file" and
-    /// "not allowed" come from here and not from the stream.
+    /// Opens a blob. Returns after the first answer of the origin or the swarm, so that "no such file" and
+    /// "not allowed" are errors of this function and not of the stream.
     ///
     /// # Errors
-    /// The origin's refusal, or a failure of the agent's own.
+    /// The origin refuses, or the agent itself fails.
     pub async fn open(&self, source: Source, credentials: Credentials) -> Result<Download, FetchError> {
         self.open_for(Requester::Here, source, credentials, true).await
     }
 
-    /// Opens a blob ([`Agent::open`]) for a caller that wants parts of it alone: nothing is fetched but what [`Download::ensure`] and
-    /// [`Download::parts_of`] are asked for.
+    /// Opens a blob ([`Agent::open`]) for a caller that wants only ranges of it: nothing is fetched but the ranges for
+    /// [`Download::ensure`] and [`Download::parts_of`].
     ///
     /// # Errors
-    /// As [`Agent::open`].
+    /// The same as of [`Agent::open`].
     pub async fn open_parts(&self, source: Source, credentials: Credentials) -> Result<Download, FetchError> {
         self.open_for(Requester::Here, source, credentials, false).await
     }
 
-    /// Opens some bytes of a blob, as soon as its length is known.
+    /// Opens a range of a blob. Returns as soon as the blob's length is known.
     ///
     /// # Errors
-    /// As [`Agent::open`]; [`FetchError::Range`] where it has none of them.
+    /// The same as of [`Agent::open`]; [`FetchError::Range`] if the range lies outside the blob.
     pub async fn open_span(
         &self,
         source: Source,
@@ -182,10 +182,10 @@ impl Agent {
         Ok((download, range))
     }
 
-    /// Opens a blob ([`Agent::open`]) for a program that named the registry: it is read at private addresses only where it is configured.
+    /// Opens a blob ([`Agent::open`]) for a program that named the registry: a private address is read only if it is configured.
     ///
     /// # Errors
-    /// As [`Agent::open`].
+    /// The same as of [`Agent::open`].
     pub async fn open_named(
         &self,
         source: Source,
@@ -206,7 +206,7 @@ impl Agent {
         loop {
             let opened = self.inner.swarms.open(requester, source.clone(), credentials.clone(), everything);
             let transfer = opened.await?;
-            // Without a hold, the blob was evicted just now: it is opened again.
+            // If there is no hold, the blob was evicted just now, and is opened again.
             if let Some(hold) = transfer.hold() {
                 let swarms = Arc::clone(&self.inner.swarms);
                 let inline = Arc::clone(&self.inner.inline);
@@ -216,34 +216,34 @@ impl Agent {
         }
     }
 
-    /// True if content at hand may be given for this source.
+    /// True if stored content may be served for this source.
     pub async fn is_proven(&self, source: &Source) -> bool {
-        // A store that can't tell gives nothing either.
+        // If the store can't answer, it can't serve the content either.
         self.inner.swarms.is_proven(source).await.unwrap_or(false)
     }
 
-    /// True if all of a source's content is here, and may be given for it.
+    /// True if all of a source's content is here, and may be served for it.
     pub async fn is_whole(&self, source: &Source) -> bool {
         self.inner.swarms.is_whole(source).await.unwrap_or(false)
     }
 
-    /// Notes that the source has shown to have the content it names.
+    /// Notes that the source has shown that it has the content it names.
     pub fn proven(&self, source: &Source) {
         self.inner.swarms.proven(source);
     }
 
-    /// The origin of a source, if it is being waited for.
+    /// The origin of a source, if some transfer waits for it.
     pub fn waiting(&self, source: &Source) -> Option<api::Waiting> {
         let pause = self.inner.context.pauses.of(source)?;
         Some(waiting_for(source, pause))
     }
 
-    /// Counts a failure of what a program asked for.
+    /// Counts a failed request of a program.
     pub fn failed(&self, error: &FetchError) {
         self.inner.context.metrics.failed(Failed::Command, error.blame().fault);
     }
 
-    /// The origin's name for the content: its `Content-Disposition`. `None` if it says nothing, or can't be asked from here.
+    /// The origin's file name for the content (`Content-Disposition`). `None` if it names none, or can't be asked from here.
     pub async fn disposition(&self, source: &Source, credentials: &Credentials) -> Option<String> {
         match self.inner.context.origins.patient(Requester::Here).disposition(source, credentials).await {
             Ok(disposition) => disposition,
@@ -254,7 +254,7 @@ impl Agent {
         }
     }
 
-    /// The agent at a glance.
+    /// The agent's status.
     pub fn status(&self) -> api::Status {
         let inner = &*self.inner;
         let options = &inner.options;
@@ -288,10 +288,10 @@ impl Agent {
         &self.inner.options.signed_parameters
     }
 
-    /// Blobs in the store, most recently used first.
+    /// The blobs in the store, most recently used first.
     ///
     /// # Errors
-    /// None today; a store elsewhere may fail to answer.
+    /// None today; a remote store may fail to answer.
     pub async fn list(&self) -> Result<Vec<api::BlobRow>, FetchError> {
         let rows = self.inner.context.disk.list().await;
         let mut images = images::by_blob(&self.inner).await;
@@ -302,12 +302,12 @@ impl Agent {
         Ok(rows.into_iter().map(row).collect())
     }
 
-    /// Removes a blob by id or digest (or the beginning of either) or URL; or an image's name, and all blobs of it but those that
-    /// another known image needs. Returns the blobs removed; `None` when nothing here is called so.
+    /// Removes a blob by its id or digest (or the beginning of either) or its URL; or, by an image's name, the name and all blobs of the image except those that
+    /// another known image needs. Returns the removed blobs; `None` if nothing here has this name.
     ///
     /// # Errors
-    /// [`FetchError::Ambiguous`] when more than one thing is called so,
-    /// [`StoreError::InUse`](darter_store::StoreError::InUse) while somebody reads it,
+    /// [`FetchError::Ambiguous`] if the name fits more than one thing,
+    /// [`StoreError::InUse`](darter_store::StoreError::InUse) while a program reads the blob,
     /// [`StoreError::Pinned`](darter_store::StoreError::Pinned).
     pub async fn remove(&self, name: &str) -> Result<Option<Vec<BlobId>>, FetchError> {
         let Removable { blobs, expanded, images } = images::removable(&self.inner, name).await?;
@@ -338,7 +338,7 @@ impl Agent {
         if !self.inner.swarms.put_away(blob) {
             return Err(darter_store::StoreError::InUse(blob).into());
         }
-        // A transfer that was put away lets go of the blob a moment later.
+        // A transfer that was closed releases the blob a moment later.
         let mut tries = 0;
         loop {
             let context = &self.inner.context;
@@ -364,11 +364,11 @@ impl Agent {
         }
     }
 
-    /// Keeps what is called `name` whatever happens (`pinned`), or not any more: a blob, or all stored blobs of an image.
-    /// Returns which.
+    /// Protects the blob that is called `name`, or all stored blobs of an image, from eviction (`pinned`), or ends that.
+    /// Returns these blobs.
     ///
     /// # Errors
-    /// [`FetchError::Ambiguous`] when more than one thing is called so; when the disk refuses.
+    /// [`FetchError::Ambiguous`] if the name fits more than one thing; the disk refuses.
     pub async fn pin(&self, name: &str, pinned: bool) -> Result<Vec<BlobId>, FetchError> {
         let mut found = Vec::new();
         for blob in images::blobs_of(&self.inner, name).await? {
@@ -381,7 +381,7 @@ impl Agent {
         Ok(found)
     }
 
-    /// How much of each of these blobs is here.
+    /// How much of each of these blobs is stored.
     pub async fn at_hand(&self, blobs: Vec<BlobId>) -> Vec<AtHand> {
         let at_hand = self.inner.context.disk.on_store(move |store| {
             let look = |blob| {
@@ -395,7 +395,7 @@ impl Agent {
         at_hand.await
     }
 
-    /// For each of `blobs`, true if its parts can be had without opening it anew: it is open, and has not failed, or all of it is here.
+    /// For each of `blobs`, true if its bytes can be had without opening it again: it is open and has not failed, or is complete.
     pub async fn are_ready(&self, blobs: Vec<BlobId>) -> Vec<bool> {
         let mut ready: Vec<bool> = blobs.iter().map(|blob| self.inner.swarms.get(*blob).is_some()).collect();
         if ready.contains(&false) {
@@ -408,13 +408,13 @@ impl Agent {
         ready
     }
 
-    /// Spares blobs from eviction and removal, stored or not, as long as this agent runs (`true`), or not any more.
+    /// Protects blobs from eviction and removal, stored or not, as long as this agent runs (`true`), or ends that.
     pub async fn spare(&self, blobs: Vec<BlobId>, spared: bool) {
         let spare = move |store: &dyn darter_store::Store| blobs.into_iter().for_each(|blob| store.spare(blob, spared));
         self.inner.context.disk.on_store(spare).await;
     }
 
-    /// The sources of a blob's bytes; `None`: nothing is known of it.
+    /// The explanation of where a blob's bytes came from; `None` if nothing is known of it.
     pub async fn explain(&self, name: &str) -> Option<api::Explanation> {
         match self.explain_named(name).await {
             Ok(Some(api::Explained::Blob(explanation))) => Some(*explanation),
@@ -422,20 +422,20 @@ impl Agent {
         }
     }
 
-    /// The sources of the bytes of a blob, or of an image's parts; `None`: nothing is known of it.
+    /// The explanation of where the bytes of a blob, or of an image's parts, came from; `None` if nothing is known of it.
     ///
     /// # Errors
-    /// [`FetchError::Ambiguous`] when more than one thing is called so.
+    /// [`FetchError::Ambiguous`] if the name fits more than one thing.
     pub async fn explain_named(&self, name: &str) -> Result<Option<api::Explained>, FetchError> {
         images::explain(&self.inner, name).await
     }
 
-    /// How far a blob is that is being fetched or served.
+    /// The progress of a blob that is being fetched or served.
     pub fn progress(&self, blob: BlobId) -> Option<api::Progress> {
         self.inner.swarms.get(blob).map(|transfer| transfer.progress())
     }
 
-    /// The decisions of this agent about who leads a blob that is being fetched or served, since it began; `None` where it was not built to
+    /// This agent's decisions about who leads a blob that is being fetched or served; `None` unless the agent was built to
     /// record them ([`Builder::record_decisions`]).
     pub fn decisions(&self, blob: BlobId) -> Option<Trace> {
         self.inner.swarms.get(blob)?.decisions()
@@ -454,31 +454,31 @@ impl Download {
         self.transfer.blob
     }
 
-    /// Its length, once known (an origin may not say).
+    /// Its length, once known (some origins do not say).
     pub fn length(&self) -> Option<u64> {
         self.transfer.stored.length()
     }
 
-    /// The state of the source that these bytes are.
+    /// The version of the source to which these bytes belong.
     pub fn version(&self) -> Version {
         self.transfer.version.clone()
     }
 
-    /// How many pieces of it are here.
+    /// How many of its pieces are here.
     pub fn held(&self) -> u64 {
         u64::from(self.transfer.stored.held().len())
     }
 
-    /// How much of the time since something last came its origin asked to be let alone.
+    /// For how much of the time since the last byte its origin asked not to be asked.
     pub fn excused(&self) -> Duration {
         self.transfer.excused()
     }
 
-    /// The nearness of the byte at offset `at`, for a reader of a `lone` range, of which the lead is told, or for one of everything in order.
+    /// How near the byte at offset `at` is, for a reader of a `lone` range, of which the lead is told, or for a reader of everything in order.
     pub fn nearness(&self, at: u64, lone: bool) -> Nearness {
         let (stored, pieces) = (&self.transfer.stored, self.transfer.piece_length);
         let piece = pieces.piece_at(at);
-        // The last piece is given only once the whole was checked.
+        // The last piece is passed on only after the whole was checked.
         if stored.is_complete() || (stored.holds(piece) && self.transfer.pieces() != Some(piece.0 + 1)) {
             return Nearness::Held;
         }
@@ -488,14 +488,14 @@ impl Download {
         Nearness::After(at.saturating_sub(pieces.offset(PieceIndex(stored.prefix()))))
     }
 
-    /// Verified bytes in order, from the first byte of `range` (everything if `None`) as they arrive. Ends with an
-    /// error rather than short.
+    /// Verified bytes in order, from the first byte of `range` (everything if `None`), as they arrive. Ends early only with an
+    /// error.
     pub fn stream(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Bytes, FetchError>> {
         self.bytes(range, Giving::default())
     }
 
-    /// Verified bytes of a range alone, in order: the pieces that it touches are fetched and no others, and its bytes don't wait for the
-    /// whole to be checked.
+    /// Verified bytes of a lone range, in order: only the pieces that it touches are fetched, and its bytes do not wait until the
+    /// whole was checked.
     pub fn bytes_of(&self, range: ByteRange) -> BoxStream<'static, Result<Bytes, FetchError>> {
         self.bytes(Some(range), Giving { files: false, lone: true, own: false })
     }
@@ -505,35 +505,35 @@ impl Download {
         let bytes = parts.try_filter_map(|part| async move {
             Ok(match part {
                 Part::Bytes(bytes) => Some(bytes),
-                // Not asked for.
+                // Ranges of files were not requested.
                 Part::File(_) => None,
             })
         });
         bytes.boxed()
     }
 
-    /// What [`stream`](Self::stream) gives, in parts of files where the store has some, for callers that can send files without reading them.
+    /// Like [`stream`](Self::stream), but with ranges of files if the store has files, for callers that can send files without reading them.
     pub fn parts(&self, range: Option<ByteRange>) -> BoxStream<'static, Result<Part, FetchError>> {
         self.read(range, Giving { files: true, lone: false, own: false }).boxed()
     }
 
-    /// What [`bytes_of`](Self::bytes_of) gives, in parts of files where the store has some: the pieces that the range touches are fetched
-    /// and no others, and its bytes don't wait for the whole to be checked.
+    /// Like [`bytes_of`](Self::bytes_of), but with ranges of files if the store has files: only the pieces that the range touches are fetched,
+    /// and its bytes do not wait until the whole was checked.
     pub fn parts_of(&self, range: ByteRange) -> BoxStream<'static, Result<Part, FetchError>> {
         self.read(Some(range), Giving { files: true, lone: true, own: false }).boxed()
     }
 
-    /// Everything, in parts of files where the store has some, for a program that puts it elsewhere; the last word says that it
-    /// was all, and which digests of it were checked.
+    /// Everything, as ranges of files if the store has files, for a program that writes it elsewhere; the last message says that it
+    /// is complete, and which digests were checked.
     pub fn hand_on(&self, order: Order) -> BoxStream<'static, Result<Handing, FetchError>> {
         self.swarms.hand_on(&self.transfer, (self.requester, self.credentials.clone()), order).boxed()
     }
 
-    /// Sees to it that the bytes of `range`, as far as there are such, are here and verified within this time. The pieces that it touches
-    /// are fetched and no others; of those that are waited for, the ones with the least time left come first.
+    /// Makes sure that the bytes of `range`, as far as they exist, are here and verified within this time. Only the pieces that it touches
+    /// are fetched; among ranges that are waited for, those with the least time left come first.
     ///
     /// # Errors
-    /// [`FetchError::Stalled`] when they are not here in time; else why the blob can't be had.
+    /// [`FetchError::Stalled`] if they are not here in time; else why the blob can't be had.
     pub async fn ensure(&self, range: ByteRange, within: Duration) -> Result<(), FetchError> {
         self.transfer.ensure(range, within).await
     }
@@ -546,12 +546,12 @@ impl Download {
         self.swarms.read(&self.transfer, (self.requester, self.credentials.clone()), range, giving)
     }
 
-    /// How far it is.
+    /// The progress.
     pub fn progress(&self) -> api::Progress {
         self.transfer.progress()
     }
 
-    /// The bytes of this blob that had moved here when this caller asked for it: what moved since then did so while the caller waited.
+    /// The traffic of this blob when this caller requested it: later traffic happened while the caller waited.
     pub const fn traffic_before(&self) -> api::Traffic {
         self.before
     }

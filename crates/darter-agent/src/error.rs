@@ -13,14 +13,14 @@ use darter_store::StoreError;
 /// Why an agent could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A port that is taken or not ours to take.
+    /// A port is in use, or the system refuses it.
     #[error("can't listen on {addr} ({flag}): {advice}")]
     Listen {
         /// The address.
         addr: String,
-        /// The flag that chose it.
+        /// The flag that sets it.
         flag: &'static str,
-        /// The problem, and what to do.
+        /// What is wrong, and what to do.
         advice: String,
         /// The system's error.
         #[source]
@@ -29,30 +29,30 @@ pub enum StartError {
     /// The data directory can't be used.
     #[error("the data directory can't be used")]
     Store(#[from] StoreError),
-    /// A file of the agent's own can't be read or written.
+    /// A file of the agent can't be read or written.
     #[error("{path}: {reason}")]
     File {
-        /// Which file.
+        /// The path of the file.
         path: String,
-        /// The problem, and what to do.
+        /// What is wrong, and what to do.
         reason: String,
-        /// The system's error, where it refused.
+        /// The system's error, if it refused.
         #[source]
         source: Option<io::Error>,
     },
-    /// An address given to join that is not a Darter agent.
+    /// Something other than a Darter agent answers at an address to join.
     #[error(transparent)]
     Join(#[from] JoinError),
-    /// Options that contradict each other.
+    /// Options contradict each other.
     #[error("{0}")]
     Options(String),
-    /// Options that name what can't be used, such as a file of certificates.
+    /// An option names something unusable, such as a bad file of certificates.
     #[error(transparent)]
     Origins(#[from] ConfigError),
 }
 
 impl StartError {
-    /// A port that the system refuses.
+    /// The error for a port that the system refuses.
     pub fn cannot_listen(addr: SocketAddr, flag: &'static str, source: io::Error) -> Self {
         let advice = match source.kind() {
             io::ErrorKind::AddrInUse => {
@@ -69,7 +69,7 @@ impl StartError {
         Self::Listen { addr: addr.to_string(), flag, advice, source }
     }
 
-    /// A file, or another thing of the agent's own, that the system refuses.
+    /// The error for a file, or another object of the agent, that the system refuses.
     pub fn cannot_use(path: String, source: io::Error) -> Self {
         Self::File { path, reason: advice(&source).to_owned(), source: Some(source) }
     }

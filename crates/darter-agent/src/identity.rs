@@ -1,22 +1,22 @@
-//! The agent's name in the fleet, and the key that can prove it.
+//! The agent's id in the fleet, and the key that can prove it.
 //!
-//! `DATA_DIR/node-key` has the key, drawn at the first start ([`NodeKey`] has the format), and `DATA_DIR/node-id` the name as 32
+//! `DATA_DIR/node-key` has the key, which is generated at the first start ([`NodeKey`] has the format), and `DATA_DIR/node-id` the id as 32
 //! hexadecimal digits and a newline: the [hash of the public key](darter_core::identity). The key is for a transport that proves
-//! who is at its ends. There is none yet: over plain TCP the name is just said.
+//! who is at its ends. There is none yet: over plain TCP the id is only claimed.
 //!
-//! An id that an older release drew has no key. It stays, and a key is put beside it, until a transport proves keys: a new
-//! name costs, since rendezvous hashing then names others for half of what a seed keeps, and for a whole fleet at once if it is
-//! upgraded. As long as nothing checks it, that buys nothing. Once something does, `node-id` must be the key's.
+//! An id that an older release generated has no key. It stays, and a key is put beside it, until a transport proves keys: a new
+//! id costs, since rendezvous hashing then chooses other seeds for half of what a seed keeps, and for a whole fleet at once if it is
+//! upgraded. As long as nothing checks the id, that gains nothing. Once something does, `node-id` must be the key's.
 //!
-//! A key that is damaged is set aside as `node-key.unread`, and a new one is drawn: with it comes a new id, since the old one
-//! can't be proved any more. One that a newer release wrote is set aside as `node-key.newer`, and the id that it has a name for
+//! A damaged key is set aside as `node-key.unread`, and a new one is generated: it brings a new id, since the old one
+//! can't be proved any more. A key that a newer release wrote is set aside as `node-key.newer`, and its id
 //! stays. Neither is ever deleted.
 //!
-//! A data directory that is copied to another machine, with a golden image say, brings its id along, and two agents would
-//! have one. So `DATA_DIR/node-machine` says on which machine the id was drawn: the SHA-256 of the machine's own id (never
-//! that id itself, which systemd asks to keep to oneself), as 64 hexadecimal digits and a newline. On another machine
-//! key and id are drawn anew. A directory that an older release made has no such file, and a machine may have no id (a container):
-//! then they stay. Two agents that have one id all the same are told by the agents that they connect to
+//! A data directory that is copied to another machine, for example with a golden image, contains its id, and two agents would
+//! have the same. So `DATA_DIR/node-machine` says on which machine the id was generated: a SHA-256 of the machine's id (never
+//! that id itself, which systemd asks to keep confidential), as 64 hexadecimal digits and a newline. On another machine,
+//! key and id are generated again. A directory that an older release made has no such file, and a machine may have no id (a container):
+//! then they stay. If two agents have one id all the same, the agents that they connect to tell them
 //! (`twins` of `darter-fleet`).
 
 use std::io;
@@ -35,30 +35,30 @@ const NEW_KEY_FILE: &str = "node-key.new";
 const MACHINE_FILE: &str = "node-machine";
 const NEW_MACHINE_FILE: &str = "node-machine.new";
 
-/// Files set aside for one reason, at most.
+/// Most files that are set aside for one reason.
 const MAX_SET_ASIDE: usize = 100;
 
-/// Files with a machine's id: the first that exists counts.
+/// Files with a machine's id; the first that exists is used.
 const MACHINE_IDS: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
 
 /// The node id of this data directory on this machine.
 ///
 /// # Errors
-/// As [`load_or_draw`].
+/// The same as of [`load_or_draw`].
 pub(crate) fn of_this_machine(data_dir: &Path) -> Result<NodeId, StartError> {
     let read = |path: &&str| known_machine(&std::fs::read_to_string(path).ok()?).map(str::to_owned);
     load_or_draw(data_dir, MACHINE_IDS.iter().find_map(read).as_deref())
 }
 
-/// The id in a machine's file. An image that was not booted yet has none: it is empty there, or `uninitialized` (machine-id(5)).
+/// The id in a machine's file. An image that was never booted has none: the file is empty, or contains `uninitialized` (machine-id(5)).
 fn known_machine(text: &str) -> Option<&str> {
     Some(text.trim()).filter(|id| !matches!(*id, "" | "uninitialized"))
 }
 
-/// Reads the node id of this data directory, or draws a key and writes down both. `machine` is the machine's own id.
+/// Reads the node id of this data directory, or generates a key and writes both. `machine` is the machine's own id.
 ///
 /// # Errors
-/// [`StartError::File`] when a file can't be read or written, or `node-id` holds something else.
+/// [`StartError::File`] if a file can't be read or written, or `node-id` contains something else.
 fn load_or_draw(data_dir: &Path, machine: Option<&str>) -> Result<NodeId, StartError> {
     let dir = Dir::open(data_dir)?;
     let known = read_id(&dir)?;
@@ -69,14 +69,14 @@ fn load_or_draw(data_dir: &Path, machine: Option<&str>) -> Result<NodeId, StartE
         Err(error) if error.kind() == io::ErrorKind::NotFound => (None, machine),
         Err(error) => {
             let path = dir.path_of(MACHINE_FILE);
-            tracing::warn!(path = %path.display(), error = %in_full(&error), "where the node id was drawn can't be read: remove the file");
+            tracing::warn!(path = %path.display(), error = %in_full(&error), "the file that says on which machine the node id was generated can't be read: remove it");
             (None, None)
         }
     };
     let moved = machine.is_some() && drawn_on.is_some() && machine != drawn_on;
     let id = match (known, key) {
         (Some(id), Key::Kept(_)) if !moved => id,
-        // An older release drew the id, or a newer one has a key for it.
+        // An older release generated the id, or a newer one has a key for it.
         (Some(id), Key::None | Key::Newer) if !moved => {
             draw_key(&dir)?;
             id
@@ -87,28 +87,28 @@ fn load_or_draw(data_dir: &Path, machine: Option<&str>) -> Result<NodeId, StartE
             write_id(&dir, id)?;
             match before {
                 Some(before) if moved => {
-                    tracing::warn!(%before, %id, "the data directory was copied from another machine: a new node id was drawn");
+                    tracing::warn!(%before, %id, "the data directory was copied from another machine: a new node id was generated");
                 }
-                Some(before) => tracing::warn!(%before, %id, "with the key, the node id is a new one"),
+                Some(before) => tracing::warn!(%before, %id, "the key is new, and so is the node id"),
                 None => {}
             }
             id
         }
     };
-    // After the id: if this is not written, the next start draws once more.
+    // After the id: if this is not written, the next start generates another id.
     if let Some(machine) = machine.filter(|_| moved || drawn_on.is_none()) {
         write(&dir, MACHINE_FILE, NEW_MACHINE_FILE, &machine)?;
     }
     Ok(id)
 }
 
-/// The state of a key's file.
+/// What was found in a key's file.
 enum Key {
     None,
     Kept(NodeKey),
-    /// A newer release's; it was set aside.
+    /// A newer release's key, which was set aside.
     Newer,
-    /// It was set aside.
+    /// A damaged key, which was set aside.
     Damaged,
 }
 
@@ -142,7 +142,7 @@ fn read_key(dir: &Dir) -> Result<Key, StartError> {
             Err(fault) => fault,
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Key::None),
-        // Something that is no file has its name.
+        // Something other than a file has its name.
         Err(_) if matches!(dir.look(KEY_FILE), Ok(None)) => KeyError::Damaged,
         Err(error) => {
             let advice = "let the user that darter runs as, and nobody else, read it; or move it away, and a new key is \
@@ -156,11 +156,11 @@ fn read_key(dir: &Dir) -> Result<Key, StartError> {
     };
     let kept = set_aside(dir, suffix).map_err(refused(dir, KEY_FILE))?;
     let path = dir.path_of(KEY_FILE);
-    tracing::warn!(path = %path.display(), %fault, kept, "the node's key can't be used: it is set aside, and a new one is drawn");
+    tracing::warn!(path = %path.display(), %fault, kept, "the node's key can't be used: it is set aside, and a new one is generated");
     Ok(key)
 }
 
-/// Moves the key's file to a name that nothing has, and returns that.
+/// Renames the key's file to a free name, which is returned.
 fn set_aside(dir: &Dir, suffix: &str) -> io::Result<String> {
     let taken = dir.names()?;
     let names = (1..=MAX_SET_ASIDE).map(|number| match number {
@@ -173,7 +173,7 @@ fn set_aside(dir: &Dir, suffix: &str) -> io::Result<String> {
     Ok(free)
 }
 
-/// Draws a key, and returns the id that goes with it.
+/// Generates a key, and returns its id.
 fn draw_key(dir: &Dir) -> Result<NodeId, StartError> {
     let key = NodeKey::draw();
     write(dir, KEY_FILE, NEW_KEY_FILE, key.to_text().trim_end())?;
@@ -190,16 +190,16 @@ fn write(dir: &Dir, file: &str, temporary: &str, text: &str) -> Result<(), Start
     written.map_err(refused(dir, file))
 }
 
-/// Names a machine to this program alone.
+/// A value that identifies a machine only to this program.
 fn digest_of(machine: &str) -> String {
     let digest = Digest::sha256(format!("darter node-machine\n{}", machine.trim()).as_bytes()).to_string();
     digest.trim_start_matches("sha256:").to_owned()
 }
 
-/// A number that tells this process from every other one with the same id; never zero.
+/// A number that distinguishes this process from every other one with the same id; never zero.
 pub(crate) fn draw_run(clock: &dyn Clock) -> u64 {
     let mut bytes = [0; 8];
-    // Early in a host's life the pool may not answer; process id and time then tell processes apart.
+    // Shortly after the host has started, random numbers may not be available; process id and time then distinguish processes.
     let drawn = match rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::NONBLOCK) {
         Ok(8) => u64::from_le_bytes(bytes),
         _ => (u64::from(std::process::id()) << 32) ^ clock.unix(),

@@ -1,10 +1,10 @@
-//! The agent: one process that joins the rooms — store, origins, fleet and engine. The ports for programs of its host attach to its
+//! The agent: one process that combines store, origins, fleet and engine. The ports for programs of its host attach to its
 //! handle (`darter-gateway`).
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | [`agent`] | [`Agent`], the handle: open a blob, list, explain, drain; [`Builder`], which puts one together |
-//! | [`options`], `identity` | what an agent is told, and is |
+//! | [`agent`] | [`Agent`], the handle: open a blob, list, explain, drain; [`Builder`], which assembles one |
+//! | [`options`], `identity` | an agent's options, and its id |
 //! | [`error`] | why it could not start |
 
 pub mod agent;

@@ -1,19 +1,19 @@
-//! Peer addresses, by the agents' own word or that of others. An agent may hear of a million in its life: of those that are not connected it
-//! remembers a limited number, and all that they lose by that is that somebody has to tell their addresses again.
+//! Peer addresses, as the agents themselves or others have told them. An agent may learn a million in its life: of agents that are not connected it
+//! remembers a limited number, and for the others somebody has to tell the address again.
 
 use std::collections::HashMap;
 
 use darter_core::NodeId;
 
-/// Addresses that are remembered at a time, unless more agents are connected.
+/// Most addresses that are remembered, unless more agents are connected.
 const MAX_ADDRESSES: usize = 4096;
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Addresses(HashMap<NodeId, String>);
 
 impl Addresses {
-    /// An agent's address is heard of. `is_used` are those that stay in any case, about `used` of them.
+    /// Notes an agent's address. `is_used` is true for agents whose addresses always stay, about `used` of them.
     pub(crate) fn note(&mut self, node: NodeId, addr: &str, used: usize, is_used: impl Fn(&NodeId) -> bool) {
         if self.0.len() >= MAX_ADDRESSES.max(2 * used) && !self.0.contains_key(&node) {
             self.0.retain(|node, _| is_used(node));
@@ -45,7 +45,7 @@ mod tests {
         }
         assert!((0..3).all(|number| addresses.of(&node(number)).is_some()));
         assert!(addresses.of(&node(10 * MAX_ADDRESSES - 1)).is_some(), "the one that came last");
-        // If more are connected, all of them are kept.
+        // If more agents are connected, all of their addresses are kept.
         let many = 2 * MAX_ADDRESSES;
         for number in 0..10 * many {
             addresses.note(node(number), "10.0.0.1:7400", many, connected(many));

@@ -1,16 +1,16 @@
-//! How nodes come to know each other, so that a fleet that has lost its seeds, or never had any, still finds together.
+//! How nodes learn of each other, so that a fleet that has lost its seeds, or never had any, stays connected.
 //!
-//! A node asks each agent that it connects to for nodes that it should know ([`Message::AskPeers`]), and somebody again from
-//! time to time. A seed tells each newcomer without being asked, and tells a few others of it: it may be gone a moment later.
-//! While a seed is connected that is all: knowing costs nothing, connections do. While none is, the node
-//! keeps itself connected with up to [`MAX_COMPANIONS`] of those it knows; in a fleet that is not larger, with all.
-//! Which ones these are in a larger fleet follows from the node's own id, so that the connections of all together make
+//! A node asks each agent that it connects to for nodes that it should know ([`Message::AskPeers`]), and asks some agent again from
+//! time to time. A seed tells each newcomer of nodes without being asked, and tells a few others of the newcomer, since the seed may be gone a moment later.
+//! While a seed is connected, nodes do no more: knowing addresses costs nothing, connections do. While none is, the node
+//! keeps connections with up to [`MAX_COMPANIONS`] of those it knows; in a fleet that is not larger, with all.
+//! In a larger fleet, the node's own id decides which ones these are, so that the connections of all nodes together form
 //! a random graph.
 //!
 //! Lock order: the table of known nodes, then the fleet's state.
 //!
-//! Losing the last seed is said in the log, counted, and shown by `/healthz?verbose`. A node that finds nobody at all reads
-//! every origin by itself, and can't help it: it says so, too. It is among the others as soon as one of them meets it.
+//! When the last seed is lost, this is logged, counted, and shown by `/healthz?verbose`. A node that can reach no other agent reads
+//! every origin by itself, and logs that, too. It is part of the fleet again as soon as one agent connects with it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,28 +24,28 @@ use darter_wire::{MAX_PEERS_TOLD, Message, PeerInfo};
 
 use super::{Fleet, Peer, known};
 
-/// Seeds that one seed is connected with, at most.
+/// Most seeds with which one seed is connected.
 const MAX_SEEDS: usize = 16;
 
-/// How long a node may be connected with nobody before it says so.
+/// How long a node may be connected with nobody before it logs that.
 const ALONE_AFTER: Duration = Duration::from_secs(10);
 
-/// Connections that are attempted at a time.
+/// Most connections that are attempted at a time.
 const MAX_ATTEMPTS: usize = 8;
 
-/// How often to look whether there are companions enough.
+/// How often to check whether there are enough companions.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How often somebody is asked for nodes to know: while no seed is connected, and while one is.
+/// How often some agent is asked for nodes: while no seed is connected, and while one is.
 const ASK_EVERY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 
-/// How often what is new is written down.
+/// How often new nodes are written to disk.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 
-/// Nodes that a seed tells of one that comes.
+/// How many nodes a seed tells of a newcomer.
 const MAX_HERALDED: usize = 4;
 
-/// Nodes told of in one answer: enough for a small fleet to know itself whole, and for a large one to hang together.
+/// How many nodes one answer names: enough for a small fleet to know all of itself, and for a large one to stay connected.
 const TOLD: usize = 64;
 const _: () = assert!(TOLD <= MAX_PEERS_TOLD);
 
@@ -57,7 +57,7 @@ struct Alone {
 }
 
 impl Fleet {
-    /// Reads what an earlier run knew, and looks after this node's acquaintances until the fleet is closed.
+    /// Reads the nodes that an earlier run knew, and keeps this node connected until the fleet is closed.
     pub fn mingle(self: &Arc<Self>) {
         if self.context.role != Role::Node {
             return;
@@ -94,7 +94,7 @@ impl Fleet {
         });
     }
 
-    /// Says once that nobody is connected, and once that somebody is again.
+    /// Logs once that nobody is connected, and once that somebody is again.
     fn tell_if_alone(&self, alone: &mut Alone, now: Moment) {
         let was_told = alone.told;
         if !self.peers().is_empty() {
@@ -135,20 +135,20 @@ impl Fleet {
         }
     }
 
-    /// Asks one of the connected agents, seeds before nodes, for nodes to know.
+    /// Asks one of the connected agents, preferably a seed, for nodes to know.
     fn ask_somebody(&self) {
         let mut peers = self.peers();
         if peers.iter().any(|peer| peer.is_seed()) {
             peers.retain(|peer| peer.is_seed());
         }
         let nodes: Vec<_> = peers.iter().map(|peer| peer.hello.node).collect();
-        // Another one each time.
+        // A different agent each time.
         if let Some(node) = rendezvous::owner(&self.context.now().as_micros().to_le_bytes(), &nodes) {
             self.say(node, &Message::AskPeers);
         }
     }
 
-    /// A peer's first connection is up.
+    /// Called for a peer's first connection.
     pub(super) fn welcome(&self, peer: &Peer) {
         let is_node = self.context.role == Role::Node;
         if !peer.is_seed() {
@@ -169,8 +169,8 @@ impl Fleet {
         }
     }
 
-    /// A node came to this seed: it is told of others, and some of them of it, so that it is not alone when this seed dies
-    /// before anybody asked.
+    /// Called when a node has connected to this seed: tells it of other nodes, and some of them of it, so that it is not alone if this seed dies
+    /// before anybody has asked.
     fn herald(&self, newcomer: &Peer) {
         let id = newcomer.hello.node;
         let others = self.peers().into_iter().filter(|peer| !peer.is_seed()).map(|peer| peer.hello.node);
@@ -181,7 +181,7 @@ impl Fleet {
         self.tell_peers(id);
     }
 
-    /// Tells the connected seeds of each other: nobody gives them others to join.
+    /// Tells the connected seeds of each other, since they are not configured with other seeds to join.
     fn introduce_seeds(&self) {
         let seeds: Vec<_> =
             self.peers().iter().filter(|peer| peer.is_seed()).map(|peer| peer.info()).take(MAX_SEEDS).collect();
@@ -191,7 +191,7 @@ impl Fleet {
         }
     }
 
-    /// A node told this seed of others: it keeps connected with them, since they may hold what it would read.
+    /// A node told this seed of other seeds: keeps connected with them, since they may hold what this seed would read.
     pub(super) fn meet_seeds(self: &Arc<Self>, seeds: &[PeerInfo]) {
         if self.context.role != Role::Seed {
             return;
@@ -203,10 +203,10 @@ impl Fleet {
         }
     }
 
-    /// A peer's last connection is gone.
+    /// Called when a peer's last connection is closed.
     pub(super) fn miss(&self, peer: &Peer) {
         if !peer.is_seed() {
-            // It was there until now.
+            // The peer was connected until now.
             self.known.lock().met(peer.info(), self.context.unix());
         }
         self.count_peers();
@@ -220,7 +220,7 @@ impl Fleet {
         tracing::warn!(
             seed = peer.hello.listen,
             nodes,
-            "the last seed is gone; until one is back, the nodes that know each other choose who reads an origin for all"
+            "the last seed is gone; until one is back, the nodes choose among themselves which one reads an origin for all"
         );
         self.lonely.notify_one();
     }
@@ -242,13 +242,13 @@ impl Fleet {
         self.say(to, &Message::Peers { peers });
     }
 
-    /// Known nodes that others should know, those first that rendezvous hashing ranks first for `key`.
+    /// Known nodes that others should know, in the order of rendezvous hashing for `key`.
     pub(super) fn tellable(&self, key: &[u8], most: usize) -> Vec<PeerInfo> {
         let is_connected = |node| self.state.lock().peers.contains_key(&node);
         self.known.lock().tellable(key, most, is_connected, self.context.unix())
     }
 
-    /// An agent told of nodes.
+    /// An agent told this one of nodes.
     pub(super) fn learn_peers(&self, peers: Vec<PeerInfo>) {
         self.learn_of(peers);
         if self.seeds().is_empty() {
@@ -256,7 +256,7 @@ impl Fleet {
         }
     }
 
-    /// Takes note of nodes that others know.
+    /// Notes nodes that others know.
     pub(super) fn learn_of(&self, peers: impl IntoIterator<Item = PeerInfo>) {
         let me = self.me().node;
         let mut known = self.known.lock();

@@ -1,6 +1,6 @@
-//! Control connections of a fleet: they are taken in, listened to, and lost.
+//! Control connections of a fleet: accepting them, receiving from them, losing them.
 //!
-//! Invariants: a peer is up while it has a control connection, and each of its connections ends once; a listener is told of the first one and of the end
+//! Invariants: a peer is up while it has a control connection, and each of its connections ends once; the listener is notified of the first connection and of the end
 //! of the last one.
 
 use std::pin::pin;
@@ -15,10 +15,10 @@ use darter_wire::{ConnectionKind, Message, Unknown, WireError, serve_data};
 
 use super::{Connected, Fleet, Peer, survey};
 
-/// Control connections of one agent, at most: two that dial each other at once have two, and those of a network that was cut may linger.
+/// Most control connections with one agent: two agents that dial each other at the same time have two, and those of an interrupted network may linger.
 const MAX_CONTROLS: usize = 8;
 
-/// A control connection that was taken into use.
+/// A control connection that is in use.
 pub(super) struct Adopted {
     connection: u64,
     receiver: ControlReceiver,
@@ -56,8 +56,8 @@ impl Fleet {
         }
     }
 
-    /// Takes a control connection into use, unless there are too many with this agent; `dialled` is the address that this agent
-    /// connected to, if it did.
+    /// Takes a control connection into use, unless there are too many with this agent; `dialled` is the address to which this agent
+    /// connected, if it did.
     pub(super) fn adopt(self: &Arc<Self>, greeted: Greeted, dialled: Option<&str>) -> Option<Adopted> {
         let peer = Arc::new(self.peer_of(&greeted));
         let hello = &peer.hello;
@@ -73,7 +73,7 @@ impl Fleet {
             let mut state = self.state.lock();
             state.connections += 1;
             let connection = state.connections;
-            // A further connection that names another address may be somebody else's: the first one stands for as long as it lasts.
+            // A further connection that names another address may come from another agent: the first address counts as long as its connection lasts.
             if !state.peers.contains_key(&hello.node) {
                 state.note_address(hello.node, &hello.listen);
             }
@@ -129,20 +129,20 @@ impl Fleet {
         self.drop_connection(node, connection);
     }
 
-    /// A connection with a peer failed. A peer that broke the protocol is not asked what it knows for a while, as one that could not
+    /// A connection with a peer failed. A peer that broke the protocol is not asked for a while, like one that could not
     /// be reached.
     pub(super) fn failed(&self, node: NodeId, error: &WireError) {
         let Blame { fault, retry } = error.blame();
         self.context.metrics.failed(Failed::Peer, fault);
         if fault == Fault::Peer && retry == Retry::Elsewhere {
-            tracing::warn!(peer = %node.short(), error = %in_full(error), "a peer broke the protocol; hanging up");
+            tracing::warn!(peer = %node.short(), error = %in_full(error), "a peer broke the protocol; closing the connection");
             self.known.lock().failed(node, self.context.now());
         } else {
             tracing::debug!(peer = %node.short(), error = %in_full(error), "a connection failed");
         }
     }
 
-    /// Answers what is about the fleet itself; everything else is about swarms.
+    /// Handles messages about the fleet itself; passes all others to the listener.
     fn hear(self: &Arc<Self>, from: NodeId, message: Message) {
         match message {
             Message::AskPeers => self.tell_peers(from),
@@ -160,8 +160,8 @@ impl Fleet {
         }
     }
 
-    /// A peer of another release said what is not known here. Nobody need wait because of it: an asker is told that it is not
-    /// understood, and an answer that is not understood is none.
+    /// A peer of another release sent an unknown message. Nobody should wait because of it: a request is answered with a message that says so,
+    /// and an unknown answer counts as no answer.
     fn skipped(self: &Arc<Self>, from: NodeId, unknown: Unknown) {
         self.context.metrics.unknown_messages.inc();
         if let Some(refusal) = unknown.refusal() {
@@ -191,8 +191,8 @@ impl Fleet {
         self.announce(node, None);
     }
 
-    /// Tells the listener that a peer came, or that it is gone. Several connections with one agent may come and go at once, and what is told
-    /// of them in another order than they did: so the listener is told again until that is so, and the last that it is told is right.
+    /// Notifies the listener that a peer has come or gone. Several connections with one agent may come and go at the same time, and the notifications may
+    /// arrive in another order than the changes: so they are repeated until the last one is right.
     fn announce(&self, node: NodeId, came: Option<&Arc<Peer>>) {
         self.changed.send_replace(());
         let Some(listener) = self.listener() else { return };

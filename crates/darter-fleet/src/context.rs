@@ -14,13 +14,13 @@ pub struct FleetContext {
     pub role: Role,
     /// This agent's place: rack, zone and region.
     pub place: Place,
-    /// The addresses and names that it was given to join.
+    /// The addresses and names to join.
     pub join: Vec<String>,
     /// The directory of the list of known nodes.
     pub data_dir: PathBuf,
     /// Monotonic time, and the date.
     pub clock: Arc<dyn Clock>,
-    /// The way to the disk.
+    /// The disk.
     pub disk: Disk,
     /// Counters and gauges.
     pub metrics: Arc<Metrics>,
@@ -31,7 +31,7 @@ impl FleetContext {
         self.clock.now()
     }
 
-    /// In seconds since 1970.
+    /// The date, in seconds since 1970.
     pub(crate) fn unix(&self) -> u64 {
         self.clock.unix()
     }

@@ -1,11 +1,11 @@
-//! Data connections to holders: one each, made when the first piece is asked for.
+//! Data connections to holders: one each, made when the first piece is requested.
 //!
 //! A `DataLink` is in one of three states: *connecting* (requests wait), *up*, or *closed* (requests fail at once, and
-//! the next one makes a new link). Every request that goes in comes out as exactly one call of the listener:
+//! the next one makes a new link). For every request, the listener is called exactly once:
 //! answered or unanswered.
 //!
-//! A holder takes a limited number of requests of one connection. Those beyond that wait here for their turn: the blob with the
-//! fewest requests at the holder goes first, so that of hundreds of blobs none waits for the others to be whole.
+//! A holder accepts a limited number of requests on one connection. Further requests wait here for their turn: the blob with the
+//! fewest requests at the holder goes first, so that none of hundreds of blobs has to wait until the others are complete.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
@@ -20,24 +20,24 @@ use tokio::sync::Semaphore;
 
 use super::{Fleet, Peer, PeerListener};
 
-/// Answers of one link that are being verified and written at a time: enough to keep reading while the disk works.
+/// How many answers of one link are verified and written at a time: enough to keep reading while the disk works.
 const BEING_STORED: usize = 4;
 
-/// Requests that wait for their turn at one holder, at most; each blob has few.
+/// Most requests that wait for their turn at one holder; each blob has few.
 const MAX_WAITING: usize = 16 * 1024;
 
-/// A piece that is wanted from a holder.
+/// A request for a piece to a holder.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask {
     /// The blob.
     pub blob: BlobId,
-    /// Names it to the picker.
+    /// The picker's id for the request.
     pub request: RequestId,
-    /// Which piece.
+    /// The piece that is wanted.
     pub wanted: Wanted,
-    /// Goes before all that is not urgent.
+    /// True if it goes before all requests that are not urgent.
     pub urgent: bool,
-    /// The most bytes the answer may have.
+    /// Most bytes of the answer.
     pub longest: u32,
 }
 
@@ -50,19 +50,19 @@ enum Link {
 /// A data connection to one holder.
 pub(crate) struct DataLink {
     link: Mutex<Link>,
-    /// Requests that are unanswered, and how fast the others were answered.
+    /// Unanswered requests, and how fast the others were answered.
     open: Mutex<Open>,
 }
 
-/// The requests that stand at a holder.
+/// The requests that are at a holder or wait for it.
 #[derive(Default)]
 struct Open {
     last: u32,
     asks: HashMap<u32, Sent>,
     numbers: HashMap<(BlobId, RequestId), u32>,
-    /// Requests that the holder would not take yet.
+    /// Requests that exceed the holder's limit for now.
     waiting: VecDeque<Ask>,
-    /// How many of them ask for a piece that is named, and how fast all are answered.
+    /// The number of requests for particular pieces, and how fast requests are answered.
     standing: Standing,
     /// True if holder and requester know packed pieces.
     takes_packed: bool,
@@ -71,14 +71,14 @@ struct Open {
 #[derive(Clone, Copy)]
 struct Sent {
     ask: Ask,
-    /// When it was sent, or when the lead chose its piece: only from there on its age says something of the holder.
+    /// When it was sent, or, if the lead chose its piece, when that happened: only since then its age says something about the holder.
     since: Moment,
     named: bool,
 }
 
 impl Open {
-    /// Takes the request out whose turn it is, if the holder takes one more: of the blob that has the fewest at the holder,
-    /// the urgent one, the one that came first.
+    /// Removes and returns the request whose turn it is, if the holder accepts one more: from the blob with the fewest requests at the holder,
+    /// an urgent one before others, then the oldest.
     fn take_next(&mut self) -> Option<Ask> {
         if self.asks.len() >= MAX_UNANSWERED {
             return None;
@@ -95,14 +95,14 @@ impl Open {
         self.waiting.remove(next)
     }
 
-    /// Nobody waits for this request any more; false if the holder has it.
+    /// Drops a request that nobody waits for any more; false if the holder has it.
     fn forget(&mut self, blob: BlobId, request: RequestId) -> bool {
         let before = self.waiting.len();
         self.waiting.retain(|ask| (ask.blob, ask.request) != (blob, request));
         self.waiting.len() < before
     }
 
-    /// Adds what is sent now, and says by which number it goes.
+    /// Adds a request that is sent now, and returns its number.
     fn add(&mut self, ask: Ask, now: Moment) -> u32 {
         loop {
             self.last = self.last.wrapping_add(1);
@@ -117,7 +117,7 @@ impl Open {
         self.last
     }
 
-    /// The lead chose a piece for what was asked under this number.
+    /// The lead chose a piece for the request with this number.
     fn begin(&mut self, number: u32, now: Moment) -> Option<Ask> {
         let sent = self.asks.get_mut(&number)?;
         if !sent.named {
@@ -134,7 +134,7 @@ impl Open {
         Some(sent)
     }
 
-    /// Takes out the request that was answered with `bytes`.
+    /// Removes the request that was answered with `bytes`.
     fn answered(&mut self, number: u32, bytes: Option<u64>, now: Moment) -> Option<Ask> {
         let sent = self.remove(number)?;
         if let Some(bytes) = bytes {
@@ -145,12 +145,12 @@ impl Open {
 }
 
 impl DataLink {
-    /// Ends the connection; what is unanswered fails.
+    /// Closes the connection; unanswered requests fail.
     pub(crate) fn close(&self) {
         let mut link = self.link.lock();
         match std::mem::replace(&mut *link, Link::Closed) {
             Link::Up(client) => client.close(),
-            // The task that is still connecting says that they are not answered.
+            // The task that is still connecting reports these requests as unanswered.
             Link::Connecting(waiting) => {
                 let mut open = self.open.lock();
                 for ask in waiting {
@@ -166,7 +166,7 @@ impl DataLink {
         matches!(*self.link.lock(), Link::Up(_))
     }
 
-    /// Sends a request, or lets it wait for its turn. Returns those that the link can't take.
+    /// Sends a request, or lets it wait for its turn. Returns requests that the link can't take.
     fn send(&self, client: &DataClient, ask: Ask, now: Moment) -> Vec<Ask> {
         {
             let mut open = self.open.lock();
@@ -178,7 +178,7 @@ impl DataLink {
         self.send_waiting(client, now)
     }
 
-    /// Sends requests that wait, as many as the holder takes. Returns those that the link can't take.
+    /// Sends as many waiting requests as the holder accepts. Returns requests that the link can't take.
     fn send_waiting(&self, client: &DataClient, now: Moment) -> Vec<Ask> {
         let mut refused = Vec::new();
         let mut open = self.open.lock();
@@ -194,7 +194,7 @@ impl DataLink {
         refused
     }
 
-    /// A request was answered: there may be room for one that waits.
+    /// A request was answered, so that a waiting one may be sent.
     fn go_on(&self, now: Moment) -> Vec<Ask> {
         match &*self.link.lock() {
             Link::Up(client) => self.send_waiting(client, now),
@@ -204,7 +204,7 @@ impl DataLink {
 }
 
 impl Fleet {
-    /// Asks a holder for a piece. The answer, or that there is none, comes through the [`PeerListener`].
+    /// Requests a piece from a holder. The answer, or its absence, is reported to the [`PeerListener`].
     pub fn ask(self: &Arc<Self>, holder: NodeId, ask: Ask) {
         self.context.metrics.round_trips.inc();
         let link = self.link_to(holder);
@@ -222,7 +222,7 @@ impl Fleet {
         }
     }
 
-    /// Calls a request back; its answer is welcome if it comes all the same.
+    /// Withdraws a request; if the answer comes all the same, it is used.
     pub fn cancel(&self, holder: NodeId, blob: BlobId, request: RequestId) {
         let link = self.state.lock().links.get(&holder).cloned();
         let Some(link) = link else { return };
@@ -244,7 +244,7 @@ impl Fleet {
         }
     }
 
-    /// The requests that stand at a holder, for whatever blob, and how fast it answers.
+    /// The requests at a holder, for all blobs together, and how fast it answers.
     pub fn standing(&self, holder: NodeId) -> Standing {
         let link = self.state.lock().links.get(&holder).cloned();
         let Some(link) = link else { return Standing::default() };
@@ -256,7 +256,7 @@ impl Fleet {
         standing
     }
 
-    /// Bytes of a request's answer that have come.
+    /// How many bytes of a request's answer have arrived.
     pub fn arrived(&self, holder: NodeId, blob: BlobId, request: RequestId) -> Option<u32> {
         let link = self.state.lock().links.get(&holder).cloned()?;
         let number = link.open.lock().numbers.get(&(blob, request)).copied()?;
@@ -308,7 +308,7 @@ impl Fleet {
             Err(error) => tracing::debug!(peer = %holder.short(), error = %in_full(&error), "no data connection"),
         }
         let before = std::mem::replace(&mut *link.link.lock(), Link::Closed);
-        // Nobody else removes the link to a peer that is not connected.
+        // Nothing else removes the link to a peer that is not connected.
         {
             let links = &mut self.state.lock().links;
             if links.get(&holder).is_some_and(|last| Arc::ptr_eq(last, &link)) {

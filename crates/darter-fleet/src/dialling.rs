@@ -1,4 +1,4 @@
-//! Agents that are being connected to. Others say which: so many at a time, since each takes a descriptor and names cost nothing to make up.
+//! Agents that are being connected to. Other agents say which these are: so their number is limited, since each takes a descriptor and made-up names cost nothing.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,26 +8,26 @@ use darter_wire::PeerInfo;
 
 use super::Fleet;
 
-/// Agents that are being connected to at a time.
+/// Most agents that are being connected to at a time.
 const MAX_DIALLING: usize = 1024;
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct Dialling(HashSet<NodeId>);
 
 /// Whether an agent may be connected to now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MayDial {
-    /// Yes: its turn lasts until it [has ended](Dialling::ended).
+    /// Yes: until [`ended`](Dialling::ended) is called.
     Now,
-    /// It is being connected to.
+    /// It is being connected to already.
     Taken,
-    /// Too many others are.
+    /// Too many others are being connected to.
     TooMany,
 }
 
 impl Dialling {
-    /// An agent is to be connected to.
+    /// Asks whether to connect to an agent.
     pub(super) fn turn(&mut self, node: NodeId) -> MayDial {
         if self.0.contains(&node) {
             return MayDial::Taken;
@@ -49,14 +49,14 @@ impl Dialling {
         self.0.contains(&node)
     }
 
-    /// How many are.
+    /// How many agents are being connected to.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 }
 
 impl Fleet {
-    /// Connects to a node whose turn it is.
+    /// Connects to a node after [`turn`](Dialling::turn) has allowed it.
     pub(super) async fn meet(self: &Arc<Self>, info: &PeerInfo) {
         match self.dial(&info.addr).await {
             Ok(node) if node == info.node => {}

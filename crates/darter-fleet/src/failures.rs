@@ -1,19 +1,19 @@
-//! The failure of an origin or a registry, as agents tell each other of it. The agent that is told judges it as the one that met it: every
-//! kind travels.
+//! The failure of an origin or a registry, in the form in which agents send it to each other. The receiver judges it like the agent that met it: every
+//! kind of failure is sent.
 
 use std::time::Duration;
 
 use darter_origin::{ErrorKind, OriginFailure};
 use darter_wire::{Failure, FailureKind};
 
-/// As it travels. If the origin asked to wait, `challenge` says for how many seconds.
+/// The message for a failure. If the origin asked for a pause, `challenge` contains its seconds.
 pub fn told(failure: &OriginFailure) -> Failure {
     let kind = match &failure.kind {
         ErrorKind::NotFound => FailureKind::NotFound,
         ErrorKind::Unauthorized { .. } => FailureKind::Unauthorized,
         ErrorKind::Forbidden => FailureKind::Forbidden,
         ErrorKind::RateLimited { .. } => FailureKind::RateLimited,
-        // The status travels by itself.
+        // The status is a separate field.
         ErrorKind::Unreachable | ErrorKind::Status(_) => FailureKind::Unreachable,
         ErrorKind::Timeout => FailureKind::Timeout,
         ErrorKind::Tls => FailureKind::Tls,
@@ -37,7 +37,7 @@ pub fn told(failure: &OriginFailure) -> Failure {
     Failure { kind, status: failure.status, text: failure.text.clone(), challenge }
 }
 
-/// As another agent told it. A failure of that agent's own (no room, say) is no word of the origin: `None`.
+/// The failure in another agent's message. A failure of that agent itself (such as a full disk) says nothing about the origin: `None`.
 pub fn heard(failure: Failure) -> Option<OriginFailure> {
     let Failure { kind, status, text, challenge } = failure;
     let is_challenge = kind == FailureKind::Unauthorized;
@@ -74,7 +74,7 @@ pub fn heard(failure: Failure) -> Option<OriginFailure> {
 mod tests {
     use super::*;
 
-    /// One failure of each kind. A kind that is added is missed here by the compiler.
+    /// One failure of each kind. The compiler reports a kind that is missing here.
     fn each_kind() -> Vec<OriginFailure> {
         use ErrorKind::*;
         let wait = Some(Duration::from_secs(17));
@@ -121,7 +121,7 @@ mod tests {
         }
     }
 
-    /// An agent of an older release judges it as it did before there were finer kinds.
+    /// An agent of an older release judges it as before there were more kinds.
     #[test]
     fn an_older_agent_hears_that_the_origin_could_not_be_read() {
         for failure in each_kind() {

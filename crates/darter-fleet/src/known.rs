@@ -1,17 +1,17 @@
-//! The nodes that this agent knows of: those it has met, and those that others told it of. When no seed is left, it
-//! finds its fleet among them.
+//! The nodes that this agent knows: those to which it was connected, and those that others told it of. If no seed is left, it
+//! finds its fleet through them.
 //!
-//! Nodes that were met are remembered on the disk, in `DATA_DIR/peers`, so that a node that restarts while its seed is
-//! away still finds the others:
+//! Nodes that were connected are remembered on disk, in `DATA_DIR/peers`, so that a node that restarts while its seed is
+//! down still finds the others:
 //!
 //! ```text
 //! {"format": 1, "peers": [{"node": "32 hexadecimal digits", "addr": "HOST:PORT", "met": unix seconds}, …]}
 //! ```
 //!
-//! A file of another format, and one that can't be read, is set aside as `peers.unread`, never deleted.
+//! A file of another format, or one that can't be read, is set aside as `peers.unread`, never deleted.
 //!
-//! Invariants: the table and the file are bounded. A node that was only heard of never takes the place of one that was
-//! met. A node that does not answer is asked again after pauses that grow, and forgotten after some tries, or after a day if it was met.
+//! Invariants: the table and the file are bounded. A node that others told of never replaces one that was
+//! connected. A node that does not answer is tried again after growing pauses, and forgotten after some tries, or after a day if it was connected.
 //!
 //! [`KnownNodes`] decides without I/O; [`load`] and [`save`] read and write the file.
 
@@ -27,24 +27,24 @@ use darter_wire::PeerInfo;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-/// Nodes known, at most.
+/// Most nodes that are known.
 const MAX_KNOWN: usize = 1024;
 
-/// Nodes remembered across restarts, at most: those that were met last.
+/// Most nodes that are remembered across restarts: those that were connected last.
 const MAX_REMEMBERED: usize = 256;
 
-/// The longest file that is read, in bytes.
+/// Most bytes of a file that is read.
 const MAX_FILE: u64 = 1024 * 1024;
 
-/// A node that was only heard of is forgotten after this many tries without an answer.
+/// A node that others told of is forgotten after this many tries without an answer.
 const MAX_FAILURES: u32 = 3;
 
-/// A node that was met is forgotten when it has been asked in vain for this long: a network that was cut in two for
-/// some hours must find together again, though nobody is left who knows both parts. Not when it was met long ago: hosts that start together after
-/// a power cut all ask each other in vain at first.
+/// A node that was connected is forgotten when it has not answered for this long: a network that was cut in two for
+/// some hours must reconnect, though no agent is left that sees both parts. The time does not count from the last connection, since hosts that start
+/// together after a power failure all get no answers at first.
 const KEEP_FOR: Duration = Duration::from_secs(24 * 3600);
 
-/// A node that left may come back: others are told of it for this long, in seconds.
+/// For how many seconds others are told of a node that has left, since it may come back.
 const TELL_FOR: u64 = 3600;
 
 /// The pause after the first try without an answer; it doubles with each further one.
@@ -60,11 +60,11 @@ const FORMAT: u32 = 1;
 #[derive(Clone, Debug)]
 struct Acquaintance {
     info: PeerInfo,
-    /// When it was last connected, in Unix seconds; zero if it was only heard of.
+    /// When it was last connected, in Unix seconds; zero if others told of it.
     met: u64,
     /// Tries without an answer since then.
     failures: u32,
-    /// When the first of these was made.
+    /// When the first of these tries was made.
     silent_since: Option<Moment>,
     retry_at: Moment,
 }
@@ -79,14 +79,14 @@ impl Acquaintance {
 #[derive(Debug, Default)]
 pub(super) struct KnownNodes {
     nodes: HashMap<NodeId, Acquaintance>,
-    /// True if a node was met that the file does not tell of.
+    /// True if a node was connected that is not in the file.
     unsaved: bool,
-    /// True if it could not be written when that was last tried.
+    /// True if the last attempt to write the file failed.
     is_refused: bool,
 }
 
 impl KnownNodes {
-    /// A node is connected. `unix_now` is the present in Unix seconds.
+    /// A node is connected. `unix_now` is the current time in Unix seconds.
     pub(super) fn met(&mut self, info: PeerInfo, unix_now: u64) {
         if info.addr.is_empty() {
             return;
@@ -98,14 +98,14 @@ impl KnownNodes {
         self.shrink(Some(node));
     }
 
-    /// Another agent told of a node. It knows no better than this one where a node is that was met.
+    /// Another agent told of a node. For a node that was connected, the address known here counts.
     pub(super) fn heard(&mut self, info: PeerInfo) {
         if info.addr.is_empty() {
             return;
         }
         match self.nodes.get_mut(&info.node) {
             Some(known) if known.met > 0 && known.failures == 0 => {}
-            // It may have moved: the agent that tells of it has met it.
+            // The node may have moved: the agent that tells of it was connected with it.
             Some(known) if known.info.addr != info.addr => {
                 let met = known.met;
                 *known = Acquaintance::new(info, met);
@@ -119,7 +119,7 @@ impl KnownNodes {
         }
     }
 
-    /// A node did not answer at the address that is known of it.
+    /// A node did not answer at its known address.
     pub(super) fn failed(&mut self, node: NodeId, now: Moment) {
         let Some(known) = self.nodes.get_mut(&node) else { return };
         known.failures += 1;
@@ -135,19 +135,19 @@ impl KnownNodes {
         known.retry_at = now + (FIRST_PAUSE * 2_u32.saturating_pow(known.failures - 1)).min(MAX_PAUSE);
     }
 
-    /// Another agent answers where this one was.
+    /// Another agent answers at the address of this node.
     pub(super) fn forget(&mut self, node: NodeId) {
         self.unsaved |= self.nodes.remove(&node).is_some_and(|known| known.met > 0);
     }
 
-    /// Nodes that may be asked now, those first that rendezvous hashing ranks first for `key`.
+    /// Nodes that may be tried now, in the order of rendezvous hashing for `key`.
     pub(super) fn ranked(&self, key: &[u8], now: Moment) -> Vec<PeerInfo> {
         let able = self.nodes.values().filter(|known| known.retry_at <= now).map(|known| &known.info.node);
         let ranked = rendezvous::ranking(key, able);
         ranked.iter().filter_map(|node| self.nodes.get(node)).map(|known| known.info.clone()).collect()
     }
 
-    /// Nodes worth telling others of, ranked like [`ranked`](Self::ranked): those that are connected, or left a short
+    /// Nodes of which others should be told, ranked like [`ranked`](Self::ranked): those that are connected, or left a short
     /// time ago.
     pub(super) fn tellable(
         &self,
@@ -165,7 +165,7 @@ impl KnownNodes {
         infos.take(most).collect()
     }
 
-    /// The text for the file, if it changed since it was last asked for.
+    /// The contents of the file, if they have changed since the last call.
     fn take_unsaved(&mut self) -> Option<Remembered> {
         if !std::mem::take(&mut self.unsaved) {
             return None;
@@ -185,7 +185,7 @@ impl KnownNodes {
         }
     }
 
-    /// Keeps the table within its bound: nodes that were only heard of go first, then those met the longest ago.
+    /// Keeps the table within its bound: nodes that others told of are removed first, then those that were connected longest ago.
     fn shrink(&mut self, newest: Option<NodeId>) {
         if self.nodes.len() <= MAX_KNOWN {
             return;
@@ -220,7 +220,7 @@ pub(super) fn load(known: &Mutex<KnownNodes>, data_dir: &Path) -> bool {
             Ok(remembered) => known.lock().recall(remembered),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => {
-                tracing::warn!(%error, kept = SET_ASIDE, "the list of known nodes can't be read and is begun anew");
+                tracing::warn!(%error, kept = SET_ASIDE, "the list of known nodes can't be read; starting an empty one");
                 dir.rename(FILE, &dir, SET_ASIDE)?;
                 return Ok(true);
             }
@@ -244,7 +244,7 @@ fn read(dir: &Dir) -> io::Result<Remembered> {
     Ok(remembered)
 }
 
-/// Writes the file, if there is something new to write. It appears whole or not at all; if not, it is written the next time.
+/// Writes the file, if there is anything new. It is replaced as a whole; if that fails, the next call tries again.
 pub(super) fn save(known: &Mutex<KnownNodes>, data_dir: &Path) {
     let Some(remembered) = known.lock().take_unsaved() else { return };
     let text = serde_json::to_vec(&remembered).expect("a list of nodes is plain data");
@@ -272,7 +272,7 @@ mod tests {
         PeerInfo { node: NodeId(id), addr: format!("10.0.{}.{}:7400", node / 256, node % 256), place: Place::default() }
     }
 
-    /// The nodes that others are told of when nobody is connected.
+    /// The nodes of which others are told when nobody is connected.
     fn told(known: &KnownNodes, unix_now: u64) -> Vec<PeerInfo> {
         known.tellable(b"key", 9, |_| false, unix_now)
     }

@@ -1,27 +1,27 @@
-//! The agents this one talks to, and the connections to them.
+//! The agents with which this one is connected, and the connections.
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | this one | [`Fleet`]: who is connected, and what is said to them; making and accepting connections |
-//! | `connections` | control connections: taken in, listened to, lost |
-//! | `context` | [`FleetContext`]: what a fleet is told |
-//! | `peer` | [`Peer`], a connected agent; [`PeerListener`], who hears them |
-//! | [`data`] | data connections, made when the first piece is asked for, and where their answers go |
-//! | [`failures`] | an origin's failure as agents tell each other of it |
-//! | [`questions`] | how many questions of one peer are worked on at a time |
-//! | [`seeds`] | what was given by `--join`: kept connected, tried again when lost |
-//! | `addresses` | where agents listen, those that are not connected, too |
-//! | `circle` | how nodes come to know each other, and what happens when the last seed is lost |
-//! | `dialling` | which agents are being connected to, and how many at a time |
-//! | `known` | the nodes known, in memory and on the disk |
-//! | [`survey`] | asking around among the nodes who leads or holds a blob |
+//! | this one | [`Fleet`]: who is connected; sending messages; making and accepting connections |
+//! | `connections` | control connections: accepting, receiving, losing them |
+//! | `context` | [`FleetContext`]: a fleet's options |
+//! | `peer` | [`Peer`], a connected agent; [`PeerListener`], which gets peers' messages |
+//! | [`data`] | data connections, made when the first piece is requested, and their answers |
+//! | [`failures`] | an origin's failure, as agents send it to each other |
+//! | [`questions`] | limits how many requests of one peer are in progress |
+//! | [`seeds`] | the agents of `--join`: kept connected, retried when lost |
+//! | `addresses` | where agents listen, also those that are not connected |
+//! | `circle` | how nodes learn of each other, and what happens when the last seed is lost |
+//! | `dialling` | limits how many agents are being connected to |
+//! | `known` | the known nodes, in memory and on disk |
+//! | [`survey`] | asks the nodes who leads or holds a blob |
 //! | `twins` | two agents with one id |
 //!
-//! The files here go on with `impl Fleet`: they import this one, and it the parts of its state.
+//! Most files of this crate contain an `impl Fleet`: they import this file, and it imports the parts of its state from them.
 //!
-//! Two agents that dial each other at once have two control connections for a while; either carries any message, and the
-//! peer counts as gone when the last one ends. Messages are handed to a [`PeerListener`], which must not block. A fleet holds
-//! nobody who holds it. Non-goals: what is said of swarms, and what a piece must hash to.
+//! Two agents that dial each other at the same time have two control connections for a while; either carries any message, and the
+//! peer counts as gone when the last one ends. Messages are passed to a [`PeerListener`], which must not block. A fleet holds only weak references to
+//! its owners. Non-goals: what messages about swarms mean, and the hashes of pieces.
 
 mod addresses;
 mod circle;
@@ -61,22 +61,22 @@ pub use self::peer::{Peer, PeerListener};
 use self::survey::Surveys;
 use self::twins::Twins;
 
-/// Connections that others made, at a time: a control and a data connection from each of some thousands of agents.
+/// Most accepted connections at a time: a control and a data connection from each of some thousands of agents.
 const MAX_ACCEPTED: usize = 16_384;
 
-/// How long a node is left alone that speaks no version of the protocol which this agent speaks, even if others tell of it.
+/// How long a node with which no version of the protocol is common is left alone, even if others tell of it.
 const STRANGER_PAUSE: Duration = Duration::from_secs(60);
 
-/// Such nodes that are remembered, at most.
+/// Most such nodes that are remembered.
 const MAX_STRANGERS: usize = 1024;
 
 struct Connected {
     peer: Arc<Peer>,
-    /// The address at which this agent reached it, where it did: that one works from here.
+    /// The address to which this agent connected, if it did: that address works from here.
     dialled: Option<String>,
-    /// When it last said something, in microseconds of the context's clock.
+    /// When the last message arrived, in microseconds of the context's clock.
     heard: Arc<AtomicU64>,
-    /// Never empty: the entry goes with its last connection.
+    /// Never empty: the entry is removed with its last connection.
     controls: Vec<(u64, ControlSender)>,
 }
 
@@ -116,7 +116,7 @@ pub struct Fleet {
     receiving: Receiving,
     sending: Sending,
     state: Mutex<FleetState>,
-    /// Marked as changed when an agent has come or gone, or an attempt to reach one has ended.
+    /// Notified when an agent has come or gone, or an attempt to reach one has ended.
     changed: watch::Sender<()>,
     known: Mutex<KnownNodes>,
     surveys: Mutex<Surveys>,
@@ -125,18 +125,18 @@ pub struct Fleet {
     lonely: Notify,
     /// True if the last seed was lost, and none is back.
     was_lonely: AtomicBool,
-    /// True if everything given to join was tried at least once.
+    /// True if every address to join was tried at least once.
     joined: AtomicBool,
     listener: OnceLock<Weak<dyn PeerListener>>,
     uploads: OnceLock<Weak<dyn Uploads>>,
-    /// Data connections of others that are being served.
+    /// How many data connections of others are being served.
     serving: AtomicU32,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
 
 impl Fleet {
-    /// A fleet of which nobody knows yet.
+    /// A fleet without connections.
     pub fn new(
         context: FleetContext,
         transport: Arc<dyn Transport>,
@@ -166,8 +166,8 @@ impl Fleet {
         })
     }
 
-    /// Starts to be somebody: says who this agent is, who hears what peers say, and who gives them pieces. Once. Both are the
-    /// agent's, and hold this fleet: it must not hold them.
+    /// Sets this agent's introduction, the receiver of peers' messages, and the giver of pieces. To be called once. The agent owns both and
+    /// this fleet, so the fleet must not own them.
     pub fn begin(&self, me: Hello, listener: Weak<dyn PeerListener>, uploads: Weak<dyn Uploads>) {
         let first = self.me.set(me).is_ok() && self.listener.set(listener).is_ok() && self.uploads.set(uploads).is_ok();
         assert!(first, "a fleet begins once");
@@ -195,7 +195,7 @@ impl Fleet {
                     }
                 };
                 let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-                    tracing::warn!(from = %stream.peer_addr(), "too many peer connections; turned one away");
+                    tracing::warn!(from = %stream.peer_addr(), "too many peer connections; refused one");
                     continue;
                 };
                 let greeting = Arc::clone(&fleet);
@@ -210,7 +210,7 @@ impl Fleet {
         });
     }
 
-    /// Connects to an address and says who is there. The connection is in use when this returns.
+    /// Connects to an address and returns the agent that answers. The connection is in use when this returns.
     pub(crate) async fn dial(self: &Arc<Self>, addr: &str) -> Result<NodeId, WireError> {
         let greeted = preface::open(&*self.transport, addr, ConnectionKind::Control, self.me()).await?;
         if let Some(twin) = self.twin_of(&greeted.hello).await {
@@ -226,12 +226,12 @@ impl Fleet {
         Ok(node)
     }
 
-    /// Connects to a node unless it is connected or being connected. [`PeerListener::peer_up`] tells the rest.
+    /// Connects to a node unless it is connected or being connected. The result is reported by [`PeerListener::peer_up`].
     pub fn ensure(self: &Arc<Self>, info: &PeerInfo) {
         let turn = {
             let mut state = self.state.lock();
             let known = state.peers.contains_key(&info.node) || info.node == self.me().node;
-            // A connected agent said by itself where it is: what others say of that does not count.
+            // A connected agent has itself said where it is: what others say of that does not count.
             if !known {
                 state.note_address(info.node, &info.addr);
             }
@@ -247,7 +247,7 @@ impl Fleet {
             if turn == MayDial::Now {
                 fleet.meet(&info).await;
             }
-            // It may have reached this agent meanwhile.
+            // The node may have connected to this agent meanwhile.
             if fleet.peer(info.node).is_none()
                 && let Some(listener) = fleet.listener()
             {
@@ -256,7 +256,7 @@ impl Fleet {
         });
     }
 
-    /// Connects to a node, and waits until it is connected or can't be; whether it is.
+    /// Connects to a node, and waits until it is connected or can't be. Returns true if it is connected.
     async fn reach(self: &Arc<Self>, info: &PeerInfo) -> bool {
         let mut changed = self.changed.subscribe();
         self.ensure(info);
@@ -271,8 +271,8 @@ impl Fleet {
         }
     }
 
-    /// Says something to a peer; false if it is not connected. A peer that does not keep up is disconnected: it will
-    /// come back and be told afresh, which is better than a queue without end.
+    /// Sends a message to a peer; false if it is not connected. A peer that does not read its messages is disconnected: it will
+    /// come back and get the current state, which is better than an unbounded queue.
     pub fn say(&self, node: NodeId, message: &Message) -> bool {
         if matches!(message, Message::Join { .. } | Message::AskManifest { .. }) {
             self.context.metrics.round_trips.inc();
@@ -282,7 +282,7 @@ impl Fleet {
         is_said
     }
 
-    /// Says the same to several peers.
+    /// Sends the same message to several peers.
     pub fn tell(&self, nodes: &[NodeId], message: &Message) {
         match Frame::encode(message) {
             Ok(frame) => {
@@ -295,7 +295,7 @@ impl Fleet {
 
     fn pass_on(&self, node: NodeId, frame: Frame) -> bool {
         let (sender, capabilities) = match self.state.lock().peers.get(&node) {
-            // An agent of an older version does not know it, and up to version 3 would hang up.
+            // An agent of an older version does not know this message, and up to version 3 would close the connection.
             Some(connected) if connected.peer.version < frame.since() => return false,
             Some(Connected { peer, controls, .. }) if let Some((_, sender)) = controls.first() => {
                 (sender.clone(), peer.hello.capabilities)
@@ -330,7 +330,7 @@ impl Fleet {
         self.state.lock().peers.get(&node).is_some_and(|connected| connected.peer.is_seed())
     }
 
-    /// True if a peer is connected, and on this host.
+    /// True if a peer is connected and on this host.
     pub fn is_here(&self, node: NodeId) -> bool {
         self.state.lock().peers.get(&node).is_some_and(|connected| connected.peer.is_here)
     }
@@ -340,7 +340,7 @@ impl Fleet {
         self.state.lock().peers.values().map(|connected| Arc::clone(&connected.peer)).collect()
     }
 
-    /// Connections with other agents: control and data, made and accepted.
+    /// The number of connections with other agents: control and data, made and accepted.
     pub fn connections(&self) -> u32 {
         let state = self.state.lock();
         let controls: usize = state.peers.values().map(|connected| connected.controls.len()).sum();
@@ -354,12 +354,12 @@ impl Fleet {
         state.peers.values().filter(|it| it.peer.is_seed()).map(|it| it.peer.hello.node).collect()
     }
 
-    /// True if everything given to join was tried at least once.
+    /// True if every address to join was tried at least once.
     pub fn has_joined(&self) -> bool {
         self.joined.load(Ordering::Relaxed)
     }
 
-    /// The address on which a peer listens, by its own word or that of others; empty if it is not known.
+    /// The address on which a peer listens, as it or others have told; empty if unknown.
     pub fn address(&self, node: NodeId) -> String {
         self.state.lock().addresses.of(&node).unwrap_or_default().to_owned()
     }
@@ -375,12 +375,12 @@ impl Fleet {
         self.me.get().expect("a fleet begins before it connects")
     }
 
-    /// Gives the memory of received pieces back while nothing moves.
+    /// Gives the memory of received pieces back to the system while nothing is transferred.
     pub fn trim(&self) {
         self.receiving.buffers.trim();
     }
 
-    /// Ends every connection and accepts no more.
+    /// Closes every connection and accepts no more.
     pub fn close(&self) {
         self.stop.cancel();
         let mut state = self.state.lock();
@@ -395,7 +395,7 @@ impl Fleet {
     }
 }
 
-/// How many piece hashes a message tells.
+/// How many piece hashes a message contains.
 const fn hashes_in(message: &Message) -> u64 {
     match message {
         Message::Joined { hashes, .. } | Message::Grew { hashes, .. } | Message::Run { hashes, .. } => {

@@ -1,5 +1,5 @@
-//! How many questions of one peer are worked on at a time. Each takes a task and memory until it is answered, some a request to an origin or a
-//! registry, and the peer's next messages are read meanwhile: who asks for ever new blobs would take more and more.
+//! Limits how many requests of one peer are in progress. Each takes a task and memory until it is answered, some also a request to an origin or a
+//! registry, and the peer's next messages are read meanwhile: a peer that keeps asking for new blobs would take more and more.
 //!
 //! Pure.
 
@@ -9,25 +9,25 @@ use std::sync::Arc;
 use darter_core::NodeId;
 use parking_lot::Mutex;
 
-/// The questions that are worked on, of each peer.
+/// The number of requests in progress for each peer.
 pub struct Questions {
     most: u32,
     open: Mutex<HashMap<NodeId, u32>>,
 }
 
-/// A question that is worked on as long as this lives.
+/// A request in progress, until dropped.
 pub struct TakenUp {
     questions: Arc<Questions>,
     by: NodeId,
 }
 
 impl Questions {
-    /// Nobody asks anything yet, and no peer may have more than `most` questions worked on.
+    /// No requests yet; each peer may have at most `most` in progress.
     pub fn new(most: u32) -> Arc<Self> {
         Arc::new(Self { most, open: Mutex::default() })
     }
 
-    /// A peer asks something. `None` if so much that it asked is worked on that this is to be refused.
+    /// A peer makes a request. `None` if the limit is reached and the request has to be refused.
     pub fn take_up(self: &Arc<Self>, by: NodeId) -> Option<TakenUp> {
         let mut open = self.open.lock();
         let count = open.entry(by).or_default();

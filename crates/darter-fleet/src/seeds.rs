@@ -1,11 +1,11 @@
-//! The agents given by `--join`: connected at start, kept connected, tried again when lost.
+//! The agents of `--join`: connected at start, kept connected, retried when lost.
 //!
-//! A name stands for *all* its addresses, and is asked again every few seconds, so that seeds may come, go and move
-//! behind it. An address that leads back to this agent is skipped: a name may stand for it, too.
+//! A name stands for *all* its addresses, and is looked up again every few seconds, so that the seeds behind it may come, go and move.
+//! An address that leads back to this agent is skipped, since a name may stand for it, too.
 //!
-//! An address where nobody answers is tried again for ever, since a seed may come up later than its nodes; so is an
-//! agent of another release, which may be upgraded. If everything that was given answers as something else than Darter, only people can mend it: at
-//! start that is an error. Beside others, it is one in the log: an address may have become somebody else's since it was written down, and the rest of
+//! An address where nothing answers is retried for ever, since a seed may be started later than its nodes; so is an
+//! agent of another release, which may be upgraded. If everything to join answers as something other than Darter, only the operator can correct it: at
+//! start that is an error. If only some does, it is an error in the log: an address may belong to another program since it was configured, and the rest of
 //! the fleet is there.
 //!
 //! Nothing here keeps the agent from serving its host: a caller that needs the first attempts waits for them in
@@ -29,39 +29,39 @@ use super::Fleet;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-/// The pause where only an upgrade helps grows up to this.
+/// The longest pause if only an upgrade of the other agent helps.
 const MAX_UPGRADE_PAUSE: Duration = Duration::from_secs(60);
 
-/// How long an address that leads back to this agent is left alone. It may be somebody else's later.
+/// How long an address that leads back to this agent is left alone. It may belong to another agent later.
 const ONESELF_PAUSE: Duration = Duration::from_secs(60);
 
-/// A connection that ends sooner than this counts as an attempt that failed.
+/// A connection that ends sooner than this counts as a failed attempt.
 const MIN_CONNECTED: Duration = Duration::from_secs(5);
 
-/// How often a name is asked for its addresses.
+/// How often a name is looked up.
 const RESOLVE_EVERY: Duration = Duration::from_secs(5);
 
-/// How long the start waits for the first attempts.
+/// How long to wait for the first attempts at start.
 const FIRST_ATTEMPTS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Addresses of one name that are used.
+/// Most addresses of one name that are used.
 const MAX_ADDRESSES: usize = 64;
 
 /// The seeds of this agent and their state.
 pub struct Seeds {
     fleet: Arc<Fleet>,
     given: Vec<JoinAddress>,
-    /// Marked as changed when an attempt ends for the first time.
+    /// Notified when an attempt at an address ends for the first time.
     attempted: watch::Sender<()>,
 }
 
-/// An address given to join answers, and not as an agent of this fleet would.
+/// Something answers at an address to join, but not as an agent of this fleet would.
 #[derive(Debug, thiserror::Error)]
 #[error("can't join {addr}: {reason}")]
 pub struct JoinError {
-    /// As it was given.
+    /// The address, as it was given.
     pub addr: String,
-    /// The answer that came, and what to do.
+    /// What answered, and what to do.
     pub reason: String,
 }
 
@@ -79,13 +79,13 @@ struct Resolution {
     addresses: BTreeMap<SocketAddr, Address>,
 }
 
-/// One address and what is known of it.
+/// One address and its state.
 #[derive(Default)]
 struct Address {
     node: Option<NodeId>,
-    /// How the last attempt went; none before the first one has ended.
+    /// The result of the last attempt; `None` before the first one has ended.
     attempt: Option<Attempt>,
-    /// The name stands for it no longer: it is dropped once nobody is connected there.
+    /// True if the name no longer stands for it: it is dropped once no agent is connected there.
     outdated: bool,
 }
 
@@ -93,14 +93,14 @@ struct Address {
 enum Attempt {
     Connected,
     Oneself,
-    /// People have to mend it; why.
+    /// The operator has to correct it, for this reason.
     Mistake(String),
-    /// It may pass; why.
+    /// It may be temporary, for this reason.
     Trouble(String),
 }
 
 impl Seeds {
-    /// Begins to connect to everything that was given, and keeps it connected, in the background.
+    /// Starts to connect to every address, and keeps it connected, in the background.
     pub fn join(fleet: &Arc<Fleet>, given: &[String]) -> Arc<Self> {
         let given = given.iter().map(|text| JoinAddress { text: text.clone(), state: Mutex::default() }).collect();
         let seeds = Arc::new(Self { fleet: Arc::clone(fleet), given, attempted: watch::channel(()).0 });
@@ -111,10 +111,10 @@ impl Seeds {
         seeds
     }
 
-    /// Waits until every address was tried once, though not for long.
+    /// Waits, for a bounded time, until every address was tried once.
     ///
     /// # Errors
-    /// [`JoinError`] if all that was given answers, but not as an agent of this fleet would.
+    /// [`JoinError`] if something answers at every address, but not as an agent of this fleet would.
     pub async fn first_attempts(&self) -> Result<(), JoinError> {
         let mut attempted = self.attempted.subscribe();
         let all = async { while !self.all_attempted() && attempted.changed().await.is_ok() {} };
@@ -133,7 +133,7 @@ impl Seeds {
         })
     }
 
-    /// The addresses given, with what is known of each.
+    /// The addresses to join, each with its state.
     pub fn status(&self) -> Vec<SeedStatus> {
         let mut rows = Vec::new();
         for JoinAddress { text, state } in &self.given {
@@ -160,7 +160,7 @@ impl Seeds {
         node.is_some_and(|node| self.fleet.peer(node).is_some())
     }
 
-    /// Asks for the addresses of what was given, again and again, and sees to it that each is kept connected.
+    /// Looks the name up again and again, and keeps each of its addresses connected.
     async fn resolve(self: Arc<Self>, at: usize) {
         let JoinAddress { text, state } = &self.given[at];
         let literal = text.parse::<SocketAddr>().is_ok();
@@ -177,7 +177,7 @@ impl Seeds {
                         self.fleet.tasks.spawn(async move { keeper.keep(at, addr).await });
                     }
                 }
-                // Addresses found before still count.
+                // Addresses that were found before still count.
                 Err(error) if state.lock().fails_first(&error) => {
                     tracing::warn!(seed = text, %error, "the name of a seed has no address; asking again");
                 }
@@ -194,7 +194,7 @@ impl Seeds {
         }
     }
 
-    /// Keeps one address connected until its name stands for it no longer.
+    /// Keeps one address connected until the name no longer stands for it.
     async fn keep(&self, at: usize, addr: SocketAddr) {
         let JoinAddress { text, state } = &self.given[at];
         let mut pause = FIRST_PAUSE;
@@ -236,7 +236,7 @@ impl Seeds {
         }
     }
 
-    /// Returns when the agent is not connected any more.
+    /// Returns when the agent is no longer connected.
     async fn while_connected(&self, node: NodeId) {
         let mut changed = self.fleet.changed.subscribe();
         while self.fleet.peer(node).is_some() {
@@ -247,7 +247,7 @@ impl Seeds {
         }
     }
 
-    /// A seed that hangs up again and again is not called five times a second.
+    /// The next pause; it grows also if a seed keeps closing the connection at once.
     fn next_pause(&self, pause: Duration, began: Moment) -> Duration {
         let lasted = self.fleet.context.now().since(began);
         if lasted >= MIN_CONNECTED { FIRST_PAUSE } else { (pause * 2).min(MAX_PAUSE) }
@@ -255,7 +255,7 @@ impl Seeds {
 }
 
 impl JoinAddress {
-    /// Why it can't be joined, if that is for people to mend at each of its addresses.
+    /// Why it can't be joined, if the operator has to correct something at each of its addresses.
     fn mistake(&self) -> Option<String> {
         let state = self.state.lock();
         let mistakes: Option<Vec<_>> = state.addresses.values().map(Address::mistake).collect();
@@ -281,7 +281,7 @@ impl Address {
 }
 
 impl Resolution {
-    /// The name stands for these addresses now. Returns those that are new.
+    /// Sets the addresses for which the name stands now. Returns the new ones.
     fn resolved_to(&mut self, found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
         self.resolved = true;
         self.unresolved = None;
@@ -299,13 +299,13 @@ impl Resolution {
         new
     }
 
-    /// True if it is the first time in a row that the name has no address.
+    /// True if the name has no address, for the first time in a row.
     fn fails_first(&mut self, error: &io::Error) -> bool {
         self.resolved = true;
         self.unresolved.replace(format!("the name has no address: {error}")).is_none()
     }
 
-    /// Returns true if the name stands for this address no longer; then it is dropped.
+    /// If the name no longer stands for this address, drops the address and returns true.
     fn drop_outdated(&mut self, addr: SocketAddr) -> bool {
         let outdated = self.addresses.get(&addr).is_none_or(|address| address.outdated);
         if outdated {
@@ -327,16 +327,16 @@ impl Attempt {
     }
 }
 
-/// The longest pause behind an attempt that failed like this.
+/// The longest pause after an attempt that failed with this error.
 const fn max_pause(error: &WireError) -> Duration {
     if error.needs_upgrade() { MAX_UPGRADE_PAUSE } else { MAX_PAUSE }
 }
 
-/// Reasons that one address is told for, at most.
+/// Most reasons that are logged for one address.
 const MAX_TOLD: usize = 16;
 
-/// How attempts at an address have gone since it was last connected. An agent of another release may be told by its version
-/// now and by a reset connection then, as the bytes that it did not read decide: each is news once.
+/// The results of attempts at an address that were logged since it was last connected. An agent of another release may refuse sometimes by its version
+/// and sometimes by a reset connection, depending on the bytes that it did not read: each is logged once.
 #[derive(Default)]
 struct ToldAttempts(Vec<Attempt>);
 
@@ -348,18 +348,18 @@ impl ToldAttempts {
         if *attempt == Attempt::Connected || self.0.len() >= MAX_TOLD {
             self.0.clear();
         }
-        // With the first failure it is no longer known as connected.
+        // After the first failure it no longer counts as connected.
         self.0.retain(|before| *before != Attempt::Connected);
         self.0.push(attempt.clone());
         true
     }
 }
 
-/// Says how it stands with an address.
+/// Logs the state of an address.
 fn tell(given: &str, addr: SocketAddr, attempt: &Attempt) {
     match attempt {
         Attempt::Connected => tracing::info!(seed = given, %addr, "connected"),
-        Attempt::Oneself => tracing::info!(seed = given, %addr, "this agent itself is among those to join; skipped"),
+        Attempt::Oneself => tracing::info!(seed = given, %addr, "this address is the agent's own; skipped"),
         Attempt::Trouble(reason) => {
             tracing::warn!(seed = given, reason, "the seed is unreachable; going on without it and retrying");
         }
@@ -422,7 +422,7 @@ mod tests {
         let troubles = [
             WireError::Version { addr: addr(), ours: Versions::SPOKEN, theirs: Versions::exactly(9) },
             WireError::HungUp { addr: addr() },
-            // Somebody else's mistake, perhaps: it must not keep this agent from its host.
+            // The error may be another agent's: it must not keep this agent from serving its host.
             WireError::SameId { addr: addr(), node: NodeId([1; 16]), other: addr() },
             WireError::NoAnswer { addr: addr(), after: FIRST_PAUSE },
             WireError::Connect { addr: addr(), source: source() },

@@ -1,15 +1,15 @@
-//! Asking around among the nodes, when no seed can say who leads a swarm: who leads it, who holds it, and who of those
-//! alive should lead it. Likewise, who of those alive should ask a registry about a repository.
+//! Asks the nodes, if no seed can say who leads a swarm: who leads it, who holds it, and which of the living
+//! nodes should lead it. Likewise, which of them should ask a registry about a repository.
 //!
-//! If a seed is connected and could not do it, it is asked for nodes: it knows them all. That some of them are
-//! connected with a seed is no reason to ask these first then.
+//! If a seed is connected that could not lead, it is asked for nodes, since it knows all of them. That some of these are
+//! connected with a seed is then no reason to prefer them.
 //!
-//! Everybody ranks nodes by rendezvous hashing over the source's key, so those who see the same nodes choose the same
-//! lead. Answers are waited for as long as most of those that were asked have given none: on hosts that are busy everybody answers late, and a node that
-//! hears nothing of others would read the origin though one of them does. A few that are silent hold up nobody.
+//! All nodes use the same rendezvous hashing over the source's key, so nodes that see the same nodes choose the same
+//! lead. The survey waits as long as most of those that were asked have not answered: on busy hosts all answers are late, and a node that
+//! gets no answers would read the origin although another one reads it. A few silent nodes delay nothing.
 //!
-//! Nodes that one agent does not see are named by others: [`asking`] decides whom to ask next, and what follows from the answers. Views that differ
-//! all the same cost a copy read from the origin, never the blob.
+//! Nodes that one agent does not see are named by others: [`asking`] decides whom to ask next, and what follows from the answers. If the views still differ,
+//! this costs another read of the origin, but never the blob.
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
@@ -26,10 +26,10 @@ use tokio::sync::oneshot;
 
 use super::{Fleet, Peer};
 
-/// The version of the protocol that brought the question.
+/// The version of the protocol that introduced the request.
 const SINCE: u8 = 3;
 
-/// How long answers are waited for while most have not come, if at least [`MANY`] agents are asked, so that it can't be due to a few.
+/// How long to wait for answers while most have not arrived, if at least [`MANY`] agents are asked, so that it is not due to a few.
 const MAX_SURVEY_TIMEOUT: Duration = Duration::from_secs(5);
 const MANY: usize = 4;
 
@@ -42,39 +42,39 @@ pub(crate) struct LeadAnswer {
     pub(crate) nearest: Vec<PeerInfo>,
 }
 
-/// Questions under way.
+/// The requests in progress.
 #[derive(Default)]
 pub(super) struct Surveys {
     last: u32,
     waiting: HashMap<u32, (NodeId, oneshot::Sender<LeadAnswer>)>,
 }
 
-/// The result of asking around.
+/// The result of a survey.
 #[derive(Debug, Default)]
 pub struct SurveyResult {
-    /// The agents that answered, and what they said.
+    /// The agents that answered, and their answers.
     pub heard: Heard,
-    /// Nodes that hold all of it, as in `heard`, with their addresses.
+    /// The nodes that hold everything, as in `heard`, with their addresses.
     pub holders: Vec<PeerInfo>,
-    /// Nodes that are connected to a seed while this agent is not, in the order in which they rank.
+    /// Nodes that are connected to a seed while this agent is not, in the order of their ranks.
     linked: Vec<NodeId>,
-    /// Seeds that others know and that have been connected meanwhile.
+    /// Seeds that others know and to which this agent has connected meanwhile.
     pub found_seeds: Vec<NodeId>,
 }
 
 impl SurveyResult {
-    /// The agents to ask to lead, in this order; see [`Heard::candidates`].
+    /// The agents to ask to lead, in order; see [`Heard::candidates`].
     pub fn candidates(&self, key: BlobId, me: NodeId) -> Vec<NodeId> {
         self.heard.candidates(key, me, &self.linked)
     }
 
-    /// Those to ask then if this agent can't lead; see [`Heard::behind`].
+    /// The agents to ask if this agent can't lead; see [`Heard::behind`].
     pub fn behind(&self, key: BlobId, me: NodeId) -> Vec<NodeId> {
         self.heard.behind(key, me)
     }
 }
 
-/// The answers of those that were asked in one round: of all that answer in time, and of half of them however busy they are.
+/// The answers in one round: all that arrive in time, and at least half of them however busy the agents are.
 async fn answers_of<A>(asked: Vec<impl Future<Output = Option<A>>>) -> Vec<A> {
     let count = asked.len();
     let are_enough = |open: usize| count < MANY || open * 2 <= count;
@@ -95,12 +95,12 @@ async fn answers_of<A>(asked: Vec<impl Future<Output = Option<A>>>) -> Vec<A> {
 }
 
 impl Fleet {
-    /// Asks the nodes about a source; `blob` is its blob where the source alone names it.
+    /// Surveys the nodes about a source; `blob` is its blob if the source names it.
     pub async fn survey(self: &Arc<Self>, key: BlobId, blob: Option<BlobId>) -> SurveyResult {
         self.survey_without(key, blob, HashSet::new()).await
     }
 
-    /// Asks the nodes about a source, but for those in `without`.
+    /// Surveys the nodes about a source, except those in `without`.
     pub async fn survey_without(
         self: &Arc<Self>,
         key: BlobId,
@@ -119,7 +119,7 @@ impl Fleet {
                 break;
             }
             let round = round.iter().filter_map(|node| infos.get(node)).map(|info| async move {
-                // A connected agent is there, or was a moment ago.
+                // A connected agent is alive, or was a moment ago.
                 let is_connected = self.peer(info.node).is_some();
                 let most = if is_connected { MAX_SURVEY_TIMEOUT } else { SURVEY_TIMEOUT };
                 let answer = self.ask_lead(info, key, blob, most).await;
@@ -148,7 +148,7 @@ impl Fleet {
         }
     }
 
-    /// The agents to ask first: connected agents, and nodes that rank first among the known ones.
+    /// The agents to ask first: connected agents, and the known nodes with the highest ranks.
     fn first_to_ask(&self, key: BlobId) -> Vec<PeerInfo> {
         let able = |peer: &Peer| peer.version >= SINCE;
         let mut infos: Vec<_> = self.peers().iter().filter(|peer| able(peer)).map(|peer| peer.info()).collect();
@@ -163,7 +163,7 @@ impl Fleet {
         infos
     }
 
-    /// One node's answer; none if it can't be reached or does not answer in time.
+    /// One node's answer; `None` if it can't be reached or does not answer in time.
     async fn ask_lead(
         self: &Arc<Self>,
         info: &PeerInfo,
@@ -192,7 +192,7 @@ impl Fleet {
         tokio::time::timeout(most, asking).await.ok().flatten()
     }
 
-    /// A node answered. An answer that nobody waits for from this one is dropped.
+    /// Handles a node's answer. An answer that is not expected from this node is dropped.
     pub(super) fn lead_is(&self, from: NodeId, request: u32, answer: LeadAnswer) {
         let mut surveys = self.surveys.lock();
         if surveys.waiting.get(&request).is_some_and(|(asked, _)| *asked == from)
@@ -214,7 +214,7 @@ impl Fleet {
         }
     }
 
-    /// Of the connected seeds, one that leads the swarm or holds all of it.
+    /// A connected seed that leads the swarm or holds everything.
     pub async fn seed_with(self: &Arc<Self>, key: BlobId, blob: Option<BlobId>) -> Option<NodeId> {
         let seeds: Vec<_> = self.peers().into_iter().filter(|peer| peer.is_seed() && peer.version >= SINCE).collect();
         let asked = seeds.iter().map(|seed| async move {
@@ -225,8 +225,8 @@ impl Fleet {
         rendezvous::owner(&key.0, &able)
     }
 
-    /// Agents that hold all of a blob, as far as the connected seeds know, or this agent (`known`): a seed may have come to it by now.
-    /// Nobody else is asked: in a large fleet everybody may want to know at once.
+    /// Agents that hold all of a blob, as far as the connected seeds or this agent (`known`) know: a seed may have got the blob by now.
+    /// No other agents are asked, since in a large fleet all nodes may ask at once.
     pub async fn holders_by_seeds(self: &Arc<Self>, key: BlobId, blob: BlobId, known: Vec<PeerInfo>) -> Vec<PeerInfo> {
         let seeds: Vec<_> = self.peers().into_iter().filter(|peer| peer.is_seed() && peer.version >= SINCE).collect();
         let infos: Vec<_> = seeds.iter().map(|peer| peer.info()).collect();
@@ -250,7 +250,7 @@ impl Fleet {
         holders
     }
 
-    /// This agent's answer about the seeds and nodes that it knows.
+    /// This agent's answer with the seeds and nodes that it knows.
     pub fn who_else(&self, key: BlobId) -> (Vec<PeerInfo>, Vec<PeerInfo>) {
         let seeds =
             self.peers().iter().filter(|peer| peer.is_seed()).map(|peer| peer.info()).take(MAX_STRANGERS).collect();
@@ -259,14 +259,14 @@ impl Fleet {
 }
 
 impl LeadAnswer {
-    /// The part of the answer that decisions need.
+    /// The part of the answer that matters for decisions.
     fn decided(&self) -> asking::SurveyAnswer {
         let nearest = self.nearest.iter().map(|info| info.node).collect();
         asking::SurveyAnswer { part: self.part, lead: self.lead.as_ref().map(|info| info.node), nearest }
     }
 }
 
-/// Forgets a question when nobody waits any more.
+/// Removes a request when nobody waits for it any more.
 struct Forget<'a> {
     fleet: &'a Fleet,
     request: u32,
@@ -284,7 +284,7 @@ mod tests {
 
     use super::*;
 
-    /// The seconds that it takes to ask agents that answer after `answers` seconds, and the number of answers that came.
+    /// How many seconds a survey takes if agents answer after `answers` seconds, and how many answers it gets.
     async fn asks(answers: &[u64]) -> (u64, usize) {
         let begun = Instant::now();
         let answer = |seconds: &u64| {

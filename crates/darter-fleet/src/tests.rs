@@ -19,7 +19,7 @@ use crate::data::Ask;
 
 const PEER: NodeId = NodeId([2; 16]);
 
-/// Loses the connection that it is told of, before it takes note of it.
+/// Closes the connection of which it is notified, before the notification returns.
 #[derive(Default)]
 struct Loses {
     fleet: OnceLock<Arc<Fleet>>,
@@ -120,7 +120,7 @@ async fn nothing_is_remembered_of_a_holder_that_is_asked_when_it_is_gone() {
         let (blob, request) = (BlobId([1; 32]), RequestId(request));
         Ask { blob, request, wanted: Wanted::Any, urgent: false, longest: 1 << 20 }
     };
-    // Nobody listens there; then somebody does, and hangs up.
+    // First nothing listens there; then something does, and closes the connection.
     fleet.ask(PEER, ask(1));
     let mut unanswered = listener.unanswered.subscribe();
     unanswered.wait_for(|count| *count == 1).await.unwrap();

@@ -1,11 +1,11 @@
-//! Agents that can't be let in: those of another version of the protocol, and two with one id. The log tells of each once.
+//! Agents that are refused: those of another version of the protocol, and two with one id. The log mentions each once.
 //!
-//! Two agents have one id when somebody has copied a data directory. To the rest of the fleet they would be one agent that is in
-//! two places, and what is meant for one would reach the other. So the one that comes later is refused, and both are
-//! told, as well as whoever reads this agent's log.
+//! Two agents have one id if somebody has copied a data directory. The rest of the fleet would take them for one agent in
+//! two places, and messages for one would reach the other. So the one that connects later is refused, and both are
+//! told; each of them and this agent log it.
 //!
-//! An agent that was restarted has the id of its former process, too, and its former connection may linger. So the one
-//! that is connected is asked for a sign of life first. Agents of version 2 of the protocol can't be told apart.
+//! An agent that was restarted also has the id of its former process, whose connection may linger. So the
+//! connected agent is asked for a sign of life first. Agents of version 2 of the protocol can't be told apart.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,27 +18,27 @@ use darter_wire::{Greeted, Hello, Message, WireError};
 
 use super::{Connected, Fleet, Peer};
 
-/// How long a connected agent may take for a sign of life. A dead one is disconnected sooner.
+/// How long a connected agent may take to answer. A dead one is disconnected sooner.
 const SIGN_OF_LIFE_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// How often to look for it.
+/// How often to check for the answer.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// How long the one that is refused may take to read why.
+/// How long the refused agent may take to read the reason.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Twins of which the log has told, at most: it tells of each once.
+/// Most twins that are remembered as logged; each is logged once.
 const MAX_TOLD: usize = 64;
 
-/// Twins of which the log has told.
+/// The twins that were logged.
 #[derive(Default)]
 pub(super) struct Twins {
     /// Ids, and the run of the process that was refused.
     refused: HashSet<(NodeId, u64)>,
     /// The addresses on which this agent's own twins listen.
     own: HashSet<String>,
-    /// Hosts from which agents have connected that speak another version of the protocol, or call themselves otherwise than their
-    /// key says.
+    /// Hosts from which agents have connected that use another version of the protocol, or whose id does not match their
+    /// key.
     turned_away: HashSet<String>,
 }
 
@@ -52,7 +52,7 @@ impl Twins {
 }
 
 impl Connected {
-    /// True if this introduction is that of another process with the same id.
+    /// True if this introduction is from another process with the same id.
     fn is_other_than(&self, hello: &Hello) -> bool {
         let run = self.peer.hello.run;
         run != hello.run && run != 0 && hello.run != 0
@@ -65,7 +65,7 @@ impl Fleet {
         self.state.lock().peers.get(&hello.node).is_some_and(|connected| connected.is_other_than(hello))
     }
 
-    /// The agent that has this id, is connected and alive, and is another one.
+    /// The other agent with this id, if it is connected and alive.
     pub(super) async fn twin_of(&self, hello: &Hello) -> Option<Arc<Peer>> {
         let began = self.context.now();
         let mut is_asked = false;
@@ -86,7 +86,7 @@ impl Fleet {
         }
     }
 
-    /// Tells both, and disconnects the one that came later.
+    /// Tells both agents, and disconnects the one that came later.
     pub(super) async fn refuse_twin(&self, refused: Greeted, twin: &Peer) {
         let hello = &refused.hello;
         let node = hello.node;
@@ -104,14 +104,14 @@ impl Fleet {
         let told = sender.try_send(&Message::SameId { addr: twin.hello.listen.clone() });
         drop(sender);
         if told.is_ok() {
-            // Closed with bytes unread, TCP would take back what was just said.
+            // If the connection were closed with unread bytes, TCP would discard the message just sent.
             let read_away = async { while let Ok(Some(_)) = receiver.recv().await {} };
             let _ = tokio::time::timeout(GOODBYE_TIMEOUT, read_away).await;
         }
     }
 
-    /// A connection was turned away. One of another release, or under another's name, is worth a warning, once; one of an
-    /// agent with this agent's own id is worth more.
+    /// A connection was refused. An agent of another release, or with another agent's id, is logged as a warning, once; an
+    /// agent with this agent's own id as an error.
     pub(super) fn tell_of_stranger(&self, error: &WireError) {
         if let WireError::SameId { addr, .. } = error {
             self.has_twin(addr);

@@ -1,5 +1,5 @@
-//! Attachments of a running agent: ports and sockets for the programs of its host, which the agent knows nothing of. They are told what it
-//! is about ([`Phase`]), and its drain waits for them.
+//! What attaches to a running agent: ports and sockets for the programs of its host, on which the agent does not depend. They follow
+//! its [`Phase`], and its drain waits for them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,23 +14,23 @@ use super::Agent;
 use crate::error::StartError;
 use crate::options::Options;
 
-/// The phase of an agent. It goes through these in their order, and never back.
+/// The phase of an agent. The phases follow each other in this order, and never go back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// Its seeds are being reached; programs that ask are answered already.
+    /// The agent is connecting to its seeds; programs' requests are answered already.
     Starting,
-    /// It takes requests.
+    /// It accepts requests.
     Ready,
-    /// It is about to stop: what is under way goes on, and so that probes can look away first, ports are still open.
+    /// It is about to stop. Ports stay open and requests in progress go on, so that probes notice it first.
     Draining,
-    /// Ports take nothing new, and answers under way have this long to end.
+    /// Ports accept nothing new, and answers in progress have this long to end.
     Closing(Duration),
     /// Nothing is answered any more.
     Stopped,
 }
 
 impl Phase {
-    /// The time in which a port has to be closed; `None` while it is open.
+    /// How long a port has until it must be closed; `None` while it is open.
     pub const fn closes_within(self) -> Option<Duration> {
         match self {
             Self::Starting | Self::Ready | Self::Draining => None,
@@ -41,23 +41,23 @@ impl Phase {
 }
 
 impl Agent {
-    /// Follows the agent's phases. A sender that is gone means an agent that is gone.
+    /// Follows the agent's phases. If the sender is gone, so is the agent.
     pub fn phases(&self) -> watch::Receiver<Phase> {
         self.inner.phase.subscribe()
     }
 
-    /// Runs a port. It has to end by itself when the agent says [`Phase::Closing`], within the time that is told then: a drain waits
+    /// Runs a port. It has to end by itself in [`Phase::Closing`], within the time in it: a drain waits
     /// for that before it stops everything else.
     pub fn attach(&self, port: impl Future<Output = ()> + Send + 'static) {
         self.inner.ports.spawn(port);
     }
 
-    /// Runs a task of the agent's own, which has to end at [`Phase::Stopped`]: a drain waits for it a little.
+    /// Runs a task of the agent itself, which has to end in [`Phase::Stopped`]: a drain waits for it a little.
     pub fn background(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.inner.tasks.spawn(task);
     }
 
-    /// Lets [`Agent::status`] tell where programs of this host reach it; the first address counts.
+    /// Sets the address for programs of this host that [`Agent::status`] reports; the first call counts.
     pub fn tell_local_address(&self, address: SocketAddr) {
         let _ = self.inner.local_address.set(address.to_string());
     }
@@ -77,15 +77,15 @@ impl Agent {
         Arc::clone(&self.inner.context.clock)
     }
 
-    /// The part that asks registries for it. `None` in an agent that lives for one download.
+    /// Asks registries for the agent. `None` in an agent that runs for one download.
     pub fn registries(&self) -> Option<Arc<Registries>> {
         self.inner.registries.clone()
     }
 
-    /// Waits until every seed was tried, though not for long; from then on the agent is ready.
+    /// Waits, for a bounded time, until every seed was tried; from then on the agent is ready.
     ///
     /// # Errors
-    /// An address that is no agent's.
+    /// Something other than an agent answers at an address.
     pub async fn reach_seeds(&self) -> Result<(), StartError> {
         self.inner.seeds.first_attempts().await?;
         self.enter(Phase::Ready);

@@ -1,4 +1,4 @@
-//! Settings of the parts of an agent, made from its options.
+//! Makes the settings of an agent's parts from its options.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -12,7 +12,7 @@ use url::Url;
 use crate::error::StartError;
 use crate::options::{Options, UpstreamOption};
 
-/// Peers are not encrypted or authenticated yet: anybody who reaches the peer port can read what is cached.
+/// Refuses to listen beyond loopback unless `insecure`: peers are not encrypted or authenticated yet, and anybody who reaches the peer port can read what is cached.
 pub(super) fn refuse_strangers(listen: Option<SocketAddr>, insecure: bool) -> Result<(), StartError> {
     match listen {
         Some(addr) if !addr.ip().to_canonical().is_loopback() && !insecure => Err(StartError::Options(format!(
@@ -40,7 +40,7 @@ pub(super) fn place_of(options: &Options) -> Place {
     place
 }
 
-/// Every registry that the configuration names is trusted, besides those that it says are.
+/// The trusted registries: every registry that the configuration names, and those that it lists as trusted.
 fn trusted_registries(options: &Options) -> BTreeSet<String> {
     let upstreams = options.upstreams.iter().map(|upstream| &upstream.name);
     upstreams.chain(&options.trusted_registries).chain(&options.default_upstream).cloned().collect()
@@ -79,11 +79,11 @@ fn addresses_of(upstream: &UpstreamOption, registries: &Upstreams) -> Vec<Url> {
     registries.resolve(&upstream.name).map(|registry| registry.base().clone()).into_iter().collect()
 }
 
-/// The settings of upstreams, by the servers that they are about. Several upstreams may be at one server, which has the
+/// The settings of upstreams, by the servers to which they apply. Several upstreams may be at one server, which gets the
 /// settings of all of them.
 ///
 /// # Errors
-/// Two of them that can't both hold.
+/// Two of them contradict each other.
 fn servers(upstreams: &[UpstreamOption], registries: &Upstreams) -> Result<BTreeMap<String, ServerConfig>, StartError> {
     let mut servers = BTreeMap::<String, (&str, ServerConfig)>::new();
     for upstream in upstreams {
@@ -119,7 +119,7 @@ fn servers(upstreams: &[UpstreamOption], registries: &Upstreams) -> Result<BTree
 }
 
 /// # Errors
-/// Settings of one server that can't both hold.
+/// The settings of one server contradict each other.
 pub(super) fn http_config(options: &Options) -> Result<HttpConfig, StartError> {
     let registries = Upstreams::new(&registry_config(options));
     Ok(HttpConfig {

@@ -1,14 +1,14 @@
-//! [`Builder`]: how an agent is put together, out of the operating system's parts or out of a caller's own.
+//! [`Builder`]: assembles an agent, from the operating system's parts or from a caller's own.
 //!
 //! It makes the core: an agent that listens to its peers, joins, fetches and gives. Ports for the programs of its host attach to the
-//! agent's handle afterwards, by [`Agent::attach`]; a caller that opens them before others hear of the agent does so between [`Builder::prepare`] and
+//! agent's handle afterwards, by [`Agent::attach`]; a caller that has to open them before other agents learn of this one does so between [`Builder::prepare`] and
 //! [`Prepared::begin`].
 //!
-//! With a network, an origin and a store in memory, and a clock that follows a paused runtime's, a fleet lives in one process and in
-//! virtual time. Small files (the node id, nodes met, explanations, manifests) are in the data directory whatever the store is.
+//! With a network, an origin and a store in memory, and a clock that follows a paused runtime's, a whole fleet runs in one process and in
+//! virtual time. Small files (the node id, known nodes, explanations, manifests) are in the data directory whatever the store is.
 //!
 //! Order: the data directory's lock, the store, the origins, the fleet, the swarms; then the peer port is bound, so that a port that is
-//! taken is an error before anything is promised; then the agent introduces itself.
+//! in use is an error before anything is promised; then the agent introduces itself.
 
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -54,13 +54,13 @@ use crate::error::StartError;
 use crate::identity;
 use crate::options::{Options, Role};
 
-/// Pieces sent at a time. One alone waits for every slow receiver; beyond four nothing is gained.
+/// How many pieces are sent at a time. With one, every slow receiver would delay the others; more than four gain nothing.
 const UPLOAD_SLOTS: usize = 4;
 
-/// A peer that takes no byte for this long is disconnected.
+/// A peer that accepts no byte for this long is disconnected.
 const STALL: Duration = Duration::from_secs(10);
 
-/// An agent to be: what it is told, and what it is made of.
+/// An agent that is being assembled: its options and its parts.
 #[must_use = "nothing is started"]
 pub struct Builder {
     options: Options,
@@ -72,38 +72,38 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Of plain TCP, the origins and the disk that the options name, and the system's clock.
+    /// With plain TCP, the origins and the disk of the options, and the system's clock.
     pub(super) fn new(options: Options) -> Self {
         let (transport, clock) = (Arc::new(TcpTransport::default()), Arc::new(SystemClock::start()));
         Self { options, transport, origin: None, store: None, clock, records: false }
     }
 
-    /// Peers are reached over this.
+    /// Reaches peers over `transport`.
     pub fn transport(self, transport: impl Transport) -> Self {
         Self { transport: Arc::new(transport), ..self }
     }
 
-    /// Every source is read from this, for all callers.
+    /// Reads every source from `origin`, for all callers.
     pub fn origin(self, origin: impl Origin + 'static) -> Self {
         Self { origin: Some(Arc::new(origin)), ..self }
     }
 
-    /// Blobs are kept in this; nothing is locked on the disk then.
+    /// Keeps blobs in `store`; then nothing is locked on the disk.
     pub fn store(self, store: impl Store + 'static) -> Self {
         Self { store: Some(Arc::new(store)), ..self }
     }
 
-    /// Monotonic time and dates are this clock's. Pauses are tokio's: the two have to agree.
+    /// Takes monotonic time and dates from `clock`. Pauses are tokio's: the two have to agree.
     pub fn clock(self, clock: impl Clock) -> Self {
         Self { clock: Arc::new(clock), ..self }
     }
 
-    /// Keeps what the agent decides about who leads: see [`Agent::decisions`].
+    /// Records the agent's decisions about who leads: see [`Agent::decisions`].
     pub fn record_decisions(self) -> Self {
         Self { records: true, ..self }
     }
 
-    /// Starts the agent. Ready when it returns, for whoever has the handle and for its peers.
+    /// Starts the agent. When this returns, the handle and the peer port can be used.
     ///
     /// # Errors
     /// [`StartError`], each with what to do about it.
@@ -116,17 +116,17 @@ impl Builder {
         Ok(agent)
     }
 
-    /// Everything up to the moment at which others may hear of the agent.
+    /// Does everything up to the moment at which other agents may learn of this one.
     ///
     /// # Errors
-    /// As [`Builder::start`].
+    /// The same as of [`Builder::start`].
     pub async fn prepare(self) -> Result<Prepared, StartError> {
         let Self { options, transport, origin, store, clock, records } = self;
         descriptors::raise_limit();
         refuse_strangers(options.listen, options.insecure)?;
         let http = {
             let options = options.clone();
-            // Reads certificates.
+            // Reads certificates, which is blocking.
             threads::run(move || http_client(&options)).await?
         };
         let registry = RegistryClient::new(http.clone(), &registry_config(&options), Arc::clone(&clock));
@@ -220,7 +220,7 @@ impl Builder {
     }
 }
 
-/// An agent of which nobody knows yet.
+/// An agent of which no other agent knows yet.
 #[must_use = "nobody knows of it"]
 pub struct Prepared {
     options: Options,
@@ -278,7 +278,7 @@ impl Prepared {
             context,
         };
         let agent = Agent { inner: Arc::new(inner) };
-        // Metrics that are read as soon as there is a port must not show an empty store on a full disk.
+        // The metrics must not show an empty store when they are read as soon as there is a port.
         agent.note_room();
         if agent.options().role.is_daemon() {
             tasks.spawn(agent.clone().sample(agent.phases()));
@@ -288,7 +288,7 @@ impl Prepared {
     }
 }
 
-/// The fleet's settings.
+/// The fleet's options.
 fn fleet_context(options: &Options, context: &EngineContext) -> FleetContext {
     FleetContext {
         role: options.role,
@@ -301,12 +301,12 @@ fn fleet_context(options: &Options, context: &EngineContext) -> FleetContext {
     }
 }
 
-/// The abilities that it tells others: of profiles it hears only where it heeds them.
+/// The capabilities that it announces: those for profiles only if it uses profiles.
 const fn capabilities(options: &Options) -> Capabilities {
     if options.profiles { Capabilities::OWN } else { Capabilities::OWN.without(Capabilities::PROFILES) }
 }
 
-/// The engine's settings.
+/// The engine's options.
 fn engine_options(options: &Options) -> EngineOptions {
     EngineOptions {
         role: options.role,
@@ -321,19 +321,19 @@ fn engine_options(options: &Options) -> EngineOptions {
     }
 }
 
-/// Origins as the options configure them.
+/// The origins according to the options.
 fn origins(options: &Options, http: &HttpClient, registry: &RegistryClient) -> (AllOrigins, Pauses) {
     let patience = RetryPolicy::patient(options.origin_patience);
     let mut origins = Origins::new(http.clone(), registry.clone()).with_retries(patience);
     if !options.role.is_daemon() {
-        // Works for its own user alone, who may read these files anyway.
+        // This agent works only for its own user, who may read these files anyway.
         let files = options.local_roots.clone().map_or_else(FileOrigin::anywhere, FileOrigin::below);
         origins = origins.with_files(files);
     }
     (AllOrigins::new(&origins), origins.pauses())
 }
 
-/// Opens the data directory, and the store in it unless another is `given`.
+/// Opens the data directory, and the store in it unless another one is `given`.
 async fn open_data_dir(
     options: &Options,
     given: Option<Arc<dyn Store>>,

@@ -1,7 +1,7 @@
-//! Contents of manifests, remembered: `darter ls` asks for those of every known image, each time. A manifest is named by its digest, so
-//! what was read once stays true; only whether it is still here is looked up.
+//! Caches the contents of manifests: `darter ls` needs those of every known image, each time. A manifest is named by its digest, so
+//! its contents never change; only whether it is still here is checked.
 //!
-//! Invariant: at most [`MAX_REMEMBERED`] manifests; when there are more, all are read anew.
+//! Invariant: at most [`MAX_REMEMBERED`] manifests; if there are more, all are read again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,10 +12,10 @@ use darter_oci::manifest::{NamedParts, PartRole};
 use darter_registries::Registries;
 use parking_lot::Mutex;
 
-/// As many as a busy host's images have: each is a few kilobytes.
+/// How many manifests are cached: as many as a busy host's images have. Each takes a few kilobytes.
 const MAX_REMEMBERED: usize = 4096;
 
-/// The manifests read so far.
+/// The cached manifests.
 #[derive(Default)]
 pub(super) struct ReadManifests(Mutex<HashMap<Digest, Arc<ManifestParts>>>);
 
@@ -23,14 +23,14 @@ pub(super) struct ReadManifests(Mutex<HashMap<Digest, Arc<ManifestParts>>>);
 pub(super) struct ManifestParts {
     /// Its length in bytes.
     pub(super) length: u64,
-    /// True if it is a list of manifests.
+    /// True if it is an index: a list of manifests.
     pub(super) is_index: bool,
-    /// The parts that it names: role, digest and length, if that is told.
+    /// The parts that it names: role, digest and length, if given.
     pub(super) parts: Vec<(ImageRole, Digest, Option<u64>)>,
 }
 
 impl ReadManifests {
-    /// The parts that a manifest names, if it is here.
+    /// The contents of a manifest, if it is here.
     pub(super) async fn of(&self, registries: &Registries, digest: Digest) -> Option<Arc<ManifestParts>> {
         if !registries.manifests().has(&digest) {
             return None;

@@ -1,4 +1,4 @@
-//! Tidying while an agent runs, and its end. Goes on with `impl Agent`.
+//! Periodic cleaning while an agent runs, and its end. A part of `impl Agent`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::{Agent, LAST_SAVE, LAST_TASKS, Phase, TIDY_EVERY};
 
 impl Agent {
-    /// Takes no new work, lets transfers under way end (up to the drain timeout), writes everything down.
+    /// Accepts no new work, lets running transfers end (up to the drain timeout), and saves everything.
     pub async fn drain(&self) {
         let inner = &*self.inner;
         inner.swarms.drain();
@@ -52,21 +52,21 @@ impl Agent {
                 tracing::error!(waited = ?LAST_SAVE, "the disk did not save all of the store in time: what is not saved is fetched again");
             }
         }
-        // The next agent in this directory finds it unlocked.
+        // So that the next agent in this directory finds it unlocked.
         if tokio::time::timeout(LAST_TASKS, disk.settled()).await.is_err() {
             tracing::warn!(running = disk.running(), "the disk did not end all its work in time");
         }
     }
 
-    /// A blob's explanation and a layer's first touches go with it, also when it was evicted.
+    /// Removes the explanations and profiles of blobs that are gone, including evicted ones.
     async fn forget_what_is_gone(&self) {
         let (archive, profiles) = (self.inner.context.archive.clone(), self.inner.context.profiles.clone());
         let swarms = Arc::clone(&self.inner.swarms);
         let forgetting = self.inner.context.disk.on_store(move |store| {
-            // Blobs that a newer version wrote lie there, too.
+            // Blobs that a newer version wrote are there, too.
             let newer = || store.set_aside().blobs;
             let stored = || store.list().into_iter().map(|row| row.id).chain(newer());
-            // Blobs that pass through are in no store.
+            // Blobs that pass through are not in the store.
             archive.forget_gone(|| stored().chain(swarms.all().iter().map(|transfer| transfer.blob)).collect())?;
             profiles.forget_gone(|| stored().collect())
         });
@@ -75,7 +75,7 @@ impl Agent {
         }
     }
 
-    /// Puts idle transfers away and keeps the gauges, until the agent drains.
+    /// Closes idle transfers and sets the gauges, until the agent drains.
     pub(super) async fn tidy(self, mut phases: watch::Receiver<Phase>) {
         let mut evicted = 0;
         loop {

@@ -1,8 +1,8 @@
-//! Layers in the form that the kernel mounts, and blobs of registries as they are stored, for programs of this host. Goes on with `impl Agent`.
+//! Layers in mountable form, and blobs of registries as they are stored, for programs of this host. A part of `impl Agent`.
 //!
-//! The lead of the layer's swarm reads it from its registry and expands it; the expanded file is opened here as any other blob.
-//! A caller gets it only if their own credentials would have opened the layer: the registry is asked about the layer, for each
-//! caller, unless whoever calls has been told so a short time ago.
+//! The lead of the layer's swarm reads it from its registry and expands it; the expanded file is opened here like any other blob.
+//! A caller gets it only if their own credentials open the layer: the registry is asked about the layer, for each
+//! caller, unless the caller of this code has just got that answer.
 
 use std::time::Duration;
 
@@ -22,32 +22,32 @@ use tokio::sync::watch;
 
 use super::{Agent, Download, Phase};
 
-/// Bytes of an image's small layers that are fetched whole before they are mounted.
+/// How many bytes of an image's small layers are fetched completely before they are mounted.
 const MAX_SMALL: u64 = 64 << 20;
 
-/// Before a layer is asked for again that others may have, or may have room for.
+/// Pauses before a layer is requested again that other agents may have, or may have space for.
 const PAUSES: [Duration; 4] =
     [Duration::ZERO, Duration::from_millis(200), Duration::from_millis(600), Duration::from_secs(2)];
 
-/// A question to a registry that takes this long has become a download: the layer may be here when it is asked for once more.
+/// A request to a registry that takes this long has become a download: the layer may be here when it is requested once more.
 const IS_READ: Duration = Duration::from_secs(1);
 
-/// The way to know that a caller may have a layer.
+/// How it is known that a caller may have a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// The registry is asked, with the caller's credentials.
+    /// The registry has to be asked, with the caller's credentials.
     Asked,
-    /// The registry has just said so, to these credentials, and that the layer is in that repository: whoever calls has seen to it.
+    /// The registry has just accepted these credentials, and confirmed that the layer is in that repository: the caller of this code has checked that.
     Granted,
 }
 
 impl Agent {
-    /// Opens a layer's expanded file, for a caller that wants parts of it: answers once its length is known, within this time. `layer` names
-    /// the repository as the registry knows it.
+    /// Opens a layer's expanded file, for a caller that wants ranges of it. Returns once its length is known, within this time. `layer` contains
+    /// the repository's name at the registry.
     ///
     /// # Errors
-    /// [`ErrorKind::Unmountable`], with the reason, for a layer that can't be expressed, and one that unpacks into another tar: it is to be had the
-    /// ordinary way. [`FetchError::Silent`] when it takes too long; what was begun goes on. Else as [`Agent::open`].
+    /// [`ErrorKind::Unmountable`], with the reason, for a layer that can't be expressed as EROFS, or that unpacks into another tar: it has to be downloaded the
+    /// ordinary way. [`FetchError::Silent`] if it takes too long; the work that has begun goes on. Else the same as of [`Agent::open`].
     pub async fn expanded(
         &self,
         layer: &LayerRequest,
@@ -59,8 +59,8 @@ impl Agent {
         tokio::time::timeout(within, opened).await.unwrap_or(Err(FetchError::Silent))
     }
 
-    /// These blobs are the expanded layers of an image that was pulled, and opened: somebody is about to mount all of them. Fetches
-    /// [what every mount reads](darter_engine::transfer::mounting), of all layers side by side, until the agent drains.
+    /// The expanded layers of an image that was pulled are open, and all of them are about to be mounted. Fetches
+    /// [what every mount reads](darter_engine::transfer::mounting), for all layers in parallel, until the agent drains.
     pub fn fetch_for_mount(&self, layers: &[BlobId]) {
         let mut room = MAX_SMALL;
         let mut fetching = Vec::new();
@@ -77,21 +77,21 @@ impl Agent {
         self.inner.tasks.spawn(async move {
             tokio::select! {
                 _ = join_all(fetching) => {}
-                // An agent that is gone drains no more.
+                // If the sender is gone, so is the agent.
                 _ = phases.wait_for(|phase| !matches!(phase, Phase::Starting | Phase::Ready)) => {}
             }
         });
     }
 
-    /// These tars are those of an image's layers that is not going to be mounted: its layers come as they are stored, and their expanded form is not
-    /// to take a part of the link besides.
+    /// An image with these tars will not be mounted: its layers are downloaded as they are stored, and their expanded form must not
+    /// take a share of the link as well.
     pub fn let_go_of_layers(&self, diff_ids: &[Digest]) {
         for diff_id in diff_ids {
             self.inner.swarms.let_go(ExpandedLayer::blob_of(diff_id, FORMAT));
         }
     }
 
-    /// Tells whenever the expanded form of a layer can't be had any more as it was opened.
+    /// Notifies whenever the expanded form of a layer can no longer be had as it was opened.
     pub fn layers_failing(&self) -> watch::Receiver<()> {
         self.inner.context.layers_failing.subscribe()
     }
@@ -127,14 +127,14 @@ impl Agent {
         loop {
             let begun = self.inner.context.now();
             match self.open_once(&source, &credentials).await {
-                // The lead threw it away, or gave it up: it says why in full when it is asked again, or others have it by now. If this agent was to lead
-                // and had no room for it, another one may, which may be about to hear that the last lead had none.
+                // The lead threw it away, or gave it up: if asked again, it gives the whole reason, or others have the layer by now. If this agent should lead
+                // and had no space for it, another one may have it, which perhaps is about to learn that the last lead had none.
                 Err(error) if self.may_be_had_of_others(&source, &credentials, &error) => match pauses.next() {
                     Some(pause) => tokio::time::sleep(pause).await,
                     None => return Err(error),
                 },
-                // The tar is at hand, or comes, from another repository or under another compression. This one's layer is read meanwhile: the
-                // ordinary way would have to, too, and once an engine has the lower layers of an image as mounted ones there is no way back.
+                // The tar is here, or is being fetched, from another repository or with another compression. This layer is read meanwhile: downloading it the
+                // ordinary way would read it, too, and an engine that has mounted the lower layers of an image can't change to unpacking.
                 Err(error @ FetchError::Unproven { .. }) => {
                     let is_read = self.inner.context.now().since(begun) >= IS_READ;
                     match if is_read { Some(PAUSES[0]) } else { pauses.next() } {
@@ -151,7 +151,7 @@ impl Agent {
         self.inner.swarms.prove_for_program(source, credentials, Requester::Named).await?;
         let download = self.open_named(source.clone(), credentials.clone(), false).await?;
         if download.length().is_none() {
-            // Somebody reads it for the first time: the fleet takes what it becomes as it comes.
+            // The layer is being read for the first time: the fleet gets the expanded form as it is made.
             download.want_everything();
         }
         download.length_when_known().await?;
@@ -163,7 +163,7 @@ impl Agent {
         Ok(download)
     }
 
-    /// True if a layer that this agent could not be given may be given when it asks once more.
+    /// True if a layer that this agent could not get may be had with another request.
     fn may_be_had_of_others(&self, source: &Source, credentials: &Credentials, error: &FetchError) -> bool {
         let context = &self.inner.context;
         match error {
@@ -180,11 +180,11 @@ impl Agent {
         }
     }
 
-    /// Opens a registry's blob as it is stored, for a caller that wants parts of it: answers once its length is known. `blob` names the repository as
-    /// the registry knows it, which is asked whether these credentials open the blob.
+    /// Opens a registry's blob as it is stored, for a caller that wants ranges of it. Returns once its length is known. `blob` contains the repository's
+    /// name at the registry, which is asked whether these credentials open the blob.
     ///
     /// # Errors
-    /// What the registry says; [`FetchError::Silent`] when it takes longer than `within`. Else as [`Agent::open`].
+    /// The registry's refusal; [`FetchError::Silent`] if it takes longer than `within`. Else the same as of [`Agent::open`].
     pub async fn registry_blob(
         &self,
         blob: &BlobRequest,
@@ -197,7 +197,7 @@ impl Agent {
             let source = stored_at(&upstream, blob);
             self.inner.swarms.prove_for_program(&source, &credentials, Requester::Named).await?;
             let download = self.open_named(source, credentials, false).await?;
-            // The length that the caller names shows nothing.
+            // The length that the caller names proves nothing.
             let length = download.length_when_known().await?;
             if said.shows_it(Some(length)) { Ok(download) } else { Err(not_shown(blob)) }
         };
@@ -234,7 +234,7 @@ impl Agent {
     }
 }
 
-/// A registry's answer with success about a blob. A gateway that wants a login may answer everything with success.
+/// A registry's successful answer about a blob. A gateway that wants a login may answer everything with success.
 struct RegistrySaid {
     /// True if the answer names the blob's digest.
     names_it: bool,
@@ -242,7 +242,7 @@ struct RegistrySaid {
 }
 
 impl RegistrySaid {
-    /// True if it is about a blob of this length, or names it.
+    /// True if it names the blob, or is about a blob of this length.
     fn shows_it(&self, length: Option<u64>) -> bool {
         self.names_it || (length.is_some() && self.length == length)
     }

@@ -1,6 +1,6 @@
-//! Images as this host knows them: which blobs they are made of, and what is told, watched or removed of one.
+//! Images known on this host: which blobs belong to one, and which of them are explained, watched or removed.
 //!
-//! The blobs of an image stand in its manifests, as far as the mirror has them.
+//! The blobs of an image are named in its manifests, as far as the mirror has them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,7 +20,7 @@ struct Component {
     length: Option<u64>,
 }
 
-/// The sources of the bytes of the blob or image that is called `name`.
+/// The explanation of where the bytes of the blob or image called `name` came from.
 pub(super) async fn explain(inner: &Inner, name: &str) -> Result<Option<Explained>, FetchError> {
     let found = match names::find(inner, name).await? {
         Meaning::Nothing => None,
@@ -44,7 +44,7 @@ pub(super) async fn explain(inner: &Inner, name: &str) -> Result<Option<Explaine
     Ok(told.map(|told| Explained::Blob(Box::new(told))))
 }
 
-/// What is told of a part: of the blob itself, of its expanded form where that alone is here, or of one of them that was thrown away.
+/// The explanation of a part: of the blob itself, of its expanded form if only that is here, or of one of them that was thrown away.
 async fn explain_part(inner: &Inner, digest: &Digest, expanded: &Expanded) -> Option<Explanation> {
     if let Some(told) = explain_blob(inner, blob_of(digest)).await {
         return Some(told);
@@ -57,7 +57,7 @@ async fn explain_part(inner: &Inner, digest: &Digest, expanded: &Expanded) -> Op
     inner.context.thrown_away.find(None, Some(digest), "")
 }
 
-/// The layers that are here in their expanded form.
+/// The layers whose expanded form is here.
 struct Expanded(HashMap<Digest, Vec<BlobId>>);
 
 impl Expanded {
@@ -88,7 +88,7 @@ async fn explain_blob(inner: &Inner, blob: BlobId) -> Option<Explanation> {
     inner.context.disk.run(move || archive.recall(blob)).await
 }
 
-/// The blob to watch of what is called `name`: of an image, the first part that is on its way, else the first that has a
+/// The blob to watch for `name`: for an image, the first part that is being fetched, else the first that has a
 /// transfer.
 pub(super) async fn swarm(inner: &Inner, name: &str) -> Result<Option<BlobId>, FetchError> {
     let blobs = blobs_of(inner, name).await?;
@@ -101,18 +101,18 @@ pub(super) async fn swarm(inner: &Inner, name: &str) -> Result<Option<BlobId>, F
     Ok(open.or(other).or(blobs.first().copied()))
 }
 
-/// The things that go when something is removed.
+/// What is removed with a name.
 #[derive(Debug, Default)]
 pub(super) struct Removable {
     pub(super) blobs: Vec<BlobId>,
-    /// Layers in their expanded form: those that an engine may mount stay.
+    /// Expanded layers; those that an engine may mount are kept.
     pub(super) expanded: Vec<BlobId>,
-    /// Names of images.
+    /// The names of images.
     pub(super) images: Vec<String>,
 }
 
-/// The things that go with `name`: of an image, its name, and the blobs that no image of another name is made of. An image that is named by
-/// its digest goes with all of its names.
+/// What is removed with `name`: for an image, its name, and the blobs that belong to no image of another name. For an image's digest,
+/// all names of the image.
 pub(super) async fn removable(inner: &Inner, name: &str) -> Result<Removable, FetchError> {
     let registries = inner.registries.as_deref();
     let (image, digest) = match names::find(inner, name).await? {
@@ -136,7 +136,7 @@ pub(super) async fn removable(inner: &Inner, name: &str) -> Result<Removable, Fe
     Ok(Removable { blobs, expanded, images: going.into_iter().map(|(name, _)| name).collect() })
 }
 
-/// True if `name` is an image's digest, or the first digits of it.
+/// True if `name` is an image's digest, or its first digits.
 fn is_digest_of(name: &str, digest: Digest) -> bool {
     let text = digest.to_string();
     let digits = text.split_once(':').map_or(text.as_str(), |(_, digits)| digits);
@@ -160,7 +160,7 @@ pub(super) async fn by_blob(inner: &Inner) -> HashMap<BlobId, Vec<String>> {
     images
 }
 
-/// The blobs of what is called `name`.
+/// The blobs of the blob or image called `name`.
 pub(super) async fn blobs_of(inner: &Inner, name: &str) -> Result<Vec<BlobId>, FetchError> {
     Ok(match names::find(inner, name).await? {
         Meaning::Nothing => Vec::new(),
@@ -173,14 +173,14 @@ pub(super) async fn blobs_of(inner: &Inner, name: &str) -> Result<Vec<BlobId>, F
     })
 }
 
-/// An index or manifest and all that it names, as far as the manifests are here; nothing twice.
+/// An index or manifest and everything that it names, as far as the manifests are here, without duplicates.
 async fn parts_of(inner: &Inner, digest: Digest) -> Vec<Component> {
     let Some(registries) = inner.registries.as_deref() else { return Vec::new() };
     let Some(root) = inner.contents.of(registries, digest).await else { return Vec::new() };
     let role = if root.is_index { ImageRole::Index } else { ImageRole::Manifest };
     let mut parts = vec![Component { role, digest, length: Some(root.length) }];
     let mut seen = HashSet::from([digest]);
-    // An index may name indexes; what was seen is not entered again, so this ends.
+    // An index may name indexes; digests that were seen are skipped, so this ends.
     let mut open = vec![root];
     while let Some(next) = open.pop() {
         for &(role, digest, length) in &next.parts {
@@ -191,7 +191,7 @@ async fn parts_of(inner: &Inner, digest: Digest) -> Vec<Component> {
                 ImageRole::Manifest => inner.contents.of(registries, digest).await,
                 _ => None,
             };
-            // Of other platforms' manifests nothing was asked for here.
+            // For other platforms' manifests, nothing was requested here.
             if role == ImageRole::Manifest && inside.is_none() {
                 continue;
             }

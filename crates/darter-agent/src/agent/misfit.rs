@@ -1,9 +1,9 @@
-//! Misfits: directories that mounting the layers of an image would make other than unpacking it does. Goes on with `impl Agent`.
+//! Misfits: directories that would differ between the mounted and the unpacked image. A part of `impl Agent`.
 //!
-//! A directory that a layer has something in and does not name is, unpacked, as the layers below have it ([`inherited`]). No layer's file says that, so an image in which
+//! If a layer has entries in a directory but no entry for the directory itself, the unpacked directory has the attributes from the layers below ([`inherited`]). No layer's file contains these, so an image in which
 //! it matters is not mounted.
 //!
-//! A layer that names all of its directories needs no look at any other, and its lead says so ([`Naming`](darter_wire::Message::Naming)). Only of an image with a layer that does not, metadata is read.
+//! A layer with entries for all of its directories need not be compared, and its lead says so ([`Naming`](darter_wire::Message::Naming)). Metadata is read only for an image with a layer that has not.
 
 use std::time::Duration;
 
@@ -18,31 +18,31 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{Agent, Download};
 
-/// Bytes of metadata that are in memory at a time for an image: of a million files, some 100 MB.
+/// How many bytes of metadata are in memory at a time for an image: about 100 MB for a million files.
 const MAX_COMPARED: u64 = 128 << 20;
 
-/// The unit in which room is counted, in bytes.
+/// The unit of the semaphore for memory, in bytes.
 const UNIT: u64 = 1 << 10;
 
-/// Read at a time.
+/// How many bytes are read at a time.
 const CHUNK: u64 = 4 << 20;
 
-/// Mounting the layers of an image would not make the directories that unpacking it makes.
+/// A difference between the mounted and the unpacked image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Misfit {
-    /// The layers that have something in such a directory and don't name it, from 0 at the bottom; none if they can't be compared at all.
+    /// The layers with entries in such a directory but none for it, counted from 0 at the bottom; empty if the layers can't be compared at all.
     pub layers: Vec<usize>,
-    /// The first such directory, or why they can't be compared, for people.
+    /// The first such directory, or why the layers can't be compared, as text.
     pub why: String,
 }
 
-/// Why layers can't be compared now, or what is different.
+/// Why layers can't be compared now, or what differs.
 enum Found {
     Failed(FetchError),
     Misfit(Misfit),
 }
 
-/// It can never be said.
+/// The layers can never be compared.
 fn unsaid(why: impl Into<String>) -> Found {
     Found::Misfit(Misfit { layers: Vec::new(), why: why.into() })
 }
@@ -64,8 +64,8 @@ impl From<FetchError> for Found {
 }
 
 impl Agent {
-    /// These are the expanded layers of an image, the lowest first, and open. Says where mounting them would make another directory than unpacking the image does, if
-    /// that is so; or why it can't be said, if it never can be.
+    /// Compares the expanded layers of an image, given the lowest first, which are open. Returns a directory that would differ between the mounted and the unpacked image, if
+    /// there is one; or why the layers can't be compared, if they never can.
     ///
     /// # Errors
     /// Why they can't be compared now; [`FetchError::Silent`] after this time.
@@ -79,7 +79,7 @@ impl Agent {
     }
 
     async fn compare(&self, layers: &[BlobId], within: Duration) -> Result<(), Found> {
-        // Below the lowest there is nothing that a directory could have something of.
+        // The lowest layer has no layers below from which a directory could have attributes.
         let above = layers.get(1..).unwrap_or_default();
         let room = MetadataRoom::default();
         let name_all = try_join_all(above.iter().map(|layer| self.names_all(*layer, &room, within))).await?;
@@ -99,7 +99,7 @@ impl Agent {
         Err(Found::Misfit(Misfit { layers, why: first.to_string() }))
     }
 
-    /// True if a layer names all directories that it has entries in: its lead's word, or else that of its metadata.
+    /// True if a layer has entries for all of its directories, according to its lead or else its metadata.
     async fn names_all(&self, layer: BlobId, room: &MetadataRoom, within: Duration) -> Result<bool, Found> {
         let transfer = self.inner.swarms.get(layer).ok_or(FetchError::Silent)?;
         let look = async {
@@ -109,14 +109,14 @@ impl Agent {
             let unnamed = threads::run(move || directories.maybe_unnamed()).await;
             Ok(unnamed?.is_empty())
         };
-        // The lead's word comes first where it is known already.
+        // The lead's answer is preferred if it has arrived already.
         match select(Box::pin(transfer.names_all()), Box::pin(look)).await {
             Either::Left((names_all, _)) => Ok(names_all),
             Either::Right((looked, _)) => looked.inspect(|names_all| transfer.found_naming(*names_all)),
         }
     }
 
-    /// The place of a layer's metadata.
+    /// The range of a layer's metadata.
     async fn metadata_of(&self, layer: BlobId, within: Duration) -> Result<Metadata, Found> {
         let download = self.opened(layer).ok_or(FetchError::Silent)?;
         let length = download.length_when_known().await?;
@@ -152,7 +152,7 @@ impl Metadata {
     async fn read(&self, within: Duration) -> Result<LayerDirectories, Found> {
         let (download, end) = (&self.download, self.range.end());
         let mut metadata = Vec::with_capacity(usize::try_from(self.range.len()).unwrap_or_default());
-        // All of it is asked for at once, and read in parts.
+        // All of it is requested at once, and read in parts.
         download.fetch(self.range, within).await?;
         for at in (self.range.start()..end).step_by(CHUNK as usize) {
             metadata.extend(download.bytes_at(ByteRange::new(at, (at + CHUNK).min(end)), within).await?);
@@ -161,7 +161,7 @@ impl Metadata {
     }
 }
 
-/// Room for the metadata of layers that are looked at one by one: whoever finds none waits until another has been looked at.
+/// The memory for the metadata of layers that are examined: if there is not enough, the next layer waits.
 struct MetadataRoom(Semaphore);
 
 impl Default for MetadataRoom {
@@ -171,7 +171,7 @@ impl Default for MetadataRoom {
 }
 
 impl MetadataRoom {
-    /// Takes room for `bytes`; `None` if there will never be that much.
+    /// Reserves `bytes` of memory; `None` if there will never be that much.
     async fn take(&self, bytes: u64) -> Option<SemaphorePermit<'_>> {
         let units = u32::try_from(bytes.div_ceil(UNIT)).ok().filter(|_| bytes <= MAX_COMPARED)?;
         self.0.acquire_many(units).await.ok()

@@ -1,5 +1,5 @@
-//! Names that people give to things: a blob's id, a digest, the first digits of either, a URL, the name that `darter ls` shows, or an image
-//! reference. Every command takes all of them.
+//! The names that commands accept: a blob's id, a digest, the first digits of either, a URL, the name that `darter ls` shows, or an image
+//! reference. Every command accepts all of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,24 +14,24 @@ use darter_registries::images::Found;
 
 use super::Inner;
 
-/// The fewest digits of an id or a digest that name something.
+/// The minimum number of digits of an id or a digest.
 pub const MIN_DIGITS: usize = 8;
 
-/// The thing that a name stands for.
+/// What a name refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
     /// Nothing that is known here.
     Nothing,
-    /// A blob, stored or moving.
+    /// A blob that is stored or has a transfer.
     Blob(BlobId),
-    /// An image, by the name that it is shown under and the digest of its index or manifest.
+    /// An image: the name under which it is shown, and the digest of its index or manifest.
     Image(String, Digest),
 }
 
-/// The thing that is called `name`.
+/// What `name` refers to.
 ///
 /// # Errors
-/// [`FetchError::Ambiguous`] when more than one thing is; the store's.
+/// [`FetchError::Ambiguous`] if it fits more than one thing; the store's errors.
 pub(super) async fn find(inner: &Inner, name: &str) -> Result<Meaning, FetchError> {
     let (swarms, registries) = (&inner.swarms, inner.registries.as_deref());
     let blob = name.parse::<BlobId>().ok();
@@ -58,7 +58,7 @@ pub(super) async fn find(inner: &Inner, name: &str) -> Result<Meaning, FetchErro
     let found = by_digits_or_name(swarms, registries, name).await;
     match found.len() {
         0 => match blob {
-            // Not here any more, but maybe what is known of it.
+            // The blob is gone, but its explanation may be here.
             Some(blob) => Ok(Meaning::Blob(blob)),
             None => by_reference(registries, name),
         },
@@ -67,8 +67,8 @@ pub(super) async fn find(inner: &Inner, name: &str) -> Result<Meaning, FetchErro
     }
 }
 
-/// Everything whose id or digest begins with these digits, and blobs that are shown under this name; by what tells them
-/// apart.
+/// Everything whose id or digest begins with these digits, and blobs that are shown under this name, by what distinguishes
+/// them.
 async fn by_digits_or_name(
     swarms: &Arc<Swarms>,
     registries: Option<&Registries>,
@@ -89,28 +89,28 @@ async fn by_digits_or_name(
         .map(|it| (it.digest.map_or_else(|| it.blob.to_string(), |digest| digest.to_string()), Meaning::Blob(it.blob)));
     let manifests = registries.map(|registries| registries.manifests().all()).unwrap_or_default();
     let manifests = manifests.into_iter().map(|digest| (digest.to_string(), digest));
-    // A blob with a name of its own is shown under that.
+    // A blob with a name of its own is shown under that name.
     let named = registries.map(|registries| registries.images().all()).unwrap_or_default();
     let images = manifests
         .chain(named)
         .filter(|(_, digest)| is_digest(digest))
         .map(|(image, digest)| (digest.to_string(), Meaning::Image(image, digest)));
     let found: BTreeMap<_, _> = blobs.chain(images).collect();
-    // The layer itself goes before what was made of it.
+    // The layer itself has precedence over its expanded form.
     if found.is_empty() { expanded.into_iter().collect() } else { found }
 }
 
-/// A blob, stored or moving.
+/// A blob that is stored or has a transfer.
 pub(super) struct Known {
     pub(super) blob: BlobId,
-    /// As it is shown.
+    /// The name under which it is shown.
     name: String,
     digest: Option<Digest>,
-    /// For an expanded layer the digests of the layer and of its tar.
+    /// For an expanded layer, the digests of the layer and of its tar.
     pub(super) expanded: Option<(Digest, Digest)>,
 }
 
-/// All blobs that are here, maybe twice.
+/// All blobs that are here, some perhaps twice.
 pub(super) async fn known(swarms: &Arc<Swarms>) -> Vec<Known> {
     let stored = swarms.house.context.disk.list().await;
     let stored = stored.into_iter().map(|row| (row.id, row.info.name, row.info.digest));
@@ -135,12 +135,12 @@ fn by_reference(registries: Option<&Registries>, name: &str) -> Result<Meaning, 
 struct Digits {
     /// In lower case.
     digits: String,
-    /// The algorithm, if the name has one, as in `sha256:0123abcd`.
+    /// The algorithm, if the name contains one, as in `sha256:0123abcd`.
     algorithm: Option<String>,
 }
 
 impl Digits {
-    /// Reads a name, and of `app@sha256:0123abcd` what is behind the name of the image; `None` if it is something else.
+    /// Parses a name; for `app@sha256:0123abcd`, the part after the image's name. `None` if it is something else.
     fn of(name: &str) -> Option<Self> {
         let digest = name.rsplit_once('@').map(|(_, digest)| digest).filter(|digest| digest.contains(':'));
         let (algorithm, digits) = match digest.unwrap_or(name).split_once(':') {
@@ -162,8 +162,8 @@ impl Digits {
     }
 }
 
-/// The blob whose content has this digest: a registry's, else one that was read from an address, what is complete
-/// before what is not; else the expanded form of the layer or of the tar with this digest.
+/// The blob whose content has this digest: a registry's blob before one that was read from an address, a complete blob
+/// before an incomplete one; else the expanded form of the layer or of the tar with this digest.
 async fn find_digest(swarms: &Arc<Swarms>, digest: &Digest) -> Result<Option<BlobId>, FetchError> {
     let blob = blob_of(digest);
     if swarms.is_known(blob).await? {

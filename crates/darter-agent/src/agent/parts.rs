@@ -1,9 +1,9 @@
-//! Parts of a blob on demand, for a program that keeps it open and reads here and there: a mount. Goes on with `impl Download`.
+//! Ranges of a blob on demand, for a program that keeps the blob open and reads anywhere in it: a mount. A part of `impl Download`.
 //!
-//! A wait is told to the swarm as a few seconds at a time, however long the caller can wait: reads with a short deadline go first, and a program that
-//! stands still on a page needs that.
+//! The swarm is told a deadline of a few seconds at a time, however long the caller can wait: reads with a short deadline go first, and a program that
+//! waits for a page needs that.
 //!
-//! Parts that lie in no file are given in memory: [`MAX_INLINE`] bytes in all, until the receiver drops them.
+//! Ranges that are in no file are passed on in memory: [`MAX_INLINE`] bytes in all, until the receiver drops them.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -21,23 +21,23 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Download;
 
-/// The deadline that is told for a range at a time.
+/// The deadline of a range that the swarm is told at a time.
 const URGENT: Duration = Duration::from_secs(5);
 
-/// Bytes that parts in memory may have at a time, of all blobs.
+/// Most bytes of ranges in memory at a time, for all blobs together.
 pub(super) const MAX_INLINE: usize = 64 << 20;
 
-/// Verified bytes, as the asker of a part gets them.
+/// Verified bytes, in the form for the program that requested a range.
 #[derive(Debug)]
 pub enum HeldPart {
-    /// In this file, at their own offsets, and in the page cache a moment ago.
+    /// In this file, at the same offsets, and in the page cache a moment ago.
     File(Arc<File>),
-    /// In memory: they lie in no file.
+    /// In memory, because they are in no file.
     Bytes(Bytes),
 }
 
 impl Download {
-    /// Its length, as soon as that is known: an origin that tells none is read to its end first.
+    /// Its length, as soon as it is known: if the origin does not say, the blob is first read to its end.
     ///
     /// # Errors
     /// Why the blob can't be had.
@@ -50,7 +50,7 @@ impl Download {
         self.transfer.piece_length
     }
 
-    /// The hashes of the pieces that `range` touches; `None` while one of them is not known, and of bytes that there are not.
+    /// The hashes of the pieces that `range` touches; `None` while one of them is unknown, and for a range outside the blob.
     pub fn hashes(&self, range: ByteRange) -> Option<Vec<PieceHash>> {
         if range.is_empty() || range.end() > self.length()? {
             return None;
@@ -59,23 +59,23 @@ impl Download {
         pieces.map(|piece| self.transfer.stored.hash(PieceIndex(piece))).collect()
     }
 
-    /// All of the blob is wanted from now on. Parts that readers wait for still come first.
+    /// From now on, the whole blob is wanted. Ranges for which readers wait still come first.
     pub fn want_everything(&self) {
         self.transfer.want_everything();
     }
 
-    /// Counts as use until it is dropped, though nothing is read: the blob is not evicted, not removed, and not put away.
+    /// Counts as use until dropped, although nothing is read: the blob is not evicted, not removed, and its transfer not closed.
     pub fn keep_open(&self) -> KeptOpen {
         self.transfer.keep_open()
     }
 
-    /// Fetches what other hosts touched first when they started the same, as long as this is polled: for a program that has just opened the blob. Returns when that is
-    /// of no use any more.
+    /// Prefetches the parts in the profile, as long as this is polled, for a program that has just opened the blob. Returns when that is
+    /// no longer useful.
     pub async fn fetch_first_touches(&self) {
         self.transfer.fetch_first_touches().await;
     }
 
-    /// A program has touched these bytes, in this order, since it opened it.
+    /// A program has read these bytes, in this order, since it opened the blob.
     pub fn touched(&self, ranges: &[ByteRange]) {
         self.transfer.touched(ranges);
     }
@@ -86,28 +86,28 @@ impl Download {
         self.transfer.stored.held().first_missing_from(PieceIndex(pieces.start)).0 >= pieces.end
     }
 
-    /// Waits until all of it is here and was checked.
+    /// Waits until all of the blob is here and was checked.
     ///
     /// # Errors
-    /// Why it can't be had by this handle.
+    /// The reason for which it can't be had through this handle.
     pub async fn whole(&self) -> Result<(), FetchError> {
         self.transfer.whole().await
     }
 
-    /// Waits until nothing more can be had of it by this handle, and says why.
+    /// Waits until nothing more of the blob can be had through this handle, and returns why.
     pub async fn ended(&self) -> FetchError {
         self.transfer.ended().await
     }
 
-    /// Sees to it that the bytes of `range` are here and verified; false if they are not within this time.
+    /// Makes sure that the bytes of `range` are here and verified; false if they are not within this time.
     ///
     /// # Errors
-    /// Why they can't be had by this handle, now or later.
+    /// Why they can't be had through this handle, now or later.
     pub async fn fetch(&self, range: ByteRange, within: Duration) -> Result<bool, FetchError> {
         let fetched = async {
             loop {
                 match self.ensure(range, URGENT.min(within)).await {
-                    // Of the transfer it would be the end.
+                    // For the transfer itself, this error would be the end.
                     Err(FetchError::Stalled { .. }) if !matches!(self.transfer.outcome(), Outcome::Failed(_)) => {}
                     result => return result,
                 }
@@ -116,11 +116,11 @@ impl Download {
         tokio::time::timeout(within, fetched).await.map_or(Ok(false), |fetched| fetched.map(|()| true))
     }
 
-    /// Fetches the bytes of `range` as [`fetch`](Self::fetch) does, without hurry: readers that wait for other bytes go first. Nothing is
-    /// fetched so while a start goes by what others touched first.
+    /// Fetches the bytes of `range` like [`fetch`](Self::fetch), but after everything that readers wait for. While a start
+    /// follows a profile, nothing else is fetched in this way.
     ///
     /// # Errors
-    /// As [`Download::fetch`].
+    /// The same as of [`Download::fetch`].
     pub async fn fetch_ahead(&self, range: ByteRange, within: Duration) -> Result<bool, FetchError> {
         if self.transfer.goes_by_first_touches() {
             return Ok(false);
@@ -134,7 +134,7 @@ impl Download {
     /// The bytes of `range`, verified; `None` if they are not here within this time.
     ///
     /// # Errors
-    /// Why they can't be had by this handle, now or later.
+    /// Why they can't be had through this handle, now or later.
     pub async fn part(&self, range: ByteRange, within: Duration) -> Result<Option<HeldPart>, FetchError> {
         let metrics = &self.swarms.house.context.metrics;
         if self.is_held(range) {
@@ -159,7 +159,7 @@ impl Download {
         tokio::time::timeout(within, given).await.unwrap_or(Ok(None))
     }
 
-    /// The bytes of `range` in memory, for a question of the agent's own: no program's read counts.
+    /// The bytes of `range` in memory, for the agent itself: they do not count as a program's read.
     pub(super) async fn bytes_at(&self, range: ByteRange, within: Duration) -> Result<Vec<u8>, FetchError> {
         let waited = || FetchError::Silent;
         let read = async {
@@ -177,7 +177,7 @@ impl Download {
         tokio::time::timeout(within, read).await.unwrap_or_else(|_| Err(waited()))
     }
 
-    /// The file that all of it is in.
+    /// The file with all bytes of `range`.
     async fn file_of(&self, range: ByteRange) -> Result<Option<Arc<File>>, FetchError> {
         let (mut parts, mut only) = (self.parts_of(range), None::<Arc<File>>);
         while let Some(part) = parts.try_next().await? {
@@ -203,7 +203,7 @@ impl Download {
         Ok(Bytes::from_owner(Counted { bytes: all, _counted: counted }))
     }
 
-    /// The bytes that are read may come of another try at the source once this one has failed: of other content, maybe.
+    /// Fails if this try at the source has failed: then the bytes may come from another try, with other content.
     fn is_still_this(&self) -> Result<(), FetchError> {
         match self.transfer.outcome() {
             Outcome::Failed(error) => Err(error),
@@ -212,7 +212,7 @@ impl Download {
     }
 }
 
-/// Bytes that count until they are dropped.
+/// Bytes in memory that count against the limit until dropped.
 struct Counted {
     bytes: Vec<u8>,
     _counted: Option<OwnedSemaphorePermit>,

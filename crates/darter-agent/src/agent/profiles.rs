@@ -1,6 +1,6 @@
-//! Which parts of expanded layers are touched first, for people: shown, and pinned. Goes on with `impl Agent`.
+//! Shows and pins profiles: which parts of expanded layers are read first. A part of `impl Agent`.
 //!
-//! A layer that is on its way, or read here, tells by itself; of another one what was kept on the disk counts.
+//! For a layer with a transfer, the transfer has the profile; for others, the one on disk is used.
 
 use std::io;
 use std::ops::Range;
@@ -15,15 +15,15 @@ use darter_swarm::{Bounds, Profile};
 use super::Agent;
 
 impl Agent {
-    /// True if this agent heeds what is touched first: see [`Options::profiles`](crate::Options::profiles).
+    /// True if this agent uses profiles: see [`Options::profiles`](crate::Options::profiles).
     pub fn keeps_profiles(&self) -> bool {
         self.inner.context.options.profiles
     }
 
-    /// The first touches of the layer whose tar has the digest `diff_id`; `None` if none are known.
+    /// The profile of the layer whose tar has the digest `diff_id`; `None` if none is known.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// The disk refuses.
     pub async fn layer_profile(&self, diff_id: Digest) -> Result<Option<LayerProfile>, FetchError> {
         let blob = ExpandedLayer::blob_of(&diff_id, FORMAT);
         let Some((profile, pieces, length)) = self.profile_of(blob).await? else { return Ok(None) };
@@ -47,10 +47,10 @@ impl Agent {
         }))
     }
 
-    /// Puts a list in place of what is learnt of that layer, or takes it away; false if nothing of the layer is here.
+    /// Sets a list in place of the learnt profile of that layer, or removes it. Returns false if nothing of the layer is here.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// The disk refuses.
     pub async fn pin_layer_profile(&self, diff_id: Digest, ranges: Option<&[ByteRange]>) -> Result<bool, FetchError> {
         let blob = ExpandedLayer::blob_of(&diff_id, FORMAT);
         let pieces_of = |pieces: PieceLength| {
@@ -74,7 +74,7 @@ impl Agent {
         kept.map_err(|source| StoreError::Io { action: "write a profile into", path, source }.into())
     }
 
-    /// The profile, piece length and length of a blob that is here, at least in part; `None` if it is not.
+    /// The profile, piece length and length of a blob of which at least a part is here; else `None`.
     async fn profile_of(&self, blob: BlobId) -> Result<Option<(Profile, PieceLength, Option<u64>)>, FetchError> {
         if let Some(transfer) = self.inner.swarms.get(blob) {
             return Ok(Some((transfer.profile(), transfer.piece_length, transfer.stored.length())));

@@ -1,4 +1,4 @@
-//! Options that change while an agent runs: what of them it can take, and what has to wait for the next start.
+//! Options that change while an agent runs: which of them take effect at once, and which after the next start.
 
 use std::sync::Arc;
 
@@ -18,11 +18,11 @@ pub(crate) struct Changeable {
     pub(crate) origin: Arc<ByteBudget>,
     pub(crate) upload: Arc<ByteBudget>,
     pub(crate) download: Arc<ByteBudget>,
-    /// The options that were taken last.
+    /// The options in force.
     pub(crate) options: parking_lot::Mutex<Options>,
 }
 
-/// The result of a reload: names of settings, as the command line has them.
+/// The result of a reload: names of settings, as on the command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reloaded {
     /// The new values are in force now.
@@ -32,11 +32,11 @@ pub struct Reloaded {
 }
 
 impl Agent {
-    /// Takes of these options what can change while the agent runs: limits, logins, certificates. Files that options name
-    /// are read anew, whether their names changed or not.
+    /// Applies those of the options that can change while the agent runs: limits, logins, certificates. Files that options name
+    /// are read again, even if their names have not changed.
     ///
     /// # Errors
-    /// When a file can't be read or makes no sense. Then nothing has changed.
+    /// A file can't be read or is malformed. Then nothing has changed.
     pub async fn reload(&self, fresh: Options) -> Result<Reloaded, StartError> {
         let agent = self.clone();
         // Reads files.
@@ -51,7 +51,7 @@ impl Changeable {
         build::refuse_strangers(fresh.listen, fresh.insecure)?;
         let mut old = self.options.lock();
         let mut reloaded = Reloaded { restart: needs_restart(&old, &fresh), ..Reloaded::default() };
-        // Settings that take a restart stay as they are: servers are told apart by upstreams.
+        // Settings that need a restart stay as they are, including those of upstreams.
         let http = Options { upstreams: old.upstreams.clone(), origin_timeout: old.origin_timeout, ..fresh.clone() };
         self.http.reload(&build::http_config(&http)?)?;
         reloaded.taken.extend(["origin-ca", "login", "password-file", "docker-config"]);
@@ -71,7 +71,7 @@ impl Changeable {
     }
 }
 
-/// The settings that differ and can't change under way.
+/// The settings that differ and need a restart.
 fn needs_restart(old: &Options, fresh: &Options) -> Vec<&'static str> {
     let differing = [
         ("data-dir", old.data_dir != fresh.data_dir),

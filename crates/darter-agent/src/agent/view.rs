@@ -1,4 +1,4 @@
-//! The agent as `darter top` shows it: rates from counters, sampled once a second.
+//! The agent's figures for `darter top`: rates from counters, sampled once a second.
 //!
 //! Rates are differences of counters between two samples, so nothing is added to the data path.
 
@@ -22,23 +22,23 @@ use super::{Agent, Phase, images};
 /// How often counters are read.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 
-/// A rate is taken over no less: two looks in quick succession must not divide by next to nothing.
+/// The minimum time over which a rate is computed: two snapshots in quick succession must not divide by nearly zero.
 const MIN_SPAN: Duration = Duration::from_millis(700);
 
-/// Samples kept: with one each second the newest that is old enough is among them.
+/// How many samples are kept: with one each second, the newest that is old enough is among them.
 const KEPT: usize = 3;
 
-/// Swarms told of at a time.
+/// Most swarms in one snapshot.
 const MAX_SWARMS: usize = 256;
 
-/// Counters up to a moment.
+/// The counters at some time.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sample {
     at: Moment,
     /// CPU seconds.
     cpu: f64,
     traffic: Traffic,
-    /// Received and sent, by tier.
+    /// Bytes received and sent, by tier.
     tiers: [[u64; TIERS.len()]; 2],
 }
 
@@ -55,7 +55,7 @@ impl Sampler {
         samples.push_back(sample);
     }
 
-    /// The newest sample that is old enough to tell a rate from; the agent's start, when all was zero, if there is none.
+    /// The newest sample that is old enough to compute a rate; if there is none, the agent's start, when all counters were zero.
     fn before(&self, now: Moment) -> Sample {
         let samples = self.0.lock();
         samples.iter().rev().find(|sample| now.since(sample.at) >= MIN_SPAN).copied().unwrap_or_default()
@@ -68,7 +68,7 @@ impl Sample {
         Self { at: context.now(), cpu: Usage::now().cpu_seconds, traffic, tiers: context.tiers.read() }
     }
 
-    /// CPU share and rates since an earlier sample.
+    /// The CPU share and the rates since an earlier sample.
     fn since(&self, earlier: &Self) -> (f64, Rates) {
         let seconds = self.at.since(earlier.at).max(Duration::from_millis(1)).as_secs_f64();
         let rate = |now: u64, before: u64| (now.saturating_sub(before) as f64 / seconds) as u64;
@@ -87,10 +87,10 @@ impl Sample {
 }
 
 impl Agent {
-    /// One look at everything that moves, and a closer one at the swarm called `name` (see [`Agent::remove`] for names).
+    /// A snapshot of all transfers, with details of the swarm called `name` (see [`Agent::remove`] for names).
     ///
     /// # Errors
-    /// The store's, when it has to be asked what a name means.
+    /// The store's errors, if it has to be asked what a name refers to.
     pub async fn top(&self, name: Option<&str>) -> Result<Top, FetchError> {
         let inner = &*self.inner;
         let named = match name {
@@ -132,7 +132,7 @@ impl Agent {
         }
     }
 
-    /// Lets the metrics say how it stands with the store's room.
+    /// Sets the metrics about the store's space.
     pub(super) fn note_room(&self) {
         self.inner.context.metrics.store(&self.inner.context.disk.usage());
     }
@@ -150,7 +150,7 @@ impl Agent {
     }
 }
 
-/// How it stands with the store's room.
+/// The state of the store's space.
 pub(super) fn store_status(usage: &darter_store::Usage) -> StoreStatus {
     StoreStatus {
         blobs: usage.blobs,
@@ -162,7 +162,7 @@ pub(super) fn store_status(usage: &darter_store::Usage) -> StoreStatus {
     }
 }
 
-/// Transfers that move first, then those that are not complete, then the rest by
+/// Active transfers first, then incomplete ones, then the others, by
 /// name.
 fn busiest(all: &[Arc<Transfer>]) -> Vec<SwarmRow> {
     let mut rows: Vec<SwarmRow> = all.iter().map(|transfer| transfer.row()).collect();
