@@ -1,18 +1,18 @@
-//! Fetching ahead of readers, by their pattern. Pure.
+//! Prefetching for readers, by their pattern. Pure.
 //!
-//! A reader that goes on where it stopped is a *stream*: after [`MIN_RUN`] bytes in order it is fetched ahead of, first [`MIN_WINDOW`], then twice
-//! as much each time it has read half of that, up to [`MAX_WINDOW`]. Somebody who jumps is given what it touches and nothing more. Several
-//! streams in one file (threads, processes) are told apart by where they are.
+//! A reader that continues where it stopped is a *stream*: after [`MIN_RUN`] bytes in order, data is prefetched for it, first [`MIN_WINDOW`], then twice
+//! as much each time it has read half of that, up to [`MAX_WINDOW`]. For a reader that jumps, only what it touches is fetched. Several
+//! streams in one file (threads, processes) are distinguished by their positions.
 //!
-//! The kernel asks for 128 KiB at a time, in an order that may differ from the program's: a read a little behind or ahead of a stream is a
-//! part of it.
+//! The kernel reads 128 KiB at a time, in an order that may differ from the program's: a read a little behind or ahead of a stream
+//! belongs to the stream.
 
 use darter_core::ByteRange;
 
-/// Bytes in order that show a stream: one read of the kernel's is none.
+/// How many bytes in order make a stream: more than one read of the kernel.
 pub const MIN_RUN: u64 = 256 << 10;
 
-/// The first window, and the least that is worth a question.
+/// The first window, and the least that is worth a request.
 pub const MIN_WINDOW: u64 = 256 << 10;
 
 /// The longest window: a second at 128 Mbit/s.
@@ -21,20 +21,20 @@ pub const MAX_WINDOW: u64 = 16 << 20;
 /// How far reads of a stream may be out of order.
 const SLACK: u64 = 512 << 10;
 
-/// Streams that are remembered; the one that was read least recently is forgotten.
+/// How many streams are remembered; the one that was read least recently is forgotten.
 const MAX_STREAMS: usize = 16;
 
 #[derive(Clone, Copy, Debug)]
 struct Stream {
     /// The offset at which it began.
     start: u64,
-    /// One past the last byte that was read.
+    /// The offset after the last byte that was read.
     at: u64,
-    /// Bytes that were read.
+    /// How many bytes were read.
     read: u64,
-    /// One past the last byte that was asked for ahead of it.
+    /// The offset after the last byte that was prefetched.
     asked: u64,
-    /// How far ahead is asked for; zero while nothing is.
+    /// How far ahead is prefetched; zero if nothing is.
     window: u64,
 }
 
@@ -42,17 +42,17 @@ struct Stream {
 #[derive(Debug)]
 pub struct Ahead {
     length: u64,
-    /// The most recently used one last.
+    /// The most recently used stream is at the end.
     streams: Vec<Stream>,
 }
 
 impl Ahead {
-    /// Nobody has read anything of a file of this length.
+    /// No reads yet, for a file of this length.
     pub const fn new(length: u64) -> Self {
         Self { length, streams: Vec::new() }
     }
 
-    /// Somebody reads `range`. The range that is to be fetched ahead of it, if any.
+    /// Notes a read of `range`. Returns the range that should be prefetched for it, if any.
     pub fn read(&mut self, range: ByteRange) -> Option<ByteRange> {
         let follows = |stream: &Stream| {
             let lowest = stream.at.saturating_sub(SLACK).max(stream.start);
@@ -110,7 +110,7 @@ mod tests {
         for number in [7, 5000, 90, 6000, 0, 2500, 11, 8000] {
             assert_eq!(ahead.read(at(number)), None, "{number}");
         }
-        // A page fault may be two reads.
+        // A page fault may cause two reads.
         assert_eq!((ahead.read(at(4000)), ahead.read(at(4001))), (None, None));
     }
 
@@ -140,7 +140,7 @@ mod tests {
         let mut ahead = Ahead::new(GIB);
         let mut asked = [0, 0];
         for number in 0..100 {
-            // Two by two, the later one first.
+            // In pairs, the later one first.
             let number = number ^ 1;
             for (reader, first) in [0, 4000].into_iter().enumerate() {
                 if let Some(range) = ahead.read(at(first + number)) {

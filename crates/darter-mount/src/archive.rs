@@ -1,14 +1,14 @@
-//! The members of an archive, out of the mounted file that it is.
+//! The members of an archive, read from the mounted file of the archive.
 //!
-//! Bytes that stand in the archive as they are, are read there by range. Deflated ones are inflated: from the place on where the last
-//! read ended, or from the nearest [copy](darter_archive::inflate) of the decoder, and what was inflated last is kept for a while.
+//! Bytes that are stored uncompressed are read by range. Deflated ones are inflated: from the place where the last
+//! read ended, or from the nearest [copy](darter_archive::inflate) of the decoder, and the latest chunks are kept for a while.
 //!
-//! Each open member has a place for the decoder that inflated last, so that reads in a row inflate nothing twice, however many are open; copies take what is
-//! left, and members that have many give some of them up for those that have few.
+//! Each open member has a place for the decoder that inflated last, so that sequential reads inflate nothing twice, however many members are open; copies use the
+//! remaining places, and members that have many copies give some up for those that have few.
 //!
 //! Invariants: memory is bounded, whatever programs open: `MAX_COPIES` decoders and `MAX_CHUNKS` chunks for all members together, and
-//! what one read needs. A read ends within the mount's limit, whatever it waits for, and the next one goes on where it was. A member that turned out to be
-//! damaged is an error from then on, as far as it was not read before.
+//! what one read needs. A read ends within the mount's limit, whatever it waits for, and the next one continues where it was. A member that turned out to be
+//! damaged returns errors from then on, except for parts that were read before.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -30,36 +30,36 @@ use crate::file::{MountedFile, Unread};
 use crate::limits::Limits;
 use crate::tree::{TreeReader, Unopened};
 
-/// Decoders that are kept, of all members together.
+/// How many decoders are kept, for all members together.
 const MAX_COPIES: usize = (96 << 20) / COPY;
 
-/// Inflated chunks that are kept.
+/// How many inflated chunks are kept.
 const MAX_CHUNKS: usize = 96;
 
-/// How much compressed data is read at a time.
+/// How many bytes of compressed data are read at a time.
 const DATA_STEP: u64 = 256 << 10;
 
-/// How much is read of the archive at a time otherwise: as the kernel reads.
+/// How many bytes of the archive are read at a time otherwise: as many as the kernel reads.
 const READ_STEP: u64 = 1 << 20;
 
-/// How much longer than one of the archive's own reads several of them may take together: so each of them tells that it waited in vain.
+/// How much longer than one read several reads of the archive may take together, so that each of them reports its own timeout.
 const GRACE: Duration = Duration::from_millis(50);
 
-/// Why an archive can't be looked through.
+/// Why an archive can't be scanned.
 #[derive(Debug, thiserror::Error)]
 pub enum ScanError {
     /// The archive can't be shown.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    /// The archive's bytes can't be had.
+    /// Bytes of the archive can't be read.
     #[error("bytes {range} of the archive, which tell of its members, can't be had")]
     Unread {
-        /// Which.
+        /// Which bytes.
         range: ByteRange,
     },
 }
 
-/// Looks through an archive.
+/// Scans an archive for its members.
 ///
 /// # Errors
 /// [`ScanError`].
@@ -72,14 +72,14 @@ pub async fn scan(file: &Arc<MountedFile>, mtime: Time) -> Result<Scanned, ScanE
     Ok(scan.finish()?)
 }
 
-/// All bytes of a range that is no longer than [`READ_STEP`].
+/// All bytes of a range of at most [`READ_STEP`] bytes.
 async fn exactly(file: &Arc<MountedFile>, range: ByteRange) -> Result<Bytes, Unread> {
     let size = u32::try_from(range.len()).map_err(|_| Unread)?;
     let bytes = file.read(range.start(), size).await?;
     if bytes.len() as u64 == range.len() { Ok(bytes) } else { Err(Unread) }
 }
 
-/// See the module's text.
+/// See the module's documentation.
 pub struct Archive {
     tree: Arc<Tree>,
     file: Arc<MountedFile>,
@@ -88,7 +88,7 @@ pub struct Archive {
     copies: Arc<Semaphore>,
 }
 
-/// A zip's member that somebody has open.
+/// A zip's member that is open.
 struct Opened {
     users: usize,
     member: Arc<Member>,
@@ -99,15 +99,15 @@ struct Member {
     size: u64,
     /// The range of its data in the archive.
     data: ByteRange,
-    /// The decoder that inflated last, if there is a place for it. Locked while somebody inflates.
+    /// The decoder that inflated last, if there is a place for it. Locked during inflating.
     last: AsyncMutex<Option<Inflater>>,
-    /// The place for it: none where there is one chunk only.
+    /// The place for it; `None` for a member of only one chunk.
     place: Option<OwnedSemaphorePermit>,
     copies: Mutex<Copies<OwnedSemaphorePermit>>,
     limits: Mutex<Limits>,
 }
 
-/// Chunks that were inflated last: of which member, and which of its chunks.
+/// The latest inflated chunks, by their member and index.
 #[derive(Default)]
 struct Chunks(HashMap<(NodeId, u64), (u64, Bytes)>, u64);
 
@@ -131,7 +131,7 @@ impl Chunks {
 }
 
 impl Archive {
-    /// The archive that this file is, with these members.
+    /// The archive in this file, with these members.
     pub fn new(tree: Arc<Tree>, file: Arc<MountedFile>) -> Self {
         Self::with_places(tree, file, MAX_COPIES)
     }
@@ -152,7 +152,7 @@ impl Archive {
         Some(Arc::clone(&self.opened.lock().get(&file)?.member))
     }
 
-    /// Reads a member's own header, which says where its data is.
+    /// Reads a member's local header, which says where its data is.
     async fn locate(&self, zipped: Zipped, size: u64) -> Result<Member, Unread> {
         let local = Local::of(zipped);
         let data = local.data(&exactly(&self.file, local.range()).await?);
@@ -166,8 +166,8 @@ impl Archive {
         Ok(Member { zipped, size, data, last: AsyncMutex::default(), place, copies, limits })
     }
 
-    /// A place for one more decoder of a member that `has` this many copies; if there is none, the place of a copy of the member with the
-    /// most, if it has more than twice as many.
+    /// A place for one more decoder of a member that `has` this many copies. If none is free, takes one from the member with the
+    /// most copies, if that has more than twice as many.
     fn place(&self, has: usize) -> Option<OwnedSemaphorePermit> {
         let free = || Arc::clone(&self.copies).try_acquire_owned().ok();
         free().or_else(|| {
@@ -182,7 +182,7 @@ impl Archive {
         })
     }
 
-    /// Bytes of the archive, however many.
+    /// Bytes of the archive, in any number.
     async fn stored(&self, range: ByteRange) -> Result<Bytes, Unread> {
         if range.len() <= READ_STEP {
             return exactly(&self.file, range).await;
@@ -197,7 +197,7 @@ impl Archive {
     }
 
     async fn sparse(&self, extents: &[Extent], range: ByteRange) -> Result<Bytes, Unread> {
-        // A hole is zeros in the file itself.
+        // A hole consists of zeros in the file itself.
         let mut all = BytesMut::zeroed(usize::try_from(range.len()).map_err(|_| Unread)?);
         let first = extents.partition_point(|extent| extent.offset + extent.length <= range.start());
         for extent in extents[first..].iter().take_while(|extent| extent.offset < range.end()) {
@@ -211,7 +211,7 @@ impl Archive {
         Ok(all.freeze())
     }
 
-    /// Deflated bytes, within the limit of one read.
+    /// Inflated bytes, within the time limit of one read.
     async fn inflated(&self, file: NodeId, member: &Member, range: ByteRange) -> Result<Bytes, Unread> {
         let patience = member.limits.lock().patience(range, self.file.clock().now());
         match tokio::time::timeout(patience, self.inflate(file, member, range)).await {
@@ -249,7 +249,7 @@ impl Archive {
             return Ok(chunk);
         }
         let mut last = member.last.lock().await;
-        // Somebody else may have waited for it, too.
+        // Another reader may have inflated this chunk meanwhile.
         let known = self.chunks.lock().get((file, number));
         if let Some(chunk) = known {
             return Ok(chunk);
@@ -264,7 +264,7 @@ impl Archive {
         loop {
             let this = inflater.given() / CHUNK;
             if member.place.is_some() {
-                // A reader that gives up waiting leaves the inflater where it was.
+                // If a reader gives up waiting, the inflater stays where it was.
                 *last = Some(inflater.clone());
             }
             let (next, chunk) = self.next_chunk(inflater, member).await?;
@@ -278,7 +278,7 @@ impl Archive {
         }
     }
 
-    /// Keeps a copy if one is wanted there, and there is a place for it.
+    /// Keeps a copy of the decoder if one is wanted here, and there is a place for it.
     fn keep(&self, inflater: &Inflater, member: &Member) {
         let copies = member.copies.lock();
         let (is_wanted, has) = (copies.wants(inflater), copies.len());
@@ -296,7 +296,7 @@ impl Archive {
             let range = ByteRange::new(at, at + DATA_STEP).clamp_to(member.data.end());
             let data = if range.is_empty() { Bytes::new() } else { exactly(&self.file, range).await? };
             let is_all = range.end() >= member.data.end();
-            // Milliseconds of work, which keep no worker from others' requests.
+            // This takes milliseconds, during which it must not occupy a worker.
             let working = tokio::task::spawn_blocking(move || {
                 let done = inflater.inflate(&data, is_all, &mut out);
                 (inflater, out, done)

@@ -1,15 +1,15 @@
-//! The thread that waits for a read: whether it was killed meanwhile.
+//! Checks whether the thread that waits for a read was killed.
 //!
-//! A read past the page cache that does not go on by itself ([`layers`](crate::layers)) is one question of the thread that reads, and the kernel lets that thread end only once it is
-//! answered. The kernel tells of
-//! signals, too, but of all of them, and the library that takes its questions does not pass that on. So the thread is looked at while its read waits.
+//! A read past the page cache that is not asynchronous ([`layers`](crate::layers)) is one request of the reading thread, and the kernel lets that thread end only after the
+//! answer. The kernel reports
+//! signals, but all of them, and the FUSE library does not pass the reports on. So the thread is checked while its read waits.
 //!
-//! Invariant: only a thread that was killed, and waits in the kernel, counts. If it can't be seen (another PID namespace, no `/proc`), it counts as
+//! Invariant: only a thread that was killed, and waits in the kernel, counts as killed. If it can't be seen (another PID namespace, no `/proc`), it counts as
 //! not killed.
 
 use std::time::Duration;
 
-/// How often to look.
+/// How often to check.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The bit of `SIGKILL` in the masks of `/proc/PID/status`. Any other signal that ends a process reaches each of its threads as this one.

@@ -1,18 +1,18 @@
-//! Whole layers that engines mounted by their names in the directory of layers: read past the page cache of their files, as Darter's own mounts are.
+//! Complete layers that engines mount by their names in the directory of layers are read past the page cache of their files, as in Darter's own mounts.
 //!
-//! containerd mounts a layer with `ro` alone, and has no setting for more. EROFS takes `directio` for what is mounted already, so whoever keeps the
-//! directory looks at each mount that is made, and sees to it. By the page cache of the layer's file each page of a member is parts of two pages of that file, all of it is in
+//! containerd mounts a layer with only `ro`, and has no setting for more. EROFS accepts `directio` for an existing mount, so the process that keeps the
+//! directory looks at each new mount and sets it. Through the page cache of the layer's file, each page of a member would be parts of two pages of that file, everything would be in
 //! memory twice, and on a busy host a page that is not in memory may take as long as a tick of the scheduler.
 //!
 //! Invariants:
-//! - only a mount that was made since, by the name of a layer that was whole by then: others have a virtual file below, and read as far ahead as that is good for;
-//! - only with the options that EROFS has by itself: all of them are set anew;
-//! - only the first of a layer: each container has mounts of its own, and what later ones read is to be in memory for those after them.
+//! - only new mounts are changed, by the name of a layer that was complete by then: others read a virtual file, and their reads ahead are as long as is good for that;
+//! - only mounts with EROFS' default options, since all options are set again;
+//! - only the first mount of a layer: each container has mounts of its own, and what later ones read should stay in memory for those after them.
 //!
-//! A mount over a virtual file stays over it as long as its container runs. Once all of the layer is here, what is read ahead costs no more than a read of the disk: it
-//! is then read ahead by as much as one question can ask for.
+//! A mount of a virtual file stays on it as long as its container runs. Once the layer is complete, reading ahead costs only a read of the disk: then it
+//! reads ahead as much as one request can ask for.
 //!
-//! What can't be done is left: the mount is as it was.
+//! If a change fails, the mount stays as it was.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -29,29 +29,29 @@ use crate::erofs;
 use crate::mountinfo::{self, Mounted};
 use crate::read_ahead;
 
-/// Between two looks: a container of many layers makes many mounts at once.
+/// The pause between two checks: a container of many layers makes many mounts at once.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How often to look whether layers are whole that are mounted as virtual files.
+/// How often to check whether layers that are mounted as virtual files are complete.
 const LOOK_EVERY: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
-/// Names of layers that are remembered.
+/// How many names of layers are remembered.
 const MAX_NAMES: usize = 4096;
 
-/// What EROFS says of a mount to which nobody gave options.
+/// The options that EROFS shows for a mount without options.
 const DEFAULTS: [&str; 5] = ["ro", "user_xattr", "acl", "cache_strategy=readaround", "seclabel"];
 
-/// The mounts that were seen.
+/// The mounts that were seen before.
 #[derive(Debug, Default)]
 struct Seen {
     mounts: HashSet<(u64, (u32, u32))>,
     names: HashSet<OsString>,
-    /// Those over virtual files whose layers were not whole at the last look.
+    /// Those of virtual files whose layers were not complete at the last check.
     lazy: Vec<Mounted>,
 }
 
 impl Seen {
-    /// The mounts of this list that are the first ones of their layers, below `dir`. `is_whole` tells of a name.
+    /// The mounts in this list that are the first ones of their layers, below `dir`. `is_whole` is asked about a name.
     fn first(&mut self, list: Vec<Mounted>, dir: &Path, is_whole: impl Fn(&Path) -> bool) -> Vec<Mounted> {
         let is_layer = |mount: &Mounted| mount.kind == "erofs" && Path::new(&mount.source).starts_with(dir);
         let layers: Vec<_> = list.into_iter().filter(is_layer).collect();
@@ -77,19 +77,19 @@ impl Seen {
         first
     }
 
-    /// The mounts over virtual files whose layers are whole by now: each is given once.
+    /// The mounts of virtual files whose layers are complete by now; each is returned once.
     fn whole(&mut self, is_whole: impl Fn(&Path) -> bool) -> Vec<Mounted> {
         self.lazy.extract_if(.., |mount| is_whole(Path::new(&mount.source))).collect()
     }
 
-    /// Looks at the mounts that there are. Blocking.
+    /// Reads the present mounts. Blocking.
     fn look(&mut self, dir: &Path) -> io::Result<Vec<Mounted>> {
         let is_whole = |name: &Path| fs::symlink_metadata(name).is_ok_and(|state| state.is_symlink());
         Ok(self.first(mountinfo::parsed(&fs::read_to_string(mountinfo::PATH)?), dir, is_whole))
     }
 }
 
-/// Sees to the mounts that engines make by the names in `dir`, as this process sees them, on a thread that ends with the process. `is_whole` tells of the layer
+/// Changes the mounts that engines make by the names in `dir`, as far as this process sees them, on a thread that ends with the process. `is_whole` is asked about the layer
 /// of a name that was a virtual file when it was mounted.
 pub fn attend(dir: PathBuf, is_whole: impl Fn(&Path) -> bool + Send + 'static) {
     if !erofs::goes_on() {
@@ -97,20 +97,20 @@ pub fn attend(dir: PathBuf, is_whole: impl Fn(&Path) -> bool + Send + 'static) {
     }
     let begun = File::open(mountinfo::PATH).and_then(|list| {
         let mut seen = Seen::default();
-        // What was mounted before may have any file below.
+        // Mounts from before may be of any file.
         seen.look(&dir)?;
         seen.lazy.clear();
         thread::Builder::new().name("engine-mounts".to_owned()).spawn(move || attended(&dir, &list, seen, is_whole))
     });
     if let Err(error) = begun {
-        tracing::warn!(%error, "whole layers that engines mount are read by way of the page cache: can't look at the list of mounts");
+        tracing::warn!(%error, "complete layers that engines mount are read through the page cache: can't read the list of mounts");
     }
 }
 
 fn attended(dir: &Path, list: &File, mut seen: Seen, is_whole: impl Fn(&Path) -> bool) {
     loop {
         let pause = (!seen.lazy.is_empty()).then_some(LOOK_EVERY);
-        // The list has news each time that it has changed since this was asked.
+        // Polling reports each change since the list was last read.
         let changed = poll(&mut [PollFd::new(list, PollFlags::PRI)], pause.as_ref());
         let first = match changed {
             Ok(0) => Ok(Vec::new()),
@@ -119,24 +119,26 @@ fn attended(dir: &Path, list: &File, mut seen: Seen, is_whole: impl Fn(&Path) ->
         };
         match first {
             Ok(first) => first.iter().for_each(see_to),
-            Err(error) => tracing::debug!(%error, "can't look at the list of mounts"),
+            Err(error) => tracing::debug!(%error, "can't read the list of mounts"),
         }
         for mount in seen.whole(&is_whole) {
             if let Err(error) = read_ahead::by_questions(&mount.dir, mount.device) {
-                tracing::debug!(%error, at = %mount.dir.display(), "how far a layer is read ahead that an engine mounted is left");
+                tracing::debug!(%error, at = %mount.dir.display(), "the read-ahead of a layer that an engine mounted stays as it was");
             }
         }
         thread::sleep(PAUSE);
     }
 }
 
-/// Blocking.
+/// Changes one mount. Blocking.
 fn see_to(mount: &Mounted) {
     let (file, at) = (Path::new(&mount.source), &mount.dir);
     match erofs::make_direct(file, at, mount.device) {
         Ok(true) => tracing::debug!(at = %at.display(), "a layer that an engine mounted is read past the page cache"),
         Ok(false) => {}
-        Err(error) => tracing::debug!(%error, at = %at.display(), "how a layer is read that an engine mounted is left"),
+        Err(error) => {
+            tracing::debug!(%error, at = %at.display(), "the way in which a mounted layer is read stays as it was")
+        }
     }
 }
 
@@ -167,7 +169,7 @@ mod tests {
         let later = mount(2, "/l/a", OPTIONS);
         assert_eq!(look(&[a.clone(), later.clone()], &["/l/a"]), [2]);
         assert_eq!(look(&[a, later, mount(3, "/l/a", OPTIONS)], &["/l/a"]), [], "the second");
-        // The number is another mount's by now.
+        // The number belongs to another mount by now.
         let others = [mount(1, "/l/b", OPTIONS), mount(4, "/l/c", "ro,acl,dax"), mount(5, "/other/d", OPTIONS)];
         assert_eq!(look(&others, &["/l/b", "/l/c", "/other/d"]), [], "1 has the device it had");
         let mut e = mount(1, "/l/e", OPTIONS);

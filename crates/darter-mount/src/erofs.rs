@@ -1,8 +1,8 @@
-//! A layer's file mounted as EROFS, read-only. Blocking, and for root alone.
+//! Mounts a layer's file as EROFS, read-only. Blocking; only root may do this.
 //!
-//! The kernel may read a file past that file's own page cache (`directio`): without a second copy of everything in memory, and ahead of
-//! readers as from a device, as far as in files of the disk below (`read_ahead`). It is asked for where the kernel does so without harm (`is_sound`), where the file system below says that it can (`is_direct`), and only of a
-//! file of which next to nothing is in memory: a layer that came a moment ago is read faster from there. Never of a file of FUSE: [the directory of layers](crate::layers) has it read past its page cache in any case.
+//! The kernel can read a file past that file's own page cache (`directio`): without a second copy in memory, and with a read-ahead
+//! as for a device, as long as for other files of the disk (`read_ahead`). This is used if the kernel does it without harm (`is_sound`), if the file system below supports it (`is_direct`), and only for a
+//! file with hardly any pages in memory: a layer that was received a moment ago is read faster from there. Never for a file of FUSE: [the directory of layers](crate::layers) lets it be read past its page cache in any case.
 
 use std::fs::File;
 use std::io;
@@ -18,16 +18,16 @@ use thiserror::Error;
 
 use crate::read_ahead;
 
-/// How a layer is mounted on which containers run: programs in it may have all rights that a container has.
+/// The flags for a layer on which containers run: programs in it may have all rights that a container has.
 pub const EXECUTABLE: MountFlags = MountFlags::RDONLY;
 
-/// How one is mounted that people look into: setuid files and device nodes in it mean nothing.
+/// The flags for a layer that users look into: setuid files and device nodes in it have no effect.
 pub const INERT: MountFlags = MountFlags::RDONLY.union(MountFlags::NOSUID).union(MountFlags::NODEV);
 
-/// The unit in which the kernel reads a layer: blocks of EROFS, whose places are those of a tar's members.
+/// The unit in which the kernel reads a layer: EROFS blocks, which match the alignment of a tar's members.
 const BLOCK: u32 = 512;
 
-/// A file is read past the page cache if less than one page in this many of it is there.
+/// A file is read past the page cache if fewer than one in this many of its pages are there.
 const MIN_COLD: u64 = 16;
 
 /// `FUSE_SUPER_MAGIC`.
@@ -36,45 +36,45 @@ const FUSE: u64 = 0x6573_5546;
 /// Why a layer could not be mounted.
 #[derive(Debug, Error)]
 pub enum MountFailure {
-    /// The kernel does not know EROFS.
+    /// The kernel has no EROFS.
     #[error(
         "this kernel has no EROFS: load it with `modprobe erofs`, or take a kernel with CONFIG_EROFS_FS (5.4 and later have it)"
     )]
     NoErofs,
-    /// The kernel wants a device, and `mount` makes none.
+    /// The kernel needs a loop device, and `mount` could not make one.
     #[error("this kernel mounts EROFS from devices only (before Linux 6.12), and `mount -o loop` failed: {0}")]
     NoLoop(String),
-    /// Anything else.
+    /// Any other failure.
     #[error("can't mount a layer at {}: {}", .0.display(), .1)]
     Failed(PathBuf, io::Error),
 }
 
-/// Mounts a file, by way of a loop device where the kernel wants one: it goes with the mount.
+/// Mounts a file, with a loop device if the kernel needs one; the device is freed when the mount is gone.
 ///
 /// # Errors
 /// [`MountFailure`].
 pub fn mount(file: &Path, at: &Path, flags: MountFlags) -> Result<(), MountFailure> {
     if suits(file) && kernel_mount(file, at, "erofs", flags, Some(c"directio")).is_ok() {
-        // The layer is read without this setting as well, only slower.
+        // If this fails, the layer is only read more slowly.
         if let Err(error) = read_ahead::as_below(file, at) {
-            tracing::debug!(%error, at = %at.display(), "how far a layer is read ahead is left to the kernel");
+            tracing::debug!(%error, at = %at.display(), "the kernel's default read-ahead is used for a layer");
         }
         return Ok(());
     }
     match kernel_mount(file, at, "erofs", flags, None) {
         Ok(()) => Ok(()),
         Err(Errno::NODEV) => Err(MountFailure::NoErofs),
-        // Before Linux 6.12 only a device can be mounted; this one may have been built so.
+        // Before Linux 6.12 only a device can be mounted; later kernels may be built without this feature, too.
         Err(Errno::NOTBLK) => by_loop_device(file, at, flags),
         Err(error) => Err(MountFailure::Failed(at.to_owned(), error.into())),
     }
 }
 
-/// Has the kernel read a file past its page cache from now on that somebody mounted at `at` with no options, where that suits the file: true if it does. `device` is
-/// the number of its file system's device: nothing is done to what is mounted there by now.
+/// Lets the kernel read a file past its page cache from now on that was mounted at `at` without options, if that suits the file; then returns true. `device` is
+/// the number of its file system's device: if something else is mounted there by now, nothing is changed.
 ///
 /// # Errors
-/// Where the kernel refuses. How far it reads ahead is left to it then, or all is.
+/// The kernel refuses. Then the read-ahead, or everything, stays as it was.
 pub(crate) fn make_direct(file: &Path, at: &Path, device: (u32, u32)) -> io::Result<bool> {
     if !suits(file) {
         return Ok(false);
@@ -85,7 +85,7 @@ pub(crate) fn make_direct(file: &Path, at: &Path, device: (u32, u32)) -> io::Res
     if (major(found), minor(found)) != device {
         return Ok(false);
     }
-    // Of this file system alone: the flags of the mount, such as `nosuid`, stay.
+    // For this file system only: the mount's own flags, such as `nosuid`, stay.
     let picked = fspick(&root, c"", FsPickFlags::FSPICK_EMPTY_PATH | FsPickFlags::FSPICK_CLOEXEC)?;
     fsconfig_set_flag(&picked, "directio")?;
     fsconfig_reconfigure(&picked)?;
@@ -93,25 +93,25 @@ pub(crate) fn make_direct(file: &Path, at: &Path, device: (u32, u32)) -> io::Res
     Ok(true)
 }
 
-/// True if a file is to be read past its page cache.
+/// True if a file should be read past its page cache.
 fn suits(file: &Path) -> bool {
     goes_on() && is_direct(file) && is_cold(file)
 }
 
-/// True if the kernel knows EROFS, or has loaded it now. `dir` is a directory at which it is tried; it is made.
+/// True if the kernel has EROFS, or has loaded it now. Tries a mount at `dir`, which is created.
 pub fn is_known(dir: &Path) -> bool {
     let _ = std::fs::create_dir(dir);
-    // There is nothing to be mounted, so it never is.
+    // There is nothing to mount, so this always fails, and the error says why.
     kernel_mount("/dev/null", dir, "erofs", EXECUTABLE, None) != Err(Errno::NODEV)
 }
 
-/// True if this kernel's EROFS bears it that its reads go on after the call that began them, as those past the page cache of a file do.
+/// True if this kernel's EROFS supports asynchronous reads, which go on after the call that started them, as those past the page cache of a file do.
 pub fn goes_on() -> bool {
     is_sound(&uname().release().to_string_lossy())
 }
 
-/// True if a kernel of this release reads so without harm. Those before may use memory that they freed, and crash (CVE-2026-23224). One whose builder mended it and
-/// left its number is taken for one of these.
+/// True if a kernel of this release reads in this way without harm. Earlier ones may use freed memory, and crash (CVE-2026-23224). A kernel with the fix
+/// but an earlier number is treated as one of these.
 fn is_sound(release: &str) -> bool {
     let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
     let mut next = || numbers.next().unwrap_or(0_u32);
@@ -132,7 +132,7 @@ fn is_direct(path: &Path) -> bool {
     !is_fuse && tells && suits(found.stx_dio_mem_align) && suits(found.stx_dio_offset_align)
 }
 
-/// True if next to nothing of it is in memory, and all of it on the disk.
+/// True if hardly any of it is in memory, and all of it is on the disk.
 fn is_cold(path: &Path) -> bool {
     let Ok(file) = File::open(path) else { return false };
     let (Ok(Cached { pages, unwritten: 0 }), Ok(about)) = (cached(&file, 0, 0), file.metadata()) else { return false };

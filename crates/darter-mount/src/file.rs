@@ -1,17 +1,17 @@
 //! The mounted file: reads that wait, with a limit; connections to an agent that come and go (`file/keeping.rs`); content that turned out wrong.
 //!
-//! A read is answered, in this order: from pieces of the agent's file that it vouched for by this connection, and fresh ones; by the agent, which fetches and verifies; without an agent,
-//! while there is none or it can't have the bytes, from pieces whose hashes it told before, verified here. Else the read waits until its
-//! limit. So a mount outlives its agent and its origin as far as it has come, and all of it once it is whole.
+//! A read is answered, in this order: from pieces of the agent's file that the agent confirmed on this connection, and fresh ones; by the agent, which fetches and verifies; without an agent,
+//! if there is none or it can't have the bytes, from pieces whose hashes it sent before, verified here. Else the read waits until its
+//! limit. So a mount outlives its agent and its origin for the parts that were fetched, and completely once it is complete.
 //!
 //! Invariants:
-//! - one mount is one content: a connection to another blob, or of another length, is not used;
-//! - bytes of the agent's file go out only if the agent vouched for them in this file, or if they match a hash that it told. A page of zeros
-//!   is compared with the hash in any case, since the file may have got a hole there: once while its piece is fresh. A change by the disk
-//!   itself, after the agent vouched for a piece, is not seen while that connection lasts;
-//! - what could be read without an agent can be read whoever answers: another agent may have less, and need longer;
-//! - what was read stays in one page cache ([`Pages`]), and is dropped from the agent's file only where the mounted file's keeps it;
-//! - once the content is found to be wrong nothing is read any more.
+//! - one mount has one content: a connection to another blob, or of another length, is not used;
+//! - bytes of the agent's file are passed on only if the agent confirmed them in this file, or if they match a hash that it sent. A page of zeros
+//!   is compared with the hash in any case, since the file may have got a hole there: once while its piece is fresh. A later change by the disk
+//!   itself is not noticed while that connection exists;
+//! - what could be read without an agent can be read whichever agent answers: another agent may have less, and be slower;
+//! - what was read stays in one page cache ([`Pages`]), and is dropped from the agent's file only if the mounted file's keeps it;
+//! - once the content is found to be wrong, all reads fail.
 
 mod keeping;
 
@@ -40,30 +40,30 @@ use crate::supply::{Content, Given, Refusal, Supply};
 use crate::touches::Touches;
 use crate::waits::Waits;
 
-/// Before a question that was refused is asked again.
+/// The pause before a refused request is repeated.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// An agent that has the bytes answers sooner; then it is looked whether they can be had without it.
+/// An agent that has the bytes answers within this time; after it, the file checks whether it can do without the agent.
 const MOMENT: Duration = Duration::from_millis(50);
 
-/// Reads whose pieces are compared with their hashes at a time.
+/// How many reads are compared with their pieces' hashes at a time.
 const MAX_PROVEN: usize = 4;
 
-/// How long fetching ahead may take.
+/// How long prefetching a range may take.
 const AHEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Ranges that are fetched ahead at a time.
+/// How many ranges are prefetched at a time.
 const MAX_AHEAD: usize = 16;
 
-/// How often to look whether all of the file is there.
+/// How often to check whether the whole file is there.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// Which page cache keeps what was read: one does, or it would be in memory twice.
+/// Which page cache keeps what was read. Only one does, so that it is not in memory twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pages {
     /// The mounted file's.
     Mounted,
-    /// The page cache of the agent's file: the mounted file is read past its own.
+    /// That of the agent's file: the mounted file is read past its own.
     Stored,
 }
 
@@ -74,50 +74,50 @@ pub struct Settings {
     pub limit: Duration,
     /// When the rest is fetched.
     pub fill: Fill,
-    /// How fast, at most.
+    /// Limits the rate at which the rest is fetched.
     pub fill_rate: Option<Rate>,
-    /// True if the content has to have a digest.
+    /// True if the content must have a certain digest.
     pub has_digest: bool,
     /// Which page cache keeps what was read.
     pub pages: Pages,
 }
 
 impl Settings {
-    /// The settings of an image's layer, which has a digest, and is read by file systems that have pages of their own.
+    /// The settings for a layer of an image, which has a digest, and is read by file systems with their own page cache.
     pub const fn of_layer(limit: Duration, fill: Fill, fill_rate: Option<Rate>) -> Self {
         Self { limit, fill, fill_rate, has_digest: true, pages: Pages::Stored }
     }
 }
 
-/// How a mount is.
+/// The condition of a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// An agent answers.
     Open,
-    /// None does, or it can't have the content: why. Bytes read before can be read.
+    /// No agent answers, or it can't have the content, for this reason. Bytes that were read before can be read.
     Waiting(String),
-    /// The content is another one at its origin by now: what was read before can be read, nothing else.
+    /// The content has changed at its origin: only bytes that were read before can be read.
     Changed(String),
-    /// The content is not what its digest says: nothing can be read.
+    /// The content does not match its digest: nothing can be read.
     Tainted(String),
 }
 
-/// A mount at a glance.
+/// The state of a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Glance {
     /// How it is.
     pub condition: Condition,
-    /// Bytes here, when last told.
+    /// How many bytes are here, as last reported.
     pub held: u64,
-    /// True if that is all, and was checked.
+    /// True if the content is complete and checked.
     pub whole: bool,
     /// True if all of it can be read without an agent.
     pub alone: bool,
-    /// Reads that wait now.
+    /// How many reads wait now.
     pub waiting: usize,
 }
 
-/// A read that failed: EIO.
+/// A read has failed: EIO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unread;
 
@@ -127,7 +127,7 @@ enum Link {
     Down(Condition),
 }
 
-/// See the module's text.
+/// See the module's documentation.
 pub struct MountedFile {
     content: Content,
     settings: Settings,
@@ -136,36 +136,36 @@ pub struct MountedFile {
     touches: Mutex<Touches>,
     limits: Mutex<Limits>,
     kept: Mutex<Kept>,
-    /// Locked before `kept`, where both are.
+    /// Locked before `kept` if both are.
     files: Mutex<Files>,
     link: watch::Sender<Link>,
     held: Mutex<(u64, bool)>,
     waiting: AtomicUsize,
     waits: Waits,
-    /// Somebody begins to wait.
+    /// Notified when a read begins to wait.
     begins: Notify,
-    /// An agent told of other content under the same name.
+    /// Notified when an agent reports other content under the same name.
     contradicted: Notify,
     fetches: Arc<Semaphore>,
     proving: Arc<Semaphore>,
 }
 
-/// Takes the outcome of a read.
+/// Receives the result of a read.
 type Reply = Box<dyn FnOnce(Result<&[u8], Unread>) + Send>;
 
 thread_local! {
-    /// A thread's memory for reads: new memory for each read would take longer than the read.
+    /// A thread's buffer for reads: allocating one for each read would take longer than the read.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The agent's file, which has bytes that it vouched for.
+/// The agent's file, with bytes that the agent confirmed.
 struct AtHand {
     file: Arc<File>,
-    /// Its pages stay in memory.
+    /// True if its pages should stay in memory.
     is_fresh: bool,
 }
 
-/// Counts a read that waits.
+/// Counts a read that waits, until dropped.
 struct WaitingRead<'a>(&'a MountedFile);
 
 impl<'a> WaitingRead<'a> {
@@ -185,13 +185,13 @@ impl Drop for WaitingRead<'_> {
 }
 
 impl MountedFile {
-    /// A file whose content was opened by this connection. Needs [`MountedFile::keep`] to run, too.
+    /// A file whose content was opened on this connection. [`MountedFile::keep`] has to run, too.
     pub fn new(content: Content, supply: Arc<dyn Supply>, settings: Settings, clock: Arc<dyn Clock>) -> Arc<Self> {
         Self::among(content, supply, settings, clock, Waits::new())
     }
 
-    /// A file among several, whose content was opened by this connection: while a program waits for another one of them, the rest of this
-    /// one is not fetched, if it is to be fetched while nobody waits. All of them have one clock.
+    /// A file among several, whose content was opened on this connection: with a fill of idle, while a program waits for another of these files, the rest of this
+    /// one is not fetched. All of them have the same clock.
     pub fn among(
         content: Content,
         supply: Arc<dyn Supply>,
@@ -224,7 +224,7 @@ impl MountedFile {
         &self.content
     }
 
-    /// How long a read waits.
+    /// How long a read may wait.
     pub(crate) const fn limit(&self) -> Duration {
         self.settings.limit
     }
@@ -233,17 +233,17 @@ impl MountedFile {
         &*self.clock
     }
 
-    /// Bytes that are here, when last told.
+    /// How many bytes are here, as last reported.
     pub fn held(&self) -> u64 {
         self.held.lock().0
     }
 
-    /// True if all of it is here and was checked, when last told.
+    /// True if the content is complete and checked, as last reported.
     pub fn is_whole(&self) -> bool {
         self.held.lock().1
     }
 
-    /// How it is now.
+    /// The current state.
     pub async fn glance(&self) -> Glance {
         let link = self.link.borrow().clone();
         let condition = match link {
@@ -259,13 +259,13 @@ impl MountedFile {
         Glance { condition, held, whole, alone: self.is_alone(), waiting: self.waiting.load(Ordering::SeqCst) }
     }
 
-    /// True if every piece's hash is known, and a file that they all are in.
+    /// True if every piece's hash is known, and a file with all pieces.
     fn is_alone(&self) -> bool {
         self.files.lock().one_is_whole() && self.kept.lock().knows_all()
     }
 
-    /// Reads `size` bytes from `offset` on, as far as there are such, and hands them to `reply`: by a thread that takes the kernel's questions, which waits for the disk
-    /// itself for what is here; the rest is a task of the runtime. It ends with an error as soon as `asker` was killed, which is the thread that waits for it, if that can end no sooner.
+    /// Reads `size` bytes from `offset` on, as far as they exist, and passes them to `reply`. Bytes that are here are read on the calling thread, which takes the kernel's requests and may wait for the
+    /// disk; for others, a task of the runtime waits. Fails as soon as `asker`, the reading thread, is killed, if the kernel can't end it sooner.
     pub(crate) fn answer(
         self: &Arc<Self>,
         threads: &Threads,
@@ -312,10 +312,10 @@ impl MountedFile {
         }
     }
 
-    /// Reads `size` bytes from `offset` on, as far as there are such.
+    /// Reads `size` bytes from `offset` on, as far as they exist.
     ///
     /// # Errors
-    /// [`Unread`] when they can't be had within the limit.
+    /// [`Unread`] if they can't be had within the limit.
     pub async fn read(self: &Arc<Self>, offset: u64, size: u32) -> Result<Bytes, Unread> {
         let Some((range, ahead)) = self.noted(offset, size) else {
             return if self.is_tainted() { Err(Unread) } else { Ok(Bytes::new()) };
@@ -329,7 +329,7 @@ impl MountedFile {
         self.wait(range, ahead).await
     }
 
-    /// Notes a read of these bytes, as far as there are such; and what is to be fetched ahead of it. `None`: there are none such, or nothing may be
+    /// Notes a read of these bytes, as far as they exist. Returns their range, and the range to be prefetched. `None` if they do not exist, or nothing may be
     /// read any more.
     fn noted(&self, offset: u64, size: u32) -> Option<(ByteRange, Option<ByteRange>)> {
         let range = ByteRange::new(offset, offset.saturating_add(size.into())).clamp_to(self.content.length);
@@ -340,12 +340,12 @@ impl MountedFile {
         Some((range, self.ahead.lock().read(range)))
     }
 
-    /// Waits for bytes that are not at hand.
+    /// Waits for bytes that are not here.
     async fn wait(self: &Arc<Self>, range: ByteRange, ahead: Option<ByteRange>) -> Result<Bytes, Unread> {
         let patience = self.limits.lock().patience(range, self.clock.now());
         let _waits = WaitingRead::begin(self);
         let mut reading = std::pin::pin!(tokio::time::timeout(patience, self.wait_for(range, patience)));
-        // The bytes that a reader waits for are asked for first.
+        // The bytes for which a reader waits are requested first.
         let first = begun(reading.as_mut()).await;
         self.fetch_ahead(&Handle::current(), ahead);
         let read = match first {
@@ -412,7 +412,7 @@ impl MountedFile {
         matches!(&*self.link.borrow(), Link::Down(Condition::Tainted(_)))
     }
 
-    /// Learns hashes; false if they are of other content, and then that is the end of this connection.
+    /// Learns hashes. Returns false if they are of other content: then this connection ends.
     fn learn(&self, range: ByteRange, hashes: &[PieceHash]) -> bool {
         let is_same = self.kept.lock().learn(range, hashes);
         if !is_same {
@@ -421,14 +421,14 @@ impl MountedFile {
         is_same
     }
 
-    /// The agent vouches for these pieces; false if they are of other content, or if its connection has ended: what it said may be past.
+    /// The agent confirms these pieces. Returns false if they are of other content, or if its connection has ended: then the confirmation may be outdated.
     fn came(&self, by: &Arc<dyn Supply>, file: &Arc<File>, pieces: ByteRange, hashes: &[PieceHash]) -> bool {
         if !self.learn(pieces, hashes) {
             return false;
         }
         let mut files = self.files.lock();
         let mut kept = self.kept.lock();
-        // A later connection is noted in `kept` before it is there.
+        // A later connection is noted in `kept` before it is in `link`.
         if !matches!(&*self.link.borrow(), Link::Up(now) if Arc::ptr_eq(now, by)) {
             return false;
         }
@@ -439,7 +439,7 @@ impl MountedFile {
         drop((files, kept));
         if !dropped.is_empty() && self.settings.pages == Pages::Mounted {
             let file = Arc::clone(file);
-            // Nobody waits for it. Bytes that are not on the disk yet stay.
+            // Nothing waits for this. Bytes that are not on the disk yet stay in memory.
             tokio::task::spawn_blocking(move || {
                 for range in dropped {
                     let length = std::num::NonZero::new(range.len());
@@ -450,7 +450,7 @@ impl MountedFile {
         true
     }
 
-    /// The file that has these bytes, if the agent vouched for them lately, or by the connection that is there.
+    /// The file with these bytes, if the agent confirmed them recently, or on the present connection.
     fn at_hand(&self, range: ByteRange) -> Option<AtHand> {
         let is_up = matches!(&*self.link.borrow(), Link::Up(_));
         let files = self.files.lock();
@@ -460,7 +460,7 @@ impl MountedFile {
         Some(AtHand { file, is_fresh })
     }
 
-    /// Reads bytes that are at hand, and gives them away. `None`, and nothing given, where there may be a hole. Blocking.
+    /// Reads bytes that are here, and passes them to `give`. `None`, without calling it, if there may be a hole. Blocking.
     fn take<T>(&self, at_hand: &AtHand, range: ByteRange, give: impl FnOnce(&[u8]) -> T) -> Option<T> {
         let pages = ByteRange::new(range.start() / PAGE * PAGE, range.end().div_ceil(PAGE) * PAGE);
         let pages = pages.clamp_to(self.content.length);
@@ -482,7 +482,7 @@ impl MountedFile {
         })
     }
 
-    /// Reads bytes that are at hand, or takes the verified bytes where there may be a hole.
+    /// Reads bytes that are here, or verifies them if there may be a hole.
     async fn taken(self: &Arc<Self>, at_hand: AtHand, range: ByteRange) -> Option<Bytes> {
         let file = Arc::clone(self);
         let taken =
@@ -493,7 +493,7 @@ impl MountedFile {
         }
     }
 
-    /// The bytes of pieces whose hashes are known, verified.
+    /// Reads and verifies the bytes of pieces whose hashes are known.
     async fn proven(&self, range: ByteRange) -> Option<Bytes> {
         let files = self.files.lock().all();
         let proofs = self.kept.lock().proofs(range)?;
@@ -509,11 +509,11 @@ impl MountedFile {
 
     fn fetch_ahead(self: &Arc<Self>, runtime: &Handle, range: Option<ByteRange>) {
         let Some(range) = range else { return };
-        // The range is here, and the agent was asked for it by this connection.
+        // The range is here, and was confirmed on this connection.
         if self.kept.lock().is_vouched(range) {
             return;
         }
-        // If all permits are taken, readers are not waited for any more, or the agent gives nothing.
+        // If all permits are taken, readers have stopped waiting for the data, or the agent delivers nothing.
         let Ok(permit) = Arc::clone(&self.fetches).try_acquire_owned() else { return };
         let file = Arc::clone(self);
         runtime.spawn(async move {
@@ -528,7 +528,7 @@ impl MountedFile {
     }
 }
 
-/// Lets a future begin; its result if it has one at once.
+/// Polls a future once. Returns its result if it has one at once.
 async fn begun<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {
     std::future::poll_fn(|context| {
         std::task::Poll::Ready(match future.as_mut().poll(context) {
@@ -545,7 +545,7 @@ fn read_exact(file: &File, range: ByteRange) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The bytes of `range` if every piece that it touches is what it must be, in one of the files; and which pages of these pieces are
+/// The bytes of `range` if every piece that it touches matches its hash in one of the files; and which pages of these pieces are
 /// zeros.
 fn verified(files: &[Arc<File>], range: ByteRange, proofs: &[PieceCheck]) -> Option<(Bytes, Vec<u64>)> {
     let mut all = Vec::with_capacity(usize::try_from(range.len()).ok()?);
@@ -560,7 +560,7 @@ fn verified(files: &[Arc<File>], range: ByteRange, proofs: &[PieceCheck]) -> Opt
     Some((all.into(), zeros))
 }
 
-/// The bytes of `part` out of those of `whole`.
+/// The bytes of `part` from those of `whole`.
 fn cut(bytes: &Bytes, whole: ByteRange, part: ByteRange) -> Result<Bytes, Unread> {
     let place = |at: u64| at.checked_sub(whole.start()).and_then(|at| usize::try_from(at).ok()).ok_or(Unread);
     let (from, to) = (place(part.start())?, place(part.end())?);

@@ -1,6 +1,6 @@
-//! The agent's files that a mount reads: the one that was named last, and the one before it until this one is whole. No I/O.
+//! The agent's files that a mount reads: the one that was named last, and the one before it until the last one is complete. No I/O.
 //!
-//! A daemon with an emptier store names a file with holes. Pieces of the file before are read from there as long as they are needed.
+//! A daemon with an emptier store names a file with holes. Pieces of the earlier file are read from there as long as they are needed.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ struct NamedFile {
     is_whole: bool,
 }
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Debug, Default)]
 pub struct Files {
     now: Option<NamedFile>,
@@ -19,17 +19,17 @@ pub struct Files {
 }
 
 impl Files {
-    /// The one that was named last.
+    /// The file that was named last.
     pub fn now(&self) -> Option<Arc<File>> {
         self.now.as_ref().map(|now| Arc::clone(&now.file))
     }
 
-    /// All of them, in the order in which to look for bytes.
+    /// All files, in the order in which to look for bytes.
     pub fn all(&self) -> Vec<Arc<File>> {
         self.now.iter().chain(&self.before).map(|named| Arc::clone(&named.file)).collect()
     }
 
-    /// The agent names this one; false if it did last time, too.
+    /// The agent names this file; false if it is the same as last time.
     pub fn named(&mut self, file: &Arc<File>) -> bool {
         let is = |named: &Option<NamedFile>| named.as_ref().is_some_and(|named| Arc::ptr_eq(&named.file, file));
         if is(&self.now) {
@@ -47,7 +47,7 @@ impl Files {
         true
     }
 
-    /// All bytes are in this file. If it is the one that was named last, no other is needed any more.
+    /// All bytes are in this file. If it is the one that was named last, no other is needed.
     pub fn is_whole(&mut self, file: &Arc<File>) {
         if let Some(now) = self.now.as_mut().filter(|now| Arc::ptr_eq(&now.file, file)) {
             now.is_whole = true;
@@ -55,7 +55,7 @@ impl Files {
         }
     }
 
-    /// True if all bytes are in the one that was named last.
+    /// True if all bytes are in the file that was named last.
     pub fn last_is_whole(&self) -> bool {
         self.now.as_ref().is_some_and(|now| now.is_whole)
     }

@@ -1,4 +1,4 @@
-//! When the rest is fetched that no program has asked for. Pure.
+//! Decides when the parts are fetched that no program has asked for. Pure.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,29 +6,29 @@ use std::time::Duration;
 
 use darter_core::{ByteRange, Moment, Rate};
 
-/// How long no program may have waited before the rest is fetched, with [`Fill::Idle`].
+/// With [`Fill::Idle`]: for how long no program may have waited before more is fetched.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// Bytes that are fetched at a time then: what a program asks for meanwhile waits for no more of them than are on their way.
+/// How many bytes are fetched at a time then: a program's request waits for at most the bytes that are in transit.
 const STEP: u64 = 4 << 20;
 
-/// No step of a slow rate is shorter than this.
+/// The minimum step in bytes, for slow rates.
 const MIN_STEP: u64 = 128 << 10;
 
 /// When the rest of a mounted file is fetched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fill {
-    /// From the first moment on, behind what programs wait for.
+    /// From the beginning, after what programs wait for.
     Always,
     /// While no program waits for anything.
     Idle,
-    /// Never: what is touched is fetched, and what is read ahead.
+    /// Never: only what is touched and read ahead is fetched.
     #[default]
     Never,
 }
 
 impl Fill {
-    /// All of them, as they are written.
+    /// All values with their names.
     pub const ALL: [(Self, &'static str); 3] = [(Self::Always, "always"), (Self::Idle, "idle"), (Self::Never, "never")];
 }
 
@@ -48,7 +48,7 @@ impl FromStr for Fill {
     }
 }
 
-/// The rest of one file, step by step.
+/// The progress of fetching the rest of one file.
 #[derive(Debug)]
 pub struct Rest {
     length: u64,
@@ -56,24 +56,24 @@ pub struct Rest {
     /// When a program last waited; `None` if that does not matter.
     waited: Option<Moment>,
     rate: Option<Rate>,
-    /// When the next step may begin, by the rate.
+    /// When the next step may begin, according to the rate.
     ready: Moment,
 }
 
 /// The next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Fetches this, then asks again.
+    /// Fetch this range, then ask again.
     Fetch(ByteRange),
-    /// Asks again after this time.
+    /// Ask again after this time.
     Wait(Duration),
-    /// All was fetched.
+    /// Everything was fetched.
     Done,
 }
 
 impl Rest {
-    /// Nothing of a file of this length was fetched, which is mounted now. With `fill` always, programs that wait don't keep it waiting, as what they wait
-    /// for comes first; `rate` bounds what is fetched.
+    /// For a file of this length that is mounted now, of which nothing was fetched. With `fill` always, waiting programs don't delay the rest, since what they wait
+    /// for comes first; `rate` limits the rest.
     pub fn new(length: u64, fill: Fill, rate: Option<Rate>, now: Moment) -> Self {
         Self { length, at: 0, waited: (fill != Fill::Always).then_some(now), rate, ready: now }
     }
@@ -82,7 +82,7 @@ impl Rest {
         self.rate.map_or(STEP, |rate| rate.bytes_per_second().clamp(MIN_STEP, STEP))
     }
 
-    /// The step to take now; `last` is when a program waited for something last.
+    /// The step to take now; `last` is when a program last waited.
     pub fn next(&mut self, last: Option<Moment>, now: Moment) -> Step {
         if self.at >= self.length {
             return Step::Done;
@@ -104,12 +104,12 @@ impl Rest {
         Step::Fetch(ByteRange::new(self.at, self.at + self.step()).clamp_to(self.length))
     }
 
-    /// A step was fetched.
+    /// Notes that a step was fetched.
     pub fn fetched(&mut self, step: ByteRange) {
         self.at = self.at.max(step.end());
     }
 
-    /// Another agent may lack what the last one had.
+    /// Starts over, since another agent may lack what the last one had.
     pub fn begin_anew(&mut self) {
         self.at = 0;
     }

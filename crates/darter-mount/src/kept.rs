@@ -1,59 +1,59 @@
 //! Which pieces of the agent's file are known to be right, and which of them stay in the page cache. No I/O.
 //!
-//! A piece is *fresh* from the moment at which the agent vouched for it, while it is among the last [`MAX_FRESH`] bytes: it is in the page cache,
-//! and is read without a question. A piece that is no longer fresh is dropped from the page cache if the kernel keeps the bytes that it was given in
-//! that of the mounted file ([`Pages`](crate::Pages)); else all of it would be there twice. While the connection lasts by which the agent vouched for
-//! a piece, it is not evicted, and so is read from the disk without another question.
+//! A piece is *fresh* from the moment at which the agent confirmed it, while it is among the last [`MAX_FRESH`] bytes: it is in the page cache,
+//! and is read without a request. A piece that is no longer fresh is dropped from the page cache if the kernel keeps its bytes in
+//! the page cache of the mounted file ([`Pages`](crate::Pages)); otherwise all of it would be there twice. While the connection exists on which the agent confirmed
+//! a piece, the piece is not evicted, and so is read from the disk without another request.
 //!
-//! The hash of each piece that was ever vouched for stays known. So a piece can be read without an agent, and verified here.
+//! The hash of each confirmed piece stays known. So the piece can be read without an agent, and verified here.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use darter_core::manifest::hash_piece;
 use darter_core::{ByteRange, PieceHash, PieceIndex, PieceLength, PieceSet};
 
-/// Bytes of fresh pieces.
+/// Most bytes of fresh pieces.
 pub const MAX_FRESH: u64 = 32 << 20;
 
-/// A page of memory, the unit in which a hole in a file reads as zeros: what is read begins where one does, so that a hole is seen whole.
+/// A page of memory, the unit in which a hole in a file reads as zeros: reads begin at page boundaries, so that a hole is seen as a whole.
 pub const PAGE: u64 = 4096;
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Debug)]
 pub struct Kept {
     pieces: PieceLength,
     length: u64,
     hashes: Vec<Option<PieceHash>>,
-    /// Pieces that the agent vouched for by this connection, and fresh ones.
+    /// Pieces that the agent confirmed on this connection, and fresh ones.
     vouched: PieceSet,
     fresh: PieceSet,
     /// Fresh pieces, the oldest first.
     order: VecDeque<PieceIndex>,
-    /// Pages of fresh pieces, by where they start, that are zeros in the content itself.
+    /// Pages of fresh pieces, by their offsets, that are zeros in the content itself.
     zeros: BTreeSet<u64>,
 }
 
 impl Kept {
-    /// Nothing is known of content of this length.
+    /// Nothing is known yet of content of this length.
     pub fn new(pieces: PieceLength, length: u64) -> Self {
         let count = pieces.count(length) as usize;
         let (fresh, order, zeros) = (PieceSet::new(), VecDeque::new(), BTreeSet::new());
         Self { pieces, length, hashes: vec![None; count], vouched: PieceSet::new(), fresh, order, zeros }
     }
 
-    /// How the content is cut.
+    /// The piece length.
     pub const fn pieces(&self) -> PieceLength {
         self.pieces
     }
 
-    /// The pieces that `range` touches, as bytes.
+    /// The range in bytes of the pieces that `range` touches.
     pub fn whole_pieces(&self, range: ByteRange) -> ByteRange {
         let pieces = self.pieces.pieces_of(range);
         let end = self.pieces.offset(PieceIndex(pieces.end));
         ByteRange::new(self.pieces.offset(PieceIndex(pieces.start)), end).clamp_to(self.length)
     }
 
-    /// The hashes of the pieces that `range` touches are known from now on. False where one is known to be another: that is of other
+    /// Learns the hashes of the pieces that `range` touches. Returns false if one contradicts a known hash: then the hashes are of other
     /// content, and nothing is learnt.
     #[must_use]
     pub fn learn(&mut self, range: ByteRange, hashes: &[PieceHash]) -> bool {
@@ -77,8 +77,8 @@ impl Kept {
         Some(self.pieces.range(PieceIndex(u32::try_from(piece).ok()?), self.length))
     }
 
-    /// The pieces that `range` touches are in the page cache, and right. Notes that `range` came, and gives the ranges
-    /// that are to be dropped from there now.
+    /// Notes that the pieces that `range` touches are in the page cache, and right, and that `range` was delivered. Returns the ranges
+    /// that should be dropped from the page cache now.
     pub fn came(&mut self, range: ByteRange) -> Vec<ByteRange> {
         for piece in self.pieces.pieces_of(range).map(PieceIndex) {
             self.vouched.insert(piece);
@@ -86,7 +86,7 @@ impl Kept {
                 self.order.push_back(piece);
             }
         }
-        // Pieces of what was asked for now stay, however long they are.
+        // The pieces of this request stay, however long they are.
         let most = (MAX_FRESH / self.pieces.bytes()).max(self.pieces.pieces_of(range).len() as u64);
         let mut dropped = Vec::new();
         while self.order.len() as u64 > most {
@@ -101,29 +101,29 @@ impl Kept {
         dropped
     }
 
-    /// As if more than [`MAX_FRESH`] bytes had come since.
+    /// As if more than [`MAX_FRESH`] bytes had arrived since.
     #[cfg(test)]
     pub(crate) fn forget_fresh(&mut self) {
         (self.fresh, self.order) = (PieceSet::new(), VecDeque::new());
         self.zeros.clear();
     }
 
-    /// True if `range` may be read from the file as it is.
+    /// True if `range` may be read from the file without a check.
     pub fn is_fresh(&self, range: ByteRange) -> bool {
         self.pieces.pieces_of(range).all(|piece| self.fresh.contains(PieceIndex(piece)))
     }
 
-    /// True if `range` may be read from the file as it is, while the connection to the agent lasts.
+    /// True if `range` may be read from the file without a check, while the connection to the agent exists.
     pub fn is_vouched(&self, range: ByteRange) -> bool {
         self.pieces.pieces_of(range).all(|piece| self.vouched.contains(PieceIndex(piece)))
     }
 
-    /// Another connection: what is not fresh may have been evicted since.
+    /// There is another connection: pieces that are not fresh may have been evicted since.
     pub fn another_connection(&mut self) {
         self.vouched = self.fresh.clone();
     }
 
-    /// The pieces that `range` touches, with their places and hashes; `None` while a hash is not known.
+    /// The pieces that `range` touches, with their ranges and hashes; `None` if a hash is unknown.
     pub fn proofs(&self, range: ByteRange) -> Option<Vec<PieceCheck>> {
         let only = self.hashes.len() == 1;
         let proof = |piece: u32| {
@@ -134,13 +134,13 @@ impl Kept {
         self.pieces.pieces_of(range).map(proof).collect()
     }
 
-    /// Forgets what is fresh: it was of another file.
+    /// Forgets which pieces are fresh, since they belong to another file.
     pub fn another_file(&mut self) {
         (self.vouched, self.fresh, self.order) = (PieceSet::new(), PieceSet::new(), VecDeque::new());
         self.zeros.clear();
     }
 
-    /// These pages were read as zeros from pieces that match their hashes: remembered of those that are fresh.
+    /// Notes pages that were read as zeros from verified pieces; only those of fresh pieces are kept.
     pub fn learn_zeros(&mut self, pages: Vec<u64>) {
         let (fresh, pieces) = (&self.fresh, self.pieces);
         self.zeros.extend(pages.into_iter().filter(|page| fresh.contains(pieces.piece_at(*page))));
@@ -157,14 +157,14 @@ impl Kept {
     }
 }
 
-/// The hash and range that a piece must have.
+/// The hash and range of a piece.
 #[derive(Clone, Copy, Debug)]
 pub struct PieceCheck {
     pieces: PieceLength,
     piece: PieceIndex,
     hash: PieceHash,
     only: bool,
-    /// Its place in the file.
+    /// Its range in the file.
     pub range: ByteRange,
 }
 
@@ -175,10 +175,10 @@ impl PieceCheck {
     }
 }
 
-/// The pages, by where they start, that are nothing but zeros in what was read from `start` on: each may be a hole. Content may have such
-/// pages, too; whoever gets one asks once more.
+/// The pages, by their offsets, that are all zeros in bytes that were read from `start` on: each may be a hole. Content may have such
+/// pages, too, so a caller then checks further.
 pub fn zero_pages(start: u64, bytes: &[u8]) -> impl Iterator<Item = u64> {
-    // A page's first bytes are seldom all zeros where it is none.
+    // The first bytes of a page without zeros are seldom all zeros.
     let pages = (start..).step_by(PAGE as usize).zip(bytes.chunks(PAGE as usize));
     pages.filter(|(_, page)| page.iter().all(|byte| *byte == 0)).map(|(at, _)| at)
 }
@@ -238,7 +238,7 @@ mod tests {
         assert!(proofs[0].matches(first) && proofs[1].matches(last));
         assert!(!proofs[1].matches(first) && !proofs[1].matches(&[0; 9]));
         assert_eq!(proofs[1].range, ByteRange::new(MIB, length));
-        // An agent that tells none teaches nothing.
+        // An agent that sends none teaches nothing.
         assert!(kept.learn(ByteRange::new(0, 5), &[]));
         assert!(kept.proofs(ByteRange::new(0, 5)).unwrap()[0].matches(first));
     }

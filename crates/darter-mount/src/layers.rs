@@ -1,23 +1,23 @@
-//! The layers of images as files that the kernel mounts, in a directory that containerd looks into (`layer_content_caches`).
+//! The layers of images as files that the kernel mounts, in a directory in which containerd looks for them (`layer_content_caches`).
 //!
-//! A layer is a file whose reads wait, and a link to the store's file once all of it is here. Entries change at any moment, so the kernel keeps no
-//! entry of a layer, and its attributes for a moment; a sidecar for dm-verity is never there, and the kernel need not ask again. Blocks are those
-//! that are really here.
+//! A layer is a virtual file whose reads wait, and a link to the store's file once it is complete. Entries may change at any time, so the kernel caches no
+//! entry of a layer, and its attributes only for a moment. A sidecar file for dm-verity never exists, and the kernel need not ask again. The number of blocks is that
+//! of the bytes that are really here.
 //!
-//! The kernel reads a layer past the page cache of its file here (`FOPEN_DIRECT_IO`): EROFS, or a loop device, has pages of its own of what it reads, each of its reads is one question, which is
-//! answered with all of its bytes or none, and nothing is read but what it wants. Metadata, which EROFS reads page by page, stays in memory all the
-//! same (`FOPEN_KEEP_CACHE`).
+//! The kernel reads a virtual file past its page cache (`FOPEN_DIRECT_IO`): EROFS, or a loop device, has its own page cache for what it reads, each of its reads is one request, which is
+//! answered with all of its bytes or none, and nothing is read but what it wants. Metadata, which EROFS reads page by page, stays in memory
+//! nevertheless (`FOPEN_KEEP_CACHE`).
 //!
-//! If the kernel's EROFS bears it ([`erofs::goes_on`]), it goes on while such a question is under way (`FUSE_ASYNC_DIO`): it reads ahead while its
-//! reader copies what came before, and a reader that waits can be killed. On other kernels, and for metadata, the reading thread asks, and can't be
-//! killed before it is answered: so it is looked at while it waits (`asker`).
+//! If the kernel's EROFS supports it ([`erofs::goes_on`]), such requests are asynchronous (`FUSE_ASYNC_DIO`): EROFS reads ahead while its
+//! reader copies earlier bytes, and a reader that waits can be killed. On other kernels, and for metadata, the reading thread makes the request, and can't be
+//! killed before it is answered: so the thread is checked while it waits (`asker`).
 //!
-//! Nobody but the user who mounts it, and root, gets into the directory: layers of private images are in it, and every user of the host may ask for paths.
+//! Only the user who mounts the directory, and root, can access it: it contains layers of private images, and any user of the host could ask for paths.
 //!
-//! Questions that may take time are answered by tasks of the runtime: one that hangs keeps no other waiting.
+//! Requests that may take time are answered by tasks of the runtime, so that one that hangs delays no other.
 //!
-//! A directory that nobody is to find any more ([`LayersDir::hide`]) is kept by a descriptor as long as one of its files is open, so that the kernel can be made to forget pages of a layer that is
-//! wrong: the descriptor goes with the last file, and the mount with the descriptor.
+//! A directory that should no longer be found ([`LayersDir::hide`]) is kept by a descriptor as long as one of its files is open, so that the kernel can be made to forget pages of a
+//! wrong layer: the descriptor is closed with the last file, which ends the mount.
 
 use std::ffi::OsStr;
 use std::io;
@@ -51,14 +51,14 @@ use crate::names::{
 use crate::session::{self, BLOCK, Cache, FOREVER, FORGETS, Forgotten, MountError, Mounted, Opener, Threads, tune};
 use crate::supply::Supplier;
 
-/// For how long names of layers are good.
+/// How long the kernel may cache names of layers.
 const NOT_AT_ALL: Duration = Duration::ZERO;
 
-/// How long the kernel keeps attributes: a program that looks a name up wants them next. Only how much is here changes in them.
+/// How long the kernel caches attributes: a program that looks a name up needs them next. Only the number of blocks changes.
 const A_MOMENT: Duration = Duration::from_millis(100);
 
-/// Reads past the page cache that are under way, at most. Reads of what can't be had last up to their limit, and while so many are under way, a reader of
-/// what is here waits for one of them to end.
+/// Most concurrent reads past the page cache. A read of bytes that can't be had takes up to its limit, and if all of these are such reads, a reader of
+/// bytes that are here waits until one of them ends.
 const MAX_QUESTIONS: u16 = 8192;
 
 /// A layer in the directory.
@@ -68,33 +68,33 @@ pub enum Layer {
     File {
         /// The layer's length.
         length: u64,
-        /// Bytes that are here.
+        /// How many of its bytes are here.
         here: u64,
     },
-    /// All of it is in this file.
+    /// A link to this file, which has the complete layer.
     Link(PathBuf),
 }
 
-/// The layers that there are.
+/// The layers that the directory shows.
 #[async_trait]
 pub trait Layers: Send + Sync + 'static {
-    /// What [`Self::look_up`] gives, if that is known without waiting.
+    /// The result of [`Self::look_up`], if it is known without waiting.
     fn at_hand(&self, layer: Digest) -> Option<Layer> {
         let _ = layer;
         None
     }
 
-    /// The layer that is found under its name now; `None`: there is no such file.
+    /// The layer that is found under its name now; `None` if there is no such file.
     async fn look_up(&self, layer: Digest) -> Option<Layer>;
 
-    /// Opens a layer that was found; `None`: opening it fails.
+    /// Opens a layer that was found; `None` if opening it fails.
     async fn open(&self, layer: Digest) -> Option<Arc<KeptFile>>;
 
-    /// The layers that are listed: those that were found.
+    /// The layers that a listing shows: those that were found.
     fn listed(&self) -> Vec<Digest>;
 }
 
-/// A file, and the connections to agents that it is read by, as long as somebody has it.
+/// A file, and its connections to agents, which exist as long as somebody has it.
 pub struct KeptFile {
     file: Arc<MountedFile>,
     over: watch::Receiver<Option<Condition>>,
@@ -103,7 +103,7 @@ pub struct KeptFile {
 }
 
 impl KeptFile {
-    /// Keeps a file by connections of this supplier's.
+    /// Keeps a file connected through this supplier.
     pub fn begin(file: Arc<MountedFile>, supplier: impl Supplier + 'static) -> Arc<Self> {
         let (tell, over) = watch::channel(None);
         let kept = Arc::clone(&file);
@@ -119,7 +119,7 @@ impl KeptFile {
         &self.file
     }
 
-    /// Waits until it is of no use any more: how it is then. `None` if it is closed before.
+    /// Waits until the file is no longer useful, and returns its condition. `None` if it is closed before.
     pub fn over(&self) -> impl Future<Output = Option<Condition>> + Send + use<> {
         let mut over = self.over.clone();
         async move { over.wait_for(Option::is_some).await.ok()?.clone() }
@@ -130,14 +130,14 @@ impl Drop for KeptFile {
     fn drop(&mut self) {
         self.keeping.abort();
         let file = Arc::clone(&self.file);
-        // The kernel forgets a file on a thread that is none of the runtime's.
+        // The kernel's forget arrives on a thread outside the runtime.
         self.runtime.spawn(async move { file.hand_over().await });
     }
 }
 
 impl Mounted {
-    /// Mounts a directory of layers, for this user and for root: root's engines read it, whoever mounts it. Blocking. Everything in it is of the time `since`;
-    /// `runtime` runs what takes time; `opener` helps the kernel to forget what it was given of a layer that is wrong.
+    /// Mounts a directory of layers, accessible for this user and root: root's engines read it, whoever mounts it. Blocking. Everything in it has the time `since`;
+    /// `runtime` runs what takes time; `opener` helps the kernel to forget pages of a wrong layer.
     ///
     /// # Errors
     /// [`MountError`].
@@ -165,14 +165,14 @@ impl Mounted {
     }
 }
 
-/// A directory of layers, as long as it can be found.
+/// A directory of layers, while it can be found.
 #[derive(Clone)]
 pub struct LayersDir {
     shared: Arc<Shared>,
 }
 
 impl LayersDir {
-    /// True if this is the name of a layer that is open as a virtual file, and all of it is here.
+    /// True if this is the name of a layer that is open as a virtual file, and is complete.
     pub fn is_whole(&self, name: &Path) -> bool {
         let shard = name.parent().and_then(Path::file_name).and_then(shard_named);
         let (Some(shard), Some(name)) = (shard, name.file_name()) else { return false };
@@ -180,31 +180,31 @@ impl LayersDir {
         self.shared.inodes.lock().of(layer).any(|node| node.own.get().is_some_and(|kept| kept.file.is_whole()))
     }
 
-    /// Takes the directory out of the tree of files. Its mount ends with the last of its files that is open, at once if none is. Blocking.
+    /// Detaches the directory from the file system's tree. Its mount ends with the last of its open files, at once if none is open. Blocking.
     ///
     /// # Errors
-    /// When it is not there any more.
+    /// It is no longer mounted.
     pub fn hide(self) -> io::Result<()> {
         let dir = &self.shared.dir;
         let root = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         unmount(dir, UnmountFlags::DETACH)?;
         let mut users = self.shared.users.lock();
-        // Without any, nothing is kept: the descriptor goes right here.
+        // If no file is open, nothing keeps the mount: the descriptor is closed right here.
         users.hidden = (users.open > 0).then(|| Arc::new(root));
         Ok(())
     }
 }
 
-/// The uses of a directory's files.
+/// The open files of a directory.
 #[derive(Default)]
 struct Users {
-    /// How often files are open.
+    /// How many files are open.
     open: u64,
-    /// The directory, once it can't be found any more.
+    /// The directory's descriptor, once the directory can't be found any more.
     hidden: Option<Arc<OwnedFd>>,
 }
 
-/// The file of an inode, once it was opened.
+/// The file of an inode, after it was opened.
 type Opened = Arc<OnceCell<Arc<KeptFile>>>;
 
 struct Shared {
@@ -224,7 +224,7 @@ struct Directory {
 }
 
 impl Shared {
-    /// The attributes of an inode; `None` if there is none such.
+    /// The attributes of an inode; `None` if it does not exist.
     fn attributes(&self, inode: INodeNo) -> Option<FileAttr> {
         if inode == INodeNo::ROOT || inode == ALGORITHM_INODE || shard_of(inode).is_some() {
             return Some(self.directory(inode));
@@ -253,7 +253,7 @@ impl Shared {
         FileAttr { kind: FileType::Symlink, perm: 0o777, ..session::file(inode, self.since, size, 0) }
     }
 
-    /// Finds a layer for the kernel.
+    /// Looks a layer up for the kernel.
     async fn find(&self, layer: Digest) -> Option<FileAttr> {
         Some(self.found(layer, self.layers.look_up(layer).await?))
     }
@@ -274,7 +274,7 @@ impl Shared {
         }
     }
 
-    /// Opens a file, once for all who have it open.
+    /// Opens a file, once for all that have it open.
     async fn open(self: &Arc<Self>, inode: INodeNo) -> Result<(), Errno> {
         let (layer, opened) = {
             let inodes = self.inodes.lock();
@@ -298,11 +298,11 @@ impl Shared {
         Ok(())
     }
 
-    /// A file is of no use any more: the next program that opens the layer gets another one.
+    /// A file is no longer useful: the next program that opens the layer gets another one.
     async fn is_over(&self, inode: INodeNo, layer: Digest, condition: Condition) {
         self.inodes.lock().retire(inode);
         let (Condition::Tainted(reason), Some(notifier)) = (condition, self.notifier.get().cloned()) else { return };
-        tracing::error!(%layer, reason, "a mounted layer is wrong: nothing of it is read any more");
+        tracing::error!(%layer, reason, "a mounted layer is wrong: all reads of it fail from now on");
         let (forgotten, opener) = (self.forgotten.clone(), self.opener);
         let hidden = self.users.lock().hidden.clone();
         let dir = match &hidden {
@@ -311,22 +311,22 @@ impl Shared {
         };
         let cache = Cache { notifier, forgotten, opener, files: vec![(inode, dir.join(retired_name(inode)))] };
         let forgetting = move || {
-            // A layer that is not mounted any more has no pages.
+            // A layer that is not mounted any more has no cached pages.
             let _ = cache.forget();
-            // This file may be the last that keeps the mount, which ends by that.
+            // This file may be the last that keeps the mount, which then ends.
             drop(hidden);
         };
         let _ = tokio::task::spawn_blocking(forgetting).await;
     }
 
-    /// A file was closed. Returns the directory's descriptor if it has to be dropped, on a thread that may wait: the mount ends by that.
+    /// A file was closed. Returns the directory's descriptor if it has to be dropped, which must happen on a thread that may block, since the mount ends by that.
     fn closed(&self) -> Option<Arc<OwnedFd>> {
         let mut users = self.users.lock();
         users.open = users.open.saturating_sub(1);
         if users.open == 0 { users.hidden.take() } else { None }
     }
 
-    /// The attributes of an inode whose pages are to be forgotten, which nobody else is given.
+    /// The attributes of an inode whose pages should be forgotten, and which lookups no longer find.
     fn retired(&self, inode: INodeNo) -> Option<FileAttr> {
         let is_wanted = self.forgotten.is_wanted(inode) && self.inodes.lock().told_again(inode);
         is_wanted.then(|| self.attributes(inode)).flatten()
@@ -340,7 +340,7 @@ impl Shared {
         self.inodes.lock().get(inode).is_some_and(|node| matches!(node.form, Form::File(_)))
     }
 
-    /// The entries of a directory; `None` if it is none.
+    /// The entries of a directory; `None` if it is not a directory.
     fn entries(&self, inode: INodeNo) -> Option<Vec<(INodeNo, FileType, String)>> {
         let mut entries =
             vec![(inode, FileType::Directory, ".".to_owned()), (INodeNo::ROOT, FileType::Directory, "..".to_owned())];
@@ -354,19 +354,19 @@ impl Shared {
             let mut names: Vec<_> = self.layers.listed().into_iter().filter_map(name_of).collect();
             names.sort_unstable();
             let inside = names.into_iter().filter(|(its, _)| *its == shard);
-            // Each may be a link by the time at which it is looked up, under another number.
+            // By the time it is looked up, each may be a link, with another inode.
             entries.extend(inside.map(|(_, name)| (INodeNo(u64::MAX), FileType::RegularFile, name)));
         }
         Some(entries)
     }
 }
 
-/// Tells the kernel of a layer.
+/// Answers the kernel with a layer.
 fn told(reply: ReplyEntry, attributes: &FileAttr) {
     reply.entry_with_ttls(&A_MOMENT, &NOT_AT_ALL, attributes, Generation(0));
 }
 
-/// The answer about a name that is not there.
+/// The answer for a name that does not exist.
 fn absent() -> FileAttr {
     session::file(INodeNo(0), SystemTime::UNIX_EPOCH, 0, 0)
 }
@@ -513,7 +513,7 @@ impl Filesystem for Directory {
     }
 
     fn getxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
-        // There are none, and the kernel need not ask again.
+        // There are none, and this error tells the kernel not to ask again.
         reply.error(Errno::ENOSYS);
     }
 

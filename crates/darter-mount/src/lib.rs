@@ -1,34 +1,34 @@
-//! Files that are opened before they have come: read-only FUSE mounts, of one file, of several, of an archive's members or of the layers of images,
+//! Files that can be opened before they are downloaded: read-only FUSE mounts, of one file, of several, of an archive's members or of the layers of images,
 //! whose reads wait for verified pieces.
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | [`supply`] | where bytes come from: what a mount asks of an agent, in another process or in this one |
-//! | [`file`](mod@file) | the file: reads that wait, with a limit; connections that come and go; content that turned out wrong |
-//! | [`ahead`] | what to fetch ahead of readers, by their pattern |
-//! | [`touches`] | what was read first, so that others have it before they ask |
+//! | [`supply`] | what a mount asks of an agent, in another process or in this one |
+//! | [`file`](mod@file) | the file: reads that wait, with a limit; connections that come and go; wrong content |
+//! | [`ahead`] | what to prefetch for readers, by their pattern |
+//! | [`touches`] | records what was read first, so that other hosts can prefetch it |
 //! | `asker` | whether the thread that waits for a read was killed |
-//! | [`limits`] | how long a read waits, and how long a pause before the next try is |
+//! | [`limits`] | how long a read may wait, and the pauses between tries |
 //! | [`fill`](mod@fill) | when the rest is fetched |
-//! | [`waits`] | who waits, of files that are read together |
+//! | [`waits`] | counts programs that wait, for files that are read together |
 //! | [`kept`] | which pieces of the file are known to be right, and which of them stay in the page cache |
-//! | [`files`] | which files of the agent the bytes are in |
-//! | [`session`] | the kernel's end: how a mount is made and unmounted |
-//! | [`single`] | the kernel's end of one file |
-//! | [`layers`] | the kernel's end of the layers of images: a directory that containerd looks into |
+//! | [`files`] | which of the agent's files have the bytes |
+//! | [`session`] | the kernel's side: how a mount is made and unmounted |
+//! | [`single`] | a mount of one file |
+//! | [`layers`] | a mount of the layers of images: a directory that containerd looks into |
 //! | `names` | names and inodes of that directory |
-//! | [`tree`] | the kernel's end of a tree of files |
+//! | [`tree`] | a mount of a tree of files |
 //! | [`set`] | several files as such a tree |
 //! | [`archive`] | an archive's members as such a tree |
-//! | [`erofs`] | a layer's file mounted |
+//! | [`erofs`] | mounts a layer's file |
 //! | `read_ahead` | how far the kernel reads ahead in it |
-//! | [`engines`] | how layers are read that engines mounted |
+//! | [`engines`] | changes how layers are read that engines mounted |
 //! | [`mountinfo`] | the kernel's list of mounts |
 //!
 //! Decisions ([`ahead`], [`touches`], [`limits`], [`fill`](mod@fill), [`waits`], [`kept`], [`files`], [`mountinfo`], `names`) do no I/O and take the time as an argument.
 //!
-//! Invariant: a read is answered with all of its bytes, each verified when its piece came, or with EIO. Never with zeros that are not in the
-//! content, never short. Later changes by a disk that rots are seen only where a piece is read without an agent ([`file`](mod@file)).
+//! Invariant: a read is answered with all of its bytes, each verified when its piece arrived, or with EIO. Never with zeros that are not in the
+//! content, never with fewer bytes. Later corruption by the disk is noticed only if a piece is read without an agent ([`file`](mod@file)).
 //!
 //! Non-goals: which process keeps a mount, and which agent it asks (`darter`); what moves bytes (`darter-engine`).
 

@@ -1,18 +1,18 @@
-//! How long a read waits, and how long a pause before the next try is. Pure.
+//! How long a read may wait, and how long to pause before the next try. Pure.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use darter_core::{ByteRange, Moment};
 
-/// How long a read is given that repeats one that waited in vain. The kernel reads a page that its read-ahead did not get once more by
-/// itself, so a program would wait twice as long as it was told.
+/// How long a read may wait that repeats a read that has timed out. The kernel itself repeats the read of a page that its read-ahead did not get,
+/// so otherwise a program would wait for twice the limit.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// For how long a read counts as a repetition, at most.
+/// For how long after a timeout a read counts as a repetition, at most.
 const MAX_REPETITION: Duration = Duration::from_secs(2);
 
-/// Failures that are remembered.
+/// How many failed reads are remembered.
 const MAX_FAILED: usize = 256;
 
 /// The limit of a mount's reads.
@@ -23,7 +23,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Reads wait for so long.
+    /// Reads may wait this long.
     pub const fn new(limit: Duration) -> Self {
         Self { limit, failed: VecDeque::new() }
     }
@@ -36,9 +36,9 @@ impl Limits {
         if is_repeated { AGAIN.min(self.limit) } else { self.limit }
     }
 
-    /// A read of `range` that was given `patience` got nothing.
+    /// A read of `range` that could wait for `patience` has timed out.
     pub fn failed(&mut self, range: ByteRange, patience: Duration, now: Moment) {
-        // A repetition is not repeated: the program that comes again waits anew.
+        // A repetition is not repeated: the next read of the program may wait for the whole limit.
         if patience < self.limit {
             return;
         }
@@ -56,14 +56,14 @@ pub struct RetryPauses {
 }
 
 impl RetryPauses {
-    /// The next pause: short while the agent may be starting again, and while programs wait.
+    /// The next pause: short while the agent may be restarting, and while programs wait.
     pub fn next(&mut self, somebody_waits: bool) -> Duration {
         let grown = Duration::from_millis(50) * 2_u32.saturating_pow(self.tries.min(10));
         self.tries += 1;
         grown.min(if somebody_waits { Duration::from_secs(1) } else { Duration::from_secs(10) })
     }
 
-    /// A connection was opened that gave something.
+    /// A connection was opened that delivered something.
     pub fn reset(&mut self) {
         self.tries = 0;
     }

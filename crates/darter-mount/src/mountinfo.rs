@@ -4,13 +4,13 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 
-/// Where the kernel lists the mounts that this process sees.
+/// The file with the mounts that this process sees.
 pub const PATH: &str = "/proc/self/mountinfo";
 
-/// A line of the list.
+/// One mount in the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mounted {
-    /// The mount's number, which another mount may get once this one is gone.
+    /// The mount's id, which another mount may get once this one is gone.
     pub id: u64,
     /// The number of its file system's device.
     pub device: (u32, u32),
@@ -18,13 +18,13 @@ pub struct Mounted {
     pub dir: PathBuf,
     /// The file system's type.
     pub kind: String,
-    /// What was mounted, as it was named then.
+    /// What was mounted, as named at that time.
     pub source: OsString,
     /// The file system's own options.
     pub options: String,
 }
 
-/// The mounts in the list's text, each after those that it may lie on. Lines that can't be understood are left out.
+/// The mounts in the list's text, in order. Malformed lines are skipped.
 pub fn parsed(text: &str) -> Vec<Mounted> {
     text.lines().filter_map(line).collect()
 }
@@ -40,7 +40,7 @@ fn line(line: &str) -> Option<Mounted> {
     Some(Mounted { id, device, dir, kind, source, options: back.next().unwrap_or_default().to_owned() })
 }
 
-/// Spaces and their like stand as three octal digits.
+/// Decodes spaces and the like, which are written as three octal digits.
 fn unescaped(text: &str) -> OsString {
     let (bytes, mut found, mut at) = (text.as_bytes(), Vec::with_capacity(text.len()), 0);
     while at < bytes.len() {

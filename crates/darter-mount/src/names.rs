@@ -1,8 +1,8 @@
 //! Names and inodes of the directory of layers. No I/O.
 //!
-//! The directory is `sha256/XX/DIGEST.erofs`, where XX are the first two digits: what containerd looks for. All of the 256 directories
-//! are always there, and a file for each layer that is asked for and can be had. An inode is a layer in one form: a file, or a link to the
-//! file that all of it is in by now. Inodes live as long as the kernel knows them.
+//! The directory contains `sha256/XX/DIGEST.erofs`, where XX are the first two digits: the names that containerd looks up. All 256 directories
+//! always exist, and a file for each layer that is requested and can be had. An inode is a layer in one form: a file, or a link to the
+//! store's file once the layer is complete. Inodes live as long as the kernel knows them.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -11,35 +11,35 @@ use std::path::PathBuf;
 use darter_core::Digest;
 use fuser::INodeNo;
 
-/// The directory of an algorithm; there is one.
+/// The directory of an algorithm; there is only one.
 pub(crate) const ALGORITHM: &str = "sha256";
 pub(crate) const ALGORITHM_INODE: INodeNo = INodeNo(2);
 
-/// The first of 256 inodes of directories.
+/// The inode of the first of 256 directories.
 const FIRST_SHARD: u64 = 3;
 
-/// Inodes of layers begin here.
+/// The first inode of a layer.
 const FIRST_LAYER: u64 = 1000;
 
 const RETIRED: &str = "retired-";
 
 const EXTENSION: &str = ".erofs";
 
-/// The name beside a layer for dm-verity: never there.
+/// The end of the name of a layer's dm-verity file, which never exists.
 const SIDECAR: &str = ".erofs.dmverity";
 
-/// A name in one of the directories.
+/// What a name in one of the directories stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EntryName {
-    /// A layer's.
+    /// A layer.
     Layer(Digest),
-    /// A name that is never there.
+    /// A file that never exists.
     Never,
-    /// Any other.
+    /// Anything else.
     Nothing,
 }
 
-/// The directory of this number.
+/// The inode of the directory with this number.
 pub(crate) const fn shard_inode(shard: u8) -> INodeNo {
     INodeNo(FIRST_SHARD + shard as u64)
 }
@@ -49,13 +49,13 @@ pub(crate) fn shard_of(inode: INodeNo) -> Option<u8> {
     u8::try_from(inode.0.checked_sub(FIRST_SHARD)?).ok()
 }
 
-/// The number of the directory of this name: two digits.
+/// The number of the directory with this name of two digits.
 pub(crate) fn shard_named(name: &OsStr) -> Option<u8> {
     let name = name.to_str().filter(|name| name.len() == 2 && name.bytes().all(is_digit))?;
     u8::from_str_radix(name, 16).ok()
 }
 
-/// The thing that a name in a directory stands for.
+/// What a name in a directory stands for.
 pub(crate) fn named(shard: u8, name: &OsStr) -> EntryName {
     let Some(name) = name.to_str() else { return EntryName::Nothing };
     if name.ends_with(SIDECAR) {
@@ -68,17 +68,17 @@ pub(crate) fn named(shard: u8, name: &OsStr) -> EntryName {
     format!("{ALGORITHM}:{digits}").parse().map_or(EntryName::Nothing, EntryName::Layer)
 }
 
-/// The name, in the directory itself, of an inode that nobody is given any more.
+/// The name, in the root directory, of a retired inode.
 pub(crate) fn retired_name(inode: INodeNo) -> String {
     format!("{RETIRED}{}", inode.0)
 }
 
-/// The inode that has this name in the directory itself.
+/// The inode with this name in the root directory.
 pub(crate) fn retired_named(name: &OsStr) -> Option<INodeNo> {
     name.to_str()?.strip_prefix(RETIRED)?.parse().ok().map(INodeNo)
 }
 
-/// The directory's number and the name of a layer's file; `None` for digests of another algorithm.
+/// The number of the directory, and the name of a layer's file in it; `None` for digests of another algorithm.
 pub(crate) fn name_of(layer: Digest) -> Option<(u8, String)> {
     let text = layer.to_string();
     let digits = text.strip_prefix(ALGORITHM)?.strip_prefix(':')?;
@@ -86,7 +86,7 @@ pub(crate) fn name_of(layer: Digest) -> Option<(u8, String)> {
     Some((shard, format!("{digits}{EXTENSION}")))
 }
 
-/// The digits of names are lower case.
+/// Names have lower-case digits.
 const fn is_digit(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
@@ -94,9 +94,9 @@ const fn is_digit(byte: u8) -> bool {
 /// The form of a layer in the directory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Form {
-    /// A file of this length, which may not have come yet.
+    /// A virtual file of this length.
     File(u64),
-    /// A link to the file that all of it is in.
+    /// A link to the complete file in the store.
     Link(PathBuf),
 }
 
@@ -105,7 +105,7 @@ pub(crate) enum Form {
 pub(crate) struct Node<T> {
     pub(crate) layer: Digest,
     pub(crate) form: Form,
-    /// How often the kernel was told of it, less how often it forgot it.
+    /// How often the kernel was told of it, minus how often the kernel has forgotten it.
     known: u64,
     /// The node's own state.
     pub(crate) own: T,
@@ -116,7 +116,7 @@ pub(crate) struct Node<T> {
 pub(crate) struct Inodes<T> {
     next: u64,
     nodes: HashMap<u64, Node<T>>,
-    /// The ones that are found now.
+    /// The inodes that lookups find now.
     current: HashMap<(Digest, Form), u64>,
 }
 
@@ -141,7 +141,7 @@ impl<T> Inodes<T> {
         INodeNo(inode)
     }
 
-    /// The kernel is told of an inode once more; `false` if there is none such.
+    /// The kernel is told of an inode once more; `false` if it does not exist.
     pub(crate) fn told_again(&mut self, inode: INodeNo) -> bool {
         let node = self.nodes.get_mut(&inode.0);
         node.map(|node| node.known += 1).is_some()
@@ -157,8 +157,8 @@ impl<T> Inodes<T> {
         self.nodes.values().filter(move |node| node.layer == layer)
     }
 
-    /// The kernel forgets an inode `times` times. Counts lookups down, and gives the node's own state back if that was
-    /// the last one.
+    /// The kernel forgets an inode `times` times. Decreases its count, and returns the node's own state if it is
+    /// zero now.
     pub(crate) fn forget(&mut self, inode: INodeNo, times: u64) -> Option<T> {
         let node = self.nodes.get_mut(&inode.0)?;
         node.known = node.known.saturating_sub(times);
@@ -169,7 +169,7 @@ impl<T> Inodes<T> {
         self.nodes.remove(&inode.0).map(|node| node.own)
     }
 
-    /// The inode is given to nobody else from now on; those who have it keep it as it is.
+    /// Lookups no longer find this inode; programs that have it open keep it.
     pub(crate) fn retire(&mut self, inode: INodeNo) {
         let Some(node) = self.nodes.get(&inode.0) else { return };
         let key = (node.layer, node.form.clone());

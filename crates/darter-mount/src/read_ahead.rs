@@ -1,8 +1,8 @@
-//! How far the kernel reads ahead in a layer that it reads past the page cache of its file. Blocking, and for root alone.
+//! Sets how far the kernel reads ahead in a layer that it reads past the page cache of its file. Blocking; only root may do this.
 //!
-//! EROFS over a file has a read-ahead of its own, 128 KiB, whatever the disk has. A whole layer is read ahead as any file of its disk is: nothing is fetched by that, it ends
-//! with each file in the layer, and a page fault brings no more than it would in a file of that disk. If EROFS reads by the page cache of the layer's file, that is read ahead as
-//! the disk says, and more above it wins little; in a layer of the directory of layers, what is read ahead is fetched, until all of it is here.
+//! EROFS over a file has a read-ahead of its own, 128 KiB, whatever the disk's is. In a complete layer it is set to that of other files of the same disk: nothing is fetched for it, it ends
+//! with each file in the layer, and a page fault reads no more than it would in a file of that disk. If EROFS reads through the page cache of the layer's file, that file is read ahead as
+//! the disk says, and a longer read-ahead in the layer gains little; in a virtual file, what is read ahead has to be fetched, until the layer is complete.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,10 +14,10 @@ use rustix::fs::{major, minor};
 
 use crate::session::MAX_READ;
 
-/// Reads ahead in what is mounted at `at` as far as in files of the disk that `file` is on, which is mounted there; never less far than before.
+/// Sets the read-ahead of the mount at `at` to that of the disk of `file`, which is mounted there; never reduces it.
 ///
 /// # Errors
-/// Where `file` is on no disk, or the kernel does not tell (before Linux 6.9) or let say how far.
+/// `file` is on no disk, or the kernel can't report or set the read-ahead (before Linux 6.9).
 pub(crate) fn as_below(file: &Path, at: &Path) -> io::Result<()> {
     let below = read(&of_disk(fs::metadata(file)?.dev())?)?;
     let own = of_mounted(&sysfs::name(&File::open(at)?)?)?;
@@ -27,11 +27,11 @@ pub(crate) fn as_below(file: &Path, at: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads ahead in what is mounted at `at`, over a virtual file of which all is here by now, by as much as one question can ask for; never less far than before.
-/// More would make two questions of one read. `device` is the number of its file system's device: nothing is done to what is mounted there by now.
+/// Sets the read-ahead of the mount at `at`, of a virtual file that is complete by now, to what one request can ask for; never reduces it.
+/// More would turn one read into two requests. `device` is the number of its file system's device: if something else is mounted there by now, nothing is changed.
 ///
 /// # Errors
-/// As [`as_below`].
+/// The same as of [`as_below`].
 pub(crate) fn by_questions(at: &Path, device: (u32, u32)) -> io::Result<()> {
     let root = File::open(at)?;
     let found = root.metadata()?.dev();
@@ -45,14 +45,14 @@ pub(crate) fn by_questions(at: &Path, device: (u32, u32)) -> io::Result<()> {
     Ok(())
 }
 
-/// The file with the read-ahead of a disk, or of the disk of a partition, in KiB.
+/// The sysfs file with the read-ahead of a disk, or of a partition's disk, in KiB.
 fn of_disk(device: u64) -> io::Result<PathBuf> {
     let disk = PathBuf::from(format!("/sys/dev/block/{}:{}", major(device), minor(device)));
     let places = ["queue/read_ahead_kb", "../queue/read_ahead_kb"].map(|place| disk.join(place));
     places.into_iter().find(|place| place.exists()).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
-/// The file with the read-ahead of an EROFS without a device, in KiB. `name` is its name in sysfs.
+/// The sysfs file with the read-ahead of an EROFS without a device, in KiB. `name` is its name in sysfs.
 fn of_mounted(name: &str) -> io::Result<PathBuf> {
     let own = name.strip_prefix("erofs/").ok_or(io::ErrorKind::NotFound)?;
     Ok(Path::new("/sys/class/bdi").join(own).join("read_ahead_kb"))

@@ -1,4 +1,4 @@
-//! A mount: how one is made, unmounted and made to forget, whatever is in it.
+//! A mount: how one is made, unmounted and made to forget pages, whatever is in it.
 //!
 //! | file | what is mounted |
 //! |---|---|
@@ -6,7 +6,7 @@
 //! | [`layers`](crate::layers) | the layers of images |
 //! | [`tree`](crate::tree) | a directory of several files |
 //!
-//! With root's rights the kernel is asked directly, else by `fusermount3`. Files are never passed through to another one (`FUSE_PASSTHROUGH`): the kernel mounts no
+//! Root mounts through the kernel, other users through `fusermount3`. Files are never passed through to another one (`FUSE_PASSTHROUGH`), since the kernel mounts no
 //! EROFS over such a file.
 
 use std::collections::HashMap;
@@ -23,16 +23,16 @@ use fuser::{
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-/// For how long names and attributes are good that never change.
+/// How long the kernel may cache names and attributes that never change.
 pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Bytes that the kernel asks for at once, at most.
+/// Most bytes that the kernel reads with one request.
 pub(crate) const MAX_READ: u32 = 1 << 20;
 
-/// Requests of the kernel's read-ahead that are under way, at most.
+/// Most concurrent requests of the kernel's read-ahead.
 const MAX_BACKGROUND: u16 = 64;
 
-/// Threads that take the kernel's questions.
+/// How many threads take the kernel's requests.
 const THREADS: usize = 4;
 
 pub(crate) const BLOCK: u32 = 4096;
@@ -40,7 +40,7 @@ pub(crate) const BLOCK: u32 = 4096;
 /// Why a mount could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
-    /// There is no FUSE.
+    /// The host has no FUSE.
     #[error(
         "this host has no /dev/fuse: load the kernel's module with `modprobe fuse`, or give a container `--device /dev/fuse`"
     )]
@@ -48,20 +48,20 @@ pub enum MountError {
     /// This user may not open the device.
     #[error("may not open /dev/fuse: it has to be open to this user (mode 0666 is usual), or run this as root")]
     Device(#[source] io::Error),
-    /// A user's mount needs a program that is not there.
+    /// A user's mount needs `fusermount3`, which is missing.
     #[error("there is no fusermount3, by which users mount: install the package fuse3, or run this as root")]
     NoHelper,
-    /// The kernel, or fusermount3, said no.
+    /// The kernel, or fusermount3, refused.
     #[error("can't mount at {dir}: {}", .reason.trim())]
     Refused {
         /// The mount point.
         dir: String,
-        /// The system's or fusermount's words.
+        /// The message of the system or of fusermount3.
         reason: String,
     },
 }
 
-/// A mount. Unmounted when dropped.
+/// A mount, which is unmounted when dropped.
 #[derive(Debug)]
 pub struct Mounted {
     session: BackgroundSession,
@@ -98,56 +98,56 @@ impl Mounted {
     /// Waits until it is unmounted. Blocking.
     ///
     /// # Errors
-    /// When the kernel ends it otherwise.
+    /// The kernel ends it in another way.
     pub fn wait(self) -> io::Result<()> {
         self.session.join()
     }
 }
 
-/// Opens files of a mount and closes them, in another process. Blocking.
+/// Opens and closes files of a mount, in another process. Blocking.
 pub type Opener = fn(&[PathBuf]) -> io::Result<()>;
 
-/// Files that are opened at a time.
+/// How many files are opened at a time.
 const MAX_OPENED: usize = 256;
 
-/// The handle of a file that was opened so that the kernel forgets its pages: nothing is read by it.
+/// The handle of a file that was opened only so that the kernel forgets its pages; nothing is read by it.
 pub(crate) const FORGETS: FileHandle = FileHandle(u64::MAX);
 
-/// Inodes whose pages the kernel is to forget when somebody opens them, and whether somebody did.
+/// Inodes whose pages the kernel should forget when somebody opens them, each with true if somebody did.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Forgotten(Arc<Mutex<HashMap<u64, bool>>>);
 
 impl Forgotten {
-    /// True if the pages of this one are to be forgotten.
+    /// True if the pages of this inode should be forgotten.
     pub(crate) fn is_wanted(&self, inode: INodeNo) -> bool {
         self.0.lock().contains_key(&inode.0)
     }
 
-    /// Notes that a file is opened. True if its pages are to be forgotten by that: it is opened as [`FORGETS`], without flags.
+    /// Notes that a file is opened. Returns true if that should make the kernel forget its pages: then it is opened as [`FORGETS`], without flags.
     pub(crate) fn note_opened(&self, inode: INodeNo) -> bool {
         self.0.lock().get_mut(&inode.0).map(|was_opened| *was_opened = true).is_some()
     }
 }
 
-/// The kernel's pages of files.
+/// The pages of files in the kernel's page cache.
 ///
-/// The kernel forgets them when a file is opened that is not said to stay as it was, and waits for reads of them that are under way: in the process that
-/// opens it. It does the same for a word over the connection (`FUSE_NOTIFY_INVAL_INODE`), but in the process that has the connection: one
-/// that is killed then never ends, and nor does its connection, since its last reads are for itself to answer.
+/// The kernel forgets them when a file is opened without the flag to keep them, and waits for reads of them that are in progress: in the process that
+/// opens the file. A message over the connection (`FUSE_NOTIFY_INVAL_INODE`) does the same, but waits in the process that has the connection: if
+/// that is killed meanwhile, it never ends, and neither does its connection, since it would have to answer its last reads itself.
 #[derive(Clone, Debug)]
 pub struct Cache {
     pub(crate) notifier: Notifier,
     pub(crate) forgotten: Forgotten,
     pub(crate) opener: Opener,
-    /// The files, by their paths from anywhere.
+    /// The files, by their absolute paths.
     pub(crate) files: Vec<(INodeNo, PathBuf)>,
 }
 
 impl Cache {
-    /// Lets the kernel forget all pages: a program that reads one asks again. Waits for reads that are under way. Blocking.
+    /// Makes the kernel forget all pages: a program that reads one causes a new request. Waits for reads in progress. Blocking.
     ///
     /// # Errors
-    /// When they are not mounted any more.
+    /// They are no longer mounted.
     pub fn forget(&self) -> io::Result<()> {
         self.files.chunks(MAX_OPENED).try_for_each(|some| self.forget_some(some))
     }
@@ -160,21 +160,21 @@ impl Cache {
         }
         let was_opened = |inode: INodeNo| self.forgotten.0.lock().remove(&inode.0) == Some(true);
         let left: Vec<_> = files.iter().map(|(inode, _)| *inode).filter(|inode| !was_opened(*inode)).collect();
-        // Those whose path leads elsewhere by now.
+        // The files whose path leads elsewhere by now.
         left.into_iter().try_for_each(|inode| self.notifier.inval_inode(inode, 0, 0))
     }
 }
 
-/// The threads that answer reads of one mount. A read may wait for the disk on the thread that took the kernel's question, which saves handing it over to
-/// another one; but one thread stays for whatever is asked next.
+/// The threads that answer reads of one mount. The thread that took the kernel's request may itself wait for the disk, which saves handing the request over to
+/// another one; but at least one thread stays free for further requests.
 #[derive(Clone, Debug)]
 pub(crate) struct Threads {
-    /// Runs what takes longer.
+    /// Runs whatever takes longer.
     pub(crate) runtime: Handle,
     reading: Arc<AtomicUsize>,
 }
 
-/// A thread that takes questions may wait for the disk until this is dropped.
+/// Allows a thread that takes requests to wait for the disk, until dropped.
 #[derive(Debug)]
 pub(crate) struct MayWait<'a>(&'a AtomicUsize);
 
@@ -183,7 +183,7 @@ impl Threads {
         Self { runtime, reading: Arc::default() }
     }
 
-    /// Asked by a thread that takes questions: `None` if no other one would be left.
+    /// Called by a thread that takes requests. `None` if no other thread would be free.
     pub(crate) fn may_wait(&self) -> Option<MayWait<'_>> {
         let one_more = |reading| (reading + 1 < THREADS).then_some(reading + 1);
         self.reading.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
@@ -205,7 +205,7 @@ fn check_device() -> Result<(), MountError> {
     }
 }
 
-/// Tells the kernel how to ask.
+/// Sets the options of the kernel's requests.
 pub(crate) fn tune(config: &mut KernelConfig) {
     // An older kernel has lower limits, which are as good.
     let _ = config.set_max_write(MAX_READ);
@@ -213,7 +213,7 @@ pub(crate) fn tune(config: &mut KernelConfig) {
     let _ = config.set_max_background(MAX_BACKGROUND);
 }
 
-/// The attributes of a directory that nobody may write to.
+/// The attributes of a read-only directory.
 pub(crate) fn directory(inode: INodeNo, time: SystemTime) -> FileAttr {
     FileAttr {
         ino: inode,
@@ -234,7 +234,7 @@ pub(crate) fn directory(inode: INodeNo, time: SystemTime) -> FileAttr {
     }
 }
 
-/// The attributes of a file that nobody may write to.
+/// The attributes of a read-only file.
 pub(crate) fn file(inode: INodeNo, time: SystemTime, size: u64, blocks: u64) -> FileAttr {
     FileAttr { ino: inode, size, blocks, kind: FileType::RegularFile, perm: 0o444, nlink: 1, ..directory(inode, time) }
 }

@@ -1,8 +1,8 @@
-//! Several files, each a content of its own, as the files of one tree.
+//! Several files, each with a content of its own, as the files of one tree.
 //!
-//! A file is opened at its origin when a program opens it, and stays open while programs have it, and for as long after that as fewer than
-//! [`MAX_KEPT`] others are open: each costs a connection here, and at the agent. Its length was promised with the tree: content of another one is an
-//! error, and so is content that is another one than the last time.
+//! A file is opened at its origin when a program opens it, and stays open while programs have it open, and after that as long as fewer than
+//! [`MAX_KEPT`] others are open: each costs a connection here and at the agent. The tree has announced its length: content of another length is an
+//! error, and so is content that differs from the last time.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -22,28 +22,28 @@ use crate::layers::KeptFile;
 use crate::supply::{Content, Supplier, Supply};
 use crate::tree::{TreeCache, TreeReader, Unopened};
 
-/// Files that are open, of those that no program has open.
+/// How many files stay open that no program has open.
 pub const MAX_KEPT: usize = 128;
 
-/// Before a file is asked for again that can't be had now.
+/// The pause before a file is requested again that can't be had now.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 /// A file that was opened at its origin.
 pub struct OpenedFile {
     /// The file's content.
     pub content: Content,
-    /// The connection by which it was opened.
+    /// The connection on which it was opened.
     pub supply: Arc<dyn Supply>,
     /// Opens further connections.
     pub supplier: Arc<dyn Supplier>,
-    /// True if the content has to have a digest.
+    /// True if the content must have a certain digest.
     pub has_digest: bool,
 }
 
 /// Why a file could not be opened at its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotOpened {
-    /// Why, in words.
+    /// Why.
     pub reason: String,
     /// True if another try may succeed.
     pub may_pass: bool,
@@ -52,30 +52,30 @@ pub struct NotOpened {
 /// Opens files at their origins.
 #[async_trait]
 pub trait Opener: Send + Sync + 'static {
-    /// Opens a file of the set, by its number.
+    /// Opens a file of the set by its number.
     ///
     /// # Errors
     /// [`NotOpened`].
     async fn open(&self, file: u32) -> Result<OpenedFile, NotOpened>;
 }
 
-/// See the module's text.
+/// See the module's documentation.
 pub struct FileSet {
     tree: Arc<Tree>,
     opener: Arc<dyn Opener>,
     settings: Settings,
     clock: Arc<dyn Clock>,
     slots: Vec<Slot>,
-    /// The numbers of those that are open at their origins. Locked before a slot's.
+    /// The numbers of the files that are open at their origins. Locked before a slot's lock.
     open: Mutex<BTreeSet<u32>>,
-    /// Counts openings: the order in which files were used.
+    /// Counts openings, which gives the order in which files were used.
     uses: AtomicU64,
     cache: Arc<OnceLock<TreeCache>>,
 }
 
 #[derive(Default)]
 struct Slot {
-    /// Locked while it is being opened.
+    /// Locked while the file is being opened.
     opening: AsyncMutex<()>,
     kept: Mutex<Option<Arc<KeptFile>>>,
     users: AtomicUsize,
@@ -83,15 +83,15 @@ struct Slot {
     known: Mutex<Known>,
 }
 
-/// The last known state of a file that is not open.
+/// What is known of a file that is not open.
 #[derive(Clone, Debug, Default)]
 struct Known {
     blob: Option<BlobId>,
     held: u64,
     whole: bool,
-    /// Why it could not be opened last.
+    /// Why it could not be opened the last time.
     trouble: Option<String>,
-    /// True if another try is of no use.
+    /// True if another try is useless.
     is_final: bool,
 }
 
@@ -109,15 +109,15 @@ impl FileSet {
         Arc::new(Self { tree, opener, settings, clock, slots, open, uses, cache })
     }
 
-    /// Tells it what the kernel was given, once it is mounted.
+    /// Sets the cache of the mount, once it is mounted.
     pub fn mounted(&self, cache: TreeCache) {
         let _ = self.cache.set(cache);
     }
 
-    /// Opens all files and keeps them open, so that [`Fill`] fetches them. Not more than [`MAX_KEPT`].
+    /// Opens all files, at most [`MAX_KEPT`], and keeps them open, so that [`Fill`] fetches them.
     ///
     /// # Errors
-    /// Why one can't be opened.
+    /// Why a file can't be opened.
     pub async fn open_all(&self) -> Result<(), NotOpened> {
         for file in self.files().into_iter().filter(|_| self.settings.fill != Fill::Never) {
             self.open_at_origin(file).await?;
@@ -128,7 +128,7 @@ impl FileSet {
         Ok(())
     }
 
-    /// Every file once, hard links apart.
+    /// Every file once, not counting further hard links.
     fn files(&self) -> Vec<NodeId> {
         let mut seen = HashSet::new();
         let all = (0..self.tree.len()).filter_map(NodeId::at);
@@ -144,7 +144,7 @@ impl FileSet {
         }
     }
 
-    /// The file of a slot, opened once for all who want it.
+    /// The file of a slot, opened once for all that want it.
     async fn open_at_origin(&self, file: NodeId) -> Result<Arc<KeptFile>, NotOpened> {
         let never = |reason: &str| NotOpened { reason: reason.to_owned(), may_pass: false };
         let Some((slot, number, size)) = self.slot(file) else { return Err(never("it is no file")) };
@@ -178,8 +178,8 @@ impl FileSet {
             if let Some(Condition::Tainted(reason)) = over.await
                 && let Some(cache) = cache.get().cloned()
             {
-                tracing::warn!(reason, "a mounted file is wrong: nothing of it is read any more");
-                // Waits for reads that are under way.
+                tracing::warn!(reason, "a mounted file is wrong: all reads of it fail from now on");
+                // This waits for reads in progress.
                 let _ = tokio::task::spawn_blocking(move || cache.forget(Some(file))).await;
             }
         });
@@ -189,7 +189,7 @@ impl FileSet {
         Ok(kept)
     }
 
-    /// Closes those at their origins that were used longest ago and that no program has open, if too many are open.
+    /// If too many files are open, closes the least recently used ones that no program has open.
     fn trim(&self, but: u32) {
         let mut open = self.open.lock();
         let Some(excess) = open.len().checked_sub(MAX_KEPT).filter(|excess| *excess > 0) else { return };
@@ -199,7 +199,7 @@ impl FileSet {
         idle.sort_by_key(|(_, slot)| slot.used.load(Ordering::SeqCst));
         for (number, slot) in idle.into_iter().take(excess) {
             let mut kept = slot.kept.lock();
-            // A task that opens it counts itself before it looks here.
+            // A task that opens the file counts itself before it looks here.
             let closed = if slot.users.load(Ordering::SeqCst) == 0 { kept.take() } else { None };
             drop(kept);
             if closed.is_some() {
@@ -208,7 +208,7 @@ impl FileSet {
         }
     }
 
-    /// How all of it is.
+    /// The state of all files together.
     pub async fn overview(&self) -> Glance {
         let mut all = Glance { condition: Condition::Open, held: 0, whole: true, alone: true, waiting: 0 };
         for slot in &self.slots {
@@ -220,7 +220,7 @@ impl FileSet {
                 let mut known = slot.known.lock();
                 (known.held, known.whole) = (glance.held, glance.whole);
                 drop(known);
-                // A tainted file goes before one that waits.
+                // A tainted file takes precedence over one that waits.
                 if glance.condition != Condition::Open && !matches!(all.condition, Condition::Tainted(_)) {
                     all.condition = glance.condition;
                 }
@@ -237,7 +237,7 @@ impl FileSet {
         all
     }
 
-    /// Tells the agent what was touched, at the end.
+    /// Reports to the agents which parts were read, at the end.
     pub async fn hand_over(&self) {
         for slot in &self.slots {
             let kept = slot.kept.lock().take();
@@ -252,7 +252,7 @@ impl FileSet {
 impl TreeReader for FileSet {
     async fn open(&self, file: NodeId) -> Result<(), Unopened> {
         let Some((slot, ..)) = self.slot(file) else { return Err(Unopened::Unread) };
-        // From now on it is not closed.
+        // From now on it is never closed.
         slot.users.fetch_add(1, Ordering::SeqCst);
         slot.used.store(self.uses.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
         let opening = async {

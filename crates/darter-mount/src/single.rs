@@ -1,7 +1,7 @@
-//! One file, in a directory of its own: what `darter mount URL` makes.
+//! A mount of one file, in a directory of its own: what `darter mount URL` makes.
 //!
-//! The kernel keeps what it was given (`FOPEN_KEEP_CACHE`) and asks for no attribute twice, since the content never changes. Reads are answered
-//! out of order, by tasks of the runtime; everything else at once. All of the file's blocks are reported as there: a program that is told
+//! The kernel keeps pages (`FOPEN_KEEP_CACHE`) and attributes, since the content never changes. Reads are answered
+//! out of order, by tasks of the runtime; everything else at once. All blocks of the file are reported as allocated: a program that is told
 //! of fewer may take the rest for zeros without reading it.
 
 use std::ffi::{OsStr, OsString};
@@ -22,7 +22,7 @@ use crate::session::{
     BLOCK, Cache, FOREVER, FORGETS, Forgotten, MountError, Mounted, Opener, Threads, directory, file, tune,
 };
 
-/// The file's inode; the directory's is the root's.
+/// The file's inode; the directory has the root's.
 const FILE: INodeNo = INodeNo(2);
 
 /// How a file is mounted.
@@ -37,7 +37,7 @@ pub struct MountOptions {
 }
 
 impl Mounted {
-    /// Mounts a file. Blocking. `runtime` runs the reads. Besides, what lets the kernel forget what it was given of the file, with the help of `opener`.
+    /// Mounts a file. Blocking. `runtime` runs the reads. Also returns the cache, which makes the kernel forget the file's pages, with the help of `opener`.
     ///
     /// # Errors
     /// [`MountError`].
@@ -57,7 +57,7 @@ impl Mounted {
     }
 }
 
-/// The directory that is mounted.
+/// The mounted directory.
 struct Directory {
     file: Arc<MountedFile>,
     name: OsString,
@@ -163,7 +163,7 @@ impl Filesystem for Directory {
     }
 
     fn getxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
-        // There are none, and the kernel need not ask again.
+        // There are none, and this error tells the kernel not to ask again.
         reply.error(Errno::ENOSYS);
     }
 

@@ -1,28 +1,28 @@
-//! Which pieces of a file were touched first, in which order, in the first minute after it was opened: what its agent is told, so that whoever
-//! starts the same later has them before it asks. Pure.
+//! Records which pieces of a file were read first, in which order, in the first minute after it was opened. Its agent is told, so that another host that
+//! starts the same image later can prefetch them. Pure.
 //!
-//! Each read of the kernel counts, whether or not it had to wait: metadata, too, and what the kernel reads ahead. A file whose pages are in
-//! memory already is not read at all, so only the first minute of a file counts, and what was touched is handed over as it grows: a program may
-//! run for a moment only. Bounded: `MAX_RUNS` runs of `MAX_PIECES` pieces.
+//! Each read of the kernel counts, whether or not it had to wait, including metadata and read-ahead. A file whose pages are in
+//! memory is not read at all, so only the first minute of a file counts, and the record is handed over while it grows: a program may
+//! run only for a moment. Bounded: `MAX_RUNS` runs of `MAX_PIECES` pieces.
 
 use std::ops::Range;
 use std::time::Duration;
 
 use darter_core::{ByteRange, Moment, PieceIndex, PieceLength, PieceSet};
 
-/// For how long after it was opened it is noted.
+/// For how long after the opening reads are recorded.
 const RECORDED_FOR: Duration = Duration::from_secs(60);
 
-/// When it is handed over first; then after twice as long each time.
+/// When the record is first handed over; then after twice as long each time.
 const FIRST_AFTER: Duration = Duration::from_secs(2);
 
-/// Pieces that are noted.
+/// Most pieces that are recorded.
 const MAX_PIECES: u32 = 4096;
 
-/// Runs of pieces that are handed over.
+/// Most runs of pieces that are handed over.
 const MAX_RUNS: usize = 1024;
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Debug)]
 pub struct Touches {
     pieces: PieceLength,
@@ -36,12 +36,12 @@ pub struct Touches {
 }
 
 impl Touches {
-    /// The touches of a file that is opened now: none.
+    /// An empty record, for a file that is opened now.
     pub const fn new(pieces: PieceLength, length: u64, now: Moment) -> Self {
         Self { pieces, length, began: now, seen: PieceSet::new(), runs: Vec::new(), given: 0, due: FIRST_AFTER }
     }
 
-    /// Somebody reads this.
+    /// Records a read.
     pub fn read(&mut self, range: ByteRange, now: Moment) {
         if now.since(self.began) > RECORDED_FOR {
             return;
@@ -60,7 +60,7 @@ impl Touches {
         }
     }
 
-    /// All that was touched so far, if some of it is new and it is time to tell, or this is the `last` time.
+    /// The whole record, if some of it is new and it is time to report, or this is the `last` time.
     pub fn take(&mut self, last: bool, now: Moment) -> Option<Vec<ByteRange>> {
         let spent = now.since(self.began);
         if self.given == self.seen.len() || (spent < self.due && !last) {
@@ -78,7 +78,7 @@ impl Touches {
         Some(self.runs.iter().map(bytes).collect())
     }
 
-    /// Another agent was told nothing.
+    /// Starts over, since another agent was told nothing.
     pub const fn begin_anew(&mut self) {
         self.given = 0;
     }

@@ -1,10 +1,10 @@
-//! The kernel's end of a tree: the members of an archive, or several files, as a directory.
+//! A mount of a tree: the members of an archive, or several files, as a directory.
 //!
-//! The tree never changes, so the kernel keeps what it was told of names and attributes, and what it was given of files
-//! (`FOPEN_KEEP_CACHE`). Everything belongs to the user who mounts it, and that user may read all of it: owners are names of another host's users.
-//! All blocks are reported as there, but for holes, which a [`TreeReader`] gives as zeros because they are zeros in the file.
+//! The tree never changes, so the kernel caches names, attributes and pages
+//! (`FOPEN_KEEP_CACHE`). Everything belongs to the user who mounts it, and that user may read all of it, since the owners in an archive are users of another host.
+//! All blocks are reported as allocated, except holes, which a [`TreeReader`] returns as zeros because they are zeros in the file.
 //!
-//! Questions that may take time are answered by tasks of the runtime: a file that waits keeps no other waiting.
+//! Requests that may take time are answered by tasks of the runtime, so that a file that waits delays no other.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
@@ -32,32 +32,32 @@ use crate::session::{BLOCK, Cache, FOREVER, FORGETS, Forgotten, MountError, Moun
 /// Why a file can't be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unopened {
-    /// The file's bytes can't be had now: EIO.
+    /// Its bytes can't be had now: EIO.
     Unread,
-    /// The file's bytes can never be had, since this program does not know how: EOPNOTSUPP.
+    /// Its bytes can never be had, since this program does not support their form: EOPNOTSUPP.
     Unsupported,
 }
 
 /// The bytes of the files in a tree.
 #[async_trait]
 pub trait TreeReader: Send + Sync + 'static {
-    /// Somebody opens a file.
+    /// Called when a program opens a file.
     ///
     /// # Errors
     /// [`Unopened`].
     async fn open(&self, file: NodeId) -> Result<(), Unopened>;
 
-    /// Reads bytes of a file that was opened; `range` ends with the file at the latest.
+    /// Reads bytes of an open file; `range` is within the file.
     ///
     /// # Errors
-    /// [`Unread`] when not all of them can be had.
+    /// [`Unread`] if not all of them can be had.
     async fn read(&self, file: NodeId, range: ByteRange) -> Result<Bytes, Unread>;
 
-    /// Somebody closes a file that was opened.
+    /// Called when a program closes an open file.
     fn release(&self, file: NodeId);
 }
 
-/// The pages that the kernel was given of a tree's files.
+/// The pages of a tree's files in the kernel's page cache.
 #[derive(Clone, Debug)]
 pub struct TreeCache {
     notifier: Notifier,
@@ -69,7 +69,7 @@ pub struct TreeCache {
 }
 
 impl TreeCache {
-    /// Lets the kernel forget all pages of one file, or of all that were opened: a program that reads one asks again. Blocking.
+    /// Makes the kernel forget all pages of one file, or of all files that were opened: a program that reads one causes a new request. Blocking.
     pub fn forget(&self, file: Option<NodeId>) {
         let files: Vec<_> = match file {
             Some(file) => vec![file],
@@ -86,12 +86,12 @@ impl TreeCache {
         };
         let files = files.into_iter().map(|file| (inode_of(file), path(file))).collect();
         let (notifier, forgotten, opener) = (self.notifier.clone(), self.forgotten.clone(), self.opener);
-        // A node that is not mounted any more, or was forgotten, has no pages.
+        // A node that is no longer mounted, or was forgotten, has no cached pages.
         let _ = Cache { notifier, forgotten, opener, files }.forget();
     }
 }
 
-/// A name of each node but the root, and the directory that it is in.
+/// A name of each node except the root, and its directory.
 fn names(tree: &Tree) -> HashMap<NodeId, (NodeId, &[u8])> {
     let all = (0..tree.len()).filter_map(NodeId::at);
     let inside = all.flat_map(|directory| {
@@ -102,7 +102,7 @@ fn names(tree: &Tree) -> HashMap<NodeId, (NodeId, &[u8])> {
 }
 
 impl Mounted {
-    /// Mounts a tree. Blocking. `runtime` runs the reads; `opener` helps the kernel to forget what it was given.
+    /// Mounts a tree. Blocking. `runtime` runs the reads; `opener` helps the kernel to forget pages.
     ///
     /// # Errors
     /// [`MountError`].
@@ -156,7 +156,7 @@ fn kind_of(node: &Node) -> FileType {
     }
 }
 
-/// A node's time of modification; 1970 where this host can't express it.
+/// A node's modification time; 1970 if this host can't express it.
 fn time_of(node: &Node) -> SystemTime {
     let seconds = Duration::from_secs(node.mtime.seconds.unsigned_abs());
     let whole = if node.mtime.seconds < 0 { UNIX_EPOCH.checked_sub(seconds) } else { UNIX_EPOCH.checked_add(seconds) };
@@ -165,7 +165,7 @@ fn time_of(node: &Node) -> SystemTime {
 }
 
 fn attributes_of(inode: INodeNo, node: &Node) -> FileAttr {
-    // The owner may look at everything, as an archive's owner could after unpacking it.
+    // The owner may read everything, as they could after unpacking the archive.
     let (size, least) = match &node.body {
         Body::Directory { .. } => (0, 0o500),
         Body::File { size, .. } => (*size, 0o400),
@@ -196,7 +196,7 @@ impl Directory {
         Some((node, self.tree.get(node)?))
     }
 
-    /// The size of a file, or of a link whose target is a file's bytes.
+    /// The size of a file, or of a link whose target is the contents of a file.
     fn file(&self, inode: INodeNo) -> Option<(NodeId, u64)> {
         match self.node(inode)? {
             (node, Node { body: Body::File { size, .. } | Body::SymlinkIn { size, .. }, .. }) => Some((node, *size)),
@@ -246,7 +246,7 @@ impl Filesystem for Directory {
                         return reply.error(errno(error));
                     }
                     match reader.read(node, range).await {
-                        // A target that the kernel would cut is none.
+                        // A target with a zero byte would be cut by the kernel, so it counts as none.
                         Ok(target) if !target.contains(&0) => reply.data(&target),
                         _ => reply.error(Errno::EIO),
                     }
@@ -343,7 +343,7 @@ impl Filesystem for Directory {
     }
 
     fn getxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
-        // There are none, and the kernel need not ask again.
+        // There are none, and this error tells the kernel not to ask again.
         reply.error(Errno::ENOSYS);
     }
 

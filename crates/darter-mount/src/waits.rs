@@ -1,11 +1,11 @@
-//! Programs that wait for bytes, of one file or of several: while one waits for a layer of its image, nobody fetches the rest of another. Pure.
+//! Counts programs that wait for bytes of any of several files: while one waits for a layer of its image, the rest of other layers is not fetched. Pure.
 
 use std::sync::Arc;
 
 use darter_core::Moment;
 use parking_lot::Mutex;
 
-/// The programs that wait for bytes of any of the files that share this. Times are of one clock.
+/// The programs that wait for bytes of any file that shares this. All times are of one clock.
 #[derive(Clone, Debug, Default)]
 pub struct Waits(Arc<Mutex<State>>);
 
@@ -33,7 +33,7 @@ impl Waits {
         state.last = Some(now);
     }
 
-    /// When a program waited last: now, if one does.
+    /// When a program last waited: now, if one is waiting.
     pub(crate) fn last(&self, now: Moment) -> Option<Moment> {
         let state = self.0.lock();
         if state.waiting > 0 { Some(now) } else { state.last }

@@ -1,16 +1,16 @@
-//! The messages of `containerd.services.snapshots.v1`, as their numbers and types on the wire. No I/O.
+//! The messages of `containerd.services.snapshots.v1`, with their field numbers and types on the wire. No I/O.
 //!
-//! They are written down here rather than generated: ten calls without an option need no compiler of protocols in the build
-//! ([why](../../../docs/notes/snapshotter.md)). Field numbers never change their meaning; what a newer containerd adds is skipped.
+//! They are written by hand rather than generated: ten plain calls do not justify a protocol compiler in the build
+//! ([why](../../../docs/notes/snapshotter.md)). Field numbers never change their meaning; fields that a newer containerd adds are skipped.
 
 use std::collections::HashMap;
 
 use prost::Message;
 
-/// The service's name, which paths of calls begin with.
+/// The service's name, with which the paths of calls begin.
 pub(crate) const SERVICE: &str = "/containerd.services.snapshots.v1.Snapshots/";
 
-/// Of `Prepare` and of `View`.
+/// The request of `Prepare` and of `View`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct NewSnapshot {
     #[prost(string, tag = "2")]
@@ -21,7 +21,7 @@ pub(crate) struct NewSnapshot {
     pub(crate) labels: HashMap<String, String>,
 }
 
-/// Names one snapshot: of `Mounts`, `Remove`, `Stat` and `Usage`.
+/// A request that names one snapshot: of `Mounts`, `Remove`, `Stat` and `Usage`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct OneSnapshot {
     #[prost(string, tag = "2")]
@@ -56,12 +56,12 @@ pub(crate) struct Commit {
     pub(crate) key: String,
     #[prost(map = "string, string", tag = "4")]
     pub(crate) labels: HashMap<String, String>,
-    /// Another parent than it was prepared on.
+    /// A parent other than the one on which it was prepared.
     #[prost(string, tag = "5")]
     pub(crate) parent: String,
 }
 
-/// `google.protobuf.Empty`, and what names no more than a snapshotter: of `Cleanup`.
+/// `google.protobuf.Empty`; also a request that names only a snapshotter: of `Cleanup`.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub(crate) struct Nothing {}
 
@@ -90,7 +90,7 @@ pub(crate) enum Kind {
     Committed = 3,
 }
 
-/// A snapshot, as containerd is told of it.
+/// A snapshot, as containerd sees it.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Info {
     #[prost(string, tag = "1")]
@@ -128,7 +128,7 @@ pub(crate) struct List {
     pub(crate) filters: Vec<String>,
 }
 
-/// A part of the answer to `List`.
+/// One message of the answer to `List`.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Infos {
     #[prost(message, repeated, tag = "1")]
@@ -148,7 +148,7 @@ pub(crate) struct Usage {
 mod tests {
     use super::*;
 
-    /// As containerd's own library writes it.
+    /// The bytes are those that containerd's own library writes.
     #[test]
     fn messages_are_containerds_on_the_wire() {
         let bytes = b"\x0a\x06darter\x12\x01k\x1a\x01p\x22\x06\x0a\x01a\x12\x01b\xfa\x06\x01x";

@@ -1,13 +1,13 @@
-//! The snapshots and mounts on the disk: `snapshots.redb`. Blocking.
+//! The snapshots and mounts on disk: `snapshots.redb`. Blocking.
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `about` | `format`, `next` | the format of all of it; the number that is given next |
+//! | `about` | `format`, `next` | the format of the file; the next number to assign |
 //! | `snapshots` | the name | [`Snapshot`] as JSON |
 //! | `mounts` | the layer's diff id | [`Mounted`] as JSON |
 //!
-//! Each answer that was given is in here. Fields that a newer release adds are skipped; a newer format is refused, since containerd would take all
-//! snapshots for lost. So is a new book where there are snapshots: what the book doesn't know is removed, and that would be all that containers have
+//! Every answer to containerd is recorded here first. Fields that a newer release adds are skipped; a newer format is refused, since containerd would take all
+//! snapshots for lost. A new book is refused, too, if there are snapshots: directories that the book does not know are removed, and that would be everything that containers have
 //! written.
 
 use std::path::{Path, PathBuf};
@@ -28,33 +28,33 @@ const FORMAT: u64 = 1;
 const FORMAT_KEY: &str = "format";
 const NEXT_KEY: &str = "next";
 
-/// More than all of some thousand snapshots.
+/// The database's cache: more than all records of some thousand snapshots.
 const CACHE_BYTES: usize = 4 << 20;
 
 /// Why the book can't be used.
 #[derive(Debug, Error)]
 pub enum BookError {
-    /// Another process has it.
+    /// Another process has it open.
     #[error("{} is in use: another snapshotter runs with this directory", .0.display())]
     InUse(PathBuf),
-    /// A newer release has written it.
+    /// A newer release wrote it.
     #[error("{} has format {}, and this release knows {FORMAT}: run the release that wrote it, or a newer one", .0.display(), .1)]
     Newer(PathBuf, u64),
-    /// It is not there, or empty, but snapshots are.
+    /// It is missing or empty, although there are snapshots.
     #[error(
         "{} is lost, and there are snapshots beside it ({}), which would be removed: put that file back and start again; or, if nothing that containers wrote is needed any more, stop containerd and its containers, and move {} away",
         .0.display(), numbers(.1), .0.with_file_name("snapshots").display()
     )]
     Lost(PathBuf, Vec<u64>),
-    /// An entry of it makes no sense.
+    /// An entry can't be parsed.
     #[error("{}: {} can't be read: {}", .0.display(), .1, .2)]
     Damaged(PathBuf, String, serde_json::Error),
-    /// The disk, or the database.
+    /// An error of the disk or the database.
     #[error("can't use {}: {}", .0.display(), .1)]
     Failed(PathBuf, redb::Error),
 }
 
-/// The first few numbers of directories, for people.
+/// The first few numbers of directories, as text.
 fn numbers(numbers: &[u64]) -> String {
     const SHOWN: usize = 5;
     let shown: Vec<_> = numbers.iter().take(SHOWN).map(u64::to_string).collect();
@@ -62,7 +62,7 @@ fn numbers(numbers: &[u64]) -> String {
     if more > 0 { format!("{} and {more} more", shown.join(", ")) } else { shown.join(", ") }
 }
 
-/// Everything that was written down.
+/// The contents of the book.
 #[derive(Debug, Default)]
 pub(crate) struct Written {
     pub(crate) snapshots: Vec<(String, Snapshot)>,
@@ -70,10 +70,10 @@ pub(crate) struct Written {
     pub(crate) next: u64,
 }
 
-/// A layer that is mounted from now on, or not any more.
+/// A layer that is mounted from now on, or no longer.
 pub(crate) type MountChange = (Digest, Option<Mounted>);
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Book {
     path: PathBuf,
@@ -81,7 +81,7 @@ pub(crate) struct Book {
 }
 
 impl Book {
-    /// Opens it, or begins a new one if no snapshot is there: `unpacked` are the numbers of the directories of snapshots.
+    /// Opens the book, or creates it if there are no snapshots: `unpacked` are the numbers of the snapshots' directories.
     pub(crate) fn open(path: &Path, unpacked: &[u64]) -> Result<(Self, Written), BookError> {
         if !unpacked.is_empty() && !path.exists() {
             return Err(BookError::Lost(path.to_owned(), unpacked.to_vec()));
@@ -106,7 +106,7 @@ impl Book {
             let mut about = begin.open_table(ABOUT).map_err(|error| failed(error.into()))?;
             let format = about.get(FORMAT_KEY).map_err(|error| failed(error.into()))?.map(|it| it.value());
             if format.is_none() {
-                // The file was emptied, or its making was interrupted.
+                // The file was emptied, or creating it was interrupted.
                 if !unpacked.is_empty() {
                     return Err(BookError::Lost(self.path.clone(), unpacked.to_vec()));
                 }
@@ -143,7 +143,7 @@ impl Book {
         serde_json::from_slice(bytes).map_err(|error| BookError::Damaged(self.path.clone(), name.to_owned(), error))
     }
 
-    /// Writes changes down, all or none of them. They are on the disk when this returns.
+    /// Writes changes, all or none of them. They are on the disk when this returns.
     pub(crate) fn write(&self, change: &Change, mounts: &[MountChange], next: u64) -> Result<(), BookError> {
         self.try_write(change, mounts, next).map_err(|error| self.failed(error))
     }

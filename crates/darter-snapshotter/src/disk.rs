@@ -12,19 +12,19 @@ use rustix::mount::{UnmountFlags, unmount};
 use crate::stack::{self, File};
 use crate::tree::Usage;
 
-/// A directory that is root's alone.
+/// Creates a directory that only root may access.
 pub(crate) fn private(dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
     fs::set_permissions(dir, Permissions::from_mode(0o700))
 }
 
-/// The directories of a snapshot: one to write into, with the owner that its parent's has, and overlayfs' own.
+/// Creates the directories of a snapshot: `fs` for its files, with its parent's owner, and `work` for overlayfs.
 pub(crate) fn make(dir: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
     fs::create_dir(dir)?;
     for (name, mode) in [("fs", 0o755), ("work", 0o711)] {
         let inner = dir.join(name);
         fs::create_dir(&inner)?;
-        // The umask does not count.
+        // Independent of the umask.
         fs::set_permissions(&inner, Permissions::from_mode(mode))?;
     }
     if let Some((user, group)) = owner {
@@ -38,7 +38,7 @@ pub(crate) fn owner(dir: &Path) -> io::Result<(u32, u32)> {
     fs::metadata(dir).map(|found| (found.uid(), found.gid()))
 }
 
-/// Removes a directory, or whatever else is there; what is not there is removed.
+/// Removes a directory, or whatever else has this path. A missing path is no error.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     let removed = fs::symlink_metadata(path)
         .and_then(|found| if found.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) });
@@ -48,7 +48,7 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The directories in `dir` that are called by a number, and others.
+/// The entries of `dir`: numbers, and other names.
 pub(crate) fn numbers(dir: &Path) -> io::Result<(Vec<u64>, Vec<String>)> {
     let (mut numbers, mut others) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(dir)? {
@@ -61,12 +61,12 @@ pub(crate) fn numbers(dir: &Path) -> io::Result<(Vec<u64>, Vec<String>)> {
     Ok((numbers, others))
 }
 
-/// The room that a directory takes: each file once, also if it has several names.
+/// The space that a directory uses: each file once, also if it has several names.
 pub(crate) fn usage(dir: &Path) -> io::Result<Usage> {
     let (mut usage, mut seen, mut pending) = (Usage::default(), HashSet::new(), vec![dir.to_owned()]);
     while let Some(path) = pending.pop() {
         let found = match fs::symlink_metadata(&path) {
-            // A container goes on meanwhile.
+            // A running container may remove files meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             found => found?,
         };
@@ -87,11 +87,11 @@ pub(crate) fn usage(dir: &Path) -> io::Result<Usage> {
     Ok(usage)
 }
 
-/// A layer's file, by whatever links it is reached: how the kernel knows it, and its length.
+/// A layer's file, with all links followed: its identity for the kernel, and its length.
 pub(crate) fn file(path: &Path) -> io::Result<(File, u64)> {
     let found = fs::metadata(path)?;
     if !found.is_file() {
-        return Err(io::Error::other(format!("{} is no file", path.display())));
+        return Err(io::Error::other(format!("{} is not a file", path.display())));
     }
     Ok((File { device: found.dev(), inode: found.ino() }, found.len()))
 }
@@ -102,16 +102,16 @@ pub(crate) fn mount(file: &Path, at: &Path) -> Result<(), MountFailure> {
     erofs::mount(file, at, EXECUTABLE).inspect_err(|_| drop(fs::remove_dir(at)))
 }
 
-/// True if something is mounted at this directory, and answers.
+/// True if something is mounted at this directory, and responds.
 pub(crate) fn is_mounted(at: &Path) -> bool {
     let device = |dir: &Path| fs::metadata(dir).map(|found| found.dev());
     let around = at.parent().map(device);
     matches!((device(at), around), (Ok(its), Some(Ok(around))) if its != around)
 }
 
-/// Takes a mount away that nobody uses yet.
+/// Unmounts a mount that nothing uses yet.
 pub(crate) fn take_away(at: &Path) -> io::Result<()> {
-    // It may have been mounted there more than once.
+    // Something may have been mounted there more than once.
     while unmount(at, UnmountFlags::DETACH).is_ok() {}
     match fs::remove_dir(at) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -119,7 +119,7 @@ pub(crate) fn take_away(at: &Path) -> io::Result<()> {
     }
 }
 
-/// The places below `layers`, a path without links, at which layers are mounted.
+/// The places below `layers` (a path without links) at which layers are mounted.
 pub(crate) fn places(layers: &Path) -> io::Result<Vec<u64>> {
     let list = fs::read_to_string("/proc/self/mountinfo")?;
     Ok(stack::places(&list, &layers.to_string_lossy()))
@@ -129,18 +129,18 @@ pub(crate) fn places(layers: &Path) -> io::Result<Vec<u64>> {
 pub(crate) fn remove_empty(layers: &Path, places: impl Iterator<Item = u64>) {
     for place in places {
         if let Err(error) = fs::remove_dir(layers.join(place.to_string())) {
-            tracing::warn!(dir = %layers.display(), place, %error, "can't remove a directory at which no layer is mounted any more");
+            tracing::warn!(dir = %layers.display(), place, %error, "can't remove the directory of a layer that is no longer mounted");
         }
     }
 }
 
-/// True if this process sees the mounts of the host's first one, as containerd does; or if that can't be found out.
+/// True if this process sees the host's mounts, as containerd does; also if that can't be found out.
 pub(crate) fn sees_all_mounts() -> bool {
     let [own, first] = ["self", "1"].map(|process| fs::read_link(format!("/proc/{process}/ns/mnt")));
     !matches!((own, first), (Ok(own), Ok(first)) if own != first)
 }
 
-/// True if overlayfs knows that it may do without an index.
+/// True if overlayfs supports the option to run without an index.
 pub(crate) fn has_overlay_index() -> bool {
     Path::new("/sys/module/overlay/parameters/index").exists()
 }

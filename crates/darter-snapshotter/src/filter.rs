@@ -1,11 +1,11 @@
-//! containerd's words for some of the snapshots: `kind==active,labels."a/b"==x`. No I/O.
+//! containerd's filters, which select snapshots: `kind==active,labels."a/b"==x`. No I/O.
 //!
-//! A filter is selectors with commas between them, all of which have to fit: a field's path, and nothing (it is there), `==` or `!=` and a value. Of
-//! several filters one has to fit. `~=`, a regular expression, is refused: nobody asks a snapshotter that.
+//! A filter is a list of selectors, separated by commas, all of which have to match. A selector is a field's path, and either nothing (the field exists) or `==` or `!=` with a value. Of
+//! several filters, one has to match. `~=`, a regular expression, is refused: no client uses it with a snapshotter.
 
 use crate::tree::{Refusal, Snapshot};
 
-/// Filters, of which one has to fit.
+/// Filters, one of which has to match.
 #[derive(Debug)]
 pub(crate) struct Filters(Vec<Vec<Selector>>);
 
@@ -23,7 +23,7 @@ enum Test {
 }
 
 impl Filters {
-    /// Reads them. No filter: everything fits.
+    /// Parses filters. Without any, everything matches.
     pub(crate) fn parse(filters: &[String]) -> Result<Self, Refusal> {
         let parsed = filters.iter().map(|filter| {
             Parser { text: filter, at: 0 }
@@ -46,7 +46,7 @@ impl Selector {
             ["name"] => Some(name),
             ["kind"] => Some(snapshot.kind.name()),
             ["parent"] => Some(snapshot.parent.as_deref().unwrap_or_default()),
-            // A label's name may have dots in it, and stand there without quotes.
+            // A label's name may contain dots, even without quotes.
             ["labels", ..] => snapshot.labels.get(&path[1..].join(".")).map(String::as_str),
             _ => None,
         };
@@ -107,7 +107,7 @@ impl Parser<'_> {
         } else if self.take("!=") {
             Test::IsNot(self.value()?)
         } else if self.take("~=") {
-            return Err("regular expressions are not known here".to_owned());
+            return Err("regular expressions are not supported".to_owned());
         } else {
             Test::Present
         };
@@ -124,7 +124,7 @@ impl Parser<'_> {
         self.word(|letter| letter != ',' && !letter.is_whitespace() && !letter.is_control())
     }
 
-    /// The text in quotes, or the letters that fit.
+    /// Parses a quoted text, or the letters that `fits` accepts.
     fn word(&mut self, fits: impl Fn(char) -> bool) -> Result<String, String> {
         self.skip_spaces();
         if self.rest().starts_with('"') {
@@ -148,7 +148,7 @@ impl Parser<'_> {
                     Some(letter @ ('"' | '\\')) => word.push(letter),
                     Some('n') => word.push('\n'),
                     Some('t') => word.push('\t'),
-                    other => return Err(format!("what stands behind a backslash is not known here: {other:?}")),
+                    other => return Err(format!("unknown character after a backslash: {other:?}")),
                 },
                 letter => word.push(letter),
             }

@@ -1,18 +1,18 @@
-//! Names of directories, and what containerd is told to mount. No I/O.
+//! The names of directories, and the mounts that containerd is told to make. No I/O.
 //!
-//! | below the root | what lies there |
+//! | below the root | contents |
 //! |---|---|
-//! | `snapshots/N/fs`, `snapshots/N/work` | what is unpacked or written in the snapshot with this number, and overlayfs' own |
+//! | `snapshots/N/fs`, `snapshots/N/work` | the files of the snapshot with this number, unpacked or written, and overlayfs' work directory |
 //! | `layers/N` | a layer, mounted |
-//! | `snapshots.redb` | what there is ([`book`](crate::book)) |
+//! | `snapshots.redb` | the list of snapshots and mounts ([`book`](crate::book)) |
 //!
-//! Names are short, since overlayfs takes a page of them.
+//! Names are short, since all of an overlay's options have to fit into a page.
 
 use std::path::{Path, PathBuf};
 
 use crate::tree::SnapshotKind;
 
-/// One mount, as containerd does it.
+/// One mount, which containerd makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mount {
     pub(crate) kind: &'static str,
@@ -20,11 +20,11 @@ pub(crate) struct Mount {
     pub(crate) options: Vec<String>,
 }
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     root: PathBuf,
-    /// True if overlayfs is to be told that it needs no index.
+    /// True if overlayfs should be told to run without an index.
     pub(crate) no_index: bool,
 }
 
@@ -65,7 +65,7 @@ impl Layout {
         self.layers().join(number.to_string())
     }
 
-    /// The mounts that show the active snapshot or view `number` on the directories `below`, the uppermost first.
+    /// The mounts for the active snapshot or view `number` over the directories `below`, the uppermost first.
     pub(crate) fn mounts(&self, kind: SnapshotKind, number: u64, below: &[PathBuf]) -> Vec<Mount> {
         let bind = |source: &Path, mode: &str| {
             let options = vec![mode.to_owned(), "rbind".to_owned()];
@@ -74,7 +74,7 @@ impl Layout {
         match (kind, below) {
             (SnapshotKind::View, []) => return bind(&self.upper(number), "ro"),
             (_, []) => return bind(&self.upper(number), "rw"),
-            // Overlayfs wants a second one, or something to write into.
+            // Overlayfs needs at least two directories, or one to write into.
             (SnapshotKind::View, [only]) => return bind(only, "ro"),
             _ => {}
         }

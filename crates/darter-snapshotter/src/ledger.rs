@@ -1,9 +1,9 @@
-//! The state of the snapshotter, in memory and in the book. The one owner of both.
+//! The state of the snapshotter, in memory and in the book, which this module owns.
 //!
-//! A change holds the book's lock, from the decision until it is made in memory. The state itself is locked for moments only, never while
-//! the disk is waited for: questions are answered out of it on threads that must not wait.
+//! A change holds the book's lock from its decision until it is made in memory. The state itself is locked only for moments, never during disk
+//! access: threads that must not block answer questions from it.
 //!
-//! Invariants: of the two locks, the book's is taken first. Nothing that is in the book changes in memory but by [`Ledger::write`].
+//! Invariants: of the two locks, the book's is taken first. What is in the book changes in memory only by [`Ledger::write`].
 
 use std::collections::HashSet;
 
@@ -18,11 +18,11 @@ use crate::tree::{Change, Tree};
 pub(crate) struct State {
     pub(crate) tree: Tree,
     pub(crate) stack: Stack,
-    /// Numbers whose directories are being made.
+    /// The numbers of directories that are being created.
     pub(crate) making: HashSet<u64>,
 }
 
-/// One entry of the book: written as a whole or not at all.
+/// One write to the book: as a whole or not at all.
 #[derive(Debug, Default)]
 pub(crate) struct Entry {
     pub(crate) change: Change,
@@ -35,7 +35,7 @@ impl From<Change> for Entry {
     }
 }
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     book: Mutex<Book>,
@@ -47,12 +47,12 @@ impl Ledger {
         Self { book: Mutex::new(book), state: Mutex::new(state) }
     }
 
-    /// The state now. Nobody may wait for anything while holding it.
+    /// The current state. Its holder must not wait for anything.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
 
-    /// Writes down what is decided, if anything; then the snapshots are changed, and `then` changes the mounts. Blocking.
+    /// Writes what was decided, if anything; then changes the snapshots, and `then` changes the mounts. Blocking.
     pub(crate) fn write<D, T, E: From<BookError>>(
         &self,
         decide: impl FnOnce(&mut State) -> Result<(Option<Entry>, D), E>,

@@ -1,7 +1,7 @@
-//! The service on a socket that it is given: gRPC, by hyper's HTTP/2 and tonic's framing.
+//! Serves the calls on a socket: gRPC, by hyper's HTTP/2 and tonic's framing.
 //!
-//! Calls of one connection run side by side. When it is told to stop, calls that are under way are answered, for [`LAST_CALLS`]; whoever calls afterwards
-//! finds nobody, and tries again.
+//! The calls of one connection run concurrently. After the server was told to stop, calls in progress are answered for [`LAST_CALLS`]; a client that calls
+//! afterwards can't connect, and retries.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -30,16 +30,16 @@ use crate::layout::Mount;
 use crate::service::{Failure, Snapshotter};
 use crate::tree::{Labels, Refusal, Snapshot, SnapshotKind};
 
-/// How long calls may take that were under way when it was told to stop.
+/// How long calls in progress may take after the server was told to stop.
 const LAST_CALLS: Duration = Duration::from_secs(5);
 
-/// The pause after a connection that could not be accepted.
+/// The pause after a failure to accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Snapshots in a part of a list.
+/// How many snapshots one message of a list contains.
 const LIST_PART: usize = 100;
 
-/// Serves until `stop` ends, and lets calls end that are under way.
+/// Serves until `stop` ends, and then lets calls in progress end.
 pub async fn serve(listener: UnixListener, snapshotter: Snapshotter, stop: impl Future<Output = ()>) {
     let (tell, told) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -61,7 +61,7 @@ pub async fn serve(listener: UnixListener, snapshotter: Snapshotter, stop: impl 
     tell.send_replace(true);
     let ended = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(LAST_CALLS, ended).await.is_err() {
-        tracing::warn!("calls were still under way");
+        tracing::warn!("calls were still in progress");
     }
 }
 
@@ -90,7 +90,7 @@ async fn connection(stream: UnixStream, snapshotter: Snapshotter, mut stop: watc
     }
 }
 
-/// A call with one answer.
+/// Handles a call with one answer.
 struct One<F>(F);
 
 impl<Q, A, F, R> UnaryService<Q> for One<F>
@@ -108,7 +108,7 @@ where
     }
 }
 
-/// The call whose answer has parts.
+/// Handles the call whose answer has several messages.
 struct ListCall(Snapshotter);
 
 impl ServerStreamingService<api::List> for ListCall {
@@ -167,7 +167,7 @@ async fn call(at: Snapshotter, request: Request<Incoming>) -> Response<Body> {
                 let at = at.clone();
                 async move {
                     if !asked.parent.is_empty() {
-                        let text = "this snapshotter gives no snapshot another parent at its commit";
+                        let text = "this snapshotter can't change a snapshot's parent when it is committed";
                         return Err(Refusal::Argument(text.to_owned()).into());
                     }
                     at.commit(asked.key, asked.name, labels(asked.labels)).await.map(|()| api::Nothing {})
@@ -224,7 +224,7 @@ async fn call(at: Snapshotter, request: Request<Incoming>) -> Response<Body> {
             })
             .await
         }
-        _ => Status::unimplemented(format!("{path} is not known here")).into_http::<Body>(),
+        _ => Status::unimplemented(format!("unknown call {path}")).into_http::<Body>(),
     };
     let failed = answer.headers().get("grpc-status").filter(|status| *status != "0");
     if let Some(status) = failed {

@@ -1,12 +1,12 @@
-//! Containerd's calls, one after the other: the tree says what may be done, the book writes it down, then it is done.
+//! Carries out containerd's calls: the tree decides what is allowed, the book records it, then it is done.
 //!
-//! An unpacker asks for a snapshot to unpack a layer into, and names by a label the snapshot that it wants in the end. If the layer can be had lazily,
-//! that snapshot is committed at once, and the answer is that it exists: nothing is downloaded. Anything amiss on the way (no agent, no directory, no
-//! EROFS) is no error: the layer is unpacked as usual.
+//! An unpacker asks for a snapshot into which it will unpack a layer, and names in a label the snapshot that it finally wants. If the layer can be had lazily,
+//! that snapshot is committed at once, and the answer is that it exists: nothing is downloaded. Whatever goes wrong on the way (no agent, no directory, no
+//! EROFS) is no error: the layer is then unpacked as usual.
 //!
-//! Invariants: a snapshot that was told of is on the disk, and so is a mount before it is used; what is not wanted any more goes after the book says so. No
-//! lock is held while the kernel mounts: that may wait for a layer's first bytes. The agent is asked for each layer that an unpacker wants, also
-//! for one that is there: containerd shares lazy snapshots between its namespaces, and only the agent knows what may be given.
+//! Invariants: a snapshot that containerd was told of is in the book, and so is a mount before it is used; what is no longer wanted is removed after the book says so. No
+//! lock is held while the kernel mounts, which may wait for a layer's first bytes. The agent is asked for each layer that an unpacker wants, also
+//! for one that is mounted already: containerd shares lazy snapshots between its namespaces, and only the agent knows who may have a layer.
 
 use std::collections::HashSet;
 use std::io;
@@ -29,26 +29,26 @@ use crate::ledger::{Entry, Ledger, State};
 use crate::stack::{File, Mounted, Stack};
 use crate::tree::{Change, Labels, Part, Refusal, Snapshot, SnapshotKind, TARGET, Tree, Usage};
 
-/// How long the directory of layers may say nothing.
+/// How long the directory of layers may take to respond.
 const DIRECTORY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long what has to mount layers may take: longer than their keeper waits for bytes.
+/// How long a call that mounts layers may take: longer than reads of the layers may wait for bytes.
 const MOUNT_TIMEOUT: Duration = Duration::from_secs(150);
 
-/// How long after a change the agent is told which layers snapshots name, so that an image is one message.
+/// How long after a change the agent is told which layers snapshots name, so that one message is sent for an image.
 const TELL_PAUSE: Duration = Duration::from_millis(500);
-/// How long until the agent is told again though nothing changed: it may be another process by then.
+/// How long until the agent is told again without a change: it may be another process by then.
 const TELL_AGAIN: Duration = Duration::from_secs(600);
-/// Between tries to tell it.
+/// The pause between tries to tell the agent.
 const TELL_RETRY: Duration = Duration::from_secs(5);
 
-/// The layers that the agent of this host has.
+/// The layers of the local agent.
 #[async_trait]
 pub trait Layers: Send + Sync + 'static {
-    /// The layer at the top of the chain with this id; `None` if it can't be had lazily.
+    /// The top layer of the chain with this id; `None` if it can't be had lazily.
     async fn uppermost(&self, chain: Digest) -> Option<FoundLayer>;
 
-    /// Tells the agent that snapshots name these layers and no others.
+    /// Tells the agent that snapshots name these layers, and no others.
     ///
     /// # Errors
     /// Why the agent could not be told.
@@ -60,30 +60,30 @@ pub trait Layers: Send + Sync + 'static {
 pub struct FoundLayer {
     /// Its diff id.
     pub diff_id: Digest,
-    /// How long its file is.
+    /// The length of its file.
     pub length: u64,
-    /// Bytes that are here.
+    /// How many of its bytes are on this host.
     pub held: u64,
 }
 
-/// How a snapshotter runs.
+/// The options of a snapshotter.
 #[derive(Clone)]
 pub struct Options {
-    /// The directory of its snapshots and its book.
+    /// The directory for its snapshots and its book.
     pub root: PathBuf,
     /// The directory of layers.
     pub layers: PathBuf,
-    /// Tells the time.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
 }
 
-/// Why it can't start.
+/// Why the snapshotter can't start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// Its book can't be read or written.
+    /// The book can't be read or written.
     #[error(transparent)]
     Book(#[from] BookError),
-    /// Its directories.
+    /// A directory can't be used.
     #[error("can't use {}: {}", .0.display(), .1)]
     Directory(PathBuf, io::Error),
 }
@@ -108,7 +108,7 @@ impl From<BookError> for Failure {
 
 type Result<T> = std::result::Result<T, Failure>;
 
-/// See the module's text. Cheap to clone.
+/// See the module's documentation. Cheap to clone.
 #[derive(Clone)]
 pub struct Snapshotter {
     inner: Arc<Inner>,
@@ -119,17 +119,17 @@ struct Inner {
     layout: Layout,
     directory: PathBuf,
     clock: Arc<dyn Clock>,
-    /// False where the kernel has no EROFS.
+    /// False if the kernel has no EROFS.
     can_mount: bool,
     ledger: Ledger,
-    /// The layers that are named may be others.
+    /// Notified when the named layers may have changed.
     changed: Notify,
-    /// There may be another old mount.
+    /// Notified when there may be another old mount.
     aged: Notify,
 }
 
 impl Snapshotter {
-    /// Takes up what was there: mounts that are as they were are gone on with, others are taken away. Blocking.
+    /// Continues with the state of an earlier run: existing mounts that the book knows are used, others are unmounted. Blocking.
     ///
     /// # Errors
     /// [`StartError`].
@@ -150,7 +150,7 @@ impl Snapshotter {
         let there = disk::places(&layout.layers()).map_err(failed(&layout.layers()))?;
         let mut tree = Tree::new(written.snapshots, written.next);
         let (stack, found) = Stack::reconcile(written.mounts, &there, &tree.lazy(), options.clock.now());
-        // A process that was killed may have made a directory and written nothing down.
+        // A process that was killed may have created a directory before it wrote anything into the book.
         if let Some(highest) = unpacked.iter().chain(&places).chain(&there).max() {
             tree.skip(*highest);
         }
@@ -161,7 +161,7 @@ impl Snapshotter {
         let can_mount = erofs::is_known(&probe);
         let _ = std::fs::remove_dir(probe);
         if !can_mount {
-            tracing::warn!("this kernel has no EROFS: all layers are unpacked (modprobe erofs)");
+            tracing::warn!("this kernel has no EROFS: all layers will be unpacked (modprobe erofs)");
         }
         if !disk::sees_all_mounts() {
             tracing::warn!(
@@ -183,14 +183,14 @@ impl Snapshotter {
         Ok(Self { inner: Arc::new(inner), layers })
     }
 
-    /// Tells the agent which layers snapshots name, as long as this is awaited, and takes old mounts away.
+    /// Tells the agent which layers snapshots name, as long as this is awaited, and unmounts old mounts.
     pub async fn attend(&self) {
         tokio::join!(self.tell(), self.sweep());
     }
 
     async fn sweep(&self) {
         loop {
-            // Places that become old meanwhile are taken away later than this one.
+            // Places that become old meanwhile have to wait longer than this one.
             let next = self.inner.ledger.state().stack.next_over();
             match next {
                 Some(until) => tokio::time::sleep(until.since(self.inner.clock.now())).await,
@@ -226,8 +226,8 @@ impl Snapshotter {
         threads::run(move || work(&inner))
     }
 
-    /// Does `work` that may mount layers, and takes old mounts away: a directory of layers that hangs keeps it from its end. It goes on
-    /// then; what it makes after that is nobody's, and containerd takes it away.
+    /// Does `work`, which may mount layers and unmount old mounts. If a directory of layers hangs, the call fails after a time although the work goes
+    /// on; mounts that it makes afterwards are not in use, and containerd removes them.
     async fn mounting<T: Send + 'static>(&self, work: impl FnOnce(&Inner) -> Result<T> + Send + 'static) -> Result<T> {
         tokio::time::timeout(MOUNT_TIMEOUT, self.blocking(work)).await.unwrap_or_else(|_| {
             let (directory, seconds) = (self.inner.directory.display(), MOUNT_TIMEOUT.as_secs());
@@ -250,12 +250,12 @@ impl Snapshotter {
         self.mounting(move |inner| inner.create(SnapshotKind::View, &key, &parent, labels)).await
     }
 
-    /// True if the committed snapshot that an unpacker wants can be had without unpacking, and is there.
+    /// True if the committed snapshot that an unpacker wants can be had without unpacking, and exists.
     async fn is_there_lazily(&self, target: &str, key: &str, parent: &str, labels: &Labels) -> Result<bool> {
         self.inner.ledger.state().tree.check(key, parent)?;
         let Some(chain) = target.parse().ok().filter(|_| self.inner.can_mount) else { return Ok(false) };
         let Some(found) = self.layers.uppermost(chain).await else { return Ok(false) };
-        // The kernel is not asked to mount the layer: a client that only pulls an image reads nothing of it.
+        // The kernel is not asked to mount the layer, since a client that only pulls an image reads nothing of it.
         let looked = self.blocking(move |inner| disk::file(&inner.layer_file(found.diff_id)));
         let file = match tokio::time::timeout(DIRECTORY_TIMEOUT, looked).await {
             Ok(looked) => looked.map_err(|error| error.to_string()),
@@ -264,9 +264,9 @@ impl Snapshotter {
         match file {
             Ok((_, length)) if length == found.length => {}
             other => {
-                let reason = other.err().unwrap_or_else(|| "it has another length there".to_owned());
+                let reason = other.err().unwrap_or_else(|| "its file has another length".to_owned());
                 let directory = self.inner.directory.display();
-                tracing::warn!(layer = %found.diff_id, %directory, reason, "a layer is unpacked, since it is not in the directory of layers");
+                tracing::warn!(layer = %found.diff_id, %directory, reason, "a layer is not in the directory of layers, so it will be unpacked");
                 return Ok(false);
             }
         }
@@ -331,7 +331,7 @@ impl Inner {
         self.directory.join(algorithm).join(digits.get(..2).unwrap_or_default()).join(format!("{digits}.erofs"))
     }
 
-    /// Writes down what the tree says, then does it.
+    /// Records what the tree has decided, then does it.
     fn change(&self, decide: impl FnOnce(&Tree) -> std::result::Result<Change, Refusal>) -> Result<()> {
         self.ledger.write(|state| Ok((Some(decide(&state.tree)?.into()), ())), |_, ()| ())
     }
@@ -388,12 +388,12 @@ impl Inner {
             let usage = Usage { bytes: found.held, inodes: 1 };
             let made =
                 Snapshot { lazy: Some(found.diff_id), usage, ..self.made(number, SnapshotKind::Committed, labels) };
-            // On another parent it is another one.
+            // With another parent it is another snapshot.
             let change = state.tree.create(&format!("lazy/{number}/{target}"), parent, made)?;
             Ok::<_, Failure>((Some(change.into()), true))
         };
         if self.ledger.write(decide, |_, is_new| is_new)? {
-            tracing::info!(layer = %found.diff_id, "a layer is there lazily");
+            tracing::info!(layer = %found.diff_id, "a layer is available lazily");
             self.changed.notify_one();
         }
         Ok(())
@@ -407,7 +407,7 @@ impl Inner {
             (snapshot, below)
         };
         if snapshot.kind == SnapshotKind::Committed {
-            return Err(Refusal::Precondition(format!("snapshot {key} is committed: nobody mounts it")).into());
+            return Err(Refusal::Precondition(format!("snapshot {key} is committed, and can't be mounted")).into());
         }
         Ok(self.layout.mounts(snapshot.kind, snapshot.number, &self.directories(&below)?))
     }
@@ -421,7 +421,7 @@ impl Inner {
         parts.iter().map(directory).collect()
     }
 
-    /// The place at which a layer is mounted, from the file that its name leads to now.
+    /// The place at which a layer is mounted from the file that has its name now.
     fn mounted(&self, layer: Digest) -> Result<u64> {
         let path = self.layer_file(layer);
         let failed = |error: &dyn std::fmt::Display| {
@@ -436,7 +436,7 @@ impl Inner {
             if disk::is_mounted(&self.layout.layer(place)) {
                 return Ok(place);
             }
-            tracing::warn!(%layer, place, "somebody has unmounted a layer: mounting it again");
+            tracing::warn!(%layer, place, "a layer was unmounted by another program: mounting it again");
             self.note_lost(layer, place)?;
         }
         let place = self.ledger.state().tree.number();
@@ -450,8 +450,8 @@ impl Inner {
         used
     }
 
-    /// Notes that a layer was mounted at this place, unless somebody else has mounted it meanwhile: tells where it is. Refused for a layer that no
-    /// snapshot names any more, since nobody would take it away.
+    /// Notes that a layer was mounted at this place, unless another call has mounted it meanwhile. Returns its place. Fails for a layer that no
+    /// snapshot names any more, since nothing would unmount it.
     fn note_mount(&self, layer: Digest, place: u64, file: File) -> Result<u64> {
         let mounted = Mounted { place, file };
         let decide = |state: &mut State| {
@@ -459,7 +459,7 @@ impl Inner {
                 return Ok((None, place));
             }
             if !state.tree.names(layer) {
-                let text = format!("the layer {layer} is no snapshot any more: it was removed meanwhile");
+                let text = format!("no snapshot has the layer {layer} any more: it was removed meanwhile");
                 return Err(Failure::from(Refusal::Precondition(text)));
             }
             Ok((Some(Entry { mounts: vec![(layer, Some(mounted))], ..Entry::default() }), place))
@@ -515,8 +515,8 @@ impl Inner {
         if gone.lazy.is_some() {
             self.changed.notify_one();
         } else if let Err(error) = disk::remove(&self.layout.snapshot(gone.number)) {
-            // Nobody finds it any more; it goes at the next start.
-            tracing::warn!(snapshot = key, number = gone.number, %error, "can't remove what was unpacked");
+            // Nothing refers to it any more; the next start removes it.
+            tracing::warn!(snapshot = key, number = gone.number, %error, "can't remove the files of a snapshot");
         }
         Ok(())
     }
@@ -536,7 +536,7 @@ impl Inner {
     fn take_away(&self, place: u64) {
         let at = self.layout.layer(place);
         match disk::take_away(&at) {
-            Ok(()) => tracing::debug!(place, "took a layer's mount away"),
+            Ok(()) => tracing::debug!(place, "unmounted a layer"),
             Err(error) => tracing::warn!(at = %at.display(), %error, "can't unmount a layer"),
         }
     }
@@ -547,11 +547,11 @@ impl Inner {
         let (numbers, others) = match disk::numbers(&snapshots) {
             Ok(found) => found,
             Err(error) => {
-                tracing::warn!(dir = %snapshots.display(), %error, "can't look for what belongs to no snapshot");
+                tracing::warn!(dir = %snapshots.display(), %error, "can't look for directories that belong to no snapshot");
                 return;
             }
         };
-        // Looked at after the directory: what is made meanwhile is known by then.
+        // Read after the directory, so that a snapshot that is created meanwhile is known.
         let known: HashSet<u64> = {
             let state = self.ledger.state();
             state.tree.numbers().chain(state.making.iter().copied()).collect()
@@ -559,9 +559,9 @@ impl Inner {
         let strays = numbers.into_iter().filter(|number| !known.contains(number)).map(|number| number.to_string());
         for stray in strays.chain(others) {
             match disk::remove(&snapshots.join(&stray)) {
-                Ok(()) => tracing::info!(stray, "removed what belongs to no snapshot"),
+                Ok(()) => tracing::info!(stray, "removed a directory that belongs to no snapshot"),
                 Err(error) => {
-                    tracing::warn!(dir = %snapshots.display(), stray, %error, "can't remove what belongs to no snapshot");
+                    tracing::warn!(dir = %snapshots.display(), stray, %error, "can't remove a directory that belongs to no snapshot");
                 }
             }
         }

@@ -1,11 +1,11 @@
-//! Lazy layers: which layer is mounted where, and the steps that mount one. No I/O.
+//! Lazy layers: which layer is mounted where, and the decisions for mounting one. No I/O.
 //!
-//! A layer is mounted once, for all snapshots that stand on it, when the first of them is wanted. A layer's file may be another one later:
-//! the process that keeps the directory of layers was replaced, or all of the layer is here and its name a link to the store's file. Then the layer is
+//! A layer is mounted once, for all snapshots over it, when the first of them is wanted. A layer's file may change later:
+//! the process that keeps the directory of layers is replaced, or the layer becomes complete and its name a link to the store's file. Then the layer is
 //! mounted from the new file, at another place; snapshots on the old mount keep it, since overlayfs holds a mount of its own.
 //!
-//! Invariants: a place is never used twice, and nothing is told of a place at which nothing is mounted. An old mount stays for [`LINGER`]: containerd
-//! may have been told of it a moment ago. So does one that was found when the process started, and is nobody's.
+//! Invariants: a place is never used twice, and callers never get a place at which nothing is mounted. An old mount stays for [`LINGER`], since containerd
+//! may have been told of it a moment ago. The same holds for a mount that was found at the start and is not in the book.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -13,10 +13,10 @@ use std::time::Duration;
 use darter_core::{Digest, Moment};
 use serde::{Deserialize, Serialize};
 
-/// How long a mount stays that is not given any more.
+/// How long a mount stays after callers no longer get it.
 pub(crate) const LINGER: Duration = Duration::from_secs(120);
 
-/// A file as the kernel knows it.
+/// The identity of a file for the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct File {
     pub(crate) device: u64,
@@ -28,29 +28,29 @@ pub(crate) struct File {
 pub(crate) struct Mounted {
     /// The number of its place.
     pub(crate) place: u64,
-    /// The file that it is mounted from.
+    /// The file from which it is mounted.
     pub(crate) file: File,
 }
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Stack {
     mounted: HashMap<Digest, Mounted>,
-    /// Places that are to be taken away, and from when on; of which layer, if that is known.
+    /// Places that are to be unmounted, with the earliest time, and with their layer if it is known.
     old: Vec<(Option<Digest>, u64, Moment)>,
 }
 
-/// The mounts that were found when the process started, compared with the book.
+/// The result of comparing the mounts at the start with the book.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reconciled {
-    /// Layers of which it was written down that they are mounted, and are not, or nothing names them.
+    /// Layers that are mounted according to the book, but are not, or are no longer named.
     pub(crate) lost: Vec<Digest>,
-    /// Places at which something is mounted that nothing is known of.
+    /// Places at which something unknown is mounted.
     pub(crate) stray: Vec<u64>,
 }
 
 impl Stack {
-    /// Compares what was written down with what is `there`: places, one for each mount. Strays are old from now on.
+    /// Compares the book with the places that are `there`, one for each mount. Strays are old from now on.
     pub(crate) fn reconcile(
         written: Vec<(Digest, Mounted)>,
         there: &[u64],
@@ -78,26 +78,26 @@ impl Stack {
         self.mounted.get(&layer).filter(|its| its.file == file).map(|its| its.place)
     }
 
-    /// A layer was mounted. An earlier mount of it lingers.
+    /// Notes that a layer was mounted. An earlier mount of it lingers.
     pub(crate) fn mounted(&mut self, layer: Digest, its: Mounted, now: Moment) {
         if let Some(before) = self.mounted.insert(layer, its) {
             self.old.push((Some(layer), before.place, now + LINGER));
         }
     }
 
-    /// True if a layer is thought to be mounted at this place.
+    /// True if a layer is mounted at this place, as far as is known.
     pub(crate) fn is_at(&self, layer: Digest, place: u64) -> bool {
         self.mounted.get(&layer).is_some_and(|its| its.place == place)
     }
 
-    /// Nothing is mounted any more at this place.
+    /// Notes that nothing is mounted at this place any more.
     pub(crate) fn lost(&mut self, layer: Digest, place: u64) {
         if self.is_at(layer, place) {
             self.mounted.remove(&layer);
         }
     }
 
-    /// Nothing names a layer any more: tells where it is mounted, all of which can be taken away at once.
+    /// Nothing names a layer any more. Returns where it is mounted; all of these can be unmounted at once.
     pub(crate) fn unnamed(&mut self, layer: Digest) -> Vec<u64> {
         let now = self.mounted.remove(&layer).map(|its| its.place);
         let its = |(old, place, _): &(Option<Digest>, u64, Moment)| (*old == Some(layer)).then_some(*place);
@@ -106,14 +106,14 @@ impl Stack {
         places
     }
 
-    /// Old places that can be taken away.
+    /// Removes from this list, and returns, the old places that can be unmounted now.
     pub(crate) fn over(&mut self, now: Moment) -> Vec<u64> {
         let over = self.old.iter().filter(|(.., until)| *until <= now).map(|(_, place, _)| *place).collect();
         self.old.retain(|(.., until)| *until > now);
         over
     }
 
-    /// When the next old place can be taken away.
+    /// When the next old place can be unmounted.
     pub(crate) fn next_over(&self) -> Option<Moment> {
         self.old.iter().map(|(.., until)| *until).min()
     }
@@ -124,14 +124,14 @@ impl Stack {
     }
 }
 
-/// The numbers of the places below `layers` at which something is mounted, out of `/proc/self/mountinfo`: one that is mounted twice comes twice.
+/// The numbers of the places below `layers` at which something is mounted, from `/proc/self/mountinfo`. A place that is mounted twice appears twice.
 pub(crate) fn places(mountinfo: &str, layers: &str) -> Vec<u64> {
     let point = |line: &str| line.split(' ').nth(4).map(plain);
     let place = |point: String| point.strip_prefix(layers)?.strip_prefix('/')?.parse().ok();
     mountinfo.lines().filter_map(point).filter_map(place).collect()
 }
 
-/// A path without the escapes that the kernel writes for spaces and the like.
+/// A path without the kernel's escapes for spaces and the like.
 fn plain(escaped: &str) -> String {
     let mut parts = escaped.split('\\');
     let mut plain = parts.next().unwrap_or_default().as_bytes().to_vec();
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn after_a_restart_mounts_are_found_again_and_strays_are_known() {
         let written = vec![(layer("a"), at(1, FUSE)), (layer("b"), at(2, FUSE)), (layer("c"), at(3, PLAIN))];
-        // The second one went with the host; the third has no snapshot; of the ninth nothing was written down.
+        // The host's restart has unmounted the second; no snapshot has the third; the ninth is not in the book.
         let named = [layer("a"), layer("b")];
         let (mut stack, found) = Stack::reconcile(written, &[1, 1, 3, 9], &named, Moment::ZERO);
         assert_eq!(stack.place(layer("a"), FUSE), Some(1));

@@ -1,11 +1,11 @@
-//! The snapshots: a forest in which each stands on its parent. No I/O.
+//! The snapshots: a forest in which each has its parent below it. No I/O.
 //!
-//! A snapshot is *active* (a container or an unpacker writes), a *view* (somebody reads), or *committed*; only on committed ones others stand.
-//! Each has a number for its whole life, under which its directory lies; a number is never given twice.
+//! A snapshot is *active* (a container or an unpacker writes to it), a *view* (read-only), or *committed*; only a committed one can be a parent.
+//! Each has a number for its whole life, which names its directory; a number is never assigned twice.
 //!
-//! An operation says what has to be written down, and changes nothing by itself: [`Tree::apply`] does once it is. So what is answered is on the disk.
+//! An operation returns what has to be recorded, and changes nothing by itself: [`Tree::apply`] does, once it is recorded. So every answer is on the disk.
 //!
-//! Invariants: names are unique; a parent is committed, and there as long as a child is.
+//! Invariants: names are unique; a parent is committed, and exists as long as a child does.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use darter_core::Digest;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The label that names the snapshot which an unpacker wants in the end.
+/// The label that names the snapshot that an unpacker finally wants.
 pub(crate) const TARGET: &str = "containerd.io/snapshot.ref";
 
 /// Labels, sorted by name.
@@ -39,42 +39,42 @@ impl SnapshotKind {
     }
 }
 
-/// The room that a snapshot takes on the disk.
+/// The space that a snapshot uses on the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Usage {
     pub(crate) bytes: u64,
     pub(crate) inodes: u64,
 }
 
-/// A snapshot, as it is written down.
+/// A snapshot, as it is recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Snapshot {
     pub(crate) number: u64,
     pub(crate) kind: SnapshotKind,
-    /// The name of the one that it stands on.
+    /// The name of its parent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) parent: Option<String>,
-    /// Since 1970.
+    /// Time since 1970.
     pub(crate) created: Duration,
     pub(crate) updated: Duration,
     #[serde(default)]
     pub(crate) labels: Labels,
-    /// The disk that a committed snapshot takes.
+    /// The space that a committed snapshot uses.
     #[serde(default)]
     pub(crate) usage: Usage,
-    /// The diff id of the layer that it is, if nothing of it is unpacked.
+    /// The diff id of its layer, if the layer is mounted and not unpacked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) lazy: Option<Digest>,
 }
 
-/// A change of the tree: written as a whole or not at all.
+/// A change of the tree, recorded as a whole or not at all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Change {
     pub(crate) gone: Vec<String>,
     pub(crate) new: Vec<(String, Snapshot)>,
 }
 
-/// Why something can't be done, as containerd distinguishes it.
+/// Why an operation is refused, in containerd's categories.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum Refusal {
     #[error("snapshot {0} does not exist")]
@@ -87,16 +87,16 @@ pub(crate) enum Refusal {
     Argument(String),
 }
 
-/// One directory of those that lie over each other.
+/// One of the directories that are stacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// That of an unpacked snapshot.
+    /// The directory of an unpacked snapshot.
     Unpacked(u64),
-    /// That on which a layer is mounted.
+    /// The directory at which a layer is mounted.
     Lazy(Digest),
 }
 
-/// See the module's text.
+/// See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
     snapshots: HashMap<String, Snapshot>,
@@ -105,14 +105,14 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// The tree that was written down; numbers below `next` were given.
+    /// The recorded tree; numbers below `next` were assigned.
     pub(crate) fn new(snapshots: impl IntoIterator<Item = (String, Snapshot)>, next: u64) -> Self {
         let mut tree = Self { next, ..Self::default() };
         tree.apply(&Change { gone: Vec::new(), new: snapshots.into_iter().collect() });
         tree
     }
 
-    /// Does what was written down.
+    /// Makes a change that was recorded.
     pub(crate) fn apply(&mut self, change: &Change) {
         for name in &change.gone {
             let parent = self.snapshots.remove(name).and_then(|gone| gone.parent);
@@ -134,18 +134,18 @@ impl Tree {
         }
     }
 
-    /// A number that nothing has, nor had.
+    /// A number that was never assigned.
     pub(crate) fn number(&mut self) -> u64 {
         self.next += 1;
         self.next - 1
     }
 
-    /// Numbers up to this one were given, too.
+    /// Notes that numbers up to `highest` were assigned, too.
     pub(crate) fn skip(&mut self, highest: u64) {
         self.next = self.next.max(highest.saturating_add(1));
     }
 
-    /// The number that is given next.
+    /// The number that is assigned next.
     pub(crate) const fn next(&self) -> u64 {
         self.next
     }
@@ -158,7 +158,7 @@ impl Tree {
         self.snapshots.iter()
     }
 
-    /// Refuses a snapshot that can't be made.
+    /// Refuses a snapshot that can't be created.
     pub(crate) fn check(&self, name: &str, parent: &str) -> Result<(), Refusal> {
         if name.is_empty() {
             return Err(Refusal::Argument("a snapshot needs a key".to_owned()));
@@ -169,15 +169,15 @@ impl Tree {
         if self.snapshots.contains_key(name) { Err(Refusal::Exists(name.to_owned())) } else { Ok(()) }
     }
 
-    /// A new active snapshot, or a view.
+    /// Creates an active snapshot or a view.
     pub(crate) fn create(&self, name: &str, parent: &str, made: Snapshot) -> Result<Change, Refusal> {
         self.check(name, parent)?;
         let parent = Some(parent.to_owned()).filter(|parent| !parent.is_empty());
         Ok(Change { gone: Vec::new(), new: vec![(name.to_owned(), Snapshot { parent, ..made })] })
     }
 
-    /// The lazy snapshot that an unpacker would find for this target. A snapshot that was unpacked has the label, too, but belongs to the namespace that
-    /// has downloaded it.
+    /// The lazy snapshot for an unpacker's target. A snapshot that was unpacked has the label, too, but belongs to the namespace that
+    /// downloaded it.
     pub(crate) fn found(&self, target: &str, parent: &str) -> Option<&String> {
         let is_it = |snapshot: &Snapshot| {
             snapshot.lazy.is_some()
@@ -187,7 +187,7 @@ impl Tree {
         self.snapshots.iter().find(|(_, snapshot)| is_it(snapshot)).map(|(name, _)| name)
     }
 
-    /// Commits an active snapshot under another name. Labels are those that are given now.
+    /// Commits an active snapshot under another name, with the labels that are given now.
     pub(crate) fn commit(
         &self,
         key: &str,
@@ -211,16 +211,16 @@ impl Tree {
         Ok(Change { gone: vec![key.to_owned()], new: vec![(name.to_owned(), committed)] })
     }
 
-    /// Takes a snapshot away, on which nothing stands.
+    /// Removes a snapshot that is not a parent.
     pub(crate) fn remove(&self, name: &str) -> Result<Change, Refusal> {
         self.get(name)?;
         if self.children.get(name).is_some_and(|children| *children > 0) {
-            return Err(Refusal::Precondition(format!("can't remove snapshot {name}: others stand on it")));
+            return Err(Refusal::Precondition(format!("can't remove snapshot {name}: it has children")));
         }
         Ok(Change { gone: vec![name.to_owned()], new: Vec::new() })
     }
 
-    /// Changes labels: those that `paths` name, or all of them.
+    /// Changes labels: those in `paths`, or all of them.
     pub(crate) fn update(
         &self,
         name: &str,
@@ -245,7 +245,7 @@ impl Tree {
                 }
             }
         }
-        // A label without a value is none.
+        // A label without a value counts as missing.
         snapshot.labels.retain(|_, value| !value.is_empty());
         snapshot.updated = now;
         Ok(Change { gone: Vec::new(), new: vec![(name.to_owned(), snapshot)] })
@@ -276,7 +276,7 @@ impl Tree {
         self.snapshots.values().any(|snapshot| snapshot.lazy == Some(layer))
     }
 
-    /// Numbers under which something is unpacked.
+    /// The numbers of snapshots with files.
     pub(crate) fn numbers(&self) -> impl Iterator<Item = u64> {
         self.snapshots.values().filter(|snapshot| snapshot.lazy.is_none()).map(|snapshot| snapshot.number)
     }

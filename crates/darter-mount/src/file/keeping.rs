@@ -1,7 +1,7 @@
-//! Keeping a mounted file: connections to agents, one after the other, and the rest of the file, which is fetched while one is there. Goes on with
+//! Keeps a mounted file connected: connections to agents, one after the other, and the rest of the file, which is fetched while there is one. A part of
 //! `impl MountedFile`.
 //!
-//! Invariant: a connection is used only if its content is this file's, compared by a piece whose hash is known.
+//! Invariant: a connection is used only if its content is this file's, which is checked with a piece whose hash is known.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,41 +15,41 @@ use crate::kept::Kept;
 use crate::limits::RetryPauses;
 use crate::supply::{Content, End, Given, Supplier, Supply};
 
-/// How long it may take to tell an agent what was touched, at the end.
+/// How long reporting to the agent which parts were read may take, at the end.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How much of a whole file's hashes is asked for at a time.
+/// For how many bytes of a complete file the hashes are requested at a time.
 const HASHED_STEP: u64 = 32 << 20;
 
-/// A connection that lasted for so long was a good one.
+/// A connection that lasted this long resets the pauses.
 const GOOD_AFTER: Duration = Duration::from_secs(5);
 
-/// How long an agent may take to open the content again: longer than the hour that it gives the expansion of a layer. Reads that wait meanwhile end at their own
+/// How long an agent may take to open the content again: longer than the hour that it allows for expanding a layer. Reads that wait meanwhile end at their own
 /// limits.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(4200);
 
-/// How long the comparison of a piece may hold up a new connection.
+/// How long comparing a piece may delay the use of a new connection.
 const COMPARE_TIMEOUT: Duration = Duration::from_secs(5);
 
 const OTHER_PIECES: &str = "the daemon has it in pieces of another length, and all of it can be read without";
 
 const OTHER: &str = "the content is another one at its origin by now; unmount it, and mount what is there";
 
-/// The content of a connection, compared with this one.
+/// How a connection's content compares with the mounted content.
 enum About {
-    /// The mounted content.
+    /// It is the mounted content.
     This,
-    /// The mounted content, in other pieces than those by which all of it can be read without an agent.
+    /// It is the mounted content, but with another piece length than the hashes by which everything can be read without an agent.
     OtherPieces,
-    /// A blob of another name, or of another length.
+    /// It is a blob with another name or length.
     OtherBlob,
-    /// A blob of the mounted content's name and length, with other bytes.
+    /// It has the mounted content's name and length, but other bytes.
     OtherBytes,
 }
 
 impl MountedFile {
-    /// Keeps a connection to an agent: opens another one when one ends. Returns when that is of no use any more: the content is another
-    /// one at its origin, or was found to be wrong.
+    /// Keeps a connection to an agent: opens another one when one ends. Returns when that is no longer useful: the content has
+    /// changed at its origin, or was found to be wrong.
     pub async fn keep(&self, supplier: &dyn Supplier) -> Condition {
         let mut pauses = RetryPauses::default();
         let Settings { fill, fill_rate, .. } = self.settings;
@@ -66,7 +66,7 @@ impl MountedFile {
             drop(supply);
             let reason = match end {
                 End::Wrong(reason) => return self.ends(Condition::Tainted(reason)),
-                // With a digest, it is what was read that was found to be of no one version.
+                // If there is a digest, the bytes that were read are of no version with that digest.
                 End::Changed(reason) if self.settings.has_digest => {
                     return self.ends(Condition::Tainted(of_no_one_version(&reason)));
                 }
@@ -106,11 +106,11 @@ impl MountedFile {
         }
     }
 
-    /// Tells the agent, if there is one, what was touched since it was last told: for a caller that is done with the file.
+    /// Reports to the agent, if there is one, which parts were read since the last report: for a caller that is done with the file.
     pub async fn hand_over(&self) {
         let link = self.link.borrow().clone();
         if let Link::Up(supply) = link {
-            // The touches are told for others' sake, and nobody waits for it.
+            // The report is only useful for others, so nothing waits for it long.
             let _ = tokio::time::timeout(HAND_OVER_TIMEOUT, self.tell_touches(&*supply, true)).await;
         }
     }
@@ -122,7 +122,7 @@ impl MountedFile {
         }
     }
 
-    /// Compares the content of a connection with this one. One piece that is known is asked for in any case: an origin
+    /// Compares the content of a connection with the mounted content. Besides name and length, one known piece is compared, since an origin
     /// may send other bytes under the same name.
     async fn about(&self, content: &Content, supply: &dyn Supply) -> About {
         let is_called_so = (content.blob, content.length) == (self.content.blob, self.content.length);
@@ -133,14 +133,14 @@ impl MountedFile {
             if self.is_alone() {
                 return About::OtherPieces;
             }
-            // The known hashes are about other pieces.
+            // The known hashes are of pieces of another length.
             *self.kept.lock() = Kept::new(content.pieces, content.length);
         }
         let known = self.kept.lock().first_known();
         match known {
             Some(known) => match tokio::time::timeout(COMPARE_TIMEOUT, supply.fetch(known, COMPARE_TIMEOUT)).await {
                 Ok(Ok(hashes)) if !self.kept.lock().learn(known, &hashes) => About::OtherBytes,
-                // Later content is compared, too.
+                // Later pieces are compared, too.
                 Ok(Ok(_) | Err(_)) | Err(_) => About::This,
             },
             None => About::This,
@@ -153,17 +153,17 @@ impl MountedFile {
     }
 
     async fn pause(&self, pauses: &mut RetryPauses) {
-        // A reader that is not counted yet is heard.
+        // Created first, so that it notices a reader that is not counted yet.
         let begins = self.begins.notified();
         let waits = self.waiting.load(Ordering::SeqCst) > 0;
         let pause = pauses.next(waits);
         if tokio::time::timeout(pause, begins).await.is_ok() {
-            // Somebody waits now.
+            // A program waits now.
             tokio::time::sleep(pause.min(RETRY_PAUSE)).await;
         }
     }
 
-    /// Fetches the rest as it is to be, and learns what is needed to go on without an agent once all is there.
+    /// Fetches the rest as configured, and once the file is complete learns what is needed to go on without an agent.
     async fn fill(&self, supply: &Arc<dyn Supply>, rest: &mut Rest) -> std::convert::Infallible {
         let Settings { fill, fill_rate, .. } = self.settings;
         if fill == Fill::Always && fill_rate.is_none() {
@@ -175,7 +175,7 @@ impl MountedFile {
             let now = self.clock.now();
             let pause = match fills.then(|| rest.next(self.waits.last(now), now)) {
                 None => LOOK_EVERY,
-                // However slow the rest comes, touches are told and progress is looked at.
+                // However slow the rest arrives, reads are reported and progress is checked.
                 Some(Step::Wait(pause)) => pause.min(LOOK_EVERY),
                 Some(Step::Fetch(step)) => match supply.fetch(step, AHEAD_TIMEOUT).await {
                     Ok(hashes) => {
@@ -186,7 +186,7 @@ impl MountedFile {
                     Err(_) => LOOK_EVERY,
                 },
                 Some(Step::Done) => {
-                    // The whole is checked, and others are told of it.
+                    // The agent checks the whole, and tells others.
                     supply.everything().await;
                     fills = false;
                     LOOK_EVERY
@@ -203,15 +203,15 @@ impl MountedFile {
         }
     }
 
-    /// True if everything is known of the file that was named last.
+    /// True if everything is known about the file that was named last.
     fn needs_nobody(&self) -> bool {
         self.content.length == 0 || (self.files.lock().last_is_whole() && self.kept.lock().knows_all())
     }
 
-    /// Learns all hashes of content that is whole, and which file it is in.
+    /// Learns all hashes of complete content, and the file with it.
     async fn learn_all(&self, supply: &Arc<dyn Supply>) {
         let first = self.kept.lock().whole_pieces(ByteRange::new(0, 1));
-        // Bytes that lie in no file are read by the agent only.
+        // Bytes that are in no file can only be read through the agent.
         let Ok(Given::File(file, hashes)) = supply.read(first, AHEAD_TIMEOUT).await else { return };
         if !self.came(supply, &file, first, &hashes) {
             return;
