@@ -1,14 +1,14 @@
-//! Asking around about a blob, where nobody knows everybody: whom to ask, in rounds, and what it comes to.
+//! A survey: an agent asks others who leads the swarm of a blob, where nobody knows everybody; which agents it asks, in rounds, and the result.
 //!
-//! An agent asks those it is connected to, and those that rank first among the others it knows. Each answer says what the answering agent
-//! has to do with the blob, and names who leads and the agents that it ranks first by rendezvous hashing; those are asked next. Only
-//! the first of them matter, since an agent that ranks behind them is not chosen while one of them lives. So all come to the same few
-//! agents after a round or two.
+//! An agent asks those that it is connected to and, of the others that it knows, those that rank first by rendezvous hashing. Each answer
+//! says what the answering agent has to do with the blob, and names the lead and the agents that it ranks first; those are asked next. Only
+//! the agents that rank first matter, since an agent that ranks behind them is not chosen while one of them lives. So all that ask come to the
+//! same few agents after a round or two.
 //!
-//! An agent that does not answer is waited for, and meanwhile another may begin to lead: then those that neither led nor held all are
-//! asked once more in the end.
+//! An agent that does not answer is waited for, and another may begin to lead meanwhile: then those that neither led nor held pieces are
+//! asked once more at the end.
 //!
-//! Invariants: but for that nobody is asked twice, and there are at most [`MAX_ROUNDS`] rounds, whatever is answered.
+//! Invariants: except for that, nobody is asked twice; there are at most [`MAX_ROUNDS`] rounds, whatever is answered.
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::{Found, Leader};
 /// Rounds of questions, at most.
 pub const MAX_ROUNDS: usize = 5;
 
-/// Agents that an answer names as those that rank first, and that are asked next of all that were named.
+/// How many agents that rank first an answer names at most, and how many of all that were named are asked in the next round.
 pub const MAX_NAMED: usize = 3;
 
 /// Agents that are asked in the first round because they are connected, at most: as many as an agent keeps itself connected to.
@@ -30,7 +30,7 @@ pub const MAX_COMPANIONS: usize = 32;
 /// Agents that are asked in the first round though they are not connected.
 pub const MAX_STRANGERS: usize = 8;
 
-/// How long an agent may take to be connected, and to answer.
+/// The timeout for an agent to be connected and to answer.
 pub const SURVEY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One agent's answer to a survey.
@@ -40,16 +40,16 @@ pub struct SurveyAnswer {
     pub part: SwarmPart,
     /// The lead, as far as the agent knows.
     pub lead: Option<NodeId>,
-    /// Of the agents that it knows, those that rank first.
+    /// The agents that rank first of those that the agent knows.
     pub nearest: Vec<NodeId>,
 }
 
-/// One agent's asking around. Ask for [`Survey::next_round`], say [`Survey::answered`] for each answer, and ask for the next round when
+/// A survey by one agent. Call [`Survey::next_round`], then [`Survey::answered`] for each answer, and [`Survey::next_round`] again when
 /// all have answered or had their time, until a round is empty.
 #[derive(Debug)]
 pub struct Survey {
     key: BlobId,
-    /// Agents that were asked, and those that are not to be.
+    /// Agents that were asked, and agents that must not be asked.
     asked: HashSet<NodeId>,
     rounds: usize,
     next: Vec<NodeId>,
@@ -57,7 +57,7 @@ pub struct Survey {
     leads: Vec<NodeId>,
     named: BTreeSet<NodeId>,
     heard: Vec<(NodeId, SwarmPart)>,
-    /// How many of this round have not answered.
+    /// How many agents of this round have not answered.
     silent: usize,
     /// True once an agent was waited for in vain, and once the others were asked again since.
     has_waited: bool,
@@ -73,12 +73,12 @@ pub struct Heard {
     pub holders: Vec<NodeId>,
     /// The agents that hold a part of it or follow a lead.
     pub members: Vec<NodeId>,
-    /// All.
+    /// All agents that answered.
     pub alive: Vec<NodeId>,
 }
 
-/// The agents to ask first: of the connected agents `MAX_COMPANIONS`, seeds before others, and of the `known` ones that are not
-/// connected `MAX_STRANGERS`, both by rank.
+/// The agents to ask first: `MAX_COMPANIONS` of the `connected` agents, seeds before others, and `MAX_STRANGERS` of the `known` agents that are not
+/// connected, both by rank.
 pub fn first_to_ask(key: BlobId, seeds: &[NodeId], connected: &[NodeId], known: &[NodeId]) -> Vec<NodeId> {
     let mut first = rendezvous::ranking(&key.0, connected);
     first.sort_by_key(|node| !seeds.contains(node));
@@ -88,7 +88,7 @@ pub fn first_to_ask(key: BlobId, seeds: &[NodeId], connected: &[NodeId], known: 
     first
 }
 
-/// An agent's part in the swarm of a blob: the agent that it follows, and whether it has all of the blob.
+/// An agent's part in the swarm of a blob, from the lead that it follows and from whether it has all of the blob.
 pub const fn part_of(leader: Leader, is_complete: bool) -> SwarmPart {
     match leader {
         _ if is_complete => SwarmPart::Holder,
@@ -97,7 +97,7 @@ pub const fn part_of(leader: Leader, is_complete: bool) -> SwarmPart {
     }
 }
 
-/// The agents that a node names, of those that it knows.
+/// The agents that a node names in its answer, of those that it knows.
 pub fn nearest<'a>(key: BlobId, known: impl IntoIterator<Item = &'a NodeId>) -> Vec<NodeId> {
     let mut nearest = rendezvous::ranking(&key.0, known);
     nearest.truncate(MAX_NAMED);
@@ -105,7 +105,7 @@ pub fn nearest<'a>(key: BlobId, known: impl IntoIterator<Item = &'a NodeId>) -> 
 }
 
 impl Survey {
-    /// Asks `first`, then whom they name, but nobody of `without`.
+    /// A survey that asks `first`, then the agents that these name, but none of `without`.
     pub fn new(key: BlobId, first: Vec<NodeId>, without: impl IntoIterator<Item = NodeId>) -> Self {
         let asked = without.into_iter().collect();
         Self {
@@ -155,7 +155,7 @@ impl Survey {
         self.named.extend(answer.nearest);
     }
 
-    /// The survey's result, without the agents of which `counts` says no.
+    /// The survey's result, without the agents for which `counts` returns false.
     pub fn heard(&self, counts: impl Fn(NodeId) -> bool) -> Heard {
         let heard: Vec<_> = self.heard.iter().filter(|(node, _)| counts(*node)).collect();
         let of = |part: SwarmPart| {
@@ -172,9 +172,9 @@ impl Survey {
 }
 
 impl Heard {
-    /// The agents that this agent, which begins, asks to lead, in this order: those that lead already, those that hold all of it, those
-    /// that have a part in it (and pass on what a lead gives that this agent can't reach), those that can reach a seed that this agent
-    /// can't (`linked`), and of all that are alive those that rank before this agent.
+    /// The agents that this agent, when it begins a blob, asks to lead, in this order: those that lead already; those that hold all of it; those
+    /// that have a part in it (and pass on the pieces of a lead that this agent can't reach); those that can reach a seed that this agent
+    /// can't (`linked`); and those of all that answered that rank before this agent.
     pub fn candidates(&self, key: BlobId, me: NodeId, linked: &[NodeId]) -> Vec<NodeId> {
         let chosen = rendezvous::ranking(&key.0, self.alive.iter().chain([&me]));
         let before_me = chosen.iter().take_while(|node| **node != me);
@@ -183,7 +183,7 @@ impl Heard {
         all.copied().filter(|node| seen.insert(*node)).collect()
     }
 
-    /// The agents that could lead where this one, whose turn it would be, can't: of all that are alive those that rank behind it, in this order.
+    /// The agents that could lead instead of this one, which ranks first but can't: those of all that answered that rank behind it, in this order.
     pub fn behind(&self, key: BlobId, me: NodeId) -> Vec<NodeId> {
         let chosen = rendezvous::ranking(&key.0, self.alive.iter().chain([&me]));
         chosen.into_iter().skip_while(|node| *node != me).skip(1).collect()

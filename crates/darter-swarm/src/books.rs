@@ -1,13 +1,13 @@
-//! A lead's books on one swarm: who is in it, who comes in, and what each of them is told, in which order.
+//! A lead's books on one swarm: its members, the nodes that are about to become members, and what each is told, in which order.
 //!
-//! Members are told of new hashes, of the length and of the verdict in the order in which these came to be known. A newcomer is let in with
-//! one message that says all that the others were told before it, and whom to meet. The lead asks [`Books::speak`] what there is to say
-//! after every change, and when [`Books::due`] says so.
+//! Members are told of new hashes, of the length and of the verdict in the order in which these came to be known. A newcomer is admitted by
+//! one message that holds all that the others were told before, and the neighbours to connect to. The lead asks [`Books::speak`] for the
+//! messages to send after every change, and at the moment that [`Books::due`] names.
 //!
-//! Invariants: a newcomer is told nothing before the answer that lets it in, and everything that comes to be known after it; what all
-//! members are told is said before what one of them is.
+//! Invariants: a newcomer is told nothing before the answer that admits it, and afterwards everything that comes to be known; messages
+//! for all members go out before those for single ones.
 //!
-//! Non-goals: which piece goes to whom ([`Lead`]); whether a node may come in at all ([`Leadership::may_admit`](crate::Leadership)).
+//! Non-goals: which piece goes to which member ([`Lead`]); whether a node may be admitted at all ([`Leadership::may_admit`](crate::Leadership)).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use darter_protocol::{Message, PeerInfo, Verdict};
 use crate::runs::{Teller, ToldRuns};
 use crate::{Facts, Lead, MAX_HASHES, NewNeighbour, Notice, Start, Teaching, Telling, Tuning, Wish};
 
-/// How soon a lead looks again for something to give to a member that there was nothing for: half the shortest pause between two copies
+/// How soon a lead looks again for a piece to give to a member after there was none for it: half the shortest pause between two copies
 /// of a piece.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -26,44 +26,44 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Books {
     lead: Lead,
-    /// Vouches for hashes.
+    /// Signs hashes.
     signer: Signer,
     teaching: Teaching,
     /// True once every member has been told the length, and the verdict.
     told_length: bool,
     told_verdict: bool,
-    /// Which hashes behind gaps members were told.
+    /// The hashes behind gaps that members were told.
     told_runs: ToldRuns,
     entering: Vec<Entering>,
-    /// The members that were let in and have not
+    /// The members that were admitted and have not
     /// left.
     inside: BTreeSet<NodeId>,
     members: usize,
-    /// When time alone may have made more to give, as was last said.
+    /// The moment that was last named, at which there may be more to give only because time has passed.
     wakes: Option<Moment>,
-    /// When to look again for something to give to members that there was nothing for.
+    /// When to look again for pieces to give to members for which there was none.
     looks_again: Option<Moment>,
 }
 
-/// A node that waits to be let in.
+/// A node that waits to be admitted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entering {
     /// The node.
     pub node: NodeId,
-    /// The number of its question, which the answer repeats.
+    /// The number of its request, which the answer repeats.
     pub request: u32,
     /// All bytes of the blob, if they are few and here. The bytes are told together with the verdict.
     pub whole: Option<Vec<u8>>,
 }
 
-/// The state of a blob at which books begin.
+/// The state of a blob when its agent begins to lead.
 #[derive(Debug)]
 pub(crate) struct Opening<'a> {
     /// The agent that leads.
     pub me: NodeId,
     /// Its place: rack, zone and region.
     pub place: Place,
-    /// How it came to lead.
+    /// How the agent came to lead.
     pub start: Start,
     /// The pieces that the lead's store has.
     pub held: &'a PieceSet,
@@ -77,7 +77,7 @@ pub(crate) struct Opening<'a> {
     pub has_verdict: bool,
     /// Chooses among what is equal.
     pub seed: u64,
-    /// Vouches for hashes.
+    /// Signs hashes.
     pub signer: Signer,
     /// Constants.
     pub tuning: Tuning,
@@ -88,12 +88,12 @@ pub(crate) struct Opening<'a> {
 pub(crate) struct Speech {
     /// Messages with their receivers, in this order.
     pub messages: Vec<(NodeId, Message)>,
-    /// News of neighbours for this agent itself.
+    /// A change of this agent's own neighbours.
     pub own: Option<Notice>,
 }
 
 impl Books {
-    /// Opens them.
+    /// Begins the books of an agent that leads from now on.
     pub(crate) fn open(opening: Opening<'_>, facts: &dyn Facts, now: Moment) -> Self {
         let Opening { me, place, start, held, everything, wishes, dropped, has_verdict, seed, signer, tuning } =
             opening;
@@ -134,17 +134,17 @@ impl Books {
         &self.lead
     }
 
-    /// That lead, to be told something.
+    /// The same, for changes.
     pub(crate) const fn lead_mut(&mut self) -> &mut Lead {
         &mut self.lead
     }
 
-    /// How many are in the swarm, this agent included; none before the first one came.
+    /// The number of members, this agent included; zero before the first one came.
     pub(crate) const fn member_count(&self) -> usize {
         self.members
     }
 
-    /// True if a node was let in, or is about to be, and has not left.
+    /// True if a node was admitted, or is about to be, and has not left.
     pub(crate) fn has(&self, node: NodeId) -> bool {
         self.inside.contains(&node)
     }
@@ -154,12 +154,12 @@ impl Books {
         self.teaching.members_ask()
     }
 
-    /// The members besides this agent, those who are coming in, and those who were only counted in.
+    /// The members besides this agent: those that were admitted, those that are about to be, and those that were only counted in.
     pub(crate) fn others(&self) -> Vec<NodeId> {
         others(&self.lead, &self.inside, &self.entering)
     }
 
-    /// A node comes in that stands there, holds these pieces, and wants the rest or not. [`Books::speak`] has the answer.
+    /// Admits a node at `place` that holds the pieces `held`, and `wants` the others or not. [`Books::speak`] gives the answer to it.
     pub(crate) fn admit(&mut self, entering: Entering, place: Place, held: &PieceSet, wants: bool) {
         self.inside.insert(entering.node);
         self.lead.let_in(entering.node, place, held, wants);
@@ -167,20 +167,20 @@ impl Books {
         self.members = self.lead.member_count();
     }
 
-    /// Counts a node as a member that holds these pieces and asks for none; it need not know.
+    /// Counts a node as a member that holds the pieces `held` and asks for none; the node need not know of this.
     pub(crate) fn count_in(&mut self, node: NodeId, place: Place, held: &PieceSet) {
         self.lead.join(node, place, held, false);
         self.members = self.lead.member_count();
     }
 
-    /// A node is gone.
+    /// A node left or was lost.
     pub(crate) fn left(&mut self, node: NodeId) {
         self.lead.leave(node);
         self.inside.remove(&node);
         self.members = self.lead.member_count();
     }
 
-    /// Takes the nodes that wait to be let in: nobody is, any more.
+    /// Takes the nodes that wait to be admitted: none of them is admitted any more.
     pub(crate) fn take_entering(&mut self) -> Vec<Entering> {
         std::mem::take(&mut self.entering)
     }
@@ -192,33 +192,33 @@ impl Books {
         members.filter_map(|node| Some((node, self.lead.held_by(node)?)))
     }
 
-    /// There was nothing to give to a member; a copy may be worth giving after a while though nothing happens until then. Returns true for
-    /// the first such member since [`Books::may_give_more`] last returned true.
+    /// There was no piece to give to a member; a copy may be worth sending after a while although nothing happens until then. Returns true
+    /// for the first such member since [`Books::may_give_more`] last returned true.
     pub(crate) fn gave_nothing(&mut self, now: Moment) -> bool {
         let is_first = self.looks_again.is_none();
         self.looks_again.get_or_insert(now + LOOK_AGAIN);
         is_first
     }
 
-    /// True if time alone may have made more to give; says so once.
+    /// True if there may be more to give only because time has passed; true once.
     pub(crate) fn may_give_more(&mut self, now: Moment) -> bool {
         let looks = self.looks_again.take_if(|at| *at <= now).is_some();
         let due = std::mem::replace(&mut self.wakes, self.lead.next_wakeup(now));
         looks || due.is_some_and(|due| due <= now)
     }
 
-    /// When there is something to say, or may be more to give, though nothing happens.
+    /// When there is a message to send, or may be more to give, although nothing happens.
     pub(crate) fn next_wakeup(&self, now: Moment) -> Option<Moment> {
         self.lead.next_wakeup(now).into_iter().chain(self.looks_again).chain(self.due()).min()
     }
 
-    /// When there is something to say though nothing happens.
+    /// When there is a message to send although nothing happens.
     pub(crate) fn due(&self) -> Option<Moment> {
         self.lead.notices_due().into_iter().chain(self.teaching.due()).min()
     }
 
-    /// The messages that members must be sent now: news to those that are in, then the answers to those that come in. `chain` is that of
-    /// the first hashes that are known.
+    /// The messages to send now: news to members, then the answers to those that are admitted. `chain` is the chain over
+    /// the hashes known in order from the first.
     pub(crate) fn speak(
         &mut self,
         facts: &dyn Facts,
@@ -238,7 +238,7 @@ impl Books {
             let answer = self.let_in(facts, chain, verdict, entering, now);
             answers.extend(answer.into_iter().map(|message| (node, message)));
         }
-        // Those who come in were told of their neighbours with the answer.
+        // Nodes that are being admitted are told of their neighbours in the answer.
         for Notice { to, lost, gained } in self.lead.take_notices(now) {
             let add = gained.into_iter().map(|peer| info(facts, peer)).collect();
             messages.push((to, Message::Neighbours { blob: facts.blob(), add, gone: lost }));
@@ -267,7 +267,7 @@ impl Books {
         messages
     }
 
-    /// The answer to a node that comes in, and the hashes that don't fit into it.
+    /// The answer to a node that is admitted, and further messages with the hashes that do not fit into it.
     fn let_in(
         &mut self,
         facts: &dyn Facts,
@@ -279,7 +279,7 @@ impl Books {
         let telling = self.teaching.greet(self.members, now);
         let first = telling.count.min(MAX_HASHES);
         let (lost, gained) = self.lead.take_notice(node).map_or_else(Default::default, |it| (it.lost, it.gained));
-        // A peer in both lists is met anew: the node does not forget it.
+        // A peer in both lists is a neighbour anew: the node must not forget it.
         let lost: Vec<_> = lost.into_iter().filter(|peer| gained.iter().all(|it| it.node != *peer)).collect();
         let neighbours = gained.into_iter().map(|peer| info(facts, peer)).collect();
         let joined = Message::Joined {
@@ -299,7 +299,7 @@ impl Books {
         let rest = Telling { from: first, count: telling.count - first, ..telling };
         let mut messages = Vec::new();
         if !lost.is_empty() {
-            // It was in before, and forgets first whom it knew then.
+            // The node was a member before: it first forgets the neighbours that it had then.
             messages.push(Message::Neighbours { blob: facts.blob(), add: Vec::new(), gone: lost });
         }
         messages.push(joined);
@@ -312,7 +312,7 @@ impl Books {
         messages
     }
 
-    /// The answer to a member that asks for the hashes from one on. The last message ends the question.
+    /// The answer to a member that asks for hashes from the one of piece `from` on. The last message ends the answer.
     pub(crate) fn answer(&mut self, from: u32, facts: &dyn Facts, chain: &HashChain) -> Vec<Message> {
         let telling = Teaching::answer(chain.count(), from);
         let word = self.word(chain, telling);
@@ -349,7 +349,7 @@ fn others(lead: &Lead, inside: &BTreeSet<NodeId>, entering: &[Entering]) -> Vec<
 /// News of hashes and length, in messages that stay below the protocol's limit.
 fn growth(facts: &dyn Facts, telling: Telling, (members_ask, proof): (bool, Option<Proof>)) -> Vec<Message> {
     let (blob, length) = (facts.blob(), facts.length());
-    // One message even without hashes: the length alone may be the news.
+    // One message even without hashes: it may be there only for the length.
     let messages = telling.count.div_ceil(MAX_HASHES).max(1);
     let message = |nth| {
         let from = telling.from + nth * MAX_HASHES;

@@ -1,24 +1,24 @@
-//! An agent's knowledge of a blob, as far as decisions need it. The store and the connections have it; the decisions ask.
+//! What the decisions ask about a blob. The store and the connections have the answers.
 
 use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Tier, Version};
 
 use crate::Standing;
 
-/// See the module's text. No method waits, and none touches a disk: they are called with whatever the caller has locked.
+/// See the module's text. No method waits or touches a disk: they are called while the caller holds locks.
 pub trait Facts {
     /// The blob.
     fn blob(&self) -> BlobId;
 
-    /// The version of its source.
+    /// The version of the blob's source.
     fn version(&self) -> Version;
 
-    /// Length of its pieces.
+    /// The length of the blob's pieces.
     fn piece_length(&self) -> PieceLength;
 
-    /// Its length in bytes, once known.
+    /// The blob's length in bytes, once known.
     fn length(&self) -> Option<u64>;
 
-    /// How many pieces it has, once known.
+    /// The number of the blob's pieces, once known.
     fn pieces(&self) -> Option<u32> {
         self.length().map(|length| self.piece_length().count(length))
     }
@@ -35,28 +35,28 @@ pub trait Facts {
     /// True if the hash of `piece` is known.
     fn knows(&self, piece: PieceIndex) -> bool;
 
-    /// Up to `most` hashes of `from` and the pieces behind it, up to the first one that is not known.
+    /// Up to `most` hashes, from the one of piece `from` on, and no further than the first piece whose hash is not known.
     fn hashes_from(&self, from: u32, most: usize) -> Vec<PieceHash>;
 
-    /// The address at which `node` can be reached, as other agents are told it.
+    /// The address at which `node` can be reached, as it is given to other agents.
     fn address(&self, node: NodeId) -> String;
 
     /// The place of `node`, if it is connected.
     fn place(&self, node: NodeId) -> Option<Place>;
 
-    /// How far another agent is.
+    /// How far away another agent is.
     fn tier(&self, node: NodeId) -> Tier;
 
     /// True if `node` is connected.
     fn is_connected(&self, node: NodeId) -> bool;
 
-    /// True if `node`, which leads, is a seed, or gone: not so a connected node.
+    /// True if `node`, which leads, is a seed or is no longer connected; false if it is connected and an ordinary node.
     fn is_seed(&self, node: NodeId) -> bool;
 
     /// The seeds that are connected.
     fn seeds(&self) -> Vec<NodeId>;
 
-    /// True if `node`, when it leads, answers an ask for any piece of a member that wants parts with one of these.
+    /// True if `node`, when it leads, answers an ask for any piece, from a member that wants parts of the blob, with a piece of those parts.
     fn gives_parts(&self, _: NodeId) -> bool {
         true
     }
@@ -66,32 +66,32 @@ pub trait Facts {
         1
     }
 
-    /// The load that stands between this agent and another, of all blobs together.
+    /// The open requests and the pace of another agent, for all blobs of this agent together.
     fn standing(&self, _: NodeId) -> Standing {
         Standing::default()
     }
 
-    /// True if a node alone says what the pieces must be, and this is a seed: it takes the word of no other node in its place.
+    /// True if the hashes rest on the word of a single node, and this is a seed: it takes the word of no other node instead.
     fn is_on_trust(&self) -> bool {
         false
     }
 
-    /// True if the source may come to have another version, under the same name.
+    /// True if the source may later have another version under the same name.
     fn may_change(&self) -> bool {
         false
     }
 
-    /// True if the first piece is read last, once the length is known.
+    /// True if the first piece is read last, when the length is known.
     fn is_headed_last(&self) -> bool {
         false
     }
 
-    /// True if the origin is to be read by one connection, for a reason that lies beyond this blob: it refused more for another one, say.
+    /// True if one connection is to read the origin, for a reason that lies outside this blob: the origin refused more for another blob, for example.
     fn is_read_alone(&self) -> bool {
         false
     }
 
-    /// True if the agent, which reads for other blobs, too, has room for this blob's further connection to the origin of this number.
+    /// True if the agent, which may read for other blobs too, has room for a further connection of this blob to the origin: that of this number.
     fn may_read_beside(&self, _: u8) -> bool {
         true
     }
@@ -107,7 +107,7 @@ pub(crate) mod fixture {
         pub(crate) pieces: Option<u32>,
         pub(crate) known: PieceSet,
         pub(crate) seeds: Vec<NodeId>,
-        /// Nodes that are not connected, of those that would be.
+        /// Nodes that are not connected, of those that otherwise would be.
         pub(crate) cut: Vec<NodeId>,
         pub(crate) on_trust: bool,
         /// How many further connections to the origin the agent has to give, if there is a limit.

@@ -1,8 +1,8 @@
-//! The pieces that this agent gave to each peer, so that nobody is given all of it twice while others wait.
+//! The pieces that this agent gave to each peer, so that no peer is given all of a blob twice while others wait.
 //!
-//! An honest agent asks a holder again for what it was given when the piece was wrong, when its connection was lost, or when it lost the piece since. It
-//! says so, or the holder sees it; but as anybody can say so, that counts a few times alone. Any other repeated request is answered, too, but
-//! behind those of others ([`Session::goes_last`](crate::Session::goes_last)).
+//! An honest agent asks a holder again for a piece if the piece was wrong, if its connection was lost, or if it has lost the piece since. The
+//! holder sees this itself, or the agent says so; as anybody can say so, its word alone counts only a few times. Any other repeated request is
+//! answered, too, but after those of others ([`Session::goes_last`](crate::Session::goes_last)).
 //!
 //! Invariant: what is remembered is bounded.
 
@@ -13,10 +13,10 @@ use darter_core::{NodeId, PieceIndex, PieceSet};
 /// Peers whose pieces are remembered, at most.
 const MAX_PEERS: usize = 1024;
 
-/// How often a peer's word that it needs a piece again counts.
+/// How many times a peer's word that it needs a piece again counts.
 const MAX_EXCUSES: u32 = 16;
 
-/// A lost connection counts as so many of them: all that was given on it may be lost.
+/// A lost connection counts as this many words: every piece that was given on it may be lost.
 const EXCUSES_OF_A_CONNECTION: u32 = 4;
 
 /// See the module's text.
@@ -30,21 +30,21 @@ struct GivenTo {
 }
 
 impl Given {
-    /// A piece is being sent to a peer.
+    /// A piece is being sent to `peer`.
     pub(crate) fn sends(&mut self, peer: NodeId, piece: PieceIndex) {
         if self.0.len() < MAX_PEERS || self.0.contains_key(&peer) {
             self.0.entry(peer).or_default().pieces.insert(piece);
         }
     }
 
-    /// A piece that was being sent did not arrive.
+    /// A piece that was being sent to `peer` did not arrive.
     pub(crate) fn unsent(&mut self, peer: NodeId, piece: PieceIndex) {
         if let Some(given) = self.0.get_mut(&peer) {
             given.pieces.remove(piece);
         }
     }
 
-    /// A peer says that it needs a piece again.
+    /// `peer` says that it needs a piece again.
     pub(crate) fn needs_again(&mut self, peer: NodeId, piece: PieceIndex) {
         if let Some(given) = self.0.get_mut(&peer).filter(|given| given.excuses < MAX_EXCUSES)
             && given.pieces.remove(piece)
@@ -53,7 +53,7 @@ impl Given {
         }
     }
 
-    /// A peer's connection is gone.
+    /// The connection of `peer` is lost.
     pub(crate) fn gone(&mut self, peer: NodeId) {
         if let Some(given) = self.0.get_mut(&peer).filter(|given| given.excuses < MAX_EXCUSES) {
             given.pieces = PieceSet::new();
@@ -61,7 +61,7 @@ impl Given {
         }
     }
 
-    /// True if a peer was given a piece, and nothing says that it needs it again.
+    /// True if `peer` was given `piece`, and nothing says that it needs it again.
     pub(crate) fn has(&self, peer: NodeId, piece: PieceIndex) -> bool {
         self.0.get(&peer).is_some_and(|given| given.pieces.contains(piece))
     }
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(left, 100 - MAX_EXCUSES as usize);
         given.gone(PEER);
         assert!(given.has(PEER, PieceIndex(99)), "it said so too often");
-        // What the holder itself sees always counts.
+        // An observation of the holder itself always counts.
         given.unsent(PEER, PieceIndex(99));
         assert!(!given.has(PEER, PieceIndex(99)));
     }

@@ -1,11 +1,11 @@
-//! The list of a blob's hashes at one agent: how far it goes, what proves it to others, whom to ask for the rest, and what is told to
+//! The list of a blob's hashes at one agent: how long it is, what proves it to others, which agent to ask for the rest, and the answer to
 //! an agent that asks.
 //!
-//! Invariants: the chain stands for hashes that are in the store; the proof is for its first ones, and by the lead that is followed now.
-//! Hashes from anybody but that lead are taken only from an agent that was asked for them, and only with the lead's proof.
+//! Invariants: the chain is over hashes that are in the store; the proof covers the first of these, and is signed by the present lead.
+//! Hashes from any other agent are accepted only if it was asked for them, and only with the lead's proof.
 //!
-//! Non-goals: the hashes themselves, which the store has ([`Facts`]). Signatures are checked by [`HashCheck`] and [`RunCheck`], apart from the
-//! state that they may change, so that nothing need be locked meanwhile.
+//! Non-goals: the hashes themselves, which the store has ([`Facts`]). [`HashCheck`] and [`RunCheck`] check signatures without access to this
+//! state, so that no lock is held meanwhile.
 
 use std::collections::HashMap;
 
@@ -21,18 +21,18 @@ pub struct Hashes {
     blob: BlobId,
     pieces: PieceLength,
     chain: HashChain,
-    /// The key that proofs of the followed lead are checked with.
+    /// The key by which proofs of the present lead are checked.
     key: Option<LeadKey>,
     proof: Option<Proof>,
     learner: Learner,
     /// Proofs for hashes behind gaps.
     runs: RunProofs,
-    /// From where on peers asked that were answered, when how many were known, and when.
+    /// For each peer whose question was answered: from which piece on it asked, how many hashes were known then, and when.
     asked_by: HashMap<NodeId, (u32, u32, Moment)>,
     tuning: Tuning,
 }
 
-/// The chain and key that hashes from a neighbour are checked with.
+/// The chain and key by which hashes from a neighbour are checked.
 #[derive(Debug)]
 pub struct HashCheck {
     chain: HashChain,
@@ -42,28 +42,28 @@ pub struct HashCheck {
 /// A neighbour's answer, once checked.
 #[derive(Clone, Debug)]
 pub enum HashAnswer {
-    /// New hashes, for which there is the lead's word.
+    /// New hashes with the lead's proof.
     Proven(Proven),
-    /// Nothing that was not known, perhaps meanwhile.
+    /// No hashes that are still unknown.
     Stale,
-    /// No hashes, or none with the lead's word.
+    /// No hashes, or none with the lead's proof.
     Useless,
 }
 
-/// Hashes for which there is the lead's word.
+/// Hashes with the lead's proof.
 #[derive(Clone, Debug)]
 pub struct Proven {
-    /// Which of the hashes is the first new one.
+    /// The index of the first new one among the hashes of the answer.
     pub at: usize,
-    /// How many were known.
+    /// How many hashes were known.
     pub known: u32,
-    /// The chain with the new ones.
+    /// The chain that includes the new hashes.
     chain: HashChain,
     key: LeadKey,
     proof: Proof,
 }
 
-/// The proof that a run of hashes behind a gap is checked with.
+/// The proof by which a run of hashes behind a gap is checked.
 #[derive(Debug)]
 pub struct RunCheck {
     chain: HashChain,
@@ -72,24 +72,24 @@ pub struct RunCheck {
     was_asked: bool,
 }
 
-/// A run of hashes that may be taken, and the lead's word for it if that came with it.
+/// A run of hashes that may be stored, with the lead's proof if that came with it.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
     first: u32,
     word: Option<Proof>,
 }
 
-/// Messages that follow from a peer's question for hashes.
+/// The messages to send after a peer asked for hashes.
 #[derive(Debug, Default)]
 pub struct Reply {
     /// To the peer, in this order.
     pub messages: Vec<Message>,
-    /// To the lead that is followed, if there is one: a question for its word.
+    /// To the lead, if another agent leads: a request for its proof.
     pub question: Option<Message>,
 }
 
 impl HashCheck {
-    /// Looks at hashes from the one of piece `from` on.
+    /// Checks `hashes`, of which the first is that of piece `from`.
     pub fn prove(mut self, from: u32, hashes: &[PieceHash], proof: Option<Proof>) -> HashAnswer {
         let known = self.chain.count();
         let (Some(proof), Some(at)) = (proof, known.checked_sub(from)) else { return HashAnswer::Useless };
@@ -103,7 +103,7 @@ impl HashCheck {
 }
 
 impl RunCheck {
-    /// Looks at the run's hashes; `None` if they are not to be taken.
+    /// Checks the run's `hashes`; `None` if they must not be stored.
     pub fn prove(mut self, hashes: &[PieceHash], proof: Option<Proof>) -> Option<Run> {
         let first = self.chain.first();
         self.chain.extend(hashes);
@@ -114,7 +114,7 @@ impl RunCheck {
 }
 
 impl Hashes {
-    /// The list of a blob in pieces of this length, of which the first `hashes` are known. `turn` differs from agent to agent.
+    /// The list of a blob in pieces of length `pieces`, of which `hashes` are known. `turn` differs from agent to agent.
     pub fn new(blob: BlobId, pieces: PieceLength, hashes: &[PieceHash], turn: usize, tuning: Tuning) -> Self {
         let mut chain = HashChain::new(blob, pieces);
         chain.extend(hashes);
@@ -123,22 +123,22 @@ impl Hashes {
         Self { blob, pieces, chain, key: None, proof: None, learner, runs, asked_by, tuning }
     }
 
-    /// How many hashes are known.
+    /// How many hashes are known, in order from the first.
     pub(crate) const fn count(&self) -> u32 {
         self.chain.count()
     }
 
-    /// How many neighbours are to hear of: none that can't be proven to them.
+    /// How many hashes neighbours are told that this agent knows: only those that it can prove to them.
     pub const fn shown(&self) -> u32 {
         if self.key.is_some() { self.chain.count() } else { 0 }
     }
 
-    /// The chain over all of them.
+    /// The chain over all known hashes.
     pub(crate) const fn chain(&self) -> &HashChain {
         &self.chain
     }
 
-    /// Takes in the next hashes that the store has learned. Returns true if neighbours are to hear of it, since these are the first and
+    /// Takes in the next hashes that the store has learned. Returns true if neighbours are to be told, since these are the first ones and
     /// members ask each other.
     pub(crate) fn catch_up(&mut self, facts: &dyn Facts) -> bool {
         let known = self.chain.count();
@@ -168,22 +168,22 @@ impl Hashes {
         self.learner.lead_changed();
     }
 
-    /// True if members have to ask each other, as they do where they are many.
+    /// True if members have to ask each other for hashes, as in a large swarm.
     pub(crate) const fn do_members_ask(&self) -> bool {
         self.learner.do_members_ask()
     }
 
-    /// The lead says whether members have to ask each other.
+    /// The lead says whether members have to ask each other for hashes.
     pub(crate) const fn members_ask(&mut self, ask: bool) {
         self.learner.members_ask(ask);
     }
 
-    /// The lead told `count` hashes from the one of piece `first` on, perhaps none, and perhaps its word for these and all before. The
-    /// store has taken in what it could. Returns true as in [`Self::catch_up`].
+    /// The lead sent `count` hashes (zero is possible) from the one of piece `first` on, and perhaps its proof for these and all before. The
+    /// store has taken in those that it could. Returns true as in [`Self::catch_up`].
     pub(crate) fn lead_told(&mut self, first: u32, count: u32, word: Option<Proof>, facts: &dyn Facts) -> bool {
         let tells = self.catch_up(facts);
         if self.chain.count() < first {
-            // Some that come before were told to others only, when members were many: they are asked for.
+            // Earlier hashes may have been sent to others only, in a large swarm: they are asked for.
             self.learner.lead_showed(first + count);
         } else if let Some(word) = word {
             self.vouched(word);
@@ -192,19 +192,19 @@ impl Hashes {
         tells
     }
 
-    /// The lead gave its word for hashes. It is of use if they are the ones that are known.
+    /// The lead sent a proof. It is kept if it covers the hashes that are known here.
     fn vouched(&mut self, proof: Proof) {
         if self.key.is_some_and(|key| key.proves(&self.chain, &proof)) {
             self.proof = Some(proof);
         }
     }
 
-    /// The lead knows at least `knows` hashes: it sent a piece that needs them.
+    /// The lead knows at least `knows` hashes, since it sent a piece whose hash is among them.
     pub(crate) fn lead_showed(&mut self, knows: u32) {
         self.learner.lead_showed(knows);
     }
 
-    /// `neighbour` knows the first `knows` hashes and holds these pieces, which are `wanted` here. True if somebody should now be asked
+    /// `neighbour` knows the first `knows` hashes and holds pieces that are `wanted` here. True if some agent should now be asked
     /// for hashes.
     pub(crate) fn showed(
         &mut self,
@@ -230,13 +230,13 @@ impl Hashes {
         self.asked_by.remove(&neighbour);
     }
 
-    /// The check for an answer of this neighbour; `None` if it was not asked.
+    /// The check for an answer of `neighbour`; `None` if it was not asked.
     pub fn check_for(&self, neighbour: NodeId) -> Option<HashCheck> {
         let key = self.key.filter(|_| self.learner.was_asked(neighbour))?;
         Some(HashCheck { chain: self.chain.clone(), key })
     }
 
-    /// A neighbour answered. The hashes that it proved are in the store now; another lead may have come meanwhile. Returns true as in
+    /// A neighbour answered. The hashes that it proved are in the store now; the lead may have changed meanwhile. Returns true as in
     /// [`Self::catch_up`].
     pub(crate) fn answered(&mut self, from: NodeId, answer: HashAnswer, now: Moment) -> bool {
         let are_first = self.chain.count() == 0;
@@ -263,13 +263,13 @@ impl Hashes {
         }
     }
 
-    /// The check for a run of hashes from the one of piece `first` on, which `from` tells: the lead, or a neighbour.
+    /// The check for a run of hashes from the one of piece `first` on, which `from` sent: the lead or a neighbour.
     pub fn check_run(&self, from: NodeId, is_from_lead: bool, first: u32) -> RunCheck {
         let chain = HashChain::begin(self.blob, self.pieces, first);
         RunCheck { chain, key: self.key, is_from_lead, was_asked: self.learner.was_asked(from) }
     }
 
-    /// A run that `from` told is in the store now. Returns true as in [`Self::catch_up`].
+    /// A run that `from` sent is in the store now. Returns true as in [`Self::catch_up`].
     pub(crate) fn took_run(&mut self, from: NodeId, run: Run, facts: &dyn Facts) -> bool {
         if let Some(word) = run.word {
             self.runs.keep(run.first, word);
@@ -278,8 +278,8 @@ impl Hashes {
         self.catch_up(facts)
     }
 
-    /// The answer to a member that asks for the hashes from the one of piece `from` on: as the lead, if the member is inside `books`, and
-    /// else all that can be proven to it. Not the same again right after the same answer.
+    /// The answer to a member that asks for hashes from the one of piece `from` on: a lead's answer, if `books` has the member, and
+    /// otherwise all that can be proven to it. The same answer is not given again soon after.
     pub(crate) fn answer(
         &mut self,
         peer: NodeId,
@@ -303,7 +303,7 @@ impl Hashes {
         Reply { messages, question }
     }
 
-    /// True if a peer's question is to be answered, where `known` hashes are known in all.
+    /// True if a question of `peer` is to be answered, when `known` hashes are known here.
     fn may_answer(&mut self, peer: NodeId, from: u32, known: u32, now: Moment) -> bool {
         let repeats = self.asked_by.get(&peer).is_some_and(|(last, knew, at)| {
             from <= *last && known <= *knew && now < *at + self.tuning.hash_patience / 2
@@ -314,22 +314,22 @@ impl Hashes {
         !repeats
     }
 
-    /// The proof for hashes from `from` on. A list that is too long for one message can't be proven in parts: the lead tells it.
+    /// The proof for hashes from `from` on. A list that is too long for one message can't be proven in parts: only the lead sends it.
     fn proof_behind(&self, from: u32) -> Option<Proof> {
         self.proof.filter(|proof| proof.count > from && proof.count - from <= MAX_HASHES)
     }
 
-    /// True if the lead is to be asked for a proof, since others ask for hashes that this agent can't prove.
+    /// True if the lead is to be asked for a proof, since other members ask for hashes that this agent knows and can't prove.
     fn needs_proof(&mut self, from: u32, now: Moment) -> bool {
         self.proof.is_none_or(|proof| proof.count <= from) && self.learner.needs_proof(from, now, &self.tuning)
     }
 
-    /// The teacher to ask now for the hashes from [`Self::count`] on.
+    /// The agent to ask now for the hashes from [`Self::count`] on.
     pub(crate) fn ask(&mut self, now: Moment) -> Option<Teacher> {
         self.learner.ask(now, &self.tuning)
     }
 
-    /// When to look again.
+    /// When to call [`Self::ask`] again although nothing happened.
     pub(crate) const fn next_wakeup(&self) -> Option<Moment> {
         self.learner.next_wakeup()
     }

@@ -1,17 +1,17 @@
-//! Leadership of a swarm, as one of its agents sees it, and how that agent finds another lead when the one that it followed is gone.
+//! Which agent leads a swarm, as one of its agents sees it, and how that agent finds another lead when the one that it followed is gone.
 //!
-//! Every agent decides for itself, by what it knows. A living seed leads. Else, of the members that it met and itself, the one that
-//! rendezvous hashing ranks first: all that see the same members choose the same lead. In a large swarm a member knows few others: there
-//! everybody asks around first ([`asking`](crate::asking)), and in a small one whoever ranks first among those it knows does so before it
-//! leads. An agent follows who leads already, then who holds all of the blob, then the member found that ranks first. Views that differ all
-//! the same cost a copy read from the origin, never the blob.
+//! Every agent decides for itself, by what it knows. A seed that is up leads. Without one, of this agent and the members that it has met, the
+//! one that rendezvous hashing ranks first leads: all that see the same members choose the same lead. In a large swarm a member knows few
+//! others: there every member asks around first ([`asking`](crate::asking)), and in a small one the member that ranks first among those it knows
+//! does so before it leads. An agent follows an agent that leads already, else one that holds all of the blob, else the member found that ranks
+//! first. If views differ nevertheless, the cost is another copy read from the origin, never the blob.
 //!
-//! An agent may be asked to lead while it follows another, or looks for a lead itself. It lets the asker in and passes on what it
-//! hears, so that follows make a tree; at its root somebody leads and reads the origin.
+//! An agent may be asked to lead while it follows another, or looks for a lead itself. It admits the asking agent and passes on what it
+//! receives, so that followers form a tree; the agent at its root leads and reads the origin.
 //!
 //! Invariants: one candidate is asked at a time; a candidate that failed is not asked again before it comes back; among members an agent
-//! follows only those that rank before it, so that without a survey's finds nobody follows itself by way of others; two never follow each
-//! other.
+//! follows only those that rank before it, so that, except by the results of a survey, no agent follows itself by way of others; two agents never
+//! follow each other.
 //!
 //! Non-goals: what a lead does (`Lead`); connections, messages and timeouts, which are the caller's.
 
@@ -24,26 +24,26 @@ use self::trace::{Decided, TraceInput};
 
 pub mod trace;
 
-/// How long a candidate may take to answer before the next one is asked, when the swarm is under way.
+/// How long a candidate may take to answer before the next one is asked, in a swarm that already exists.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How often leads may forget this agent's part in the swarm before one that does so counts as failed.
+/// How many times leads may forget this agent's part in the swarm before one that does so counts as failed.
 const MAX_FORGOTTEN: u32 = 5;
 
-/// Half the pause before a lead is asked again after two of them forgot this agent.
+/// Half the pause before a lead is asked again after leads have forgotten this agent twice.
 const JOIN_PAUSE: Duration = Duration::from_millis(50);
 
-/// The pause is doubled for each time that a lead forgot, up to so often.
+/// The pause is doubled each time that a lead forgot this agent, but no more than this many times.
 const MAX_DOUBLINGS: u32 = 6;
 
-/// The number of members that a survey finds which are asked to lead before this agent does: each may take [`JOIN_TIMEOUT`].
+/// How many members that a survey finds are asked to lead before this agent does: each may take [`JOIN_TIMEOUT`].
 const MAX_MEMBERS_FOUND: usize = 3;
 
-/// The number of nodes that led and gave nothing after which none is followed: whoever lost them leads by itself, unless there is a
+/// The number of nodes that led and gave nothing after which this agent follows no other: it leads by itself, unless there is a
 /// seed.
 const MAX_MUTE_LEADS: u32 = 2;
 
-/// A member that knows this many others may be one of a swarm in which nobody knows everybody.
+/// A member that knows this many others may be in a swarm in which nobody knows everybody.
 const MIN_MET_IN_LARGE: usize = 10;
 
 /// The lead of a swarm, as an agent sees it.
@@ -53,36 +53,37 @@ pub enum Leader {
     Me,
     /// Another agent.
     Node(NodeId),
-    /// Nobody for the moment; someone is being found.
+    /// No agent for the moment; one is being looked for.
     Nobody,
 }
 
 /// How a lead was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// It is gone, gave up, or does what no lead should.
+    /// It is gone, gave up, or does what no lead may do.
     Failed,
     /// It let this agent in and gave nothing ([`Vigil`](crate::Vigil)).
     Mute,
-    /// Nothing came for as long as a blob may stand still, though it did not say that it waits: an honest one may have been cut off.
+    /// Nothing came for the time after which a blob counts as stalled, and the lead did not say that it waits: an honest one may have been cut off.
+    /// (An honest lead says when it waits for its origin.)
     Stalled,
-    /// It is well, but knows nothing of this agent's part in the swarm: after a removal over there, say. It may be asked again.
+    /// It is up, but knows nothing of this agent's part in the swarm, for example since the blob was removed there. It may be asked again.
     Forgot,
 }
 
 /// The next step in finding a lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing: somebody leads, or nobody is looked for.
+    /// Nothing: some agent leads, or none is looked for.
     End,
-    /// Wait for this time, and look whether anybody still wants the blob. Then ask for the next step.
+    /// Wait for this time, and check whether anybody still wants the blob. Then ask for the next step.
     Rest(Duration),
-    /// Ask this agent to lead, and follow it; or say [`Leadership::refused`]. Then ask for the next step.
+    /// Ask this agent to lead, and follow it; or call [`Leadership::refused`]. Then ask for the next step.
     Ask(NodeId),
-    /// Ask around who leads, holds or has a part of the blob, but nobody of [`Leadership::failed`], and say [`Leadership::found`]. Then
-    /// ask for the next step.
+    /// Make a survey of which agents lead, hold or have a part of the blob, without those of [`Leadership::failed`], and call [`Leadership::found`].
+    /// Then ask for the next step.
     Survey,
-    /// Nobody else can: lead.
+    /// No other agent can lead: lead.
     Lead,
 }
 
@@ -105,12 +106,12 @@ pub struct Leadership {
     blob: BlobId,
     may_follow: bool,
     leader: Leader,
-    /// The last other agent that led.
+    /// The last other agent that this one followed.
     followed: Option<NodeId>,
     failed: BTreeSet<NodeId>,
-    /// How often a lead forgot this agent since a piece last came.
+    /// How many times a lead forgot this agent since a piece last came.
     forgotten: u32,
-    /// Leads that gave nothing.
+    /// How many leads gave nothing.
     mute: u32,
     search: Option<Search>,
     recorded: Option<Vec<(TraceInput, Decided)>>,
@@ -120,11 +121,11 @@ pub struct Leadership {
 #[derive(Debug, Default)]
 struct Search {
     has_rested: bool,
-    /// The survey's candidates; `None` before it.
+    /// The survey's candidates; `None` before the survey.
     found: Option<Candidates>,
 }
 
-/// The agents that a survey found to ask, in order.
+/// The agents that a survey found and that are to be asked, in order.
 #[derive(Debug)]
 struct Candidates {
     /// Agents that lead, then agents that hold all.
@@ -134,8 +135,8 @@ struct Candidates {
 }
 
 impl Leadership {
-    /// An agent that follows nobody yet. Seeds are ranked for `source`, members for `blob`. An agent that may not follow others leads
-    /// whenever nobody does.
+    /// For an agent that follows nobody yet. Seeds are ranked for `source`, members for `blob`. An agent that may not follow others leads
+    /// whenever no other does.
     pub const fn new(me: NodeId, source: BlobId, blob: BlobId, may_follow: bool) -> Self {
         let failed = BTreeSet::new();
         let leader = Leader::Nobody;
@@ -154,7 +155,7 @@ impl Leadership {
         }
     }
 
-    /// The lead, as this agent sees it.
+    /// The present lead.
     pub const fn leader(&self) -> Leader {
         self.leader
     }
@@ -164,19 +165,19 @@ impl Leadership {
         if let Leader::Node(lead) = self.leader { Some(lead) } else { None }
     }
 
-    /// The last other agent that led.
+    /// The last other agent that this one followed.
     pub const fn last_followed(&self) -> Option<NodeId> {
         self.followed
     }
 
-    /// From now on this one leads.
+    /// From now on `leader` leads.
     pub fn set(&mut self, leader: Leader) {
         self.leader = leader;
         self.followed = self.following().or(self.followed);
         self.keep(|| TraceInput::Leads(leader), Decided::Nothing);
     }
 
-    /// This lead is lost; false if it was not followed.
+    /// `lead` is lost. Returns false if it was not followed.
     pub fn lost(&mut self, lead: NodeId, loss: Loss) -> bool {
         let is_lost = self.lose(lead, loss);
         self.keep(|| TraceInput::Lost(lead, loss), Decided::Whether(is_lost));
@@ -193,14 +194,14 @@ impl Leadership {
         if loss != Loss::Forgot || self.forgotten >= MAX_FORGOTTEN {
             self.failed.insert(lead);
         }
-        // Answers to a search under way are of the time before.
+        // Answers to a search that is under way are older than this loss.
         if let Some(search) = &mut self.search {
             *search = Search::default();
         }
         true
     }
 
-    /// A piece came: the lead knows this agent.
+    /// A piece came, so the lead knows this agent.
     pub fn piece_came(&mut self) {
         if self.forgotten > 0 {
             self.forgotten = 0;
@@ -208,13 +209,13 @@ impl Leadership {
         }
     }
 
-    /// True if an agent that asks to be let in may be: two that follow each other would wait for each other.
+    /// True if `node`, which asks to be admitted, may be: two agents that follow each other would wait for each other.
     pub fn may_admit(&self, node: NodeId) -> bool {
         self.leader != Leader::Node(node)
     }
 
-    /// True if this agent, which let in the agent that has just let it in, goes on to lead it: each asked the other at the same time, and
-    /// the one with the lower id leads.
+    /// True if this agent goes on to lead `other`, although each has just admitted the other because both asked at the same time: the
+    /// one with the lower id leads.
     pub fn stays_lead_of(&self, other: NodeId) -> bool {
         !matches!(self.leader, Leader::Node(_)) && self.me < other
     }
@@ -233,13 +234,13 @@ impl Leadership {
         may_lead
     }
 
-    /// This agent is not asked to lead: it refused, did not answer, or sent wrong pieces.
+    /// `node` is not asked to lead any more: it refused, did not answer, or sent wrong pieces.
     pub fn refused(&mut self, node: NodeId) {
         self.failed.insert(node);
         self.keep(|| TraceInput::Refused(node), Decided::Nothing);
     }
 
-    /// An agent that was asked to lead did not answer in time. Another agent may lead by now: this one asks around anew before it leads itself.
+    /// `node` was asked to lead and did not answer in time. Another agent may lead by now, so this one makes another survey before it leads itself.
     pub fn silent(&mut self, node: NodeId) {
         self.failed.insert(node);
         if let Some(search) = &mut self.search {
@@ -248,12 +249,12 @@ impl Leadership {
         self.keep(|| TraceInput::Silent(node), Decided::Nothing);
     }
 
-    /// Agents that this one does not ask to lead, and so need not ask who leads either.
+    /// Agents that this one does not ask to lead, and so need not include in a survey.
     pub fn failed(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.failed.iter().copied()
     }
 
-    /// Begins to look for a lead; false if that is under way.
+    /// Begins to look for a lead. Returns false if a search is under way.
     pub fn begin_search(&mut self) -> bool {
         let begins = self.search.is_none();
         self.search.get_or_insert_default();
@@ -261,7 +262,7 @@ impl Leadership {
         begins
     }
 
-    /// Nobody is looked for any more.
+    /// No lead is looked for any more.
     pub fn end_search(&mut self) {
         self.search = None;
         self.keep(|| TraceInput::EndSearch, Decided::Nothing);
@@ -272,7 +273,7 @@ impl Leadership {
         self.search.is_some()
     }
 
-    /// The next step, with these seeds connected, and these members met and connected. Ends the search when somebody leads.
+    /// The next step, with these seeds connected, and these members met and connected. Ends the search when an agent leads.
     pub fn next(&mut self, seeds: &[NodeId], members: &[NodeId]) -> Step {
         let step = self.step(seeds, members);
         self.keep(|| TraceInput::Next(seeds.to_vec(), members.to_vec()), Decided::Do(step));
@@ -335,7 +336,7 @@ impl Leadership {
         }
     }
 
-    /// How long to wait before the next search begins: longer each time that a lead forgot this agent.
+    /// How long to wait before the next search begins: the more often leads forgot this agent, the longer.
     fn pause(&self) -> Option<Duration> {
         (self.forgotten >= 2).then(|| JOIN_PAUSE * 2_u32.pow(self.forgotten.min(MAX_DOUBLINGS)))
     }

@@ -1,14 +1,14 @@
-//! The members that a member asks for the hashes that it lacks.
+//! Which agent a member asks for the hashes that it lacks.
 //!
-//! In a large swarm the lead tells nobody the list of hashes by itself (see [`crate::teaching`]): members ask each other, and check the
-//! answers by the lead's signature. The asker knows best what it lacks: nobody records what others were told, and whatever goes wrong (a
-//! neighbour that leaves, an answer that is refused, another lead) costs one more question. Most hashes become known in order, so a number
-//! says what somebody knows; and a neighbour that holds pieces behind a *gap*, whose hashes are not known here, can tell these. The member
-//! that is asked tells both.
+//! In a large swarm the lead does not send the list of hashes by itself (see [`crate::teaching`]): members ask each other, and check the
+//! answers by the lead's signature. The asking member knows best what it lacks, so that nobody records what others were sent, and whatever goes
+//! wrong (a neighbour that leaves, an answer that is refused, a change of lead) costs one more question. Most hashes become known in order, so that
+//! a number says what an agent knows; and a neighbour that holds pieces behind a *gap*, whose hashes are not known here, can send these. A member
+//! that is asked sends both.
 //!
-//! Invariants: one question to a neighbour is open at a time, and one to the lead; no neighbour is asked that did not say that it knows
-//! more; the lead is asked when no neighbour can tell, or when they have told nothing for a while, and so whoever follows a lead that knows
-//! more learns it in the end, whatever neighbours claim. A neighbour that fails is left alone for longer each time.
+//! Invariants: one question to a neighbour is open at a time, and one to the lead; a neighbour is asked only if it said that it knows
+//! more; the lead is asked when no neighbour can answer, or when neighbours have sent nothing for a while, so that a member that follows a lead
+//! which knows more learns it in the end, whatever neighbours claim. A neighbour that fails is left alone for longer each time.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use darter_core::{Moment, NodeId};
 
 use crate::Tuning;
 
-/// How many failures in a row make the pause longer, each twice as long as the last.
+/// How many failures in a row lengthen the pause, which doubles with each.
 const MAX_DOUBLINGS: u32 = 5;
 
 /// The agent to ask for hashes.
@@ -28,26 +28,26 @@ pub(crate) enum Teacher {
     Lead,
 }
 
-/// One member's knowledge of hashes, and its choice of whom to ask for more.
+/// One member's count of known hashes, and its choice of the agent to ask for more.
 #[derive(Debug)]
 pub(crate) struct Learner {
     known: u32,
-    /// How many hashes there are in all, as far as is known.
+    /// How many hashes there are in all, as far as known.
     total: u32,
     neighbours: BTreeMap<NodeId, Knowledge>,
-    /// How many the lead must know, since it gave a piece.
+    /// How many hashes the lead must know, since it gave a piece.
     of_lead: u32,
-    /// How many there must be, since neighbours that tell of no hashes hold pieces.
+    /// How many hashes there must be, since neighbours that have not said how many they know hold pieces.
     elsewhere: u32,
-    /// True if the lead tells everybody by itself.
+    /// True if the lead sends hashes to all members by itself.
     lead_tells: bool,
-    /// Which neighbour is asked now, and since when.
+    /// The neighbour that is asked now, and since when.
     open: Option<(NodeId, Moment)>,
     lead_asked: Option<Moment>,
     proof_asked: Option<Moment>,
-    /// Since when something is lacked that somebody knows.
+    /// Since when hashes are lacking that another agent knows.
     lacks: Option<Moment>,
-    /// When to look again.
+    /// When to call [`Learner::ask`] again.
     wake: Option<Moment>,
     /// The index of the neighbour to begin with, so that not all members ask the same one.
     turn: usize,
@@ -59,17 +59,17 @@ struct Knowledge {
     /// True if the neighbour holds pieces behind a gap whose hashes are not known here, and has not been asked since it
     /// said so.
     gap: bool,
-    /// How many were known when it was asked, if it has not answered yet, in time or not.
+    /// How many hashes were known here when it was asked, if it has not answered yet, in time or not.
     asked: Option<u32>,
-    /// True if the neighbour told hashes behind a gap since it was asked.
+    /// True if the neighbour sent hashes behind a gap since it was asked.
     told_run: bool,
-    /// How often in a row it was of no help, and until when it is left alone for that.
+    /// How many times in a row it was of no help, and until when it is left alone for that.
     failures: u32,
     again: Moment,
 }
 
 impl Learner {
-    /// A member that knows `known` hashes. `turn` chooses the neighbour that it asks first, and differs from member to member.
+    /// For a member that knows `known` hashes. `turn` chooses the neighbour that it asks first, and differs from member to member.
     pub(crate) const fn new(known: u32, turn: usize) -> Self {
         Self {
             known,
@@ -87,12 +87,12 @@ impl Learner {
         }
     }
 
-    /// How many there are in all: who claims to know more does not.
+    /// There are `total` hashes in all: an agent that claims to know more does not.
     pub(crate) const fn set_total(&mut self, total: u32) {
         self.total = total;
     }
 
-    /// This member knows `known` hashes now. It waits for nobody any more.
+    /// This member knows `known` hashes now, and waits for no answer any more.
     pub(crate) const fn learned(&mut self, known: u32) {
         if known > self.known {
             self.known = known;
@@ -108,29 +108,29 @@ impl Learner {
         before <= self.known && self.known < knows
     }
 
-    /// A neighbour holds pieces that are wanted here, behind a gap, whose hashes are not known. Returns true if that is
-    /// news.
+    /// `neighbour` holds pieces behind a gap that are wanted here and whose hashes are not known. Returns true if that is
+    /// new.
     pub(crate) fn showed_gap(&mut self, neighbour: NodeId) -> bool {
         let entry = self.neighbours.entry(neighbour).or_default();
         !std::mem::replace(&mut entry.gap, true)
     }
 
-    /// A neighbour that was asked told hashes behind a gap.
+    /// `neighbour`, which was asked, sent hashes behind a gap.
     pub(crate) fn told_run(&mut self, neighbour: NodeId) {
         if let Some(entry) = self.neighbours.get_mut(&neighbour) {
             entry.told_run = true;
         }
     }
 
-    /// A neighbour that tells of no hashes holds pieces that need `knows` hashes. Returns true if this is reason
-    /// enough, for the first time, to look for a neighbour that knows more.
+    /// A neighbour that has not said how many hashes it knows holds pieces that need `knows` hashes. Returns true if this is the first
+    /// reason to look for a neighbour that knows more.
     pub(crate) fn showed_pieces(&mut self, knows: u32) -> bool {
         let before = self.elsewhere;
         self.elsewhere = before.max(knows);
         before <= self.known && self.known < knows
     }
 
-    /// The lead sent a piece, and so knows at least `knows` hashes: more than when it was asked last, perhaps.
+    /// The lead knows at least `knows` hashes, since it sent a piece: perhaps more than when it was last asked.
     pub(crate) fn lead_showed(&mut self, knows: u32) {
         if knows > self.of_lead {
             self.of_lead = knows;
@@ -138,14 +138,14 @@ impl Learner {
         }
     }
 
-    /// The lead answered that it knows the first `end` hashes, and no more of them in order: what it showed before lies behind a gap.
+    /// The lead answered that it knows only the first `end` hashes in order: a piece that it sent before lies behind a gap.
     pub(crate) fn lead_answered(&mut self, end: u32) {
         if self.lead_asked.is_some() && end <= self.known {
             (self.of_lead, self.elsewhere) = (0, 0);
         }
     }
 
-    /// Another lead: what the last one knew, and answers that it signed, are nothing now.
+    /// The lead changed: what the former lead knew, and answers with its signature, no longer count.
     pub(crate) fn lead_changed(&mut self) {
         self.of_lead = 0;
         self.lead_tells = true;
@@ -155,28 +155,28 @@ impl Learner {
         }
     }
 
-    /// The lead says whether members have to ask each other, or are told by it.
+    /// The lead says whether members have to ask each other, or are sent hashes by the lead.
     pub(crate) const fn members_ask(&mut self, ask: bool) {
         self.lead_tells = !ask;
     }
 
-    /// True if members ask each other here.
+    /// True if members ask each other for hashes.
     pub(crate) const fn do_members_ask(&self) -> bool {
         !self.lead_tells
     }
 
-    /// A neighbour left.
+    /// `neighbour` left.
     pub(crate) fn left(&mut self, neighbour: NodeId) {
         self.neighbours.remove(&neighbour);
         self.open.take_if(|(whom, _)| *whom == neighbour);
     }
 
-    /// True if this neighbour was asked and has not answered: nothing is taken from anybody else. Late answers are as good as others.
+    /// True if `neighbour` was asked and has not answered: nothing is accepted from any other. A late answer counts like one in time.
     pub(crate) fn was_asked(&self, neighbour: NodeId) -> bool {
         self.neighbours.get(&neighbour).is_some_and(|entry| entry.asked.is_some())
     }
 
-    /// The member that was asked has answered. Something useless is held against it, and so is what was known when it was asked.
+    /// `neighbour`, which was asked, has answered. A useless answer counts as a failure, and so does one with only hashes that were known when it was asked.
     pub(crate) fn answered(&mut self, neighbour: NodeId, is_useful: bool, now: Moment, tuning: &Tuning) {
         let Some(entry) = self.neighbours.get_mut(&neighbour) else { return };
         let before = entry.asked.take();
@@ -197,8 +197,8 @@ impl Learner {
         }
     }
 
-    /// The member to ask now for the hashes behind the known ones, if any are lacking and nobody is asked. If the lead tells everybody by itself, its
-    /// hashes are waited for a while.
+    /// The agent to ask now for the hashes behind the known ones, if any are lacking and no agent is asked. If the lead sends hashes to all members
+    /// by itself, they are waited for a while.
     pub(crate) fn ask(&mut self, now: Moment, tuning: &Tuning) -> Option<Teacher> {
         self.wake = None;
         if let Some((silent, since)) = self.open {
@@ -223,7 +223,7 @@ impl Learner {
             self.wake = Some(due);
             return None;
         }
-        // If the lead tells everybody, nobody else has its signature.
+        // If the lead sends hashes to all members, no neighbour has its signature.
         let is_late = since + tuning.hash_patience_with_lead <= now;
         let may_ask_lead = self.lead_asked.is_none_or(|at| at + tuning.hash_patience_with_lead <= now);
         let able = if self.lead_tells || is_late && may_ask_lead { None } else { self.able(now) };
@@ -248,7 +248,7 @@ impl Learner {
         Some(whom)
     }
 
-    /// The neighbour whose turn it is to be asked, of those that know more.
+    /// The neighbour to ask next, of those that know more.
     fn able(&mut self, now: Moment) -> Option<NodeId> {
         let (known, total) = (self.known, self.total);
         let able = |(_, it): &(&NodeId, &Knowledge)| (it.knows.min(total) > known || it.gap) && it.again <= now;
@@ -265,13 +265,13 @@ impl Learner {
         more.map(|it| it.again).filter(|again| *again > now).min()
     }
 
-    /// When [`Learner::ask`] may say something new though nothing happens.
+    /// When to call [`Learner::ask`] again although nothing happened.
     pub(crate) const fn next_wakeup(&self) -> Option<Moment> {
         self.wake
     }
 
-    /// True if the lead is to be asked for its proof of what is known here, since others ask from `from` on for what can't be proven to
-    /// them.
+    /// True if the lead is to be asked for its proof of the hashes known here, since others ask for those from the one of piece `from` on, which
+    /// can't be proven to them.
     pub(crate) fn needs_proof(&mut self, from: u32, now: Moment, tuning: &Tuning) -> bool {
         let may_ask = self.proof_asked.is_none_or(|at| at + tuning.hash_patience <= now);
         let needs = self.known > from && may_ask;

@@ -5,27 +5,27 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | [`session`] | [`Session`]: everything that one agent decides about one blob: [`Input`]s in, [`Output`]s out |
+//! | [`session`] | [`Session`]: everything that one agent decides about one blob; takes [`Input`]s and gives [`Output`]s |
 //! | `event` | what a [`Picker`] is told (`Event`) and what it wants done (`Action`) |
-//! | `picker` | [`Picker`]: which piece to ask of whom, at every node |
-//! | `lead` | `Lead`: who is in the swarm, what the seed sends to whom, what must be read from the origin |
-//! | `books` | `Books`: who is let in by whoever leads, and what members are told |
-//! | `facts` | [`Facts`]: what decisions ask of the store |
-//! | [`hashes`] | [`Hashes`]: how far an agent's list of hashes goes, what proves it, what is told of it |
-//! | `runs` | the same for hashes behind gaps |
-//! | `phase` | [`Course`]: how far a blob is, and when its whole is checked |
+//! | `picker` | [`Picker`]: at every node: which piece to request from which peer |
+//! | `lead` | `Lead`: who is in the swarm, which piece the seed sends to which member, what must be read from the origin |
+//! | `books` | `Books`: at the lead: which nodes are admitted, and what members are told |
+//! | `facts` | [`Facts`]: what the decisions ask of the store and of the connections |
+//! | [`hashes`] | [`Hashes`]: how long an agent's list of hashes is, its proof, and what other agents are told of it |
+//! | `runs` | the same for hashes that lie behind a gap in the list |
+//! | `phase` | [`Course`]: the phase that a blob is in, and when the whole of it is checked |
 //! | `breadth` | how many connections read a blob's origin at a time |
 //! | [`locality`] | groups of near nodes, and who in a group fetches a piece from afar |
 //! | [`leadership`] | [`Leadership`]: who leads, as one agent sees it, and how it finds another lead |
-//! | `vigil` | [`Vigil`]: how long nothing has come, and when a node that leads is taken for none |
-//! | [`asking`] | whom to ask who leads, where nobody knows everybody |
-//! | `news` | `News`: who is told what of a node's pieces, and when |
-//! | `teaching` | what a lead tells members of hashes by itself |
-//! | `learner` | whom a member asks for the hashes that it lacks |
-//! | `profile` | [`Profile`]: in which order whoever starts something needs the pieces |
-//! | `given` | what each peer was given: who asks again for the same waits for the others |
-//! | `pace` | how fast a peer answers, whatever it is asked for |
-//! | [`packing`] | when a holder packs a piece for the wire |
+//! | `vigil` | [`Vigil`]: how long no bytes have come, and when a member gives up its lead |
+//! | [`asking`] | finding the lead of a swarm in which nobody knows everybody: which agents to ask |
+//! | `news` | `News`: which other nodes are told of a node's pieces, and when |
+//! | `teaching` | which hashes a lead tells members without being asked |
+//! | `learner` | which agent a member asks for the hashes that it lacks |
+//! | `profile` | [`Profile`]: the order in which a program that starts needs the pieces |
+//! | `given` | what each peer was given: a peer that asks for the same again is served after the others |
+//! | `pace` | how fast a peer answers requests, of all blobs |
+//! | [`packing`] | when a holder compresses a piece before it sends it |
 //! | `budget` | [`TokenBucket`]: bytes per second as waiting times |
 //! | [`bound`] | the least time in which a swarm can be served |
 //! | `tuning` | [`Tuning`]: every constant, with its reason |
@@ -87,5 +87,5 @@ use phase::Checkable;
 use teaching::{Teaching, Telling};
 use vigil::Awaited;
 
-/// A swarm's blob has at most this many pieces (16 TiB in pieces of 4 MiB); what others say of further ones is ignored.
+/// A swarm's blob has at most this many pieces (16 TiB in pieces of 4 MiB); messages about further pieces are ignored.
 pub const MAX_PIECES: u32 = 1 << 22;

@@ -2,15 +2,15 @@
 //!
 //! Seen from one node, a holder at tier *t* lies across a boundary when it stands in another rack, zone or region.
 //! The nodes nearer than *t* are *my side* of that boundary. For each piece one of them is the designated fetcher:
-//! the first in rendezvous order. The others wait for it and get the piece from their own side; after a patience the
-//! second in the order may fetch too, then the third. Nodes that know different neighbours may designate different
+//! the first in rendezvous order. The others wait for it and get the piece from their own side; after a while the
+//! second in the order may fetch it too, then the third. Nodes that know different neighbours may designate different
 //! fetchers; that costs a copy, never progress.
 
 use darter_core::{NodeId, PieceIndex, Place, Tier};
 
 use crate::random::mix;
 
-/// True if a holder this far lies across a boundary worth saving.
+/// True if a holder at this tier lies across a boundary that pieces should cross seldom.
 pub const fn is_across(tier: Tier) -> bool {
     !matches!(tier, Tier::Host | Tier::Rack)
 }
@@ -27,7 +27,7 @@ pub fn fetcher_rank<'a>(me: &NodeId, others: impl IntoIterator<Item = &'a NodeId
     u32::try_from(before).unwrap_or(u32::MAX)
 }
 
-/// A cheap rendezvous weight: this one is computed for thousands of pieces whenever a group changes.
+/// A rendezvous weight that is cheap to compute, since it is computed for thousands of pieces whenever a group changes.
 fn weight(node: &NodeId, piece: PieceIndex) -> u64 {
     let (low, high) = node.0.split_at(8);
     let low = u64::from_le_bytes(low.try_into().expect("eight bytes"));

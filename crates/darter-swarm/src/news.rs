@@ -1,12 +1,12 @@
-//! News of a node's pieces for others: pieces that came, and pieces that are gone.
+//! News of a node's pieces for other nodes: pieces that came, and pieces that are gone.
 //!
-//! In a swarm of N nodes every piece is news N times, to each of a node's neighbours: it is the bulk of all that is said, and where
-//! links are slow it is a part of their load that counts. So news is gathered for a moment, and a neighbour is not told of a piece
-//! that it is known to hold: it has no use for another holder. Should it lose the piece it says so, and is told then.
+//! Each node tells each of its neighbours of every piece, so that most messages are of this kind, and where links are slow they are a
+//! noticeable part of the load. So news is gathered for a moment, and a neighbour is not told of a piece that it is known to hold: it has
+//! no use for another holder. Should it lose the piece it says so, and is told then.
 //!
-//! The lead is told of everything, since it counts holders; seldom where a node has many neighbours, because a swarm of thousands
-//! would drown it otherwise. Only what it sent itself is confirmed at once, so that it learns who is slow: no piece is sent by it
-//! more often than a few times, so that these are few.
+//! The lead is told of every piece, since it counts holders, but seldom by a node with many neighbours, because a swarm of thousands
+//! would flood it otherwise. Only pieces that the lead itself sent are confirmed at once, so that it learns which members are slow; it sends
+//! each piece only a few times, so that these messages are few.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,19 +18,19 @@ use crate::{Picker, Tuning};
 /// One piece of news about this node's pieces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum PieceNews {
-    /// These pieces are held here now, too. Without any: there are hashes here.
+    /// These pieces are held here now, too. Without any: hashes are known here.
     Have(Vec<PieceIndex>),
     /// These pieces are no longer held here.
     Lost(Vec<PieceIndex>),
 }
 
-/// News to tell, each with all receivers.
+/// News to send, each with all its receivers.
 pub(crate) type Tellings = Vec<(Vec<NodeId>, PieceNews)>;
 
-/// Pieces, each list once, with all who are to be told of these.
+/// Lists of pieces, each with all nodes that are to be told of them.
 type Groups = Vec<(Vec<PieceIndex>, Vec<NodeId>)>;
 
-/// News that was not told yet.
+/// News that was not sent yet.
 #[derive(Debug)]
 pub(crate) struct News {
     tuning: Tuning,
@@ -38,20 +38,20 @@ pub(crate) struct News {
     gone: Vec<PieceIndex>,
     /// Pieces held here that neighbours lost.
     asked_for: Vec<(NodeId, PieceIndex)>,
-    /// Neighbours are to hear that the list of hashes is here, pieces or not.
+    /// True if neighbours are to be told that the list of hashes is here, with or without pieces.
     first_hashes: bool,
     told: Moment,
-    /// True if readers wait for what others have: news of parts is told sooner.
+    /// True if readers wait for pieces of others: news is then sent sooner.
     hurries: bool,
-    /// How many neighbours there were when they were last told.
+    /// How many neighbours there were when news was last sent to them.
     neighbours: usize,
-    /// Pieces that the lead is still to be told of, when that began, and for how long it may wait.
+    /// Pieces that the lead is still to be told of, when the first of them came, and for how long the news may wait.
     for_lead: Vec<PieceIndex>,
     lead_told: Moment,
     lead_pause: Duration,
     /// True if some of the news for the lead is of pieces that came from the lead itself.
     lead_waits: bool,
-    /// True if nothing more comes soon.
+    /// True if no more pieces come soon.
     is_all: bool,
 }
 
@@ -75,7 +75,7 @@ impl News {
         }
     }
 
-    /// True if this node wants parts, as its neighbours may: then a reader waits for each piece.
+    /// Says whether this node wants parts, as its neighbours may, too: then a reader waits for each piece.
     pub(crate) const fn hurries(&mut self, hurries: bool) {
         self.hurries = hurries;
     }
@@ -87,7 +87,7 @@ impl News {
         self.lead_waits |= from_lead;
     }
 
-    /// The lead chose a piece that is here: it does not know of all that is.
+    /// The lead chose a piece that is here already, so it does not know of all pieces that are here.
     pub(crate) const fn tell_lead_at_once(&mut self) {
         self.lead_told = Moment::ZERO;
         self.lead_waits = true;
@@ -104,27 +104,27 @@ impl News {
         }
     }
 
-    /// Nothing more comes soon: what was gathered waits no longer.
+    /// No more pieces come soon: the news that was gathered is sent without waiting.
     pub(crate) const fn at_once(&mut self) {
         self.is_all = true;
     }
 
-    /// A piece is held here no more.
+    /// A piece is no longer held here.
     pub(crate) fn went(&mut self, piece: PieceIndex) {
         self.gone.push(piece);
     }
 
-    /// A neighbour lost a piece that is held here, and was perhaps never told that it is.
+    /// `neighbour` lost a piece that is held here, and was perhaps never told that it is.
     pub(crate) fn is_wanted_by(&mut self, neighbour: NodeId, piece: PieceIndex) {
         self.asked_for.push((neighbour, piece));
     }
 
-    /// There are hashes here where there were none: neighbours may ask for them.
+    /// Hashes are known here where none were: neighbours may ask for them.
     pub(crate) const fn first_hashes(&mut self) {
         self.first_hashes = true;
     }
 
-    /// When something is to be told, if anything is.
+    /// When there is news to send, if there is any.
     pub(crate) fn due(&self) -> Option<Moment> {
         self.neighbours_due().into_iter().chain(self.lead_due()).min()
     }
@@ -151,7 +151,7 @@ impl News {
         (!self.for_lead.is_empty()).then(|| self.lead_told + pause)
     }
 
-    /// Takes what is to be said now, to these neighbours and this lead.
+    /// Takes the news to send now, to these neighbours and this lead.
     pub(crate) fn take(
         &mut self,
         now: Moment,
@@ -164,7 +164,7 @@ impl News {
         }
         let mut gone = Vec::new();
         let mut tells_of_hashes = false;
-        // Most neighbours lack the same of a few pieces: one message for each such group.
+        // Most neighbours lack the same pieces among a few: one message for each such group.
         let mut groups: Groups = Vec::new();
         if self.neighbours_due().is_some_and(|due| due <= now) {
             self.told = now;

@@ -1,8 +1,8 @@
-//! How fast a peer answers one node.
+//! How fast a peer answers the requests of one node.
 //!
 //! A pace belongs to a pair of nodes and not to a blob: a peer answers the requests of one node one after the other, whatever blob they
-//! are for. A node that fetches several blobs measures it once for all of them (see [`Standing`]); what one blob sees of a
-//! holder that gives sixty-four is chance, and would call the best holders slow and their answers overdue.
+//! are for. A node that fetches several blobs measures it once for all of them (see [`Standing`]). If a holder gives pieces of sixty-four blobs,
+//! the figures of a single blob are chance, and would make the best holders seem slow and their answers overdue.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use darter_core::Moment;
 
 use crate::tuning::Tuning;
 
-/// Answers of fewer bytes say nothing of a rate: they take as long as their way does. An image's configuration of two kilobytes would
-/// make a holder of gigabit seem one of some megabit, for all blobs.
+/// An answer with fewer bytes is not measured: it takes as long as the round trip. A configuration of two kilobytes would
+/// make a holder on a gigabit link seem one on a few megabits, for all blobs.
 const MIN_SAMPLE: u64 = 32 << 10;
 
 /// The average rate of a peer's answers, and when the last one came.
@@ -22,10 +22,10 @@ pub struct Pace {
     last_answer: Moment,
 }
 
-/// The requests and the pace of a peer, for all blobs together.
+/// The open requests to a peer and its pace, for all blobs together.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Standing {
-    /// Unanswered requests for pieces that are named.
+    /// Unanswered requests for pieces by name.
     pub named: u32,
     /// How fast the peer answers.
     pub pace: Pace,
@@ -39,7 +39,7 @@ impl Pace {
         self.last_answer = now;
     }
 
-    /// Counts a request that got nowhere as `bytes` that took until now.
+    /// Counts an overdue request as `bytes` that took until now.
     pub(crate) fn overdue(&mut self, bytes: u64, asked: Moment, now: Moment, tuning: &Tuning) {
         self.sample(bytes, asked, now, tuning);
     }
@@ -56,7 +56,7 @@ impl Pace {
         self.samples += 1;
     }
 
-    /// Bytes per second, once it is known well enough to judge by.
+    /// Bytes per second, once measured often enough to judge by.
     pub(crate) fn rate(&self, tuning: &Tuning) -> Option<f64> {
         (self.samples >= tuning.rate_samples).then_some(self.rate)
     }
@@ -77,7 +77,7 @@ impl Pace {
         (self.samples > 0).then(|| Duration::from_secs_f64(seconds))
     }
 
-    /// When the last answer was complete; the beginning of time before the first.
+    /// When the last answer was complete; [`Moment::ZERO`] before the first.
     pub(crate) const fn last_answer(&self) -> Moment {
         self.last_answer
     }

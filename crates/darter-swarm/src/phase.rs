@@ -1,18 +1,18 @@
-//! How far a blob is at one agent, and when its whole is checked.
+//! The phase that a blob is in at one agent, and when the whole of it is checked.
 //!
 //! | phase | ends with |
 //! |---|---|
-//! | [`Fetching`](Phase::Fetching): pieces are lacking, wanted or not | the last piece, or all of them with the lead's answer |
+//! | [`Fetching`](Phase::Fetching): pieces are lacking, whether wanted or not | the last piece, or all pieces with the lead's answer |
 //! | [`Arriving`](Phase::Arriving): all pieces came with the lead's answer, and are being stored | the last one stored |
-//! | [`Checking`](Phase::Checking): all are here; is the whole what it should be? | its answer |
-//! | [`Complete`](Phase::Complete): it is | a piece that is found to be lacking |
-//! | [`Dissolving`](Phase::Dissolving): it is wrong, or of a version that is gone, and is being thrown away | the blob's end |
+//! | [`Checking`](Phase::Checking): all pieces are here, and the whole is compared with its digest | the result |
+//! | [`Complete`](Phase::Complete): the whole is right | a piece that is found to be lacking |
+//! | [`Dissolving`](Phase::Dissolving): the whole is wrong, or of a version that is gone, and is being deleted | the blob's end |
 //! | [`Failed`](Phase::Failed) | |
 //!
-//! The lead finds out what the whole must be, since it read it; a member is told, and compares. If the lead says nothing for too long, or nobody
-//! leads, a member finds out for itself.
+//! The lead finds out what the whole must be, since it read it from the origin; members are told, and compare. If the lead says nothing for
+//! too long, or nobody leads, a member finds it out by itself.
 //!
-//! Invariants: one check at a time; what is thrown away, or has failed, never becomes complete.
+//! Invariants: one check at a time; a blob that is being deleted, or has failed, never becomes complete.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use darter_core::Moment;
 
 use crate::Leader;
 
-/// How long a member that holds everything waits for its lead's verdict before it finds out for itself.
+/// How long a member that holds all pieces waits for its lead's verdict before it hashes the whole itself.
 pub(crate) const VERDICT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// See the module's text.
@@ -34,9 +34,9 @@ pub enum Phase {
     Checking,
     /// Everything is here, and right.
     Complete,
-    /// The bytes are being thrown away.
+    /// The bytes are being deleted.
     Dissolving,
-    /// It is over.
+    /// The blob cannot be had.
     Failed,
 }
 
@@ -51,14 +51,14 @@ pub enum CheckedBy {
     Here,
 }
 
-/// What a check of the whole needs, as far as this agent has it.
+/// What this agent has of the things that a check of the whole needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Checkable {
     /// A piece, or the hash of one, is lacking.
     NotYet,
-    /// All pieces and hashes are here, but not what the whole must be.
+    /// All pieces and hashes are here, but not the verdict: what the whole must be.
     WithoutVerdict,
-    /// So is what the whole must be.
+    /// All pieces and hashes are here, and the verdict.
     WithVerdict,
 }
 
@@ -68,12 +68,12 @@ pub struct Course {
     phase: Phase,
     /// When a member that holds everything stops waiting for the verdict.
     due: Option<Moment>,
-    /// True from when all pieces begin to be stored at once to the end of the check of the whole.
+    /// True from the moment when all pieces begin to be stored together until the whole has been checked.
     comes_at_once: bool,
 }
 
 impl Course {
-    /// A blob that is here and was checked, or one of which something is lacking.
+    /// For a blob that is here and was checked, or one of which something is lacking.
     pub const fn new(is_complete: bool) -> Self {
         let phase = if is_complete { Phase::Complete } else { Phase::Fetching };
         Self { phase, due: None, comes_at_once: false }
@@ -99,13 +99,13 @@ impl Course {
         matches!(self.phase, Phase::Fetching | Phase::Checking)
     }
 
-    /// True while all pieces are stored and checked that came at once: in a moment the blob is complete, and all that others are to hear of it
-    /// is told at once, too.
+    /// True while all pieces, which came together, are stored and checked: the blob is complete in a moment, and other agents are told of
+    /// all of it at once then.
     pub(crate) const fn tells_later(&self) -> bool {
         self.comes_at_once && matches!(self.phase, Phase::Arriving | Phase::Checking)
     }
 
-    /// True if all pieces came at once, until the whole is checked.
+    /// True if all pieces came together and the whole has not been checked yet.
     pub(crate) const fn comes_at_once(&self) -> bool {
         self.comes_at_once
     }
@@ -115,12 +115,12 @@ impl Course {
         self.comes_at_once |= self.moves(Phase::Fetching, Phase::Arriving);
     }
 
-    /// They are stored, as far as they could be.
+    /// The pieces that came with the answer are stored, as far as they could be.
     pub(crate) fn arrived(&mut self) {
         self.moves(Phase::Arriving, Phase::Fetching);
     }
 
-    /// Returns true if the whole is checked from now on.
+    /// Returns true if the check of the whole begins now.
     pub(crate) fn begins_check(&mut self, checkable: Checkable, leader: Leader, now: Moment) -> bool {
         let begins = self.may_check(checkable, leader, now);
         if begins {
@@ -145,13 +145,13 @@ impl Course {
         true
     }
 
-    /// The check has ended, whatever it came to.
+    /// The check has ended, with whatever result.
     pub(crate) fn check_ended(&mut self) {
         self.comes_at_once = false;
         self.moves(Phase::Checking, Phase::Fetching);
     }
 
-    /// The whole is what it should be; false if the blob has come to another end meanwhile.
+    /// The whole is right. Returns false if the blob has ended otherwise meanwhile.
     pub(crate) fn completes(&mut self) -> bool {
         self.moves(Phase::Checking, Phase::Complete)
     }
@@ -161,19 +161,19 @@ impl Course {
         self.moves(Phase::Complete, Phase::Fetching)
     }
 
-    /// The bytes are thrown away; false if they are already.
+    /// The bytes are to be deleted. Returns false if they are being deleted already.
     pub(crate) fn dissolves(&mut self) -> bool {
         let begins = self.phase != Phase::Dissolving;
         self.phase = Phase::Dissolving;
         begins
     }
 
-    /// It is over.
+    /// The blob cannot be had.
     pub(crate) const fn fails(&mut self) {
         self.phase = Phase::Failed;
     }
 
-    /// When [`Course::begins_check`] changes its mind by itself.
+    /// When to call [`Course::begins_check`] again although nothing happened.
     pub(crate) const fn due(&self) -> Option<Moment> {
         self.due
     }

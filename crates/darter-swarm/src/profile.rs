@@ -1,17 +1,17 @@
-//! First-touch profiles: in which order the pieces of a blob are needed by a program that starts out of it. Pure.
+//! First-touch profiles: the order in which a program that starts out of a blob needs its pieces. Pure.
 //!
-//! A program that reads a mounted blob waits for its misses one after the other, and each costs a round trip. Earlier starters touched the same
-//! pieces: members say what was touched first in the first minute ([`Touches`]), the lead keeps some of these records and merges them ([`Profile`]),
-//! and later starters fetch the merged list at once, many pieces at a time.
+//! A program that reads a mounted blob waits for its missing pieces one after the other, and each costs a round trip. Programs that started earlier
+//! touched the same pieces: members report which pieces were touched first in the first minute ([`Touches`]), the lead keeps some of these records
+//! and merges them ([`Profile`]), and later starts fetch the merged list at once, many pieces at a time.
 //!
-//! Merging: a piece is where the middle one of those who touched it had it, so that an order in which all agree stays. Pieces that fewer than half
-//! touched go to the end, and pieces that fewer than a quarter touched are left out: images share layers, and a start that takes another way is no
-//! rule. So of five records and more, one that lies adds nothing.
+//! Merging: a piece stands where it stands in the middle one of the records that have it, so that an order in which all agree is kept. Pieces that
+//! fewer than half of the records have go to the end, and pieces that fewer than a quarter have are left out: images share layers, and one start
+//! that goes another way is not typical. So among five records or more, a false one adds nothing.
 //!
-//! Invariants: pieces of a list are different ones, within the blob, and no more than [`Bounds`] allows: a part of a large blob, and of a
-//! small one no more than a moment's worth of a link, whatever was said. A profile keeps [`MAX_RECORDED`] records; a node has one.
+//! Invariants: the pieces of a list differ, lie within the blob, and are no more than [`Bounds`] allows: a part of a large blob, or
+//! what a link carries in a moment of a small one, whatever was reported. A profile keeps [`MAX_RECORDED`] records, one for each node.
 //!
-//! Not here: who records (`darter-mount`), what is kept on the disk and when it is told (`darter-engine`).
+//! Not here: who records (`darter-mount`), what is kept on the disk and when records are sent (`darter-engine`).
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -23,10 +23,10 @@ mod ahead;
 
 pub use ahead::Ahead;
 
-/// Records that are kept of one blob.
+/// How many records are kept of one blob.
 pub(crate) const MAX_RECORDED: usize = 16;
 
-/// Once there are as many, one node in this many is still asked for a record: starts change, and a fleet is large.
+/// Once all of these are kept, one node in this many is still asked for a record: starts change, and a fleet is large.
 const ONE_IN: u8 = 16;
 
 /// The most bytes of a profile.
@@ -35,7 +35,7 @@ const MAX_BYTES: u64 = 256 << 20;
 /// Half of a blob may be in a profile, or as much as this.
 const MIN_BYTES: u64 = 32 << 20;
 
-/// How much of a blob a profile may have.
+/// How much of a blob a profile may contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// How many pieces the blob has, once that is known.
@@ -45,7 +45,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// The most pieces of a list.
+    /// The most pieces that a list may have.
     pub fn most(self) -> usize {
         let length = self.total.map_or(u64::MAX, |total| u64::from(total) * self.piece_bytes);
         let bytes = (length / 2).clamp(MIN_BYTES, MAX_BYTES);
@@ -58,8 +58,8 @@ impl Bounds {
 pub struct Touches(Vec<Range<u32>>);
 
 impl Touches {
-    /// The touches that an agent reports. Pieces that are not there or were named before are left out, and those past the bounds. An
-    /// honest list names each piece once, and one list after another each piece twice: what names more is read no further.
+    /// The touches that an agent reports. Pieces that do not exist, that were named before or that are past the bounds are left out. An
+    /// honest list names each piece once, and two such lists together each piece twice: a list that names more is read no further.
     pub fn heard(stretches: impl IntoIterator<Item = Range<u32>>, bounds: Bounds) -> Self {
         let total = bounds.total.unwrap_or(crate::MAX_PIECES);
         let (mut touches, mut seen, mut left) = (Self::default(), PieceSet::new(), bounds.most());
@@ -93,7 +93,7 @@ impl Touches {
         &self.0
     }
 
-    /// As they are told.
+    /// The list as it is sent.
     pub fn to_told(&self) -> Vec<Stretch> {
         self.0.iter().map(|run| Stretch { first: run.start, end: run.end }).collect()
     }
@@ -119,16 +119,16 @@ impl Touches {
     }
 }
 
-/// The profile of one blob, as one agent knows it: by the records of members if it leads, else by the lead's word.
+/// The profile of one blob, as one agent knows it: from the records of members if it leads, otherwise from its lead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
     bounds: Bounds,
-    /// The latest last.
+    /// The records, the latest last.
     records: Vec<(NodeId, Touches)>,
     /// The touches that an operator pinned in place of all records.
     pinned: Option<Touches>,
     order: Touches,
-    /// The list that everybody was told last.
+    /// The list that members were last sent.
     told: HashSet<u32>,
 }
 
@@ -138,7 +138,7 @@ impl Profile {
         Self::kept(bounds, Vec::new(), None)
     }
 
-    /// As it was kept.
+    /// The profile with the records that were kept on the disk.
     pub fn kept(bounds: Bounds, mut records: Vec<(NodeId, Touches)>, pinned: Option<Touches>) -> Self {
         let surplus = records.len().saturating_sub(MAX_RECORDED);
         records.drain(..surplus);
@@ -147,7 +147,7 @@ impl Profile {
         profile
     }
 
-    /// More is known of how long the blob is.
+    /// The blob's bounds have become known, or have changed.
     pub fn within(&mut self, bounds: Bounds) {
         if self.bounds != bounds {
             self.bounds = bounds;
@@ -158,17 +158,17 @@ impl Profile {
         }
     }
 
-    /// How much it may have.
+    /// The blob's bounds.
     pub const fn bounds(&self) -> Bounds {
         self.bounds
     }
 
-    /// The records that it is made of: each node with its touches, the latest last.
+    /// The records from which the list is made: each node with its touches, the latest last.
     pub fn records(&self) -> &[(NodeId, Touches)] {
         &self.records
     }
 
-    /// The list that counts in place of all records, if one is pinned.
+    /// The list that is used in place of all records, if one is pinned.
     pub const fn pinned(&self) -> Option<&Touches> {
         self.pinned.as_ref()
     }
@@ -178,14 +178,14 @@ impl Profile {
         &self.order
     }
 
-    /// True if this node is to say what it touches.
+    /// True if `node` is to report what it touches.
     pub fn wants_record_of(&self, node: &NodeId) -> bool {
         let is_sampled = node.0[15].is_multiple_of(ONE_IN);
         self.records.len() < MAX_RECORDED || is_sampled || self.records.iter().any(|(by, _)| by == node)
     }
 
-    /// A node says what it touched. One that says so again has gone on, or opened the blob again, and then finds in its page cache what it
-    /// touched before: what it says anew is added. Returns true if that changes anything.
+    /// `by` reports what it touched. A node that reports again has gone on, or has opened the blob again and then finds the pieces that it
+    /// touched before in its page cache: the new pieces are added to its record. Returns true if that changes the list.
     pub fn record(&mut self, by: NodeId, stretches: impl IntoIterator<Item = Range<u32>>) -> bool {
         let mut touches = Touches::heard(stretches, self.bounds);
         if touches.is_empty() || !self.wants_record_of(&by) {
@@ -208,7 +208,7 @@ impl Profile {
         true
     }
 
-    /// The lead says what the list is. Returns true if that changes anything. A lead that knows nothing takes nothing away but its own word.
+    /// `lead` sent its list. Returns true if that changes the list here. An empty list takes away only what this lead itself sent before.
     pub fn told_by(&mut self, lead: NodeId, stretches: impl IntoIterator<Item = Range<u32>>) -> bool {
         let touches = Touches::heard(stretches, self.bounds);
         if touches.is_empty() && self.records.iter().any(|(by, _)| *by != lead) {
@@ -221,20 +221,20 @@ impl Profile {
         is_new
     }
 
-    /// The list of a lead that `lead` is not, as it is told: what a new one may not know.
+    /// The list of a lead other than `lead`, as it is sent: a new lead may not know it.
     pub fn said_by_another(&self, lead: NodeId) -> Vec<Stretch> {
         let others = self.records.iter().any(|(by, _)| *by != lead);
         if others { self.order.to_told() } else { Vec::new() }
     }
 
-    /// Puts a list in place of all records, or takes it away.
+    /// Uses a list in place of all records, or stops doing so.
     pub fn pin(&mut self, stretches: Option<Vec<Range<u32>>>) {
         self.pinned = stretches.map(|stretches| Touches::heard(stretches, self.bounds));
         self.merge();
     }
 
-    /// True if so much has changed since everybody was told that they are to be told again, and they count as told: pieces that are a fourth of
-    /// the list were not in it.
+    /// True if the list has changed so much since it was last sent that it is to be sent again (a fourth of its pieces were not in that one);
+    /// it then counts as sent.
     pub fn is_news(&mut self) -> bool {
         let fresh = self.order.pieces().filter(|piece| !self.told.contains(piece)).count();
         let is_news = fresh > 0 && fresh * 4 >= self.order.count();
@@ -249,7 +249,7 @@ impl Profile {
     }
 }
 
-/// The list that follows from these records.
+/// The list that these records give.
 fn merged(records: &[(NodeId, Touches)], bounds: Bounds) -> Touches {
     let mut ranks = BTreeMap::<u32, Vec<usize>>::new();
     for (_, touches) in records {

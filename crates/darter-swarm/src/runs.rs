@@ -1,12 +1,12 @@
-//! Hashes behind a gap: a range in the middle of the blob was read, and what comes before it was not.
+//! Hashes behind a gap: a range in the middle of the blob was read, and the pieces before it were not.
 //!
-//! They are told in runs, each within a block of pieces and so provable by itself (see `darter_core::proof`). The lead tells each run to
-//! the members that wait for it, and to everybody where members are few. A member that asks for hashes in order is told the runs behind
-//! them as well, by the lead and by members that have its word for them. Once the gap before a run is filled its hashes are told like any
-//! others: an agent of the release before learns them then.
+//! They are sent in runs, each within a block of pieces and so provable by itself (see `darter_core::proof`). The lead sends each run to
+//! the members that wait for its pieces, and in a small swarm to all. A member that asks for hashes in order is also sent the runs behind
+//! them, by the lead and by members that have the lead's proof of them. Once the gap before a run is filled, its hashes are sent in order like
+//! all others: agents of the release before, which do not know runs, learn them then.
 //!
-//! Invariants: a run is taken from the lead, or with its signature from a neighbour that was asked ([`Hashes`](crate::Hashes)); proofs are
-//! of the lead that is followed now.
+//! Invariants: a run is taken from the lead, or with its signature from a neighbour that was asked ([`Hashes`](crate::Hashes)); proofs are those
+//! of the present lead.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -17,10 +17,10 @@ use darter_protocol::Message;
 
 use crate::{Facts, Wish};
 
-/// Runs that are told in answer to one question, at most: 128 KiB of hashes.
+/// Runs that are sent in answer to one question, at most: 128 KiB of hashes.
 const MAX_TOLD: usize = 64;
 
-/// The lead's word for runs, by their block.
+/// The lead's proofs of runs, by their block.
 #[derive(Debug, Default)]
 pub(crate) struct RunProofs(BTreeMap<u32, (u32, Proof)>);
 
@@ -49,24 +49,24 @@ impl RunProofs {
     }
 }
 
-/// Which runs a lead has told.
+/// Which runs a lead has sent.
 #[derive(Debug, Default)]
 pub(crate) struct ToldRuns {
-    /// To everybody.
+    /// To all members.
     all: PieceSet,
-    /// To those who wait for something, where members are many.
+    /// To single members that wait for something, in a large swarm.
     some: HashMap<NodeId, PieceSet>,
 }
 
-/// How a lead tells runs: with its signature where members ask each other.
+/// How a lead sends runs: with its signature if members ask each other for hashes.
 pub(crate) struct Teller<'a> {
     pub(crate) facts: &'a dyn Facts,
     pub(crate) signer: Option<&'a mut Signer>,
 }
 
 impl ToldRuns {
-    /// The messages to members about hashes behind the first `prefix` ones: where members are few, all `others` are told of all; else those
-    /// of `wishes` of what they wait for.
+    /// The messages to members about hashes behind the first `prefix` ones: in a small swarm `others` are all sent all of them; in a large one
+    /// the members in `wishes` are sent those that they wait for.
     pub(crate) fn tell(
         &mut self,
         mut teller: Teller<'_>,
@@ -142,7 +142,7 @@ fn runs_behind(known: &PieceSet, prefix: u32) -> Vec<Range<u32>> {
     runs
 }
 
-/// The known hashes around that of a piece, within its block.
+/// The range of known hashes around that of `piece`, within its block.
 fn around(facts: &dyn Facts, piece: u32) -> Range<u32> {
     let block = block_of(PieceIndex(piece));
     let is_known = |piece: &u32| facts.knows(PieceIndex(*piece));

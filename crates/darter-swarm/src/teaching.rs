@@ -1,8 +1,8 @@
-//! The lead's messages to members about the hashes of pieces, and their time.
+//! Which hashes of pieces a lead sends to members without being asked, and when.
 //!
-//! In a small swarm the lead tells all members each hash, several at a time. In a large one it sends hashes only to a few of those that come at once;
-//! the others ask each other ([`Learner`](crate::Learner)) and check the answers by the lead's signature. Otherwise each piece that the
-//! origin gives would be ten thousand messages (`docs/notes/hashes-between-members.md`).
+//! In a small swarm the lead sends all members each hash, several in one message. In a large one, of the members that come at once, it sends
+//! hashes to a few; the others ask each other ([`Learner`](crate::Learner)) and check the answers by the lead's signature. Otherwise each piece that
+//! the origin gives would cost ten thousand messages (`docs/notes/hashes-between-members.md`).
 //!
 //! Invariant: in a small swarm every member was sent hashes `..told` or asks for them; when the swarm grows large, everyone is told to ask.
 
@@ -13,7 +13,7 @@ use crate::Tuning;
 /// Hashes that one message carries at most: 2 MiB of them.
 pub const MAX_HASHES: u32 = 65_536;
 
-/// Hashes that are told at once: a member can take in no more pieces that come before their hashes.
+/// Hashes that are sent without waiting: a member can take in no more pieces that come before their hashes.
 const AT_ONCE: u32 = 4;
 
 /// See the module's text.
@@ -21,43 +21,43 @@ const AT_ONCE: u32 = 4;
 pub(crate) struct Teaching {
     tuning: Tuning,
     told: u32,
-    /// When members were told last, and when they are to be told what came too soon after that.
+    /// When members were last sent hashes, and when those that became known too soon after that are to be sent.
     told_at: Moment,
     due: Option<Moment>,
     many: bool,
-    /// Since when newcomers are counted, and how many there were.
+    /// When the count of newcomers began, and how many have come since.
     newcomers: (Moment, u32),
 }
 
-/// Hashes that members are told.
+/// The hashes to send to members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Telling {
     /// The piece of the first hash.
     pub from: u32,
-    /// How many.
+    /// How many hashes.
     pub count: u32,
-    /// True if they come with the lead's signature over these and all before.
+    /// True if they are sent with the lead's signature over these hashes and all before.
     pub signed: bool,
 }
 
 impl Teaching {
-    /// A lead that knows `known` hashes when it begins.
+    /// For a lead that knows `known` hashes when it begins.
     pub(crate) const fn new(known: u32, tuning: Tuning, now: Moment) -> Self {
         Self { tuning, told: known, told_at: Moment::ZERO, due: None, many: false, newcomers: (now, 0) }
     }
 
-    /// True if members are many, and so have to ask each other.
+    /// True if members have to ask each other for hashes, as in a large swarm.
     pub(crate) const fn members_ask(&self) -> bool {
         self.many
     }
 
-    /// When there is something to tell that waits for its time.
+    /// When there are hashes to send that wait for their time.
     pub(crate) const fn due(&self) -> Option<Moment> {
         self.due
     }
 
-    /// The telling for all `members` members now that `known` hashes are known, which with `all` are those of the whole blob. `None` for
-    /// nothing; a telling without hashes may say that members have to ask each other from now on.
+    /// The hashes to send to all `members` members now that `known` hashes are known; `all` says that these are the hashes of the whole blob.
+    /// `None` if there is nothing to send; a telling without hashes may say that members have to ask each other from now on.
     pub(crate) fn tell(&mut self, known: u32, all: bool, members: usize, now: Moment) -> Option<Telling> {
         let many = members >= self.tuning.few_members as usize;
         let become_many = !std::mem::replace(&mut self.many, many) && many;
@@ -75,8 +75,8 @@ impl Teaching {
         Some(Telling { from, count, signed: become_many })
     }
 
-    /// The telling for a newcomer that is admitted to a swarm of `members`. It is given the list of hashes in a small swarm, and in a large
-    /// one while few arrived lately; the others get it from each other. Call it after [`Teaching::tell`].
+    /// The hashes to send to a newcomer that is admitted to a swarm of `members`. In a small swarm it is sent the list of hashes, and in a
+    /// large one if few came lately; the others get the list from each other. To be called after [`Teaching::tell`].
     pub(crate) fn greet(&mut self, members: usize, now: Moment) -> Telling {
         let few = self.tuning.few_members;
         let lists = (u64::from(few).pow(2) / (members as u64).max(1)).max(self.tuning.lists.into());
@@ -85,13 +85,13 @@ impl Teaching {
         }
         self.newcomers.1 += 1;
         let gives_list = members < few as usize || u64::from(self.newcomers.1) <= lists;
-        // News that the others were not told yet is told to all soon.
+        // Hashes that the others were not sent yet are sent to all members soon.
         let count = if gives_list { self.told } else { 0 };
         Telling { from: 0, count, signed: gives_list && self.many }
     }
 
-    /// The telling for a member that asks for the hashes from one on. A list that is too long for one message is told in parts, without a
-    /// signature: that is for all. Nor is there one for a member that knows more than the lead.
+    /// The answer to a member that asks for the hashes from the one of piece `from` on. A list that is too long for one message is sent in parts
+    /// and without a signature, which is for all of it. There is no signature either for a member that knows more than the lead.
     pub(crate) const fn answer(known: u32, from: u32) -> Telling {
         let lacked = known.saturating_sub(from);
         let count = if lacked < MAX_HASHES { lacked } else { MAX_HASHES };

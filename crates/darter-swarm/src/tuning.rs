@@ -5,20 +5,20 @@ use std::time::Duration;
 /// The constants of picker and lead. The defaults suit data centres from 100 Mbit/s to 10 Gbit/s.
 #[derive(Clone, Copy, Debug)]
 pub struct Tuning {
-    /// Requests open at one holder, at most, for all blobs of a node, urgent ones aside: enough to cover a round trip and its four upload
-    /// slots. Twice as many where a blob has none open; with many neighbours fewer for each blob: they are spread. A higher limit queues
-    /// requests at the first holder of a piece although others have it by then (`docs/notes/many-blobs.md`).
+    /// Requests that a node has open at one holder, at most, for all its blobs, not counting urgent ones: enough to cover a round trip and the
+    /// holder's four upload slots. Twice as many for a blob that has none open there; with many neighbours fewer for each blob, since its
+    /// requests are spread. A higher limit queues requests at the first holder of a piece although others have it by then (`docs/notes/many-blobs.md`).
     pub per_holder: u32,
-    /// How long a picker waits for room at the holders when it shares them with other blobs.
+    /// How long a picker waits for room at holders whose limit other blobs have used up.
     pub room_pause: Duration,
-    /// Requests open in all. Each node's requests stand in the others' queues: more of them make the way of a new piece
-    /// slower, fewer leave links idle (`docs/notes/neighbours-and-requests.md`).
+    /// Requests open at all holders together. Each node's requests stand in the others' queues: with more of them a new piece spreads more
+    /// slowly, with fewer links are idle (`docs/notes/neighbours-and-requests.md`).
     pub in_all: u32,
-    /// Bytes in flight in all (memory of a node), as far as [`Tuning::at_least`] allows.
+    /// Bytes in flight from all holders together (they take memory of the node), as far as [`Tuning::at_least`] allows.
     pub bytes_in_flight: u64,
-    /// Bytes in flight while it is known which pieces will be needed: a fast link's worth of a long round trip.
+    /// Bytes in flight while it is known which pieces will be needed: what a fast link carries in a long round trip.
     pub foreseen_in_flight: u64,
-    /// Requests open in all, however large pieces are.
+    /// The limit of open requests is never below this number, however large pieces are.
     pub at_least: u32,
     /// Asks open at the lead, in a small swarm. With eight neighbours half as many, and a third in a swarm too large for a full mesh.
     pub asks: u32,
@@ -36,15 +36,15 @@ pub struct Tuning {
     /// At most one holder in `slow_most` only receives: where all are about as fast, some seem slow for a while by chance, and a node
     /// that leaves half of its holders alone becomes the straggler itself.
     pub slow_most: usize,
-    /// For how long a holder found slow is left alone before it is tried again.
+    /// How long a holder that was found slow is left alone before it is tried again.
     pub slow_for: Duration,
-    /// A request without progress for this many times its expected time is given to someone else.
+    /// A request without progress for this many times its expected time is made to another holder.
     pub overdue_factor: u32,
-    /// A holder that was slow before has no more time than this many times what the other holders take: a holder that answers late, or byte
-    /// by byte, does not decide how long it is waited for. More than [`Tuning::overdue_factor`], since an honest holder may be slower by
-    /// eight, and what is asked elsewhere comes twice; one that failed since it last answered in time has no more than that.
+    /// A holder that was slow before is given at most this many times what the other holders take: a holder that answers late, or byte
+    /// by byte, does not decide how long it is waited for. More than [`Tuning::overdue_factor`], since an honest holder may be eight times
+    /// slower, and a request repeated elsewhere costs a second copy. A holder that failed since it last answered in time is given only the latter.
     pub overdue_factor_of_others: u32,
-    /// No request is overdue sooner than this.
+    /// No request is overdue before this time.
     pub overdue_floor: Duration,
     /// An overdue request that does not move for this much longer is withdrawn.
     pub abandon: Duration,
@@ -75,40 +75,42 @@ pub struct Tuning {
     /// If several start the same, a request is not overdue sooner than this: a whole start takes about a second
     /// (`docs/notes/starters.md`).
     pub parts_floor: Duration,
-    /// Bytes per second that are expected there of a peer while nobody's rate is known.
+    /// Bytes per second that are then expected of a peer while nobody's rate is known.
     pub parts_rate: f64,
-    /// How long a reader waits there, at least, for a piece that goes to others first, before the lead is asked for it by name.
+    /// How long a reader then waits, at least, for a piece that goes to others first, before the lead is asked for it by name.
     pub parts_patience: Duration,
-    /// How long it takes, beside the piece's own time, until a member that got a piece there is known to have it.
+    /// How long it then takes, besides the piece's own time, until others know that a member has a piece.
     pub parts_turn: Duration,
-    /// A member that wants parts, and came to hold nothing for this time, is sent a copy of pieces that others hold and pass on. Before that the
+    /// A member that wants parts and has received nothing for this time is sent copies of pieces that others hold and pass on. Before that, the
     /// others give them, and the member asks by name for pieces that can't wait.
     pub parts_starved: Duration,
-    /// For how long after it was met, or was heard to hold more, a neighbour counts as one that starts the same.
+    /// How long after this node met a neighbour, or last heard that it holds more, the neighbour counts as one that starts the same program.
     pub starters_for: Duration,
-    /// How long after a reader last came to wait for a piece what others come to hold is sought, too.
+    /// How long after a reader last began to wait for a piece the pieces that others come to hold are fetched, too.
     pub hints_for: Duration,
-    /// Pieces that no reader here waited for which a neighbour may hold, besides as many as were waited for, and still be followed.
+    /// A neighbour may hold this many more pieces for which no reader here waited than pieces for which one did, before the pieces that it
+    /// comes to hold no longer count as hints.
     pub hints_free: usize,
-    /// Wrong pieces from the lead itself before it is no longer asked.
+    /// The number of wrong pieces from the lead itself after which it is no longer asked.
     pub lead_strikes: u32,
-    /// A reader in order is behind when more bytes than this were received that lie behind a piece which it lacks.
+    /// A reader in order is behind when more than this many bytes were received that lie behind a piece which it lacks.
     pub reader_lag: u64,
-    /// The lag of a reader that is behind, as a part of the blob: one piece in `reader_lag_part`. The larger of both holds.
+    /// A reader in order is behind when more than one part in this of the blob was received behind a piece that it lacks, if that is more than
+    /// `reader_lag`.
     pub reader_lag_part: u32,
-    /// The very next pieces of a reader that is behind, which are requested first and in order: the one that it stands before is no rare
-    /// one, and would come late among more of them (`docs/notes/readers-window.md`).
+    /// How many of the very next pieces of a reader that is behind are requested first and in order: the piece that it waits for is seldom the
+    /// rarest, and would come late among more pieces (`docs/notes/readers-window.md`).
     pub reader_near: u32,
     /// A near piece that was asked of a holder which has never answered yet is asked of another, too, when its answer has not begun after this many
     /// times what the holder's queue would take elsewhere.
     pub reader_hurry: u32,
     /// A near piece is asked of another holder for that reason after this at the soonest.
     pub reader_hurry_floor: Duration,
-    /// The next pieces of a reader that is behind, of which the rarest is requested then. With fewer, holders often have none of them;
+    /// From how many of its next pieces the rarest is requested for a reader that is behind. With fewer, holders often have none of them;
     /// with more, the first of them comes later (`docs/notes/readers-window.md`).
     pub reader_window: u32,
-    /// A lead that sends a node less than this part of what the node receives is asked whether readers are behind or not: its pieces far
-    /// ahead are few, and others need them.
+    /// If the lead sends a node less than this part of what the node receives, the node asks it whether readers are behind or not: the lead's
+    /// pieces from far ahead are few then, and others need them.
     pub reader_lead_share: f32,
     /// Neighbours of a member where all are in one rack; a swarm of at most `neighbours + 1` members is a full mesh. With fewer neighbours the holders of a piece are
     /// found less often, with more too many members request each new piece from its few holders (`docs/notes/neighbours-and-requests.md`).
@@ -118,9 +120,9 @@ pub struct Tuning {
     /// Neighbours of a member within its rack in a swarm of several racks: with fewer of them more members fetch each piece from other racks,
     /// since they do not know of each other (`docs/notes/locality.md`).
     pub neighbours_inside: u32,
-    /// Neighbours of a member outside its rack in such a swarm: with fewer of them pieces come later, with more as several copies.
+    /// Neighbours of a member outside its rack in such a swarm: with fewer of them pieces come later, with more they come in several copies.
     pub neighbours_outside: u32,
-    /// One member in `one_in_beyond` of a rack has one of these outside the zone: every such link brings copies into the zone.
+    /// One member in `one_in_beyond` of a rack has one of these neighbours outside its zone: every such link brings copies into the zone.
     pub one_in_beyond: u32,
     /// How long a lead that takes over listens to what members hold before it asks the origin.
     pub settle: Duration,
@@ -128,11 +130,11 @@ pub struct Tuning {
     pub copy_factor: u32,
     /// A piece is sent by the lead again after this at the soonest.
     pub copy_floor: Duration,
-    /// The pause is this many times longer while the lead itself still waits for pieces of the origin.
+    /// The pause between two copies is this many times longer while the lead itself still waits for pieces of the origin.
     pub copy_factor_while_reading: u32,
     /// While the lead sends less than this part of all that members receive, members feed each other, and its copies matter little.
     pub copy_share: f32,
-    /// The pause is this many times longer then.
+    /// The pause between two copies is then this many times longer.
     pub copy_factor_when_minor: u32,
     /// A member that takes this many times the usual time to confirm what the lead sent is slow: for [`Tuning::slow_for`] the lead sends
     /// pieces that nobody has to others, since their receiver has to pass them on.
@@ -155,33 +157,33 @@ pub struct Tuning {
     pub copies_named: u32,
     /// How long a lead that lacks pieces waits for the members that hold them while nothing comes, before it reads the origin.
     pub holders_patience: Duration,
-    /// How long a node gathers news of its pieces before it tells its neighbours, for each of them: see [`Tuning::tell_pause`].
+    /// How long a node gathers news of its pieces before it tells its neighbours, times their number: see [`Tuning::tell_pause`].
     pub tell_each: Duration,
-    /// With few neighbours it gathers for twice as long, up to this.
+    /// A node with few neighbours gathers news for twice as long, but no longer than this.
     pub tell_few: Duration,
     /// How often a node tells the lead of its pieces in a small swarm.
     pub tell_lead_soon: Duration,
     /// How often a node tells the lead of its pieces in a large swarm. At ten thousand nodes the lead hears ten thousand messages a second.
     pub tell_lead_late: Duration,
-    /// How long the lead of a large swarm gathers for a member what changed among its neighbours, for each member: see
+    /// How long the lead of a large swarm gathers the changes of a member's neighbours before it tells them, times the number of members: see
     /// [`Tuning::tell_links_pause`].
     pub tell_links_each: Duration,
-    /// The longest that the lead gathers for a member what changed among its neighbours.
+    /// The longest time for which the lead gathers the changes of a member's neighbours.
     pub tell_links_most: Duration,
     /// In a swarm of fewer members the lead tells all of them the hashes of the pieces; in a larger one members ask each other: ten thousand
     /// lists of a thousand hashes are a third of a copy of a blob in pieces of 1 MiB (`docs/notes/hashes-between-members.md`).
     pub few_members: u32,
-    /// The pause between two tellings of hashes by the lead of few members.
+    /// The pause between two messages with hashes from the lead of a small swarm.
     pub tell_hashes: Duration,
-    /// How many members of a large swarm, of those that arrive within [`Tuning::list_pause`], are given the list of hashes on arrival;
-    /// [`Tuning::few_members`] in a swarm that is just large enough; the others ask their neighbours. The list of a thousand hashes is 32 KiB,
+    /// How many members of a large swarm, of those that arrive within [`Tuning::list_pause`], are given the list of hashes on arrival; in a swarm
+    /// that is just large enough it is [`Tuning::few_members`]. The others ask their neighbours. The list of a thousand hashes is 32 KiB,
     /// which the lead sends before anything else.
     pub lists: u32,
     /// See [`Tuning::lists`].
     pub list_pause: Duration,
-    /// How long an answer to a question for hashes may take before another is asked.
+    /// How long an answer to a question for hashes may take before another agent is asked.
     pub hash_patience: Duration,
-    /// How long an answer of the lead to a question for hashes may take: it is asked when nobody else can tell, perhaps by everybody.
+    /// How long the lead may take to answer a question for hashes: it is asked when nobody else can answer, perhaps by all members.
     pub hash_patience_with_lead: Duration,
 }
 
@@ -271,9 +273,9 @@ impl Tuning {
     /// How long a node with `neighbours` neighbours gathers news of its pieces before it tells them. The first news after a pause is told
     /// at once.
     ///
-    /// Each piece is news to every neighbour that lacks it, so that there are far more messages about pieces than pieces. This way a node
-    /// sends no more than 400 of them a second, and 200 if its neighbours are few. A longer pause costs time at the start, when a new piece
-    /// lies idle since nobody knows of it; a shorter one costs CPU (`docs/notes/news-pauses.md`).
+    /// Each piece is news to every neighbour that lacks it, so that there are far more messages about pieces than pieces. With this pause a node
+    /// sends at most 400 of them a second, and 200 if its neighbours are few. A longer pause costs time at the start, when a new piece
+    /// is not requested because nobody knows of it; a shorter one costs CPU (`docs/notes/news-pauses.md`).
     pub fn tell_pause(&self, neighbours: usize) -> Duration {
         let pause = self.tell_each.saturating_mul(u32::try_from(neighbours).unwrap_or(u32::MAX));
         pause.max(self.tell_few.min(pause.saturating_mul(2)))
@@ -295,8 +297,8 @@ impl Tuning {
 
     /// How long a node with `neighbours` neighbours gathers news of its pieces before it tells the lead.
     ///
-    /// The lead chooses by this news what to send: in a small swarm, where that decides the time, it is told at once. In a large swarm
-    /// members feed each other, and the news of thousands would be all that the lead has time for; there it only counts holders.
+    /// The lead chooses by this news which pieces to send. In a small swarm that decides the time, and the lead is told at once. In a large swarm
+    /// members feed each other and the lead only counts holders; the news of thousands would take all of its time.
     pub const fn tell_lead_pause(&self, neighbours: usize) -> Duration {
         if neighbours < self.neighbours_few as usize { self.tell_lead_soon } else { self.tell_lead_late }
     }

@@ -1,46 +1,46 @@
-//! How long a member has waited for bytes, and when a node that leads it is taken for none.
+//! How long a member has waited for bytes, and when it gives up the node that leads it.
 //!
-//! A node that lets others in and gives nothing, reads nothing and names nobody who gives would keep all from the blob that nobody else
-//! has: they follow it, and none of them reads the origin. So a member leaves a lead when nothing has come from anybody for longer than an
-//! honest one may need. A lead that waits for its origin on purpose says so, and is given that time: as much as the member itself would
-//! wait for an origin, however often it is said.
+//! A lead that admits others, gives nothing, reads nothing and names nobody who gives would keep a blob that nobody else has from all of its
+//! members: they follow it, and none of them reads the origin. So a member leaves its lead when nothing has come from any agent for longer than
+//! an honest lead may need. A lead that waits for its origin on purpose says so, and is given that time: as much as the member itself would
+//! wait for an origin, however often the lead says so.
 //!
-//! Non-goals: seeds, whose word counts and which are waited for as long as a blob may stand still; single requests ([`picker`](crate::picker)).
+//! Non-goals: seeds, whose word counts and which are waited for until the blob counts as stalled; single requests ([`picker`](crate::picker)).
 
 use std::time::Duration;
 
 use darter_core::Moment;
 
-/// How long a node that leads and says that it knows every hash may give nothing to a member that holds nothing yet.
+/// How long a lead that is an ordinary node and says that it knows every hash may give nothing to a member that holds no piece yet.
 const MAX_MUTE: Duration = Duration::from_secs(8);
 
-/// How long any other node that leads may give nothing: it may have to read the origin first, which may be slow to answer.
+/// How long such a lead may give nothing otherwise: it may have to read the origin first, which may be slow to answer.
 pub(crate) const MAX_MUTE_READER: Duration = Duration::from_secs(32);
 
-/// Bytes of pieces that are not whole yet which count as a piece: a lead that gives a byte at a time gives nothing.
+/// Bytes of incomplete pieces count as a piece from this number on: a lead that gives a byte at a time gives nothing.
 const MIN_MOVE: u64 = 4096;
 
 /// The thing that a member waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Awaited {
-    /// Its first piece, of which it knows the hash as of all others.
+    /// Its first piece, when it knows the hashes of all pieces.
     First,
-    /// A piece that may have to be read of the origin.
+    /// A piece that may have to be read from the origin: how long that may take, if longer than [`MAX_MUTE_READER`].
     Read(Duration),
 }
 
 /// See the module's text.
 #[derive(Debug)]
 pub struct Vigil {
-    /// When the lead was followed.
+    /// When this member began to follow the lead.
     followed: Moment,
     /// When bytes last came, from any agent.
     moved: Moment,
-    /// Bytes of pieces that came since, too few to count.
+    /// Bytes of incomplete pieces that came since then, too few to count.
     crumbs: u64,
-    /// Time since then that does not count.
+    /// Time since then that is not counted.
     excused: Duration,
-    /// Time that did not count while others led.
+    /// Time that was not counted while others led.
     excused_before: Duration,
 }
 
@@ -50,21 +50,21 @@ impl Vigil {
         Self { followed: now, moved: now, crumbs: 0, excused: Duration::ZERO, excused_before: Duration::ZERO }
     }
 
-    /// Another lead is followed.
+    /// Another agent leads from now on.
     pub(crate) const fn follows(&mut self, now: Moment) {
         self.followed = now;
         self.excused_before = self.excused_before.saturating_add(self.excused);
         self.excused = Duration::ZERO;
     }
 
-    /// A piece came, or bytes of the origin.
+    /// A piece came, or bytes from the origin.
     pub(crate) const fn moved(&mut self, now: Moment) {
         self.moved = now;
         self.crumbs = 0;
         (self.excused, self.excused_before) = (Duration::ZERO, Duration::ZERO);
     }
 
-    /// `bytes` more of a piece came.
+    /// `bytes` more of an incomplete piece came.
     pub(crate) const fn progressed(&mut self, bytes: u64, now: Moment) {
         self.crumbs = self.crumbs.saturating_add(bytes);
         if self.crumbs >= MIN_MOVE {
@@ -72,33 +72,33 @@ impl Vigil {
         }
     }
 
-    /// So much of the time since bytes last came does not count; in all, no more than `most`.
+    /// `time` of the time since bytes last came is not counted; all such time together is at most `most`.
     pub(crate) fn excuse(&mut self, time: Duration, most: Duration) {
         self.excused = self.excused.saturating_add(time).min(most.max(self.excused));
     }
 
-    /// This agent did not run for `time` until now: nobody could give it anything meanwhile.
+    /// This agent did not run for `time` until now: no other could give it anything meanwhile.
     pub(crate) fn slept(&mut self, time: Duration, now: Moment) {
         self.followed = (self.followed + time).min(now);
         self.moved = (self.moved + time).min(now);
     }
 
-    /// How much of the time since bytes last came does not count.
+    /// How much of the time since bytes last came is not counted.
     pub const fn excused(&self) -> Duration {
         self.excused
     }
 
-    /// How long nothing has come.
+    /// For how long nothing has come, without the time that is not counted.
     pub fn waited(&self, now: Moment) -> Duration {
         now.since(self.moved).saturating_sub(self.excused)
     }
 
-    /// How long nothing has come since somebody else led, or nobody.
+    /// For how long nothing has come since the present lead, if any, began to lead.
     pub(crate) fn stood_still(&self, now: Moment) -> Duration {
         self.waited(now).min(now.since(self.followed))
     }
 
-    /// How long nothing has come, under all leads together.
+    /// For how long nothing has come, under all leads together.
     pub(crate) fn waited_in_all(&self, now: Moment) -> Duration {
         self.waited(now).saturating_sub(self.excused_before)
     }
@@ -108,7 +108,7 @@ impl Vigil {
         self.moved <= self.followed && now.since(self.followed) >= MAX_MUTE
     }
 
-    /// When a node that leads is taken for none, unless bytes come before.
+    /// When the member gives up its lead, unless bytes come before.
     pub(crate) fn gives_up_at(&self, awaited: Awaited) -> Moment {
         let most = match awaited {
             Awaited::First => MAX_MUTE,

@@ -1,19 +1,19 @@
-//! How many connections read a large blob of its origin at a time.
+//! How many connections read a large blob from its origin at a time.
 //!
-//! Stores and CDNs limit what one connection gets, so that several get more together. If the link, the disk or the processor is the limit, they get
-//! nothing more and cost the origin requests. So one connection reads until its rate is known ([`windows`]). If it is one that somebody may have set,
-//! a second connection *tries* ([`trial`]): it reads the next stretch, which is kept whatever comes of the trial. If both get more than one, and
-//! again in another trial, four read, then eight, as long as each step brings more. The step that does not is taken back, and is tried again after a
-//! pause that grows. Connections that fail are halved in number for such a pause; an origin that does not want several is read by one for good.
+//! Stores and CDNs limit the rate of a single connection, so that several together get more. If the link, the disk or the processor is the limit,
+//! several get no more, and cost the origin requests. So one connection reads until its rate is known ([`windows`]). If somebody may have set such a
+//! rate, a second connection *tries* ([`trial`]): it reads the next stretch, which is kept whatever the result. If both get more than one, and
+//! again in another trial, four read, then eight, as long as each step brings more. A step that does not is taken back, and is tried again after a
+//! pause that grows. Connections that fail are halved in number for such a pause; an origin that refuses several is read by one for good.
 //!
-//! A limit is a ceiling. If connections get clearly more than the one did that was measured, its rate was not a limit: the machine, or
-//! the origin, was busy then. So one reads on.
+//! A limit is a ceiling. If connections each get clearly more than the rate that was measured of one, that rate was not a limit: the machine or
+//! the origin was busy then. So one connection reads on.
 //!
-//! Invariants, whatever is measured: unless trials bring more, there are no more than [`TRIALS`] in half a minute, and another one after each pause that is longer
-//! and longer. A connection asks for a [`stretch`] at a time, also while it is the only one: so each ends by itself, none has to be broken off when others are to
-//! read, and nothing is read twice. A lone one's stretches grow, and the last is all the rest, so that requests are few.
+//! Invariants, whatever is measured: unless trials bring more, there are no more than [`TRIALS`] in half a minute, and then one after each of ever
+//! longer pauses. A connection asks for a [`stretch`] at a time, also while it is the only one: so each request ends by itself, none has to be
+//! broken off when others are to read, and nothing is read twice. The stretches of a lone connection grow, and the last is all the rest, so that requests are few.
 //!
-//! Pure. Which pieces each connection reads is [`Lead::origin_plan`](crate::Lead::origin_plan)'s to say.
+//! Pure. [`Lead::origin_plan`](crate::Lead::origin_plan) chooses the pieces that each connection reads.
 
 mod stretch;
 mod trial;
@@ -38,19 +38,19 @@ use self::windows::{MeasuredRate, Windows};
 /// Connections that read one blob at a time, at most.
 pub const MAX_ORIGIN_CONNECTIONS: u8 = 16;
 
-/// Connections that read one blob at a time, at most, unless somebody says otherwise: as many as engines read a layer by.
+/// Connections that read one blob at a time, at most, unless it is configured: as many as container engines use for a layer.
 pub const ORIGIN_CONNECTIONS: u8 = 8;
 
 /// No further connection is tried if no more than this is left to read.
 const MIN_LEFT: u64 = 16 << 20;
 
-/// No further connection is tried if the rest takes less time than this: the origin is asked once for what comes fast.
+/// No further connection is tried if the rest takes less time than this: a blob that comes fast is one request to the origin.
 const MIN_LEFT_TIME: Duration = Duration::from_secs(2);
 
-/// No further connection is tried if one gets more bytes than this in a second: nobody limits a connection to that.
+/// No further connection is tried if one gets more bytes than this in a second: no origin limits a connection to such a rate.
 const MAX_RATE: f64 = 100e6;
 
-/// How many windows a rate counts after, and how many after a trial.
+/// After how many windows a rate counts, and after how many following a trial.
 const MIN_WINDOWS: usize = 8;
 const MIN_WINDOWS_AGAIN: usize = 4;
 
@@ -65,28 +65,28 @@ const MIN_TRIAL_BYTES: u64 = 16 << 10;
 const MIN_TRIAL_TIME: Duration = Duration::from_millis(4);
 const ENOUGH_TRIAL_TIME: Duration = Duration::from_millis(40);
 
-/// Trials that are made unless they bring more.
+/// How many trials are made unless they bring more.
 const TRIALS: u8 = 2;
 
-/// A trial that stands for two, since the one before it brought nothing, has to bring this much more than others.
+/// If a trial stands for two, since the one before it brought nothing, it has to bring this much more than other trials.
 const ALONE_GAIN: f64 = 0.3;
 
-/// Twice as many connections, from two on, have to get this many times as much.
+/// When the number of connections is doubled, from two on, all together have to get this many times as much.
 const GAIN: f64 = 1.25;
 
-/// The first connections after trials have to get this many times what one does; otherwise one goes on.
+/// The first number of connections after trials has to get this many times the rate of one; otherwise one goes on.
 const FIRST_GAIN: f64 = 1.4;
 
-/// Connections that get this many times what as many limited ones would have no limit.
+/// If connections get this many times the rate of as many limited ones, they have no limit.
 const CEILING: f64 = 1.5;
 
-/// Bytes that stood in sockets come at once after a machine stood still: more than one window in a row has to say so.
+/// How many windows in a row have to show that: after a machine stood still, the bytes in sockets come at once.
 const MIN_ABOVE: u8 = 2;
 
-/// How long a trial may take to its first byte; and to its end, from the first byte on.
+/// How long a trial may take to its first byte, and from that to its end.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the first bytes of new connections are waited for before what all get is measured.
+/// How long the first bytes of new connections are waited for before the rate of all is measured.
 const WARM_UP: Duration = Duration::from_millis(300);
 
 /// The first pause before a step that brought no more is tried again; each further pause is twice as long.
@@ -96,7 +96,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// The pause after trials that brought nothing.
 const LONG_PAUSE: Duration = Duration::from_secs(30);
 
-/// A connection that began before another one's failure was noticed, and fails within this time after it, fails of the same cause.
+/// A connection that began before the failure of another was noticed, and fails within this time after it, fails for the same reason.
 const SAME_CAUSE: Duration = Duration::from_secs(10);
 
 /// See the module's text.
@@ -109,27 +109,27 @@ pub(crate) struct Breadth {
     phase: Phase,
     /// When the phase began.
     begun: Moment,
-    /// The bytes of a single connection.
+    /// The bytes that the only connection got.
     windows: Windows,
     pace: Option<MeasuredRate>,
-    /// Trials that may still be made, and whether the last one brought more, or nothing.
+    /// How many trials may still be made, and whether the last one brought more (true), or nothing (false).
     trials: u8,
     last_trial: Option<bool>,
-    /// The rate of the last number of connections that was measured, in bytes per second; zero if none was.
+    /// The rate of the last number of connections that was measured, in bytes per second; zero if none was measured.
     rate: f64,
-    /// Since when bytes of several connections are counted, and how many came.
+    /// Since when the bytes of several connections are counted, and how many came.
     since: Option<Moment>,
     bytes: u64,
-    /// Which connections got something in this phase, by bit.
+    /// Which connections got bytes in this phase, as bits.
     seen: u32,
-    /// Windows of this phase in which connections got more than limited ones would.
+    /// Windows in a row of this phase in which connections got more than limited ones would.
     above: u8,
     pause: Duration,
     /// How long the answer of the last trial took to begin.
     answered: Duration,
     /// True if the agent's own limit held the origin up while bytes were counted.
     held_up: bool,
-    /// True if several connections were seen to get more than one.
+    /// True if several connections were found to get more than one.
     is_limited: bool,
     /// When a failure last counted.
     failed: Option<Moment>,
@@ -137,19 +137,19 @@ pub(crate) struct Breadth {
 
 #[derive(Debug)]
 enum Phase {
-    /// As many as there are read, and are measured.
+    /// The connections that read are measured.
     Measured,
-    /// One reads, and a second one is to read a little.
+    /// One reads, and a second one is to try.
     TrialDue(MeasuredRate),
-    /// It does.
+    /// One reads, and a second one tries.
     Trial(Trial),
-    /// More than `before` read, and are measured.
+    /// More than `before` connections read, and are measured.
     Wider { before: u8 },
-    /// It stays so until then.
+    /// The number of connections does not change before that moment.
     Settled { until: Moment },
-    /// As many as there may be read, until one fails.
+    /// As many read as there may be, until one fails.
     Full,
-    /// One reads, for good.
+    /// One connection reads, for good.
     Alone,
 }
 
@@ -187,13 +187,13 @@ impl Breadth {
         }
     }
 
-    /// Two connections read, for tests of what they read.
+    /// Makes two connections read, for tests of the pieces that they read.
     #[cfg(test)]
     pub(crate) const fn read_by_two(&mut self) {
         (self.connections, self.phase, self.is_limited) = (2, Phase::Full, true);
     }
 
-    /// All connections together get `rate` bytes a second, for tests of what they read.
+    /// Sets the rate of all connections together, in bytes per second, for tests of the pieces that they read.
     #[cfg(test)]
     pub(crate) const fn get_together(&mut self, rate: f64) {
         self.rate = rate;
@@ -204,7 +204,7 @@ impl Breadth {
         self.connections
     }
 
-    /// True if several connections were seen to get more than one.
+    /// True if several connections were found to get more than one.
     pub(crate) const fn is_limited(&self) -> bool {
         self.is_limited
     }
@@ -224,7 +224,7 @@ impl Breadth {
         if let Phase::TrialDue(pace) = self.phase { Some(stretch::of_trial(pace.rate)) } else { None }
     }
 
-    /// A connection, of this number, tries: it reads `bytes`, by the first of which the trial is judged. Returns how many those are; `None` if they
+    /// Connection number `connection` tries: it reads `bytes`. Returns by how many of the first of these the trial is judged; `None` if they
     /// would tell nothing.
     pub(crate) fn tries(&mut self, connection: u8, bytes: u64, now: Moment) -> Option<u64> {
         let Phase::TrialDue(pace) = self.phase else { return None };
@@ -235,7 +235,7 @@ impl Breadth {
         Some(length)
     }
 
-    /// By how many bytes a trial that reads `most` is judged, and how much more it has to bring; `None` where it would tell nothing.
+    /// By how many bytes a trial that reads `most` is judged, and how many times as much it has to bring; `None` if it would tell nothing.
     fn next_trial(&self, pace: &MeasuredRate, most: u64) -> Option<(u64, f64)> {
         let burst = if pace.comes_in_bursts() { pace.gap / 2 } else { Duration::ZERO };
         let enough = (pace.rate * ENOUGH_TRIAL_TIME.max(burst).as_secs_f64()) as u64;
@@ -247,7 +247,7 @@ impl Breadth {
         [enough.max(MIN_TRIAL_BYTES).min(most), most].into_iter().find_map(wanted_of)
     }
 
-    /// How many bytes a connection reads with one request, when `left` bytes are left for all; `None` for as many as it can.
+    /// How many bytes a connection asks for in one request, when `left` bytes are left for all; `None` for all that it can.
     pub(crate) fn stretch(&self, left: u64) -> Option<u64> {
         if matches!(self.phase, Phase::Alone) {
             return None;
@@ -267,7 +267,7 @@ impl Breadth {
         self.rate / f64::from(measured)
     }
 
-    /// `bytes` came on `connection` (0 is the first one) after a wait of `waited`, and `left` are still to be read.
+    /// `bytes` came on `connection` (0 is the first one) after a wait of `waited`, and `left` bytes are still to be read.
     pub(crate) fn came(
         &mut self,
         connection: u8,
@@ -328,7 +328,7 @@ impl Breadth {
                 self.seen |= 1 << connection;
                 let all_are_here = self.seen.count_ones() >= u32::from(self.connections);
                 if self.comes_in_bursts() {
-                    // New ones get their first burst at once, and so they have to be counted with it.
+                    // New connections get their first burst at once, so it has to be counted from the beginning of the phase.
                     self.since.get_or_insert(self.begun);
                 } else if !all_are_here && now.since(self.begun) < WARM_UP.max(self.answered * 3) {
                     return None;
@@ -343,13 +343,13 @@ impl Breadth {
         }
     }
 
-    /// The agent's own limit holds the origin up.
+    /// The agent's own limit holds the origin's bytes up.
     pub(crate) const fn held_up(&mut self) {
         self.held_up = true;
     }
 
-    /// Another blob that was read over the same link gave back its part of it. The rate that one connection of this blob had before says nothing
-    /// about the rate of several now.
+    /// Another blob that was read over the same link has ended and no longer takes part of it. The earlier rate of one connection of this blob says
+    /// nothing about the rate of several now.
     pub(crate) fn given_back(&mut self, now: Moment) {
         match self.phase {
             Phase::Measured if self.connections == 1 => self.windows.clear(),
@@ -367,8 +367,8 @@ impl Breadth {
         (self.pace, self.last_trial) = (None, None);
     }
 
-    /// A connection besides the first one, which began then, failed, which may pass: fewer go on for a while. Connections that break
-    /// at the same time are one failure.
+    /// A connection other than the first, which was begun at `began`, failed. The cause may pass: fewer connections go on for a while. Connections
+    /// that break at the same time are one failure.
     pub(crate) fn failed(&mut self, began: Moment, now: Moment) {
         let is_same = self.failed.is_some_and(|failed| began < failed && now.since(failed) < SAME_CAUSE);
         if matches!(self.phase, Phase::Alone) || is_same {
@@ -382,13 +382,13 @@ impl Breadth {
         self.settle(now);
     }
 
-    /// The origin answered a range with something else, or asked for a pause: one connection reads it from now on.
+    /// The origin did not answer a range with that range, or asked for a pause: one connection reads it from now on.
     pub(crate) fn refused(&mut self, now: Moment) {
         self.connections = 1;
         self.begin(Phase::Alone, now);
     }
 
-    /// The only connection has asked for all the rest: no other reads a part of that.
+    /// The only connection has asked for all the rest: no other connection will read a part of it.
     pub(crate) fn reads_the_rest(&mut self) {
         if self.connections < 2 {
             self.begin(Phase::Alone, self.begun);
@@ -403,7 +403,7 @@ impl Breadth {
         left > MIN_LEFT && left as f64 >= rate * MIN_LEFT_TIME.as_secs_f64()
     }
 
-    /// Bytes of the only connection.
+    /// Counts bytes of the only connection.
     fn measured_alone(&mut self, bytes: u64, waited: Duration, left: u64, now: Moment) -> Option<Widening> {
         if std::mem::take(&mut self.held_up) {
             self.windows.clear();
@@ -417,7 +417,7 @@ impl Breadth {
         let mut pace = self.windows.pace(windows)?;
         if let Some(before) = before {
             if !pace.agrees_with(&before) {
-                // So it was not the second connection that brought more.
+                // So the second connection was not the reason that more came.
                 self.last_trial = Some(false);
                 if self.trials == 0 {
                     self.settle(now);
@@ -443,7 +443,7 @@ impl Breadth {
         None
     }
 
-    /// Takes note of bytes of several connections; the rate when a window is over. Bytes that came first were under way before it began.
+    /// Counts bytes of several connections. Returns their rate when a window is over. Bytes that came first were under way before the window began.
     fn measured(&mut self, bytes: u64, now: Moment) -> Option<f64> {
         let since = *self.since.get_or_insert(now);
         if since == now {
@@ -477,7 +477,7 @@ impl Breadth {
         if before == Some(true) {
             return Some(self.several_get_more(pace.rate * together, pace.rate, now));
         }
-        // Another one has to say the same, if one may be made: the same chance does not come twice.
+        // A further trial has to say the same, if one may still be made: the same chance does not come twice.
         if is_burst && self.trials > 0 {
             self.begin(Phase::TrialDue(pace), now);
         } else {
@@ -486,22 +486,22 @@ impl Breadth {
         None
     }
 
-    /// Trials say that two connections get this much and one that much. More read from now on.
+    /// Trials say that two connections get the rate `two` and one gets `one`: more connections read from now on.
     fn several_get_more(&mut self, two: f64, one: f64, now: Moment) -> Widening {
         (self.connections, self.rate) = (1, one);
         self.widen(now);
         Widening::Wider { connections: self.connections, tried: 2, rate: two as u64, before: one as u64 }
     }
 
-    /// True if connections get more than as many would with the limit that the measured one is taken to have. Bursts may begin in a window
-    /// that another one ends in.
+    /// True if connections get more than as many would if the measured rate of one were a limit. Bursts may begin in a window
+    /// in which another one ends.
     fn is_above(&self, rate: f64) -> bool {
         let Some(pace) = self.pace else { return false };
         let bursts = 1.0 + pace.gap.as_secs_f64() / pace.span.max(WINDOW).as_secs_f64();
         rate > pace.rate * f64::from(self.connections) * CEILING.max(bursts)
     }
 
-    /// The rate of one connection was no limit: one reads on.
+    /// The rate of one connection was no limit: one reads from now on.
     fn is_no_limit(&mut self, rate: f64, now: Moment) -> Widening {
         let (tried, before) = (self.connections, self.rate);
         let one = self.pace.map_or(before, |pace| pace.rate);
@@ -511,7 +511,7 @@ impl Breadth {
         Widening::NoLimit { tried, rate: rate as u64, before: one as u64 }
     }
 
-    /// Decides once the rate of `tried` connections is known: are there more, or as many as `before`?
+    /// Decides, once the rate of `tried` connections is known, whether more are tried, or `before` read again.
     fn judge(&mut self, rate: f64, (before, tried): (u8, u8), now: Moment) -> Widening {
         let (had, rates) = (self.rate, (rate as u64, self.rate as u64));
         // The first bytes of an answer may come at once.
@@ -535,7 +535,7 @@ impl Breadth {
         Widening::Back { connections: self.connections, tried, rate: rates.0, before: rates.1 }
     }
 
-    /// Twice as many are tried. Relies on what two trials say of two connections.
+    /// Doubles the connections that are tried. Relies on what two trials said of two connections.
     fn widen(&mut self, now: Moment) {
         if self.connections == 1 && self.max >= 4 {
             (self.connections, self.rate) = (2, self.rate * 2.0);

@@ -1,11 +1,11 @@
-//! How much of a blob a connection reads by one request.
+//! How many bytes of a blob a connection reads with one request.
 //!
 //! Registries count requests, so a stretch is long. While one connection reads, the first stretch is [`FIRST_STRETCH`] long, so that others could
-//! read what lies behind it, and each further one as long as all before it. Once others were found to get nothing more, or not found to get more by
-//! then, the rest is asked for at once: credentials may expire, and an answer that is open outlives them. While several read, a stretch is an equal
-//! share of the rest, so that all connections end together. So a blob of eighty megabytes takes eight connections about a dozen requests. A large
-//! blob is read by stretches that are shorter than a share, since what comes first in the blob should not be long in coming: they take some seconds
-//! each, and are no more than about [`MAX_STRETCHES`].
+//! read what lies behind it, and each further one is as long as all before it. Once other connections were found to bring no more, or were not
+//! found to bring more by then, all the rest is asked for at once: credentials may expire, and an open answer outlives them. While several read, a
+//! stretch is an equal share of the rest, so that all connections end together: eight connections take about a dozen requests for a blob of eighty
+//! megabytes. A large blob is read in stretches that are shorter than a share, since its first bytes should not come late: each takes some seconds,
+//! and there are no more than about [`MAX_STRETCHES`].
 //!
 //! Invariant: none but the last ones of a blob is shorter than [`MIN_BYTES`], whatever was measured.
 
@@ -18,35 +18,35 @@ const MIN_TIME: Duration = Duration::from_millis(150);
 /// The longest stretch takes about this time.
 const LONG_TIME: Duration = Duration::from_secs(4);
 
-/// A stretch is no shorter than `LONG_BYTES`, which is also what connections read that may bring nothing, and no longer than `MAX_BYTES`.
+/// A stretch is no shorter than `LONG_BYTES`, which is also the longest that a connection reads which may bring nothing, and no longer than `MAX_BYTES`.
 const LONG_BYTES: u64 = 8 << 20;
 const MAX_BYTES: u64 = 64 << 20;
 
-/// A very large blob is read by about this many stretches.
+/// About how many stretches a very large blob is read in.
 const MAX_STRETCHES: u64 = 256;
 
-/// The first stretch of a blob: no longer than what engines that read by ranges ask for at a time.
+/// The first stretch of a blob: as long as the ranges that container engines ask for, which read by ranges.
 pub const FIRST_STRETCH: u64 = 16 << 20;
 
 /// After this many bytes a lone connection asks for all the rest.
 const UNDECIDED_BYTES: u64 = 64 << 20;
 
-/// How long a connection that tries reads, about, within the bounds of stretches that may bring nothing.
+/// About how long a connection that tries reads, within the bounds of stretches that may bring nothing.
 const TRIAL_TIME: Duration = Duration::from_millis(250);
 
-/// The stretch of the only connection that reads, of a blob of `length` of which `left` bytes are left, while others may still come to read; `None` for
+/// The length of a stretch while a single connection reads and others may still come, in a blob of `length` of which `left` bytes are left; `None` for
 /// all the rest.
 pub(super) fn alone(length: u64, left: u64) -> Option<u64> {
     let read = length.saturating_sub(left);
     (read < UNDECIDED_BYTES).then(|| read.max(FIRST_STRETCH))
 }
 
-/// The stretch of a connection that tries whether it gets more, where one gets `rate` bytes a second.
+/// The length of the stretch of a connection that tries whether it gets more, if one connection gets `rate` bytes a second.
 pub(super) fn of_trial(rate: f64) -> u64 {
     ((rate * TRIAL_TIME.as_secs_f64()) as u64).clamp(MIN_BYTES, LONG_BYTES)
 }
 
-/// A stretch's purpose.
+/// What a stretch is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stretch {
     /// The blob's length.
@@ -55,12 +55,12 @@ pub(super) struct Stretch {
     pub(super) rate: f64,
     /// How many connections read, or will.
     pub(super) readers: u8,
-    /// True if it is not known yet that as many get more.
+    /// True if it is not known yet whether this number of connections gets more.
     pub(super) is_tried: bool,
 }
 
 impl Stretch {
-    /// Its length, when `left` bytes are left for all connections.
+    /// The length of the stretch, when `left` bytes are left for all connections.
     pub(super) fn bytes(self, left: u64) -> u64 {
         let bytes_in = |time: Duration| (self.rate * time.as_secs_f64()) as u64;
         let shortest = bytes_in(MIN_TIME).clamp(MIN_BYTES, LONG_BYTES);
@@ -70,7 +70,7 @@ impl Stretch {
             bytes_in(LONG_TIME).clamp(LONG_BYTES, MAX_BYTES).max(self.length / MAX_STRETCHES)
         };
         let share = left / u64::from(self.readers.max(1));
-        // A quarter of a long one evens out later that some connections get more than others.
+        // Leaves a quarter of a long share for later, which evens out that some connections get more than others.
         let bytes = if share > LONG_BYTES { (share / 4 * 3).max(LONG_BYTES) } else { share };
         bytes.clamp(shortest, longest)
     }

@@ -1,13 +1,13 @@
-//! A second connection that reads a stretch, whose first bytes tell whether it gets them besides what the first one gets.
+//! A trial: a second connection reads a stretch, whose first bytes tell whether it gets them in addition to what the first one gets.
 //!
 //! If the link is the limit, both share it: the second one takes twice the time in which the first one would have read as much, and the
-//! first one gets half meanwhile. If each connection has a limit of its own, the second one is as quick as the first, which goes on as
-//! before. Both are asked of a trial, and by so much that chance does not decide.
+//! first one gets half meanwhile. If each connection has a limit of its own, the second one is as fast as the first, which goes on as
+//! before. A trial has to show both, by so much that chance does not decide.
 //!
-//! Its time is counted from the request, or from its first bytes where an answer takes its time. Neither can be told more exactly than the
-//! first connection's bytes come. An origin that sends in bursts sends all of a trial in one: that it comes many times as fast as the first
-//! one's bytes do in the long run is what tells there, if its bursts are as regular as a server's are: on a busy machine bytes come in bursts,
-//! too, whenever it has a moment.
+//! The time is counted from the request, or from the first bytes if the answer takes long to begin. Neither is known more exactly than by the
+//! moments in which the first connection's bytes come. An origin that sends in bursts sends all of a trial in one burst: there it counts that a trial
+//! comes many times as fast as the first one's bytes do in the long run, if the bursts are as regular as a server's are. (On a busy machine bytes come
+//! in bursts, too, whenever it has a moment.)
 
 use std::time::Duration;
 
@@ -30,13 +30,13 @@ const BURST: f64 = 2.5;
 /// Pauses between bursts are at least this many times as long as the first connection takes for as many bytes.
 const LONG_PAUSE: f64 = 1.9;
 
-/// While a trial was one burst, the first connection got its usual rate if that is no more than this many times what it got before.
+/// If a trial was one burst, the first connection counts as having its usual rate meanwhile if it got no more than this many times that.
 const MAX_OTHERS: f64 = 1.5;
 
 /// A trial whose answer is slow to begin is judged by this many times as many bytes.
 const SLOW: u64 = 3;
 
-/// A trial counts though the machine stood still, if that was for no more than one part in this of the trial's time.
+/// A trial counts though the machine stood still, if that took no more than one part in this of the trial's time.
 const STILL: u32 = 4;
 
 /// Arrivals within this time count as one moment.
@@ -48,39 +48,39 @@ pub(super) struct Trial {
     /// The number of the connection that tries.
     connection: u8,
     length: u64,
-    /// All that it reads.
+    /// All bytes that it reads.
     most: u64,
     wanted: f64,
     pace: MeasuredRate,
     asked: Moment,
-    /// When bytes last came on the first connection, before it was asked; how many came since, when the last, and the longest time without.
+    /// Of the first connection: when bytes last came before the second was asked; how many came since; when the last came; and the longest time without.
     before: Moment,
     others: u64,
     others_last: Moment,
     others_gap: Duration,
-    /// When it was answered, with how many bytes, and how many came in all.
+    /// When the second connection's first bytes came, with their number, and how many came in all.
     first: Option<(Moment, u64)>,
     came: u64,
-    /// When all had come.
+    /// When all its bytes had come.
     end: Option<Moment>,
 }
 
 /// The result of a trial.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Outcome {
-    /// The rate of both connections as a multiple of that of one, as far as it is owed to there being two.
+    /// The rate of both connections as a multiple of the rate of one, as far as there being two is the reason.
     pub(super) gain: f64,
-    /// The rate of both connections as a multiple of that of one, all of it.
+    /// The rate of both connections as a multiple of the rate of one, all of it.
     pub(super) together: f64,
-    /// The gain from which on two connections are taken to get more.
+    /// The gain from which on two connections count as getting more.
     pub(super) wanted: f64,
     /// How long the answer took to begin.
     pub(super) answered: Duration,
-    /// True if the gain came at once, where the first connection gets bursts: chance has no part in that.
+    /// True if the gain came in one burst, where the first connection gets bursts: chance has no part in that.
     pub(super) is_burst: bool,
 }
 
-/// How much more two connections have to get than one for it to be more, in a trial that takes this long; `None` where it would tell
+/// The gain from which on two connections count as getting more, in a trial that takes `time`; `None` if it would tell
 /// nothing.
 pub(super) fn wanted(pace: &MeasuredRate, time: Duration) -> Option<f64> {
     let wanted = 1.0 + (pace.noise_in(time) * MARGIN).max(MIN_GAIN - 1.0);
@@ -88,7 +88,7 @@ pub(super) fn wanted(pace: &MeasuredRate, time: Duration) -> Option<f64> {
 }
 
 impl Trial {
-    /// It is judged by `length` bytes of `connection`, or by `most` where it takes its time to answer, which have to bring `wanted` times as much. Bytes of the first connection came last at `before`.
+    /// A trial of `connection`, judged by `length` bytes (or by `most` if its answer begins late), which have to bring `wanted` times the rate of one. Bytes of the first connection last came at `before`.
     pub(super) const fn new(
         connection: u8,
         (length, most, wanted): (u64, u64, f64),
@@ -118,7 +118,7 @@ impl Trial {
         self.connection
     }
 
-    /// Since when the first byte is waited for, or the end.
+    /// Since when the first byte, or the end, is waited for.
     pub(super) fn waits_from(&self) -> Moment {
         self.first.map_or(self.asked, |(first, _)| first)
     }
@@ -139,7 +139,7 @@ impl Trial {
         if self.first.is_none() {
             self.first = Some((now, bytes));
             if now.since(self.asked).as_secs_f64() > self.time() && !self.pace.comes_in_bursts() {
-                // The bytes behind the first ones count; a few of them tell nothing on a busy machine.
+                // Only bytes after the first ones count, and a few of them tell nothing on a busy machine.
                 self.length = (self.length * SLOW).min(self.most);
                 self.others_gap = Duration::ZERO;
             }
@@ -152,11 +152,11 @@ impl Trial {
         if self.is_burst(now) {
             return Some(Outcome { gain: 2.0, together: 2.0, wanted, answered: self.answered(), is_burst: true });
         }
-        // Or else what the first one gets meanwhile is known when its next bytes come.
+        // Otherwise the first one's bytes of this time are known when its next bytes come.
         (self.others > 0).then(|| self.outcome(now))
     }
 
-    /// How long the first connection takes for as much.
+    /// How long the first connection takes for as many bytes, in seconds.
     fn time(&self) -> f64 {
         self.length as f64 / self.pace.rate
     }
@@ -168,7 +168,7 @@ impl Trial {
     fn is_burst(&self, end: Moment) -> bool {
         let span = end.since(self.first.map_or(self.asked, |(first, _)| first)).max(MOMENT);
         let is_quick = span.as_secs_f64() * BURST <= self.time() && end.since(self.asked).as_secs_f64() <= self.time();
-        // If the first connection got more than its bursts meanwhile, the link gives more than before: its rate was no limit.
+        // If the first connection got more than its bursts meanwhile, the link gives more than before: its earlier rate was no limit.
         let others_time = (end.since(self.before) + self.pace.gap).as_secs_f64();
         let is_as_before = self.others as f64 <= self.pace.rate * others_time * MAX_OTHERS;
         is_quick && is_as_before && self.pace.is_regular && self.pace.gap.as_secs_f64() >= self.time() * LONG_PAUSE
@@ -185,7 +185,7 @@ impl Trial {
         let second = all.max(later);
         let others =
             self.others as f64 / self.others_last.since(self.before).max(MOMENT).as_secs_f64() / self.pace.rate;
-        // More than one got before is not owed to there being two.
+        // What is above the earlier rate is not due to there being two.
         let gain = (others.min(1.0) + second.min(1.0)).min(2.0 * second);
         Outcome { gain, together: others + second, wanted: self.wanted, answered: self.answered(), is_burst: false }
     }

@@ -1,10 +1,10 @@
-//! The rate of one connection, window by window, and how far it can be relied on.
+//! The rate of one connection, window by window, and how reliable it is.
 //!
-//! On a busy machine a short window measures who was given the processor. A limit gives a connection the same in each window. So a
-//! rate counts once several windows were measured, and with it how far they lie apart. If they lie far apart the windows become longer, over which a
+//! On a busy machine a short window measures which process had the processor. A limit gives a connection the same in each window. So a
+//! rate counts once several windows were measured, together with how far they differ. If they differ much, the windows become longer, in which a
 //! limit shows and chance evens out.
 //!
-//! A window begins and ends as bytes come, so that an origin that sends in bursts has whole bursts in it, and is as long as these ask.
+//! A window begins and ends when bytes come, so that an origin that sends in bursts has whole bursts in it, and is as long as these need.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -16,47 +16,47 @@ use darter_core::Moment;
 const WINDOW: Duration = Duration::from_millis(20);
 const MIN_BYTES: u64 = 16 << 10;
 
-/// Windows become no longer than this because they lie apart.
+/// Windows that are lengthened because they differ become no longer than this.
 const MAX_WINDOW: Duration = Duration::from_millis(80);
 
-/// Rates that lie no further apart are the same.
+/// Rates that differ by no more than this part are the same.
 const AGREE: f64 = 0.1;
 
-/// Bursts come at regular times if their gaps lie no further from the one in the middle, as a part of it.
+/// Bursts come regularly if no gap between them differs from the median one by more than this part.
 const REGULAR: f64 = 0.25;
 
 /// A burst begins with the first byte after at least this time without one.
 const MIN_PAUSE: Duration = Duration::from_millis(40);
 
-/// Bursts are over once none began for this many times as long as a burst and its pause take.
+/// There are no bursts any more if none began for this many times as long as a burst and its pause take.
 const NO_BURSTS: u32 = 3;
 
-/// This many windows of which most is one gap say that bytes come in bursts.
+/// After this many windows that are mostly a gap, bytes count as coming in bursts.
 const MIN_BURSTS: usize = 3;
 
-/// Of fewer than this the one that lies furthest off counts.
+/// With fewer windows than this, the one that differs most decides.
 const FEW: usize = 6;
 
-/// How many count.
+/// How many windows count.
 const KEPT: usize = 30;
 
 /// See the module's text.
 #[derive(Debug)]
 pub(super) struct Windows {
-    /// How long the next one is, at least.
+    /// How long the next window is, at least.
     length: Duration,
-    /// Since when its bytes are counted, how many came, and for how long nothing was there.
+    /// Of the present window: since when its bytes are counted, how many came, and for how long nothing could be read.
     since: Moment,
     bytes: u64,
     idle: Duration,
-    /// The longest time in it without a byte.
+    /// The longest time without a byte in the present window.
     gap: Duration,
     /// When bytes last came.
     last: Option<Moment>,
     done: VecDeque<Window>,
-    /// The burst that comes now: since when, its bytes, and for how long nothing was there.
+    /// The present burst: since when, its bytes, and for how long nothing could be read.
     burst: (Moment, u64, Duration),
-    /// Bursts before it, each with the pause behind it.
+    /// Earlier bursts, each with the pause behind it.
     bursts: VecDeque<Window>,
 }
 

@@ -1,7 +1,7 @@
-//! A trace of what an agent heard about who leads, and what it decided, so that a history can be told again.
+//! A trace of what an agent was told about who leads, and what it decided, so that its history can be run again.
 //!
-//! An agent that records ([`Leadership::record`]) keeps its first [`MAX_RECORDED`] decisions. Told the same from the start, any other
-//! [`Leadership`] decides the same, in an agent, in the simulator or in a test: [`Trace::replay`] shows it. Questions that change nothing are
+//! An agent that records ([`Leadership::record`]) keeps its first [`MAX_RECORDED`] decisions. Any other [`Leadership`] that is told the same from
+//! the start decides the same, in an agent, in the simulator or in a test ([`Trace::replay`]). Questions that change nothing are
 //! not recorded.
 
 use darter_core::{BlobId, NodeId};
@@ -36,10 +36,10 @@ pub enum TraceInput {
     Found(Found),
 }
 
-/// The decision on one input.
+/// The decision on an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decided {
-    /// Nothing was asked.
+    /// None: the input was no question.
     Nothing,
     /// Yes or no.
     Whether(bool),
@@ -81,13 +81,13 @@ impl Leadership {
         self.recorded.get_or_insert_default();
     }
 
-    /// The trace that was kept, if one was to be.
+    /// The trace, if one is kept.
     pub fn trace(&self) -> Option<Trace> {
         let decisions = self.recorded.clone()?;
         Some(Trace { me: self.me, source: self.source, blob: self.blob, may_follow: self.may_follow, decisions })
     }
 
-    /// Tells it something, or asks it.
+    /// Tells it the input, or asks it the question, that `heard` stands for.
     pub fn hear(&mut self, heard: &TraceInput) -> Decided {
         match heard {
             TraceInput::Leads(leader) => self.set(*leader),

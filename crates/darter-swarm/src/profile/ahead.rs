@@ -1,21 +1,21 @@
-//! How much may be fetched ahead for profiles, by all openings of an agent together. Pure.
+//! How much all openings of an agent together may fetch ahead because of profiles. Pure.
 //!
-//! Blobs that are open can't be evicted, and a lead may say another list whenever the last one was fetched: so what one opening fetches is
-//! bounded whatever is said, and so is what all that are under way at a time fetch.
+//! Blobs that are open can't be evicted, and a lead may send another list whenever the last one was fetched. So there is a bound for what one
+//! opening fetches, whatever lists it is sent, and a bound for all openings that are under way at a time.
 
 use super::MAX_BYTES;
 
-/// One part of what the store may hold is fetched ahead at a time, so that starts do not push out all that is kept.
+/// One part in this of what the store may hold is fetched ahead at a time, so that starts do not push out all else that is kept.
 const STORE_PART: u64 = 4;
 
-/// The part of the store that openings under way have taken.
+/// How many bytes of the store the openings under way have taken.
 #[derive(Debug, Default)]
 pub struct Ahead {
     taken: u64,
 }
 
 impl Ahead {
-    /// Takes `bytes` for an opening that has `own` already. False, and nothing is taken, if there is no room for it in a store of this
+    /// Takes `bytes` for an opening that has already taken `own` bytes. Returns false, and takes nothing, if there is no room in a store of this
     /// `capacity`.
     pub const fn take(&mut self, own: &mut u64, bytes: u64, capacity: u64) -> bool {
         let room = capacity / STORE_PART;
@@ -27,7 +27,7 @@ impl Ahead {
         true
     }
 
-    /// An opening that had `own` bytes has ended.
+    /// An opening that had taken `own` bytes has ended.
     pub const fn give_back(&mut self, own: u64) {
         self.taken = self.taken.saturating_sub(own);
     }

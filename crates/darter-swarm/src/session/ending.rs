@@ -1,4 +1,4 @@
-//! How a blob's transfer comes to its end, and what others are told of it.
+//! How a blob's transfer ends, and what other agents are told of it.
 
 use darter_core::NodeId;
 use darter_protocol::{Failure, Message};
@@ -7,17 +7,17 @@ use super::hearing::PendingRequest;
 use super::{Output, Session};
 use crate::{Entering, Facts, Leader};
 
-/// Why an agent is not let in.
+/// The reason for which an agent is not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejection {
-    /// This agent follows it: two that follow each other would wait for each other.
+    /// This agent follows it: two agents that follow each other would wait for each other.
     Follows,
-    /// The blob has come to its end here.
+    /// The blob has ended here.
     Ended,
 }
 
 impl Session {
-    /// This agent can't lead the swarm to its end: the members look elsewhere.
+    /// This agent can't lead the swarm any further: the members are to look for another lead.
     pub(super) fn gives_up(&mut self, failure: &Failure, facts: &dyn Facts) {
         let to = self.member_nodes();
         if !to.is_empty() {
@@ -26,7 +26,7 @@ impl Session {
         }
     }
 
-    /// The bytes are thrown away, unless they are already; if it `tells` members, by them, too.
+    /// The bytes are deleted, unless they are being deleted already; if it `tells` members, they do the same.
     pub(super) fn dissolves(&mut self, tells: bool) -> bool {
         let begins = self.course.dissolves();
         if begins && tells {
@@ -36,7 +36,7 @@ impl Session {
         begins
     }
 
-    /// Says good-bye to the swarm.
+    /// Tells the swarm that this agent leaves.
     pub(super) fn leaves(&mut self, facts: &dyn Facts) {
         let blob = facts.blob();
         if let Leader::Node(lead) = self.leader() {
@@ -48,7 +48,7 @@ impl Session {
         }
     }
 
-    /// The last outputs: what is left to be said, no request stays open, and nobody waits to be let in.
+    /// The last outputs: messages that are still to be sent, withdrawals of all open requests, and rejections of nodes that wait to be admitted.
     pub fn end(&mut self) -> Vec<Output> {
         let mut outputs = std::mem::take(&mut self.outputs);
         outputs.retain(|it| {
@@ -59,20 +59,20 @@ impl Session {
         outputs
     }
 
-    /// Withdraws everything that is asked for.
+    /// Withdraws all open requests.
     pub(super) fn withdraw(&mut self) -> Vec<Output> {
         let asked = std::mem::take(&mut self.asked);
         asked.into_iter().map(|(request, PendingRequest { of, .. })| Output::Withdraw { request, of }).collect()
     }
 
-    /// Lets nobody in any more.
+    /// Admits none of the nodes that wait for it.
     pub(super) fn reject_waiting(&mut self, outputs: &mut Vec<Output>) {
         let waiting = self.books.as_mut().map(|books| books.take_entering()).unwrap_or_default();
         let reject = |Entering { node, request, .. }| Output::Reject { node, request, why: Rejection::Ended };
         outputs.extend(waiting.into_iter().map(reject));
     }
 
-    /// The members of the swarm that this agent leads, without itself; none if it leads none.
+    /// The members of the swarm that this agent leads, without itself; empty if it leads none.
     pub fn member_nodes(&self) -> Vec<NodeId> {
         let members = self.books.as_ref().map(|books| books.lead().members()).unwrap_or_default();
         members.into_iter().filter(|node| *node != self.me).collect()

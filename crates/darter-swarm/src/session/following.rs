@@ -1,4 +1,4 @@
-//! Following: the lead is this agent, another one, or nobody while a lead is looked for.
+//! Following: the lead is this agent, another one, or none while one is looked for.
 
 use darter_core::{LeadKey, Moment, NodeId};
 
@@ -16,7 +16,7 @@ impl Session {
         self.leadership.following()
     }
 
-    /// True if this was the last agent that was followed, and a seed.
+    /// True if `lead` was the last agent that was followed, and is a seed.
     pub fn has_left_seed(&self, lead: NodeId) -> bool {
         self.follows_seed && self.leadership.last_followed() == Some(lead)
     }
@@ -34,14 +34,14 @@ impl Session {
         self.change_lead(Leader::Me, None, now);
     }
 
-    /// An agent has let this one in: it is followed from now on, unless this one goes on to lead it. Returns true if it is followed.
+    /// An agent has admitted this one, which follows it from now on, unless this one goes on to lead that agent. Returns true if it is followed.
     pub(super) fn follow(&mut self, let_in: LetIn, facts: &dyn Facts, now: Moment) -> bool {
         let LetIn { lead, key, members_ask, neighbours, verdict, arrives } = let_in;
         if self.has_member(lead) && self.leadership.stays_lead_of(lead) {
             return false;
         }
         if self.leader() == Leader::Me {
-            // They were not told what came here meanwhile.
+            // These peers were not told of the pieces that came here meanwhile.
             self.to_meet.append(&mut self.met);
         }
         let is_again = self.leader() != Leader::Nobody || self.leadership.last_followed().is_some();
@@ -53,7 +53,7 @@ impl Session {
         self.picker.handle(Event::PeerLeft { peer: lead }, now);
         let met = &self.met;
         self.to_meet.retain(|node| !met.contains(node));
-        // Even those that were met before: they may have been told that they are no neighbours any more.
+        // Even peers that were met before: they may have been told that they are no longer neighbours.
         self.to_meet.extend(neighbours.iter().map(|info| info.node));
         self.outputs.push(Output::Dial(neighbours));
         self.to_meet.remove(&self.me);

@@ -1,9 +1,9 @@
-//! The pieces that members are sent: decided late, when there is room to send.
+//! The pieces that members are sent. They are chosen late, when there is room to send.
 //!
-//! A question with an answer, and no output: the sender has a free slot at this moment, for this member, and binds a piece to it or passes it on
-//! to another. And between the two halves of the question it looks at other blobs, with nothing of this one locked.
+//! This is a question with an answer and no output: the sender has a free slot at this moment, for this member, and either binds a piece to it or
+//! offers it to another member. Between the two halves of the question it asks other blobs, without a lock on this one.
 //!
-//! Invariant: a piece that was chosen counts as sent until its sender says that it was not ([`Input::Unsent`](super::Input::Unsent)).
+//! Invariant: a piece that was chosen counts as sent until its sender says that it did not arrive ([`Input::Unsent`](super::Input::Unsent)).
 
 use darter_core::{Moment, NodeId, PieceIndex};
 
@@ -13,7 +13,7 @@ use crate::lead::Wish;
 /// The answer to a member that asked for any piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// It was not let in here.
+    /// The member was not admitted here.
     NoMember,
     /// This piece is to be sent, and counts as sent.
     Send(PieceIndex),
@@ -26,7 +26,7 @@ pub enum Choice {
 }
 
 impl Session {
-    /// The first half of the answer to a member that asked for any piece: one that nobody has yet.
+    /// The first half of the answer to a member that asked for any piece: a piece that nobody has yet.
     pub(super) fn fresh_for(&mut self, node: NodeId, now: Moment) -> Choice {
         let Some(books) = self.books.as_mut().filter(|books| books.has(node)) else { return Choice::NoMember };
         let lead = books.lead_mut();
@@ -38,7 +38,7 @@ impl Session {
         Choice::Send(piece)
     }
 
-    /// The second half: one more copy of a piece, if it `may` be sent one.
+    /// The second half: one more copy of a piece, if a copy `may` be sent.
     pub(super) fn copy_for(&mut self, node: NodeId, may: bool, now: Moment) -> Choice {
         let Some(books) = self.books.as_mut().filter(|books| books.has(node)) else { return Choice::NoMember };
         let copy = if may { books.lead_mut().choose_copy(node, now) } else { None };
@@ -52,7 +52,7 @@ impl Session {
         self.books.as_mut().is_some_and(|books| books.gave_nothing(now))
     }
 
-    /// True if an ask of a member may be answered now; asks that stand need not be tried while it is false.
+    /// True if an ask of a member may be answered now; while it is false, asks that stand need not be tried.
     pub(super) fn has_any(&mut self, now: Moment) -> bool {
         self.books.as_mut().is_some_and(|books| books.lead_mut().may_give(now))
     }
@@ -71,7 +71,7 @@ impl Session {
         self.given.has(node, piece) || is_held() || is_no_help()
     }
 
-    /// A piece that a node asked for by name is being sent.
+    /// A piece that a node requested by name is being sent.
     pub(super) fn sending(&mut self, node: NodeId, piece: PieceIndex, now: Moment) {
         self.given.sends(node, piece);
         if let Some(books) = &mut self.books {
@@ -87,7 +87,7 @@ impl Session {
         }
     }
 
-    /// A piece can't be given from here any more, though it was here.
+    /// A piece that was here can't be given any more.
     pub(super) fn forgets(&mut self, piece: PieceIndex) {
         if let Some(books) = &mut self.books {
             books.lead_mut().disown(piece);

@@ -7,11 +7,11 @@ use super::seeking::Lost;
 use super::{Guilt, Input, Meeting, Output, Session};
 use crate::{Event, Facts, Leader, Loss, RequestId, Start};
 
-/// With this many outputs to be carried out, reports of others are not heard: they can be repeated for ever.
+/// While this many outputs wait to be carried out, reports of other agents are not heard: they can be repeated for ever.
 const MAX_OUTPUTS: usize = 4096;
 
-/// A lead that gives this many pieces in a row that are here already counts as one that gives nothing. It may not know yet what came from others,
-/// but it gives each piece once, and not many at a time.
+/// A lead that gives this many pieces in a row that are here already counts as one that gives nothing. It may not know yet which pieces came from
+/// others, but it gives each piece once, and not many at a time.
 const MAX_REPEATED: u32 = 64;
 
 /// A request under way.
@@ -30,7 +30,7 @@ impl PendingRequest {
 }
 
 impl Session {
-    /// Takes in what happened. Returns true if anything follows for now.
+    /// Handles an input. Returns true if anything follows from it now.
     pub(super) fn take_in(&mut self, input: Input, facts: &dyn Facts, now: Moment) -> bool {
         match input {
             Input::Said { by, message } => return self.hear(by, message, facts, now),
@@ -54,7 +54,7 @@ impl Session {
             }
             Input::Moved { request, bytes } => {
                 self.moved(request, bytes, now);
-                // It is told at every look, and changes nothing that would be done now.
+                // A reader says this each time, and it changes nothing that would be done now.
                 return false;
             }
             Input::Early { by, piece } => self.gives(by, piece),
@@ -68,7 +68,7 @@ impl Session {
                 self.leads(now);
                 self.open_books(start, desk, facts, now);
                 if facts.is_headed_last() {
-                    // For any part all of it has to be read.
+                    // To get any part, all of it has to be read.
                     self.gives_no_parts();
                 }
                 if let Some(books) = self.books.as_mut().filter(|_| start == Start::Fresh) {
@@ -128,7 +128,7 @@ impl Session {
             Input::Arrived => self.course.arrived(),
             Input::Sealed { verdict, by } => {
                 if !self.course.completes() {
-                    // It failed, or is thrown away, though its pieces are right.
+                    // The blob failed or is being deleted, though its pieces are right.
                     return false;
                 }
                 (self.verdict, self.checked_by) = (Some(verdict), by);
@@ -168,7 +168,7 @@ impl Session {
                 let (request, piece, bytes) = (came.request, came.piece, came.bytes);
                 self.picker.handle(Event::Received { request, piece, bytes }, now);
                 if let Some(lead) = self.following().filter(|lead| was_chosen && came.from == Some(*lead)) {
-                    // Before it chooses again it is to know what is here.
+                    // The lead is to know what is here before it chooses again.
                     self.news.tell_lead_at_once();
                     self.repeats(lead, facts, now);
                 }
@@ -207,7 +207,7 @@ impl Session {
         true
     }
 
-    /// A peer says something of the blob.
+    /// Handles a peer's message about the blob.
     fn hear(&mut self, by: NodeId, message: Message, facts: &dyn Facts, now: Moment) -> bool {
         let is_lead = self.following() == Some(by);
         match message {
@@ -218,7 +218,7 @@ impl Session {
                 false => Output::StartOver { lead: by, guilt: Guilt::Sure, reason },
             }),
             Message::Failed { failure, .. } if is_lead => return self.given_up(by, failure, facts, now),
-            // A lead that throws the blob away refuses requests for its pieces, and may be given up for that before it says why.
+            // A lead that deletes the blob refuses requests for its pieces, and may be left for that before it says why.
             Message::Refuted { expected, got, reader, .. } if is_lead || self.was_lead(by) => {
                 if !is_lead && self.has_read {
                     return false;
@@ -238,7 +238,7 @@ impl Session {
             Message::Lost { pieces, .. } => pieces.iter().for_each(|piece| self.lost_by(by, *piece, now)),
             Message::Part { .. } => {
                 self.parted(by, now);
-                // An agent that was let in says so to its lead by itself.
+                // An admitted agent says so to its lead by itself.
                 if !self.has_member(by) {
                     self.left(by);
                 }
@@ -255,13 +255,13 @@ impl Session {
             Message::AskHashes { from, .. } => {
                 self.questions.insert(by, from);
             }
-            // Said by a lead that is not followed any more, or of something that is over.
+            // Sent by a lead that is not followed any more, or about something that is over.
             _ => return false,
         }
         true
     }
 
-    /// The lead can't read the origin on.
+    /// The lead can't go on reading the origin.
     fn given_up(&mut self, lead: NodeId, failure: Failure, facts: &dyn Facts, now: Moment) -> bool {
         match failure.kind {
             FailureKind::Changed if facts.may_change() => self.outputs.push(Output::Superseded { by: lead, failure }),
@@ -281,7 +281,7 @@ impl Session {
         true
     }
 
-    /// The lead gave a piece that is here. It chooses what it gives: one that gives nothing else keeps this agent from the rest, and its cable busy.
+    /// The lead gave a piece that is here. It chooses what it gives: if it gives nothing else, it keeps this agent from the other pieces and its link busy.
     fn repeats(&mut self, lead: NodeId, facts: &dyn Facts, now: Moment) {
         self.repeated += 1;
         if self.repeated >= MAX_REPEATED && !self.picker.is_complete() {
@@ -301,14 +301,14 @@ impl Session {
         self.outputs.push(Output::Say { to: vec![to], message });
     }
 
-    /// Some members are no neighbours any more; others are, perhaps the same ones anew.
+    /// Some members are no longer neighbours; others are from now on, perhaps the same ones again.
     pub(super) fn dials(&mut self, add: Vec<PeerInfo>, gone: &[NodeId], now: Moment) {
         let named: Vec<NodeId> = add.iter().map(|info| info.node).collect();
         self.named(&named, gone, now);
         self.outputs.push(Output::Dial(add));
     }
 
-    /// True if `node` was the last that led, and nobody has since.
+    /// True if `node` was the last agent that led, and none has led since.
     pub fn was_lead(&self, node: NodeId) -> bool {
         self.leader() == Leader::Nobody && self.leadership.last_followed() == Some(node)
     }

@@ -14,7 +14,7 @@ use crate::{CheckedBy, Entering, Foresight, Loss, OriginReader, ReaderId, Reques
 #[derive(Clone, Debug)]
 #[expect(clippy::large_enum_variant, reason = "most are messages, and each is moved once")]
 pub enum Input {
-    /// A peer says something of the blob. Hashes are not taken from it: they are checked and stored first, with nothing locked
+    /// A peer sent a message about the blob. Hashes in it are not used: they are checked without a lock and stored first
     /// ([`Input::LeadTold`], [`Input::HashesAnswered`], [`Input::RunTaken`]).
     Said {
         /// The peer.
@@ -22,31 +22,31 @@ pub enum Input {
         /// The message.
         message: Message,
     },
-    /// The store has learned the hashes of these pieces, behind a gap perhaps.
+    /// The store has learned the hashes of these pieces, perhaps behind a gap.
     Learned(Range<u32>),
-    /// More is known of how long the blob is, or of its first hashes.
+    /// The blob's length, or more of its first hashes, has become known.
     Sized,
-    /// The lead told hashes, perhaps none, and perhaps its word for them and all before. The store has taken in what it could.
+    /// The lead sent hashes (zero is possible), and perhaps its proof for them and all before. The store has taken in those that it could.
     LeadTold {
-        /// The first piece of which it told the hash.
+        /// The piece of the first hash.
         first: u32,
         /// The number of hashes.
         count: u32,
-        /// The lead's word.
+        /// The lead's proof.
         proof: Option<Proof>,
-        /// Says if members have to ask each other for hashes, where the lead said so.
+        /// Whether members have to ask each other for hashes, if the lead said so.
         members_ask: Option<bool>,
-        /// True if the store took them.
+        /// True if the store took the hashes.
         is_taken: bool,
     },
-    /// A neighbour that was asked told hashes, which were looked at. Those that it proved are in the store.
+    /// A neighbour that was asked sent hashes, which were checked. Those that it proved are in the store.
     HashesAnswered {
         /// The neighbour.
         by: NodeId,
         /// Its answer.
         answer: HashAnswer,
     },
-    /// A run of hashes that a peer told may be taken, and is in the store.
+    /// A run of hashes that a peer sent was accepted, and is in the store.
     RunTaken {
         /// The peer.
         by: NodeId,
@@ -59,12 +59,12 @@ pub enum Input {
     LeadWaits {
         /// The lead.
         lead: NodeId,
-        /// How long its word for it counts.
+        /// The longest time for which it is believed.
         most: Duration,
     },
-    /// A node comes in here. The books are open.
+    /// A node is to be admitted here. The books are open.
     Enters {
-        /// The node, and its question.
+        /// The node, and its request.
         entering: Entering,
         /// Its place: rack, zone and region.
         place: Place,
@@ -73,7 +73,7 @@ pub enum Input {
         /// True if it wants the rest.
         wants: bool,
     },
-    /// A node holds these pieces and asks for none: it counts as a member, and need not know.
+    /// A node holds these pieces and asks for none: it counts as a member, and need not know of this.
     CountsIn {
         /// The node.
         node: NodeId,
@@ -82,35 +82,35 @@ pub enum Input {
         /// The pieces that it holds.
         held: PieceSet,
     },
-    /// Agents hold pieces, though the lead may not know of them: they are to be met.
+    /// Agents hold pieces of which the lead may not know: they are to be met.
     Found(Vec<PeerInfo>),
-    /// A peer is connected, which may be one to meet or to ask.
+    /// A peer is connected; it may be one to meet or to ask.
     Connected(NodeId),
     /// A peer's connection is gone. If it was a member here, it leaves; if it led, [`Input::LeadLost`] says so.
     Gone(NodeId),
-    /// The lead is lost, if it is this one.
+    /// `lead` is lost, if it was followed.
     LeadLost {
         /// The lead.
         lead: NodeId,
-        /// How.
+        /// How it was lost.
         loss: Loss,
-        /// Why, for people.
+        /// The reason, in words.
         why: String,
     },
     /// A seed is connected, perhaps again.
     SeedCame(NodeId),
-    /// An agent that was asked to lead lets this one in.
+    /// An agent that was asked to lead admits this one.
     LetIn(LetIn),
     /// This agent leads from now on. The books are opened, if they are not open.
     Leads {
-        /// Says if somebody led before.
+        /// Says whether another agent led before.
         start: Start,
-        /// The beginning of its books.
+        /// The state at which its books begin.
         desk: Desk,
     },
-    /// A member is to be let in here, also if this agent follows another lead.
+    /// A member is to be admitted here, also if this agent follows another lead.
     OpensBooks(Desk),
-    /// Pieces are lacking after all: somebody has to lead, or to read.
+    /// Pieces are lacking after all: some agent has to lead, or this one has to read.
     Resumes,
     /// A step of the search for a lead has ended ([`Output::Seek`](super::Output::Seek)).
     Sought(Sought),
@@ -127,7 +127,7 @@ pub enum Input {
     Moved {
         /// The request.
         request: RequestId,
-        /// How many bytes of it have come so far.
+        /// How many bytes of the answer have come so far.
         bytes: u32,
     },
     /// A piece came before its hash.
@@ -143,17 +143,17 @@ pub enum Input {
         request: RequestId,
         /// The agent that refuses.
         by: NodeId,
-        /// The piece that was asked for, or any.
+        /// The piece that was requested, or any.
         wanted: Wanted,
-        /// Why.
+        /// The reason.
         reason: Refusal,
     },
-    /// A request will not be answered: its holder can't be reached, say.
+    /// A request will not be answered, for example because its holder can't be reached.
     Unanswered {
         /// The request.
         request: RequestId,
     },
-    /// A piece was verified and stored that was lacking.
+    /// A piece that was lacking was verified and stored.
     Stored(Came),
     /// A piece came that is here already.
     Again(Came),
@@ -166,18 +166,18 @@ pub enum Input {
         /// The piece.
         piece: PieceIndex,
     },
-    /// Pieces that were held are not any more.
+    /// Pieces that were held are lacking now.
     Lacking(PieceSet),
     /// A piece was held, and can't be given any more.
     Forgotten(PieceIndex),
-    /// A piece is being sent that a peer asked for by name.
+    /// A piece that a peer requested by name is being sent.
     Sending {
         /// The peer.
         to: NodeId,
         /// The piece.
         piece: PieceIndex,
     },
-    /// There was nothing to send to a member that asked for any piece, and its ask is tried again when there may be
+    /// There was nothing to send to a member that asked for any piece. Its ask is tried again when there may be
     /// ([`Output::Give`](super::Output::Give)).
     AskStands,
     /// A piece that was being sent, or was chosen to be sent ([`Session::choose`](super::Session::choose)), did not arrive.
@@ -187,7 +187,7 @@ pub enum Input {
         /// The piece.
         piece: PieceIndex,
     },
-    /// A reader in order stands at a piece, and waits for some pieces from there on.
+    /// A reader in order stands at a piece, and waits for `count` pieces from there on.
     ReaderAt {
         /// The reader.
         reader: ReaderId,
@@ -200,67 +200,67 @@ pub enum Input {
     },
     /// These pieces will be needed, though nobody waits for them yet; until [`Input::ReaderGone`].
     Foreseen {
-        /// Names it; no reader's.
+        /// Names this expectation; differs from the id of every reader.
         reader: ReaderId,
         /// The first piece.
         piece: PieceIndex,
-        /// How many.
+        /// How many pieces.
         count: u32,
-        /// How it is known.
+        /// The reason to expect it.
         by: Foresight,
     },
     /// A reader is done.
     ReaderGone(ReaderId),
-    /// A reader waits for these pieces, wherever they are; or for none any more.
+    /// A reader waits for these pieces, wherever they are in the blob; or no longer waits for any.
     Wish {
         /// The reader.
         reader: ReaderId,
         /// The pieces.
         wish: Option<Wish>,
     },
-    /// The blob passes through without being stored whole: only what readers wait for is fetched.
+    /// The blob passes through without being stored as a whole: only pieces that readers wait for are fetched.
     Passes,
-    /// The blob's origin may be read by more than one connection. The first word counts.
+    /// The blob's origin may be read by more than one connection. The first such input counts.
     OriginBears {
-        /// By how many at a time, as far as they get more than fewer.
+        /// The number of connections at most, as far as they get more than fewer do.
         connections: u8,
-        /// If it was found out for another blob of the origin that more get nothing, they are not tried before this.
+        /// If another blob of the origin showed that more connections get no more, they are not tried before this moment.
         known_until: Option<Moment>,
         /// The length of the blob's pieces.
         piece_length: PieceLength,
         /// The blob's length.
         length: u64,
     },
-    /// Bytes of the origin came, though perhaps not a whole piece: something moves.
+    /// Bytes of the origin came, though perhaps not a whole piece: the blob does not stand still.
     OriginCame,
-    /// Bytes of the origin came on one of its connections, to be kept or not.
+    /// Bytes of the origin came on one of its connections, whether they are kept or not.
     OriginGave(Gave),
-    /// A reader has ended what it was given ([`Output::Read`](super::Output::Read)), or
-    /// could not begin it.
+    /// A reader has read what it was told to ([`Output::Read`](super::Output::Read)), or
+    /// could not begin.
     ReadEnded {
         /// The reader.
         reader: OriginReader,
     },
     /// One of several connections to the origin failed for a reason that may pass.
     OriginFailed {
-        /// When it began.
+        /// When the connection began.
         began: Moment,
-        /// Why, for people.
+        /// The reason, in words.
         why: String,
     },
-    /// The origin does not serve several connections: it answered a range with everything, or wants fewer requests.
+    /// The origin does not serve several connections: it answered a range with everything, or asks for fewer requests.
     OriginRefused {
-        /// Why, for people.
+        /// The reason, in words.
         why: String,
     },
     /// The origin refuses the credentials of every caller.
     OriginShut,
-    /// All of the origin is to be read, whatever is wanted.
+    /// All of the origin is to be read, whichever pieces are wanted.
     ReadsAll {
-        /// True if it can't be read but from its first byte on.
+        /// True if it can only be read from its first byte on.
         in_order: bool,
     },
-    /// The origin is asked for nothing for this time, since it asked for a pause.
+    /// The origin is not asked for anything for this time, since it asked for a pause.
     OriginRests(Duration),
     /// The origin asks to be left alone for this time: no reader asks it for anything meanwhile ([`Session::asked_to_rest`](super::Session)).
     OriginAsksForRest(Duration),

@@ -1,4 +1,4 @@
-//! Members that were let in here come, go, and say what they hold and miss. [`Books`] keeps them.
+//! The members that were admitted here: they come, go, and say which pieces they hold and miss. [`Books`] keeps this.
 
 use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Place};
 
@@ -6,12 +6,12 @@ use super::{Desk, Output, Rejection, Session};
 use crate::{Books, Entering, Facts, Opening, Phase, Speech, Start};
 
 impl Session {
-    /// True if anybody was let in here, or this agent leads.
+    /// True if an agent was admitted here, or this agent leads.
     pub fn has_books(&self) -> bool {
         self.books.is_some()
     }
 
-    /// The members that were let in here, and how many pieces each holds.
+    /// The members that were admitted here, and how many pieces each holds.
     pub fn member_holdings(&self) -> impl Iterator<Item = (NodeId, u32)> + '_ {
         self.books.iter().flat_map(|books| books.holdings())
     }
@@ -21,12 +21,12 @@ impl Session {
         self.books.as_ref().map_or(0, |books| books.lead().memory())
     }
 
-    /// True if a node was let in here, or is about to be, and has not left.
+    /// True if `node` was admitted here, or is about to be, and has not left.
     pub fn has_member(&self, node: NodeId) -> bool {
         self.books.as_ref().is_some_and(|books| books.has(node))
     }
 
-    /// Opens the books, also if this agent follows another lead; false if they are open.
+    /// Opens the books, also if this agent follows another lead. Returns false if they are open already.
     pub(super) fn open_books(&mut self, start: Start, desk: Desk, facts: &dyn Facts, now: Moment) -> bool {
         let Desk { place, seed, signer } = desk;
         if self.books.is_some() {
@@ -47,7 +47,7 @@ impl Session {
         };
         let mut books = Books::open(opening, facts, now);
         if start == Start::TakeOver {
-            // A neighbour that does not come to this lead, or comes late, holds it all the same.
+            // A neighbour that comes late or never to this lead holds its pieces all the same.
             for (neighbour, held) in self.picker.held_by_neighbours() {
                 if let Some(place) = facts.place(neighbour) {
                     books.count_in(neighbour, place, held);
@@ -58,12 +58,12 @@ impl Session {
         true
     }
 
-    /// A node comes in that stands there, holds these pieces, and wants the rest or not.
+    /// Admits a node at `place` that holds the pieces `held`, and `wants` the others or not.
     pub(super) fn enters(&mut self, entering: Entering, place: Place, held: &PieceSet, wants: bool) {
         let Entering { node, request, .. } = entering;
         let why = match self.course.phase() {
             Phase::Failed | Phase::Dissolving => Some(Rejection::Ended),
-            // An agent that holds all of it waits for nobody.
+            // An agent that holds all of it has nothing to wait for.
             Phase::Complete => None,
             _ => (!self.leadership.may_admit(node)).then_some(Rejection::Follows),
         };
@@ -74,14 +74,14 @@ impl Session {
         }
     }
 
-    /// Counts a node as a member that holds these pieces and asks for none; it need not know.
+    /// Counts a node as a member that holds the pieces `held` and asks for none; the node need not know of this.
     pub(super) fn count_in(&mut self, node: NodeId, place: Place, held: &PieceSet) {
         if let Some(books) = &mut self.books {
             books.count_in(node, place, held);
         }
     }
 
-    /// A member is gone.
+    /// A member left or was lost.
     pub(super) fn left(&mut self, node: NodeId) {
         self.hashes.left(node);
         if let Some(books) = &mut self.books {
@@ -108,14 +108,14 @@ impl Session {
         }
     }
 
-    /// A holder let this agent down: it leaves nothing to that one alone if it leads.
+    /// A holder failed this agent: if it leads, it does not rely on that holder alone for any piece.
     pub(super) fn doubts(&mut self, holder: NodeId) {
         if let Some(books) = &mut self.books {
             books.lead_mut().doubt(holder);
         }
     }
 
-    /// How many are in the swarm, as far as is known here.
+    /// How many agents are in the swarm, as far as known here.
     pub fn members(&self) -> usize {
         self.books.as_ref().map_or(self.met.len(), |books| books.member_count())
     }
@@ -125,7 +125,7 @@ impl Session {
         self.picker.held().contains(piece)
     }
 
-    /// True if others were let in here.
+    /// True if other agents were admitted here.
     pub fn leads_others(&self) -> bool {
         self.books.as_ref().is_some_and(|books| books.member_count() > 1)
     }
@@ -135,7 +135,7 @@ impl Session {
         self.books.as_ref().is_some_and(|books| books.lead().is_wanted())
     }
 
-    /// The messages that those who were let in here are to be sent now. This agent knows of its own neighbours by then.
+    /// The messages to send now to members that were admitted here. Changes of this agent's own neighbours have been applied by then.
     pub(super) fn speak(&mut self, facts: &dyn Facts, now: Moment) -> Speech {
         let Some(books) = &mut self.books else { return Speech::default() };
         let speech = books.speak(facts, self.hashes.chain(), self.verdict.as_ref(), now);

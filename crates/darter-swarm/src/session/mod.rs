@@ -1,34 +1,34 @@
-//! One agent's session in one swarm: everything that it decides about one blob.
+//! An agent's session in one swarm: everything that the agent decides about one blob.
 //!
-//! Events go in ([`Input`], [`Session::handle`]), actions come out ([`Output`], [`Session::poll`]), and [`Session::next_wakeup`] says when to look
-//! though nothing happens. The driver of a session asks for outputs after each input from which something follows, and does them one after the other.
+//! Events go in ([`Input`], [`Session::handle`]), actions come out ([`Output`], [`Session::poll`]), and [`Session::next_wakeup`] says when to poll
+//! although nothing happens. The driver of a session asks for outputs after each input from which something follows, and carries them out in order.
 //!
 //! | file | what lives there |
 //! |---|---|
 //! | `input`, `output` | [`Input`], [`Output`] |
-//! | `hearing` | [`Session::handle`]: what follows from each input |
-//! | `poll` | [`Session::poll`]: what is to be done now |
-//! | `following` | who leads (`leads`, `follow`, `lost_lead`): the picker asks it, hashes are proven by its key, news goes to it |
-//! | `neighbours` | who is met, asked for pieces and hashes, and told news |
-//! | `start`, [`trace`] | [`SessionStart`]; what it was told and did, so that it can be told again |
-//! | `ending`, `resting` | what others are told of an end, and of a pause that the origin asked for |
-//! | `seeking` | the search for a lead; what follows when one is lost |
-//! | `doubting` | doubts that others have of what is given and vouched for here |
-//! | `pieces` | what a holder has, by its answers; which pieces are here |
+//! | `hearing` | [`Session::handle`]: the consequences of each input |
+//! | `poll` | [`Session::poll`]: the outputs that are due now |
+//! | `following` | changes of the lead (`leads`, `follow`, `lost_lead`): the picker asks it, its key proves hashes, news goes to it |
+//! | `neighbours` | the agents that are met, asked for pieces and hashes, and told news |
+//! | `start`, [`trace`] | [`SessionStart`]; a record of its inputs and outputs, so that they can be run again |
+//! | `ending`, `resting` | what other agents are told when the blob ends, and when the origin asked for a pause |
+//! | `seeking` | the search for a lead; the consequences of losing one |
+//! | `doubting` | doubts of other agents about the pieces and the verdict that they got here |
+//! | `pieces` | which pieces a holder has, by its answers; which pieces are here |
 //! | `leading` | `Books`: members come, go, and say what they hold and miss |
-//! | `origin` | what is read of the origin, by which reader ([`Session::poll_origin`], [`Session::reads_on`]) |
-//! | `giving` | what members are sent that ask for any piece ([`Session::choose`]) |
-//! | `wants` | what is wanted, here and by members, and what the lead is told of it |
-//! | `telling` | what is told of pieces and hashes |
-//! | `watch` | [`Session::look`]: somebody is responsible for what is lacking, and nobody waits for ever |
+//! | `origin` | the pieces that are read from the origin, by which reader ([`Session::poll_origin`], [`Session::reads_on`]) |
+//! | `giving` | the pieces that are sent to members that ask for any piece ([`Session::choose`]) |
+//! | `wants` | the pieces that are wanted, here and by members, and what the lead is told of this |
+//! | `telling` | the news of pieces and hashes for other agents |
+//! | `watch` | [`Session::look`]: some agent is responsible for every lacking piece, and none waits for ever |
 //!
-//! Two agents are neighbours when both have said what they hold: each says so ([`Message::Meet`](darter_protocol::Message)) when it is
-//! named the other by its lead, or when the other meets it, and connected to it. The lead is nobody's neighbour: it is asked to choose.
+//! Two agents are neighbours when each has told the other which pieces it holds ([`Message::Meet`](darter_protocol::Message)). An agent does so when
+//! its lead names the other to it, or when the other does so first, and they are connected. The lead is nobody's neighbour: it is asked to choose pieces.
 //!
-//! Invariants: the picker, the hashes and the news go by the lead that [`Leadership`] says; a lead tells no news, since it gives of
-//! its own accord, and meets its neighbours anew when it follows another. Books are open from the first member on, also if this agent follows another lead.
+//! Invariants: the picker, the hashes and the news have the lead that [`Leadership`] has; a lead sends no news of its pieces, since it gives them
+//! unasked, and meets its neighbours anew when it follows another. Books are open from the first member on, also if this agent follows another lead.
 //!
-//! Nothing is told to the machines behind it but by inputs. Two questions are answered at once, since their askers can't wait for an
+//! The parts of a session are told things only by inputs. Two questions are answered at once, since whoever asks can't wait for an
 //! output: a sender with a free slot, and a reader with the next bytes of the origin in hand.
 //!
 //! Non-goals: connections and the store, which are the caller's.
@@ -86,71 +86,71 @@ use crate::{
 pub struct Session {
     me: NodeId,
     tuning: Tuning,
-    /// Which piece to ask of whom.
+    /// Which piece to request from which peer.
     picker: Picker,
     /// The leadership, as this agent sees it.
     leadership: Leadership,
     /// The step of the search for a lead that is under way.
     step: Option<Step>,
-    /// Agents that hold pieces, found by asking around: to be met when somebody leads.
+    /// Agents that hold pieces, found by a survey: to be met when an agent leads.
     found_holders: Vec<PeerInfo>,
     /// True if the lead, or the last one that was another agent, is a seed: its word is trusted.
     follows_seed: bool,
     /// True if a part of the blob was read from the origin here.
     has_read: bool,
-    /// How far the list of hashes goes.
+    /// The list of hashes.
     hashes: Hashes,
-    /// The members that are let in here, and what they are told.
+    /// The members that were admitted here, and what they are told.
     books: Option<Box<Books>>,
-    /// The readers of the origin, and their runs.
+    /// The readers of the origin, and the runs of pieces that they read.
     origin: Origin,
     /// The root and digest of the whole, once an agent has checked it.
     verdict: Option<Verdict>,
-    /// The agent that did.
+    /// The agent that checked it.
     checked_by: CheckedBy,
-    /// True if pieces that may be of two versions stand beside each other: the lead compares them before it checks the whole.
+    /// True if pieces of two versions may be here together: the lead compares them with the origin's before it checks the whole.
     compares: bool,
-    /// How far the blob is.
+    /// The phase that the blob is in.
     course: Course,
-    /// How long nothing has come.
+    /// For how long nothing has come.
     vigil: Vigil,
     /// The pause that the origin asked for.
     pause: Option<Pause>,
-    /// When members are told next that their lead reads the origin.
+    /// When members are next told that their lead waits for the origin.
     sign_due: Option<Moment>,
-    /// When that was last passed on.
+    /// When a lead's word that it waits for its origin was last passed on.
     passed_on: Option<Moment>,
-    /// Until when it wants to be asked for nothing.
+    /// Until when the origin asked not to be asked for anything.
     rest_until: Moment,
     wants: Wants,
     news: News,
-    /// Peers that were told what is held here.
+    /// Peers that were told which pieces are held here.
     met: BTreeSet<NodeId>,
-    /// Peers that are to be told, when they are connected.
+    /// Peers that are to be told which pieces are held here, when they are connected.
     to_meet: BTreeSet<NodeId>,
-    /// True if those that were met know that everything is wanted here.
+    /// True if the peers that were met know that everything is wanted here.
     told_all: bool,
     /// Requests under way.
     asked: BTreeMap<RequestId, PendingRequest>,
     doubts: Doubts,
     /// The pieces that peers were given from here.
     given: Given,
-    /// How many pieces the lead has given that were here, since one came that was not.
+    /// How many pieces in a row the lead has given that were here already.
     repeated: u32,
     /// The seed that led and said that the origin asks to slow down.
     limited_by: Option<NodeId>,
-    /// For each node the piece from whose hash on it asked, and was not answered yet.
+    /// For each node that asked for hashes and was not answered yet: the piece from whose hash on it asked.
     questions: BTreeMap<NodeId, u32>,
-    /// Outputs that go before anything else.
+    /// Outputs that go before all others.
     outputs: Vec<Output>,
-    /// True if it is to be polled before its time.
+    /// True if the session is to be polled before [`Session::next_wakeup`].
     is_due: bool,
     watch: Unattended,
     trace: Option<Box<trace::SessionTrace>>,
 }
 
 impl Session {
-    /// The session of agent `me`, which wants everything and has met nobody.
+    /// The session of agent `me`, which wants everything and has met no other agent.
     pub fn new(
         me: NodeId,
         picker: Picker,
@@ -198,12 +198,12 @@ impl Session {
         }
     }
 
-    /// It begins with what an earlier process found out of the whole, and with all of it or not.
+    /// Begins with the verdict that an earlier process found out, and with all of the blob or not.
     pub fn resumes(&mut self, verdict: Option<Verdict>, is_complete: bool) {
         (self.verdict, self.course) = (verdict, Course::new(is_complete));
     }
 
-    /// Which piece to ask of whom.
+    /// Which piece to request from which peer.
     pub const fn picker(&self) -> &Picker {
         &self.picker
     }
@@ -213,17 +213,17 @@ impl Session {
         &self.leadership
     }
 
-    /// How far the list of hashes goes.
+    /// The list of hashes.
     pub const fn hashes(&self) -> &Hashes {
         &self.hashes
     }
 
-    /// How far the blob is.
+    /// The phase that the blob is in.
     pub const fn course(&self) -> &Course {
         &self.course
     }
 
-    /// How long nothing has come.
+    /// For how long nothing has come.
     pub const fn vigil(&self) -> &Vigil {
         &self.vigil
     }
@@ -233,12 +233,12 @@ impl Session {
         (self.verdict.as_ref(), self.checked_by)
     }
 
-    /// True if pieces that may be of two versions stand beside each other.
+    /// True if pieces of two versions may be here together.
     pub const fn compares(&self) -> bool {
         self.compares
     }
 
-    /// This process has ended; what lies on its disk remains. It begins anew with `leadership`.
+    /// The process has ended, and what is on its disk remains. The session begins anew with `leadership`.
     pub fn restart(&mut self, leadership: Leadership, now: Moment) {
         (self.leadership, self.step, self.follows_seed) = (leadership, None, true);
         (self.books, self.origin) = (None, Origin::default());

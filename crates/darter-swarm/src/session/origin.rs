@@ -1,15 +1,15 @@
-//! The pieces that this agent reads of the origin while it leads, and its readers ([`OriginReader`]).
+//! The pieces that this agent reads from the origin while it leads, and its readers ([`OriginReader`]).
 //!
-//! A reader is *at work* from the moment at which it is given something ([`Output::Read`]) until its driver says that it has ended
+//! A reader is *at work* from the moment in which it is told to read something ([`Output::Read`]) until its driver says that it has ended
 //! ([`Input::ReadEnded`](super::Input::ReadEnded)); however it ended, the session then says what is to be read next. The [`Lead`](crate::Lead) plans
-//! what that is, and by how many connections; this module decides when a reader is given some of it.
+//! the pieces and the number of connections; this module decides when a reader is told to read some of them.
 //!
-//! [`Session::poll_origin`] is polled apart from everything else: a lead reads on with each piece that comes, and when it has nothing to say.
+//! [`Session::poll_origin`] is polled apart from all else: a lead reads on with each piece that comes, also when it has nothing to say.
 //! [`Session::reads_on`] is a question with an answer and no outputs: a reader that comes to a piece has the next bytes in hand, and either
 //! takes or drops them.
 //!
-//! Invariants: only a lead reads, and only while something is lacking or to be compared; no reader is given anything while it is at
-//! work; an origin that gives no parts by themselves is read by the reader of everything alone.
+//! Invariants: only a lead reads, and only while something is lacking or to be compared; no reader is told to read while it is at
+//! work; an origin that does not give single parts is read by the reader of everything alone.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,21 +20,21 @@ use super::{Output, Session};
 use crate::lead::OriginRun;
 use crate::{Books, Facts, Lead, Leader, OriginReader};
 
-/// The parts of it that an origin gives.
+/// Which parts of the blob an origin gives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Access {
-    /// Any.
+    /// Any part.
     #[default]
     Parts,
-    /// It is read from its first byte on: it gives no ranges, or nothing tells its versions apart.
+    /// It is read from its first byte on: it serves no ranges, or nothing tells its versions apart.
     InOrder,
 }
 
-/// The origin, as this agent has come to know it, and the readers that are at work.
+/// The origin, as far as this agent knows it, and the readers that are at work.
 #[derive(Debug, Default)]
 pub(super) struct Origin {
     access: Access,
-    /// True if it refuses the credentials of every caller: no answer is given but those that are open.
+    /// True if it refuses the credentials of every caller: it gives nothing but answers that are open already.
     is_shut_out: bool,
     at_work: BTreeSet<OriginReader>,
 }
@@ -46,40 +46,40 @@ pub struct AtPiece {
     pub reader: OriginReader,
     /// The piece that comes next.
     pub piece: PieceIndex,
-    /// True if all of the answer is read, and what is here of it is compared.
+    /// True if all of the answer is read, and the pieces of it that are here are compared.
     pub through: bool,
     /// True if the answer goes on to the blob's end.
     pub to_the_end: bool,
 }
 
-/// Says if a reader goes on with its answer.
+/// Whether a reader goes on with its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadsOn {
     /// It ends here.
     Ends,
     /// It goes on, as the plan says.
     Planned,
-    /// It goes on to the end of its answer, whatever is here or at others.
+    /// It goes on to the end of its answer, whichever pieces are here or at other agents.
     Through,
 }
 
-/// Bytes that came of the origin.
+/// Bytes that came from the origin.
 #[derive(Clone, Copy, Debug)]
 pub struct Gave {
-    /// Its reader, or the one that tries.
+    /// The reader to which they came, or the one that tries.
     pub reader: OriginReader,
-    /// How many.
+    /// How many bytes.
     pub bytes: u64,
-    /// How long they were waited for.
+    /// How long the reader waited for them.
     pub waited: Duration,
-    /// True if this agent's own limit held them up.
+    /// True if this agent's own limit delayed them.
     pub is_held_up: bool,
-    /// True if another blob gave back its part of the link to the origin since this was last said.
+    /// True if, since this was last said, another blob has ended that took a part of the link to the origin.
     pub others_gave_back: bool,
 }
 
 impl Session {
-    /// True while it is up to this agent to read by `reader`, though there may be nothing to read for now.
+    /// True while this agent is to read by `reader`, though there may be nothing to read at the moment.
     pub fn reads(&self, reader: OriginReader) -> bool {
         let lacks = !self.picker.is_complete();
         let gives_parts = self.origin.access == Access::Parts;
@@ -106,12 +106,12 @@ impl Session {
         self.may_read() && !self.origin.at_work.is_empty()
     }
 
-    /// How many connections read the origin now, those apart that try.
+    /// How many connections read the origin now, without those that only try.
     pub fn origin_readers(&self) -> usize {
         self.lead().map_or(0, Lead::readers)
     }
 
-    /// True if what somebody waits for can be read before what stands in front of it.
+    /// True if pieces for which a reader waits can be read before those in front of them.
     pub fn gives_parts(&self) -> bool {
         self.origin.access == Access::Parts
     }
@@ -128,13 +128,13 @@ impl Session {
         self.books.as_deref_mut().map(Books::lead_mut)
     }
 
-    /// Puts out what is to be read from now on.
+    /// Puts out what the readers are to read now.
     pub(super) fn read_next(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
         if !self.may_read() {
             return;
         }
         if self.lead().is_some_and(|lead| lead.connections() > 1) && facts.is_read_alone() {
-            // Or else whoever reads everything would ask for a stretch at a time, as if there were others.
+            // Otherwise the reader of everything would ask for a stretch at a time, as if there were other readers.
             self.lead_mut().into_iter().for_each(|lead| lead.origin_refused(now));
         }
         if let Some(number) = self.may_try(facts)
@@ -154,7 +154,7 @@ impl Session {
         }
     }
 
-    /// The run that a reader is given now, which it begins.
+    /// The run that a reader is to begin now.
     fn next_run(&mut self, reader: OriginReader, facts: &dyn Facts, now: Moment) -> Option<OriginRun> {
         if self.is_at_work(reader) || !self.reads(reader) {
             return None;
@@ -165,7 +165,7 @@ impl Session {
             return None;
         }
         let first = self.picker.held().first_missing_from(PieceIndex(0));
-        // All that is here behind the first gap is to be compared.
+        // All pieces here behind the first gap are to be compared.
         let all = OriginRun { first, end: None };
         let all = (reader == OriginReader::Everything && self.compares).then_some(all);
         let lead = self.lead_mut()?;
@@ -174,7 +174,7 @@ impl Session {
         Some(run)
     }
 
-    /// The connection, by its number, that may try now whether it gets more. The one that tried before may be at work on its stretch.
+    /// The number of the connection that may try now whether it gets more. The one that tried before may still read its stretch.
     fn may_try(&self, facts: &dyn Facts) -> Option<u8> {
         let is_due = self.lead().is_some_and(Lead::is_origin_trial_due);
         let number = (0..2).find(|number| !self.is_at_work(OriginReader::Beside(*number)))?;
@@ -211,7 +211,7 @@ impl Session {
         was_at_work
     }
 
-    /// Bytes of the origin came. Returns true if more or fewer connections follow from that.
+    /// Bytes came from the origin. Returns true if the number of connections changes because of this.
     pub(super) fn gave(&mut self, gave: Gave, facts: &dyn Facts, now: Moment) -> bool {
         let Gave { reader, bytes, waited, is_held_up, others_gave_back } = gave;
         let Some(lead) = self.lead_mut() else { return false };
@@ -226,7 +226,7 @@ impl Session {
         widening.is_some() || self.may_try(facts).is_some()
     }
 
-    /// Fewer connections may read from now on; says so if fewer do.
+    /// Lets fewer connections read from now on; puts out that, if fewer do.
     pub(super) fn narrows(&mut self, why: String, narrow: impl FnOnce(&mut Lead)) -> bool {
         let Some(lead) = self.lead_mut() else { return false };
         let before = lead.connections() + u8::from(lead.is_origin_tried());
@@ -238,7 +238,7 @@ impl Session {
         true
     }
 
-    /// All of the origin is read, and if `in_order`, from its first byte on and by nobody else.
+    /// All of the origin is to be read, and, if `in_order`, from its first byte on and by one reader.
     pub(super) fn reads_all(&mut self, in_order: bool, now: Moment) {
         if in_order {
             self.gives_no_parts();
@@ -251,12 +251,12 @@ impl Session {
         }
     }
 
-    /// It can't be read but from its first byte on.
+    /// The origin can only be read from its first byte on.
     pub(super) const fn gives_no_parts(&mut self) {
         self.origin.access = Access::InOrder;
     }
 
-    /// No caller's credentials are taken any more.
+    /// The origin no longer accepts any caller's credentials.
     pub(super) const fn is_shut_out(&mut self) {
         self.origin.is_shut_out = true;
     }

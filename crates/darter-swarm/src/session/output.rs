@@ -6,65 +6,65 @@ use darter_protocol::{Failure, Message, PeerInfo, Wanted};
 use super::Rejection;
 use crate::{Loss, OriginReader, OriginRun, RequestId, Step, Widening};
 
-/// How sure it is that an agent that led is not to be followed again.
+/// How certain it is that an agent which led must not be followed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guilt {
     /// An honest agent may have done that once.
     Perhaps,
     /// The agent blames the origin. An origin may change or fail, but seldom twice while one program opens it.
     BlamesOrigin,
-    /// The agent gave nothing, or took back what it led: no honest one does.
+    /// The agent gave nothing, or withdrew what it led: no honest one does.
     Sure,
 }
 
-/// A step for the driver of a session. Steps are taken in the order in which they are given.
+/// A step for the driver of a session. Steps are taken in the order of the outputs.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "most are messages, and each is moved once")]
 pub enum Output {
-    /// Say this to these agents.
+    /// Send this message to these agents.
     Say {
         /// The agents.
         to: Vec<NodeId>,
         /// The message.
         message: Message,
     },
-    /// Tell these agents why the blob is thrown away.
+    /// Tell these agents why the blob is deleted.
     SayDissolved {
         /// The agents.
         to: Vec<NodeId>,
     },
-    /// Answer an agent that it is not let in.
+    /// Answer an agent that it is not admitted.
     Reject {
         /// The agent.
         node: NodeId,
-        /// The number of its question.
+        /// The number of its request.
         request: u32,
-        /// Why.
+        /// The reason.
         why: Rejection,
     },
     /// Connect to these agents: they are to be met.
     Dial(Vec<PeerInfo>),
     /// Ask an agent for a piece.
     Ask {
-        /// Names the request in what follows.
+        /// Names the request in later inputs and outputs.
         request: RequestId,
         /// The agent.
         of: NodeId,
         /// The piece, or any that the agent chooses.
         wanted: Wanted,
-        /// True if a reader waits: to be sent before anything that is not urgent.
+        /// True if a reader waits: the request is to be sent before all that are not urgent.
         urgent: bool,
     },
-    /// Withdraw a request; an answer already on its way is still welcome.
+    /// Withdraw a request; an answer that is already under way is still used.
     Withdraw {
         /// The request.
         request: RequestId,
         /// The peer that was asked.
         of: NodeId,
     },
-    /// There may be more to give to members than when they were last given something.
+    /// There may be more to give to members than when members were last given something.
     Give,
-    /// Read this of the origin, and say when that has ended ([`Input::ReadEnded`](super::Input::ReadEnded)).
+    /// Read these pieces from the origin, and say when this has ended ([`Input::ReadEnded`](super::Input::ReadEnded)).
     Read {
         /// The reader, which is not at work.
         reader: OriginReader,
@@ -75,54 +75,54 @@ pub enum Output {
     Widened(Widening),
     /// Fewer connections read the origin, or try, than before.
     Narrowed {
-        /// How many did.
+        /// How many did before.
         before: u8,
-        /// How many do.
+        /// How many do now.
         after: u8,
-        /// Why, for people.
+        /// The reason, in words.
         why: String,
     },
-    /// All pieces are here: find out whether the whole is what it should be.
+    /// All pieces are here: find out whether the whole is right.
     Check,
     /// The whole is here and right.
     Completed,
-    /// Nobody was responsible for what is lacking. The consequences come next.
+    /// No agent was responsible for the lacking pieces. Outputs that follow mend this.
     Unattended,
-    /// Take this step to find a lead, and say how it ended ([`Input::Sought`](super::Input::Sought)); or lead
+    /// Take this step to find a lead, and report its result ([`Input::Sought`](super::Input::Sought)); or begin to lead
     /// ([`Input::Leads`](super::Input::Leads)).
     Seek(Step),
-    /// This seed does not lead, and is there again: ask it to.
+    /// This seed is connected again and does not lead: ask it to.
     Return(NodeId),
-    /// The lead is lost. The consequences come next, or another lead is looked for.
+    /// The lead is lost. Outputs with the consequences follow, or another lead is looked for.
     LeadLost {
         /// The lead.
         lead: NodeId,
-        /// How.
+        /// How it was lost.
         loss: Loss,
-        /// True if it let this agent down, and nothing else says so.
+        /// True if it failed this agent, and no other output says so.
         lets_down: bool,
-        /// Why, for people.
+        /// The reason, in words.
         why: String,
     },
-    /// Nothing bears out what this node said of the blob as its lead: throw all of it away, and begin anew.
+    /// Nothing confirms what this node, as the lead, said of the blob: delete all of it, and begin anew.
     StartOver {
         /// The node.
         lead: NodeId,
-        /// How sure it is that the node lies.
+        /// How certain it is that the node lied.
         guilt: Guilt,
-        /// Why, for people.
+        /// The reason, in words.
         reason: String,
     },
-    /// A node alone said what the pieces must be, and it is lost: throw away what it said.
+    /// A single node said what the pieces must be, and it is lost: forget what it said.
     EndTrust {
-        /// Why, for people.
+        /// The reason, in words.
         reason: String,
     },
-    /// Nothing came for too long: it ends.
+    /// Nothing came for too long: the transfer ends.
     EndStalled,
-    /// A holder let this agent down.
+    /// A holder failed this agent.
     Doubted(NodeId),
-    /// A peer sent a wrong piece, and is asked for nothing any more. The lead has heard of it, unless it is the peer itself.
+    /// A peer sent a wrong piece, and is not asked for anything any more. The lead has been told, unless it is the peer itself.
     Accused {
         /// The peer.
         peer: NodeId,
@@ -135,7 +135,7 @@ pub enum Output {
     Reported {
         /// The other member.
         peer: NodeId,
-        /// True if the peer is put aside, since others say so, too.
+        /// True if the peer is put aside, since other members say the same.
         put_aside: bool,
     },
     /// A peer says that it was given a wrong piece: compare the piece with its hash once more.
@@ -145,7 +145,7 @@ pub enum Output {
         /// The piece.
         piece: PieceIndex,
     },
-    /// A member found another digest than the one that the lead before this agent vouched for: hash the whole.
+    /// A member found another digest than that of the verdict which this agent has from the lead before it: hash the whole.
     RecheckWhole {
         /// The member.
         by: NodeId,
@@ -154,27 +154,27 @@ pub enum Output {
         /// The digest that the member found.
         got: Digest,
     },
-    /// The lead, a seed, asks the origin for nothing for a while, and nor would anybody else: give up.
+    /// The lead, a seed, does not ask the origin for anything for a while, and no other agent would: give up.
     GiveUp(Failure),
-    /// The lead found that the origin has another version now: throw this one away.
+    /// The lead found that the origin has another version now: delete this one.
     Superseded {
         /// The lead.
         by: NodeId,
-        /// Why.
+        /// The reason.
         failure: Failure,
     },
-    /// The lead, a seed, throws the blob away: so does this agent.
+    /// The lead, a seed, deletes the blob: delete it here, too.
     Dissolve {
-        /// Why, for people.
+        /// The reason, in words.
         reason: String,
     },
-    /// The lead, or the last one if nobody leads since, says that the content is not what its digest says. All of it came from that lead.
+    /// The lead, or the last one if none has led since, says that the content does not have its digest. All of it came from that lead.
     Refuted {
         /// The digest that was asked for.
         expected: Digest,
         /// The digest of the bytes that came.
         got: Digest,
-        /// The agent by whom the lead says that it was deceived itself.
+        /// The agent that, as the lead says, deceived the lead itself.
         reader: Option<NodeId>,
     },
 }

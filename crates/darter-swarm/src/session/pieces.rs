@@ -1,4 +1,4 @@
-//! Requests that are answered or not, and pieces that come and go.
+//! Requests with their ends, and pieces that come and go.
 
 use darter_core::{Moment, NodeId, PieceIndex};
 
@@ -25,22 +25,22 @@ impl Session {
         self.picker.handle(Event::Started { request, piece }, now);
     }
 
-    /// A piece of `giver` is on its way, or here before its hash: if that one leads, it knows the hash.
+    /// A piece of `giver` is on its way, or came before its hash: if `giver` leads, it knows the hash.
     pub(super) fn gives(&mut self, giver: NodeId, piece: PieceIndex) {
         if self.following() == Some(giver) {
             self.hashes.lead_showed(piece.0 + 1);
         }
     }
 
-    /// A request for a piece is refused, since the peer does not hold it. If this agent leads, somebody has to be found who does.
+    /// A request for a piece is refused, since the peer does not hold it. If this agent leads, another holder has to be found.
     pub(super) fn refused(&mut self, request: RequestId, peer: NodeId, piece: PieceIndex, now: Moment) {
         self.given.needs_again(peer, piece);
         self.picker.handle(Event::PeerLost { peer, piece }, now);
         self.failed(request, peer, piece, now);
     }
 
-    /// A request for a piece is not answered, since its holder can't be reached. If this agent leads, it leaves nothing to that one that
-    /// the origin can give, before it says again that it holds it.
+    /// A request for a piece is not answered, since its holder can't be reached. If this agent leads, it does not rely on that holder for pieces that
+    /// the origin can give, until the holder says again that it holds them.
     pub(super) fn failed(&mut self, request: RequestId, holder: NodeId, piece: PieceIndex, now: Moment) {
         self.picker.handle(Event::Failed { request }, now);
         if let Some(books) = &mut self.books {
@@ -66,7 +66,7 @@ impl Session {
         }
     }
 
-    /// A piece that was held is not any more.
+    /// A piece that was held is lacking now.
     pub(super) fn lacks(&mut self, piece: PieceIndex, now: Moment) {
         self.picker.handle(Event::Lost { piece }, now);
         self.news.went(piece);

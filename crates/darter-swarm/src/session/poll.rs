@@ -1,4 +1,4 @@
-//! Outputs that are due now, and the time to look again.
+//! The outputs that are due now, and when to poll again.
 
 use darter_core::{BlobId, Moment, NodeId};
 use darter_protocol::{Message, Wanted};
@@ -9,7 +9,7 @@ use crate::hashes::Reply;
 use crate::{Action, Checkable, Facts, Leader, Loss, Phase, PieceNews, RequestId, Teacher};
 
 impl Session {
-    /// True if pieces are lacking that somebody wants.
+    /// True if pieces that are wanted are lacking.
     pub fn is_fetching(&self) -> bool {
         self.course.is_fetching() && !self.is_at_rest()
     }
@@ -43,7 +43,7 @@ impl Session {
         }
     }
 
-    /// When to call [`Session::poll`] again though nothing happens.
+    /// When to call [`Session::poll`] again although nothing happens.
     pub fn next_wakeup(&self, now: Moment) -> Option<Moment> {
         let picker = self.picker.next_wakeup().filter(|_| self.course.asks());
         let books = self.books.as_ref().and_then(|books| books.next_wakeup(now));
@@ -59,11 +59,11 @@ impl Session {
 
     fn poll_picker(&mut self, facts: &dyn Facts, now: Moment) -> Vec<Output> {
         if !self.is_fetching() {
-            // A holder keeps them for ever otherwise.
+            // A holder would keep the requests for ever otherwise.
             return self.withdraw();
         }
         self.picker.share(facts.fetched(), now, |node| facts.standing(*node));
-        // In a large swarm most of its neighbours meet this agent by themselves, and it is told of few.
+        // In a large swarm most of its neighbours meet this agent by themselves, and the lead names it only a few.
         let least = if self.hashes.do_members_ask() { self.tuning.neighbours as usize } else { 0 };
         self.picker.expect((self.met.len() + self.to_meet.len()).max(least));
         let gives_parts = !self.wants.are_all() && self.following().is_some_and(|lead| facts.gives_parts(lead));
@@ -130,7 +130,7 @@ impl Session {
         self.meet_anew();
         let meets = self.meet(|node| facts.is_connected(node));
         if !meets.is_empty() {
-            // A member that wants parts says so: it is no rival for the rest.
+            // A member that wants parts says so: others do not count on it for the rest.
             let wants = self.course.phase() != Phase::Complete && self.is_all_wanted();
             let held = self.picker.held().clone();
             let message = Message::Meet { blob, held, known, wants };

@@ -1,5 +1,5 @@
-//! A lead that waits for its origin, since that asked for a pause, is slow, or serves other blobs: its members are told so every few seconds,
-//! and that is nobody's stall. A member that follows such a lead and is followed itself passes that on.
+//! A lead that waits for its origin, because that asked for a pause, is slow, or serves other blobs. It tells its members so every few seconds,
+//! and the time does not count as a stall. A member that follows such a lead and is followed itself passes this on.
 
 use std::time::Duration;
 
@@ -16,14 +16,14 @@ const SIGN_EVERY: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pause {
     until: Moment,
-    /// When the members were told last.
+    /// When the members were last told.
     told: Moment,
-    /// When to look again.
+    /// When to poll the pause again.
     due: Moment,
 }
 
 impl Session {
-    /// The origin is asked for nothing for `pause`.
+    /// The origin is not asked for anything for `pause`.
     pub(super) fn rests(&mut self, pause: Duration, now: Moment) {
         let until = now + pause;
         match &mut self.pause {
@@ -32,12 +32,12 @@ impl Session {
         }
     }
 
-    /// The origin asks all readers of this agent to leave it alone for `pause`.
+    /// The origin asked all readers of this agent to pause for `pause`.
     pub(super) fn is_asked_to_rest(&mut self, pause: Duration, now: Moment) {
         self.rest_until = self.rest_until.max(now + pause);
     }
 
-    /// For how long the origin is to be asked for nothing, as it said.
+    /// For how long the origin, as it asked, is not to be asked for anything.
     pub fn asked_to_rest(&self, now: Moment) -> Duration {
         self.rest_until.since(now)
     }
@@ -58,7 +58,7 @@ impl Session {
         (!to.is_empty()).then(|| Output::Say { to, message: sign(facts, books.members_ask()) })
     }
 
-    /// Tells the members that their lead reads, though a piece may take long.
+    /// Tells the members that their lead waits for the origin.
     fn poll_sign(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
         let has_members = || self.books.as_ref().is_some_and(|books| !books.others().is_empty());
         if self.leader() != Leader::Me || !self.course.is_open() || !has_members() {
@@ -86,12 +86,12 @@ impl Session {
         outputs.extend(self.sign(facts));
     }
 
-    /// The lead says that it waits for the origin: that time does not count, up to `most` of it.
+    /// The lead says that it waits for the origin: that time is not counted, up to `most`.
     pub(super) fn lead_waits(&mut self, lead: NodeId, most: Duration, facts: &dyn Facts, now: Moment) -> bool {
         let is_lead = self.following() == Some(lead);
         if is_lead {
             self.vigil.excuse(SIGN_EVERY, most);
-            // Never more often than a lead says it: those that follow each other in a circle would say it for ever.
+            // Not more often than a lead says it: agents that follow each other in a circle would say it for ever.
             if self.passed_on.is_none_or(|last| now >= last + SIGN_EVERY / 2) {
                 self.passed_on = Some(now);
                 let sign = self.sign(facts);

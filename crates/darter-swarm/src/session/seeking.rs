@@ -1,10 +1,10 @@
 //! The search for a lead. [`Leadership`](crate::Leadership) says the next step; the driver of the session takes it ([`Output::Seek`]) and
-//! tells how it ended ([`Sought`]).
+//! reports its result ([`Sought`]).
 //!
-//! A lead is lost when it fails, gives nothing, or knows nothing of this agent any more. The consequence depends on what it gave: a node whose word
-//! on the blob nothing bears out is left, and all that it said is thrown away.
+//! A lead is lost when it fails, gives nothing, or no longer knows this agent. The consequence depends on what it gave: if nothing confirms what a
+//! node said of the blob, the node is left and everything that it said is forgotten.
 //!
-//! Invariant: one step at a time; while somebody is looked for, a step is under way or the next one is said at the next
+//! Invariant: one step at a time; while a lead is looked for, a step is under way or the next one is put out at the next
 //! [`Session::poll`].
 
 use darter_core::{Moment, NodeId};
@@ -16,13 +16,13 @@ use crate::{Facts, Found, Leader, Loss, Phase, Step};
 /// How a step of the search for a lead ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sought {
-    /// It is done: the pause is over, or the agent that was asked has let this one in.
+    /// It is done: the pause is over, or the agent that was asked has admitted this one.
     Done,
-    /// Asking around came to this.
+    /// The survey's result.
     Found {
         /// Agents that lead, hold all or have a part.
         found: Found,
-        /// Agents that hold pieces, though whoever comes to lead may not know of them: they are met then.
+        /// Agents that hold pieces of which a new lead may not know: they are met then.
         holders: Vec<PeerInfo>,
     },
     /// The agent does not lead this one.
@@ -31,11 +31,11 @@ pub enum Sought {
     Silent(NodeId),
 }
 
-/// How a lead was lost, and what came of it.
+/// How a lead was lost.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lost {
     pub(super) loss: Loss,
-    /// True if it was followed in vain.
+    /// True if it was followed and gave nothing.
     pub(super) in_vain: bool,
     /// True if it is a seed that said itself that it can't go on.
     pub(super) is_given_up: bool,
@@ -49,7 +49,7 @@ impl Session {
         }
     }
 
-    /// A step has ended.
+    /// A step of the search has ended.
     pub(super) fn sought(&mut self, how: Sought, now: Moment) {
         self.step = None;
         match how {
@@ -67,9 +67,9 @@ impl Session {
         }
     }
 
-    /// Says the next step of the search, if one is due.
+    /// Puts out the next step of the search, if one is due.
     pub(super) fn poll_search(&mut self, facts: &dyn Facts, outputs: &mut Vec<Output>) {
-        // Once the bytes are thrown away it shows if somebody is still to be found.
+        // When the bytes have been deleted, it is known whether a lead is still needed.
         if !self.leadership.is_searching() || self.course.phase() == Phase::Dissolving {
             return;
         }
@@ -90,7 +90,7 @@ impl Session {
         }
     }
 
-    /// A seed is connected, perhaps again: it is asked to lead, unless a seed does.
+    /// A seed is connected, perhaps again: it is asked to lead, unless a seed leads already.
     pub(super) fn seed_came(&mut self, seed: NodeId, facts: &dyn Facts) -> bool {
         let may_lead = self.leadership.seed_came(seed, |lead| facts.is_seed(lead));
         if may_lead {
@@ -99,12 +99,12 @@ impl Session {
         may_lead
     }
 
-    /// A lead is lost, for this reason; false if it was not followed.
+    /// A lead is lost. Returns false if it was not followed.
     pub(super) fn loses(&mut self, lead: NodeId, loss: Loss, why: String, facts: &dyn Facts, now: Moment) -> bool {
         self.loses_it(lead, Lost { loss, in_vain: false, is_given_up: false }, why, facts, now)
     }
 
-    /// A lead is lost, for this reason; says what came of it.
+    /// A lead is lost. Returns how.
     pub(super) fn loses_it(
         &mut self,
         lead: NodeId,
@@ -127,7 +127,7 @@ impl Session {
             Loss::Failed => {
                 let is_arriving = self.course.phase() == Phase::Arriving;
                 let has_nothing_but_hashes = !is_arriving && holds_nothing && facts.known_count() > 0;
-                // Nothing bears out the hashes of a seed either of which nobody has a piece.
+                // Nothing confirms the hashes of a seed either, if nobody has a piece of them.
                 let nobody_holds = || self.picker.held_by_neighbours().all(|(_, held)| held.is_empty());
                 has_nothing_but_hashes && (!follows_seed || (is_given_up && nobody_holds()))
             }
@@ -143,7 +143,7 @@ impl Session {
             why: why.clone(),
         });
         if is_hearsay {
-            // A transfer that goes on by those hashes might never end.
+            // A transfer that goes on with those hashes might never end.
             let guilt = match loss {
                 Loss::Mute => Guilt::Sure,
                 _ if is_given_up => Guilt::BlamesOrigin,
@@ -158,9 +158,9 @@ impl Session {
         true
     }
 
-    /// Something is lacking that somebody is to see to.
+    /// Pieces are lacking: some agent has to be responsible for them.
     pub(super) fn goes_on(&mut self) {
-        // An agent that leads reads on by itself.
+        // An agent that leads goes on reading by itself.
         if self.leader() == Leader::Nobody {
             self.seek();
         }

@@ -6,7 +6,7 @@ use darter_protocol::Verdict;
 use super::Session;
 use crate::{Event, Hashes, Leadership, Picker, Tuning};
 
-/// The agent, the blob, and what is known and here of it.
+/// The agent, the blob, and which parts of it are known and here.
 #[derive(Clone, Debug)]
 pub struct SessionStart {
     /// The agent.
@@ -19,7 +19,7 @@ pub struct SessionStart {
     pub may_follow: bool,
     /// The length of its pieces.
     pub pieces: PieceLength,
-    /// The length of its pieces in bytes, of which a test may have others.
+    /// The length of its pieces in bytes; in a test it may differ from `pieces`.
     pub piece_bytes: u64,
     /// How many pieces it has, if that is known.
     pub total: Option<u32>,
@@ -44,7 +44,7 @@ pub struct SessionStart {
 }
 
 impl Session {
-    /// A session that has met nobody.
+    /// A session that has met no other agent.
     pub fn begin(start: SessionStart) -> Self {
         let SessionStart { me, source, blob, may_follow, pieces, piece_bytes, total, seed, tuning, now, .. } = start;
         let mut hashes = Hashes::new(blob, pieces, &start.hashes, seed as usize, tuning);

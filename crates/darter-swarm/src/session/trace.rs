@@ -1,10 +1,10 @@
-//! A trace of what a session was told and what it did, so that it can be told again.
+//! A trace of a session's inputs and outputs, so that they can be run again.
 //!
 //! A session that records ([`Session::record`]) keeps its first [`MAX_RECORDED`] calls: the input, what the store and the connections answered
-//! meanwhile ([`Facts`]), and what came out. Told the same from the start, any other session in its place does the same, in an agent, in the
-//! simulator or in a test: [`SessionTrace::diverges`] shows it.
+//! meanwhile ([`Facts`]), and the outputs. Any other session that is told the same from the start does the same, in an agent, in the
+//! simulator or in a test ([`SessionTrace::diverges`]).
 //!
-//! The calls are all that changes a session: inputs, outputs, looks, and the questions of those that read the origin and send pieces.
+//! The calls are all that changes a session: inputs, polls, looks, and the questions of readers of the origin and of senders of pieces.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -129,7 +129,7 @@ facts! {
     may_read_beside(number: u8) -> bool, MayReadBeside, or false;
 }
 
-/// Facts of which the answers are kept.
+/// Facts whose answers are recorded.
 struct Witness<'a> {
     facts: &'a dyn Facts,
     heard: RefCell<VecDeque<Fact>>,
@@ -141,10 +141,10 @@ impl Witness<'_> {
     }
 }
 
-/// Facts that are told again.
+/// Facts that give recorded answers.
 struct Replay {
     facts: RefCell<VecDeque<Fact>>,
-    /// True if something else was asked.
+    /// True if another question was asked than the recorded one.
     diverged: Cell<bool>,
 }
 
@@ -155,24 +155,24 @@ impl Replay {
 }
 
 impl SessionTrace {
-    /// The inputs that it was told.
+    /// The session's inputs.
     pub fn inputs(&self) -> impl Iterator<Item = &Input> {
         self.steps.iter().filter_map(|step| if let Call::Handle(input) = &step.call { Some(input) } else { None })
     }
 
-    /// Its outputs.
+    /// The session's outputs.
     pub fn outputs(&self) -> impl Iterator<Item = &Output> {
         let outputs =
             self.steps.iter().map(|step| if let Did::Outputs(outputs) = &step.did { &outputs[..] } else { &[] });
         outputs.flatten()
     }
 
-    /// Its answers to those that had room to send something.
+    /// The session's answers to senders with a free slot.
     pub fn choices(&self) -> impl Iterator<Item = Choice> {
         self.steps.iter().filter_map(|step| if let Did::Chose(choice) = step.did { Some(choice) } else { None })
     }
 
-    /// Its answers to readers of the origin that came to a piece.
+    /// The session's answers to readers of the origin that came to a piece.
     pub fn reads_on(&self) -> impl Iterator<Item = ReadsOn> {
         self.steps.iter().filter_map(|step| if let Did::ReadsOn(on) = step.did { Some(on) } else { None })
     }
@@ -182,7 +182,7 @@ impl SessionTrace {
         self.start = start;
     }
 
-    /// Tells all of it to another session in the same place. The number of the first call by which that does something else, if any.
+    /// Runs all calls on another session in the same place. Returns the number of the first call for which that session does something else, if any.
     pub fn diverges(&self) -> Option<usize> {
         let mut session = Session::begin(self.start.clone());
         self.steps.iter().position(|step| !step.is_done_again(&mut session))
@@ -224,18 +224,18 @@ impl Call {
 }
 
 impl Session {
-    /// Keeps what it is told and does from now on; it has just begun like this.
+    /// Records all calls from now on. The session has just begun with `start`.
     pub fn record(&mut self, start: SessionStart) {
         self.record_decisions();
         self.trace = Some(Box::new(SessionTrace { start, steps: Vec::new() }));
     }
 
-    /// Keeps what is decided about who leads from now on ([`Leadership::record`](crate::Leadership::record)).
+    /// Records the decisions on who leads from now on ([`Leadership::record`](crate::Leadership::record)).
     pub fn record_decisions(&mut self) {
         self.leadership.record();
     }
 
-    /// The trace, if one was kept.
+    /// The trace, if one is recorded.
     pub fn trace(&self) -> Option<&SessionTrace> {
         self.trace.as_deref()
     }
@@ -250,7 +250,7 @@ impl Session {
         }
     }
 
-    /// Tells the session what happened. Returns true if anything follows for now: [`Session::poll`] and [`Session::poll_origin`] say what.
+    /// Handles an input. Returns true if anything follows from it now: [`Session::poll`] and [`Session::poll_origin`] say what.
     pub fn handle(&mut self, input: Input, facts: &dyn Facts, now: Moment) -> bool {
         let follows = if self.records() {
             let witness = Witness { facts, heard: RefCell::default() };
@@ -264,7 +264,7 @@ impl Session {
         follows
     }
 
-    /// The outputs that are due now, in this order: the driver carries out one after the other, so that a peer hears of a neighbour's
+    /// The outputs that are due now. The driver carries them out in this order, so that a peer is told of a neighbour's
     /// pieces when it knows the neighbour, and a member of hashes in the order of the pieces.
     pub fn poll(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {
         self.is_due = false;
@@ -286,13 +286,13 @@ impl Session {
         self.keep(now, Call::PollOrigin, witness, Did::Outputs(outputs[before..].to_vec()));
     }
 
-    /// True if the session is to be polled though its time has not come ([`Session::next_wakeup`]): something has happened from which
-    /// something follows.
+    /// True if the session is to be polled before its time ([`Session::next_wakeup`]): something has happened that has
+    /// consequences.
     pub const fn is_due(&self) -> bool {
         self.is_due
     }
 
-    /// Looks for what is due though no input says so.
+    /// Looks for what is due although no input says so.
     pub fn look(&mut self, seen: Seen, facts: &dyn Facts, now: Moment) {
         if !self.records() {
             return self.look_around(seen, facts, now);
@@ -302,7 +302,7 @@ impl Session {
         self.keep(now, Call::Look(seen), witness, Did::Nothing);
     }
 
-    /// A reader with an open answer comes to a piece: says if it goes on. Asked before each piece of an answer.
+    /// A reader with an open answer comes to a piece. Returns whether it goes on; to be asked before each piece of an answer.
     pub fn reads_on(&mut self, at: AtPiece, facts: &dyn Facts, now: Moment) -> ReadsOn {
         if !self.records() {
             return self.comes_to(at, facts, now);
@@ -313,7 +313,7 @@ impl Session {
         reads_on
     }
 
-    /// There is room to send something to a node that asked for any piece: the piece that it should get now, of those that nobody has
+    /// There is room to send a piece to a node that asked for any. Returns the piece that it should get now, of those that nobody has
     /// yet.
     pub fn choose(&mut self, node: NodeId, now: Moment) -> Choice {
         let choice = self.fresh_for(node, now);
@@ -321,23 +321,23 @@ impl Session {
         choice
     }
 
-    /// The piece that a node should get, after [`Choice::MayCopy`], of those that others have; nothing if it `may` not get one, for the
-    /// sake of another blob.
+    /// The piece that a node should get after [`Choice::MayCopy`], of those that others have; none if it `may` not get one because of
+    /// another blob.
     pub fn choose_copy(&mut self, node: NodeId, may: bool, now: Moment) -> Choice {
         let choice = self.copy_for(node, may, now);
         self.note(now, Call::ChooseCopy(node, may), Did::Chose(choice));
         choice
     }
 
-    /// True if an ask for any piece may be answered now; asks that stand need not be tried while it is false. When time alone may change
-    /// that is said by [`Session::next_wakeup`] then.
+    /// True if an ask for any piece may be answered now; while it is false, asks that stand need not be tried. When time alone may change
+    /// it, [`Session::next_wakeup`] says so.
     pub fn may_give(&mut self, now: Moment) -> bool {
         let may = self.has_any(now);
         self.note(now, Call::MayGive, Did::MayGive(may));
         may
     }
 
-    /// Keeps a call that asks for no facts.
+    /// Records a call that asks for no facts.
     fn note(&mut self, at: Moment, call: Call, did: Did) {
         if self.records()
             && let Some(trace) = &mut self.trace

@@ -1,11 +1,11 @@
-//! Wants for the blob: everything, or what a few readers wait for.
+//! Which pieces of the blob are wanted: all, or only those for which readers wait.
 //!
-//! A reader of a lone range says what it waits for, a window at a time. The lead is told, and reads that of the origin before anything else. As soon
-//! as somebody wants everything, here or elsewhere, all of it is fetched. A blob of which nobody wants anything is
-//! *at rest*: it is open, and nothing moves.
+//! A reader of a single range says which pieces it waits for, a window at a time. The lead is told, and reads these from the origin before all
+//! others. As soon as a program here or elsewhere wants everything, all of it is fetched. A blob of which nobody wants anything is
+//! *at rest*: it is open, and nothing is fetched.
 //!
-//! Invariants: the lead that is followed is told of every change. An older lead is not told, reads everything, and so gives what is waited
-//! for in the end.
+//! Invariants: the present lead is told of every change. A lead of an older release is not told, reads everything, and so gives the pieces that
+//! are waited for in the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,12 +20,12 @@ use crate::{Books, Event, Leader, ReaderId, Wish};
 #[derive(Debug)]
 pub(super) struct Wants {
     everything: bool,
-    /// True if there was a time when not everything was wanted.
+    /// True if there was a time when only parts were wanted.
     was_partial: bool,
     wishes: BTreeMap<ReaderId, Wish>,
-    /// The wants that the followed lead was told last.
+    /// The wants that the present lead was last told.
     told: Option<(bool, Vec<Wish>)>,
-    /// True if the lead may take this agent for one that wants less than it does.
+    /// True if the lead may take this agent to want less than it does.
     is_unsure: bool,
     /// Members whose wishes the picker was told.
     for_members: BTreeSet<ReaderId>,
@@ -43,7 +43,7 @@ impl Wants {
         }
     }
 
-    /// True if somebody on this host wants everything.
+    /// True if a program on this host wants everything.
     pub(super) const fn are_all(&self) -> bool {
         self.everything
     }
@@ -58,25 +58,25 @@ impl Wants {
         self.wishes.values().copied().collect()
     }
 
-    /// Another lead, or none: it has been told nothing.
+    /// The lead changed: the new one, if any, has been told nothing.
     pub(super) fn lead_changed(&mut self) {
         self.told = None;
     }
 
-    /// The lead may go by a request to be let in that was for a part, for another program here: it is told again.
+    /// The lead may have the wants from a request to be admitted that was for a part, made for another program here: it is told again.
     pub(super) const fn are_told_again(&mut self) {
         self.is_unsure = true;
     }
 }
 
 impl Session {
-    /// Nobody on this host wants everything, from the start.
+    /// No program on this host wants everything, from the start.
     pub fn wants_parts(&mut self, now: Moment) {
         (self.wants.everything, self.wants.was_partial) = (false, true);
         self.picker.handle(Event::Wants(false), now);
     }
 
-    /// A program of this host wants everything. If the blob `passes` through, readers fetch it all the same. Returns true if that is new.
+    /// A program on this host wants everything. If the blob `passes` through, its readers fetch all of it. Returns true if this is new.
     pub(super) fn wants_all(&mut self, passes: bool, now: Moment) -> bool {
         if std::mem::replace(&mut self.wants.everything, true) {
             return false;
@@ -90,7 +90,7 @@ impl Session {
         true
     }
 
-    /// A reader on this host waits for these pieces, or for none any more. Returns true if that is new.
+    /// A reader on this host waits for these pieces, or no longer waits for any. Returns true if this is new.
     pub(super) fn wish(&mut self, reader: ReaderId, wish: Option<Wish>, now: Moment) -> bool {
         let before = match wish {
             Some(wish) => self.wants.wishes.insert(reader, wish),
@@ -103,7 +103,7 @@ impl Session {
         is_new
     }
 
-    /// A member says what it wants.
+    /// A member says which pieces it wants.
     pub(super) fn member_wants(
         &mut self,
         node: NodeId,
@@ -115,25 +115,25 @@ impl Session {
         let lead = books.lead_mut();
         lead.wants(node, everything);
         lead.wish(node, &wishes.iter().map(heard).collect::<Vec<_>>(), now);
-        // Its ask for any piece may have come before.
+        // The member's ask for any piece may have come earlier.
         if lead.has_fresh_for(node, now) {
             self.outputs.push(Output::Give);
         }
     }
 
-    /// True if nobody wants anything of the blob, here or among those that were let in.
+    /// True if nobody wants anything of the blob, neither here nor among members admitted here.
     pub fn is_at_rest(&self) -> bool {
         let is_idle = |books: &Books| !books.lead().reads_everything() && books.lead().wishes().next().is_none();
         let wants_nothing = !self.wants.everything && self.wants.wishes.is_empty() && !self.picker.has_hints();
         wants_nothing && self.books.as_ref().is_none_or(|books| is_idle(books))
     }
 
-    /// True if everything is wanted, here or among those that were let in.
+    /// True if everything is wanted, here or among members admitted here.
     pub fn is_all_wanted(&self) -> bool {
         self.wants.everything || self.books.as_ref().is_some_and(|books| books.lead().reads_everything())
     }
 
-    /// Lets the wishes of members come here first, where this agent follows another lead.
+    /// Fetches what members wish for here first, if this agent follows another lead.
     pub(super) fn read_for_members(&mut self, now: Moment) {
         let follows = matches!(self.leader(), Leader::Node(_));
         let wishes = match &self.books {
@@ -146,7 +146,7 @@ impl Session {
         let mut wishes = wishes;
         wishes.sort_by_key(|(_, wish)| wish.within);
         let mut readers = BTreeSet::new();
-        // One reader stands for a member: where it waits least patiently.
+        // One reader stands for a member: its most urgent wish.
         for (node, wish) in wishes {
             let reader = reader_for(node);
             if readers.insert(reader) {
@@ -170,7 +170,7 @@ impl Session {
         }
         (self.wants.told, self.wants.is_unsure) = (Some(now.clone()), false);
         let (everything, mut wishes) = now;
-        // The wishes that do not go in can wait longest.
+        // The wishes for which there is no room in the message are the least urgent.
         wishes.sort_by_key(|wish| wish.within);
         let wishes = wishes.into_iter().take(MAX_WISHES).map(told).collect();
         Some(Message::Want { blob, everything, wishes })
@@ -183,7 +183,7 @@ fn reader_for(node: NodeId) -> ReaderId {
     ReaderId(1 << 63 | u64::from_le_bytes(half.try_into().expect("half of sixteen bytes")))
 }
 
-/// A wish as it is told.
+/// A wish as it is sent.
 fn told(wish: Wish) -> darter_protocol::Wish {
     let within = u32::try_from(wish.within.as_millis()).unwrap_or(u32::MAX);
     darter_protocol::Wish { first: wish.first, end: wish.end, within_ms: within }

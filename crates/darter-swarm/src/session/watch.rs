@@ -1,9 +1,9 @@
-//! Some agent is responsible for every piece that is lacking, and nobody waits for ever.
+//! Some agent is responsible for every piece that is lacking, and no agent waits for ever.
 //!
-//! A complete blob may lack a piece again: the disk damaged it, or somebody cut the file off. The driver of a session that lacks something looks
-//! about once a second whether somebody leads, so that no sequence of events can leave a piece with nobody to fetch it; and whether anything came. A
-//! node that leads and gives nothing is left ([`Vigil`]). A seed's word counts, and it is waited for as long as a blob may stand still; then it is left, too.
-//! A blob of which nothing comes for that long ends once nobody is left who would lead it.
+//! A complete blob may come to lack a piece: the disk damaged it, or its file was cut off. While pieces are lacking, the driver of a session checks
+//! about once a second that some agent leads, so that no sequence of events can leave a piece with nobody to fetch it; and that bytes come. A
+//! node that leads and gives nothing is left ([`Vigil`]). A seed's word counts: it is left only when the blob has been stalled for the time that is allowed.
+//! A blob of which nothing comes for that long ends once there is no agent left that would lead it.
 //!
 //! Non-goals: how long a single request to a peer may take ([`Picker`](crate::Picker)).
 
@@ -14,35 +14,35 @@ use darter_core::{Moment, NodeId};
 use super::{Output, Session};
 use crate::{Awaited, Facts, Leader, Loss, Phase, Vigil};
 
-/// How often a session that lacks something is looked at.
+/// How often a session that lacks pieces is checked.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// An agent that has not looked for longer was stopped, or its host slept: that time counts for nobody's silence.
+/// An agent that has not checked for longer than this was stopped, or its host slept: that time does not count as the silence of others.
 const MAX_UNSEEN: Duration = Duration::from_secs(3);
 
-/// Nothing may come of several leads, one after the other, for this many times as long as of one lead.
+/// Nothing may come from several leads, one after the other, for this many times as long as from one lead.
 const MAX_STALLS: u32 = 4;
 
-/// How long nobody may lead before somebody is to see to it: that comes about by itself right after an event.
+/// How long there may be no lead before this agent looks for one: normally it does right after an event.
 const MAX_UNATTENDED: Duration = Duration::from_secs(2);
 
-/// Facts that a session's driver sees, and the session does not.
+/// Facts that the driver of a session knows, and the session does not.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
-    /// True if nobody waits for anything of others, though pieces are lacking: the session is at rest ([`Session::is_at_rest`]), the blob passes
-    /// through while its readers have something to read, or this agent itself is at work on what is waited for, and gets on.
+    /// True if no reader waits for other agents, though pieces are lacking: the session is at rest ([`Session::is_at_rest`]), the blob passes
+    /// through while its readers have something to read, or this agent itself is at work on the pieces that are waited for, and makes progress.
     pub is_idle: bool,
-    /// How long nothing may come of what one lead does, if there is a limit.
+    /// How long nothing may come while one agent leads, if there is a limit.
     pub stall: Option<Duration>,
     /// How long an origin may take to answer.
     pub origin: Duration,
 }
 
-/// When a session was last looked at.
+/// When the session was last checked.
 #[derive(Debug)]
 pub(super) struct Unattended {
     looked: Moment,
-    /// Since when nobody has been responsible for what is lacking.
+    /// Since when no agent has been responsible for the lacking pieces.
     unattended: Option<Moment>,
 }
 
@@ -72,7 +72,7 @@ impl Session {
         }
         let is_led = self.leader() != Leader::Me;
         if seen.stall.is_some_and(|most| is_led && self.vigil.waited_in_all(now) >= most * MAX_STALLS) {
-            // Leads that come and go may do so for ever.
+            // The changes of lead might go on for ever.
             return self.outputs.push(Output::EndStalled);
         }
         if seen.stall.is_some_and(|most| self.vigil.stood_still(now) >= most) {
@@ -88,7 +88,7 @@ impl Session {
             self.loses(lead, Loss::Mute, why, facts, now);
             return;
         }
-        // An agent that leads reads what is lacking, at each poll.
+        // An agent that leads reads the lacking pieces, at each poll.
         let is_attended = self.leader() != Leader::Nobody || self.leadership.is_searching();
         if is_attended {
             self.watch.unattended = None;
@@ -103,12 +103,12 @@ impl Session {
         self.goes_on();
     }
 
-    /// When to look again.
+    /// When to check again.
     pub fn look_due(&self) -> Option<Moment> {
         self.course.is_open().then(|| self.watch.looked + LOOK_EVERY)
     }
 
-    /// True if nothing has come for longer than it may since a node that leads let this agent in.
+    /// True if `lead` is a node that let this agent in, and nothing has come for longer than allowed since.
     fn is_mute(&self, lead: NodeId, origin: Duration, facts: &dyn Facts, now: Moment) -> bool {
         if facts.is_seed(lead) || self.course.phase() == Phase::Dissolving || self.picker.is_complete() {
             return false;
