@@ -1,13 +1,13 @@
 //! Plans for further connections to the origin, if several get more than one.
 //!
 //! The reader of everything goes on from the first piece that nobody has, a *stretch* at a time, also while it is the only one. Each other
-//! connection reads the next stretch that nobody reads, behind the one that the first reader is at; so what comes first in the blob comes first,
-//! and none of them has to be broken off. A second connection is tried with such a stretch, whose bytes are kept.
+//! connection reads the next stretch that nobody reads, behind the one of the first reader. So the beginning of the blob comes first,
+//! and no answer has to be broken off. A second connection is tried with such a stretch, whose bytes are kept.
 //!
-//! A connection that is much slower than the others keeps its stretch longer than all others theirs. So one that finds nothing left to read takes
-//! the end of that stretch (see [`rests`](super::rests)).
+//! A connection that is much slower than the others keeps its stretch for longer than all others theirs. So a connection that finds nothing left to
+//! read takes the end of that stretch (see [`rests`](super::rests)).
 //!
-//! Invariant: as everywhere here, no piece is read by two readers at a time.
+//! Invariant: as everywhere in this module, no piece is read by two readers at a time.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::lead::{Lead, OriginReader, OriginRun};
 
 impl Lead {
     /// A blob of `length` bytes may be read by up to `connections` at a time, as far as more of them get more. Only the first call counts.
-    /// If it was found out for another blob of the origin that more get nothing, they are not tried before `known_until`.
+    /// If another blob of the origin showed that more connections get no more, they are not tried before `known_until`.
     pub(crate) fn read_by(
         &mut self,
         connections: u8,
@@ -35,8 +35,8 @@ impl Lead {
         }
     }
 
-    /// Bytes came of the origin, for a reader of everything or one beside it, or of a trial for the first one beside it. They came after a wait of
-    /// `waited`. Says whether more or fewer connections read from now on.
+    /// Bytes came from the origin after a wait of `waited`: for the reader of everything, for a further one, or for a trial, which counts as the first
+    /// further one. Returns whether more or fewer connections read from now on.
     pub(crate) fn origin_came(
         &mut self,
         reader: OriginReader,
@@ -61,7 +61,7 @@ impl Lead {
         self.readings.everything && self.readings.breadth.is_trial_due()
     }
 
-    /// The connection of this number tries: the stretch that it reads, which it begins with this; `None` where none is left, or it would tell
+    /// Connection number `number` tries: the stretch that it reads from now on; `None` if there is none left, or it would tell
     /// nothing.
     pub(crate) fn origin_trial(&mut self, number: u8, known: &PieceSet, now: Moment) -> Option<OriginRun> {
         let (piece_length, length) = self.readings.lengths?;
@@ -73,12 +73,12 @@ impl Lead {
         Some(run)
     }
 
-    /// The agent's own limit holds the origin up: no number of connections gets more.
+    /// The agent's own limit delays the origin's bytes: no number of connections gets more.
     pub(crate) const fn origin_held_up(&mut self) {
         self.readings.breadth.held_up();
     }
 
-    /// Another blob gave back its part of the link to the origin: this one gets more from now on, whether connections are limited or not.
+    /// Another blob that took a part of the link to the origin has ended: this one gets more from now on, whether connections are limited or not.
     pub(crate) fn origin_given_back(&mut self, now: Moment) {
         self.readings.breadth.given_back(now);
     }
@@ -103,7 +103,7 @@ impl Lead {
         self.readings.breadth.connections()
     }
 
-    /// Bytes that are lacked, about.
+    /// About how many bytes are lacking.
     pub(super) fn left(&self) -> u64 {
         let pieces = self.total.unwrap_or_default().saturating_sub(self.pieces.own.len());
         self.readings.lengths.map_or(0, |(piece_length, _)| u64::from(pieces) * piece_length.bytes())
@@ -122,7 +122,7 @@ impl Lead {
         end.map_or(stretch, |end| end.min(stretch))
     }
 
-    /// The pieces that a connection reads beside the reader of everything.
+    /// The pieces that a connection reads in addition to the reader of everything.
     pub(super) fn plan_beside(&mut self, number: u8, known: &PieceSet, now: Moment) -> Option<OriginRun> {
         if number + 1 >= self.connections() || !self.readings.everything {
             return None;

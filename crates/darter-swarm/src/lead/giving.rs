@@ -1,9 +1,9 @@
-//! Which piece a member is sent that asked for any piece.
+//! Which piece is sent to a member that asked for any piece.
 //!
 //! A piece that nobody has goes first, since the time of a swarm is near its bound only while the lead sends every piece once before it sends any
 //! twice. Copies come after a pause: by then, members pass most pieces on by themselves. A piece that is late, or was lost on the way, is given again.
 //!
-//! Invariant: a piece that is sent is counted as sent until its receiver confirms it, or does not for too long.
+//! Invariant: a piece that is sent is counted as sent until its receiver confirms it, or has not confirmed it for too long.
 //!
 //! Non-goals: room to send, which is the caller's; members that keep what they are given (`standing`).
 
@@ -15,7 +15,7 @@ use crate::lead::Lead;
 use crate::tuning::Tuning;
 
 impl Lead {
-    /// A piece that nobody has yet, for a member that asked for any piece and for which an upload slot is free. It is counted as sent: say
+    /// A piece that nobody has yet, for a member that asked for any piece and for which an upload slot is free. It is counted as sent: call
     /// [`Lead::unsent`] if it did not arrive. `None` if there is none for this member now: the ask stands, and is worth another try after
     /// anything changed, and at [`Lead::next_wakeup`].
     pub(crate) fn choose_fresh(&mut self, node: NodeId, now: Moment) -> Option<PieceIndex> {
@@ -34,8 +34,8 @@ impl Lead {
         Some(piece)
     }
 
-    /// One more copy of a piece, for a member for which no blob has a piece that nobody has yet ([`Lead::choose_fresh`]): the piece sent least, of
-    /// those that were not sent for a while, then the one held by fewest, ties by chance. Counted as sent.
+    /// One more copy of a piece, for a member for which no blob has a piece that nobody has yet ([`Lead::choose_fresh`]). Of the pieces that were not
+    /// sent for a while: the piece sent least often, then the one with the fewest holders, ties by chance. It is counted as sent.
     pub(crate) fn choose_copy(&mut self, node: NodeId, now: Moment) -> Option<PieceIndex> {
         let slot = self.members.slot(node)?;
         if now < self.settled {
@@ -52,8 +52,8 @@ impl Lead {
         piece
     }
 
-    /// True if an ask may be answered now; asks that stand need not be tried while it is false. When time alone may change that is said by
-    /// [`Lead::next_wakeup`] then.
+    /// True if an ask may be answered now; while it is false, asks that stand need not be tried. [`Lead::next_wakeup`] then says when time alone may
+    /// change it.
     pub(crate) fn may_give(&mut self, now: Moment) -> bool {
         if now < self.settled {
             return false;
@@ -77,8 +77,8 @@ impl Lead {
         self.copies_from <= now
     }
 
-    /// True if there is a piece that nobody has yet and that `node` lacks, even if it is left to quicker ones: while there is, a copy of
-    /// anything else would keep the lead from sending it.
+    /// True if there is a piece that nobody has yet and that `node` lacks, even if it is left to quicker members: while there is one, a copy of
+    /// another piece would keep the lead from sending it.
     pub(crate) fn has_fresh_for(&self, node: NodeId, now: Moment) -> bool {
         now >= self.settled && self.members.slot(node).is_some_and(|slot| self.fresh_for(slot).is_some())
     }
@@ -98,13 +98,13 @@ impl Lead {
         not_late.or_else(|| first(&|_| true))
     }
 
-    /// True if a member's requests for named pieces are answered behind those of others: it says that it holds the piece, tells of nothing that it is given, keeps
-    /// that to itself, or names what others have and passes on nothing. A member that starts something waits for what it names, and is gone soon.
+    /// True if a member's requests for named pieces are answered behind those of others: it says that it holds the piece, does not tell of the pieces that it
+    /// is given, keeps them to itself, or names pieces that others have and passes on none. A member that starts a program waits for what it names, and is gone soon.
     pub(crate) fn goes_last(&self, node: NodeId, piece: PieceIndex, now: Moment) -> bool {
         let Some(slot) = self.members.slot(node) else { return false };
         let member = self.members.get(slot);
         let patience = slow_delivery(self.delivery, &self.tuning) * 2;
-        // One that never told of any is owed no more before it does.
+        // A member that never told of a piece is given no time for the latest ones.
         let counts = |(_, since): &&(PieceIndex, Moment)| !member.tells || *since + patience <= now;
         let untold = member.untold as usize + member.coming.iter().filter(counts).count();
         let most = if member.tells { self.tuning.untold_of_one_that_told } else { self.tuning.untold } as usize;
@@ -117,8 +117,8 @@ impl Lead {
         now < member.slow_until || member.aside || member.standing.keeps
     }
 
-    /// True if a member has to do with what others hold: it is slow to receive, and so to pass on, and quicker ones take all that there is
-    /// to give.
+    /// True if a member has to make do with pieces that others hold: it is slow to receive, and so to pass on, and quicker members take all the pieces
+    /// that nobody has.
     fn leaves_to_others(&self, slot: usize, now: Moment) -> bool {
         self.is_slow(slot, now) && now < self.quick_given + self.copy_pause() && self.pieces.first_fresh().is_some()
     }
@@ -147,7 +147,7 @@ impl Lead {
         let undelivered = self.deliveries.front().map(|(sent, ..)| *sent + self.delivery_patience());
         let late = self.fresh_deliveries.front().map(|(sent, ..)| *sent + slow_delivery(self.delivery, &self.tuning));
         let late = late.filter(|_| !self.delivery.is_zero());
-        // What is left to quicker members now.
+        // The pieces that are left to quicker members now.
         let left = self.pieces.first_fresh().map(|_| self.quick_given + self.copy_pause());
         let due = [undelivered, late, left, self.kept_due(), Some(self.copies_from)].into_iter().flatten().min();
         let soon = now + self.tuning.copy_floor / 4;
@@ -156,12 +156,12 @@ impl Lead {
             Some(self.look_again.filter(|before| now < *before).map_or(again, |before| before.min(again)));
     }
 
-    /// How long a member may take to confirm what it was sent.
+    /// How long a member may take to confirm a piece that it was sent.
     fn delivery_patience(&self) -> Duration {
         (self.delivery * self.tuning.delivery_factor).max(self.tuning.delivery_floor)
     }
 
-    /// Gives a piece that nobody has, and that its receiver takes long to confirm, to another as well: a slow member passes it on late, and
+    /// If a receiver takes long to confirm a piece that nobody else has, the piece is given to another as well: a slow member passes it on late, and
     /// until then readers in order stand still before it.
     fn look_for_late(&mut self, now: Moment) {
         if self.delivery.is_zero() {
@@ -175,7 +175,7 @@ impl Lead {
             let slot = self.members.slot(node);
             let Some(slot) = slot.filter(|slot| self.members.get(*slot).is_coming(piece)) else { continue };
             self.pieces.change(piece, |state| state.late += 1);
-            // A member that starts something waits for each piece: one that confirms nothing costs the others one such time, not one for each.
+            // A member that starts a program waits for each piece: one that confirms nothing costs the others this time once, and not for each piece.
             let member = self.members.get_mut(slot);
             if member.parts.is_some() {
                 member.slow_until = now + self.tuning.slow_for;
@@ -183,7 +183,7 @@ impl Lead {
         }
     }
 
-    /// A piece that was sent long ago and never confirmed was lost on the way, or did not verify: it may be given again, to
+    /// A piece that was sent long ago and never confirmed was lost on the way, or failed verification: it may be given again, to
     /// the same member too.
     fn forget_undelivered(&mut self, now: Moment) {
         let patience = self.delivery_patience();
@@ -200,8 +200,8 @@ impl Lead {
         }
     }
 
-    /// How long after its last sending a piece is sent again that at most one member holds. Where members tell soon, since they are few, that
-    /// is sooner than for other pieces: the holder may keep the piece to itself, or answer late.
+    /// How long after its last sending a piece that at most one member holds is sent again. In a small swarm, where members tell soon what they hold, this
+    /// is shorter than for other pieces: the holder may keep the piece to itself, or answer late.
     fn lonely_pause(&self) -> Duration {
         let usual = (self.delivery * self.tuning.copy_factor).max(self.tuning.copy_floor);
         let is_told_soon = self.members.count() <= self.tuning.neighbours_few as usize;
@@ -216,7 +216,7 @@ impl Lead {
         if self.share < self.tuning.copy_share { pause * self.tuning.copy_factor_when_minor } else { pause }
     }
 
-    /// The pauses of pieces and of those that at most one member holds, for a member that wants parts. That the lead lacks pieces is no reason to wait: it reads what somebody waits for.
+    /// The pauses of pieces, and of those that at most one member holds, for a member that wants parts. They are not longer while the lead lacks pieces: it reads those that somebody waits for.
     fn pauses_of_parts(&self) -> (Duration, Duration) {
         let usual = (self.delivery * self.tuning.copy_factor).max(self.tuning.copy_floor);
         let is_minor = self.share < self.tuning.copy_share;

@@ -1,6 +1,6 @@
-//! The tracker of one swarm, and what its seed sends to whom.
+//! The tracker of one swarm, and which piece its seed sends to which member.
 //!
-//! A lead normally runs at the seed; when no seed lives, at a node that the others elect. It knows all members and
+//! A lead normally runs at the seed; when no seed is up, at a node that the others elect. It knows all members and
 //! what they hold, gives each its neighbours, answers asks for "any piece" *late*, when there is room to send, and
 //! says what must be read from the origin. Its state is soft: members tell it again after a change of lead.
 //!
@@ -15,13 +15,13 @@
 //! | file | |
 //! |---|---|
 //! | `beside` | what further connections to the origin read |
-//! | `giving` | which piece a member is sent |
-//! | `members` | who is here, and who is whose neighbour (`members/links.rs`) |
-//! | `notices` | what members have to be told of their neighbours |
-//! | `origin` | what is read of the origin next, by which connection |
+//! | `giving` | which piece is sent to a member that asked for any |
+//! | `members` | the members, and which of them are neighbours (`members/links.rs`) |
+//! | `notices` | changes of neighbours, until members are told of them |
+//! | `origin` | what is read from the origin next, by which connection |
 //! | `pieces` | holders, copies sent, gaps for the origin |
-//! | `rests` | what slow connections to the origin leave to others |
-//! | `standing` | members that hold and do not give |
+//! | `rests` | the end of a slow connection's stretch, which another connection reads |
+//! | `standing` | members that hold pieces and do not give them |
 
 mod beside;
 mod giving;
@@ -64,9 +64,9 @@ pub enum Start {
 pub enum OriginReader {
     /// Reads everything that nobody has.
     Everything,
-    /// Reads what somebody waits for.
+    /// Reads the pieces that somebody waits for.
     Errands,
-    /// Reads beside the reader of everything: another connection, by its number from 0.
+    /// Reads as well as the reader of everything: a further connection, by its number from 0.
     Beside(u8),
 }
 
@@ -75,7 +75,7 @@ pub enum OriginReader {
 pub struct OriginRun {
     /// The first piece.
     pub first: PieceIndex,
-    /// One past the last; `None` for "to the end of the blob".
+    /// One past the last piece; `None` for "to the end of the blob".
     pub end: Option<PieceIndex>,
 }
 
@@ -88,21 +88,21 @@ pub(crate) struct Lead {
     pieces: Pieces,
     members: Members,
     random: Random,
-    /// Deliveries by time, receiver and piece, oldest first; a confirmed one stays until its time is over.
+    /// Deliveries by time, receiver and piece, oldest first; a confirmed one stays until its time has passed.
     deliveries: VecDeque<(Moment, NodeId, PieceIndex)>,
-    /// Those of pieces that nobody had, while they are not late.
+    /// Deliveries of pieces that nobody had, while they are not late.
     fresh_deliveries: VecDeque<(Moment, NodeId, PieceIndex)>,
-    /// Before this nothing is sent or read: members are still saying what they hold.
+    /// Before this moment nothing is sent or read: members are still saying what they hold.
     settled: Moment,
-    /// Average time from sending a piece to the receiver's word that it has it.
+    /// Average time from the sending of a piece to its receiver's confirmation.
     delivery: Duration,
     /// When a member that is not slow was last given a piece that nobody had.
     quick_given: Moment,
-    /// The share of the pieces that members came to hold which the lead sent, of late.
+    /// The lead's share, of late, in all pieces that members came to hold.
     share: f32,
-    /// Before this no piece was last sent long enough ago to be sent again.
+    /// No piece may be sent again before this moment.
     copies_from: Moment,
-    /// When an ask that found nothing is worth another try.
+    /// When an ask for which there was no piece is worth another try.
     look_again: Option<Moment>,
     readings: Readings,
     /// Observations of members as holders.
@@ -142,11 +142,11 @@ impl Lead {
         self.members.set_total(total);
     }
 
-    /// A node says that it is here, what it holds, and whether it wants the whole blob. Joining again replaces what
-    /// was known of it. The lead's own node joins too if it fetches pieces from members (after a take-over): it is
-    /// told of neighbours, they are not told of it, and what it holds is said by [`Lead::own`] alone.
+    /// A node joins: it says what it holds, and whether it wants the whole blob. If it joins again, what was known of it is replaced.
+    /// The lead's own node joins too if it fetches pieces from members (after a take-over): it is told of neighbours, which are not told of it, and
+    /// only [`Lead::own`] says what it holds.
     pub(crate) fn join(&mut self, node: NodeId, place: Place, held: &PieceSet, wants: bool) {
-        // News of its former neighbours that it was not told yet goes out with the rest.
+        // Changes of its former neighbours that it was not told yet are told together with the new ones.
         self.remove(node);
         let most = if node == self.me { 0 } else { self.total.unwrap_or(MAX_PIECES) };
         let held = held.iter().filter(|piece| piece.0 < most).collect();
@@ -157,14 +157,14 @@ impl Lead {
         self.members.link_up(slot);
     }
 
-    /// Lets in a node ([`join`](Self::join)) that takes its notice at once ([`Lead::take_notice`]): where members are many, those that it
-    /// is to meet are not told of it.
+    /// Admits a node ([`join`](Self::join)) that is told of its neighbours at once ([`Lead::take_notice`]): in a large swarm these
+    /// are not told of it.
     pub(crate) fn let_in(&mut self, node: NodeId, place: Place, held: &PieceSet, wants: bool) {
         self.members.comes(node);
         self.join(node, place, held, wants);
     }
 
-    /// A node is gone, or its connection is.
+    /// A node left, or its connection is lost.
     pub(crate) fn leave(&mut self, node: NodeId) {
         self.remove(node);
         self.readings.leave(node);
@@ -217,7 +217,7 @@ impl Lead {
         }
     }
 
-    /// Takes note of how long a piece was on its way to a member. It begins as an average one, so that a single late piece tells nothing
+    /// Notes how long a piece was on its way to a member. A member's average begins with that of all, so that a single late piece counts for little
     /// unless it is very late.
     fn delivered(&mut self, slot: usize, took: Duration, now: Moment) {
         let usual = if self.delivery.is_zero() { took } else { self.delivery };
@@ -243,9 +243,9 @@ impl Lead {
     }
 
     /// `reporter` got a wrong piece from `suspect`. Reports of two different nodes, or the lead's own, put the suspect
-    /// aside: it is nobody's neighbour and counts as no holder. A member that reports just loses the suspect as its
-    /// own neighbour. A member that reports too many others is not heeded, and whom it helped to put aside is taken in again. True
-    /// when this report put the suspect aside.
+    /// aside: it is nobody's neighbour and does not count as a holder. A single member that reports only loses the suspect as its
+    /// own neighbour. The reports of a member that reports too many others do not count, and members that were put aside because of them are taken in again. Returns
+    /// true if this report put the suspect aside.
     pub(crate) fn report(&mut self, reporter: NodeId, suspect: NodeId) -> bool {
         let Reported { convicts, cleared } = self.members.report(reporter, suspect);
         for slot in cleared {
@@ -260,8 +260,8 @@ impl Lead {
         convicts
     }
 
-    /// Two members that are neighbours cannot reach each other: neither is expected to get anything from the other, and in a large
-    /// swarm each gets another neighbour in its place. Until one of them leaves.
+    /// Two neighbours cannot reach each other: until one of them leaves, neither is expected to get anything from the other, and in a large
+    /// swarm each gets another neighbour instead.
     pub(crate) fn part(&mut self, one: NodeId, other: NodeId) {
         self.members.part(one, other);
     }
@@ -271,7 +271,7 @@ impl Lead {
         self.pieces.set_own(piece, true);
         let Piece { holders, sent, .. } = self.pieces.get(piece);
         if holders > 0 && sent == 0 {
-            // It does not count as one that nobody has, and is to be sent at once all the same.
+            // The piece does not count as one that nobody has, and is to be sent at once all the same.
             self.copies_from = Moment::ZERO;
         }
     }
@@ -281,7 +281,7 @@ impl Lead {
         self.pieces.set_own(piece, false);
     }
 
-    /// A piece is being sent that a member asked for by name.
+    /// A piece that a member asked for by name is being sent.
     pub(crate) fn sending(&mut self, node: NodeId, piece: PieceIndex, now: Moment) {
         if let Some(slot) = self.members.slot(node) {
             self.contradicts_itself(slot, piece);
@@ -294,7 +294,7 @@ impl Lead {
     fn count_sent(&mut self, slot: usize, piece: PieceIndex, now: Moment) {
         self.members.note_crossing(slot, piece, now);
         let member = self.members.get_mut(slot);
-        // A second copy on its way to one member is never told of when it arrives.
+        // The arrival of a second copy at a member is never confirmed.
         let counts = !member.held.contains(piece) && !member.is_coming(piece);
         if counts {
             member.coming.push((piece, now));
@@ -311,7 +311,7 @@ impl Lead {
         });
     }
 
-    /// A piece counted as sent did not get there.
+    /// A piece that was counted as sent did not arrive.
     pub(crate) fn unsent(&mut self, node: NodeId, piece: PieceIndex) {
         let Some(slot) = self.members.slot(node) else { return };
         if self.members.get_mut(slot).take_coming(piece).is_some() {
@@ -335,12 +335,12 @@ impl Lead {
         }
     }
 
-    /// Takes the notices that members have to be given now.
+    /// Takes the notices to send to members now.
     pub(crate) fn take_notices(&mut self, now: Moment) -> Vec<Notice> {
         self.members.take_notices(now)
     }
 
-    /// When the next notice has to be given, as far as was seen when they were last taken.
+    /// When the next notice is to be sent, as far as known when notices were last taken.
     pub(crate) fn notices_due(&self) -> Option<Moment> {
         self.members.notices_due()
     }

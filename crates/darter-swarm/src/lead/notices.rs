@@ -1,10 +1,10 @@
-//! Which neighbours each member gained and lost, gathered until it is told.
+//! Which neighbours each member gained and lost, gathered until the member is told.
 //!
-//! A newcomer is put into the middle of existing links, which is news to three dozen members. In a large swarm these notices wait a moment
+//! A newcomer is spliced into existing links, which changes the neighbours of three dozen members. In a large swarm these notices wait a moment
 //! ([`Tuning::tell_links_pause`](crate::Tuning::tell_links_pause)), since thousands of newcomers in a second would be half a million
-//! messages. The newcomer itself is told at once, and meets its neighbours by itself. Before that nobody was told of it.
+//! messages. The newcomer itself is told at once, and meets its neighbours by itself. No neighbour was told of it before that.
 //!
-//! Invariants: a notice says what changed since its receiver was last told; a peer that was lost and gained again is in both lists, and
+//! Invariants: a notice contains what changed since its receiver was last told; a peer that was lost and gained again is in both lists, and
 //! was lost first.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -12,18 +12,18 @@ use std::time::Duration;
 
 use darter_core::{Moment, NodeId, Place};
 
-/// A member has to be told of neighbours that it lost, and then of those that it gained.
+/// A member has to be told of neighbours that it lost, and of those that it gained after that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Notice {
     /// The member to be told.
     pub to: NodeId,
     /// Former neighbours that it was told of.
     pub lost: Vec<NodeId>,
-    /// Its new neighbours: they tell each other what they hold. After a change of lead some of them may have been so before.
+    /// Its new neighbours: both are to tell each other what they hold. After a change of lead some of them may have been neighbours before.
     pub gained: Vec<NewNeighbour>,
 }
 
-/// Another member that one should know.
+/// Another member that the member is to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NewNeighbour {
     /// The neighbour's id.
@@ -40,9 +40,9 @@ pub(super) struct Notices {
     by_member: BTreeMap<NodeId, Notice>,
     /// Newcomers that are to be told for the first time.
     newcomers: BTreeSet<NodeId>,
-    /// The members whose notice was begun since the last look.
+    /// The members whose notice was begun since notices were last taken.
     begun: Vec<NodeId>,
-    /// When whom to tell, the earliest first; perhaps of what was told or dropped since.
+    /// When to tell which member, the earliest first; its notice may have been sent or dropped since.
     due: VecDeque<(Moment, NodeId)>,
 }
 
@@ -58,7 +58,7 @@ impl Notices {
         self.of(to).gained.push(neighbour);
     }
 
-    /// A node that is no member is to be told soon: it knows nobody of this swarm as long as it was not.
+    /// A node that is no member is to be told soon: until then it knows no other member.
     pub(super) fn comes(&mut self, newcomer: NodeId) {
         self.newcomers.insert(newcomer);
     }
@@ -75,7 +75,7 @@ impl Notices {
         self.newcomers.contains(&newcomer) && !forgets
     }
 
-    /// Said even of a neighbour that it was not told of: that one may have met it by itself.
+    /// `to` lost its neighbour `peer`. This is told even if `to` was not told of `peer`, which may have met it by itself.
     pub(super) fn lost(&mut self, to: NodeId, peer: NodeId) {
         let have_met = ![to, peer].iter().any(|node| self.newcomers.contains(node));
         let notice = self.of(to);
@@ -102,12 +102,12 @@ impl Notices {
         taken
     }
 
-    /// When the next one is to be taken.
+    /// When the next notice is to be taken.
     pub(super) fn due(&self) -> Option<Moment> {
         self.due.front().map(|(at, _)| *at)
     }
 
-    /// Bytes of memory behind this, about.
+    /// About how many bytes of memory this takes.
     pub(super) fn memory(&self) -> usize {
         let lists = |notice: &Notice| {
             notice.lost.capacity() * size_of::<NodeId>() + notice.gained.capacity() * size_of::<NewNeighbour>()

@@ -1,11 +1,11 @@
 //! Plans for the origin: what is read next, and by which of the lead's connections.
 //!
-//! One reader reads everything, from the first piece that nobody has. Another runs errands: it reads what somebody waits for, wherever
-//! that is in the blob, so that a range of a cold blob need not wait for all that stands before it. If nobody wants everything there are only
-//! errands. If several connections bring more than one, further readers help the one that reads everything (see [`beside`](super::beside)).
+//! One reader reads everything, from the first piece that nobody has. Another runs errands: it reads pieces that somebody waits for, wherever
+//! they are in the blob, so that a range of a blob that is not cached need not wait for all that stands before it. If nobody wants everything there
+//! are only errands. If several connections get more than one, further readers help the one that reads everything (see [`beside`](super::beside)).
 //!
-//! Among wishes of equal patience, the oldest is served first. A wish is for a few pieces at a time; who goes on wishes anew, and
-//! stands behind the others then. So readers of different parts share the origin.
+//! Among wishes of equal patience, the oldest is served first. A wish is for a few pieces at a time; a reader that goes on makes a new wish, which
+//! then stands behind the others. So readers of different parts share the origin.
 //!
 //! Invariant: no piece is read by two readers at a time.
 
@@ -21,8 +21,8 @@ use crate::lead::{Lead, OriginReader, OriginRun};
 /// An errand no more than this many pieces ahead of the reader of everything is left to that reader.
 const NEAR: u32 = 4;
 
-/// Pieces, of all wishes of a member together, that it may be given without having named them: as many as windows of 8 MiB of 64 readers have. Each
-/// look for something to give it goes through them.
+/// Pieces, of all wishes of a member together, that it may be given without having named them: as many as 64 readers with windows of 8 MiB wait for. All
+/// are looked through each time that something is to be given to it.
 const MAX_PARTS: u32 = 1 << 16;
 
 /// Pieces that a reader waits for.
@@ -36,7 +36,7 @@ pub struct Wish {
     pub within: Duration,
 }
 
-/// A wish, and whose it is.
+/// A wish, with the node that made it.
 #[derive(Debug)]
 struct Wished {
     node: NodeId,
@@ -52,7 +52,7 @@ pub(super) struct Readings {
     /// True if the first piece can be read only once the length is known.
     headed_last: bool,
     wishes: Vec<Wished>,
-    /// The pieces that each reader is at, or on its way to, of those who read.
+    /// For each reader that reads: the pieces that it is at, or on its way to.
     pub(super) at: Vec<(OriginReader, Range<u32>)>,
     /// How many connections read everything.
     pub(super) breadth: Breadth,
@@ -78,10 +78,10 @@ impl Default for Readings {
 }
 
 impl Readings {
-    /// True if another reader than `reader` is at a piece, or will come to it.
+    /// True if a reader other than `reader` is at a piece, or will come to it.
     fn is_others(&self, reader: OriginReader, piece: PieceIndex) -> bool {
         self.at.iter().filter(|(other, _)| *other != reader).any(|(_, at)| {
-            // A wish for a piece at the end of another's stretch does not wait for all that comes before it there.
+            // A wish for a piece at the end of another reader's stretch does not wait for all that comes before it there.
             let end = if reader == OriginReader::Errands { at.end.min(at.start + NEAR) } else { at.end };
             (at.start..end).contains(&piece.0)
         })
@@ -99,12 +99,12 @@ impl Readings {
 }
 
 impl Lead {
-    /// From now on nothing is read but what somebody waits for, until somebody wants everything.
+    /// From now on only pieces that somebody waits for are read, until somebody wants everything.
     pub(crate) const fn read_on_errands_only(&mut self) {
         self.readings.everything = false;
     }
 
-    /// The first piece is read last, once the length is known.
+    /// The first piece is read last, when the length is known.
     pub(crate) const fn read_head_last(&mut self) {
         self.readings.headed_last = true;
     }
@@ -134,7 +134,7 @@ impl Lead {
         }
     }
 
-    /// A member wants everything from now on, or no more than what it says that it waits for ([`Lead::wish`]).
+    /// A member wants everything from now on, or only the pieces that it says it waits for ([`Lead::wish`]).
     pub(crate) fn wants(&mut self, node: NodeId, everything: bool) {
         if everything {
             self.read_everything();
@@ -144,7 +144,7 @@ impl Lead {
         let is_more = everything && !member.wants;
         (member.wants, member.parts) = (everything, (!everything).then(Vec::new));
         if is_more {
-            // Those that hold all were of no use to it as neighbours.
+            // Until now, neighbours that hold all were of no use to it.
             self.members.link_up(slot);
         }
     }
@@ -154,7 +154,7 @@ impl Lead {
         self.readings.wishes.iter().map(|wished| wished.wish)
     }
 
-    /// A reader is at these pieces, or ends. Returns true if the reader has ended with this.
+    /// A reader is at these pieces, or at none any more. Returns true if it has stopped with this call.
     pub(crate) fn reads(&mut self, reader: OriginReader, pieces: Option<Range<u32>>) -> bool {
         let before = self.readings.at.len();
         self.readings.at.retain(|(other, _)| *other != reader);
@@ -167,8 +167,8 @@ impl Lead {
         was_reading && ends
     }
 
-    /// A reader begins a run: nobody else reads these pieces meanwhile. The one that reads everything goes on as far as the plan lets it, piece by
-    /// piece, or by stretches beside other connections.
+    /// A reader begins a run: no other reads these pieces meanwhile. The reader of everything goes on as far as the plan lets it, piece by
+    /// piece, or stretch by stretch if other connections read, too.
     pub(crate) fn begins(&mut self, reader: OriginReader, run: OriginRun) {
         let first = run.first.0;
         let end = match (reader, run.end) {
@@ -196,16 +196,16 @@ impl Lead {
         self.readings.wishes.iter().map(|wished| (wished.node, wished.wish))
     }
 
-    /// The next pieces that must be read from the origin: not owned, and held by no live member (those are the lead's
-    /// own picker's business). Ask again after each piece, and stop reading when the answer no longer begins with the
-    /// piece that comes next: somebody who holds it has turned up.
+    /// The next pieces that must be read from the origin: pieces that the lead lacks and that no live member holds (those are fetched by the lead's
+    /// own picker). To be asked again after each piece: the reader stops when the answer no longer begins with the
+    /// piece that comes next, since a holder of it has turned up.
     ///
-    /// `known` is which pieces have a hash that this agent knows. Of the others it counts no holders: without
-    /// the hash nobody who comes could check what they give. A seed that was killed before it saved
+    /// `known` has the pieces whose hash this agent knows. Of the others it counts no holders: without
+    /// the hash, no agent could check what they give. A seed that was killed before it saved
     /// anything comes back like that.
     ///
-    /// Members that hold what is lacked are waited for as long as something comes from them: after
-    /// [`Tuning::holders_patience`](crate::Tuning::holders_patience) without that, none of them counts until it gives again.
+    /// Members that hold lacking pieces are waited for as long as pieces come from them: after
+    /// [`Tuning::holders_patience`](crate::Tuning::holders_patience) without any, none of them counts until it gives again.
     pub(crate) fn origin_plan(&mut self, reader: OriginReader, known: &PieceSet, now: Moment) -> Option<OriginRun> {
         if now < self.settled {
             return None;
@@ -257,7 +257,7 @@ impl Lead {
         let (first, end) =
             self.pieces.first_gap(self.total, |piece| self.is_gap(OriginReader::Everything, piece, known))?;
         let end = match (end, self.stretch()) {
-            // The origin gives the beginning by itself, and the rest as a stream from the second piece on.
+            // The origin gives the first piece by itself, and the rest as a stream from the second piece on.
             _ if self.readings.headed_last && first.0 == 0 => Some(PieceIndex(1)),
             (Some(end), Some(stretch)) => Some(end.min(PieceIndex(first.0.saturating_add(stretch)))),
             (end, _) => end,
@@ -265,8 +265,8 @@ impl Lead {
         Some(OriginRun { first, end })
     }
 
-    /// True if a reader that comes to `piece` is to read on. The reader of everything then is at that piece. An errand goes on as long as
-    /// the piece is waited for, whoever waits for others longer by now: an answer that is broken off was read in vain in part.
+    /// True if a reader that comes to `piece` is to go on. The reader of everything then is at that piece. An errand goes on as long as
+    /// the piece is waited for, even if other wishes are older by now: the unread part of an answer that is broken off was sent in vain.
     pub(crate) fn goes_on(&mut self, reader: OriginReader, piece: PieceIndex, known: &PieceSet, now: Moment) -> bool {
         match reader {
             OriginReader::Everything => {
@@ -304,7 +304,7 @@ impl Lead {
         self.readings.everything
     }
 
-    /// The pieces still lacking of the wish that is granted first.
+    /// The pieces still lacking of the wish that is served first.
     fn errand(&self, is_gap: impl Fn(PieceIndex) -> bool) -> Option<OriginRun> {
         let everything = self.readings.of(OriginReader::Everything);
         let comes_soon = |piece: u32| everything.is_some_and(|at| (at.start..=at.start + NEAR).contains(&piece));
@@ -319,7 +319,7 @@ impl Lead {
     }
 }
 
-/// The pieces that a member waits for by these wishes.
+/// The pieces for which a member waits with these wishes.
 fn parts_of(wishes: &[Wish]) -> Vec<Range<u32>> {
     let mut room = MAX_PARTS;
     let mut run = |wish: &Wish| {

@@ -1,4 +1,4 @@
-//! The lead's knowledge of each piece: whether it has it, which members hold it, how often it sent it.
+//! What the lead knows of each piece: whether it has it, which members hold it, how often it sent it.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use crate::random::mix;
 /// One piece.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Piece {
-    /// Live members, not put aside, that hold it.
+    /// How many live members that are not put aside hold it.
     pub(super) holders: u32,
-    /// Members that the lead is sending it to.
+    /// How many members the lead is sending it to.
     pub(super) coming: u32,
     /// How many of these take long to confirm it, while nobody holds it.
     pub(super) late: u32,
@@ -23,7 +23,7 @@ pub(super) struct Piece {
     pub(super) first: Option<(u32, Moment)>,
 }
 
-/// All pieces. Invariant: `fresh` has exactly the owned pieces that no member holds or is being sent, those who take long aside.
+/// All pieces. Invariant: `fresh` has exactly the owned pieces that no member holds or is being sent, apart from members that take long to confirm.
 #[derive(Debug, Default)]
 pub(super) struct Pieces {
     pub(super) own: PieceSet,
@@ -42,7 +42,7 @@ impl Pieces {
         }
         let changed = &mut self.table[piece.as_usize()];
         by(changed);
-        // The next receiver is not one that was late.
+        // The next receiver is not one that is late.
         changed.late = if changed.holders > 0 { 0 } else { changed.late.min(changed.coming) };
         self.refresh(piece);
     }
@@ -75,8 +75,8 @@ impl Pieces {
         self.fresh.iter().next()
     }
 
-    /// The lowest owned piece that a member lacks, that `accept` takes, and that counts as fresh: a member that keeps pieces to itself, is
-    /// doubted or slow may hold it, or be sent it.
+    /// The lowest owned piece that a member lacks, that `accept` takes, and that counts as fresh: it may be held by, or on its way to, a member that
+    /// keeps pieces to itself, is doubted or is slow.
     pub(super) fn first_fresh_besides(
         &self,
         held: &PieceSet,
@@ -85,7 +85,7 @@ impl Pieces {
         self.fresh.difference(held).find(|piece| accept(*piece))
     }
 
-    /// The first such piece of these runs alone, in their order.
+    /// The same of the pieces in `runs` alone, in the order of the runs.
     pub(super) fn first_fresh_of(
         &self,
         runs: &[Range<u32>],
@@ -113,10 +113,10 @@ impl Pieces {
         oldest
     }
 
-    /// The owned piece sent least, then held by fewest, then by a chance that `salt` decides, among those that were not sent within
-    /// `pause`, or `pause_if_lonely` if one member at most holds them, and that `accept` takes. Of these `runs` alone, if there are any to go by. By chance, because the
-    /// first of those that a member lacks is most likely one that is on its way to it from another. But the first one of those that were never sent: one
-    /// that says it holds all may give nothing of it, and readers in order would stand before holes, and all ask for the same piece by name.
+    /// Of the owned pieces that were not sent within `pause` (or `pause_if_lonely` if at most one member holds them) and that `accept` takes: the one sent
+    /// least often, then with the fewest holders, then by a chance that `salt` decides. Of the pieces in `runs` alone, if there are any runs. By chance, because the
+    /// first piece that a member lacks is most likely on its way to it from another. But among pieces that were never sent it is the first: a member that
+    /// says it holds all may give none of them, and readers in order would stand before gaps and all ask for the same piece by name.
     pub(super) fn copy(
         &self,
         (held, runs): (&PieceSet, Option<&[Range<u32>]>),
@@ -144,8 +144,8 @@ impl Pieces {
         }
     }
 
-    /// The first run of pieces, before `total`, for which `is_gap` is true; open-ended while the total is unknown. All owned pieces are
-    /// no gaps.
+    /// The first run of pieces before `total` for which `is_gap` is true; open-ended while the total is unknown. No owned piece is
+    /// a gap.
     pub(super) fn first_gap(
         &self,
         total: Option<u32>,
@@ -171,7 +171,7 @@ impl Pieces {
     }
 }
 
-/// The pieces of a set in these runs, in the runs' order. Pieces that the set lacks cost no time, however long a run is said to be.
+/// The pieces of a set in these runs, in the runs' order. Pieces that are not in the set cost no time, however long a run is.
 fn within<'a>(set: &'a PieceSet, runs: &'a [Range<u32>]) -> impl Iterator<Item = PieceIndex> + 'a {
     runs.iter().flat_map(move |run| {
         let next = move |from: u32| set.first_from(PieceIndex(from)).filter(|piece| piece.0 < run.end);

@@ -1,14 +1,14 @@
 //! The end of a slow connection's stretch, which another connection reads.
 //!
-//! Connections of a store get about the same, and end about together. But one may get a tenth, by a route that is lossy or a server that is
-//! busy, and a blob would wait for its stretch. So a connection that finds nothing left to read takes so much of the end of the stretch that
-//! would last longest that both end together; the slow one reads to there, and takes no other stretch then that others have read sooner.
+//! Connections to a store get about the same rate, and end at about the same time. But one may get a tenth, because its route is lossy or its server
+//! busy, and a blob would wait for its stretch. So a connection that finds nothing left to read takes the end of the stretch that would last longest, as
+//! much of it as lets both end together; the slow one reads up to there, and afterwards takes no stretch that others would have read sooner.
 //!
-//! Bytes of the slow connection's answer that are under way then were sent in vain, the only ones that several connections waste. So it is done only
-//! where several were seen to get more than one, since on a link that all share chance makes one slow; where that one is much slower than the others,
-//! so that little is under way; and all of it together is kept below one part of the blob in [`LOST_PART`].
+//! The bytes of the slow connection's answer that are under way at that moment are sent in vain; no others are wasted by several connections. So it is
+//! done only if several connections were found to get more than one (since on a link that all share, chance makes one slow), if that one is much slower than the others,
+//! so that little is under way, and if all such bytes together stay below one part in [`LOST_PART`] of the blob.
 //!
-//! Non-goal: what it gets of the piece that it is at. A connection that sends nothing at all is ended by its reader.
+//! Non-goal: the piece that the slow connection is at. A connection that gets nothing at all is ended by its reader.
 
 use std::time::Duration;
 
@@ -16,31 +16,31 @@ use darter_core::Moment;
 
 use crate::lead::{Lead, OriginReader};
 
-/// A rest that takes its connection no longer than this is left to it.
+/// If a stretch takes its connection no longer than this to finish, its end is left to it.
 const MAX_REST_TIME: Duration = Duration::from_secs(1);
 
-/// How long a connection that was slow counts as slow. Then it is given a stretch again, since its route or its server may have
-/// changed, unless the end of that could not be taken away from it any more.
+/// How long a connection that was slow counts as slow. After that it is given a stretch again, since its route or its server may have
+/// changed, unless the end of the stretch could not be taken away from it any more.
 const SLOW_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection's rate is known after this time, and is the average over this time to twice as long.
 const SPAN: Duration = Duration::from_millis(400);
 
-/// A connection is slow if the others get this many times what it does.
+/// A connection is slow if the others get this many times its rate.
 const SLOW: f64 = 3.0;
 
-/// An answer that is broken off is taken to have this much under way, in the sender's socket and on the way: `LOST_BYTES`, and what comes in `LOST_TIME`.
+/// How much is assumed to be under way of an answer that is broken off, in the sender's socket and on the network: `LOST_BYTES`, and what comes in `LOST_TIME`.
 const LOST_BYTES: u64 = 8 << 10;
 const LOST_TIME: Duration = Duration::from_millis(60);
 
-/// The bytes under way in all broken answers together are at most one part of the blob in this.
+/// The bytes under way in all broken answers together are at most one part in this of the blob.
 const LOST_PART: u64 = 1000;
 
 /// The bytes that each connection got of its stretch lately.
 #[derive(Debug, Default)]
 pub(super) struct Speeds {
     of: Vec<Speed>,
-    /// The bytes that broken answers are taken to have had under way.
+    /// The bytes that are assumed to have been under way in broken answers.
     lost: u64,
 }
 
@@ -50,9 +50,9 @@ struct Speed {
     /// Since when bytes are counted, and how many came; `None` between two stretches.
     since: Option<Moment>,
     bytes: u64,
-    /// For how long they were counted before, and how many came.
+    /// For how long bytes were counted before, and how many came.
     before: (Duration, u64),
-    /// When the last ones came.
+    /// When the last bytes came.
     last: Moment,
 }
 
@@ -80,7 +80,7 @@ impl Speeds {
         self.of.iter_mut().filter(|speed| speed.reader == reader).for_each(|speed| speed.since = None);
     }
 
-    /// The rate of a reader's last stretch towards the end, and when that ended.
+    /// The rate of a reader towards the end of its last stretch, and when that ended.
     fn last(&self, reader: OriginReader) -> Option<(f64, Moment)> {
         let speed = self.of.iter().find(|speed| speed.reader == reader && speed.since.is_none())?;
         let (time, bytes) = speed.before;
@@ -97,7 +97,7 @@ impl Speeds {
 }
 
 impl Lead {
-    /// True if others have read all that is left before a connection that was slow until now has read a stretch.
+    /// True if others would have read all that is left before a connection that was slow has read a stretch.
     pub(super) fn is_slower_than_the_rest(&self, reader: OriginReader, stretch: u32, now: Moment) -> bool {
         let quick = self.readings.breadth.rate_of_one();
         let Some((last, ended)) = self.readings.speeds.last(reader) else { return false };
@@ -110,13 +110,13 @@ impl Lead {
         f64::from(stretch) * piece / last.max(1.0) > left + MAX_REST_TIME.as_secs_f64()
     }
 
-    /// True if `bytes` more may be under way in vain, besides those of answers that were broken off before.
+    /// True if `bytes` more may be under way in vain, in addition to those of answers that were broken off before.
     fn may_lose(&self, bytes: u64) -> bool {
         let length = self.readings.lengths.map_or(0, |(_, length)| length);
         (self.readings.speeds.lost + bytes) * LOST_PART <= length
     }
 
-    /// A reader finds nothing left to read: the end of the stretch that lasts longest is nobody's from now on, if that is worth it.
+    /// A reader finds nothing left to read: the end of the stretch that lasts longest is taken from its reader, if that is worth it.
     pub(super) fn shorten_a_slow_one(&mut self, reader: OriginReader, now: Moment) -> bool {
         let several = self.connections() > 1 && self.readings.breadth.is_limited();
         let Some((piece_length, _)) = self.readings.lengths.filter(|_| several) else { return false };
@@ -142,7 +142,7 @@ impl Lead {
     }
 }
 
-/// The bytes that an answer of this rate is taken to have under way when it is broken off.
+/// The bytes that are assumed to be under way of an answer at this rate when it is broken off.
 fn lost_at(rate: f64) -> u64 {
     LOST_BYTES + (rate * LOST_TIME.as_secs_f64()) as u64
 }

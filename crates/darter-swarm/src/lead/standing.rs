@@ -2,12 +2,12 @@
 //!
 //! A member may say that it holds what it will never send: it stands still, its cable is cut in one direction, or it lies. Two things tell.
 //! The lead's own picker finds that it lets this node down ([`Lead::doubt`]), or nothing comes from any member while pieces are lacked. And
-//! of what the lead gave it, nothing ever turns up at others. Pieces of such a member count as held by nobody, so that they are read from
+//! none of the pieces that the lead gave it ever turns up at others. Pieces of such a member count as held by nobody, so that they are read from
 //! the origin, or given to somebody else.
 //!
 //! Invariant: a change of what [`Reliability::counts`] says of a held piece is a change of the piece's holders.
 //!
-//! Non-goals: wrong pieces (see [`Lead::report`]); whom members ask (see [`crate::picker`]).
+//! Non-goals: wrong pieces (see [`Lead::report`]); which peers members ask (see [`crate::picker`]).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -18,16 +18,16 @@ use crate::lead::pieces::Piece;
 use crate::lead::{Lead, OriginReader};
 use crate::tuning::Tuning;
 
-/// How often a doubt doubles what a member has to give before it counts again.
+/// How many doubts double the number of pieces that a member has to give before it counts again.
 const MAX_DOUBLINGS: u32 = 10;
 
-/// Pieces kept before a member gets none that nobody has.
+/// How many pieces a member may keep before it gets none that nobody has.
 const KEPT_BY_CHANCE: u32 = 1;
 
 /// Members whose doubts are remembered, at most.
 const MAX_REMEMBERED: usize = 1024;
 
-/// How many pieces a member has to give that was doubted so often before.
+/// How many pieces a member that was doubted `doubts` times before has to give.
 fn owed(doubts: u32) -> u32 {
     1 << doubts.min(MAX_DOUBLINGS)
 }
@@ -39,12 +39,12 @@ pub(super) struct Reliability {
     owes: u32,
     /// The pieces that it was given and kept to itself.
     kept: PieceSet,
-    /// True if, for that, it gets nothing that nobody has while others are there to take it.
+    /// True if it therefore gets no pieces that nobody has while other members can take them.
     pub(super) keeps: bool,
     /// When something that it was given first turned up elsewhere, and how often it did.
     passed_on: Moment,
     passed: u32,
-    /// Pieces that it named and was sent though others had them or were being sent them.
+    /// Pieces that it asked for by name and was sent though others had them or were being sent them.
     copies: u32,
 }
 
@@ -54,13 +54,13 @@ impl Reliability {
         self.owes == 0 && !self.kept.contains(piece)
     }
 
-    /// Something that it was given first turned up elsewhere.
+    /// A piece that it was given first turned up at another member.
     const fn passes_on(&mut self, now: Moment) {
         (self.passed_on, self.keeps) = (now, false);
         self.passed = self.passed.saturating_add(1);
     }
 
-    /// How many more copies it named than it passed on pieces.
+    /// How many more copies it asked for by name than it passed on pieces.
     const fn debt(&self) -> u32 {
         self.copies.saturating_sub(self.passed)
     }
@@ -73,19 +73,19 @@ impl Reliability {
 /// The lead's watch over holders.
 #[derive(Debug, Default)]
 pub(super) struct HolderWatch {
-    /// By reader of the origin: since when pieces are lacked that members hold, and nothing has come from any.
+    /// By reader of the origin: since when pieces that members hold are lacking and none has come from a member.
     waits: [Option<Moment>; 2],
     /// Pieces that were confirmed by their first holder, oldest first.
     confirmed: VecDeque<(Moment, u32, PieceIndex)>,
-    /// How long it usually takes from there to a second holder.
+    /// How long it usually takes from the first holder's confirmation to a second holder.
     spread: Duration,
-    /// How often members were doubted: who leaves and comes back owes what it did.
+    /// How often members were doubted: a member that leaves and comes back owes as much as before.
     doubts: BTreeMap<NodeId, u32>,
-    /// Of members that left: the copies that they named beyond what they passed on.
+    /// Of members that left: how many more copies they asked for by name than they passed on pieces.
     debts: BTreeMap<NodeId, u32>,
 }
 
-/// The index at which a reader's wait is noted. Readers beside the one of everything wait for no member by themselves.
+/// The index of a reader in `waits`. Connections besides the reader of everything do not wait for members.
 const fn waits_of(reader: OriginReader) -> usize {
     match reader {
         OriginReader::Everything | OriginReader::Beside(_) => 0,
@@ -94,7 +94,7 @@ const fn waits_of(reader: OriginReader) -> usize {
 }
 
 impl HolderWatch {
-    /// When members that stand still are waited for no longer.
+    /// When members that stand still are no longer waited for.
     pub(super) fn gives_up_at(&self, tuning: &Tuning) -> Option<Moment> {
         self.waits.iter().flatten().min().map(|since| *since + tuning.holders_patience)
     }
@@ -111,8 +111,8 @@ impl HolderWatch {
 }
 
 impl Lead {
-    /// A holder let the lead's own node down. Until it gives something it counts as no holder, and the more often this happens the more
-    /// it has to give.
+    /// A holder failed the lead's own node. It does not count as a holder until it has given pieces: the more often this happens, the
+    /// more of them.
     pub(crate) fn doubt(&mut self, node: NodeId) {
         let slot = self.members.slot(node).filter(|_| node != self.me);
         if let Some(slot) = slot.filter(|slot| self.members.get(*slot).standing.owes == 0) {
@@ -131,7 +131,7 @@ impl Lead {
         self.count_held(slot, true);
     }
 
-    /// Gives a member that comes in the reliability that it had before.
+    /// Gives a member that joins the reliability that it had before.
     pub(super) fn recall_standing(&mut self, slot: usize) {
         let member = self.members.get_mut(slot);
         if let Some(doubts) = self.watch.doubts.get(&member.id) {
@@ -140,7 +140,7 @@ impl Lead {
         member.standing.copies = self.watch.debts.remove(&member.id).unwrap_or_default();
     }
 
-    /// Remembers what a member that leaves owes: coming back makes it owe no less.
+    /// Remembers what a member that leaves owes, so that it owes no less when it comes back.
     pub(super) fn remember_debt(&mut self, slot: usize) {
         let member = self.members.get(slot);
         let debt = member.standing.debt();
@@ -149,7 +149,7 @@ impl Lead {
         }
     }
 
-    /// A member is sent a piece that it named.
+    /// A member is sent a piece that it asked for by name.
     pub(super) fn names(&mut self, slot: usize, piece: PieceIndex) {
         let Piece { holders, coming, .. } = self.pieces.get(piece);
         let member = self.members.get_mut(slot);
@@ -157,13 +157,13 @@ impl Lead {
         member.standing.copies += u32::from(is_copy);
     }
 
-    /// True if a member named more of what others have than it was seen to pass on, and there is something that was never sent to anybody. An honest member
-    /// gets what others have from them, and names it here only if it lags behind or they let it down.
+    /// True if a member asked by name for more pieces that others have than it was seen to pass on, and some pieces were never sent to anybody. An honest member
+    /// gets pieces that others have from them, and asks for them here only if it lags behind or they fail it.
     pub(super) fn only_takes(&self, slot: usize) -> bool {
         self.members.get(slot).standing.debt() >= self.tuning.copies_named && self.pieces.any_unsent()
     }
 
-    /// A member gave the lead's own node a right piece, or a part of one that it sends at a fair pace.
+    /// A member gave the lead's own node a correct piece, or a part of one that it sends at a fair pace.
     pub(crate) fn gave(&mut self, node: NodeId, is_whole: bool, now: Moment) {
         self.watch.waits.iter_mut().flatten().for_each(|waits| *waits = now);
         let Some(slot) = self.members.slot(node).filter(|_| is_whole) else { return };
@@ -174,7 +174,7 @@ impl Lead {
         }
     }
 
-    /// True if nothing has come for too long from the members that a reader leaves pieces to. None of those members counts any more then.
+    /// True if nothing has come for too long from the members to which a reader leaves pieces. None of those members counts as a holder any more then.
     pub(super) fn members_stand_still(&mut self, reader: OriginReader, now: Moment) -> bool {
         let since = *self.watch.waits[waits_of(reader)].get_or_insert(now);
         if now < since + self.tuning.holders_patience {
@@ -201,11 +201,11 @@ impl Lead {
             self.watch.confirmed.push_back((now, slot, piece));
             let at = slot as usize;
             if self.members.get(at).parts.is_some() && self.members.get(at).standing.keeps {
-                // It was found to pass on nothing: nobody is to find that out again with each piece.
+                // It was found to pass on nothing: other members are not to wait for each of its pieces before that is found again.
                 self.keeps(at, piece);
             }
         } else if state.holders == 1 && state.first.is_some_and(|(first, _)| first as usize != slot) {
-            // The piece that the first one was said to keep came from there after all.
+            // The piece that the first holder was said to keep came from there after all.
             let (first, _) = state.first.expect("as was just seen");
             if self.members.holds(first as usize, piece) && !was_given {
                 self.members.get_mut(first as usize).standing.passes_on(now);
@@ -214,7 +214,7 @@ impl Lead {
             self.pieces.change(piece, |state| state.first = None);
             let took = now.since(since);
             if was_given {
-                // The lead gave this one, too: nothing was passed on.
+                // The lead gave this member the piece, too: nothing was passed on.
                 let is_late = !self.watch.spread.is_zero() && took > self.watch.spread * self.tuning.keeping_factor / 2;
                 if is_late && self.members.holds(first as usize, piece) && self.has_kept(first as usize, since) {
                     self.keeps(first as usize, piece);
@@ -229,7 +229,7 @@ impl Lead {
         }
     }
 
-    /// When the first piece that was given to one member alone counts as kept by it, if it has turned up nowhere else by then.
+    /// When the oldest piece that was given to a single member counts as kept by it, unless it turns up at another by then.
     pub(super) fn kept_due(&self) -> Option<Moment> {
         let (since, slot, piece) = *self.watch.confirmed.front()?;
         let at = slot as usize;
@@ -239,7 +239,7 @@ impl Lead {
         Some(since + (self.watch.spread * self.tuning.keeping_factor).max(floor))
     }
 
-    /// Finds members that kept what they were given to themselves: what they keep is to be given to others.
+    /// Finds members that keep pieces to themselves: these pieces are to be given to others.
     pub(super) fn look_for_kept(&mut self, now: Moment) {
         while self.kept_due().is_some_and(|due| due <= now) {
             let Some((since, slot, piece)) = self.watch.confirmed.pop_front() else { return };
@@ -255,8 +255,8 @@ impl Lead {
         }
     }
 
-    /// A member that starts something asks for a piece by name, or is to be sent a copy of it: it waited for it in vain. If another was given it alone, and passed on
-    /// nothing since, that one keeps what it is given to itself. The word of a single member is enough: all that follows is that the lead
+    /// A member that starts a program asks for a piece by name, or is to be sent a copy of it: it waited for it in vain. If another member was given the piece alone, and has
+    /// passed on nothing since, that one keeps pieces to itself. The word of a single member is enough: the only consequence is that the lead
     /// sends more by itself.
     pub(super) fn waits_in_vain(&mut self, slot: usize, piece: PieceIndex, now: Moment) {
         let Some((first, since)) = self.pieces.get(piece).first else { return };
@@ -273,7 +273,7 @@ impl Lead {
         }
     }
 
-    /// A member that starts something asks by name for what it says it holds: it is believed in nothing that it says it holds.
+    /// A member that starts a program asks by name for a piece that it says it holds: from now on it does not count as a holder of any piece.
     pub(super) fn contradicts_itself(&mut self, slot: usize, piece: PieceIndex) {
         let member = self.members.get(slot);
         if member.parts.is_some() && member.held.contains(piece) && member.standing.owes == 0 {
@@ -281,7 +281,7 @@ impl Lead {
         }
     }
 
-    /// A member that starts something keeps what it is given to itself: all that it alone holds is to be given to others, who wait for it.
+    /// A member that starts a program keeps pieces to itself: all that it alone holds is to be given to others, who wait for them.
     fn keeps_all(&mut self, slot: u32) {
         let at = slot as usize;
         let confirmed = self.watch.confirmed.iter().filter(|(_, other, _)| *other == slot);
@@ -293,13 +293,13 @@ impl Lead {
         }
     }
 
-    /// True if nothing that a member was given turned up elsewhere since then.
+    /// True if no piece that a member was given has turned up at another since `since`.
     fn has_kept(&self, slot: usize, since: Moment) -> bool {
         self.members.get(slot).standing.passed_on < since
     }
 
-    /// True if a member has little to hope for from those who hold this piece: nobody was sent it, or one says that it had it before it was sent it, or
-    /// one was given it, and nothing of what this one was given turned up elsewhere since.
+    /// True if a member can hardly expect this piece from its holders: none was sent it; or one says that it had it before it was sent it; or
+    /// one was given it, and none of the pieces that this one was given has turned up at another since.
     pub(super) fn is_not_passed_on(&self, slot: usize, piece: PieceIndex) -> bool {
         let state = self.pieces.get(piece);
         let keeps = |(first, since): (u32, Moment)| first as usize != slot && self.has_kept(first as usize, since);

@@ -1,16 +1,16 @@
 //! Neighbourhood: which members know each other.
 //!
-//! A small swarm is a full mesh. In a larger one the links are a random regular graph: all members have equally many neighbours, so that
-//! nobody's cable is asked for more than others', and any two are few steps apart. A member that comes takes its place in the middle of
-//! existing links, so that all others keep their number of links; when somebody goes, those it stood between are linked to each other
-//! (Cooper, Dyer and Greenhill, "Sampling regular graphs and a peer-to-peer network", 2007). Of an odd number of neighbours the last place of one
-//! member may stay open, until the next one comes or goes. If there are several groups, each member has its share
-//! of links within the rack, within the zone and beyond ([`Tuning::neighbours_inside`](crate::Tuning::neighbours_inside)), each of these a regular graph
-//! of its own: a member with few links in its rack knows neither who has a piece there nor who else would fetch it, and is the straggler; one with
-//! many outside fetches copies.
+//! A small swarm is a full mesh. In a larger one the links are a random regular graph: all members have the same number of neighbours, so that
+//! no link to a member carries more than others, and any two are few steps apart. A member that joins is spliced into
+//! existing links, so that all others keep their number of neighbours; when a member leaves, its neighbours are linked to each other
+//! (Cooper, Dyer and Greenhill, "Sampling regular graphs and a peer-to-peer network", 2007). If the number of neighbours is odd, one member may lack
+//! a neighbour until the next one joins or leaves. If there are several groups, each member has its share
+//! of links within the rack, within the zone and beyond ([`Tuning::neighbours_inside`](crate::Tuning::neighbours_inside)), and each of these kinds is a regular graph
+//! of its own: a member with few links in its rack knows neither which members there have a piece nor which others would fetch it, and becomes the straggler; one with
+//! many links outside fetches copies.
 //!
-//! Invariants: links are mutual; every link made or undone is told to both ends, but one of a newcomer to a large swarm to the newcomer
-//! alone, which meets the other end; the lead's own node is told of to nobody;
+//! Invariants: links are mutual; both ends are told of every link made or undone, except that of a link to a newcomer in a large swarm only the newcomer
+//! is told, which meets the other end; nobody is told of links to the lead's own node;
 //! `Member::reaches` counts `Member::neighbours` by reach: both change only in `link` and `unlink`.
 
 use darter_core::Tier;
@@ -26,7 +26,7 @@ const STEP: usize = 7919;
 const MAX_OPEN: usize = 64;
 const MAX_MATES: usize = 4;
 
-/// Members that are looked at for a link that another can be put into: the first few will do where there are many.
+/// How many members are looked at to find a link into which another can be spliced: in a large swarm the first few are enough.
 const MAX_SEEN: usize = 256;
 
 /// Reaches of a link: within the rack, within the zone, beyond.
@@ -41,11 +41,11 @@ const fn reach(tier: Tier) -> usize {
 }
 
 impl Members {
-    /// Gives new neighbours to the members that lost one, and to a newcomer that found too few. Whoever has room yet is known in `open`.
+    /// Gives new neighbours to the members that lost one, and to a newcomer that found too few. `open` has the members that have room.
     ///
-    /// Two members with room are linked. Where the two know each other already, or may not, or one has room for two, they are put into a link
-    /// between two others, who keep as many neighbours as they had. All these links are of the reach of the one that was lost, else of the nearest
-    /// for which there are such: so nobody's shares change much, and few links are added that copies come by.
+    /// Two members with room are linked. If the two are neighbours already, or must not be, or one has room for two, they are spliced into a link
+    /// between two others, which keep their number of neighbours. All these links have the reach of the one that was lost, or else the nearest
+    /// reach that is possible: so members keep their shares of each reach, and few links are added through which copies come.
     pub(in crate::lead) fn fill_places(&mut self) {
         while let Some((slot, lost)) = self.loosened.pop() {
             let nearest_first = (0..REACHES).filter(|reach| Some(*reach) != lost);
@@ -55,7 +55,7 @@ impl Members {
         }
     }
 
-    /// Links a member to one that has room, by links of `reach` if it is given. Returns true if there is one.
+    /// Links a member to one that has room, by a link of `reach` if that is given. Returns true if there is one.
     fn link_to_open(&mut self, slot: usize, reach: Option<usize>) -> bool {
         let open = self.scattered_open();
         let is_fit =
@@ -65,7 +65,7 @@ impl Members {
         true
     }
 
-    /// Puts a member that has room for two, or the member and another that has room, into a link of others. Returns true if there is one.
+    /// Splices a member that has room for two, or the member and another that has room, into a link of others. Returns true if there is such a link.
     fn put_between(&mut self, slot: usize, reach: Option<usize>) -> bool {
         if self.is_mesh() {
             return false;
@@ -94,18 +94,18 @@ impl Members {
         true
     }
 
-    /// Some of the members that have room, from any of them on.
+    /// Some of the members that have room, beginning at a random one.
     fn scattered_open(&mut self) -> Vec<usize> {
         let start = self.random.below(self.slots.len());
         self.open.range(start..).chain(self.open.range(..start)).copied().take(MAX_OPEN).collect()
     }
 
-    /// How many neighbours each member is to have.
+    /// How many neighbours each member should have.
     pub(super) fn wanted(&self) -> usize {
         self.tuning.neighbours_with(self.groups.len() > 1)
     }
 
-    /// The members stand in several racks now, where each is to have more neighbours.
+    /// Members stand in several racks from now on, so that each should have more neighbours.
     pub(super) fn spreads(&mut self) {
         for slot in self.slots().collect::<Vec<_>>() {
             self.note_room(slot);
@@ -123,7 +123,7 @@ impl Members {
         self.open.contains(&slot)
     }
 
-    /// Keeps `open` true when a member has gained or lost a neighbour, has come or was put aside.
+    /// Keeps `open` correct when a member has gained or lost a neighbour, has joined or was put aside.
     pub(super) fn note_room(&mut self, slot: usize) {
         let member = self.get(slot);
         if !member.aside && member.neighbours.len() < self.wanted() {
@@ -184,7 +184,7 @@ impl Members {
         let start = self.random.below(1 << 32);
         for at in 0..wanted * 8 {
             let within = self.within(slot, reach);
-            // The last place of an odd number: with one group only a member with room would do, and there is none but this one.
+            // The last of an odd number of neighbours: with one group only another member with room would do, and there is none.
             if within >= wanted || (within + 1 == wanted && self.open.len() == 1 && self.groups.len() == 1) {
                 return;
             }
@@ -221,7 +221,7 @@ impl Members {
         let Some(third) = scattered.find(|third| fits(*third)) else { return };
         let waiting = self.loosened.len();
         self.unlink(other, third);
-        // One that is left with a far link less is given another when somebody comes or goes that needs one, too.
+        // A member that lost a far link is given another one when a member joins or leaves that needs one, too.
         self.loosened.truncate(waiting);
         self.link(slot, other);
         let to_third = self.reach(slot, third);
@@ -231,7 +231,7 @@ impl Members {
         }
     }
 
-    /// Most members are compared with those of their own rack, and texts are slow to compare.
+    /// The reach of a link between two members. Most are compared with members of their own rack, and texts are slow to compare.
     fn reach(&self, one: usize, other: usize) -> usize {
         let (one, other) = (self.get(one), self.get(other));
         if one.group == other.group { 0 } else { reach(one.place.tier_to(&other.place)) }
@@ -246,8 +246,8 @@ impl Members {
         self.reaches(slot).iter().take(reach + 1).sum()
     }
 
-    /// True if two members may be neighbours and are not: trusted, not parted, and at least one of them wants the blob, or both lack
-    /// pieces: whoever wants parts gets them from others that do.
+    /// True if two members may become neighbours: both are trusted, they are not parted, and at least one of them wants the blob, or both lack
+    /// pieces: a member that wants parts gets them from others that do.
     pub(super) fn may_link(&self, one: usize, other: usize) -> bool {
         let (Some(Some(one_member)), Some(Some(other_member))) = (self.slots.get(one), self.slots.get(other)) else {
             return false;
@@ -283,7 +283,7 @@ impl Members {
 
     fn tell_linked(&mut self, to: usize, peer: usize) {
         let (to, peer) = (self.get(to), self.get(peer));
-        // Members ask the lead's node as the lead, not by name.
+        // Members ask the lead's own node as the lead, not by the name of a neighbour.
         if peer.id == self.me {
             return;
         }
