@@ -18,15 +18,15 @@ use crate::locality::{is_across, same_group};
 use crate::random::Random;
 use crate::tuning::Tuning;
 
-/// A member that says of more others at a time that it can't reach them is not heeded: each costs others a neighbour.
+/// A member that says of more other members at a time that it can't reach them is ignored: each such report costs the others a neighbour.
 const MAX_UNREACHED: usize = 64;
 
-/// A member that reports more others than this, and more than one in [`ONE_IN_REPORTED`], is not heeded: somebody lies, and most likely
+/// A member that reports more others than this, and more than one in [`ONE_IN_REPORTED`], is ignored: somebody lies, and most likely
 /// it is the one that is alone.
 const MAX_REPORTED: usize = 2;
 const ONE_IN_REPORTED: usize = 4;
 
-/// Members whose reports are remembered, at most: they are kept though the members leave.
+/// Members whose reports are remembered, at most: the reports are kept when the members leave.
 const MAX_REPORTERS: usize = 4096;
 
 /// One member.
@@ -34,43 +34,43 @@ const MAX_REPORTERS: usize = 4096;
 pub(super) struct Member {
     pub(super) id: NodeId,
     place: Place,
-    /// How far it is from the lead.
+    /// How far away it is from the lead.
     tier: Tier,
     group: usize,
     pub(super) held: PieceSet,
     /// Pieces that the lead is sending it, and since when.
     pub(super) coming: Vec<(PieceIndex, Moment)>,
-    /// Pieces that it was sent and told nothing of in a long time, since it last told of one; and whether it ever did.
+    /// How many pieces it was sent and has not told of for a long time, since it last told of one; and whether it ever did.
     pub(super) untold: u32,
     pub(super) tells: bool,
-    /// Average time from sending it a piece to its word that it has it.
+    /// Average time from the sending of a piece to the member's confirmation.
     pub(super) delivery: Duration,
-    /// Until then others are given what nobody has.
+    /// Until this moment other members are given the pieces that nobody has.
     pub(super) slow_until: Moment,
     pub(super) wants: bool,
     /// The pieces that it waits for, in this order, while it does not want everything.
     pub(super) parts: Option<Vec<Range<u32>>>,
-    /// Found to send wrong pieces: nobody's neighbour, and no holder.
+    /// True if it was found to send wrong pieces: it is nobody's neighbour and no holder.
     pub(super) aside: bool,
     /// The member's reliability as a holder.
     pub(super) standing: Reliability,
     /// When it last came to hold a piece, or first had to wait for one.
     gained: Option<Moment>,
-    /// Since when there has been nothing for it, while it wants parts and comes to hold nothing.
+    /// Since when there has been no piece for it, while it wants parts and receives nothing.
     waits_since: Option<Moment>,
     /// True if it should have a neighbour outside its zone.
     reaches_out: bool,
     neighbours: Vec<usize>,
-    /// How many of them are of each reach.
+    /// How many of its neighbours are of each reach.
     reaches: [u32; REACHES],
 }
 
-/// The members of one rack; kept when they are gone.
+/// The members of one rack; kept when all are gone.
 #[derive(Debug)]
 struct Group {
     place: Place,
     members: Vec<usize>,
-    /// By piece: members that hold it, and when the lead last sent it here.
+    /// By piece: how many members hold it, and when the lead last sent it to this group.
     pieces: Vec<(u32, Option<Moment>)>,
 }
 
@@ -85,17 +85,17 @@ pub(super) struct Members {
     free: Vec<usize>,
     by_id: BTreeMap<NodeId, usize>,
     groups: Vec<Group>,
-    /// Reports: for each suspect the members that reported it; kept though the suspect leaves.
+    /// Reports: for each suspect the members that reported it; kept when the suspect leaves.
     reports: BTreeMap<NodeId, Vec<NodeId>>,
     /// The number of others that each member reported, and the members that reported too many: their reports count for nothing.
     reported: BTreeMap<NodeId, usize>,
     false_reporters: BTreeSet<NodeId>,
-    /// Pairs of which one reported the other, both ways round; kept though they leave.
+    /// Pairs of which one reported the other, in both orders; kept when they leave.
     parted: BTreeSet<(NodeId, NodeId)>,
-    /// Pairs that can't reach each other, both ways round, while both are here.
+    /// Pairs that can't reach each other, in both orders, while both are members.
     unreached: BTreeSet<(NodeId, NodeId)>,
     notices: Notices,
-    /// The members that have fewer neighbours than they should, those that were put aside left out.
+    /// The members that have fewer neighbours than they should, without those that were put aside.
     open: BTreeSet<usize>,
     /// Members that lost a neighbour, with the reach of that link, or want more of them: until `fill_places`.
     loosened: Vec<(usize, Option<usize>)>,
@@ -106,7 +106,7 @@ pub(super) struct Members {
 pub(super) struct Reported {
     /// The suspect is to be put aside.
     pub(super) convicts: bool,
-    /// The reporter is found to report too many: these members were put aside by its word, and are no longer.
+    /// The reporter reports too many: these members were put aside because of it, and no longer are.
     pub(super) cleared: Vec<usize>,
 }
 
@@ -121,13 +121,13 @@ impl Member {
             + texts.iter().map(|text| text.capacity()).sum::<usize>()
     }
 
-    /// It came to hold a piece.
+    /// The member came to hold a piece.
     pub(super) const fn gains(&mut self, now: Moment) {
         self.gained = Some(now);
         self.waits_since = None;
     }
 
-    /// True if the member wants parts, and there was nothing for it for `patience`, of the lead or of its neighbours.
+    /// True if the member wants parts, and got no piece for `patience`, neither from the lead nor from its neighbours.
     pub(super) fn waits_long(&mut self, patience: Duration, now: Moment) -> bool {
         *self.waits_since.get_or_insert(now) + patience <= now
     }
@@ -151,13 +151,13 @@ impl Member {
         self.coming.iter().any(|(coming, _)| *coming == piece)
     }
 
-    /// Ends the sending of a piece: when it began.
+    /// Ends the sending of a piece. Returns when it began.
     pub(super) fn take_coming(&mut self, piece: PieceIndex) -> Option<Moment> {
         let at = self.coming.iter().position(|(coming, _)| *coming == piece)?;
         Some(self.coming.swap_remove(at).1)
     }
 
-    /// Ends the sending of a piece if it began just then: whether it did.
+    /// Ends the sending of a piece if it began at `since`. Returns true if it did.
     pub(super) fn take_coming_since(&mut self, piece: PieceIndex, since: Moment) -> bool {
         let at = self.coming.iter().position(|coming| *coming == (piece, since));
         at.map(|at| self.coming.swap_remove(at)).is_some()
@@ -218,7 +218,7 @@ impl Members {
 
     /// How many [`Members::ids`] there are.
     pub(super) fn ids_count(&self) -> usize {
-        // Without a report nobody is put aside: counting ten thousand at each join would be felt.
+        // Without a report nobody is put aside. Counting ten thousand members at each join would take noticeable time.
         if self.reports.is_empty() {
             self.by_id.len()
         } else {
@@ -236,7 +236,7 @@ impl Members {
         self.by_id.len()
     }
 
-    /// The members that are in.
+    /// The slots of all members.
     pub(super) fn slots(&self) -> impl Iterator<Item = usize> + '_ {
         (0..self.slots.len()).filter(|slot| self.slots[*slot].is_some())
     }
@@ -251,12 +251,12 @@ impl Members {
         self.total.is_some_and(|total| member.held.len() >= total)
     }
 
-    /// True if a member in a slot is still the one that was in it, and holds `piece`.
+    /// True if the member in a slot is the same as before, and holds `piece`.
     pub(super) fn holds(&self, slot: usize, piece: PieceIndex) -> bool {
         self.slots.get(slot).and_then(Option::as_ref).is_some_and(|member| member.held.contains(piece))
     }
 
-    /// Bytes of memory behind this, about: what maps of ids and pairs take besides the members is little.
+    /// About how many bytes of memory this takes: maps of ids and pairs take little compared with the members.
     pub(super) fn memory(&self) -> usize {
         let of_members: usize = self.slots.iter().flatten().map(Member::memory).sum();
         let of_groups: usize = self.groups.iter().map(Group::memory).sum();
@@ -268,7 +268,7 @@ impl Members {
         self.notices.take(now, pause)
     }
 
-    /// A node that is no member comes in, and is told at once whom to meet.
+    /// A node that is no member joins, and is told of its neighbours at once.
     pub(super) fn comes(&mut self, node: NodeId) {
         if self.slot(node).is_none() {
             self.notices.comes(node);
@@ -283,14 +283,14 @@ impl Members {
         self.notices.due()
     }
 
-    /// Adds a member that is not here.
+    /// Adds a node that is no member.
     pub(super) fn add(&mut self, id: NodeId, place: Place, held: PieceSet, wants: bool) -> usize {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
         });
         let group = self.group_of(&place);
-        // The first of each rack does, whatever its number.
+        // The first member of each rack does, whatever its number.
         let one_in = self.tuning.one_in_beyond as usize;
         let reaches_out = self.groups[group].members.len().is_multiple_of(one_in);
         self.groups[group].members.push(slot);
@@ -359,8 +359,8 @@ impl Members {
         }
     }
 
-    /// Two neighbours can't reach each other. In a small swarm, where all are neighbours, there is nobody else to meet, and one may reach the other
-    /// yet; in a larger one each is given another neighbour in place of this one.
+    /// Two neighbours can't reach each other. In a small swarm, where all are neighbours, there is no other member to meet, and one may still reach
+    /// the other later; in a larger one each is given another neighbour instead.
     pub(super) fn part(&mut self, one: NodeId, other: NodeId) {
         let (Some(one_slot), Some(other_slot)) = (self.slot(one), self.slot(other)) else { return };
         let is_heeded = self.unreached_by(one).count() < MAX_UNREACHED;
@@ -389,7 +389,7 @@ impl Members {
         by.contains(&self.me) || by.iter().filter(|by| !self.false_reporters.contains(*by)).count() >= 2
     }
 
-    /// Notes a report and parts the two. Only members are heard, and none that reports too many.
+    /// Notes a report and parts the two. Only members are heard, and none of those that report too many.
     pub(super) fn report(&mut self, reporter: NodeId, suspect: NodeId) -> Reported {
         let is_own = reporter == self.me;
         let has_room = self.reported.len() < MAX_REPORTERS || self.reported.contains_key(&reporter);
@@ -449,8 +449,8 @@ impl Members {
             .any(|other| other.held.contains(piece) && other.counts(piece) && !self.are_parted(member.id, other.id))
     }
 
-    /// True if the lead may send a piece into the member's group: always into its own, into another only while nobody in its reach there
-    /// has it or is getting it, or for one that is starved: then they don't give what they are said to have.
+    /// True if the lead may send a piece into the member's group: always into its own; into another only while no member within reach there
+    /// has the piece or is being sent it, or for a member that is starved: then the others don't give the pieces that they are said to have.
     pub(super) fn may_cross(
         &self,
         slot: usize,

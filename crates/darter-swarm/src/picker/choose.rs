@@ -1,5 +1,5 @@
-//! [`Picker::poll`]: urgent pieces first, then what is foreseen, then asks to the lead, then the rarest pieces of each holder with room (near readers that are
-//! behind before others), then what only slow holders have, and in the end the last pieces twice.
+//! [`Picker::poll`]: urgent pieces first, then foreseen ones, then asks to the lead, then the rarest pieces of each holder with room (those near to readers that are
+//! behind first), then pieces that only slow holders have, and at the end the last pieces twice.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::tuning::Tuning;
 const WHOLE: Range<u32> = 0..u32::MAX;
 
 impl Picker {
-    /// Appends what is to be done now. Call it after events, and at [`Picker::next_wakeup`].
+    /// Appends the actions to take now. To be called after events, and at [`Picker::next_wakeup`].
     pub(crate) fn poll(&mut self, now: Moment, actions: &mut Vec<Action>) {
         self.wakeup = None;
         if self.check_at <= now {
@@ -43,8 +43,8 @@ impl Picker {
         actions.append(&mut self.waiting);
     }
 
-    /// How many requests and asks may be open: a bound on the memory that answers may need. Overdue ones don't count
-    /// (somebody else was asked in their stead), nor do asks that just stand: most of those of a large swarm are never
+    /// How many requests and asks may be open: a bound on the memory that answers may need. Overdue requests don't count
+    /// (others were made in their place), nor do asks that stand: most of those of a large swarm are never
     /// answered.
     pub(super) fn most_open(&self) -> usize {
         let by_bytes = u32::try_from(self.tuning.bytes_in_flight / self.piece_bytes.max(1)).unwrap_or(u32::MAX);
@@ -53,8 +53,8 @@ impl Picker {
         alone.div_ceil(self.among).max(2) as usize
     }
 
-    /// How many requests of this blob may be open at one holder: with many neighbours one, so that those who have a new piece first are
-    /// not asked for it, and for others besides, by all at once.
+    /// How many requests of this blob may be open at one holder: with many neighbours one, so that the first holders of a new piece are
+    /// not asked for it, and for other pieces besides, by all at once.
     pub(super) fn most_at_one(&self) -> u32 {
         let holders = u32::try_from(self.neighbours.len()).unwrap_or(u32::MAX).max(1);
         self.tuning.in_all.div_ceil(holders).min(self.tuning.per_holder)
@@ -64,8 +64,8 @@ impl Picker {
         self.wakeup = Some(self.wakeup.map_or(moment, |before| before.min(moment)));
     }
 
-    /// Gives up what is overdue, withdraws what still doesn't move long after that, so that even the only holder can be asked
-    /// anew, and notes when to look again.
+    /// Marks overdue requests, withdraws those that make no progress long after that (so that even the only holder can be asked
+    /// again), and notes when to look again.
     fn check_requests(&mut self, now: Moment) {
         let (piece_bytes, tuning) = (self.piece_bytes, self.tuning_now());
         let usual = self.usual_piece_time();
@@ -77,7 +77,7 @@ impl Picker {
             if request.piece.is_none() && request.overdue.is_none() {
                 continue;
             }
-            // A lead may be slower than the members by far, but what others have need not come from it.
+            // A lead may be much slower than the members, but pieces that others have need not come from it.
             let others = usual.filter(|_| request.neighbour.is_some() || self.is_held_by_a_good_one(request.piece));
             let crawls = request.neighbour.is_some() && request.crawls(piece_bytes, longest, &tuning, now);
             let place = self.place_in_queue(&request);
@@ -93,7 +93,7 @@ impl Picker {
                     next = next.min(since).min(looks);
                     continue;
                 }
-                // A peer that answered something else meanwhile is busy; a peer that did not, or crawls, lets this node down.
+                // A peer that answered another request meanwhile is busy; a peer that did not, or crawls, fails this node.
                 let lets_down = crawls || meter.pace.last_answer() <= request.asked;
                 meter.pace.overdue(piece_bytes, request.asked, now, &tuning);
                 self.mark_overdue(at, now);
@@ -132,7 +132,7 @@ impl Picker {
         }
     }
 
-    /// Asks for what lacks: for readers that are behind first, then whatever is rarest.
+    /// Requests lacking pieces: those for readers that are behind first, then the rarest.
     fn request_wanted(&mut self, now: Moment) {
         let needs = self.needs_of_readers();
         self.hurry(&needs, now);
@@ -150,12 +150,12 @@ impl Picker {
         }
         self.request_rarest(&needs.near, &[&needs.near[..], &needs.window].concat(), now);
         if self.is_all_to_be_had() {
-            // The lead would give copies, which lie anywhere: it is one more holder of what is needed next.
+            // The lead would give copies of any pieces: here it is one more holder of those that are needed next.
             self.adjust_asks(0, now);
             self.request_of_lead(&needs, now);
         } else {
-            // A lead that gives much gives pieces ever further ahead; these, and whatever else is rarest, get what room is left. Asks
-            // withdrawn and made again at every piece would be most of what the lead hears, so some stand while there is a little room.
+            // A lead that gives much gives pieces ever further ahead; these, and other rare pieces, get the room that is left. If asks were
+            // withdrawn and made again at every piece, they would be most of the lead's messages, so some stand while there is a little room.
             let (open, most) = (self.counts.open, self.most_open());
             let asks = if open >= most {
                 0
@@ -169,19 +169,19 @@ impl Picker {
         self.request_rarest(&[], &[WHOLE], now);
     }
 
-    /// How many asks may be open at the lead: the more neighbours, the smaller its part in what this node gets.
+    /// How many asks may be open at the lead: the more neighbours, the smaller the lead's share in what this node gets.
     pub(super) fn most_asks(&self) -> usize {
         let neighbours = self.neighbours.len().max(self.expected);
-        // Of parts as much is on its way as one that is alone would ask for by name.
+        // Of parts, as much is to be under way as a node that is alone would request by name.
         let alone = if self.wants { self.tuning.asks as usize } else { self.most_foreseen() };
         let less = (neighbours / 8).max(if self.tuning.is_large(neighbours) { 2 } else { 0 });
         (alone / (1 + less)).max(1)
     }
 
-    /// Keeps as many asks open at the lead as could be answered with something useful, and no more than `most`.
+    /// Keeps as many asks open at the lead as it could answer with a useful piece, and no more than `most`.
     fn adjust_asks(&mut self, most: usize, now: Moment) {
         let Some(lead) = &mut self.lead else { return };
-        // A start is over before many could have asked one after the other.
+        // A start is over before many nodes could have asked one after the other.
         let neighbours = if self.wants { self.neighbours.len().max(self.expected) } else { 0 };
         let asked_from =
             *lead.asked_from.get_or_insert_with(|| now + first_ask(neighbours, &self.tuning, &mut self.random));
@@ -207,18 +207,18 @@ impl Picker {
         }
     }
 
-    /// How many pieces are lacking that nobody is sending; unbounded while the blob's length is unknown.
+    /// How many lacking pieces no peer is sending; unbounded while the blob's length is unknown.
     fn unassigned(&self, now: Moment) -> usize {
         if !self.wants {
-            // Pieces that others hold come from them: the lead would send them, too, at the same time.
+            // Pieces that others hold come from them: otherwise the lead would send them, too, at the same time.
             return if self.is_among_starters(now) { self.left_to_lead(now) } else { 0 };
         }
         let Some(total) = self.total else { return usize::MAX };
         total.saturating_sub(self.held.len()).saturating_sub(self.coming.len()) as usize
     }
 
-    /// Asks each holder with room for the first piece that it has of those that are `near`, or else for the rarest that it has of the first of
-    /// these ranges in which it has one, until this node has no room left. Of who gets a piece from afar others decide, too.
+    /// Requests, from each holder with room, the first piece that it has of those that are `near`, or else the rarest that it has in the first of
+    /// these ranges in which it has one, until this node has no room left. Which node fetches a piece from afar depends on other nodes, too.
     fn request_rarest(&mut self, near: &[Range<u32>], ranges: &[Range<u32>], now: Moment) {
         let mut room = self.most_open().saturating_sub(self.counts.open);
         while room > 0 && self.rarity.any_to_be_had() {
@@ -246,7 +246,7 @@ impl Picker {
             self.ready = ready;
             if room == before {
                 if self.among > 1 {
-                    // Answers to requests for other blobs make room, of which this picker does not hear.
+                    // Answers to requests for other blobs make room, and this picker is not told of them.
                     self.wake_at(now + self.tuning.room_pause);
                 }
                 break;
@@ -255,8 +255,8 @@ impl Picker {
     }
 
     /// Lists the holders with room: near ones first, then those with the shorter queue, ties at random. Each is one number with its
-    /// place in the low 16 bits, for sorting quickly. Room is a matter of all blobs; one that has nothing under way may take some more,
-    /// or those who refill their places at every answer would leave none for it.
+    /// index in the low 16 bits, for sorting quickly. The limit is for all blobs together; a blob that has nothing under way may exceed it a little,
+    /// or else blobs that refill their places at every answer would leave no room for it.
     fn order_holders(&mut self, now: Moment) {
         self.ready.clear();
         let (limit, tuning) = (self.most_at_one(), &self.tuning);
@@ -279,7 +279,7 @@ impl Picker {
         self.rarity.rarest(&self.neighbours[at].held, range, &mut self.random, accept)
     }
 
-    /// The first of the pieces in these ranges that a holder has and that is asked of nobody.
+    /// The first piece in these ranges that a holder has and that is requested from no peer.
     fn first_of(&self, at: usize, ranges: &[Range<u32>]) -> Option<PieceIndex> {
         let accept = may_ask(&self.neighbours, at, &self.requests, self.counts.aside, self.is_ending());
         let (open, held) = (self.rarity.open(), &self.neighbours[at].held);
@@ -287,14 +287,14 @@ impl Picker {
         pieces.find(|piece| open.contains(*piece) && held.contains(*piece) && accept(*piece))
     }
 
-    /// True while the last pieces are being asked for.
+    /// True while the last pieces are being requested.
     fn is_ending(&self) -> bool {
         let is_nearly_whole = |total: u32| total.saturating_sub(self.held.len()) <= 2 * self.tuning.in_all;
         !self.wants || self.total.is_some_and(is_nearly_whole)
     }
 
-    /// The rarest piece that a holder across a boundary has and that is this node's to fetch: nobody nearer has it, and
-    /// this node's turn has come. Turns are counted from when this node first found the piece to be had from afar only.
+    /// The rarest piece that a holder across a boundary has and that is this node's to fetch: no nearer node has it, and
+    /// this node's turn has come. Turns are counted from the moment in which this node found that the piece is only to be had from afar.
     fn rarest_across(&mut self, at: usize, range: &Range<u32>, now: Moment) -> Option<PieceIndex> {
         let tier = self.neighbours[at].tier;
         self.count_turns(tier);
@@ -326,7 +326,7 @@ impl Picker {
         piece
     }
 
-    /// Brings the number of turns up to date that this node lets pass before it fetches each piece from a tier.
+    /// Brings up to date, for each piece, how many turns this node waits before it fetches the piece from a tier.
     fn count_turns(&mut self, tier: Tier) {
         if self.turns[tier as usize].len() == self.known_end as usize {
             return;
@@ -336,9 +336,9 @@ impl Picker {
         self.turns[tier as usize] = (0..self.known_end).map(PieceIndex).map(turn).collect();
     }
 
-    /// How long a turn is: some of the times that a piece usually takes, so that whoever waits hears of a piece fetched
-    /// before it would fetch another copy. The less this node has under way, the shorter: what it lacks is afar. But never so short
-    /// that a piece asked for at once could not have come ([`Tuning::fetcher_patience`]).
+    /// The length of a turn: some of the times that a piece usually takes, so that a node that waits hears of a piece that was fetched
+    /// before it would fetch another copy. The less this node has under way, the shorter the turn: the pieces that it lacks are afar. But it is never so short
+    /// that a piece requested at once could not have come ([`Tuning::fetcher_patience`]).
     fn turn(&self, tier: Tier) -> Duration {
         let tuning = &self.tuning;
         let mut times: Vec<_> =
@@ -350,7 +350,7 @@ impl Picker {
         (usual * factor).mul_f64(busy.min(1.0)).max(self.from_afar * tuning.fetcher_patience).max(tuning.fetcher_floor)
     }
 
-    /// One request at a time to a holder found slow, for a piece that nobody else has.
+    /// Makes one request at a time to a holder that was found slow, for a piece that no other peer has.
     fn request_from_slow(&mut self, now: Moment) {
         for at in 0..self.neighbours.len() {
             let peer = &self.neighbours[at];
@@ -379,11 +379,11 @@ impl Picker {
         }
     }
 
-    /// Asks a second holder for the last pieces when the first takes longer than expected. The last pieces of one blob of many are not
-    /// the end: as long as others come, a piece that comes twice takes their time.
+    /// Requests the last pieces from a second holder if the first takes longer than expected. When several blobs are fetched, the last pieces of one are not
+    /// the end: as long as other pieces come, a piece that comes twice takes their time.
     fn request_twice(&mut self, now: Moment) {
         let Some(total) = self.total.filter(|total| *total == self.known.len()) else { return };
-        // Half of a blob of sixteen pieces is no end of it.
+        // Half of the pieces of a blob of sixteen are not its end.
         let last = self.tuning.endgame.min(total.div_ceil(64));
         if !self.wants || total - self.held.len() > last || self.is_complete() {
             return;
@@ -417,7 +417,7 @@ impl Picker {
         }
     }
 
-    /// Wakes the picker when a holder of a piece may be asked again, which is on its way already but late.
+    /// Wakes the picker when a holder of a piece, which is late from another one, may be asked again.
     pub(super) fn wake_when_ready(&mut self, piece: PieceIndex, now: Moment) {
         let holders = self.neighbours.iter().filter(|peer| peer.held.contains(piece) && !is_quick(peer, now));
         let ready = holders.flat_map(|peer| [peer.slow_until, Some(peer.meter.paused_until())]).flatten();
@@ -430,7 +430,7 @@ impl Picker {
         self.neighbours.iter().any(|peer| !is_across(peer.tier) && peer.held.contains(piece))
     }
 
-    /// Wakes the picker when a holder of something open may be asked again.
+    /// Wakes the picker when a holder of an open piece may be asked again.
     fn note_pauses(&mut self, now: Moment) {
         if (self.slow_check == NEVER && self.paused_until <= now) || !self.rarity.any_to_be_had() {
             return;
@@ -450,7 +450,7 @@ impl Picker {
         }
     }
 
-    /// Asks a neighbour, or the lead if `None`, for a piece by name.
+    /// Requests a piece by name from a neighbour, or from the lead if `None`.
     pub(super) fn request(&mut self, neighbour: Option<usize>, piece: PieceIndex, urgent: bool, now: Moment) {
         let id = self.open_request(neighbour, Some(piece), urgent, now);
         let peer = self.requests.last().expect("it was just added").peer;
@@ -486,8 +486,8 @@ fn first_ask(neighbours: usize, tuning: &Tuning, random: &mut Random) -> Duratio
     tuning.ask_late.mul_f64(random.below(1000) as f64 / 1000.0)
 }
 
-/// True of the pieces that the holder at `at` may be asked for, of those that it has: it is not asked for the piece already, which only a request
-/// that is not relied on (one of `aside`) can be for an open piece; and when the download `is_ending` and this holder failed, no other has it.
+/// Tests whether the holder at index `at` may be asked for a piece that it has: not if it is asked for it already (for an open piece, only by a request
+/// that is not relied on, one of `aside`), nor, when the download `is_ending`, if this holder failed and others have the piece.
 fn may_ask<'a>(
     neighbours: &'a [Neighbour],
     at: usize,
@@ -503,7 +503,7 @@ fn may_ask<'a>(
     }
 }
 
-/// True if a neighbour, or the lead if `None`, is asked for `piece`.
+/// True if `piece` is requested from a neighbour, or from the lead if `None`.
 pub(super) fn is_asked(requests: &[Request], piece: PieceIndex, neighbour: Option<usize>) -> bool {
     requests.iter().any(|request| request.piece == Some(piece) && request.neighbour == neighbour)
 }

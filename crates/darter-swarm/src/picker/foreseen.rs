@@ -1,8 +1,8 @@
-//! Pieces that will be needed and for which nobody waits yet: those that others touched first who started the same, then what readers' patterns
-//! tell. They are asked for by name, in their order, many at a time, so that the link decides how soon they come and not the round trips; and
-//! without urgency, so that a holder sends what a reader waits for before all of them.
+//! Pieces that will be needed and for which no reader waits yet: first those that other nodes touched when they started the same program, then those that
+//! readers' patterns suggest. They are requested by name, in order, many at a time, so that the bandwidth decides how soon they come and not the round trips; and
+//! not as urgent, so that a holder sends the pieces for which readers wait first.
 //!
-//! Beside others that start the same, they are a swarm's pieces like any ([`parts`](super::parts)). A node that wants everything gets its other pieces in what room these leave.
+//! If other nodes start the same program, foreseen pieces are spread like any pieces of a swarm ([`parts`](super::parts)). A node that wants everything gets its other pieces in the room that these leave.
 
 use darter_core::{Moment, PieceIndex};
 
@@ -10,15 +10,15 @@ use crate::picker::Picker;
 use crate::picker::choose::is_asked;
 
 impl Picker {
-    /// How many requests may be open while something is foreseen: short pieces are asked for farther ahead than
-    /// [`Picker::most_open`] has it, as nothing is gained by leaving the choice to others.
+    /// How many requests may be open while pieces are foreseen: short pieces are requested farther ahead than
+    /// [`Picker::most_open`] allows, as nothing is gained by leaving the choice to others.
     pub(super) fn most_foreseen(&self) -> usize {
         let by_bytes = self.tuning.foreseen_in_flight / self.piece_bytes.max(1);
         let alone = usize::try_from(by_bytes).unwrap_or(usize::MAX);
         (alone / self.among.max(1) as usize).max(self.most_open())
     }
 
-    /// Asks for what is foreseen, as far as there is room: a neighbour that holds it, with the shortest queue, else the lead.
+    /// Requests foreseen pieces, as far as there is room, from the neighbour with the shortest queue that holds them, or else from the lead.
     pub(super) fn request_foreseen(&mut self, now: Moment) {
         let is_alone = !self.is_among_starters(now);
         let mut room = if self.foreseen.is_empty() || !is_alone {
@@ -31,7 +31,7 @@ impl Picker {
         }
         let (runs, known): (Vec<_>, _) = (self.foreseen.values().cloned().collect(), self.known_end);
         for piece in runs.into_iter().flat_map(|run| run.start..run.end.min(known)).map(PieceIndex) {
-            // A holder that let this node down is not relied on: another is asked, too.
+            // A holder that failed this node is not relied on: another is asked, too.
             while self.is_due(piece) && !self.in_flight(piece) {
                 if room == 0 {
                     return;

@@ -1,35 +1,35 @@
-//! Which piece to ask of whom, at one node, for one blob.
+//! Which piece to request from which peer, at one node, for one blob.
 //!
-//! Everybody is on one side here: no choking, no tit-for-tat. The picker asks the *lead* (the seed that tracks the
-//! swarm) for any piece and leaves the choice to it, asks neighbours for the locally rarest pieces by name, and sees
-//! to it that no single slow or lying peer decides when the blob is whole.
+//! All nodes of a swarm cooperate: no choking, no tit-for-tat. The picker asks the *lead* (the seed that tracks the
+//! swarm) for any piece and leaves the choice to it, requests the locally rarest pieces by name from neighbours, and makes
+//! sure that no single slow or lying peer decides when the blob is complete.
 //!
 //! Invariants, kept by the methods of this file and of `requests`:
-//! - a request is *relied on* unless it is overdue, or was made of a holder that let this node down before: what such a holder is asked
-//!   for may be asked of others at the same time, so that nobody waits for it;
+//! - a request is *relied on* unless it is overdue, or was made to a holder that failed this node before: its piece
+//!   may be requested from others at the same time, so that no reader waits for such a holder;
 //! - a piece is *open* exactly when this node wants the whole blob or seeks the piece, knows its hash, lacks it, and no request
 //!   for it that is relied on is under way;
-//! - a peer's count of open requests is the number of entries in `requests` that name it;
+//! - a peer's count of open requests is the number of entries in `requests` for it;
 //! - `coming` has exactly the pieces of requests that are relied on, and `counts` says how many requests there are of each kind:
 //!   both change only in `add_request`, `remove_request`, `mark_overdue` and `started`;
-//! - a request's `neighbour` is its place in `neighbours`;
-//! - nothing is asked of a peer that sent a wrong piece.
+//! - a request's `neighbour` is its index in `neighbours`;
+//! - nothing is requested from a peer that sent a wrong piece.
 //!
-//! A poll costs little while nothing can follow: what falls due is found by `check_at`, `slow_check` and `paused_until`, earliest
-//! times that may be too early and never too late, and a picker at its limit looks at no holder.
+//! A poll costs little while it can have no consequence: `check_at`, `slow_check` and `paused_until` are the earliest times at which something falls
+//! due; they may be too early and never too late. And a picker at its limit looks at no holder.
 //!
-//! The picker does not verify pieces: [`Event::Received`] is said of verified pieces only. It keeps no data, and it
+//! The picker does not verify pieces: [`Event::Received`] is for verified pieces only. It keeps no data, and it
 //! does not tell others what this node holds.
 //!
 //! | file | |
 //! |---|---|
-//! | `choose` | [`Picker::poll`]: what to ask of whom now |
-//! | `reading` | what readers in order need next |
+//! | `choose` | [`Picker::poll`]: the requests to make now |
+//! | `reading` | the pieces that readers in order need next |
 //! | `foreseen` | pieces that will be needed, and for which nobody waits yet |
-//! | `parts` | those who want parts of the blob, and others beside them that do |
+//! | `parts` | nodes that want parts of the blob while others do, too |
 //! | `requests` | requests as they begin, are answered, fail or are withdrawn |
 //! | `rarity` | holders per piece, and the open pieces by their rarity |
-//! | `neighbour` | what is known of a peer |
+//! | `neighbour` | what the picker knows of a peer |
 
 mod choose;
 mod foreseen;
@@ -57,16 +57,16 @@ use crate::picker::reading::Reader;
 use crate::random::Random;
 use crate::tuning::Tuning;
 
-/// Later than anything.
+/// Later than any other moment.
 const NEVER: Moment = Moment::from_micros(u64::MAX);
 
-/// Holders that left and are remembered, since they failed or went with what they were asked for.
+/// Holders that left and are remembered, because they failed or left without answering requests.
 const MAX_BAD: usize = 64;
 
-/// Rates are compared after this many answers, or when a holder seems slow by the last comparison.
+/// Rates are compared again after this many answers, or when a holder seems slow by the last comparison.
 const JUDGE_EVERY: u32 = 16;
 
-/// The picker of one blob: its session tells it what happens and does what it says then; others only look at it.
+/// The picker of one blob: its session tells it events and carries out its actions; others only read it.
 #[derive(Debug)]
 pub struct Picker {
     me: NodeId,
@@ -76,7 +76,7 @@ pub struct Picker {
     wants: bool,
     /// The pieces with a known hash.
     known: PieceSet,
-    /// How many of the first pieces have one, and one past the last that has.
+    /// How many of the first pieces have a known hash, and one past the last piece that has one.
     known_prefix: u32,
     known_end: u32,
     total: Option<u32>,
@@ -94,42 +94,42 @@ pub struct Picker {
     foreseen: BTreeMap<(Foresight, ReaderId), Range<u32>>,
     /// The pieces that are wanted while not everything is.
     sought: PieceSet,
-    /// When a neighbour that lacks something was last met, or came to hold something.
+    /// When a neighbour that lacks pieces was last met, or came to hold a piece.
     stirred: Option<Moment>,
-    /// True if others started the same at the last poll.
+    /// True if, at the last poll, other nodes were starting the same program.
     was_among: bool,
-    /// Pieces that readers wait for and that others are to get first, as the last poll found.
+    /// Pieces for which readers wait and that others are to get first, as the last poll found.
     left_to_others: Vec<PieceIndex>,
     /// Pieces that others needed, and readers here may need next.
     hints: VecDeque<PieceIndex>,
-    /// The pieces that readers here waited for while not everything was wanted, and when one last came to wait for another.
+    /// The pieces for which readers here waited while not everything was wanted, and when a reader last began to wait for another.
     waited_for: PieceSet,
     waited: Option<Moment>,
-    /// True if the lead answers asks of a node that wants parts with one of these.
+    /// True if the lead answers asks of a node that wants parts with a piece of these parts.
     lead_gives_parts: bool,
     /// Peers that sent a wrong piece, each with that piece.
     banned: Vec<(NodeId, PieceIndex)>,
-    /// Holders that failed or took back what they were asked for, and left or were told of anew: coming back makes none of them better.
+    /// Holders that failed, or took back requested pieces, and then left or joined again: their record is kept for when they come back.
     bad: Vec<(NodeId, Failures)>,
-    /// By the holder's tier and the piece: how many turns this node lets others fetch it first; empty when to be counted anew.
+    /// By the holder's tier and the piece: for how many turns this node lets others fetch it first; empty when to be counted again.
     turns: [Vec<u8>; 5],
-    /// By piece: when it was first found to be had from afar only.
+    /// By piece: when it was first found that only holders across a boundary have it.
     afar_since: Vec<Moment>,
-    /// The average time of a piece from afar, from the request to its last byte; zero before the first.
+    /// The average time of a piece from across a boundary, from the request to its last byte; zero before the first.
     from_afar: Duration,
     next_id: u64,
     /// Cancels and reports that the next poll hands out.
     waiting: Vec<Action>,
     wakeup: Option<Moment>,
-    /// How many blobs this node fetches at a time.
+    /// How many blobs this node fetches at a time, this one included.
     among: u32,
-    /// The share of the pieces that came which the lead gave, of late.
+    /// The lead's share, of late, in the pieces that came.
     lead_share: f32,
     /// How many neighbours the lead named.
     expected: usize,
     /// True if the last poll left no room for more requests.
     is_full: bool,
-    /// True if a piece was urgent at the last poll: any holder of it is to be asked, room or not.
+    /// True if, at the last poll, a piece was urgent: any holder of it is to be asked, even without room.
     is_urgent: bool,
     /// No request falls due before this.
     check_at: Moment,
@@ -146,13 +146,13 @@ pub struct Picker {
 /// Requests by kind.
 #[derive(Debug, Default)]
 struct Counts {
-    /// For named pieces and not overdue; asks that the lead answers are among them.
+    /// For named pieces, and not overdue; including asks that the lead is answering.
     open: usize,
     /// Asks that the lead has not answered.
     standing: usize,
-    /// Requests to the lead for a piece that is known.
+    /// Requests to the lead for a piece that is known: named, or chosen by the lead.
     bound: usize,
-    /// Not relied on.
+    /// Requests that are not relied on.
     aside: usize,
 }
 
@@ -161,7 +161,7 @@ struct LeadPeer {
     id: NodeId,
     meter: PeerRecord,
     strikes: u32,
-    /// From when on it is asked; decided at the first poll.
+    /// The moment from which on the lead is asked; decided at the first poll.
     asked_from: Option<Moment>,
 }
 
@@ -169,12 +169,12 @@ struct LeadPeer {
 struct Request {
     id: RequestId,
     peer: NodeId,
-    /// Its place in `neighbours`; `None` for the lead.
+    /// The peer's index in `neighbours`; `None` for the lead.
     neighbour: Option<usize>,
     /// `None` for an ask that the lead has not answered yet.
     piece: Option<PieceIndex>,
     urgent: bool,
-    /// True if the request tries whether a holder that let this node down gives something again.
+    /// True if the request tests whether a holder that failed this node gives pieces again.
     is_trial: bool,
     asked: Moment,
     moved: Moment,
@@ -186,12 +186,12 @@ struct Request {
 }
 
 impl Request {
-    /// True if its piece is asked of nobody else.
+    /// True if the piece is requested from no other peer.
     const fn is_relied_on(&self) -> bool {
         self.overdue.is_none() && !self.is_trial
     }
 
-    /// True if its answer comes so slowly that a piece takes longer than `most`.
+    /// True if the answer comes so slowly that a piece takes longer than `most`.
     fn crawls(&self, piece_bytes: u64, most: Duration, tuning: &Tuning, now: Moment) -> bool {
         let Some((began, first)) = self.began else { return false };
         let spent = now.since(began);
@@ -200,16 +200,16 @@ impl Request {
     }
 }
 
-/// A request under way, for whoever watches.
+/// An open request, for observers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenRequest {
     /// The peer that was asked.
     pub peer: NodeId,
-    /// For which piece; `None` for an ask that the lead has not answered yet.
+    /// The piece; `None` for an ask that the lead has not answered yet.
     pub piece: Option<PieceIndex>,
     /// When it was made, or when more of its answer last came.
     pub moved: Moment,
-    /// True if it got nowhere for longer than expected, and its piece may be asked of somebody else.
+    /// True if it has made no progress for longer than expected, so that its piece may be requested from another peer.
     pub overdue: bool,
 }
 
@@ -265,7 +265,7 @@ impl Picker {
         }
     }
 
-    /// Takes note of something that happened. The next [`Picker::poll`] gives the actions that follow.
+    /// Handles an event. The next [`Picker::poll`] gives the actions that follow from it.
     pub(crate) fn handle(&mut self, event: Event, now: Moment) {
         match event {
             Event::ManifestGrew { known, total } => self.manifest_grew(&known, total),
@@ -282,7 +282,7 @@ impl Picker {
             Event::Corrupt { peer, request, piece } => self.corrupt(peer, request, piece, now),
             Event::Failed { request } => self.fail(request, now),
             Event::ReaderAt { reader, piece, count, patience } => {
-                // One that is told of again without having moved has waited all the time.
+                // A reader that is reported again without having moved has waited since the first report.
                 let before = self.readers.get(&reader).filter(|it| it.at == piece && patience.is_zero());
                 let since = before.map_or(now, |it| it.since);
                 self.readers.insert(reader, Reader { at: piece, count, patience, since });
@@ -351,12 +351,12 @@ impl Picker {
         }
     }
 
-    /// Says how many neighbours the lead named, met or not: whether a swarm is large is to be known before its members join here.
+    /// Sets the number of neighbours that the lead named, met or not: a large swarm is to be recognised before its members join here.
     pub(crate) const fn expect(&mut self, neighbours: usize) {
         self.expected = neighbours;
     }
 
-    /// When [`Picker::poll`] has something to do though nothing happens, if ever.
+    /// When to call [`Picker::poll`] although nothing happens, if ever.
     pub(crate) const fn next_wakeup(&self) -> Option<Moment> {
         self.wakeup
     }
@@ -412,7 +412,7 @@ impl Picker {
         self.neighbours.iter().any(|neighbour| neighbour.id == peer && neighbour.held.contains(piece))
     }
 
-    /// Which of these pieces a peer lacks, as far as is known here: what it is worth telling it of.
+    /// The pieces of `pieces` that a peer lacks, as far as known here: those of which it is worth telling it.
     pub(crate) fn lacked_by(&self, peer: NodeId, pieces: &[PieceIndex]) -> impl Iterator<Item = PieceIndex> {
         let neighbour = self.neighbours.iter().find(|neighbour| neighbour.id == peer);
         let lacks = move |piece: &PieceIndex| neighbour.is_none_or(|neighbour| !neighbour.held.contains(*piece));
@@ -458,17 +458,17 @@ impl Picker {
         self.neighbours.push(neighbour);
         self.turns = [const { Vec::new() }; 5];
         if self.counts.bound > 0 {
-            // The lead is not waited for as long for what the neighbour has.
+            // For pieces that the neighbour has, the lead is not waited for as long.
             self.check_at = self.check_at.min(self.may_be_overdue_at(now));
         }
     }
 
-    /// True if the blob may have this piece at all: a peer's word must not make tables grow without bound.
+    /// True if the blob may have this piece at all: tables must not grow without bound because of a peer's messages.
     fn can_be(&self, piece: PieceIndex) -> bool {
         piece.0 < self.total.unwrap_or(MAX_PIECES)
     }
 
-    /// True if the piece may be asked for now.
+    /// Notes that a neighbour holds a piece. Returns true if the piece may be requested now.
     fn neighbour_has(&mut self, at: usize, piece: PieceIndex) -> bool {
         if !self.can_be(piece) {
             return false;
@@ -485,8 +485,8 @@ impl Picker {
         self.is_urgent || (has_room && !self.is_full && self.rarity.open().contains(piece))
     }
 
-    /// The peer is asked for this piece no more, and without a pause for others: losing a piece is no failure, but doing so whenever one
-    /// is asked for is.
+    /// The peer is not asked for this piece any more. The other pieces are not affected: losing a piece is no failure, but losing each
+    /// one as soon as it is requested is.
     fn peer_lost(&mut self, peer: NodeId, piece: PieceIndex, now: Moment) {
         let Some(at) = self.neighbours.iter().position(|neighbour| neighbour.id == peer) else { return };
         if self.neighbours[at].held.remove(piece) {
@@ -499,8 +499,8 @@ impl Picker {
         }
     }
 
-    /// The peer is a neighbour no more. One that goes with what it was asked for takes that back: coming again it is no better than one that
-    /// stayed and took it back.
+    /// The peer is no longer a neighbour. If requests to it were open, it has taken these back: when it returns, it counts like a peer that
+    /// stayed and took them back.
     fn peer_left(&mut self, peer: NodeId, now: Moment) {
         let Some(at) = self.neighbours.iter().position(|neighbour| neighbour.id == peer) else { return };
         let open = self.requests.len();
@@ -523,7 +523,7 @@ impl Picker {
         self.turns = [const { Vec::new() }; 5];
     }
 
-    /// Remembers how a peer failed that left. Where many are remembered, one that did not fail goes first: it may be an honest one.
+    /// Remembers the failures of a peer that left. If too many are remembered, one without failures is dropped first: it may be honest.
     fn remember_bad(&mut self, peer: NodeId, failures: Failures) {
         if self.bad.len() >= MAX_BAD {
             let harmless = self.bad.iter().position(|(_, failures)| !failures.is_failing());
@@ -533,20 +533,20 @@ impl Picker {
     }
 
     fn lead_changed(&mut self, lead: Option<NodeId>) {
-        // An ask stands for ever otherwise.
+        // An ask would stand for ever otherwise.
         self.cancel_where(|request| request.neighbour.is_none() && request.piece.is_none());
         self.drop_requests(|request| request.neighbour.is_none());
         let lead = lead.filter(|lead| *lead != self.me && !self.is_banned(*lead));
         self.lead = lead.map(|id| LeadPeer { id, meter: PeerRecord::default(), strikes: 0, asked_from: None });
         if self.lead.is_some() {
-            // A new lead does not know yet who is not to be trusted.
+            // A new lead does not know yet which peers sent wrong pieces.
             let reports = self.banned.iter().map(|(peer, piece)| Action::Report { peer: *peer, piece: *piece });
             self.waiting.extend(reports);
         }
     }
 
-    /// The time that a piece takes at the others, as far as that is known: at the slower half of the quicker ones, the lead among them, so
-    /// that those that answer late or never don't say what is usual.
+    /// The time that a piece takes at the other peers, as far as known: the slower half of the quicker ones, including the lead, so
+    /// that peers that answer late or never do not decide what is usual.
     fn usual_piece_time(&self) -> Option<Duration> {
         let meters =
             self.neighbours.iter().map(|neighbour| &neighbour.meter).chain(self.lead.iter().map(|it| &it.meter));
@@ -555,12 +555,12 @@ impl Picker {
         Some(*times.select_nth_unstable(middle).1)
     }
 
-    /// How long an honest holder may take to answer, though others are asked sooner, where a piece takes `usual`.
+    /// How long an honest holder may take to answer (others are asked sooner), if a piece usually takes `usual`.
     fn longest(&self, usual: Option<Duration>) -> Duration {
         (usual.unwrap_or(self.tuning.first_guess) * self.tuning.overdue_factor_of_others).max(self.tuning.overdue_floor)
     }
 
-    /// True if the piece is lacking and can be checked when it comes.
+    /// True if the piece is lacking, and can be checked when it comes.
     fn is_due(&self, piece: PieceIndex) -> bool {
         self.known.contains(piece) && !self.held.contains(piece)
     }

@@ -1,4 +1,4 @@
-//! A picker's knowledge of one neighbour, or of the lead: what it holds and how fast it has been.
+//! What a picker knows of one neighbour, or of the lead: the pieces that it holds and how fast it has been.
 
 use std::time::Duration;
 
@@ -15,16 +15,16 @@ pub(super) struct Neighbour {
     pub(super) wants: bool,
     pub(super) held: PieceSet,
     pub(super) meter: PeerRecord,
-    /// Found slower than the others; left alone until then, except for what only it has.
+    /// Set if it was found slower than the others: it is left alone until then, except for pieces that it alone has.
     pub(super) slow_until: Option<Moment>,
 }
 
-/// How a peer answers, what stands there, and when it may be asked again after failures.
+/// A peer's answers, the requests in its queue, and when it may be asked again after failures.
 #[derive(Debug, Default)]
 pub(super) struct PeerRecord {
-    /// Requests for this blob open there, overdue ones included: they still stand in its queue.
+    /// Requests for this blob that are open there, overdue ones included: they still stand in its queue.
     pub(super) open: u32,
-    /// Requests of this node that stand there for other blobs; at the lead, where asks of this one may just stand, at least so many.
+    /// Requests of this node for other blobs that stand there; at the lead, where asks for this blob may stand unanswered, a lower bound.
     pub(super) elsewhere: u32,
     pub(super) pace: Pace,
     /// Measurements from before this moment do not count.
@@ -32,11 +32,11 @@ pub(super) struct PeerRecord {
     pub(super) failures: Failures,
 }
 
-/// How a peer failed of late.
+/// A peer's recent failures.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Failures {
     in_a_row: u32,
-    /// How many pieces in a row it took back while it was being asked for them.
+    /// How many requested pieces in a row it took back.
     taken_back: u32,
     paused_until: Moment,
 }
@@ -65,7 +65,7 @@ impl PeerRecord {
         self.open + self.elsewhere
     }
 
-    /// Takes over what is known of the peer by all blobs.
+    /// Takes over what all blobs together know of the peer.
     pub(super) const fn adopt(&mut self, standing: Standing) {
         self.elsewhere = standing.named.saturating_sub(self.open);
         self.pace = standing.pace;
@@ -80,8 +80,8 @@ impl PeerRecord {
         self.pace.forget_rate();
     }
 
-    /// An answer came. One that came too late is welcome, and clears nobody; in time is what an honest holder may take, also one that is
-    /// slower than the others and was found overdue because it failed before.
+    /// An answer came. An answer that came too late is used, but does not end the record of failures. In time is an answer within what an honest holder may take, including one
+    /// that is slower than the others and was found overdue because it failed before.
     pub(super) const fn succeeded(&mut self, in_time: bool) {
         if in_time {
             (self.failures.in_a_row, self.failures.taken_back) = (0, 0);
@@ -93,12 +93,12 @@ impl PeerRecord {
         self.failures.in_a_row >= tuning.failures_of_a_bad_one
     }
 
-    /// Until when it is asked for nothing.
+    /// Until when nothing is requested from it.
     pub(super) const fn paused_until(&self) -> Moment {
         self.failures.paused_until
     }
 
-    /// It took back a piece that it was being asked for; whether this is a failure.
+    /// It took back a requested piece. Returns true if this counts as a failure.
     pub(super) const fn takes_back(&mut self, tuning: &Tuning) -> bool {
         self.failures.taken_back += 1;
         self.failures.taken_back > tuning.may_take_back
@@ -111,7 +111,7 @@ impl PeerRecord {
         *in_a_row += 1;
     }
 
-    /// The time that the peer may take to answer all that stands in its queue, and at least one request: what it usually takes, within what
+    /// The time that the peer may take to answer all requests in its queue, counting at least one: what it usually takes, limited by what
     /// may be expected in view of the `others`.
     pub(super) fn queue_time(&self, others: Option<Duration>, piece_bytes: u64, tuning: &Tuning) -> Duration {
         let factor = if self.is_failing() { 1 } else { tuning.overdue_factor_of_others };
@@ -119,7 +119,7 @@ impl PeerRecord {
         self.pace.piece_time(piece_bytes, tuning).min(most) * self.queued().max(1)
     }
 
-    /// The time that the peer would take to answer one request more.
+    /// The time that the peer would take to answer one more request.
     pub(super) fn time_for_one_more(&self, piece_bytes: u64, tuning: &Tuning) -> Duration {
         self.pace.piece_time(piece_bytes, tuning) * (self.queued() + 1)
     }
@@ -129,9 +129,9 @@ impl PeerRecord {
         self.failures.is_failing()
     }
 
-    /// How long the answer to an open request may take to begin, or to go on: some times what this peer takes, and no more than a
-    /// few times what the `others` take, where they are known. Nobody gains time by being slow, nor by never having answered; and who
-    /// failed has no more of it than the others.
+    /// How long the answer to an open request may take to begin, or to go on: a multiple of what this peer takes, and at most a
+    /// multiple of what the `others` take, if that is known. A peer gains no time by being slow or by never having answered, and one that
+    /// failed has no more time than the others.
     fn patience(&self, queued: u32, others: Option<Duration>, piece_bytes: u64, tuning: &Tuning) -> Duration {
         let patience = match (self.pace.measured(piece_bytes), others) {
             (own, Some(others)) if self.is_failing() => {
@@ -147,8 +147,8 @@ impl PeerRecord {
         patience.max(tuning.overdue_floor)
     }
 
-    /// By when an open request must have moved that stands at the place `queued` in the peer's queue; later it is overdue. Answers to other requests show that the peer is alive, but a peer
-    /// that answers those and this one never is not waited for without end, nor is one that failed: what it answers may be long overdue.
+    /// The moment by which an open request at place `queued` in the peer's queue must have made progress; after it the request is overdue. Answers to other requests show that the peer is up, but a peer
+    /// that answers those and never this one is not waited for without end, nor is one that failed: its answers may be to requests that are long overdue.
     pub(super) fn deadline(
         &self,
         (moved, queued): (Moment, u32),

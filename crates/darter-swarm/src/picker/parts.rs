@@ -1,18 +1,18 @@
-//! A node that wants parts of a blob, beside others that do: hosts that start the same image at the same moment.
+//! A node that wants parts of a blob, while others do, too: hosts that start the same image at the same moment.
 //!
-//! A starter asks for the pieces that it needs by name. If all of them did so at once, the lead would send each piece to each of them. So
-//! while others are there, they are an ordinary swarm over the pieces that they *seek*: what their readers wait for and what is foreseen.
-//! The lead is asked for any of these (it knows them by [`Message::Want`](darter_protocol::Message), and sends first what nobody has), and
-//! neighbours for the rarest. A node that is alone asks by name, as many at a time as its link needs.
+//! Such a node requests the pieces that it needs by name. If all of them did so at once, the lead would send each piece to each of them. So
+//! while there are several, they are an ordinary swarm over the pieces that they *seek*: those for which their readers wait and those that are foreseen.
+//! The lead is asked for any of these (it knows them by [`Message::Want`](darter_protocol::Message), and sends those that nobody has first), and
+//! neighbours for the rarest. A node that is alone requests by name, as many at a time as its link needs.
 //!
-//! A piece that a reader waits for, and that no neighbour is known to hold, is on its way to one of them or about to be. The lead is asked for
+//! A piece for which a reader waits, and that no neighbour is known to hold, is on its way to one of them or about to be. The lead is asked for
 //! it by name only after a while, and requests are given up sooner than for a whole blob: a start is over in a second.
 //!
-//! If nothing is foreseen, those ahead are the list for those behind: a piece that comes to a neighbour that has gone the same way so far is sought,
-//! too, as a *hint*. A neighbour has gone the same way if most of what it holds is what readers here waited for, but for a few pieces, so that one
-//! that fetches everything or runs something else costs no more than these. And only while readers here wait now and then.
+//! If nothing is foreseen, nodes that are ahead show those that are behind which pieces come next: a piece that comes to a neighbour that has taken the same way so far is sought,
+//! too, as a *hint*. A neighbour has taken the same way if most of the pieces that it holds are pieces for which readers here waited, all but a few, so that a neighbour
+//! that fetches everything or runs another program costs no more than these. Hints are taken only while readers here wait now and then.
 //!
-//! Invariant: while not everything is wanted, `sought` has exactly the pieces that readers wait for, that are foreseen, and hints.
+//! Invariant: while not everything is wanted, `sought` has exactly the pieces for which readers wait, those that are foreseen, and the hints.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -24,19 +24,19 @@ use crate::picker::neighbour::Neighbour;
 use crate::picker::{Picker, Request};
 use crate::tuning::Tuning;
 
-/// Pieces of one reader, or one stretch that is foreseen, that are sought at a time.
+/// Pieces of one reader, or of one foreseen stretch, that are sought at a time.
 const MAX_SOUGHT: u32 = 1024;
 
 /// Hints that are sought at a time.
 const MAX_HINTS: usize = 64;
 
 impl Picker {
-    /// Says if the lead answers asks for any piece with one of those that this node told it that it waits for. Older leads don't.
+    /// Says whether the lead answers asks for any piece with one for which this node told it that it waits. Leads of older releases don't.
     pub(crate) const fn lead_gives_parts(&mut self, gives: bool) {
         self.lead_gives_parts = gives;
     }
 
-    /// True if this node wants parts, and so do others, which were met or came to hold something a short time ago.
+    /// True if this node wants parts, and so do others that were met or came to hold a piece a short time ago.
     pub(super) fn is_among_starters(&self, now: Moment) -> bool {
         let is_asked = self.lead_gives_parts && self.lead.is_some();
         let are_active = self.stirred.is_some_and(|stirred| now < stirred + self.tuning.starters_for);
@@ -47,13 +47,13 @@ impl Picker {
         self.neighbours.iter().any(|peer| self.starts(peer.wants, &peer.held))
     }
 
-    /// True if a neighbour that says so wants parts alone: not everything, and it lacks some.
+    /// True if a neighbour that `wants` pieces and holds `held` wants only parts: it does not want everything, and lacks some pieces.
     pub(super) fn starts(&self, wants: bool, held: &PieceSet) -> bool {
         !wants && self.total.is_some_and(|total| held.len() < total)
     }
 
-    /// A neighbour that wanted parts says that it wants everything now. False if it is another one, or has lost something: then it is met as one that is
-    /// new here.
+    /// A neighbour that wanted parts says that it wants everything now. Returns false if it is another one, or has lost pieces: then it is met like a new
+    /// neighbour.
     pub(super) fn wants_more(&mut self, peer: NodeId, tier: Tier, wants: bool, held: &PieceSet) -> bool {
         let is_it = |it: &Neighbour| it.id == peer && it.tier == tier && !it.wants && !held.lacks_some_of(&it.held);
         let Some(at) = self.neighbours.iter().position(is_it).filter(|_| wants) else { return false };
@@ -67,8 +67,8 @@ impl Picker {
         true
     }
 
-    /// Notes when others came that start the same: what the lead was asked for by name before is asked for as any. And looks again when they have
-    /// been still for too long to count.
+    /// Notes when other nodes come that start the same program: asks for any piece then replace the requests to the lead by name. And looks again when they have
+    /// received nothing for too long to count.
     pub(super) fn note_starters(&mut self, now: Moment) {
         let is_among = self.is_among_starters(now);
         if let Some(stirred) = self.stirred.filter(|_| is_among) {
@@ -76,7 +76,7 @@ impl Picker {
         }
         let was_alone = !std::mem::replace(&mut self.was_among, is_among);
         if is_among && was_alone {
-            // They have asked for the same, unless they hold it already: what is on its way would come twice.
+            // They have requested the same piece, unless they hold it already: a piece that is on its way would come twice.
             let is_shared = |request: &&Request| {
                 let piece = request.piece.filter(|_| request.neighbour.is_none() && request.began.is_none());
                 piece.is_some_and(|piece| self.rarity.holders(piece) == 0)
@@ -86,7 +86,7 @@ impl Picker {
         }
     }
 
-    /// How many open pieces the lead is to be asked for: those that no neighbour holds which can be relied on.
+    /// How many open pieces the lead is to be asked for: those that no reliable neighbour holds.
     pub(super) fn left_to_lead(&self, now: Moment) -> usize {
         let gives = |piece: &PieceIndex| {
             let holders = self.neighbours.iter().filter(|peer| peer.held.contains(*piece));
@@ -110,7 +110,7 @@ impl Picker {
         changed.into_iter().for_each(|piece| self.reopen(piece));
     }
 
-    /// A reader came to wait for these pieces.
+    /// A reader began to wait for these pieces.
     pub(super) fn waits_for(&mut self, piece: PieceIndex, count: u32, now: Moment) {
         if !self.wants {
             let run = piece.0..piece.0.saturating_add(count.clamp(1, MAX_SOUGHT));
@@ -121,7 +121,7 @@ impl Picker {
         }
     }
 
-    /// A neighbour came to hold these pieces: what it needs may be needed here next. Returns true if some of them are sought now.
+    /// A neighbour came to hold these pieces: the pieces that it needs may be needed here next. Returns true if some of them are sought now.
     pub(crate) fn follow(&mut self, peer: NodeId, pieces: &[PieceIndex], now: Moment) -> bool {
         let starter = self.neighbours.iter().find(|it| it.id == peer && self.starts(it.wants, &it.held));
         let Some(is_same) = starter.map(|starter| self.goes_the_same_way(starter)) else { return false };
@@ -149,7 +149,7 @@ impl Picker {
         other <= same + self.tuning.hints_free
     }
 
-    /// True if pieces are sought since others needed them.
+    /// True if pieces are sought because other nodes needed them.
     pub(crate) fn has_hints(&self) -> bool {
         self.hints.iter().any(|hint| !self.held.contains(*hint))
     }
@@ -165,7 +165,7 @@ impl Picker {
         self.seek();
     }
 
-    /// How long a reader stands before a piece that no neighbour holds until the lead is asked for it by name: as long as it takes to send
+    /// How long a reader waits for a piece that no neighbour holds until the lead is asked for it by name: as long as it takes to send
     /// one piece to each of the others.
     pub(super) fn patience_with_others(&self) -> Duration {
         let others = self.neighbours.iter().filter(|peer| self.starts(peer.wants, &peer.held)).count();
@@ -174,7 +174,7 @@ impl Picker {
             .clamp(self.tuning.parts_patience, self.tuning.parts_patience * 3)
     }
 
-    /// True if a piece that a reader has waited for since `since` is held by so few that others are to get it first, and pass it on: asked by all
+    /// True if a piece for which a reader has waited since `since` is held by so few that others are to get it first and pass it on: if all asked
     /// at once, its holder would give it to all of them late. The number of holders doubles in each turn.
     pub(super) fn leaves_to_others(&mut self, piece: PieceIndex, since: Moment, now: Moment) -> bool {
         if !self.is_among_starters(now) {
@@ -198,7 +198,7 @@ impl Picker {
         due > now
     }
 
-    /// The constants that hold now: requests of a start are given up sooner, where others may be asked that start, too.
+    /// The tuning that is in effect: the requests of a start are given up sooner if others that start, too, may be asked.
     pub(super) fn tuning_now(&self) -> Tuning {
         if self.wants || !self.has_others() {
             return self.tuning;
@@ -211,8 +211,8 @@ impl Picker {
         }
     }
 
-    /// A request's place in its holder's queue, where several start the same and know what comes: many requests stand at each holder there, and those
-    /// that were made later keep nobody from finding that nothing comes of the first.
+    /// A request's place in its holder's queue, if several nodes start the same program and know what comes next. Many requests stand at each holder then, and
+    /// requests that were made later do not keep this node from finding that the first one gets no answer.
     pub(super) fn place_in_queue(&self, request: &Request) -> Option<u32> {
         if self.wants || self.foreseen.is_empty() || request.neighbour.is_none() || !self.has_others() {
             return None;
@@ -221,7 +221,7 @@ impl Picker {
         u32::try_from(self.requests.iter().filter(before).count()).ok()
     }
 
-    /// A request made now is not overdue before this.
+    /// The moment before which a request made now is not overdue.
     pub(super) fn may_be_overdue_at(&self, now: Moment) -> Moment {
         now + if self.wants {
             self.tuning.overdue_floor

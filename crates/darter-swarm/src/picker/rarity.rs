@@ -1,4 +1,4 @@
-//! How many neighbours hold each piece, and which pieces are open, that is wanted and asked of nobody.
+//! How many neighbours hold each piece, and which pieces are open: wanted, and requested from no peer.
 //!
 //! Open pieces stand in buckets by their number of holders, each a bit set, so that "the rarest open piece that this
 //! holder has" is an intersection of words and every change costs constant time. Invariant: a piece is in the bucket
@@ -15,7 +15,7 @@ pub(super) struct Rarity {
     holders: Vec<u16>,
     open: PieceSet,
     buckets: Vec<PieceSet>,
-    /// Open pieces that somebody holds: all that are not in the first bucket.
+    /// The number of open pieces that a neighbour holds: all that are not in the first bucket.
     to_be_had: u32,
 }
 
@@ -78,7 +78,7 @@ impl Rarity {
         self.to_be_had > 0
     }
 
-    /// True if there is an open piece that nobody holds.
+    /// True if there is an open piece that no neighbour holds.
     pub(super) fn any_unheld(&self) -> bool {
         self.buckets.first().is_some_and(|unheld| !unheld.is_empty())
     }

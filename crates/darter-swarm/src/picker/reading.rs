@@ -1,15 +1,15 @@
-//! Readers in order: what they need next, and what is urgent.
+//! Readers in order: the pieces that they need next, and the urgent ones.
 //!
-//! The rarest piece of the whole blob is the best choice for the swarm and the worst for a reader in order: while all links are full a
-//! node may hold nine tenths of a blob and have given its reader a twentieth. So as soon as much of what came lies behind a piece
-//! that a reader lacks, the reader is *behind*: the very next pieces come first, in order, then the rarest within a window, and the rest with
-//! what room is left. One of the very next that does not begin to come is asked of another. While a reader is not behind nothing changes,
-//! since a new piece takes its time through a swarm, and a window shorter than that makes it take longer (`docs/notes/readers-window.md`).
+//! The rarest piece of the whole blob is the best choice for the swarm and the worst for a reader in order: while all links are full, a
+//! node may hold nine tenths of a blob and have given its reader a twentieth. So as soon as many of the pieces that came lie behind a piece
+//! that a reader lacks, the reader is *behind*: the very next pieces are requested first, in order, then the rarest within a window, and others in
+//! the room that is left. If the answer for one of the very next does not begin, it is requested from another holder. Nothing changes for readers that are not behind,
+//! since a new piece needs time to spread through a swarm, and a window shorter than that lengthens it (`docs/notes/readers-window.md`).
 //!
 //! A node that joined late lags behind those that joined early, at no loss to its reader: it takes new pieces, too, and passes them on to
-//! these, which lack nothing else. So a node that has a neighbour far ahead goes on to ask the lead for what nobody has, and so does a
-//! node that gets little of the lead. Others ask it for what room their readers' needs leave: the lead of a small swarm with a fast cable would else give
-//! everybody the end of the blob first. Once all that lacks is to be had from somebody the lead is asked by name: its choice would be as far
+//! these nodes, which lack nothing else. So a node that has a neighbour far ahead goes on asking the lead for pieces that nobody has, and so does a
+//! node that gets little from the lead. Others ask it only in the room that their readers' needs leave: otherwise the lead of a small swarm with a fast link would give
+//! all of them the end of the blob first. Once every lacking piece can be had from a neighbour, the lead is asked by name: the pieces that it would choose would be as far
 //! ahead as any, and be half of what a node gets that arrives when others have finished.
 
 use std::collections::BTreeSet;
@@ -32,7 +32,7 @@ pub(super) struct Reader {
     pub(super) since: Moment,
 }
 
-/// Which pieces readers that are behind need next; those that are near are the first of the window.
+/// The pieces that readers that are behind need next; near ones are the first of the window.
 #[derive(Debug)]
 pub(super) struct Needs {
     pub(super) near: Vec<Range<u32>>,
@@ -50,7 +50,7 @@ impl Needs {
 }
 
 impl Picker {
-    /// How many pieces this node holds behind the first one that it lacks: what came, and is of no use yet to a reader in order.
+    /// How many pieces this node holds behind the first one that it lacks: pieces that are of no use yet to a reader in order.
     pub fn lag(&self) -> u32 {
         self.held.len() - self.prefix.0
     }
@@ -66,7 +66,7 @@ impl Picker {
         Needs { near: ahead(tuning.reader_near), window: ahead(tuning.reader_window) }
     }
 
-    /// True if a neighbour that wants pieces has all that readers here need, and as much again behind it: what nobody has yet is
+    /// True if a neighbour that wants pieces has all that readers here need, and as many again behind them: pieces that nobody has yet are
     /// of use to it.
     pub(super) fn is_anyone_ahead(&self, needs: &Needs) -> bool {
         let Some(first) = needs.near.iter().map(|need| need.start).max() else { return false };
@@ -76,14 +76,14 @@ impl Picker {
         self.neighbours.iter().filter(|peer| peer.wants).any(|peer| (far + 1..total).contains(&ends(&peer.held)))
     }
 
-    /// True if every piece is here, on its way, or held by a neighbour, and no neighbour fails: one that gives nothing may say that it holds all.
+    /// True if every piece is here, on its way, or held by a neighbour, and no neighbour fails: a neighbour that gives nothing may say that it holds all.
     pub(super) fn is_all_to_be_had(&self) -> bool {
         let is_anyone_failing = self.counts.aside > 0 || self.neighbours.iter().any(|peer| peer.meter.is_failing());
         self.knows_all() && !self.rarity.any_unheld() && !is_anyone_failing
     }
 
-    /// Gives up a request for one of the very next pieces whose answer does not begin, if another holds it, too, and its holder was never
-    /// seen to answer: nobody knows how long it takes. It is no failure, and the answer is welcome.
+    /// Gives up a request for one of the very next pieces if its answer does not begin, another neighbour holds the piece, and the holder that was asked has never
+    /// answered, so that nobody knows how long it takes. It does not count as a failure, and the answer is still used.
     pub(super) fn hurry(&mut self, needs: &Needs, now: Moment) {
         if needs.is_empty() {
             return;
@@ -112,8 +112,8 @@ impl Picker {
         }
     }
 
-    /// Asks the lead by name for what readers that are behind need and is asked of nobody, as far as there is room. If answers are overdue it is this
-    /// node that is slow.
+    /// Requests from the lead, by name, the pieces that readers that are behind need and that are requested from no peer, as far as there is room. If answers are overdue, this
+    /// node is the slow one.
     pub(super) fn request_of_lead(&mut self, needs: &Needs, now: Moment) {
         let Some(lead) = self.lead.as_ref().filter(|_| self.counts.aside == 0) else { return };
         let ready = lead.meter.paused_until();
@@ -146,7 +146,7 @@ impl Picker {
         }
         self.left_to_others.clear();
         self.is_urgent = urgent.iter().any(|(_, due, ..)| *due <= now);
-        // All of them first: what stands at a holder says how late its answers may be.
+        // All such pieces first: the length of a holder's queue says how late its answers may be.
         for (piece, ..) in urgent.iter().filter(|(_, due, is_waited_for, _)| *is_waited_for && *due <= now) {
             self.take_out_of_queue(*piece, now);
         }
@@ -159,8 +159,8 @@ impl Picker {
         }
     }
 
-    /// Withdraws a request for a piece that a program waits for by now, if it was made when nobody did, stands behind others at its holder, and
-    /// is not answered yet: asked for anew, it comes before these.
+    /// Withdraws a request for a piece for which a reader waits by now, if the request was made when none did, stands behind others at its holder, and
+    /// is not answered yet: when it is made again as urgent, it comes before these.
     fn take_out_of_queue(&mut self, piece: PieceIndex, now: Moment) {
         let of_piece = |request: &Request| request.piece == Some(piece) && request.is_relied_on();
         let Some(request) = self.requests.iter().copied().find(of_piece) else { return };
@@ -168,15 +168,15 @@ impl Picker {
             other.neighbour == request.neighbour && other.id < request.id && other.piece.is_some() && !other.urgent
         };
         let waits_in_vain = !request.urgent && request.began.is_none() && self.requests.iter().any(stands_before);
-        // A holder that is left alone for now could not be asked anew.
+        // A holder that is left alone for now could not be asked again.
         let may_ask = self.meter_mut(&request).is_some_and(|meter| meter.paused_until() <= now);
         if waits_in_vain && may_ask {
             self.cancel_where(|other| other.id == request.id);
         }
     }
 
-    /// Asks the peer that will be quickest for one piece for which a reader has waited since `since`, even if it is under way but late; the lead if
-    /// nobody else has it.
+    /// Requests one piece for which a reader has waited since `since` from the peer that will be quickest, even if it is under way but late; from the lead if
+    /// no other has it.
     fn request_at_once(&mut self, piece: PieceIndex, since: Moment, now: Moment) {
         let (piece_bytes, tuning, usual) = (self.piece_bytes, self.tuning_now(), self.usual_piece_time());
         for at in 0..self.requests.len() {
@@ -197,7 +197,7 @@ impl Picker {
         if self.leaves_to_others(piece, since, now) {
             return;
         }
-        // The lead gives sooner what one that failed holds alone.
+        // The lead gives a piece sooner than a holder that failed and that alone has it.
         let is_careful = self.is_among_starters(now);
         while let Some(at) = self.quickest_for(piece, is_careful, now) {
             let is_relied_on = !self.neighbours[at].meter.is_bad(&tuning);
@@ -210,7 +210,7 @@ impl Picker {
         self.request_of_lead_at_once(piece, since, now);
     }
 
-    /// The holder that will be quickest to give a piece, of those that are not asked for it.
+    /// The holder that will be quickest to give a piece, of those from which it is not requested.
     fn quickest_for(&self, piece: PieceIndex, is_careful: bool, now: Moment) -> Option<usize> {
         let (piece_bytes, tuning) = (self.piece_bytes, self.tuning_now());
         let room = tuning.per_holder * 2;
@@ -222,12 +222,12 @@ impl Picker {
         quickest.map(|(at, _)| at)
     }
 
-    /// Asks the lead for a piece for which a reader has waited since `since`, unless it is asked already or is to be left alone for now. Returns true if it
-    /// is asked.
+    /// Requests a piece for which a reader has waited since `since` from the lead, unless that has been done or the lead is to be left alone for now. Returns true if it
+    /// was requested.
     fn request_of_lead_at_once(&mut self, piece: PieceIndex, since: Moment, now: Moment) -> bool {
         let Some(lead) = &self.lead else { return false };
         let paused_until = lead.meter.paused_until();
-        // If others start the same, the piece is on its way to one of them, or is given to the next that asks for any.
+        // If other nodes start the same program, the piece is on its way to one of them, or will be given to the next that asks for any.
         let with_others = if self.is_among_starters(now) { since + self.patience_with_others() } else { now };
         let ready = paused_until.max(with_others);
         if ready > now {

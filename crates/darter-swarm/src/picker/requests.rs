@@ -1,11 +1,11 @@
-//! Requests from when they are made until they are answered, withdrawn or failed, and what each of these ends says of the peer.
+//! Requests from when they are made until they are answered, withdrawn or failed, and what each end says of the peer.
 //!
-//! Invariant: `requests`, `counts`, `coming`, the open pieces and each peer's count of open requests change here alone, and together.
+//! Invariant: `requests`, `counts`, `coming`, the open pieces and each peer's count of open requests change only here, and together.
 
 use super::*;
 
 impl Picker {
-    /// Forgets requests without a word to whom they were made.
+    /// Forgets requests without telling the peers that were asked.
     pub(super) fn drop_requests(&mut self, gone: impl Fn(&Request) -> bool) {
         while let Some(at) = self.requests.iter().position(&gone) {
             self.remove_request(at);
@@ -18,7 +18,7 @@ impl Picker {
             meter.open += 1;
         }
         if let Some(piece) = request.piece {
-            // Nothing is due sooner; whether it is due then is seen then.
+            // Nothing falls due sooner; whether something is due then is checked then.
             self.check_at = self.check_at.min(self.may_be_overdue_at(request.asked));
             if request.is_relied_on() {
                 self.coming.insert(piece);
@@ -28,7 +28,7 @@ impl Picker {
         self.requests.push(request);
     }
 
-    /// Takes a request out, and does what follows from that.
+    /// Removes a request, and does what follows from that.
     pub(super) fn remove_request(&mut self, at: usize) -> Request {
         let request = self.requests.swap_remove(at);
         self.count(&request, false);
@@ -95,7 +95,7 @@ impl Picker {
         if before.piece.is_some() {
             return;
         }
-        // The ask stood until the lead had room: only from here on does its age say something of the lead's rate.
+        // The ask stood until the lead had room: only from here on does its age say anything about the lead's rate.
         request.asked = now;
         request.piece = Some(piece);
         let after = *request;
@@ -133,7 +133,7 @@ impl Picker {
                 }
                 rate = meter.pace.rate(&tuning);
             }
-            // Its holder's other requests may fall due sooner than was thought.
+            // Its holder's other requests may fall due sooner than was computed.
             self.check_at = self.check_at.min(self.may_be_overdue_at(now));
             self.note_from_afar(&request, now);
             self.held.insert(piece);
@@ -156,7 +156,7 @@ impl Picker {
         }
     }
 
-    /// Takes note of how long a piece from afar was on its way.
+    /// Notes how long a piece from across a boundary was on its way.
     pub(super) fn note_from_afar(&mut self, request: &Request, now: Moment) {
         if request.neighbour.is_some_and(|at| is_across(self.neighbours[at].tier)) {
             let took = now.since(request.asked);
@@ -164,7 +164,7 @@ impl Picker {
         }
     }
 
-    /// Withdraws requests that have become needless.
+    /// Withdraws requests that are no longer needed.
     pub(super) fn cancel_where(&mut self, needless: impl Fn(&Request) -> bool) {
         while let Some(at) = self.requests.iter().position(&needless) {
             let request = self.remove_request(at);
@@ -194,7 +194,7 @@ impl Picker {
         self.failed(request.neighbour, now);
     }
 
-    /// A neighbour, or the lead if `None`, failed to answer: it is left alone for a while, and if it fails again and again it counts for
+    /// A neighbour, or the lead if `None`, failed to answer: it is left alone for a while, and after repeated failures it is asked for
     /// little until it answers.
     pub(super) fn failed(&mut self, neighbour: Option<usize>, now: Moment) {
         let tuning = self.tuning;
