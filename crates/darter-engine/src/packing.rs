@@ -4,7 +4,7 @@
 //! thing at once ask for the same pieces. A piece that came packed is kept in that form, too: a node that passes it on packs nothing. Pieces
 //! are known by their hashes, so that what is kept can't be of a blob that was thrown away and read anew.
 //!
-//! Invariants: packed pieces are kept in [`MAX_KEPT`] bytes at most, and in none once nothing moves ([`trim`](PackedPieces::trim)); of peers
+//! Invariants: packed pieces are kept in `MAX_KEPT` bytes at most, and in none once nothing moves ([`trim`](PackedPieces::trim)); of peers
 //! that want the same piece at once one has it packed, and the others wait for it.
 //!
 //! Non-goals: other blobs. They go from the page cache to the socket, past this process.

@@ -7,7 +7,7 @@
 //!
 //! Of a blob whose pieces do not shrink some are left alone, ever more of them, until one shrinks.
 //!
-//! Invariants: memory is bounded by [`MAX_BLOBS`]; a time that was measured long ago counts for less, so that a holder that was busy tries again.
+//! Invariants: memory is bounded by `MAX_BLOBS`; a time that was measured long ago counts for less, so that a holder that was busy tries again.
 //!
 //! Non-goals: packing itself, and what is kept of it.
 
