@@ -137,7 +137,7 @@ fn see_to(mount: &Mounted) {
         Ok(true) => tracing::debug!(at = %at.display(), "a layer that an engine mounted is read past the page cache"),
         Ok(false) => {}
         Err(error) => {
-            tracing::debug!(%error, at = %at.display(), "the way in which a mounted layer is read stays as it was")
+            tracing::debug!(%error, at = %at.display(), "the way in which a mounted layer is read stays as it was");
         }
     }
 }
