@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{FileExt as _, chown};
 use std::thread;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use darter_lab::{Agent, Host, Registry};
 use rustix::process::Signal;
 
 use super::reading::{Reading, read_everything, read_one};
-use super::stand::{Known, LATE, LATE_TEXT, SLEEP, data_of, first_pull, signal_agent};
+use super::stand::{BLOB, Known, LATE, LATE_TEXT, SLEEP, data_of, first_pull, signal_agent};
 use crate::lazy::can_mount;
 use crate::world::World;
 
@@ -140,11 +140,42 @@ pub(crate) fn reads_fail_in_time_without_a_network_and_work_again(world: &World)
         let data = data_of(container)?;
         let read = |at: u64| read_one(&fleet.known.truth, &data, "large", at, 4096);
         ensure!(read(0)?.0, "nothing can be read");
+        // A file whose reads wait longer than the network is gone.
+        let mounted = fleet.node.make_directory("mounted")?;
+        let mut mount = fleet.node.command_beside(node.anchor.id(), darter_lab::place::darter_binary()?);
+        mount
+            .env("DARTER_DATA_DIR", node.agent.data())
+            .arg("mount")
+            .arg(fleet.known.blob_url(fleet.registry.authority()));
+        mount.arg(&mounted).args(["--name", BLOB, "--fill", "never", "--timeout", "10m"]);
+        fleet.node.run("darter-mount", &mut mount, TIMEOUT)?;
+        let patient = node.seen(&mounted).join(BLOB);
         fleet.node.plug(false)?;
-        let (is_read, took) = read(20 << 20)?;
-        ensure!(!is_read && took >= LIMIT && took < TIMEOUT, "read: {is_read}, after {took:?}");
-        ensure!(read(0)?.0, "what was read before is gone");
+        let fails = || -> Result<()> {
+            let (is_read, took) = read(20 << 20)?;
+            ensure!(!is_read && took >= LIMIT && took < TIMEOUT, "read: {is_read}, after {took:?}");
+            ensure!(read(0)?.0, "what was read before is gone");
+            Ok(())
+        };
+        fails()?;
+        // For longer than connections between agents outlast the silence of one.
+        let has_peers = || anyhow::Ok(node.agent.ask(&["status"])?["peers"].as_array().is_some_and(|peers| !peers.is_empty()));
+        wait_until("the agent to give up its seed", TIMEOUT, || Ok(!has_peers()?))?;
+        fails()?;
+        let truth = fleet.known.blob.join(BLOB);
+        let waiting = thread::spawn(move || -> Result<bool> {
+            let read = |path| -> Result<Vec<u8>> {
+                let mut bytes = vec![0; 100_000];
+                File::open(path)?.read_exact_at(&mut bytes, 15 << 20)?;
+                Ok(bytes)
+            };
+            Ok(read(patient)? == read(truth)?)
+        });
+        thread::sleep(LIMIT);
+        ensure!(!waiting.is_finished(), "it waits: {:?}", waiting.join());
         fleet.node.plug(true)?;
+        wait_until("the read that waited", TIMEOUT, || Ok(waiting.is_finished()))?;
+        ensure!(waiting.join().ok().context("the reader panicked")??, "it read other bytes");
         wait_until("reads to work again", TIMEOUT, || Ok(read(20 << 20)?.0))?;
         read_everything(&fleet.known.truth, &data, 1, TIMEOUT)
     })
