@@ -6,11 +6,13 @@
 //!
 //! Invariants:
 //! - only new mounts are changed, by the name of a layer that was complete by then: others read a virtual file, and their reads ahead are as long as is good for that;
-//! - only mounts with EROFS' default options, since all options are set again;
+//! - options of a mount are only changed if it has EROFS' default options, since all options are set again;
 //! - only the first mount of a layer: each container has mounts of its own, and what later ones read should stay in memory for those after them.
 //!
 //! A mount of a virtual file stays on it as long as its container runs. Once the layer is complete, reading ahead costs only a read of the disk: then it
 //! reads ahead as much as one request can ask for.
+//!
+//! The keeper of the directory is also told of each such first mount: only there it can be seen which parts of a complete layer a start reads ([`resident`](crate::resident)).
 //!
 //! If a change fails, the mount stays as it was.
 
@@ -22,12 +24,15 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use darter_core::Digest;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::erofs;
 use crate::mountinfo::{self, Mounted};
+use crate::names;
 use crate::read_ahead;
+use crate::resident::MountedLayer;
 
 /// The pause between two checks: a container of many layers makes many mounts at once.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -70,7 +75,7 @@ impl Seen {
             if self.names.len() >= MAX_NAMES {
                 self.names.clear();
             }
-            if self.names.insert(mount.source.clone()) && mount.options.split(',').all(|it| DEFAULTS.contains(&it)) {
+            if self.names.insert(mount.source.clone()) {
                 first.push(mount);
             }
         }
@@ -90,24 +95,34 @@ impl Seen {
 }
 
 /// Changes the mounts that engines make by the names in `dir`, as far as this process sees them, on a thread that ends with the process. `is_whole` is asked about the layer
-/// of a name that was a virtual file when it was mounted.
-pub fn attend(dir: PathBuf, is_whole: impl Fn(&Path) -> bool + Send + 'static) {
-    if !erofs::goes_on() {
-        return;
-    }
+/// of a name that was a virtual file when it was mounted. `starts` is called for the first mount of each complete layer.
+pub fn attend(
+    dir: PathBuf,
+    is_whole: impl Fn(&Path) -> bool + Send + 'static,
+    starts: impl Fn(Digest, MountedLayer) + Send + 'static,
+) {
     let begun = File::open(mountinfo::PATH).and_then(|list| {
         let mut seen = Seen::default();
         // Mounts from before may be of any file.
         seen.look(&dir)?;
         seen.lazy.clear();
-        thread::Builder::new().name("engine-mounts".to_owned()).spawn(move || attended(&dir, &list, seen, is_whole))
+        thread::Builder::new()
+            .name("engine-mounts".to_owned())
+            .spawn(move || attended(&dir, &list, seen, is_whole, starts))
     });
     if let Err(error) = begun {
         tracing::warn!(%error, "complete layers that engines mount are read through the page cache: can't read the list of mounts");
     }
 }
 
-fn attended(dir: &Path, list: &File, mut seen: Seen, is_whole: impl Fn(&Path) -> bool) {
+fn attended(
+    dir: &Path,
+    list: &File,
+    mut seen: Seen,
+    is_whole: impl Fn(&Path) -> bool,
+    starts: impl Fn(Digest, MountedLayer),
+) {
+    let goes_on = erofs::goes_on();
     loop {
         let pause = (!seen.lazy.is_empty()).then_some(LOOK_EVERY);
         // Polling reports each change since the list was last read.
@@ -118,10 +133,17 @@ fn attended(dir: &Path, list: &File, mut seen: Seen, is_whole: impl Fn(&Path) ->
             Err(error) => Err(error.into()),
         };
         match first {
-            Ok(first) => first.iter().for_each(see_to),
+            Ok(first) => {
+                for mount in &first {
+                    if goes_on {
+                        see_to(mount);
+                    }
+                    tell(mount, &starts);
+                }
+            }
             Err(error) => tracing::debug!(%error, "can't read the list of mounts"),
         }
-        for mount in seen.whole(&is_whole) {
+        for mount in seen.whole(&is_whole).iter().filter(|_| goes_on) {
             if let Err(error) = read_ahead::by_questions(&mount.dir, mount.device) {
                 tracing::debug!(%error, at = %mount.dir.display(), "the read-ahead of a layer that an engine mounted stays as it was");
             }
@@ -130,8 +152,20 @@ fn attended(dir: &Path, list: &File, mut seen: Seen, is_whole: impl Fn(&Path) ->
     }
 }
 
+/// Calls `starts` for a mount, if it is a layer's.
+fn tell(mount: &Mounted, starts: impl Fn(Digest, MountedLayer)) {
+    let Some(layer) = names::layer_at(Path::new(&mount.source)) else { return };
+    match MountedLayer::at(&mount.dir, mount.device) {
+        Ok(mounted) => starts(layer, mounted),
+        Err(error) => tracing::debug!(%error, %layer, "the first touches of a complete layer are not recorded"),
+    }
+}
+
 /// Changes one mount. Blocking.
 fn see_to(mount: &Mounted) {
+    if !mount.options.split(',').all(|option| DEFAULTS.contains(&option)) {
+        return;
+    }
     let (file, at) = (Path::new(&mount.source), &mount.dir);
     match erofs::make_direct(file, at, mount.device) {
         Ok(true) => tracing::debug!(at = %at.display(), "a layer that an engine mounted is read past the page cache"),
@@ -170,8 +204,8 @@ mod tests {
         assert_eq!(look(&[a.clone(), later.clone()], &["/l/a"]), [2]);
         assert_eq!(look(&[a, later, mount(3, "/l/a", OPTIONS)], &["/l/a"]), [], "the second");
         // The number belongs to another mount by now.
-        let others = [mount(1, "/l/b", OPTIONS), mount(4, "/l/c", "ro,acl,dax"), mount(5, "/other/d", OPTIONS)];
-        assert_eq!(look(&others, &["/l/b", "/l/c", "/other/d"]), [], "1 has the device it had");
+        let others = [mount(1, "/l/b", OPTIONS), mount(5, "/other/d", OPTIONS)];
+        assert_eq!(look(&others, &["/l/b", "/other/d"]), [], "1 has the device it had");
         let mut e = mount(1, "/l/e", OPTIONS);
         e.device = (0, 99);
         assert_eq!(look(&[e], &["/l/e"]), [1]);

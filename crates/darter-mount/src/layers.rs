@@ -45,8 +45,8 @@ use crate::asker::Asker;
 use crate::erofs;
 use crate::file::{Condition, MountedFile};
 use crate::names::{
-    ALGORITHM, ALGORITHM_INODE, EntryName, Form, Inodes, name_of, named, retired_name, retired_named, shard_inode,
-    shard_named, shard_of,
+    ALGORITHM, ALGORITHM_INODE, EntryName, Form, Inodes, layer_at, name_of, named, retired_name, retired_named,
+    shard_inode, shard_named, shard_of,
 };
 use crate::session::{self, BLOCK, Cache, FOREVER, FORGETS, Forgotten, MountError, Mounted, Opener, Threads, tune};
 use crate::supply::Supplier;
@@ -174,9 +174,7 @@ pub struct LayersDir {
 impl LayersDir {
     /// True if this is the name of a layer that is open as a virtual file, and is complete.
     pub fn is_whole(&self, name: &Path) -> bool {
-        let shard = name.parent().and_then(Path::file_name).and_then(shard_named);
-        let (Some(shard), Some(name)) = (shard, name.file_name()) else { return false };
-        let EntryName::Layer(layer) = named(shard, name) else { return false };
+        let Some(layer) = layer_at(name) else { return false };
         self.shared.inodes.lock().of(layer).any(|node| node.own.get().is_some_and(|kept| kept.file.is_whole()))
     }
 

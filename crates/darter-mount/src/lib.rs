@@ -23,6 +23,7 @@
 //! | [`erofs`] | mounts a layer's file |
 //! | `read_ahead` | how far the kernel reads ahead in it |
 //! | [`engines`] | changes how layers are read that engines mounted |
+//! | [`resident`] | which parts of a complete layer were read from such a mount |
 //! | [`mountinfo`] | the kernel's list of mounts |
 //!
 //! Decisions ([`ahead`], [`touches`], [`limits`], [`fill`](mod@fill), [`waits`], [`kept`], [`files`], [`mountinfo`], `names`) do no I/O and take the time as an argument.
@@ -46,6 +47,7 @@ pub mod limits;
 pub mod mountinfo;
 mod names;
 mod read_ahead;
+pub mod resident;
 pub mod session;
 pub mod set;
 pub mod single;

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use darter_core::Digest;
 use fuser::INodeNo;
@@ -66,6 +66,15 @@ pub(crate) fn named(shard: u8, name: &OsStr) -> EntryName {
         return EntryName::Nothing;
     }
     format!("{ALGORITHM}:{digits}").parse().map_or(EntryName::Nothing, EntryName::Layer)
+}
+
+/// The layer whose name this path ends with: `XX/DIGEST.erofs`.
+pub(crate) fn layer_at(path: &Path) -> Option<Digest> {
+    let shard = path.parent().and_then(Path::file_name).and_then(shard_named)?;
+    match named(shard, path.file_name()?) {
+        EntryName::Layer(layer) => Some(layer),
+        EntryName::Never | EntryName::Nothing => None,
+    }
 }
 
 /// The name, in the root directory, of a retired inode.

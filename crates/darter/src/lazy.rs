@@ -5,6 +5,7 @@
 //! | `lazy/agents.rs` | asks the agent, which may restart meanwhile |
 //! | `lazy/layers.rs` | the contents of the directory, as the agent knows them |
 //! | `lazy/remembered.rs` | caches the agent's recent answers |
+//! | `lazy/starts.rs` | what is read first of layers that are whole here |
 //!
 //! The keeper has the descriptor of `/dev/fuse`, on which all mounts of the directory's files depend. It outlives the agent, and an agent that restarts uses the
 //! keeper that runs. If a keeper is killed, those mounts fail; the next keeper serves new containers.
@@ -12,6 +13,7 @@
 pub(crate) mod agents;
 mod layers;
 mod remembered;
+mod starts;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -55,11 +57,15 @@ pub(crate) async fn keep(args: &LazyDirArgs) -> anyhow::Result<()> {
     let settings = Settings::of_layer(args.timeout, args.fill, args.fill_rate);
     let layers = Arc::new(AgentLayers::new(args.place.clients()?, settings, clock));
     let (mounted, shown) = {
-        let (dir, runtime) = (dir.clone(), Handle::current());
+        let (dir, runtime, layers) = (dir.clone(), Handle::current(), Arc::clone(&layers));
         threads::run(move || Mounted::mount_layers(layers, &dir, since, opened_below, runtime)).await?
     };
-    let engines_dir = dir.clone();
-    threads::run(move || engines::attend(engines_dir, move |name| shown.is_whole(name))).await;
+    let (engines_dir, runtime) = (dir.clone(), Handle::current());
+    let starts = move |layer, mounted| {
+        let layers = Arc::clone(&layers);
+        runtime.spawn(async move { layers.note_start(layer, mounted).await });
+    };
+    threads::run(move || engines::attend(engines_dir, move |name| shown.is_whole(name), starts)).await;
     tracing::info!(dir = %dir.display(), "layers can be mounted");
     let mut session = tokio::task::spawn_blocking(move || mounted.wait());
     tokio::select! {

@@ -1,5 +1,6 @@
 //! Layers that the kernel mounts, as containerd does and as Darter does.
 
+use darter_core::{ByteRange, PieceLength};
 use darter_image::{Expander, metadata_start};
 use darter_kernel::sysfs;
 use darter_mount::{engines, erofs, mountinfo};
@@ -156,7 +157,7 @@ fn a_layer_that_became_whole_under_an_engines_mount_is_read_ahead_by_whole_quest
     let Some(world) = World::new(Known::default()) else { return };
     let (agent, at) = (Agent::new(expanded()), tempfile::tempdir().unwrap());
     let shown = world.shown.clone().unwrap();
-    engines::attend(world.dir.path().to_owned(), move |name| shown.is_whole(name));
+    engines::attend(world.dir.path().to_owned(), move |name| shown.is_whole(name), |_, _| ());
     if !stalled(&world, &agent, at.path()) {
         return;
     }
@@ -199,7 +200,7 @@ fn a_whole_layer_that_an_engine_mounts_is_read_past_the_page_cache_and_only_its_
         mount(file, at.path(), "erofs", MountFlags::RDONLY | MountFlags::NOSUID, None).unwrap();
     };
     by_engine(&early, &at[0]);
-    engines::attend(names.path().to_owned(), |_| false);
+    engines::attend(names.path().to_owned(), |_| false, |_, _| ());
     by_engine(&link, &at[1]);
     // As Darter mounts it itself: where that is not so, nothing suits here.
     erofs::mount(whole.path(), at[3].path(), erofs::INERT).unwrap();
@@ -222,5 +223,58 @@ fn a_whole_layer_that_an_engine_mounts_is_read_past_the_page_cache_and_only_its_
     for at in at.iter().chain([&last]) {
         assert!(std::fs::read(at.path().join("big")).unwrap() == vec![5; 300_000]);
         unmount(at.path(), UnmountFlags::empty()).unwrap();
+    }
+}
+
+#[test]
+fn parts_of_a_whole_layer_that_were_read_of_an_engines_mount_are_found() {
+    if !mounts_layers() {
+        return;
+    }
+    let (names, at) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let bytes = expanded();
+    let mut whole = tempfile::NamedTempFile::new().unwrap();
+    whole.write_all(&bytes).unwrap();
+    let layer = digest("whole");
+    let digits = layer.to_string().replace("sha256:", "");
+    let shard = names.path().join("sha256").join(&digits[..2]);
+    std::fs::create_dir_all(&shard).unwrap();
+    let name = shard.join(format!("{digits}.erofs"));
+    std::os::unix::fs::symlink(whole.path(), &name).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    engines::attend(
+        names.path().to_owned(),
+        |_| false,
+        move |layer, mounted| {
+            let _ = tell.send((layer, mounted));
+        },
+    );
+    // All of it is in memory, as right after it came.
+    if mount(&name, at.path(), "erofs", MountFlags::RDONLY, None) == Err(rustix::io::Errno::NOTBLK) {
+        eprintln!("skipped: this kernel mounts no EROFS over files");
+        return;
+    }
+    let (found, mounted) = told.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert_eq!(found, layer);
+    let pieces = PieceLength::from_log2(17).unwrap();
+    let read_parts = || mounted.read_parts(pieces).unwrap();
+    if read_parts().is_empty() {
+        let place = |content: &[u8]| bytes.windows(content.len()).position(|window| window == content).unwrap() as u64;
+        let big = File::open(at.path().join("big")).unwrap();
+        fadvise(&big, 0, None, Advice::Random).unwrap();
+        let mut page = [0; 4096];
+        big.read_exact_at(&mut page, 0).unwrap();
+        assert_eq!(std::fs::read(at.path().join("etc/hello")).unwrap(), b"hi there");
+        drop(big);
+        // The engine takes it away, as when a program was there for a moment only.
+        unmount(at.path(), UnmountFlags::empty()).unwrap();
+        let parts = read_parts();
+        let has = |at: u64| parts.iter().any(|part: &ByteRange| (part.start()..part.end()).contains(&at));
+        let big = place(&[5; 5000]);
+        assert!(has(place(b"hi there")) && has(big) && !has(big + 290_000), "{parts:?}");
+        let piece_of = |at| pieces.piece_at(at);
+        assert!(parts.iter().all(|part| piece_of(part.start()) == piece_of(part.end() - 1)), "{parts:?}");
+    } else {
+        panic!("nobody has read anything: {:?}", read_parts());
     }
 }

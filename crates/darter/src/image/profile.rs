@@ -46,9 +46,9 @@ pub(super) async fn run(args: &ProfileArgs) -> anyhow::Result<()> {
     }
     if known.is_empty() {
         let text = format!(
-            "it is not known yet which parts of {0} are read first: start it from --lazy-dir on a host that does not have all of it \
-             (layers that are whole, as on the host that pulled it first, are read without Darter), or mount it anywhere (darter mount {0} DIR) and \
-             run in DIR what its containers run; then run this again a few seconds later, there or on the seed that leads its layers",
+            "it is not known yet which parts of {0} are read first: start a container of it from --lazy-dir, the first on its host, or mount it anywhere \
+             (darter mount {0} DIR) and run in DIR what its containers run; then run this again a few seconds later, there or on the seed that leads \
+             its layers",
             args.image
         );
         return Err(Failure::Judged { text, blame: Blame::new(Fault::User, Retry::Later(None)) }.into());

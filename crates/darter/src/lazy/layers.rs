@@ -68,6 +68,16 @@ impl AgentLayers {
         }
     }
 
+    /// The agent of this host, and a layer that it found.
+    pub(super) async fn found(&self, layer: Digest) -> Option<(Client, FoundLayer)> {
+        let found = self.known.lock().get(&layer)?.clone();
+        Some((self.agents.client().await, found))
+    }
+
+    pub(super) fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
     /// Asks the agent to report changes, unless it does so already.
     async fn listen(&self) {
         if self.remembered.lock().is_told() {

@@ -159,7 +159,8 @@ pub(crate) fn reads_fail_in_time_without_a_network_and_work_again(world: &World)
         };
         fails()?;
         // For longer than connections between agents outlast the silence of one.
-        let has_peers = || anyhow::Ok(node.agent.ask(&["status"])?["peers"].as_array().is_some_and(|peers| !peers.is_empty()));
+        let has_peers =
+            || anyhow::Ok(node.agent.ask(&["status"])?["peers"].as_array().is_some_and(|peers| !peers.is_empty()));
         wait_until("the agent to give up its seed", TIMEOUT, || Ok(!has_peers()?))?;
         fails()?;
         let truth = fleet.known.blob.join(BLOB);
@@ -178,6 +179,39 @@ pub(crate) fn reads_fail_in_time_without_a_network_and_work_again(world: &World)
         ensure!(waiting.join().ok().context("the reader panicked")??, "it read other bytes");
         wait_until("reads to work again", TIMEOUT, || Ok(read(20 << 20)?.0))?;
         read_everything(&fleet.known.truth, &data, 1, TIMEOUT)
+    })
+}
+
+pub(crate) fn a_start_of_whole_layers_is_noted(world: &World) -> Result<()> {
+    /// A part of the image's large file.
+    const READ: u64 = 12 << 20;
+    play(world, |fleet| {
+        let flags = ["--lazy-fill", "always"];
+        let node = LazyNode::start_with(fleet.node, fleet.seed.host(), fleet.registry.authority(), &flags)?;
+        let reference = fleet.known.reference();
+        node.pull(&reference)?;
+        node.complete(&fleet.known.image, TIMEOUT)?;
+        let large = fleet.known.image.layers[2].diff.to_string();
+        // Whether a byte of the large file is known to be read first, and how many bytes of its layer are.
+        let known = |at: u64| -> Result<(bool, u64)> {
+            let Ok(profile) = node.agent.ask(&["image", "profile", &reference]) else { return Ok((false, 0)) };
+            let layers = profile["layers"].as_array().context("a profile has layers")?;
+            let Some(layer) = layers.iter().find(|layer| layer["diff_id"] == large.as_str()) else {
+                return Ok((false, 0));
+            };
+            let ranges: Vec<(u64, u64)> = serde_json::from_value(layer["ranges"].clone())?;
+            Ok((
+                ranges.iter().any(|(start, end)| (*start..*end).contains(&at)),
+                layer["bytes"].as_u64().unwrap_or_default(),
+            ))
+        };
+        ensure!(!known(READ)?.0, "nobody has read it");
+        let container = node.engine.start_container(&reference, "reader", &SLEEP)?;
+        ensure!(read_one(&fleet.known.truth, &data_of(container)?, "large", READ, 4096)?.0, "it can't be read");
+        wait_until("the read to be known", TIMEOUT, || Ok(known(READ)?.0))?;
+        let (_, bytes) = known(READ)?;
+        ensure!(bytes < READ / 2, "{bytes} bytes count as read first");
+        Ok(())
     })
 }
 
