@@ -179,3 +179,6 @@ impl PackedPieces {
 fn ratio_of(packed: &PackedPiece) -> f64 {
     f64::from(packed.length()) / f64::from(packed.plain_length())
 }
+
+#[cfg(test)]
+mod tests;
