@@ -167,6 +167,8 @@ pub struct Options {
     pub lazy: Option<LazyOption>,
     /// True to record, exchange, merge and use profiles of layers: which parts are read first.
     pub profiles: bool,
+    /// True to send and take packed pieces of expanded layers, where that pays.
+    pub packed: bool,
     /// Local files are read only below these directories, whose paths contain no links; `None` for no restriction. A daemon reads none.
     pub local_roots: Option<Vec<PathBuf>>,
     /// How long a drain waits for running transfers.

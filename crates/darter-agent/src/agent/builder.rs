@@ -172,7 +172,7 @@ impl Builder {
             let_downs: LetDowns::default(),
             archive,
             profiles,
-            packed: PackedPieces::new(true, Arc::clone(&clock)),
+            packed: PackedPieces::new(options.packed, Arc::clone(&clock)),
             ahead: parking_lot::Mutex::default(),
             layers_failing: watch::channel(()).0,
             records,
@@ -301,9 +301,10 @@ fn fleet_context(options: &Options, context: &EngineContext) -> FleetContext {
     }
 }
 
-/// The capabilities that it announces: those for profiles only if it uses profiles.
+/// The capabilities that it announces: those for profiles and packed pieces only if it uses them.
 const fn capabilities(options: &Options) -> Capabilities {
-    if options.profiles { Capabilities::OWN } else { Capabilities::OWN.without(Capabilities::PROFILES) }
+    let own = if options.profiles { Capabilities::OWN } else { Capabilities::OWN.without(Capabilities::PROFILES) };
+    if options.packed { own } else { own.without(Capabilities::PACKED_PIECES) }
 }
 
 /// The engine's options.

@@ -102,6 +102,7 @@ fn needs_restart(old: &Options, fresh: &Options) -> Vec<&'static str> {
         ("lazy-wait", old.lazy.map(|lazy| lazy.wait) != fresh.lazy.map(|lazy| lazy.wait)),
         ("lazy-keep", old.lazy.map(|lazy| lazy.keep) != fresh.lazy.map(|lazy| lazy.keep)),
         ("lazy-profiles", old.profiles != fresh.profiles),
+        ("lazy-packed", old.packed != fresh.packed),
         ("drain-timeout", old.drain_timeout != fresh.drain_timeout),
     ];
     differing.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()

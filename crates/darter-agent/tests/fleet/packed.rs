@@ -99,3 +99,24 @@ async fn a_requester_that_does_not_say_that_it_takes_packed_pieces_gets_none() {
     let packed = fetch(&seed, download.blob(), &file, true).await;
     assert!(packed > 6, "{packed}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_whose_operator_wants_none_neither_sends_nor_gets_packed_pieces() {
+    let directory = tempfile::tempdir().unwrap();
+    let tar = text();
+    let file = expanded(&tar);
+    let (registry, layer) = registry_with(&tar).await;
+    let plain = |name: &str| Options { packed: false, ..options(directory.path(), name, &registry) };
+    let upload_limit = Rate::from_bytes_per_second(8_000_000);
+    for packs in [true, false] {
+        let name = format!("seed {packs}");
+        let limited = Options { role: Role::Seed, upload_limit, packed: packs, ..plain(&name) };
+        let seed = darter_gateway::start(limited).await.unwrap();
+        let join = vec![seed.status().listen.unwrap()];
+        // One of the two wants none.
+        let node = Options { join, packed: !packs, ..plain(&format!("node {packs}")) };
+        let node = darter_gateway::start(node).await.unwrap();
+        assert!(read(&node, &layer).await.unwrap() == file);
+        assert_eq!((packed(&seed), sent(&seed)), ((0, 0), file.len() as u64));
+    }
+}

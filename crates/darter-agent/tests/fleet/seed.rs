@@ -183,6 +183,7 @@ pub(crate) fn node(data_dir: &Path, join: Vec<String>) -> Options {
         stall_timeout: Duration::ZERO,
         lazy: None,
         profiles: true,
+        packed: true,
         local_roots: None,
         drain_timeout: Duration::ZERO,
     }

@@ -208,6 +208,13 @@ pub(crate) struct LazyArgs {
         action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new(), hide_possible_values = true)]
     pub(crate) lazy_profiles: bool,
 
+    /// Compress pieces of layers on their way between agents where the connection is slower than compressing
+    ///
+    /// With false, this agent neither sends nor takes compressed pieces: the bytes on the wire are more, and no processor is needed for them.
+    #[arg(long, env = "DARTER_LAZY_PACKED", value_name = "BOOL", default_value = "true", default_missing_value = "true",
+        action = ArgAction::Set, num_args = 0..=1, require_equals = true, value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    pub(crate) lazy_packed: bool,
+
     /// How long a container's read waits for its bytes before it fails
     #[arg(long, env = "DARTER_LAZY_TIMEOUT", value_name = "TIME", default_value = "60s", value_parser = values::some_time)]
     pub(crate) lazy_timeout: Duration,

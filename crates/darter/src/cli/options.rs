@@ -179,6 +179,7 @@ impl AgentArgs {
             stall_timeout: self.origin.stall_timeout,
             lazy: self.lazy.option(),
             profiles: self.lazy.lazy_profiles,
+            packed: self.lazy.lazy_packed,
             local_roots: None,
             drain_timeout: self.network.drain_timeout,
         })
@@ -331,6 +332,7 @@ fn embedded(
         stall_timeout: origin.stall_timeout,
         lazy: None,
         profiles: true,
+        packed: true,
         local_roots: None,
         drain_timeout: std::time::Duration::from_secs(3),
     })
