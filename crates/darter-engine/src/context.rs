@@ -12,14 +12,13 @@ use darter_core::{Blamed as _, BlobId, Clock, Fault, Moment, NodeId, Place, Sour
 use darter_metrics::Metrics;
 use darter_origin::{Origin, Origins, Pauses, Requester, Upstreams};
 use darter_store::{Disk, WallClock};
-use darter_swarm::Ahead;
+use darter_swarm::{Ahead, LetDowns};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::budget::ByteBudget;
 use crate::error::FetchError;
 use crate::expanding::{Expanding, Expansions};
-use crate::let_downs::LetDowns;
 use crate::packing::PackedPieces;
 use crate::profiles::Profiles;
 use crate::setbacks::{Culprit, Setbacks, key_of};
@@ -93,7 +92,7 @@ pub struct EngineContext {
     /// The other agents' doubts that are being examined.
     pub rechecks: Rechecks,
     /// Agents that led a blob and gave nothing.
-    pub let_downs: LetDowns,
+    pub let_downs: Mutex<LetDowns>,
     /// Explanations of ended transfers.
     pub archive: Archive,
     /// The profiles of expanded layers: which parts are read first.
@@ -210,7 +209,7 @@ impl EngineContext {
 
     /// True if an agent that led this source, for a caller with these credentials, recently gave nothing: the next try goes without it.
     pub fn was_let_down(&self, source: &Source, credentials: &Credentials) -> bool {
-        self.let_downs.is_any(key_of(source, credentials), self.now())
+        self.let_downs.lock().is_any(key_of(source, credentials), self.now())
     }
 
     /// This agent could not read a source's origin: leads that gave up and said the same told the truth. Sources are named as for
@@ -218,7 +217,7 @@ impl EngineContext {
     pub(crate) fn origin_failed(&self, source: BlobId, error: &FetchError) {
         let blame = error.blame();
         if matches!(blame.fault, Fault::Origin | Fault::Network) && !blame.is_final() {
-            self.let_downs.origin_failed(source);
+            self.let_downs.lock().origin_failed(source);
         }
     }
 

@@ -5,7 +5,6 @@
 //! | [`swarms`] | all transfers: from a source to its transfer |
 //! | [`transfer`] | one transfer |
 //! | [`joins`] | requests to leads |
-//! | [`let_downs`] | agents that led a blob and gave nothing, and are not followed for a while |
 //! | [`thrown_away`] | explanations of wrong content that was thrown away |
 //! | [`setbacks`] | recent wrong content: who read it, when it may be tried again |
 //! | [`expanding`] | layers of images in expanded form: an origin on top of a registry |
@@ -22,7 +21,6 @@ pub mod context;
 pub mod error;
 pub mod expanding;
 pub mod joins;
-pub mod let_downs;
 pub mod packing;
 pub mod profiles;
 pub mod setbacks;

@@ -50,6 +50,9 @@ impl Fleet {
             Step::Rest(pause) => self.queue.push(self.now + pause, What::Rested { node: index, life }),
             Step::Ask(candidate) => {
                 let to = index_of(candidate);
+                if self.is_barred(index, to) {
+                    return self.sought(index, Sought::Refused(candidate));
+                }
                 self.nodes[index as usize].asks = Some(to);
                 self.queue.push(self.message_at(index, to), What::AskToLead { to, from: index, life });
             }

@@ -124,7 +124,7 @@ impl Fleet {
 
     /// A node reaches the seed, which leads.
     fn seed_came(&mut self, index: u32) {
-        if self.nodes[index as usize].alive && !self.is_cut(index, SEED) {
+        if self.nodes[index as usize].alive && !self.is_barred(index, SEED) && !self.is_cut(index, SEED) {
             self.tell_at_once(index, Input::SeedCame(id_of(SEED)));
         }
     }
@@ -203,8 +203,9 @@ impl Fleet {
 
     /// True if the bytes that arrived are not what their hash says.
     pub(crate) fn is_wrong(&mut self, from: u32, to: u32, piece: PieceIndex) -> bool {
-        let sender = &self.nodes[from as usize];
-        let is_wrong = sender.lie == Some(Lie::Wrong) || sender.rotten.contains(piece);
+        let (sender, receiver) = (&self.nodes[from as usize], &self.nodes[to as usize]);
+        let is_other = sender.is_forged != receiver.is_forged;
+        let is_wrong = is_other || sender.lie == Some(Lie::Wrong) || sender.rotten.contains(piece);
         self.troubles.flips.remove(&(from, to)) || is_wrong
     }
 

@@ -17,7 +17,7 @@ use darter_core::{Moment, NodeId, PieceIndex, Tier};
 use darter_protocol::{Refusal, Wanted};
 use darter_scenario::{Event as Happening, SEED};
 use darter_swarm::session::trace::SessionTrace;
-use darter_swarm::{Came, CheckedBy, Input, Output, ReaderId, RequestId, Seen};
+use darter_swarm::{Came, CheckedBy, Guilt, Input, Loss, Output, ReaderId, RequestId, Seen};
 
 use crate::events::Troubles;
 use crate::hashes::Blob;
@@ -292,7 +292,7 @@ impl Fleet {
         }
         let reached = |peer: &NodeId| self.reaches(index, index_of(*peer));
         let mut reached: Vec<NodeId> = node.session.to_meet().iter().copied().filter(reached).collect();
-        let has_seed = index != SEED && self.reaches(index, SEED);
+        let has_seed = index != SEED && self.reaches(index, SEED) && !self.is_barred(index, SEED);
         if node.session.leadership().is_searching() {
             // A node that dies is missed by those that ask it.
             reached.extend(node.session.met().difference(node.session.to_meet()));
@@ -381,8 +381,14 @@ impl Fleet {
             Output::Accused { peer, .. } => self.drop_queued(index_of(peer), index),
             Output::Seek(step) => self.seek_by(index, step),
             Output::Return(_) => self.return_to_seed(index),
-            // Nothing is thrown away here, and what this node said of the blob was right.
-            Output::StartOver { .. } | Output::EndTrust { .. } => self.seek(index),
+            Output::StartOver { lead, guilt, .. } => self.start_over(index, index_of(lead), guilt),
+            // Nobody is followed on trust here.
+            Output::EndTrust { .. } => {}
+            Output::LeadLost { lead, loss, lets_down: true, .. } => {
+                let guilt = if loss == Loss::Mute { Guilt::Sure } else { Guilt::Perhaps };
+                self.is_let_down(index, index_of(lead), guilt);
+            }
+            Output::Superseded { by, .. } => self.start_over(index, index_of(by), Guilt::BlamesOrigin),
             Output::Read { reader, run } => self.read(index, reader, run),
             Output::Completed
             | Output::Unattended
@@ -398,7 +404,7 @@ impl Fleet {
             | Output::Reported { .. } => {}
             // A lead is not asked to follow; and nobody gives up here.
             Output::SayDissolved { .. } | Output::Reject { .. } => {}
-            Output::GiveUp(_) | Output::Superseded { .. } | Output::Dissolve { .. } | Output::Refuted { .. } => {}
+            Output::GiveUp(_) | Output::Dissolve { .. } | Output::Refuted { .. } => {}
         }
     }
 

@@ -3,7 +3,7 @@
 //! real messages and signatures.
 //!
 //! The origin is read in order, and so nobody knows hashes behind a gap. A node that begins to lead knows all hashes that the
-//! origin ever gave.
+//! origin ever gave. A seed may make up a list of its own: whoever has it can check no piece of the right one.
 
 use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Proof, Tier, Version};
 use darter_scenario::SEED;
@@ -27,6 +27,7 @@ pub(crate) struct View<'a> {
     blob: &'a Blob,
     me: u32,
     known: u32,
+    is_forged: bool,
     reached: Vec<NodeId>,
     has_seed: bool,
 }
@@ -49,7 +50,8 @@ impl Blob {
 
     /// The knowledge of a node that meets nobody now.
     pub(crate) const fn seen_by(&self, node: &Node) -> View<'_> {
-        View { blob: self, me: index_of(node.id), known: node.known, reached: Vec::new(), has_seed: false }
+        let (me, known, is_forged) = (index_of(node.id), node.known, node.is_forged);
+        View { blob: self, me, known, is_forged, reached: Vec::new(), has_seed: false }
     }
 }
 
@@ -58,6 +60,15 @@ impl View<'_> {
     pub(crate) fn meeting(self, reached: Vec<NodeId>, has_seed: bool) -> Self {
         Self { reached, has_seed, ..self }
     }
+}
+
+/// Makes another hash of one.
+const fn forge(hash: &mut PieceHash) {
+    hash.0[31] ^= 0xff;
+}
+
+const fn is_forged(hash: &PieceHash) -> bool {
+    hash.0[31] != 0
 }
 
 impl Facts for View<'_> {
@@ -99,7 +110,11 @@ impl Facts for View<'_> {
 
     fn hashes_from(&self, from: u32, most: usize) -> Vec<PieceHash> {
         let known = self.blob.list[..self.known as usize].get(from as usize..).unwrap_or_default();
-        known[..known.len().min(most)].to_vec()
+        let mut hashes = known[..known.len().min(most)].to_vec();
+        if self.is_forged {
+            hashes.iter_mut().for_each(forge);
+        }
+        hashes
     }
 
     fn address(&self, node: NodeId) -> String {
@@ -173,13 +188,25 @@ impl Fleet {
         let (teller, count) = (id_of(from), hashes.len() as u32);
         let node = &self.nodes[to as usize];
         let is_new;
+        let are_forged = hashes.first().is_some_and(is_forged);
+        let contradicts = count > 0 && node.known > 0 && node.is_forged != are_forged;
         if node.session.following() == Some(teller) {
-            is_new = first <= node.known && self.store_hashes(to, first + count);
+            if !contradicts && first <= node.known && count > 0 {
+                self.nodes[to as usize].is_forged = are_forged;
+            }
+            let node = &self.nodes[to as usize];
+            is_new = !contradicts && first <= node.known && self.store_hashes(to, first + count);
             let members_ask = Some(members_ask);
             self.tell(to, Input::LeadTold { first, count, proof, members_ask, is_taken: is_new });
+            if contradicts {
+                return self.lose_lead(to, teller);
+            }
         } else {
             let Some(check) = node.session.hashes().check_for(teller) else { return };
-            let answer = check.prove(first, hashes, proof);
+            let answer = match check.prove(first, hashes, proof) {
+                HashAnswer::Proven(_) if contradicts => HashAnswer::Useless,
+                other => other,
+            };
             is_new = matches!(&answer, HashAnswer::Proven(_)) && self.store_hashes(to, first + count);
             self.tell(to, Input::HashesAnswered { by: teller, answer });
         }

@@ -30,7 +30,9 @@ pub(crate) struct Leading {
 impl Fleet {
     /// A node leads from now on.
     pub(crate) fn lead_by(&mut self, leader: u32, start: Start) {
-        self.learn(leader, self.known);
+        if !self.nodes[leader as usize].is_forged {
+            self.learn(leader, self.known);
+        }
         let desk = self.desk(leader);
         self.opens(leader, Input::Leads { start, desk });
         self.tell_known(leader);
@@ -180,6 +182,9 @@ impl Fleet {
         }
         self.origin_gave(leader, reader, self.piece_bytes);
         self.known = self.known.max(piece.0 + 1);
+        if self.nodes[leader as usize].is_forged {
+            return self.finds_forged(leader);
+        }
         self.learn(leader, self.known);
         let came = Came { piece, bytes: self.piece_bytes, request: None, from: None };
         if self.nodes[leader as usize].holds(piece) {

@@ -7,12 +7,12 @@
 use std::time::Duration;
 
 use darter_core::{PieceIndex, PieceSet};
-use darter_protocol::Message;
-use darter_scenario::Lie;
-use darter_swarm::{Input, RequestId};
+use darter_protocol::{Failure, FailureKind, Message};
+use darter_scenario::{Lie, SEED};
+use darter_swarm::{Guilt, Input, RequestId, Session, SessionStart};
 
 use crate::fleet::Fleet;
-use crate::node::{BLOB, id_of};
+use crate::node::{BLOB, id_of, index_of};
 use crate::queue::{Failed, Lied, What};
 use crate::uploads::Upload;
 
@@ -37,6 +37,55 @@ impl Fleet {
         let node = &mut self.nodes[index];
         node.honest = false;
         node.lie = Some(lie);
+    }
+
+    /// The seed makes up the hashes of all pieces.
+    pub(crate) fn forges(&mut self) {
+        self.lie(SEED as usize, Lie::Silent);
+        self.nodes[SEED as usize].is_forged = true;
+        self.learn(SEED, self.pieces);
+    }
+
+    /// The origin has other bytes than the hashes say that a node knows, which leads: its members are told that, and all begin anew.
+    pub(crate) fn finds_forged(&mut self, leader: u32) {
+        let (kind, text) = (FailureKind::Changed, "the origin has other bytes".to_owned());
+        let failure = Failure { kind, status: None, text, challenge: None };
+        self.tell_at_once(leader, Input::GivesUp(failure));
+        if let Some(last) = self.nodes[leader as usize].session.leadership().last_followed() {
+            self.is_let_down(leader, index_of(last), Guilt::Perhaps);
+        }
+        self.begin_anew(leader);
+    }
+
+    /// A node throws away all that its lead said of the blob, which let it down.
+    pub(crate) fn start_over(&mut self, index: u32, lead: u32, guilt: Guilt) {
+        self.is_let_down(index, lead, guilt);
+        self.begin_anew(index);
+    }
+
+    /// A node takes note of a lead that let it down.
+    pub(crate) fn is_let_down(&mut self, index: u32, lead: u32, guilt: Guilt) {
+        let node = &mut self.nodes[index as usize];
+        let now = node.clock(self.now);
+        node.let_downs.note(BLOB, id_of(lead), lead == SEED, guilt, now);
+    }
+
+    /// True if a node does not follow another: that one, or too many, led it and let it down.
+    pub(crate) fn is_barred(&self, index: u32, lead: u32) -> bool {
+        let node = &self.nodes[index as usize];
+        node.let_downs.is_barred(BLOB, id_of(lead), lead == SEED, node.clock(self.now))
+    }
+
+    /// A node forgets hashes and pieces, and comes as one that never was there.
+    fn begin_anew(&mut self, index: u32) {
+        self.kill(index);
+        self.noticed(index);
+        let node = &mut self.nodes[index as usize];
+        (node.known, node.is_forged) = (0, false);
+        let now = node.clock(self.now);
+        node.session = Session::begin(SessionStart { now, ..node.start.clone() });
+        node.session.record_decisions();
+        self.join(index);
     }
 
     /// The pieces that a node says it holds.

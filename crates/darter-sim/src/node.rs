@@ -7,7 +7,7 @@ use darter_core::{BlobId, Moment, NodeId, PieceHash, PieceIndex, PieceLength, Pi
 use darter_protocol::Verdict;
 use darter_scenario::Lie;
 use darter_swarm::asking::Survey;
-use darter_swarm::{Leadership, Session, SessionStart, Tuning};
+use darter_swarm::{Leadership, LetDowns, Session, SessionStart, Tuning};
 
 use crate::leading::Leading;
 use crate::queue::Arrival;
@@ -44,6 +44,8 @@ pub(crate) struct Node {
     pub(crate) wants: bool,
     /// The program that reads it, if it does not want everything.
     pub(crate) program: Option<Program>,
+    /// How its session began.
+    pub(crate) start: SessionStart,
     pub(crate) session: Session,
     /// Its state as a lead.
     pub(crate) leading: Leading,
@@ -53,6 +55,10 @@ pub(crate) struct Node {
     pub(crate) survey: Option<Survey>,
     /// How many hashes its store has, from the first on.
     pub(crate) known: u32,
+    /// True if these are hashes that a false seed made up.
+    pub(crate) is_forged: bool,
+    /// The leads that let it down.
+    pub(crate) let_downs: LetDowns,
     /// Pieces that came before their hashes.
     pub(crate) unproven: Vec<Arrival>,
     /// When what it told last of its own pieces arrives.
@@ -140,7 +146,7 @@ impl Node {
         let mut session = Session::begin(start.clone());
         session.record_decisions();
         if records {
-            session.record(start);
+            session.record(start.clone());
         }
         Self {
             id,
@@ -156,11 +162,14 @@ impl Node {
             ahead: Duration::ZERO,
             wants: index != 0 && !spec.holds,
             program: program.map(Program::new),
+            start,
             session,
             leading: Leading::default(),
             acquainted: BTreeSet::new(),
             survey: None,
             known: 0,
+            is_forged: false,
+            let_downs: LetDowns::default(),
             unproven: Vec::new(),
             told_at: Moment::ZERO,
             asks: None,

@@ -126,6 +126,8 @@ pub struct Scenario {
     pub seed: u64,
     /// Virtual time after which the run ends, finished or not.
     pub limit: Duration,
+    /// True if the seed makes up the hashes of all pieces. It reads nothing of the origin, and gives nothing.
+    pub forges: bool,
     /// True if what each session is told and does is kept ([`Fleet::run_recorded`](crate::Fleet::run_recorded)).
     pub records: bool,
 }
@@ -152,6 +154,7 @@ impl Scenario {
             tuning: Tuning::default(),
             seed: 1,
             limit: Duration::from_secs(3600),
+            forges: false,
             records: false,
         }
     }

@@ -19,6 +19,9 @@ const KEPT: [u64; 4] = [530, 532, 2090, 2225];
 /// The same of those with a false seed.
 const KEPT_OF_FALSE_SEEDS: [u64; 6] = [1903, 2686, 4654, 5742, 5880, 8329];
 
+/// The same of those with a seed that makes up hashes.
+const KEPT_OF_FORGING_SEEDS: [u64; 3] = [497, 4654, 5742];
+
 /// One history in this many is told twice.
 const TOLD_TWICE: u64 = 10;
 
@@ -117,6 +120,15 @@ fn with_a_false_seed(number: u64) -> Scenario {
     scenario
 }
 
+/// The same with a seed that makes up hashes from the start, and gives nothing.
+fn with_a_forging_seed(number: u64) -> Scenario {
+    let mut scenario = with_a_false_seed(number);
+    let names_seed = |what: &Event| matches!(what, Event::Lie { node: SEED, .. });
+    scenario.events.retain(|(_, what)| !names_seed(what));
+    scenario.events.push((Duration::ZERO, Event::Lie { node: SEED, how: Lie::Silent }));
+    Scenario { forges: true, ..scenario }
+}
+
 /// Tells a history. Fails with what is wrong with it.
 fn tell(number: u64, scenario: &Scenario) -> Result<(), String> {
     let report = Fleet::new(scenario).run();
@@ -172,4 +184,10 @@ fn whatever_happens_everybody_who_stays_ends_with_right_bytes_read_once() {
 #[test]
 fn a_seed_that_lies_keeps_nobody_from_what_the_origin_has() {
     tell_all(&KEPT_OF_FALSE_SEEDS, HISTORIES / 4, with_a_false_seed);
+}
+
+/// Nothing bears its hashes out: they are thrown away with it, also by whoever comes to lead with them and reads the origin.
+#[test]
+fn a_seed_that_makes_up_hashes_keeps_nobody_from_what_the_origin_has() {
+    tell_all(&KEPT_OF_FORGING_SEEDS, HISTORIES / 4, with_a_forging_seed);
 }

@@ -17,6 +17,7 @@
 //! | `breadth` | how many connections read a blob's origin at a time |
 //! | [`locality`] | groups of near nodes, and who in a group fetches a piece from afar |
 //! | [`leadership`] | [`Leadership`]: who leads, as one agent sees it, and how it finds another lead |
+//! | `let_downs` | [`LetDowns`]: agents that led a blob and gave nothing, and are not followed for a while |
 //! | `vigil` | [`Vigil`]: how long no bytes have come, and when a member gives up its lead |
 //! | [`asking`] | finding the lead of a swarm in which nobody knows everybody: which agents to ask |
 //! | `news` | `News`: which other nodes are told of a node's pieces, and when |
@@ -43,6 +44,7 @@ pub mod hashes;
 mod lead;
 pub mod leadership;
 mod learner;
+mod let_downs;
 pub mod locality;
 mod news;
 mod pace;
@@ -65,6 +67,7 @@ pub use facts::Facts;
 pub use hashes::Hashes;
 pub use lead::{OriginReader, OriginRun, Start, Wish};
 pub use leadership::{Found, Leader, Leadership, Loss, Step};
+pub use let_downs::LetDowns;
 pub use pace::Standing;
 pub use packing::Packing;
 pub use phase::{CheckedBy, Course, Phase};

@@ -19,7 +19,6 @@ use darter_engine::budget::ByteBudget;
 use darter_engine::context::{AllOrigins, EngineContext, Fetchers, dates};
 use darter_engine::expanding::{Expansions, ExpansionsOptions};
 use darter_engine::joins::Joins;
-use darter_engine::let_downs::LetDowns;
 use darter_engine::packing::PackedPieces;
 use darter_engine::profiles::Profiles;
 use darter_engine::setbacks::Setbacks;
@@ -169,7 +168,7 @@ impl Builder {
             setbacks: Setbacks::default(),
             thrown_away: ThrownAway::default(),
             rechecks: Rechecks::default(),
-            let_downs: LetDowns::default(),
+            let_downs: parking_lot::Mutex::default(),
             archive,
             profiles,
             packed: PackedPieces::new(options.packed, Arc::clone(&clock)),

@@ -55,7 +55,7 @@ impl Swarms {
         }
         let is_seed = self.house.fleet.is_seed(seed);
         let (context, key) = (&self.house.context, key_of(source, credentials));
-        if context.let_downs.is_barred(key, seed, is_seed, context.now()) {
+        if context.let_downs.lock().is_barred(key, seed, is_seed, context.now()) {
             return Err(Refused::Trouble("agents that led it gave nothing".to_owned()));
         }
         let on_trust = self.leads_on_trust(seed);
@@ -129,7 +129,7 @@ impl Swarms {
         };
         if is_made_up {
             let context = &self.house.context;
-            context.let_downs.note(key_of(source, credentials), seed, is_seed, Guilt::Sure, context.now());
+            context.let_downs.lock().note(key_of(source, credentials), seed, is_seed, Guilt::Sure, context.now());
         }
         let is_other = is_other || is_made_up;
         if is_other || !is_enough(&answer) {

@@ -3,7 +3,7 @@
 //!
 //! Invariant: the number of entries is bounded.
 //!
-//! Non-goals: nodes that let others in and give nothing ([`let_downs`](crate::let_downs)).
+//! Non-goals: nodes that let others in and give nothing ([`LetDowns`](darter_swarm::LetDowns)).
 
 use std::collections::HashMap;
 use std::time::Duration;

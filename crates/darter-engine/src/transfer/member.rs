@@ -57,7 +57,7 @@ impl Transfer {
     /// Asks an agent to lead this transfer, and follows it.
     pub(super) async fn join_again(self: &Arc<Self>, lead: NodeId) -> Result<(), FetchError> {
         let (is_seed, downs) = (self.fleet.is_seed(lead), &self.context.let_downs);
-        if downs.is_barred(self.setback_key(), lead, is_seed, self.context.now()) {
+        if downs.lock().is_barred(self.setback_key(), lead, is_seed, self.context.now()) {
             let reason = "agents that led it gave nothing".to_owned();
             return Err(FetchError::Withdrawn { blob: self.blob, reason });
         }

@@ -50,7 +50,7 @@ impl Transfer {
     pub(super) fn let_down_by(&self, lead: NodeId, guilt: Guilt) {
         // A lead whose connection is closed was the last that was followed.
         let is_seed = self.fleet.is_seed(lead) || self.state().session.has_left_seed(lead);
-        self.context.let_downs.note(self.setback_key(), lead, is_seed, guilt, self.context.now());
+        self.context.let_downs.lock().note(self.setback_key(), lead, is_seed, guilt, self.context.now());
     }
 
     /// Throws away what a lead that let this agent down said of this blob. Waiting readers get their bytes from the next

@@ -132,6 +132,9 @@ impl Fleet {
                 self.nodes[index].session.resumes(Some(WHOLE), true);
             }
         }
+        if scenario.forges {
+            self.forges();
+        }
         self.lead_by(0, Start::Fresh);
     }
 }

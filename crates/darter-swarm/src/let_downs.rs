@@ -8,14 +8,14 @@
 //! the lead may be followed again at once. A liar gains nothing by this: it can't make the origin fail for others, and while the origin
 //! fails nobody has anything to give. What other agents say excuses no lead, and nothing excuses a lead that also let this agent down in another way.
 //!
-//! Non-goals: wrong content ([`setbacks`](crate::setbacks)); single pieces (`darter_swarm`).
+//! Non-goals: wrong content; single pieces ([`Picker`](crate::Picker)).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use darter_core::{BlobId, Moment, NodeId};
-use darter_swarm::Guilt;
-use parking_lot::Mutex;
+
+use crate::Guilt;
 
 /// How long a node that let this agent down is not followed for the same source.
 const PAUSE: Duration = Duration::from_secs(300);
@@ -34,7 +34,7 @@ const MAX_SOURCES: usize = 1024;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
-pub struct LetDowns(Mutex<HashMap<BlobId, Vec<LetDown>>>);
+pub struct LetDowns(BTreeMap<BlobId, Vec<LetDown>>);
 
 #[derive(Debug)]
 struct LetDown {
@@ -47,9 +47,9 @@ struct LetDown {
 }
 
 impl LetDowns {
-    /// Notes that an agent let this one down. Sources are named as for [`setbacks`](crate::setbacks::key_of).
-    pub(crate) fn note(&self, source: BlobId, by: NodeId, is_seed: bool, guilt: Guilt, now: Moment) {
-        let mut sources = self.0.lock();
+    /// Notes that an agent let this one down. A source is named by its blob, and by the caller's credentials where these decide.
+    pub fn note(&mut self, source: BlobId, by: NodeId, is_seed: bool, guilt: Guilt, now: Moment) {
+        let sources = &mut self.0;
         sources.retain(|_, nodes| {
             nodes.retain(|node| now < node.last + PAUSE);
             !nodes.is_empty()
@@ -73,23 +73,22 @@ impl LetDowns {
     }
 
     /// The origin failed for this agent itself.
-    pub(crate) fn origin_failed(&self, source: BlobId) {
-        if let Some(nodes) = self.0.lock().get_mut(&source) {
+    pub fn origin_failed(&mut self, source: BlobId) {
+        if let Some(nodes) = self.0.get_mut(&source) {
             nodes.retain(|node| !node.only_blames);
         }
     }
 
     /// True if a node or seed is not to be followed.
-    pub(crate) fn is_barred(&self, source: BlobId, node: NodeId, is_seed: bool, now: Moment) -> bool {
-        let sources = self.0.lock();
-        let Some(nodes) = sources.get(&source) else { return false };
+    pub fn is_barred(&self, source: BlobId, node: NodeId, is_seed: bool, now: Moment) -> bool {
+        let Some(nodes) = self.0.get(&source) else { return false };
         let mut sure = nodes.iter().filter(|node| node.is_sure && now < node.last + PAUSE);
         (!is_seed && sure.clone().filter(|down| !down.is_seed).count() >= MAX_NODES) || sure.any(|down| down.by == node)
     }
 
     /// True if any node let this agent down recently.
-    pub(crate) fn is_any(&self, source: BlobId, now: Moment) -> bool {
-        self.0.lock().get(&source).is_some_and(|nodes| nodes.iter().any(|node| now < node.last + PAUSE))
+    pub fn is_any(&self, source: BlobId, now: Moment) -> bool {
+        self.0.get(&source).is_some_and(|nodes| nodes.iter().any(|node| now < node.last + PAUSE))
     }
 }
 
@@ -113,23 +112,23 @@ mod tests {
 
     #[test]
     fn who_let_this_agent_down_is_not_followed_for_a_while_and_after_two_nobody_is() {
-        let downs = LetDowns::default();
+        let mut downs = LetDowns::default();
         assert!(!downs.is_any(source(1), at(0)));
         downs.note(source(1), ONE, false, Guilt::Sure, at(0));
-        let barred = |node, seconds| downs.is_barred(source(1), node, false, at(seconds));
-        assert!(barred(ONE, 0) && !barred(OTHER, 0) && downs.is_any(source(1), at(0)));
+        let barred = |downs: &LetDowns, node, seconds| downs.is_barred(source(1), node, false, at(seconds));
+        assert!(barred(&downs, ONE, 0) && !barred(&downs, OTHER, 0) && downs.is_any(source(1), at(0)));
         assert!(!downs.is_barred(source(2), ONE, false, at(0)), "it is about that source alone");
         downs.note(source(1), OTHER, false, Guilt::Sure, at(200));
-        assert!(barred(THIRD, 200) && barred(THIRD, 299), "two are enough");
+        assert!(barred(&downs, THIRD, 200) && barred(&downs, THIRD, 299), "two are enough");
         let is_seed_barred = |seed| downs.is_barred(source(1), seed, true, at(200));
         assert!(!is_seed_barred(THIRD) && is_seed_barred(ONE), "a seed is barred for itself");
-        assert!(!barred(THIRD, 300) && !barred(ONE, 300) && barred(OTHER, 300));
+        assert!(!barred(&downs, THIRD, 300) && !barred(&downs, ONE, 300) && barred(&downs, OTHER, 300));
         assert!(!downs.is_any(source(1), at(500)));
     }
 
     #[test]
     fn what_an_honest_node_may_do_once_it_may_not_do_twice() {
-        let downs = LetDowns::default();
+        let mut downs = LetDowns::default();
         downs.note(source(1), ONE, false, Guilt::Perhaps, at(0));
         assert!(!downs.is_barred(source(1), ONE, false, at(0)) && downs.is_any(source(1), at(0)));
         downs.note(source(1), ONE, false, Guilt::Perhaps, at(1));
@@ -139,7 +138,7 @@ mod tests {
     #[test]
     fn an_origin_that_changes_or_fails_twice_is_no_fault_of_a_lead_that_says_so_unless_it_is_to_one_opening() {
         for (second, is_barred) in [(1, true), (60, false)] {
-            let downs = LetDowns::default();
+            let mut downs = LetDowns::default();
             downs.note(source(1), ONE, true, Guilt::BlamesOrigin, at(0));
             downs.note(source(1), ONE, true, Guilt::BlamesOrigin, at(second));
             assert_eq!(downs.is_barred(source(1), ONE, true, at(second)), is_barred);
@@ -156,23 +155,23 @@ mod tests {
             (&[BlamesOrigin, BlamesOrigin, Sure], false),
         ] {
             for is_seed in [true, false] {
-                let downs = LetDowns::default();
+                let mut downs = LetDowns::default();
                 guilts.iter().for_each(|guilt| downs.note(source(1), ONE, is_seed, *guilt, at(1)));
-                let is_barred = || downs.is_barred(source(1), ONE, is_seed, at(2));
-                assert!(is_barred(), "{guilts:?}");
+                let is_barred = |downs: &LetDowns| downs.is_barred(source(1), ONE, is_seed, at(2));
+                assert!(is_barred(&downs), "{guilts:?}");
                 downs.origin_failed(source(2));
-                assert!(is_barred(), "that is another source");
+                assert!(is_barred(&downs), "that is another source");
                 downs.origin_failed(source(1));
-                assert_eq!(is_barred(), !is_excused, "{guilts:?}");
+                assert_eq!(is_barred(&downs), !is_excused, "{guilts:?}");
                 downs.note(source(1), ONE, is_seed, BlamesOrigin, at(3));
-                assert_eq!(is_barred(), !is_excused, "once more is the first time");
+                assert_eq!(is_barred(&downs), !is_excused, "once more is the first time");
             }
         }
     }
 
     #[test]
     fn seeds_that_let_this_agent_down_bar_no_node_and_nodes_leave_room_for_a_seed() {
-        let downs = LetDowns::default();
+        let mut downs = LetDowns::default();
         downs.note(source(1), ONE, true, Guilt::Sure, at(0));
         downs.note(source(1), OTHER, true, Guilt::Sure, at(0));
         assert!(!downs.is_barred(source(1), THIRD, false, at(0)));
@@ -185,13 +184,13 @@ mod tests {
 
     #[test]
     fn the_table_is_bounded() {
-        let downs = LetDowns::default();
+        let mut downs = LetDowns::default();
         for number in 0..MAX_SOURCES as u32 + 4 {
             for node in 0..40 {
                 downs.note(source(number), NodeId([node; 16]), node % 2 == 0, Guilt::Perhaps, at(1));
             }
         }
-        let sources = downs.0.lock();
+        let sources = &downs.0;
         assert!(sources.len() <= MAX_SOURCES && sources.values().all(|nodes| nodes.len() <= 2 * MAX_NODES + MAX_SEEDS));
     }
 }
