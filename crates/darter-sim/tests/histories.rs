@@ -129,6 +129,32 @@ fn with_a_forging_seed(number: u64) -> Scenario {
     Scenario { forges: true, ..scenario }
 }
 
+/// The same with a lead that dies, and one in its place that falls silent within a second of having taken over: it is cut off from everybody, and nobody is told, or
+/// it says that it leads and gives nothing.
+fn with_a_handover_to_a_silent_lead(number: u64) -> Scenario {
+    let mut scenario = Random(number).scenario(number);
+    let mut random = Random(!number);
+    scenario.origin = Some(scenario.origin.unwrap_or_else(|| random.rate(1, 30)));
+    let dies = random.millis(4000);
+    scenario.events.push((dies, Event::KillLead {}));
+    rot_only_while_the_seed_leads(&mut scenario.events);
+    // Until then the same happens as without it.
+    let elected = Fleet::new(&scenario).run().elected;
+    let Some((takes_over, lead)) = elected.into_iter().find(|(when, _)| *when >= dies) else { return scenario };
+    let (lead, others) = (lead as u32, scenario.nodes.len() as u32);
+    let silent = takes_over + random.millis(1000);
+    if random.below(3) == 0 {
+        scenario.events.push((silent, Event::Lie { node: lead, how: Lie::Silent }));
+        return scenario;
+    }
+    let back = (random.below(2) == 0).then(|| silent + random.millis(20_000));
+    for other in (0..others).filter(|other| *other != lead) {
+        scenario.events.push((silent, Event::Cut(other, lead)));
+        scenario.events.extend(back.map(|back| (back, Event::Heal(other, lead))));
+    }
+    scenario
+}
+
 /// Tells a history. Fails with what is wrong with it.
 fn tell(number: u64, scenario: &Scenario) -> Result<(), String> {
     let report = Fleet::new(scenario).run();
@@ -190,4 +216,9 @@ fn a_seed_that_lies_keeps_nobody_from_what_the_origin_has() {
 #[test]
 fn a_seed_that_makes_up_hashes_keeps_nobody_from_what_the_origin_has() {
     tell_all(&KEPT_OF_FORGING_SEEDS, HISTORIES / 4, with_a_forging_seed);
+}
+
+#[test]
+fn a_lead_that_falls_silent_as_soon_as_it_has_taken_over_keeps_nobody_waiting() {
+    tell_all(&[], HISTORIES / 4, with_a_handover_to_a_silent_lead);
 }

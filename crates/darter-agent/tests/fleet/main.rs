@@ -42,6 +42,7 @@ mod registry;
 mod releases;
 mod reopened;
 mod seed;
+mod silent_leads;
 mod slow;
 mod slow_check;
 mod slow_origin;

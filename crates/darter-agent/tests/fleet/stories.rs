@@ -1,7 +1,7 @@
 //! Scenarios of `darter-scenario`, played by real agents in memory and by the simulator, from the same words to the same end: whoever lives
 //! and is honest has the content, byte for byte, and neither needs much longer than the other.
 
-mod cables;
+pub(crate) mod cables;
 mod play;
 pub(crate) mod world;
 
