@@ -85,6 +85,7 @@ impl Fleet {
             *held = PieceSet::full(self.pieces);
         }
         let bytes = (Frame::encode(&message).expect("agents tell no more at once").bytes().len() * to.len()) as u64;
+        self.report.messages += to.len() as u64;
         let sender = &mut self.nodes[from as usize];
         if sender.session.has_books() && !is_news(&message) {
             self.report.tracker_notices += to.len() as u64;

@@ -27,7 +27,7 @@ struct Options {
     #[arg(long)]
     tell_lead: Option<u64>,
     /// Another value for a constant: in_all, per_holder, asks, neighbours, few_members,
-    /// neighbours_inside and neighbours_outside where there are several racks, one_in_beyond, slow_percent, slow_delivery, reader_lag in bytes, reader_lag_part, reader_near, reader_window, ask_late and tell_few in milliseconds, or tell_each in microseconds. For networks: unsent,
+    /// neighbours_inside and neighbours_outside where there are several racks, one_in_beyond, slow_percent, slow_delivery, reader_lag in bytes, reader_lag_part, reader_near, reader_window, common_holders, common_holders_in_small, common_pauses, ask_late and tell_few in milliseconds, or tell_each in microseconds. For networks: unsent,
     /// window or grain in bytes, queue in microseconds, begun (0 or 1).
     #[arg(long = "set", value_name = "NAME=NUMBER")]
     set: Vec<String>,
@@ -134,6 +134,9 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
             "grain" => network.grain = Some(number.into()),
             "queue" => network.queue = Duration::from_micros(number.into()),
             "tell_each" => tuning.tell_each = Duration::from_micros(number.into()),
+            "common_holders" => tuning.common_holders = u16::try_from(number).unwrap_or(u16::MAX),
+            "common_holders_in_small" => tuning.common_holders_in_small = u16::try_from(number).unwrap_or(u16::MAX),
+            "common_pauses" => tuning.common_pauses = number,
             "tell_few" => tuning.tell_few = Duration::from_millis(number.into()),
             "ask_late" => tuning.ask_late = Duration::from_millis(number.into()),
             "slow_delivery" => tuning.slow_delivery = number,
@@ -148,7 +151,7 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
 }
 
 /// The figures of a run, for people and programs.
-fn rows(nodes: usize, scenario: &Scenario, report: &Report) -> [(&'static str, f64); 21] {
+fn rows(nodes: usize, scenario: &Scenario, report: &Report) -> [(&'static str, f64); 22] {
     let least = scenario.least_time().as_secs_f64();
     let over = |part| report.quantile(part).as_secs_f64() / least;
     let copies = |pieces: u64| pieces as f64 / f64::from(scenario.wanted().max(1));
@@ -177,6 +180,7 @@ fn rows(nodes: usize, scenario: &Scenario, report: &Report) -> [(&'static str, f
         ("virtual_seconds", report.ended.as_secs_f64()),
         ("peak_memory_mb", peak_memory_mb()),
         ("events", report.events as f64),
+        ("messages", report.messages as f64),
     ]
 }
 

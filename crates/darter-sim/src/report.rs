@@ -41,6 +41,8 @@ pub struct Report {
     pub zone_crossings: u64,
     /// Messages to the tracker in each second of virtual time: joins, asks and their cancels, announcements, reports.
     pub tracker_messages: Vec<u64>,
+    /// Messages from node to node, each as often as it has receivers.
+    pub messages: u64,
     /// Messages from the tracker: answers to joins, news of neighbours, and hashes.
     pub tracker_notices: u64,
     /// Bytes of hashes that leads sent, with their messages.

@@ -24,6 +24,15 @@ pub(crate) enum PieceNews {
     Lost(Vec<PieceIndex>),
 }
 
+/// How many of this node's neighbours hold a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spread {
+    /// So few that most of those who lack it may know nobody else who holds it.
+    Rare,
+    /// Enough.
+    Common,
+}
+
 /// News to send, each with all its receivers.
 pub(crate) type Tellings = Vec<(Vec<NodeId>, PieceNews)>;
 
@@ -40,6 +49,10 @@ pub(crate) struct News {
     asked_for: Vec<(NodeId, PieceIndex)>,
     /// True if neighbours are to be told that the list of hashes is here, with or without pieces.
     first_hashes: bool,
+    /// True if one of the pieces that came is not common.
+    is_rare: bool,
+    /// When the first of the pieces that came did.
+    first_came: Moment,
     told: Moment,
     /// True if readers wait for pieces of others: news is then sent sooner.
     hurries: bool,
@@ -64,6 +77,8 @@ impl News {
             gone: Vec::new(),
             asked_for: Vec::new(),
             first_hashes: false,
+            is_rare: false,
+            first_came: Moment::ZERO,
             told: Moment::ZERO,
             hurries: false,
             neighbours: 0,
@@ -81,8 +96,12 @@ impl News {
     }
 
     /// A piece came to be held here, from the lead or from others.
-    pub(crate) fn came(&mut self, piece: PieceIndex, from_lead: bool) {
+    pub(crate) fn came(&mut self, piece: PieceIndex, from_lead: bool, spread: Spread, now: Moment) {
+        if self.come.is_empty() {
+            self.first_came = now;
+        }
         self.come.push(piece);
+        self.is_rare |= spread == Spread::Rare;
         self.for_lead.push(piece);
         self.lead_waits |= from_lead;
     }
@@ -130,15 +149,17 @@ impl News {
     }
 
     fn neighbours_due(&self) -> Option<Moment> {
-        let waits = self.first_hashes || !self.come.is_empty() || !self.gone.is_empty() || !self.asked_for.is_empty();
+        let soon = self.first_hashes || self.is_rare || !self.gone.is_empty() || !self.asked_for.is_empty();
         let pause = self.tuning.tell_pause(self.neighbours);
         let parts = self.tuning.tell_each.saturating_mul(u32::try_from(self.neighbours).unwrap_or(u32::MAX)) / 4;
-        let pause = match (self.is_all, self.hurries) {
-            (true, _) => Duration::ZERO,
-            (false, true) => parts.min(pause),
-            (false, false) => pause,
-        };
-        waits.then(|| self.told + pause)
+        let pieces = !self.come.is_empty();
+        match (self.is_all, self.hurries) {
+            (true, _) if soon || pieces => Some(self.told),
+            (false, true) if soon || pieces => Some(self.told + parts.min(pause)),
+            (false, false) if soon => Some(self.told + pause),
+            (false, false) if pieces => Some(self.first_came + self.tuning.tell_common_pause(self.neighbours)),
+            _ => None,
+        }
     }
 
     fn lead_due(&self) -> Option<Moment> {
@@ -168,6 +189,7 @@ impl News {
         let mut groups: Groups = Vec::new();
         if self.neighbours_due().is_some_and(|due| due <= now) {
             self.told = now;
+            self.is_rare = false;
             tells_of_hashes = std::mem::take(&mut self.first_hashes);
             self.neighbours = neighbours.len();
             self.lead_pause = self.tuning.tell_lead_pause(neighbours.len());

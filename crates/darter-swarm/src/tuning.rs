@@ -161,6 +161,13 @@ pub struct Tuning {
     pub tell_each: Duration,
     /// A node with few neighbours gathers news for twice as long, but no longer than this.
     pub tell_few: Duration,
+    /// In a large swarm, of at least [`Tuning::few_members`] in one rack, a piece is common when this many of a node's neighbours hold it
+    /// (`docs/notes/news-pauses.md`).
+    pub common_holders: u16,
+    /// The same in a smaller swarm, in any number of racks.
+    pub common_holders_in_small: u16,
+    /// News of common pieces waits for this many pauses.
+    pub common_pauses: u32,
     /// How often a node tells the lead of its pieces in a small swarm.
     pub tell_lead_soon: Duration,
     /// How often a node tells the lead of its pieces in a large swarm. At ten thousand nodes the lead hears ten thousand messages a second.
@@ -255,6 +262,9 @@ impl Default for Tuning {
             holders_patience: Duration::from_secs(2),
             tell_each: Duration::from_micros(2500),
             tell_few: Duration::from_millis(40),
+            common_holders: 3,
+            common_holders_in_small: 1,
+            common_pauses: 2,
             tell_lead_soon: Duration::from_millis(10),
             tell_lead_late: Duration::from_secs(1),
             tell_links_each: Duration::from_micros(20),
@@ -279,6 +289,11 @@ impl Tuning {
     pub fn tell_pause(&self, neighbours: usize) -> Duration {
         let pause = self.tell_each.saturating_mul(u32::try_from(neighbours).unwrap_or(u32::MAX));
         pause.max(self.tell_few.min(pause.saturating_mul(2)))
+    }
+
+    /// How long a node with `neighbours` neighbours gathers news of common pieces only.
+    pub fn tell_common_pause(&self, neighbours: usize) -> Duration {
+        self.tell_pause(neighbours).saturating_mul(self.common_pauses)
     }
 
     /// Neighbours of a member of a swarm of several racks, or of one.

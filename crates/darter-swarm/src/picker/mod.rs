@@ -50,6 +50,7 @@ use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Tier};
 use crate::MAX_PIECES;
 use crate::event::{Action, Event, Foresight, ReaderId, RequestId};
 use crate::locality::is_across;
+use crate::news::Spread;
 use crate::pace::Standing;
 use crate::picker::neighbour::{Failures, Neighbour, PeerRecord};
 use crate::picker::rarity::Rarity;
@@ -410,6 +411,20 @@ impl Picker {
     /// True if a neighbour says that it holds a piece.
     pub fn is_held_by(&self, peer: NodeId, piece: PieceIndex) -> bool {
         self.neighbours.iter().any(|neighbour| neighbour.id == peer && neighbour.held.contains(piece))
+    }
+
+    /// Whether enough of the neighbours hold a piece that news of one more holder can wait. In a small swarm the others know of the same holders
+    /// as this node. In a large one of several racks news can't wait: most know holders beyond their rack only. Nor can it while
+    /// readers are behind.
+    pub(crate) fn spread(&self, piece: PieceIndex, is_large: bool) -> Spread {
+        let crosses = || self.neighbours.iter().any(|neighbour| is_across(neighbour.tier));
+        let enough = match is_large {
+            _ if self.are_readers_behind() => return Spread::Rare,
+            false => self.tuning.common_holders_in_small,
+            true if crosses() => return Spread::Rare,
+            true => self.tuning.common_holders,
+        };
+        if self.rarity.holders(piece) < enough { Spread::Rare } else { Spread::Common }
     }
 
     /// The pieces of `pieces` that a peer lacks, as far as known here: those of which it is worth telling it.

@@ -55,11 +55,20 @@ impl Picker {
         self.held.len() - self.prefix.0
     }
 
+    /// Readers are behind once more pieces than these lie behind one that they lack.
+    fn most_lag(&self) -> u32 {
+        let most = u32::try_from(self.tuning.reader_lag / self.piece_bytes.max(1)).unwrap_or(u32::MAX);
+        most.max(self.total.unwrap_or(0) / self.tuning.reader_lag_part)
+    }
+
+    /// True if readers here are behind, as their like at neighbours may be.
+    pub(super) fn are_readers_behind(&self) -> bool {
+        !self.readers.is_empty() && self.lag() > self.most_lag()
+    }
+
     /// The pieces that readers that are behind need next.
     pub(super) fn needs_of_readers(&self) -> Needs {
-        let tuning = &self.tuning;
-        let most = u32::try_from(tuning.reader_lag / self.piece_bytes.max(1)).unwrap_or(u32::MAX);
-        let most = most.max(self.total.unwrap_or(0) / tuning.reader_lag_part);
+        let (tuning, most) = (&self.tuning, self.most_lag());
         let firsts = self.readers.values().map(|reader| self.held.first_missing_from(reader.at));
         let behind: Vec<_> = firsts.filter(|first| self.held.count_from(*first) > most).collect();
         let ahead = |pieces: u32| behind.iter().map(|first| first.0..first.0.saturating_add(pieces)).collect();

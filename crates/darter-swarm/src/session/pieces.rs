@@ -56,7 +56,9 @@ impl Session {
         self.leadership.piece_came();
         self.picker.handle(Event::Received { request, piece, bytes }, now);
         if self.leader() != Leader::Me {
-            self.news.came(piece, from.is_some() && from == self.following());
+            let from_lead = from.is_some() && from == self.following();
+            let spread = self.picker.spread(piece, self.hashes.do_members_ask());
+            self.news.came(piece, from_lead, spread, now);
         }
         if let Some(books) = &mut self.books {
             if let Some(member) = from {

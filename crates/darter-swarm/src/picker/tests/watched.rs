@@ -71,6 +71,42 @@ fn what_is_held_counts_as_lacked_by_nobody_and_what_a_stranger_holds_is_not_know
     assert_eq!(lacked_by(2), all);
 }
 
+/// How many of sixteen neighbours, `across` of them in another rack, must hold a piece that it is common, if it ever is.
+fn common_from(across: u8, is_large: bool) -> Option<u8> {
+    let mut scene = Scene::new(4);
+    for peer in 1..=16 {
+        scene.join(peer, if peer <= across { Tier::Zone } else { Tier::Rack }, PieceSet::new());
+    }
+    (1..=16).find(|peer| {
+        scene.picker.peer_has(node(*peer), &[PieceIndex(2)]);
+        assert_eq!(scene.picker.spread(PieceIndex(3), is_large), Spread::Rare, "nobody has it");
+        scene.picker.spread(PieceIndex(2), is_large) == Spread::Common
+    })
+}
+
+#[test]
+fn a_piece_is_common_by_one_holder_in_a_small_swarm_by_three_in_a_large_one_and_never_in_one_of_several_racks() {
+    assert_eq!([0, 5].map(|across| common_from(across, false)), [Some(1); 2]);
+    assert_eq!([0, 5].map(|across| common_from(across, true)), [Some(3), None]);
+}
+
+#[test]
+fn while_readers_are_behind_no_piece_is_common() {
+    let mut scene = Scene::new(100);
+    scene.join(1, Tier::Rack, PieceSet::full(100));
+    let spread = |scene: &Scene| scene.picker.spread(PieceIndex(60), false);
+    for piece in 50..=60 {
+        scene.tell(Event::Received { request: None, piece: PieceIndex(piece), bytes: MIB });
+    }
+    assert_eq!(spread(&scene), Spread::Common, "nobody reads in order");
+    scene.tell(Event::ReaderAt { reader: ReaderId(1), piece: PieceIndex(0), count: 100, patience: Duration::ZERO });
+    assert_eq!(spread(&scene), Spread::Rare, "11 MiB lie behind what is lacking");
+    for piece in 0..50 {
+        scene.tell(Event::Received { request: None, piece: PieceIndex(piece), bytes: MIB });
+    }
+    assert_eq!(spread(&scene), Spread::Common);
+}
+
 #[test]
 fn a_node_that_joins_itself_is_no_neighbour() {
     let mut scene = Scene::new(4);
