@@ -10,6 +10,12 @@ use tokio::sync::watch;
 use super::{Agent, LAST_SAVE, LAST_TASKS, Phase, TIDY_EVERY};
 
 impl Agent {
+    /// Stores no further blob, also not one that is being opened: after this, [`Agent::list`] tells of all that there will be. For whoever
+    /// removes what was fetched before the agent ends, since an opening completes even if its caller goes away.
+    pub async fn store_no_more(&self) {
+        self.inner.swarms.create_no_more().await;
+    }
+
     /// Accepts no new work, lets running transfers end (up to the drain timeout), and saves everything.
     pub async fn drain(&self) {
         let inner = &*self.inner;

@@ -68,7 +68,7 @@ use darter_fleet::questions::Questions;
 use darter_store::StoredBlob;
 use darter_wire::descriptors;
 use darter_wire::{Failure, FailureKind, Message};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::error::FetchError;
 use crate::joins::{Entered, Joined, NotJoined};
@@ -120,6 +120,8 @@ pub struct Swarms {
     /// Blobs without a transfer from which peers fetch pieces.
     served: Mutex<HashMap<BlobId, ServedBlob>>,
     draining: AtomicBool,
+    /// False once no blob is created any more. Locked for reading while one is created.
+    creates: Arc<RwLock<bool>>,
 }
 
 struct UsedTransfer {
@@ -195,6 +197,7 @@ impl Swarms {
             silent: silent::SilentNodes::default(),
             served: Mutex::default(),
             draining: AtomicBool::new(false),
+            creates: Arc::new(RwLock::new(true)),
         });
         Self::lends(&swarms);
         let throws = Arc::downgrade(&swarms);
@@ -253,6 +256,13 @@ impl Swarms {
     /// Accepts no new blobs from here on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets no blob into the store from here on, also not one that is being opened: when this returns, all blobs that there will be are there.
+    pub async fn create_no_more(&self) {
+        self.drain();
+        let creates = Arc::clone(&self.creates);
+        self.house.context.disk.run(move || *creates.write() = false).await;
     }
 
     /// True if this agent accepts no new blobs.

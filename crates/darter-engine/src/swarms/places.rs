@@ -69,23 +69,28 @@ impl Swarms {
         let created = async {
             let (mut looks, mut is_full) = (0, false);
             loop {
-                let begin = Arc::clone(&begin);
-                match disk.on_store(move |store| begin(store)).await {
-                    Err(StoreError::Full { .. }) if !is_full => {
+                let (begin, creates) = (Arc::clone(&begin), Arc::clone(&self.creates));
+                let begun = disk.on_store(move |store| {
+                    let creates = creates.read();
+                    creates.then(|| begin(store))
+                });
+                match begun.await {
+                    None => return None,
+                    Some(Err(StoreError::Full { .. })) if !is_full => {
                         is_full = true;
                         // Blobs that were in use at the last check may be idle by now.
                         self.all().iter().for_each(|transfer| transfer.may_rest());
                         continue;
                     }
-                    Err(StoreError::InUse(_)) if looks < MAX_LOOKS && !on_trust => {}
-                    other => return other,
+                    Some(Err(StoreError::InUse(_))) if looks < MAX_LOOKS && !on_trust => {}
+                    begun => return begun,
                 }
                 looks += 1;
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };
         let created = match tokio::time::timeout(NEW_BLOB_TIMEOUT, created).await {
-            Ok(created) => created,
+            Ok(created) => created.ok_or(FetchError::Draining)?,
             Err(_) => Err(StoreError::Io {
                 action: "use in time",
                 path: self.house.context.options.data_dir.clone(),

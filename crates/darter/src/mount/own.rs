@@ -81,6 +81,8 @@ impl OwnAgent {
 
     /// Ends the agent, after unmounting, and removes what it fetched for this mount.
     pub(super) async fn close(&self) {
+        // What is still being opened would leave its blob behind.
+        self.agent.store_no_more().await;
         let mut are_gone = true;
         match self.agent.list().await {
             Ok(blobs) => {

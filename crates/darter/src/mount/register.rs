@@ -49,6 +49,7 @@ impl Registration {
         rooms::make(dir).with_context(shown)?;
         let json = note_of(dir, status.pid);
         let socket = json.with_extension("sock");
+        forget_dead(dir, &status.dir);
         // Files of a former process with the same id.
         for left in [&json, &socket] {
             match std::fs::remove_file(left) {
@@ -136,6 +137,21 @@ fn noted(dir: &Path) -> Vec<(PathBuf, MountStatus)> {
         .collect()
 }
 
+/// Removes the files of killed keepers that had a mount where there is a new one: it would be listed as lost.
+fn forget_dead(register: &Path, mounted_at: &Path) {
+    for (json, _) in noted(register).into_iter().filter(|(_, noted)| noted.dir == mounted_at) {
+        if File::open(&json).is_ok_and(|note| !is_kept(&note)) {
+            forget(&json);
+        }
+    }
+}
+
+fn forget(json: &Path) {
+    for left in [json, &json.with_extension("sock")] {
+        let _ = std::fs::remove_file(left);
+    }
+}
+
 async fn asked(socket: &Path) -> Option<MountStatus> {
     let answer = async {
         let mut stream = UnixStream::connect(socket).await.ok()?;
@@ -161,9 +177,7 @@ fn lost(json: &Path, noted: MountStatus) -> Option<MountStatus> {
         return Some(MountStatus { state, reason: Some(reason), ..noted });
     }
     if !lives {
-        for left in [json, &json.with_extension("sock")] {
-            let _ = std::fs::remove_file(left);
-        }
+        forget(json);
     }
     None
 }
@@ -267,7 +281,14 @@ mod tests {
         assert!(!is_kept(&File::open(&note).unwrap()));
         assert!(all(dir.path()).await.is_empty() && !note.exists(), "what nobody keeps is cleared away");
 
+        // Left by a keeper that was killed; its mount was taken away, and here is the next one.
+        let former = note_of(dir.path(), u32::MAX);
+        std::fs::write(&former, serde_json::to_vec(&status).unwrap()).unwrap();
+        let elsewhere = note_of(dir.path(), u32::MAX - 1);
+        let other = MountStatus { dir: dir.path().join("other"), ..status.clone() };
+        std::fs::write(&elsewhere, serde_json::to_vec(&other).unwrap()).unwrap();
         let entry = Registration::make(dir.path(), &status).unwrap();
+        assert!(!former.exists() && elsewhere.exists(), "it would tell of the new mount as of a lost one");
         let opened = File::open(&note).unwrap();
         assert!(is_kept(&opened) && lost(&note, status).is_none() && note.exists());
         drop(entry);

@@ -379,6 +379,8 @@ fn what_a_killed_mount_without_a_daemon_left_goes_with_the_next_one_or_when_a_da
     let killed = || {
         let mount = Mount::make(&room, "killed", &format!("{} --no-daemon", left.url));
         assert_eq!(std::fs::read(mount.path()).unwrap().len(), 2 * MEGABYTE);
+        let listed = room.run("mount --list --json").succeeded().json();
+        assert_eq!(listed.as_array().unwrap().len(), 1, "who kept the former mount here is forgotten: {listed}");
         kill(&mount.status()["pid"]);
         wait_until("it is lost", || mount.status()["state"] == "lost");
     };

@@ -419,7 +419,7 @@ fn a_mount_without_a_daemon_leaves_nothing_behind_however_it_ends() {
     wait_until("it waits for the second", || two.heads().len() > asked);
     command.signal(Signal::TERM);
     drop(command.end());
-    assert!(nothing_stays());
+    assert!(nothing_stays(), "{:?}", crate::support::files_below(&room.data_dir()));
 }
 
 #[test]
