@@ -16,6 +16,8 @@ use crate::registry::Registry;
 use crate::seed;
 use crate::tar::{dir, file, tar};
 
+mod broken;
+
 /// Pieces of a blob whose length was not known when it was begun.
 const PIECE: usize = PieceLength::UNKNOWN_BLOB.bytes() as usize;
 
