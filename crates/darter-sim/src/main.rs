@@ -26,8 +26,8 @@ struct Options {
     /// How long a node gathers news for the lead before it tells, in milliseconds, instead of what agents do.
     #[arg(long)]
     tell_lead: Option<u64>,
-    /// Another value for a constant: in_all, per_holder, asks, neighbours, few_members,
-    /// neighbours_inside and neighbours_outside where there are several racks, one_in_beyond, slow_percent, slow_delivery, reader_lag in bytes, reader_lag_part, reader_near, reader_window, common_holders, common_holders_in_small, common_pauses, ask_late and tell_few in milliseconds, or tell_each in microseconds. For networks: unsent,
+    /// Another value for a constant: in_all, in_all_large (in a swarm too large for a full mesh), per_holder, asks, neighbours, few_members,
+    /// neighbours_inside and neighbours_outside where there are several racks, one_in_beyond, slow_percent, slow_delivery, reader_lag in bytes, reader_lag_part, reader_near, reader_window, reader_window_large, common_holders, common_holders_in_small, common_pauses, ask_late and tell_few in milliseconds, or tell_each in microseconds. For networks: unsent,
     /// window or grain in bytes, queue in microseconds, begun (0 or 1).
     #[arg(long = "set", value_name = "NAME=NUMBER")]
     set: Vec<String>,
@@ -119,7 +119,8 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
         let tuning: &mut Tuning = &mut scenario.tuning;
         let network = &mut scenario.network;
         match name {
-            "in_all" => tuning.in_all = number,
+            "in_all" => (tuning.in_all, tuning.in_all_large) = (number, number),
+            "in_all_large" => tuning.in_all_large = number,
             "per_holder" => tuning.per_holder = number,
             "asks" => tuning.asks = number,
             "slow_percent" => tuning.slow_below = f64::from(number) / 100.0,

@@ -14,6 +14,9 @@ pub struct Tuning {
     /// Requests open at all holders together. Each node's requests stand in the others' queues: with more of them a new piece spreads more
     /// slowly, with fewer links are idle (`docs/notes/neighbours-and-requests.md`).
     pub in_all: u32,
+    /// The same in a swarm too large for a full mesh. What a node asks for waits on its own cable where the others could give more than that takes, and what a
+    /// reader needs next waits behind it: with twelve open, a twelfth longer (`docs/notes/readers-window.md`).
+    pub in_all_large: u32,
     /// Bytes in flight from all holders together (they take memory of the node), as far as [`Tuning::at_least`] allows.
     pub bytes_in_flight: u64,
     /// Bytes in flight while it is known which pieces will be needed: what a fast link carries in a long round trip.
@@ -200,6 +203,7 @@ impl Default for Tuning {
             per_holder: 4,
             room_pause: Duration::from_millis(50),
             in_all: 12,
+            in_all_large: 11,
             bytes_in_flight: 32 << 20,
             foreseen_in_flight: 4 << 20,
             at_least: 4,
@@ -238,7 +242,7 @@ impl Default for Tuning {
             reader_near: 8,
             reader_hurry: 2,
             reader_hurry_floor: Duration::from_millis(200),
-            reader_window: 32,
+            reader_window: 36,
             reader_lead_share: 1.0 / 40.0,
             neighbours: 14,
             neighbours_few: 10,

@@ -48,7 +48,9 @@ impl Picker {
     /// answered.
     pub(super) fn most_open(&self) -> usize {
         let by_bytes = u32::try_from(self.tuning.bytes_in_flight / self.piece_bytes.max(1)).unwrap_or(u32::MAX);
-        let alone = by_bytes.min(self.tuning.in_all).max(self.tuning.at_least);
+        let is_large = self.tuning.is_large(self.neighbours.len().max(self.expected));
+        let in_all = if is_large { self.tuning.in_all_large } else { self.tuning.in_all };
+        let alone = by_bytes.min(in_all).max(self.tuning.at_least);
         // Two, so that one slow holder never decides.
         alone.div_ceil(self.among).max(2) as usize
     }

@@ -427,6 +427,22 @@ fn what_a_peer_claims_beyond_the_blob_is_ignored() {
     assert_eq!(requests[0].2, 4);
 }
 
+#[test]
+fn a_node_whose_lead_names_as_many_neighbours_as_in_a_large_swarm_has_fewer_requests_open() {
+    let tuning = Tuning::default();
+    let open = |named: usize, met: u8| {
+        let mut scene = Scene::new(400);
+        scene.picker.expect(named);
+        (1..=met).for_each(|peer| scene.join(peer, Tier::Rack, PieceSet::full(400)));
+        scene.requests(0).len()
+    };
+    let large = tuning.neighbours as usize;
+    assert!(tuning.in_all_large < tuning.in_all);
+    assert_eq!(open(large - 1, tuning.neighbours as u8 - 1), tuning.in_all as usize, "all know each other");
+    assert_eq!(open(large, tuning.neighbours as u8), tuning.in_all_large as usize);
+    assert_eq!(open(large, 4), tuning.in_all_large as usize, "the others are still to be met");
+}
+
 /// A node of a blob of 400 pieces that holds the last hundred and whose reader stands at the first.
 fn behind() -> Scene {
     let mut scene = Scene::new(400);
@@ -468,9 +484,9 @@ fn a_reader_that_is_behind_is_given_the_rarest_of_what_it_needs_next() {
     }
     scene.join(4, Tier::Rack, pieces(&[7, 20, 200, 201, 202, 203]));
     let requests = scene.requests(0);
-    assert!(requests.iter().filter(|(_, peer, _)| *peer != node(4)).all(|(.., piece)| *piece < 32), "{requests:?}");
     let window = scene.picker.tuning.reader_window;
-    assert_eq!(window, 32);
+    assert_eq!(window, 36);
+    assert!(requests.iter().filter(|(_, peer, _)| *peer != node(4)).all(|(.., piece)| *piece < window), "{requests:?}");
     // A holder that has little of it gives that, and the room that is left goes to the
     // rest.
     let mut of_last: Vec<_> =
