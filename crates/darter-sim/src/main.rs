@@ -129,7 +129,7 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
             "reader_lag" => tuning.reader_lag = number.into(),
             "reader_lag_part" => tuning.reader_lag_part = number.max(1),
             "reader_near" => tuning.reader_near = number,
-            "reader_window" => tuning.reader_window = number,
+            "reader_window" => (tuning.reader_window, tuning.reader_window_large) = (number, number),
             "unsent" => network.unsent = Some(number),
             "window" => network.window = number.into(),
             "grain" => network.grain = Some(number.into()),

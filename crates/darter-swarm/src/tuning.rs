@@ -112,6 +112,8 @@ pub struct Tuning {
     /// From how many of its next pieces the rarest is requested for a reader that is behind. With fewer, holders often have none of them;
     /// with more, the first of them comes later (`docs/notes/readers-window.md`).
     pub reader_window: u32,
+    /// The same in a swarm too large for a full mesh.
+    pub reader_window_large: u32,
     /// If the lead sends a node less than this part of what the node receives, the node asks it whether readers are behind or not: the lead's
     /// pieces from far ahead are few then, and others need them.
     pub reader_lead_share: f32,
@@ -242,7 +244,8 @@ impl Default for Tuning {
             reader_near: 8,
             reader_hurry: 2,
             reader_hurry_floor: Duration::from_millis(200),
-            reader_window: 36,
+            reader_window: 32,
+            reader_window_large: 36,
             reader_lead_share: 1.0 / 40.0,
             neighbours: 14,
             neighbours_few: 10,

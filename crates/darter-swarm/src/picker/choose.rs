@@ -48,11 +48,15 @@ impl Picker {
     /// answered.
     pub(super) fn most_open(&self) -> usize {
         let by_bytes = u32::try_from(self.tuning.bytes_in_flight / self.piece_bytes.max(1)).unwrap_or(u32::MAX);
-        let is_large = self.tuning.is_large(self.neighbours.len().max(self.expected));
-        let in_all = if is_large { self.tuning.in_all_large } else { self.tuning.in_all };
+        let in_all = if self.is_in_large_swarm() { self.tuning.in_all_large } else { self.tuning.in_all };
         let alone = by_bytes.min(in_all).max(self.tuning.at_least);
         // Two, so that one slow holder never decides.
         alone.div_ceil(self.among).max(2) as usize
+    }
+
+    /// True if this node is taken to be in a swarm too large for a full mesh, by the neighbours that it has or that the lead named.
+    pub(super) fn is_in_large_swarm(&self) -> bool {
+        self.tuning.is_large(self.neighbours.len().max(self.expected))
     }
 
     /// How many requests of this blob may be open at one holder: with many neighbours one, so that the first holders of a new piece are

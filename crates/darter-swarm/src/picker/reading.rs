@@ -72,14 +72,18 @@ impl Picker {
         let firsts = self.readers.values().map(|reader| self.held.first_missing_from(reader.at));
         let behind: Vec<_> = firsts.filter(|first| self.held.count_from(*first) > most).collect();
         let ahead = |pieces: u32| behind.iter().map(|first| first.0..first.0.saturating_add(pieces)).collect();
-        Needs { near: ahead(tuning.reader_near), window: ahead(tuning.reader_window) }
+        Needs { near: ahead(tuning.reader_near), window: ahead(self.reader_window()) }
+    }
+
+    fn reader_window(&self) -> u32 {
+        if self.is_in_large_swarm() { self.tuning.reader_window_large } else { self.tuning.reader_window }
     }
 
     /// True if a neighbour that wants pieces has all that readers here need, and as many again behind them: pieces that nobody has yet are
     /// of use to it.
     pub(super) fn is_anyone_ahead(&self, needs: &Needs) -> bool {
         let Some(first) = needs.near.iter().map(|need| need.start).max() else { return false };
-        let far = first.saturating_add(self.tuning.reader_window * 2);
+        let far = first.saturating_add(self.reader_window() * 2);
         let total = self.total.unwrap_or(u32::MAX);
         let ends = |held: &PieceSet| held.first_missing_with(&self.held, PieceIndex(first)).0;
         self.neighbours.iter().filter(|peer| peer.wants).any(|peer| (far + 1..total).contains(&ends(&peer.held)))

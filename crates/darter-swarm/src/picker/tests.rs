@@ -443,6 +443,19 @@ fn a_node_whose_lead_names_as_many_neighbours_as_in_a_large_swarm_has_fewer_requ
     assert_eq!(open(large, 4), tuning.in_all_large as usize, "the others are still to be met");
 }
 
+#[test]
+fn a_reader_that_is_behind_in_a_large_swarm_has_a_wider_window() {
+    let tuning = Tuning::default();
+    assert!(tuning.reader_window < tuning.reader_window_large);
+    for (named, window) in
+        [(tuning.neighbours - 1, tuning.reader_window), (tuning.neighbours, tuning.reader_window_large)]
+    {
+        let mut scene = behind();
+        scene.picker.expect(named as usize);
+        assert_eq!(scene.picker.needs_of_readers().window, [0..window], "{named} neighbours");
+    }
+}
+
 /// A node of a blob of 400 pieces that holds the last hundred and whose reader stands at the first.
 fn behind() -> Scene {
     let mut scene = Scene::new(400);
@@ -485,7 +498,7 @@ fn a_reader_that_is_behind_is_given_the_rarest_of_what_it_needs_next() {
     scene.join(4, Tier::Rack, pieces(&[7, 20, 200, 201, 202, 203]));
     let requests = scene.requests(0);
     let window = scene.picker.tuning.reader_window;
-    assert_eq!(window, 36);
+    assert_eq!(window, 32);
     assert!(requests.iter().filter(|(_, peer, _)| *peer != node(4)).all(|(.., piece)| *piece < window), "{requests:?}");
     // A holder that has little of it gives that, and the room that is left goes to the
     // rest.
