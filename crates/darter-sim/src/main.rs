@@ -130,6 +130,7 @@ fn adjust(scenario: &mut Scenario, options: &Options) -> Result<()> {
             "reader_lag_part" => tuning.reader_lag_part = number.max(1),
             "reader_near" => tuning.reader_near = number,
             "reader_window" => (tuning.reader_window, tuning.reader_window_large) = (number, number),
+            "reader_window_large" => tuning.reader_window_large = number,
             "unsent" => network.unsent = Some(number),
             "window" => network.window = number.into(),
             "grain" => network.grain = Some(number.into()),
