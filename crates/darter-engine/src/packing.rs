@@ -168,9 +168,7 @@ impl PackedPieces {
 
     /// Gives memory back while nothing moves.
     pub fn trim(&self) {
-        let mut state = self.state.lock();
-        state.kept = State::new().kept;
-        drop(state);
+        self.state.lock().kept = Recent::new(MAX_KEPT);
         self.under_way.lock().retain(|_, work| work.strong_count() > 0);
         self.packers.lock().clear();
     }

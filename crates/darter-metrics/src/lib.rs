@@ -332,18 +332,10 @@ impl Metrics {
             bytes(),
             self.peer_sent_bytes.clone(),
         );
-        r.register_with_unit(
-            "packed",
-            "Those of them that were compressed, as they crossed the wire",
-            bytes(),
-            self.packed_bytes.clone(),
-        );
-        r.register_with_unit(
-            "packed_plain",
-            "The same pieces before they were compressed",
-            bytes(),
-            self.packed_plain_bytes.clone(),
-        );
+        let packed = "Pieces exchanged with agents compressed, as they crossed the wire";
+        r.register_with_unit("packed", packed, bytes(), self.packed_bytes.clone());
+        let plain = "Pieces exchanged with agents compressed, before they were";
+        r.register_with_unit("packed_plain", plain, bytes(), self.packed_plain_bytes.clone());
         let served = "Content served to programs of this host";
         r.register_with_unit("local_served", served, bytes(), self.local_served_bytes.clone());
         let sendfile = "Content served to programs of this host by sendfile";

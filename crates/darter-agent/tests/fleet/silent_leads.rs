@@ -70,12 +70,22 @@ impl World {
     }
 }
 
+/// All nodes fetch the content while hosts are silenced, `after` so many milliseconds; none may wait. Returns how many copies the origin gave.
+async fn all_end(world: &World, content: &Content, after: u64, silenced: impl Future<Output = ()>) -> f64 {
+    let begun = Instant::now();
+    let fetching = NODES.map(|host| fetches(world.agent(host).clone(), content.clone(), 0));
+    let ending = async { tokio::join!(join_all(fetching), silenced) };
+    let (fetched, ()) = timeout(AT_LAST, ending).await.unwrap_or_else(|_| panic!("{after} ms: somebody waits"));
+    assert_eq!(fetched, vec![Ok(()); 5], "{after} ms");
+    let copies = world.copies(content);
+    println!("{after} ms: {:?}, {copies:.2} copies", begun.elapsed());
+    copies
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_that_falls_silent_as_soon_as_it_leads_in_the_seeds_place_keeps_nobody_waiting() {
     for after in [0, 50, 400, 2000] {
         let (world, content) = world().await;
-        let begun = Instant::now();
-        let fetching = NODES.map(|host| fetches(world.agent(host).clone(), content.clone(), 0));
         let silenced = async {
             sleep(Duration::from_secs(3)).await;
             world.silence(SEED, true);
@@ -83,11 +93,7 @@ async fn one_that_falls_silent_as_soon_as_it_leads_in_the_seeds_place_keeps_nobo
             sleep(Duration::from_millis(after)).await;
             world.silence(stand_in, true);
         };
-        let ending = async { tokio::join!(join_all(fetching), silenced) };
-        let (fetched, ()) = timeout(AT_LAST, ending).await.unwrap_or_else(|_| panic!("{after} ms: somebody waits"));
-        assert_eq!(fetched, vec![Ok(()); 5], "{after} ms");
-        let copies = world.copies(&content);
-        println!("{after} ms: {:?}, {copies:.2} copies", begun.elapsed());
+        let copies = all_end(&world, &content, after, silenced).await;
         // The seed's, and what each of the two that led lacked.
         assert!(copies <= 3.0, "{after} ms: {copies:.2} copies");
     }
@@ -99,8 +105,6 @@ async fn a_seed_that_comes_back_and_falls_silent_as_soon_as_it_leads_again_keeps
         let (world, content) = world().await;
         // Otherwise the stand-in would have everything before the seed is back.
         world.cables.rate(ORIGIN, [1e6; 2]);
-        let begun = Instant::now();
-        let fetching = NODES.map(|host| fetches(world.agent(host).clone(), content.clone(), 0));
         let silenced = async {
             sleep(Duration::from_secs(2)).await;
             world.silence(SEED, true);
@@ -115,11 +119,7 @@ async fn a_seed_that_comes_back_and_falls_silent_as_soon_as_it_leads_again_keeps
             sleep(Duration::from_millis(after)).await;
             world.silence(SEED, true);
         };
-        let ending = async { tokio::join!(join_all(fetching), silenced) };
-        let (fetched, ()) = timeout(AT_LAST, ending).await.unwrap_or_else(|_| panic!("{after} ms: somebody waits"));
-        assert_eq!(fetched, vec![Ok(()); 5], "{after} ms");
-        let copies = world.copies(&content);
-        println!("{after} ms: {:?}, {copies:.2} copies", begun.elapsed());
+        let copies = all_end(&world, &content, after, silenced).await;
         assert!(copies <= 2.2, "{after} ms: {copies:.2} copies");
     }
 }
