@@ -52,7 +52,7 @@ impl World {
         }
     }
 
-    /// The lead, as a host sees it. (Its status says that it leads also while it passes on what another lead gives.)
+    /// The lead, as a host sees it.
     fn leader(&self, host: u8) -> Leader {
         let agent = self.agent(host);
         let trace = agent.status().swarms.first().and_then(|swarm| agent.decisions(swarm.blob));
@@ -116,6 +116,8 @@ async fn a_seed_that_comes_back_and_falls_silent_as_soon_as_it_leads_again_keeps
                 }
             };
             timeout(AT_LAST / 2, leads_again).await.unwrap_or_else(|_| panic!("{after} ms: no seed leads again"));
+            let says_that_it_leads = world.agent(stand_in).status().swarms.iter().any(|swarm| swarm.leads);
+            assert!(!says_that_it_leads, "{after} ms: the stand-in follows");
             sleep(Duration::from_millis(after)).await;
             world.silence(SEED, true);
         };

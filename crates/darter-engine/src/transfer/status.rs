@@ -4,8 +4,8 @@ use darter_api as api;
 use darter_core::{Moment, PieceIndex, PieceSet, Source};
 use darter_origin::Pause;
 
-use super::Transfer;
 use super::dissolve::origin_of;
+use super::{Lead, Transfer};
 
 /// How many parts the map in [`Transfer::progress`] has.
 const MAP_PARTS: u32 = 64;
@@ -55,7 +55,7 @@ impl Transfer {
         let sent_rate = state.flows.sent_rate(now);
         api::SwarmStatus {
             blob: self.blob,
-            leads: state.session.has_books(),
+            leads: state.lead() == Lead::Me,
             origin_connections: u32::try_from(state.session.origin_readers()).unwrap_or(u32::MAX),
             members: state.members(),
             progress,
