@@ -11,6 +11,7 @@
 //! | `blob` | the layer's own blob, which is shared with a pull in progress |
 //! | `making` | decompresses and checks the layer, on a disk thread |
 //! | `work` | turns for that |
+//! | `lines` | how many layers of a repository are read at a time |
 //! | `refusals` | layers that are not read again for a while, and why |
 //!
 //! Such an origin does not know the length until everything is read, and serves no ranges except the file's beginning, whose superblock is made
@@ -44,6 +45,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 
 use self::blob::{Lent, OpensLayer};
+use self::lines::Lines;
 use self::making::Sink;
 use self::refusals::Refusals;
 use self::work::Work;
@@ -52,6 +54,7 @@ use crate::error::FetchError;
 use crate::transfer::steps::STEP_COUNTS_FOR;
 
 pub(crate) mod blob;
+mod lines;
 mod making;
 mod origin;
 mod reading;
@@ -105,6 +108,7 @@ pub struct Expansions {
     moved: Mutex<Recent<BlobId, Moment>>,
     /// The lengths of layers according to manifests, by the layers' own blobs: for each the longest that was named.
     sizes: Mutex<Recent<BlobId, u64>>,
+    lines: Lines,
     begun: Semaphore,
     work: Work,
     wrong_copies: OnceLock<ThrowsAway>,
@@ -168,6 +172,7 @@ impl Expansions {
             told: Mutex::new(Recent::new(MAX_REMEMBERED)),
             moved: Mutex::new(Recent::new(MAX_REMEMBERED)),
             sizes: Mutex::new(Recent::new(MAX_REMEMBERED)),
+            lines: Lines::default(),
             begun: Semaphore::new(MAX_BEGUN),
             work: Work::new(MAX_AT_WORK),
             wrong_copies: OnceLock::new(),
@@ -283,8 +288,12 @@ impl Expansions {
         }
         let source = Source::Expanded(layer.clone());
         let _told = self.pauses.begin(&source, "the layer is being read and expanded", TELL_EVERY);
-        let turn = tokio::time::timeout(self.patience, self.begun.acquire());
-        let turn = tokio::select! {
+        let moves = |key| self.has_moved(key, self.clock.now());
+        let turn = async {
+            let in_line = self.lines.enter(layer, key_of(layer), moves).await;
+            (in_line, tokio::time::timeout(self.patience, self.begun.acquire()).await)
+        };
+        let (_in_line, turn) = tokio::select! {
             turn = turn => turn,
             // The other layers make progress.
             never = self.keep_moving(layer) => match never {},
@@ -319,7 +328,11 @@ impl Expansions {
 
     /// True if the work on a layer made progress recently, although nothing of its expanded form may have been passed on yet.
     pub(crate) fn moves(&self, layer: &ExpandedLayer, now: Moment) -> bool {
-        self.moved.lock().get(&key_of(layer)).is_some_and(|moved| now.since(*moved) < STEP_COUNTS_FOR)
+        self.has_moved(key_of(layer), now)
+    }
+
+    fn has_moved(&self, key: BlobId, now: Moment) -> bool {
+        self.moved.lock().get(&key).is_some_and(|moved| now.since(*moved) < STEP_COUNTS_FOR)
     }
 
     /// Remembers the result of expanding a layer.
