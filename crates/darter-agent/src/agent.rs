@@ -50,7 +50,7 @@ use tokio_util::task::TaskTracker;
 pub use self::attach::Phase;
 use self::builder::Builder;
 use self::contents::ReadManifests;
-pub use self::expanded::Access;
+pub use self::expanded::{Access, MAX_SMALL};
 use self::images::Removable;
 pub use self::misfit::Misfit;
 pub use self::names::MIN_DIGITS;

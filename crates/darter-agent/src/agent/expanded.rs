@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use super::{Agent, Download, Phase};
 
 /// How many bytes of an image's small layers are fetched completely before they are mounted.
-const MAX_SMALL: u64 = 64 << 20;
+pub const MAX_SMALL: u64 = 64 << 20;
 
 /// Pauses before a layer is requested again that other agents may have, or may have space for.
 const PAUSES: [Duration; 4] =
@@ -59,15 +59,15 @@ impl Agent {
         tokio::time::timeout(within, opened).await.unwrap_or(Err(FetchError::Silent))
     }
 
-    /// The expanded layers of an image that was pulled are open, and all of them are about to be mounted. Fetches
-    /// [what every mount reads](darter_engine::transfer::mounting), for all layers in parallel, until the agent drains.
-    pub fn fetch_for_mount(&self, layers: &[BlobId]) {
-        let mut room = MAX_SMALL;
+    /// These expanded layers of an image that was pulled are open, and are about to be mounted. Fetches
+    /// [what every mount reads](darter_engine::transfer::mounting), for all layers in parallel, until the agent drains. `room` is how many bytes of small layers may still be fetched
+    /// for this image, at first [`MAX_SMALL`].
+    pub fn fetch_for_mount(&self, layers: &[BlobId], room: &mut u64) {
         let mut fetching = Vec::new();
         for transfer in layers.iter().filter_map(|layer| self.inner.swarms.get(*layer)) {
             let length = transfer.stored.length().unwrap_or(u64::MAX);
-            let is_room = length <= SMALL && length <= room;
-            room -= if is_room { length } else { 0 };
+            let is_room = length <= SMALL && length <= *room;
+            *room -= if is_room { length } else { 0 };
             fetching.push(async move {
                 let _kept = transfer.keep_open();
                 transfer.fetch_for_mount(is_room).await;

@@ -78,11 +78,17 @@ impl Agent {
         }
     }
 
+    /// True if an open layer has entries for all of its directories, according to its lead. False if that is not known within this time. Reads nothing.
+    pub async fn names_all(&self, layer: BlobId, within: Duration) -> bool {
+        let Some(transfer) = self.inner.swarms.get(layer) else { return false };
+        tokio::time::timeout(within, transfer.names_all()).await.unwrap_or(false)
+    }
+
     async fn compare(&self, layers: &[BlobId], within: Duration) -> Result<(), Found> {
         // The lowest layer has no layers below from which a directory could have attributes.
         let above = layers.get(1..).unwrap_or_default();
         let room = MetadataRoom::default();
-        let name_all = try_join_all(above.iter().map(|layer| self.names_all(*layer, &room, within))).await?;
+        let name_all = try_join_all(above.iter().map(|layer| self.looks_named(*layer, &room, within))).await?;
         if name_all.iter().all(|names_all| *names_all) {
             return Ok(());
         }
@@ -100,7 +106,7 @@ impl Agent {
     }
 
     /// True if a layer has entries for all of its directories, according to its lead or else its metadata.
-    async fn names_all(&self, layer: BlobId, room: &MetadataRoom, within: Duration) -> Result<bool, Found> {
+    async fn looks_named(&self, layer: BlobId, room: &MetadataRoom, within: Duration) -> Result<bool, Found> {
         let transfer = self.inner.swarms.get(layer).ok_or(FetchError::Silent)?;
         let look = async {
             let metadata = self.metadata_of(layer, within).await?;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use darter_agent::options::Role;
-use darter_agent::{Access, Agent, Download};
+use darter_agent::{Access, Agent, Download, MAX_SMALL};
 use darter_api::LayerRequest;
 use darter_core::source::Credentials;
 use darter_core::{ByteRange, Digest, Source};
@@ -79,7 +79,7 @@ async fn thirty_three_small_layers_come_whole_side_by_side_and_none_of_their_mou
     let agent = world.agent(2);
     let opened = open(agent, &layers).await;
     let blobs: Vec<_> = opened.iter().map(Download::blob).collect();
-    agent.fetch_for_mount(&blobs);
+    agent.fetch_for_mount(&blobs, &mut MAX_SMALL.clone());
     let length: u64 = opened.iter().map(|download| download.length().unwrap()).sum();
     while held(&opened) < length {
         sleep(Duration::from_millis(10)).await;
@@ -116,7 +116,7 @@ async fn of_a_large_layer_its_two_ends_come_and_of_one_whose_first_touches_are_k
     let agent = world.agent(3);
     let opened = open(agent, &layers).await;
     let blobs: Vec<_> = opened.iter().map(Download::blob).collect();
-    agent.fetch_for_mount(&blobs);
+    agent.fetch_for_mount(&blobs, &mut MAX_SMALL.clone());
     sleep(Duration::from_secs(5)).await;
     assert_eq!(mount(agent, &opened, &layers).await, 0);
     let pieces = opened[0].piece_length().bytes();
@@ -144,6 +144,20 @@ async fn whether_layers_name_all_of_their_directories_is_known_before_anything_o
     assert_eq!(held(&opened), 0);
 }
 
+/// It let the node in before it had anything of the layers.
+#[tokio::test(start_paused = true)]
+async fn a_seed_that_has_just_made_layers_says_whether_they_name_all_of_their_directories() {
+    let mut world = World::new();
+    world.starts(SEED, |_| {}).await;
+    let layers: Vec<_> = (0..).zip([LARGE, FOUR]).map(|(number, length)| publish(&world, number, length)).collect();
+    world.starts(2, |_| {}).await;
+    let agent = world.agent(2);
+    let opened = open(agent, &layers).await;
+    for opened in &opened {
+        assert!(agent.names_all(opened.blob(), WITHIN).await, "nobody looks at what the node has of it");
+    }
+}
+
 /// Nothing would show that it lies.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_leads_is_not_believed_that_layers_name_all_of_their_directories() {
@@ -160,6 +174,7 @@ async fn a_node_that_leads_is_not_believed_that_layers_name_all_of_their_directo
     sleep(Duration::from_secs(1)).await;
     assert_eq!((held(&opened), came(agent)), (0, 0));
     let blobs: Vec<_> = opened.iter().map(Download::blob).collect();
+    assert!(!agent.names_all(blobs[1], Duration::from_secs(5)).await);
     assert_eq!(agent.misfit(&blobs, WITHIN).await.unwrap(), None);
     assert!(held(&opened) > 0 && came(agent) == held(&opened), "it looks for itself");
 }

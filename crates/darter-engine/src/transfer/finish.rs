@@ -33,7 +33,10 @@ impl Transfer {
     pub(super) async fn finish(self: Arc<Self>) {
         self.all_counted().await;
         match self.check_whole().await {
-            Ok((verdict, by)) => self.seal(verdict, by).await,
+            Ok((verdict, by)) => {
+                self.made_naming();
+                self.seal(verdict, by).await;
+            }
             Err(error @ FetchError::WrongDigest { .. }) => match self.mixed_versions(&error) {
                 Some(changed) => self.supersede(changed).await,
                 None => {

@@ -1,8 +1,8 @@
 //! Directories that have entries in an expanded layer's tar, but no entry of their own. In the unpacked image such a directory has the attributes from the layers below, so it has
 //! to be compared with those before the layer is mounted; most tars have entries for all directories.
 //!
-//! Whether there are any follows from the layer's metadata, which a node hardly has when it needs to know. A lead that has all of the layer checks once, and says so after
-//! `Joined`: so a pull of an image with many layers does not wait for this. An agent that is not told reads the metadata and checks for itself.
+//! Whether there are any follows from the layer's metadata, which a node hardly has when it needs to know. A lead that has all of the layer checks once, and says so: to its members when it has made
+//! the layer, and to others after `Joined`. So a pull of an image with many layers does not wait for this. An agent that is not told reads the metadata and checks for itself.
 //!
 //! Invariants: only the lead that is followed is believed. Unlike hashes, this is never proved later: so a node that leads is
 //! not believed if it says that a layer names all its directories, since the mounted image could then differ from the unpacked one.
@@ -62,15 +62,30 @@ impl Transfer {
         }
     }
 
-    /// Tells members that were let in, at once or after a check.
+    /// Tells members that were let in just now, at once or after a check.
     pub(super) fn tell_naming(self: &Arc<Self>, members: &[NodeId]) {
-        if !self.is_expanded() || !self.is_complete() {
+        if !self.is_expanded() {
             return;
         }
         let known = *self.naming.names_all.borrow();
         if let Some(names_all) = known {
             return self.say_naming(members, names_all);
         }
+        if !self.is_complete() {
+            return;
+        }
+        self.check_naming();
+    }
+
+    /// This agent has made all of the layer: tells the members that were let in before, whose images wait for it.
+    pub(super) fn made_naming(self: &Arc<Self>) {
+        if self.is_expanded() && self.has_read_all() {
+            self.check_naming();
+        }
+    }
+
+    /// Checks, once, and tells all members the result.
+    fn check_naming(self: &Arc<Self>) {
         if std::mem::replace(&mut *self.naming.looked.lock(), true) {
             return;
         }

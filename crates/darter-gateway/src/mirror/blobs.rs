@@ -51,8 +51,8 @@ pub trait MountableLayers: Send + Sync + 'static {
         within: Duration,
     ) -> Result<Mountable, FetchError>;
 
-    /// Fetches the profiles of the layers of an image, which are open: all of them are about to be mounted.
-    fn fetch_for_mount(&self, layers: &[BlobId]);
+    /// Fetches what every mount reads of these layers of an image, which are open. `room` is how many bytes of small layers may still be fetched for the image.
+    fn fetch_for_mount(&self, layers: &[BlobId], room: &mut u64);
 
     /// The image with these layers will not be mounted: stops the work on their expanded form that only this image needed.
     fn let_go(&self, diff_ids: &[Digest]);
@@ -63,6 +63,10 @@ pub trait MountableLayers: Send + Sync + 'static {
     /// # Errors
     /// Why that can't be found out, or not within this time.
     async fn misfit(&self, layers: Vec<BlobId>, within: Duration) -> Result<Option<Misfit>, FetchError>;
+
+    /// True if a layer's tar has entries for all of its directories, so that the layers below need not be compared with it. False if that is not known within
+    /// this time.
+    async fn names_all(&self, layer: BlobId, within: Duration) -> bool;
 
     /// For each of `blobs`, true if its bytes can be had without opening it again: it is open and has not failed, or is complete.
     async fn are_ready(&self, blobs: Vec<BlobId>) -> Vec<bool>;
@@ -142,8 +146,8 @@ impl MountableLayers for Agent {
         Ok(Mountable { blob: download.blob(), length })
     }
 
-    fn fetch_for_mount(&self, layers: &[BlobId]) {
-        Self::fetch_for_mount(self, layers);
+    fn fetch_for_mount(&self, layers: &[BlobId], room: &mut u64) {
+        Self::fetch_for_mount(self, layers, room);
     }
 
     fn let_go(&self, diff_ids: &[Digest]) {
@@ -152,6 +156,10 @@ impl MountableLayers for Agent {
 
     async fn misfit(&self, layers: Vec<BlobId>, within: Duration) -> Result<Option<Misfit>, FetchError> {
         Self::misfit(self, &layers, within).await
+    }
+
+    async fn names_all(&self, layer: BlobId, within: Duration) -> bool {
+        Self::names_all(self, layer, within).await
     }
 
     async fn are_ready(&self, blobs: Vec<BlobId>) -> Vec<bool> {

@@ -230,12 +230,16 @@ mod tests {
             Err(FetchError::Silent)
         }
 
-        fn fetch_for_mount(&self, _: &[BlobId]) {}
+        fn fetch_for_mount(&self, _: &[BlobId], _: &mut u64) {}
 
         fn let_go(&self, _: &[Digest]) {}
 
         async fn misfit(&self, _: Vec<BlobId>, _: Duration) -> Result<Option<Misfit>, FetchError> {
             Ok(None)
+        }
+
+        async fn names_all(&self, _: BlobId, _: Duration) -> bool {
+            true
         }
 
         async fn are_ready(&self, blobs: Vec<BlobId>) -> Vec<bool> {

@@ -1,8 +1,8 @@
 //! Layers that can be mounted before they are downloaded: answers requests by diff id.
 //!
 //! A request is answered in this order. A layer that was given before, is in use and is complete here is given again. Otherwise the images that name it and were pulled lately are
-//! examined ([`Learnt`]): may their pullers read their layers, and can all of these be mounted? If not, a layer that is in use is given as before, if
-//! it can still be had in that way. At a fleet's first pull this takes time, since the lead has to read and expand the layers; the request waits for it,
+//! [examined](looking): may their pullers read their layers, and can all of these be mounted? If not, a layer that is in use is given as before, if
+//! it can still be had in that way. At a fleet's first pull this takes time, since the lead has to read and expand the layers; the request waits for its layer and those below,
 //! for at most [`LazyOptions::wait`].
 //!
 //! An engine asks for one layer after the other, and with each again for those below it: some six hundred requests for an image of thirty-three layers. So the
@@ -14,21 +14,22 @@
 //! configuration merely claims.
 
 mod giving;
+mod looking;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
-use darter_agent::{FetchError, Misfit, Part};
+use darter_agent::{FetchError, Part};
 use darter_api::LayerRequest;
 use darter_core::recent::Recent;
 use darter_core::source::Credentials;
-use darter_core::{Blamed as _, Digest, Moment, Retry, in_full};
+use darter_core::{Digest, Moment, in_full};
 use darter_metrics::LayerAnswered;
 use darter_oci::image::{ImageParts, LayerPart, MAX_CONFIG};
 use darter_oci::manifest::ImageManifest;
@@ -41,10 +42,11 @@ use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
 
+use self::looking::Looking;
 use super::blobs::{Mountable, MountableLayers};
 use super::given::GivenLayer;
 use super::given_layers::GivenLayers;
-use super::learnt::{Decision, Learnt, Pull, Pulled, Unread, Verdict};
+use super::learnt::{Decision, Learnt, Pull, Pulled, Unread};
 use super::logins::Logins;
 use super::route::Naming;
 use super::watchers::Watchers;
@@ -69,8 +71,7 @@ pub(super) struct Lazy {
     learnt: Mutex<Learnt<How>>,
     /// Held while configurations are read, so that concurrent requests wait for them.
     reading: AsyncMutex<()>,
-    /// One lock for each image that is being examined.
-    looking: Mutex<HashMap<Pull, Weak<AsyncMutex<()>>>>,
+    looking: Looking,
     given: GivenLayers,
     logins: Mutex<Logins>,
     /// The mountable files of the layers that were opened.
@@ -144,20 +145,8 @@ impl Lazy {
             wait,
             learnt: Mutex::new(Learnt::new(grant_ttl)),
             reading: AsyncMutex::new(()),
-            looking: Mutex::default(),
+            looking: Looking::default(),
         }
-    }
-
-    /// The lock of an image that is being examined.
-    fn look_at(&self, pull: &Pull) -> Arc<AsyncMutex<()>> {
-        let mut looking = self.looking.lock();
-        looking.retain(|_, lock| lock.strong_count() > 0);
-        if let Some(lock) = looking.get(pull).and_then(Weak::upgrade) {
-            return lock;
-        }
-        let lock = Arc::default();
-        looking.insert(pull.clone(), Arc::downgrade(&lock));
-        lock
     }
 }
 
@@ -198,14 +187,14 @@ impl Mirror {
     }
 
     /// Answers a request for the layer with this diff id.
-    pub async fn layer(&self, diff_id: Digest, beside: Beside) -> LayerFound {
+    pub async fn layer(self: &Arc<Self>, diff_id: Digest, beside: Beside) -> LayerFound {
         let Some(lazy) = &self.lazy else {
             return LayerFound::Miss("this agent has no directory for layers (--lazy-dir)");
         };
         self.layer_until(lazy, LayerQuestion { diff_id, beside, until: self.clock.now() + lazy.wait }).await
     }
 
-    async fn layer_until(&self, lazy: &Lazy, asked: LayerQuestion) -> LayerFound {
+    async fn layer_until(self: &Arc<Self>, lazy: &Lazy, asked: LayerQuestion) -> LayerFound {
         let LayerQuestion { diff_id, until, .. } = asked;
         let left = until.since(self.clock.now());
         let found = tokio::time::timeout(left, self.look_up(lazy, asked)).await;
@@ -223,7 +212,7 @@ impl Mirror {
     }
 
     /// Answers a request for the uppermost of the layers with the chain id `chain`.
-    pub async fn uppermost_layer(&self, chain: Digest) -> LayerFound {
+    pub async fn uppermost_layer(self: &Arc<Self>, chain: Digest) -> LayerFound {
         let Some(lazy) = &self.lazy else { return self.layer(chain, Beside::None).await };
         let until = self.clock.now() + lazy.wait;
         // The chain may belong to an image that is being pulled right now.
@@ -242,7 +231,7 @@ impl Mirror {
         }
     }
 
-    async fn look_up(&self, lazy: &Lazy, asked: LayerQuestion) -> LayerFound {
+    async fn look_up(self: &Arc<Self>, lazy: &Lazy, asked: LayerQuestion) -> LayerFound {
         let LayerQuestion { diff_id, until, .. } = asked;
         let settled = lazy.learnt.lock().settled(diff_id, self.clock.now());
         if let Some(image) = settled {
@@ -278,7 +267,7 @@ impl Mirror {
     }
 
     /// Examines the images that name the layer and were pulled lately.
-    async fn find(&self, lazy: &Lazy, asked: LayerQuestion) -> LayerFound {
+    async fn find(self: &Arc<Self>, lazy: &Lazy, asked: LayerQuestion) -> LayerFound {
         let LayerQuestion { diff_id, until, .. } = asked;
         self.read_configs(lazy).await;
         // An engine may have noted the layer's file, and be about to start a container of an image that was pulled long ago.
@@ -294,7 +283,7 @@ impl Mirror {
                 Decision::Miss(reason) => return LayerFound::Miss(reason),
                 Decision::Hit(image) => return self.give(lazy, &image, asked).await,
                 Decision::Look(images) => {
-                    join_all(images.iter().map(|image| self.look_at(lazy, image, until))).await;
+                    join_all(images.iter().map(|image| self.look_at(lazy, image, diff_id, until))).await;
                 }
             }
         }
@@ -357,101 +346,6 @@ impl Mirror {
         } else {
             Err("the configuration does not match its digest".to_owned())
         }
-    }
-
-    /// Finds out whether an image can be mounted by its puller, unless that is known or another request has just found out.
-    async fn look_at(&self, lazy: &Lazy, image: &Pulled<How>, until: Moment) {
-        let lock = lazy.look_at(&image.pull);
-        let _looking = lock.lock().await;
-        if lazy.learnt.lock().verdict(&image.pull, self.clock.now()).is_some() {
-            return;
-        }
-        let Some((verdict, shown)) = self.judge(lazy, image, until).await else { return };
-        let (manifest, scope) = (image.pull.manifest, &image.pull.scope);
-        tracing::info!(image = %manifest, ?scope, layers = image.layers.len(), ?verdict, "looked whether an image can be mounted");
-        lazy.learnt.lock().judged(&image.pull, verdict, shown, self.clock.now());
-        lazy.watchers.tell();
-    }
-
-    /// The verdict on an image, and the diff ids of the layers that were opened; `None` if the earlier verdict stands.
-    async fn judge(&self, lazy: &Lazy, image: &Pulled<How>, until: Moment) -> Option<(Verdict, Vec<Digest>)> {
-        let (headers, awaited) = (HeaderMap::new(), Awaited::default());
-        let ask = self.ask_as(&image.pull, &image.how, &headers, &awaited);
-        if self.believed(&ask, image.layers[0].0.digest).is_none() {
-            // One request to the registry covers all layers, and its answer is noted.
-            let manifest = image.pull.manifest;
-            match self.head_manifest(&ask, &manifest.to_string(), Some(manifest)).await {
-                Ok(_) => {}
-                // The registry does not answer: the last verdict counts, as for other content.
-                Err(problem) if problem.is_trouble() && lazy.learnt.lock().stands(&image.pull, self.clock.now()) => {
-                    return None;
-                }
-                Err(_) => return Some((Verdict::Refused, Vec::new())),
-            }
-        }
-        let mut distinct: Vec<&(LayerPart, Digest)> = Vec::new();
-        for layer in &image.layers {
-            if !distinct.contains(&layer) {
-                distinct.push(layer);
-            }
-        }
-        for (layer, _) in &distinct {
-            if !self.may_open_layer(&ask, layer.digest).await {
-                return Some((Verdict::Refused, Vec::new()));
-            }
-        }
-        // Leaves some time for the answer.
-        let time_left = || until.since(self.clock.now()).saturating_sub(ANSWER_MARGIN.min(lazy.wait / 4));
-        let within = time_left();
-        let expanded = distinct.iter().map(|layer| async move {
-            let request = request(&image.how, &image.how.repository, layer);
-            (*layer, lazy.layers.expanded(&request, image.how.credentials.clone(), within).await)
-        });
-        let (mut verdict, mut shown, mut blobs) = (Verdict::Fit, Vec::new(), HashMap::new());
-        for ((layer, diff_id), expanded) in join_all(expanded).await {
-            match expanded {
-                Ok(mountable) => {
-                    lazy.mountable.lock().insert(*diff_id, mountable, 1);
-                    shown.push(*diff_id);
-                    blobs.insert(*diff_id, mountable.blob);
-                }
-                Err(error) => {
-                    let is_final = error.blame().retry == Retry::Never;
-                    let (digest, error) = (layer.digest, in_full(&error));
-                    tracing::info!(layer = %digest, %diff_id, is_final, %error, "a layer can't be mounted, or not soon enough");
-                    verdict = Verdict::Unfit;
-                }
-            }
-        }
-        if verdict == Verdict::Fit {
-            let layers: Vec<_> = image.layers.iter().filter_map(|(_, diff_id)| blobs.get(diff_id).copied()).collect();
-            // Engines mount the uppermost layer first.
-            let mut uppermost_first = layers.clone();
-            uppermost_first.reverse();
-            uppermost_first.dedup();
-            lazy.layers.fetch_for_mount(&uppermost_first);
-            let manifest = image.pull.manifest;
-            match lazy.layers.misfit(layers, time_left()).await {
-                Ok(None) => {}
-                Ok(Some(Misfit { layers, why })) => {
-                    tracing::warn!(image = %manifest, why, "an image is downloaded the ordinary way: the mounted image would have another directory than the unpacked one");
-                    verdict = Verdict::Unfit;
-                    // While the puller of an unfit image may ask for its layers, they are not given for another image either.
-                    let others = layers.into_iter().filter_map(|layer| image.layers.get(layer));
-                    others.for_each(|(_, diff_id)| shown.retain(|shown| shown != diff_id));
-                }
-                Err(error) => {
-                    let error = in_full(&error);
-                    tracing::info!(image = %manifest, %error, "an image's layers could not be compared soon enough");
-                    verdict = Verdict::Unfit;
-                }
-            }
-        }
-        if verdict == Verdict::Unfit {
-            // The engine downloads these layers, over the same link.
-            lazy.layers.let_go(&distinct.iter().map(|(_, diff_id)| *diff_id).collect::<Vec<_>>());
-        }
-        Some((verdict, shown))
     }
 
     /// True if the puller of an image may read one of its blobs, by the rules for a client that requests the blob itself.

@@ -6,7 +6,7 @@
 //! the puller of the image, and its tar has that diff id. While a claim is doubtful and its image was pulled in the last [`RECENT`], the diff id is
 //! answered to nobody: the client may be the puller of that image, who may have no right to the layer.
 //!
-//! Invariants: either all layers of an image are answered for, or none. A verdict counts for a limited time, as registries' answers about access do, and a new
+//! Invariants: a layer is answered for only if all layers below it can be mounted, too. A verdict counts for a limited time, as registries' answers about access do, and a new
 //! pull of an unfit image has it judged again. Both tables are bounded: what is forgotten is answered with a miss.
 //!
 //! Pure: time is an argument. `lazy` asks registries and expands layers.
@@ -61,9 +61,11 @@ pub(crate) struct Unread<H> {
 /// The verdict on an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
+    /// It is still being examined: so far its puller can mount its lowest layers.
+    Rising,
     /// Its puller can mount all of its layers.
     Fit,
-    /// Its puller may read the layers, but not all of them can be mounted, or not soon enough.
+    /// Its puller may read the layers, but not all of them can be mounted, or not soon enough: at most the lowest.
     Unfit,
     /// Its puller may not read all of its layers.
     Refused,
@@ -88,6 +90,8 @@ struct Known<H> {
     verdict: Option<(Verdict, Moment)>,
     /// Diff ids whose layers were opened for its puller and turned out to have these diff ids.
     shown: Vec<Digest>,
+    /// Those of them that can be mounted whatever the layers above are: the lowest ones.
+    risen: Vec<Digest>,
 }
 
 /// See the module's documentation.
@@ -151,6 +155,7 @@ impl<H: Clone> Learnt<H> {
         let pull = image.pull.clone();
         let fit = self.images.get(&pull).filter(|known| known.verdict.is_some_and(|(it, _)| it == Verdict::Fit));
         let (verdict, shown) = fit.map(|known| (known.verdict, known.shown.clone())).unwrap_or_default();
+        let risen = Vec::new();
         self.forget(&pull);
         for (_, diff_id) in &image.layers {
             let named = self.named.entry(*diff_id).or_default();
@@ -163,7 +168,7 @@ impl<H: Clone> Learnt<H> {
         let diff_ids: Vec<_> = image.layers.iter().map(|(_, diff_id)| *diff_id).collect();
         self.chains.extend(chain_ids(&diff_ids).into_iter().zip(diff_ids));
         let weight = image.layers.len() as u64;
-        self.images.insert(pull, Known { image: Arc::new(image), at: now, verdict, shown }, weight);
+        self.images.insert(pull, Known { image: Arc::new(image), at: now, verdict, shown, risen }, weight);
         if self.named.len().max(self.claims).max(self.chains.len()) as u64 > 2 * MAX_LAYERS {
             self.prune();
         }
@@ -177,16 +182,35 @@ impl<H: Clone> Learnt<H> {
         }
     }
 
+    /// Notes the lowest layers of an image that is being examined: its puller can mount these. Does nothing if the image is no longer remembered.
+    pub(crate) fn rises(&mut self, pull: &Pull, risen: Vec<Digest>, now: Moment) {
+        if let Some(known) = self.images.get_mut(pull) {
+            (known.verdict, known.shown, known.risen) = (Some((Verdict::Rising, now)), risen.clone(), risen);
+        }
+    }
+
     /// Renews the last verdict on an image, because its registry does not answer. False if there is none.
     pub(crate) fn stands(&mut self, pull: &Pull, now: Moment) -> bool {
         let verdict = self.images.get_mut(pull).and_then(|known| known.verdict.as_mut());
-        verdict.map(|(_, at)| *at = now).is_some()
+        let settled = verdict.filter(|(verdict, _)| *verdict != Verdict::Rising);
+        settled.map(|(_, at)| *at = now).is_some()
     }
 
     /// The verdict on an image, unless it has expired.
-    pub(crate) fn verdict(&mut self, pull: &Pull, now: Moment) -> Option<Verdict> {
+    fn verdict(&mut self, pull: &Pull, now: Moment) -> Option<Verdict> {
         let ttl = self.ttl;
         self.images.get(pull)?.verdict.filter(|(_, at)| now.since(*at) < ttl).map(|(verdict, _)| verdict)
+    }
+
+    /// True if an image's examination has ended with a verdict that has not expired.
+    pub(crate) fn is_settled(&mut self, pull: &Pull, now: Moment) -> bool {
+        self.verdict(pull, now).is_some_and(|verdict| verdict != Verdict::Rising)
+    }
+
+    /// True if enough is known of an image to decide about a request for this diff id.
+    pub(crate) fn is_known_of(&mut self, pull: &Pull, diff_id: Digest, now: Moment) -> bool {
+        let has_risen = self.images.peek(pull).is_some_and(|known| known.risen.contains(&diff_id));
+        self.is_settled(pull, now) || (has_risen && self.verdict(pull, now).is_some())
     }
 
     /// True if an image that names this diff id was pulled lately and was not found to have it.
@@ -216,9 +240,13 @@ impl<H: Clone> Learnt<H> {
                 unseen.push(image);
                 continue;
             };
-            let is_good = known.shown.contains(&diff_id);
+            let (is_good, has_risen) = (known.shown.contains(&diff_id), known.risen.contains(&diff_id));
+            if verdict == Verdict::Rising && !has_risen {
+                unseen.push(image);
+                continue;
+            }
             doubted |= !is_good && now.since(at) < RECENT;
-            if is_good && verdict == Verdict::Fit && hit.is_none() {
+            if (has_risen || is_good && verdict == Verdict::Fit) && hit.is_none() {
                 hit = Some(image);
             }
         }
@@ -226,7 +254,7 @@ impl<H: Clone> Learnt<H> {
             _ if !unseen.is_empty() => Decision::Look(unseen),
             _ if doubted => Decision::Miss("an image names it that was not found to have it"),
             Some(image) => Decision::Hit(image),
-            None => Decision::Miss("not all layers of its image can be mounted"),
+            None => Decision::Miss("it, or a layer below it in its image, can't be mounted"),
         }
     }
 

@@ -174,7 +174,7 @@ async fn a_layer_of_two_repositories_is_given_for_both_also_where_their_registry
     }
     let (agent, registry) = (world.agent(|_| ()).await, world.stranger.name());
     assert_eq!(pull(&agent, ALICE, &registry, "one").await, 200);
-    assert_eq!(all_of(&found(&agent, id(&base)).await).len(), 2);
+    assert_eq!(all_of(&found(&agent, id(&one)).await).len(), 2);
     // Another engine has downloaded it.
     let blob = format!("/v2/one/blobs/{}?ns={registry}", id(&base));
     assert_eq!(get(&agent, Some(ALICE), &blob).await.1, Some(base.clone()));
@@ -201,10 +201,11 @@ async fn an_answer_has_all_layers_of_the_image_but_those_that_would_not_be_given
     assert_eq!(changes.look(), Change::None);
     assert_eq!(pull(&agent, ALICE, "lab", "private/app").await, 200);
     assert_eq!(changes.look(), Change::Some, "before the manifest has come");
-    let layer = found(&agent, id(&base)).await;
-    assert_eq!(all_of(&layer), [id(&top), id(&base)]);
+    // The lower layer may be known before the upper one.
+    let layer = found(&agent, id(&top)).await;
+    assert_eq!(all_of(&layer), [id(&base), id(&top)]);
     assert_eq!(changes.look(), Change::Some, "the image was looked at");
-    let _ = found(&agent, id(&top)).await;
+    assert_eq!(all_of(&found(&agent, id(&base)).await), [id(&top), id(&base)]);
     assert_eq!(changes.look(), Change::None, "what was answered holds");
     // Bob's configuration names alice's layer.
     world.lab.allow(BOB, "bob/liar");
@@ -231,6 +232,8 @@ async fn a_layer_of_two_images_is_given_with_the_login_of_the_one_that_answers_f
     }
     let agent = world.agent(|_| ()).await;
     assert_eq!(pull(&agent, ALICE, "lab", "alice/app").await, 200);
+    // The uppermost layer is known last.
+    let _ = found(&agent, id(&shared)).await;
     let answer = found(&agent, id(&first)).await;
     assert_eq!(all_of(&answer), [id(&shared), id(&first)]);
     // Her login may be no good any more by now: the latest pull counts.
@@ -258,11 +261,29 @@ struct PlayedState {
     gone: HashSet<Digest>,
     /// Those that were opened and have not failed since.
     open: HashSet<BlobId>,
+    /// Those that are still being read.
+    read: HashSet<Digest>,
+    /// Those of which it is not known whether they name all of their directories.
+    unnamed: HashSet<BlobId>,
+    /// Those of which the parts were fetched that every mount reads.
+    fetched: Vec<BlobId>,
+    /// Those of which the work was stopped.
+    let_go: Vec<Digest>,
+}
+
+impl Played {
+    /// Waits until this is so.
+    async fn until(&self, is_so: impl Fn(&PlayedState) -> bool) {
+        while !is_so(&self.0.lock()) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
 }
 
 #[async_trait]
 impl MountableLayers for Played {
     async fn expanded(&self, layer: &LayerRequest, _: Credentials, _: Duration) -> Result<Mountable, FetchError> {
+        self.until(|state| !state.read.contains(&layer.diff_id)).await;
         let mut state = self.0.lock();
         if state.gone.contains(&layer.diff_id) {
             return Err(FetchError::Silent);
@@ -272,12 +293,21 @@ impl MountableLayers for Played {
         Ok(Mountable { blob, length: 4096 })
     }
 
-    fn fetch_for_mount(&self, _: &[BlobId]) {}
+    fn fetch_for_mount(&self, layers: &[BlobId], _: &mut u64) {
+        self.0.lock().fetched.extend(layers);
+    }
 
-    fn let_go(&self, _: &[Digest]) {}
+    fn let_go(&self, layers: &[Digest]) {
+        self.0.lock().let_go.extend(layers);
+    }
 
     async fn misfit(&self, _: Vec<BlobId>, _: Duration) -> Result<Option<Misfit>, FetchError> {
         Ok(None)
+    }
+
+    async fn names_all(&self, layer: BlobId, _: Duration) -> bool {
+        self.until(|state| !state.unnamed.contains(&layer)).await;
+        true
     }
 
     async fn are_ready(&self, blobs: Vec<BlobId>) -> Vec<bool> {
@@ -291,27 +321,102 @@ impl MountableLayers for Played {
     async fn spare(&self, _: Vec<BlobId>, _: bool) {}
 }
 
-#[tokio::test]
-async fn a_layer_that_cannot_be_had_any_more_is_not_promised_and_one_that_failed_is_opened_anew() {
-    let (played, list) = (Played::default(), tempfile::tempdir().unwrap());
+/// A mirror in front of layers that are played, which has passed the manifest of an image with these diff ids.
+async fn played_world(played: &Played, diff_ids: &[Digest]) -> (crate::world::World, tempfile::TempDir) {
+    let list = tempfile::tempdir().unwrap();
     let path = list.path().to_owned();
     let given = threads::run(move || GivenLayers::open(Dir::open(&path).unwrap(), KEEP)).await;
     let layers = Arc::new(played.clone());
     let world = world_with(|options, _| options.lazy = Some(LazyOptions { layers, wait: WAIT, given })).await;
-    let diff_ids = [Digest::sha256(b"base"), Digest::sha256(b"top")];
     let config = json!({ "rootfs": { "type": "layers", "diff_ids": diff_ids } }).to_string();
     let digest = world.registry.put_blob("app", config.as_bytes());
     world.agent.hold(config.clone());
-    let layer =
-        |name| json!({ "mediaType": LAYER, "digest": world.registry.put_blob("app", name), "size": name.len() });
+    let layer = |diff_id: &Digest| {
+        let stored = format!("stored {diff_id}");
+        json!({ "mediaType": LAYER, "digest": world.registry.put_blob("app", stored.as_bytes()), "size": stored.len() })
+    };
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "config": { "mediaType": CONFIG, "digest": digest, "size": config.len() },
-        "layers": [layer(b"stored base".as_slice()), layer(b"stored top")],
+        "layers": diff_ids.iter().map(layer).collect::<Vec<_>>(),
     });
     world.registry.put_manifest("app", MANIFEST, manifest.to_string(), Some("1"));
     assert_eq!(world.send(Method::GET, "/v2/app/manifests/1", &[]).await.status, 200);
+    (world, list)
+}
+
+#[tokio::test]
+async fn the_lower_layers_are_given_while_the_upper_ones_are_being_read() {
+    let diff_ids = ["base", "middle", "top"].map(|name| Digest::sha256(name.as_bytes()));
+    let [base, middle, top] = diff_ids;
+    let played = Played::default();
+    played.0.lock().read.extend([middle, top]);
+    let (world, _list) = played_world(&played, &diff_ids).await;
+    let ask = |diff_id| {
+        let mirror = Arc::clone(&world.mirror);
+        tokio::spawn(async move {
+            match mirror.layer(diff_id, Beside::All).await {
+                LayerFound::Found(found) => Some(found.beside.len()),
+                LayerFound::Miss(_) => None,
+            }
+        })
+    };
+    let of_top = ask(top);
+    assert_eq!(ask(base).await.unwrap(), Some(0), "an engine has work with it meanwhile");
+    let of_middle = ask(middle);
+    assert_eq!(ask(base).await.unwrap(), Some(0));
+    played.until(|state| state.fetched == [blob_of(&base)]).await;
+    played.0.lock().read.remove(&top);
+    assert_eq!(ask(base).await.unwrap(), Some(0));
+    assert!(!of_top.is_finished() && !of_middle.is_finished(), "one below it is not known");
+    played.0.lock().read.remove(&middle);
+    assert!(of_middle.await.unwrap().is_some() && of_top.await.unwrap().is_some());
+    assert_eq!(ask(base).await.unwrap(), Some(2));
+    let fetched: HashSet<_> = played.0.lock().fetched.drain(..).collect();
+    assert_eq!(fetched, diff_ids.iter().map(blob_of).collect());
+    assert!(played.0.lock().let_go.is_empty());
+}
+
+#[tokio::test]
+async fn layers_below_one_that_cannot_be_mounted_stay_given_and_those_above_it_are_not() {
+    let diff_ids = ["base", "odd", "top"].map(|name| Digest::sha256(name.as_bytes()));
+    let [base, odd, top] = diff_ids;
+    let played = Played::default();
+    played.0.lock().gone.insert(odd);
+    played.0.lock().read.insert(odd);
+    let (world, _list) = played_world(&played, &diff_ids).await;
+    let is_given = async |diff_id| matches!(world.mirror.layer(diff_id, Beside::All).await, LayerFound::Found(_));
+    assert!(is_given(base).await);
+    played.0.lock().read.remove(&odd);
+    assert!(!is_given(top).await && !is_given(odd).await);
+    assert!(is_given(base).await, "an engine relies on it");
+    assert_eq!(played.0.lock().let_go, [odd, top], "which the engine downloads");
+}
+
+#[tokio::test]
+async fn a_layer_is_not_given_early_that_may_have_to_be_compared_with_those_below() {
+    let diff_ids = ["base", "unsaid", "top"].map(|name| Digest::sha256(name.as_bytes()));
+    let [base, unsaid, top] = diff_ids;
+    let played = Played::default();
+    played.0.lock().unnamed.insert(blob_of(&unsaid));
+    played.0.lock().read.insert(top);
+    let (world, _list) = played_world(&played, &diff_ids).await;
+    let is_given = async |diff_id| matches!(world.mirror.layer(diff_id, Beside::All).await, LayerFound::Found(_));
+    let mirror = Arc::clone(&world.mirror);
+    let asking = tokio::spawn(async move { mirror.layer(unsaid, Beside::None).await });
+    assert!(is_given(base).await);
+    played.until(|state| state.open.contains(&blob_of(&unsaid))).await;
+    assert!(is_given(base).await && !asking.is_finished());
+    played.0.lock().read.remove(&top);
+    assert!(matches!(asking.await.unwrap(), LayerFound::Found(_)), "all of them were compared");
+}
+
+#[tokio::test]
+async fn a_layer_that_cannot_be_had_any_more_is_not_promised_and_one_that_failed_is_opened_anew() {
+    let played = Played::default();
+    let diff_ids = [Digest::sha256(b"base"), Digest::sha256(b"top")];
+    let (world, _list) = played_world(&played, &diff_ids).await;
     let [base, top] = diff_ids;
     // How many stand beside it; `None`: it is not given.
     let ask = async |diff_id| match world.mirror.layer(diff_id, Beside::All).await {
@@ -343,7 +448,8 @@ async fn an_image_of_many_layers_asks_upstream_no_more_than_one_of_one_and_small
     // The fleet knows both.
     for name in ["one", "many"] {
         assert_eq!(pull(&seed, ALICE, "lab", name).await, 200);
-        let _ = found(&seed, ids[0]).await;
+        let uppermost = if name == "one" { 0 } else { MANY - 1 };
+        let _ = found(&seed, ids[uppermost]).await;
     }
     let join = vec![seed.status().listen.unwrap()];
     let mut asked = Vec::new();
@@ -404,7 +510,7 @@ async fn a_chain_id_finds_the_uppermost_of_its_layers_by_the_same_rule() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_layers_of_an_image_or_none() {
+async fn layers_of_an_image_up_to_one_that_cannot_be_mounted() {
     let world = World::new().await;
     let good = tar_of("good");
     let no_tar = vec![7; 5000];
@@ -418,14 +524,14 @@ async fn all_layers_of_an_image_or_none() {
     let agent = world.agent(|_| ()).await;
     assert_eq!(pull(&agent, ALICE, "lab", "odd").await, 200);
     assert_eq!(pull(&agent, ALICE, "lab", "short").await, 200);
-    for tar in [&good, &no_tar, &last] {
+    for tar in [&no_tar, &last] {
         assert!(misses(&agent, id(tar)).await, "one of them can't be mounted");
     }
+    assert!(opens(&agent, found(&agent, id(&good)).await).await, "it is below that one");
     assert_eq!(pull(&agent, ALICE, "lab", "fine").await, 200);
     for tar in [&empty, &last] {
         assert!(opens(&agent, found(&agent, id(tar)).await).await);
     }
-    assert!(misses(&agent, id(&good)).await);
     agent.drain().await;
 }
 

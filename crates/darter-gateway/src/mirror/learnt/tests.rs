@@ -71,7 +71,29 @@ fn layers_of_an_image_that_was_found_fit_are_hits_and_what_nobody_pulled_is_a_mi
 }
 
 #[test]
-fn all_layers_of_an_image_or_none() {
+fn the_lowest_layers_are_hits_while_the_others_are_looked_at_and_stay_so_whatever_these_are() {
+    let mut world = world();
+    let tool = || image("tool", "alice", &[("low", "l"), ("mid", "m"), ("odd", "z")]);
+    let pull = tool().pull;
+    world.learnt.pulled(tool(), at(1));
+    assert_eq!(world.looks("l", 1), 1);
+    world.learnt.rises(&pull, ids(&["l"]), at(2));
+    assert!(world.hits("l", 2) && world.looks("m", 2) == 1 && world.looks("z", 2) == 1);
+    assert!(
+        world.learnt.is_known_of(&pull, digest("l"), at(2)) && !world.learnt.is_known_of(&pull, digest("m"), at(2))
+    );
+    assert!(!world.learnt.is_settled(&pull, at(2)) && !world.learnt.stands(&pull, at(2)));
+    assert_eq!(world.looks("l", 302), 1, "access is asked for again");
+    world.learnt.rises(&pull, ids(&["l"]), at(3));
+    world.learnt.judged(&pull, Verdict::Unfit, ids(&["l", "m"]), at(3));
+    assert!(world.hits("l", 3) && world.misses("m", 3) && world.misses("z", 3));
+    assert!(world.learnt.is_settled(&pull, at(3)) && world.learnt.is_known_of(&pull, digest("z"), at(3)));
+    world.learnt.pulled(tool(), at(4));
+    assert_eq!(world.looks("l", 4), 1, "it is looked at again");
+}
+
+#[test]
+fn without_a_lowest_layer_all_layers_of_an_image_or_none() {
     let mut world = world();
     // It shares its lowest layer with the other image; one of its own can't be expressed.
     let tool = image("tool", "alice", &[("base", "x"), ("odd", "z")]);
