@@ -338,13 +338,13 @@ impl Reading {
         }
         self.socket.expect(self.paid);
         let behind = if self.paid == missing { HEADER_LENGTH } else { 0 };
-        let mut room = data.data_mut().limit(self.paid as usize + behind);
+        let mut room = data.behind().limit(self.paid as usize + behind);
         let read = self.socket.read_buf(&mut room).await.map_err(WireError::io("read from a data channel"))?;
         if read == 0 {
             return Err(WireError::Closed);
         }
         let of_piece = data.len().min(*length as usize);
-        for byte in data.data_mut().drain(of_piece..) {
+        for byte in data.take_off(of_piece) {
             self.header[self.header_filled] = byte;
             self.header_filled += 1;
         }

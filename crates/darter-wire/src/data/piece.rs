@@ -57,7 +57,7 @@ impl PieceData {
             Self::Plain(data) => Ok(data),
             Self::Packed(PackedData { piece, buffers }) => {
                 let mut plain = buffers.take(piece.plain_length() as usize);
-                unpacker.unpack(&piece, plain.data_mut())?;
+                unpacker.unpack(&piece, plain.emptied())?;
                 Ok(plain)
             }
         }

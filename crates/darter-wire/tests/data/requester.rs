@@ -261,8 +261,8 @@ async fn room_for_pieces_is_used_again_and_only_so_much_is_kept() {
     let _serving = serve(there, &Holder::of(0..4), &sending(1, Arc::new(Unlimited)));
     let receiving = Receiving { budget: Arc::new(Unlimited), buffers: buffers.clone() };
     let (client, mut answers) = DataClient::start(here, receiving);
-    // A piece, and the header behind it.
-    const ROOM: usize = PIECE + 16;
+    // A piece, and the header behind it; and as much as it takes to begin at a page.
+    const ROOM: usize = PIECE + 16 + 4096;
     let mut rooms = Vec::new();
     for index in 0..2 {
         ask_for(&client, [index]);
