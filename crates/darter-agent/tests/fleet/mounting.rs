@@ -7,7 +7,7 @@ use darter_agent::options::Role;
 use darter_agent::{Access, Agent, Download, MAX_SMALL};
 use darter_api::LayerRequest;
 use darter_core::source::Credentials;
-use darter_core::{ByteRange, Digest, Source};
+use darter_core::{BlobId, ByteRange, Digest, Source};
 use darter_image::metadata_start;
 use futures_util::future::join_all;
 use tokio::time::sleep;
@@ -54,6 +54,11 @@ async fn mount(agent: &Agent, downloads: &[Download], layers: &[(LayerRequest, V
     agent.metrics().part_reads_waited.get() - before
 }
 
+fn fetch_for_mount(agent: &Agent, blobs: &[BlobId]) {
+    let mut room = MAX_SMALL;
+    agent.fetch_for_mount(blobs, &mut room);
+}
+
 fn held(downloads: &[Download]) -> u64 {
     downloads.iter().map(|download| download.progress().held_bytes).sum()
 }
@@ -79,7 +84,7 @@ async fn thirty_three_small_layers_come_whole_side_by_side_and_none_of_their_mou
     let agent = world.agent(2);
     let opened = open(agent, &layers).await;
     let blobs: Vec<_> = opened.iter().map(Download::blob).collect();
-    agent.fetch_for_mount(&blobs, &mut MAX_SMALL.clone());
+    fetch_for_mount(agent, &blobs);
     let length: u64 = opened.iter().map(|download| download.length().unwrap()).sum();
     while held(&opened) < length {
         sleep(Duration::from_millis(10)).await;
@@ -116,7 +121,7 @@ async fn of_a_large_layer_its_two_ends_come_and_of_one_whose_first_touches_are_k
     let agent = world.agent(3);
     let opened = open(agent, &layers).await;
     let blobs: Vec<_> = opened.iter().map(Download::blob).collect();
-    agent.fetch_for_mount(&blobs, &mut MAX_SMALL.clone());
+    fetch_for_mount(agent, &blobs);
     sleep(Duration::from_secs(5)).await;
     assert_eq!(mount(agent, &opened, &layers).await, 0);
     let pieces = opened[0].piece_length().bytes();
