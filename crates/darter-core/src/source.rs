@@ -166,6 +166,21 @@ impl Source {
         named("darter 2026-11 source of a caller", &[&source, &credentials.fingerprint()])
     }
 
+    /// The same address without the digest that its content must have; `None` if it has none.
+    pub fn without_digest(&self) -> Option<Self> {
+        let Self::Url { url, variant, digest: Some(_) } = self else { return None };
+        Some(Self::Url { url: url.clone(), variant: variant.clone(), digest: None })
+    }
+
+    /// Names what is remembered of this address for callers with these credentials, as it was last requested with a digest. The same for an
+    /// address with a digest as for that address without one; `None` for other sources.
+    pub fn record_key_by_digest(&self, credentials: &Credentials) -> Option<BlobId> {
+        let Self::Url { digest, .. } = self else { return None };
+        let plain = if digest.is_some() { self.without_digest()? } else { self.clone() };
+        let key = plain.record_key(credentials);
+        Some(named("darter 2026-11 source by its digest", &[&key.0]))
+    }
+
     /// Names the blob that this source is in `version`. Of a digest without a version it is the digest's own blob: what
     /// a registry has. An address's content with a digest is kept apart from that, and from other addresses': whoever
     /// may read the one need not be allowed to read the other.
@@ -302,6 +317,20 @@ mod tests {
         assert_eq!(from_url.key(), from_registry.key(), "both meet at one seed");
         let other = Version { etag: Some("\"1\"".into()), ..version };
         assert_ne!(from_url.blob(&other), from_registry.blob(&other), "whoever reads the one may not read the other");
+    }
+
+    #[test]
+    fn an_address_has_one_name_for_all_its_digests_and_none_of_them_is_its_own() {
+        let of = |digest| Source::from_url(url("http://a/x?id=7"), &[], digest).0;
+        let (plain, one, other) = (of(None), of(Some(Digest::sha256(b"1"))), of(Some(Digest::sha256(b"2"))));
+        assert_eq!((one.without_digest(), plain.without_digest()), (Some(plain.clone()), None));
+        let none = Credentials::none();
+        let key = plain.record_key_by_digest(&none).unwrap();
+        assert_eq!(one.record_key_by_digest(&none), Some(key));
+        assert_eq!(other.record_key_by_digest(&none), Some(key));
+        assert!(![&plain, &one].map(|source| source.record_key(&none)).contains(&key));
+        let caller = Credentials { headers: vec![("authorization".to_owned(), "Bearer t".to_owned())] };
+        assert_ne!(one.record_key_by_digest(&caller), Some(key));
     }
 
     // A signed address is another one each time it is made, and its signature opens the object.

@@ -9,6 +9,7 @@ mod control_lost;
 mod damaged;
 mod decisions;
 mod declared;
+mod digests;
 mod doubted;
 mod eager;
 mod expanded;

@@ -61,7 +61,8 @@ impl Own<'_> {
 }
 
 impl Swarms {
-    /// The records of an address whose blobs are still here, complete or in part: for these credentials, then for everybody.
+    /// The records of an address whose blobs are still here, complete or in part: for these credentials, then for everybody. Then those of the same
+    /// address with a digest, or without it ([`digests`](super::digests)).
     pub(super) async fn records_of(
         &self,
         source: &Source,
@@ -76,6 +77,7 @@ impl Swarms {
                 records.push(record);
             }
         }
+        records.extend(self.twins_of(source, credentials).await?);
         Ok(records)
     }
 
@@ -164,23 +166,33 @@ impl Swarms {
     pub(super) fn remember_own(&self, own: &Own<'_>, blob: BlobId) {
         let record = self.record(blob, own.version, Some(own.fetched()));
         if own.is_for_anyone() {
-            let key = own.source.record_key(&Credentials::none());
-            self.house.context.disk.remember_source(key, record.clone());
+            self.remember_for(own.source, &Credentials::none(), record.clone());
         }
-        self.house.context.disk.remember_source(own.source.record_key(own.credentials), record);
+        self.remember_for(own.source, own.credentials, record);
+    }
+
+    /// Writes a record down; of an address with a digest, also for requests for that address without one.
+    fn remember_for(&self, source: &Source, credentials: &Credentials, record: SourceRecord) {
+        let disk = &self.house.context.disk;
+        if source.digest().is_some()
+            && let Some(key) = source.record_key_by_digest(credentials)
+        {
+            disk.remember_source(key, record.clone());
+        }
+        disk.remember_source(source.record_key(credentials), record);
     }
 
     /// Remembers what a source is for this caller only, although the origin's headers are the same for everybody.
     pub(super) fn remember_apart(&self, own: &Own<'_>, blob: BlobId) {
         let record = self.record(blob, own.version, Some(own.fetched()));
-        self.house.context.disk.remember_source(own.source.record_key(own.credentials), record);
+        self.remember_for(own.source, own.credentials, record);
     }
 
     /// Remembers that a lead let these credentials in.
     pub(super) fn remember_joined(&self, source: &Source, credentials: &Credentials, blob: BlobId, version: &Version) {
         let fetched = Fetched { by: credentials.fingerprint(), shown: None };
         let record = self.record(blob, version, Some(fetched));
-        self.house.context.disk.remember_source(source.record_key(credentials), record);
+        self.remember_for(source, credentials, record);
     }
 
     /// Remembers that a source is this blob, for all callers.

@@ -11,6 +11,7 @@
 //! | `limits` | origins that limit requests |
 //! | `by_seeds` | a node opens a source through seeds |
 //! | `holders` | a node that holds everything, used while the origin does not answer |
+//! | `digests` | an address with a digest and the same address without one |
 //! | `doors` | one request for all callers that want a source at the same time |
 //! | `first_answer` | the first answer of an origin, which may serve no ranges |
 //! | `open` | from a source to a transfer: whether to follow or to lead |
@@ -34,6 +35,7 @@
 mod access;
 pub mod again;
 mod by_seeds;
+mod digests;
 mod doors;
 mod first_answer;
 mod holders;

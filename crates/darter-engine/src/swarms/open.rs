@@ -62,11 +62,11 @@ impl Swarms {
     ) -> Result<Arc<Transfer>, FetchError> {
         let swarms = Arc::clone(self);
         let opening = self.house.tasks.spawn(async move {
-            let opened = swarms.open_to_the_end(requester, source, credentials, everything).await;
-            opened.inspect(|transfer| {
-                transfer.is_asked_by(requester);
-                swarms.count_use(transfer.blob);
-            })
+            let transfer = swarms.open_to_the_end(requester, source.clone(), credentials, everything).await?;
+            transfer.is_asked_by(requester);
+            swarms.count_use(transfer.blob);
+            swarms.check_digest(&transfer, &source, everything).await?;
+            Ok(transfer)
         });
         opening.await.expect("opening does not panic")
     }

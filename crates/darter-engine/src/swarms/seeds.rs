@@ -78,11 +78,10 @@ impl Swarms {
         if !self.may_be_at_another_seed(source, credentials).await? {
             return Ok(None);
         }
-        let (fleet, key) = (&self.house.fleet, source.record_key(&Credentials::none()));
-        let blob = source.own_blob();
-        let Some(seed) = fleet.seed_with(key, blob).await.filter(|seed| self.may_ask(*seed, source, caller)) else {
+        let Some(seed) = self.seed_with(source).await.filter(|seed| self.may_ask(*seed, source, caller)) else {
             return Ok(None);
         };
+        let fleet = &self.house.fleet;
         match self.join(seed, source, caller).await {
             Ok(transfer) => {
                 transfer.note(format!("seed {} has it; the origin is not read from here", fleet.address(seed)));
@@ -97,6 +96,19 @@ impl Swarms {
                 tracing::info!(seed = fleet.address(seed), reason, "another seed has the blob but could not give it");
                 Ok(None)
             }
+        }
+    }
+
+    /// A connected seed that leads the swarm or holds everything, perhaps of the same address with a digest, or without it.
+    async fn seed_with(&self, source: &Source) -> Option<NodeId> {
+        let (fleet, none) = (&self.house.fleet, Credentials::none());
+        let other = match source.without_digest() {
+            Some(plain) => Some(plain.record_key(&none)),
+            None => source.record_key_by_digest(&none),
+        };
+        match (fleet.seed_with(source.record_key(&none), source.own_blob()).await, other) {
+            (None, Some(key)) => fleet.seed_with(key, None).await,
+            (found, _) => found,
         }
     }
 

@@ -169,7 +169,8 @@ impl Transfer {
         }
     }
 
-    async fn hash_whole(&self, like: Digest) -> Result<Digest, FetchError> {
+    /// The digest of all bytes, by the algorithm of `like`.
+    pub(crate) async fn hash_whole(&self, like: Digest) -> Result<Digest, FetchError> {
         let (stored, steps) = (Arc::clone(&self.stored), Arc::clone(&self.steps));
         Ok(self.context.disk.run(move || stored.hash_whole(&like, &|| steps.take())).await?)
     }

@@ -215,9 +215,13 @@ impl Transfer {
         let House { context, fleet, joins, tasks, sendable } = house;
         let Beginning { source, version, credentials, requester, stored, everything, on_trust } = beginning;
         let root = stored.manifest().root().filter(|_| stored.is_complete());
+        let named = stored.info().digest;
         let digest = match (source.digest(), root) {
-            // For content without its own digest, the digest that was computed at an earlier transfer.
-            (None, Some(root)) => recalled(context, stored.id(), root).await,
+            // The blob may have been created for the address without this digest: then only the digest counts that was computed at an earlier
+            // transfer.
+            (digest, Some(root)) if digest.is_none() || (matches!(source, Source::Url { .. }) && digest != named) => {
+                recalled(context, stored.id(), root).await.or(named)
+            }
             (digest, _) => digest,
         };
         let verdict = root.map(|root| Verdict { root, digest });
@@ -335,6 +339,18 @@ impl Transfer {
     /// verdict of that node, and never leads with it.
     pub(crate) fn is_on_trust(&self) -> bool {
         self.on_trust.load(Ordering::Acquire)
+    }
+
+    /// The digest of the whole, once it is complete, if an agent has computed one.
+    pub(crate) fn checked_digest(&self) -> Option<Digest> {
+        let state = self.state();
+        let verdict = state.session.verdict().0.filter(|_| state.is_complete());
+        verdict.and_then(|verdict| verdict.digest)
+    }
+
+    /// The digest of the whole, as the lead says or this agent has found.
+    pub(crate) fn told_digest(&self) -> Option<Digest> {
+        self.state().session.verdict().0.and_then(|verdict| verdict.digest)
     }
 
     /// True if an agent has checked the whole.
@@ -481,7 +497,7 @@ impl Transfer {
 }
 
 /// The digest that was computed when a blob with this root was complete here.
-async fn recalled(context: &EngineContext, blob: BlobId, root: PieceHash) -> Option<Digest> {
+pub(crate) async fn recalled(context: &EngineContext, blob: BlobId, root: PieceHash) -> Option<Digest> {
     let archive = context.archive.clone();
     let told = context.disk.run(move || archive.recall(blob)).await?;
     told.digest.filter(|_| told.root == Some(root.to_string()))
