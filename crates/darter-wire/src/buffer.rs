@@ -2,7 +2,7 @@
 //! fault for every 4 KiB, so buffers are used again; a pool keeps a limited number of bytes idle, so that a quiet node
 //! is small.
 //!
-//! Invariant: received bytes begin at a multiple of [`ALIGNMENT`]. A sender's kernel hands over whole pages of the piece's file, and between hosts of one machine
+//! Invariant: received bytes begin at a multiple of 4 KiB (`ALIGNMENT`). A sender's kernel hands over whole pages of the piece's file, and between hosts of one machine
 //! the receiver's kernel copies from these very pages. Some processors (AMD's Zen 3) copy at less than half their speed to where the destination lies 1 to
 //! 31 bytes behind the source modulo 4 KiB, and the C library's large allocations begin 16 bytes behind a page (`docs/notes/pull-cpu.md`).
 
