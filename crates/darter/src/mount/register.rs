@@ -59,7 +59,7 @@ impl Registration {
         }
         let listener = UnixListener::bind(&socket).with_context(shown)?;
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&json).with_context(shown)?;
-        // The file has no name yet, so whoever finds it under its name finds it locked.
+        // Before the status is in it: a file without one is not listed, so whoever reads a status finds it locked.
         flock(&file, FlockOperation::LockExclusive).map_err(io::Error::from).with_context(shown)?;
         file.write_all(&serde_json::to_vec(status)?).with_context(shown)?;
         Ok(Self { json, socket, listener, lock: Some(file) })
