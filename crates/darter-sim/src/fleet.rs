@@ -5,7 +5,7 @@
 //!
 //! Sessions are polled only when something may follow.
 //!
-//! In a circle with `events`, `hashes`, `leading`, `letters` and `node`, on purpose: the `impl` of [`Fleet`] goes on in them, and what each
+//! In a circle with `events`, `hashes`, `leading`, `letters`, `node` and `starters`, on purpose: the `impl` of [`Fleet`] goes on in them, and what each
 //! of them keeps is a part of the fleet or of a `Node`.
 
 mod building;
