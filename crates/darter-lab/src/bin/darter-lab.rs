@@ -32,7 +32,7 @@ const WARM_UP_KIB: u64 = 1024;
 ///
 /// Columns of starts of containers (lazy-…): pull s until the program that pulls has ended, run s from there until the container is ready (it has printed what it is to print,
 /// or listens), ready s both; ready/whole is that over the faster whole pull of the same turn; came MB came to the host until then; /touched is that over the
-/// bytes of the layers that starts touch; /local is ready s, without what these bytes take on the cable, over a start with everything on the local disk; seed is
+/// bytes of the layers that starts touch; /local is ready s, without the time in which these bytes (fewer if they came packed) pass the cable, over a start with everything on the local disk; seed is
 /// what the seed sent over what is touched, where eight start at once.
 ///
 /// Columns of reads (lazy-read): MB/s in order and the median time of a block of 4 KiB in no order, from cold page caches, each also as a part of what the

@@ -93,7 +93,8 @@ impl Start {
             if row.method == Way::Second.name()
                 && let (Some(local), Some(touched), Some(rate)) = (local, row.touched, rate)
             {
-                row.over_local = Some((row.ready - touched as f64 / rate) / local);
+                // Packed, fewer bytes came than are touched. Bytes that came besides are no excuse.
+                row.over_local = Some((row.ready - row.came.min(touched) as f64 / rate) / local);
             }
         }
     }
@@ -281,4 +282,26 @@ fn warm_up(host: &Host, ground: &Ground<'_>) -> Result<()> {
     node.pull(&reference)?;
     let skopeo = Skopeo::configure(host, &Route::mirrored(ground.registry))?;
     skopeo.copy(&reference, "copy")?.finish(PULL_TIMEOUT).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_start_is_excused_for_what_passed_its_cable_and_for_no_byte_that_it_does_not_touch() {
+        let text = "kind = \"lazy\"\nabout = \"x\"\nimage = \"tool\"\nrate = \"200mbit\"\ndelay_milliseconds = 20";
+        let start = Start::parse("tool", text).unwrap();
+        let over_local = |ready: f64, came: u64| {
+            let second = Row { ready, came, touched: Some(20_000_000), ..Row::new(&start, Way::Second, 1) };
+            let mut rows = [second, Row { ready: 0.2, ..Row::new(&start, Way::Local, 1) }];
+            start.compare(&mut rows);
+            rows[0].over_local.unwrap()
+        };
+        // 25 MB pass in a second.
+        let is = |value: f64, expected: f64| (value - expected).abs() < 1e-9;
+        assert!(is(over_local(1.0, 20_000_000), 1.0));
+        assert!(is(over_local(0.5, 7_500_000), 1.0), "they came packed");
+        assert!(is(over_local(1.2, 25_000_000), 2.0), "more came than is touched");
+    }
 }

@@ -76,7 +76,8 @@ pub struct Goal {
     pub first_over_whole: Option<f64>,
     /// Most seconds of a pull: of the first start.
     pub pull_seconds: Option<f64>,
-    /// Most time until ready of the second starter, without that in which what is touched passes the cable, over that of a start with everything on the local disk.
+    /// Most time until ready of the second starter, without that in which the touched bytes, or fewer if they came packed, pass the cable, over that of
+    /// a start with everything on the local disk.
     pub ready_over_local: Option<f64>,
     /// Most bytes that came to the second starter until it was ready, over what is touched.
     pub came_over_touched: Option<f64>,

@@ -32,7 +32,8 @@ pub struct Row {
     pub touched: Option<u64>,
     /// Bytes that the seed sent until the last of several hosts was ready, over what is touched.
     pub copies: Option<f64>,
-    /// Time until ready without that in which what is touched passes the cable, over that of a start with everything on the local disk.
+    /// Time until ready without that in which the touched bytes, or fewer if they came packed, pass the cable, over that of a start with everything
+    /// on the local disk.
     pub over_local: Option<f64>,
     /// Share of the machine's CPU that was busy.
     pub busy: f64,
