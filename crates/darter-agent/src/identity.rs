@@ -4,9 +4,9 @@
 //! hexadecimal digits and a newline: the [hash of the public key](darter_core::identity). The key is for a transport that proves
 //! who is at its ends. There is none yet: over plain TCP the id is only claimed.
 //!
-//! An id that an older release generated has no key. It stays, and a key is put beside it, until a transport proves keys: a new
-//! id costs, since rendezvous hashing then chooses other seeds for half of what a seed keeps, and for a whole fleet at once if it is
-//! upgraded. As long as nothing checks the id, that gains nothing. Once something does, `node-id` must be the key's.
+//! An id that an older release generated has no key. It stays, and a key is put beside it, until a transport proves keys: a new id costs, since
+//! rendezvous hashing then chooses other seeds for half of what a seed keeps, and for a whole fleet at once if it is upgraded. As long as nothing
+//! checks the id, a new id has no benefit. Once a transport proves keys, `node-id` must be the key's hash.
 //!
 //! A damaged key is set aside as `node-key.unread`, and a new one is generated: it brings a new id, since the old one
 //! can't be proved any more. A key that a newer release wrote is set aside as `node-key.newer`, and its id

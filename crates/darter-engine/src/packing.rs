@@ -1,13 +1,14 @@
-//! Pieces of expanded layers, packed for peers that take them so.
+//! Packs (compresses) pieces of expanded layers for peers that accept packed pieces.
 //!
-//! [`Packing`] decides; here pieces are packed, on disk threads and a few at a time, and kept for a while, since peers that start the same
-//! thing at once ask for the same pieces. A piece that came packed is kept in that form, too: a node that passes it on packs nothing. Pieces
-//! are known by their hashes, so that what is kept can't be of a blob that was thrown away and read anew.
+//! [`Packing`] decides which pieces are packed. This module packs them, on disk threads and a few at a time, and keeps the packed form for a
+//! while, since peers that start the same image at the same moment request the same pieces. A piece that arrived packed is kept in that form,
+//! too, so that a node packs nothing to pass it on. Packed pieces are found by the pieces' hashes: one can't belong to an earlier version of a
+//! blob that was thrown away and read again.
 //!
-//! Invariants: packed pieces are kept in `MAX_KEPT` bytes at most, and in none once nothing moves ([`trim`](PackedPieces::trim)); of peers
-//! that want the same piece at once one has it packed, and the others wait for it.
+//! Invariants: packed pieces take at most `MAX_KEPT` bytes, and none once nothing is transferred ([`trim`](PackedPieces::trim)); if several peers
+//! request the same piece at the same moment, it is packed once, and the others wait for that.
 //!
-//! Non-goals: other blobs. They go from the page cache to the socket, past this process.
+//! Non-goals: other blobs. The kernel sends their pieces from the page cache to the socket (`sendfile`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};

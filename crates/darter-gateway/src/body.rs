@@ -1,4 +1,4 @@
-//! Bodies of answers.
+//! The body type of HTTP answers, and bodies in memory.
 
 use std::io;
 

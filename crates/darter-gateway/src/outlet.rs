@@ -5,9 +5,8 @@
 //! like any other and hands it down in a vectored write, where [`OutletStream`] recognises it by its address and sends the
 //! promised range of the file instead. On a file system without `sendfile`, the range is read and written instead.
 //!
-//! The alternative, a mapping of the file instead of the stand-in, would have the right bytes in any case. But it needs
-//! unsafe code and a mapping for every answer, and a file that another process truncates would kill this one.
-//! unsafe code, a mapping for every answer, and lets a file that somebody cut short kill the process.
+//! The alternative, a mapping of the file instead of the stand-in, would have the right bytes in any case. But it needs unsafe code and a mapping
+//! for every answer, and a file that another process truncates would kill this one.
 //!
 //! Invariants:
 //! - The stand-in's bytes are never sent. A slice of it must lie exactly where the oldest promise says, else

@@ -1,12 +1,13 @@
-//! A survey: an agent asks others who leads the swarm of a blob, where nobody knows everybody; which agents it asks, in rounds, and the result.
+//! A survey: if no agent knows all others, an agent asks some of them, in rounds, who leads the swarm of a blob. This decides whom it asks, and
+//! what follows from the answers.
 //!
 //! An agent asks those that it is connected to and, of the others that it knows, those that rank first by rendezvous hashing. Each answer
 //! says what the answering agent has to do with the blob, and names the lead and the agents that it ranks first; those are asked next. Only
 //! the agents that rank first matter, since an agent that ranks behind them is not chosen while one of them lives. So all that ask come to the
 //! same few agents after a round or two.
 //!
-//! An agent that does not answer is waited for, and another may begin to lead meanwhile: then those that neither led nor held pieces are
-//! asked once more at the end.
+//! While the survey waits for an agent that does not answer, another may begin to lead: so at the end, the agents that neither led nor held
+//! pieces are asked once more.
 //!
 //! Invariants: except for that, nobody is asked twice; there are at most [`MAX_ROUNDS`] rounds, whatever is answered.
 

@@ -1,4 +1,4 @@
-//! What the decisions ask about a blob. The store and the connections have the answers.
+//! The questions that decisions ask about a blob. The store and the connections answer them.
 
 use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Tier, Version};
 

@@ -1,10 +1,10 @@
 //! Which agent a member asks for the hashes that it lacks.
 //!
-//! In a large swarm the lead does not send the list of hashes by itself (see [`crate::teaching`]): members ask each other, and check the
-//! answers by the lead's signature. The asking member knows best what it lacks, so that nobody records what others were sent, and whatever goes
-//! wrong (a neighbour that leaves, an answer that is refused, a change of lead) costs one more question. Most hashes become known in order, so that
-//! a number says what an agent knows; and a neighbour that holds pieces behind a *gap*, whose hashes are not known here, can send these. A member
-//! that is asked sends both.
+//! In a large swarm the lead does not send the list of hashes by itself (see [`crate::teaching`]): members ask each other, and check the answers
+//! by the lead's signature. The asking member knows what it lacks, so nobody has to record what others were sent, and any failure (a neighbour
+//! that leaves, an answer that is refused, a change of lead) costs one more question. Most hashes become known in order, so one number says which
+//! hashes an agent knows. Beyond this number, a neighbour may hold pieces behind a *gap*, and can send their hashes, too. A member that is asked
+//! sends both.
 //!
 //! Invariants: one question to a neighbour is open at a time, and one to the lead; a neighbour is asked only if it said that it knows
 //! more; the lead is asked when no neighbour can answer, or when neighbours have sent nothing for a while, so that a member that follows a lead

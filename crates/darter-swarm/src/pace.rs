@@ -1,8 +1,8 @@
 //! How fast a peer answers the requests of one node.
 //!
-//! A pace belongs to a pair of nodes and not to a blob: a peer answers the requests of one node one after the other, whatever blob they
-//! are for. A node that fetches several blobs measures it once for all of them (see [`Standing`]). If a holder gives pieces of sixty-four blobs,
-//! the figures of a single blob are chance, and would make the best holders seem slow and their answers overdue.
+//! A pace belongs to a pair of nodes and not to a blob: a peer answers the requests of one node one after the other, whatever blob they are for.
+//! A node that fetches several blobs measures it once for all of them (see [`Standing`]). If a holder sends pieces of sixty-four blobs, the times
+//! of a single blob depend on chance: they would make the best holders seem slow, and their answers overdue.
 
 use std::time::Duration;
 

@@ -1,15 +1,15 @@
-//! When a holder packs a piece for a requester that takes it so: decisions without I/O.
+//! Decides when a holder packs (compresses) a piece for a requester that accepts packed pieces. Without I/O.
 //!
-//! Packing takes a holder's time and a requester's, and saves the connection's. It pays where the connection needs longer for the bytes that
-//! packing takes off than the two need for packing and unpacking, with a margin, since others want the processors, too. All of it is measured:
-//! the rate by the connection, the time that packing takes (waiting for a turn included, so that a busy holder packs less), and how much
-//! pieces of a blob shrink. A connection whose rate nobody knows yet gets plain pieces.
+//! Packing costs CPU time at the holder and at the requester, and saves time on the connection. A piece is packed if the time that its saved
+//! bytes would take on the connection is longer than packing and unpacking, by a margin, since other work needs the processors, too. All of these
+//! are measured: the connection's rate, the time that packing takes (including the wait for a turn, so that a busy holder packs less), and how
+//! much the pieces of a blob shrink. While a connection's rate is unknown, it gets plain pieces.
 //!
-//! Of a blob whose pieces do not shrink some are left alone, ever more of them, until one shrinks.
+//! If pieces of a blob do not shrink, some of the next ones are sent plain without an attempt: more of them each time, until one shrinks.
 //!
-//! Invariants: memory is bounded by `MAX_BLOBS`; a time that was measured long ago counts for less, so that a holder that was busy tries again.
+//! Invariants: memory is bounded by `MAX_BLOBS`; an old measurement of time counts for less, so that a holder that was busy tries again.
 //!
-//! Non-goals: packing itself, and what is kept of it.
+//! Non-goals: packing itself, and keeping packed pieces (`darter-engine`).
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -4,9 +4,9 @@
 //! touched the same pieces: members report which pieces were touched first in the first minute ([`Touches`]), the lead keeps some of these records
 //! and merges them ([`Profile`]), and later starts fetch the merged list at once, many pieces at a time.
 //!
-//! Merging: a piece stands where it stands in the middle one of the records that have it, so that an order in which all agree is kept. Pieces that
-//! fewer than half of the records have go to the end, and pieces that fewer than a quarter have are left out: images share layers, and one start
-//! that goes another way is not typical. So among five records or more, a false one adds nothing.
+//! Merging: a piece gets the median of its positions in the records that have it, so that an order in which all records agree is kept. Pieces
+//! that fewer than half of the records have go to the end, and pieces that fewer than a quarter have are left out: images share layers, and a
+//! single start of another program is not typical. So among five records or more, a false one adds nothing.
 //!
 //! Invariants: the pieces of a list differ, lie within the blob, and are no more than [`Bounds`] allows: a part of a large blob, or
 //! what a link carries in a moment of a small one, whatever was reported. A profile keeps [`MAX_RECORDED`] records, one for each node.

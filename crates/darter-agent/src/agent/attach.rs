@@ -1,5 +1,5 @@
-//! What attaches to a running agent: ports and sockets for the programs of its host, on which the agent does not depend. They follow
-//! its [`Phase`], and its drain waits for them.
+//! Attachments of a running agent: ports and sockets for the programs of its host. They follow the agent's [`Phase`], and its drain waits for
+//! them. The agent does not depend on them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

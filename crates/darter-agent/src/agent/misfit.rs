@@ -3,7 +3,8 @@
 //! If a layer has entries in a directory but no entry for the directory itself, the unpacked directory has the attributes from the layers below ([`inherited`]). No layer's file contains these, so an image in which
 //! it matters is not mounted.
 //!
-//! A layer with entries for all of its directories need not be compared, and its lead says so ([`Naming`](darter_wire::Message::Naming)). Metadata is read only for an image with a layer that has not.
+//! A layer with entries for all of its directories need not be compared, and its lead says so ([`Naming`](darter_wire::Message::Naming)).
+//! Metadata is read only for an image in which some layer lacks an entry.
 
 use std::time::Duration;
 

@@ -1,6 +1,8 @@
-//! The first answer of an origin. If only ranges of its content are wanted: a few bytes, whose headers describe the whole. If all of it is
-//! wanted, and several connections may read it: the first stretch, which has an end. Or the whole, if the origin serves the whole but no
-//! ranges.
+//! The first request to an origin for a blob. What it requests depends on what is wanted:
+//!
+//! - only ranges of the blob: a few bytes, since the headers of the answer describe the whole;
+//! - the whole, which several connections may read: the first stretch of it;
+//! - either of these from an origin that serves no ranges: the whole.
 //!
 //! Origins refuse ranges in many ways ([`RangeSupport`]): with a status that says so, with 5xx, or by not answering. An origin that fails for the whole, too, is
 //! retried as for any other request, and no second request is sent during a pause that it asked for.

@@ -5,8 +5,8 @@
 //! show it. If they match, reading goes on after them; if one does not, the origin has another version: this
 //! blob is thrown away at every member, and readers that ask again get a new one.
 //!
-//! Content with a digest is continued by range even if only the digest will show whether the parts belong together.
-//! If they turn out not to, the content is read from the start, too, instead of being called wrong; only if it has the same wrong digest a second time, it is.
+//! Content with a digest is continued by range even if only the digest will show whether the parts belong together. If the digest does not match,
+//! the content is read from the start; it counts as wrong only if it has the same wrong digest a second time.
 //!
 //! Not for registries: their blobs are named by digest, and have one version.
 

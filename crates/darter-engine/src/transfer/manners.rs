@@ -1,5 +1,5 @@
-//! What is remembered of origins from reading other blobs: some want one connection, and at some several are no faster than one. So a
-//! registry is not tried again for each layer of an image.
+//! Remembers from earlier blobs which origins refuse several connections, and which are no faster with several. So further connections to a
+//! registry are not tried again for each layer of an image.
 //!
 //! Bounded, and forgotten after a while: origins are repaired, and links change. Decided without I/O; time is an argument.
 

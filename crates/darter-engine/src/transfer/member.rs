@@ -1,4 +1,4 @@
-//! A member of a swarm: follows a lead, and receives what its peers say and give.
+//! A member of a swarm: follows a lead, and receives messages and pieces from its peers.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Prefetches the parts of an expanded layer that every mount reads: the superblock before the tar and the metadata after it. Of a small layer, everything.
+//! Prefetches the parts of an expanded layer that every mount reads: the superblock before the tar and the metadata after it. A small layer is
+//! prefetched whole.
 //!
 //! An engine that has pulled an image mounts its layers one after the other, and for each the kernel reads these parts one after the other: an image of thirty-three
 //! layers would wait for a hundred round trips. They are few bytes, and nothing starts without them. So those of all layers are fetched in parallel as soon as the

@@ -1,8 +1,9 @@
 //! Directories that have entries in an expanded layer's tar, but no entry of their own. In the unpacked image such a directory has the attributes from the layers below, so it has
 //! to be compared with those before the layer is mounted; most tars have entries for all directories.
 //!
-//! Whether there are any follows from the layer's metadata, which a node hardly has when it needs to know. A lead that has all of the layer checks once, and says so: to its members when it has made
-//! the layer, and to others after `Joined`. So a pull of an image with many layers does not wait for this. An agent that is not told reads the metadata and checks for itself.
+//! The layer's metadata shows whether there are any, but a node rarely has the metadata when it needs the answer. So a lead that has all of the
+//! layer checks once and tells the result: its members as soon as the layer is expanded, and later members after `Joined`. So a pull of an image
+//! with many layers does not wait for the metadata. An agent that is not told reads the metadata and checks for itself.
 //!
 //! Invariants: only the lead that is followed is believed. Unlike hashes, this is never proved later: so a node that leads is
 //! not believed if it says that a layer names all its directories, since the mounted image could then differ from the unpacked one.

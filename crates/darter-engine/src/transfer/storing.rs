@@ -2,8 +2,8 @@
 //! not be woken for each, and pieces that are adjacent in memory are written together ([`StoredBlob::put_all`]). On an idle host each
 //! piece is stored at once, by itself; the busier the host is, the more pieces share a thread's turn.
 //!
-//! Invariants: whoever waits for a piece is told the result, once; while pieces wait there is a turn, running or about to start; one blob has
-//! at most [`MAX_TURNS`] turns at a time.
+//! Invariants: each caller that waits for a piece gets the result once; while pieces wait, a turn is running or about to start; one blob has at
+//! most [`MAX_TURNS`] turns at a time.
 //!
 //! The thread that stores a packed piece unpacks it.
 //!

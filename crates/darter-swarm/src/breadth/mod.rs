@@ -1,13 +1,14 @@
 //! How many connections read a large blob from its origin at a time.
 //!
 //! Stores and CDNs limit the rate of a single connection, so that several together get more. If the link, the disk or the processor is the limit,
-//! several get no more, and cost the origin requests. So one connection reads until its rate is known ([`windows`]). If somebody may have set such a
-//! rate, a second connection *tries* ([`trial`]): it reads the next stretch, which is kept whatever the result. If both get more than one, and
-//! again in another trial, four read, then eight, as long as each step brings more. A step that does not is taken back, and is tried again after a
-//! pause that grows. Connections that fail are halved in number for such a pause; an origin that refuses several is read by one for good.
+//! several get no more, and cost the origin requests. So one connection reads until its rate is known ([`windows`]). If that rate may be a limit,
+//! a second connection *tries* ([`trial`]): it reads the next stretch, which is kept whatever the result. If two connections together get more
+//! than one, and again in a second trial, four read, then eight, as long as each step brings more. A step that brings nothing is undone, and is
+//! tried again after a pause that grows. If connections fail, half as many read for such a pause; an origin that refuses several is read by one
+//! from then on.
 //!
-//! A limit is a ceiling. If connections each get clearly more than the rate that was measured of one, that rate was not a limit: the machine or
-//! the origin was busy then. So one connection reads on.
+//! No connection exceeds a limit. So if each of several connections gets clearly more than the rate that was measured for one, that rate was not
+//! a limit: the machine or the origin was busy then. In this case, one connection reads on.
 //!
 //! Invariants, whatever is measured: unless trials bring more, there are no more than [`TRIALS`] in half a minute, and then one after each of ever
 //! longer pauses. A connection asks for a [`stretch`] at a time, also while it is the only one: so each request ends by itself, none has to be

@@ -1,11 +1,11 @@
 //! How many bytes of a blob a connection reads with one request.
 //!
 //! Registries count requests, so a stretch is long. While one connection reads, the first stretch is [`FIRST_STRETCH`] long, so that others could
-//! read what lies behind it, and each further one is as long as all before it. Once other connections were found to bring no more, or were not
-//! found to bring more by then, all the rest is asked for at once: credentials may expire, and an open answer outlives them. While several read, a
-//! stretch is an equal share of the rest, so that all connections end together: eight connections take about a dozen requests for a blob of eighty
-//! megabytes. A large blob is read in stretches that are shorter than a share, since its first bytes should not come late: each takes some seconds,
-//! and there are no more than about [`MAX_STRETCHES`].
+//! read what lies behind it, and each further one is as long as all before it. Once trials have shown that further connections bring nothing, or
+//! have not shown by then that they bring more, one request reads all the rest: credentials may expire, and an open answer outlives them. While
+//! several read, a stretch is an equal share of the rest, so that all connections end together: eight connections take about a dozen requests for
+//! a blob of eighty megabytes. The stretches of a large blob are shorter than a share, so that its first bytes come early: each takes some
+//! seconds, and there are no more than about [`MAX_STRETCHES`].
 //!
 //! Invariant: none but the last ones of a blob is shorter than [`MIN_BYTES`], whatever was measured.
 

@@ -5,9 +5,9 @@
 //! before. A trial has to show both, by so much that chance does not decide.
 //!
 //! The time is counted from the request, or from the first bytes if the answer takes long to begin. Neither is known more exactly than by the
-//! moments in which the first connection's bytes come. An origin that sends in bursts sends all of a trial in one burst: there it counts that a trial
-//! comes many times as fast as the first one's bytes do in the long run, if the bursts are as regular as a server's are. (On a busy machine bytes come
-//! in bursts, too, whenever it has a moment.)
+//! moments in which the first connection's bytes come. An origin that sends in bursts sends all of a trial in one burst. For such an origin a
+//! trial succeeds if its bytes come many times as fast as the first connection's do in the long run, and the bursts are as regular as a server's.
+//! (On a busy machine bytes also come in bursts, but irregularly.)
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! The rate of one connection, window by window, and how reliable it is.
 //!
-//! On a busy machine a short window measures which process had the processor. A limit gives a connection the same in each window. So a
-//! rate counts once several windows were measured, together with how far they differ. If they differ much, the windows become longer, in which a
-//! limit shows and chance evens out.
+//! On a busy machine a short window mostly measures which process had the processor, while a limit gives a connection the same rate in each
+//! window. So a rate counts only once several windows were measured, together with the difference between them. If they differ much, the windows
+//! become longer, so that chance evens out and a limit remains.
 //!
 //! A window begins and ends when bytes come, so that an origin that sends in bursts has whole bursts in it, and is as long as these need.
 

@@ -1,4 +1,4 @@
-//! Origins, links and machines as they are, by milliseconds: for the tests of [`Breadth`].
+//! Simulated origins, links and machines, in steps of a millisecond: for the tests of [`Breadth`].
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
-//! Members that hold and do not give: what is left to them would reach nobody.
+//! Members that hold pieces and do not pass them on: pieces that only they have would reach nobody.
 //!
-//! A member may say that it holds what it will never send: it stands still, its cable is cut in one direction, or it lies. Two things tell.
-//! The lead's own picker finds that it lets this node down ([`Lead::doubt`]), or nothing comes from any member while pieces are lacked. And
-//! none of the pieces that the lead gave it ever turns up at others. Pieces of such a member count as held by nobody, so that they are read from
-//! the origin, or given to somebody else.
+//! A member may announce pieces that it will never send: it hangs, its link is cut in one direction, or it lies. The lead notices this in two
+//! ways. Its own picker finds that the member fails ([`Lead::doubt`]), or nothing comes from any member while pieces are lacking. Or none of the
+//! pieces that the lead gave the member ever turns up at others. Pieces of such a member count as held by nobody, so that they are read from the
+//! origin, or given to another member.
 //!
 //! Invariant: a change of what [`Reliability::counts`] says of a held piece is a change of the piece's holders.
 //!

@@ -8,9 +8,10 @@
 //! A piece for which a reader waits, and that no neighbour is known to hold, is on its way to one of them or about to be. The lead is asked for
 //! it by name only after a while, and requests are given up sooner than for a whole blob: a start is over in a second.
 //!
-//! If nothing is foreseen, nodes that are ahead show those that are behind which pieces come next: a piece that comes to a neighbour that has taken the same way so far is sought,
-//! too, as a *hint*. A neighbour has taken the same way if most of the pieces that it holds are pieces for which readers here waited, all but a few, so that a neighbour
-//! that fetches everything or runs another program costs no more than these. Hints are taken only while readers here wait now and then.
+//! If nothing is foreseen, nodes that are ahead show those that are behind which pieces come next: a piece that arrives at a neighbour with the
+//! same order of reads so far is sought, too, as a *hint*. A neighbour has the same order if readers here waited for all but a few of the pieces
+//! that it holds; so a neighbour that fetches everything, or runs another program, costs no more than these few pieces. Hints are used only while
+//! readers here wait now and then.
 //!
 //! Invariant: while not everything is wanted, `sought` has exactly the pieces for which readers wait, those that are foreseen, and the hints.
 

@@ -1,16 +1,17 @@
 //! Readers in order: the pieces that they need next, and the urgent ones.
 //!
-//! The rarest piece of the whole blob is the best choice for the swarm and the worst for a reader in order: while all links are full, a
-//! node may hold nine tenths of a blob and have given its reader a twentieth. So as soon as many of the pieces that came lie behind a piece
-//! that a reader lacks, the reader is *behind*: the very next pieces are requested first, in order, then the rarest within a window, and others in
-//! the room that is left. If the answer for one of the very next does not begin, it is requested from another holder. Nothing changes for readers that are not behind,
-//! since a new piece needs time to spread through a swarm, and a window shorter than that lengthens it (`docs/notes/readers-window.md`).
+//! The rarest piece of the whole blob is the best choice for the swarm and the worst for a reader in order: while all links are full, a node may
+//! hold nine tenths of a blob and have given its reader a twentieth. So a reader is *behind* as soon as many of the pieces that arrived lie after
+//! a piece that it lacks. Then its very next pieces are requested first, in order, then the rarest pieces within a window, and others with the
+//! remaining requests. If the answer for one of the very next pieces does not begin, the piece is requested from another holder. Nothing changes
+//! for readers that are not behind, since a new piece needs time to spread through a swarm, and a window shorter than that lengthens it
+//! (`docs/notes/readers-window.md`).
 //!
-//! A node that joined late lags behind those that joined early, at no loss to its reader: it takes new pieces, too, and passes them on to
-//! these nodes, which lack nothing else. So a node that has a neighbour far ahead goes on asking the lead for pieces that nobody has, and so does a
-//! node that gets little from the lead. Others ask it only in the room that their readers' needs leave: otherwise the lead of a small swarm with a fast link would give
-//! all of them the end of the blob first. Once every lacking piece can be had from a neighbour, the lead is asked by name: the pieces that it would choose would be as far
-//! ahead as any, and be half of what a node gets that arrives when others have finished.
+//! A node that joined late has a neighbour far ahead. It keeps asking the lead for pieces that nobody has, and passes them on to the nodes that
+//! are ahead, which lack nothing else; its own reader loses nothing by this. A node that gets little from the lead does the same. Other nodes ask
+//! the lead for such pieces only with the requests that their readers do not need: otherwise the lead of a small swarm with a fast link would
+//! give all of them the end of the blob first. Once neighbours hold every lacking piece, a node requests pieces from the lead by name: pieces of
+//! the lead's choice could lie anywhere ahead, and would be half of what a node gets that joins when others have finished.
 
 use std::collections::BTreeSet;
 use std::ops::Range;

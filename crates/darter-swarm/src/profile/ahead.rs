@@ -1,7 +1,7 @@
-//! How much all openings of an agent together may fetch ahead because of profiles. Pure.
+//! Limits how much an agent prefetches because of profiles, for one opened layer and for all together. Pure.
 //!
-//! Blobs that are open can't be evicted, and a lead may send another list whenever the last one was fetched. So there is a bound for what one
-//! opening fetches, whatever lists it is sent, and a bound for all openings that are under way at a time.
+//! Open blobs can't be evicted, and a lead may send another list whenever the last one was fetched. So there is a limit for each opening,
+//! whatever lists it is sent, and a limit for all openings in progress.
 
 use super::MAX_BYTES;
 

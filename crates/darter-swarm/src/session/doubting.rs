@@ -1,7 +1,7 @@
 //! Doubts of other agents about the pieces and the verdict that this agent gave them.
 //!
-//! A holder verified its pieces when they came, and a lead verified its whole; either may be wrong by now: memory and disks decay, and a lead may
-//! have its verdict from the lead before it. So a peer that was given a wrong piece says so to the giver, too, which compares the piece with
+//! A holder verified its pieces when they arrived, and a lead verified the whole; either may be wrong by now: memory and disks fail, and a lead
+//! may have its verdict from the lead before it. So a peer that was given a wrong piece says so to the giver, too, which compares the piece with
 //! its hash once more; and a member that found the whole wrong says so to its lead, which hashes all of it once, unless it has done so itself.
 //!
 //! Any agent can say so: it only makes this agent check, and checks are few. Invariants: at most one piece in [`RECHECK_PAUSE`] is checked,

@@ -1,4 +1,4 @@
-//! The consequences of each input.
+//! [`Session::handle`]: the consequences of each input.
 
 use darter_core::{Moment, NodeId};
 use darter_protocol::{Failure, FailureKind, Message, PeerInfo, Refusal, Wanted};

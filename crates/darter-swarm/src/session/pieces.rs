@@ -1,4 +1,4 @@
-//! Requests with their ends, and pieces that come and go.
+//! Requests that begin and end, and pieces that this agent gets and loses.
 
 use darter_core::{Moment, NodeId, PieceIndex};
 

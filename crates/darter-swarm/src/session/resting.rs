@@ -1,5 +1,5 @@
-//! A lead that waits for its origin, because that asked for a pause, is slow, or serves other blobs. It tells its members so every few seconds,
-//! and the time does not count as a stall. A member that follows such a lead and is followed itself passes this on.
+//! A lead waits for its origin if the origin asked for a pause, is slow, or serves other blobs first. Every few seconds the lead tells its
+//! members that it waits; this time does not count as a stall. A member that leads others itself passes the message on.
 
 use std::time::Duration;
 
