@@ -24,10 +24,10 @@ use tokio::sync::{OnceCell, Semaphore};
 /// Bytes of packed pieces that are kept.
 const MAX_KEPT: u64 = 32 << 20;
 
-/// What a piece that does not shrink weighs there: it is known not to.
+/// The bytes that are counted for a kept piece in addition to its packed length: all that is kept of a piece that does not shrink.
 const UNSHRUNK_WEIGHT: u64 = 128;
 
-/// Work that is remembered to be under way before what has ended is looked for.
+/// How many pieces may be listed as being packed before those that are done are removed from the list.
 const MAX_UNDER_WAY: usize = 256;
 
 /// A piece that was tried: packed, or `None` if it does not shrink.
@@ -38,7 +38,7 @@ type Tried = Option<PackedPiece>;
 pub(crate) enum Way {
     /// As it is.
     Plain,
-    /// In this form, which is at hand.
+    /// In this form, which is kept.
     Packed(PackedPiece),
     /// Packed, if that makes it short enough: see [`PackedPieces::pack`].
     ToPack(PieceHash),
@@ -112,7 +112,7 @@ impl PackedPieces {
         }
     }
 
-    /// Packs a piece, or waits until it is packed for somebody else. `None` if it does not shrink, or can't be read.
+    /// Packs a piece, or waits until it is packed for another requester. `None` if it does not shrink, or can't be read.
     pub(crate) async fn pack(
         self: &Arc<Self>,
         disk: &Disk,

@@ -14,13 +14,15 @@ use crate::reason::Reason;
 /// How many bytes are taken at a time.
 const CHUNK: usize = 128 << 10;
 
-/// Reads a layer as it is stored and gives the file, in parts: the tar as it comes, what stands behind it, what stands before it.
-/// Where the digest of the stored bytes is `known`, since somebody else computes it, they are not hashed here. `check` decides by the digests of the stored bytes and of the tar whether the layer is the right one, once all of it was read and before
-/// the file is made whole; of a layer of which no tar can be made by the first alone. `goes_on` is told how many stored bytes were read.
+/// Reads a `stored` layer and passes the file to `write` in parts: the tar as it arrives, then the metadata after it, then the superblock before it.
+///
+/// If the digest of the stored bytes is `known`, because the caller computes it, they are not hashed here. Once all of the layer was read, and before the
+/// file is completed, `check` decides by the digests of the stored bytes and of the tar whether it is the right layer; if the layer can't be decompressed
+/// to a tar, by the first digest alone. `goes_on` is told how many stored bytes were read.
 ///
 /// # Errors
-/// What the caller's own functions say; else why the layer can't be read or expressed. One that can't be expressed is read to its end and
-/// checked before: it may be another one, or damaged on its way.
+/// The errors of the caller's own functions; otherwise the reason why the layer can't be read or expressed. A layer that can't be expressed is first read
+/// to its end and checked: it may be another layer, or damaged on its way.
 pub fn expand_layer<E: From<LayerError>>(
     stored: impl Read,
     known: Option<Digest>,

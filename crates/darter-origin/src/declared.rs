@@ -120,8 +120,8 @@ impl Witness {
         Ok(())
     }
 
-    /// What of a later answer's witness has to see the bytes before that answer, too: what is surely said of the whole, and not checked
-    /// by `known` already.
+    /// The hashes of a later answer for which the bytes before that answer have to be read, too: those that certainly cover the whole, and that
+    /// `known` does not check already.
     ///
     /// # Errors
     /// [`ErrorKind::Changed`] where both can't be true.

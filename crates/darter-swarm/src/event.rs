@@ -105,11 +105,11 @@ pub(crate) enum Event {
     ReaderAt {
         /// The reader.
         reader: ReaderId,
-        /// The piece it stands at.
+        /// The piece that it needs next.
         piece: PieceIndex,
         /// How many pieces, from `piece` on, it waits for at the same time: one for a stream.
         count: u32,
-        /// How long the reader may stand still before its piece becomes urgent: about a second for a stream to a
+        /// How long the reader may wait before its piece becomes urgent: about a second for a stream to a
         /// container engine, zero for a page fault of a mount.
         patience: Duration,
     },

@@ -16,34 +16,34 @@ use std::time::Duration;
 
 use darter_core::{BlobId, Moment};
 
-/// Blobs of which it is known how they shrink, at most.
+/// The most blobs whose pieces' shrinking is remembered.
 const MAX_BLOBS: usize = 1024;
 
-/// Packing has to save so many times what it takes.
+/// Packing has to save this many times the time that it takes.
 const MARGIN: f64 = 2.0;
 
-/// The part of packing's time that unpacking takes.
+/// The time that unpacking takes, as a part of packing's.
 const UNPACKING: f64 = 0.3;
 
-/// Seconds for each byte before anything was measured, and the least that is believed: an idle processor packs 400 MB in a second.
+/// The seconds that packing a byte is assumed to take before anything was measured, and at least: an idle processor packs 400 MB in a second.
 const FIRST_COST: f64 = 2.5e-9;
 
-/// The time in which a measured cost that is higher comes halfway down to the first one, unless it is measured again.
+/// The time in which a higher measured cost falls halfway to `FIRST_COST`, unless it is measured again.
 const HALF_LIFE: Duration = Duration::from_secs(1);
 
-/// The part of the bytes that is left, before a piece of the blob was packed.
+/// The packed length that is assumed before any piece of a blob was packed, as a part of the plain length.
 const FIRST_RATIO: f64 = 0.5;
 
-/// The part of a new measurement in what is believed.
+/// The weight of a new measurement in the running average.
 const WEIGHT: f64 = 0.125;
 
-/// Pieces in a row that did not shrink, from which on pieces of the blob are left alone.
+/// After this many pieces in a row that did not shrink, some pieces of the blob are not tried.
 const MAX_IN_VAIN: u32 = 4;
 
-/// Pieces that are left alone then, at first and at most.
+/// How many pieces are not tried then: at first, and at most.
 const LEFT_ALONE: (u32, u32) = (8, 512);
 
-/// What one agent knows of packing.
+/// An agent's measurements of packing.
 #[derive(Debug)]
 pub struct Packing {
     /// Seconds that packing takes for each byte, and when that was measured.
@@ -55,11 +55,11 @@ pub struct Packing {
 /// How pieces of one blob shrink.
 #[derive(Clone, Copy, Debug)]
 struct Shrinking {
-    /// The part of the bytes that is left of those that shrank.
+    /// The packed length as a part of the plain one, of pieces that shrank.
     ratio: f64,
-    /// Pieces in a row that did not.
+    /// Pieces in a row that did not shrink.
     in_vain: u32,
-    /// Pieces that are left alone from now on, and how many will be the next time.
+    /// How many of the next pieces are not tried, and how many will be the next time.
     left_alone: u32,
     next_left_alone: u32,
 }
@@ -77,7 +77,7 @@ impl Default for Packing {
 }
 
 /// True if packing pays on a connection of `rate` bytes per second, when packing takes `cost` seconds for each byte and leaves the part `ratio`
-/// of the bytes; `is_packed` if the piece lies here packed, and only has to be unpacked.
+/// of the bytes; `is_packed` if the piece is stored packed, and only has to be unpacked.
 pub fn pays(rate: f64, cost: f64, ratio: f64, is_packed: bool) -> bool {
     let saved = (1.0 - ratio) / rate.max(1.0);
     let spent = if is_packed { cost * UNPACKING } else { cost * (1.0 + UNPACKING) };
@@ -100,13 +100,13 @@ impl Packing {
         true
     }
 
-    /// True if a piece that lies here packed, with this part of its bytes, is to be sent so.
+    /// True if a piece that is stored packed is to be sent packed; `ratio` is its packed length as a part of the plain one.
     pub fn sends_packed(&self, ratio: f64, rate: Option<u64>, now: Moment) -> bool {
         rate.is_some_and(|rate| pays(rate as f64, self.cost_at(now), ratio, true))
     }
 
-    /// A piece of `plain` bytes was tried, which `took` so long from the moment on at which it was wanted; `packed` are the bytes that are
-    /// left of it, if they are enough fewer.
+    /// A piece of `plain` bytes was tried. It `took` this time from the moment at which it was requested. `packed` is its packed length, if it
+    /// shrank enough.
     pub fn tried(&mut self, blob: BlobId, plain: u32, packed: Option<u32>, took: Duration, now: Moment) {
         let cost = took.as_secs_f64() / f64::from(plain.max(1));
         let before = self.cost_at(now);

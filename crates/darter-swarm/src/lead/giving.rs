@@ -162,7 +162,7 @@ impl Lead {
     }
 
     /// If a receiver takes long to confirm a piece that nobody else has, the piece is given to another as well: a slow member passes it on late, and
-    /// until then readers in order stand still before it.
+    /// until then readers in order wait for it.
     fn look_for_late(&mut self, now: Moment) {
         if self.delivery.is_zero() {
             return;

@@ -265,8 +265,8 @@ impl Lead {
         Some(OriginRun { first, end })
     }
 
-    /// True if a reader that comes to `piece` is to go on. The reader of everything then is at that piece. An errand goes on as long as
-    /// the piece is waited for, even if other wishes are older by now: the unread part of an answer that is broken off was sent in vain.
+    /// True if `reader` is to go on with `piece`. If so, the reader of everything is at that piece from now on. An errand goes on as long as
+    /// somebody waits for the piece, even if other wishes are older by now: breaking off an answer wastes the bytes of it that were sent but not read.
     pub(crate) fn goes_on(&mut self, reader: OriginReader, piece: PieceIndex, known: &PieceSet, now: Moment) -> bool {
         match reader {
             OriginReader::Everything => {

@@ -94,7 +94,7 @@ const fn waits_of(reader: OriginReader) -> usize {
 }
 
 impl HolderWatch {
-    /// When members that stand still are no longer waited for.
+    /// When the lead no longer waits for members from which nothing comes.
     pub(super) fn gives_up_at(&self, tuning: &Tuning) -> Option<Moment> {
         self.waits.iter().flatten().min().map(|since| *since + tuning.holders_patience)
     }
@@ -255,9 +255,9 @@ impl Lead {
         }
     }
 
-    /// A member that starts a program asks for a piece by name, or is to be sent a copy of it: it waited for it in vain. If another member was given the piece alone, and has
-    /// passed on nothing since, that one keeps pieces to itself. The word of a single member is enough: the only consequence is that the lead
-    /// sends more by itself.
+    /// The member at `slot`, which starts a program, asks for `piece` by name or is to be sent a copy: it waited in vain for other members to pass the piece on. If
+    /// only one other member was given the piece, and has passed on nothing since, that member keeps pieces to itself. The report of a single member is enough: the only
+    /// consequence is that the lead sends more by itself.
     pub(super) fn waits_in_vain(&mut self, slot: usize, piece: PieceIndex, now: Moment) {
         let Some((first, since)) = self.pieces.get(piece).first else { return };
         let at = first as usize;

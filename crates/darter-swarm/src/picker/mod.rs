@@ -413,8 +413,8 @@ impl Picker {
         self.neighbours.iter().any(|neighbour| neighbour.id == peer && neighbour.held.contains(piece))
     }
 
-    /// Whether enough of the neighbours hold a piece that news of one more holder can wait. In a small swarm the others know of the same holders
-    /// as this node. In a large one of several racks news can't wait: most know holders beyond their rack only. Nor can it while
+    /// [`Spread::Common`] if so many neighbours hold `piece` that news of one more holder can wait. In a small swarm the others know of the same holders
+    /// as this node. In a large swarm of several racks no piece is common: most nodes know only holders beyond their rack. Nor is one while
     /// readers are behind.
     pub(crate) fn spread(&self, piece: PieceIndex, is_large: bool) -> Spread {
         let crosses = || self.neighbours.iter().any(|neighbour| is_across(neighbour.tier));

@@ -212,8 +212,8 @@ impl Picker {
         }
     }
 
-    /// A request's place in its holder's queue, if several nodes start the same program and know what comes next. Many requests stand at each holder then, and
-    /// requests that were made later do not keep this node from finding that the first one gets no answer.
+    /// The place of `request` in its holder's queue, if several nodes start the same program and know what comes next. Many requests are open at each holder then;
+    /// later requests must not delay the moment at which this node notices that the first one gets no answer.
     pub(super) fn place_in_queue(&self, request: &Request) -> Option<u32> {
         if self.wants || self.foreseen.is_empty() || request.neighbour.is_none() || !self.has_others() {
             return None;

@@ -25,11 +25,11 @@ use crate::picker::{Picker, Request};
 /// A reader in order.
 #[derive(Debug)]
 pub(super) struct Reader {
-    /// The piece that it stands at.
+    /// The piece that it needs next.
     pub(super) at: PieceIndex,
     pub(super) count: u32,
     pub(super) patience: Duration,
-    /// Since when it stands still.
+    /// Since when it waits for that piece.
     pub(super) since: Moment,
 }
 

@@ -59,7 +59,7 @@ pub enum Input {
     LeadWaits {
         /// The lead.
         lead: NodeId,
-        /// The longest time for which it is believed.
+        /// The longest time for which the member waits because of this.
         most: Duration,
     },
     /// A node is to be admitted here. The books are open.
@@ -187,7 +187,7 @@ pub enum Input {
         /// The piece.
         piece: PieceIndex,
     },
-    /// A reader in order stands at a piece, and waits for `count` pieces from there on.
+    /// A reader in order is at `piece`, and waits for `count` pieces from there on.
     ReaderAt {
         /// The reader.
         reader: ReaderId,
@@ -195,7 +195,7 @@ pub enum Input {
         piece: PieceIndex,
         /// How many pieces it waits for at once.
         count: u32,
-        /// How long it may stand still before its piece becomes urgent.
+        /// How long it may wait before its piece becomes urgent.
         patience: Duration,
     },
     /// These pieces will be needed, though nobody waits for them yet; until [`Input::ReaderGone`].
@@ -231,7 +231,7 @@ pub enum Input {
         /// The blob's length.
         length: u64,
     },
-    /// Bytes of the origin came, though perhaps not a whole piece: the blob does not stand still.
+    /// Bytes of the origin came, though perhaps not a whole piece: the blob makes progress.
     OriginCame,
     /// Bytes of the origin came on one of its connections, whether they are kept or not.
     OriginGave(Gave),
