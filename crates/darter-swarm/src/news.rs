@@ -27,9 +27,9 @@ pub(crate) enum PieceNews {
 /// How many of this node's neighbours hold a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Spread {
-    /// So few that most of those who lack it may know nobody else who holds it.
+    /// So few that most nodes that lack the piece may know no other holder.
     Rare,
-    /// Enough.
+    /// So many that news of one more holder can wait.
     Common,
 }
 

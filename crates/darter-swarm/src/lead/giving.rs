@@ -98,8 +98,9 @@ impl Lead {
         not_late.or_else(|| first(&|_| true))
     }
 
-    /// True if a member's requests for named pieces are answered behind those of others: it says that it holds the piece, does not tell of the pieces that it
-    /// is given, keeps them to itself, or names pieces that others have and passes on none. A member that starts a program waits for what it names, and is gone soon.
+    /// True if the member's request for `piece` by name is answered after those of others: because it announced this piece itself, does not announce pieces
+    /// that it is given, keeps them to itself, or requests pieces that others have and passes on none. For a member that starts a program only the first reason
+    /// counts: it waits for the pieces that it names, and leaves soon.
     pub(crate) fn goes_last(&self, node: NodeId, piece: PieceIndex, now: Moment) -> bool {
         let Some(slot) = self.members.slot(node) else { return false };
         let member = self.members.get(slot);
@@ -216,7 +217,8 @@ impl Lead {
         if self.share < self.tuning.copy_share { pause * self.tuning.copy_factor_when_minor } else { pause }
     }
 
-    /// The pauses of pieces, and of those that at most one member holds, for a member that wants parts. They are not longer while the lead lacks pieces: it reads those that somebody waits for.
+    /// For a member that wants parts: the pause after which a piece is sent again, and that for a piece which at most one member holds. Unlike other pauses, they are
+    /// not longer while the lead lacks pieces, since it reads those that somebody waits for.
     fn pauses_of_parts(&self) -> (Duration, Duration) {
         let usual = (self.delivery * self.tuning.copy_factor).max(self.tuning.copy_floor);
         let is_minor = self.share < self.tuning.copy_share;

@@ -18,11 +18,11 @@ use crate::locality::{is_across, same_group};
 use crate::random::Random;
 use crate::tuning::Tuning;
 
-/// A member that says of more other members at a time that it can't reach them is ignored: each such report costs the others a neighbour.
+/// If a member reports more other members than this at a time as unreachable, its reports are ignored: each one costs another member a neighbour.
 const MAX_UNREACHED: usize = 64;
 
-/// A member that reports more others than this, and more than one in [`ONE_IN_REPORTED`], is ignored: somebody lies, and most likely
-/// it is the one that is alone.
+/// A member that reports more others than this for wrong pieces, and more than one in [`ONE_IN_REPORTED`] of them, is ignored: either it lies or all those
+/// others do, and most likely it is the single one.
 const MAX_REPORTED: usize = 2;
 const ONE_IN_REPORTED: usize = 4;
 
@@ -40,12 +40,12 @@ pub(super) struct Member {
     pub(super) held: PieceSet,
     /// Pieces that the lead is sending it, and since when.
     pub(super) coming: Vec<(PieceIndex, Moment)>,
-    /// How many pieces it was sent and has not told of for a long time, since it last told of one; and whether it ever did.
+    /// How many pieces the lead sent it long ago that it has not announced, since it last announced one; and whether it ever announced any.
     pub(super) untold: u32,
     pub(super) tells: bool,
     /// Average time from the sending of a piece to the member's confirmation.
     pub(super) delivery: Duration,
-    /// Until this moment other members are given the pieces that nobody has.
+    /// Until this moment the member counts as slow, and other members get the pieces that nobody has.
     pub(super) slow_until: Moment,
     pub(super) wants: bool,
     /// The pieces that it waits for, in this order, while it does not want everything.
@@ -449,8 +449,8 @@ impl Members {
             .any(|other| other.held.contains(piece) && other.counts(piece) && !self.are_parted(member.id, other.id))
     }
 
-    /// True if the lead may send a piece into the member's group: always into its own; into another only while no member within reach there
-    /// has the piece or is being sent it, or for a member that is starved: then the others don't give the pieces that they are said to have.
+    /// True if the lead may send `piece` into the group of the member at `slot`: always if it is the lead's own group. Otherwise only while no reachable member of
+    /// that group has the piece or is being sent it, or if the member is starved: then the members of its group don't give the pieces that they announced.
     pub(super) fn may_cross(
         &self,
         slot: usize,

@@ -217,7 +217,7 @@ impl Lead {
         }
     }
 
-    /// Notes how long a piece was on its way to a member. A member's average begins with that of all, so that a single late piece counts for little
+    /// Notes how long a piece took to the member at `slot`. A member's average begins with the average of all members, so that a single late piece counts for little
     /// unless it is very late.
     fn delivered(&mut self, slot: usize, took: Duration, now: Moment) {
         let usual = if self.delivery.is_zero() { took } else { self.delivery };

@@ -85,7 +85,7 @@ impl Pieces {
         self.fresh.difference(held).find(|piece| accept(*piece))
     }
 
-    /// The same of the pieces in `runs` alone, in the order of the runs.
+    /// The same for the pieces in `runs` only, in the order of the runs.
     pub(super) fn first_fresh_of(
         &self,
         runs: &[Range<u32>],
@@ -113,10 +113,12 @@ impl Pieces {
         oldest
     }
 
-    /// Of the owned pieces that were not sent within `pause` (or `pause_if_lonely` if at most one member holds them) and that `accept` takes: the one sent
-    /// least often, then with the fewest holders, then by a chance that `salt` decides. Of the pieces in `runs` alone, if there are any runs. By chance, because the
-    /// first piece that a member lacks is most likely on its way to it from another. But among pieces that were never sent it is the first: a member that
-    /// says it holds all may give none of them, and readers in order would stand before gaps and all ask for the same piece by name.
+    /// The piece to send once more: of the owned pieces that were not sent within `pause` (or `pause_if_lonely` if at most one member holds them) and that
+    /// `accept` takes, the one that was sent least often, then the one with the fewest holders, then a random one (`salt` decides). If there are `runs`, only
+    /// pieces in them count.
+    ///
+    /// Random, because the first piece that a member lacks is most likely on its way from another member. But of pieces that were never sent it is the
+    /// first: a member that claims to hold all may give none of them, and readers in order would wait at gaps and all request the same piece by name.
     pub(super) fn copy(
         &self,
         (held, runs): (&PieceSet, Option<&[Range<u32>]>),

@@ -298,8 +298,8 @@ impl Lead {
         self.members.get(slot).standing.passed_on < since
     }
 
-    /// True if a member can hardly expect this piece from its holders: none was sent it; or one says that it had it before it was sent it; or
-    /// one was given it, and none of the pieces that this one was given has turned up at another since.
+    /// True if the member at `slot` can hardly expect `piece` from its holders: the lead never sent the piece; or the only holder announced it before the lead
+    /// sent it; or the first holder got it from the lead, and since then has passed on none of the pieces that the lead gave it.
     pub(super) fn is_not_passed_on(&self, slot: usize, piece: PieceIndex) -> bool {
         let state = self.pieces.get(piece);
         let keeps = |(first, since): (u32, Moment)| first as usize != slot && self.has_kept(first as usize, since);

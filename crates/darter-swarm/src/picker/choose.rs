@@ -59,8 +59,8 @@ impl Picker {
         self.tuning.is_large(self.neighbours.len().max(self.expected))
     }
 
-    /// How many requests of this blob may be open at one holder: with many neighbours one, so that the first holders of a new piece are
-    /// not asked for it, and for other pieces besides, by all at once.
+    /// How many requests of this blob may be open at one holder. With many neighbours it is one: otherwise all of them would send the first holders of a new piece
+    /// requests for it and for other pieces at the same time.
     pub(super) fn most_at_one(&self) -> u32 {
         let holders = u32::try_from(self.neighbours.len()).unwrap_or(u32::MAX).max(1);
         self.tuning.in_all.div_ceil(holders).min(self.tuning.per_holder)
@@ -156,12 +156,12 @@ impl Picker {
         }
         self.request_rarest(&needs.near, &[&needs.near[..], &needs.window].concat(), now);
         if self.is_all_to_be_had() {
-            // The lead would give copies of any pieces: here it is one more holder of those that are needed next.
+            // The lead would choose copies of any pieces: requests by name make it one more holder of the pieces that are needed next.
             self.adjust_asks(0, now);
             self.request_of_lead(&needs, now);
         } else {
-            // A lead that gives much gives pieces ever further ahead; these, and other rare pieces, get the room that is left. If asks were
-            // withdrawn and made again at every piece, they would be most of the lead's messages, so some stand while there is a little room.
+            // A fast lead gives pieces further and further ahead; these, and other rare pieces, get the remaining requests. If asks were
+            // withdrawn and made again for every piece, they would be most of the lead's messages, so some stay open while few requests remain.
             let (open, most) = (self.counts.open, self.most_open());
             let asks = if open >= most {
                 0
@@ -178,7 +178,7 @@ impl Picker {
     /// How many asks may be open at the lead: the more neighbours, the smaller the lead's share in what this node gets.
     pub(super) fn most_asks(&self) -> usize {
         let neighbours = self.neighbours.len().max(self.expected);
-        // Of parts, as much is to be under way as a node that is alone would request by name.
+        // For parts, as many requests as a node that is alone would make by name.
         let alone = if self.wants { self.tuning.asks as usize } else { self.most_foreseen() };
         let less = (neighbours / 8).max(if self.tuning.is_large(neighbours) { 2 } else { 0 });
         (alone / (1 + less)).max(1)
@@ -342,9 +342,9 @@ impl Picker {
         self.turns[tier as usize] = (0..self.known_end).map(PieceIndex).map(turn).collect();
     }
 
-    /// The length of a turn: some of the times that a piece usually takes, so that a node that waits hears of a piece that was fetched
-    /// before it would fetch another copy. The less this node has under way, the shorter the turn: the pieces that it lacks are afar. But it is never so short
-    /// that a piece requested at once could not have come ([`Tuning::fetcher_patience`]).
+    /// The length of a turn: a few times the time that a piece usually takes, so that a waiting node learns that another node has fetched the piece
+    /// before it fetches another copy. The fewer requests this node has open, the shorter the turn, since the pieces that it lacks are afar; but a turn is never so short
+    /// that a piece requested at once could not have arrived ([`Tuning::fetcher_patience`]).
     fn turn(&self, tier: Tier) -> Duration {
         let tuning = &self.tuning;
         let mut times: Vec<_> =
@@ -492,8 +492,8 @@ fn first_ask(neighbours: usize, tuning: &Tuning, random: &mut Random) -> Duratio
     tuning.ask_late.mul_f64(random.below(1000) as f64 / 1000.0)
 }
 
-/// Tests whether the holder at index `at` may be asked for a piece that it has: not if it is asked for it already (for an open piece, only by a request
-/// that is not relied on, one of `aside`), nor, when the download `is_ending`, if this holder failed and others have the piece.
+/// Tests whether the piece may be requested from the holder at index `at`: not if it is requested from this holder already (if the piece is open, that is a
+/// request that is not relied on, of which there are `aside`), nor, while the download `is_ending`, if this holder failed and others have the piece.
 fn may_ask<'a>(
     neighbours: &'a [Neighbour],
     at: usize,

@@ -80,8 +80,8 @@ impl PeerRecord {
         self.pace.forget_rate();
     }
 
-    /// An answer came. An answer that came too late is used, but does not end the record of failures. In time is an answer within what an honest holder may take, including one
-    /// that is slower than the others and was found overdue because it failed before.
+    /// An answer came. A late answer is used, but does not reset the count of failures. An answer is `in_time` if an honest holder may take that long, even one
+    /// that is slower than the others and whose request was marked overdue because of earlier failures.
     pub(super) const fn succeeded(&mut self, in_time: bool) {
         if in_time {
             (self.failures.in_a_row, self.failures.taken_back) = (0, 0);
@@ -147,8 +147,9 @@ impl PeerRecord {
         patience.max(tuning.overdue_floor)
     }
 
-    /// The moment by which an open request at place `queued` in the peer's queue must have made progress; after it the request is overdue. Answers to other requests show that the peer is up, but a peer
-    /// that answers those and never this one is not waited for without end, nor is one that failed: its answers may be to requests that are long overdue.
+    /// The moment by which an open request at place `queued` in the peer's queue must have made progress; after it the request is overdue. Answers to other
+    /// requests show that the peer is up, and extend the time. But they do not extend it without end, in case the peer never answers this request; nor if the
+    /// peer has failed, since these answers may be to requests that are long overdue.
     pub(super) fn deadline(
         &self,
         (moved, queued): (Moment, u32),

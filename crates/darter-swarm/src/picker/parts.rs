@@ -175,8 +175,8 @@ impl Picker {
             .clamp(self.tuning.parts_patience, self.tuning.parts_patience * 3)
     }
 
-    /// True if a piece for which a reader has waited since `since` is held by so few that others are to get it first and pass it on: if all asked
-    /// at once, its holder would give it to all of them late. The number of holders doubles in each turn.
+    /// True if so few nodes hold a piece, for which a reader has waited since `since`, that this node lets others get it first and pass it on: if all requested it
+    /// at once, its holder would send it to all of them late. The number of holders doubles in each turn.
     pub(super) fn leaves_to_others(&mut self, piece: PieceIndex, since: Moment, now: Moment) -> bool {
         if !self.is_among_starters(now) {
             return false;
