@@ -457,4 +457,54 @@ mod tests {
         }
         assert_eq!(lead.holders(PieceIndex(5)), 1, "it counts as the holder");
     }
+
+    fn numbered(number: usize) -> NodeId {
+        let mut id = [255; 16];
+        id[..8].copy_from_slice(&(number as u64).to_be_bytes());
+        NodeId(id)
+    }
+
+    #[test]
+    fn doubts_of_members_that_come_and_go_take_a_bounded_memory() {
+        let mut lead = lead(4, 0);
+        let comes = |lead: &mut Lead, number| lead.join(numbered(number), Place::default(), &PieceSet::full(4), true);
+        for number in 0..MAX_REMEMBERED * 2 {
+            comes(&mut lead, number);
+            lead.doubt(numbered(number));
+            assert_eq!(lead.holders(PieceIndex(0)), 0, "each doubt counts while its member stays");
+            lead.leave(numbered(number));
+            assert_eq!(lead.watch.doubts.len(), (number + 1).min(MAX_REMEMBERED));
+        }
+        // A member whose doubts are remembered owes more each time, though there is room for no other.
+        comes(&mut lead, 7);
+        for owed in [1, 2, 4] {
+            (0..owed).for_each(|_| {
+                assert_eq!(lead.holders(PieceIndex(0)), 0);
+                lead.gave(numbered(7), true, at(1));
+            });
+            assert_eq!(lead.holders(PieceIndex(0)), 1);
+            lead.doubt(numbered(7));
+        }
+        assert_eq!(lead.watch.doubts.len(), MAX_REMEMBERED);
+    }
+
+    #[test]
+    fn debts_of_members_that_come_and_go_take_a_bounded_memory() {
+        let mut lead = lead(4, 4);
+        join(&mut lead, 1, &PieceSet::full(4));
+        let takes = |lead: &mut Lead, number, copies| {
+            lead.join(numbered(number), Place::default(), &PieceSet::new(), true);
+            (0..copies).for_each(|piece| lead.sending(numbered(number), PieceIndex(piece), at(1)));
+            lead.leave(numbered(number));
+        };
+        (0..MAX_REMEMBERED).for_each(|number| takes(&mut lead, number, 0));
+        assert!(lead.watch.debts.is_empty(), "members that owe nothing");
+        for number in 0..MAX_REMEMBERED * 2 {
+            takes(&mut lead, number, 2);
+            assert_eq!(lead.watch.debts.len(), (number + 1).min(MAX_REMEMBERED));
+        }
+        // A member whose debt is remembered makes room when it comes back, and takes it again when it leaves.
+        takes(&mut lead, 7, 1);
+        assert_eq!((lead.watch.debts.len(), lead.watch.debts.get(&numbered(7))), (MAX_REMEMBERED, Some(&3)));
+    }
 }

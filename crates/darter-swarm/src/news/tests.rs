@@ -267,3 +267,26 @@ fn common_pieces_wait_no_longer_than_others_where_readers_do_or_nothing_more_com
     news.at_once();
     assert_eq!(news.neighbours_due(), Some(later(1000)));
 }
+
+#[test]
+fn where_readers_wait_neighbours_are_told_after_a_quarter_of_the_pause() {
+    let due_after = |neighbours: u8, spread| {
+        let mut news = told(neighbours);
+        news.hurries(true);
+        news.came(PieceIndex(1), false, spread, later(1001));
+        news.neighbours_due().unwrap().since(later(1000))
+    };
+    for spread in [Spread::Rare, Spread::Common] {
+        for neighbours in [16, 40, 60] {
+            assert_eq!(due_after(neighbours, spread) * 4, Tuning::default().tell_pause(neighbours.into()));
+        }
+        for few in [1, 4, 8] {
+            let each = due_after(16, spread) / 16;
+            assert_eq!(
+                due_after(few, spread),
+                each * few.into(),
+                "{few} neighbours: none are waited for twice as long"
+            );
+        }
+    }
+}
