@@ -316,9 +316,9 @@ impl Metrics {
         r.register("mount_reads_waited", waited, self.part_reads_waited.clone());
         let fetched = "Parts of layers fetched because others touched them first who started the same";
         r.register_with_unit("profile_fetched", fetched, bytes(), self.profile_fetched_bytes.clone());
-        let hit = "Those of them that a program read";
+        let hit = "Parts of layers that were fetched because others touched them first, and that a program read";
         r.register_with_unit("profile_hit", hit, bytes(), self.profile_hit_bytes.clone());
-        let unread = "Those of them that no program read within a minute";
+        let unread = "Parts of layers that were fetched because others touched them first, and that no program read within a minute";
         r.register_with_unit("profile_unread", unread, bytes(), self.profile_unread_bytes.clone());
         r.register_with_unit(
             "peer_received",
