@@ -6,6 +6,7 @@
 //! | `kinds` | what is counted apart: [`MirrorKind`], [`Fallback`] and the like |
 //! | `labels` | names that callers make up, as labels of a bounded number |
 //! | [`process`] | what the process uses |
+//! | `registering` | the name of each, and what `/metrics` says of it |
 //!
 //! One struct of counters that are registered once; whoever moves bytes holds it in an [`Arc`] and adds to a field. An
 //! addition is an atomic increment; a labelled family also takes a shared lock for a moment, which is nothing compared
@@ -18,6 +19,7 @@
 mod kinds;
 mod labels;
 pub mod process;
+mod registering;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,12 +32,10 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
 
 pub use self::kinds::{AccessCheck, Failed, Fallback, Gone, LayerAnswered, MirrorKind, Packed, RegistryAnswered};
 use self::labels::Names;
-use self::process::ProcessCollector;
 
 /// The media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -296,107 +296,6 @@ impl Metrics {
         };
         metrics.register(started);
         Arc::new(metrics)
-    }
-
-    /// The library appends the unit, and `_total` to counters.
-    fn register(&mut self, started: u64) {
-        self.process.register_collector(Box::new(ProcessCollector::new(started)));
-        let bytes = || Unit::Bytes;
-        let r = &mut self.registry;
-        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        r.register("build", "The program's version", build);
-        r.register_with_unit("origin", "Content read from origins", bytes(), self.origin_bytes.clone());
-        let connections = "Connections that read blobs of origins now: several for one blob where they get more (--origin-connections)";
-        r.register("origin_connections", connections, self.origin_connections.clone());
-        let expanded = "Layers read and made into files that the kernel mounts, for the fleet";
-        r.register("expanded_layers", expanded, self.expanded_layers.clone());
-        let here = "Reads of mounted layers and files whose bytes were here";
-        r.register("mount_reads_here", here, self.part_reads_here.clone());
-        let waited = "Reads of mounted layers and files that waited for bytes from elsewhere";
-        r.register("mount_reads_waited", waited, self.part_reads_waited.clone());
-        let fetched = "Parts of layers fetched because others touched them first who started the same";
-        r.register_with_unit("profile_fetched", fetched, bytes(), self.profile_fetched_bytes.clone());
-        let hit = "Parts of layers that were fetched because others touched them first, and that a program read";
-        r.register_with_unit("profile_hit", hit, bytes(), self.profile_hit_bytes.clone());
-        let unread = "Parts of layers that were fetched because others touched them first, and that no program read within a minute";
-        r.register_with_unit("profile_unread", unread, bytes(), self.profile_unread_bytes.clone());
-        r.register_with_unit(
-            "peer_received",
-            "Pieces received from agents, as they crossed the wire",
-            bytes(),
-            self.peer_received_bytes.clone(),
-        );
-        r.register_with_unit(
-            "peer_sent",
-            "Pieces sent to agents, as they crossed the wire",
-            bytes(),
-            self.peer_sent_bytes.clone(),
-        );
-        let packed = "Pieces exchanged with agents compressed, as they crossed the wire";
-        r.register_with_unit("packed", packed, bytes(), self.packed_bytes.clone());
-        let plain = "Pieces exchanged with agents compressed, before they were";
-        r.register_with_unit("packed_plain", plain, bytes(), self.packed_plain_bytes.clone());
-        let served = "Content served to programs of this host";
-        r.register_with_unit("local_served", served, bytes(), self.local_served_bytes.clone());
-        let sendfile = "Content served to programs of this host by sendfile";
-        r.register_with_unit("local_sendfile", sendfile, bytes(), self.local_sendfile_bytes.clone());
-        let trips = "Requests to peers that a transfer had to wait for";
-        r.register("round_trips", trips, self.round_trips.clone());
-        r.register("control_messages", "Control messages, both ways", self.control_messages.clone());
-        let unknown = "Control messages skipped because this version does not know them";
-        r.register("unknown_messages", unknown, self.unknown_messages.clone());
-        r.register("hashes_sent", "Piece hashes sent to peers", self.hashes_sent.clone());
-        let refused = "Piece hashes rejected: no valid signature";
-        r.register("hashes_refused", refused, self.hashes_refused.clone());
-        r.register("pieces_corrupt", "Pieces that failed verification", self.pieces_corrupt.clone());
-        let failing = "Times that a holder failed again to give a piece that it says it holds";
-        r.register("holders_failing", failing, self.holders_failing.clone());
-        let wrong = "Blobs that did not match their digest, by sender";
-        r.register("wrong_content", wrong, self.wrong_content.clone());
-        r.register("back_to_source", "Origin reads because no agent could give the bytes", self.back_to_source.clone());
-        r.register_with_unit("store_used", "Content kept", bytes(), self.store_used_bytes.clone());
-        r.register("store_blobs", "Blobs kept", self.store_blobs.clone());
-        let capacity = "The most content that may be kept now: the quota, or less if the disk has no room for it";
-        r.register_with_unit("store_capacity", capacity, bytes(), self.store_capacity_bytes.clone());
-        let free = "Free on the file system of the data directory";
-        r.register_with_unit("store_free", free, bytes(), self.store_free_bytes.clone());
-        r.register("store_evicted_blobs", "Blobs evicted to make room", self.store_evicted.clone());
-        let passed = "Blobs passed on without being stored whole, since there was no room for them";
-        r.register("blobs_passed", passed, self.blobs_passed.clone());
-        let evicted = "Content evicted to make room";
-        r.register_with_unit("store_evicted", evicted, bytes(), self.store_evicted_bytes.clone());
-        let aside = "Files in the data directory that a newer version wrote, or that can't be read: left untouched";
-        r.register("set_aside", aside, self.set_aside.clone());
-        r.register("swarms_active", "Blobs being fetched or served to agents", self.swarms_active.clone());
-        r.register("peers_connected", "Agents with an open connection", self.peers_connected.clone());
-        r.register("seeds_connected", "Seeds with an open connection", self.seeds_connected.clone());
-        r.register("last_seed_lost", "Times the last connected seed was lost", self.last_seed_lost.clone());
-        let active = "Requests on the local port being answered";
-        r.register("local_requests_active", active, self.local_requests_active.clone());
-        let refusals =
-            "Requests on the local port that were not for it: a wrong host name, or a page of another origin";
-        r.register("local_refusals", refusals, self.local_refusals.clone());
-        let failures = "Failures by what failed and whose fault it was: user, origin, network, peer, disk, ourselves";
-        r.register("failures", failures, self.failures.clone());
-        r.register("mirror_requests", "Requests to the registry mirror", self.mirror_requests.clone());
-        let upstream = "Requests the mirror made to upstream registries, apart from blob reads of the agent";
-        r.register("mirror_upstream_requests", upstream, self.mirror_upstream_requests.clone());
-        let checks = "Authorization checks by outcome: cached, granted, refused";
-        r.register("mirror_access_checks", checks, self.mirror_access_checks.clone());
-        let gone = "Requests to the registry mirror whose caller gave up before the answer, or in the middle of it";
-        r.register("mirror_gone", gone, self.mirror_gone.clone());
-        let fallbacks =
-            "Blobs the mirror read from the upstream because the agent failed, or could give a range only much later";
-        r.register("mirror_fallbacks", fallbacks, self.mirror_fallbacks.clone());
-        let answers =
-            "Questions about manifests, tags and access by what answered them: registry, seed, node, shared, stale";
-        r.register("registry_answers", answers, self.registry_answers.clone());
-        let layers = "Questions for layers to be mounted (--lazy-dir) by their answer: miss, promised, whole";
-        r.register("layer_answers", layers, self.layer_answers.clone());
-        let first = "Time until the first byte of an answer is ready";
-        r.register_with_unit("mirror_first_byte", first, Unit::Seconds, self.mirror_first_byte.clone());
-        let whole = "Time until the last byte of an answer is sent";
-        r.register_with_unit("mirror_duration", whole, Unit::Seconds, self.mirror_duration.clone());
     }
 
     /// The text that `/metrics` gives.
