@@ -33,7 +33,7 @@ use darter_engine::transfer::turns::Turns;
 use darter_fleet::seeds::Seeds;
 use darter_fleet::{Fleet, FleetContext, PeerListener};
 use darter_metrics::Metrics;
-use darter_origin::{FileOrigin, HttpClient, Origin, Origins, Pauses, RegistryClient, RetryPolicy};
+use darter_origin::{FileOrigin, HttpClient, Origin, Origins, Pauses, RegistryClient, RetryPolicy, Upstreams};
 use darter_registries::{Registries, RegistriesOptions, Relay};
 use darter_store::{Disk, DiskStore, Store, StoreConfig, threads};
 use darter_wire::descriptors;
@@ -133,55 +133,17 @@ impl Builder {
             Some(origin) => (AllOrigins::only(&origin), Pauses::default()),
             None => origins(&options, &http, &registry),
         };
-        let (store, archive, profiles, me) = open_data_dir(&options, store, Arc::clone(&clock)).await?;
+        let data = open_data_dir(&options, store, Arc::clone(&clock)).await?;
+        let store = Arc::clone(&data.store);
         let metrics = Metrics::new(clock.unix());
         let set_aside = store.set_aside();
         metrics.set_aside("blob", set_aside.blobs.len());
         metrics.set_aside("index", usize::from(set_aside.index));
-        let disk = Disk::new(Arc::clone(&store));
-        let origin_budget = ByteBudget::new(options.origin_limit, Arc::clone(&clock));
-        let expansions = Expansions::new(ExpansionsOptions {
-            data_dir: options.data_dir.clone(),
-            disk: disk.clone(),
-            clock: Arc::clone(&clock),
-            metrics: Arc::clone(&metrics),
-            budget: Arc::clone(&origin_budget),
-            pauses: pauses.clone(),
-            registries: registry.upstreams().clone(),
-            patience: options.origin_patience,
-        });
-        let context = Arc::new(EngineContext {
-            me,
-            place: place_of(&options),
-            clock: Arc::clone(&clock),
-            disk,
-            origins: origins.expanding(&expansions),
-            expansions,
-            pauses,
-            registries: registry.upstreams().clone(),
-            origin_budget,
-            origin_turns: Turns::for_connections(options.origin_connections),
-            manners: Manners::default(),
-            metrics: Arc::clone(&metrics),
-            tiers: TierBytes::default(),
-            fetching: Fetchers::default(),
-            setbacks: Setbacks::default(),
-            thrown_away: ThrownAway::default(),
-            rechecks: Rechecks::default(),
-            let_downs: parking_lot::Mutex::default(),
-            archive,
-            profiles,
-            packed: PackedPieces::new(options.packed, Arc::clone(&clock)),
-            ahead: parking_lot::Mutex::default(),
-            layers_failing: watch::channel(()).0,
-            records,
-            options: engine_options(&options),
-        });
+        let read = ReadFrom { origins, pauses, registries: registry.upstreams().clone() };
+        let context = Arc::new(EngineContext { records, ..engine_context(&options, data, read, &metrics, &clock) });
         let tasks = TaskTracker::new();
-        let (download, upload) = (
-            ByteBudget::new(options.download_limit, Arc::clone(&clock)),
-            ByteBudget::new(options.upload_limit, Arc::clone(&clock)),
-        );
+        let download = ByteBudget::new(options.download_limit, Arc::clone(&clock));
+        let upload = ByteBudget::new(options.upload_limit, Arc::clone(&clock));
         let changeable = Changeable {
             http,
             registry: registry.clone(),
@@ -287,6 +249,72 @@ impl Prepared {
     }
 }
 
+/// The parts of an agent that are on its disk.
+struct DataDir {
+    store: Arc<dyn Store>,
+    archive: Archive,
+    profiles: Profiles,
+    me: NodeId,
+}
+
+/// What content is read from.
+struct ReadFrom {
+    origins: AllOrigins,
+    pauses: Pauses,
+    registries: Upstreams,
+}
+
+/// The values that every part of the agent shares. Its decisions are not recorded.
+fn engine_context(
+    options: &Options,
+    data: DataDir,
+    read: ReadFrom,
+    metrics: &Arc<Metrics>,
+    clock: &Arc<dyn Clock>,
+) -> EngineContext {
+    let DataDir { store, archive, profiles, me } = data;
+    let ReadFrom { origins, pauses, registries } = read;
+    let disk = Disk::new(store);
+    let origin_budget = ByteBudget::new(options.origin_limit, Arc::clone(clock));
+    let expansions = Expansions::new(ExpansionsOptions {
+        data_dir: options.data_dir.clone(),
+        disk: disk.clone(),
+        clock: Arc::clone(clock),
+        metrics: Arc::clone(metrics),
+        budget: Arc::clone(&origin_budget),
+        pauses: pauses.clone(),
+        registries: registries.clone(),
+        patience: options.origin_patience,
+    });
+    EngineContext {
+        me,
+        place: place_of(options),
+        clock: Arc::clone(clock),
+        disk,
+        origins: origins.expanding(&expansions),
+        expansions,
+        pauses,
+        registries,
+        origin_budget,
+        origin_turns: Turns::for_connections(options.origin_connections),
+        manners: Manners::default(),
+        metrics: Arc::clone(metrics),
+        tiers: TierBytes::default(),
+        fetching: Fetchers::default(),
+        setbacks: Setbacks::default(),
+        thrown_away: ThrownAway::default(),
+        rechecks: Rechecks::default(),
+        let_downs: parking_lot::Mutex::default(),
+        archive,
+        profiles,
+        packed: PackedPieces::new(options.packed, Arc::clone(clock)),
+        ahead: parking_lot::Mutex::default(),
+        layers_failing: watch::channel(()).0,
+        records: false,
+        options: engine_options(options),
+    }
+}
+
 /// The fleet's options.
 fn fleet_context(options: &Options, context: &EngineContext) -> FleetContext {
     FleetContext {
@@ -338,7 +366,7 @@ async fn open_data_dir(
     options: &Options,
     given: Option<Arc<dyn Store>>,
     clock: Arc<dyn Clock>,
-) -> Result<(Arc<dyn Store>, Archive, Profiles, NodeId), StartError> {
+) -> Result<DataDir, StartError> {
     let (data_dir, quota, reserve) = (options.data_dir.clone(), options.quota, options.reserve);
     let opened = threads::run(move || {
         let store = match given {
@@ -362,7 +390,7 @@ async fn open_data_dir(
         if let Err(error) = profiles.keep_only(&kept) {
             tracing::warn!(error = %in_full(&error), "old profiles could not be tidied up");
         }
-        Ok::<_, StartError>((store, archive, profiles, me))
+        Ok::<_, StartError>(DataDir { store, archive, profiles, me })
     });
     opened.await
 }
