@@ -78,6 +78,12 @@ pub(crate) async fn world() -> World {
 }
 
 impl World {
+    /// A seed that knows both registries, with its data in `dir`.
+    async fn seed(&self, dir: &Path) -> Agent {
+        let options = options(Role::Seed, dir, Vec::new(), &self.lab, &self.stranger);
+        darter_gateway::start(options).await.unwrap()
+    }
+
     pub(crate) fn paths(&self, registry: &str) -> [String; 2] {
         let of = |kind: &str, digest: &Digest| format!("/v2/private/app/{kind}/{digest}?ns={registry}");
         [of("manifests", &self.manifest), of("blobs", &self.digest)]
@@ -108,8 +114,7 @@ impl World {
 async fn a_registry_that_says_yes_to_everything_opens_nothing_also_after_a_restart() {
     let world = world().await;
     let dir = tempfile::tempdir().unwrap();
-    let agent =
-        darter_gateway::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
+    let agent = world.seed(dir.path()).await;
     world.pull(&agent).await;
     world.assert_closed(&agent).await;
     agent.drain().await;
@@ -139,8 +144,7 @@ async fn a_registry_that_began_and_never_ended_opens_nothing_of_what_another_one
     world.stranger.put_blob("private/app", b"");
     world.stranger.state.lock().repositories.get_mut("private/app").unwrap().blobs.insert(world.digest, wrong.into());
     let dir = tempfile::tempdir().unwrap();
-    let agent =
-        darter_gateway::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
+    let agent = world.seed(dir.path()).await;
     let [_, blob] = world.paths(&world.stranger.name());
     let began = tokio::time::timeout(Duration::from_secs(2), get(&agent, None, &blob)).await;
     assert!(began.is_err(), "it stands still: {began:?}");
@@ -206,8 +210,7 @@ async fn what_one_trusted_registry_began_another_one_goes_on_with() {
 async fn a_registry_that_claimed_it_and_went_away_opens_nothing_either() {
     let mut world = world().await;
     let dir = tempfile::tempdir().unwrap();
-    let agent =
-        darter_gateway::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
+    let agent = world.seed(dir.path()).await;
     world.pull(&agent).await;
     world.assert_closed(&agent).await;
     let paths = world.paths(&world.stranger.name());
@@ -222,8 +225,7 @@ async fn a_registry_that_claimed_it_and_went_away_opens_nothing_either() {
 async fn a_manifest_of_a_stranger_that_names_the_layer_opens_nothing() {
     let world = world().await;
     let dir = tempfile::tempdir().unwrap();
-    let agent =
-        darter_gateway::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
+    let agent = world.seed(dir.path()).await;
     world.pull(&agent).await;
     world.stranger.put_index("private/app", "mine", &[world.manifest, world.digest]);
     world.stranger.state.lock().says_yes = false;
@@ -264,8 +266,7 @@ async fn a_registry_that_delivers_its_own_copy_counts_as_one_that_has_it() {
     world.stranger.state.lock().says_yes = false;
     world.stranger.put_image("private/app", Some("1"), &world.layer);
     let dir = tempfile::tempdir().unwrap();
-    let agent =
-        darter_gateway::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
+    let agent = world.seed(dir.path()).await;
     world.pull(&agent).await;
     let whole = (StatusCode::OK, Some(world.layer.clone()));
     let [_, blob] = world.paths(&world.stranger.name());
@@ -281,8 +282,7 @@ async fn a_registry_that_delivers_its_own_copy_counts_as_one_that_has_it() {
 async fn a_strangers_wrong_copy_breaks_off_and_proves_nothing() {
     let world = world().await;
     let dir = tempfile::tempdir().unwrap();
-    let agent =
-        darter_gateway::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
+    let agent = world.seed(dir.path()).await;
     world.pull(&agent).await;
     let mut wrong = world.layer.clone();
     wrong[299_999] ^= 1;
@@ -322,8 +322,7 @@ async fn a_registry_at_a_private_address_is_asked_only_if_it_is_configured() {
     let unknown = Registry::start().await;
     unknown.put_image("app", Some("1"), b"layer");
     let dir = tempfile::tempdir().unwrap();
-    let agent =
-        darter_gateway::start(options(Role::Seed, dir.path(), Vec::new(), &world.lab, &world.stranger)).await.unwrap();
+    let agent = world.seed(dir.path()).await;
     let port = unknown.address.port();
     for name in [unknown.name(), format!("localhost:{port}"), format!("[::ffff:127.0.0.1]:{port}"), format!("0:{port}")]
     {
