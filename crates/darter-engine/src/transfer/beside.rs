@@ -26,10 +26,10 @@ use darter_store::size;
 use darter_swarm::{Gave, Input, OriginReader, OriginRun, Widening};
 
 use super::Transfer;
+use super::after_run::is_refusal;
 use super::body::{Leftover, RunEnd};
 use super::dissolve::origin_of;
 use super::manners::limits;
-use super::reading::is_refusal;
 
 /// How long such a connection may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);

@@ -89,6 +89,17 @@ impl Leftover {
         }
     }
 
+    /// True if its reader reads all that is lacking, in order.
+    pub(super) fn reads_everything(&self) -> bool {
+        self.reader == OriginReader::Everything
+    }
+
+    /// True if its reader reads only ranges for which somebody waits.
+    pub(super) fn is_on_errands(&self) -> bool {
+        self.reader == OriginReader::Errands
+    }
+
+    /// How many bytes of the unfinished piece have arrived.
     pub(super) fn bytes(&self) -> u64 {
         self.assembly.as_ref().map_or(0, |assembly| assembly.bytes.len() as u64)
     }
@@ -105,47 +116,20 @@ impl Transfer {
     ) -> RunEnd {
         let _connection = self.context.metrics.origin_connection();
         let first = if left.anew { PieceIndex(0) } else { run.first };
-        let start = self.piece_length.offset(first) + left.bytes();
+        let start = self.start_at(first, left);
         if reading.start > start {
             let text = format!("{} sent bytes from {} on, not from {start}", self.source, reading.start);
             return RunEnd::Origin(OriginError::new(ErrorKind::Protocol, text));
         }
-        let reads_everything = left.reader == OriginReader::Everything;
-        if !reads_everything && reading.start < start {
+        if !left.reads_everything() && reading.start < start {
             return RunEnd::Whole(reading);
         }
-        if !reads_everything {
-            // Only the reader of everything uses the hashes that the origin declares for the
-            // whole.
-        } else if left.anew {
-            self.whole.begin(self.hasher(), reading.witness);
-        } else if start == 0 {
-            self.whole.is_declared(reading.witness);
-        } else if let Some(later) = reading.witness
-            && let Err(error) = self.heed(later, first).await
-        {
-            return RunEnd::Origin(error);
+        if let Some(end) = self.accept_answer(first, reading.witness, reading.length, left).await {
+            return end;
         }
-        if let Some(length) = reading.length {
-            if length == 0 {
-                self.note_streamed(Some(0));
-            }
-            if let Err(error) = self.accept_length(length) {
-                return self.wrong_length(error);
-            }
-        }
-        let through = reads_everything && (left.anew || reading.start < start);
-        let to_the_end = reads_everything && run.end.is_none_or(|end| self.pieces() == Some(end.0));
+        let through = left.reads_everything() && (left.anew || reading.start < start);
+        let mut assembly = self.assemble(run, first, reading.start, through, left);
         let run = if through { OriginRun { end: None, ..run } } else { run };
-        // Everything before the run is compared, too.
-        let first = if through { PieceIndex(self.piece_length.count(reading.start)) } else { first };
-        let start = if through { self.piece_length.offset(first) } else { start };
-        let room = usize::try_from(self.piece_length.bytes()).expect("at most 16 MiB");
-        let begun = left.assembly.take().filter(|_| !through);
-        let bytes = begun.map_or_else(|| Vec::with_capacity(room), |assembly| assembly.bytes);
-        let (reader, anew) = (left.reader, left.anew);
-        let before = start - reading.start;
-        let mut assembly = Assembly { reader, piece: first, bytes, skip: before, through, anew, to_the_end };
         let (mut body, mut at) = (reading.body, reading.start);
         loop {
             if !turn.has_begun() && !self.begins_piece(turn, &mut assembly).await {
@@ -169,43 +153,128 @@ impl Transfer {
             let length = chunk.len() as u64;
             at += length;
             skip(&mut chunk, &mut assembly.skip);
-            // Bytes that arrived before and were lost are no progress: an origin may break off at the same byte for ever.
-            if !chunk.is_empty() && assembly.piece >= run.first && at > left.reached {
-                (left.progress, left.reached, left.again) = (self.context.now(), at, 0);
-                self.moved();
-            } else if at > left.again {
-                left.again = at;
-                self.moved();
-            }
+            let is_new = !chunk.is_empty() && assembly.piece >= run.first;
+            self.notes_progress(at, is_new, left);
             let is_held_up = self.meter_origin(length).await;
             if !through {
                 self.origin_gave(left.reader, length, waited, is_held_up);
             }
-            while !chunk.is_empty() {
-                // While the length is unknown, a full piece waits for the next byte: it may be the blob's only one.
-                if assembly.bytes.len() == room {
-                    turn.end();
-                    if let Some(end) = self.piece_came(&mut assembly).await {
-                        return end;
-                    }
-                }
-                if assembly.bytes.is_empty() && chunk.len() == room {
-                    // A whole piece: taken without copying, unless others share the memory.
-                    assembly.bytes = std::mem::take(&mut chunk).into();
-                } else {
-                    let take = chunk.len().min(room - assembly.bytes.len());
-                    assembly.bytes.extend_from_slice(&chunk.split_to(take));
-                }
-                if self.is_whole_piece(&assembly) {
-                    turn.end();
-                    if let Some(end) = self.piece_came(&mut assembly).await {
-                        return end;
-                    }
-                }
+            if let Some(end) = self.take_chunk(chunk, &mut assembly, turn).await {
+                return end;
             }
         }
         turn.end();
         self.end_of_body(run, assembly, left).await
+    }
+
+    /// The offset of the first byte that is wanted of an answer for the pieces from `first` on.
+    fn start_at(&self, first: PieceIndex, left: &Leftover) -> u64 {
+        self.piece_length.offset(first) + left.bytes()
+    }
+
+    /// Takes in what the head of an answer for the pieces from `first` on says of the whole. Returns how the run ends, if it does.
+    async fn accept_answer(
+        self: &Arc<Self>,
+        first: PieceIndex,
+        witness: Option<Witness>,
+        length: Option<u64>,
+        left: &mut Leftover,
+    ) -> Option<RunEnd> {
+        // Only the reader of everything uses the hashes that the origin declares for the whole.
+        if left.reads_everything() {
+            if left.anew {
+                self.whole.begin(self.hasher(), witness);
+            } else if self.start_at(first, left) == 0 {
+                self.whole.is_declared(witness);
+            } else if let Some(later) = witness
+                && let Err(error) = self.heed(later, first).await
+            {
+                return Some(RunEnd::Origin(error));
+            }
+        }
+        let length = length?;
+        if length == 0 {
+            self.note_streamed(Some(0));
+        }
+        self.accept_length(length).err().map(|error| self.wrong_length(error))
+    }
+
+    /// The assembly with which an answer begins whose body starts at the offset `answered`. It continues the unfinished piece; if the answer is read
+    /// `through`, the pieces before the run are compared, too, and it begins with the first of the answer.
+    fn assemble(
+        &self,
+        run: OriginRun,
+        first: PieceIndex,
+        answered: u64,
+        through: bool,
+        left: &mut Leftover,
+    ) -> Assembly {
+        let (piece, start) = match through {
+            true => {
+                let piece = PieceIndex(self.piece_length.count(answered));
+                (piece, self.piece_length.offset(piece))
+            }
+            false => (first, self.start_at(first, left)),
+        };
+        let begun = left.assembly.take().filter(|_| !through);
+        Assembly {
+            reader: left.reader,
+            piece,
+            bytes: begun.map_or_else(|| Vec::with_capacity(self.room()), |assembly| assembly.bytes),
+            skip: start - answered,
+            through,
+            anew: left.anew,
+            to_the_end: left.reads_everything() && run.end.is_none_or(|end| self.pieces() == Some(end.0)),
+        }
+    }
+
+    /// The bytes of a full piece.
+    fn room(&self) -> usize {
+        usize::try_from(self.piece_length.bytes()).expect("at most 16 MiB")
+    }
+
+    /// Bytes came, up to the offset `at`. Bytes that arrived before and were lost are no progress: an origin may break off at the same byte for ever.
+    fn notes_progress(&self, at: u64, is_new: bool, left: &mut Leftover) {
+        if is_new && at > left.reached {
+            (left.progress, left.reached, left.again) = (self.context.now(), at, 0);
+            self.moved();
+        } else if at > left.again {
+            left.again = at;
+            self.moved();
+        }
+    }
+
+    /// Adds bytes to the current piece, and handles each piece that they complete. Returns how the run ends, if it does.
+    async fn take_chunk(
+        self: &Arc<Self>,
+        mut chunk: Bytes,
+        assembly: &mut Assembly,
+        turn: &mut Turn<'_>,
+    ) -> Option<RunEnd> {
+        let room = self.room();
+        while !chunk.is_empty() {
+            // While the length is unknown, a full piece waits for the next byte: it may be the blob's only one.
+            if assembly.bytes.len() == room {
+                turn.end();
+                if let Some(end) = self.piece_came(assembly).await {
+                    return Some(end);
+                }
+            }
+            if assembly.bytes.is_empty() && chunk.len() == room {
+                // A whole piece: taken without copying, unless others share the memory.
+                assembly.bytes = std::mem::take(&mut chunk).into();
+            } else {
+                let take = chunk.len().min(room - assembly.bytes.len());
+                assembly.bytes.extend_from_slice(&chunk.split_to(take));
+            }
+            if self.is_whole_piece(assembly) {
+                turn.end();
+                if let Some(end) = self.piece_came(assembly).await {
+                    return Some(end);
+                }
+            }
+        }
+        None
     }
 
     /// True if the rest of a piece can be requested, and checked to be of the same version.

@@ -10,6 +10,7 @@
 //! | `electing` | finds another lead, hands back |
 //! | `state` | the state and its lock, which wakes the driver |
 //! | `reading` | the lead reads the origin, once for all |
+//! | `after_run` | how a reader goes on when a run has ended or failed |
 //! | `readers` | the readers of the origin, and what each keeps between two runs |
 //! | `body` | turns the body of an answer into stored pieces |
 //! | `beside` | further connections to an origin that serves several faster than one |
@@ -50,6 +51,7 @@
 //! every transfer is notified. The store is never called with the state locked, except for
 //! questions that don't touch the disk.
 
+mod after_run;
 mod anew;
 pub(crate) mod beside;
 pub(crate) mod body;
