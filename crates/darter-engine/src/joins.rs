@@ -90,6 +90,30 @@ pub(crate) enum Entered {
 }
 
 impl Joined {
+    /// The answer in a message, and the number of the request that it answers; `None` if the message is another one.
+    pub(crate) fn heard(message: Message) -> Option<(u32, Self)> {
+        let Message::Joined {
+            request,
+            blob,
+            version,
+            piece_length,
+            length,
+            hashes,
+            key,
+            members_ask,
+            proof,
+            neighbours,
+            verdict,
+            whole,
+        } = message
+        else {
+            return None;
+        };
+        let joined =
+            Self { blob, version, piece_length, length, hashes, key, members_ask, proof, neighbours, verdict, whole };
+        Some((request, joined))
+    }
+
     /// True if the lead has the same content as is stored here under the same name, as far as their hashes show. (The content of an address is named
     /// by its origin's headers, and some origins send the same headers with different content to different callers.)
     pub(crate) fn is_same(&self, stored: &dyn StoredBlob) -> Option<bool> {

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use darter_core::{BlobId, NodeId, PieceIndex, Source};
+use darter_core::{BlobId, NodeId, PieceIndex};
 use darter_fleet::{Peer, PeerListener};
 use darter_registries::Registries;
 use darter_swarm::{Input, RequestId};
 use darter_wire::{Answer, Message};
 
-use super::{Swarms, refusal};
+use super::Swarms;
 use crate::error::FetchError;
-use crate::joins::{Joined, NotJoined};
-use crate::transfer::dissolve::refuse;
+use crate::joins::{JoinQuestion, Joined, NotJoined};
+use crate::transfer::Transfer;
 
 /// [`Swarms`] as the fleet's listener, which needs a shared handle for its answers.
 pub struct ListeningSwarms {
@@ -20,6 +20,29 @@ pub struct ListeningSwarms {
     pub swarms: Arc<Swarms>,
     /// Answers requests about registries; `None` in an agent that runs for one download.
     pub registries: Option<Arc<Registries>>,
+}
+
+impl ListeningSwarms {
+    /// The blob's transfer, also if it is over. Nobody uses it by asking.
+    fn transfer(&self, blob: BlobId) -> Option<Arc<Transfer>> {
+        self.swarms.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer))
+    }
+
+    /// Passes on a question or an answer about registries.
+    fn said_of_registries(&self, from: NodeId, message: Message) {
+        let Some(registries) = &self.registries else { return };
+        match message {
+            Message::AskRegistry { request, question } => registries.asked(from, request, question, None),
+            Message::AskRegistryKnown { request, question, proof } => {
+                registries.asked_for_known(from, request, question, proof);
+            }
+            Message::AskRegistryAlike { request, question, proof } => {
+                registries.asked(from, request, question, Some(proof));
+            }
+            Message::RegistryIs { request, answer } => registries.answered(from, request, answer),
+            _ => {}
+        }
+    }
 }
 
 #[async_trait]
@@ -54,78 +77,13 @@ impl PeerListener for ListeningSwarms {
     fn said(&self, from: NodeId, message: Message) {
         let swarms = &self.swarms;
         match message {
-            Message::Join { request, source, credentials, held, wants, size } => {
-                let swarms = Arc::clone(swarms);
-                let Some(taken_up) = swarms.questions.take_up(from) else {
-                    let failure =
-                        refusal("too many of your requests are in progress: ask again when some are answered");
-                    swarms.house.fleet.say(from, &Message::Rejected { request, failure });
-                    return;
-                };
-                let named_size = match (&source, size) {
-                    (Source::Expanded(layer), Some(size)) => {
-                        let before = swarms.house.context.expansions.names_size(&layer.digest, size);
-                        Some((layer.digest, size, before))
-                    }
-                    _ => None,
-                };
-                let house_tasks = swarms.house.tasks.clone();
-                house_tasks.spawn(async move {
-                    let _taken_up = taken_up;
-                    let (wanted, caller) = (source.clone(), credentials.clone());
-                    let named = held.as_ref().map(|held| held.blob);
-                    match swarms.open_saying_so(from, request, source, credentials, named, wants).await {
-                        Ok(transfer) => {
-                            swarms.count_use(transfer.blob);
-                            transfer.small_is_whole().await;
-                            let held = held.filter(|held| held.blob == transfer.blob).map(|held| held.pieces);
-                            if let Err(error) = transfer.admit(from, request, &held.unwrap_or_default(), wants).await {
-                                refuse(&swarms.house.fleet, from, Some(request), transfer.blob, &error);
-                            }
-                        }
-                        Err(failure) => {
-                            if let Some((layer, size, before)) = named_size {
-                                swarms.house.context.expansions.takes_size_back(&layer, size, before);
-                            }
-                            let fleet = &swarms.house.fleet;
-                            match (swarms.setback(&wanted, &caller, swarms.house.context.me), wanted.named_blob()) {
-                                (Some(error), Some(blob)) => refuse(fleet, from, Some(request), blob, &error),
-                                _ => {
-                                    fleet.say(from, &Message::Rejected { request, failure });
-                                }
-                            }
-                        }
-                    }
-                });
+            Message::Join { request, source, credentials, held, wants: everything, size } => {
+                swarms.asked_to_admit(from, request, JoinQuestion { source, credentials, held, everything, size });
             }
-            Message::Joined {
-                request,
-                blob,
-                version,
-                piece_length,
-                length,
-                hashes,
-                key,
-                members_ask,
-                proof,
-                neighbours,
-                verdict,
-                whole,
-            } => {
-                let joined = Joined {
-                    blob,
-                    version,
-                    piece_length,
-                    length,
-                    hashes,
-                    key,
-                    members_ask,
-                    proof,
-                    neighbours,
-                    verdict,
-                    whole,
-                };
-                swarms.joined(from, request, joined);
+            Message::Joined { .. } => {
+                if let Some((request, joined)) = Joined::heard(message) {
+                    swarms.joined(from, request, joined);
+                }
             }
             Message::Rejected { request, failure } => {
                 swarms.house.joins.answer(from, request, Err(NotJoined::Rejected(failure)));
@@ -165,46 +123,27 @@ impl PeerListener for ListeningSwarms {
             | Message::Seeds { .. }
             | Message::LeadIs { .. }
             | Message::SameId { .. } => {}
-            Message::AskRegistry { request, question } => {
-                if let Some(registries) = &self.registries {
-                    registries.asked(from, request, question, None);
-                }
-            }
-            Message::AskRegistryKnown { request, question, proof } => {
-                if let Some(registries) = &self.registries {
-                    registries.asked_for_known(from, request, question, proof);
-                }
-            }
-            Message::AskRegistryAlike { request, question, proof } => {
-                if let Some(registries) = &self.registries {
-                    registries.asked(from, request, question, Some(proof));
-                }
-            }
-            Message::RegistryIs { request, answer } => {
-                if let Some(registries) = &self.registries {
-                    registries.answered(from, request, answer);
-                }
-            }
+            Message::AskRegistry { .. }
+            | Message::AskRegistryKnown { .. }
+            | Message::AskRegistryAlike { .. }
+            | Message::RegistryIs { .. } => self.said_of_registries(from, message),
         }
     }
 
     fn begun(&self, blob: BlobId, request: RequestId, piece: PieceIndex) {
-        let transfer = self.swarms.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
-        if let Some(transfer) = transfer {
+        if let Some(transfer) = self.transfer(blob) {
             transfer.tell(Input::Begun { request, piece });
         }
     }
 
     async fn answered(&self, from: &Peer, blob: BlobId, request: RequestId, answer: Answer) {
-        let transfer = self.swarms.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
-        if let Some(transfer) = transfer {
+        if let Some(transfer) = self.transfer(blob) {
             transfer.answered(from, request, answer).await;
         }
     }
 
     fn unanswered(&self, _: NodeId, blob: BlobId, request: RequestId) {
-        let transfer = self.swarms.transfers.lock().get(&blob).map(|entry| Arc::clone(&entry.transfer));
-        if let Some(transfer) = transfer {
+        if let Some(transfer) = self.transfer(blob) {
             transfer.tell(Input::Unanswered { request });
         }
     }

@@ -14,7 +14,7 @@
 //! | `digests` | an address with a digest and the same address without one |
 //! | `doors` | one request for all callers that want a source at the same time |
 //! | `first_answer` | the first answer of an origin, which may serve no ranges |
-//! | `open` | from a source to a transfer: whether to follow or to lead |
+//! | `open` | from a source to a transfer: whether to follow or to lead, for programs of this host and members |
 //! | `joining` | asks another agent to let this one into its swarm |
 //! | `leading` | leads, with stored content or the origin's answer |
 //! | `places` | a blob's place in the store |

@@ -1,4 +1,4 @@
-//! From a source to a transfer.
+//! From a source to a transfer, for a program of this host or a member that asks to be admitted.
 //!
 //! A node asks the connected seed that rendezvous hashing chooses, then the next one ([`by_seeds`](super::by_seeds)); if
 //! no seed is connected or none can lead, the nodes decide among themselves who leads (see [`nodes`](super::nodes)). A seed leads, or follows
@@ -31,9 +31,10 @@ use super::nodes::Settled;
 use super::proof::may_go_on_with;
 use super::{Swarms, failure_of, refusal};
 use crate::error::FetchError;
-use crate::joins::{FIRST_WAITING_AFTER, WAITING_EVERY};
+use crate::joins::{FIRST_WAITING_AFTER, JoinQuestion, WAITING_EVERY};
 use crate::setbacks::key_of;
-use crate::transfer::{Beginning, Lead, Transfer};
+use crate::transfer::dissolve::refuse;
+use crate::transfer::{Beginning, House, Lead, Transfer};
 
 impl Swarms {
     /// Opens a source for a program of this host, which wants `everything` or only ranges. Completes even if the caller goes
@@ -133,8 +134,65 @@ impl Swarms {
         Ok(transfer)
     }
 
+    /// Another agent asks to be let into a source's swarm: a task of its own opens the source, and admits or refuses the agent. An agent that has too
+    /// many requests in progress is refused at once.
+    pub(super) fn asked_to_admit(self: &Arc<Self>, from: NodeId, request: u32, asked: JoinQuestion) {
+        let Some(taken_up) = self.questions.take_up(from) else {
+            let failure = refusal("too many of your requests are in progress: ask again when some are answered");
+            self.house.fleet.say(from, &Message::Rejected { request, failure });
+            return;
+        };
+        let named_size = match (&asked.source, asked.size) {
+            (Source::Expanded(layer), Some(size)) => {
+                let before = self.house.context.expansions.names_size(&layer.digest, size);
+                Some((layer.digest, size, before))
+            }
+            _ => None,
+        };
+        let swarms = Arc::clone(self);
+        self.house.tasks.spawn(async move {
+            let _taken_up = taken_up;
+            let JoinQuestion { source, credentials, held, everything, .. } = asked;
+            let named = held.as_ref().map(|held| held.blob);
+            let opened = swarms.open_saying_so(from, request, source.clone(), credentials.clone(), named, everything);
+            match opened.await {
+                Ok(transfer) => {
+                    swarms.count_use(transfer.blob);
+                    transfer.small_is_whole().await;
+                    let held = held.filter(|held| held.blob == transfer.blob).map(|held| held.pieces);
+                    if let Err(error) = transfer.admit(from, request, &held.unwrap_or_default(), everything).await {
+                        refuse(&swarms.house.fleet, from, Some(request), transfer.blob, &error);
+                    }
+                }
+                Err(failure) => {
+                    if let Some((layer, size, before)) = named_size {
+                        swarms.house.context.expansions.takes_size_back(&layer, size, before);
+                    }
+                    swarms.refuse_to_open(from, request, (&source, &credentials), failure);
+                }
+            }
+        });
+    }
+
+    /// Says why the source can't be opened: that its content was wrong recently, if that is why.
+    fn refuse_to_open(
+        &self,
+        to: NodeId,
+        request: u32,
+        (source, credentials): (&Source, &Credentials),
+        failure: Failure,
+    ) {
+        let House { fleet, context, .. } = &self.house;
+        match (self.setback(source, credentials, context.me), source.named_blob()) {
+            (Some(error), Some(blob)) => refuse(fleet, to, Some(request), blob, &error),
+            _ => {
+                fleet.say(to, &Message::Rejected { request, failure });
+            }
+        }
+    }
+
     /// Opens a source for a member of its swarm. While that takes long, the member is told that this agent is working on it.
-    pub(super) async fn open_saying_so(
+    async fn open_saying_so(
         self: &Arc<Self>,
         member: NodeId,
         request: u32,
