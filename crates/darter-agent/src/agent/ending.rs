@@ -32,6 +32,7 @@ impl Agent {
         inner.ports.close();
         inner.ports.wait().await;
         self.enter(Phase::Stopped);
+        inner.swarms.give_up_openings();
         let moving = inner.swarms.all();
         for transfer in &moving {
             transfer.close();

@@ -11,6 +11,7 @@ mod decisions;
 mod declared;
 mod digests;
 mod doubted;
+mod drained;
 mod eager;
 mod expanded;
 mod expired;

@@ -26,8 +26,18 @@ pub(super) const TELL_WAIT_FROM: Duration = Duration::from_secs(1);
 
 impl Swarms {
     /// Leads the swarm of a source: with what is stored, else with the origin's answer. The origin is retried only if this agent is to be
-    /// `patient`.
+    /// `patient`, and is no longer waited for when this agent ends.
     pub(super) async fn lead(
+        self: &Arc<Self>,
+        source: &Source,
+        caller: Caller<'_>,
+        patient: bool,
+    ) -> Result<Arc<Transfer>, FetchError> {
+        let led = self.ends.run_until_cancelled(self.lead_with_answer(source, caller, patient));
+        led.await.unwrap_or(Err(FetchError::Draining))
+    }
+
+    async fn lead_with_answer(
         self: &Arc<Self>,
         source: &Source,
         caller: Caller<'_>,

@@ -71,6 +71,7 @@ use darter_store::StoredBlob;
 use darter_wire::descriptors;
 use darter_wire::{Failure, FailureKind, Message};
 use parking_lot::{Mutex, RwLock};
+use tokio_util::sync::CancellationToken;
 
 use crate::error::FetchError;
 use crate::joins::{Entered, Joined, NotJoined};
@@ -122,6 +123,8 @@ pub struct Swarms {
     /// Blobs without a transfer from which peers fetch pieces.
     served: Mutex<HashMap<BlobId, ServedBlob>>,
     draining: AtomicBool,
+    /// Cancelled when the agent ends: it no longer waits for origins, which may never answer.
+    ends: CancellationToken,
     /// False once no blob is created any more. Locked for reading while one is created.
     creates: Arc<RwLock<bool>>,
 }
@@ -199,6 +202,7 @@ impl Swarms {
             silent: silent::SilentNodes::default(),
             served: Mutex::default(),
             draining: AtomicBool::new(false),
+            ends: CancellationToken::new(),
             creates: Arc::new(RwLock::new(true)),
         });
         Self::lends(&swarms);
@@ -265,6 +269,11 @@ impl Swarms {
         self.drain();
         let creates = Arc::clone(&self.creates);
         self.house.context.disk.run(move || *creates.write() = false).await;
+    }
+
+    /// No longer waits for origins that were asked to open a source: for an agent that ends, from which nobody reads any more.
+    pub fn give_up_openings(&self) {
+        self.ends.cancel();
     }
 
     /// True if this agent accepts no new blobs.
