@@ -167,7 +167,7 @@ impl Source {
     }
 
     /// The same address without the digest that its content must have; `None` if it has none.
-    pub fn without_digest(&self) -> Option<Self> {
+    fn without_digest(&self) -> Option<Self> {
         let Self::Url { url, variant, digest: Some(_) } = self else { return None };
         Some(Self::Url { url: url.clone(), variant: variant.clone(), digest: None })
     }
@@ -179,6 +179,15 @@ impl Source {
         let plain = if digest.is_some() { self.without_digest()? } else { self.clone() };
         let key = plain.record_key(credentials);
         Some(named("darter 2026-11 source by its digest", &[&key.0]))
+    }
+
+    /// Names what is remembered of this address under its other name, for callers with these credentials: of an address with a digest, as
+    /// it was requested without one; of one without, as it was last requested with a digest. `None` for other sources.
+    pub fn record_key_of_twin(&self, credentials: &Credentials) -> Option<BlobId> {
+        match self.without_digest() {
+            Some(plain) => Some(plain.record_key(credentials)),
+            None => self.record_key_by_digest(credentials),
+        }
     }
 
     /// Names the blob that this source is in `version`. Of a digest without a version it is the digest's own blob: what
@@ -331,6 +340,20 @@ mod tests {
         assert!(![&plain, &one].map(|source| source.record_key(&none)).contains(&key));
         let caller = Credentials { headers: vec![("authorization".to_owned(), "Bearer t".to_owned())] };
         assert_ne!(one.record_key_by_digest(&caller), Some(key));
+    }
+
+    #[test]
+    fn the_two_names_of_an_address_lead_to_each_other() {
+        let of = |digest| Source::from_url(url("http://a/x"), &[], digest).0;
+        let (plain, named) = (of(None), of(Some(Digest::sha256(b"1"))));
+        let caller = Credentials { headers: vec![("authorization".to_owned(), "Bearer t".to_owned())] };
+        for credentials in [Credentials::none(), caller] {
+            assert_eq!(named.record_key_of_twin(&credentials), Some(plain.record_key(&credentials)));
+            assert_eq!(plain.record_key_of_twin(&credentials), named.record_key_by_digest(&credentials));
+        }
+        let (registry, repository, digest) = (url("https://b/"), "c/d".to_owned(), Digest::sha256(b"1"));
+        let layer = Source::Registry { registry, repository, digest };
+        assert_eq!(layer.record_key_of_twin(&Credentials::none()), None, "it has one name");
     }
 
     // A signed address is another one each time it is made, and its signature opens the object.

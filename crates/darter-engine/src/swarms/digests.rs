@@ -32,12 +32,8 @@ impl Swarms {
         source: &Source,
         credentials: &Credentials,
     ) -> Result<Vec<SourceRecord>, FetchError> {
-        let (plain, none) = (source.without_digest(), Credentials::none());
-        let key_for = |credentials: &Credentials| match &plain {
-            Some(plain) => Some(plain.record_key(credentials)),
-            None => source.record_key_by_digest(credentials),
-        };
-        let mut keys: Vec<BlobId> = [credentials, &none].into_iter().filter_map(key_for).collect();
+        let for_each = [credentials, &Credentials::none()];
+        let mut keys: Vec<BlobId> = for_each.into_iter().filter_map(|it| source.record_key_of_twin(it)).collect();
         keys.dedup();
         let mut twins = Vec::new();
         for key in keys {

@@ -102,11 +102,7 @@ impl Swarms {
     /// A connected seed that leads the swarm or holds everything, perhaps of the same address with a digest, or without it.
     async fn seed_with(&self, source: &Source) -> Option<NodeId> {
         let (fleet, none) = (&self.house.fleet, Credentials::none());
-        let other = match source.without_digest() {
-            Some(plain) => Some(plain.record_key(&none)),
-            None => source.record_key_by_digest(&none),
-        };
-        match (fleet.seed_with(source.record_key(&none), source.own_blob()).await, other) {
+        match (fleet.seed_with(source.record_key(&none), source.own_blob()).await, source.record_key_of_twin(&none)) {
             (None, Some(key)) => fleet.seed_with(key, None).await,
             (found, _) => found,
         }
