@@ -13,7 +13,7 @@ mod identity;
 pub mod options;
 
 pub use agent::builder::{Builder, Prepared};
-pub use agent::{Access, Agent, AtHand, Download, HeldPart, MAX_SMALL, MIN_DIGITS, Misfit, Nearness, Phase, Reloaded};
+pub use agent::{Access, Agent, AtHand, Download, HeldPart, MIN_DIGITS, Misfit, MountRoom, Nearness, Phase, Reloaded};
 pub use darter_api::handover::Order;
 pub use darter_engine::swarms::again::Handing;
 pub use darter_engine::transfer::stream::Part;

@@ -8,22 +8,17 @@ use std::time::Duration;
 
 use darter_api::{BlobRequest, LayerRequest, Role};
 use darter_core::source::Credentials;
-use darter_core::{BlobId, Digest, ExpandedLayer, Source};
+use darter_core::{Digest, ExpandedLayer, Source};
 use darter_engine::FetchError;
-use darter_engine::transfer::mounting::SMALL;
 use darter_image::{Compression, FORMAT};
 use darter_oci::route;
 use darter_origin::{ErrorKind, OriginFailure, Requester, Upstream, of_status};
 use darter_registries::question::Question;
-use futures_util::future::join_all;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Method};
 use tokio::sync::watch;
 
-use super::{Agent, Download, Phase};
-
-/// How many bytes of an image's small layers are fetched completely before they are mounted.
-pub const MAX_SMALL: u64 = 64 << 20;
+use super::{Agent, Download};
 
 /// Pauses before a layer is requested again that other agents may have, or may have space for.
 const PAUSES: [Duration; 4] =
@@ -57,30 +52,6 @@ impl Agent {
     ) -> Result<Download, FetchError> {
         let opened = self.open_expanded(layer, credentials, access);
         tokio::time::timeout(within, opened).await.unwrap_or(Err(FetchError::Silent))
-    }
-
-    /// These expanded layers of an image that was pulled are open, and are about to be mounted. Fetches
-    /// [what every mount reads](darter_engine::transfer::mounting), for all layers in parallel, until the agent drains. `room` is how many bytes of small layers may still be fetched
-    /// for this image, at first [`MAX_SMALL`].
-    pub fn fetch_for_mount(&self, layers: &[BlobId], room: &mut u64) {
-        let mut fetching = Vec::new();
-        for transfer in layers.iter().filter_map(|layer| self.inner.swarms.get(*layer)) {
-            let length = transfer.stored.length().unwrap_or(u64::MAX);
-            let is_room = length <= SMALL && length <= *room;
-            *room -= if is_room { length } else { 0 };
-            fetching.push(async move {
-                let _kept = transfer.keep_open();
-                transfer.fetch_for_mount(is_room).await;
-            });
-        }
-        let mut phases = self.phases();
-        self.inner.tasks.spawn(async move {
-            tokio::select! {
-                _ = join_all(fetching) => {}
-                // If the sender is gone, so is the agent.
-                _ = phases.wait_for(|phase| !matches!(phase, Phase::Starting | Phase::Ready)) => {}
-            }
-        });
     }
 
     /// An image with these tars will not be mounted: its layers are downloaded as they are stored, and their expanded form must not

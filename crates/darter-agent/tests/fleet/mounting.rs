@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use darter_agent::options::Role;
-use darter_agent::{Access, Agent, Download, MAX_SMALL};
+use darter_agent::{Access, Agent, Download, MountRoom};
 use darter_api::LayerRequest;
 use darter_core::source::Credentials;
 use darter_core::{BlobId, ByteRange, Digest, Source};
@@ -55,8 +55,7 @@ async fn mount(agent: &Agent, downloads: &[Download], layers: &[(LayerRequest, V
 }
 
 fn fetch_for_mount(agent: &Agent, blobs: &[BlobId]) {
-    let mut room = MAX_SMALL;
-    agent.fetch_for_mount(blobs, &mut room);
+    agent.fetch_for_mount(blobs, &mut MountRoom::for_image());
 }
 
 fn held(downloads: &[Download]) -> u64 {

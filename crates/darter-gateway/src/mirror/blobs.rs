@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use darter_agent::{Access, Agent, AtHand, Download, FetchError, Misfit, Nearness, Part};
+use darter_agent::{Access, Agent, AtHand, Download, FetchError, Misfit, MountRoom, Nearness, Part};
 use darter_api::LayerRequest;
 use darter_core::source::Credentials;
 use darter_core::{BlobId, ByteRange, Digest, Source};
@@ -51,8 +51,8 @@ pub trait MountableLayers: Send + Sync + 'static {
         within: Duration,
     ) -> Result<Mountable, FetchError>;
 
-    /// Fetches what every mount reads of these layers of an image, which are open. `room` is how many bytes of small layers may still be fetched for the image.
-    fn fetch_for_mount(&self, layers: &[BlobId], room: &mut u64);
+    /// Fetches what every mount reads of these layers of an image, which are open. `room` is the image's.
+    fn fetch_for_mount(&self, layers: &[BlobId], room: &mut MountRoom);
 
     /// The image with these layers will not be mounted: stops the work on their expanded form that only this image needed.
     fn let_go(&self, diff_ids: &[Digest]);
@@ -146,7 +146,7 @@ impl MountableLayers for Agent {
         Ok(Mountable { blob: download.blob(), length })
     }
 
-    fn fetch_for_mount(&self, layers: &[BlobId], room: &mut u64) {
+    fn fetch_for_mount(&self, layers: &[BlobId], room: &mut MountRoom) {
         Self::fetch_for_mount(self, layers, room);
     }
 

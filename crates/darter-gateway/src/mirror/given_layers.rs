@@ -211,7 +211,7 @@ mod tests {
     use std::sync::Arc;
 
     use async_trait::async_trait;
-    use darter_agent::{FetchError, Misfit};
+    use darter_agent::{FetchError, Misfit, MountRoom};
     use darter_core::BlobId;
     use darter_core::source::{Credentials, blob_of};
 
@@ -230,7 +230,7 @@ mod tests {
             Err(FetchError::Silent)
         }
 
-        fn fetch_for_mount(&self, _: &[BlobId], _: &mut u64) {}
+        fn fetch_for_mount(&self, _: &[BlobId], _: &mut MountRoom) {}
 
         fn let_go(&self, _: &[Digest]) {}
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use darter_agent::options::{LazyOption, Options, Role};
-use darter_agent::{Access, Agent, AtHand, FetchError, Misfit};
+use darter_agent::{Access, Agent, AtHand, FetchError, Misfit, MountRoom};
 use darter_api::changes::Change;
 use darter_api::layers::{FoundLayer, LayerAnswer, NamedLayers};
 use darter_api::{Client, GetRequest, LayerRequest, socket_path};
@@ -293,7 +293,7 @@ impl MountableLayers for Played {
         Ok(Mountable { blob, length: 4096 })
     }
 
-    fn fetch_for_mount(&self, layers: &[BlobId], _: &mut u64) {
+    fn fetch_for_mount(&self, layers: &[BlobId], _: &mut MountRoom) {
         self.0.lock().fetched.extend(layers);
     }
 

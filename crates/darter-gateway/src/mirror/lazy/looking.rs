@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_agent::{MAX_SMALL, Misfit};
+use darter_agent::{Misfit, MountRoom};
 use darter_core::{Blamed as _, Digest, Moment, Retry, in_full};
 use darter_oci::image::LayerPart;
 use futures_util::StreamExt as _;
@@ -182,7 +182,7 @@ impl Mirror {
         let mut fitting = FuturesOrdered::new();
         let (mut found, mut rises) = (Findings::default(), true);
         // Those of which nothing is fetched yet, the uppermost first, as engines mount them.
-        let (mut unfetched, mut room) = (VecDeque::new(), MAX_SMALL);
+        let (mut unfetched, mut room) = (VecDeque::new(), MountRoom::for_image());
         loop {
             let ((layer, diff_id), opened) = tokio::select! {
                 biased;
