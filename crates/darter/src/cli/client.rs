@@ -66,8 +66,9 @@ pub(crate) struct GetArgs {
     /// (the last ones)
     ///
     /// FILE gets just these bytes. Only the pieces with these bytes are fetched, verified and shared with other
-    /// nodes. An origin that serves no ranges is read from its first byte; `darter explain` says so. A digest covers the
-    /// whole content, so it is not checked here, not even with --verify-whole.
+    /// nodes. An origin that serves no ranges is read from its first byte; `darter explain` says so. A digest is
+    /// that of the whole content and can't be checked on a part of it: --digest is refused here, and --verify-whole
+    /// hashes nothing.
     #[arg(long, value_name = "FIRST-LAST", allow_hyphen_values = true, conflicts_with_all = ["digest", "link", "input"])]
     pub(crate) range: Option<Span>,
 
