@@ -112,11 +112,14 @@ async fn a_digest_that_was_not_computed_of_what_is_held_is_not_taken_for_it() {
     let web = Web::start(move |_| tagged(&served, 1)).await;
     let fleet = Fleet::start().await;
     let url = web.url("/x");
+    let mut reads = Vec::new();
     assert!(get(&fleet.node, &url, None, None).await.unwrap() == bytes);
+    reads.push(web.reads("/x"));
     let wrong = Digest::sha256(b"other");
     for agent in [&fleet.node, &fleet.seed] {
         let error = get(agent, &url, Some(wrong), None).await.unwrap_err();
         assert!(matches!(error, FetchError::WrongDigest { .. }), "{error}");
+        reads.push(web.reads("/x"));
     }
     // Another algorithm than that of the digest that the lead computes.
     let sha512 = {
@@ -125,7 +128,14 @@ async fn a_digest_that_was_not_computed_of_what_is_held_is_not_taken_for_it() {
         hasher.finish()
     };
     assert!(get(&fleet.node, &url, Some(sha512), None).await.unwrap() == bytes);
+    reads.push(web.reads("/x"));
     assert!(get(&fleet.node, &url, None, None).await.unwrap() == bytes, "what was held is still held");
+    reads.push(web.reads("/x"));
+    assert_eq!(
+        reads,
+        [1, 3, 3, 4, 4],
+        "after each of the requests: wrong content is read twice, and not again for the next who asks"
+    );
     fleet.end().await;
 }
 
