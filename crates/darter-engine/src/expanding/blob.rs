@@ -20,9 +20,9 @@ use futures_util::TryStreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
 
 use super::Expansions;
+use super::reading::Outlet;
 use crate::error::FetchError;
 use crate::transfer::stream::Part;
 
@@ -136,7 +136,7 @@ impl Expansions {
         &self,
         layer: &ExpandedLayer,
         mut bytes: LayerBytes,
-        feed: &mpsc::Sender<Bytes>,
+        outlet: &Outlet<'_>,
     ) -> Result<(), OriginError> {
         let source = layer.stored();
         self.check_size(layer, &source, bytes.length.unwrap_or_default())?;
@@ -147,7 +147,7 @@ impl Expansions {
             at += chunk.len() as u64;
             self.note_move(layer);
             self.check_size(layer, &source, at)?;
-            if feed.send(chunk).await.is_err() {
+            if outlet.send(chunk).await.is_err() {
                 // The taker has refused the layer, and reports why.
                 return Ok(());
             }
@@ -156,7 +156,7 @@ impl Expansions {
             let text = format!("{source}: the received bytes could not be checked here; request it again");
             return Err(OriginError::new(ErrorKind::Unreachable, text));
         }
-        let _ = feed.send(Bytes::new()).await;
+        let _ = outlet.send(Bytes::new()).await;
         Ok(())
     }
 

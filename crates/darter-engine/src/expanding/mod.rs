@@ -47,6 +47,7 @@ use tokio::sync::{Semaphore, mpsc};
 use self::blob::{Lent, OpensLayer};
 use self::lines::Lines;
 use self::making::Sink;
+use self::reading::Outlet;
 use self::refusals::Refusals;
 use self::work::Work;
 use crate::budget::ByteBudget;
@@ -161,6 +162,7 @@ impl Expansions {
         Arc::new(Self {
             data_dir,
             disk,
+            lines: Lines::new(Arc::clone(&clock)),
             clock,
             metrics,
             budget,
@@ -172,7 +174,6 @@ impl Expansions {
             told: Mutex::new(Recent::new(MAX_REMEMBERED)),
             moved: Mutex::new(Recent::new(MAX_REMEMBERED)),
             sizes: Mutex::new(Recent::new(MAX_REMEMBERED)),
-            lines: Lines::default(),
             begun: Semaphore::new(MAX_BEGUN),
             work: Work::new(MAX_AT_WORK),
             wrong_copies: OnceLock::new(),
@@ -290,10 +291,10 @@ impl Expansions {
         let _told = self.pauses.begin(&source, "the layer is being read and expanded", TELL_EVERY);
         let moves = |key| self.has_moved(key, self.clock.now());
         let turn = async {
-            let in_line = self.lines.enter(layer, key_of(layer), moves).await;
+            let in_line = self.lines.enter(layer, key_of(layer), self.named_size(&source), moves).await;
             (in_line, tokio::time::timeout(self.patience, self.begun.acquire()).await)
         };
-        let (_in_line, turn) = tokio::select! {
+        let (in_line, turn) = tokio::select! {
             turn = turn => turn,
             // The other layers make progress.
             never = self.keep_moving(layer) => match never {},
@@ -306,7 +307,7 @@ impl Expansions {
         let stored = self.stored_form(origin, layer, credentials, requester).await?;
         let known = stored.is_hashed().then_some(layer.digest);
         let (feed, take) = mpsc::channel(MAX_CHUNKS);
-        let reading = self.read_layer(origin, layer, credentials, stored, feed);
+        let reading = self.read_layer(origin, layer, credentials, stored, Outlet { feed, in_line: &in_line });
         let sink = Sink::new(taker.map(|taker| taker.give));
         let (read, made) = tokio::join!(reading, self.expand(layer, known, take, sink));
         // If the layer could not be read, the result of expanding it says nothing about it.

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::Expansions;
 use super::blob::LayerBytes;
+use super::lines::InLine;
 use crate::error::FetchError;
 use crate::swarms::is_named_for;
 
@@ -33,6 +34,25 @@ impl StoredForm {
     /// True if its digest is checked while it arrives, before its last bytes.
     pub(super) const fn is_hashed(&self) -> bool {
         matches!(self, Self::Comes(LayerBytes { is_hashed: true, .. }))
+    }
+}
+
+/// Passes the bytes of a stored layer on to the decompressor.
+pub(super) struct Outlet<'a> {
+    pub(super) feed: mpsc::Sender<Bytes>,
+    /// Learns how much of the layer has come.
+    pub(super) in_line: &'a InLine<'a>,
+}
+
+impl Outlet<'_> {
+    /// Passes on a chunk. An error means that the decompressor needs no more.
+    pub(super) async fn send(&self, chunk: Bytes) -> Result<(), mpsc::error::SendError<Bytes>> {
+        self.in_line.came(chunk.len());
+        self.feed.send(chunk).await
+    }
+
+    fn is_closed(&self) -> bool {
+        self.feed.is_closed()
     }
 }
 
@@ -70,21 +90,21 @@ impl Expansions {
         layer: &ExpandedLayer,
         credentials: &Credentials,
         stored: StoredForm,
-        feed: mpsc::Sender<Bytes>,
+        outlet: Outlet<'_>,
     ) -> Result<(), OriginError> {
         let at = match stored {
-            StoredForm::Comes(bytes) => return self.give_blob(layer, bytes, &feed).await,
+            StoredForm::Comes(bytes) => return self.give_blob(layer, bytes, &outlet).await,
             StoredForm::AtRegistry => 0,
             StoredForm::Here(stored, length) => {
-                let at = self.give_stored(&stored, length, layer, &feed).await;
+                let at = self.give_stored(&stored, length, layer, &outlet).await;
                 if at == length {
-                    let _ = feed.send(Bytes::new()).await;
+                    let _ = outlet.send(Bytes::new()).await;
                     return Ok(());
                 }
                 at
             }
         };
-        self.read_registry(origin, layer, credentials, at, feed).await
+        self.read_registry(origin, layer, credentials, at, outlet).await
     }
 
     /// The layer's complete copy in this store, with its length, if it may be served for that registry: it came from there, or the operator
@@ -163,7 +183,7 @@ impl Expansions {
         stored: &Arc<dyn StoredBlob>,
         length: u64,
         layer: &ExpandedLayer,
-        feed: &mpsc::Sender<Bytes>,
+        outlet: &Outlet<'_>,
     ) -> u64 {
         let mut at = 0;
         while at < length {
@@ -174,7 +194,7 @@ impl Expansions {
             });
             match read.await {
                 Ok(bytes) => {
-                    if feed.send(bytes).await.is_err() {
+                    if outlet.send(bytes).await.is_err() {
                         // The taker has refused the layer, and reports why.
                         return length;
                     }
@@ -199,7 +219,7 @@ impl Expansions {
         layer: &ExpandedLayer,
         credentials: &Credentials,
         at: u64,
-        feed: mpsc::Sender<Bytes>,
+        outlet: Outlet<'_>,
     ) -> Result<(), OriginError> {
         let source = layer.stored();
         let policy = RetryPolicy::patient(self.patience);
@@ -212,8 +232,8 @@ impl Expansions {
                 let reading = origin.read(&source, credentials, range, version.as_ref()).await?;
                 let length = reading.length;
                 version = Some(reading.version.clone());
-                self.give_reading(reading, layer, &mut progress, &feed).await?;
-                if length.is_some_and(|length| progress.at < length) && !feed.is_closed() {
+                self.give_reading(reading, layer, &mut progress, &outlet).await?;
+                if length.is_some_and(|length| progress.at < length) && !outlet.is_closed() {
                     let text = format!("{source} ended after {} bytes", progress.at);
                     return Err(OriginError::new(ErrorKind::Truncated, text));
                 }
@@ -225,14 +245,14 @@ impl Expansions {
             };
             tries = if progress.moved > before { 1 } else { tries + 1 };
             let spent = self.clock.now().since(progress.moved);
-            let Some(pause) = policy.pause(tries, spent, &error).filter(|_| !feed.is_closed()) else {
+            let Some(pause) = policy.pause(tries, spent, &error).filter(|_| !outlet.is_closed()) else {
                 return Err(error);
             };
             tracing::info!(%source, error = %in_full(&error), at = progress.at, "reading a layer was interrupted; continuing");
             tokio::time::sleep(pause).await;
         }
         // An error here means that the decompressor needs no more.
-        let _ = feed.send(Bytes::new()).await;
+        let _ = outlet.send(Bytes::new()).await;
         Ok(())
     }
 
@@ -242,7 +262,7 @@ impl Expansions {
         mut reading: Reading,
         layer: &ExpandedLayer,
         progress: &mut Progress,
-        feed: &mpsc::Sender<Bytes>,
+        outlet: &Outlet<'_>,
     ) -> Result<(), OriginError> {
         let source = layer.stored();
         let Some(mut skip) = progress.at.checked_sub(reading.start) else {
@@ -264,7 +284,7 @@ impl Expansions {
             progress.moved = self.clock.now();
             self.note_move(layer);
             self.check_size(layer, &source, progress.at)?;
-            if feed.send(chunk).await.is_err() {
+            if outlet.send(chunk).await.is_err() {
                 // The taker has refused the layer, and reports why.
                 return Ok(());
             }
