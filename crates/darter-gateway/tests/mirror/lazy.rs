@@ -368,6 +368,8 @@ async fn the_lower_layers_are_given_while_the_upper_ones_are_being_read() {
     assert_eq!(ask(base).await.unwrap(), Some(0));
     played.until(|state| state.fetched == [blob_of(&base)]).await;
     played.0.lock().read.remove(&top);
+    // Though the middle one may take long.
+    played.until(|state| state.fetched == [base, top].map(|diff_id| blob_of(&diff_id))).await;
     assert_eq!(ask(base).await.unwrap(), Some(0));
     assert!(!of_top.is_finished() && !of_middle.is_finished(), "one below it is not known");
     played.0.lock().read.remove(&middle);

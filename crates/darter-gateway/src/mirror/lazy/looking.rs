@@ -2,20 +2,21 @@
 //!
 //! An engine asks for one layer after the other, the lowest first, and has some work with each. At a fleet's first pull, layers become known one after the other, too, and the
 //! lower ones are given while the upper ones are still being read: so the engine's work is done by the time the last layer is here. If one of those turns out not to be mountable, the
-//! engine downloads the layers from there on, and keeps those that it has. What every mount reads of the lower layers is fetched meanwhile, too: most of a layer is given to members only when its lead has all of it.
+//! engine downloads the layers from there on, and keeps those that it has. What every mount reads of the layers that are open is fetched meanwhile, too, whichever they are: most of a layer is given to members only
+//! when its lead has all of it, and one layer may come much more slowly than those above it.
 //!
 //! Invariants: an image is examined once at a time, whoever waits for it. A layer is given early only if all layers below it are open, and none of them nor itself has a directory
 //! that would [differ](darter_agent::Agent::misfit) from the unpacked one, according to the leads that made them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use darter_agent::{Misfit, MountRoom};
-use darter_core::{Blamed as _, Digest, Moment, Retry, in_full};
+use darter_core::{Blamed as _, BlobId, Digest, Moment, Retry, in_full};
 use darter_oci::image::LayerPart;
 use futures_util::StreamExt as _;
-use futures_util::stream::FuturesOrdered;
+use futures_util::stream::{FuturesOrdered, FuturesUnordered};
 use http::HeaderMap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -38,6 +39,37 @@ struct Findings {
     /// Those of the lowest of them, which are given whatever is found out about the others.
     risen: Vec<Digest>,
     mountable: HashMap<Digest, Mountable>,
+}
+
+/// The layers of an image that are open, and of which nothing is fetched yet.
+struct Unfetched {
+    /// By their place in the image.
+    layers: BTreeMap<usize, BlobId>,
+    /// All that were ever added: an image may have a layer twice.
+    added: HashSet<BlobId>,
+    room: MountRoom,
+}
+
+impl Unfetched {
+    fn of_image() -> Self {
+        Self { layers: BTreeMap::new(), added: HashSet::new(), room: MountRoom::for_image() }
+    }
+
+    fn add(&mut self, at: usize, blob: BlobId) {
+        if self.added.insert(blob) {
+            self.layers.insert(at, blob);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.layers.is_empty()
+    }
+
+    /// Fetches what every mount reads of them, the uppermost first, as engines mount them.
+    fn fetch(&mut self, lazy: &Lazy) {
+        let blobs: Vec<BlobId> = std::mem::take(&mut self.layers).into_values().rev().collect();
+        lazy.layers.fetch_for_mount(&blobs, &mut self.room);
+    }
 }
 
 impl Looking {
@@ -173,18 +205,20 @@ impl Mirror {
         within: Duration,
         tell: &watch::Sender<()>,
     ) -> Findings {
-        let opening = layers.iter().map(|layer| async move {
+        let opening = layers.iter().enumerate().map(|(at, layer)| async move {
             let request = request(&image.how, &image.how.repository, layer);
-            (*layer, lazy.layers.expanded(&request, image.how.credentials.clone(), within).await)
+            (at, lazy.layers.expanded(&request, image.how.credentials.clone(), within).await)
         });
-        let mut opening: FuturesOrdered<_> = opening.collect();
+        let mut opening: FuturesUnordered<_> = opening.collect();
+        // The answers about layers above one that is still being opened.
+        let mut answers = BTreeMap::new();
         // Whether nothing of a layer that was opened has to be compared with the layers below, and so all below it are known, too.
         let mut fitting = FuturesOrdered::new();
-        let (mut found, mut rises) = (Findings::default(), true);
-        // Those of which nothing is fetched yet, the uppermost first, as engines mount them.
-        let (mut unfetched, mut room) = (VecDeque::new(), MountRoom::for_image());
+        let (mut found, mut rises, mut unfetched) = (Findings::default(), true, Unfetched::of_image());
+        let mut lowest = layers.iter().enumerate();
+        let mut awaited = lowest.next();
         loop {
-            let ((layer, diff_id), opened) = tokio::select! {
+            tokio::select! {
                 biased;
                 Some((diff_id, fits)) = fitting.next(), if rises && !fitting.is_empty() => {
                     rises = fits;
@@ -196,40 +230,47 @@ impl Mirror {
                     continue;
                 }
                 opened = opening.next() => match opened {
-                    Some(opened) => opened,
+                    Some((at, opened)) => {
+                        if let Ok(mountable) = &opened {
+                            unfetched.add(at, mountable.blob);
+                        }
+                        answers.insert(at, opened);
+                    }
                     None => {
                         if !found.is_unfit {
-                            lazy.layers.fetch_for_mount(unfetched.make_contiguous(), &mut room);
+                            unfetched.fetch(lazy);
                         }
                         return found;
                     }
                 },
                 // Others are still being read: the link to the lead is free meanwhile.
                 () = std::future::ready(()), if !unfetched.is_empty() && !found.is_unfit => {
-                    lazy.layers.fetch_for_mount(unfetched.make_contiguous(), &mut room);
-                    unfetched.clear();
+                    unfetched.fetch(lazy);
                     continue;
                 }
-            };
-            match opened {
-                Ok(mountable) => {
-                    lazy.mountable.lock().insert(*diff_id, mountable, 1);
-                    let is_lowest = found.shown.is_empty();
-                    found.shown.push(*diff_id);
-                    if found.mountable.insert(*diff_id, mountable).is_none() {
-                        unfetched.push_front(mountable.blob);
+            }
+            while let Some((at, (layer, diff_id))) = awaited
+                && let Some(opened) = answers.remove(&at)
+            {
+                awaited = lowest.next();
+                match opened {
+                    Ok(mountable) => {
+                        lazy.mountable.lock().insert(*diff_id, mountable, 1);
+                        let is_lowest = found.shown.is_empty();
+                        found.shown.push(*diff_id);
+                        found.mountable.insert(*diff_id, mountable);
+                        if !found.is_unfit {
+                            fitting.push_back(async move {
+                                (*diff_id, is_lowest || lazy.layers.names_all(mountable.blob, within).await)
+                            });
+                        }
                     }
-                    if !found.is_unfit {
-                        fitting.push_back(async move {
-                            (*diff_id, is_lowest || lazy.layers.names_all(mountable.blob, within).await)
-                        });
+                    Err(error) => {
+                        let is_final = error.blame().retry == Retry::Never;
+                        let (digest, error) = (layer.digest, in_full(&error));
+                        tracing::info!(layer = %digest, %diff_id, is_final, %error, "a layer can't be mounted, or not soon enough");
+                        found.is_unfit = true;
                     }
-                }
-                Err(error) => {
-                    let is_final = error.blame().retry == Retry::Never;
-                    let (digest, error) = (layer.digest, in_full(&error));
-                    tracing::info!(layer = %digest, %diff_id, is_final, %error, "a layer can't be mounted, or not soon enough");
-                    found.is_unfit = true;
                 }
             }
         }
