@@ -158,8 +158,13 @@ fn share_standard_input(args: &GetArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Refuses early what would fail only later: a target that can't be written, two things on standard output.
+/// Refuses early what would fail only later: a target that can't be written, two things on standard output, a digest that can't be checked.
 fn refuse_early(args: &GetArgs, jobs: &[Job]) -> anyhow::Result<()> {
+    if args.range.is_some() && args.digest.is_some() {
+        let text = "--digest is of the whole content, of which --range fetches only a part: leave out --digest (each piece \
+                    is verified all the same), or download the whole";
+        return Err(Failure::Usage(text.to_owned()).into());
+    }
     for job in jobs {
         if args.remote_name && job.takes_a_name() {
             job.place.check()?;

@@ -58,7 +58,7 @@ pub(crate) struct GetArgs {
     #[arg(short = 'J', long)]
     pub(crate) remote_name: bool,
 
-    /// Refuse content that has another digest (sha256:…, sha384:… or sha512:…)
+    /// Refuse content that has another digest (sha256:…, sha384:… or sha512:…); not with --range
     #[arg(long, value_name = "DIGEST")]
     pub(crate) digest: Option<Digest>,
 
@@ -69,7 +69,7 @@ pub(crate) struct GetArgs {
     /// nodes. An origin that serves no ranges is read from its first byte; `darter explain` says so. A digest is
     /// that of the whole content and can't be checked on a part of it: --digest is refused here, and --verify-whole
     /// hashes nothing.
-    #[arg(long, value_name = "FIRST-LAST", allow_hyphen_values = true, conflicts_with_all = ["digest", "link", "input"])]
+    #[arg(long, value_name = "FIRST-LAST", allow_hyphen_values = true, conflicts_with_all = ["link", "input"])]
     pub(crate) range: Option<Span>,
 
     /// Also hash the whole file on this host

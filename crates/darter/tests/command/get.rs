@@ -75,7 +75,9 @@ fn a_range_that_the_content_has_not_is_an_error_and_one_that_is_none_is_wrong_us
     assert_eq!(backwards.code, Some(2));
     assert!(backwards.err.contains("the last byte, 5, comes before the first, 9"), "{}", backwards.err);
     let digest = room.run(&format!("get {} --range 0-5 --digest {} -o part", web.url, sha256(b"")));
-    assert_eq!(digest.code, Some(2), "a digest is of the whole");
+    digest.failed_with(2, &["--digest is of the whole content", "leave out --digest"]);
+    let help = room.run("get --help").succeeded().text().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("--digest is refused here"), "{help}");
     assert_eq!(room.files(), [""; 0]);
 }
 
