@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_agent::{Misfit, MountRoom};
+use darter_agent::{FetchError, Misfit, MountRoom};
 use darter_core::{Blamed as _, BlobId, Digest, Moment, Retry, in_full};
 use darter_oci::image::LayerPart;
 use futures_util::StreamExt as _;
@@ -48,6 +48,33 @@ struct Unfetched {
     /// All that were ever added: an image may have a layer twice.
     added: HashSet<BlobId>,
     room: MountRoom,
+}
+
+impl Findings {
+    /// Takes in whether a layer could be opened; those below it are known. Returns its blob if it may be given before those above it are known.
+    fn take_in(
+        &mut self,
+        lazy: &Lazy,
+        layer: &LayerPart,
+        diff_id: Digest,
+        opened: Result<Mountable, FetchError>,
+    ) -> Option<BlobId> {
+        match opened {
+            Ok(mountable) => {
+                lazy.mountable.lock().insert(diff_id, mountable, 1);
+                self.shown.push(diff_id);
+                self.mountable.insert(diff_id, mountable);
+                (!self.is_unfit).then_some(mountable.blob)
+            }
+            Err(error) => {
+                let is_final = error.blame().retry == Retry::Never;
+                let (digest, error) = (layer.digest, in_full(&error));
+                tracing::info!(layer = %digest, %diff_id, is_final, %error, "a layer can't be mounted, or not soon enough");
+                self.is_unfit = true;
+                None
+            }
+        }
+    }
 }
 
 impl Unfetched {
@@ -253,24 +280,10 @@ impl Mirror {
                 && let Some(opened) = answers.remove(&at)
             {
                 awaited = lowest.next();
-                match opened {
-                    Ok(mountable) => {
-                        lazy.mountable.lock().insert(*diff_id, mountable, 1);
-                        let is_lowest = found.shown.is_empty();
-                        found.shown.push(*diff_id);
-                        found.mountable.insert(*diff_id, mountable);
-                        if !found.is_unfit {
-                            fitting.push_back(async move {
-                                (*diff_id, is_lowest || lazy.layers.names_all(mountable.blob, within).await)
-                            });
-                        }
-                    }
-                    Err(error) => {
-                        let is_final = error.blame().retry == Retry::Never;
-                        let (digest, error) = (layer.digest, in_full(&error));
-                        tracing::info!(layer = %digest, %diff_id, is_final, %error, "a layer can't be mounted, or not soon enough");
-                        found.is_unfit = true;
-                    }
+                let is_lowest = found.shown.is_empty();
+                if let Some(blob) = found.take_in(lazy, layer, *diff_id, opened) {
+                    fitting
+                        .push_back(async move { (*diff_id, is_lowest || lazy.layers.names_all(blob, within).await) });
                 }
             }
         }
