@@ -1,13 +1,8 @@
 //! A fleet without a seed that is larger than the number of nodes that one keeps connections with.
 
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use axum::routing::get;
-use darter_agent::{Agent, Download, Options};
-use darter_core::Source;
+use darter_agent::{Agent, Options};
 use darter_core::source::Credentials;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
@@ -15,64 +10,37 @@ use futures_util::future::join_all;
 use crate::another_user::copied;
 use crate::origin::{Answer, Origin, read};
 use crate::seed;
+use crate::stories::world::{SEED, World, fetches, ip};
 
 /// More than a node's companions and itself.
-const NODES: usize = 40;
+const NODES: u8 = 40;
 
 const LENGTH: usize = 1_500_000;
 
-/// An origin that counts how often it was read.
-async fn counting_origin() -> (Source, Arc<AtomicUsize>) {
-    let reads = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&reads);
-    let answer = move |method: http::Method| {
-        if method == http::Method::GET {
-            counted.fetch_add(1, Ordering::Relaxed);
-        }
-        async move { ([("etag", "\"1\"")], vec![7_u8; LENGTH]) }
-    };
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/file", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, axum::Router::new().route("/file", get(answer))).await });
-    (Source::from_url(url.parse().unwrap(), &[], None).0, reads)
-}
-
-async fn node(directory: &Path, name: usize, join: Option<&Agent>) -> Agent {
-    let join = join.map(|agent| agent.status().listen.unwrap()).into_iter().collect();
-    Agent::start(seed::node(&directory.join(name.to_string()), join)).await.unwrap()
-}
-
-async fn check(download: Download) {
-    let mut stream = download.stream(None);
-    let mut read = 0;
-    while let Some(bytes) = stream.next().await {
-        read += bytes.unwrap().len();
-    }
-    assert_eq!(read, LENGTH);
-}
-
 /// Each joins only the one before it: the first knows nobody, and nobody is told of all. All read what one asks for next, and the origin is
-/// read once; once more by a node whose question nobody had the time to answer.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// read once.
+#[tokio::test(start_paused = true)]
 async fn nodes_that_join_one_another_in_a_chain_choose_one_to_read_the_origin() {
-    let directory = tempfile::tempdir().unwrap();
-    let (source, reads) = counting_origin().await;
-    let mut nodes: Vec<Agent> = Vec::new();
-    for name in 0..NODES {
-        nodes.push(node(directory.path(), name, nodes.last()).await);
+    let mut world = World::new();
+    let nodes = SEED + 1..=SEED + NODES;
+    for host in nodes.clone() {
+        let before = (host > SEED + 1).then(|| format!("{}:7400", ip(host - 1)));
+        world.starts(host, |options| options.join = before.into_iter().collect()).await;
     }
     let mingled = async {
-        while nodes.iter().any(|node| node.status().peers.len() < NODES / 4) {
+        while nodes.clone().any(|host| world.agent(host).status().peers.len() < usize::from(NODES) / 4) {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(60), mingled).await.expect("they come to know each other");
-    let opened = join_all(nodes.iter().map(|node| node.open(source.clone(), Credentials::default()))).await;
-    let checked = join_all(opened.into_iter().map(|download| check(download.unwrap())));
-    tokio::time::timeout(Duration::from_secs(120), checked).await.expect("all get it");
-    let reads = reads.load(Ordering::Relaxed);
-    assert!(reads <= 2, "{reads}");
-    join_all(nodes.iter().map(Agent::drain)).await;
+    let content = world.publish("file", LENGTH);
+    let fetched = nodes.clone().map(|host| fetches(world.agent(host).clone(), content.clone(), 0));
+    let fetched = tokio::time::timeout(Duration::from_secs(120), join_all(fetched)).await.expect("all get it");
+    assert!(fetched.iter().all(Result::is_ok), "{fetched:?}");
+    assert_eq!(world.origin.bytes_read(&content.source), LENGTH as u64);
+    for host in nodes {
+        world.leaves(host).await;
+    }
 }
 
 /// A node follows the only other one that holds a blob, which is lost half-way while the origin fails. When that one is back, it is

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use darter_agent::options::Role;
 use darter_agent::{Agent, FetchError, Options};
@@ -36,8 +37,13 @@ struct Fleet {
 
 impl Fleet {
     async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(configure: impl FnOnce(&mut Options)) -> Self {
         let dirs = [(); 3].map(|()| TempDir::new().unwrap());
-        let options = Options { role: Role::Seed, ..seed::node(dirs[0].path(), Vec::new()) };
+        let mut options = Options { role: Role::Seed, ..seed::node(dirs[0].path(), Vec::new()) };
+        configure(&mut options);
         let seed = Agent::start(options).await.unwrap();
         let join = || vec![seed.status().listen.unwrap()];
         let first = Agent::start(seed::node(dirs[1].path(), join())).await.unwrap();
@@ -267,7 +273,8 @@ async fn an_origin_that_was_away_is_read_on_by_range() {
         }
     })
     .await;
-    let fleet = Fleet::start().await;
+    // A machine that is busy takes longer for three tries.
+    let fleet = Fleet::start_with(|seed| seed.origin_patience = Duration::from_secs(60)).await;
     assert!(get(&fleet.nodes[0], &web.url("/x"), None).await.unwrap() == content());
     let from: Vec<_> = web.seen().iter().filter(|seen| is_read(seen)).map(|seen| seen.range().map(|it| it.0)).collect();
     assert_eq!(from.last(), Some(&Some(700_000)), "{from:?}");
