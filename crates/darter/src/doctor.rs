@@ -11,10 +11,12 @@
 //! | `doctor/containerd.rs` | judges whether containerd uses the mirror |
 //! | `doctor/lazy.rs` | judges whether containerd mounts layers before they are downloaded |
 //! | `doctor/proxy.rs` | the same for containerd before 2.4 |
+//! | `doctor/erofs.rs` | judges whether the kernel mounts layers |
 //! | `doctor/engines.rs` | judges Docker and Podman |
 
 mod containerd;
 mod engines;
+mod erofs;
 mod facts;
 mod findings;
 mod gather;
@@ -72,7 +74,7 @@ fn judge(facts: &Facts) -> Vec<Finding> {
 /// What this host lacks for lazy start, apart from containerd's settings: kernel features, and mkfs.erofs if containerd itself converts layers (`converts`).
 pub(crate) fn lacking_for_lazy(converts: bool) -> Vec<String> {
     let kernel = gather::kernel();
-    let mut findings = lazy::of_kernel(&kernel);
+    let mut findings = erofs::of_kernel(&kernel);
     if converts {
         findings.extend(lazy::of_mkfs(gather::mkfs()));
     }

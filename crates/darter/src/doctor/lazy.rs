@@ -2,16 +2,12 @@
 
 use super::facts::{Containerd, Kernel};
 use super::findings::{Finding, Findings};
-use super::proxy;
-use crate::setup::containerd::{Config, EROFS, IMAGES, Part, Release, TRANSFER};
+use super::{erofs, proxy};
+use crate::setup::containerd::{Config, EROFS, IMAGES, Part, TRANSFER};
 use crate::setup::document::{Node, Value};
 use crate::setup::lazy::{FIRST, differ_of};
 
 const AREA: &str = "lazy start";
-/// From this release on, Linux mounts EROFS with 512-byte blocks over a loop device.
-const FIRST_LOOP: Release = (6, 4);
-/// From this release on, it mounts EROFS from a file, too.
-const FIRST_FILE: Release = (6, 12);
 const SET_UP: &str = "darter setup containerd --lazy";
 const DIFFER: &str = "io.containerd.differ.v1.erofs";
 
@@ -58,7 +54,7 @@ pub(super) fn start(facts: &Containerd, kernel: &Kernel) -> Vec<Finding> {
         );
         return found.found;
     }
-    found.found.extend(of_kernel(kernel));
+    found.found.extend(erofs::of_kernel(kernel));
     directories(&mut found, &caches, &facts.missing);
     used(&mut found, config);
     unpacking(&mut found, config, facts.mkfs);
@@ -66,51 +62,6 @@ pub(super) fn start(facts: &Containerd, kernel: &Kernel) -> Vec<Finding> {
     switched_off(&mut found, config);
     found.ok("by hand", "ctr images pull --snapshotter erofs starts lazily; with --local it downloads everything");
     found.found
-}
-
-/// True if the kernel can mount a layer.
-pub(super) fn of_kernel(kernel: &Kernel) -> Vec<Finding> {
-    let mut found = Findings::about(AREA);
-    let erofs = kernel.filesystems.iter().any(|name| name == "erofs") || kernel.modules.contains(&"erofs");
-    if !erofs {
-        found.problem("erofs", "the kernel has no EROFS", "modprobe erofs, or a kernel with CONFIG_EROFS_FS");
-    } else if kernel.release < FIRST_LOOP {
-        found.problem(
-            "erofs",
-            format!("Linux {} reads no EROFS with blocks of 512 bytes, which layers have", kernel.name),
-            "Linux 6.4 or later; from 6.12 on without loop devices",
-        );
-    } else if kernel.release < FIRST_FILE || kernel.file_backed == Some(false) {
-        found.warning(
-            "erofs",
-            "EROFS, but not from files: containerd makes a loop device for each layer",
-            "Linux 6.12 or later with CONFIG_EROFS_FS_BACKED_BY_FILE",
-        );
-    } else {
-        found.ok("erofs", "EROFS, mounted from files");
-        if !reads_all_or_nothing(&kernel.name) {
-            found.warning(
-                "short reads",
-                format!(
-                    "Linux {} may take a short read for the end of a file, and return zeros for the rest, if a program is killed while it reads",
-                    kernel.name
-                ),
-                "a kernel with \"erofs: set fileio bio failed in short read case\" (in 7.0, 6.18.44, Debian's 6.12.117); until then leave read_ahead_kb as it is",
-            );
-        }
-    }
-    found.found
-}
-
-/// True if a kernel fails a read of EROFS if the file below returned only a part of it. These releases have the fix; earlier ones of the same series may have it, too.
-fn reads_all_or_nothing(name: &str) -> bool {
-    let mut numbers = name.split(|letter: char| !letter.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
-    let mut next = || numbers.next().unwrap_or(0_u32);
-    match (next(), next(), next()) {
-        (6, 12, patch) => patch >= 117,
-        (6, 18, patch) => patch >= 44,
-        (major, ..) => major >= 7,
-    }
 }
 
 /// Judges whether layers that Darter does not show can be converted.

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::erofs;
 use super::facts::{Containerd, Kernel, SocketState};
 use super::findings::Findings;
-use super::lazy::of_kernel;
 use crate::setup::containerd::{Config, IMAGES, Part};
 use crate::setup::document::Node;
 use crate::setup::proxy::NAME;
@@ -27,7 +27,7 @@ pub(super) fn start(found: &mut Findings, facts: &Containerd, config: &Config, k
         );
         return;
     };
-    found.found.extend(of_kernel(kernel));
+    found.found.extend(erofs::of_kernel(kernel));
     match &facts.snapshotter {
         Some(SocketState::No(reason)) => found.problem(
             "snapshotter",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::facts::{Containerd, Docker, Kernel, Podman, SocketState};
 use super::findings::{Finding, Findings, Level};
-use super::{containerd, engines, host, lazy, shown};
+use super::{containerd, engines, erofs, host, lazy, shown};
 use crate::setup::containerd::{Config, Release};
 use crate::setup::proxy::SnapshotterPaths;
 use crate::setup::registries::{Directory, RegistryFiles, Root};
@@ -57,7 +57,7 @@ fn a_kernel_is_judged_by_what_mounts_need() {
         (Kernel { filesystems: vec![], ..kernel() }, Level::Problem, "no EROFS"),
         (Kernel { filesystems: vec![], modules: vec!["erofs"], ..kernel() }, Level::Ok, ""),
     ] {
-        expect(&lazy::of_kernel(&kernel), "erofs", level, part);
+        expect(&erofs::of_kernel(&kernel), "erofs", level, part);
     }
     for (name, release, warns) in [
         ("6.12.0", (6, 12), true),
@@ -68,7 +68,7 @@ fn a_kernel_is_judged_by_what_mounts_need() {
         // Files on loop devices are read in another way.
         ("6.8.0", (6, 8), false),
     ] {
-        let found = lazy::of_kernel(&Kernel { name: name.into(), release, ..kernel() });
+        let found = erofs::of_kernel(&Kernel { name: name.into(), release, ..kernel() });
         assert_eq!(of(&found, "short reads").is_some(), warns, "{name}");
     }
     for (mkfs, level) in [(Some(true), Level::Ok), (Some(false), Level::Warning), (None, Level::Warning)] {
