@@ -21,7 +21,7 @@ use url::form_urlencoded::byte_serialize;
 use crate::answers::{BlobRow, Explained, GetRequest, Problem, Progress, Status, Waiting};
 use crate::changes::{self, Changes};
 use crate::handover::{ORDER_HEADER, Order, PROTOCOL, Receiver};
-use crate::headers::{BLOB_HEADER, LENGTH_HEADER, MODIFIED_HEADER, PIECES_HEADER};
+use crate::headers::{BLOB_HEADER, LENGTH_HEADER, MODIFIED_HEADER, PIECES_HEADER, TOUCHES_HEADER};
 use crate::layers::{BESIDE, LayerAnswer, NamedAnswer, NamedLayers};
 use crate::parts::{self, Asker, Opened};
 use crate::profile::{LayerProfile, PinnedProfile};
@@ -240,6 +240,7 @@ impl Client {
                 length: number(LENGTH_HEADER)?,
                 pieces: PieceLength::from_log2(pieces).ok()?,
                 modified: text(MODIFIED_HEADER),
+                takes_touches: text(TOUCHES_HEADER).as_deref() != Some("none"),
             })
         };
         let opened = opened().filter(|_| answer.status() == StatusCode::SWITCHING_PROTOCOLS);

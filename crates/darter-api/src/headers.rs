@@ -12,6 +12,9 @@ pub const PIECES_HEADER: &str = "darter-pieces";
 /// The header that tells when the content was last modified, as its origin wrote it.
 pub const MODIFIED_HEADER: &str = "darter-last-modified";
 
+/// The header with the value `none` of a daemon that keeps no profiles: reports of the parts that programs touch first are of no use to it.
+pub const TOUCHES_HEADER: &str = "darter-touches";
+
 /// The header that carries the origin's `Content-Disposition`, where it was asked for.
 pub const DISPOSITION_HEADER: &str = "darter-disposition";
 

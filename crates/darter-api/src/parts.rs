@@ -2,8 +2,8 @@
 //! descriptor of the blob's file, and word of which ranges of it are verified.
 //!
 //! `POST /v1/parts` with a [`GetRequest`](crate::GetRequest), `Connection: upgrade` and `Upgrade: darter-parts` is answered by 101 with the headers
-//! `darter-blob`, `darter-length`, `darter-pieces` (the base-two logarithm of the piece length) and, when known, `darter-last-modified`. Then both
-//! sides send frames: four bytes, the length as a little-endian number, and JSON of that length: an [`Ask`] one way, a [`PartReply`] the other. A descriptor
+//! `darter-blob`, `darter-length`, `darter-pieces` (the base-two logarithm of the piece length), when known `darter-last-modified`, and
+//! `darter-touches: none` if the daemon keeps no profiles. Then both sides send frames: four bytes, the length as a little-endian number, and JSON of that length: an [`Ask`] one way, a [`PartReply`] the other. A descriptor
 //! travels with [`PartReply::File`]; the bytes of [`PartReply::Bytes`] follow its frame.
 //!
 //! While the connection lasts, the blob is not evicted. The daemon closes it when nothing more can be had of the blob, after
@@ -249,6 +249,8 @@ pub struct Opened {
     pub pieces: PieceLength,
     /// When it was last modified, as its origin writes it.
     pub modified: Option<String>,
+    /// True if the daemon wants reports of the parts that programs touch first ([`Asker::touched`]).
+    pub takes_touches: bool,
 }
 
 /// An answer to a question.

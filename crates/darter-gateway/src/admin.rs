@@ -31,7 +31,7 @@ use darter_agent::{Access, Agent, FetchError, Handing, MIN_DIGITS, Phase, StartE
 use darter_api::handover::{ORDER_HEADER, Order, PROTOCOL, READY, Sender};
 use darter_api::headers::{
     BLOB_HEADER, CHANGED_TRAILER, DISPOSITION_HEADER, ERROR_TRAILER, FAULT_TRAILER, LENGTH_HEADER, MODIFIED_HEADER,
-    PIECES_HEADER, RANGE_HEADER, RETRY_AFTER_TRAILER, RETRY_TRAILER, TRAFFIC_HEADER,
+    PIECES_HEADER, RANGE_HEADER, RETRY_AFTER_TRAILER, RETRY_TRAILER, TOUCHES_HEADER, TRAFFIC_HEADER,
 };
 use darter_api::{BlobRequest, GetRequest, LayerRequest, Problem, Waiting};
 use darter_core::fault::advice;
@@ -437,6 +437,9 @@ async fn open_parts(
     let modified = download.version().last_modified;
     if let Some(value) = modified.and_then(|text| HeaderValue::from_bytes(text.as_bytes()).ok()) {
         response = response.header(MODIFIED_HEADER, value);
+    }
+    if !agent.keeps_profiles() {
+        response = response.header(TOUCHES_HEADER, "none");
     }
     let serving = agent.clone();
     agent.background(async move {

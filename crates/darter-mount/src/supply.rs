@@ -71,6 +71,11 @@ pub trait Supply: Send + Sync {
     /// Reports that programs have read these bytes, in this order, since the blob was opened: for hosts that open it later.
     async fn touched(&self, ranges: &[ByteRange]);
 
+    /// False if the agent has no use for reports with [`touched`](Self::touched): then none are made.
+    fn takes_touches(&self) -> bool {
+        true
+    }
+
     /// How many bytes are there, and whether they are complete and checked; `None` if unknown.
     async fn progress(&self) -> Option<(u64, bool)>;
 

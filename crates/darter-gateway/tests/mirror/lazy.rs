@@ -140,6 +140,20 @@ async fn layers_of_an_image_that_was_pulled_are_found_and_opened_and_others_are_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_keeps_no_profiles_says_that_it_wants_no_reports_of_touches() {
+    for profiles in [true, false] {
+        let world = World::new().await;
+        let [base, _] = world.private();
+        let agent = world.agent(|options| options.profiles = profiles).await;
+        assert_eq!(pull(&agent, ALICE, "lab", "private/app").await, 200);
+        let found = found(&agent, id(&base)).await;
+        let opened = client(&agent).parts(&GetRequest::of_layer(found.layer, found.headers)).await;
+        assert_eq!(opened.unwrap().0.takes_touches, profiles);
+        agent.drain().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_config_that_merely_names_a_private_layers_diff_id_gets_a_miss() {
     let world = World::new().await;
     let [base, top] = world.private();

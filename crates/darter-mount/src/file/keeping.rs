@@ -116,6 +116,9 @@ impl MountedFile {
     }
 
     async fn tell_touches(&self, supply: &dyn Supply, last: bool) {
+        if !supply.takes_touches() {
+            return;
+        }
         let touched = self.touches.lock().take(last, self.clock.now());
         if let Some(ranges) = touched {
             supply.touched(&ranges).await;

@@ -45,6 +45,8 @@ struct Agent {
     asked: Mutex<Vec<(&'static str, ByteRange)>>,
     refuses: AtomicBool,
     is_other: AtomicBool,
+    /// It keeps no profiles.
+    takes_no_touches: AtomicBool,
     end: watch::Sender<Option<End>>,
 }
 
@@ -58,6 +60,7 @@ impl Agent {
             asked: Mutex::default(),
             refuses: AtomicBool::new(false),
             is_other: AtomicBool::new(false),
+            takes_no_touches: AtomicBool::new(false),
             end,
         })
     }
@@ -109,6 +112,10 @@ impl Supply for Agent {
 
     async fn touched(&self, ranges: &[ByteRange]) {
         self.asked.lock().extend(ranges.iter().map(|range| ("touched", *range)));
+    }
+
+    fn takes_touches(&self) -> bool {
+        !self.takes_no_touches.load(Ordering::Relaxed)
     }
 
     async fn progress(&self) -> Option<(u64, bool)> {
@@ -479,6 +486,23 @@ async fn what_is_touched_first_is_told_to_the_agent_with_what_was_there_already_
     agent.asked.lock().clear();
     mounted.file.hand_over().await;
     assert!(agent.asked("touched").is_empty(), "nothing new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn touches_are_reported_to_the_next_agent_if_the_first_one_keeps_no_profiles() {
+    let (first, second) = (Agent::new(), Agent::new());
+    first.takes_no_touches.store(true, Ordering::Relaxed);
+    let mounted = mount(&first, Fill::Never);
+    assert!(mounted.reads(3 * PIECE, 4096).await);
+    tokio::time::sleep(LOOK_EVERY * 2).await;
+    mounted.file.hand_over().await;
+    assert!(first.asked("touched").is_empty());
+    mounted.agents.0.lock().push((content(1), Arc::clone(&second)));
+    first.ends(End::Gone("started again with profiles".into()));
+    while second.asked("touched").is_empty() {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    assert_eq!(second.asked("touched"), [ByteRange::new(3 * PIECE, 4 * PIECE)]);
 }
 
 #[tokio::test(start_paused = true)]

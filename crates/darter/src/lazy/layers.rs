@@ -203,8 +203,9 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use darter_api::LayerRequest;
+    use darter_core::BlobId;
     use darter_mount::Fill;
-    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
     use tokio::net::{UnixListener, UnixStream};
     use tokio::sync::Notify;
 
@@ -229,6 +230,8 @@ mod tests {
         asked: AtomicUsize,
         /// True if it can report changes, as newer releases do.
         tells: bool,
+        /// True if it keeps no profiles, and so wants no reports of touches.
+        takes_no_touches: bool,
         change: Notify,
     }
 
@@ -248,7 +251,17 @@ mod tests {
                     return;
                 }
             }
-            if !head.contains("/v1/layers/changes") {
+            if head.contains("/v1/parts") {
+                let touches = if self.takes_no_touches { "darter-touches: none\r\n" } else { "" };
+                let head = format!(
+                    "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: {}\r\n\
+                     darter-blob: {}\r\ndarter-length: 4096\r\ndarter-pieces: 19\r\n{touches}\r\n",
+                    darter_api::parts::PROTOCOL,
+                    BlobId([1; 32]),
+                );
+                stream.write_all(head.as_bytes()).await.unwrap();
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            } else if !head.contains("/v1/layers/changes") {
                 self.asked.fetch_add(1, Ordering::SeqCst);
                 let mut answer = found(0);
                 let wants_all = head.lines().next().is_some_and(|line| line.contains("?beside "));
@@ -336,6 +349,20 @@ mod tests {
         assert!(stat(&layers, 5).await);
         assert_eq!(asked(), 2, "it may be another answer now");
         playing.abort();
+    }
+
+    #[tokio::test]
+    async fn the_start_of_a_complete_layer_is_examined_only_for_an_agent_that_keeps_profiles() {
+        for takes_no_touches in [false, true] {
+            let room = tempfile::tempdir().unwrap();
+            let socket = room.path().join("darter.sock");
+            let agent = Arc::new(Played { takes_no_touches, ..Played::default() });
+            let playing = tokio::spawn(Arc::clone(&agent).run(UnixListener::bind(&socket).unwrap()));
+            let layers = keeper(&socket);
+            assert!(stat(&layers, 0).await);
+            assert_eq!(layers.open_to_note(diff_id(0)).await.is_none(), takes_no_touches);
+            playing.abort();
+        }
     }
 
     #[tokio::test]

@@ -18,7 +18,10 @@ pub(crate) struct Daemon {
     request: GetRequest,
 }
 
-struct Connection(Asker);
+struct Connection {
+    asker: Asker,
+    takes_touches: bool,
+}
 
 impl Daemon {
     pub(crate) const fn new(client: Client, request: GetRequest) -> Self {
@@ -44,7 +47,7 @@ impl Daemon {
         let (opened, asker) = self.client.parts(&GetRequest { again, ..self.request.clone() }).await?;
         let content =
             Content { blob: opened.blob, length: opened.length, pieces: opened.pieces, modified: opened.modified };
-        Ok((content, Arc::new(Connection(asker))))
+        Ok((content, Arc::new(Connection { asker, takes_touches: opened.takes_touches })))
     }
 }
 
@@ -58,7 +61,7 @@ impl Supplier for Daemon {
 #[async_trait]
 impl Supply for Connection {
     async fn read(&self, range: ByteRange, within: Duration) -> Result<Given, Refusal> {
-        match self.0.part(Ask::Read, range, within).await {
+        match self.asker.part(Ask::Read, range, within).await {
             Ok(Answer::Here(Some(file), hashes)) => Ok(Given::File(file, hashes)),
             Ok(Answer::Bytes(bytes)) if bytes.len() as u64 == range.len() => Ok(Given::Bytes(bytes)),
             other => Err(refusal(other)),
@@ -66,7 +69,7 @@ impl Supply for Connection {
     }
 
     async fn fetch(&self, range: ByteRange, within: Duration) -> Result<Vec<PieceHash>, Refusal> {
-        match self.0.part(Ask::Fetch, range, within).await {
+        match self.asker.part(Ask::Fetch, range, within).await {
             Ok(Answer::Here(_, hashes)) => Ok(hashes),
             other => Err(refusal(other)),
         }
@@ -74,23 +77,27 @@ impl Supply for Connection {
 
     async fn everything(&self) {
         // If this daemon ends, another one will be asked again.
-        let _ = self.0.everything().await;
+        let _ = self.asker.everything().await;
     }
 
     async fn touched(&self, ranges: &[ByteRange]) {
         // Nothing waits for the result.
-        let _ = self.0.touched(ranges).await;
+        let _ = self.asker.touched(ranges).await;
+    }
+
+    fn takes_touches(&self) -> bool {
+        self.takes_touches
     }
 
     async fn progress(&self) -> Option<(u64, bool)> {
-        match self.0.progress().await {
+        match self.asker.progress().await {
             Ok(Answer::Progress(held, whole)) => Some((held, whole)),
             _ => None,
         }
     }
 
     async fn ended(&self) -> End {
-        let Over { problem, wrong } = self.0.over().await;
+        let Over { problem, wrong } = self.asker.over().await;
         let changed = problem.as_ref().is_some_and(|problem| problem.blame().retry == Retry::Now);
         let reason = problem.map_or_else(|| "the daemon is gone".to_owned(), |problem| problem.error);
         match (wrong, changed) {
