@@ -13,12 +13,14 @@
 //! | `ledger` | the state in memory and in the book, changed by one caller at a time | disk |
 //! | `api` | the messages of the service | none |
 //! | `service` | carries out the calls with all of these | disk, mounts |
+//! | `calls` | each call's messages, from and to what `service` takes and gives | none |
 //! | `server` | the service on a socket that it is given | sockets |
 //!
 //! It knows no agent: its caller says how to find layers ([`Layers`]).
 
 mod api;
 mod book;
+mod calls;
 mod disk;
 mod filter;
 mod layout;

@@ -3,7 +3,6 @@
 //! The calls of one connection run concurrently. After the server was told to stop, calls in progress are answered for [`LAST_CALLS`]; a client that calls
 //! afterwards can't connect, and retries.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -25,10 +24,9 @@ use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
-use crate::api;
-use crate::layout::Mount;
 use crate::service::{Failure, Snapshotter};
-use crate::tree::{Labels, Refusal, Snapshot, SnapshotKind};
+use crate::tree::Refusal;
+use crate::{api, calls};
 
 /// How long calls in progress may take after the server was told to stop.
 const LAST_CALLS: Duration = Duration::from_secs(5);
@@ -90,12 +88,12 @@ async fn connection(stream: UnixStream, snapshotter: Snapshotter, mut stop: watc
     }
 }
 
-/// Handles a call with one answer.
-struct One<F>(F);
+/// A call with one answer, and the function that carries it out.
+struct One<F>(Snapshotter, F);
 
 impl<Q, A, F, R> UnaryService<Q> for One<F>
 where
-    F: FnMut(Q) -> R,
+    F: Fn(Snapshotter, Q) -> R,
     R: Future<Output = Result<A, Failure>> + Send + 'static,
     A: Send + 'static,
 {
@@ -103,12 +101,13 @@ where
     type Future = BoxFuture<'static, Result<tonic::Response<A>, Status>>;
 
     fn call(&mut self, request: tonic::Request<Q>) -> Self::Future {
-        let answer = (self.0)(request.into_inner());
+        let Self(at, carry_out) = self;
+        let answer = carry_out(at.clone(), request.into_inner());
         async move { answer.await.map(tonic::Response::new).map_err(|failure| status(&failure)) }.boxed()
     }
 }
 
-/// Handles the call whose answer has several messages.
+/// The call whose answer has several messages.
 struct ListCall(Snapshotter);
 
 impl ServerStreamingService<api::List> for ListCall {
@@ -117,113 +116,43 @@ impl ServerStreamingService<api::List> for ListCall {
     type Future = BoxFuture<'static, Result<tonic::Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: tonic::Request<api::List>) -> Self::Future {
-        let found = self.0.list(&request.into_inner().filters).map_err(|failure| status(&failure));
+        let found = calls::list(&self.0, &request.into_inner()).map_err(|failure| status(&failure));
         async move {
-            let infos: Vec<_> = found?.into_iter().map(|(name, snapshot)| info(name, snapshot)).collect();
-            let parts: Vec<_> = infos.chunks(LIST_PART).map(|infos| Ok(api::Infos { infos: infos.to_vec() })).collect();
+            let parts: Vec<_> =
+                found?.chunks(LIST_PART).map(|infos| Ok(api::Infos { infos: infos.to_vec() })).collect();
             Ok(tonic::Response::new(stream::iter(parts).boxed()))
         }
         .boxed()
     }
 }
 
-async fn one<Q, A, F, R>(request: Request<Incoming>, work: F) -> Response<Body>
+async fn one<Q, A, F, R>(at: Snapshotter, request: Request<Incoming>, carry_out: F) -> Response<Body>
 where
     Q: Message + Default + Send + 'static,
     A: Message + Send + 'static,
-    F: FnMut(Q) -> R,
+    F: Fn(Snapshotter, Q) -> R,
     R: Future<Output = Result<A, Failure>> + Send + 'static,
 {
-    Grpc::new(ProstCodec::<A, Q>::default()).unary(One(work), request).await
+    Grpc::new(ProstCodec::<A, Q>::default()).unary(One(at, carry_out), request).await
 }
 
+/// Answers the call that the request's path names.
 async fn call(at: Snapshotter, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let name = path.strip_prefix(api::SERVICE).unwrap_or_default();
     let answer = match name {
-        "Prepare" => {
-            one(request, |asked: api::NewSnapshot| {
-                let at = at.clone();
-                async move { at.prepare(asked.key, asked.parent, labels(asked.labels)).await.map(mounts) }
-            })
-            .await
-        }
-        "View" => {
-            one(request, |asked: api::NewSnapshot| {
-                let at = at.clone();
-                async move { at.view(asked.key, asked.parent, labels(asked.labels)).await.map(mounts) }
-            })
-            .await
-        }
-        "Mounts" => {
-            one(request, |asked: api::OneSnapshot| {
-                let at = at.clone();
-                async move { at.mounts(asked.key).await.map(mounts) }
-            })
-            .await
-        }
-        "Commit" => {
-            one(request, |asked: api::Commit| {
-                let at = at.clone();
-                async move {
-                    if !asked.parent.is_empty() {
-                        let text = "this snapshotter can't change a snapshot's parent when it is committed";
-                        return Err(Refusal::Argument(text.to_owned()).into());
-                    }
-                    at.commit(asked.key, asked.name, labels(asked.labels)).await.map(|()| api::Nothing {})
-                }
-            })
-            .await
-        }
-        "Remove" => {
-            one(request, |asked: api::OneSnapshot| {
-                let at = at.clone();
-                async move { at.remove(asked.key).await.map(|()| api::Nothing {}) }
-            })
-            .await
-        }
-        "Stat" => {
-            one(request, |asked: api::OneSnapshot| {
-                let at = at.clone();
-                async move {
-                    let found = at.stat(&asked.key)?;
-                    Ok(api::OneInfo { info: Some(info(asked.key, found)) })
-                }
-            })
-            .await
-        }
-        "Update" => {
-            one(request, |asked: api::Update| {
-                let at = at.clone();
-                async move {
-                    let (wanted, paths) = (asked.info.unwrap_or_default(), asked.update_mask.unwrap_or_default().paths);
-                    let updated = at.update(wanted.name.clone(), labels(wanted.labels), paths).await?;
-                    Ok(api::OneInfo { info: Some(info(wanted.name, updated)) })
-                }
-            })
-            .await
-        }
+        "Prepare" => one(at, request, calls::prepare).await,
+        "View" => one(at, request, calls::view).await,
+        "Mounts" => one(at, request, calls::mounts).await,
+        "Commit" => one(at, request, calls::commit).await,
+        "Remove" => one(at, request, calls::remove).await,
+        "Stat" => one(at, request, calls::stat).await,
+        "Update" => one(at, request, calls::update).await,
         "List" => {
             Grpc::new(ProstCodec::<api::Infos, api::List>::default()).server_streaming(ListCall(at), request).await
         }
-        "Usage" => {
-            one(request, |asked: api::OneSnapshot| {
-                let at = at.clone();
-                async move {
-                    let usage = at.usage(asked.key).await?;
-                    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-                    Ok(api::Usage { size: number(usage.bytes), inodes: number(usage.inodes) })
-                }
-            })
-            .await
-        }
-        "Cleanup" => {
-            one(request, |_: api::Nothing| {
-                let at = at.clone();
-                async move { at.clean_up().await.map(|()| api::Nothing {}) }
-            })
-            .await
-        }
+        "Usage" => one(at, request, calls::usage).await,
+        "Cleanup" => one(at, request, calls::clean_up).await,
         _ => Status::unimplemented(format!("unknown call {path}")).into_http::<Body>(),
     };
     let failed = answer.headers().get("grpc-status").filter(|status| *status != "0");
@@ -231,40 +160,6 @@ async fn call(at: Snapshotter, request: Request<Incoming>) -> Response<Body> {
         tracing::debug!(call = name, ?status, "answered");
     }
     answer
-}
-
-fn labels(labels: HashMap<String, String>) -> Labels {
-    labels.into_iter().collect()
-}
-
-fn mounts(mounts: Vec<Mount>) -> api::Mounts {
-    let mount = |Mount { kind, source, options }| api::Mount {
-        kind: String::from(kind),
-        source,
-        target: String::new(),
-        options,
-    };
-    api::Mounts { mounts: mounts.into_iter().map(mount).collect() }
-}
-
-fn info(name: String, snapshot: Snapshot) -> api::Info {
-    let kind = match snapshot.kind {
-        SnapshotKind::Active => api::Kind::Active,
-        SnapshotKind::View => api::Kind::View,
-        SnapshotKind::Committed => api::Kind::Committed,
-    };
-    let at = |date: Duration| {
-        let nanos = i32::try_from(date.subsec_nanos()).unwrap_or_default();
-        Some(api::Timestamp { seconds: i64::try_from(date.as_secs()).unwrap_or(i64::MAX), nanos })
-    };
-    api::Info {
-        name,
-        parent: snapshot.parent.unwrap_or_default(),
-        kind: kind.into(),
-        created_at: at(snapshot.created),
-        updated_at: at(snapshot.updated),
-        labels: snapshot.labels.into_iter().collect(),
-    }
 }
 
 fn status(failure: &Failure) -> Status {
@@ -297,22 +192,5 @@ mod tests {
         for (refusal, code) in refusals {
             assert_eq!(status(&refusal.into()).code(), code);
         }
-    }
-
-    #[test]
-    fn dates_have_nanoseconds() {
-        let snapshot = Snapshot {
-            number: 1,
-            kind: SnapshotKind::View,
-            parent: None,
-            created: Duration::new(5, 6),
-            updated: Duration::new(7, 8),
-            labels: Labels::new(),
-            usage: crate::tree::Usage::default(),
-            lazy: None,
-        };
-        let info = info("n".to_owned(), snapshot);
-        assert_eq!(info.created_at, Some(api::Timestamp { seconds: 5, nanos: 6 }));
-        assert_eq!((info.kind, info.parent.as_str()), (1, ""));
     }
 }
