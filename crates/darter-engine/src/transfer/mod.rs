@@ -110,17 +110,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::callers::Callers;
-use self::handing::Losses;
 use self::journal::Journal;
 use self::naming::Naming;
-use self::passing::Positions;
 use self::profile::Profiling;
-use self::readers::Readers;
 use self::rest::Rest;
 use self::state::TransferState;
 use self::steps::Steps;
 use self::storing::Storing;
-use self::view::Flows;
 use self::whole::Whole;
 use crate::context::EngineContext;
 use crate::error::FetchError;
@@ -216,28 +212,8 @@ impl Transfer {
     pub(crate) async fn begin(house: &House, beginning: Beginning) -> Arc<Self> {
         let House { context, fleet, joins, tasks, sendable } = house;
         let Beginning { source, version, credentials, requester, stored, everything, on_trust } = beginning;
-        let root = stored.manifest().root().filter(|_| stored.is_complete());
-        let named = stored.info().digest;
-        let digest = match (source.digest(), root) {
-            // The blob may have been created for the address without this digest: then only the digest counts that was computed at an earlier
-            // transfer.
-            (digest, Some(root)) if digest.is_none() || (matches!(source, Source::Url { .. }) && digest != named) => {
-                recalled(context, stored.id(), root).await.or(named)
-            }
-            (digest, _) => digest,
-        };
-        let verdict = root.map(|root| Verdict { root, digest });
-        let now = context.now();
-        let held = stored.held();
-        let manifest = stored.manifest();
-        let blob = stored.id();
-        let mut journal = Journal::new(source.to_string(), source.digest(), now, context.unix(), &held);
-        let complete = verdict.is_some();
-        if complete {
-            journal.completed(now, verdict.as_ref().and_then(|verdict| verdict.digest));
-        } else if !held.is_empty() {
-            journal.note(now, format!("resumed with {} of {:?} pieces held", held.len(), manifest.piece_count()));
-        }
+        let verdict = stored_verdict(context, &source, &*stored).await;
+        let (now, blob, manifest) = (context.now(), stored.id(), stored.manifest());
         let start = SessionStart {
             me: context.me,
             source: source.key(),
@@ -248,36 +224,26 @@ impl Transfer {
             total: manifest.piece_count(),
             hashes: manifest.hashes().to_vec(),
             known: manifest.known().clone(),
-            held,
+            held: stored.held(),
+            is_complete: verdict.is_some(),
             verdict,
-            is_complete: complete,
             everything,
             seed: random_seed(&context.me, blob),
             tuning: Tuning::default(),
             now,
         };
+        let mut journal = Journal::new(source.to_string(), source.digest(), now, context.unix(), &start.held);
+        if let Some(verdict) = &start.verdict {
+            journal.completed(now, verdict.digest);
+        } else if !start.held.is_empty() {
+            journal.note(now, format!("resumed with {} of {:?} pieces held", start.held.len(), start.total));
+        }
         let profile = recalled_profile(context, blob, &source, &manifest).await;
         let mut session = Session::begin(start.clone());
         if context.records {
             session.record(start);
         }
-        let state = TransferState {
-            session,
-            callers: Callers::new(credentials),
-            requester,
-            streamed_digest: None,
-            readers: Readers::default(),
-            given_back: 0,
-            joined_parts: false,
-            fetching: None,
-            failure: None,
-            dissolved_for: None,
-            journal,
-            flows: Flows::default(),
-            last_sent: None,
-            positions: Positions::default(),
-            losses: Losses::default(),
-        };
+        let state = TransferState::new(session, Callers::new(credentials), requester, journal);
         let transfer = Arc::new(Self {
             context: Arc::clone(context),
             fleet: Arc::clone(fleet),
@@ -503,6 +469,17 @@ pub(crate) async fn recalled(context: &EngineContext, blob: BlobId, root: PieceH
     let archive = context.archive.clone();
     let told = context.disk.run(move || archive.recall(blob)).await?;
     told.digest.filter(|_| told.root == Some(root.to_string()))
+}
+
+/// The root of a blob that is complete on this host, with the digest of the whole if one is known. `None` if the blob is not complete.
+async fn stored_verdict(context: &EngineContext, source: &Source, stored: &dyn StoredBlob) -> Option<Verdict> {
+    let root = stored.manifest().root().filter(|_| stored.is_complete())?;
+    let (digest, named) = (source.digest(), stored.info().digest);
+    // The blob may have been created for the address without this digest: then only the digest counts that was computed at an earlier
+    // transfer.
+    let was_checked = digest.is_some() && (digest == named || !matches!(source, Source::Url { .. }));
+    let digest = if was_checked { digest } else { recalled(context, stored.id(), root).await.or(named) };
+    Some(Verdict { root, digest })
 }
 
 /// The stored profile of an expanded layer; an empty one if there is none.

@@ -49,6 +49,26 @@ pub(crate) struct TransferState {
 }
 
 impl TransferState {
+    pub(super) fn new(session: Session, callers: Callers, requester: Requester, journal: Journal) -> Self {
+        Self {
+            session,
+            callers,
+            requester,
+            streamed_digest: None,
+            readers: Readers::default(),
+            given_back: 0,
+            joined_parts: false,
+            failure: None,
+            dissolved_for: None,
+            fetching: None,
+            journal,
+            flows: Flows::default(),
+            last_sent: None,
+            positions: Positions::default(),
+            losses: Losses::default(),
+        }
+    }
+
     /// The number of agents in the swarm, as far as is known here.
     pub(super) fn members(&self) -> u32 {
         u32::try_from(self.session.members()).unwrap_or(u32::MAX)
