@@ -56,6 +56,9 @@ pub(super) struct Read {
     pub(super) widenings: Vec<Widening>,
 }
 
+/// The socket of the connection that tries; those before it are the connections that read.
+const TRYING: usize = 8;
+
 /// One connection: what it may take out of the socket, and when its answer begins.
 #[derive(Clone, Copy, Default)]
 struct Socket {
@@ -64,6 +67,100 @@ struct Socket {
     from: u64,
     /// True if there was more than this host could take when it last took something.
     had_more: bool,
+}
+
+impl Socket {
+    /// A connection whose answer begins at `from`, in milliseconds.
+    fn opened(from: u64) -> Self {
+        Self { from, ..Self::default() }
+    }
+
+    /// The origin has sent `bytes` more by this millisecond, which come in bursts, if the world has some.
+    fn fill(&mut self, bytes: f64, millis: u64, world: &World) {
+        // A connection that has a limit of its own gets its first burst at once.
+        let is_first = millis == self.from && world.all == u64::MAX;
+        self.owed += if is_first { bytes * world.burst as f64 } else { bytes };
+        if (millis - self.from).is_multiple_of(world.burst) {
+            let sent = self.owed.min(SOCKET - self.holds);
+            (self.owed, self.holds) = (0.0, self.holds + sent);
+        }
+    }
+
+    /// How many of the `rest` bytes this host takes, and how long it waited for them; `None` if there are too few to be given.
+    fn take(&mut self, rest: f64, world: &World) -> Option<(f64, Duration)> {
+        let takes = world.takes as f64;
+        if self.holds < CHUNK.min(rest).min(takes) {
+            return None;
+        }
+        let came = self.holds.min(rest).min(takes);
+        let waited = if self.had_more { Duration::ZERO } else { Duration::MAX };
+        self.had_more = self.holds - came >= CHUNK.min(takes) && world.takes != u64::MAX;
+        self.holds = if world.takes == u64::MAX { 0.0 } else { self.holds - came };
+        Some((came, waited))
+    }
+}
+
+/// What happens at random during one read.
+struct Chance {
+    random: Random,
+    /// The share of the world's rate that all connections together get now.
+    factor: f64,
+    /// For how many more milliseconds nothing comes.
+    stall: u64,
+    /// Until this millisecond the machine has other work.
+    starved: u64,
+    /// True if it has a moment for this read nevertheless, or not, until this millisecond.
+    has_moment: bool,
+    until: u64,
+    /// The rate of all connections together in bytes per second, until this millisecond.
+    narrow: Option<(u64, u64)>,
+}
+
+impl Chance {
+    fn new(world: &World) -> Self {
+        let random = Random::new(world.seed);
+        let mut chance =
+            Self { random, factor: 1.0, stall: 0, starved: 0, has_moment: true, until: 2, narrow: world.narrow };
+        if world.starved > 0 {
+            chance.starved = (world.starved as f64 * (0.25 + 0.75 * chance.uniform())) as u64;
+        }
+        if let Some((rate, until)) = world.narrow {
+            chance.narrow = Some((rate, (until as f64 * (0.1 + 0.9 * chance.uniform())) as u64));
+        }
+        chance
+    }
+
+    fn uniform(&mut self) -> f64 {
+        self.random.next() as f64 / u64::MAX as f64
+    }
+
+    /// A millisecond passes. False if the machine does nothing for this read in it.
+    fn passes(&mut self, millis: u64, world: &World) -> bool {
+        if world.noise > 0.0 && self.uniform() * (world.every as f64) < 1.0 {
+            // Twelve uniform numbers are about a normal one.
+            let normal = (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0;
+            self.factor = (1.0 + world.noise * normal).max(0.05);
+        }
+        if self.stall == 0 && world.stalls.is_some_and(|every| self.uniform() * (every as f64) < 1.0) {
+            self.stall = 200;
+        }
+        self.stall = self.stall.saturating_sub(1);
+        if millis >= self.starved {
+            return true;
+        }
+        if millis >= self.until {
+            self.has_moment = !self.has_moment;
+            let (least, more) = if self.has_moment { (1, 3.0) } else { (40, 120.0) };
+            self.until += least + (self.uniform() * more) as u64;
+        }
+        self.has_moment
+    }
+
+    /// The bytes that each of `open` connections gets in this millisecond.
+    fn share(&self, open: usize, millis: u64, world: &World) -> f64 {
+        let all = self.narrow.filter(|(_, until)| millis < *until).map_or(world.all, |(rate, _)| rate);
+        (world.each as f64).min(all as f64 * self.factor / open as f64) / 1000.0
+    }
 }
 
 impl World {
@@ -89,34 +186,17 @@ impl World {
 
     /// A blob of this length is read.
     pub(super) fn read(self, length: u64) -> Read {
-        let mut random = Random::new(self.seed);
-        let mut uniform = move || random.next() as f64 / u64::MAX as f64;
+        let mut chance = Chance::new(&self);
         let mut breadth = Breadth::new(8, length);
         let mut read =
             Read { connections: 1, widest: 1, seconds: 0.0, found: None, trials: 0, tried: 0, widenings: Vec::new() };
-        let (mut left, mut factor, mut stall, mut trial) = (length as f64, 1.0, 0_u64, None);
-        let mut sockets = [Socket { from: 1, ..Socket::default() }; 9];
-        let starved = if self.starved > 0 { (self.starved as f64 * (0.25 + 0.75 * uniform())) as u64 } else { 0 };
-        let (mut has_moment, mut until) = (true, 2);
-        let narrow = self.narrow.map(|(rate, until)| (rate, (until as f64 * (0.1 + 0.9 * uniform())) as u64));
+        let (mut left, mut trial) = (length as f64, None);
+        let mut sockets = [Socket::opened(1); TRYING + 1];
         let mut millis = 0;
         while left >= 1.0 && millis < 1_000_000 {
             millis += 1;
             let now = Moment::from_micros(1_000_000 + millis * 1000);
-            if self.noise > 0.0 && uniform() * (self.every as f64) < 1.0 {
-                // Twelve uniform numbers are about a normal one.
-                let normal = (0..12).map(|_| uniform()).sum::<f64>() - 6.0;
-                factor = (1.0 + self.noise * normal).max(0.05);
-            }
-            if stall == 0 && self.stalls.is_some_and(|every| uniform() * (every as f64) < 1.0) {
-                stall = 200;
-            }
-            stall = stall.saturating_sub(1);
-            if millis < starved && millis >= until {
-                has_moment = !has_moment;
-                until += if has_moment { 1 + (uniform() * 3.0) as u64 } else { 40 + (uniform() * 120.0) as u64 };
-            }
-            if millis < starved && !has_moment {
+            if !chance.passes(millis, &self) {
                 continue;
             }
             if trial.is_none() && breadth.is_trial_due() {
@@ -124,48 +204,39 @@ impl World {
                 let judged = breadth.tries(1, stretch, now).expect("it tells something");
                 trial = Some(if self.tries_on { stretch } else { judged } as f64);
                 (read.trials, read.tried) = (read.trials + 1, read.tried + judged);
-                sockets[8] = Socket { from: millis + self.answer, ..Socket::default() };
+                sockets[TRYING] = Socket::opened(millis + self.answer);
             }
             // The rest of the stretch has no part in what is decided here.
             trial = trial.filter(|_| breadth.is_tried());
             let reading = usize::from(breadth.connections());
             let tries = trial.is_some();
-            let is_open = |nth: usize, socket: &Socket| socket.from <= millis && (nth < reading || nth == 8 && tries);
+            let is_open =
+                |nth: usize, socket: &Socket| socket.from <= millis && (nth < reading || nth == TRYING && tries);
             let open = sockets.iter().enumerate().filter(|(nth, socket)| is_open(*nth, socket)).count().max(1);
-            let all = narrow.filter(|(_, until)| millis < *until).map_or(self.all, |(rate, _)| rate);
-            let one = (self.each as f64).min(all as f64 * factor / open as f64) / 1000.0;
+            let share = chance.share(open, millis, &self);
             for (nth, socket) in sockets.iter_mut().enumerate() {
-                if !is_open(nth, socket) || stall > 0 && !self.stalls_here {
+                if !is_open(nth, socket) || chance.stall > 0 && !self.stalls_here {
                     continue;
                 }
-                // A connection that has a limit of its own gets its first burst at once.
-                let is_first = millis == socket.from && self.all == u64::MAX;
-                socket.owed += if is_first { one * self.burst as f64 } else { one };
-                if (millis - socket.from) % self.burst == 0 {
-                    let sent = socket.owed.min(SOCKET - socket.holds);
-                    (socket.owed, socket.holds) = (0.0, socket.holds + sent);
-                }
-                let rest = if nth == 8 { trial.unwrap_or_default() } else { left };
-                if stall > 0 || socket.holds < CHUNK.min(rest).min(self.takes as f64) {
+                socket.fill(share, millis, &self);
+                if chance.stall > 0 {
                     continue;
                 }
-                let came = socket.holds.min(rest).min(self.takes as f64);
-                let waited = if socket.had_more { Duration::ZERO } else { Duration::MAX };
-                socket.had_more = socket.holds - came >= CHUNK.min(self.takes as f64) && self.takes != u64::MAX;
-                socket.holds = if self.takes == u64::MAX { 0.0 } else { socket.holds - came };
-                if nth == 8 {
+                let rest = if nth == TRYING { trial.unwrap_or_default() } else { left };
+                let Some((came, waited)) = socket.take(rest, &self) else { continue };
+                if nth == TRYING {
                     trial = Some(rest - came).filter(|rest| *rest >= 1.0);
                 }
-                if nth < 8 || self.tries_on {
+                if nth != TRYING || self.tries_on {
                     left = (left - came).max(0.0);
                 }
-                let connection = if nth == 8 { 1 } else { nth as u8 };
+                let connection = if nth == TRYING { 1 } else { nth as u8 };
                 read.widenings.extend(breadth.came(connection, came.ceil() as u64, waited, left as u64, now));
                 read.widest = read.widest.max(breadth.connections());
             }
             let reads_now = usize::from(breadth.connections());
             for socket in sockets.iter_mut().take(reads_now).skip(reading) {
-                *socket = Socket { from: millis + self.answer, ..Socket::default() };
+                *socket = Socket::opened(millis + self.answer);
             }
             if reads_now > 1 {
                 read.found.get_or_insert(millis as f64 / 1000.0);
