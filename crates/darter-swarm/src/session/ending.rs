@@ -1,11 +1,11 @@
 //! How a blob's transfer ends, and what other agents are told of it.
 
 use darter_core::NodeId;
-use darter_protocol::{Failure, Message};
+use darter_protocol::{Failure, Message, Verdict};
 
 use super::hearing::PendingRequest;
 use super::{Output, Session};
-use crate::{Entering, Facts, Leader};
+use crate::{CheckedBy, Entering, Facts, Leader};
 
 /// The reason for which an agent is not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,19 @@ pub enum Rejection {
 }
 
 impl Session {
+    /// The whole was checked, and is what it should be. Returns false if the blob has failed or is being deleted nevertheless.
+    pub(super) fn completes(&mut self, verdict: Verdict, by: CheckedBy) -> bool {
+        if !self.course.completes() {
+            return false;
+        }
+        (self.verdict, self.checked_by) = (Some(verdict), by);
+        if self.course.comes_at_once() {
+            self.news.at_once();
+        }
+        self.outputs.push(Output::Completed);
+        true
+    }
+
     /// This agent can't lead the swarm any further: the members are to look for another lead.
     pub(super) fn gives_up(&mut self, failure: &Failure, facts: &dyn Facts) {
         let to = self.member_nodes();

@@ -4,7 +4,7 @@ use darter_core::{Moment, NodeId};
 use darter_protocol::{Failure, FailureKind, Message, PeerInfo, Refusal, Wanted};
 
 use super::seeking::Lost;
-use super::{Guilt, Input, Meeting, Output, Session};
+use super::{Came, Guilt, Input, Meeting, Output, Session};
 use crate::{Event, Facts, Leader, Loss, RequestId, Start};
 
 /// While this many outputs wait to be carried out, reports of other agents are not heard: they can be repeated for ever.
@@ -36,14 +36,7 @@ impl Session {
             Input::Said { by, message } => return self.hear(by, message, facts, now),
             Input::Found(infos) => self.dials(infos, &[], now),
             Input::Connected(_) => {}
-            Input::Gone(peer) => {
-                self.given.gone(peer);
-                self.left(peer);
-                if self.gone(peer, now) {
-                    let (addr, place) = (facts.address(peer), facts.place(peer).unwrap_or_default());
-                    self.outputs.push(Output::Dial(vec![PeerInfo { node: peer, addr, place }]));
-                }
-            }
+            Input::Gone(peer) => self.loses_connection(peer, facts, now),
             Input::Unreached(peer) => {
                 let Some(lead) = self.unreached(peer) else { return false };
                 self.say(lead, Message::Unreached { blob: facts.blob(), peer });
@@ -64,19 +57,7 @@ impl Session {
             }
             Input::SeedCame(seed) => return self.seed_came(seed, facts),
             Input::LetIn(let_in) => return self.follow(let_in, facts, now),
-            Input::Leads { start, desk } => {
-                self.leads(now);
-                self.open_books(start, desk, facts, now);
-                if facts.is_headed_last() {
-                    // To get any part, all of it has to be read.
-                    self.gives_no_parts();
-                }
-                if let Some(books) = self.books.as_mut().filter(|_| start == Start::Fresh) {
-                    // A member that was let in a moment before has opened them, as if somebody else had led. An answer of the origin that is
-                    // open by now would be dropped, and asked for again.
-                    books.lead_mut().settle();
-                }
-            }
+            Input::Leads { start, desk } => self.begins_to_lead(start, desk, facts, now),
             Input::OpensBooks(desk) => return self.open_books(Start::TakeOver, desk, facts, now),
             Input::Resumes => self.goes_on(),
             Input::Sought(how) => self.sought(how, now),
@@ -126,17 +107,7 @@ impl Session {
             }
             Input::Compares(compares) => self.compares = compares,
             Input::Arrived => self.course.arrived(),
-            Input::Sealed { verdict, by } => {
-                if !self.course.completes() {
-                    // The blob failed or is being deleted, though its pieces are right.
-                    return false;
-                }
-                (self.verdict, self.checked_by) = (Some(verdict), by);
-                if self.course.comes_at_once() {
-                    self.news.at_once();
-                }
-                self.outputs.push(Output::Completed);
-            }
+            Input::Sealed { verdict, by } => return self.completes(verdict, by),
             Input::CheckEnded => self.course.check_ended(),
             Input::GivesUp(failure) => self.gives_up(&failure, facts),
             Input::Dissolves { tells } => return self.dissolves(tells),
@@ -158,32 +129,12 @@ impl Session {
                 self.is_answered(came.request);
                 self.stored(came, now);
             }
-            Input::Again(came) => {
-                let asked = came.request.and_then(|request| self.asked.get(&request));
-                let was_chosen = asked.is_some_and(|asked| asked.wanted == Wanted::Any);
-                self.is_answered(came.request);
-                if let Some(books) = self.books.as_mut().filter(|_| came.from.is_none()) {
-                    books.lead_mut().own(came.piece);
-                }
-                let (request, piece, bytes) = (came.request, came.piece, came.bytes);
-                self.picker.handle(Event::Received { request, piece, bytes }, now);
-                if let Some(lead) = self.following().filter(|lead| was_chosen && came.from == Some(*lead)) {
-                    // The lead is to know what is here before it chooses again.
-                    self.news.tell_lead_at_once();
-                    self.repeats(lead, facts, now);
-                }
-            }
+            Input::Again(came) => self.came_again(came, facts, now),
             Input::Wrong { by, request, piece } => {
                 self.is_answered(Some(request));
                 self.picker.handle(Event::Corrupt { peer: by, request: Some(request), piece }, now);
             }
-            Input::Lacking(pieces) => {
-                pieces.iter().for_each(|piece| self.lacks(piece, now));
-                if self.course.lacks() {
-                    self.vigil.moved(now);
-                    self.wants.are_told_again();
-                }
-            }
+            Input::Lacking(pieces) => self.are_lacking(&pieces, now),
             Input::Forgotten(piece) => self.forgets(piece),
             Input::Sending { to, piece } => {
                 self.sending(to, piece, now);
@@ -279,6 +230,23 @@ impl Session {
             }
         }
         true
+    }
+
+    /// A piece came that is here already.
+    fn came_again(&mut self, came: Came, facts: &dyn Facts, now: Moment) {
+        let Came { piece, bytes, request, from } = came;
+        let asked = request.and_then(|request| self.asked.get(&request));
+        let was_chosen = asked.is_some_and(|asked| asked.wanted == Wanted::Any);
+        self.is_answered(request);
+        if let Some(books) = self.books.as_mut().filter(|_| from.is_none()) {
+            books.lead_mut().own(piece);
+        }
+        self.picker.handle(Event::Received { request, piece, bytes }, now);
+        if let Some(lead) = self.following().filter(|lead| was_chosen && from == Some(*lead)) {
+            // The lead is to know what is here before it chooses again.
+            self.news.tell_lead_at_once();
+            self.repeats(lead, facts, now);
+        }
     }
 
     /// The lead gave a piece that is here. It chooses what it gives: if it gives nothing else, it keeps this agent from the other pieces and its link busy.

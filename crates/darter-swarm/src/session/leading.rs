@@ -26,6 +26,21 @@ impl Session {
         self.books.as_ref().is_some_and(|books| books.has(node))
     }
 
+    /// This agent leads from now on, with books that are opened if they are not open yet.
+    pub(super) fn begins_to_lead(&mut self, start: Start, desk: Desk, facts: &dyn Facts, now: Moment) {
+        self.leads(now);
+        self.open_books(start, desk, facts, now);
+        if facts.is_headed_last() {
+            // To get any part, all of it has to be read.
+            self.gives_no_parts();
+        }
+        if let Some(books) = self.books.as_mut().filter(|_| start == Start::Fresh) {
+            // If a member was admitted a moment before, the books were opened as if somebody else had led. An answer of the origin that is
+            // open by now would be dropped, and requested again.
+            books.lead_mut().settle();
+        }
+    }
+
     /// Opens the books, also if this agent follows another lead. Returns false if they are open already.
     pub(super) fn open_books(&mut self, start: Start, desk: Desk, facts: &dyn Facts, now: Moment) -> bool {
         let Desk { place, seed, signer } = desk;

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use darter_core::{Moment, NodeId, PieceIndex, PieceSet, Tier};
+use darter_protocol::PeerInfo;
 
-use super::Session;
+use super::{Output, Session};
 use crate::{Event, Facts, Leader, Notice};
 
 /// A peer's message when it meets this agent.
@@ -112,7 +113,17 @@ impl Session {
         self.forget(peer, now);
     }
 
-    /// A peer's connection is lost. Returns true if the peer is to be met again, since only the connection may be lost: not if
+    /// A peer's connection is lost. The peer is dialled if it is to be met again.
+    pub(super) fn loses_connection(&mut self, peer: NodeId, facts: &dyn Facts, now: Moment) {
+        self.given.gone(peer);
+        self.left(peer);
+        if self.gone(peer, now) {
+            let (addr, place) = (facts.address(peer), facts.place(peer).unwrap_or_default());
+            self.outputs.push(Output::Dial(vec![PeerInfo { node: peer, addr, place }]));
+        }
+    }
+
+    /// Forgets a peer whose connection is lost. Returns true if the peer is to be met again, since only the connection may be lost: not if
     /// it leads, or nothing is lacking here.
     pub(super) fn gone(&mut self, peer: NodeId, now: Moment) -> bool {
         let was_met = self.met.remove(&peer);

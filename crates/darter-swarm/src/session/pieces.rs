@@ -1,6 +1,6 @@
 //! Requests that begin and end, and pieces that this agent gets and loses.
 
-use darter_core::{Moment, NodeId, PieceIndex};
+use darter_core::{Moment, NodeId, PieceIndex, PieceSet};
 
 use super::Session;
 use crate::{Event, Leader, RequestId};
@@ -74,6 +74,15 @@ impl Session {
         self.news.went(piece);
         if let Some(books) = &mut self.books {
             books.lead_mut().disown(piece);
+        }
+    }
+
+    /// Pieces that were held are lacking now. A complete blob is open again: somebody has to lead it, and is told what is wanted.
+    pub(super) fn are_lacking(&mut self, pieces: &PieceSet, now: Moment) {
+        pieces.iter().for_each(|piece| self.lacks(piece, now));
+        if self.course.lacks() {
+            self.vigil.moved(now);
+            self.wants.are_told_again();
         }
     }
 
