@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn layers_that_began_together_do_not_go_on_together() {
+    async fn layers_that_are_requested_at_once_and_take_equally_long_end_one_after_the_other() {
         let lines = lines();
         let app = layer("app");
         // Each takes a second to be answered, and nothing more.

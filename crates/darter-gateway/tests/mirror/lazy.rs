@@ -29,6 +29,8 @@ mod next;
 
 const BOB: &str = "Bearer bob";
 const WAIT: Duration = Duration::from_secs(20);
+/// More than a loaded machine takes for anything that a played layer is to do.
+const WITHIN: Duration = Duration::from_secs(60);
 const KEEP: Duration = Duration::from_secs(3600);
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
@@ -286,18 +288,21 @@ struct PlayedState {
 }
 
 impl Played {
-    /// Waits until this is so.
-    async fn until(&self, is_so: impl Fn(&PlayedState) -> bool) {
-        while !is_so(&self.0.lock()) {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+    /// Waits until this is so, and panics with `what` if it never is.
+    async fn until(&self, what: &str, is_so: impl Fn(&PlayedState) -> bool) {
+        let waits = async {
+            while !is_so(&self.0.lock()) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(WITHIN, waits).await.unwrap_or_else(|_| panic!("waited {WITHIN:?} in vain until {what}"));
     }
 }
 
 #[async_trait]
 impl MountableLayers for Played {
     async fn expanded(&self, layer: &LayerRequest, _: Credentials, _: Duration) -> Result<Mountable, FetchError> {
-        self.until(|state| !state.read.contains(&layer.diff_id)).await;
+        self.until("the test lets the layer be read", |state| !state.read.contains(&layer.diff_id)).await;
         let mut state = self.0.lock();
         if state.gone.contains(&layer.diff_id) {
             return Err(FetchError::Silent);
@@ -320,7 +325,7 @@ impl MountableLayers for Played {
     }
 
     async fn names_all(&self, layer: BlobId, _: Duration) -> bool {
-        self.until(|state| !state.unnamed.contains(&layer)).await;
+        self.until("the test lets the layer name its directories", |state| !state.unnamed.contains(&layer)).await;
         true
     }
 
@@ -380,10 +385,11 @@ async fn the_lower_layers_are_given_while_the_upper_ones_are_being_read() {
     assert_eq!(ask(base).await.unwrap(), Some(0), "an engine has work with it meanwhile");
     let of_middle = ask(middle);
     assert_eq!(ask(base).await.unwrap(), Some(0));
-    played.until(|state| state.fetched == [blob_of(&base)]).await;
+    played.until("the base is fetched for mounts", |state| state.fetched == [blob_of(&base)]).await;
     played.0.lock().read.remove(&top);
     // Though the middle one may take long.
-    played.until(|state| state.fetched == [base, top].map(|diff_id| blob_of(&diff_id))).await;
+    let both = [base, top].map(|diff_id| blob_of(&diff_id));
+    played.until("the top is fetched for mounts, too", |state| state.fetched == both).await;
     assert_eq!(ask(base).await.unwrap(), Some(0));
     assert!(!of_top.is_finished() && !of_middle.is_finished(), "one below it is not known");
     played.0.lock().read.remove(&middle);
@@ -422,7 +428,7 @@ async fn a_layer_is_not_given_early_that_may_have_to_be_compared_with_those_belo
     let mirror = Arc::clone(&world.mirror);
     let asking = tokio::spawn(async move { mirror.layer(unsaid, Beside::None).await });
     assert!(is_given(base).await);
-    played.until(|state| state.open.contains(&blob_of(&unsaid))).await;
+    played.until("the middle layer is opened", |state| state.open.contains(&blob_of(&unsaid))).await;
     assert!(is_given(base).await && !asking.is_finished());
     played.0.lock().read.remove(&top);
     assert!(matches!(asking.await.unwrap(), LayerFound::Found(_)), "all of them were compared");
