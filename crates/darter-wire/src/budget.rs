@@ -1,5 +1,5 @@
-//! The hook through which bytes are metered. Channels ask it before each chunk that they send or read; the token
-//! bucket behind it, and who shares it, is the node's affair.
+//! [`Budget`]: limits the rate of channels. A channel asks it before each chunk that it sends or reads. What the limit is and which connections share it is
+//! decided by the implementation, which is the agent's.
 
 use async_trait::async_trait;
 
@@ -9,7 +9,7 @@ pub trait Budget: Send + Sync + 'static {
     /// Waits until `bytes` more may pass. Dropping the future gives up the wait.
     async fn take(&self, bytes: u32);
 
-    /// The most bytes that are taken at once: small where the rate binds, so that it is smooth and shared fairly.
+    /// Most bytes that a channel takes at once: few if there is a limit, so that bytes flow evenly and connections get equal shares.
     fn grain(&self) -> u32 {
         64 * 1024
     }

@@ -1,10 +1,9 @@
-//! Memory for received pieces, until they are hashed and on disk. A fresh allocation of a piece's size costs a page
-//! fault for every 4 KiB, so buffers are used again; a pool keeps a limited number of bytes idle, so that a quiet node
-//! is small.
+//! Memory for received pieces, until they are hashed and on disk. A fresh allocation of a piece's size costs a page fault for every 4 KiB, so buffers are used
+//! again; a pool keeps a limited number of unused bytes, so that an idle agent takes little memory.
 //!
-//! Invariant: received bytes begin at a multiple of 4 KiB (`ALIGNMENT`). A sender's kernel hands over whole pages of the piece's file, and between hosts of one machine
-//! the receiver's kernel copies from these very pages. Some processors (AMD's Zen 3) copy at less than half their speed to where the destination lies 1 to
-//! 31 bytes behind the source modulo 4 KiB, and the C library's large allocations begin 16 bytes behind a page (`docs/notes/pull-cpu.md`).
+//! Invariant: received bytes begin at a multiple of 4 KiB (`ALIGNMENT`). A sender's kernel sends whole pages of the piece's file, and between agents on one machine
+//! the receiver's kernel copies from these very pages. Some processors (AMD's Zen 3) copy at less than half their speed if the destination lies 1 to 31 bytes behind the source modulo 4 KiB,
+//! and the C library's large allocations begin 16 bytes behind a page ([measured](../../../docs/notes/pull-cpu.md)).
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -12,10 +11,10 @@ use std::vec::Drain;
 
 use parking_lot::Mutex;
 
-/// Received bytes begin at a multiple of this address.
+/// Received bytes begin at an address that is a multiple of this.
 const ALIGNMENT: usize = 4096;
 
-/// Buffers to receive pieces in; cheap to clone, all clones are one pool.
+/// A pool of buffers for received pieces. Cheap to clone: all clones are the same pool.
 #[derive(Clone, Debug)]
 pub struct BufferPool(Arc<Pool>);
 
@@ -62,7 +61,7 @@ impl BufferPool {
         buffer
     }
 
-    /// Bytes of unused buffers that the pool keeps.
+    /// How many bytes of unused buffers the pool keeps now.
     pub fn idle_bytes(&self) -> usize {
         self.0.idle.lock().bytes
     }
@@ -88,27 +87,27 @@ impl Default for BufferPool {
     }
 }
 
-/// Received bytes. Dropped, its room goes back to the pool. `bytes::Bytes::from_owner` makes `Bytes` of it for free.
+/// Received bytes. When they are dropped, their memory goes back to the pool. `bytes::Bytes::from_owner` makes `Bytes` of them without copying.
 #[derive(Debug)]
 pub struct PooledBuffer {
-    /// Bytes that mean nothing, up to where the received ones begin; and those.
+    /// Unused bytes up to `start`, then the received bytes.
     data: Vec<u8>,
     start: usize,
     pool: BufferPool,
 }
 
 impl PooledBuffer {
-    /// The memory behind the bytes, to be appended to.
+    /// The memory to which received bytes are appended.
     pub(crate) const fn behind(&mut self) -> &mut Vec<u8> {
         &mut self.data
     }
 
-    /// Takes off the bytes from the one at `from` on.
+    /// Removes and returns the bytes from `from` on.
     pub(crate) fn take_off(&mut self, from: usize) -> Drain<'_, u8> {
         self.data.drain(self.start + from..)
     }
 
-    /// The memory alone, for bytes that are not received but computed.
+    /// The whole memory, emptied, for bytes that are computed rather than received.
     pub(crate) fn emptied(&mut self) -> &mut Vec<u8> {
         self.start = 0;
         self.data.clear();

@@ -1,12 +1,11 @@
-//! A control channel in use: [frames](darter_protocol::frame) of messages both ways, and signs of life in between.
+//! A control channel in use: [frames](darter_protocol::frame) of messages in both directions, and signs of life (keepalives) between them.
 //!
-//! Each side sends a sign of life when it has written nothing for a while, and gives the link up when it has read
-//! nothing for longer. Nobody answers one: silence is noticed on both sides by themselves, also where a link fails in
-//! one direction only. A side that stood still itself, in a machine that was paused say, listens anew before it judges: on
-//! such a machine both sides may have.
+//! Each side sends a sign of life when it has written nothing for a while, and gives up the connection when it has read nothing for longer. Nobody answers a sign of life: each
+//! side notices silence by itself, also if the network fails in one direction only. A process that did not run for a while (in a paused machine, say) waits for the same time once more
+//! before it gives up, since the other side may have been on that machine, too.
 //!
-//! Ends: when every [`ControlSender`] is dropped, what is queued still goes out and the other side reads the end.
-//! When the [`ControlReceiver`] is dropped, senders fail from then on, and what is queued gets a last chance.
+//! After every [`ControlSender`] was dropped, queued messages are sent, and then the other side reads the end. After the [`ControlReceiver`] was dropped, no more messages can be
+//! queued; those in the queue are still sent.
 
 use std::fmt;
 use std::future::Future as _;
@@ -28,17 +27,17 @@ use crate::{PeerReader, PeerStream, PeerWriter, Result, WireError};
 /// Bytes of queued frames that are put into one write.
 const COALESCE: usize = 64 * 1024;
 
-/// A task that wakes this much later than meant stood still, and can't tell who was silent meanwhile.
+/// A task that wakes this much too late did not run meanwhile, and can't tell whether the other side was silent.
 const STOOD_STILL: Duration = Duration::from_secs(1);
 
-/// Numbers of a control channel, of which both sides should use the same, and the counter of messages that were skipped.
+/// The settings of a control channel. Both sides should have the same times.
 #[derive(Clone)]
 pub struct ControlConfig {
-    /// A sign of life goes out after this long without a write.
+    /// A sign of life is sent after this long without a write.
     pub idle: Duration,
-    /// The link is given up after this long without a byte read, or without a write getting anywhere.
+    /// The connection is given up if no byte was read, or none of a write was taken, for this long.
     pub silence: Duration,
-    /// Messages that wait to be written, at most: each of hundreds of blobs that two agents begin at once takes several.
+    /// Most messages that wait to be written. Two agents that begin hundreds of blobs at once send several messages about each.
     pub queue: usize,
     /// Called for each message of another release that was skipped.
     pub skipped: Option<Arc<dyn Fn(Unknown) + Send + Sync>>,
@@ -89,15 +88,15 @@ pub struct ControlSender {
 }
 
 impl ControlSender {
-    /// Queues a message, waiting for room. A queued message need not arrive: the connection may be lost first.
+    /// Queues a message, after waiting until the queue has room. A queued message need not arrive: the connection may be lost first.
     ///
     /// # Errors
-    /// [`WireError::Closed`] once the channel is, [`WireError::Protocol`].
+    /// [`WireError::Closed`]; [`WireError::Protocol`] if the message is too long.
     pub async fn send(&self, message: &Message) -> Result<()> {
         self.send_frame(Frame::encode(message)?).await
     }
 
-    /// Queues a message if there is room.
+    /// Queues a message if the queue has room.
     ///
     /// # Errors
     /// As [`send`](Self::send), and [`WireError::Full`].
@@ -105,7 +104,7 @@ impl ControlSender {
         self.try_send_frame(Frame::encode(message)?)
     }
 
-    /// Queues an encoded message, waiting for room.
+    /// Queues an encoded message, after waiting until the queue has room.
     ///
     /// # Errors
     /// [`WireError::Closed`].
@@ -113,7 +112,7 @@ impl ControlSender {
         self.queue.send(frame).await.map_err(|_| WireError::Closed)
     }
 
-    /// Queues an encoded message if there is room.
+    /// Queues an encoded message if the queue has room.
     ///
     /// # Errors
     /// [`WireError::Closed`], [`WireError::Full`].
@@ -135,14 +134,14 @@ impl ControlSender {
     }
 }
 
-/// Receives messages. Silence is only noticed while [`recv`](Self::recv) is awaited, so keep awaiting it.
+/// Receives messages. It notices silence only while [`recv`](Self::recv) is awaited, so await that all the time.
 pub struct ControlReceiver {
     socket: Box<dyn PeerReader>,
     buffer: BytesMut,
     silence: Duration,
     heard: Instant,
     alarm: Alarm,
-    /// How the writing task ended; taken once it has.
+    /// The result of the task that writes; `None` once it was taken.
     ended: Option<oneshot::Receiver<Result<()>>>,
     stop: CancellationToken,
     skipped: Option<Arc<dyn Fn(Unknown) + Send + Sync>>,
@@ -150,11 +149,11 @@ pub struct ControlReceiver {
 }
 
 impl ControlReceiver {
-    /// The next message; none when the other side is done. Messages that this release does not know are skipped. Cancel
+    /// The next message; `None` if the other side has closed the channel. Messages that this release does not know are skipped. Cancel
     /// safe: a dropped future loses nothing.
     ///
     /// # Errors
-    /// [`WireError::Silent`], [`WireError::Closed`] when the end comes within a message,
+    /// [`WireError::Silent`], [`WireError::Closed`] if the connection ends within a message,
     /// [`WireError::Protocol`], [`WireError::Io`]. After an error, drop the channel.
     pub async fn recv(&mut self) -> Result<Option<Message>> {
         loop {
@@ -183,7 +182,7 @@ impl ControlReceiver {
         }
     }
 
-    /// Reads what has come; zero at the end.
+    /// Reads the bytes that have come, and returns their number; zero at the end.
     async fn read(&mut self) -> Result<usize> {
         // Room grows with what has really come, never with what a length promises.
         self.buffer.reserve(8 * 1024);
@@ -222,7 +221,7 @@ impl fmt::Debug for ControlReceiver {
     }
 }
 
-/// Why the writing task failed; pending while it has not, and for ever once it ended well.
+/// Waits until the task that writes has failed, and returns why; for ever if it ends without a failure.
 async fn failure_of(ended: &mut Option<oneshot::Receiver<Result<()>>>) -> WireError {
     if let Some(end) = ended {
         let end = end.await;
@@ -236,7 +235,7 @@ async fn failure_of(ended: &mut Option<oneshot::Receiver<Result<()>>>) -> WireEr
     std::future::pending().await
 }
 
-/// A timer for a deadline that is put off again and again: it is set anew only when it goes off too early, so that putting the deadline off
+/// A timer for a deadline that is postponed again and again: it is set again only when it fires too early, so that postponing the deadline
 /// costs nothing.
 struct Alarm(Pin<Box<Sleep>>);
 
@@ -245,7 +244,7 @@ impl Alarm {
         Self(Box::pin(sleep_until(deadline)))
     }
 
-    /// Waits until `deadline`, which is never earlier than the last one was.
+    /// Waits until `deadline`, which is never earlier than in the call before.
     async fn passed(&mut self, deadline: Instant) {
         std::future::poll_fn(|cx| {
             loop {
@@ -299,7 +298,7 @@ impl Writer {
         self.socket.shutdown().await.map_err(WireError::io("close the control channel"))
     }
 
-    /// Writes everything, and gives up when the other side takes nothing for too long.
+    /// Writes all of `bytes`; fails if the other side takes nothing for too long.
     async fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
             let write = timeout(self.config.silence, self.socket.write(bytes)).await;

@@ -1,10 +1,10 @@
-//! File descriptors: as many as the system grants, and what is said when they run out.
+//! File descriptors: raises this process's limit, and handles failures to accept connections.
 //!
-//! An agent needs one for each connection and each blob that is read. Systems grant a process 1,024 unless it asks for more,
-//! which it may up to its hard limit; so it asks when it starts.
+//! An agent needs a descriptor for each connection and each blob that is read. Systems grant a process 1,024 unless it asks for more, up to its hard limit; so an agent raises its limit when it
+//! starts.
 //!
-//! A port that can't accept because there are none left goes on trying, ever more slowly: the connection that can't be
-//! accepted stays in the queue, and trying at once would only spin.
+//! A port that can't accept connections because no descriptor is left tries again after growing pauses: the connection that could not be accepted stays in the kernel's queue, so trying at once would
+//! only cost CPU.
 
 use std::io;
 use std::time::Duration;
@@ -13,15 +13,15 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::time::Instant;
 
-/// The first pause after an accept that failed.
+/// The pause after the first failure.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
-/// The longest.
+/// The longest pause.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// A port that fails and works by turns is spoken of once in this time.
+/// How often a port that sometimes fails and sometimes works is logged.
 const TELL_FAILURE_EVERY: Duration = Duration::from_secs(60);
 
-/// Raises the soft limit of open files to the hard one. If that is not granted, the soft limit stays.
+/// Raises the soft limit of open files to the hard limit. If the system refuses, the soft limit stays.
 pub fn raise_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current == limit.maximum {
@@ -49,15 +49,15 @@ pub struct AcceptFailures {
 }
 
 impl AcceptFailures {
-    /// The failures of a port that people know by this name: none yet.
+    /// No failures yet of a port that logs call `port`.
     pub const fn new(port: &'static str) -> Self {
         Self { port, pause: MIN_PAUSE, said: None }
     }
 
-    /// An accept failed: says why, unless it did of late, and returns how long to wait before the next try.
+    /// Accepting a connection failed. Logs why, unless that was logged a short time ago, and returns the pause before the next try.
     pub fn failed(&mut self, error: &(dyn std::error::Error + 'static)) -> Duration {
         let cause = io_error_in(error);
-        // The client went away before it was its turn: that is no trouble of ours.
+        // The client disconnected before it was accepted: nothing is wrong here.
         if cause.is_some_and(|cause| cause.kind() == io::ErrorKind::ConnectionAborted) {
             return Duration::ZERO;
         }
@@ -71,7 +71,7 @@ impl AcceptFailures {
         pause
     }
 
-    /// An accept succeeded.
+    /// A connection was accepted.
     pub const fn succeeded(&mut self) {
         self.pause = MIN_PAUSE;
     }

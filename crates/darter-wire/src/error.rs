@@ -1,4 +1,4 @@
-//! Errors between two nodes.
+//! Errors of connections between agents.
 
 use std::io;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use darter_protocol::{ProtocolError, Versions};
 /// A result whose error is a [`WireError`].
 pub type Result<T, E = WireError> = std::result::Result<T, E>;
 
-/// An error between this node and another.
+/// An error of a connection between this agent and another.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
     /// No connection could be made.
@@ -21,7 +21,7 @@ pub enum WireError {
         #[source]
         source: io::Error,
     },
-    /// The address cannot be listened on.
+    /// This agent can't listen on the address.
     #[error("cannot listen on {addr} (choose another address or port, or stop the program that holds it)")]
     Listen {
         /// The address as it was given.
@@ -36,7 +36,7 @@ pub enum WireError {
         /// The address of the other side.
         addr: String,
     },
-    /// The connection was accepted, and nothing was said.
+    /// The connection was accepted, but the other side sent nothing.
     #[error("{addr} accepts connections but says nothing for {after:?} (is it overloaded or stopped, or not Darter?)")]
     NoAnswer {
         /// The address of the other side.
@@ -44,7 +44,7 @@ pub enum WireError {
         /// How long was waited.
         after: Duration,
     },
-    /// The connection was accepted and closed without a word.
+    /// The connection was accepted, and closed before the other side sent anything.
     #[error("{addr} closes connections without a word (a much older release of Darter, or something else?)")]
     HungUp {
         /// The address of the other side.
@@ -60,7 +60,7 @@ pub enum WireError {
         /// The versions that the peer speaks.
         theirs: Versions,
     },
-    /// The other side calls itself a node whose key it does not have.
+    /// The other side claims the id of an agent whose key it does not have.
     #[error(
         "{addr} calls itself node {claimed}, but has proved to have the key of node {proven} (remove the files node-id and \
          node-key there and restart that agent, if it is one of yours)"
@@ -70,10 +70,10 @@ pub enum WireError {
         addr: String,
         /// The id that the peer claims.
         claimed: NodeId,
-        /// The node that its key belongs to.
+        /// The id to which its key belongs.
         proven: NodeId,
     },
-    /// The other side is this very node.
+    /// The other side is this agent itself.
     #[error("{addr} is this node itself (name another node)")]
     Oneself {
         /// The address that led back here.
@@ -92,7 +92,7 @@ pub enum WireError {
         /// The address of the other one.
         other: String,
     },
-    /// The channel is closed: by the other side in the middle of something, or by this one.
+    /// The channel is closed: by this side, or by the other one before it had sent everything.
     #[error("the connection is closed")]
     Closed,
     /// Nothing came for too long, or nothing could be written for too long.
@@ -101,16 +101,16 @@ pub enum WireError {
         /// How long was waited.
         after: Duration,
     },
-    /// A queue or a table with a bound is full: ask again once answers have come.
+    /// A bounded queue or table is full: try again after some answers.
     #[error("too many unanswered messages or requests")]
     Full,
-    /// A request with the id of one that has no answer yet.
+    /// The id of a new request is that of an unanswered one.
     #[error("request {id} is still unanswered")]
     InUse {
         /// The id.
         id: u32,
     },
-    /// Bytes from the peer, or bytes to be sent, are not what the protocol says.
+    /// Bytes from the peer, or bytes to be sent, violate the protocol.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
     /// Reading or writing failed.
@@ -124,7 +124,7 @@ pub enum WireError {
     },
 }
 
-/// Which of two agents is to be upgraded.
+/// Says which of two agents has to be upgraded.
 fn upgrade(ours: &Versions, theirs: &Versions) -> &'static str {
     if theirs.highest < ours.lowest { "upgrade Darter there" } else { "upgrade Darter here" }
 }
@@ -151,7 +151,7 @@ impl Blamed for WireError {
 }
 
 impl WireError {
-    /// True if nothing but an upgrade of one of the two agents helps, so that there is no hurry to try again.
+    /// True if only an upgrade of one of the two agents helps, so that the next try may wait long.
     pub const fn needs_upgrade(&self) -> bool {
         matches!(self, Self::Version { .. })
     }

@@ -1,24 +1,24 @@
 //! Connections between Darter's agents, on one TCP port. The messages on them are [`darter_protocol`]'s.
 //!
-//! Between two nodes there are two kinds of connection, told apart by the [`preface`] that opens each:
-//! a *control channel* that carries small [messages](Message) both ways, never behind data; and *data
-//! channels*, each from one requester to one holder, that carry pieces and nothing else. Pieces cross as raw bytes
-//! from the holder's page cache (`sendfile`) into the requester's buffer: no serialisation, no copy in between. A holder may send a piece packed to a requester that takes
-//! such pieces ([`darter_protocol::packed`]).
+//! Between two agents there are two kinds of connection, distinguished by the [`preface`] with which each begins:
+//! a *control channel* with small [messages](Message) in both directions, which never wait behind data; and *data
+//! channels*, each from one requester to one holder, with pieces and nothing else. Pieces are sent as raw bytes
+//! from the holder's page cache (`sendfile`) into the requester's buffer, without serialisation or another copy. A holder may send a packed piece to a requester that accepts
+//! packed pieces ([`darter_protocol::packed`]).
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | [`transport`] | [`Transport`], [`Listener`], [`PeerStream`]: where connections are made; TCP, and memory for tests |
+//! | [`transport`] | [`Transport`], [`Listener`], [`PeerStream`]: opens and accepts connections: over TCP, or in memory for tests |
 //! | [`preface`] | [`open`](preface::open) and [`greet`](preface::greet): the exchange that opens every connection |
-//! | [`control`] | [`ControlSender`], [`ControlReceiver`]: a control channel in use, with its keepalive |
-//! | [`data`] | [`DataClient`] that asks for pieces, [`serve_data`] that sends them |
-//! | [`budget`] | [`Budget`]: the hook through which bytes are metered, both ways |
-//! | [`buffer`] | [`BufferPool`]: where received pieces live until they are on disk |
-//! | [`descriptors`] | file descriptors: as many as the system grants, and what is said when they run out |
+//! | [`control`] | [`ControlSender`], [`ControlReceiver`]: a control channel in use, with its signs of life |
+//! | [`data`] | [`DataClient`], which requests pieces; [`serve_data`], which sends them |
+//! | [`budget`] | [`Budget`]: limits the rate of channels, in both directions |
+//! | [`buffer`] | [`BufferPool`]: memory for received pieces until they are on disk |
+//! | [`descriptors`] | file descriptors: their limit, and failures to accept connections |
 //! | [`error`] | [`WireError`] |
 //!
-//! Non-goals: what to ask of whom (that is decided above), what a piece must hash to (checked above), and access
-//! control. Encryption belongs in a [`Transport`] and needs no change here.
+//! Non-goals: which piece to request from which holder, the verification of pieces, and access control: the crates above do that. Encryption belongs in a [`Transport`] and needs no
+//! change here.
 
 pub mod budget;
 pub mod buffer;

@@ -1,10 +1,9 @@
-//! The exchange of [prefaces](darter_protocol::preface) that opens every connection and says who is there.
+//! The exchange of [prefaces](darter_protocol::preface) with which every connection begins: who is there, and for what.
 //!
-//! The side that connected speaks first, so that whoever probes the port learns nothing. If the two have no version of the protocol in common, both
-//! know both ranges by then, and each says which side is to be upgraded. The side that accepted reads away what still comes before it closes the
-//! connection: closed with bytes unread, TCP would take its answer back.
+//! The side that connected sends its preface first, so that a port scan learns nothing. If the two sides have no common version of the protocol, both know both ranges of versions by then, and each
+//! says which side has to be upgraded. Before the accepting side closes such a connection, it reads what the other side still sends: if TCP closes a connection with unread bytes, the other side may lose the answer.
 //!
-//! A node that calls itself otherwise than its proven key says ([`PeerStream::proven`]) is refused.
+//! An agent that claims another id than that of its proven key ([`PeerStream::proven`]) is refused.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,13 +17,13 @@ use tokio::time::timeout;
 
 use crate::{PeerStream, Result, Transport, WireError};
 
-/// How long the other side may take for its preface.
+/// How long the other side may take to send its preface.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the bytes of an agent of another version are read away, and how many of them at most.
+/// For how long, and how many, bytes of an agent of another version are read before the connection is closed.
 const LINGER: (Duration, usize) = (Duration::from_millis(500), 64 * 1024);
 
-/// A connection whose other side introduced itself.
+/// A connection after the exchange of prefaces.
 #[derive(Debug)]
 pub struct Greeted {
     /// The connection's purpose.
@@ -42,7 +41,7 @@ pub struct Greeted {
 /// # Errors
 /// Those of [`Transport::connect`], [`WireError::NotDarter`], [`WireError::NoAnswer`], [`WireError::HungUp`],
 /// [`WireError::Version`], [`WireError::Identity`], [`WireError::Oneself`], [`WireError::SameId`], and
-/// [`WireError::Protocol`] for a hello that makes no sense.
+/// [`WireError::Protocol`] for a malformed introduction.
 pub async fn open(transport: &dyn Transport, addr: &str, kind: ConnectionKind, me: &Hello) -> Result<Greeted> {
     const OLDEST: Versions = Versions::exactly(OLDEST_FORM);
     match open_in(form_of(me.versions), transport, addr, kind, me).await {
@@ -113,7 +112,7 @@ fn no_answer(addr: &str) -> WireError {
     WireError::NoAnswer { addr: addr.to_owned(), after: PREFACE_TIMEOUT }
 }
 
-/// Reads what every version begins with.
+/// Reads the part with which the prefaces of all versions begin.
 async fn read_head(stream: &mut PeerStream, addr: &str) -> Result<Head> {
     let mut head = [0; HEAD_LENGTH];
     let mut filled = 0;
@@ -129,7 +128,7 @@ async fn read_head(stream: &mut PeerStream, addr: &str) -> Result<Head> {
     Head::decode(&head).ok_or_else(|| not_darter(addr))
 }
 
-/// Reads who is there, and finds the version that both speak.
+/// Reads the peer's introduction, and finds the highest common version.
 async fn read_hello(stream: &mut PeerStream, addr: &str, head: Head, me: &Hello) -> Result<(Hello, u8)> {
     let differs = |theirs| WireError::Version { addr: addr.to_owned(), ours: me.versions, theirs };
     if me.versions.contains(head.form) {
@@ -146,7 +145,7 @@ async fn read_hello(stream: &mut PeerStream, addr: &str, head: Head, me: &Hello)
     }
 }
 
-/// Decides whether the agent that introduced itself is one to talk to.
+/// Refuses an agent that claims an id that is not its own, or that has this agent's id.
 fn meet(
     stream: PeerStream,
     addr: &str,
@@ -171,7 +170,7 @@ fn meet(
     Ok(Greeted { kind, version, hello, stream })
 }
 
-/// Reads away what an agent of another version still sends, so that it gets the answer before the connection ends.
+/// Reads what an agent of another version still sends, so that it gets the answer before the connection ends.
 async fn linger(mut stream: PeerStream) {
     let (patience, most) = LINGER;
     let read_away = async {
@@ -201,7 +200,7 @@ fn known(kind: u8) -> Result<ConnectionKind> {
     ConnectionKind::from_number(kind).ok_or(WireError::violation("an unknown kind of connection"))
 }
 
-/// Puts the address a connection comes from in place of an unspecified one.
+/// Replaces an unspecified listening address by the address from which the connection comes.
 fn reachable(listen: &str, from: SocketAddr) -> String {
     match listen.parse::<SocketAddr>() {
         Ok(addr) if addr.ip().is_unspecified() => SocketAddr::new(from.ip().to_canonical(), addr.port()).to_string(),

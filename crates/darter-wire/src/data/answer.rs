@@ -8,7 +8,7 @@ use super::piece::PieceData;
 /// The answer to one request.
 #[derive(Debug)]
 pub enum Answer {
-    /// A request for any piece begins to be answered: which piece the holder chose. [`Answer::Data`] follows.
+    /// The piece that the holder chose for a request for any piece. [`Answer::Data`] follows.
     Begun {
         /// The request's id.
         id: u32,
@@ -36,7 +36,7 @@ pub enum Answer {
         blob: BlobId,
         /// The piece that was asked for, or any.
         wanted: Wanted,
-        /// Why there is none.
+        /// Why the holder sends no piece.
         reason: Refusal,
     },
 }

@@ -1,9 +1,8 @@
 //! The requester's side of a data channel.
 //!
-//! One task writes requests, several to a write. Answers are read by whoever awaits [`Answers::recv`], a header and
-//! then the piece's bytes straight into one buffer: there is no queue of received pieces, so a slow consumer
-//! slows the holder down through TCP, and a connection never holds more than one piece in memory. With the end of a piece
-//! the next header is read, if it is there: it takes no call of its own.
+//! One task writes requests, several with one write. The caller of [`Answers::recv`] reads the answers itself: a header, and then the piece's bytes directly into one buffer. There is no
+//! queue of received pieces, so a slow caller slows the holder down through TCP, and a connection never has more than one piece in memory. The read that gets the last bytes of a piece also gets
+//! the next header, if that has come: this saves a system call.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -23,10 +22,10 @@ use super::answer::Answer;
 use super::piece::{PackedData, PieceData};
 use crate::{Budget, BufferPool, PeerReader, PeerStream, PeerWriter, PooledBuffer, Result, WireError};
 
-/// Settings of the requesting side; all connections of a process share one.
+/// The settings of the requester's side, which all connections of a process share.
 #[derive(Clone)]
 pub struct Receiving {
-    /// Meters the bytes of pieces as they are read.
+    /// Limits the rate at which bytes of pieces are read.
     pub budget: Arc<dyn Budget>,
     /// The memory in which pieces are received.
     pub buffers: BufferPool,
@@ -39,7 +38,7 @@ pub struct DataClient(Arc<Channel>);
 #[derive(Debug, Default)]
 struct Channel {
     state: Mutex<ChannelState>,
-    /// There is something to write.
+    /// Notified when there is something to write.
     wake: Notify,
     closed: CancellationToken,
 }
@@ -56,15 +55,15 @@ struct ChannelState {
 struct AskedPiece {
     request: Request,
     longest: u32,
-    /// Bytes that came behind the header.
+    /// Bytes of the answer that came after its header.
     came: u32,
-    /// Of a packed piece, its bytes on the wire and its plain ones.
+    /// If the piece is packed, its lengths on the wire and unpacked, in bytes.
     packed: Option<(u32, u32)>,
     cancelled: bool,
 }
 
 impl AskedPiece {
-    /// Plain bytes of the piece that have come: of a packed one the same part as of its bytes on the wire.
+    /// Bytes of the piece that have come. Of a packed piece, the same share of its unpacked length as has come on the wire.
     fn arrived(&self) -> u32 {
         let Some((packed, plain)) = self.packed else { return self.came };
         let arrived = u64::from(self.came) * u64::from(plain) / u64::from(packed.max(1));
@@ -91,10 +90,10 @@ impl DataClient {
         (Self(shared), Answers { reading, closed })
     }
 
-    /// Asks for a piece of at most `longest` bytes. Does not wait; the answer comes through [`Answers`].
+    /// Requests a piece of at most `longest` bytes. Does not wait; [`Answers`] gets the answer.
     ///
     /// # Errors
-    /// [`WireError::Full`] with [`MAX_UNANSWERED`] requests unanswered, [`WireError::InUse`], [`WireError::Closed`].
+    /// [`WireError::Full`] if [`MAX_UNANSWERED`] requests are unanswered, [`WireError::InUse`], [`WireError::Closed`].
     pub fn request(&self, request: Request, longest: u32) -> Result<()> {
         if self.is_closed() {
             return Err(WireError::Closed);
@@ -114,7 +113,7 @@ impl DataClient {
         Ok(())
     }
 
-    /// Calls a request back. Its answer still comes: cancelled, or the piece if that was on its way.
+    /// Cancels a request. It is still answered: as cancelled, or with the piece if that was on its way.
     pub fn cancel(&self, id: u32) {
         let mut state = self.0.state.lock();
         let Some(asked) = state.unanswered.get_mut(&id) else { return };
@@ -126,17 +125,17 @@ impl DataClient {
         self.0.wake.notify_one();
     }
 
-    /// How many bytes of the piece that this request gets have come, of a packed one as if they were plain; none if no answer to it is due.
+    /// How many bytes of the piece for request `id` have come, as if it were not packed; `None` if no answer to that request is due.
     pub fn arrived(&self, id: u32) -> Option<u32> {
         self.0.state.lock().unanswered.get(&id).map(AskedPiece::arrived)
     }
 
-    /// Bytes of pieces received over this connection, of packed ones those that crossed the wire.
+    /// Bytes of pieces that were received over this connection, as they crossed the wire.
     pub fn received(&self) -> u64 {
         self.0.state.lock().received
     }
 
-    /// The requests that have no answer yet, in no order. Still known after the connection ended.
+    /// The requests that have no answer yet, in no particular order; also after the connection has ended.
     pub fn unanswered(&self) -> Vec<Request> {
         self.0.state.lock().unanswered.values().map(|asked| asked.request).collect()
     }
@@ -172,45 +171,45 @@ async fn write_requests(mut socket: Box<dyn PeerWriter>, shared: Arc<Channel>) {
     shared.closed.run_until_cancelled(write).await;
 }
 
-/// The answers, in the order in which they come. Reading happens within [`recv`](Answers::recv): not calling it
-/// holds the holder back. Dropping it closes the connection.
+/// The answers, in the order in which they come. [`recv`](Answers::recv) does the reading: while nobody calls it, the holder can't send.
+/// Dropping this closes the connection.
 pub struct Answers {
     reading: Reading,
-    /// Ready once the connection is closed here. One wait for all answers: each wait takes a lock when it begins, and when it ends.
+    /// Ready once the connection was closed on this side. One future serves all answers, since creating and dropping one takes a lock each time.
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-/// The connection, and how far the answer that is coming has been read.
+/// The connection, and how much of the present answer was read.
 struct Reading {
     socket: Box<dyn PeerReader>,
     shared: Arc<Channel>,
     receiving: Receiving,
     header: [u8; HEADER_LENGTH],
     header_filled: usize,
-    /// Bytes to be skipped before the next header.
+    /// How many bytes are to be skipped before the next header.
     skip: u32,
     /// The piece that is being read.
     coming: Option<Coming>,
-    /// Bytes that the budget granted and that were not read yet.
+    /// How many bytes the budget has granted that were not read yet.
     paid: u32,
 }
 
 struct Coming {
     request: Request,
     piece: PieceIndex,
-    /// Bytes behind the header.
+    /// How many bytes follow the header.
     length: u32,
-    /// If it is packed, the most bytes that the plain piece may have.
+    /// If the piece is packed, the most bytes that it may have unpacked.
     packed: Option<u32>,
     data: PooledBuffer,
 }
 
 impl Answers {
-    /// The next answer; none when the connection ended with no request unanswered, or was closed here. Cancel safe:
+    /// The next answer; `None` if the connection was closed on this side, or has ended while no request was unanswered. Cancel safe:
     /// a dropped future loses nothing.
     ///
     /// # Errors
-    /// [`WireError::Closed`] when the holder went away owing answers,
+    /// [`WireError::Closed`] if the connection ended while requests were unanswered,
     /// [`WireError::Protocol`], [`WireError::Io`]. The connection is closed then.
     pub async fn recv(&mut self) -> Result<Option<Answer>> {
         let answer = tokio::select! {
@@ -273,7 +272,7 @@ impl Reading {
         }
     }
 
-    /// Begins the answer that this header announces; returns it if that is all, or which piece was chosen.
+    /// Begins the answer that this header announces; returns it if it has no further bytes.
     fn begin(&mut self, header: Header) -> Result<Option<Answer>> {
         let mut state = self.shared.state.lock();
         let (Header::Data { id, .. } | Header::Packed { id, .. } | Header::None { id, .. }) = header;
@@ -314,7 +313,7 @@ impl Reading {
         }
     }
 
-    /// Reads away bytes that mean nothing here: what one read gives.
+    /// Skips bytes, as many as one read gives.
     async fn skip_some(&mut self) -> Result<()> {
         let mut away = [0; 4096];
         let most = away.len().min(self.skip as usize);
@@ -327,7 +326,7 @@ impl Reading {
         Ok(())
     }
 
-    /// Reads more of the piece that is coming, and of the header behind it: what one read gives.
+    /// Reads more of the present piece, and of the header after it, as much as one read gives.
     async fn read_piece(&mut self) -> Result<()> {
         let Some(Coming { request, length, packed, data, .. }) = &mut self.coming else { return Ok(()) };
         let missing = *length - u32::try_from(data.len()).expect("no longer than the piece");

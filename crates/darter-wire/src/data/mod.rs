@@ -1,5 +1,4 @@
-//! Data channels in use: pieces from one holder to one requester, many requests in flight. Their bytes are those of
-//! [`darter_protocol::data`].
+//! Data channels in use: a requester gets pieces from a holder, with many requests unanswered at a time. [`darter_protocol::data`] documents the bytes.
 
 mod answer;
 mod client;

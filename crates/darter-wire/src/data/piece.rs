@@ -1,4 +1,4 @@
-//! [`PieceData`]: a piece as it came.
+//! [`PieceData`]: a piece as it was received.
 
 use darter_protocol::packed::{PackedPiece, Unpacker};
 
@@ -32,7 +32,7 @@ impl PackedData {
 }
 
 impl PieceData {
-    /// Bytes of the piece itself, as its sender says.
+    /// The piece's length in bytes, unpacked; of a packed piece, as its sender says.
     pub fn plain_length(&self) -> u32 {
         match self {
             Self::Plain(data) => length(data),
@@ -40,7 +40,7 @@ impl PieceData {
         }
     }
 
-    /// Bytes that crossed the wire for it.
+    /// How many bytes crossed the wire.
     pub fn wire_length(&self) -> u32 {
         match self {
             Self::Plain(data) => length(data),
@@ -48,10 +48,10 @@ impl PieceData {
         }
     }
 
-    /// The piece as it is. Takes as long as unpacking does.
+    /// The piece's bytes, unpacked if need be. That takes CPU time, so call it on a blocking thread.
     ///
     /// # Errors
-    /// [`WireError::Protocol`](crate::WireError::Protocol) when what was packed is no piece of that length.
+    /// [`WireError::Protocol`](crate::WireError::Protocol) if the packed bytes are not a piece of the announced length.
     pub fn unpack(self, unpacker: &mut Unpacker) -> Result<PooledBuffer> {
         match self {
             Self::Plain(data) => Ok(data),

@@ -1,9 +1,8 @@
-//! Which request of a connection comes next: decisions without I/O.
+//! Decides which request of a connection is answered next. No I/O.
 //!
-//! A request that is to be answered behind those of others waits behind all of its own connection, too. Of the rest:
-//! the first request of each blob goes before all others, urgent requests before the rest; then blobs take turns, and of one
-//! blob the first that came goes first. So that of hundreds of blobs each gets its first piece soon. A request that the holder could
-//! give nothing to is *parked*, together with all that ask the same, until something changes. It keeps its turn.
+//! Requests that are answered behind those of others wait behind all other requests of their connection, too. Among the rest, the first request of each blob goes before all others, then
+//! urgent ones before others; then blobs take turns, and requests for one blob are answered in the order in which they came. So each of hundreds of blobs gets its first piece soon. If the
+//! holder has nothing to give to a request, this and all equal ones are *parked* until something changes. They keep their turns.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -13,37 +12,37 @@ use darter_protocol::{MAX_UNANSWERED, Refusal, Request, Wanted};
 
 use crate::{Result, WireError};
 
-/// Blobs whose turns are remembered, at most; those without requests are forgotten beyond that.
+/// Most blobs whose turns are remembered. If there are more, those without requests are forgotten.
 const MAX_TURNS: usize = 4 * MAX_UNANSWERED;
 
 /// The request whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Next {
     pub(super) request: Request,
-    /// True if it is to be answered behind all others, of all connections.
+    /// True if the request is answered behind all others, of all connections.
     pub(super) is_last: bool,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// Requests to be answered, in the order in which they came.
+    /// The unanswered requests, in the order in which they came.
     open: VecDeque<Request>,
-    /// The ids of those that are answered behind all others, of all connections.
+    /// The ids of the requests that are answered behind all others, of all connections.
     last: Vec<u32>,
-    /// Ids of requests that must be told why they get no piece: they were called back, or are of a sort that is not known.
+    /// The ids of requests that are to be answered with a refusal: they were cancelled, or are of a kind that this release does not know.
     refused: VecDeque<(u32, Refusal)>,
-    /// Wishes for which the holder had nothing to give when it was last asked.
+    /// The blobs and pieces for which the holder had nothing to give when it was last asked.
     parked: Vec<(BlobId, Wanted)>,
-    /// How many requests had been settled when one of this blob last was.
+    /// For each blob, how many requests had been answered when one of its own was.
     turns: HashMap<BlobId, u64>,
     settled: u64,
 }
 
 impl Queue {
-    /// Takes in what the requester said.
+    /// Handles a frame of the requester.
     ///
     /// # Errors
-    /// [`WireError::Protocol`] for more requests than one may have unanswered.
+    /// [`WireError::Protocol`] if there are more than [`MAX_UNANSWERED`] unanswered requests.
     pub(super) fn take_in(&mut self, ask: Ask) -> Result<()> {
         match ask {
             Ask::Request(request) => {
@@ -62,7 +61,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes in a request of a sort that is not known here.
+    /// Handles a request of a kind that this release does not know.
     ///
     /// # Errors
     /// As [`take_in`](Self::take_in).
@@ -79,7 +78,7 @@ impl Queue {
         }
     }
 
-    /// The next request that gets no piece, to be told so.
+    /// Removes and returns a request that is to be refused, with the reason.
     pub(super) fn take_refused(&mut self) -> Option<(u32, Refusal)> {
         self.refused.pop_front()
     }
@@ -100,7 +99,7 @@ impl Queue {
         self.last.contains(&request.id)
     }
 
-    /// This request is answered behind all others, of all connections.
+    /// From now on `request` is answered behind all others, of all connections.
     pub(super) fn put_last(&mut self, request: &Request) {
         self.last.push(request.id);
     }
@@ -110,22 +109,22 @@ impl Queue {
         self.open.contains(request)
     }
 
-    /// There is nothing to give to this request, nor to any that asks the same.
+    /// The holder has nothing to give to `request`, nor to any other for the same.
     pub(super) fn park(&mut self, request: &Request) {
         self.parked.push((request.blob, request.wanted));
     }
 
-    /// True if some request waits for a change.
+    /// True if a request is parked.
     pub(super) fn has_parked(&self) -> bool {
         !self.parked.is_empty()
     }
 
-    /// Something changed: every request is worth another try.
+    /// Something has changed: every request is tried again.
     pub(super) fn unpark_all(&mut self) {
         self.parked.clear();
     }
 
-    /// This request is being answered.
+    /// `request` is being answered.
     pub(super) fn settle(&mut self, request: &Request) {
         if let Some(at) = self.open.iter().position(|open| open == request) {
             self.open.remove(at);

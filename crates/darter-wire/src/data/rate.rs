@@ -1,24 +1,24 @@
-//! How fast one connection is handed pieces: what a holder's own limits and a peer that reads slowly leave of the cable.
+//! Measures how fast a connection takes pieces, so that the limits of the holder itself and of a peer that reads slowly count, and not only the network's.
 
 use std::time::Duration;
 
-/// The part of a new sample in what is known.
+/// The weight of a new sample in the average.
 const WEIGHT: f32 = 0.25;
 
-/// Bytes per second while pieces are handed over, from how long each took. Bytes that a socket had room for make it too high, and never too
-/// low: the lower one of it and the connection's own counts. Kept as seconds for each byte, of which a piece that was taken at once has
-/// none: it hides a limit for a few pieces and no longer.
+/// A moving average of the rate at which the connection takes pieces. A socket with room takes a piece at once, so the average may be too high, but is never too
+/// low: so the lower one of this rate and the connection's own counts. Kept as seconds per byte, which are zero for a piece that was taken
+/// at once: such pieces hide a limit only for a few pieces.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct HandedRate(Option<f32>);
 
 impl HandedRate {
-    /// `bytes` were handed over in this time, waits for room and for the budget included.
+    /// The connection took `bytes` in the time `took`, which includes waiting for the socket and for the budget.
     pub(super) fn handed(&mut self, bytes: u32, took: Duration) {
         let sample = took.as_secs_f32() / bytes.max(1) as f32;
         self.0 = Some(self.0.map_or(sample, |cost| cost + (sample - cost) * WEIGHT));
     }
 
-    /// The lower one of this rate and `measured`, that of the connection; `None` while that is not known.
+    /// The lower one of this rate and `measured`, the connection's own, in bytes per second; `None` while that is unknown.
     pub(super) fn limits(&self, measured: Option<u64>) -> Option<u64> {
         let measured = measured?;
         Some(self.0.map_or(measured, |cost| measured.min(cost.recip() as u64)))

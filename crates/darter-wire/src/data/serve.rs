@@ -1,15 +1,14 @@
 //! The holder's side of a data channel.
 //!
-//! The piece to send is chosen as late as possible: a request waits in its connection's [queue](super::queue), the
-//! connection waits for a slot, and only then [`Uploads::bind`] chooses. So a request for any piece gets the one that
-//! is best at that moment, and a request called back while it waits costs nothing. A piece that is not ready is awaited without
-//! a slot, so that a slow disk keeps from sending only those who ask for what lies there. So does a peer that takes nothing of
-//! what is sent to it: its slot is given back ([`slots`](super::slots)), and the rest of the piece goes without one.
+//! The piece to send is chosen as late as possible: a request waits in its connection's [queue](super::queue), the connection waits for a slot, and only then [`Uploads::bind`] chooses. So a
+//! request for any piece gets the one that is best at that moment, and a request that is cancelled while it waits costs nothing. A piece that has to be read from the disk first is waited for
+//! without a slot, so that a slow disk delays only requests for what is on it. A peer that takes nothing of what is sent to it loses its slot ([`slots`](super::slots)), and the rest of the piece
+//! is sent without one.
 //!
-//! As late as possible also means that few bytes wait in the socket: as many as the connection's rate asks for ([`Ahead`]).
+//! For the same reason few bytes wait in the socket: as many as the connection's rate requires ([`Ahead`]).
 //!
-//! Invariants: a connection holds at most one slot, and only while it decides and sends; every piece bound is
-//! reported to [`Uploads::sent`] exactly once, also when the connection breaks or the task is dropped.
+//! Invariants: a connection has at most one slot, and only while it decides and sends; [`Uploads::sent`] is called exactly once for every piece that was bound, also if the connection breaks
+//! or the task is dropped.
 
 use std::fmt;
 use std::fs::File;
@@ -34,36 +33,36 @@ use super::rate::HandedRate;
 use super::slots::{Slot, Slots};
 use crate::{Budget, PeerReader, PeerStream, PeerWriter, Result, WireError};
 
-/// A holder's decision when it has room to send.
+/// What the holder answers to a request when it has a slot for it.
 #[derive(Debug)]
 pub enum Bind {
     /// Send this piece. [`Uploads::sent`] is called for it exactly once.
     Send {
-        /// Which piece.
+        /// The piece.
         piece: PieceIndex,
         /// The piece's bytes.
         payload: Payload,
     },
-    /// The piece is chosen, and has to be made ready first: it is read from the disk, say.
+    /// A piece is chosen, but is not ready: it has to be read from the disk, for example.
     Later(Later),
-    /// Nothing to give yet: keep the request open and ask again after the next change.
+    /// There is nothing to give yet: the request stays open, and is decided again after the next change.
     Wait,
-    /// The piece is not here.
+    /// The holder does not have the piece.
     NotHeld,
-    /// Too much to do.
+    /// The holder has too much to do.
     Busy,
-    /// Not for this peer.
+    /// This peer does not get the blob.
     Refused,
-    /// The blob is not known here.
+    /// The holder does not know the blob.
     UnknownBlob,
 }
 
-/// The answer to a request, once the piece is ready; not another `Later`. Dropped unused, it sends nothing: the holder takes its decision
-/// back.
+/// The answer to a request, once its piece is ready; never another `Later`. If this is dropped, nothing is sent, and the holder withdraws its
+/// decision.
 pub struct Later(Pin<Box<dyn Future<Output = Bind> + Send>>);
 
 impl Later {
-    /// Waits for `ready`, and binds to what it gives.
+    /// Waits for `ready`, and answers with its result.
     pub fn new(ready: impl Future<Output = Bind> + Send + 'static) -> Self {
         Self(Box::pin(ready))
     }
@@ -78,23 +77,23 @@ impl fmt::Debug for Later {
 /// A piece's bytes.
 #[derive(Clone, Debug)]
 pub enum Payload {
-    /// Part of a file.
+    /// A part of a file.
     File {
         /// The file.
         file: Arc<File>,
         /// The offset of the piece in the file, in bytes.
         offset: u64,
-        /// Length of the piece in bytes.
+        /// The piece's length in bytes.
         length: u32,
     },
-    /// Bytes at hand.
+    /// Bytes in memory.
     Bytes(Bytes),
-    /// The piece packed, for a request that takes it so.
+    /// The packed piece, for a request that accepts packed pieces.
     Packed(PackedPiece),
 }
 
 impl Payload {
-    /// Bytes behind the header.
+    /// How many bytes follow the header.
     fn length(&self) -> u64 {
         match self {
             Self::File { length, .. } => u64::from(*length),
@@ -103,7 +102,7 @@ impl Payload {
         }
     }
 
-    /// Bytes of the piece itself.
+    /// The length of the piece in bytes, unpacked.
     fn plain_length(&self) -> u64 {
         match self {
             Self::Packed(piece) => u64::from(piece.plain_length()),
@@ -112,52 +111,52 @@ impl Payload {
     }
 }
 
-/// A piece that was handed to the connection as a whole.
+/// The lengths of a piece that the connection took completely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sent {
-    /// Bytes of the piece itself.
+    /// The length of the piece in bytes, unpacked.
     pub plain: u64,
-    /// Bytes that crossed the wire for it.
+    /// How many bytes crossed the wire.
     pub wire: u64,
 }
 
-/// The holder's decisions: called on async threads, so they must not block.
+/// The holder's decisions. They are made on threads of the runtime, so they must not block.
 pub trait Uploads: Send + Sync + 'static {
-    /// Chooses what to send, at the moment at which there is room to send it. `rate` asks the connection how many bytes it takes in a second,
-    /// if it knows; that costs a call of the system.
+    /// Chooses what to send to `peer`, when there is a slot for it. `rate` returns how many bytes per second the connection takes, if that is
+    /// known; it costs a system call.
     fn bind(&self, peer: NodeId, request: &Request, rate: &dyn Fn() -> Option<u64>) -> Bind;
 
-    /// True if a peer's request for a named piece is answered when nobody else has one that waits, or seldom: see [`Slots`].
+    /// True if `peer`'s request for this piece waits behind the requests of all others: see [`Slots`].
     fn goes_last(&self, _peer: NodeId, _blob: BlobId, _piece: PieceIndex) -> bool {
         false
     }
 
-    /// A piece that was bound is through; `None` if not all of it was handed to the connection.
+    /// Sending a bound piece has ended; `sent` is `None` if the connection did not take all of it.
     fn sent(&self, peer: NodeId, blob: BlobId, piece: PieceIndex, sent: Option<Sent>);
 
-    /// Marked as changed whenever something that was [`Bind::Wait`] may have become something else.
+    /// Marked as changed whenever a request that got [`Bind::Wait`] may get another answer now.
     fn changes(&self) -> watch::Receiver<()>;
 }
 
-/// Settings of the sending side; all connections of a process share one.
+/// The settings of the holder's side, which all connections of a process share.
 #[derive(Clone)]
 pub struct Sending {
-    /// Room to send.
+    /// The slots for sending.
     pub slots: Slots,
-    /// Meters the bytes sent.
+    /// Limits the rate at which bytes are sent.
     pub budget: Arc<dyn Budget>,
     /// A connection whose other side takes nothing for this long is closed.
     pub stall: Duration,
-    /// By which the rate of a connection is measured.
+    /// The clock by which the rates of connections are measured.
     pub clock: Arc<dyn Clock>,
 }
 
 /// Answers the requests of one connection, after its preface, until the peer closes it (`Ok`). Dropping the future
-/// closes it too, and reports what was under way as not delivered.
+/// closes the connection, too, and reports the piece that was being sent as not sent.
 ///
 /// # Errors
-/// [`WireError::Silent`] for a peer that takes nothing, [`WireError::Protocol`], [`WireError::Io`] (also when the
-/// piece can't be read), [`WireError::Closed`] when the connection breaks.
+/// [`WireError::Silent`] if the peer takes nothing, [`WireError::Protocol`], [`WireError::Io`] (also if the
+/// piece can't be read), [`WireError::Closed`] if the connection breaks.
 pub async fn serve_data(stream: PeerStream, peer: NodeId, uploads: Arc<dyn Uploads>, sending: &Sending) -> Result<()> {
     let queue = Mutex::new(Queue::default());
     let asked = Notify::new();
@@ -196,9 +195,9 @@ async fn read_requests(mut socket: Box<dyn PeerReader>, queue: &Mutex<Queue>, as
 
 struct Server<'a> {
     socket: Box<dyn PeerWriter>,
-    /// The slot in hand, if there is one.
+    /// The connection's slot, if it has one.
     slot: Option<Slot<'a>>,
-    /// The bytes that the socket may hold.
+    /// Decides how many unsent bytes may wait in the socket.
     ahead: Ahead,
     rate: HandedRate,
     peer: NodeId,
@@ -263,7 +262,7 @@ impl Server<'_> {
         }
     }
 
-    /// Answers the request whose turn it is, with a slot in hand. Returns it if its piece is not ready.
+    /// Answers the request whose turn it is, while the connection has a slot. Returns the request if its piece is not ready.
     async fn answer_next(&mut self) -> Result<Option<(Request, Later)>> {
         // Changes are marked as seen before the holder is asked: one that comes while it decides is not missed.
         if self.changes.has_changed().unwrap_or(false) {
@@ -284,7 +283,7 @@ impl Server<'_> {
         self.uploads.bind(self.peer, request, &rate)
     }
 
-    /// Answers a request whose piece had to be made ready.
+    /// Answers a request whose piece was not ready before.
     async fn answer_late(&mut self, request: &Request, bound: Bind) -> Result<()> {
         let bound = self.take_over(request, bound);
         self.slot = Some(self.sending.slots.take(self.peer).await);
@@ -297,14 +296,14 @@ impl Server<'_> {
         Ok(())
     }
 
-    /// The piece that was bound, if one was: from here on it is reported, whatever becomes of it.
+    /// The piece that was bound, if one was. From now on its end is reported, whatever happens.
     fn take_over(&self, request: &Request, bound: Bind) -> std::result::Result<Outcome, Bind> {
         let Bind::Send { piece, payload } = bound else { return Err(bound) };
         let (uploads, peer, blob) = (Arc::clone(&self.uploads), self.peer, request.blob);
         Ok(Outcome { uploads, peer, blob, piece, payload, sent: None })
     }
 
-    /// Answers a request as the holder decided.
+    /// Answers a request with the holder's decision.
     async fn answer(&mut self, request: &Request, bound: std::result::Result<Outcome, Bind>) -> Result<()> {
         let reason = match bound {
             Err(Bind::Wait) => {
@@ -382,7 +381,7 @@ impl Server<'_> {
     }
 }
 
-/// Sends a part of a file. The slot is given back as soon as none of it is taken for longer than a slot may be held so.
+/// Sends a part of a file. Gives the slot back if the other side takes nothing for longer than a slot may be held idle.
 async fn send_file(
     socket: &mut dyn PeerWriter,
     slot: &mut Option<Slot<'_>>,
@@ -404,7 +403,7 @@ async fn send_file(
     Ok(())
 }
 
-/// Awaits a write, which the other side may take some time for. The slot is given back if it takes longer than a slot may be held so.
+/// Waits for a write. Gives the slot back if that takes longer than a slot may be held idle.
 async fn unless_stalled(
     stall: Duration,
     slot: &mut Option<Slot<'_>>,
@@ -433,14 +432,14 @@ fn done(written: std::result::Result<io::Result<()>, Elapsed>, stall: Duration) 
     written.map_err(|_| WireError::Silent { after: stall })?.map_err(WireError::io("send a piece"))
 }
 
-/// Waits for a change; for ever once nobody is left that makes changes.
+/// Waits for a change; for ever if there can be none any more.
 async fn change(changes: &mut watch::Receiver<()>) {
     if changes.changed().await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
-/// A piece that is sent. Reports how it fared, whichever way that ends.
+/// A piece that is being sent. When dropped, it reports whether the connection took all of it.
 struct Outcome {
     uploads: Arc<dyn Uploads>,
     peer: NodeId,

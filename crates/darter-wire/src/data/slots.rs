@@ -1,18 +1,17 @@
-//! Room to send a few pieces at a time, for all connections of a process, first come first served.
+//! Slots: limit how many pieces are sent at a time, over all connections of a process, first come, first served.
 //!
-//! Why slots: pieces that are sent one after the other are there sooner than pieces that are sent side by side. But a peer may ask and
-//! not take what it asked for, and would keep its slot for as long as its connection lasts; four of them would keep a holder from
-//! everybody. So a slot with which nothing moves is given back soon, and its piece goes on without one. The more often that
-//! happens with a peer, on whichever of its connections, the sooner.
+//! Pieces that are sent one after the other arrive sooner than pieces that are sent at the same time. But a peer may request pieces and not read them, and would keep its slot as long as its
+//! connection exists; a few such peers would keep a holder from everybody else. So a slot is given back if nothing of its piece is taken for a while, and the rest of the piece is sent without one. The more
+//! often that happens with a peer, on any of its connections, the sooner its slot is given back.
 //!
-//! Pieces that are owed to nobody ([`Uploads::goes_last`](super::Uploads::goes_last)) wait until nobody else has a slot or waits for one: pieces that are sent side by side share
-//! the link. So that they come in the end, one of some slots goes to the first of them.
+//! Requests that [go last](super::Uploads::goes_last) wait until nobody else has a slot or waits for one, since pieces that are sent at the same time share the link. So that they are
+//! answered in the end, the first of them gets a slot after [`MAX_BEFORE_LAST`] others.
 //!
-//! A peer stands in line once, and has one slot, however many connections it has: these take turns.
+//! A peer has one place in the queue and one slot, however many connections it has: these take turns.
 //!
-//! Invariant: what is remembered of peers is bounded.
+//! Invariant: the memory for peers is bounded.
 //!
-//! Non-goals: which connections are given up (`serve`); how fast anybody is.
+//! Non-goals: closing connections (`serve`), measuring rates.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,21 +22,21 @@ use darter_core::NodeId;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-/// How long a slot is held while its receiver takes nothing, the first time. A receiver that shares a holder's slow link with others takes
+/// How long a slot may be held, the first time, while its receiver takes nothing. A receiver that shares a holder's slow link with others takes
 /// some bytes more often.
 const MAX_IDLE: Duration = Duration::from_secs(2);
 
-/// How often that time is halved, at most.
+/// How often this time is halved at most.
 const MAX_HALVINGS: u32 = 7;
 
-/// So many pieces taken in time make up for a slot that was given back: more than those that a new connection's buffers take though nobody
-/// reads.
+/// After a slot was given back, a peer has to take this many pieces in time until that is forgotten: more than fit into a new connection's
+/// buffers without being read.
 const PIECES_OF_A_LOSS: u32 = 64;
 
-/// So many others take a slot while one that goes last waits, at most.
+/// How many others may get a slot before a request that goes last.
 const MAX_BEFORE_LAST: u64 = 32;
 
-/// Peers that are remembered, at most.
+/// Most peers that are remembered.
 const MAX_REMEMBERED: usize = 1024;
 
 /// See the module's text.
@@ -47,19 +46,19 @@ pub struct Slots(Arc<SlotPool>);
 #[derive(Debug)]
 struct SlotPool {
     free: Semaphore,
-    /// How many have a slot or wait for one that do not go last, and how many of them have taken one.
+    /// Of requests that do not go last: how many have a slot or wait for one now, and how many have ever got one.
     first: AtomicUsize,
     taken: AtomicU64,
-    /// Held by one request of those that go last, which waits for a change of `waiting` or `taken`: the others wait for this.
+    /// Of requests that go last, only the one that holds this waits for a change of `first` or `taken`. The others wait for this.
     last: Semaphore,
     changed: Notify,
-    /// The peers that have a slot or wait for one. Of each peer's connections one has its turn.
+    /// The peers that have a slot or wait for one. One connection of each peer has the peer's turn.
     turns: Mutex<HashMap<NodeId, Arc<Semaphore>>>,
-    /// How many pieces each peer has to take in time until it is as good as any.
+    /// How many pieces each peer has to take in time until it is treated like any other.
     owed: Mutex<HashMap<NodeId, u32>>,
 }
 
-/// Room to send one piece to one peer.
+/// A slot: one piece may be sent to one peer.
 #[derive(Debug)]
 pub(super) struct Slot<'a> {
     permit: Option<SemaphorePermit<'a>>,
@@ -69,7 +68,7 @@ pub(super) struct Slot<'a> {
 }
 
 impl Slots {
-    /// Room for `count` pieces at a time.
+    /// Slots for `count` pieces at a time.
     pub fn new(count: usize) -> Self {
         Self(Arc::new(SlotPool {
             free: Semaphore::new(count),
@@ -82,7 +81,7 @@ impl Slots {
         }))
     }
 
-    /// Waits for room.
+    /// Waits for a slot.
     pub(super) async fn take(&self, peer: NodeId) -> Slot<'_> {
         let pool = &*self.0;
         let turn = Turn::of(pool, peer).await;
@@ -94,7 +93,7 @@ impl Slots {
         pool.slot(permit, Some(counted), turn)
     }
 
-    /// Waits until nobody has room or waits for it who calls [`Slots::take`], or for its turn among those.
+    /// Waits for a slot for a request that goes last.
     pub(super) async fn take_last(&self, peer: NodeId) -> Slot<'_> {
         let pool = &*self.0;
         let turn = Turn::of(pool, peer).await;
@@ -125,7 +124,7 @@ impl SlotPool {
     }
 }
 
-/// The turn of one of a peer's connections, for as long as it waits for a slot and has it.
+/// The turn of one of a peer's connections, while it waits for a slot and while it has one.
 #[derive(Debug)]
 struct Turn<'a> {
     pool: &'a SlotPool,
@@ -155,7 +154,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// Counts one that waits for a slot or has it, and does not go last.
+/// Counts a request that does not go last, while it waits for a slot and while it has one.
 #[derive(Debug)]
 struct Counted<'a>(&'a SlotPool);
 
@@ -175,19 +174,19 @@ impl Drop for Counted<'_> {
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        // First the room, then the word that there is some.
+        // The slot is freed before others are notified.
         self.permit = None;
         self.turn.pool.changed.notify_one();
     }
 }
 
 impl Slot<'_> {
-    /// How long it may be held while nothing moves.
+    /// How long it may be held while the receiver takes nothing.
     pub(super) const fn patience(&self) -> Duration {
         self.patience
     }
 
-    /// A piece was taken in time.
+    /// The receiver took a piece in time.
     pub(super) fn was_used_well(&self) {
         let mut owed = self.turn.pool.owed.lock();
         if let Some(pieces) = owed.get_mut(&self.turn.peer) {
@@ -198,7 +197,7 @@ impl Slot<'_> {
         }
     }
 
-    /// Nothing moved for too long: others may send.
+    /// The receiver took nothing for too long: gives the slot to others.
     pub(super) fn give_back(self) {
         let mut owed = self.turn.pool.owed.lock();
         let has_room = owed.len() < MAX_REMEMBERED;

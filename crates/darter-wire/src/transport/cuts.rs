@@ -1,6 +1,5 @@
-//! Connections that a test cuts and heals, over any transport. Between hosts that are cut off from each other nothing arrives and
-//! nothing is refused: what was sent lies on the way until the cut is healed, as it does where a cable is pulled. An attempt to
-//! connect ends in a timeout.
+//! A transport over any other one, for tests: cuts hosts off from each other, and heals the cut. Between hosts that are cut off from each other nothing arrives and
+//! nothing is refused, as if a cable had been pulled: what was sent arrives when the cut is healed. An attempt to connect times out.
 
 use std::collections::HashSet;
 use std::io;
@@ -17,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::{Listener, PeerReader, PeerStream, PeerWriter, Transport};
 use crate::{Result, WireError};
 
-/// How long an attempt to connect to a host that is cut off takes.
+/// How long an attempt to connect to a host that is cut off takes until it fails.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Which hosts of a network are cut off from which. Clones share it.
@@ -37,7 +36,7 @@ fn pair(one: IpAddr, other: IpAddr) -> (IpAddr, IpAddr) {
 }
 
 impl Cuts {
-    /// A network in which everybody reaches everybody.
+    /// A network without cuts.
     pub fn new() -> Self {
         Self::default()
     }
@@ -47,12 +46,12 @@ impl Cuts {
         CutTransport { cuts: self.clone(), ip: ip.into(), inner: transport }
     }
 
-    /// Nothing passes between these hosts any more.
+    /// Cuts these hosts off from each other.
     pub fn cut(&self, one: impl Into<IpAddr>, other: impl Into<IpAddr>) {
         self.0.lock().pairs.insert(pair(one.into(), other.into()));
     }
 
-    /// Everything passes between these hosts again.
+    /// Heals the cut between these hosts.
     pub fn heal(&self, one: impl Into<IpAddr>, other: impl Into<IpAddr>) {
         let waiting = {
             let mut state = self.0.lock();
@@ -96,7 +95,7 @@ impl<T: Transport> Transport for CutTransport<T> {
     }
 }
 
-/// The two addresses that a connection runs between.
+/// The two ends of a connection.
 #[derive(Clone)]
 struct Cable {
     cuts: Cuts,
@@ -108,7 +107,7 @@ impl Cable {
         self.cuts.are_cut(self.ends.0, self.ends.1)
     }
 
-    /// Ready while it is whole.
+    /// Ready while there is no cut between the two hosts.
     fn poll_whole(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.cuts.0.lock();
         if !state.pairs.contains(&pair(self.ends.0, self.ends.1)) {

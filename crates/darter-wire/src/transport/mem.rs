@@ -1,6 +1,5 @@
-//! A network in memory, for tests: hosts with addresses of their own, and pipes between them. It keeps tokio's
-//! paused time honest: nothing waits on a real socket. A host may [prove](MemTransport::proving) a key to whomever it is
-//! connected with, as a transport that authenticates its ends would.
+//! A network in memory, for tests: hosts with addresses, and pipes between them. Nothing waits for a real socket, so it works with tokio's paused time. A host can
+//! [prove](MemTransport::proving) to have a key, as over a transport that authenticates both ends.
 
 use std::collections::HashMap;
 use std::io;
@@ -18,10 +17,10 @@ use tokio::sync::mpsc;
 use super::{Listener, PeerReader, PeerStream, PeerWriter, Transport};
 use crate::{Result, WireError};
 
-/// Bytes that a pipe holds before its writer waits.
+/// How many bytes a pipe holds before its writer waits.
 const PIPE: usize = 256 * 1024;
 
-/// Connections that wait to be accepted, at most.
+/// Most connections that wait to be accepted.
 const BACKLOG: usize = 64;
 
 /// The network that its hosts share.
@@ -70,7 +69,7 @@ pub struct MemTransport {
 }
 
 impl MemTransport {
-    /// This host, which proves to have this key.
+    /// This host, which proves to its peers that it has `key`.
     pub const fn proving(mut self, key: PublicKey) -> Self {
         self.proves = Some(key);
         self
@@ -143,7 +142,7 @@ fn stream_of(pipe: DuplexStream, peer_addr: SocketAddr, proven: Option<PublicKey
     }
 }
 
-/// Ends its direction when dropped, as a TCP connection's half does; the pipe's own half would leave it open.
+/// The writing half. When it is dropped, the other side reads the end, as with TCP; the pipe's own half would leave the pipe open.
 struct MemWriter(WriteHalf<DuplexStream>);
 
 impl Drop for MemWriter {

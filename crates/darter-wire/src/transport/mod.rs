@@ -1,11 +1,10 @@
-//! Transports: the only place in Darter that opens or accepts a peer connection, so that encryption takes one more [`Transport`] and no other change.
+//! Transports: the only place in Darter that opens or accepts connections between agents. So encryption will need one more [`Transport`], and no other change.
 //!
-//! A transport that authenticates the other end says which key that end has proved to have ([`PeerStream::proven`]). Plain TCP
-//! proves none. A peer's claim about itself is compared with that key where prefaces are exchanged ([`preface`](crate::preface)),
-//! on both sides: nobody can be called as another node is without that node's key.
+//! A transport that authenticates the other end says which key that end has proved to have ([`PeerStream::proven`]). Plain TCP proves none. Both sides compare the id that a peer claims with that key
+//! when they exchange prefaces ([`preface`](crate::preface)), so that nobody can claim the id of an agent without its key.
 //!
-//! A connection is a [`PeerStream`]: two halves that live apart, because both kinds of channel read and write at
-//! the same time. The writing half can send a file's bytes without passing them through the process.
+//! A connection is a [`PeerStream`]: a reading and a writing half that can be used separately, since both kinds of channel read and write at the same time. The writing half can send bytes
+//! of a file without copying them through the process.
 
 pub mod cuts;
 pub mod mem;
@@ -23,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 use crate::Result;
 
-/// Makes and accepts peer connections.
+/// Opens and accepts connections between agents.
 #[async_trait]
 pub trait Transport: Send + Sync + 'static {
     /// Connects to `HOST:PORT`.
@@ -32,7 +31,7 @@ pub trait Transport: Send + Sync + 'static {
     /// [`WireError::Connect`](crate::WireError::Connect), also when the attempt takes too long.
     async fn connect(&self, addr: &str) -> Result<PeerStream>;
 
-    /// Listens on `ADDR:PORT`; port 0 asks for a free one.
+    /// Listens on `ADDR:PORT`; with port 0 the system chooses a free port.
     ///
     /// # Errors
     /// [`WireError::Listen`](crate::WireError::Listen).
@@ -42,13 +41,13 @@ pub trait Transport: Send + Sync + 'static {
 /// Accepts peer connections on one address.
 #[async_trait]
 pub trait Listener: Send + Sync + 'static {
-    /// The next connection. An error is about that one connection; the listener lives on.
+    /// The next connection. An error concerns one connection only; the listener goes on.
     ///
     /// # Errors
     /// [`WireError::Io`](crate::WireError::Io).
     async fn accept(&self) -> Result<PeerStream>;
 
-    /// The address listened on, with its real port.
+    /// The address on which it listens, with the port that was chosen.
     fn local_addr(&self) -> SocketAddr;
 }
 
@@ -56,7 +55,7 @@ pub trait Listener: Send + Sync + 'static {
 pub struct PeerStream {
     /// Bytes from the peer.
     pub reader: Box<dyn PeerReader>,
-    /// Bytes to the peer. Dropping it tells the peer that nothing more comes.
+    /// Bytes to the peer. When it is dropped, the peer reads the end.
     pub writer: Box<dyn PeerWriter>,
     peer_addr: SocketAddr,
     local_addr: Option<SocketAddr>,
@@ -75,7 +74,7 @@ impl PeerStream {
         self
     }
 
-    /// The key that the other end has proved to have, if the transport makes it prove one.
+    /// The key that the other end has proved to have, if the transport authenticates it.
     pub const fn proven(&self) -> Option<PublicKey> {
         self.proven
     }
@@ -92,7 +91,7 @@ impl PeerStream {
         peer.is_loopback() || self.local_addr.is_some_and(|local| local.ip().to_canonical() == peer)
     }
 
-    /// The address of the other end of this very connection (not where the peer listens).
+    /// The address of the connection's other end (not the one on which the peer listens).
     pub const fn peer_addr(&self) -> SocketAddr {
         self.peer_addr
     }
@@ -106,20 +105,20 @@ impl std::fmt::Debug for PeerStream {
 
 /// The reading half of a connection.
 pub trait PeerReader: AsyncRead + Send + Unpin {
-    /// Asks that the reader be woken only when `bytes` more have come; a connection that can do so saves wakeups by it. The sender must
-    /// owe as many, or the reader sleeps for ever.
+    /// Wakes the reader only when `bytes` more have come, if the connection can do that: it saves wakeups. At least `bytes` must be
+    /// due from the sender, or the reader sleeps for ever.
     fn expect(&mut self, bytes: u32) {
         let _ = bytes;
     }
 }
 
-/// The most bytes of a file that are handed on without giving other tasks a turn.
+/// Most bytes of a file that are sent without giving other tasks a turn.
 const FILE_CHUNK: u64 = 256 * 1024;
 
 /// The writing half of a connection.
 #[async_trait]
 pub trait PeerWriter: AsyncWrite + Send + Unpin {
-    /// Writes all of `head`, behind which more follows at once: a connection that can sends both in one packet.
+    /// Writes all of `head`, after which more is written at once: a connection that can do so sends both in one packet.
     ///
     /// # Errors
     /// Those of writing.
@@ -127,23 +126,23 @@ pub trait PeerWriter: AsyncWrite + Send + Unpin {
         self.write_all(head).await
     }
 
-    /// Limits the bytes that wait in the connection and were never sent: a write takes no more than `bytes`, and a writer that waits is
-    /// woken when about half of them are gone. A connection that can't limit them holds as many as it does.
+    /// Limits to `bytes` the unsent bytes that wait in the connection; a writer that waits is woken when about half of them were sent. Does nothing if the
+    /// connection has no such limit.
     fn hold_ahead(&mut self, bytes: u32) {
         let _ = bytes;
     }
 
-    /// The rate at which bytes arrive at the other end, in bytes per second, if the connection knows it.
+    /// The rate at which the other end receives, in bytes per second, if the connection knows it.
     fn rate(&self) -> Option<u64> {
         None
     }
 
-    /// Sends the bytes of `file` from `offset` to `end`, by the cheapest way this connection has. `offset` moves on with what the
-    /// connection has taken, and is right also when the future is dropped. This default reads the bytes on a blocking thread and
+    /// Sends the bytes of `file` from `offset` to `end` in the cheapest way of this connection. `offset` is increased by the bytes that the
+    /// connection has taken, and is right also if the future is dropped. This default reads the bytes on a blocking thread and
     /// writes them.
     ///
     /// # Errors
-    /// Those of reading and writing; `InvalidData` when the file ends too soon, some bytes may have gone out then.
+    /// Those of reading and writing; `InvalidData` if the file is too short, when some bytes may have been sent already.
     async fn send_file(&mut self, file: &Arc<File>, offset: &mut u64, end: u64) -> io::Result<()> {
         while *offset < end {
             let chunk = usize::try_from((end - *offset).min(FILE_CHUNK)).expect("at most 256 KiB");
@@ -167,7 +166,7 @@ pub trait PeerWriter: AsyncWrite + Send + Unpin {
     }
 }
 
-/// A file that ends too soon must not look like a connection that did.
+/// The error for a file that is too short; it must not look like a connection that has ended.
 fn too_short(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => io::Error::new(io::ErrorKind::InvalidData, "the file is shorter than expected"),

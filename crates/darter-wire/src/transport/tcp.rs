@@ -1,4 +1,4 @@
-//! Plain TCP. File bytes go out with `sendfile`, from the page cache straight into the socket.
+//! Plain TCP. Bytes of files are sent with `sendfile`, from the page cache to the socket.
 
 use std::fs::File;
 use std::io;
@@ -22,13 +22,13 @@ use tokio::time::timeout;
 use super::{FILE_CHUNK, Listener, PeerReader, PeerStream, PeerWriter, Transport};
 use crate::{Result, WireError};
 
-/// A reader that expects more than this is woken before all of it has come, so that reading goes along with receiving.
+/// A reader that expects more bytes than this is woken before all have come, so that it reads while the kernel receives.
 const MAX_EXPECTED: u32 = 256 * 1024;
 
-/// Numbers of the TCP transport.
+/// The settings of the TCP transport.
 #[derive(Clone, Debug)]
 pub struct TcpConfig {
-    /// How long a connection may take to be made.
+    /// How long an attempt to connect may take.
     pub connect_timeout: Duration,
     /// How long a connection may be idle before the kernel asks the other end whether it is there.
     pub keepalive: Duration,
@@ -47,7 +47,7 @@ pub struct TcpTransport {
 }
 
 impl TcpTransport {
-    /// A transport with these numbers.
+    /// A transport with these settings.
     pub const fn new(config: TcpConfig) -> Self {
         Self { config }
     }
