@@ -1,11 +1,11 @@
-//! Peer addresses, as the agents themselves or others have told them. An agent may learn a million in its life: of agents that are not connected it
-//! remembers a limited number, and for the others somebody has to tell the address again.
+//! The addresses on which peers listen, as they themselves or other agents have said. Those of connected agents are always kept. Of all others together about [`MAX_ADDRESSES`] are kept, since an
+//! agent may hear of a million agents in its life: a forgotten address is known again when somebody names it.
 
 use std::collections::HashMap;
 
 use darter_core::NodeId;
 
-/// Most addresses that are remembered, unless more agents are connected.
+/// Most addresses that are kept, unless very many agents are connected.
 const MAX_ADDRESSES: usize = 4096;
 
 /// See the module's documentation.
@@ -13,7 +13,7 @@ const MAX_ADDRESSES: usize = 4096;
 pub(crate) struct Addresses(HashMap<NodeId, String>);
 
 impl Addresses {
-    /// Notes an agent's address. `is_used` is true for agents whose addresses always stay, about `used` of them.
+    /// Notes an agent's address. If there are too many, only those of agents for which `is_used` is true stay, about `used` of them.
     pub(crate) fn note(&mut self, node: NodeId, addr: &str, used: usize, is_used: impl Fn(&NodeId) -> bool) {
         if self.0.len() >= MAX_ADDRESSES.max(2 * used) && !self.0.contains_key(&node) {
             self.0.retain(|node, _| is_used(node));

@@ -1,8 +1,8 @@
 //! Data connections to holders: one each, made when the first piece is requested.
 //!
 //! A `DataLink` is in one of three states: *connecting* (requests wait), *up*, or *closed* (requests fail at once, and
-//! the next one makes a new link). For every request, the listener is called exactly once:
-//! answered or unanswered.
+//! the next one makes a new link). Invariant: the listener is called exactly once for every request, with its answer or because there will be
+//! none.
 //!
 //! A holder accepts a limited number of requests on one connection. Further requests wait here for their turn: the blob with the
 //! fewest requests at the holder goes first, so that none of hundreds of blobs has to wait until the others are complete.
@@ -62,7 +62,7 @@ struct Open {
     numbers: HashMap<(BlobId, RequestId), u32>,
     /// Requests that exceed the holder's limit for now.
     waiting: VecDeque<Ask>,
-    /// The number of requests for particular pieces, and how fast requests are answered.
+    /// How many requests name a piece, and how fast the holder answers.
     standing: Standing,
     /// True if holder and requester know packed pieces.
     takes_packed: bool,
@@ -71,7 +71,7 @@ struct Open {
 #[derive(Clone, Copy)]
 struct Sent {
     ask: Ask,
-    /// When it was sent, or, if the lead chose its piece, when that happened: only since then its age says something about the holder.
+    /// When it was sent. If the lead chooses its piece, when the lead did so: only since then does the request's age say anything about the holder.
     since: Moment,
     named: bool,
 }
@@ -95,7 +95,7 @@ impl Open {
         self.waiting.remove(next)
     }
 
-    /// Drops a request that nobody waits for any more; false if the holder has it.
+    /// Drops a request that is still waiting here; false if it was sent to the holder.
     fn forget(&mut self, blob: BlobId, request: RequestId) -> bool {
         let before = self.waiting.len();
         self.waiting.retain(|ask| (ask.blob, ask.request) != (blob, request));

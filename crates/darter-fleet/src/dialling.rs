@@ -1,4 +1,4 @@
-//! Agents that are being connected to. Other agents say which these are: so their number is limited, since each takes a descriptor and made-up names cost nothing.
+//! Limits how many agents are being connected to at a time. Other agents name the agents to connect to, each attempt takes a file descriptor, and a peer can make up as many names as it likes.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ const MAX_DIALLING: usize = 1024;
 #[derive(Debug, Default)]
 pub(super) struct Dialling(HashSet<NodeId>);
 
-/// Whether an agent may be connected to now.
+/// Says whether to connect to an agent now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MayDial {
     /// Yes: until [`ended`](Dialling::ended) is called.

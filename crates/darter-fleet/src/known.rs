@@ -33,7 +33,7 @@ const MAX_KNOWN: usize = 1024;
 /// Most nodes that are remembered across restarts: those that were connected last.
 const MAX_REMEMBERED: usize = 256;
 
-/// Most bytes of a file that is read.
+/// The maximum size of a file that is read, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
 
 /// A node that others told of is forgotten after this many tries without an answer.
@@ -62,7 +62,7 @@ struct Acquaintance {
     info: PeerInfo,
     /// When it was last connected, in Unix seconds; zero if others told of it.
     met: u64,
-    /// Tries without an answer since then.
+    /// How many tries got no answer since then.
     failures: u32,
     /// When the first of these tries was made.
     silent_since: Option<Moment>,

@@ -359,12 +359,12 @@ impl Fleet {
         self.joined.load(Ordering::Relaxed)
     }
 
-    /// The address on which a peer listens, as it or others have told; empty if unknown.
+    /// The address on which a peer listens, as it or another agent has said; empty if unknown.
     pub fn address(&self, node: NodeId) -> String {
         self.state.lock().addresses.of(&node).unwrap_or_default().to_owned()
     }
 
-    /// `seed 10.0.0.2:7400`.
+    /// The name of an agent in messages for people, such as `seed 10.0.0.2:7400`.
     pub fn title(&self, node: NodeId) -> String {
         let kind = self.peer(node).map_or("agent", |peer| if peer.is_seed() { "seed" } else { "node" });
         format!("{kind} {}", self.address(node))

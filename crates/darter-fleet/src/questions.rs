@@ -22,7 +22,7 @@ pub struct TakenUp {
 }
 
 impl Questions {
-    /// No requests yet; each peer may have at most `most` in progress.
+    /// No requests yet; each peer may have at most `most` in progress at a time.
     pub fn new(most: u32) -> Arc<Self> {
         Arc::new(Self { most, open: Mutex::default() })
     }

@@ -1,15 +1,15 @@
-//! Asks the nodes, if no seed can say who leads a swarm: who leads it, who holds it, and which of the living
-//! nodes should lead it. Likewise, which of them should ask a registry about a repository.
+//! Surveys: if no seed can say who leads a swarm, this agent asks the nodes who leads it, who holds the blob, and which nodes are
+//! alive, of which one should lead. A survey also finds the node that should send a repository's requests to its registry.
 //!
-//! If a seed is connected that could not lead, it is asked for nodes, since it knows all of them. That some of these are
-//! connected with a seed is then no reason to prefer them.
+//! A connected seed that could not lead is asked for nodes, since it knows all of them. Then nodes that are connected with
+//! a seed are not preferred.
 //!
 //! All nodes use the same rendezvous hashing over the source's key, so nodes that see the same nodes choose the same
-//! lead. The survey waits as long as most of those that were asked have not answered: on busy hosts all answers are late, and a node that
-//! gets no answers would read the origin although another one reads it. A few silent nodes delay nothing.
+//! lead. The survey waits while most of the nodes that it asked have not answered: on busy hosts all answers are late, and a node that
+//! gets no answers would read the origin although another one reads it. A few silent nodes do not delay it.
 //!
-//! Nodes that one agent does not see are named by others: [`asking`] decides whom to ask next, and what follows from the answers. If the views still differ,
-//! this costs another read of the origin, but never the blob.
+//! Answers name nodes that this agent does not know: [`asking`] decides which of them to ask next, and what follows from the answers. If two nodes still choose
+//! different leads, the origin is read twice, but both get the blob.
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
@@ -26,10 +26,10 @@ use tokio::sync::oneshot;
 
 use super::{Fleet, Peer};
 
-/// The version of the protocol that introduced the request.
+/// The first version of the protocol with this request.
 const SINCE: u8 = 3;
 
-/// How long to wait for answers while most have not arrived, if at least [`MANY`] agents are asked, so that it is not due to a few.
+/// How long to wait for answers while most of them have not arrived. Only if at least [`MANY`] agents were asked: otherwise one or two silent ones would be most.
 const MAX_SURVEY_TIMEOUT: Duration = Duration::from_secs(5);
 const MANY: usize = 4;
 
@@ -42,7 +42,7 @@ pub(crate) struct LeadAnswer {
     pub(crate) nearest: Vec<PeerInfo>,
 }
 
-/// The requests in progress.
+/// The requests for which a survey waits.
 #[derive(Default)]
 pub(super) struct Surveys {
     last: u32,
@@ -74,7 +74,7 @@ impl SurveyResult {
     }
 }
 
-/// The answers in one round: all that arrive in time, and at least half of them however busy the agents are.
+/// The answers of one round: all that arrive in time. While more than half are missing, it waits longer, since the agents may be busy.
 async fn answers_of<A>(asked: Vec<impl Future<Output = Option<A>>>) -> Vec<A> {
     let count = asked.len();
     let are_enough = |open: usize| count < MANY || open * 2 <= count;
@@ -266,7 +266,7 @@ impl LeadAnswer {
     }
 }
 
-/// Removes a request when nobody waits for it any more.
+/// Removes a request when the survey no longer waits for its answer.
 struct Forget<'a> {
     fleet: &'a Fleet,
     request: u32,

@@ -15,7 +15,7 @@ const MAX_REPETITION: Duration = Duration::from_secs(2);
 /// How many failed reads are remembered.
 const MAX_FAILED: usize = 256;
 
-/// The limit of a mount's reads.
+/// The limit for the reads of a mount.
 #[derive(Debug)]
 pub struct Limits {
     limit: Duration,

@@ -150,7 +150,7 @@ impl<T> Inodes<T> {
         INodeNo(inode)
     }
 
-    /// The kernel is told of an inode once more; `false` if it does not exist.
+    /// The kernel is told of an inode once more; false if the inode does not exist.
     pub(crate) fn told_again(&mut self, inode: INodeNo) -> bool {
         let node = self.nodes.get_mut(&inode.0);
         node.map(|node| node.known += 1).is_some()

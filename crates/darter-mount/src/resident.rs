@@ -1,9 +1,9 @@
-//! The parts of a layer that programs have read of a mount of all of it, by what the kernel has in memory of the mounted files. Blocking, and for root alone.
+//! Which parts of a complete layer programs have read from an engine's mount of it, by what the kernel has in memory of the mounted files. Blocking, and only for root.
 //!
-//! An engine mounts a whole layer past Darter, so that nobody sees the reads. But each mount has a file system of its own, with pages of its own, of which there are none at first: those
-//! that are there after a while were read, or read ahead. They have no order among them; what was there at an earlier look was earlier.
+//! An engine mounts a complete layer without Darter, so no process of Darter sees the reads. But each EROFS mount has pages of its own, and none at first: pages that are in memory after a while were
+//! read, or read ahead. A single look does not say in which order; what was in memory at an earlier look was read earlier.
 //!
-//! The mount is looked at by a copy of it that is in no directory. So its engine can take it away meanwhile, and what a program left that ended at once is seen all the same.
+//! The look is taken through a copy of the mount that is in no directory. So the engine can unmount the layer meanwhile, and the pages that a program read are seen although the program has ended.
 
 use std::fs::File;
 use std::io;
@@ -16,10 +16,10 @@ use darter_kernel::extents::{Extent, extents};
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, fstat, major, minor, openat};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
-/// Files that are looked at: of a layer with more nothing is told.
+/// The maximum number of files: a layer with more is not examined.
 const MAX_FILES: usize = 50_000;
 
-/// Directories in one another.
+/// The maximum depth of directories.
 const MAX_DEPTH: usize = 128;
 
 /// A mounted layer.
@@ -32,7 +32,7 @@ impl MountedLayer {
     /// The layer that is mounted at `dir`; `device` is the number of its file system's device.
     ///
     /// # Errors
-    /// Where something else is mounted there by now, or the kernel refuses.
+    /// Something else is mounted there by now, or the kernel refuses.
     pub fn at(dir: &Path, device: (u32, u32)) -> io::Result<Self> {
         let root = open_tree(CWD, dir, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
         let found = fstat(&root)?.st_dev;
@@ -42,14 +42,14 @@ impl MountedLayer {
         Ok(Self { root })
     }
 
-    /// The parts of the layer's file, cut where its pieces are, of which something is in memory: in the order of the file.
+    /// The parts of the layer's file of which at least one page is in memory, in the order of the file. No part crosses the boundary of a piece of the length `pieces`.
     ///
     /// # Errors
-    /// Where the kernel does not tell, or there are too many files.
+    /// The kernel can't say it, or there are too many files or directories.
     pub fn read_parts(&self, pieces: PieceLength) -> io::Result<Vec<ByteRange>> {
         let (mut parts, mut files) = (Vec::new(), 0);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        // The copy's descriptor stands for a place alone.
+        // The copy's descriptor only names a place, and can't be read.
         let root = openat(&self.root, c".", flags | OFlags::DIRECTORY, Mode::empty())?;
         let mut open = vec![Dir::new(root)?];
         loop {
@@ -87,7 +87,7 @@ impl MountedLayer {
     }
 }
 
-/// Adds the parts of a file of which something is in memory.
+/// Adds the parts of the layer in which `file` lies, if something of them is in memory.
 fn add(parts: &mut Vec<ByteRange>, file: &File, pieces: PieceLength) -> io::Result<()> {
     for Extent { logical, physical, length } in extents(file)? {
         let (mut at, end) = (physical, physical + length);

@@ -65,7 +65,7 @@ pub trait Supply: Send + Sync {
     /// [`Refusal`].
     async fn fetch(&self, range: ByteRange, within: Duration) -> Result<Vec<PieceHash>, Refusal>;
 
-    /// From now on everything is to be fetched, after what programs wait for.
+    /// Fetches the whole blob from now on, after everything that programs wait for.
     async fn everything(&self);
 
     /// Reports that programs have read these bytes, in this order, since the blob was opened: for hosts that open it later.
@@ -86,10 +86,10 @@ pub trait Supply: Send + Sync {
 /// Opens connections.
 #[async_trait]
 pub trait Supplier: Send + Sync {
-    /// Opens one.
+    /// Opens a connection.
     ///
     /// # Errors
-    /// Why there is none now.
+    /// Why no connection can be opened now.
     async fn open(&self) -> Result<(Content, Arc<dyn Supply>), String>;
 }
 
