@@ -1,4 +1,4 @@
-//! The place that a keeper keeps blobs in, as the keeper needs it.
+//! [`Backend`]: what a keeper needs from the disk or from memory, where its blobs are.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ use crate::store::{SetAside, SourceRecord};
 /// When a blob was last used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct LastUse {
-    /// Greater than that of every use before.
+    /// Increases with each use.
     pub(crate) order: u64,
     /// Seconds since 1970, for people.
     pub(crate) at: u64,
@@ -26,33 +26,33 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// The medium that holds a blob's bytes.
     type Medium: Medium;
 
-    /// An empty place for a new blob's bytes.
+    /// Creates an empty place for a new blob's bytes.
     fn create(&self, blob: BlobId) -> Result<Self::Medium>;
 
-    /// The saved state of a blob; `None` when it is gone or damaged.
+    /// Loads the saved state of a blob; `None` if it is missing or damaged.
     fn load(&self, blob: BlobId) -> Result<Option<(Sidecar, Self::Medium)>>;
 
-    /// Makes a blob's bytes durable, then what `sidecar` says of them.
+    /// Makes a blob's bytes durable, and then `sidecar`, which describes them.
     ///
     /// # Errors
-    /// [`SaveError::Bytes`] when what was written may be lost.
+    /// [`SaveError::Bytes`] if bytes that were written may be lost.
     fn save(&self, sidecar: &Sidecar, medium: &Self::Medium) -> Result<(), SaveError>;
 
-    /// Takes a blob away: quickly, since the caller that wants its room waits. The result is to be given to [`dispose`](Self::dispose).
+    /// Removes a blob, quickly, since a caller waits for its space. The result has to be given to [`dispose`](Self::dispose).
     fn remove(&self, blob: BlobId) -> Result<Option<String>>;
 
-    /// Gives the disk back what a removed blob took: may be slow.
+    /// Frees the space of a removed blob on the disk, which may take long.
     fn dispose(&self, trash: String);
 
-    /// True if a blob that nobody uses can be loaded again after its body was dropped.
+    /// True if the body of an unused blob may be dropped, since [`load`](Self::load) loads it again.
     fn unloads(&self) -> bool;
 
-    /// The file that a blob's bytes are in, if they are in one.
+    /// The file with a blob's bytes, if they are in a file.
     fn path(&self, _: BlobId) -> Option<PathBuf> {
         None
     }
 
-    /// The file system that the blobs are on; `None` where only the quota counts.
+    /// The file system of the blobs; `None` if only the quota limits them.
     fn space(&self) -> Option<Space>;
 
     /// The files that were not used at the start because a newer version wrote them.
@@ -63,19 +63,19 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// Wakes the thread that evicts in the background; false if there is none.
     fn wake(&self) -> bool;
 
-    /// Notes a use.
+    /// Records a use.
     fn note_use(&self, blob: BlobId, last_use: LastUse);
 
-    /// Notes that a blob is gone, and with it the sources that it was remembered for.
+    /// Records that a blob is gone, and forgets the sources of which it was the content.
     fn forget(&self, blob: BlobId);
 
-    /// Notes what a source was.
+    /// Records the content of a source.
     fn remember(&self, key: BlobId, record: SourceRecord);
 
     /// The record of a source.
     fn recall(&self, key: BlobId) -> Result<Option<SourceRecord>>;
 
-    /// Makes what was noted durable.
+    /// Makes all records durable.
     fn commit(&self) -> Result<()>;
 }
 
@@ -83,6 +83,6 @@ pub(crate) trait Backend: Send + Sync + 'static {
 pub(crate) enum SaveError {
     /// Its bytes could not be made durable.
     Bytes(crate::StoreError),
-    /// Its sidecar could not be written; the one before stands.
+    /// Its sidecar could not be written; the previous one is still valid.
     Sidecar(crate::StoreError),
 }

@@ -1,23 +1,18 @@
-//! One blob's manifest, its held pieces and their bytes: the rules of verification, in one place.
+//! One blob's manifest, its held pieces and their bytes, with all rules of verification.
 //!
 //! Invariants, all under `state`'s lock:
-//! - a held piece has a known hash, and was written after its bytes matched it;
-//! - a piece is *verified* only if this process put or re-hashed it, and the file's stamp is still that of our last
-//!   write; only verified pieces are read out. Pieces found in a sidecar are held but not verified;
-//! - `held_bytes` is what this blob has taken of the room, and `lacks` its part of what open blobs lack: their rest while it is open and not
-//!   discarded, else nothing;
-//! - `epoch` changes whenever something happens that makes work begun before it doubtful: a verdict or a write that
-//!   began in another epoch does not count, and is begun again.
+//! - a held piece has a known hash, and was written after its bytes matched that hash;
+//! - a piece is *verified* only if this process has put or hashed it, and the file's stamp is still the one after our last write. Only verified pieces are read. Pieces of a sidecar are held, but not
+//!   verified;
+//! - `held_bytes` is this blob's part of the used room. `lacks` is its part of the bytes that open blobs lack: the missing bytes while it is open and not discarded, otherwise zero;
+//! - `epoch` changes whenever work that has begun becomes doubtful: a verification or a write that began in another epoch does not count, and is repeated.
 //!
-//! A foreign hand is noticed between our writes, not during them. Several pieces that are written in a row are one writing: the stamp is
-//! compared before the first and taken after the last ([`Body::writing`]). A sender of parts of the file from the page cache, where bytes can
-//! change until the moment at which they leave in any case, and can't wait for a disk, looks at the stamp no more often than every
-//! [`LOOK_PAUSE`]. Damage that never shows in the file's modification time, such as decay
-//! of the medium, is found by the hash: at the first reading after a restart, and whenever a piece is to be sent as a part of the file and
-//! has to come from the disk for that. A bit that flips in memory is not noticed here.
+//! A change of the file by somebody else is noticed between our writes, not during them. Several pieces that are written in a row count as one write: the stamp is compared before the first and
+//! taken after the last ([`Body::writing`]). When parts of the file are sent from the page cache, the stamp is compared at most every [`LOOK_PAUSE`]: such bytes can change until the moment at which
+//! they are sent anyway, and the sender must not wait for a disk. Damage that does not change the file's modification time, such as decay of the medium, is found by hashing: at the first read after
+//! a restart, and whenever a piece that is to be sent as a part of the file has to be read from the disk first. A bit that flips in memory is not noticed here.
 //!
-//! Hashing, reading and writing are done with no lock held; only the punching of holes, which must not meet a write,
-//! is done under it.
+//! Hashing, reading and writing are done without a lock; only holes are punched under it, since that must not coincide with a write.
 
 mod expected;
 #[cfg(test)]
@@ -41,7 +36,7 @@ use crate::room::Room;
 use crate::sidecar::Sidecar;
 use crate::store::BlobInfo;
 
-/// For so long one look at the stamp is good enough for parts of the file that are sent from the page cache.
+/// For how long one comparison of the stamp is valid for parts of the file that are sent from the page cache.
 pub(crate) const LOOK_PAUSE: Duration = Duration::from_millis(10);
 
 pub(crate) struct Body<M> {
@@ -50,7 +45,7 @@ pub(crate) struct Body<M> {
     pub(crate) medium: M,
     /// True if something changed since the last snapshot was taken.
     pub(crate) unsaved: AtomicBool,
-    /// True if the body stands in its keeper's list of bodies to save.
+    /// True if the body is in its keeper's list of bodies to save.
     pub(crate) listed: AtomicBool,
     /// How many holders of the blob's handle rest: see [`StoredBlob::rest`](crate::StoredBlob::rest).
     pub(crate) resting: AtomicUsize,
@@ -58,13 +53,13 @@ pub(crate) struct Body<M> {
     pub(crate) saving: Mutex<()>,
     state: RwLock<PieceState>,
     room: Arc<Room>,
-    /// Without one, everybody looks at the stamp.
+    /// Without a clock, the stamp is compared each time.
     clock: Option<Arc<dyn Clock>>,
-    /// When the stamp was last seen to be right, in microseconds; zero if never.
+    /// When the stamp was last found right, in microseconds of the clock; zero if never.
     looked: AtomicU64,
 }
 
-/// Pieces are being written: while this lives the stamp says nothing, and it is taken when the last of those ends.
+/// A write of pieces that is in progress. Meanwhile the stamp is not compared; it is taken when the last such write ends.
 pub(crate) struct Writing<'a, M: Medium>(&'a Body<M>);
 
 impl<M: Medium> Drop for Writing<'_, M> {
@@ -83,10 +78,10 @@ struct PieceState {
     verified: PieceSet,
     lost: PieceSet,
     held_bytes: u64,
-    /// True while somebody has a handle.
+    /// True while there is a handle.
     is_open: bool,
     lacks: u64,
-    /// Writes under way: while there are any, the stamp says nothing.
+    /// How many writes are in progress: meanwhile the stamp is not compared.
     writers: u32,
     stamp: Option<Stamp>,
     epoch: u64,
@@ -104,7 +99,7 @@ impl PieceState {
         Some(Expected { piece, pieces, range, hash, only, epoch: self.epoch, may_be_last: false })
     }
 
-    /// Takes a piece out of the held ones; returns its bytes.
+    /// Removes a piece from the held ones; returns its length in bytes, zero if it was not held.
     fn drop_piece(&mut self, piece: PieceIndex, range: ByteRange) -> u64 {
         if !self.held.remove(piece) {
             return 0;
@@ -120,13 +115,13 @@ impl PieceState {
         Facts { length, held_bytes: self.held_bytes, complete: self.complete, pinned: self.pinned }
     }
 
-    /// True if a stamp that differs means that somebody else changed the file: nobody writes here, and the blob was not discarded,
-    /// which takes its file away.
+    /// True if a different stamp means that somebody else changed the file: no write is in progress, and the blob was not discarded,
+    /// which removes its file.
     const fn is_watched(&self) -> bool {
         self.writers == 0 && !self.discarded
     }
 
-    /// Trusts nothing that was verified before.
+    /// Forgets what was verified before.
     fn doubt(&mut self) {
         self.verified = PieceSet::new();
         self.epoch += 1;
@@ -185,12 +180,12 @@ impl<M: Medium> Body<M> {
         self.state.read().facts()
     }
 
-    /// Bytes that it lacks while somebody has it open: its part of [`Room::lacking`].
+    /// How many bytes are missing while the blob is open: its part of [`Room::lacking`].
     pub(crate) fn lacks(&self) -> u64 {
         self.state.read().lacks
     }
 
-    /// Notes whether handles of the blob exist from now on.
+    /// Notes whether there are handles of the blob from now on.
     pub(crate) fn set_open(&self, is_open: bool) {
         let mut state = self.state.write();
         state.is_open = is_open;
@@ -204,12 +199,12 @@ impl<M: Medium> Body<M> {
         self.room.lacks(std::mem::replace(&mut state.lacks, lacks), lacks);
     }
 
-    /// Asks the manifest, without copying it.
+    /// Calls a function with the manifest, without copying it.
     pub(crate) fn manifest<T>(&self, ask: impl FnOnce(&Manifest) -> T) -> T {
         ask(&self.state.read().manifest)
     }
 
-    /// Asks the held pieces, without copying them.
+    /// Calls a function with the held pieces, without copying them.
     pub(crate) fn held<T>(&self, ask: impl FnOnce(&PieceSet) -> T) -> T {
         ask(&self.state.read().held)
     }
@@ -282,7 +277,7 @@ impl<M: Medium> Body<M> {
         Ok(())
     }
 
-    /// The hash that a piece to be put must have; `None` if it is held already.
+    /// The hash that a piece of `bytes` bytes must have to be put; `None` if the piece is held already.
     pub(crate) fn expect(&self, piece: PieceIndex, bytes: usize) -> Result<Option<Expected>> {
         let state = self.state.read();
         if state.discarded {
@@ -303,7 +298,7 @@ impl<M: Medium> Body<M> {
         Ok(Some(expected))
     }
 
-    /// Begins to write pieces; writings may overlap.
+    /// Begins a write of pieces; several may overlap.
     pub(crate) fn writing(&self) -> Writing<'_, M> {
         let mut state = self.state.write();
         self.compare_stamp(&mut state);
@@ -311,7 +306,7 @@ impl<M: Medium> Body<M> {
         Writing(self)
     }
 
-    /// Writes a piece that matched; its room was taken. The room is given back unless the piece is held now.
+    /// Writes a piece whose bytes matched and for which room was taken. Gives the room back unless the piece is held now.
     pub(crate) fn write(&self, expected: &Expected, data: &[u8]) -> io::Result<Written> {
         let writing = self.writing();
         let result = self.medium.write_at(expected.range.start(), data);
@@ -339,7 +334,7 @@ impl<M: Medium> Body<M> {
         self.read_checked(piece, buffer, false)
     }
 
-    /// Replaces the content of `buffer` with a held and verified piece; `again` has its bytes compared with the hash though they were before.
+    /// Replaces the content of `buffer` with a held and verified piece. With `again`, its bytes are compared with the hash even if they were before.
     fn read_checked(&self, piece: PieceIndex, buffer: &mut Vec<u8>, again: bool) -> Result<()> {
         loop {
             let (expected, verified) = self.admit(piece)?;
@@ -378,15 +373,15 @@ impl<M: Medium> Body<M> {
         }
     }
 
-    /// Reads a held piece and compares it with its hash, also if that was done before; returns where it lies.
+    /// Reads a held piece and compares it with its hash, even if that was done before; returns its range.
     pub(crate) fn verify(&self, piece: PieceIndex) -> Result<ByteRange> {
         let (expected, _) = self.admit(piece)?;
         self.read_checked(piece, &mut Vec::new(), true)?;
         Ok(expected.range())
     }
 
-    /// The range of the first of `pieces`, up to one that is not held or that this process has not verified; `None` if that is the first. If
-    /// `lately`, a look at the stamp some moments ago is good enough.
+    /// The range of `pieces` up to the first one that is not held, or that this process has not verified; `None` if that is the first of all. With
+    /// `lately`, a comparison of the stamp within the last [`LOOK_PAUSE`] is good enough.
     pub(crate) fn verified(&self, pieces: Range<PieceIndex>, lately: bool) -> Option<ByteRange> {
         if !lately || !self.was_looked_at() {
             self.look();
@@ -421,7 +416,7 @@ impl<M: Medium> Body<M> {
         result
     }
 
-    /// Makes the blob hold nothing and take nothing from now on, and gives its room back.
+    /// From now on the blob holds nothing and accepts nothing. Gives its room back.
     pub(crate) fn dissolve(&self) {
         let mut state = self.state.write();
         state.discarded = true;
@@ -435,12 +430,12 @@ impl<M: Medium> Body<M> {
         self.medium.let_go();
     }
 
-    /// True if it was dissolved.
+    /// True if the blob was discarded.
     pub(crate) fn is_discarded(&self) -> bool {
         self.state.read().discarded
     }
 
-    /// Trusts nothing that was verified before: the disk failed to write.
+    /// Forgets what was verified before, since the disk failed to write.
     pub(crate) fn doubt(&self) {
         self.state.write().doubt();
     }
@@ -469,20 +464,20 @@ impl<M: Medium> Body<M> {
         looked > 0 && clock.now().since(Moment::from_micros(looked)) < LOOK_PAUSE
     }
 
-    /// The stamp is right now.
+    /// Notes that the stamp is right now.
     fn note_look(&self) {
         if let Some(clock) = &self.clock {
             self.looked.store(clock.now().as_micros(), Ordering::Release);
         }
     }
 
-    /// Our own work is done: as the file is now, it is right.
+    /// Takes the stamp of the file as it is now, after our own writes.
     fn take_stamp(&self, state: &mut PieceState) {
         state.stamp = self.medium.stamp().unwrap_or(None);
         self.note_look();
     }
 
-    /// Reads bytes of an admitted piece. False when they are not there any more: the piece is lost then.
+    /// Reads bytes of an admitted piece. If they can't be read any more, drops the piece and returns false.
     fn read_bytes(&self, expected: &Expected, offset: u64, buffer: &mut [u8]) -> Result<bool> {
         match self.medium.read_at(offset, buffer) {
             Ok(()) => Ok(true),
@@ -494,7 +489,7 @@ impl<M: Medium> Body<M> {
         }
     }
 
-    /// Ends a reading: false if the piece may have changed under it.
+    /// Ends a read. False if the piece may have changed meanwhile.
     fn confirm(&self, expected: &Expected, verified: bool) -> bool {
         if verified {
             return self.state.read().epoch == expected.epoch;
@@ -552,7 +547,7 @@ impl<M: Medium> Body<M> {
     }
 }
 
-/// True if a refusal to read means that the bytes are gone: cut off, or unreadable on the medium.
+/// True if this error of a read means that the bytes are gone: the file is too short, or the medium unreadable.
 fn is_damage(refusal: &io::Error) -> bool {
     use rustix::io::Errno;
     // Errors of file systems for bytes that they cannot give, apart from EIO: checksums that don't match, structures

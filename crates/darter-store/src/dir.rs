@@ -1,17 +1,13 @@
-//! A directory of the agent's own, held open: every file below the data directory is opened by one name relative to such a
-//! descriptor, and no symbolic link is ever followed.
+//! A directory of the agent, held open. Every file below the data directory is opened by one name relative to such a descriptor, and symbolic links are never followed.
 //!
-//! Why: an agent often runs as root, and a user who once could write to its directory may have left a link there to a file
-//! that only root may write. So:
+//! Why: an agent often runs as root, and a user who could once write to its directory may have left a link there to a file that only root may write. So:
 //!
-//! - the data directory belongs to the user the agent runs as, and nobody else may write to it; otherwise it is refused;
-//! - a file is regular, belongs to that user, and has no second name (a hard link is another's file as well), otherwise it
-//!   is not opened; [`Dir::open_linked`] is the one exception, for reading;
-//! - directories are made with mode 0700 and files with mode 0600; what an older release made more open is tightened when
-//!   it is opened, or looked at by [`Dir::look`];
-//! - a new file never takes over what has its name: that name is removed first. Removing a link leaves its target alone.
+//! - the data directory belongs to the user as whom the agent runs, and nobody else may write to it; otherwise it is refused;
+//! - a file is opened only if it is regular, belongs to that user, and has no second name (a hard link may be somebody else's file). [`Dir::open_linked`] is the one exception, for reading;
+//! - directories are created with mode 0700 and files with mode 0600. What an older release created with more permissions loses these when it is opened, or examined by [`Dir::look`];
+//! - a new file never reuses an existing one: an entry with its name is removed first. Removing a link leaves its target alone.
 //!
-//! Not here: what the directories above the data directory allow. The descriptor stays ours whatever is done to them.
+//! Not checked here: the permissions of the directories above the data directory. The descriptor refers to the same directory whatever happens to them.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -29,13 +25,13 @@ use crate::threads;
 
 const PRIVATE_DIR: Mode = Mode::RWXU;
 const PRIVATE_FILE: Mode = Mode::from_raw_mode(0o600);
-/// The permissions that let others see or run something.
+/// The permissions with which others can read or execute something.
 const FOR_OTHERS: u32 = 0o077;
-/// The permissions that let others change something.
+/// The permissions with which others can change something.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// Names that agents put into their data directory, apart from names of one moment (`.images`, `peers.new`), and names that file systems
-/// put into their own root.
+/// The names that agents create in their data directory, apart from temporary ones (`.images`, `peers.new`), and names that file systems
+/// have in their root.
 const OWN: [&str; 16] = [
     "lock",
     "blobs",
@@ -55,23 +51,23 @@ const OWN: [&str; 16] = [
     "lost+found",
 ];
 
-/// A directory of the agent's own, open. Cheap to clone.
+/// An open directory of the agent. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Dir {
     fd: Arc<OwnedFd>,
     path: PathBuf,
 }
 
-/// The purpose that a file is opened for.
+/// The purpose for which a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// To be read.
+    /// For reading.
     Read,
-    /// To be read and written.
+    /// For reading and writing.
     Write,
 }
 
-/// A directory entry, seen without following it.
+/// The description of a directory entry, without following links.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
     /// Its length in bytes.
@@ -81,10 +77,10 @@ pub struct Look {
 }
 
 impl Dir {
-    /// Opens a data directory, which is made if it does not exist.
+    /// Opens a data directory; creates it if it does not exist.
     ///
     /// # Errors
-    /// [`StoreError::UnsafeDir`] when it belongs to another user or others may write to it; else when the system refuses.
+    /// [`StoreError::UnsafeDir`] if it belongs to another user, or others may write to it; otherwise the system's error.
     pub fn open(path: &Path) -> Result<Self> {
         threads::enter("Dir::open");
         // Without a slash at the end, by which a link would be followed before it is looked at.
@@ -133,10 +129,10 @@ impl Dir {
         self.path.join(name)
     }
 
-    /// Opens a directory in this one, which is made if it is missing.
+    /// Opens a directory in this one; creates it if it does not exist.
     ///
     /// # Errors
-    /// When it is a link, another's, or the system refuses.
+    /// It is a link, it belongs to another user, or the system refuses.
     pub fn sub(&self, name: &str) -> io::Result<Self> {
         threads::enter("Dir::sub");
         match rustix::fs::mkdirat(&self.fd, name, PRIVATE_DIR) {
@@ -146,11 +142,11 @@ impl Dir {
         self.find_sub(name)?.ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Opens a directory in this one for what can be had again, which is made if it is missing: what has its name and can't be used is
-    /// set aside as `NAME.unread`.
+    /// Opens a directory in this one for files that can be rebuilt; creates it if it does not exist. An entry with its name that can't be used is
+    /// renamed to `NAME.unread`.
     ///
     /// # Errors
-    /// When the system refuses that, too.
+    /// The system refuses that, too.
     pub fn sub_or_anew(&self, name: &str) -> io::Result<Self> {
         self.sub(name).or_else(|error| {
             let (path, aside) = (self.path_of(name), format!("{name}.unread"));
@@ -160,10 +156,10 @@ impl Dir {
         })
     }
 
-    /// Opens a directory in this one; `None` if there is nothing of that name.
+    /// Opens a directory in this one; `None` if there is no entry with that name.
     ///
     /// # Errors
-    /// When it is something else, another's, or the system refuses.
+    /// It is not a directory, it belongs to another user, or the system refuses.
     pub fn find_sub(&self, name: &str) -> io::Result<Option<Self>> {
         threads::enter("Dir::find_sub");
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -185,7 +181,7 @@ impl Dir {
     /// Opens a file that exists.
     ///
     /// # Errors
-    /// When it is missing, a link, no regular file, another's, has a second name, or the system refuses.
+    /// It does not exist, is a link or not a regular file, belongs to another user, has a second name, or the system refuses.
     pub fn open_file(&self, name: &str, access: Access) -> io::Result<File> {
         let (file, links) = self.open_linked(name, access)?;
         if links > 1 {
@@ -194,10 +190,10 @@ impl Dir {
         Ok(file)
     }
 
-    /// Opens a file that exists and may have more names than one; returns how many.
+    /// Opens a file that exists and may have several names; also returns how many it has.
     ///
     /// # Errors
-    /// When it is missing, a link, no regular file, another's, or the system refuses.
+    /// It does not exist, is a link or not a regular file, belongs to another user, or the system refuses.
     pub fn open_linked(&self, name: &str, access: Access) -> io::Result<(File, u64)> {
         threads::enter("Dir::open_file");
         let flags = match access {
@@ -219,7 +215,7 @@ impl Dir {
         Ok((fd.into(), found.st_nlink))
     }
 
-    /// Opens a file for reading and writing, or makes an empty one.
+    /// Opens a file for reading and writing; creates an empty one if it does not exist.
     ///
     /// # Errors
     /// Those of [`open_file`](Self::open_file).
@@ -237,16 +233,16 @@ impl Dir {
         }
     }
 
-    /// Makes an empty file; whatever has the name loses it.
+    /// Creates an empty file. An entry with its name is removed first.
     ///
     /// # Errors
-    /// When the name is a directory's, or the system refuses.
+    /// The name is that of a directory, or the system refuses.
     pub fn create(&self, name: &str) -> io::Result<File> {
         self.remove(name)?;
         self.create_new(name)
     }
 
-    /// Makes an empty file where there is none.
+    /// Creates an empty file with a name that no entry has.
     fn create_new(&self, name: &str) -> io::Result<File> {
         threads::enter("Dir::create");
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -263,11 +259,11 @@ impl Dir {
         Ok(bytes)
     }
 
-    /// Writes a file under a temporary name and puts it into its place, so that a reader sees the old content or the new one.
-    /// A `durable` one is on the disk before it replaces the old.
+    /// Writes a file under a temporary name and renames it, so that a reader sees either the old content or the new content.
+    /// If `durable`, the new content is on the disk before it replaces the old.
     ///
     /// # Errors
-    /// When the system refuses; the old content stands then.
+    /// The system refuses; then the old content stays.
     pub fn replace(&self, name: &str, temporary: &str, parts: &[&[u8]], durable: bool) -> io::Result<()> {
         let mut file = self.create(temporary)?;
         let mut written = parts.iter().try_for_each(|part| file.write_all(part));
@@ -282,19 +278,19 @@ impl Dir {
         placed
     }
 
-    /// Moves an entry, replacing what has the new name.
+    /// Renames an entry; an entry with the new name is replaced.
     ///
     /// # Errors
-    /// When there is none, or the system refuses.
+    /// There is no such entry, or the system refuses.
     pub fn rename(&self, from: &str, to: &Self, name: &str) -> io::Result<()> {
         threads::enter("Dir::rename");
         Ok(rustix::fs::renameat(&self.fd, from, &to.fd, name)?)
     }
 
-    /// Removes a name that is not a directory's. False if there was none.
+    /// Removes an entry that is not a directory. False if there was none.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// The system refuses.
     pub fn remove(&self, name: impl AsRef<OsStr>) -> io::Result<bool> {
         threads::enter("Dir::remove");
         match rustix::fs::unlinkat(&self.fd, name.as_ref(), AtFlags::empty()) {
@@ -304,11 +300,11 @@ impl Dir {
         }
     }
 
-    /// Looks at an entry without opening it, and closes it to others if it is a file of ours that is not. `None` if there is
-    /// no such entry, or if it is not a regular file of ours.
+    /// Describes an entry without opening it, and takes the permissions of others from it if it is a regular file of this user. `None` if there is
+    /// no such entry, or if it is anything else.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// The system refuses.
     pub fn look(&self, name: &str) -> io::Result<Option<Look>> {
         threads::enter("Dir::look");
         let found = match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -327,10 +323,10 @@ impl Dir {
         Ok(Some(Look { length, modified: found.st_mtime }))
     }
 
-    /// The names of its entries that are text. Others are none of ours.
+    /// The names of its entries, as far as they are UTF-8: agents create no other names.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// The system refuses.
     pub fn names(&self) -> io::Result<Vec<String>> {
         threads::enter("Dir::names");
         let mut names = Vec::new();
@@ -352,8 +348,8 @@ impl Dir {
         Ok(Space { total: bytes(space.f_blocks), free: bytes(space.f_bavail) })
     }
 
-    /// Closes the data directory itself to others, if it is nothing else: not, say, a home directory that somebody named by
-    /// mistake, whatever agents have put there meanwhile.
+    /// Takes the permissions of others from the data directory if it has only entries of agents: a home directory, for example, that somebody named by
+    /// mistake stays as it is.
     fn tighten_own(&self, found: &Stat) -> io::Result<()> {
         if found.st_mode & FOR_OTHERS == 0 {
             return Ok(());
@@ -370,7 +366,7 @@ impl Dir {
     }
 }
 
-/// Makes a data directory, and the directories above it as the user's umask has them.
+/// Creates a data directory. Missing directories above it get the permissions of the user's umask.
 fn make(path: &Path) -> Result<()> {
     if let Some(above) = path.parent().filter(|above| !above.as_os_str().is_empty()) {
         std::fs::create_dir_all(above).map_err(StoreError::io("make", above))?;
@@ -397,7 +393,7 @@ fn check_owner(found: &Stat) -> io::Result<()> {
     Err(refusal(format!("belongs to user {}, and darter runs as user {me}: remove it", found.st_uid)))
 }
 
-/// Something that is no directory is in a directory's place.
+/// The error for an entry that should be a directory, and is not.
 #[derive(Debug, thiserror::Error)]
 #[error("is no directory: remove it")]
 struct NoDirectory(#[source] io::Error);
@@ -406,7 +402,7 @@ fn no_directory(why: Errno) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, NoDirectory(why.into()))
 }
 
-/// A refusal of ours. Its kind is never one that means "there is none".
+/// An error of this module itself. Its kind is never one that means that an entry does not exist.
 fn refusal(text: String) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, text)
 }

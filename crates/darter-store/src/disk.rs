@@ -1,24 +1,22 @@
-//! A store on disk. Its directory holds:
+//! A store on disk. Its directory has these files:
 //!
-//! | path | what |
+//! | path | content |
 //! |---|---|
-//! | `lock` | locked (`flock`) by the process that has the store; holds its id in decimal |
-//! | `blobs/ab/abcd….data` | a blob's bytes at their offsets, in a sparse file; `abcd…` is its id in hexadecimal |
-//! | `blobs/ab/abcd….piece` | its sidecar: manifest, held pieces, flags (see `sidecar.rs` for the bytes) |
-//! | `blobs/ab/abcd….piece.new` | a sidecar being written |
-//! | `blobs/ab/abcd….newer-data`, `….newer-piece` | what a newer version wrote of a blob that this one stored anew, or what could not be read |
-//! | `trash/n` | the bytes of a removed blob, about to be deleted |
-//! | `index.redb` | last uses and sources (see `disk/index.rs`); `index.redb.unread` is one that could not be used |
+//! | `lock` | locked (`flock`) by the process that has the store; contains its process id in decimal |
+//! | `blobs/ab/abcd….data` | a blob's bytes at their offsets, in a sparse file; `abcd…` is the blob's id in hexadecimal |
+//! | `blobs/ab/abcd….piece` | its sidecar: manifest, held pieces, flags (`sidecar.rs` documents the bytes) |
+//! | `blobs/ab/abcd….piece.new` | a sidecar that is being written |
+//! | `blobs/ab/abcd….newer-data`, `….newer-piece` | files of a newer version for a blob that this version has stored again, or files that could not be read |
+//! | `trash/n` | the bytes of a removed blob, which are about to be deleted |
+//! | `index.redb` | last uses and sources (see `disk/index.rs`); `index.redb.unread` is an index that could not be used |
 //!
-//! Order of writing: bytes, `fdatasync`, sidecar to a new file, `fsync`, rename. So a sidecar never claims what a power
-//! failure can take. Order of removing: sidecar first; bytes without a sidecar are deleted at the next start.
-//! The sidecars are the truth. The index is a convenience: what it loses is the order of use and some questions to origins.
+//! Order of writing: bytes, `fdatasync`, sidecar to a new file, `fsync`, rename. So a sidecar never describes bytes that a power failure can take. Order of removing: the sidecar first; bytes
+//! without a sidecar are deleted at the next start. The sidecars are authoritative. If the index is lost, only the order of uses is lost, and some origins are asked again.
 //!
-//! At the start every sidecar is read (32 bytes a piece) and dropped again. Damaged files and leftovers are deleted with a warning;
-//! what has a foreign name, what a newer version of Darter wrote, and what can't be read (whoever wrote it) is left alone, and set
-//! aside when its name is needed. The other blobs go on. Files of a newer version are counted, and named in one warning.
+//! At the start every sidecar is read (32 bytes per piece), and its blob is not kept in memory. Damaged files and leftovers are deleted with a warning. Files with unknown names, files of a newer version of
+//! Darter, and files that can't be read are left alone, and renamed when their name is needed. The other blobs can be used. Files of a newer version are counted, and reported in one warning.
 //!
-//! Every file is opened as `dir.rs` says: no link is followed, and what is another's is not opened.
+//! Every file is opened as `dir.rs` says: links are not followed, and files of other users are not opened.
 
 mod flusher;
 mod index;
@@ -45,18 +43,18 @@ use crate::sidecar::Sidecar;
 use crate::space::Space;
 use crate::store::{SetAside, SourceRecord, StoreConfig};
 
-/// Keeps blobs in a directory of its own. Dropping it saves everything; blobs still held open keep it locked.
+/// Keeps blobs in a directory. When it is dropped, it saves everything; the directory stays locked while blobs are held open.
 pub struct DiskStore {
-    /// Dropped first: no flush runs any more when the keeper goes.
+    /// Dropped first, so that no flush runs when the keeper is dropped.
     _flusher: Flusher,
     keeper: Arc<Keeper<Files>>,
 }
 
 impl DiskStore {
-    /// Opens the store in `dir`, which is made if it does not exist.
+    /// Opens the store in `dir`; creates the directory if it does not exist.
     ///
     /// # Errors
-    /// [`Locked`](crate::StoreError::Locked) when another process has it, or when the disk refuses.
+    /// [`Locked`](crate::StoreError::Locked) if another process has the store; errors of the disk.
     pub fn open(dir: &Path, config: &StoreConfig) -> Result<Self> {
         let dir = &Dir::open(dir)?;
         let lock = Lock::take(dir)?;
@@ -81,7 +79,7 @@ impl DiskStore {
     }
 }
 
-/// The directory, as a keeper uses it.
+/// The store's directory, as the keeper's backend.
 pub(crate) struct Files {
     layout: Layout,
     index: Index,

@@ -1,4 +1,4 @@
-//! Errors of stored pieces, and what to do about them.
+//! Errors of a store, and what to do about them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,24 +7,24 @@ use darter_core::fault::advice;
 use darter_core::manifest::ManifestError;
 use darter_core::{Blame, Blamed, BlobId, Fault, PieceIndex, PieceLength, Retry};
 
-/// Result of this crate's operations.
+/// The result of this crate's operations.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
-/// Why a store could not do what it was asked.
+/// Why a store could not carry out a request.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// No room for the bytes, although everything that may be evicted was. Held pieces stay readable.
+    /// There is no room for the bytes, although everything that may be evicted was evicted. Held pieces stay readable.
     #[error("{}", no_room(*needed, *free, *limit))]
     Full {
-        /// Bytes that were to be stored.
+        /// How many bytes were to be stored.
         needed: u64,
-        /// Bytes that could have been stored.
+        /// How many bytes could have been stored.
         free: u64,
         /// The limit that is reached.
         limit: Limit,
     },
-    /// Bytes that are not the piece the manifest vouches for; nothing was written. The sender is wrong.
+    /// The bytes do not match the piece's hash in the manifest; nothing was written. The sender is at fault.
     #[error("the bytes given for piece {piece} of blob {} are not that piece: fetch it from another holder", blob.short())]
     WrongPiece {
         /// The blob.
@@ -32,7 +32,7 @@ pub enum StoreError {
         /// The piece.
         piece: PieceIndex,
     },
-    /// The manifest does not know the piece's hash, or not its length, yet: extend it first.
+    /// The piece's hash or its length is not known yet: extend the manifest first.
     #[error("the manifest of blob {} does not know piece {piece} yet: extend it, then try again", blob.short())]
     UnknownPiece {
         /// The blob.
@@ -40,25 +40,25 @@ pub enum StoreError {
         /// The piece.
         piece: PieceIndex,
     },
-    /// A piece that is not held, never was or was found damaged just now: fetch it.
+    /// The piece is not held: it never was, or it was found damaged just now. Fetch it.
     #[error("piece {piece} of blob {} is not held: fetch it, then try again", blob.short())]
     NotHeld {
         /// The blob.
         blob: BlobId,
-        /// The piece, the first such one of those asked for.
+        /// The first piece of the requested ones that is not held.
         piece: PieceIndex,
     },
-    /// A read beyond the blob's end.
+    /// A read after the blob's end.
     #[error("bytes {offset}..{end} reach past the end of blob {}", blob.short())]
     PastTheEnd {
         /// The blob.
         blob: BlobId,
-        /// First byte asked for.
+        /// The offset of the first requested byte.
         offset: u64,
-        /// One past the last byte asked for.
+        /// The offset after the last requested byte.
         end: u64,
     },
-    /// The blob is being read or filled.
+    /// The blob is in use.
     #[error("blob {} is in use: try again when its downloads and readers are done", .0.short())]
     InUse(BlobId),
     /// The blob is pinned.
@@ -67,10 +67,10 @@ pub enum StoreError {
     /// The store has no such blob.
     #[error("there is no blob {} in the store: darter ls lists those that are", .0.short())]
     NoSuchBlob(BlobId),
-    /// The blob was discarded while this handle to it was open: open it anew.
+    /// The blob was discarded while this handle was open: open the blob again.
     #[error("blob {} was discarded: open it anew", .0.short())]
     Discarded(BlobId),
-    /// The stored manifest and what was to be learned contradict each other: discard the blob, or don't trust the
+    /// The stored manifest contradicts the new hashes or length: discard the blob, or don't trust the
     /// other side.
     #[error("what is stored of blob {} contradicts the new manifest: remove the blob to take the new one", blob.short())]
     Manifest {
@@ -80,7 +80,7 @@ pub enum StoreError {
         #[source]
         source: ManifestError,
     },
-    /// The stored blob is cut into pieces of another length.
+    /// The stored blob has pieces of another length.
     #[error(
         "blob {} is stored in pieces of {stored}, not of {wanted}: keep to them, or remove the blob first",
         blob.short()
@@ -88,9 +88,9 @@ pub enum StoreError {
     OtherPieces {
         /// The blob.
         blob: BlobId,
-        /// Length of the stored pieces.
+        /// The length of the stored pieces.
         stored: PieceLength,
-        /// Length that was asked for.
+        /// The requested length of pieces.
         wanted: PieceLength,
     },
     /// The blob can't be sealed: pieces are missing, or its length is not known yet.
@@ -98,10 +98,10 @@ pub enum StoreError {
     Incomplete {
         /// The blob.
         blob: BlobId,
-        /// Pieces held.
+        /// How many pieces are held.
         held: u32,
     },
-    /// The blob can't be sealed: its pieces don't make the root they should.
+    /// The blob can't be sealed: the root of its pieces is not the expected one.
     #[error("the pieces of blob {} do not make the expected root: discard the blob", .0.short())]
     WrongRoot(BlobId),
     /// Another process has the store.
@@ -115,7 +115,7 @@ pub enum StoreError {
         /// The process that holds the lock, if it could be read.
         pid: Option<u32>,
     },
-    /// A data directory that is another's, or that others may write to: what is in it can't be relied on.
+    /// The data directory belongs to another user, or others may write to it: its content can't be trusted.
     #[error("{} {problem}", path.display())]
     UnsafeDir {
         /// The directory.
@@ -126,15 +126,15 @@ pub enum StoreError {
     /// The operating system refused.
     #[error("could not {action} {}{}", path.display(), what_to_do(source))]
     Io {
-        /// The action that was tried: an infinitive.
+        /// The attempted action, as an infinitive.
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// The refusal.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The index could not be read or written; it holds nothing that can't be rebuilt.
+    /// The index could not be read or written. Everything in it can be rebuilt.
     #[error("could not use the index {}: {}", path.display(), index_advice(source))]
     Index {
         /// The index file.
@@ -150,17 +150,17 @@ pub enum StoreError {
 pub enum Limit {
     /// The quota, in bytes.
     Quota(u64),
-    /// The bytes that are to stay free on the file system.
+    /// The bytes that have to stay free on the file system.
     Reserve(u64),
     /// The file system itself.
     Disk,
-    /// What the file system lets this user keep.
+    /// This user's quota on the file system.
     UserQuota,
-    /// What the system lets this process write into one file.
+    /// The maximum size of a file of this process.
     OneFile,
 }
 
-/// Advice about a refusal; one of ours says it itself.
+/// Advice about an error of the system. Errors of this crate itself contain theirs.
 fn what_to_do(refusal: &io::Error) -> String {
     if refusal.get_ref().is_some() { String::new() } else { format!(": {}", advice(refusal)) }
 }
@@ -169,7 +169,7 @@ fn index_advice(error: &redb::Error) -> &'static str {
     refusal_of(error).map_or("stop darter and delete the file, it is rebuilt", advice)
 }
 
-/// The system's error, if the index failed for that.
+/// The system's error, if the index failed because of one.
 const fn refusal_of(error: &redb::Error) -> Option<&io::Error> {
     match error {
         redb::Error::Io(refusal) => Some(refusal),
@@ -206,7 +206,7 @@ fn no_room(needed: u64, free: u64, limit: Limit) -> String {
     }
 }
 
-/// Bytes for people, in decimal units as disks are sold.
+/// A number of bytes for people, in decimal units, as those of disks.
 pub fn size(bytes: u64) -> String {
     let units = ["kB", "MB", "GB", "TB", "PB", "EB"];
     if bytes < 1000 {

@@ -1,6 +1,6 @@
-//! The facts that a listing needs of a blob.
+//! The facts about a blob that a listing shows.
 
-/// The facts that a listing needs of a blob.
+/// The facts about a blob that a listing shows.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Facts {
     pub(crate) length: Option<u64>,
@@ -10,7 +10,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// Bytes that are still to come, as far as is known.
+    /// How many bytes are missing, as far as is known.
     pub(crate) fn rest(&self) -> u64 {
         self.length.map_or(0, |length| length.saturating_sub(self.held_bytes))
     }

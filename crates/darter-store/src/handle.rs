@@ -1,7 +1,6 @@
-//! Handles: a caller's hold on a blob. All who open the same blob share one handle; while it lives, the blob is in use.
+//! Handles, by which callers hold blobs. All callers that open the same blob share one handle; while it exists, the blob is in use.
 //!
-//! In a circle with `keeper`, on purpose: the keeper finds the handle that it gave out, and a handle tells the keeper what was written
-//! and when it is let go.
+//! This file and `keeper` import each other on purpose: the keeper finds the handle that it gave out, and a handle tells the keeper which blobs have changed and when it is dropped.
 
 use std::fmt;
 use std::io;
@@ -34,7 +33,7 @@ impl<B: Backend> Handle<B> {
         &self.body
     }
 
-    /// Learns what `manifest` knows beyond the stored one.
+    /// Adds the length and the hashes that `manifest` knows and the stored manifest does not.
     pub(crate) fn learn(&self, manifest: &Manifest) -> Result<()> {
         let stored = self.body.manifest(Manifest::piece_length);
         let wanted = manifest.piece_length();
@@ -52,19 +51,19 @@ impl<B: Backend> Handle<B> {
         Ok(())
     }
 
-    /// `call` may wait for the disk.
+    /// Checks that `call`, which may wait for the disk, is made on a thread that may wait.
     fn enter(&self, call: &'static str) {
         self.keeper.guard.enter(call);
     }
 
-    /// Runs what may change the body, and remembers to save it if it did.
+    /// Runs work that may change the body, and lists the body for saving if it did.
     fn noted<T>(&self, work: impl FnOnce(&Body<B::Medium>) -> T) -> T {
         let result = work(&self.body);
         self.keeper.note(&self.body);
         result
     }
 
-    /// Verifies a piece and stores it; it need not be hashed again if it was just `hashed`.
+    /// Verifies a piece and stores it. `hashed` is its hash, if it was just computed.
     fn put_as(&self, piece: PieceIndex, data: &[u8], hashed: Option<Hashed>) -> Result<Put> {
         loop {
             let Some(expected) = self.body.expect(piece, data.len())? else { return Ok(Put::AlreadyHeld) };
@@ -85,7 +84,7 @@ impl<B: Backend> Handle<B> {
         }
     }
 
-    /// The first of these pieces that are verified and in the page cache.
+    /// The first of `pieces`, as far as they are verified and in the page cache.
     fn ready(&self, pieces: Range<PieceIndex>, lately: bool) -> Option<PieceFile> {
         let file = self.body.medium.file()?;
         let verified = self.body.verified(pieces, lately)?;
@@ -96,7 +95,7 @@ impl<B: Backend> Handle<B> {
         (end > verified.start()).then(|| PieceFile { file, range: ByteRange::new(verified.start(), end) })
     }
 
-    /// Writes a verified piece, with room taken; tries a second time after eviction when the disk is full.
+    /// Takes room for a verified piece and writes it. If the disk is full, evicts blobs and tries once more.
     fn write(&self, expected: &Expected, data: &[u8]) -> Result<Written> {
         let bytes = expected.len();
         self.keeper.take_room(bytes)?;
@@ -123,7 +122,7 @@ fn is_no_room_on_disk(refusal: &io::Error) -> bool {
     no_room(refusal) && refusal.kind() != io::ErrorKind::FileTooLarge
 }
 
-/// True if a refusal to write means that there is no room: on the disk, for this user, or in one file.
+/// True if this error of a write means that there is no room: on the disk, for this user, or in one file.
 pub(crate) fn no_room(refusal: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(refusal.kind(), StorageFull | QuotaExceeded | FileTooLarge)

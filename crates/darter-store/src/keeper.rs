@@ -1,15 +1,15 @@
-//! Keeps the blobs of one store: who is open, who was used when, who has to go. The same for every backend.
+//! The keeper of one store: which blobs there are, which are open, when they were used, and which are evicted. It is the same for every backend.
 //!
-//! The shelf is never locked during I/O, so that a disk that hangs holds up only those who need it: questions are answered, and
-//! blobs that are loaded are read. A thread that works on a blob's files marks the blob as busy, and others that want to open,
-//! create or remove that blob wait for the mark to go.
+//! The shelf, which is the table of all blobs, is never locked during I/O. So a disk that hangs delays only callers that need it: questions are answered, and blobs that are loaded can be read. A thread
+//! that works on a blob's files marks the blob as busy; other threads that want to open, create or remove that blob wait until it is not.
 //!
-//! Lock order: `flushing`, a body's `saving`, `shelf`, a body's `state`; `unsaved` comes last and alone. A handle is never
-//! dropped while `shelf` is locked, since its drop locks the shelf.
+//! Lock order: `flushing`, a body's `saving`, `shelf`, a body's `state`; `unsaved` is last, and never held with another. A handle is never dropped while `shelf` is locked, since dropping it
+//! locks the shelf.
 //!
-//! Invariants: a blob in use is not evicted, where a holder of its handle that [rests](crate::StoredBlob::rest) does not count;
-//! `room.used` is what all blobs on the shelf hold, and what is being written; `room.lacking` is what those of them lack that have a
-//! handle; a body with unsaved changes, or with a handle, stays loaded.
+//! Invariants:
+//! - a blob in use is not evicted; holders of its handle that [rest](crate::StoredBlob::rest) do not count as users;
+//! - `room.used` is the number of bytes that all blobs on the shelf hold and that are being written; `room.lacking` is what is missing of those that have a handle;
+//! - a body with unsaved changes, or with a handle, stays loaded.
 
 mod evicting;
 #[cfg(test)]
@@ -35,7 +35,7 @@ use crate::sidecar::Sidecar;
 use crate::store::{Amount, BlobInfo, BlobSummary, SourceRecord, StoreConfig, Usage, WallClock};
 use crate::threads::{self, Guard};
 
-/// As many bodies may wait to be saved. More are saved at once.
+/// How many bodies may wait to be saved. If there are more, they are saved at once.
 const MAX_UNSAVED: usize = 128;
 
 pub(crate) struct Keeper<B: Backend> {
@@ -43,15 +43,15 @@ pub(crate) struct Keeper<B: Backend> {
     pub(crate) room: Arc<Room>,
     pub(crate) guard: Guard,
     now: WallClock,
-    /// For its bodies.
+    /// The clock of its bodies.
     clock: Option<Arc<dyn Clock>>,
     shelf: Mutex<Shelf<B>>,
-    /// A blob is not busy any more.
+    /// Notified when a blob is no longer busy.
     done: Condvar,
     unsaved: Mutex<Vec<Arc<Body<B::Medium>>>>,
-    /// Held by a whole flush, so that a second one ends after the first.
+    /// Held during a flush, so that there is one at a time.
     flushing: Mutex<()>,
-    /// Set while eviction can't get below the high water mark: storing pieces need not ask for it again.
+    /// True while eviction can't get below the high-water mark: then stored pieces do not request it again.
     crowded: AtomicBool,
     evicted_blobs: AtomicU64,
     evicted_bytes: AtomicU64,
@@ -60,13 +60,13 @@ pub(crate) struct Keeper<B: Backend> {
 /// All blobs of the store.
 struct Shelf<B: Backend> {
     entries: HashMap<BlobId, BlobEntry<B>>,
-    /// Numbers uses, so that their order survives a wall clock that is set back.
+    /// The number of the last use: the order of uses does not depend on the wall clock, which may be set back.
     uses: u64,
-    /// Blobs whose files somebody works on, and how many bytes each was promised that is being made.
+    /// Blobs whose files a thread works on, each with the number of bytes that were promised to it if it is being created.
     busy: HashMap<BlobId, u64>,
     /// Blobs that are not evicted, stored or not.
     spared: HashSet<BlobId>,
-    /// Blobs that were taken off and marked as busy, to be deleted when the shelf is unlocked.
+    /// Blobs that were removed from the table and marked as busy; their files are deleted when the shelf is unlocked.
     leaving: Vec<Leaving<B>>,
 }
 
@@ -78,7 +78,7 @@ type LoadedBody<'a, B> = (MutexGuard<'a, Shelf<B>>, Option<Arc<Body<<B as Backen
 
 struct BlobEntry<B: Backend> {
     info: BlobInfo,
-    /// As of the last unloading; the body knows better while it is loaded.
+    /// The facts when it was last unloaded; outdated while the body is loaded.
     resting: Facts,
     body: Option<Arc<Body<B::Medium>>>,
     handle: Weak<Handle<B>>,
@@ -90,7 +90,7 @@ impl<B: Backend> BlobEntry<B> {
         self.body.as_ref().map_or(self.resting, |body| body.facts())
     }
 
-    /// True if somebody may read or write it any moment.
+    /// True if a holder of its handle does not rest, and so may read or write at any moment.
     fn in_use(&self) -> bool {
         let resting = self.body.as_ref().map_or(0, |body| body.resting.load(Ordering::Acquire));
         self.handle.strong_count() > resting
@@ -102,7 +102,7 @@ impl<B: Backend> BlobEntry<B> {
 }
 
 impl<B: Backend> Keeper<B> {
-    /// Keeps what was found in `backend`.
+    /// A keeper of the blobs that were `found` in `backend`.
     pub(crate) fn new(backend: B, config: &StoreConfig, found: Vec<(Sidecar, LastUse)>) -> Self {
         let room = Arc::new(Room::new(config));
         let mut shelf = Shelf {
@@ -255,7 +255,7 @@ impl<B: Backend> Keeper<B> {
         self.backend.recall(key)
     }
 
-    /// Takes room for a piece, evicting if it must.
+    /// Takes room for a piece; evicts blobs if need be.
     pub(crate) fn take_room(&self, bytes: u64) -> Result<()> {
         if self.room.take(bytes).is_err() {
             self.evict_for(bytes);
@@ -267,14 +267,14 @@ impl<B: Backend> Keeper<B> {
         Ok(())
     }
 
-    /// Evicts as the disk or the quota have no room for a piece.
+    /// Evicts blobs, since the disk or the quota has no room for a piece of `bytes`.
     pub(crate) fn evict_for(&self, bytes: u64) {
         self.room.measure(self.backend.space());
         let mark = self.room.low_mark().min(self.room.capacity().saturating_sub(bytes));
         self.on_shelf(|shelf| self.evict_down_to(shelf, mark, Busy::Spared));
     }
 
-    /// Evicts if the high water mark is passed.
+    /// Evicts blobs if the high-water mark is exceeded.
     pub(crate) fn tidy(&self) {
         self.room.measure(self.backend.space());
         if self.room.above_high_water() {
@@ -283,14 +283,14 @@ impl<B: Backend> Keeper<B> {
         self.crowded.store(self.room.above_high_water(), Ordering::Relaxed);
     }
 
-    /// Remembers to save a body that changed. Many are saved before it is time, as each has its file open until then.
+    /// Lists a changed body for saving. Many bodies are saved before it is time, since each has a file open until then.
     pub(crate) fn note(&self, body: &Arc<Body<B::Medium>>) {
         if self.put_down(body).is_some_and(|unsaved| unsaved.is_multiple_of(MAX_UNSAVED)) {
             self.backend.wake();
         }
     }
 
-    /// Lists a body that changed among those to save; how many there are then, if it was not among them.
+    /// Lists a changed body for saving. Returns the length of the list, or `None` if the body was in it already.
     fn put_down(&self, body: &Arc<Body<B::Medium>>) -> Option<usize> {
         let listed = !body.unsaved.load(Ordering::Acquire) || body.listed.swap(true, Ordering::AcqRel);
         (!listed).then(|| {
@@ -300,7 +300,7 @@ impl<B: Backend> Keeper<B> {
         })
     }
 
-    /// Saves every body that changed, and the index. Goes on after a failure; what failed is tried again next time.
+    /// Saves all changed bodies, and the index. After a failure it goes on with the others; what failed is tried again in the next flush.
     pub(crate) fn flush(&self) -> Result<()> {
         let _flushing = self.flushing.lock();
         let mut result = Ok(());
@@ -317,7 +317,7 @@ impl<B: Backend> Keeper<B> {
         result.and(self.backend.commit())
     }
 
-    /// Unloads a blob that nobody uses, unless there is something left to save.
+    /// Unloads a blob without a handle, unless it has unsaved changes.
     pub(crate) fn rest(&self, blob: BlobId) {
         let mut shelf = self.shelf.lock();
         let Some(entry) = shelf.entries.get_mut(&blob).filter(|entry| !entry.is_open()) else { return };
@@ -334,7 +334,7 @@ impl<B: Backend> Keeper<B> {
         }
     }
 
-    /// Takes a body off the shelf whatever it is used for; nothing if another has its name by now.
+    /// Removes a body from the shelf even if it is in use. Does nothing if the shelf has another body of that blob by now.
     pub(crate) fn discard(&self, body: &Arc<Body<B::Medium>>) -> Result<()> {
         let mut shelf = self.shelf.lock();
         let on_shelf = shelf.entries.get(&body.id).and_then(|entry| entry.body.as_ref());
@@ -350,7 +350,7 @@ impl<B: Backend> Keeper<B> {
         body.resting.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// A holder of a blob's handle does not rest any more. False if the blob was taken off meanwhile.
+    /// A holder of a blob's handle no longer rests. False if the blob was removed meanwhile.
     pub(crate) fn wake(&self, body: &Body<B::Medium>) -> bool {
         // On the shelf, so that it is not evicted at the same time.
         let _shelf = self.shelf.lock();
@@ -375,7 +375,7 @@ impl<B: Backend> Keeper<B> {
         })
     }
 
-    /// Locks the shelf once nobody works on the blob's files.
+    /// Locks the shelf, after waiting until the blob is not busy.
     fn shelf_for(&self, blob: BlobId) -> MutexGuard<'_, Shelf<B>> {
         let mut shelf = self.shelf.lock();
         while shelf.busy.contains_key(&blob) {
@@ -384,7 +384,7 @@ impl<B: Backend> Keeper<B> {
         shelf
     }
 
-    /// Locks the shelf again after work on the blob's files, which are not busy any more.
+    /// Locks the shelf again after work on the blob's files. The blob is no longer busy.
     fn shelf_after(&self, blob: BlobId) -> MutexGuard<'_, Shelf<B>> {
         let mut shelf = self.shelf.lock();
         shelf.busy.remove(&blob);
@@ -392,7 +392,7 @@ impl<B: Backend> Keeper<B> {
         shelf
     }
 
-    /// Does something on the shelf, then deletes the files of what was taken off it.
+    /// Works on the shelf, and then deletes the files of blobs that were removed from it.
     fn on_shelf<T>(&self, work: impl FnOnce(&mut Shelf<B>) -> T) -> T {
         let mut shelf = self.shelf.lock();
         let result = work(&mut shelf);
@@ -401,7 +401,7 @@ impl<B: Backend> Keeper<B> {
         result
     }
 
-    /// Unlocks the shelf and deletes the files of what was taken off it.
+    /// Unlocks the shelf and deletes the files of blobs that were removed from it.
     fn clear(&self, mut shelf: MutexGuard<'_, Shelf<B>>) -> Result<()> {
         let leaving = std::mem::take(&mut shelf.leaving);
         drop(shelf);
@@ -424,7 +424,7 @@ impl<B: Backend> Keeper<B> {
         result
     }
 
-    /// The locked shelf and the blob's body on it, loaded if need be. A blob that is found damaged is forgotten.
+    /// The locked shelf and the blob's body, which is loaded if need be. A damaged blob is removed.
     fn loaded(&self, blob: BlobId) -> Result<LoadedBody<'_, B>> {
         let mut shelf = self.shelf_for(blob);
         match shelf.entries.get(&blob) {
@@ -464,7 +464,7 @@ impl<B: Backend> Keeper<B> {
         handle
     }
 
-    /// Makes a blob that is not on the shelf.
+    /// Creates a blob that is not on the shelf.
     fn create(
         self: &Arc<Self>,
         mut shelf: MutexGuard<'_, Shelf<B>>,

@@ -1,4 +1,4 @@
-//! Stores that leave everything to their keeper: each call is one of the keeper's, on a thread that may wait for the disk where it has to.
+//! Stores that leave everything to their keeper: each call is passed to it. The guard checks that calls that may wait for the disk are made on threads that may wait.
 
 use std::path::PathBuf;
 use std::sync::Arc;

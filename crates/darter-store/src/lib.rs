@@ -2,39 +2,37 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | [`threads`] | [`Disk`], the way of asynchronous code to a store, and the guard that finds who goes past it |
-//! | [`store`] | the traits [`Store`] and [`StoredBlob`], and the words they use |
+//! | [`threads`] | [`Disk`], through which asynchronous code uses a store, and a guard that finds code that does not |
+//! | [`store`] | the traits [`Store`] and [`StoredBlob`], and the types of their arguments and results |
 //! | [`error`] | [`StoreError`] |
-//! | [`dir`] | a directory of the agent's own, in which no link is followed |
+//! | [`dir`] | a directory of the agent, in which no link is followed |
 //! | `disk.rs` | [`DiskStore`], and the layout of its directory |
-//! | `disk/layout.rs` | its files: names, order of writing, what is left over after a crash |
-//! | `disk/trash.rs` | files that are not in their place yet, or not any more |
-//! | `disk/lock.rs` | one process a directory |
+//! | `disk/layout.rs` | its files: names, order of writing, leftovers of a crash |
+//! | `disk/trash.rs` | files that are not in their place yet, or no longer |
+//! | `disk/lock.rs` | one process per directory |
 //! | `disk/index.rs` | last uses and sources, in redb |
 //! | `disk/flusher.rs` | the thread that saves and evicts |
 //! | `memory.rs` | [`MemStore`] |
-//! | `passing.rs` | [`Passing`], a blob that the store has no room for |
-//! | `keeper.rs` | which blobs there are, who is in use, who is evicted: the same for both stores |
-//! | `handle.rs` | what callers hold of a blob |
+//! | `passing.rs` | [`Passing`], a blob for which the store has no room |
+//! | `keeper.rs` | which blobs there are, which are in use, which are evicted: the same for both stores |
+//! | `handle.rs` | a blob that a caller has open |
 //! | `body.rs` | one blob: what is held, what is verified, and the rules of reading and writing |
 //! | `sidecar.rs` | a blob's manifest and held pieces as bytes in a file |
 //! | `medium.rs` | a blob's bytes: in a file, or in memory |
-//! | `pages.rs` | what of a file is in memory |
+//! | `pages.rs` | which bytes of a file are in the page cache |
 //! | `room.rs` | how much is held, and how much may be |
-//! | `space.rs`, `facts.rs` | of a file system, how much there is; of a blob, what a listing needs |
-//! | `backend.rs` | what the keeper needs of disk or memory |
+//! | `space.rs`, `facts.rs` | the size of a file system; the facts about a blob in a listing |
+//! | `backend.rs` | what the keeper needs from the disk or from memory |
 //!
-//! Everything but [`Disk`] is synchronous: hashing and disk I/O block by nature. Asynchronous code comes by way of that handle, on
-//! blocking threads; then a slow disk is a full thread pool, not a stalled runtime. A build with debug assertions panics
-//! where the store is entered on a thread of the runtime.
+//! Everything except [`Disk`] is synchronous, since hashing and disk I/O block. Asynchronous code uses that handle, which does the work on blocking threads: so a slow disk fills a pool of
+//! threads, and does not stop the runtime. A build with debug assertions panics if the store is used on a thread of the runtime.
 //!
-//! The path of a piece: [`StoredBlob::put`] hashes it (BLAKE3, once), takes room for it, writes it at its offset, and calls it
-//! held. Within a second or so the flusher makes it durable and writes the sidecar. After a restart a piece is held as its
-//! sidecar says, but it is hashed again before it is first read: what was damaged is [lost](StoredBlob::take_lost) and
-//! fetched again, never served.
+//! The path of a piece: [`StoredBlob::put`] hashes it once (BLAKE3), takes room for it, writes it at its offset, and from then on it is held. Within about a second the flusher makes it durable and writes
+//! the sidecar. After a restart a piece is held if the sidecar says so, but is hashed again before it is first read: a damaged piece is [lost](StoredBlob::take_lost) and fetched again, never
+//! given out.
 //!
-//! Not here: deciding what to fetch, whom to give it to, or whether an origin's copy is newer; checking the digest of a
-//! whole blob is the caller's act too ([`StoredBlob::hash_whole`], then [`StoredBlob::seal`]).
+//! Non-goals: deciding what to fetch, to whom to give it, and whether an origin's copy is newer. The caller also checks the digest of a whole blob ([`StoredBlob::hash_whole`], then
+//! [`StoredBlob::seal`]).
 
 mod backend;
 mod body;

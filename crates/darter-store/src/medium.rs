@@ -1,4 +1,4 @@
-//! The medium of one blob's bytes: a file, or memory. A medium knows nothing of pieces and hashes.
+//! The medium of one blob's bytes: a file, or memory. A medium does not know pieces and hashes.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,35 +15,35 @@ use rustix::fs::FallocateFlags;
 use crate::dir::Dir;
 use crate::disk::trash::Trash;
 
-/// How much is written by one call. For more, the kernel looks for a long run of free memory, and moves other pages where there is none: that takes
+/// How many bytes are written with one call. For more, the kernel looks for a long run of free memory, and moves other pages if there is none, which takes
 /// longer than writing (docs/notes/expanded-layers.md).
 const WRITE: usize = 128 << 10;
 
-/// The bytes of one blob. Callers see to it that writes and reads stay within one piece.
+/// The bytes of one blob. A write or read is never longer than one piece.
 pub(crate) trait Medium: Send + Sync + 'static {
     /// Writes all of `data`.
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
 
-    /// Fills all of `buffer`; `UnexpectedEof` where nothing was ever written.
+    /// Fills all of `buffer`; `UnexpectedEof` if nothing was ever written there.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
 
-    /// Gives the room of these bytes back.
+    /// Frees the space of these bytes.
     fn release(&self, range: ByteRange) -> io::Result<()>;
 
-    /// A stamp that changes when somebody else changes the bytes; `None` where nobody can.
+    /// A stamp that changes when somebody else changes the bytes; `None` if nobody else can.
     fn stamp(&self) -> io::Result<Option<Stamp>>;
 
-    /// The blob is gone: gives the room back as soon as nobody reads any more, even if handles of the blob are left.
+    /// The blob is gone: frees the space as soon as no read is in progress, even if there are handles of the blob.
     fn let_go(&self);
 
-    /// The file that the bytes are in, if they are.
+    /// The file with the bytes, if they are in a file.
     fn file(&self) -> Option<Arc<File>>;
 
-    /// Names the bytes in errors.
+    /// The name of the bytes in errors.
     fn path(&self) -> &Path;
 }
 
-/// Modification time and size of a file. Two writes within one tick of the kernel's clock (4 ms or less) look like one.
+/// Modification time and size of a file. Two writes within one tick of the kernel's clock (4 ms or less) have the same stamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     modified: (i64, i64),
@@ -52,26 +52,26 @@ pub(crate) struct Stamp {
 
 /// Bytes in a sparse file.
 ///
-/// A file that has other names, too, is only read: before the first change its bytes are copied to a file of our own, which
-/// takes its place when the blob is next saved.
+/// A file that has other names (hard links), too, is only read: before the first change its bytes are copied to a new file, which
+/// replaces it when the blob is next saved.
 pub(crate) struct FileMedium {
-    /// `None` once the blob is gone: an open file keeps its room, even without a name.
+    /// `None` once the blob is gone, since an open file takes space, even without a name.
     file: RwLock<Option<Arc<File>>>,
     path: PathBuf,
-    /// Held while the file is copied or put into its place.
+    /// Held while the file is copied or moved to its place.
     links: Mutex<Links>,
 }
 
 enum Links {
     /// The file has no other name.
     None,
-    /// It has, and a copy goes here.
+    /// It has other names; a copy will be made here.
     Some(Destination),
-    /// It is a copy, by this name, and not in its place yet.
+    /// It is a copy with this name, which is not in its place yet.
     Copied(Destination, String),
 }
 
-/// The directory in which a copy is made, and the place that it goes to.
+/// The directory in which a copy is made, and the place to which it is moved.
 #[derive(Clone)]
 struct Destination {
     trash: Arc<Trash>,
@@ -93,7 +93,7 @@ impl FileMedium {
         medium
     }
 
-    /// Makes what was written durable, in its place.
+    /// Makes the bytes durable, and moves a copy to its place.
     pub(crate) fn sync(&self) -> io::Result<()> {
         let mut links = self.links.lock();
         if let Links::Copied(place, copy) = &*links {
@@ -109,7 +109,7 @@ impl FileMedium {
         self.file().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// The file, with no other name.
+    /// The file, after it was copied if it had other names.
     fn own(&self) -> io::Result<Arc<File>> {
         let mut links = self.links.lock();
         if let Links::Some(place) = &*links {
@@ -167,7 +167,7 @@ impl Medium for FileMedium {
     }
 }
 
-/// True while a store in memory takes nothing more, as a full disk. All its media share it.
+/// True while a store in memory accepts no bytes, like a full disk. All its media share this.
 #[derive(Clone, Default)]
 pub(crate) struct Full(Arc<AtomicBool>);
 
@@ -177,7 +177,7 @@ impl Full {
     }
 }
 
-/// Bytes in memory, one allocation a piece.
+/// Bytes in memory, with one allocation for each piece.
 #[derive(Default)]
 pub(crate) struct MemoryMedium {
     pieces: RwLock<BTreeMap<u64, Arc<[u8]>>>,

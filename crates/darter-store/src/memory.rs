@@ -1,6 +1,5 @@
-//! A store in memory: for nodes without a disk, and for tests. The same rules as on disk, but nothing outlasts it. Accidents of disks can
-//! be brought about: [bits flip](MemStore::flip_bits), [room runs out](MemStore::fill), and a process starts again with [what it
-//! had](MemStore::reopened).
+//! A store in memory: for nodes without a disk, and for tests. It has the same rules as a store on disk, but does not survive the process. Tests can cause accidents of
+//! disks: [flipped bits](MemStore::flip_bits), [a full disk](MemStore::fill), and a process that starts again with [what the store had](MemStore::reopened).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,29 +16,29 @@ use crate::sidecar::Sidecar;
 use crate::space::Space;
 use crate::store::{SourceRecord, StoreConfig};
 
-/// Keeps blobs in memory, up to its quota. Clones share them.
+/// Keeps blobs in memory, up to its quota. Clones are the same store.
 #[derive(Clone)]
 pub struct MemStore {
     keeper: Arc<Keeper<Memory>>,
 }
 
 impl MemStore {
-    /// An empty store of at most `config.quota` bytes of pieces; what `config` says of disks does not matter here.
+    /// An empty store for at most `config.quota` bytes of pieces. The settings for disks in `config` have no effect.
     pub fn new(config: &StoreConfig) -> Self {
         Self { keeper: Arc::new(Keeper::new(Memory::default(), config, Vec::new())) }
     }
 
-    /// Has a bit flip in every piece that is held, as on a medium that decays: nobody notices before a piece is hashed.
+    /// Flips a bit in every held piece, as a decaying medium does: this is noticed only when the piece is hashed.
     pub fn flip_bits(&self) {
         self.keeper.bodies().iter().for_each(|body| body.medium.flip_bits());
     }
 
-    /// Has the room run out: nothing more is written. The store's quota is another matter.
+    /// From now on every write fails, as on a full disk, whatever the store's quota is.
     pub fn fill(&self) {
         self.keeper.backend.full.fill();
     }
 
-    /// These blobs for a process that starts again: it trusts no piece before it has hashed it.
+    /// A store with these blobs, as a process has it that starts again: each piece is hashed before it is first read.
     #[must_use]
     pub fn reopened(&self) -> Self {
         self.keeper.bodies().iter().for_each(|body| body.doubt());
@@ -47,7 +46,7 @@ impl MemStore {
     }
 }
 
-/// The records that a keeper keeps beside the bodies, which hold the bytes.
+/// The records of a store in memory; the bytes are in the bodies.
 #[derive(Default)]
 pub(crate) struct Memory {
     sources: Mutex<HashMap<BlobId, SourceRecord>>,

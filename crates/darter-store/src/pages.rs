@@ -1,7 +1,6 @@
-//! The page cache: which bytes of a file are in memory, so that a piece that is about to be sent waits for no disk.
+//! The page cache: finds out which bytes of a file are in memory, so that sending a piece does not wait for the disk.
 //!
-//! The kernel reads ahead 128 KiB at the least, so one byte in as many tells whether they are in memory. They may be gone
-//! a moment later; then their sender waits for the disk, as anybody may who uses memory that is short.
+//! The kernel reads ahead at least 128 KiB, so one byte of each 128 KiB shows whether all of them are in memory. They may be gone a moment later; then the sender waits for the disk.
 
 use std::fs::File;
 use std::io;
@@ -12,21 +11,21 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 const READ_AHEAD: u64 = 128 * 1024;
 
-/// The stretches of a range, [`READ_AHEAD`] each.
+/// The stretches of a range, [`READ_AHEAD`] bytes each.
 fn stretches(range: ByteRange) -> impl Iterator<Item = ByteRange> {
     let starts = (range.start()..range.end()).step_by(READ_AHEAD as usize);
     starts.map(move |start| ByteRange::new(start, (start + READ_AHEAD).min(range.end())))
 }
 
-/// Asks where a file's bytes are. A file system that does not know the question (tmpfs) is in memory itself, or is not worth asking: it is
-/// asked once.
+/// Asks the kernel whether bytes of files are in memory. If a file system does not support the question, it is asked only once: it is in memory itself (tmpfs), or does
+/// not matter.
 #[derive(Debug, Default)]
 pub(crate) struct Pages {
     unknown: AtomicBool,
 }
 
 impl Pages {
-    /// Up to where a range is in memory, from its beginning on. Reads nothing from the disk.
+    /// The end of the part of `range`, from its start on, that is in memory. Reads nothing from the disk.
     pub(crate) fn in_memory(&self, file: &File, range: ByteRange) -> u64 {
         let absent = stretches(range).find(|stretch| !self.has(file, *stretch));
         absent.map_or(range.end(), |stretch| stretch.start())

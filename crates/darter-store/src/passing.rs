@@ -1,17 +1,14 @@
-//! A blob that does not fit. Pieces that the store has no room for pass through memory, and are forgotten once nobody needs
-//! them: so a blob larger than the quota, or one that comes when the disk is full or fails, still reaches those who read
-//! it meanwhile.
+//! [`Passing`]: a blob that does not fit into the store. Pieces for which there is no room are kept in memory, and forgotten when nobody needs them any more. So a blob that is larger than the
+//! quota, or that comes while the disk is full or fails, still reaches those who read it meanwhile.
 //!
-//! A blob begins as an ordinary one (or with nothing but memory, if it could not even be begun) and passes from the first
-//! piece on that is refused. From then on its pieces are of three kinds: stored, *aside* in memory, or *forgotten*. All three
-//! count as held: a forgotten piece was here and was right. Stored pieces stay, since parts of the file may have been handed
-//! out. Reading a forgotten one fails with [`StoreError::NotHeld`].
+//! A blob begins as an ordinary one (or only in memory, if it could not be created on the disk), and *passes* from the first piece on that the store refuses. From then on a piece is
+//! stored, *aside* in memory, or *forgotten*. All three kinds count as held: a forgotten piece was here and was right. Stored pieces stay, since parts of the file may be in use. Reading a
+//! forgotten piece fails with [`StoreError::NotHeld`].
 //!
-//! Invariants: a piece is aside or forgotten only after its bytes matched the manifest; `digest`, while it is there, has
-//! hashed exactly the first `hashed` pieces, so that the digest of the whole can be told though the whole was never here.
+//! Invariants: a piece is aside or forgotten only after its bytes matched the manifest; `digest`, while there is one, has hashed exactly the first `hashed` pieces, so that the digest of the
+//! whole is known although the whole was never here.
 //!
-//! Not here: who needs what. The caller says from which piece on pieces are needed, and stops fetching while too
-//! much is aside.
+//! Not decided here: which pieces are needed. The caller says from which piece on they are, and stops fetching while too much is aside.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,18 +26,18 @@ use crate::memory::MemStore;
 use crate::store::{BlobInfo, PieceFile, Put, Store as _, StoreConfig, StoredBlob};
 use crate::threads;
 
-/// Bytes that may be aside: enough for the differences between those who read the same blob.
+/// How many bytes may be aside: enough for readers of the same blob that are at different places.
 const WINDOW: u64 = 32 << 20;
-/// Pieces that may be aside in any case.
+/// How many pieces may be aside even if they have more bytes.
 const MIN_WINDOW: u64 = 4;
 
-/// A blob of which only a part may be stored.
+/// A blob that may be stored only in part. See the module's documentation.
 pub struct Passing {
     inner: Arc<dyn StoredBlob>,
     pieces: PieceLength,
     /// True if a piece was refused.
     passes: AtomicBool,
-    /// Held while pieces are forgotten, so that they are hashed one after the other. Taken before `state`.
+    /// Held while pieces are forgotten, so that they are hashed in order. Taken before `state`.
     forgetting: Mutex<()>,
     state: Mutex<PassingState>,
 }
@@ -50,7 +47,7 @@ struct PassingState {
     aside: BTreeMap<PieceIndex, Arc<[u8]>>,
     aside_bytes: u64,
     forgotten: PieceSet,
-    /// Everything before it is forgotten, or was never here.
+    /// All pieces before this one are forgotten, or were never here.
     floor: u32,
     digest: Option<DigestHasher>,
     hashed: u32,
@@ -58,15 +55,15 @@ struct PassingState {
 }
 
 impl Passing {
-    /// A stored blob, whose pieces pass through memory when there is no room for them any more.
+    /// A stored blob. If there is no room for further pieces, they pass through memory.
     pub fn over(inner: Arc<dyn StoredBlob>) -> Arc<Self> {
         Self::new(inner, false)
     }
 
-    /// A blob of which nothing is stored.
+    /// A blob that passes through memory completely.
     ///
     /// # Errors
-    /// [`Manifest`](StoreError::Manifest) for an absurd length.
+    /// [`Manifest`](StoreError::Manifest) if the length is too large for any blob.
     pub fn in_memory(blob: BlobId, info: BlobInfo, manifest: &Manifest, config: &StoreConfig) -> Result<Arc<Self>> {
         let store = MemStore::new(&StoreConfig { quota: None, ..config.clone() });
         // Held by the blob's handle from here on.
@@ -91,7 +88,7 @@ impl Passing {
         self.passes.load(Ordering::Acquire)
     }
 
-    /// Checks a piece as the store does, and keeps it in memory.
+    /// Verifies a piece as the store does, and keeps it in memory.
     fn set_aside(&self, piece: PieceIndex, data: &[u8]) -> Result<Put> {
         let blob = self.inner.id();
         let hash = self.inner.hash(piece).ok_or(StoreError::UnknownPiece { blob, piece })?;
@@ -122,7 +119,7 @@ impl Passing {
         Ok(Put::Stored)
     }
 
-    /// A piece that the store refused for lack of room stays in memory, as do those that follow.
+    /// Keeps in memory a piece for which the store had no room. From then on the blob passes.
     fn put_or_set_aside(&self, piece: PieceIndex, data: &[u8], put: Result<Put>) -> Result<Put> {
         match put {
             Err(error @ (StoreError::Full { .. } | StoreError::Io { .. })) => {
@@ -136,7 +133,7 @@ impl Passing {
         }
     }
 
-    /// A piece that is aside; `None` if it is to be had of the store, if at all.
+    /// A piece that is aside; `None` if only the store can have it.
     fn in_memory_now(&self, piece: PieceIndex) -> Result<Option<Arc<[u8]>>> {
         if !self.is_passing() {
             return Ok(None);

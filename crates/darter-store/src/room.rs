@@ -1,8 +1,7 @@
-//! How much may be held, and how much is. Bytes are counted by held pieces; one atomic, so that storing a piece
-//! takes no lock.
+//! How many bytes a store may hold, and how many it holds. Only bytes of held pieces count. The number is one atomic, so that storing a piece takes no lock.
 //!
-//! `capacity` is the lesser of the quota and what the file system allows: what is held, plus what is free, minus what
-//! is to be left to others. It is computed when the file system is asked, which is once per tidying (about once a second) and per new blob.
+//! `capacity` is the lesser of the quota and of what the file system allows: the held bytes plus the free ones, minus the reserve for others. It is computed when the file system is asked: about once
+//! a second, and for each new blob.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,22 +15,22 @@ use crate::store::{Amount, StoreConfig};
 #[derive(Debug)]
 pub(crate) struct Room {
     used: AtomicU64,
-    /// Bytes that blobs which somebody has open still lack, as far as their lengths are known. Each blob's part of it is its body's affair.
+    /// How many bytes open blobs lack, as far as their lengths are known. Each blob's body adds and subtracts its part.
     lacking: AtomicU64,
     capacity: AtomicU64,
-    /// In bytes; all bits set while there is none.
+    /// In bytes; [`u64::MAX`] if there is none.
     quota: AtomicU64,
     reserve: AtomicU64,
-    /// Free on the file system when it was last asked; all bits set before.
+    /// How many bytes were free on the file system when it was last asked; [`u64::MAX`] before that.
     disk_free: AtomicU64,
-    /// The quota and the reserve, as they are configured.
+    /// The configured quota and reserve.
     wanted: Mutex<(Option<Amount>, Amount)>,
     high_water: f64,
     low_water: f64,
 }
 
 impl Room {
-    /// An empty room that knows only of its quota until the disk is measured.
+    /// An empty room, which is limited only by the quota until [`measure`](Self::measure) is called.
     pub(crate) fn new(config: &StoreConfig) -> Self {
         let quota = without_disk(config.quota);
         Self {
@@ -47,7 +46,7 @@ impl Room {
         }
     }
 
-    /// Takes other limits, which count from the next measuring on.
+    /// Sets other limits, which apply from the next [`measure`](Self::measure) on.
     pub(crate) fn set_limits(&self, quota: Option<Amount>, reserve: Amount) {
         *self.wanted.lock() = (quota, reserve);
     }
@@ -65,12 +64,12 @@ impl Room {
         Some(self.quota.load(Ordering::Relaxed)).filter(|quota| *quota != u64::MAX)
     }
 
-    /// Free on the file system when it was last asked.
+    /// How many bytes were free on the file system when it was last asked.
     pub(crate) fn disk_free(&self) -> Option<u64> {
         Some(self.disk_free.load(Ordering::Relaxed)).filter(|free| *free != u64::MAX)
     }
 
-    /// Takes note of how large the file system is and what is free on it; `None` if there is none, or it can't be asked.
+    /// Notes the size and the free space of the file system; `None` if there is none, or it can't be asked.
     pub(crate) fn measure(&self, space: Option<Space>) {
         let (quota, reserve) = *self.wanted.lock();
         let Some(space) = space else {
@@ -110,18 +109,18 @@ impl Room {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes that blobs which somebody has open still lack, those on which all their holders rest among them.
+    /// How many bytes open blobs lack, including blobs of which all holders rest.
     pub(crate) fn lacking(&self) -> u64 {
         self.lacking.load(Ordering::Relaxed)
     }
 
-    /// An open blob that lacked `before` bytes lacks `after`.
+    /// An open blob that lacked `before` bytes now lacks `after`.
     pub(crate) fn lacks(&self, before: u64, after: u64) {
         // Wraps where it becomes less.
         self.lacking.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
     }
 
-    /// The refusal of bytes that what is kept leaves no room for.
+    /// The error for bytes for which the held bytes leave no room.
     pub(crate) fn full(&self, needed: u64, free: u64) -> StoreError {
         let limit = match self.quota() {
             Some(quota) if quota <= self.capacity() => Limit::Quota(quota),
@@ -130,7 +129,7 @@ impl Room {
         StoreError::Full { needed, free, limit }
     }
 
-    /// The refusal of bytes that the file system did not take, for want of room.
+    /// The error for bytes for which the file system had no room.
     pub(crate) fn refused(needed: u64, free: u64, refusal: &io::Error) -> StoreError {
         let limit = match refusal.kind() {
             io::ErrorKind::QuotaExceeded => Limit::UserQuota,
@@ -145,13 +144,13 @@ impl Room {
         self.used() > share(self.capacity(), self.high_water)
     }
 
-    /// The bytes that eviction should bring `used` down to.
+    /// The number of bytes to which eviction should reduce `used`.
     pub(crate) fn low_mark(&self) -> u64 {
         share(self.capacity(), self.low_water)
     }
 }
 
-/// The quota in bytes where no file system is known, of whose size a quota could be a share; all bits set if there is none.
+/// The quota in bytes if the size of the file system is unknown; [`u64::MAX`] for none, or for a share of that size.
 fn without_disk(quota: Option<Amount>) -> u64 {
     match quota {
         Some(Amount::Bytes(quota)) => quota,
@@ -159,7 +158,7 @@ fn without_disk(quota: Option<Amount>) -> u64 {
     }
 }
 
-/// A share of a number of bytes; rounding does not matter here.
+/// A share of a number of bytes, rounded in any direction.
 fn share(bytes: u64, share: f64) -> u64 {
     (bytes as f64 * share.clamp(0.0, 1.0)) as u64
 }

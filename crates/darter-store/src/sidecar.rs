@@ -1,10 +1,10 @@
-//! The sidecar: everything about one blob but its bytes, as one small file beside them.
+//! The sidecar: a small file with everything about one blob except its bytes.
 //!
-//! | offset | bytes | what |
+//! | offset | bytes | content |
 //! |---|---|---|
 //! | 0 | 8 | `DARTPIEC` |
-//! | 8 | 1 | version of this layout: 1, or 2 where known hashes have gaps |
-//! | 9 | 1 | flags: 1 complete (sealed), 2 pinned, 4 the length is known |
+//! | 8 | 1 | version of this layout: 1, or 2 if the known hashes have gaps |
+//! | 9 | 1 | flags: 1 complete (sealed), 2 pinned, 4 length known |
 //! | 10 | 1 | base-two logarithm of the piece length |
 //! | 11 | 1 | zero |
 //! | 12 | 4 | `N`, how many pieces have a known hash |
@@ -19,11 +19,11 @@
 //! | … | 8 · `K` | in version 2: the pieces with a known hash, in the same form |
 //! | … | 32 | BLAKE3 of everything before |
 //!
-//! Numbers are little-endian. A file that is longer, shorter, of another version or of another checksum is no sidecar.
-//! One of a greater version is a newer Darter's, whatever follows the version, and kept for it: magic and version stay where they
-//! are for ever. Version 2 is written only where it has to be, so that the release before it, which sets such a sidecar aside, reads
-//! all others.
-//! Held pieces have known hashes; a complete blob holds all its pieces: what says otherwise is no sidecar either.
+//! Numbers are little-endian. A file with another length, version or checksum is not a sidecar. A file with a greater version belongs to a newer Darter, whatever follows
+//! the version, and is kept for it: the places of magic and version never change. Version 2 is written only if hashes have gaps, since the release before it sets
+//! such a sidecar aside and reads all others.
+//!
+//! Invariants: held pieces have known hashes, and a complete blob holds all its pieces. A file that says otherwise is not a sidecar either.
 
 use darter_core::{BlobId, Manifest, PieceHash, PieceLength, PieceSet};
 
@@ -31,7 +31,7 @@ use crate::facts::Facts;
 use crate::store::BlobInfo;
 
 const MAGIC: &[u8; 8] = b"DARTPIEC";
-/// The greatest version that is read.
+/// The greatest version that this release reads.
 const VERSION: u8 = 2;
 /// The known hashes are those of the first pieces.
 const WITHOUT_GAPS: u8 = 1;
@@ -55,7 +55,7 @@ pub(crate) struct Sidecar {
     pub(crate) pinned: bool,
 }
 
-/// Why bytes are not a sidecar of this version.
+/// Why these bytes are not a sidecar that this release reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SidecarError {
     #[error("not a sidecar")]

@@ -1,19 +1,15 @@
-//! Disk work: [`Disk`], the asynchronous handle on a store, and the guard that finds code that goes past it.
+//! Disk work: [`Disk`], through which asynchronous code uses a store, and a guard that finds code that does not.
 //!
-//! The store is synchronous: it hashes, reads and writes where it is called. A thread of the runtime serves every
-//! connection of the process, so it must never wait for a disk. Asynchronous code comes to the store by way of [`Disk`], or of
-//! [`run`] where it works on small files beside the store; both do the work on tokio's blocking threads, and *mark* the thread
-//! while they do.
+//! The store is synchronous: it hashes, reads and writes on the calling thread. The threads of the runtime serve every connection of the process, so they must never wait for a disk. Asynchronous code
+//! uses the store through [`Disk`], and small files through [`run`]; both do the work on tokio's blocking threads, and *mark* the thread meanwhile.
 //!
-//! The guard is compiled into builds with debug assertions, such as those of tests: whatever may wait for the disk looks for the mark,
-//! and panics with its name on a thread that belongs to a runtime and has none. A panic in a task is easily overlooked; so a
-//! store that was entered so refuses everything from then on, and the test that made it fails. Threads that belong to no runtime
-//! (the store's own, those of synchronous tests) need no mark.
+//! The guard exists in builds with debug assertions, such as those of tests. Every call that may wait for the disk looks for the mark, and panics with the call's name on a thread of a runtime without the
+//! mark. A panic in a task is easily overlooked, so a store that was used in this way refuses everything from then on, and the test fails. Threads that belong to no runtime (the
+//! store's own, those of synchronous tests) need no mark.
 //!
-//! Two kinds of questions may be asked anywhere: those that are answered from memory, and [`StoredBlob::ready_file`],
-//! the one door for what is sent from the page cache.
+//! Two kinds of questions may be asked on any thread: those that are answered from memory, and [`StoredBlob::ready_file`], for pieces that are sent from the page cache.
 //!
-//! Non-goals: how many threads there are (tokio decides), order between pieces of work (a caller that needs one awaits the first).
+//! Non-goals: the number of threads (tokio decides it), and the order of work (a caller that needs one awaits the first piece of work).
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -28,16 +24,16 @@ use crate::error::Result;
 use crate::store::{BlobSummary, SourceRecord, Store, StoredBlob, Usage};
 
 thread_local! {
-    /// True while this thread does work that was brought here by a handle.
+    /// True while this thread does disk work.
     static MARKED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Does `work` on a thread that may wait for the disk. It is begun at once, and goes on if nobody waits for it.
+/// Does `work` on a thread that may wait for the disk. It begins at once, and is completed even if nobody waits for it.
 pub fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> DiskWork<T> {
     DiskWork(tokio::task::spawn_blocking(move || marked(work)))
 }
 
-/// Does `work` with this thread marked.
+/// Does `work` while this thread is marked.
 pub(crate) fn marked<T>(work: impl FnOnce() -> T) -> T {
     struct Mark(bool);
     impl Drop for Mark {
@@ -49,13 +45,13 @@ pub(crate) fn marked<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Work that a disk thread does. Dropping it does not end the work.
+/// Disk work, to be awaited. Dropping it does not end the work.
 #[derive(Debug)]
 #[must_use = "the work goes on, but what becomes of it is not heard of"]
 pub struct DiskWork<T>(JoinHandle<T>);
 
 impl<T> DiskWork<T> {
-    /// Lets the work go on by itself.
+    /// Lets the work go on without waiting for it.
     pub fn detach(self) {}
 }
 
@@ -63,7 +59,7 @@ impl<T> Future for DiskWork<T> {
     type Output = T;
 
     /// # Panics
-    /// When the work did.
+    /// If the work did.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         match Pin::new(&mut self.0).poll(cx) {
             Poll::Ready(Ok(done)) => Poll::Ready(done),
@@ -77,15 +73,15 @@ impl<T> Future for DiskWork<T> {
     }
 }
 
-/// The asynchronous handle on a store: the way of everybody who must not wait for a disk. Cheap to clone.
+/// A handle on a store for asynchronous code, which must not wait for a disk. Cheap to clone.
 #[derive(Clone)]
 pub struct Disk {
     store: Arc<dyn Store>,
-    /// How many pieces of work are under way.
+    /// How many pieces of work are in progress.
     running: watch::Sender<usize>,
 }
 
-/// A piece of work under way, as long as this lives.
+/// Counts work that is in progress, until dropped.
 struct Running(watch::Sender<usize>);
 
 impl Drop for Running {
@@ -95,12 +91,12 @@ impl Drop for Running {
 }
 
 impl Disk {
-    /// The handle on `store`.
+    /// A handle on `store`.
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store, running: watch::channel(0).0 }
     }
 
-    /// Does `work`, which may wait for the disk: on a blob that is open, or on files beside the store.
+    /// Does `work`, which may wait for the disk: on an open blob, or on other files.
     pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> DiskWork<T> {
         self.running.send_modify(|running| *running += 1);
         let running = Running(self.running.clone());
@@ -117,13 +113,13 @@ impl Disk {
         self.run(move || work(&*store))
     }
 
-    /// Waits until no work is under way.
+    /// Waits until no work is in progress.
     pub async fn settled(&self) {
         // Never closed: this handle has a sender.
         let _ = self.running.subscribe().wait_for(|running| *running == 0).await;
     }
 
-    /// How many pieces of work are under way.
+    /// How many pieces of work are in progress.
     pub fn running(&self) -> usize {
         *self.running.borrow()
     }
@@ -131,7 +127,7 @@ impl Disk {
     /// See [`Store::open`].
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// The disk refuses.
     pub async fn open(&self, blob: BlobId) -> Result<Option<Arc<dyn StoredBlob>>> {
         if self.store.is_absent(blob) {
             return Ok(None);
@@ -167,16 +163,16 @@ impl Disk {
     /// See [`Store::recall_source`].
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// The disk refuses.
     pub async fn recall_source(&self, key: BlobId) -> Result<Option<SourceRecord>> {
         self.on_store(move |store| store.recall_source(key)).await
     }
 }
 
-/// Finds who comes to the disk on a thread of the runtime. Of no size and no effect without debug assertions.
+/// Finds calls that may wait for the disk on threads of the runtime. Without debug assertions it has no size and no effect.
 #[derive(Debug, Default)]
 pub(crate) struct Guard {
-    /// The first call on a thread that it must not be made on.
+    /// The first call on a wrong thread.
     #[cfg(debug_assertions)]
     wrong: std::sync::OnceLock<&'static str>,
 }

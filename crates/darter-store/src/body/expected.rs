@@ -1,9 +1,9 @@
-//! Hashes that pieces must have, and those that they have.
+//! The hashes that pieces must have, and the hashes of bytes that are to be put.
 
 use darter_core::manifest::hash_piece;
 use darter_core::{ByteRange, PieceHash, PieceIndex, PieceLength};
 
-/// The hash that a piece must have, as of an epoch.
+/// The hash that a piece must have, as it was known in an epoch.
 #[derive(Clone, Copy)]
 pub(crate) struct Expected {
     pub(super) piece: PieceIndex,
@@ -12,27 +12,27 @@ pub(crate) struct Expected {
     pub(super) hash: PieceHash,
     pub(super) only: bool,
     pub(super) epoch: u64,
-    /// True if only the blob's length, which is not known, can tell whether the piece is as short as that.
+    /// True if the bytes are fewer than those of a full piece while the blob's length is unknown: the piece may be the last one.
     pub(super) may_be_last: bool,
 }
 
 impl Expected {
-    /// Bytes in the piece.
+    /// The piece's length in bytes.
     pub(crate) fn len(&self) -> u64 {
         self.range.len()
     }
 
-    /// The piece's place in the blob.
+    /// The piece's range in the blob.
     pub(crate) fn range(&self) -> ByteRange {
         self.range
     }
 
-    /// True if a piece that matches can't be taken yet: it is the last one if it matches, and the blob's length is not known.
+    /// True if a piece that matches can't be accepted yet: then it is the last one, but the blob's length is unknown.
     pub(crate) const fn may_be_last(&self) -> bool {
         self.may_be_last
     }
 
-    /// Hashes `data`, unless that was just done, and compares.
+    /// True if `data` has this hash. Hashes it unless `hashed` is its hash.
     pub(crate) fn matches(&self, data: &[u8], hashed: Option<Hashed>) -> bool {
         let hash = || match hashed.filter(|hashed| hashed.only == self.only) {
             Some(hashed) => hashed.hash,
@@ -42,16 +42,16 @@ impl Expected {
     }
 }
 
-/// The hash that the bytes in hand have.
+/// The hash of bytes that are to be put.
 #[derive(Clone, Copy)]
 pub(crate) struct Hashed {
     hash: PieceHash,
-    /// True if they were taken for all of the blob.
+    /// True if it was computed as that of a blob of one piece.
     only: bool,
 }
 
 impl Hashed {
-    /// Hashes a piece, which is all of its blob or not.
+    /// Hashes a piece; `only` says whether it is the only one of its blob.
     pub(crate) fn of(pieces: PieceLength, piece: PieceIndex, data: &[u8], only: bool) -> Self {
         Self { hash: hash_piece(pieces, piece, data, only), only }
     }
@@ -67,6 +67,6 @@ pub(crate) enum Written {
     Held,
     /// Another writer wrote it meanwhile.
     HeldBefore,
-    /// The epoch changed under way: begin again.
+    /// The epoch changed meanwhile: the write has to be repeated.
     Overtaken,
 }

@@ -1,9 +1,9 @@
-//! The one thread of a store: about once a second it saves what changed, and evicts when the store is too full.
+//! The thread of a store: about once a second it saves changes, and evicts blobs if the store is too full.
 //!
-//! Writing down takes disk time from those who store pieces, so it rests four times as long as it worked: on a slow disk
-//! a crash costs a few seconds of fetching more, and a download is not slowed by its own bookkeeping.
+//! Saving takes time of the disk from the threads that store pieces, so the flusher pauses for four times as long as it worked: on a slow disk a crash costs a few more seconds of fetching, but a download
+//! is not slowed by saving.
 //!
-//! In a circle with `disk`, on purpose: a store owns its flusher, which flushes a keeper of that store's files.
+//! This file and `disk` import each other on purpose: a store owns its flusher, which flushes the keeper of that store's files.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
@@ -17,7 +17,7 @@ use crate::disk::Files;
 use crate::error::{Result, StoreError};
 use crate::keeper::Keeper;
 
-/// How often a disk that refuses to save is spoken of.
+/// How often it is logged that saving fails.
 const TELL_REFUSAL_EVERY: Duration = Duration::from_secs(60);
 
 /// Wakes the flusher.
@@ -36,7 +36,7 @@ enum Call {
 }
 
 impl Bell {
-    /// Asks for eviction now.
+    /// Requests an eviction now.
     pub(super) fn ring(&self) {
         let mut call = self.call.lock();
         if *call == Call::None {
@@ -50,7 +50,7 @@ impl Bell {
         self.changed.notify_one();
     }
 
-    /// Waits for a call, at most for `pause`.
+    /// Waits for a request, at most for `pause`.
     fn wait(&self, pause: Duration) -> Call {
         let mut call = self.call.lock();
         if *call == Call::None {
@@ -64,7 +64,7 @@ impl Bell {
     }
 }
 
-/// The running thread; stopped and waited for when dropped.
+/// The running thread. When dropped, it is stopped and waited for.
 pub(super) struct Flusher {
     bell: Arc<Bell>,
     thread: Option<JoinHandle<()>>,
@@ -93,14 +93,14 @@ impl Drop for Flusher {
     }
 }
 
-/// A disk that refuses to save: told when it begins, once a minute, and when it ends.
+/// Decides when it is logged that saving fails: when that begins, once a minute, and when it ends.
 #[derive(Default)]
 struct Trouble {
     told: Option<Moment>,
 }
 
 impl Trouble {
-    /// Saving failed; whether that is to be told.
+    /// Saving failed. Returns true if that should be logged.
     fn is_news(&mut self, now: Moment) -> bool {
         let news = self.told.is_none_or(|told| now - told >= TELL_REFUSAL_EVERY);
         if news {
@@ -109,7 +109,7 @@ impl Trouble {
         news
     }
 
-    /// Saving worked; whether it had failed before.
+    /// Saving worked. Returns true if it had failed before.
     fn ends(&mut self) -> bool {
         self.told.take().is_some()
     }
@@ -131,7 +131,7 @@ fn run(keeper: &Weak<Keeper<Files>>, bell: &Bell, every: Duration) {
     }
 }
 
-/// Saves once. A fault of ours ends this turn and not the thread, without which nothing would be saved or evicted again.
+/// Saves once. A panic ends this round only, not the thread, without which nothing would be saved or evicted again.
 fn turn(trouble: &mut Trouble, began: Moment, save: impl FnOnce() -> Result<()>) {
     match std::panic::catch_unwind(AssertUnwindSafe(save)) {
         Ok(Ok(())) if trouble.ends() => tracing::info!("everything is saved again"),

@@ -1,11 +1,11 @@
-//! When blobs were used, and what sources were: in `index.redb`, written in batches, since a commit costs an `fsync`.
+//! The index: when blobs were used, and what was last read from sources. It is in `index.redb`, and written in batches, since each commit costs an `fsync`.
 //!
 //! | table | key | value |
 //! |---|---|---|
 //! | `uses` | 32 bytes: the blob's id | two numbers of 8 bytes: order of use, seconds since 1970 |
-//! | `sources` | 32 bytes: the source's key | [`SourceRecord`] in postcard's encoding, fields in order; older releases wrote all but the last |
+//! | `sources` | 32 bytes: the source's key | [`SourceRecord`] in postcard's encoding, fields in order; older releases wrote all but the last field |
 //!
-//! Nothing here is the only record of anything that matters: a damaged index is replaced by an empty one.
+//! Everything here can be rebuilt: a damaged index is replaced by an empty one.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -28,19 +28,19 @@ const NAME: &str = "index.redb";
 /// An index that could not be used.
 const SET_ASIDE: &str = "index.redb.unread";
 
-/// Far more than the working set of an index of some thousand small rows.
+/// The size of the database's cache in bytes: far more than an index of some thousand small rows needs.
 const CACHE_BYTES: usize = 1 << 20;
 
 pub(super) struct Index {
     database: Database,
     path: PathBuf,
     pending: Mutex<Pending>,
-    /// The changes that a commit is writing. Set and cleared under the lock of `pending`, so that whatever was noted is found in one of
-    /// both, or in the database.
+    /// The changes that a commit is writing. Set and cleared under the lock of `pending`, so that each record is found in one of
+    /// the two, or in the database.
     writing: Mutex<Arc<Pending>>,
 }
 
-/// The changes of the next commit: first what is gone, then what is new.
+/// The changes of the next commit: first removals, then new records.
 #[derive(Clone, Default)]
 struct Pending {
     gone: HashSet<BlobId>,
@@ -49,7 +49,7 @@ struct Pending {
 }
 
 impl Pending {
-    /// Keeps what could not be written for the next time, unless something newer was noted.
+    /// Puts back changes that could not be written, unless there are newer ones.
     fn put_back(&mut self, unwritten: Self) {
         let gone_since = std::mem::take(&mut self.gone);
         for (blob, last_use) in unwritten.uses {
@@ -68,8 +68,8 @@ impl Pending {
 }
 
 impl Index {
-    /// Opens the index, or begins an empty one if it is missing or can't be used; whether that one was set aside. Forgets all
-    /// but the `existing` blobs.
+    /// Opens the index, or begins an empty one if it is missing or can't be used. Also returns true if an unusable index was set aside. Forgets all
+    /// blobs except the `existing` ones.
     pub(super) fn open(dir: &Dir, existing: &HashSet<BlobId>) -> Result<(Self, bool)> {
         let path = dir.path_of(NAME);
         let (database, set_aside) = match open_checked(dir, existing) {
@@ -126,7 +126,7 @@ impl Index {
         Ok(record.filter(|record| !is_gone(&record.blob)))
     }
 
-    /// Writes what was noted, in one durable transaction; nothing if nothing was.
+    /// Writes all changes in one durable transaction, if there are any.
     pub(super) fn commit(&self) -> Result<()> {
         let pending = {
             let mut pending = self.pending.lock();
@@ -190,7 +190,7 @@ impl Index {
     }
 }
 
-/// Opens a database whose every page is checked, and prunes it.
+/// Opens a database, checks all its pages, and removes records of blobs that do not exist.
 fn open_checked(dir: &Dir, existing: &HashSet<BlobId>) -> Result<Database, redb::Error> {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
@@ -208,7 +208,7 @@ fn open_checked(dir: &Dir, existing: &HashSet<BlobId>) -> Result<Database, redb:
     Ok(database)
 }
 
-/// A record that can't be read is none: the origin is asked again.
+/// Decodes a record. `None` if it can't be read: then the origin is asked again.
 fn decode(value: &[u8]) -> Option<SourceRecord> {
     let older = || {
         let (blob, version, checked): (BlobId, Version, u64) = postcard::from_bytes(value).ok()?;

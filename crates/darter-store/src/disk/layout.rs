@@ -1,4 +1,4 @@
-//! Files and names of a store on disk, and the order in which they are written. The layout stands in `disk.rs`.
+//! The files of a store on disk: their names, and the order in which they are written. `disk.rs` documents the layout.
 
 use std::collections::BTreeSet;
 use std::io::{self, Read as _};
@@ -18,7 +18,7 @@ use crate::space::Space;
 const DATA: &str = "data";
 const SIDECAR: &str = "piece";
 const NEW_SIDECAR: &str = "piece.new";
-/// The name for a newer version's file of a blob, or for one that can't be read, set aside when this version stores the blob anew.
+/// The extension to which a newer version's file of a blob, or one that can't be read, is renamed when this version stores the blob again.
 const NEWER_DATA: &str = "newer-data";
 const NEWER_SIDECAR: &str = "newer-piece";
 
@@ -33,17 +33,17 @@ enum SidecarFound {
     Sidecar(Box<Sidecar>),
     /// A newer version of Darter wrote it. It is left alone.
     Newer(u8),
-    /// Nobody knows who wrote it: it can't be read. It is left alone.
+    /// It can't be read, so it is unknown which version wrote it. It is left alone.
     Kept,
     /// It is missing or damaged.
     Unusable,
 }
 
-/// Blobs of a newer version of Darter that a scan found: all are named in one warning, since there may be thousands.
+/// Blobs of a newer version of Darter that a scan found. They are reported in one warning, since there may be thousands.
 #[derive(Default)]
 struct Newer {
     blobs: Vec<BlobId>,
-    /// The first one's file, and the version of its layout if that is known.
+    /// The file of the first one, and the version of its layout, if known.
     example: Option<(PathBuf, Option<u8>)>,
 }
 
@@ -66,22 +66,22 @@ impl Newer {
 }
 
 impl Layout {
-    /// Makes the directories in `dir`.
+    /// Creates the directories in `dir`.
     pub(super) fn new(dir: &Dir) -> Result<Self> {
         let sub = |name| dir.sub(name).map_err(StoreError::io("open", &dir.path_of(name)));
         let trash = Arc::new(Trash::in_dir(sub("trash")?));
         Ok(Self { blobs: sub("blobs")?, trash })
     }
 
-    /// Deletes what removed blobs left.
+    /// Deletes the files of removed blobs.
     pub(super) fn empty_trash(&self) {
         for name in names_of(&self.trash.dir) {
             clear(&self.trash.dir, &name);
         }
     }
 
-    /// Reads every sidecar; deletes what is damaged or left over. A file that can't be read or deleted is left alone, and the
-    /// rest is read all the same. Returns the blobs that a newer version of Darter stored, too.
+    /// Reads every sidecar, and deletes damaged files and leftovers. A file that can't be read or deleted is left alone, and does not keep
+    /// the others from being read. Also returns the blobs that a newer version of Darter stored.
     pub(super) fn scan(&self) -> Result<(Vec<Sidecar>, Vec<BlobId>)> {
         let (mut found, mut newer) = (Vec::new(), Newer::default());
         for name in list(&self.blobs)? {
@@ -112,7 +112,7 @@ impl Layout {
         Ok((found, newer.blobs))
     }
 
-    /// Makes an empty data file.
+    /// Creates an empty data file.
     pub(super) fn create(&self, blob: BlobId) -> Result<FileMedium> {
         let (shard, name) = (self.shard(blob)?, file_name(blob, DATA));
         if matches!(read_sidecar(blob, &shard), SidecarFound::Kept | SidecarFound::Newer(_)) {
@@ -126,7 +126,7 @@ impl Layout {
         Ok(FileMedium::new(made.map_err(StoreError::io("create", &shard.path_of(&name)))?, &shard, &name))
     }
 
-    /// Reads a blob's sidecar and opens its data; `None` when one of them is missing or can't be used.
+    /// Reads a blob's sidecar and opens its data file; `None` if one of them is missing or can't be used.
     pub(super) fn load(&self, blob: BlobId) -> Result<Option<(Sidecar, FileMedium)>> {
         let shard = self.shard(blob)?;
         let sidecar = match read_sidecar(blob, &shard) {
@@ -178,7 +178,7 @@ impl Layout {
         }
     }
 
-    /// Deletes what [`remove`](Self::remove) moved away.
+    /// Deletes what [`remove`](Self::remove) moved to the trash.
     pub(super) fn dispose(&self, trash: &str) {
         if let Err(error) = self.trash.dir.remove(trash) {
             let path = self.trash.dir.path_of(trash);
@@ -191,12 +191,12 @@ impl Layout {
         self.blobs.path_of(&shard_name(blob)).join(file_name(blob, DATA))
     }
 
-    /// The room of the file system; `None` when it does not say.
+    /// The size and free space of the file system; `None` if they can't be asked.
     pub(super) fn space(&self) -> Option<Space> {
         self.blobs.space().ok()
     }
 
-    /// The sidecar that a scan came upon. Its blob is deleted when it is of no use.
+    /// Reads a sidecar for the scan. Deletes the blob if the sidecar can't be used.
     fn found(&self, blob: BlobId, shard: &Dir, newer: &mut Newer) -> Option<Sidecar> {
         let found = read_sidecar(blob, shard);
         let name = file_name(blob, DATA);
@@ -238,7 +238,7 @@ fn file_name(blob: BlobId, extension: &str) -> String {
     format!("{blob}.{extension}")
 }
 
-/// The blob and the extension that a file's name stands for, if it is one of ours and in its shard.
+/// The blob and the extension in a file's name, if it is a name of a store's file in the directory where it belongs.
 fn name_of(shard: &str, name: &str) -> Option<(BlobId, &'static str)> {
     let (stem, extension) = name.split_once('.')?;
     let known = [DATA, SIDECAR, NEW_SIDECAR, NEWER_DATA, NEWER_SIDECAR];
@@ -247,7 +247,7 @@ fn name_of(shard: &str, name: &str) -> Option<(BlobId, &'static str)> {
     (shard_name(blob) == shard && file_name(blob, extension) == name).then_some((blob, extension))
 }
 
-/// True if a blob has no sidecar but a file that is none of this version's: a newer version's sidecar, it seems.
+/// True if a blob has no sidecar, but a file with an unknown extension, which may be a newer version's sidecar.
 fn is_described_otherwise(files: &BTreeSet<String>, blob: BlobId) -> bool {
     let known = [DATA, NEW_SIDECAR, NEWER_DATA, NEWER_SIDECAR];
     let stem = file_name(blob, "");
@@ -256,7 +256,7 @@ fn is_described_otherwise(files: &BTreeSet<String>, blob: BlobId) -> bool {
         && extensions.into_iter().any(|extension| known.iter().all(|known| !extension.starts_with(known)))
 }
 
-/// The sidecar of `blob`, if there is one that can be used.
+/// Decodes the sidecar of `blob`.
 fn read_sidecar(blob: BlobId, shard: &Dir) -> SidecarFound {
     let name = file_name(blob, SIDECAR);
     let path = shard.path_of(&name);
@@ -291,7 +291,7 @@ fn read_sidecar(blob: BlobId, shard: &Dir) -> SidecarFound {
     }
 }
 
-/// Keeps what is there of a blob under other names.
+/// Renames the files of a blob so that they are kept.
 fn set_aside(shard: &Dir, blob: BlobId, names: &[(&str, &str)]) -> Result<()> {
     for (from, to) in names {
         let (from, to) = (file_name(blob, from), file_name(blob, to));
@@ -305,7 +305,7 @@ fn set_aside(shard: &Dir, blob: BlobId, names: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-/// True if a refusal to open means that there is no file, or none of ours.
+/// True if this error means that there is no such file, or that it is not a file that an agent created.
 fn is_unusable(refusal: &io::Error) -> bool {
     use io::ErrorKind::{IsADirectory, NotFound, PermissionDenied};
     matches!(refusal.kind(), NotFound | PermissionDenied | IsADirectory)
@@ -320,7 +320,7 @@ fn list(dir: &Dir) -> Result<Vec<String>> {
     dir.names().map_err(StoreError::io("list", dir.path()))
 }
 
-/// The names in a directory; none if it can't be read.
+/// The names in a directory; empty if it can't be read.
 fn names_of(dir: &Dir) -> Vec<String> {
     dir.names().unwrap_or_else(|error| {
         tracing::warn!(path = %dir.path().display(), %error, "a directory can't be read and is left alone: {ADVICE}");
@@ -328,7 +328,7 @@ fn names_of(dir: &Dir) -> Vec<String> {
     })
 }
 
-/// Deletes a file, or leaves it where it can't be deleted.
+/// Deletes a file; leaves it alone if that fails.
 fn clear(dir: &Dir, name: &str) {
     if let Err(error) = dir.remove(name) {
         let path = dir.path_of(name);
@@ -344,7 +344,7 @@ fn unreadable(dir: &Dir, name: &str, error: &io::Error) {
     tracing::warn!(path = %path.display(), %error, "a stored file can't be read and is left alone: {ADVICE}");
 }
 
-/// Deletes a file; one that is not there is deleted already.
+/// Deletes a file. It is no error if it does not exist.
 fn delete(dir: &Dir, name: &str) -> Result<()> {
     dir.remove(name).map(drop).map_err(StoreError::io("delete", &dir.path_of(name)))
 }

@@ -1,5 +1,5 @@
-//! One process a store: a lock that the kernel lets go of however the process ends. The file is for its owner only, since
-//! whoever may open a file may lock it.
+//! The lock by which one process at a time has a store. The kernel releases it however the process ends. Only the owner can open the file, since
+//! every user who can open a file can lock it.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -13,14 +13,14 @@ use crate::error::{Result, StoreError};
 
 const NAME: &str = "lock";
 
-/// A held lock; let go when dropped.
+/// A lock, which is released when this is dropped.
 #[derive(Debug)]
 pub(super) struct Lock {
     file: File,
 }
 
 impl Lock {
-    /// Takes the lock of the store in `dir` or says who has it.
+    /// Takes the lock of the store in `dir`; the error names the process that has it.
     pub(super) fn take(dir: &Dir) -> Result<Self> {
         let (file, path) = open(dir)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -1,12 +1,11 @@
-//! Eviction: which blobs go when the quota or the disk has no room, the least recently used first.
+//! Eviction: decides which blobs are removed if the quota or the disk has no room, the least recently used first.
 //!
-//! Invariant: a blob in use, pinned, or that somebody works on stays. A blob that goes is taken off the shelf at once, and its files are deleted
-//! when the shelf is unlocked.
+//! Invariant: a blob that is in use, pinned, spared or busy is not evicted. An evicted blob is removed from the shelf at once, and its files are deleted when the shelf is unlocked.
 
 use super::*;
 
 impl<B: Backend> Keeper<B> {
-    /// Sees to it that `rest` more bytes of a blob will fit beside all that the other blobs in use still want.
+    /// Evicts blobs so that there is room for `rest` more bytes of a blob and for everything that is missing of the other blobs in use.
     pub(super) fn make_room(&self, shelf: &mut Shelf<B>, blob: BlobId, rest: u64) -> Result<()> {
         if rest == 0 {
             return Ok(());
@@ -63,7 +62,7 @@ impl<B: Backend> Keeper<B> {
         self.take_off(shelf, blob);
     }
 
-    /// Takes a blob off the shelf and gives its room back; its files go when the shelf is unlocked.
+    /// Removes a blob from the shelf and gives its room back. Its files are deleted when the shelf is unlocked.
     pub(super) fn take_off(&self, shelf: &mut Shelf<B>, blob: BlobId) {
         let Some(entry) = shelf.entries.remove(&blob) else { return };
         match &entry.body {
@@ -76,12 +75,12 @@ impl<B: Backend> Keeper<B> {
     }
 }
 
-/// The treatment of blobs that are being saved when something is evicted.
+/// How an eviction treats blobs that are being saved.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Busy {
-    /// Busy blobs stay: waiting for the disk would hold up the caller that wants the room.
+    /// They stay: waiting for the disk would delay the caller that needs the room.
     Spared,
-    /// Busy blobs are waited for: better than to refuse what would fit a moment later.
+    /// It waits for them: otherwise a blob would be refused that fits a moment later.
     AwaitedFor,
 }
 
