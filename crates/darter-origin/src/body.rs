@@ -1,7 +1,7 @@
-//! Response bodies, checked against the length they announced.
+//! Bodies of responses, checked against their announced length.
 //!
-//! The HTTP stack notices a body shorter than its `Content-Length`; it knows nothing of `Content-Range`, and nothing
-//! of a server that closes the connection in the middle of a body that has neither.
+//! The HTTP stack notices a body that is shorter than its `Content-Length`. It does not look at `Content-Range`, and can't know that a body without either was cut off because the server closed the
+//! connection.
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream};
@@ -10,15 +10,15 @@ use futures_util::{Stream, StreamExt};
 use crate::client::{StallTimeout, of_body};
 use crate::error::{ErrorKind, OriginError};
 
-/// Bytes on their way. Ends after an error.
+/// The bytes of a body as they come. Ends after an error.
 pub type Body = BoxStream<'static, Result<Bytes, OriginError>>;
 
-/// The body of `response`, which must have `expected` bytes if that is known. `what` names it in messages.
+/// The body of `response`. It must have `expected` bytes, if that number is known. `what` is its name in messages.
 pub(crate) fn of_response(response: reqwest::Response, expected: Option<u64>, what: String) -> Body {
     checked(chunks_of(response, what.clone()), expected, what)
 }
 
-/// The chunks of a response's body, each of which has to come within the server's [`StallTimeout`].
+/// The chunks of a response's body. Each has to come within the server's [`StallTimeout`].
 pub(crate) fn chunks_of(
     response: reqwest::Response,
     what: String,
@@ -43,8 +43,8 @@ pub(crate) fn chunks_of(
     })
 }
 
-/// Passes `bytes` on, and ends in an error when they are not `expected` in number. If none are expected none are read: the body of a 416 for an empty
-/// resource is a text about it.
+/// Passes `bytes` on, and ends with an error if there are not exactly `expected` ones. If no bytes are expected, none are read: the body of a 416 for an empty
+/// resource is a message.
 pub(crate) fn checked(
     bytes: impl Stream<Item = Result<Bytes, OriginError>> + Send + 'static,
     expected: Option<u64>,

@@ -1,7 +1,6 @@
-//! Checksums that origins declare and no library here computes: MD5 (RFC 1321) and four CRCs. They find bytes that went
-//! wrong on their way; none of them stands against an attacker.
+//! Checksums that origins declare and no library here computes: MD5 (RFC 1321) and four CRCs. They detect bytes that were damaged in transit; none of them protects against an attacker.
 
-/// A reflected CRC of 32 or 64 bits that begins with all ones and ends inverted.
+/// A reflected CRC of 32 or 64 bits, with all bits set as the initial value and a final inversion.
 pub(crate) struct Crc {
     table: [u64; 256],
     state: u64,
@@ -19,12 +18,12 @@ impl Crc {
         Self::of(0x82f6_3b78, 4)
     }
 
-    /// CRC-64/NVME, which S3 keeps of what is uploaded.
+    /// CRC-64/NVME, which S3 stores for uploads.
     pub(crate) fn nvme() -> Self {
         Self::of(0x9a6c_9329_ac4b_c9b5, 8)
     }
 
-    /// CRC-64/XZ, made with ECMA-182's polynomial, which Alibaba's and Tencent's stores keep.
+    /// CRC-64/XZ, with the polynomial of ECMA-182, which Alibaba's and Tencent's object stores use.
     pub(crate) fn ecma() -> Self {
         Self::of(0xc96c_5795_d787_0f42, 8)
     }
@@ -91,7 +90,7 @@ impl Md5 {
         value
     }
 
-    /// Takes a full block in.
+    /// Processes a full block.
     fn mix(&mut self) {
         let mut words = [0; 16];
         for (word, bytes) in words.iter_mut().zip(self.block.chunks_exact(4)) {

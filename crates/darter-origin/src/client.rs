@@ -1,8 +1,8 @@
-//! HTTP requests as every origin here makes them: with time limits, TLS that is verified, and redirects followed by
-//! hand, because what authorises a request must not follow it to another host.
+//! HTTP requests as all origins here make them: with time limits, with verified TLS, and with redirects that are followed here rather than by the HTTP stack, since credentials must not be sent
+//! to another host.
 //!
-//! Bodies are asked for as they are stored (`Accept-Encoding: identity`): lengths and digests are about those bytes.
-//! There is no limit on the whole of a request, only on waiting: a large blob may take hours as long as it flows.
+//! Bodies are requested as they are stored (`Accept-Encoding: identity`), since lengths and digests are those of the stored bytes. The duration of a request is not limited, only that of each wait: a large
+//! blob may take hours as long as bytes arrive.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,20 +36,20 @@ pub use reach::{Requester, is_this_host};
 use address::place;
 use server::Server;
 
-/// Redirects followed before giving up. wget follows as many; Go 10, curl 50.
+/// The maximum number of redirects for one request. wget follows as many, Go 10, curl 50.
 const MAX_REDIRECTS: usize = 20;
 
-/// How often a request is made whose connection breaks before an answer. A kept connection may have been closed by the
-/// server at the moment at which the request went out.
+/// How often a request is sent if its connection breaks before an answer comes. The server may have closed an idle connection at the moment at which
+/// the request was sent.
 const MAX_SENDINGS: u32 = 3;
 
-/// Makes HTTP requests; cheap to clone, all clones share their connections.
+/// Makes HTTP requests. Cheap to clone: all clones share their connections.
 #[derive(Clone, Debug)]
 pub struct HttpClient(Arc<RwLock<Arc<Inner>>>);
 
 #[derive(Debug)]
 struct Inner {
-    /// For servers without settings of their own.
+    /// The settings of servers without settings of their own.
     others: Server,
     servers: BTreeMap<String, Server>,
     configured: Vec<Url>,
@@ -61,30 +61,30 @@ struct Inner {
 pub(crate) struct Request {
     pub(crate) method: Method,
     pub(crate) url: Url,
-    /// Go wherever a redirect leads.
+    /// Headers that are sent wherever a redirect leads.
     pub(crate) headers: HeaderMap,
-    /// The user's credentials, as headers. Those of them that authorise go to the server of `url` only.
+    /// The user's credentials, as headers. Those that authorise are sent only to the server of `url`.
     pub(crate) credentials: HeaderMap,
-    /// Takes their place at another server, should a redirect lead there.
+    /// Another server, and the credentials that are sent to it instead if a redirect leads there.
     pub(crate) elsewhere: Option<(Url, HeaderMap)>,
-    /// The server on whose behalf the request is made (a registry, for its token service): its TLS settings and timeouts
-    /// hold unless the server that is asked has its own.
+    /// The server on whose behalf the request is made (for a token service, the registry). Its TLS settings and timeouts
+    /// apply unless the token service has settings of its own.
     pub(crate) behalf: Option<Url>,
     pub(crate) body: Option<String>,
-    /// The addresses that it may go to, redirects included. It may go to configured servers besides, unless it is a stranger's.
+    /// The addresses to which the request and its redirects may go. They may also go to configured servers, unless `stranger` is set.
     pub(crate) reach: Reach,
-    /// Made for a server that somebody named and nobody configured: it may lead to configured ones, and is shown neither
-    /// headers nor certificates that are meant for those.
+    /// True if a caller named the server and no configuration does. Then redirects to configured servers are followed only within `reach`, and
+    /// the headers and certificates that are configured for those are not shown.
     pub(crate) stranger: bool,
-    /// Until when an answer is of use to its asker.
+    /// Until when the caller waits for an answer.
     pub(crate) until: Option<Instant>,
 }
 
-/// How long nothing may arrive within a response's body: set on each response, for `body`.
+/// How long the next bytes of a response's body may take; set on each response, for `body`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StallTimeout(pub(crate) Duration);
 
-/// The headers of a redirect that describe what it leads to, as the Hugging Face hub sends them.
+/// Headers of a redirect that describe its target, as the Hugging Face hub sends them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Linked {
     /// `X-Linked-Etag`: its hash.
@@ -111,25 +111,25 @@ impl Request {
 }
 
 impl HttpClient {
-    /// Sets a client up; makes no connection yet.
+    /// Creates a client; makes no connection yet.
     ///
     /// # Errors
-    /// When a file of certificates can't be read or holds none, or a header can't be sent.
+    /// A file of certificates can't be read or has none, or a header can't be sent.
     pub fn new(config: &HttpConfig) -> Result<Self, ConfigError> {
         Ok(Self(Arc::new(RwLock::new(Arc::new(Inner::new(config)?)))))
     }
 
-    /// Takes other options, for requests that begin from now on.
+    /// Sets other options, for requests that begin from now on.
     ///
     /// # Errors
-    /// As [`new`](Self::new); the options stay what they were.
+    /// As of [`new`](Self::new); then the options stay as they were.
     pub fn reload(&self, config: &HttpConfig) -> Result<(), ConfigError> {
         let fresh = Arc::new(Inner::new(config)?);
         *self.0.write() = fresh;
         Ok(())
     }
 
-    /// Query parameters that sign addresses, besides those of the usual object stores.
+    /// The query parameters that sign addresses, in addition to those of the usual object stores.
     pub(crate) fn signed_parameters(&self) -> Arc<[String]> {
         Arc::clone(&self.0.read().signed_parameters)
     }
@@ -139,8 +139,8 @@ impl HttpClient {
         self.0.read().of(url).is_some_and(|own| own.has_keys_for(url))
     }
 
-    /// Sends a request and follows redirects; those of a request with a body are left to the caller, since the body
-    /// may be secret. Any status that is not a redirect is a success here.
+    /// Sends a request and follows redirects, except those of a request with a body, which the caller gets, since the body
+    /// may be secret. Any other status counts as a success here.
     pub(crate) async fn send(&self, request: Request) -> Result<reqwest::Response, OriginError> {
         let inner = Arc::clone(&self.0.read());
         inner.send(request).await
@@ -188,7 +188,7 @@ impl Inner {
         Err(OriginError::new(ErrorKind::Protocol, text))
     }
 
-    /// One hop.
+    /// Sends a request to one server, without following redirects.
     async fn send_on(&self, request: &Request, behalf: &Server) -> Result<reqwest::Response, OriginError> {
         let own = self.of(&request.url);
         let server = own.unwrap_or(behalf);
@@ -243,8 +243,8 @@ impl Inner {
         }
     }
 
-    /// The server of this address, if it has settings of its own. Those of a bare host are for each of its ports, but for
-    /// what is secret (see [`ServerConfig::urls`]).
+    /// The server of this address, if it has settings of its own. The settings of a host without a port are for all of its ports, except for
+    /// secrets (see [`ServerConfig::urls`]).
     fn of(&self, url: &Url) -> Option<&Server> {
         let servers = &self.servers;
         servers.get(&authority(url)).or_else(|| servers.get(url.host_str()?))
@@ -259,7 +259,7 @@ pub(crate) fn left_until(until: Instant) -> Duration {
 /// A caller's credentials as headers, without those that would change what a request means.
 ///
 /// # Errors
-/// When a name or a value can't stand in an HTTP header.
+/// A name or a value is not allowed in an HTTP header.
 pub(crate) fn credential_headers(credentials: &Credentials) -> Result<HeaderMap, OriginError> {
     let mut headers = HeaderMap::new();
     for (name, value) in credentials.headers.iter().filter(|(name, _)| name != SIGNED_QUERY) {
@@ -275,7 +275,7 @@ pub(crate) fn credential_headers(credentials: &Credentials) -> Result<HeaderMap,
     Ok(headers)
 }
 
-/// Headers that say which bytes are wanted, or belong to the connection: only this crate writes them. In whatever case.
+/// True for headers that say which bytes are wanted, or that belong to the connection: only this crate sets them. The name may be in any case.
 pub fn is_own_header(name: &str) -> bool {
     const OURS: [&str; 12] = [
         "connection",

@@ -1,18 +1,17 @@
-//! Hashes that an origin declares of what it sends, and whether the bytes bear them out.
+//! Hashes that an origin declares in its headers, and whether the bytes match them.
 //!
-//! | header | of what |
+//! | header | hash of |
 //! |---|---|
-//! | `Repr-Digest` (RFC 9530), `Digest` (RFC 3230), `x-goog-hash`, `X-Linked-Etag` of the Hugging Face hub, which stands on its redirect | the whole, also where a part is sent |
+//! | `Repr-Digest` (RFC 9530), `Digest` (RFC 3230), `x-goog-hash`, `X-Linked-Etag` of the Hugging Face hub, in its redirect | the whole, also if a part is sent |
 //! | `X-Checksum-*` (Artifactory, Nexus), `x-ms-blob-content-md5` (Azure), `X-Bz-Content-Sha1` (Backblaze), `x-oss-hash-crc64ecma`, `x-cos-hash-crc64ecma` | the whole |
-//! | `Content-Digest` (RFC 9530) | what is sent |
-//! | `Content-MD5`, `x-amz-checksum-*` | what is sent; but some servers say the whole's of each part |
+//! | `Content-Digest` (RFC 9530) | the bytes that are sent |
+//! | `Content-MD5`, `x-amz-checksum-*` | the bytes that are sent; but some servers send the hash of the whole with each part |
 //!
-//! All that are understood are checked by a [`Witness`] of all bytes, also of those of further answers where the first one breaks off. The
-//! callers that store them hold the last ones back until then. The hash of a part is checked while the part passes, and its last bytes are
-//! held back. Values are base64 or hexadecimal: their length tells which; Alibaba's and Tencent's are decimal numbers. Two hashes of one
-//! answer that can't both be true are refused before anything is read.
+//! A [`Witness`] checks all hashes of known algorithms while all bytes pass, also those of further answers if the first one breaks off. Callers that store the bytes hold the last ones back until then. The
+//! hash of a part is checked while the part passes, and its last bytes are held back. Values are base64 or hexadecimal, which their length tells; Alibaba's and Tencent's are decimal numbers. If two
+//! hashes of one answer can't both be right, the answer is refused before anything is read.
 //!
-//! An unknown algorithm, a value of the wrong length and a composite checksum (of the checksums of parts) say nothing.
+//! Values of unknown algorithms, values of the wrong length, and composite checksums (of the checksums of parts) are ignored.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,7 +30,7 @@ use crate::error::{ErrorKind, OriginError};
 
 mod part;
 
-/// Some servers leave the padding out.
+/// Base64 without required padding, since some servers leave it out.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
@@ -53,7 +52,7 @@ struct Hash {
     of: Scope,
 }
 
-/// The bytes that a hash is of, where a part is sent.
+/// The bytes of which a hash is, if a part is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scope {
     Whole,
@@ -73,7 +72,7 @@ enum Algorithm {
     Crc32,
 }
 
-/// Headers that hold one hash of the whole, also where a part is sent.
+/// Headers with one hash of the whole, also if a part is sent.
 const OF_WHOLE: [(&str, Algorithm); 8] = [
     ("x-checksum-sha256", Algorithm::Sha256),
     ("x-checksum-sha512", Algorithm::Sha512),
@@ -85,28 +84,28 @@ const OF_WHOLE: [(&str, Algorithm); 8] = [
     ("x-cos-hash-crc64ecma", Algorithm::Crc64Ecma),
 ];
 
-/// Sees the bytes of a whole resource pass, in order from the first one, and says in the end whether they are what its
+/// Hashes the bytes of a whole resource as they pass, in order, and says in the end whether they match the hashes that its
 /// origin declared.
 pub struct Witness {
     promises: Vec<Promise>,
     what: String,
 }
 
-/// A hash, and what comes of the bytes that pass.
+/// A declared hash, and the hash of the bytes so far.
 struct Promise {
     hash: Hash,
     hasher: Hasher,
-    /// Present if the hash may be of the part that was sent instead of the whole: set once it is not.
+    /// Present if the declared hash may be that of the part rather than of the whole; set once it is known not to be.
     not_of_part: Option<Arc<AtomicBool>>,
 }
 
 impl Witness {
-    /// Takes the bytes that follow those before.
+    /// Adds the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.promises.iter_mut().for_each(|promise| promise.hasher.update(bytes));
     }
 
-    /// The verdict on the whole.
+    /// Compares the hashes, after all bytes were added.
     ///
     /// # Errors
     /// [`ErrorKind::Contradicted`].
@@ -120,11 +119,11 @@ impl Witness {
         Ok(())
     }
 
-    /// The hashes of a later answer for which the bytes before that answer have to be read, too: those that certainly cover the whole, and that
+    /// The hashes of a later answer for which the bytes before that answer have to be read, too: those that are certainly of the whole, and that
     /// `known` does not check already.
     ///
     /// # Errors
-    /// [`ErrorKind::Changed`] where both can't be true.
+    /// [`ErrorKind::Changed`] if both can't be right.
     pub fn beside(mut self, known: Option<&Self>) -> Result<Option<Self>, OriginError> {
         let known = || known.into_iter().flat_map(|known| &known.promises).map(|promise| &promise.hash);
         for Promise { hash, .. } in &self.promises {
@@ -143,7 +142,7 @@ impl Witness {
         Ok((!self.promises.is_empty()).then_some(self))
     }
 
-    /// Checks what `other` does as well, which has seen the same bytes.
+    /// Also checks the hashes of `other`, to which the same bytes were added.
     pub fn join(&mut self, other: Self) {
         self.promises.extend(other.promises);
     }
@@ -163,11 +162,11 @@ enum Hasher {
 }
 
 impl Declared {
-    /// The declarations of an answer. `linked` is the `X-Linked-Etag` of a redirect before it; `is_whole` says that the answer carries the
+    /// The hashes that an answer declares. `linked` is the `X-Linked-Etag` of a redirect before it; `is_whole` says that the answer has the
     /// whole.
     ///
     /// # Errors
-    /// [`ErrorKind::Contradicted`] where one header says something else than another.
+    /// [`ErrorKind::Contradicted`] if two headers contradict each other.
     pub(crate) fn of(
         headers: &HeaderMap,
         linked: Option<&str>,
@@ -192,7 +191,7 @@ impl Declared {
         Ok(Self { hashes })
     }
 
-    /// Refuses declared hashes that can't be of content with this digest.
+    /// Refuses declared hashes that contradict this digest of the whole.
     pub(crate) fn agrees(&self, digest: Option<Digest>, what: &str) -> Result<(), OriginError> {
         let Some(digest) = digest else { return Ok(()) };
         let of_whole = self.hashes.iter().filter(|hash| hash.of == Scope::Whole);
@@ -209,8 +208,8 @@ impl Declared {
         }
     }
 
-    /// The body, which ends in an error instead of its last bytes if they are not what is declared of a part; and what
-    /// checks the whole, if something is declared of it.
+    /// The body, which ends with an error instead of its last bytes if the hash of a part does not match; and the witness of
+    /// the whole, if a hash of the whole is declared.
     pub(crate) fn check(self, body: Body, what: String) -> (Body, Option<Witness>) {
         let (mut of_part, mut of_whole) = (Vec::new(), Vec::new());
         for hash in self.hashes {
@@ -236,7 +235,7 @@ impl Hash {
         Promise { hasher: self.algorithm.hasher(), hash: self, not_of_part }
     }
 
-    /// True if both can't be true.
+    /// True if both can't be right.
     fn contradicts(&self, other: &Self) -> bool {
         let same = self.algorithm == other.algorithm && self.of == other.of && self.of != Scope::Either;
         same && self.value != other.value
@@ -252,7 +251,7 @@ impl Hash {
     }
 }
 
-/// All hashes that are understood.
+/// The known algorithms.
 fn all_of(headers: &HeaderMap, linked: Option<&str>) -> Vec<Hash> {
     let mut found = Vec::new();
     let mut take = |algorithm: Option<Algorithm>, text: &str, header: &str, of: Scope| {
@@ -313,7 +312,7 @@ fn all_of(headers: &HeaderMap, linked: Option<&str>) -> Vec<Hash> {
     found
 }
 
-/// A value in base64 or hexadecimal, or as a number where the algorithm's headers have it so.
+/// Decodes a value in base64 or hexadecimal, or a decimal number if the algorithm's header has one.
 fn value_of(text: &str, algorithm: Algorithm) -> Option<Vec<u8>> {
     let (text, length) = (text.trim().trim_matches('"'), algorithm.length());
     if algorithm == Algorithm::Crc64Ecma {

@@ -1,7 +1,6 @@
-//! Errors at an origin, in one type: what it is, what to do next, and its [`Blame`].
+//! Errors of origins, in one type: what went wrong, what to do next, and the [`Blame`].
 //!
-//! An error crosses from the seed that met it to the node that waits for it as an [`OriginFailure`]; what it says and
-//! how it is judged survive the trip, the chain of sources becomes text.
+//! A seed sends its error to the node that waits for it as an [`OriginFailure`]: message and blame stay the same, and the chain of sources becomes text.
 
 use std::error::Error as StdError;
 use std::path::PathBuf;
@@ -13,51 +12,51 @@ use serde::{Deserialize, Serialize};
 /// The kind of an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ErrorKind {
-    /// There is no such resource.
+    /// The resource does not exist.
     NotFound,
-    /// The origin wants credentials, or did not accept those it got.
+    /// The origin requires credentials, or did not accept those that were sent.
     Unauthorized {
         /// The values of its `WWW-Authenticate` headers.
         challenge: Vec<String>,
     },
-    /// The credentials are known and not sufficient, or the address is out of bounds.
+    /// The credentials are valid but not sufficient, or access to the address is forbidden.
     Forbidden,
     /// Too many requests.
     RateLimited {
         /// How long the origin asks to wait.
         retry_after: Option<Duration>,
     },
-    /// No connection: refused, no route, or broken before an answer came.
+    /// There is no connection: it was refused, there is no route, or it broke before an answer came.
     Unreachable,
-    /// Nothing came for too long.
+    /// Nothing was received for too long.
     Timeout,
-    /// The TLS handshake failed; mostly a certificate that isn't trusted.
+    /// The TLS handshake failed; usually the certificate is not trusted.
     Tls,
-    /// The resource is not (known to be) of the expected version.
+    /// The resource does not have the expected version, or that is not certain.
     Changed,
-    /// The bytes are not those that the origin itself declares by a hash.
+    /// The bytes do not match a hash that the origin itself declares.
     Contradicted,
     /// The body ended before its announced length.
     Truncated,
-    /// The range lies outside of the resource.
+    /// The range is outside the resource.
     RangeNotSatisfiable,
     /// Any other HTTP status that is not a success.
     Status(u16),
-    /// The origin, or the caller, does not keep to the protocol.
+    /// The origin, or the caller, violates the protocol.
     Protocol,
     /// A local file could not be read.
     Io,
-    /// The address is one that this agent does not go to for this caller; another agent may.
+    /// This agent does not send requests to the address for this caller; another agent may.
     OutOfReach,
-    /// The bytes come in an encoding that nobody asked for.
+    /// The bytes have an encoding that was not requested.
     Encoded,
-    /// Nobody knows the name of the host, or of the proxy: most likely it is misspelt.
+    /// The name of the host, or of the proxy, does not exist: most likely it is misspelt.
     UnknownName,
     /// The proxy that is configured can't be used.
     Proxy,
-    /// A page for people came in place of what was asked for: a portal answers, or a gateway that wants a login.
+    /// A web page came instead of the requested content: from a portal, or a gateway that requires a login.
     Page,
-    /// A layer can't be given in the form that the kernel mounts. As it is stored, it can be had.
+    /// A layer can't be expanded into the form that the kernel mounts. It can be downloaded as it is stored.
     Unmountable,
 }
 
@@ -69,19 +68,19 @@ pub struct OriginError {
     text: String,
     #[source]
     source: Option<Box<dyn StdError + Send + Sync>>,
-    /// How long the origin asked to wait, where the kind does not say it.
+    /// How long the origin asked to wait, if the kind does not have it.
     retry_after: Option<Duration>,
     unconnected: bool,
 }
 
-/// An [`OriginError`] as it travels in a message.
+/// An [`OriginError`] as it is sent in a message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OriginFailure {
     /// The kind of the failure.
     pub kind: ErrorKind,
     /// The HTTP status behind it, if there was one.
     pub status: Option<u16>,
-    /// The event and what to do next, with the causes.
+    /// What failed and what to do next, with the causes.
     pub text: String,
     /// How long the origin asked to wait before the next try, if it did.
     #[serde(default)]
@@ -89,20 +88,20 @@ pub struct OriginFailure {
 }
 
 impl OriginFailure {
-    /// A failure of this kind; `text` says what failed, why, and what to do next.
+    /// A failure of this kind. `text` says what failed, why, and what to do next.
     pub fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
         let (status, retry_after) = (kind.status(), kind.retry_after());
         Self { kind, status, text: text.into(), retry_after }
     }
 
-    /// The fault, and how much asking again helps.
+    /// Whose fault it is, and whether another try helps.
     pub const fn blame(&self) -> Blame {
         self.kind.blame_if_asked_to_wait(self.retry_after)
     }
 }
 
 impl OriginError {
-    /// An error of this kind; `text` says what failed and what to do next (lower case, no full stop).
+    /// An error of this kind. `text` says what failed and what to do next, in lower case without a full stop.
     pub fn new(kind: ErrorKind, text: impl Into<String>) -> Self {
         Self { kind, text: text.into(), source: None, retry_after: None, unconnected: false }
     }
@@ -126,7 +125,7 @@ impl OriginError {
         &self.kind
     }
 
-    /// The HTTP status behind the error, if it stands for one.
+    /// The HTTP status that caused the error, if one did.
     pub const fn status(&self) -> Option<u16> {
         self.kind.status()
     }
@@ -139,22 +138,22 @@ impl OriginError {
         }
     }
 
-    /// This error of an origin that asked to wait, as with a 503.
+    /// This error of an origin that asked to wait, for example with a 503.
     #[must_use]
     pub(crate) const fn asking_to_wait(mut self, retry_after: Option<Duration>) -> Self {
         self.retry_after = retry_after;
         self
     }
 
-    /// This error, which was met before a connection was made.
+    /// This error, which happened before a connection was made.
     #[must_use]
     pub(crate) const fn without_connection(mut self) -> Self {
         self.unconnected = true;
         self
     }
 
-    /// True if the whole may be given where a part was refused with this. A resource that is missing, wants a login or may come later is so
-    /// as a whole, too.
+    /// True if the origin may give the whole although it refused a part with this error. Not if the resource is missing, requires a login or may come later, which
+    /// concerns the whole, too.
     pub fn may_be_of_part(&self) -> bool {
         let refuses_parts =
             matches!(self.kind, ErrorKind::Forbidden | ErrorKind::RangeNotSatisfiable | ErrorKind::Protocol);
@@ -162,7 +161,7 @@ impl OriginError {
         is_refusal && self.blame().retry == Retry::Never
     }
 
-    /// True if no connection was made: nothing of the request can be the reason.
+    /// True if no connection was made, so that nothing in the request can be the reason.
     pub const fn is_unconnected(&self) -> bool {
         self.unconnected
     }
@@ -175,7 +174,7 @@ impl Blamed for OriginError {
 }
 
 impl ErrorKind {
-    /// The HTTP status this kind stands for, if any.
+    /// The HTTP status of this kind, if it has one.
     pub const fn status(&self) -> Option<u16> {
         match self {
             Self::NotFound => Some(404),
@@ -188,7 +187,7 @@ impl ErrorKind {
         }
     }
 
-    /// How long the origin asked to wait, where that is a part of what went wrong.
+    /// How long the origin asked to wait, if the kind has that.
     const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after } => *retry_after,
@@ -196,7 +195,7 @@ impl ErrorKind {
         }
     }
 
-    /// The fault, and how much asking again helps.
+    /// Whose fault it is, and whether another try helps.
     pub const fn blame(&self) -> Blame {
         use Fault::{Network, Origin, User};
         let (fault, retry) = match self {
@@ -218,8 +217,8 @@ impl ErrorKind {
         Blame::new(fault, retry)
     }
 
-    /// The fault, and how much asking again helps, where the origin asked to wait: of what is not ready yet, and of too many requests
-    /// that are called forbidden, that alone says that a later request may succeed.
+    /// The blame if the origin asked to wait. If something is not ready yet, or too many requests are answered as forbidden, only
+    /// this shows that a later request may succeed.
     const fn blame_if_asked_to_wait(&self, retry_after: Option<Duration>) -> Blame {
         let blame = self.blame();
         let waits = matches!(self, Self::Status(202) | Self::Forbidden) || blame.retry.is_later();
@@ -230,7 +229,7 @@ impl ErrorKind {
     }
 }
 
-/// The judgement on an HTTP status that has no kind of its own.
+/// The blame for an HTTP status without a kind of its own.
 const fn blame_of_status(status: u16) -> Blame {
     let (fault, retry) = match status {
         // Another agent may have a proxy that knows it, or none.
@@ -247,7 +246,7 @@ const fn blame_of_status(status: u16) -> Blame {
     Blame::new(fault, retry)
 }
 
-/// An HTTP status as people look for it: "404 Not Found", and the number alone where the number has no name.
+/// An HTTP status as people search for it, such as "404 Not Found"; only the number if it has no name.
 pub fn status_text(status: http::StatusCode) -> String {
     match status.canonical_reason() {
         Some(_) => status.to_string(),
@@ -269,7 +268,7 @@ impl From<OriginFailure> for OriginError {
     }
 }
 
-/// Why an origin can't be set up as configured.
+/// Why origins can't be set up as configured.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file of extra certificate authorities can't be read.
@@ -281,12 +280,12 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
-    /// The file of extra certificate authorities is not what it should be.
+    /// The file of extra certificate authorities is malformed.
     #[error("{path} holds no certificates: write them in PEM, as -----BEGIN CERTIFICATE-----")]
     NotCertificates {
         /// The file.
         path: PathBuf,
-        /// Why, if the parser says.
+        /// Why, if the parser says so.
         #[source]
         source: Option<reqwest::Error>,
     },
@@ -299,7 +298,7 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
-    /// A client certificate or its key is not what it should be.
+    /// A client certificate or its key is malformed.
     #[error("{path} and its key are no client certificate: write both in PEM, the key in PKCS#8, PKCS#1 or SEC1")]
     NotAClientCertificate {
         /// The certificate's file.

@@ -1,8 +1,7 @@
 //! `file` addresses as an [`Origin`].
 //!
-//! A seed reads what its fleet names; which directories may be named is decided when the origin is made. A file's
-//! version is its length, inode and modification time, checked again when the last byte has been read: a file that was
-//! written to meanwhile is an error, as far as its file system's clock can tell.
+//! A seed reads files that its fleet names; which directories may be read is decided when the origin is created. A file's version is its length, inode and modification time. It is checked again after the
+//! last byte was read: if the file was written to meanwhile, that is an error, as far as its file system's clock shows it.
 
 use std::fs::Metadata;
 use std::io::{self, SeekFrom};
@@ -23,37 +22,37 @@ use crate::error::{ErrorKind, OriginError};
 use crate::origin::{Origin, Reading, Stat};
 use crate::validators::{settle, surely_same};
 
-/// Bytes read at a time.
+/// How many bytes are read at a time.
 const CHUNK: usize = 256 << 10;
 
 /// Reads `file` addresses.
 #[derive(Clone, Debug)]
 pub struct FileOrigin {
-    /// Directories (without symbolic links) that may be read; `None` for all.
+    /// The directories (their paths without symbolic links) that may be read; `None` for all.
     roots: Option<Vec<PathBuf>>,
 }
 
 impl FileOrigin {
-    /// Reads any file that the process can: for a process that works for its own user alone.
+    /// Reads any file that the process can read: for a process that works only for its own user.
     pub const fn anywhere() -> Self {
         Self { roots: None }
     }
 
-    /// Reads files under these directories only, wherever symbolic links lead.
+    /// Reads only files below these directories; symbolic links in their paths are resolved.
     ///
     /// # Errors
-    /// When one of them does not exist.
+    /// One of them does not exist.
     pub fn under(directories: impl IntoIterator<Item = PathBuf>) -> io::Result<Self> {
         let roots: io::Result<Vec<_>> = directories.into_iter().map(std::fs::canonicalize).collect();
         Ok(Self { roots: Some(roots?) })
     }
 
-    /// Reads files under these directories only, whose paths have no symbolic links.
+    /// Reads only files below these directories, whose paths have no symbolic links.
     pub const fn below(directories: Vec<PathBuf>) -> Self {
         Self { roots: Some(directories) }
     }
 
-    /// An error for what is not below the directories that may be read.
+    /// The error for a file that is not below the directories that may be read.
     fn check(&self, path: &Path) -> Result<(), OriginError> {
         if let Some(roots) = &self.roots
             && !roots.iter().any(|root| path.starts_with(root))

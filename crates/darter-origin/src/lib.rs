@@ -2,22 +2,22 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | [`origin`] | [`Origin`], the trait all of them share, with [`Stat`] and [`Reading`] |
-//! | [`origins`] | [`Origins`], the router that picks an origin by its [`Source`](darter_core::Source) and retries |
+//! | [`origin`] | [`Origin`], the trait of all of them, with [`Stat`] and [`Reading`] |
+//! | [`origins`] | [`Origins`], which chooses the origin of a [`Source`](darter_core::Source) and retries |
 //! | [`web`] | [`HttpOrigin`]: `http` and `https` addresses |
-//! | [`client`] | [`HttpClient`]: requests with time limits, TLS trust for each server, redirects that leak no credentials |
+//! | [`client`] | [`HttpClient`]: requests with time limits, TLS trust for each server, redirects without leaking credentials |
 //! | [`file`](mod@file) | [`FileOrigin`]: `file` addresses |
 //! | [`registry`] | [`RegistryClient`] for the pull side of the OCI distribution API, [`RegistryOrigin`] on top of it |
-//! | [`mem`] | [`MemOrigin`]: bytes at hand, for tests |
+//! | [`mem`] | [`MemOrigin`]: bytes in memory, for tests |
 //! | [`error`] | [`OriginError`]: what went wrong, what to do next, and whose fault it is |
-//! | [`retry`](mod@retry) | [`RetryPolicy`]: backoff within a patience, and `Retry-After` |
-//! | [`settings`] | the files that a configuration names |
-//! | `declared`, `checksum` | hashes that an origin declares of what it sends |
-//! | `shown` | for whom an answer is meant, and where it was found |
-//! | `validators` | how two states of a resource are told apart |
-//! | `body` | response bodies whose length is checked |
+//! | [`retry`](mod@retry) | [`RetryPolicy`]: for how long and how often to retry, and `Retry-After` |
+//! | [`settings`] | reads the files that a configuration names |
+//! | `declared`, `checksum` | hashes that an origin declares of its content |
+//! | `shown` | for whom an answer is meant, and where redirects led |
+//! | `validators` | whether two answers are of one version of a resource |
+//! | `body` | bodies of responses, whose length is checked |
 //!
-//! Everything streams; nothing here holds more of a blob than the chunk in hand.
+//! Everything is streamed: no more than one chunk of a blob is in memory.
 
 pub mod body;
 mod checksum;

@@ -1,4 +1,4 @@
-//! An [`Origin`] in memory that counts what is read of it: for tests.
+//! An [`Origin`] in memory, for tests, which records what is read from it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::error::{ErrorKind, OriginError};
 use crate::origin::{Origin, Reading, Stat};
 use crate::validators::{settle, surely_same};
 
-/// Bytes handed out at a time.
+/// How many bytes a chunk of a body has.
 const CHUNK: usize = 64 << 10;
 
-/// An origin in memory; clones share their content and their account.
+/// An origin in memory. Clones share their content and their records.
 #[derive(Clone, Debug, Default)]
 pub struct MemOrigin(Arc<Mutex<MemContents>>);
 
@@ -42,30 +42,30 @@ impl MemOrigin {
         Self::default()
     }
 
-    /// Stores `bytes` as `source`; a new version if there was one.
+    /// Stores `bytes` as the content of `source`, in a new version if there was one.
     pub fn put(&self, source: &Source, bytes: impl Into<Bytes>) {
         let mut state = self.0.lock();
         let generation = state.contents.get(source).map_or(1, |content| content.generation + 1);
         state.contents.insert(source.clone(), Content { bytes: bytes.into(), generation });
     }
 
-    /// Answers every range with the whole.
+    /// Answers every request for a range with the whole.
     pub fn refuse_ranges(&self, refuse: bool) {
         self.0.lock().refuse_ranges = refuse;
     }
 
-    /// Tells no lengths.
+    /// Answers without lengths.
     pub fn hide_length(&self, hide: bool) {
         self.0.lock().hide_length = hide;
     }
 
-    /// The ranges of `source` whose bytes were handed out, chunk by chunk, in the order they were taken.
+    /// The ranges of `source` that were read, chunk by chunk, in the order of the reads.
     pub fn read_ranges(&self, source: &Source) -> Vec<ByteRange> {
         let state = self.0.lock();
         state.readings.iter().filter(|(of, _)| of == source).map(|(_, range)| *range).collect()
     }
 
-    /// How many bytes of `source` were handed out.
+    /// How many bytes of `source` were read.
     pub fn bytes_read(&self, source: &Source) -> u64 {
         self.read_ranges(source).into_iter().map(ByteRange::len).sum()
     }

@@ -1,7 +1,7 @@
 //! The trait that every origin implements.
 //!
-//! Two questions are enough: *is it still what I know?* and *send me the bytes from here on*. An answer to the second
-//! is never of another version than the one asked for: a changed origin is an error, so nobody mixes two versions.
+//! It has two requests: *is the resource still the version that I know?* and *send me these bytes*. An answer to the second is never of another version than the requested one: if the resource has changed,
+//! it is an error, so nobody mixes two versions.
 
 use std::fmt;
 
@@ -18,41 +18,41 @@ use crate::error::OriginError;
 pub struct Stat {
     /// The resource's version, as the origin tells it now.
     pub version: Version,
-    /// The other headers of the answer: they say who else may have what is known.
+    /// The other headers of the answer, which say who else may get the content.
     pub shown: Shown,
-    /// True if the known version is still current. False when none was given.
+    /// True if the known version is still current. False if none was given.
     pub unchanged: bool,
-    /// True if the origin says that it serves ranges. False means only that it did not say so.
+    /// True if the origin says that it serves ranges. False means only that it does not say so.
     pub ranges: bool,
 }
 
-/// Bytes of a resource, being read.
+/// An answer with bytes of a resource.
 pub struct Reading {
-    /// The version these bytes belong to; the expected one, as it was given, when one was.
+    /// The version of the bytes; the expected version as it was given, if one was.
     pub version: Version,
-    /// The other headers of the answer: they say who else may have these bytes.
+    /// The other headers of the answer, which say who else may get these bytes.
     pub shown: Shown,
-    /// Offset in the resource of the body's first byte: the start asked for, or 0 from an origin that can't do ranges.
+    /// The offset of the body's first byte in the resource, in bytes: the requested start, or 0 if the origin does not serve ranges.
     pub start: u64,
-    /// True if the body is the range that was asked for, and not all of the resource.
+    /// True if the body is the requested range, and not the whole resource.
     pub is_part: bool,
-    /// Length of the whole resource in bytes, if the origin told.
+    /// The length of the whole resource in bytes, if the origin says it.
     pub length: Option<u64>,
-    /// Checks the whole against what the origin declares of it in this answer, of whatever part of it. The body itself
-    /// checks what the origin declares of a part.
+    /// Checks the whole against the hashes of the whole that this answer declares, if it does. The body itself
+    /// checks declared hashes of a part.
     pub witness: Option<Witness>,
-    /// The bytes. Ends at the end of the range asked for (of the resource, from an origin that can't do ranges).
-    /// A body that ends early is [`ErrorKind::Truncated`](crate::ErrorKind::Truncated).
+    /// The bytes, up to the end of the requested range (or of the resource, if the origin does not serve ranges).
+    /// A body that ends too early is [`ErrorKind::Truncated`](crate::ErrorKind::Truncated).
     pub body: Body,
 }
 
 /// A place where bytes are stored.
 #[async_trait]
 pub trait Origin: Send + Sync {
-    /// Asks whether `known` is still current, in one cheap request where the origin answers it.
+    /// Asks whether `known` is still current, with one cheap request if the origin supports that.
     ///
     /// # Errors
-    /// Any [`OriginError`]; those that make sense to try again say so.
+    /// Any [`OriginError`], which says whether another try makes sense.
     async fn stat(
         &self,
         source: &Source,
@@ -60,14 +60,14 @@ pub trait Origin: Send + Sync {
         known: Option<&Version>,
     ) -> Result<Stat, OriginError>;
 
-    /// Reads the bytes of `range` (to the end of the resource if the range goes past it; all of them without a range).
+    /// Reads the bytes of `range`, at most up to the end of the resource; without a range, all bytes.
     ///
-    /// The range's start must be of a byte that exists, or 0.
+    /// The range must start at a byte that exists, or at 0.
     ///
     /// # Errors
-    /// [`ErrorKind::Changed`](crate::ErrorKind::Changed) when the resource is no longer of the version `expect`, or
-    /// when nothing tells whether it is (no validators, no digest) and the range starts after the first byte.
-    /// Else any [`OriginError`], now or later in the body.
+    /// [`ErrorKind::Changed`](crate::ErrorKind::Changed) if the resource no longer has the version `expect`, or
+    /// if nothing shows its version (no validators, no digest) and the range starts after the first byte.
+    /// Otherwise any [`OriginError`], now or later in the body.
     async fn read(
         &self,
         source: &Source,
@@ -76,13 +76,13 @@ pub trait Origin: Send + Sync {
         expect: Option<&Version>,
     ) -> Result<Reading, OriginError>;
 
-    /// True if a reading shows something that is configured here (a login, headers, a certificate) besides what the caller brought: then a
-    /// refusal may be meant for that, and tells nothing to those who are configured otherwise.
+    /// True if requests also have something that is configured here (a login, headers, a certificate), not only the caller's credentials. Then a
+    /// refusal may be due to that, and says nothing about agents with another configuration.
     async fn shows_own_keys(&self, _source: &Source, _credentials: &Credentials) -> bool {
         false
     }
 
-    /// The origin's name for the resource when it is kept as a file: its `Content-Disposition` (RFC 6266), as it stands.
+    /// The resource's `Content-Disposition` (RFC 6266), which may have a name for its file, as the origin sends it.
     ///
     /// # Errors
     /// Any [`OriginError`].

@@ -1,7 +1,6 @@
-//! The router: one [`Origin`] for every [`Source`], which tries again where that makes sense.
+//! [`Origins`]: chooses the [`Origin`] of each [`Source`], and tries again if that makes sense.
 //!
-//! Getting an answer is retried. A body that breaks in the middle is its reader's to continue, by range and
-//! with the version it has.
+//! Only requests for an answer are repeated. If a body breaks off, its reader continues it, by range and with the version that it has.
 
 use async_trait::async_trait;
 use darter_core::source::Credentials;
@@ -45,20 +44,20 @@ impl Origins {
         self
     }
 
-    /// These origins, with another patience.
+    /// These origins, with another policy for retries.
     #[must_use]
     pub const fn with_retries(mut self, policy: RetryPolicy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// These origins, asked once: for callers that know that others have just been patient for nothing.
+    /// These origins, without retries: for callers that know that others have just retried in vain.
     #[must_use]
     pub fn once(&self) -> Self {
         self.clone().with_retries(RetryPolicy::never())
     }
 
-    /// These origins, asked for a requester: what may be reached differs.
+    /// These origins, asked for `requester`, on which it depends which addresses may be reached.
     #[must_use]
     pub fn for_requester(&self, requester: Requester) -> Self {
         let mut origins = self.clone();
@@ -67,7 +66,7 @@ impl Origins {
         origins
     }
 
-    /// Which of them are being waited for.
+    /// The origins that are being waited for.
     pub fn pauses(&self) -> Pauses {
         self.pauses.clone()
     }

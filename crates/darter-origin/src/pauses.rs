@@ -1,6 +1,6 @@
-//! Which origins are being waited for, what they said, and when they are asked again: for people who wonder.
+//! The origins that are being waited for: what they answered, and when they are asked again. People are shown this.
 //!
-//! A retry that pauses notes it, and the note is gone when the pause is over. Cheap to clone: all clones are one table.
+//! A retry notes its pause, and removes the note when the pause is over. Cheap to clone: all clones are the same table.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ struct Noted {
     until: Instant,
 }
 
-/// A pause that lasts.
+/// A note, which is removed when this is dropped.
 #[derive(Debug)]
 pub struct Pausing {
     pauses: Pauses,
@@ -37,7 +37,7 @@ pub struct Pause {
 }
 
 impl Pauses {
-    /// Notes that a source is asked again after `pause`, until the guard is dropped. Of several the last one counts.
+    /// Notes that a source is asked again after `pause`, until the result is dropped. If there are several notes of a source, the last one counts.
     pub fn begin(&self, source: &Source, reason: impl Into<String>, pause: Duration) -> Pausing {
         // A pause that is too long for the clock is as good as a day.
         let until = Instant::now() + pause.min(Duration::from_secs(24 * 3600));

@@ -1,23 +1,22 @@
-//! OCI registries: the pull side of the distribution specification, whose words `darter-oci` knows.
+//! OCI registries: the client's side of pulls by the distribution specification, whose terms `darter-oci` has.
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | `upstreams` | [`Upstreams`]: from a registry's name to its base address |
-//! | `client` | [`RegistryClient`]: requests, with the token dance when no caller does it |
-//! | `answer` | [`Answer`]: what a registry answered |
-//! | `beyond` | challenges of another registry, to which a redirect led |
-//! | `token` | tokens: getting them, keeping them until they expire |
-//! | `encoding` | answers with a `Content-Encoding` that nobody asked for |
-//! | `config` | what is told of registries: [`RegistryConfig`], [`Login`] |
-//! | `login` | which login a registry is asked with: configured, or of Docker's `config.json` and its helpers |
-//! | `probe` | HEAD where it works, GET where it does not |
-//! | `proof` | showing another agent that one has the same login |
+//! | `upstreams` | [`Upstreams`]: the base address of a registry's name |
+//! | `client` | [`RegistryClient`]: requests, and tokens for callers that do not get them themselves |
+//! | `answer` | [`Answer`]: a registry's answer |
+//! | `beyond` | challenges of another registry to which a redirect led |
+//! | `token` | gets tokens, and keeps them until they expire |
+//! | `encoding` | answers with a `Content-Encoding` that was not requested |
+//! | `config` | settings of registries: [`RegistryConfig`], [`Login`] |
+//! | `login` | the login for a registry: configured, or from Docker's `config.json` and its helpers |
+//! | `probe` | HEAD if it works, otherwise GET |
+//! | `proof` | proves to another agent that this one has the same login |
 //! | `origin` | [`RegistryOrigin`]: blobs as an [`Origin`](crate::Origin) |
 //!
-//! Credentials: a caller's own `Authorization` is passed on as it is, and a rejection goes back to the caller,
-//! whose engine knows the token dance; for a caller's user and password the client dances on their behalf. Only a
-//! request without any may use the configured login, or an anonymous token. Tokens of one login never serve another,
-//! and a token that a caller brings never enters the cache.
+//! Credentials: a caller's own `Authorization` is passed on unchanged, and a rejection is passed back to the caller, whose engine then gets a token; for a caller's user and password the client gets the token.
+//! Only a request without credentials may use the configured login, or an anonymous token. Tokens of one login are never used for another, and a token that a caller brings is not
+//! cached.
 
 mod answer;
 mod beyond;

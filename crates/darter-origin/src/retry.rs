@@ -1,8 +1,6 @@
-//! Trying again: capped exponential backoff with jitter for as long as the patience lasts, and the origin's own
-//! `Retry-After` where it gives one.
+//! Retries: exponential backoff with jitter and a maximum pause, within a time limit, and with respect for the origin's `Retry-After`.
 //!
-//! Only what may succeed later is tried again. An origin that asks for more time than is left gets no further request:
-//! the error goes to the caller at once.
+//! Only errors that may be temporary are retried. If an origin asks for a longer pause than there is time left, the error is returned at once.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -12,21 +10,21 @@ use tokio::time::Instant;
 
 use crate::error::{ErrorKind, OriginError};
 
-/// How long an unknown host name is asked for. A name server that fails says so, and is given the whole patience.
+/// For how long a host name that does not exist is retried. If a name server fails, that is another error, which is retried for the whole patience.
 const UNKNOWN_NAME_TIMEOUT: Duration = Duration::from_secs(5);
-/// A failure that lasts longer than this is told in the log, since somebody may be waiting and wonder.
+/// A failure that lasts longer than this is logged, since somebody may be waiting.
 const QUIET: Duration = Duration::from_secs(2);
-/// Longest time added to what an origin asks for, so that a fleet that was told the same does not come back at once.
+/// The maximum time that is added to a pause that an origin asks for, so that not all agents of a fleet come back at the same moment.
 const MAX_ADDED: Duration = Duration::from_secs(1);
 
-/// How long and how often to try again.
+/// For how long and how often to retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// From the first attempt (or the last progress) until nothing is tried any more; at least one attempt is made.
+    /// For how long after the first attempt (or the last progress) there are further attempts. There is always one attempt.
     pub patience: Duration,
-    /// Longest pause before the second attempt; doubles with each further one.
+    /// The maximum pause before the second attempt; it doubles with each further attempt.
     pub first_pause: Duration,
-    /// No pause is longer than this, unless the origin asks for it.
+    /// The maximum of all pauses, unless the origin asks for a longer one.
     pub max_pause: Duration,
 }
 
@@ -37,12 +35,12 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Tries for this long.
+    /// Retries for this long.
     pub const fn patient(patience: Duration) -> Self {
         Self { patience, first_pause: Duration::from_millis(200), max_pause: Duration::from_secs(10) }
     }
 
-    /// One attempt, no more.
+    /// No retries.
     pub const fn never() -> Self {
         Self { patience: Duration::ZERO, first_pause: Duration::ZERO, max_pause: Duration::ZERO }
     }
@@ -72,7 +70,7 @@ impl RetryPolicy {
 /// Runs `attempt` until it succeeds, fails for good, or the policy gives up.
 ///
 /// # Errors
-/// The last attempt's.
+/// Those of the last attempt.
 pub async fn retry<T, F>(policy: RetryPolicy, attempt: impl FnMut() -> F) -> Result<T, OriginError>
 where
     F: Future<Output = Result<T, OriginError>>,
@@ -80,7 +78,7 @@ where
     retry_noting(policy, attempt, |_, _| ()).await
 }
 
-/// Runs `attempt` as [`retry`] does; what `note` gives back is kept during each pause.
+/// Runs `attempt` as [`retry`] does. `note` is called before each pause, and its result is dropped after the pause.
 pub(crate) async fn retry_noting<T, F, N>(
     policy: RetryPolicy,
     mut attempt: impl FnMut() -> F,
@@ -109,12 +107,12 @@ where
     }
 }
 
-/// A number nobody else drew: the standard library's per-process random keys, hashed. Not for secrets.
+/// A random number, from the random keys of the standard library's hash maps. Not for secrets.
 pub(crate) fn random_u64() -> u64 {
     RandomState::new().hash_one(())
 }
 
-/// Uniform in 0..1.
+/// A random number in 0..1, uniformly distributed.
 fn random_fraction() -> f64 {
     (random_u64() >> 11) as f64 / (1_u64 << 53) as f64
 }

@@ -1,7 +1,7 @@
-//! Reads the files that a configuration names: the configuration itself, secrets, certificates and authorities.
+//! Reads the files that a configuration names: the configuration itself, secrets, certificates and certificate authorities.
 //!
-//! Only plain files are read. A pipe, a socket or a terminal may give nothing for ever, and a device may have no end: an agent that is
-//! started or told to reload would wait for it. `/dev/null` is a file that is empty.
+//! Only regular files are read. A pipe, a socket or a terminal may never send anything, and a device may have no end: an agent that starts or reloads its configuration would wait for it. `/dev/null` counts as
+//! an empty file.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
@@ -10,13 +10,13 @@ use std::path::Path;
 
 use rustix::fs::{OFlags, major, minor};
 
-/// Nothing that is configured is larger.
+/// The maximum size of such a file, in bytes.
 const MAX_LENGTH: u64 = 16 << 20;
 
-/// The bytes of a file that a configuration names. Blocking, but for no longer than the disk takes.
+/// The bytes of a file that a configuration names. Blocking, but only as long as the disk takes.
 ///
 /// # Errors
-/// When it can't be read, or is no plain file, which the error says.
+/// It can't be read, or is not a regular file, which the error says.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     // Before it is opened, since that alone does something to some devices.
     check(&std::fs::metadata(path)?)?;
@@ -35,7 +35,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 /// The text of a file that a configuration names.
 ///
 /// # Errors
-/// As [`read`], and when it is not UTF-8.
+/// As of [`read`], and if it is not UTF-8.
 pub fn read_text(path: &Path) -> io::Result<String> {
     String::from_utf8(read(path)?).map_err(|_| unfit("it is not text in UTF-8"))
 }

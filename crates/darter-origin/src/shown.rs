@@ -1,5 +1,5 @@
-//! Headers of an answer besides its validators: where redirects led, how old it is, and for whom it is meant (RFC 9111,
-//! section 5.2.2; RFC 9110, section 12.5.5). The consequences are decided in [`darter_core::sharing`].
+//! Headers of an answer other than its validators: where redirects led, how old the content is, and for whom it is meant (RFC 9111, section 5.2.2; RFC 9110, section 12.5.5).
+//! [`darter_core::sharing`] decides what follows from them.
 
 use darter_core::Shown;
 use darter_core::sharing::{Address, Reach};
@@ -8,8 +8,8 @@ use http::header::{CACHE_CONTROL, DATE, LAST_MODIFIED, SET_COOKIE, VARY};
 use http::{HeaderMap, HeaderName};
 use url::Url;
 
-/// The description of an answer from `url`, the last of all redirects, to a caller with these credentials. The query
-/// parameters `signed` sign addresses, besides those of the usual object stores.
+/// Describes an answer to a caller with these credentials from `url`, to which the last redirect led. The query
+/// parameters `signed` sign addresses, in addition to those of the usual object stores.
 pub(crate) fn shown(url: &Url, signed: &[String], headers: &HeaderMap, credentials: &Credentials) -> Shown {
     Shown { address: Some(Address::of_signed(url, signed)), age: age(headers), reach: reach(headers, credentials) }
 }
@@ -34,7 +34,7 @@ fn reach(headers: &HeaderMap, credentials: &Credentials) -> Reach {
     if says("private") || varies || headers.contains_key(SET_COOKIE) { Reach::SameCredentials } else { Reach::Anyone }
 }
 
-/// The members of a list header, in lower case.
+/// The elements of a header with a list, in lower case.
 fn list(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
     let values =
         headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase());

@@ -1,7 +1,7 @@
-//! Telling two states of a resource apart by what origins say of them (RFC 9110, sections 8.8 and 13).
+//! Distinguishes versions of a resource by what origins say of them (RFC 9110, sections 8.8 and 13).
 //!
-//! Two answers are of one state if nothing that both of them say differs. That is less than the RFC lets a strong entity
-//! tag vouch for; but tags are made of a file's size alone (`FileETag Size`), of its inode, or never change.
+//! Two answers are of one version if nothing that both of them say differs. By the RFC, a strong entity tag alone would be enough; but some servers make tags of the file's size only (`FileETag Size`) or of its
+//! inode, or never change them.
 
 use std::time::UNIX_EPOCH;
 
@@ -12,11 +12,11 @@ use http::header::{ETAG, HeaderValue, LAST_MODIFIED};
 use crate::error::{ErrorKind, OriginError};
 use crate::retry::random_u64;
 
-/// No file that the web serves is older than the web. An earlier date is one that was put in the place of all dates: 1970,
-/// 1 January (Nix and OSTree stores, reproducible builds) or 1980 (zip and jar files); in seconds since 1970.
+/// The earliest date that is used, in seconds since 1970: no file on the web is older than the web. An earlier date is a placeholder: 1 January
+/// 1970 (Nix and OSTree stores, reproducible builds) or 1980 (zip and jar files).
 const FIRST_DATE: u64 = 631_152_000;
 
-/// The version that response headers tell of. Without a validator it is unlike every other one.
+/// The version that the headers of a response describe. A version without validators is not the same as any other.
 pub(crate) fn version_of(headers: &HeaderMap, length: Option<u64>) -> Version {
     let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
     let date = headers.get(LAST_MODIFIED).and_then(text);
@@ -33,7 +33,7 @@ pub(crate) fn version_of(headers: &HeaderMap, length: Option<u64>) -> Version {
     Version { nonce, ..version }
 }
 
-/// True if an entity tag has anything in it.
+/// True if an entity tag is not empty.
 fn says_something(etag: &str) -> bool {
     !matches!(opaque(etag.trim()), "" | "\"\"")
 }
@@ -44,7 +44,7 @@ fn seconds_of(date: &str) -> Option<u64> {
     Some(parsed.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
-/// True if nothing tells the two apart. Says little when they have no validator in common.
+/// True if no validator that both versions have differs. They may have none in common.
 pub(crate) fn no_difference(one: &Version, other: &Version) -> bool {
     if let (Some(a), Some(b)) = (one.length, other.length)
         && a != b
@@ -56,26 +56,26 @@ pub(crate) fn no_difference(one: &Version, other: &Version) -> bool {
     tags.is_none_or(|(a, b)| opaque(a) == opaque(b)) && dates.is_none_or(|(a, b)| a == b)
 }
 
-/// True if `current` is the version that was known, as far as the origin's word goes.
+/// True if `current` is the known version, according to the origin.
 pub(crate) fn surely_same(known: &Version, current: &Version) -> bool {
     let comparable = (known.etag.is_some() && current.etag.is_some())
         || (known.last_modified.is_some() && current.last_modified.is_some());
     comparable && no_difference(known, current)
 }
 
-/// True if bytes of the one may stand beside bytes of the other: that takes a strong entity tag or, since many origins
-/// have nothing better, a modification date. A weak tag vouches for the meaning, not for the bytes.
+/// True if bytes of both may be combined. That requires a strong entity tag or, since many origins
+/// have nothing better, a modification date: versions with the same weak tag have the same meaning, but maybe other bytes.
 fn byte_for_byte(one: &Version, other: &Version) -> bool {
     let strong = |version: &Version| version.etag.as_deref().is_some_and(|etag| !etag.starts_with("W/"));
     let dated = one.last_modified.is_some() && one.last_modified == other.last_modified;
     no_difference(one, other) && ((strong(one) && strong(other)) || dated)
 }
 
-/// The version that a reading from byte `start` has: the expected one where there is one and nothing speaks against it.
+/// The version of an answer from byte `start` on: the expected one, if there is one and no validator contradicts it.
 ///
 /// # Errors
-/// [`ErrorKind::Changed`]; also when bytes from the middle can't be shown to belong to the expected version, unless
-/// the whole is `sealed` by a digest that is checked in the end anyway.
+/// [`ErrorKind::Changed`]; also if `start` is not zero and nothing shows that the bytes belong to the expected version, unless
+/// the whole is `sealed` by a digest, which is checked in the end anyway.
 pub(crate) fn settle(
     expect: Option<&Version>,
     current: Version,

@@ -1,12 +1,10 @@
 //! `http` and `https` addresses as an [`Origin`].
 //!
-//! `stat` asks by HEAD. Servers refuse HEAD in every way there is where they answer GET, so whenever it says anything but
-//! yes, or nothing for a while, a GET of the first byte decides; where that fails, too, reading it does. The question is "is it the same?", never "is it newer?":
-//! an origin may go back to an older file. So a date is compared here and never sent as a condition, and a 304 counts
+//! `stat` asks with HEAD. Servers that answer GET may refuse HEAD with various statuses, so a GET of the first byte decides if HEAD does not succeed, or is not answered for a while; if that fails, too, reading
+//! the resource decides. The question is "is it the same?", never "is it newer?", since an origin may go back to an older file. So a date is compared here and never sent as a condition, and a 304 counts
 //! only for the entity tag that it names.
 //!
-//! `read` asks with `If-Range`, so that a changed resource comes whole with its new validators rather than as a part of
-//! something else; validators are compared either way.
+//! `read` sends `If-Range`, so that a changed resource comes completely, with its new validators, and not as a part of something else. The validators are compared in any case.
 
 use std::fmt;
 use std::time::Duration;
@@ -29,7 +27,7 @@ use crate::origin::{Origin, Reading, Stat};
 use crate::shown::shown as shown_of;
 use crate::validators::{opaque, settle, surely_same, version_of};
 
-/// How long HEAD may take before GET is asked instead.
+/// How long HEAD may take before GET is tried.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a GET of one byte may take. Some servers never answer a range, and yet send the whole.
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(7);
@@ -47,7 +45,7 @@ impl HttpOrigin {
         Self { client, requester: Requester::Here }
     }
 
-    /// Reads for somebody else.
+    /// Sets for whom it reads.
     pub(crate) const fn set_requester(&mut self, requester: Requester) {
         self.requester = requester;
     }
@@ -81,7 +79,7 @@ impl HttpOrigin {
 }
 
 impl HttpOrigin {
-    /// An answer that tells of a resource without sending it.
+    /// An answer with the headers of the resource; its body is not read.
     async fn describe(
         &self,
         source: &Source,
@@ -100,7 +98,7 @@ impl HttpOrigin {
         })
     }
 
-    /// The answer to a HEAD, if it comes in time and is a success; 304 only for the entity tag asked about.
+    /// The answer to a HEAD, if it comes in time and is a success; a 304 counts only for the entity tag in the request.
     async fn head(&self, source: &Source, credentials: &Credentials, etag: Option<&str>) -> Option<reqwest::Response> {
         let mut headers = HeaderMap::new();
         put(&mut headers, IF_NONE_MATCH, etag);
@@ -201,7 +199,7 @@ impl Origin for HttpOrigin {
     }
 }
 
-/// A header as text: UTF-8, as servers write it today, else the letters of Latin-1, as HTTP meant them (RFC 6266).
+/// A header as text: UTF-8, as servers send it today, otherwise Latin-1, as HTTP once specified (RFC 6266).
 fn text_of(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) => text.to_owned(),
@@ -209,21 +207,21 @@ fn text_of(bytes: &[u8]) -> String {
     }
 }
 
-/// Which bytes an answer carries.
+/// Which bytes of the resource an answer has.
 pub(crate) struct AnswerPart {
-    /// Offset of the first.
+    /// The offset of the first byte.
     pub(crate) start: u64,
-    /// How many, if told.
+    /// How many bytes, if the answer says it.
     pub(crate) bytes: Option<u64>,
-    /// Length of the whole resource, if told.
+    /// The length of the whole resource in bytes, if the answer says it.
     pub(crate) length: Option<u64>,
 }
 
 impl AnswerPart {
-    /// The part of the resource that an answer to a GET for `range` carries.
+    /// The part of the resource that an answer to a GET for `range` has.
     ///
     /// # Errors
-    /// The error that the status stands for, or [`ErrorKind::Protocol`] when the answer is not to this question.
+    /// The error for the status, or [`ErrorKind::Protocol`] if the answer does not fit the request.
     pub(crate) fn of(
         status: StatusCode,
         headers: &HeaderMap,
@@ -267,14 +265,14 @@ impl AnswerPart {
     }
 }
 
-/// True if an answer of this status carries the whole of a resource: 200, what a proxy has changed on its way (203), and what nobody asked
-/// for and yet comes with content, as curl and browsers have it.
+/// True if an answer with this status has the whole resource: 200, 203 (a proxy changed it), and other unexpected statuses of success with
+/// content, which curl and browsers accept, too.
 fn is_whole(status: StatusCode) -> bool {
     let others = [StatusCode::ACCEPTED, StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::PARTIAL_CONTENT];
     status.is_success() && !others.contains(&status)
 }
 
-/// Adds a `Range` header; none for a range that can only mean the whole.
+/// Adds a `Range` header, unless the range can only mean the whole.
 pub(crate) fn ask_for_range(headers: &mut HeaderMap, range: Option<ByteRange>) {
     let Some(range) = range.filter(|range| !range.is_empty()) else { return };
     if range.start() == 0 && range.end() == u64::MAX {
@@ -287,8 +285,8 @@ pub(crate) fn ask_for_range(headers: &mut HeaderMap, range: Option<ByteRange>) {
     put(headers, RANGE, Some(&text));
 }
 
-/// `Content-Length`; read from the headers because an answer to HEAD has a length and no body. Beside
-/// `Transfer-Encoding: chunked` it counts for nothing (RFC 9112, section 6.3).
+/// `Content-Length`, from the headers, since an answer to HEAD has a length but no body. Together with
+/// `Transfer-Encoding: chunked` it is ignored (RFC 9112, section 6.3).
 pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
     let is_chunked = |value: &HeaderValue| value.as_bytes().to_ascii_lowercase().ends_with(b"chunked");
     if headers.get_all(TRANSFER_ENCODING).iter().any(is_chunked) {
@@ -302,7 +300,7 @@ pub(crate) fn serves_ranges(headers: &HeaderMap) -> bool {
     headers.get(ACCEPT_RANGES).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"bytes"))
 }
 
-/// `Content-Range: bytes 0-9/100`: the range and the whole length.
+/// The range and the whole length in `Content-Range: bytes 0-9/100`.
 fn content_range(headers: &HeaderMap) -> Option<(ByteRange, Option<u64>)> {
     let text = headers.get(CONTENT_RANGE)?.to_str().ok()?.trim();
     let (unit, text) = text.split_at_checked("bytes".len())?;
@@ -318,13 +316,13 @@ fn content_range(headers: &HeaderMap) -> Option<(ByteRange, Option<u64>)> {
     Some((ByteRange::new(first, end), length.trim().parse().ok()))
 }
 
-/// True if a 206 says of no part that it is that: neither of one nor of several (`multipart/byteranges`).
+/// True if a 206 does not say which part it has: neither one nor several (`multipart/byteranges`).
 fn names_no_part(headers: &HeaderMap) -> bool {
     let several = headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"multipart/"));
     !headers.contains_key(CONTENT_RANGE) && !several
 }
 
-/// The whole length that `Content-Range` tells, also in the form `bytes */100` of a 416.
+/// The whole length in `Content-Range`, also in the form `bytes */100` of a 416.
 fn whole_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_RANGE)?.to_str().ok()?.rsplit_once('/')?.1.trim().parse().ok()
 }

@@ -142,7 +142,7 @@ pub struct Usage {
 /// if their name is needed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SetAside {
-    /// How many blobs have such files.
+    /// The blobs with such files.
     pub blobs: Vec<BlobId>,
     /// True if the index of last uses and sources is such a file.
     pub index: bool,

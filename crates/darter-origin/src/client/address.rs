@@ -1,9 +1,9 @@
-//! Addresses as messages and settings have them.
+//! Addresses as they appear in messages and settings.
 
 use darter_core::signature;
 use url::Url;
 
-/// An address without its password and what signs it, for messages.
+/// An address without its password and its signature, for messages.
 pub(crate) fn shown(url: &Url) -> String {
     let mut bare = url.clone();
     signature::take(&mut bare, &[]);
@@ -13,8 +13,8 @@ pub(crate) fn shown(url: &Url) -> String {
     bare.to_string()
 }
 
-/// An address without its query, its password and what signs it, for what is only passed on the way: any part of a query may be a
-/// signature, of whichever store.
+/// An address without its query, password and signature, for addresses to which a redirect led: any part of their query may be a
+/// signature of some store.
 pub(super) fn place(url: &Url) -> String {
     let mut bare = url.clone();
     bare.set_query(None);

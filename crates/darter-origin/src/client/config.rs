@@ -1,4 +1,4 @@
-//! Settings of an HTTP client: for all servers, and for one.
+//! The settings of an HTTP client: for all servers, and for single ones.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,29 +9,29 @@ use url::Url;
 
 use crate::client::location::same_server;
 
-/// Options of an [`HttpClient`](crate::HttpClient).
+/// The settings of an [`HttpClient`](crate::HttpClient).
 #[derive(Clone, Debug)]
 pub struct HttpConfig {
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,
     /// How long the first byte of an answer may take.
     pub first_byte_timeout: Duration,
-    /// How long nothing may arrive within a body.
+    /// How long the next bytes of a body may take.
     pub stall_timeout: Duration,
-    /// After this long without a frame an HTTP/2 connection is asked whether it lives, and has as long to answer. All
-    /// requests to a server share it: one that a firewall forgot would be waited for by each of them.
+    /// After this long without a frame, an HTTP/2 connection is checked with a ping, which has to be answered within the same time. All
+    /// requests to a server share a connection, so all would wait for one that a firewall has forgotten.
     pub ping_timeout: Duration,
-    /// PEM file of certificate authorities to trust besides the system's.
+    /// A PEM file of certificate authorities to trust in addition to the system's.
     pub extra_ca: Option<PathBuf>,
-    /// Settings of servers by their hosts (`registry.lab`) or authorities (`10.0.0.1:5000`).
+    /// The settings of single servers, by host (`registry.lab`) or by host and port (`10.0.0.1:5000`).
     pub servers: BTreeMap<String, ServerConfig>,
-    /// Addresses of servers that are configured, with settings or without: these may be anywhere.
+    /// The addresses of configured servers, with or without settings: these may be anywhere.
     pub configured: Vec<Url>,
-    /// True to honour `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
+    /// True to use `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
     pub proxy_from_environment: bool,
-    /// Idle connections kept for each host.
+    /// Most idle connections to each host.
     pub idle_per_host: usize,
-    /// Query parameters that sign addresses, besides those of the usual object stores; in lower case.
+    /// Query parameters that sign addresses, in addition to those of the usual object stores, in lower case.
     pub signed_parameters: Vec<String>,
 }
 
@@ -53,35 +53,35 @@ impl Default for HttpConfig {
     }
 }
 
-/// Settings for one server, where they differ from those for all.
+/// The settings of one server, as far as they differ from those of all servers.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct ServerConfig {
-    /// Addresses with whose scheme, host and port the headers and the certificate are shown: no other port of the host
-    /// gets them, and nobody in the clear who was meant to by TLS.
+    /// The addresses to which the headers and the certificate are shown. Scheme, host and port have to match: no other port of the host
+    /// gets them, and they are not sent in the clear if the address is an `https` one.
     pub urls: Vec<Url>,
-    /// PEM file of certificate authorities to trust besides the system's and those for all.
+    /// A PEM file of certificate authorities to trust in addition to the system's and those for all servers.
     pub ca: Option<PathBuf>,
-    /// PEM file of the certificate to show at the `urls`, with its chain.
+    /// A PEM file with the client certificate that is shown to the `urls`, and its chain.
     pub client_cert: Option<PathBuf>,
-    /// PEM file of its private key; without, the key is in the certificate's file.
+    /// A PEM file with its private key; `None` if the key is in the certificate's file.
     pub client_key: Option<PathBuf>,
-    /// True to leave the server's certificate unchecked.
+    /// True to accept any certificate of the server.
     pub skip_verify: bool,
     /// How long a connection may take to be made.
     pub connect_timeout: Option<Duration>,
     /// How long the first byte of an answer may take.
     pub first_byte_timeout: Option<Duration>,
-    /// Headers for each request to one of the `urls`, unless a request has its own.
+    /// Headers for each request to one of the `urls`, unless the request has such a header itself.
     pub headers: Vec<(String, String)>,
-    /// The proxy to this server, instead of the environment's.
+    /// The proxy to this server, instead of the one of the environment.
     pub proxy: Option<Url>,
 }
 
 impl ServerConfig {
-    /// Takes in settings for the same server.
+    /// Adds other settings for the same server.
     ///
     /// # Errors
-    /// The name of one that both have, with other values.
+    /// The name of a setting that both have, with different values.
     pub fn merge(&mut self, other: &Self) -> Result<(), String> {
         fn one<T: Clone + PartialEq>(name: &str, own: &mut Option<T>, other: &Option<T>) -> Result<(), String> {
             match (&own, other) {
@@ -122,7 +122,7 @@ impl ServerConfig {
     }
 }
 
-/// Prints the headers' names alone: values may be secret.
+/// Prints only the names of headers, since values may be secret.
 impl fmt::Debug for ServerConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerConfig")

@@ -1,4 +1,4 @@
-//! From what the HTTP stack reports, and from statuses, to an [`OriginError`] that says what to do next.
+//! Makes an [`OriginError`], which says what to do next, of an error of the HTTP stack or of an HTTP status.
 
 use std::error::Error as StdError;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::client::address::{authority, place};
 use crate::client::reach::{self, OutOfReach, Reach};
 use crate::error::{ErrorKind, OriginError, status_text};
 
-/// A server that was waited for no longer than this is not to blame.
+/// A server that had no more time than this to answer is not blamed.
 const MIN_BLAMED_WAIT: Duration = Duration::from_millis(200);
 
-/// Why no answer came. `proxy` is the proxy that was to give it, if there is one.
+/// The error if no answer came. `proxy` is the proxy through which the request was sent, if there is one.
 pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>, reach: Reach) -> OriginError {
     if found(&error, |cause| cause.is::<OutOfReach>()) {
         return reach::refusal(reach, url).caused_by(error.without_url());
@@ -75,13 +75,13 @@ pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>, 
     if unconnected { failure.without_connection() } else { failure }
 }
 
-/// True if nobody knows the name of the host that a connection is made to. Resolvers that could not be reached say something else
+/// True if the host's name does not exist. A resolver that can't be reached reports something else
 /// ("temporary failure").
 fn is_unknown_name(error: &reqwest::Error) -> bool {
     error.is_dns() && (says(error, "not known") || says(error, "No address associated"))
 }
 
-/// The proxy is of a kind that is not spoken.
+/// The error for a kind of proxy that is not supported.
 pub(super) fn unspoken_proxy(url: &Url, proxy: &str) -> OriginError {
     let host = authority(url);
     let text = format!(
@@ -91,7 +91,7 @@ pub(super) fn unspoken_proxy(url: &Url, proxy: &str) -> OriginError {
     OriginError::new(ErrorKind::Proxy, text)
 }
 
-/// The first byte took too long.
+/// The error if the first byte did not come in time.
 pub(super) fn no_first_byte(url: &Url, proxy: Option<&str>, limit: Duration) -> OriginError {
     let text = format!(
         "{} accepted the request{} and did not answer for {} s (--origin-timeout): try later, or give it more time",
@@ -102,7 +102,7 @@ pub(super) fn no_first_byte(url: &Url, proxy: Option<&str>, limit: Duration) -> 
     OriginError::new(ErrorKind::Timeout, text)
 }
 
-/// The asker can't wait any longer; `who` is asked.
+/// The error if the caller can't wait any longer for an answer of `who`.
 pub(crate) fn no_answer_in(waited: Duration, who: &str) -> OriginError {
     let seconds = (waited.as_secs_f64() * 10.0).round() / 10.0;
     let text = match waited < MIN_BLAMED_WAIT {
@@ -114,7 +114,7 @@ pub(crate) fn no_answer_in(waited: Duration, who: &str) -> OriginError {
     OriginError::new(ErrorKind::Timeout, text)
 }
 
-/// A proxy wants a login.
+/// The error if a proxy requires a login.
 pub(super) fn proxy_login(url: &Url, proxy: Option<&str>) -> OriginError {
     let (proxy, host) = (proxy.unwrap_or("on the way"), authority(url));
     let text = format!(
@@ -124,12 +124,12 @@ pub(super) fn proxy_login(url: &Url, proxy: Option<&str>) -> OriginError {
     OriginError::new(ErrorKind::Status(407), text)
 }
 
-/// Names the proxy that stands between.
+/// Names the proxy between this agent and the server.
 fn by(proxy: Option<&str>) -> String {
     proxy.map(|proxy| format!(" by way of the proxy {proxy}")).unwrap_or_default()
 }
 
-/// The other reason for which a TLS connection may fail, for a message.
+/// The other possible reason why a TLS connection failed, for a message.
 fn or_not_tls(host: &str) -> String {
     format!("if it does not speak TLS, write http:// in its address; for a registry without TLS, --plain-http {host}")
 }
@@ -138,7 +138,7 @@ fn not_tls_text(host: &str) -> String {
     format!("{host} does not speak TLS: write http:// in its address; for a registry without TLS, --plain-http {host}")
 }
 
-/// Why a body ended before its end.
+/// The error for a body that ended too early.
 pub(crate) fn of_body(error: reqwest::Error, what: &str) -> OriginError {
     let (kind, text) = if error.is_timeout() {
         (ErrorKind::Timeout, format!("{what} stopped in the middle: nothing came for too long"))
@@ -148,7 +148,7 @@ pub(crate) fn of_body(error: reqwest::Error, what: &str) -> OriginError {
     OriginError::new(kind, text).caused_by(error.without_url())
 }
 
-/// The error that a status stands for that is not a success.
+/// The error for a status that is not a success.
 pub fn of_status(status: StatusCode, headers: &HeaderMap, what: &str) -> OriginError {
     let named = status_text(status);
     let (kind, text) = match status {
@@ -193,7 +193,7 @@ pub fn of_status(status: StatusCode, headers: &HeaderMap, what: &str) -> OriginE
     OriginError::new(kind, text).asking_to_wait(retry_after(headers))
 }
 
-/// A proxy's own word on an error that it answered with itself (RFC 9209; Squid has a header of its own).
+/// What a proxy says of an error that it answered itself (RFC 9209; Squid has a header of its own).
 fn said_by_proxy(headers: &HeaderMap) -> Option<String> {
     let said = headers.get("proxy-status").or_else(|| headers.get("x-squid-error"))?;
     Some(said.to_str().ok()?.chars().take(200).collect())
@@ -204,8 +204,8 @@ fn challenges(headers: &HeaderMap) -> Vec<String> {
     values.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
 }
 
-/// The pause that `Retry-After` asks for: seconds, or a date, which is taken relative to the answer's own `Date` so
-/// that no clock of ours has to agree with theirs, unless it has none.
+/// The pause that `Retry-After` asks for, in seconds or as a date. A date is compared with the answer's own `Date`, if it has one, so
+/// that the clocks of both hosts need not agree.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -223,7 +223,7 @@ fn tls_failed(error: &reqwest::Error) -> bool {
     found(error, |cause| cause.is::<rustls::Error>())
 }
 
-/// Why the peer would not go on with the handshake, if it says so.
+/// The peer's reason for ending the TLS handshake, if it sent one.
 fn refused_handshake(error: &reqwest::Error) -> Option<String> {
     let mut said = None;
     found(error, |cause| {
@@ -235,7 +235,7 @@ fn refused_handshake(error: &reqwest::Error) -> Option<String> {
     said
 }
 
-/// Advice about a certificate that is not accepted.
+/// Advice about a certificate that was not accepted.
 fn certificate_advice(error: &reqwest::Error) -> &'static str {
     use rustls::CertificateError as Wrong;
     let mut advice = "check its certificate, or name its authority with --origin-ca FILE";
@@ -265,7 +265,7 @@ fn certificate_advice(error: &reqwest::Error) -> &'static str {
     advice
 }
 
-/// True if the peer answered a TLS greeting with something else, as a plain HTTP server does.
+/// True if the peer did not answer the TLS handshake with TLS, like a plain HTTP server.
 fn not_tls(error: &reqwest::Error) -> bool {
     found(error, |cause| {
         let wrong = cause.downcast_ref::<rustls::Error>();
@@ -273,7 +273,7 @@ fn not_tls(error: &reqwest::Error) -> bool {
     })
 }
 
-/// True if the peer ended a connection that was made during the TLS handshake, and said nothing.
+/// True if the peer closed the connection during the TLS handshake without an alert.
 fn hung_up(error: &reqwest::Error) -> bool {
     let is_end = |cause: &(dyn StdError + 'static)| {
         use std::io::ErrorKind as Io;
@@ -283,13 +283,13 @@ fn hung_up(error: &reqwest::Error) -> bool {
     says(error, "tls handshake eof") || found(error, is_end)
 }
 
-/// True if the server wants the request by HTTP/1.1 (RFC 9113, `HTTP_1_1_REQUIRED`): some want client certificates, or
-/// logins of whole connections, at some paths only.
+/// True if the server requires HTTP/1.1 for the request (RFC 9113, `HTTP_1_1_REQUIRED`), as some do for paths with client certificates or
+/// with logins that are valid for a connection.
 pub(super) fn wants_http1(error: &reqwest::Error) -> bool {
     says(error, "endpoint requires HTTP/1.1")
 }
 
-/// True if a connection that was made broke before an answer, rather than that the answer was wrong. A connection that is silently dead has, too.
+/// True if an existing connection broke before an answer came. This includes a connection that died silently, but no wrong answer.
 pub(super) fn broke_off(error: &reqwest::Error) -> bool {
     let made = !error.is_connect() && !error.is_builder();
     made && found(error, |cause| {
@@ -297,12 +297,12 @@ pub(super) fn broke_off(error: &reqwest::Error) -> bool {
     })
 }
 
-/// True if a cause of `error` says `text`.
+/// True if the message of one of `error`'s causes contains `text`.
 fn says(error: &reqwest::Error, text: &str) -> bool {
     found(error, |cause| cause.to_string().contains(text))
 }
 
-/// True if `is_it` holds for a cause of `error`, or for one that a cause carries inside an I/O error.
+/// True if `is_it` is true for a cause of `error`, or for the inner error of a cause that is an I/O error.
 fn found(error: &reqwest::Error, mut is_it: impl FnMut(&(dyn StdError + 'static)) -> bool) -> bool {
     let mut cause = error.source();
     while let Some(this) = cause {

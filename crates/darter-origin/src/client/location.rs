@@ -1,4 +1,4 @@
-//! Redirects: their targets, and which headers may go there.
+//! Redirects: where they lead, and which headers may be sent there.
 
 use http::header::LOCATION;
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -8,16 +8,16 @@ use url::Url;
 use crate::client::address::place;
 use crate::error::{ErrorKind, OriginError};
 
-/// Bytes that stay as they are: all of ASCII that is visible. The rest is what [`Url`] can't be given.
+/// The ASCII characters that are escaped before [`Url`] parses an address. Bytes outside ASCII are always escaped.
 const NOT_ASCII: &AsciiSet = CONTROLS;
 
-/// The address that a response redirects to; `None` if it does not redirect.
+/// The address to which a response redirects; `None` if it is not a redirect.
 ///
-/// `Location` may hold any bytes: addresses in UTF-8, or in another encoding, are in use. They are escaped as they are,
+/// `Location` may have any bytes: addresses in UTF-8, or in another encoding, are in use. They are escaped byte by byte,
 /// as curl and browsers do.
 ///
 /// # Errors
-/// [`ErrorKind::Protocol`] for a redirect to what is no HTTP address.
+/// [`ErrorKind::Protocol`] if it does not redirect to an HTTP address.
 pub(super) fn redirect_target(response: &reqwest::Response) -> Result<Option<Url>, OriginError> {
     let follows = [
         // A client that names one of several choices means it.
@@ -35,7 +35,7 @@ pub(super) fn redirect_target(response: &reqwest::Response) -> Result<Option<Url
     target(response.url(), location.as_bytes()).map(Some)
 }
 
-/// `location` as an address, seen from `from`.
+/// `location` as an absolute address; it may be relative to `from`.
 fn target(from: &Url, location: &[u8]) -> Result<Url, OriginError> {
     let wrong = |text: String| OriginError::new(ErrorKind::Protocol, format!("{} redirects to {text}", place(from)));
     let escaped;
@@ -54,7 +54,7 @@ fn target(from: &Url, location: &[u8]) -> Result<Url, OriginError> {
     Err(wrong(format!("{}, which is not HTTP", place(&target))))
 }
 
-/// Headers that say who is asking, in parts of their names.
+/// Parts of the names of headers that identify the caller.
 const CREDENTIALS: [&str; 15] = [
     "assertion",
     "auth",
@@ -73,7 +73,7 @@ const CREDENTIALS: [&str; 15] = [
     "xsrf",
 ];
 
-/// Removes the headers that authorise: what is left may follow a redirect to another server.
+/// Removes the headers that authorise. The others may be sent to another server to which a redirect leads.
 pub(super) fn remove_credentials(headers: &mut HeaderMap) {
     let is_credential = |name: &HeaderName| CREDENTIALS.iter().any(|part| name.as_str().contains(part));
     let names: Vec<_> = headers.keys().filter(|name| is_credential(name)).cloned().collect();
@@ -82,13 +82,13 @@ pub(super) fn remove_credentials(headers: &mut HeaderMap) {
     }
 }
 
-/// True if credentials for `from` may be sent to `to`: the same server, or the same host moving up to HTTPS.
+/// True if credentials for `from` may be sent to `to`: it is the same server, or the same host by HTTPS instead of HTTP.
 pub(crate) fn keeps_credentials(from: &Url, to: &Url) -> bool {
     let moves_up = from.scheme() == "http" && to.scheme() == "https" && from.port().is_none() && to.port().is_none();
     same_server(from, to) || (from.host() == to.host() && moves_up)
 }
 
-/// True if two addresses have scheme, host and port in common.
+/// True if two addresses have the same scheme, host and port.
 pub(crate) fn same_server(one: &Url, other: &Url) -> bool {
     one.scheme() == other.scheme()
         && one.host() == other.host()

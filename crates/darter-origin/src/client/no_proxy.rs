@@ -1,13 +1,13 @@
-//! Entries of `NO_PROXY` that the HTTP stack does not take, though Go or curl do: `*` for addresses too, `*.domain`, an address
-//! in brackets, `host:port`. Names, addresses and networks are the stack's to match.
+//! Entries of `NO_PROXY` that the HTTP stack does not support, though Go or curl do: `*` also for addresses, `*.domain`, an address in brackets, `host:port`. The HTTP stack matches names, addresses and
+//! networks.
 //!
-//! Pure but for [`Exceptions::of_environment`].
+//! Pure, except for [`Exceptions::of_environment`].
 
 use std::net::IpAddr;
 
 use url::{Host, Url};
 
-/// Which servers are reached without the environment's proxies, besides those that the HTTP stack knows of.
+/// The servers that are reached without the environment's proxies, in addition to those that the HTTP stack finds itself.
 #[derive(Debug, Default)]
 pub(super) struct Exceptions {
     everything: bool,
@@ -23,7 +23,7 @@ struct NoProxyRule {
 #[derive(Debug)]
 enum HostPattern {
     Address(IpAddr),
-    /// A domain and all below it.
+    /// A domain, and all hosts and domains below it.
     Domain(String),
     /// The hosts below a domain.
     Below(String),

@@ -1,22 +1,19 @@
 //! Which addresses a request may go to.
 //!
-//! A registry's name comes from whoever sends a request to the local port (`?ns=`), and a name's addresses from
-//! whoever runs its DNS. So a registry that nobody configured is only spoken to at public addresses: else any user of
-//! the host could stand in for a registry on a port of loopback, or have the agent ask what only it can reach.
+//! A registry's name comes from any program that sends a request to the local port (`?ns=`), and the addresses of a name come from the operator of its DNS. So a registry that is not configured is asked
+//! only at public addresses: otherwise any user of the host could pose as a registry on a loopback port, or make the agent send requests to servers that only the agent can reach.
 //!
 //! | who asks, and for what | reach |
 //! |---|---|
-//! | anybody, for what is configured here | anywhere |
+//! | anybody, for something that is configured here | anywhere |
 //! | a program or agent of this host, for an address | anywhere: it could ask by itself |
-//! | an agent of another host, for an address or a registry | beyond this host: what is private is the fleet's, loopback and a cloud's metadata service are this host's alone |
+//! | an agent of another host, for an address or a registry | all addresses except this host's own: private networks are the fleet's, but loopback and a cloud's metadata service belong to this host |
 //! | a program, for a registry that it named | public addresses |
 //!
-//! Addresses are checked where they are used: literal ones before each request, those of a name after it was resolved,
-//! in the very answer that the connection is made with; connections of one reach serve no other. So a name that resolves
-//! differently the second time gains nothing, and redirects, token services and next pages are checked as the first
-//! request is.
+//! Addresses are checked when they are used: addresses in URLs before each request, those of a name in the very answer of the resolver with which the connection is made. Connections of one reach are not
+//! used for another. So a name that resolves differently the second time gains nothing, and redirects, token services and next pages are checked like the first request.
 //!
-//! Behind a proxy the proxy resolves names and decides what it reaches; its own address is not checked.
+//! With a proxy, the proxy resolves names and decides what it reaches; its own address is not checked.
 
 use std::collections::BTreeSet;
 use std::error::Error as StdError;
@@ -28,13 +25,13 @@ use url::{Host, Url};
 use crate::client::address::authority;
 use crate::error::{ErrorKind, OriginError};
 
-/// The party for whom an origin is asked. It decides how far that reaches.
+/// The party for whom an origin is asked, on which the reach depends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Requester {
     /// A program of this host, or another agent on it, which gives an address.
     #[default]
     Here,
-    /// A program of this host that named a registry, as any can.
+    /// A program of this host that named a registry, which any program can do.
     Named,
     /// An agent of another host.
     Elsewhere,
@@ -46,19 +43,19 @@ pub(crate) enum Reach {
     /// Any address.
     #[default]
     Anywhere,
-    /// Any but this host's own: see [`is_this_host`].
+    /// Any address except this host's own: see [`is_this_host`].
     BeyondHost,
     /// Public addresses only.
     Public,
 }
 
-/// A name whose addresses are all out of reach.
+/// The error for a name whose addresses are all out of reach.
 #[derive(Debug, thiserror::Error)]
 #[error("it resolves to {0}")]
 pub(super) struct OutOfReach(IpAddr);
 
 impl Reach {
-    /// Refuses a URL whose host is an address out of reach.
+    /// Refuses a URL if its host is an address that is out of reach.
     pub(super) fn check(self, url: &Url) -> Result<(), OriginError> {
         let is_refused = match (self, url.host()) {
             (Self::Anywhere, _) => false,
@@ -79,8 +76,7 @@ impl Reach {
         }
     }
 
-    /// The reach of what an answer from this address leads to: a public server gains nothing in private networks by a
-    /// redirect.
+    /// The reach of an address to which an answer from `url` leads: a public server can't redirect a request into private networks.
     pub(super) fn beyond(self, address: Option<SocketAddr>) -> Self {
         match address {
             Some(address) if self == Self::BeyondHost && is_public(address.ip()) => Self::Public,
@@ -108,11 +104,11 @@ pub(super) fn refusal(reach: Reach, url: &Url) -> OriginError {
     OriginError::new(ErrorKind::Forbidden, text)
 }
 
-/// Resolves names as the system does, without the addresses out of reach.
+/// Resolves names as the system does, but leaves out addresses that are out of reach.
 #[derive(Debug)]
 pub(super) struct Resolver {
     pub(super) reach: Reach,
-    /// Hosts of proxies, which may be anywhere.
+    /// The hosts of proxies, which may be anywhere.
     pub(super) exempt: BTreeSet<String>,
 }
 
@@ -130,7 +126,7 @@ impl Resolve for Resolver {
     }
 }
 
-/// Hosts of the proxies that the environment names.
+/// The hosts of the proxies in the environment.
 pub(super) fn proxies_of_environment() -> BTreeSet<String> {
     let names = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
     let values = names.iter().filter_map(|name| std::env::var(name).ok());
@@ -141,8 +137,7 @@ pub(super) fn proxies_of_environment() -> BTreeSet<String> {
     urls.filter_map(|url| url.host_str().map(str::to_owned)).collect()
 }
 
-/// True if an address means the host of the program that asks there: loopback, link-local, unspecified, or the metadata service of a cloud,
-/// in any spelling.
+/// True if an address, in any spelling, belongs to the host that uses it: loopback, link-local, unspecified, or the metadata service of a cloud.
 pub fn is_this_host(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => {
@@ -170,12 +165,12 @@ fn is_own(address: IpAddr) -> bool {
     }
 }
 
-/// Metadata services that are not link-local, which answer each host with its own secrets: Alibaba's, Azure's, Oracle's.
+/// Metadata services that are not link-local, and answer each host with its own secrets: Alibaba's, Azure's, Oracle's.
 const METADATA_V4: [[u8; 4]; 3] = [[100, 100, 100, 200], [168, 63, 129, 16], [192, 0, 0, 192]];
 /// Amazon's, Google's.
 const METADATA_V6: [[u16; 8]; 2] = [[0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]];
 
-/// True if an address is one that the public internet may route.
+/// True if the public internet may route an address.
 fn is_public(address: IpAddr) -> bool {
     if is_own(address) {
         return false;

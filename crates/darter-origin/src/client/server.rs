@@ -1,7 +1,7 @@
-//! How one server is spoken to: whose certificates are trusted, which certificate is shown, how long it may take.
+//! The connections to one server: which certificates are trusted, which client certificate is shown, and how long things may take.
 //!
-//! Each server with settings of its own has its own pool of connections, since TLS settings belong to a connection. So does
-//! each reach: what was connected to within one must serve no request of another.
+//! Each server with settings of its own has its own connections, since TLS settings belong to a connection. So has each reach: a connection that was made within one reach must not be used for
+//! another.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,25 +23,25 @@ use crate::client::reach::{self, Reach, Resolver};
 use crate::error::{ConfigError, ErrorKind, OriginError};
 use crate::settings;
 
-/// Most headers in an answer; a registry's gateway may add some dozens to an object store's.
+/// Most headers of an answer. A registry's gateway may add some dozens to those of an object store.
 const MAX_HEADERS: usize = 1_000;
-/// Bytes that one HTTP/2 stream may be ahead of its reader.
+/// How many bytes one HTTP/2 stream may be ahead of its reader.
 const STREAM_WINDOW: u32 = 2 << 20;
-/// Bytes that one HTTP/2 connection may be ahead of its readers. Room for more streams than servers allow at a time, so that those
-/// whose readers wait don't hold up the others.
+/// How many bytes one HTTP/2 connection may be ahead of its readers: enough for more streams than servers allow at a time, so that streams
+/// with slow readers don't delay the others.
 const CONNECTION_WINDOW: u32 = 256 << 20;
 /// Most bytes of headers in an HTTP/2 answer.
 const MAX_HEADER_BYTES: u32 = 256 << 10;
-/// Authorities remembered at most that don't take HTTP/2.
+/// Most servers of which it is remembered that they require HTTP/1.1.
 const MAX_ONLY_HTTP1: usize = 1024;
 
 /// One server's settings, ready for use.
 pub(super) struct Server {
     plan: Plan,
-    /// By reach, whether the certificate is shown, whether HTTP/2 is spoken, and whether the environment's proxies are left out. The
-    /// first is made at once where settings may make it impossible.
+    /// The clients, by reach, whether the client certificate is shown, whether HTTP/2 is used, and whether the environment's proxies are ignored. The
+    /// first is created at once, since wrong settings may make that fail.
     clients: [OnceLock<reqwest::Client>; 24],
-    /// Authorities that offer HTTP/2 and then ask for HTTP/1.1.
+    /// The servers, by host and port, that offer HTTP/2 and then require HTTP/1.1.
     only_http1: Mutex<BTreeSet<String>>,
     urls: Vec<Url>,
     pub(super) first_byte_timeout: Duration,
@@ -50,14 +50,14 @@ pub(super) struct Server {
     proxies: Proxies,
 }
 
-/// The settings that clients are made of.
+/// The settings for creating clients.
 struct Plan {
     config: HttpConfig,
     own: ServerConfig,
     authorities: Vec<reqwest::Certificate>,
     identity: Option<reqwest::Identity>,
     proxy: Option<reqwest::Proxy>,
-    /// Hosts of proxies, which may be anywhere.
+    /// The hosts of proxies, which may be anywhere.
     exempt: BTreeSet<String>,
 }
 
@@ -158,7 +158,7 @@ impl Server {
         })
     }
 
-    /// The client for requests of this reach to `url`, which shows the certificate or not.
+    /// The client for requests of this reach to `url`.
     pub(super) fn client(&self, url: &Url, reach: Reach, is_shown: bool) -> Result<&reqwest::Client, OriginError> {
         let is_shown = is_shown && self.plan.identity.is_some();
         let is_direct = matches!(&self.proxies, Proxies::Environment(_, but) if but.include(url));
@@ -174,7 +174,7 @@ impl Server {
         Ok(client.get_or_init(|| made))
     }
 
-    /// Takes note that HTTP/1.1 is to be spoken at `url`. False if that was known.
+    /// Notes that the server of `url` requires HTTP/1.1. False if that was known.
     pub(super) fn wants_http1(&self, url: &Url) -> bool {
         let mut known = self.only_http1.lock();
         if known.len() >= MAX_ONLY_HTTP1 {
@@ -183,12 +183,12 @@ impl Server {
         known.insert(authority(url))
     }
 
-    /// The headers for requests to its addresses.
+    /// The configured headers for requests to its addresses.
     pub(super) const fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 
-    /// True if it shows a server at `url` something that is this agent's own: headers, or a certificate.
+    /// True if requests to `url` have configured headers or a client certificate.
     pub(super) fn has_keys_for(&self, url: &Url) -> bool {
         self.is_at(url) && (self.plan.identity.is_some() || !self.headers.is_empty())
     }
@@ -218,7 +218,7 @@ impl Server {
         }
     }
 
-    /// Refuses what is to be reached through a proxy that is no HTTP proxy: it would be spoken to as if it were one.
+    /// Refuses a `url` that would be reached through a proxy that is not an HTTP proxy: the HTTP stack would use it as one.
     pub(super) fn check_proxy_to(&self, url: &Url) -> Result<(), OriginError> {
         let scheme = match &self.proxies {
             Proxies::None => return Ok(()),
@@ -238,13 +238,13 @@ impl Server {
     }
 }
 
-/// The purpose of a client.
+/// The properties by which clients differ.
 #[derive(Clone, Copy)]
 struct ClientPurpose {
     reach: Reach,
     is_shown: bool,
     only_http1: bool,
-    /// True if `NO_PROXY` names the server in a way that the HTTP stack does not know.
+    /// True if `NO_PROXY` names the server in a form that the HTTP stack does not support.
     is_direct: bool,
 }
 

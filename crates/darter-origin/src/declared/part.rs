@@ -1,6 +1,6 @@
-//! A part of a resource on its way, checked against what its answer declares of it: its last chunk is held back until then.
+//! Checks a part of a resource, while it passes, against the hashes that its answer declares of it: the last chunk is held back until then.
 //!
-//! A part that breaks off is as good as without the check: what came of it is passed on, and nothing is said of it.
+//! A part that breaks off can't be checked: its bytes are passed on.
 
 use std::sync::atomic::Ordering;
 
@@ -11,7 +11,7 @@ use super::Promise;
 use crate::body::Body;
 use crate::error::OriginError;
 
-/// `body`, which ends in an error instead of its last bytes if they don't bear the `promises` out.
+/// `body`, which ends with an error instead of its last bytes if the bytes don't match the `promises`.
 pub(super) fn checked(body: Body, promises: Vec<Promise>, what: String) -> Body {
     let part = CheckedPart { body, promises, what, held: None, end: None };
     stream::unfold(part, |mut part| async move {
@@ -25,9 +25,9 @@ struct CheckedPart {
     body: Body,
     promises: Vec<Promise>,
     what: String,
-    /// The last chunk, which waits for the next.
+    /// The last chunk, which is held back until the next one comes.
     held: Option<Bytes>,
-    /// How it ended.
+    /// The error with which the body ended, if it did.
     end: Option<Result<(), OriginError>>,
 }
 
@@ -59,7 +59,7 @@ impl CheckedPart {
         self.end.replace(Ok(())).and_then(Result::err).map(Err)
     }
 
-    /// The part is all here.
+    /// All of the part has come: compares the hashes.
     fn settle(&mut self) -> Result<(), OriginError> {
         for Promise { hash, hasher, not_of_part } in self.promises.drain(..) {
             match (hasher.finish() == hash.value, not_of_part) {

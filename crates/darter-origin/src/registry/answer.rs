@@ -9,15 +9,15 @@ use crate::body::Body;
 use crate::client::of_status;
 use crate::error::{ErrorKind, OriginError};
 
-/// A registry's answer, whatever the status.
+/// A registry's answer with any status.
 pub struct Answer {
     /// The status.
     pub status: StatusCode,
-    /// The headers, as they came; hop-by-hop headers are among them.
+    /// The headers as they were received, including hop-by-hop headers.
     pub headers: HeaderMap,
     /// The body, checked against its `Content-Length`. Empty for HEAD.
     pub body: Body,
-    /// The name of the thing that was asked for, in messages.
+    /// The name of the requested thing in messages.
     pub(super) what: String,
 }
 
@@ -25,7 +25,7 @@ impl Answer {
     /// The answer itself if its status is a success or 304.
     ///
     /// # Errors
-    /// The error that the status stands for.
+    /// The error for the status.
     pub fn into_success(self) -> Result<Self, OriginError> {
         if self.status.is_success() || self.status == StatusCode::NOT_MODIFIED {
             return Ok(self);
@@ -35,12 +35,12 @@ impl Answer {
 }
 
 impl Answer {
-    /// True if this is a page for people.
+    /// True if this is a web page.
     pub fn is_page(&self) -> bool {
         is_page(&self.headers)
     }
 
-    /// The answer itself, unless it is a page in a blob's place: no word of the registry.
+    /// The answer itself, unless it is a web page instead of a blob, which does not come from the registry.
     ///
     /// # Errors
     /// [`ErrorKind::Page`], which names the `registry`.
@@ -56,7 +56,7 @@ impl Answer {
     }
 }
 
-/// True if an answer with these headers is a page for people, such as gateways show to callers that have to log in.
+/// True if an answer with these headers is a web page, as gateways show to callers that have to log in.
 pub fn is_page(headers: &HeaderMap) -> bool {
     let pages: [&[u8]; 2] = [b"text/html", b"application/xhtml+xml"];
     headers.get(CONTENT_TYPE).is_some_and(|value| {

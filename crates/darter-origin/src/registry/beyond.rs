@@ -1,4 +1,4 @@
-//! Challenges of another registry, to which a redirect led (`lscr.io` to `ghcr.io`).
+//! Challenges of another registry to which a redirect led (for example from `lscr.io` to `ghcr.io`).
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, StatusCode};
@@ -11,7 +11,7 @@ use crate::error::OriginError;
 use crate::registry::config::Login;
 
 impl RegistryClient {
-    /// Puts into the request what the registry wanted to which this place's redirects led last, and says what that was.
+    /// Adds to the request the credentials for the registry to which redirects of this place led last, as that registry requires them. Returns what it requires.
     pub(super) async fn prepare_beyond(
         &self,
         request: &mut Request,
@@ -27,7 +27,7 @@ impl RegistryClient {
         Ok(Some(wanted))
     }
 
-    /// Meets the challenge of another registry, at `from`, to which a redirect led.
+    /// Answers the challenge of another registry, at `from`, to which a redirect led.
     pub(super) async fn send_beyond(
         &self,
         mut request: Request,
@@ -64,8 +64,8 @@ impl RegistryClient {
         Ok(second)
     }
 
-    /// The login for a registry that the caller did not name; none for a caller who brought credentials of their own, and
-    /// none where a registry leads there that nobody configured: it would be given what only that login opens.
+    /// The configured login for a registry that the caller did not name. `None` for a caller with credentials of its own, and
+    /// if a registry that is not configured redirects there: it would get content that requires that login.
     async fn login_beyond(&self, request: &Request, (base, repository): &RequestPlace, callers: bool) -> Option<Login> {
         if callers || request.stranger {
             return None;
@@ -74,7 +74,7 @@ impl RegistryClient {
     }
 }
 
-/// The base address of the registry that answers at `url`, and the path of the API that was asked for there.
+/// The base address of the registry that answers at `url`, and the requested path of its API.
 fn registry_at(url: &Url) -> Option<(Url, String)> {
     let at = url.path().find("/v2/")?;
     let path = url.path()[at..].to_owned();

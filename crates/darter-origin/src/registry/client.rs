@@ -1,18 +1,16 @@
-//! Requests to registries, with the token dance for those who don't dance themselves.
+//! Requests to registries, with tokens for callers that do not get them themselves.
 //!
 //! ```text
-//! caller has a Bearer ──► pass on ───────────────────────────────────► answer, whatever it is
-//! caller has a login ─┬─► with what this repository wanted last ─────► not 401 ──► answer
-//! caller has nothing ─┘                                          └───► 401 ──► meet the challenge ──► answer, whatever it is
+//! caller has a token  ──► pass it on ────────────────────────────────────────► answer with any status
+//! caller has a login ─┬─► with what this repository required last ─► not 401 ─► answer
+//! caller has nothing ─┘                                           └► 401 ────► answer the challenge ──► answer with any status
 //! ```
 //!
-//! A registry may have several addresses: the first that answers is asked, one that failed only after the others for a
-//! while. If a redirect leads to another registry (`lscr.io` to `ghcr.io`), that one's challenge is met too, with the
-//! login that is configured for *it*, or with none: what a caller brings stays with the registry that the caller named.
+//! A registry may have several addresses: the first one that answers is used, and one that failed is tried only after the others for a while. If a redirect leads to another registry (from `lscr.io` to
+//! `ghcr.io`), that registry's challenge is answered, too, with the login that is configured for *it*, or with none: the caller's credentials are sent only to the registry that the caller named.
 //!
-//! A login that a caller brings goes the same way as a configured one, and in its place: it is sent as it came until
-//! the registry asks for a token. Engines that were asked for a login by a mirror know nothing of the registry's token
-//! service.
+//! A caller's login is used like a configured one, and instead of it: it is sent unchanged until the registry requires a token. An engine that got a mirror's challenge for a login does not know the
+//! registry's token service.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -43,21 +41,21 @@ use crate::registry::token::{self, Demand, Tokens};
 use crate::registry::upstreams::{Upstream, Upstreams};
 use crate::web::{self, AnswerPart, content_length};
 
-/// Speaks to registries; cheap to clone.
+/// Sends requests to registries. Cheap to clone.
 #[derive(Clone)]
 pub struct RegistryClient {
     pub(super) inner: Arc<Inner>,
     uses: Uses,
-    /// Until when answers are of use to their asker.
+    /// Until when the caller waits for answers.
     pub(super) until: Option<Instant>,
 }
 
-/// The means by which a client meets the challenges of registries, besides the credentials of callers.
+/// The credentials with which a client answers challenges of registries for callers without credentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Uses {
-    /// The logins that are configured.
+    /// The configured logins.
     Logins,
-    /// Anonymous tokens alone.
+    /// Only anonymous tokens.
     NoLogins,
 }
 
@@ -67,11 +65,11 @@ pub(super) struct Inner {
     pub(super) logins: Logins,
     pub(super) tokens: Tokens,
     pub(super) login_keys: LoginKeys,
-    /// The challenge that each repository sent last, so that the next request brings its answer along at once.
+    /// What each repository required last, so that the next request has it at once.
     pub(super) remembered: Mutex<HashMap<RequestPlace, Wanted>>,
-    /// For each place whose redirects led to another registry that wanted a login or a token, that registry's place.
+    /// For each place whose redirects led to another registry that required a login or a token, that registry's place.
     pub(super) beyond: Mutex<HashMap<RequestPlace, RequestPlace>>,
-    /// Addresses that did not answer, and until when others are asked before them.
+    /// Addresses that did not answer, and until when others are tried before them.
     failed: Mutex<HashMap<Url, Moment>>,
     clock: Arc<dyn Clock>,
 }
@@ -79,12 +77,12 @@ pub(super) struct Inner {
 /// The place of a request: a registry's base address, and the repository if the request is about one.
 pub(super) type RequestPlace = (Url, Option<String>);
 
-/// Repositories remembered at most.
+/// Most repositories that are remembered.
 const MAX_REMEMBERED: usize = 4096;
-/// For how long an address that failed is asked after the registry's others.
+/// For how long an address that failed is tried only after the registry's others.
 const ADDRESS_PAUSE: Duration = Duration::from_secs(30);
 
-/// The credentials that a registry wants to see, reduced to what can be shown.
+/// The credentials that a registry requires, as far as this client can give them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Password,
@@ -108,31 +106,31 @@ impl RegistryClient {
         Self { inner: Arc::new(inner), uses: Uses::Logins, until: None }
     }
 
-    /// This client, for callers that must not get what a configured login opens, also not behind a redirect.
+    /// This client, for callers that must not get content that requires a configured login, not even after a redirect.
     #[must_use]
     pub fn without_logins(&self) -> Self {
         Self { uses: Uses::NoLogins, ..self.clone() }
     }
 
-    /// This client, for a caller that can wait until then for an answer to begin: what has not answered by then, the registry, its token
-    /// service or where it redirects to, is named in the error. A body may take longer.
+    /// This client, for a caller that waits `until` then for an answer to begin. The error names the server that did not answer: the registry, its token
+    /// service or the target of a redirect. A body may take longer.
     #[must_use]
     pub fn until(&self, until: Instant) -> Self {
         Self { until: Some(until), ..self.clone() }
     }
 
-    /// How long an answer to HEAD is waited for before GET is tried as well.
+    /// How long to wait for an answer to HEAD before GET is tried, too.
     pub fn head_patience(&self) -> Duration {
         // Most of a short time is GET's, which has to answer after it.
         self.until.map_or(HEAD_ALONE_TIMEOUT, |until| HEAD_ALONE_TIMEOUT.min(left_until(until).mul_f64(0.4)))
     }
 
-    /// Takes the logins of `config`, and nothing else of it. Tokens granted with the old logins last until they expire.
+    /// Sets the logins of `config`, and nothing else. Tokens of the old logins are used until they expire.
     pub fn reload_logins(&self, config: &RegistryConfig) {
         self.inner.logins.reload(config);
     }
 
-    /// The names it resolves.
+    /// The registries' names and addresses.
     pub fn upstreams(&self) -> &Upstreams {
         &self.inner.upstreams
     }
@@ -145,8 +143,8 @@ impl RegistryClient {
         }
     }
 
-    /// True if a request to this registry with these credentials shows it something that is this agent's own: a login,
-    /// or configured headers or a certificate.
+    /// True if a request to this registry with these credentials also sends something that is configured here: a login,
+    /// headers or a client certificate.
     pub async fn shows_own_keys(&self, upstream: &Upstream, caller: &Credentials) -> bool {
         self.shows_own_headers(upstream) || caller.headers.is_empty() && self.login_of(upstream).await.is_some()
     }
@@ -156,8 +154,8 @@ impl RegistryClient {
         upstream.addresses().any(keys_for)
     }
 
-    /// The proof for another agent that this one has the login that is configured for a registry, without showing the login: an agent with
-    /// the same one computes the same of the same `about`. `None` without a login, and where the registry is shown something else besides.
+    /// Proves to another agent that this one has the login that is configured for a registry, without revealing the login: an agent with
+    /// the same login computes the same from the same `about`. `None` without a login, and if something else is also configured for the registry.
     pub async fn login_proof(&self, upstream: &Upstream, about: [&[u8]; 2]) -> Option<Digest> {
         if self.shows_own_headers(upstream) {
             return None;
@@ -166,17 +164,17 @@ impl RegistryClient {
         Some(self.inner.login_keys.proof(&login, upstream.base(), about).await)
     }
 
-    /// Sends a GET or HEAD for `path_and_query`, which starts with `/v2/`, and gives back whatever the registry
-    /// answers. Redirects are followed; `Authorization` stays behind when they lead to another host.
+    /// Sends a GET or HEAD for `path_and_query`, which starts with `/v2/`, and returns the registry's answer with any status.
+    /// Redirects are followed, but `Authorization` is not sent to another host.
     ///
-    /// A caller's own `Authorization` is passed on as it is, and a 401 comes back with its challenges; only a Basic one
-    /// is traded for a token first where the registry asks for a token. Without any, the registry's login if
-    /// configured, or else an anonymous token, is used where the registry asks for it; if that does not satisfy it, its
-    /// 401 comes back too, so that the caller can bring something better.
+    /// A caller's own `Authorization` is passed on unchanged, and a 401 is returned with its challenges; only a Basic one
+    /// is exchanged for a token if the registry requires a token. Without `Authorization`, the registry's configured login, or
+    /// else an anonymous token, is used if the registry requires it; if that is not sufficient, the registry's
+    /// 401 is returned, too, so that the caller can bring other credentials.
     ///
     /// # Errors
-    /// Only when there is no answer, of the registry or of its token service: network, TLS, time, overload, or a
-    /// request that can't be made.
+    /// Only if the registry or its token service gives no answer (network, TLS, timeout, overload), or the
+    /// request can't be sent.
     pub async fn send(
         &self,
         upstream: &Upstream,
@@ -212,7 +210,7 @@ impl RegistryClient {
         self.send_to(last, method, path_and_query, headers, caller).await
     }
 
-    /// The registry at each of its addresses; those that failed lately come last.
+    /// The registry at each of its addresses. Those that failed a short time ago come last.
     fn in_order(&self, upstream: &Upstream) -> Vec<Upstream> {
         let now = self.inner.clock.now();
         let failed = self.inner.failed.lock();
@@ -248,7 +246,7 @@ impl RegistryClient {
         self.send_authorised(upstream, request, login.as_ref(), brought, place).await
     }
 
-    /// Sends with what is known to be wanted; on a 401, once more with what is wanted now.
+    /// Sends the request with the credentials that the repository required last, and after a 401 once more with those that it requires now.
     async fn send_authorised(
         &self,
         upstream: &Upstream,
@@ -300,7 +298,7 @@ impl RegistryClient {
         self.send_beyond(request, callers, place, second, &from, sent_beyond).await
     }
 
-    /// The `Authorization` that meets what is wanted, if there is one.
+    /// The required `Authorization`, if this client can give it.
     pub(super) async fn meet(
         &self,
         wanted: &Wanted,
@@ -316,7 +314,7 @@ impl RegistryClient {
         }
     }
 
-    /// One request and its answer, with the address that gave it in the end.
+    /// Sends one request. Returns its answer, with the address from which it came after redirects.
     pub(super) async fn once(&self, request: &Request) -> Result<(Answer, Url), OriginError> {
         let what = shown(&request.url);
         let response = self.inner.http.send(Request { until: self.until, ..request.clone() }).await?;
@@ -343,16 +341,16 @@ impl RegistryClient {
         Ok((Answer { status, headers, body, what }, from))
     }
 
-    /// Asks the registry, with the caller's credentials, whether a blob is there and how long it is: by HEAD; by a GET of
-    /// its first byte when that says anything but yes, or nothing for a while; and by a GET of all when that is refused, too,
-    /// and not as what is missing or wants a login. Registries, their gateways, and addresses signed for GET refuse HEAD and
-    /// ranges in every way for what a plain GET would give.
+    /// Asks the registry, with the caller's credentials, whether a blob exists and how long it is: with HEAD; with a GET of
+    /// its first byte if HEAD does not succeed, or is not answered for a while; and with a GET of all bytes if that is refused, too,
+    /// except if the blob is missing or requires a login. Registries, their gateways, and addresses that are signed for GET refuse HEAD and
+    /// ranges with various statuses although a plain GET would succeed.
     ///
-    /// The answer to a GET that succeeds looks like one to HEAD: 200, the whole length, no body. A page of HTML is not a
-    /// yes: it is what gateways show to callers that have to log in.
+    /// The answer to a successful GET is returned like one to HEAD: 200, the whole length, no body. A web page is not a
+    /// success: gateways show it to callers that have to log in.
     ///
     /// # Errors
-    /// As [`send`](Self::send), and when the registry sends a page in the blob's place.
+    /// As of [`send`](Self::send), and if a web page comes instead of the blob.
     pub async fn head_blob(
         &self,
         upstream: &Upstream,
@@ -387,7 +385,7 @@ impl RegistryClient {
         Ok(answer)
     }
 
-    /// The headers of a GET for a blob; none of its bytes is read.
+    /// The headers of the answer to a GET for a blob; its body is not read.
     async fn get_headers(
         &self,
         upstream: &Upstream,
@@ -431,12 +429,12 @@ fn address(upstream: &Upstream, path_and_query: &str) -> Result<Url, OriginError
 /// The path of a blob.
 ///
 /// # Errors
-/// The repository is called as none can be.
+/// The repository's name is invalid.
 pub(super) fn blob_path(repository: &str, digest: &Digest) -> Result<String, OriginError> {
     route::of_blob(repository, digest).map_err(|error| OriginError::new(ErrorKind::Protocol, error.to_string()))
 }
 
-/// Notes `value`; forgets all when there are too many.
+/// Remembers `value`; forgets all others if there are too many.
 pub(super) fn remember<T>(table: &mut HashMap<RequestPlace, T>, place: RequestPlace, value: T) {
     if table.len() >= MAX_REMEMBERED {
         table.clear();
@@ -444,17 +442,17 @@ pub(super) fn remember<T>(table: &mut HashMap<RequestPlace, T>, place: RequestPl
     table.insert(place, value);
 }
 
-/// True if a path of the API is a blob's.
+/// True if a path of the API is that of a blob.
 fn is_of_blob(path: &str) -> bool {
     path.rsplit('/').nth(1) == Some("blobs")
 }
 
-/// True if a path of the API is a manifest's.
+/// True if a path of the API is that of a manifest.
 fn is_of_manifest(path: &str) -> bool {
     path.rsplit('/').nth(1) == Some("manifests")
 }
 
-/// The user and password in the caller's one `Authorization`; `None` for anything else, which is not ours to read.
+/// The user and password in the caller's only `Authorization` header; `None` if it has another scheme, or there are several.
 fn login_of_caller(credentials: &HeaderMap) -> Option<Login> {
     let mut values = credentials.get_all(AUTHORIZATION).iter();
     match (values.next(), values.next()) {
@@ -463,7 +461,7 @@ fn login_of_caller(credentials: &HeaderMap) -> Option<Login> {
     }
 }
 
-/// The credentials that these challenges ask for, as far as they can be given.
+/// The credentials that these challenges require, as far as this client can give them.
 pub(super) fn wanted_by(
     headers: &HeaderMap,
     upstream: &Upstream,
@@ -481,7 +479,7 @@ pub(super) fn wanted_by(
     of_scheme("basic").next().filter(|_| has_password).map(|_| Wanted::Password)
 }
 
-/// The repository that a path of the API is about: what stands between `/v2/` and the kind of thing asked for.
+/// The repository in a path of the API: the part between `/v2/` and the kind of the requested thing.
 pub(super) fn repository_of(path_and_query: &str) -> Option<&str> {
     let path = path_and_query.split('?').next()?.strip_prefix("/v2/")?;
     let ends = ["/manifests/", "/blobs/", "/tags/", "/referrers/"].iter().filter_map(|kind| path.rfind(kind));

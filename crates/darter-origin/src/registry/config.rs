@@ -1,4 +1,4 @@
-//! Settings of registries: where they are, which are trusted, and with which login they are asked.
+//! The settings of registries: where they are, which are trusted, and which logins are used for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -6,42 +6,42 @@ use std::path::PathBuf;
 
 use url::Url;
 
-/// Options of registries.
+/// The settings of registries.
 #[derive(Clone, Debug, Default)]
 pub struct RegistryConfig {
-    /// Base addresses (`http://` or `https://`) of registries by their names. Of several, the first that answers is used.
+    /// The base addresses (`http://` or `https://`) of registries by their names. The first one that answers is used.
     pub addresses: BTreeMap<String, Vec<Url>>,
-    /// The prefix of their repositories' names there, by names of registries: several may be at one address (projects of one Harbor), and
-    /// are told apart by that.
+    /// By names of registries, the prefix that their repositories have at their address: several registries may have one address (projects of one Harbor), and
+    /// are distinguished by the prefix.
     pub prefixes: BTreeMap<String, String>,
-    /// Names of registries that are spoken to over plain HTTP.
+    /// The names of registries that are used over plain HTTP.
     pub plain_http: BTreeSet<String>,
-    /// Credentials of registries by their names, used for requests that bring none.
+    /// The logins for registries by their names, for requests without credentials.
     pub logins: BTreeMap<String, Login>,
-    /// Docker's `config.json`, where it is to be used for registries without a login above.
+    /// The path of Docker's `config.json`, if logins of registries that `logins` lacks are to be taken from it.
     pub docker_config: Option<PathBuf>,
-    /// Directories in which the credential helpers that `config.json` names are looked for, before `PATH`.
+    /// The directories in which credential helpers of `config.json` are searched before `PATH`.
     pub helper_directories: Vec<PathBuf>,
-    /// Names of registries, besides those with an address above, whose word counts: when such a registry says that a
-    /// repository of its has some content, the caller may have a copy that another registry delivered.
+    /// The names of trusted registries, in addition to those in `addresses`: if such a registry says that one of its
+    /// repositories has some content, the caller may get a copy that came from another registry.
     pub trusted: BTreeSet<String>,
-    /// Speaks to registries that nothing above names at public addresses only.
+    /// True if registries that are not configured are reached only at public addresses.
     pub guarded: bool,
 }
 
-/// The proof to a registry of who is asking. Printed without the secret.
+/// A login for a registry. `Debug` does not show the secret.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Login {
-    /// A user and a password (or an access token that stands for one).
+    /// A user and a password (or an access token instead of one).
     Password {
-        /// User name.
+        /// The user's name.
         user: String,
         /// The secret.
         password: String,
     },
-    /// A refresh token that the registry's token service trades for access tokens.
+    /// A refresh token, which the registry's token service exchanges for access tokens.
     IdentityToken(String),
-    /// An access token, sent as it is.
+    /// An access token, which is sent unchanged.
     RegistryToken(String),
 }
 

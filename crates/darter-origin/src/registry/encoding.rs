@@ -1,8 +1,7 @@
-//! Answers that come with a `Content-Encoding` although nobody asked for one.
+//! Answers with a `Content-Encoding` that was not requested.
 //!
-//! Documents (manifests, lists, tokens, error texts) are decoded: they are JSON, so there is no doubt which bytes are
-//! meant, also where they are not encoded although the header says so. A blob is refused before its first byte. Its digest is of one form only, the header does not say of which (object
-//! stores keep `Content-Encoding: gzip` for layers that are stored as they are), and engines that are refused go to the
+//! Documents (manifests, lists, tokens, error messages) are decoded: they are JSON, so it is clear which bytes are meant, even if the header is wrong and they are not encoded. A blob is refused before its
+//! first byte: its digest is that of one form only, and the header does not say of which (object stores have `Content-Encoding: gzip` for layers that are stored as they are). Engines then go to the
 //! registry themselves.
 
 use std::io::{self, Write};
@@ -16,26 +15,26 @@ use http::header::CONTENT_ENCODING;
 use crate::body::Body;
 use crate::error::{ErrorKind, OriginError};
 
-/// Encoded bytes that are decoded in one step: what they expand to is held at a time.
+/// How many encoded bytes are decoded in one step; the decoded bytes of one step are in memory.
 const STEP: usize = 4096;
 
-/// How a body is encoded.
+/// The encoding of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
     /// gzip (RFC 1952).
     Gzip,
-    /// zlib (RFC 1950), which HTTP calls deflate.
+    /// zlib (RFC 1950), which HTTP calls `deflate`.
     Deflate,
     /// Another encoding, or several.
     Unknown,
 }
 
-/// Words that stand in the header and say nothing of the bytes: S3 keeps the `aws-chunked` of uploads, and some servers write a character
+/// Values of the header that are not encodings of the bytes: S3 keeps the `aws-chunked` of uploads, and some servers write a character
 /// set or a transfer encoding of mail there.
 const NOTHING: [&[u8]; 10] =
     [b"", b"identity", b"aws-chunked", b"none", b"utf-8", b"utf8", b"iso-8859-1", b"us-ascii", b"binary", b"8bit"];
 
-/// The encoding that headers name, if it is one.
+/// The encoding that the headers name, if there is one.
 pub(super) fn encoding_of(headers: &HeaderMap) -> Option<Encoding> {
     let values = headers.get_all(CONTENT_ENCODING).iter();
     let names = values.flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
@@ -51,7 +50,7 @@ pub(super) fn encoding_of(headers: &HeaderMap) -> Option<Encoding> {
     encoding
 }
 
-/// The error for an answer that came with an encoding nobody asked for.
+/// The error for an answer with an encoding that was not requested.
 pub(super) fn unasked(headers: &HeaderMap, what: &str) -> OriginError {
     let encoding = headers.get(CONTENT_ENCODING).map_or(&b""[..], |value| value.as_bytes());
     let encoding = String::from_utf8_lossy(encoding);
@@ -62,7 +61,7 @@ pub(super) fn unasked(headers: &HeaderMap, what: &str) -> OriginError {
     OriginError::new(ErrorKind::Encoded, text)
 }
 
-/// The decoded bytes of a body; `None` for an encoding that is not known.
+/// The decoded bytes of a body; `None` for an unknown encoding.
 pub(super) fn decoded(body: Body, encoding: Encoding, what: String) -> Option<Body> {
     let decoder = match encoding {
         Encoding::Gzip => Decoder::Gzip(MultiGzDecoder::new(Vec::new())),
@@ -74,11 +73,11 @@ pub(super) fn decoded(body: Body, encoding: Encoding, what: String) -> Option<Bo
 }
 
 enum Decoder {
-    /// The header is wrong: the body is plain.
+    /// The header is wrong: the body is not encoded.
     None,
     Gzip(MultiGzDecoder<Vec<u8>>),
     Deflate(ZlibDecoder<Vec<u8>>),
-    /// Deflate without zlib's frame, which some send under that name.
+    /// Deflate without the zlib format around it, which some servers send under the same name.
     Raw(DeflateDecoder<Vec<u8>>),
 }
 

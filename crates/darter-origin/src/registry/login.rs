@@ -1,7 +1,7 @@
-//! Credentials for registries, from the configuration or from Docker's `config.json`.
+//! Logins for registries, from the configuration or from Docker's `config.json`.
 //!
-//! `config.json` is read anew when an answer is older than a minute, so that a `docker login` takes effect. A file or
-//! a helper that fails is a warning and no login: public images can still be pulled.
+//! An answer of `config.json` is kept for a minute, so that a `docker login` takes effect. If the file or a helper fails, that is logged as a warning, and there is no login: public images can still be
+//! pulled.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -19,13 +19,13 @@ mod docker;
 /// How long an answer of `config.json` or of a helper is kept.
 const KEPT: Duration = Duration::from_secs(60);
 
-/// The sources of logins.
+/// Where logins come from.
 struct Sources {
     configured: BTreeMap<String, Login>,
     docker: Option<docker::Config>,
 }
 
-/// Knows the login of each registry, if the configuration gives one.
+/// The logins of registries.
 pub(super) struct Logins {
     sources: RwLock<Arc<Sources>>,
     clock: Arc<dyn Clock>,
@@ -48,13 +48,13 @@ impl Logins {
         Self { sources: RwLock::new(Arc::new(Sources::new(config))), clock, kept: Mutex::default() }
     }
 
-    /// Takes other logins.
+    /// Sets other logins.
     pub(super) fn reload(&self, config: &RegistryConfig) {
         *self.sources.write() = Arc::new(Sources::new(config));
         self.kept.lock().clear();
     }
 
-    /// The login for the registry of this canonical name.
+    /// The login for the registry with this canonical name.
     pub(super) async fn of(&self, registry: &str) -> Option<Login> {
         let sources = Arc::clone(&self.sources.read());
         if let Some(login) = sources.configured.get(registry) {

@@ -1,11 +1,9 @@
 //! Blobs of a registry as an [`Origin`].
 //!
-//! A blob's digest is its version: nothing else has to be compared, whatever validators the store behind a redirect
-//! gives. The reader checks its digest.
+//! A blob's version is its digest: nothing else has to be compared, whatever validators an object store behind a redirect sends. The reader checks the digest.
 //!
-//! A request that does not begin to be answered is made once more, and the answer that is good first counts: a single request may
-//! hang (at one machine behind a name, in a cache that fetches for it) where the next one is served at once. Readers wait
-//! about [`ASK_AGAIN_AFTER`] and a half before they read past the agent, each by itself.
+//! If the registry does not begin to answer a request, the request is made once more, and the first good answer counts: a single request may hang (at one of several machines, or in a cache that fetches the
+//! blob) while the next one is answered at once. Readers wait about one and a half times [`ASK_AGAIN_AFTER`] before they go to the registry without the agent, each by itself.
 
 use std::time::Duration;
 
@@ -23,7 +21,7 @@ use crate::registry::answer::Answer;
 use crate::registry::client::{RegistryClient, blob_path};
 use crate::web::{self, AnswerPart};
 
-/// How long a registry may take to begin a blob before it is asked for it once more.
+/// How long a registry may take to begin the answer before the blob is requested once more.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// Reads [`Source::Registry`].
@@ -40,19 +38,19 @@ impl RegistryOrigin {
         Self { client, requester: Requester::Here, ask_again_after: ASK_AGAIN_AFTER }
     }
 
-    /// This origin, which asks a second time for a blob that does not begin after this time.
+    /// This origin, which requests a blob a second time if the answer has not begun after `time`.
     #[must_use]
     pub const fn asking_again_after(mut self, time: Duration) -> Self {
         self.ask_again_after = time;
         self
     }
 
-    /// Reads for somebody else.
+    /// Sets for whom it reads.
     pub(crate) const fn set_requester(&mut self, requester: Requester) {
         self.requester = requester;
     }
 
-    /// The answer to what `ask` asks; to a second asking, if that comes sooner and is good.
+    /// The answer to the request that `ask` makes. If it is made a second time, the first good one of both answers.
     async fn first_answer<F>(&self, source: &Source, ask: impl Fn() -> F) -> Result<Answer, OriginError>
     where
         F: Future<Output = Result<Answer, OriginError>>,
@@ -74,7 +72,7 @@ fn is_good(answer: &Result<Answer, OriginError>) -> bool {
     answer.as_ref().is_ok_and(|answer| answer.status.is_success() && !answer.is_page())
 }
 
-/// The parts of a registry's source.
+/// The registry's address, the repository and the digest in the source.
 fn parts(source: &Source) -> Result<(&Url, &str, &Digest), OriginError> {
     let Source::Registry { registry, repository, digest } = source else {
         let text = format!("{source} is not a blob of a registry");
@@ -140,7 +138,7 @@ impl Origin for RegistryOrigin {
     }
 }
 
-/// A blob never changes; only what is known of its length does.
+/// The version of a blob, which never changes. Only its length may become known later.
 fn version(source: &Source, length: Option<u64>) -> Version {
     let etag = source.digest().map(|digest| format!("\"{digest}\""));
     Version { etag, last_modified: None, length, nonce: None }

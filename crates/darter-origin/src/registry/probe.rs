@@ -1,4 +1,4 @@
-//! HEAD where it works, GET where it does not.
+//! HEAD if it works, otherwise GET.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use futures_util::future::{self, Either};
 
 use crate::error::OriginError;
 
-/// How long an answer to HEAD is waited for before GET is tried as well.
+/// How long to wait for an answer to HEAD before GET is tried, too.
 pub(super) const HEAD_ALONE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The answer to `head` if it is a yes, else that to `get`. `get` begins when `head` says no, fails, or has said nothing
+/// The answer to `head` if it succeeds, otherwise that to `get`. `get` begins when `head` does not succeed, fails, or has not been answered
 /// for `patience`.
 ///
 /// # Errors
-/// That of `get`.
+/// Those of `get`.
 pub(super) async fn either<T>(
     patience: Duration,
     head: impl Future<Output = Result<T, OriginError>> + Unpin,

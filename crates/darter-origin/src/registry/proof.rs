@@ -1,8 +1,7 @@
-//! Proofs of a login: they show another agent that this one has the same login for a registry, without showing the
-//! login.
+//! Proofs of a login, which show another agent that this one has the same login for a registry, without revealing the login.
 //!
-//! The secret is stretched first (PBKDF2 with HMAC-SHA-256, RFC 8018), since an agent that is shown a proof could try passwords with it: each
-//! try costs them as much as it cost here, once for each login. Keys are kept in memory only.
+//! The secret is stretched first (PBKDF2 with HMAC-SHA-256, RFC 8018), since an agent that gets a proof could try passwords with it: each try costs as much CPU time as the stretching costs here, where it is done
+//! once per login. Keys are only in memory.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -14,21 +13,21 @@ use url::Url;
 
 use super::config::Login;
 
-/// The text in every hash, so that it means nothing else.
+/// The text in every hash, so that these hashes can't be used for anything else.
 const CONTEXT: &[u8] = b"darter 2026-11 proof of a login";
-/// The iterations that OWASP's password storage cheat sheet asks of PBKDF2 with HMAC-SHA-256: some tenths of a second.
+/// The number of iterations that OWASP's password storage cheat sheet recommends for PBKDF2 with HMAC-SHA-256. They take some tenths of a second.
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(600_000).expect("it is not zero");
-/// Logins whose keys are kept; helpers give new ones every few hours.
+/// Most logins whose keys are kept. Helpers give new ones every few hours.
 const MAX_KEYS: usize = 64;
 
 type ProofKey = [u8; 32];
 
-/// The stretched secrets of the logins that were shown so far.
+/// The stretched secrets of the logins for which proofs were made.
 #[derive(Default)]
 pub(super) struct LoginKeys(Mutex<HashMap<Digest, ProofKey>>);
 
 impl LoginKeys {
-    /// The proof for a registry that has this base address. Two agents with the same login compute the same from the same `about`.
+    /// The proof for the registry with this base address. Two agents with the same login compute the same proof from the same `about`.
     pub(super) async fn proof(&self, login: &Login, base: &Url, about: [&[u8]; 2]) -> Digest {
         let [kind, user, secret] = match login {
             Login::Password { user, password } => ["password", user, password],
@@ -63,7 +62,7 @@ fn stretch(salt: &[u8], secret: &[u8]) -> ProofKey {
     key
 }
 
-/// SHA-256 of the parts, each with its length before it.
+/// The SHA-256 of the parts, each preceded by its length.
 fn hash(parts: &[&[u8]]) -> Digest {
     let mut hasher = DigestHasher::sha256();
     for part in parts {

@@ -1,8 +1,7 @@
-//! Access tokens: getting them where a registry's challenge points, and keeping them until they expire.
+//! Access tokens: gets them as a registry's challenge says, and keeps them until they expire.
 //!
-//! A token is kept for exactly what it was given for: registry, realm, service, scope and login, whether configured or
-//! a caller's. A login is sent to the realm the registry names, as every engine does, but never in the clear on behalf
-//! of a registry that is spoken to over TLS.
+//! A token is used only for what it was granted for: registry, realm, service, scope and login, whether the login is configured or a caller's. A login is sent to the realm that the registry names, as every
+//! engine does, but never in the clear on behalf of a registry that is used over TLS.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,27 +27,27 @@ use crate::registry::config::Login;
 use crate::registry::encoding;
 use crate::registry::upstreams::Upstream;
 
-/// Lifetime of a token whose answer does not tell, by the token specification.
+/// The lifetime of a token if the answer does not say it, by the token specification.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
-/// A token is given up this long before it expires (a short-lived one after half its life): requests take time, and
+/// How long before its expiry a token is no longer used (a short-lived one after half its lifetime): requests take time, and
 /// clocks differ.
 const SLACK: Duration = Duration::from_secs(10);
-/// No token is kept longer, whatever its answer says.
+/// The maximum time for which a token is kept, whatever the answer says.
 const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// Tokens kept at most.
+/// Most tokens that are kept.
 const MAX_TOKENS: usize = 4096;
-/// Largest answer of a token service that is read, in bytes.
+/// The maximum length of a token service's answer, in bytes.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// A Bearer challenge made ready to be answered.
+/// The request for a token that follows from a Bearer challenge.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Demand {
-    /// Base address of the registry that asked.
+    /// The base address of the registry that sent the challenge.
     registry: Url,
     realm: Url,
     service: Option<String>,
     scopes: Vec<String>,
-    /// A token service is reached no further than the registry that names it.
+    /// The reach of the token service, which is that of the registry that names it.
     reach: Reach,
     stranger: bool,
 }
@@ -58,11 +57,11 @@ pub(super) struct Tokens {
     http: HttpClient,
     clock: Arc<dyn Clock>,
     kept: Mutex<HashMap<TokenKey, Kept>>,
-    /// Held while a token is asked for; other callers that want the same one wait for it.
+    /// Held while a token is requested: other callers that need the same token wait.
     asking: Mutex<HashMap<TokenKey, Arc<tokio::sync::Mutex<()>>>>,
 }
 
-/// The demand that a token was given for, and the login it was given to.
+/// The demand and the login for which a token was granted.
 type TokenKey = (Arc<Demand>, Option<Login>);
 
 struct Kept {
@@ -109,15 +108,15 @@ impl Tokens {
         Self { http, clock, kept: Mutex::default(), asking: Mutex::default() }
     }
 
-    /// Forgets the token for this demand: the registry no longer takes it.
+    /// Forgets the token for this demand, since the registry no longer accepts it.
     pub(super) fn forget(&self, demand: &Arc<Demand>, login: Option<&Login>) {
         self.kept.lock().remove(&(demand.clone(), login.cloned()));
     }
 
-    /// A token that meets the demand, kept or new; `None` when the token service refuses to give one. It is of use `until` then.
+    /// A kept or new token for the demand; `None` if the token service refuses to grant one. The caller waits `until` then.
     ///
     /// # Errors
-    /// When the token service can't be reached or does not make sense.
+    /// The token service can't be reached, or its answer is malformed.
     pub(super) async fn get(
         &self,
         demand: &Arc<Demand>,
@@ -168,7 +167,7 @@ impl Tokens {
         Ok(Some(token))
     }
 
-    /// A token that is still good.
+    /// A kept token that is still valid.
     fn kept(&self, key: &TokenKey) -> Option<String> {
         let now = self.clock.now();
         self.kept.lock().get(key).filter(|kept| now < kept.until).map(|kept| kept.token.clone())
@@ -240,7 +239,7 @@ impl Tokens {
     }
 }
 
-/// GET with Basic for passwords and for nobody; POST as OAuth 2 for refresh tokens.
+/// The request to the token service: GET, with Basic for a password and without for anonymous tokens; POST as in OAuth 2 for refresh tokens.
 fn request(demand: &Demand, login: Option<&Login>) -> Result<Request, OriginError> {
     let mut request = Request::new(Method::GET, demand.realm.clone());
     (request.reach, request.stranger) = (demand.reach, demand.stranger);
@@ -266,12 +265,12 @@ fn request(demand: &Demand, login: Option<&Login>) -> Result<Request, OriginErro
     Ok(request)
 }
 
-/// The `Authorization` of a user with a password.
+/// The `Authorization` header for a user and a password.
 pub(super) fn basic(user: &str, password: &str) -> Result<HeaderValue, OriginError> {
     secret(&format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}"))))
 }
 
-/// The user and password of a Basic `Authorization`, if it is one.
+/// The user and password in an `Authorization` header, if it is a Basic one.
 pub(super) fn login_of_basic(authorization: &HeaderValue) -> Option<Login> {
     let (scheme, encoded) = authorization.to_str().ok()?.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {

@@ -1,4 +1,4 @@
-//! From a registry's name, as image references write it, to the address that answers for it.
+//! Finds the address of a registry by its name, as image references have it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,7 +19,7 @@ pub struct Upstream {
     others: Vec<Url>,
     configured: bool,
     trusted: bool,
-    /// A caller named it, and no configuration does.
+    /// True if a caller named it, and no configuration does.
     stranger: bool,
     reach: Reach,
 }
@@ -41,7 +41,7 @@ impl Upstream {
         std::iter::once(&self.base).chain(&self.others).map(at)
     }
 
-    /// True if its word about its repositories counts for content that another registry delivered.
+    /// True if it is trusted: if it says that one of its repositories has some content, callers may get a copy that came from another registry.
     pub const fn is_trusted(&self) -> bool {
         self.trusted
     }
@@ -51,7 +51,7 @@ impl Upstream {
         self.configured
     }
 
-    /// True if nothing that is configured for others may be used for it.
+    /// True if a caller named it and no configuration does: then nothing that is configured for other registries is used for it.
     pub(crate) const fn is_stranger(&self) -> bool {
         self.stranger
     }
@@ -60,7 +60,7 @@ impl Upstream {
         self.reach
     }
 
-    /// This registry, to which one of this reach has led: it is reached no further.
+    /// This registry, to which a registry of this reach has redirected: its reach is limited to that one's.
     pub(crate) fn reached_by(self, reach: Reach, stranger: bool) -> Self {
         let reach = if stranger { reach } else { self.reach };
         Self { reach, stranger: stranger || self.stranger, ..self }
@@ -79,7 +79,7 @@ impl fmt::Debug for Upstream {
     }
 }
 
-/// Resolves names of registries.
+/// The names and addresses of registries.
 #[derive(Clone, Debug)]
 pub struct Upstreams {
     addresses: BTreeMap<String, Vec<Url>>,
@@ -92,7 +92,7 @@ pub struct Upstreams {
 }
 
 impl Upstreams {
-    /// Resolves with the addresses and exceptions of `config`.
+    /// The names and addresses in `config`.
     pub fn new(config: &RegistryConfig) -> Self {
         let slashed = |urls: &Vec<Url>| urls.iter().cloned().map(with_slash).collect::<Vec<_>>();
         let addresses = config.addresses.iter().filter(|(_, urls)| !urls.is_empty());
@@ -114,7 +114,7 @@ impl Upstreams {
         Upstream { name, base, others: Vec::new(), configured, trusted, stranger, reach }
     }
 
-    /// The registry of this name: at its configured address, else over HTTPS; over plain HTTP if it is listed so or a
+    /// The registry with this name, at its configured address. Without one, it is used over HTTPS, or over plain HTTP if it is configured so or is a
     /// loopback host.
     ///
     /// # Errors
@@ -146,23 +146,23 @@ impl Upstreams {
         Ok(self.upstream(name, base))
     }
 
-    /// True if a registry that is trusted is at this host, or host and port, as the names of sources write them.
+    /// True if a trusted registry is at this host, or host and port, as the names of sources have them.
     pub fn has_trusted_at(&self, place: &str) -> bool {
         let trusted = self.addresses.keys().chain(&self.trusted).filter_map(|name| self.resolve(name).ok());
         trusted.flat_map(|upstream| upstream.addresses().collect::<Vec<_>>()).any(|at| authority(at.base()) == place)
     }
 
-    /// The registry at this base address. It has a name, and with it a login, only if that name leads back to this very
-    /// address: a caller that says `http://` of a registry spoken to over TLS must not make its login go in the clear.
+    /// The registry at this base address. It has a name, and with it a login, only if that name resolves to this
+    /// address: a caller that gives an `http://` address of a registry that is used over TLS must not make its login be sent in the clear.
     ///
-    /// An address that is not configured here may be at another agent of the fleet, which asks this one to read it. So
-    /// it may be private, but neither this very host's nor lead there. An address that plainly is this host's own is
-    /// for the asker to judge: it is asked for by agents of this host alone.
+    /// An address that is not configured here may be configured at another agent of the fleet, which asks this one to read it. So
+    /// it may be private, but it must not be an address of this host, or lead to one. An address that is obviously this host's own is
+    /// accepted here: the caller checks that only agents of this host ask for it.
     pub fn at(&self, base: &Url) -> Upstream {
         self.at_of(base, None)
     }
 
-    /// The registry at this base address for a request about this repository, where several registries are at the address.
+    /// The registry at this base address for a request about this repository, since several registries may have one address.
     pub fn at_of(&self, base: &Url, repository: Option<&str>) -> Upstream {
         let base = with_slash(base.clone());
         // Of several that fit as well the last one counts: the first by name.
@@ -183,7 +183,7 @@ impl Upstreams {
         Upstream { name: shown(&base), base, others, configured: false, trusted: false, stranger, reach }
     }
 
-    /// How well a registry's prefix fits a repository.
+    /// The length of a registry's prefix if a repository has it, zero for a registry without a prefix; `None` if the repository lacks the prefix.
     fn fit(&self, name: &str, repository: Option<&str>) -> Option<usize> {
         match (self.prefixes.get(name), repository) {
             (Some(prefix), Some(repository)) => {
@@ -194,14 +194,14 @@ impl Upstreams {
         }
     }
 
-    /// The registry at an address that only a program of a host named: it is reached at public addresses alone, unless it is configured here.
+    /// The registry at an address that only a program of a host named: unless it is configured here, it is reached only at public addresses.
     pub fn at_named(&self, base: &Url, repository: Option<&str>) -> Upstream {
         let upstream = self.at_of(base, repository);
         let reach = if upstream.stranger { Reach::Public } else { upstream.reach };
         Upstream { reach, ..upstream }
     }
 
-    /// The registry at this base address, as `requester` may have it asked.
+    /// The registry at this base address, with the reach that `requester` has.
     pub(crate) fn at_for(&self, base: &Url, repository: &str, requester: Requester) -> Upstream {
         match requester {
             Requester::Named => self.at_named(base, Some(repository)),
@@ -210,7 +210,7 @@ impl Upstreams {
     }
 }
 
-/// A registry's base address, which ends in a slash. Some people write the API's path with it, as in containerd's `override_path`.
+/// A registry's base address, with a slash at its end, and without the API's path `v2`, which some people add, as in containerd's `override_path`.
 fn with_slash(mut url: Url) -> Url {
     if let Some(base) = url.path().trim_end_matches('/').strip_suffix("/v2").map(str::to_owned) {
         url.set_path(&base);

@@ -1,6 +1,6 @@
-//! Docker's `config.json`, and the helper programs it names.
+//! Docker's `config.json`, and the helper programs that it names.
 //!
-//! A helper is `docker-credential-NAME get`: the server's name on its standard input, JSON on its output.
+//! A helper is run as `docker-credential-NAME get`. It gets the server's name on standard input, and writes JSON to standard output.
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
@@ -19,20 +19,20 @@ use tokio::process::Command;
 use crate::registry::config::Login;
 use crate::settings;
 
-/// Docker's name for its hub in `config.json` and to helpers.
+/// Docker's name for Docker Hub in `config.json` and for helpers.
 const DOCKER_HUB_SERVER: &str = "https://index.docker.io/v1/";
-/// A helper that has not answered by then is ended.
+/// How long a helper may take before it is killed.
 const HELPER_TIME: Duration = Duration::from_secs(5);
 /// The user name by which a helper says that the secret is an identity token.
 const TOKEN_USER: &str = "<token>";
 
-/// Docker's configuration, in which logins are looked up.
+/// Docker's configuration, in which logins are searched.
 pub(super) struct Config {
     path: PathBuf,
     helper_directories: Vec<PathBuf>,
 }
 
-/// Why there is no telling whether a login exists.
+/// Why it is unknown whether there is a login.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DockerConfigError {
     #[error("cannot read {path}: check that it exists and is readable")]
@@ -66,7 +66,7 @@ pub(super) enum DockerConfigError {
 }
 
 impl DockerConfigError {
-    /// The cause, for a log line.
+    /// The cause, for the log.
     pub(super) fn source_text(&self) -> String {
         self.source().map(ToString::to_string).unwrap_or_default()
     }
@@ -102,7 +102,7 @@ impl Config {
         Self { path, helper_directories }
     }
 
-    /// The login for a registry: from its own helper, else from the common one, else from the file itself.
+    /// The login for a registry: from its own helper, otherwise from the common one, otherwise from the file itself.
     pub(super) async fn login(&self, registry: &str) -> Result<Option<Login>, DockerConfigError> {
         let path = self.path.clone();
         let read = tokio::task::spawn_blocking(move || settings::read(&path)).await.map_err(io::Error::other);
@@ -182,8 +182,8 @@ impl DockerAuth {
     }
 }
 
-/// The registry that a key of `auths` is about: keys are host names, or addresses of the API. `None` for a key that is
-/// about a part of a registry.
+/// The registry of a key in `auths`, which is a host name, or an address of the API. `None` for a key that names only
+/// a part of a registry.
 fn registry_of(server: &str) -> Option<String> {
     let bare = server.strip_prefix("https://").or_else(|| server.strip_prefix("http://")).unwrap_or(server);
     let (host, path) = bare.split_once('/').unwrap_or((bare, ""));
