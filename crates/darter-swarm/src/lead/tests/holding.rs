@@ -182,3 +182,19 @@ fn of_many_that_come_at_once_each_is_told_once_and_of_most_links_one_end() {
     assert!((links..=links + 63 * 16 / 2).contains(&told), "{told} of {links}");
     assert_eq!(lead.take_notices(at(60_000)), []);
 }
+
+#[test]
+fn a_newcomer_meets_its_neighbours_by_itself_and_none_of_them_is_told_of_it() {
+    let mut lead = lead(4, 4);
+    (1..=100).for_each(|n| lead.let_in(node(n), Place::default(), &PieceSet::new(), true));
+    (1..=100).for_each(|n| drop(lead.take_notice(node(n))));
+    lead.take_notices(at(60_000));
+    let newcomer = node(200);
+    lead.let_in(newcomer, Place::default(), &PieceSet::new(), true);
+    let told = lead.take_notice(newcomer).expect("it knows nobody");
+    let due = lead.notices_due().expect("neighbours lost links to each other");
+    let later = lead.take_notices(due);
+    assert!(later.iter().any(|notice| told.gained.iter().any(|gained| gained.node == notice.to)), "{later:?}");
+    let gained = |notice: &Notice| notice.gained.iter().any(|gained| gained.node == newcomer);
+    assert!(!later.iter().any(gained), "{later:?}");
+}
