@@ -16,9 +16,8 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::seats::Seat;
 
-/// How long after its request a client that waits for the answer may close its side: long enough for a client on a busy host. A client that gives
-/// up as early as this is found gone when the first bytes are sent.
-const CLOSES_WITHIN: Duration = Duration::from_secs(1);
+/// How long after its request a client that waits for the answer may close its side.
+const CLOSES_WITHIN: Duration = Duration::from_millis(100);
 
 /// How long such a client waits for more of its answer.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use darter_agent::Phase;
 use darter_gateway::server::LocalPort;
 use http::Method;
+use rustix::net::sockopt::set_tcp_cork;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 
@@ -61,6 +62,8 @@ async fn a_client_that_closes_its_side_with_its_request_gets_the_whole_answer() 
         let mut stream = tokio::net::TcpStream::connect(world.port.address()).await.unwrap();
         let more = if closes { "" } else { "connection: close\r\n" };
         let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{more}\r\n");
+        // A busy machine may go on with this program only long after the request was sent: so the request and the end are sent together.
+        set_tcp_cork(&stream, closes).unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         if closes {
             stream.shutdown().await.unwrap();
