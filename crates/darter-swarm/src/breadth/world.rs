@@ -109,8 +109,9 @@ struct Chance {
     stall: u64,
     /// Until this millisecond the machine has other work.
     starved: u64,
-    /// True if it has a moment for this read nevertheless, or not, until this millisecond.
+    /// True if it has a moment for this read nevertheless.
     has_moment: bool,
+    /// The millisecond at which that changes.
     until: u64,
     /// The rate of all connections together in bytes per second, until this millisecond.
     narrow: Option<(u64, u64)>,
