@@ -15,8 +15,9 @@
 //! A data directory that is copied to another machine, for example with a golden image, contains its id, and two agents would
 //! have the same. So `DATA_DIR/node-machine` says on which machine the id was generated: a SHA-256 of the machine's id (never
 //! that id itself, which systemd asks to keep confidential), as 64 hexadecimal digits and a newline. On another machine,
-//! key and id are generated again. A directory that an older release made has no such file, and a machine may have no id (a container):
-//! then they stay. If two agents have one id all the same, the agents that they connect to tell them
+//! key and id are generated again, and the key before is kept as `node-key.moved`. A directory that an older release made has no such file, and a
+//! machine may have no id (a container): then they stay. So they do if the file contains anything else, which a newer release may have written: it is
+//! left alone. If two agents have one id all the same, the agents that they connect to tell them
 //! (`twins` of `darter-fleet`).
 
 use std::io;
@@ -34,9 +35,6 @@ const KEY_FILE: &str = "node-key";
 const NEW_KEY_FILE: &str = "node-key.new";
 const MACHINE_FILE: &str = "node-machine";
 const NEW_MACHINE_FILE: &str = "node-machine.new";
-
-/// Most files that are set aside for one reason.
-const MAX_SET_ASIDE: usize = 100;
 
 /// Files with a machine's id; the first that exists is used.
 const MACHINE_IDS: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
@@ -65,7 +63,14 @@ fn load_or_draw(data_dir: &Path, machine: Option<&str>) -> Result<NodeId, StartE
     let key = read_key(&dir)?;
     let machine = machine.map(digest_of);
     let (drawn_on, machine) = match dir.read(MACHINE_FILE) {
-        Ok(text) => (Some(String::from_utf8_lossy(&text).trim().to_owned()), machine),
+        Ok(text) => match digest_in(&text) {
+            Some(digest) => (Some(digest), machine),
+            None => {
+                let path = dir.path_of(MACHINE_FILE);
+                tracing::warn!(path = %path.display(), "the file that says on which machine the node id was generated is a newer version's or damaged: it is left alone, and the id stays");
+                (None, None)
+            }
+        },
         Err(error) if error.kind() == io::ErrorKind::NotFound => (None, machine),
         Err(error) => {
             let path = dir.path_of(MACHINE_FILE);
@@ -82,7 +87,11 @@ fn load_or_draw(data_dir: &Path, machine: Option<&str>) -> Result<NodeId, StartE
             id
         }
         (None, Key::Kept(key)) if !moved => write_id(&dir, key.public().node())?,
-        (before, _) => {
+        (before, key) => {
+            if matches!(key, Key::Kept(_)) {
+                let kept = dir.set_aside(KEY_FILE, "moved").map_err(refused(&dir, KEY_FILE))?;
+                tracing::warn!(kept, "the node's key is another machine's: it is set aside");
+            }
             let id = draw_key(&dir)?;
             write_id(&dir, id)?;
             match before {
@@ -154,23 +163,10 @@ fn read_key(dir: &Dir) -> Result<Key, StartError> {
         KeyError::Newer(_) => (Key::Newer, "newer"),
         KeyError::Damaged => (Key::Damaged, "unread"),
     };
-    let kept = set_aside(dir, suffix).map_err(refused(dir, KEY_FILE))?;
+    let kept = dir.set_aside(KEY_FILE, suffix).map_err(refused(dir, KEY_FILE))?;
     let path = dir.path_of(KEY_FILE);
     tracing::warn!(path = %path.display(), %fault, kept, "the node's key can't be used: it is set aside, and a new one is generated");
     Ok(key)
-}
-
-/// Renames the key's file to a free name, which is returned.
-fn set_aside(dir: &Dir, suffix: &str) -> io::Result<String> {
-    let taken = dir.names()?;
-    let names = (1..=MAX_SET_ASIDE).map(|number| match number {
-        1 => format!("{KEY_FILE}.{suffix}"),
-        _ => format!("{KEY_FILE}.{suffix}-{number}"),
-    });
-    let free = names.into_iter().find(|name| !taken.contains(name));
-    let free = free.ok_or_else(|| io::Error::other("too many damaged keys were set aside here: remove some"))?;
-    dir.rename(KEY_FILE, dir, &free)?;
-    Ok(free)
 }
 
 /// Generates a key, and returns its id.
@@ -194,6 +190,12 @@ fn write(dir: &Dir, file: &str, temporary: &str, text: &str) -> Result<(), Start
 fn digest_of(machine: &str) -> String {
     let digest = Digest::sha256(format!("darter node-machine\n{}", machine.trim()).as_bytes()).to_string();
     digest.trim_start_matches("sha256:").to_owned()
+}
+
+/// The digest in the machine's file; `None` if it contains anything else.
+fn digest_in(text: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(text).ok()?.trim();
+    (text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| text.to_ascii_lowercase())
 }
 
 /// A number that distinguishes this process from every other one with the same id; never zero.
@@ -303,6 +305,27 @@ mod tests {
         let id = load_or_draw(dir.path(), Some("machine b")).unwrap();
         assert_ne!(key_in(dir.path()).public(), first);
         assert_eq!(key_in(dir.path()).public().node(), id);
+        let moved = std::fs::read_to_string(dir.path().join("node-key.moved")).unwrap();
+        assert_eq!(NodeKey::from_text(&moved).unwrap().public(), first, "the other machine's key is not lost");
+    }
+
+    #[test]
+    fn an_unknown_form_of_the_machines_file_costs_neither_key_nor_id() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = load_or_draw(dir.path(), Some("a")).unwrap();
+        let key = key_in(dir.path()).public();
+        let at = dir.path().join(MACHINE_FILE);
+        let digest = digest_of("b");
+        for text in
+            ["darter node-machine 2\nof another kind\n", "", &digest[1..], &format!("{digest}0"), &"g".repeat(64)]
+        {
+            std::fs::write(&at, text).unwrap();
+            for machine in [Some("a"), Some("b"), None] {
+                assert_eq!(load_or_draw(dir.path(), machine).unwrap(), first, "{text:?}");
+                assert_eq!(key_in(dir.path()).public(), key, "{text:?}");
+                assert_eq!(std::fs::read_to_string(&at).unwrap(), text, "left alone");
+            }
+        }
     }
 
     #[test]

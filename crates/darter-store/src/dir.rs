@@ -51,6 +51,9 @@ const OWN: [&str; 16] = [
     "lost+found",
 ];
 
+/// Most entries that [`Dir::set_aside`] keeps of one name and suffix.
+const MAX_SET_ASIDE: usize = 100;
+
 /// An open directory of the agent. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Dir {
@@ -143,15 +146,14 @@ impl Dir {
     }
 
     /// Opens a directory in this one for files that can be rebuilt; creates it if it does not exist. An entry with its name that can't be used is
-    /// renamed to `NAME.unread`.
+    /// [set aside](Self::set_aside) as `NAME.unread`.
     ///
     /// # Errors
     /// The system refuses that, too.
     pub fn sub_or_anew(&self, name: &str) -> io::Result<Self> {
         self.sub(name).or_else(|error| {
-            let (path, aside) = (self.path_of(name), format!("{name}.unread"));
-            tracing::warn!(path = %path.display(), %error, kept = aside, "a directory can't be used and is begun anew");
-            self.rename(name, self, &aside)?;
+            let kept = self.set_aside(name, "unread")?;
+            tracing::warn!(path = %self.path_of(name).display(), %error, kept, "a directory can't be used and is begun anew");
             self.sub(name)
         })
     }
@@ -285,6 +287,24 @@ impl Dir {
     pub fn rename(&self, from: &str, to: &Self, name: &str) -> io::Result<()> {
         threads::enter("Dir::rename");
         Ok(rustix::fs::renameat(&self.fd, from, &to.fd, name)?)
+    }
+
+    /// Renames an entry to `NAME.SUFFIX`, or to `NAME.SUFFIX-2` and so on: the first of these that no entry has, which is returned.
+    ///
+    /// # Errors
+    /// There is no such entry, too many were set aside already, or the system refuses.
+    pub fn set_aside(&self, name: &str, suffix: &str) -> io::Result<String> {
+        let taken = self.names()?;
+        let names = (1..=MAX_SET_ASIDE).map(|number| match number {
+            1 => format!("{name}.{suffix}"),
+            _ => format!("{name}.{suffix}-{number}"),
+        });
+        let free = names.into_iter().find(|name| !taken.contains(name));
+        let free = free.ok_or_else(|| {
+            io::Error::other(format!("{MAX_SET_ASIDE} files {name}.{suffix}-… were set aside here: remove some"))
+        })?;
+        self.rename(name, self, &free)?;
+        Ok(free)
     }
 
     /// Removes an entry that is not a directory. False if there was none.

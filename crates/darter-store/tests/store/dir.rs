@@ -148,6 +148,29 @@ fn a_directory_in_it_is_made_or_found_and_nothing_else_is_taken_for_one() {
 }
 
 #[test]
+fn no_entry_that_is_set_aside_replaces_another() {
+    let (_outer, own) = own();
+    let texts = ["first", "second", "third"];
+    let names = texts.map(|text| {
+        fs::write(own.path_of("list"), text).unwrap();
+        own.set_aside("list", "unread").unwrap()
+    });
+    assert_eq!(names, ["list.unread", "list.unread-2", "list.unread-3"]);
+    assert_eq!(names.map(|name| fs::read_to_string(own.path_of(&name)).unwrap()), texts);
+    assert_eq!(kind(own.set_aside("list", "unread")), Some(ErrorKind::NotFound));
+    // Directories too: a rename to one that has something in it fails.
+    for _ in 0..3 {
+        fs::create_dir(own.path_of("x")).unwrap();
+        fs::write(own.path_of("x/y"), "x").unwrap();
+        own.set_aside("x", "unread").unwrap();
+    }
+    (4..=100).for_each(|number| fs::write(own.path_of(&format!("list.unread-{number}")), "x").unwrap());
+    fs::write(own.path_of("list"), "stays").unwrap();
+    assert!(own.set_aside("list", "unread").unwrap_err().to_string().contains("remove some"));
+    assert_eq!(fs::read_to_string(own.path_of("list")).unwrap(), "stays");
+}
+
+#[test]
 fn names_are_those_of_its_entries_that_are_text() {
     let (_outer, own) = own();
     drop((own.create("a").unwrap(), own.sub(".hidden").unwrap()));
