@@ -36,6 +36,10 @@ const NEW_KEY_FILE: &str = "node-key.new";
 const MACHINE_FILE: &str = "node-machine";
 const NEW_MACHINE_FILE: &str = "node-machine.new";
 
+/// The suffixes of keys that are set aside because they can't be read.
+const NEWER: &str = "newer";
+const UNREAD: &str = "unread";
+
 /// Files with a machine's id; the first that exists is used.
 const MACHINE_IDS: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
 
@@ -111,6 +115,22 @@ fn load_or_draw(data_dir: &Path, machine: Option<&str>) -> Result<NodeId, StartE
     Ok(id)
 }
 
+/// How many files of each kind are not used: keys that were set aside as unreadable or a newer release's, and the machine's file. Blocking.
+pub(crate) fn set_aside(data_dir: &Path) -> Result<[(&'static str, usize); 2], StartError> {
+    let dir = Dir::open(data_dir)?;
+    let names = dir.names().map_err(refused(&dir, KEY_FILE))?;
+    let is_aside = |name: &&String| {
+        let suffix = name.strip_prefix(KEY_FILE).and_then(|rest| rest.strip_prefix('.'));
+        suffix.is_some_and(|suffix| suffix.starts_with(NEWER) || suffix.starts_with(UNREAD))
+    };
+    let keys = names.iter().filter(is_aside).count();
+    let is_machine_unknown = match dir.read(MACHINE_FILE) {
+        Ok(text) => digest_in(&text).is_none(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    };
+    Ok([(KEY_FILE, keys), (MACHINE_FILE, usize::from(is_machine_unknown))])
+}
+
 /// What was found in a key's file.
 enum Key {
     None,
@@ -160,8 +180,8 @@ fn read_key(dir: &Dir) -> Result<Key, StartError> {
         }
     };
     let (key, suffix) = match fault {
-        KeyError::Newer(_) => (Key::Newer, "newer"),
-        KeyError::Damaged => (Key::Damaged, "unread"),
+        KeyError::Newer(_) => (Key::Newer, NEWER),
+        KeyError::Damaged => (Key::Damaged, UNREAD),
     };
     let kept = dir.set_aside(KEY_FILE, suffix).map_err(refused(dir, KEY_FILE))?;
     let path = dir.path_of(KEY_FILE);
@@ -294,6 +314,7 @@ mod tests {
             assert_eq!(std::fs::read_to_string(at(kept)).unwrap(), damage);
             before = id;
         }
+        assert_eq!(set_aside(dir.path()).unwrap(), [("node-key", 3), ("node-machine", 0)]);
         assert_eq!(load_or_draw(dir.path(), None).unwrap(), before);
     }
 
@@ -307,6 +328,7 @@ mod tests {
         assert_eq!(key_in(dir.path()).public().node(), id);
         let moved = std::fs::read_to_string(dir.path().join("node-key.moved")).unwrap();
         assert_eq!(NodeKey::from_text(&moved).unwrap().public(), first, "the other machine's key is not lost");
+        assert_eq!(set_aside(dir.path()).unwrap(), [("node-key", 0), ("node-machine", 0)]);
     }
 
     #[test]
@@ -325,6 +347,7 @@ mod tests {
                 assert_eq!(key_in(dir.path()).public(), key, "{text:?}");
                 assert_eq!(std::fs::read_to_string(&at).unwrap(), text, "left alone");
             }
+            assert_eq!(set_aside(dir.path()).unwrap(), [("node-key", 0), ("node-machine", 1)]);
         }
     }
 

@@ -10,13 +10,15 @@
 //!
 //! Later releases only append fields to these. A damaged file counts as missing; one of a greater version belongs to a newer Darter, and stays
 //! unchanged. A profile is removed with its blob: when the blob is removed, soon after it is evicted, and when an agent starts that does not have the blob.
+//! A newer Darter's goes only with a blob that a user removes: that Darter may keep blobs of which this one does not know.
 
 use std::collections::HashSet;
-use std::io;
+use std::io::{self, Read as _};
 use std::ops::Range;
 use std::path::Path;
 
 use darter_core::{BlobId, NodeId, PieceLength};
+use darter_store::dir::Access;
 use darter_store::{Dir, StoreError};
 use darter_swarm::{Bounds, Profile, Touches};
 use serde::{Deserialize, Serialize};
@@ -54,7 +56,7 @@ impl Profiles {
     /// The system refuses.
     pub fn keep(&self, blob: BlobId, pieces: PieceLength, profile: &Profile) -> io::Result<bool> {
         let name = name_of(blob);
-        if self.0.read(&name).is_ok_and(|bytes| version_of(&bytes).is_some_and(|version| version > VERSION)) {
+        if is_newer(&self.0, &name) {
             return Ok(false);
         }
         self.0.replace(&name, &format!("{name}.new"), &[&encode(pieces, profile)], false).map(|()| true)
@@ -79,27 +81,45 @@ impl Profiles {
         let kept: Vec<BlobId> = self.0.names()?.iter().filter_map(|name| name.parse().ok()).collect();
         if !kept.is_empty() {
             let blobs = blobs();
-            kept.into_iter().filter(|blob| !blobs.contains(blob)).for_each(|blob| self.forget(blob));
+            let gone = kept.into_iter().filter(|blob| !blobs.contains(blob));
+            gone.filter(|blob| !is_newer(&self.0, &name_of(*blob))).for_each(|blob| self.forget(blob));
         }
         Ok(())
     }
 
-    /// Removes all profiles except those of `blobs`. Files with other names may be a newer version's, and stay. Blocking.
+    /// Removes all profiles except those of `blobs`, and those that a newer version wrote, of which it returns the number. Files with other names may be a
+    /// newer version's, and stay. Blocking.
     ///
     /// # Errors
     /// The system refuses.
-    pub fn keep_only(&self, blobs: &HashSet<BlobId>) -> io::Result<()> {
+    pub fn keep_only(&self, blobs: &HashSet<BlobId>) -> io::Result<usize> {
+        let mut newer = Vec::new();
         for name in self.0.names()? {
             let stem = name.strip_suffix(".new").unwrap_or(&name);
             let Ok(blob) = stem.parse::<BlobId>() else { continue };
+            if stem == name && is_newer(&self.0, &name) {
+                newer.push(name);
+                continue;
+            }
             if (stem != name || !blobs.contains(&blob))
                 && let Err(error) = self.0.remove(&name)
             {
                 tracing::warn!(path = %self.0.path_of(&name).display(), %error, "an old profile can't be removed");
             }
         }
-        Ok(())
+        if let Some(example) = newer.first().map(|name| self.0.path_of(name)) {
+            tracing::warn!(profiles = newer.len(), example = %example.display(), "profiles that a newer version wrote are left alone: until it runs, no profiles of these layers are kept");
+        }
+        Ok(newer.len())
     }
+}
+
+/// True if a newer version wrote a file.
+fn is_newer(dir: &Dir, name: &str) -> bool {
+    let mut head = Vec::new();
+    let read = dir.open_file(name, Access::Read);
+    let read = read.and_then(|file| file.take(MAGIC.len() as u64 + 1).read_to_end(&mut head));
+    read.is_ok() && version_of(&head).is_some_and(|version| version > VERSION)
 }
 
 fn name_of(blob: BlobId) -> String {
@@ -216,6 +236,8 @@ mod tests {
         let path = dir.path().join(DIRECTORY).join(BLOB.to_string());
         std::fs::write(&path, b"DARTPROF\x02 of a newer one").unwrap();
         assert!(!again.keep(BLOB, pieces(), &profile()).unwrap(), "it says so");
+        assert_eq!(again.keep_only(&HashSet::new()).unwrap(), 1);
+        again.forget_gone(HashSet::new).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"DARTPROF\x02 of a newer one");
         again.forget(BLOB);
         assert!(!path.exists());

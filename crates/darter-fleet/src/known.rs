@@ -8,7 +8,8 @@
 //! {"format": 1, "peers": [{"node": "32 hexadecimal digits", "addr": "HOST:PORT", "met": unix seconds}, …]}
 //! ```
 //!
-//! A file of another format, or one that can't be read, is set aside as `peers.unread`, never deleted.
+//! A file of another format, or one that can't be read, is set aside as `peers.unread`, never deleted. If that fails, it is left alone, and no
+//! nodes are remembered.
 //!
 //! Invariants: the table and the file are bounded. A node that others told of never replaces one that was
 //! connected. A node that does not answer is tried again after growing pauses, and forgotten after some tries, or after a day if it was connected.
@@ -53,7 +54,6 @@ const MAX_PAUSE: Duration = Duration::from_secs(600);
 
 const FILE: &str = "peers";
 const NEW_FILE: &str = "peers.new";
-const SET_ASIDE: &str = "peers.unread";
 const FORMAT: u32 = 1;
 
 /// One known node.
@@ -83,6 +83,8 @@ pub(super) struct KnownNodes {
     unsaved: bool,
     /// True if the last attempt to write the file failed.
     is_refused: bool,
+    /// True if the file can't be read, and could not be set aside.
+    is_left_alone: bool,
 }
 
 impl KnownNodes {
@@ -167,7 +169,7 @@ impl KnownNodes {
 
     /// The contents of the file, if they have changed since the last call.
     fn take_unsaved(&mut self) -> Option<Remembered> {
-        if !std::mem::take(&mut self.unsaved) {
+        if self.is_left_alone || !std::mem::take(&mut self.unsaved) {
             return None;
         }
         let row = |known: &Acquaintance| Row { node: known.info.node, addr: known.info.addr.clone(), met: known.met };
@@ -220,8 +222,8 @@ pub(super) fn load(known: &Mutex<KnownNodes>, data_dir: &Path) -> bool {
             Ok(remembered) => known.lock().recall(remembered),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => {
-                tracing::warn!(%error, kept = SET_ASIDE, "the list of known nodes can't be read; starting an empty one");
-                dir.rename(FILE, &dir, SET_ASIDE)?;
+                let kept = dir.set_aside(FILE, "unread").inspect_err(|_| known.lock().is_left_alone = true)?;
+                tracing::warn!(error = %in_full(&error), kept, "the list of known nodes can't be read; starting an empty one");
                 return Ok(true);
             }
         }
@@ -341,12 +343,28 @@ mod tests {
     #[test]
     fn what_a_newer_release_wrote_is_set_aside() {
         let dir = tempfile::tempdir().unwrap();
-        for text in [r#"{"format":2,"peers":[]}"#, "no JSON at all"] {
-            fs::write(dir.path().join(FILE), text).unwrap();
-            load(&Mutex::new(KnownNodes::default()), dir.path());
-            assert_eq!(fs::read_to_string(dir.path().join(SET_ASIDE)).unwrap(), text);
-            assert!(!dir.path().join(FILE).exists());
+        let at = |name: &str| dir.path().join(name);
+        let texts = [r#"{"format":2,"peers":[]}"#, "no JSON at all"];
+        for text in texts {
+            fs::write(at(FILE), text).unwrap();
+            assert!(load(&Mutex::new(KnownNodes::default()), dir.path()));
+            assert!(!at(FILE).exists());
         }
+        assert_eq!(["peers.unread", "peers.unread-2"].map(|name| fs::read_to_string(at(name)).unwrap()), texts);
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_set_aside_is_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let newer = r#"{"format":2,"peers":[]}"#;
+        fs::write(dir.path().join(FILE), newer).unwrap();
+        fs::write(dir.path().join("peers.unread"), "x").unwrap();
+        (2..=100).for_each(|number| fs::write(dir.path().join(format!("peers.unread-{number}")), "x").unwrap());
+        let known = Mutex::new(KnownNodes::default());
+        assert!(load(&known, dir.path()));
+        known.lock().met(info(1), 100);
+        save(&known, dir.path());
+        assert_eq!(fs::read_to_string(dir.path().join(FILE)).unwrap(), newer);
     }
 
     #[test]

@@ -92,6 +92,7 @@ async fn mirror_of(agent: &Agent) -> Result<Option<Arc<Mirror>>, StartError> {
     let (data_dir, keep) = (options.data_dir.clone(), options.lazy.map_or(Duration::MAX, |lazy| lazy.keep));
     let opened = threads::run(move || Dir::open(&data_dir).map(|dir| GivenLayers::open(dir, keep))).await;
     let given = opened.map_err(StartError::Store)?;
+    agent.metrics().set_aside("layers", usize::from(given.is_set_aside()));
     given.spare(agent).await;
     let lazy = options.lazy.map(|lazy| LazyOptions { layers: Arc::new(agent.clone()), wait: lazy.wait, given });
     let mirror = mirror(agent, registries, lazy);

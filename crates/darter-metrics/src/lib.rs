@@ -231,7 +231,7 @@ impl Metrics {
         self.store_evicted_bytes.inc_by(usage.evicted_bytes.saturating_sub(self.store_evicted_bytes.get()));
     }
 
-    /// So many things of this kind are in the data directory and are not used: a newer version wrote them, or nobody can read them.
+    /// In the data directory, `count` files of the kind `what` are not used: a newer version wrote them, or they can't be read.
     pub fn set_aside(&self, what: &'static str, count: usize) {
         self.set_aside.get_or_create(&WhatLabel { what }).set(i64::try_from(count).unwrap_or(i64::MAX));
     }

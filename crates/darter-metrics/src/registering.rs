@@ -106,7 +106,7 @@ impl Metrics {
         r.register("blobs_passed", passed, self.blobs_passed.clone());
         let evicted = "Content evicted to make room";
         r.register_with_unit("store_evicted", evicted, Unit::Bytes, self.store_evicted_bytes.clone());
-        let aside = "Files in the data directory that a newer version wrote, or that can't be read: left untouched";
+        let aside = "Files in the data directory that a newer version wrote, or that can't be read: left untouched, or set aside under another name";
         r.register("set_aside", aside, self.set_aside.clone());
     }
 

@@ -168,8 +168,10 @@ impl Registries {
         let manifests = data_dir.sub_or_anew(MANIFESTS)?;
         let images = Images::open(data_dir, Arc::clone(&clock));
         metrics.set_aside("images", usize::from(images.is_set_aside()));
+        let cached = Manifests::open(&options.data_dir.join(MANIFESTS))?;
+        metrics.set_aside("manifests", cached.left_alone());
         Ok(Self {
-            manifests: Manifests::open(&options.data_dir.join(MANIFESTS))?,
+            manifests: cached,
             provenance: Provenance::open(&manifests),
             // The record's version is in its directory's name, so that one file never has to be read by two releases.
             record: Record::open(manifests.sub_or_anew("open-1")?)?,

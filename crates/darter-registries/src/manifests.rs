@@ -11,11 +11,12 @@
 //!
 //! A file is written under a temporary name (a leading dot) and renamed, without a sync: whatever is read back is
 //! checked against its name, and a file that fails is removed. Past the limits, what was used longest ago goes; use is
-//! remembered by this process only, an earlier one's files count as used when they were written.
+//! remembered by this process only, an earlier one's files count as used when they were written. A file that a newer release
+//! wrote, or that can't be read, is left alone: it does not count towards the limit, and never goes.
 //!
 //! A disk that fails costs the cache, never the pull: failures are logged and the manifest is served all the same.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +26,7 @@ use darter_core::Digest;
 use darter_core::recent::Recent;
 use darter_oci::manifest::ImageManifest;
 use darter_store::Dir;
+use darter_store::dir::Access;
 use parking_lot::Mutex;
 
 use crate::small_files::SmallFiles;
@@ -54,6 +56,8 @@ struct Inner {
     disk: Mutex<Recent<Digest, ()>>,
     temporary: AtomicU64,
     files: SmallFiles,
+    /// Files that were left alone when the cache was opened.
+    left_alone: usize,
 }
 
 impl Manifests {
@@ -67,7 +71,12 @@ impl Manifests {
         };
         let dir = Dir::open(data_dir).map_err(io::Error::other)?.sub(name)?;
         let mut disk = Recent::new(ON_DISK);
-        for found in scan(&dir) {
+        let Scan { found, left_alone } = scan(&dir);
+        if let Some(example) = left_alone.first() {
+            let example = example.display();
+            tracing::warn!(manifests = left_alone.len(), %example, "cached manifests of a newer version, or that can't be read, are left alone: until they can be, they are fetched anew where they are wanted");
+        }
+        for found in found {
             for gone in disk.insert(found.digest, (), found.length + OVERHEAD) {
                 remove(&dir, &gone);
             }
@@ -79,7 +88,13 @@ impl Manifests {
             disk: Mutex::new(disk),
             temporary: AtomicU64::new(0),
             files: SmallFiles::default(),
+            left_alone: left_alone.len(),
         })))
+    }
+
+    /// How many files are not used: a newer release wrote them, or they can't be read.
+    pub(crate) fn left_alone(&self) -> usize {
+        self.0.left_alone
     }
 
     /// A manifest, if it is here and right.
@@ -160,7 +175,7 @@ impl Inner {
         let number = self.temporary.fetch_add(1, Ordering::Relaxed);
         let parts = [MAGIC, manifest.media_type.as_bytes(), b"\n", &manifest.bytes];
         let shard = self.dir.sub(&shard)?;
-        if shard.read(&name).is_ok_and(|file| is_newer(&file)) {
+        if head_of(&shard, &name).is_ok_and(|head| is_newer(&head)) {
             return Err(io::Error::other("a newer version keeps it there: it is left alone"));
         }
         shard.replace(&name, &format!(".{number}"), &parts, false)
@@ -189,9 +204,18 @@ struct StoredManifest {
     written: i64,
 }
 
-/// Manifests in `dir`, oldest first. Leftovers of a crash are removed; other files are left alone.
-fn scan(dir: &Dir) -> Vec<StoredManifest> {
-    let mut found = Vec::new();
+/// The files of a cache.
+#[derive(Default)]
+struct Scan {
+    /// This release's, oldest first.
+    found: Vec<StoredManifest>,
+    /// Those of a newer release, and those that can't be read.
+    left_alone: Vec<PathBuf>,
+}
+
+/// The manifests in `dir`. Leftovers of a crash are removed; other files are left alone.
+fn scan(dir: &Dir) -> Scan {
+    let Scan { mut found, mut left_alone } = Scan::default();
     for algorithm in Digest::ALGORITHMS {
         let listed = dir.find_sub(algorithm).and_then(|shard| {
             let names = shard.as_ref().map(Dir::names).transpose()?.unwrap_or_default();
@@ -211,6 +235,9 @@ fn scan(dir: &Dir) -> Vec<StoredManifest> {
             }
             let Ok(digest) = format!("{algorithm}:{name}").parse() else { continue };
             match shard.look(&name).unwrap_or_default() {
+                Some(_) if head_of(&shard, &name).map_or(true, |head| is_newer(&head)) => {
+                    left_alone.push(shard.path_of(&name));
+                }
                 Some(file) => found.push(StoredManifest { digest, length: file.length, written: file.modified }),
                 // A link, say: it goes, and what it points to stays.
                 None => drop(shard.remove(&name)),
@@ -218,7 +245,14 @@ fn scan(dir: &Dir) -> Vec<StoredManifest> {
         }
     }
     found.sort_by_key(|manifest| manifest.written);
-    found
+    Scan { found, left_alone }
+}
+
+/// The first bytes of a file, by which releases differ.
+fn head_of(shard: &Dir, name: &str) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    shard.open_file(name, Access::Read)?.take(MAGIC.len() as u64).read_to_end(&mut head)?;
+    Ok(head)
 }
 
 /// The directory and the name of a manifest's file.
@@ -294,6 +328,31 @@ mod tests {
         fs::write(&stranger, "x").unwrap();
         elsewhere(|| Manifests::open(&dir.path().join("manifests")).unwrap());
         assert!(!leftover.exists() && stranger.exists());
+    }
+
+    /// The limit counts and removes only what this release wrote.
+    #[tokio::test]
+    async fn the_limit_does_not_touch_what_a_newer_release_wrote() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || elsewhere(|| Manifests::open(&dir.path().join("manifests")).unwrap());
+        open().put(manifest("{}")).await;
+        let newer: Vec<PathBuf> = ["a", "b", "c"].map(|text| file_of(dir.path(), text)).into();
+        for path in &newer {
+            let file = fs::File::create(path).unwrap();
+            io::Write::write_all(&mut &file, b"darter-manifest-2 x\n").unwrap();
+            // Older than all others, and together more than the limit.
+            file.set_len(ON_DISK / 2).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        }
+        let cache = open();
+        assert_eq!(cache.left_alone(), 3);
+        assert!(newer.iter().all(|path| path.exists()));
+        assert_eq!(cache.get(manifest("{}").digest).await, Some(manifest("{}")), "it has all the room there is");
+        for text in ["a", "d"] {
+            cache.put(manifest(text)).await;
+        }
+        assert!(newer.iter().all(|path| fs::metadata(path).unwrap().len() == ON_DISK / 2));
+        assert!(file_of(dir.path(), "d").exists());
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@
 //! | `blobs/ab/abcd….piece.new` | a sidecar that is being written |
 //! | `blobs/ab/abcd….newer-data`, `….newer-piece` | files of a newer version for a blob that this version has stored again, or files that could not be read |
 //! | `trash/n` | the bytes of a removed blob, which are about to be deleted |
-//! | `index.redb` | last uses and sources (see `disk/index.rs`); `index.redb.unread` is an index that could not be used |
+//! | `index.redb` | last uses and sources (see `disk/index.rs`); `index.redb.unread`, `index.redb.unread-2`, … are indexes that could not be used |
 //!
 //! Order of writing: bytes, `fdatasync`, sidecar to a new file, `fsync`, rename. So a sidecar never describes bytes that a power failure can take. Order of removing: the sidecar first; bytes
 //! without a sidecar are deleted at the next start. The sidecars are authoritative. If the index is lost, only the order of uses is lost, and some origins are asked again.

@@ -139,6 +139,9 @@ impl Builder {
         let set_aside = store.set_aside();
         metrics.set_aside("blob", set_aside.blobs.len());
         metrics.set_aside("index", usize::from(set_aside.index));
+        for (what, count) in &data.set_aside {
+            metrics.set_aside(what, *count);
+        }
         let read = ReadFrom { origins, pauses, registries: registry.upstreams().clone() };
         let context = Arc::new(EngineContext { records, ..engine_context(&options, data, read, &metrics, &clock) });
         let tasks = TaskTracker::new();
@@ -255,6 +258,8 @@ struct DataDir {
     archive: Archive,
     profiles: Profiles,
     me: NodeId,
+    /// How many files of each kind beside the store are not used.
+    set_aside: Vec<(&'static str, usize)>,
 }
 
 /// What content is read from.
@@ -272,7 +277,7 @@ fn engine_context(
     metrics: &Arc<Metrics>,
     clock: &Arc<dyn Clock>,
 ) -> EngineContext {
-    let DataDir { store, archive, profiles, me } = data;
+    let DataDir { store, archive, profiles, me, set_aside: _ } = data;
     let ReadFrom { origins, pauses, registries } = read;
     let disk = Disk::new(store);
     let origin_budget = ByteBudget::new(options.origin_limit, Arc::clone(clock));
@@ -383,14 +388,17 @@ async fn open_data_dir(
         let newer = store.set_aside().blobs;
         let kept = store.list().into_iter().map(|row| row.id).chain(newer).collect();
         let archive = Archive::open(&data_dir)?;
-        if let Err(error) = archive.keep_only(&kept) {
-            tracing::warn!(error = %in_full(&error), "old explanations could not be tidied up");
+        let mut set_aside: Vec<_> = identity::set_aside(&data_dir)?.into();
+        match archive.keep_only(&kept) {
+            Ok(newer) => set_aside.push(("explanations", newer)),
+            Err(error) => tracing::warn!(error = %in_full(&error), "old explanations could not be tidied up"),
         }
         let profiles = Profiles::open(&data_dir)?;
-        if let Err(error) = profiles.keep_only(&kept) {
-            tracing::warn!(error = %in_full(&error), "old profiles could not be tidied up");
+        match profiles.keep_only(&kept) {
+            Ok(newer) => set_aside.push(("profiles", newer)),
+            Err(error) => tracing::warn!(error = %in_full(&error), "old profiles could not be tidied up"),
         }
-        Ok::<_, StartError>(DataDir { store, archive, profiles, me })
+        Ok::<_, StartError>(DataDir { store, archive, profiles, me, set_aside })
     });
     opened.await
 }

@@ -108,6 +108,7 @@ async fn what_a_newer_release_wrote_is_still_there() {
     let [sidecar, bytes, other_sidecar, other_bytes] =
         [(0, "piece"), (0, "data"), (1, "piece2"), (1, "data")].map(|(at, kind)| format!("{}.{kind}", blobs[at]));
     let explanation = format!("explain/{}.json", "ab".repeat(32));
+    let profile = format!("profiles/{}", "ef".repeat(32));
     let files = [
         (sidecar.as_str(), "DARTPIEC\x4dshorter"),
         (bytes.as_str(), "bytes"),
@@ -119,6 +120,10 @@ async fn what_a_newer_release_wrote_is_still_there() {
         ("images", "darter-images-2\nx\n"),
         (manifest.as_str(), "darter-manifest-2 x\n{}"),
         ("index.redb", "a later index"),
+        ("layers", "darter-layers-99\nx\n"),
+        (profile.as_str(), "DARTPROF\x63later"),
+        ("node-key", "darter node key 2\nof another kind\n"),
+        ("node-machine", "darter node-machine 2\nof another kind\n"),
     ];
     for (name, text) in files {
         let at = dir.path().join(name);
@@ -133,13 +138,25 @@ async fn what_a_newer_release_wrote_is_still_there() {
         let metrics = reqwest::get(&metrics).await.unwrap().text().await.unwrap();
         metrics.contains(&format!("darter_set_aside{{what=\"{what}\"}} {count}\n"))
     };
-    for (what, count) in [("blob", 2), ("index", 1), ("nodes", 1), ("images", 1)] {
+    let counts = [
+        ("blob", 2),
+        ("index", 1),
+        ("nodes", 1),
+        ("images", 1),
+        ("manifests", 1),
+        ("explanations", 1),
+        ("profiles", 1),
+        ("layers", 1),
+        ("node-key", 1),
+        ("node-machine", 1),
+    ];
+    for (what, count) in counts {
         let met = async { while !counted(what, count).await {} };
         tokio::time::timeout(Duration::from_secs(60), met).await.expect(what);
     }
     agent.drain().await;
     for (name, text) in files {
-        let at = [name.to_owned(), format!("{name}.unread")].map(|name| dir.path().join(name));
+        let at = [name.to_owned(), format!("{name}.unread"), format!("{name}.newer")].map(|name| dir.path().join(name));
         assert!(at.iter().any(|at| fs::read_to_string(at).is_ok_and(|there| there == text)), "{name}");
     }
 }

@@ -1,22 +1,37 @@
 //! The journal of one blob on this agent: who gave each piece, and notable events. `darter
 //! explain` prints it.
 //!
-//! Kept in memory as long as the transfer exists, and as `DATA_DIR/explain/<blob>.json` (an [`Explanation`]) when it ends
-//! or the agent drains, so that a later run can still print it. If the file is lost, no data is lost.
+//! Kept in memory as long as the transfer exists, and as `DATA_DIR/explain/<blob>.json` when it ends or the agent drains, so that a later run can
+//! still print it. If the file is lost, no data is lost:
+//!
+//! ```text
+//! {"format":1,"blob":…}        format, and the fields of an [`Explanation`]
+//! ```
+//!
+//! Older releases wrote no format; fields are added without another one. A file of another format, or of JSON that is no explanation,
+//! is a newer release's: it is not overwritten, and goes only with a blob that a user removes. What is no JSON was cut short by a crash.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::time::Duration;
 
 use darter_api::{ExplainedEvent, ExplainedRange, Explanation, Giver, Traffic, Wait};
 use darter_core::{BlobId, Digest, Manifest, Moment, PieceIndex, PieceSet};
+use darter_store::dir::Access;
 use darter_store::{Dir, StoreError};
+use serde::{Deserialize, Serialize};
 
 /// Most events kept of one transfer; later ones are only counted.
 const MAX_EVENTS: usize = 200;
 
 const DIRECTORY: &str = "explain";
+
+/// The format of the files that this release writes.
+const FORMAT: u32 = 1;
+
+/// The beginning of a file of this release, and of those before it. In others the format has to be looked for.
+const HEADS: [&[u8]; 2] = [b"{\"format\":1,", b"{\"blob\":"];
 
 /// Shorter waits are not reported.
 const MIN_TOLD_WAIT: Duration = Duration::from_millis(100);
@@ -226,6 +241,25 @@ impl Journal {
     }
 }
 
+/// A file of the archive.
+#[derive(Serialize)]
+struct Kept<'a> {
+    format: u32,
+    #[serde(flatten)]
+    explanation: &'a Explanation,
+}
+
+/// The format of a file; without one, the first.
+#[derive(Deserialize)]
+struct Form {
+    #[serde(default = "first_format")]
+    format: u32,
+}
+
+const fn first_format() -> u32 {
+    FORMAT
+}
+
 /// The explanations of ended transfers, on the disk.
 #[derive(Clone, Debug)]
 pub struct Archive(Dir);
@@ -241,30 +275,52 @@ impl Archive {
         explain.map(Self).map_err(|source| StoreError::Io { action: "open", path: dir.path_of(DIRECTORY), source })
     }
 
-    /// Writes an explanation, and replaces an earlier one as a whole. Blocking.
+    /// Writes an explanation, and replaces an earlier one as a whole, unless a newer version wrote that. Blocking.
     ///
     /// # Errors
     /// The file can't be written.
     pub fn keep(&self, explanation: &Explanation) -> io::Result<()> {
         let (name, fresh) = (name_of(explanation.blob), fresh_name_of(explanation.blob));
-        self.0.replace(&name, &fresh, &[&serde_json::to_vec(explanation)?], false)
+        if self.is_newer(&name) {
+            return Ok(());
+        }
+        self.0.replace(&name, &fresh, &[&serde_json::to_vec(&Kept { format: FORMAT, explanation })?], false)
     }
 
     /// The explanation of a blob, if there is a readable one.
     pub fn recall(&self, blob: BlobId) -> Option<Explanation> {
-        serde_json::from_slice(&self.0.read(&name_of(blob)).ok()?).ok()
+        let text = self.0.read(&name_of(blob)).ok()?;
+        let form: Form = serde_json::from_slice(&text).ok()?;
+        serde_json::from_slice(&text).ok().filter(|_| form.format == FORMAT)
     }
 
-    /// Removes all explanations except those of `blobs`: an evicted blob needs none. Blocking. A file with any other kind of name
-    /// may be a newer version's, and stays.
+    /// True if a newer version wrote this file.
+    fn is_newer(&self, name: &str) -> bool {
+        self.head_of(name).is_ok_and(|head| !HEADS.iter().any(|known| head.starts_with(known)))
+            && self.0.read(name).is_ok_and(|text| may_be_newer(&text))
+    }
+
+    fn head_of(&self, name: &str) -> io::Result<Vec<u8>> {
+        let mut head = Vec::new();
+        self.0.open_file(name, Access::Read)?.take(HEADS[0].len() as u64).read_to_end(&mut head)?;
+        Ok(head)
+    }
+
+    /// Removes all explanations except those of `blobs`: an evicted blob needs none. Those that a newer version wrote stay, and their number is
+    /// returned. Blocking. A file with any other kind of name may be a newer version's, and stays.
     ///
     /// # Errors
     /// The directory can't be read. A file that can't be removed is logged and stays.
-    pub fn keep_only(&self, blobs: &HashSet<BlobId>) -> io::Result<()> {
+    pub fn keep_only(&self, blobs: &HashSet<BlobId>) -> io::Result<usize> {
+        let mut newer = Vec::new();
         for name in self.0.names()? {
             let Some(blob) = name.split_once('.').and_then(|(stem, _)| stem.parse().ok()) else { continue };
             let is_whole = name == name_of(blob);
             if !is_whole && name != fresh_name_of(blob) {
+                continue;
+            }
+            if is_whole && self.is_newer(&name) {
+                newer.push(name);
                 continue;
             }
             let known = is_whole && blobs.contains(&blob);
@@ -275,7 +331,10 @@ impl Archive {
                 tracing::warn!(path = %self.0.path_of(&name).display(), %error, "an old explanation can't be removed");
             }
         }
-        Ok(())
+        if let Some(example) = newer.first().map(|name| self.0.path_of(name)) {
+            tracing::warn!(explanations = newer.len(), example = %example.display(), "explanations that a newer version wrote are left alone: until it runs, no explanations of these blobs are kept");
+        }
+        Ok(newer.len())
     }
 
     /// Removes the explanations of blobs that are gone, while others may be written: `blobs` is called for the existing blobs after the explanations were listed.
@@ -288,7 +347,8 @@ impl Archive {
         let kept: Vec<BlobId> = names.iter().filter_map(|name| name.strip_suffix(".json")?.parse().ok()).collect();
         if !kept.is_empty() {
             let blobs = blobs();
-            kept.into_iter().filter(|blob| !blobs.contains(blob)).for_each(|blob| self.forget(blob));
+            let gone = kept.into_iter().filter(|blob| !blobs.contains(blob));
+            gone.filter(|blob| !self.is_newer(&name_of(*blob))).for_each(|blob| self.forget(blob));
         }
         Ok(())
     }
@@ -297,6 +357,14 @@ impl Archive {
     pub fn forget(&self, blob: BlobId) {
         // It is no error if there is none.
         let _ = self.0.remove(name_of(blob));
+    }
+}
+
+/// True if a newer version may have written this: it has another format, or is JSON and no explanation.
+fn may_be_newer(text: &[u8]) -> bool {
+    match serde_json::from_slice::<Form>(text) {
+        Ok(form) => form.format != FORMAT || serde_json::from_slice::<Explanation>(text).is_err(),
+        Err(_) => serde_json::from_slice::<serde_json::Value>(text).is_ok(),
     }
 }
 
@@ -382,6 +450,43 @@ mod tests {
         archive.forget_gone(there).unwrap();
         let kept: Vec<u8> = (1..=4).filter(|name| archive.recall(BlobId([*name; 32])).is_some()).collect();
         assert!(kept == [2, 4] && foreign.exists(), "{kept:?}");
+    }
+
+    #[test]
+    fn what_a_newer_release_explained_is_not_overwritten_and_the_last_ones_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = Archive::open(dir.path()).unwrap();
+        let blob = BlobId([9; 32]);
+        let at = dir.path().join(DIRECTORY).join(name_of(blob));
+        let journal = Journal::new("y".into(), None, Moment::ZERO, 7, &PieceSet::new());
+        let told = journal.explain(blob, &Manifest::new(PieceLength::UNKNOWN_BLOB, None));
+        let without_format = serde_json::to_string(&told).unwrap();
+        let newer = [
+            "{\"later\":true}".to_owned(),
+            format!("{{\"format\":2,{}", &without_format[1..]),
+            format!("{{\"format\":\"other\",{}", &without_format[1..]),
+            "[1]".to_owned(),
+        ];
+        for text in newer {
+            std::fs::write(&at, &text).unwrap();
+            assert_eq!(archive.keep_only(&HashSet::new()).unwrap(), 1, "{text}");
+            archive.forget_gone(HashSet::new).unwrap();
+            archive.keep(&told).unwrap();
+            assert_eq!(std::fs::read_to_string(&at).unwrap(), text, "not touched");
+            assert!(archive.recall(blob).is_none());
+        }
+        std::fs::write(&at, &without_format).unwrap();
+        assert_eq!(archive.recall(blob).unwrap().name, "y", "the last release's");
+        for damaged in ["", "{\"format\":1,\"blo", &without_format[..without_format.len() / 2]] {
+            std::fs::write(&at, damaged).unwrap();
+            assert_eq!(archive.keep_only(&HashSet::from([blob])).unwrap(), 0);
+            archive.keep(&told).unwrap();
+            assert_eq!(archive.recall(blob).unwrap().name, "y");
+            let kept = std::fs::read(&at).unwrap();
+            assert!(kept.starts_with(HEADS[0]));
+            serde_json::from_slice::<Explanation>(&kept).expect("the last release reads it");
+        }
+        assert!(without_format.as_bytes().starts_with(HEADS[1]));
     }
 
     #[test]

@@ -86,6 +86,11 @@ impl GivenLayers {
         Self(Arc::new(Inner { dir, keep, set_aside, given, sparing, writing, gathering }))
     }
 
+    /// True if the list there is not used by this release, or only to protect what it names.
+    pub fn is_set_aside(&self) -> bool {
+        self.0.set_aside
+    }
+
     /// Protects all blobs on the list from eviction. To be called before anything else is done with the store.
     pub async fn spare(&self, layers: &dyn MountableLayers) {
         let _sparing = self.0.sparing.lock().await;

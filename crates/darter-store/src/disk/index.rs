@@ -25,9 +25,6 @@ const USES: TableDefinition<'_, [u8; 32], (u64, u64)> = TableDefinition::new("us
 const SOURCES: TableDefinition<'_, [u8; 32], &[u8]> = TableDefinition::new("sources");
 
 const NAME: &str = "index.redb";
-/// An index that could not be used.
-const SET_ASIDE: &str = "index.redb.unread";
-
 /// The size of the database's cache in bytes: far more than an index of some thousand small rows needs.
 const CACHE_BYTES: usize = 1 << 20;
 
@@ -76,14 +73,17 @@ impl Index {
             Ok(database) => (database, false),
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
-                tracing::warn!(path = %path.display(), error, kept = SET_ASIDE, "the index can't be used and is begun anew");
-                // It may be a newer version's. A link's target is left alone.
+                let aside = StoreError::io("set aside", &path);
+                // A second name of a file that may be another program's.
                 let is_anothers = dir.open_linked(NAME, Access::Read).is_ok_and(|(_, links)| links > 1);
-                let is_aside = !is_anothers && dir.rename(NAME, dir, SET_ASIDE).is_ok();
-                if !is_aside {
-                    dir.remove(NAME).map_err(StoreError::io("set aside", &path))?;
-                }
-                (open_checked(dir, existing).map_err(index_error(&path))?, is_aside)
+                let kept = match is_anothers {
+                    true => dir.remove(NAME).map(|_| None),
+                    // It may be a newer version's. A link's target is left alone.
+                    false => dir.set_aside(NAME, "unread").map(Some),
+                };
+                let kept = kept.map_err(aside)?;
+                tracing::warn!(path = %path.display(), error, kept, "the index can't be used and is begun anew");
+                (open_checked(dir, existing).map_err(index_error(&path))?, kept.is_some())
             }
         };
         Ok((Self { database, path, pending: Mutex::default(), writing: Mutex::default() }, set_aside))
