@@ -151,11 +151,10 @@ fn refused(dir: &Dir, file: &str) -> impl FnOnce(io::Error) -> StartError {
 
 fn read_id(dir: &Dir) -> Result<Option<NodeId>, StartError> {
     match dir.read(FILE) {
-        Ok(text) => {
-            String::from_utf8_lossy(&text).trim().parse().map(Some).map_err(|_| {
-                failed(dir, FILE, "not a node id; remove the file and the next start writes it anew", None)
-            })
-        }
+        Ok(text) => String::from_utf8_lossy(&text).trim().parse().map(Some).map_err(|error| {
+            let source = io::Error::new(io::ErrorKind::InvalidData, error);
+            failed(dir, FILE, "not a node id; remove the file and the next start writes it anew", Some(source))
+        }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => {
             let advice = "let the user that darter runs as read it, or remove it, and the next start writes it anew";
@@ -239,7 +238,8 @@ mod tests {
         let first = load_or_draw(dir.path(), Some("a\n")).unwrap();
         assert_eq!(load_or_draw(dir.path(), Some("a\n")).unwrap(), first);
         std::fs::write(dir.path().join(FILE), "garbage").unwrap();
-        assert!(matches!(load_or_draw(dir.path(), Some("a")), Err(StartError::File { .. })));
+        let error = load_or_draw(dir.path(), Some("a")).unwrap_err();
+        assert!(matches!(error, StartError::File { source: Some(_), .. }), "{error:?}");
     }
 
     #[test]

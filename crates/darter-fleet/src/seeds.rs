@@ -421,14 +421,15 @@ mod tests {
         let source = || std::io::ErrorKind::ConnectionRefused.into();
         let troubles = [
             WireError::Version { addr: addr(), ours: Versions::SPOKEN, theirs: Versions::exactly(9) },
-            WireError::HungUp { addr: addr() },
+            WireError::HungUp { addr: addr(), source: None },
+            WireError::HungUp { addr: addr(), source: Some(source()) },
             // The error may be another agent's: it must not keep this agent from serving its host.
             WireError::SameId { addr: addr(), node: NodeId([1; 16]), other: addr() },
             WireError::NoAnswer { addr: addr(), after: FIRST_PAUSE },
             WireError::Connect { addr: addr(), source: source() },
         ];
         assert!(troubles.iter().all(|error| matches!(Attempt::of(error), Attempt::Trouble(_))));
-        assert_eq!(troubles.map(|error| max_pause(&error) > MAX_PAUSE), [true, false, false, false, false]);
+        assert_eq!(troubles.map(|error| max_pause(&error) > MAX_PAUSE), [true, false, false, false, false, false]);
         assert_eq!(Attempt::of(&WireError::Oneself { addr: addr() }), Attempt::Oneself);
         assert!(matches!(Attempt::of(&WireError::NotDarter { addr: addr() }), Attempt::Mistake(_)));
     }

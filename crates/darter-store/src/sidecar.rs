@@ -25,6 +25,8 @@
 //!
 //! Invariants: held pieces have known hashes, and a complete blob holds all its pieces. A file that says otherwise is not a sidecar either.
 
+use std::error::Error;
+
 use darter_core::{BlobId, Manifest, PieceHash, PieceLength, PieceSet};
 
 use crate::facts::Facts;
@@ -56,7 +58,7 @@ pub(crate) struct Sidecar {
 }
 
 /// Why these bytes are not a sidecar that this release reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum SidecarError {
     #[error("not a sidecar")]
     Magic,
@@ -68,6 +70,17 @@ pub(crate) enum SidecarError {
     Checksum,
     #[error("the {0} contradicts the rest")]
     Content(&'static str),
+    #[error("the {what} can't be decoded")]
+    Field {
+        what: &'static str,
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+}
+
+/// The error for a field that says something that can't be.
+fn in_field<E: Error + Send + Sync + 'static>(what: &'static str) -> impl FnOnce(E) -> SidecarError {
+    move |source| SidecarError::Field { what, source: source.into() }
 }
 
 impl Sidecar {
@@ -150,8 +163,8 @@ impl Sidecar {
         let info_length = u32::from_le_bytes(fields.array()?) as usize;
         let words = u32::from_le_bytes(fields.array()?) as usize;
 
-        let info = postcard::from_bytes(fields.take(info_length)?).map_err(|_| SidecarError::Content("info"))?;
-        let pieces = PieceLength::from_log2(log2).map_err(|_| SidecarError::Content("piece length"))?;
+        let info = postcard::from_bytes(fields.take(info_length)?).map_err(in_field("info"))?;
+        let pieces = PieceLength::from_log2(log2).map_err(in_field("piece length"))?;
         let length = (flags & LENGTH_KNOWN != 0).then_some(length);
         if length.is_some_and(|length| length.div_ceil(pieces.bytes()) > u64::from(u32::MAX)) {
             return Err(SidecarError::Content("length"));
@@ -172,7 +185,7 @@ impl Sidecar {
         let mut rest = &hashes[..];
         for run in known.runs() {
             let (these, others) = rest.split_at(run.len());
-            manifest.extend(run.start, these).map_err(|_| SidecarError::Content("number of hashes"))?;
+            manifest.extend(run.start, these).map_err(in_field("number of hashes"))?;
             rest = others;
         }
         let unknown_held = known.lacks_some_of(&held);

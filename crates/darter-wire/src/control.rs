@@ -109,7 +109,7 @@ impl ControlSender {
     /// # Errors
     /// [`WireError::Closed`].
     pub async fn send_frame(&self, frame: Frame) -> Result<()> {
-        self.queue.send(frame).await.map_err(|_| WireError::Closed)
+        self.queue.send(frame).await.map_err(|_| WireError::closed())
     }
 
     /// Queues an encoded message if the queue has room.
@@ -119,7 +119,7 @@ impl ControlSender {
     pub fn try_send_frame(&self, frame: Frame) -> Result<()> {
         self.queue.try_send(frame).map_err(|refusal| match refusal {
             mpsc::error::TrySendError::Full(_) => WireError::Full,
-            mpsc::error::TrySendError::Closed(_) => WireError::Closed,
+            mpsc::error::TrySendError::Closed(_) => WireError::closed(),
         })
     }
 
@@ -164,7 +164,7 @@ impl ControlReceiver {
                 }
             }
             if self.read().await? == 0 {
-                return if self.buffer.is_empty() { Ok(None) } else { Err(WireError::Closed) };
+                return if self.buffer.is_empty() { Ok(None) } else { Err(WireError::closed()) };
             }
             self.heard = Instant::now();
         }
@@ -229,7 +229,7 @@ async fn failure_of(ended: &mut Option<oneshot::Receiver<Result<()>>>) -> WireEr
         match end {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => return failure,
-            Err(_) => return WireError::Closed,
+            Err(_) => return WireError::closed(),
         }
     }
     std::future::pending().await

@@ -44,11 +44,14 @@ pub enum WireError {
         /// How long was waited.
         after: Duration,
     },
-    /// The connection was accepted, and closed before the other side sent anything.
-    #[error("{addr} closes connections without a word (a much older release of Darter, or something else?)")]
+    /// The connection was accepted, and ended before the other side sent anything.
+    #[error("{addr} {}", unsaid(.source.as_ref()))]
     HungUp {
         /// The address of the other side.
         addr: String,
+        /// The system's error; `None` if the other side closed the connection in an orderly way.
+        #[source]
+        source: Option<io::Error>,
     },
     /// Another release of Darter, with which this one has no version of the protocol in common.
     #[error("{addr} speaks {theirs} of the peer protocol, this program {ours} ({})", upgrade(.ours, .theirs))]
@@ -94,7 +97,11 @@ pub enum WireError {
     },
     /// The channel is closed: by this side, or by the other one before it had sent everything.
     #[error("the connection is closed")]
-    Closed,
+    Closed {
+        /// The system's error, if the connection broke.
+        #[source]
+        source: Option<io::Error>,
+    },
     /// Nothing came for too long, or nothing could be written for too long.
     #[error("no sign of life from the other side for {after:?}")]
     Silent {
@@ -124,6 +131,16 @@ pub enum WireError {
     },
 }
 
+/// Says how a connection ended before anything was said on it. Only an orderly end is a sign of another program.
+const fn unsaid(source: Option<&io::Error>) -> &'static str {
+    match source {
+        None => "closes connections without a word (a much older release of Darter, or something else?)",
+        Some(_) => {
+            "accepts connections, but this one broke before the first answer (restarted, or cut off by the network?)"
+        }
+    }
+}
+
 /// Says which of two agents has to be upgraded.
 fn upgrade(ours: &Versions, theirs: &Versions) -> &'static str {
     if theirs.highest < ours.lowest { "upgrade Darter there" } else { "upgrade Darter here" }
@@ -134,9 +151,11 @@ impl Blamed for WireError {
         use Fault::{Network, Ourselves, Peer, User};
         let (fault, retry) = match self {
             Self::Listen { .. } | Self::NotDarter { .. } | Self::Oneself { .. } => (User, Retry::Never),
-            Self::Connect { .. } | Self::Closed | Self::Silent { .. } | Self::Io { .. } => {
-                (Network, Retry::Later(None))
-            }
+            Self::Connect { .. }
+            | Self::HungUp { source: Some(_), .. }
+            | Self::Closed { .. }
+            | Self::Silent { .. }
+            | Self::Io { .. } => (Network, Retry::Later(None)),
             // Time or a restart over there can heal it: another release, another id, less to do.
             Self::Version { .. } | Self::SameId { .. } | Self::NoAnswer { .. } | Self::HungUp { .. } => {
                 (Peer, Retry::Later(None))
@@ -156,17 +175,44 @@ impl WireError {
         matches!(self, Self::Version { .. })
     }
 
+    /// The channel ended without an error of the system.
+    pub(crate) const fn closed() -> Self {
+        Self::Closed { source: None }
+    }
+
     pub(crate) const fn violation(what: &'static str) -> Self {
         Self::Protocol(ProtocolError::Violation { what })
     }
 
     pub(crate) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |source| match source.kind() {
-            io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::BrokenPipe => Self::Closed,
-            _ => Self::Io { doing, source },
+        move |source| match source.kind() == io::ErrorKind::UnexpectedEof || is_cut(&source) {
+            true => Self::Closed { source: Some(source) },
+            false => Self::Io { doing, source },
         }
+    }
+}
+
+/// True if this error says that the other side, or something on the way, ended the connection.
+pub(crate) fn is_cut(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    matches!(error.kind(), ConnectionReset | ConnectionAborted | BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_broke_keeps_the_systems_error() {
+        let kinds = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe, io::ErrorKind::UnexpectedEof];
+        for kind in kinds.into_iter().chain([io::ErrorKind::TimedOut]) {
+            let error = WireError::io("read")(kind.into());
+            assert_eq!(matches!(error, WireError::Closed { .. }), kind != io::ErrorKind::TimedOut, "{error}");
+            let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+            assert_eq!(source.map(io::Error::kind), Some(kind));
+        }
+        assert!(WireError::closed().source().is_none());
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! An agent that claims another id than that of its proven key ([`PeerStream::proven`]) is refused.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use darter_protocol::{ConnectionKind, Hello, Versions};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
+use crate::error::is_cut;
 use crate::{PeerStream, Result, Transport, WireError};
 
 /// How long the other side may take to send its preface.
@@ -43,15 +45,21 @@ pub struct Greeted {
 /// [`WireError::Version`], [`WireError::Identity`], [`WireError::Oneself`], [`WireError::SameId`], and
 /// [`WireError::Protocol`] for a malformed introduction.
 pub async fn open(transport: &dyn Transport, addr: &str, kind: ConnectionKind, me: &Hello) -> Result<Greeted> {
-    const OLDEST: Versions = Versions::exactly(OLDEST_FORM);
     match open_in(form_of(me.versions), transport, addr, kind, me).await {
-        // The answer of an agent that knows no other form is lost where it hung up with bytes unread.
-        Err(WireError::HungUp { .. } | WireError::Version { theirs: OLDEST, .. })
-            if me.versions.contains(OLDEST_FORM) =>
-        {
+        Err(error) if me.versions.contains(OLDEST_FORM) && may_know_only_the_oldest(&error) => {
             open_in(OLDEST_FORM, transport, addr, kind, me).await
         }
         other => other,
+    }
+}
+
+/// True if this may be the answer of an agent that knows no other form than the oldest. The answer is lost if that agent closed the connection with bytes
+/// unread: then TCP resets it.
+fn may_know_only_the_oldest(error: &WireError) -> bool {
+    match error {
+        WireError::HungUp { source, .. } => source.as_ref().is_none_or(is_cut),
+        WireError::Version { theirs, .. } => *theirs == Versions::exactly(OLDEST_FORM),
+        _ => false,
     }
 }
 
@@ -59,7 +67,7 @@ async fn open_in(form: u8, transport: &dyn Transport, addr: &str, kind: Connecti
     let stream = transport.connect(addr).await?;
     let exchange = async {
         let mut stream = stream;
-        stream.writer.write_all(&encode(form, kind, me)?).await.map_err(|_| hung_up(addr))?;
+        stream.writer.write_all(&encode(form, kind, me)?).await.map_err(|error| hung_up(addr, Some(error)))?;
         let theirs = read_head(&mut stream, addr).await?;
         if theirs.form == OLDEST_FORM && form != OLDEST_FORM {
             let theirs = Versions::exactly(OLDEST_FORM);
@@ -104,8 +112,8 @@ fn not_darter(addr: &str) -> WireError {
     WireError::NotDarter { addr: addr.to_owned() }
 }
 
-fn hung_up(addr: &str) -> WireError {
-    WireError::HungUp { addr: addr.to_owned() }
+fn hung_up(addr: &str, source: Option<io::Error>) -> WireError {
+    WireError::HungUp { addr: addr.to_owned(), source }
 }
 
 fn no_answer(addr: &str) -> WireError {
@@ -118,7 +126,8 @@ async fn read_head(stream: &mut PeerStream, addr: &str) -> Result<Head> {
     let mut filled = 0;
     while filled < head.len() {
         match stream.reader.read(&mut head[filled..]).await {
-            Ok(0) | Err(_) => return Err(hung_up(addr)),
+            Ok(0) => return Err(hung_up(addr, None)),
+            Err(error) => return Err(hung_up(addr, Some(error))),
             Ok(read) => filled += read,
         }
         if !Head::may_begin_with(&head[..filled]) {

@@ -99,8 +99,8 @@ async fn a_silent_peer_is_noticed_and_senders_learn_of_it() {
     assert_eq!(before.elapsed().as_secs(), ControlConfig::default().silence.as_secs());
     drop(receiver);
     sender.closed().await;
-    assert!(matches!(sender.send(&have(1)).await, Err(WireError::Closed)));
-    assert!(matches!(sender.try_send(&have(1)), Err(WireError::Closed)));
+    assert!(matches!(sender.send(&have(1)).await, Err(WireError::Closed { .. })));
+    assert!(matches!(sender.try_send(&have(1)), Err(WireError::Closed { .. })));
 }
 
 #[tokio::test(start_paused = true)]
@@ -147,7 +147,7 @@ async fn a_slow_message_is_no_silence() {
         drop(there);
     };
     let (error, ()) = tokio::join!(receiver.recv(), slow);
-    assert!(matches!(error, Err(WireError::Closed)), "the end came within the message: {error:?}");
+    assert!(matches!(error, Err(WireError::Closed { .. })), "the end came within the message: {error:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,8 @@
 //! Introductions: right ones, and everything that is not one.
 
+use std::error::Error;
+use std::io::{self, ErrorKind};
+
 use darter_core::{Blame, Blamed, Fault, NodeId, Place, PublicKey, Retry};
 use darter_protocol::ProtocolError;
 use darter_wire::preface::{greet, open};
@@ -128,6 +131,25 @@ async fn what_hangs_up_without_a_word_is_tried_again_later() {
     let error =
         open(&network.host([10, 0, 0, 1]), "10.0.0.2:7400", ConnectionKind::Control, &hello(1, "")).await.unwrap_err();
     assert!(matches!(error, WireError::HungUp { .. }) && error.blame().retry.is_later(), "{error}");
+}
+
+/// A host that dies, or a device on the way that drops the connection: nothing says that another release is there.
+#[tokio::test]
+async fn a_connection_that_is_reset_says_so_and_names_no_release() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // Closed with bytes unread: TCP resets it.
+            let _ = stream.readable().await;
+        }
+    });
+    let error = open(&TcpTransport::default(), &addr, ConnectionKind::Control, &hello(1, "")).await.unwrap_err();
+    let causes = std::iter::successors(Some(&error as &dyn Error), |error| (*error).source());
+    let told: Vec<_> = causes.filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind).collect();
+    assert!(told == [ErrorKind::ConnectionReset] || told == [ErrorKind::BrokenPipe], "{error:?}");
+    assert!(error.to_string().contains(&addr) && !error.to_string().contains("release"), "{error}");
+    assert_eq!((error.blame().fault, error.blame().retry.is_later()), (Fault::Network, true));
 }
 
 /// An agent that speaks only version 2. With `loses_its_answer`, the answer to a version that it does not speak gets
@@ -300,7 +322,7 @@ async fn garbage_behind_a_right_beginning_is_refused() {
         approached_with(&preface(3, 1, 64, &[0xff; 64]), false).await,
         WireError::Protocol(ProtocolError::Malformed { .. })
     ));
-    assert!(matches!(approached_with(&preface(3, 1, 64, &[0; 5]), true).await, WireError::Closed));
+    assert!(matches!(approached_with(&preface(3, 1, 64, &[0; 5]), true).await, WireError::Closed { .. }));
     assert!(matches!(approached_with(&preface(3, 1, 64, &[0; 5]), false).await, WireError::NoAnswer { .. }));
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use darter_core::BlobId;
+use darter_core::{BlobId, in_full};
 
 use crate::backend::SaveError;
 use crate::dir::{Access, Dir};
@@ -285,7 +285,7 @@ fn read_sidecar(blob: BlobId, shard: &Dir) -> SidecarFound {
         }
         Err(SidecarError::Newer(version)) => SidecarFound::Newer(version),
         Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "a sidecar can't be used");
+            tracing::warn!(path = %path.display(), error = %in_full(&error), "a sidecar can't be used");
             SidecarFound::Unusable
         }
     }

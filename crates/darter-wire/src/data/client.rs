@@ -96,7 +96,7 @@ impl DataClient {
     /// [`WireError::Full`] if [`MAX_UNANSWERED`] requests are unanswered, [`WireError::InUse`], [`WireError::Closed`].
     pub fn request(&self, request: Request, longest: u32) -> Result<()> {
         if self.is_closed() {
-            return Err(WireError::Closed);
+            return Err(WireError::closed());
         }
         let mut state = self.0.state.lock();
         if state.unanswered.len() >= MAX_UNANSWERED {
@@ -260,7 +260,7 @@ impl Reading {
                 let read = self.socket.read(&mut self.header[self.header_filled..]).await.map_err(failed())?;
                 if read == 0 {
                     let owes = self.header_filled > 0 || !self.shared.state.lock().unanswered.is_empty();
-                    return if owes { Err(WireError::Closed) } else { Ok(None) };
+                    return if owes { Err(WireError::closed()) } else { Ok(None) };
                 }
                 self.header_filled += read;
                 continue;
@@ -320,7 +320,7 @@ impl Reading {
         self.socket.expect(1);
         let read = self.socket.read(&mut away[..most]).await.map_err(WireError::io("read from a data channel"))?;
         if read == 0 {
-            return Err(WireError::Closed);
+            return Err(WireError::closed());
         }
         self.skip -= u32::try_from(read).expect("at most 4 KiB");
         Ok(())
@@ -340,7 +340,7 @@ impl Reading {
         let mut room = data.behind().limit(self.paid as usize + behind);
         let read = self.socket.read_buf(&mut room).await.map_err(WireError::io("read from a data channel"))?;
         if read == 0 {
-            return Err(WireError::Closed);
+            return Err(WireError::closed());
         }
         let of_piece = data.len().min(*length as usize);
         for byte in data.take_off(of_piece) {

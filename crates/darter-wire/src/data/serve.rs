@@ -188,7 +188,7 @@ async fn read_requests(mut socket: Box<dyn PeerReader>, queue: &Mutex<Queue>, as
         buffer.reserve(ASK_LENGTH);
         let read = socket.read_buf(&mut buffer).await.map_err(WireError::io("read from a data channel"))?;
         if read == 0 {
-            return if buffer.is_empty() { Ok(()) } else { Err(WireError::Closed) };
+            return if buffer.is_empty() { Ok(()) } else { Err(WireError::closed()) };
         }
     }
 }

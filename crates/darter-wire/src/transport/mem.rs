@@ -125,7 +125,7 @@ struct Accepting {
 #[async_trait]
 impl Listener for Accepting {
     async fn accept(&self) -> Result<PeerStream> {
-        self.backlog.lock().await.recv().await.ok_or(WireError::Closed)
+        self.backlog.lock().await.recv().await.ok_or(WireError::closed())
     }
 
     fn local_addr(&self) -> SocketAddr {

@@ -37,10 +37,10 @@ async fn a_holder_that_dies_within_a_piece_is_a_clean_error() {
     holder.writer.write_all(&header(1, 0, 3, PIECE as u32)).await.unwrap();
     holder.writer.write_all(&piece(3)[..PIECE / 2]).await.unwrap();
     drop(holder);
-    assert!(matches!(answers.recv().await, Err(WireError::Closed)));
+    assert!(matches!(answers.recv().await, Err(WireError::Closed { .. })));
     assert_eq!(client.unanswered(), [the_piece(1, 3)], "to be asked of somebody else");
     assert_eq!(client.arrived(1), Some(PIECE as u32 / 2));
-    assert!(matches!(client.request(the_piece(2, 4), 1), Err(WireError::Closed)));
+    assert!(matches!(client.request(the_piece(2, 4), 1), Err(WireError::Closed { .. })));
     assert!(matches!(answers.recv().await, Ok(None)));
 }
 
@@ -48,7 +48,7 @@ async fn a_holder_that_dies_within_a_piece_is_a_clean_error() {
 async fn a_holder_that_leaves_owing_an_answer_is_an_error_and_else_the_end() {
     let (_client, mut answers, holder) = asked().await;
     drop(holder);
-    assert!(matches!(answers.recv().await, Err(WireError::Closed)));
+    assert!(matches!(answers.recv().await, Err(WireError::Closed { .. })));
     let (_client, mut answers, mut holder) = asked().await;
     holder.writer.write_all(&header(1, 1, u32::MAX, 0)).await.unwrap();
     drop(holder);
@@ -239,7 +239,7 @@ async fn requests_have_a_bound_and_ids_of_their_own() {
     }
     assert!(matches!(client.request(any_piece(256), 1), Err(WireError::Full)));
     client.close();
-    assert!(matches!(client.request(any_piece(256), 1), Err(WireError::Closed)));
+    assert!(matches!(client.request(any_piece(256), 1), Err(WireError::Closed { .. })));
 }
 
 #[tokio::test]
