@@ -84,12 +84,12 @@ impl<B: Backend> Handle<B> {
         }
     }
 
-    /// The first of `pieces`, as far as they are verified and in the page cache.
-    fn ready(&self, pieces: Range<PieceIndex>, lately: bool) -> Option<PieceFile> {
+    /// The first of `pieces`, as far as they are verified and in the page cache. If not `may_wait`, a recent check of the file counts.
+    fn ready(&self, pieces: Range<PieceIndex>, may_wait: bool) -> Option<PieceFile> {
         let file = self.body.medium.file()?;
-        let verified = self.body.verified(pieces, lately)?;
+        let verified = self.body.verified(pieces, !may_wait)?;
         let length = self.body.manifest(Manifest::piece_length).bytes();
-        let cached = self.pages.in_memory(&file, verified);
+        let cached = self.pages.in_memory(&file, verified, may_wait);
         // Whole pieces: those that end where the pages do, or with the run.
         let end = if cached == verified.end() { cached } else { cached - cached % length };
         (end > verified.start()).then(|| PieceFile { file, range: ByteRange::new(verified.start(), end) })
@@ -259,7 +259,7 @@ impl<B: Backend> StoredBlob for Handle<B> {
         self.enter("file_run");
         let Some(file) = self.body.medium.file() else { return Ok(None) };
         let first = pieces.start;
-        if let Some(ready) = self.ready(pieces, false) {
+        if let Some(ready) = self.ready(pieces, true) {
             return Ok(Some(ready));
         }
         // A piece that comes from the disk may have decayed there since it was verified; and all of it is read now in any case.
@@ -268,7 +268,7 @@ impl<B: Backend> StoredBlob for Handle<B> {
     }
 
     fn ready_run(&self, pieces: Range<PieceIndex>) -> Option<PieceFile> {
-        self.ready(pieces, true)
+        self.ready(pieces, false)
     }
 
     fn hash_whole(&self, like: &Digest, step: &dyn Fn()) -> Result<Digest> {

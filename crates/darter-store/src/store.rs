@@ -363,7 +363,7 @@ pub trait StoredBlob: Send + Sync + fmt::Debug {
     /// [`NotHeld`](crate::StoreError::NotHeld): the first piece is not held.
     fn file_run(&self, pieces: Range<PieceIndex>) -> Result<Option<PieceFile>>;
 
-    /// The place in a file of a piece that can be sent at once: this process has verified it, and it is in the page cache. May be called
+    /// The place in a file of a piece that can be sent at once: this process has verified it, and it is in the page cache, as far as the file system can tell. May be called
     /// on any thread, since it reads nothing. `None` means only that the piece has to be requested on a thread that may
     /// wait for the disk.
     fn ready_file(&self, piece: PieceIndex) -> Option<PieceFile> {
