@@ -65,12 +65,26 @@ const MAX_REFUSAL: usize = 16 << 10;
 const TRAILERS: &str = "darter-error, darter-changed, darter-fault, darter-retry, darter-retry-after";
 
 /// Binds a socket that its owner and `group` may open.
-pub(crate) fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, StartError> {
-    let failed = |reason: &str, source: Option<io::Error>| StartError::File {
+pub(crate) async fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, StartError> {
+    let made = {
+        let path = path.to_owned();
+        threads::run(move || make(&path, group)).await?
+    };
+    UnixListener::from_std(made).map_err(|error| not_made(path, advice(&error), Some(error)))
+}
+
+fn not_made(path: &Path, reason: &str, source: Option<io::Error>) -> StartError {
+    StartError::File {
         path: path.display().to_string(),
         reason: format!("can't make the administration socket: {reason}"),
         source,
-    };
+    }
+}
+
+/// Makes the socket of [`bind`]. Blocking: whether another daemon answers there is asked of it, and the rest is disk work.
+fn make(path: &Path, group: Option<u32>) -> Result<std::os::unix::net::UnixListener, StartError> {
+    threads::enter("admin::make");
+    let failed = |reason: &str, source: Option<io::Error>| not_made(path, reason, source);
     let listener = listen_at(path).map_err(|error| {
         let reason = error.to_string();
         match error {
@@ -90,7 +104,7 @@ pub(crate) fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, Star
             failed(&reason, Some(error))
         })?;
     }
-    UnixListener::from_std(listener).map_err(|error| failed(advice(&error), Some(error)))
+    Ok(listener)
 }
 
 /// A unix socket whose failures to accept are logged once each.
@@ -580,20 +594,18 @@ mod tests {
         assert_eq!(as_believed(&layer, false), LayerRequest { size: None, ..layer });
     }
 
-    #[test]
-    fn a_socket_is_its_owners_or_a_groups_and_a_living_daemons_is_left_alone() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let _inside = runtime.enter();
+    #[tokio::test]
+    async fn a_socket_is_its_owners_or_a_groups_and_a_living_daemons_is_left_alone() {
         let room = tempfile::tempdir().unwrap();
         let path = room.path().join("run/darter.sock");
         let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         let own = rustix::process::getegid().as_raw();
-        let first = bind(&path, None).unwrap();
+        let first = bind(&path, None).await.unwrap();
         assert_eq!(mode(), 0o600);
-        let told = bind(&path, None).unwrap_err().to_string();
+        let told = bind(&path, None).await.unwrap_err().to_string();
         assert!(told.contains("another daemon answers there"), "{told}");
         drop(first);
-        let _second = bind(&path, Some(own)).unwrap();
+        let _second = bind(&path, Some(own)).await.unwrap();
         assert_eq!(mode(), 0o660);
     }
 }

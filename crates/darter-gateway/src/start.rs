@@ -57,7 +57,7 @@ async fn serve(
     if options.role.is_daemon() {
         let own = socket_path(&options.data_dir);
         for path in options.sockets.iter().filter(|path| **path != own).chain([&own]) {
-            let listener = admin::bind(path, options.socket_group)?;
+            let listener = admin::bind(path, options.socket_group).await?;
             agent.background(admin::serve(agent.clone(), mirror.clone(), listener, path.clone()));
         }
     }
@@ -135,8 +135,8 @@ pub fn serve_metrics(agent: &Agent, listener: TcpListener) -> Result<(), StartEr
 ///
 /// # Errors
 /// Another agent answers there, or the system refuses.
-pub fn serve_admin(agent: &Agent, path: &Path, group: Option<u32>) -> Result<(), StartError> {
-    let listener = admin::bind(path, group)?;
+pub async fn serve_admin(agent: &Agent, path: &Path, group: Option<u32>) -> Result<(), StartError> {
+    let listener = admin::bind(path, group).await?;
     agent.background(admin::serve(agent.clone(), None, listener, path.to_owned()));
     Ok(())
 }

@@ -201,7 +201,7 @@ impl Guard {
 ///
 /// # Panics
 /// In builds with debug assertions, on a thread of the runtime.
-pub(crate) fn enter(call: &'static str) {
+pub fn enter(call: &'static str) {
     if cfg!(debug_assertions) && is_of_runtime() {
         refuse(call);
     }

@@ -170,7 +170,7 @@ async fn ports_attach_to_the_handle_of_a_running_agent() {
     let metrics = observed.local_addr().unwrap();
     serve_local(agent, listen().await).unwrap();
     serve_metrics(agent, observed).unwrap();
-    serve_admin(agent, &dir.path().join("darter.sock"), None).unwrap();
+    serve_admin(agent, &dir.path().join("darter.sock"), None).await.unwrap();
     let get = async |url: String| reqwest::get(url).await.unwrap().status();
     let local = agent.status().local.unwrap();
     for path in ["readyz", "v2/"] {
