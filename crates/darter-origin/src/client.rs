@@ -15,7 +15,7 @@ use parking_lot::RwLock;
 use tokio::time::Instant;
 use url::Url;
 
-use crate::error::{ConfigError, ErrorKind, OriginError};
+use crate::error::{ConfigError, ErrorKind, OriginError, status_text};
 
 mod address;
 mod config;
@@ -161,6 +161,7 @@ impl Inner {
         request.headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
         let behalf = self.of(request.behalf.as_ref().unwrap_or(&request.url)).unwrap_or(&self.others);
         let mut linked = Linked::default();
+        let mut last = StatusCode::FOUND;
         for _ in 0..=MAX_REDIRECTS {
             let mut response = self.send_on(&request, behalf).await?;
             if request.stranger && !self.of(&request.url).unwrap_or(behalf).has_proxy_to(&request.url) {
@@ -182,9 +183,13 @@ impl Inner {
             {
                 request.credentials = credentials.clone();
             }
-            request.url = target;
+            (last, request.url) = (response.status(), target);
         }
-        let text = format!("{} redirects more than {MAX_REDIRECTS} times: check the address", place(&request.url));
+        let text = format!(
+            "{} redirects more than {MAX_REDIRECTS} times (HTTP {}): check the address",
+            place(&request.url),
+            status_text(last)
+        );
         Err(OriginError::new(ErrorKind::Protocol, text))
     }
 

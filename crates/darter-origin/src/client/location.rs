@@ -6,7 +6,7 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use url::Url;
 
 use crate::client::address::place;
-use crate::error::{ErrorKind, OriginError};
+use crate::error::{ErrorKind, OriginError, status_text};
 
 /// The ASCII characters that are escaped before [`Url`] parses an address. Bytes outside ASCII are always escaped.
 const NOT_ASCII: &AsciiSet = CONTROLS;
@@ -32,12 +32,15 @@ pub(super) fn redirect_target(response: &reqwest::Response) -> Result<Option<Url
         return Ok(None);
     }
     let Some(location) = response.headers().get(LOCATION) else { return Ok(None) };
-    target(response.url(), location.as_bytes()).map(Some)
+    target(response.status(), response.url(), location.as_bytes()).map(Some)
 }
 
-/// `location` as an absolute address; it may be relative to `from`.
-fn target(from: &Url, location: &[u8]) -> Result<Url, OriginError> {
-    let wrong = |text: String| OriginError::new(ErrorKind::Protocol, format!("{} redirects to {text}", place(from)));
+/// `location` as an absolute address; it may be relative to `from`. `status` is that of the redirect.
+fn target(status: StatusCode, from: &Url, location: &[u8]) -> Result<Url, OriginError> {
+    let wrong = |text: String| {
+        let text = format!("{} redirects (HTTP {}) to {text}", place(from), status_text(status));
+        OriginError::new(ErrorKind::Protocol, text)
+    };
     let escaped;
     let text = match std::str::from_utf8(location) {
         Ok(text) => text,
@@ -47,11 +50,13 @@ fn target(from: &Url, location: &[u8]) -> Result<Url, OriginError> {
         }
     };
     let told = text.split('?').next().unwrap_or_default();
-    let target = from.join(text).map_err(|error| wrong(format!("{told:?}, which is no address")).caused_by(error))?;
+    let target = from
+        .join(text)
+        .map_err(|error| wrong(format!("{told:?}, which is no address: ask who runs the server")).caused_by(error))?;
     if matches!(target.scheme(), "http" | "https") {
         return Ok(target);
     }
-    Err(wrong(format!("{}, which is not HTTP", place(&target))))
+    Err(wrong(format!("{}, which is not HTTP: ask who runs the server", place(&target))))
 }
 
 /// Parts of the names of headers that identify the caller.
@@ -100,7 +105,7 @@ mod tests {
     use super::*;
 
     fn leads(location: &[u8]) -> String {
-        target(&"https://a.lab/dir/file?q".parse().unwrap(), location).unwrap().to_string()
+        target(StatusCode::FOUND, &"https://a.lab/dir/file?q".parse().unwrap(), location).unwrap().to_string()
     }
 
     #[test]
@@ -128,7 +133,8 @@ mod tests {
     #[test]
     fn what_is_no_http_address_is_named() {
         for (location, named) in [(&b"http://[half?P4=pw"[..], "no address"), (b"ftp://b.lab/x?P4=pw", "not HTTP")] {
-            let error = target(&"https://me:pw@a.lab/?verify=pw".parse().unwrap(), location).unwrap_err().to_string();
+            let from = "https://me:pw@a.lab/?verify=pw".parse().unwrap();
+            let error = target(StatusCode::FOUND, &from, location).unwrap_err().to_string();
             assert!(error.contains(named) && !error.contains("pw"), "{error}");
         }
     }

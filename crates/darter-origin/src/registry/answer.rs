@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode};
 
 use crate::body::Body;
 use crate::client::of_status;
-use crate::error::{ErrorKind, OriginError};
+use crate::error::{ErrorKind, OriginError, status_text};
 
 /// A registry's answer with any status.
 pub struct Answer {
@@ -19,6 +19,8 @@ pub struct Answer {
     pub body: Body,
     /// The name of the requested thing in messages.
     pub(super) what: String,
+    /// Why the token service gave no token, if the registry's 401 follows from that.
+    pub(super) no_token: Option<OriginError>,
 }
 
 impl Answer {
@@ -30,11 +32,15 @@ impl Answer {
         if self.status.is_success() || self.status == StatusCode::NOT_MODIFIED {
             return Ok(self);
         }
-        Err(of_status(self.status, &self.headers, &self.what))
+        let error = of_status(self.status, &self.headers, &self.what);
+        Err(for_want_of_token(error, &self.what, self.no_token))
     }
-}
 
-impl Answer {
+    /// This answer, which the registry gave to a request without a token, because of `refusal`.
+    pub(super) fn without_token(self, refusal: Option<OriginError>) -> Self {
+        Self { no_token: refusal, ..self }
+    }
+
     /// True if this is a web page.
     pub fn is_page(&self) -> bool {
         is_page(&self.headers)
@@ -49,10 +55,24 @@ impl Answer {
             return Ok(self);
         }
         let text = format!(
-            "{registry} sent a page of HTML where a blob should be: check its address, and whether a portal or a proxy \
-             answers in its place"
+            "{registry} sent a page of HTML (HTTP {}) where a blob should be: check its address, and whether a portal or \
+             a proxy answers in its place",
+            status_text(self.status)
         );
         Err(OriginError::new(ErrorKind::Page, text))
+    }
+}
+
+/// The `error` of an answer about `what`. If it is the registry's 401, and its token service gave no token, that `refusal` is the cause: the
+/// address of the token service may be wrong, and not the credentials.
+pub(super) fn for_want_of_token(error: OriginError, what: &str, refusal: Option<OriginError>) -> OriginError {
+    match refusal {
+        Some(refusal) if matches!(error.kind(), ErrorKind::Unauthorized { .. }) => {
+            let named = status_text(StatusCode::UNAUTHORIZED);
+            let text = format!("{what}: HTTP {named}, since the registry's token service gave no token");
+            OriginError::new(error.kind().clone(), text).caused_by(refusal)
+        }
+        _ => error,
     }
 }
 

@@ -5,26 +5,30 @@ use http::{HeaderMap, StatusCode};
 use url::Url;
 
 use super::answer::Answer;
-use super::client::{RegistryClient, RequestPlace, Wanted, remember, repository_of, wanted_by};
+use super::client::{Met, RegistryClient, RequestPlace, Wanted, remember, repository_of, wanted_by};
 use crate::client::Request;
 use crate::error::OriginError;
 use crate::registry::config::Login;
 
 impl RegistryClient {
-    /// Adds to the request the credentials for the registry to which redirects of this place led last, as that registry requires them. Returns what it requires.
+    /// Adds to the request the credentials for the registry to which redirects of this place led last, as that registry requires them. Returns what it
+    /// requires, and why its token service refused if it did.
     pub(super) async fn prepare_beyond(
         &self,
         request: &mut Request,
         callers: bool,
         place: &RequestPlace,
-    ) -> Result<Option<Wanted>, OriginError> {
+    ) -> Result<Option<(Wanted, Option<OriginError>)>, OriginError> {
         let Some(beyond) = self.inner.beyond.lock().get(place).cloned() else { return Ok(None) };
         let Some(wanted) = self.inner.remembered.lock().get(&beyond).cloned() else { return Ok(None) };
         let login = self.login_beyond(request, &beyond, callers).await;
-        if let Some(authorization) = self.meet(&wanted, login.as_ref()).await? {
-            request.elsewhere = Some((beyond.0, HeaderMap::from_iter([(AUTHORIZATION, authorization)])));
+        match self.meet(&wanted, login.as_ref()).await? {
+            Met::By(authorization) => {
+                request.elsewhere = Some((beyond.0, HeaderMap::from_iter([(AUTHORIZATION, authorization)])));
+                Ok(Some((wanted, None)))
+            }
+            Met::Not(refusal) => Ok(Some((wanted, refusal))),
         }
-        Ok(Some(wanted))
     }
 
     /// Answers the challenge of another registry, at `from`, to which a redirect led.
@@ -35,7 +39,7 @@ impl RegistryClient {
         place: RequestPlace,
         answer: Answer,
         from: &Url,
-        sent: Option<Wanted>,
+        sent: Option<(Wanted, Option<OriginError>)>,
     ) -> Result<Answer, OriginError> {
         // An address that is no registry's (an object store's) has no challenge that is ours to meet.
         let Some((base, path)) = registry_at(from) else { return Ok(answer) };
@@ -47,14 +51,18 @@ impl RegistryClient {
             return Ok(answer);
         };
         if let Wanted::Token(demand) = &wanted
-            && sent.as_ref() == Some(&wanted)
+            && let Some((sent, refusal)) = sent
+            && sent == wanted
         {
             if request.elsewhere.is_none() {
-                return Ok(answer);
+                return Ok(answer.without_token(refusal));
             }
             self.inner.tokens.forget(demand, login.as_ref());
         }
-        let Some(authorization) = self.meet(&wanted, login.as_ref()).await? else { return Ok(answer) };
+        let authorization = match self.meet(&wanted, login.as_ref()).await? {
+            Met::By(authorization) => authorization,
+            Met::Not(refusal) => return Ok(answer.without_token(refusal)),
+        };
         request.elsewhere = Some((base.clone(), HeaderMap::from_iter([(AUTHORIZATION, authorization)])));
         let (second, _) = self.once(&request).await?;
         if second.status != StatusCode::UNAUTHORIZED {

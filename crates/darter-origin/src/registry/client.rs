@@ -37,7 +37,7 @@ use crate::registry::encoding;
 use crate::registry::login::Logins;
 use crate::registry::probe::{self, HEAD_ALONE_TIMEOUT};
 use crate::registry::proof::LoginKeys;
-use crate::registry::token::{self, Demand, Tokens};
+use crate::registry::token::{self, Demand, Grant, Tokens};
 use crate::registry::upstreams::{Upstream, Upstreams};
 use crate::web::{self, AnswerPart, content_length};
 
@@ -87,6 +87,14 @@ const ADDRESS_PAUSE: Duration = Duration::from_secs(30);
 pub(super) enum Wanted {
     Password,
     Token(Arc<Demand>),
+}
+
+/// The answer to what a registry requires.
+pub(super) enum Met {
+    /// This `Authorization`.
+    By(HeaderValue),
+    /// None; with the token service's refusal, if it refused.
+    Not(Option<OriginError>),
 }
 
 impl RegistryClient {
@@ -256,11 +264,11 @@ impl RegistryClient {
         place: RequestPlace,
     ) -> Result<Answer, OriginError> {
         let sent = self.inner.remembered.lock().get(&place).cloned();
-        let mut refused = false;
+        let mut refusal = None;
         if let Some(wanted) = &sent {
             match self.meet(wanted, login).await? {
-                Some(authorization) => drop(request.credentials.insert(AUTHORIZATION, authorization)),
-                None => refused = true,
+                Met::By(authorization) => drop(request.credentials.insert(AUTHORIZATION, authorization)),
+                Met::Not(reason) => refusal = Some(reason),
             }
         }
         let sent_beyond = self.prepare_beyond(&mut request, callers, &place).await?;
@@ -276,12 +284,15 @@ impl RegistryClient {
             && sent.as_ref() == Some(&wanted)
         {
             // Token services count wrong passwords: one request shows it once.
-            if refused {
-                return Ok(answer);
+            if let Some(reason) = refusal {
+                return Ok(answer.without_token(reason));
             }
             self.inner.tokens.forget(demand, login);
         }
-        let Some(authorization) = self.meet(&wanted, login).await? else { return Ok(answer) };
+        let authorization = match self.meet(&wanted, login).await? {
+            Met::By(authorization) => authorization,
+            Met::Not(reason) => return Ok(answer.without_token(reason)),
+        };
         if request.credentials.get(AUTHORIZATION) == Some(&authorization) {
             return Ok(answer);
         }
@@ -299,18 +310,14 @@ impl RegistryClient {
     }
 
     /// The required `Authorization`, if this client can give it.
-    pub(super) async fn meet(
-        &self,
-        wanted: &Wanted,
-        login: Option<&Login>,
-    ) -> Result<Option<HeaderValue>, OriginError> {
+    pub(super) async fn meet(&self, wanted: &Wanted, login: Option<&Login>) -> Result<Met, OriginError> {
         match (wanted, login) {
-            (Wanted::Password, Some(Login::Password { user, password })) => token::basic(user, password).map(Some),
-            (Wanted::Password, _) => Ok(None),
-            (Wanted::Token(demand), login) => {
-                let token = self.inner.tokens.get(demand, login, self.until).await?;
-                token.map(|token| token::bearer(&token)).transpose()
-            }
+            (Wanted::Password, Some(Login::Password { user, password })) => token::basic(user, password).map(Met::By),
+            (Wanted::Password, _) => Ok(Met::Not(None)),
+            (Wanted::Token(demand), login) => match self.inner.tokens.get(demand, login, self.until).await? {
+                Grant::Token(token) => token::bearer(&token).map(Met::By),
+                Grant::Refused(refusal) => Ok(Met::Not(Some(refusal))),
+            },
         }
     }
 
@@ -332,13 +339,13 @@ impl RegistryClient {
             if is_get && status != StatusCode::NOT_MODIFIED {
                 let whole_form = !status.is_success() || !is_of_blob(request.url.path());
                 let decoded = encoding::decoded(body, encoding, what.clone()).filter(|_| whole_form);
-                body = decoded.ok_or_else(|| encoding::unasked(&headers, &what))?;
+                body = decoded.ok_or_else(|| encoding::unasked(status, &headers, &what))?;
             }
             // Both are about the encoded form.
             headers.remove(CONTENT_ENCODING);
             headers.remove(CONTENT_LENGTH);
         }
-        Ok((Answer { status, headers, body, what }, from))
+        Ok((Answer { status, headers, body, what, no_token: None }, from))
     }
 
     /// Asks the registry, with the caller's credentials, whether a blob exists and how long it is: with HEAD; with a GET of
@@ -379,7 +386,10 @@ impl RegistryClient {
             return Err(of_status(answer.status, &answer.headers, &answer.what));
         }
         if answer.status == StatusCode::OK && !says_yes(&answer) {
-            let text = format!("{upstream} says that {digest} has no bytes: check its address, and who answers there");
+            let text = format!(
+                "{upstream} says (HTTP {}) that {digest} has no bytes: check its address, and who answers there",
+                status_text(answer.status)
+            );
             return Err(OriginError::new(ErrorKind::Protocol, text));
         }
         Ok(answer)

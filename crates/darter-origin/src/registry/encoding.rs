@@ -9,11 +9,11 @@ use std::io::{self, Write};
 use bytes::Bytes;
 use flate2::write::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use futures_util::stream::{self, StreamExt};
-use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
+use http::{HeaderMap, StatusCode};
 
 use crate::body::Body;
-use crate::error::{ErrorKind, OriginError};
+use crate::error::{ErrorKind, OriginError, status_text};
 
 /// How many encoded bytes are decoded in one step; the decoded bytes of one step are in memory.
 const STEP: usize = 4096;
@@ -51,12 +51,13 @@ pub(super) fn encoding_of(headers: &HeaderMap) -> Option<Encoding> {
 }
 
 /// The error for an answer with an encoding that was not requested.
-pub(super) fn unasked(headers: &HeaderMap, what: &str) -> OriginError {
+pub(super) fn unasked(status: StatusCode, headers: &HeaderMap, what: &str) -> OriginError {
     let encoding = headers.get(CONTENT_ENCODING).map_or(&b""[..], |value| value.as_bytes());
     let encoding = String::from_utf8_lossy(encoding);
     let text = format!(
-        "{what} came with Content-Encoding: {encoding}, which nobody asked for: ask who runs the registry, or the proxy \
-         before it"
+        "{what} came (HTTP {}) with Content-Encoding: {encoding}, which nobody asked for: ask who runs the registry, or \
+         the proxy before it",
+        status_text(status)
     );
     OriginError::new(ErrorKind::Encoded, text)
 }

@@ -17,7 +17,7 @@ use url::Url;
 use crate::client::Requester;
 use crate::error::{ErrorKind, OriginError};
 use crate::origin::{Origin, Reading, Stat};
-use crate::registry::answer::Answer;
+use crate::registry::answer::{Answer, for_want_of_token};
 use crate::registry::client::{RegistryClient, blob_path};
 use crate::web::{self, AnswerPart};
 
@@ -111,8 +111,10 @@ impl Origin for RegistryOrigin {
         let upstream = self.client.upstreams().at_for(registry, repository, self.requester);
         let path = blob_path(repository, digest)?;
         let ask = || self.client.send(&upstream, Method::GET, &path, headers.clone(), credentials);
-        let answer = self.first_answer(source, ask).await?.into_blob(&upstream)?;
-        let part = AnswerPart::of(answer.status, &answer.headers, range, source)?;
+        let Answer { status, headers, body, no_token, .. } =
+            self.first_answer(source, ask).await?.into_blob(&upstream)?;
+        let part = AnswerPart::of(status, &headers, range, source)
+            .map_err(|error| for_want_of_token(error, &source.to_string(), no_token))?;
         let current = version(source, part.length);
         if let Some(expect) = expect
             && !agree(expect, &current)
@@ -127,7 +129,7 @@ impl Origin for RegistryOrigin {
             is_part: part.start > 0 || part.bytes != part.length,
             length: part.length,
             witness: None,
-            body: crate::body::checked(answer.body, part.bytes, source.to_string()),
+            body: crate::body::checked(body, part.bytes, source.to_string()),
         })
     }
 

@@ -64,6 +64,20 @@ pub(super) struct Tokens {
 /// The demand and the login for which a token was granted.
 type TokenKey = (Arc<Demand>, Option<Login>);
 
+/// What [`Tokens::get`] found.
+pub(super) enum Grant {
+    Token(String),
+    /// The token service refuses, and would refuse again.
+    Refused(OriginError),
+}
+
+/// The token service's answer.
+enum Answered {
+    /// A token, and its lifetime if the answer says it.
+    Granted(String, Option<Duration>),
+    Refused(OriginError),
+}
+
 struct Kept {
     token: String,
     until: Moment,
@@ -113,7 +127,7 @@ impl Tokens {
         self.kept.lock().remove(&(demand.clone(), login.cloned()));
     }
 
-    /// A kept or new token for the demand; `None` if the token service refuses to grant one. The caller waits `until` then.
+    /// A kept or new token for the demand, or the token service's refusal to grant one. The caller waits `until` then.
     ///
     /// # Errors
     /// The token service can't be reached, or its answer is malformed.
@@ -122,13 +136,13 @@ impl Tokens {
         demand: &Arc<Demand>,
         login: Option<&Login>,
         until: Option<Instant>,
-    ) -> Result<Option<String>, OriginError> {
+    ) -> Result<Grant, OriginError> {
         if let Some(Login::RegistryToken(token)) = login {
-            return Ok(Some(token.clone()));
+            return Ok(Grant::Token(token.clone()));
         }
         let key = (demand.clone(), login.cloned());
         if let Some(token) = self.kept(&key) {
-            return Ok(Some(token));
+            return Ok(Grant::Token(token));
         }
         let asking = {
             let mut asking = self.asking.lock();
@@ -146,15 +160,14 @@ impl Tokens {
             None => asking.lock().await,
         };
         if let Some(token) = self.kept(&key) {
-            return Ok(Some(token));
+            return Ok(Grant::Token(token));
         }
         let now = self.clock.now();
-        let Some(granted) = self.ask(demand, login, until).await? else { return Ok(None) };
-        let Some(token) = granted.token else {
-            let text = format!("{} gave no token: check the login, or ask who runs it", demand.name());
-            return Err(OriginError::new(ErrorKind::Protocol, text));
+        let (token, lifetime) = match self.ask(demand, login, until).await? {
+            Answered::Granted(token, lifetime) => (token, lifetime),
+            Answered::Refused(refusal) => return Ok(Grant::Refused(refusal)),
         };
-        let lifetime = granted.lifetime.unwrap_or(DEFAULT_LIFETIME).min(MAX_LIFETIME);
+        let lifetime = lifetime.unwrap_or(DEFAULT_LIFETIME).min(MAX_LIFETIME);
         let until = now + (lifetime - SLACK.min(lifetime / 2));
         let mut kept = self.kept.lock();
         if kept.len() >= MAX_TOKENS {
@@ -164,7 +177,7 @@ impl Tokens {
             }
         }
         kept.insert(key, Kept { token: token.clone(), until });
-        Ok(Some(token))
+        Ok(Grant::Token(token))
     }
 
     /// A kept token that is still valid.
@@ -178,7 +191,7 @@ impl Tokens {
         demand: &Demand,
         login: Option<&Login>,
         until: Option<Instant>,
-    ) -> Result<Option<Granted>, OriginError> {
+    ) -> Result<Answered, OriginError> {
         let what = demand.name();
         if login.is_some() && demand.realm.scheme() == "http" && demand.registry.scheme() == "https" {
             let text = format!("{what} would get the login in the clear: ask who runs the registry for an https realm");
@@ -193,10 +206,11 @@ impl Tokens {
             let error = of_status(status, response.headers(), &what);
             if status.is_client_error() && !error.blame().may_pass() {
                 tracing::debug!(error = %in_full(&error), "no token");
-                return Ok(None);
+                return Ok(Answered::Refused(error));
             }
             return Err(error);
         }
+        let named = status_text(status);
         let mut answer = Vec::new();
         let encoding = encoding::encoding_of(response.headers());
         let mut body = body::chunks_of(response, what.clone()).boxed();
@@ -204,7 +218,7 @@ impl Tokens {
             let unknown = || {
                 OriginError::new(
                     ErrorKind::Protocol,
-                    format!("{what} answers in an encoding nobody asked for: ask who runs it"),
+                    format!("{what} answers (HTTP {named}) in an encoding nobody asked for: ask who runs it"),
                 )
             };
             body = encoding::decoded(body, encoding, what.clone()).ok_or_else(unknown)?;
@@ -215,7 +229,9 @@ impl Tokens {
                 if answer.len() > MAX_ANSWER {
                     return Err(OriginError::new(
                         ErrorKind::Protocol,
-                        format!("{what} answers with more than {MAX_ANSWER} bytes: check the registry's token realm"),
+                        format!(
+                            "{what} answers (HTTP {named}) with more than {MAX_ANSWER} bytes: check the registry's token realm"
+                        ),
                     ));
                 }
             }
@@ -223,19 +239,22 @@ impl Tokens {
         };
         match until {
             Some(until) => tokio::time::timeout_at(until, read).await.unwrap_or_else(|_| {
-                let named = status_text(status);
                 let text = format!("{what} began to answer (HTTP {named}) and did not send the rest: ask who runs it");
                 Err(OriginError::new(ErrorKind::Timeout, text))
             })?,
             None => read.await?,
         }
-        Granted::parse(&answer).map(Some).map_err(|error| {
-            OriginError::new(
-                ErrorKind::Protocol,
-                format!("{what} answers with something else than a JSON object: check the registry's token realm"),
-            )
-            .caused_by(error)
-        })
+        let granted = Granted::parse(&answer).map_err(|error| {
+            let text = format!(
+                "{what} answers (HTTP {named}) with something else than a JSON object: check the registry's token realm"
+            );
+            OriginError::new(ErrorKind::Protocol, text).caused_by(error)
+        })?;
+        let Some(token) = granted.token else {
+            let text = format!("{what} gave no token (HTTP {named}): check the login, or ask who runs it");
+            return Err(OriginError::new(ErrorKind::Protocol, text));
+        };
+        Ok(Answered::Granted(token, granted.lifetime))
     }
 }
 

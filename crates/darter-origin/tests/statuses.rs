@@ -1,0 +1,128 @@
+//! Each failure that follows from an HTTP answer names its status, as people search for it: "404 Not Found".
+
+mod support;
+
+use std::sync::Arc;
+
+use darter_core::{Digest, Source, in_full};
+use darter_origin::{ErrorKind, HttpOrigin, Origin, OriginError, RegistryClient, RegistryConfig, RegistryOrigin};
+use support::{HandClock, Reply, Seen, Server, client, none, take};
+
+/// A registry whose token service answers as the test says.
+async fn registry(token: fn(&Seen) -> Reply, blob: fn(&Seen) -> Reply) -> (Server, Server, RegistryOrigin, Source) {
+    let tokens = Server::start(token).await;
+    let realm = tokens.url("/token").to_string();
+    let server = Server::start(move |seen| match seen.header("authorization") {
+        Some(_) => blob(seen),
+        None => Reply::status(401).with("www-authenticate", format!("Bearer realm=\"{realm}\"")),
+    })
+    .await;
+    let client = RegistryClient::new(client(), &RegistryConfig::default(), Arc::new(HandClock::default()));
+    let (repository, digest) = ("some/repo".into(), Digest::sha256(b"blob"));
+    let source = Source::Registry { registry: server.url("/"), repository, digest };
+    (tokens, server, RegistryOrigin::new(client), source)
+}
+
+fn granted(_: &Seen) -> Reply {
+    Reply::bytes(r#"{"token":"abc"}"#)
+}
+
+async fn failures(origin: &dyn Origin, source: &Source) -> [Option<OriginError>; 2] {
+    let read = match origin.read(source, &none(), None, None).await {
+        Ok(reading) => take(reading).await.err(),
+        Err(error) => Some(error),
+    };
+    [read, origin.stat(source, &none(), None).await.err()]
+}
+
+#[tokio::test]
+async fn a_servers_answer_is_named_in_each_failure() {
+    let server = Server::start(|seen| match seen.path.as_str() {
+        "/no-address" => Reply::status(307).with("location", "http://[half"),
+        "/ftp" => Reply::status(301).with("location", "ftp://files.lab/x"),
+        "/circle" => Reply::status(308).with("location", "/circle"),
+        "/nowhere" => Reply::status(302),
+        "/other-part" => Reply::status(206).with("content-range", "bytes 7-8/9"),
+        other => Reply::status(other[1..].parse().unwrap()),
+    })
+    .await;
+    let cases = [
+        ("/no-address", "HTTP 307 Temporary Redirect"),
+        ("/ftp", "HTTP 301 Moved Permanently"),
+        ("/circle", "HTTP 308 Permanent Redirect"),
+        ("/nowhere", "HTTP 302 Found"),
+        ("/other-part", "HTTP 206 Partial Content"),
+        ("/202", "HTTP 202 Accepted"),
+        ("/204", "HTTP 204 No Content"),
+        ("/304", "HTTP 304 Not Modified"),
+        ("/400", "HTTP 400 Bad Request"),
+        ("/401", "HTTP 401 Unauthorized"),
+        ("/403", "HTTP 403 Forbidden"),
+        ("/404", "HTTP 404 Not Found"),
+        ("/407", "HTTP 407 Proxy Authentication Required"),
+        ("/410", "HTTP 410 Gone"),
+        ("/412", "HTTP 412 Precondition Failed"),
+        ("/416", "HTTP 416 Range Not Satisfiable"),
+        ("/429", "HTTP 429 Too Many Requests"),
+        ("/451", "HTTP 451 Unavailable For Legal Reasons"),
+        ("/500", "HTTP 500 Internal Server Error"),
+        ("/503", "HTTP 503 Service Unavailable"),
+        ("/530", "HTTP 530"),
+    ];
+    for (path, named) in cases {
+        let failures = failures(&HttpOrigin::new(client()), &server.source(path)).await;
+        assert!(failures[0].is_some(), "{path}");
+        for failure in failures.into_iter().flatten() {
+            let text = in_full(&failure).to_string();
+            assert!(text.contains(named), "{path}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_registrys_answer_is_named_in_each_failure() {
+    type Answers = fn(&Seen) -> Reply;
+    let cases: [(Answers, Answers, &str); 7] = [
+        (granted, |_| Reply::status(404), "HTTP 404 Not Found"),
+        (granted, |_| Reply::bytes("<html>").with("content-type", "text/html"), "a page of HTML (HTTP 200 OK)"),
+        (granted, |_| Reply::bytes("blob").with("content-encoding", "br"), "came (HTTP 200 OK)"),
+        (|_| Reply::bytes("{}"), |_| Reply::bytes("blob"), "gave no token (HTTP 200 OK)"),
+        (|_| Reply::bytes("[]"), |_| Reply::bytes("blob"), "answers (HTTP 200 OK) with something else"),
+        (|_| Reply::bytes("x").with("content-encoding", "br"), |_| Reply::bytes("blob"), "answers (HTTP 200 OK) in an"),
+        (|_| Reply::bytes(vec![b' '; 2 << 20]), |_| Reply::bytes("blob"), "answers (HTTP 200 OK) with more than"),
+    ];
+    for (token, blob, named) in cases {
+        let (_tokens, _server, origin, source) = registry(token, blob).await;
+        let failures = failures(&origin, &source).await;
+        assert!(failures[0].is_some(), "{named}");
+        for failure in failures.into_iter().flatten() {
+            let text = in_full(&failure).to_string();
+            assert!(text.contains(named), "{named}: {text}");
+        }
+    }
+    // This one is not noticed by who reads.
+    let (_tokens, _server, origin, source) = registry(granted, |_| Reply::bytes("")).await;
+    let text = origin.stat(&source, &none(), None).await.unwrap_err().to_string();
+    assert!(text.contains("says (HTTP 200 OK) that") && text.contains("has no bytes"), "{text}");
+}
+
+/// The registry's own 401 would have the caller look for credentials.
+#[tokio::test]
+async fn a_token_service_that_refuses_for_good_is_the_cause_of_the_registrys_401() {
+    let cases: [(fn(&Seen) -> Reply, &str); 3] = [
+        (|_| Reply::status(404), "HTTP 404 Not Found"),
+        (|_| Reply::status(403), "HTTP 403 Forbidden"),
+        (|_| Reply::status(401), "HTTP 401 Unauthorized"),
+    ];
+    for (token, named) in cases {
+        let (tokens, _server, origin, source) = registry(token, |_| Reply::bytes("blob")).await;
+        for failure in failures(&origin, &source).await {
+            let failure = failure.unwrap();
+            assert!(matches!(failure.kind(), ErrorKind::Unauthorized { challenge } if challenge.len() == 1));
+            let cause = std::error::Error::source(&failure).expect("the refusal").to_string();
+            assert!(cause.contains(named) && cause.contains(&format!("the token service {}", tokens.url("/token"))));
+            let text = failure.to_string();
+            assert!(text.contains("HTTP 401 Unauthorized, since the registry's token service gave no token"), "{text}");
+        }
+    }
+}
