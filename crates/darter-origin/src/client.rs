@@ -240,6 +240,13 @@ impl Inner {
                 client = server.client(&request.url, reach, trusts.is_some())?;
                 continue;
             }
+            if failure::is_refused_tunnel(&error)
+                && let Some(proxy) = proxy()
+                && let Some((status, headers)) =
+                    server.tunnel_refusal(&request.url, request.until.map(left_until)).await
+            {
+                return Err(failure::of_tunnel(error, &request.url, &proxy, status, &headers));
+            }
             sendings += 1;
             if !idempotent || sendings >= MAX_SENDINGS || !failure::broke_off(&error) {
                 return Err(failure::of_request(error, &request.url, proxy().as_deref(), reach));

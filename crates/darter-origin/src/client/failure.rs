@@ -25,7 +25,7 @@ pub(super) fn of_request(error: reqwest::Error, url: &Url, proxy: Option<&str>, 
     {
         return proxy_login(url, Some(proxy)).caused_by(error.without_url());
     } else if let Some(proxy) = proxy
-        && says(&error, "tunnel error: unsuccessful")
+        && is_refused_tunnel(&error)
     {
         let text = format!("the proxy {proxy} does not connect to {host}: check its rules, and that it reaches {host}");
         (ErrorKind::Unreachable, text)
@@ -122,6 +122,36 @@ pub(super) fn proxy_login(url: &Url, proxy: Option<&str>) -> OriginError {
          into HTTP_PROXY or HTTPS_PROXY, as http://USER:PASSWORD@HOST:PORT, or into the upstream's proxy-login-file"
     );
     OriginError::new(ErrorKind::Status(407), text)
+}
+
+/// True if a proxy refused to connect to the server, for a reason that the HTTP stack does not report.
+pub(super) fn is_refused_tunnel(error: &reqwest::Error) -> bool {
+    says(error, "tunnel error: unsuccessful")
+}
+
+/// The error for a proxy that refuses to connect to the server of `url` with this status. Its rules stay as they are until somebody changes them.
+pub(super) fn of_tunnel(
+    error: reqwest::Error,
+    url: &Url,
+    proxy: &str,
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> OriginError {
+    if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        return proxy_login(url, Some(proxy)).caused_by(error.without_url());
+    }
+    let (host, named) = (authority(url), status_text(status));
+    let may_pass = status == StatusCode::TOO_MANY_REQUESTS || ErrorKind::Status(status.as_u16()).blame().may_pass();
+    let (kind, advice) = match may_pass {
+        true => (ErrorKind::Unreachable, format!("check that it reaches {host}, or ask who runs it")),
+        false => (ErrorKind::Proxy, format!("allow {host} in its rules, or name {host} in NO_PROXY")),
+    };
+    let said = said_by_proxy(headers).map(|said| format!(" (it says: {said})")).unwrap_or_default();
+    let text = format!("the proxy {proxy} does not connect to {host} (HTTP {named}): {advice}{said}");
+    OriginError::new(kind, text)
+        .caused_by(error.without_url())
+        .asking_to_wait(retry_after(headers))
+        .without_connection()
 }
 
 /// Names the proxy between this agent and the server.

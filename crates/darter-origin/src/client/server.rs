@@ -23,6 +23,8 @@ use crate::client::reach::{self, Reach, Resolver};
 use crate::error::{ConfigError, ErrorKind, OriginError};
 use crate::settings;
 
+mod tunnel;
+
 /// Most headers of an answer. A registry's gateway may add some dozens to those of an object store.
 const MAX_HEADERS: usize = 1_000;
 /// How many bytes one HTTP/2 stream may be ahead of its reader.
@@ -41,6 +43,8 @@ pub(super) struct Server {
     /// The clients, by reach, whether the client certificate is shown, whether HTTP/2 is used, and whether the environment's proxies are ignored. The
     /// first is created at once, since wrong settings may make that fail.
     clients: [OnceLock<reqwest::Client>; 24],
+    /// The client that asks the proxy why it refused a tunnel; `None` if it can't be made.
+    tunnels: OnceLock<Option<reqwest::Client>>,
     /// The servers, by host and port, that offer HTTP/2 and then require HTTP/1.1.
     only_http1: Mutex<BTreeSet<String>>,
     urls: Vec<Url>,
@@ -112,6 +116,19 @@ impl Plan {
             }
             builder
         };
+        self.with_authorities(builder)
+    }
+
+    /// The client that asks `proxy` why it refused a tunnel.
+    fn tunnel_client(&self, proxy: &reqwest::Proxy) -> Result<reqwest::Client, reqwest::Error> {
+        self.with_authorities(|| builder(&self.config, &self.own).http1_only().proxy(proxy.clone()))
+    }
+
+    /// Builds a client with the certificate authorities of the settings.
+    fn with_authorities(
+        &self,
+        builder: impl Fn() -> reqwest::ClientBuilder,
+    ) -> Result<reqwest::Client, reqwest::Error> {
         if self.own.skip_verify {
             return builder().tls_danger_accept_invalid_certs(true).build();
         }
@@ -149,6 +166,7 @@ impl Server {
         Ok(Self {
             plan,
             clients,
+            tunnels: OnceLock::new(),
             only_http1: Mutex::default(),
             urls: own.urls.clone(),
             first_byte_timeout: own.first_byte_timeout.unwrap_or(config.first_byte_timeout),
