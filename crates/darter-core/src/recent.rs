@@ -29,6 +29,11 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
 
     /// Sets a value and returns the keys that had to go for it; what weighs more than the limit goes at once.
     pub fn insert(&mut self, key: K, value: V, weight: u64) -> Vec<K> {
+        self.replace(key, value, weight).into_iter().map(|(key, _)| key).collect()
+    }
+
+    /// Sets a value and returns the entries that had to go for it; what weighs more than the limit goes at once.
+    pub fn replace(&mut self, key: K, value: V, weight: u64) -> Vec<(K, V)> {
         self.remove(&key);
         self.next_use += 1;
         self.weight += weight;
@@ -38,8 +43,9 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
         while self.weight > self.limit {
             let Some((_, oldest)) = self.by_use.first_key_value() else { break };
             let oldest = oldest.clone();
-            self.remove(&oldest);
-            gone.push(oldest);
+            if let Some(value) = self.remove(&oldest) {
+                gone.push((oldest, value));
+            }
         }
         gone
     }
@@ -101,7 +107,7 @@ mod tests {
         map.insert("a", 1, 2);
         map.insert("a", 2, 3);
         assert_eq!(map.get(&"a"), Some(&2));
-        assert_eq!(map.insert("b", 3, 4), ["a", "b"]);
+        assert_eq!(map.replace("b", 3, 4), [("a", 2), ("b", 3)]);
         assert_eq!(map.get(&"b"), None);
     }
 }

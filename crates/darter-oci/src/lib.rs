@@ -7,6 +7,7 @@
 //! | [`manifest`] | what a manifest is, whether it is the one that was asked for, and what it names |
 //! | [`artifact`] | the files of an artifact, such as a model |
 //! | [`image`] | the layers of an image, with their diff ids |
+//! | [`claims`] | which diff ids an image may name, however its documents are written |
 //! | [`media_type`] | what documents and layers are called |
 //! | [`platform`] | for which system and processor an image is, and which manifest of an index that is |
 //! | [`challenge`] | what a server asks for in `WWW-Authenticate` |
@@ -20,6 +21,7 @@
 
 pub mod artifact;
 pub mod challenge;
+pub mod claims;
 pub mod error;
 pub mod image;
 pub mod manifest;

@@ -22,3 +22,18 @@ pub fn is_mountable_layer(media_type: &str) -> bool {
     ];
     FAMILIES.iter().any(|(family, kinds)| media_type.strip_prefix(family).is_some_and(|kind| kinds.contains(&kind)))
 }
+
+/// True for the media type of a layer that engines unpack, or try to: also if it can't be mounted.
+pub fn is_layer(media_type: &str) -> bool {
+    let base = media_type.split('+').next().unwrap_or_default();
+    media_type.starts_with("application/vnd.oci.image.layer.")
+        || matches!(
+            base,
+            "application/vnd.docker.image.rootfs.diff.tar"
+                | "application/vnd.docker.image.rootfs.diff.tar.gzip"
+                | "application/vnd.docker.image.rootfs.diff.tar.zstd"
+                | "application/vnd.docker.image.rootfs.foreign.diff.tar"
+                | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+                | "application/vnd.erofs.layer.v1"
+        )
+}
