@@ -1,6 +1,7 @@
 //! Layers that can be mounted before they are downloaded: answers requests by diff id.
 //!
-//! A request is answered in this order. A layer that was given before, is in use and is complete here is given again. Otherwise the images that name it and were pulled lately are
+//! A request is answered in this order. A layer that was given before, is in use and is complete here is given again (a look-up in the directory may be a
+//! container's, which can't start without it; a chain is asked for only by pulls, and so is not found in this way if a recent image contests the layer). Otherwise the images that name it and were pulled lately are
 //! [examined](looking): may their pullers read their layers, and can all of these be mounted? If not, a layer that is in use is given as before, if
 //! it can still be had in that way. At a fleet's first pull this takes time, since the lead has to read and expand the layers; the request waits for its layer and those below,
 //! for at most [`LazyOptions::wait`].
@@ -10,8 +11,8 @@
 //! [change](super::watchers).
 //!
 //! Invariants: a layer in an answer is known to be mountable, with this length, and is complete here or open. (A client that learns that a layer
-//! can't be had downloads it; a container that was promised the layer can't.) A layer is given with the credentials of the image through which it is answered; no client gets a layer for a diff id that a
-//! configuration merely claims.
+//! can't be had downloads it; a container that was promised the layer can't.) A layer is given with the credentials of the image through which it is answered; unless a container has opened the layer, no client gets it
+//! for a diff id that a configuration merely claims.
 
 mod giving;
 mod looking;
@@ -31,6 +32,7 @@ use darter_core::recent::Recent;
 use darter_core::source::Credentials;
 use darter_core::{Digest, Moment, in_full};
 use darter_metrics::LayerAnswered;
+use darter_oci::claims::{self, Unpacked};
 use darter_oci::image::{ImageParts, LayerPart, MAX_CONFIG};
 use darter_oci::manifest::ImageManifest;
 use darter_origin::Upstream;
@@ -46,7 +48,7 @@ use self::looking::Looking;
 use super::blobs::{Mountable, MountableLayers};
 use super::given::GivenLayer;
 use super::given_layers::GivenLayers;
-use super::learnt::{Decision, Learnt, Pull, Pulled, Unread};
+use super::learnt::{Decision, Learnt, Pull, Unread};
 use super::logins::Logins;
 use super::route::Naming;
 use super::watchers::Watchers;
@@ -154,15 +156,23 @@ impl Mirror {
     /// Notes that a manifest passes: its layers may be requested in a moment.
     pub(super) fn learn(&self, ask: &Ask<'_>, manifest: &ImageManifest) {
         let Some(lazy) = &self.lazy else { return };
-        let Some(parts) = ImageParts::parse(&manifest.bytes) else { return };
         let pull = Pull { scope: ask.scope.clone(), manifest: manifest.digest, caller: ask.caller };
+        let config = match Unpacked::of(&manifest.bytes) {
+            Unpacked::Nothing => return,
+            Unpacked::Layers { config } => config,
+            Unpacked::Unclear => {
+                lazy.learnt.lock().unclear(pull, self.clock.now());
+                return lazy.watchers.tell();
+            }
+        };
+        let parts = ImageParts::parse(&manifest.bytes).filter(|parts| parts.config == config);
         let how = How {
             upstream: ask.upstream.clone(),
             repository: ask.repository.clone(),
             named: ask.named.clone(),
             credentials: ask.credentials.clone(),
         };
-        lazy.learnt.lock().seen(Unread { pull, how, parts }, self.clock.now());
+        lazy.learnt.lock().seen(Unread { pull, how, config, parts }, self.clock.now());
         // Clients are notified before the manifest is passed on, since the puller may ask for layers right after it.
         lazy.watchers.tell();
     }
@@ -191,7 +201,8 @@ impl Mirror {
         let Some(lazy) = &self.lazy else {
             return LayerFound::Miss("this agent has no directory for layers (--lazy-dir)");
         };
-        self.layer_until(lazy, LayerQuestion { diff_id, beside, until: self.clock.now() + lazy.wait }).await
+        let until = self.clock.now() + lazy.wait;
+        self.layer_until(lazy, LayerQuestion { diff_id, beside, is_pull: false, until }).await
     }
 
     async fn layer_until(self: &Arc<Self>, lazy: &Lazy, asked: LayerQuestion) -> LayerFound {
@@ -220,7 +231,7 @@ impl Mirror {
             return LayerFound::Miss("its image's configuration did not come in time");
         }
         let diff_id = lazy.learnt.lock().uppermost(chain);
-        self.layer_until(lazy, LayerQuestion { diff_id, beside: Beside::None, until }).await
+        self.layer_until(lazy, LayerQuestion { diff_id, beside: Beside::None, is_pull: true, until }).await
     }
 
     /// Notes the layers that snapshots name. Returns those of them that were never given, and so can't be kept.
@@ -237,7 +248,7 @@ impl Mirror {
         if let Some(image) = settled {
             return self.give(lazy, &image, asked).await;
         }
-        if let Some(given) = lazy.given.in_use(diff_id)
+        if let Some(given) = self.in_use(lazy, asked)
             && let Some(found) = self.give_whole(lazy, &given).await
         {
             return found;
@@ -252,7 +263,7 @@ impl Mirror {
         if let Ok(found @ LayerFound::Found(_)) = found {
             return found;
         }
-        let given = lazy.given.in_use(diff_id).or_else(|| self.uncontested(lazy, diff_id));
+        let given = self.in_use(lazy, asked).or_else(|| self.uncontested(lazy, diff_id));
         match (given, found) {
             (Some(given), _) => self.give_again(lazy, given, until).await,
             (None, Ok(miss)) => miss,
@@ -260,10 +271,20 @@ impl Mirror {
         }
     }
 
+    /// A layer that is in use. If it needs credentials and a recent image contests its diff id, it is not given for a pull, which may be that image's.
+    fn in_use(&self, lazy: &Lazy, asked: LayerQuestion) -> Option<GivenLayer> {
+        let given = lazy.given.in_use(asked.diff_id)?;
+        let is_open = !asked.is_pull || !given.needs_login;
+        (is_open || !self.is_contested(lazy, &given)).then_some(given)
+    }
+
     /// A layer that was given, unless a recent image contests its diff id.
     fn uncontested(&self, lazy: &Lazy, diff_id: Digest) -> Option<GivenLayer> {
-        let is_contested = lazy.learnt.lock().is_contested(diff_id, self.clock.now());
-        lazy.given.get(diff_id).filter(|_| !is_contested)
+        lazy.given.get(diff_id).filter(|given| !self.is_contested(lazy, given))
+    }
+
+    fn is_contested(&self, lazy: &Lazy, given: &GivenLayer) -> bool {
+        lazy.learnt.lock().is_contested(given.layer.diff_id, given.needs_login, self.clock.now())
     }
 
     /// Examines the images that name the layer and were pulled lately.
@@ -300,30 +321,41 @@ impl Mirror {
         });
         // If the client disconnects, the configurations that were read by then are kept, and the next request reads the rest.
         let mut read: FuturesUnordered<_> = read.collect();
-        while let Some((Unread { pull, how, parts }, config)) = read.next().await {
-            let manifest = pull.manifest;
-            let paired = config.map(|config| parts.paired(&config));
-            let mut learnt = lazy.learnt.lock();
-            learnt.was_read(&pull);
-            match paired {
-                Ok(Some(layers)) => {
-                    learnt.pulled(Pulled { pull, how, layers }, self.clock.now());
-                    lazy.watchers.tell();
+        while let Some((image, config)) = read.next().await {
+            let (manifest, now) = (image.pull.manifest, self.clock.now());
+            let named = config.and_then(|config| {
+                let named = claims::diff_ids(&config).ok_or_else(|| "it is not JSON".to_owned())?;
+                let layers = image.parts.as_ref().and_then(|parts| parts.paired(&config));
+                Ok((layers.unwrap_or_default(), named))
+            });
+            match named {
+                Ok((layers, named)) => {
+                    if layers.is_empty() {
+                        tracing::debug!(%manifest, "an image has layers that can't be mounted, or no diff ids for them");
+                    }
+                    lazy.learnt.lock().was_read(image, layers, named, now);
                 }
-                Ok(None) => tracing::debug!(%manifest, "an image's configuration has no diff ids for its layers"),
-                Err(reason) => tracing::debug!(%manifest, reason, "an image's configuration could not be read"),
+                Err(reason) => {
+                    tracing::info!(image = %manifest, scope = ?image.pull.scope, reason, "an image's configuration could not be read: layers that need credentials are not given for a while");
+                    lazy.learnt.lock().was_not_read(image, now);
+                }
             }
+            lazy.watchers.tell();
         }
     }
 
     async fn config(&self, image: &Unread<How>) -> Result<Vec<u8>, String> {
-        let digest = image.parts.config;
-        if image.parts.config_size.is_some_and(|size| size > MAX_CONFIG) {
+        let digest = image.config;
+        if image.parts.as_ref().and_then(|parts| parts.config_size).is_some_and(|size| size > MAX_CONFIG) {
             return Err("the configuration is too long".to_owned());
         }
         let (headers, awaited) = (HeaderMap::new(), Awaited::default());
         let ask = self.ask_as(&image.pull, &image.how, &headers, &awaited);
-        if !self.may_read(&ask, digest).await {
+        // An engine that has just got it may have pulled with a token that no longer counts.
+        let pull = &image.pull;
+        let has_got = self.grants.lock().was_given(&pull.scope, pull.caller, digest, self.clock.now()).is_some();
+        let has_got = has_got && self.blobs.is_proven(&ask.source(digest)).await;
+        if !has_got && !self.may_read(&ask, digest).await {
             return Err("its puller may not read it".to_owned());
         }
         let failed = |error: FetchError| in_full(&error).to_string();
@@ -416,6 +448,8 @@ impl Mirror {
 struct LayerQuestion {
     diff_id: Digest,
     beside: Beside,
+    /// True if only a pull can be the reason. The directory's names are looked up for pulls and for containers alike.
+    is_pull: bool,
     until: Moment,
 }
 

@@ -25,6 +25,7 @@ use crate::registry::{MANIFEST, Registry};
 use crate::tar::{dir, file, tar};
 use crate::world::world_with;
 
+mod liars;
 mod next;
 
 const BOB: &str = "Bearer bob";

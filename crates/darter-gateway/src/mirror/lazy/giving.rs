@@ -18,7 +18,7 @@ use crate::mirror::learnt::{Decision, Pulled};
 impl Mirror {
     /// Gives a layer of an image, and the image's other layers with it if they were requested.
     pub(super) async fn give(&self, lazy: &Lazy, image: &Pulled<How>, asked: LayerQuestion) -> LayerFound {
-        let LayerQuestion { diff_id, beside, until } = asked;
+        let LayerQuestion { diff_id, beside, until, .. } = asked;
         let how = &image.how;
         let Some(layer) = image.layers.iter().find(|(_, its)| *its == diff_id) else {
             return LayerFound::Miss("its image does not name it");

@@ -22,7 +22,12 @@ fn image(name: &str, caller: &str, layers: &[(&str, &str)]) -> Pulled<()> {
         .collect();
     let credentials = Credentials { headers: vec![("authorization".into(), caller.into())] };
     let pull = Pull { scope: Scope::new("lab", name), manifest: digest(name), caller: credentials.fingerprint() };
-    Pulled { pull, how: (), layers }
+    Pulled { pull, how: (), layers, claimed: Vec::new() }
+}
+
+/// An image of this name whose configuration has not been read.
+fn unread(name: &str) -> Unread<()> {
+    Unread { pull: image(name, "alice", &[]).pull, how: (), config: digest(&format!("config of {name}")), parts: None }
 }
 
 fn ids(names: &[&str]) -> Vec<Digest> {
@@ -181,6 +186,7 @@ fn the_tables_are_bounded_and_what_is_forgotten_is_a_miss() {
     assert!(world.misses("x", 1) && world.misses("y", 1));
     assert!(world.learnt.named.len() as u64 <= 2 * MAX_LAYERS);
     // Of many images that name one diff id a few are looked at.
+    let mut world = self::world();
     for number in 0..100 {
         world.learnt.pulled(image(&format!("same-{number}"), "alice", &[("l", "same")]), at(1));
     }
@@ -204,8 +210,6 @@ fn an_image_that_is_pulled_with_ever_new_logins_takes_no_more_memory_in_the_end(
 #[test]
 fn a_manifest_is_remembered_until_its_configuration_is_needed_and_a_new_pull_renews_what_is_known() {
     let mut world = world();
-    let parts = || ImageParts { config: digest("config"), config_size: None, layers: Vec::new() };
-    let unread = |name: &str| Unread { pull: image(name, "alice", &[]).pull, how: (), parts: parts() };
     for number in 0..2 * MAX_UNREAD {
         world.learnt.seen(unread(&number.to_string()), at(10));
     }
@@ -213,7 +217,7 @@ fn a_manifest_is_remembered_until_its_configuration_is_needed_and_a_new_pull_ren
     let read = world.learnt.unread(at(610));
     assert_eq!(read.iter().map(|image| image.pull.manifest).collect::<Vec<_>>(), [digest("late")], "long ago");
     assert_eq!(world.learnt.unread(at(610)).len(), 1, "whoever reads it may be gone before it is read");
-    world.learnt.was_read(&read[0].pull);
+    world.learnt.was_read(read[0].clone(), Vec::new(), Vec::new(), at(610));
     assert!(world.learnt.unread(at(610)).is_empty());
     // It is known what this one is made of.
     world.learnt.judged(&world.app.clone(), Verdict::Unfit, ids(&["x"]), at(610));
@@ -226,12 +230,12 @@ fn a_manifest_is_remembered_until_its_configuration_is_needed_and_a_new_pull_ren
 #[test]
 fn a_diff_id_is_contested_while_an_image_names_it_that_was_not_found_to_have_it() {
     let mut world = world();
-    let contested = |world: &mut World, now| world.learnt.is_contested(digest("x"), at(now));
+    let contested = |world: &mut World, now| world.learnt.is_contested(digest("x"), true, at(now));
     assert!(!contested(&mut world, 5), "its image was found to have it");
     assert!(!contested(&mut world, 5000), "and its puller's word is long ago");
     world.learnt.pulled(image("liar", "bob", &[("bogus", "x")]), at(10));
     assert!(contested(&mut world, 10) && contested(&mut world, 600) && !contested(&mut world, 611));
-    assert!(!world.learnt.is_contested(digest("none"), at(10)));
+    assert!(!world.learnt.is_contested(digest("none"), true, at(10)));
 }
 
 #[test]
@@ -246,4 +250,120 @@ fn a_chain_id_leads_to_the_diff_id_of_its_uppermost_layer() {
     world.learnt.forget(&world.app);
     world.learnt.prune();
     assert_eq!(world.learnt.uppermost(both), both);
+}
+
+impl World {
+    /// True if a layer is not given that only alice may read, and one is that anybody may.
+    fn withholds(&mut self, now: u64) -> bool {
+        let public = Pulled { pull: anonymous(), ..image("public", "", &[("p", "p")]) };
+        self.learnt.pulled(public, at(now));
+        self.learnt.judged(&anonymous(), Verdict::Fit, ids(&["p"]), at(now));
+        self.learnt.judged(&self.app.clone(), Verdict::Fit, ids(&["x", "y"]), at(now));
+        assert!(self.hits("p", now) && !self.learnt.is_contested(digest("p"), false, at(now)));
+        assert_eq!(self.learnt.is_contested(digest("x"), true, at(now)), self.misses("x", now));
+        self.misses("x", now)
+    }
+}
+
+/// The pull of a public image.
+fn anonymous() -> Pull {
+    Pull { caller: Credentials::none().fingerprint(), ..image("public", "", &[]).pull }
+}
+
+#[test]
+fn an_image_whose_claims_can_not_be_learnt_may_claim_every_layer_that_needs_credentials() {
+    let mut world = world();
+    assert!(!world.withholds(1));
+    world.learnt.unclear(unread("odd").pull, at(10));
+    assert!(world.withholds(609) && !world.withholds(610));
+    // Its configuration can't be read: the time of the pull counts.
+    world.learnt.seen(unread("slow"), at(700));
+    let read = world.learnt.unread(at(720)).remove(0);
+    world.learnt.was_not_read(read, at(720));
+    assert!(world.learnt.unread(at(720)).is_empty(), "nobody waits for it again");
+    assert!(world.withholds(1299) && !world.withholds(1300));
+    // Until it can be read, or is that of another image.
+    world.learnt.seen(unread("slow"), at(1400));
+    world.learnt.was_not_read(unread("slow"), at(1400));
+    world.learnt.seen(unread("slow"), at(1410));
+    assert!(world.withholds(1410));
+    world.learnt.was_read(unread("slow"), Vec::new(), ids(&["z"]), at(1420));
+    assert!(!world.withholds(1420));
+    let moved = || Unread { config: unread("slow").config, ..unread("moved") };
+    world.learnt.seen(moved(), at(1430));
+    world.learnt.was_not_read(moved(), at(1430));
+    let many = (0..=MAX_NAMED).map(|number| digest(&number.to_string())).collect();
+    assert!(!world.withholds(1430) && world.learnt.is_contested(digest("z"), true, at(1430)));
+    world.learnt.was_read(unread("many"), Vec::new(), many, at(1500));
+    assert!(world.withholds(1500) && world.learnt.claimed.peek(&digest("0")).is_none());
+}
+
+#[test]
+fn a_layer_that_needs_credentials_is_withheld_while_an_image_claims_it_that_can_not_be_mounted() {
+    let mut world = world();
+    let odd = || Pulled { claimed: ids(&["x", "p"]), ..image("odd", "bob", &[]) };
+    world.learnt.pulled(odd(), at(10));
+    assert!(world.withholds(609) && world.hits("y", 609), "which it does not claim");
+    assert!(!world.withholds(610));
+    world.learnt.seen(Unread { pull: odd().pull, ..unread("odd") }, at(700));
+    assert!(world.learnt.unread(at(700)).is_empty() && world.withholds(1299) && !world.withholds(1300));
+    // What an engine may take besides the layers in the usual form counts, too.
+    world.learnt.was_read(unread("two"), image("", "", &[("w", "w")]).layers, ids(&["w", "x"]), at(1400));
+    assert!(world.withholds(1400) && world.looks("w", 1400) == 1);
+}
+
+#[test]
+fn an_image_that_is_forgotten_while_its_puller_may_ask_may_claim_anything() {
+    let mut world = world();
+    for number in 0..=MAX_UNREAD {
+        world.learnt.seen(unread(&number.to_string()), at(10 + number));
+    }
+    assert_eq!(world.learnt.unread(at(100)).len() as u64, MAX_UNREAD);
+    assert!(world.withholds(609) && !world.withholds(610), "the first one was");
+    for number in 0..=MAX_UNCLEAR {
+        world.learnt.unclear(unread(&number.to_string()).pull, at(1000 + number));
+    }
+    for number in 1..=MAX_UNCLEAR {
+        world.learnt.was_read(unread(&number.to_string()), Vec::new(), Vec::new(), at(1300));
+    }
+    assert!(world.withholds(1599) && !world.withholds(1600));
+    // A liar is forgotten for images that are pulled after his.
+    world.learnt.pulled(image("liar", "bob", &[("bogus", "x")]), at(2000));
+    for number in 0..MAX_LAYERS / 2 {
+        let name = number.to_string();
+        world.learnt.pulled(image(&name, "bob", &[(&name, &name)]), at(2001));
+        world.learnt.pulled(image("app", "alice", &[("base", "x"), ("top", "y")]), at(2001));
+        let claims = Pulled { claimed: ids(&[&format!("claim {name}")]), ..image(&format!("odd {name}"), "bob", &[]) };
+        world.learnt.pulled(claims, at(2001));
+    }
+    assert!(world.learnt.images.peek(&image("liar", "bob", &[]).pull).is_none());
+    assert!(world.withholds(2599) && !world.withholds(2601));
+}
+
+#[test]
+fn many_good_images_do_not_hide_one_that_is_not_and_the_same_one_by_many_logins_counts_once() {
+    let mut world = world();
+    world.learnt.pulled(image("liar", "bob", &[("bogus", "x")]), at(10));
+    let fit = |world: &mut World, name: &str, login: &str| {
+        let good = image(name, login, &[("base", "x")]);
+        let pull = good.pull.clone();
+        world.learnt.pulled(good, at(11));
+        world.learnt.judged(&pull, Verdict::Fit, ids(&["x"]), at(11));
+    };
+    for number in 0..2 * MAX_CLAIMS {
+        fit(&mut world, &format!("good-{number}"), "alice");
+    }
+    assert_eq!(world.looks("x", 11), 1, "at the liar's");
+    world.learnt.judged(&image("liar", "bob", &[]).pull, Verdict::Unfit, Vec::new(), at(11));
+    assert!(world.misses("x", 300) && world.learnt.is_contested(digest("x"), true, at(300)));
+
+    let mut world = self::world();
+    for login in 0..4 * MAX_CLAIMS {
+        world.learnt.pulled(image("app", &login.to_string(), &[("base", "x"), ("top", "y")]), at(11));
+    }
+    assert_eq!(world.looks("x", 11), MAX_CLAIMS);
+    for login in 3 * MAX_CLAIMS..4 * MAX_CLAIMS {
+        fit(&mut world, "app", &login.to_string());
+    }
+    assert!(world.hits("x", 11));
 }
