@@ -22,7 +22,7 @@ use crate::answers::{BlobRow, Explained, GetRequest, Problem, Progress, Status, 
 use crate::changes::{self, Changes};
 use crate::handover::{ORDER_HEADER, Order, PROTOCOL, Receiver};
 use crate::headers::{BLOB_HEADER, LENGTH_HEADER, MODIFIED_HEADER, PIECES_HEADER, TOUCHES_HEADER};
-use crate::layers::{BESIDE, LayerAnswer, NamedAnswer, NamedLayers};
+use crate::layers::{BESIDE, LayerAnswer, NamedAnswer, NamedLayers, Namer};
 use crate::parts::{self, Asker, Opened};
 use crate::profile::{LayerProfile, PinnedProfile};
 use crate::top::Top;
@@ -268,13 +268,17 @@ impl Client {
         self.layer_at(&format!("/v1/chains/{chain}"), beat).await
     }
 
-    /// `PUT /v1/layers`: says which layers snapshots name.
+    /// `PUT /v1/layers` or `PUT /v1/layers/engine`: says which layers `namer`'s snapshots name.
     ///
     /// # Errors
-    /// As for all questions.
-    pub async fn name_layers(&self, layers: &NamedLayers) -> Result<NamedAnswer, ClientError> {
+    /// As for all questions; an older daemon refuses those of an engine.
+    pub async fn name_layers(&self, namer: Namer, layers: &NamedLayers) -> Result<NamedAnswer, ClientError> {
+        let path = match namer {
+            Namer::Snapshotter => "/v1/layers",
+            Namer::Engine => "/v1/layers/engine",
+        };
         let body = serde_json::to_vec(layers).map_err(|error| ClientError::Answer(self.socket.clone(), error))?;
-        let answer = self.send(Method::PUT, "/v1/layers", body.into()).await?;
+        let answer = self.send(Method::PUT, path, body.into()).await?;
         let body = self.body(answer).await?;
         serde_json::from_slice(&body).map_err(|error| ClientError::Answer(self.socket.clone(), error))
     }

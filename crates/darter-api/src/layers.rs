@@ -1,5 +1,5 @@
 //! Answers to a program that wants to mount a layer of an image: by its diff id, `POST /v1/layers/DIFFID`, or as the uppermost of the layers with a
-//! chain id, `POST /v1/chains/CHAINID`. And a snapshotter's list of the layers that its snapshots name: `PUT /v1/layers`.
+//! chain id, `POST /v1/chains/CHAINID`. And a snapshotter's list of the layers that its snapshots name: `PUT /v1/layers`; or an engine's own, `PUT /v1/layers/engine`.
 //!
 //! The answer may take minutes, while somebody reads the layer and expands it. Until then its body has a new line twice a second, which JSON allows in front of a
 //! value: who hears nothing for some seconds asks an agent that is stuck. An unknown state is a miss.
@@ -57,7 +57,16 @@ pub struct FoundLayer {
     pub beside: Vec<Self>,
 }
 
-/// The layers that snapshots name: these and no others.
+/// Whose snapshots name layers. Each says it for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Namer {
+    /// Darter's snapshotter: `PUT /v1/layers`.
+    Snapshotter,
+    /// An engine with snapshots of its own: `PUT /v1/layers/engine`.
+    Engine,
+}
+
+/// The layers that the snapshots of one [`Namer`] name: these and no others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NamedLayers {
     /// Their diff ids.

@@ -189,6 +189,7 @@ pub(crate) async fn serve(agent: Agent, mirror: Option<Arc<Mirror>>, listener: U
         .route("/v1/get", post(download))
         .route("/v1/parts", post(open_parts))
         .route("/v1/layers", put(layers::name))
+        .route("/v1/layers/engine", put(layers::name_for_engine))
         .route("/v1/layers/changes", post(layers::watch))
         .route("/v1/layers/{diff_id}", post(layers::look_up))
         .route("/v1/chains/{chain_id}", post(layers::look_up_chain))
@@ -581,7 +582,9 @@ mod tests {
             for path in ["/v1/layers/sha256:0", "/v1/chains/sha256:0"] {
                 assert!(!may(user, agent, &Method::POST, path), "it tells credentials");
             }
-            assert!(!may(user, agent, &Method::PUT, "/v1/layers"), "{user:?}");
+            for path in ["/v1/layers", "/v1/layers/engine"] {
+                assert!(!may(user, agent, &Method::PUT, path), "{user:?}");
+            }
         }
     }
 

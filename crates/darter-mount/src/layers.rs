@@ -44,9 +44,10 @@ use tokio::task::JoinHandle;
 use crate::asker::Asker;
 use crate::erofs;
 use crate::file::{Condition, MountedFile};
+pub use crate::names::layer_at;
 use crate::names::{
-    ALGORITHM, ALGORITHM_INODE, EntryName, Form, Inodes, layer_at, name_of, named, retired_name, retired_named,
-    shard_inode, shard_named, shard_of,
+    ALGORITHM, ALGORITHM_INODE, EntryName, Form, Inodes, name_of, named, retired_name, retired_named, shard_inode,
+    shard_named, shard_of,
 };
 use crate::session::{self, BLOCK, Cache, FOREVER, FORGETS, Forgotten, MountError, Mounted, Opener, Threads, tune};
 use crate::supply::Supplier;

@@ -69,7 +69,7 @@ pub(crate) fn named(shard: u8, name: &OsStr) -> EntryName {
 }
 
 /// The layer whose name this path ends with: `XX/DIGEST.erofs`.
-pub(crate) fn layer_at(path: &Path) -> Option<Digest> {
+pub fn layer_at(path: &Path) -> Option<Digest> {
     let shard = path.parent().and_then(Path::file_name).and_then(shard_named)?;
     match named(shard, path.file_name()?) {
         EntryName::Layer(layer) => Some(layer),

@@ -1,4 +1,4 @@
-//! The messages of `containerd.services.snapshots.v1`, with their field numbers and types on the wire. No I/O.
+//! The messages of `containerd.services.snapshots.v1`, and those of `containerd.services.namespaces.v1` that are needed, with their field numbers and types on the wire. No I/O.
 //!
 //! They are written by hand rather than generated: ten plain calls do not justify a protocol compiler in the build
 //! ([why](../../../docs/notes/snapshotter.md)). Field numbers never change their meaning; fields that a newer containerd adds are skipped.
@@ -122,8 +122,11 @@ pub(crate) struct Update {
     pub(crate) update_mask: Option<FieldMask>,
 }
 
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, Eq, Message)]
 pub(crate) struct List {
+    /// Of which of a containerd's snapshotters; a snapshotter itself is asked without it.
+    #[prost(string, tag = "1")]
+    pub(crate) snapshotter: String,
     #[prost(string, repeated, tag = "2")]
     pub(crate) filters: Vec<String>,
 }
@@ -133,6 +136,20 @@ pub(crate) struct List {
 pub(crate) struct Infos {
     #[prost(message, repeated, tag = "1")]
     pub(crate) infos: Vec<Info>,
+}
+
+/// `containerd.services.namespaces.v1.ListNamespacesResponse`; its request is [`Nothing`] for all namespaces.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct Namespaces {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) namespaces: Vec<Namespace>,
+}
+
+/// `containerd.services.namespaces.v1.Namespace`.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct Namespace {
+    #[prost(string, tag = "1")]
+    pub(crate) name: String,
 }
 
 /// The answer to `Usage`.

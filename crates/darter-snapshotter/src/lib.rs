@@ -13,6 +13,7 @@
 //! | `ledger` | the state in memory and in the book, changed by one caller at a time | disk |
 //! | `api` | the messages of the service | none |
 //! | `service` | carries out the calls with all of these | disk, mounts |
+//! | `containerd` | asks a containerd which files its own snapshots name | sockets |
 //! | `calls` | each call's messages, from and to what `service` takes and gives | none |
 //! | `server` | the service on a socket that it is given | sockets |
 //!
@@ -21,6 +22,7 @@
 mod api;
 mod book;
 mod calls;
+mod containerd;
 mod disk;
 mod filter;
 mod layout;
@@ -31,5 +33,6 @@ mod stack;
 mod tree;
 
 pub use self::book::BookError;
+pub use self::containerd::{ContainerdError, named_files};
 pub use self::server::serve;
 pub use self::service::{FoundLayer, Layers, Options, Snapshotter, StartError};

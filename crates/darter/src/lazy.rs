@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `lazy/agents.rs` | asks the agent, which may restart meanwhile |
 //! | `lazy/layers.rs` | the contents of the directory, as the agent knows them |
+//! | `lazy/names.rs` | tells the agent which layers containerd's snapshots name |
 //! | `lazy/remembered.rs` | caches the agent's recent answers |
 //! | `lazy/starts.rs` | what is read first of layers that are whole here |
 //!
@@ -12,6 +13,7 @@
 
 pub(crate) mod agents;
 mod layers;
+mod names;
 mod remembered;
 mod starts;
 
@@ -30,6 +32,7 @@ use darter_mount::{Mounted, Settings, engines};
 use darter_store::threads;
 use tokio::runtime::Handle;
 
+use self::agents::Agents;
 use self::layers::AgentLayers;
 use crate::cli::LazyDirArgs;
 use crate::mount::{opened_below, register, unmount};
@@ -67,8 +70,10 @@ pub(crate) async fn keep(args: &LazyDirArgs) -> anyhow::Result<()> {
     };
     threads::run(move || engines::attend(engines_dir, move |name| shown.is_whole(name), starts)).await;
     tracing::info!(dir = %dir.display(), "layers can be mounted");
+    let named = names::report(args.containerd.clone(), Agents::new(args.place.clients()?));
     let mut session = tokio::task::spawn_blocking(move || mounted.wait());
     tokio::select! {
+        never = named => match never {},
         ended = &mut session => ended.context("the mount's thread failed")?.context("the kernel ended the mount"),
         () = signals.next() => {
             threads::run(move || unmount::unmount(&dir, true)).await?;

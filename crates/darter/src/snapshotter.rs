@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{anyhow, bail};
 use async_trait::async_trait;
-use darter_api::layers::{LayerAnswer, NamedLayers};
+use darter_api::layers::{LayerAnswer, NamedLayers, Namer};
 use darter_core::{Digest, SystemClock, in_full};
 use darter_gateway::local_socket::{NotMade, listen_at};
 use darter_snapshotter::{FoundLayer, Layers, Options, Snapshotter};
@@ -52,7 +52,7 @@ impl Layers for AgentLayers {
 
     async fn named(&self, layers: &[Digest]) -> Result<(), String> {
         let named = NamedLayers { named: layers.to_vec() };
-        let told = async { self.agents.client().await.name_layers(&named).await };
+        let told = async { self.agents.client().await.name_layers(Namer::Snapshotter, &named).await };
         let told =
             tokio::time::timeout(ANSWER_TIMEOUT, told).await.map_err(|_| "the agent does not answer".to_owned())?;
         let told = told.map_err(|error| in_full(&error).to_string())?;

@@ -10,7 +10,7 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use darter_api::changes::PROTOCOL;
-use darter_api::layers::{BEAT, BESIDE, FoundLayer, LayerAnswer, NamedAnswer, NamedLayers};
+use darter_api::layers::{BEAT, BESIDE, FoundLayer, LayerAnswer, NamedAnswer, NamedLayers, Namer};
 use darter_core::Digest;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, stream};
@@ -64,11 +64,23 @@ pub(super) async fn watch(State(Served { agent, mirror }): State<Served>, upgrad
     headers.body(Body::empty()).expect("headers of letters")
 }
 
-/// Notes which layers the snapshots of a snapshotter name.
+/// Notes which layers the snapshots of Darter's snapshotter name.
 pub(super) async fn name(State(mirror): State<Option<Arc<Mirror>>>, Json(told): Json<NamedLayers>) -> Response {
+    note_named(mirror, Namer::Snapshotter, told).await
+}
+
+/// Notes which layers the snapshots of an engine name.
+pub(super) async fn name_for_engine(
+    State(mirror): State<Option<Arc<Mirror>>>,
+    Json(told): Json<NamedLayers>,
+) -> Response {
+    note_named(mirror, Namer::Engine, told).await
+}
+
+async fn note_named(mirror: Option<Arc<Mirror>>, namer: Namer, told: NamedLayers) -> Response {
     let named = told.named.into_iter().collect();
     let unknown = match mirror {
-        Some(mirror) => mirror.layers_named(&named).await,
+        Some(mirror) => mirror.layers_named(namer, &named).await,
         None => named.into_iter().collect(),
     };
     Json(NamedAnswer { unknown }).into_response()

@@ -2,10 +2,10 @@
 //!
 //! An engine that was told of a layer's file has noted its path. Once the file is gone, the engine can't run containers of the image, and pulling
 //! again does not mend that. So a layer that was given to an engine stays in the store as long as programs ask for it, and for a long time after; each container that starts
-//! asks for all of its layers. The list of these layers is a file, so that it outlives the agent. containerd itself is not asked which layers its snapshots name.
+//! asks for all of its layers. The list of these layers is a file, so that it outlives the agent.
 //!
-//! Darter's own snapshotter reports which layers its snapshots name. Such a layer stays, and one that is no longer named goes when no program has asked for it for
-//! [`AFTER_RELEASE`]. If that snapshotter never reports again, its layers stay as long as others.
+//! Darter's own snapshotter reports which layers its snapshots name, and the keeper of the directory of layers reports those of containerd's own snapshots. Such a layer stays, and one that is
+//! no longer named by either goes when no program has asked for it for [`AFTER_RELEASE`]. If nobody reports again, these layers stay as long as others.
 //!
 //! A layer that was opened is *in use*: an engine of this host has its image. It is given to every program that asks, since an engine, too, shares its
 //! snapshots among all images.
@@ -19,6 +19,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use darter_api::LayerRequest;
+use darter_api::layers::Namer;
 use darter_core::{BlobId, Digest};
 use serde::{Deserialize, Serialize};
 
@@ -55,9 +56,26 @@ pub(crate) struct GivenLayer {
     /// True if credentials were needed to open it; `None` in lists of older releases.
     #[serde(default)]
     pub(crate) needs_login: bool,
-    /// True if snapshots name it; `None` if no snapshotter has reported.
+    /// True if snapshots of Darter's snapshotter name it; `None` if none ever did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     named: Option<bool>,
+    /// The same of snapshots of the engine's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    named_by_engine: Option<bool>,
+}
+
+impl GivenLayer {
+    const fn named_by(&mut self, namer: Namer) -> &mut Option<bool> {
+        match namer {
+            Namer::Snapshotter => &mut self.named,
+            Namer::Engine => &mut self.named_by_engine,
+        }
+    }
+
+    /// True if some snapshots name it, false if none do any more; `None` if none ever did.
+    fn is_named(&self) -> Option<bool> {
+        [self.named, self.named_by_engine].into_iter().flatten().reduce(|one, other| one || other)
+    }
 }
 
 /// A line that can't be parsed.
@@ -153,7 +171,17 @@ impl Given {
         }
         let (layer, used, saved) = (layer.clone(), now, now);
         let diff_id = layer.diff_id;
-        let given = GivenLayer { layer, blob, length, used, saved, opened: false, needs_login, named: None };
+        let given = GivenLayer {
+            layer,
+            blob,
+            length,
+            used,
+            saved,
+            opened: false,
+            needs_login,
+            named: None,
+            named_by_engine: None,
+        };
         self.layers.insert(diff_id, given);
         self.changed = true;
         true
@@ -182,13 +210,14 @@ impl Given {
         self.layers.get(&layer.diff_id).is_some_and(|given| given.layer == *layer)
     }
 
-    /// Notes the layers that snapshots name. Returns those of them that were never given.
-    pub(crate) fn name(&mut self, named: &HashSet<Digest>, now: u64) -> Vec<Digest> {
+    /// Notes the layers that `namer`'s snapshots name. Returns those of them that were never given.
+    pub(crate) fn name(&mut self, namer: Namer, named: &HashSet<Digest>, now: u64) -> Vec<Digest> {
         for (diff_id, given) in &mut self.layers {
             let is_named = named.contains(diff_id);
-            if is_named || given.named.is_some() {
-                self.changed |= given.named != Some(is_named);
-                given.named = Some(is_named);
+            let before = given.named_by(namer);
+            if is_named || before.is_some() {
+                self.changed |= *before != Some(is_named);
+                *before = Some(is_named);
             }
             if is_named {
                 given.used = now;
@@ -204,7 +233,7 @@ impl Given {
     pub(crate) fn let_go(&mut self, keep: Duration, now: u64) -> Vec<BlobId> {
         let since = *self.since.get_or_insert(now);
         let is_start = now.saturating_sub(since) < START.as_secs();
-        let is_over = |given: &GivenLayer| match given.named {
+        let is_over = |given: &GivenLayer| match given.is_named() {
             Some(true) if is_start => false,
             Some(false) => now.saturating_sub(given.used) >= keep.min(AFTER_RELEASE).as_secs(),
             _ => now.saturating_sub(given.used) >= keep.as_secs(),
@@ -271,23 +300,41 @@ mod tests {
     fn a_layer_that_snapshots_name_stays_and_goes_a_day_after_they_do_not() {
         let mut first = given(&["a", "b", "c"]);
         let named = |names: &[&str]| names.iter().map(|name| id(name)).collect::<HashSet<_>>();
-        assert_eq!(first.name(&named(&["a", "b", "x"]), 0), [id("x")], "that can't be kept");
+        assert_eq!(first.name(Namer::Snapshotter, &named(&["a", "b", "x"]), 0), [id("x")], "that can't be kept");
         let text = first.take_changed().unwrap();
-        first.name(&named(&["a", "b"]), 60);
+        first.name(Namer::Snapshotter, &named(&["a", "b"]), 60);
         assert_eq!(first.take_changed(), None, "nothing new");
-        first.name(&named(&["a"]), DAY);
+        first.name(Namer::Snapshotter, &named(&["a"]), DAY);
         assert_eq!(gone(&mut first, DAY), [], "it was named a minute after the start");
         assert_eq!(gone(&mut first, DAY + 60), [blob("b")]);
-        first.name(&named(&["a"]), 30 * DAY);
+        first.name(Namer::Snapshotter, &named(&["a"]), 30 * DAY);
         assert_eq!(gone(&mut first, 30 * DAY), [blob("c")]);
         assert_eq!(gone(&mut first, 59 * DAY), []);
 
         // The host was off for a long time.
         let mut again = Given::parse(&text).0;
         assert_eq!(gone(&mut again, 99 * DAY), [blob("c")], "the snapshotter has not spoken yet");
-        again.name(&named(&["b"]), 99 * DAY);
+        again.name(Namer::Snapshotter, &named(&["b"]), 99 * DAY);
         assert_eq!(gone(&mut again, 100 * DAY), [blob("a")]);
         assert_eq!(gone(&mut again, 129 * DAY), [blob("b")], "it did not speak again");
+    }
+
+    #[test]
+    fn what_one_kind_of_snapshots_does_not_name_stays_for_the_other() {
+        let mut given = given(&["a", "b"]);
+        let named = |names: &[&str]| names.iter().map(|name| id(name)).collect::<HashSet<_>>();
+        given.name(Namer::Snapshotter, &named(&["a"]), 0);
+        given.name(Namer::Engine, &named(&["a", "b"]), 0);
+        let text = given.take_changed().unwrap();
+        let mut given = Given::parse(&text).0;
+        given.name(Namer::Snapshotter, &named(&[]), DAY);
+        for day in 2..100 {
+            given.name(Namer::Engine, &named(&["a", "b"]), day * DAY);
+            assert_eq!(gone(&mut given, day * DAY), []);
+        }
+        given.name(Namer::Engine, &named(&["b"]), 99 * DAY);
+        assert_eq!(gone(&mut given, 99 * DAY), [], "it was named a moment ago");
+        assert_eq!(gone(&mut given, 100 * DAY), [blob("a")]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use darter_agent::AtHand;
 use darter_api::LayerRequest;
+use darter_api::layers::Namer;
 use darter_core::Digest;
 use darter_store::{Dir, threads};
 use parking_lot::Mutex;
@@ -162,11 +163,17 @@ impl GivenLayers {
         at_hand
     }
 
-    /// Notes the layers that snapshots name. Returns those of them that were never given.
-    pub(super) async fn named(&self, named: &HashSet<Digest>, layers: &dyn MountableLayers, now: u64) -> Vec<Digest> {
+    /// Notes the layers that `namer`'s snapshots name. Returns those of them that were never given.
+    pub(super) async fn named(
+        &self,
+        namer: Namer,
+        named: &HashSet<Digest>,
+        layers: &dyn MountableLayers,
+        now: u64,
+    ) -> Vec<Digest> {
         let unknown = {
             let _sparing = self.0.sparing.lock().await;
-            let unknown = self.0.given.lock().name(named, now);
+            let unknown = self.0.given.lock().name(namer, named, now);
             self.let_go(layers, now).await;
             unknown
         };

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use darter_agent::{FetchError, Part};
 use darter_api::LayerRequest;
+use darter_api::layers::Namer;
 use darter_core::recent::Recent;
 use darter_core::source::Credentials;
 use darter_core::{Digest, Moment, in_full};
@@ -234,10 +235,10 @@ impl Mirror {
         self.layer_until(lazy, LayerQuestion { diff_id, beside: Beside::None, is_pull: true, until }).await
     }
 
-    /// Notes the layers that snapshots name. Returns those of them that were never given, and so can't be kept.
-    pub async fn layers_named(&self, named: &HashSet<Digest>) -> Vec<Digest> {
+    /// Notes the layers that `namer`'s snapshots name. Returns those of them that were never given, and so can't be kept.
+    pub async fn layers_named(&self, namer: Namer, named: &HashSet<Digest>) -> Vec<Digest> {
         match &self.lazy {
-            Some(lazy) => lazy.given.named(named, &*lazy.layers, self.clock.unix()).await,
+            Some(lazy) => lazy.given.named(namer, named, &*lazy.layers, self.clock.unix()).await,
             None => named.iter().copied().collect(),
         }
     }

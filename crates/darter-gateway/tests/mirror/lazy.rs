@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use darter_agent::options::{LazyOption, Options, Role};
 use darter_agent::{Access, Agent, AtHand, FetchError, Misfit, MountRoom};
 use darter_api::changes::Change;
-use darter_api::layers::{FoundLayer, LayerAnswer, NamedLayers};
+use darter_api::layers::{FoundLayer, LayerAnswer, NamedLayers, Namer};
 use darter_api::{Client, GetRequest, LayerRequest, socket_path};
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, Digest};

@@ -60,7 +60,7 @@ const SCENARIOS: [(&str, Scenario); 18] = [
 ];
 
 /// Trials that need Go besides what the others need.
-const RELEASE: [(&str, Scenario); 18] = [
+const RELEASE: [(&str, Scenario); 19] = [
     ("ranges::engines_that_fetch_layers_by_ranges_read_the_registry_once", ranges::engines_that_fetch_by_ranges),
     ("ranges::a_pull_by_ranges_is_no_later_than_directly", ranges::a_pull_by_ranges_is_no_later),
     ("lazy::containers_start_before_their_layers_have_come", lazy::containers_start_before_their_layers_have_come),
@@ -81,6 +81,10 @@ const RELEASE: [(&str, Scenario); 18] = [
         lazy::events::reads_fail_in_time_without_a_network_and_work_again,
     ),
     ("lazy::events::a_start_of_whole_layers_is_noted", lazy::events::a_start_of_whole_layers_is_noted),
+    (
+        "lazy::events::the_agent_learns_which_layers_snapshots_name",
+        lazy::events::the_agent_learns_which_layers_snapshots_name,
+    ),
     ("lazy::events::a_full_disk_keeps_nobody_from_reading", lazy::events::a_full_disk_keeps_nobody_from_reading),
     (
         "lazy::events::a_layer_that_is_not_what_its_image_says_is_never_read",

@@ -184,7 +184,7 @@ pub(crate) struct LazyArgs {
     #[arg(long, env = "DARTER_LAZY_WAIT", value_name = "TIME", default_value = "2m", value_parser = values::duration)]
     pub(crate) lazy_wait: Duration,
 
-    /// How long to keep a layer that was shown to containerd, counted from containerd's last request for it
+    /// How long to keep a layer that was shown to containerd and that none of its snapshots names (--lazy-containerd), counted from containerd's last request for it
     ///
     /// If a layer was deleted, containerd can't start containers of its image until the image is removed and pulled again. Starting a
     /// container requests all layers of its image.
@@ -218,6 +218,10 @@ pub(crate) struct LazyArgs {
     /// How long a container's read waits for its bytes before it fails
     #[arg(long, env = "DARTER_LAZY_TIMEOUT", value_name = "TIME", default_value = "60s", value_parser = values::some_time)]
     pub(crate) lazy_timeout: Duration,
+
+    /// Socket of the containerd whose snapshots say which layers have to stay on this host; several are separated by commas
+    #[arg(long, env = "DARTER_LAZY_CONTAINERD", value_name = "SOCKET", value_delimiter = ',', default_value = values::CONTAINERD)]
+    pub(crate) lazy_containerd: Vec<PathBuf>,
 }
 
 impl LazyArgs {
@@ -230,7 +234,11 @@ impl LazyArgs {
         let timeout = humantime::format_duration(self.lazy_timeout);
         let mut flags = vec![format!("--fill={}", self.lazy_fill), format!("--timeout={timeout}")];
         flags.extend(self.lazy_fill_rate.map(|rate| format!("--fill-rate={}bit", rate.bytes_per_second() * 8)));
-        flags.into_iter().map(OsString::from).collect()
+        let mut flags: Vec<OsString> = flags.into_iter().map(OsString::from).collect();
+        for socket in &self.lazy_containerd {
+            flags.extend(["--containerd".into(), socket.clone().into_os_string()]);
+        }
+        flags
     }
 }
 

@@ -266,6 +266,13 @@ pub(crate) struct LazyDirArgs {
     #[arg(long, value_name = "RATE")]
     pub(crate) fill_rate: Option<Rate>,
 
+    /// Socket of a containerd whose snapshots say which layers have to stay on this host (may be repeated)
+    ///
+    /// containerd 2.4 can't start a container if the file of a layer is gone that one of its snapshots names. This process asks it every ten minutes, in
+    /// all namespaces, and tells the agent. If it can't be asked, layers stay for --lazy-keep after the last request for them.
+    #[arg(long, value_name = "SOCKET", default_value = values::CONTAINERD)]
+    pub(crate) containerd: Vec<PathBuf>,
+
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
     #[command(flatten)]

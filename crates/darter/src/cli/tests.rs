@@ -288,6 +288,8 @@ fn an_agent_starts_its_keeper_as_its_flags_say() {
         "1.5MB/s",
         "--lazy-timeout",
         "1m 30s",
+        "--lazy-containerd",
+        "/run/a.sock,/run/b.sock",
     ])
     .command
     else {
@@ -300,4 +302,5 @@ fn an_agent_starts_its_keeper_as_its_flags_say() {
     let rate = keeper.fill_rate.map(darter_core::Rate::bytes_per_second);
     assert_eq!((keeper.fill, rate), (darter_mount::Fill::Always, Some(1_500_000)));
     assert_eq!(keeper.timeout, std::time::Duration::from_secs(90));
+    assert_eq!(keeper.containerd, ["/run/a.sock", "/run/b.sock"].map(std::path::PathBuf::from));
 }

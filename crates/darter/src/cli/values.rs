@@ -15,6 +15,9 @@ use url::Url;
 
 use super::hidden::{has_login, without_logins};
 
+/// Where containerd listens unless its configuration says otherwise.
+pub(crate) const CONTAINERD: &str = "/run/containerd/containerd.sock";
+
 /// The values of `--fill`: `always`, `idle`, `never`.
 pub(crate) fn fill() -> impl TypedValueParser<Value = Fill> {
     PossibleValuesParser::new(Fill::ALL.map(|(_, name)| name)).try_map(|name| name.parse::<Fill>())

@@ -12,8 +12,9 @@ async fn what_snapshots_name_is_known_to_the_next_agent_and_what_was_never_given
         let _ = found(&agent, id(tar)).await;
     }
     let other = Digest::sha256(b"other");
-    let name =
-        async |agent: &Agent, named: Vec<Digest>| client(agent).name_layers(&NamedLayers { named }).await.unwrap();
+    let name = async |agent: &Agent, named: Vec<Digest>| {
+        client(agent).name_layers(Namer::Snapshotter, &NamedLayers { named }).await.unwrap()
+    };
     assert_eq!(name(&agent, vec![id(&base), other]).await.unknown, [other]);
     agent.drain().await;
     let list = || std::fs::read_to_string(world.dir.path().join("data/layers")).unwrap();

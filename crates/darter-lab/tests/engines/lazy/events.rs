@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{FileExt as _, chown};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use darter_lab::{Agent, Host, Registry};
 use rustix::process::Signal;
 
 use super::reading::{Reading, read_everything, read_one};
-use super::stand::{BLOB, Known, LATE, LATE_TEXT, SLEEP, data_of, first_pull, signal_agent};
+use super::stand::{BLOB, Known, LATE, LATE_TEXT, SLEEP, data_of, first_pull, kill_keeper, signal_agent};
 use crate::lazy::can_mount;
 use crate::world::World;
 
@@ -212,6 +213,33 @@ pub(crate) fn a_start_of_whole_layers_is_noted(world: &World) -> Result<()> {
         let (_, bytes) = known(READ)?;
         ensure!(bytes < READ / 2, "{bytes} bytes count as read first");
         Ok(())
+    })
+}
+
+/// Layers that containerd's snapshots name are to stay in the store: the agent has to know them, whoever tells it.
+pub(crate) fn the_agent_learns_which_layers_snapshots_name(world: &World) -> Result<()> {
+    play(world, |fleet| {
+        let socket = fleet.node.directory().join("containerd/sock").display().to_string();
+        let flags = ["--lazy-containerd", &socket];
+        let node = LazyNode::start_with(fleet.node, fleet.seed.host(), fleet.registry.authority(), &flags)?;
+        ensure!(node.engine.socket() == Path::new(&socket), "containerd listens elsewhere");
+        // How many layers the agent has given, and how many of them snapshots name.
+        let given = || -> Result<(usize, usize)> {
+            let list = fs::read_to_string(node.agent.data().join("layers")).unwrap_or_default();
+            let named = list.lines().filter(|line| line.contains(r#""named_by_engine":true"#)).count();
+            Ok((list.lines().skip(1).count(), named))
+        };
+        // A keeper asks when it starts. The next one does not have to wait for ten minutes.
+        let ask_again = || kill_keeper("lazy-dir", &node.layers);
+        let reference = fleet.known.reference();
+        node.pull(&reference)?;
+        let layers = fleet.known.image.layers.len();
+        ensure!(given()? == (layers, 0), "{:?}: nobody has told it", given()?);
+        ask_again()?;
+        wait_until("the agent to know what snapshots name", TIMEOUT, || Ok(given()? == (layers, layers)))?;
+        node.engine.remove_image(&reference)?;
+        ask_again()?;
+        wait_until("the agent to know that none does any more", TIMEOUT, || Ok(given()? == (layers, 0)))
     })
 }
 
