@@ -185,7 +185,8 @@ async fn connection(
         request.extensions_mut().insert(outlet.clone());
         let busy = answered.request();
         async move {
-            let answer = services.answer(request, address).await;
+            // What it takes to ask an upstream is large, and would be so for each connection.
+            let answer = Box::pin(services.answer(request, address)).await;
             Ok::<_, Infallible>(answer.map(|body| {
                 // The connection is busy until the body ends.
                 let keep = move |error| {

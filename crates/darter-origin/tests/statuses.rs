@@ -112,12 +112,9 @@ async fn a_registrys_answer_is_named_in_each_failure() {
 /// The registry's own 401 would have the caller look for credentials.
 #[tokio::test]
 async fn a_token_service_that_refuses_for_good_is_the_cause_of_the_registrys_401() {
-    let cases: [(fn(&Seen) -> Reply, &str); 3] = [
-        (|_| Reply::status(404), "HTTP 404 Not Found"),
-        (|_| Reply::status(403), "HTTP 403 Forbidden"),
-        (|_| Reply::status(401), "HTTP 401 Unauthorized"),
-    ];
-    for (token, named) in cases {
+    let cases = [(404, "HTTP 404 Not Found"), (403, "HTTP 403 Forbidden"), (401, "HTTP 401 Unauthorized")];
+    for (status, named) in cases {
+        let token = move |_: &Seen| Reply::status(status);
         let (tokens, _server, origin, source) = registry(token, |_| Reply::bytes("blob")).await;
         for failure in failures(&origin, &source).await {
             let failure = failure.unwrap();
