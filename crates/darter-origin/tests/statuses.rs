@@ -11,8 +11,11 @@ use darter_origin::{
 };
 use support::{HandClock, Reply, Seen, Server, certificate, client, none, take};
 
+/// What a server answers.
+type Answer = fn(&Seen) -> Reply;
+
 /// A registry whose token service answers as the test says.
-async fn registry(token: fn(&Seen) -> Reply, blob: fn(&Seen) -> Reply) -> (Server, Server, RegistryOrigin, Source) {
+async fn registry(token: Answer, blob: Answer) -> (Server, Server, RegistryOrigin, Source) {
     let tokens = Server::start(token).await;
     let realm = tokens.url("/token").to_string();
     let server = Server::start(move |seen| match seen.header("authorization") {
@@ -84,8 +87,7 @@ async fn a_servers_answer_is_named_in_each_failure() {
 
 #[tokio::test]
 async fn a_registrys_answer_is_named_in_each_failure() {
-    type Answers = fn(&Seen) -> Reply;
-    let cases: [(Answers, Answers, &str); 7] = [
+    let cases: [(Answer, Answer, &str); 7] = [
         (granted, |_| Reply::status(404), "HTTP 404 Not Found"),
         (granted, |_| Reply::bytes("<html>").with("content-type", "text/html"), "a page of HTML (HTTP 200 OK)"),
         (granted, |_| Reply::bytes("blob").with("content-encoding", "br"), "came (HTTP 200 OK)"),
@@ -112,9 +114,12 @@ async fn a_registrys_answer_is_named_in_each_failure() {
 /// The registry's own 401 would have the caller look for credentials.
 #[tokio::test]
 async fn a_token_service_that_refuses_for_good_is_the_cause_of_the_registrys_401() {
-    let cases = [(404, "HTTP 404 Not Found"), (403, "HTTP 403 Forbidden"), (401, "HTTP 401 Unauthorized")];
-    for (status, named) in cases {
-        let token = move |_: &Seen| Reply::status(status);
+    let cases: [(Answer, &str); 3] = [
+        (|_| Reply::status(404), "HTTP 404 Not Found"),
+        (|_| Reply::status(403), "HTTP 403 Forbidden"),
+        (|_| Reply::status(401), "HTTP 401 Unauthorized"),
+    ];
+    for (token, named) in cases {
         let (tokens, _server, origin, source) = registry(token, |_| Reply::bytes("blob")).await;
         for failure in failures(&origin, &source).await {
             let failure = failure.unwrap();
