@@ -78,6 +78,10 @@ impl Members {
         let number = |number: i64| u32::try_from(number).unwrap_or(u32::MAX);
         let body = match member.kind {
             MemberKind::Global => return Ok(()),
+            MemberKind::Unknown(kind) => {
+                let name = darter_image::reason::shown(&member.name);
+                return Err(Reason::Kind { name, kind: char::from(kind) }.into());
+            }
             MemberKind::HardLink => return self.builder.link(&member.name, &member.link),
             MemberKind::Directory => Body::Directory { parent: NodeId::ROOT, entries: Box::new([]) },
             MemberKind::Symlink if member.link.is_empty() || member.link.len() > MAX_PATH => {

@@ -22,7 +22,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | 0..12 | `darter-erofs` |
-//! | 12..16 | version of this layout and of what `tree` makes of a tar, now 1 |
+//! | 12..16 | version of this layout and of what `tree` makes of a tar, now 2 |
 //! | 16..24, 24..32 | length of the tar, and of the metadata |
 //! | 32..64 | first 32 bytes of the tar's digest |
 //!
@@ -75,7 +75,7 @@ pub const fn metadata_start(tar_length: u64) -> u64 {
 }
 
 /// The version of the file's layout, and of what containerd's rules make of a tar's members. Another version is another file.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The unit of addresses.
 pub(crate) const BLOCK: usize = 512;

@@ -89,7 +89,7 @@ impl Header {
         Ok(header)
     }
 
-    /// True if no data follows, whatever the size says.
+    /// True if no data follows, whatever the size says. Not known of the old type 0 before the member's whole name is.
     pub(super) const fn is_header_only(&self) -> bool {
         matches!(self.kind, b'1'..=b'6')
     }

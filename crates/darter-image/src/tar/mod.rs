@@ -58,6 +58,8 @@ pub enum MemberKind {
     Fifo,
     /// A global extended header: it makes nothing, but has a name.
     Global,
+    /// Of a type that file systems don't have, or that only one tar program knows.
+    Unknown(u8),
 }
 
 /// A member, and where its bytes are.
@@ -81,7 +83,7 @@ pub struct TarMember {
     pub major: i64,
     /// A device's number.
     pub minor: i64,
-    /// How long the file is.
+    /// How long the file is; 0 of what has no data, whatever the header says.
     pub size: u64,
     /// The offset of its data in the tar: a multiple of 512.
     pub data: u64,
@@ -350,6 +352,8 @@ impl Parser {
 
     /// A member's header is here, and all that was said of it before.
     fn member(&mut self, mut header: Header, sink: &mut impl Sink) -> Result<(), Reason> {
+        // Whatever its records say of it.
+        self.check_length(&header)?;
         if let Some(records) = &self.records {
             records.apply(&mut header).map_err(|what| self.malformed(what))?;
         }
@@ -359,9 +363,11 @@ impl Parser {
         if !self.long_link.is_empty() {
             header.link = std::mem::take(&mut self.long_link);
         }
-        if header.size < 0 {
-            return Err(self.malformed("a negative length"));
+        // Before there was a type for directories, their names ended so. They have no data, but their headers may have a length.
+        if header.kind == 0 {
+            header.kind = if header.name.ends_with(b"/") { b'5' } else { b'0' };
         }
+        self.check_length(&header)?;
         if header.kind == b'S' {
             if header.format != Format::Gnu {
                 return Err(self.malformed("a sparse file that is not in GNU's format"));
@@ -375,7 +381,7 @@ impl Parser {
         };
         let stored = header.stored();
         let Some(sparse) = sparse else {
-            let member = self.complete(header)?;
+            let member = self.complete(header);
             return self.take(member, stored, sink);
         };
         if let Some(name) = sparse.name {
@@ -387,10 +393,8 @@ impl Parser {
         if let Some(size) = sparse.size {
             header.size = size;
         }
-        if header.size < 0 {
-            return Err(self.malformed("a negative length"));
-        }
-        let member = self.complete(header)?;
+        self.check_length(&header)?;
+        let member = self.complete(header);
         match sparse.map {
             Some(segments) => self.sparse_member(member, segments, stored, sink),
             None if stored < BLOCK as u64 => Err(self.sparse(&member.name, "its map is longer than its data")),
@@ -401,6 +405,11 @@ impl Parser {
         }
     }
 
+    /// Refuses a negative length, unless nobody looks at it.
+    fn check_length(&self, header: &Header) -> Result<(), Reason> {
+        if header.size < 0 && !header.is_header_only() { Err(self.malformed("a negative length")) } else { Ok(()) }
+    }
+
     /// The map of an old GNU sparse file, or its next part, is here.
     fn old_sparse(&mut self, mut header: Box<Header>, map: OldMap, sink: &mut impl Sink) -> Result<(), Reason> {
         if map.goes_on {
@@ -409,7 +418,7 @@ impl Parser {
         }
         let stored = header.stored();
         header.size = map.size;
-        let member = self.complete(*header)?;
+        let member = self.complete(*header);
         self.sparse_member(member, map.segments, stored, sink)
     }
 
@@ -438,21 +447,21 @@ impl Parser {
     }
 
     /// The member that a header, and what was said of it before, describes.
-    fn complete(&mut self, header: Header) -> Result<TarMember, Reason> {
+    fn complete(&mut self, header: Header) -> TarMember {
         let kind = match header.kind {
-            0 if header.name.ends_with(b"/") => MemberKind::Directory,
-            0 | b'0' | b'7' | b'S' => MemberKind::Regular,
+            b'0' | b'7' | b'S' => MemberKind::Regular,
             b'1' => MemberKind::HardLink,
             b'2' => MemberKind::Symlink,
             b'3' => MemberKind::Char,
             b'4' => MemberKind::Block,
             b'5' => MemberKind::Directory,
             b'6' => MemberKind::Fifo,
-            kind => return Err(Reason::Kind { name: shown(&header.name), kind: char::from(kind) }),
+            kind => MemberKind::Unknown(kind),
         };
+        let size = if header.is_header_only() { 0 } else { header.size.unsigned_abs() };
         let xattrs = self.records.take().map(Records::into_xattrs).unwrap_or_default();
         self.forget();
-        Ok(TarMember {
+        TarMember {
             kind,
             name: header.name,
             link: header.link,
@@ -462,11 +471,11 @@ impl Parser {
             mtime: header.mtime,
             major: header.major,
             minor: header.minor,
-            size: header.size.unsigned_abs(),
+            size,
             data: 0,
             segments: None,
             xattrs,
-        })
+        }
     }
 }
 

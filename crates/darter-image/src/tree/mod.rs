@@ -249,11 +249,13 @@ impl Tree {
         if name.contains(&0) || member.link.contains(&0) {
             return Err(Reason::ZeroByte { name: shown(&name) });
         }
+        let (above, base) = resolve::split(&name);
+        // The name of a whiteout is not that of anything that is made.
+        let made = base.strip_prefix(WHITEOUT).unwrap_or(base);
         let too_long = |part: &[u8]| part.len() > MAX_NAME;
-        if name.len() > MAX_PATH || name.split(|byte| *byte == b'/').any(too_long) {
+        if name.len() > MAX_PATH || too_long(made) || above.split(|byte| *byte == b'/').any(too_long) {
             return Err(Reason::TooLong { name: shown(&name) });
         }
-        let (above, base) = resolve::split(&name);
         if matches!(base, b"" | b"." | b"..") {
             // The root, whose attributes are not the layer's.
             return Ok(false);
@@ -264,6 +266,9 @@ impl Tree {
             self.whiteout(directory, base, hidden, member)?;
             return Ok(false);
         }
+        if let MemberKind::Unknown(kind) = member.kind {
+            return Err(Reason::Kind { name: shown(&name), kind: char::from(kind) });
+        }
         let there = self.child(directory, base);
         let kept = there.filter(|there| member.kind == MemberKind::Directory && self.node(*there).is_directory());
         if kept.is_none() && there.is_some() {
@@ -271,7 +276,7 @@ impl Tree {
         }
         let mut wanted = false;
         let node = match member.kind {
-            MemberKind::Global => return Ok(false),
+            MemberKind::Global | MemberKind::Unknown(_) => return Ok(false),
             MemberKind::Directory => {
                 let time = attributes::bounded(member.mtime);
                 self.hold(name.len() + 2 * size_of::<usize>() + size_of::<Time>())?;

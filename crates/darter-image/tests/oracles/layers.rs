@@ -86,6 +86,8 @@ pub(crate) fn right() -> Vec<(&'static str, Vec<u8>)> {
                 dir("var/was-directory"),
                 dir("var/.wh.by-directory"),
                 file("x/.wh..wh.plnk", ""),
+                file(&format!("x/.wh.{}", "n".repeat(252)), ""),
+                file(&format!("x/.wh.{}", "m".repeat(255)), ""),
                 file(".wh..wh..opq", ""),
                 file("p/.wh..wh..opq", ""),
                 file("p/.wh..wh..opq", ""),
@@ -235,6 +237,35 @@ pub(crate) fn right() -> Vec<(&'static str, Vec<u8>)> {
             ]
             .concat(),
         ),
+        (
+            "lengths of what has no data",
+            tar([
+                entry(0, "old-directory/").size(512),
+                file("x", "not its data"),
+                entry(0, "named").size(1000).pax("path", "by/pax/"),
+                entry(0, "measured/").pax("size", "700"),
+                long_name("by/gnu/"),
+                entry(0, "named").size(5000),
+                Entry { content: bytes(600), ..entry(0, "no-directory/") }.pax("path", "an/old-file"),
+                hardlink("link", "x").size(-1),
+                symlink("symlink", "x").size(-512),
+                dir("directory").size(-1),
+                device(b'3', "device", 1, 3).pax("size", "-2"),
+                file("last", "is there"),
+            ]),
+        ),
+        (
+            "of an unknown type, and nothing",
+            tar([
+                Entry { content: bytes(700), ..entry(b'V', "./") },
+                entry(b'D', "."),
+                entry(b'D', "/"),
+                dir("d").mtime(1_100_000_000),
+                entry(b'V', "d/.wh.gone"),
+                entry(b'M', "p/.wh..wh..opq"),
+                file("x", ""),
+            ]),
+        ),
         ("sparse by pax", sparse_by_pax()),
         ("many names", many_names(10_000)),
     ]
@@ -250,6 +281,11 @@ pub(crate) fn unpacked() -> Vec<(&'static str, Vec<u8>)> {
 fn without_contiguous(tar: &[u8]) -> Vec<u8> {
     let at = tar.chunks(512).rposition(|block| block.starts_with(b"contiguous\0")).unwrap() * 512;
     [&tar[..at], &tar[at + 512..]].concat()
+}
+
+/// GNU's long name of the next member.
+fn long_name(name: &str) -> Entry {
+    Entry { content: [name.as_bytes(), b"\0"].concat(), ..entry(b'L', "././@LongLink") }
 }
 
 /// All three forms of PAX, with parts that are aligned and parts that are not.
@@ -327,6 +363,14 @@ pub(crate) fn refused() -> Vec<(&'static str, Vec<u8>)> {
         ("it has no name", tar([file("f", "").xattr("user.", "x")])),
         ("names are 1 to 255", tar([file("f", "").xattr(&format!("user.{}", "n".repeat(251)), "x")])),
         ("a negative length", tar([file("f", "").size(-1)])),
+        ("a negative length", tar([file("f", "").size(-1).pax("size", "0")])),
+        ("a negative length", tar([file("f", "").pax("size", "-1")])),
+        ("a negative length", tar([entry(0, "old-directory/").size(-1)])),
+        (
+            "it is no file",
+            tar([Entry { name: b"old-directory/".to_vec(), kind: 0, ..sparse("0,512", "1", "512", 512) }]),
+        ),
+        ("type 'D'", tar([entry(b'D', "d")])),
         ("in the middle of a file", tar([file("f", bytes(1000))])[..900].to_vec()),
         ("in the middle of a header", tar([file("f", "")])[..300].to_vec()),
         ("wrong checksum", tar([Entry { name: b"f".to_vec(), ..file("f", "") }]).iter().map(|byte| byte ^ 1).collect()),

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, unreachable_pub)]
 
-use super::tar::{Entry, device, dir, entry, file, hardlink, symlink};
+use super::tar::{Entry, device, dir, entry, file, filled, hardlink, symlink};
 
 /// An ACL: owner rwx, user 1000 r-x, group r-x, mask rwx, others r--.
 pub const ACL: &[u8] = b"\x02\0\0\0\
@@ -52,13 +52,14 @@ impl Draw {
 pub fn layer(number: u64) -> Vec<Entry> {
     let mut draw = Draw(number);
     let members = 1 + draw.below(12);
-    (0..members).map(|_| member(&mut draw)).collect()
+    (0..members).flat_map(|_| member(&mut draw)).collect()
 }
 
-fn member(draw: &mut Draw) -> Entry {
+/// A member, and the headers that belong to it.
+fn member(draw: &mut Draw) -> Vec<Entry> {
     let name = draw.name();
     let mut member = match draw.below(20) {
-        0..=6 => file(&name, "x".repeat(draw.below(1500) as usize)),
+        0..=6 => drawn_file(draw, &name),
         7..=11 => dir(&name),
         12..=15 => symlink(&name, &draw.path()),
         16 | 17 => hardlink(&name, &draw.path()),
@@ -69,12 +70,61 @@ fn member(draw: &mut Draw) -> Entry {
     member.uid = draw.below(3) as i64 * 1000;
     member.gid = draw.below(3) as i64 * 70_000;
     member.mtime = draw.below(2_000_000_000) as i64;
-    match draw.below(12) {
+    let has_data = matches!(member.kind, b'0') || (member.kind == 0 && !member.name.ends_with(b"/"));
+    if !has_data && draw.below(3) == 0 {
+        // The length of nothing; that of an old directory is none if it is negative.
+        let least = if member.kind == 0 { 0 } else { -1 };
+        member.size = Some(draw.below(3000) as i64 + least);
+    }
+    let member = match draw.below(12) {
         0 => member.xattr("user.a", "b"),
         1 => member.xattr("security.selinux", "label"),
         2 => member.xattr("security.capability", b"\x01\0\0\x02\0\x20\0\0\0\0\0\0\0\0\0\0\0\0\0\0"),
         3 => member.xattr("system.posix_acl_access", ACL),
         4 if member.kind == b'5' => member.xattr("system.posix_acl_default", ACL),
         _ => member,
+    };
+    named(draw, member)
+}
+
+/// A file in any form: as it is, of the old type (a directory if its name ends so), or with holes.
+fn drawn_file(draw: &mut Draw, name: &str) -> Entry {
+    let content = "x".repeat(draw.below(1500) as usize).into_bytes();
+    match draw.below(8) {
+        0 => entry(0, &format!("{name}/")),
+        1 if !name.ends_with('/') => Entry { content, ..entry(0, name) },
+        2 => {
+            let map = format!("512,{},9000,0", content.len());
+            let sparse = file(name, content).pax("GNU.sparse.map", map).pax("GNU.sparse.numblocks", "2");
+            sparse.pax("GNU.sparse.size", "9000")
+        }
+        3 => {
+            let map = format!("1\n4096\n{}\n", content.len());
+            let sparse = file(name, [filled(map.as_bytes()), content].concat());
+            let sparse = sparse.pax("GNU.sparse.major", "1").pax("GNU.sparse.minor", "0");
+            sparse.pax("GNU.sparse.realsize", "8192")
+        }
+        _ => file(name, content),
+    }
+}
+
+/// The member with its name where one may be: in its header, in a record, or in a header before it.
+fn named(draw: &mut Draw, mut member: Entry) -> Vec<Entry> {
+    let other = draw.one(&["other", "other/", "o/.wh.other", "./"]);
+    match draw.below(6) {
+        0 => {
+            let name = std::mem::replace(&mut member.name, other.into());
+            vec![member.pax("path", name)]
+        }
+        1 => {
+            let name = std::mem::replace(&mut member.name, other.into());
+            let long = Entry { content: [name.as_slice(), b"\0"].concat(), ..entry(b'L', "././@LongLink") };
+            vec![long, member]
+        }
+        2 if member.pax.iter().any(|(key, _)| key.starts_with(b"GNU.sparse")) => {
+            let name = std::mem::replace(&mut member.name, other.into());
+            vec![member.pax("GNU.sparse.name", name)]
+        }
+        _ => vec![member],
     }
 }
