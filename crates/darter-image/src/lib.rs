@@ -14,6 +14,7 @@
 //! | [`whole`] | the whole file, made of a layer and checked |
 //! | [`inherited`](mod@inherited) | what directories that no member names have of the layers below |
 //! | [`tar`] | members of a tar, whatever its format, and where their bytes are |
+//! | `paths` | where paths through symbolic links lead |
 //! | `tree` | what unpacking these members makes, as containerd does it |
 //! | `chunks` | how a sparse file points at the tar |
 //! | `erofs` | the format on the disk |
@@ -38,6 +39,7 @@ pub mod expand;
 pub mod inherited;
 pub mod layer;
 pub mod limits;
+mod paths;
 pub mod reason;
 pub mod tar;
 mod tree;

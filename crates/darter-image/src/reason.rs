@@ -42,6 +42,14 @@ pub enum Reason {
         /// The member.
         name: String,
     },
+    /// A path passes a link that is followed outside of the layer's root.
+    #[error(
+        "{name}: symbolic links on the way to it lead to each other and out of the layer: where it goes depends on the host"
+    )]
+    Host {
+        /// The member.
+        name: String,
+    },
     /// A path or a name in it is too long.
     #[error("{name}: the path is longer than {path} bytes, or a name in it than {one}", path = crate::limits::MAX_PATH, one = crate::limits::MAX_NAME)]
     TooLong {

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use super::Attributes;
 use crate::erofs::{BLOCK, HEAD, INODE, META_ADDRESS, SHARED_ADDRESS, SLOT};
-use crate::limits::{MAX_LINKS, MAX_PATH};
+use crate::limits::MAX_PATH;
+use crate::paths::{Astray, Kind, Names, follow};
 use crate::tar::Time;
-use crate::tree::{Namespace, clean};
+use crate::tree::Namespace;
 
 /// The bytes in front of an inode's attributes.
 const XATTR_HEAD: usize = 12;
@@ -223,42 +224,13 @@ impl LayerDirectories {
 
     /// Follows a path within the layer. A path that has no end, or would lead through a file, ends at [`Resolved::Other`].
     pub(super) fn resolve(&self, path: &[u8], allowance: &Allowance) -> Result<Resolved> {
-        let mut parts: VecDeque<Vec<u8>> = parts(path);
-        let mut way: Vec<Vec<u8>> = Vec::new();
-        let mut here = self.inode(ROOT)?;
-        let mut links = 0;
-        while let Some(part) = parts.pop_front() {
-            if !here.is_directory() {
-                return Ok(Resolved::Other);
-            }
-            allowance.look(1)?;
-            let Some(next) = self.child(&here, &part)? else { return Ok(Resolved::Nothing) };
-            let next = self.inode(next)?;
-            if !next.is_link() {
-                way.push(part);
-                here = next;
-                continue;
-            }
-            links += 1;
-            let target = self.content(&next)?.all().collect::<Vec<_>>().concat();
-            let mut whole = if target.starts_with(b"/") { Vec::new() } else { way.join(&b'/') };
-            whole.insert(0, b'/');
-            whole.push(b'/');
-            whole.extend(target);
-            let whole = clean(&whole);
-            if links > MAX_LINKS || whole.len() > MAX_PATH {
-                return Ok(Resolved::Other);
-            }
-            // Everything from the root again, since what the target says may pass other links.
-            let again = self::parts(&whole);
-            allowance.look(again.len())?;
-            for part in again.into_iter().rev() {
-                parts.push_front(part);
-            }
-            way.clear();
-            here = self.inode(ROOT)?;
+        match follow(&mut Looking { directories: self, allowance }, path) {
+            Ok(end) if !end.missing.is_empty() => Ok(Resolved::Nothing),
+            Ok(end) if end.known.is_directory() => Ok(Resolved::Directory(end.known)),
+            Ok(_) | Err(Astray::BelowFile | Astray::TooManyLinks | Astray::TooLong) => Ok(Resolved::Other),
+            Err(Astray::Host) => Err(Unsound("where links lead depends on the host")),
+            Err(Astray::Names(error)) => Err(error),
         }
-        Ok(if here.is_directory() { Resolved::Directory(here) } else { Resolved::Other })
     }
 
     /// True if there is something at this path, or on the way to it that is no directory: then nothing of layers below is seen there.
@@ -355,6 +327,37 @@ impl LayerDirectories {
     fn bytes(&self, at: usize, length: usize) -> Result<&[u8]> {
         let end = at.checked_add(length);
         end.and_then(|end| self.metadata.get(at..end)).ok_or(Unsound("something behind its end"))
+    }
+}
+
+/// A layer while a path is followed.
+struct Looking<'a> {
+    directories: &'a LayerDirectories,
+    allowance: &'a Allowance,
+}
+
+impl Names for Looking<'_> {
+    type Node = Inode;
+    type Error = Unsound;
+
+    fn root(&mut self) -> Result<Inode> {
+        self.directories.inode(ROOT)
+    }
+
+    fn child(&mut self, directory: Inode, name: &[u8]) -> Result<Option<Inode>> {
+        self.directories.child(&directory, name)?.map(|nid| self.directories.inode(nid)).transpose()
+    }
+
+    fn kind(&mut self, node: Inode) -> Result<Kind> {
+        Ok(match node {
+            _ if node.is_directory() => Kind::Directory,
+            _ if node.is_link() => Kind::Link(self.directories.content(&node)?.all().collect::<Vec<_>>().concat()),
+            _ => Kind::Other,
+        })
+    }
+
+    fn count(&mut self, names: usize) -> Result<()> {
+        self.allowance.look(names)
     }
 }
 

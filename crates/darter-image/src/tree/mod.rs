@@ -3,7 +3,7 @@
 //!
 //! Consequences that may surprise:
 //!
-//! - Symbolic links of the layer lead to where its members go, within its root. Directories that are missing on the way are made, 0755 and root's.
+//! - Symbolic links of the layer lead to where its members go, within its root ([`paths`](crate::paths): not always where the kernel would go). Directories that are missing on the way are made, 0755 and root's.
 //! - The root is the layer's own: a member `./` changes nothing.
 //! - A member replaces what has its name, except that a directory stays a directory with what is in it. Directories get their times at
 //!   the end, from the members in order; so does what replaced one of them.
@@ -18,7 +18,7 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | `resolve` | where a path leads |
+//! | `resolve` | where a path leads, in this tree |
 //! | `attributes` | owner, mode, time and extended attributes of a member on what it makes |
 //! | `acl` | POSIX ACLs in their binary form |
 //! | `pool` | extended attributes, each kept once |
@@ -35,10 +35,9 @@ use std::collections::{BTreeMap, HashMap};
 
 pub(crate) use self::acl::with_mode as acl_with_mode;
 pub(crate) use self::pool::{Namespace, Pool, Xattr, XattrId};
-use self::resolve::PathEnd;
-pub(crate) use self::resolve::clean;
 use crate::chunks::{ChunkPlan, Chunks, CopiedRange, plan};
 use crate::limits::{MAX_COPIED, MAX_HELD, MAX_NAME, MAX_PATH};
+use crate::paths::{PathEnd, clean};
 use crate::reason::{Reason, shown};
 use crate::tar::{MemberKind, Sink, TarMember, Time};
 
@@ -231,7 +230,7 @@ impl Tree {
     }
 
     /// The directory that a path leads to; what is missing of it is made.
-    fn directory(&mut self, place: &PathEnd, name: &[u8]) -> Result<NodeId, Reason> {
+    fn directory(&mut self, place: &PathEnd<NodeId>, name: &[u8]) -> Result<NodeId, Reason> {
         let mut directory = place.known;
         for missing in &place.missing {
             // A link's target may say any name.
@@ -244,7 +243,7 @@ impl Tree {
     }
 
     fn apply(&mut self, member: &TarMember) -> Result<bool, Reason> {
-        let name = resolve::clean(&member.name);
+        let name = clean(&member.name);
         // Records may say what no header can.
         if name.contains(&0) || member.link.contains(&0) {
             return Err(Reason::ZeroByte { name: shown(&name) });

@@ -1,6 +1,6 @@
 //! Paths, and what is kept of members.
 
-use super::resolve::{clean, split};
+use super::resolve::split;
 use super::*;
 use crate::building::tar::{dir, file, symlink, tar};
 use crate::limits::{MAX_LINK_STEPS, MAX_XATTRS};
@@ -64,6 +64,28 @@ fn sparse_data_that_has_to_be_copied_is_copied_in_whatever_chunks_it_comes() {
             found.truncate(9500);
             assert!(found == expected, "{chunk}");
         }
+    }
+}
+
+#[test]
+fn the_target_of_a_link_takes_its_place_as_text_and_the_kernel_follows_what_is_in_it() {
+    let layer = |more: Vec<crate::building::tar::Entry>| {
+        let links =
+            [symlink("p", "a/b"), symlink("a/b", "../x/y"), symlink("x/y/q", "../z"), symlink("abs", "/c/d/..")];
+        let made = [dir("a"), dir("x/y"), symlink("c", "x"), symlink("out", "p/../../..")];
+        tree(&tar(made.into_iter().chain(links).chain(more)))
+    };
+    for (path, end) in [("p/q/f", "a/z/f"), ("p/f", "x/y/f"), ("abs/f", "x/f"), ("abs/y/f", "x/y/f"), ("out/f", "f")] {
+        let found = layer(vec![file(path, "")]).unwrap();
+        let id = end.split('/').try_fold(NodeId::ROOT, |at, name| found.child(at, name.as_bytes()));
+        assert!(id.is_some_and(|id| matches!(found.node(id).body, Body::File { .. })), "{path}");
+    }
+    // `r/d` is looked up by the kernel, which goes to the host's `/x`, or above the place where the layer is unpacked.
+    for target in ["/x", "../../x"] {
+        let reason = layer(vec![symlink("r", target), symlink("s", "r/d"), file("s/f", "")]);
+        assert!(reason.is_ok(), "the link itself is looked up: {reason:?}");
+        let reason = layer(vec![symlink("r", target), symlink("s", "r/d"), file("s/e/f", "")]);
+        assert!(matches!(reason, Err(Reason::Host { .. })), "{reason:?}");
     }
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 
+use darter_image::Reason;
 use tempfile::TempDir;
 
 use crate::hosts::{Mounted, can_mount, oracle, run};
@@ -37,6 +38,8 @@ fn compare(name: &str, tar: &[u8], oracle: &Path, different: &mut Vec<String>) -
     run(Command::new(oracle).arg("apply").arg(&stored).arg(&unpacked))?;
     match expand(tar) {
         Ok(expanded) => std::fs::write(&image, expanded).unwrap(),
+        // What containerd made of it depends on this host.
+        Err(Reason::Host { .. }) => return Ok(()),
         Err(reason) => {
             different.push(format!("{name}: containerd unpacks it, and here: {reason}"));
             return Ok(());
@@ -64,13 +67,13 @@ fn whatever_layer_containerd_unpacks_is_the_same_when_it_is_mounted() {
     });
     let (mut different, mut unpacked) = (Vec::new(), 0);
     for number in told.unwrap_or(0..LAYERS) {
-        let layer = tar(drawn::layer(number));
-        let name = format!("layer {number}");
-        unpacked += u64::from(compare(&name, &layer, oracle, &mut different).is_ok());
+        for (name, layer) in [("layer", drawn::layer(number)), ("links of layer", drawn::linked(number))] {
+            unpacked += u64::from(compare(&format!("{name} {number}"), &tar(layer), oracle, &mut different).is_ok());
+        }
     }
     eprintln!("containerd unpacked {unpacked}");
     assert!(different.is_empty(), "{}", different.join("\n"));
-    assert!(unpacked > LAYERS / 10, "{unpacked}");
+    assert!(unpacked > LAYERS / 5, "{unpacked}");
 }
 
 /// The entries that containerd's reader reads otherwise than the kernel.
