@@ -1,4 +1,4 @@
-//! Attributes that directories of a layer have of the layers below, if no member of its tar names them.
+//! Attributes that directories of a layer have of the layers below, if no member of its tar names them, or one does late.
 //!
 //! A tar need not name a directory that it has files in. When containerd unpacks for overlayfs, such a directory becomes what the nearest layer below
 //! has at that path: owner, mode and attributes. (Its time is that of unpacking whatever the layers say, since something is made in it after it was
@@ -8,9 +8,9 @@
 //! As `mkparent` of containerd's `pkg/archive` does it: each layer below is asked, the nearest first, where the path leads within it, symbolic links included. The first that
 //! has something there decides, and only if that is a directory. That a layer between hides it is not considered.
 //!
-//! The file does not say whether a directory was named. One that is root's, 0755 and of 1970 counts as not named: a layer that names it just so, above one that has it
-//! otherwise, is taken for one that does not. **Not seen**: attributes that a directory has from below although it is named, since it was first made for a member
-//! in it and named later in the tar.
+//! A directory that was first made for a member in it, and named later in the tar, was one that no member names until then: attributes that it got from below stay, unless the
+//! member says others, and what was made in it meanwhile has group and ACL of what it was. So it counts as differing, too, if there was something to pass on. The file marks both kinds
+//! (byte 48 of an inode).
 //!
 //! Invariants: metadata is not believed, whatever hash it has: it may be a liar's, and an image's author may make much of little. Each inode of a directory is read once, no more bytes of directories
 //! than there are, and looks at them and bytes of attributes are counted.
@@ -24,7 +24,7 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use self::metadata::{Allowance, Inode, Resolved};
+use self::metadata::{Allowance, Inode, Resolved, Unnamed};
 pub use self::metadata::{LayerDirectories, Unsound};
 use crate::tar::Time;
 use crate::tree::acl_with_mode;
@@ -67,6 +67,25 @@ impl Attributes {
         self.xattrs.extend(below.xattrs);
     }
 
+    /// Adds the attributes of what it was `before` a member named it, which said nothing of these.
+    fn keep(&mut self, before: &Self) {
+        for (name, value) in &before.xattrs {
+            self.xattrs.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        self.follow_mode();
+    }
+
+    /// True if an entry that is made in it gets another ACL than in `other`.
+    fn passes_acl(&self, other: &Self) -> bool {
+        self.xattrs.get(DEFAULT_ACL) != other.xattrs.get(DEFAULT_ACL)
+    }
+
+    /// True if an entry that is made in it gets another group than in `other`.
+    fn passes_group(&self, other: &Self) -> bool {
+        let group = |it: &Self| (it.mode & 0o2000 != 0).then_some(it.gid);
+        group(self) != group(other)
+    }
+
     /// The access ACL becomes what the mode makes of it.
     fn follow_mode(&mut self) {
         if let Some(acl) = self.xattrs.remove(ACCESS_ACL)
@@ -80,24 +99,39 @@ impl Attributes {
 /// A directory that has something of the layers below, which its own layer's file does not say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inherited {
-    /// The layer that does not name it: its place in the image, from 0 at the bottom.
+    /// The layer that does not name it, or late: its place in the image, from 0 at the bottom.
     pub layer: usize,
+    /// True if a member names it, after what is in it.
+    pub is_late: bool,
     /// Its path, without a `/` at its beginning.
     pub path: Vec<u8>,
     /// Its attributes in its layer's file.
     pub own: Attributes,
     /// Its attributes where the image is unpacked.
     pub real: Attributes,
-    /// True if nobody sees it in the whole image: a layer above has something at that path, or hides it.
+    /// True if nobody sees it in the whole image, nor what it passed on to entries: a layer above has something at that path, or hides it.
     pub is_covered: bool,
 }
 
 /// The difference, for people.
 impl fmt::Display for Inherited {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { layer, path, own, real, .. } = self;
+        let Self { layer, is_late, path, own, real, .. } = self;
         let path = crate::reason::shown(path);
-        write!(f, "layer {} does not name /{path}, which is unpacked with ", layer + 1)?;
+        if *is_late && own == real {
+            return write!(
+                f,
+                "layer {} names /{path} after what is in it, which has its group or ACL from below",
+                layer + 1
+            );
+        }
+        let named = if *is_late { "names" } else { "does not name" };
+        write!(
+            f,
+            "layer {} {named} /{path}{}, which is unpacked with ",
+            layer + 1,
+            if *is_late { " late" } else { "" }
+        )?;
         let told = |it: &Attributes| format!("mode {:04o} of {}:{}", it.mode, it.uid, it.gid);
         if told(own) == told(real) {
             let differ = real.xattrs.iter().filter(|(name, value)| own.xattrs.get(*name) != Some(value));
@@ -124,21 +158,33 @@ fn compare(layers: &[LayerDirectories], allowance: &Allowance) -> Result<Vec<Inh
         for unnamed in directories.unnamed()? {
             let own = directories.attributes(&unnamed.inode, allowance)?;
             let from_below = below(&layers[..layer], &unnamed.path, &real, allowance)?;
-            let mut its = own.clone();
+            let mut made = own.clone();
+            if unnamed.is_late {
+                (made.mode, made.uid, made.gid, made.xattrs) = (0o755, 0, 0, BTreeMap::new());
+            }
+            let bare = made.clone();
             if let Some(above) = real.get(&(layer, unnamed.parent)) {
-                its.made_in(above);
+                made.made_in(above);
             }
             if let Some(below) = from_below {
-                its.copy(below);
+                made.copy(below);
             }
-            let differs = Attributes { mtime: own.mtime, ..its.clone() } != own;
-            if differs {
+            // A group is passed on to directories that no member names, which are found by themselves unless this one is named later.
+            let passes_on = made.passes_acl(&bare) || (unnamed.is_late && made.passes_group(&bare));
+            let mut its = Attributes { mtime: own.mtime, ..made };
+            if unnamed.is_late {
+                let before = std::mem::replace(&mut its, own.clone());
+                its.keep(&before);
+            }
+            if its != own || (unnamed.is_late && passes_on) {
                 real.insert((layer, unnamed.inode.nid), its.clone());
                 let mut is_covered = false;
                 for above in &layers[layer + 1..] {
                     is_covered |= above.covers(&unnamed.path, allowance)?;
                 }
-                found.push(Inherited { layer, path: unnamed.path, own, real: its, is_covered });
+                is_covered &= !passes_on;
+                let Unnamed { is_late, path, .. } = unnamed;
+                found.push(Inherited { layer, is_late, path, own, real: its, is_covered });
             }
         }
     }

@@ -39,6 +39,7 @@
 //! | 24..28, 28..32 | `i_uid`, `i_gid` | |
 //! | 32..40, 40..44 | `i_mtime`, `i_mtime_nsec` | |
 //! | 44..48 | `i_nlink` | |
+//! | 48 | reserved, and read by nobody else | of a directory: 0, or 1 if no member names it, 2 if one does after what is in it |
 //!
 //! Behind it are its extended attributes and then, in the inline layout, the last part of its content, which crosses no block's end; in the chunk
 //! layout four bytes for each chunk: its first block, or 2^32 - 1 for a hole.
@@ -85,6 +86,9 @@ pub(crate) const SLOT: usize = 32;
 
 /// The bytes of an inode.
 pub(crate) const INODE: usize = 64;
+
+/// The byte of an inode that says how the members name a directory.
+pub(crate) const NAMING: usize = 48;
 
 /// The bytes of the metadata's head.
 pub(crate) const HEAD: usize = 64;
@@ -172,6 +176,7 @@ fn write_inode(page: &mut Page, tree: &Tree, plan: &Plan, attributes: &Attribute
     page.put64(at + 32, node.mtime.seconds.cast_unsigned());
     page.put32(at + 40, node.mtime.nanos);
     page.put32(at + 44, placed.links);
+    page.put(at + NAMING, &[node.naming as u8]);
     attributes.write_inode(page, tree, placed.node, at + INODE);
     let behind = at + INODE + xattrs;
     match &node.body {

@@ -6,11 +6,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Attributes;
-use crate::erofs::{BLOCK, HEAD, INODE, META_ADDRESS, SHARED_ADDRESS, SLOT};
+use crate::erofs::{BLOCK, HEAD, INODE, META_ADDRESS, NAMING, SHARED_ADDRESS, SLOT};
 use crate::limits::MAX_PATH;
 use crate::paths::{Astray, Kind, Names, follow};
 use crate::tar::Time;
-use crate::tree::Namespace;
+use crate::tree::{Namespace, Naming};
 
 /// The bytes in front of an inode's attributes.
 const XATTR_HEAD: usize = 12;
@@ -96,8 +96,10 @@ pub(super) struct Inode {
     address: usize,
 }
 
-/// A directory that may not have been named.
+/// A directory that was made before a member named it, if one did.
 pub(super) struct Unnamed {
+    /// True if a member names it later.
+    pub(super) is_late: bool,
     pub(super) path: Vec<u8>,
     pub(super) inode: Inode,
     /// The inode of the directory that it is in.
@@ -128,7 +130,7 @@ impl LayerDirectories {
         Ok(Self { metadata: Arc::new(metadata), start, shared })
     }
 
-    /// The paths of directories that no member of the tar may have named.
+    /// The paths of directories that may have something of the layers below: no member of the tar names them, or one does after what is in them.
     ///
     /// # Errors
     /// [`Unsound`].
@@ -136,7 +138,7 @@ impl LayerDirectories {
         Ok(self.unnamed()?.into_iter().map(|unnamed| unnamed.path).collect())
     }
 
-    /// The directories that may not have been named, those above others first.
+    /// The directories that were made before a member named them, those above others first.
     pub(super) fn unnamed(&self) -> Result<Vec<Unnamed>> {
         let (mut unnamed, mut seen) = (Vec::new(), HashSet::new());
         let (mut left, mut room) = (self.metadata.len(), MAX_PATHS);
@@ -159,8 +161,10 @@ impl LayerDirectories {
                 if path.len() > MAX_PATH {
                     return Err(Unsound("a path that is too long"));
                 }
-                if self.may_be_unnamed(&inode)? {
-                    unnamed.push(Unnamed { path: path.clone(), inode, parent: directory.nid });
+                let naming = self.naming(&inode)?;
+                if naming != Naming::First {
+                    let is_late = naming == Naming::Late;
+                    unnamed.push(Unnamed { is_late, path: path.clone(), inode, parent: directory.nid });
                 }
                 rest.push_back((path, inode));
             }
@@ -168,10 +172,13 @@ impl LayerDirectories {
         Ok(unnamed)
     }
 
-    /// As the tree makes a directory that something needs. The group may be that of the directory above.
-    fn may_be_unnamed(&self, inode: &Inode) -> Result<bool> {
-        let (uid, mtime) = (self.number::<4>(inode.at + 24)?, self.time(inode)?);
-        Ok(inode.mode & 0o7777 == 0o755 && uid == 0 && mtime == Time::default())
+    fn naming(&self, inode: &Inode) -> Result<Naming> {
+        match self.number::<1>(inode.at + NAMING)? {
+            0 => Ok(Naming::First),
+            1 => Ok(Naming::Never),
+            2 => Ok(Naming::Late),
+            _ => Err(Unsound("a directory that is named in a strange way")),
+        }
     }
 
     fn time(&self, inode: &Inode) -> Result<Time> {

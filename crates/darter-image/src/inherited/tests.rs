@@ -80,6 +80,30 @@ fn attributes_count_but_those_that_are_their_layers_own() {
 }
 
 #[test]
+fn a_directory_that_is_named_after_what_is_in_it_keeps_what_it_had_from_below() {
+    let late = |mode| vec![file("d/x", ""), dir("d/").mode(mode)];
+    let labelled = || vec![dir("d").xattr("user.a", "b")];
+    assert_eq!(found([labelled(), late(0o711)]), [has(1, "d", 0o711, 0)]);
+    // In the other order nothing is left of it; nor has one without attributes anything that is.
+    assert_eq!(found([labelled(), late(0o711).into_iter().rev().collect()]), []);
+    assert_eq!(found([vec![dir("d").mode(0o700).owner(7, 8)], late(0o711)]), []);
+    // What was made in it meanwhile has its group, though a layer above names it.
+    let above = || vec![dir("d")];
+    let layers = [vec![dir("d").mode(0o2755).owner(0, 8)], late(0o711), above()];
+    let told = inherited(&layers.map(|layer| read(&expand(&tar(layer)).unwrap()))).unwrap();
+    assert_eq!(told.iter().map(|it| (it.layer, it.is_late, it.is_covered)).collect::<Vec<_>>(), [(1, true, false)]);
+    assert!(told[0].to_string().contains("after what is in it"), "{}", told[0]);
+}
+
+#[test]
+fn a_directory_of_which_only_a_path_through_a_link_tells_the_time_is_not_named() {
+    let above = vec![dir("a/d").mtime(5), symlink("a", "b"), file("b/d/x", "")];
+    assert_eq!(found([vec![dir("b/d").mode(0o700)], above]), [has(1, "b/d", 0o700, 0)]);
+    // And one that is named as those are made that are not is named.
+    assert_eq!(found([vec![dir("d").mode(0o700)], vec![dir("d").mtime(0), file("d/x", "")]]), []);
+}
+
+#[test]
 fn many_names_in_many_directories_are_found() {
     let entries = |layer: u16| (0..700).map(move |at| dir(&format!("many/{at}/sub")).mode(i64::from(layer)));
     let above = (0..700).map(|at| file(&format!("many/{at}/sub/x"), ""));

@@ -70,10 +70,22 @@ impl NodeId {
     }
 }
 
+/// How the members name a directory. Its number is in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Naming {
+    /// Before anything is in it; said of all that is no directory, too.
+    First = 0,
+    /// Not at all.
+    Never = 1,
+    /// After something was made in it.
+    Late = 2,
+}
+
 /// A thing with one inode.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) body: Body,
+    pub(crate) naming: Naming,
     /// Without the bits of the type.
     pub(crate) mode: u16,
     pub(crate) uid: u32,
@@ -149,6 +161,7 @@ impl Tree {
     pub(crate) fn new() -> Self {
         let root = Node {
             body: Body::Directory(BTreeMap::new()),
+            naming: Naming::First,
             mode: 0o755,
             uid: 0,
             gid: 0,
@@ -207,7 +220,8 @@ impl Tree {
         let parent = self.node(directory);
         // As every file system on Linux does it.
         let gid = if parent.mode & 0o2000 == 0 { 0 } else { parent.gid };
-        let mut node = Node { body, mode, uid: 0, gid, mtime: Time::default(), xattrs: Vec::new(), xattr_bytes: 0 };
+        let (naming, mtime) = (Naming::First, Time::default());
+        let mut node = Node { body, naming, mode, uid: 0, gid, mtime, xattrs: Vec::new(), xattr_bytes: 0 };
         if !matches!(node.body, Body::Symlink(_)) {
             node.xattrs = self.inherited(directory, is_directory)?;
             node.xattr_bytes = node.xattrs.iter().map(|id| self.pool.get(*id).length()).sum();
@@ -238,6 +252,7 @@ impl Tree {
                 return Err(Reason::TooLong { name: shown(name) });
             }
             directory = self.create(directory, missing, Body::Directory(BTreeMap::new()), 0o755)?;
+            self.node_mut(directory).naming = Naming::Never;
         }
         if self.node(directory).is_directory() { Ok(directory) } else { Err(Reason::BelowFile { name: shown(name) }) }
     }
@@ -281,7 +296,11 @@ impl Tree {
                 self.hold(name.len() + 2 * size_of::<usize>() + size_of::<Time>())?;
                 self.times.push((name.clone().into(), time));
                 match kept {
-                    Some(kept) => kept,
+                    Some(kept) => {
+                        let naming = &mut self.node_mut(kept).naming;
+                        *naming = if *naming == Naming::Never { Naming::Late } else { *naming };
+                        kept
+                    }
                     None => self.create(directory, base, Body::Directory(BTreeMap::new()), 0o755)?,
                 }
             }
