@@ -107,7 +107,7 @@ pub(crate) struct Breadth {
     connections: u8,
     /// The blob's length.
     length: u64,
-    phase: Phase,
+    phase: TrialPhase,
     /// When the phase began.
     begun: Moment,
     /// The bytes that the only connection got.
@@ -137,7 +137,7 @@ pub(crate) struct Breadth {
 }
 
 #[derive(Debug)]
-enum Phase {
+enum TrialPhase {
     /// The connections that read are measured.
     Measured,
     /// One reads, and a second one is to try.
@@ -162,7 +162,7 @@ impl Breadth {
             max,
             connections: 1,
             length,
-            phase: if max > 1 { Phase::Measured } else { Phase::Alone },
+            phase: if max > 1 { TrialPhase::Measured } else { TrialPhase::Alone },
             begun: Moment::ZERO,
             windows: Windows::new(),
             pace: None,
@@ -183,15 +183,15 @@ impl Breadth {
 
     /// No other connection is tried before this moment.
     pub(crate) const fn wait_until(&mut self, until: Moment) {
-        if matches!(self.phase, Phase::Measured) {
-            self.phase = Phase::Settled { until };
+        if matches!(self.phase, TrialPhase::Measured) {
+            self.phase = TrialPhase::Settled { until };
         }
     }
 
     /// Makes two connections read, for tests of the pieces that they read.
     #[cfg(test)]
     pub(crate) const fn read_by_two(&mut self) {
-        (self.connections, self.phase, self.is_limited) = (2, Phase::Full, true);
+        (self.connections, self.phase, self.is_limited) = (2, TrialPhase::Full, true);
     }
 
     /// Sets the rate of all connections together, in bytes per second, for tests of the pieces that they read.
@@ -212,26 +212,26 @@ impl Breadth {
 
     /// True if a second connection is to try.
     pub(crate) const fn is_trial_due(&self) -> bool {
-        matches!(self.phase, Phase::TrialDue(_))
+        matches!(self.phase, TrialPhase::TrialDue(_))
     }
 
     /// True while a second connection tries.
     pub(crate) const fn is_tried(&self) -> bool {
-        matches!(self.phase, Phase::Trial(_))
+        matches!(self.phase, TrialPhase::Trial(_))
     }
 
     /// How many bytes a connection that tries reads, if one is to try.
     pub(crate) fn trial_stretch(&self) -> Option<u64> {
-        if let Phase::TrialDue(pace) = self.phase { Some(stretch::of_trial(pace.rate)) } else { None }
+        if let TrialPhase::TrialDue(pace) = self.phase { Some(stretch::of_trial(pace.rate)) } else { None }
     }
 
     /// Connection number `connection` tries: it reads `bytes`. Returns by how many of the first of these the trial is judged; `None` if they
     /// would tell nothing.
     pub(crate) fn tries(&mut self, connection: u8, bytes: u64, now: Moment) -> Option<u64> {
-        let Phase::TrialDue(pace) = self.phase else { return None };
+        let TrialPhase::TrialDue(pace) = self.phase else { return None };
         let (length, wanted) = self.next_trial(&pace, bytes)?;
         let trial = Trial::new(connection, (length, bytes, wanted), pace, self.windows.last()?, now);
-        self.begin(Phase::Trial(trial), now);
+        self.begin(TrialPhase::Trial(trial), now);
         self.trials = self.trials.saturating_sub(1);
         Some(length)
     }
@@ -250,21 +250,22 @@ impl Breadth {
 
     /// How many bytes a connection asks for in one request, when `left` bytes are left for all; `None` for all that it can.
     pub(crate) fn stretch(&self, left: u64) -> Option<u64> {
-        if matches!(self.phase, Phase::Alone) {
+        if matches!(self.phase, TrialPhase::Alone) {
             return None;
         }
         if self.connections < 2 {
-            let is_decided = matches!(self.phase, Phase::Settled { until } if until.since(self.begun) >= LONG_PAUSE);
+            let is_decided =
+                matches!(self.phase, TrialPhase::Settled { until } if until.since(self.begun) >= LONG_PAUSE);
             return stretch::alone(self.length, left).filter(|_| !is_decided);
         }
-        let is_tried = matches!(self.phase, Phase::Wider { .. });
+        let is_tried = matches!(self.phase, TrialPhase::Wider { .. });
         let readers = if is_tried { self.max } else { self.connections };
         Some(Stretch { length: self.length, rate: self.rate_of_one(), readers, is_tried }.bytes(left))
     }
 
     /// The rate of each connection, in bytes per second.
     pub(crate) fn rate_of_one(&self) -> f64 {
-        let measured = if let Phase::Wider { before } = self.phase { before } else { self.connections };
+        let measured = if let TrialPhase::Wider { before } = self.phase { before } else { self.connections };
         self.rate / f64::from(measured)
     }
 
@@ -278,18 +279,18 @@ impl Breadth {
         now: Moment,
     ) -> Option<Widening> {
         match &mut self.phase {
-            Phase::Alone => None,
-            Phase::Full => {
+            TrialPhase::Alone => None,
+            TrialPhase::Full => {
                 self.rate = self.measured(bytes, now).unwrap_or(self.rate);
                 None
             }
-            Phase::Settled { until } => {
+            TrialPhase::Settled { until } => {
                 if now >= *until {
                     self.measure(now);
                 }
                 None
             }
-            Phase::Measured if self.connections > 1 => {
+            TrialPhase::Measured if self.connections > 1 => {
                 let rate = self.measured(bytes, now)?;
                 self.rate = rate;
                 // No number of connections gets bytes faster than the agent itself takes them.
@@ -298,14 +299,14 @@ impl Breadth {
                 }
                 None
             }
-            Phase::Measured => {
+            TrialPhase::Measured => {
                 if connection == 0 {
                     self.measured_alone(bytes, waited, left, now)
                 } else {
                     None
                 }
             }
-            Phase::TrialDue(_) => {
+            TrialPhase::TrialDue(_) => {
                 if connection == 0 {
                     self.windows.came(bytes, waited, now);
                 }
@@ -314,7 +315,7 @@ impl Breadth {
                 }
                 None
             }
-            Phase::Trial(trial) => {
+            TrialPhase::Trial(trial) => {
                 let counts = connection == 0 || connection == trial.connection();
                 if counts && let Some(outcome) = trial.came(connection == 0, bytes, now) {
                     return self.judge_trial(outcome, now);
@@ -324,7 +325,7 @@ impl Breadth {
                 }
                 None
             }
-            Phase::Wider { before } => {
+            TrialPhase::Wider { before } => {
                 let before = *before;
                 self.seen |= 1 << connection;
                 let all_are_here = self.seen.count_ones() >= u32::from(self.connections);
@@ -353,13 +354,13 @@ impl Breadth {
     /// nothing about the rate of several now.
     pub(crate) fn given_back(&mut self, now: Moment) {
         match self.phase {
-            Phase::Measured if self.connections == 1 => self.windows.clear(),
-            Phase::TrialDue(_) => self.measure(now),
-            Phase::Trial(_) => {
+            TrialPhase::Measured if self.connections == 1 => self.windows.clear(),
+            TrialPhase::TrialDue(_) => self.measure(now),
+            TrialPhase::Trial(_) => {
                 self.trials += 1;
                 self.measure(now);
             }
-            Phase::Wider { .. } if !self.is_limited => {
+            TrialPhase::Wider { .. } if !self.is_limited => {
                 (self.connections, self.trials) = (1, TRIALS);
                 self.measure(now);
             }
@@ -372,12 +373,12 @@ impl Breadth {
     /// that break at the same time are one failure.
     pub(crate) fn failed(&mut self, began: Moment, now: Moment) {
         let is_same = self.failed.is_some_and(|failed| began < failed && now.since(failed) < SAME_CAUSE);
-        if matches!(self.phase, Phase::Alone) || is_same {
+        if matches!(self.phase, TrialPhase::Alone) || is_same {
             return;
         }
         self.failed = Some(now);
         self.connections = match self.phase {
-            Phase::Wider { before } => before,
+            TrialPhase::Wider { before } => before,
             _ => (self.connections / 2).max(1),
         };
         self.settle(now);
@@ -386,13 +387,13 @@ impl Breadth {
     /// The origin did not answer a range with that range, or asked for a pause: one connection reads it from now on.
     pub(crate) fn refused(&mut self, now: Moment) {
         self.connections = 1;
-        self.begin(Phase::Alone, now);
+        self.begin(TrialPhase::Alone, now);
     }
 
     /// The only connection has asked for all the rest: no other connection will read a part of it.
     pub(crate) fn reads_the_rest(&mut self) {
         if self.connections < 2 {
-            self.begin(Phase::Alone, self.begun);
+            self.begin(TrialPhase::Alone, self.begun);
         }
     }
 
@@ -440,7 +441,7 @@ impl Breadth {
             return None;
         }
         (self.pace, self.rate) = (Some(pace), pace.rate);
-        self.begin(Phase::TrialDue(pace), now);
+        self.begin(TrialPhase::TrialDue(pace), now);
         None
     }
 
@@ -480,7 +481,7 @@ impl Breadth {
         }
         // A further trial has to say the same, if one may still be made: the same chance does not come twice.
         if is_burst && self.trials > 0 {
-            self.begin(Phase::TrialDue(pace), now);
+            self.begin(TrialPhase::TrialDue(pace), now);
         } else {
             self.measure(now);
         }
@@ -543,10 +544,10 @@ impl Breadth {
         }
         let before = self.connections;
         if before >= self.max {
-            return self.begin(Phase::Full, now);
+            return self.begin(TrialPhase::Full, now);
         }
         self.connections = before.saturating_mul(2).min(self.max);
-        self.begin(Phase::Wider { before }, now);
+        self.begin(TrialPhase::Wider { before }, now);
     }
 
     fn settle(&mut self, now: Moment) {
@@ -554,16 +555,16 @@ impl Breadth {
             (self.trials, self.last_trial) = (1, Some(false));
             self.pause = self.pause.max(LONG_PAUSE);
         }
-        self.begin(Phase::Settled { until: now + self.pause }, now);
+        self.begin(TrialPhase::Settled { until: now + self.pause }, now);
         self.pause = (self.pause * 2).min(MAX_PAUSE);
     }
 
     fn measure(&mut self, now: Moment) {
         self.windows.clear();
-        self.begin(Phase::Measured, now);
+        self.begin(TrialPhase::Measured, now);
     }
 
-    fn begin(&mut self, phase: Phase, now: Moment) {
+    fn begin(&mut self, phase: TrialPhase, now: Moment) {
         (self.phase, self.begun, self.since, self.held_up) = (phase, now, None, false);
         (self.bytes, self.seen, self.above) = (0, 0, 0);
     }

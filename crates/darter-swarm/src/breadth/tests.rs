@@ -222,7 +222,7 @@ fn an_origin_that_refuses_is_read_by_one_for_good_and_one_that_fails_is_tried_on
 fn eight() -> Breadth {
     let mut breadth = Breadth::new(8, 1 << 30);
     (breadth.connections, breadth.rate) = (8, (64 * MIB) as f64);
-    (breadth.phase, breadth.is_limited) = (Phase::Full, true);
+    (breadth.phase, breadth.is_limited) = (TrialPhase::Full, true);
     breadth
 }
 
@@ -254,7 +254,7 @@ fn one_interruption_that_breaks_all_connections_counts_once_and_they_are_as_many
 #[test]
 fn a_failure_of_more_connections_than_before_is_taken_back_to_those() {
     let mut breadth = eight();
-    (breadth.connections, breadth.phase) = (6, Phase::Wider { before: 4 });
+    (breadth.connections, breadth.phase) = (6, TrialPhase::Wider { before: 4 });
     breadth.failed(at(10), at(20));
     assert_eq!(breadth.connections(), 4);
 }
@@ -295,7 +295,7 @@ fn a_trial_that_is_not_made_or_gets_no_answer_ends() {
             breadth.tries(1, 2 * MIB, at(4000)).unwrap();
         }
         read_alone(&mut breadth, 8 * MIB, 4000, 10_000);
-        assert!(matches!(breadth.phase, Phase::Settled { .. } | Phase::Measured | Phase::TrialDue(_)));
+        assert!(matches!(breadth.phase, TrialPhase::Settled { .. } | TrialPhase::Measured | TrialPhase::TrialDue(_)));
         assert_eq!(breadth.trials, if is_made { 1 } else { 2 });
     }
 }
@@ -308,7 +308,7 @@ fn stretches_are_shorter_towards_the_end_and_while_more_are_tried() {
     assert_eq!(breadth.stretch(4 << 30), Some(32 * MIB));
     assert_eq!(breadth.stretch(64 * MIB), Some(8 * MIB));
     assert_eq!(breadth.stretch(MIB), Some(2 * MIB), "no request is for less");
-    (breadth.phase, breadth.rate) = (Phase::Wider { before: 4 }, (32 * MIB) as f64);
+    (breadth.phase, breadth.rate) = (TrialPhase::Wider { before: 4 }, (32 * MIB) as f64);
     assert_eq!(breadth.stretch(1 << 30), Some(8 * MIB));
 }
 

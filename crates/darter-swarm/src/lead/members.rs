@@ -91,7 +91,7 @@ pub(super) struct Members {
     reported: BTreeMap<NodeId, usize>,
     false_reporters: BTreeSet<NodeId>,
     /// Pairs of which one reported the other, in both orders; kept when they leave.
-    parted: BTreeSet<(NodeId, NodeId)>,
+    separated: BTreeSet<(NodeId, NodeId)>,
     /// Pairs that can't reach each other, in both orders, while both are members.
     unreached: BTreeSet<(NodeId, NodeId)>,
     notices: Notices,
@@ -192,7 +192,7 @@ impl Members {
             reports: BTreeMap::new(),
             reported: BTreeMap::new(),
             false_reporters: BTreeSet::new(),
-            parted: BTreeSet::new(),
+            separated: BTreeSet::new(),
             unreached: BTreeSet::new(),
             notices: Notices::default(),
             open: BTreeSet::new(),
@@ -349,8 +349,8 @@ impl Members {
 
     /// Notes that two nodes must not use each other, and unlinks them.
     fn keep_apart(&mut self, one: NodeId, other: NodeId) {
-        self.parted.insert((one, other));
-        self.parted.insert((other, one));
+        self.separated.insert((one, other));
+        self.separated.insert((other, one));
         if let (Some(one), Some(other)) = (self.slot(one), self.slot(other))
             && self.get(one).neighbours.contains(&other)
         {
@@ -361,7 +361,7 @@ impl Members {
 
     /// Two neighbours can't reach each other. In a small swarm, where all are neighbours, there is no other member to meet, and one may still reach
     /// the other later; in a larger one each is given another neighbour instead.
-    pub(super) fn part(&mut self, one: NodeId, other: NodeId) {
+    pub(super) fn separate(&mut self, one: NodeId, other: NodeId) {
         let (Some(one_slot), Some(other_slot)) = (self.slot(one), self.slot(other)) else { return };
         let is_heeded = self.unreached_by(one).count() < MAX_UNREACHED;
         if !is_heeded || !self.get(one_slot).neighbours.contains(&other_slot) {
@@ -380,8 +380,8 @@ impl Members {
     }
 
     /// True if two members must not, or can't, use each other.
-    fn are_parted(&self, one: NodeId, other: NodeId) -> bool {
-        self.parted.contains(&(one, other)) || self.unreached.contains(&(one, other))
+    fn are_separated(&self, one: NodeId, other: NodeId) -> bool {
+        self.separated.contains(&(one, other)) || self.unreached.contains(&(one, other))
     }
 
     fn is_convicted(&self, suspect: NodeId) -> bool {
@@ -436,17 +436,17 @@ impl Members {
         self.groups[group].piece_mut(piece).1 = Some(now);
     }
 
-    /// True if a holder of `piece` is in the member's group and not parted from it.
+    /// True if a holder of `piece` is in the member's group and not separated from it.
     fn has_holder_in_reach(&self, member: &Member, piece: PieceIndex) -> bool {
-        let parted = self.parted.range((member.id, NodeId([0; 16]))..=(member.id, NodeId([255; 16])));
-        if parted.count() == 0 && self.unreached_by(member.id).next().is_none() {
+        let separated = self.separated.range((member.id, NodeId([0; 16]))..=(member.id, NodeId([255; 16])));
+        if separated.count() == 0 && self.unreached_by(member.id).next().is_none() {
             return true;
         }
         self.groups[member.group]
             .members
             .iter()
             .map(|slot| self.get(*slot))
-            .any(|other| other.held.contains(piece) && other.counts(piece) && !self.are_parted(member.id, other.id))
+            .any(|other| other.held.contains(piece) && other.counts(piece) && !self.are_separated(member.id, other.id))
     }
 
     /// True if the lead may send `piece` into the group of the member at `slot`: always if it is the lead's own group. Otherwise only while no reachable member of

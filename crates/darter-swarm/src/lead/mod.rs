@@ -262,8 +262,8 @@ impl Lead {
 
     /// Two neighbours cannot reach each other: until one of them leaves, neither is expected to get anything from the other, and in a large
     /// swarm each gets another neighbour instead.
-    pub(crate) fn part(&mut self, one: NodeId, other: NodeId) {
-        self.members.part(one, other);
+    pub(crate) fn separate(&mut self, one: NodeId, other: NodeId) {
+        self.members.separate(one, other);
     }
 
     /// The lead's own store has a piece now.

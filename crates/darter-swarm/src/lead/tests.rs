@@ -382,7 +382,7 @@ fn a_piece_is_sent_into_another_rack_once() {
     assert_eq!(lead.choose(node(1), at(0)), Some(PieceIndex(0)));
     lead.have(node(1), &[PieceIndex(0)], at(5));
     assert_eq!(lead.choose(node(2), at(900)), None, "its neighbour has it");
-    lead.part(node(1), node(2));
+    lead.separate(node(1), node(2));
     assert_eq!(lead.choose(node(2), at(900)), Some(PieceIndex(0)), "which is out of reach");
 }
 
@@ -443,7 +443,7 @@ fn members_that_cannot_reach_each_other_each_get_another_neighbour() {
     for _ in 0..5 {
         let other = *links[&one].first().unwrap();
         let others = links[&other].len();
-        lead.part(one, other);
+        lead.separate(one, other);
         follow_notices(&mut links, lead.take_notices(at(20_000)));
         follow_notices(&mut links, lead.take_notices(at(30_000)));
         assert!(!links[&one].contains(&other) && !links[&other].contains(&one));
@@ -455,7 +455,7 @@ fn members_that_cannot_reach_each_other_each_get_another_neighbour() {
 fn who_cannot_be_reached_is_a_neighbour_again_after_it_left_and_came() {
     let mut lead = lead(8, 8);
     (1..=30).for_each(|n| join(&mut lead, n));
-    (2..=30).for_each(|n| lead.part(node(1), node(n)));
+    (2..=30).for_each(|n| lead.separate(node(1), node(n)));
     lead.take_notices(at(0));
     for n in 3..=30 {
         lead.leave(node(n));
@@ -470,7 +470,7 @@ fn where_everybody_knows_everybody_nobody_is_taken_away_for_not_being_reached() 
     let mut lead = lead(8, 8);
     (1..=8).for_each(|n| join(&mut lead, n));
     lead.take_notices(at(0));
-    lead.part(node(1), node(2));
+    lead.separate(node(1), node(2));
     assert_eq!(lead.take_notices(at(1)), []);
 }
 

@@ -119,7 +119,7 @@ impl Session {
     /// A member can't reach another.
     pub(super) fn member_misses(&mut self, member: NodeId, other: NodeId) {
         if let Some(books) = self.books.as_mut().filter(|books| books.has(member)) {
-            books.lead_mut().part(member, other);
+            books.lead_mut().separate(member, other);
         }
     }
 

@@ -21,12 +21,12 @@ pub const MAX_RECORDED: usize = 4096;
 #[derive(Clone, Debug)]
 pub struct SessionTrace {
     start: SessionStart,
-    steps: Vec<Step>,
+    steps: Vec<Recorded>,
 }
 
 /// One call.
 #[derive(Clone, Debug)]
-struct Step {
+struct Recorded {
     at: Moment,
     call: Call,
     facts: VecDeque<Fact>,
@@ -189,7 +189,7 @@ impl SessionTrace {
     }
 }
 
-impl Step {
+impl Recorded {
     fn is_done_again(&self, session: &mut Session) -> bool {
         let told = Replay { facts: RefCell::new(self.facts.clone()), diverged: Cell::new(false) };
         let did = self.call.clone().done(session, &told, self.at);
@@ -246,7 +246,7 @@ impl Session {
 
     fn keep(&mut self, at: Moment, call: Call, witness: Witness<'_>, did: Did) {
         if let Some(trace) = &mut self.trace {
-            trace.steps.push(Step { at, call, facts: witness.heard.into_inner(), did });
+            trace.steps.push(Recorded { at, call, facts: witness.heard.into_inner(), did });
         }
     }
 
@@ -342,7 +342,7 @@ impl Session {
         if self.records()
             && let Some(trace) = &mut self.trace
         {
-            trace.steps.push(Step { at, call, facts: VecDeque::new(), did });
+            trace.steps.push(Recorded { at, call, facts: VecDeque::new(), did });
         }
     }
 }

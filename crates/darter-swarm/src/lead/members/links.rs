@@ -246,7 +246,7 @@ impl Members {
         self.reaches(slot).iter().take(reach + 1).sum()
     }
 
-    /// True if two members may become neighbours: both are trusted, they are not parted, and at least one of them wants the blob, or both lack
+    /// True if two members may become neighbours: both are trusted, they are not separated, and at least one of them wants the blob, or both lack
     /// pieces: a member that wants parts gets them from others that do.
     pub(super) fn may_link(&self, one: usize, other: usize) -> bool {
         let (Some(Some(one_member)), Some(Some(other_member))) = (self.slots.get(one), self.slots.get(other)) else {
@@ -256,7 +256,7 @@ impl Members {
         let useful = one_member.wants || other_member.wants || (lacks(one_member) && lacks(other_member));
         let trusted = !one_member.aside && !other_member.aside;
         let is_new = one != other && !one_member.neighbours.contains(&other);
-        useful && trusted && is_new && !self.are_parted(one_member.id, other_member.id)
+        useful && trusted && is_new && !self.are_separated(one_member.id, other_member.id)
     }
 
     fn link(&mut self, one: usize, other: usize) {

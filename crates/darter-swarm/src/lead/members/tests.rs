@@ -14,7 +14,7 @@ pub(in crate::lead) fn check_members(members: &Members) {
         for other in neighbours.iter().map(|other| members.get(*other)) {
             assert!(other.neighbours.contains(slot) && other.id != *id, "{id} and {}", other.id);
             assert!(!member.aside && !other.aside);
-            assert!(!members.parted.contains(&(*id, other.id)), "{id} and {} are parted", other.id);
+            assert!(!members.separated.contains(&(*id, other.id)), "{id} and {} are separated", other.id);
             let reach = match member.place.tier_to(&other.place) {
                 Tier::Host | Tier::Rack => 0,
                 Tier::Zone => 1,
@@ -116,7 +116,7 @@ impl Graph {
         let neighbours = &self.members.get(slot).neighbours;
         if !neighbours.is_empty() {
             let other = self.members.get(neighbours[self.random.below(neighbours.len())]).id;
-            self.members.part(node(one), other);
+            self.members.separate(node(one), other);
             check_members(&self.members);
         }
     }
@@ -222,7 +222,7 @@ fn who_cannot_reach_a_neighbour_gets_one_as_near_in_its_place() {
         let one = members.slot(node(name)).unwrap();
         let other = members.get(one).neighbours[0];
         let (before, others_before) = (members.get(one).reaches, members.get(other).reaches);
-        members.part(node(name), members.get(other).id);
+        members.separate(node(name), members.get(other).id);
         check_members(&members);
         assert!(!members.get(one).neighbours.contains(&other));
         let (after, others_after) = (members.get(one).reaches, members.get(other).reaches);
@@ -239,13 +239,13 @@ fn who_says_of_everybody_that_it_cannot_reach_them_is_not_heeded_for_ever() {
     let one = members.slot(node(1)).unwrap();
     for _ in 0..300 {
         let other = members.get(one).neighbours[0];
-        members.part(node(1), members.get(other).id);
+        members.separate(node(1), members.get(other).id);
     }
     let before = members.get(one).neighbours.clone();
     let other = members.get(before[0]).id;
-    members.part(node(1), other);
+    members.separate(node(1), other);
     assert_eq!(members.get(one).neighbours, before);
-    members.part(node(2), members.get(members.get(members.slot(node(2)).unwrap()).neighbours[0]).id);
-    assert!(!members.are_parted(node(1), other), "nothing is noted of it either");
+    members.separate(node(2), members.get(members.get(members.slot(node(2)).unwrap()).neighbours[0]).id);
+    assert!(!members.are_separated(node(1), other), "nothing is noted of it either");
     check_members(&members);
 }

@@ -54,7 +54,7 @@ fn step(lead: &mut Lead, links: &mut Links, random: &mut Random, now: Moment) {
         8 if random.below(8) == 0 => {
             lead.report(who, other);
         }
-        8 | 9 => lead.part(who, other),
+        8 | 9 => lead.separate(who, other),
         10 | 11 => lead.own(piece),
         12 => lead.disown(piece),
         13 => {
