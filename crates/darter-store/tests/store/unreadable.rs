@@ -191,3 +191,17 @@ fn what_else_is_in_the_directory_holds_up_no_blob() {
         }
     }
 }
+
+#[test]
+fn no_index_that_is_set_aside_replaces_another() {
+    let world = World::new();
+    let at = |name: &str| world.data_dir().join(name);
+    let texts = ["a later index", "a damaged one"];
+    for text in texts {
+        fs::write(at("index.redb"), text).unwrap();
+        assert!(world.open().set_aside().index);
+    }
+    assert!(!world.open().set_aside().index, "the one that was begun is right");
+    let kept = ["index.redb.unread", "index.redb.unread-2"].map(|name| fs::read_to_string(at(name)).unwrap());
+    assert_eq!(kept, texts);
+}
