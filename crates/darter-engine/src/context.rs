@@ -23,10 +23,10 @@ use crate::packing::PackedPieces;
 use crate::profiles::Profiles;
 use crate::setbacks::{Culprit, Setbacks, key_of};
 use crate::thrown_away::ThrownAway;
-use crate::transfer::doubts::Rechecks;
 use crate::transfer::journal::Archive;
 use crate::transfer::manners::Manners;
 use crate::transfer::meter::TierBytes;
+use crate::transfer::rechecks::Rechecks;
 use crate::transfer::turns::Turns;
 
 /// An agent's options for how blobs are fetched. Its other options do not matter to the engine.

@@ -11,6 +11,7 @@
 //! | [`packing`] | pieces of expanded layers, packed for the wire |
 //! | [`profiles`] | files with the parts of expanded layers that are read first |
 //! | [`context`], [`budget`] | values that everything shares |
+//! | [`part`], `stored_name` | bytes for a program; for which source a blob was stored |
 //! | [`error`] | the errors of requests for bytes, and who can mend them |
 //!
 //! `darter-swarm` makes the decisions of a swarm; this crate carries them out, with a store, origins and a fleet that it is given. Non-goals: making these
@@ -22,8 +23,10 @@ pub mod error;
 pub mod expanding;
 pub mod joins;
 pub mod packing;
+pub mod part;
 pub mod profiles;
 pub mod setbacks;
+mod stored_name;
 pub mod swarms;
 pub mod thrown_away;
 pub mod transfer;

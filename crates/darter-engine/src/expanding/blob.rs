@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use super::Expansions;
 use super::reading::Outlet;
 use crate::error::FetchError;
-use crate::transfer::stream::Part;
+use crate::part::Part;
 
 /// How long a lent copy is kept after its last use: the puller of an image may be about to request its layers.
 pub(crate) const KEEP_LENT: Duration = Duration::from_secs(600);

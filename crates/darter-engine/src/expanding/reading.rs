@@ -15,7 +15,7 @@ use super::Expansions;
 use super::blob::LayerBytes;
 use super::lines::InLine;
 use crate::error::FetchError;
-use crate::swarms::is_named_for;
+use crate::stored_name::is_named_for;
 
 /// How many bytes of an own copy are read at a time.
 const CHUNK: u64 = 512 << 10;

@@ -20,7 +20,8 @@ use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 
 use super::Swarms;
 use crate::error::FetchError;
-use crate::transfer::stream::{Giving, Part};
+use crate::part::Part;
+use crate::transfer::stream::Giving;
 use crate::transfer::{Outcome, Transfer};
 
 /// The maximum number of tries after the first one.

@@ -58,8 +58,6 @@ mod uploads;
 pub use self::listening::ListeningSwarms;
 pub use self::uploads::GivingSwarms;
 
-pub(crate) use self::proof::is_named_for;
-
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -23,7 +23,6 @@ use darter_api::Role;
 use darter_core::source::{Credentials, blob_of};
 use darter_core::{BlobId, ExpandedLayer, Source, Version, in_full};
 use darter_origin::{Requester, Upstreams};
-use darter_store::StoredBlob;
 use darter_wire::Budget as _;
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
@@ -32,6 +31,7 @@ use tokio::sync::watch;
 use super::Swarms;
 use super::access::Caller;
 use crate::error::FetchError;
+use crate::stored_name::is_named_for;
 use crate::transfer::Transfer;
 use crate::transfer::dissolve::origin_of;
 
@@ -253,11 +253,6 @@ impl Swarms {
             reader: None,
         })
     }
-}
-
-/// True if a stored blob was created for this source of a registry. The name does not contain a base path, of which one host may have several.
-pub(crate) fn is_named_for(stored: &dyn StoredBlob, source: &Source) -> bool {
-    source.registry().is_some_and(|registry| registry.path() == "/") && stored.info().name == source.to_string()
 }
 
 /// True if a source may continue a part of a blob that was stored under `name`, another source's. A blob under a registry's name counts

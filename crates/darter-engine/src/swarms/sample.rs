@@ -20,7 +20,8 @@ use futures_util::stream;
 use super::Swarms;
 use super::access::{Caller, Own};
 use crate::error::FetchError;
-use crate::transfer::stream::{Giving, Part};
+use crate::part::Part;
+use crate::transfer::stream::Giving;
 
 /// How many bytes are compared.
 pub(super) const SAMPLE: u64 = 1024;

@@ -8,30 +8,12 @@ use darter_core::{Digest, NodeId, PieceIndex, in_full};
 use darter_store::StoreError;
 use darter_swarm::Guilt;
 use darter_wire::{Capabilities, Message};
-use tokio::sync::Semaphore;
 
 use super::{Lead, Transfer};
 use crate::error::FetchError;
 
 /// How many pieces are hashed before others may use the disk, and before checking whether the result is still wanted.
 const PIECES_AT_A_TIME: u32 = 16;
-
-/// Limits checks, since any agent can cause them: of all blobs, one doubted piece is checked at a time, and one whole is hashed at a time. The metadata of
-/// one layer at a time is read, which any agent may request, and which has to be in memory for that (`naming`).
-pub struct Rechecks {
-    pieces: Semaphore,
-    wholes: Semaphore,
-    pub(super) metadata: Semaphore,
-    /// Expanded layers are made once more one at a time, whoever doubts them: each may take what a large tree takes.
-    pub(super) layers: Semaphore,
-}
-
-impl Default for Rechecks {
-    fn default() -> Self {
-        let one = || Semaphore::new(1);
-        Self { pieces: one(), wholes: one(), metadata: one(), layers: one() }
-    }
-}
 
 impl Transfer {
     /// A peer got a wrong piece from this agent: the piece is compared with its hash again, and if it is damaged, so are all others. Damaged

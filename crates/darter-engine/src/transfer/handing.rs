@@ -29,10 +29,11 @@ use futures_util::{Stream, StreamExt as _};
 use tokio::sync::watch;
 
 use super::rest::Hold;
-use super::stream::{FILE_CHUNK, Giving, Part, file_part};
+use super::stream::{FILE_CHUNK, Giving, file_part};
 use super::wants::{kept, next_reader};
 use super::{Outcome, Transfer};
 use crate::error::FetchError;
+use crate::part::Part;
 
 /// How many bytes are passed on without waiting for more: few enough to be in the processor's cache still when they are copied.
 const BATCH: u64 = 2 << 20;

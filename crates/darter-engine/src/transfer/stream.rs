@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use darter_core::{ByteRange, Moment, PieceIndex, PieceLength};
 use darter_store::{DiskWork, PieceFile, StoreError, StoredBlob};
 use darter_swarm::{Input, ReaderId};
@@ -24,6 +23,7 @@ use super::rest::Hold;
 use super::wants::{MAX_AHEAD, WaitingReader, kept, next_reader};
 use super::{Outcome, Transfer};
 use crate::error::FetchError;
+use crate::part::Part;
 
 /// How many bytes are read from the store at a time.
 const CHUNK: u64 = 256 * 1024;
@@ -36,15 +36,6 @@ const READY_CHUNK: u64 = 1 << 20;
 
 /// After how long the next piece becomes urgent. A container engine can wait a little for one piece while others arrive.
 const URGENT_AFTER: Duration = Duration::from_secs(1);
-
-/// Verified bytes.
-#[derive(Clone, Debug)]
-pub enum Part {
-    /// In memory.
-    Bytes(Bytes),
-    /// In the blob's file, and in the page cache a moment ago.
-    File(PieceFile),
-}
 
 /// How bytes are passed on.
 #[derive(Clone, Copy, Debug, Default)]
@@ -293,15 +284,6 @@ impl Drop for Reader {
         self.transfer.reader_left(self.id);
         if self.told.is_some() {
             self.transfer.tell(Input::ReaderGone(self.id));
-        }
-    }
-}
-
-impl Part {
-    pub(crate) fn len(&self) -> u64 {
-        match self {
-            Self::Bytes(bytes) => bytes.len() as u64,
-            Self::File(part) => part.range.len(),
         }
     }
 }
