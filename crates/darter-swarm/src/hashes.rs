@@ -142,7 +142,8 @@ impl Hashes {
     /// members ask each other.
     pub(crate) fn catch_up(&mut self, facts: &dyn Facts) -> bool {
         let known = self.chain.count();
-        if facts.prefix() <= known {
+        // This is asked at each poll, and nearly always nothing is lacking any more.
+        if known >= self.learner.total() || facts.prefix() <= known {
             return false;
         }
         self.learned(&facts.hashes_from(known, usize::MAX))

@@ -87,6 +87,11 @@ impl Learner {
         }
     }
 
+    /// How many hashes there are in all; the largest number while the blob's length is unknown.
+    pub(crate) const fn total(&self) -> u32 {
+        self.total
+    }
+
     /// There are `total` hashes in all: an agent that claims to know more does not.
     pub(crate) const fn set_total(&mut self, total: u32) {
         self.total = total;

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use darter_core::Moment;
 use darter_fleet::data::Ask;
-use darter_swarm::{Guilt, Input, Output};
+use darter_swarm::{Guilt, Input, Output, Session};
 use darter_wire::Message;
+use tokio::time::Instant;
 
 use super::{Lead, Transfer, TransferState};
 use crate::error::FetchError;
@@ -26,23 +27,34 @@ pub(super) fn start(transfer: &Arc<Transfer>) {
         let mut looked = Moment::ZERO;
         let mut alarm = pin!(tokio::time::sleep(IDLE_PAUSE));
         let mut closed = pin!(driven.closed.cancelled());
-        loop {
-            let now = driven.context.now();
-            if now.since(looked) >= PROGRESS_PAUSE {
-                looked = now;
-                driven.look_for_progress();
-            }
-            let wake = driven.advance(now);
-            let due = tokio::time::sleep(wake.map_or(IDLE_PAUSE, |at| at.since(driven.context.now()))).deadline();
-            // An alarm that is too early costs one more check; resetting it each time costs more.
-            if due < alarm.deadline() || alarm.is_elapsed() {
-                alarm.as_mut().reset(due);
-            }
-            tokio::select! {
-                // Other events of the same moment are handled together.
-                () = driven.driver.notified() => tokio::task::yield_now().await,
-                () = &mut alarm => {}
-                () = &mut closed => break,
+        'open: loop {
+            let Next { wake, asks } = driven.advance(driven.context.now());
+            // Until something happens or is due, only the progress of requests is looked at: it has no consequence that could not wait for the next poll.
+            loop {
+                let now = driven.context.now();
+                if asks && now.since(looked) >= PROGRESS_PAUSE {
+                    looked = now;
+                    driven.look_for_progress();
+                }
+                let next = wake.into_iter().chain(asks.then(|| looked + PROGRESS_PAUSE)).min();
+                let due = Instant::now() + next.map_or(IDLE_PAUSE, |at| at.since(now));
+                // Moving the alarm to each later moment would cost more than one that is too early.
+                if due < alarm.deadline() || alarm.is_elapsed() {
+                    alarm.as_mut().reset(due);
+                }
+                tokio::select! {
+                    () = driven.driver.notified() => {
+                        // Other events of the same moment are handled together.
+                        tokio::task::yield_now().await;
+                        continue 'open;
+                    }
+                    () = &mut alarm => {
+                        if wake.is_some_and(|at| at <= driven.context.now()) {
+                            continue 'open;
+                        }
+                    }
+                    () = &mut closed => break 'open,
+                }
             }
         }
         let last = {
@@ -68,10 +80,10 @@ impl Transfer {
         note(&mut state, now);
     }
 
-    /// Does what there is to do now. Returns when to check again if nothing happens.
-    fn advance(self: &Arc<Self>, now: Moment) -> Option<Moment> {
+    /// Does what there is to do now.
+    fn advance(self: &Arc<Self>, now: Moment) -> Next {
         let mut outputs = Vec::new();
-        let (wake, began) = {
+        let (next, began) = {
             let mut locked = self.state();
             let state = &mut *locked;
             let fetching = state.session.is_fetching();
@@ -83,11 +95,11 @@ impl Transfer {
             state.session.poll(&**self, now, &mut outputs);
             state.session.poll_origin(&**self, now, &mut outputs);
             let began = state.readers.clear(&state.session);
-            (next_wakeup(state, now), began)
+            (Next::of(&state.session, now), began)
         };
         self.gives_back(began);
         outputs.into_iter().for_each(|output| self.carry_out(output));
-        wake
+        next
     }
 
     fn carry_out(self: &Arc<Self>, output: Output) {
@@ -180,10 +192,19 @@ impl Transfer {
     }
 }
 
-fn next_wakeup(state: &TransferState, now: Moment) -> Option<Moment> {
-    let session = &state.session;
-    let progress = session.asked().next().map(|_| now + PROGRESS_PAUSE);
-    let wake = [session.next_wakeup(now), progress, session.look_due()].into_iter().flatten().min();
-    // A moment in the past would cause a busy loop; what is overdue was handled just now.
-    wake.map(|moment| moment.max(now + Duration::from_millis(1)))
+/// What to do if nothing happens.
+struct Next {
+    /// When to advance again.
+    wake: Option<Moment>,
+    /// True if requests are in progress.
+    asks: bool,
+}
+
+impl Next {
+    fn of(session: &Session, now: Moment) -> Self {
+        let wake = [session.next_wakeup(now), session.look_due()].into_iter().flatten().min();
+        // A moment in the past would cause a busy loop; what is overdue was handled just now.
+        let wake = wake.map(|moment| moment.max(now + Duration::from_millis(1)));
+        Self { wake, asks: session.asked().next().is_some() }
+    }
 }
