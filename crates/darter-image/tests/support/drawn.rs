@@ -55,29 +55,28 @@ pub fn layer(number: u64) -> Vec<Entry> {
     (0..members).flat_map(|_| member(&mut draw)).collect()
 }
 
-/// Places of links in [`linked`] layers.
-const LINKS: [&str; 5] = ["p", "q", "a/l", "b/m", "x/y/n"];
-
-/// Another layer of this number: links that lead to and through each other, and what is behind them.
+/// Another layer of this number: a link to the place of another one, others behind that, and what is below them. Most of these are unpacked.
 pub fn linked(number: u64) -> Vec<Entry> {
     let mut draw = Draw(number);
     let mut layer = vec![dir("a"), dir("b"), dir("x/y")];
     layer.extend(["f", "a/f", "b/f", "x/f", "x/y/f"].map(|name| file(name, name)));
-    for name in LINKS {
-        let up = draw.one(&["", "", "", "../", "../../", "/"]);
-        let target = draw.one(&["p", "q", "a/l", "b/m", "x/y/n", "a", "b", "x", "x/y", "l", "m", "y", "z", "a/l/.."]);
-        let behind = draw.one(&["", "", "", "/n", "/m", "/..", "/z"]);
-        if draw.below(4) > 0 {
-            layer.push(symlink(name, &format!("{up}{target}{behind}")));
+    let next = format!("{}/{}", draw.one(&["a", "b", "x/y"]), draw.one(&["l", "m", "n"]));
+    layer.push(symlink("p", &format!("{}{next}", draw.one(&["", "", "./", "/"]))));
+    let targets = ["../a", "../b", "../x", "../x/y", "../../b", "/x/y", "..", "y", "../z"];
+    layer.push(symlink(&next, draw.one(&targets)));
+    for above in ["a", "b", "x", "x/y"] {
+        if draw.below(2) == 0 {
+            layer
+                .push(symlink(&format!("{above}/q"), draw.one(&["../z", "../a", "z", "/b", "../x/y", "../../a", "l"])));
         }
     }
-    for at in 0..2 + draw.below(3) {
-        let to = draw.one(&LINKS);
-        let behind = draw.one(&["/", "/", "/l/", "/m/", "/n/", "/z/", "/y/", "/../", "/l/../", "/./"]);
+    layer.push(symlink("r", draw.one(&["p/q", "p/..", "p", "p/../n", "p/./q", "a/../p/q"])));
+    for at in 0..1 + draw.below(2) {
+        let to = draw.one(&["p", "r", "p/q", "r/q", "p/z", "p/q/q"]);
         layer.push(match draw.below(4) {
-            0 => dir(&format!("{to}{behind}d")).mtime(draw.below(2_000_000_000) as i64),
-            1 => hardlink(&format!("hard{at}"), &format!("{to}{behind}f")),
-            _ => file(&format!("{to}{behind}g"), at.to_string()),
+            0 => dir(&format!("{to}/d")).mtime(draw.below(2_000_000_000) as i64),
+            1 => hardlink(&format!("hard{at}"), &format!("{to}{}", draw.one(&["/f", "/../f", "/q/../f", "/./f"]))),
+            _ => file(&format!("{to}/g"), at.to_string()),
         });
     }
     layer
