@@ -64,6 +64,7 @@
 //! | 33 | [`Touched`](Message::Touched) | `blob, [{varint: first, varint: end}]` |
 //! | 34 | [`Profile`](Message::Profile) | `blob, [{varint: first, varint: end}], bool: wants` |
 //! | 35 | [`Naming`](Message::Naming) | `blob, bool: names all` |
+//! | 36 | [`InOrder`](Message::InOrder) | `blob, text: reason` |
 //!
 //! Kinds are added behind these, and fields at the end of a kind, with `#[serde(default)]`: a reader skips kinds and fields that it
 //! does not know, and gives fields that are missing their default. Nothing else about a message ever changes.
@@ -419,6 +420,14 @@ pub enum Message {
         blob: BlobId,
         /// False if it may not name one.
         names_all: bool,
+    },
+    /// Lead → member: the origin can only be read from its first byte on, so a piece comes after all before it. Said when the lead finds this out, and
+    /// after [`Message::Joined`] to members that come later.
+    InOrder {
+        /// The blob.
+        blob: BlobId,
+        /// Why, for people.
+        reason: String,
     },
 }
 

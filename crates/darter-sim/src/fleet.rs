@@ -397,6 +397,7 @@ impl Fleet {
             | Output::Give
             | Output::Widened(_)
             | Output::Narrowed { .. }
+            | Output::LeadReadsInOrder { .. }
             | Output::Doubted(_)
             // Nothing decays here.
             | Output::Recheck { .. }

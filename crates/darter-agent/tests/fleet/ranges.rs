@@ -11,7 +11,7 @@ use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
 use darter_agent::options::Role;
-use darter_agent::{Agent, Download, FetchError, Options};
+use darter_agent::{Agent, Download, FetchError, Nearness, Options};
 use darter_api::Span;
 use darter_core::source::Credentials;
 use darter_core::{ByteRange, Source};
@@ -258,9 +258,32 @@ async fn an_origin_without_ranges_is_read_from_its_first_byte_and_explain_says_s
     check(&open(&fleet.nodes[0], &origin).await, ByteRange::new(5 * MIB, 6 * MIB)).await;
     check_whole(&fleet.nodes[0], &origin).await;
     assert_eq!(origin.reads(), 1);
-    let explained = fleet.seed.explain(&origin.url).await.unwrap();
-    let says = |text: &str| explained.events.iter().any(|event| event.what.contains(text));
-    assert!(says("serves no ranges") && says("from the first byte"), "{:?}", explained.events);
+    // The users of the node ask there, and see why they wait.
+    for agent in [&fleet.seed, &fleet.nodes[0]] {
+        let explained = agent.explain(&origin.url).await.unwrap();
+        let says = |text: &str| explained.events.iter().any(|event| event.what.contains(text));
+        assert!(says("serves no ranges") && says("from the first byte"), "{:?}", explained.events);
+    }
+    fleet.drain().await;
+}
+
+/// The mirror then takes the bytes from the registry at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_told_that_what_it_waits_for_comes_after_all_that_stands_before_it() {
+    let (gate, open_gate) = watch::channel(true);
+    let origin = Origin::start_with(1024 * MIB, Ranges::Ignored, open_gate).await;
+    let fleet = Fleet::start(1).await;
+    let download = open(&fleet.nodes[0], &origin).await;
+    gate.send(false).unwrap();
+    let told = async {
+        while download.nearness(1000 * MIB, true) == Nearness::Within {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), told).await.expect("the seed knows it");
+    let nearness = download.nearness(1000 * MIB, true);
+    assert!(matches!(nearness, Nearness::After(_)), "{nearness:?}");
+    gate.send(true).unwrap();
     fleet.drain().await;
 }
 

@@ -110,6 +110,7 @@ impl PeerListener for ListeningSwarms {
             | Message::Touched { blob, .. }
             | Message::Profile { blob, .. }
             | Message::Naming { blob, .. }
+            | Message::InOrder { blob, .. }
             | Message::Part { blob } => swarms.hear(blob, from, message),
             Message::Waiting { request } => swarms.house.joins.waits(from, request),
             Message::Inventory { blobs } => swarms.inventory.told(from, &blobs),

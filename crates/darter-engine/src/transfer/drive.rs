@@ -125,6 +125,9 @@ impl Transfer {
             Output::Read { reader, run } => self.read(reader, run),
             Output::Widened(widening) => self.widened(widening),
             Output::Narrowed { before, after, why } => self.narrowed(before, after, &why),
+            Output::LeadReadsInOrder { lead, reason } => {
+                self.note(format!("{reason}; {} reads all of it from the first byte", self.fleet.address(lead)));
+            }
             Output::Check => {
                 let finishing = Arc::clone(self);
                 self.spawn(async move { finishing.finish().await });

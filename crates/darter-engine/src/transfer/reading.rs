@@ -4,7 +4,7 @@
 //!
 //! The session decides what to read next (`Output::Read`), and is asked after each piece whether to go on: if a member joins
 //! that has the next piece, the run ends, and the piece comes from it. An origin that can only be read from its first byte on, because it serves no ranges or
-//! nothing distinguishes its versions, gets no errands: all of it is read, and `darter explain` says so. If a body breaks off, it is continued by
+//! nothing distinguishes its versions, gets no errands: all of it is read, and `darter explain` says so, here and on each member. If a body breaks off, it is continued by
 //! range, with the version checked; an origin without ranges, or that answers ranges with anything else, is read from its start again and
 //! the known bytes are skipped (see [`parts`](super::parts)). If nothing shows whether it is the same version, it is read from its start, too, and
 //! compared (see [`anew`](super::anew) and [`through`](super::through)). The bytes of an unfinished piece are kept for that, if the version can be
@@ -58,7 +58,7 @@ impl Transfer {
         if let Some(why) = why {
             self.note(format!("{why}; reading all of it from the first byte"));
         }
-        self.tell_and(Input::ReadsAll { in_order: why.is_some() }, |state, now| {
+        self.tell_and(Input::ReadsAll { in_order: why.map(str::to_owned) }, |state, now| {
             if let Some(answer) = answer {
                 state.readers.opened(answer, now);
             }

@@ -99,15 +99,15 @@ impl Transfer {
         self.tell(Input::Wish { reader, wish });
     }
 
-    /// True if bytes after a gap can arrive before those in the gap: not if an older lead reads, and not if the origin serves no
-    /// ranges.
+    /// True if bytes after a gap can arrive before those in the gap: not if an older lead reads, and not if the origin, as far as this agent knows or its
+    /// lead has said, can only be read from its first byte on.
     pub fn may_jump(&self) -> bool {
         let state = self.state();
-        match state.lead() {
-            Lead::Me => state.session.gives_parts(),
-            Lead::Nobody => true,
+        let is_told_wants = match state.lead() {
+            Lead::Me | Lead::Nobody => true,
             Lead::Node(lead) => self.fleet.peer(lead).is_some_and(|peer| peer.version >= darter_wire::WANT_SINCE),
-        }
+        };
+        is_told_wants && state.session.gives_parts()
     }
 
     /// The blob's length in bytes, as soon as it is known.

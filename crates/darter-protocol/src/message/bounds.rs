@@ -45,7 +45,11 @@ impl Message {
             | Self::AskRegistryAlike { .. }
             | Self::AskRegistryKnown { .. } => 3,
             Self::Run { .. } | Self::Want { .. } => WANT_SINCE,
-            Self::Unreached { .. } | Self::Touched { .. } | Self::Profile { .. } | Self::Naming { .. } => 4,
+            Self::Unreached { .. }
+            | Self::Touched { .. }
+            | Self::Profile { .. }
+            | Self::Naming { .. }
+            | Self::InOrder { .. } => 4,
         }
     }
 

@@ -169,5 +169,6 @@ pub(crate) fn messages() -> Vec<(&'static str, Message)> {
         ),
         ("Profile", Message::Profile { blob, pieces: vec![Stretch { first: 300, end: 301 }], wants: true }),
         ("Naming", Message::Naming { blob, names_all: true }),
+        ("InOrder", Message::InOrder { blob, reason: "it serves no ranges".into() }),
     ]
 }

@@ -79,6 +79,7 @@ impl Session {
         self.leadership.set(leader);
         self.hashes.lead_changed(key);
         self.wants.lead_changed();
+        self.origin.lead_changed();
         self.vigil.follows(now);
         self.picker.handle(Event::LeadChanged { lead: self.following() }, now);
         self.news.lead_knows(now);

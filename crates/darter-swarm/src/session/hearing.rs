@@ -99,7 +99,7 @@ impl Session {
             Input::OriginFailed { began, why } => return self.narrows(why, |lead| lead.origin_failed(began, now)),
             Input::OriginRefused { why } => return self.narrows(why, |lead| lead.origin_refused(now)),
             Input::OriginShut => self.is_shut_out(),
-            Input::ReadsAll { in_order } => self.reads_all(in_order, now),
+            Input::ReadsAll { in_order } => self.reads_all(in_order, facts.blob(), now),
             Input::OriginRests(pause) => self.rests(pause, now),
             Input::OriginAsksForRest(pause) => {
                 self.is_asked_to_rest(pause, now);
@@ -168,6 +168,7 @@ impl Session {
                 true => Output::Dissolve { reason: format!("{reason}, says seed {}", facts.address(by)) },
                 false => Output::StartOver { lead: by, guilt: Guilt::Sure, reason },
             }),
+            Message::InOrder { reason, .. } if is_lead => return self.lead_reads_in_order(by, reason, facts.blob()),
             Message::Failed { failure, .. } if is_lead => return self.given_up(by, failure, facts, now),
             // A lead that deletes the blob refuses requests for its pieces, and may be left for that before it says why.
             Message::Refuted { expected, got, reader, .. } if is_lead || self.was_lead(by) => {

@@ -257,8 +257,8 @@ pub enum Input {
     OriginShut,
     /// All of the origin is to be read, whichever pieces are wanted.
     ReadsAll {
-        /// True if it can only be read from its first byte on.
-        in_order: bool,
+        /// The reason, in words, if it can only be read from its first byte on.
+        in_order: Option<String>,
     },
     /// The origin is not asked for anything for this time, since it asked for a pause.
     OriginRests(Duration),

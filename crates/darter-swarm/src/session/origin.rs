@@ -8,13 +8,17 @@
 //! [`Session::reads_on`] is a question with an answer and no outputs: a reader that comes to a piece has the next bytes in hand, and either
 //! takes or drops them.
 //!
+//! An origin that can only be read from its first byte on makes everybody wait for the pieces in front: a lead that finds this out tells its members, and they tell theirs
+//! ([`Message::InOrder`]).
+//!
 //! Invariants: only a lead reads, and only while something is lacking or to be compared; no reader is told to read while it is at
 //! work; an origin that does not give single parts is read by the reader of everything alone.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use darter_core::{Moment, PieceIndex};
+use darter_core::{BlobId, Moment, NodeId, PieceIndex};
+use darter_protocol::Message;
 
 use super::{Output, Session};
 use crate::lead::OriginRun;
@@ -34,9 +38,20 @@ enum Access {
 #[derive(Debug, Default)]
 pub(super) struct Origin {
     access: Access,
+    /// Why this agent, when it leads, can only read it from its first byte on, if it found that out by reading.
+    in_order: Option<String>,
+    /// The same of the lead that is followed, as the lead says.
+    lead_in_order: Option<String>,
     /// True if it refuses the credentials of every caller: it gives nothing but answers that are open already.
     is_shut_out: bool,
     at_work: BTreeSet<OriginReader>,
+}
+
+impl Origin {
+    /// Nothing is known of the new lead, if there is one.
+    pub(super) fn lead_changed(&mut self) {
+        self.lead_in_order = None;
+    }
 }
 
 /// A reader with an open answer comes to a piece.
@@ -111,9 +126,42 @@ impl Session {
         self.lead().map_or(0, Lead::readers)
     }
 
-    /// True if pieces for which a reader waits can be read before those in front of them.
+    /// True if pieces for which a reader waits can be read before those in front of them, by this agent as the lead, or as far as the lead has
+    /// said.
     pub fn gives_parts(&self) -> bool {
-        self.origin.access == Access::Parts
+        match self.leader() {
+            Leader::Me => self.origin.access == Access::Parts,
+            Leader::Node(_) => self.origin.lead_in_order.is_none(),
+            Leader::Nobody => true,
+        }
+    }
+
+    /// What members are told of an origin that can only be read from its first byte on, while pieces are lacking.
+    pub(super) fn tells_order(&self, blob: BlobId) -> Option<Message> {
+        let reason = match self.leader() {
+            Leader::Me => self.origin.in_order.clone(),
+            Leader::Node(_) => self.origin.lead_in_order.clone(),
+            Leader::Nobody => None,
+        };
+        reason.filter(|_| !self.picker.is_complete()).map(|reason| Message::InOrder { blob, reason })
+    }
+
+    /// The lead says that it can only read the origin from its first byte on. Returns true if this is new.
+    pub(super) fn lead_reads_in_order(&mut self, lead: NodeId, reason: String, blob: BlobId) -> bool {
+        if self.origin.lead_in_order.is_some() {
+            return false;
+        }
+        self.origin.lead_in_order = Some(reason.clone());
+        self.outputs.push(Output::LeadReadsInOrder { lead, reason });
+        self.tell_order(blob);
+        true
+    }
+
+    fn tell_order(&mut self, blob: BlobId) {
+        let to = self.member_nodes();
+        if let Some(message) = self.tells_order(blob).filter(|_| !to.is_empty()) {
+            self.outputs.push(Output::Say { to, message });
+        }
     }
 
     fn may_read(&self) -> bool {
@@ -238,16 +286,21 @@ impl Session {
         true
     }
 
-    /// All of the origin is to be read, and, if `in_order`, from its first byte on and by one reader.
-    pub(super) fn reads_all(&mut self, in_order: bool, now: Moment) {
-        if in_order {
+    /// All of the origin is to be read, and, if there is a reason for `in_order`, from its first byte on and by one reader.
+    pub(super) fn reads_all(&mut self, in_order: Option<String>, blob: BlobId, now: Moment) {
+        let is_in_order = in_order.is_some();
+        if is_in_order {
             self.gives_no_parts();
         }
         if let Some(lead) = self.lead_mut() {
             lead.read_everything();
-            if in_order {
+            if is_in_order {
                 lead.origin_refused(now);
             }
+        }
+        if is_in_order && self.origin.in_order.is_none() {
+            self.origin.in_order = in_order;
+            self.tell_order(blob);
         }
     }
 

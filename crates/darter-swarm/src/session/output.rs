@@ -82,6 +82,13 @@ pub enum Output {
         /// The reason, in words.
         why: String,
     },
+    /// The lead can only read the origin from its first byte on: what comes later in the blob is waited for.
+    LeadReadsInOrder {
+        /// The lead.
+        lead: NodeId,
+        /// The reason, in words.
+        reason: String,
+    },
     /// All pieces are here: find out whether the whole is right.
     Check,
     /// The whole is here and right.

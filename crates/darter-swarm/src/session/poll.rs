@@ -119,7 +119,13 @@ impl Session {
             return self.reject_waiting(outputs);
         }
         let speech = self.speak(facts, now);
-        outputs.extend(speech.messages.into_iter().map(|(to, message)| Output::Say { to: vec![to], message }));
+        for (to, message) in speech.messages {
+            let is_let_in = matches!(message, Message::Joined { .. });
+            outputs.push(Output::Say { to: vec![to], message });
+            if is_let_in && let Some(message) = self.tells_order(facts.blob()) {
+                outputs.push(Output::Say { to: vec![to], message });
+            }
+        }
     }
 
     fn poll_news(&mut self, facts: &dyn Facts, now: Moment, outputs: &mut Vec<Output>) {

@@ -177,7 +177,7 @@ impl Led {
             }
             (6, _) if self.random.one_in(8) => {
                 self.gives_parts = false;
-                self.hears(Input::ReadsAll { in_order: true });
+                self.hears(Input::ReadsAll { in_order: Some("it serves no ranges".to_owned()) });
             }
             (7, _) if self.random.one_in(8) => self.hears(Input::OriginRefused { why: "one at a time".to_owned() }),
             _ => {}

@@ -91,7 +91,7 @@ fn what_somebody_waits_for_is_read_besides_unless_the_origin_gives_no_parts() {
     assert_eq!(scene.reads(), [], "nobody wants anything");
     scene.waits_for(1, 5);
     assert_eq!(scene.reads(), [(ERRANDS, 5, Some(6))]);
-    scene.hears(Input::ReadsAll { in_order: true });
+    scene.hears(Input::ReadsAll { in_order: Some("it serves no ranges".to_owned()) });
     assert!(!scene.session.gives_parts());
     scene.ends(ERRANDS);
     assert_eq!(scene.reads(), [(EVERYTHING, 0, Some(PIECES))], "all that stands before it comes first");
@@ -248,4 +248,54 @@ fn a_connection_is_given_nothing_where_the_agent_has_none_to_give_or_the_origin_
     assert_eq!(wide.scene.reads(), []);
     wide.scene.known.read_alone = false;
     assert_eq!(wide.scene.reads(), [], "for good");
+}
+
+/// A reader on any host that knows this goes to the origin itself instead of waiting for what comes first.
+#[test]
+fn members_are_told_of_an_origin_that_gives_no_parts_now_or_when_they_come() {
+    let told = |scene: &mut Scene| -> Vec<(Vec<NodeId>, String)> {
+        scene.now = scene.now + Duration::from_secs(1);
+        let mut outputs = Vec::new();
+        scene.session.poll(&scene.known, scene.now, &mut outputs);
+        let said = outputs.into_iter().filter_map(|output| match output {
+            Output::Say { to, message: Message::InOrder { reason, .. } } => Some((to, reason)),
+            _ => None,
+        });
+        said.collect()
+    };
+    let no_ranges = || "it serves no ranges".to_owned();
+    let mut scene = lead();
+    scene.admits(2);
+    assert_eq!(told(&mut scene), []);
+    scene.hears(Input::ReadsAll { in_order: None });
+    assert_eq!(told(&mut scene), [], "everything is wanted, and that is all");
+    scene.hears(Input::ReadsAll { in_order: Some(no_ranges()) });
+    assert_eq!(told(&mut scene), [(vec![node(2)], no_ranges())]);
+    scene.hears(Input::ReadsAll { in_order: Some(no_ranges()) });
+    assert_eq!(told(&mut scene), [], "once");
+    scene.admits(4);
+    assert_eq!(told(&mut scene), [(vec![node(4)], no_ranges())]);
+    (0..PIECES).for_each(|piece| scene.stores(piece, None));
+    scene.admits(6);
+    assert_eq!(told(&mut scene), [], "nobody waits for the origin any more");
+}
+
+#[test]
+fn a_member_passes_on_that_its_lead_reads_in_order_and_forgets_it_with_the_lead() {
+    let mut scene = Scene::led(&[]);
+    scene.hears(Input::OpensBooks(desk()));
+    scene.admits(2);
+    let said = |by: u8| Input::Said { by: node(by), message: Message::InOrder { blob: BLOB, reason: "so".to_owned() } };
+    assert!(!scene.hears(said(2)) && scene.session.gives_parts(), "only its lead knows");
+    assert!(scene.hears(said(9)) && !scene.session.gives_parts());
+    assert!(!scene.hears(said(9)), "once");
+    let noted = Output::LeadReadsInOrder { lead: node(9), reason: "so".to_owned() };
+    assert_eq!(scene.session.outputs.iter().filter(|it| **it == noted).count(), 1);
+    let mut outputs = Vec::new();
+    scene.session.poll(&scene.known, scene.now, &mut outputs);
+    let passes =
+        |it: &Output| matches!(it, Output::Say { to, message: Message::InOrder { .. } } if to[..] == [node(2)]);
+    assert!(outputs.iter().any(passes), "{outputs:?}");
+    scene.loses(9, Loss::Failed);
+    assert!(scene.session.gives_parts(), "the next lead may reach another copy");
 }
