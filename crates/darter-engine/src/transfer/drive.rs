@@ -9,7 +9,6 @@ use darter_core::Moment;
 use darter_fleet::data::Ask;
 use darter_swarm::{Guilt, Input, Output, Session};
 use darter_wire::Message;
-use tokio::time::Instant;
 
 use super::{Lead, Transfer, TransferState};
 use crate::error::FetchError;
@@ -37,7 +36,7 @@ pub(super) fn start(transfer: &Arc<Transfer>) {
                     driven.look_for_progress();
                 }
                 let next = wake.into_iter().chain(asks.then(|| looked + PROGRESS_PAUSE)).min();
-                let due = Instant::now() + next.map_or(IDLE_PAUSE, |at| at.since(now));
+                let due = tokio::time::sleep(next.map_or(IDLE_PAUSE, |at| at.since(now))).deadline();
                 // Moving the alarm to each later moment would cost more than one that is too early.
                 if due < alarm.deadline() || alarm.is_elapsed() {
                     alarm.as_mut().reset(due);
