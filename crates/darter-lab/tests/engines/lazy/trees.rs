@@ -178,7 +178,10 @@ fn made(workshop: &Workshop) -> Result<Vec<Image>> {
     // Ten thousand names in one directory are compared elsewhere, without containers.
     for (kind, tar) in layers::unpacked().into_iter().filter(|(kind, _)| *kind != "many names") {
         let layer = workshop.layer_of(&tar[..])?;
-        let name = format!("kinds/{}", kind.replace(' ', "-"));
+        // Letters, digits and single separators: a repository's name has nothing else.
+        let words: Vec<_> =
+            kind.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
+        let name = format!("kinds/{}", words.join("-").to_lowercase());
         images.push(image(workshop, &name, &[lower.clone(), layer.clone(), upper.clone()])?);
         // containerd does not unpack it above a file that has the name of a directory of it which no member names.
         if kind != "names" {
