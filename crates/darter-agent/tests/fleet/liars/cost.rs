@@ -25,34 +25,36 @@ async fn cost(above: Above, (nodes, length): (u8, u32), liars: u8, kinds: &[Lie]
 const EIGHT: (u8, u32) = (NODES, 32 << 20);
 
 #[tokio::test(start_paused = true)]
-async fn one_among_eight_costs_the_others_a_tenth_at_most() {
-    let kinds = [Lie::Silent, Lie::Chunks, Lie::Empty, Lie::Wrong, Lie::Leads, Lie::Parts];
-    cost(Above::Full, EIGHT, 1, &kinds, 1.1).await;
+async fn one_holder_that_lies_costs_the_others_a_tenth_at_most() {
+    cost(Above::Full, EIGHT, 1, &Lie::HOLDERS, 1.1).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_fetches_all_twice_and_what_others_have_costs_a_tenth_at_most() {
-    cost(Above::Full, EIGHT, 1, &[Lie::Hogs, Lie::Leeches, Lie::Multiplies], 1.1).await;
-    cost(Above::Full, EIGHT, 2, &[Lie::Hogs], 1.3).await;
+async fn one_that_breaks_the_protocol_of_pieces_costs_a_tenth_at_most() {
+    cost(Above::Full, EIGHT, 1, &Lie::GIVERS, 1.1).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_hoards_what_it_is_given_costs_a_tenth_at_most() {
-    for above in [Above::Full, Above::Empty] {
-        cost(above, EIGHT, 1, &[Lie::Hoards], 1.1).await;
-    }
+async fn one_that_keeps_others_busy_costs_a_tenth_at_most() {
+    cost(Above::Full, EIGHT, 1, &[&Lie::NUISANCES[..], &Lie::READERS].concat(), 1.1).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_that_hoard_what_they_are_given_cost_three_tenths_at_most() {
-    for above in [Above::Full, Above::Empty] {
-        cost(above, EIGHT, 2, &[Lie::Hoards], 1.3).await;
-    }
+async fn one_that_takes_more_than_it_gives_costs_a_tenth_at_most_and_two_three_tenths() {
+    cost(Above::Full, EIGHT, 1, &Lie::TAKERS, 1.1).await;
+    cost(Above::Full, EIGHT, 2, &[Lie::Hogs, Lie::Hoards], 1.3).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn two_among_eight_cost_the_others_a_tenth_at_most() {
     cost(Above::Full, EIGHT, 2, &[Lie::Bytes, Lie::Refuses, Lie::Withdraws, Lie::Late], 1.1).await;
+}
+
+/// The seed reads the origin meanwhile.
+#[tokio::test(start_paused = true)]
+async fn who_hoards_what_it_is_given_costs_little_while_the_origin_is_read() {
+    cost(Above::Empty, EIGHT, 1, &[Lie::Hoards], 1.1).await;
+    cost(Above::Empty, EIGHT, 2, &[Lie::Hoards], 1.3).await;
 }
 
 /// Five, and 8 MiB: they take two seconds, so that a wait counts for much.
