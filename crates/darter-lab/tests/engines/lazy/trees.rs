@@ -169,6 +169,9 @@ fn image(workshop: &Workshop, name: &str, layers: &[Layer]) -> Result<Image> {
     workshop.image(&format!("{name}:1"), layers, &json!({ "Cmd": ["/bin/true"] }))
 }
 
+/// containerd does not unpack these above a file that has the name of a directory of theirs which no member names.
+const NOT_ABOVE_OTHERS: [&str; 2] = ["names", "a link's target that passes another link"];
+
 /// Images that are made: each kind of layer on one that it covers, and below one that covers it.
 fn made(workshop: &Workshop) -> Result<Vec<Image>> {
     let lower = workshop.layer_of(&tar(lower())[..])?;
@@ -183,8 +186,7 @@ fn made(workshop: &Workshop) -> Result<Vec<Image>> {
             kind.split(|letter: char| !letter.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
         let name = format!("kinds/{}", words.join("-").to_lowercase());
         images.push(image(workshop, &name, &[lower.clone(), layer.clone(), upper.clone()])?);
-        // containerd does not unpack it above a file that has the name of a directory of it which no member names.
-        if kind != "names" {
+        if !NOT_ABOVE_OTHERS.contains(&kind) {
             kinds.push(layer);
         }
     }
