@@ -6,7 +6,7 @@
 //! | `blobs/ab/abcd….data` | a blob's bytes at their offsets, in a sparse file; `abcd…` is the blob's id in hexadecimal |
 //! | `blobs/ab/abcd….piece` | its sidecar: manifest, held pieces, flags (`sidecar.rs` documents the bytes) |
 //! | `blobs/ab/abcd….piece.new` | a sidecar that is being written |
-//! | `blobs/ab/abcd….newer-data`, `….newer-piece` | files of a newer version for a blob that this version has stored again, or files that could not be read |
+//! | `blobs/ab/abcd….newer-data`, `….newer-piece`, `….newer-data-2`, … | files of a newer version for a blob that this version has stored again, or files that could not be read |
 //! | `trash/n` | the bytes of a removed blob, which are about to be deleted |
 //! | `index.redb` | last uses and sources (see `disk/index.rs`); `index.redb.unread`, `index.redb.unread-2`, … are indexes that could not be used |
 //!

@@ -238,13 +238,21 @@ fn file_name(blob: BlobId, extension: &str) -> String {
     format!("{blob}.{extension}")
 }
 
-/// The blob and the extension in a file's name, if it is a name of a store's file in the directory where it belongs.
+/// The blob in a file's name and the kind of the file, as an extension without a number, if it is a name of a store's file in the directory where it belongs.
 fn name_of(shard: &str, name: &str) -> Option<(BlobId, &'static str)> {
     let (stem, extension) = name.split_once('.')?;
     let known = [DATA, SIDECAR, NEW_SIDECAR, NEWER_DATA, NEWER_SIDECAR];
-    let extension = known.into_iter().find(|known| *known == extension)?;
+    let kind = known.into_iter().find(|known| is_kind(extension, known))?;
     let blob = stem.parse().ok()?;
-    (shard_name(blob) == shard && file_name(blob, extension) == name).then_some((blob, extension))
+    (shard_name(blob) == shard && file_name(blob, extension) == name).then_some((blob, kind))
+}
+
+/// True if this is the extension of such a file, or the numbered one of a further file that was set aside.
+fn is_kind(extension: &str, kind: &str) -> bool {
+    let number = extension.strip_prefix(kind).and_then(|rest| rest.strip_prefix('-'));
+    let is_numbered =
+        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()));
+    extension == kind || (is_numbered && [NEWER_DATA, NEWER_SIDECAR].contains(&kind))
 }
 
 /// True if a blob has no sidecar, but a file with an unknown extension, which may be a newer version's sidecar.
@@ -291,16 +299,23 @@ fn read_sidecar(blob: BlobId, shard: &Dir) -> SidecarFound {
     }
 }
 
-/// Renames the files of a blob so that they are kept.
+/// Renames the files of a blob so that they are kept. What was set aside before stays: later files get a number.
 fn set_aside(shard: &Dir, blob: BlobId, names: &[(&str, &str)]) -> Result<()> {
+    let taken = list(shard)?;
+    let kept = |to: &str, number: u32| match number {
+        1 => file_name(blob, to),
+        _ => file_name(blob, &format!("{to}-{number}")),
+    };
+    let is_free = |number: &u32| names.iter().all(|(_, to)| !taken.contains(&kept(to, *number)));
+    let number = (1..).find(is_free).expect("there are fewer files than numbers");
     for (from, to) in names {
-        let (from, to) = (file_name(blob, from), file_name(blob, to));
-        // A directory does not make room for a file, nor the other way round.
-        let moved = shard.rename(&from, shard, &to).or_else(|refusal| match refusal.kind() {
-            io::ErrorKind::NotFound => Ok(()),
-            _ => shard.rename(&from, shard, &format!("{to}-2")),
-        });
-        moved.map_err(StoreError::io("set aside", &shard.path_of(&from)))?;
+        let from = file_name(blob, from);
+        match shard.rename(&from, shard, &kept(to, number)) {
+            Err(refusal) if refusal.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io("set aside", &shard.path_of(&from))(refusal));
+            }
+            _ => {}
+        }
     }
     Ok(())
 }

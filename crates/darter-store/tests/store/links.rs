@@ -266,6 +266,7 @@ fn what_a_newer_version_stored_is_set_aside_and_not_deleted() {
     let world = World::new();
     let mut sidecar = fs::read(world.file("piece")).unwrap();
     sidecar[8] = 77;
+    let before = sidecar[9];
     fs::write(world.file("piece"), &sidecar).unwrap();
     let bytes = fs::read(world.file("data")).unwrap();
     let store = world.open();
@@ -279,6 +280,18 @@ fn what_a_newer_version_stored_is_set_aside_and_not_deleted() {
     drop(store);
     world.use_it();
     assert_eq!(fs::read(world.file("newer-piece")).unwrap(), sidecar);
+
+    // The newer version runs for a while again.
+    sidecar[9] = 78;
+    fs::write(world.file("piece"), &sidecar).unwrap();
+    drop(world.content.fill(&world.open()));
+    assert_eq!(fs::read(world.file("newer-piece-2")).unwrap(), sidecar);
+    assert_eq!(fs::read(world.file("newer-data-2")).unwrap(), bytes);
+    sidecar[9] = before;
+    assert_eq!(fs::read(world.file("newer-piece")).unwrap(), sidecar, "what was set aside first stays");
+    assert_eq!(fs::read(world.file("newer-data")).unwrap(), bytes);
+    drop(world.open());
+    assert!(world.file("newer-piece-2").exists());
 }
 
 #[test]

@@ -11,7 +11,18 @@ fn a_file_is_ours_by_its_blobs_name_in_its_own_directory_and_by_its_extension() 
         assert_eq!(name_of("ab", &name(extension)), Some((BLOB, extension)));
         assert_eq!(name_of("ac", &name(extension)), None, "in another's directory");
     }
-    let foreign = [name("txt"), name("data2"), name("data.old"), "README".into(), "abab.data".into()];
+    assert_eq!(name_of("ab", &name("newer-data-12")), Some((BLOB, NEWER_DATA)));
+    assert_eq!(name_of("ab", &name("newer-piece-2")), Some((BLOB, NEWER_SIDECAR)));
+    let foreign = [
+        name("txt"),
+        name("data2"),
+        name("data-2"),
+        name("newer-data-"),
+        name("newer-data-x"),
+        name("data.old"),
+        "README".into(),
+        "abab.data".into(),
+    ];
     let upper = name(DATA).to_uppercase();
     for foreign in foreign.iter().chain([&upper, &upper.replace(".DATA", ".data")]) {
         assert_eq!(name_of("ab", foreign), None, "{foreign}");
