@@ -51,6 +51,8 @@ fn through(room: &Path, in_seconds: bool, command: &mut Command) -> Option<Listi
         return None;
     }
     let image = room.join("image");
+    // `mount` would take a loop device that still has the file of before, with what it has read of it.
+    let _ = fs::remove_file(&image);
     let tar = fs::read(&packed).unwrap();
     fs::write(&image, expand(&tar).unwrap_or_else(|reason| panic!("{command:?}: {reason}"))).unwrap();
     Some(listing(Mounted::new(&image).at.path(), in_seconds))
