@@ -197,7 +197,7 @@ impl Fleet {
             let node = &self.nodes[to as usize];
             is_new = !contradicts && first <= node.known && self.store_hashes(to, first + count);
             let members_ask = Some(members_ask);
-            self.tell(to, Input::LeadTold { first, count, proof, members_ask, is_taken: is_new });
+            self.tell(to, Input::LeadTold { first, count, proof, members_ask, taken: is_new.then_some(count) });
             if contradicts {
                 return self.lose_lead(to, teller);
             }

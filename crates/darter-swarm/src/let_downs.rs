@@ -86,9 +86,9 @@ impl LetDowns {
         (!is_seed && sure.clone().filter(|down| !down.is_seed).count() >= MAX_NODES) || sure.any(|down| down.by == node)
     }
 
-    /// True if any node let this agent down recently.
-    pub fn is_any(&self, source: BlobId, now: Moment) -> bool {
-        self.0.get(&source).is_some_and(|nodes| nodes.iter().any(|node| now < node.last + PAUSE))
+    /// How many agents let this one down recently.
+    pub fn count(&self, source: BlobId, now: Moment) -> usize {
+        self.0.get(&source).map_or(0, |nodes| nodes.iter().filter(|node| now < node.last + PAUSE).count())
     }
 }
 
@@ -113,24 +113,24 @@ mod tests {
     #[test]
     fn who_let_this_agent_down_is_not_followed_for_a_while_and_after_two_nobody_is() {
         let mut downs = LetDowns::default();
-        assert!(!downs.is_any(source(1), at(0)));
+        assert_eq!(downs.count(source(1), at(0)), 0);
         downs.note(source(1), ONE, false, Guilt::Sure, at(0));
         let barred = |downs: &LetDowns, node, seconds| downs.is_barred(source(1), node, false, at(seconds));
-        assert!(barred(&downs, ONE, 0) && !barred(&downs, OTHER, 0) && downs.is_any(source(1), at(0)));
+        assert!(barred(&downs, ONE, 0) && !barred(&downs, OTHER, 0) && downs.count(source(1), at(0)) == 1);
         assert!(!downs.is_barred(source(2), ONE, false, at(0)), "it is about that source alone");
         downs.note(source(1), OTHER, false, Guilt::Sure, at(200));
         assert!(barred(&downs, THIRD, 200) && barred(&downs, THIRD, 299), "two are enough");
         let is_seed_barred = |seed| downs.is_barred(source(1), seed, true, at(200));
         assert!(!is_seed_barred(THIRD) && is_seed_barred(ONE), "a seed is barred for itself");
         assert!(!barred(&downs, THIRD, 300) && !barred(&downs, ONE, 300) && barred(&downs, OTHER, 300));
-        assert!(!downs.is_any(source(1), at(500)));
+        assert_eq!(downs.count(source(1), at(500)), 0);
     }
 
     #[test]
     fn what_an_honest_node_may_do_once_it_may_not_do_twice() {
         let mut downs = LetDowns::default();
         downs.note(source(1), ONE, false, Guilt::Perhaps, at(0));
-        assert!(!downs.is_barred(source(1), ONE, false, at(0)) && downs.is_any(source(1), at(0)));
+        assert!(!downs.is_barred(source(1), ONE, false, at(0)) && downs.count(source(1), at(0)) == 1);
         downs.note(source(1), ONE, false, Guilt::Perhaps, at(1));
         assert!(downs.is_barred(source(1), ONE, false, at(1)));
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use darter_core::Moment;
 
-/// How long a lead that is an ordinary node and says that it knows every hash may give nothing to a member that holds no piece yet.
+/// How long a lead that is an ordinary node may give nothing of what it can give at once: it has read the pieces whose hashes it tells.
 const MAX_MUTE: Duration = Duration::from_secs(8);
 
 /// How long such a lead may give nothing otherwise: it may have to read the origin first, which may be slow to answer.
@@ -23,8 +23,8 @@ const MIN_MOVE: u64 = 4096;
 /// The thing that a member waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Awaited {
-    /// Its first piece, when it knows the hashes of all pieces.
-    First,
+    /// A piece that the lead can give at once: it has told the hash, or every hash is known and this would be the first piece.
+    Given,
     /// A piece that may have to be read from the origin: how long that may take, if longer than [`MAX_MUTE_READER`].
     Read(Duration),
 }
@@ -34,6 +34,8 @@ pub(crate) enum Awaited {
 pub struct Vigil {
     /// When this member began to follow the lead.
     followed: Moment,
+    /// When the lead first told hashes that were new.
+    told: Option<Moment>,
     /// When bytes last came, from any agent.
     moved: Moment,
     /// Bytes of incomplete pieces that came since then, too few to count.
@@ -47,14 +49,31 @@ pub struct Vigil {
 impl Vigil {
     /// A vigil that begins now.
     pub const fn new(now: Moment) -> Self {
-        Self { followed: now, moved: now, crumbs: 0, excused: Duration::ZERO, excused_before: Duration::ZERO }
+        Self {
+            followed: now,
+            told: None,
+            moved: now,
+            crumbs: 0,
+            excused: Duration::ZERO,
+            excused_before: Duration::ZERO,
+        }
     }
 
     /// Another agent leads from now on.
     pub(crate) const fn follows(&mut self, now: Moment) {
-        self.followed = now;
+        (self.followed, self.told) = (now, None);
         self.excused_before = self.excused_before.saturating_add(self.excused);
         self.excused = Duration::ZERO;
+    }
+
+    /// The lead told hashes that were new.
+    pub(crate) fn told(&mut self, now: Moment) {
+        self.told.get_or_insert(now);
+    }
+
+    /// True if the lead told hashes that were new.
+    pub(crate) const fn is_told(&self) -> bool {
+        self.told.is_some()
     }
 
     /// A piece came, or bytes from the origin.
@@ -80,6 +99,7 @@ impl Vigil {
     /// This agent did not run for `time` until now: no other could give it anything meanwhile.
     pub(crate) fn slept(&mut self, time: Duration, now: Moment) {
         self.followed = (self.followed + time).min(now);
+        self.told = self.told.map(|told| (told + time).min(now));
         self.moved = (self.moved + time).min(now);
     }
 
@@ -110,11 +130,11 @@ impl Vigil {
 
     /// When the member gives up its lead, unless bytes come before.
     pub(crate) fn gives_up_at(&self, awaited: Awaited) -> Moment {
-        let most = match awaited {
-            Awaited::First => MAX_MUTE,
-            Awaited::Read(most) => most.max(MAX_MUTE_READER),
+        let (since, most) = match awaited {
+            Awaited::Given => (self.told.unwrap_or_default(), MAX_MUTE),
+            Awaited::Read(most) => (Moment::ZERO, most.max(MAX_MUTE_READER)),
         };
-        self.moved.max(self.followed) + self.excused + most
+        self.moved.max(self.followed).max(since) + self.excused + most
     }
 }
 
@@ -142,12 +162,15 @@ mod tests {
     fn a_lead_that_gives_nothing_is_left_sooner_by_those_who_never_got_anything() {
         let mut vigil = Vigil::new(at(0));
         vigil.follows(at(5));
-        assert_eq!(vigil.gives_up_at(Awaited::First), at(13));
+        assert_eq!(vigil.gives_up_at(Awaited::Given), at(13));
         assert_eq!(vigil.gives_up_at(Awaited::Read(Duration::from_secs(1))), at(37));
         assert_eq!(vigil.gives_up_at(Awaited::Read(Duration::from_secs(60))), at(65), "an origin may take that long");
+        (1..30).for_each(|second| vigil.told(at(9 + second)));
+        assert_eq!(vigil.gives_up_at(Awaited::Given), at(18), "from the first hash on, however many it tells");
         vigil.moved(at(20));
         assert_eq!(vigil.gives_up_at(Awaited::Read(Duration::ZERO)), at(52));
         vigil.follows(at(30));
+        assert!(!vigil.is_told() && vigil.gives_up_at(Awaited::Given) == at(38));
         assert_eq!(vigil.gives_up_at(Awaited::Read(Duration::ZERO)), at(62), "the next one has its own time");
         assert_eq!(vigil.waited(at(31)).as_secs(), 11, "whoever reads waits all the same");
     }
@@ -173,7 +196,7 @@ mod tests {
         }
         assert_eq!(vigil.gives_up_at(Awaited::Read(Duration::ZERO)), at(32));
         vigil.progressed(MIN_MOVE, at(31));
-        assert_eq!((vigil.waited(at(33)).as_secs(), vigil.gives_up_at(Awaited::First)), (2, at(39)));
+        assert_eq!((vigil.waited(at(33)).as_secs(), vigil.gives_up_at(Awaited::Given)), (2, at(39)));
         vigil.progressed(MIN_MOVE - 1, at(34));
         assert_eq!(vigil.waited(at(34)).as_secs(), 3, "the crumbs before it are counted");
     }
@@ -184,11 +207,11 @@ mod tests {
         for _ in 0..1000 {
             vigil.excuse(Duration::from_secs(2), Duration::from_secs(30));
         }
-        assert_eq!((vigil.excused().as_secs(), vigil.gives_up_at(Awaited::First)), (30, at(38)));
+        assert_eq!((vigil.excused().as_secs(), vigil.gives_up_at(Awaited::Given)), (30, at(38)));
         vigil.excuse(Duration::from_secs(2), LONG);
         vigil.excuse(Duration::from_secs(2), Duration::from_secs(30));
         assert_eq!(vigil.excused().as_secs(), 32, "what a seed was given is not taken back");
         vigil.follows(at(50));
-        assert_eq!(vigil.gives_up_at(Awaited::First), at(58), "the next one has its own time");
+        assert_eq!(vigil.gives_up_at(Awaited::Given), at(58), "the next one has its own time");
     }
 }

@@ -74,11 +74,7 @@ impl Transfer {
             self.note(format!("reading the origin: {told}; going on with another caller's credentials"));
             return true;
         }
-        if self.is_another_length(&error) {
-            self.supersede(error.into()).await;
-            return false;
-        }
-        if is_another_version && left.anew {
+        if self.is_contradicted(&error) || (is_another_version && left.anew) {
             let error = self.doubt_last_lead(error.into());
             self.supersede(error).await;
             return false;

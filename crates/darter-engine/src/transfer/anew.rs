@@ -56,8 +56,9 @@ impl Transfer {
         matches!(self.source, Source::Url { .. }) && *error.kind() == ErrorKind::Changed
     }
 
-    /// True if a registry's blob has another length than before: one of the two is wrong, and neither can be completed.
-    pub(super) fn is_another_length(&self, error: &OriginError) -> bool {
+    /// True if a registry contradicts what was known of a blob, its length or the hash of a piece: one of the two is wrong, and neither can be
+    /// completed.
+    pub(super) fn is_contradicted(&self, error: &OriginError) -> bool {
         matches!(self.source, Source::Registry { .. }) && *error.kind() == ErrorKind::Changed
     }
 

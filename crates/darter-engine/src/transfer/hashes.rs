@@ -26,8 +26,8 @@ impl Transfer {
         (members_ask, proof): (Option<bool>, Option<Proof>),
     ) {
         let told = self.stored.extend(first, hashes);
-        let (count, is_taken) = (hashes.len() as u32, told.is_ok());
-        self.tell(Input::LeadTold { first, count, proof, members_ask, is_taken });
+        let (count, taken) = (hashes.len() as u32, told.as_ref().ok().copied());
+        self.tell(Input::LeadTold { first, count, proof, members_ask, taken });
         match told {
             Ok(_) => self.total_known(),
             Err(StoreError::Manifest { source: ManifestError::Gap { .. }, .. }) => {}

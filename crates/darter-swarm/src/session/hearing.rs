@@ -65,12 +65,15 @@ impl Session {
                 self.learned(run, facts, now);
             }
             Input::Sized => self.sized(facts, now),
-            Input::LeadTold { first, count, proof, members_ask, is_taken } => {
+            Input::LeadTold { first, count, proof, members_ask, taken } => {
                 if let Some(ask) = members_ask {
                     self.hashes.members_ask(ask);
                 }
-                if is_taken {
+                if taken.is_some() {
                     self.learned(first..first + count, facts, now);
+                }
+                if taken.is_some_and(|new| new > 0) {
+                    self.vigil.told(now);
                 }
                 self.lead_told(first, count, proof, facts);
             }
@@ -79,6 +82,9 @@ impl Session {
             }
             Input::RunTaken { by, run, pieces } => {
                 self.took_run(by, run, facts);
+                if self.following() == Some(by) {
+                    self.vigil.told(now);
+                }
                 self.learned(pieces, facts, now);
             }
             Input::LeadWaits { lead, most } => return self.lead_waits(lead, most, facts, now),
@@ -216,7 +222,10 @@ impl Session {
     /// The lead can't go on reading the origin.
     fn given_up(&mut self, lead: NodeId, failure: Failure, facts: &dyn Facts, now: Moment) -> bool {
         match failure.kind {
-            FailureKind::Changed if facts.may_change() => self.outputs.push(Output::Superseded { by: lead, failure }),
+            // Nobody can complete it with these hashes, of which no piece is held.
+            FailureKind::Changed if facts.may_change() || facts.known_count() > self.picker.held().len() => {
+                self.outputs.push(Output::Superseded { by: lead, failure })
+            }
             // The next lead would ask an origin that asked to be left alone. But this is one agent's word, so the next one is asked once.
             FailureKind::RateLimited if self.limited_by.is_some_and(|before| before != lead) => {
                 let text = format!("{}, says {}", failure.text, facts.address(lead));

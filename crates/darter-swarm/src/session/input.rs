@@ -36,8 +36,8 @@ pub enum Input {
         proof: Option<Proof>,
         /// Whether members have to ask each other for hashes, if the lead said so.
         members_ask: Option<bool>,
-        /// True if the store took the hashes.
-        is_taken: bool,
+        /// How many of them were new; `None` if the store did not take them.
+        taken: Option<u32>,
     },
     /// A neighbour that was asked sent hashes, which were checked. Those that it proved are in the store.
     HashesAnswered {

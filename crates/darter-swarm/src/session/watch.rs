@@ -113,8 +113,10 @@ impl Session {
         if facts.is_seed(lead) || self.course.phase() == Phase::Dissolving || self.picker.is_complete() {
             return false;
         }
-        let is_first = self.picker.held().is_empty() && facts.pieces() == Some(facts.known_count());
-        let awaited = if is_first { Awaited::First } else { Awaited::Read(origin) };
+        let (known, held) = (facts.known_count(), self.picker.held());
+        let has_told = self.vigil.is_told() && known > held.len();
+        let is_first = held.is_empty() && facts.pieces() == Some(known);
+        let awaited = if has_told || is_first { Awaited::Given } else { Awaited::Read(origin) };
         now >= self.vigil.gives_up_at(awaited)
     }
 }

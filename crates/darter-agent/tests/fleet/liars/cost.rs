@@ -2,6 +2,8 @@
 //! Here they say from the start that they hold everything; those that take pieces and don't give them are the simulator's (`scenarios.rs` in `darter-sim`), as is
 //! a longer blob. `docs/notes/liars.md` has the table of all kinds.
 
+use std::time::Duration;
+
 use super::pull::{Pulled, most_copies, pull};
 use super::{Above, Lie};
 
@@ -78,6 +80,21 @@ async fn whoever_keeps_others_busy_with_what_it_says_or_takes_stops_nobody() {
 #[tokio::test(start_paused = true)]
 async fn whoever_keeps_others_busy_stops_nobody_without_a_seed_either() {
     cost(Above::Nobody, FIVE, 1, &Lie::NUISANCES, 2.5).await;
+}
+
+/// One that leads, tells hashes and gives nothing is left after eight seconds; what it told keeps nobody from what the origin has. After two of them no
+/// node is followed, so each of the others may read the origin itself.
+#[tokio::test(start_paused = true)]
+async fn whoever_leads_with_hashes_and_gives_nothing_is_left_with_them() {
+    cost(Above::Nobody, EIGHT, 1, &[Lie::Leads, Lie::Trickles], 2.2).await;
+    let (nodes, length) = EIGHT;
+    // Which of the others each asks to lead is drawn anew.
+    for _ in 0..6 {
+        let Pulled { last, copies, .. } = pull(Above::Nobody, nodes - 2, length, &[Lie::Trickles; 2]).await;
+        println!("two: {last:?}, {copies:.2} copies");
+        // One may lead those who know every hash, too, and have some pieces: these give it the time that an origin may need.
+        assert!(last <= Duration::from_secs(75), "{last:?}");
+    }
 }
 
 /// What each costs, and how often the origin is read: one, and two. `DARTER_LIES=Parts,Flaps` tries these alone.

@@ -125,10 +125,10 @@ fn a_request_that_is_refused_answered_or_moving_is_known_for_what_it_is() {
     let mut scene = Scene::led(&[2]);
     let (request, piece) = ask(&mut scene);
     let handle = |scene: &mut Scene, input| scene.session.handle(input, &scene.known, scene.now);
-    let before = scene.session.vigil.gives_up_at(crate::Awaited::First);
+    let before = scene.session.vigil.gives_up_at(crate::Awaited::Given);
     scene.now = scene.now + Duration::from_secs(1);
     handle(&mut scene, Input::Moved { request, bytes: 1 << 19 });
-    assert!(scene.session.vigil.gives_up_at(crate::Awaited::First) > before, "bytes came");
+    assert!(scene.session.vigil.gives_up_at(crate::Awaited::Given) > before, "bytes came");
     let (by, wanted) = (node(2), Wanted::Piece(piece));
     handle(&mut scene, Input::Refused { request, by, wanted, reason: Refusal::NotHeld });
     assert!(!is_open(&scene, request));

@@ -51,6 +51,17 @@ fn a_node_that_leads_and_gives_nothing_is_left_and_a_seed_is_waited_for() {
     assert_eq!(mute(9, false), Some(8), "all hashes are known, and nothing was ever given");
     assert_eq!(mute(9, true), Some(MAX_MUTE_READER.as_secs()));
     assert_eq!(mute(100, false), None);
+    let told = |taken: Option<u32>, stored: &[u32]| {
+        let mut scene = Scene::led(&[]);
+        scene.known.known = pieces(&[0, 1]);
+        stored.iter().for_each(|piece| scene.stores(*piece, None));
+        assert_eq!(seen_to(&mut scene, SEEN, 15), None, "it may be reading the first piece");
+        scene.hears(Input::LeadTold { first: 1, count: 1, proof: None, members_ask: None, taken });
+        left_after(&mut scene, SEEN)
+    };
+    assert_eq!((told(Some(1), &[]), told(Some(1), &[0])), (Some(8), Some(8)), "it has read what it tells hashes of");
+    assert_eq!((told(Some(0), &[]), told(None, &[])), (Some(17), Some(17)), "it told nothing new");
+    assert_eq!(told(Some(1), &[0, 1]), Some(17), "what it told is here");
     let mut scene = Scene::new();
     scene.follows(100, &[]);
     let stall = Some(Duration::from_secs(40));

@@ -28,9 +28,9 @@ fn interrupted_it_says_what_is_kept_and_dies_of_the_signal() {
     for (signal, more) in [(Signal::INT, 8 * MEGABYTE), (Signal::TERM, MEGABYTE), (Signal::HUP, MEGABYTE)] {
         let until = web.sent() + more as u64;
         web.hold_at(until.try_into().unwrap());
-        // A test that runs in the background of a script ignores interrupts, and so would what it starts.
+        // A test that runs in the background of a script or under `nohup` ignores signals, and so would what it starts.
         let line = format!("get {}", web.url);
-        let mut process = Running::start(room.darter_by(&["env", "--default-signal=INT"], &line));
+        let mut process = Running::start(room.darter_by(&["env", "--default-signal=INT,TERM,HUP"], &line));
         wait_until("some is read", || web.sent() >= until);
         wait_until("what came is saved", || saved(&room.data_dir()) > bytes.len() as u64 * 6 / 16);
         process.signal(signal);
