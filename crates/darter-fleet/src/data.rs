@@ -4,10 +4,9 @@
 //! the next one makes a new link). Invariant: the listener is called exactly once for every request, with its answer or because there will be
 //! none.
 //!
-//! A holder accepts a limited number of requests on one connection. Further requests wait here for their turn: the blob with the
-//! fewest requests at the holder goes first, so that none of hundreds of blobs has to wait until the others are complete.
+//! A holder accepts a limited number of requests on one connection. Further requests wait here for their turn ([`Turns`]).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -18,6 +17,7 @@ use darter_wire::{Answer, Answers, Capabilities, ConnectionKind, DataClient, MAX
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use super::turns::Turns;
 use super::{Fleet, Peer, PeerListener};
 
 /// How many answers of one link are verified and written at a time: enough to keep reading while the disk works.
@@ -61,7 +61,7 @@ struct Open {
     asks: HashMap<u32, Sent>,
     numbers: HashMap<(BlobId, RequestId), u32>,
     /// Requests that exceed the holder's limit for now.
-    waiting: VecDeque<Ask>,
+    turns: Turns,
     /// How many requests name a piece, and how fast the holder answers.
     standing: Standing,
     /// True if holder and requester know packed pieces.
@@ -77,29 +77,9 @@ struct Sent {
 }
 
 impl Open {
-    /// Removes and returns the request whose turn it is, if the holder accepts one more: from the blob with the fewest requests at the holder,
-    /// an urgent one before others, then the oldest.
+    /// Removes and returns the request whose turn it is, if the holder accepts one more.
     fn take_next(&mut self) -> Option<Ask> {
-        if self.asks.len() >= MAX_UNANSWERED {
-            return None;
-        }
-        if self.waiting.len() < 2 {
-            return self.waiting.pop_front();
-        }
-        let mut there: HashMap<BlobId, u32> = HashMap::new();
-        for (blob, _) in self.numbers.keys() {
-            *there.entry(*blob).or_default() += 1;
-        }
-        let turn = |ask: &Ask| (there.get(&ask.blob).copied().unwrap_or_default(), !ask.urgent);
-        let next = self.waiting.iter().enumerate().min_by_key(|(at, ask)| (turn(ask), *at)).map(|(at, _)| at)?;
-        self.waiting.remove(next)
-    }
-
-    /// Drops a request that is still waiting here; false if it was sent to the holder.
-    fn forget(&mut self, blob: BlobId, request: RequestId) -> bool {
-        let before = self.waiting.len();
-        self.waiting.retain(|ask| (ask.blob, ask.request) != (blob, request));
-        self.waiting.len() < before
+        (self.asks.len() < MAX_UNANSWERED).then(|| self.turns.take()).flatten()
     }
 
     /// Adds a request that is sent now, and returns its number.
@@ -114,6 +94,7 @@ impl Open {
         self.standing.named += u32::from(named);
         self.asks.insert(self.last, Sent { ask, since: now, named });
         self.numbers.insert((ask.blob, ask.request), self.last);
+        self.turns.sent(ask.blob);
         self.last
     }
 
@@ -130,6 +111,7 @@ impl Open {
     fn remove(&mut self, number: u32) -> Option<Sent> {
         let sent = self.asks.remove(&number)?;
         self.numbers.remove(&(sent.ask.blob, sent.ask.request));
+        self.turns.ended(sent.ask.blob);
         self.standing.named -= u32::from(sent.named);
         Some(sent)
     }
@@ -170,10 +152,10 @@ impl DataLink {
     fn send(&self, client: &DataClient, ask: Ask, now: Moment) -> Vec<Ask> {
         {
             let mut open = self.open.lock();
-            if open.waiting.len() >= MAX_WAITING {
+            if open.turns.waiting() >= MAX_WAITING {
                 return vec![ask];
             }
-            open.waiting.push_back(ask);
+            open.turns.wait(ask);
         }
         self.send_waiting(client, now)
     }
@@ -228,7 +210,7 @@ impl Fleet {
         let Some(link) = link else { return };
         let number = {
             let mut open = link.open.lock();
-            if open.forget(blob, request) {
+            if open.turns.forget(blob, request) {
                 return;
             }
             open.numbers.get(&(blob, request)).copied()
@@ -250,10 +232,8 @@ impl Fleet {
         let Some(link) = link else { return Standing::default() };
         let waiting = if let Link::Connecting(waiting) = &*link.link.lock() { waiting.len() } else { 0 };
         let open = link.open.lock();
-        let named = open.waiting.iter().filter(|ask| matches!(ask.wanted, Wanted::Piece(_))).count();
-        let mut standing = open.standing;
-        standing.named += u32::try_from(waiting + named).unwrap_or(u32::MAX);
-        standing
+        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX).saturating_add(open.turns.named());
+        Standing { named: open.standing.named.saturating_add(waiting), ..open.standing }
     }
 
     /// How many bytes of a request's answer have arrived.
@@ -316,7 +296,8 @@ impl Fleet {
             }
         }
         let open = std::mem::take(&mut *link.open.lock());
-        let mut lost: Vec<Ask> = open.asks.into_values().map(|sent| sent.ask).chain(open.waiting).collect();
+        let mut lost: Vec<Ask> =
+            open.asks.into_values().map(|sent| sent.ask).chain(open.turns.into_waiting()).collect();
         if let Link::Connecting(waiting) = before {
             lost.extend(waiting);
         }
@@ -394,27 +375,21 @@ mod tests {
     #[test]
     fn what_a_holder_does_not_take_waits_for_its_turn_and_each_blob_has_one() {
         let mut open = Open::default();
-        let of = |blob: u8, request, urgent| Ask { blob: BlobId([blob; 32]), urgent, ..ask(Wanted::Any, request) };
-        let busy: Vec<_> = (0..MAX_UNANSWERED as u64).map(|request| open.add(of(1, request, false), at(0))).collect();
-        open.waiting.extend([
-            of(1, 900, true),
-            of(1, 901, false),
-            of(2, 902, false),
-            of(3, 903, false),
-            of(3, 904, true),
-        ]);
+        let of = |blob: u8, request| Ask { blob: BlobId([blob; 32]), ..ask(Wanted::Any, request) };
+        let busy: Vec<_> = (0..MAX_UNANSWERED as u64).map(|request| open.add(of(1, request), at(0))).collect();
+        [of(1, 900), of(2, 901)].into_iter().for_each(|ask| open.turns.wait(ask));
         assert!(open.take_next().is_none(), "the holder takes no more");
-        let mut order = Vec::new();
-        for number in &busy[..5] {
-            open.answered(*number, Some(PIECE), at(10));
-            let next = open.take_next().unwrap();
-            order.push(next.request.0);
-            open.add(next, at(10));
-        }
-        assert_eq!(order, [904, 902, 903, 900, 901]);
-        open.waiting.push_back(of(2, 905, false));
-        assert!(open.forget(BlobId([2; 32]), RequestId(905)) && !open.forget(BlobId([2; 32]), RequestId(902)));
-        assert!(open.waiting.is_empty());
+        open.answered(busy[0], Some(PIECE), at(10));
+        let next = open.take_next().unwrap();
+        assert_eq!(next.request.0, 901);
+        let number = open.add(next, at(10));
+        assert!(open.take_next().is_none());
+        open.answered(busy[1], None, at(20));
+        assert_eq!(open.take_next().map(|next| next.request.0), Some(900));
+        open.turns.wait(of(1, 902));
+        open.turns.wait(of(2, 903));
+        open.remove(number);
+        assert_eq!(open.take_next().map(|next| next.request.0), Some(903), "what was answered is not counted");
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! | `dialling` | limits how many agents are being connected to |
 //! | `known` | the known nodes, in memory and on disk |
 //! | [`survey`] | asks the nodes who leads or holds a blob |
+//! | `turns` | the requests that wait for their turn at a holder |
 //! | `twins` | two agents with one id |
 //!
 //! Most files of this crate contain an `impl Fleet`: they import this file, and it imports the parts of its state from them.
@@ -35,6 +36,7 @@ mod peer;
 pub mod questions;
 pub mod seeds;
 pub mod survey;
+mod turns;
 mod twins;
 
 use std::collections::HashMap;
