@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 
 use darter_core::BlobId;
 use darter_protocol::data::Ask;
-use darter_protocol::{MAX_UNANSWERED, Refusal, Request, Wanted};
+use darter_protocol::{MAX_UNANSWERED, Refusal, Request};
 
 use crate::{Result, WireError};
 
@@ -23,16 +23,24 @@ pub(super) struct Next {
     pub(super) is_last: bool,
 }
 
+/// An unanswered request. All that decides about its turn is kept here, since hundreds are compared for each answer.
+#[derive(Debug)]
+struct Open {
+    request: Request,
+    /// True if it is answered behind all others, of all connections.
+    is_last: bool,
+    /// True if the holder had nothing to give for it when it was last asked.
+    is_parked: bool,
+    /// How many requests had been answered when one of its blob was.
+    turn: Option<u64>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     /// The unanswered requests, in the order in which they came.
-    open: VecDeque<Request>,
-    /// The ids of the requests that are answered behind all others, of all connections.
-    last: Vec<u32>,
+    open: VecDeque<Open>,
     /// The ids of requests that are to be answered with a refusal: they were cancelled, or are of a kind that this release does not know.
     refused: VecDeque<(u32, Refusal)>,
-    /// The blobs and pieces for which the holder had nothing to give when it was last asked.
-    parked: Vec<(BlobId, Wanted)>,
     /// For each blob, how many requests had been answered when one of its own was.
     turns: HashMap<BlobId, u64>,
     settled: u64,
@@ -47,13 +55,15 @@ impl Queue {
         match ask {
             Ask::Request(request) => {
                 self.check_room()?;
-                self.open.push_back(request);
+                let is_same = |open: &Open| (open.request.blob, open.request.wanted) == (request.blob, request.wanted);
+                let is_parked = self.open.iter().any(|open| open.is_parked && is_same(open));
+                let turn = self.turns.get(&request.blob).copied();
+                self.open.push_back(Open { request, is_last: false, is_parked, turn });
             }
             Ask::Cancel { id } => {
                 // If it is not here its answer is on the way, and that settles it.
-                if let Some(at) = self.open.iter().position(|request| request.id == id) {
+                if let Some(at) = self.open.iter().position(|open| open.request.id == id) {
                     self.open.remove(at);
-                    self.last.retain(|last| *last != id);
                     self.refused.push_back((id, Refusal::Cancelled));
                 }
             }
@@ -85,56 +95,54 @@ impl Queue {
 
     /// The request whose turn it is. It stays until it is [parked](Self::park) or [settled](Self::settle).
     pub(super) fn next(&self) -> Option<Next> {
-        let ready = self.open.iter().filter(|request| !self.parked.contains(&(request.blob, request.wanted)));
-        let turn = |request: &&Request| {
-            let last = self.turns.get(&request.blob).copied();
-            (self.is_last(request), last.is_some(), !request.urgent, last.unwrap_or_default())
-        };
+        let ready = self.open.iter().filter(|open| !open.is_parked);
+        let turn =
+            |open: &&Open| (open.is_last, open.turn.is_some(), !open.request.urgent, open.turn.unwrap_or_default());
         // Of equal ones the first.
-        let request = *ready.min_by_key(turn)?;
-        Some(Next { request, is_last: self.is_last(&request) })
-    }
-
-    fn is_last(&self, request: &Request) -> bool {
-        self.last.contains(&request.id)
+        ready.min_by_key(turn).map(|open| Next { request: open.request, is_last: open.is_last })
     }
 
     /// From now on `request` is answered behind all others, of all connections.
     pub(super) fn put_last(&mut self, request: &Request) {
-        self.last.push(request.id);
+        let open = self.open.iter_mut().find(|open| open.request.id == request.id);
+        open.into_iter().for_each(|open| open.is_last = true);
     }
 
     /// True if `request` still waits for its answer.
     pub(super) fn has(&self, request: &Request) -> bool {
-        self.open.contains(request)
+        self.open.iter().any(|open| open.request == *request)
     }
 
     /// The holder has nothing to give to `request`, nor to any other for the same.
     pub(super) fn park(&mut self, request: &Request) {
-        self.parked.push((request.blob, request.wanted));
+        for open in &mut self.open {
+            open.is_parked |= (open.request.blob, open.request.wanted) == (request.blob, request.wanted);
+        }
     }
 
     /// True if a request is parked.
     pub(super) fn has_parked(&self) -> bool {
-        !self.parked.is_empty()
+        self.open.iter().any(|open| open.is_parked)
     }
 
     /// Something has changed: every request is tried again.
     pub(super) fn unpark_all(&mut self) {
-        self.parked.clear();
+        self.open.iter_mut().for_each(|open| open.is_parked = false);
     }
 
     /// `request` is being answered.
     pub(super) fn settle(&mut self, request: &Request) {
-        if let Some(at) = self.open.iter().position(|open| open == request) {
+        if let Some(at) = self.open.iter().position(|open| open.request == *request) {
             self.open.remove(at);
-            self.last.retain(|last| *last != request.id);
         }
         self.settled += 1;
+        for open in self.open.iter_mut().filter(|open| open.request.blob == request.blob) {
+            open.turn = Some(self.settled);
+        }
         self.turns.insert(request.blob, self.settled);
         if self.turns.len() > MAX_TURNS {
             let open = &self.open;
-            self.turns.retain(|blob, _| open.iter().any(|request| request.blob == *blob));
+            self.turns.retain(|blob, _| open.iter().any(|open| open.request.blob == *blob));
         }
     }
 }
