@@ -83,8 +83,8 @@ impl Swarms {
     /// True if some other blob has a piece for this peer that no peer has yet. If many blobs are being transferred, a second copy of a piece must not
     /// take the link from the first copy of another.
     fn has_fresh_for(&self, peer: NodeId, besides: BlobId) -> bool {
-        let transfers = self.all();
-        transfers.iter().any(|transfer| transfer.blob != besides && transfer.has_fresh_for(peer))
+        let (transfers, now) = (self.all(), self.house.context.now());
+        transfers.iter().any(|transfer| transfer.blob != besides && transfer.has_fresh_for(peer, now))
     }
 
     /// Gives a held piece: at once if it can be sent, else when the disk has read it and its hash is right. With a `rate` it may be

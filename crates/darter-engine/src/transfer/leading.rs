@@ -7,7 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use darter_core::{BlobId, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Signer, Source, Tier, Version};
+use darter_core::{
+    BlobId, Moment, NodeId, PieceHash, PieceIndex, PieceLength, PieceSet, Place, Signer, Source, Tier, Version,
+};
 use darter_origin::{Reading, Requester};
 use darter_swarm::{Choice, Desk, Entering, Facts, Input, Rejection, Standing, Start};
 use darter_wire::Capabilities;
@@ -249,8 +251,8 @@ impl Transfer {
     }
 
     /// True if this agent has a piece for a member that nobody else has yet.
-    pub(crate) fn has_fresh_for(&self, node: NodeId) -> bool {
-        self.state().session.has_fresh_for(node, self.context.now())
+    pub(crate) fn has_fresh_for(&self, node: NodeId, now: Moment) -> bool {
+        self.state().session.has_fresh_for(node, now)
     }
 
     /// True if a peer's request for this piece is answered after those of others.
