@@ -207,9 +207,14 @@ impl EngineContext {
         if is_seed { patience.max(MAX_SEED_WAITING) } else { patience }
     }
 
-    /// How many agents that led this source, for a caller with these credentials, recently gave nothing: the next try goes without them.
-    pub fn let_downs_of(&self, source: &Source, credentials: &Credentials) -> usize {
-        self.let_downs.lock().count(key_of(source, credentials), self.now())
+    /// True if an agent that led this source, for a caller with these credentials, recently gave nothing: the next try goes without it.
+    pub fn was_let_down(&self, source: &Source, credentials: &Credentials) -> bool {
+        self.let_downs.lock().is_any(key_of(source, credentials), self.now())
+    }
+
+    /// No node is followed for this source, for a caller with these credentials, for a while.
+    pub(crate) fn follow_no_node(&self, source: &Source, credentials: &Credentials) {
+        self.let_downs.lock().follow_no_node(key_of(source, credentials), self.now());
     }
 
     /// This agent could not read a source's origin: leads that gave up and said the same told the truth. Sources are named as for

@@ -2,6 +2,7 @@
 //!
 //! If there is no seed, this agent follows a node that claims to lead or to hold everything. Whatever that node says of the blob is only a node's claim: a node
 //! that turns out to give nothing is not followed again for this source for a while, and after two such nodes no node is. Then this agent reads the origin.
+//! So it does if several tries at a source failed though no node is known to have lied.
 //! A seed that let this agent down is left out in the same way, but other seeds are followed. Decided without I/O; time is an argument.
 //!
 //! A lead that gives up because the origin failed may or may not be honest. If the origin then fails for this agent, too, it was, and
@@ -34,7 +35,12 @@ const MAX_SOURCES: usize = 1024;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
-pub struct LetDowns(BTreeMap<BlobId, Vec<LetDown>>);
+pub struct LetDowns {
+    /// For each source, those that let this agent down.
+    by_source: BTreeMap<BlobId, Vec<LetDown>>,
+    /// The sources for which no node is followed, and since when.
+    alone: BTreeMap<BlobId, Moment>,
+}
 
 #[derive(Debug)]
 struct LetDown {
@@ -49,7 +55,7 @@ struct LetDown {
 impl LetDowns {
     /// Notes that an agent let this one down. A source is named by its blob, and by the caller's credentials where these decide.
     pub fn note(&mut self, source: BlobId, by: NodeId, is_seed: bool, guilt: Guilt, now: Moment) {
-        let sources = &mut self.0;
+        let sources = &mut self.by_source;
         sources.retain(|_, nodes| {
             nodes.retain(|node| now < node.last + PAUSE);
             !nodes.is_empty()
@@ -74,21 +80,32 @@ impl LetDowns {
 
     /// The origin failed for this agent itself.
     pub fn origin_failed(&mut self, source: BlobId) {
-        if let Some(nodes) = self.0.get_mut(&source) {
+        if let Some(nodes) = self.by_source.get_mut(&source) {
             nodes.retain(|node| !node.only_blames);
+        }
+    }
+
+    /// No node is followed for this source for a while: hashes that a liar made up may come from any node that believed it.
+    pub fn follow_no_node(&mut self, source: BlobId, now: Moment) {
+        self.alone.retain(|_, since| now < *since + PAUSE);
+        if self.alone.len() < MAX_SOURCES || self.alone.contains_key(&source) {
+            self.alone.insert(source, now);
         }
     }
 
     /// True if a node or seed is not to be followed.
     pub fn is_barred(&self, source: BlobId, node: NodeId, is_seed: bool, now: Moment) -> bool {
-        let Some(nodes) = self.0.get(&source) else { return false };
+        if !is_seed && self.alone.get(&source).is_some_and(|since| now < *since + PAUSE) {
+            return true;
+        }
+        let Some(nodes) = self.by_source.get(&source) else { return false };
         let mut sure = nodes.iter().filter(|node| node.is_sure && now < node.last + PAUSE);
         (!is_seed && sure.clone().filter(|down| !down.is_seed).count() >= MAX_NODES) || sure.any(|down| down.by == node)
     }
 
-    /// How many agents let this one down recently.
-    pub fn count(&self, source: BlobId, now: Moment) -> usize {
-        self.0.get(&source).map_or(0, |nodes| nodes.iter().filter(|node| now < node.last + PAUSE).count())
+    /// True if any node let this agent down recently.
+    pub fn is_any(&self, source: BlobId, now: Moment) -> bool {
+        self.by_source.get(&source).is_some_and(|nodes| nodes.iter().any(|node| now < node.last + PAUSE))
     }
 }
 
@@ -111,26 +128,40 @@ mod tests {
     }
 
     #[test]
+    fn after_several_failed_tries_seeds_alone_are_followed() {
+        let mut downs = LetDowns::default();
+        downs.follow_no_node(source(1), at(10));
+        let barred =
+            |downs: &LetDowns, number, is_seed, seconds| downs.is_barred(source(number), ONE, is_seed, at(seconds));
+        assert!(barred(&downs, 1, false, 10) && barred(&downs, 1, false, 309) && !barred(&downs, 1, false, 310));
+        assert!(!barred(&downs, 1, true, 10) && !barred(&downs, 2, false, 10));
+        (0..2 * MAX_SOURCES as u32).for_each(|number| downs.follow_no_node(source(number), at(20)));
+        assert_eq!(downs.alone.len(), MAX_SOURCES);
+        downs.follow_no_node(source(1), at(300));
+        assert!(barred(&downs, 1, false, 599), "it is counted from the last time");
+    }
+
+    #[test]
     fn who_let_this_agent_down_is_not_followed_for_a_while_and_after_two_nobody_is() {
         let mut downs = LetDowns::default();
-        assert_eq!(downs.count(source(1), at(0)), 0);
+        assert!(!downs.is_any(source(1), at(0)));
         downs.note(source(1), ONE, false, Guilt::Sure, at(0));
         let barred = |downs: &LetDowns, node, seconds| downs.is_barred(source(1), node, false, at(seconds));
-        assert!(barred(&downs, ONE, 0) && !barred(&downs, OTHER, 0) && downs.count(source(1), at(0)) == 1);
+        assert!(barred(&downs, ONE, 0) && !barred(&downs, OTHER, 0) && downs.is_any(source(1), at(0)));
         assert!(!downs.is_barred(source(2), ONE, false, at(0)), "it is about that source alone");
         downs.note(source(1), OTHER, false, Guilt::Sure, at(200));
         assert!(barred(&downs, THIRD, 200) && barred(&downs, THIRD, 299), "two are enough");
         let is_seed_barred = |seed| downs.is_barred(source(1), seed, true, at(200));
         assert!(!is_seed_barred(THIRD) && is_seed_barred(ONE), "a seed is barred for itself");
         assert!(!barred(&downs, THIRD, 300) && !barred(&downs, ONE, 300) && barred(&downs, OTHER, 300));
-        assert_eq!(downs.count(source(1), at(500)), 0);
+        assert!(!downs.is_any(source(1), at(500)));
     }
 
     #[test]
     fn what_an_honest_node_may_do_once_it_may_not_do_twice() {
         let mut downs = LetDowns::default();
         downs.note(source(1), ONE, false, Guilt::Perhaps, at(0));
-        assert!(!downs.is_barred(source(1), ONE, false, at(0)) && downs.count(source(1), at(0)) == 1);
+        assert!(!downs.is_barred(source(1), ONE, false, at(0)) && downs.is_any(source(1), at(0)));
         downs.note(source(1), ONE, false, Guilt::Perhaps, at(1));
         assert!(downs.is_barred(source(1), ONE, false, at(1)));
     }
@@ -190,7 +221,7 @@ mod tests {
                 downs.note(source(number), NodeId([node; 16]), node % 2 == 0, Guilt::Perhaps, at(1));
             }
         }
-        let sources = &downs.0;
+        let sources = &downs.by_source;
         assert!(sources.len() <= MAX_SOURCES && sources.values().all(|nodes| nodes.len() <= 2 * MAX_NODES + MAX_SEEDS));
     }
 }

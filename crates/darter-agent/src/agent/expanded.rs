@@ -141,7 +141,7 @@ impl Agent {
             // The agent that gave it, if it was wrong, is left out now.
             FetchError::Withdrawn { .. } | FetchError::WrongDigest { .. } => true,
             // A lead that gave nothing is not followed again.
-            FetchError::Stalled { .. } => context.let_downs_of(source, credentials) > 0,
+            FetchError::Stalled { .. } => context.was_let_down(source, credentials),
             FetchError::Origin(failure) => {
                 let has_no_room = || failure.kind == ErrorKind::OutOfReach && context.expansions.lacks_room(source);
                 let knows_others = || !self.inner.swarms.house.fleet.peers().is_empty();

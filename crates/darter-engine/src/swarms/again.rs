@@ -2,8 +2,7 @@
 //!
 //! If a swarm is dissolved because its content was wrong, or changed at its origin, the bytes that its readers have got are
 //! void. If nothing was passed on yet, or the bytes passed on are the same in the next try (their pieces have the same hashes), the caller need not know: it
-//! gets the rest from the next try, which another agent leads. `Setbacks` and `LetDowns` decide which
-//! agents may be followed, and when; so this ends when no agent is left.
+//! gets the rest from the next try, which another agent leads. `Setbacks` decides which agent may try, and when; so this ends when no agent is left.
 //!
 //! A caller that writes a file and gets its ranges in any order is told instead that all of them are void
 //! ([`Handing::Anew`]), and gets everything from the next try: in any order, the bytes of the old file can't be told
@@ -25,8 +24,11 @@ use crate::part::Part;
 use crate::transfer::stream::Giving;
 use crate::transfer::{Outcome, Transfer};
 
-/// The maximum number of tries, after the first one, that follow each other without another agent being found to have let this one down.
+/// The maximum number of tries after the first one.
 const MAX_TRIES: u32 = 3;
+
+/// From this one on, no node is followed: an honest one may pass on hashes that a liar made up.
+const ALONE_FROM: u32 = 2;
 
 /// One message to a program that is handed a blob.
 #[derive(Debug)]
@@ -65,8 +67,6 @@ struct Attempt {
     /// The offset after the last byte that is wanted; the blob's end if `None`.
     end: Option<u64>,
     tries: u32,
-    /// How many agents had let this one down before the last try.
-    let_downs: usize,
 }
 
 /// Parts with their offsets.
@@ -103,7 +103,6 @@ impl Swarms {
             at: start,
             end: range.map(ByteRange::end),
             tries: 0,
-            let_downs: 0,
         };
         stream::unfold(Some(attempt), |attempt| async move {
             let mut attempt = attempt?;
@@ -142,7 +141,6 @@ impl Swarms {
             at: 0,
             end: None,
             tries: 0,
-            let_downs: 0,
         };
         stream::unfold(Some(attempt), |attempt| async move {
             let mut attempt = attempt?;
@@ -187,18 +185,18 @@ impl Attempt {
         let was_taken_back = matches!(error, FetchError::WrongDigest { .. } | FetchError::Withdrawn { .. });
         let stood_still = matches!(error, FetchError::Stalled { .. });
         let context = &self.swarms.house.context;
-        let let_downs = context.let_downs_of(&source, &self.caller.1);
-        if let_downs > self.let_downs {
-            (self.tries, self.let_downs) = (0, let_downs);
-        }
+        let was_let_down = || context.was_let_down(&source, &self.caller.1);
         let may_try = error.is_changed()
-            || (was_taken_back && (source.digest().is_some() || let_downs > 0))
-            || (stood_still && let_downs > 0);
+            || (was_taken_back && (source.digest().is_some() || was_let_down()))
+            || (stood_still && was_let_down());
         if !may_try || self.tries >= MAX_TRIES || self.swarms.is_draining() {
             return Err(error);
         }
         self.tries += 1;
         let (requester, credentials) = self.caller.clone();
+        if self.tries >= ALONE_FROM {
+            context.follow_no_node(&source, &credentials);
+        }
         let Ok(next) = self.swarms.open(requester, source, credentials, !self.giving.lone).await else {
             return Err(error);
         };

@@ -222,10 +222,7 @@ impl Session {
     /// The lead can't go on reading the origin.
     fn given_up(&mut self, lead: NodeId, failure: Failure, facts: &dyn Facts, now: Moment) -> bool {
         match failure.kind {
-            // Nobody can complete it with these hashes, of which no piece is held.
-            FailureKind::Changed if facts.may_change() || facts.known_count() > self.picker.held().len() => {
-                self.outputs.push(Output::Superseded { by: lead, failure })
-            }
+            FailureKind::Changed if facts.may_change() => self.outputs.push(Output::Superseded { by: lead, failure }),
             // The next lead would ask an origin that asked to be left alone. But this is one agent's word, so the next one is asked once.
             FailureKind::RateLimited if self.limited_by.is_some_and(|before| before != lead) => {
                 let text = format!("{}, says {}", failure.text, facts.address(lead));

@@ -163,7 +163,7 @@ pub enum Output {
     },
     /// The lead, a seed, does not ask the origin for anything for a while, and no other agent would: give up.
     GiveUp(Failure),
-    /// The lead found that the origin has another version now, or other bytes than the known hashes say: delete this one.
+    /// The lead found that the origin has another version now: delete this one.
     Superseded {
         /// The lead.
         by: NodeId,

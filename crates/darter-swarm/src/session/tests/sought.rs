@@ -137,26 +137,6 @@ fn a_seed_that_comes_is_asked_to_lead_unless_one_does() {
 }
 
 #[test]
-fn a_lead_that_read_other_bytes_than_the_hashes_say_ends_what_has_those_hashes() {
-    let ended = |known: &[u32]| {
-        let mut scene = Scene::led(&[]);
-        scene.known.known = pieces(known);
-        scene.stores(0, Some(9));
-        let failure = Failure {
-            kind: FailureKind::Changed,
-            status: None,
-            text: "piece 1 is another".to_owned(),
-            challenge: None,
-        };
-        scene.hears(Input::Said { by: node(9), message: Message::Failed { blob: BLOB, failure } });
-        let outputs = std::mem::take(&mut scene.session.outputs);
-        outputs.iter().any(|it| matches!(it, Output::Superseded { by, .. } if *by == node(9)))
-    };
-    assert!(ended(&[0, 1]), "a node made the other hash up, or the origin does not give what it gave");
-    assert!(!ended(&[0]), "each hash is that of a piece that is here");
-}
-
-#[test]
 fn hashes_of_a_seed_that_gives_up_before_anybody_has_a_piece_go_with_it() {
     let given_up = |change: fn(&mut Scene)| {
         let mut scene = Scene::new();
