@@ -4,7 +4,7 @@
 //! the next one makes a new link). Invariant: the listener is called exactly once for every request, with its answer or because there will be
 //! none.
 //!
-//! A holder accepts a limited number of requests on one connection. Further requests wait here for their turn ([`Turns`]).
+//! A holder accepts a limited number of requests on one connection. Further requests wait here for their turn: `turns.rs` says whose it is.
 
 use std::collections::HashMap;
 use std::pin::pin;
