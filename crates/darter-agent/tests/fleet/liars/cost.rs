@@ -92,7 +92,8 @@ async fn whoever_leads_with_hashes_and_gives_nothing_is_left_with_them() {
     for _ in 0..6 {
         let Pulled { last, copies, .. } = pull(Above::Nobody, nodes - 2, length, &[Lie::Trickles; 2]).await;
         println!("two: {last:?}, {copies:.2} copies");
-        assert!(last <= Duration::from_secs(45), "{last:?}");
+        // Seldom one comes to lead members who know every hash and hold some pieces: they give it the time that an origin may need.
+        assert!(last <= Duration::from_secs(100), "{last:?}");
     }
 }
 
