@@ -2,7 +2,8 @@
 //!
 //! If a swarm is dissolved because its content was wrong, or changed at its origin, the bytes that its readers have got are
 //! void. If nothing was passed on yet, or the bytes passed on are the same in the next try (their pieces have the same hashes), the caller need not know: it
-//! gets the rest from the next try, which another agent leads. `Setbacks` decides which agent may try, and when; so this ends when no agent is left.
+//! gets the rest from the next try, which another agent leads. `Setbacks` decides which agent may try, and when. After two failed
+//! tries no node leads, only a seed or this agent itself: what liars made up may have reached honest nodes. So this ends.
 //!
 //! A caller that writes a file and gets its ranges in any order is told instead that all of them are void
 //! ([`Handing::Anew`]), and gets everything from the next try: in any order, the bytes of the old file can't be told
